@@ -1,0 +1,5 @@
+"""The command line door: parses, calls the session, prints."""
+
+
+def main() -> None:
+    """Run the ``quantgate`` command."""
