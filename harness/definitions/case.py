@@ -1,0 +1,174 @@
+"""A resolved case: one generation to run and to judge, with everything stated that moves its output."""
+
+from __future__ import annotations
+
+from datetime import date
+from pathlib import Path
+from typing import Annotated, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, StringConstraints
+
+CaseId = Annotated[str, StringConstraints(pattern=r"^[a-z0-9][a-z0-9_.-]{0,79}$")]
+EnvName = Annotated[str, StringConstraints(pattern=r"^[A-Za-z_][A-Za-z0-9_]*$")]
+DType = Literal["bf16", "fp16", "fp32"]
+Format = Literal["bf16", "fp8", "nvfp4"]
+UNRESOLVED = "unresolved"
+
+
+class Frozen(BaseModel):
+    """A frozen value in which an unknown key is an error."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
+
+
+class CheckpointRef(Frozen):
+    """Where weights come from: a folder in the repository (``./...``) or a Hugging Face repository at a commit."""
+
+    path: str = Field(min_length=1, description="./folder relative to the repository root, or owner/name on the hub")
+    revision: str | None = Field(
+        default=None,
+        pattern=r"^([0-9a-f]{40}|unresolved)$",
+        description="full commit of a hub repository; `unresolved` is collected and refused by a run",
+    )
+    made_by: str | None = Field(default=None, description="command that makes a local folder, shown where it is absent")
+
+    @property
+    def is_local(self) -> bool:
+        """Whether this is a folder on this machine."""
+        return self.path.startswith(("./", "/"))
+
+
+class Sampling(Frozen):
+    """What is asked of the model."""
+
+    prompt: str
+    negative_prompt: str = ""
+    width: int = Field(ge=16, le=8192, multiple_of=8, description="pixels")
+    height: int = Field(ge=16, le=8192, multiple_of=8, description="pixels")
+    num_frames: int = Field(ge=1, le=1025)
+    num_inference_steps: int = Field(ge=1, le=1000)
+    guidance_scale: float = Field(ge=0, description="of the high-noise expert")
+    guidance_scale_2: float | None = Field(default=None, ge=0, description="of the low-noise expert; null: the same")
+    max_sequence_length: int = Field(default=512, ge=1, le=4096, description="text tokens, pads included")
+    seed: int = Field(default=0, ge=0, lt=2**63)
+    fps: int = Field(default=16, ge=1, le=240, description="of the preview only")
+
+
+class SchedulerSettings(Frozen):
+    """The sampler. Stated, so that a library's new default cannot move the output unseen."""
+
+    name: Literal["UniPCMultistepScheduler", "FlowMatchEulerDiscreteScheduler"] = "UniPCMultistepScheduler"
+    flow_shift: float = Field(default=3.0, gt=0)
+    boundary_ratio: float = Field(default=0.875, ge=0, le=1, description="experts switch at t = boundary_ratio * 1000")
+
+
+class Precision(Frozen):
+    """Compute dtype by component."""
+
+    transformer: DType = "bf16"
+    text_encoder: DType = "bf16"
+    vae: DType = "fp32"
+
+
+class Quantization(Frozen):
+    """The format in which each expert's quantized Linears must really run; receipts are held against it."""
+
+    transformer: Format = "bf16"
+    transformer_2: Format = "bf16"
+
+
+class Loader(Frozen):
+    """What a runtime would resolve silently while loading, said aloud."""
+
+    nibble_order: Literal["low_first", "high_first"] = Field(
+        default="low_first", description="which nibble of a packed byte holds the even column (ModelOpt: the low one)"
+    )
+    scale_layout: Literal["linear", "swizzled"] = Field(default="linear", description="layout of NVFP4 block scales")
+    packed_qkv: bool = False
+
+
+class Execution(Frozen):
+    """How the engine computes."""
+
+    attention_backend: str = Field(default="native", description="a diffusers attention backend name")
+    matmul: Literal["auto", "dequantize"] = Field(
+        default="auto", description="auto: the native kernel where the device has one; dequantize: never"
+    )
+    tf32: bool = False
+    deterministic: bool = True
+    threads: int = Field(default=1, ge=1, le=1024, description="CPU threads of the engine")
+    offload: Literal["none", "model"] = "none"
+
+
+class Timeouts(Frozen):
+    """Deadlines that the parent enforces, in seconds."""
+
+    load: float = Field(default=1800, gt=0)
+    generate: float = Field(default=1800, gt=0)
+
+
+class Waiver(Frozen):
+    """A known failure that may be red for a while."""
+
+    owner: str = Field(min_length=1)
+    reason: str = Field(min_length=1)
+    issue: str = Field(pattern=r"^https?://")
+    expires: date
+
+
+class Case(Frozen):
+    """One entry of ``cases/*.yaml`` after defaults and matrix."""
+
+    id: CaseId
+    description: str = ""
+    runners: tuple[str, ...] = Field(min_length=1)
+    backend: str = "diffusers"
+    command: tuple[str, ...] = Field(
+        default=(), description="argument list of the `command` backend; never a shell line"
+    )
+    model: CheckpointRef
+    base: CheckpointRef | None = Field(default=None, description="the BF16 anchor")
+    transformer: CheckpointRef | None = Field(default=None, description="override of the high-noise expert")
+    transformer_2: CheckpointRef | None = Field(default=None, description="override of the low-noise expert")
+    contracts: tuple[str, ...] = Field(default=(), description="runtimes the checkpoint is deployed to: sglang==0.5.23")
+    env: dict[EnvName, str] = Field(default={}, description="set before the engine's first import")
+    pass_env: tuple[EnvName, ...] = Field(
+        default=(), description="names taken over from the caller; values are never recorded"
+    )
+    sampling: Sampling
+    scheduler: SchedulerSettings = SchedulerSettings()
+    precision: Precision = Precision()
+    quantization: Quantization = Quantization()
+    loader: Loader = Loader()
+    execution: Execution = Execution()
+    timeouts: Timeouts = Timeouts()
+    metrics: tuple[str, ...] = Field(default=(), description="empty: the whole gating set")
+    expect: str = Field(
+        default="pass",
+        pattern=r"^(pass|(regression|checkpoint_fault|inconclusive|infra)(:[a-z0-9_]+)?)$",
+        description="or a named failure, `outcome` or `outcome:cause`: a negative control, which must fail that way",
+    )
+    waiver: Waiver | None = None
+
+    def checkpoints(self) -> dict[str, CheckpointRef]:
+        """Every checkpoint the case names, by role."""
+        roles = {
+            "model": self.model,
+            "base": self.base,
+            "transformer": self.transformer,
+            "transformer_2": self.transformer_2,
+        }
+        return {role: ref for role, ref in roles.items() if ref is not None}
+
+
+class Located(Frozen):
+    """A case and where it was written."""
+
+    case: Case
+    path: Path
+    line: int = Field(ge=1)
+
+    @property
+    def where(self) -> str:
+        """``file:line``."""
+        return f"{self.path}:{self.line}"

@@ -1,0 +1,73 @@
+"""The one error tree: every error that a person may see says what, where, and the next command."""
+
+from __future__ import annotations
+
+from harness.records.verdict import RULES, Outcome
+
+
+class QuantgateError(Exception):
+    """Base of all errors that quantgate raises on purpose.
+
+    Args:
+        what: one sentence that says what is wrong.
+        where: ``file:line``, a path, or a case id; empty where there is none.
+        remedy: what to type or change next.
+    """
+
+    outcome: Outcome = Outcome.INFRA
+
+    def __init__(self, what: str, *, where: str = "", remedy: str = "") -> None:
+        self.what, self.where, self.remedy = what, where, remedy
+        super().__init__(str(self))
+
+    @property
+    def exit_code(self) -> int:
+        """Process exit code of this class of error."""
+        return RULES[self.outcome].exit_code
+
+    def __str__(self) -> str:
+        text = f"{self.where}: {self.what}" if self.where else self.what
+        return f"{text}\n  next: {self.remedy}" if self.remedy else text
+
+    def __reduce__(self) -> tuple[object, ...]:
+        return (_rebuild, (type(self), self.what, self.where, self.remedy))
+
+
+def _rebuild(kind: type[QuantgateError], what: str, where: str, remedy: str) -> QuantgateError:
+    return kind(what, where=where, remedy=remedy)
+
+
+class InvalidCaseError(QuantgateError):
+    """A case, runner or threshold file cannot be used as written."""
+
+    outcome = Outcome.INVALID_CASE
+
+
+class NoRunnerError(QuantgateError):
+    """No device of the asked runner is in this machine, or the device is of no known runner."""
+
+    outcome = Outcome.NO_RUNNER
+
+
+class InfraError(QuantgateError):
+    """Something that says nothing about the checkpoint: download, memory, device, hang.
+
+    Args:
+        kind: which: ``oom``, ``hang``, ``crash``, ``device``, ``download``, ``disk``, ``protocol``.
+    """
+
+    def __init__(self, what: str, *, where: str = "", remedy: str = "", kind: str = "crash") -> None:
+        self.kind = kind
+        super().__init__(what, where=where, remedy=remedy)
+
+
+class GoldenError(QuantgateError):
+    """A golden is absent, truncated or not what its manifest says."""
+
+    outcome = Outcome.GOLDEN_MISSING
+
+
+class ClipError(QuantgateError):
+    """A clip cannot be read, or two clips cannot be compared."""
+
+    outcome = Outcome.REGRESSION

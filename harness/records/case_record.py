@@ -1,0 +1,59 @@
+"""The record of one case: everything that was found out, also when it passed."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from harness.records.base import Json, Record
+from harness.records.fingerprint import Fingerprint
+from harness.records.frames import ComparisonEvidence, SanityEvidence
+from harness.records.generation import EngineStart, Generation
+from harness.records.identity import FieldChange, Identity
+from harness.records.inspection import InspectionReport
+from harness.records.limits import LimitCheck
+from harness.records.verdict import Verdict
+
+
+class Timing(Record):
+    """Seconds by stage, host clock."""
+
+    inspect: float = 0.0
+    load: float = 0.0
+    probe: float = 0.0
+    generate: float = 0.0
+    compare: float = 0.0
+    total: float = 0.0
+
+
+class CaseRecord(Record):
+    """``runs/<run>/<case>/record.json``."""
+
+    schema_version: Literal[1] = 1
+    run: str
+    case: str
+    node: str
+    """pytest id, such as ``cases/tiny.yaml::nvfp4``."""
+    source: str
+    """``file:line`` of the case."""
+    runner: str
+    started: str
+    """UTC, ISO 8601."""
+    attempt: int = 1
+    request: dict[str, Json]
+    """The resolved case, as data, with values of passed-through environment variables left out."""
+    verdict: Verdict
+    fingerprint: Fingerprint | None = None
+    identity: Identity | None = None
+    golden: str | None = None
+    """Digest of the golden that was compared with."""
+    changes: tuple[FieldChange, ...] = ()
+    inspection: InspectionReport | None = None
+    engine: EngineStart | None = None
+    generation: Generation | None = None
+    sanity: SanityEvidence | None = None
+    comparison: ComparisonEvidence | None = None
+    limits: tuple[LimitCheck, ...] = ()
+    timing: Timing = Timing()
+    artifacts: dict[str, str] = {}
+    """Name to path, relative to the record's folder: ``candidate``, ``golden``, ``log``."""
+    log_tail: tuple[str, ...] = ()

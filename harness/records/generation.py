@@ -1,0 +1,99 @@
+"""What the engine brings back from one generation: trace, receipts, clip."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from harness.records.base import Json, Record
+
+Expert = Literal["transformer", "transformer_2"]
+"""``transformer`` is the high-noise expert (t >= boundary_ratio * T), ``transformer_2`` the low-noise one."""
+
+
+class Step(Record):
+    """One denoising step."""
+
+    index: int
+    timestep: float
+    expert: Expert
+    guidance_scale: float
+    latent_norm: float
+    """L2 norm of the latents after the step."""
+    latent_sketch: tuple[float, ...] = ()
+    """Seeded random projection of the latents after the step (unit-variance projections)."""
+    velocity_sketch: tuple[float, ...] = ()
+    seconds: float = 0.0
+
+
+class Trace(Record):
+    """How a generation went, step by step."""
+
+    steps: tuple[Step, ...]
+    scheduler: dict[str, Json] = {}
+    vae: dict[str, Json] = {}
+    boundary_ratio: float | None = None
+    text_embedding_sketch: tuple[float, ...] = ()
+    initial_latents_sha256: str = ""
+
+
+class ModuleReceipt(Record):
+    """What one quantized Linear really did, written inside its forward."""
+
+    expert: Expert
+    module: str
+    format: Literal["bf16", "fp16", "fp32", "fp8", "nvfp4"]
+    """From the dtype and shape of the stored weight that was used."""
+    kernel: str
+    """The operation that was called: ``torch._scaled_mm``, ``dequantize+linear``, ``linear``."""
+    calls: int
+
+
+class Receipts(Record):
+    """Every Linear of the transformer blocks that ran, with how often and on which kernel."""
+
+    modules: tuple[ModuleReceipt, ...]
+
+    def count(self, expert: Expert) -> dict[str, int]:
+        """Number of modules of ``expert`` by ``format/kernel``."""
+        counts: dict[str, int] = {}
+        for module in self.modules:
+            if module.expert == expert:
+                key = f"{module.format}/{module.kernel}"
+                counts[key] = counts.get(key, 0) + 1
+        return dict(sorted(counts.items()))
+
+
+class FloatStats(Record):
+    """The decoded video before rounding and clipping, in [0, 1] where healthy."""
+
+    nan: int
+    inf: int
+    minimum: float
+    maximum: float
+    first_bad_frame: int | None = None
+
+
+class Generation(Record):
+    """The result of one generation, as the engine writes it beside the clip file."""
+
+    clip: str
+    """Path of the clip file (uint8 RGB frames [T, H, W, 3])."""
+    clip_sha256: str
+    shape: tuple[int, int, int, int]
+    """Frames, height, width, channels."""
+    float_stats: FloatStats
+    trace: Trace
+    receipts: Receipts
+    peak_memory_bytes: int | None = None
+    generate_seconds: float = 0.0
+
+
+class EngineStart(Record):
+    """What an engine says of itself once the model stands in memory."""
+
+    engine: str
+    """Engine key: the digest over everything that makes two cases share a process."""
+    process: int
+    load_seconds: float
+    loads: int
+    """How many times a model was loaded in this process: 1, however many cases it served."""

@@ -1,0 +1,91 @@
+"""``thresholds/<runner>/<case>.json``: limits, and the measurements they stand on."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from pydantic import Field, model_validator
+
+from harness.records.base import Json, Record
+
+Direction = Literal["higher_is_better", "lower_is_better"]
+
+
+class Sample(Record):
+    """One measured value behind a limit."""
+
+    value: float
+    run: str
+    """Which run gave it: ``repeat-1``, ``isa-AVX2``, ``nibble_swap@1.0``."""
+    side: Literal["benign", "faulty"]
+    fingerprint: dict[str, Json] = {}
+
+
+class Limit(Record):
+    """The limit of one metric in one case."""
+
+    metric: str
+    direction: Direction
+    gates: bool
+    """False: the metric is measured and shown, and its value never fails the case (``why`` says the reason)."""
+    limit: float | None
+    """Worst value that still passes. ``None`` exactly where ``gates`` is false."""
+    unit: str = ""
+    samples: tuple[Sample, ...] = Field(min_length=1)
+    method: str
+    """Name of the rule that placed the limit, such as ``repeats`` or ``tolerance_bound``."""
+    parameters: dict[str, Json] = {}
+    margin_benign: float | None = None
+    """Distance from the limit to the worst benign sample, in the metric's unit; positive is room to move."""
+    margin_faulty: float | None = None
+    why: str = ""
+
+    @model_validator(mode="after")
+    def _limit_where_it_gates(self) -> Limit:
+        if self.gates == (self.limit is None):
+            raise ValueError(f"{self.metric}: a gating metric has a limit and a metric that does not gate has none")
+        if not self.gates and not self.why:
+            raise ValueError(f"{self.metric}: say in `why` for what reason this metric does not gate")
+        return self
+
+    def admits(self, value: float) -> bool:
+        """Whether ``value`` lies inside the limit. A metric that does not gate admits everything."""
+        if self.limit is None:
+            return True
+        return value >= self.limit if self.direction == "higher_is_better" else value <= self.limit
+
+
+class LimitFile(Record):
+    """All limits of one case on one runner."""
+
+    schema_version: Literal[1] = 1
+    case: str
+    runner: str
+    golden_digest: str
+    """Digest of the golden that the samples were measured against."""
+    identity_digest: str
+    limits: tuple[Limit, ...]
+    repeats: int
+    fingerprints: tuple[dict[str, Json], ...] = ()
+    author: str
+    reason: str
+    created: str
+    """UTC, ISO 8601."""
+
+    def get(self, metric: str) -> Limit | None:
+        """The limit of ``metric``, or ``None`` where the file has no entry for it."""
+        return next((limit for limit in self.limits if limit.metric == metric), None)
+
+
+class LimitCheck(Record):
+    """One limit held against one measured value."""
+
+    metric: str
+    value: float
+    limit: float | None
+    direction: Direction
+    gates: bool
+    passed: bool
+    frame: int | None = None
+    margin_consumed: float | None = None
+    """Share of the way from the best possible value to the limit that is used up: 1 is at the limit."""
