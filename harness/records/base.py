@@ -5,12 +5,12 @@ from __future__ import annotations
 import os
 import tempfile
 from pathlib import Path
-from typing import TypeAlias, TypeVar
+from typing import TypeVar
 
 from pydantic import BaseModel, ConfigDict
+from pydantic import JsonValue as Json
 
-Json: TypeAlias = "None | bool | int | float | str | list[Json] | dict[str, Json]"
-"""Any JSON value. NaN and infinity are not JSON: a record that holds one is refused when written."""
+__all__ = ["Json", "Record", "write_bytes_atomic", "write_text_atomic"]
 
 R = TypeVar("R", bound="Record")
 

@@ -38,9 +38,7 @@ class OutcomeRule(NamedTuple):
 
 
 RULES: dict[Outcome, OutcomeRule] = {
-    Outcome.PASS: OutcomeRule(
-        0, False, "passed", "everything that was asked for was measured and lies inside its limits"
-    ),
+    Outcome.PASS: OutcomeRule(0, False, "passed", "everything asked for was measured and lies inside its limits"),
     Outcome.WAIVED: OutcomeRule(0, False, "skipped", "it failed as its unexpired waiver says it does"),
     Outcome.REGRESSION: OutcomeRule(10, False, "failure", "a gating measurement lies outside its limit"),
     Outcome.CHECKPOINT_FAULT: OutcomeRule(
