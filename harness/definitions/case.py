@@ -143,6 +143,10 @@ class Case(Frozen):
     execution: Execution = Execution()
     timeouts: Timeouts = Timeouts()
     metrics: tuple[str, ...] = Field(default=(), description="empty: the whole gating set")
+    golden_of: CaseId | None = Field(
+        default=None,
+        description="compare with the golden and the limits of this case: negative controls have none of their own",
+    )
     expect: str = Field(
         default="pass",
         pattern=r"^(pass|(regression|checkpoint_fault|inconclusive|infra)(:[a-z0-9_]+)?)$",
