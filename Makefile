@@ -1,0 +1,44 @@
+# Two commands matter: `make demo` and `make test`. Both set up everything they need in .venv.
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+STAMP := $(VENV)/.installed
+export OMP_NUM_THREADS ?= 1
+export HF_HUB_OFFLINE ?= 1
+export PYTHONDONTWRITEBYTECODE ?=
+
+.PHONY: demo test test-slow lint setup regenerate clean help
+
+help: ## this list
+	@grep -E '^[a-z-]+:.*##' Makefile | sed -E 's/:.*## /\t/' | expand -t 18
+
+$(STAMP): pyproject.toml constraints.txt
+	$(PYTHON) -c 'import sys; sys.exit(0 if sys.version_info >= (3, 11) else "quantgate needs Python 3.11 or newer: set PYTHON=python3.11")'
+	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt torch
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[test]'
+	touch $(STAMP)
+
+setup: $(STAMP) ## the environment in .venv
+
+tiny/exports/.made: $(STAMP) tiny/weights/manifest.json
+	$(BIN)/python -m tiny.export --out tiny/exports
+	touch $@
+
+demo: $(STAMP) tiny/exports/.made ## run the tiny suite and the incident on the CPU
+	$(BIN)/python -m pytest cases/tiny.yaml cases/incident.yaml --runner cpu
+
+lint: $(STAMP) ## ruff, mypy, import rules
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+
+test: $(STAMP) tiny/exports/.made lint ## lint and every test but the slow ones
+	$(BIN)/python -m pytest tests -m 'not slow' -n 2
+
+test-slow: $(STAMP) tiny/exports/.made ## the slow tests
+	$(BIN)/python -m pytest tests -m slow
+
+clean: ## remove what the commands above made, the goldens stay
+	rm -rf $(VENV) runs .quantgate tiny/exports
