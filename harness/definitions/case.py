@@ -164,6 +164,16 @@ class Case(Frozen):
         }
         return {role: ref for role, ref in roles.items() if ref is not None}
 
+    def resolved(self) -> Case:
+        """The same case with the one field stated that otherwise depends on another: the second guidance scale.
+
+        After this, ``model_dump`` of a loaded case is total: it names everything that moves the output.
+        """
+        if self.sampling.guidance_scale_2 is not None:
+            return self
+        sampling = self.sampling.model_copy(update={"guidance_scale_2": self.sampling.guidance_scale})
+        return self.model_copy(update={"sampling": sampling})
+
 
 class Located(Frozen):
     """A case and where it was written."""

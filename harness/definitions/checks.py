@@ -1,0 +1,105 @@
+"""What a case may not say although each of its fields is well formed."""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Collection, Iterator
+from functools import cache
+from importlib.metadata import entry_points
+from pathlib import Path
+from typing import Final
+
+from harness.definitions.case import Case, CheckpointRef
+from harness.definitions.contract import parse_contract
+from harness.definitions.environment import check_name
+from harness.definitions.suggest import did_you_mean
+
+BACKENDS: Final = "quantgate.backends"
+_HUB = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9_][\w.-]*")
+
+Finding = tuple[tuple[str | int, ...], str]
+"""Path of the field, and what is wrong with it."""
+
+
+def check_case(case: Case, *, root: Path, runners: Collection[str]) -> Iterator[Finding]:
+    """Everything that is wrong with ``case`` beyond its types."""
+    yield from _runners(case, runners)
+    yield from _backend(case)
+    for name in case.env:
+        if wrong := check_name(name, case.backend, case.pass_env):
+            yield ("env", name), wrong
+    for role, ref in case.checkpoints().items():
+        yield from _checkpoint(role, ref, root)
+    for index, text in enumerate(case.contracts):
+        try:
+            parse_contract(text)
+        except ValueError as error:
+            yield ("contracts", index), str(error)
+    yield from _meaning(case)
+
+
+def _runners(case: Case, runners: Collection[str]) -> Iterator[Finding]:
+    for index, name in enumerate(case.runners):
+        if name not in runners:
+            yield ("runners", index), f"no runner {name!r} in runners/; {did_you_mean(name, runners)}"
+        elif name in case.runners[:index]:
+            yield ("runners", index), f"runner {name!r} is named twice"
+
+
+def _backend(case: Case) -> Iterator[Finding]:
+    known = backends()
+    if case.backend not in known:
+        yield ("backend",), f"no backend {case.backend!r} is installed; {did_you_mean(case.backend, known)}"
+    elif case.backend == "command" and not case.command:
+        yield ("backend",), "backend command needs `command`: the argument list of the program to run"
+    elif case.backend != "command" and case.command:
+        yield ("command",), f"`command` is read by backend command only, and this is backend {case.backend}"
+
+
+@cache
+def backends() -> tuple[str, ...]:
+    """Names of the backends that are installed, sorted."""
+    return tuple(sorted({entry.name for entry in entry_points(group=BACKENDS)}))
+
+
+def _checkpoint(role: str, ref: CheckpointRef, root: Path) -> Iterator[Finding]:
+    if ref.is_local:
+        if not _inside(ref.path, root):
+            yield (role, "path"), f"{ref.path} leads out of the repository; checkpoints lie inside it, or on the hub"
+        if ref.revision is not None:
+            yield (role, "revision"), "a folder has no revision; its files are digested instead"
+    elif not _HUB.fullmatch(ref.path) or ".." in ref.path:
+        yield (role, "path"), f"{ref.path!r} is neither ./folder nor owner/name on the hub"
+    elif ref.revision is None:
+        yield (role, "path"), f"{ref.path} needs `revision`: a full commit, or `unresolved` until one is known"
+
+
+@cache
+def _inside(path: str, root: Path) -> bool:
+    """Whether ``path`` stays in ``root``, as written and after following links."""
+    top = os.path.normpath(root)
+    for start, seen in ((top, os.path.normpath), (os.path.realpath(top), os.path.realpath)):
+        target = seen(os.path.join(start, path))  # noqa: PTH118 - pathlib does not fold `..`
+        if target != start and not target.startswith(start.rstrip(os.sep) + os.sep):
+            return False
+    return True
+
+
+def _meaning(case: Case) -> Iterator[Finding]:
+    formats = {case.quantization.transformer, case.quantization.transformer_2}
+    if "nvfp4" not in formats:
+        for option, default in (("nibble_order", "low_first"), ("scale_layout", "linear")):
+            if getattr(case.loader, option) != default:
+                yield ("loader", option), "has no effect: `quantization` says that no expert is nvfp4"
+    if case.loader.packed_qkv and formats == {"bf16"}:
+        yield ("loader", "packed_qkv"), "has no effect: `quantization` says that no expert is quantized"
+    if case.waiver is not None and case.expect != "pass":
+        yield ("waiver",), f"a negative control (expect: {case.expect}) has to fail; there is nothing to waive"
+    if case.backend == "diffusers":
+        # WanPipeline rounds both silently (a warning at most); what runs must be what the case says.
+        if case.sampling.num_frames % 4 != 1:
+            yield ("sampling", "num_frames"), f"{case.sampling.num_frames} is not 4k+1, and would be rounded silently"
+        for side in ("width", "height"):
+            if getattr(case.sampling, side) % 16:
+                yield ("sampling", side), f"{getattr(case.sampling, side)} pixels is no multiple of 16"

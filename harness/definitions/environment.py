@@ -1,0 +1,81 @@
+"""Which environment variables a case may set: a table, so that a misspelt one is an error and not a silent default."""
+
+from __future__ import annotations
+
+import difflib
+import functools
+import re
+from importlib.metadata import entry_points
+from typing import Final, NamedTuple
+
+GROUP: Final = "quantgate.environments"
+"""Entry points of this group name an :class:`EnvironmentRule` for a backend of another distribution."""
+
+
+class EnvironmentRule(NamedTuple):
+    """What the libraries behind one backend are known to read."""
+
+    names: frozenset[str] = frozenset()
+    prefixes: tuple[str, ...] = ()
+    anything: bool = False
+    """The backend runs a program that this project does not know, so whatever the case states is passed on."""
+
+    def knows(self, name: str) -> bool:
+        """Whether a variable called ``name`` can have an effect, as far as this table says."""
+        return self.anything or name in self.names or name.startswith(self.prefixes)
+
+
+ENVIRONMENTS: Final[dict[str, EnvironmentRule]] = {
+    "diffusers": EnvironmentRule(
+        names=frozenset(
+            {
+                # which kernels the CPU uses
+                "ATEN_CPU_CAPABILITY", "ONEDNN_MAX_CPU_ISA", "DNNL_MAX_CPU_ISA", "ONEDNN_DEFAULT_FPMATH_MODE",
+                "ONEDNN_VERBOSE", "OMP_NUM_THREADS", "OMP_DYNAMIC", "OMP_PROC_BIND", "GOMP_CPU_AFFINITY",
+                "OPENBLAS_NUM_THREADS",
+                # which kernels the GPU uses
+                "CUBLAS_WORKSPACE_CONFIG", "CUBLASLT_WORKSPACE_SIZE", "NVIDIA_TF32_OVERRIDE", "CUBLAS_LOGINFO_DBG",
+                # where weights and kernels come from
+                "HF_HUB_OFFLINE", "HF_HOME", "HF_HUB_CACHE", "HF_ENDPOINT", "TRITON_CACHE_DIR",
+                "TOKENIZERS_PARALLELISM", "DIFFUSERS_ATTN_BACKEND", "DIFFUSERS_VERBOSITY",
+                "PYTHONHASHSEED", "LD_LIBRARY_PATH", "LD_PRELOAD",
+            }
+        ),
+        prefixes=("CUDA_", "CUDNN_", "KMP_", "MKL_", "NCCL_", "PYTORCH_", "TORCH_", "TORCHINDUCTOR_", "QUANTGATE_"),
+    ),
+    "command": EnvironmentRule(anything=True),
+}  # fmt: skip
+
+_SECRET = re.compile(
+    r"(^|_)(TOKENS?|SECRETS?|PASSWORD|PASSWD|PASSPHRASE|CREDENTIALS?|KEYS?)($|_)|(TOKEN|SECRET|PASSWORD|APIKEY)(_|$)",
+    re.IGNORECASE,
+)
+
+
+@functools.cache
+def environment_of(backend: str) -> EnvironmentRule:
+    """The rule of ``backend``: of this table, else of the distribution that brings the backend, else an empty one."""
+    if backend in ENVIRONMENTS:
+        return ENVIRONMENTS[backend]
+    for entry in entry_points(group=GROUP, name=backend):
+        rule = entry.load()
+        if isinstance(rule, EnvironmentRule):
+            return rule
+    return EnvironmentRule()
+
+
+def looks_secret(name: str) -> bool:
+    """Whether a variable of this name is likely to carry a secret, which a case file and a record must never show."""
+    return _SECRET.search(name) is not None
+
+
+def check_name(name: str, backend: str, pass_env: tuple[str, ...]) -> str | None:
+    """What is wrong with setting ``name`` in the ``env`` of a case, or ``None``."""
+    if looks_secret(name):
+        return f"{name} looks like a secret; take it from the caller: `pass_env: [{name}]`"
+    rule = environment_of(backend)
+    if rule.knows(name) or name in pass_env:
+        return None
+    close = difflib.get_close_matches(name.upper(), sorted(rule.names), n=1, cutoff=0.8)
+    hint = f"did you mean {close[0]}?" if close else f"if it has an effect, say so: `pass_env: [{name}]`"
+    return f"{name}: no environment variable that backend {backend} reads; {hint}"

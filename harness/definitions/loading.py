@@ -1,0 +1,175 @@
+"""``cases/*.yaml`` into frozen cases; every fault of every file at once, as ``file:line: field: what; advice``."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterator, Sequence
+from pathlib import Path
+from typing import Any, Final, NamedTuple
+
+from harness.definitions.case import Case, Located
+from harness.definitions.checks import check_case
+from harness.definitions.expansion import Variant, expand
+from harness.definitions.runner import load_runners
+from harness.definitions.suggest import did_you_mean
+from harness.definitions.text import read_text, shown
+from harness.definitions.validation import validate
+from harness.definitions.yaml_tree import Node, Problem, YamlError, parse
+from harness.errors import InvalidCaseError
+
+TOP_LEVEL: Final = ("defaults", "cases")
+
+
+class FileProblem(NamedTuple):
+    """One thing that is wrong with a case file."""
+
+    path: Path
+    line: int
+    message: str
+
+    def __str__(self) -> str:
+        return f"{self.path}:{self.line}: {self.message}"
+
+
+def load_cases(paths: Sequence[Path], root: Path, *, runners: Collection[str] | None = None) -> tuple[Located, ...]:
+    """Read case files.
+
+    Args:
+        paths: YAML files; a case id may occur once in all of them.
+        root: the repository: ``./folder`` of a checkpoint and the paths in messages are relative to it.
+        runners: names a case may use; by default those of ``root/runners``.
+
+    Returns:
+        The cases, file by file in the order given and written. ``Located.path`` is relative to ``root`` where the
+        file lies inside it.
+
+    Raises:
+        InvalidCaseError: with all problems of all files, in order.
+    """
+    located, problems = check_cases(paths, root, runners=runners)
+    if problems:
+        raise invalid(problems)
+    return located
+
+
+def load_case_file(path: Path, root: Path, *, runners: Collection[str] | None = None) -> tuple[Located, ...]:
+    """Read one case file; see :func:`load_cases`."""
+    return load_cases([path], root, runners=runners)
+
+
+def check_cases(
+    paths: Sequence[Path], root: Path, *, runners: Collection[str] | None = None
+) -> tuple[tuple[Located, ...], tuple[FileProblem, ...]]:
+    """The cases that are right, and every problem of those that are not.
+
+    Raises:
+        InvalidCaseError: the runner profiles themselves cannot be read.
+    """
+    known = frozenset(load_runners(root / "runners") if runners is None else runners)
+    located: list[Located] = []
+    problems: list[FileProblem] = []
+    first: dict[str, Located] = {}
+    for path in paths:
+        found, wrong = _file(path, root, known)
+        for item in found:
+            if item.case.id in first:
+                said = f"cases.{item.case.id}: duplicate case id; it is at {first[item.case.id].where} already"
+                wrong.append(Problem(item.line, said))
+            else:
+                first[item.case.id] = item
+                located.append(item)
+        problems += [FileProblem(shown(path, root), *problem) for problem in sorted(set(wrong))]
+    return tuple(located), tuple(problems)
+
+
+def invalid(problems: Sequence[FileProblem]) -> InvalidCaseError:
+    """The one error that says all ``problems``."""
+    if len(problems) == 1:
+        only = problems[0]
+        return InvalidCaseError(only.message, where=f"{only.path}:{only.line}")
+    return InvalidCaseError("\n".join(map(str, problems)), remedy=f"correct these {len(problems)} places")
+
+
+def _file(path: Path, root: Path, runners: frozenset[str]) -> tuple[list[Located], list[Problem]]:
+    try:
+        tree = parse(read_text(path))
+    except YamlError as error:
+        return [], list(error.problems)
+    problems = list(_top_level(tree))
+    if problems:
+        return [], problems
+    shared = tree.value.get("defaults")
+    # Fields of a case from here; where a field is not written in the entry, it is written in these defaults.
+    defaults: dict[str, Any] = shared.plain() if shared is not None and shared.value else {}
+    located: list[Located] = []
+    for name, entry in tree.value["cases"].value.items():
+        line = tree.value["cases"].keys[name]
+        variants, wrong = expand(name, entry, defaults)
+        problems += wrong
+        for variant in variants:
+            lines = _Lines(entry, shared, line, variant)
+            case, findings = _case(variant, root, runners)
+            problems += [Problem(lines.of(loc), _named(name, loc, said)) for loc, said in findings]
+            if case is not None and not findings:
+                located.append(Located.model_construct(case=case, path=shown(path, root), line=line))
+    return located, problems
+
+
+def _case(
+    variant: Variant, root: Path, runners: frozenset[str]
+) -> tuple[Case | None, list[tuple[tuple[str | int, ...], str]]]:
+    if not isinstance(variant.fields, dict):
+        return None, [((), "must be a mapping of fields")]
+    stated = [(("id",), "the id of a case is its key under `cases`")] if "id" in variant.fields else []
+    case, findings = validate(Case, {**variant.fields, "id": variant.id})
+    findings = [((), _bad_id(variant.id)) if loc == ("id",) else (loc, said) for loc, said in findings]
+    if case is None:
+        return None, stated + findings
+    case = case.resolved()
+    return case, [*stated, *check_case(case, root=root, runners=runners)]
+
+
+def _bad_id(name: str) -> str:
+    return f"bad case id {name!r}: at most 80 of a-z 0-9 _ . - and a letter or digit first"
+
+
+class _Lines(NamedTuple):
+    """Finds the line of a field: in the matrix, in the entry, in the defaults, else the entry's own."""
+
+    entry: Node
+    defaults: Node | None
+    line: int
+    variant: Variant
+
+    def of(self, path: tuple[str | int, ...]) -> int:
+        for end in range(len(path), 0, -1):
+            dotted = ".".join(map(str, path[:end]))
+            if dotted in self.variant.chosen:
+                return self.variant.chosen[dotted]
+            for tree in (self.entry, self.defaults):
+                line = tree.find(path[:end]) if tree is not None else None
+                if line is not None:
+                    return line
+        return self.line
+
+
+def _named(name: str, loc: tuple[str | int, ...], said: str) -> str:
+    return f"cases.{'.'.join(map(str, (name, *loc)))}: {said}"
+
+
+def _top_level(tree: Node) -> Iterator[Problem]:
+    if not isinstance(tree.value, dict):
+        yield Problem(tree.line, "a case file is a mapping with `cases` and, if wanted, `defaults`")
+        return
+    for key, line in tree.keys.items():
+        if key not in TOP_LEVEL:
+            yield Problem(line, f"{key}: unknown key; {did_you_mean(key, TOP_LEVEL)}")
+    cases = tree.value.get("cases")
+    if cases is None:
+        yield Problem(tree.line, "no `cases`: a mapping from an id to the fields of a case")
+    elif not isinstance(cases.value, dict) or not cases.value:
+        yield Problem(
+            tree.keys["cases"], "cases: must be a mapping from an id to the fields of a case, with one at least"
+        )
+    defaults = tree.value.get("defaults")
+    if defaults is not None and not isinstance(defaults.value, dict | None):
+        yield Problem(tree.keys["defaults"], "defaults: must be a mapping of fields")

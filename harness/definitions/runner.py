@@ -1,0 +1,161 @@
+"""``runners/*.yaml``: which machines the cases run on. A device is matched by its exact name, never by a part of it."""
+
+from __future__ import annotations
+
+import platform
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Annotated, Literal
+
+from packaging.specifiers import InvalidSpecifier, SpecifierSet
+from pydantic import AfterValidator, Field, StringConstraints, model_validator
+
+from harness.definitions.case import Format, Frozen
+from harness.definitions.text import read_text, shown
+from harness.definitions.validation import validate
+from harness.definitions.yaml_tree import YamlError, parse
+from harness.errors import InvalidCaseError, NoRunnerError
+from harness.records.fingerprint import Device
+
+
+def _specifier(text: str) -> str:
+    try:
+        SpecifierSet(text)
+    except InvalidSpecifier:
+        raise ValueError(f"{text!r} is no version specifier, such as >=2.11") from None
+    return text
+
+
+RunnerName = Annotated[str, StringConstraints(pattern=r"^[a-z][a-z0-9_]{0,31}$")]
+Specifier = Annotated[str, AfterValidator(_specifier)]
+
+
+class RunnerProfile(Frozen):
+    """One class of machine. Goldens and limits hold on one of them only."""
+
+    name: RunnerName = Field(description="equals the file's name; folder of its limits")
+    description: str = ""
+    device_kind: Literal["cpu", "cuda"]
+    device_names: tuple[str, ...] = Field(
+        default=(), description="exact names as NVML and torch give them: `NVIDIA B200`, which is not `NVIDIA GB200`"
+    )
+    compute_capability: str | None = Field(default=None, pattern=r"^[0-9]{1,2}\.[0-9]$", description="such as 10.0")
+    architectures: tuple[str, ...] = Field(
+        default=(), description="of a CPU, as platform.machine() says it; each is a hardware class of its own"
+    )
+    native_formats: tuple[Format, ...] = Field(
+        default=("bf16",), description="formats that the device multiplies itself; the others are dequantized"
+    )
+    marker: str = Field(pattern=r"^[a-z][a-z0-9_]*$", description="pytest -m MARKER")
+    labels: tuple[str, ...] = Field(min_length=1, description="GitHub runner labels, all of which the job asks for")
+    memory_gib: float = Field(default=0, ge=0, description="least memory of one device, GiB")
+    driver: str | None = Field(default=None, pattern=r"^[0-9]+(\.[0-9]+)*$", description="least driver version")
+    packages: dict[str, Specifier] = Field(default={}, description="version specifier by distribution")
+
+    @model_validator(mode="after")
+    def _says_how_it_is_recognised(self) -> RunnerProfile:
+        if self.device_kind == "cuda" and not (self.device_names and self.compute_capability):
+            raise ValueError("a cuda runner states device_names and compute_capability")
+        if self.device_kind == "cuda" and self.architectures:
+            raise ValueError("architectures belong to a cpu runner")
+        if self.device_kind == "cpu" and not self.architectures:
+            raise ValueError("a cpu runner states its architectures")
+        if self.device_kind == "cpu" and (self.device_names or self.compute_capability or self.driver):
+            raise ValueError("device_names, compute_capability and driver belong to a cuda runner")
+        return self
+
+    @property
+    def identifiers(self) -> tuple[str, ...]:
+        """Device names of a GPU, architectures of a CPU."""
+        return self.device_names if self.device_kind == "cuda" else self.architectures
+
+    def hardware_class(self, device: Device) -> str:
+        """What must be equal for a golden or a limit to hold: ``cuda/NVIDIA B200/10.0`` or ``cpu/x86_64``.
+
+        The CPU's class is its architecture, not its model: limits are calibrated over the instruction sets.
+        """
+        if device.kind == "cpu":
+            return f"cpu/{device.name}"
+        return f"cuda/{device.name}/{device.compute_capability}"
+
+
+def load_runners(folder: Path) -> dict[str, RunnerProfile]:
+    """Profiles by name, sorted.
+
+    Raises:
+        InvalidCaseError: a file is wrong, its name is not the profile's, two profiles claim one device or marker.
+    """
+    root = folder.parent
+    profiles: dict[str, RunnerProfile] = {}
+    problems: list[str] = []
+    for path in sorted(folder.glob("*.yaml")):
+        where = shown(path, root)
+        try:
+            tree = parse(read_text(path))
+        except YamlError as error:
+            problems += [f"{where}:{line}: {message}" for line, message in error.problems]
+            continue
+        profile, findings = validate(RunnerProfile, tree.plain())
+        for loc, said in findings:
+            line = next((n for end in range(len(loc), 0, -1) if (n := tree.find(loc[:end]))), tree.line)
+            problems.append(f"{where}:{line}: {''.join(f'{step}: ' for step in loc)}{said}")
+        if profile is not None and profile.name != path.stem:
+            problems.append(f"{where}:{tree.find(('name',))}: name: must be {path.stem!r}, as the file is called")
+        elif profile is not None:
+            problems += [f"{where}:1: {said}" for said in _clashes(profile, profiles.values())]
+            profiles[profile.name] = profile
+    if problems:
+        raise InvalidCaseError("\n".join(problems), remedy="correct the runner profile")
+    return profiles
+
+
+def _clashes(profile: RunnerProfile, others: Iterable[RunnerProfile]) -> list[str]:
+    said = []
+    for other in others:
+        if profile.compute_capability == other.compute_capability:
+            shared = sorted(set(profile.identifiers) & set(other.identifiers))
+            said += [f"device {name!r} belongs to runner {other.name} already" for name in shared]
+        if profile.marker == other.marker:
+            said.append(f"marker {profile.marker!r} belongs to runner {other.name} already")
+    return said
+
+
+def match_runner(device: Device, profiles: Mapping[str, RunnerProfile]) -> RunnerProfile:
+    """The runner that ``device`` is.
+
+    Raises:
+        NoRunnerError: it is none: an unknown device is never taken for a known one.
+    """
+    named = [profile for profile in profiles.values() if _named(device, profile)]
+    for profile in named:
+        if device.kind == "cpu" or device.compute_capability == profile.compute_capability:
+            return profile
+    if named:
+        profile = named[0]
+        raise NoRunnerError(
+            f"{device.name!r} reports compute capability {device.compute_capability}, and runner {profile.name} "
+            f"is {profile.compute_capability}",
+            where=device.uuid or "",
+            remedy=f"correct compute_capability in runners/{profile.name}.yaml if the device is right",
+        )
+    field = "architectures" if device.kind == "cpu" else "device_names"
+    raise NoRunnerError(
+        f"{device.name!r} ({device.kind}, compute capability {device.compute_capability or '-'}) is of no known runner",
+        where=device.uuid or "",
+        remedy=f"write runners/<name>.yaml with `{field}: [{device.name}]`, or add the name to the profile it is equal "
+        f"to; profiles: {', '.join(sorted(profiles)) or 'none'}",
+    )
+
+
+def _named(device: Device, profile: RunnerProfile) -> bool:
+    return device.kind == profile.device_kind and device.name in profile.identifiers
+
+
+def this_cpu() -> Device:
+    """The CPU of this machine as a device; its name is the architecture."""
+    return Device(kind="cpu", name=platform.machine(), model=platform.processor())
+
+
+def label_map(profiles: Mapping[str, RunnerProfile]) -> dict[str, tuple[str, ...]]:
+    """GitHub labels by runner, for the matrix of a workflow."""
+    return {name: profile.labels for name, profile in profiles.items()}

@@ -1,0 +1,67 @@
+"""Plain fields into a frozen model, and pydantic's errors into sentences."""
+
+from __future__ import annotations
+
+import json
+import types
+import typing
+from collections.abc import Iterator
+from typing import Any, TypeVar
+
+from pydantic import BaseModel, ValidationError
+from pydantic_core import ErrorDetails
+
+from harness.definitions.suggest import did_you_mean
+
+M = TypeVar("M", bound=BaseModel)
+Path = tuple[str | int, ...]
+
+
+def validate(model: type[M], fields: Any) -> tuple[M | None, list[tuple[Path, str]]]:
+    """Validate strictly: text is no number, 1 is not true.
+
+    Returns:
+        The value and no errors, or ``None`` and every error as (path of the field, sentence).
+    """
+    try:
+        # Through JSON, because pydantic's strict mode takes a list for a tuple and text for a date only from there.
+        return model.model_validate_json(json.dumps(fields), strict=True), []
+    except ValidationError as error:
+        return None, list(_sentences(model, error))
+
+
+def _sentences(model: type[BaseModel], error: ValidationError) -> Iterator[tuple[Path, str]]:
+    for detail in error.errors(include_url=False, include_context=True):
+        loc: Path = tuple(step for step in detail["loc"] if step != "[key]")
+        yield loc, _sentence(model, loc, detail)
+
+
+def _sentence(model: type[BaseModel], loc: Path, detail: ErrorDetails) -> str:
+    kind, value = detail["type"], detail.get("input")
+    message = detail["msg"][:1].lower() + detail["msg"][1:]
+    if kind == "extra_forbidden":
+        return f"unknown key; {did_you_mean(str(loc[-1]), fields_at(model, loc[:-1]))}"
+    if kind == "missing":
+        return "is required, and neither the case nor `defaults` states it"
+    if kind == "string_type" and not isinstance(value, list | dict | None):
+        return f'must be text; write it in quotes: "{json.dumps(value)}"'
+    if isinstance(value, dict | list):
+        return message
+    return f"{message}, not {json.dumps(value, default=str)}"
+
+
+def fields_at(model: type[BaseModel], path: Path) -> list[str]:
+    """Names of the fields that the mapping at ``path`` may have; empty where its keys are free."""
+    current: Any = model
+    for step in path:
+        if not (isinstance(current, type) and issubclass(current, BaseModel) and step in current.model_fields):
+            return []
+        current = _without_none(current.model_fields[str(step)].annotation)
+    return list(current.model_fields) if isinstance(current, type) and issubclass(current, BaseModel) else []
+
+
+def _without_none(annotation: Any) -> Any:
+    if typing.get_origin(annotation) in (typing.Union, types.UnionType):
+        inner = [part for part in typing.get_args(annotation) if part is not type(None)]
+        return inner[0] if len(inner) == 1 else annotation
+    return annotation

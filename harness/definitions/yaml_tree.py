@@ -1,0 +1,238 @@
+"""YAML text into a tree of plain values that remembers where each value was written.
+
+Syntax comes from libyaml's event stream (ten times as fast as a parser in Python), or from ruamel.yaml's where PyYAML
+was built without it. Scalars are read by the YAML 1.2 core schema (https://yaml.org/spec/1.2.2/#103-core-schema), so
+``1e-3`` is a number and ``on`` is a string. What a case file has no use for is refused: tags, merge keys, several
+documents, duplicate keys, and anything past the bounds below (an alias is counted as often as it is expanded).
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+from typing import Any, Final, NamedTuple, NoReturn
+
+MAX_BYTES: Final = 8 * 2**20
+MAX_DEPTH: Final = 32
+MAX_NODES: Final = 1_000_000
+MAX_NUMBER: Final = 64
+"""Characters of a number; more are no setting of anything."""
+
+_INT = re.compile(r"[-+]?[0-9]+|0o[0-7]+|0x[0-9a-fA-F]+")
+_FLOAT = re.compile(r"[-+]?(\.[0-9]+|[0-9]+(\.[0-9]*)?)([eE][-+]?[0-9]+)?")
+_WORDS: Final[dict[str, bool | float | None]] = {
+    **dict.fromkeys(("", "~", "null", "Null", "NULL")),
+    **dict.fromkeys(("true", "True", "TRUE"), True),
+    **dict.fromkeys(("false", "False", "FALSE"), False),
+    **dict.fromkeys((".inf", ".Inf", ".INF", "+.inf", "+.Inf", "+.INF"), float("inf")),
+    **dict.fromkeys(("-.inf", "-.Inf", "-.INF"), float("-inf")),
+    **dict.fromkeys((".nan", ".NaN", ".NAN"), float("nan")),
+}
+
+
+class Problem(NamedTuple):
+    """One thing that is wrong, and the line (from 1) it is wrong on."""
+
+    line: int
+    message: str
+
+
+class YamlError(Exception):
+    """The text is no YAML that a case file may hold."""
+
+    def __init__(self, problems: list[Problem]) -> None:
+        self.problems = problems
+        super().__init__("; ".join(f"line {line}: {message}" for line, message in problems))
+
+
+class Node:
+    """A value and where it was written.
+
+    Attributes:
+        value: ``dict[str, Node]``, ``list[Node]``, or a scalar (str, int, float, bool, None).
+        line: of the value, from 1.
+        keys: of a mapping, the line of each key.
+        span: of a scalar, its first and one past its last character in the text.
+        size: how many values it holds, itself included, every alias expanded.
+    """
+
+    __slots__ = ("keys", "line", "size", "span", "value")
+
+    def __init__(self, value: Any, line: int, span: tuple[int, int] = (0, 0)) -> None:
+        self.value, self.line, self.span, self.size = value, line, span, 1
+        self.keys: dict[str, int] = {}
+
+    def plain(self) -> Any:
+        """The value without positions; every call gives new containers."""
+        value = self.value
+        if type(value) is dict:
+            return {key: node.plain() for key, node in value.items()}
+        if type(value) is list:
+            return [node.plain() for node in value]
+        return value
+
+    def find(self, path: tuple[str | int, ...]) -> int | None:
+        """Line of the key (or list entry) at ``path``, or ``None`` where this tree has nothing there."""
+        node, line = self, self.line
+        for step in path:
+            if isinstance(node.value, dict) and step in node.value:
+                line, node = node.keys[str(step)], node.value[str(step)]
+            elif isinstance(node.value, list) and isinstance(step, int) and step < len(node.value):
+                node = node.value[step]
+                line = node.line
+            else:
+                return None
+        return line
+
+
+def parse(text: str) -> Node:
+    """Read one YAML document.
+
+    Raises:
+        YamlError: with every duplicate key, or with the one fault after which reading could not go on.
+    """
+    if len(text) > MAX_BYTES:
+        raise YamlError([Problem(1, f"larger than {MAX_BYTES // 2**20} MiB; split the file")])
+    return _Composer(text).document()
+
+
+def scalar(text: str) -> str | int | float | bool | None:
+    """A plain (unquoted) scalar by the YAML 1.2 core schema.
+
+    Raises:
+        ValueError: a number of more than ``MAX_NUMBER`` characters.
+    """
+    if text in _WORDS:
+        return _WORDS[text]
+    if text[0] not in "+-.0123456789":
+        return text
+    if _INT.fullmatch(text):
+        _bounded(text)
+        return int(text, {"0o": 8, "0x": 16}.get(text[:2], 10))
+    if _FLOAT.fullmatch(text):
+        _bounded(text)
+        return float(text)
+    return text
+
+
+def _bounded(text: str) -> None:
+    if len(text) > MAX_NUMBER:
+        raise ValueError(f"a number of {len(text)} characters")
+
+
+def events(text: str, *, fast: bool = True) -> Iterator[Any]:
+    """YAML events, from libyaml where it is there and ``fast``; ruamel's have the same names and fields.
+
+    Raises:
+        YamlError: a syntax error, with its line.
+    """
+    import yaml
+    from ruamel.yaml import YAML
+    from ruamel.yaml.error import MarkedYAMLError, YAMLError
+
+    try:
+        if fast and hasattr(yaml, "CSafeLoader"):
+            yield from yaml.parse(text, Loader=yaml.CSafeLoader)
+        else:
+            yield from YAML(typ="safe", pure=True).parse(text)
+    except (yaml.MarkedYAMLError, MarkedYAMLError) as error:
+        mark = error.problem_mark or error.context_mark
+        said = " ".join(str(part) for part in (error.problem, error.context) if part)
+        raise YamlError([Problem(mark.line + 1 if mark else 1, said or "not YAML")]) from None
+    except yaml.reader.ReaderError as error:
+        line = text.count("\n", 0, error.position if isinstance(error.position, int) else 0) + 1
+        raise YamlError([Problem(line, f"a character that YAML does not allow: {error.reason}")]) from None
+    except (yaml.YAMLError, YAMLError, RecursionError, ValueError, OverflowError) as error:
+        raise YamlError([Problem(1, str(error).splitlines()[0] if str(error) else type(error).__name__)]) from None
+
+
+class _Composer:
+    """Events into nodes, by recursive descent bounded by ``MAX_DEPTH``."""
+
+    def __init__(self, text: str) -> None:
+        self._events = events(text)
+        self._anchors: dict[str, Node] = {}
+        self._duplicates: list[Problem] = []
+
+    def document(self) -> Node:
+        root: Node | None = None
+        for event in self._events:
+            match type(event).__name__:
+                case "StreamStartEvent" | "DocumentStartEvent" | "DocumentEndEvent" | "StreamEndEvent":
+                    continue
+            if root is not None:
+                _fail(event, "a second document; one file holds one")
+            root = self._node(event, 1)
+        if self._duplicates:
+            raise YamlError(self._duplicates)
+        return root if root is not None else Node(None, 1)
+
+    def _node(self, event: Any, depth: int) -> Node:
+        kind = type(event).__name__
+        if kind == "AliasEvent":
+            if event.anchor not in self._anchors:
+                _fail(event, f"alias *{event.anchor} names no anchor above it")
+            return self._anchors[event.anchor]
+        if depth > MAX_DEPTH:
+            _fail(event, f"nested deeper than {MAX_DEPTH} levels")
+        if event.tag is not None:
+            _fail(event, f"tag {event.tag}: a case file has no tags; write the plain value")
+        if kind == "ScalarEvent":
+            node = self._scalar(event)
+        elif kind == "MappingStartEvent":
+            node = self._mapping(event, depth)
+        else:
+            node = self._sequence(event, depth)
+        if node.size > MAX_NODES:
+            _fail(event, f"more than {MAX_NODES} values once aliases are expanded")
+        if event.anchor is not None:
+            self._anchors[event.anchor] = node
+        return node
+
+    def _scalar(self, event: Any) -> Node:
+        mark = event.start_mark
+        value = event.value
+        if event.implicit[0]:
+            try:
+                value = scalar(value)
+            except ValueError as error:
+                _fail(event, str(error))
+        return Node(value, mark.line + 1, (mark.index, event.end_mark.index))
+
+    def _sequence(self, event: Any, depth: int) -> Node:
+        items: list[Node] = []
+        node = Node(items, event.start_mark.line + 1)
+        for inner in self._events:
+            if type(inner).__name__ == "SequenceEndEvent":
+                break
+            child = self._node(inner, depth + 1)
+            node.size += child.size
+            items.append(child)
+        return node
+
+    def _mapping(self, event: Any, depth: int) -> Node:
+        items: dict[str, Node] = {}
+        node = Node(items, event.start_mark.line + 1)
+        for inner in self._events:
+            if type(inner).__name__ == "MappingEndEvent":
+                break
+            key, line = self._key(inner), inner.start_mark.line + 1
+            child = self._node(next(self._events), depth + 1)
+            if key in items:
+                first = node.keys[key]
+                self._duplicates.append(Problem(line, f"duplicate key {key!r}; it is on line {first} already"))
+                continue
+            node.size += child.size
+            items[key], node.keys[key] = child, line
+        return node
+
+    def _key(self, event: Any) -> str:
+        if type(event).__name__ != "ScalarEvent":
+            _fail(event, "a key must be a plain word")
+        if event.value == "<<" and event.implicit[0]:
+            _fail(event, "YAML 1.2 has no merge key `<<`; put what cases share under `defaults`")
+        return str(event.value)
+
+
+def _fail(event: Any, message: str) -> NoReturn:
+    raise YamlError([Problem(event.start_mark.line + 1, message)])
