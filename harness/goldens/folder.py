@@ -1,0 +1,189 @@
+"""Goldens in a folder, such as ``goldens/`` in the repository.
+
+::
+
+    <root>/<runner>/<case>/accepted.json            which goldens the case accepts, and why
+    <root>/<runner>/<case>/<digest16>/manifest.json immutable, as is everything beside it
+    <root>/<runner>/<case>/<digest16>/<part>
+
+A golden's folder holds all its parts: two goldens with equal bytes do not share a file. One rename then publishes or
+removes a golden as a whole, a damaged file damages one golden, and nothing needs counting; git and the hub store equal
+files once in any case, since both address content by digest themselves.
+"""
+
+from __future__ import annotations
+
+import shutil
+import uuid
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+
+from filelock import FileLock
+from pydantic import TypeAdapter, ValidationError
+
+from harness.errors import GoldenError
+from harness.goldens.files import copy_parts, sync_folder
+from harness.goldens.golden import Golden, read_index, read_manifest
+from harness.records.golden import INDEX_FILE, MANIFEST_FILE, AcceptedIndex, GoldenManifest, Part, SafeName
+
+SHORT = 16
+"""Hex digits of a digest in a folder's name: 64 bits, and the full digest is still checked."""
+
+_NAME = TypeAdapter(SafeName)
+
+
+class FolderStore:
+    """A golden store in a local folder. Safe for several writing processes at once.
+
+    Args:
+        root: the folder; made on the first write.
+    """
+
+    def __init__(self, root: Path) -> None:
+        self.root = Path(root)
+        self._remedy = f"restore it (`git checkout -- {self.root}`), or accept a new golden"
+
+    @property
+    def origin(self) -> str:
+        """Where this store is, for messages."""
+        return str(self.root)
+
+    def folder(self, runner: str, case: str, digest: str = "") -> Path:
+        """Folder of a case, or of one of its goldens.
+
+        Raises:
+            GoldenError: ``runner`` or ``case`` cannot be a folder's name.
+        """
+        try:
+            base = self.root / _NAME.validate_python(runner) / _NAME.validate_python(case)
+        except ValidationError as error:
+            raise GoldenError(f"{runner!r}/{case!r} cannot be a golden's name", where=self.origin) from error
+        return base / digest[:SHORT] if digest else base
+
+    def index_path(self, runner: str, case: str) -> Path:
+        """The file that lists the accepted goldens of a case."""
+        return self.folder(runner, case) / INDEX_FILE
+
+    def index(self, runner: str, case: str) -> AcceptedIndex:
+        """The accepted goldens of a case, empty where it has none.
+
+        Raises:
+            GoldenError: the list is damaged or belongs to another case.
+        """
+        return read_index(self.index_path(runner, case), runner, case, remedy=self._remedy)
+
+    def set_index(self, index: AcceptedIndex) -> None:
+        """Write which goldens a case accepts.
+
+        Raises:
+            GoldenError: a golden of the list is not in the store.
+        """
+        with self._locked():
+            for entry in index.goldens:
+                self.get(index.runner, index.case, entry.digest)
+            index.write(self.index_path(index.runner, index.case))
+
+    def find(self, runner: str, case: str) -> tuple[Golden, ...]:
+        """The accepted goldens of a case, in the order of the list; empty where it has none.
+
+        Raises:
+            GoldenError: an accepted golden is missing, or its manifest was changed.
+        """
+        entries = self.index(runner, case).goldens
+        return tuple(self.get(runner, case, entry.digest, reason=entry.reason) for entry in entries)
+
+    def get(self, runner: str, case: str, digest: str, *, reason: str = "") -> Golden:
+        """One golden by its digest (full, or at least its first 16 digits), accepted or not.
+
+        Raises:
+            GoldenError: it is not there, or its manifest was changed.
+        """
+        folder = self.folder(runner, case, digest)
+        manifest = read_manifest(folder / MANIFEST_FILE, runner, case, digest, remedy=self._remedy)
+
+        def fetch(part: Part, _again: bool) -> Path:
+            return folder / part.path
+
+        return Golden(
+            manifest, manifest.digest(), reason or manifest.reason, str(folder), fetch=fetch, remedy=self._remedy
+        )
+
+    def cases(self) -> tuple[tuple[str, str], ...]:
+        """Every ``(runner, case)`` that has a folder, sorted."""
+        folders = (path for path in self.root.glob("*/*") if path.is_dir() and not path.parent.name.startswith("."))
+        return tuple(sorted((path.parent.name, path.name) for path in folders))
+
+    def digests(self, runner: str, case: str) -> tuple[str, ...]:
+        """Folder names (first 16 digits of the digest) of all goldens of a case, accepted or not, sorted."""
+        return tuple(sorted(path.name for path in self.folder(runner, case).glob("*/") if path.is_dir()))
+
+    def add(self, manifest: GoldenManifest, files: Mapping[str, Path]) -> Golden:
+        """Put a golden into the store; it is not accepted yet. Adding the same golden again changes nothing.
+
+        Args:
+            manifest: what made it, with sha256 and size of every part.
+            files: path by part name, exactly the parts of the manifest. They are copied.
+
+        Raises:
+            GoldenError: a file is not what the manifest says, or another golden stands under this digest.
+        """
+        digest = manifest.digest()
+        target = self.folder(manifest.runner, manifest.case, digest)
+        with self._locked():
+            if target.exists():
+                return self._same(manifest, digest)
+            stage = self._work() / uuid.uuid4().hex
+            try:
+                copy_parts(manifest, files, stage)
+                manifest.write(stage / MANIFEST_FILE)
+                sync_folder(stage)
+                target.parent.mkdir(parents=True, exist_ok=True)
+                stage.rename(target)
+                sync_folder(target.parent)
+            finally:
+                shutil.rmtree(stage, ignore_errors=True)
+        return self.get(manifest.runner, manifest.case, digest)
+
+    def remove(self, runner: str, case: str, digest: str) -> None:
+        """Delete a golden that no list refers to.
+
+        Raises:
+            GoldenError: it is accepted.
+        """
+        with self._locked():
+            if any(entry.startswith(digest[:SHORT]) for entry in self.index(runner, case).digests()):
+                raise GoldenError(f"golden {digest[:SHORT]} is accepted", where=str(self.folder(runner, case)))
+            target = self.folder(runner, case, digest)
+            stage = self._work() / uuid.uuid4().hex
+            target.rename(stage)  # whole, before the slow part: a reader never sees half a golden
+            shutil.rmtree(stage)
+            if not any(target.parent.iterdir()):
+                target.parent.rmdir()
+
+    def _same(self, manifest: GoldenManifest, digest: str) -> Golden:
+        """The golden that already stands under ``digest``, once it is this one and sound."""
+        present = self.get(manifest.runner, manifest.case, digest)
+        faults = present.verify()
+        if faults:
+            raise faults[0]
+        return present
+
+    def _work(self) -> Path:
+        """A scratch folder on the store's file system (a rename must not cross one) that git never sees."""
+        work = self.root / ".work"
+        work.mkdir(parents=True, exist_ok=True)
+        ignore = work / ".gitignore"
+        if not ignore.exists():
+            ignore.write_text("*\n", encoding="utf-8")
+        return work
+
+    @contextmanager
+    def _locked(self) -> Iterator[None]:
+        """Hold the store's lock. Whatever lies in the scratch folder then belongs to a writer that died."""
+        work = self._work()
+        with FileLock(work / "lock"):
+            for left in work.iterdir():
+                if left.is_dir():
+                    shutil.rmtree(left, ignore_errors=True)
+            yield

@@ -1,0 +1,83 @@
+"""Which golden a run may be compared with: the four identity classes, as one pure function."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from enum import StrEnum
+
+from harness.goldens.golden import Golden
+from harness.records.identity import FieldChange, Identity, IdentityClass, differences
+
+
+class MatchKind(StrEnum):
+    """What the nearest golden allows, best first."""
+
+    EXACT = "exact"
+    """Request, hardware, weights and env are the same: pixels gate. The subject may differ; it is shown."""
+    WEIGHTS = "weights"
+    """Other weights or environment: pixels do not gate, everything that needs no golden of these weights runs."""
+    HARDWARE = "hardware"
+    """Another class of hardware: ``environment_mismatch``."""
+    REQUEST = "request"
+    """The case asks for something else by now: ``golden_stale``, before the device runs."""
+    MISSING = "missing"
+    """The case accepts no golden: ``golden_missing``."""
+
+
+_RANK: dict[IdentityClass, int] = {"subject": 0, "env": 1, "weights": 1, "hardware": 2, "request": 3}
+_KIND = (MatchKind.EXACT, MatchKind.WEIGHTS, MatchKind.HARDWARE, MatchKind.REQUEST)
+
+
+@dataclass(frozen=True)
+class Match:
+    """The answer of :func:`select`.
+
+    Attributes:
+        kind: what the comparison may say.
+        goldens: the goldens it may be said against: all exact ones (several where a case is bistable), otherwise the
+            one nearest golden that ``changes`` speaks of; empty where there is none.
+        changes: every field in which the first of ``goldens`` differs from the run, the subject's included.
+    """
+
+    kind: MatchKind
+    goldens: tuple[Golden, ...]
+    changes: tuple[FieldChange, ...]
+
+    def of(self, *classes: IdentityClass) -> tuple[FieldChange, ...]:
+        """The changes that belong to ``classes``."""
+        return tuple(change for change in self.changes if change.identity_class in classes)
+
+    @property
+    def stale_request(self) -> tuple[str, ...]:
+        """Names of the fields of the request that differ."""
+        return tuple(change.field for change in self.of("request"))
+
+
+def kind_of(changes: Sequence[FieldChange]) -> MatchKind:
+    """What a set of differences means. The request outranks the hardware: another question has no right answer yet."""
+    return _KIND[max((_RANK[change.identity_class] for change in changes), default=0)]
+
+
+def select(goldens: Sequence[Golden], run: Identity) -> Match:
+    """The goldens that a run is to be compared with.
+
+    Args:
+        goldens: accepted goldens of the case on this runner, in the order of the list (newest last).
+        run: identity of the run. Its ``subject`` may still be incomplete: it never decides.
+    """
+    compared = [(golden, differences(golden.manifest.identity, run)) for golden in goldens]
+    if not compared:
+        return Match(MatchKind.MISSING, (), ())
+    exact = [(golden, changes) for golden, changes in compared if kind_of(changes) is MatchKind.EXACT]
+    if exact:
+        # the newest first: its code is nearest to the run's, so its "what changed" table is the shortest
+        exact.reverse()
+        return Match(MatchKind.EXACT, tuple(golden for golden, _ in exact), exact[0][1])
+    nearest, changes = min(reversed(compared), key=_distance)
+    return Match(kind_of(changes), (nearest,), changes)
+
+
+def _distance(item: tuple[Golden, tuple[FieldChange, ...]]) -> tuple[int, int]:
+    blocking = [change for change in item[1] if change.identity_class != "subject"]
+    return _KIND.index(kind_of(item[1])), len(blocking)

@@ -1,0 +1,121 @@
+"""The manifest of a golden, and the list of goldens that a case accepts."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from typing import Annotated, Literal
+
+from pydantic import Field, StringConstraints, model_validator
+
+from harness.records.base import Record
+from harness.records.fingerprint import Fingerprint
+from harness.records.identity import Identity
+
+Sha256 = Annotated[str, StringConstraints(pattern=r"^[0-9a-f]{64}$")]
+SafeName = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]{0,119}$")]
+"""One path component that cannot leave its folder, hide, or be read as an option."""
+
+CLIP = "clip"
+"""Name of the part that holds the frames."""
+
+MANIFEST_FILE = "manifest.json"
+INDEX_FILE = "accepted.json"
+
+
+class Part(Record):
+    """One file of a golden."""
+
+    path: SafeName
+    """File name beside the manifest."""
+    sha256: Sha256
+    bytes: int = Field(ge=0)
+    media: str = Field(min_length=1)
+    """What the bytes are: ``application/json``, ``application/vnd.safetensors``, the clip codec's name."""
+
+
+class Provenance(Record):
+    """Which run made a golden, with which code, on what."""
+
+    run: str = Field(min_length=1)
+    code: str = ""
+    """Commit of the code under test."""
+    fingerprint: Fingerprint | None = None
+
+
+class GoldenManifest(Record):
+    """``<store>/<runner>/<case>/<digest16>/manifest.json``. Immutable: a change makes another golden."""
+
+    schema_version: Literal[1] = 1
+    case: SafeName
+    runner: SafeName
+    identity: Identity
+    parts: dict[SafeName, Part] = Field(min_length=1)
+    """Part by name: ``clip``, ``trace``, ``sketches``, ``probes``; later stages add theirs."""
+    shape: tuple[int, int, int, int] | None = None
+    """Frames, height, width, channels of the clip; ``None`` exactly where there is no clip."""
+    created: str = Field(min_length=1)
+    """UTC, ISO 8601."""
+    author: str = Field(min_length=1)
+    reason: str = Field(min_length=1)
+    provenance: Provenance
+    previous: Sha256 | None = None
+    """Digest of the golden that this one took the place of."""
+
+    @model_validator(mode="after")
+    def _coherent(self) -> GoldenManifest:
+        paths = [part.path for part in self.parts.values()]
+        if len({path.lower() for path in paths}) != len(paths):
+            raise ValueError("two parts share one file (names that differ only in case count as one)")
+        if MANIFEST_FILE in (path.lower() for path in paths):
+            raise ValueError(f"a part cannot be called {MANIFEST_FILE}")
+        if (CLIP in self.parts) == (self.shape is None):
+            raise ValueError("a manifest with a clip states its shape, and one without a clip states none")
+        return self
+
+    def digest(self) -> str:
+        """sha256 (hex) of the canonical manifest: the golden's name. It covers every part through its sha256.
+
+        Canonical is what JSON carries, with sorted keys and no spaces, so that reformatting the file on disk (or a
+        checkout with other line ends) leaves the digest alone and any change of content does not.
+        """
+        return canonical_sha256(self)
+
+
+class Accepted(Record):
+    """One golden that a case accepts."""
+
+    digest: Sha256
+    reason: str = Field(min_length=1)
+    """Why this output is right; where a case accepts several, why there are several."""
+    author: str = Field(min_length=1)
+    accepted: str = Field(min_length=1)
+    """UTC, ISO 8601."""
+
+
+class AcceptedIndex(Record):
+    """``<store>/<runner>/<case>/accepted.json``: the only thing in a case's folder that ever changes."""
+
+    schema_version: Literal[1] = 1
+    case: SafeName
+    runner: SafeName
+    goldens: tuple[Accepted, ...] = ()
+    """Newest last. More than one: the case is bistable, each is a right answer."""
+
+    @model_validator(mode="after")
+    def _once_each(self) -> AcceptedIndex:
+        digests = [entry.digest for entry in self.goldens]
+        if len(set(digests)) != len(digests):
+            raise ValueError("a golden is accepted twice")
+        return self
+
+    def digests(self) -> tuple[str, ...]:
+        """Full digests, in the order of the file."""
+        return tuple(entry.digest for entry in self.goldens)
+
+
+def canonical_sha256(record: Record) -> str:
+    """sha256 (hex) of a record's content: its JSON with sorted keys and no spaces."""
+    body = json.loads(record.to_json())
+    text = json.dumps(body, sort_keys=True, separators=(",", ":"), allow_nan=False)
+    return hashlib.sha256(text.encode("utf-8")).hexdigest()
