@@ -1,1 +1,83 @@
-"""The pytest door: collects case YAML natively and runs it through the session."""
+"""The pytest door: collects case YAML natively and runs it through the session.
+
+Registered as the ``pytest11`` entry point ``quantgate``, so this module is imported in every pytest run of the
+environment: what is heavy is imported inside the hooks that need it, and a run without cases does not notice it.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import pytest
+
+from harness.plugin import options
+
+if TYPE_CHECKING:
+    from harness.plugin.collect import CaseFile
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    """Declare options and ini settings."""
+    options.declare(parser)
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    """Register the runner markers and the state that items share."""
+    from harness.plugin.state import PluginState
+
+    state = PluginState.of(config)
+    for name in state.runner_names():
+        config.addinivalue_line("markers", f"{name}: a case for the runner profile runners/{name}.yaml")
+    if config.pluginmanager.hasplugin("xdist"):
+        from harness.plugin.scheduling import XdistHooks
+
+        config.pluginmanager.register(XdistHooks(), "quantgate-xdist")
+
+
+def pytest_unconfigure(config: pytest.Config) -> None:
+    """Close the engines, also after an interrupt."""
+    from harness.plugin.state import PluginState
+
+    PluginState.of(config).close()
+
+
+def pytest_collect_file(file_path: Path, parent: pytest.Collector) -> CaseFile | None:
+    """Collect ``*.yaml`` below the configured case folders."""
+    if file_path.suffix not in (".yaml", ".yml"):
+        return None
+    from harness.plugin.collect import CaseFile, is_case_file
+
+    return CaseFile.from_parent(parent, path=file_path) if is_case_file(parent.config, file_path) else None
+
+
+@pytest.hookimpl(trylast=True)
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """After ``-k`` and ``-m``: choose the runner, drop cases of other runners, group cases by engine."""
+    from harness.plugin.selection import select
+
+    select(config, items)
+
+
+def pytest_report_header(config: pytest.Config) -> str | None:
+    """Name the runner where it was named."""
+    runner = config.getoption("runner")
+    return f"quantgate runner: {runner}" if runner else None
+
+
+@pytest.hookimpl(trylast=True)
+def pytest_sessionfinish(session: pytest.Session, exitstatus: int) -> None:
+    """The exit code of a run is that of its worst case."""
+    from harness.plugin.state import PluginState
+
+    code = PluginState.of(session.config).exit_code(int(exitstatus), session)
+    if code is not None:
+        session.exitstatus = code
+
+
+def pytest_terminal_summary(terminalreporter: Any, config: pytest.Config) -> None:
+    """Print the verdict table."""
+    from harness.plugin.state import PluginState
+    from harness.plugin.terminal import print_verdicts
+
+    print_verdicts(terminalreporter, PluginState.of(config))

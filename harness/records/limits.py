@@ -81,7 +81,8 @@ class LimitCheck(Record):
     """One limit held against one measured value."""
 
     metric: str
-    value: float
+    value: float | None
+    """Worst value over the frames; ``None`` where it could not be computed, which never passes."""
     limit: float | None
     direction: Direction
     gates: bool

@@ -1,0 +1,47 @@
+"""Everything that may be known of a case when it is judged. Absent evidence is ``None``, never a default."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+from harness.definitions.case import Case
+from harness.errors import QuantgateError
+from harness.records.frames import ComparisonEvidence, SanityEvidence
+from harness.records.generation import Expert, Generation, Trace
+from harness.records.identity import FieldChange
+from harness.records.inspection import InspectionReport
+from harness.records.limits import LimitFile
+
+
+@dataclass(frozen=True)
+class GoldenEvidence:
+    """The golden that a run is held against."""
+
+    digest: str
+    changes: tuple[FieldChange, ...]
+    """Where its identity differs from the run's."""
+    trace: Trace | None = None
+    limits: LimitFile | None = None
+    """The limits measured against golden ``limits.golden_digest``, which must be this one."""
+
+    def changed(self, *classes: str) -> tuple[FieldChange, ...]:
+        """The changes of the named identity classes."""
+        return tuple(change for change in self.changes if change.identity_class in classes)
+
+
+@dataclass(frozen=True)
+class Evidence:
+    """Input of the judge."""
+
+    case: Case
+    node: str
+    run_dir: str
+    golden: GoldenEvidence | None = None
+    inspection: InspectionReport | None = None
+    error: QuantgateError | None = None
+    """What stopped the run, if something did."""
+    generation: Generation | None = None
+    promised: dict[Expert, frozenset[str]] = field(default_factory=dict)
+    """Names of the modules that the checkpoint stores quantized, by expert."""
+    sanity: SanityEvidence | None = None
+    comparison: ComparisonEvidence | None = None

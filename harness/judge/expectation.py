@@ -1,0 +1,79 @@
+"""From what the evidence says to what the case is worth: negative controls and waivers."""
+
+from __future__ import annotations
+
+from datetime import date
+
+from harness.definitions.case import Case
+from harness.records.verdict import Finding, Outcome, Verdict
+
+WAIVABLE = frozenset({Outcome.REGRESSION, Outcome.CHECKPOINT_FAULT, Outcome.INCONCLUSIVE})
+
+
+def apply_expectation(case: Case, observed: Verdict, today: date) -> Verdict:
+    """Hold the observed verdict against ``expect`` and ``waiver`` of the case.
+
+    A negative control passes exactly where the evidence fails it in the way that was named; that it was expected to
+    fail is never evidence. Infra and everything else that says nothing about the checkpoint stays what it is.
+    """
+    if case.expect != "pass":
+        return _negative_control(case, observed)
+    if case.waiver is not None:
+        return _waived(case, observed, today)
+    return observed
+
+
+def _negative_control(case: Case, observed: Verdict) -> Verdict:
+    outcome, _, cause = case.expect.partition(":")
+    causes = {finding.code for finding in observed.findings if finding.gating} | {observed.cause}
+    if observed.outcome == outcome and (not cause or cause in causes):
+        return observed.model_copy(
+            update={
+                "outcome": Outcome.PASS,
+                "observed": observed.outcome,
+                "summary": f"negative control failed as it must ({case.expect}): {observed.summary}",
+                "next_command": "",
+            }
+        )
+    if observed.outcome is Outcome.PASS:
+        return observed.model_copy(
+            update={
+                "outcome": Outcome.UNEXPECTED_PASS,
+                "observed": observed.outcome,
+                "cause": "negative_control_passed",
+                "summary": f"this negative control must fail as {case.expect}, and nothing failed: the gate is blind to it",
+            }
+        )
+    if observed.outcome == outcome:
+        summary = f"this negative control must fail by {cause!r}, and failed by {observed.cause!r}: {observed.summary}"
+        return observed.model_copy(update={"summary": summary, "observed": observed.outcome})
+    return observed
+
+
+def _waived(case: Case, observed: Verdict, today: date) -> Verdict:
+    waiver = case.waiver
+    if waiver is None:
+        return observed
+    if today > waiver.expires:
+        finding = Finding(
+            stage="limits",
+            code="waiver_expired",
+            gating=observed.outcome is not Outcome.PASS,
+            message=f"the waiver of {waiver.owner} ({waiver.issue}) ended on {waiver.expires.isoformat()}",
+        )
+        return observed.model_copy(update={"findings": (*observed.findings, finding)})
+    if observed.outcome in WAIVABLE:
+        summary = f"waived until {waiver.expires.isoformat()} by {waiver.owner} ({waiver.issue}): {observed.summary}"
+        return observed.model_copy(
+            update={"outcome": Outcome.WAIVED, "observed": observed.outcome, "summary": summary, "next_command": ""}
+        )
+    if observed.outcome is Outcome.PASS:
+        return observed.model_copy(
+            update={
+                "outcome": Outcome.UNEXPECTED_PASS,
+                "observed": observed.outcome,
+                "cause": "waived_case_passed",
+                "summary": f"the case passes, and is still waived by {waiver.owner}: remove the waiver ({waiver.issue})",
+            }
+        )
+    return observed

@@ -1,0 +1,88 @@
+"""Measured values against the limits of the case."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from harness.judge.evidence import Evidence
+from harness.records.frames import MetricResult
+from harness.records.limits import Limit, LimitCheck
+from harness.records.verdict import Finding
+
+
+def check_limits(evidence: Evidence) -> tuple[LimitCheck, ...]:
+    """Every metric that was measured and has a limit, held against it."""
+    golden, comparison = evidence.golden, evidence.comparison
+    if golden is None or golden.limits is None or comparison is None:
+        return ()
+    limits = {limit.metric: limit for limit in golden.limits.limits}
+    return tuple(_check(limits[metric.name], metric) for metric in comparison.metrics if metric.name in limits)
+
+
+def _check(limit: Limit, metric: MetricResult) -> LimitCheck:
+    value = metric.gating_value
+    return LimitCheck(
+        metric=metric.name,
+        value=value,
+        limit=limit.limit,
+        direction=limit.direction,
+        gates=limit.gates,
+        passed=value is not None and limit.admits(value),
+        frame=metric.worst_frame,
+        margin_consumed=_consumed(limit, metric),
+    )
+
+
+def _consumed(limit: Limit, metric: MetricResult) -> float | None:
+    """Share of the way from the value of two identical clips to the limit that the worst frame uses up."""
+    value = metric.gating_value
+    if limit.limit is None or value is None:
+        return None
+    ideal = 0.0 if metric.direction == "two_sided" else metric.ideal
+    room = abs(limit.limit - ideal)
+    return abs(value - ideal) / room if room > 0 else (0.0 if value == ideal else None)
+
+
+def judge_limits(evidence: Evidence, checks: tuple[LimitCheck, ...]) -> Iterator[Finding]:
+    """Findings where a gating metric lies outside its limit, has none, or could not be computed."""
+    comparison, golden = evidence.comparison, evidence.golden
+    if comparison is None or golden is None:
+        return
+    for metric in comparison.not_computed():
+        message = f"{metric.name} was asked for and could not be computed: {metric.why}"
+        yield Finding(stage="frames", code="metric_not_computed", gating=True, message=message)
+    for check in checks:
+        if check.value is None or check.passed or not check.gates or check.limit is None:
+            continue
+        side = "below" if check.direction == "higher_is_better" else "above"
+        at = f" at frame {check.frame}" if check.frame is not None else ""
+        yield Finding(
+            stage="frames",
+            code=f"{check.metric}_{side}_limit",
+            gating=True,
+            message=f"{check.metric} is {check.value:.4g}{at}, {side} its limit of {check.limit:.4g}",
+            data={"metric": check.metric, "value": check.value, "limit": check.limit, "frame": check.frame},
+        )
+
+
+def limits_problem(evidence: Evidence) -> Finding | None:
+    """Why the limits cannot gate: absent, of another golden, or without an entry for a metric that was asked for."""
+    golden, comparison = evidence.golden, evidence.comparison
+    if golden is None or comparison is None or comparison.bit_exact:
+        return None
+    if golden.limits is None:
+        return _problem("limits_missing", "there is a golden and there are no limits for it on this runner")
+    if golden.limits.golden_digest != golden.digest:
+        message = (
+            f"the limits were measured against golden {golden.limits.golden_digest[:12]}, "
+            f"and the golden is {golden.digest[:12]}"
+        )
+        return _problem("limits_of_another_golden", message)
+    absent = sorted({metric.name for metric in comparison.metrics} - {limit.metric for limit in golden.limits.limits})
+    if absent:
+        return _problem("limits_incomplete", f"no limit was measured for {', '.join(absent)}")
+    return None
+
+
+def _problem(code: str, message: str) -> Finding:
+    return Finding(stage="limits", code=code, gating=True, message=message)

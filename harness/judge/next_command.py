@@ -1,0 +1,32 @@
+"""The next command to type, by outcome and cause."""
+
+from __future__ import annotations
+
+import shlex
+
+from harness.judge.evidence import Evidence
+from harness.records.verdict import Outcome
+
+_ACCEPT = frozenset({Outcome.GOLDEN_MISSING, Outcome.GOLDEN_STALE})
+
+
+def next_command(evidence: Evidence, outcome: Outcome, cause: str, runner: str) -> str:
+    """One line that can be pasted into a shell; every name in it is quoted."""
+    case, node = shlex.quote(evidence.case.id), shlex.quote(evidence.node)
+    if outcome in (Outcome.PASS, Outcome.WAIVED):
+        return ""
+    if evidence.error is not None and evidence.error.remedy:
+        return evidence.error.remedy
+    if outcome in _ACCEPT:
+        if cause == "request_differs":
+            return f"quantgate regenerate --case {case} --runner {shlex.quote(runner)} --reason '...'"
+        return f"quantgate accept {case} --runner {shlex.quote(runner)} --reason '...'"
+    if outcome is Outcome.INCONCLUSIVE and cause.startswith("limits_"):
+        return f"quantgate regenerate --case {case} --runner {shlex.quote(runner)} --reason '...'"
+    if outcome is Outcome.CHECKPOINT_FAULT:
+        return f"quantgate inspect --case {case}"
+    if outcome is Outcome.ENVIRONMENT_MISMATCH:
+        return f"quantgate doctor --runner {shlex.quote(runner)}"
+    if outcome is Outcome.REGRESSION:
+        return f"quantgate report {shlex.quote(evidence.run_dir)}"
+    return f"pytest {node} --runner {shlex.quote(runner)}"

@@ -1,0 +1,91 @@
+"""Which devices are in this machine, exactly as the driver names them. NVML only: no torch, no CUDA context."""
+
+from __future__ import annotations
+
+import os
+import platform
+from pathlib import Path
+
+from harness.errors import InfraError
+from harness.records.fingerprint import Device
+
+
+def cpu_device() -> Device:
+    """The CPU as a device: its class is the architecture, its marketing name is only shown."""
+    return Device(kind="cpu", name=platform.machine(), model=_cpu_model())
+
+
+def gpu_devices() -> tuple[Device, ...]:
+    """Every NVIDIA GPU that NVML sees and ``CUDA_VISIBLE_DEVICES`` admits, in NVML's order; empty without a driver.
+
+    Raises:
+        InfraError: there is a driver and it does not answer.
+    """
+    import pynvml
+
+    try:
+        pynvml.nvmlInit()
+    except (pynvml.NVMLError_LibraryNotFound, pynvml.NVMLError_DriverNotLoaded):
+        return ()
+    except pynvml.NVMLError as error:
+        raise InfraError(f"the NVIDIA driver does not answer: {error}", kind="device", remedy="nvidia-smi") from error
+    try:
+        handles = [pynvml.nvmlDeviceGetHandleByIndex(index) for index in range(pynvml.nvmlDeviceGetCount())]
+        devices = [_gpu(handle) for handle in handles]
+    except pynvml.NVMLError as error:
+        raise InfraError(f"the NVIDIA driver does not answer: {error}", kind="device", remedy="nvidia-smi") from error
+    finally:
+        pynvml.nvmlShutdown()
+    return _visible(tuple(devices), os.environ.get("CUDA_VISIBLE_DEVICES"))
+
+
+def driver_version() -> str | None:
+    """Version of the NVIDIA driver, or ``None`` without one."""
+    import pynvml
+
+    try:
+        pynvml.nvmlInit()
+        return _text(pynvml.nvmlSystemGetDriverVersion())
+    except pynvml.NVMLError:
+        return None
+
+
+def _gpu(handle: object) -> Device:
+    import pynvml
+
+    major, minor = pynvml.nvmlDeviceGetCudaComputeCapability(handle)
+    return Device(
+        kind="cuda",
+        name=_text(pynvml.nvmlDeviceGetName(handle)),
+        compute_capability=f"{major}.{minor}",
+        uuid=_text(pynvml.nvmlDeviceGetUUID(handle)),
+        memory_bytes=int(pynvml.nvmlDeviceGetMemoryInfo(handle).total),
+    )
+
+
+def _visible(devices: tuple[Device, ...], mask: str | None) -> tuple[Device, ...]:
+    """``CUDA_VISIBLE_DEVICES`` by index or by (the beginning of a) UUID; CUDA stops at the first unknown entry."""
+    if mask is None:
+        return devices
+    chosen: list[Device] = []
+    for entry in (part.strip() for part in mask.split(",")):
+        if entry.isdigit():
+            match = devices[int(entry) : int(entry) + 1]
+        else:
+            match = tuple(device for device in devices if entry and (device.uuid or "").startswith(entry))[:1]
+        if not match:
+            break
+        chosen.extend(match)
+    return tuple(chosen)
+
+
+def _text(value: str | bytes) -> str:
+    return value.decode() if isinstance(value, bytes) else value
+
+
+def _cpu_model() -> str:
+    try:
+        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8", errors="replace").splitlines()
+    except OSError:
+        return platform.processor()
+    return next((line.partition(":")[2].strip() for line in lines if line.startswith("model name")), "")

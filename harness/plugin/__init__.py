@@ -1,0 +1,1 @@
+"""The parts of the pytest door: options, collection, selection, items, terminal, xdist."""

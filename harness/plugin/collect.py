@@ -1,0 +1,104 @@
+"""Case files as collectors, cases as items."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from harness.definitions.case import Case, Located
+from harness.errors import InvalidCaseError, QuantgateError
+from harness.plugin import options
+from harness.plugin.state import PluginState
+from harness.records.case_record import CaseRecord
+from harness.records.verdict import RULES, Outcome
+
+
+def is_case_file(config: pytest.Config, path: Path) -> bool:
+    """Whether ``path`` lies in the folder of the case files."""
+    return path.is_relative_to(options.folder(config, "quantgate_cases"))
+
+
+class CaseFile(pytest.File):
+    """One ``cases/*.yaml``."""
+
+    def collect(self) -> Iterator[CaseItem]:
+        """One item a case, in the order of the file."""
+        from harness.definitions.loading import load_case_file
+
+        try:
+            located = load_case_file(self.path, self.config.rootpath)
+        except InvalidCaseError as error:
+            PluginState.of(self.config).invalid_files.append(str(self.path))
+            raise self.CollectError(str(error)) from error
+        for one in located:
+            yield CaseItem.from_parent(self, name=one.case.id, located=one)
+
+
+class CaseFailure(Exception):
+    """Carries a verdict that is not green to pytest."""
+
+    def __init__(self, record: CaseRecord, folder: Path) -> None:
+        self.record, self.folder = record, folder
+        super().__init__(record.verdict.summary)
+
+    def __str__(self) -> str:
+        verdict = self.record.verdict
+        lines = [f"{verdict.outcome.value} ({verdict.cause}): {verdict.summary}", f"  case    {self.record.source}"]
+        lines += [
+            f"  {'gates' if finding.gating else 'shown':7} {finding.stage}/{finding.code}: {finding.message}"
+            for finding in verdict.findings
+        ]
+        lines += [
+            f"  changed {change.identity_class}.{change.field}: {change.golden!r} -> {change.run!r}"
+            for change in self.record.changes[:12]
+        ]
+        lines.append(f"  record  {self.folder / 'record.json'}")
+        if verdict.next_command:
+            lines.append(f"  next    {verdict.next_command}")
+        return "\n".join(lines)
+
+
+class CaseItem(pytest.Item):
+    """One case. The evidence is gathered in setup, so that infra is an error and a bad verdict a failure."""
+
+    def __init__(self, *, located: Located, **arguments: Any) -> None:
+        super().__init__(**arguments)
+        self.located = located
+        self.finished: CaseFailure | None = None
+        for runner in located.case.runners:
+            self.add_marker(runner)
+
+    @property
+    def case(self) -> Case:
+        """The resolved case."""
+        return self.located.case
+
+    def setup(self) -> None:
+        """Run the case. Raises for a verdict that JUnit calls an error."""
+        record, folder = PluginState.of(self.config).run(self.located, self.nodeid)
+        self.finished = CaseFailure(record, folder)
+        if RULES[record.verdict.outcome].junit == "error":
+            raise self.finished
+
+    def runtest(self) -> None:
+        """Raise for a verdict that is not green."""
+        if self.finished is None:
+            raise RuntimeError(f"{self.nodeid} was not set up")
+        outcome = self.finished.record.verdict.outcome
+        if outcome is Outcome.WAIVED:
+            pytest.skip(self.finished.record.verdict.summary)
+        if outcome is not Outcome.PASS:
+            raise self.finished
+
+    def repr_failure(self, excinfo: pytest.ExceptionInfo[BaseException], style: Any = None) -> Any:
+        """The verdict instead of a traceback of ours."""
+        if isinstance(excinfo.value, CaseFailure | QuantgateError):
+            return str(excinfo.value)
+        return super().repr_failure(excinfo, style)
+
+    def reportinfo(self) -> tuple[Path, int, str]:
+        """File, line and id, for the log and the editor."""
+        return self.path, self.located.line - 1, self.case.id

@@ -1,0 +1,33 @@
+"""Every option and ini setting of the pytest door, declared once."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+FOLDERS = {
+    "quantgate_cases": ("cases", "folder of the case files"),
+    "quantgate_runners": ("runners", "folder of the runner profiles"),
+    "quantgate_thresholds": ("thresholds", "folder of the limit files"),
+    "quantgate_runs": ("runs", "folder that run records are written to"),
+}
+
+
+def declare(parser: pytest.Parser) -> None:
+    """Add options and ini settings to pytest's parser."""
+    group = parser.getgroup("quantgate", "quantized video-diffusion cases")
+    group.addoption("--runner", default=None, metavar="NAME", help="runner profile; default: detected from the device")
+    group.addoption(
+        "--allow-missing-runner",
+        action="store_true",
+        help="skip cases whose runner is not in this machine instead of failing; refused where CI is set",
+    )
+    group.addoption("--run-id", default=None, metavar="ID", help="name of this run below the runs folder; default: the time")
+    for name, (default, text) in FOLDERS.items():
+        parser.addini(name, f"{text}, relative to the root of the repository", default=default)
+
+
+def folder(config: pytest.Config, name: str) -> Path:
+    """An ini folder, resolved against the root of the repository."""
+    return config.rootpath / str(config.getini(name))

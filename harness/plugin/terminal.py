@@ -1,0 +1,69 @@
+"""What a run looks like in the terminal: progress while it runs, the verdict table at its end."""
+
+from __future__ import annotations
+
+import sys
+from collections import Counter
+from typing import TYPE_CHECKING, Any
+
+import pytest
+
+from harness.records.verdict import GREEN, SEVERITY, Outcome
+from harness.session.events import CaseFinished, Event, Progress, StageStarted
+
+if TYPE_CHECKING:
+    from harness.plugin.state import PluginState
+
+_COLOURS = {Outcome.PASS: "green", Outcome.WAIVED: "yellow", Outcome.INFRA: "magenta", Outcome.NO_RUNNER: "magenta"}
+
+
+class ProgressLine:
+    """Consumes the events of one case. On a terminal one line is rewritten; in a log only stages are written, with -v."""
+
+    def __init__(self, config: pytest.Config, node: str) -> None:
+        self._reporter = config.pluginmanager.get_plugin("terminalreporter")
+        self._verbose = config.option.verbose > 0
+        self._live = sys.__stdout__ is not None and sys.__stdout__.isatty()
+        self._node = node
+
+    def __call__(self, event: Event) -> None:
+        """Show ``event``."""
+        if self._reporter is None:
+            return
+        if isinstance(event, StageStarted):
+            self._show(event.stage)
+        elif isinstance(event, Progress):
+            if self._live:
+                self._show(f"denoising step {event.done}/{event.total}")
+        elif isinstance(event, CaseFinished) and self._live:
+            self._reporter.rewrite("", erase=True)
+
+    def _show(self, text: str) -> None:
+        if self._live:
+            self._reporter.rewrite(f"{self._node}  {text}", erase=True)
+        elif self._verbose:
+            self._reporter.write_line(f"{self._node}  {text}")
+
+
+def print_verdicts(reporter: Any, state: PluginState) -> None:
+    """Print one line a case, worst last, and where the records are."""
+    records = state.records
+    if state.other_runners:
+        reporter.write_line(f"cases for other runners were deselected: {', '.join(state.other_runners)}")
+    if not records or state.is_worker:
+        return
+    reporter.section("quantgate verdicts")
+    width = max(len(record.case) for record in records)
+    for record in sorted(records, key=lambda one: (-SEVERITY.index(one.verdict.outcome), one.node)):
+        verdict = record.verdict
+        note = f" [{verdict.observed.value}: {verdict.cause}]" if verdict.observed and verdict.observed != verdict.outcome else ""
+        colour = {_COLOURS.get(verdict.outcome, "red"): True}
+        reporter.write(f"{verdict.outcome.value:<21}", **colour)
+        reporter.write_line(f"{record.case:<{width}}  {record.timing.total:6.1f} s{note}  {verdict.summary}")
+        if verdict.next_command and verdict.outcome not in GREEN:
+            reporter.write_line(f"{'':21}{'':{width}}  next: {verdict.next_command}")
+    counts = Counter(record.verdict.outcome for record in records)
+    counted = ", ".join(f"{counts[outcome]} {outcome.value}" for outcome in SEVERITY if counts[outcome])
+    reporter.write_line("")
+    reporter.write_line(f"{len(records)} cases on runner {records[0].runner}: {counted}")
+    reporter.write_line(f"frames and records: {state.run_folder}")

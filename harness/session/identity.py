@@ -1,0 +1,94 @@
+"""The identity of a run: four classes, one rule each (see `harness.records.identity`)."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+from harness.definitions.case import Case
+from harness.records.base import Json
+from harness.records.fingerprint import Device, Fingerprint
+from harness.records.generation import Receipts
+from harness.records.identity import Identity
+
+REQUEST_FIELDS = ("backend", "command", "sampling", "scheduler", "precision", "execution")
+"""What the case states that moves the output. Names, deadlines, limits and expectations move nothing."""
+
+NOT_PIXELS = ("sampling.fps",)
+"""Fields inside of those that only the preview looks at."""
+
+
+def identity_of(
+    case: Case,
+    device: Device,
+    digests: Mapping[str, str],
+    *,
+    fingerprint: Fingerprint | None = None,
+    receipts: Receipts | None = None,
+    perturbation: Mapping[str, str] | None = None,
+    code: str = "",
+) -> Identity:
+    """Put together what is known of a run.
+
+    Args:
+        case: the resolved case.
+        device: where it runs.
+        digests: sha256 by file of the checkpoints that the engine loads.
+        fingerprint: what the engine says of itself, once it stands.
+        receipts: what the modules did, once they ran.
+        perturbation: environment that a calibration run added on purpose.
+        code: commit of the code under test.
+    """
+    hardware: dict[str, Json] = {"device": device.name}
+    if device.compute_capability is not None:
+        hardware["compute_capability"] = device.compute_capability
+    weights: dict[str, Json] = {name: digest for name, digest in sorted(digests.items())}
+    weights.update(flat("quantization", case.quantization.model_dump(mode="json")))
+    request: dict[str, Json] = {}
+    data = case.model_dump(mode="json")
+    for name in REQUEST_FIELDS:
+        request.update(flat(name, data[name]))
+    return Identity(
+        request={name: value for name, value in request.items() if name not in NOT_PIXELS},
+        hardware=hardware,
+        weights=weights,
+        env={**dict(sorted(case.env.items())), **{name: "(passed)" for name in sorted(case.pass_env)}},
+        subject=_subject(case, fingerprint, receipts, perturbation or {}, code),
+    )
+
+
+def _subject(
+    case: Case,
+    fingerprint: Fingerprint | None,
+    receipts: Receipts | None,
+    perturbation: Mapping[str, str],
+    code: str,
+) -> dict[str, Json]:
+    """What is being tested. The loader's options are here: a runtime that changes how it reads bytes is a code change."""
+    subject: dict[str, Json] = {"code": code, **flat("loader", case.loader.model_dump(mode="json"))}
+    subject.update({f"perturbation.{name}": value for name, value in sorted(perturbation.items())})
+    if fingerprint is not None:
+        subject.update(
+            {
+                "driver": fingerprint.driver,
+                "cuda": fingerprint.cuda,
+                "cpu_capability": fingerprint.cpu_capability,
+                "device_model": fingerprint.device.model,
+                "python": fingerprint.python,
+                **{f"package.{name}": version for name, version in sorted(fingerprint.packages.items())},
+            }
+        )
+    if receipts is not None:
+        for expert in ("transformer", "transformer_2"):
+            counts = receipts.count(expert)  # type: ignore[arg-type]
+            subject.update({f"receipts.{expert}.{kind}": count for kind, count in counts.items()})
+    return subject
+
+
+def flat(name: str, value: Json) -> dict[str, Json]:
+    """Nested maps as ``a.b: value``, so that a difference has a name."""
+    if not isinstance(value, dict):
+        return {name: value}
+    rows: dict[str, Json] = {}
+    for key, inner in value.items():
+        rows.update(flat(f"{name}.{key}", inner))
+    return rows
