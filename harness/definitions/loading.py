@@ -8,8 +8,10 @@ from typing import Any, Final, NamedTuple
 
 from harness.definitions.case import Case, Located
 from harness.definitions.checks import check_case
+from harness.definitions.controls import check_golden_of
 from harness.definitions.expansion import Variant, expand
 from harness.definitions.runner import load_runners
+from harness.definitions.salvage import check_rest
 from harness.definitions.suggest import did_you_mean
 from harness.definitions.text import read_text, shown
 from harness.definitions.validation import validate
@@ -101,6 +103,7 @@ def _file(path: Path, root: Path, runners: frozenset[str]) -> tuple[list[Located
     # Fields of a case from here; where a field is not written in the entry, it is written in these defaults.
     defaults: dict[str, Any] = shared.plain() if shared is not None and shared.value else {}
     located: list[Located] = []
+    origin: dict[str, tuple[str, _Lines]] = {}
     for name, entry in tree.value["cases"].value.items():
         line = tree.value["cases"].keys[name]
         variants, wrong = expand(name, entry, defaults)
@@ -111,6 +114,11 @@ def _file(path: Path, root: Path, runners: frozenset[str]) -> tuple[list[Located
             problems += [Problem(lines.of(loc), _named(name, loc, said)) for loc, said in findings]
             if case is not None and not findings:
                 located.append(Located.model_construct(case=case, path=shown(path, root), line=line))
+                origin[case.id] = (name, lines)
+    if not problems:
+        for id_, field, said in check_golden_of([item.case for item in located]):
+            name, lines = origin[id_]
+            problems.append(Problem(lines.of((field,)), _named(name, (field,), said)))
     return located, problems
 
 
@@ -119,13 +127,17 @@ def _case(
 ) -> tuple[Case | None, list[tuple[tuple[str | int, ...], str]]]:
     if not isinstance(variant.fields, dict):
         return None, [((), "must be a mapping of fields")]
-    stated = [(("id",), "the id of a case is its key under `cases`")] if "id" in variant.fields else []
-    case, findings = validate(Case, {**variant.fields, "id": variant.id})
+    fields = {**variant.fields, "id": variant.id}
+    case, findings = validate(Case, fields)
+    if case is not None:
+        case = case.resolved()
+        findings = list(check_case(case, root=root, runners=runners))
+    else:
+        findings += check_rest(fields, findings, root=root, runners=runners)
     findings = [((), _bad_id(variant.id)) if loc == ("id",) else (loc, said) for loc, said in findings]
-    if case is None:
-        return None, stated + findings
-    case = case.resolved()
-    return case, [*stated, *check_case(case, root=root, runners=runners)]
+    if "id" in variant.fields:
+        findings.append((("id",), "the id of a case is its key under `cases`"))
+    return case, findings
 
 
 def _bad_id(name: str) -> str:

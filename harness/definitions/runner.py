@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import platform
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Annotated, Literal
@@ -149,11 +148,6 @@ def match_runner(device: Device, profiles: Mapping[str, RunnerProfile]) -> Runne
 
 def _named(device: Device, profile: RunnerProfile) -> bool:
     return device.kind == profile.device_kind and device.name in profile.identifiers
-
-
-def this_cpu() -> Device:
-    """The CPU of this machine as a device; its name is the architecture."""
-    return Device(kind="cpu", name=platform.machine(), model=platform.processor())
 
 
 def label_map(profiles: Mapping[str, RunnerProfile]) -> dict[str, tuple[str, ...]]:
