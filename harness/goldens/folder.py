@@ -80,9 +80,7 @@ class FolderStore:
             GoldenError: a golden of the list is not in the store.
         """
         with self._locked():
-            for entry in index.goldens:
-                self.get(index.runner, index.case, entry.digest)
-            index.write(self.index_path(index.runner, index.case))
+            self._set_index(index)
 
     def find(self, runner: str, case: str) -> tuple[Golden, ...]:
         """The accepted goldens of a case, in the order of the list; empty where it has none.
@@ -128,22 +126,19 @@ class FolderStore:
         Raises:
             GoldenError: a file is not what the manifest says, or another golden stands under this digest.
         """
-        digest = manifest.digest()
-        target = self.folder(manifest.runner, manifest.case, digest)
         with self._locked():
-            if target.exists():
-                return self._same(manifest, digest)
-            stage = self._work() / uuid.uuid4().hex
-            try:
-                copy_parts(manifest, files, stage)
-                manifest.write(stage / MANIFEST_FILE)
-                sync_folder(stage)
-                target.parent.mkdir(parents=True, exist_ok=True)
-                stage.rename(target)
-                sync_folder(target.parent)
-            finally:
-                shutil.rmtree(stage, ignore_errors=True)
-        return self.get(manifest.runner, manifest.case, digest)
+            return self._add(manifest, files)
+
+    def install(self, manifest: GoldenManifest, files: Mapping[str, Path], index: AcceptedIndex) -> Golden:
+        """:meth:`add` and :meth:`set_index` under one lock: no clean-up in between can take the golden away again.
+
+        Raises:
+            GoldenError: as :meth:`add` and :meth:`set_index`.
+        """
+        with self._locked():
+            golden = self._add(manifest, files)
+            self._set_index(index)
+        return golden
 
     def remove(self, runner: str, case: str, digest: str) -> None:
         """Delete a golden that no list refers to.
@@ -160,6 +155,28 @@ class FolderStore:
             shutil.rmtree(stage)
             if not any(target.parent.iterdir()):
                 target.parent.rmdir()
+
+    def _add(self, manifest: GoldenManifest, files: Mapping[str, Path]) -> Golden:
+        digest = manifest.digest()
+        target = self.folder(manifest.runner, manifest.case, digest)
+        if target.exists():
+            return self._same(manifest, digest)
+        stage = self._work() / uuid.uuid4().hex
+        try:
+            copy_parts(manifest, files, stage)
+            manifest.write(stage / MANIFEST_FILE)
+            sync_folder(stage)
+            target.parent.mkdir(parents=True, exist_ok=True)
+            stage.rename(target)
+            sync_folder(target.parent)
+        finally:
+            shutil.rmtree(stage, ignore_errors=True)
+        return self.get(manifest.runner, manifest.case, digest)
+
+    def _set_index(self, index: AcceptedIndex) -> None:
+        for entry in index.goldens:
+            self.get(index.runner, index.case, entry.digest)
+        index.write(self.index_path(index.runner, index.case))
 
     def _same(self, manifest: GoldenManifest, digest: str) -> Golden:
         """The golden that already stands under ``digest``, once it is this one and sound."""

@@ -1,13 +1,22 @@
-"""What a golden store can do, and which one a project uses."""
+"""What a golden store can do, and which one a project uses for which runner."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Protocol
+from typing import Literal, Protocol
 
+from pydantic import Field, ValidationError
+
+from harness.errors import GoldenError
+from harness.goldens.folder import FolderStore
 from harness.goldens.golden import Golden
-from harness.records.golden import AcceptedIndex, GoldenManifest
+from harness.goldens.hub import HubStore
+from harness.records.base import Record
+from harness.records.golden import AcceptedIndex, GoldenManifest, SafeName
+
+CONFIG_FILE = "store.json"
 
 
 class GoldenStore(Protocol):
@@ -34,3 +43,109 @@ class GoldenStore(Protocol):
 
     def add(self, manifest: GoldenManifest, files: Mapping[str, Path]) -> Golden:
         """Put a golden in; adding the same one again changes nothing."""
+
+
+class HubPin(Record):
+    """A Hugging Face dataset at a commit."""
+
+    repo_id: str = Field(pattern=r"^[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*$")
+    revision: str = Field(pattern=r"^[0-9a-f]{40}$")
+    branch: str = "main"
+    endpoint: str | None = None
+    """Base URL of another hub; ``null``: huggingface_hub's own setting."""
+
+
+class StoreConfig(Record):
+    """``goldens/store.json``, committed: the pin is what makes a run's references reproducible.
+
+    Where there is no file, all goldens are in the folder.
+    """
+
+    schema_version: Literal[1] = 1
+    hub: HubPin | None = None
+    runners: tuple[SafeName, ...] = ()
+    """Runners whose goldens are in the dataset; those of all others are in the folder."""
+
+
+@dataclass(frozen=True)
+class RoutedStore:
+    """Goldens of some runners in one store, of all others in another."""
+
+    default: GoldenStore
+    special: GoldenStore
+    runners: frozenset[str]
+
+    @property
+    def origin(self) -> str:
+        """Both places."""
+        return f"{self.default.origin} and {self.special.origin}"
+
+    def route(self, runner: str) -> GoldenStore:
+        """The store that holds the goldens of ``runner``."""
+        return self.special if runner in self.runners else self.default
+
+    def cases(self) -> tuple[tuple[str, str], ...]:
+        """Every ``(runner, case)`` with goldens, sorted."""
+        here = [key for key in self.default.cases() if key[0] not in self.runners]
+        there = [key for key in self.special.cases() if key[0] in self.runners]
+        return tuple(sorted(here + there))
+
+    def index(self, runner: str, case: str) -> AcceptedIndex:
+        """Which goldens a case accepts."""
+        return self.route(runner).index(runner, case)
+
+    def find(self, runner: str, case: str) -> tuple[Golden, ...]:
+        """The accepted goldens of a case."""
+        return self.route(runner).find(runner, case)
+
+    def get(self, runner: str, case: str, digest: str, *, reason: str = "") -> Golden:
+        """One golden by digest."""
+        return self.route(runner).get(runner, case, digest, reason=reason)
+
+    def digests(self, runner: str, case: str) -> tuple[str, ...]:
+        """First 16 digits of every golden of a case."""
+        return self.route(runner).digests(runner, case)
+
+    def add(self, manifest: GoldenManifest, files: Mapping[str, Path]) -> Golden:
+        """Put a golden in."""
+        return self.route(manifest.runner).add(manifest, files)
+
+
+def read_config(folder: Path) -> StoreConfig:
+    """``store.json`` of a goldens folder; the default where there is none.
+
+    Raises:
+        GoldenError: the file cannot be read.
+    """
+    path = folder / CONFIG_FILE
+    if not path.exists():
+        return StoreConfig()
+    try:
+        return StoreConfig.read(path)
+    except (OSError, ValidationError, UnicodeDecodeError) as error:
+        raise GoldenError(
+            f"this is not a store configuration: {error}",
+            where=str(path),
+            remedy="correct it, or delete it to use the folder",
+        ) from error
+
+
+def hub_store(pin: HubPin, *, offline: bool = False) -> HubStore:
+    """The dataset that a pin names."""
+    return HubStore(pin.repo_id, pin.revision, branch=pin.branch, offline=offline, endpoint=pin.endpoint)
+
+
+def open_store(folder: Path = Path("goldens"), *, offline: bool = False) -> GoldenStore:
+    """The golden store of a project.
+
+    Args:
+        folder: the goldens folder, with or without a ``store.json``.
+        offline: never ask the network, whatever ``HF_HUB_OFFLINE`` says.
+
+    Raises:
+        GoldenError: ``store.json`` cannot be read.
+    """
+    config = read_config(folder)
+    if config.hub is None or not config.runners:
+        return FolderStore(folder)
+    return RoutedStore(FolderStore(folder), hub_store(config.hub, offline=offline), frozenset(config.runners))

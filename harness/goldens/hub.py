@@ -1,0 +1,273 @@
+"""Goldens in a Hugging Face dataset at a pinned commit, in the same layout as the folder store.
+
+Reading downloads only what is asked for: the case's list, its manifests, and a part when it is opened. Everything goes
+through huggingface_hub's cache, so that a second run needs no network, and an interrupted upload or download goes on
+with the files that are still to do. Writing makes one commit; the pin in the project moves only when the caller moves
+it, so that a commit nobody pinned changes no result.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from contextlib import suppress
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from harness.errors import GoldenError, InfraError
+from harness.goldens.files import check_part
+from harness.goldens.folder import SHORT
+from harness.goldens.golden import Golden, read_index, read_manifest
+from harness.goldens.hub_errors import ENTRY_MISSING, hub_errors
+from harness.records.golden import INDEX_FILE, MANIFEST_FILE, AcceptedIndex, GoldenManifest, Part
+
+if TYPE_CHECKING:
+    from huggingface_hub import CommitOperationAdd, CommitOperationDelete, HfApi
+
+
+@dataclass(frozen=True)
+class Addition:
+    """One golden to upload: its manifest, and the path of every part."""
+
+    manifest: GoldenManifest
+    files: Mapping[str, Path]
+
+
+class HubStore:
+    """A golden store in a Hugging Face dataset.
+
+    Args:
+        repo_id: ``owner/name`` of the dataset.
+        revision: the pinned commit (40 hex digits) that is read.
+        branch: the branch that uploads go to.
+        cache: huggingface_hub's cache folder; ``None``: its own setting (``HF_HUB_CACHE``).
+        offline: ``True``: never ask the network. ``False``: as ``HF_HUB_OFFLINE`` says.
+        endpoint: base URL of the hub; ``None``: huggingface_hub's own setting (``HF_ENDPOINT``).
+    """
+
+    def __init__(
+        self,
+        repo_id: str,
+        revision: str,
+        *,
+        branch: str = "main",
+        cache: Path | None = None,
+        offline: bool = False,
+        endpoint: str | None = None,
+    ) -> None:
+        self.repo_id, self.revision, self.branch = repo_id, revision, branch
+        self._cache, self._offline, self._endpoint = cache, offline, endpoint
+        self._remedy = "download it again, or accept a new golden; the pin is in goldens/store.json"
+
+    @property
+    def origin(self) -> str:
+        """Where this store is, for messages."""
+        return f"hf://datasets/{self.repo_id}@{self.revision[:12]}"
+
+    @cached_property
+    def _api(self) -> HfApi:
+        from huggingface_hub import HfApi
+
+        return HfApi(endpoint=self._endpoint)
+
+    def at(self, revision: str) -> HubStore:
+        """The same dataset at another commit."""
+        return HubStore(
+            self.repo_id,
+            revision,
+            branch=self.branch,
+            cache=self._cache,
+            offline=self._offline,
+            endpoint=self._endpoint,
+        )
+
+    def index(self, runner: str, case: str) -> AcceptedIndex:
+        """The accepted goldens of a case at the pinned commit, empty where it has none.
+
+        Raises:
+            GoldenError: the list is damaged.
+            InfraError: it could be neither downloaded nor read from the cache.
+        """
+        path = self._optional(f"{runner}/{case}/{INDEX_FILE}")
+        if path is None:
+            return AcceptedIndex(case=case, runner=runner)
+        return read_index(path, runner, case, remedy=self._remedy)
+
+    def find(self, runner: str, case: str) -> tuple[Golden, ...]:
+        """The accepted goldens of a case. Their parts are downloaded when they are opened.
+
+        Raises:
+            GoldenError: an accepted golden is missing, or its manifest was changed.
+            InfraError: the network failed and the cache has no copy.
+        """
+        entries = self.index(runner, case).goldens
+        return tuple(self.get(runner, case, entry.digest, reason=entry.reason) for entry in entries)
+
+    def get(self, runner: str, case: str, digest: str, *, reason: str = "") -> Golden:
+        """One golden by its digest (full, or at least its first 16 digits), accepted or not.
+
+        Raises:
+            GoldenError: it is not in the dataset at the pinned commit, or its manifest was changed.
+            InfraError: the network failed and the cache has no copy.
+        """
+        folder = f"{runner}/{case}/{digest[:SHORT]}"
+        try:
+            manifest = read_manifest(
+                self._download(f"{folder}/{MANIFEST_FILE}"), runner, case, digest, remedy=self._remedy
+            )
+        except GoldenError:
+            if self._offline:
+                raise
+            with suppress(InfraError):  # a damaged cache mends itself; without a network the damage is the news
+                self._download(f"{folder}/{MANIFEST_FILE}", again=True)
+            path = self._download(f"{folder}/{MANIFEST_FILE}")
+            manifest = read_manifest(path, runner, case, digest, remedy=self._remedy)
+
+        def fetch(part: Part, again: bool) -> Path:
+            return self._download(f"{folder}/{part.path}", again=again)
+
+        return Golden(
+            manifest,
+            manifest.digest(),
+            reason or manifest.reason,
+            f"{self.origin}/{folder}",
+            fetch=fetch,
+            refetches=not self._offline,
+            remedy=self._remedy,
+        )
+
+    def cases(self) -> tuple[tuple[str, str], ...]:
+        """Every ``(runner, case)`` with goldens at the pinned commit, sorted. Asks the network."""
+        return tuple(sorted({(parts[0], parts[1]) for parts in self._listing()}))
+
+    def digests(self, runner: str, case: str) -> tuple[str, ...]:
+        """First 16 digits of every golden of a case, sorted. Asks the network."""
+        return tuple(sorted({parts[2] for parts in self._listing() if parts[:2] == (runner, case) and len(parts) == 4}))
+
+    def _listing(self) -> list[tuple[str, ...]]:
+        with hub_errors(self.origin, "list the dataset"):
+            paths = self._api.list_repo_files(self.repo_id, repo_type="dataset", revision=self.revision)
+        split = [tuple(path.split("/")) for path in paths]
+        return [parts for parts in split if len(parts) in (3, 4)]
+
+    def head(self) -> str:
+        """The newest commit of the branch.
+
+        Raises:
+            InfraError: the hub could not be asked.
+        """
+        with hub_errors(self.origin, "read the branch"):
+            return str(self._api.dataset_info(self.repo_id, revision=self.branch).sha)
+
+    def add(self, manifest: GoldenManifest, files: Mapping[str, Path]) -> Golden:
+        """Upload a golden, as one commit, and read this store at that commit from now on.
+
+        Raises:
+            GoldenError: a file is not what the manifest says.
+            InfraError: the upload did not go through; nothing of it can be seen, and trying again goes on.
+        """
+        self.revision = self.publish([Addition(manifest, files)], [])
+        return self.get(manifest.runner, manifest.case, manifest.digest())
+
+    def publish(
+        self, additions: Iterable[Addition], indexes: Sequence[AcceptedIndex], *, message: str = "Add goldens"
+    ) -> str:
+        """Upload goldens and lists of accepted goldens, as one commit.
+
+        Returns:
+            The new commit. Nothing is pinned by it.
+
+        Raises:
+            GoldenError: a file is not what its manifest says, or somebody else changed one of the lists since the pin.
+            InfraError: the upload did not go through; the branch is as it was.
+        """
+        from huggingface_hub import CommitOperationAdd
+
+        head = self.head()
+        if head != self.revision:
+            self._refuse_lost_update(indexes, head)
+        operations: list[CommitOperationAdd | CommitOperationDelete] = []
+        for addition in additions:
+            manifest = addition.manifest
+            folder = f"{manifest.runner}/{manifest.case}/{manifest.digest()[:SHORT]}"
+            for name, part in manifest.parts.items():
+                path = check_part(name, part, addition.files[name], remedy="run the case again")
+                operations.append(CommitOperationAdd(f"{folder}/{part.path}", path))
+            operations.append(CommitOperationAdd(f"{folder}/{MANIFEST_FILE}", manifest.to_json().encode()))
+        for index in indexes:
+            operations.append(  # noqa: PERF401 - reads as the loop above
+                CommitOperationAdd(f"{index.runner}/{index.case}/{INDEX_FILE}", index.to_json().encode())
+            )
+        return self._commit(operations, head, message)
+
+    def delete(self, folders: Sequence[str], *, message: str) -> str:
+        """Remove goldens (``runner/case/digest16``) from the branch, as one commit. Older commits keep them.
+
+        Raises:
+            InfraError: the commit did not go through; the branch is as it was.
+        """
+        from huggingface_hub import CommitOperationDelete
+
+        operations = [CommitOperationDelete(f"{folder}/", is_folder=True) for folder in folders]
+        return self._commit(operations, self.head(), message)
+
+    def _commit(
+        self, operations: Sequence[CommitOperationAdd | CommitOperationDelete], parent: str, message: str
+    ) -> str:
+        with hub_errors(self.origin, "upload"):
+            info = self._api.create_commit(
+                self.repo_id,
+                list(operations),
+                commit_message=message,
+                repo_type="dataset",
+                revision=self.branch,
+                parent_commit=parent,  # somebody else's commit in between is refused by the hub, never overwritten
+            )
+        return str(info.oid)
+
+    def _refuse_lost_update(self, indexes: Sequence[AcceptedIndex], head: str) -> None:
+        newest = self.at(head)
+        for index in indexes:
+            pinned, now = self.index(index.runner, index.case), newest.index(index.runner, index.case)
+            if pinned != now and now != index:
+                raise GoldenError(
+                    f"the accepted goldens of {index.runner}/{index.case} changed on branch {self.branch} since the "
+                    f"pin: {[digest[:SHORT] for digest in now.digests()]} at {head[:12]}",
+                    where=self.origin,
+                    remedy="pull the commit that moved the pin, or move it yourself with `quantgate goldens pin`",
+                )
+
+    def _download(self, path: str, *, again: bool = False) -> Path:
+        found = self._optional(path, again=again)
+        if found is None:
+            raise GoldenError(f"{path} is not in the dataset", where=self.origin, remedy=self._remedy)
+        return found
+
+    def _optional(self, path: str, *, again: bool = False) -> Path | None:
+        """The local copy of a file of the dataset, or ``None`` where the pinned commit has no such file."""
+        from huggingface_hub import hf_hub_download, try_to_load_from_cache
+
+        if not again:
+            cached = try_to_load_from_cache(
+                self.repo_id, path, cache_dir=self._cache, revision=self.revision, repo_type="dataset"
+            )
+            if isinstance(cached, str):
+                return Path(cached)
+            if cached is not None:
+                return None  # the cache knows that this commit, which cannot change, has no such file
+        with hub_errors(self.origin, f"download {path}"):
+            try:
+                found = hf_hub_download(
+                    self.repo_id,
+                    path,
+                    repo_type="dataset",
+                    revision=self.revision,
+                    cache_dir=self._cache,
+                    endpoint=self._endpoint,
+                    force_download=again,
+                    local_files_only=self._offline,
+                )
+            except ENTRY_MISSING:
+                return None
+        return Path(found)
