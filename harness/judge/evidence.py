@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
+from typing import Any
 
 from harness.definitions.case import Case
 from harness.errors import QuantgateError
@@ -45,3 +46,7 @@ class Evidence:
     """Names of the modules that the checkpoint stores quantized, by expert."""
     sanity: SanityEvidence | None = None
     comparison: ComparisonEvidence | None = None
+
+    def plus(self, **more: Any) -> Evidence:
+        """The same evidence and ``more`` of it."""
+        return replace(self, **more)

@@ -41,7 +41,7 @@ def _negative_control(case: Case, observed: Verdict) -> Verdict:
                 "outcome": Outcome.UNEXPECTED_PASS,
                 "observed": observed.outcome,
                 "cause": "negative_control_passed",
-                "summary": f"this negative control must fail as {case.expect}, and nothing failed: the gate is blind to it",
+                "summary": f"this negative control must fail as {case.expect}, and nothing failed: the gate is blind",
             }
         )
     if observed.outcome == outcome:
@@ -73,7 +73,7 @@ def _waived(case: Case, observed: Verdict, today: date) -> Verdict:
                 "outcome": Outcome.UNEXPECTED_PASS,
                 "observed": observed.outcome,
                 "cause": "waived_case_passed",
-                "summary": f"the case passes, and is still waived by {waiver.owner}: remove the waiver ({waiver.issue})",
+                "summary": f"the case passes and {waiver.owner} still waives it: remove the waiver ({waiver.issue})",
             }
         )
     return observed

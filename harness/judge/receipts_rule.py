@@ -55,7 +55,8 @@ def _of_expert(
     if missing or not quantized:
         names = missing or sorted(receipts)
         ran_as = sorted({receipts[name].format if name in receipts else "not at all" for name in names})
-        message = f"the case asks for {wanted} and {len(names)} Linears of {expert} ran as {', '.join(ran_as)} ({_some(names)})"
+        ran = ", ".join(ran_as)
+        message = f"the case asks for {wanted} and {len(names)} Linears of {expert} ran as {ran} ({_some(names)})"
         yield _finding("quantized_path_not_run", message, {"expert": expert, "modules": list(names), "wanted": wanted})
 
 

@@ -29,19 +29,24 @@ def judge(evidence: Evidence, runner: str, today: date) -> tuple[Verdict, tuple[
     Returns:
         The verdict after expectation and waiver, and every limit as it was held against the measured value.
     """
+    observed, checks = observe(evidence, runner)
+    return apply_expectation(evidence.case, observed, today), checks
+
+
+def observe(evidence: Evidence, runner: str) -> tuple[Verdict, tuple[LimitCheck, ...]]:
+    """What the evidence says, before the case's expectation and waiver are asked."""
     checks = check_limits(evidence) if pixels_gate(evidence) else ()
     findings = tuple(_findings(evidence, checks))
     outcome, leading = _decide(evidence, findings)
     cause = leading.code if leading else "none"
-    summary = leading.message if leading else _passed(evidence, checks)
-    observed = Verdict(
+    verdict = Verdict(
         outcome=outcome,
         cause=cause,
-        summary=summary,
+        summary=leading.message if leading else _passed(evidence, checks),
         findings=findings,
         next_command=next_command(evidence, outcome, cause, runner),
     )
-    return apply_expectation(evidence.case, observed, today), checks
+    return verdict, checks
 
 
 def stop_before_generation(evidence: Evidence) -> bool:
@@ -163,7 +168,7 @@ def _decide(evidence: Evidence, findings: tuple[Finding, ...]) -> tuple[Outcome,
             stage="identity",
             code="golden_missing",
             gating=True,
-            message="there is no golden to compare with; everything that needs none is clean, and the candidate was kept",
+            message="there is no golden; everything that needs none is clean, and the candidate was kept",
         )
     if evidence.generation is None or evidence.comparison is None:
         return Outcome.NOT_RUN, None

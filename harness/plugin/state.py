@@ -82,9 +82,9 @@ class PluginState:
         Raises:
             NoRunnerError: none is in this machine.
         """
-        from harness.session.devices import device_for
+        from harness.session.devices import devices_for
 
-        return device_for(self.profile())
+        return devices_for(self.profile())[0]
 
     def worker_input(self, name: str) -> str | None:
         """What the xdist controller sent to this worker under ``name``."""
@@ -116,7 +116,7 @@ class PluginState:
             from harness.goldens.store import open_store
             from harness.session.conductor import Session
             from harness.session.context import SessionContext
-            from harness.session.devices import lease_environment
+            from harness.session.devices import device_environment
 
             device = self.device()
             self._session = Session(
@@ -128,7 +128,7 @@ class PluginState:
                     device=device,
                     store=open_store(self.config.rootpath),
                     thresholds=options.folder(self.config, "quantgate_thresholds"),
-                    device_env=lease_environment(device),
+                    device_env=device_environment(device),
                 )
             )
         return self._session

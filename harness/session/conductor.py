@@ -1,33 +1,38 @@
-"""The conductor: takes one case through the stages, cheapest evidence first, and yields what happens."""
+"""The conductor: takes one case through the stages, cheapest evidence first, and says what happens."""
 
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
-from contextlib import suppress
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
+from typing import Any
 
-from harness.definitions.case import Located
-from harness.errors import InfraError, QuantgateError
+from harness.definitions.case import Case, Located
+from harness.definitions.resolving import require_resolved
+from harness.errors import QuantgateError
+from harness.frames.clip import Clip, read_clip
 from harness.judge.evidence import Evidence
-from harness.judge.verdict import judge, stop_before_generation
+from harness.judge.verdict import judge, observe, stop_before_generation
 from harness.pipeline.pool import EnginePool
+from harness.pipeline.resolve import resolve_case
+from harness.records import generation as gen
 from harness.records.case_record import CaseRecord, Timing
 from harness.records.fingerprint import Fingerprint
 from harness.records.identity import Identity
 from harness.records.limits import LimitCheck
-from harness.records.verdict import GREEN, Verdict
-from harness.session.checkpoints import engine_paths
-from harness.session.code_version import code_version
+from harness.records.verdict import SEVERITY, Verdict
+from harness.session.candidates import leave_candidate
 from harness.session.context import SessionContext
 from harness.session.events import CaseFinished, Event, Progress, Stage, StageStarted
 from harness.session.identity import identity_of
-from harness.session.stages import compare_with_golden, find_golden, inspect, leave_candidate, look_at_frames
+from harness.session.stages import compare_with, find_golden, inspect_case, look_at_frames
 
 Watch = Callable[[Event], None]
 LOG_TAIL_LINES = 40
+ARTIFACTS = {"candidate": "clip.safetensors", "golden": "golden.safetensors"}
 
 
 @dataclass
@@ -39,31 +44,56 @@ class _Run:
     folder: Path
     watch: Watch
     evidence: Evidence
-    started: float = field(default_factory=time.monotonic)
+    began: float = field(default_factory=time.monotonic)
     seconds: dict[str, float] = field(default_factory=dict)
     identity: Identity | None = None
+    engine: gen.EngineStart | None = None
     fingerprint: Fingerprint | None = None
     log_tail: tuple[str, ...] = ()
 
-    def know(self, **more: object) -> None:
+    @property
+    def case(self) -> Case:
+        return self.located.case
+
+    def know(self, **more: Any) -> None:
         """Add to the evidence, which itself is never changed."""
-        self.evidence = Evidence(**{**vars(self.evidence), **more})  # type: ignore[arg-type]
+        self.evidence = self.evidence.plus(**more)
+
+    def show(self, progress: gen.Progress) -> None:
+        """Pass on the engine's progress."""
+        if progress.stage == "denoise":
+            self.watch(Progress(self.case.id, progress.step, progress.steps))
+
+    @contextmanager
+    def stage(self, name: Stage) -> Iterator[None]:
+        """Announce a stage and take its seconds."""
+        self.watch(StageStarted(self.case.id, name))
+        begin = time.monotonic()
+        try:
+            yield
+        finally:
+            self.seconds[name] = time.monotonic() - begin
 
 
 class Session:
-    """Runs cases on one device. Engines live as long as consecutive cases share them."""
+    """Runs cases on one device. An engine lives as long as consecutive cases share it."""
 
     def __init__(self, context: SessionContext) -> None:
         self.context = context
-        environment = {**context.device_env, **context.perturbation}
-        self.pool = EnginePool(context.folder / "engines", device_env=environment, device=context.device)
+        self.pool = EnginePool(
+            context.folder / "engines",
+            {**context.device_env, **context.perturbation},
+            lambda case: resolve_case(case, context.root),
+            device=context.device.kind,
+            runner=context.runner.name,
+        )
 
     def close(self) -> None:
         """Stop every engine."""
         self.pool.close_all()
 
     def run_case(self, located: Located, node: str, watch: Watch, attempt: int = 1) -> CaseFinished:
-        """Run and judge one case; whatever happens, its record is written.
+        """Run and judge one case. Whatever happens, its record is written.
 
         Args:
             located: the case and its place.
@@ -73,7 +103,8 @@ class Session:
         """
         folder = self.context.case_folder(located.case.id)
         folder.mkdir(parents=True, exist_ok=True)
-        run = _Run(located, node, folder, watch, Evidence(case=located.case, node=node, run_dir=str(self.context.folder)))
+        evidence = Evidence(case=located.case, node=node, run_dir=str(self.context.folder))
+        run = _Run(located, node, folder, watch, evidence)
         started = datetime.now(UTC)
         try:
             self._gather(run)
@@ -81,93 +112,93 @@ class Session:
             run.know(error=error)
         verdict, checks = judge(run.evidence, self.context.runner.name, started.date())
         record = self._record(run, verdict, checks, started, attempt)
-        if self.context.leave_candidates and verdict.outcome not in GREEN and run.evidence.error is None:
-            leave_candidate(self.context, record, folder)
         record.write(folder / "record.json")
+        if self.context.leave_candidates:
+            leave_candidate(self.context, record, folder)
         finished = CaseFinished(record, folder)
         watch(finished)
         return finished
 
     def _gather(self, run: _Run) -> None:
-        case, context = run.located.case, self.context
-        paths = engine_paths(case, context.root)
-        with _timed(run, "inspect", "inspect"):
-            report = inspect(case, context.root)
+        case, context = run.case, self.context
+        require_resolved(case)
+        paths = resolve_case(case, context.root)
+        with run.stage("inspect"):
+            report = inspect_case(case, context.root, paths)
         run.know(inspection=report)
-        digests = {name: digest for name, digest in report.digests.items() if not name.startswith("base/")}
-        code = code_version(context.root)
-        run.identity = identity_of(case, context.device, digests, perturbation=context.perturbation, code=code)
-        match = find_golden(context, case, run.identity)
-        run.know(golden=match.evidence)
+        run.identity = identity_of(case, context.device, report.digests, perturbation=context.perturbation)
+        run.know(golden=find_golden(context, case, run.identity).first)
         if stop_before_generation(run.evidence):
             return
-        with _timed(run, "load", "load"):
-            engine = self.pool.get(case, paths)
-            run.fingerprint = engine.fingerprint()
-        try:
-            with _timed(run, "generate", "generate"):
-                generation = engine.generate(
-                    case, run.folder, lambda done, total: run.watch(Progress(case.id, done, total))
-                )
-        except InfraError:
-            with suppress(OSError):
-                run.log_tail = engine.log_tail(LOG_TAIL_LINES)
-            raise
-        run.log_tail = engine.log_tail(LOG_TAIL_LINES)
+        generation = self._generate(run)
         run.identity = identity_of(
             case,
             context.device,
-            digests,
+            report.digests,
             fingerprint=run.fingerprint,
             receipts=generation.receipts,
             perturbation=context.perturbation,
-            code=code,
         )
-        run.know(generation=generation, promised=engine.promised())
-        with _timed(run, "compare", "compare"):
-            run.know(sanity=look_at_frames(case, generation, run.folder))
-            match = find_golden(context, case, run.identity)
-            golden, comparison = compare_with_golden(case, match, generation, run.folder)
-            run.know(golden=golden, comparison=comparison)
+        with run.stage("compare"):
+            clip = read_clip(run.folder / generation.clip)
+            run.know(sanity=look_at_frames(case, generation, clip))
+            self._compare(run, run.identity, clip)
+
+    def _generate(self, run: _Run) -> gen.Generation:
+        with run.stage("load"):
+            engine = self.pool.get(run.case)
+            run.engine, run.fingerprint = engine.start_record, engine.fingerprint()
+        try:
+            with run.stage("generate"):
+                generation = engine.generate(run.case, run.folder, run.show)
+        finally:
+            run.log_tail = engine.log_tail(LOG_TAIL_LINES)
+        promised = run.engine.quantized_modules if run.engine else {}
+        run.know(generation=generation, promised={expert: frozenset(names) for expert, names in promised.items()})
+        return generation
+
+    def _compare(self, run: _Run, identity: Identity, clip: Clip) -> None:
+        """Hold the clip against every golden that the case accepts, and keep the one that it does best against."""
+        found = find_golden(self.context, run.case, identity)
+        rows = [
+            {"golden": evidence, "comparison": compare_with(golden, run.case, clip, run.folder)}
+            for golden, evidence in zip(found.match.goldens, found.evidence, strict=True)
+        ]
+        if not rows:
+            return
+
+        def how_good(known: dict[str, Any]) -> int:
+            observed, _ = observe(run.evidence.plus(**known), self.context.runner.name)
+            return SEVERITY.index(observed.outcome)
+
+        run.know(**max(rows, key=how_good))
 
     def _record(
         self, run: _Run, verdict: Verdict, checks: tuple[LimitCheck, ...], started: datetime, attempt: int
     ) -> CaseRecord:
         evidence = run.evidence
+        timing = {name: run.seconds.get(name, 0.0) for name in ("inspect", "load", "generate", "compare")}
         return CaseRecord(
             run=self.context.run,
-            case=run.located.case.id,
+            case=run.case.id,
             node=run.node,
             source=run.located.where,
             runner=self.context.runner.name,
             started=started.isoformat(timespec="seconds"),
             attempt=attempt,
-            request=run.located.case.model_dump(mode="json"),
+            request=run.case.model_dump(mode="json"),
             verdict=verdict,
             fingerprint=run.fingerprint,
             identity=run.identity,
             golden=evidence.golden.digest if evidence.golden else None,
             changes=evidence.golden.changes if evidence.golden else (),
             inspection=evidence.inspection,
+            engine=run.engine,
             generation=evidence.generation,
             sanity=evidence.sanity,
             comparison=evidence.comparison,
             limits=checks,
-            timing=Timing(total=time.monotonic() - run.started, **run.seconds),
-            artifacts={name: name for name in ("clip.safetensors", "golden.safetensors") if (run.folder / name).exists()},
+            timing=Timing(total=time.monotonic() - run.began, **timing),
+            artifacts={name: file for name, file in ARTIFACTS.items() if (run.folder / file).exists()},
             log_tail=run.log_tail,
         )
-
-
-class _timed:  # noqa: N801 - used like a function
-    """Announces a stage and adds its seconds to the run."""
-
-    def __init__(self, run: _Run, stage: Stage, name: str) -> None:
-        self._run, self._stage, self._name = run, stage, name
-
-    def __enter__(self) -> None:
-        self._run.watch(StageStarted(self._run.located.case.id, self._stage))
-        self._begin = time.monotonic()
-
-    def __exit__(self, *_: object) -> None:
-        self._run.seconds[self._name] = time.monotonic() - self._begin

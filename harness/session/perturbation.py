@@ -1,0 +1,74 @@
+"""Healthy changes: what may differ between two good runs of one case, forced on purpose."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+from harness.definitions.case import Case
+from harness.definitions.runner import RunnerProfile
+from harness.errors import InvalidCaseError
+
+
+@dataclass(frozen=True)
+class Perturbation:
+    """One way in which a healthy run may be another one."""
+
+    name: str
+    env: dict[str, str] = field(default_factory=dict)
+    """Added to the engine's environment; shown with the subject, never part of the request."""
+    threads: int | None = None
+    """CPU threads of the engine instead of the case's."""
+    needs: str = ""
+    """CPU flag, as the kernel names it, without which the instruction set cannot be forced."""
+
+    def apply(self, case: Case) -> Case:
+        """The case as it runs under this perturbation."""
+        if self.threads is None:
+            return case
+        return case.model_copy(update={"execution": case.execution.model_copy(update={"threads": self.threads})})
+
+
+NONE = Perturbation("none")
+
+CPU: tuple[Perturbation, ...] = (
+    Perturbation("isa-default", {"ATEN_CPU_CAPABILITY": "default", "ONEDNN_MAX_CPU_ISA": "SSE41"}),
+    Perturbation("isa-avx2", {"ATEN_CPU_CAPABILITY": "avx2", "ONEDNN_MAX_CPU_ISA": "AVX2"}, needs="avx2"),
+    Perturbation("isa-avx512", {"ATEN_CPU_CAPABILITY": "avx512", "ONEDNN_MAX_CPU_ISA": "AVX512_CORE"}, needs="avx512f"),
+    Perturbation("threads-2", threads=2),
+)
+"""The CPU runner's class is the architecture, so its limits must hold on every instruction set that torch dispatches to
+(BF16 output differs between them). ``ATEN_CPU_CAPABILITY`` is torch's switch, ``ONEDNN_MAX_CPU_ISA`` that of the
+library behind its matrix products: https://uxlfoundation.github.io/oneDNN/dev_guide_cpu_dispatcher_control.html"""
+
+GPU: tuple[Perturbation, ...] = (Perturbation("fresh-process-1"), Perturbation("fresh-process-2"))
+"""On a GPU each perturbed run starts a process of its own; everything else about it is fixed by the case."""
+
+
+def plan(profile: RunnerProfile, cpu_flags: frozenset[str]) -> tuple[Perturbation, ...]:
+    """The perturbations of a runner that this machine can force."""
+    if profile.device_kind == "cuda":
+        return GPU
+    return tuple(one for one in CPU if not one.needs or one.needs in cpu_flags)
+
+
+def by_name(name: str) -> Perturbation:
+    """The perturbation called ``name``.
+
+    Raises:
+        InvalidCaseError: there is none.
+    """
+    known = {one.name: one for one in (NONE, *CPU, *GPU)}
+    if name not in known:
+        raise InvalidCaseError(f"no perturbation is called {name!r}", remedy=f"one of {', '.join(known)}")
+    return known[name]
+
+
+def cpu_flags() -> frozenset[str]:
+    """Instruction set flags of this CPU, as Linux lists them; empty elsewhere."""
+    from pathlib import Path
+
+    try:
+        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8", errors="replace").splitlines()
+    except OSError:
+        return frozenset()
+    return frozenset(next((line.partition(":")[2] for line in lines if line.startswith("flags")), "").split())

@@ -1,0 +1,93 @@
+"""The stages that need no engine: inspection, golden, sanity, comparison, candidate."""
+
+from __future__ import annotations
+
+import os
+import shutil
+from dataclasses import dataclass
+from pathlib import Path
+
+from harness.definitions.case import Case
+from harness.definitions.loading import load_limits
+from harness.frames.clip import Clip, read_clip
+from harness.goldens.golden import Golden
+from harness.goldens.matching import Match, select
+from harness.judge.evidence import GoldenEvidence
+from harness.records.frames import ComparisonEvidence, SanityEvidence
+from harness.records.generation import Generation, Trace
+from harness.records.identity import Identity
+from harness.records.limits import LimitFile
+from harness.session.context import SessionContext
+
+TRACE = "trace"
+"""Name of the golden's part that holds its trace."""
+
+
+@dataclass(frozen=True)
+class Found:
+    """The goldens of a case, and what the judge is told of the first."""
+
+    match: Match
+    evidence: tuple[GoldenEvidence, ...]
+
+    @property
+    def first(self) -> GoldenEvidence | None:
+        """The golden that the what-changed table speaks of."""
+        return self.evidence[0] if self.evidence else None
+
+
+def golden_name(case: Case) -> str:
+    """Whose golden and limits a case is held against: its own, or those that a negative control names."""
+    return case.golden_of or case.id
+
+
+def find_golden(context: SessionContext, case: Case, identity: Identity) -> Found:
+    """The accepted goldens that a run with ``identity`` may be compared with.
+
+    Raises:
+        GoldenError: a golden is damaged.
+        InvalidCaseError: the limit file cannot be read.
+    """
+    name = golden_name(case)
+    match = select(context.store.find(context.runner.name, name), identity)
+    limits = load_limits(context.thresholds, context.runner.name, name)
+    return Found(match, tuple(_evidence(golden, match, limits) for golden in match.goldens))
+
+
+def _evidence(golden: Golden, match: Match, limits: LimitFile | None) -> GoldenEvidence:
+    trace = None
+    if TRACE in golden.manifest.parts:
+        trace = Trace.read(golden.open_part(TRACE))
+    return GoldenEvidence(golden.digest, match.changes, trace, limits)
+
+
+def look_at_frames(case: Case, generation: Generation, clip: Clip) -> SanityEvidence:
+    """Checks that need no golden."""
+    from harness.frames.sanity import check_clip
+
+    sampling = case.sampling
+    wanted = (sampling.num_frames, sampling.height, sampling.width, 3)
+    return check_clip(clip, wanted=wanted, float_stats=generation.float_stats)
+
+
+def compare_with(golden: Golden, case: Case, candidate: Clip, folder: Path) -> ComparisonEvidence | None:
+    """Every frame against the golden's. ``None`` where the shapes differ, which sanity names.
+
+    The golden is put beside the candidate, so that the run's folder can be looked at without the store.
+    """
+    source = golden.open_part("clip")
+    _place(source, folder / "golden.safetensors")
+    from harness.frames.compare import compare
+
+    reference = read_clip(source)
+    if reference.shape != candidate.shape:
+        return None
+    return compare(reference, candidate, case.metrics or None)
+
+
+def _place(source: Path, target: Path) -> None:
+    target.unlink(missing_ok=True)
+    try:
+        os.link(source, target)
+    except OSError:
+        shutil.copyfile(source, target)
