@@ -61,6 +61,21 @@ class InfraError(QuantgateError):
         super().__init__(what, where=where, remedy=remedy)
 
 
+class CheckpointFaultError(QuantgateError):
+    """The files of a checkpoint are not what they say they are.
+
+    Args:
+        code: stable machine name of the fault: ``missing_scale``, ``missing_tensor``, ``unexpected_tensor``,
+            ``missing_shard``, ``wrong_shape``, ``wrong_dtype``, ``unsupported_layout``, ``unreadable``.
+    """
+
+    outcome = Outcome.CHECKPOINT_FAULT
+
+    def __init__(self, what: str, *, where: str = "", remedy: str = "", code: str = "") -> None:
+        self.code = code
+        super().__init__(what, where=where, remedy=remedy)
+
+
 class GoldenError(QuantgateError):
     """A golden is absent, truncated or not what its manifest says."""
 

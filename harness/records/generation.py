@@ -17,6 +17,9 @@ class Step(Record):
     timestep: float
     expert: Expert
     guidance_scale: float
+    """The scale that the pipeline was told to use with this expert."""
+    guidance_measured: float | None = None
+    """The scale solved from the predictions that were really combined; ``None`` where there was no guidance."""
     latent_norm: float
     """L2 norm of the latents after the step."""
     latent_sketch: tuple[float, ...] = ()
@@ -46,6 +49,8 @@ class ModuleReceipt(Record):
     kernel: str
     """The operation that was called: ``torch._scaled_mm``, ``dequantize+linear``, ``linear``."""
     calls: int
+    note: str = ""
+    """Why not the native kernel, where it was asked for and refused."""
 
 
 class Receipts(Record):
@@ -79,6 +84,7 @@ class Generation(Record):
     clip: str
     """Path of the clip file (uint8 RGB frames [T, H, W, 3])."""
     clip_sha256: str
+    """Digest of the frames (shape and pixels), as ``harness.frames.clip.Clip.digest`` gives it."""
     shape: tuple[int, int, int, int]
     """Frames, height, width, channels."""
     float_stats: FloatStats
@@ -97,3 +103,16 @@ class EngineStart(Record):
     load_seconds: float
     loads: int
     """How many times a model was loaded in this process: 1, however many cases it served."""
+    quantized_modules: dict[Expert, dict[str, str]] = {}
+    """What the checkpoints promise: expert to module name to format (``fp8``, ``nvfp4``), read from their tensors."""
+
+
+class Progress(Record):
+    """Where a load or a generation stands."""
+
+    stage: str
+    """``load``, ``encode``, ``denoise``, ``decode``, ``command``."""
+    step: int = 0
+    steps: int = 0
+    seconds: float = 0.0
+    """Duration of this step."""

@@ -1,0 +1,85 @@
+"""What a runtime must offer to be driven by quantgate, and how one is found."""
+
+from __future__ import annotations
+
+import importlib
+import importlib.util
+from collections.abc import Callable, Mapping
+from importlib.metadata import entry_points
+from pathlib import Path
+from typing import Protocol, cast, runtime_checkable
+
+from harness.definitions.case import Case
+from harness.errors import InvalidCaseError
+from harness.records.base import Json
+from harness.records.generation import Generation
+
+GROUP = "quantgate.backends"
+Emit = Callable[[dict[str, Json]], None]
+"""Sends one progress event: ``{"stage": "denoise", "step": 3, "steps": 8, "seconds": 0.12}``."""
+Method = Callable[[dict[str, Json], Emit], Json]
+"""A further method, called through ``EngineOwner.call``: parameters in, JSON out."""
+
+
+@runtime_checkable
+class Backend(Protocol):
+    """One runtime, living in the engine's process. All methods run in the main thread, one at a time."""
+
+    def load(self, case: Case, paths: Mapping[str, Path], device: str, emit: Emit) -> None:
+        """Bring the model into memory.
+
+        Args:
+            case: any case of this engine.
+            paths: folder by role: ``model`` and, where the case names one, ``transformer`` and ``transformer_2``.
+            device: ``cpu`` or ``cuda``.
+            emit: progress.
+
+        Raises:
+            CheckpointFaultError: the files are not what they say they are.
+        """
+
+    def generate(self, case: Case, out_dir: Path, emit: Emit) -> Generation:
+        """Run one case and write the clip below ``out_dir``."""
+
+    def close(self) -> None:
+        """Let go of everything."""
+
+    def quantized_modules(self) -> dict[str, dict[str, str]]:
+        """What the checkpoints promise: expert to module name to format (``fp8``, ``nvfp4``)."""
+
+    def methods(self) -> Mapping[str, Method]:
+        """Further methods by name, such as ``probe``."""
+
+
+def load_backend(name: str, *, allow_python: bool = False) -> Backend:
+    """The backend called ``name``.
+
+    Args:
+        name: name of an entry point in the group ``quantgate.backends``; or, where ``allow_python`` is set by a caller
+            in Python (never from a case file), ``module:Class`` or ``/path/file.py:Class``.
+        allow_python: whether names with a colon are accepted.
+
+    Raises:
+        InvalidCaseError: there is no such backend.
+    """
+    if ":" in name and allow_python:
+        module_name, _, attribute = name.rpartition(":")
+        return cast("Backend", getattr(_module(module_name), attribute)())
+    known = {entry.name: entry for entry in entry_points(group=GROUP)}
+    if name not in known:
+        raise InvalidCaseError(
+            f"there is no backend {name!r}; installed: {', '.join(sorted(known)) or 'none'}",
+            remedy="name an installed backend in `backend`, or install the package that brings it",
+        )
+    return cast("Backend", known[name].load()())
+
+
+def _module(name: str) -> object:
+    if not name.endswith(".py"):
+        return importlib.import_module(name)
+    spec = importlib.util.spec_from_file_location(Path(name).stem, name)
+    if spec is None or spec.loader is None:
+        raise InvalidCaseError(f"{name} is no Python file")
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module

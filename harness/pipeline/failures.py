@@ -1,0 +1,61 @@
+"""An exception in the worker becomes data, and an error of the same kind in the parent."""
+
+from __future__ import annotations
+
+import traceback
+
+from harness import errors
+from harness.errors import CheckpointFaultError, ClipError, InfraError, InvalidCaseError, QuantgateError
+from harness.records.base import Json
+
+_CARRIED: dict[str, type[QuantgateError]] = {
+    kind.__name__: kind
+    for kind in (InvalidCaseError, CheckpointFaultError, ClipError, InfraError, errors.NoRunnerError)
+}
+_OUT_OF_MEMORY = ("out of memory", "can't allocate memory", "failed to allocate")
+_DEVICE = ("cuda error", "device-side assert", "cublas_status", "cudnn_status", "nccl error", "no kernel image")
+
+
+def kind_of(error: BaseException) -> str:
+    """Which of the ``InfraError`` kinds an exception is: ``oom``, ``device``, ``disk`` or ``crash``.
+
+    Told from class names and messages, so that torch need not be imported to tell torch's errors.
+    """
+    text = str(error).lower()
+    names = {kind.__name__ for kind in type(error).__mro__}
+    if isinstance(error, MemoryError) or "OutOfMemoryError" in names or any(mark in text for mark in _OUT_OF_MEMORY):
+        return "oom"
+    if "AcceleratorError" in names or any(mark in text for mark in _DEVICE):
+        return "device"
+    if isinstance(error, OSError) and error.errno in (28, 122):
+        return "disk"
+    return "crash"
+
+
+def describe(error: BaseException) -> dict[str, Json]:
+    """An exception as data for the parent."""
+    data: dict[str, Json] = {"traceback": "".join(traceback.format_exception(error))[-20000:]}
+    if isinstance(error, QuantgateError) and type(error).__name__ in _CARRIED:
+        kind = error.kind if isinstance(error, InfraError) else ""
+        return data | {
+            "type": type(error).__name__,
+            "what": error.what,
+            "where": error.where,
+            "remedy": error.remedy,
+            "kind": kind,
+            "code": error.code if isinstance(error, CheckpointFaultError) else "",
+        }
+    what = f"{type(error).__name__}: {error}" if str(error) else type(error).__name__
+    return data | {"type": "InfraError", "what": what, "where": "", "remedy": "", "kind": kind_of(error), "code": ""}
+
+
+def rebuild(data: dict[str, Json], *, where: str, remedy: str) -> QuantgateError:
+    """The parent's error for a described exception; ``where`` and ``remedy`` fill what the worker left empty."""
+    kind = _CARRIED.get(str(data.get("type")), InfraError)
+    what = str(data.get("what"))
+    place, next_command = str(data.get("where") or where), str(data.get("remedy") or remedy)
+    if kind is InfraError:
+        return InfraError(what, where=place, remedy=next_command, kind=str(data.get("kind") or "crash"))
+    if kind is CheckpointFaultError:
+        return CheckpointFaultError(what, where=place, remedy=next_command, code=str(data.get("code") or ""))
+    return kind(what, where=place, remedy=next_command)

@@ -1,0 +1,162 @@
+"""The parent's side of an engine's process: start it with an exact environment, talk to it, end all of it."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import select
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Mapping
+from pathlib import Path
+
+from harness.errors import InfraError
+from harness.pipeline.protocol import LineBuffer, Writer
+from harness.records.base import Json
+
+POLL_SECONDS = 0.25
+END_GRACE_SECONDS = 10.0
+
+
+class WorkerProcess:
+    """One supervisor with one worker. Not for several threads at once.
+
+    Args:
+        environment: the whole environment; nothing else is inherited.
+        log: file that takes the standard streams of the worker and of everything it starts.
+        folder: working directory.
+    """
+
+    def __init__(self, environment: Mapping[str, str], log: Path, folder: Path) -> None:
+        folder.mkdir(parents=True, exist_ok=True)
+        log.parent.mkdir(parents=True, exist_ok=True)
+        request_read, request_write = os.pipe()
+        event_read, event_write = os.pipe()
+        life_read, life_write = os.pipe()
+        theirs = (request_read, event_write, life_read)
+        arguments = [sys.executable, "-m", "harness.pipeline.worker"]
+        for name, descriptor in zip(("requests", "events", "life"), theirs, strict=True):
+            arguments += [f"--{name}", str(descriptor)]
+        self._ours = [request_write, event_read, life_write]
+        try:
+            with log.open("ab") as out:
+                self._process = subprocess.Popen(
+                    arguments,
+                    env=dict(environment),
+                    cwd=folder,
+                    stdin=subprocess.DEVNULL,
+                    stdout=out,
+                    stderr=subprocess.STDOUT,
+                    pass_fds=theirs,
+                    start_new_session=True,
+                )
+        except BaseException:
+            for descriptor in self._ours:
+                os.close(descriptor)
+            raise
+        finally:
+            for descriptor in theirs:
+                os.close(descriptor)
+        self._writer = Writer(request_write)
+        self._events = event_read
+        self._lines = LineBuffer()
+        self._inbox: list[dict[str, Json]] = []
+
+    @property
+    def pid(self) -> int:
+        """Process id of the supervisor: leader of the session that everything of this engine runs in."""
+        return self._process.pid
+
+    def send(self, message: dict[str, Json]) -> None:
+        """Send one request.
+
+        Raises:
+            InfraError: kind ``crash``: the worker is gone.
+        """
+        try:
+            self._writer.send(message)
+        except OSError as error:
+            raise InfraError("the engine's process is gone", kind="crash") from error
+
+    def receive(
+        self, deadline: float, silence_limit: float, on_wait: Callable[[], None] | None = None
+    ) -> dict[str, Json]:
+        """Wait for the next message that is no heartbeat.
+
+        Args:
+            deadline: on the clock of ``time.monotonic``.
+            silence_limit: seconds without any sign of life after which the worker is taken for frozen.
+            on_wait: called between polls.
+
+        Raises:
+            InfraError: kind ``hang`` (deadline, or silence), ``crash`` (the process ended), ``protocol`` (nonsense).
+        """
+        heard = time.monotonic()
+        while True:
+            while self._inbox:
+                message = self._inbox.pop(0)
+                if message.get("event") != "heartbeat":
+                    return message
+            now = time.monotonic()
+            if now >= deadline:
+                raise InfraError("its deadline passed", kind="hang")
+            if now - heard > silence_limit:
+                raise InfraError(f"no sign of life for {silence_limit:g} s", kind="hang")
+            readable, _, _ = select.select([self._events], [], [], max(0.0, min(POLL_SECONDS, deadline - now)))
+            if readable:
+                chunk = os.read(self._events, 1 << 16)
+                if not chunk:
+                    raise InfraError(self._how_it_ended(), kind="crash")
+                heard = time.monotonic()
+                self._inbox.extend(self._lines.feed(chunk))
+            if on_wait is not None:
+                on_wait()
+
+    def _how_it_ended(self) -> str:
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            self._process.wait(END_GRACE_SECONDS)
+        return f"the engine's process ended by itself ({describe_exit(self._process.poll())})"
+
+    @property
+    def exit_code(self) -> int | None:
+        """Exit status of the worker, 128 + signal where a signal ended it; ``None`` while it lives."""
+        return self._process.poll()
+
+    def end(self) -> None:
+        """End the worker and everything it started, and reap it: SIGTERM, then SIGKILL. Safe to call twice."""
+        if self._process.poll() is None:
+            with contextlib.suppress(ProcessLookupError):
+                self._process.send_signal(signal.SIGTERM)
+        while self._ours:
+            os.close(self._ours.pop())
+        try:
+            self._process.wait(END_GRACE_SECONDS)
+        except subprocess.TimeoutExpired:
+            # The supervisor itself does not answer (stopped, swapped out): the kernel ends what is in its session.
+            for pid in _session(self._process.pid):
+                with contextlib.suppress(ProcessLookupError, PermissionError):
+                    os.kill(pid, signal.SIGKILL)
+            self._process.wait()
+
+
+def describe_exit(code: int | None) -> str:
+    """An exit status in words."""
+    if code is None:
+        return "still ending"
+    number = -code if code < 0 else code - 128
+    if code < 0 or code > 128:
+        with contextlib.suppress(ValueError):
+            return f"signal {signal.Signals(number).name}"
+    return f"exit status {code}"
+
+
+def _session(leader: int) -> list[int]:
+    """Every process of the session led by ``leader``, the leader last."""
+    found = []
+    for entry in Path("/proc").glob("[0-9]*"):
+        with contextlib.suppress(ProcessLookupError, PermissionError, OSError):
+            if os.getsid(int(entry.name)) == leader and int(entry.name) != leader:
+                found.append(int(entry.name))
+    return [*found, leader]

@@ -1,0 +1,59 @@
+"""From a checkpoint's name to a folder on this machine. The only place where the pipeline may reach the network."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+from harness.definitions.case import UNRESOLVED, Case, CheckpointRef
+from harness.errors import InfraError, InvalidCaseError
+
+ENGINE_ROLES = ("model", "transformer", "transformer_2")
+
+
+def resolve_checkpoint(reference: CheckpointRef, root: Path, *, where: str = "") -> Path:
+    """The folder of one checkpoint, downloaded at its pinned commit where it is on the hub and not cached.
+
+    Args:
+        reference: what the case names.
+        root: the repository's root: ``./`` paths are relative to it.
+        where: shown in errors.
+
+    Raises:
+        InvalidCaseError: the revision is not a commit yet.
+        InfraError: kind ``download``: the folder is absent or the hub cannot be reached.
+    """
+    if reference.is_local:
+        folder = (root / reference.path).resolve()
+        if not folder.is_dir():
+            raise InfraError(
+                f"there is no folder {folder}", where=where, remedy=reference.made_by or "make it", kind="download"
+            )
+        return folder
+    if reference.revision is None or reference.revision == UNRESOLVED:
+        raise InvalidCaseError(
+            f"{reference.path} has no commit to run at",
+            where=where,
+            remedy=f"git ls-remote https://huggingface.co/{reference.path} HEAD, and write it as `revision`",
+        )
+    from huggingface_hub import snapshot_download
+
+    offline = os.environ.get("HF_HUB_OFFLINE", "").upper() in {"1", "ON", "YES", "TRUE"}
+    try:
+        return Path(snapshot_download(reference.path, revision=reference.revision, local_files_only=offline))
+    except Exception as error:
+        raise InfraError(
+            f"{reference.path} at {reference.revision[:12]} cannot be fetched: {type(error).__name__}: {error}",
+            where=where,
+            remedy=f"hf download {reference.path} --revision {reference.revision}",
+            kind="download",
+        ) from error
+
+
+def resolve_case(case: Case, root: Path) -> dict[str, Path]:
+    """Folder by role of everything that the engine of ``case`` loads (the ``base`` anchor is not among it)."""
+    return {
+        role: resolve_checkpoint(reference, root, where=case.id)
+        for role, reference in case.checkpoints().items()
+        if role in ENGINE_ROLES
+    }

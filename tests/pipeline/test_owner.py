@@ -1,0 +1,263 @@
+"""Every way an engine can die is a typed error, leaves no process behind, and the next engine works."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import psutil
+import pytest
+
+from harness.definitions.case import Case
+from harness.errors import CheckpointFaultError, InfraError, InvalidCaseError
+from harness.pipeline.owner import EngineOwner
+from harness.records.generation import Progress
+
+Start = Callable[..., EngineOwner]
+Make = Callable[..., Case]
+
+
+def _alive(pid: int) -> bool:
+    try:
+        return psutil.Process(pid).status() != psutil.STATUS_ZOMBIE
+    except psutil.NoSuchProcess:
+        return False
+
+
+def _wait_gone(pids: list[int], seconds: float = 20.0) -> list[int]:
+    deadline = time.monotonic() + seconds
+    while time.monotonic() < deadline and any(map(_alive, pids)):
+        time.sleep(0.05)
+    return [pid for pid in pids if _alive(pid)]
+
+
+def _session_members(leader: int) -> list[int]:
+    members = []
+    for pid in psutil.pids():
+        try:
+            if os.getsid(pid) == leader and _alive(pid):
+                members.append(pid)
+        except (ProcessLookupError, PermissionError):
+            continue
+    return members
+
+
+def test_one_engine_serves_many_cases_and_reports_progress(start_owner: Start, make_case: Make, tmp_path: Path) -> None:
+    owner = start_owner(make_case())
+    seen: list[Progress] = []
+    first = owner.generate(make_case(), tmp_path / "a", seen.append)
+    second = owner.generate(make_case(id="other"), tmp_path / "b")
+    assert first.clip_sha256 == second.clip_sha256
+    assert first.clip != second.clip
+    assert [(event.stage, event.step, event.steps) for event in seen] == [("denoise", 1, 2), ("denoise", 2, 2)]
+    assert owner.start_record is not None
+    assert owner.start_record.loads == 1
+    assert owner.start_record.quantized_modules == {"transformer": {"blocks.0.ffn.net.2": "nvfp4"}}
+
+
+@pytest.mark.parametrize(
+    ("fault", "kind", "words"),
+    [
+        ("segfault", "crash", "SIGSEGV"),
+        ("exit", "crash", "exit status 7"),
+        ("sigkill", "crash", "SIGKILL"),
+        ("exception", "crash", "ValueError: something odd"),
+        ("oom", "oom", "out of memory"),
+        ("memory_error", "oom", "Unable to allocate"),
+        ("device", "device", "illegal memory access"),
+        ("nonsense", "protocol", "no JSON"),
+    ],
+)
+def test_a_fault_is_typed_and_the_engine_is_dead(
+    start_owner: Start, make_case: Make, tmp_path: Path, fault: str, kind: str, words: str
+) -> None:
+    owner = start_owner(make_case())
+    leader = owner.pid
+    assert leader is not None
+    with pytest.raises(InfraError) as caught:
+        owner.generate(make_case(fault), tmp_path)
+    assert caught.value.kind == kind
+    assert words in caught.value.what
+    assert str(owner.log_path) in caught.value.remedy
+    assert not owner.alive
+    assert _session_members(leader) == []
+    with pytest.raises(InfraError, match="not running"):
+        owner.generate(make_case(), tmp_path)
+
+
+@pytest.mark.parametrize("fault", ["hang", "stop"])
+def test_a_deadline_is_the_parents(start_owner: Start, make_case: Make, tmp_path: Path, fault: str) -> None:
+    owner = start_owner(make_case())
+    leader = owner.pid
+    assert leader is not None
+    case = make_case(fault, timeouts={"load": 60, "generate": 0.5})
+    with pytest.raises(InfraError, match="generate took longer than") as caught:
+        owner.generate(case, tmp_path)
+    assert caught.value.kind == "hang"
+    assert _session_members(leader) == []
+
+
+def test_a_frozen_worker_is_seen_before_its_deadline(start_owner: Start, make_case: Make, tmp_path: Path) -> None:
+    owner = start_owner(make_case(), silence_limit=3.0)
+    with pytest.raises(InfraError, match="no sign of life") as caught:
+        owner.generate(make_case("stop"), tmp_path)
+    assert caught.value.kind == "hang"
+
+
+def test_a_sleeping_worker_still_beats(start_owner: Start, make_case: Make, tmp_path: Path) -> None:
+    owner = start_owner(make_case(), silence_limit=3.0)
+    with pytest.raises(InfraError, match="deadline passed"):
+        owner.generate(make_case("hang", timeouts={"load": 60, "generate": 5}), tmp_path)
+
+
+@pytest.mark.parametrize("fault", ["children_then_hang", "children_then_crash"])
+def test_children_orphans_and_escapees_die_with_the_engine(
+    start_owner: Start, make_case: Make, tmp_path: Path, fault: str
+) -> None:
+    owner = start_owner(make_case())
+    with pytest.raises(InfraError):
+        owner.generate(make_case(fault, timeouts={"load": 60, "generate": 3}), tmp_path)
+    pids = [int(line) for line in (tmp_path / "pids").read_text().split()]
+    assert len(pids) == 3
+    assert _wait_gone(pids) == []
+
+
+def test_closing_ends_children_too(start_owner: Start, make_case: Make, tmp_path: Path) -> None:
+    owner = start_owner(make_case())
+    owner.generate(make_case("children"), tmp_path)
+    pids = [int(line) for line in (tmp_path / "pids").read_text().split()]
+    assert all(map(_alive, pids))
+    owner.close()
+    owner.close()
+    assert _wait_gone(pids) == []
+
+
+def test_a_fork_bomb_dies_with_its_group(start_owner: Start, make_case: Make, tmp_path: Path) -> None:
+    owner = start_owner(make_case())
+    leader = owner.pid
+    assert leader is not None
+    with pytest.raises(InfraError):
+        owner.generate(make_case("fork_bomb", timeouts={"load": 60, "generate": 0.3}), tmp_path)
+    assert _wait_gone(_session_members(leader)) == []
+    assert _session_members(leader) == []
+
+
+def test_the_death_of_the_parent_ends_the_engine(tmp_path: Path) -> None:
+    program = f"""
+import os, sys, importlib.util, pathlib
+spec = importlib.util.spec_from_file_location("helpers", {str(Path(__file__).with_name("conftest.py"))!r})
+helpers = importlib.util.module_from_spec(spec); spec.loader.exec_module(helpers)
+folder = pathlib.Path({str(tmp_path)!r})
+owner = helpers.EngineOwner(helpers.fault_case(), folder, {{}}, {{"model": folder}}, allow_python_backend=True)
+owner.start()
+owner.generate(helpers.fault_case("children"), folder)
+print(owner.pid, flush=True)
+os.kill(os.getpid(), 9)
+"""
+    ended = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, timeout=60, check=False)
+    assert ended.returncode == -signal.SIGKILL, ended.stderr
+    leader = int(ended.stdout.split()[-1])
+    pids = [int(line) for line in (tmp_path / "pids").read_text().split()]
+    assert _wait_gone([leader, *pids]) == []
+    assert _session_members(leader) == []
+
+
+def test_noise_on_the_standard_streams_goes_to_the_log(start_owner: Start, make_case: Make, tmp_path: Path) -> None:
+    owner = start_owner(make_case())
+    owner.generate(make_case("noise"), tmp_path)
+    assert any("library chatter" in line for line in owner.log_tail())
+    assert any('"event": "result"' in line for line in owner.log_tail(5000))
+
+
+def test_passed_values_are_never_shown_or_kept(
+    start_owner: Start, make_case: Make, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("FAULT_SECRET", "hunter2-value")
+    owner = start_owner(make_case(pass_env=["FAULT_SECRET"]))
+    owner.generate(make_case("noise", pass_env=["FAULT_SECRET"]), tmp_path)
+    assert "hunter2-value" in owner.log_path.read_text()  # the engine did get it, and did print it
+    assert "library chatter, secret=<FAULT_SECRET>" in owner.log_tail()
+    with pytest.raises(InfraError, match="token <FAULT_SECRET>"):
+        owner.generate(make_case("secret", pass_env=["FAULT_SECRET"]), tmp_path)
+    assert "hunter2-value" not in owner.log_path.read_text()
+
+
+def test_a_missing_passed_name_is_refused(start_owner: Start, make_case: Make) -> None:
+    with pytest.raises(InvalidCaseError, match="QUANTGATE_NOT_SET"):
+        start_owner(make_case(pass_env=["QUANTGATE_NOT_SET"]))
+
+
+def test_the_environment_is_exactly_what_is_documented(
+    start_owner: Start, make_case: Make, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("LEAKED", "yes")
+    monkeypatch.setenv("PASSED", "value")
+    monkeypatch.setenv("PYTHONPATH", "/somewhere")
+    case = make_case(
+        env={"STATED": "1", "OMP_NUM_THREADS": "3"},
+        pass_env=["PASSED"],
+        execution={"threads": 2, "deterministic": True},
+    )
+    environment = start_owner(case).call("environment", {}, 30)
+    assert isinstance(environment, dict)
+    base = {"PATH", "HOME", "LANG", "LC_ALL", "TMPDIR", "LD_LIBRARY_PATH", "HF_HOME", "CUDA_VISIBLE_DEVICES"}
+    base |= {"CUDA_DEVICE_ORDER", "PYTHONPATH"}
+    set_here = {"OMP_NUM_THREADS", "MKL_NUM_THREADS", "HF_HUB_OFFLINE", "HF_HUB_DISABLE_TELEMETRY", "PYTHONUNBUFFERED"}
+    set_here |= {"TOKENIZERS_PARALLELISM", "CUBLAS_WORKSPACE_CONFIG", "STATED", "PASSED"}
+    # LC_CTYPE is set by the interpreter itself under the C locale (PEP 538).
+    assert set(environment) - base - {"LC_CTYPE"} == set_here
+    assert environment["STATED"] == "1"
+    assert environment["PASSED"] == "value"
+    assert environment["OMP_NUM_THREADS"] == "3"
+    assert environment["MKL_NUM_THREADS"] == "2"
+    assert str(environment["PYTHONPATH"]).endswith(":/somewhere")
+
+
+def test_the_cpu_engine_sees_no_gpu(start_owner: Start, make_case: Make) -> None:
+    environment = start_owner(make_case(), device="cpu").call("environment", {}, 30)
+    assert isinstance(environment, dict)
+    assert environment["CUDA_VISIBLE_DEVICES"] == ""
+
+
+def test_a_refused_request_leaves_the_engine_alive(start_owner: Start, make_case: Make, tmp_path: Path) -> None:
+    owner = start_owner(make_case())
+    with pytest.raises(InvalidCaseError, match="no such size"):
+        owner.generate(make_case("refuse"), tmp_path)
+    with pytest.raises(InvalidCaseError, match="no method 'probe'; it has: echo, environment"):
+        owner.call("probe", {}, 10)
+    with pytest.raises(InvalidCaseError, match="another engine"):
+        owner.generate(make_case(env={"OTHER": "1"}), tmp_path)
+    assert owner.call("echo", {"a": [1, 2]}, 10) == {"a": [1, 2]}
+    assert owner.alive
+
+
+@pytest.mark.parametrize(
+    ("fault", "error", "words"),
+    [("checkpoint", CheckpointFaultError, "no weight_scale"), ("exit", InfraError, "exit status 3")],
+)
+def test_a_failed_load_is_typed(
+    start_owner: Start, make_case: Make, fault: str, error: type[Exception], words: str
+) -> None:
+    with pytest.raises(error, match=words) as caught:
+        start_owner(make_case(env={"FAULT_AT_LOAD": fault}))
+    if isinstance(caught.value, CheckpointFaultError):
+        assert caught.value.code == "missing_scale"
+        assert caught.value.where == "transformer"
+
+
+def test_a_backend_by_python_name_is_refused_from_a_case(make_case: Make, tmp_path: Path) -> None:
+    owner = EngineOwner(make_case(), tmp_path, {}, {"model": tmp_path})
+    with pytest.raises(InvalidCaseError, match="there is no backend"):
+        owner.start()
+
+
+def test_the_fingerprint_is_asked_of_the_engine(start_owner: Start, make_case: Make) -> None:
+    fingerprint = start_owner(make_case(), runner="cpu").fingerprint()
+    assert fingerprint.runner == "cpu"
+    assert fingerprint.device.kind == "cpu"
+    assert fingerprint.packages["numpy"]
