@@ -1,5 +1,49 @@
-"""The command line door: parses, calls the session, prints."""
+"""The command line door: parses, calls the rooms, prints."""
+
+from __future__ import annotations
+
+import sys
+from typing import NoReturn
+
+import typer
+
+from harness.checkpoint.commands import inspect_command, lock_command
+from harness.definitions.commands import cases_command, resolve_command
+from harness.errors import QuantgateError
+from harness.goldens.commands import goldens_app
+from harness.lane.commands import doctor_command, merge_command, plan_command
+from harness.report.commands import history_command, report_command
+from harness.review.commands import accept_command, pending_command, reject_command
+from harness.session.commands import regenerate_command
+
+app = typer.Typer(
+    name="quantgate",
+    help="A gate for quantized video-diffusion checkpoints: says what broke, and which command to type next.",
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+    add_completion=False,
+)
+app.command("inspect")(inspect_command)
+app.command("lock")(lock_command)
+app.command("cases")(cases_command)
+app.command("resolve")(resolve_command)
+app.command("regenerate")(regenerate_command)
+app.command("pending")(pending_command)
+app.command("accept")(accept_command)
+app.command("reject")(reject_command)
+app.command("report")(report_command)
+app.command("history")(history_command)
+app.command("doctor")(doctor_command)
+app.command("plan")(plan_command)
+app.command("merge")(merge_command)
+app.add_typer(goldens_app, name="goldens")
 
 
-def main() -> None:
-    """Run the ``quantgate`` command."""
+def main() -> NoReturn:
+    """Run the ``quantgate`` command: errors of ours become one message and the exit code of their class."""
+    try:
+        app()
+    except QuantgateError as error:
+        sys.stderr.write(f"error: {error}\n")
+        sys.exit(error.exit_code)
+    sys.exit(0)

@@ -37,7 +37,7 @@ class CaseFile(pytest.File):
             yield CaseItem.from_parent(self, name=one.case.id, located=one)
 
 
-class CaseFailure(Exception):
+class CaseFailedError(Exception):
     """Carries a verdict that is not green to pytest."""
 
     def __init__(self, record: CaseRecord, folder: Path) -> None:
@@ -67,7 +67,7 @@ class CaseItem(pytest.Item):
     def __init__(self, *, located: Located, **arguments: Any) -> None:
         super().__init__(**arguments)
         self.located = located
-        self.finished: CaseFailure | None = None
+        self.finished: CaseFailedError | None = None
         for runner in located.case.runners:
             self.add_marker(runner)
 
@@ -79,7 +79,7 @@ class CaseItem(pytest.Item):
     def setup(self) -> None:
         """Run the case. Raises for a verdict that JUnit calls an error."""
         record, folder = PluginState.of(self.config).run(self.located, self.nodeid)
-        self.finished = CaseFailure(record, folder)
+        self.finished = CaseFailedError(record, folder)
         if RULES[record.verdict.outcome].junit == "error":
             raise self.finished
 
@@ -95,7 +95,7 @@ class CaseItem(pytest.Item):
 
     def repr_failure(self, excinfo: pytest.ExceptionInfo[BaseException], style: Any = None) -> Any:
         """The verdict instead of a traceback of ours."""
-        if isinstance(excinfo.value, CaseFailure | QuantgateError):
+        if isinstance(excinfo.value, CaseFailedError | QuantgateError):
             return str(excinfo.value)
         return super().repr_failure(excinfo, style)
 

@@ -10,6 +10,7 @@ FOLDERS = {
     "quantgate_cases": ("cases", "folder of the case files"),
     "quantgate_runners": ("runners", "folder of the runner profiles"),
     "quantgate_thresholds": ("thresholds", "folder of the limit files"),
+    "quantgate_goldens": ("goldens", "folder of the goldens"),
     "quantgate_runs": ("runs", "folder that run records are written to"),
 }
 
@@ -23,7 +24,15 @@ def declare(parser: pytest.Parser) -> None:
         action="store_true",
         help="skip cases whose runner is not in this machine instead of failing; refused where CI is set",
     )
-    group.addoption("--run-id", default=None, metavar="ID", help="name of this run below the runs folder; default: the time")
+    group.addoption(
+        "--perturbation",
+        default="none",
+        metavar="NAME",
+        help="force a healthy change on every engine, such as isa-avx2",
+    )
+    group.addoption(
+        "--run-id", default=None, metavar="ID", help="name of this run below the runs folder; default: the time"
+    )
     for name, (default, text) in FOLDERS.items():
         parser.addini(name, f"{text}, relative to the root of the repository", default=default)
 

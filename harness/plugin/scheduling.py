@@ -1,7 +1,7 @@
 """xdist: cases of one engine stay on one worker, and records come home.
 
-``--dist loadgroup`` scatters groups under pytest 9.2 and xdist 3.8 (xdist #1386), so the scheduler hook is used: it groups by
-engine key, which the controller computes from the case files, whatever ``--dist`` says.
+``--dist loadgroup`` scatters groups under pytest 9.2 and xdist 3.8 (xdist #1386), so the scheduler hook is used: it
+groups by engine key, which the controller computes from the case files, whatever ``--dist`` says.
 """
 
 from __future__ import annotations
@@ -56,7 +56,7 @@ class XdistHooks:
         node.workerinput["quantgate_runner"] = node.config.getoption("runner") or ""
 
     @pytest.hookimpl
-    def pytest_testnodedown(self, node: Any, error: object) -> None:
+    def pytest_testnodedown(self, node: Any) -> None:
         """Collect the records of a worker that ended."""
         sent = getattr(node, "workeroutput", {}).get("quantgate_records", [])
         PluginState.of(node.config).records.extend(CaseRecord.model_validate_json(text) for text in sent)

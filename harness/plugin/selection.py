@@ -48,7 +48,7 @@ def _require_device(config: pytest.Config, state: PluginState, profile: RunnerPr
             pytest.exit(str(error), returncode=RULES[Outcome.NO_RUNNER].exit_code)
         if os.environ.get("CI"):
             pytest.exit(
-                f"--allow-missing-runner is refused where CI is set: a lane without its device must not be green\n{error}",
+                f"--allow-missing-runner is refused where CI is set: a lane without its device is not green\n{error}",
                 returncode=RULES[Outcome.NO_RUNNER].exit_code,
             )
         for item in cases:

@@ -117,8 +117,10 @@ class PluginState:
             from harness.session.conductor import Session
             from harness.session.context import SessionContext
             from harness.session.devices import device_environment
+            from harness.session.perturbation import by_name
 
             device = self.device()
+            perturbation = by_name(self.config.getoption("perturbation"))
             self._session = Session(
                 SessionContext(
                     root=self.config.rootpath,
@@ -126,9 +128,10 @@ class PluginState:
                     runs_dir=options.folder(self.config, "quantgate_runs"),
                     runner=self.profile(),
                     device=device,
-                    store=open_store(self.config.rootpath),
+                    store=open_store(options.folder(self.config, "quantgate_goldens")),
                     thresholds=options.folder(self.config, "quantgate_thresholds"),
                     device_env=device_environment(device),
+                    perturbation=perturbation,
                 )
             )
         return self._session

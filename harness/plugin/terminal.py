@@ -18,7 +18,7 @@ _COLOURS = {Outcome.PASS: "green", Outcome.WAIVED: "yellow", Outcome.INFRA: "mag
 
 
 class ProgressLine:
-    """Consumes the events of one case. On a terminal one line is rewritten; in a log only stages are written, with -v."""
+    """Consumes the events of one case: a terminal shows one line that is rewritten, a log the stages, with ``-v``."""
 
     def __init__(self, config: pytest.Config, node: str) -> None:
         self._reporter = config.pluginmanager.get_plugin("terminalreporter")
@@ -56,7 +56,11 @@ def print_verdicts(reporter: Any, state: PluginState) -> None:
     width = max(len(record.case) for record in records)
     for record in sorted(records, key=lambda one: (-SEVERITY.index(one.verdict.outcome), one.node)):
         verdict = record.verdict
-        note = f" [{verdict.observed.value}: {verdict.cause}]" if verdict.observed and verdict.observed != verdict.outcome else ""
+        note = (
+            f" [{verdict.observed.value}: {verdict.cause}]"
+            if verdict.observed and verdict.observed != verdict.outcome
+            else ""
+        )
         colour = {_COLOURS.get(verdict.outcome, "red"): True}
         reporter.write(f"{verdict.outcome.value:<21}", **colour)
         reporter.write_line(f"{record.case:<{width}}  {record.timing.total:6.1f} s{note}  {verdict.summary}")

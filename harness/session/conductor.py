@@ -82,7 +82,7 @@ class Session:
         self.context = context
         self.pool = EnginePool(
             context.folder / "engines",
-            {**context.device_env, **context.perturbation},
+            {**context.device_env, **context.perturbation.env},
             lambda case: resolve_case(case, context.root),
             device=context.device.kind,
             runner=context.runner.name,
@@ -103,6 +103,7 @@ class Session:
         """
         folder = self.context.case_folder(located.case.id)
         folder.mkdir(parents=True, exist_ok=True)
+        located = located.model_copy(update={"case": self.context.perturbation.apply(located.case)})
         evidence = Evidence(case=located.case, node=node, run_dir=str(self.context.folder))
         run = _Run(located, node, folder, watch, evidence)
         started = datetime.now(UTC)

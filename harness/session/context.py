@@ -12,6 +12,7 @@ from pathlib import Path
 from harness.definitions.runner import RunnerProfile
 from harness.goldens.store import GoldenStore
 from harness.records.fingerprint import Device
+from harness.session.perturbation import NONE, Perturbation
 
 
 @dataclass(frozen=True)
@@ -28,8 +29,8 @@ class SessionContext:
     thresholds: Path
     device_env: Mapping[str, str] = field(default_factory=dict)
     """Environment that pins the engines to the leased device, such as ``CUDA_VISIBLE_DEVICES``."""
-    perturbation: Mapping[str, str] = field(default_factory=dict)
-    """Environment that a calibration run adds on purpose: recorded with the subject, never part of the request."""
+    perturbation: Perturbation = NONE
+    """A healthy change that is forced on every engine: recorded with the subject, never part of the request."""
     leave_candidates: bool = True
     """Whether a case without a usable golden leaves a pending candidate."""
 

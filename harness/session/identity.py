@@ -9,12 +9,14 @@ from harness.records.base import Json
 from harness.records.fingerprint import Device, Fingerprint
 from harness.records.generation import Receipts
 from harness.records.identity import Identity
+from harness.session.perturbation import NONE, Perturbation
 
 REQUEST_FIELDS = ("backend", "command", "sampling", "scheduler", "precision", "execution")
 """What the case states that moves the output. Names, deadlines, limits and expectations move nothing."""
 
-NOT_PIXELS = ("sampling.fps",)
-"""Fields inside of those that only the preview looks at."""
+NOT_PIXELS = ("sampling.fps", "execution.threads")
+"""Fields inside of those that move no pixel: the preview's speed, and the thread count, under which output is bit-exact
+on one machine. The thread count is shown with the subject."""
 
 
 def identity_of(
@@ -24,8 +26,7 @@ def identity_of(
     *,
     fingerprint: Fingerprint | None = None,
     receipts: Receipts | None = None,
-    perturbation: Mapping[str, str] | None = None,
-    code: str = "",
+    perturbation: Perturbation = NONE,
 ) -> Identity:
     """Put together what is known of a run.
 
@@ -35,13 +36,12 @@ def identity_of(
         digests: sha256 by file of the checkpoints that the engine loads.
         fingerprint: what the engine says of itself, once it stands.
         receipts: what the modules did, once they ran.
-        perturbation: environment that a calibration run added on purpose.
-        code: commit of the code under test.
+        perturbation: a healthy change that was forced on the engine.
     """
     hardware: dict[str, Json] = {"device": device.name}
     if device.compute_capability is not None:
         hardware["compute_capability"] = device.compute_capability
-    weights: dict[str, Json] = {name: digest for name, digest in sorted(digests.items())}
+    weights: dict[str, Json] = dict(sorted(digests.items()))
     weights.update(flat("quantization", case.quantization.model_dump(mode="json")))
     request: dict[str, Json] = {}
     data = case.model_dump(mode="json")
@@ -51,8 +51,8 @@ def identity_of(
         request={name: value for name, value in request.items() if name not in NOT_PIXELS},
         hardware=hardware,
         weights=weights,
-        env={**dict(sorted(case.env.items())), **{name: "(passed)" for name in sorted(case.pass_env)}},
-        subject=_subject(case, fingerprint, receipts, perturbation or {}, code),
+        env={**dict(sorted(case.env.items())), **dict.fromkeys(sorted(case.pass_env), "(passed)")},
+        subject=_subject(case, fingerprint, receipts, perturbation),
     )
 
 
@@ -60,15 +60,16 @@ def _subject(
     case: Case,
     fingerprint: Fingerprint | None,
     receipts: Receipts | None,
-    perturbation: Mapping[str, str],
-    code: str,
+    perturbation: Perturbation,
 ) -> dict[str, Json]:
-    """What is being tested. The loader's options are here: a runtime that changes how it reads bytes is a code change."""
-    subject: dict[str, Json] = {"code": code, **flat("loader", case.loader.model_dump(mode="json"))}
-    subject.update({f"perturbation.{name}": value for name, value in sorted(perturbation.items())})
+    """What is being tested. The loader's options too: a runtime that reads bytes otherwise is a change of code."""
+    subject = flat("loader", case.loader.model_dump(mode="json"))
+    subject["execution.threads"] = case.execution.threads
+    subject.update({f"perturbation.{name}": value for name, value in sorted(perturbation.env.items())})
     if fingerprint is not None:
         subject.update(
             {
+                "code": fingerprint.code,
                 "driver": fingerprint.driver,
                 "cuda": fingerprint.cuda,
                 "cpu_capability": fingerprint.cpu_capability,

@@ -1,4 +1,4 @@
-"""Goldens and limits measured anew: one reference run, then every healthy perturbation, then the limits between them."""
+"""Goldens and limits measured anew: one reference run, every healthy perturbation, then the limits."""
 
 from __future__ import annotations
 
@@ -23,8 +23,8 @@ from harness.session.perturbation import NONE, Perturbation
 from harness.session.rounding import rounded
 
 ROUNDING = "rounding"
-"""Label of the sample that is drawn, not run: the golden with the last bit of every value redrawn. It keeps a limit from
-lying closer to the golden than eight bits can tell."""
+"""Label of the sample that is drawn, not run: the golden with every value moved by at most one level. It keeps a limit
+from lying closer to the golden than eight bits can tell."""
 
 
 class RegenerateError(QuantgateError):
@@ -79,7 +79,7 @@ def _sweep(
         context,
         run=f"{context.run}/{perturbation.name}",
         store=FolderStore(context.folder / "no-goldens"),
-        perturbation=perturbation.env,
+        perturbation=perturbation,
         leave_candidates=False,
     )
     session = Session(bare)
@@ -96,8 +96,7 @@ def _one(session: Session, located: Located, perturbation: Perturbation, watch: 
         record = CaseRecord.read(done)
         if record.verdict.outcome is Outcome.GOLDEN_MISSING:
             return Measured(perturbation.name, record, folder)
-    subject = located.model_copy(update={"case": perturbation.apply(located.case)})
-    finished = session.run_case(subject, located.case.id, watch)
+    finished = session.run_case(located, located.case.id, watch)
     outcome = finished.record.verdict.outcome
     if outcome is not Outcome.GOLDEN_MISSING:
         raise RegenerateError(
@@ -163,5 +162,3 @@ def loosened(old: LimitFile | None, new: LimitFile) -> tuple[str, ...]:
             sentences.append(f"{limit.metric}: {before.limit:.4g} -> {limit.limit:.4g}")
     gone = {limit.metric for limit in old.limits} - {limit.metric for limit in new.limits}
     return (*sentences, *(f"{name}: no longer measured" for name in sorted(gone)))
-
-
