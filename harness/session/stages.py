@@ -67,7 +67,7 @@ def look_at_frames(case: Case, generation: Generation, clip: Clip) -> SanityEvid
 
     sampling = case.sampling
     wanted = (sampling.num_frames, sampling.height, sampling.width, 3)
-    return check_clip(clip, wanted=wanted, float_stats=generation.float_stats)
+    return check_clip(clip, floats=generation.float_stats, expected=wanted)
 
 
 def compare_with(golden: Golden, case: Case, candidate: Clip, folder: Path) -> ComparisonEvidence | None:

@@ -1,0 +1,44 @@
+"""A run whose golden is missing or stale leaves what it made, so that a person can accept it."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from harness.records.case_record import CaseRecord
+from harness.records.golden import CLIP
+from harness.records.verdict import Outcome
+from harness.review.pending import RECORD, leave
+from harness.review.workspace import Workspace
+from harness.session.context import SessionContext
+from harness.session.stages import TRACE
+
+LEAVES = frozenset({Outcome.GOLDEN_MISSING, Outcome.GOLDEN_STALE, Outcome.REGRESSION})
+"""Outcomes whose output a person may want to accept: new, made from other weights, or changed on purpose."""
+
+
+def parts_of(record: CaseRecord, folder: Path) -> dict[str, Path]:
+    """The files of a run that a golden is made of, by part name. Writes the trace beside the record.
+
+    Raises:
+        ValueError: the run generated nothing.
+    """
+    if record.generation is None:
+        raise ValueError(f"{record.case} generated nothing")
+    trace = record.generation.trace.write(folder / "trace.json")
+    return {CLIP: folder / record.generation.clip, TRACE: trace}
+
+
+def leave_candidate(context: SessionContext, record: CaseRecord, folder: Path) -> Path | None:
+    """Leave a pending candidate where the verdict calls for one. ``record.json`` must be on disk.
+
+    A negative control has no golden of its own and leaves none.
+
+    Returns:
+        The candidate's folder, or ``None``.
+    """
+    if record.verdict.outcome not in LEAVES or record.generation is None or record.identity is None:
+        return None
+    if record.request.get("golden_of"):
+        return None
+    files = {**parts_of(record, folder), RECORD: folder / "record.json"}
+    return leave(Workspace(context.root), record, files)
