@@ -21,7 +21,7 @@ def read_text(path: Path) -> str:
     if len(data) > MAX_BYTES:
         raise YamlError([Problem(1, f"larger than {MAX_BYTES // 2**20} MiB; split the file")])
     try:
-        return data.decode("utf-8")
+        return data.decode("utf-8-sig")
     except UnicodeDecodeError as error:
         line = data.count(b"\n", 0, error.start) + 1
         raise YamlError([Problem(line, f"not UTF-8: byte 0x{data[error.start]:02x}")]) from None

@@ -52,16 +52,16 @@ def _sentence(model: type[BaseModel], loc: Path, detail: ErrorDetails) -> str:
 
 def fields_at(model: type[BaseModel], path: Path) -> list[str]:
     """Names of the fields that the mapping at ``path`` may have; empty where its keys are free."""
-    current: Any = model
+    current: type[BaseModel] | None = model
     for step in path:
-        if not (isinstance(current, type) and issubclass(current, BaseModel) and step in current.model_fields):
+        if current is None or step not in current.model_fields:
             return []
-        current = _without_none(current.model_fields[str(step)].annotation)
-    return list(current.model_fields) if isinstance(current, type) and issubclass(current, BaseModel) else []
+        current = model_of(current.model_fields[str(step)].annotation)
+    return list(current.model_fields) if current is not None else []
 
 
-def _without_none(annotation: Any) -> Any:
-    if typing.get_origin(annotation) in (typing.Union, types.UnionType):
-        inner = [part for part in typing.get_args(annotation) if part is not type(None)]
-        return inner[0] if len(inner) == 1 else annotation
-    return annotation
+def model_of(annotation: Any) -> type[BaseModel] | None:
+    """The model that a field holds, ``None`` beside it or not; ``None`` for a field of any other type."""
+    parts = typing.get_args(annotation) if typing.get_origin(annotation) in (typing.Union, types.UnionType) else ()
+    models = [part for part in parts or (annotation,) if isinstance(part, type) and issubclass(part, BaseModel)]
+    return models[0] if len(models) == 1 else None

@@ -1,0 +1,162 @@
+"""``revision: unresolved`` into the commit that the hub has now, written into the YAML and nowhere else.
+
+Only the one word is replaced, at its place in the text: comments, order and layout stay as they are, byte for byte.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Collection, Iterator, Sequence
+from pathlib import Path
+from typing import NamedTuple
+
+from harness.definitions.case import UNRESOLVED, Case
+from harness.definitions.expansion import expand
+from harness.definitions.text import read_text, shown
+from harness.definitions.yaml_tree import Node, YamlError, parse, scalar
+from harness.errors import InfraError, InvalidCaseError
+from harness.records.base import write_text_atomic
+
+Lookup = Callable[[str, str], str]
+"""(repository, branch or tag) -> full commit."""
+
+
+class Resolved(NamedTuple):
+    """One revision that was written."""
+
+    path: Path
+    line: int
+    repository: str
+    commit: str
+
+    def __str__(self) -> str:
+        return f"{self.path}:{self.line}: {self.repository} -> {self.commit}"
+
+
+def require_resolved(case: Case) -> Case:
+    """``case``, if every checkpoint it names is fixed.
+
+    Raises:
+        InvalidCaseError: a revision is not resolved; the remedy is the command that resolves it.
+    """
+    open_refs = [f"{role} {ref.path}" for role, ref in case.checkpoints().items() if ref.revision == UNRESOLVED]
+    if open_refs:
+        raise InvalidCaseError(
+            f"no commit is known for {', '.join(open_refs)}; a branch would be another checkpoint tomorrow",
+            where=case.id,
+            remedy=f"quantgate resolve {case.id}",
+        )
+    return case
+
+
+def resolve_cases(
+    paths: Sequence[Path],
+    root: Path,
+    ids: Collection[str] = (),
+    *,
+    revision: str = "main",
+    lookup: Lookup | None = None,
+) -> tuple[Resolved, ...]:
+    """Write the commits of everything unresolved in the given cases.
+
+    Args:
+        paths: case files.
+        root: the repository, to which paths in the result are relative.
+        ids: cases to resolve; empty means all. What a case takes from ``defaults`` is resolved there.
+        revision: branch or tag whose commit is taken.
+        lookup: who is asked; :func:`hub_commit` by default. Each repository is asked for once.
+
+    Returns:
+        What was written, in the order of files and lines; empty if all was resolved before.
+
+    Raises:
+        InvalidCaseError: a file is not YAML, or no case is called like one of ``ids``.
+        InfraError: the hub did not say; nothing of any file was written then.
+    """
+    ask = lookup or hub_commit
+    commits: dict[str, str] = {}
+    done: list[Resolved] = []
+    found: set[str] = set()
+    texts: list[tuple[Path, str]] = []
+    for path in paths:
+        try:
+            text = read_text(path)
+            tree = parse(text)
+        except YamlError as error:
+            raise InvalidCaseError(str(error), where=str(shown(path, root))) from None
+        edits: dict[tuple[int, int], str] = {}
+        for repository, node in _open_refs(tree, ids, found):
+            if node.span not in edits:
+                commits[repository] = commits.get(repository) or ask(repository, revision)
+                edits[node.span] = commits[repository]
+                done.append(Resolved(shown(path, root), node.line, repository, commits[repository]))
+        if edits:
+            texts.append((path, _edited(text, edits)))
+    if missing := sorted(set(ids) - found):
+        raise InvalidCaseError(f"no case is called {', '.join(missing)}", remedy="quantgate cases")
+    for path, text in texts:
+        write_text_atomic(path, text)
+    return tuple(sorted(done, key=lambda one: (str(one.path), one.line)))
+
+
+def hub_commit(repository: str, revision: str) -> str:
+    """Commit of ``revision`` of a model repository, from the hub that ``HF_ENDPOINT`` names.
+
+    Raises:
+        InfraError: no answer, no such repository or revision, or no right to read it.
+    """
+    from huggingface_hub import HfApi  # lazily: collection must not pay for its import
+    from huggingface_hub.errors import HfHubHTTPError, HFValidationError
+
+    try:
+        commit = HfApi().model_info(repository, revision=revision, timeout=30).sha
+    except (HfHubHTTPError, HFValidationError, OSError, ValueError) as error:
+        said = str(error).strip().splitlines()
+        raise InfraError(
+            f"the hub gave no commit of {repository} at {revision}: {said[0] if said else type(error).__name__}",
+            remedy="check the network, HF_ENDPOINT, HF_HUB_OFFLINE and HF_TOKEN, then repeat the command",
+            kind="download",
+        ) from None
+    if not commit or len(commit) != 40:
+        raise InfraError(f"the hub names {commit!r} as commit of {repository}, which is none", kind="download")
+    return commit
+
+
+def _open_refs(tree: Node, ids: Collection[str], found: set[str]) -> Iterator[tuple[str, Node]]:
+    """Repository and ``unresolved`` scalar of each reference that the cases ``ids`` are made of."""
+    cases = tree.value.get("cases") if isinstance(tree.value, dict) else None
+    if cases is None or not isinstance(cases.value, dict):
+        return
+    defaults = tree.value.get("defaults")
+    taken = False
+    for name, entry in cases.value.items():
+        variants, _ = expand(name, entry, {})
+        names = {name, *(variant.id for variant in variants)}
+        if not ids or names & set(ids):
+            found |= names & set(ids)
+            taken = True
+            yield from _walk(entry)
+    if taken and defaults is not None:
+        yield from _walk(defaults)
+
+
+def _walk(node: Node) -> Iterator[tuple[str, Node]]:
+    if isinstance(node.value, list):
+        for child in node.value:
+            yield from _walk(child)
+    elif isinstance(node.value, dict):
+        path, revision = node.value.get("path"), node.value.get("revision")
+        if path is not None and revision is not None and revision.value == UNRESOLVED and isinstance(path.value, str):
+            yield path.value, revision
+        for child in node.value.values():
+            yield from _walk(child)
+
+
+def _edited(text: str, edits: dict[tuple[int, int], str]) -> str:
+    for (start, end), commit in sorted(edits.items(), reverse=True):
+        # In quotes, because a commit of digits only would be read as a number.
+        text = text[:start] + (commit if _reads_as_text(commit) else f'"{commit}"') + text[end:]
+    return text
+
+
+def _reads_as_text(commit: str) -> bool:
+    return isinstance(scalar(commit), str)

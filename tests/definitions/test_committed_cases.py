@@ -1,0 +1,91 @@
+"""The cases of this repository: what they must say, and that none of it was made up."""
+
+from __future__ import annotations
+
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from harness.definitions.case import UNRESOLVED, Case
+from harness.definitions.loading import load_cases
+
+ROOT = Path(__file__).parents[2]
+FILES = sorted((ROOT / "cases").glob("*.yaml"))
+
+
+@pytest.fixture(scope="module")
+def cases() -> dict[str, Case]:
+    return {one.case.id: one.case for one in load_cases(FILES, ROOT)}
+
+
+def of(cases: dict[str, Case], prefix: str) -> list[Case]:
+    found = [case for name, case in cases.items() if name.startswith(prefix)]
+    assert found, prefix
+    return found
+
+
+def test_everything_is_collected(cases):
+    assert {"bf16", "fp8", "nvfp4", "fp8_override", "nvfp4_override", "bf16_env"} <= set(cases)
+    assert len(of(cases, "incident_")) == 4
+    assert len(of(cases, "wan22_")) == 4
+
+
+def test_the_tiny_cases_ask_for_what_the_model_was_trained_for(cases):
+    from tiny import spec
+
+    colours = "|".join(spec.COLOURS)
+    sentence = (
+        rf"a ({colours}) ({'|'.join(spec.SHAPES)}) moving ({'|'.join(spec.DIRECTIONS)}) on a ({colours}) background"
+    )
+    for case in cases.values():
+        if not case.model.path.startswith("./tiny/"):
+            continue
+        asked = case.sampling
+        assert (asked.width, asked.height, asked.num_frames) == (spec.WIDTH, spec.HEIGHT, spec.FRAMES)
+        assert asked.max_sequence_length == spec.MAX_SEQUENCE_LENGTH
+        assert case.scheduler.flow_shift == spec.FLOW_SHIFT
+        assert case.scheduler.boundary_ratio == spec.BOUNDARY_RATIO
+        found = re.fullmatch(sentence, asked.prompt)
+        assert found, asked.prompt
+        assert found[1] != found[4], "an object of its background's colour is no object"
+
+
+def test_the_incident_is_told_in_pairs_that_differ_in_the_default_alone(cases):
+    for kind in ("export", "preswapped"):
+        new, old = cases[f"incident_{kind}_new_default"], cases[f"incident_{kind}_old_default"]
+        right, wrong = (new, old) if kind == "export" else (old, new)
+        assert (right.expect, right.golden_of) == ("pass", None)
+        assert (wrong.expect, wrong.golden_of) == ("regression", right.id)
+        assert {new.loader.nibble_order, old.loader.nibble_order} == {"low_first", "high_first"}
+        assert (new.loader.nibble_order, old.loader.nibble_order) == ("low_first", "high_first")
+        same = {"id", "description", "loader", "contracts", "golden_of", "expect"}
+        assert new.model_dump(exclude=same) == old.model_dump(exclude=same)
+
+
+def test_the_real_cases_carry_the_sampling_of_the_incident(cases):
+    for case in of(cases, "wan22_"):
+        asked = case.sampling
+        assert (asked.prompt, asked.width, asked.height) == ("A curious raccoon", 640, 384)
+        assert (asked.num_frames, asked.num_inference_steps, asked.seed) == (17, 12, 0)
+        assert case.runners == ("b200",)
+        assert case.contracts == ("sglang==0.5.23",)
+
+
+def test_no_revision_is_invented(cases):
+    """All are unresolved until the hub was asked; `quantgate resolve` then writes all of a case at once."""
+    for case in of(cases, "wan22_"):
+        revisions = {ref.revision for ref in case.checkpoints().values()}
+        assert revisions == {UNRESOLVED} or UNRESOLVED not in revisions
+
+
+def test_collection_imports_neither_torch_nor_pytest_nor_the_hub():
+    script = (
+        "import sys; from pathlib import Path; from harness.definitions.loading import load_cases; "
+        "load_cases(sorted(Path('cases').resolve().glob('*.yaml')), Path.cwd()); "
+        "print(sorted({'torch', 'diffusers', 'transformers', 'numpy', 'pytest', 'huggingface_hub'} & set(sys.modules)))"
+    )
+    run = subprocess.run([sys.executable, "-c", script], cwd=ROOT, capture_output=True, text=True, timeout=60)
+    assert (run.returncode, run.stdout) == (0, "[]\n"), run.stderr

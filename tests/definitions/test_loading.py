@@ -1,0 +1,212 @@
+"""What a person sees: which case a file gives, and what is said of a wrong one."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from harness.definitions.case import Case
+from harness.definitions.loading import check_cases, load_case_file, load_cases
+from harness.errors import InvalidCaseError
+
+LINE = 6
+"""First line of a case in a text that starts with ``cases:`` after the four lines of defaults."""
+
+
+def test_defaults_are_merged_deeply_and_lists_replaced(load):
+    (located,) = load(
+        """\
+        cases:
+          one:
+            runners: [h200]
+            sampling: {width: 128}
+        """
+    )
+    assert located.case.runners == ("h200",)
+    assert (located.case.sampling.width, located.case.sampling.height) == (128, 64)
+    assert located.where == f"cases/a.yaml:{LINE}"
+
+
+def test_a_bare_id_is_all_defaults(load):
+    (located,) = load("cases:\n  one:\n")
+    assert located.case.id == "one"
+
+
+def test_a_checkpoint_never_inherits_the_revision_of_another(load):
+    (located,) = load(
+        f"""\
+        defaults:
+          runners: [cpu]
+          model: {{path: a/b, revision: {"0" * 39}a}}
+          sampling: {{prompt: p, width: 96, height: 64, num_frames: 17, num_inference_steps: 8, guidance_scale: 3.0}}
+        cases:
+          one: {{model: {{path: ./weights}}}}
+        """,
+        whole=True,
+    )
+    assert located.case.model.revision is None
+
+
+def test_a_resolved_case_is_total(load):
+    """No field is left that something else would choose: the dump states each, and the second scale is a number."""
+    (located,) = load("cases:\n  one:\n")
+    stated = located.case.model_dump(mode="json")
+    assert stated["sampling"]["guidance_scale_2"] == 3.0
+    assert set(stated) == set(Case.model_fields)
+    for part, names in {
+        "sampling": {"seed", "negative_prompt", "max_sequence_length", "num_inference_steps", "guidance_scale"},
+        "scheduler": {"name", "flow_shift", "boundary_ratio"},
+        "precision": {"transformer", "text_encoder", "vae"},
+        "execution": {"attention_backend", "tf32", "deterministic", "threads", "matmul"},
+        "loader": {"nibble_order", "scale_layout", "packed_qkv"},
+    }.items():
+        assert names <= {name for name, value in stated[part].items() if value is not None}
+
+
+def test_the_same_case_round_trips_through_its_own_dump(load):
+    (located,) = load("cases:\n  one:\n")
+    assert Case.model_validate_json(located.case.model_dump_json()) == located.case
+
+
+@pytest.mark.parametrize(
+    ("fields", "said"),
+    [
+        ("sampling: {widht: 64}", "sampling.widht: unknown key; did you mean width?"),
+        ("smapling: {}", "smapling: unknown key; did you mean sampling?"),
+        ('sampling: {width: "96"}', 'sampling.width: input should be a valid integer, not "96"'),
+        ("sampling: {width: 96.5}", "sampling.width: input should be a valid integer"),
+        ("sampling: {seed: true}", "sampling.seed: input should be a valid integer, not true"),
+        ("sampling: {guidance_scale: .nan}", "sampling.guidance_scale: input should be a finite number"),
+        ("env: {OMP_NUM_THREADS: 1}", 'env.OMP_NUM_THREADS: must be text; write it in quotes: "1"'),
+        ("execution: {tf32: on}", 'execution.tf32: input should be a valid boolean, not "on"'),
+        ("quantization: {transformer: int4}", "quantization.transformer: input should be 'bf16', 'fp8' or 'nvfp4'"),
+        ("model: {path: ./../../etc}", "model.path: ./../../etc leads out of the repository"),
+        ("model: {path: /etc/passwd}", "model.path: /etc/passwd leads out of the repository"),
+        ("model: {path: a/../b}", "model.path: 'a/../b' is neither ./folder nor owner/name"),
+        ("model: {path: a/b}", "model.path: a/b needs `revision`"),
+        ("model: {path: a/b, revision: main}", "model.revision: string should match pattern"),
+        ("model: {path: ./weights, revision: unresolved}", "model.revision: a folder has no revision"),
+        ("runners: [b20]", "runners.0: no runner 'b20' in runners/; did you mean b200?"),
+        ("runners: [cpu, cpu]", "runners.1: runner 'cpu' is named twice"),
+        ("runners: []", "runners: tuple should have at least 1 item"),
+        ("backend: difusers", "backend: no backend 'difusers' is installed; did you mean diffusers?"),
+        ("backend: command", "backend: backend command needs `command`"),
+        ("command: [./run]", "command: `command` is read by backend command only"),
+        ("env: {OMP_NUM_THREDS: '1'}", "env.OMP_NUM_THREDS: OMP_NUM_THREDS: no environment variable that backend"),
+        ("env: {HF_TOKEN: abc}", "env.HF_TOKEN: HF_TOKEN looks like a secret"),
+        ("env: {BAD-NAME: x}", "env.BAD-NAME: string should match pattern"),
+        ("contracts: ['sglang>=0.5']", "contracts.0: 'sglang>=0.5' is not of the form runtime==version"),
+        ("expect: fial", "expect: string should match pattern"),
+        ("loader: {nibble_order: high_first}", "loader.nibble_order: has no effect"),
+        ("loader: {packed_qkv: true}", "loader.packed_qkv: has no effect"),
+        ("sampling: {num_frames: 16}", "sampling.num_frames: 16 is not 4k+1"),
+        ("sampling: {width: 104}", "sampling.width: 104 pixels is no multiple of 16"),
+        ("id: other", "id: the id of a case is its key"),
+        ("golden_of: nobody", "golden_of: no case 'nobody' in this file"),
+        (
+            "{expect: regression, waiver: {owner: o, reason: r, issue: 'https://x', expires: 2030-01-01}}",
+            "waiver: a negative control",
+        ),
+    ],
+)
+def test_a_wrong_field_is_named_with_its_line(refused, fields, said):
+    body = fields if fields.startswith("{") else f"\n    {fields}"
+    line = LINE if fields.startswith("{") else LINE + 1
+    (message,) = refused(f"cases:\n  one: {body}\n")
+    assert message.startswith(f"cases/a.yaml:{line}: cases.one.{said}")
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ("", "a.yaml:1: a case file is a mapping"),
+        ("- a\n", "a.yaml:1: a case file is a mapping"),
+        ("defaults: {}\n", "a.yaml:1: no `cases`"),
+        ("cases:\n", "a.yaml:1: cases: must be a mapping from an id"),
+        ("cases: [a]\n", "a.yaml:1: cases: must be a mapping from an id"),
+        ("case: {}\ncases: {a: {}}\n", "a.yaml:1: case: unknown key; did you mean cases?"),
+        ("defaults: 3\ncases: {a: {}}\n", "a.yaml:1: defaults: must be a mapping"),
+        ("cases:\n  a: 3\n", "a.yaml:2: cases.a: must be a mapping of fields"),
+        ("cases:\n  A b: {}\n", "a.yaml:2: cases.A b: bad case id 'A b'"),
+        ("cases: {a: {}\n", "a.yaml:2: "),
+    ],
+)
+def test_a_wrong_file_is_named_with_its_line(refused, text, said):
+    assert any(f"cases/{said}" in message for message in refused(text, whole=True))
+
+
+def test_all_faults_of_all_files_come_at_once_in_order(refused):
+    said = refused(
+        """\
+        cases:
+          one:
+            sampling:
+              widht: 64
+              height: "64"
+            env: {HF_TOKEN: abc}
+            runners: [b20, h200]
+          two: {bakend: diffusers}
+        """,
+        "cases:\n  three: {sampling: {seed: -1}}\n",
+    )
+    places = [message.split(": ")[0] for message in said]
+    assert places == [*(f"cases/a.yaml:{LINE + offset}" for offset in (2, 3, 4, 5, 6)), f"cases/b.yaml:{LINE}"]
+
+
+def test_a_fault_in_the_defaults_is_named_there(refused):
+    said = refused("defaults: {sampling: {widht: 1}}\ncases:\n  one: {}\n  two: {}\n", whole=True)
+    assert any(message.startswith("cases/a.yaml:1: cases.one.sampling.widht: unknown key") for message in said)
+
+
+def test_what_is_missing_is_said(refused):
+    said = refused("cases:\n  one: {runners: [cpu], model: {path: ./w}, sampling: {prompt: p}}\n", whole=True)
+    assert (
+        "cases/a.yaml:2: cases.one.sampling.width: is required, and neither the case nor `defaults` states it" in said
+    )
+
+
+def test_duplicate_ids_in_one_file_and_across_files(refused):
+    (message,) = refused("cases:\n  one: {}\n  one: {}\n")
+    assert message == f"cases/a.yaml:{LINE + 1}: duplicate key 'one'; it is on line {LINE} already"
+    (message,) = refused("cases:\n  one: {}\n", "cases:\n  one: {}\n")
+    assert message == f"cases/b.yaml:{LINE}: cases.one: duplicate case id; it is at cases/a.yaml:{LINE} already"
+
+
+def test_a_link_out_of_the_repository_is_an_escape(refused, tmp_path):
+    (tmp_path / "link").symlink_to("/etc")
+    (message,) = refused("cases:\n  one: {model: {path: ./link/passwd}}\n")
+    assert "leads out of the repository" in message
+
+
+def test_files_that_cannot_be_read(tmp_path):
+    absent, binary = tmp_path / "absent.yaml", tmp_path / "binary.yaml"
+    binary.write_bytes(b"cases:\n  \xff: {}\n")
+    with pytest.raises(
+        InvalidCaseError, match=r"(?s)absent.yaml:1: cannot be read.*binary.yaml:2: not UTF-8: byte 0xff"
+    ):
+        load_cases([absent, binary], tmp_path, runners=["cpu"])
+
+
+def test_right_cases_survive_beside_wrong_ones(tmp_path):
+    path = tmp_path / "c.yaml"
+    path.write_text("cases:\n  bad: {}\n  good: {runners: [cpu], model: {path: ./w}, sampling: {prompt: p, width: 16,"
+                    " height: 16, num_frames: 1, num_inference_steps: 1, guidance_scale: 1}}\n")  # fmt: skip
+    cases, problems = check_cases([path], tmp_path, runners=["cpu"])
+    assert [one.case.id for one in cases] == ["good"]
+    assert all("cases.bad" in problem.message for problem in problems)
+    with pytest.raises(InvalidCaseError) as caught:
+        load_case_file(path, tmp_path, runners=["cpu"])
+    assert caught.value.exit_code == 17
+
+
+def test_runner_profiles_of_the_repository_are_the_default(tmp_path):
+    path = tmp_path / "c.yaml"
+    path.write_text("cases:\n  one: {runners: [cpu]}\n")
+    with pytest.raises(InvalidCaseError, match="no runner 'cpu' in runners/; none is known"):
+        load_cases([path], tmp_path)
+
+
+def test_paths_in_messages_are_relative_to_the_repository(load, tmp_path):
+    (located,) = load("cases:\n  one: {}\n")
+    assert located.path == Path("cases/a.yaml")
