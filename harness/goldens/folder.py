@@ -163,7 +163,7 @@ class FolderStore:
             return self._same(manifest, digest)
         stage = self._work() / uuid.uuid4().hex
         try:
-            copy_parts(manifest, files, stage)
+            copy_parts(manifest.parts, files, stage)
             manifest.write(stage / MANIFEST_FILE)
             sync_folder(stage)
             target.parent.mkdir(parents=True, exist_ok=True)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+from collections.abc import Mapping
 from typing import Annotated, Literal
 
 from pydantic import Field, StringConstraints, model_validator
@@ -21,6 +22,9 @@ CLIP = "clip"
 
 MANIFEST_FILE = "manifest.json"
 INDEX_FILE = "accepted.json"
+CANDIDATE_FILE = "candidate.json"
+RESERVED = frozenset({MANIFEST_FILE, INDEX_FILE, CANDIDATE_FILE})
+"""File names that no part may have."""
 
 
 class Part(Record):
@@ -64,13 +68,7 @@ class GoldenManifest(Record):
 
     @model_validator(mode="after")
     def _coherent(self) -> GoldenManifest:
-        paths = [part.path for part in self.parts.values()]
-        if len({path.lower() for path in paths}) != len(paths):
-            raise ValueError("two parts share one file (names that differ only in case count as one)")
-        if MANIFEST_FILE in (path.lower() for path in paths):
-            raise ValueError(f"a part cannot be called {MANIFEST_FILE}")
-        if (CLIP in self.parts) == (self.shape is None):
-            raise ValueError("a manifest with a clip states its shape, and one without a clip states none")
+        check_files(self.parts, self.shape)
         return self
 
     def digest(self) -> str:
@@ -112,6 +110,21 @@ class AcceptedIndex(Record):
     def digests(self) -> tuple[str, ...]:
         """Full digests, in the order of the file."""
         return tuple(entry.digest for entry in self.goldens)
+
+
+def check_files(parts: Mapping[str, Part], shape: tuple[int, int, int, int] | None) -> None:
+    """Hold the parts of a golden, or of one to be, against each other.
+
+    Raises:
+        ValueError: two parts share a file, a part has a reserved name, or clip and shape do not go together.
+    """
+    paths = [part.path.lower() for part in parts.values()]
+    if len(set(paths)) != len(paths):
+        raise ValueError("two parts share one file (names that differ only in case count as one)")
+    if taken := RESERVED.intersection(paths):
+        raise ValueError(f"a part cannot be called {', '.join(sorted(taken))}")
+    if (CLIP in parts) == (shape is None):
+        raise ValueError("where there is a clip its shape is stated, and where there is none no shape is")
 
 
 def canonical_sha256(record: Record) -> str:

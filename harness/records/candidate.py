@@ -1,0 +1,75 @@
+"""``candidate.json``: what a run would like to see accepted, with everything that accepting needs."""
+
+from __future__ import annotations
+
+from typing import Any, Literal
+
+from pydantic import Field, model_validator
+
+from harness.records.base import Record
+from harness.records.golden import (
+    CANDIDATE_FILE,
+    CLIP,
+    Part,
+    Provenance,
+    SafeName,
+    Sha256,
+    canonical_sha256,
+    check_files,
+)
+from harness.records.identity import FieldChange, Identity
+from harness.records.limits import LimitFile
+from harness.records.verdict import Outcome
+
+__all__ = ["CANDIDATE_FILE", "Candidate"]
+
+
+class Candidate(Record):
+    """A golden to be: it lies beside its parts, in the run's folder, among the pending ones, or in a CI artifact."""
+
+    schema_version: Literal[1] = 1
+    case: SafeName
+    runner: SafeName
+    identity: Identity
+    parts: dict[SafeName, Part] = Field(min_length=1)
+    shape: tuple[int, int, int, int] | None = None
+    """Frames, height, width, channels of the clip."""
+    created: str
+    """UTC, ISO 8601."""
+    provenance: Provenance
+    outcome: Outcome
+    summary: str
+    """The verdict's sentence."""
+    golden: Sha256 | None = None
+    """Digest of the golden that the run was judged against: accepting takes the place of that one and of no other."""
+    changes: tuple[FieldChange, ...] = ()
+    """What differs from that golden's identity."""
+    limits: LimitFile | None = None
+    """Limits that were measured against this candidate. Their ``golden_digest`` is the sha256 of the candidate's clip
+    until the candidate is accepted, since only then the golden has a name."""
+    seal: str = ""
+    """sha256 (hex) over all other fields. It shows damage and hand-made changes; it is not a signature."""
+
+    @model_validator(mode="after")
+    def _coherent(self) -> Candidate:
+        check_files(self.parts, self.shape)
+        limits = self.limits
+        if limits is None:
+            return self
+        if (limits.case, limits.runner) != (self.case, self.runner):
+            raise ValueError(f"the limits belong to {limits.runner}/{limits.case}")
+        if limits.identity_digest != self.identity.digest():
+            raise ValueError("the limits were measured for another identity")
+        if CLIP not in self.parts or limits.golden_digest != self.parts[CLIP].sha256:
+            raise ValueError("the limits were measured against another clip")
+        return self
+
+    def expected_seal(self) -> str:
+        """The seal that these fields have."""
+        return canonical_sha256(self.model_copy(update={"seal": ""}))
+
+    @classmethod
+    def sealed(cls, **fields: Any) -> Candidate:
+        """A candidate with its seal."""
+        bare = cls(**fields)
+        return bare.model_copy(update={"seal": bare.expected_seal()})

@@ -1,0 +1,256 @@
+"""Accept a candidate: golden, limits and pin change together, or nothing does."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from datetime import UTC, datetime
+from pathlib import Path
+
+from harness.errors import GoldenError
+from harness.goldens.folder import SHORT, FolderStore
+from harness.goldens.hub import Addition, HubStore
+from harness.goldens.store import CONFIG_FILE, GoldenStore, RoutedStore, open_store, read_config
+from harness.records.base import Json
+from harness.records.candidate import CANDIDATE_FILE, Candidate
+from harness.records.golden import CLIP, Accepted, AcceptedIndex, GoldenManifest
+from harness.review.artifact import Found, take
+from harness.review.journal import Hook, Transaction, recover
+from harness.review.limits import Fate, limits_after
+from harness.review.pending import RECORD, choose, part_files, read_candidate
+from harness.review.workspace import Workspace
+
+
+@dataclass(frozen=True)
+class Acceptance:
+    """What accepting changed.
+
+    Attributes:
+        manifest: of the new golden.
+        digest: its digest.
+        replaced: digests that are no longer accepted.
+        limits: what became of the limits.
+        changed: files and folders to commit, relative to the repository's root.
+        recovered: what an earlier, interrupted command had left to do.
+    """
+
+    manifest: GoldenManifest
+    digest: str
+    replaced: tuple[str, ...]
+    limits: Fate
+    changed: tuple[str, ...]
+    recovered: tuple[str, ...] = ()
+
+
+def accept(
+    workspace: Workspace,
+    case: str,
+    *,
+    reason: str,
+    author: str,
+    runner: str = "",
+    source: Path | None = None,
+    also: bool = False,
+    request: Mapping[str, Json] | None = None,
+    extra: Mapping[Path, bytes] | None = None,
+    hook: Hook = lambda _step: None,
+) -> Acceptance:
+    """Make a candidate the golden of its case. Needs no GPU: the identity is the one the candidate was made with.
+
+    Args:
+        workspace: the project.
+        case: id of the case.
+        reason: why this output is right.
+        author: who says so.
+        runner: needed where candidates of several runners are there.
+        source: a downloaded CI artifact, folder or zip; ``None``: the pending candidate of this checkout.
+        also: accept it beside the present goldens (a bistable case) instead of in their place.
+        request: the case's request as it is written now, where the caller knows it; a candidate made from another one
+            is refused, since it would be stale at once.
+        extra: further files that change with it, such as the checkpoint lock.
+        hook: called at every step; for tests.
+
+    Raises:
+        GoldenError: there is no such candidate, it was changed or damaged, it was judged against other goldens than the
+            accepted ones, or an interrupted command cannot be finished. Nothing was changed.
+        InfraError: the upload to the hub failed. Nothing was changed that a run can see.
+    """
+    if not reason.strip():
+        raise GoldenError("a golden is accepted with a reason", where=case, remedy="add --reason '…'")
+    with workspace.locked():
+        recovered = recover(workspace, hook)
+        transaction = Transaction(workspace, f"accept {case}: {reason}", hook)
+        try:
+            found = _found(workspace, case, runner, source, transaction.folder / "artifact")
+            _check_request(found.candidate, request)
+            done = _accept(workspace, transaction, found, reason=reason, author=author, also=also, extra=extra or {})
+            transaction.commit()
+        except Exception:
+            transaction.abandon()
+            raise
+    return replace(done, recovered=recovered)
+
+
+def install(
+    workspace: Workspace,
+    candidate: Candidate,
+    files: Mapping[str, Path],
+    *,
+    reason: str,
+    author: str,
+    also: bool = False,
+    hook: Hook = lambda _step: None,
+) -> Acceptance:
+    """Accept a candidate that was never left pending: for a command that measures golden and limits in one go.
+
+    Args and errors as for :func:`accept`; ``candidate.limits`` become the case's limits.
+    """
+    with workspace.locked():
+        recovered = recover(workspace, hook)
+        transaction = Transaction(workspace, f"install {candidate.runner}/{candidate.case}: {reason}", hook)
+        try:
+            found = Found(candidate, dict(files))
+            done = _accept(workspace, transaction, found, reason=reason, author=author, also=also, extra={}, over=True)
+            transaction.commit()
+        except Exception:
+            transaction.abandon()
+            raise
+    return replace(done, recovered=recovered)
+
+
+def _found(workspace: Workspace, case: str, runner: str, source: Path | None, scratch: Path) -> Found:
+    if source is not None:
+        return take(source, case, runner, scratch)
+    folder = choose(workspace, case, runner)
+    candidate = read_candidate(folder)
+    if (candidate.runner, candidate.case) != (folder.parent.name, folder.name):
+        raise GoldenError(f"it belongs to {candidate.runner}/{candidate.case}", where=str(folder / CANDIDATE_FILE))
+    return Found(candidate, part_files(folder, candidate))
+
+
+def _accept(
+    workspace: Workspace,
+    transaction: Transaction,
+    found: Found,
+    *,
+    reason: str,
+    author: str,
+    also: bool,
+    extra: Mapping[Path, bytes],
+    over: bool = False,
+) -> Acceptance:
+    candidate = found.candidate
+    runner, case = candidate.runner, candidate.case
+    store = _store_of(open_store(workspace.goldens), runner)
+    before = store.index(runner, case)
+    if not over:
+        _check_base(candidate, before, store, also)
+    manifest = _manifest(candidate, before, reason=reason, author=author)
+    files = {name: path for name, path in found.files.items() if name in manifest.parts}
+    entry = Accepted(digest=manifest.digest(), reason=reason, author=author, accepted=manifest.created)
+    after = AcceptedIndex(case=case, runner=runner, goldens=((*before.goldens, entry) if also else (entry,)))
+    limit_path = workspace.limits(runner, case)
+    limits = limits_after(
+        manifest, candidate.limits, limit_path, kept=frozenset(before.digests()) if also else frozenset()
+    )
+    changed: list[Path] = []
+    if isinstance(store, FolderStore):
+        transaction.install(store, manifest, files, after)
+        changed += [store.folder(runner, case, manifest.digest()), store.index_path(runner, case)]
+    else:
+        changed.append(_publish(workspace, transaction, store, Addition(manifest, files), after))
+    if limits.fate in ("new", "carried", "removed"):
+        transaction.write(limit_path, limits.limits.to_json().encode() if limits.limits is not None else None)
+        changed.append(limit_path)
+    for path, data in extra.items():
+        transaction.write(path, data)
+        changed.append(path)
+    transaction.discard(workspace.pending(runner, case), candidate.seal)
+    return Acceptance(
+        manifest=manifest,
+        digest=manifest.digest(),
+        replaced=() if also else before.digests(),
+        limits=limits.fate,
+        changed=tuple(_shown(path, workspace.root) for path in changed),
+    )
+
+
+def _shown(path: Path, root: Path) -> str:
+    return str(path.relative_to(root)) if path.is_relative_to(root) else str(path)
+
+
+def _publish(
+    workspace: Workspace, transaction: Transaction, store: HubStore, addition: Addition, after: AcceptedIndex
+) -> Path:
+    """Upload now, pin with the rest: a commit that nothing pins changes no run, so an interruption leaves no trace."""
+    what = f"Accept {after.runner}/{after.case}"
+    revision = store.publish([addition], [after], message=f"{what}: {addition.manifest.reason}"[:200])
+    config = read_config(workspace.goldens)
+    if config.hub is None:  # the store came from this very file
+        raise GoldenError("store.json changed meanwhile", where=str(workspace.goldens / CONFIG_FILE))
+    pinned = config.model_copy(update={"hub": config.hub.model_copy(update={"revision": revision})})
+    path = workspace.goldens / CONFIG_FILE
+    transaction.write(path, pinned.to_json().encode())
+    return path
+
+
+def _store_of(store: GoldenStore, runner: str) -> FolderStore | HubStore:
+    routed = store.route(runner) if isinstance(store, RoutedStore) else store
+    if not isinstance(routed, FolderStore | HubStore):
+        raise GoldenError("this store cannot be accepted into", where=routed.origin)
+    return routed
+
+
+def _check_request(candidate: Candidate, request: Mapping[str, Json] | None) -> None:
+    if request is None:
+        return
+    made = candidate.identity.request
+    odd = sorted(name for name in made.keys() | request.keys() if made.get(name) != request.get(name))
+    if odd:
+        raise GoldenError(
+            f"the case asks for something else since the candidate was made: {', '.join(odd)}",
+            where=f"{candidate.runner}/{candidate.case}",
+            remedy="run the case again, and accept what it leaves",
+        )
+
+
+def _check_base(candidate: Candidate, before: AcceptedIndex, store: GoldenStore, also: bool) -> None:
+    """Accepting replaces what the run was judged against, and never what somebody accepted since."""
+    where = f"{candidate.runner}/{candidate.case}"
+    if also:
+        for golden in store.find(candidate.runner, candidate.case):
+            if golden.manifest.identity.digest() != candidate.identity.digest():
+                raise GoldenError(
+                    f"golden {golden.digest[:SHORT]} is of another configuration, so both cannot be right",
+                    where=where,
+                    remedy="accept without --also, in its place",
+                )
+            if golden.manifest.parts.get(CLIP) == candidate.parts.get(CLIP):
+                raise GoldenError(f"golden {golden.digest[:SHORT]} holds the same clip already", where=where)
+        return
+    accepted = before.digests()
+    judged = candidate.golden
+    if (judged is None and accepted) or (judged is not None and judged not in accepted):
+        now = [digest[:SHORT] for digest in accepted] or "none"
+        raise GoldenError(
+            f"the candidate was judged against {judged[:SHORT] if judged else 'no golden'}, "
+            f"and the case accepts {now} by now: it was accepted already, or somebody accepted another one",
+            where=where,
+            remedy="run the case again, or add --also to accept it beside those",
+        )
+
+
+def _manifest(candidate: Candidate, before: AcceptedIndex, *, reason: str, author: str) -> GoldenManifest:
+    parts = {name: part for name, part in candidate.parts.items() if name != RECORD}
+    return GoldenManifest(
+        case=candidate.case,
+        runner=candidate.runner,
+        identity=candidate.identity,
+        parts=parts,
+        shape=candidate.shape,
+        created=datetime.now(UTC).isoformat(timespec="seconds"),
+        author=author,
+        reason=reason,
+        provenance=candidate.provenance,
+        previous=before.goldens[-1].digest if before.goldens else None,
+    )

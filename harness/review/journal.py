@@ -1,0 +1,236 @@
+"""Several files change together or not at all, also when the process dies in between.
+
+A redo log. Everything new is staged under ``.quantgate/transactions/<id>/``; then ``journal.json`` is renamed into
+place, which is the moment of no return; then every operation is applied, each of them harmless when repeated; then the
+journal goes. A folder without a journal never happened and is deleted; one with a journal is finished by the next
+command. All of it under the workspace's lock.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import shutil
+import uuid
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Annotated, Literal
+
+from pydantic import Field, ValidationError
+
+from harness.errors import GoldenError
+from harness.goldens.files import copy_parts, sync_folder
+from harness.goldens.folder import FolderStore
+from harness.records.base import Record, write_bytes_atomic
+from harness.records.candidate import CANDIDATE_FILE, Candidate
+from harness.records.golden import AcceptedIndex, GoldenManifest
+from harness.review.workspace import Workspace
+
+JOURNAL_FILE = "journal.json"
+Hook = Callable[[str], None]
+"""Called before and after every step with the step's name; tests stop the process in it."""
+
+
+class Install(Record):
+    """Put a golden into a folder store and accept it."""
+
+    kind: Literal["install"] = "install"
+    store: str
+    staged: str
+    manifest: GoldenManifest
+    before: AcceptedIndex
+    after: AcceptedIndex
+
+
+class Write(Record):
+    """Give a file other bytes, or delete it (``staged`` is ``None``)."""
+
+    kind: Literal["write"] = "write"
+    target: str
+    staged: str | None
+    before: str | None
+    """sha256 (hex) of the bytes that are replaced; ``None``: there is no file."""
+    after: str | None
+
+
+class Discard(Record):
+    """Delete a pending candidate, if it is still the one with this seal."""
+
+    kind: Literal["discard"] = "discard"
+    folder: str
+    seal: str
+
+
+Operation = Annotated[Install | Write | Discard, Field(discriminator="kind")]
+
+
+class Journal(Record):
+    """``journal.json``."""
+
+    schema_version: Literal[1] = 1
+    what: str
+    """One sentence for the person who finds it unfinished."""
+    operations: tuple[Operation, ...]
+
+
+class Transaction:
+    """Collects changes, then makes them. Use it under ``workspace.locked()``, after :func:`recover`.
+
+    Args:
+        workspace: the project.
+        what: one sentence that says what is being done.
+        hook: see :data:`Hook`.
+    """
+
+    def __init__(self, workspace: Workspace, what: str, hook: Hook = lambda _step: None) -> None:
+        self.workspace, self.what, self._hook = workspace, what, hook
+        self.folder = workspace.transactions / uuid.uuid4().hex
+        self.folder.mkdir(parents=True)
+        self._operations: list[Install | Write | Discard] = []
+
+    def install(
+        self, store: FolderStore, manifest: GoldenManifest, files: Mapping[str, Path], after: AcceptedIndex
+    ) -> None:
+        """Put a golden in and accept it. The parts are copied and checked now, so that later steps cannot fail on them.
+
+        Raises:
+            GoldenError: a part is not what the manifest says.
+        """
+        staged = self._name()
+        copy_parts(manifest.parts, files, self.folder / staged)
+        before = store.index(manifest.runner, manifest.case)
+        self._operations.append(
+            Install(store=self._relative(store.root), staged=staged, manifest=manifest, before=before, after=after)
+        )
+        self._hook("staged golden")
+
+    def write(self, target: Path, data: bytes | None) -> None:
+        """Give ``target`` the bytes ``data``; ``None`` deletes it."""
+        before = sha256_or_none(target)
+        if data is None and before is None:
+            return
+        staged = None
+        if data is not None:
+            staged = self._name()
+            write_bytes_atomic(self.folder / staged, data)
+        after = hashlib.sha256(data).hexdigest() if data is not None else None
+        self._operations.append(Write(target=self._relative(target), staged=staged, before=before, after=after))
+        self._hook(f"staged {target.name}")
+
+    def discard(self, folder: Path, seal: str) -> None:
+        """Delete a pending candidate at the end."""
+        self._operations.append(Discard(folder=self._relative(folder), seal=seal))
+
+    def commit(self) -> None:
+        """Make the changes. After the journal is written they happen, now or with the next command."""
+        journal = Journal(what=self.what, operations=tuple(self._operations))
+        self._hook("before journal")
+        journal.write(self.folder / JOURNAL_FILE)
+        sync_folder(self.folder)
+        self._hook("journal written")
+        finish(self.workspace, self.folder, journal, self._hook)
+
+    def abandon(self) -> None:
+        """Forget the changes, if the journal is not written yet."""
+        if not (self.folder / JOURNAL_FILE).exists():
+            shutil.rmtree(self.folder, ignore_errors=True)
+
+    def _name(self) -> str:
+        return f"{len(self._operations):02d}"
+
+    def _relative(self, path: Path) -> str:
+        root, full = self.workspace.root.resolve(), path.resolve()
+        return str(full.relative_to(root)) if full.is_relative_to(root) else str(full)
+
+
+def recover(workspace: Workspace, hook: Hook = lambda _step: None) -> tuple[str, ...]:
+    """Finish or undo what interrupted commands left; call it under the lock, before anything else.
+
+    Returns:
+        A sentence for each thing that was finished or undone.
+
+    Raises:
+        GoldenError: a file that an interrupted command was to change was changed by somebody else since.
+    """
+    said: list[str] = []
+    folders = sorted(workspace.transactions.iterdir()) if workspace.transactions.is_dir() else []
+    for folder in folders:
+        path = folder / JOURNAL_FILE
+        if not path.exists():
+            shutil.rmtree(folder)
+            said.append("an interrupted command had changed nothing yet; its scratch files were removed")
+            continue
+        try:
+            journal = Journal.read(path)
+        except (OSError, ValidationError, UnicodeDecodeError) as error:
+            raise GoldenError(
+                f"an interrupted command cannot be finished: {error}", where=str(path), remedy=f"delete {folder}"
+            ) from error
+        finish(workspace, folder, journal, hook)
+        said.append(f"an interrupted command was finished: {journal.what}")
+    return tuple(said)
+
+
+def finish(workspace: Workspace, folder: Path, journal: Journal, hook: Hook) -> None:
+    """Apply every operation of a journal, whether or not it was applied before, and remove the journal."""
+    for number, operation in enumerate(journal.operations):
+        hook(f"before {number} {operation.kind}")
+        _apply(workspace, folder, operation)
+        hook(f"after {number} {operation.kind}")
+    (folder / JOURNAL_FILE).unlink()
+    hook("journal removed")
+    shutil.rmtree(folder)
+
+
+def sha256_or_none(path: Path) -> str | None:
+    """sha256 (hex) of a file, ``None`` where there is none."""
+    return hashlib.sha256(path.read_bytes()).hexdigest() if path.is_file() else None
+
+
+def _apply(workspace: Workspace, folder: Path, operation: Install | Write | Discard) -> None:
+    if isinstance(operation, Install):
+        _apply_install(workspace, folder, operation)
+    elif isinstance(operation, Write):
+        _apply_write(workspace, folder, operation)
+    else:
+        _apply_discard(workspace, folder, operation)
+
+
+def _apply_install(workspace: Workspace, folder: Path, operation: Install) -> None:
+    store = FolderStore(workspace.root / operation.store)
+    manifest = operation.manifest
+    now = store.index(manifest.runner, manifest.case)
+    if now not in (operation.before, operation.after):
+        raise _conflict(store.index_path(manifest.runner, manifest.case), folder)
+    files = {name: folder / operation.staged / part.path for name, part in manifest.parts.items()}
+    store.install(manifest, files, operation.after)
+
+
+def _apply_write(workspace: Workspace, folder: Path, operation: Write) -> None:
+    target = workspace.root / operation.target
+    now = sha256_or_none(target)
+    if now == operation.after:
+        return
+    if now != operation.before:
+        raise _conflict(target, folder)
+    if operation.staged is None:
+        target.unlink()
+    else:
+        write_bytes_atomic(target, (folder / operation.staged).read_bytes())
+
+
+def _apply_discard(workspace: Workspace, scratch: Path, operation: Discard) -> None:
+    folder = workspace.root / operation.folder
+    try:
+        seal = Candidate.read(folder / CANDIDATE_FILE).seal
+    except (OSError, ValidationError, UnicodeDecodeError):
+        return  # gone already, or no longer the one that was accepted
+    if seal == operation.seal:
+        folder.rename(scratch / "discarded")  # whole, and deleted with the transaction's folder
+
+
+def _conflict(path: Path, folder: Path) -> GoldenError:
+    return GoldenError(
+        "an interrupted command was to change this file, and somebody else changed it since",
+        where=str(path),
+        remedy=f"put it back (`git checkout -- {path}`) and type the command again, or delete {folder} to give it up",
+    )

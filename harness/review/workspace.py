@@ -1,0 +1,75 @@
+"""Where a project keeps what the review changes."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+from filelock import FileLock
+from pydantic import TypeAdapter, ValidationError
+
+from harness.errors import GoldenError
+from harness.records.golden import SafeName
+
+_NAME = TypeAdapter(SafeName)
+
+
+@dataclass(frozen=True)
+class Workspace:
+    """The folders of a project.
+
+    Attributes:
+        root: the repository's root.
+    """
+
+    root: Path
+
+    @property
+    def goldens(self) -> Path:
+        """The folder store, and ``store.json``."""
+        return self.root / "goldens"
+
+    @property
+    def state(self) -> Path:
+        """What is never committed: pending candidates, unfinished transactions, the lock."""
+        return self.root / ".quantgate"
+
+    @property
+    def transactions(self) -> Path:
+        """One folder an unfinished transaction."""
+        return self.state / "transactions"
+
+    @property
+    def pending_root(self) -> Path:
+        """All pending candidates."""
+        return self.state / "pending"
+
+    def pending(self, runner: str, case: str) -> Path:
+        """Folder of the pending candidate of a case.
+
+        Raises:
+            GoldenError: ``runner`` or ``case`` cannot be a folder's name.
+        """
+        return self.pending_root / self._named(runner) / self._named(case)
+
+    def limits(self, runner: str, case: str) -> Path:
+        """``thresholds/<runner>/<case>.json``."""
+        return self.root / "thresholds" / self._named(runner) / f"{self._named(case)}.json"
+
+    def _named(self, name: str) -> str:
+        try:
+            return _NAME.validate_python(name)
+        except ValidationError as error:
+            raise GoldenError(f"{name!r} cannot be a runner's or a case's name", where=str(self.root)) from error
+
+    @contextmanager
+    def locked(self) -> Iterator[None]:
+        """Hold the lock of everything that the review changes: one accept, reject or recovery at a time."""
+        self.state.mkdir(parents=True, exist_ok=True)
+        ignore = self.state / ".gitignore"
+        if not ignore.exists():
+            ignore.write_text("*\n", encoding="utf-8")
+        with FileLock(self.state / "review.lock"):
+            yield
