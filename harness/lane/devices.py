@@ -6,8 +6,14 @@ import os
 import platform
 from pathlib import Path
 
+from pydantic import TypeAdapter
+
 from harness.errors import InfraError
 from harness.records.fingerprint import Device
+
+FAKE_DEVICES = "QUANTGATE_FAKE_DEVICES"
+"""For tests of this project only: a JSON list of devices that stands for what NVML says. Their UUIDs begin with
+``FAKE-``, so that no record of a real run can be mistaken, and an engine that asks CUDA for one finds none."""
 
 
 def cpu_device() -> Device:
@@ -21,6 +27,8 @@ def gpu_devices() -> tuple[Device, ...]:
     Raises:
         InfraError: there is a driver and it does not answer.
     """
+    if FAKE_DEVICES in os.environ:
+        return _visible(_fake(os.environ[FAKE_DEVICES]), os.environ.get("CUDA_VISIBLE_DEVICES"))
     import pynvml
 
     try:
@@ -41,13 +49,28 @@ def gpu_devices() -> tuple[Device, ...]:
 
 def driver_version() -> str | None:
     """Version of the NVIDIA driver, or ``None`` without one."""
+    if FAKE_DEVICES in os.environ:
+        return None
     import pynvml
 
     try:
         pynvml.nvmlInit()
+    except pynvml.NVMLError:
+        return None
+    try:
         return _text(pynvml.nvmlSystemGetDriverVersion())
     except pynvml.NVMLError:
         return None
+    finally:
+        pynvml.nvmlShutdown()
+
+
+def _fake(text: str) -> tuple[Device, ...]:
+    devices = TypeAdapter(tuple[Device, ...]).validate_json(text)
+    for device in devices:
+        if not (device.uuid or "").startswith("FAKE-"):
+            raise ValueError(f"{FAKE_DEVICES}: the UUID of a fake device begins with FAKE-, not {device.uuid!r}")
+    return devices
 
 
 def _gpu(handle: object) -> Device:

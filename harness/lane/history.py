@@ -1,0 +1,137 @@
+"""How long cases took on a runner, and what is assumed of one that was never measured."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+from statistics import median
+from typing import Literal, NamedTuple
+
+from pydantic import ValidationError
+
+from harness.definitions.case import Case
+from harness.errors import InvalidCaseError
+from harness.records.base import Record
+from harness.records.case_record import CaseRecord
+
+KEPT_SAMPLES = 7
+"""Newest samples kept a case. The median of them shrugs off a run on a cold disk."""
+DEFAULT_LOAD_SECONDS = {"cpu": 5.0, "cuda": 90.0}
+DEFAULT_SECONDS_PER_GIGASTEP = {"cpu": 2000.0, "cuda": 120.0}
+"""Seconds for 1e9 pixels times denoising steps, where nothing was measured. A plan needs the ratio between cases only."""
+
+
+class CaseTimes(Record):
+    """Measured seconds of one case on one runner, oldest first."""
+
+    seconds: tuple[float, ...] = ()
+    """Everything but the load of the model."""
+    loads: tuple[float, ...] = ()
+    """Load of the model, of those runs in which this case was the engine's first."""
+
+
+class History(Record):
+    """Measured times: runner to case to samples."""
+
+    schema_version: Literal[1] = 1
+    runners: dict[str, dict[str, CaseTimes]] = {}
+
+    def with_records(self, records: Iterable[CaseRecord]) -> History:
+        """The history with the times of ``records`` added; a case that generated nothing says nothing."""
+        runners = {runner: dict(cases) for runner, cases in self.runners.items()}
+        for record in sorted(records, key=lambda one: one.started):
+            if record.generation is None:
+                continue
+            known = runners.setdefault(record.runner, {}).get(record.case, CaseTimes())
+            seconds = max(0.0, record.timing.total - record.timing.load)
+            loaded = record.timing.load > 0 and (record.engine is None or record.engine.load_seconds > 0)
+            runners[record.runner][record.case] = CaseTimes(
+                seconds=(*known.seconds, round(seconds, 3))[-KEPT_SAMPLES:],
+                loads=((*known.loads, round(record.timing.load, 3)) if loaded else known.loads)[-KEPT_SAMPLES:],
+            )
+        return History(runners=runners)
+
+
+class Duration(NamedTuple):
+    """What a case is expected to take, in seconds."""
+
+    seconds: float
+    load: float
+    measured: bool
+
+
+def work(case: Case) -> float:
+    """Pixels times denoising steps, in units of 1e9: what the time of a case grows with."""
+    sampling = case.sampling
+    return sampling.width * sampling.height * sampling.num_frames * sampling.num_inference_steps / 1e9
+
+
+def durations(cases: Sequence[Case], history: History, runner: str, kind: str) -> dict[str, Duration]:
+    """Expected duration by case id.
+
+    A case that was never measured is estimated from its work at the median rate of those that were, and at a fixed
+    rate where none was.
+
+    Args:
+        cases: what is planned.
+        history: what was measured.
+        runner: name of the runner profile.
+        kind: ``cpu`` or ``cuda``, for the fixed rates.
+    """
+    known = history.runners.get(runner, {})
+    timed = [(case, known[case.id]) for case in cases if case.id in known and known[case.id].seconds]
+    rates = [median(times.seconds) / work(case) for case, times in timed]
+    loads = [load for times in known.values() for load in times.loads]
+    rate = median(rates) if rates else DEFAULT_SECONDS_PER_GIGASTEP[kind]
+    load = median(loads) if loads else DEFAULT_LOAD_SECONDS[kind]
+    result = {}
+    for case in cases:
+        times = known.get(case.id, CaseTimes())
+        seconds = median(times.seconds) if times.seconds else rate * work(case)
+        result[case.id] = Duration(seconds, median(times.loads) if times.loads else load, bool(times.seconds))
+    return result
+
+
+def read_history(paths: Iterable[Path]) -> History:
+    """Join history files and folders of records.
+
+    A path that does not exist is an empty history: a first run has none.
+
+    Raises:
+        InvalidCaseError: a history file cannot be read as one.
+    """
+    history = History()
+    for path in paths:
+        if path.is_dir():
+            history = history.with_records(read_records(path))
+        elif path.exists():
+            try:
+                history = _joined(history, History.read(path))
+            except (ValidationError, OSError) as error:
+                raise InvalidCaseError(f"not a history file: {error}", where=str(path), remedy=f"rm {path}") from error
+    return history
+
+
+def read_records(folder: Path) -> list[CaseRecord]:
+    """Every readable record below ``folder``. Others are passed over: a history may have gaps."""
+    records = []
+    for path in sorted(folder.rglob("record.json")):
+        try:
+            records.append(CaseRecord.read(path))
+        except (ValidationError, OSError):
+            continue
+    return records
+
+
+def _joined(first: History, second: History) -> History:
+    runners: dict[str, Mapping[str, CaseTimes]] = dict(first.runners)
+    for runner, cases in second.runners.items():
+        both = dict(runners.get(runner, {}))
+        for name, times in cases.items():
+            before = both.get(name, CaseTimes())
+            both[name] = CaseTimes(
+                seconds=(*before.seconds, *times.seconds)[-KEPT_SAMPLES:],
+                loads=(*before.loads, *times.loads)[-KEPT_SAMPLES:],
+            )
+        runners[runner] = both
+    return History(runners={runner: dict(cases) for runner, cases in runners.items()})

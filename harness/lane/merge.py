@@ -1,0 +1,187 @@
+"""The results of all shards, held against the plan: one folder of records, one JUnit file, one exit code."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import Literal, NamedTuple
+
+from pydantic import ValidationError
+
+from harness.definitions.case import Case
+from harness.lane.history import History
+from harness.lane.junit import join_junit
+from harness.lane.plan import Plan, PlanError, PlannedCase, request_digest
+from harness.records.base import Record
+from harness.records.case_record import CaseRecord
+from harness.records.verdict import RULES, Outcome, worst
+
+RECORD = "record.json"
+PLAN = "plan.json"
+MERGED = "merge.json"
+JUNIT = "junit.xml"
+HISTORY = "history.json"
+
+
+class MergedCase(Record):
+    """One planned case after all shards."""
+
+    case: str
+    node: str
+    shard: int
+    outcome: Outcome
+    cause: str
+    summary: str
+    next_command: str = ""
+    attempt: int = 1
+    seconds: float = 0.0
+    device: str = ""
+    """UUID of the GPU, or the architecture of the CPU."""
+    process: int | None = None
+    """Engine process that served the case."""
+
+
+class Merged(Record):
+    """What ``quantgate merge`` found."""
+
+    schema_version: Literal[1] = 1
+    runner: str
+    cases: tuple[MergedCase, ...]
+    """In the order of the plan."""
+    problems: tuple[str, ...] = ()
+    """Files that could not be used and records that no plan asked for."""
+    exit_code: int
+
+    def missing(self) -> tuple[MergedCase, ...]:
+        """Planned cases without a result."""
+        return tuple(case for case in self.cases if case.outcome is Outcome.NOT_RUN)
+
+
+class _Found(NamedTuple):
+    record: CaseRecord
+    folder: Path
+
+
+def merge(folders: Sequence[Path], plan: Plan, out: Path) -> Merged:
+    """Join what the shards left behind.
+
+    Copies the folder of every case to ``out/<case>``, and writes ``merge.json``, ``plan.json``, ``junit.xml`` and
+    ``history.json`` beside them.
+
+    Args:
+        folders: what the shards wrote, in any depth: folders of cases with their ``record.json``, and JUnit files.
+        plan: what was planned.
+        out: a folder that is new or empty.
+
+    Returns:
+        Every planned case with its outcome; ``not_run`` where there is no usable record. ``exit_code`` is that of the
+        worst case, and never 0 while one has no result.
+
+    Raises:
+        PlanError: ``out`` holds something already.
+    """
+    if out.exists() and any(out.iterdir()):
+        raise PlanError(f"{out} is not empty", remedy=f"rm -r {out}, or name another folder with --out")
+    out.mkdir(parents=True, exist_ok=True)
+    problems: list[str] = []
+    found, unusable = _records(folders, plan, problems)
+    cases = []
+    for planned in plan.cases:
+        one = found.get(planned.node)
+        if one is None:
+            cases.append(_lost(planned, unusable.get(planned.node), plan))
+        else:
+            shutil.copytree(one.folder, out / one.folder.name, symlinks=True)
+            cases.append(_merged(planned, one.record))
+    lost = [(case.node, case.summary) for case in cases if case.outcome is Outcome.NOT_RUN]
+    junit = [path for folder in folders for path in folder.rglob("junit*.xml")]
+    problems += join_junit(junit, lost, out / JUNIT)
+    plan.write(out / PLAN)
+    History().with_records(one.record for one in found.values()).write(out / HISTORY)
+    merged = Merged(
+        runner=plan.runner,
+        cases=tuple(cases),
+        problems=tuple(problems),
+        exit_code=RULES[worst([case.outcome for case in cases])].exit_code,
+    )
+    merged.write(out / MERGED)
+    return merged
+
+
+def _records(folders: Iterable[Path], plan: Plan, problems: list[str]) -> tuple[dict[str, _Found], dict[str, str]]:
+    """The record that counts of each planned node, and why a node has none that can be used."""
+    planned = {case.node: case for case in plan.cases}
+    by_folder = {case.case: case.node for case in plan.cases}
+    found: dict[str, _Found] = {}
+    unusable: dict[str, str] = {}
+    for path in sorted(path for folder in folders for path in folder.rglob(RECORD)):
+        try:
+            record = CaseRecord.read(path)
+        except (ValidationError, OSError, UnicodeDecodeError) as error:
+            reason = f"{path} cannot be read: {str(error).splitlines()[0]}"
+            problems.append(reason)
+            if path.parent.name in by_folder:
+                unusable[by_folder[path.parent.name]] = reason
+            continue
+        if record.node not in planned:
+            problems.append(f"{path}: {record.node} was not planned; its result does not count")
+            continue
+        reason = _misfit(record, planned[record.node], plan)
+        if reason:
+            unusable[record.node] = f"{path}: {reason}"
+            problems.append(unusable[record.node])
+            continue
+        known = found.get(record.node)
+        if known is not None:
+            problems.append(f"{record.node} has two records, {known.folder} and {path.parent}: the worse one counts")
+        found[record.node] = (
+            _Found(record, path.parent) if known is None else _worse(known, _Found(record, path.parent))
+        )
+    return found, unusable
+
+
+def _misfit(record: CaseRecord, planned: PlannedCase, plan: Plan) -> str:
+    """Why ``record`` is no result of ``planned``; empty where it is one."""
+    if record.runner != plan.runner:
+        return f"it ran on runner {record.runner}, and the plan is for {plan.runner}"
+    try:
+        digest = request_digest(Case.model_validate(record.request))
+    except ValidationError:
+        return "its request is no case of this version"
+    return "" if digest == planned.request else "it ran another definition of the case than was planned"
+
+
+def _worse(first: _Found, second: _Found) -> _Found:
+    outcomes = [first.record.verdict.outcome, second.record.verdict.outcome]
+    return first if worst(outcomes) is outcomes[0] else second
+
+
+def _merged(planned: PlannedCase, record: CaseRecord) -> MergedCase:
+    device = record.fingerprint.device if record.fingerprint else None
+    return MergedCase(
+        case=planned.case,
+        node=planned.node,
+        shard=planned.shard,
+        outcome=record.verdict.outcome,
+        cause=record.verdict.cause,
+        summary=record.verdict.summary,
+        next_command=record.verdict.next_command,
+        attempt=record.attempt,
+        seconds=record.timing.total,
+        device=(device.uuid or device.name) if device else "",
+        process=record.engine.process if record.engine else None,
+    )
+
+
+def _lost(planned: PlannedCase, reason: str | None, plan: Plan) -> MergedCase:
+    shard = f"{planned.shard}/{plan.shards}"
+    return MergedCase(
+        case=planned.case,
+        node=planned.node,
+        shard=planned.shard,
+        outcome=Outcome.NOT_RUN,
+        cause="unusable_record" if reason else "no_record",
+        summary=reason or f"planned for shard {shard}, and no shard left a record of it",
+        next_command=f"pytest --plan {PLAN} --shard {shard} --runner {plan.runner}",
+    )

@@ -1,0 +1,199 @@
+"""Which case runs on which shard: the plan, as a file that shards and merge are held against."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Sequence
+from typing import Literal
+
+from harness.definitions.case import Case, Located
+from harness.definitions.runner import RunnerProfile
+from harness.errors import QuantgateError
+from harness.lane.coverage import Coverage
+from harness.lane.history import Duration, History, durations
+from harness.lane.schedule import Split, Unit, lower_bound, lpt, makespan, split_long
+from harness.pipeline.engine_key import engine_key
+from harness.records.base import Json, Record
+from harness.records.verdict import Outcome
+
+
+class PlanError(QuantgateError):
+    """There is nothing to plan, or a plan and what is at hand do not fit together."""
+
+    outcome = Outcome.NOT_RUN
+
+
+class PlannedCase(Record):
+    """One case of a plan."""
+
+    case: str
+    node: str
+    """pytest id, such as ``cases/tiny.yaml::nvfp4``."""
+    engine: str
+    """Engine key: cases of one engine run one after another in one process."""
+    request: str
+    """:func:`request_digest` of the case: a record of another definition is no result of this one."""
+    shard: int
+    """From 1."""
+    seconds: float
+    """Expected, without the load of the model."""
+    load: float
+    """Expected seconds to load the model, once an engine and shard."""
+    measured: bool
+    """False: never measured on this runner, so ``seconds`` is an estimate."""
+
+
+class Plan(Record):
+    """The contract between ``plan``, the shards and ``merge``."""
+
+    schema_version: Literal[1] = 1
+    runner: str
+    labels: tuple[str, ...]
+    """GitHub runner labels, all of which a shard's job asks for."""
+    shards: int
+    code: str = ""
+    """Commit that was planned."""
+    makespan: float
+    """Expected seconds of the longest shard."""
+    lower_bound: float
+    """Expected seconds that no plan can beat."""
+    cases: tuple[PlannedCase, ...]
+    """Shard by shard, in the order in which they run."""
+    notes: tuple[str, ...] = ()
+    coverage: Coverage | None = None
+
+    def of_shard(self, shard: int) -> tuple[PlannedCase, ...]:
+        """The cases of one shard, in order.
+
+        Raises:
+            PlanError: the plan has no such shard.
+        """
+        if not 1 <= shard <= self.shards:
+            raise PlanError(f"there is no shard {shard}: the plan has {self.shards}", remedy="name one from 1")
+        return tuple(case for case in self.cases if case.shard == shard)
+
+    def matrix(self) -> dict[str, Json]:
+        """The plan as a GitHub Actions matrix: one job a shard, for ``fromJSON``."""
+        include: list[Json] = [
+            {
+                "shard": f"{shard}/{self.shards}",
+                "index": shard,
+                "runs_on": list(self.labels),
+                "cases": len(self.of_shard(shard)),
+                "minutes": _job_minutes(self.of_shard(shard)),
+            }
+            for shard in range(1, self.shards + 1)
+        ]
+        return {"include": include}
+
+
+def request_digest(case: Case) -> str:
+    """sha256 (hex) over the whole resolved case."""
+    text = json.dumps(case.model_dump(mode="json"), sort_keys=True, separators=(",", ":"))
+    return hashlib.sha256(text.encode()).hexdigest()
+
+
+def node_id(located: Located) -> str:
+    """The pytest id of a case."""
+    return f"{located.path.as_posix()}::{located.case.id}"
+
+
+def make_plan(
+    located: Sequence[Located],
+    profile: RunnerProfile,
+    shards: int,
+    history: History,
+    *,
+    code: str = "",
+    coverage: Coverage | None = None,
+) -> Plan:
+    """Plan the cases of ``profile`` over at most ``shards`` machines.
+
+    Args:
+        located: every loaded case; those of other runners are left out.
+        profile: the runner.
+        shards: machines at hand. Fewer are used where there are fewer engines: no shard is empty.
+        history: measured times.
+        code: commit that is planned.
+        coverage: difference from the base branch, carried along for the summary.
+
+    Raises:
+        PlanError: no case names this runner. A lane without cases must not be green.
+        ValueError: ``shards`` is less than one.
+    """
+    mine = [one for one in located if profile.name in one.case.runners]
+    if not mine:
+        raise PlanError(
+            f"no case names runner {profile.name}", where="cases/", remedy=f"add `runners: [{profile.name}]` to a case"
+        )
+    expected = durations([one.case for one in mine], history, profile.name, profile.device_kind)
+    units, splits = split_long(_engines(mine, expected), shards)
+    bins = [one for one in lpt(units, shards) if one]
+    by_id = {one.case.id: one for one in mine}
+    planned = [
+        _planned(by_id[case], expected[case], index)
+        for index, unit_list in enumerate(bins, start=1)
+        for unit in unit_list
+        for case, _ in unit.cases
+    ]
+    return Plan(
+        runner=profile.name,
+        labels=profile.labels,
+        shards=len(bins),
+        code=code,
+        makespan=round(makespan(bins), 3),
+        lower_bound=round(lower_bound(units, len(bins)), 3),
+        cases=tuple(planned),
+        notes=tuple(_notes(planned, splits, asked=shards, used=len(bins))),
+        coverage=coverage,
+    )
+
+
+def _engines(located: Sequence[Located], expected: dict[str, Duration]) -> list[Unit]:
+    by_engine: dict[str, list[str]] = {}
+    for one in located:
+        by_engine.setdefault(engine_key(one.case), []).append(one.case.id)
+    return [
+        Unit(key, max(expected[case].load for case in cases), tuple((case, expected[case].seconds) for case in cases))
+        for key, cases in by_engine.items()
+    ]
+
+
+def _planned(located: Located, duration: Duration, shard: int) -> PlannedCase:
+    return PlannedCase(
+        case=located.case.id,
+        node=node_id(located),
+        engine=engine_key(located.case),
+        request=request_digest(located.case),
+        shard=shard,
+        seconds=round(duration.seconds, 3),
+        load=round(duration.load, 3),
+        measured=duration.measured,
+    )
+
+
+def _notes(planned: Sequence[PlannedCase], splits: Sequence[Split], *, asked: int, used: int) -> list[str]:
+    notes = []
+    if used < asked:
+        notes.append(f"{used} of {asked} shards are used: there are no more engines to give to the others")
+    for split in splits:
+        cases = [case.case for case in planned if case.engine == split.key]
+        shown = ", ".join(cases[:3]) + (" ..." if len(cases) > 3 else "")
+        notes.append(
+            f"the engine of {shown} takes {split.seconds:.0f} s alone and the ideal shard {split.ideal:.0f} s, so it is "
+            f"spread over {split.parts} shards, each of which loads the model"
+        )
+    guessed = [case.case for case in planned if not case.measured]
+    if guessed:
+        notes.append(
+            f"{len(guessed)} of {len(planned)} durations are estimates, not measured: {', '.join(guessed[:5])}"
+        )
+    return notes
+
+
+def _job_minutes(cases: Sequence[PlannedCase]) -> int:
+    """Deadline of a shard's job: three times what is expected, at least 30 minutes, at most GitHub's six hours."""
+    loads = {case.engine: case.load for case in cases}
+    seconds = sum(case.seconds for case in cases) + sum(loads.values())
+    return max(30, min(360, round(3 * seconds / 60)))

@@ -1,0 +1,119 @@
+"""What a reviewer reads first: the lane in Markdown, for the job summary and the one comment on the pull request."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections import Counter
+from collections.abc import Sequence
+
+from harness.lane.coverage import Change, Coverage
+from harness.lane.merge import Merged, MergedCase
+from harness.lane.plan import Plan
+from harness.records.base import Json
+from harness.records.verdict import GREEN, SEVERITY
+
+MARK = "<!-- quantgate lane -->"
+"""First line of the comment, by which it is found again."""
+MAX_ROWS = 200
+MAX_CELL = 300
+
+
+def plan_markdown(plan: Plan) -> str:
+    """The plan: shards, expected times, and what the change does to the coverage."""
+    least = _ratio(plan.makespan, plan.lower_bound)
+    expected = f"expected {_minutes(plan.makespan)}, {least} of the least possible"
+    planned = f"{len(plan.cases)} cases on {plan.shards} shards; {expected}."
+    lines = [
+        f"### Plan for runner {plan.runner}",
+        "",
+        planned,
+        "",
+        *(f"- {_text(note)}" for note in plan.notes),
+    ]
+    return "\n".join([*lines, "", *coverage_lines(plan.coverage)]).rstrip() + "\n"
+
+
+def lane_markdown(merged: Merged, plan: Plan) -> str:
+    """The whole lane after the merge."""
+    counts = Counter(case.outcome for case in merged.cases)
+    counted = ", ".join(f"{counts[outcome]} {outcome.value}" for outcome in SEVERITY if counts[outcome])
+    sign = "green" if merged.exit_code == 0 else f"red (exit code {merged.exit_code})"
+    lines = [MARK, f"### quantgate on {merged.runner}: {sign}", "", f"{len(merged.cases)} planned cases: {counted}", ""]
+    red = sorted(
+        (case for case in merged.cases if case.outcome not in GREEN or case.attempt > 1),
+        key=lambda case: SEVERITY.index(case.outcome),
+    )
+    if red:
+        lines += ["| case | verdict | cause | what | shard |", "| --- | --- | --- | --- | --- |"]
+        lines += [_row(case, plan) for case in red[:MAX_ROWS]]
+        lines += [f"\n{len(red) - MAX_ROWS} more are in the records."] if len(red) > MAX_ROWS else []
+        lines.append("")
+    lines += coverage_lines(plan.coverage)
+    lines += _longest(merged, plan)
+    if merged.problems:
+        lines += ["", "Problems while merging:", "", *(f"- {_text(text)}" for text in merged.problems[:MAX_ROWS])]
+    return "\n".join(lines).rstrip() + "\n"
+
+
+def coverage_lines(coverage: Coverage | None) -> list[str]:
+    """What the change does to the set of cases, as a table; a sentence where it does nothing."""
+    if coverage is None:
+        return []
+    if not coverage.changes and not coverage.unreadable:
+        return [f"Coverage against {_text(coverage.against)}: no case, checkpoint, environment or limit changed.", ""]
+    lines = [f"Coverage against {_text(coverage.against)}:", ""]
+    if coverage.changes:
+        lines += ["| change | case | field | before | after | reason |", "| --- | --- | --- | --- | --- | --- |"]
+        lines += [_change(change) for change in coverage.changes[:MAX_ROWS]]
+        more = len(coverage.changes) - MAX_ROWS
+        lines += [f"\n{more} more changes are in the plan file."] if more > 0 else []
+        lines.append("")
+    lines += [f"- not comparable: {_text(problem)}" for problem in coverage.unreadable]
+    return [*lines, ""]
+
+
+def _row(case: MergedCase, plan: Plan) -> str:
+    again = f" (attempt {case.attempt})" if case.attempt > 1 else ""
+    shard = f"{case.shard}/{plan.shards}"
+    return _cells([case.case, case.outcome.value + again, case.cause, case.summary, shard])
+
+
+def _change(change: Change) -> str:
+    label = "limit loosened" if change.looser else change.kind
+    reason = change.reason or ("NONE GIVEN" if change.kind == "removed" or change.looser else "")
+    return _cells([label, change.case, change.field, _json(change.before), _json(change.after), reason])
+
+
+def _longest(merged: Merged, plan: Plan) -> list[str]:
+    by_shard = [
+        sum(case.seconds for case in merged.cases if case.shard == shard) for shard in range(1, plan.shards + 1)
+    ]
+    if not any(by_shard):
+        return []
+    return [f"Longest shard: {_minutes(max(by_shard))} of cases; planned {_minutes(plan.makespan)}."]
+
+
+def _cells(values: Sequence[str]) -> str:
+    return "| " + " | ".join(map(_text, values)) + " |"
+
+
+def _json(value: Json) -> str:
+    return "" if value is None else value if isinstance(value, str) else json.dumps(value, sort_keys=True)
+
+
+def _text(text: str) -> str:
+    """Text that was written elsewhere, so that it can neither break the table, nor mention a person, nor be HTML."""
+    flat = " ".join(text.split())
+    flat = flat if len(flat) <= MAX_CELL else flat[: MAX_CELL - 1] + "…"
+    flat = flat.replace("&", "&amp;").replace("<", "&lt;").replace(">", "&gt;")
+    flat = re.sub(r"([\\`*_\[\]|#~!])", r"\\\1", flat)
+    return flat.replace("@", "@\u200b").replace("://", ":\u200b//")
+
+
+def _minutes(seconds: float) -> str:
+    return f"{seconds:.0f} s" if seconds < 120 else f"{seconds / 60:.1f} min"
+
+
+def _ratio(value: float, bound: float) -> str:
+    return f"{value / bound:.2f} times" if bound else "1.00 times"
