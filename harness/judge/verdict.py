@@ -82,7 +82,7 @@ def pixels_gate(evidence: Evidence) -> bool:
 
 def _error_code(evidence: Evidence) -> str:
     kind = getattr(evidence.error, "kind", None)
-    return str(kind) if kind else type(evidence.error).__name__.removesuffix("Error").lower()
+    return str(kind or getattr(evidence.error, "outcome", Outcome.INFRA).value)
 
 
 def _inspection(evidence: Evidence) -> Iterator[Finding]:

@@ -1,0 +1,139 @@
+"""Each thing that can be wrong, alone, and in the order in which evidence is believed."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from harness.errors import InfraError, InvalidCaseError
+from harness.judge.evidence import GoldenEvidence
+from harness.judge.verdict import observe, stop_before_generation
+from harness.records.identity import FieldChange
+from harness.records.inspection import InspectionFinding, InspectionReport
+from harness.records.verdict import Outcome
+
+
+def inspected(severity: str, code: str = "nibble_order") -> InspectionReport:
+    finding = InspectionFinding(code=code, severity=severity, message="the bytes say low nibble first")  # type: ignore[arg-type]
+    return InspectionReport(
+        reference="./x",
+        base=None,
+        outcome="fault" if severity == "fault" else "clean",
+        summary="x",
+        findings=(finding,),
+    )
+
+
+def change(identity_class: str) -> tuple[FieldChange, ...]:
+    return (FieldChange(identity_class=identity_class, field="sampling.seed", golden=0, run=1),)  # type: ignore[arg-type]
+
+
+def test_a_healthy_run_passes(make: Any) -> None:
+    verdict, checks = observe(make.healthy(), "cpu")
+    assert (verdict.outcome, verdict.cause, verdict.next_command) == (Outcome.PASS, "none", "")
+    assert [(check.metric, check.passed) for check in checks] == [("ssim", True)]
+    assert checks[0].margin_consumed == pytest.approx(0.5)
+
+
+@pytest.mark.parametrize(
+    ("identity_class", "outcome"),
+    [
+        ("request", Outcome.GOLDEN_STALE),
+        ("hardware", Outcome.ENVIRONMENT_MISMATCH),
+        ("weights", Outcome.GOLDEN_STALE),
+        ("env", Outcome.GOLDEN_STALE),
+        ("subject", Outcome.PASS),
+    ],
+)
+def test_identity_classes(make: Any, identity_class: str, outcome: Outcome) -> None:
+    golden = GoldenEvidence(make.GOLDEN, change(identity_class), make.trace(), make.limits())
+    verdict, _ = observe(make.healthy(golden=golden), "cpu")
+    assert verdict.outcome is outcome
+    if identity_class != "subject":
+        assert "sampling.seed 0 -> 1" in verdict.summary
+
+
+@pytest.mark.parametrize(("identity_class", "stops"), [("request", True), ("hardware", True), ("weights", False)])
+def test_what_stops_before_generation(make: Any, identity_class: str, stops: bool) -> None:
+    golden = GoldenEvidence(make.GOLDEN, change(identity_class))
+    evidence = make.healthy(golden=golden, generation=None, sanity=None, comparison=None)
+    assert stop_before_generation(evidence) is stops
+
+
+def test_a_fault_in_the_checkpoint_stops_before_generation_and_is_named(make: Any) -> None:
+    evidence = make.healthy(inspection=inspected("fault"), generation=None, sanity=None, comparison=None)
+    assert stop_before_generation(evidence)
+    verdict, _ = observe(evidence, "cpu")
+    assert (verdict.outcome, verdict.cause) == (Outcome.CHECKPOINT_FAULT, "nibble_order")
+
+
+def test_a_fault_outranks_a_stale_golden(make: Any) -> None:
+    golden = GoldenEvidence(make.GOLDEN, change("weights"))
+    verdict, _ = observe(make.healthy(inspection=inspected("fault"), golden=golden), "cpu")
+    assert verdict.outcome is Outcome.CHECKPOINT_FAULT
+
+
+def test_an_inconclusive_inspection_is_never_a_pass(make: Any) -> None:
+    verdict, _ = observe(make.healthy(inspection=inspected("inconclusive")), "cpu")
+    assert verdict.outcome is Outcome.INCONCLUSIVE
+
+
+@pytest.mark.parametrize("severity", ["warning", "info"])
+def test_a_warning_decides_nothing(make: Any, severity: str) -> None:
+    verdict, _ = observe(make.healthy(inspection=inspected(severity)), "cpu")
+    assert verdict.outcome is Outcome.PASS
+
+
+def test_weights_that_differ_do_not_hide_a_fault_in_the_frames(make: Any) -> None:
+    golden = GoldenEvidence(make.GOLDEN, change("weights"), make.trace(), make.limits())
+    verdict, checks = observe(make.healthy(golden=golden, sanity=make.sanity(ok=False)), "cpu")
+    assert (verdict.outcome, verdict.cause) == (Outcome.REGRESSION, "noise")
+    assert checks == ()
+
+
+def test_pixels_of_other_weights_do_not_gate(make: Any) -> None:
+    golden = GoldenEvidence(make.GOLDEN, change("weights"), make.trace(), make.limits())
+    verdict, _ = observe(make.healthy(golden=golden, comparison=make.comparison(make.metric(worst=0.1))), "cpu")
+    assert verdict.outcome is Outcome.GOLDEN_STALE
+    assert verdict.next_command.startswith("quantgate accept one")
+
+
+def test_no_golden_is_not_a_pass(make: Any) -> None:
+    verdict, _ = observe(make.healthy(golden=None, comparison=None), "cpu")
+    assert (verdict.outcome, verdict.cause) == (Outcome.GOLDEN_MISSING, "golden_missing")
+    assert verdict.next_command == "quantgate accept one --runner cpu --reason '...'"
+
+
+def test_no_golden_does_not_hide_static(make: Any) -> None:
+    verdict, _ = observe(make.healthy(golden=None, comparison=None, sanity=make.sanity(ok=False)), "cpu")
+    assert verdict.outcome is Outcome.REGRESSION
+
+
+def test_nothing_generated_is_not_run(make: Any) -> None:
+    verdict, _ = observe(make.healthy(generation=None, sanity=None, comparison=None), "cpu")
+    assert verdict.outcome is Outcome.NOT_RUN
+
+
+def test_frames_outside_their_limit(make: Any) -> None:
+    verdict, checks = observe(make.healthy(comparison=make.comparison(make.metric(worst=0.5))), "cpu")
+    assert (verdict.outcome, verdict.cause) == (Outcome.REGRESSION, "ssim_below_limit")
+    assert "0.5 at frame 1, below its limit of 0.98" in verdict.summary
+    assert [check.passed for check in checks] == [False]
+
+
+def test_an_infra_error_says_nothing_of_the_checkpoint(make: Any) -> None:
+    error = InfraError("the engine was killed", kind="oom", remedy="read the log")
+    verdict, _ = observe(make.healthy(error=error, generation=None, sanity=None, comparison=None), "cpu")
+    assert (verdict.outcome, verdict.cause, verdict.next_command) == (Outcome.INFRA, "oom", "read the log")
+
+
+def test_an_invalid_case_is_no_infra(make: Any) -> None:
+    verdict, _ = observe(make.healthy(error=InvalidCaseError("no folder"), generation=None, comparison=None), "cpu")
+    assert (verdict.outcome, verdict.cause) == (Outcome.INVALID_CASE, "invalid_case")
+
+
+def test_names_in_the_next_command_are_quoted(make: Any) -> None:
+    evidence = make.healthy(comparison=make.comparison(make.metric(worst=0.5)), run_dir="runs/a b; rm -rf x")
+    verdict, _ = observe(evidence, "cpu")
+    assert verdict.next_command == "quantgate report 'runs/a b; rm -rf x'"
