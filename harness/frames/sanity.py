@@ -57,32 +57,37 @@ def float_stats(video: npt.NDArray[np.floating[Any]] | torch.Tensor) -> FloatSta
 
 
 def check_output(
-    video: npt.NDArray[np.floating[Any]], expected: Shape | None = None, limits: SanityLimits | None = None
+    video: npt.NDArray[np.floating[Any]], wanted: Shape | None = None, limits: SanityLimits | None = None
 ) -> SanityEvidence:
     """Check float video [T, H, W, 3] in [0, 1]; with NaN or infinity in it, only those checks are made."""
     floats = float_stats(video)
     if floats.nan or floats.inf:
         return SanityEvidence(checks=_finite(floats))
-    return check_clip(Clip.from_float(video), floats=floats, expected=expected, limits=limits)
+    return check_clip(Clip.from_float(video), wanted=wanted, float_stats=floats, limits=limits)
 
 
 def check_clip(
-    clip: Clip, *, floats: FloatStats | None = None, expected: Shape | None = None, limits: SanityLimits | None = None
+    clip: Clip,
+    *,
+    wanted: Shape | None = None,
+    float_stats: FloatStats | None = None,
+    limits: SanityLimits | None = None,
 ) -> SanityEvidence:
     """Check a clip.
 
     Args:
         clip: uint8 [T, H, W, 3].
-        floats: what `float_stats` found before rounding; without it ``nan`` and ``inf`` are not among the checks.
-        expected: the shape that was asked for; without it ``shape`` is not among the checks.
+        wanted: the shape that was asked for; without it ``shape`` is not among the checks.
+        float_stats: what the function of that name found before rounding; without it ``nan`` and ``inf`` are not
+            among the checks.
         limits: the package's own unless a case has reason for others.
     """
     bounds = limits or SanityLimits()
     stats = pair_statistics(clip, clip)
     values = stats.values
-    checks = list(_finite(floats)) if floats else []
-    if expected is not None:
-        checks.append(_shape(clip.shape, expected))
+    checks = list(_finite(float_stats)) if float_stats else []
+    if wanted is not None:
+        checks.append(_shape(clip.shape, wanted))
     spread = deviation(stats.candidate, values)
     checks += [
         _judge("flat", spread, bounds.flat, True, "levels of 255", "standard deviation within a frame"),
@@ -171,9 +176,9 @@ def _finite(floats: FloatStats) -> tuple[SanityCheck, SanityCheck]:
     )
 
 
-def _shape(found: Shape, expected: Shape) -> SanityCheck:
-    wrong = sum(one != two for one, two in zip(found, expected, strict=True))
-    message = f"the clip is {list(found)} [frames, height, width, channels], {list(expected)} was asked for"
+def _shape(found: Shape, wanted: Shape) -> SanityCheck:
+    wrong = sum(one != two for one, two in zip(found, wanted, strict=True))
+    message = f"the clip is {list(found)} [frames, height, width, channels], {list(wanted)} was asked for"
     return _count("shape", wrong, 0, None, "sides", message)
 
 

@@ -18,8 +18,8 @@ class SanityLimits:
     has 0, and one colour through a decoder's ripple under 2."""
     noise: float = 0.30
     """Smallest correlation of neighbouring 8-px blocks. Photographs and generated videos have .74 or more, shapes on
-    flat colour .68, close-ups of brick and grass .31 to .38; static has under .28 up to a grain of 8 px, as a scrambled
-    latent gives it. A close-up of gravel (.25) needs a limit of its own."""
+    flat colour .68, brick .38; static stays under .28 up to a grain of 8 px, as scrambled latents give it. Close-ups
+    of grass or gravel (.2 to .3) look like static to this check and need a limit of their own."""
     speckle: float = 5.0
     """Largest variance of the Laplacian over the variance of the picture. Photographs and shapes stay under 1.3, grass
     at 3.6; uncorrelated noise has 20, and static with per-pixel noise on any coarser grain over 6."""

@@ -1,0 +1,179 @@
+"""Clips in memory and on disk: exact, typed errors, never pickled, never cut."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from hypothesis.extra.numpy import arrays
+from safetensors.numpy import load_file, save_file
+
+from harness.frames.clip import Clip, read_clip, read_frames, read_raw, write_clip
+from harness.frames.codec import CODECS, Codec, encode_webp
+from harness.frames.errors import ClipError
+
+
+@pytest.mark.parametrize(
+    "frames",
+    [
+        np.zeros((2, 4, 4, 3), np.float32),
+        np.zeros((2, 4, 4), np.uint8),
+        np.zeros((2, 4, 4, 4), np.uint8),
+        np.zeros((0, 4, 4, 3), np.uint8),
+        np.zeros((1, 0, 4, 3), np.uint8),
+        [[1]],
+    ],
+)
+def test_what_is_no_clip_is_refused(frames: object) -> None:
+    with pytest.raises(ClipError):
+        Clip(frames)  # type: ignore[arg-type]
+
+
+def test_digest_covers_the_shape() -> None:
+    data = np.arange(2 * 4 * 6 * 3, dtype=np.uint8)
+    assert Clip(data.reshape(2, 4, 6, 3)) != Clip(data.reshape(2, 6, 4, 3))
+    assert Clip(data.reshape(2, 4, 6, 3)) == Clip(data.reshape(2, 4, 6, 3).copy())
+
+
+def test_frames_are_read_only() -> None:
+    clip = Clip(np.zeros((1, 2, 2, 3), np.uint8))
+    with pytest.raises(ValueError, match="read-only"):
+        clip.frames[0] = 1
+
+
+def test_rounding_is_half_to_even_and_clips() -> None:
+    video = np.array([-0.5, 0.0, 0.5 / 255, 1.5 / 255, 2.0, 1.0], np.float64).reshape(1, 1, 2, 3)
+    assert Clip.from_float(video).frames.ravel().tolist() == [0, 0, 0, 2, 255, 255]
+
+
+@pytest.mark.parametrize("bad", [np.nan, np.inf])
+def test_nan_is_not_rounded_to_a_plausible_zero(bad: float) -> None:
+    video = np.zeros((2, 2, 2, 3), np.float32)
+    video[1, 0, 0, 0] = bad
+    with pytest.raises(ClipError, match="frame 1"):
+        Clip.from_float(video)
+
+
+@settings(max_examples=30, deadline=None)
+@given(
+    frames=arrays(np.uint8, st.tuples(st.integers(1, 4), st.integers(1, 20), st.integers(1, 20), st.just(3))),
+    codec=st.sampled_from(CODECS),
+)
+def test_round_trip_is_exact(tmp_path_factory: pytest.TempPathFactory, frames: np.ndarray, codec: Codec) -> None:
+    path = tmp_path_factory.mktemp("clip") / "c.safetensors"
+    clip = Clip(frames)
+    write_clip(path, clip, codec)
+    assert np.array_equal(read_clip(path).frames, frames)
+    last = clip.shape[0] - 1
+    assert np.array_equal(read_frames(path, [last, 0]), frames[[last, 0]])
+
+
+@pytest.mark.parametrize("codec", CODECS)
+def test_damage_is_named(tmp_path: Path, codec: Codec, make_clip: object) -> None:
+    path = tmp_path / "c.safetensors"
+    clip = make_clip(2, 12, 12)  # type: ignore[operator]
+    write_clip(path, clip, codec)
+    whole = path.read_bytes()
+    path.write_bytes(whole[:-5])
+    with pytest.raises(ClipError, match=str(path)):
+        read_clip(path)
+    path.write_bytes(whole[:-5] + bytes(5 * [whole[-1] ^ 255]))
+    with pytest.raises(ClipError, match=str(path)):
+        read_clip(path)
+    path.write_bytes(b"")
+    with pytest.raises(ClipError):
+        read_clip(path)
+    with pytest.raises(ClipError, match="cannot be read"):
+        read_clip(tmp_path / "absent.safetensors")
+
+
+def test_other_pixels_under_the_old_digest_are_named(tmp_path: Path, make_clip: object) -> None:
+    path = tmp_path / "c.safetensors"
+    clip = make_clip(2, 12, 12)  # type: ignore[operator]
+    meta = {"quantgate.clip": "1", "codec": "raw", "shape": json.dumps(list(clip.shape)), "sha256": clip.digest}
+    save_file({"frames": 255 - clip.frames}, path, metadata=meta)
+    with pytest.raises(ClipError, match="sha256"):
+        read_clip(path)
+
+
+def test_missing_frame_is_named_not_skipped(tmp_path: Path, make_clip: object) -> None:
+    path = tmp_path / "c.safetensors"
+    clip = make_clip(3, 12, 12)  # type: ignore[operator]
+    write_clip(path, clip, "webp")
+    tensors = load_file(path)
+    del tensors["frame.000001"]
+    meta = {"quantgate.clip": "1", "codec": "webp", "shape": json.dumps(list(clip.shape)), "sha256": clip.digest}
+    save_file(tensors, path, metadata=meta)
+    with pytest.raises(ClipError, match=r"says 3 frames and holds 2 \(frame\.000001"):
+        read_clip(path)
+
+
+def test_frame_of_another_size_is_named(tmp_path: Path, make_clip: object) -> None:
+    path = tmp_path / "c.safetensors"
+    clip = make_clip(2, 12, 12)  # type: ignore[operator]
+    frames = {"frame.000000": encode_webp(clip.frames[0]), "frame.000001": encode_webp(clip.frames[1, :10])}
+    meta = {"quantgate.clip": "1", "codec": "webp", "shape": json.dumps(list(clip.shape)), "sha256": clip.digest}
+    save_file(frames, path, metadata=meta)
+    with pytest.raises(ClipError, match="frame 1"):
+        read_clip(path)
+
+
+def test_a_bare_container_of_a_backend_is_read(tmp_path: Path, make_clip: object) -> None:
+    path = tmp_path / "c.safetensors"
+    clip = make_clip(2, 12, 12)  # type: ignore[operator]
+    save_file({"frames": np.array(clip.frames)}, path)
+    assert read_clip(path) == clip
+    assert np.array_equal(read_frames(path, [1]), clip.frames[1:])
+    with pytest.raises(ClipError, match="no frame 2"):
+        read_frames(path, [2])
+
+
+def test_raw_frames_must_fill_the_shape_exactly(tmp_path: Path, make_clip: object) -> None:
+    path = tmp_path / "c.rgb"
+    clip = make_clip(2, 12, 16)  # type: ignore[operator]
+    path.write_bytes(clip.frames.tobytes())
+    assert read_raw(path, (2, 12, 16, 3)) == clip
+    for shape in ((1, 12, 16, 3), (3, 12, 16, 3)):
+        with pytest.raises(ClipError, match="1152 bytes"):
+            read_raw(path, shape)
+
+
+def test_unknown_codec_and_too_large_a_frame(tmp_path: Path, make_clip: object) -> None:
+    with pytest.raises(ClipError, match="codec"):
+        write_clip(tmp_path / "c", make_clip(1, 8, 8), "mp4")  # type: ignore[operator,arg-type]
+    with pytest.raises(ClipError, match="raw"):
+        write_clip(tmp_path / "c", Clip(np.zeros((1, 1, 16384, 3), np.uint8)), "webp")
+    assert os.listdir(tmp_path) == []
+
+
+def test_a_failed_write_leaves_the_old_file(tmp_path: Path, make_clip: object, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = tmp_path / "c.safetensors"
+    clip = make_clip(1, 8, 8)  # type: ignore[operator]
+    write_clip(path, clip)
+
+    def fail(*_: object, **__: object) -> None:
+        raise OSError("disk full")
+
+    monkeypatch.setattr("safetensors.numpy.save_file", fail)
+    with pytest.raises(OSError, match="disk full"):
+        write_clip(path, make_clip(2, 8, 8))  # type: ignore[operator]
+    assert read_clip(path) == clip
+    assert os.listdir(tmp_path) == ["c.safetensors"]
+
+
+def test_clips_are_read_and_compared_without_torch(tmp_path: Path, make_clip: object) -> None:
+    path = write_clip(tmp_path / "c.safetensors", make_clip(2, 12, 12))  # type: ignore[operator]
+    code = (
+        "import sys; from pathlib import Path; from harness.frames.clip import read_clip, Clip;"
+        "from harness.frames.compare import compare; from harness.frames.sanity import check_clip;"
+        f"clip = read_clip(Path({str(path)!r})); other = Clip(255 - clip.frames);"
+        "assert not compare(clip, other).bit_exact; check_clip(clip); assert 'torch' not in sys.modules"
+    )
+    subprocess.run([sys.executable, "-c", code], check=True)
