@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -162,8 +161,3 @@ class PluginState:
         if self._session is not None:
             self._session.close()
             self._session = None
-
-
-def in_ci() -> bool:
-    """Whether the environment says that this is a CI run."""
-    return bool(os.environ.get("CI"))

@@ -7,20 +7,25 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 from harness.definitions.case import Located
+from harness.definitions.limits import load_limits
 from harness.errors import QuantgateError
 from harness.frames.clip import Clip, read_clip
 from harness.frames.compare import compare
 from harness.goldens.folder import FolderStore
+from harness.goldens.golden import Golden
+from harness.goldens.matching import MatchKind
 from harness.judge.placement import METHOD, place
 from harness.records.base import Json
 from harness.records.case_record import CaseRecord
 from harness.records.frames import ComparisonEvidence
+from harness.records.golden import CLIP
 from harness.records.limits import LimitFile, Sample
 from harness.records.verdict import Outcome
 from harness.session.conductor import Session, Watch
 from harness.session.context import SessionContext
 from harness.session.perturbation import NONE, Perturbation
 from harness.session.rounding import rounded
+from harness.session.stages import find_golden
 
 ROUNDING = "rounding"
 """Label of the sample that is drawn, not run: the golden with every value moved by at most one level. It keeps a limit
@@ -46,10 +51,16 @@ class Measured:
 class Proposal:
     """What regeneration found for one case, before anything is written."""
 
+    located: Located
     reference: Measured
+    """The run as it is."""
     runs: tuple[Measured, ...]
+    """The perturbed runs."""
+    golden: Golden | None
+    """The accepted golden of exactly this identity, which stays; ``None``: the reference becomes the golden."""
     comparisons: tuple[tuple[str, ComparisonEvidence, dict[str, Json]], ...]
-    """Label, comparison with the reference, fingerprint."""
+    """Label, comparison with the golden to be, fingerprint."""
+    old: LimitFile | None
 
 
 def measure(
@@ -64,11 +75,7 @@ def measure(
         RegenerateError: a healthy run is not healthy: a fault of the checkpoint, of sanity or of the receipts.
     """
     tables = [_sweep(context, cases, one, watch) for one in (NONE, *perturbations)]
-    proposals = []
-    for index, located in enumerate(cases):
-        reference, *runs = [table[index] for table in tables]
-        proposals.append(_proposal(located, reference, tuple(runs)))
-    return tuple(proposals)
+    return tuple(_proposal(context, located, *rows) for located, *rows in zip(cases, *tables, strict=True))
 
 
 def _sweep(
@@ -107,21 +114,38 @@ def _one(session: Session, located: Located, perturbation: Perturbation, watch: 
     return Measured(perturbation.name, finished.record, finished.folder)
 
 
-def _proposal(located: Located, reference: Measured, runs: tuple[Measured, ...]) -> Proposal:
-    golden = read_clip(reference.folder / "clip.safetensors")
+def _proposal(context: SessionContext, located: Located, reference: Measured, *runs: Measured) -> Proposal:
+    identity = reference.record.identity
+    if identity is None:
+        raise RegenerateError("the reference run has no identity", where=located.where)
+    found = find_golden(context, located.case, identity)
+    golden = found.match.goldens[0] if found.match.kind is MatchKind.EXACT else None
+    compared = runs if golden is None else (reference, *runs)
+    clip = read_clip(golden.open_part(CLIP) if golden else _clip_of(reference))
     names = located.case.metrics or None
     rows: list[tuple[str, ComparisonEvidence, dict[str, Json]]] = [
-        (ROUNDING, compare(golden, Clip(rounded(golden.frames)), names), {})
+        (ROUNDING, compare(clip, Clip(rounded(clip.frames)), names), {})
     ]
-    for run in runs:
+    for run in compared:
         print_ = run.record.fingerprint
         said: dict[str, Json] = {} if print_ is None else print_.model_dump(mode="json", exclude={"packages", "code"})
-        rows.append((run.label, compare(golden, read_clip(run.folder / "clip.safetensors"), names), said))
-    return Proposal(reference, runs, tuple(rows))
+        rows.append((run.label, compare(clip, read_clip(_clip_of(run)), names), said))
+    old = load_limits(context.thresholds, context.runner.name, located.case.id)
+    return Proposal(located, reference, runs, golden, tuple(rows), old)
 
 
-def limit_file(proposal: Proposal, golden_digest: str, author: str, reason: str) -> LimitFile:
-    """Place the limits of one case."""
+def _clip_of(run: Measured) -> Path:
+    generation = run.record.generation
+    if generation is None:
+        raise RegenerateError(f"run {run.label!r} generated nothing", where=str(run.folder))
+    return run.folder / generation.clip
+
+
+def limit_file(proposal: Proposal, author: str, reason: str) -> LimitFile:
+    """Place the limits of one case.
+
+    Where the golden is new it has no digest yet: the clip's sha256 stands for it until it is accepted.
+    """
     record = proposal.reference.record
     metrics = proposal.comparisons[0][1].metrics
     limits = []
@@ -136,10 +160,10 @@ def limit_file(proposal: Proposal, golden_digest: str, author: str, reason: str)
     return LimitFile(
         case=record.case,
         runner=record.runner,
-        golden_digest=golden_digest,
+        golden_digest=proposal.golden.digest if proposal.golden else "",
         identity_digest=identity.digest() if identity else "",
         limits=tuple(limits),
-        repeats=len(proposal.runs),
+        repeats=1 + len(proposal.runs),
         fingerprints=tuple(print_ for _, _, print_ in proposal.comparisons if print_),
         author=author,
         reason=reason or f"measured by {METHOD}",
