@@ -1,0 +1,135 @@
+"""The configuration against the tensors: what is declared, what is ignored, when the experts switch."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from harness.checkpoint.context import Context
+from harness.checkpoint.findings import finding, some
+from harness.records.inspection import InspectionFinding
+
+
+def declaration_against_tensors(context: Context) -> Iterator[InspectionFinding]:
+    """Declared and stored format agree, and both exist or neither."""
+    for expert, component in context.experts.items():
+        declared, modules = component.declaration, context.modules[expert]
+        quantized = context.quantized(expert)
+        stored = sorted({module.format for module in quantized.values()})
+        if quantized and not declared.declared and not any(module.marked for module in quantized.values()):
+            yield finding(
+                "fault",
+                "quantization_undeclared",
+                f"{expert}: {len(quantized)} Linears are stored as {', '.join(stored)} and neither config.json, "
+                "hf_quant_config.json nor shard metadata says so: a runtime reads it as unquantized.",
+                expert=expert,
+                evidence={"modules": len(quantized), "stored": stored},
+                next_command="add quantization_config to the transformer's config.json",
+            )
+        if declared.declared and modules and not quantized:
+            yield finding(
+                "fault",
+                "nothing_quantized",
+                f"{expert}: {declared.origin} declares {declared.algo or declared.method} and no Linear is quantized: "
+                "its patterns matched nothing.",
+                expert=expert,
+                evidence={"declared": declared.algo, "linears": len(modules)},
+            )
+        if declared.format in ("nvfp4", "fp8") and stored and stored != [declared.format]:
+            wrong = sorted(name for name, module in quantized.items() if module.format != declared.format)
+            yield finding(
+                "fault",
+                "format_mismatch",
+                f"{expert}: {declared.origin} declares {declared.algo} and {len(wrong)} Linears are stored as "
+                f"{', '.join(item for item in stored if item != declared.format)} ({some(wrong)}).",
+                expert=expert,
+                module=wrong[0],
+                evidence={"declared": declared.algo, "stored": stored, "modules": wrong[:20], "count": len(wrong)},
+            )
+
+
+def ignore_against_tensors(context: Context) -> Iterator[InspectionFinding]:
+    """Every unquantized Linear is covered by the ignore list, and no quantized one is."""
+    for expert, component in context.experts.items():
+        declared, quantized = component.declaration, context.quantized(expert)
+        if not quantized or not declared.declared or declared.method == "comfy":
+            continue
+        contradicted = sorted(name for name in quantized if declared.ignores(name))
+        if contradicted:
+            yield finding(
+                "fault",
+                "ignore_contradicted",
+                f"{expert}: {declared.origin} ignores {some(contradicted)}, and they are stored quantized: a runtime "
+                "that trusts the list reads packed bytes as BF16.",
+                expert=expert,
+                module=contradicted[0],
+                evidence={"modules": contradicted[:20], "pattern": declared.ignores(contradicted[0])},
+            )
+        known = context.base_modules.get(expert)
+        open_ = sorted(
+            name for name, module in context.modules[expert].items() if not module.quantized and not declared.ignores(name)
+        )
+        carried = [name for name in open_ if known and name not in known]
+        forgotten = [name for name in open_ if name not in carried]
+        if forgotten:
+            yield finding(
+                "fault",
+                "ignore_incomplete",
+                f"{expert}: {some(forgotten)} are stored unquantized and the ignore list of {declared.origin} does not "
+                "name them: a runtime allocates them quantized and fills their scales.",
+                expert=expert,
+                module=forgotten[0],
+                evidence={"modules": forgotten[:20], "count": len(forgotten)},
+            )
+        if carried:
+            yield finding(
+                "fault",
+                "carried_not_ignored",
+                f"{expert}: {some(carried)} are carried along from elsewhere, unquantized, and not in the ignore list.",
+                expert=expert,
+                module=carried[0],
+                evidence={"modules": carried[:20]},
+            )
+        idle = [
+            pattern
+            for pattern in declared.ignore
+            if not any(declared_matches(pattern, name) for name in context.modules[expert])
+            and not any(declared_matches(pattern, name.rsplit(".", 1)[0]) for name in component.tensors)
+        ]
+        if idle:
+            yield finding(
+                "info",
+                "ignore_unmatched",
+                f"{expert}: the ignore patterns {some(idle)} match nothing here.",
+                expert=expert,
+                evidence={"patterns": idle[:20]},
+            )
+
+
+def declared_matches(pattern: str, name: str) -> bool:
+    """Whether one ignore pattern covers a module name."""
+    from harness.checkpoint.config import pattern_matches
+
+    return pattern_matches(pattern, name)
+
+
+def boundary_ratio(context: Context) -> Iterator[InspectionFinding]:
+    """A repository with two experts must say where they switch."""
+    index = context.model_index
+    if index is None or "transformer_2" not in index or index.get("transformer_2") in (None, [None, None]):
+        return
+    if index.get("boundary_ratio") is None:
+        yield finding(
+            "fault",
+            "boundary_ratio_missing",
+            "model_index.json has two experts and no boundary_ratio: diffusers then runs `transformer` for every step.",
+            evidence={"base": (context.base_index or {}).get("boundary_ratio")},
+            next_command="write the base's boundary_ratio into model_index.json",
+        )
+    elif context.base_index is not None and context.base_index.get("boundary_ratio") not in (None, index["boundary_ratio"]):
+        yield finding(
+            "fault",
+            "boundary_ratio_differs",
+            f"model_index.json switches experts at {index['boundary_ratio']} and the base's at "
+            f"{context.base_index['boundary_ratio']}.",
+            evidence={"checkpoint": index["boundary_ratio"], "base": context.base_index["boundary_ratio"]},
+        )

@@ -1,0 +1,94 @@
+"""Fitted gains: an inverted, dropped or misread scale leaves every cosine as it is and shows only here."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+
+import numpy as np
+
+from harness.checkpoint.checks.encoding import related
+from harness.checkpoint.context import Context
+from harness.checkpoint.findings import finding, some
+from harness.checkpoint.gates import ROW_GAIN, bad_rows, gate_of
+from harness.checkpoint.measure import Measured
+from harness.records.inspection import InspectionFinding
+
+TEXTS = {
+    "global_scale_inverted": "their scale is the reciprocal of what it must be",
+    "scale_dropped": "their scale is exactly 1: it was dropped, or a converter filled it in",
+    "fp8_fnuz": "their bytes are E4M3 FNUZ, read as E4M3 FN they are twice too large",
+    "gain": "their scale is wrong by that factor",
+}
+
+
+def gains(context: Context) -> Iterator[InspectionFinding]:
+    """Least-squares gain per tensor and per row."""
+    for expert in context.experts:
+        groups: dict[str, list[str]] = {}
+        measured = related(context, expert)
+        for name, item in measured.items():
+            code = _name(item)
+            if code:
+                groups.setdefault(code, []).append(name)
+            elif rows := _rows(item):
+                yield _row_finding(expert, name, item, rows)
+        for code, names in groups.items():
+            found = measured[names[0]].fit
+            assert found is not None  # noqa: S101 - `related` keeps only these
+            gain = found.scores[found.best].gain
+            yield finding(
+                "fault",
+                code,
+                f"{expert}: {some(names)} decode to {gain:.4g} times the base (cos {found.scores[found.best].cosine:.4f}): "
+                f"{TEXTS[code]}.",
+                expert=expert,
+                module=names[0],
+                evidence={"gain": gain, "scale": found.scale, "modules": names[:20], "count": len(names)},
+            )
+
+
+def _name(item: Measured) -> str:
+    found = item.fit
+    assert found is not None  # noqa: S101 - `related` keeps only these
+    gate, score = gate_of(item), found.scores[found.best]
+    if score.cosine < gate.unrelated or abs(score.gain - 1) <= gate.gain or not math.isfinite(score.gain):
+        return ""
+    if len(bad_rows(found)) and abs(float(np.median(found.sums[found.best].row_gain(found.scale))) - 1) <= gate.gain:
+        return ""  # a few broken rows: named row by row
+    per_row = found.sums[found.best].row_gain(found.scale)
+    if item.channel_scale is not None and item.channel_scale.size > 1 and abs(float(np.median(per_row)) - 1) <= gate.gain:
+        return ""
+    if abs(score.gain / found.scale**2 - 1) < 0.1 and abs(found.scale - 1) > 0.1:
+        return "global_scale_inverted"
+    if found.scale == 1.0:
+        return "scale_dropped"
+    if item.module.format == "fp8" and abs(score.gain - 2) < 0.05:
+        return "fp8_fnuz"
+    return "gain"
+
+
+def _rows(item: Measured) -> list[int]:
+    found = item.fit
+    assert found is not None  # noqa: S101 - `related` keeps only these
+    sums = found.sums[found.best]
+    if found.scores[found.best].cosine < gate_of(item).unrelated:
+        return []
+    gain = sums.row_gain(found.scale)
+    broken = set(bad_rows(found))
+    return [int(i) for i in range(len(gain)) if abs(gain[i] - 1) > ROW_GAIN and i not in broken and sums.bb[i] > 0]
+
+
+def _row_finding(expert: str, name: str, item: Measured, rows: list[int]) -> InspectionFinding:
+    found = item.fit
+    assert found is not None  # noqa: S101 - `related` keeps only these
+    numbers = [int(item.rows[row]) for row in rows]
+    gain = float(found.sums[found.best].row_gain(found.scale)[rows[0]])
+    return finding(
+        "fault",
+        "row_gain",
+        f"{expert}: rows {some([str(number) for number in numbers])} of {name} decode to {gain:.4g} times the base.",
+        expert=expert,
+        module=name,
+        evidence={"rows": numbers[:50], "gain": gain},
+    )

@@ -1,0 +1,115 @@
+"""Values of scales: finite, positive, of a plausible size, shared where a runtime fuses."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+
+from harness.checkpoint.context import Context
+from harness.checkpoint.findings import finding, some
+from harness.records.inspection import InspectionFinding
+
+LARGEST_GLOBAL = 1.0
+"""amax / 2688 (or / 1536): above 1 the weights would reach 1536 and more; every such case seen was an inverse."""
+SMALLEST_INPUT = 1e-10
+LARGEST_INPUT = 1e5
+
+
+def scalar_values(context: Context) -> Iterator[InspectionFinding]:
+    """Global, per-tensor and input scales, read completely."""
+    for expert in context.experts:
+        values, quantized = context.scalars.get(expert, {}), context.quantized(expert)
+        broken: dict[str, list[str]] = {"global_scale_degenerate": [], "input_scale_degenerate": [], "global_scale_inverted": []}
+        for module in quantized.values():
+            outer = module.global_scale if module.format == "nvfp4" else module.scale
+            if outer is not None and outer.name in values and module.format in ("nvfp4", "fp8"):
+                numbers = values[outer.name]
+                if not all(math.isfinite(item) and item > 0 for item in numbers):
+                    broken["global_scale_degenerate"].append(f"{outer.name} = {_worst(numbers)}")
+                elif module.format == "nvfp4" and numbers and _inverse(numbers[0], module.reciprocal):
+                    broken["global_scale_inverted"].append(f"{outer.name} = {numbers[0]:.6g}")
+            if module.input_scale is not None and module.input_scale.name in values:
+                numbers = values[module.input_scale.name]
+                size = [1 / item if module.reciprocal and item else item for item in numbers]
+                if not all(math.isfinite(item) and SMALLEST_INPUT < item < LARGEST_INPUT for item in size):
+                    broken["input_scale_degenerate"].append(f"{module.input_scale.name} = {_worst(numbers)}")
+        texts = {
+            "global_scale_degenerate": "is zero, negative or not finite: its weights decode to zero, infinity or NaN",
+            "input_scale_degenerate": "would flush or overflow every activation",
+            "global_scale_inverted": "is stored the wrong way round for its dialect: it is the reciprocal",
+        }
+        for code, tensors in broken.items():
+            if tensors:
+                yield finding(
+                    "fault",
+                    code,
+                    f"{expert}: {some(tensors)} {texts[code]}.",
+                    expert=expert,
+                    tensor=tensors[0].split(" ")[0],
+                    evidence={"tensors": tensors[:20], "count": len(tensors)},
+                )
+
+
+def _inverse(value: float, reciprocal: bool) -> bool:
+    return value < 1 / LARGEST_GLOBAL if reciprocal else value > LARGEST_GLOBAL
+
+
+def _worst(numbers: tuple[float, ...]) -> str:
+    return next((f"{item:g}" for item in numbers if not (math.isfinite(item) and item > 0)), f"{min(numbers, default=0):g}")
+
+
+def qkv_scales(context: Context) -> Iterator[InspectionFinding]:
+    """q, k and v of one attention share their scales; where they differ, a runtime that fuses them is wrong."""
+    for expert in context.experts:
+        values, quantized = context.scalars.get(expert, {}), context.quantized(expert)
+        apart: list[str] = []
+        for name, module in quantized.items():
+            if not name.endswith(".to_q") or module.format != "nvfp4":
+                continue
+            stem = name.removesuffix("to_q")
+            group = [quantized.get(f"{stem}{part}") for part in ("to_q", "to_k", "to_v")]
+            if "attn2" in stem:
+                group = group[1:]
+            scales = {
+                values[item.global_scale.name] for item in group if item and item.global_scale and item.global_scale.name in values
+            }
+            if len(scales) > 1:
+                apart.append(stem.rstrip("."))
+        if apart:
+            yield finding(
+                "warning",
+                "qkv_scales_differ",
+                f"{expert}: q, k and v of {some(apart)} have different global scales: right where they run apart, wrong "
+                "in a runtime that fuses them and keeps one.",
+                expert=expert,
+                module=apart[0],
+                evidence={"attentions": apart[:20], "count": len(apart)},
+            )
+
+
+def block_scale_values(context: Context) -> Iterator[InspectionFinding]:
+    """NaN and zero among block scales: four bytes in a model are enough for a black video."""
+    for expert in context.experts:
+        scanned = context.scanned.get(expert, {})
+        nans = {name: counts[0] for name, counts in scanned.items() if counts[0]}
+        zeros = {name: counts[1] for name, counts in scanned.items() if counts[1]}
+        if nans:
+            yield finding(
+                "fault",
+                "block_scale_nan",
+                f"{expert}: {sum(nans.values())} block scales are NaN ({some(sorted(nans))}).",
+                expert=expert,
+                tensor=min(nans),
+                evidence={"tensors": nans, "scanned": len(scanned)},
+            )
+        if zeros:
+            # ModelOpt clamps block scales to 2**-9 and gives all-zero blocks 1.0; other exporters write a true zero there
+            own = all(module.dialect == "modelopt" for module in context.quantized(expert).values())
+            yield finding(
+                "fault" if own else "warning",
+                "block_scale_zero",
+                f"{expert}: {sum(zeros.values())} block scales are zero, so 16 weights each are lost ({some(sorted(zeros))}).",
+                expert=expert,
+                tensor=min(zeros),
+                evidence={"tensors": zeros},
+            )

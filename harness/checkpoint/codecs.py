@@ -1,0 +1,116 @@
+"""Bit-exact decoding and encoding of the number formats that quantized checkpoints store. numpy only.
+
+E2M1: OCP Microscaling Formats v1.0, section 5.3.3: codes 0, .5, 1, 1.5, 2, 3, 4, 6 and a sign in bit 3.
+E4M3 / E5M2 and their FNUZ variants: the tables of ``ml_dtypes``.
+Scale tiles: cuBLAS, "1D block scaling factors layout": 128 x 4 tiles of 512 bytes.
+"""
+
+from __future__ import annotations
+
+from typing import Literal
+
+import ml_dtypes
+import numpy as np
+from numpy.typing import NDArray
+
+F32 = NDArray[np.float32]
+U8 = NDArray[np.uint8]
+NibbleOrder = Literal["low_first", "high_first"]
+ScaleLayout = Literal["linear", "swizzled"]
+
+E2M1_VALUES: F32 = np.array([0, 0.5, 1, 1.5, 2, 3, 4, 6, -0.0, -0.5, -1, -1.5, -2, -3, -4, -6], dtype=np.float32)
+E2M1_BOUNDS: F32 = np.array([0.25, 0.75, 1.25, 1.75, 2.5, 3.5, 5], dtype=np.float32)
+FP8_TABLES: dict[str, F32] = {
+    "e4m3": np.arange(256, dtype=np.uint8).view(ml_dtypes.float8_e4m3fn).astype(np.float32),
+    "e5m2": np.arange(256, dtype=np.uint8).view(ml_dtypes.float8_e5m2).astype(np.float32),
+    "e4m3_fnuz": np.arange(256, dtype=np.uint8).view(ml_dtypes.float8_e4m3fnuz).astype(np.float32),
+    "int8": np.arange(256, dtype=np.uint8).view(np.int8).astype(np.float32),
+}
+FLOAT_DTYPES: dict[str, np.dtype[np.generic]] = {
+    "BF16": np.dtype(ml_dtypes.bfloat16),
+    "F16": np.dtype(np.float16),
+    "F32": np.dtype(np.float32),
+    "F64": np.dtype(np.float64),
+}
+
+
+def decode_floats(data: bytes, dtype: str) -> F32:
+    """Flat float32 values of BF16, F16, F32, F64 or 8-bit float bytes."""
+    if dtype in FLOAT_DTYPES:
+        return np.frombuffer(data, dtype=FLOAT_DTYPES[dtype]).astype(np.float32)
+    table = {"F8_E4M3": "e4m3", "F8_E5M2": "e5m2", "F8_E4M3FNUZ": "e4m3_fnuz", "I8": "int8"}[dtype]
+    return FP8_TABLES[table][np.frombuffer(data, dtype=np.uint8)]
+
+
+def decode_e4m3(data: U8) -> F32:
+    """E4M3 (``fn``: no infinities, 0x7F and 0xFF are NaN) bytes as float32, any shape."""
+    return FP8_TABLES["e4m3"][data]
+
+
+def encode_e4m3(values: F32) -> U8:
+    """Round to nearest even E4M3 and saturate at 448, as ``torch`` casts after a clamp."""
+    clamped = np.clip(values, -448.0, 448.0).astype(np.float32)
+    return clamped.astype(ml_dtypes.float8_e4m3fn).view(np.uint8)
+
+
+def unpack_nibbles(packed: U8, order: NibbleOrder) -> U8:
+    """Codes [..., K] of packed bytes [..., K/2]; ``low_first``: the even column lies in the low nibble."""
+    codes = np.empty((*packed.shape[:-1], packed.shape[-1] * 2), dtype=np.uint8)
+    low, high = packed & 0xF, packed >> 4
+    codes[..., 0::2], codes[..., 1::2] = (low, high) if order == "low_first" else (high, low)
+    return codes
+
+
+def pack_nibbles(codes: U8, order: NibbleOrder = "low_first") -> U8:
+    """The inverse of ``unpack_nibbles``."""
+    even, odd = codes[..., 0::2], codes[..., 1::2]
+    return (odd << 4 | even) if order == "low_first" else (even << 4 | odd)
+
+
+def encode_e2m1(values: F32) -> U8:
+    """E2M1 codes of scaled values; ties go to the even code, above 6 saturates, -0 keeps no sign (as ModelOpt)."""
+    magnitude = np.abs(values)
+    code = np.searchsorted(E2M1_BOUNDS, magnitude, side="left").astype(np.uint8)
+    tie = np.isin(magnitude, E2M1_BOUNDS[[1, 3, 5]])
+    return code + tie.astype(np.uint8) + ((values < 0).astype(np.uint8) << 3)
+
+
+def dequantize_nvfp4(codes: U8, scales: F32, global_scale: float, block: int = 16) -> F32:
+    """W = e2m1 * block scale * global scale; codes [R, K], scales [R, K / block] -> float32 [R, K]."""
+    with np.errstate(over="ignore", invalid="ignore"):
+        values = E2M1_VALUES[codes].reshape(*codes.shape[:-1], -1, block)
+        return np.asarray((values * (scales * np.float32(global_scale))[..., None]).reshape(codes.shape))
+
+
+def swizzled_offsets(rows: NDArray[np.int64], columns: int, stored_columns: int) -> NDArray[np.int64]:
+    """Byte offsets of scale elements in the 128 x 4 tiled layout.
+
+    Args:
+        rows: row numbers [R].
+        columns: scale columns wanted, K / 16.
+        stored_columns: columns of the stored (padded to 4) tensor.
+
+    Returns:
+        Offsets [R, columns] from the first byte of the tensor. One strip of 128 rows is ``128 * stored_columns`` bytes.
+    """
+    column = np.arange(columns, dtype=np.int64)[None, :]
+    row = rows[:, None]
+    tile = (row // 128) * (stored_columns // 4) + column // 4
+    within = (row % 32) * 16 + ((row % 128) // 32) * 4 + column % 4
+    return tile * 512 + within
+
+
+def swizzle(scales: U8) -> U8:
+    """Linear scales [N, C] to the tiled layout, zero-padded to [ceil(N/128)*128, ceil(C/4)*4]."""
+    rows, columns = scales.shape
+    padded = np.zeros((-(-rows // 128) * 128, -(-columns // 4) * 4), dtype=np.uint8)
+    offsets = swizzled_offsets(np.arange(rows, dtype=np.int64), columns, padded.shape[1])
+    flat = padded.reshape(-1)
+    flat[offsets.reshape(-1)] = scales.reshape(-1)
+    return flat.reshape(padded.shape)
+
+
+def unswizzle(stored: U8, rows: int, columns: int) -> U8:
+    """The inverse of ``swizzle``: the first [rows, columns] of a stored tiled tensor."""
+    offsets = swizzled_offsets(np.arange(rows, dtype=np.int64), columns, stored.shape[1])
+    return stored.reshape(-1)[offsets]

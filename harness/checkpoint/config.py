@@ -1,0 +1,139 @@
+"""What a checkpoint says of its own quantization: new and old ModelOpt schema, compressed-tensors, shard metadata."""
+
+from __future__ import annotations
+
+import fnmatch
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+from harness.checkpoint.errors import ConfigError
+from harness.records.inspection import StoredFormat
+
+MAX_CONFIG_BYTES = 16 * 1024 * 1024
+
+
+@dataclass(frozen=True, slots=True)
+class Declaration:
+    """A quantization declaration as read, before any runtime's defaults."""
+
+    origin: str
+    """``config.json``, ``hf_quant_config.json`` or ``shard metadata``; empty: nothing is declared."""
+    method: str = ""
+    algo: str = ""
+    format: StoredFormat | None = None
+    ignore: tuple[str, ...] = ()
+    group_size: int | None = None
+    raw: Mapping[str, Any] = field(default_factory=dict)
+
+    @property
+    def declared(self) -> bool:
+        """Whether anything was declared."""
+        return bool(self.origin)
+
+    def flag(self, name: str) -> Any:
+        """A runtime switch such as ``swap_weight_nibbles``, from the top level or the old schema's section."""
+        section = self.raw.get("quantization")
+        nested = section.get(name) if isinstance(section, Mapping) else None
+        return self.raw.get(name, nested)
+
+    def ignores(self, module: str) -> str | None:
+        """The first ignore pattern that covers ``module``."""
+        return next((pattern for pattern in self.ignore if pattern_matches(pattern, module)), None)
+
+
+def pattern_matches(pattern: str, module: str) -> bool:
+    """Glob against the full name, ``re:`` regular expression (compressed-tensors), or a parent's name."""
+    if pattern.startswith("re:"):
+        import re
+
+        try:
+            return re.match(pattern[3:], module) is not None
+        except re.error:
+            return False
+    return fnmatch.fnmatchcase(module, pattern) or module.startswith(f"{pattern}.")
+
+
+NOTHING = Declaration(origin="")
+
+
+def parse_json(data: bytes, where: str) -> dict[str, Any]:
+    """Strict JSON object: duplicate keys, NaN and non-objects are errors. Raises ``ConfigError``."""
+
+    def unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+        result = dict(pairs)
+        if len(result) != len(pairs):
+            raise ConfigError("a key stands twice in one object", where=where)
+        return result
+
+    def constant(name: str) -> Any:
+        raise ConfigError(f"{name} is not JSON", where=where)
+
+    if len(data) > MAX_CONFIG_BYTES:
+        raise ConfigError(f"a configuration of {len(data)} bytes", where=where)
+    try:
+        body = json.loads(data.decode("utf-8"), object_pairs_hook=unique, parse_constant=constant)
+    except ConfigError:
+        raise
+    except (UnicodeDecodeError, ValueError, RecursionError) as error:
+        remedy = "a runtime that swallows this error loads the checkpoint as unquantized"
+        raise ConfigError(f"not JSON ({error})", where=where, remedy=remedy) from None
+    if not isinstance(body, dict):
+        raise ConfigError("not a JSON object", where=where)
+    return body
+
+
+def declaration(body: Mapping[str, Any], origin: str) -> Declaration:
+    """A declaration from ``quantization_config`` or from a whole ``hf_quant_config.json``.
+
+    Raises:
+        ConfigError: fields of the wrong type, or an algorithm that is not named.
+    """
+    section = body.get("quantization")
+    if section is not None and not isinstance(section, Mapping):
+        raise ConfigError("`quantization` is not an object", where=origin)
+    inner: Mapping[str, Any] = section if isinstance(section, Mapping) else {}
+    ignore = body.get("ignore", inner.get("exclude_modules", body.get("exclude_modules")))
+    ignore = [] if ignore is None else ignore
+    if not isinstance(ignore, list) or not all(isinstance(item, str) for item in ignore):
+        raise ConfigError("the ignore list is not a list of names", where=origin)
+    algo = body.get("quant_algo", inner.get("quant_algo")) or ""
+    method = body.get("quant_method") or ("modelopt" if section is not None else "")
+    if not isinstance(algo, str) or not isinstance(method, str):
+        raise ConfigError("quant_algo and quant_method are strings", where=origin)
+    if method == "compressed-tensors" and not algo:
+        algo = str(body.get("format", ""))
+    group = _group_size(body, inner)
+    return Declaration(origin, method, algo, declared_format(algo, body), tuple(ignore), group, dict(body))
+
+
+def declared_format(algo: str, body: Mapping[str, Any]) -> StoredFormat | None:
+    """The stored format that an algorithm's name stands for; ``None`` where this version knows no rule for it."""
+    name = algo.upper().replace("-", "_")
+    if "NVFP4" in name or name == "FP4":
+        return "nvfp4"
+    if "FP8" in name and "MX" not in name:
+        return "fp8"
+    if name == "MIXED_PRECISION":
+        return "mixed"
+    bits, kinds = set(), set()
+    for group in _groups(body):
+        weights = group.get("weights")
+        if isinstance(weights, Mapping):
+            bits.add(weights.get("num_bits"))
+            kinds.add(weights.get("type"))
+    formats: dict[int, Literal["nvfp4", "fp8"]] = {4: "nvfp4", 8: "fp8"}
+    only = next(iter(bits)) if len(bits) == 1 else None
+    return formats.get(only) if kinds == {"float"} and isinstance(only, int) else None
+
+
+def _groups(body: Mapping[str, Any]) -> list[Mapping[str, Any]]:
+    groups = body.get("config_groups")
+    return [group for group in groups.values() if isinstance(group, Mapping)] if isinstance(groups, Mapping) else []
+
+
+def _group_size(body: Mapping[str, Any], inner: Mapping[str, Any]) -> int | None:
+    candidates: list[Any] = [body.get("group_size"), inner.get("group_size")]
+    candidates += [group["weights"].get("group_size") for group in _groups(body) if isinstance(group.get("weights"), Mapping)]
+    return next((value for value in candidates if isinstance(value, int) and not isinstance(value, bool)), None)

@@ -1,0 +1,81 @@
+"""Where the inspector says "proven", "contradicted" and "inconclusive"; `python -m benchmarks.inspect_gates` measures them.
+
+Between two gates the answer is ``inconclusive``, never a pass.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+from harness.checkpoint.evidence import Fit
+from harness.checkpoint.measure import Measured
+
+State = Literal["proven", "inconclusive", "contradicted", "not_provable"]
+
+
+@dataclass(frozen=True, slots=True)
+class Gate:
+    """Limits of one stored format."""
+
+    cosine: float
+    """At least this: these are codes of this base."""
+    unrelated: float
+    """Below this under every reading: these are not codes of this base."""
+    gap: float
+    """Cosine by which the best reading must lead."""
+    gain: float
+    """Largest distance of the fitted gain from 1."""
+
+
+GATES: dict[str, Gate] = {
+    "nvfp4": Gate(cosine=0.990, unrelated=0.90, gap=0.03, gain=0.02),
+    "fp8": Gate(cosine=0.999, unrelated=0.95, gap=0.03, gain=0.01),
+    "int8": Gate(cosine=0.999, unrelated=0.95, gap=0.03, gain=0.01),
+}
+ROW_COSINE = 0.90
+"""A row below this contradicts the reading that fits its tensor (measured: right rows stay above .97)."""
+ROW_GAIN = 0.15
+EXACT = 0.999
+"""Share of recomputed codes that must agree to say: made from exactly this base."""
+STALE = 0.9975
+"""Below this share, where the recipe allows the claim: made from another base."""
+NEAR = 0.97
+"""Share of block scales within one E4M3 step that the claim asks for: other calibrations lie further away."""
+FULL_BLOCKS = 0.999
+"""Share of blocks that use their largest code, which max calibration gives to all."""
+
+
+def gate_of(measured: Measured) -> Gate:
+    """The limits for the module's stored format."""
+    return GATES.get(measured.module.format, GATES["fp8"])
+
+
+def state_of(measured: Measured, declared: str) -> State:
+    """What the sampled rows say of the declared reading of one module."""
+    found = measured.fit
+    if found is None:
+        return "not_provable"
+    gate = gate_of(measured)
+    best = good_score(found)
+    if best >= gate.cosine and (found.gap is None or found.gap >= gate.gap):
+        return "proven" if found.best == declared else "contradicted"
+    return "contradicted" if best < gate.unrelated else "inconclusive"
+
+
+def bad_rows(found: Fit) -> list[int]:
+    """Rows (positions in the sample) that the tensor's best reading does not explain."""
+    sums = found.sums[found.best]
+    cosine = sums.row_cosine()
+    return [int(i) for i in range(len(cosine)) if sums.bb[i] > 0 and cosine[i] < ROW_COSINE]
+
+
+def good_score(found: Fit) -> float:
+    """Cosine of the best reading over the rows that it explains: one broken row must not blur what the rest proves."""
+    rows = set(bad_rows(found))
+    sums = found.sums[found.best]
+    if not rows or len(rows) * 2 >= len(sums.qq):
+        return found.scores[found.best].cosine
+    keep = [index for index in range(len(sums.qq)) if index not in rows]
+    qq, qb, bb = (float(item[keep].sum()) for item in (sums.qq, sums.qb, sums.bb))
+    return qb / (qq * bb) ** 0.5 if qq > 0 and bb > 0 else 0.0

@@ -1,0 +1,184 @@
+"""Read all row evidence: one task a tensor or a handful of small ones, many in flight, and keep what arrived."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping
+from concurrent.futures import FIRST_EXCEPTION, Executor, Future, wait
+from dataclasses import dataclass, field
+from typing import Any
+
+from harness.checkpoint.codecs import FLOAT_DTYPES, decode_floats
+from harness.checkpoint.errors import SourceError
+from harness.checkpoint.excluded import Compared, compare, read_windows, windows
+from harness.checkpoint.header import TensorEntry
+from harness.checkpoint.index import Component
+from harness.checkpoint.measure import Anchor, Measured, measure
+from harness.checkpoint.modules import Module, is_scale
+from harness.checkpoint.sampling import Budget, block_scale_values
+
+EXCLUDED_BATCH = 24
+MAX_SCALAR_BYTES = 1 << 20
+
+
+@dataclass
+class Gathered:
+    """Row evidence by expert, growing while tasks finish."""
+
+    scalars: dict[str, dict[str, tuple[float, ...]]] = field(default_factory=dict)
+    measured: dict[str, dict[str, Measured]] = field(default_factory=dict)
+    compared: dict[str, list[Compared]] = field(default_factory=dict)
+    scanned: dict[str, dict[str, tuple[int, int]]] = field(default_factory=dict)
+    failed: SourceError | None = None
+    planned: int = 0
+    finished: int = 0
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What to gather."""
+
+    experts: Mapping[str, Component]
+    modules: Mapping[str, Mapping[str, Module]]
+    base: Mapping[str, Component]
+    budgets: Mapping[str, Budget]
+    scan: Mapping[str, bool]
+    """Expert to whether every block scale is read."""
+
+
+def gather(plan: Plan, pool: Executor) -> Gathered:
+    """Run all reads. A source that fails ends it early; what was read before stays and ``failed`` says why."""
+    found = Gathered()
+    tasks: dict[Future[Any], Callable[[Any], None]] = {}
+    try:
+        for expert, component in plan.experts.items():
+            found.scalars[expert] = _scalars(component, plan.modules[expert])
+        for work, keep in _work(plan, found):
+            tasks[pool.submit(work)] = keep
+        found.planned = len(tasks)
+        pending = set(tasks)
+        while pending:
+            done, pending = wait(pending, return_when=FIRST_EXCEPTION)
+            for future in done:
+                if future.exception() is None:
+                    tasks[future](future.result())
+                    found.finished += 1
+            for future in done:
+                future.result()
+    except SourceError as error:
+        found.failed = error
+        for future in tasks:
+            future.cancel()
+        for future, keep in tasks.items():
+            if future.done() and not future.cancelled() and future.exception() is None and keep not in (None,):
+                keep(future.result())
+    return found
+
+
+def _scalars(component: Component, modules: Mapping[str, Module]) -> dict[str, tuple[float, ...]]:
+    """Every global, per-tensor, per-channel and input scale, in as few requests as the file's order allows."""
+    wanted: dict[str, list[TensorEntry]] = {}
+    for module in modules.values():
+        outer = module.scale if module.format == "fp8" else None
+        for entry in (module.global_scale, module.input_scale, outer):
+            if entry is not None and entry.dtype in FLOAT_DTYPES and entry.nbytes <= MAX_SCALAR_BYTES:
+                wanted.setdefault(entry.file, []).append(entry)
+    values: dict[str, tuple[float, ...]] = {}
+    for file, entries in wanted.items():
+        data = component.source.read_ranges(file, [(entry.start, entry.nbytes) for entry in entries])
+        for entry, raw in zip(entries, data, strict=True):
+            values[entry.name] = tuple(decode_floats(raw, entry.dtype).tolist())
+    return values
+
+
+Task = tuple[Callable[[], Any], Callable[[Any], None]]
+
+
+def _work(plan: Plan, found: Gathered) -> Iterator[Task]:
+    names = list(plan.base)
+    for expert, component in plan.experts.items():
+        own = plan.base.get(expert)
+        others = [plan.base[name] for name in names if name != expert]
+        other = others[0] if others else None
+        found.measured[expert], found.compared[expert], found.scanned[expert] = {}, [], {}
+        for module in plan.modules[expert].values():
+            if module.quantized:
+                yield _measure_task(plan, found, component, module, own, other)
+                if plan.scan[expert] and module.format == "nvfp4" and module.scale is not None and module.scale.dtype == "F8_E4M3":
+                    yield _scan_task(found, component, module.scale)
+        if own is not None:
+            yield from _excluded_tasks(plan, found, component, own, other)
+
+
+def _anchor(component: Component | None, module: Module) -> Anchor | None:
+    entry = component.tensors.get(f"{module.name}.weight") if component else None
+    return Anchor(component.source, entry) if component and entry else None
+
+
+def _measure_task(
+    plan: Plan, found: Gathered, component: Component, module: Module, own: Component | None, other: Component | None
+) -> Task:
+    expert = component.expert
+    values = found.scalars[expert].get(module.global_scale.name) if module.global_scale else None
+    budget = plan.budgets[expert]
+
+    def work() -> Measured:
+        scale = values[0] if values else None
+        return measure(expert, component.source, module, budget, _anchor(own, module), _anchor(other, module), scale)
+
+    def keep(result: Measured) -> None:
+        found.measured[expert][module.name] = result
+
+    return work, keep
+
+
+def _scan_task(found: Gathered, component: Component, scale: TensorEntry) -> Task:
+    def work() -> tuple[int, int]:
+        return block_scale_values(component.source, scale)
+
+    def keep(result: tuple[int, int]) -> None:
+        found.scanned[component.expert][scale.name] = result
+
+    return work, keep
+
+
+def _excluded_tasks(
+    plan: Plan, found: Gathered, component: Component, own: Component, other: Component | None
+) -> Iterator[Task]:
+    quantized = {module.weight.name for module in plan.modules[component.expert].values() if module.quantized}
+    entries = [
+        entry
+        for name, entry in component.tensors.items()
+        if name not in quantized
+        and not is_scale(name)
+        and entry.dtype in FLOAT_DTYPES
+        and name in own.tensors
+        and own.tensors[name].shape == entry.shape
+        and own.tensors[name].dtype in FLOAT_DTYPES
+    ]
+    entries.sort(key=lambda entry: (entry.file, entry.start))
+    limit = plan.budgets[component.expert].excluded
+    for first in range(0, len(entries), EXCLUDED_BATCH):
+        yield _excluded_task(found, component, own, other, entries[first : first + EXCLUDED_BATCH], limit)
+
+
+def _excluded_task(
+    found: Gathered, component: Component, own: Component, other: Component | None, batch: list[TensorEntry], limit: int
+) -> Task:
+    def work() -> list[Compared]:
+        mine = read_windows(component.source, batch, limit)
+        base = read_windows(own.source, [own.tensors[entry.name] for entry in batch], limit)
+        results = []
+        for entry, values, anchor in zip(batch, mine, base, strict=True):
+            whole = len(windows(entry, limit)) == 1
+            result = compare(entry, values, anchor, whole)
+            rival = other.tensors.get(entry.name) if other is not None else None
+            if not result.equal and other is not None and rival is not None and rival.shape == entry.shape:
+                (theirs,) = read_windows(other.source, [rival], limit)
+                result = compare(entry, values, anchor, whole, theirs)
+            results.append(result)
+        return results
+
+    def keep(results: list[Compared]) -> None:
+        found.compared[component.expert] += results
+
+    return work, keep

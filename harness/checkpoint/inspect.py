@@ -1,0 +1,141 @@
+"""The conductor: open, read headers, sample rows, run every check, write one report."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Collection, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+from harness.checkpoint.assemble import Assembly, Ref, assemble
+from harness.checkpoint.checks import run_checks
+from harness.checkpoint.context import Context, Options
+from harness.checkpoint.contracts import Contract, load_contract
+from harness.checkpoint.errors import InspectionInterruptedError
+from harness.checkpoint.gather import Gathered, Plan, gather
+from harness.checkpoint.identity import DigestCache, component_digests
+from harness.checkpoint.modules import group
+from harness.checkpoint.sampling import FULL, LOCAL, REMOTE, Budget
+from harness.checkpoint.sources import Meter
+from harness.checkpoint.summarize import build_report
+from harness.definitions.case import Case, Loader
+from harness.records.inspection import InspectionReport
+
+REMOTE_WORKERS = 16
+LOCAL_WORKERS = 4
+
+
+def inspect_checkpoint(
+    ref: Ref,
+    *,
+    base: Ref | None = None,
+    transformer: Ref | None = None,
+    transformer_2: Ref | None = None,
+    contracts: Sequence[str | Contract] = (),
+    loader: Loader | None = None,
+    env: Mapping[str, str] | None = None,
+    expected: Mapping[str, str] | None = None,
+    full: bool = False,
+    root: Path | None = None,
+    digests: bool = True,
+    cache: DigestCache | None = None,
+    skip: Collection[str] = (),
+) -> InspectionReport:
+    """Prove from bytes how a checkpoint is encoded, and hold it against everything that will read it.
+
+    Args:
+        ref: the checkpoint: a folder, ``owner/name@revision`` or a case's reference.
+        base: the BF16 checkpoint it was quantized from. Without it nibble order, gains, stale and swapped experts
+            cannot be proven, and the outcome is at best ``inconclusive``.
+        transformer, transformer_2: overrides of one expert.
+        contracts: runtimes it is deployed to, ``sglang==0.5.23``.
+        loader: the harness's own loader options, held against the bytes like any runtime; ``None`` leaves them out.
+        env: environment of the runtimes.
+        expected: format each expert must have (``case.quantization``).
+        full: read all excluded tensors and all block scales also over the network.
+        root: folder that ``./`` is relative to.
+        digests: also hash local files (remembered by size, mtime and inode) or ask the hub for theirs.
+        skip: names of checks to leave out; for tests that prove a check's worth.
+
+    Raises:
+        BadReferenceError, ContractError: nothing to inspect, or no such contract.
+        InspectionInterruptedError: the source failed; ``.report`` holds what was proven before.
+        SourceError: the source failed before anything could be proven.
+    """
+    started, meter = time.perf_counter(), Meter()
+    rules = tuple(item if isinstance(item, Contract) else load_contract(item) for item in contracts)
+    options = Options(rules, loader, dict(env or {}), full, dict(expected or {}), base is not None)
+    with ThreadPoolExecutor(REMOTE_WORKERS, thread_name_prefix="inspect") as pool:
+        subject = assemble(ref, meter, pool, {"transformer": transformer, "transformer_2": transformer_2}, root)
+        anchor = assemble(base, meter, pool, root=root, role="base") if base is not None else None
+        context, plan = _context(subject, anchor, options)
+        found = gather(plan, pool)
+    context = _filled(context, found)
+    names = component_digests(subject.experts.values(), cache) if digests and found.failed is None else {}
+    report = build_report(
+        context,
+        run_checks(context, skip),
+        plan=plan,
+        subject=subject,
+        anchor=anchor,
+        found=found,
+        digests=names,
+        meter=meter,
+        seconds=time.perf_counter() - started,
+    )
+    if found.failed is not None:
+        error = InspectionInterruptedError(
+            f"the source failed after {found.finished} of {found.planned} reads: {found.failed.what}",
+            where=found.failed.where,
+            remedy=found.failed.remedy,
+            kind=found.failed.kind,
+        )
+        error.report = report
+        raise error
+    return report
+
+
+def inspect_case(case: Case, *, root: Path | None = None, full: bool = False) -> InspectionReport:
+    """Stage 1 of a case: its checkpoints, overrides, contracts, loader options and environment."""
+    return inspect_checkpoint(
+        case.model,
+        base=case.base,
+        transformer=case.transformer,
+        transformer_2=case.transformer_2,
+        contracts=case.contracts,
+        loader=case.loader,
+        env=case.env,
+        expected=case.quantization.model_dump(),
+        full=full,
+        root=root,
+    )
+
+
+def _context(subject: Assembly, anchor: Assembly | None, options: Options) -> tuple[Context, Plan]:
+    modules = {expert: group(component.tensors) for expert, component in subject.experts.items()}
+    base = dict(anchor.experts) if anchor else {}
+    context = Context(
+        options=options,
+        experts=subject.experts,
+        base=base,
+        modules=modules,
+        base_modules={expert: group(component.tensors) for expert, component in base.items()},
+        model_index=subject.model_index,
+        base_index=anchor.model_index if anchor else None,
+        reading_findings=subject.findings,
+    )
+    budgets: dict[str, Budget] = {}
+    scan: dict[str, bool] = {}
+    for expert, component in subject.experts.items():
+        local = component.source.is_local and (expert not in base or base[expert].source.is_local)
+        budgets[expert] = FULL if options.full else LOCAL if local else REMOTE
+        scan[expert] = options.full or component.source.is_local
+    return context, Plan(subject.experts, modules, base, budgets, scan)
+
+
+def _filled(context: Context, found: Gathered) -> Context:
+    from dataclasses import replace
+
+    compared = {expert: tuple(sorted(items, key=lambda item: item.tensor)) for expert, items in found.compared.items()}
+    measured = {expert: dict(sorted(items.items())) for expert, items in found.measured.items()}
+    return replace(context, scalars=found.scalars, measured=measured, compared=compared, scanned=found.scanned)

@@ -1,0 +1,176 @@
+"""Read the sampled rows of a tensor and compare them with the base: one task a tensor, many in flight."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+
+import numpy as np
+from numpy.typing import NDArray
+
+from harness.checkpoint.codecs import F32, FLOAT_DTYPES, U8, decode_floats, unpack_nibbles
+from harness.checkpoint.evidence import Fit, Sums, fit
+from harness.checkpoint.header import TensorEntry
+from harness.checkpoint.hypotheses import Blind, PackedRows, decode_fp8_readings, decode_readings, look_blind
+from harness.checkpoint.modules import Module
+from harness.checkpoint.recompute import exact_fp8, exact_nvfp4
+from harness.checkpoint.sampling import Budget, packed_rows, row_range, scale_columns, scale_of, strip_range
+from harness.checkpoint.sources import Source
+
+
+@dataclass(frozen=True, slots=True)
+class Anchor:
+    """The same tensor in the BF16 base."""
+
+    source: Source
+    entry: TensorEntry
+
+
+@dataclass(frozen=True)
+class Measured:
+    """What the sampled rows of one quantized Linear gave."""
+
+    expert: str
+    module: Module
+    rows: NDArray[np.int64]
+    global_scale: float | None
+    """As stored."""
+    fit: Fit | None = None
+    blind: Blind | None = None
+    columns_fit: Fit | None = None
+    """FP8 only: against the transposed base, where the weight is square and was read whole."""
+    nan_values: int = 0
+    """Decoded values that are not finite."""
+    channel_scale: F32 | None = None
+
+
+def measure(
+    expert: str,
+    source: Source,
+    module: Module,
+    budget: Budget,
+    base: Anchor | None,
+    other: Anchor | None,
+    global_scale: float | None,
+) -> Measured:
+    """Sample one quantized module.
+
+    Args:
+        base: the tensor it was quantized from; ``None``: only what is provable alone.
+        other: the same tensor of the OTHER expert's base, to find swapped files.
+        global_scale: the stored scalar, read before with all others.
+
+    Raises:
+        SourceError: bytes could not be fetched.
+    """
+    rows = budget.of(module.weight, module.shape[0])
+    if module.format == "nvfp4":
+        return _nvfp4(expert, source, module, rows, base, other, global_scale)
+    if module.format in ("fp8", "int8"):
+        return _fp8(expert, source, module, rows, base, other)
+    return Measured(expert, module, rows, global_scale)
+
+
+def _base_rows(anchor: Anchor | None, module: Module, rows: NDArray[np.int64]) -> F32 | None:
+    if anchor is None or anchor.entry.shape != module.shape or anchor.entry.dtype not in FLOAT_DTYPES:
+        return None
+    start, length = row_range(anchor.entry, rows)
+    data = anchor.source.read(anchor.entry.file, start, length)
+    return decode_floats(data, anchor.entry.dtype).reshape(len(rows), -1)
+
+
+def _nvfp4(
+    expert: str,
+    source: Source,
+    module: Module,
+    rows: NDArray[np.int64],
+    base: Anchor | None,
+    other: Anchor | None,
+    global_scale: float | None,
+) -> Measured:
+    scale = module.scale
+    if scale is None or len(scale.shape) != 2 or scale.dtype not in ("F8_E4M3", "U8") or not scale.nbytes:
+        return Measured(expert, module, rows, global_scale)
+    strip, first = strip_range(scale, rows)
+    weight_range = row_range(module.weight, rows)
+    (weight,) = source.read_ranges(module.weight.file, [weight_range])
+    (strip_bytes,) = source.read_ranges(scale.file, [strip])
+    stored = packed_rows(module, rows, weight, strip_bytes, first)
+    columns = scale_columns(module)
+    block = -(-module.shape[1] // columns)
+    if not stored.layouts or module.shape[1] % block:
+        return Measured(expert, module, rows, global_scale)
+    result = Measured(expert, module, rows, global_scale, blind=look_blind(stored, block))
+    anchor_rows = _base_rows(base, module, rows)
+    if anchor_rows is None:
+        return result
+    decoded = decode_readings(stored, block)
+    nan_values = int(sum(not np.isfinite(values).all() for values in decoded.values()) > 0)
+    factor = 1.0 if global_scale is None else (1.0 / global_scale if module.reciprocal and global_scale else global_scale)
+    wanted = _undo_recipe(source, module, rows, anchor_rows)
+    found = fit(decoded, wanted, factor)
+    if module.recipe == "" and np.isfinite(factor) and factor > 0:
+        order, layout = found.best.split("/")
+        codes = unpack_nibbles(stored.packed, "low_first" if order == "low_first" else "high_first")
+        found = replace(found, exact=exact_nvfp4(wanted, codes, stored.scales(layout), factor, block))
+    other_rows = _base_rows(other, module, rows)
+    if other_rows is not None:
+        against = Sums.of(decoded[found.best], _undo_recipe(source, module, rows, other_rows)).score()
+        found = replace(found, other=against.cosine)
+    return replace(result, fit=found, nan_values=nan_values)
+
+
+def _undo_recipe(source: Source, module: Module, rows: NDArray[np.int64], base: F32) -> F32:
+    """The matrix that was quantized: AWQ and SVDQuant quantize W / s - B A, with y = Q(x s) + (x s) A^T B^T."""
+    values = base
+    if module.pre_quant_scale is not None:
+        entry = module.pre_quant_scale
+        smooth = decode_floats(source.read(entry.file, entry.start, entry.nbytes), entry.dtype).reshape(1, -1)
+        if smooth.shape[1] != base.shape[1] or not np.all(smooth):
+            return base
+        values = values / smooth
+    if module.lora_a is not None and module.lora_b is not None:
+        a, b = module.lora_a, module.lora_b
+        low = decode_floats(source.read(a.file, a.start, a.nbytes), a.dtype).reshape(a.shape)
+        start, length = row_range(b, rows)
+        high = decode_floats(source.read(b.file, start, length), b.dtype).reshape(len(rows), -1)
+        if low.ndim == 2 and high.shape[1] == low.shape[0] and low.shape[1] == values.shape[1]:
+            values = values - high @ low
+    return values
+
+
+def _fp8(
+    expert: str, source: Source, module: Module, rows: NDArray[np.int64], base: Anchor | None, other: Anchor | None
+) -> Measured:
+    start, length = row_range(module.weight, rows)
+    stored: U8 = np.frombuffer(source.read(module.weight.file, start, length), dtype=np.uint8).reshape(len(rows), -1)
+    scales = scale_of(source, module)
+    channel = scales[rows] if len(scales) == module.shape[0] else scales[:1]
+    result = Measured(expert, module, rows, float(scales[0, 0]) if scales.size == 1 else None, channel_scale=scales)
+    anchor_rows = _base_rows(base, module, rows)
+    if anchor_rows is None:
+        return result
+    finite = np.where(np.isfinite(channel) & (channel != 0), channel, np.float32(1))
+    mean = float(np.exp(np.log(np.abs(finite)).mean()))
+    decoded = decode_fp8_readings(stored, (finite / np.float32(mean)).astype(np.float32))
+    found = fit(decoded, anchor_rows, mean if np.isfinite(channel).all() and (channel != 0).all() else float("nan"))
+    if found.best == "e4m3" and module.weight.dtype == "F8_E4M3":
+        found = replace(found, exact=exact_fp8(anchor_rows, stored, finite))
+    other_rows = _base_rows(other, module, rows)
+    if other_rows is not None:
+        found = replace(found, other=Sums.of(decoded[found.best], other_rows).score().cosine)
+    turned = None
+    if module.shape[0] == module.shape[1] == len(rows):
+        turned = fit({"transposed": decoded["e4m3"]}, np.ascontiguousarray(anchor_rows.T), 1.0)
+    nan_values = int(sum(1 for values in (decoded["e4m3"],) if not np.isfinite(values).all()))
+    return replace(result, fit=found, columns_fit=turned, nan_values=nan_values)
+
+
+def as_packed(module: Module, source: Source) -> PackedRows | None:
+    """All rows of one NVFP4 module as stored, for `compare` and for people who look closer."""
+    scale = module.scale
+    if module.format != "nvfp4" or scale is None or len(scale.shape) != 2:
+        return None
+    rows = np.arange(module.shape[0], dtype=np.int64)
+    strip, first = strip_range(scale, rows)
+    weight = source.read(module.weight.file, module.weight.start, module.weight.nbytes)
+    return packed_rows(module, rows, weight, source.read(scale.file, *strip), first)

@@ -1,0 +1,75 @@
+"""Quantize the base again and compare codes: the only way to see a base that changed by a fraction of a percent."""
+
+from __future__ import annotations
+
+import ml_dtypes
+import numpy as np
+
+from harness.checkpoint.codecs import F32, FP8_TABLES, U8, decode_e4m3, encode_e2m1, encode_e4m3
+from harness.checkpoint.evidence import Exact
+
+E2M1_MAX = 6.0
+MIN_BLOCK_SCALE = 2.0**-9
+
+
+def exact_nvfp4(base: F32, codes: U8, scales: U8, global_scale: float, block: int = 16) -> Exact:
+    """Hold stored NVFP4 codes against a fresh max calibration of ``base``.
+
+    The recipe is ModelOpt's (``NVFP4QTensor.get_weights_scaling_factor``): block scale = E4M3(clamp(amax / (6 ws2),
+    2**-9, 448)), 1 for an all-zero block; code = E2M1(w / (block scale * ws2)).
+
+    Args:
+        base: [R, K] values that were quantized.
+        codes: [R, K] stored codes in natural order.
+        scales: [R, K / block] stored E4M3 bytes in linear order.
+        global_scale: the stored factor (not its reciprocal).
+    """
+    blocks = base.reshape(len(base), -1, block)
+    amax = np.abs(blocks).max(axis=2)
+    with np.errstate(divide="ignore", invalid="ignore", over="ignore"):
+        wanted = (amax / np.float32(E2M1_MAX * global_scale)).astype(np.float32)
+        wanted[wanted == 0] = 1.0
+        wanted = np.nan_to_num(wanted, nan=0.0)
+        fresh = encode_e4m3(np.clip(wanted, MIN_BLOCK_SCALE, 448.0))
+        stored = decode_e4m3(scales)
+        with_stored = encode_e2m1(blocks / (stored * np.float32(global_scale))[..., None])
+        with_unrounded = encode_e2m1(blocks / (np.clip(wanted, MIN_BLOCK_SCALE, 448.0) * np.float32(global_scale))[..., None])
+    mine = codes.reshape(blocks.shape)
+    alive = amax > 0
+    return Exact(
+        codes=_share(_same(with_stored, mine)[alive]),
+        scales=_share((fresh == scales)[alive]),
+        near=_share((np.abs(fresh.astype(np.int16) - scales.astype(np.int16)) <= 1)[alive]),
+        unrounded=_share(_same(with_unrounded, mine)[alive]),
+        full_blocks=_share((mine & 7).max(axis=2)[alive] == 7),
+        blocks=int(alive.sum()),
+    )
+
+
+def exact_fp8(base: F32, stored: U8, scale: F32) -> Exact:
+    """Hold stored E4M3 bytes against ``base / scale``, divided in float32 and in bfloat16 (both are in use).
+
+    Args:
+        base: [R, K]; stored: [R, K] bytes; scale: broadcastable to [R, 1].
+    """
+    in_f32 = encode_e4m3(base / scale)
+    half = ml_dtypes.bfloat16
+    in_bf16 = encode_e4m3((base.astype(half) / scale.astype(half)).astype(np.float32))
+    agree = max(_share(_equal_fp8(in_f32, stored)), _share(_equal_fp8(in_bf16, stored)))
+    alive = base.size > 0
+    return Exact(agree, 1.0, 1.0, agree, 1.0, int(stored.size if alive else 0))
+
+
+def _equal_fp8(left: U8, right: U8) -> np.ndarray[tuple[int, ...], np.dtype[np.bool_]]:
+    table = FP8_TABLES["e4m3"]
+    return np.asarray(table[left] == table[right])
+
+
+def _same(left: U8, right: U8) -> np.ndarray[tuple[int, ...], np.dtype[np.bool_]]:
+    """Equal as values: 0 and -0 are the same number."""
+    zero = ((left & 7) == 0) & ((right & 7) == 0)
+    return (left == right) | zero
+
+
+def _share(flags: np.ndarray[tuple[int, ...], np.dtype[np.bool_]]) -> float:
+    return float(flags.mean()) if flags.size else 1.0

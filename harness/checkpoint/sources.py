@@ -1,0 +1,113 @@
+"""Where bytes come from: a folder or a hub repository at a commit, behind one small protocol."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Protocol
+
+from harness.checkpoint.errors import BadReferenceError
+from harness.definitions.case import UNRESOLVED, CheckpointRef
+
+Range = tuple[int, int]
+"""``(start, length)`` in bytes."""
+
+
+@dataclass(frozen=True, slots=True)
+class FileInfo:
+    """One file of a source. ``sha256`` is known without reading only from hub metadata."""
+
+    path: str
+    size: int
+    sha256: str | None = None
+    blob_id: str | None = None
+
+
+class Meter:
+    """Counts what was read; shared by all sources of an inspection and safe between threads."""
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self.bytes = 0
+        self.requests = 0
+
+    def count(self, size: int) -> None:
+        """Add one request of ``size`` bytes."""
+        with self._lock:
+            self.bytes += size
+            self.requests += 1
+
+
+class Source(Protocol):
+    """A readable checkpoint. Implementations are safe to call from several threads."""
+
+    label: str
+    """Path, or ``owner/name@commit``."""
+    commit: str | None
+    is_local: bool
+    files: Mapping[str, FileInfo]
+
+    def read(self, path: str, start: int, length: int) -> bytes:
+        """Exactly ``length`` bytes from ``start`` of one file. Raises ``SourceError``."""
+
+    def read_ranges(self, path: str, ranges: Sequence[Range]) -> list[bytes]:
+        """Several ranges of one file; near ones may be fetched together. Raises ``SourceError``."""
+
+
+def merge_ranges(ranges: Sequence[Range], gap: int) -> list[tuple[int, int, list[int]]]:
+    """Join ranges that lie at most ``gap`` bytes apart.
+
+    Returns:
+        ``(start, length, members)`` sorted by start; ``members`` index into ``ranges``.
+    """
+    merged: list[tuple[int, int, list[int]]] = []
+    for index in sorted(range(len(ranges)), key=lambda item: ranges[item]):
+        start, length = ranges[index]
+        if merged and start - (merged[-1][0] + merged[-1][1]) <= gap:
+            first, size, members = merged[-1]
+            merged[-1] = (first, max(size, start + length - first), [*members, index])
+        else:
+            merged.append((start, length, [index]))
+    return merged
+
+
+def open_source(ref: CheckpointRef | str | Path, meter: Meter, root: Path | None = None) -> Source:
+    """Open a checkpoint.
+
+    Args:
+        ref: a folder (``./x``, ``/x``, or any path that is a folder here), or ``owner/name`` / ``owner/name@revision``.
+        meter: counts what is read.
+        root: folder that ``./`` is relative to; default the current one.
+
+    Raises:
+        BadReferenceError: nothing is there.
+        SourceError: the hub does not answer.
+    """
+    if isinstance(ref, CheckpointRef):
+        path, revision, made_by = ref.path, ref.revision, ref.made_by
+    else:
+        path, _, name = str(ref).partition("@")
+        revision, made_by = name or None, None
+    if revision == UNRESOLVED:
+        raise BadReferenceError(
+            f"the revision of {path} is not resolved to a commit yet",
+            remedy=f"quantgate inspect {path} prints the commit; put it into the case",
+        )
+    folder = (root or Path.cwd()) / path
+    if folder.is_dir() or path.startswith(("./", "/", "~")):
+        folder = folder.expanduser()
+        if not folder.is_dir():
+            remedy = f"make it: {made_by}" if made_by else "check the path; ./ is relative to the repository root"
+            raise BadReferenceError("there is no such folder", where=str(folder), remedy=remedy)
+        from harness.checkpoint.local import LocalSource
+
+        return LocalSource(folder, meter, label=path)
+    if path.count("/") != 1:
+        raise BadReferenceError(
+            f"{path!r} is neither a folder nor owner/name", remedy="write ./folder, /folder or owner/name@commit"
+        )
+    from harness.checkpoint.hub import HubSource
+
+    return HubSource(path, revision, meter)
