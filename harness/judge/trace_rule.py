@@ -47,7 +47,7 @@ def _steps(mine: Trace, reference: Trace) -> Iterator[Finding]:
 def _same(mine: Step, reference: Step, name: str) -> bool:
     ours, theirs = getattr(mine, name), getattr(reference, name)
     if isinstance(ours, float):
-        return abs(ours - theirs) <= TIMESTEP_TOLERANCE
+        return bool(abs(ours - theirs) <= TIMESTEP_TOLERANCE)
     return bool(ours == theirs)
 
 

@@ -28,8 +28,7 @@ def select(config: pytest.Config, items: list[pytest.Item]) -> None:
     mine = [item for item in cases if profile.name in item.case.runners]
     if mine and not config.option.collectonly:
         _require_device(config, state, profile, mine)
-    rest = [item for item in items if not isinstance(item, CaseItem)]
-    items[:] = rest + by_engine(mine)
+    items[:] = [*(item for item in items if not isinstance(item, CaseItem)), *by_engine(mine)]
 
 
 def by_engine(items: list[CaseItem]) -> list[CaseItem]:

@@ -21,7 +21,7 @@ class ProgressLine:
     """Consumes the events of one case: a terminal shows one line that is rewritten, a log the stages, with ``-v``."""
 
     def __init__(self, config: pytest.Config, node: str) -> None:
-        self._reporter = config.pluginmanager.get_plugin("terminalreporter")
+        self._reporter: Any = config.pluginmanager.get_plugin("terminalreporter")
         self._verbose = config.option.verbose > 0
         self._live = sys.__stdout__ is not None and sys.__stdout__.isatty()
         self._node = node

@@ -80,7 +80,7 @@ def _subject(
         )
     if receipts is not None:
         for expert in ("transformer", "transformer_2"):
-            counts = receipts.count(expert)  # type: ignore[arg-type]
+            counts = receipts.count(expert)
             subject.update({f"receipts.{expert}.{kind}": count for kind, count in counts.items()})
     return subject
 

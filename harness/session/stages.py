@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from harness.definitions.case import Case
-from harness.definitions.loading import load_limits
+from harness.definitions.limits import load_limits
 from harness.frames.clip import Clip, read_clip
 from harness.goldens.golden import Golden
 from harness.goldens.matching import Match, select
@@ -67,7 +67,7 @@ def look_at_frames(case: Case, generation: Generation, clip: Clip) -> SanityEvid
 
     sampling = case.sampling
     wanted = (sampling.num_frames, sampling.height, sampling.width, 3)
-    return check_clip(clip, floats=generation.float_stats, expected=wanted)
+    return check_clip(clip, wanted=wanted, float_stats=generation.float_stats)
 
 
 def compare_with(golden: Golden, case: Case, candidate: Clip, folder: Path) -> ComparisonEvidence | None:

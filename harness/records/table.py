@@ -1,0 +1,38 @@
+"""The table of verdicts in ``docs/verdicts.md``: ``python -m harness.records.table`` writes it."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from harness.records.base import write_text_atomic
+from harness.records.verdict import RULES, SEVERITY
+
+PAGE = Path(__file__).parents[2] / "docs" / "verdicts.md"
+BEGIN, END = "<!-- table: written by python -m harness.records.table -->", "<!-- end of table -->"
+
+
+def table() -> str:
+    """Verdict, exit code, retry, JUnit outcome, meaning; worst first."""
+    rows = ["| verdict | exit code | retried | JUnit | meaning |", "|---|---|---|---|---|"]
+    for outcome in SEVERITY:
+        rule = RULES[outcome]
+        retry = "once, on another engine" if rule.retry else "never"
+        rows.append(f"| `{outcome.value}` | {rule.exit_code} | {retry} | {rule.junit} | {rule.meaning} |")
+    return "\n".join(rows)
+
+
+def written(page: str) -> str:
+    """``page`` with the table between its marks.
+
+    Raises:
+        ValueError: the marks are not there.
+    """
+    before, begin, rest = page.partition(BEGIN)
+    _, end, after = rest.partition(END)
+    if not begin or not end:
+        raise ValueError(f"{PAGE} lacks {BEGIN} or {END}")
+    return f"{before}{BEGIN}\n{table()}\n{END}{after}"
+
+
+if __name__ == "__main__":
+    write_text_atomic(PAGE, written(PAGE.read_text(encoding="utf-8")))
