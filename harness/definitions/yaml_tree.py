@@ -1,8 +1,8 @@
 """YAML text into a tree of plain values that remembers where each value was written.
 
-Syntax comes from libyaml's event stream (ten times as fast as a parser in Python), or from ruamel.yaml's where PyYAML
-was built without it. Scalars are read by the YAML 1.2 core schema (https://yaml.org/spec/1.2.2/#103-core-schema), so
-``1e-3`` is a number and ``on`` is a string. What a case file has no use for is refused: tags, merge keys, several
+Syntax comes from libyaml's event stream, which is many times as fast as a parser in Python, or from ruamel.yaml's where
+PyYAML was built without it. Scalars are read by the YAML 1.2 core schema (https://yaml.org/spec/1.2.2/#103-core-schema),
+so ``1e-3`` is a number and ``on`` is a string. What a case file has no use for is refused: tags, merge keys, several
 documents, duplicate keys, and anything past the bounds below (an alias is counted as often as it is expanded).
 """
 
@@ -12,12 +12,13 @@ import re
 from collections.abc import Iterator
 from typing import Any, Final, NamedTuple, NoReturn
 
-MAX_BYTES: Final = 8 * 2**20
+MAX_BYTES: Final = 4 * 2**20
 MAX_DEPTH: Final = 32
 MAX_NODES: Final = 1_000_000
 MAX_NUMBER: Final = 64
 """Characters of a number; more are no setting of anything."""
 
+_BREAKS: Final = "\x85\u2028\u2029"
 _INT = re.compile(r"[-+]?[0-9]+|0o[0-7]+|0x[0-9a-fA-F]+")
 _FLOAT = re.compile(r"[-+]?(\.[0-9]+|[0-9]+(\.[0-9]*)?)([eE][-+]?[0-9]+)?")
 _WORDS: Final[dict[str, bool | float | None]] = {
@@ -93,7 +94,13 @@ def parse(text: str) -> Node:
     """
     if len(text) > MAX_BYTES:
         raise YamlError([Problem(1, f"larger than {MAX_BYTES // 2**20} MiB; split the file")])
-    return _Composer(text).document()
+    for mark in _BREAKS:
+        if mark in text:
+            line = text.count("\n", 0, text.index(mark)) + 1
+            raise YamlError(
+                [Problem(line, f'U+{ord(mark):04X} is a line break in YAML 1.1 only; write "\\u{ord(mark):04x}"')]
+            )
+    return _Composer(events(text)).document()
 
 
 def scalar(text: str) -> str | int | float | bool | None:
@@ -149,8 +156,8 @@ def events(text: str, *, fast: bool = True) -> Iterator[Any]:
 class _Composer:
     """Events into nodes, by recursive descent bounded by ``MAX_DEPTH``."""
 
-    def __init__(self, text: str) -> None:
-        self._events = events(text)
+    def __init__(self, stream: Iterator[Any]) -> None:
+        self._events = stream
         self._anchors: dict[str, Node] = {}
         self._duplicates: list[Problem] = []
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import math
 import re
 
@@ -68,24 +69,26 @@ def test_not_a_number_is_one():
 
 
 KEYS = st.text(st.characters(codec="utf-8", categories=["L", "N"]), min_size=1, max_size=8)
+# A plain ?x inside brackets is written by ruamel as a scalar, and read by ruamel and libyaml alike as a key.
+# A plain :x there is 1.2, and refused by libyaml. U+0085 and its like are refused by us.
+TEXT = st.text(max_size=20).filter(lambda text: not set(text) & set("?\x85\u2028\u2029") and text[:1] != ":")
 TREES = st.recursive(
-    st.none() | st.booleans() | st.integers(-(2**60), 2**60) | st.floats(allow_nan=False) | st.text(max_size=20),
+    st.none() | st.booleans() | st.integers(-(2**60), 2**60) | st.floats(allow_nan=False) | TEXT,
     lambda inner: st.lists(inner, max_size=4) | st.dictionaries(KEYS, inner, max_size=4),
     max_leaves=20,
 )
 
 
 @given(st.dictionaries(KEYS, TREES, max_size=5), st.booleans())
-def test_what_pyyaml_writes_is_read_back(tree, flow):
-    import yaml
+def test_what_ruamel_writes_is_read_back(tree, flow):
+    yaml = YAML(typ="safe", pure=True)
+    yaml.default_flow_style = flow
+    out = io.StringIO()
+    yaml.dump({"": 0, **tree}, out)
+    assert parse(out.getvalue()).plain() == {"": 0, **tree}
 
-    text = yaml.safe_dump(tree, default_flow_style=flow, allow_unicode=True)
-    expected = YAML(typ="safe", pure=True).load(text)
-    read = parse(text).plain()
-    assert read == {str(key): value for key, value in expected.items()} if tree else read in ({}, None)
 
-
-@given(st.text(st.sampled_from("ab:-?#&*!|>'\"%@`{}[], \n\t01~"), max_size=40))
+@given(st.text(st.sampled_from("ab:-?#!|>'\"%@`{}[], \n\t01~"), max_size=40))
 def test_both_parsers_give_the_same_events_or_both_refuse(text):
     """Where PyYAML was built without libyaml, ruamel parses: the same files must then be right."""
 
@@ -126,6 +129,7 @@ def test_the_span_of_a_scalar_is_its_place_in_the_text():
         ("a: [\n", 2, ""),
         ("a: 'x\n", 2, ""),
         ("a: \x01\n", 1, "a character that YAML does not allow"),
+        ("a: 1\nb: x\u2028y\n", 2, 'write "\\u2028"'),
         ("a:\n\tb: 1\n", 2, "cannot start any token"),
         ("a: " + "9" * 5000, 1, "a number of 5000 characters"),
         ("a: " + "[" * (MAX_DEPTH + 1) + "]" * (MAX_DEPTH + 1), 1, "nested deeper"),
