@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 from pathlib import Path
 
@@ -37,7 +38,7 @@ def test_the_subject_is_not_in_the_digest_and_the_request_is(one: dict[str, obje
     base = Identity(request={}, hardware={}, weights={}, env={}, subject={})
     assert base.model_copy(update={"subject": one}).digest() == base.digest()
     same = base.model_copy(update={"request": one}).digest() == base.model_copy(update={"request": two}).digest()
-    assert same == (one == two)
+    assert same == (json.dumps(one, sort_keys=True) == json.dumps(two, sort_keys=True))
 
 
 def test_differences_name_class_field_and_both_values() -> None:
