@@ -58,7 +58,7 @@ class EngineOwner:
         self.key = engine_key(case)
         self.log_path = workdir.resolve() / f"engine-{self.key[:12]}.log"
         self._workdir = workdir.resolve()
-        self._device_env = {"CUDA_VISIBLE_DEVICES": ""} if device == "cpu" else dict(device_env)
+        self._device_env = {**device_env, **({"CUDA_VISIBLE_DEVICES": ""} if device == "cpu" else {})}
         self._paths = {role: Path(path).resolve() for role, path in resolved_paths.items()}
         self._device = device
         self._runner = runner

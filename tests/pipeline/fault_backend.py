@@ -101,7 +101,7 @@ class FaultBackend:
         clip = Clip(frames)
         path = write_clip(out_dir / "clip.safetensors", clip, "raw")
         return Generation(
-            clip=str(path),
+            clip=path.name,
             clip_sha256=clip.digest,
             shape=clip.shape,
             float_stats=FloatStats(nan=0, inf=0, minimum=0.0, maximum=1.0),

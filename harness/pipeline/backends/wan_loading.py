@@ -1,0 +1,119 @@
+"""A WanPipeline from a Diffusers repository, with overrides, quantized or not."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, cast
+
+import torch
+
+from harness.definitions.case import Case, DType
+from harness.errors import CheckpointFaultError, InvalidCaseError
+from harness.pipeline.backend import Emit
+from harness.pipeline.quantized.build import build_transformer, is_quantized
+from harness.pipeline.quantized.headers import expert_folder
+
+EXPERTS = ("transformer", "transformer_2")
+DTYPES: dict[DType, torch.dtype] = {"bf16": torch.bfloat16, "fp16": torch.float16, "fp32": torch.float32}
+
+
+def load_pipeline(
+    case: Case, paths: Mapping[str, Path], device: torch.device, emit: Emit
+) -> tuple[Any, dict[str, dict[str, str]]]:
+    """Build the pipeline of ``case`` on ``device``.
+
+    Returns:
+        The ``WanPipeline``, and the format of every quantized module by expert.
+
+    Raises:
+        CheckpointFaultError: the folder is no Wan pipeline, or an expert's tensors are not what they must be.
+        InvalidCaseError: the case asks for what this backend does not have.
+    """
+    from diffusers import WanPipeline
+
+    if case.loader.packed_qkv:
+        raise InvalidCaseError(
+            "loader.packed_qkv: Wan in diffusers has separate q, k and v, nothing is packed",
+            where=case.id,
+            remedy="set packed_qkv: false",
+        )
+    root = paths["model"]
+    index = _model_index(root)
+    promised: dict[str, dict[str, str]] = {}
+    experts: dict[str, Any] = {}
+    present = [role for role in EXPERTS if role in paths or _names_component(index, role)]
+    for step, role in enumerate(present, start=1):
+        home = device if case.execution.offload == "none" else torch.device("cpu")
+        experts[role], promised[role] = _load_expert(case, role, expert_folder(paths.get(role, root), role), home)
+        emit({"stage": "load", "step": step, "steps": len(present) + 1})
+    if "transformer" not in experts:
+        raise CheckpointFaultError("has no transformer", where=str(root), code="missing_tensor")
+    pipe = cast("Any", WanPipeline).from_pretrained(
+        str(root),
+        **{role: experts.get(role) for role in EXPERTS},
+        dtype={
+            "default": DTYPES[case.precision.transformer],
+            "text_encoder": DTYPES[case.precision.text_encoder],
+            "vae": DTYPES[case.precision.vae],
+        },
+        local_files_only=True,
+        use_safetensors=True,
+    )
+    pipe.set_progress_bar_config(disable=True)
+    pipe.register_to_config(boundary_ratio=case.scheduler.boundary_ratio if "transformer_2" in experts else None)
+    for model in experts.values():
+        _set_attention(model, case)
+    if case.execution.offload == "model" and device.type == "cuda":
+        pipe.enable_model_cpu_offload(device=device)
+    else:
+        pipe.to(device)
+    emit({"stage": "load", "step": len(present) + 1, "steps": len(present) + 1})
+    return pipe, {role: modules for role, modules in promised.items() if modules}
+
+
+def _load_expert(case: Case, role: str, folder: Path, device: torch.device) -> tuple[Any, dict[str, str]]:
+    dtype = DTYPES[case.precision.transformer]
+    if is_quantized(folder):
+        return build_transformer(folder, dtype=dtype, device=device, loader=case.loader, policy=case.execution.matmul)
+    from diffusers import WanTransformer3DModel
+
+    try:
+        model = cast("Any", WanTransformer3DModel).from_pretrained(
+            str(folder), torch_dtype=dtype, use_safetensors=True, local_files_only=True
+        )
+    except (OSError, ValueError, KeyError) as error:
+        raise CheckpointFaultError(f"{role} cannot be loaded: {error}", where=str(folder), code="unreadable") from error
+    return model.eval().to(device), {}
+
+
+def _set_attention(model: Any, case: Case) -> None:
+    try:
+        model.set_attention_backend(case.execution.attention_backend)
+    except (ValueError, RuntimeError, ImportError) as error:
+        raise InvalidCaseError(
+            f"execution.attention_backend {case.execution.attention_backend!r}: {error}",
+            where=case.id,
+            remedy="name a backend that diffusers has here, such as `native`",
+        ) from error
+
+
+def _model_index(root: Path) -> dict[str, Any]:
+    path = root / "model_index.json"
+    try:
+        index = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise CheckpointFaultError(f"cannot be read: {error}", where=str(path), code="unreadable") from error
+    if not isinstance(index, dict) or index.get("_class_name") != "WanPipeline":
+        name = index.get("_class_name") if isinstance(index, dict) else type(index).__name__
+        raise CheckpointFaultError(
+            f"_class_name is {name}, this backend runs WanPipeline", where=str(path), code="unsupported_layout"
+        )
+    return index
+
+
+def _names_component(index: Mapping[str, Any], role: str) -> bool:
+    """Whether ``model_index.json`` names a component; an absent one reads ``[null, null]``."""
+    entry = index.get(role)
+    return isinstance(entry, list) and len(entry) == 2 and entry[0] is not None

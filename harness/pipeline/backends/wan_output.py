@@ -1,0 +1,55 @@
+"""The decoder's floats, before anything clamps or rounds them."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+
+from harness.records.generation import FloatStats
+
+
+class FloatWatch:
+    """Looks at what the VAE's decoder gives, before diffusers clamps and rounds it.
+
+    ``AutoencoderKLWan`` decodes a few frames at a time and clamps their concatenation to [-1, 1]. A clamp hides
+    infinities and out-of-range values, so the watch is a forward hook on the decoder itself. Values are mapped to
+    [0, 1] as the video processor does, ``x / 2 + 0.5``.
+    """
+
+    def __init__(self) -> None:
+        self._nan = self._inf = 0
+        self._minimum, self._maximum = float("inf"), float("-inf")
+        self._frames = 0
+        self._first_bad: int | None = None
+
+    def __call__(self, _module: torch.nn.Module, _inputs: Any, output: torch.Tensor) -> None:
+        """Take [B, C, T, H, W] of the next frames into account."""
+        finite = torch.isfinite(output)
+        if bool(finite.all()):
+            low, high = torch.aminmax(output)
+            self._spread(float(low), float(high))
+        else:
+            self._nan += int(torch.isnan(output).sum())
+            self._inf += int(torch.isinf(output).sum())
+            bad = (~finite).any(dim=1).flatten(2).any(dim=2).any(dim=0)
+            if self._first_bad is None:
+                self._first_bad = self._frames + int(bad.to(torch.int8).argmax())
+            if bool(finite.any()):
+                low, high = torch.aminmax(output[finite])
+                self._spread(float(low), float(high))
+        self._frames += output.shape[2]
+
+    def _spread(self, low: float, high: float) -> None:
+        self._minimum, self._maximum = min(self._minimum, low), max(self._maximum, high)
+
+    def stats(self) -> FloatStats:
+        """What was seen. Minimum and maximum are those of the finite values, 0 where there is none."""
+        seen = self._minimum <= self._maximum
+        return FloatStats(
+            nan=self._nan,
+            inf=self._inf,
+            minimum=self._minimum / 2 + 0.5 if seen else 0.0,
+            maximum=self._maximum / 2 + 0.5 if seen else 0.0,
+            first_bad_frame=self._first_bad,
+        )

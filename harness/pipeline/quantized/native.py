@@ -1,0 +1,145 @@
+"""Matrix products on packed operands: which device has which, and whether it computes what it should.
+
+FP8: ``torch._scaled_mm`` with float8_e4m3fn operands and one float32 scale each, on compute capability 8.9 and above.
+
+NVFP4: ``torch._scaled_mm`` with float4_e2m1fn_x2 operands and 128x4-swizzled float8_e4m3fn block scales, on compute
+capability 10.0 and above; the two global scales multiply the result. **Not yet run on such a device**: it is written
+against the documented interface, and its packing, swizzle and scales are proven with an emulated product. That is why
+no kernel is used before it has multiplied two random operands on this very device as the dequantized path does.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import torch
+
+from harness.pipeline.quantized import fp8, nvfp4
+
+Format = Literal["fp8", "nvfp4"]
+ScaledMM = Callable[..., torch.Tensor]
+FP8_SINCE, NVFP4_SINCE = (8, 9), (10, 0)
+SCALED_MM, DEQUANTIZE = "torch._scaled_mm", "dequantize+linear"
+CHECK_TOLERANCE = 0.01
+"""Largest relative error of the self-check. Both ways multiply the same quantized operands and differ by the rounding
+of the result to bfloat16 only (2**-9); a wrong layout or nibble order is off by far more."""
+
+
+def scaled_mm(*operands: Any, **options: Any) -> torch.Tensor:
+    """torch's product of scaled operands; one place to find it by."""
+    return torch._scaled_mm(*operands, **options)
+
+
+def fp8_matmul(
+    x: torch.Tensor, weight: torch.Tensor, weight_scale: torch.Tensor, input_scale: torch.Tensor, product: ScaledMM
+) -> torch.Tensor:
+    """``x @ W.T`` [M, N] in bfloat16, without bias: x is quantized with ``input_scale``, then multiplied in FP8.
+
+    Args:
+        x: [M, K].
+        weight: float8_e4m3fn [N, K]; N and K multiples of 16.
+        weight_scale: float32, one value.
+        input_scale: float32, one value.
+        product: ``torch._scaled_mm`` or an emulation.
+    """
+    one = (1,)
+    return product(
+        fp8.quantize(x, input_scale),
+        weight.t(),
+        scale_a=input_scale.reshape(one),
+        scale_b=weight_scale.reshape(one),
+        out_dtype=torch.bfloat16,
+    )
+
+
+def nvfp4_matmul(
+    x: torch.Tensor,
+    packed: torch.Tensor,
+    swizzled_scale: torch.Tensor,
+    weight_scale_2: torch.Tensor,
+    input_scale: torch.Tensor,
+    product: ScaledMM,
+) -> torch.Tensor:
+    """``x @ W.T`` [M, N] in bfloat16, without bias: x is quantized to NVFP4, then both are multiplied in FP4.
+
+    Args:
+        x: [M, K].
+        packed: uint8 [N, K/2], low nibble first; N a multiple of 16, K of 32.
+        swizzled_scale: float8_e4m3fn, ``nvfp4.swizzle`` of the block scales.
+        weight_scale_2: float32, one value.
+        input_scale: float32, one value, ``amax / (6 * 448)`` of the activations.
+        product: ``torch._scaled_mm`` or an emulation.
+    """
+    x_packed, x_scale = nvfp4.quantize(x, input_scale)
+    result = product(
+        x_packed.view(torch.float4_e2m1fn_x2),
+        packed.view(torch.float4_e2m1fn_x2).t(),
+        scale_a=nvfp4.swizzle(x_scale).flatten(),
+        scale_b=swizzled_scale.flatten(),
+        out_dtype=torch.bfloat16,
+    )
+    return (result.to(torch.float32) * (input_scale * weight_scale_2)).to(torch.bfloat16)
+
+
+@dataclass(frozen=True)
+class Choice:
+    """How the modules of one format are multiplied on one device."""
+
+    product: ScaledMM | None
+    """The native product, or ``None``: dequantize."""
+    note: str = ""
+    """Why not native, where the device should have had it."""
+
+
+def choose(
+    form: Format, device: torch.device, policy: Literal["auto", "dequantize"], product: ScaledMM = scaled_mm
+) -> Choice:
+    """Decide once for a device; native only after the self-check.
+
+    On a CPU the answer is always to dequantize: weights are multiplied in the compute dtype (weight-only), and
+    activations are not quantized.
+    """
+    if policy == "dequantize" or device.type != "cuda":
+        return Choice(None)
+    return decide(form, torch.cuda.get_device_capability(device), device, product)
+
+
+def decide(form: Format, capability: tuple[int, int], device: torch.device, product: ScaledMM) -> Choice:
+    """The decision for a compute capability. ``product`` is tried on ``device``."""
+    since = FP8_SINCE if form == "fp8" else NVFP4_SINCE
+    if capability < since:
+        needed, has = (".".join(map(str, pair)) for pair in (since, capability))
+        return Choice(None, f"native {form} needs compute capability {needed}, this is {has}")
+    try:
+        error = self_check(form, device, product)
+    except (RuntimeError, NotImplementedError, TypeError) as failure:
+        return Choice(None, f"native {form} refused: {str(failure).splitlines()[0][:200]}")
+    if not error <= CHECK_TOLERANCE:
+        return Choice(None, f"native {form} refused: relative error {error:.3g} against dequantized operands")
+    return Choice(product)
+
+
+def self_check(form: Format, device: torch.device, product: ScaledMM) -> float:
+    """Relative error of the native product against the product of the dequantized operands, on 192 x 320 x 256 values.
+
+    Row counts that are no multiples of 128 make the padding of the swizzle part of the check.
+    """
+    generator = torch.Generator("cpu").manual_seed(20260101)
+    x = torch.randn(192, 256, generator=generator).to(device)
+    weight = (torch.randn(320, 256, generator=generator) * torch.logspace(-2, 1, 320).unsqueeze(1)).to(device)
+    if form == "fp8":
+        x_scale, w_scale = fp8.dynamic_scale(x), fp8.dynamic_scale(weight)
+        stored = fp8.quantize(weight, w_scale)
+        got = fp8_matmul(x, stored, w_scale, x_scale, product)
+        wanted = fp8.dequantize(fp8.quantize(x, x_scale), x_scale) @ fp8.dequantize(stored, w_scale).t()
+    else:
+        unit = nvfp4.E2M1_MAX * nvfp4.E4M3_MAX
+        x_scale, w_scale = x.abs().amax() / unit, weight.abs().amax() / unit
+        packed, scale = nvfp4.quantize(weight, w_scale)
+        got = nvfp4_matmul(x, packed, nvfp4.swizzle(scale), w_scale, x_scale, product)
+        again = nvfp4.dequantize(*nvfp4.quantize(x, x_scale), x_scale)
+        wanted = again @ nvfp4.dequantize(packed, scale, w_scale).t()
+    difference = (got.to(torch.float64) - wanted.to(torch.float64)).norm() / wanted.to(torch.float64).norm()
+    return float(difference)
