@@ -150,7 +150,7 @@ class Case(Frozen):
     expect: str = Field(
         default="pass",
         pattern=r"^(pass|(regression|checkpoint_fault|inconclusive|infra)(:[a-z0-9_]+)?)$",
-        description="or a named failure, `outcome` or `outcome:cause`: a negative control, which must fail that way",
+        description="pass, or `outcome` or `outcome:cause` of a negative control, which must fail that way",
     )
     waiver: Waiver | None = None
 

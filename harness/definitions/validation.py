@@ -47,7 +47,19 @@ def _sentence(model: type[BaseModel], loc: Path, detail: ErrorDetails) -> str:
         return f'must be text; write it in quotes: "{json.dumps(value)}"'
     if isinstance(value, dict | list):
         return message
+    if kind == "string_pattern_mismatch" and (meant := _description(model, loc)):
+        return f"{json.dumps(value, default=str)} is not what is meant here: {meant}"
     return f"{message}, not {json.dumps(value, default=str)}"
+
+
+def _description(model: type[BaseModel], loc: Path) -> str | None:
+    current: type[BaseModel] | None = model
+    for step in loc[:-1]:
+        current = (
+            model_of(current.model_fields[str(step)].annotation) if current and step in current.model_fields else None
+        )
+    field = current.model_fields.get(str(loc[-1])) if current and loc else None
+    return field.description if field is not None else None
 
 
 def fields_at(model: type[BaseModel], path: Path) -> list[str]:

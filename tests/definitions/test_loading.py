@@ -85,7 +85,7 @@ def test_the_same_case_round_trips_through_its_own_dump(load):
         ("model: {path: /etc/passwd}", "model.path: /etc/passwd leads out of the repository"),
         ("model: {path: a/../b}", "model.path: 'a/../b' is neither ./folder nor owner/name"),
         ("model: {path: a/b}", "model.path: a/b needs `revision`"),
-        ("model: {path: a/b, revision: main}", "model.revision: string should match pattern"),
+        ("model: {path: a/b, revision: main}", 'model.revision: "main" is not what is meant here: full commit'),
         ("model: {path: ./weights, revision: unresolved}", "model.revision: a folder has no revision"),
         ("runners: [b20]", "runners.0: no runner 'b20' in runners/; did you mean b200?"),
         ("runners: [cpu, cpu]", "runners.1: runner 'cpu' is named twice"),
@@ -97,7 +97,7 @@ def test_the_same_case_round_trips_through_its_own_dump(load):
         ("env: {HF_TOKEN: abc}", "env.HF_TOKEN: HF_TOKEN looks like a secret"),
         ("env: {BAD-NAME: x}", "env.BAD-NAME: string should match pattern"),
         ("contracts: ['sglang>=0.5']", "contracts.0: 'sglang>=0.5' is not of the form runtime==version"),
-        ("expect: fial", "expect: string should match pattern"),
+        ("expect: fial", 'expect: "fial" is not what is meant here: pass, or `outcome`'),
         ("loader: {nibble_order: high_first}", "loader.nibble_order: has no effect"),
         ("loader: {packed_qkv: true}", "loader.packed_qkv: has no effect"),
         ("sampling: {num_frames: 16}", "sampling.num_frames: 16 is not 4k+1"),
@@ -210,3 +210,45 @@ def test_runner_profiles_of_the_repository_are_the_default(tmp_path):
 def test_paths_in_messages_are_relative_to_the_repository(load, tmp_path):
     (located,) = load("cases:\n  one: {}\n")
     assert located.path == Path("cases/a.yaml")
+
+
+def test_nothing_is_guessed_of_fields_that_a_wrong_one_decides(refused):
+    """With the backend unreadable, no variable can be called unknown to it."""
+    said = refused("cases:\n  one: {backend: 3, env: {SGLANG_X: 'a'}, runners: [nowhere]}\n")
+    assert said == [f'cases/a.yaml:{LINE}: cases.one.backend: must be text; write it in quotes: "3"']
+
+
+def test_a_wrong_field_does_not_hide_the_next_mistake(refused):
+    said = refused("cases:\n  one:\n    model: {revision: main}\n    sampling: 3\n    base: {path: a/b}\n")
+    assert [message.split(": ", 1)[1] for message in said] == [
+        'cases.one.model.revision: "main" is not what is meant here: full commit of a hub repository; `unresolved` is '
+        "collected and refused by a run",
+        "cases.one.sampling: input should be an object, not 3",
+        "cases.one.base.path: a/b needs `revision`: a full commit, or `unresolved` until one is known",
+    ]
+
+
+CONTROL = """\
+cases:
+  right: {{runners: [cpu, h200]}}
+  wrong: {{golden_of: right, expect: regression{more}}}
+"""
+
+
+@pytest.mark.parametrize(
+    ("more", "said"),
+    [
+        (", sampling: {seed: 1}", "sampling: differs from that of right, whose golden it is compared with"),
+        (", scheduler: {flow_shift: 5}", "scheduler: differs from that of right"),
+        (", runners: [cpu, b200]", "runners: right has no golden on b200"),
+    ],
+)
+def test_a_control_asks_for_the_video_it_is_compared_with(refused, load, more, said):
+    assert load(CONTROL.format(more=""))[1].case.golden_of == "right"
+    (message,) = refused(CONTROL.format(more=more))
+    assert message.startswith(f"cases/a.yaml:{LINE + 1}: cases.wrong.{said}")
+
+
+def test_a_golden_is_not_borrowed_twice(refused):
+    said = refused("cases:\n  a: {}\n  b: {golden_of: a}\n  c: {golden_of: b}\n")
+    assert said == [f"cases/a.yaml:{LINE + 2}: cases.c.golden_of: b has no golden of its own; name a"]

@@ -158,3 +158,18 @@ def test_a_recursive_alias_is_no_endless_loop():
 
 def test_an_honest_alias_is_read():
     assert parse("a: &x {b: 1}\nc: *x\n").plain() == {"a": {"b": 1}, "c": {"b": 1}}
+
+
+def test_without_libyaml_the_same_is_read(monkeypatch):
+    text = 'a: &x {b: [1, "two", 3e0]}\nc: *x\nkäse:\n  - >-\n    folded\n    text\n  - unresolved # ß\n'
+    fast = parse(text)
+    monkeypatch.delattr("yaml.CSafeLoader")
+    slow = parse(text)
+    assert slow.plain() == fast.plain() == {"a": {"b": [1, "two", 3.0]}, "c": {"b": [1, "two", 3.0]},
+                                            "käse": ["folded text", "unresolved"]}  # fmt: skip
+    paths = [("a", "b", 2), ("käse", 0), ("käse", 1)]
+    assert [slow.find(path) for path in paths] == [fast.find(path) for path in paths] == [1, 4, 7]
+    assert slow.value["käse"].value[1].span == fast.value["käse"].value[1].span
+    with pytest.raises(YamlError) as caught:
+        parse("a: 1\nb: [\n")
+    assert caught.value.problems[0].line >= 2
