@@ -18,7 +18,7 @@ KEPT_SAMPLES = 7
 """Newest samples kept a case. The median of them shrugs off a run on a cold disk."""
 DEFAULT_LOAD_SECONDS = {"cpu": 5.0, "cuda": 90.0}
 DEFAULT_SECONDS_PER_GIGASTEP = {"cpu": 2000.0, "cuda": 120.0}
-"""Seconds for 1e9 pixels times denoising steps, where nothing was measured. A plan needs the ratio between cases only."""
+"""Seconds for 1e9 pixels times denoising steps, where nothing was measured. A plan only needs their ratio."""
 
 
 class CaseTimes(Record):

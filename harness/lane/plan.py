@@ -181,8 +181,8 @@ def _notes(planned: Sequence[PlannedCase], splits: Sequence[Split], *, asked: in
         cases = [case.case for case in planned if case.engine == split.key]
         shown = ", ".join(cases[:3]) + (" ..." if len(cases) > 3 else "")
         notes.append(
-            f"the engine of {shown} takes {split.seconds:.0f} s alone and the ideal shard {split.ideal:.0f} s, so it is "
-            f"spread over {split.parts} shards, each of which loads the model"
+            f"the engine of {shown} takes {split.seconds:.0f} s alone and the ideal shard {split.ideal:.0f} s, "
+            f"so it is spread over {split.parts} shards, each of which loads the model"
         )
     guessed = [case.case for case in planned if not case.measured]
     if guessed:

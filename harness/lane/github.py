@@ -1,0 +1,119 @@
+"""What is written to GitHub: one comment on a pull request, and a pull request with new goldens or limits.
+
+Both go through the ``gh`` command, which every hosted runner has, with arguments as lists and text through standard
+input: nothing that somebody wrote is ever part of a command line.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+import subprocess
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from harness.errors import InfraError, InvalidCaseError
+from harness.lane.summary import MARK
+
+BOT = "github-actions[bot]"
+COPIED_BRANCH = re.compile(r"(?:refs/heads/)?pull-request/([0-9]{1,9})\Z")
+"""A branch of this repository that holds the reviewed head of a pull request; only such branches reach a GPU."""
+PROPOSED = ("goldens", "thresholds", "cases")
+"""Folders that a regeneration may change."""
+MAX_COMMENT = 60_000
+"""GitHub refuses a comment of more than 65,536 characters."""
+_REPOSITORY = re.compile(r"[A-Za-z0-9_.-]+/[A-Za-z0-9_.-]+\Z")
+
+
+def pull_request_of(branch: str) -> int | None:
+    """Number of the pull request whose vetted copy ``branch`` is; ``None`` for any other branch."""
+    match = COPIED_BRANCH.fullmatch(branch)
+    return int(match[1]) if match else None
+
+
+def post_comment(repository: str, number: int, body: str) -> str:
+    """Write the lane's one comment on a pull request: the comment of an earlier run is replaced.
+
+    Returns:
+        ``created`` or ``updated``.
+
+    Raises:
+        InvalidCaseError: ``repository`` is not ``owner/name``.
+        InfraError: ``gh`` failed.
+    """
+    if not _REPOSITORY.match(repository):
+        raise InvalidCaseError(f"{repository!r} is no owner/name", remedy="quantgate comment --repo owner/name")
+    if not body.startswith(MARK):
+        body = f"{MARK}\n{body}"
+    if len(body) > MAX_COMMENT:
+        body = body[:MAX_COMMENT] + "\n\nThe rest is in the job summary.\n"
+    comments = f"repos/{repository}/issues/{number}/comments"
+    pages: list[list[dict[str, Any]]] = json.loads(_gh(["api", "--paginate", "--slurp", comments]))
+    mine = [one for page in pages for one in page if one["user"]["login"] == BOT and one["body"].startswith(MARK)]
+    payload = json.dumps({"body": body})
+    if mine:
+        path = f"repos/{repository}/issues/comments/{int(mine[0]['id'])}"
+        _gh(["api", "--method", "PATCH", path, "--input", "-"], payload)
+        return "updated"
+    _gh(["api", "--method", "POST", comments, "--input", "-"], payload)
+    return "created"
+
+
+def propose(root: Path, changes: Path, branch: str, title: str, body: str, base: str) -> str | None:
+    """Open a pull request with what a regeneration made.
+
+    Copies ``goldens/``, ``thresholds/`` and ``cases/`` from ``changes`` over the checkout, commits them to a new
+    branch, pushes it and opens the pull request. Nothing outside those folders can be changed by it.
+
+    Returns:
+        Address of the pull request, or ``None`` where nothing differs.
+
+    Raises:
+        InvalidCaseError: ``changes`` holds something else, or ``branch`` is no plain name.
+        InfraError: ``git`` or ``gh`` failed.
+    """
+    if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9/_.-]{0,99}", branch) or ".." in branch:
+        raise InvalidCaseError(
+            f"{branch!r} is no branch name that can be used", remedy="name it regenerate/<something>"
+        )
+    for path in sorted(path for path in changes.rglob("*") if not path.is_dir()):
+        inside = path.relative_to(changes)
+        if inside.parts[0] not in PROPOSED or path.is_symlink():
+            raise InvalidCaseError(
+                f"a regeneration may change {', '.join(PROPOSED)} and nothing else",
+                where=str(inside),
+                remedy="remove it",
+            )
+        target = root / inside
+        target.parent.mkdir(parents=True, exist_ok=True)
+        target.write_bytes(path.read_bytes())
+    there = [name for name in PROPOSED if (root / name).exists()]
+    _run(["git", "-C", str(root), "add", "--", *there])
+    if not _run(["git", "-C", str(root), "diff", "--cached", "--name-only"]).strip():
+        return None
+    _run(["git", "-C", str(root), "switch", "--quiet", "-c", branch])
+    identity = ["-c", f"user.name={BOT}", "-c", "user.email=41898282+github-actions[bot]@users.noreply.github.com"]
+    _run(["git", "-C", str(root), *identity, "commit", "--quiet", "--file", "-"], f"{title}\n\n{body}\n")
+    # The checkout keeps no credentials; gh lends its token to this one push.
+    helper = ["-c", "credential.helper=", "-c", "credential.helper=!gh auth git-credential"]
+    _run(["git", "-C", str(root), *helper, "push", "--quiet", "origin", f"HEAD:refs/heads/{branch}"])
+    asked = ["pr", "create", "--base", base, "--head", branch, "--title", title, "--body-file", "-"]
+    return _gh(asked, body, cwd=root).strip()
+
+
+def _gh(arguments: Sequence[str], text: str | None = None, cwd: Path | None = None) -> str:
+    return _run(["gh", *arguments], text, cwd)
+
+
+def _run(command: Sequence[str], text: str | None = None, cwd: Path | None = None) -> str:
+    try:
+        done = subprocess.run(
+            list(command), input=text, capture_output=True, text=True, check=False, timeout=300, cwd=cwd
+        )
+    except (OSError, subprocess.TimeoutExpired) as error:
+        raise InfraError(f"{command[0]} did not run: {error}", kind="crash", remedy=f"install {command[0]}") from error
+    if done.returncode:
+        said = done.stderr.strip() or f"exit status {done.returncode}"
+        raise InfraError(f"{command[0]} failed: {said}", kind="crash", remedy="read the log of the job")
+    return done.stdout

@@ -1,0 +1,208 @@
+"""What the lane's commands do, as plain functions: read files, call the lane, print, return an exit code."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+from pydantic import ValidationError
+
+from harness.definitions.loading import load_cases
+from harness.definitions.runner import RunnerProfile, load_runners
+from harness.errors import InvalidCaseError
+from harness.lane.base_tree import TRAILER, case_files, coverage_against
+from harness.lane.coverage import Coverage
+from harness.lane.doctor import Host, examine
+from harness.lane.github import post_comment, propose, pull_request_of
+from harness.lane.history import read_history
+from harness.lane.merge import PLAN
+from harness.lane.merge import merge as merge_shards
+from harness.lane.plan import Plan, make_plan
+from harness.lane.summary import lane_markdown, plan_markdown
+from harness.records.base import write_text_atomic
+from harness.records.verdict import RULES, Outcome
+
+Say = Callable[[str], None]
+
+
+def say(text: str) -> None:
+    """Print to standard output."""
+    sys.stdout.write(text + "\n")
+
+
+def complain(text: str) -> None:
+    """Print to standard error: what a matrix on standard output must not be mixed with."""
+    sys.stderr.write(text + "\n")
+
+
+def plan(
+    *,
+    root: Path,
+    runner: str,
+    shards: int,
+    out: Path = Path(PLAN),
+    history: Sequence[Path] = (Path("runs/history.json"),),
+    against: str | None = None,
+    summary: Path | None = None,
+    github_output: Path | None = None,
+) -> int:
+    """Plan the cases of a runner; write the plan file and print the matrix JSON.
+
+    Args:
+        root: the repository.
+        runner: name of a profile in ``runners/``.
+        shards: machines at hand.
+        out: the plan file.
+        history: history files and folders of records; one that is absent counts as empty.
+        against: compare the coverage with this commit or branch; a removal or a looser limit without a reason fails.
+        summary: Markdown is appended to it, such as ``$GITHUB_STEP_SUMMARY``.
+        github_output: ``matrix=...`` is appended to it, such as ``$GITHUB_OUTPUT``.
+
+    Returns:
+        0, or the code of ``invalid_case`` where the change lowers the coverage without a reason.
+
+    Raises:
+        QuantgateError: nothing can be planned.
+    """
+    if shards < 1:
+        raise InvalidCaseError(f"--shards {shards}: at least 1", remedy="--shards 4")
+    profile = profile_named(root, runner)
+    located = load_cases(case_files(root), root)
+    coverage = None
+    if against is not None:
+        coverage = coverage_against(root, against, runner, [one.case for one in located])
+    made = make_plan(located, profile, shards, read_history(history), code=_head(root), coverage=coverage)
+    made.write(out)
+    matrix = json.dumps(made.matrix(), separators=(",", ":"))
+    say(matrix)
+    for note in made.notes:
+        complain(f"note: {note}")
+    if summary is not None:
+        _append(summary, plan_markdown(made))
+    if github_output is not None:
+        _append(github_output, f"matrix={matrix}\n")
+    return _unexplained(coverage)
+
+
+def merge(*, folders: Sequence[Path], plan_file: Path, out: Path, summary: Path | None = None) -> int:
+    """Join what the shards left and hold it against the plan.
+
+    Args:
+        folders: artifacts of the shards; one that is absent is a shard that left nothing.
+        plan_file: the plan.
+        out: folder for records, ``junit.xml``, ``merge.json``, ``history.json`` and ``summary.md``.
+        summary: the Markdown is also appended to it.
+
+    Returns:
+        Exit code of the worst case; never 0 while a planned case has no result.
+
+    Raises:
+        QuantgateError: the plan cannot be read, or ``out`` is not empty.
+    """
+    made = read_plan(plan_file)
+    merged = merge_shards([folder for folder in folders if folder.is_dir()], made, out)
+    text = lane_markdown(merged, made)
+    write_text_atomic(out / "summary.md", text)
+    if summary is not None:
+        _append(summary, text)
+    for case in merged.cases:
+        say(f"{case.outcome.value:<21} {case.case}  {case.summary}")
+    for problem in merged.problems:
+        complain(f"problem: {problem}")
+    say(f"{len(merged.cases)} planned, {len(merged.missing())} without a result; exit code {merged.exit_code}")
+    return merged.exit_code
+
+
+def doctor(*, root: Path, runner: str, out: Path | None = None, as_json: bool = False, host: Host | None = None) -> int:
+    """Examine this machine for a runner and print what was found.
+
+    Args:
+        root: the repository.
+        runner: name of a profile.
+        out: the record is also written there.
+        as_json: print the record instead of lines.
+        host: where to look; this machine if not given.
+
+    Returns:
+        0 where it is fit, else the code of ``infra``, or of ``no_runner`` where there is no such device.
+    """
+    profile = profile_named(root, runner)
+    cases = [one.case for one in load_cases(case_files(root), root) if runner in one.case.runners]
+    checkpoints = tuple(ref for case in cases for ref in case.checkpoints().values())
+    found = examine(profile, root, checkpoints=checkpoints, host=host)
+    if out is not None:
+        found.write(out)
+    say(found.to_json().rstrip() if as_json else "\n".join(found.lines()))
+    return found.exit_code
+
+
+def comment(*, repository: str, branch: str, body: Path) -> int:
+    """Write the lane's summary as the one comment of the pull request that ``branch`` is the vetted copy of.
+
+    Returns:
+        0, also where ``branch`` belongs to no pull request: a nightly has nobody to tell.
+    """
+    number = pull_request_of(branch)
+    if number is None:
+        say(f"{branch} is no vetted copy of a pull request: no comment")
+        return 0
+    say(f"comment {post_comment(repository, number, body.read_text(encoding='utf-8'))} on pull request {number}")
+    return 0
+
+
+def propose_changes(*, root: Path, changes: Path, branch: str, title: str, body: Path, base: str = "main") -> int:
+    """Open a pull request with the goldens, limits and cases below ``changes``."""
+    address = propose(root, changes, branch, title, body.read_text(encoding="utf-8"), base)
+    say(address or "nothing differs: no pull request")
+    return 0
+
+
+def read_plan(path: Path) -> Plan:
+    """A plan file.
+
+    Raises:
+        InvalidCaseError: it cannot be read as one.
+    """
+    try:
+        return Plan.read(path)
+    except (OSError, ValidationError, UnicodeDecodeError) as error:
+        first = str(error).splitlines()[0]
+        raise InvalidCaseError(
+            f"not a plan: {first}", where=str(path), remedy="quantgate plan --out plan.json"
+        ) from error
+
+
+def profile_named(root: Path, runner: str) -> RunnerProfile:
+    """The profile called ``runner``.
+
+    Raises:
+        InvalidCaseError: there is none.
+    """
+    profiles = load_runners(root / "runners")
+    if runner not in profiles:
+        raise InvalidCaseError(
+            f"no runner {runner!r}", where="runners/", remedy=f"one of {', '.join(sorted(profiles))}"
+        )
+    return profiles[runner]
+
+
+def _unexplained(coverage: Coverage | None) -> int:
+    bad = coverage.without_reason() if coverage else ()
+    for change in bad:
+        what = f"limit of {change.field} loosened" if change.kind == "limit" else "removed"
+        how = "write it into the limit file" if change.kind == "limit" else f"{TRAILER}: {change.case}: <reason>"
+        complain(f"{change.case}: {what} without a reason\n  next: {how}")
+    return RULES[Outcome.INVALID_CASE].exit_code if bad else 0
+
+
+def _append(path: Path, text: str) -> None:
+    with path.open("a", encoding="utf-8") as out:
+        out.write(text)
+
+
+def _head(root: Path) -> str:
+    done = subprocess.run(["git", "-C", str(root), "rev-parse", "HEAD"], capture_output=True, text=True, check=False)
+    return done.stdout.strip() if done.returncode == 0 else ""
