@@ -34,13 +34,12 @@ def resolve_checkpoint(reference: CheckpointRef, root: Path, *, where: str = "")
         raise InvalidCaseError(
             f"{reference.path} has no commit to run at",
             where=where,
-            remedy=f"git ls-remote https://huggingface.co/{reference.path} HEAD, and write it as `revision`",
+            remedy=f"quantgate resolve {where}".rstrip(),
         )
     from huggingface_hub import snapshot_download
 
-    offline = os.environ.get("HF_HUB_OFFLINE", "").upper() in {"1", "ON", "YES", "TRUE"}
     try:
-        return Path(snapshot_download(reference.path, revision=reference.revision, local_files_only=offline))
+        return Path(snapshot_download(reference.path, revision=reference.revision, local_files_only=hub_is_offline()))
     except Exception as error:
         raise InfraError(
             f"{reference.path} at {reference.revision[:12]} cannot be fetched: {type(error).__name__}: {error}",
@@ -48,6 +47,26 @@ def resolve_checkpoint(reference: CheckpointRef, root: Path, *, where: str = "")
             remedy=f"hf download {reference.path} --revision {reference.revision}",
             kind="download",
         ) from error
+
+
+def hub_is_offline() -> bool:
+    """Whether the environment forbids the hub, as huggingface_hub reads it."""
+    return os.environ.get("HF_HUB_OFFLINE", "").upper() in {"1", "ON", "YES", "TRUE"}
+
+
+def resolve_cached(reference: CheckpointRef) -> Path:
+    """The folder of a hub checkpoint in the local cache, without asking the hub.
+
+    Raises:
+        FileNotFoundError: it is not there, or not whole.
+    """
+    from huggingface_hub import snapshot_download
+    from huggingface_hub.errors import LocalEntryNotFoundError
+
+    try:
+        return Path(snapshot_download(reference.path, revision=reference.revision, local_files_only=True))
+    except LocalEntryNotFoundError as error:
+        raise FileNotFoundError(reference.path) from error
 
 
 def resolve_case(case: Case, root: Path) -> dict[str, Path]:

@@ -28,7 +28,7 @@ from harness.session.candidates import leave_candidate
 from harness.session.context import SessionContext
 from harness.session.events import CaseFinished, Event, Progress, Stage, StageStarted
 from harness.session.identity import identity_of
-from harness.session.stages import compare_with, find_golden, inspect_case, look_at_frames
+from harness.session.stages import compare_with, find_golden, inspect, look_at_frames, weight_digests
 
 Watch = Callable[[Event], None]
 LOG_TAIL_LINES = 40
@@ -125,9 +125,10 @@ class Session:
         require_resolved(case)
         paths = resolve_case(case, context.root)
         with run.stage("inspect"):
-            report = inspect_case(case, context.root, paths)
+            report = inspect(case, context.root, paths)
+            digests = weight_digests(report, paths["model"])
         run.know(inspection=report)
-        run.identity = identity_of(case, context.device, report.digests, perturbation=context.perturbation)
+        run.identity = identity_of(case, context.device, digests, perturbation=context.perturbation)
         run.know(golden=find_golden(context, case, run.identity).first)
         if stop_before_generation(run.evidence):
             return
@@ -135,7 +136,7 @@ class Session:
         run.identity = identity_of(
             case,
             context.device,
-            report.digests,
+            digests,
             fingerprint=run.fingerprint,
             receipts=generation.receipts,
             perturbation=context.perturbation,

@@ -4,20 +4,26 @@ from __future__ import annotations
 
 import os
 import shutil
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from harness.definitions.case import Case
+from harness.definitions.case import Case, CheckpointRef
 from harness.definitions.limits import load_limits
 from harness.frames.clip import Clip, read_clip
 from harness.goldens.golden import Golden
 from harness.goldens.matching import Match, select
 from harness.judge.evidence import GoldenEvidence
+from harness.pipeline.resolve import hub_is_offline, resolve_cached, resolve_checkpoint
 from harness.records.frames import ComparisonEvidence, SanityEvidence
 from harness.records.generation import Generation, Trace
 from harness.records.identity import Identity
+from harness.records.inspection import InspectionReport
 from harness.records.limits import LimitFile
 from harness.session.context import SessionContext
+
+OTHER_PARTS = ("vae/", "text_encoder/", "tokenizer/", "scheduler/", "model_index.json")
+"""What the pipeline loads beside the experts; the inspector digests the experts themselves."""
 
 TRACE = "trace"
 """Name of the golden's part that holds its trace."""
@@ -39,6 +45,55 @@ class Found:
 def golden_name(case: Case) -> str:
     """Whose golden and limits a case is held against: its own, or those that a negative control names."""
     return case.golden_of or case.id
+
+
+def inspect(case: Case, root: Path, paths: Mapping[str, Path]) -> InspectionReport:
+    """Stage 1: the checkpoints that the engine will load, as they lie on this machine.
+
+    Args:
+        case: the resolved case.
+        root: the repository's root.
+        paths: folder by role, as the engine gets them.
+
+    Raises:
+        QuantgateError: there is nothing to inspect, or a source failed.
+    """
+    from harness.checkpoint.inspect import inspect_checkpoint
+
+    return inspect_checkpoint(
+        paths["model"],
+        base=_base(case, root),
+        transformer=paths.get("transformer"),
+        transformer_2=paths.get("transformer_2"),
+        contracts=case.contracts,
+        loader=case.loader,
+        env=case.env,
+        expected=case.quantization.model_dump(),
+        root=root,
+    )
+
+
+def _base(case: Case, root: Path) -> Path | CheckpointRef | None:
+    """The BF16 anchor: on disk where it is, else read by ranges from the hub; ``None`` where the hub is offline too."""
+    if case.base is None or case.base.is_local:
+        return None if case.base is None else resolve_checkpoint(case.base, root, where=case.id)
+    try:
+        return resolve_cached(case.base)
+    except FileNotFoundError:
+        return None if hub_is_offline() else case.base
+
+
+def weight_digests(report: InspectionReport, model: Path) -> dict[str, str]:
+    """Digest of every file that the engine loads, by ``component/file``."""
+    from harness.checkpoint.identity import DigestCache, digest_files
+    from harness.checkpoint.local import LocalSource
+    from harness.checkpoint.sources import Meter
+
+    source, cache = LocalSource(model, Meter()), DigestCache()
+    other = [path for path in source.files if path.startswith(OTHER_PARTS)]
+    digests = {item.path: item.sha256 for item in digest_files(source, other, cache)}
+    cache.save()
+    return {**report.digests, **digests}
 
 
 def find_golden(context: SessionContext, case: Case, identity: Identity) -> Found:
