@@ -28,7 +28,7 @@ ENTRY = """\
   case_{index}:
     description: one of many
     runners: [cpu, h200]
-    model: {{path: ./tiny/exports/fp8, made_by: python -m tiny.export}}
+    model: {{path: ./tiny/exports/fp8, made_by: python -m tiny.export --out tiny/exports fp8}}
     env: {{ATEN_CPU_CAPABILITY: avx2, OMP_NUM_THREADS: "1"}}
     contracts: [sglang==0.5.23]
     quantization: {{transformer: fp8, transformer_2: fp8}}
