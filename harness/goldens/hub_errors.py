@@ -39,7 +39,8 @@ def hub_errors(origin: str, doing: str) -> Iterator[None]:
         raise GoldenError(f"cannot {doing}: no such revision", where=origin, remedy=remedy) from error
     except (LocalEntryNotFoundError, OfflineModeIsEnabled) as error:
         remedy = "go online once (unset HF_HUB_OFFLINE), or `quantgate goldens pull` where there is a network"
-        what = f"cannot {doing}: not in the cache, and the hub could not be asked"
+        reason = f" ({_first_line(error.__cause__)})" if error.__cause__ is not None else ""
+        what = f"cannot {doing}: not in the cache, and the hub could not be asked{reason}"
         raise InfraError(what, where=origin, remedy=remedy, kind="download") from error
     except HfHubHTTPError as error:
         status = error.response.status_code if error.response is not None else None

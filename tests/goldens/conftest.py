@@ -1,0 +1,90 @@
+"""Manifests, parts and a hub for the tests of golden stores."""
+
+from __future__ import annotations
+
+import importlib.util
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import pytest
+
+from harness.goldens.files import describe
+from harness.records.golden import GoldenManifest, Provenance
+from harness.records.identity import Identity
+
+Made = tuple[GoldenManifest, dict[str, Path]]
+
+
+def load_support(name: str) -> ModuleType:
+    """A module of tests/support, which is not a package."""
+    path = Path(__file__).parents[1] / "support" / f"{name}.py"
+    spec = importlib.util.spec_from_file_location(f"quantgate_tests_{name}", path)
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    sys.modules[spec.name] = module
+    spec.loader.exec_module(module)
+    return module
+
+
+@pytest.fixture(scope="session")
+def hub_server() -> Iterator[Any]:
+    """A hub on loopback, in a process of its own; one for all tests, each in a repository of its own."""
+    with load_support("hub_server").HubServer() as server:
+        yield server
+
+
+@pytest.fixture
+def hub(hub_server: Any, monkeypatch: pytest.MonkeyPatch) -> Any:
+    """The hub without faults, and the client set as HF_HUB_DISABLE_XET=1 and HF_HUB_OFFLINE=0 set it at import."""
+    from huggingface_hub import constants
+
+    monkeypatch.setattr(constants, "HF_HUB_DISABLE_XET", True)
+    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", False)
+    hub_server.heal()
+    hub_server.log()
+    return hub_server
+
+
+@pytest.fixture
+def identity() -> Identity:
+    """An identity with something in each class."""
+    return Identity(
+        request={"sampling.seed": 0, "sampling.prompt": "a red ball"},
+        hardware={"device": "x86_64"},
+        weights={"model": "a" * 40},
+        env={"SGLANG_X": "1"},
+        subject={"code": "c0"},
+    )
+
+
+@pytest.fixture
+def make(tmp_path: Path, identity: Identity) -> Callable[..., Made]:
+    """Make a manifest and its files; ``fill`` moves the clip's bytes, other keywords replace fields."""
+
+    def build(fill: int = 1, size: int = 5000, **fields: Any) -> Made:
+        folder = tmp_path / f"made-{fill}-{size}"
+        folder.mkdir(exist_ok=True)
+        clip, trace, sketches = folder / "a.safetensors", folder / "b.json", folder / "c.safetensors"
+        clip.write_bytes(bytes([fill]) * size)
+        trace.write_text(f'{{"steps": [{fill}]}}')
+        sketches.write_bytes(b"sketch" * 50 + bytes([fill]))
+        files = {"clip": clip, "trace": trace, "sketches": sketches}
+        parts = {name: describe(path, "test", f"{name}{path.suffix}") for name, path in files.items()}
+        values: dict[str, Any] = {
+            "case": "nvfp4",
+            "runner": "cpu",
+            "identity": identity,
+            "parts": parts,
+            "shape": (1, 1, 1, 3),
+            "created": "2026-01-01T00:00:00+00:00",
+            "author": "Ada",
+            "reason": "first",
+            "provenance": Provenance(run="r1", code="c0"),
+        }
+        return GoldenManifest(**{**values, **fields}), files
+
+    return build
