@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Collection, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, Final, NamedTuple
 
@@ -73,14 +73,30 @@ def check_cases(
     for path in paths:
         found, wrong = _file(path, root, known)
         for item in found:
-            if item.case.id in first:
-                said = f"cases.{item.case.id}: duplicate case id; it is at {first[item.case.id].where} already"
-                wrong.append(Problem(item.line, said))
-            else:
-                first[item.case.id] = item
+            said = _taken(item, first)
+            if said is None:
                 located.append(item)
+            else:
+                wrong.append(Problem(item.line, said))
         problems += [FileProblem(shown(path, root), *problem) for problem in sorted(set(wrong))]
     return tuple(located), tuple(problems)
+
+
+def check_unique(located: Iterable[Located]) -> None:
+    """Hold cases of files that were loaded apart against each other.
+
+    Raises:
+        InvalidCaseError: two cases have one id, so that one golden and one set of limits would serve both.
+    """
+    first: dict[str, Located] = {}
+    problems = [FileProblem(one.path, one.line, said) for one in located if (said := _taken(one, first)) is not None]
+    if problems:
+        raise invalid(problems)
+
+
+def _taken(item: Located, first: dict[str, Located]) -> str | None:
+    other = first.setdefault(item.case.id, item)
+    return None if other is item else f"cases.{item.case.id}: duplicate case id; it is at {other.where} already"
 
 
 def invalid(problems: Sequence[FileProblem]) -> InvalidCaseError:

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from harness.definitions.case import Case
-from harness.definitions.loading import check_cases, load_case_file, load_cases
+from harness.definitions.loading import check_cases, check_unique, load_case_file, load_cases
 from harness.errors import InvalidCaseError
 
 LINE = 6
@@ -173,6 +173,14 @@ def test_duplicate_ids_in_one_file_and_across_files(refused):
     assert message == f"cases/b.yaml:{LINE}: cases.one: duplicate case id; it is at cases/a.yaml:{LINE} already"
 
 
+def test_files_that_were_loaded_apart_are_checked_together(load):
+    one = load("cases:\n  one: {}\n")
+    other = load("cases:\n  two: {}\n", "cases:\n  one: {}\n")
+    check_unique([*one, other[0]])
+    with pytest.raises(InvalidCaseError, match=r"^cases/b\.yaml:6: cases\.one: duplicate case id; it is at cases/a"):
+        check_unique([*one, *other])
+
+
 def test_a_link_out_of_the_repository_is_an_escape(refused, tmp_path):
     (tmp_path / "link").symlink_to("/etc")
     (message,) = refused("cases:\n  one: {model: {path: ./link/passwd}}\n")
@@ -221,10 +229,8 @@ def test_nothing_is_guessed_of_fields_that_a_wrong_one_decides(refused):
 def test_a_wrong_field_does_not_hide_the_next_mistake(refused):
     said = refused("cases:\n  one:\n    model: {revision: main}\n    sampling: 3\n    base: {path: a/b}\n")
     assert [message.split(": ", 1)[1] for message in said] == [
-        (
-            'cases.one.model.revision: "main" is not what is meant here: full commit of a hub repository; `unresolved` is '
-            "collected and refused by a run"
-        ),
+        'cases.one.model.revision: "main" is not what is meant here: full commit of a hub repository; '
+        + "`unresolved` is collected and refused by a run",
         "cases.one.sampling: input should be an object, not 3",
         "cases.one.base.path: a/b needs `revision`: a full commit, or `unresolved` until one is known",
     ]
