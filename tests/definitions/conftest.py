@@ -7,10 +7,15 @@ from pathlib import Path
 from textwrap import dedent
 
 import pytest
+from hypothesis import settings
 
 from harness.definitions.case import Located
 from harness.definitions.loading import load_cases
 from harness.errors import InvalidCaseError
+
+# Examples are judged by what they give, not by how long a busy machine takes for them.
+settings.register_profile("unhurried", deadline=None)
+settings.load_profile("unhurried")
 
 DEFAULTS = """\
 defaults:

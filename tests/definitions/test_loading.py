@@ -228,9 +228,9 @@ def test_nothing_is_guessed_of_fields_that_a_wrong_one_decides(refused):
 
 def test_a_wrong_field_does_not_hide_the_next_mistake(refused):
     said = refused("cases:\n  one:\n    model: {revision: main}\n    sampling: 3\n    base: {path: a/b}\n")
+    meant = "full commit of a hub repository; `unresolved` is collected and refused by a run"
     assert [message.split(": ", 1)[1] for message in said] == [
-        'cases.one.model.revision: "main" is not what is meant here: full commit of a hub repository; '
-        + "`unresolved` is collected and refused by a run",
+        f'cases.one.model.revision: "main" is not what is meant here: {meant}',
         "cases.one.sampling: input should be an object, not 3",
         "cases.one.base.path: a/b needs `revision`: a full commit, or `unresolved` until one is known",
     ]
