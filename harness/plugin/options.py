@@ -33,6 +33,15 @@ def declare(parser: pytest.Parser) -> None:
     group.addoption(
         "--run-id", default=None, metavar="ID", help="name of this run below the runs folder; default: the time"
     )
+    group.addoption("--plan", default=None, metavar="FILE", help="run what this plan says; quantgate plan writes it")
+    group.addoption("--shard", default=None, metavar="I/N", help="run one shard of --plan, such as 2/4")
+    group.addoption(
+        "--gpu-wait",
+        type=float,
+        default=1800.0,
+        metavar="SECONDS",
+        help="how long to wait for a GPU that another run holds (default: 1800)",
+    )
     for name, (default, text) in FOLDERS.items():
         parser.addini(name, f"{text}, relative to the root of the repository", default=default)
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Mapping
 
 import pytest
 
@@ -10,6 +11,7 @@ from harness.definitions.runner import RunnerProfile
 from harness.errors import NoRunnerError
 from harness.pipeline.engine_key import engine_key
 from harness.plugin.collect import CaseItem
+from harness.plugin.sharding import refuse_missing
 from harness.plugin.state import PluginState
 from harness.records.verdict import RULES, Outcome
 
@@ -26,17 +28,33 @@ def select(config: pytest.Config, items: list[pytest.Item]) -> None:
         config.hook.pytest_deselected(items=other)
         state.other_runners = sorted({name for item in other for name in item.case.runners})
     mine = [item for item in cases if profile.name in item.case.runners]
+    shard = state.shard()
+    if shard is not None:
+        if not state.is_worker:  # with xdist the controller refuses, see scheduling.py
+            refuse_missing(shard.missing({item.nodeid for item in mine}), shard)
+        chosen = shard.pick(mine)
+        config.hook.pytest_deselected(items=[item for item in mine if item not in chosen])
+        mine = chosen
     if mine and not config.option.collectonly:
         _require_device(config, state, profile, mine)
-    items[:] = [*(item for item in items if not isinstance(item, CaseItem)), *by_engine(mine)]
+    items[:] = [*(item for item in items if not isinstance(item, CaseItem)), *by_engine(mine, {} if shard else state.expected_seconds(mine))]
 
 
-def by_engine(items: list[CaseItem]) -> list[CaseItem]:
-    """Cases of one engine side by side, engines in the order of their first case."""
+def by_engine(items: list[CaseItem], seconds: Mapping[str, float]) -> list[CaseItem]:
+    """Cases of one engine side by side; the engine that takes longest first, then in the order of their first case.
+
+    Args:
+        items: in the order collected.
+        seconds: expected seconds by case id; 0 where nothing is said.
+    """
+    keys = [engine_key(item.case) for item in items]
     first: dict[str, int] = {}
-    for index, item in enumerate(items):
-        first.setdefault(engine_key(item.case), index)
-    return sorted(items, key=lambda item: first[engine_key(item.case)])
+    total: dict[str, float] = {}
+    for index, (item, key) in enumerate(zip(items, keys, strict=True)):
+        first.setdefault(key, index)
+        total[key] = total.get(key, 0.0) + seconds.get(item.case.id, 0.0)
+    order = sorted(range(len(items)), key=lambda index: (-total[keys[index]], first[keys[index]], index))
+    return [items[index] for index in order]
 
 
 def _require_device(config: pytest.Config, state: PluginState, profile: RunnerProfile, cases: list[CaseItem]) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 from collections import Counter
+from contextlib import nullcontext
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -22,6 +23,7 @@ class ProgressLine:
 
     def __init__(self, config: pytest.Config, node: str) -> None:
         self._reporter: Any = config.pluginmanager.get_plugin("terminalreporter")
+        self._capture: Any = config.pluginmanager.get_plugin("capturemanager")
         self._verbose = config.option.verbose > 0
         self._live = sys.__stdout__ is not None and sys.__stdout__.isatty()
         self._node = node
@@ -30,6 +32,10 @@ class ProgressLine:
         """Show ``event``."""
         if self._reporter is None:
             return
+        with self._capture.global_and_fixture_disabled() if self._capture else nullcontext():
+            self._consume(event)
+
+    def _consume(self, event: Event) -> None:
         if isinstance(event, StageStarted):
             self._show(event.stage)
         elif isinstance(event, Progress):

@@ -86,10 +86,9 @@ def _base(case: Case, root: Path) -> Path | CheckpointRef | None:
 def weight_digests(report: InspectionReport, model: Path) -> dict[str, str]:
     """Digest of every file that the engine loads, by ``component/file``."""
     from harness.checkpoint.identity import DigestCache, digest_files
-    from harness.checkpoint.local import LocalSource
-    from harness.checkpoint.sources import Meter
+    from harness.checkpoint.sources import Meter, open_source
 
-    source, cache = LocalSource(model, Meter()), DigestCache()
+    source, cache = open_source(model, Meter()), DigestCache()
     other = [path for path in source.files if path.startswith(OTHER_PARTS)]
     digests = {item.path: item.sha256 for item in digest_files(source, other, cache)}
     cache.save()
