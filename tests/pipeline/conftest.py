@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import importlib.util
+import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 import pytest
@@ -54,3 +57,48 @@ def start_owner(tmp_path: Path) -> Iterator[Callable[..., EngineOwner]]:
 def make_case() -> Callable[..., Case]:
     """Makes cases for the fault-injecting backend."""
     return fault_case
+
+
+def _load(name: str) -> ModuleType:
+    """A helper beside this file, which is not in a package."""
+    spec = importlib.util.spec_from_file_location(name, Path(__file__).with_name(f"{name}.py"))
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    sys.modules[name] = module
+    spec.loader.exec_module(module)
+    return module
+
+
+@pytest.fixture(scope="session")
+def random_wan(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with `bf16`, a small random Wan2.2 repository, and `nvfp4` and `fp8`: ModelOpt exports of one expert."""
+    helpers = _load("random_wan")
+    root = tmp_path_factory.mktemp("random_wan")
+    helpers.make_pipeline(root / "bf16")
+    for form in ("nvfp4", "fp8"):
+        helpers.export(root / "bf16" / "transformer", root / form, form)
+    return root
+
+
+def wan_case(**changes: Any) -> Case:
+    """A case for the random Wan2.2: 5 frames of 32 x 32 in 4 steps."""
+    sampling: dict[str, Any] = {
+        "prompt": "a bc",
+        "negative_prompt": "",
+        "width": 32,
+        "height": 32,
+        "num_frames": 5,
+        "num_inference_steps": 4,
+        "guidance_scale": 3.0,
+        "guidance_scale_2": 2.0,
+        "max_sequence_length": 16,
+    }
+    data: dict[str, Any] = {"id": "wan", "runners": ["cpu"], "model": {"path": "./bf16"}}
+    return Case.model_validate(data | changes | {"sampling": sampling | changes.get("sampling", {})})
+
+
+@pytest.fixture
+def make_wan_case() -> Callable[..., Case]:
+    """Makes cases for the random Wan2.2."""
+    return wan_case
