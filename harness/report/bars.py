@@ -1,0 +1,85 @@
+"""Limits as bars: how much of the way from the best value to the limit is used up."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from harness.records.case_record import CaseRecord
+from harness.records.frames import MetricResult
+from harness.records.limits import LimitCheck
+from harness.report.text import number, percent
+
+BAR_WIDTH = 120.0
+LIMIT_AT = 80.0
+"""Where the limit stands on a bar of ``BAR_WIDTH``: a third of the bar is left for what lies beyond it."""
+
+
+@dataclass(frozen=True)
+class Bar:
+    """One row of the limits table."""
+
+    metric: str
+    unit: str
+    value: str
+    limit: str
+    sign: str
+    """``≥`` or ``≤``: on which side of the limit the value must lie."""
+    frame: int | None
+    consumed: str
+    width: float
+    beyond: bool
+    """The bar is cut: the value lies further out than it can show."""
+    state: str
+    """``passed``, ``failed``, ``shown`` (does not gate), ``none`` (measured, no limit), ``missing`` (not computed)."""
+    note: str
+
+
+def bars(record: CaseRecord) -> tuple[Bar, ...]:
+    """Failed limits first, then by margin consumed, then what does not gate, then what has no limit."""
+    metrics = {metric.name: metric for metric in (record.comparison.metrics if record.comparison else ())}
+    ranked = sorted(record.limits, key=_rank)
+    rows = [_bar(check, metrics.get(check.metric)) for check in ranked]
+    named = {check.metric for check in record.limits}
+    rows.extend(_unlimited(metric) for name, metric in metrics.items() if name not in named)
+    return tuple(rows)
+
+
+def _rank(check: LimitCheck) -> tuple[int, float, str]:
+    order = 2 if not check.gates else (1 if check.passed else 0)
+    return order, -(check.margin_consumed or 0.0), check.metric
+
+
+def _bar(check: LimitCheck, metric: MetricResult | None) -> Bar:
+    width = LIMIT_AT * (check.margin_consumed or 0.0)
+    state = "shown" if not check.gates else ("passed" if check.passed else "failed")
+    if check.value is None:
+        state = "missing"
+    return Bar(
+        metric=check.metric,
+        unit=metric.unit if metric else "",
+        value=number(check.value),
+        limit=number(check.limit),
+        sign="≥" if check.direction == "higher_is_better" else "≤",
+        frame=check.frame,
+        consumed=percent(check.margin_consumed),
+        width=min(width, BAR_WIDTH),
+        beyond=width > BAR_WIDTH,
+        state=state,
+        note="" if check.gates else "does not gate",
+    )
+
+
+def _unlimited(metric: MetricResult) -> Bar:
+    return Bar(
+        metric=metric.name,
+        unit=metric.unit,
+        value=number(metric.worst),
+        limit="–",
+        sign="",
+        frame=metric.worst_frame,
+        consumed="–",
+        width=0.0,
+        beyond=False,
+        state="missing" if metric.status == "not_computed" else "none",
+        note=metric.why or "no limit",
+    )

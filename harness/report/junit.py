@@ -1,0 +1,103 @@
+"""JUnit from the records: no pytest needed, strict to the schema that Jenkins publishes."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable
+from xml.etree import ElementTree as ET
+
+from harness.records.case_record import CaseRecord
+from harness.records.verdict import RULES
+from harness.report.load import Run
+from harness.report.shell import next_step
+from harness.report.text import clean, one_line
+
+_YAML = re.compile(r"\.ya?ml$")
+
+
+def junit_xml(run: Run) -> str:
+    """One suite a runner, one test case a case; an unreadable record is an error, never an absence.
+
+    Facts of the machine are properties of the suite: strict readers refuse properties of a test case.
+    """
+    root = ET.Element("testsuites", name="quantgate")
+    by_runner: dict[str, list[CaseRecord]] = {}
+    for entry in run.entries:
+        by_runner.setdefault(entry.record.runner, []).append(entry.record)
+    for runner, records in sorted(by_runner.items()):
+        _suite(root, runner, records)
+    if run.unreadable:
+        suite = ET.SubElement(root, "testsuite", name="unreadable records")
+        for item in run.unreadable:
+            case = ET.SubElement(suite, "testcase", classname="records", name=clean(item.path), time="0.000")
+            ET.SubElement(case, "error", message=one_line(item.why), type="unreadable_record").text = clean(item.why)
+        _totals(suite, tests=len(run.unreadable), failures=0, errors=len(run.unreadable), skipped=0, time=0.0)
+    ET.indent(root)
+    return '<?xml version="1.0" encoding="utf-8"?>\n' + ET.tostring(root, encoding="unicode") + "\n"
+
+
+def _suite(root: ET.Element, runner: str, records: list[CaseRecord]) -> None:
+    suite = ET.SubElement(root, "testsuite", name=clean(runner), hostname=clean(runner))
+    suite.set("timestamp", min(record.started for record in records)[:19])
+    properties = ET.SubElement(suite, "properties")
+    for name, value in _facts(records):
+        ET.SubElement(properties, "property", name=clean(name), value=one_line(value))
+    kinds = [RULES[record.verdict.outcome].junit for record in records]
+    for record in records:
+        _case(suite, record)
+    _totals(
+        suite,
+        tests=len(records),
+        failures=kinds.count("failure"),
+        errors=kinds.count("error"),
+        skipped=kinds.count("skipped"),
+        time=sum(record.timing.total for record in records),
+    )
+
+
+def _totals(suite: ET.Element, *, tests: int, failures: int, errors: int, skipped: int, time: float) -> None:
+    counts = {"tests": tests, "failures": failures, "errors": errors, "skipped": skipped}
+    for name, value in counts.items():
+        suite.set(name, str(value))
+    suite.set("time", f"{time:.3f}")
+
+
+def _case(suite: ET.Element, record: CaseRecord) -> None:
+    file, _, name = record.node.partition("::")
+    case = ET.SubElement(
+        suite,
+        "testcase",
+        classname=clean(_YAML.sub("", file).replace("/", ".")),
+        name=clean(name or record.case),
+        time=f"{record.timing.total:.3f}",
+    )
+    verdict, kind = record.verdict, RULES[record.verdict.outcome].junit
+    message = one_line(f"{verdict.cause}: {verdict.summary}", limit=1000)
+    if kind == "skipped":
+        ET.SubElement(case, "skipped", type=verdict.outcome.value, message=message)
+    elif kind in ("failure", "error"):
+        detail = ET.SubElement(case, kind, type=verdict.outcome.value, message=message)
+        detail.text = "\n".join(_detail(record))
+    if record.log_tail and kind in ("failure", "error"):
+        ET.SubElement(case, "system-out").text = clean("\n".join(record.log_tail))
+
+
+def _detail(record: CaseRecord) -> Iterable[str]:
+    yield clean(record.verdict.summary)
+    for finding in record.verdict.findings:
+        yield f"- {finding.stage}/{one_line(finding.code)}: {one_line(finding.message)}"
+    command = next_step(record)
+    if command is not None:
+        yield f"next: {command.line}"
+
+
+def _facts(records: list[CaseRecord]) -> Iterable[tuple[str, str]]:
+    yield "run", records[0].run
+    found = next((record.fingerprint for record in records if record.fingerprint), None)
+    if found is None:
+        return
+    yield "device", found.device.model or found.device.name
+    for name, value in (("driver", found.driver), ("cuda", found.cuda), ("code", found.code)):
+        if value:
+            yield name, value
+    yield from sorted(found.packages.items())

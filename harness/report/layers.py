@@ -1,0 +1,125 @@
+"""Per-layer evidence of the inspector as a picture: modules by blocks, one cell a tensor."""
+
+from __future__ import annotations
+
+import math
+import re
+from dataclasses import dataclass
+
+from harness.records.inspection import InspectionReport, LayerEvidence
+from harness.report.text import number
+
+CELL, ROW, LEFT, TOP = 14.0, 18.0, 150.0, 20.0
+_BLOCK = re.compile(r"^(?:.*?\.)?blocks\.\d+\.")
+_STATES = {"proven": "", "inconclusive": "?", "contradicted": "✕", "not_provable": "–"}
+
+
+@dataclass(frozen=True)
+class Cell:
+    """One tensor."""
+
+    x: float
+    y: float
+    level: int
+    """0 (equals the base) to 6 (nothing in common); -1 without a value."""
+    sign: str
+    title: str
+
+
+@dataclass(frozen=True)
+class LayerMap:
+    """One expert, one quantity."""
+
+    expert: str
+    quantity: str
+    rows: tuple[tuple[float, str], ...]
+    columns: tuple[tuple[float, str], ...]
+    cells: tuple[Cell, ...]
+    width: float
+    height: float
+    caption: str
+
+
+def layer_maps(report: InspectionReport | None) -> tuple[LayerMap, ...]:
+    """Cosine and gain for every expert that has per-layer evidence inside its blocks."""
+    layers = report.layers if report else ()
+    experts = dict.fromkeys(layer.expert for layer in layers)
+    return tuple(
+        picture
+        for expert in experts
+        for quantity in ("cosine", "gain")
+        if (picture := _map(expert, quantity, [layer for layer in layers if layer.expert == expert])) is not None
+    )
+
+
+def first_bad_block(report: InspectionReport | None) -> LayerEvidence | None:
+    """The earliest layer whose bytes contradict what is declared."""
+    bad = [layer for layer in (report.layers if report else ()) if layer.state == "contradicted"]
+    return min(bad, key=lambda layer: (layer.expert, -1 if layer.block is None else layer.block), default=None)
+
+
+def outside_blocks(report: InspectionReport | None) -> tuple[LayerEvidence, ...]:
+    """Layers that stand in no block."""
+    return tuple(layer for layer in (report.layers if report else ()) if layer.block is None)
+
+
+def _map(expert: str, quantity: str, layers: list[LayerEvidence]) -> LayerMap | None:
+    inside = [layer for layer in layers if layer.block is not None and _value(layer, quantity) is not None]
+    if not inside:
+        return None
+    names = list(dict.fromkeys(short_module(layer.module) for layer in inside))
+    blocks = sorted({layer.block for layer in inside if layer.block is not None})
+    cells = tuple(
+        Cell(
+            x=LEFT + CELL * blocks.index(layer.block or 0),
+            y=TOP + ROW * names.index(short_module(layer.module)),
+            level=_level(_value(layer, quantity), quantity),
+            sign=_STATES[layer.state],
+            title=_title(layer),
+        )
+        for layer in inside
+    )
+    step = max(1, len(blocks) // 10)
+    worst = min(inside, key=lambda layer: -_level(_value(layer, quantity), quantity))
+    bad = sum(layer.state == "contradicted" for layer in inside)
+    return LayerMap(
+        expert=expert,
+        quantity=quantity,
+        rows=tuple((TOP + ROW * place + ROW * 0.7, name) for place, name in enumerate(names)),
+        columns=tuple(
+            (LEFT + CELL * (place + 0.5), str(block)) for place, block in enumerate(blocks) if place % step == 0
+        ),
+        cells=cells,
+        width=LEFT + CELL * len(blocks) + 8,
+        height=TOP + ROW * len(names) + 4,
+        caption=(
+            f"{expert}: {quantity} of the decoded rows with the BF16 base, {len(inside)} tensors in {len(blocks)} blocks, "
+            f"{bad} contradicted; worst: {_title(worst)}"
+        ),
+    )
+
+
+def short_module(module: str) -> str:
+    """The module's name inside its block."""
+    return _BLOCK.sub("", module)
+
+
+def _value(layer: LayerEvidence, quantity: str) -> float | None:
+    return layer.cosine if quantity == "cosine" else layer.gain
+
+
+def _level(value: float | None, quantity: str) -> int:
+    """0 where the value is that of a healthy FP4 or FP8 tensor, up to 6 where it says nothing of the base any more."""
+    if value is None or not math.isfinite(value):
+        return -1
+    if quantity == "cosine":
+        return sum(value < edge for edge in (0.999, 0.99, 0.97, 0.9, 0.7, 0.3))
+    distance = abs(math.log2(value)) if value > 0 else math.inf
+    return sum(distance > edge for edge in (0.02, 0.05, 0.15, 0.5, 1.0, 3.0))
+
+
+def _title(layer: LayerEvidence) -> str:
+    return (
+        f"{layer.module}: cosine {number(layer.cosine)}, gain {number(layer.gain)}, "
+        f"reads as {layer.hypothesis}, declared {layer.declared}, {layer.state}"
+    )

@@ -1,0 +1,114 @@
+"""Finds the records of a run on disk. Every surface starts from the value that this gives."""
+
+from __future__ import annotations
+
+import hashlib
+import re
+from dataclasses import dataclass
+from pathlib import Path
+
+from pydantic import ValidationError
+
+from harness.records.case_record import CaseRecord
+from harness.records.verdict import Outcome, worst
+from harness.report.errors import ReportError
+from harness.report.labels import is_red, worst_first
+from harness.report.redact import redact_record, redact_text
+from harness.report.text import one_line
+
+RECORD = "record.json"
+
+
+@dataclass(frozen=True)
+class Entry:
+    """One case of a run, redacted, and where its files lie."""
+
+    folder: Path
+    record: CaseRecord
+    slug: str
+    """File name of its page, unique in the run."""
+
+    def artifact(self, *names: str) -> Path | None:
+        """The first of the named artifacts that exists; never a file outside the record's folder."""
+        for name in names:
+            path = self.folder / self.record.artifacts.get(name, name)
+            if path.is_file() and path.resolve().is_relative_to(self.folder.resolve()):
+                return path
+        return None
+
+
+@dataclass(frozen=True)
+class Unreadable:
+    """A record that cannot be read. It is never counted as green."""
+
+    path: str
+    why: str
+
+
+@dataclass(frozen=True)
+class Run:
+    """All records under one folder, worst first."""
+
+    folder: Path
+    name: str
+    entries: tuple[Entry, ...]
+    unreadable: tuple[Unreadable, ...] = ()
+
+    @property
+    def red(self) -> tuple[Entry, ...]:
+        """The cases that keep the run from being green, worst first."""
+        return tuple(entry for entry in self.entries if is_red(entry.record))
+
+    @property
+    def green(self) -> bool:
+        """Whether every record could be read and every case is green."""
+        return not self.red and not self.unreadable
+
+    @property
+    def outcome(self) -> Outcome:
+        """The worst outcome; ``not_run`` where there is no record, ``infra`` where only a record is damaged."""
+        found = [entry.record.verdict.outcome for entry in self.entries]
+        return worst([*found, Outcome.INFRA] if self.unreadable else found)
+
+
+def load_run(folder: Path) -> Run:
+    """Read every ``record.json`` under ``folder``: a run, one case of it, or several shards joined.
+
+    Raises:
+        ReportError: the folder is absent, or holds no record.
+    """
+    if not folder.is_dir():
+        raise ReportError("there is no such folder", where=str(folder), remedy="ls runs")
+    paths = sorted(path for path in folder.rglob(RECORD) if not _hidden(path.relative_to(folder)))
+    if not paths:
+        raise ReportError(
+            f"there is no {RECORD} in this folder or below it",
+            where=str(folder),
+            remedy="pytest cases/tiny.yaml --runner cpu",
+        )
+    entries: list[Entry] = []
+    unreadable: list[Unreadable] = []
+    taken: set[str] = set()
+    for path in paths:
+        try:
+            record = redact_record(CaseRecord.read(path))
+        except (ValidationError, OSError, ValueError) as error:
+            unreadable.append(Unreadable(str(path.relative_to(folder)), redact_text(one_line(str(error)))))
+            continue
+        slug = _slug(path.parent, folder, record.case)
+        if slug.lower() in taken:
+            slug = f"{slug}-{hashlib.sha256(str(path.relative_to(folder)).encode()).hexdigest()[:8]}"
+        taken.add(slug.lower())
+        entries.append(Entry(path.parent, record, slug))
+    entries.sort(key=lambda entry: worst_first(entry.record))
+    names = {entry.record.run for entry in entries}
+    return Run(folder, names.pop() if len(names) == 1 else folder.name, tuple(entries), tuple(unreadable))
+
+
+def _hidden(path: Path) -> bool:
+    return any(part.startswith(".") for part in path.parts)
+
+
+def _slug(folder: Path, root: Path, case: str) -> str:
+    name = folder.name if folder != root else case
+    return re.sub(r"[^A-Za-z0-9_-]", "_", name)[:100] or "case"

@@ -1,0 +1,111 @@
+"""What the overview shows."""
+
+from __future__ import annotations
+
+from collections import Counter
+from dataclasses import dataclass
+from typing import Any
+
+from harness.records.case_record import CaseRecord
+from harness.records.verdict import RULES, Outcome
+from harness.report.bars import BAR_WIDTH, LIMIT_AT, Bar, bars
+from harness.report.labels import LABELS, count_words, is_control, is_red
+from harness.report.load import Entry, Run
+from harness.report.media import Media
+from harness.report.shell import Command, next_step
+from harness.report.text import one_line
+
+
+@dataclass(frozen=True)
+class Row:
+    """One case on the overview."""
+
+    entry: Entry
+    record: CaseRecord
+    href: str
+    red: bool
+    control: bool
+    summary: str
+    next: Command | None
+    nearest: Bar | None
+    """The gating limit with the least room left."""
+    thumbnails: dict[str, str]
+
+
+@dataclass(frozen=True)
+class Group:
+    """All cases of one outcome."""
+
+    outcome: Outcome
+    meaning: str
+    causes: tuple[tuple[str, int], ...]
+    rows: tuple[Row, ...]
+
+
+def overview_page(run: Run, media: dict[str, Media]) -> dict[str, Any]:
+    """Context of ``overview.html.j2``."""
+    rows = [_row(entry, media[entry.slug]) for entry in run.entries]
+    outcomes = [row.record.verdict.outcome for row in rows]
+    return {
+        "root": "",
+        "title": f"{run.name} · quantgate",
+        "run": run,
+        "sentence": sentence(run),
+        "counts": count_words(outcomes),
+        "groups": tuple(_group(outcome, rows) for outcome, _ in count_words(outcomes)),
+        "machines": machines(run),
+        "total_seconds": sum(row.record.timing.total for row in rows),
+        "bar_width": BAR_WIDTH,
+        "limit_at": LIMIT_AT,
+    }
+
+
+def sentence(run: Run) -> str:
+    """The run in one sentence."""
+    total, red = len(run.entries), len(run.red)
+    parts = [
+        f"{count} {LABELS[outcome].word}" for outcome, count in count_words([e.record.verdict.outcome for e in run.red])
+    ]
+    if run.unreadable:
+        count = len(run.unreadable)
+        parts.append(f"{count} record{'s' if count != 1 else ''} cannot be read")
+    if not parts:
+        return "The one case is green." if total == 1 else f"All {total} cases are green."
+    return f"{red} of {total} case{'s' if total != 1 else ''} not green: {', '.join(parts)}."
+
+
+def machines(run: Run) -> tuple[str, ...]:
+    """Every machine that the run used, as one line each."""
+    lines = Counter(_machine(entry.record) for entry in run.entries)
+    return tuple(line for line, _ in lines.most_common() if line)
+
+
+def _machine(record: CaseRecord) -> str:
+    found = record.fingerprint
+    if found is None:
+        return ""
+    packages = [f"{name} {found.packages[name]}" for name in ("torch", "diffusers") if name in found.packages]
+    driver = [f"driver {found.driver}"] if found.driver else []
+    return " · ".join([record.runner, found.device.model or found.device.name, *driver, *packages])
+
+
+def _row(entry: Entry, media: Media) -> Row:
+    record = entry.record
+    gating = [bar for bar in bars(record) if bar.state in ("passed", "failed", "missing")]
+    return Row(
+        entry=entry,
+        record=record,
+        href=f"cases/{entry.slug}.html",
+        red=is_red(record),
+        control=is_control(record),
+        summary=one_line(record.verdict.summary),
+        next=next_step(record),
+        nearest=gating[0] if gating else None,
+        thumbnails=media.thumbnails,
+    )
+
+
+def _group(outcome: Outcome, rows: list[Row]) -> Group:
+    mine = tuple(row for row in rows if row.record.verdict.outcome is outcome)
+    causes = Counter(row.record.verdict.cause for row in mine)
+    return Group(outcome, RULES[outcome].meaning, tuple(causes.most_common()), mine)

@@ -1,0 +1,135 @@
+"""One folder of offline HTML from the records of a run."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import tempfile
+from collections.abc import Callable
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+from jinja2 import Environment, FileSystemLoader, StrictUndefined
+from markupsafe import Markup
+
+from harness.records.base import write_text_atomic
+from harness.report import text
+from harness.report.case_page import case_page
+from harness.report.errors import ReportError
+from harness.report.labels import LABELS
+from harness.report.load import Entry, Run, load_run
+from harness.report.media import Media, write_media
+from harness.report.overview_page import overview_page
+
+HERE = Path(__file__).parent
+MARKER = ".quantgate-report"
+"""A folder with this file in it was made here, and may be replaced."""
+
+POLICY = (
+    "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self'; "
+    "base-uri 'none'; form-action 'none'; require-trusted-types-for 'script'"
+)
+"""Nothing inline, nothing from elsewhere. Chromium and Firefox take ``'self'`` to mean the file's own scheme under ``file://``."""
+
+
+def render_run(run_dir: Path, out: Path | None = None) -> Path:
+    """Render every record under ``run_dir``.
+
+    Args:
+        run_dir: a run's folder, or any folder with records below it.
+        out: where the report goes; ``<run_dir>/report`` by default. A report that is there already is replaced.
+
+    Returns:
+        The overview, ``<out>/index.html``.
+
+    Raises:
+        ReportError: no record, or ``out`` holds something else.
+    """
+    run = load_run(run_dir)
+    target = out if out is not None else run_dir / "report"
+    return replace_folder(target, lambda folder: write_report(run, folder)) / "index.html"
+
+
+def write_report(run: Run, folder: Path) -> None:
+    """Write the overview, a page a case, their pictures, styles and scripts into ``folder``."""
+    media = {entry.slug: write_media(entry, folder) for entry in run.entries}
+    shutil.copytree(HERE / "static", folder / "static")
+    page = renderer()
+    write_text_atomic(folder / "index.html", page("overview.html.j2", **overview_page(run, media)))
+    for place, entry in enumerate(run.entries):
+        html = page("case.html.j2", **case_page(run, place, _media(media, entry)))
+        write_text_atomic(folder / "cases" / f"{entry.slug}.html", html)
+
+
+def _media(media: dict[str, Media], entry: Entry) -> Media:
+    return media[entry.slug]
+
+
+def replace_folder(target: Path, write: Callable[[Path], None]) -> Path:
+    """Let ``write`` fill a new folder, then put it in the place of ``target``; a failure leaves ``target`` as it was.
+
+    Raises:
+        ReportError: ``target`` is there and is no report of ours.
+    """
+    if target.exists() and not (target / MARKER).is_file():
+        raise ReportError(
+            "this is there already and is no report, so it is not replaced",
+            where=str(target),
+            remedy="give another folder with --out",
+        )
+    target.parent.mkdir(parents=True, exist_ok=True)
+    fresh = Path(tempfile.mkdtemp(prefix=f".{target.name}.", dir=target.parent))
+    try:
+        fresh.chmod(0o755)
+        (fresh / MARKER).write_text(
+            "This folder was written by quantgate and is replaced as a whole.\n", encoding="utf-8"
+        )
+        write(fresh)
+        if target.exists():
+            old = Path(tempfile.mkdtemp(prefix=f".{target.name}.old.", dir=target.parent))
+            os.replace(target, old)
+            os.replace(fresh, target)
+            shutil.rmtree(old)
+        else:
+            os.replace(fresh, target)
+    except BaseException:
+        shutil.rmtree(fresh, ignore_errors=True)
+        raise
+    return target
+
+
+@cache
+def environment() -> Environment:
+    """The templates' environment: escaping always on, an unknown name is an error, foreign text is cleaned on its way out."""
+    env = Environment(
+        loader=FileSystemLoader(HERE / "templates"),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+        finalize=_clean,
+    )
+    env.filters |= {
+        "number": text.number,
+        "percent": text.percent,
+        "seconds": text.seconds,
+        "size": text.size,
+        "plain": text.plain,
+        "short": text.short_digest,
+    }
+    env.globals |= {"label": LABELS.__getitem__, "policy": POLICY}
+    return env
+
+
+def _clean(value: object) -> object:
+    return text.clean(value) if isinstance(value, str) and not isinstance(value, Markup) else value
+
+
+def renderer() -> Callable[..., str]:
+    """A function that renders a template by name."""
+
+    def page(template: str, **context: Any) -> str:
+        return environment().get_template(template).render(**context)
+
+    return page
