@@ -35,6 +35,14 @@ def pytest_configure(config: pytest.Config) -> None:
         config.pluginmanager.register(XdistHooks(), "quantgate-xdist")
 
 
+@pytest.hookimpl(tryfirst=True, optionalhook=True)
+def pytest_xdist_auto_num_workers(config: pytest.Config) -> int | None:
+    """``-n auto``: one worker a GPU."""
+    from harness.plugin.lane import workers
+
+    return workers(config)
+
+
 def pytest_unconfigure(config: pytest.Config) -> None:
     """Close the engines, also after an interrupt."""
     from harness.plugin.state import PluginState
@@ -68,8 +76,10 @@ def pytest_report_header(config: pytest.Config) -> str | None:
 @pytest.hookimpl(trylast=True)
 def pytest_sessionfinish(session: pytest.Session, exitstatus: int) -> None:
     """The exit code of a run is that of its worst case."""
+    from harness.plugin.lane import note_times
     from harness.plugin.state import PluginState
 
+    note_times(session.config)
     code = PluginState.of(session.config).exit_code(int(exitstatus), session)
     if code is not None:
         session.exitstatus = code

@@ -44,7 +44,8 @@ class History(Record):
                 continue
             known = runners.setdefault(record.runner, {}).get(record.case, CaseTimes())
             seconds = max(0.0, record.timing.total - record.timing.load)
-            loaded = record.timing.load > 0 and (record.engine is None or record.engine.load_seconds > 0)
+            # A case that found its engine standing spent next to nothing on the load, whatever the engine had spent.
+            loaded = record.engine is not None and record.timing.load > 0.5 * record.engine.load_seconds
             runners[record.runner][record.case] = CaseTimes(
                 seconds=(*known.seconds, round(seconds, 3))[-KEPT_SAMPLES:],
                 loads=((*known.loads, round(record.timing.load, 3)) if loaded else known.loads)[-KEPT_SAMPLES:],

@@ -1,4 +1,4 @@
-"""xdist: cases of one engine stay on one worker, and records come home.
+"""xdist: cases of one engine stay on one worker; a case whose worker died is infra and runs once more.
 
 ``--dist loadgroup`` scatters groups under pytest 9.2 and xdist 3.8 (xdist #1386), so the scheduler hook is used: it
 groups by engine key, which the controller computes from the case files, whatever ``--dist`` says.
@@ -6,38 +6,88 @@ groups by engine key, which the controller computes from the case files, whateve
 
 from __future__ import annotations
 
-from functools import cached_property
+from collections import OrderedDict
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
 import pytest
+from pydantic import ValidationError
 from xdist.scheduler import LoadScopeScheduling
 
+from harness.definitions.case import Located
+from harness.plugin.sharding import refuse_missing
 from harness.plugin.state import PluginState
 from harness.records.case_record import CaseRecord
 
 
 class EngineScheduling(LoadScopeScheduling):  # type: ignore[misc]
-    """Scope of a test id: its engine for a case, the id itself for everything else."""
+    """Scope of a test id: its engine for a case, the id itself for everything else.
 
-    @cached_property
-    def _engines(self) -> dict[str, dict[str, str]]:
-        return {}
+    Scopes are given out in the order of the collection, which is longest engine first (``selection.by_engine``).
+    """
 
-    def _split_scope(self, nodeid: str) -> str:
+    def __init__(self, config: pytest.Config, log: Any) -> None:
+        super().__init__(config, log)
+        config.option.loadscopereorder = False  # xdist would order by the number of tests
+        self.workqueue: OrderedDict[str, dict[str, bool]] = OrderedDict()
+        self._files: dict[str, dict[str, Located]] = {}
+        self._scopes: dict[str, str] = {}
+
+    def located(self, nodeid: str) -> Located | None:
+        """The case with this pytest id; ``None`` where it is another kind of test."""
         path, _, case = nodeid.partition("::")
         if not path.endswith((".yaml", ".yml")):
-            return nodeid
-        if path not in self._engines:
-            self._engines[path] = _engines_of(self.config.rootpath, path)
-        return self._engines[path].get(case, nodeid)
+            return None
+        if path not in self._files:
+            from harness.definitions.loading import load_case_file
 
+            root = Path(self.config.rootpath)
+            self._files[path] = {one.case.id: one for one in load_case_file(root / path, root)}
+        return self._files[path].get(case)
 
-def _engines_of(root: Path, path: str) -> dict[str, str]:
-    from harness.definitions.loading import load_case_file
-    from harness.pipeline.engine_key import engine_key
+    def mark_test_pending(self, item: str) -> None:
+        """Run ``item`` again, before everything that is still to do."""
+        scope = self._split_scope(item)
+        rest = self.workqueue.pop(scope, {})
+        self._to_the_front({scope: {item: False, **rest}})
+        for node in self.nodes:
+            self._reschedule(node)
 
-    return {one.case.id: engine_key(one.case) for one in load_case_file(root / path, root)}
+    def remove_node(self, node: Any) -> str | None:
+        """As xdist, but a test during which its worker died is not given out again: its handler decides."""
+        workload = self.assigned_work.pop(node)
+        left = {scope: [test for test, done in unit.items() if not done] for scope, unit in workload.items()}
+        crashed = next((tests.pop(0) for tests in left.values() if tests), None)
+        if crashed is not None:
+            self._to_the_front({scope: dict.fromkeys(tests, False) for scope, tests in left.items() if tests})
+            for other in self.nodes:
+                self._reschedule(other)
+        return crashed
+
+    def _split_scope(self, nodeid: str) -> str:
+        if nodeid not in self._scopes:
+            from harness.pipeline.engine_key import engine_key
+
+            located = self.located(nodeid)
+            self._scopes[nodeid] = engine_key(located.case) if located else nodeid
+        return self._scopes[nodeid]
+
+    def _reschedule(self, node: Any) -> None:
+        """As xdist, but a worker gets its next engine as late as it can.
+
+        A worker begins a test once it knows the one after it, so one test must wait in its queue; xdist keeps two,
+        which binds an engine to a worker while another may be free sooner.
+        """
+        if node.shutting_down:
+            return
+        if not self.workqueue:
+            node.shutdown()
+        elif self._pending_of(self.assigned_work[node]) <= 1:
+            self._assign_work_unit(node)
+
+    def _to_the_front(self, units: dict[str, dict[str, bool]]) -> None:
+        self.workqueue = OrderedDict([*units.items(), *self.workqueue.items()])
 
 
 class XdistHooks:
@@ -50,13 +100,73 @@ class XdistHooks:
 
     @pytest.hookimpl
     def pytest_configure_node(self, node: Any) -> None:
-        """Tell each worker the run it belongs to."""
+        """Tell each worker the run it belongs to, and what is known of times."""
         state = PluginState.of(node.config)
         node.workerinput["quantgate_run_id"] = state.run_id()
         node.workerinput["quantgate_runner"] = node.config.getoption("runner") or ""
+        if not hasattr(node.config, "_quantgate_history"):
+            node.config._quantgate_history = state.history().model_dump_json()
+        node.workerinput["quantgate_history"] = node.config._quantgate_history
 
     @pytest.hookimpl
-    def pytest_testnodedown(self, node: Any) -> None:
-        """Collect the records of a worker that ended."""
-        sent = getattr(node, "workeroutput", {}).get("quantgate_records", [])
-        PluginState.of(node.config).records.extend(CaseRecord.model_validate_json(text) for text in sent)
+    def pytest_xdist_node_collection_finished(self, node: Any, ids: list[str]) -> None:
+        """Refuse a shard of which a planned case was not collected."""
+        shard = PluginState.of(node.config).shard()
+        if shard is not None:
+            refuse_missing(shard.missing(set(ids)), shard)
+
+    @pytest.hookimpl
+    def pytest_handlecrashitem(self, crashitem: str, report: pytest.TestReport, sched: Any) -> None:
+        """A case during which its worker died: infra, and once more on a fresh worker with a fresh engine."""
+        located = sched.located(crashitem) if isinstance(sched, EngineScheduling) else None
+        if located is None:
+            return
+        from harness.lane.attempts import attempt_number, put_aside
+        from harness.lane.retry import next_attempt
+
+        state = PluginState.of(sched.config)
+        folder = state.case_folder(located.case.id)
+        attempt = attempt_number(folder)
+        record = state.lost(located, crashitem, attempt, f"{report.longrepr}; its engine was ended with it")
+        if next_attempt(record) is None:
+            keep(state, [record])
+            return
+        put_aside(folder, attempt)
+        sched.mark_test_pending(crashitem)
+        report.outcome = "rerun"  # type: ignore[assignment]
+
+    @pytest.hookimpl
+    def pytest_report_teststatus(
+        self, report: pytest.TestReport
+    ) -> tuple[str, str, tuple[str, dict[str, bool]]] | None:
+        """Show a case that runs once more."""
+        return ("rerun", "R", ("RERUN", {"yellow": True})) if str(report.outcome) == "rerun" else None
+
+    @pytest.hookimpl
+    def pytest_testnodedown(self, node: Any, error: object | None) -> None:
+        """Collect the records of a worker that ended: as sent, or from the disk where it died before."""
+        state = PluginState.of(node.config)
+        sent = getattr(node, "workeroutput", {}).get("quantgate_records")
+        if sent is not None:
+            keep(state, (CaseRecord.model_validate_json(text) for text in sent))
+        elif error is not None:
+            keep(state, _on_disk(state.run_folder))
+
+
+def keep(state: PluginState, records: Iterable[CaseRecord]) -> None:
+    """Add ``records`` to those of the run: one a case, of its last attempt."""
+    known = {record.node: record for record in state.records}
+    for record in records:
+        if record.node not in known or record.attempt >= known[record.node].attempt:
+            known[record.node] = record
+    state.records[:] = known.values()
+
+
+def _on_disk(run: Path) -> list[CaseRecord]:
+    found = []
+    for path in sorted(run.glob("*/record.json")):
+        try:
+            found.append(CaseRecord.read(path))
+        except (OSError, ValidationError):
+            continue  # not written yet, or torn with its worker: the case is lost and will be named so
+    return found

@@ -37,7 +37,10 @@ def select(config: pytest.Config, items: list[pytest.Item]) -> None:
         mine = chosen
     if mine and not config.option.collectonly:
         _require_device(config, state, profile, mine)
-    items[:] = [*(item for item in items if not isinstance(item, CaseItem)), *by_engine(mine, {} if shard else state.expected_seconds(mine))]
+    items[:] = [
+        *(item for item in items if not isinstance(item, CaseItem)),
+        *by_engine(mine, {} if shard else state.expected_seconds(mine)),
+    ]
 
 
 def by_engine(items: list[CaseItem], seconds: Mapping[str, float]) -> list[CaseItem]:

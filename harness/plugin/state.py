@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pytest
 
 from harness.definitions.case import Located
-from harness.errors import NoRunnerError
+from harness.errors import NoRunnerError, QuantgateError
 from harness.plugin import options
 from harness.records.case_record import CaseRecord
 from harness.records.fingerprint import Device
@@ -16,6 +17,10 @@ from harness.records.verdict import RULES, Outcome, worst
 
 if TYPE_CHECKING:
     from harness.definitions.runner import RunnerProfile
+    from harness.lane.history import History
+    from harness.lane.leases import Lease
+    from harness.plugin.collect import CaseItem
+    from harness.plugin.sharding import Shard
     from harness.session.conductor import Session
 
 _KEY: pytest.StashKey[PluginState] = pytest.StashKey()
@@ -33,6 +38,8 @@ class PluginState:
         self._profiles: dict[str, RunnerProfile] | None = None
         self._profile: RunnerProfile | None = None
         self._session: Session | None = None
+        self._lease: Lease | None = None
+        self._shard: tuple[Shard | None] | None = None
 
     @classmethod
     def of(cls, config: pytest.Config) -> PluginState:
@@ -61,7 +68,8 @@ class PluginState:
         from harness.lane.devices import cpu_device, gpu_devices
 
         profiles = load_runners(options.folder(self.config, "quantgate_runners"))
-        wanted = self.config.getoption("runner") or self.worker_input("runner")
+        shard = self.shard()
+        wanted = self.config.getoption("runner") or self.worker_input("runner") or (shard.plan.runner if shard else "")
         marker = str(self.config.getoption("markexpr") or "").strip()
         if not wanted and marker in profiles:
             wanted = marker
@@ -84,6 +92,47 @@ class PluginState:
         from harness.session.devices import devices_for
 
         return devices_for(self.profile())[0]
+
+    def shard(self) -> Shard | None:
+        """The part of a plan that this run was asked for.
+
+        Raises:
+            pytest.UsageError: ``--plan`` and ``--shard`` cannot be used as given.
+        """
+        if self._shard is None:
+            from harness.plugin.sharding import read_shard
+
+            self._shard = (read_shard(self.config),)
+        return self._shard[0]
+
+    def expected_seconds(self, items: list[CaseItem]) -> dict[str, float]:
+        """Expected seconds by case id, measured or estimated."""
+        from harness.lane.history import durations
+
+        profile = self.profile()
+        expected = durations([item.case for item in items], self.history(), profile.name, profile.device_kind)
+        return {case: duration.seconds for case, duration in expected.items()}
+
+    def history(self) -> History:
+        """Times of earlier runs; a worker gets the controller's, so that all order alike."""
+        from harness.lane.history import History
+
+        sent = self.worker_input("history")
+        return self.read_history() if sent is None else History.model_validate_json(sent)
+
+    @property
+    def history_file(self) -> Path:
+        """Where the times of earlier runs are kept."""
+        return options.folder(self.config, "quantgate_runs") / "history.json"
+
+    def read_history(self) -> History:
+        """The history file; a broken one is empty, since it only orders what runs anyway, and is then written anew."""
+        from harness.lane.history import History, read_history
+
+        try:
+            return read_history([self.history_file])
+        except QuantgateError:
+            return History()
 
     def worker_input(self, name: str) -> str | None:
         """What the xdist controller sent to this worker under ``name``."""
@@ -109,16 +158,36 @@ class PluginState:
         """Folder of this run."""
         return options.folder(self.config, "quantgate_runs") / self.run_id()
 
+    def lease(self, avoid: tuple[str, ...] = ()) -> Lease:
+        """The device that is this process's own until ``close``.
+
+        Raises:
+            NoRunnerError: no device of the runner is in this machine.
+            InfraError: every one stayed in use.
+        """
+        if self._lease is None:
+            from harness.lane.leases import acquire
+            from harness.session.devices import devices_for
+
+            reporter = self.config.pluginmanager.get_plugin("terminalreporter")
+            self._lease = acquire(
+                devices_for(self.profile()),
+                float(self.config.getoption("gpu_wait")),
+                avoid=avoid,
+                run=self.run_id(),
+                on_wait=reporter.write_line if reporter else None,
+            )
+        return self._lease
+
     def session(self) -> Session:
         """The conductor of this process."""
         if self._session is None:
             from harness.goldens.store import open_store
             from harness.session.conductor import Session
             from harness.session.context import SessionContext
-            from harness.session.devices import device_environment
             from harness.session.perturbation import by_name
 
-            device = self.device()
+            lease = self.lease()
             perturbation = by_name(self.config.getoption("perturbation"))
             self._session = Session(
                 SessionContext(
@@ -126,24 +195,68 @@ class PluginState:
                     run=self.run_id(),
                     runs_dir=options.folder(self.config, "quantgate_runs"),
                     runner=self.profile(),
-                    device=device,
+                    device=lease.device,
                     store=open_store(options.folder(self.config, "quantgate_goldens")),
                     thresholds=options.folder(self.config, "quantgate_thresholds"),
-                    device_env=device_environment(device),
+                    device_env=lease.env,
                     perturbation=perturbation,
                 )
             )
         return self._session
 
     def run(self, located: Located, node: str) -> tuple[CaseRecord, Path]:
-        """Run one case and keep its record."""
+        """Run one case, once more on another engine where its verdict class allows it, and keep its record."""
+        from harness.lane.attempts import attempt_number, put_aside
+        from harness.lane.retry import next_attempt
+
+        attempt = attempt_number(self.case_folder(located.case.id))
+        while True:
+            record, folder = self._attempt(located, node, attempt)
+            retry = next_attempt(record)
+            if retry is None:
+                break
+            put_aside(folder, attempt)
+            avoid = (self._lease.device.uuid or "",) if self._lease else ()
+            self.close()
+            with suppress(QuantgateError):  # a device that stays in use is found out again, and recorded, below
+                self.lease(avoid)
+            attempt = retry.attempt
+        self.records.append(record)
+        if self.is_worker:
+            self.config.workeroutput["quantgate_records"] = [one.to_json() for one in self.records]  # type: ignore[attr-defined]
+        return record, folder
+
+    def case_folder(self, case: str) -> Path:
+        """Folder of one case in this run. An id is a plain name, see ``CaseId``."""
+        return self.run_folder / case
+
+    def _attempt(self, located: Located, node: str, attempt: int) -> tuple[CaseRecord, Path]:
         from harness.plugin.terminal import ProgressLine
 
-        finished = self.session().run_case(located, node, ProgressLine(self.config, node))
-        self.records.append(finished.record)
-        if self.is_worker:
-            self.config.workeroutput["quantgate_records"] = [record.to_json() for record in self.records]  # type: ignore[attr-defined]
+        try:
+            session = self.session()
+        except QuantgateError as error:
+            record = self.lost(located, node, attempt, error)
+            return record, self.case_folder(located.case.id)
+        finished = session.run_case(located, node, ProgressLine(self.config, node), attempt)
         return finished.record, finished.folder
+
+    def lost(self, located: Located, node: str, attempt: int, error: str | QuantgateError) -> CaseRecord:
+        """Write the record of a case that no session could judge."""
+        from harness.lane.attempts import RECORD, lost_record
+
+        runner = self.profile().name
+        record = lost_record(
+            located,
+            node,
+            run=self.run_id(),
+            runner=runner,
+            attempt=attempt,
+            error=error,
+            next_command=f"quantgate doctor --runner {runner}",
+        )
+        record.write(self.case_folder(located.case.id) / RECORD)
+        return record
 
     def exit_code(self, pytest_code: int, session: pytest.Session) -> int | None:
         """Exit code by verdict class, where every failure of the run is a verdict; otherwise pytest's own stands."""
@@ -157,7 +270,10 @@ class PluginState:
         return RULES[worst([record.verdict.outcome for record in red])].exit_code
 
     def close(self) -> None:
-        """Stop the engines."""
+        """Stop the engines and give the device back."""
         if self._session is not None:
             self._session.close()
             self._session = None
+        if self._lease is not None:
+            self._lease.release()
+            self._lease = None

@@ -1,0 +1,57 @@
+"""Attempts at one case: earlier ones stay beside the record that counts, also where their process is gone."""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime
+from pathlib import Path
+
+from harness.definitions.case import Located
+from harness.errors import QuantgateError
+from harness.records.case_record import CaseRecord
+from harness.records.verdict import Outcome, Verdict
+
+RECORD = "record.json"
+
+
+def attempt_number(folder: Path) -> int:
+    """Number of the next attempt at the case whose folder this is: 1 where none was made in this run."""
+    return 1 + len(list(folder.glob("record-attempt-*.json")))
+
+
+def put_aside(folder: Path, attempt: int) -> None:
+    """Keep the record of an attempt that will be repeated as ``record-attempt-N.json``."""
+    (folder / RECORD).replace(folder / f"record-attempt-{attempt}.json")
+
+
+def lost_record(
+    located: Located, node: str, *, run: str, runner: str, attempt: int, error: str | QuantgateError, next_command: str
+) -> CaseRecord:
+    """The record of a case for which no session could write one: its worker died, or it never got a device.
+
+    Args:
+        located: the case and its place.
+        node: pytest id.
+        run: name of the run.
+        runner: name of the profile.
+        attempt: from 1.
+        error: what happened; an error of ours brings its own outcome and remedy.
+        next_command: what to type next, where the error does not say.
+    """
+    ours = isinstance(error, QuantgateError)
+    summary = error.what if isinstance(error, QuantgateError) else error
+    return CaseRecord(
+        run=run,
+        case=located.case.id,
+        node=node,
+        source=located.where,
+        runner=runner,
+        started=datetime.now(UTC).isoformat(timespec="seconds"),
+        attempt=attempt,
+        request=located.case.model_dump(mode="json"),
+        verdict=Verdict(
+            outcome=error.outcome if isinstance(error, QuantgateError) else Outcome.INFRA,
+            cause=getattr(error, "kind", "error") if ours else "worker_died",
+            summary=summary,
+            next_command=(error.remedy if isinstance(error, QuantgateError) else "") or next_command,
+        ),
+    )

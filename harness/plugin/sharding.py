@@ -1,0 +1,82 @@
+"""``--plan FILE --shard 2/4``: exactly the cases of one shard, in the order of the plan."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+from typing import TYPE_CHECKING, NamedTuple
+
+import pytest
+
+from harness.errors import QuantgateError
+from harness.records.verdict import RULES, Outcome
+
+if TYPE_CHECKING:
+    from collections.abc import Collection, Sequence
+
+    from harness.lane.plan import Plan, PlannedCase
+    from harness.plugin.collect import CaseItem
+
+_SHARD = re.compile(r"([1-9][0-9]*)/([1-9][0-9]*)\Z")
+
+
+class Shard(NamedTuple):
+    """What this pytest run was asked to do of a plan."""
+
+    plan: Plan
+    planned: tuple[PlannedCase, ...]
+
+    def missing(self, nodes: Collection[str]) -> list[str]:
+        """Planned pytest ids that are not among ``nodes``."""
+        return [case.node for case in self.planned if case.node not in nodes]
+
+    def pick(self, items: Sequence[CaseItem]) -> list[CaseItem]:
+        """The planned ones of ``items``, in the order of the plan."""
+        by_node = {item.nodeid: item for item in items}
+        return [by_node[case.node] for case in self.planned if case.node in by_node]
+
+
+def read_shard(config: pytest.Config) -> Shard | None:
+    """The plan and the shard that were asked for; ``None`` without ``--plan``.
+
+    Raises:
+        pytest.UsageError: the options do not fit together, or the plan is of another runner.
+    """
+    file, shard = config.getoption("plan"), config.getoption("shard")
+    if not file:
+        if shard:
+            raise pytest.UsageError(f"--shard {shard} needs --plan FILE: quantgate plan writes one")
+        return None
+    from harness.lane.operations import read_plan
+
+    try:
+        plan = read_plan(Path(config.invocation_params.dir, file))
+    except QuantgateError as error:
+        raise pytest.UsageError(str(error)) from error
+    runner = config.getoption("runner")
+    if runner and runner != plan.runner:
+        raise pytest.UsageError(f"--runner {runner}: the plan {file} is for runner {plan.runner}")
+    if not shard:
+        return Shard(plan, plan.cases)
+    match = _SHARD.fullmatch(shard)
+    if match is None:
+        raise pytest.UsageError(f"--shard {shard}: write it as 2/4")
+    index, count = int(match[1]), int(match[2])
+    if count != plan.shards or index > count:
+        raise pytest.UsageError(f"--shard {shard}: the plan {file} has {plan.shards} shards")
+    return Shard(plan, plan.of_shard(index))
+
+
+def refuse_missing(missing: Sequence[str], shard: Shard) -> None:
+    """End the run where a planned case was not collected: what does not run must not look green.
+
+    Raises:
+        pytest.exit.Exception: with the exit code of ``not_run``.
+    """
+    if missing:
+        shown = ", ".join(missing[:5]) + (f" and {len(missing) - 5} more" if len(missing) > 5 else "")
+        pytest.exit(
+            f"{len(missing)} planned cases were not collected: {shown}\n"
+            f"  next: plan again (quantgate plan --runner {shard.plan.runner}), or leave out -k, -m and paths",
+            returncode=RULES[Outcome.NOT_RUN].exit_code,
+        )
