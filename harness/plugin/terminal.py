@@ -15,7 +15,7 @@ from harness.session.events import CaseFinished, Event, Progress, StageStarted
 if TYPE_CHECKING:
     from harness.plugin.state import PluginState
 
-_COLOURS = {Outcome.PASS: "green", Outcome.WAIVED: "yellow", Outcome.INFRA: "magenta", Outcome.NO_RUNNER: "magenta"}
+_COLOURS = {Outcome.PASS: "green", Outcome.WAIVED: "yellow", Outcome.INFRA: "purple", Outcome.NO_RUNNER: "purple"}
 
 
 class ProgressLine:
