@@ -143,6 +143,11 @@ class Case(Frozen):
     execution: Execution = Execution()
     timeouts: Timeouts = Timeouts()
     metrics: tuple[str, ...] = Field(default=(), description="empty: the whole gating set")
+    inspection: Literal["gate", "report"] = Field(
+        default="gate",
+        description="report: the inspector's faults are shown and do not stop the case; only for negative controls of "
+        "what comes after it",
+    )
     golden_of: CaseId | None = Field(
         default=None,
         description="compare with the golden and the limits of this case: negative controls have none of their own",

@@ -96,6 +96,8 @@ def _meaning(case: Case) -> Iterator[Finding]:
         yield ("loader", "packed_qkv"), "has no effect: `quantization` says that no expert is quantized"
     if case.waiver is not None and case.expect != "pass":
         yield ("waiver",), f"a negative control (expect: {case.expect}) has to fail; there is nothing to waive"
+    if case.inspection == "report" and case.expect == "pass":
+        yield ("inspection",), "only a negative control may look past the inspector; set `expect` to how it must fail"
     if case.backend == "diffusers":
         # WanPipeline rounds both silently (a warning at most); what runs must be what the case says.
         if case.sampling.num_frames % 4 != 1:

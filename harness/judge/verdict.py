@@ -88,12 +88,13 @@ def _error_code(evidence: Evidence) -> str:
 def _inspection(evidence: Evidence) -> Iterator[Finding]:
     if evidence.inspection is None:
         return
+    gates = evidence.case.inspection == "gate"
     for item in evidence.inspection.findings:
-        if item.severity in ("fault", "inconclusive"):
+        if item.severity == "fault" or (item.severity == "inconclusive" and gates):
             yield Finding(
                 stage="inspection",
                 code=item.code,
-                gating=item.severity == "fault",
+                gating=item.severity == "fault" and gates,
                 message=item.message,
                 data={"severity": item.severity, "next": item.next_command},
             )
@@ -156,7 +157,7 @@ def _decide(evidence: Evidence, findings: tuple[Finding, ...]) -> tuple[Outcome,
         (Outcome.REGRESSION, first("sanity")),
         (Outcome.REGRESSION, first("trace")),
         (Outcome.REGRESSION, first("frames")),
-        (Outcome.INCONCLUSIVE, first("inspection", gating=False)),
+        (Outcome.INCONCLUSIVE, first("inspection", gating=False) if evidence.case.inspection == "gate" else None),
         (Outcome.GOLDEN_STALE, first("identity", code="weights_or_env_differ", gating=False)),
         (Outcome.INCONCLUSIVE, first("limits")),
     )

@@ -29,7 +29,7 @@ def of(cases: dict[str, Case], prefix: str) -> list[Case]:
 
 def test_everything_is_collected(cases):
     assert {"bf16", "fp8", "nvfp4", "fp8_override", "nvfp4_override", "bf16_env"} <= set(cases)
-    assert len(of(cases, "incident_")) == 4
+    assert len(of(cases, "incident_")) == 7
     assert len(of(cases, "wan22_")) == 4
 
 
@@ -58,7 +58,11 @@ def test_the_incident_is_told_in_pairs_that_differ_in_the_default_alone(cases):
         new, old = cases[f"incident_{kind}_new_default"], cases[f"incident_{kind}_old_default"]
         right, wrong = (new, old) if kind == "export" else (old, new)
         assert (right.expect, right.golden_of) == ("pass", None)
-        assert (wrong.expect, wrong.golden_of) == ("regression", right.id)
+        assert (wrong.expect, wrong.golden_of) == ("checkpoint_fault:nibble_order", right.id)
+        frames = cases[f"{wrong.id}_frames"]
+        assert (frames.expect, frames.inspection) == ("regression", "report")
+        named = {"id", "description", "expect", "inspection"}
+        assert frames.model_dump(exclude=named) == wrong.model_dump(exclude=named)
         assert {new.loader.nibble_order, old.loader.nibble_order} == {"low_first", "high_first"}
         assert (new.loader.nibble_order, old.loader.nibble_order) == ("low_first", "high_first")
         same = {"id", "description", "loader", "contracts", "golden_of", "expect"}

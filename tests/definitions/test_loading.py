@@ -103,6 +103,7 @@ def test_the_same_case_round_trips_through_its_own_dump(load):
         ("sampling: {num_frames: 16}", "sampling.num_frames: 16 is not 4k+1"),
         ("sampling: {width: 104}", "sampling.width: 104 pixels is no multiple of 16"),
         ("id: other", "id: the id of a case is its key"),
+        ("inspection: report", "inspection: only a negative control may look past the inspector"),
         ("golden_of: nobody", "golden_of: no case 'nobody' in this file"),
         (
             "{expect: regression, waiver: {owner: o, reason: r, issue: 'https://x', expires: 2030-01-01}}",

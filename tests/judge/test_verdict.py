@@ -79,6 +79,16 @@ def test_an_inconclusive_inspection_is_never_a_pass(make: Any) -> None:
     assert verdict.outcome is Outcome.INCONCLUSIVE
 
 
+@pytest.mark.parametrize("severity", ["fault", "inconclusive"])
+def test_a_control_of_the_frames_looks_past_the_inspector(make: Any, severity: str) -> None:
+    case = make.case(inspection="report", expect="regression")
+    evidence = make.healthy(case=case, inspection=inspected(severity))
+    assert not stop_before_generation(evidence)
+    assert observe(evidence, "cpu")[0].outcome is Outcome.PASS
+    static = evidence.plus(sanity=make.sanity(ok=False))
+    assert (observe(static, "cpu")[0].outcome, observe(static, "cpu")[0].cause) == (Outcome.REGRESSION, "noise")
+
+
 @pytest.mark.parametrize("severity", ["warning", "info"])
 def test_a_warning_decides_nothing(make: Any, severity: str) -> None:
     verdict, _ = observe(make.healthy(inspection=inspected(severity)), "cpu")
