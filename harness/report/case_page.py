@@ -8,6 +8,7 @@ from pydantic import ValidationError
 
 from harness.records.case_record import CaseRecord
 from harness.records.generation import Trace
+from harness.report.accepting import accepting
 from harness.report.bars import BAR_WIDTH, LIMIT_AT, bars
 from harness.report.curves import HEIGHT, WIDTH, curves
 from harness.report.divergence import divergence
@@ -36,6 +37,7 @@ def case_page(run: Run, place: int, media: Media) -> dict[str, Any]:
         "control": is_control(record),
         "next": next_step(record),
         "commands": case_commands(record),
+        "accepting": accepting(record, entry.candidate),
         "links": _links(run, place),
         "media": media,
         "player": _player(record, media),

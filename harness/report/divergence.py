@@ -1,7 +1,7 @@
 """Where this run leaves the golden's way: distance of the latents' sketches, step by step.
 
-A sketch is a seeded random projection with unit variance, so that the distance of two sketches estimates the distance of
-the latents themselves (Johnson-Lindenstrauss): relative distance = |a - b| / |b|.
+A sketch is a seeded random projection with unit variance, so that the distance of two sketches estimates the distance
+of the latents themselves (Johnson-Lindenstrauss): relative distance = |a - b| / |b|.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ LEFT, RIGHT, TOP, BOTTOM = 56.0, 10.0, 24.0, 26.0
 DECADES = (-6, 1)
 """Powers of ten that the axis spans."""
 ONSET = 0.01
-"""Relative distance from which on a step is called diverged: above the rounding noise of a kernel, below what is seen."""
+"""Relative distance from which on a step is called diverged: above a kernel's rounding noise, below what is seen."""
 
 
 @dataclass(frozen=True)

@@ -28,9 +28,9 @@ def focus(record: CaseRecord) -> Focus | None:
     ``None`` where no measurement points at a frame: nothing was measured, or the clips are bit-exact.
     """
     tile = _tile(record)
-    for check in record.sanity.failures if record.sanity else ():
-        if check.frame is not None:
-            return Focus(check.frame, tile, check.message)
+    for failure in record.sanity.failures if record.sanity else ():
+        if failure.frame is not None:
+            return Focus(failure.frame, tile, failure.message)
     ranked = sorted((check for check in record.limits if check.frame is not None), key=_used, reverse=True)
     for check in ranked:
         if check.frame is not None and _used(check) > 0:
@@ -43,7 +43,7 @@ def focus(record: CaseRecord) -> Focus | None:
 
 
 def key_frames(record: CaseRecord, count: int) -> tuple[int, ...]:
-    """Frames that are kept without loss: the worst ones first, then first, middle and last; inside the clip, once each."""
+    """Frames that are kept without loss, once each: the worst ones, then first, middle and last."""
     first = focus(record)
     wanted = [first.frame] if first else []
     wanted += [check.frame for check in record.limits if check.frame is not None and not check.passed]

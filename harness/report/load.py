@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import hashlib
 import re
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from pydantic import ValidationError
 
+from harness.records.candidate import CANDIDATE_FILE, Candidate
 from harness.records.case_record import CaseRecord
 from harness.records.verdict import Outcome, worst
 from harness.report.errors import ReportError
@@ -27,10 +29,16 @@ class Entry:
     record: CaseRecord
     slug: str
     """File name of its page, unique in the run."""
+    candidate: Candidate | None = None
+    """What the run would like to see accepted, where it left something."""
+    elsewhere: Mapping[str, Path] = field(default_factory=dict)
+    """Artifacts that were found outside the folder, such as the golden of a pending candidate."""
 
     def artifact(self, *names: str) -> Path | None:
         """The first of the named artifacts that exists; never a file outside the record's folder."""
         for name in names:
+            if name in self.elsewhere:
+                return self.elsewhere[name]
             path = self.folder / self.record.artifacts.get(name, name)
             if path.is_file() and path.resolve().is_relative_to(self.folder.resolve()):
                 return path
@@ -99,10 +107,20 @@ def load_run(folder: Path) -> Run:
         if slug.lower() in taken:
             slug = f"{slug}-{hashlib.sha256(str(path.relative_to(folder)).encode()).hexdigest()[:8]}"
         taken.add(slug.lower())
-        entries.append(Entry(path.parent, record, slug))
+        entries.append(Entry(path.parent, record, slug, _candidate(path.parent, record)))
     entries.sort(key=lambda entry: worst_first(entry.record))
     names = {entry.record.run for entry in entries}
     return Run(folder, names.pop() if len(names) == 1 else folder.name, tuple(entries), tuple(unreadable))
+
+
+def _candidate(folder: Path, record: CaseRecord) -> Candidate | None:
+    """The candidate beside a record; one that cannot be read, or is another case's, is refused by ``accept`` itself."""
+    path = folder / CANDIDATE_FILE
+    try:
+        found = Candidate.read(path) if path.is_file() else None
+    except (ValidationError, OSError, ValueError):
+        return None
+    return found if found and (found.case, found.runner) == (record.case, record.runner) else None
 
 
 def _hidden(path: Path) -> bool:

@@ -12,6 +12,7 @@ from harness.report.load import Entry, Run
 from harness.report.neutral import code, fenced, neutral
 from harness.report.overview_page import machines, sentence
 from harness.report.shell import case_commands, next_step
+from harness.report.text import plain
 
 SUMMARY_BYTES = 1024 * 1024
 """GitHub refuses a longer step summary."""
@@ -29,7 +30,7 @@ def job_summary(run: Run) -> str:
 
 
 def comment(run: Run) -> str:
-    """For a pull request: what is not green, and what to type. The first line is the mark by which it is found again."""
+    """For a pull request: what is not green, and what to type. Its first line is the mark to find it by."""
     head = [marker(run), f"### {_headline(run)}", ""]
     if run.red:
         head += [*_table(run.red), ""]
@@ -92,7 +93,8 @@ def _details(record: CaseRecord) -> str:
 
 def _changes(record: CaseRecord) -> Iterable[str]:
     for change in record.changes[:12]:
-        yield f"- changed, {change.identity_class}: {code(change.field)} {code(str(change.golden))} → {code(str(change.run))}"
+        before, after = code(plain(change.golden)), code(plain(change.run))
+        yield f"- changed, {change.identity_class}: {code(change.field)} {before} → {after}"
     if len(record.changes) > 12:
         yield f"- and {len(record.changes) - 12} more changes"
 

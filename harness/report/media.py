@@ -61,7 +61,7 @@ class Media(Record):
 def write_media(entry: Entry, root: Path) -> Media:
     """Write the pictures of a case under ``root/media/<slug>``.
 
-    A clip that is absent is left out; one that is damaged, or of another shape than the golden, is named in ``problems``.
+    A clip that is absent is left out; a damaged one, or two of different shapes, are named in ``problems``.
     """
     problems: list[str] = []
     clips = {

@@ -1,8 +1,8 @@
 """Secrets never reach a report.
 
-The engine already keeps passed-through values out of its records. This is the second lock, on the way into every surface:
-it knows nothing of the case, so it goes by names (``HF_TOKEN``), by the shapes of well-known tokens, and by the values of
-secret-looking variables of the process that renders.
+The engine already keeps passed-through values out of its records. This is the second lock, on the way into every
+surface: it knows nothing of the case, so it goes by names (``HF_TOKEN``), by the shapes of well-known tokens, and by
+the values of secret-looking variables of the process that renders.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ _SHAPES = re.compile(
 
 
 def redact_text(text: str, known: tuple[str, ...] = ()) -> str:
-    """``text`` without the ``known`` values, without tokens of known shape, and without values assigned to secret names."""
+    """``text`` without the ``known`` values, tokens of a known shape, and values assigned to secret names."""
     for value in known:
         text = text.replace(value, HIDDEN)
     text = _SHAPES.sub(HIDDEN, text)

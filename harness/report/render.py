@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import shutil
 import tempfile
 from collections.abc import Callable
@@ -18,8 +17,8 @@ from harness.report import text
 from harness.report.case_page import case_page
 from harness.report.errors import ReportError
 from harness.report.labels import LABELS
-from harness.report.load import Entry, Run, load_run
-from harness.report.media import Media, write_media
+from harness.report.load import Run, load_run
+from harness.report.media import write_media
 from harness.report.overview_page import overview_page
 
 HERE = Path(__file__).parent
@@ -46,8 +45,11 @@ def render_run(run_dir: Path, out: Path | None = None) -> Path:
     Raises:
         ReportError: no record, or ``out`` holds something else.
     """
-    run = load_run(run_dir)
-    target = out if out is not None else run_dir / "report"
+    return render(load_run(run_dir), out if out is not None else run_dir / "report")
+
+
+def render(run: Run, target: Path) -> Path:
+    """Render a run that was loaded before. Returns and raises as :func:`render_run`."""
     return replace_folder(target, lambda folder: write_report(run, folder)) / "index.html"
 
 
@@ -58,12 +60,8 @@ def write_report(run: Run, folder: Path) -> None:
     page = renderer()
     write_text_atomic(folder / "index.html", page("overview.html.j2", **overview_page(run, media)))
     for place, entry in enumerate(run.entries):
-        html = page("case.html.j2", **case_page(run, place, _media(media, entry)))
+        html = page("case.html.j2", **case_page(run, place, media[entry.slug]))
         write_text_atomic(folder / "cases" / f"{entry.slug}.html", html)
-
-
-def _media(media: dict[str, Media], entry: Entry) -> Media:
-    return media[entry.slug]
 
 
 def replace_folder(target: Path, write: Callable[[Path], None]) -> Path:
@@ -88,11 +86,11 @@ def replace_folder(target: Path, write: Callable[[Path], None]) -> Path:
         write(fresh)
         if target.exists():
             old = Path(tempfile.mkdtemp(prefix=f".{target.name}.old.", dir=target.parent))
-            os.replace(target, old)
-            os.replace(fresh, target)
+            target.replace(old)
+            fresh.replace(target)
             shutil.rmtree(old)
         else:
-            os.replace(fresh, target)
+            fresh.replace(target)
     except BaseException:
         shutil.rmtree(fresh, ignore_errors=True)
         raise
@@ -101,7 +99,7 @@ def replace_folder(target: Path, write: Callable[[Path], None]) -> Path:
 
 @cache
 def environment() -> Environment:
-    """The templates' environment: escaping always on, an unknown name is an error, foreign text is cleaned on its way out."""
+    """The templates' environment: always escaping, an unknown name is an error, foreign text is cleaned."""
     env = Environment(
         loader=FileSystemLoader(HERE / "templates"),
         autoescape=True,

@@ -44,10 +44,21 @@ def case_commands(record: CaseRecord) -> tuple[Command, ...]:
     if record.inspection is not None:
         found.append(Command(f"quantgate inspect --case {case}", "look at the checkpoint's bytes again; no GPU needed"))
     if record.verdict.outcome in _ACCEPTABLE and record.generation is not None:
-        accept = f"quantgate accept {case} --runner {runner} --reason '...'"
-        found.append(Command(accept, "take this run's output as the new golden; no GPU needed"))
+        found.append(accept_command(record))
     found.append(Command(f"quantgate history {case} --runner {runner}", "how its measurements moved over past runs"))
     return tuple(found)
+
+
+def accept_command(record: CaseRecord) -> Command:
+    """Make this run's output the golden."""
+    line = f"quantgate accept {_quote(record.case)} --runner {_quote(record.runner)} --reason '...'"
+    return Command(line, "take this run's output as the new golden; no GPU needed")
+
+
+def reject_command(record: CaseRecord) -> Command:
+    """Drop the pending candidate."""
+    line = f"quantgate reject {_quote(record.case)} --runner {_quote(record.runner)}"
+    return Command(line, "drop the pending candidate; the run's own folder keeps what it has")
 
 
 def _quote(text: str) -> str:

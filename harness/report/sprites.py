@@ -1,8 +1,8 @@
 """Clips as pictures that a page can seek in: contact sheets for playing, single frames without loss for deciding.
 
-A video element seeks to a keyframe and shows what its decoder likes; two of them drift apart. A canvas that draws cells of
-a contact sheet shows exactly the frame that was asked for, both sides in the same animation frame, from ``file://``, and
-needs no encoder but Pillow.
+A video element seeks to a keyframe and shows what its decoder likes; two of them drift apart. A canvas that draws cells
+of a contact sheet shows exactly the frame that was asked for, both sides in the same animation frame, from ``file://``,
+and needs no encoder but Pillow.
 """
 
 from __future__ import annotations
@@ -87,7 +87,7 @@ def write_still(picture: Image.Image, path: Path) -> None:
 
 
 def preview_size(width: int, height: int) -> tuple[int, int]:
-    """Cell of a lossy sheet: at most ``PREVIEW_WIDTH`` wide, both sides a multiple of 16. The page restores the aspect."""
+    """Cell of a lossy sheet: at most ``PREVIEW_WIDTH`` wide, sides a multiple of 16; the page restores the aspect."""
     scale = min(1.0, PREVIEW_WIDTH / width)
     return _round(width * scale), _round(height * scale)
 

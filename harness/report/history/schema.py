@@ -1,0 +1,91 @@
+"""Tables of the history, and how an older file becomes a newer one."""
+
+from __future__ import annotations
+
+import sqlite3
+from pathlib import Path
+
+from harness.report.errors import ReportError
+
+MIGRATIONS: tuple[str, ...] = (
+    """
+    CREATE TABLE records (
+        id INTEGER PRIMARY KEY,
+        run TEXT NOT NULL,
+        runner TEXT NOT NULL,
+        case_id TEXT NOT NULL,
+        attempt INTEGER NOT NULL,
+        started TEXT NOT NULL,
+        outcome TEXT NOT NULL,
+        observed TEXT,
+        cause TEXT NOT NULL,
+        summary TEXT NOT NULL,
+        golden TEXT,
+        code TEXT NOT NULL,
+        device TEXT NOT NULL,
+        driver TEXT,
+        versions TEXT NOT NULL,
+        record TEXT NOT NULL,
+        UNIQUE (run, runner, case_id, attempt)
+    );
+    CREATE INDEX records_by_case ON records (case_id, runner, started);
+    CREATE TABLE measurements (
+        record_id INTEGER NOT NULL REFERENCES records (id) ON DELETE CASCADE,
+        metric TEXT NOT NULL,
+        value REAL,
+        limit_value REAL,
+        direction TEXT,
+        gates INTEGER NOT NULL,
+        passed INTEGER,
+        margin_consumed REAL,
+        frame INTEGER,
+        PRIMARY KEY (record_id, metric)
+    ) WITHOUT ROWID;
+    """,
+)
+"""One script a version; a file at version N has run the first N. Never edit one that was released: add the next."""
+
+VERSION = len(MIGRATIONS)
+
+
+def connect(path: Path) -> sqlite3.Connection:
+    """Open the history at ``path``, making or upgrading it.
+
+    Raises:
+        ReportError: not a database, or one of a newer quantgate.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    connection = sqlite3.connect(path, timeout=30, isolation_level=None)
+    try:
+        connection.execute("PRAGMA foreign_keys = ON")
+        _upgrade(connection, path)
+    except sqlite3.DatabaseError as error:
+        connection.close()
+        raise ReportError(
+            f"this is not a history: {error}", where=str(path), remedy=f"mv {path} {path}.damaged, and ask again"
+        ) from error
+    except ReportError:
+        connection.close()
+        raise
+    return connection
+
+
+def _upgrade(connection: sqlite3.Connection, path: Path) -> None:
+    """Run what is missing, in one transaction: two processes that open a new file at once do not both make it."""
+    connection.execute("BEGIN IMMEDIATE")
+    try:
+        version = int(connection.execute("PRAGMA user_version").fetchone()[0])
+        if version > VERSION:
+            raise ReportError(
+                f"the history has version {version}, and this quantgate knows {VERSION}",
+                where=str(path),
+                remedy="pip install --upgrade quantgate",
+            )
+        for script in MIGRATIONS[version:]:
+            for statement in filter(str.strip, script.split(";")):
+                connection.execute(statement)
+        connection.execute(f"PRAGMA user_version = {VERSION}")
+    except BaseException:
+        connection.execute("ROLLBACK")
+        raise
+    connection.execute("COMMIT")
