@@ -35,11 +35,17 @@ GATES: dict[str, Gate] = {
 }
 ROW_COSINE = 0.90
 """A row below this contradicts the reading that fits its tensor (measured: right rows stay above .97)."""
+ROW_CLAIM = 0.98
+"""A row may be said to follow another reading only above this: a wrong scale layout alone reaches .95."""
+OTHER_CODES = 0.99
+"""8-bit codes of another table are named above this: E5M2 itself has a cosine of .998 only."""
 ROW_GAIN = 0.15
 EXACT = 0.999
 """Share of recomputed codes that must agree to say: made from exactly this base."""
 STALE = 0.9975
 """Below this share, where the recipe allows the claim: made from another base."""
+UNROUNDED = 0.99
+"""Share of codes that the unrounded scale must explain (the division's own precision moves the rest)."""
 NEAR = 0.97
 """Share of block scales within one E4M3 step that the claim asks for: other calibrations lie further away."""
 FULL_BLOCKS = 0.999
@@ -58,6 +64,8 @@ def state_of(measured: Measured, declared: str) -> State:
         return "not_provable"
     gate = gate_of(measured)
     best = good_score(found)
+    if measured.module.format == "fp8" and found.best != declared and best >= OTHER_CODES and (found.gap or 0) >= gate.gap:
+        return "contradicted"
     if best >= gate.cosine and (found.gap is None or found.gap >= gate.gap):
         return "proven" if found.best == declared else "contradicted"
     return "contradicted" if best < gate.unrelated else "inconclusive"

@@ -104,7 +104,7 @@ def _work(plan: Plan, found: Gathered) -> Iterator[Task]:
             if module.quantized:
                 yield _measure_task(plan, found, component, module, own, other)
                 if plan.scan[expert] and module.format == "nvfp4" and module.scale is not None and module.scale.dtype == "F8_E4M3":
-                    yield _scan_task(found, component, module.scale)
+                    yield _scan_task(found, component, module, module.scale)
         if own is not None:
             yield from _excluded_tasks(plan, found, component, own, other)
 
@@ -131,9 +131,13 @@ def _measure_task(
     return work, keep
 
 
-def _scan_task(found: Gathered, component: Component, scale: TensorEntry) -> Task:
+def _scan_task(found: Gathered, component: Component, module: Module, scale: TensorEntry) -> Task:
+    rows, columns = module.shape
+    padding = max(scale.elements - rows * -(-columns // 16), 0)  # a swizzled layout pads with zeros
+
     def work() -> tuple[int, int]:
-        return block_scale_values(component.source, scale)
+        nans, zeros = block_scale_values(component.source, scale)
+        return nans, max(zeros - padding, 0)
 
     def keep(result: tuple[int, int]) -> None:
         found.scanned[component.expert][scale.name] = result

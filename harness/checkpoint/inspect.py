@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Collection, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from harness.checkpoint.assemble import Assembly, Ref, assemble
@@ -19,10 +20,10 @@ from harness.checkpoint.sampling import FULL, LOCAL, REMOTE, Budget
 from harness.checkpoint.sources import Meter
 from harness.checkpoint.summarize import build_report
 from harness.definitions.case import Case, Loader
-from harness.records.inspection import InspectionReport
+from harness.records.inspection import InspectionFinding, InspectionReport
 
-REMOTE_WORKERS = 16
-LOCAL_WORKERS = 4
+WORKERS = 16
+"""Reads in flight."""
 
 
 def inspect_checkpoint(
@@ -62,27 +63,22 @@ def inspect_checkpoint(
         InspectionInterruptedError: the source failed; ``.report`` holds what was proven before.
         SourceError: the source failed before anything could be proven.
     """
-    started, meter = time.perf_counter(), Meter()
-    rules = tuple(item if isinstance(item, Contract) else load_contract(item) for item in contracts)
-    options = Options(rules, loader, dict(env or {}), full, dict(expected or {}), base is not None)
-    with ThreadPoolExecutor(REMOTE_WORKERS, thread_name_prefix="inspect") as pool:
-        subject = assemble(ref, meter, pool, {"transformer": transformer, "transformer_2": transformer_2}, root)
-        anchor = assemble(base, meter, pool, root=root, role="base") if base is not None else None
-        context, plan = _context(subject, anchor, options)
-        found = gather(plan, pool)
-    context = _filled(context, found)
-    names = component_digests(subject.experts.values(), cache) if digests and found.failed is None else {}
-    report = build_report(
-        context,
-        run_checks(context, skip),
-        plan=plan,
-        subject=subject,
-        anchor=anchor,
-        found=found,
-        digests=names,
-        meter=meter,
-        seconds=time.perf_counter() - started,
+    started = time.perf_counter()
+    examined = examine(
+        ref,
+        base=base,
+        transformer=transformer,
+        transformer_2=transformer_2,
+        contracts=contracts,
+        loader=loader,
+        env=env,
+        expected=expected,
+        full=full,
+        root=root,
     )
+    found = examined.found
+    names = component_digests(examined.context.experts.values(), cache) if digests and found.failed is None else {}
+    report = examined.report(run_checks(examined.context, skip), names, time.perf_counter() - started)
     if found.failed is not None:
         error = InspectionInterruptedError(
             f"the source failed after {found.finished} of {found.planned} reads: {found.failed.what}",
@@ -93,6 +89,57 @@ def inspect_checkpoint(
         error.report = report
         raise error
     return report
+
+
+@dataclass(frozen=True)
+class Examined:
+    """Everything that was read of a checkpoint; the checks can be run over it any number of times."""
+
+    context: Context
+    plan: Plan
+    subject: Assembly
+    anchor: Assembly | None
+    found: Gathered
+    meter: Meter
+
+    def report(self, findings: list[InspectionFinding], digests: dict[str, str], seconds: float) -> InspectionReport:
+        """The record of these findings."""
+        return build_report(
+            self.context,
+            findings,
+            plan=self.plan,
+            subject=self.subject,
+            anchor=self.anchor,
+            found=self.found,
+            digests=digests,
+            meter=self.meter,
+            seconds=seconds,
+        )
+
+
+def examine(
+    ref: Ref,
+    *,
+    base: Ref | None = None,
+    transformer: Ref | None = None,
+    transformer_2: Ref | None = None,
+    contracts: Sequence[str | Contract] = (),
+    loader: Loader | None = None,
+    env: Mapping[str, str] | None = None,
+    expected: Mapping[str, str] | None = None,
+    full: bool = False,
+    root: Path | None = None,
+) -> Examined:
+    """Read what the checks need and judge nothing. Arguments and errors as of ``inspect_checkpoint``."""
+    meter = Meter()
+    rules = tuple(item if isinstance(item, Contract) else load_contract(item) for item in contracts)
+    options = Options(rules, loader, dict(env or {}), full, dict(expected or {}), base is not None)
+    with ThreadPoolExecutor(WORKERS, thread_name_prefix="inspect") as pool:
+        subject = assemble(ref, meter, pool, {"transformer": transformer, "transformer_2": transformer_2}, root)
+        anchor = assemble(base, meter, pool, root=root, role="base") if base is not None else None
+        context, plan = _context(subject, anchor, options)
+        found = gather(plan, pool)
+    return Examined(_filled(context, found), plan, subject, anchor, found, meter)
 
 
 def inspect_case(case: Case, *, root: Path | None = None, full: bool = False) -> InspectionReport:
@@ -134,8 +181,6 @@ def _context(subject: Assembly, anchor: Assembly | None, options: Options) -> tu
 
 
 def _filled(context: Context, found: Gathered) -> Context:
-    from dataclasses import replace
-
     compared = {expert: tuple(sorted(items, key=lambda item: item.tensor)) for expert, items in found.compared.items()}
     measured = {expert: dict(sorted(items.items())) for expert, items in found.measured.items()}
     return replace(context, scalars=found.scalars, measured=measured, compared=compared, scanned=found.scanned)

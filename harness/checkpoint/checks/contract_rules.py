@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator
 
-from harness.checkpoint.checks.encoding import related
+from harness.checkpoint.checks.encoding import WORDS, own_related
 from harness.checkpoint.checks.scales import channel_kind
 from harness.checkpoint.context import Context
 from harness.checkpoint.contracts import Resolved, resolve
@@ -28,7 +28,7 @@ def proven_readings(context: Context, expert: str) -> dict[str, Measured]:
     """Modules whose NVFP4 reading the bytes prove."""
     return {
         name: item
-        for name, item in related(context, expert).items()
+        for name, item in own_related(context, expert).items()
         if item.module.format == "nvfp4" and item.fit and item.fit.scores[item.fit.best].cosine >= gate_of(item).cosine
     }
 
@@ -49,7 +49,7 @@ def contracts(context: Context) -> Iterator[InspectionFinding]:
                 yield finding(
                     "inconclusive",
                     "contract_unproven",
-                    f"{expert}: {runtime.name} will read nibbles {runtime.nibble_order.replace('_', ' ')} ({runtime.nibble_rule}); "
+                    f"{expert}: {runtime.name} will read {WORDS[runtime.nibble_order]} ({runtime.nibble_rule}); "
                     "the bytes alone do not prove that this is right.",
                     expert=expert,
                     contract=runtime.name,
@@ -66,8 +66,6 @@ def _mismatch(
     other = "/".join(assumed if index == part else word for index, word in enumerate(found.best.split("/")))
     as_assumed = found.scores[other].cosine if other in found.scores else None
     against = f" against {as_assumed:.3f}" if as_assumed is not None else ""
-    what = "nibble" if code == "nibble_order" else "block scales"
-    will = f"will read {assumed.replace('_', ' ')}"
     if runtime.name == "harness":
         remedy = f"set loader.{code}: {proven} in the case"
     else:
@@ -77,8 +75,8 @@ def _mismatch(
     return finding(
         "fault",
         code,
-        f"{expert}: bytes say {proven.replace('_', ' ')} {what} (cos {found.scores[found.best].cosine:.3f}{against}); "
-        f"{runtime.name} {will} ({rule}); {remedy}.",
+        f"{expert}: bytes say {WORDS[proven]} (cos {found.scores[found.best].cosine:.3f}{against}); "
+        f"{runtime.name} will read {WORDS[assumed]} ({rule}); {remedy}.",
         expert=expert,
         module=wrong[0],
         contract=runtime.name,

@@ -7,11 +7,19 @@ from collections.abc import Iterator
 
 from harness.checkpoint.context import Context, declared_reading
 from harness.checkpoint.findings import finding, some
-from harness.checkpoint.gates import bad_rows, gate_of, state_of
+from harness.checkpoint.gates import ROW_CLAIM, bad_rows, gate_of, state_of
 from harness.checkpoint.measure import Measured
 from harness.records.inspection import InspectionFinding
 
+OTHER_MARGIN = 0.002
+"""Lead in cosine by which the other expert's base must fit better."""
 PARTS = {"nibble_order": 0, "scale_layout": 1}
+WORDS = {
+    "low_first": "low nibble first",
+    "high_first": "high nibble first",
+    "linear": "linear block scales",
+    "swizzled": "swizzled block scales",
+}
 
 
 def declared_of(context: Context, expert: str, measured: Measured) -> str:
@@ -26,10 +34,33 @@ def related(context: Context, expert: str) -> dict[str, Measured]:
     return {name: item for name, item in context.measured.get(expert, {}).items() if item.fit is not None}
 
 
+def holds_other(context: Context, expert: str) -> bool:
+    """Whether most of an expert's sampled tensors fit the OTHER expert's base better: then nothing else is said of them."""
+    for_other, total = other_votes(context, expert)
+    return total > 0 and for_other * 2 > total
+
+
+def other_votes(context: Context, expert: str) -> tuple[int, int]:
+    """Tensors that fit the other expert's base better, and tensors for which that could be asked."""
+    votes = [
+        item.fit.other > item.fit.scores[item.fit.best].cosine + OTHER_MARGIN
+        for item in related(context, expert).values()
+        if item.fit is not None and item.fit.other is not None
+    ]
+    plain = [item for item in context.compared.get(expert, ()) if item.other_equal is not None]
+    votes += [item.other_equal is True for item in plain if item.other_equal != item.equal]
+    return sum(votes), len(votes)
+
+
+def own_related(context: Context, expert: str) -> dict[str, Measured]:
+    """``related``, and empty where the expert holds the other one's weights."""
+    return {} if holds_other(context, expert) else related(context, expert)
+
+
 def encoding(context: Context) -> Iterator[InspectionFinding]:
     """Nibble order, scale layout and code table, tensor by tensor and row by row."""
     for expert in context.experts:
-        measured = related(context, expert)
+        measured = own_related(context, expert)
         states = {name: state_of(item, declared_of(context, expert, item)) for name, item in measured.items()}
         readings: Counter[str] = Counter()
         for name, item in measured.items():
@@ -71,8 +102,6 @@ def _contradicted(
         if state != "contradicted" or item.fit is None:
             continue
         if item.fit.scores[item.fit.best].cosine < gate_of(item).unrelated:
-            if item.fit.other is not None and item.fit.other > item.fit.scores[item.fit.best].cosine + 0.1:
-                continue  # the expert_identity check names it
             code = "weight_transposed" if _transposed(item) else "weights_unrelated"
             groups.setdefault(code, []).append(name)
         elif item.module.format == "nvfp4":
@@ -109,9 +138,8 @@ def _sentence(context: Context, expert: str, code: str, names: list[str], item: 
     count = f"{len(names)} Linears ({some(names)})" if len(names) > 1 else names[0]
     if code in PARTS:
         _, why = declared_reading(context.experts[expert], item.module)
-        proven = item.fit.best.split("/")[PARTS[code]].replace("_", " ")
-        kind = "nibble" if code == "nibble_order" else "block scales"
-        return f"{expert}: bytes of {count} say {kind} {proven} ({cosines}), and the checkpoint says otherwise ({why})."
+        proven = WORDS[item.fit.best.split("/")[PARTS[code]]]
+        return f"{expert}: bytes of {count} say {proven} ({cosines}), and the checkpoint says otherwise ({why})."
     if code == "fp8_code_table":
         return f"{expert}: 8-bit codes of {count} are {item.fit.best}, not e4m3 ({cosines})."
     if code == "weight_transposed":
@@ -141,13 +169,13 @@ def _rows(context: Context, expert: str, measured: dict[str, Measured]) -> Itera
         if found is None:
             continue
         rows = bad_rows(found)
-        if not rows or len(rows) * 2 >= len(item.rows):
+        if not rows or len(rows) * 2 >= len(item.rows) or _broken_scales(context, expert, item):
             continue
         scores = {reading: float(sums.row_cosine()[rows].min()) for reading, sums in found.sums.items()}
         best = max(scores, key=lambda reading: scores[reading])
         numbers = [int(item.rows[row]) for row in rows]
         code = "row_corrupt"
-        if scores[best] >= gate_of(item).unrelated and "/" in best:
+        if scores[best] >= ROW_CLAIM and "/" in best:
             code = "nibble_order" if best.split("/")[0] != found.best.split("/")[0] else "scale_layout"
         text = f"are {best.replace('_', ' ')}" if code != "row_corrupt" else "fit the base under no reading"
         yield finding(
@@ -158,6 +186,12 @@ def _rows(context: Context, expert: str, measured: dict[str, Measured]) -> Itera
             module=name,
             evidence={"rows": numbers[:50], "cosine": scores, "tensor": found.best},
         )
+
+
+def _broken_scales(context: Context, expert: str, item: Measured) -> bool:
+    """NaN or zero block scales explain a broken row, and are named themselves."""
+    scale = item.module.scale
+    return scale is not None and any(context.scanned.get(expert, {}).get(scale.name, (0, 0)))
 
 
 def layout_without_base(context: Context) -> Iterator[InspectionFinding]:

@@ -4,14 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from harness.checkpoint.checks.encoding import related
+from harness.checkpoint.checks.encoding import holds_other, other_votes
 from harness.checkpoint.context import Context
 from harness.checkpoint.findings import finding, some
 from harness.checkpoint.modules import summary_format
 from harness.records.inspection import InspectionFinding
-
-MARGIN = 0.002
-"""Lead in cosine by which the other expert's base must fit better, in most Linears."""
 
 
 def experts_policy(context: Context) -> Iterator[InspectionFinding]:
@@ -54,17 +51,8 @@ def experts_policy(context: Context) -> Iterator[InspectionFinding]:
 
 def swapped_or_same(context: Context) -> Iterator[InspectionFinding]:
     """Each expert must fit its own base better than the other expert's."""
-    votes: dict[str, tuple[int, int]] = {}
-    for expert in context.experts:
-        for_other = total = 0
-        for item in related(context, expert).values():
-            if item.fit is not None and item.fit.other is not None:
-                total += 1
-                for_other += item.fit.other > item.fit.scores[item.fit.best].cosine + MARGIN
-        plain = [item for item in context.compared.get(expert, ()) if item.other_equal is not None and item.other_equal != item.equal]
-        for_other += sum(item.other_equal is True for item in plain)
-        votes[expert] = (for_other, total + len(plain))
-    swapped = sorted(expert for expert, (other, total) in votes.items() if total and other * 2 > total)
+    votes = {expert: other_votes(context, expert) for expert in context.experts}
+    swapped = sorted(expert for expert in context.experts if holds_other(context, expert))
     if len(swapped) > 1:
         yield finding(
             "fault",

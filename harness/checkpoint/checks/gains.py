@@ -7,7 +7,7 @@ from collections.abc import Iterator
 
 import numpy as np
 
-from harness.checkpoint.checks.encoding import related
+from harness.checkpoint.checks.encoding import own_related
 from harness.checkpoint.context import Context
 from harness.checkpoint.findings import finding, some
 from harness.checkpoint.gates import ROW_GAIN, bad_rows, gate_of
@@ -26,7 +26,7 @@ def gains(context: Context) -> Iterator[InspectionFinding]:
     """Least-squares gain per tensor and per row."""
     for expert in context.experts:
         groups: dict[str, list[str]] = {}
-        measured = related(context, expert)
+        measured = own_related(context, expert)
         for name, item in measured.items():
             code = _name(item)
             if code:
@@ -52,6 +52,8 @@ def _name(item: Measured) -> str:
     found = item.fit
     assert found is not None  # noqa: S101 - `related` keeps only these
     gate, score = gate_of(item), found.scores[found.best]
+    if _unscaled(item):
+        return ""  # scale_tensors and scalar_values name a scale that is absent, zero or not finite
     if score.cosine < gate.unrelated or abs(score.gain - 1) <= gate.gain or not math.isfinite(score.gain):
         return ""
     if len(bad_rows(found)) and abs(float(np.median(found.sums[found.best].row_gain(found.scale))) - 1) <= gate.gain:
@@ -59,7 +61,7 @@ def _name(item: Measured) -> str:
     per_row = found.sums[found.best].row_gain(found.scale)
     if item.channel_scale is not None and item.channel_scale.size > 1 and abs(float(np.median(per_row)) - 1) <= gate.gain:
         return ""
-    if abs(score.gain / found.scale**2 - 1) < 0.1 and abs(found.scale - 1) > 0.1:
+    if found.scale and abs(score.gain / found.scale**2 - 1) < 0.1 and abs(found.scale - 1) > 0.1:
         return "global_scale_inverted"
     if found.scale == 1.0:
         return "scale_dropped"
@@ -68,11 +70,17 @@ def _name(item: Measured) -> str:
     return "gain"
 
 
+def _unscaled(item: Measured) -> bool:
+    found = item.fit
+    outer = item.module.global_scale if item.module.format == "nvfp4" else item.module.scale
+    return outer is None or found is None or not math.isfinite(found.scale) or found.scale <= 0
+
+
 def _rows(item: Measured) -> list[int]:
     found = item.fit
     assert found is not None  # noqa: S101 - `related` keeps only these
     sums = found.sums[found.best]
-    if found.scores[found.best].cosine < gate_of(item).unrelated:
+    if found.scores[found.best].cosine < gate_of(item).unrelated or _unscaled(item):
         return []
     gain = sums.row_gain(found.scale)
     broken = set(bad_rows(found))

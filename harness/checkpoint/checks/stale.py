@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from harness.checkpoint.checks.encoding import related
+from harness.checkpoint.checks.encoding import own_related
 from harness.checkpoint.context import Context
 from harness.checkpoint.evidence import Exact
 from harness.checkpoint.findings import finding, some
-from harness.checkpoint.gates import EXACT, FULL_BLOCKS, NEAR, STALE, gate_of
+from harness.checkpoint.gates import EXACT, FULL_BLOCKS, NEAR, STALE, UNROUNDED, bad_rows, gate_of
 from harness.checkpoint.measure import Measured
 from harness.records.inspection import InspectionFinding
 
@@ -39,14 +39,16 @@ def requantized_codes(context: Context) -> Iterator[InspectionFinding]:
         stale: list[str] = []
         unrounded: list[str] = []
         unknown: list[str] = []
-        measured = related(context, expert)
+        measured = own_related(context, expert)
         for name, item in measured.items():
             exact = item.fit.exact if item.fit else None
             if item.fit is None or exact is None or item.fit.scores[item.fit.best].cosine < gate_of(item).unrelated:
                 continue
+            if bad_rows(item.fit):
+                continue  # the rows are named one by one
             if is_exact(exact) or (abs(item.fit.scores[item.fit.best].gain - 1) > gate_of(item).gain):
                 continue
-            if exact.scales >= EXACT and exact.unrounded >= EXACT and exact.codes < EXACT:
+            if exact.scales >= EXACT and exact.unrounded >= UNROUNDED and exact.codes < STALE:
                 unrounded.append(name)
             elif not claim_allowed(item, exact):
                 unknown.append(name)

@@ -1,0 +1,406 @@
+"""One mutation for every fault that happened and that a checkpoint can carry, at several strengths.
+
+Row numbers are those of the list of incidents that the inspector was built from; rows 4 and 13 lie in a runtime.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+
+import torch
+
+from benchmarks.corpus.edit import Edit, Tensors, quantized, scope, swap_nibbles, swizzle
+
+FP8 = torch.float8_e4m3fn
+Mutation = Callable[[Edit, str], None]
+
+
+@dataclass(frozen=True)
+class Fault:
+    """One mutant and the name that the inspector must give it."""
+
+    row: int
+    name: str
+    strength: str
+    recipe: str
+    mutate: Mutation
+    code: str
+    """Finding that must be there, as a fault unless ``severity`` says otherwise."""
+    severity: str = "fault"
+    contracts: tuple[str, ...] = ()
+    expected: Mapping[str, str] = field(default_factory=dict)
+    note: str = ""
+
+    @property
+    def id(self) -> str:
+        """``row-name-strength``."""
+        return f"{self.row:02d}-{self.name}-{self.strength}"
+
+
+@dataclass(frozen=True)
+class Invisible:
+    """A fault that no byte of a checkpoint carries."""
+
+    row: int
+    name: str
+    why: str
+
+
+INVISIBLE = (
+    Invisible(4, "kernel-side scale permutation", "the bytes are right: a clean inspection blames the runtime"),
+    Invisible(13, "FP8 loads and is never applied", "the bytes are right: receipts of the engine show it"),
+)
+
+
+def each(edit: Edit, strength: str, change: Callable[[Tensors, str], None], experts: tuple[str, ...] | None = None) -> None:
+    """Apply ``change`` to every Linear in the scope of a strength, in one expert or in both."""
+    for expert in experts or (("transformer",) if strength in ("expert", "layer", "row", "block") else ("transformer", "transformer_2")):
+        tensors = edit.tensors(expert)
+        for module in scope(tensors, strength):
+            change(tensors, module)
+        edit.write(expert, tensors)
+
+
+def nibbles(edit: Edit, strength: str) -> None:
+    def change(tensors: Tensors, module: str) -> None:
+        weight = tensors[f"{module}.weight"]
+        rows = slice(7, 8) if strength == "row" else slice(None)
+        weight[rows] = swap_nibbles(weight[rows])
+
+    each(edit, strength, change)
+
+
+def drop(suffix: str) -> Mutation:
+    return lambda edit, strength: each(edit, strength, lambda tensors, module: tensors.pop(f"{module}.{suffix}", None))  # type: ignore[arg-type,return-value]
+
+
+def swizzled(edit: Edit, strength: str) -> None:
+    def change(tensors: Tensors, module: str) -> None:
+        tensors[f"{module}.weight_scale"] = swizzle(tensors[f"{module}.weight_scale"])
+
+    each(edit, strength, change)
+
+
+def scaled(suffix: str, rule: Callable[[torch.Tensor], torch.Tensor]) -> Mutation:
+    def mutate(edit: Edit, strength: str) -> None:
+        def change(tensors: Tensors, module: str) -> None:
+            value = tensors[f"{module}.{suffix}"]
+            tensors[f"{module}.{suffix}"] = rule(value.float()).to(value.dtype)
+
+        each(edit, strength, change)
+
+    return mutate
+
+
+def bytes_in_scales(byte: int) -> Mutation:
+    def mutate(edit: Edit, strength: str) -> None:
+        def change(tensors: Tensors, module: str) -> None:
+            raw = tensors[f"{module}.weight_scale"].view(torch.uint8)
+            raw.view(-1)[5 : 6 if strength == "layer" else 9] = byte
+
+        each(edit, strength, change)
+
+    return mutate
+
+
+def unlist(edit: Edit, strength: str) -> None:
+    """Take one pattern out of the ignore list."""
+    wanted = "proj_out" if strength == "layer" else "blocks.0*"
+    for expert in ("transformer", "transformer_2"):
+        edit.quantization(expert, lambda body: body["ignore"].remove(wanted))
+
+
+def list_quantized(edit: Edit, strength: str) -> None:
+    pattern = "blocks.1.attn1.to_out.0" if strength == "layer" else "blocks.1*"
+    edit.quantization("transformer", lambda body: body["ignore"].append(pattern))
+
+
+def rename_module(edit: Edit, strength: str) -> None:
+    old, new = ("blocks.1.attn1.to_out.0", "blocks.1.self_attn.o") if strength == "layer" else (".attn1.", ".self_attn.")
+    tensors = edit.tensors("transformer")
+    edit.write("transformer", {name.replace(old, new): value for name, value in tensors.items()})
+
+
+def undeclare(edit: Edit, strength: str) -> None:
+    for expert in ("transformer",) if strength == "expert" else ("transformer", "transformer_2"):
+        body = edit.config(expert)
+        body.pop("quantization_config")
+        edit.write_config(expert, body)
+
+
+def misdeclare(algo: str) -> Mutation:
+    def mutate(edit: Edit, strength: str) -> None:
+        edit.quantization("transformer", lambda body: body.update(quant_algo=algo, config_groups={}))
+
+    return mutate
+
+
+def declare_only(edit: Edit, strength: str) -> None:
+    """A quantization_config over a BF16 transformer."""
+    for expert in ("transformer", "transformer_2"):
+        body = edit.config(expert)
+        body["quantization_config"] = {"quant_method": "modelopt", "quant_algo": "NVFP4", "ignore": ["nothing"], "config_groups": {}}
+        edit.write_config(expert, body)
+
+
+def packed_width(edit: Edit, strength: str) -> None:
+    """One scale for 16 BYTES, that is for 32 values."""
+
+    def change(tensors: Tensors, module: str) -> None:
+        scale = tensors[f"{module}.weight_scale"].float()
+        tensors[f"{module}.weight_scale"] = scale[:, ::2].contiguous().to(FP8)
+
+    each(edit, strength, change)
+
+
+def unrounded(edit: Edit, strength: str) -> None:
+    """Codes from the block scale before it was rounded to E4M3, made by torch from the base."""
+    from safetensors.torch import load_file
+
+    from benchmarks.corpus.exports import BASE
+
+    for expert in ("transformer", "transformer_2"):
+        base = load_file(next((BASE / expert).glob("*.safetensors")))
+        tensors = edit.tensors(expert)
+        for module in scope(tensors, strength):
+            weight = base[f"{module}.weight"].float()
+            blocks = weight.reshape(len(weight), -1, 16)
+            outer = tensors[f"{module}.weight_scale_2"]
+            scale = (blocks.abs().amax(-1) / (6 * outer)).clamp(2**-9, 448)
+            tensors[f"{module}.weight"] = pack(blocks / (scale * outer)[..., None])
+            tensors[f"{module}.weight_scale"] = scale.to(FP8)
+        edit.write(expert, tensors)
+
+
+def pack(values: torch.Tensor) -> torch.Tensor:
+    """Nearest E2M1 codes [N, C, 16], low nibble first [N, C * 8]; independent of the package under test."""
+    table = torch.tensor([0, 0.5, 1, 1.5, 2, 3, 4, 6])
+    code = (values.abs()[..., None] - table).abs().argmin(-1).to(torch.uint8)
+    code = torch.where(values < 0, code | 8, code).reshape(len(values), -1)
+    return (code[:, 1::2] << 4) | code[:, 0::2]
+
+
+def carried(edit: Edit, strength: str) -> None:
+    tensors = edit.tensors("transformer")
+    tensors["blocks.6.attn1.to_q.weight"] = torch.randn(192, 192, dtype=torch.bfloat16)
+    edit.write("transformer", tensors)
+
+
+def renamed_scale(edit: Edit, strength: str) -> None:
+    def change(tensors: Tensors, module: str) -> None:
+        tensors[f"{module}.weight_scale_inv"] = 1 / tensors.pop(f"{module}.weight_scale").float()
+
+    each(edit, strength, change)
+
+
+def shard(what: str) -> Mutation:
+    def mutate(edit: Edit, strength: str) -> None:
+        parts = 2 if strength == "expert" else 4
+        index = edit.split("transformer", parts)
+        shards = edit.shards("transformer")
+        if what == "missing":
+            shards[-1].unlink()
+        elif what == "unindexed":
+            from safetensors.torch import load_file, save_file
+
+            old = {name: value * 1.5 for name, value in load_file(shards[0]).items() if value.dtype == torch.bfloat16}
+            save_file(dict(list(old.items())[:4]), index.parent / "model-old.safetensors")
+        else:
+            body = json.loads(index.read_text(encoding="utf-8"))
+            names = sorted(body["weight_map"])[: 3 if strength == "layer" else 40]
+            files = sorted(set(body["weight_map"].values()))
+            for name in names:
+                body["weight_map"][name] = next(file for file in files if file != body["weight_map"][name])
+            index.write_text(json.dumps(body), encoding="utf-8")
+
+    return mutate
+
+
+def cut_short(edit: Edit, strength: str) -> None:
+    edit.own("transformer")
+    file = edit.shards("transformer")[0]
+    with file.open("r+b") as raw:
+        raw.truncate(file.stat().st_size // 2)
+
+
+def column_scales(edit: Edit, strength: str) -> None:
+    """[N] to [N, 1] in some Linears."""
+
+    def change(tensors: Tensors, module: str) -> None:
+        tensors[f"{module}.weight_scale"] = tensors[f"{module}.weight_scale"].reshape(-1, 1)
+
+    each(edit, strength, change)
+
+
+def two_conventions(edit: Edit, strength: str) -> None:
+    each(edit, "layer" if strength == "layer" else "half", lambda t, m: t.update({f"{m}.weight": swap_nibbles(t[f"{m}.weight"])}))
+
+
+def drift(edit: Edit, strength: str) -> None:
+    """SVDQuant's exporter changed weights that it was told to leave alone."""
+    tensors = edit.tensors("transformer")
+    names = ["blocks.0.attn1.to_q.weight"] if strength == "layer" else [n for n in tensors if n.startswith("blocks.0.") and n.endswith("weight")]
+    for name in names:
+        tensors[name] = (tensors[name].float() * 1.03).to(tensors[name].dtype)
+    edit.write("transformer", tensors)
+
+
+def primary_only(edit: Edit, strength: str) -> None:
+    from benchmarks.corpus.exports import BASE
+
+    link = edit.folder / "transformer_2"
+    link.unlink()
+    link.symlink_to(BASE / "transformer_2", target_is_directory=True)
+
+
+def no_boundary(edit: Edit, strength: str) -> None:
+    body = edit.index()
+    body.pop("boundary_ratio")
+    edit.write_index(body)
+
+
+def boundary(edit: Edit, strength: str) -> None:
+    edit.write_index({**edit.index(), "boundary_ratio": 0.9 if strength == "small" else 0.5})
+
+
+def broken_config(edit: Edit, strength: str) -> None:
+    place = edit.own("transformer") / "config.json"
+    text = place.read_text(encoding="utf-8")
+    place.write_text(text[: len(text) // 2] if strength == "cut" else text.replace("{", '{"ignore": NaN,', 1), encoding="utf-8")
+
+
+def adaln(edit: Edit, strength: str) -> None:
+    tensors = edit.tensors("transformer")
+    names = ["scale_shift_table"] if strength == "layer" else [name for name in tensors if name.endswith("scale_shift_table")]
+    for name in names:
+        half = tensors[name].shape[1] // 2
+        tensors[name] = torch.cat([tensors[name][:, half:], tensors[name][:, :half]], dim=1)
+    edit.write("transformer", tensors)
+
+
+def exchanged(edit: Edit, strength: str) -> None:
+    first, second = edit.folder / "transformer", edit.folder / "transformer_2"
+    one, two = first.resolve(), second.resolve()
+    first.unlink(), second.unlink()
+    first.symlink_to(two if strength == "both" else one, target_is_directory=True)
+    second.symlink_to(one, target_is_directory=True)
+
+
+def stale(amount: float) -> Mutation:
+    """A base that moved after the export: the export is remade from weights that differ by ``amount``."""
+
+    def mutate(edit: Edit, strength: str) -> None:
+        from safetensors.torch import load_file
+
+        from benchmarks.corpus.exports import BASE
+
+        generator = torch.Generator().manual_seed(3)
+        base = load_file(next((BASE / "transformer").glob("*.safetensors")))
+        tensors = edit.tensors("transformer")
+        for module in scope(tensors, strength):
+            weight = base[f"{module}.weight"].float()
+            noise = torch.randn(weight.shape, generator=generator) * weight.std() * amount
+            blocks = (weight + noise).to(torch.bfloat16).float().reshape(len(weight), -1, 16)
+            outer = blocks.abs().amax() / (6 * 448)
+            scale = (blocks.abs().amax(-1) / (6 * outer)).clamp(2**-9, 448).to(FP8)
+            tensors[f"{module}.weight_scale_2"] = outer
+            tensors[f"{module}.weight_scale"] = scale
+            tensors[f"{module}.weight"] = pack(blocks / (scale.float() * outer)[..., None])
+        edit.write("transformer", tensors)
+
+    return mutate
+
+
+def split_qkv(edit: Edit, strength: str) -> None:
+    def change(tensors: Tensors, module: str) -> None:
+        if module.endswith("to_k"):
+            tensors[f"{module}.weight_scale_2"] = tensors[f"{module}.weight_scale_2"] * 2
+            tensors[f"{module}.weight_scale"] = (tensors[f"{module}.weight_scale"].float() / 2).to(FP8)
+
+    each(edit, "expert", change)
+
+
+def fp8_codes(dtype: torch.dtype) -> Mutation:
+    """The same weights in other 8-bit codes, with that format's own scale, stored as if they were E4M3."""
+
+    def mutate(edit: Edit, strength: str) -> None:
+        def change(tensors: Tensors, module: str) -> None:
+            values = tensors[f"{module}.weight"].float()
+            largest = values.abs().max() / torch.finfo(dtype).max
+            tensors[f"{module}.weight"] = (values / largest).to(dtype).view(torch.uint8).view(FP8)
+            tensors[f"{module}.weight_scale"] = tensors[f"{module}.weight_scale"] * largest
+
+        each(edit, strength, change)
+
+    return mutate
+
+
+def transposed(edit: Edit, strength: str) -> None:
+    def change(tensors: Tensors, module: str) -> None:
+        weight = tensors[f"{module}.weight"]
+        if weight.shape[0] == weight.shape[1]:
+            tensors[f"{module}.weight"] = weight.t().contiguous()
+
+    each(edit, strength, change)
+
+
+def _many(row: int, name: str, strengths: str, recipe: str, mutate: Mutation, code: str, **more: object) -> list[Fault]:
+    return [Fault(row, name, strength, recipe, mutate, code, **more) for strength in strengths.split()]  # type: ignore[arg-type]
+
+
+OLD, NEW = ("sglang==0.5.12",), ("sglang==0.5.23",)
+BOTH_NVFP4 = {"transformer": "nvfp4", "transformer_2": "nvfp4"}
+FAULTS: tuple[Fault, ...] = (
+    Fault(1, "nibble_default_flipped", "all", "nvfp4", lambda edit, strength: None, "nibble_order", contracts=OLD),
+    *_many(2, "nibble_order", "all expert layer row", "nvfp4", nibbles, "nibble_order"),
+    *_many(3, "input_scale_missing", "all layer", "nvfp4", drop("input_scale"), "input_scale_missing"),
+    *_many(5, "scales_swizzled", "all expert layer", "nvfp4", swizzled, "scale_layout"),
+    *_many(6, "global_scale_inverted", "all expert layer", "nvfp4", scaled("weight_scale_2", lambda v: 1 / v), "global_scale_inverted"),
+    *_many(6, "fp8_scale_inverted", "all layer", "fp8", scaled("weight_scale", lambda v: 1 / v), "global_scale_inverted"),
+    *_many(7, "global_scale_zero", "all layer", "nvfp4", scaled("weight_scale_2", lambda v: v * 0), "global_scale_degenerate"),
+    *_many(7, "global_scale_inf", "layer", "nvfp4", scaled("weight_scale_2", lambda v: v * 0 + float("inf")), "global_scale_degenerate"),
+    *_many(7, "input_scale_zero", "all layer", "nvfp4", scaled("input_scale", lambda v: v * 1e-20), "input_scale_degenerate"),
+    *_many(8, "block_scale_nan", "all layer", "nvfp4", bytes_in_scales(0x7F), "block_scale_nan"),
+    *_many(8, "block_scale_zero", "all layer", "nvfp4", bytes_in_scales(0), "block_scale_zero"),
+    *_many(9, "not_in_ignore", "block layer", "nvfp4", unlist, "ignore_incomplete"),
+    *_many(10, "global_scale_missing", "all layer", "nvfp4", drop("weight_scale_2"), "global_scale_missing"),
+    *_many(11, "scale_filled_with_ones", "all layer", "nvfp4", scaled("weight_scale_2", lambda v: v * 0 + 1), "scale_dropped"),
+    *_many(11, "fp8_scale_filled", "all layer", "fp8", scaled("weight_scale", lambda v: v * 0 + 1), "scale_dropped"),
+    *_many(12, "name_not_mapped", "all layer", "nvfp4", rename_module, "name_unmapped", contracts=NEW),
+    *_many(14, "no_metadata", "all expert", "nvfp4", undeclare, "quantization_undeclared"),
+    Fault(15, "declared_nvfp4_stored_fp8", "expert", "fp8", misdeclare("NVFP4"), "format_mismatch"),
+    Fault(15, "declared_fp8_stored_nvfp4", "expert", "nvfp4", misdeclare("FP8"), "format_mismatch"),
+    Fault(16, "patterns_matched_nothing", "all", "base", declare_only, "nothing_quantized"),
+    *_many(17, "scales_of_packed_width", "all layer", "nvfp4", packed_width, "scale_columns"),
+    *_many(18, "codes_from_unrounded_scale", "all layer", "nvfp4", unrounded, "codes_from_unrounded_scale"),
+    Fault(19, "carried_not_ignored", "layer", "nvfp4", carried, "carried_not_ignored"),
+    *_many(20, "scale_renamed", "all layer", "fp8", renamed_scale, "scale_renamed"),
+    *_many(21, "shard_missing", "expert quarter", "nvfp4", shard("missing"), "shard_missing"),
+    Fault(21, "shard_cut_short", "expert", "nvfp4", cut_short, "header_invalid"),
+    *_many(22, "unindexed_tensors", "expert", "nvfp4", shard("unindexed"), "unindexed_tensors"),
+    *_many(23, "index_stale", "all layer", "nvfp4", shard("stale"), "index_stale"),
+    *_many(24, "scale_dropped", "all layer", "fp8", drop("weight_scale"), "scale_missing"),
+    *_many(25, "channel_scale_column", "half layer", "fp8_channel", column_scales, "scale_shape"),
+    *_many(26, "two_conventions", "half layer", "nvfp4", two_conventions, "two_conventions"),
+    *_many(27, "excluded_weights_moved", "all layer", "nvfp4", drift, "excluded_differs"),
+    Fault(28, "primary_only", "expert", "nvfp4", primary_only, "unexpected_format", expected=BOTH_NVFP4),
+    Fault(28, "primary_only_unstated", "expert", "nvfp4", primary_only, "experts_mixed_precision", "warning",
+          note="a valid dialect where the case does not say what it expects"),
+    *_many(29, "ignore_beats_tensors", "all layer", "fp8", list_quantized, "ignore_contradicted"),
+    Fault(30, "qkv_scales_differ", "expert", "nvfp4", split_qkv, "qkv_scales_differ", "warning",
+          note="right where q, k and v run apart"),
+    Fault(31, "boundary_ratio_missing", "all", "nvfp4", no_boundary, "boundary_ratio_missing"),
+    *_many(31, "boundary_ratio_moved", "small large", "nvfp4", boundary, "boundary_ratio_differs"),
+    *_many(32, "config_unreadable", "cut nan", "nvfp4", broken_config, "config_invalid"),
+    *_many(33, "adaln_halves_swapped", "all layer", "nvfp4", adaln, "adaln_halves_swapped"),
+    Fault(34, "experts_swapped", "both", "nvfp4", exchanged, "experts_swapped"),
+    Fault(34, "experts_swapped_fp8", "both", "fp8", exchanged, "experts_swapped"),
+    Fault(34, "same_expert_twice", "one", "nvfp4", exchanged, "experts_identical"),
+    *_many(35, "base_stale_1_percent", "all layer", "nvfp4", stale(0.01), "base_stale"),
+    Fault(35, "base_stale_0.2_percent", "all", "nvfp4", stale(0.002), "base_stale"),
+    *_many(36, "fp8_is_e5m2", "all layer", "fp8", fp8_codes(torch.float8_e5m2), "fp8_code_table"),
+    *_many(36, "fp8_is_fnuz", "all layer", "fp8", fp8_codes(torch.float8_e4m3fnuz), "fp8_fnuz"),
+    *_many(36, "fp8_transposed", "all layer", "fp8", transposed, "weight_transposed"),
+)  # fmt: skip
