@@ -7,13 +7,12 @@ from typing import NoReturn
 
 import typer
 
-from harness.checkpoint.commands import inspect_command, lock_command
 from harness.definitions.commands import cases_command, resolve_command
 from harness.errors import QuantgateError
 from harness.goldens.commands import goldens_app
-from harness.lane.commands import doctor_command, merge_command, plan_command
+from harness.lane.commands import comment_command, doctor_command, merge_command, plan_command, propose_command
 from harness.report.commands import history_command, report_command
-from harness.review.commands import accept_command, pending_command, reject_command
+from harness.review.commands import accept, pending, reject
 from harness.session.commands import regenerate_command
 
 app = typer.Typer(
@@ -23,19 +22,19 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     add_completion=False,
 )
-app.command("inspect")(inspect_command)
-app.command("lock")(lock_command)
 app.command("cases")(cases_command)
 app.command("resolve")(resolve_command)
 app.command("regenerate")(regenerate_command)
-app.command("pending")(pending_command)
-app.command("accept")(accept_command)
-app.command("reject")(reject_command)
+app.command("pending")(pending)
+app.command("accept")(accept)
+app.command("reject")(reject)
 app.command("report")(report_command)
 app.command("history")(history_command)
 app.command("doctor")(doctor_command)
 app.command("plan")(plan_command)
 app.command("merge")(merge_command)
+app.command("comment")(comment_command)
+app.command("propose")(propose_command)
 app.add_typer(goldens_app, name="goldens")
 
 
