@@ -7,6 +7,7 @@ archive can unpack into more than its candidates admit to.
 
 from __future__ import annotations
 
+import errno
 import zipfile
 import zlib
 from collections.abc import Sequence
@@ -22,6 +23,9 @@ MAX_MANIFEST_BYTES = 64 << 20
 MAX_TOTAL_BYTES = 16 << 30
 _CHUNK = 1 << 20
 _AGAIN = "download the artifact again"
+_METHODS = (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED)
+_DAMAGED = (zipfile.BadZipFile, zlib.error, EOFError, NotImplementedError, RuntimeError, ValueError, OSError)
+"""What zipfile raises on bad bytes, found by changing bytes at random: seeking to a wild offset is an OSError."""
 
 
 @dataclass(frozen=True)
@@ -56,7 +60,9 @@ def take(source: Path, case: str, runner: str, scratch: Path) -> Found:
     try:
         with zipfile.ZipFile(source) as archive:
             return _from_zip(archive, source, case, runner, scratch)
-    except (zipfile.BadZipFile, EOFError, zlib.error, NotImplementedError, RuntimeError) as error:
+    except _DAMAGED as error:
+        if isinstance(error, OSError) and error.errno != errno.EINVAL:
+            raise  # the disk's fault, not the archive's
         raise GoldenError(f"the archive is damaged: {error}", where=str(source), remedy=_AGAIN) from error
 
 
@@ -109,6 +115,8 @@ def _entries(archive: zipfile.ZipFile, source: Path) -> dict[str, zipfile.ZipInf
             raise GoldenError(f"entry {info.filename!r} leaves the archive's folder", where=str(source), remedy=_AGAIN)
         if str(path) in entries:
             raise GoldenError(f"entry {info.filename!r} is there twice", where=str(source), remedy=_AGAIN)
+        if info.compress_type not in _METHODS:
+            raise GoldenError(f"entry {info.filename!r} is packed in an unusual way", where=str(source), remedy=_AGAIN)
         if not info.is_dir():
             entries[str(path)] = info
     return entries
