@@ -25,6 +25,7 @@ def cases_command(
 
     from harness.definitions.loading import load_cases
 
+    root = root.resolve()
     located = [one for one in load_cases(case_files(root), root) if runner in ("", *one.case.runners)]
     if as_json:
         rows = [{"source": one.where, **one.case.model_dump(mode="json")} for one in located]
@@ -49,6 +50,7 @@ def resolve_command(
     """Write the commit that the hub has now in the place of ``revision: unresolved``."""
     from harness.definitions.resolving import resolve_cases
 
+    root = root.resolve()
     done = resolve_cases(case_files(root), root, case or [], revision=revision)
     for one in done:
         typer.echo(str(one))
