@@ -50,11 +50,14 @@ def merge_command(
     folders: Annotated[list[Path], typer.Argument(help="what the shards left: folders with record.json files")],
     plan: PlanFile = Path(PLAN),
     out: Annotated[Path, typer.Option("--out", help="a new folder for everything")] = Path("merged"),
+    history: Annotated[
+        Path | None, typer.Option("--history", help="history.json that the measured times are added to")
+    ] = None,
     github: OnGithub = False,
 ) -> None:
     """Join the shards and hold them against the plan; fails if a planned case has no result."""
     summary = _file("GITHUB_STEP_SUMMARY", github)
-    raise typer.Exit(operations.merge(folders=folders, plan_file=plan, out=out, summary=summary))
+    raise typer.Exit(operations.merge(folders=folders, plan_file=plan, out=out, history=history, summary=summary))
 
 
 def doctor_command(
@@ -79,12 +82,14 @@ def propose_command(
     changes: Annotated[Path, typer.Argument(help="folder with goldens/, thresholds/ or cases/")],
     branch: Annotated[str, typer.Option("--branch", help="new branch")],
     title: Annotated[str, typer.Option("--title", help="of the pull request")],
-    body: Annotated[Path, typer.Option("--body", help="Markdown")],
+    reason: Annotated[str, typer.Option("--reason", help="why; the text of the pull request")],
     base: Annotated[str, typer.Option("--base", help="branch to propose to")] = "main",
 ) -> None:
     """Open a pull request with regenerated goldens and limits, through git and gh."""
     raise typer.Exit(
-        operations.propose_changes(root=Path.cwd(), changes=changes, branch=branch, title=title, body=body, base=base)
+        operations.propose_changes(
+            root=Path.cwd(), changes=changes, branch=branch, title=title, reason=reason, base=base
+        )
     )
 
 

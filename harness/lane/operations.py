@@ -18,7 +18,7 @@ from harness.lane.coverage import Coverage
 from harness.lane.doctor import Host, examine
 from harness.lane.github import post_comment, propose, pull_request_of
 from harness.lane.history import read_history
-from harness.lane.merge import PLAN
+from harness.lane.merge import HISTORY, PLAN
 from harness.lane.merge import merge as merge_shards
 from harness.lane.plan import Plan, make_plan
 from harness.lane.summary import lane_markdown, plan_markdown
@@ -87,13 +87,16 @@ def plan(
     return _unexplained(coverage)
 
 
-def merge(*, folders: Sequence[Path], plan_file: Path, out: Path, summary: Path | None = None) -> int:
+def merge(
+    *, folders: Sequence[Path], plan_file: Path, out: Path, history: Path | None = None, summary: Path | None = None
+) -> int:
     """Join what the shards left and hold it against the plan.
 
     Args:
         folders: artifacts of the shards; one that is absent is a shard that left nothing.
         plan_file: the plan.
         out: folder for records, ``junit.xml``, ``merge.json``, ``history.json`` and ``summary.md``.
+        history: a history file that the measured times are added to; made if absent.
         summary: the Markdown is also appended to it.
 
     Returns:
@@ -106,6 +109,8 @@ def merge(*, folders: Sequence[Path], plan_file: Path, out: Path, summary: Path 
     merged = merge_shards([folder for folder in folders if folder.is_dir()], made, out)
     text = lane_markdown(merged, made)
     write_text_atomic(out / "summary.md", text)
+    if history is not None:
+        read_history([history, out / HISTORY]).write(history)
     if summary is not None:
         _append(summary, text)
     for case in merged.cases:
@@ -153,9 +158,9 @@ def comment(*, repository: str, branch: str, body: Path) -> int:
     return 0
 
 
-def propose_changes(*, root: Path, changes: Path, branch: str, title: str, body: Path, base: str = "main") -> int:
+def propose_changes(*, root: Path, changes: Path, branch: str, title: str, reason: str, base: str = "main") -> int:
     """Open a pull request with the goldens, limits and cases below ``changes``."""
-    address = propose(root, changes, branch, title, body.read_text(encoding="utf-8"), base)
+    address = propose(root, changes, branch, title, reason, base)
     say(address or "nothing differs: no pull request")
     return 0
 

@@ -1,0 +1,117 @@
+"""``-p lane_session``: a session without checkpoints and goldens, over the real pool, real processes, real leases.
+
+The prompt of a case says how it ends: ``pass``, ``fail`` (a quality miss), ``die`` (its engine dies, always),
+``die_once``, ``kill_once`` and ``kill`` (its pytest process dies while the engine works), ``wrong_device``.
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+import threading
+import time
+from collections.abc import Mapping
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import harness.session.conductor
+from harness.definitions.case import Case, Located
+from harness.errors import InfraError
+from harness.pipeline.engine_key import engine_key
+from harness.pipeline.pool import EnginePool
+from harness.records.case_record import CaseRecord, Timing
+from harness.records.fingerprint import Fingerprint
+from harness.records.verdict import Outcome, Verdict
+from harness.session.context import SessionContext
+from harness.session.events import CaseFinished
+
+BACKEND = f"{Path(__file__).with_name('lane_backend.py')}:LaneBackend"
+
+
+class LaneSession:
+    """What the conductor is to the plugin."""
+
+    def __init__(self, context: SessionContext) -> None:
+        self.context = context
+        self.pool = EnginePool(
+            context.folder / "engines",
+            context.device_env,
+            _nowhere(context.root),
+            device=context.device.kind,
+            allow_python_backend=True,
+        )
+
+    def close(self) -> None:
+        self.pool.close_all()
+
+    def run_case(self, located: Located, node: str, watch: Any, attempt: int = 1) -> CaseFinished:
+        folder = self.context.case_folder(located.case.id)
+        folder.mkdir(parents=True, exist_ok=True)
+        began = time.monotonic()
+        record = self._record(located, node, attempt, folder)
+        record = record.model_copy(update={"timing": Timing(load=record.timing.load, total=time.monotonic() - began)})
+        record.write(folder / "record.json")
+        return CaseFinished(record, folder)
+
+    def _record(self, located: Located, node: str, attempt: int, folder: Path) -> CaseRecord:
+        case, prompt = located.case, located.case.sampling.prompt
+        told = _told(case, attempt)
+        loads, started = self.pool.loads, time.monotonic()
+        engine = self.pool.get(told)
+        load = time.monotonic() - started if self.pool.loads > loads else 0.0
+        seen = engine.call("device", {}, 10)
+        if seen != self.context.device.uuid and self.context.device.kind == "cuda":
+            raise AssertionError(f"the engine sees {seen!r}, and the lease is {self.context.device.uuid}")
+        (folder / f"engine-{attempt}").write_text(str(engine.pid))
+        verdict, generation = Verdict(outcome=Outcome.PASS, cause="none", summary="as it was"), None
+        if prompt == "fail":
+            verdict = Verdict(outcome=Outcome.REGRESSION, cause="ssim_below_limit", summary="it looks | @other <b>")
+        if told.sampling.prompt == "hang":
+            threading.Thread(target=_kill_when_busy, args=(folder,), daemon=True).start()
+        try:
+            generation = engine.generate(told, folder)
+        except InfraError as error:
+            verdict = Verdict(outcome=Outcome.INFRA, cause=error.kind, summary=error.what)
+        assert engine.start_record is not None
+        return CaseRecord(
+            run=self.context.run,
+            case=case.id,
+            node=node,
+            source=located.where,
+            runner=self.context.runner.name,
+            started=datetime.now(UTC).isoformat(timespec="microseconds"),
+            attempt=attempt,
+            request=case.model_dump(mode="json"),
+            verdict=verdict,
+            fingerprint=Fingerprint(runner=self.context.runner.name, device=self.context.device),
+            engine=engine.start_record.model_copy(update={"engine": engine_key(case)}),
+            generation=generation,
+            timing=Timing(load=load),
+            log_tail=(os.environ.get("PYTEST_XDIST_WORKER", "main"), str(os.getpid())),
+        )
+
+
+def _told(case: Case, attempt: int) -> Case:
+    prompt = case.sampling.prompt
+    hang = prompt == "kill" or (prompt == "kill_once" and attempt == 1)
+    die = prompt == "die" or (prompt == "die_once" and attempt == 1)
+    asked = "hang" if hang else "die" if die else prompt
+    sampling = case.sampling.model_copy(update={"prompt": asked})
+    return case.model_copy(update={"backend": BACKEND, "sampling": sampling, "env": dict(case.env)})
+
+
+def _kill_when_busy(folder: Path) -> None:
+    while not (folder / "pids").exists() or not (folder / "pids").read_text().endswith("\n"):
+        time.sleep(0.02)
+    os.kill(os.getpid(), signal.SIGKILL)
+
+
+def _nowhere(root: Path) -> Any:
+    def resolve(case: Case) -> Mapping[str, Path]:
+        return {"model": root}
+
+    return resolve
+
+
+harness.session.conductor.Session = LaneSession  # type: ignore[assignment,misc]
