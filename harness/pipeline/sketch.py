@@ -3,8 +3,8 @@
 Entry j is ``sqrt(64) * sum_i s_i x_i`` over all i with ``i % 64 == j``, with signs ``s_i`` from a fixed hash of the
 position. So the expectation of the mean of squared entries is ``||x||^2``, and the squared distance of two sketches
 estimates that of the tensors with a relative standard deviation of about ``sqrt(2 / 64)``, 18 % (count sketch:
-Charikar, Chen and Farach-Colton, 2002). Signs come from integer arithmetic (SplitMix64), not from a library's generator: a sketch
-made years ago stays comparable.
+Charikar, Chen and Farach-Colton, 2002). Signs come from integer arithmetic (SplitMix64), not from a library's
+generator: a sketch made years ago stays comparable.
 """
 
 from __future__ import annotations

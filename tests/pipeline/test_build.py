@@ -45,7 +45,10 @@ def _run(model: Any) -> torch.Tensor:
     text = torch.randn(1, 8, 32, generator=generator)
     dtype = model.patch_embedding.weight.dtype
     output: torch.Tensor = model(
-        hidden_states=latents.to(dtype), timestep=torch.tensor([900]), encoder_hidden_states=text.to(dtype), return_dict=False
+        hidden_states=latents.to(dtype),
+        timestep=torch.tensor([900]),
+        encoder_hidden_states=text.to(dtype),
+        return_dict=False,
     )[0]
     return output.float()
 
@@ -167,7 +170,10 @@ SHARD_FAULTS: dict[str, tuple[Callable[[Path], object], str]] = {
     "tensor unindexed": (lambda folder: _index(folder, lambda m: m.pop("proj_out.weight")), "missing_tensor"),
     "config gone": (lambda folder: (folder / "config.json").unlink(), "unreadable"),
     "config list": (lambda folder: (folder / "config.json").write_text("[]"), "unreadable"),
-    "class": (lambda folder: (folder / "config.json").write_text('{"_class_name": "UNet2DModel"}'), "unsupported_layout"),
+    "class": (
+        lambda folder: (folder / "config.json").write_text('{"_class_name": "UNet2DModel"}'),
+        "unsupported_layout",
+    ),
 }
 
 
@@ -206,7 +212,11 @@ TENSOR_FAULTS: dict[str, tuple[str, Callable[[Tensors], object], str]] = {
     "bf16 weight with scales": ("fp8", _set(f"{LINEAR}.weight", lambda w: w.to(torch.bfloat16)), "wrong_dtype"),
     "int8 weight": ("fp8", _set(f"{LINEAR}.weight", lambda w: w.view(torch.int8)), "wrong_dtype"),
     "fp32 block scales": ("nvfp4", _set(f"{LINEAR}.weight_scale", lambda s: s.float()), "wrong_dtype"),
-    "cut scales": ("nvfp4", _set(f"{LINEAR}.weight_scale", lambda s: s.view(torch.uint8)[:, :2].contiguous().view(s.dtype)), "wrong_shape"),
+    "cut scales": (
+        "nvfp4",
+        _set(f"{LINEAR}.weight_scale", lambda s: s.view(torch.uint8)[:, :2].contiguous().view(s.dtype)),
+        "wrong_shape",
+    ),
     "global per row": ("nvfp4", _set(f"{LINEAR}.weight_scale_2", lambda s: s.repeat(64)), "wrong_shape"),
     "unpacked width": ("nvfp4", _set(f"{LINEAR}.weight", lambda w: w.repeat(1, 2)), "wrong_shape"),
     "fp8 scale of 2": ("fp8", _set(f"{LINEAR}.weight_scale", lambda s: s.repeat(2)), "wrong_shape"),

@@ -33,7 +33,9 @@ def _linear_scales(flat: torch.Tensor, rows: int, columns: int) -> np.ndarray[An
     return out
 
 
-def emulated(a: torch.Tensor, b: torch.Tensor, *, scale_a: torch.Tensor, scale_b: torch.Tensor, out_dtype: Any) -> torch.Tensor:
+def emulated(
+    a: torch.Tensor, b: torch.Tensor, *, scale_a: torch.Tensor, scale_b: torch.Tensor, out_dtype: Any
+) -> torch.Tensor:
     """What the documentation of the product says, in numpy: b comes transposed, scales swizzled and flat."""
     if a.dtype == torch.float8_e4m3fn:
         left, right = a.float() * scale_a, b.float() * scale_b
@@ -137,7 +139,9 @@ def test_a_native_linear_is_close_to_the_dequantized_one(form: str, tolerance: f
     assert 0 < error < tolerance
 
 
-@pytest.mark.parametrize(("form", "rows", "columns"), [("fp8", 90, 64), ("fp8", 96, 72), ("nvfp4", 90, 64), ("nvfp4", 96, 48)])
+@pytest.mark.parametrize(
+    ("form", "rows", "columns"), [("fp8", 90, 64), ("fp8", 96, 72), ("nvfp4", 90, 64), ("nvfp4", 96, 48)]
+)
 def test_an_odd_shape_is_dequantized_and_said(form: str, rows: int, columns: int) -> None:
     module = _module(form, native.Choice(emulated), rows, columns)
     seen: list[tuple[str, str, str]] = []

@@ -80,7 +80,9 @@ def test_quantizing_is_modelopts(scale_of_values: float) -> None:
     assert torch.equal(packed, theirs._quantized_data)
 
 
-@pytest.mark.parametrize(("value", "kept"), [(0.25, 0.0), (0.75, 1.0), (1.25, 1.0), (1.75, 2.0), (2.5, 2.0), (3.5, 4.0), (5, 4)])
+@pytest.mark.parametrize(
+    ("value", "kept"), [(0.25, 0.0), (0.75, 1.0), (1.25, 1.0), (1.75, 2.0), (2.5, 2.0), (3.5, 4.0), (5, 4)]
+)
 def test_midpoints_go_to_even(value: float, kept: float) -> None:
     x = torch.full((1, 16), 6.0)  # the 6 fixes the block's scale at 1
     x[0, 1], x[0, 2] = value, -value

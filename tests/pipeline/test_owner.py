@@ -112,9 +112,9 @@ def test_a_frozen_worker_is_seen_before_its_deadline(start_owner: Start, make_ca
 
 
 def test_a_sleeping_worker_still_beats(start_owner: Start, make_case: Make, tmp_path: Path) -> None:
-    owner = start_owner(make_case(), silence_limit=3.0)
+    owner = start_owner(make_case(), silence_limit=6.0)
     with pytest.raises(InfraError, match="deadline passed"):
-        owner.generate(make_case("hang", timeouts={"load": 60, "generate": 5}), tmp_path)
+        owner.generate(make_case("hang", timeouts={"load": 60, "generate": 7}), tmp_path)
 
 
 @pytest.mark.parametrize("fault", ["children_then_hang", "children_then_crash"])
@@ -123,7 +123,7 @@ def test_children_orphans_and_escapees_die_with_the_engine(
 ) -> None:
     owner = start_owner(make_case())
     with pytest.raises(InfraError):
-        owner.generate(make_case(fault, timeouts={"load": 60, "generate": 3}), tmp_path)
+        owner.generate(make_case(fault, timeouts={"load": 60, "generate": 5}), tmp_path)
     pids = [int(line) for line in (tmp_path / "pids").read_text().split()]
     assert len(pids) == 3
     assert _wait_gone(pids) == []

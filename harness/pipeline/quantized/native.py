@@ -46,7 +46,7 @@ def fp8_matmul(
     """
     one = (1,)
     return product(
-        fp8.quantize(x, input_scale),
+        fp8.quantize(x, input_scale).contiguous(),
         weight.t(),
         scale_a=input_scale.reshape(one),
         scale_b=weight_scale.reshape(one),
@@ -72,7 +72,7 @@ def nvfp4_matmul(
         input_scale: float32, one value, ``amax / (6 * 448)`` of the activations.
         product: ``torch._scaled_mm`` or an emulation.
     """
-    x_packed, x_scale = nvfp4.quantize(x, input_scale)
+    x_packed, x_scale = nvfp4.quantize(x.contiguous(), input_scale)
     result = product(
         x_packed.view(torch.float4_e2m1fn_x2),
         packed.view(torch.float4_e2m1fn_x2).t(),

@@ -1,0 +1,53 @@
+"""A foreign runtime for tests: reads a case and writes frames, or misbehaves as its third argument says."""
+
+import json
+import os
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+request, out, fault = sys.argv[1:4]
+if fault == "hang":
+    child = subprocess.Popen([sys.executable, "-c", "import time; time.sleep(600)"], start_new_session=True)
+    Path(out).with_name("pids").write_text(f"{os.getpid()} {child.pid}")
+    time.sleep(600)
+
+import numpy as np  # noqa: E402 - a hang comes before the slow imports
+from safetensors.numpy import save_file  # noqa: E402
+
+asked = json.loads(Path(request).read_text())
+sampling = asked["case"]["sampling"]
+assert asked["paths"]["model"]
+assert asked["device"] in ("cpu", "cuda", "auto")
+shape = (sampling["num_frames"], sampling["height"], sampling["width"], 3)
+ramp = np.linspace(0.0, 1.0, int(np.prod(shape)), dtype=np.float32).reshape(shape)
+tensors = {"frames": (ramp * 255).astype(np.uint8)}
+if fault == "float":
+    tensors = {"frames": ramp}
+elif fault == "overshoot":
+    tensors = {"frames": ramp * 2 - 0.5}
+elif fault == "nan":
+    ramp[2, 1, 1, 1] = np.nan
+    tensors = {"frames": ramp}
+elif fault == "short":
+    tensors = {"frames": tensors["frames"][:-1]}
+elif fault == "transposed":
+    tensors = {"frames": np.ascontiguousarray(tensors["frames"].transpose(0, 2, 1, 3))}
+elif fault == "double":
+    tensors = {"frames": ramp.astype(np.float64)}
+elif fault == "two":
+    tensors["extra"] = ramp
+elif fault == "name":
+    tensors = {"video": tensors["frames"]}
+elif fault == "exit":
+    sys.exit(3)
+elif fault == "killed":
+    os.kill(os.getpid(), 9)
+elif fault == "nothing":
+    sys.exit(0)
+print("runtime chatter", os.environ.get("STATED", "nothing stated"))
+if fault == "garbage":
+    Path(out).write_bytes(b"garbage")
+else:
+    save_file(tensors, out)

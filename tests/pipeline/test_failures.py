@@ -1,0 +1,77 @@
+"""Errors keep their kind on the way from the worker to the parent."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+from harness.errors import CheckpointFaultError, ClipError, InfraError, InvalidCaseError, QuantgateError
+from harness.pipeline.failures import describe, kind_of, rebuild
+from harness.pipeline.host_memory import kernel_kills
+from harness.pipeline.redaction import redact
+
+
+@pytest.mark.parametrize(
+    ("error", "kind"),
+    [
+        (torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 20.00 GiB."), "oom"),
+        (
+            RuntimeError("[enforce fail] DefaultCPUAllocator: can't allocate memory: you tried to allocate 1 bytes"),
+            "oom",
+        ),
+        (MemoryError(), "oom"),
+        (RuntimeError("CUDA error: out of memory"), "oom"),
+        (RuntimeError("CUDA error: device-side assert triggered"), "device"),
+        (torch.AcceleratorError("CUDA error: an illegal memory access was encountered", 700), "device"),
+        (RuntimeError("CUDA error: CUBLAS_STATUS_EXECUTION_FAILED when calling cublasGemmEx"), "device"),
+        (OSError(28, "No space left on device"), "disk"),
+        (ValueError("odd"), "crash"),
+    ],
+)
+def test_the_kind_of_an_exception(error: Exception, kind: str) -> None:
+    assert kind_of(error) == kind
+
+
+def test_torchs_real_out_of_memory_is_known() -> None:
+    with pytest.raises(RuntimeError) as caught:
+        torch.empty(1 << 60, dtype=torch.uint8)
+    assert kind_of(caught.value) == "oom"
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        InvalidCaseError("what", where="here", remedy="do"),
+        CheckpointFaultError("what", where="here", remedy="do", code="missing_scale"),
+        InfraError("what", where="here", remedy="do", kind="disk"),
+        ClipError("what", where="here", remedy="do"),
+    ],
+)
+def test_our_own_errors_arrive_whole(error: QuantgateError) -> None:
+    arrived = rebuild(describe(error), where="case", remedy="read the log")
+    assert type(arrived) is type(error)
+    assert (arrived.what, arrived.where, arrived.remedy) == ("what", "here", "do")
+    assert getattr(arrived, "code", None) == getattr(error, "code", None)
+    assert getattr(arrived, "kind", None) == getattr(error, "kind", None)
+
+
+def test_a_foreign_error_gets_the_case_and_the_log() -> None:
+    arrived = rebuild(describe(KeyError("x")), where="case", remedy="read the log")
+    assert isinstance(arrived, InfraError)
+    assert (arrived.what, arrived.where, arrived.remedy, arrived.kind) == (
+        "KeyError: 'x'",
+        "case",
+        "read the log",
+        "crash",
+    )
+
+
+def test_the_kernels_counter_is_read(tmp_path) -> None:  # type: ignore[no-untyped-def]
+    events = tmp_path / "memory.events"
+    events.write_text("low 0\nhigh 3\noom 2\noom_kill 5\noom_group_kill 0\n")
+    assert kernel_kills((tmp_path / "absent", events)) == 5
+    assert kernel_kills((tmp_path / "absent",)) == 0
+
+
+def test_a_secret_inside_a_longer_one_does_not_leave_a_rest() -> None:
+    assert redact("abc abcdef", {"SHORT": "abc", "LONG": "abcdef"}) == "<SHORT> <LONG>"

@@ -1,0 +1,54 @@
+"""The selfcheck passes where products are right, and fails where one is not."""
+
+from __future__ import annotations
+
+import sys
+
+import pytest
+import torch
+
+from harness.pipeline import selfcheck
+from harness.pipeline.quantized import native
+
+
+@pytest.fixture(autouse=True)
+def _clean(monkeypatch: pytest.MonkeyPatch) -> object:
+    torch.set_num_threads(1)
+    monkeypatch.setattr(sys, "argv", ["selfcheck", "--device", "cpu"])
+    yield
+    torch.set_grad_enabled(True)
+
+
+def test_a_cpu_dequantizes(capsys: pytest.CaptureFixture[str]) -> None:
+    assert selfcheck.main() == 0
+    printed = capsys.readouterr().out
+    assert "this device has no native product" in printed
+    assert "'fp8/dequantize+linear': 30" in printed
+    assert "relative difference 0.00e+00" in printed
+
+
+def _with(monkeypatch: pytest.MonkeyPatch, product: native.ScaledMM) -> None:
+    def choose(form: str, _device: torch.device, policy: str) -> native.Choice:
+        return native.Choice(product if policy == "auto" and form == "fp8" else None)
+
+    monkeypatch.setattr(native, "choose", choose)
+
+
+def test_torchs_fp8_product_runs_a_whole_transformer(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    _with(monkeypatch, native.scaled_mm)
+    assert selfcheck.main() == 0
+    printed = capsys.readouterr().out
+    assert "native, relative error" in printed
+    assert "'fp8/torch._scaled_mm': 30" in printed
+    assert "'fp8/dequantize+linear': 30" in printed
+
+
+def test_a_wrong_product_fails(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    def wrong(*operands: torch.Tensor, **options: torch.Tensor) -> torch.Tensor:
+        return native.scaled_mm(*operands, **options) * 1.5
+
+    _with(monkeypatch, wrong)
+    assert selfcheck.main() == 1
+    assert "FAILED" in capsys.readouterr().out
