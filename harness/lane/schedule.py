@@ -10,6 +10,9 @@ import heapq
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+WORTH = 0.1
+"""Share of the makespan that tearing an engine apart must save."""
+
 
 @dataclass(frozen=True)
 class Unit:
@@ -71,9 +74,9 @@ def lower_bound(units: Sequence[Unit], machines: int) -> float:
 
 
 def split_long(units: Sequence[Unit], machines: int) -> tuple[list[Unit], tuple[Split, ...]]:
-    """Tear an engine apart only where it alone is longer than the ideal makespan, and only if the plan gets shorter.
+    """Tear an engine apart only where it alone is longer than the ideal makespan, and the plan gets much shorter by it.
 
-    Every part loads the model again, so a short engine never gains.
+    Every part loads the model again, which costs machines their time: the makespan must fall by ``WORTH`` at least.
     """
     ideal = sum(unit.seconds for unit in units) / machines if machines else 0.0
     best, splits = list(units), []
@@ -83,7 +86,7 @@ def split_long(units: Sequence[Unit], machines: int) -> tuple[list[Unit], tuple[
         rest = [other for other in best if other.key != unit.key]
         plans = [rest + _parts(unit, count) for count in range(2, min(len(unit.cases), machines) + 1)]
         chosen = min(plans, key=lambda plan: (round(makespan(lpt(plan, machines)), 6), len(plan)))
-        if makespan(lpt(chosen, machines)) < makespan(lpt(best, machines)):
+        if makespan(lpt(chosen, machines)) <= (1 - WORTH) * makespan(lpt(best, machines)):
             splits.append(Split(unit.key, len(chosen) - len(rest), unit.seconds, ideal))
             best = chosen
     return best, tuple(splits)

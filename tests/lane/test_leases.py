@@ -1,0 +1,150 @@
+"""A GPU is held by one process, waits are bounded and named, and a dead holder's lease comes back."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import stat
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from harness.errors import InfraError
+from harness.lane.devices import FAKE_DEVICES, cpu_device, gpu_devices
+from harness.lane.leases import FOLDER_VARIABLE, Holder, acquire, lease_folder
+from harness.records.fingerprint import Device
+
+Gpus = Callable[[int], tuple[Device, ...]]
+
+HOLD = """
+import sys, time
+from pathlib import Path
+from harness.lane.leases import acquire
+from harness.records.fingerprint import Device
+device = Device(kind="cuda", name="NVIDIA B200", uuid="FAKE-0")
+lease = acquire([device], 0, folder=Path(sys.argv[1]), run="theirs")
+print("held", flush=True)
+time.sleep(600)
+"""
+
+
+def test_two_leases_are_two_gpus_and_a_third_is_refused_with_the_holders_named(tmp_path: Path, gpus: Gpus) -> None:
+    folder = tmp_path / "leases"
+    with (
+        acquire(gpus(2), 0, folder=folder, run="one") as first,
+        acquire(gpus(2), 0, folder=folder, run="two") as second,
+    ):
+        assert {first.device.uuid, second.device.uuid} == {"FAKE-0", "FAKE-1"}
+        assert first.env == {"CUDA_VISIBLE_DEVICES": first.device.uuid}
+        with pytest.raises(InfraError) as refused:
+            acquire(gpus(2), 0.3, folder=folder)
+        assert refused.value.kind == "device"
+        assert f"process {os.getpid()}" in str(refused.value)
+        assert "run one" in str(refused.value)
+    with acquire(gpus(2), 0, folder=folder) as again:
+        assert again.device.uuid == "FAKE-0"
+        assert again.recovered is None
+
+
+def test_a_lease_is_waited_for(tmp_path: Path, gpus: Gpus) -> None:
+    import threading
+
+    said: list[str] = []
+    held = acquire(gpus(1), 0, folder=tmp_path)
+    threading.Timer(0.3, held.release).start()
+    with acquire(gpus(1), 30, folder=tmp_path, on_wait=said.append) as lease:
+        assert lease.device.uuid == "FAKE-0"
+    assert len(said) == 1
+    assert said[0].startswith("waiting for a GPU: FAKE-0 by process")
+
+
+def test_the_lease_of_a_killed_process_is_recovered(tmp_path: Path, gpus: Gpus) -> None:
+    holder = subprocess.Popen([sys.executable, "-c", HOLD, str(tmp_path)], stdout=subprocess.PIPE, text=True)
+    assert holder.stdout is not None
+    assert holder.stdout.readline() == "held\n"
+    with pytest.raises(InfraError, match=f"process {holder.pid}"):
+        acquire(gpus(1), 0, folder=tmp_path)
+    holder.send_signal(signal.SIGKILL)
+    holder.wait()
+    holder.stdout.close()
+    with acquire(gpus(1), 10, folder=tmp_path) as lease:
+        assert lease.recovered is not None
+        assert lease.recovered.pid == holder.pid
+        assert lease.recovered.run == "theirs"
+
+
+def test_the_gpu_to_avoid_is_taken_last(tmp_path: Path, gpus: Gpus) -> None:
+    with acquire(gpus(2), 0, folder=tmp_path, avoid=["FAKE-0"]) as lease:
+        assert lease.device.uuid == "FAKE-1"
+        with acquire(gpus(2), 0, folder=tmp_path, avoid=["FAKE-0"]) as other:
+            assert other.device.uuid == "FAKE-0"
+
+
+def test_release_twice_gives_back_once(tmp_path: Path, gpus: Gpus) -> None:
+    lease = acquire(gpus(1), 0, folder=tmp_path)
+    lease.release()
+    with acquire(gpus(1), 0, folder=tmp_path):
+        lease.release()
+        with pytest.raises(InfraError):
+            acquire(gpus(1), 0, folder=tmp_path)
+
+
+def test_a_torn_holder_record_only_costs_the_name(tmp_path: Path, gpus: Gpus) -> None:
+    with acquire(gpus(1), 0, folder=tmp_path):
+        (tmp_path / "FAKE-0.json").write_text("{")
+        with pytest.raises(InfraError, match="FAKE-0 by another process"):
+            acquire(gpus(1), 0, folder=tmp_path)
+
+
+def test_the_holder_record_says_who(tmp_path: Path, gpus: Gpus) -> None:
+    with acquire(gpus(1), 0, folder=tmp_path, run="r"):
+        assert Holder.read(tmp_path / "FAKE-0.json").pid == os.getpid()
+    assert not (tmp_path / "FAKE-0.json").exists()
+
+
+def test_a_cpu_is_shared(tmp_path: Path) -> None:
+    with acquire([cpu_device()], 0, folder=tmp_path) as one, acquire([cpu_device()], 0, folder=tmp_path) as two:
+        assert one.env == two.env == {"CUDA_VISIBLE_DEVICES": ""}
+
+
+def test_a_link_in_place_of_the_folder_is_refused(tmp_path: Path, gpus: Gpus) -> None:
+    (tmp_path / "theirs").mkdir()
+    (tmp_path / "leases").symlink_to(tmp_path / "theirs")
+    with pytest.raises(InfraError, match="not a folder of this user"):
+        acquire(gpus(1), 0, folder=tmp_path / "leases")
+
+
+def test_the_folder_is_private_and_does_not_move_with_the_login(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.delenv(FOLDER_VARIABLE, raising=False)
+    plain = lease_folder()
+    monkeypatch.setenv("XDG_RUNTIME_DIR", str(tmp_path))
+    monkeypatch.setenv("TMPDIR", str(tmp_path))
+    assert lease_folder() == plain
+    monkeypatch.setenv(FOLDER_VARIABLE, str(tmp_path / "mine"))
+    device = Device(kind="cuda", name="NVIDIA B200", uuid="FAKE-0")
+    with acquire([device], 0):
+        assert stat.S_IMODE((tmp_path / "mine").stat().st_mode) == 0o700
+
+
+def test_nothing_to_lease_is_a_mistake_of_the_caller(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match="no device"):
+        acquire([], 0, folder=tmp_path)
+    with pytest.raises(ValueError, match="UUID"):
+        acquire([Device(kind="cuda", name="NVIDIA B200")], 0, folder=tmp_path)
+
+
+def test_fake_devices_obey_the_mask_and_cannot_look_real(monkeypatch: pytest.MonkeyPatch, gpus: Gpus) -> None:
+    monkeypatch.setenv(FAKE_DEVICES, json.dumps([device.model_dump() for device in gpus(2)]))
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "FAKE-1")
+    assert [device.uuid for device in gpu_devices()] == ["FAKE-1"]
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "1,7,0")  # CUDA stops at the first that it does not know
+    assert [device.uuid for device in gpu_devices()] == ["FAKE-1"]
+    monkeypatch.setenv(FAKE_DEVICES, json.dumps([{"kind": "cuda", "name": "NVIDIA B200", "uuid": "GPU-1"}]))
+    with pytest.raises(ValueError, match="FAKE-"):
+        gpu_devices()
