@@ -1,0 +1,298 @@
+"""Plans: whole engines, measured times, the matrix, the coverage against a base."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import pytest
+
+from harness.definitions.case import Case, Located
+from harness.definitions.runner import load_runners
+from harness.errors import InvalidCaseError
+from harness.lane import operations
+from harness.lane.base_tree import TRAILER
+from harness.lane.coverage import compare_cases, compare_limits
+from harness.lane.history import CaseTimes, History, read_history
+from harness.lane.plan import Plan, PlanError, make_plan, request_digest
+from harness.lane.schedule import lower_bound
+from harness.records.limits import Limit, LimitFile, Sample
+
+if TYPE_CHECKING:
+    from conftest import Project
+
+ROOT = Path(__file__).parents[2]
+B200 = load_runners(ROOT / "runners")["b200"]
+Make = Callable[..., Located]
+
+
+@pytest.fixture
+def case() -> Make:
+    """Makes a case of an engine."""
+
+    def make(name: str, model: str = "m1", runner: str = "b200", **changes: Any) -> Located:
+        sampling = {"prompt": "p", "width": 16, "height": 16, "num_frames": 1, "num_inference_steps": 1}
+        data: dict[str, Any] = {
+            "id": name,
+            "runners": [runner],
+            "model": {"path": f"./{model}"},
+            "sampling": {**sampling, "guidance_scale": 1.0},
+        }
+        located = Case.model_validate(data | changes).resolved()
+        return Located(case=located, path=Path("cases/a.yaml"), line=1)
+
+    return make
+
+
+def times(**seconds: float) -> History:
+    """A history of runner b200 with a load of 10 s."""
+    return History(runners={"b200": {name: CaseTimes(seconds=(one,), loads=(10.0,)) for name, one in seconds.items()}})
+
+
+def test_engines_stay_whole_and_every_case_is_planned_once(case: Make) -> None:
+    cases = [case("a1"), case("b1", "m2"), case("a2"), case("c1", "m3"), case("d1", "m4"), case("x", runner="h200")]
+    plan = make_plan(cases, B200, 3, times(a1=30, a2=30, b1=40, c1=30, d1=20))
+    assert sorted(one.case for one in plan.cases) == ["a1", "a2", "b1", "c1", "d1"]
+    places = {one.case: one.shard for one in plan.cases}
+    assert places == {"a1": 1, "a2": 1, "b1": 2, "c1": 3, "d1": 3}
+    assert plan.makespan == 70
+    assert plan.lower_bound == 70  # c1 and d1 share a machine: 40 + 30
+    assert plan.shards == 3
+    assert plan.notes == ()
+    assert Plan.model_validate_json(plan.to_json()) == plan
+
+
+def test_the_matrix_has_one_job_a_shard_with_labels_and_a_deadline(case: Make) -> None:
+    plan = make_plan([case("a"), case("b", "m2")], B200, 2, times(a=7200, b=1))
+    assert plan.matrix() == {
+        "include": [
+            {"shard": "1/2", "index": 1, "runs_on": list(B200.labels), "cases": 1, "minutes": 360},
+            {"shard": "2/2", "index": 2, "runs_on": list(B200.labels), "cases": 1, "minutes": 30},
+        ]
+    }
+
+
+def test_no_shard_is_empty_and_guesses_are_named(case: Make) -> None:
+    plan = make_plan([case("a"), case("b", "m2")], B200, 5, times(a=10))
+    assert plan.shards == 2
+    assert "2 of 5 shards" in plan.notes[0]
+    assert "estimates" in plan.notes[1]
+    assert {one.case: one.measured for one in plan.cases} == {"a": True, "b": False}
+    # b is a case of the same work as a, so it is expected to take what a took
+    assert {one.seconds for one in plan.cases} == {10}
+
+
+def test_a_case_of_more_work_is_expected_to_take_longer(case: Make) -> None:
+    sampling = case("a").case.sampling.model_dump()
+    twice = case("b", "m2", sampling={**sampling, "num_inference_steps": 2})
+    plan = make_plan([case("a"), twice], B200, 2, times(a=10))
+    assert {one.case: one.seconds for one in plan.cases} == {"a": 10, "b": 20}
+    unknown = make_plan([case("a"), twice], B200, 2, History())
+    first, second = sorted(unknown.cases, key=lambda one: one.seconds)
+    assert second.seconds == pytest.approx(2 * first.seconds, abs=1e-3)
+
+
+def test_an_engine_longer_than_the_ideal_is_split_and_the_plan_says_so(case: Make) -> None:
+    cases = [case(f"a{index}") for index in range(4)] + [case("b", "m2")]
+    plan = make_plan(cases, B200, 2, times(a0=100, a1=100, a2=100, a3=100, b=5))
+    assert {one.shard for one in plan.cases if one.case.startswith("a")} == {1, 2}
+    assert "spread over 2 shards" in plan.notes[0]
+
+
+def test_a_runner_without_cases_is_no_green_plan(case: Make) -> None:
+    with pytest.raises(PlanError) as refused:
+        make_plan([case("x", runner="h200")], B200, 2, History())
+    assert refused.value.exit_code == 20
+
+
+def test_the_bound_of_a_plan_is_that_of_its_units() -> None:
+    assert lower_bound([], 3) == 0
+
+
+def test_a_history_is_the_newest_few_and_a_broken_one_is_named(tmp_path: Path) -> None:
+    file = tmp_path / "history.json"
+    assert read_history([file]) == History()
+    History(runners={"b200": {"a": CaseTimes(seconds=(1, 2, 3, 4, 5))}}).write(file)
+    again = read_history([file, file])
+    assert again.runners["b200"]["a"].seconds == (4, 5, 1, 2, 3, 4, 5)
+    file.write_text("{")
+    with pytest.raises(InvalidCaseError, match="not a history file"):
+        read_history([file])
+
+
+def test_every_kind_of_change(case: Make) -> None:
+    old = [case("gone").case, case("left").case, case("same").case, case("moved").case, case("seed").case]
+    waiver = {"owner": "o", "reason": "r", "issue": "https://x/1", "expires": "2030-01-01"}
+    sampling = {**case("seed").case.sampling.model_dump(), "seed": 7}
+    new = [
+        case("left", runner="h200").case,
+        case("same", waiver=waiver).case,
+        case("moved", "m9", env={"A": "1"}, expect="regression").case,
+        case("seed", sampling=sampling).case,
+        case("new").case,
+    ]
+    found = compare_cases(old, new, "b200", {"gone": "replaced by new"})
+    rows = {(change.kind, change.case, change.field, str(change.before), str(change.after)) for change in found}
+    assert rows == {
+        ("removed", "gone", "", "None", "None"),
+        ("removed", "left", "runners", "None", "None"),
+        ("waived", "same", "", "None", "until 2030-01-01"),
+        ("checkpoint", "moved", "model.path", "./m1", "./m9"),
+        ("env", "moved", "env.A", "None", "1"),
+        ("expectation", "moved", "expect", "pass", "regression"),
+        ("request", "seed", "sampling.seed", "0", "7"),
+        ("added", "new", "", "None", "None"),
+    }
+    reasons = {change.case: change.reason for change in found if change.kind == "removed"}
+    assert reasons == {"gone": "replaced by new", "left": ""}
+
+
+def limits(value: float | None, created: str = "then", direction: str = "higher_is_better") -> LimitFile:
+    """A limit file with one metric."""
+    limit = Limit.model_validate(
+        {
+            "metric": "ssim",
+            "direction": direction,
+            "gates": value is not None,
+            "limit": value,
+            "samples": [Sample(value=0.9, run="repeat-1", side="benign")],
+            "method": "repeats",
+            "why": "" if value is not None else "overlap",
+        }
+    )
+    return LimitFile(
+        case="a",
+        runner="b200",
+        golden_digest="0" * 64,
+        identity_digest="0" * 64,
+        limits=(limit,),
+        repeats=1,
+        author="me",
+        reason="new kernel",
+        created=created,
+    )
+
+
+@pytest.mark.parametrize(
+    ("before", "after", "looser"),
+    [
+        (limits(0.9), limits(0.8, "now"), True),
+        (limits(0.8), limits(0.9, "now"), False),
+        (limits(0.9), limits(None, "now"), True),
+        (limits(None), limits(0.9, "now"), False),
+        (limits(0.1, direction="lower_is_better"), limits(0.2, "now", "lower_is_better"), True),
+        (limits(0.2, direction="lower_is_better"), limits(0.1, "now", "lower_is_better"), False),
+        (limits(0.9), None, True),
+    ],
+)
+def test_a_limit_that_admits_more_is_looser(before: LimitFile, after: LimitFile | None, looser: bool) -> None:
+    (change,) = compare_limits({"a": before}, {"a": after} if after else {})
+    assert change.looser is looser
+    assert change.reason == ("new kernel" if after else "")
+
+
+def test_an_edited_limit_without_a_new_reason_has_none() -> None:
+    (change,) = compare_limits({"a": limits(0.9)}, {"a": limits(0.8)})
+    assert change.looser
+    assert change.reason == ""
+
+
+@pytest.fixture
+def branch(project: Project) -> Project:
+    """A repository whose main branch has three cases."""
+    project.write_cases({"one": ("m1", "pass"), "two": ("m2", "pass"), "three": ("m3", "pass")})
+    (project.root / "thresholds/b200").mkdir(parents=True)
+    project.git("init", "-q", "-b", "main")
+    project.git("add", ".")
+    project.git("commit", "-q", "-m", "base")
+    project.git("switch", "-q", "-c", "change")
+    return project
+
+
+def plan_it(project: Project, capsys: pytest.CaptureFixture[str], against: str = "main") -> tuple[int, Plan, str]:
+    """Plan the project; exit code, plan, and what was said to standard error."""
+    out = project.root / "plan.json"
+    code = operations.plan(root=project.root, runner="b200", shards=2, out=out, against=against)
+    captured = capsys.readouterr()
+    assert json.loads(captured.out)["include"]
+    return code, Plan.read(out), captured.err
+
+
+def test_a_removal_fails_until_a_commit_says_why(branch: Project, capsys: pytest.CaptureFixture[str]) -> None:
+    branch.write_cases({"one": ("m1", "pass"), "three": ("m4", "pass")})
+    code, plan, said = plan_it(branch, capsys)
+    assert code == 17
+    assert "two: removed without a reason" in said
+    assert f"{TRAILER}: two: <reason>" in said
+    assert plan.coverage is not None
+    assert [(change.kind, change.case) for change in plan.coverage.changes] == [
+        ("checkpoint", "three"),
+        ("removed", "two"),
+    ]
+    branch.git("commit", "-q", "-am", f"Drop two\n\n{TRAILER}: two: one covers it: see there")
+    code, plan, _ = plan_it(branch, capsys)
+    assert code == 0
+    assert plan.coverage is not None
+    assert plan.coverage.of("removed")[0].reason == "one covers it: see there"
+
+
+def test_a_looser_limit_in_git_fails_without_a_reason(branch: Project, capsys: pytest.CaptureFixture[str]) -> None:
+    file = branch.root / "thresholds/b200/one.json"
+    limits(0.9).model_copy(update={"case": "one"}).write(file)
+    branch.git("add", ".")
+    branch.git("commit", "-q", "-m", "limits")
+    branch.git("branch", "-f", "main")
+    limits(0.5).model_copy(update={"case": "one"}).write(file)
+    assert plan_it(branch, capsys)[0] == 17
+    limits(0.5, "now").model_copy(update={"case": "one"}).write(file)
+    assert plan_it(branch, capsys)[0] == 0
+
+
+def test_nothing_changed(branch: Project, capsys: pytest.CaptureFixture[str]) -> None:
+    code, plan, _ = plan_it(branch, capsys)
+    assert code == 0
+    assert plan.coverage is not None
+    assert plan.coverage.changes == ()
+    assert plan.coverage.against.startswith("main (")
+
+
+def test_a_base_that_todays_rules_refuse_is_said_and_not_hidden(
+    branch: Project, capsys: pytest.CaptureFixture[str]
+) -> None:
+    good = (branch.root / "cases/lane.yaml").read_text()
+    (branch.root / "cases/lane.yaml").write_text(good.replace("prompt: pass", "promt: pass"))
+    branch.git("commit", "-q", "-am", "broken")
+    branch.git("branch", "-f", "main")
+    (branch.root / "cases/lane.yaml").write_text(good)
+    _, plan, _ = plan_it(branch, capsys)
+    assert plan.coverage is not None
+    assert any("cases/lane.yaml" in problem for problem in plan.coverage.unreadable)
+
+
+def test_a_base_without_cases_adds_all(project: Project, capsys: pytest.CaptureFixture[str]) -> None:
+    project.git("init", "-q", "-b", "main")
+    project.git("commit", "-q", "--allow-empty", "-m", "empty")
+    project.write_cases({"one": ("m1", "pass")})
+    _, plan, _ = plan_it(project, capsys)
+    assert plan.coverage is not None
+    assert [change.kind for change in plan.coverage.changes] == ["added"]
+
+
+@pytest.mark.parametrize("reference", ["nowhere", "--output=x"])
+def test_a_base_that_is_no_commit(branch: Project, reference: str) -> None:
+    with pytest.raises(InvalidCaseError, match="no commit"):
+        operations.plan(root=branch.root, runner="b200", shards=1, out=branch.root / "p.json", against=reference)
+
+
+def test_an_unknown_runner_and_no_shards(branch: Project) -> None:
+    with pytest.raises(InvalidCaseError, match="b300"):
+        operations.plan(root=branch.root, runner="b300", shards=1)
+    with pytest.raises(InvalidCaseError, match="at least 1"):
+        operations.plan(root=branch.root, runner="b200", shards=0)
+
+
+def test_the_digest_of_a_request_is_that_of_the_whole_case(case: Make) -> None:
+    assert request_digest(case("a").case) == request_digest(case("a").case)
+    assert request_digest(case("a").case) != request_digest(case("a", description="other").case)
