@@ -7,8 +7,8 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from harness.errors import ClipError
 from harness.frames.clip import Clip, read_clip
+from harness.frames.errors import ClipError
 from harness.records.base import Record
 from harness.records.frames import Tile
 from harness.report.focus import Focus, focus, key_frames, tile_frame

@@ -67,7 +67,7 @@ def measured(golden: Bytes, candidate: Bytes) -> tuple[MetricResult, ...]:
     count, height, width, _ = golden.shape
     tiles = gap[:, : height // TILE * TILE, : width // TILE * TILE].mean(axis=3)
     tiles = tiles.reshape(count, height // TILE, TILE, width // TILE, TILE).mean(axis=(2, 4))
-    frame, row, column = np.unravel_index(int(tiles.argmax()), tiles.shape)
+    _, row, column = np.unravel_index(int(tiles.argmax()), tiles.shape)
     tile = Tile(x=int(column) * TILE, y=int(row) * TILE, width=TILE, height=TILE)
     by_tile = tiles.reshape(count, -1).max(axis=1) / 255
 
@@ -213,7 +213,7 @@ def inspection(fault: bool) -> InspectionReport:
     )
 
 
-def record(case: str, outcome: Outcome = Outcome.PASS, **changes: Any) -> CaseRecord:
+def record(case: str, outcome: Outcome = Outcome.PASS, /, **changes: Any) -> CaseRecord:
     """A record without pictures."""
     data: dict[str, Any] = {
         "run": "20260102-030405-abcd",
@@ -236,7 +236,7 @@ def record(case: str, outcome: Outcome = Outcome.PASS, **changes: Any) -> CaseRe
     return CaseRecord.model_validate(data | changes)
 
 
-def measured_record(case: str, golden: Bytes, candidate: Bytes, **changes: Any) -> CaseRecord:
+def measured_record(case: str, golden: Bytes, candidate: Bytes, /, **changes: Any) -> CaseRecord:
     """A record with everything in it, judged by ``LIMITS``."""
     metrics = measured(golden, candidate)
     limits = checks(metrics)
@@ -244,9 +244,10 @@ def measured_record(case: str, golden: Bytes, candidate: Bytes, **changes: Any) 
     same = np.array_equal(golden, candidate)
     outcome = Outcome.REGRESSION if failed else Outcome.PASS
     cause = f"{failed[0].metric}_above_limit" if failed else "none"
+    first = failed[0] if failed else None
     summary = (
-        f"{failed[0].metric} is {failed[0].value:.4g} at frame {failed[0].frame}, outside its limit of {failed[0].limit:.4g}"
-        if failed
+        f"{first.metric} is {first.value:.4g} at frame {first.frame}, outside its limit of {first.limit:.4g}"
+        if first
         else "3 gating metrics inside their limits"
     )
     data: dict[str, Any] = {
@@ -322,7 +323,7 @@ def write_case(run: Path, found: CaseRecord, golden: Bytes | None = None, candid
 
 
 def sample_run(run: Path) -> Path:
-    """Six cases: a regression, a checkpoint fault, a negative control, an exact pass, a missing golden, an infra failure."""
+    """Seven cases: regression, checkpoint fault, negative control, exact, near, golden missing, infra."""
     golden = drawn_clip()
     broken = broken_clip(golden)
     near = golden.copy()

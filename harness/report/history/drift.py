@@ -48,7 +48,7 @@ def drift(points: Sequence[Point]) -> Drift:
     if not kendalltau(order, margins).pvalue < LEVEL:
         return Drift(len(margins), latest, None, None)
     slope = float(theilslopes(margins, order).slope)
-    left = math.ceil((1.0 - margins[-1]) / slope) if slope > 0 and margins[-1] < 1 else None
+    left = math.ceil((1.0 - margins[-1]) / slope - 1e-9) if slope > 0 and margins[-1] < 1 else None
     return Drift(len(margins), latest, slope, left)
 
 

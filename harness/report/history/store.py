@@ -51,16 +51,18 @@ class History:
         Returns:
             How many were new.
         """
-        before = self._count()
+        clean = [redact_record(record) for record in records]
         self._db.execute("BEGIN IMMEDIATE")
         try:
-            for record in records:
-                self._put(redact_record(record))
+            before = self._count()
+            for record in clean:
+                self._put(record)
+            new = self._count() - before
         except BaseException:
             self._db.execute("ROLLBACK")
             raise
         self._db.execute("COMMIT")
-        return self._count() - before
+        return new
 
     def _count(self) -> int:
         return int(self._db.execute("SELECT count(*) FROM records").fetchone()[0])

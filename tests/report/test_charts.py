@@ -1,0 +1,104 @@
+"""Bars, curves, divergence and layer maps, each held against numbers worked out apart."""
+
+from __future__ import annotations
+
+import math
+from types import ModuleType
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from harness.report.bars import BAR_WIDTH, LIMIT_AT, bars
+from harness.report.curves import HEIGHT, WIDTH, curves
+from harness.report.divergence import divergence, relative_distance
+from harness.report.focus import focus, key_frames
+from harness.report.layers import first_bad_block, layer_maps
+
+
+def test_bars_put_the_broken_limit_first_and_cut_what_lies_far_beyond(make: ModuleType) -> None:
+    golden = make.drawn_clip()
+    rows = bars(make.measured_record("x", golden, make.broken_clip(golden)))
+    assert [row.state for row in rows] == ["failed"] * 3
+    assert rows[0].metric == "mad"
+    assert rows[0].beyond
+    assert rows[0].width == BAR_WIDTH
+    psnr = next(row for row in rows if row.metric == "psnr")
+    check = next(c for c in make.checks(make.measured(golden, make.broken_clip(golden))) if c.metric == "psnr")
+    assert psnr.width == pytest.approx(LIMIT_AT * (100 - check.value) / (100 - 35))
+    assert psnr.consumed == f"{(100 - check.value) / 65 * 100:.0f} %"
+
+
+def test_a_metric_without_a_limit_is_shown_and_does_not_pass(make: ModuleType) -> None:
+    golden = make.drawn_clip()
+    found = make.measured_record("x", golden, golden).model_copy(update={"limits": ()})
+    assert {row.state for row in bars(found)} == {"none"}
+
+
+def test_curves_show_every_frame_and_mark_the_worst(make: ModuleType) -> None:
+    golden = make.drawn_clip()
+    found = make.measured_record("x", golden, make.broken_clip(golden))
+    for curve in curves(found):
+        points = [tuple(map(float, point.split(","))) for point in curve.points.split()]
+        assert len(points) == 9
+        assert all(0 <= x <= WIDTH and 0 <= y <= HEIGHT for x, y in points)
+        assert points[curve.worst_frame] == (curve.worst_x, curve.worst_y)
+        assert curve.failed
+        assert "broken" in curve.caption
+
+
+def test_focus_and_key_frames_follow_the_worst_limit(make: ModuleType) -> None:
+    golden = make.drawn_clip()
+    found = make.measured_record("x", golden, make.broken_clip(golden))
+    where = focus(found)
+    assert where is not None
+    assert where.frame == 8
+    assert "above its limit" in where.why
+    assert key_frames(found, 9)[0] == 8
+    assert set(key_frames(found, 9)) >= {0, 4, 8}
+    assert focus(make.record("y")) is None
+
+
+def test_divergence_names_the_first_step_over_one_percent(make: ModuleType) -> None:
+    golden, run = make.trace(), make.trace(0.05)
+    found = divergence(golden, run)
+    assert found is not None
+    gaps = [
+        float(np.linalg.norm(np.subtract(a.latent_sketch, b.latent_sketch)) / np.linalg.norm(b.latent_sketch))
+        for a, b in zip(run.steps, golden.steps, strict=True)
+    ]
+    assert [dot.distance for dot in found.dots] == pytest.approx(gaps)
+    assert found.first is not None
+    assert found.first.index == next(i for i, gap in enumerate(gaps) if gap > 0.01) == 2
+    assert [band.expert for band in found.bands] == ["transformer", "transformer_2"]
+
+
+def test_divergence_of_the_same_way_and_of_none(make: ModuleType) -> None:
+    same = divergence(make.trace(), make.trace())
+    assert same is not None
+    assert same.first is None
+    assert "exactly" in same.sentence
+    assert divergence(None, make.trace()) is None
+
+
+@given(st.lists(st.floats(-1e6, 1e6).map(lambda value: round(value, 3)), min_size=1, max_size=8))
+def test_relative_distance_is_numpys(values: list[float]) -> None:
+    other = [value + 1.0 for value in values]
+    norm = float(np.linalg.norm(values))
+    wanted = math.inf if norm == 0 else float(np.linalg.norm(np.subtract(other, values))) / norm
+    assert relative_distance(tuple(other), tuple(values)) == pytest.approx(wanted, rel=1e-6)
+
+
+def test_layer_maps_sign_what_contradicts(make: ModuleType) -> None:
+    maps = layer_maps(make.inspection(fault=True))
+    assert [(m.expert, m.quantity) for m in maps] == [
+        ("transformer", "cosine"), ("transformer", "gain"), ("transformer_2", "cosine"), ("transformer_2", "gain"),
+    ]  # fmt: skip
+    assert {cell.sign for cell in maps[0].cells} == {"✕"}
+    assert {cell.sign for cell in maps[2].cells} == {""}
+    assert min(cell.level for cell in maps[0].cells) > max(cell.level for cell in maps[2].cells)
+    bad = first_bad_block(make.inspection(fault=True))
+    assert bad is not None
+    assert (bad.expert, bad.block) == ("transformer", 0)
+    assert first_bad_block(make.inspection(fault=False)) is None
