@@ -17,9 +17,10 @@ class SanityLimits:
     """Smallest standard deviation within a frame, levels of 255. A small shape on a flat wall has over 20, one colour
     has 0, and one colour through a decoder's ripple under 2."""
     noise: float = 0.30
-    """Smallest correlation of neighbouring 8-px blocks. Photographs and generated videos have .74 or more, shapes on
-    flat colour .68, brick .38; static stays under .28 up to a grain of 8 px, as scrambled latents give it. Close-ups
-    of grass or gravel (.2 to .3) look like static to this check and need a limit of their own."""
+    """Smallest correlation of neighbouring 8-px blocks. Photographs and generated videos have .7 or more, the tiny
+    model's videos .57 (.46 in NVFP4), brick .38; its videos with swapped nibbles -.06 to .13, and drawn static under
+    .28 up to a grain of 8 px. Close-ups of grass or gravel (.2 to .3) look like static to this check and need a limit
+    of their own."""
     speckle: float = 5.0
     """Largest variance of the Laplacian over the variance of the picture. Photographs and shapes stay under 1.3, grass
     at 3.6; uncorrelated noise has 20, and static with per-pixel noise on any coarser grain over 6."""
@@ -28,6 +29,7 @@ class SanityLimits:
     of 2 frames may not be frozen at all."""
     clipped: float = 0.8
     """Largest share of values at 0 or 255. White shapes on black come near .6 once a decoder's undershoot is cut."""
-    flicker: float = 12.0
-    """Largest second difference in time of mean luma, levels of 255. Cuts and strobes are above it and need a limit of
-    their own; pans over photographs stay under 3."""
+    flicker: float = 6.0
+    """Largest second difference in time of mean luma, levels of 255. Pans over photographs stay under .8, the tiny
+    model's videos under 1.3, its videos with swapped nibbles jump by 4 to 10. Cuts and strobes need a limit of their
+    own."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 import numpy.typing as npt
@@ -79,7 +79,7 @@ def block_edges(height: int, width: int) -> tuple[npt.NDArray[np.int64], npt.NDA
     return edges(height, BLOCK, BLOCK), edges(width, BLOCK, BLOCK)
 
 
-def block_means(sums: npt.NDArray[np.int64], height: int, width: int) -> npt.NDArray[np.float32]:
+def block_means(sums: npt.NDArray[np.signedinteger[Any]], height: int, width: int) -> npt.NDArray[np.float32]:
     """Block sums [T, rows, columns, 3] over the pixels of each block."""
     rows, columns = block_edges(height, width)
     area = np.diff(rows)[:, None] * np.diff(columns)[None, :]

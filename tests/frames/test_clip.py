@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import subprocess
 import sys
 from pathlib import Path
@@ -150,7 +149,7 @@ def test_unknown_codec_and_too_large_a_frame(tmp_path: Path, make_clip: object) 
         write_clip(tmp_path / "c", make_clip(1, 8, 8), "mp4")  # type: ignore[operator,arg-type]
     with pytest.raises(ClipError, match="raw"):
         write_clip(tmp_path / "c", Clip(np.zeros((1, 1, 16384, 3), np.uint8)), "webp")
-    assert os.listdir(tmp_path) == []
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_a_failed_write_leaves_the_old_file(tmp_path: Path, make_clip: object, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -165,7 +164,7 @@ def test_a_failed_write_leaves_the_old_file(tmp_path: Path, make_clip: object, m
     with pytest.raises(OSError, match="disk full"):
         write_clip(path, make_clip(2, 8, 8))  # type: ignore[operator]
     assert read_clip(path) == clip
-    assert os.listdir(tmp_path) == ["c.safetensors"]
+    assert list(tmp_path.iterdir()) == [path]
 
 
 def test_clips_are_read_and_compared_without_torch(tmp_path: Path, make_clip: object) -> None:

@@ -36,7 +36,7 @@ def fused_statistics(golden: Bytes, candidate: Bytes, threads: int = 1) -> PairS
     tiles = np.zeros((count, len(rows) - 1, len(columns) - 1), dtype=np.float64)
     integers = np.zeros((count, 12), dtype=np.int64)
     laplacians = np.zeros((count, 4), dtype=np.int64)
-    thumbnails = np.zeros((2, count, len(block_rows) - 1, len(block_columns) - 1, 3), dtype=np.int64)
+    thumbnails = np.zeros((2, count, len(block_rows) - 1, len(block_columns) - 1, 3), dtype=np.int32)
     flat = (golden.reshape(count, height, width * channels), candidate.reshape(count, height, width * channels))
 
     def span(first: int, last: int) -> None:
