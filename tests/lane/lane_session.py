@@ -1,7 +1,7 @@
 """``-p lane_session``: a session without checkpoints and goldens, over the real pool, real processes, real leases.
 
 The prompt of a case says how it ends: ``pass``, ``fail`` (a quality miss), ``die`` (its engine dies, always),
-``die_once``, ``kill_once`` and ``kill`` (its pytest process dies while the engine works), ``wrong_device``.
+``die_once``, ``kill_once`` and ``kill`` (its xdist worker dies while the engine works), ``crash`` (worker and controller).
 """
 
 from __future__ import annotations
@@ -68,7 +68,8 @@ class LaneSession:
         if prompt == "fail":
             verdict = Verdict(outcome=Outcome.REGRESSION, cause="ssim_below_limit", summary="it looks | @other <b>")
         if told.sampling.prompt == "hang":
-            threading.Thread(target=_kill_when_busy, args=(folder,), daemon=True).start()
+            victims = [os.getpid()] if prompt != "crash" else [os.getppid(), os.getpid()]
+            threading.Thread(target=_kill_when_busy, args=(folder, victims), daemon=True).start()
         try:
             generation = engine.generate(told, folder)
         except InfraError as error:
@@ -94,17 +95,18 @@ class LaneSession:
 
 def _told(case: Case, attempt: int) -> Case:
     prompt = case.sampling.prompt
-    hang = prompt == "kill" or (prompt == "kill_once" and attempt == 1)
+    hang = prompt in ("kill", "crash") or (prompt == "kill_once" and attempt == 1)
     die = prompt == "die" or (prompt == "die_once" and attempt == 1)
     asked = "hang" if hang else "die" if die else prompt
     sampling = case.sampling.model_copy(update={"prompt": asked})
     return case.model_copy(update={"backend": BACKEND, "sampling": sampling, "env": dict(case.env)})
 
 
-def _kill_when_busy(folder: Path) -> None:
+def _kill_when_busy(folder: Path, victims: list[int]) -> None:
     while not (folder / "pids").exists() or not (folder / "pids").read_text().endswith("\n"):
         time.sleep(0.02)
-    os.kill(os.getpid(), signal.SIGKILL)
+    for pid in victims:
+        os.kill(pid, signal.SIGKILL)
 
 
 def _nowhere(root: Path) -> Any:
