@@ -41,7 +41,8 @@ class Candidate(Record):
     summary: str
     """The verdict's sentence."""
     golden: Sha256 | None = None
-    """Digest of the golden that the run was judged against: accepting takes the place of that one and of no other."""
+    """Digest of the golden that the run was judged against: accepting takes the place of that one, and
+    of those of another configuration."""
     changes: tuple[FieldChange, ...] = ()
     """What differs from that golden's identity."""
     limits: LimitFile | None = None

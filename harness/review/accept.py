@@ -51,6 +51,7 @@ def accept(
     runner: str = "",
     source: Path | None = None,
     also: bool = False,
+    over: bool = False,
     request: Mapping[str, Json] | None = None,
     extra: Mapping[Path, bytes] | None = None,
     hook: Hook = lambda _step: None,
@@ -64,7 +65,9 @@ def accept(
         author: who says so.
         runner: needed where candidates of several runners are there.
         source: a downloaded CI artifact, folder or zip; ``None``: the pending candidate of this checkout.
-        also: accept it beside the present goldens (a bistable case) instead of in their place.
+        also: accept it beside the present goldens (a bistable case) instead of in place of one.
+        over: accept it in place of all present goldens, whatever it was judged against and whether or not they can
+            still be read.
         request: the case's request as it is written now, where the caller knows it; a candidate made from another one
             is refused, since it would be stale at once.
         extra: further files that change with it, such as the checkpoint lock.
@@ -77,13 +80,17 @@ def accept(
     """
     if not reason.strip():
         raise GoldenError("a golden is accepted with a reason", where=case, remedy="add --reason '…'")
+    if also and over:
+        raise GoldenError("--also keeps the present goldens, --over drops them", where=case, remedy="leave one out")
     with workspace.locked():
         recovered = recover(workspace, hook)
         transaction = Transaction(workspace, f"accept {case}: {reason}", hook)
         try:
             found = _found(workspace, case, runner, source, transaction.folder / "artifact")
             _check_request(found.candidate, request)
-            done = _accept(workspace, transaction, found, reason=reason, author=author, also=also, extra=extra or {})
+            done = _accept(
+                workspace, transaction, found, reason=reason, author=author, also=also, over=over, extra=extra or {}
+            )
             transaction.commit()
         except Exception:
             transaction.abandon()
@@ -143,16 +150,18 @@ def _accept(
     runner, case = candidate.runner, candidate.case
     store = _store_of(open_store(workspace.goldens), runner)
     before = store.index(runner, case)
-    if not over:
-        _check_base(candidate, before, store, also)
+    if also:
+        _check_beside(candidate, store)
+    elif not over:
+        _check_base(candidate, before)
     manifest = _manifest(candidate, before, reason=reason, author=author)
     files = {name: path for name, path in found.files.items() if name in manifest.parts}
     entry = Accepted(digest=manifest.digest(), reason=reason, author=author, accepted=manifest.created)
-    after = AcceptedIndex(case=case, runner=runner, goldens=((*before.goldens, entry) if also else (entry,)))
+    kept = _kept(candidate, before, store, also, over)
+    after = AcceptedIndex(case=case, runner=runner, goldens=(*kept, entry))
     limit_path = workspace.limits(runner, case)
-    limits = limits_after(
-        manifest, candidate.limits, limit_path, kept=frozenset(before.digests()) if also else frozenset()
-    )
+    still = frozenset(one.digest for one in kept)
+    limits = limits_after(manifest, candidate.limits, limit_path, kept=still)
     changed: list[Path] = []
     if isinstance(store, FolderStore):
         transaction.install(store, manifest, files, after)
@@ -169,7 +178,7 @@ def _accept(
     return Acceptance(
         manifest=manifest,
         digest=manifest.digest(),
-        replaced=() if also else before.digests(),
+        replaced=tuple(digest for digest in before.digests() if digest not in still),
         limits=limits.fate,
         changed=tuple(_shown(path, workspace.root) for path in changed),
     )
@@ -214,30 +223,45 @@ def _check_request(candidate: Candidate, request: Mapping[str, Json] | None) -> 
         )
 
 
-def _check_base(candidate: Candidate, before: AcceptedIndex, store: GoldenStore, also: bool) -> None:
+def _check_base(candidate: Candidate, before: AcceptedIndex) -> None:
     """Accepting replaces what the run was judged against, and never what somebody accepted since."""
-    where = f"{candidate.runner}/{candidate.case}"
-    if also:
-        for golden in store.find(candidate.runner, candidate.case):
-            if golden.manifest.identity.digest() != candidate.identity.digest():
-                raise GoldenError(
-                    f"golden {golden.digest[:SHORT]} is of another configuration, so both cannot be right",
-                    where=where,
-                    remedy="accept without --also, in its place",
-                )
-            if golden.manifest.parts.get(CLIP) == candidate.parts.get(CLIP):
-                raise GoldenError(f"golden {golden.digest[:SHORT]} holds the same clip already", where=where)
+    accepted, judged = before.digests(), candidate.golden
+    if judged in accepted or (judged is None and not accepted):
         return
-    accepted = before.digests()
-    judged = candidate.golden
-    if (judged is None and accepted) or (judged is not None and judged not in accepted):
-        now = [digest[:SHORT] for digest in accepted] or "none"
-        raise GoldenError(
-            f"the candidate was judged against {judged[:SHORT] if judged else 'no golden'}, "
-            f"and the case accepts {now} by now: it was accepted already, or somebody accepted another one",
-            where=where,
-            remedy="run the case again, or add --also to accept it beside those",
-        )
+    now = [digest[:SHORT] for digest in accepted] or "none"
+    raise GoldenError(
+        f"the candidate was judged against {judged[:SHORT] if judged else 'no golden'}, "
+        f"and the case accepts {now} by now: it was accepted already, or somebody accepted another one",
+        where=f"{candidate.runner}/{candidate.case}",
+        remedy="run the case again; or add --also to accept it beside those, or --over to accept it in place of all",
+    )
+
+
+def _check_beside(candidate: Candidate, store: GoldenStore) -> None:
+    """Several goldens are for a case that gives several right answers to one question."""
+    where = f"{candidate.runner}/{candidate.case}"
+    for golden in store.find(candidate.runner, candidate.case):
+        if golden.manifest.identity.digest() != candidate.identity.digest():
+            raise GoldenError(
+                f"golden {golden.digest[:SHORT]} is of another configuration, so both cannot be right",
+                where=where,
+                remedy="accept without --also, in its place",
+            )
+        if golden.manifest.parts.get(CLIP) == candidate.parts.get(CLIP):
+            raise GoldenError(f"golden {golden.digest[:SHORT]} holds the same clip already", where=where)
+
+
+def _kept(candidate: Candidate, before: AcceptedIndex, store: GoldenStore, also: bool, over: bool) -> list[Accepted]:
+    """What stays accepted: the other answers of a bistable case, as long as they answer the same question."""
+    if also or over:
+        return list(before.goldens) if also else []
+    others = [entry for entry in before.goldens if entry.digest != candidate.golden]
+    mine = candidate.identity.digest()
+    return [
+        entry
+        for entry in others
+        if store.get(before.runner, before.case, entry.digest).manifest.identity.digest() == mine
+    ]
 
 
 def _manifest(candidate: Candidate, before: AcceptedIndex, *, reason: str, author: str) -> GoldenManifest:
@@ -252,5 +276,5 @@ def _manifest(candidate: Candidate, before: AcceptedIndex, *, reason: str, autho
         author=author,
         reason=reason,
         provenance=candidate.provenance,
-        previous=before.goldens[-1].digest if before.goldens else None,
+        previous=candidate.golden or (before.goldens[-1].digest if before.goldens else None),
     )

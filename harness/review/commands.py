@@ -50,6 +50,7 @@ def accept(
     runner: RunnerName = "",
     author: Annotated[str, typer.Option("--author", help="default: git's user.name")] = "",
     also: Annotated[bool, typer.Option("--also", help="beside the present goldens: the case is bistable")] = False,
+    over: Annotated[bool, typer.Option("--over", help="in place of all present goldens, even unreadable ones")] = False,
     root: Root = Path(),
 ) -> None:
     """Make a candidate the golden of its case."""
@@ -61,6 +62,7 @@ def accept(
         runner=runner,
         author=author or default_author(root),
         also=also,
+        over=over,
     )
 
 
@@ -73,11 +75,20 @@ def run_accept(
     source: Path | None = None,
     runner: str = "",
     also: bool = False,
+    over: bool = False,
     request: Mapping[str, Json] | None = None,
 ) -> Acceptance:
     """Accept and print what changed. A door that knows the cases passes the case's present ``request``."""
     done = accept_candidate(
-        workspace, case, reason=reason, author=author, source=source, runner=runner, also=also, request=request
+        workspace,
+        case,
+        reason=reason,
+        author=author,
+        source=source,
+        runner=runner,
+        also=also,
+        over=over,
+        request=request,
     )
     for sentence in done.recovered:
         typer.echo(sentence)

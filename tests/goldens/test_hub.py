@@ -18,6 +18,8 @@ from harness.records.golden import Accepted, AcceptedIndex, GoldenManifest
 
 _NUMBER = itertools.count()
 
+pytestmark = pytest.mark.filterwarnings("ignore:Use 'content:DeprecationWarning")  # inside the client library
+
 
 @pytest.fixture
 def repo(hub: Any) -> tuple[str, str]:

@@ -19,6 +19,8 @@ from harness.records.golden import Accepted, AcceptedIndex, GoldenManifest
 
 _NUMBER = itertools.count()
 
+pytestmark = pytest.mark.filterwarnings("ignore:Use 'content:DeprecationWarning")  # inside the client library
+
 
 @pytest.fixture
 def store(tmp_path: Path) -> FolderStore:

@@ -88,6 +88,41 @@ def test_also_keeps_both_with_their_reasons(workspace: Workspace, left: Callable
     assert [(golden.digest, golden.reason) for golden in goldens] == [(first, "mode A"), (second, "mode B")]
 
 
+def test_replacing_one_answer_of_a_bistable_case_keeps_the_other(workspace: Workspace, left: Callable) -> None:
+    left(1)
+    first = accepted(workspace, reason="mode A").digest
+    left(2)
+    second = accepted(workspace, reason="mode B", also=True).digest
+    left(3, golden=first)
+    done = accepted(workspace, reason="mode A, new kernel")
+    assert digests(workspace) == [second, done.digest]
+    assert done.replaced == (first,)
+    assert done.manifest.previous == first
+
+
+def test_replacing_drops_answers_to_another_question(workspace: Workspace, left: Callable, identity: Identity) -> None:
+    left(1)
+    first = accepted(workspace).digest
+    left(2)
+    second = accepted(workspace, also=True).digest
+    left(3, golden=first, identity=identity.model_copy(update={"weights": {"model": "b" * 40}}))
+    done = accepted(workspace)
+    assert digests(workspace) == [done.digest]
+    assert done.replaced == (first, second)
+
+
+def test_over_replaces_also_what_cannot_be_read(workspace: Workspace, left: Callable) -> None:
+    left(1)
+    first = accepted(workspace).digest
+    (FolderStore(workspace.goldens).folder("b200", "nvfp4", first) / "manifest.json").write_text("{")
+    left(2)
+    with pytest.raises(GoldenError, match="judged against no golden"):
+        accepted(workspace)
+    done = accepted(workspace, over=True)
+    assert digests(workspace) == [done.digest]
+    assert done.replaced == (first,)
+
+
 def test_also_is_for_one_configuration(workspace: Workspace, left: Callable, identity: Identity) -> None:
     left(1)
     accepted(workspace)
@@ -104,6 +139,12 @@ def test_also_of_the_same_clip_is_refused(workspace: Workspace, left: Callable) 
     left(1)
     with pytest.raises(GoldenError, match="holds the same clip already"):
         accepted(workspace, also=True)
+
+
+def test_also_and_over_exclude_each_other(workspace: Workspace, left: Callable) -> None:
+    left()
+    with pytest.raises(GoldenError, match="leave one out"):
+        accepted(workspace, also=True, over=True)
 
 
 @pytest.mark.parametrize("reason", ["", "  \n"])
