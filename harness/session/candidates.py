@@ -41,4 +41,5 @@ def leave_candidate(context: SessionContext, record: CaseRecord, folder: Path) -
     if record.request.get("golden_of"):
         return None
     files = {**parts_of(record, folder), RECORD: folder / "record.json"}
-    return leave(Workspace(context.root), record, files)
+    # candidate.json beside the record as well: an uploaded run is then an artifact for `accept --from`
+    return leave(Workspace(context.root), record, files, run_folder=folder)
