@@ -1,8 +1,8 @@
 """How frames become bytes: ``raw`` for speed, ``webp`` (lossless) for goldens.
 
-Measured by ``python -m benchmarks.storage``: WebP lossless at method 0 is smaller than fast PNG and faster to write, and
-needs nothing that is not installed already; slower settings save a tenth more and take five times as long. Every frame
-is a tensor of its own in the safetensors container, so that a reader that wants one frame decodes one frame. No torch.
+Measured by ``python -m benchmarks.storage``: WebP lossless at method 0 is smaller than fast PNG and faster to write,
+and needs nothing that is not installed already; slower settings save a tenth and take five times as long. Every frame
+is a tensor of its own in the safetensors container: a reader that wants one frame decodes one frame. No torch here.
 """
 
 from __future__ import annotations
