@@ -17,6 +17,7 @@ from harness.records.fingerprint import Device
 
 HERE = Path(__file__).parent
 ROOT = HERE.parents[1]
+sys.path.insert(0, str(HERE))  # for lane_actions
 
 HEAD = """\
 defaults:

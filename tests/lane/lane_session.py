@@ -1,7 +1,7 @@
 """``-p lane_session``: a session without checkpoints and goldens, over the real pool, real processes, real leases.
 
 The prompt of a case says how it ends: ``pass``, ``fail`` (a quality miss), ``die`` (its engine dies, always),
-``die_once``, ``kill_once`` and ``kill`` (its xdist worker dies while the engine works), ``crash`` (worker and controller).
+``die_once``, ``kill_once`` and ``kill`` (its xdist worker dies while the engine works), ``crash`` (and the controller).
 """
 
 from __future__ import annotations

@@ -7,11 +7,14 @@ import re
 import shutil
 import subprocess
 import sys
+from importlib import metadata
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pytest
-from actions import Runner, clean, load_workflow, matrix_of
+from lane_actions import Runner, alive, clean, load_workflow, matrix_of
+from packaging.requirements import Requirement
+from packaging.utils import canonicalize_name
 
 from harness.lane.merge import Merged
 from harness.lane.plan import Plan
@@ -86,22 +89,28 @@ def test_the_lane_is_only_called_from_vetted_branches_schedules_and_dispatches()
 
 
 def test_hosted_jobs_install_all_that_the_command_imports() -> None:
-    wanted = {
-        re.split(r"[<>=\[]", line)[0].lower().replace("_", "-").replace(".", "-")
-        for line in (ROOT / ".github/lane-requirements.txt").read_text().splitlines()
-        if line and not line.startswith("#")
-    }
+    names = (ROOT / ".github/lane-requirements.txt").read_text().splitlines()
+    installed = closure({name for name in names if name and not name.startswith("#")})
     code = (
-        "import sys; before = set(sys.modules); import harness.cli, harness.lane.operations, importlib.metadata as m;"
+        "import sys; before = set(sys.modules); import harness.cli, importlib.metadata as m;"
         "names = {n.partition('.')[0] for n in set(sys.modules) - before}; d = m.packages_distributions();"
         "print(*sorted({x for n in names for x in d.get(n, [])}))"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=120, check=True)
-    imported = {name.lower().replace("_", "-").replace(".", "-") for name in done.stdout.split()}
-    assert not imported & {"torch", "diffusers", "transformers"}
-    brought = {"annotated-types", "pydantic-core", "typing-extensions", "typing-inspection", "annotated-doc", "click"}
-    brought |= {"markdown-it-py", "mdurl", "pygments", "shellingham", "markupsafe", "rich", "quantgate"}
-    assert imported - brought <= wanted
+    assert "typer" in done.stdout
+    assert {canonicalize_name(name) for name in done.stdout.split()} - {"quantgate"} <= installed
+
+
+def closure(names: set[str]) -> set[str]:
+    """Distributions that installing ``names`` brings, by the metadata of this environment."""
+    found: set[str] = set()
+    while names:
+        name = canonicalize_name(names.pop())
+        if name not in found:
+            found.add(name)
+            needed = (Requirement(text) for text in metadata.requires(name) or ())
+            names |= {one.name for one in needed if one.marker is None or one.marker.evaluate({"extra": ""})}
+    return found
 
 
 @pytest.fixture
@@ -147,6 +156,7 @@ def outcomes(merged: Path) -> dict[str, str]:
     return {case.case: case.outcome.value for case in Merged.read(merged / "merge.json").cases}
 
 
+@pytest.mark.slow
 def test_plan_three_shards_merge(pushed: Project, tmp_path: Path) -> None:
     pushed.write_cases({"a1": ("m1", "pass"), "a2": ("m1", "pass"), "b": ("m2", "pass"), "c": ("m3", "pass")}, "cpu")
     runner, codes, merged = drive(pushed, tmp_path, set())
@@ -178,8 +188,6 @@ def test_a_failing_a_crashing_and_a_missing_shard(pushed: Project, tmp_path: Pat
     assert "2 not_run" in runner.summary
     junit = (merged / "junit.xml").read_text()
     assert junit.count('type="not_run"') == 2
-    from test_xdist import alive
-
     pids = [int(text) for file in tmp_path.glob("shard-*/runs/*/*/pids") for text in file.read_text().split()]
     assert len(pids) >= 2
     assert alive(pids) == []
@@ -216,21 +224,3 @@ def test_a_planned_case_that_was_not_collected_ends_the_shard(project: Project) 
         done = project.run("pytest", "--plan", "expected.json", *workers)
         assert done.returncode == 20, done.stdout + done.stderr
         assert "cases/lane.yaml::two" in done.stdout + done.stderr
-
-
-@pytest.mark.parametrize(
-    ("arguments", "said"),
-    [
-        (("--shard", "1/2"), "needs --plan"),
-        (("--plan", "absent.json"), "not a plan"),
-        (("--plan", "expected.json", "--shard", "4/2"), "has 2 shards"),
-        (("--plan", "expected.json", "--shard", "1of2"), "write it as 2/4"),
-        (("--plan", "expected.json", "--runner", "b200"), "is for runner cpu"),
-    ],
-)
-def test_plan_options_that_do_not_fit(project: Project, arguments: tuple[str, ...], said: str) -> None:
-    project.write_cases({"one": ("m1", "pass"), "two": ("m2", "pass")}, "cpu")
-    _planned(project)
-    done = project.run("pytest", *arguments)
-    assert done.returncode == 4, done.stdout + done.stderr
-    assert said in done.stderr

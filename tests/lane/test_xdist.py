@@ -9,7 +9,7 @@ from collections import defaultdict
 from collections.abc import Callable
 from typing import TYPE_CHECKING
 
-import psutil
+from lane_actions import alive
 
 from harness.lane.history import CaseTimes, History
 from harness.lane.leases import acquire
@@ -28,18 +28,6 @@ MIXED = {
     "c1": ("m3", "pass"),
     "d1": ("m4", "pass"),
 }
-
-
-def alive(pids: list[int]) -> list[int]:
-    """Those of ``pids`` that run; a zombie that waits for a reaper in a container without one does not."""
-    found = []
-    for pid in pids:
-        try:
-            if psutil.Process(pid).status() != psutil.STATUS_ZOMBIE:
-                found.append(pid)
-        except psutil.NoSuchProcess:
-            continue
-    return found
 
 
 def engine_pids(project: Project) -> list[int]:

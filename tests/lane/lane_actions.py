@@ -1,4 +1,4 @@
-"""Just enough of GitHub Actions to run the workflow's own commands: jobs, matrix, environment, artifacts, conditions."""
+"""Just enough of GitHub Actions to run the workflow's own commands: matrix, environment, artifacts, conditions."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import psutil
 from ruamel.yaml import YAML
 
 _EXPRESSION = re.compile(r"\$\{\{\s*(.*?)\s*\}\}")
@@ -46,6 +47,9 @@ class Runner:
         job = self.workflow["jobs"][name]
         known = self.expressions | {f"matrix.{key}": value for key, value in (matrix or {}).items()}
         environment = self.environment | self._environment(self.workflow, known) | self._environment(job, known)
+        if str(job["runs-on"]).startswith("ubuntu-"):
+            hosted = str(Path(__file__).with_name("hosted"))
+            environment["PYTHONPATH"] = os.pathsep.join([hosted, environment["PYTHONPATH"]])
         codes: dict[str, int] = {}
         failed = False
         for step in job["steps"]:
@@ -119,3 +123,15 @@ def matrix_of(outputs: dict[str, str]) -> list[dict[str, Any]]:
 def clean(environment: dict[str, str]) -> dict[str, str]:
     """An environment as a job has it."""
     return {**environment, "CI": "true", "HOME": os.environ.get("HOME", "/")}
+
+
+def alive(pids: list[int]) -> list[int]:
+    """Those of ``pids`` that run; a zombie that waits for a reaper in a container without one does not."""
+    found = []
+    for pid in pids:
+        try:
+            if psutil.Process(pid).status() != psutil.STATUS_ZOMBIE:
+                found.append(pid)
+        except psutil.NoSuchProcess:
+            continue
+    return found

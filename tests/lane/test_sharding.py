@@ -1,0 +1,78 @@
+"""``--plan`` and ``--shard``: what does not fit is refused before anything is collected."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any, cast
+
+import pytest
+
+from harness.lane.plan import Plan, PlannedCase
+from harness.plugin.sharding import read_shard, refuse_missing
+
+
+@pytest.fixture
+def plan(tmp_path: Path) -> Plan:
+    """A plan of two shards with a case each, written to ``plan.json``."""
+    cases = tuple(
+        PlannedCase(
+            case=name,
+            node=f"cases/a.yaml::{name}",
+            engine=name,
+            request="",
+            shard=shard,
+            seconds=1,
+            load=1,
+            measured=True,
+        )
+        for shard, name in ((1, "a"), (2, "b"))
+    )
+    made = Plan(runner="b200", labels=("gpu",), shards=2, makespan=1, lower_bound=1, cases=cases)
+    made.write(tmp_path / "plan.json")
+    return made
+
+
+def config(folder: Path, **options: str | None) -> pytest.Config:
+    """As much of pytest's configuration as is asked for."""
+    told: dict[str, Any] = {"plan": "plan.json", "shard": None, "runner": None, **options}
+    made = SimpleNamespace(getoption=told.get, invocation_params=SimpleNamespace(dir=folder))
+    return cast("pytest.Config", made)
+
+
+def test_one_shard_and_all_of_it(tmp_path: Path, plan: Plan) -> None:
+    second = read_shard(config(tmp_path, shard="2/2"))
+    assert second is not None
+    assert [case.case for case in second.planned] == ["b"]
+    whole = read_shard(config(tmp_path, runner="b200"))
+    assert whole is not None
+    assert whole.plan == plan
+    assert whole.missing({"cases/a.yaml::b", "cases/other.yaml::x"}) == ["cases/a.yaml::a"]
+    assert read_shard(config(tmp_path, plan=None)) is None
+
+
+@pytest.mark.parametrize(
+    ("options", "said"),
+    [
+        ({"plan": None, "shard": "1/2"}, "needs --plan"),
+        ({"plan": "absent.json"}, "not a plan"),
+        ({"shard": "4/2"}, "has 2 shards"),
+        ({"shard": "1/3"}, "has 2 shards"),
+        ({"shard": "1of2"}, "write it as 2/4"),
+        ({"shard": "0/2"}, "write it as 2/4"),
+        ({"runner": "h200"}, "is for runner b200"),
+    ],
+)
+def test_what_does_not_fit(tmp_path: Path, plan: Plan, options: dict[str, str | None], said: str) -> None:
+    with pytest.raises(pytest.UsageError, match=said):
+        read_shard(config(tmp_path, **options))
+
+
+def test_a_missing_case_ends_the_run_with_its_own_code(tmp_path: Path, plan: Plan) -> None:
+    shard = read_shard(config(tmp_path))
+    assert shard is not None
+    refuse_missing([], shard)
+    with pytest.raises(pytest.exit.Exception) as ended:
+        refuse_missing(["cases/a.yaml::a"], shard)
+    assert ended.value.returncode == 20
+    assert "cases/a.yaml::a" in str(ended.value)
