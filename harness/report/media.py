@@ -72,6 +72,7 @@ def write_media(entry: Entry, root: Path) -> Media:
         )
         if (clip := _read(entry, files, problems)) is not None
     }
+    _drop_strangers(entry, clips, problems)
     if not clips:
         return Media(problems=tuple(problems))
     if len({clip.shape for clip in clips.values()}) > 1:
@@ -104,6 +105,20 @@ def _read(entry: Entry, files: tuple[str, ...], problems: list[str]) -> Clip | N
     except ClipError as error:
         problems.append(clean(redact_text(str(error))))
         return None
+
+
+def _drop_strangers(entry: Entry, clips: dict[str, Clip], problems: list[str]) -> None:
+    """Leave out a clip that is not the one that was measured: pictures beside other numbers would mislead."""
+    comparison = entry.record.comparison
+    if comparison is None:
+        return
+    for name, digest in (("golden", comparison.golden_sha256), ("candidate", comparison.candidate_sha256)):
+        if name in clips and clips[name].digest != digest:
+            problems.append(
+                f"the {name} in this folder is not the clip that was measured: "
+                f"its pixels have sha256 {clips[name].digest[:12]}, the record says {digest[:12]}; it is not shown"
+            )
+            del clips[name]
 
 
 def _sides(entry: Entry, clips: dict[str, Clip], folder: Path) -> tuple[Side, ...]:

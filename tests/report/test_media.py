@@ -64,6 +64,15 @@ def test_shapes_that_differ_are_named(make: ModuleType, tmp_path: Path) -> None:
     assert "different shapes" in media.problems[0]
 
 
+def test_a_clip_that_was_not_measured_is_not_shown(make: ModuleType, tmp_path: Path) -> None:
+    golden = make.drawn_clip(3)
+    found = make.measured_record("x", golden, make.broken_clip(golden, 1))
+    make.write_case(tmp_path / "run", found, make.drawn_clip(3, hue=50), make.broken_clip(golden, 1))
+    media = write_media(load_run(tmp_path / "run").entries[0], tmp_path / "out")
+    assert [side.name for side in media.sides] == ["candidate"]
+    assert "not the clip that was measured" in media.problems[0]
+
+
 def test_crop_stays_inside_the_picture() -> None:
     frame = np.arange(40 * 60 * 3, dtype=np.int64).astype(np.uint8).reshape(40, 60, 3)
     corner = crop(frame, Tile(x=48, y=32, width=16, height=16))

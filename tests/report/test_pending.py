@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 from types import ModuleType
+from typing import Any
 
 import pytest
 
@@ -20,9 +21,11 @@ from harness.review.workspace import Workspace
 IDENTITY = Identity(request={"seed": 0}, hardware={"name": "x86_64"}, weights={}, env={}, subject={"code": "1"})
 
 
-def leave_one(make: ModuleType, root: Path, frames: object, **changes: object) -> Workspace:
+def leave_one(make: ModuleType, root: Path, frames: Any, against: Any = None, /, **changes: Any) -> Workspace:
     workspace = Workspace(root)
-    found = make.measured_record("moved", frames, frames, identity=IDENTITY, golden=None, changes=())
+    found = make.measured_record(
+        "moved", frames if against is None else against, frames, identity=IDENTITY, golden=None, changes=()
+    )
     found = found.model_copy(update=changes)
     folder = root / "runs" / "r1" / "moved"
     found.write(folder / "record.json")
@@ -42,7 +45,7 @@ def test_a_first_candidate_and_then_one_against_its_golden(make: ModuleType, tmp
     done = accept(workspace, "moved", reason="looks right", author="me")
 
     changes = (FieldChange(identity_class="subject", field="code", golden="1", run="2"),)
-    leave_one(make, tmp_path, make.broken_clip(old, 1), golden=done.digest, changes=changes)
+    leave_one(make, tmp_path, make.broken_clip(old, 1), old, golden=done.digest, changes=changes)
     run = load_pending(workspace.pending_root)
     entry = run.entries[0]
     assert entry.artifact("golden") is not None
