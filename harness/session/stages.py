@@ -131,6 +131,8 @@ def compare_with(golden: Golden, case: Case, candidate: Clip, folder: Path) -> C
     """
     source = golden.open_part("clip")
     _place(source, folder / "golden.safetensors")
+    if TRACE in golden.manifest.parts:
+        _place(golden.open_part(TRACE), folder / "golden-trace.json")
     from harness.frames.compare import compare
 
     reference = read_clip(source)
