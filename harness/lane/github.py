@@ -77,7 +77,7 @@ def propose(root: Path, changes: Path, branch: str, title: str, body: str, base:
         raise InvalidCaseError(
             f"{branch!r} is no branch name that can be used", remedy="name it regenerate/<something>"
         )
-    for path in sorted(path for path in changes.rglob("*") if not path.is_dir()):
+    for path in sorted(path for path in changes.rglob("*") if path.is_symlink() or not path.is_dir()):
         inside = path.relative_to(changes)
         if inside.parts[0] not in PROPOSED or path.is_symlink():
             raise InvalidCaseError(
