@@ -6,6 +6,9 @@ import contextlib
 import time
 from collections.abc import Callable, Mapping
 from pathlib import Path
+from typing import TypeVar
+
+from pydantic import ValidationError
 
 from harness.definitions.case import Case
 from harness.errors import InfraError, InvalidCaseError, QuantgateError
@@ -15,10 +18,11 @@ from harness.pipeline.failures import rebuild
 from harness.pipeline.host_memory import kernel_kills
 from harness.pipeline.process import WorkerProcess
 from harness.pipeline.redaction import redact, redact_file, tail
-from harness.records.base import Json
+from harness.records.base import Json, Record
 from harness.records.fingerprint import Fingerprint
 from harness.records.generation import EngineStart, Generation, Progress
 
+R = TypeVar("R", bound=Record)
 OnProgress = Callable[[Progress], None]
 SILENCE_LIMIT_SECONDS = 300.0
 """A worker beats once a second; a library that holds the interpreter lock may silence it long, so the limit is wide."""
@@ -106,7 +110,7 @@ class EngineOwner:
         except QuantgateError:
             self._end()
             raise
-        self.start_record = EngineStart.model_validate(data)
+        self.start_record = self._parse(EngineStart, data)
         return self.start_record
 
     def generate(self, case: Case, out_dir: Path, on_progress: OnProgress | None = None) -> Generation:
@@ -121,15 +125,15 @@ class EngineOwner:
                 "this case belongs to another engine", where=case.id, remedy="take its engine from the pool"
             )
         params: dict[str, Json] = {"case": case.model_dump(mode="json"), "out_dir": str(out_dir.resolve())}
-        return Generation.model_validate(
-            self._ask("generate", params, case.timeouts.generate, on_progress, where=case.id)
+        return self._parse(
+            Generation, self._ask("generate", params, case.timeouts.generate, on_progress, where=case.id)
         )
 
     def fingerprint(self) -> Fingerprint:
         """What the engine runs on. Asked once, then remembered."""
         if self._fingerprint is None:
             params: dict[str, Json] = {"runner": self._runner, "device": self._device}
-            self._fingerprint = Fingerprint.model_validate(self._ask("fingerprint", params, 120.0, None))
+            self._fingerprint = self._parse(Fingerprint, self._ask("fingerprint", params, 120.0, None))
         return self._fingerprint
 
     def call(
@@ -212,6 +216,19 @@ class EngineOwner:
         except BaseException:
             self._end()
             raise
+
+    def _parse(self, kind: type[R], data: Json) -> R:
+        """A record from the worker; one that is not what it must be ends the engine."""
+        try:
+            return kind.model_validate(data)
+        except ValidationError as error:
+            self._end()
+            raise InfraError(
+                f"the engine's answer is no {kind.__name__}: {error}",
+                where=self.case.id,
+                remedy=self._remedy(),
+                kind="protocol",
+            ) from error
 
     def _told(self, error: InfraError, method: str, seconds: float, where: str) -> InfraError:
         """The same error with what the parent knows: which method, how long, who killed it."""

@@ -9,10 +9,11 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 
 from harness.errors import InfraError
+from harness.pipeline.proc import session_members
 from harness.pipeline.protocol import LineBuffer, Writer
 from harness.records.base import Json
 
@@ -80,15 +81,12 @@ class WorkerProcess:
         except OSError as error:
             raise InfraError("the engine's process is gone", kind="crash") from error
 
-    def receive(
-        self, deadline: float, silence_limit: float, on_wait: Callable[[], None] | None = None
-    ) -> dict[str, Json]:
+    def receive(self, deadline: float, silence_limit: float) -> dict[str, Json]:
         """Wait for the next message that is no heartbeat.
 
         Args:
             deadline: on the clock of ``time.monotonic``.
             silence_limit: seconds without any sign of life after which the worker is taken for frozen.
-            on_wait: called between polls.
 
         Raises:
             InfraError: kind ``hang`` (deadline, or silence), ``crash`` (the process ended), ``protocol`` (nonsense).
@@ -111,8 +109,8 @@ class WorkerProcess:
                     raise InfraError(self._how_it_ended(), kind="crash")
                 heard = time.monotonic()
                 self._inbox.extend(self._lines.feed(chunk))
-            if on_wait is not None:
-                on_wait()
+            elif self._process.poll() is not None:
+                raise InfraError(self._how_it_ended(), kind="crash")
 
     def _how_it_ended(self) -> str:
         with contextlib.suppress(subprocess.TimeoutExpired):
@@ -126,19 +124,25 @@ class WorkerProcess:
 
     def end(self) -> None:
         """End the worker and everything it started, and reap it: SIGTERM, then SIGKILL. Safe to call twice."""
+        if not self._ours:
+            return
         if self._process.poll() is None:
             with contextlib.suppress(ProcessLookupError):
                 self._process.send_signal(signal.SIGTERM)
         while self._ours:
             os.close(self._ours.pop())
-        try:
+        with contextlib.suppress(subprocess.TimeoutExpired):
             self._process.wait(END_GRACE_SECONDS)
-        except subprocess.TimeoutExpired:
-            # The supervisor itself does not answer (stopped, swapped out): the kernel ends what is in its session.
-            for pid in _session(self._process.pid):
+        # Normally nothing is left. If the supervisor was killed or does not answer, the kernel ends its session.
+        if self._process.poll() is None:
+            self._process.kill()
+        deadline = time.monotonic() + END_GRACE_SECONDS
+        while (left := session_members(self._process.pid)) and time.monotonic() < deadline:
+            for pid in left:
                 with contextlib.suppress(ProcessLookupError, PermissionError):
                     os.kill(pid, signal.SIGKILL)
-            self._process.wait()
+            time.sleep(0.01)
+        self._process.wait()
 
 
 def describe_exit(code: int | None) -> str:
@@ -150,13 +154,3 @@ def describe_exit(code: int | None) -> str:
         with contextlib.suppress(ValueError):
             return f"signal {signal.Signals(number).name}"
     return f"exit status {code}"
-
-
-def _session(leader: int) -> list[int]:
-    """Every process of the session led by ``leader``, the leader last."""
-    found = []
-    for entry in Path("/proc").glob("[0-9]*"):
-        with contextlib.suppress(ProcessLookupError, PermissionError, OSError):
-            if os.getsid(int(entry.name)) == leader and int(entry.name) != leader:
-                found.append(int(entry.name))
-    return [*found, leader]

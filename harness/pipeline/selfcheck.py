@@ -1,9 +1,9 @@
 """``python -m harness.pipeline.selfcheck``: does this device multiply quantized weights as it should?
 
-Prints, for FP8 and NVFP4, whether the native product is used and its relative error against the dequantized operands;
-then loads a small random transformer in ModelOpt's FP8 layout twice, native and dequantized, and prints what the receipts
-say and how far the two outputs are apart. Exit status 1 if a product that the device should have is refused, or if the
-outputs differ by more than FP8 activations explain.
+Prints, for FP8 and NVFP4, whether the native product is used and its relative error against the dequantized
+operands; then loads a small random transformer in ModelOpt's FP8 layout twice, native and dequantized, and prints what
+the receipts say and how far the two outputs are apart. Exit status 1 if a product that the device should have is
+refused, or if the outputs differ by more than FP8 activations explain.
 """
 
 from __future__ import annotations

@@ -16,11 +16,12 @@ import signal
 import sys
 import time
 from collections.abc import Callable
-from pathlib import Path
+
+from harness.pipeline.proc import descendants
 
 TERM_GRACE_SECONDS = 2.0
 POLL_SECONDS = 0.1
-_PR_SET_CHILD_SUBREAPER = 36
+_PR_SET_PDEATHSIG, _PR_SET_CHILD_SUBREAPER = 1, 36
 
 
 def supervise(life: int, close_in_supervisor: tuple[int, ...], work: Callable[[], int]) -> int:
@@ -34,12 +35,15 @@ def supervise(life: int, close_in_supervisor: tuple[int, ...], work: Callable[[]
     Returns:
         The worker's exit status, or 128 + signal where a signal ended it.
     """
-    _become_subreaper()
-    parent = os.getppid()
+    _prctl(_PR_SET_CHILD_SUBREAPER, 1)
+    parent, supervisor = os.getppid(), os.getpid()
     worker = os.fork()
     if worker == 0:
         os.setpgid(0, 0)
         os.close(life)
+        _prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
+        if os.getppid() != supervisor:
+            os._exit(1)
         code = 1
         try:
             code = work()
@@ -73,10 +77,10 @@ class _Asked:
         self.to_end = True
 
 
-def _become_subreaper() -> None:
-    """Orphans among the descendants become children of this process (Linux; elsewhere only the group is ended)."""
+def _prctl(option: int, value: int) -> None:
+    """Ask Linux for something about this process; elsewhere nothing is asked, and only the group is ended."""
     if sys.platform == "linux":
-        ctypes.CDLL(None, use_errno=True).prctl(_PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0)
+        ctypes.CDLL(None, use_errno=True).prctl(option, value, 0, 0, 0)
 
 
 def _parent_lives(life: int, parent: int) -> bool:
@@ -121,7 +125,7 @@ def _kill_all(worker: int) -> int:
     while quiet < 2:
         with contextlib.suppress(ProcessLookupError, PermissionError):
             os.killpg(worker, signal.SIGKILL)
-        left = _descendants(os.getpid())
+        left = descendants(os.getpid())
         for pid in left:
             with contextlib.suppress(ProcessLookupError, PermissionError):
                 os.kill(pid, signal.SIGKILL)
@@ -130,20 +134,3 @@ def _kill_all(worker: int) -> int:
         quiet = 0 if left else quiet + 1
         time.sleep(0.01)
     return status
-
-
-def _descendants(root: int) -> list[int]:
-    """Process ids below ``root``, zombies left out, from /proc; empty where there is no /proc."""
-    parents: dict[int, int] = {}
-    for entry in Path("/proc").glob("[0-9]*/stat"):
-        with contextlib.suppress(OSError, ValueError, IndexError):
-            # The command's name, in parentheses, may hold blanks and parentheses itself.
-            fields = entry.read_text(errors="replace").rpartition(")")[2].split()
-            if fields[0] != "Z":
-                parents[int(entry.parent.name)] = int(fields[1])
-    found: list[int] = []
-    wave = {root}
-    while wave:
-        wave = {pid for pid, parent in parents.items() if parent in wave}
-        found.extend(wave)
-    return found

@@ -97,6 +97,8 @@ class FaultBackend:
             emit({"stage": "denoise", "step": step + 1, "steps": case.sampling.num_inference_steps, "seconds": 0.0})
         if fault in acts:
             acts[fault]()
+        if fault == "wrong_record":
+            return Trace(steps=())  # type: ignore[return-value]
         frames = np.full((2, 8, 8, 3), case.sampling.seed % 256, dtype=np.uint8)
         clip = Clip(frames)
         path = write_clip(out_dir / "clip.safetensors", clip, "raw")

@@ -6,6 +6,7 @@ import os
 import signal
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -16,6 +17,7 @@ import pytest
 from harness.definitions.case import Case
 from harness.errors import CheckpointFaultError, InfraError, InvalidCaseError
 from harness.frames.clip import read_clip
+from harness.pipeline import owner as owner_module
 from harness.pipeline.owner import EngineOwner
 from harness.records.generation import Progress
 
@@ -73,6 +75,7 @@ def test_one_engine_serves_many_cases_and_reports_progress(start_owner: Start, m
         ("memory_error", "oom", "Unable to allocate"),
         ("device", "device", "illegal memory access"),
         ("nonsense", "protocol", "no JSON"),
+        ("wrong_record", "protocol", "is no Generation"),
     ],
 )
 def test_a_fault_is_typed_and_the_engine_is_dead(
@@ -147,6 +150,39 @@ def test_a_fork_bomb_dies_with_its_group(start_owner: Start, make_case: Make, tm
         owner.generate(make_case("fork_bomb", timeouts={"load": 60, "generate": 0.3}), tmp_path)
     assert _wait_gone(_session_members(leader)) == []
     assert _session_members(leader) == []
+
+
+def test_the_death_of_the_supervisor_is_a_crash_and_leaves_nothing(
+    start_owner: Start, make_case: Make, tmp_path: Path
+) -> None:
+    owner = start_owner(make_case())
+    leader = owner.pid
+    assert leader is not None
+    threading.Timer(0.5, os.kill, (leader, signal.SIGKILL)).start()
+    with pytest.raises(InfraError, match="SIGKILL") as caught:
+        owner.generate(make_case("children_then_hang"), tmp_path)
+    assert caught.value.kind == "crash"
+    assert _session_members(leader) == []
+
+
+def test_a_kill_by_the_kernel_for_memory_is_oom(
+    start_owner: Start, make_case: Make, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    counter = iter((3, 4))
+    monkeypatch.setattr(owner_module, "kernel_kills", lambda: next(counter))
+    owner = start_owner(make_case())
+    with pytest.raises(InfraError, match="the kernel killed the engine for memory") as caught:
+        owner.generate(make_case("sigkill"), tmp_path)
+    assert caught.value.kind == "oom"
+
+
+def test_the_parents_side_never_imports_torch() -> None:
+    program = (
+        "import sys, harness.pipeline.pool, harness.pipeline.resolve; "
+        "print(sorted({'torch', 'diffusers', 'transformers'} & set(sys.modules)))"
+    )
+    ended = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, timeout=120, check=False)
+    assert (ended.returncode, ended.stdout) == (0, "[]\n"), ended.stderr
 
 
 def test_the_death_of_the_parent_ends_the_engine(tmp_path: Path) -> None:
