@@ -17,7 +17,7 @@ EXPERTS = ("transformer", "transformer_2")
 EXCLUDED = ("patch_embedding", "condition_embedder", "proj_out", "blocks.0.", "blocks.5.")
 """ModelOpt's policy for Wan2.2 (embeddings, head, first and last blocks), scaled to six blocks."""
 
-RECIPES = ("nvfp4", "fp8", "fp8_channel", "nvfp4_awq", "nvfp4_svdquant", "nvfp4_mse", "nvfp4_four_over_six")
+RECIPES = ("nvfp4", "fp8", "fp8_channel", "nvfp4_awq", "nvfp4_svdquant")
 
 
 def base_folder(target: Path) -> Path:
@@ -54,7 +54,9 @@ def export_transformer(recipe: str, source: Path, target: Path, **options: Any) 
     torch.set_num_threads(1)
     model = WanTransformer3DModel.from_pretrained(source, torch_dtype=torch.bfloat16)
     config = quantize_config(recipe)
-    mtq.quantize(model, config, lambda module: calibrate(module))
+    mtq.quantize(model, config, calibrate)
+    if recipe in ("nvfp4_awq", "nvfp4_svdquant"):
+        smooth(model, low_rank=recipe == "nvfp4_svdquant")
     export_hf_checkpoint(model, export_dir=target, **options)
     return target
 
@@ -67,10 +69,8 @@ def quantize_config(recipe: str) -> dict[str, Any]:
         "nvfp4": mtq.NVFP4_DEFAULT_CFG,
         "fp8": mtq.FP8_DEFAULT_CFG,
         "fp8_channel": mtq.FP8_PER_CHANNEL_PER_TOKEN_CFG,
-        "nvfp4_awq": mtq.NVFP4_AWQ_LITE_CFG,
-        "nvfp4_svdquant": mtq.NVFP4_SVDQUANT_DEFAULT_CFG,
-        "nvfp4_mse": mtq.NVFP4_W4A4_WEIGHT_MSE_FP8_SWEEP_CFG,
-        "nvfp4_four_over_six": mtq.NVFP4_DEFAULT_CFG,
+        "nvfp4_awq": mtq.NVFP4_DEFAULT_CFG,
+        "nvfp4_svdquant": mtq.NVFP4_DEFAULT_CFG,
     }
     config: dict[str, Any] = copy.deepcopy(dict(presets[recipe]))
     # switched on for the blocks only: a Conv3d that once was NVFP4 calls a CUDA kernel even when it is switched off again
@@ -80,6 +80,34 @@ def quantize_config(recipe: str) -> dict[str, Any]:
     ]
     config["quant_cfg"] = [*narrowed, *({"quantizer_name": f"*{name}*", "enable": False} for name in EXCLUDED)]
     return config
+
+
+def smooth(model: Any, low_rank: bool) -> None:
+    """What AWQ and SVDQuant calibration leave behind, set by hand: their own search needs a GPU.
+
+    AWQ keeps ``W * s`` and scales inputs by ``1 / s`` (``pre_quant_scale``); SVDQuant moves the largest singular
+    directions of it into ``svdquant_lora_b @ svdquant_lora_a``. ModelOpt's exporter then writes the tensors as for
+    a search on a GPU.
+    """
+    from modelopt.torch.export.layer_utils import is_quantlinear
+
+    generator = torch.Generator().manual_seed(2)
+    for module in model.modules():
+        if not is_quantlinear(module) or not module.weight_quantizer.is_enabled:
+            continue
+        scale = torch.exp(0.3 * torch.randn(module.weight.shape[1], generator=generator)).to(torch.bfloat16)
+        weight = module.weight.data.float() / scale.float()
+        if low_rank:
+            left, values, right = torch.linalg.svd(weight, full_matrices=False)
+            a = right[:8].to(torch.bfloat16)
+            b = (left[:, :8] * values[:8]).to(torch.bfloat16)
+            module.weight_quantizer.register_buffer("svdquant_lora_a", a)
+            module.weight_quantizer.register_buffer("svdquant_lora_b", b)
+            weight = weight - b.float() @ a.float()
+        module.weight.data = weight.to(module.weight.dtype)
+        module.input_quantizer._enable_pre_quant_scale = True
+        module.input_quantizer.pre_quant_scale = scale
+        module.weight_quantizer.amax = module.weight.data.abs().amax()
 
 
 def calibrate(model: Any) -> None:

@@ -313,6 +313,38 @@ def stale(amount: float) -> Mutation:
     return mutate
 
 
+def another_base(edit: Edit, strength: str) -> None:
+    """The base was retrained after the export: every tensor moved."""
+    generator = torch.Generator().manual_seed(4)
+    for expert in ("transformer", "transformer_2"):
+        tensors = edit.tensors(expert)
+        for name, value in tensors.items():
+            if value.dtype in (torch.bfloat16, torch.float32) and value.ndim and not name.endswith("scale"):
+                noise = torch.randn(value.shape, generator=generator) * value.float().std().nan_to_num(0) * 0.05
+                tensors[name] = (value.float() + noise).to(value.dtype)
+        edit.write(expert, tensors)
+
+
+def nothing(edit: Edit, strength: str) -> None:
+    """Right bytes: only the runtime that will read them is wrong for them."""
+
+
+def cut_rows(edit: Edit, strength: str) -> None:
+    """Half of a Linear, as a tensor-parallel shard that was never joined."""
+
+    def change(tensors: Tensors, module: str) -> None:
+        for suffix in ("weight", "weight_scale"):
+            value = tensors[f"{module}.{suffix}"]
+            tensors[f"{module}.{suffix}"] = value[: len(value) // 2]
+
+    each(edit, strength, change)
+
+
+def other_config(edit: Edit, strength: str) -> None:
+    body = edit.config("transformer")
+    edit.write_config("transformer", {**body, "num_layers": body["num_layers"] + 2})
+
+
 def split_qkv(edit: Edit, strength: str) -> None:
     def change(tensors: Tensors, module: str) -> None:
         if module.endswith("to_k"):
@@ -353,7 +385,7 @@ def _many(row: int, name: str, strengths: str, recipe: str, mutate: Mutation, co
 OLD, NEW = ("sglang==0.5.12",), ("sglang==0.5.23",)
 BOTH_NVFP4 = {"transformer": "nvfp4", "transformer_2": "nvfp4"}
 FAULTS: tuple[Fault, ...] = (
-    Fault(1, "nibble_default_flipped", "all", "nvfp4", lambda edit, strength: None, "nibble_order", contracts=OLD),
+    Fault(1, "nibble_default_flipped", "all", "nvfp4", nothing, "nibble_order", contracts=OLD),
     *_many(2, "nibble_order", "all expert layer row", "nvfp4", nibbles, "nibble_order"),
     *_many(3, "input_scale_missing", "all layer", "nvfp4", drop("input_scale"), "input_scale_missing"),
     *_many(5, "scales_swizzled", "all expert layer", "nvfp4", swizzled, "scale_layout"),
@@ -398,8 +430,13 @@ FAULTS: tuple[Fault, ...] = (
     Fault(34, "experts_swapped", "both", "nvfp4", exchanged, "experts_swapped"),
     Fault(34, "experts_swapped_fp8", "both", "fp8", exchanged, "experts_swapped"),
     Fault(34, "same_expert_twice", "one", "nvfp4", exchanged, "experts_identical"),
+    Fault(35, "another_base", "all", "nvfp4", another_base, "wrong_base"),
     *_many(35, "base_stale_1_percent", "all layer", "nvfp4", stale(0.01), "base_stale"),
     Fault(35, "base_stale_0.2_percent", "all", "nvfp4", stale(0.002), "base_stale"),
+    *_many(37, "biases_lost", "all layer", "nvfp4", drop("bias"), "tensor_missing"),
+    *_many(37, "wrong_shape", "layer", "nvfp4", cut_rows, "shape_differs"),
+    Fault(37, "config_of_another_model", "expert", "nvfp4", other_config, "config_contradicts_tensors"),
+    Fault(25, "channel_scales_for_sglang", "all", "fp8_channel", nothing, "scale_shape", contracts=NEW),
     *_many(36, "fp8_is_e5m2", "all layer", "fp8", fp8_codes(torch.float8_e5m2), "fp8_code_table"),
     *_many(36, "fp8_is_fnuz", "all layer", "fp8", fp8_codes(torch.float8_e4m3fnuz), "fp8_fnuz"),
     *_many(36, "fp8_transposed", "all layer", "fp8", transposed, "weight_transposed"),

@@ -112,9 +112,11 @@ def _dot(left: F32, right: F32) -> F64:
 
 
 def _score(qq: float, qb: float, bb: float, scale: float) -> Score:
-    if bb <= 0 or not np.isfinite(scale):
-        return Score(0.0, float("inf"), float("inf") if not np.isfinite(scale) else 1.0)
+    if bb <= 0:
+        return Score(0.0, float("inf"), 1.0)
     cosine = qb / np.sqrt(qq * bb) if qq > 0 else 0.0
+    if not np.isfinite(scale):  # the codes may still be right: only size is lost
+        return Score(float(cosine), float("inf"), float("inf"))
     error = max(scale * scale * qq - 2 * scale * qb + bb, 0.0)
     return Score(float(cosine), float(np.sqrt(error / bb)), float(scale * qb / bb))
 

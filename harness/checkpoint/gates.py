@@ -57,6 +57,14 @@ def gate_of(measured: Measured) -> Gate:
     return GATES.get(measured.module.format, GATES["fp8"])
 
 
+def is_fnuz(item: Measured) -> bool:
+    """E4M3 FNUZ has one more in its exponent bias: the same byte stands for half the value."""
+    found = item.fit
+    if item.module.format != "fp8" or found is None or found.best != "e4m3":
+        return False
+    return abs(found.scores["e4m3"].gain - 2) < 0.1
+
+
 def state_of(measured: Measured, declared: str) -> State:
     """What the sampled rows say of the declared reading of one module."""
     found = measured.fit

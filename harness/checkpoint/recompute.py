@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import ml_dtypes
 import numpy as np
+from numpy.typing import NDArray
 
 from harness.checkpoint.codecs import F32, FP8_TABLES, U8, decode_e4m3, encode_e2m1, encode_e4m3
 from harness.checkpoint.evidence import Exact
 
+Flags = NDArray[np.bool_]
+TIE = 4e-7
 E2M1_MAX = 6.0
 MIN_BLOCK_SCALE = 2.0**-9
 
@@ -26,19 +31,21 @@ def exact_nvfp4(base: F32, codes: U8, scales: U8, global_scale: float, block: in
     """
     blocks = base.reshape(len(base), -1, block)
     amax = np.abs(blocks).max(axis=2)
+    mine = codes.reshape(blocks.shape)
+    alive = amax > 0
     with np.errstate(divide="ignore", invalid="ignore", over="ignore"):
         wanted = (amax / np.float32(E2M1_MAX * global_scale)).astype(np.float32)
         wanted[wanted == 0] = 1.0
-        wanted = np.nan_to_num(wanted, nan=0.0)
-        fresh = encode_e4m3(np.clip(wanted, MIN_BLOCK_SCALE, 448.0))
-        stored = decode_e4m3(scales)
-        with_stored = encode_e2m1(blocks / (stored * np.float32(global_scale))[..., None])
-        with_unrounded = encode_e2m1(blocks / (np.clip(wanted, MIN_BLOCK_SCALE, 448.0) * np.float32(global_scale))[..., None])
-    mine = codes.reshape(blocks.shape)
-    alive = amax > 0
+        wanted = np.clip(np.nan_to_num(wanted, nan=0.0), MIN_BLOCK_SCALE, 448.0)
+        fresh = encode_e4m3(wanted)
+        stored = decode_e4m3(scales) * np.float32(global_scale)
+        same_scales = _tolerant(fresh == scales, lambda factor: encode_e4m3(wanted * factor) == scales)
+        scaled = blocks / stored[..., None]
+        same_codes = _tolerant(_same(encode_e2m1(scaled), mine), lambda factor: _same(encode_e2m1(scaled * factor), mine))
+        with_unrounded = encode_e2m1(blocks / (wanted * np.float32(global_scale))[..., None])
     return Exact(
-        codes=_share(_same(with_stored, mine)[alive]),
-        scales=_share((fresh == scales)[alive]),
+        codes=_share(same_codes[alive]),
+        scales=_share(same_scales[alive]),
         near=_share((np.abs(fresh.astype(np.int16) - scales.astype(np.int16)) <= 1)[alive]),
         unrounded=_share(_same(with_unrounded, mine)[alive]),
         full_blocks=_share((mine & 7).max(axis=2)[alive] == 7),
@@ -60,16 +67,24 @@ def exact_fp8(base: F32, stored: U8, scale: F32) -> Exact:
     return Exact(agree, 1.0, 1.0, agree, 1.0, int(stored.size if alive else 0))
 
 
-def _equal_fp8(left: U8, right: U8) -> np.ndarray[tuple[int, ...], np.dtype[np.bool_]]:
+def _tolerant(same: Flags, retry: Callable[[np.float32], Flags]) -> Flags:
+    """Also accept what a last-bit difference of the divisor would have rounded: exact ties are common in BF16 weights,
+    and dialects that store a reciprocal, or multiply instead of dividing, break them the other way."""
+    if same.all():
+        return same
+    return same | retry(np.float32(1 - TIE)) | retry(np.float32(1 + TIE))
+
+
+def _equal_fp8(left: U8, right: U8) -> Flags:
     table = FP8_TABLES["e4m3"]
     return np.asarray(table[left] == table[right])
 
 
-def _same(left: U8, right: U8) -> np.ndarray[tuple[int, ...], np.dtype[np.bool_]]:
+def _same(left: U8, right: U8) -> Flags:
     """Equal as values: 0 and -0 are the same number."""
     zero = ((left & 7) == 0) & ((right & 7) == 0)
     return (left == right) | zero
 
 
-def _share(flags: np.ndarray[tuple[int, ...], np.dtype[np.bool_]]) -> float:
+def _share(flags: Flags) -> float:
     return float(flags.mean()) if flags.size else 1.0

@@ -7,12 +7,13 @@ from collections.abc import Iterator
 
 from harness.checkpoint.context import Context, declared_reading
 from harness.checkpoint.findings import finding, some
-from harness.checkpoint.gates import ROW_CLAIM, bad_rows, gate_of, state_of
+from harness.checkpoint.gates import ROW_CLAIM, bad_rows, gate_of, is_fnuz, state_of
 from harness.checkpoint.measure import Measured
 from harness.records.inspection import InspectionFinding
 
 OTHER_MARGIN = 0.002
 """Lead in cosine by which the other expert's base must fit better."""
+OTHER_BASE_SHARE = 0.8
 PARTS = {"nibble_order": 0, "scale_layout": 1}
 WORDS = {
     "low_first": "low nibble first",
@@ -43,7 +44,7 @@ def holds_other(context: Context, expert: str) -> bool:
 def other_votes(context: Context, expert: str) -> tuple[int, int]:
     """Tensors that fit the other expert's base better, and tensors for which that could be asked."""
     votes = [
-        item.fit.other > item.fit.scores[item.fit.best].cosine + OTHER_MARGIN
+        item.fit.other > item.fit.scores[item.fit.best].cosine + OTHER_MARGIN and item.fit.other >= gate_of(item).cosine
         for item in related(context, expert).values()
         if item.fit is not None and item.fit.other is not None
     ]
@@ -53,15 +54,24 @@ def other_votes(context: Context, expert: str) -> tuple[int, int]:
 
 
 def own_related(context: Context, expert: str) -> dict[str, Measured]:
-    """``related``, and empty where the expert holds the other one's weights."""
-    return {} if holds_other(context, expert) else related(context, expert)
+    """``related``, and empty where the expert holds the other one's weights or those of another base altogether."""
+    return {} if holds_other(context, expert) or other_base(context, expert) else related(context, expert)
+
+
+def other_base(context: Context, expert: str) -> bool:
+    """Whether nearly every excluded tensor differs: then this is not the base that the checkpoint was made from."""
+    compared = context.compared.get(expert, ())
+    differing = sum(not item.equal for item in compared)
+    return len(compared) >= 8 and differing > OTHER_BASE_SHARE * len(compared) and not holds_other(context, expert)
 
 
 def encoding(context: Context) -> Iterator[InspectionFinding]:
     """Nibble order, scale layout and code table, tensor by tensor and row by row."""
     for expert in context.experts:
         measured = own_related(context, expert)
-        states = {name: state_of(item, declared_of(context, expert, item)) for name, item in measured.items()}
+        states = {
+            name: state_of(item, declared_of(context, expert, item)) for name, item in measured.items() if not is_fnuz(item)
+        }
         readings: Counter[str] = Counter()
         for name, item in measured.items():
             if item.fit and item.fit.scores[item.fit.best].cosine >= gate_of(item).cosine:
@@ -166,7 +176,7 @@ def _rows(context: Context, expert: str, measured: dict[str, Measured]) -> Itera
     """Single rows that another reading explains, or none."""
     for name, item in measured.items():
         found = item.fit
-        if found is None:
+        if found is None or is_fnuz(item):
             continue
         rows = bad_rows(found)
         if not rows or len(rows) * 2 >= len(item.rows) or _broken_scales(context, expert, item):

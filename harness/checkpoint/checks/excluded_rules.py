@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from harness.checkpoint.checks.encoding import holds_other
+from harness.checkpoint.checks.encoding import holds_other, other_base
 from harness.checkpoint.context import Context
 from harness.checkpoint.excluded import Compared
 from harness.checkpoint.findings import finding, some
@@ -19,7 +19,7 @@ def excluded_rows(context: Context) -> Iterator[InspectionFinding]:
         differing = [item for item in compared if not item.equal]
         swapped = [item for item in differing if item.halves_swapped]
         moved = [item for item in differing if not item.halves_swapped]
-        if holds_other(context, expert):
+        if holds_other(context, expert) or other_base(context, expert):
             continue  # the other expert's tensors: expert_identity names it
         if swapped:
             adaln = [item for item in swapped if any(word in item.tensor for word in MODULATION)]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from harness.checkpoint.checks.encoding import holds_other, other_votes
+from harness.checkpoint.checks.encoding import holds_other, other_base, other_votes, related
 from harness.checkpoint.context import Context
 from harness.checkpoint.findings import finding, some
 from harness.checkpoint.modules import summary_format
@@ -72,3 +72,21 @@ def swapped_or_same(context: Context) -> Iterator[InspectionFinding]:
             expert=swapped[0],
             evidence={expert: list(pair) for expert, pair in votes.items()},
         )
+
+
+def wrong_base(context: Context) -> Iterator[InspectionFinding]:
+    """A base whose unquantized tensors are other ones is not the base of this checkpoint, whatever its name says."""
+    for expert in context.experts:
+        if other_base(context, expert):
+            compared = context.compared[expert]
+            differing = sum(not item.equal for item in compared)
+            fits = [item.fit.scores[item.fit.best].cosine for item in related(context, expert).values() if item.fit]
+            yield finding(
+                "fault",
+                "wrong_base",
+                f"{expert}: {differing} of {len(compared)} tensors that were not quantized differ from the base: it was made "
+                "from other weights than the base that is named.",
+                expert=expert,
+                evidence={"differing": differing, "compared": len(compared), "median_cosine": sorted(fits)[len(fits) // 2] if fits else None},
+                next_command="name the base it was made from, or export again",
+            )

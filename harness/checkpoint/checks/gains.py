@@ -10,7 +10,7 @@ import numpy as np
 from harness.checkpoint.checks.encoding import own_related
 from harness.checkpoint.context import Context
 from harness.checkpoint.findings import finding, some
-from harness.checkpoint.gates import ROW_GAIN, bad_rows, gate_of
+from harness.checkpoint.gates import ROW_GAIN, bad_rows, gate_of, is_fnuz
 from harness.checkpoint.measure import Measured
 from harness.records.inspection import InspectionFinding
 
@@ -52,7 +52,7 @@ def _name(item: Measured) -> str:
     found = item.fit
     assert found is not None  # noqa: S101 - `related` keeps only these
     gate, score = gate_of(item), found.scores[found.best]
-    if _unscaled(item):
+    if _unscaled(item) or (item.module.format == "fp8" and found.best != "e4m3"):
         return ""  # scale_tensors and scalar_values name a scale that is absent, zero or not finite
     if score.cosine < gate.unrelated or abs(score.gain - 1) <= gate.gain or not math.isfinite(score.gain):
         return ""
@@ -65,7 +65,7 @@ def _name(item: Measured) -> str:
         return "global_scale_inverted"
     if found.scale == 1.0:
         return "scale_dropped"
-    if item.module.format == "fp8" and abs(score.gain - 2) < 0.05:
+    if is_fnuz(item):
         return "fp8_fnuz"
     return "gain"
 

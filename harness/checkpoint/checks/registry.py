@@ -53,6 +53,7 @@ CHECKS: tuple[Check, ...] = (
     Check("block_scale_values", "full", scalars.block_scale_values),
     Check("experts", "header", expert_rules.experts_policy),
     Check("expert_identity", "rows", expert_rules.swapped_or_same),
+    Check("base_identity", "rows", expert_rules.wrong_base),
     Check("encoding", "rows", encoding.encoding),
     Check("blind_layout", "rows", encoding.layout_without_base),
     Check("gain", "rows", gains.gains),

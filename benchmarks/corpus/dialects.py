@@ -1,0 +1,234 @@
+"""Valid checkpoints in every dialect that is in use: the inspector must say nothing against them."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors.torch import load_file
+
+from benchmarks.corpus.edit import Edit, Tensors, quantized, swap_nibbles, swizzle
+from benchmarks.corpus.exports import BASE, EXPERTS
+from benchmarks.corpus.faults import FP8, pack
+
+Make = Callable[[Edit], None]
+
+
+@dataclass(frozen=True)
+class Dialect:
+    """One way to write a right checkpoint."""
+
+    name: str
+    recipe: str
+    make: Make
+    contracts: tuple[str, ...] = ()
+    expected: Mapping[str, str] = field(default_factory=dict)
+    override: bool = False
+    """Inspect the base with this checkpoint's ``transformer`` as an override of the primary expert."""
+
+
+def as_is(edit: Edit) -> None:
+    """The exporter's own output."""
+
+
+def every(edit: Edit, change: Callable[[Tensors, str], None]) -> None:
+    """Change all quantized Linears of both experts."""
+    for expert in EXPERTS:
+        tensors = edit.tensors(expert)
+        for module in quantized(tensors):
+            change(tensors, module)
+        edit.write(expert, tensors)
+
+
+def declare(edit: Edit, **fields: Any) -> None:
+    """Add fields to both experts' ``quantization_config``."""
+    for expert in EXPERTS:
+        edit.quantization(expert, lambda body: body.update(fields))
+
+
+def sglang_converted(edit: Edit) -> None:
+    """SGLang's converter: scalars of shape [1], ``quant_type`` and ``swap_weight_nibbles`` written out."""
+
+    def change(tensors: Tensors, module: str) -> None:
+        for suffix in ("weight_scale_2", "input_scale"):
+            tensors[f"{module}.{suffix}"] = tensors[f"{module}.{suffix}"].reshape(1)
+
+    every(edit, change)
+    declare(edit, quant_type="NVFP4", swap_weight_nibbles=False)
+
+
+def sglang_fp8(edit: Edit) -> None:
+    """SGLang's FP8 converter divides in float32 and writes [1]."""
+    for expert in EXPERTS:
+        base = load_file(next((BASE / expert).glob("*.safetensors")))
+        tensors = edit.tensors(expert)
+        for module in quantized(tensors):
+            scale = tensors[f"{module}.weight_scale"].float()
+            tensors[f"{module}.weight"] = (base[f"{module}.weight"].float() / scale).clamp(-448, 448).to(FP8)
+            tensors[f"{module}.weight_scale"] = scale.reshape(1)
+            tensors[f"{module}.input_scale"] = tensors[f"{module}.input_scale"].reshape(1)
+        edit.write(expert, tensors)
+
+
+def compressed_tensors(edit: Edit) -> None:
+    """llm-compressor: ``weight_packed``, global scales as reciprocals of shape [1], ``nvfp4-pack-quantized``."""
+
+    def change(tensors: Tensors, module: str) -> None:
+        tensors[f"{module}.weight_packed"] = tensors.pop(f"{module}.weight")
+        tensors[f"{module}.weight_global_scale"] = (1 / tensors.pop(f"{module}.weight_scale_2")).reshape(1)
+        tensors[f"{module}.input_global_scale"] = (1 / tensors.pop(f"{module}.input_scale")).reshape(1)
+
+    every(edit, change)
+    for expert in EXPERTS:
+        body = edit.config(expert)
+        ignore = body["quantization_config"]["ignore"]
+        weights = {"num_bits": 4, "type": "float", "group_size": 16, "strategy": "tensor_group", "symmetric": True}
+        body["quantization_config"] = {
+            "quant_method": "compressed-tensors",
+            "format": "nvfp4-pack-quantized",
+            "ignore": [f"re:{pattern.replace('.', chr(92) + '.').replace('*', '.*')}" for pattern in ignore],
+            "config_groups": {"group_0": {"weights": weights, "targets": ["Linear"]}},
+        }
+        edit.write_config(expert, body)
+
+
+def comfy(edit: Edit) -> None:
+    """Comfy / BFL: high nibble first, swizzled scales, a ``comfy_quant`` marker at each Linear."""
+    marker = torch.frombuffer(bytearray(b'{"format": "nvfp4"}'), dtype=torch.uint8)
+
+    def change(tensors: Tensors, module: str) -> None:
+        tensors[f"{module}.weight"] = swap_nibbles(tensors[f"{module}.weight"])
+        tensors[f"{module}.weight_scale"] = swizzle(tensors[f"{module}.weight_scale"])
+        tensors[f"{module}.comfy_quant"] = marker
+
+    every(edit, change)
+    for expert in EXPERTS:
+        body = edit.config(expert)
+        body.pop("quantization_config")
+        edit.write_config(expert, body)
+
+
+def swizzled_declared(edit: Edit) -> None:
+    def change(tensors: Tensors, module: str) -> None:
+        tensors[f"{module}.weight_scale"] = swizzle(tensors[f"{module}.weight_scale"])
+
+    every(edit, change)
+    declare(edit, checkpoint_weight_scale_layout="swizzled")
+
+
+def four_over_six(edit: Edit) -> None:
+    """"4 over 6": each block takes 6 or 4 as its largest code, whichever errs less; ws2 = amax / (6 * 256)."""
+    for expert in EXPERTS:
+        base = load_file(next((BASE / expert).glob("*.safetensors")))
+        tensors = edit.tensors(expert)
+        for module in quantized(tensors):
+            weight = base[f"{module}.weight"].float()
+            blocks = weight.reshape(len(weight), -1, 16)
+            outer = weight.abs().amax() / (6 * 256)
+            best: tuple[torch.Tensor, torch.Tensor] | None = None
+            for largest in (6.0, 4.0):
+                scale = (blocks.abs().amax(-1) / (largest * outer)).clamp(2**-9, 448).to(FP8)
+                codes = pack(blocks / (scale.float() * outer)[..., None]).reshape(*scale.shape, 8)
+                error = (decode(codes) * (scale.float() * outer)[..., None] - blocks).square().sum(-1)
+                if best is None:
+                    best, least = (codes, scale), error
+                else:
+                    better = error < least
+                    codes = torch.where(better[..., None], codes, best[0])
+                    mixed = torch.where(better, scale.view(torch.uint8), best[1].view(torch.uint8)).view(FP8)
+                    best = (codes, mixed)
+            assert best is not None
+            tensors[f"{module}.weight"] = best[0].reshape(len(weight), -1).contiguous()
+            tensors[f"{module}.weight_scale"], tensors[f"{module}.weight_scale_2"] = best[1], outer
+        edit.write(expert, tensors)
+
+
+def decode(codes: torch.Tensor) -> torch.Tensor:
+    """E2M1 values of packed bytes, low nibble first."""
+    table = torch.tensor([0, 0.5, 1, 1.5, 2, 3, 4, 6, -0.0, -0.5, -1, -1.5, -2, -3, -4, -6])
+    both = torch.stack([codes & 15, codes >> 4], -1).reshape(*codes.shape[:-1], -1)
+    return table[both.long()]
+
+
+def sharded(edit: Edit) -> None:
+    for expert in EXPERTS:
+        edit.split(expert, 3)
+
+
+def old_config(edit: Edit) -> None:
+    """``hf_quant_config.json`` beside the weights, nothing in ``config.json``."""
+    for expert in EXPERTS:
+        body = edit.config(expert)
+        new = body.pop("quantization_config")
+        edit.write_config(expert, body)
+        section = {"quant_algo": new["quant_algo"], "exclude_modules": new["ignore"], "group_size": 16}
+        old = {"producer": new["producer"], "quantization": section}
+        (edit.folder / expert / "hf_quant_config.json").write_text(json.dumps(old), encoding="utf-8")
+
+
+def shard_metadata(edit: Edit) -> None:
+    """The declaration only in ``__metadata__`` of the shard, as ModelOpt's single-file post-processing writes it."""
+    for expert in EXPERTS:
+        body = edit.config(expert)
+        new = body.pop("quantization_config")
+        tensors = edit.tensors(expert)
+        edit.write_config(expert, body)
+        edit.write(expert, tensors, {"quantization_config": json.dumps(new)})
+
+
+def dynamic_inputs(edit: Edit) -> None:
+    """No input scales, and the config says that activations are scaled while running."""
+    every(edit, lambda tensors, module: tensors.pop(f"{module}.input_scale", None))  # type: ignore[arg-type,return-value]
+    declare(edit, dynamic_input_scale=True)
+
+
+def channel_column(edit: Edit) -> None:
+    def change(tensors: Tensors, module: str) -> None:
+        tensors[f"{module}.weight_scale"] = tensors[f"{module}.weight_scale"].reshape(-1, 1)
+
+    every(edit, change)
+
+
+def single_transformer(edit: Edit) -> None:
+    """One transformer with its files at the root, as the lmsys overrides are published."""
+    place = edit.own("transformer")
+    for file in place.iterdir():
+        file.rename(edit.folder / file.name)
+    place.rmdir()
+    (edit.folder / "transformer_2").unlink()
+    (edit.folder / "model_index.json").unlink()
+
+
+BOTH = {"transformer": "nvfp4", "transformer_2": "nvfp4"}
+NEW = ("sglang==0.5.13", "sglang==0.5.23")
+DIALECTS: tuple[Dialect, ...] = (
+    Dialect("modelopt NVFP4", "nvfp4", as_is, NEW, BOTH),
+    Dialect("modelopt FP8 per tensor", "fp8", as_is, ("sglang==0.5.12", *NEW)),
+    Dialect("modelopt FP8 per channel", "fp8_channel", as_is),
+    Dialect("FP8 per channel [N, 1]", "fp8_channel", channel_column),
+    Dialect("SGLang-converted NVFP4", "nvfp4", sglang_converted, ("sglang==0.5.12", *NEW), BOTH),
+    Dialect("SGLang-converted FP8", "fp8", sglang_fp8, ("sglang==0.5.12", *NEW)),
+    Dialect("compressed-tensors NVFP4", "nvfp4", compressed_tensors),
+    Dialect("Comfy / BFL with markers", "nvfp4", comfy, ("sglang==0.5.23",)),
+    Dialect("swizzled and declared", "nvfp4", swizzled_declared, ("sglang==0.5.23",)),
+    Dialect("4 over 6", "nvfp4", four_over_six, NEW),
+    Dialect("AWQ", "nvfp4_awq", as_is),
+    Dialect("SVDQuant", "nvfp4_svdquant", as_is),
+    Dialect("sharded with an index", "nvfp4", sharded, NEW),
+    Dialect("old hf_quant_config.json", "nvfp4", old_config, NEW),
+    Dialect("declared in shard metadata", "nvfp4", shard_metadata, NEW),
+    Dialect("dynamic input scales", "nvfp4", dynamic_inputs),
+    Dialect("primary-only override", "nvfp4", single_transformer, NEW, {"transformer": "nvfp4", "transformer_2": "bf16"}, True),
+    Dialect("BF16", "base", as_is, NEW),
+)
+
+
+def make(dialect: Dialect, exports: Path, folder: Path) -> Path:
+    """Write one dialect."""
+    edit = Edit(exports / dialect.recipe, folder)
+    dialect.make(edit)
+    return folder
