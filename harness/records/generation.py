@@ -36,6 +36,8 @@ class Trace(Record):
     vae: dict[str, Json] = {}
     boundary_ratio: float | None = None
     text_embedding_sketch: tuple[float, ...] = ()
+    text: dict[str, Json] = {}
+    """What the prompt became: ``length`` and ``dtype`` of the embedding, digests of ``tokens`` and ``mask``."""
     initial_latents_sha256: str = ""
 
 

@@ -19,9 +19,10 @@ from harness.frames.clip import write_clip
 from harness.pipeline.backend import Emit, Method
 from harness.pipeline.backends import torch_settings
 from harness.pipeline.backends.float_video import round_video
-from harness.pipeline.backends.wan_loading import EXPERTS, load_pipeline
+from harness.pipeline.backends.wan_loading import DTYPES, EXPERTS, load_pipeline
 from harness.pipeline.backends.wan_output import FloatWatch
-from harness.pipeline.backends.wan_recorder import Recorder
+from harness.pipeline.backends.wan_recorder import Observer, Recorder
+from harness.pipeline.probes.methods import probe_methods
 from harness.pipeline.receipts import keep_receipts
 from harness.records.base import Json
 from harness.records.generation import Generation, Trace
@@ -35,13 +36,17 @@ class DiffusersBackend:
     def __init__(self) -> None:
         self._pipe: Any = None
         self._device = torch.device("cpu")
+        self._dtype = torch.bfloat16
         self._promised: dict[str, dict[str, str]] = {}
         self._scheduler_config: dict[str, Any] = {}
+        self.observers: list[Observer] = []
+        """Called after every denoising step of every generation."""
 
     def load(self, case: Case, paths: Mapping[str, Path], device: str, emit: Emit) -> None:
         """See ``Backend``."""
         torch_settings.apply(case.execution)
         self._device = torch_settings.pick_device(device)
+        self._dtype = DTYPES[case.precision.transformer]
         self._pipe, self._promised = load_pipeline(case, paths, self._device, emit)
         self._scheduler_config = dict(self._pipe.scheduler.config)
 
@@ -62,9 +67,7 @@ class DiffusersBackend:
             InvalidCaseError: a size or frame count that the model would silently round.
         """
         sampling, pipe = case.sampling, self._pipe
-        self._check_size(case)
-        pipe.scheduler = self.scheduler(case)
-        pipe.register_to_config(boundary_ratio=case.scheduler.boundary_ratio if len(self.experts) == 2 else None)
+        self._prepare(case)
         latents = self.initial_latents(case)
         digest = hashlib.sha256(latents.numpy().tobytes()).hexdigest()
         self._reset_peak()
@@ -73,19 +76,7 @@ class DiffusersBackend:
         handle = pipe.vae.decoder.register_forward_hook(watch)
         try:
             with keep_receipts(self.experts) as book, recorder.watching():
-                video = pipe(
-                    prompt=sampling.prompt,
-                    negative_prompt=sampling.negative_prompt,
-                    height=sampling.height,
-                    width=sampling.width,
-                    num_frames=sampling.num_frames,
-                    num_inference_steps=sampling.num_inference_steps,
-                    guidance_scale=sampling.guidance_scale,
-                    guidance_scale_2=sampling.guidance_scale_2 if len(self.experts) == 2 else None,
-                    latents=latents.to(self._device),
-                    output_type="np",
-                    max_sequence_length=sampling.max_sequence_length,
-                ).frames[0]
+                video = self._run(case, latents, "np")
         finally:
             handle.remove()
         seconds = time.perf_counter() - began
@@ -103,12 +94,44 @@ class DiffusersBackend:
                 vae=_plain(pipe.vae.config) | {"class": type(pipe.vae).__name__, "dtype": str(pipe.vae.dtype)},
                 boundary_ratio=pipe.config.boundary_ratio,
                 text_embedding_sketch=recorder.text_embedding_sketch,
+                text=recorder.text,
                 initial_latents_sha256=digest,
             ),
             receipts=book.receipts(),
             peak_memory_bytes=self._peak(),
             generate_seconds=seconds,
         )
+
+    def denoise(self, case: Case) -> Any:
+        """Run the case up to its last latents [1, C, T, H, W], without trace and without decoding."""
+        self._prepare(case)
+        return self._run(case, self.initial_latents(case), "latent")
+
+    @property
+    def compute(self) -> tuple[torch.device, torch.dtype]:
+        """Device and compute dtype of the transformers."""
+        return self._device, self._dtype
+
+    def _prepare(self, case: Case) -> None:
+        self._check_size(case)
+        self._pipe.scheduler = self.scheduler(case)
+        self._pipe.register_to_config(boundary_ratio=case.scheduler.boundary_ratio if len(self.experts) == 2 else None)
+
+    def _run(self, case: Case, latents: torch.Tensor, output_type: str) -> Any:
+        sampling = case.sampling
+        return self._pipe(
+            prompt=sampling.prompt,
+            negative_prompt=sampling.negative_prompt,
+            height=sampling.height,
+            width=sampling.width,
+            num_frames=sampling.num_frames,
+            num_inference_steps=sampling.num_inference_steps,
+            guidance_scale=sampling.guidance_scale,
+            guidance_scale_2=sampling.guidance_scale_2 if len(self.experts) == 2 else None,
+            latents=latents.to(self._device),
+            output_type=output_type,
+            max_sequence_length=sampling.max_sequence_length,
+        ).frames[0]
 
     def scheduler(self, case: Case) -> Any:
         """A fresh scheduler: the checkpoint's settings, overruled by what the case states."""
@@ -149,7 +172,7 @@ class DiffusersBackend:
 
     def methods(self) -> Mapping[str, Method]:
         """Further methods by name."""
-        return {}
+        return probe_methods(self)
 
     def _check_size(self, case: Case) -> None:
         pipe, sampling = self._pipe, case.sampling

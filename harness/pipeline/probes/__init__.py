@@ -1,0 +1,1 @@
+"""Probes: single forward passes on recorded inputs, which no chaos reaches."""

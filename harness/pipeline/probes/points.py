@@ -1,0 +1,82 @@
+"""Sketches taken inside an expert while it runs: every Linear, every norm, attention, every block."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+
+from harness.pipeline.quantized.linear import QuantizedLinear
+from harness.pipeline.sketch import sketch
+from harness.records.probe import Point, PointKind
+
+ATTENTION_OUT = ".to_out.0"
+
+
+def is_linear(module: torch.nn.Module) -> bool:
+    """Whether this is a Linear, packed or plain."""
+    return isinstance(module, torch.nn.Linear | QuantizedLinear)
+
+
+class PointWatch:
+    """Sketches of one forward pass, in order of execution."""
+
+    def __init__(self) -> None:
+        self.points: list[Point] = []
+        self.sketches: list[tuple[float, ...]] = []
+        self.amplitudes: dict[str, float] = {}
+        """Root mean square of the input of every Linear."""
+
+    def take(self, name: str, kind: PointKind, value: Any) -> None:
+        """Sketch one tensor; of a tuple its first."""
+        tensor = value[0] if isinstance(value, tuple) else value
+        if isinstance(tensor, torch.Tensor):
+            self.points.append(Point(name=name, kind=kind))
+            self.sketches.append(sketch(tensor))
+
+    @contextmanager
+    def watching(self, model: torch.nn.Module) -> Iterator[None]:
+        """Hook ``model`` while the context lasts. Nothing that it computes is changed."""
+        handles = []
+        for name, module in model.named_modules():
+            kind = _kind(name, module)
+            if kind is None:
+                continue
+            if kind == "linear":
+                handles.append(module.register_forward_pre_hook(self._before(name)))
+            handles.append(module.register_forward_hook(self._after(name, kind)))
+        try:
+            yield
+        finally:
+            for handle in handles:
+                handle.remove()
+
+    def _before(self, name: str) -> Any:
+        def hook(_module: torch.nn.Module, inputs: tuple[Any, ...]) -> None:
+            x = inputs[0]
+            self.amplitudes[name] = float(x.detach().to(torch.float32).square().mean().sqrt())
+            if name.endswith(ATTENTION_OUT):
+                # what attention made of q, k and v, before the projection
+                self.take(name.removesuffix(ATTENTION_OUT) + ".attention", "attention", x)
+
+        return hook
+
+    def _after(self, name: str, kind: PointKind) -> Any:
+        def hook(_module: torch.nn.Module, _inputs: Any, output: Any) -> None:
+            self.take(name, kind, output)
+
+        return hook
+
+
+def _kind(name: str, module: torch.nn.Module) -> PointKind | None:
+    if is_linear(module):
+        return "linear"
+    leaf = name.rpartition(".")[2]
+    if "norm" in leaf and not list(module.children()) and not isinstance(module, torch.nn.Identity):
+        return "norm"
+    head, _, last = name.rpartition(".")
+    if last.isdigit() and head.endswith("blocks"):
+        return "block"
+    return "other" if leaf == "patch_embedding" else None

@@ -1,0 +1,103 @@
+"""Probes: recorded inputs fed into an expert, what was seen inside, and how far it is from both anchors."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from harness.records.base import Record
+from harness.records.generation import Expert
+
+PROBES = "probes"
+"""Golden part: inputs recorded from the BF16 base, and what the base made of them."""
+SKETCHES = "sketches"
+"""Golden part: what the golden's own configuration made of the same inputs."""
+METADATA_KEY = "quantgate.probe"
+"""Key of the safetensors header under which the index lies as JSON."""
+
+PointKind = Literal["linear", "norm", "attention", "block", "other"]
+BROKEN = 1e9
+"""Stands for an error that is not finite: records are JSON."""
+
+
+class Point(Record):
+    """One place inside an expert at which a tensor was sketched."""
+
+    name: str
+    kind: PointKind
+
+
+class ProbeInput(Record):
+    """One recorded forward pass of an expert."""
+
+    expert: Expert
+    step: int
+    """Denoising step of the base's generation at which the input was taken."""
+    timestep: float
+    timestep_dtype: str
+    tokens: int
+    """Rows of the text embedding; trailing rows of zeros are not stored."""
+
+
+class ObservationIndex(Record):
+    """What lies in an observation file. Tensors: ``velocity.I`` float32 [C, T, H, W] of probe I, ``points.I`` float32
+    [points, 64] in order of execution, ``modules.EXPERT`` float32 [modules, 64]; in a recording also the inputs
+    ``latents.I`` and ``text.I``."""
+
+    schema_version: Literal[1] = 1
+    probes: tuple[ProbeInput, ...]
+    points: tuple[tuple[Point, ...], ...]
+    """By probe; empty for a probe that was not looked into."""
+    modules: dict[Expert, tuple[str, ...]]
+    """Linears that were fed alone, in the order of the rows of ``modules.EXPERT``."""
+    formats: dict[Expert, dict[str, str]]
+    """Stored format of every one of them."""
+    amplitudes: dict[Expert, dict[str, float]]
+    """Root mean square of each Linear's input in the base's forward pass: the size of what it is fed alone."""
+    seconds: float = 0.0
+    """Host seconds that the passes took."""
+
+
+class PointEvidence(Record):
+    """How far the tensor at one point is from the anchors: relative L2 error, estimated from sketches."""
+
+    name: str
+    kind: PointKind
+    base_error: float | None = None
+    golden_error: float | None = None
+
+
+class ProbeStep(Record):
+    """One probe. Errors are relative L2 errors of the predicted velocity, over all its values."""
+
+    expert: Expert
+    step: int
+    timestep: float
+    base_error: float
+    base_cosine: float
+    golden_error: float | None = None
+    golden_cosine: float | None = None
+    points: tuple[PointEvidence, ...] = ()
+
+
+class ModuleEvidence(Record):
+    """One Linear, fed alone with a fixed signal, so that no error of another module reaches it."""
+
+    expert: Expert
+    module: str
+    format: str
+    base_error: float | None = None
+    golden_error: float | None = None
+    golden_gain: float | None = None
+    """Least-squares factor between the golden's output and this one's: 1.01 is a weight that grew by a percent."""
+
+
+class ProbeEvidence(Record):
+    """Stage 2 of a case."""
+
+    steps: tuple[ProbeStep, ...]
+    modules: tuple[ModuleEvidence, ...]
+    golden_anchor: bool
+    """Whether the golden holds sketches of its own configuration."""
+    missing: tuple[str, ...] = ()
+    """``expert/module`` that the anchors have and this engine lacks, or the other way round."""
+    seconds: float = 0.0
