@@ -169,6 +169,24 @@ def memory(count: int = 189, height: int = 720, width: int = 1280) -> int:
     return (resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) * 1024
 
 
+def print_chunks(one: torch.Tensor, two: torch.Tensor, device: str) -> None:
+    """The pass alone on a GPU, by how many values are in flight, with the memory that takes."""
+    from harness.frames.kernels import torch_path
+
+    chosen = torch_path.CHUNK_VALUES["cuda"]
+    print(f"{'values in flight':>16} {'ms a pass':>10} {'peak bytes':>16}")
+    for power in range(21, 28):
+        torch_path.CHUNK_VALUES["cuda"] = 1 << power
+        torch.cuda.empty_cache()
+        torch.cuda.reset_peak_memory_stats()
+        held = torch.cuda.memory_allocated()
+        torch_path.tensor_statistics(one, two)
+        least = best_of(lambda: torch_path.tensor_statistics(one, two), 5, device)
+        peak = torch.cuda.max_memory_allocated() - held
+        print(f"{1 << power:16,} {1000 * least:10.2f} {peak:16,}{'  (chosen)' if 1 << power == chosen else ''}")
+    torch_path.CHUNK_VALUES["cuda"] = chosen
+
+
 def main(arguments: list[str] | None = None) -> int:
     """Print the table; 1 where we do not agree with scikit-image."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
@@ -200,9 +218,7 @@ def main(arguments: list[str] | None = None) -> int:
         gating_set(golden, candidate, lambda: tensor_statistics(one, two))
         held = best_of(lambda: gating_set(golden, candidate, lambda: tensor_statistics(one, two)), 10, options.device)
         ours[f"quantgate, whole gating set, frames on {options.device}"] = Timing(held, count)
-        torch.cuda.reset_peak_memory_stats()
-        tensor_statistics(one, two)
-        print(f"peak GPU memory beyond the frames: {torch.cuda.max_memory_allocated() - size:,} bytes")
+        print_chunks(one, two, options.device)
     baseline = table["scikit-image SSIM, uniform 7x7"].seconds
     rate = bandwidth("cpu")
     print(f"pair of {count} frames {width}x{height}, {size:,} bytes; one thread; least of several runs")

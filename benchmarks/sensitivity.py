@@ -218,6 +218,9 @@ def main(arguments: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--no-peers", action="store_true", help="our set only: a minute instead of several")
     options = parser.parse_args(arguments)
+    import torch
+
+    torch.set_num_threads(1)  # another process on the machine makes two threads slower than one
     chosen = scenes()
     shape = "x".join(str(side) for side in next(iter(chosen.values())).shape)
     print(f"{len(chosen)} scenes ({', '.join(chosen)}), {shape}; {len(GROSS)} gross faults, {len(MILD)} mild changes")

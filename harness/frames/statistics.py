@@ -83,7 +83,8 @@ def block_means(sums: npt.NDArray[np.signedinteger[Any]], height: int, width: in
     """Block sums [T, rows, columns, 3] over the pixels of each block."""
     rows, columns = block_edges(height, width)
     area = np.diff(rows)[:, None] * np.diff(columns)[None, :]
-    means: npt.NDArray[np.float32] = (sums / area[None, :, :, None]).astype(np.float32)
+    means = sums.astype(np.float32)  # a block of bytes has fewer than 2**24 levels: exact
+    means /= area[None, :, :, None].astype(np.float32)
     return means
 
 
