@@ -23,15 +23,21 @@ class Focus:
 
 
 def focus(record: CaseRecord) -> Focus | None:
-    """The worst frame: of the failed sanity check, else of the limit that was broken by most, else of what is nearest.
+    """The worst frame: of the failed sanity check, of the limit that the verdict names, of the one broken by most.
 
+    Where everything passed, it is the frame that comes nearest to a limit.
     ``None`` where no measurement points at a frame: nothing was measured, or the clips are bit-exact.
     """
     tile = _tile(record)
     for failure in record.sanity.failures if record.sanity else ():
         if failure.frame is not None:
             return Focus(failure.frame, tile, failure.message)
-    ranked = sorted((check for check in record.limits if check.frame is not None), key=_used, reverse=True)
+    cause = record.verdict.cause
+    ranked = sorted(
+        (check for check in record.limits if check.frame is not None),
+        key=lambda check: (cause.startswith(f"{check.metric}_") and not check.passed, _used(check)),
+        reverse=True,
+    )
     for check in ranked:
         if check.frame is not None and _used(check) > 0:
             return Focus(check.frame, tile, _sentence(check))

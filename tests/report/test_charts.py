@@ -58,6 +58,10 @@ def test_focus_and_key_frames_follow_the_worst_limit(make: ModuleType) -> None:
     assert key_frames(found, 9)[0] == 8
     assert set(key_frames(found, 9)) >= {0, 4, 8}
     assert focus(make.record("y")) is None
+    named = found.verdict.model_copy(update={"cause": "psnr_below_limit"})
+    chosen = focus(found.model_copy(update={"verdict": named}))
+    assert chosen is not None
+    assert chosen.why.startswith("psnr is")
 
 
 def test_divergence_names_the_first_step_over_one_percent(make: ModuleType) -> None:
