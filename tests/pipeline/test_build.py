@@ -15,7 +15,7 @@ from safetensors.torch import load_file, save_file
 from harness.definitions.case import Loader
 from harness.errors import CheckpointFaultError
 from harness.pipeline.quantized import nvfp4
-from harness.pipeline.quantized.build import build_transformer, is_quantized
+from harness.pipeline.quantized.build import build_transformer
 from harness.pipeline.quantized.headers import formats_of, read_headers
 from harness.pipeline.quantized.linear import Fp8Linear, Nvfp4Linear, QuantizedLinear
 
@@ -78,13 +78,15 @@ def test_quantized_weights_are_modelopts_and_stay_packed(random_wan: Path, form:
         torch.testing.assert_close(module.dequantized(torch.float32), wanted.float(), rtol=1e-6, atol=0)
 
 
-@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float32])
-def test_every_other_parameter_has_diffusers_dtype_and_value(random_wan: Path, dtype: torch.dtype) -> None:
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16, torch.float32])
+@pytest.mark.parametrize("form", ["nvfp4", "bf16/transformer"])
+def test_every_other_parameter_has_diffusers_dtype_and_value(random_wan: Path, form: str, dtype: torch.dtype) -> None:
     from diffusers import WanTransformer3DModel
 
     plain = WanTransformer3DModel.from_pretrained(str(random_wan / "bf16" / "transformer"), torch_dtype=dtype)
     wanted = plain.state_dict()
-    model, formats = _build(random_wan / "nvfp4", dtype)
+    model, formats = _build(random_wan / form, dtype)
+    assert set(model.state_dict()) >= set(wanted)
     buffers = dict(model.named_buffers())
     assert not any(value.is_meta for value in [*model.parameters(), *buffers.values()])
     assert torch.equal(buffers["rope.freqs_cos"], plain.rope.freqs_cos)
@@ -96,9 +98,10 @@ def test_every_other_parameter_has_diffusers_dtype_and_value(random_wan: Path, d
         assert torch.equal(value, wanted[name]), name
 
 
-def test_the_unquantized_repository_is_not_taken_for_quantized(random_wan: Path) -> None:
-    assert not is_quantized(random_wan / "bf16" / "transformer")
-    assert is_quantized(random_wan / "nvfp4")
+def test_a_variant_beside_the_standard_file_is_left_alone(random_wan: Path, tmp_path: Path) -> None:
+    folder = Path(shutil.copytree(random_wan / "nvfp4", tmp_path / "variant"))
+    save_file({"x": torch.zeros(1)}, folder / "diffusion_pytorch_model.fp16.safetensors")
+    assert torch.equal(_run(_build(folder)[0]), _run(_build(random_wan / "nvfp4")[0]))
 
 
 def test_the_output_is_near_the_base(random_wan: Path) -> None:

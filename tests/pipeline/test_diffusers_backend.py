@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -17,6 +18,7 @@ from harness.errors import CheckpointFaultError, InvalidCaseError
 from harness.frames.clip import read_clip
 from harness.pipeline.backends import torch_settings
 from harness.pipeline.backends.diffusers_backend import DiffusersBackend
+from harness.pipeline.backends.wan_recorder import Moment
 from harness.records.base import Json
 from harness.records.generation import Generation
 
@@ -254,6 +256,31 @@ def test_nan_in_the_latents_ends_as_a_record(load: Load, make_wan_case: Make, tm
     assert generation.trace.steps[2].latent_norm == 1e300
 
 
+def test_nan_in_the_text_ends_as_a_record(load: Load, make_wan_case: Make, tmp_path: Path) -> None:
+    case = make_wan_case()
+    backend = load(case)
+    backend.pipe.text_encoder.encoder.final_layer_norm.weight.data[0] = float("nan")
+    generation = backend.generate(case, tmp_path, _ignore)
+    assert 1e300 in generation.trace.text_embedding_sketch
+    assert generation.float_stats.nan > 0
+
+
+def test_observers_see_every_step_and_change_nothing(load: Load, make_wan_case: Make, tmp_path: Path) -> None:
+    case = make_wan_case()
+    backend = load(case)
+    before = backend.generate(case, tmp_path, _ignore)
+    moments: list[Moment] = []
+    backend.observers.append(moments.append)
+    after = backend.generate(case, tmp_path, _ignore)
+    assert after.clip_sha256 == before.clip_sha256
+    assert [(moment.index, moment.timestep, moment.expert) for moment in moments] == [
+        (step.index, step.timestep, step.expert) for step in after.trace.steps
+    ]
+    for moment, following in itertools.pairwise(moments):
+        assert torch.equal(moment.latents_after, following.latents_before)
+    assert torch.equal(moments[0].latents_before, backend.initial_latents(case))
+
+
 @pytest.mark.parametrize(
     ("sampling", "words"),
     [({"num_frames": 6}, "num_frames"), ({"height": 40}, "height 40"), ({"width": 24}, "width 24")],
@@ -295,3 +322,44 @@ def test_precision_is_what_the_case_says(load: Load, make_wan_case: Make, dtype:
     assert pipe.vae.dtype == wanted
     assert pipe.text_encoder.dtype == wanted
     assert pipe.transformer.condition_embedder.time_embedder.linear_1.weight.dtype == torch.float32
+
+
+@pytest.mark.parametrize(
+    ("component", "file", "tensor"),
+    [
+        ("vae", "diffusion_pytorch_model.safetensors", "decoder.conv_in.weight"),
+        ("text_encoder", "model.safetensors", "encoder.block.0.layer.0.SelfAttention.q.weight"),
+        ("transformer_2", "diffusion_pytorch_model.safetensors", "blocks.1.attn2.to_k.weight"),
+    ],
+)
+def test_a_missing_weight_is_a_checkpoint_fault_and_never_random(
+    load: Load, make_wan_case: Make, random_wan: Path, tmp_path: Path, component: str, file: str, tensor: str
+) -> None:
+    root = Path(shutil.copytree(random_wan / "bf16", tmp_path / "lacking"))
+    tensors = load_file(root / component / file)
+    del tensors[tensor]
+    save_file(tensors, root / component / file, metadata={"format": "pt"})
+    with pytest.raises(CheckpointFaultError, match=tensor) as caught:
+        load(make_wan_case(), model=root)
+    assert caught.value.code == "missing_tensor"
+    assert component in caught.value.where
+
+
+@pytest.mark.parametrize("component", ["vae", "text_encoder", "transformer", "transformer_2"])
+def test_a_missing_component_is_a_checkpoint_fault(
+    load: Load, make_wan_case: Make, random_wan: Path, tmp_path: Path, component: str
+) -> None:
+    root = Path(shutil.copytree(random_wan / "bf16", tmp_path / "lacking"))
+    shutil.rmtree(root / component)
+    with pytest.raises(CheckpointFaultError) as caught:
+        load(make_wan_case(), model=root)
+    assert component in caught.value.where
+
+
+@pytest.mark.parametrize("role", ["transformer", "transformer_2"])
+def test_an_override_takes_the_place_of_one_expert(
+    load: Load, make_wan_case: Make, random_wan: Path, role: str
+) -> None:
+    backend = load(make_wan_case(**{role: {"path": "./fp8"}}), **{role: random_wan / "fp8"})
+    assert set(backend.quantized_modules()) == {role}
+    assert set(backend.quantized_modules()[role].values()) == {"fp8"}

@@ -72,7 +72,7 @@ class DiffusersBackend:
         digest = hashlib.sha256(latents.numpy().tobytes()).hexdigest()
         self._reset_peak()
         began = time.perf_counter()
-        recorder, watch = Recorder(pipe, sampling.num_inference_steps, emit), FloatWatch()
+        recorder, watch = Recorder(pipe, sampling.num_inference_steps, emit, self.observers), FloatWatch()
         handle = pipe.vae.decoder.register_forward_hook(watch)
         try:
             with keep_receipts(self.experts) as book, recorder.watching():

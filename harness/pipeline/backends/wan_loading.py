@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import json
 from collections.abc import Mapping
 from pathlib import Path
@@ -12,8 +13,8 @@ import torch
 from harness.definitions.case import Case, DType
 from harness.errors import CheckpointFaultError, InvalidCaseError
 from harness.pipeline.backend import Emit
-from harness.pipeline.quantized.build import build_transformer, is_quantized
-from harness.pipeline.quantized.headers import expert_folder
+from harness.pipeline.quantized.build import build_transformer
+from harness.pipeline.quantized.headers import override_folder
 
 EXPERTS = ("transformer", "transformer_2")
 DTYPES: dict[DType, torch.dtype] = {"bf16": torch.bfloat16, "fp16": torch.float16, "fp32": torch.float32}
@@ -42,29 +43,26 @@ def load_pipeline(
     root = paths["model"]
     index = _model_index(root)
     promised: dict[str, dict[str, str]] = {}
-    experts: dict[str, Any] = {}
+    parts: dict[str, Any] = dict.fromkeys(EXPERTS)
     present = [role for role in EXPERTS if role in paths or _names_component(index, role)]
-    for step, role in enumerate(present, start=1):
-        home = device if case.execution.offload == "none" else torch.device("cpu")
-        experts[role], promised[role] = _load_expert(case, role, expert_folder(paths.get(role, root), role), home)
-        emit({"stage": "load", "step": step, "steps": len(present) + 1})
-    if "transformer" not in experts:
+    if "transformer" not in present:
         raise CheckpointFaultError("has no transformer", where=str(root), code="missing_tensor")
-    pipe = cast("Any", WanPipeline).from_pretrained(
-        str(root),
-        **{role: experts.get(role) for role in EXPERTS},
-        dtype={
-            "default": DTYPES[case.precision.transformer],
-            "text_encoder": DTYPES[case.precision.text_encoder],
-            "vae": DTYPES[case.precision.vae],
-        },
-        local_files_only=True,
-        use_safetensors=True,
-    )
+    for step, role in enumerate(present, start=1):
+        folder = override_folder(paths[role], role) if role in paths else root / role
+        parts[role], promised[role] = build_transformer(
+            folder,
+            dtype=DTYPES[case.precision.transformer],
+            device=device if case.execution.offload == "none" else torch.device("cpu"),
+            loader=case.loader,
+            policy=case.execution.matmul,
+        )
+        _set_attention(parts[role], case)
+        emit({"stage": "load", "step": step, "steps": len(present) + 1})
+    parts["vae"] = load_component(root, index, "vae", DTYPES[case.precision.vae])
+    parts["text_encoder"] = load_component(root, index, "text_encoder", DTYPES[case.precision.text_encoder])
+    pipe = cast("Any", WanPipeline).from_pretrained(str(root), **parts, local_files_only=True)
     pipe.set_progress_bar_config(disable=True)
-    pipe.register_to_config(boundary_ratio=case.scheduler.boundary_ratio if "transformer_2" in experts else None)
-    for model in experts.values():
-        _set_attention(model, case)
+    pipe.register_to_config(boundary_ratio=case.scheduler.boundary_ratio if "transformer_2" in present else None)
     if case.execution.offload == "model" and device.type == "cuda":
         pipe.enable_model_cpu_offload(device=device)
     else:
@@ -73,19 +71,32 @@ def load_pipeline(
     return pipe, {role: modules for role, modules in promised.items() if modules}
 
 
-def _load_expert(case: Case, role: str, folder: Path, device: torch.device) -> tuple[Any, dict[str, str]]:
-    dtype = DTYPES[case.precision.transformer]
-    if is_quantized(folder):
-        return build_transformer(folder, dtype=dtype, device=device, loader=case.loader, policy=case.execution.matmul)
-    from diffusers import WanTransformer3DModel
+def load_component(root: Path, index: Mapping[str, Any], name: str, dtype: torch.dtype) -> Any:
+    """One component of a Diffusers repository, in eval mode on the CPU.
 
+    The libraries only warn of weights that are absent and leave them random; here that is an error.
+
+    Raises:
+        CheckpointFaultError: it cannot be loaded, or it lacks weights.
+    """
+    folder = root / name
     try:
-        model = cast("Any", WanTransformer3DModel).from_pretrained(
-            str(folder), torch_dtype=dtype, use_safetensors=True, local_files_only=True
+        library, kind = index[name]
+        if library not in {"diffusers", "transformers"}:
+            raise ValueError(f"{library} is neither diffusers nor transformers")
+        model, info = getattr(importlib.import_module(library), kind).from_pretrained(
+            str(folder),
+            **{"torch_dtype" if library == "diffusers" else "dtype": dtype},
+            local_files_only=True,
+            use_safetensors=True,
+            output_loading_info=True,
         )
-    except (OSError, ValueError, KeyError) as error:
-        raise CheckpointFaultError(f"{role} cannot be loaded: {error}", where=str(folder), code="unreadable") from error
-    return model.eval().to(device), {}
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, RuntimeError) as error:
+        raise CheckpointFaultError(f"{name} cannot be loaded: {error}", where=str(folder), code="unreadable") from error
+    missing = sorted(map(str, [*info["missing_keys"], *info.get("mismatched_keys", ())]))
+    if missing:
+        raise CheckpointFaultError(f"lacks {', '.join(missing[:5])}", where=str(folder), code="missing_tensor")
+    return model.eval()
 
 
 def _set_attention(model: Any, case: Case) -> None:

@@ -1,4 +1,7 @@
-"""A transformer from a ModelOpt export: built empty, filled strictly, its quantized Linears kept packed."""
+"""A transformer from safetensors: built empty, filled strictly, its quantized Linears kept packed.
+
+Unquantized checkpoints take the same way: diffusers would only warn of missing tensors and leave them random.
+"""
 
 from __future__ import annotations
 
@@ -23,12 +26,6 @@ from harness.pipeline.quantized.linear import Fp8Linear, Nvfp4Linear, QuantizedL
 SCALES = ("weight_scale", "weight_scale_2", "input_scale")
 
 
-def is_quantized(folder: Path) -> bool:
-    """Whether the folder's configuration or its tensors speak of quantization."""
-    config = read_config(folder)
-    return "quantization_config" in config or any(name.endswith(".weight_scale") for name in read_headers(folder))
-
-
 def build_transformer(
     folder: Path,
     *,
@@ -40,7 +37,7 @@ def build_transformer(
     """Build the model of ``folder`` and fill it.
 
     Args:
-        folder: holds ``config.json`` and safetensors in ModelOpt's layout.
+        folder: holds ``config.json`` and safetensors, plain or in ModelOpt's layout.
         dtype: compute dtype; modules that diffusers keeps in float32 stay so.
         device: where the weights go.
         loader: how packed bytes are to be read.

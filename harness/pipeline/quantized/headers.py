@@ -47,8 +47,8 @@ def read_headers(folder: Path) -> dict[str, TensorInfo]:
         CheckpointFaultError: no weights, several shards and no index, a missing shard, an index that names tensors
             which its shards do not hold, or a damaged header.
     """
-    indices = sorted(folder.glob("*.safetensors.index.json"))
-    shards = sorted(folder.glob("*.safetensors"))
+    indices = _preferred(folder, ".safetensors.index.json")
+    shards = _preferred(folder, ".safetensors")
     if not indices:
         if len(shards) != 1:
             found = f"{len(shards)} .safetensors files and no index" if shards else "no .safetensors file"
@@ -106,8 +106,8 @@ def expects_input_scale(config: dict[str, Any]) -> bool:
     return not activations or any(entry is not None and not entry.get("dynamic", False) for entry in activations)
 
 
-def expert_folder(root: Path, role: str) -> Path:
-    """The folder of an expert's weights: ``root`` itself, or its subfolder ``role`` or ``transformer``.
+def override_folder(root: Path, role: str) -> Path:
+    """Where an override keeps its weights: in ``root`` itself, or in its subfolder ``role`` or ``transformer``.
 
     Raises:
         CheckpointFaultError: none of them holds a ``config.json``.
@@ -116,6 +116,12 @@ def expert_folder(root: Path, role: str) -> Path:
         if (folder / "config.json").is_file():
             return folder
     raise CheckpointFaultError(f"holds no {role}/config.json and no config.json", where=str(root), code="unreadable")
+
+
+def _preferred(folder: Path, ending: str) -> list[Path]:
+    """Files with this ending: only the one with diffusers' standard name where there is one, else all (no variants)."""
+    standard = folder / f"diffusion_pytorch_model{ending}"
+    return [standard] if standard.is_file() else sorted(folder.glob(f"*{ending}"))
 
 
 def _inside(folder: Path, name: str, index: Path) -> Path:
