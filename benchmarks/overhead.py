@@ -1,0 +1,151 @@
+"""What the harness costs a case: ``python -m benchmarks.overhead [--shape 832x480x17] [--repeats N] [--runner NAME]``.
+
+The same pipeline on the same device twice, in turn: a bare loop in this process that calls ``WanPipeline`` and takes
+its frames, and a session that does everything a case asks for: engine process and protocol, inspection, trace and
+receipts, lossless clip on disk, identity, golden, metrics, verdict, record. Both are warm. The ratio is that of medians.
+"""
+
+from __future__ import annotations
+
+import argparse
+import shutil
+import time
+from pathlib import Path
+from statistics import median
+from tempfile import TemporaryDirectory
+from typing import Any
+
+from harness.definitions.case import Case, Located
+from harness.definitions.loading import load_cases
+from harness.definitions.runner import RunnerProfile, load_runners, match_runner
+from harness.goldens.store import open_store
+from harness.lane.devices import cpu_device, gpu_devices
+from harness.lane.leases import Lease, acquire
+from harness.pipeline.backends.diffusers_backend import DiffusersBackend
+from harness.pipeline.resolve import resolve_case
+from harness.records.case_record import CaseRecord
+from harness.review.accept import accept
+from harness.review.workspace import Workspace
+from harness.session.conductor import Session
+from harness.session.context import SessionContext
+from harness.session.devices import devices_for
+
+ROOT = Path(__file__).parents[1]
+
+
+def chosen_case(name: str, shape: str, runner: str) -> Located:
+    """A case of ``cases/tiny.yaml``, at another shape where one is given as WIDTHxHEIGHTxFRAMES."""
+    found = {one.case.id: one for one in load_cases([ROOT / "cases/tiny.yaml"], ROOT)}[name]
+    changes: dict[str, Any] = {"runners": (runner,)}
+    if shape:
+        width, height, frames = map(int, shape.split("x"))
+        update = {"width": width, "height": height, "num_frames": frames}
+        changes["sampling"] = found.case.sampling.model_copy(update=update)
+    return found.model_copy(update={"case": found.case.model_copy(update=changes)})
+
+
+class BareLoop:
+    """The pipeline as a script would call it."""
+
+    def __init__(self, case: Case, device: str) -> None:
+        self._case = case
+        self._backend = DiffusersBackend()
+        self._backend.load(case, resolve_case(case, ROOT), device, lambda _: None)
+
+    def seconds(self) -> float:
+        """Wall time of one generation, frames in host memory."""
+        case, pipe = self._case, self._backend.pipe
+        sampling, (device, _) = case.sampling, self._backend.compute
+        begin = time.perf_counter()
+        pipe.scheduler = self._backend.scheduler(case)
+        frames = pipe(
+            prompt=sampling.prompt,
+            negative_prompt=sampling.negative_prompt,
+            height=sampling.height,
+            width=sampling.width,
+            num_frames=sampling.num_frames,
+            num_inference_steps=sampling.num_inference_steps,
+            guidance_scale=sampling.guidance_scale,
+            guidance_scale_2=sampling.guidance_scale_2,
+            latents=self._backend.initial_latents(case).to(device),
+            output_type="np",
+            max_sequence_length=sampling.max_sequence_length,
+        ).frames[0]
+        if frames.shape[0] != sampling.num_frames:
+            raise SystemExit(f"{frames.shape[0]} frames came out, not {sampling.num_frames}")
+        return time.perf_counter() - begin
+
+
+class Harness:
+    """The same case through a session, against a golden of its own."""
+
+    def __init__(self, located: Located, profile: RunnerProfile, lease: Lease, root: Path) -> None:
+        shutil.copytree(ROOT / "runners", root / "runners")
+        (root / "tiny").symlink_to(ROOT / "tiny")
+        self._located = located
+        self.session = Session(
+            SessionContext(
+                root=root,
+                run="overhead",
+                runs_dir=root / "runs",
+                runner=profile,
+                device=lease.device,
+                store=open_store(root / "goldens"),
+                thresholds=root / "thresholds",
+                device_env=lease.env,
+            )
+        )
+        self._run()
+        accept(Workspace(root), located.case.id, reason="benchmark", author="benchmark", runner=profile.name)
+
+    def _run(self) -> CaseRecord:
+        return self.session.run_case(self._located, f"{self._located.path}::overhead", lambda _: None).record
+
+    def seconds(self) -> tuple[float, CaseRecord]:
+        """Wall time of one case, and its record."""
+        begin = time.perf_counter()
+        record = self._run()
+        spent = time.perf_counter() - begin
+        if record.generation is None or record.comparison is None:
+            raise SystemExit(f"nothing was compared: {record.verdict.summary}")
+        return spent, record
+
+
+def main() -> None:
+    """Print both times, where the difference goes, and the ratio."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--case", default="bf16", help="a case of cases/tiny.yaml")
+    parser.add_argument("--shape", default="", help="WIDTHxHEIGHTxFRAMES; default: the case's own")
+    parser.add_argument("--repeats", type=int, default=5)
+    parser.add_argument("--runner", default="", help="default: what this machine is")
+    options = parser.parse_args()
+    profiles = load_runners(ROOT / "runners")
+    gpus = gpu_devices()
+    profile = profiles[options.runner] if options.runner else match_runner((*gpus, cpu_device())[0], profiles)
+    located = chosen_case(options.case, options.shape, profile.name)
+    with TemporaryDirectory() as folder, acquire(devices_for(profile), 60) as lease:
+        harness = Harness(located, profile, lease, Path(folder))
+        try:
+            bare = BareLoop(located.case, lease.device.kind)
+            bare.seconds()
+            harness.seconds()
+            alone, ours, records = [], [], []
+            for _ in range(options.repeats):
+                alone.append(bare.seconds())
+                spent, record = harness.seconds()
+                ours.append(spent)
+                records.append(record)
+        finally:
+            harness.session.close()
+    sampling = located.case.sampling
+    shape = f"{sampling.width}x{sampling.height}x{sampling.num_frames}, {sampling.num_inference_steps} steps"
+    print(f"{options.case} at {shape} on {profile.name} ({lease.device.name}), median of {options.repeats}")
+    print(f"bare loop   {median(alone):8.3f} s")
+    print(f"harness     {median(ours):8.3f} s")
+    for stage in ("inspect", "load", "generate", "compare"):
+        print(f"  {stage:9} {median(getattr(record.timing, stage) for record in records):8.3f} s")
+    print(f"ratio       {median(ours) / median(alone):8.3f}")
+
+
+if __name__ == "__main__":
+    main()
