@@ -15,6 +15,7 @@ from harness.checkpoint.index import Component
 from harness.checkpoint.measure import Anchor, Measured, measure
 from harness.checkpoint.modules import Module, is_scale
 from harness.checkpoint.sampling import Budget, block_scale_values
+from harness.checkpoint.sources import SharedReads
 
 EXCLUDED_BATCH = 24
 MAX_SCALAR_BYTES = 1 << 20
@@ -43,6 +44,7 @@ class Plan:
     budgets: Mapping[str, Budget]
     scan: Mapping[str, bool]
     """Expert to whether every block scale is read."""
+    reads: SharedReads = field(default_factory=SharedReads)
 
 
 def gather(plan: Plan, pool: Executor) -> Gathered:
@@ -109,9 +111,9 @@ def _work(plan: Plan, found: Gathered) -> Iterator[Task]:
             yield from _excluded_tasks(plan, found, component, own, other)
 
 
-def _anchor(component: Component | None, module: Module) -> Anchor | None:
+def _anchor(component: Component | None, module: Module, reads: SharedReads) -> Anchor | None:
     entry = component.tensors.get(f"{module.name}.weight") if component else None
-    return Anchor(component.source, entry) if component and entry else None
+    return Anchor(component.source, entry, reads) if component and entry else None
 
 
 def _measure_task(
@@ -119,11 +121,11 @@ def _measure_task(
 ) -> Task:
     expert = component.expert
     values = found.scalars[expert].get(module.global_scale.name) if module.global_scale else None
-    budget = plan.budgets[expert]
+    budget, reads = plan.budgets[expert], plan.reads
 
     def work() -> Measured:
         scale = values[0] if values else None
-        return measure(expert, component.source, module, budget, _anchor(own, module), _anchor(other, module), scale)
+        return measure(expert, component.source, module, budget, _anchor(own, module, reads), _anchor(other, module, reads), scale)
 
     def keep(result: Measured) -> None:
         found.measured[expert][module.name] = result

@@ -14,7 +14,7 @@ from harness.checkpoint.hypotheses import Blind, PackedRows, decode_fp8_readings
 from harness.checkpoint.modules import Module
 from harness.checkpoint.recompute import exact_fp8, exact_nvfp4
 from harness.checkpoint.sampling import Budget, packed_rows, row_range, scale_columns, scale_of, strip_range
-from harness.checkpoint.sources import Source
+from harness.checkpoint.sources import SharedReads, Source
 
 
 @dataclass(frozen=True, slots=True)
@@ -23,6 +23,7 @@ class Anchor:
 
     source: Source
     entry: TensorEntry
+    reads: SharedReads
 
 
 @dataclass(frozen=True)
@@ -74,7 +75,7 @@ def _base_rows(anchor: Anchor | None, module: Module, rows: NDArray[np.int64]) -
     if anchor is None or anchor.entry.shape != module.shape or anchor.entry.dtype not in FLOAT_DTYPES:
         return None
     start, length = row_range(anchor.entry, rows)
-    data = anchor.source.read(anchor.entry.file, start, length)
+    data = anchor.reads.read(anchor.source, anchor.entry.file, start, length)
     return decode_floats(data, anchor.entry.dtype).reshape(len(rows), -1)
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Mapping, Sequence
+from concurrent.futures import Future
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
@@ -38,6 +39,32 @@ class Meter:
         with self._lock:
             self.bytes += size
             self.requests += 1
+
+
+class SharedReads:
+    """Reads each range of the base once, though both experts are compared with both of its transformers."""
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._known: dict[tuple[int, str, int, int], Future[bytes]] = {}
+
+    def read(self, source: Source, path: str, start: int, length: int) -> bytes:
+        """Bytes of one range; a second caller waits for the first one's and then they are forgotten."""
+        key = (id(source), path, start, length)
+        with self._lock:
+            known = self._known.pop(key, None)
+            if known is None:
+                mine: Future[bytes] = Future()
+                self._known[key] = mine
+        if known is not None:
+            return known.result()
+        try:
+            data = source.read(path, start, length)
+        except BaseException as error:
+            mine.set_exception(error)
+            raise
+        mine.set_result(data)
+        return data
 
 
 class Source(Protocol):

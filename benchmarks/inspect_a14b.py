@@ -1,0 +1,54 @@
+"""Inspect an A14B-shaped NVFP4 checkpoint and its BF16 base over HTTP: bytes, requests and seconds.
+
+    python -m benchmarks.inspect_a14b [--repo corpus/nvfp4] [--profile]
+
+The bytes are computed by a loopback server in a process of its own (``benchmarks.corpus.a14b_server``) and read
+through the unpatched ``huggingface_hub`` client; only ``HF_ENDPOINT`` is set.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import subprocess
+import sys
+import time
+
+
+def main() -> int:
+    """Print one line of figures and the verdict; exit 1 where the verdict or the budget is missed."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--repo", default="corpus/nvfp4", help="corpus/nvfp4 or corpus/nvfp4-swapped")
+    parser.add_argument("--contract", action="append", default=[])
+    options = parser.parse_args()
+    server = subprocess.Popen([sys.executable, "-m", "benchmarks.corpus.a14b_server"], stdout=subprocess.PIPE, text=True)
+    try:
+        assert server.stdout is not None
+        port = server.stdout.readline().strip()
+        os.environ.update(HF_ENDPOINT=f"http://127.0.0.1:{port}", HF_HUB_DISABLE_XET="1", HF_HUB_OFFLINE="0", HF_HUB_DISABLE_TELEMETRY="1")
+        from harness.checkpoint import inspect_checkpoint
+
+        started = time.perf_counter()
+        cpu = time.process_time()
+        report = inspect_checkpoint(options.repo, base="corpus/base", contracts=options.contract or ["sglang==0.5.23"])
+        seconds, cpu = time.perf_counter() - started, time.process_time() - cpu
+    finally:
+        server.terminate()
+        server.wait(timeout=10)
+    total = sum(expert.bytes_on_disk for expert in report.experts)
+    quantized = sum(layer.format == "nvfp4" for layer in report.layers)
+    proven = sum(layer.state == "proven" for layer in report.layers if layer.format == "nvfp4")
+    print(f"verdict       {report.outcome}: {report.summary}")
+    for item in report.experts:
+        print(f"{item.expert:13} {item.format} {item.encoding} {item.quantized_modules} Linears, {item.tensors} tensors")
+    print(f"proven        {proven} of {quantized} quantized Linears")
+    print(f"read          {report.bytes_read / 2**20:.1f} MiB of {total / 1e9:.1f} GB and the base, {report.requests} requests")
+    print(f"time          {seconds:.1f} s wall, {cpu:.1f} s CPU of this process")
+    for line in report.not_done:
+        print(f"not done      {line}")
+    within = report.bytes_read <= 120 * 2**20
+    return 0 if within and report.outcome in ("clean", "fault") else 1
+
+
+if __name__ == "__main__":
+    sys.exit(main())
