@@ -2,26 +2,23 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 from torch import nn
 
+from tiny.modules import Expert, Pipeline, Scheduler, TextEncoder, Vae
 from tiny.spec import BOUNDARY_RATIO, FLOW_SHIFT, LATENT_CHANNELS, TRAIN_TIMESTEPS
 from tiny.vocab.tokenizer import build_tokenizer, pieces
-
-if TYPE_CHECKING:
-    from diffusers import AutoencoderKLWan, UniPCMultistepScheduler, WanPipeline, WanTransformer3DModel
-    from transformers import UMT5EncoderModel
 
 TEXT_DIM = 128
 HEADS, HEAD_DIM, FFN_DIM, LAYERS = 4, 48, 768, 6
 
 
-def build_vae() -> AutoencoderKLWan:
+def build_vae() -> Vae:
     """The VAE in miniature: 8x in space and 4x in time to 16 channels, like A14B's.
 
-    The residual variant (Wan2.2 5B's, patch 2 inside) is used because it trains in minutes where the plain one does not.
+    The residual variant (Wan2.2 5B's, patch 2 inside) is used: it trains in minutes where the plain one does not.
     Initialised so that it trains fast: each residual block starts as the identity, and channel 0 starts as the constant
     one, because RMS normalisation over channels would otherwise erase amplitude.
     """
@@ -55,7 +52,7 @@ def build_vae() -> AutoencoderKLWan:
     return vae
 
 
-def build_transformer() -> WanTransformer3DModel:
+def build_transformer() -> Expert:
     """One expert: 6 blocks of width 192, patch (1, 2, 2), cross-attention to the text; about 4 M parameters."""
     from diffusers import WanTransformer3DModel
 
@@ -80,7 +77,7 @@ def build_transformer() -> WanTransformer3DModel:
     return model
 
 
-def build_text_encoder() -> UMT5EncoderModel:
+def build_text_encoder() -> TextEncoder:
     """A UMT5 encoder of 3 layers and width 128 over the caption vocabulary; trained with the experts."""
     from transformers import UMT5Config, UMT5EncoderModel
 
@@ -100,7 +97,7 @@ def build_text_encoder() -> UMT5EncoderModel:
     return UMT5EncoderModel(config)
 
 
-def build_scheduler() -> UniPCMultistepScheduler:
+def build_scheduler() -> Scheduler:
     """UniPC on flow sigmas with shift 3, as Wan2.2 uses it."""
     from diffusers import UniPCMultistepScheduler
 
@@ -113,11 +110,11 @@ def build_scheduler() -> UniPCMultistepScheduler:
 
 
 def assemble(
-    vae: AutoencoderKLWan,
-    text_encoder: UMT5EncoderModel,
-    high: WanTransformer3DModel,
-    low: WanTransformer3DModel,
-) -> WanPipeline:
+    vae: Vae,
+    text_encoder: TextEncoder,
+    high: Expert,
+    low: Expert,
+) -> Pipeline:
     """A Wan2.2-A14B-shaped pipeline: `high` is `transformer`, `low` is `transformer_2`, boundary 0.875."""
     from diffusers import WanPipeline
 

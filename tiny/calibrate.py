@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import os
 from pathlib import Path
 
 import torch
@@ -54,7 +53,7 @@ def main(arguments: list[str] | None = None) -> None:
     document = {"method": "max", "prompts": _PROMPTS, "seed": _SEED, "activation_amax": measure(options.weights)}
     part = options.out.with_suffix(".part")
     part.write_text(json.dumps(document, indent=1, sort_keys=True) + "\n")
-    os.replace(part, options.out)
+    part.replace(options.out)
     print(f"wrote {options.out}")
 
 

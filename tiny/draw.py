@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
@@ -56,7 +57,8 @@ def draw(labels: Labels, generator: torch.Generator, device: torch.device | str 
     def uniform(low: float, high: float) -> Tensor:
         return (low + (high - low) * torch.rand(count, generator=generator)).to(device)
 
-    step = torch.tensor([DIRECTIONS[name] for name in _DIRECTION_NAMES], dtype=torch.float32)[labels.direction].to(device)
+    steps = torch.tensor([DIRECTIONS[name] for name in _DIRECTION_NAMES], dtype=torch.float32)
+    step = steps[labels.direction].to(device)
     palette = torch.tensor(list(COLOURS.values()), device=device)
     radius = uniform(12.0, 15.0)
     travel = torch.where(step[:, 0] != 0, uniform(36.0, 56.0), uniform(22.0, 30.0))
@@ -78,9 +80,8 @@ def draw(labels: Labels, generator: torch.Generator, device: torch.device | str 
     return (back + (front - back) * alpha) * 2 - 1
 
 
-def _shading(uniform: object) -> Tensor:
+def _shading(uniform: Callable[[float, float], Tensor]) -> Tensor:
     """A linear gradient of brightness in a random orientation, [B, HEIGHT, WIDTH] in 0.75..1."""
-    assert callable(uniform)
     angle = uniform(0.0, 2 * torch.pi)
     depth = uniform(0.05, 0.25)
     u = torch.linspace(-1, 1, WIDTH, device=angle.device)[None, None, :]

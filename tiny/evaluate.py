@@ -8,7 +8,7 @@ import random
 import time
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Final
+from typing import Final
 
 import numpy as np
 import torch
@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 
 from tiny.build import component_dtypes
 from tiny.measure import Seen, measure
+from tiny.modules import Pipeline
 from tiny.spec import (
     COLOURS,
     DIRECTIONS,
@@ -29,9 +30,6 @@ from tiny.spec import (
     WIDTH,
     caption,
 )
-
-if TYPE_CHECKING:
-    from diffusers import WanPipeline
 
 WEIGHTS: Final = Path(__file__).parent / "weights"
 #: What each measured attribute has to reach, as a share of prompts; and the VAE's PSNR in dB.
@@ -66,7 +64,7 @@ def prompts(count: int, seed: int = 2026) -> list[Asked]:
     return out
 
 
-def load(weights: Path, device: str = "cpu") -> WanPipeline:
+def load(weights: Path, device: str = "cpu") -> Pipeline:
     """The pipeline from a local Diffusers repository: BF16 experts and text encoder, FP32 VAE."""
     from diffusers import WanPipeline
 
@@ -75,7 +73,7 @@ def load(weights: Path, device: str = "cpu") -> WanPipeline:
     return pipeline
 
 
-def generate(pipeline: WanPipeline, prompt: str, seed: int) -> NDArray[np.float32]:
+def generate(pipeline: Pipeline, prompt: str, seed: int) -> NDArray[np.float32]:
     """Frames [F, H, W, 3] in 0..1 at the model's own settings; the noise is drawn on the CPU in fp32."""
     frames: NDArray[np.float32] = pipeline(
         prompt=prompt,
@@ -92,13 +90,28 @@ def generate(pipeline: WanPipeline, prompt: str, seed: int) -> NDArray[np.float3
     return frames
 
 
-def evaluate(weights: Path, count: int, device: str = "cpu") -> dict[str, object]:
+@dataclass(frozen=True)
+class Result:
     """Shares of prompts in which each attribute came out as asked, every miss, and the VAE's held-out PSNR in dB."""
+
+    prompts: int
+    shares: dict[str, float]
+    misses: list[dict[str, object]]
+    vae_psnr_db: float
+    seconds_a_video: float
+
+    def reached(self) -> bool:
+        """Whether every goal is met."""
+        return self.vae_psnr_db >= PSNR_GOAL and all(self.shares[name] >= goal for name, goal in GOALS.items())
+
+
+def evaluate(weights: Path, count: int, device: str = "cpu") -> Result:
+    """Generates `count` videos and measures them."""
     from tiny.train_vae import held_out_psnr
 
     pipeline = load(weights, device)
     hits = dict.fromkeys(GOALS, 0)
-    misses = []
+    misses: list[dict[str, object]] = []
     began = time.monotonic()
     for asked in prompts(count):
         seen = measure(generate(pipeline, asked.prompt, asked.seed))
@@ -108,13 +121,8 @@ def evaluate(weights: Path, count: int, device: str = "cpu") -> dict[str, object
         if wrong:
             misses.append({"prompt": asked.prompt, "seed": asked.seed, "wrong": wrong, "seen": asdict(seen)})
     seconds = (time.monotonic() - began) / count
-    return {
-        "prompts": count,
-        "shares": {name: hit / count for name, hit in hits.items()},
-        "misses": misses,
-        "vae_psnr_db": held_out_psnr(pipeline.vae, 64),
-        "seconds_a_video": seconds,
-    }
+    shares = {name: hit / count for name, hit in hits.items()}
+    return Result(count, shares, misses, held_out_psnr(pipeline.vae, 64), seconds)
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -128,21 +136,15 @@ def main(arguments: list[str] | None = None) -> int:
     options = parser.parse_args(arguments)
     torch.set_num_threads(options.threads)
     result = evaluate(options.weights, options.prompts, options.device)
-    shares = result["shares"]
-    assert isinstance(shares, dict)
     for name, goal in GOALS.items():
-        print(f"{name:<11} {shares[name]:6.1%}  goal {goal:.0%}")
-    print(f"VAE PSNR    {result['vae_psnr_db']:.2f} dB on 64 held-out videos, goal {PSNR_GOAL:.0f} dB")
-    print(f"{result['prompts']} prompts, {result['seconds_a_video']:.2f} s a video")
-    misses = result["misses"]
-    assert isinstance(misses, list)
-    for miss in misses:
+        print(f"{name:<11} {result.shares[name]:6.1%}  goal {goal:.0%}")
+    print(f"VAE PSNR    {result.vae_psnr_db:.2f} dB on 64 held-out videos, goal {PSNR_GOAL:.0f} dB")
+    print(f"{result.prompts} prompts, {result.seconds_a_video:.2f} s a video")
+    for miss in result.misses:
         print("missed", miss)
     if options.json:
-        options.json.write_text(json.dumps(result, indent=2) + "\n")
-    psnr = result["vae_psnr_db"]
-    assert isinstance(psnr, float)
-    return int(any(shares[name] < goal for name, goal in GOALS.items()) or psnr < PSNR_GOAL)
+        options.json.write_text(json.dumps(asdict(result), indent=2) + "\n")
+    return int(not result.reached())
 
 
 if __name__ == "__main__":

@@ -72,7 +72,7 @@ def export(name: str, out: Path, weights: Path = WEIGHTS, calibration: Path = CA
         for expert in EXPERTS:
             _write_expert(weights / expert, part / expert, amax[expert], spec)
     shutil.rmtree(target, ignore_errors=True)
-    os.replace(part, target)
+    part.replace(target)
     return target
 
 

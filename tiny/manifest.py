@@ -5,7 +5,6 @@ from __future__ import annotations
 import argparse
 import hashlib
 import json
-import os
 import sys
 from pathlib import Path
 from typing import Final
@@ -33,7 +32,7 @@ def write(folder: Path = WEIGHTS) -> None:
     target = folder / MANIFEST
     part = target.with_suffix(".part")
     part.write_text(json.dumps({"files": digests(folder)}, indent=2) + "\n")
-    os.replace(part, target)
+    part.replace(target)
 
 
 def check(folder: Path = WEIGHTS) -> list[str]:

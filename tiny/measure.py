@@ -15,6 +15,8 @@ Mask = NDArray[np.bool_]
 #: Below this distance from the background (RGB in 0..1) nothing is an object.
 _VISIBLE = 0.15
 _GRID = 24
+#: Upper end of each colour's hues in degrees; from the last one on it is red again.
+_HUES = ((20, "red"), (42, "orange"), (75, "yellow"), (160, "green"), (205, "cyan"), (262, "blue"), (325, "purple"))
 
 
 @dataclass(frozen=True)
@@ -35,15 +37,16 @@ def measure(frames: Frames) -> Seen:
     """
     planes = [_background(frame) for frame in frames]
     background = colour_name(np.median([plane.reshape(-1, 3) for plane in planes], axis=(0, 1)))
-    masks = [_object(frame, plane) for frame, plane in zip(frames, planes, strict=True)]
-    seen = [index for index, mask in enumerate(masks) if mask is not None]
+    found = {index: _object(frame, plane) for index, (frame, plane) in enumerate(zip(frames, planes, strict=True))}
+    masks = {index: mask for index, mask in found.items() if mask is not None}
+    seen = list(masks)
     if len(seen) < max(3, len(frames) // 2):
         return Seen("none", "none", "none", background)
     pixels = np.concatenate([frames[index][_core(masks[index])] for index in seen])
     centres = np.array([ndimage.center_of_mass(masks[index]) for index in seen])
     return Seen(
         colour_name(np.median(pixels, axis=0)),
-        _shape([mask for mask in masks if mask is not None]),
+        _shape(list(masks.values())),
         _direction(np.array(seen, dtype=np.float64), centres),
         background,
     )
@@ -56,8 +59,7 @@ def colour_name(rgb: NDArray[np.floating]) -> str:
         return "black"
     if saturation < 0.25:
         return "white" if value > 0.6 else "grey"
-    limits = ((20, "red"), (42, "orange"), (75, "yellow"), (160, "green"), (205, "cyan"), (262, "blue"), (325, "purple"))
-    return next((name for limit, name in limits if hue * 360 < limit), "red")
+    return next((name for limit, name in _HUES if hue * 360 < limit), "red")
 
 
 def _background(frame: Frames) -> Frames:
@@ -91,8 +93,7 @@ def _object(frame: Frames, background: Frames) -> Mask | None:
     return mask
 
 
-def _core(mask: Mask | None) -> Mask:
-    assert mask is not None
+def _core(mask: Mask) -> Mask:
     core: Mask = ndimage.binary_erosion(mask, iterations=2)
     return core if core.any() else mask
 
@@ -125,7 +126,8 @@ def _shape(masks: list[Mask]) -> str:
         rows, columns = ndimage.find_objects(mask.astype(np.uint8))[0]
         box = mask[rows, columns].astype(np.float64)
         if min(box.shape) >= 4:
-            scaled.append(ndimage.zoom(box, (_GRID / box.shape[0], _GRID / box.shape[1]), order=1, grid_mode=True, mode="nearest"))
+            factors = (_GRID / box.shape[0], _GRID / box.shape[1])
+            scaled.append(ndimage.zoom(box, factors, order=1, grid_mode=True, mode="nearest"))
     if not scaled:
         return "none"
     outline = np.mean(scaled, axis=0) > 0.5

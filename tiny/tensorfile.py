@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import struct
 from dataclasses import dataclass
 from pathlib import Path
@@ -78,4 +77,4 @@ def write(path: Path, tensors: dict[str, Tensor]) -> None:
     }
     part = path.with_name(path.name + ".part")
     serialize_file(specs, part, metadata={"format": "pt"})
-    os.replace(part, path)
+    part.replace(path)

@@ -2,19 +2,20 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import torch
-from diffusers import AutoencoderKLWan, WanTransformer3DModel
+from diffusers import AutoencoderKLWan
 from torch import Tensor, nn
-from transformers import UMT5EncoderModel
 
 from tiny.build import assemble, build_text_encoder, build_tokenizer, build_transformer
 from tiny.draw import draw, sample_labels
+from tiny.modules import Expert, Pipeline, TextEncoder, Vae
 from tiny.spec import BOUNDARY_RATIO, FLOW_SHIFT, LATENT_SHAPE, MAX_SEQUENCE_LENGTH, TRAIN_TIMESTEPS
 from tiny.train_vae import encode
 from tiny.training.checkpoint import load_state, save_state
-from tiny.training.loop import Schedule, log, run
+from tiny.training.loop import Schedule, Step, log, run
 from tiny.training.optimizer import Average, MuonAdamW
 
 _PEAK_RATE = 2e-3
@@ -23,13 +24,13 @@ _CAPTION_DROPOUT = 0.1
 _JOINT = 0.7
 _PLAIN = ("shared", "embed_tokens", "relative_attention_bias", "patch_embedding", "proj_out", "scale_shift_table")
 #: u = 0.7 is sigma = 0.875 under shift 3: the experts' boundary in the uniform variable that sigmas are drawn from.
-_BOUNDARY_U = BOUNDARY_RATIO / (FLOW_SHIFT - (FLOW_SHIFT - 1) * BOUNDARY_RATIO)
+BOUNDARY_U = BOUNDARY_RATIO / (FLOW_SHIFT - (FLOW_SHIFT - 1) * BOUNDARY_RATIO)
 
 
 class Data:
-    """Normalised latents [N, 16, 5, 8, 12] and caption tokens [N, L], on the device; the empty caption's tokens apart."""
+    """Normalised latents [N, 16, 5, 8, 12] and caption tokens [N, L] on the device; the empty caption's tokens apart."""
 
-    def __init__(self, vae: AutoencoderKLWan, count: int, seed: int, device: torch.device) -> None:
+    def __init__(self, vae: Vae, count: int, seed: int, device: torch.device) -> None:
         generator = torch.Generator().manual_seed(seed)
         mean = torch.tensor(vae.config.latents_mean, device=device).view(1, -1, 1, 1, 1)
         deviation = torch.tensor(vae.config.latents_std, device=device).view(1, -1, 1, 1, 1)
@@ -51,7 +52,7 @@ class Data:
         return len(self.tokens)
 
 
-def embed(encoder: UMT5EncoderModel, tokens: Tensor) -> Tensor:
+def embed(encoder: TextEncoder, tokens: Tensor) -> Tensor:
     """Embeddings [B, MAX_SEQUENCE_LENGTH, D] of captions [B, L] of EQUAL length, zero behind them as the pipeline pads.
 
     Runs the stack block by block: nothing is padded, so no mask is needed, and building one would synchronise.
@@ -78,7 +79,7 @@ def flow_loss(model: nn.Module, latents: Tensor, text: Tensor, low_u: float, hig
 
 def train(
     out: Path, device: torch.device, seconds: float, *, steps: int = 0, batch: int = 256, count: int = 24_576,
-    seed: int = 0, resume: bool = False, compile_blocks: bool = False,
+    seed: int = 0, resume: bool = False, compiled: bool = False,
 ) -> list[float]:  # fmt: skip
     """Trains for `seconds` in all (or `steps` in each phase) with the VAE in `out/vae`; writes the pipeline to `out`.
 
@@ -92,22 +93,33 @@ def train(
     left = max(1.0, seconds - preparation.used())
 
     text, joint = build_text_encoder().to(device), build_transformer().to(device)
-    losses = _train_joint(data, text, joint, out, left * _JOINT, steps, batch, resume, compile_blocks)
-    table = _Table(text, data)
+    losses = _train_joint(data, text, joint, out, left * _JOINT, steps, batch, resume, compiled)
+    table = Table(text, data)
     high, low = build_transformer().to(device), build_transformer().to(device)
     for expert in (high, low):
         expert.load_state_dict(joint.state_dict())
     left = max(1.0, seconds - preparation.used()) if not steps else left
-    losses += _train_experts(data, table, high, low, out, left, steps, batch, resume, compile_blocks)
-    pipeline = assemble(vae.cpu().float(), text.cpu().bfloat16(), high.cpu().bfloat16(), low.cpu().bfloat16())
-    pipeline.save_pretrained(out, safe_serialization=True)
+    losses += _train_experts(data, table, high, low, out, left, steps, batch, resume, compiled)
+    save_pipeline(assemble(vae, text, high, low), out)
     return losses
 
 
-class _Table:
+def save_pipeline(pipeline: Pipeline, out: Path) -> None:
+    """Writes a Diffusers repository: experts and text encoder in BF16, the VAE in FP32, and no path of this machine."""
+    for module in (pipeline.text_encoder, pipeline.transformer, pipeline.transformer_2):
+        module.cpu().bfloat16()
+    pipeline.vae.cpu().float()
+    pipeline.save_pretrained(out, safe_serialization=True)
+    for config in out.glob("*/config.json"):
+        content = json.loads(config.read_text())
+        content.pop("_name_or_path", None)
+        config.write_text(json.dumps(content, indent=2, sort_keys=True) + "\n")
+
+
+class Table:
     """Embeddings by video, from the finished text encoder: one row a distinct caption, computed once."""
 
-    def __init__(self, text: UMT5EncoderModel, data: Data) -> None:
+    def __init__(self, text: TextEncoder, data: Data) -> None:
         distinct, self.row = torch.unique(data.tokens, dim=0, return_inverse=True)
         with torch.no_grad():
             self.rows = torch.cat([embed(text, distinct), embed(text, data.empty)])
@@ -120,13 +132,13 @@ class _Table:
 
 
 def _train_joint(
-    data: Data, text: UMT5EncoderModel, model: WanTransformer3DModel, out: Path, seconds: float, steps: int,
-    batch: int, resume: bool, compile_blocks: bool,
+    data: Data, text: TextEncoder, model: Expert, out: Path, seconds: float, steps: int,
+    batch: int, resume: bool, compiled: bool,
 ) -> list[float]:  # fmt: skip
     device = data.latents.device
     modules = {"text": text, "joint": model}
-    phase = _Phase("joint", modules, out, Schedule(_PEAK_RATE, seconds, steps, 0.0, _JOINT), resume)
-    _compile(compile_blocks, model)
+    phase = Phase("joint", modules, out, Schedule(_PEAK_RATE, seconds, steps, 0.0, _JOINT), resume)
+    compile_blocks(compiled, model)
 
     def step() -> Tensor:
         index = torch.randint(len(data), (batch,), device=device)
@@ -143,18 +155,18 @@ def _train_joint(
 
 
 def _train_experts(
-    data: Data, table: _Table, high: WanTransformer3DModel, low: WanTransformer3DModel, out: Path, seconds: float,
-    steps: int, batch: int, resume: bool, compile_blocks: bool,
+    data: Data, table: Table, high: Expert, low: Expert, out: Path, seconds: float,
+    steps: int, batch: int, resume: bool, compiled: bool,
 ) -> list[float]:  # fmt: skip
     device = data.latents.device
     schedule = Schedule(_PEAK_RATE, seconds, steps, _JOINT, 1.0, warmup=0)
-    phase = _Phase("experts", {"high": high, "low": low}, out, schedule, resume)
-    _compile(compile_blocks, high, low)
+    phase = Phase("experts", {"high": high, "low": low}, out, schedule, resume)
+    compile_blocks(compiled, high, low)
 
     def step() -> Tensor:
         total = torch.zeros((), device=device)
         phase.optimizer.zero_grad()
-        for model, low_u, high_u in ((high, _BOUNDARY_U, 1.0), (low, 0.0, _BOUNDARY_U)):
+        for model, low_u, high_u in ((high, BOUNDARY_U, 1.0), (low, 0.0, BOUNDARY_U)):
             index = torch.randint(len(data), (batch // 2,), device=device)
             with torch.autocast(device.type, torch.bfloat16, cache_enabled=False):
                 loss = flow_loss(model, data.latents[index].float(), table.pick(index), low_u, high_u)
@@ -166,7 +178,7 @@ def _train_experts(
     return phase.run(step, (high, low))
 
 
-class _Phase:
+class Phase:
     """One stretch of training with its optimizer, average, schedule and state file."""
 
     def __init__(self, name: str, modules: dict[str, nn.Module], out: Path, schedule: Schedule, resume: bool) -> None:
@@ -178,9 +190,8 @@ class _Phase:
         if resume and self.path.exists():
             self._restore()
 
-    def run(self, step: object, compiled: tuple[nn.Module, ...]) -> list[float]:
+    def run(self, step: Step, compiled: tuple[nn.Module, ...]) -> list[float]:
         """Trains, then leaves the averaged weights in the modules."""
-        assert callable(step)
         if compiled:
             _try_compiled(step, compiled)
         losses = run(self.name, step, self.optimizer, self.average, self.schedule, self._save)
@@ -206,16 +217,15 @@ class _Phase:
         log(f"{self.name}: resumed at step {self.schedule.done}")
 
 
-def _compile(wanted: bool, *models: WanTransformer3DModel) -> None:
+def compile_blocks(wanted: bool, *models: Expert) -> None:
     if wanted:
         for model in models:
             for block in model.blocks:
                 block.compile(fullgraph=True, dynamic=False)
 
 
-def _try_compiled(step: object, models: tuple[nn.Module, ...]) -> None:
+def _try_compiled(step: Step, models: tuple[nn.Module, ...]) -> None:
     """One step now; if the compiler is what fails, the blocks go back to eager and training continues without it."""
-    assert callable(step)
     blocks = [block for model in models for block in model.blocks if block._compiled_call_impl is not None]
     if not blocks:
         return

@@ -6,12 +6,12 @@ import time
 from pathlib import Path
 
 import torch
-from diffusers import AutoencoderKLWan
 from diffusers.models.autoencoders.autoencoder_kl_wan import patchify, unpatchify
 from torch import Tensor
 
 from tiny.build import build_vae
 from tiny.draw import draw, sample_labels
+from tiny.modules import Vae
 from tiny.training.checkpoint import load_state, save_state
 from tiny.training.loop import Schedule, log, run
 from tiny.training.optimizer import Average, MuonAdamW
@@ -21,7 +21,7 @@ _KL_WEIGHT = 1e-4
 _POOL = 4096
 
 
-def encode(vae: AutoencoderKLWan, video: Tensor) -> tuple[Tensor, Tensor]:
+def encode(vae: Vae, video: Tensor) -> tuple[Tensor, Tensor]:
     """Mean and log-variance [B, 16, F', H', W'] of the posterior.
 
     The same function as `AutoencoderKLWan.encode`, in two chunks (the first frame, all others) instead of one for
@@ -39,7 +39,7 @@ def encode(vae: AutoencoderKLWan, video: Tensor) -> tuple[Tensor, Tensor]:
     return mean, log_variance.clamp(-30, 20)
 
 
-def decode(vae: AutoencoderKLWan, latents: Tensor) -> Tensor:
+def decode(vae: Vae, latents: Tensor) -> Tensor:
     """Video [B, 3, F, H, W], NOT clamped (a clamp would stop gradients), in two chunks as in `encode`."""
     vae.clear_cache()
     x = vae.post_quant_conv(latents)
@@ -108,7 +108,7 @@ def train(
     return losses
 
 
-def _choose_layout(vae: AutoencoderKLWan, video: Tensor) -> None:
+def _choose_layout(vae: Vae, video: Tensor) -> None:
     """Puts the 3D kernels into whichever memory layout makes forward and backward faster on this device."""
     seconds = {}
     for layout in (torch.channels_last_3d, torch.contiguous_format):
@@ -127,7 +127,7 @@ def _choose_layout(vae: AutoencoderKLWan, video: Tensor) -> None:
     log(f"vae: {best} is the faster layout: {', '.join(f'{k} {v / 3 * 1e3:.0f} ms' for k, v in seconds.items())}")
 
 
-def _set_layout(vae: AutoencoderKLWan, layout: torch.memory_format) -> None:
+def _set_layout(vae: Vae, layout: torch.memory_format) -> None:
     """Must run before an optimizer or average takes hold of `parameter.data`, which this replaces."""
     for parameter in vae.parameters():
         if parameter.dim() == 5:
@@ -135,7 +135,7 @@ def _set_layout(vae: AutoencoderKLWan, layout: torch.memory_format) -> None:
 
 
 @torch.no_grad()
-def held_out_psnr(vae: AutoencoderKLWan, count: int, seed: int = 987_654) -> float:
+def held_out_psnr(vae: Vae, count: int, seed: int = 987_654) -> float:
     """Mean PSNR in dB of `decode(encode(video).mode())`, fp32, over `count` videos never trained on (another seed)."""
     device = next(vae.parameters()).device
     generator = torch.Generator().manual_seed(seed)
@@ -149,7 +149,7 @@ def held_out_psnr(vae: AutoencoderKLWan, count: int, seed: int = 987_654) -> flo
 
 
 @torch.no_grad()
-def _store_statistics(vae: AutoencoderKLWan, videos: Tensor) -> None:
+def _store_statistics(vae: Vae, videos: Tensor) -> None:
     """Measures the latents' mean and deviation a channel and writes them into the config, where pipelines look."""
     means = torch.cat([encode(vae, chunk.float())[0] for chunk in videos.split(64)])
     mean = means.mean(dim=(0, 2, 3, 4)).tolist()
@@ -157,9 +157,7 @@ def _store_statistics(vae: AutoencoderKLWan, videos: Tensor) -> None:
     vae.register_to_config(latents_mean=[round(v, 6) for v in mean], latents_std=[round(v, 6) for v in deviation])
 
 
-def _restore(
-    path: Path, vae: AutoencoderKLWan, optimizer: MuonAdamW, average: Average, schedule: Schedule
-) -> None:
+def _restore(path: Path, vae: Vae, optimizer: MuonAdamW, average: Average, schedule: Schedule) -> None:
     tensors, progress = load_state(path)
     with torch.no_grad():
         for name, parameter in vae.named_parameters():

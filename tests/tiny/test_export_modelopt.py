@@ -23,7 +23,9 @@ _WANTED = re.compile(r"blocks\.[1-4]\.(attn[12]\.to_|ffn\.net)")
 
 
 @pytest.fixture(scope="module", params=["fp8", "nvfp4"])
-def oracle(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> tuple[str, Path, dict[str, Any]]:
+def oracle(
+    request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
+) -> tuple[str, Path, dict[str, Any]]:
     """Format, the folder that ModelOpt wrote for the whole pipeline, and ModelOpt's own old-style config."""
     import modelopt.torch.quantization as mtq
     from modelopt.torch.export import export_hf_checkpoint

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 from pathlib import Path
 from typing import Any
 
@@ -12,12 +11,12 @@ from torch import Tensor
 
 
 def save_state(path: Path, tensors: dict[str, Tensor], progress: dict[str, Any]) -> None:
-    """Writes `path` (safetensors) with `progress` as JSON in its metadata; the old file stays until the new is whole."""
+    """Writes `path` with `progress` as JSON in its metadata; the old file stays until the new one is whole."""
     path.parent.mkdir(parents=True, exist_ok=True)
     part = path.with_name(path.name + ".part")
     ready = {name: tensor.detach().cpu().contiguous().clone() for name, tensor in tensors.items()}
     save_file(ready, part, metadata={"progress": json.dumps(progress)})
-    os.replace(part, path)
+    part.replace(path)
 
 
 def load_state(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:

@@ -16,7 +16,7 @@ _NEWTON_SCHULZ = (3.4445, -4.7750, 2.0315)
 
 
 def orthogonalise(matrices: Tensor, steps: int = 5) -> Tensor:
-    """Approximate U V^T of each matrix's SVD. [n, r, c] float32 in, the same out; singular values land in about 0.7..1.2."""
+    """Approximate U V^T of each matrix's SVD, [n, r, c] float32 in and out; singular values land in about 0.7..1.2."""
     a, b, c = _NEWTON_SCHULZ
     x = matrices.bfloat16() if matrices.is_cuda else matrices
     wide = x.shape[1] <= x.shape[2]
@@ -44,9 +44,7 @@ class MuonAdamW:
         device = next(iter([*self.vectors, *(p for g in self.groups.values() for p in g)])).device
         self.lr = torch.zeros((), device=device)
         self.count = torch.zeros((), device=device)
-        self.momentum = {
-            shape: torch.zeros(len(group), *shape, device=device) for shape, group in self.groups.items()
-        }
+        self.momentum = {shape: torch.zeros(len(group), *shape, device=device) for shape, group in self.groups.items()}
         total = sum(p.numel() for p in self.vectors)
         self.first = torch.zeros(total, device=device)
         self.second = torch.zeros(total, device=device)

@@ -3,12 +3,10 @@
 from __future__ import annotations
 
 import string
-from typing import TYPE_CHECKING, Final
+from typing import Final
 
+from tiny.modules import Tokenizer
 from tiny.spec import COLOURS, DIRECTIONS, SHAPES
-
-if TYPE_CHECKING:
-    from transformers import T5TokenizerFast
 
 _GRAMMAR: Final = ("a", "an", "moving", "on", "background", "the", "and")
 _SPACE: Final = "▁"
@@ -32,7 +30,7 @@ def pieces() -> list[tuple[str, float]]:
     ]
 
 
-def build_tokenizer() -> T5TokenizerFast:
+def build_tokenizer() -> Tokenizer:
     """The tokenizer; deterministic, no network, no files."""
     from transformers import T5TokenizerFast
 
