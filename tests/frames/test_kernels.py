@@ -6,6 +6,7 @@ from dataclasses import fields
 
 import numpy as np
 import pytest
+import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from skimage.metrics import peak_signal_noise_ratio, structural_similarity
@@ -90,6 +91,30 @@ def test_torch_in_chunks_equals_torch_at_once(make_clip: object, monkeypatch: py
     whole = pair_statistics(golden, candidate, "torch")
     monkeypatch.setattr("harness.frames.kernels.torch_path.CHUNK_VALUES", {"cpu": 2 * 20 * 24 * 3, "cuda": 1})
     close(pair_statistics(golden, candidate, "torch"), whole)
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")
+@pytest.mark.parametrize("size", [(1, 1), (7, 7), (39, 23), (480, 832)])
+def test_the_gpu_equals_the_reference(make_clip: object, size: tuple[int, int]) -> None:
+    golden, candidate = make_clip(5, *size), make_clip(5, *size, seed=1, noise=9)  # type: ignore[operator]
+    close(pair_statistics(golden, candidate, device="cuda"), pair_statistics(golden, candidate, "scikit-image"))
+
+
+def test_without_a_cache_folder_the_kernel_is_compiled_anew(monkeypatch: pytest.MonkeyPatch) -> None:
+    from harness.frames.kernels import numba_rows
+
+    asked: list[bool] = []
+    real = numba_rows.numba.njit
+
+    def no_cache(*args: object, cache: bool = False, **options: object) -> object:
+        asked.append(cache)
+        if cache:
+            raise RuntimeError("cannot cache function: no locator available")
+        return real(*args, **options)
+
+    monkeypatch.setattr(numba_rows.numba, "njit", no_cache)
+    assert numba_rows.compiled(lambda x: x + 1)(2) == 3
+    assert asked == [True, False]
 
 
 @given(length=st.integers(1, 300), step=st.integers(1, 40), share=st.floats(0, 1))

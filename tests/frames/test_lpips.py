@@ -121,6 +121,25 @@ def test_weights_of_another_digest_are_refused(tmp_path: Path) -> None:
         load_trunk("alex", WeightSource(str(path), hashlib.sha256(b"not safetensors").hexdigest()))
 
 
+def test_weights_come_from_the_hub_at_a_stated_commit(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = tmp_path / "alex.safetensors"
+    save_file(random_alex(), path)
+    digest = hashlib.sha256(path.read_bytes()).hexdigest()
+    asked: list[tuple[str, str, str]] = []
+
+    def download(repo: str, file: str, *, revision: str) -> str:
+        asked.append((repo, file, revision))
+        if revision == "gone":
+            raise FileNotFoundError("no such revision")
+        return str(path)
+
+    monkeypatch.setattr("huggingface_hub.hf_hub_download", download)
+    assert fetch(WeightSource("hub:owner/repo/folder/alex.safetensors@abc", digest)) == path
+    assert asked == [("owner/repo", "folder/alex.safetensors", "abc")]
+    with pytest.raises(MetricUnavailableError, match="no such revision"):
+        fetch(WeightSource("hub:owner/repo/alex.safetensors@gone", digest))
+
+
 def test_missing_heads_are_named(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("harness.frames.metrics.lpips_weights.find_spec", lambda _: None)
     with pytest.raises(MetricUnavailableError, match="heads"):
