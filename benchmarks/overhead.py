@@ -2,7 +2,7 @@
 
 The same pipeline on the same device twice, in turn: a bare loop in this process that calls ``WanPipeline`` and takes
 its frames, and a session that does everything a case asks for: engine process and protocol, inspection, trace and
-receipts, lossless clip on disk, identity, golden, metrics, verdict, record. Both are warm. The ratio is that of medians.
+receipts, lossless clip on disk, identity, golden, metrics, verdict, record. Both are warm; the ratio is of medians.
 """
 
 from __future__ import annotations
