@@ -7,8 +7,9 @@ from collections.abc import Mapping
 
 import pytest
 
+from harness.definitions.loading import check_unique
 from harness.definitions.runner import RunnerProfile
-from harness.errors import NoRunnerError
+from harness.errors import InvalidCaseError, NoRunnerError
 from harness.pipeline.engine_key import engine_key
 from harness.plugin.collect import CaseItem
 from harness.plugin.sharding import refuse_missing
@@ -22,6 +23,10 @@ def select(config: pytest.Config, items: list[pytest.Item]) -> None:
     if not cases:
         return
     state = PluginState.of(config)
+    try:
+        check_unique([item.located for item in cases])
+    except InvalidCaseError as error:
+        pytest.exit(str(error), returncode=error.exit_code)
     profile = state.profile()
     other = [item for item in cases if profile.name not in item.case.runners]
     if other:

@@ -24,13 +24,8 @@ from harness.records.verdict import Outcome
 from harness.session.conductor import Session, Watch
 from harness.session.context import SessionContext
 from harness.session.perturbation import NONE, Perturbation
-from harness.session.rounding import rounded
+from harness.session.rounding import rounding_samples
 from harness.session.stages import find_golden
-
-ROUNDING = "rounding"
-"""Label of the sample that is drawn, not run: the golden with every value moved by at most one level. It keeps a limit
-from lying closer to the golden than eight bits can tell."""
-
 
 class RegenerateError(QuantgateError):
     """A golden or a limit must not be made from this."""
@@ -124,7 +119,7 @@ def _proposal(context: SessionContext, located: Located, reference: Measured, *r
     clip = read_clip(golden.open_part(CLIP) if golden else _clip_of(reference))
     names = located.case.metrics or None
     rows: list[tuple[str, ComparisonEvidence, dict[str, Json]]] = [
-        (ROUNDING, compare(clip, Clip(rounded(clip.frames)), names), {})
+        (label, compare(clip, Clip(frames), names), {}) for label, frames in rounding_samples(clip.frames).items()
     ]
     for run in compared:
         print_ = run.record.fingerprint

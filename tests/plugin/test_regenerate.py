@@ -1,0 +1,98 @@
+"""Goldens and limits by command: written together, never loosened in silence."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from harness.records.limits import LimitFile
+from harness.records.verdict import RULES, Outcome
+
+
+def limits(project: Any) -> LimitFile:
+    return LimitFile.read(project.root / "thresholds" / "cpu" / "one.json")
+
+
+def regenerate(project: Any, *more: str) -> Any:
+    return project.quantgate("regenerate", "--runner", "cpu", "--author", "ann", *more)
+
+
+def test_first_golden_then_pass_then_a_regression_is_seen(project: Any) -> None:
+    project.cases("  one: {}\n")
+    done = regenerate(project)
+    assert done.returncode == 0, done.stdout + done.stderr
+    file = limits(project)
+    assert {limit.metric for limit in file.limits} >= {"ssim", "psnr", "mad", "flicker", "motion_ratio"}
+    assert all(limit.samples and limit.method == "repeats" for limit in file.limits)
+    passed = project.pytest("--run-id", "a")
+    assert passed.returncode == 0, passed.stdout
+    project.drift(1)
+    inside = project.pytest("--run-id", "b")
+    assert inside.returncode == 0, inside.stdout
+    assert not project.records("b")["one"].comparison.bit_exact
+    project.drift(20)
+    failed = project.pytest("--run-id", "c")
+    assert failed.returncode == RULES[Outcome.REGRESSION].exit_code, failed.stdout
+    record = project.records("c")["one"]
+    assert "_limit" in record.verdict.cause
+    assert any(not check.passed and (check.margin_consumed or 0) > 1 for check in record.limits)
+
+
+def test_a_looser_limit_needs_a_reason_and_shows_old_and_new(project: Any) -> None:
+    project.cases("  one: {}\n")
+    regenerate(project)
+    before = limits(project)
+    tight = before.model_copy(
+        update={
+            "limits": tuple(
+                limit.model_copy(update={"limit": 0.9999}) if limit.metric == "ssim" else limit
+                for limit in before.limits
+            )
+        }
+    )
+    tight.write(project.root / "thresholds" / "cpu" / "one.json")
+    refused = regenerate(project)
+    assert refused.returncode != 0
+    assert "ssim: 0.9999 -> " in refused.stderr
+    assert limits(project) == tight
+    allowed = regenerate(project, "--reason", "the limit was typed by hand")
+    assert allowed.returncode == 0, allowed.stderr
+    assert limits(project).reason == "the limit was typed by hand"
+    assert limits(project).golden_digest == before.golden_digest
+
+
+def test_a_dry_run_writes_nothing(project: Any) -> None:
+    project.cases("  one: {}\n")
+    done = regenerate(project, "--dry-run")
+    assert (done.returncode, "nothing was written" in done.stdout) == (0, True), done.stderr
+    assert not (project.root / "thresholds").exists()
+    assert not (project.root / "goldens").exists()
+
+
+def test_an_unhealthy_run_makes_no_golden(project: Any) -> None:
+    project.cases("  one: {sampling: {prompt: static}}\n")
+    done = regenerate(project)
+    assert done.returncode == RULES[Outcome.INCONCLUSIVE].exit_code
+    assert "run 'none' ended regression" in done.stderr
+    assert not (project.root / "goldens").exists()
+
+
+def test_an_interrupted_regeneration_goes_on(project: Any) -> None:
+    project.cases("  one: {}\n")
+    regenerate(project, "--dry-run", "--run-id", "again")
+    stamps = {path: path.stat().st_mtime_ns for path in (project.root / "runs" / "again").rglob("record.json")}
+    assert stamps
+    done = regenerate(project, "--run-id", "again")
+    assert done.returncode == 0, done.stderr
+    assert {path: path.stat().st_mtime_ns for path in stamps} == stamps
+
+
+def test_a_control_gets_no_golden(project: Any) -> None:
+    project.cases("  one: {}\n  control: {golden_of: one, expect: regression}\n")
+    regenerate(project)
+    assert [path.name for path in (project.root / "goldens" / "cpu").iterdir() if path.is_dir()] == ["one"]
+
+
+def test_an_unknown_case_is_named(project: Any) -> None:
+    project.cases("  one: {}\n")
+    done = regenerate(project, "--case", "two")
+    assert (done.returncode, "there is no case two" in done.stderr) == (RULES[Outcome.INVALID_CASE].exit_code, True)

@@ -1,0 +1,112 @@
+"""What a run of pytest on case files ends in."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from harness.records.verdict import RULES, Outcome
+
+
+def code(outcome: Outcome) -> int:
+    return RULES[outcome].exit_code
+
+
+def test_first_run_accept_second_run(project: Any) -> None:
+    project.cases("  one: {}\n")
+    first = project.pytest("--run-id", "first")
+    assert first.returncode == code(Outcome.GOLDEN_MISSING), first.stdout + first.stderr
+    assert "quantgate accept one --runner cpu" in first.stdout
+    accepted = project.quantgate("accept", "one", "--runner", "cpu", "--reason", "looked at it", "--author", "ann")
+    assert accepted.returncode == 0, accepted.stdout + accepted.stderr
+    second = project.pytest("--run-id", "second")
+    assert second.returncode == 0, second.stdout
+    assert "bit-exact" in second.stdout
+    record = project.records("second")["one"]
+    assert record.verdict.outcome is Outcome.PASS
+    assert record.comparison is not None
+    assert record.comparison.bit_exact
+
+
+def test_every_kind_of_end_and_the_junit_of_each(project: Any, junit: Any) -> None:
+    project.cases(
+        "  missing: {}\n"
+        "  crash: {sampling: {prompt: crash}}\n"
+        "  hang: {sampling: {prompt: hang}, timeouts: {load: 60, generate: 2}}\n"
+        "  poison: {sampling: {prompt: nan}}\n"
+        "  static: {sampling: {prompt: static}}\n"
+        "  control: {sampling: {prompt: static}, golden_of: static, expect: 'regression:noise'}\n"
+        "  blind: {golden_of: missing, expect: regression}\n"
+        "  absent: {model: {path: ./nowhere, made_by: make it}}\n"
+    )
+    done = project.pytest("--run-id", "r", "--junitxml", "junit.xml")
+    records = project.records("r")
+    ended = {name: (record.verdict.outcome.value, record.verdict.cause) for name, record in records.items()}
+    assert ended == {
+        "missing": ("golden_missing", "golden_missing"),
+        "crash": ("infra", "crash"),
+        "hang": ("infra", "hang"),
+        "poison": ("regression", "nan"),
+        "static": ("regression", "noise"),
+        "control": ("pass", "noise"),
+        "blind": ("golden_missing", "golden_missing"),
+        "absent": ended["absent"],
+    }
+    assert ended["absent"][0] in ("invalid_case", "infra")
+    assert done.returncode == code(Outcome.REGRESSION)
+    assert junit(project.root / "junit.xml") == {
+        "missing": "failure",
+        "crash": "error",
+        "hang": "error",
+        "poison": "failure",
+        "static": "failure",
+        "control": "passed",
+        "blind": "failure",
+        "absent": "error",
+    }
+    assert "make it" in done.stdout
+
+
+def test_a_control_that_passes_is_a_failure(project: Any) -> None:
+    project.cases("  one: {}\n  blind: {golden_of: one, expect: regression}\n")
+    project.pytest("-k", "one")
+    project.quantgate("accept", "one", "--reason", "looked at it", "--author", "ann")
+    done = project.pytest("--run-id", "r")
+    assert done.returncode == code(Outcome.UNEXPECTED_PASS), done.stdout
+    assert project.records("r")["blind"].verdict.outcome is Outcome.UNEXPECTED_PASS
+
+
+def test_a_waived_case_is_skipped_in_junit_and_green(project: Any, junit: Any) -> None:
+    project.cases(
+        "  one:\n    sampling: {prompt: static}\n"
+        "    waiver: {owner: ann, reason: known, issue: 'https://example.org/1', expires: 2099-01-01}\n"
+    )
+    done = project.pytest("--run-id", "r", "--junitxml", "junit.xml", "-rs")
+    assert (done.returncode, junit(project.root / "junit.xml")) == (0, {"one": "skipped"}), done.stdout
+    assert project.records("r")["one"].verdict.observed is Outcome.REGRESSION
+
+
+def test_bad_yaml_runs_nothing(project: Any) -> None:
+    project.cases("  one: {}\n  two: {sampling: {widht: 64}}\n")
+    done = project.pytest("--run-id", "r")
+    assert done.returncode == code(Outcome.INVALID_CASE)
+    assert "a.yaml:12: cases.two.sampling.widht: unknown key; did you mean width?" in done.stdout
+    assert not (project.root / "runs").exists()
+
+
+def test_one_id_in_two_files_runs_nothing(project: Any) -> None:
+    project.cases("  one: {}\n")
+    project.cases("  one: {}\n", name="b.yaml")
+    done = project.pytest()
+    assert done.returncode == code(Outcome.INVALID_CASE)
+    assert "duplicate case id" in done.stdout + done.stderr
+
+
+def test_selection_by_name_and_last_failed(project: Any) -> None:
+    project.cases("  good: {}\n  bad: {sampling: {prompt: static}}\n")
+    project.run("-m", "pytest", "-k", "good", "--run-id", "a")
+    project.quantgate("accept", "good", "--reason", "looked at it", "--author", "ann")
+    project.run("-m", "pytest", "--run-id", "b")
+    project.run("-m", "pytest", "--lf", "--run-id", "c")
+    assert set(project.records("a")) == {"good"}
+    assert set(project.records("b")) == {"good", "bad"}
+    assert set(project.records("c")) == {"bad"}
