@@ -273,3 +273,14 @@ def test_it_works_from_an_unpacked_zip(chromium: Browser, report: Path, tmp_path
     state = json.loads(page.locator("[data-player]").get_attribute("data-state"))
     assert state["frames"] == 9
     page.close()
+
+
+def test_without_scripts_everything_but_the_player_is_there(chromium: Browser, report: Path) -> None:
+    context = chromium.new_context(java_script_enabled=False)
+    page = context.new_page()
+    page.goto((report / "cases" / "broken.html").as_uri())
+    expect(page.locator(".sentence")).to_be_visible()
+    expect(page.locator("[data-main-command]")).to_be_visible()
+    assert page.locator("svg[data-curve] polyline").count() == 3
+    assert page.locator(".tiles img").evaluate_all("pictures => pictures.every((one) => one.naturalWidth > 0)")
+    context.close()
