@@ -98,7 +98,8 @@ def _print(results: list[Result], heading: str) -> None:
     print(f"\n{heading}")
     print(f"{'case':44} {'detected':9} {'named':6} {'cause':44} {'MiB':>6} {'ms':>7}  symptom")
     for item in results:
-        row = f"{item.name:44} {'yes' if item.detected else 'no':9} {'yes' if item.named else 'NO':6} {item.cause[:44]:44}"
+        words = ("yes" if item.detected else "no", "yes" if item.named else "NO")
+        row = f"{item.name:44} {words[0]:9} {words[1]:6} {item.cause[:44]:44}"
         print(f"{row} {item.bytes / 2**20:6.1f} {item.milliseconds:7.0f}  {item.symptom}")
 
 
@@ -106,7 +107,9 @@ def main() -> int:
     """Run the corpus and print the tables."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--only", default="", help="substring of fault or dialect names")
-    parser.add_argument("--symptoms", action="store_true", help="load each mutant through the harness and compare videos")
+    parser.add_argument(
+        "--symptoms", action="store_true", help="load each mutant through the harness and compare videos"
+    )
     parser.add_argument("--keep", type=Path, default=None, help="folder for exports, reused when it exists")
     options = parser.parse_args()
     place = options.keep or Path(tempfile.mkdtemp(prefix="quantgate-corpus-"))
@@ -135,7 +138,8 @@ def main() -> int:
     _print(dialects, "valid dialects (detected must be no)")
     missed = [item for item in faults if not (item.detected and item.named)]
     alarms = [item for item in dialects if item.detected]
-    print(f"\n{len(faults) - len(missed)} of {len(faults)} mutants detected and named, {len(alarms)} alarms on {len(dialects)} dialects")
+    print(f"\n{len(faults) - len(missed)} of {len(faults)} mutants detected and named")
+    print(f"{len(alarms)} alarms on {len(dialects)} valid dialects")
     return 1 if missed or alarms else 0
 
 

@@ -21,11 +21,17 @@ def main() -> int:
     parser.add_argument("--repo", default="corpus/nvfp4", help="corpus/nvfp4 or corpus/nvfp4-swapped")
     parser.add_argument("--contract", action="append", default=[])
     options = parser.parse_args()
-    server = subprocess.Popen([sys.executable, "-m", "benchmarks.corpus.a14b_server"], stdout=subprocess.PIPE, text=True)
+    server = subprocess.Popen(
+        [sys.executable, "-m", "benchmarks.corpus.a14b_server"], stdout=subprocess.PIPE, text=True
+    )
     try:
-        assert server.stdout is not None
-        port = server.stdout.readline().strip()
-        os.environ.update(HF_ENDPOINT=f"http://127.0.0.1:{port}", HF_HUB_DISABLE_XET="1", HF_HUB_OFFLINE="0", HF_HUB_DISABLE_TELEMETRY="1")
+        port = server.stdout.readline().strip() if server.stdout else ""
+        os.environ.update(
+            HF_ENDPOINT=f"http://127.0.0.1:{port}",
+            HF_HUB_DISABLE_XET="1",
+            HF_HUB_OFFLINE="0",
+            HF_HUB_DISABLE_TELEMETRY="1",
+        )
         from harness.checkpoint import inspect_checkpoint
 
         started = time.perf_counter()
@@ -40,9 +46,14 @@ def main() -> int:
     proven = sum(layer.state == "proven" for layer in report.layers if layer.format == "nvfp4")
     print(f"verdict       {report.outcome}: {report.summary}")
     for item in report.experts:
-        print(f"{item.expert:13} {item.format} {item.encoding} {item.quantized_modules} Linears, {item.tensors} tensors")
+        print(
+            f"{item.expert:13} {item.format} {item.encoding} {item.quantized_modules} Linears, {item.tensors} tensors"
+        )
     print(f"proven        {proven} of {quantized} quantized Linears")
-    print(f"read          {report.bytes_read / 2**20:.1f} MiB of {total / 1e9:.1f} GB and the base, {report.requests} requests")
+    print(
+        f"read          {report.bytes_read / 2**20:.1f} MiB of {total / 1e9:.1f} GB and the base, "
+        f"{report.requests} requests"
+    )
     print(f"time          {seconds:.1f} s wall, {cpu:.1f} s CPU of this process")
     for line in report.not_done:
         print(f"not done      {line}")

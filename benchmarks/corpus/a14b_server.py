@@ -40,7 +40,8 @@ def table() -> NDArray[np.float32]:
     random = np.random.default_rng(7)
     values = random.standard_normal(TABLE_SIZE).astype(np.float32)
     scale = np.exp(0.5 * np.repeat(random.standard_normal(TABLE_SIZE // 16), 16)).astype(np.float32)
-    return np.clip(values * scale * 0.02, -0.5, 0.5).astype(ml_dtypes.bfloat16).astype(np.float32)
+    rounded = np.clip(values * scale * 0.02, -0.5, 0.5).astype(ml_dtypes.bfloat16)
+    return np.asarray(rounded, dtype=np.float32)
 
 
 def linears() -> list[tuple[str, int, int]]:
@@ -48,7 +49,9 @@ def linears() -> list[tuple[str, int, int]]:
     found = []
     for block in range(LAYERS):
         for attention in ("attn1", "attn2"):
-            found += [(f"blocks.{block}.{attention}.{part}", WIDTH, WIDTH) for part in ("to_q", "to_k", "to_v", "to_out.0")]
+            found += [
+                (f"blocks.{block}.{attention}.{part}", WIDTH, WIDTH) for part in ("to_q", "to_k", "to_v", "to_out.0")
+            ]
         found += [(f"blocks.{block}.ffn.net.0.proj", FEED, WIDTH), (f"blocks.{block}.ffn.net.2", WIDTH, FEED)]
     return found
 
@@ -157,32 +160,39 @@ def _row(expert: str, name: str, dtype: str, row: int, width: int) -> bytes:
 
 def _scales(weight: NDArray[np.float32]) -> NDArray[np.uint8]:
     amax = np.abs(weight.reshape(-1, 16)).max(axis=1)
-    return np.clip(amax / (6 * GLOBAL), 2**-9, 448).astype(ml_dtypes.float8_e4m3fn).view(np.uint8)
+    return np.asarray(np.clip(amax / (6 * GLOBAL), 2**-9, 448).astype(ml_dtypes.float8_e4m3fn).view(np.uint8))
 
 
 def _codes(weight: NDArray[np.float32], scales: NDArray[np.uint8]) -> NDArray[np.uint8]:
     values = weight.reshape(-1, 16) / (_E4M3[scales] * GLOBAL)[:, None]
     size = np.abs(values)
     code = np.searchsorted(_BOUNDS, size, side="left") + np.isin(size, _BOUNDS[1::2])
-    return (code.astype(np.uint8) + ((values < 0).astype(np.uint8) << 3)).reshape(-1)
+    signed = code.astype(np.uint8) + ((values < 0).astype(np.uint8) << 3)
+    return np.asarray(signed.reshape(-1), dtype=np.uint8)
 
 
 def quantization() -> dict[str, Any]:
     """What ModelOpt writes into config.json."""
+    group = {"dynamic": False, "num_bits": 4, "type": "float", "group_size": 16}
+    kept = [*(f"blocks.{block}.*" for block in sorted(KEPT)), "condition_embedder*", "patch_embedding", "proj_out"]
     return {
-        "config_groups": {"group_0": {"weights": {"dynamic": False, "num_bits": 4, "type": "float", "group_size": 16},
-                                      "input_activations": {"dynamic": False, "num_bits": 4, "type": "float", "group_size": 16},
-                                      "targets": ["Linear"]}},
-        "ignore": [*(f"blocks.{block}*" for block in sorted(KEPT - {1, 2})), "blocks.1.*", "blocks.2.*", "condition_embedder*", "patch_embedding", "proj_out"],
-        "quant_algo": "NVFP4", "producer": {"name": "modelopt", "version": "0.47.0"}, "quant_method": "modelopt",
-    }  # fmt: skip
+        "config_groups": {"group_0": {"weights": group, "input_activations": group, "targets": ["Linear"]}},
+        "ignore": kept,
+        "quant_algo": "NVFP4",
+        "producer": {"name": "modelopt", "version": "0.47.0"},
+        "quant_method": "modelopt",
+    }
 
 
 def repository(kind: str) -> dict[str, bytes | File]:
     """All files of one repository."""
     config: dict[str, Any] = {
-        "_class_name": "WanTransformer3DModel", "num_layers": LAYERS, "num_attention_heads": 40, "attention_head_dim": 128, "ffn_dim": FEED,
-    }  # fmt: skip
+        "_class_name": "WanTransformer3DModel",
+        "num_layers": LAYERS,
+        "num_attention_heads": 40,
+        "attention_head_dim": 128,
+        "ffn_dim": FEED,
+    }
     if kind != "base":
         config["quantization_config"] = quantization()
     index = {
@@ -194,14 +204,20 @@ def repository(kind: str) -> dict[str, bytes | File]:
     parts = 6 if kind == "base" else 3
     names = sorted(entries)
     for expert in ("transformer", "transformer_2"):
-        values = {"transformer": "transformer_2", "transformer_2": "transformer"}[expert] if kind.endswith("swapped") else expert
-        weight_map = {}
+        values = (
+            {"transformer": "transformer_2", "transformer_2": "transformer"}[expert]
+            if kind.endswith("swapped")
+            else expert
+        )
+        weight_map: dict[str, str] = {}
         for part in range(parts):
             name = f"diffusion_pytorch_model-{part + 1:05d}-of-{parts:05d}.safetensors"
             mine = names[part * len(names) // parts : (part + 1) * len(names) // parts]
             weight_map |= dict.fromkeys(mine, name)
             files[f"{expert}/{name}"] = File({key: entries[key] for key in mine}, values)
-        files[f"{expert}/diffusion_pytorch_model.safetensors.index.json"] = json.dumps({"weight_map": weight_map}).encode()
+        files[f"{expert}/diffusion_pytorch_model.safetensors.index.json"] = json.dumps(
+            {"weight_map": weight_map}
+        ).encode()
         files[f"{expert}/config.json"] = json.dumps(config).encode()
     return files
 
@@ -210,7 +226,7 @@ class Handler(BaseHTTPRequestHandler):
     """The four calls that ``huggingface_hub`` makes."""
 
     protocol_version = "HTTP/1.1"
-    repositories: dict[str, dict[str, bytes | File]] = {}  # noqa: RUF012 - filled once before serving
+    repositories: dict[str, dict[str, bytes | File]] = {}
     disable_nagle_algorithm = True
 
     def log_message(self, *args: object) -> None:

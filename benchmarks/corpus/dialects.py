@@ -121,7 +121,7 @@ def swizzled_declared(edit: Edit) -> None:
 
 
 def four_over_six(edit: Edit) -> None:
-    """"4 over 6": each block takes 6 or 4 as its largest code, whichever errs less; ws2 = amax / (6 * 256)."""
+    """ "4 over 6": each block takes 6 or 4 as its largest code, whichever errs less; ws2 = amax / (6 * 256)."""
     for expert in EXPERTS:
         base = load_file(next((BASE / expert).glob("*.safetensors")))
         tensors = edit.tensors(expert)
@@ -129,19 +129,17 @@ def four_over_six(edit: Edit) -> None:
             weight = base[f"{module}.weight"].float()
             blocks = weight.reshape(len(weight), -1, 16)
             outer = weight.abs().amax() / (6 * 256)
-            best: tuple[torch.Tensor, torch.Tensor] | None = None
+            best = (torch.empty(0), torch.empty(0))
+            least = torch.full(blocks.shape[:2], float("inf"))
             for largest in (6.0, 4.0):
                 scale = (blocks.abs().amax(-1) / (largest * outer)).clamp(2**-9, 448).to(FP8)
                 codes = pack(blocks / (scale.float() * outer)[..., None]).reshape(*scale.shape, 8)
                 error = (decode(codes) * (scale.float() * outer)[..., None] - blocks).square().sum(-1)
-                if best is None:
-                    best, least = (codes, scale), error
-                else:
+                if best[0].numel():
                     better = error < least
                     codes = torch.where(better[..., None], codes, best[0])
-                    mixed = torch.where(better, scale.view(torch.uint8), best[1].view(torch.uint8)).view(FP8)
-                    best = (codes, mixed)
-            assert best is not None
+                    scale = torch.where(better, scale.view(torch.uint8), best[1].view(torch.uint8)).view(FP8)
+                best, least = (codes, scale), error
             tensors[f"{module}.weight"] = best[0].reshape(len(weight), -1).contiguous()
             tensors[f"{module}.weight_scale"], tensors[f"{module}.weight_scale_2"] = best[1], outer
         edit.write(expert, tensors)
@@ -182,7 +180,11 @@ def shard_metadata(edit: Edit) -> None:
 
 def dynamic_inputs(edit: Edit) -> None:
     """No input scales, and the config says that activations are scaled while running."""
-    every(edit, lambda tensors, module: tensors.pop(f"{module}.input_scale", None))  # type: ignore[arg-type,return-value]
+
+    def change(tensors: Tensors, module: str) -> None:
+        tensors.pop(f"{module}.input_scale", None)
+
+    every(edit, change)
     declare(edit, dynamic_input_scale=True)
 
 
@@ -222,7 +224,14 @@ DIALECTS: tuple[Dialect, ...] = (
     Dialect("old hf_quant_config.json", "nvfp4", old_config, NEW),
     Dialect("declared in shard metadata", "nvfp4", shard_metadata, NEW),
     Dialect("dynamic input scales", "nvfp4", dynamic_inputs),
-    Dialect("primary-only override", "nvfp4", single_transformer, NEW, {"transformer": "nvfp4", "transformer_2": "bf16"}, True),
+    Dialect(
+        "primary-only override",
+        "nvfp4",
+        single_transformer,
+        NEW,
+        {"transformer": "nvfp4", "transformer_2": "bf16"},
+        True,
+    ),
     Dialect("BF16", "base", as_is, NEW),
 )
 

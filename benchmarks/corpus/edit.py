@@ -130,4 +130,7 @@ def swizzle(scales: torch.Tensor) -> torch.Tensor:
     from modelopt.torch.export.diffusers_utils import swizzle_nvfp4_scales
 
     state = {"x.weight": torch.zeros(1), "x.weight_scale": scales, "x.weight_scale_2": torch.ones(())}
-    return swizzle_nvfp4_scales({**state, "x.weight": torch.zeros((1, 1), dtype=torch.uint8)})["x.weight_scale"]
+    done: torch.Tensor = swizzle_nvfp4_scales({**state, "x.weight": torch.zeros((1, 1), dtype=torch.uint8)})[
+        "x.weight_scale"
+    ]
+    return done

@@ -52,7 +52,7 @@ def export_transformer(recipe: str, source: Path, target: Path, **options: Any) 
 
     torch.manual_seed(0)
     torch.set_num_threads(1)
-    model = WanTransformer3DModel.from_pretrained(source, torch_dtype=torch.bfloat16)
+    model = WanTransformer3DModel.from_pretrained(source, torch_dtype=torch.bfloat16)  # type: ignore[no-untyped-call]
     config = quantize_config(recipe)
     mtq.quantize(model, config, calibrate)
     if recipe in ("nvfp4_awq", "nvfp4_svdquant"):
@@ -73,7 +73,7 @@ def quantize_config(recipe: str) -> dict[str, Any]:
         "nvfp4_svdquant": mtq.NVFP4_DEFAULT_CFG,
     }
     config: dict[str, Any] = copy.deepcopy(dict(presets[recipe]))
-    # switched on for the blocks only: a Conv3d that once was NVFP4 calls a CUDA kernel even when it is switched off again
+    # switched on for the blocks only: a Conv3d that once was NVFP4 calls a CUDA kernel even when switched off
     narrowed = [
         {**item, "quantizer_name": item["quantizer_name"].replace("*", "*blocks.*", 1)} if "cfg" in item else item
         for item in config["quant_cfg"]

@@ -3,6 +3,7 @@
 Row numbers are those of the list of incidents that the inspector was built from; rows 4 and 13 lie in a runtime.
 """
 
+# ruff: noqa: ARG001 - every mutation takes a strength, and some have only one
 from __future__ import annotations
 
 import json
@@ -11,7 +12,7 @@ from dataclasses import dataclass, field
 
 import torch
 
-from benchmarks.corpus.edit import Edit, Tensors, quantized, scope, swap_nibbles, swizzle
+from benchmarks.corpus.edit import Edit, Tensors, scope, swap_nibbles, swizzle
 
 FP8 = torch.float8_e4m3fn
 Mutation = Callable[[Edit, str], None]
@@ -54,9 +55,13 @@ INVISIBLE = (
 )
 
 
-def each(edit: Edit, strength: str, change: Callable[[Tensors, str], None], experts: tuple[str, ...] | None = None) -> None:
+def each(
+    edit: Edit, strength: str, change: Callable[[Tensors, str], None], experts: tuple[str, ...] | None = None
+) -> None:
     """Apply ``change`` to every Linear in the scope of a strength, in one expert or in both."""
-    for expert in experts or (("transformer",) if strength in ("expert", "layer", "row", "block") else ("transformer", "transformer_2")):
+    for expert in experts or (
+        ("transformer",) if strength in ("expert", "layer", "row", "block") else ("transformer", "transformer_2")
+    ):
         tensors = edit.tensors(expert)
         for module in scope(tensors, strength):
             change(tensors, module)
@@ -73,7 +78,13 @@ def nibbles(edit: Edit, strength: str) -> None:
 
 
 def drop(suffix: str) -> Mutation:
-    return lambda edit, strength: each(edit, strength, lambda tensors, module: tensors.pop(f"{module}.{suffix}", None))  # type: ignore[arg-type,return-value]
+    def mutate(edit: Edit, strength: str) -> None:
+        def change(tensors: Tensors, module: str) -> None:
+            tensors.pop(f"{module}.{suffix}", None)
+
+        each(edit, strength, change)
+
+    return mutate
 
 
 def swizzled(edit: Edit, strength: str) -> None:
@@ -118,7 +129,9 @@ def list_quantized(edit: Edit, strength: str) -> None:
 
 
 def rename_module(edit: Edit, strength: str) -> None:
-    old, new = ("blocks.1.attn1.to_out.0", "blocks.1.self_attn.o") if strength == "layer" else (".attn1.", ".self_attn.")
+    old, new = (
+        ("blocks.1.attn1.to_out.0", "blocks.1.self_attn.o") if strength == "layer" else (".attn1.", ".self_attn.")
+    )
     tensors = edit.tensors("transformer")
     edit.write("transformer", {name.replace(old, new): value for name, value in tensors.items()})
 
@@ -141,7 +154,12 @@ def declare_only(edit: Edit, strength: str) -> None:
     """A quantization_config over a BF16 transformer."""
     for expert in ("transformer", "transformer_2"):
         body = edit.config(expert)
-        body["quantization_config"] = {"quant_method": "modelopt", "quant_algo": "NVFP4", "ignore": ["nothing"], "config_groups": {}}
+        body["quantization_config"] = {
+            "quant_method": "modelopt",
+            "quant_algo": "NVFP4",
+            "ignore": ["nothing"],
+            "config_groups": {},
+        }
         edit.write_config(expert, body)
 
 
@@ -235,13 +253,21 @@ def column_scales(edit: Edit, strength: str) -> None:
 
 
 def two_conventions(edit: Edit, strength: str) -> None:
-    each(edit, "layer" if strength == "layer" else "half", lambda t, m: t.update({f"{m}.weight": swap_nibbles(t[f"{m}.weight"])}))
+    each(
+        edit,
+        "layer" if strength == "layer" else "half",
+        lambda t, m: t.update({f"{m}.weight": swap_nibbles(t[f"{m}.weight"])}),
+    )
 
 
 def drift(edit: Edit, strength: str) -> None:
     """SVDQuant's exporter changed weights that it was told to leave alone."""
     tensors = edit.tensors("transformer")
-    names = ["blocks.0.attn1.to_q.weight"] if strength == "layer" else [n for n in tensors if n.startswith("blocks.0.") and n.endswith("weight")]
+    names = (
+        ["blocks.0.attn1.to_q.weight"]
+        if strength == "layer"
+        else [n for n in tensors if n.startswith("blocks.0.") and n.endswith("weight")]
+    )
     for name in names:
         tensors[name] = (tensors[name].float() * 1.03).to(tensors[name].dtype)
     edit.write("transformer", tensors)
@@ -268,12 +294,18 @@ def boundary(edit: Edit, strength: str) -> None:
 def broken_config(edit: Edit, strength: str) -> None:
     place = edit.own("transformer") / "config.json"
     text = place.read_text(encoding="utf-8")
-    place.write_text(text[: len(text) // 2] if strength == "cut" else text.replace("{", '{"ignore": NaN,', 1), encoding="utf-8")
+    place.write_text(
+        text[: len(text) // 2] if strength == "cut" else text.replace("{", '{"ignore": NaN,', 1), encoding="utf-8"
+    )
 
 
 def adaln(edit: Edit, strength: str) -> None:
     tensors = edit.tensors("transformer")
-    names = ["scale_shift_table"] if strength == "layer" else [name for name in tensors if name.endswith("scale_shift_table")]
+    names = (
+        ["scale_shift_table"]
+        if strength == "layer"
+        else [name for name in tensors if name.endswith("scale_shift_table")]
+    )
     for name in names:
         half = tensors[name].shape[1] // 2
         tensors[name] = torch.cat([tensors[name][:, half:], tensors[name][:, :half]], dim=1)
@@ -283,7 +315,8 @@ def adaln(edit: Edit, strength: str) -> None:
 def exchanged(edit: Edit, strength: str) -> None:
     first, second = edit.folder / "transformer", edit.folder / "transformer_2"
     one, two = first.resolve(), second.resolve()
-    first.unlink(), second.unlink()
+    first.unlink()
+    second.unlink()
     first.symlink_to(two if strength == "both" else one, target_is_directory=True)
     second.symlink_to(one, target_is_directory=True)
 
@@ -382,6 +415,13 @@ def _many(row: int, name: str, strengths: str, recipe: str, mutate: Mutation, co
     return [Fault(row, name, strength, recipe, mutate, code, **more) for strength in strengths.split()]  # type: ignore[arg-type]
 
 
+INVERTED = scaled("weight_scale_2", lambda value: 1 / value)
+INVERTED_FP8 = scaled("weight_scale", lambda value: 1 / value)
+ZERO = scaled("weight_scale_2", lambda value: value * 0)
+INFINITE = scaled("weight_scale_2", lambda value: value * 0 + float("inf"))
+TINY_INPUT = scaled("input_scale", lambda value: value * 1e-20)
+ONES = scaled("weight_scale_2", lambda value: value * 0 + 1)
+ONES_FP8 = scaled("weight_scale", lambda value: value * 0 + 1)
 OLD, NEW = ("sglang==0.5.12",), ("sglang==0.5.23",)
 BOTH_NVFP4 = {"transformer": "nvfp4", "transformer_2": "nvfp4"}
 FAULTS: tuple[Fault, ...] = (
@@ -389,17 +429,17 @@ FAULTS: tuple[Fault, ...] = (
     *_many(2, "nibble_order", "all expert layer row", "nvfp4", nibbles, "nibble_order"),
     *_many(3, "input_scale_missing", "all layer", "nvfp4", drop("input_scale"), "input_scale_missing"),
     *_many(5, "scales_swizzled", "all expert layer", "nvfp4", swizzled, "scale_layout"),
-    *_many(6, "global_scale_inverted", "all expert layer", "nvfp4", scaled("weight_scale_2", lambda v: 1 / v), "global_scale_inverted"),
-    *_many(6, "fp8_scale_inverted", "all layer", "fp8", scaled("weight_scale", lambda v: 1 / v), "global_scale_inverted"),
-    *_many(7, "global_scale_zero", "all layer", "nvfp4", scaled("weight_scale_2", lambda v: v * 0), "global_scale_degenerate"),
-    *_many(7, "global_scale_inf", "layer", "nvfp4", scaled("weight_scale_2", lambda v: v * 0 + float("inf")), "global_scale_degenerate"),
-    *_many(7, "input_scale_zero", "all layer", "nvfp4", scaled("input_scale", lambda v: v * 1e-20), "input_scale_degenerate"),
+    *_many(6, "global_scale_inverted", "all expert layer", "nvfp4", INVERTED, "global_scale_inverted"),
+    *_many(6, "fp8_scale_inverted", "all layer", "fp8", INVERTED_FP8, "global_scale_inverted"),
+    *_many(7, "global_scale_zero", "all layer", "nvfp4", ZERO, "global_scale_degenerate"),
+    *_many(7, "global_scale_inf", "layer", "nvfp4", INFINITE, "global_scale_degenerate"),
+    *_many(7, "input_scale_zero", "all layer", "nvfp4", TINY_INPUT, "input_scale_degenerate"),
     *_many(8, "block_scale_nan", "all layer", "nvfp4", bytes_in_scales(0x7F), "block_scale_nan"),
     *_many(8, "block_scale_zero", "all layer", "nvfp4", bytes_in_scales(0), "block_scale_zero"),
     *_many(9, "not_in_ignore", "block layer", "nvfp4", unlist, "ignore_incomplete"),
     *_many(10, "global_scale_missing", "all layer", "nvfp4", drop("weight_scale_2"), "global_scale_missing"),
-    *_many(11, "scale_filled_with_ones", "all layer", "nvfp4", scaled("weight_scale_2", lambda v: v * 0 + 1), "scale_dropped"),
-    *_many(11, "fp8_scale_filled", "all layer", "fp8", scaled("weight_scale", lambda v: v * 0 + 1), "scale_dropped"),
+    *_many(11, "scale_filled_with_ones", "all layer", "nvfp4", ONES, "scale_dropped"),
+    *_many(11, "fp8_scale_filled", "all layer", "fp8", ONES_FP8, "scale_dropped"),
     *_many(12, "name_not_mapped", "all layer", "nvfp4", rename_module, "name_unmapped", contracts=NEW),
     *_many(14, "no_metadata", "all expert", "nvfp4", undeclare, "quantization_undeclared"),
     Fault(15, "declared_nvfp4_stored_fp8", "expert", "fp8", misdeclare("NVFP4"), "format_mismatch"),

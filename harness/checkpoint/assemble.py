@@ -82,11 +82,14 @@ def assemble(
             remedy="a checkpoint has transformer/*.safetensors, or *.safetensors at its root",
         )
     experts = {
-        expert: load_component(where, folder, expert, kind, pool) for expert, (where, folder, kind) in sorted(places.items())
+        expert: load_component(where, folder, expert, kind, pool)
+        for expert, (where, folder, kind) in sorted(places.items())
     }
     for expert in EXPERTS:
         named = isinstance(index, Mapping) and index.get(expert) not in (None, [None, None])
-        if (named and expert not in experts) or (expert in experts and not experts[expert].tensors and not experts[expert].findings):
+        if (named and expert not in experts) or (
+            expert in experts and not experts[expert].tensors and not experts[expert].findings
+        ):
             text = f"there are no weights of {expert}" + (", and model_index.json names it." if named else ".")
             problems.append(finding("fault", "weights_missing", text, expert=expert))
     return Assembly(source.label, experts, index, tuple(problems), sources)
@@ -98,4 +101,8 @@ def _model_index(source: Source) -> tuple[dict[str, Any] | None, list[Inspection
     try:
         return read_json(source, "model_index.json"), []
     except ConfigError as error:
-        return None, [finding("fault", "config_invalid", f"model_index.json: {error.what}.", evidence={"file": "model_index.json"})]
+        return None, [
+            finding(
+                "fault", "config_invalid", f"model_index.json: {error.what}.", evidence={"file": "model_index.json"}
+            )
+        ]

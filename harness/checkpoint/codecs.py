@@ -64,7 +64,8 @@ def unpack_nibbles(packed: U8, order: NibbleOrder) -> U8:
 def pack_nibbles(codes: U8, order: NibbleOrder = "low_first") -> U8:
     """The inverse of ``unpack_nibbles``."""
     even, odd = codes[..., 0::2], codes[..., 1::2]
-    return (odd << 4 | even) if order == "low_first" else (even << 4 | odd)
+    joined = (odd << 4 | even) if order == "low_first" else (even << 4 | odd)
+    return joined.astype(np.uint8)
 
 
 def encode_e2m1(values: F32) -> U8:

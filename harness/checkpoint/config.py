@@ -135,5 +135,7 @@ def _groups(body: Mapping[str, Any]) -> list[Mapping[str, Any]]:
 
 def _group_size(body: Mapping[str, Any], inner: Mapping[str, Any]) -> int | None:
     candidates: list[Any] = [body.get("group_size"), inner.get("group_size")]
-    candidates += [group["weights"].get("group_size") for group in _groups(body) if isinstance(group.get("weights"), Mapping)]
+    candidates += [
+        group["weights"].get("group_size") for group in _groups(body) if isinstance(group.get("weights"), Mapping)
+    ]
     return next((value for value in candidates if isinstance(value, int) and not isinstance(value, bool)), None)

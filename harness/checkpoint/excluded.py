@@ -44,7 +44,7 @@ def ranges(entry: TensorEntry, spans: Sequence[tuple[int, int]]) -> list[Range]:
 
 
 def halves_axis(shape: tuple[int, ...]) -> bool:
-    """Whether the flat halves of a tensor are halves of its first real axis (so that a swap of halves has a meaning)."""
+    """Whether the flat halves of a tensor are halves of its first real axis, so that a swap has a meaning."""
     leading = next((size for size in shape if size > 1), 1)
     return leading % 2 == 0
 

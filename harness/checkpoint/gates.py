@@ -1,4 +1,4 @@
-"""Where the inspector says "proven", "contradicted" and "inconclusive"; `python -m benchmarks.inspect_gates` measures them.
+"""Where the inspector says "proven", "contradicted" and "inconclusive"; measured by ``benchmarks.inspect_gates``.
 
 Between two gates the answer is ``inconclusive``, never a pass.
 """
@@ -72,7 +72,12 @@ def state_of(measured: Measured, declared: str) -> State:
         return "not_provable"
     gate = gate_of(measured)
     best = good_score(found)
-    if measured.module.format == "fp8" and found.best != declared and best >= OTHER_CODES and (found.gap or 0) >= gate.gap:
+    if (
+        measured.module.format == "fp8"
+        and found.best != declared
+        and best >= OTHER_CODES
+        and (found.gap or 0) >= gate.gap
+    ):
         return "contradicted"
     if best >= gate.cosine and (found.gap is None or found.gap >= gate.gap):
         return "proven" if found.best == declared else "contradicted"

@@ -105,7 +105,12 @@ def _work(plan: Plan, found: Gathered) -> Iterator[Task]:
         for module in plan.modules[expert].values():
             if module.quantized:
                 yield _measure_task(plan, found, component, module, own, other)
-                if plan.scan[expert] and module.format == "nvfp4" and module.scale is not None and module.scale.dtype == "F8_E4M3":
+                if (
+                    plan.scan[expert]
+                    and module.format == "nvfp4"
+                    and module.scale is not None
+                    and module.scale.dtype == "F8_E4M3"
+                ):
                     yield _scan_task(found, component, module, module.scale)
         if own is not None:
             yield from _excluded_tasks(plan, found, component, own, other)
@@ -125,7 +130,9 @@ def _measure_task(
 
     def work() -> Measured:
         scale = values[0] if values else None
-        return measure(expert, component.source, module, budget, _anchor(own, module, reads), _anchor(other, module, reads), scale)
+        return measure(
+            expert, component.source, module, budget, _anchor(own, module, reads), _anchor(other, module, reads), scale
+        )
 
     def keep(result: Measured) -> None:
         found.measured[expert][module.name] = result

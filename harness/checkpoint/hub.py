@@ -111,7 +111,7 @@ class HubSource:
 
     def _get(self, url: str, start: int, length: int, where: str) -> Any:
         from huggingface_hub import constants
-        from huggingface_hub.utils import build_hf_headers, http_backoff
+        from huggingface_hub.utils import build_hf_headers, http_backoff  # type: ignore[attr-defined]
 
         # the token belongs to the hub and must not leave it with a redirect to a storage host
         own = urlsplit(url).netloc == urlsplit(constants.ENDPOINT).netloc

@@ -120,7 +120,9 @@ def _join(
             twice += [name for name in header.tensors if name in tensors]
             tensors.update(header.tensors)
         if twice:
-            text = f"{len(twice)} tensors stand in more than one file ({some(sorted(twice))}): which one wins is chance."
+            text = (
+                f"{len(twice)} tensors stand in more than one file ({some(sorted(twice))}): which one wins is chance."
+            )
             report("fault", "duplicate_tensors", text, tensors=sorted(twice)[:20])
         return tensors
     wanted = {prefix + name for name in weight_map.values()}
@@ -130,10 +132,10 @@ def _join(
         report("fault", "shard_missing", text, files=missing, tensors=lost)
     tensors, stale = {}, []
     for name, file in weight_map.items():
-        header = headers.get(prefix + file)
-        if header is not None and name in header.tensors:
-            tensors[name] = header.tensors[name]
-        elif header is not None:
+        shard = headers.get(prefix + file)
+        if shard is not None and name in shard.tensors:
+            tensors[name] = shard.tensors[name]
+        elif shard is not None:
             stale.append(name)
     if stale:
         text = f"the index places {some(sorted(stale))} in a shard that does not hold it: the index is stale."
@@ -145,7 +147,9 @@ def _join(
         if prefix + weight_map.get(name, "") != path and name not in stale
     )
     if loose:
-        text = f"{len(loose)} stored tensors are not where the index says ({some(loose)}): a loader that globs takes them."
+        text = (
+            f"{len(loose)} stored tensors are not where the index says ({some(loose)}): a loader that globs takes them."
+        )
         report("fault", "unindexed_tensors", text, tensors=loose[:20], count=len(loose))
     return tensors
 
@@ -200,6 +204,9 @@ def _configs(
 def _layers(body: Mapping[str, Any]) -> dict[str, Any]:
     """``_quantization_metadata`` of Comfy and diffusers: one format a layer."""
     layers = body.get("layers")
-    formats = {str(item.get("format", "")) for item in layers.values() if isinstance(item, Mapping)} if isinstance(layers, Mapping) else set()
-    algo = body.get("quant_algo") or ("NVFP4" if "nvfp4" in formats else "FP8" if any("fp8" in f or "float8" in f for f in formats) else "")
+    items = layers.values() if isinstance(layers, Mapping) else ()
+    formats = {str(item.get("format", "")) for item in items if isinstance(item, Mapping)}
+    algo = body.get("quant_algo") or (
+        "NVFP4" if "nvfp4" in formats else "FP8" if any("fp8" in f or "float8" in f for f in formats) else ""
+    )
     return {**body, "quant_algo": algo, "quant_method": body.get("quant_method", "comfy")}

@@ -106,7 +106,9 @@ def _nvfp4(
         return result
     decoded = decode_readings(stored, block)
     nan_values = int(sum(not np.isfinite(values).all() for values in decoded.values()) > 0)
-    factor = 1.0 if global_scale is None else (1.0 / global_scale if module.reciprocal and global_scale else global_scale)
+    factor = (
+        1.0 if global_scale is None else (1.0 / global_scale if module.reciprocal and global_scale else global_scale)
+    )
     wanted = _undo_recipe(source, module, rows, anchor_rows)
     found = fit(decoded, wanted, factor)
     if module.recipe == "" and np.isfinite(factor) and factor > 0:

@@ -15,8 +15,8 @@ FLOAT_FORMATS: dict[str, StoredFormat] = {"BF16": "bf16", "F16": "fp16", "F32": 
 WEIGHT_SUFFIXES = (".weight", ".weight_packed")
 SCALE_SUFFIXES = (
     ".weight_scale", ".weight_scale_2", ".input_scale", ".weight_global_scale", ".input_global_scale",
-    ".weight_scale_inv", ".pre_quant_scale", ".svdquant_lora_a", ".svdquant_lora_b", ".comfy_quant", ".weight_scale_inverse",
-    ".weight_shape", ".scale_weight", ".scale_input",
+    ".weight_scale_inv", ".pre_quant_scale", ".svdquant_lora_a", ".svdquant_lora_b", ".comfy_quant",
+    ".weight_scale_inverse", ".weight_shape", ".scale_weight", ".scale_input",
 )  # fmt: skip
 PACKED_QKV = re.compile(r"^(double_blocks\.\d+\.(img|txt)_attn\.qkv|single_blocks\.\d+\.linear1)\.")
 _BLOCK = re.compile(r"(?:^|\.)blocks\.(\d+)\.")

@@ -41,7 +41,9 @@ def exact_nvfp4(base: F32, codes: U8, scales: U8, global_scale: float, block: in
         stored = decode_e4m3(scales) * np.float32(global_scale)
         same_scales = _tolerant(fresh == scales, lambda factor: encode_e4m3(wanted * factor) == scales)
         scaled = blocks / stored[..., None]
-        same_codes = _tolerant(_same(encode_e2m1(scaled), mine), lambda factor: _same(encode_e2m1(scaled * factor), mine))
+        same_codes = _tolerant(
+            _same(encode_e2m1(scaled), mine), lambda factor: _same(encode_e2m1(scaled * factor), mine)
+        )
         with_unrounded = encode_e2m1(blocks / (wanted * np.float32(global_scale))[..., None])
     return Exact(
         codes=_share(same_codes[alive]),
@@ -72,7 +74,7 @@ def _tolerant(same: Flags, retry: Callable[[np.float32], Flags]) -> Flags:
     and dialects that store a reciprocal, or multiply instead of dividing, break them the other way."""
     if same.all():
         return same
-    return same | retry(np.float32(1 - TIE)) | retry(np.float32(1 + TIE))
+    return np.asarray(same | retry(np.float32(1 - TIE)) | retry(np.float32(1 + TIE)))
 
 
 def _equal_fp8(left: U8, right: U8) -> Flags:
@@ -83,7 +85,7 @@ def _equal_fp8(left: U8, right: U8) -> Flags:
 def _same(left: U8, right: U8) -> Flags:
     """Equal as values: 0 and -0 are the same number."""
     zero = ((left & 7) == 0) & ((right & 7) == 0)
-    return (left == right) | zero
+    return np.asarray((left == right) | zero)
 
 
 def _share(flags: Flags) -> float:

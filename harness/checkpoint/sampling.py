@@ -30,7 +30,7 @@ class Budget:
     """Elements at the start and at the half of a large excluded tensor."""
 
     def of(self, entry: TensorEntry, logical_rows: int) -> NDArray[np.int64]:
-        """The row numbers to read of one 2-D weight. Which strip is decided by the tensor's name: spread, repeatable."""
+        """The row numbers to read of one 2-D weight. The tensor's name decides which strip: spread, repeatable."""
         if logical_rows <= self.rows or entry.elements <= self.whole_below:
             return np.arange(logical_rows, dtype=np.int64)
         strips = max(logical_rows // STRIP, 1)
@@ -61,7 +61,7 @@ def strip_range(scale: TensorEntry, rows: NDArray[np.int64]) -> tuple[Range, int
     return (scale.start + first * width, max(last - first, 0) * width), first
 
 
-def take_rows(data: bytes, entry: TensorEntry, count: int) -> U8:
+def take_rows(data: bytes, count: int) -> U8:
     """Bytes [count, width] of rows that were read."""
     return np.frombuffer(data, dtype=np.uint8).reshape(count, -1) if count else np.zeros((0, 0), np.uint8)
 
@@ -80,7 +80,7 @@ def packed_rows(module: Module, rows: NDArray[np.int64], weight: bytes, strip: b
         where = offsets(layout, rows - first, columns, scale.shape[1])
         if where.size and int(where.max()) < flat.size:
             cut[layout] = flat[where]
-    return PackedRows(rows, take_rows(weight, module.weight, len(rows)), cut["linear"], cut["swizzled"])
+    return PackedRows(rows, take_rows(weight, len(rows)), cut["linear"], cut["swizzled"])
 
 
 def scale_columns(module: Module) -> int:

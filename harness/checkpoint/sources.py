@@ -70,11 +70,21 @@ class SharedReads:
 class Source(Protocol):
     """A readable checkpoint. Implementations are safe to call from several threads."""
 
-    label: str
-    """Path, or ``owner/name@commit``."""
-    commit: str | None
-    is_local: bool
-    files: Mapping[str, FileInfo]
+    @property
+    def label(self) -> str:
+        """Path, or ``owner/name@commit``."""
+
+    @property
+    def commit(self) -> str | None:
+        """The commit that is read; ``None`` for a folder."""
+
+    @property
+    def is_local(self) -> bool:
+        """Whether reads are cheap."""
+
+    @property
+    def files(self) -> Mapping[str, FileInfo]:
+        """All files by path."""
 
     def read(self, path: str, start: int, length: int) -> bytes:
         """Exactly ``length`` bytes from ``start`` of one file. Raises ``SourceError``."""

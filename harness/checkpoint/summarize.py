@@ -132,9 +132,9 @@ def collapse(names: Sequence[str]) -> tuple[str, ...]:
     for number, members in by_block.items():
         groups.setdefault(frozenset(members), []).append(number)
     out = []
-    for members, numbers in groups.items():
+    for names_in, numbers in groups.items():
         blocks = ",".join(map(str, sorted(numbers)))
-        inner = next(iter(members)) if len(members) == 1 else f"({len(members)} Linears)"
+        inner = next(iter(names_in)) if len(names_in) == 1 else f"({len(names_in)} Linears)"
         out.append(f"blocks.{{{blocks}}}.{inner}")
     return tuple(sorted(rest) + sorted(out))
 
@@ -228,13 +228,17 @@ def coverage(context: Context, plan: Plan, found: Gathered) -> tuple[list[str], 
             if plan.scan[expert]:
                 done.append(f"{expert}: every block scale of {len(found.scanned.get(expert, {}))} tensors")
             else:
-                left.append(f"{expert}: block scales outside the sampled strips were not read (NaN and zero); --full reads them")
+                left.append(
+                    f"{expert}: block scales outside the sampled strips were not read (NaN and zero); --full reads them"
+                )
         compared = context.compared.get(expert, ())
         if compared:
             whole = sum(item.whole for item in compared)
             done.append(f"{expert}: {len(compared)} excluded tensors against the base, {whole} of them whole")
             if whole < len(compared):
-                left.append(f"{expert}: the rest of {len(compared) - whole} large excluded tensors; --full reads all bytes")
+                left.append(
+                    f"{expert}: the rest of {len(compared) - whole} large excluded tensors; --full reads all bytes"
+                )
         if expert not in plan.base and context.quantized(expert):
             left.append(f"{expert}: without its base: nibble order, gains, stale or swapped experts, excluded tensors")
         if component.source.is_local is False and found.failed is not None:

@@ -143,3 +143,43 @@ class InspectionReport(Record):
     def faults(self) -> tuple[InspectionFinding, ...]:
         """Findings that make this a ``checkpoint_fault``."""
         return tuple(finding for finding in self.findings if finding.severity == "fault")
+
+
+class CheckpointChange(Record):
+    """One thing that a switch from B to A changes."""
+
+    expert: str
+    """Empty: the whole repository."""
+    field: str
+    new: Json
+    """In A."""
+    old: Json
+    """In B."""
+
+
+class CheckpointComparison(Record):
+    """``quantgate inspect A --against B``."""
+
+    schema_version: Literal[1] = 1
+    reference: str
+    against: str
+    changes: tuple[CheckpointChange, ...]
+    identical_files: tuple[str, ...] = ()
+    bytes_read: int = 0
+    requests: int = 0
+
+
+class LockedCheckpoint(Record):
+    """Identity of one checkpoint role of one case."""
+
+    source: str
+    """``owner/name@commit``, or the folder as the case names it."""
+    digests: dict[str, str]
+    """``expert/file`` to sha256 (``git:`` and a blob id for small hub files)."""
+
+
+class CheckpointLock(Record):
+    """``cases/checkpoints.lock.json``: case to role to identity."""
+
+    schema_version: Literal[1] = 1
+    cases: dict[str, dict[str, LockedCheckpoint]]

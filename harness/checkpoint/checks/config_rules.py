@@ -66,7 +66,9 @@ def ignore_against_tensors(context: Context) -> Iterator[InspectionFinding]:
             )
         known = context.base_modules.get(expert)
         open_ = sorted(
-            name for name, module in context.modules[expert].items() if not module.quantized and not declared.ignores(name)
+            name
+            for name, module in context.modules[expert].items()
+            if not module.quantized and not declared.ignores(name)
         )
         carried = [name for name in open_ if known and name not in known]
         forgotten = [name for name in open_ if name not in carried]
@@ -125,7 +127,10 @@ def boundary_ratio(context: Context) -> Iterator[InspectionFinding]:
             evidence={"base": (context.base_index or {}).get("boundary_ratio")},
             next_command="write the base's boundary_ratio into model_index.json",
         )
-    elif context.base_index is not None and context.base_index.get("boundary_ratio") not in (None, index["boundary_ratio"]):
+    elif context.base_index is not None and context.base_index.get("boundary_ratio") not in (
+        None,
+        index["boundary_ratio"],
+    ):
         yield finding(
             "fault",
             "boundary_ratio_differs",

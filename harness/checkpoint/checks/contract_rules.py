@@ -42,7 +42,9 @@ def contracts(context: Context) -> Iterator[InspectionFinding]:
                 ("nibble_order", 0, runtime.nibble_order, runtime.nibble_rule),
                 ("scale_layout", 1, runtime.scale_layout, runtime.layout_rule),
             ):
-                wrong = sorted(name for name, item in proven.items() if item.fit and item.fit.best.split("/")[part] != assumed)
+                wrong = sorted(
+                    name for name, item in proven.items() if item.fit and item.fit.best.split("/")[part] != assumed
+                )
                 if wrong:
                     yield _mismatch(expert, runtime, code, part, assumed, rule, wrong, proven[wrong[0]])
             if not proven and any(module.format == "nvfp4" for module in context.quantized(expert).values()):
@@ -71,7 +73,9 @@ def _mismatch(
     else:
         key = "swap_weight_nibbles" if code == "nibble_order" else "checkpoint_weight_scale_layout"
         value = str(proven == "high_first").lower() if code == "nibble_order" else proven
-        remedy = f"set {key}: {value}" + (f", or use {runtime.remedy}" if runtime.remedy and code == "nibble_order" else "")
+        remedy = f"set {key}: {value}" + (
+            f", or use {runtime.remedy}" if runtime.remedy and code == "nibble_order" else ""
+        )
     return finding(
         "fault",
         code,
@@ -106,7 +110,7 @@ def contract_names(context: Context) -> Iterator[InspectionFinding]:
                     yield finding(
                         "fault",
                         "name_unmapped",
-                        f"{expert}: {contract.name} has no name for {some(lost)}, and aborts the load or leaves them out.",
+                        f"{expert}: {contract.name} has no name for {some(lost)}: it aborts the load or drops them.",
                         expert=expert,
                         tensor=lost[0],
                         contract=contract.name,
@@ -135,15 +139,19 @@ def contract_scales(context: Context) -> Iterator[InspectionFinding]:
     """Declarations and scale shapes that a runtime does not take."""
     for contract in context.options.contracts:
         for expert, component in context.experts.items():
-            fp8 = [module for module in context.quantized(expert).values() if module.format == "fp8" and module.scale is not None]
+            fp8 = [
+                module
+                for module in context.quantized(expert).values()
+                if module.format == "fp8" and module.scale is not None
+            ]
             odd = sorted(module.name for module in fp8 if channel_kind(module) not in contract.rules.fp8_scale_shapes)
             if odd:
                 shape = list(context.modules[expert][odd[0]].scale.shape)  # type: ignore[union-attr]
                 yield finding(
                     "fault",
                     "scale_shape",
-                    f"{expert}: {contract.name} takes FP8 scales of shape {', '.join(contract.rules.fp8_scale_shapes)} and "
-                    f"{some(odd)} have {shape}.",
+                    f"{expert}: {contract.name} takes FP8 scales of shape "
+                    f"{', '.join(contract.rules.fp8_scale_shapes)} and {some(odd)} have {shape}.",
                     expert=expert,
                     module=odd[0],
                     contract=contract.name,
@@ -155,8 +163,8 @@ def contract_scales(context: Context) -> Iterator[InspectionFinding]:
                 yield finding(
                     "fault",
                     "declaration_unseen",
-                    f"{expert}: the quantization is declared in {origin}, and {contract.name} looks only into {', '.join(looks)}: "
-                    "it loads the checkpoint as unquantized.",
+                    f"{expert}: the quantization is declared in {origin}, and {contract.name} looks only into "
+                    f"{', '.join(looks)}: it loads the checkpoint as unquantized.",
                     expert=expert,
                     contract=contract.name,
                     evidence={"origin": origin, "looks": list(looks)},

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 
 from harness.checkpoint.context import Context, declared_reading
 from harness.checkpoint.findings import finding, some
@@ -36,7 +36,7 @@ def related(context: Context, expert: str) -> dict[str, Measured]:
 
 
 def holds_other(context: Context, expert: str) -> bool:
-    """Whether most of an expert's sampled tensors fit the OTHER expert's base better: then nothing else is said of them."""
+    """Whether most of an expert's sampled tensors fit the OTHER expert's base: then nothing else is said of them."""
     for_other, total = other_votes(context, expert)
     return total > 0 and for_other * 2 > total
 
@@ -70,10 +70,12 @@ def encoding(context: Context) -> Iterator[InspectionFinding]:
     for expert in context.experts:
         measured = own_related(context, expert)
         states = {
-            name: state_of(item, declared_of(context, expert, item)) for name, item in measured.items() if not is_fnuz(item)
+            name: state_of(item, declared_of(context, expert, item))
+            for name, item in measured.items()
+            if not is_fnuz(item)
         }
         readings: Counter[str] = Counter()
-        for name, item in measured.items():
+        for item in measured.values():
             if item.fit and item.fit.scores[item.fit.best].cosine >= gate_of(item).cosine:
                 readings[item.fit.best] += 1
         yield from _contradicted(context, expert, measured, states)
@@ -82,8 +84,8 @@ def encoding(context: Context) -> Iterator[InspectionFinding]:
             yield finding(
                 "fault",
                 "two_conventions",
-                f"{expert}: one file set holds two conventions ({', '.join(f'{n} Linears {r}' for r, n in readings.items())}): "
-                "no loader option reads both.",
+                f"{expert}: one file set holds two conventions "
+                f"({', '.join(f'{n} Linears {r}' for r, n in readings.items())}): no loader option reads both.",
                 expert=expert,
                 evidence=dict(readings),
             )
@@ -103,7 +105,7 @@ def encoding(context: Context) -> Iterator[InspectionFinding]:
 
 
 def _contradicted(
-    context: Context, expert: str, measured: dict[str, Measured], states: dict[str, str]
+    context: Context, expert: str, measured: dict[str, Measured], states: Mapping[str, str]
 ) -> Iterator[InspectionFinding]:
     held = bool(context.options.contracts or context.options.loader)
     groups: dict[str, list[str]] = {}
@@ -160,7 +162,9 @@ def _sentence(context: Context, expert: str, code: str, names: list[str], item: 
 def _remedy(code: str, item: Measured) -> str:
     assert item.fit is not None  # noqa: S101 - only measured modules come here
     if code == "nibble_order":
-        return f"set swap_weight_nibbles: {'true' if item.fit.best.startswith('high') else 'false'} in quantization_config"
+        return (
+            f"set swap_weight_nibbles: {'true' if item.fit.best.startswith('high') else 'false'} in quantization_config"
+        )
     if code == "scale_layout":
         return f"set checkpoint_weight_scale_layout: {item.fit.best.split('/')[1]} in quantization_config"
     return "compare with the export that made it: quantgate inspect A --against B"
@@ -191,7 +195,7 @@ def _rows(context: Context, expert: str, measured: dict[str, Measured]) -> Itera
         yield finding(
             "fault",
             code,
-            f"{expert}: rows {some([str(number) for number in numbers])} of {name} {text}, unlike the rest of the tensor.",
+            f"{expert}: rows {some([str(number) for number in numbers])} of {name} {text}, unlike its other rows.",
             expert=expert,
             module=name,
             evidence={"rows": numbers[:50], "cosine": scores, "tensor": found.best},

@@ -25,9 +25,17 @@ def excluded_rows(context: Context) -> Iterator[InspectionFinding]:
             adaln = [item for item in swapped if any(word in item.tensor for word in MODULATION)]
             code = "adaln_halves_swapped" if adaln else "halves_swapped"
             first = (adaln or swapped)[0]
-            yield _finding(code, expert, adaln or swapped, first, "hold the base's values with first and second half exchanged (scale for shift)")
+            yield _finding(
+                code,
+                expert,
+                adaln or swapped,
+                first,
+                "hold the base's values with first and second half exchanged (scale for shift)",
+            )
         if moved:
-            yield _finding("excluded_differs", expert, moved, moved[0], "were not quantized and still differ from the base")
+            yield _finding(
+                "excluded_differs", expert, moved, moved[0], "were not quantized and still differ from the base"
+            )
 
 
 def _finding(code: str, expert: str, items: list[Compared], first: Compared, text: str) -> InspectionFinding:

@@ -67,8 +67,8 @@ def swapped_or_same(context: Context) -> Iterator[InspectionFinding]:
         yield finding(
             "fault",
             "experts_identical" if same else "wrong_expert",
-            f"{swapped[0]} holds the other expert's weights ({votes[swapped[0]][0]} of {votes[swapped[0]][1]} tensors fit "
-            "the other base)" + (": both experts are the same one." if same else "."),
+            f"{swapped[0]} holds the other expert's weights ({votes[swapped[0]][0]} of {votes[swapped[0]][1]} "
+            "tensors fit the other base)" + (": both experts are the same one." if same else "."),
             expert=swapped[0],
             evidence={expert: list(pair) for expert, pair in votes.items()},
         )
@@ -84,9 +84,13 @@ def wrong_base(context: Context) -> Iterator[InspectionFinding]:
             yield finding(
                 "fault",
                 "wrong_base",
-                f"{expert}: {differing} of {len(compared)} tensors that were not quantized differ from the base: it was made "
-                "from other weights than the base that is named.",
+                f"{expert}: {differing} of {len(compared)} tensors that were not quantized differ from the base: it was "
+                "made from other weights than the base that is named.",
                 expert=expert,
-                evidence={"differing": differing, "compared": len(compared), "median_cosine": sorted(fits)[len(fits) // 2] if fits else None},
+                evidence={
+                    "differing": differing,
+                    "compared": len(compared),
+                    "median_cosine": sorted(fits)[len(fits) // 2] if fits else None,
+                },
                 next_command="name the base it was made from, or export again",
             )

@@ -40,8 +40,8 @@ def gains(context: Context) -> Iterator[InspectionFinding]:
             yield finding(
                 "fault",
                 code,
-                f"{expert}: {some(names)} decode to {gain:.4g} times the base (cos {found.scores[found.best].cosine:.4f}): "
-                f"{TEXTS[code]}.",
+                f"{expert}: {some(names)} decode to {gain:.4g} times the base "
+                f"(cos {found.scores[found.best].cosine:.4f}): {TEXTS[code]}.",
                 expert=expert,
                 module=names[0],
                 evidence={"gain": gain, "scale": found.scale, "modules": names[:20], "count": len(names)},
@@ -59,7 +59,11 @@ def _name(item: Measured) -> str:
     if len(bad_rows(found)) and abs(float(np.median(found.sums[found.best].row_gain(found.scale))) - 1) <= gate.gain:
         return ""  # a few broken rows: named row by row
     per_row = found.sums[found.best].row_gain(found.scale)
-    if item.channel_scale is not None and item.channel_scale.size > 1 and abs(float(np.median(per_row)) - 1) <= gate.gain:
+    if (
+        item.channel_scale is not None
+        and item.channel_scale.size > 1
+        and abs(float(np.median(per_row)) - 1) <= gate.gain
+    ):
         return ""
     if found.scale and abs(score.gain / found.scale**2 - 1) < 0.1 and abs(found.scale - 1) > 0.1:
         return "global_scale_inverted"

@@ -19,7 +19,11 @@ def scalar_values(context: Context) -> Iterator[InspectionFinding]:
     """Global, per-tensor and input scales, read completely."""
     for expert in context.experts:
         values, quantized = context.scalars.get(expert, {}), context.quantized(expert)
-        broken: dict[str, list[str]] = {"global_scale_degenerate": [], "input_scale_degenerate": [], "global_scale_inverted": []}
+        broken: dict[str, list[str]] = {
+            "global_scale_degenerate": [],
+            "input_scale_degenerate": [],
+            "global_scale_inverted": [],
+        }
         for module in quantized.values():
             outer = module.global_scale if module.format == "nvfp4" else module.scale
             if outer is not None and outer.name in values and module.format in ("nvfp4", "fp8"):
@@ -55,7 +59,9 @@ def _inverse(value: float, reciprocal: bool) -> bool:
 
 
 def _worst(numbers: tuple[float, ...]) -> str:
-    return next((f"{item:g}" for item in numbers if not (math.isfinite(item) and item > 0)), f"{min(numbers, default=0):g}")
+    return next(
+        (f"{item:g}" for item in numbers if not (math.isfinite(item) and item > 0)), f"{min(numbers, default=0):g}"
+    )
 
 
 def qkv_scales(context: Context) -> Iterator[InspectionFinding]:
@@ -71,7 +77,9 @@ def qkv_scales(context: Context) -> Iterator[InspectionFinding]:
             if "attn2" in stem:
                 group = group[1:]
             scales = {
-                values[item.global_scale.name] for item in group if item and item.global_scale and item.global_scale.name in values
+                values[item.global_scale.name]
+                for item in group
+                if item and item.global_scale and item.global_scale.name in values
             }
             if len(scales) > 1:
                 apart.append(stem.rstrip("."))
@@ -79,8 +87,8 @@ def qkv_scales(context: Context) -> Iterator[InspectionFinding]:
             yield finding(
                 "warning",
                 "qkv_scales_differ",
-                f"{expert}: q, k and v of {some(apart)} have different global scales: right where they run apart, wrong "
-                "in a runtime that fuses them and keeps one.",
+                f"{expert}: q, k and v of {some(apart)} have different global scales: right where they run apart, "
+                "wrong in a runtime that fuses them and keeps one.",
                 expert=expert,
                 module=apart[0],
                 evidence={"attentions": apart[:20], "count": len(apart)},
@@ -103,12 +111,12 @@ def block_scale_values(context: Context) -> Iterator[InspectionFinding]:
                 evidence={"tensors": nans, "scanned": len(scanned)},
             )
         if zeros:
-            # ModelOpt clamps block scales to 2**-9 and gives all-zero blocks 1.0; other exporters write a true zero there
+            # ModelOpt clamps block scales to 2**-9 and gives all-zero blocks 1.0; others write a true zero there
             own = all(module.dialect == "modelopt" for module in context.quantized(expert).values())
             yield finding(
                 "fault" if own else "warning",
                 "block_scale_zero",
-                f"{expert}: {sum(zeros.values())} block scales are zero, so 16 weights each are lost ({some(sorted(zeros))}).",
+                f"{expert}: {sum(zeros.values())} block scales are zero: 16 weights each are lost ({some(sorted(zeros))}).",
                 expert=expert,
                 tensor=min(zeros),
                 evidence={"tensors": zeros},

@@ -23,16 +23,27 @@ def scale_tensors_present(context: Context) -> Iterator[InspectionFinding]:
         if renamed:
             yield _absent("scale_renamed", expert, renamed, "carry their scale under the name of its inverse")
         four = [module for module in quantized.values() if module.format == "nvfp4"]
-        absent = sorted(m.name for m in quantized.values() if m.scale is None and m.name not in renamed and m.format != "unknown")
+        absent = sorted(
+            m.name for m in quantized.values() if m.scale is None and m.name not in renamed and m.format != "unknown"
+        )
         if absent:
-            yield _absent("scale_missing", expert, absent, "have no weight_scale: a runtime that fills in ones multiplies their weights by 1/scale")
+            yield _absent(
+                "scale_missing",
+                expert,
+                absent,
+                "have no weight_scale: a runtime that fills in ones multiplies their weights by 1/scale",
+            )
         without_global = sorted(module.name for module in four if module.global_scale is None)
         if without_global:
             yield _absent("global_scale_missing", expert, without_global, "have no global scale")
         needed = _inputs_needed(component, quantized)
-        without_input = sorted(name for name, module in quantized.items() if module.input_scale is None) if needed else []
+        without_input = (
+            sorted(name for name, module in quantized.items() if module.input_scale is None) if needed else []
+        )
         if without_input:
-            text = f"have no input_scale though {needed}: a runtime that fills in 1.0 saturates or flushes the activations"
+            text = (
+                f"have no input_scale though {needed}: a runtime that fills in 1.0 saturates or flushes the activations"
+            )
             yield _absent("input_scale_missing", expert, without_input, text)
 
 
@@ -65,7 +76,7 @@ def _inputs_needed(component: Component, quantized: Mapping[str, Module]) -> str
 
 
 def scale_shapes(context: Context) -> Iterator[InspectionFinding]:
-    """Block scales are E4M3 [N, K/16] (or padded for swizzling), global scales F32 scalars, FP8 scales scalar or [N]."""
+    """Block scales E4M3 [N, K/16] (or padded for swizzling), global scales F32 scalars, FP8 scales scalar or [N]."""
     for expert in context.experts:
         quantized = context.quantized(expert)
         if context.dtype_error(expert):
@@ -81,14 +92,14 @@ def scale_shapes(context: Context) -> Iterator[InspectionFinding]:
                 kinds.setdefault(kind, []).append(module.name)
                 if kind == "other":
                     bad.append(f"{module.name} {list(module.scale.shape)}")
-            for entry in (module.global_scale, module.input_scale):
-                if entry is not None and (entry.elements != 1 or entry.dtype not in ("F32", "BF16", "F16")):
-                    bad.append(f"{entry.name} {entry.dtype} {list(entry.shape)}")
+            outer = [entry for entry in (module.global_scale, module.input_scale) if entry is not None]
+            odd = [entry for entry in outer if entry.elements != 1 or entry.dtype not in ("F32", "BF16", "F16")]
+            bad += [f"{entry.name} {entry.dtype} {list(entry.shape)}" for entry in odd]
         if bad:
             yield _shape("scale_shape", expert, bad, "have a scale of a shape or dtype that fits nothing")
         if {"channel", "channel_column"} <= set(kinds):
             few = min((kinds["channel"], kinds["channel_column"]), key=len)
-            text = "write their per-channel scale as [N, 1] or [N] and the others the other way: one of them broadcasts wrongly"
+            text = "write their per-channel scale as [N, 1] or [N] and the others the other way: one broadcasts wrongly"
             yield _shape("scale_shape", expert, few, text)
 
 

@@ -56,7 +56,11 @@ def config_against_tensors(context: Context) -> Iterator[InspectionFinding]:
     for expert, component in context.experts.items():
         if component.config.get("_class_name") != "WanTransformer3DModel" or not component.tensors:
             continue
-        wrong = [f"{name}: config {said}, tensors {seen}" for name, said, seen in _wan(component.config, context, expert) if said != seen]
+        wrong = [
+            f"{name}: config {said}, tensors {seen}"
+            for name, said, seen in _wan(component.config, context, expert)
+            if said != seen
+        ]
         if wrong:
             yield finding(
                 "fault",

@@ -58,16 +58,22 @@ def requantized_codes(context: Context) -> Iterator[InspectionFinding]:
                 unknown.append(name)
         if unrounded:
             yield _finding(
-                "codes_from_unrounded_scale", expert, unrounded, measured, "were rounded with block scales before those were rounded to E4M3"
+                "codes_from_unrounded_scale",
+                expert,
+                unrounded,
+                measured,
+                "were rounded with block scales before those were rounded to E4M3",
             )
         if stale:
-            yield _finding("base_stale", expert, stale, measured, "were quantized from weights that differ from the base")
+            yield _finding(
+                "base_stale", expert, stale, measured, "were quantized from weights that differ from the base"
+            )
         if unknown:
             yield finding(
                 "info",
                 "recipe_not_recomputable",
-                f"{expert}: {len(unknown)} Linears ({some(unknown)}) follow a recipe that cannot be recomputed bit-exactly "
-                "from the base: a base that changed by under about 3 % would not be seen.",
+                f"{expert}: {len(unknown)} Linears ({some(unknown)}) follow a recipe that cannot be recomputed "
+                "bit-exactly from the base: a base that changed by under about 3 % would not be seen.",
                 expert=expert,
                 evidence={"count": len(unknown)},
             )

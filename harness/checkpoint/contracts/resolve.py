@@ -1,4 +1,4 @@
-"""What a runtime WILL assume for one checkpoint: defaults, what it infers, what the configuration says, merged its way."""
+"""What a runtime WILL assume for one checkpoint: defaults, what it infers, what the config says, merged its way."""
 
 from __future__ import annotations
 
@@ -38,7 +38,9 @@ def signals(modules: Mapping[str, Module]) -> set[str]:
     return found | {"comfy_quant" for module in modules.values() if module.marked}
 
 
-def resolve(contract: Contract, component: Component, modules: Mapping[str, Module], env: Mapping[str, str]) -> Resolved:
+def resolve(
+    contract: Contract, component: Component, modules: Mapping[str, Module], env: Mapping[str, str]
+) -> Resolved:
     """Resolve one contract for one expert."""
     rules, seen = contract.rules, signals(modules)
     swap, nibble_rule = _switch(rules.swap_weight_nibbles, component, seen, "true")

@@ -1,0 +1,138 @@
+"""``quantgate inspect`` and ``quantgate lock``: arguments in, exit code out. The command line door only wires them."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+
+from harness.checkpoint.errors import InspectionInterruptedError
+from harness.definitions.case import Case, Loader
+from harness.errors import QuantgateError
+from harness.records.inspection import InspectionOutcome, InspectionReport
+from harness.records.verdict import RULES, Outcome
+
+EXIT: dict[InspectionOutcome, int] = {
+    "clean": RULES[Outcome.PASS].exit_code,
+    "fault": RULES[Outcome.CHECKPOINT_FAULT].exit_code,
+    "inconclusive": RULES[Outcome.INCONCLUSIVE].exit_code,
+    "infra": RULES[Outcome.INFRA].exit_code,
+}
+"""The same codes as for verdicts; a bad reference or contract exits as ``invalid_case``."""
+
+
+def inspect_command(
+    reference: str,
+    *,
+    base: str | None = None,
+    transformer: str | None = None,
+    transformer_2: str | None = None,
+    contracts: Sequence[str] = (),
+    nibble_order: str | None = None,
+    scale_layout: str | None = None,
+    against: str | None = None,
+    full: bool = False,
+    layers: bool = False,
+    as_json: bool = False,
+    output: Path | None = None,
+) -> int:
+    """Inspect one checkpoint, or say what changes against another one.
+
+    Args:
+        nibble_order, scale_layout: also hold it against the harness's own loader with these options.
+        against: compare with this checkpoint instead of inspecting.
+        layers: print a row for each Linear.
+        as_json: print the record; ``output`` writes it to a file as well.
+
+    Returns:
+        Exit code: 0 clean, 11 fault, 13 inconclusive, 17 bad reference or contract, 18 the source failed.
+    """
+    from harness.checkpoint.inspect import inspect_checkpoint
+
+    try:
+        if against is not None:
+            return _compare(reference, against, transformer, as_json, output)
+        loader = None
+        if nibble_order or scale_layout:
+            loader = Loader.model_validate(
+                {"nibble_order": nibble_order or "low_first", "scale_layout": scale_layout or "linear"}
+            )
+        report = inspect_checkpoint(
+            reference,
+            base=base,
+            transformer=transformer,
+            transformer_2=transformer_2,
+            contracts=contracts,
+            loader=loader,
+            full=full,
+        )
+    except InspectionInterruptedError as error:
+        _show(error.report, as_json, layers, output)
+        print(error, file=sys.stderr)
+        return EXIT[error.report.outcome]
+    except QuantgateError as error:
+        print(error, file=sys.stderr)
+        return error.exit_code
+    _show(report, as_json, layers, output)
+    return EXIT[report.outcome]
+
+
+def _show(report: InspectionReport, as_json: bool, layers: bool, output: Path | None) -> None:
+    if output is not None:
+        report.write(output)
+    if as_json:
+        sys.stdout.write(report.to_json())
+        return
+    from rich.console import Console
+
+    from harness.checkpoint.show import print_report
+
+    print_report(report, Console(soft_wrap=True, highlight=False), layers)
+
+
+def _compare(reference: str, against: str, transformer: str | None, as_json: bool, output: Path | None) -> int:
+    from harness.checkpoint.compare import compare_checkpoints
+
+    comparison = compare_checkpoints(reference, against, transformer=transformer)
+    if output is not None:
+        comparison.write(output)
+    if as_json:
+        sys.stdout.write(comparison.to_json())
+        return 0
+    from rich.console import Console
+
+    from harness.checkpoint.show import print_comparison
+
+    print_comparison(comparison, Console(soft_wrap=True, highlight=False))
+    return 0
+
+
+def lock_command(cases: Iterable[Case], lock_file: Path, *, check: bool = False, root: Path | None = None) -> int:
+    """Write the identity of every case's checkpoints, or (``check``) fail where cases and lock differ.
+
+    Returns:
+        0; 17 where ``check`` found a difference or no lock; 18 where a source failed.
+    """
+    from harness.checkpoint.lock import differences, make_lock, read_lock
+
+    known = list(cases)
+    try:
+        held = read_lock(lock_file) if check else None
+        current, left = make_lock(known, root)
+    except QuantgateError as error:
+        print(error, file=sys.stderr)
+        return error.exit_code
+    for line in left:
+        print(f"not locked: {line}")
+    if held is None:
+        current.write(lock_file)
+        print(f"{lock_file}: {sum(map(len, current.cases.values()))} checkpoints of {len(current.cases)} cases")
+        return 0
+    found = differences(held, current, known)
+    for item in found:
+        print(item)
+    if found:
+        print("  next: quantgate lock, and review the diff")
+        return RULES[Outcome.INVALID_CASE].exit_code
+    print(f"{lock_file}: cases and lock agree")
+    return 0
