@@ -12,6 +12,7 @@ from harness.records.generation import Expert, Generation, Trace
 from harness.records.identity import FieldChange
 from harness.records.inspection import InspectionReport
 from harness.records.limits import LimitFile
+from harness.records.probe import ProbeEvidence
 
 
 @dataclass(frozen=True)
@@ -41,6 +42,7 @@ class Evidence:
     inspection: InspectionReport | None = None
     error: QuantgateError | None = None
     """What stopped the run, if something did."""
+    probe: ProbeEvidence | None = None
     generation: Generation | None = None
     promised: dict[Expert, frozenset[str]] = field(default_factory=dict)
     """Names of the modules that the checkpoint stores quantized, by expert."""

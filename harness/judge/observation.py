@@ -86,7 +86,7 @@ def json_of(metadata: dict[str, str] | None) -> str:
 
 
 def relative_error(run: NDArray[Any], anchor: NDArray[Any]) -> float:
-    """``|run - anchor| / |anchor|`` in L2; ``BROKEN`` where either is not finite or the anchor is zero and run is not."""
+    """``|run - anchor| / |anchor|`` in L2; ``BROKEN`` where either is not finite or the anchor is zero alone."""
     a, b = run.astype(np.float64), anchor.astype(np.float64)
     if a.shape != b.shape or not (np.isfinite(a).all() and np.isfinite(b).all()):
         return BROKEN

@@ -9,6 +9,7 @@ from harness.judge.evidence import Evidence
 from harness.judge.expectation import apply_expectation
 from harness.judge.limits_rule import check_limits, judge_limits, limits_problem
 from harness.judge.next_command import next_command
+from harness.judge.probe_rule import judge_probe
 from harness.judge.receipts_rule import judge_receipts
 from harness.judge.trace_rule import judge_trace
 from harness.records.identity import FieldChange
@@ -57,7 +58,8 @@ def stop_before_generation(evidence: Evidence) -> bool:
 
 def _stops(finding: Finding) -> bool:
     decided = ("request_differs", "hardware_differs")
-    return finding.gating and (finding.stage == "inspection" or finding.code in decided)
+    known = finding.stage == "inspection" or finding.code in decided or bool(finding.data.get("stops"))
+    return finding.gating and known
 
 
 def _findings(evidence: Evidence, checks: tuple[LimitCheck, ...]) -> Iterator[Finding]:
@@ -65,6 +67,7 @@ def _findings(evidence: Evidence, checks: tuple[LimitCheck, ...]) -> Iterator[Fi
         yield Finding(stage="engine", code=_error_code(evidence), gating=True, message=evidence.error.what)
     yield from _inspection(evidence)
     yield from _identity(evidence)
+    yield from judge_probe(evidence, anchored=pixels_gate(evidence))
     yield from judge_receipts(evidence)
     yield from _sanity(evidence)
     if pixels_gate(evidence):
@@ -154,6 +157,7 @@ def _decide(evidence: Evidence, findings: tuple[Finding, ...]) -> tuple[Outcome,
         (Outcome.GOLDEN_STALE, first("identity", code="request_differs")),
         (Outcome.ENVIRONMENT_MISMATCH, first("identity", code="hardware_differs")),
         (Outcome.REGRESSION, first("receipts")),
+        (Outcome.REGRESSION, first("probe")),
         (Outcome.REGRESSION, first("sanity")),
         (Outcome.REGRESSION, first("trace")),
         (Outcome.REGRESSION, first("frames")),

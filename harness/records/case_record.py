@@ -11,6 +11,7 @@ from harness.records.generation import EngineStart, Generation
 from harness.records.identity import FieldChange, Identity
 from harness.records.inspection import InspectionReport
 from harness.records.limits import LimitCheck
+from harness.records.probe import ProbeEvidence
 from harness.records.verdict import Verdict
 
 
@@ -49,6 +50,7 @@ class CaseRecord(Record):
     changes: tuple[FieldChange, ...] = ()
     inspection: InspectionReport | None = None
     engine: EngineStart | None = None
+    probe: ProbeEvidence | None = None
     generation: Generation | None = None
     sanity: SanityEvidence | None = None
     comparison: ComparisonEvidence | None = None

@@ -6,10 +6,12 @@ from pathlib import Path
 
 from harness.records.case_record import CaseRecord
 from harness.records.golden import CLIP
+from harness.records.probe import PROBES, SKETCHES
 from harness.records.verdict import Outcome
 from harness.review.pending import RECORD, leave
 from harness.review.workspace import Workspace
 from harness.session.context import SessionContext
+from harness.session.probing import PROBES_FILE, SKETCHES_FILE
 from harness.session.stages import TRACE
 
 LEAVES = frozenset({Outcome.GOLDEN_MISSING, Outcome.GOLDEN_STALE, Outcome.REGRESSION})
@@ -25,7 +27,11 @@ def parts_of(record: CaseRecord, folder: Path) -> dict[str, Path]:
     if record.generation is None:
         raise ValueError(f"{record.case} generated nothing")
     trace = record.generation.trace.write(folder / "trace.json")
-    return {CLIP: folder / record.generation.clip, TRACE: trace}
+    parts = {CLIP: folder / record.generation.clip, TRACE: trace}
+    found = {PROBES: folder / PROBES_FILE, SKETCHES: folder / SKETCHES_FILE}
+    if all(path.exists() for path in found.values()):
+        parts |= found
+    return parts
 
 
 def leave_candidate(context: SessionContext, record: CaseRecord, folder: Path) -> Path | None:

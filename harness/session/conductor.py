@@ -16,6 +16,7 @@ from harness.errors import QuantgateError
 from harness.frames.clip import Clip, read_clip
 from harness.judge.evidence import Evidence
 from harness.judge.verdict import judge, observe, stop_before_generation
+from harness.pipeline.owner import EngineOwner
 from harness.pipeline.pool import EnginePool
 from harness.pipeline.resolve import resolve_case
 from harness.records import generation as gen
@@ -28,7 +29,8 @@ from harness.session.candidates import leave_candidate
 from harness.session.context import SessionContext
 from harness.session.events import CaseFinished, Event, Progress, Stage, StageStarted
 from harness.session.identity import identity_of
-from harness.session.stages import compare_with, find_golden, inspect, look_at_frames, weight_digests
+from harness.session.probing import probe_source, run_probes
+from harness.session.stages import Found, compare_with, find_golden, inspect, look_at_frames, weight_digests
 
 Watch = Callable[[Event], None]
 LOG_TAIL_LINES = 40
@@ -72,7 +74,7 @@ class _Run:
         try:
             yield
         finally:
-            self.seconds[name] = time.monotonic() - begin
+            self.seconds[name] = self.seconds.get(name, 0.0) + time.monotonic() - begin
 
 
 class Session:
@@ -129,8 +131,12 @@ class Session:
             digests = weight_digests(report, paths["model"])
         run.know(inspection=report)
         run.identity = identity_of(case, context.device, digests, perturbation=context.perturbation)
-        run.know(golden=find_golden(context, case, run.identity).first)
+        found = find_golden(context, case, run.identity)
+        run.know(golden=found.first)
         if stop_before_generation(run.evidence):
+            return
+        self._probe(run, found)
+        if context.stop_on_probe and stop_before_generation(run.evidence):
             return
         generation = self._generate(run)
         run.identity = identity_of(
@@ -146,10 +152,23 @@ class Session:
             run.know(sanity=look_at_frames(case, generation, clip))
             self._compare(run, run.identity, clip)
 
-    def _generate(self, run: _Run) -> gen.Generation:
+    def _probe(self, run: _Run, found: Found) -> None:
+        """Feed recorded inputs in, where there are any: seconds, before minutes are spent on a generation."""
+        source = probe_source(self.context, run.case, found.match.goldens[0] if found.match.goldens else None)
+        if source is None:
+            return
+        engine = self._engine(run)
+        with run.stage("probe"):
+            run.know(probe=run_probes(engine, run.case, source, run.folder))
+
+    def _engine(self, run: _Run) -> EngineOwner:
         with run.stage("load"):
             engine = self.pool.get(run.case)
             run.engine, run.fingerprint = engine.start_record, engine.fingerprint()
+        return engine
+
+    def _generate(self, run: _Run) -> gen.Generation:
+        engine = self._engine(run)
         try:
             with run.stage("generate"):
                 generation = engine.generate(run.case, run.folder, run.show)
@@ -179,7 +198,7 @@ class Session:
         self, run: _Run, verdict: Verdict, checks: tuple[LimitCheck, ...], started: datetime, attempt: int
     ) -> CaseRecord:
         evidence = run.evidence
-        timing = {name: run.seconds.get(name, 0.0) for name in ("inspect", "load", "generate", "compare")}
+        timing = {name: run.seconds.get(name, 0.0) for name in ("inspect", "load", "probe", "generate", "compare")}
         return CaseRecord(
             run=self.context.run,
             case=run.case.id,
@@ -196,6 +215,7 @@ class Session:
             changes=evidence.golden.changes if evidence.golden else (),
             inspection=evidence.inspection,
             engine=run.engine,
+            probe=evidence.probe,
             generation=evidence.generation,
             sanity=evidence.sanity,
             comparison=evidence.comparison,

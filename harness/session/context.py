@@ -31,6 +31,10 @@ class SessionContext:
     """Environment that pins the engines to the leased device, such as ``CUDA_VISIBLE_DEVICES``."""
     perturbation: Perturbation = NONE
     """A healthy change that is forced on every engine: recorded with the subject, never part of the request."""
+    probe_inputs: Mapping[str, Path] = field(default_factory=dict)
+    """Recordings made just now, by case id: they are fed in instead of a golden's."""
+    stop_on_probe: bool = True
+    """Whether a probe that fails for certain saves the generation."""
     leave_candidates: bool = True
     """Whether a case without a usable golden leaves a pending candidate."""
 

@@ -8,7 +8,7 @@ from typing import Literal, TypeAlias
 
 from harness.records.case_record import CaseRecord
 
-Stage = Literal["identity", "inspect", "load", "generate", "compare", "judge"]
+Stage = Literal["identity", "inspect", "load", "probe", "generate", "compare", "judge"]
 
 
 @dataclass(frozen=True)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -15,17 +15,20 @@ from harness.goldens.folder import FolderStore
 from harness.goldens.golden import Golden
 from harness.goldens.matching import MatchKind
 from harness.judge.placement import METHOD, place
+from harness.judge.probe_limits import place_all
 from harness.records.base import Json
 from harness.records.case_record import CaseRecord
 from harness.records.frames import ComparisonEvidence
 from harness.records.golden import CLIP
 from harness.records.limits import LimitFile, Sample
 from harness.records.verdict import Outcome
+from harness.session.calibrating import record_all, samples_of
 from harness.session.conductor import Session, Watch
 from harness.session.context import SessionContext
 from harness.session.perturbation import NONE, Perturbation
 from harness.session.rounding import rounding_samples
 from harness.session.stages import find_golden
+
 
 class RegenerateError(QuantgateError):
     """A golden or a limit must not be made from this."""
@@ -56,6 +59,8 @@ class Proposal:
     comparisons: tuple[tuple[str, ComparisonEvidence, dict[str, Json]], ...]
     """Label, comparison with the golden to be, fingerprint."""
     old: LimitFile | None
+    samples: dict[str, tuple[Sample, ...]] = field(default_factory=dict)
+    """Of probes and traces, by measure."""
 
 
 def measure(
@@ -69,6 +74,7 @@ def measure(
     Raises:
         RegenerateError: a healthy run is not healthy: a fault of the checkpoint, of sanity or of the receipts.
     """
+    context = replace(context, probe_inputs=record_all(context, cases))
     tables = [_sweep(context, cases, one, watch) for one in (NONE, *perturbations)]
     return tuple(_proposal(context, located, *rows) for located, *rows in zip(cases, *tables, strict=True))
 
@@ -126,7 +132,8 @@ def _proposal(context: SessionContext, located: Located, reference: Measured, *r
         said: dict[str, Json] = {} if print_ is None else print_.model_dump(mode="json", exclude={"packages", "code"})
         rows.append((run.label, compare(clip, read_clip(_clip_of(run)), names), said))
     old = load_limits(context.thresholds, context.runner.name, located.case.id)
-    return Proposal(located, reference, runs, golden, tuple(rows), old)
+    healthy = [(run.label, run.record, run.folder) for run in (reference, *runs)]
+    return Proposal(located, reference, runs, golden, tuple(rows), old, samples_of(golden, healthy[0], healthy[1:]))
 
 
 def _clip_of(run: Measured) -> Path:
@@ -157,7 +164,7 @@ def limit_file(proposal: Proposal, author: str, reason: str) -> LimitFile:
         runner=record.runner,
         golden_digest=proposal.golden.digest if proposal.golden else "",
         identity_digest=identity.digest() if identity else "",
-        limits=tuple(limits),
+        limits=(*limits, *place_all(proposal.samples)),
         repeats=1 + len(proposal.runs),
         fingerprints=tuple(print_ for _, _, print_ in proposal.comparisons if print_),
         author=author,

@@ -32,9 +32,9 @@ def feed_alone(
     for name, module in model.named_modules():
         if name not in amplitudes or not is_linear(module):
             continue
-        weight: torch.Tensor = module.weight  # type: ignore[assignment]
+        weight: torch.Tensor = module.weight
         packed = isinstance(module, QuantizedLinear)
-        columns = int(module.in_features)  # type: ignore[arg-type]
+        columns = int(module.in_features)
         signal = torch.from_numpy(stimulus(columns, amplitudes[name]))
         x = signal.to(device=weight.device, dtype=dtype if packed else weight.dtype)
         sketches[name] = sketch(module(x))

@@ -35,7 +35,7 @@ def stimulus(columns: int, amplitude: float) -> F32:
     return values.astype(np.float32).reshape(ROWS, columns)
 
 
-def sketch_array(x: NDArray[np.floating]) -> F32:  # type: ignore[type-arg]
+def sketch_array(x: NDArray[np.floating]) -> F32:
     """As ``harness.pipeline.sketch.sketch``, of a numpy array."""
     flat = np.asarray(x, dtype=np.float64).reshape(-1)
     signed = np.zeros(-(-flat.size // WIDTH) * WIDTH)

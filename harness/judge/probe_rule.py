@@ -1,0 +1,112 @@
+"""Probes held against their limits: which modules are off, where an expert first diverges, how far its velocity is."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from harness.judge.evidence import Evidence
+from harness.judge.probe_limits import MODULE, MODULE_BASE, POINT, VELOCITY, VELOCITY_BASE, Measure
+from harness.records.base import Json
+from harness.records.limits import LimitFile
+from harness.records.probe import ModuleEvidence, ProbeEvidence, ProbeStep
+from harness.records.verdict import Finding
+
+_SHOWN = 4
+
+
+def judge_probe(evidence: Evidence, *, anchored: bool) -> Iterator[Finding]:
+    """Findings of the probes.
+
+    Args:
+        evidence: with the probes of this run.
+        anchored: whether the golden was made from these weights in this environment. Where it was not, only the base
+            anchor gates: another good checkpoint is as near to the base as this one was, and not the same.
+    """
+    probe, golden = evidence.probe, evidence.golden
+    if probe is None or golden is None:
+        return
+    limits = golden.limits
+    if limits is None or limits.golden_digest != golden.digest:
+        return  # the limits rule says so
+    wanted = [MODULE_BASE, VELOCITY_BASE, *((MODULE, VELOCITY, POINT) if anchored and probe.golden_anchor else ())]
+    absent = [measure.name for measure in wanted if limits.get(measure.name) is None]
+    if absent:
+        message = f"probes ran, and no limit was measured for {', '.join(absent)}"
+        yield Finding(stage="limits", code="limits_incomplete", gating=True, message=message)
+    if probe.missing:
+        message = f"{len(probe.missing)} Linears are not those of the recording ({', '.join(probe.missing[:_SHOWN])})"
+        yield _finding("probe_structure", message, {"modules": list(probe.missing)}, stops=True)
+    yield from _modules(probe, limits, MODULE in wanted)
+    if POINT in wanted:
+        yield from _points(probe, limits)
+    yield from _velocity(probe.steps, limits, VELOCITY_BASE, "base")
+    if VELOCITY in wanted:
+        yield from _velocity(probe.steps, limits, VELOCITY, "golden")
+
+
+def modules_off(probe: ProbeEvidence, limits: LimitFile, anchored: bool) -> tuple[ModuleEvidence, ...]:
+    """Linears that, fed alone, answer otherwise than the golden's (where that counts) or than their format explains."""
+    return tuple(
+        module
+        for module in probe.modules
+        if (anchored and _above(module.golden_error, limits, MODULE)) or _above(module.base_error, limits, MODULE_BASE)
+    )
+
+
+def _modules(probe: ProbeEvidence, limits: LimitFile, anchored: bool) -> Iterator[Finding]:
+    off = modules_off(probe, limits, anchored)
+    if not off:
+        return
+    worst = max(off, key=lambda module: module.golden_error or module.base_error or 0.0)
+    names = [f"{module.expert}/{module.module}" for module in off]
+    against = "golden" if anchored and worst.golden_error is not None else "base"
+    error = worst.golden_error if against == "golden" else worst.base_error
+    listed = ", ".join(names[:_SHOWN]) + (f" and {len(names) - _SHOWN} more" if len(names) > _SHOWN else "")
+    count = f"{len(off)} of {len(probe.modules)} Linears"
+    message = f"fed alone, {count} are off: {listed}; the worst by {error:.3g} of the {against}"
+    yield _finding("module_off", message, {"modules": list(names), "worst": names[off.index(worst)]}, stops=True)
+
+
+def _points(probe: ProbeEvidence, limits: LimitFile) -> Iterator[Finding]:
+    for step in probe.steps:
+        first = next((point for point in step.points if _above(point.golden_error, limits, POINT)), None)
+        if first is not None:
+            message = (
+                f"{step.expert} first diverges at {first.name} ({first.kind}): {first.golden_error:.3g} of the golden, "
+                f"on the same input at timestep {step.timestep:g}"
+            )
+            data: dict[str, Json] = {
+                "expert": step.expert,
+                "point": first.name,
+                "kind": first.kind,
+                "error": first.golden_error,
+                "timestep": step.timestep,
+            }
+            yield _finding("first_divergence", message, data)
+
+
+def _velocity(steps: tuple[ProbeStep, ...], limits: LimitFile, measure: Measure, anchor: str) -> Iterator[Finding]:
+    limit = limits.get(measure.name)
+    if limit is None or limit.limit is None:
+        return
+    for expert in dict.fromkeys(step.expert for step in steps):
+        mine = [step for step in steps if step.expert == expert]
+        worst = max(mine, key=lambda step: getattr(step, f"{anchor}_error") or 0.0)
+        error, cosine = getattr(worst, f"{anchor}_error"), getattr(worst, f"{anchor}_cosine")
+        if error is None or limit.admits(error):
+            continue
+        message = (
+            f"on recorded input at timestep {worst.timestep:g} the velocity of {expert} is {error:.3g} off "
+            f"the {anchor}'s (cosine {cosine:.4f}), above its limit of {limit.limit:.3g}"
+        )
+        data: dict[str, Json] = {"expert": expert, "timestep": worst.timestep, "error": error, "limit": limit.limit}
+        yield _finding(f"{measure.name}_above_limit", message, data, stops=anchor == "base")
+
+
+def _above(value: float | None, limits: LimitFile, measure: Measure) -> bool:
+    limit = limits.get(measure.name)
+    return value is not None and limit is not None and not limit.admits(value)
+
+
+def _finding(code: str, message: str, data: dict[str, Json], *, stops: bool = False) -> Finding:
+    return Finding(stage="probe", code=code, gating=True, message=message, data={**data, "stops": stops})

@@ -1,0 +1,103 @@
+"""Probes of a case: where their inputs come from, and running them on an engine."""
+
+from __future__ import annotations
+
+import os
+import shutil
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+from harness.definitions.case import Case, Loader, Quantization
+from harness.goldens.golden import Golden
+from harness.judge.observation import hold_against, read_observation
+from harness.pipeline.owner import EngineOwner
+from harness.records.base import Json
+from harness.records.probe import PROBES, SKETCHES, ProbeEvidence
+from harness.session.context import SessionContext
+
+PROBES_FILE, SKETCHES_FILE = "probes.safetensors", "sketches.safetensors"
+PROBING = frozenset({"diffusers"})
+"""Backends whose engines know the methods ``probe`` and ``record_probes``."""
+
+
+@dataclass(frozen=True)
+class ProbeSource:
+    """What a run's probes are fed with, and held against."""
+
+    inputs: Path
+    """Recording of the base."""
+    sketches: Path | None
+    """Observation of the golden's own configuration."""
+
+
+def probe_source(context: SessionContext, case: Case, golden: Golden | None) -> ProbeSource | None:
+    """The recording for a case: one that was just made (regeneration), or the golden's; ``None`` where there is none.
+
+    Raises:
+        GoldenError: the golden's part is damaged.
+    """
+    if case.id in context.probe_inputs:
+        return ProbeSource(context.probe_inputs[case.id], None)
+    if golden is None or PROBES not in golden.manifest.parts:
+        return None
+    sketches = golden.open_part(SKETCHES) if SKETCHES in golden.manifest.parts else None
+    return ProbeSource(golden.open_part(PROBES), sketches)
+
+
+def run_probes(engine: EngineOwner, case: Case, source: ProbeSource, folder: Path) -> ProbeEvidence:
+    """Feed the recording into the engine. Leaves recording and observation in ``folder``, as a golden's parts to be.
+
+    Raises:
+        QuantgateError: the engine died, or a file is no recording.
+    """
+    inputs = place(source.inputs, folder / PROBES_FILE)
+    out = folder / SKETCHES_FILE
+    engine.call("probe", {"inputs": str(inputs.resolve()), "out": str(out.resolve())}, case.timeouts.generate)
+    golden = None if source.sketches is None else read_observation(source.sketches)
+    return hold_against(read_observation(out), read_observation(inputs), golden)
+
+
+def record_inputs(get_engine: Callable[[Case], EngineOwner], case: Case, out: Path) -> Path | None:
+    """Record the inputs of ``case`` from its base; a recording that is there already is kept.
+
+    Returns:
+        The recording, or ``None`` where the case has no base or its backend cannot be looked into.
+
+    Raises:
+        QuantgateError: the base cannot be resolved or does not run.
+    """
+    base = base_case(case)
+    if base is None:
+        return None
+    if not out.exists():
+        out.parent.mkdir(parents=True, exist_ok=True)
+        params: dict[str, Json] = {"case": base.model_dump(mode="json"), "out": str(out.resolve())}
+        get_engine(base).call("record_probes", params, case.timeouts.generate)
+    return out
+
+
+def base_case(case: Case) -> Case | None:
+    """The same request of the BF16 base: no overrides, nothing quantized."""
+    if case.base is None or (case.backend not in PROBING and ":" not in case.backend):
+        return None
+    update = {
+        "model": case.base,
+        "transformer": None,
+        "transformer_2": None,
+        "quantization": Quantization(),
+        "loader": Loader(),
+    }
+    return case.model_copy(update=update)
+
+
+def place(source: Path, target: Path) -> Path:
+    """Link or copy a file, in place of an older one."""
+    if target.exists() and source.samefile(target):
+        return target
+    target.unlink(missing_ok=True)
+    try:
+        os.link(source, target)
+    except OSError:
+        shutil.copyfile(source, target)
+    return target
