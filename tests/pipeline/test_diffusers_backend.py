@@ -53,13 +53,16 @@ def test_the_frames_are_the_pipelines_own(load: Load, make_wan_case: Make, rando
     from diffusers import UniPCMultistepScheduler, WanPipeline
 
     case = make_wan_case()
-    generation, frames = _generate(load(case), case, tmp_path)
+    backend = load(case)
+    generation, frames = _generate(backend, case, tmp_path)
 
     pipe = WanPipeline.from_pretrained(
         str(random_wan / "bf16"), dtype={"default": torch.bfloat16, "vae": torch.float32}
     )
     pipe.scheduler = UniPCMultistepScheduler.from_config(pipe.scheduler.config, flow_shift=3.0)
     latents = torch.randn(1, 4, 2, 4, 4, generator=torch.Generator("cpu").manual_seed(0))
+    torch.testing.assert_close(backend.initial_latents(case), latents, rtol=0, atol=1.2e-5)
+    latents = backend.initial_latents(case)
     video = pipe(
         prompt="a bc",
         negative_prompt="",

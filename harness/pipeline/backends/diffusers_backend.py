@@ -22,6 +22,7 @@ from harness.pipeline.backends.float_video import round_video
 from harness.pipeline.backends.wan_loading import DTYPES, EXPERTS, load_pipeline
 from harness.pipeline.backends.wan_output import FloatWatch
 from harness.pipeline.backends.wan_recorder import Observer, Recorder
+from harness.pipeline.noise import initial_noise
 from harness.pipeline.probes.methods import probe_methods
 from harness.pipeline.receipts import keep_receipts
 from harness.records.base import Json
@@ -151,7 +152,7 @@ class DiffusersBackend:
         return kind.from_config(known, **stated)
 
     def initial_latents(self, case: Case) -> torch.Tensor:
-        """Seeded noise [1, C, T, H, W], drawn on the CPU in float32 so that every device starts from the same."""
+        """Seeded noise [1, C, T, H, W], float32 on the CPU: every machine and device starts from the same."""
         pipe, sampling = self._pipe, case.sampling
         shape = (
             1,
@@ -160,7 +161,7 @@ class DiffusersBackend:
             sampling.height // pipe.vae_scale_factor_spatial,
             sampling.width // pipe.vae_scale_factor_spatial,
         )
-        return torch.randn(shape, generator=torch.Generator("cpu").manual_seed(sampling.seed), dtype=torch.float32)
+        return initial_noise(shape, sampling.seed)
 
     def close(self) -> None:
         """Let go of the model."""
