@@ -1,8 +1,8 @@
-"""Mixes two sets of experts, weight by weight: `python -m tiny.blend --base A --robust B --share 0.4 --out A`.
+"""Mixes two sets of experts, weight by weight: `python -m tiny.blend --base A --robust B --share 0.3 --out A`.
 
 The last step of the recipe. Experts trained with weight noise to the end shrug off even swapped nibbles, which real
-ones do not; the plain ones drift too far under correct NVFP4. A mixture of the two (fine-tuned from one another, they lie in
-one basin: Wortsman et al. 2022, arXiv 2109.01903) behaves like the real model in both respects.
+ones do not; the plain ones drift too far under correct NVFP4. A mixture of the two (one was fine-tuned from the other,
+so they lie in one basin: Wortsman et al., arXiv 2109.01903) behaves like the real model in both respects.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ def main(arguments: list[str] | None = None) -> None:
     parser = argparse.ArgumentParser(prog="python -m tiny.blend", description=__doc__)
     parser.add_argument("--base", type=Path, required=True)
     parser.add_argument("--robust", type=Path, required=True)
-    parser.add_argument("--share", type=float, default=0.4, help="share of the robust experts, 0..1")
+    parser.add_argument("--share", type=float, default=0.3, help="share of the robust experts, 0..1")
     parser.add_argument("--out", type=Path, required=True)
     options = parser.parse_args(arguments)
     for expert in EXPERTS:

@@ -1,3 +1,4 @@
+# mypy: disable-error-code="no-untyped-call"
 """Constructs the untrained modules and puts trained ones together as a real diffusers `WanPipeline`."""
 
 from __future__ import annotations
@@ -25,7 +26,7 @@ def build_vae() -> Vae:
     from diffusers import AutoencoderKLWan
     from diffusers.models.autoencoders.autoencoder_kl_wan import WanResidualBlock
 
-    vae = AutoencoderKLWan(
+    vae: Vae = AutoencoderKLWan(
         base_dim=24,
         decoder_base_dim=24,
         z_dim=LATENT_CHANNELS,
@@ -44,8 +45,8 @@ def build_vae() -> Vae:
     with torch.no_grad():
         for module in vae.modules():
             if isinstance(module, WanResidualBlock):
-                module.conv2.weight.zero_()
-                nn.init.zeros_(module.conv2.bias)
+                for parameter in module.conv2.parameters():
+                    parameter.zero_()
         for conv in (vae.encoder.conv_in, vae.decoder.conv_in):
             conv.weight[0].zero_()
             conv.bias[0] = 1.0
@@ -56,7 +57,7 @@ def build_transformer() -> Expert:
     """One expert: 6 blocks of width 192, patch (1, 2, 2), cross-attention to the text; about 4 M parameters."""
     from diffusers import WanTransformer3DModel
 
-    model = WanTransformer3DModel(
+    model: Expert = WanTransformer3DModel(
         patch_size=(1, 2, 2),
         num_attention_heads=HEADS,
         attention_head_dim=HEAD_DIM,

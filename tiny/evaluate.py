@@ -1,3 +1,4 @@
+# mypy: disable-error-code="no-untyped-call"
 """Asks the trained model for videos and measures them: `python -m tiny.evaluate`."""
 
 from __future__ import annotations

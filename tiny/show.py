@@ -1,3 +1,4 @@
+# mypy: disable-error-code="no-untyped-call"
 """Shows what each export does to the picture: `python -m tiny.show` prints the table and can save the frames.
 
 Weight-only: quantized weights are dequantized to BF16 and run in the BF16 pipeline, so that nothing but the weights
@@ -120,7 +121,7 @@ def picture(clips: dict[str, list[Frames]], names: list[str], index: int = 0) ->
 def main(arguments: list[str] | None = None) -> int:
     """Prints the table; exit status 1 if a row misses its goal."""
     parser = argparse.ArgumentParser(prog="python -m tiny.show", description=__doc__)
-    parser.add_argument("--prompts", type=int, default=8)
+    parser.add_argument("--prompts", type=int, default=16)
     parser.add_argument("--picture", type=Path, help="save BF16, NVFP4 and swapped frames of one prompt as PNG")
     options = parser.parse_args(arguments)
     torch.set_num_threads(1)

@@ -1,3 +1,4 @@
+# mypy: disable-error-code="no-untyped-call"
 """Stage 2: text encoder and experts, on cached latents. First jointly, then each expert on its side of the boundary."""
 
 from __future__ import annotations
@@ -9,7 +10,7 @@ import torch
 from diffusers import AutoencoderKLWan
 from torch import Tensor, nn
 
-from tiny.build import assemble, build_text_encoder, build_tokenizer, build_transformer
+from tiny.build import assemble, build_text_encoder, build_transformer
 from tiny.draw import draw, sample_labels
 from tiny.modules import Expert, Pipeline, TextEncoder, Vae
 from tiny.spec import BOUNDARY_RATIO, FLOW_SHIFT, LATENT_SHAPE, MAX_SEQUENCE_LENGTH, TRAIN_TIMESTEPS
@@ -17,6 +18,7 @@ from tiny.train_vae import encode
 from tiny.training.checkpoint import load_state, save_state
 from tiny.training.loop import Schedule, Step, log, run
 from tiny.training.optimizer import Average, MuonAdamW
+from tiny.vocab.tokenizer import build_tokenizer
 
 _PEAK_RATE = 2e-3
 _CAPTION_DROPOUT = 0.1
@@ -28,7 +30,7 @@ BOUNDARY_U = BOUNDARY_RATIO / (FLOW_SHIFT - (FLOW_SHIFT - 1) * BOUNDARY_RATIO)
 
 
 class Data:
-    """Normalised latents [N, 16, 5, 8, 12] and caption tokens [N, L] on the device; the empty caption's tokens apart."""
+    """Normalised latents [N, 16, 5, 8, 12], caption tokens [N, L] and the empty caption's, on the device."""
 
     def __init__(self, vae: Vae, count: int, seed: int, device: torch.device) -> None:
         generator = torch.Generator().manual_seed(seed)
@@ -74,7 +76,8 @@ def flow_loss(model: nn.Module, latents: Tensor, text: Tensor, low_u: float, hig
     scale = sigma.view(-1, 1, 1, 1, 1)
     noisy = (1 - scale) * latents + scale * noise
     velocity = model(noisy, sigma * TRAIN_TIMESTEPS, text, return_dict=False)[0]
-    return (velocity.float() - (noise - latents)).square().mean()
+    loss: Tensor = (velocity.float() - (noise - latents)).square().mean()
+    return loss
 
 
 def train(
@@ -190,7 +193,7 @@ class Phase:
         if resume and self.path.exists():
             self._restore()
 
-    def run(self, step: Step, compiled: tuple[nn.Module, ...]) -> list[float]:
+    def run(self, step: Step, compiled: tuple[Expert, ...]) -> list[float]:
         """Trains, then leaves the averaged weights in the modules."""
         if compiled:
             _try_compiled(step, compiled)
@@ -224,7 +227,7 @@ def compile_blocks(wanted: bool, *models: Expert) -> None:
                 block.compile(fullgraph=True, dynamic=False)
 
 
-def _try_compiled(step: Step, models: tuple[nn.Module, ...]) -> None:
+def _try_compiled(step: Step, models: tuple[Expert, ...]) -> None:
     """One step now; if the compiler is what fails, the blocks go back to eager and training continues without it."""
     blocks = [block for model in models for block in model.blocks if block._compiled_call_impl is not None]
     if not blocks:

@@ -1,3 +1,4 @@
+# mypy: disable-error-code="no-untyped-call"
 """Stage 3: experts that tolerate four-bit weights, as a 14 B model does by its redundancy and 4 M parameters do not.
 
 Weight-noise training: in every step the quantized Linears' weights are disturbed by fresh noise of the size of NVFP4's
@@ -104,6 +105,6 @@ def _loss(model: Expert, noise: WeightNoise, latents: Tensor, text: Tensor, low_
         noise.disturb()
         velocity = model(noisy, sigma * TRAIN_TIMESTEPS, text, return_dict=False)[0].float()
     error = (velocity - (start - latents)).square().mean()
-    loss = error + _AGREEMENT * (velocity - clean).square().mean()
+    loss: Tensor = error + _AGREEMENT * (velocity - clean).square().mean()
     loss.backward()
     return loss

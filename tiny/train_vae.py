@@ -1,3 +1,4 @@
+# mypy: disable-error-code="no-untyped-call"
 """Stage 1: the VAE. Reconstruction of drawn videos; afterwards the latents' mean and deviation go into its config."""
 
 from __future__ import annotations
@@ -49,7 +50,8 @@ def decode(vae: Vae, latents: Tensor) -> Tensor:
         parts.append(vae.decoder(chunk, feat_cache=vae._feat_map, feat_idx=vae._conv_idx, first_chunk=first))
     video = unpatchify(torch.cat(parts, 2), patch_size=vae.config.patch_size)
     vae.clear_cache()
-    return video.float()
+    result: Tensor = video.float()
+    return result
 
 
 def train(

@@ -1,3 +1,4 @@
+# mypy: disable-error-code="no-untyped-call"
 """Runs one training step again and again within a time budget: CUDA graph if it can be had, eager otherwise."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# mypy: disable-error-code="no-untyped-call"
 """Muon for matrices and kernels, AdamW for the rest, in one step of batched tensor operations.
 
 Every operation works on device tensors only (the learning rate too), so a whole training step can be captured
@@ -26,7 +27,8 @@ def orthogonalise(matrices: Tensor, steps: int = 5) -> Tensor:
     for _ in range(steps):
         gram = x @ x.transpose(1, 2)
         x = a * x + (b * gram + c * gram @ gram) @ x
-    return (x if wide else x.transpose(1, 2)).float()
+    result: Tensor = x if wide else x.transpose(1, 2)
+    return result.float()
 
 
 class MuonAdamW:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import string
-from typing import Final
+from typing import Any, Final
 
 from tiny.modules import Tokenizer
 from tiny.spec import COLOURS, DIRECTIONS, SHAPES
@@ -32,6 +32,7 @@ def pieces() -> list[tuple[str, float]]:
 
 def build_tokenizer() -> Tokenizer:
     """The tokenizer; deterministic, no network, no files."""
-    from transformers import T5TokenizerFast
+    import transformers
 
-    return T5TokenizerFast(vocab=pieces(), extra_ids=0)
+    tokenizer_class: Any = transformers.T5TokenizerFast  # type: ignore[attr-defined]
+    return tokenizer_class(vocab=pieces(), extra_ids=0)
