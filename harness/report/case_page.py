@@ -8,6 +8,7 @@ from pydantic import ValidationError
 
 from harness.records.case_record import CaseRecord
 from harness.records.generation import Trace
+from harness.records.verdict import Finding
 from harness.report.accepting import accepting
 from harness.report.bars import BAR_WIDTH, LIMIT_AT, bars
 from harness.report.curves import HEIGHT, WIDTH, curves
@@ -17,6 +18,7 @@ from harness.report.labels import is_control
 from harness.report.layers import first_bad_block, layer_maps, outside_blocks
 from harness.report.load import Entry, Run
 from harness.report.media import Media
+from harness.report.probes import probe_charts, worst_modules
 from harness.report.receipts import receipt_rows
 from harness.report.shell import case_commands, next_step
 
@@ -49,6 +51,9 @@ def case_page(run: Run, place: int, media: Media) -> dict[str, Any]:
         "curve_width": WIDTH,
         "curve_height": HEIGHT,
         "divergence": divergence(golden_trace(entry), record.generation.trace if record.generation else None),
+        "probe_charts": probe_charts(record.probe),
+        "worst_modules": worst_modules(record.probe),
+        "findings": _findings(record),
         "receipts": receipt_rows(record),
         "layer_maps": layer_maps(inspection),
         "first_bad": first_bad_block(inspection),
@@ -57,6 +62,14 @@ def case_page(run: Run, place: int, media: Media) -> dict[str, Any]:
             inspection.findings if inspection else (), key=lambda finding: _SEVERITY.index(finding.severity)
         ),
     }
+
+
+def _findings(record: CaseRecord) -> tuple[Finding, ...]:
+    """What the page lists: not the inspector's findings, which have their own section, nor the one in the headline."""
+    shown = tuple(
+        finding for finding in record.verdict.findings if record.inspection is None or finding.stage != "inspection"
+    )
+    return () if len(shown) == 1 and shown[0].message in record.verdict.summary else shown
 
 
 def golden_trace(entry: Entry) -> Trace | None:

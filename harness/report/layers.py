@@ -10,6 +10,8 @@ from harness.records.inspection import InspectionReport, LayerEvidence
 from harness.report.text import number
 
 CELL, ROW, LEFT, TOP = 14.0, 18.0, 150.0, 20.0
+OTHER = "cosine, read the other way"
+"""Of the runner-up among the readings: what a runtime gets that takes the bytes for something else."""
 _BLOCK = re.compile(r"^(?:.*?\.)?blocks\.\d+\.")
 _STATES = {"proven": "", "inconclusive": "?", "contradicted": "✕", "not_provable": "–"}
 
@@ -41,13 +43,13 @@ class LayerMap:
 
 
 def layer_maps(report: InspectionReport | None) -> tuple[LayerMap, ...]:
-    """Cosine and gain for every expert that has per-layer evidence inside its blocks."""
+    """Cosine and gain for every expert with evidence in its blocks; after a fault the other reading's cosine too."""
     layers = report.layers if report else ()
     experts = dict.fromkeys(layer.expert for layer in layers)
     return tuple(
         picture
         for expert in experts
-        for quantity in ("cosine", "gain")
+        for quantity in (("cosine", OTHER, "gain") if report and report.outcome == "fault" else ("cosine", "gain"))
         if (picture := _map(expert, quantity, [layer for layer in layers if layer.expert == expert])) is not None
     )
 
@@ -74,7 +76,7 @@ def _map(expert: str, quantity: str, layers: list[LayerEvidence]) -> LayerMap | 
             x=LEFT + CELL * blocks.index(layer.block or 0),
             y=TOP + ROW * names.index(short_module(layer.module)),
             level=_level(_value(layer, quantity), quantity),
-            sign=_STATES[layer.state],
+            sign=_STATES[layer.state] if quantity != OTHER else "",
             title=_title(layer),
         )
         for layer in inside
@@ -105,6 +107,8 @@ def short_module(module: str) -> str:
 
 
 def _value(layer: LayerEvidence, quantity: str) -> float | None:
+    if quantity == OTHER:
+        return None if layer.cosine is None or layer.gap is None else layer.cosine - layer.gap
     return layer.cosine if quantity == "cosine" else layer.gain
 
 
@@ -112,7 +116,7 @@ def _level(value: float | None, quantity: str) -> int:
     """0 where the value is that of a healthy FP4 or FP8 tensor, up to 6 where it says nothing of the base any more."""
     if value is None or not math.isfinite(value):
         return -1
-    if quantity == "cosine":
+    if quantity != "gain":
         return sum(value < edge for edge in (0.999, 0.99, 0.97, 0.9, 0.7, 0.3))
     distance = abs(math.log2(value)) if value > 0 else math.inf
     return sum(distance > edge for edge in (0.02, 0.05, 0.15, 0.5, 1.0, 3.0))
@@ -121,5 +125,5 @@ def _level(value: float | None, quantity: str) -> int:
 def _title(layer: LayerEvidence) -> str:
     return (
         f"{layer.module}: cosine {number(layer.cosine)}, gain {number(layer.gain)}, "
-        f"reads as {layer.hypothesis}, declared {layer.declared}, {layer.state}"
+        f"reads as {layer.hypothesis}, next best {layer.runner_up or 'none'}, declared {layer.declared}, {layer.state}"
     )

@@ -14,7 +14,8 @@ from harness.report.bars import BAR_WIDTH, LIMIT_AT, bars
 from harness.report.curves import HEIGHT, WIDTH, curves
 from harness.report.divergence import divergence, relative_distance
 from harness.report.focus import focus, key_frames
-from harness.report.layers import first_bad_block, layer_maps
+from harness.report.layers import OTHER, first_bad_block, layer_maps
+from harness.report.probes import probe_charts, worst_modules
 
 
 def test_bars_put_the_broken_limit_first_and_cut_what_lies_far_beyond(make: ModuleType) -> None:
@@ -94,14 +95,28 @@ def test_relative_distance_is_numpys(values: list[float]) -> None:
     assert relative_distance(tuple(other), tuple(values)) == pytest.approx(wanted, rel=1e-6)
 
 
+def test_probes_name_the_first_point_that_leaves_the_golden(make: ModuleType) -> None:
+    bad, good = probe_charts(make.probe(5))
+    assert "First diverging point of transformer at timestep 900: blocks.2.ffn" in bad.sentence
+    points = [tuple(map(float, point.split(","))) for point in bad.points.split()]
+    assert points[5] == (bad.first_x, bad.first_y)
+    assert [name for _, name in bad.blocks] == ["0", "1", "2", "3"]
+    assert good.first_x is None
+    assert "stays with the golden" in good.sentence
+    assert worst_modules(make.probe(5))[0].module == "blocks.2.ffn.net.2"
+    assert probe_charts(None) == ()
+
+
 def test_layer_maps_sign_what_contradicts(make: ModuleType) -> None:
     maps = layer_maps(make.inspection(fault=True))
-    assert [(m.expert, m.quantity) for m in maps] == [
-        ("transformer", "cosine"), ("transformer", "gain"), ("transformer_2", "cosine"), ("transformer_2", "gain"),
-    ]  # fmt: skip
-    assert {cell.sign for cell in maps[0].cells} == {"✕"}
-    assert {cell.sign for cell in maps[2].cells} == {""}
-    assert min(cell.level for cell in maps[0].cells) > max(cell.level for cell in maps[2].cells)
+    found = {(m.expert, m.quantity): m for m in maps}
+    assert list(found) == [(e, q) for e in ("transformer", "transformer_2") for q in ("cosine", OTHER, "gain")]
+    bad_map, good_map = found["transformer", "cosine"], found["transformer_2", "cosine"]
+    assert {cell.sign for cell in bad_map.cells} == {"✕"}
+    assert {cell.sign for cell in good_map.cells} == {""}
+    assert min(cell.level for cell in bad_map.cells) > max(cell.level for cell in good_map.cells)
+    assert {cell.level for cell in found["transformer_2", OTHER].cells} == {6}
+    assert {m.quantity for m in layer_maps(make.inspection(fault=False))} == {"cosine", "gain"}
     bad = first_bad_block(make.inspection(fault=True))
     assert bad is not None
     assert (bad.expert, bad.block) == ("transformer", 0)

@@ -22,6 +22,7 @@ from harness.records.inspection import (
     LayerEvidence,
 )
 from harness.records.limits import LimitCheck
+from harness.records.probe import ModuleEvidence, PointEvidence, ProbeEvidence, ProbeStep
 from harness.records.verdict import Finding, Outcome, Verdict
 
 Bytes = npt.NDArray[np.uint8]
@@ -176,6 +177,8 @@ def inspection(fault: bool) -> InspectionReport:
             cosine=0.62 + 0.01 * block if bad else 0.9951,
             gain=0.7 if bad else 1.001,
             relative_error=0.8 if bad else 0.1,
+            gap=0.5 if bad else 0.9,
+            runner_up="high_first/linear",
             state="contradicted" if bad else "proven",
         )
         for expert in ("transformer", "transformer_2")
@@ -211,6 +214,39 @@ def inspection(fault: bool) -> InspectionReport:
         bytes_read=123456,
         seconds=0.4,
     )
+
+
+def probe(break_at: int | None = None) -> ProbeEvidence:
+    """One probe an expert, eight points in four blocks; from point ``break_at`` on the first expert is 30 % off."""
+    steps = tuple(
+        ProbeStep(
+            expert=expert,
+            step=step,
+            timestep=900.0 - 400 * step,
+            base_error=0.08,
+            base_cosine=0.997,
+            golden_error=0.3 if (bad := expert == "transformer" and break_at is not None) else 1e-4,
+            golden_cosine=0.95 if bad else 1.0,
+            points=tuple(
+                PointEvidence(
+                    name=f"blocks.{place // 2}.{('attn1', 'ffn')[place % 2]}",
+                    kind="other",
+                    base_error=0.05,
+                    golden_error=0.3 if bad and break_at is not None and place >= break_at else 1e-4,
+                )
+                for place in range(8)
+            ),
+        )
+        for step, expert in enumerate(("transformer", "transformer_2"))
+    )
+    modules = tuple(
+        ModuleEvidence(
+            expert="transformer", module=f"blocks.{block}.ffn.net.2", format="nvfp4", base_error=0.08,
+            golden_error=0.3 if block == 2 and break_at is not None else 0.0, golden_gain=1.0,
+        )
+        for block in range(4)
+    )  # fmt: skip
+    return ProbeEvidence(steps=steps, modules=modules, golden_anchor=True)
 
 
 def record(case: str, outcome: Outcome = Outcome.PASS, /, **changes: Any) -> CaseRecord:
@@ -282,6 +318,7 @@ def measured_record(case: str, golden: Bytes, candidate: Bytes, /, **changes: An
             quantized_modules={"transformer": {f"blocks.{i}.attn1.to_q": "nvfp4" for i in range(4)}},
         ),
         "generation": generation(Clip(candidate), noise=0.05 if failed else 0.0),
+        "probe": probe(5 if failed else None),
         "sanity": SanityEvidence(
             checks=(
                 SanityCheck(

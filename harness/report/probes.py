@@ -1,0 +1,100 @@
+"""Probes as a picture: the error along one forward pass, point by point in the order of execution.
+
+The input of a probe is recorded, so nothing before it can have gone wrong: the first point that leaves the golden is
+where the fault sits.
+"""
+
+from __future__ import annotations
+
+import math
+import re
+from dataclasses import dataclass
+
+from harness.records.probe import ModuleEvidence, PointEvidence, ProbeEvidence, ProbeStep
+from harness.report.curves import polyline
+from harness.report.divergence import ONSET
+from harness.report.text import number
+
+WIDTH, HEIGHT = 600.0, 150.0
+LEFT, RIGHT, TOP, BOTTOM = 56.0, 10.0, 12.0, 22.0
+DECADES = (-6, 1)
+WORST_MODULES = 8
+_BLOCK = re.compile(r"(?:^|\.)blocks\.(\d+)(?:\.|$)")
+
+
+@dataclass(frozen=True)
+class ProbeChart:
+    """One probe: errors of its points, and the first one that leaves the golden."""
+
+    title: str
+    points: str
+    ticks: tuple[tuple[float, str], ...]
+    blocks: tuple[tuple[float, str], ...]
+    onset_y: float | None
+    first_x: float | None
+    first_y: float | None
+    sentence: str
+
+
+def probe_charts(evidence: ProbeEvidence | None) -> tuple[ProbeChart, ...]:
+    """A chart for every probe that was looked into."""
+    steps = evidence.steps if evidence else ()
+    return tuple(chart for step in steps if (chart := _chart(step)) is not None)
+
+
+def worst_modules(evidence: ProbeEvidence | None) -> tuple[ModuleEvidence, ...]:
+    """The Linears that are furthest from the golden, or from the base where the golden has no sketches."""
+    found = [module for module in (evidence.modules if evidence else ()) if _error(module) is not None]
+    return tuple(sorted(found, key=lambda module: -(_error(module) or 0.0))[:WORST_MODULES])
+
+
+def _error(item: PointEvidence | ModuleEvidence) -> float | None:
+    return item.golden_error if item.golden_error is not None else item.base_error
+
+
+def _chart(step: ProbeStep) -> ProbeChart | None:
+    points = [(point, error) for point in step.points if (error := _error(point)) is not None]
+    if len(points) < 2:
+        return None
+    against_golden = any(point.golden_error is not None for point, _ in points)
+    xs = [round(LEFT + (WIDTH - LEFT - RIGHT) * place / (len(points) - 1), 1) for place in range(len(points))]
+    first = next((place for place, (_, error) in enumerate(points) if error > ONSET), None) if against_golden else None
+    return ProbeChart(
+        title=f"{step.expert}, timestep {step.timestep:.0f}, against the {'golden' if against_golden else 'BF16 base'}",
+        points=polyline(xs, [_y(error) for _, error in points]),
+        ticks=tuple((_y(10.0**power), f"1e{power}" if power else "1") for power in range(*DECADES, 2)),
+        blocks=_blocks([point for point, _ in points], xs),
+        onset_y=_y(ONSET) if against_golden else None,
+        first_x=xs[first] if first is not None else None,
+        first_y=_y(points[first][1]) if first is not None else None,
+        sentence=_sentence(step, points, first, against_golden),
+    )
+
+
+def _sentence(
+    step: ProbeStep, points: list[tuple[PointEvidence, float]], first: int | None, against_golden: bool
+) -> str:
+    if first is not None:
+        point, error = points[first]
+        return f"First diverging point of {step.expert} at timestep {step.timestep:.0f}: {point.name}, {error:.1%} off."
+    most, error = max(points, key=lambda item: item[1])
+    anchor = "the golden" if against_golden else "the BF16 base, as far as quantization leaves it"
+    return (
+        f"{step.expert} at timestep {step.timestep:.0f} stays with {anchor}: at most {number(error)}, at {most.name}."
+    )
+
+
+def _blocks(points: list[PointEvidence], xs: list[float]) -> tuple[tuple[float, str], ...]:
+    """Where each block begins; every other name is left out where there are many."""
+    starts: dict[str, float] = {}
+    for point, x in zip(points, xs, strict=True):
+        if match := _BLOCK.search(point.name):
+            starts.setdefault(match[1], x)
+    step = max(1, len(starts) // 12)
+    return tuple((x, name) for place, (name, x) in enumerate(starts.items()) if place % step == 0)
+
+
+def _y(error: float) -> float:
+    low, high = DECADES
+    power = low if error <= 0 else min(max(math.log10(error), low), high)
+    return round(HEIGHT - BOTTOM - (HEIGHT - TOP - BOTTOM) * (power - low) / (high - low), 1)
