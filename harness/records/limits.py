@@ -19,6 +19,28 @@ class Sample(Record):
     """Which run gave it: ``repeat-1``, ``isa-AVX2``, ``nibble_swap@1.0``."""
     side: Literal["benign", "faulty"]
     fingerprint: dict[str, Json] = {}
+    clip: str = ""
+    """sha256 of the frames that were measured; runs of equal frames are one run. Empty: not known."""
+    drawn: bool = False
+    """Made from the golden's own frames by arithmetic, not run: a floor of the limit and no evidence of spread."""
+    fault: str = ""
+    """Of a faulty sample: what was injected."""
+    strength: float | None = None
+    """Of a faulty sample: how strongly, in (0, 1], 1 the strongest of its kind."""
+
+
+class ControlResult(Record):
+    """What the gate with these limits made of one injected fault."""
+
+    fault: str
+    found: dict[str, float]
+    """Share of runs that some gating metric found, by strength."""
+    runs: int
+    strength_50: float | None
+    """Least strength tried from which on half of the runs are found; ``None``: never."""
+    strength_95: float | None
+    metrics: tuple[str, ...] = ()
+    """Gating metrics that find it at its strongest."""
 
 
 class Limit(Record):
@@ -67,6 +89,10 @@ class LimitFile(Record):
     limits: tuple[Limit, ...]
     repeats: int
     fingerprints: tuple[dict[str, Json], ...] = ()
+    controls: tuple[ControlResult, ...] = ()
+    """Negative controls that were injected into this very case."""
+    notes: tuple[str, ...] = ()
+    """What these limits do not promise, and what the gate cannot see here, a sentence each."""
     author: str
     reason: str
     created: str

@@ -1,0 +1,179 @@
+"""Where a limit goes, by the rule ``tolerance_bound``: between the healthy runs and the injected faults.
+
+The healthy side ends at a tolerance bound of the distinct healthy runs, and never below what eight bits can show.
+Beyond it the limit takes room, up to ``ROOM`` times that distance, as far as the faulty side leaves it: at most the
+geometric mean of the healthy end and the nearest fault that this metric can tell from a healthy run at full strength.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from harness.judge.calibration.distance import distance, value_at
+from harness.judge.calibration.modes import Mode, find_modes
+from harness.judge.calibration.tolerance import Bound, covered_by_worst, runs_needed, tolerance_bound
+from harness.records.base import Json
+from harness.records.frames import MetricResult
+from harness.records.limits import Limit, Sample
+
+METHOD = "tolerance_bound"
+COVERAGE = 0.99
+CONFIDENCE = 0.95
+ROOM = 2.0
+LEAST_RUNS = 6
+"""Distinct healthy runs without which this rule says nothing: k of normal theory is 5.1 there and grows fast below."""
+
+
+@dataclass(frozen=True)
+class Rule:
+    """The constants of the rule, all of which go into the file."""
+
+    coverage: float = COVERAGE
+    confidence: float = CONFIDENCE
+    room: float = ROOM
+
+
+def distinct(samples: Sequence[Sample]) -> tuple[Sample, ...]:
+    """Healthy samples that were run, each set of frames once. Without a digest every sample is one of its own."""
+    kept: dict[str, Sample] = {}
+    for index, sample in enumerate(samples):
+        if sample.side == "benign" and not sample.drawn:
+            kept.setdefault(sample.clip or f"#{index}", sample)
+    return tuple(kept.values())
+
+
+def place_between(metric: MetricResult, samples: Sequence[Sample], rule: Rule | None = None) -> Limit:
+    """The limit of one metric.
+
+    Where faults were injected and the metric tells none of them from a healthy run, it does not gate, and ``why`` names
+    them. With no fault injected it gates, and the margin to the faulty side is unknown.
+
+    Args:
+        metric: any result of it: name, direction, ideal and unit are read.
+        samples: gating values: healthy runs, drawn floors, and faulty runs with fault and strength.
+        rule: its constants.
+
+    Raises:
+        ValueError: no healthy run.
+    """
+    rule = rule or Rule()
+    runs = distinct(samples)
+    if not runs:
+        raise ValueError(f"{metric.name}: a limit needs at least one healthy run")
+    modes = find_modes([distance(metric, s.value) for s in samples if s.side == "benign" and not s.drawn])
+    bound = _bound([distance(metric, sample.value) for sample in runs], modes, rule)
+    floor = max((distance(metric, s.value) for s in samples if s.drawn and s.side == "benign"), default=0.0)
+    end = max(bound.value, floor)
+    strongest = _strongest(metric, samples)
+    told = {fault: near for fault, near in strongest.items() if near > end}
+    untold = tuple(sorted(set(strongest) - set(told)))
+    dist = _between(end, min(told.values(), default=None), rule.room)
+    return _limit(metric, samples, bound, modes, rule, dist if told or not strongest else None, floor, untold)
+
+
+def _bound(distances: Sequence[float], modes: Sequence[Mode], rule: Rule) -> Bound:
+    """Of several modes the farthest bound: no mean or deviation is ever taken over two of them."""
+    if len(modes) == 1:
+        return tolerance_bound(distances, rule.coverage, rule.confidence)
+    heaps = [[one for one in distances if mode.runs[0] <= one <= mode.runs[-1]] for mode in modes]
+    return max(
+        (tolerance_bound(heap, rule.coverage, rule.confidence) for heap in heaps if heap), key=lambda bound: bound.value
+    )
+
+
+def _strongest(metric: MetricResult, samples: Sequence[Sample]) -> dict[str, float]:
+    """By fault: the least distance among its runs at the greatest strength that was tried."""
+    heaps: dict[str, list[Sample]] = {}
+    for sample in samples:
+        if sample.side == "faulty":
+            heaps.setdefault(sample.fault or sample.run, []).append(sample)
+    return {
+        fault: min(
+            distance(metric, sample.value)
+            for sample in heap
+            if sample.strength == max((one.strength for one in heap if one.strength is not None), default=None)
+        )
+        for fault, heap in heaps.items()
+    }
+
+
+def _between(end: float, fault: float | None, room: float) -> float:
+    return room * end if fault is None else min(room * end, math.sqrt(end * fault) if end > 0 else 0.0)
+
+
+def _limit(
+    metric: MetricResult,
+    samples: Sequence[Sample],
+    bound: Bound,
+    modes: Sequence[Mode],
+    rule: Rule,
+    dist: float | None,
+    floor: float,
+    untold: tuple[str, ...],
+) -> Limit:
+    limit = None if dist is None else value_at(metric, dist)
+    parameters: dict[str, Json] = {
+        "coverage": rule.coverage,
+        "confidence": rule.confidence,
+        "room": rule.room,
+        "way": bound.way,
+        "n": bound.n,
+        "attained": round(bound.attained, 6),
+        "bound": value_at(metric, bound.value),
+        "floor": value_at(metric, floor),
+        "cannot_tell": list(untold),
+    }
+    if bound.k is not None:
+        parameters["k"] = round(bound.k, 4)
+    if len(modes) > 1:
+        parameters["modes"] = [{"value": value_at(metric, mode.center), "runs": len(mode.runs)} for mode in modes]
+    worst = max(distance(metric, sample.value) for sample in samples if sample.side == "benign")
+    faulty = [distance(metric, s.value) for s in samples if s.side == "faulty"]
+    beyond = [one for one in faulty if dist is not None and one > dist]
+    line = value_at(metric, worst if dist is None else dist)
+    return Limit(
+        metric=metric.name,
+        direction=metric.gating_direction,
+        gates=dist is not None,
+        limit=limit,
+        unit=metric.unit,
+        samples=tuple(samples),
+        method=METHOD,
+        parameters=parameters,
+        margin_benign=abs(value_at(metric, worst) - line),
+        margin_faulty=abs(value_at(metric, min(beyond)) - line) if beyond else None,
+        why="" if dist is not None else _why(metric, bound, untold),
+    )
+
+
+def _why(metric: MetricResult, bound: Bound, untold: tuple[str, ...]) -> str:
+    return (
+        f"healthy runs reach {value_at(metric, bound.value):.4g}, and no injected fault lies beyond that at full "
+        f"strength: {metric.name} cannot see {', '.join(untold)} here"
+    )
+
+
+def keeps_promise(limit: Limit) -> bool:
+    """Whether there were runs enough for what the rule was asked; true of limits of other rules, which ask nothing."""
+    said = limit.parameters
+    return limit.method != METHOD or float(str(said["attained"])) >= float(str(said["coverage"]))
+
+
+def promise(limit: Limit) -> str:
+    """What a limit of this rule promises, or that it had too few runs for it; empty for limits of other rules."""
+    said = limit.parameters
+    if limit.method != METHOD:
+        return ""
+    coverage, confidence, n = float(str(said["coverage"])), float(str(said["confidence"])), int(str(said["n"]))
+    if keeps_promise(limit):
+        how = "normal theory" if said["way"] == "normal" else "the worst run"
+        return (
+            f"{limit.metric}: covers {coverage:.1%} of healthy runs with {confidence:.0%} confidence, by {how} of {n}"
+        )
+    return (
+        f"{limit.metric}: {n} distinct healthy runs that are not normally distributed cover "
+        f"{covered_by_worst(n, confidence):.1%} with {confidence:.0%} confidence and not the {coverage:.1%} that was "
+        f"asked for: that takes {runs_needed(coverage, confidence)}"
+    )

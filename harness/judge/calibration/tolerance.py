@@ -1,0 +1,111 @@
+"""One-sided tolerance bounds: a value that, with a stated confidence, covers a stated share of all healthy runs.
+
+Sources: S. S. Wilks (1941), "Determination of sample sizes for setting tolerance limits", for the bound by order
+statistics; G. J. Hahn and W. Q. Meeker, "Statistical Intervals", for both; the factor k of normal theory is a quantile
+of the noncentral t distribution.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+Way = Literal["order_statistic", "normal"]
+NORMALITY = 0.01
+"""Samples that the Shapiro-Wilk test rejects at this level are not taken for normal."""
+LEAST_FOR_NORMALITY = 3
+
+
+@dataclass(frozen=True)
+class Bound:
+    """An upper tolerance bound of a distance."""
+
+    value: float
+    way: Way
+    n: int
+    coverage: float
+    """Share of healthy runs that was promised."""
+    confidence: float
+    attained: float
+    """Share that the bound covers at that confidence: below ``coverage`` where there were too few runs."""
+    k: float | None = None
+    """Factor of the standard deviation, for ``normal``."""
+
+    @property
+    def kept(self) -> bool:
+        """Whether the promise is kept."""
+        return self.attained >= self.coverage
+
+
+def runs_needed(coverage: float, confidence: float) -> int:
+    """Least number of runs whose worst one covers ``coverage`` with ``confidence``: 1 - coverage^n >= confidence.
+
+    59 for 95 % / 95 %, 299 for 99 % / 95 %.
+    """
+    _check(coverage, confidence)
+    return math.ceil(math.log1p(-confidence) / math.log(coverage) - 1e-12)
+
+
+def covered_by_worst(n: int, confidence: float) -> float:
+    """Share of runs that the worst of ``n`` covers with ``confidence``, whatever their distribution."""
+    return float((1.0 - confidence) ** (1.0 / n))
+
+
+def k_factor(n: int, coverage: float, confidence: float) -> float:
+    """Factor k of normal theory: mean + k * s covers ``coverage`` with ``confidence``. ``n`` is at least 2."""
+    from scipy.stats import nct, norm
+
+    _check(coverage, confidence)
+    if n < 2:
+        raise ValueError("a standard deviation needs two runs")
+    root = math.sqrt(n)
+    return float(nct.ppf(confidence, n - 1, norm.ppf(coverage) * root) / root)
+
+
+def tolerance_bound(distances: Sequence[float], coverage: float, confidence: float) -> Bound:
+    """Upper bound of healthy distances.
+
+    With :func:`runs_needed` runs or more, the worst of them, which needs no assumption. With fewer, normal theory,
+    where the runs may be normal; where they are visibly not, the worst of them again, which then keeps less than the
+    promise and says so in ``attained``. Never below the worst run.
+
+    Args:
+        distances: of distinct runs, one at least.
+        coverage: share of runs to cover, in (0, 1).
+        confidence: in (0, 1).
+
+    Raises:
+        ValueError: no run, or shares outside (0, 1).
+    """
+    _check(coverage, confidence)
+    n = len(distances)
+    if not n:
+        raise ValueError("a tolerance bound needs at least one run")
+    worst = max(distances)
+    if n >= runs_needed(coverage, confidence) or not may_be_normal(distances):
+        return Bound(worst, "order_statistic", n, coverage, confidence, covered_by_worst(n, confidence))
+    k = k_factor(n, coverage, confidence)
+    mean = math.fsum(distances) / n
+    deviation = math.sqrt(math.fsum((one - mean) ** 2 for one in distances) / (n - 1))
+    return Bound(max(worst, mean + k * deviation), "normal", n, coverage, confidence, coverage, k)
+
+
+def may_be_normal(distances: Sequence[float]) -> bool:
+    """Whether normal theory may speak of these runs: three or more, not all equal, not rejected by Shapiro-Wilk."""
+    if len(distances) < LEAST_FOR_NORMALITY:
+        return False
+    spread = max(distances) - min(distances)
+    if spread <= 1e-12 * max(map(abs, distances)) or spread < 1e-300:
+        return False
+    from scipy.stats import shapiro
+
+    # the test's own arithmetic underflows on tiny numbers; it does not care about location and scale
+    low = min(distances)
+    return bool(shapiro([(one - low) / spread for one in distances]).pvalue >= NORMALITY)
+
+
+def _check(coverage: float, confidence: float) -> None:
+    if not (0.0 < coverage < 1.0 and 0.0 < confidence < 1.0):
+        raise ValueError(f"coverage {coverage} and confidence {confidence} lie between 0 and 1")
