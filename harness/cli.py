@@ -7,6 +7,7 @@ from typing import NoReturn
 
 import typer
 
+from harness.checkpoint.cli import inspect, lock
 from harness.definitions.commands import cases_command, resolve_command
 from harness.errors import QuantgateError
 from harness.goldens.commands import goldens_app
@@ -22,6 +23,8 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     add_completion=False,
 )
+app.command("inspect")(inspect)
+app.command("lock")(lock)
 app.command("cases")(cases_command)
 app.command("resolve")(resolve_command)
 app.command("regenerate")(regenerate_command)

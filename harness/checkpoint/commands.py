@@ -77,6 +77,28 @@ def inspect_command(
     return EXIT[report.outcome]
 
 
+def inspect_case_command(
+    case: Case,
+    root: Path,
+    *,
+    full: bool = False,
+    layers: bool = False,
+    as_json: bool = False,
+    output: Path | None = None,
+) -> int:
+    """Inspect a case's checkpoints as stage 1 of a run does. Returns the exit code, as `inspect_command`."""
+    from harness.checkpoint.inspect import inspect_case
+
+    try:
+        report = inspect_case(case, root=root, full=full)
+    except InspectionInterruptedError as error:
+        _show(error.report, as_json, layers, output)
+        print(error, file=sys.stderr)
+        return EXIT[error.report.outcome]
+    _show(report, as_json, layers, output)
+    return EXIT[report.outcome]
+
+
 def _show(report: InspectionReport, as_json: bool, layers: bool, output: Path | None) -> None:
     if output is not None:
         report.write(output)
