@@ -78,7 +78,10 @@ def engines_below(pytest: psutil.Process) -> Iterator[psutil.Process]:
 def project(root: Path, runner: str, seeds: int) -> None:
     """A repository with the tiny cases of ``runner`` times ``seeds``; JSON is YAML."""
     shutil.copytree(ROOT / "runners", root / "runners")
-    (root / "tiny").symlink_to(ROOT / "tiny")
+    for name in ("weights", "exports"):
+        if not (ROOT / "tiny" / name).is_dir():
+            raise SystemExit(f"there is no tiny/{name}: python -m tiny.export --out tiny/exports")
+        shutil.copytree(ROOT / "tiny" / name, root / "tiny" / name)
     (root / "pytest.ini").write_text("[pytest]\naddopts = --import-mode=importlib\n", encoding="utf-8")
     tiny = load_cases([ROOT / "cases/tiny.yaml"], ROOT)
     cases = {
@@ -103,7 +106,11 @@ def run(root: Path, name: str, runner: str, devices: tuple[Device, ...], kill: b
     begin = time.monotonic()
     seen: set[int] = set()
     killed = ""
-    with subprocess.Popen(command, cwd=root, env=environment, stdout=subprocess.DEVNULL) as process:
+    log = root / f"{name}.log"
+    with (
+        log.open("w") as out,
+        subprocess.Popen(command, cwd=root, env=environment, stdout=out, stderr=subprocess.STDOUT) as process,
+    ):
         watched = psutil.Process(process.pid)
         while process.poll() is None:
             try:
@@ -157,6 +164,8 @@ def check_run(check: Checks, one: Run, devices: tuple[Device, ...], before: dict
         for key, place in places.items()
         if not retried & {record.case for record in records if record.engine and record.engine.engine == key}
     }
+    if not records:
+        print((one.root / f"{one.name}.log").read_text()[-3000:])
     check(f"{one.name}: records", bool(records), f"{len(records)} cases, {len(places)} engines")
     check(
         "  one process and one GPU an engine", all(len(place) == 1 for place in whole.values()), f"{len(whole)} engines"
