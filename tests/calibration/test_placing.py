@@ -116,7 +116,7 @@ def test_too_few_runs_for_the_promise_are_stated() -> None:
     limit = place_between(metric(), heavy, Rule(0.99, 0.95))
     assert "that takes 299" in promise(limit)
     assert any("that takes 299" in note for note in notes([limit], ()))
-    assert "covers 95.0%" in promise(place_between(metric(), SIX, RULE))
+    assert "95.0% of healthy runs" in promise(place_between(metric(), SIX, RULE))
 
 
 def test_no_healthy_run_no_limit() -> None:

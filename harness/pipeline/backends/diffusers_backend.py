@@ -19,6 +19,7 @@ from harness.frames.clip import write_clip
 from harness.pipeline.backend import Emit, Method
 from harness.pipeline.backends import torch_settings
 from harness.pipeline.backends.float_video import round_video
+from harness.pipeline.backends.noise import Disturber, Noise, noise_methods
 from harness.pipeline.backends.wan_loading import DTYPES, EXPERTS, load_pipeline
 from harness.pipeline.backends.wan_output import FloatWatch
 from harness.pipeline.backends.wan_recorder import Observer, Recorder
@@ -67,10 +68,18 @@ class DiffusersBackend:
         Raises:
             InvalidCaseError: a size or frame count that the model would silently round.
         """
+        return self.generate_with(case, out_dir, emit, None)
+
+    def generate_with(self, case: Case, out_dir: Path, emit: Emit, noise: Noise | None) -> Generation:
+        """``generate``, with its latents disturbed. The trace names the latents that were asked for."""
         sampling, pipe = case.sampling, self._pipe
         self._prepare(case)
         latents = self.initial_latents(case)
         digest = hashlib.sha256(latents.numpy().tobytes()).hexdigest()
+        if noise is not None:
+            disturber = Disturber(noise)
+            latents = disturber.initial(latents)
+            disturber.hook(pipe.scheduler, sampling.num_inference_steps)
         self._reset_peak()
         began = time.perf_counter()
         recorder, watch = Recorder(pipe, sampling.num_inference_steps, emit, self.observers), FloatWatch()
@@ -173,7 +182,7 @@ class DiffusersBackend:
 
     def methods(self) -> Mapping[str, Method]:
         """Further methods by name."""
-        return probe_methods(self)
+        return {**probe_methods(self), **noise_methods(self)}
 
     def _check_size(self, case: Case) -> None:
         pipe, sampling = self._pipe, case.sampling
