@@ -12,7 +12,7 @@ import torch
 from safetensors.torch import load_file
 
 from benchmarks.corpus.edit import Edit, Tensors, quantized, swap_nibbles, swizzle
-from benchmarks.corpus.exports import BASE, EXPERTS
+from benchmarks.corpus.exports import EXPERTS
 from benchmarks.corpus.faults import FP8, pack
 
 Make = Callable[[Edit], None]
@@ -64,7 +64,7 @@ def sglang_converted(edit: Edit) -> None:
 def sglang_fp8(edit: Edit) -> None:
     """SGLang's FP8 converter divides in float32 and writes [1]."""
     for expert in EXPERTS:
-        base = load_file(next((BASE / expert).glob("*.safetensors")))
+        base = load_file(next((edit.base / expert).glob("*.safetensors")))
         tensors = edit.tensors(expert)
         for module in quantized(tensors):
             scale = tensors[f"{module}.weight_scale"].float()
@@ -123,7 +123,7 @@ def swizzled_declared(edit: Edit) -> None:
 def four_over_six(edit: Edit) -> None:
     """ "4 over 6": each block takes 6 or 4 as its largest code, whichever errs less; ws2 = amax / (6 * 256)."""
     for expert in EXPERTS:
-        base = load_file(next((BASE / expert).glob("*.safetensors")))
+        base = load_file(next((edit.base / expert).glob("*.safetensors")))
         tensors = edit.tensors(expert)
         for module in quantized(tensors):
             weight = base[f"{module}.weight"].float()

@@ -22,6 +22,8 @@ class Edit:
 
     def __init__(self, source: Path, folder: Path) -> None:
         self.folder = folder
+        self.base = source.parent / "base"
+        """The BF16 base of the export."""
         folder.mkdir(parents=True, exist_ok=True)
         if (source / "model_index.json").is_file():
             shutil.copy(source / "model_index.json", folder / "model_index.json")
@@ -129,8 +131,7 @@ def swizzle(scales: torch.Tensor) -> torch.Tensor:
     """ModelOpt's own swizzle (128 x 4 tiles, zero-padded)."""
     from modelopt.torch.export.diffusers_utils import swizzle_nvfp4_scales
 
-    state = {"x.weight": torch.zeros(1), "x.weight_scale": scales, "x.weight_scale_2": torch.ones(())}
-    done: torch.Tensor = swizzle_nvfp4_scales({**state, "x.weight": torch.zeros((1, 1), dtype=torch.uint8)})[
-        "x.weight_scale"
-    ]
+    packed = torch.zeros((1, 1), dtype=torch.uint8)
+    state = {"x.weight": packed, "x.weight_scale": scales, "x.weight_scale_2": torch.ones(())}
+    done: torch.Tensor = swizzle_nvfp4_scales(state)["x.weight_scale"]
     return done

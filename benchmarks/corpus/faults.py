@@ -177,10 +177,8 @@ def unrounded(edit: Edit, strength: str) -> None:
     """Codes from the block scale before it was rounded to E4M3, made by torch from the base."""
     from safetensors.torch import load_file
 
-    from benchmarks.corpus.exports import BASE
-
     for expert in ("transformer", "transformer_2"):
-        base = load_file(next((BASE / expert).glob("*.safetensors")))
+        base = load_file(next((edit.base / expert).glob("*.safetensors")))
         tensors = edit.tensors(expert)
         for module in scope(tensors, strength):
             weight = base[f"{module}.weight"].float()
@@ -274,11 +272,10 @@ def drift(edit: Edit, strength: str) -> None:
 
 
 def primary_only(edit: Edit, strength: str) -> None:
-    from benchmarks.corpus.exports import BASE
 
     link = edit.folder / "transformer_2"
     link.unlink()
-    link.symlink_to(BASE / "transformer_2", target_is_directory=True)
+    link.symlink_to(edit.base / "transformer_2", target_is_directory=True)
 
 
 def no_boundary(edit: Edit, strength: str) -> None:
@@ -327,10 +324,8 @@ def stale(amount: float) -> Mutation:
     def mutate(edit: Edit, strength: str) -> None:
         from safetensors.torch import load_file
 
-        from benchmarks.corpus.exports import BASE
-
         generator = torch.Generator().manual_seed(3)
-        base = load_file(next((BASE / "transformer").glob("*.safetensors")))
+        base = load_file(next((edit.base / "transformer").glob("*.safetensors")))
         tensors = edit.tensors("transformer")
         for module in scope(tensors, strength):
             weight = base[f"{module}.weight"].float()

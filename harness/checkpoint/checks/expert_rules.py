@@ -84,7 +84,7 @@ def wrong_base(context: Context) -> Iterator[InspectionFinding]:
             yield finding(
                 "fault",
                 "wrong_base",
-                f"{expert}: {differing} of {len(compared)} tensors that were not quantized differ from the base: it was "
+                f"{expert}: {differing} of {len(compared)} unquantized tensors differ from the base: it was "
                 "made from other weights than the base that is named.",
                 expert=expert,
                 evidence={

@@ -116,7 +116,7 @@ def block_scale_values(context: Context) -> Iterator[InspectionFinding]:
             yield finding(
                 "fault" if own else "warning",
                 "block_scale_zero",
-                f"{expert}: {sum(zeros.values())} block scales are zero: 16 weights each are lost ({some(sorted(zeros))}).",
+                f"{expert}: {sum(zeros.values())} block scales are zero: weights are lost ({some(sorted(zeros))}).",
                 expert=expert,
                 tensor=min(zeros),
                 evidence={"tensors": zeros},
