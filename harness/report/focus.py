@@ -7,9 +7,13 @@ from dataclasses import dataclass
 from harness.records.case_record import CaseRecord
 from harness.records.frames import MetricResult, Tile
 from harness.records.limits import LimitCheck
+from harness.report.labels import is_red
 from harness.report.text import number
 
 MOST_KEY_FRAMES = 8
+"""Of a case that is not green."""
+GREEN_KEY_FRAMES = 2
+"""Of a green one: a lane of 300 large cases must still be an artifact that can be uploaded."""
 _PAST_ANY_LIMIT = 1e9
 
 
@@ -57,7 +61,7 @@ def key_frames(record: CaseRecord, count: int) -> tuple[int, ...]:
     wanted += [metric.worst_frame for metric in _tiled(record) if metric.worst_frame is not None]
     wanted += [0, count // 2, count - 1]
     inside = dict.fromkeys(frame for frame in wanted if 0 <= frame < count)
-    return tuple(inside)[:MOST_KEY_FRAMES]
+    return tuple(inside)[: MOST_KEY_FRAMES if is_red(record) else GREEN_KEY_FRAMES]
 
 
 def _used(check: LimitCheck) -> float:

@@ -95,7 +95,7 @@ def _map(expert: str, quantity: str, layers: list[LayerEvidence]) -> LayerMap | 
         width=LEFT + CELL * len(blocks) + 8,
         height=TOP + ROW * len(names) + 4,
         caption=(
-            f"{expert}: {quantity} of the decoded rows with the BF16 base, "
+            f"{expert}: {quantity}; decoded rows against the BF16 base, "
             f"{len(inside)} tensors in {len(blocks)} blocks, {bad} contradicted; worst: {_title(worst)}"
         ),
     )

@@ -29,7 +29,7 @@ POLICY = (
     "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self'; "
     "base-uri 'none'; form-action 'none'; require-trusted-types-for 'script'"
 )
-"""Nothing inline, nothing from elsewhere. Chromium and Firefox take ``'self'`` to mean the file's own scheme under ``file://``."""
+"""Nothing inline, nothing from elsewhere. Under ``file://`` Chromium takes ``'self'`` to mean files."""
 
 
 def render_run(run_dir: Path, out: Path | None = None) -> Path:

@@ -59,6 +59,7 @@ def test_focus_and_key_frames_follow_the_worst_limit(make: ModuleType) -> None:
     assert key_frames(found, 9)[0] == 8
     assert set(key_frames(found, 9)) >= {0, 4, 8}
     assert focus(make.record("y")) is None
+    assert len(key_frames(make.record("y"), 9)) == 2
     named = found.verdict.model_copy(update={"cause": "psnr_below_limit"})
     chosen = focus(found.model_copy(update={"verdict": named}))
     assert chosen is not None
