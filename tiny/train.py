@@ -21,7 +21,7 @@ def main(arguments: list[str] | None = None) -> None:
     parser.add_argument("--resume", action="store_true", help="continue from the state files in --out")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
-    parser.add_argument("--smoke", action="store_true", help="a few small steps of everything, under a minute of CPU")
+    parser.add_argument("--smoke", action="store_true", help="a few small steps of each stage, under a minute of CPU")
     options = parser.parse_args(arguments)
 
     from tiny import train_dit, train_robust, train_vae
@@ -35,8 +35,8 @@ def main(arguments: list[str] | None = None) -> None:
     dit_share = {"dit": 1.0, "all": 1 - options.vae_share}.get(options.stage, 0.0)
     seconds = options.budget_seconds
     common: dict[str, Any] = {"seed": options.seed, "resume": options.resume}
-    vae_size: dict[str, Any] = {"steps": 6, "batch": 1, "pool": 8} if options.smoke else {}
-    dit_size: dict[str, Any] = {"steps": 6, "batch": 8, "count": 32} if options.smoke else {}
+    vae_size: dict[str, Any] = {"steps": 4, "batch": 1, "pool": 4} if options.smoke else {}
+    dit_size: dict[str, Any] = {"steps": 8, "batch": 4, "count": 8} if options.smoke else {}
     if vae_share:
         report("vae", train_vae.train(options.out, device, seconds * vae_share, **common, **vae_size))
     common["compiled"] = device.type == "cuda"

@@ -34,7 +34,7 @@ def test_smoke_training_learns_and_writes_a_pipeline(tmp_path: Path, capfd: pyte
     assert pipeline.vae.dtype == torch.float32
     assert "_name_or_path" not in json.loads((tmp_path / "vae" / "config.json").read_text())
     train.main(["--smoke", "--stage", "dit", "--resume", "--out", str(tmp_path), "--device", "cpu"])
-    assert "joint: resumed at step 6" in capfd.readouterr().err
+    assert "joint: resumed at step 8" in capfd.readouterr().err
 
 
 @torch.no_grad()

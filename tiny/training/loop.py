@@ -83,7 +83,8 @@ class Schedule:
     def rate(self) -> float:
         """Cosine from `peak` to 0 over the shared schedule, with a linear warm-up at its very start."""
         place = self.start + (self.stop - self.start) * self.progress()
-        ramp = min(1.0, (self.done + 1) / self.warmup) if self.warmup else 1.0
+        warmup = min(self.warmup, self.steps // 4) if self.steps else self.warmup
+        ramp = min(1.0, (self.done + 1) / warmup) if warmup else 1.0
         return self.peak * ramp * 0.5 * (1 + math.cos(math.pi * place))
 
 
