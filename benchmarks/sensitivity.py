@@ -35,6 +35,23 @@ DRIFT_PROOF = tuple(name for name in GATING if name not in ("ssim", "psnr", "mad
 
 Values = dict[str, float]
 """Distance from the ideal by metric, 0 for a perfect clip; PSNR as root mean squared error."""
+Judges = dict[str, Callable[[Clip, Clip], bool]]
+"""Pass rules by name."""
+
+
+@dataclass(frozen=True)
+class Look:
+    """Everything that is asked of one changed clip."""
+
+    values: Values
+    peers: dict[str, bool]
+    """Whether each peer's rule lets it pass."""
+    unhealthy: frozenset[str]
+    """Reference-free checks that failed."""
+
+
+Table = dict[str, dict[str, Look]]
+"""By scene and change."""
 
 
 @dataclass
@@ -74,15 +91,25 @@ def within(values: Values, bounds: Values) -> bool:
     return all(values[name] <= bound for name, bound in bounds.items())
 
 
-def measure(
-    chosen: dict[str, Clip], changes: dict[str, Change], first: Change | None = None
-) -> dict[str, dict[str, Values]]:
-    """Distances by scene and change; ``first`` is applied before each change."""
-    table: dict[str, dict[str, Values]] = {}
+def look(chosen: dict[str, Clip], changes: dict[str, Change], judges: Judges, first: Change | None = None) -> Table:
+    """Change every scene in every way, and look at the result; ``first`` is applied before each change."""
+    table: Table = {}
     for scene, clip in chosen.items():
         start = apply(first, clip, seed=99) if first else clip
-        table[scene] = {name: distances(clip, apply(change, start)) for name, change in changes.items()}
+        table[scene] = {}
+        for name, change in changes.items():
+            candidate = apply(change, start)
+            table[scene][name] = Look(
+                distances(clip, candidate),
+                {rule: judge(clip, candidate) for rule, judge in judges.items()},
+                frozenset(check.name for check in check_clip(candidate).failures),
+            )
     return table
+
+
+def values_of(table: Table) -> dict[str, dict[str, Values]]:
+    """The distances alone."""
+    return {scene: {name: found.values for name, found in rows.items()} for scene, rows in table.items()}
 
 
 def score_ours(mild: dict[str, dict[str, Values]], gross: dict[str, dict[str, Values]], names: Iterable[str]) -> Tally:
@@ -115,23 +142,26 @@ def all_frames(mean: bool) -> Callable[[Clip, Clip], bool]:
     return judge
 
 
-def score_peers(chosen: dict[str, Clip]) -> tuple[dict[str, Tally], dict[str, str]]:
-    """Every peer's rule on every change, and what is left out of it."""
-    judges: dict[str, Callable[[Clip, Clip], bool]] = {}
-    left_out: dict[str, str] = {}
+def peer_judges() -> Judges:
+    """Every peer's rule, and two that lie between theirs and ours; prints what is left out of each."""
+    judges: Judges = {}
     for rule in rules_without_weights():
         judges[rule.name] = partial(passes, rule)
-        left_out[rule.name] = rule.left_out
+        print(f"  {rule.name}: " + (f"without {rule.left_out}" if rule.left_out else "whole"))
     judges["SGLang's limits on all frames"] = all_frames(mean=False)
     judges["mean SSIM >= .90, all frames"] = all_frames(mean=True)
+    return judges
+
+
+def score_peers(judges: Judges, mild: Table, gross: Table) -> dict[str, Tally]:
+    """What each rule missed and alarmed on."""
     tallies = {name: Tally() for name in judges}
-    for clip in chosen.values():
-        for is_gross, changes in ((False, MILD), (True, GROSS)):
-            for change, function in changes.items():
-                candidate = apply(function, clip)
-                for name, judge in judges.items():
-                    tallies[name].note(change, is_gross, judge(clip, candidate))
-    return tallies, left_out
+    for is_gross, table in ((False, mild), (True, gross)):
+        for rows in table.values():
+            for change, found in rows.items():
+                for name, passed in found.peers.items():
+                    tallies[name].note(change, is_gross, passed)
+    return tallies
 
 
 def print_scores(tallies: dict[str, Tally], count: int) -> None:
@@ -180,18 +210,15 @@ def print_margins(mild: dict[str, dict[str, Values]], gross: dict[str, dict[str,
 def drift_part(chosen: dict[str, Clip]) -> Tally:
     """Faults on top of a 16-pixel drift, gated by drift-proof statistics and reference-free checks alone."""
     warp = DRIFT["warp_16"]
-    benign = measure(chosen, DRIFT)
-    for scene, rows in measure(chosen, MILD, first=warp).items():
+    benign, gross = look(chosen, DRIFT, {}), look(chosen, GROSS, {}, first=warp)
+    for scene, rows in look(chosen, MILD, {}, first=warp).items():
         benign[scene] |= {f"warp_16 + {name}": row for name, row in rows.items()}
-    tally = score_ours(benign, measure(chosen, GROSS, first=warp), DRIFT_PROOF)
-    for clip in chosen.values():
-        start = apply(warp, clip, seed=99)
-        for name in list(tally.missed):
-            if not check_clip(apply(GROSS[name], start)).ok:
-                tally.missed[name] -= 1
-                if not tally.missed[name]:
-                    del tally.missed[name]
-    lowest = min(1.0 - row["ssim"] for rows in benign.values() for row in rows.values())
+    unseen = {
+        scene: {name: found.values for name, found in rows.items() if not found.unhealthy}
+        for scene, rows in gross.items()
+    }
+    tally = score_ours(values_of(benign), unseen, DRIFT_PROOF)
+    lowest = min(1.0 - found.values["ssim"] for rows in benign.values() for found in rows.values())
     alarms = ", ".join(f"{name} {count}" for name, count in tally.alarmed.items()) or "none"
     print(f"\nunder drift (worst-frame SSIM of benign clips down to {lowest:.2f}; {len(benign)} scenes)")
     print(f"  false alarms: {alarms}")
@@ -200,15 +227,18 @@ def drift_part(chosen: dict[str, Clip]) -> Tally:
     return tally
 
 
-def sanity_part(chosen: dict[str, Clip]) -> int:
+def sanity_part(chosen: dict[str, Clip], mild: Table, gross: Table) -> int:
     """Reference-free checks on healthy and broken clips; gives the number of false alarms."""
     alarms = sum(not check_clip(clip).ok for clip in chosen.values())
+    alarms += sum(bool(found.unhealthy) for rows in mild.values() for found in rows.values())
     seen = []
-    for name, change in GROSS.items():
-        found = [{check.name for check in check_clip(apply(change, clip)).failures} for clip in chosen.values()]
+    for name in GROSS:
+        found = [rows[name].unhealthy for rows in gross.values()]
         if all(found):
-            seen.append(f"{name} ({', '.join(sorted(set.union(*found)))})")
-    print(f"\nwithout a reference: {alarms} false alarms on {len(chosen)} healthy scenes; seen in every scene:")
+            seen.append(f"{name} ({', '.join(sorted(frozenset.union(*found)))})")
+    print(
+        f"\nwithout a reference: {alarms} false alarms on {len(chosen) * (1 + len(MILD))} healthy clips; seen always:"
+    )
     print("  " + "; ".join(seen))
     return alarms
 
@@ -226,19 +256,15 @@ def main(arguments: list[str] | None = None) -> int:
     print(f"{len(chosen)} scenes ({', '.join(chosen)}), {shape}; {len(GROSS)} gross faults, {len(MILD)} mild changes")
     for name in GATING:
         print(f"  {name:16} {find_metric(name).setting}")
-    mild, gross = measure(chosen, MILD), measure(chosen, GROSS)
-    tallies = {"quantgate, limits of other scenes": score_ours(mild, gross, GATING)}
-    ours = tallies["quantgate, limits of other scenes"]
-    if not options.no_peers:
-        peers, left_out = score_peers(chosen)
-        tallies |= peers
-        for name, what in left_out.items():
-            print(f"  {name}: " + (f"without {what}" if what else "whole"))
+    judges = {} if options.no_peers else peer_judges()
+    mild, gross = look(chosen, MILD, judges), look(chosen, GROSS, judges)
+    ours = score_ours(values_of(mild), values_of(gross), GATING)
+    tallies = {"quantgate, limits of other scenes": ours} | score_peers(judges, mild, gross)
     print_scores(tallies, len(chosen))
     print_misses(tallies, len(chosen))
-    print_margins(mild, gross)
+    print_margins(values_of(mild), values_of(gross))
+    alarms = sanity_part(chosen, mild, gross)
     drift_part(chosen)
-    alarms = sanity_part(chosen)
     bad = bool(ours.missed or ours.alarmed or alarms)
     print("\nFAIL: " + repr((ours.missed, ours.alarmed, alarms)) if bad else "\nno fault missed, no false alarm")
     return int(bad)
