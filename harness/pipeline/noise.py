@@ -1,9 +1,9 @@
 """Initial latents that are the same on every machine.
 
 ``torch.randn`` on a CPU gives other last bits with other instruction sets (measured: 39 % of the values between the
-default and the AVX2 kernels, by up to 2e-6), because each has its own logarithm and cosine. Here the same random numbers
-of the same generator go through the same Box-Muller transform in float64, and the result is rounded to a grid of 2**-16.
-So a seed means what it means in diffusers, to 1e-5, and its digest is the same under every instruction set.
+default and the AVX2 kernels, by up to 2e-6), because each has its own logarithm and cosine. Here the same random
+numbers of the same generator go through the same Box-Muller transform in float64, and the result is rounded to a grid
+of 2**-16. So a seed means what it means in diffusers, to 1e-5, and its digest is the same under every instruction set.
 """
 
 from __future__ import annotations
