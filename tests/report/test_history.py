@@ -13,6 +13,7 @@ from rich.console import Console
 from typer.testing import CliRunner
 
 from harness.records.case_record import CaseRecord
+from harness.records.identity import Identity
 from harness.records.limits import LimitCheck
 from harness.report.commands import add_runs
 from harness.report.errors import ReportError
@@ -77,6 +78,19 @@ def test_filters(make: ModuleType, tmp_path: Path) -> None:
         assert [point.margin_consumed for point in history.points("case", "mad", "cpu")] == [0.1, 0.2]
         assert [point.runner for point in history.points(runner="b200")] == ["b200"]
         assert history.points("other") == []
+
+
+def test_calibration_runs_are_kept_and_are_no_part_of_a_trend(make: ModuleType, tmp_path: Path) -> None:
+    subject = {"perturbation.ATEN_CPU_CAPABILITY": "avx2"}
+    identity = Identity(request={}, hardware={}, weights={}, env={}, subject=subject)
+    usual, named, disturbed = series(make, [0.1, 0.9, 0.9])
+    named = named.model_copy(update={"run": "regenerate-20260101/none"})
+    disturbed = disturbed.model_copy(update={"identity": identity})
+    with open_history(tmp_path / "h.sqlite") as history:
+        assert history.add([usual, named, disturbed]) == 3
+        assert [point.margin_consumed for point in history.points()] == [0.1]
+        assert len(history.outcomes("case", "cpu")) == 1
+        assert history.record(named.run, "cpu", "case") == named
 
 
 def test_the_file_says_its_version_and_a_newer_one_is_refused(tmp_path: Path) -> None:

@@ -25,6 +25,7 @@ MIGRATIONS: tuple[str, ...] = (
         device TEXT NOT NULL,
         driver TEXT,
         versions TEXT NOT NULL,
+        calibration INTEGER NOT NULL,
         record TEXT NOT NULL,
         UNIQUE (run, runner, case_id, attempt)
     );

@@ -75,7 +75,7 @@ class History:
         verdict = record.verdict
         cursor = self._db.execute(
             "INSERT INTO records (run, runner, case_id, attempt, started, outcome, observed, cause, summary, golden,"
-            " code, device, driver, versions, record) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
+            " code, device, driver, versions, calibration, record) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
             (
                 *key,
                 record.started,
@@ -88,6 +88,7 @@ class History:
                 found.device.name if found else "",
                 found.driver if found else None,
                 json.dumps({name: packages[name] for name in _PACKAGES if name in packages}),
+                int(is_calibration(record)),
                 record.model_dump_json(),
             ),
         )
@@ -97,7 +98,8 @@ class History:
     def cases(self, runner: str | None = None) -> list[tuple[str, str]]:
         """Every ``(case, runner)`` there are records of, sorted."""
         rows = self._db.execute(
-            "SELECT DISTINCT case_id, runner FROM records WHERE ?1 IS NULL OR runner = ?1 ORDER BY case_id, runner",
+            "SELECT DISTINCT case_id, runner FROM records WHERE calibration = 0 AND (?1 IS NULL OR runner = ?1)"
+            " ORDER BY case_id, runner",
             (runner,),
         )
         return [(str(case), str(name)) for case, name in rows]
@@ -105,7 +107,8 @@ class History:
     def outcomes(self, case: str, runner: str) -> list[tuple[str, str, str]]:
         """``(run, started, outcome)`` of a case, oldest first."""
         return self._db.execute(
-            "SELECT run, started, outcome FROM records WHERE case_id = ? AND runner = ? ORDER BY started, run, attempt",
+            "SELECT run, started, outcome FROM records WHERE calibration = 0 AND case_id = ? AND runner = ?"
+            " ORDER BY started, run, attempt",
             (case, runner),
         ).fetchall()
 
@@ -115,7 +118,7 @@ class History:
             "SELECT run, runner, case_id, started, outcome, golden, code, device, driver, versions,"
             " metric, value, limit_value, passed, margin_consumed"
             " FROM records JOIN measurements ON record_id = id"
-            " WHERE (?1 IS NULL OR case_id = ?1) AND (?2 IS NULL OR metric = ?2) AND (?3 IS NULL OR runner = ?3)"
+            " WHERE calibration = 0 AND (?1 IS NULL OR case_id = ?1) AND (?2 IS NULL OR metric = ?2) AND (?3 IS NULL OR runner = ?3)"
             " ORDER BY started, run, attempt, metric",
             (case, metric, runner),
         )
@@ -128,6 +131,12 @@ class History:
             (run, runner, case, attempt),
         ).fetchone()
         return CaseRecord.model_validate_json(row[0]) if row else None
+
+
+def is_calibration(record: CaseRecord) -> bool:
+    """Whether a run disturbed the case on purpose, to place limits: kept, and no part of any trend."""
+    subject = record.identity.subject if record.identity else {}
+    return record.run.startswith("regenerate-") or any(name.startswith("perturbation.") for name in subject)
 
 
 def measurements(record: CaseRecord) -> list[tuple[Any, ...]]:
