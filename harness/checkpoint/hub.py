@@ -69,7 +69,7 @@ class HubSource:
             known = self._locations.get(path)
         if known is not None and not fresh:
             return known
-        url = hf_hub_url(self.repo, path, revision=self.commit)
+        url = hf_hub_url(self.repo, path, revision=self.commit, endpoint=self._api.endpoint)
         found = self._ask(lambda: get_hf_file_metadata(url, timeout=READ_TIMEOUT).location, self.commit)
         with self._lock:
             self._locations[path] = found
@@ -110,11 +110,10 @@ class HubSource:
         return data
 
     def _get(self, url: str, start: int, length: int, where: str) -> Any:
-        from huggingface_hub import constants
         from huggingface_hub.utils import build_hf_headers, http_backoff  # type: ignore[attr-defined]
 
         # the token belongs to the hub and must not leave it with a redirect to a storage host
-        own = urlsplit(url).netloc == urlsplit(constants.ENDPOINT).netloc
+        own = urlsplit(url).netloc == urlsplit(self._api.endpoint).netloc
         headers = {**(build_hf_headers() if own else {}), "range": f"bytes={start}-{start + length - 1}"}
         try:
             return http_backoff(

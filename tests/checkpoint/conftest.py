@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+import importlib.util
+import sys
+from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -22,3 +26,46 @@ def own_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """Digests are remembered below the test's folder, not in the user's cache."""
     monkeypatch.setenv("QUANTGATE_CACHE", str(tmp_path / "cache"))
     return tmp_path / "cache"
+
+
+@pytest.fixture(scope="session")
+def hub_server() -> Iterator[Any]:
+    """A hub on loopback, in a process of its own."""
+    path = Path(__file__).parents[1] / "support" / "hub_server.py"
+    spec = importlib.util.spec_from_file_location("quantgate_tests_checkpoint_hub", path)
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    sys.modules[spec.name] = module
+    spec.loader.exec_module(module)
+    with module.HubServer() as server:
+        yield server
+
+
+@pytest.fixture
+def hub(hub_server: Any, monkeypatch: pytest.MonkeyPatch) -> Any:
+    """The hub without faults; the client's settings as HF_ENDPOINT and two more variables set them at import."""
+    from huggingface_hub import constants
+
+    from harness.checkpoint import hub as source
+
+    monkeypatch.setattr(constants, "ENDPOINT", hub_server.url)
+    monkeypatch.setattr(constants, "HF_HUB_DISABLE_XET", True)
+    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", False)
+    monkeypatch.setattr(source, "RETRIES", 0)
+    hub_server.heal()
+    hub_server.log()
+    return hub_server
+
+
+def publish(hub: Any, name: str, folder: Path) -> str:
+    """Put a checkpoint folder on the hub; returns its commit."""
+    hub.create(name, kind="models")
+    files = {path.relative_to(folder).as_posix(): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+    return str(hub.commit(name, files, kind="models"))
+
+
+@pytest.fixture(scope="session")
+def published(hub_server: Any, exports: Path) -> dict[str, str]:
+    """``owner/name`` to commit of the base and the NVFP4 export."""
+    return {f"corpus/{name}": publish(hub_server, f"corpus/{name}", exports / name) for name in ("base", "nvfp4")}

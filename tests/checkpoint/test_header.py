@@ -1,7 +1,8 @@
-"""Hostile headers are refused with a typed error, in bounded memory, and honest ones read as the reference reader does."""
+"""Hostile headers are refused with a typed error, in bounded memory; honest ones read as the reference reader does."""
 
 from __future__ import annotations
 
+import contextlib
 import json
 import struct
 import tracemalloc
@@ -95,10 +96,8 @@ def test_huge_header_is_refused_before_it_is_read() -> None:
 @given(st.binary(max_size=400))
 @settings(max_examples=300, deadline=None)
 def test_any_bytes_give_a_header_or_a_typed_error(data: bytes) -> None:
-    try:
+    with contextlib.suppress(HeaderError):  # any other exception fails the test
         read(blob(None, raw=data))
-    except HeaderError as error:
-        assert error.code
 
 
 JSON = st.recursive(
@@ -112,10 +111,8 @@ JSON = st.recursive(
 @settings(max_examples=300, deadline=None)
 def test_any_entry_gives_a_header_or_a_typed_error(value: dict[str, object]) -> None:
     raw = json.dumps({"a": value}).encode()
-    try:
+    with contextlib.suppress(HeaderError):
         parse_header("x", raw, 8 + len(raw))
-    except HeaderError as error:
-        assert error.code
 
 
 @given(

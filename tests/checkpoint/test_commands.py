@@ -1,0 +1,121 @@
+"""Exit codes, tables and JSON of `inspect` and `lock`; comparison, digests, and what importing costs."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from benchmarks.corpus.edit import Edit
+from benchmarks.corpus.faults import nibbles
+from harness.checkpoint.commands import inspect_reference, lock_cases
+from harness.checkpoint.compare import compare_checkpoints
+from harness.checkpoint.identity import DigestCache
+from harness.checkpoint.lock import LOCK_NAME, make_lock
+from harness.definitions.case import Case, CheckpointRef, Sampling
+from harness.records.inspection import CheckpointLock, InspectionReport
+
+
+def case(folder: Path, name: str = "one") -> Case:
+    ref = CheckpointRef(path=str(folder))
+    sampling = Sampling(prompt="x", width=96, height=64, num_frames=17, num_inference_steps=8, guidance_scale=3)
+    return Case(id=name, runners=("cpu",), model=ref, sampling=sampling)
+
+
+def test_exit_codes_by_class(exports: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    edit = Edit(exports / "nvfp4", tmp_path / "bad")
+    nibbles(edit, "layer")
+    base = str(exports / "base")
+    assert inspect_reference(str(exports / "nvfp4"), base=base) == 0
+    assert inspect_reference(str(edit.folder), base=base) == 11
+    assert inspect_reference(str(exports / "nvfp4")) == 13
+    assert inspect_reference(str(tmp_path / "nothing")) == 17
+    assert inspect_reference(str(exports / "nvfp4"), contracts=["vllm==1"]) == 17
+    assert "no such folder" in capsys.readouterr().err
+
+
+def test_json_is_the_record(exports: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    out = tmp_path / "report.json"
+    inspect_reference(str(exports / "fp8"), base=str(exports / "base"), as_json=True, output=out)
+    printed = InspectionReport.model_validate_json(capsys.readouterr().out)
+    assert printed == InspectionReport.read(out)
+    assert {layer.format for layer in printed.layers} == {"fp8", "bf16"}
+    assert len(printed.digests) == 4
+
+
+def test_table_names_finding_and_remedy(exports: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    inspect_reference(str(exports / "nvfp4"), base=str(exports / "base"), contracts=["sglang==0.5.12"], layers=True)
+    text = capsys.readouterr().out
+    assert "fault nibble_order" in text
+    assert "swap_weight_nibbles: false" in text
+    assert "blocks.1.attn1.to_q" in text
+    assert "not done" in text
+
+
+def test_comparison_says_what_a_switch_changes(exports: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    comparison = compare_checkpoints(
+        exports / "nvfp4", exports / "fp8", against_transformer=exports / "fp8" / "transformer"
+    )
+    fields = {(item.expert, item.field): (item.new, item.old) for item in comparison.changes}
+    assert fields[("transformer", "format")] == ("nvfp4", "fp8")
+    assert fields[("transformer", "declared reading")] == ("low_first/linear", None)
+    assert compare_checkpoints(exports / "fp8", exports / "fp8").changes == ()
+    assert len(compare_checkpoints(exports / "fp8", exports / "fp8").identical_files) == 4
+    assert inspect_reference(str(exports / "nvfp4"), against=str(exports / "fp8")) == 0
+    assert "nvfp4" in capsys.readouterr().out
+
+
+def test_lock_fails_when_a_checkpoint_changes(
+    exports: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    edit = Edit(exports / "nvfp4", tmp_path / "made")
+    edit.own("transformer")
+    file, cases = tmp_path / LOCK_NAME, [case(edit.folder)]
+    assert lock_cases(cases, file, check=True) == 17
+    assert lock_cases(cases, file) == 0
+    assert lock_cases(cases, file, check=True) == 0
+    nibbles(edit, "layer")
+    assert lock_cases(cases, file, check=True) == 17
+    assert "transformer/diffusion_pytorch_model.safetensors has another digest" in capsys.readouterr().out
+    assert lock_cases([*cases, case(exports / "fp8", "two")], file, check=True) == 17
+    assert lock_cases([], file, check=True) == 17
+    file.write_text("{}", encoding="utf-8")
+    assert lock_cases(cases, file, check=True) == 17
+
+
+def test_lock_lists_what_it_could_not_lock(tmp_path: Path) -> None:
+    ref = CheckpointRef(path="owner/name", revision="unresolved")
+    lock, left = make_lock([case(tmp_path / "absent").model_copy(update={"base": ref})])
+    assert lock == CheckpointLock(cases={})
+    assert len(left) == 2
+
+
+def test_a_file_is_hashed_once_until_it_changes(tmp_path: Path) -> None:
+    file, store = tmp_path / "a.safetensors", tmp_path / "digests.json"
+    file.write_bytes(b"one")
+    cache = DigestCache(store)
+    first, remembered = cache.digest(file)
+    assert not remembered
+    cache.save()
+    assert DigestCache(store).digest(file) == (first, True)
+    file.write_bytes(b"two")
+    again, remembered = DigestCache(store).digest(file)
+    assert not remembered
+    assert again != first
+    store.write_text("not json", encoding="utf-8")
+    assert DigestCache(store).digest(file) == (again, False)
+
+
+def test_inspecting_imports_neither_torch_nor_the_hub_client(exports: Path) -> None:
+    code = (
+        "import sys, json; from harness.checkpoint import inspect_checkpoint;"
+        f"report = inspect_checkpoint({str(exports / 'nvfp4')!r}, base={str(exports / 'base')!r},"
+        " contracts=['sglang==0.5.23']);"
+        "heavy = [name for name in ('torch', 'pytest', 'huggingface_hub', 'diffusers', 'scipy') if name in sys.modules];"
+        "print(json.dumps([report.outcome, heavy]))"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert json.loads(done.stdout) == ["clean", []]
