@@ -75,7 +75,8 @@ class History:
         verdict = record.verdict
         cursor = self._db.execute(
             "INSERT INTO records (run, runner, case_id, attempt, started, outcome, observed, cause, summary, golden,"
-            " code, device, driver, versions, calibration, record) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
+            " code, device, driver, versions, calibration, record)"
+            " VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
             (
                 *key,
                 record.started,
@@ -118,7 +119,8 @@ class History:
             "SELECT run, runner, case_id, started, outcome, golden, code, device, driver, versions,"
             " metric, value, limit_value, passed, margin_consumed"
             " FROM records JOIN measurements ON record_id = id"
-            " WHERE calibration = 0 AND (?1 IS NULL OR case_id = ?1) AND (?2 IS NULL OR metric = ?2) AND (?3 IS NULL OR runner = ?3)"
+            " WHERE calibration = 0 AND (?1 IS NULL OR case_id = ?1)"
+            " AND (?2 IS NULL OR metric = ?2) AND (?3 IS NULL OR runner = ?3)"
             " ORDER BY started, run, attempt, metric",
             (case, metric, runner),
         )
