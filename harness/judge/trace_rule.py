@@ -5,12 +5,15 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from harness.judge.evidence import Evidence
+from harness.judge.probe_limits import STEP, TEXT, step_errors, text_error, tolerance
 from harness.records.base import Json
 from harness.records.generation import Step, Trace
 from harness.records.verdict import Finding
 
 TIMESTEP_TOLERANCE = 1e-3
 """Timesteps lie in [0, 1000] and are computed in float32 or float64 by schedulers: equal means within this."""
+GUIDANCE_TOLERANCE = 0.05
+"""The measured scale is a least-squares fit over predictions that were rounded to the compute dtype."""
 
 
 def judge_trace(evidence: Evidence) -> Iterator[Finding]:
@@ -19,9 +22,18 @@ def judge_trace(evidence: Evidence) -> Iterator[Finding]:
     if evidence.generation is None or golden is None or golden.trace is None:
         return
     mine, reference = evidence.generation.trace, golden.trace
-    yield from _steps(mine, reference)
+    # Settings come before the steps that they move: the first finding names the cause, and not what followed from it.
     yield from _settings("scheduler", mine.scheduler, reference.scheduler)
+    if mine.boundary_ratio != reference.boundary_ratio:
+        message = (
+            f"experts switch at {mine.boundary_ratio} of the noise range, in the golden at {reference.boundary_ratio}"
+        )
+        data: dict[str, Json] = {"golden": reference.boundary_ratio, "run": mine.boundary_ratio}
+        yield _finding("boundary_ratio", message, data)
+    yield from _text(mine, reference, evidence)
+    yield from _steps(mine, reference)
     yield from _settings("vae", mine.vae, reference.vae)
+    yield from _divergence(mine, reference, evidence)
     if mine.initial_latents_sha256 != reference.initial_latents_sha256:
         yield _finding(
             "initial_latents",
@@ -36,6 +48,7 @@ def _steps(mine: Trace, reference: Trace) -> Iterator[Finding]:
         yield _finding("step_count", message, {"golden": len(reference.steps), "run": len(mine.steps)})
         return
     pairs = list(zip(mine.steps, reference.steps, strict=True))
+    yield from _guidance(pairs)
     for code, name in (("timestep", "timestep"), ("expert", "expert"), ("guidance", "guidance_scale")):
         first = next((pair for pair in pairs if not _same(*pair, name)), None)
         if first is not None:
@@ -49,6 +62,58 @@ def _same(mine: Step, reference: Step, name: str) -> bool:
     if isinstance(ours, float):
         return bool(abs(ours - theirs) <= TIMESTEP_TOLERANCE)
     return bool(ours == theirs)
+
+
+def _guidance(pairs: list[tuple[Step, Step]]) -> Iterator[Finding]:
+    """The scale that was really applied, solved from the predictions, whatever was stated."""
+    for mine, theirs in pairs:
+        ours, wanted = mine.guidance_measured, theirs.guidance_measured
+        if ours is None and wanted is None:
+            continue
+        if ours is None or wanted is None or abs(ours - wanted) > GUIDANCE_TOLERANCE:
+            message = f"at denoising step {mine.index} guidance was applied with {ours}, in the golden with {wanted}"
+            yield _finding("guidance", message, {"step": mine.index, "golden": wanted, "run": ours})
+            return
+
+
+TEXT_FACTS = (
+    ("length", "sequence_length", "tokens in the text embedding"),
+    ("tokens", "text_tokens", "what the tokenizer made of the prompt"),
+    ("mask", "attention_mask", "attention mask of the text encoder"),
+    ("dtype", "text_dtype", "dtype of the text embedding"),
+)
+
+
+def _text(mine: Trace, reference: Trace, evidence: Evidence) -> Iterator[Finding]:
+    """What the prompt became: exact facts first, then the embedding itself, within what healthy runs measured."""
+    differs = False
+    for name, code, meaning in TEXT_FACTS:
+        ours, theirs = mine.text.get(name), reference.text.get(name)
+        if theirs is not None and ours != theirs:
+            differs = True
+            yield _finding(code, f"{meaning}: {ours}, in the golden {theirs}", {"golden": theirs, "run": ours})
+    limits = evidence.golden.limits if evidence.golden is not None else None
+    limit = limits.get(TEXT.name) if limits is not None else None
+    error = text_error(mine, reference)
+    if not differs and limit is not None and error is not None and not limit.admits(error):
+        message = f"the text embedding is {error:.3g} off the golden's, of the same tokens (limit {limit.limit:.3g})"
+        yield _finding("text_embedding", message, {"error": error, "limit": limit.limit})
+
+
+def _divergence(mine: Trace, reference: Trace, evidence: Evidence) -> Iterator[Finding]:
+    """The first step whose velocity is further from the golden's than in healthy runs. Shown; it fails nothing."""
+    limits = evidence.golden.limits if evidence.golden is not None else None
+    limit = limits.get(STEP.name) if limits is not None else None
+    errors = step_errors(mine, reference)
+    if limit is None or not errors:
+        return
+    bound = tolerance(limit, STEP)
+    for step, error in zip(mine.steps, errors, strict=False):
+        if error > bound:
+            message = f"{step.expert} first diverges at denoising step {step.index}: its velocity is {error:.3g} off"
+            data: dict[str, Json] = {"step": step.index, "expert": step.expert, "error": error, "tolerance": bound}
+            yield Finding(stage="trace", code="first_diverging_step", gating=False, message=message, data=data)
+            return
 
 
 def _settings(what: str, mine: dict[str, Json], reference: dict[str, Json]) -> Iterator[Finding]:

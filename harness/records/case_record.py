@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Literal
 
+from harness.records.attribution import Attribution
 from harness.records.base import Json, Record
 from harness.records.fingerprint import Fingerprint
 from harness.records.frames import ComparisonEvidence, SanityEvidence
@@ -43,6 +44,8 @@ class CaseRecord(Record):
     request: dict[str, Json]
     """The resolved case, as data, with values of passed-through environment variables left out."""
     verdict: Verdict
+    attribution: Attribution | None = None
+    """Why it failed; ``None`` where it did not, or where nobody asked."""
     fingerprint: Fingerprint | None = None
     identity: Identity | None = None
     golden: str | None = None

@@ -28,8 +28,9 @@ from harness.records.verdict import SEVERITY, Verdict
 from harness.session.candidates import leave_candidate
 from harness.session.context import SessionContext
 from harness.session.events import CaseFinished, Event, Progress, Stage, StageStarted
+from harness.session.experiments import ATTRIBUTED, Laboratory, investigate
 from harness.session.identity import identity_of
-from harness.session.probing import probe_source, run_probes
+from harness.session.probing import base_on_disk, probe_source, run_probes
 from harness.session.stages import Found, compare_with, find_golden, inspect, look_at_frames, weight_digests
 
 Watch = Callable[[Event], None]
@@ -87,6 +88,7 @@ class Session:
             {**context.device_env, **context.perturbation.env},
             lambda case: resolve_case(case, context.root),
             device=context.device.kind,
+            allow_python_backend=context.allow_python_backend,
             runner=context.runner.name,
         )
 
@@ -114,13 +116,25 @@ class Session:
         except QuantgateError as error:
             run.know(error=error)
         verdict, checks = judge(run.evidence, self.context.runner.name, started.date())
-        record = self._record(run, verdict, checks, started, attempt)
+        record = self._attributed(run, self._record(run, verdict, checks, started, attempt))
         record.write(folder / "record.json")
         if self.context.leave_candidates:
             leave_candidate(self.context, record, folder)
         finished = CaseFinished(record, folder)
         watch(finished)
         return finished
+
+    def _attributed(self, run: _Run, record: CaseRecord) -> CaseRecord:
+        """Look for the cause of a failure that says something about checkpoint or code, within the budget."""
+        said, budget = record.verdict.observed or record.verdict.outcome, self.context.attribution_seconds
+        if said not in ATTRIBUTED or run.evidence.error is not None or budget <= 0:
+            return record
+        root = self.context.root
+        anchor = base_on_disk(run.case, root)
+        laboratory = Laboratory(run.case, run.folder, self.pool, resolve_case(run.case, root), anchor, budget)
+        found = investigate(laboratory, record)
+        told = record.verdict.model_copy(update={"summary": f"{record.verdict.summary}. Cause: {found.summary}"})
+        return record.model_copy(update={"attribution": found, "verdict": told})
 
     def _gather(self, run: _Run) -> None:
         case, context = run.case, self.context

@@ -35,6 +35,10 @@ class SessionContext:
     """Recordings made just now, by case id: they are fed in instead of a golden's."""
     stop_on_probe: bool = True
     """Whether a probe that fails for certain saves the generation."""
+    attribution_seconds: float = 120.0
+    """Time that may be spent on finding the cause of a failure; 0: none."""
+    allow_python_backend: bool = False
+    """Accept ``module:Class`` as a backend: callers in Python only, never a case file."""
     leave_candidates: bool = True
     """Whether a case without a usable golden leaves a pending candidate."""
 

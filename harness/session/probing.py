@@ -9,9 +9,11 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from harness.definitions.case import Case, Loader, Quantization
+from harness.errors import QuantgateError
 from harness.goldens.golden import Golden
 from harness.judge.observation import hold_against, read_observation
 from harness.pipeline.owner import EngineOwner
+from harness.pipeline.resolve import resolve_cached, resolve_checkpoint
 from harness.records.base import Json
 from harness.records.probe import PROBES, SKETCHES, ProbeEvidence
 from harness.session.context import SessionContext
@@ -89,6 +91,16 @@ def base_case(case: Case) -> Case | None:
         "loader": Loader(),
     }
     return case.model_copy(update=update)
+
+
+def base_on_disk(case: Case, root: Path) -> Path | None:
+    """Folder of the base where it lies on this machine; nothing is fetched."""
+    if case.base is None:
+        return None
+    try:
+        return resolve_checkpoint(case.base, root) if case.base.is_local else resolve_cached(case.base)
+    except (QuantgateError, FileNotFoundError):
+        return None
 
 
 def place(source: Path, target: Path) -> Path:

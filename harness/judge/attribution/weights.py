@@ -1,0 +1,156 @@
+"""Causes inside an expert: which Linears were multiplied wrongly, and how, or which other operation diverged first."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+
+from harness.records.attribution import Cause, ExperimentResult, Reading
+from harness.records.base import Json
+from harness.records.case_record import CaseRecord
+from harness.records.verdict import Finding
+
+FITS = 0.008
+"""Largest relative error of a reading that explains an answer: rounding of operands and result to bfloat16 is .003."""
+GAIN_SEEN = 0.004
+"""Least distance of a gain from 1 that is called one; rounding moves it by .0005."""
+READ_AT_MOST = 8
+"""Modules whose bytes are read anew: enough to tell one cause from several."""
+CODES = {"nibble_swapped": "nibble_order", "other_expert": "experts_swapped", "base": "unquantized"}
+_BLOCK = "blocks."
+
+
+def off(record: CaseRecord) -> tuple[str, ...]:
+    """``expert/module`` of every Linear that is off when fed alone, in order of execution."""
+    for finding in record.verdict.findings:
+        if finding.code == "module_off" and isinstance(finding.data.get("modules"), list):
+            return tuple(str(name) for name in finding.data["modules"])  # type: ignore[union-attr]
+    return ()
+
+
+def to_read(names: Sequence[str]) -> tuple[str, ...]:
+    """Which of the modules are worth reading: all of a few, else some of them spread evenly."""
+    if len(names) <= READ_AT_MOST:
+        return tuple(names)
+    return tuple(names[index * (len(names) - 1) // (READ_AT_MOST - 1)] for index in range(READ_AT_MOST))
+
+
+def from_readings(record: CaseRecord, results: Sequence[ExperimentResult]) -> Iterator[Cause]:
+    """One cause a kind of misreading; the modules that were not read go with the kind of their neighbours."""
+    names = off(record)
+    said: dict[str, list[tuple[str, Reading | None]]] = {}
+    for result in results:
+        if result.experiment.kind == "readings" and result.done:
+            reading = best(result.readings)
+            module = f"{result.experiment.expert}/{result.experiment.module}"
+            said.setdefault(_code(reading), []).append((module, reading))
+    unread = set(names) - {module for rows in said.values() for module, _ in rows}
+    for code, rows in sorted(said.items(), key=lambda item: -len(item[1])):
+        mine = [module for module, _ in rows]
+        alone = len(said) == 1
+        everywhere = [name for name in names if name in mine or (alone and name in unread)]
+        where = scope(everywhere, record)
+        reading = rows[0][1]
+        evidence: dict[str, Json] = {"modules": list(everywhere), "reading": reading.name if reading else None}
+        if reading is not None:
+            evidence |= {"error": reading.error, "gain": reading.gain}
+        yield Cause(code=code, where=where, sentence=_sentence(code, where, reading, record), evidence=evidence)
+
+
+def best(readings: Sequence[Reading]) -> Reading | None:
+    """The reading that explains the answer, as it is or after one factor on the weight; ``None``: no reading does."""
+    fitting = [reading for reading in readings if reading.error <= FITS and not _scaled(reading)]
+    if fitting:
+        return fitting[0]
+    scaled = [reading for reading in readings if reading.name == "declared" and _scaled(reading)]
+    others = [reading for reading in readings if reading.error <= FITS]
+    return others[0] if others else scaled[0] if scaled and _pure_gain(scaled[0]) else None
+
+
+def _scaled(reading: Reading) -> bool:
+    return reading.gain is not None and abs(reading.gain - 1.0) > GAIN_SEEN
+
+
+def _pure_gain(reading: Reading) -> bool:
+    """Whether the error is no more than the factor explains: what is left after it is rounding."""
+    if reading.gain is None:
+        return False
+    apart = abs(reading.gain - 1.0)
+    return abs(reading.error - apart) <= FITS + 0.15 * apart
+
+
+def _code(reading: Reading | None) -> str:
+    if reading is None:
+        return "unexplained_weights"
+    if reading.name == "declared":
+        return "gain" if _scaled(reading) else "golden_differs"
+    head = reading.name.partition("+")[0]
+    if head.startswith("scale_"):
+        return "scale_layout" if head not in ("scale_missing", "scale_inverted") else "scale_value"
+    return CODES.get(head, head)
+
+
+def scope(names: Sequence[str], record: CaseRecord) -> str:
+    """The smallest name that covers the modules: one module, one block, one expert, or both experts."""
+    if len(names) == 1:
+        return names[0]
+    experts = sorted({name.partition("/")[0] for name in names})
+    if len(experts) > 1:
+        return "both experts"
+    blocks = {_block(name) for name in names}
+    if len(blocks) == 1 and (block := blocks.pop()):
+        return f"{experts[0]}/{block}"
+    quantized = {
+        f"{module.expert}/{module.module}"
+        for module in (record.probe.modules if record.probe else ())
+        if module.expert == experts[0] and module.format in ("fp8", "nvfp4")
+    }
+    if quantized <= set(names) or len(names) > 3:
+        return experts[0]
+    return ", ".join(names)
+
+
+def _block(name: str) -> str:
+    module = name.partition("/")[2]
+    return ".".join(module.split(".")[:2]) if module.startswith(_BLOCK) else ""
+
+
+def _sentence(code: str, where: str, reading: Reading | None, record: CaseRecord) -> str:
+    disk = (
+        ""
+        if record.inspection is None or record.inspection.faults
+        else "; the bytes on disk are right: loader or kernel"
+    )
+    if reading is None:
+        return f"{where}: no reading of the bytes on disk explains what was multiplied"
+    texts = {
+        "nibble_order": f"{where} was multiplied with its nibbles swapped{disk}",
+        "scale_layout": f"{where} was multiplied with its block scales in another layout ({reading.name}){disk}",
+        "scale_value": f"{where} was multiplied with wrong scales ({reading.name}){disk}",
+        "experts_swapped": f"{where} was multiplied with the weights of the other expert",
+        "unquantized": f"{where} was multiplied with the weights of the BF16 base",
+        "gain": f"{where} was multiplied with its weight times {reading.gain:.4g}",
+        "golden_differs": f"{where} was multiplied as its bytes say, and the golden's was not: other weights or golden",
+    }
+    return texts.get(code, f"{where}: {code} ({reading.name})")
+
+
+def first_divergence(record: CaseRecord) -> Iterator[Cause]:
+    """Where an expert first diverges, for experts none of whose Linears is off."""
+    broken = {name.partition("/")[0] for name in off(record)}
+    seen: set[str] = set()
+    for finding in record.verdict.findings:
+        expert = str(finding.data.get("expert", ""))
+        if finding.code != "first_divergence" or expert in broken or expert in seen:
+            continue
+        seen.add(expert)
+        yield _operation(expert, finding)
+
+
+def _operation(expert: str, finding: Finding) -> Cause:
+    point, kind = str(finding.data.get("point", "")), str(finding.data.get("kind", ""))
+    code = {"norm": "norm", "attention": "attention"}.get(kind, "operation")
+    sentence = (
+        f"{expert}/{point} ({kind}) is the first to differ on the same input, and no Linear of {expert} is off alone: "
+        "not the weights, but this operation or its parameters"
+    )
+    return Cause(code=code, where=f"{expert}/{point}", sentence=sentence, evidence=dict(finding.data))

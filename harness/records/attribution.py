@@ -1,0 +1,74 @@
+"""What was tried to find the cause of a failure, and the cause that was named."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from harness.records.base import Json, Record
+from harness.records.generation import Expert
+
+ExperimentKind = Literal["readings", "rerun_same", "rerun_fresh", "base_probe"]
+
+
+class Experiment(Record):
+    """Something that the judge wants to know. The session carries it out."""
+
+    kind: ExperimentKind
+    expert: Expert | None = None
+    """Of ``readings``."""
+    module: str = ""
+    why: str = ""
+
+
+class Reading(Record):
+    """One way to read a module's bytes, and how far its answer is from what the engine answered."""
+
+    name: str
+    """``declared``, ``nibble_swapped``, ``scale_swizzled``, ``scale_rolled_rows_+1``, ``other_expert``, ``base`` ..."""
+    error: float
+    gain: float | None = None
+    """Factor on the weight that explains the answer best under this reading."""
+
+
+class ExperimentResult(Record):
+    """What an experiment brought."""
+
+    experiment: Experiment
+    done: bool
+    why_not: str = ""
+    readings: tuple[Reading, ...] = ()
+    data: dict[str, Json] = {}
+    seconds: float = 0.0
+
+
+class Experiments(Record):
+    """``experiments.json`` beside a case's record."""
+
+    schema_version: Literal[1] = 1
+    results: tuple[ExperimentResult, ...]
+    budget: float
+    """Seconds that were allowed."""
+    seconds: float
+
+
+class Cause(Record):
+    """One cause with its evidence."""
+
+    code: str
+    """Stable machine name, such as ``nibble_order``, ``flow_shift`` or ``noise``."""
+    where: str = ""
+    """``expert/module``, an expert, a setting or a step."""
+    sentence: str
+    evidence: dict[str, Json] = {}
+
+
+class Attribution(Record):
+    """Why a case failed: one cause, or which ones remain."""
+
+    cause: Cause | None
+    also: tuple[Cause, ...] = ()
+    """Further causes that the evidence proves beside the first."""
+    remaining: tuple[str, ...] = ()
+    """Where none is proven: causes that the evidence does not rule out."""
+    ruled_out: tuple[str, ...] = ()
+    summary: str

@@ -1,0 +1,121 @@
+"""Carries out the judge's experiments within a time budget, and lets it name the cause."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from harness.definitions.case import Case
+from harness.errors import QuantgateError
+from harness.judge.attribution import attribute, next_experiments
+from harness.judge.observation import hold_against, read_observation
+from harness.judge.probe_limits import VELOCITY
+from harness.pipeline.pool import EnginePool
+from harness.records.attribution import Attribution, Experiment, ExperimentResult, Experiments
+from harness.records.case_record import CaseRecord
+from harness.records.verdict import Outcome
+from harness.session.probing import PROBES_FILE, SKETCHES_FILE, base_case
+from harness.session.readings import Components, open_experts, read_as
+
+ATTRIBUTED = frozenset({Outcome.REGRESSION, Outcome.CHECKPOINT_FAULT, Outcome.INCONCLUSIVE})
+"""Outcomes that say something about the checkpoint or the code, and so have a cause to be found."""
+EXPERIMENTS_FILE = "experiments.json"
+
+
+def investigate(laboratory: Laboratory, record: CaseRecord) -> Attribution:
+    """Ask the judge what it wants to know, find it out, and ask again, until the cause is named or the time is up.
+
+    Everything that was found lies in ``experiments.json`` beside the record: the same attribution follows from the
+    run's folder alone (``attribute_folder``).
+    """
+    began, results = time.monotonic(), list[ExperimentResult]()
+    while wanted := next_experiments(record, results):
+        for experiment in wanted:
+            left = laboratory.budget - (time.monotonic() - began)
+            results.append(laboratory.carry_out(experiment, record, left))
+    seconds = time.monotonic() - began
+    Experiments(results=tuple(results), budget=laboratory.budget, seconds=seconds).write(
+        laboratory.folder / EXPERIMENTS_FILE
+    )
+    return attribute(record, results)
+
+
+def attribute_folder(folder: Path) -> Attribution:
+    """The attribution that the files of one case in a run's folder support."""
+    record, path = CaseRecord.read(folder / "record.json"), folder / EXPERIMENTS_FILE
+    results = Experiments.read(path).results if path.exists() else ()
+    return attribute(record, results)
+
+
+@dataclass
+class Laboratory:
+    """What experiments need. One a case."""
+
+    case: Case
+    folder: Path
+    pool: EnginePool
+    paths: Mapping[str, Path]
+    base_path: Path | None
+    budget: float
+    _subject: Components | None = field(default=None, init=False)
+    _base: Components = field(default_factory=dict, init=False)
+
+    def carry_out(self, experiment: Experiment, record: CaseRecord, left: float) -> ExperimentResult:
+        """One experiment; whatever goes wrong is its result."""
+        if left <= 0.0:
+            return ExperimentResult(experiment=experiment, done=False, why_not="the time budget is used up")
+        began = time.monotonic()
+        try:
+            result = self._try(experiment, record, left)
+        except (QuantgateError, OSError, ValueError, KeyError) as error:
+            result = ExperimentResult(experiment=experiment, done=False, why_not=f"{type(error).__name__}: {error}")
+        return result.model_copy(update={"seconds": time.monotonic() - began})
+
+    def _try(self, experiment: Experiment, record: CaseRecord, left: float) -> ExperimentResult:
+        if experiment.kind == "readings":
+            return self._readings(experiment)
+        if experiment.kind == "base_probe":
+            return self._base_probe(experiment, left)
+        return self._rerun(experiment, record, left)
+
+    def _readings(self, experiment: Experiment) -> ExperimentResult:
+        if self._subject is None:
+            self._subject = open_experts(self.paths)
+            self._base = {} if self.base_path is None else open_experts({"model": self.base_path})
+        if experiment.expert is None:
+            raise ValueError("readings of no expert")
+        observed = read_observation(self.folder / SKETCHES_FILE)
+        readings = read_as(experiment.expert, experiment.module, observed, self._subject, self._base, self.case.loader)
+        return ExperimentResult(experiment=experiment, done=bool(readings), readings=readings)
+
+    def _rerun(self, experiment: Experiment, record: CaseRecord, left: float) -> ExperimentResult:
+        if record.generation is None:
+            raise ValueError("there is no generation to repeat")
+        case = self._in_time(left)
+        if experiment.kind == "rerun_fresh":
+            self.pool.discard(case)
+        again = self.pool.get(case).generate(case, self.folder / experiment.kind)
+        equal = again.clip_sha256 == record.generation.clip_sha256
+        data = {"equal": equal, "clip": again.clip_sha256, "was": record.generation.clip_sha256}
+        return ExperimentResult(experiment=experiment, done=True, data=dict(data))
+
+    def _base_probe(self, experiment: Experiment, left: float) -> ExperimentResult:
+        base = base_case(self._in_time(left))
+        if base is None:
+            raise ValueError("the case has no base")
+        inputs, out = self.folder / PROBES_FILE, self.folder / "base-sketches.safetensors"
+        engine = self.pool.get(base)
+        engine.call("probe", {"inputs": str(inputs.resolve()), "out": str(out.resolve())}, base.timeouts.generate)
+        anchor = read_observation(inputs)
+        found = hold_against(read_observation(out), anchor, anchor)
+        worst = max((step.base_error for step in found.steps), default=0.0)
+        return ExperimentResult(
+            experiment=experiment, done=True, data={"base_error": worst, "differs": worst > VELOCITY.floor}
+        )
+
+    def _in_time(self, left: float) -> Case:
+        timeouts = self.case.timeouts
+        shorter = {"load": min(timeouts.load, left), "generate": min(timeouts.generate, left)}
+        return self.case.model_copy(update={"timeouts": timeouts.model_copy(update=shorter)})
