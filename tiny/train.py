@@ -48,7 +48,7 @@ def main(arguments: list[str] | None = None) -> None:
 
 def report(stage: str, losses: list[float]) -> None:
     """Says in one line what a stage did to its loss."""
-    log(f"{stage}: loss {losses[0]:.4f} -> {losses[-1]:.4f}")
+    log(f"{stage}: loss {losses[0]:.4f} -> {losses[-1]:.4f}" if losses else f"{stage}: its budget was spent already")
 
 
 if __name__ == "__main__":
