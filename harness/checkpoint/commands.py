@@ -5,9 +5,12 @@ from __future__ import annotations
 import sys
 from collections.abc import Iterable, Sequence
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
+
+if TYPE_CHECKING:
+    from rich.console import Console
 
 from harness.checkpoint.errors import InspectionInterruptedError
 from harness.definitions.case import Case, Loader
@@ -150,17 +153,22 @@ def inspect_case_command(
     return EXIT[report.outcome]
 
 
+def _console() -> Console:
+    """A console that never cuts a name: in a log there is no width to fit into."""
+    from rich.console import Console
+
+    return Console(soft_wrap=True, highlight=False, width=None if sys.stdout.isatty() else 240)
+
+
 def _show(report: InspectionReport, as_json: bool, layers: bool, output: Path | None) -> None:
     if output is not None:
         report.write(output)
     if as_json:
         sys.stdout.write(report.to_json())
         return
-    from rich.console import Console
-
     from harness.checkpoint.show import print_report
 
-    print_report(report, Console(soft_wrap=True, highlight=False), layers)
+    print_report(report, _console(), layers)
 
 
 def _compare(reference: str, against: str, transformer: str | None, as_json: bool, output: Path | None) -> int:
@@ -172,11 +180,9 @@ def _compare(reference: str, against: str, transformer: str | None, as_json: boo
     if as_json:
         sys.stdout.write(comparison.to_json())
         return 0
-    from rich.console import Console
-
     from harness.checkpoint.show import print_comparison
 
-    print_comparison(comparison, Console(soft_wrap=True, highlight=False))
+    print_comparison(comparison, _console())
     return 0
 
 
