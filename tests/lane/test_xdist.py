@@ -9,6 +9,7 @@ from collections import defaultdict
 from collections.abc import Callable
 from typing import TYPE_CHECKING
 
+import pytest
 from lane_actions import alive
 
 from harness.lane.history import CaseTimes, History
@@ -94,6 +95,7 @@ def test_a_worker_killed_in_the_middle_of_a_case(project: Project) -> None:
     assert "8 cases on runner b200: 8 pass" in done.stdout  # also of the dead worker's earlier cases
 
 
+@pytest.mark.slow
 def test_a_case_that_always_kills_its_worker_is_infra_and_the_rest_goes_on(project: Project) -> None:
     project.write_cases({**MIXED, "k": ("m2", "kill")})
     done = project.pytest("-n", "2")
