@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from harness.judge.placement import METHOD
 from harness.records.limits import LimitFile
 from harness.review.accept import install
 from harness.review.journal import Transaction, recover
@@ -34,7 +33,7 @@ def apply(workspace: Workspace, proposal: Proposal, *, reason: str, author: str)
         RegenerateError: a limit would let more through than before, or a golden would be replaced, without a reason.
         GoldenError: as ``harness.review.accept.install``.
     """
-    new = limit_file(proposal, author, reason or f"measured by {METHOD}")
+    new = limit_file(proposal, author, reason or "measured")
     looser = loosened(proposal.old, new)
     case, runner = new.case, new.runner
     if looser and not reason.strip():

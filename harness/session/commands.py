@@ -3,18 +3,19 @@
 from __future__ import annotations
 
 import getpass
+import os
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, cast
 
 import typer
 
-from harness.errors import InvalidCaseError
+from harness.errors import GoldenError, InvalidCaseError
 
 if TYPE_CHECKING:
     from harness.definitions.case import Located
     from harness.session.context import SessionContext
     from harness.session.events import Event
-    from harness.session.regenerate import Proposal
+    from harness.session.regenerate import Controls, Proposal
 
 Ids = Annotated[list[str] | None, typer.Option("--case", help="id of a case; may be repeated")]
 Files = Annotated[list[Path] | None, typer.Option("--file", help="a case file; default: all of cases/")]
@@ -27,22 +28,62 @@ def regenerate_command(
     reason: Annotated[str, typer.Option("--reason", help="why; needed to loosen a limit or to replace a golden")] = "",
     author: Annotated[str, typer.Option("--author", help="default: the user of this machine")] = "",
     run_id: Annotated[str, typer.Option("--run-id", help="go on with an interrupted regeneration")] = "",
+    repeats: Annotated[int, typer.Option("--repeats", min=0, help="runs disturbed by one unit in the last place")] = 12,
+    controls: Annotated[
+        str, typer.Option("--controls", help="faults to inject: all; frames (no further run); none")
+    ] = "all",
+    from_results: Annotated[
+        list[Path] | None,
+        typer.Option("--from-results", help="folder of runs made elsewhere, read instead of run; may be repeated"),
+    ] = None,
+    replace_golden: Annotated[
+        bool, typer.Option("--replace-golden", help="put a golden of another identity in place of the accepted one")
+    ] = False,
+    in_ci: Annotated[bool, typer.Option("--in-ci", help="allow it where CI is set")] = False,
+    allow_dirty: Annotated[bool, typer.Option("--allow-dirty", help="allow uncommitted changes")] = False,
+    check: Annotated[bool, typer.Option("--check", help="run nothing: are cases, goldens and limits current?")] = False,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="measure and show, write nothing")] = False,
     root: Annotated[Path, typer.Option("--root", help="root of the repository")] = Path(),
 ) -> None:
     """Measure goldens and limits anew, show the difference, and write both atomically."""
     from harness.review.workspace import Workspace
     from harness.session.apply import apply
+    from harness.session.guards import refuse_dirty, refuse_in_ci
     from harness.session.perturbation import cpu_flags, plan
-    from harness.session.regenerate import measure
+    from harness.session.regenerate import Plan, measure
+    from harness.session.results import read_results
 
     root = root.resolve()
+    if check:
+        _check(root, runner)
+        return
+    if controls not in ("all", "frames", "none"):
+        raise InvalidCaseError(f"{controls!r} is none of all, frames, none", where="--controls")
+    if not dry_run:
+        refuse_in_ci(os.environ, in_ci)
+    changed = () if dry_run else refuse_dirty(root, allow_dirty)
     context = _context(root, runner, run_id)
     chosen = _choose(root, file or [], case or [], context.runner.name)
+    results = read_results(from_results or [], context.runner.name)
+    if results:
+        there = {one.record.case for one in results}
+        chosen = tuple(one for one in chosen if one.case.id in there or one.case.id in (case or []))
     perturbations = plan(context.runner, cpu_flags())
-    names = ", ".join(("none", *(one.name for one in perturbations)))
-    typer.echo(f"{len(chosen)} cases on {context.runner.name}; runs: {names}; records: {context.folder}")
-    proposals = measure(context, chosen, perturbations, _say)
+    names = ", ".join(("none", *(one.name for one in perturbations), f"{repeats} disturbed"))
+    said = f"results: {len(results)}" if results else f"runs: {names}"
+    typer.echo(f"{len(chosen)} cases on {context.runner.name}; {said}; records: {context.folder}")
+    wanted = Plan(
+        perturbations,
+        repeats,
+        cast("Controls", controls),
+        results,
+        replace_golden,
+        reason,
+        lambda line: typer.echo(f"  {line}"),
+    )
+    proposals = measure(context, chosen, wanted, _say)
+    if changed:
+        reason = f"{reason or 'measured'} (with {len(changed)} uncommitted files)"
     if dry_run:
         for proposal in proposals:
             _show(proposal)
@@ -53,6 +94,21 @@ def regenerate_command(
         done = apply(Workspace(root), proposal, reason=reason, author=author or getpass.getuser())
         kind = "new golden" if done.new_golden else "golden kept"
         typer.echo(f"  {kind} {done.golden[:16]}; to commit: {', '.join(done.changed)}")
+
+
+def _check(root: Path, runner: str) -> None:
+    from harness.session.checking import check_files
+
+    found = check_files(root, runner)
+    for note in found.notes:
+        typer.echo(f"note: {note}")
+    for fault in found.faults:
+        typer.echo(f"fault: {fault}")
+    typer.echo(f"{found.checked} cases with goldens and limits, {len(found.faults)} faults")
+    if found.faults:
+        raise GoldenError(
+            f"{len(found.faults)} faults in cases, goldens and limits", where=str(root), remedy="see the lines above"
+        )
 
 
 def _context(root: Path, runner: str, run_id: str) -> SessionContext:
@@ -114,9 +170,16 @@ def _show(proposal: Proposal) -> None:
     for limit in new.limits:
         before = proposal.old.get(limit.metric) if proposal.old else None
         was = "none" if before is None or before.limit is None else f"{before.limit:.4g}"
-        values = [sample.value for sample in limit.samples]
+        values = [sample.value for sample in limit.samples if sample.side == "benign"]
         worst = min(values) if limit.direction == "higher_is_better" else max(values)
         now = "does not gate" if limit.limit is None else f"{limit.limit:.4g}"
+        known = limit.margin_faulty is not None
+        far = f", {limit.margin_faulty:.4g} to the nearest fault that it finds" if known else ""
         typer.echo(
-            f"  {limit.metric:<16} {was:>10} -> {now:<10} worst healthy {worst:.4g} of {len(values)} {limit.unit}"
+            f"  {limit.metric:<16} {was:>10} -> {now:<10} worst healthy {worst:.4g} of {len(values)} {limit.unit}{far}"
         )
+    for control in new.controls:
+        half, most = ("never" if one is None else f"{one:g}" for one in (control.strength_50, control.strength_95))
+        typer.echo(f"  {control.fault:<16} found by frames in 50 % of runs from strength {half}, in 95 % from {most}")
+    for note in new.notes:
+        typer.echo(f"  note: {note}")

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from pathlib import Path
+from typing import Literal
 
 from harness.definitions.case import Located
 from harness.definitions.limits import load_limits
@@ -14,7 +15,7 @@ from harness.frames.compare import compare
 from harness.goldens.folder import FolderStore
 from harness.goldens.golden import Golden
 from harness.goldens.matching import MatchKind
-from harness.judge.placement import METHOD, place
+from harness.judge.calibration.file import control_results, notes, place_limits, undetectable
 from harness.judge.probe_limits import place_all
 from harness.records.base import Json
 from harness.records.case_record import CaseRecord
@@ -25,7 +26,11 @@ from harness.records.verdict import Outcome
 from harness.session.calibrating import record_all, samples_of
 from harness.session.conductor import Session, Watch
 from harness.session.context import SessionContext
+from harness.session.controls.runs import Run, Say, broken_runs, noisy_runs
+from harness.session.controls.spoiling import SPOILS, STRENGTHS, spoiled
+from harness.session.guards import refuse_other_identity
 from harness.session.perturbation import NONE, Perturbation
+from harness.session.results import Result, healthy
 from harness.session.rounding import rounding_samples
 from harness.session.stages import find_golden
 
@@ -45,6 +50,35 @@ class Measured:
     folder: Path
 
 
+Controls = Literal["all", "frames", "none"]
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What is run for each case beside the case itself."""
+
+    perturbations: tuple[Perturbation, ...] = ()
+    repeats: int = 0
+    """Disturbed runs."""
+    controls: Controls = "none"
+    """Faults to inject: ``frames`` are arithmetic on the golden, ``all`` also breaks copies of the checkpoint."""
+    results: tuple[Result, ...] = ()
+    """Runs made elsewhere. With them, and an accepted golden, nothing healthy is run here."""
+    replace_golden: bool = False
+    reason: str = ""
+    say: Say = lambda _line: None
+
+
+@dataclass(frozen=True)
+class Injected:
+    """One run with a fault."""
+
+    label: str
+    fault: str
+    strength: float
+    comparison: ComparisonEvidence
+
+
 @dataclass(frozen=True)
 class Proposal:
     """What regeneration found for one case, before anything is written."""
@@ -61,22 +95,45 @@ class Proposal:
     old: LimitFile | None
     samples: dict[str, tuple[Sample, ...]] = field(default_factory=dict)
     """Of probes and traces, by measure."""
+    drawn: frozenset[str] = frozenset()
+    """Labels of comparisons that no run stands behind."""
+    injected: tuple[Injected, ...] = ()
 
 
-def measure(
-    context: SessionContext, cases: tuple[Located, ...], perturbations: tuple[Perturbation, ...], watch: Watch
-) -> tuple[Proposal, ...]:
-    """Run every case healthy, once as it is and once a perturbation. Nothing outside the run's folder is written.
+def measure(context: SessionContext, cases: tuple[Located, ...], plan: Plan, watch: Watch) -> tuple[Proposal, ...]:
+    """Run every case healthy, once as it is and once a perturbation, then disturbed, then broken.
+
+    Nothing outside the run's folder is written.
 
     A run that is already on disk under the context's run id and was made by the same identity and code is read, not
     repeated: an interrupted regeneration goes on where it stopped.
 
     Raises:
         RegenerateError: a healthy run is not healthy: a fault of the checkpoint, of sanity or of the receipts.
+        GoldenError: the accepted golden is of another identity, and it was not said that it is to be replaced.
     """
+    if plan.results:
+        return tuple(_from_results(context, located, plan) for located in cases)
     context = replace(context, probe_inputs=record_all(context, cases))
-    tables = [_sweep(context, cases, one, watch) for one in (NONE, *perturbations)]
-    return tuple(_proposal(context, located, *rows) for located, *rows in zip(cases, *tables, strict=True))
+    tables = [_sweep(context, cases, one, watch) for one in (NONE, *plan.perturbations)]
+    return tuple(_proposal(context, located, plan, *rows) for located, *rows in zip(cases, *tables, strict=True))
+
+
+def _from_results(context: SessionContext, located: Located, plan: Plan) -> Proposal:
+    """The limits of one case from runs that were made elsewhere, all of one identity."""
+    mine = [one for one in plan.results if one.record.case == located.case.id and one.record.identity]
+    identities = {one.record.identity.digest() for one in mine if one.record.identity}
+    if len(identities) > 1:
+        raise RegenerateError(
+            f"the results are of {len(identities)} identities, and limits hold for one",
+            where=located.where,
+            remedy="name results of one checkpoint, request and environment only",
+        )
+    chosen = healthy(mine, located.case.id, next(iter(identities), ""))
+    if not chosen:
+        raise RegenerateError("no healthy result of this case is there", where=located.where)
+    runs = [Measured(one.label, one.record, one.folder) for one in chosen]
+    return _proposal(context, located, plan, *runs)
 
 
 def _sweep(
@@ -115,11 +172,12 @@ def _one(session: Session, located: Located, perturbation: Perturbation, watch: 
     return Measured(perturbation.name, finished.record, finished.folder)
 
 
-def _proposal(context: SessionContext, located: Located, reference: Measured, *runs: Measured) -> Proposal:
+def _proposal(context: SessionContext, located: Located, plan: Plan, reference: Measured, *runs: Measured) -> Proposal:
     identity = reference.record.identity
     if identity is None:
         raise RegenerateError("the reference run has no identity", where=located.where)
     found = find_golden(context, located.case, identity)
+    refuse_other_identity(found.match, located.case, located.where, plan.replace_golden, plan.reason)
     golden = found.match.goldens[0] if found.match.kind is MatchKind.EXACT else None
     compared = runs if golden is None else (reference, *runs)
     clip = read_clip(golden.open_part(CLIP) if golden else _clip_of(reference))
@@ -127,13 +185,38 @@ def _proposal(context: SessionContext, located: Located, reference: Measured, *r
     rows: list[tuple[str, ComparisonEvidence, dict[str, Json]]] = [
         (label, compare(clip, Clip(frames), names), {}) for label, frames in rounding_samples(clip.frames).items()
     ]
+    drawn = frozenset(label for label, _, _ in rows)
     for run in compared:
         print_ = run.record.fingerprint
         said: dict[str, Json] = {} if print_ is None else print_.model_dump(mode="json", exclude={"packages", "code"})
         rows.append((run.label, compare(clip, read_clip(_clip_of(run)), names), said))
     old = load_limits(context.thresholds, context.runner.name, located.case.id)
-    healthy = [(run.label, run.record, run.folder) for run in (reference, *runs)]
-    return Proposal(located, reference, runs, golden, tuple(rows), old, samples_of(golden, healthy[0], healthy[1:]))
+    ordinary = [(run.label, run.record, run.folder) for run in (reference, *runs)]
+    repeats = 0 if plan.results else plan.repeats
+    disturbed = noisy_runs(context, located.case, repeats, plan.say)
+    rows += [(run.label, compare(clip, run.clip, names), {}) for run in disturbed]
+    injected = _inject(context, located, plan, clip)
+    samples = samples_of(golden, ordinary[0], ordinary[1:])
+    return Proposal(located, reference, runs, golden, tuple(rows), old, samples, drawn, injected)
+
+
+def _inject(context: SessionContext, located: Located, plan: Plan, clip: Clip) -> tuple[Injected, ...]:
+    """Every negative control of one case, held against its golden."""
+    runs: list[Run] = []
+    if plan.controls != "none":
+        runs += [
+            Run(f"{name}@{strength:g}", Clip(spoiled(spoil, clip.frames, strength)), name, strength)
+            for name, spoil in SPOILS.items()
+            for strength in STRENGTHS
+        ]
+    if plan.controls == "all":
+        runs += broken_runs(context, located.case, plan.say)
+    names = located.case.metrics or None
+    return tuple(
+        Injected(run.label, run.fault, run.strength, compare(clip, run.clip, names))
+        for run in runs
+        if run.strength is not None and run.clip.shape == clip.shape
+    )
 
 
 def _clip_of(run: Measured) -> Path:
@@ -150,14 +233,8 @@ def limit_file(proposal: Proposal, author: str, reason: str) -> LimitFile:
     """
     record = proposal.reference.record
     metrics = proposal.comparisons[0][1].metrics
-    limits = []
-    for metric in metrics:
-        samples = [
-            Sample(value=value, run=label, side="benign", fingerprint=print_)
-            for label, comparison, print_ in proposal.comparisons
-            if (found := comparison.get(metric.name)) is not None and (value := found.gating_value) is not None
-        ]
-        limits.append(place(metric, samples))
+    limits = place_limits(metrics, {metric.name: _samples(proposal, metric.name) for metric in metrics})
+    controls = control_results(limits)
     identity = record.identity
     return LimitFile(
         case=record.case,
@@ -165,12 +242,48 @@ def limit_file(proposal: Proposal, author: str, reason: str) -> LimitFile:
         golden_digest=proposal.golden.digest if proposal.golden else "",
         identity_digest=identity.digest() if identity else "",
         limits=(*limits, *place_all(proposal.samples)),
-        repeats=1 + len(proposal.runs),
+        repeats=1 + len(proposal.comparisons) - len(proposal.drawn),
         fingerprints=tuple(print_ for _, _, print_ in proposal.comparisons if print_),
+        controls=controls,
+        notes=notes(limits, controls),
         author=author,
-        reason=reason or f"measured by {METHOD}",
+        reason=reason or "measured",
         created=datetime.now(UTC).isoformat(timespec="seconds"),
     )
+
+
+def _samples(proposal: Proposal, metric: str) -> list[Sample]:
+    """What one metric said of every run, healthy, drawn and faulty."""
+    samples = [
+        Sample(
+            value=value,
+            run=label,
+            side="benign",
+            fingerprint=print_,
+            clip="" if label in proposal.drawn else comparison.candidate_sha256,
+            drawn=label in proposal.drawn,
+        )
+        for label, comparison, print_ in proposal.comparisons
+        if (value := _value(comparison, metric)) is not None
+    ]
+    samples += [
+        Sample(
+            value=value,
+            run=one.label,
+            side="faulty",
+            clip=one.comparison.candidate_sha256,
+            fault=one.fault,
+            strength=one.strength,
+        )
+        for one in proposal.injected
+        if (value := _value(one.comparison, metric)) is not None
+    ]
+    return samples
+
+
+def _value(comparison: ComparisonEvidence, metric: str) -> float | None:
+    found = comparison.get(metric)
+    return None if found is None else found.gating_value
 
 
 def loosened(old: LimitFile | None, new: LimitFile) -> tuple[str, ...]:
@@ -187,4 +300,8 @@ def loosened(old: LimitFile | None, new: LimitFile) -> tuple[str, ...]:
         elif not before.admits(limit.limit):
             sentences.append(f"{limit.metric}: {before.limit:.4g} -> {limit.limit:.4g}")
     gone = {limit.metric for limit in old.limits} - {limit.metric for limit in new.limits}
-    return (*sentences, *(f"{name}: no longer measured" for name in sorted(gone)))
+    sentences += [f"{name}: no longer measured" for name in sorted(gone)]
+    lost = undetectable(old.limits, new.limits) if sentences else ()
+    if lost:
+        sentences.append(f"no longer found by frames: {', '.join(lost)}")
+    return tuple(sentences)
