@@ -7,7 +7,7 @@ export OMP_NUM_THREADS ?= 1
 export HF_HUB_OFFLINE ?= 1
 export PYTHONDONTWRITEBYTECODE ?=
 
-.PHONY: demo test test-slow lint setup regenerate clean help
+.PHONY: demo test test-browser test-slow lint setup regenerate clean help
 
 help: ## this list
 	@grep -E '^[a-z-]+:.*##' Makefile | sed -E 's/:.*## /\t/' | expand -t 18
@@ -35,10 +35,15 @@ lint: $(STAMP) ## ruff, mypy, import rules
 	$(BIN)/lint-imports
 
 test: $(STAMP) tiny/exports/.made lint ## lint and every test but the slow ones
-	$(BIN)/python -m pytest tests -m 'not slow' -n 2
+	$(BIN)/python -m pytest tests --ignore=tests/browser -m 'not slow' -n 2 --dist loadfile
+
+test-browser: $(STAMP) ## a real browser drives the report; fails without one
+	test -n "$$QUANTGATE_CHROMIUM" || command -v chromium >/dev/null || command -v chromium-browser >/dev/null || { test "$$(id -u)" = 0 && apt-get update -qq && DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends chromium fonts-dejavu-core; } || { echo "no Chromium: apt-get install chromium, or set QUANTGATE_CHROMIUM"; exit 1; }
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[test,browser]'
+	$(BIN)/python -m pytest tests/browser
 
 test-slow: $(STAMP) tiny/exports/.made ## the slow tests
-	$(BIN)/python -m pytest tests -m slow
+	$(BIN)/python -m pytest tests --ignore=tests/browser -m slow
 
 clean: ## remove what the commands above made, the goldens stay
 	rm -rf $(VENV) runs .quantgate tiny/exports

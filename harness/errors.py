@@ -80,9 +80,3 @@ class GoldenError(QuantgateError):
     """A golden is absent, truncated or not what its manifest says."""
 
     outcome = Outcome.GOLDEN_MISSING
-
-
-class ClipError(QuantgateError):
-    """A clip cannot be read, or two clips cannot be compared."""
-
-    outcome = Outcome.REGRESSION

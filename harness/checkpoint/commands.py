@@ -5,9 +5,7 @@ from __future__ import annotations
 import sys
 from collections.abc import Iterable, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
-
-import typer
+from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -28,54 +26,6 @@ EXIT: dict[InspectionOutcome, int] = {
 
 
 def inspect_command(
-    reference: Annotated[str, typer.Argument(help="folder, or owner/name[@revision]")],
-    base: Annotated[str | None, typer.Option("--base", help="the BF16 checkpoint it was quantized from")] = None,
-    transformer: Annotated[str | None, typer.Option("--transformer", help="override of the high-noise expert")] = None,
-    transformer_2: Annotated[str | None, typer.Option("--transformer-2", help="override of the low-noise one")] = None,
-    contract: Annotated[list[str] | None, typer.Option("--contract", help="runtime==version that will read it")] = None,
-    nibble_order: Annotated[
-        str | None, typer.Option("--nibble-order", help="of our loader: low_first, high_first")
-    ] = None,
-    scale_layout: Annotated[str | None, typer.Option("--scale-layout", help="of our loader: linear, swizzled")] = None,
-    against: Annotated[str | None, typer.Option("--against", help="say what changes against this one")] = None,
-    full: Annotated[bool, typer.Option("--full", help="all bytes of excluded tensors, all block scales")] = False,
-    layers: Annotated[bool, typer.Option("--layers", help="a row for each Linear")] = False,
-    as_json: Annotated[bool, typer.Option("--json", help="the record")] = False,
-    output: Annotated[Path | None, typer.Option("--output", help="also write the record to this file")] = None,
-) -> None:
-    """Prove how a checkpoint is encoded, and name who will read it wrongly. No GPU."""
-    code = inspect_reference(
-        reference,
-        base=base,
-        transformer=transformer,
-        transformer_2=transformer_2,
-        contracts=contract or [],
-        nibble_order=nibble_order,
-        scale_layout=scale_layout,
-        against=against,
-        full=full,
-        layers=layers,
-        as_json=as_json,
-        output=output,
-    )
-    raise typer.Exit(code)
-
-
-def lock_command(
-    check: Annotated[bool, typer.Option("--check", help="fail where cases and lock differ; write nothing")] = False,
-    root: Annotated[Path, typer.Option("--root", help="root of the repository")] = Path(),
-) -> None:
-    """Write the identity of every case's checkpoints into ``cases/checkpoints.lock.json``."""
-    from harness.checkpoint.lock import LOCK_NAME
-    from harness.definitions.commands import case_files
-    from harness.definitions.loading import load_cases
-
-    root = root.resolve()
-    cases = [one.case for one in load_cases(case_files(root), root)]
-    raise typer.Exit(lock_cases(cases, root / "cases" / LOCK_NAME, check=check, root=root))
-
-
-def inspect_reference(
     reference: str,
     *,
     base: str | None = None,
@@ -186,7 +136,7 @@ def _compare(reference: str, against: str, transformer: str | None, as_json: boo
     return 0
 
 
-def lock_cases(cases: Iterable[Case], lock_file: Path, *, check: bool = False, root: Path | None = None) -> int:
+def lock_command(cases: Iterable[Case], lock_file: Path, *, check: bool = False, root: Path | None = None) -> int:
     """Write the identity of every case's checkpoints, or (``check``) fail where cases and lock differ.
 
     Returns:

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+from harness.errors import QuantgateError
+from harness.records.verdict import Outcome
 
-class FramesError(Exception):
-    """Base of everything this room raises on purpose."""
+
+class FramesError(QuantgateError):
+    """Base of everything this room raises on purpose. What says nothing of the checkpoint is ``infra``."""
 
 
 class ClipError(FramesError):
@@ -14,9 +17,13 @@ class ClipError(FramesError):
 class ClipMismatchError(FramesError):
     """Two clips of different frame count or size: they are never cut to the shorter or resized to fit."""
 
+    outcome = Outcome.REGRESSION
+
 
 class UnknownMetricError(FramesError):
     """A metric that neither the package nor an installed plugin knows."""
+
+    outcome = Outcome.INVALID_CASE
 
 
 class MetricUnavailableError(FramesError):

@@ -30,6 +30,7 @@ def declare(parser: pytest.Parser) -> None:
         metavar="NAME",
         help="force a healthy change on every engine, such as isa-avx2",
     )
+    group.addoption("--no-report", action="store_true", help="do not render the HTML report at the end of the run")
     group.addoption(
         "--run-id", default=None, metavar="ID", help="name of this run below the runs folder; default: the time"
     )

@@ -77,3 +77,7 @@ def print_verdicts(reporter: Any, state: PluginState) -> None:
     reporter.write_line("")
     reporter.write_line(f"{len(records)} cases on runner {records[0].runner}: {counted}")
     reporter.write_line(f"frames and records: {state.run_folder}")
+    if not state.config.getoption("no_report"):
+        from harness.report.render import render_run
+
+        reporter.write_line(f"report: {render_run(state.run_folder)}")

@@ -14,6 +14,7 @@ from harness.definitions.case import Case, Located
 from harness.definitions.resolving import require_resolved
 from harness.errors import QuantgateError
 from harness.frames.clip import Clip, read_clip
+from harness.goldens.golden import Golden
 from harness.judge.evidence import Evidence
 from harness.judge.verdict import judge, observe, stop_before_generation
 from harness.pipeline.owner import EngineOwner
@@ -31,7 +32,15 @@ from harness.session.events import CaseFinished, Event, Progress, Stage, StageSt
 from harness.session.experiments import ATTRIBUTED, Laboratory, investigate
 from harness.session.identity import identity_of
 from harness.session.probing import base_on_disk, probe_source, run_probes
-from harness.session.stages import Found, compare_with, find_golden, inspect, look_at_frames, weight_digests
+from harness.session.stages import (
+    Found,
+    compare_with,
+    find_golden,
+    inspect,
+    look_at_frames,
+    place_golden,
+    weight_digests,
+)
 
 Watch = Callable[[Event], None]
 LOG_TAIL_LINES = 40
@@ -196,17 +205,19 @@ class Session:
         """Hold the clip against every golden that the case accepts, and keep the one that it does best against."""
         found = find_golden(self.context, run.case, identity)
         rows = [
-            {"golden": evidence, "comparison": compare_with(golden, run.case, clip, run.folder)}
+            (golden, {"golden": evidence, "comparison": compare_with(golden, run.case, clip)})
             for golden, evidence in zip(found.match.goldens, found.evidence, strict=True)
         ]
         if not rows:
             return
 
-        def how_good(known: dict[str, Any]) -> int:
-            observed, _ = observe(run.evidence.plus(**known), self.context.runner.name)
+        def how_good(row: tuple[Golden, dict[str, Any]]) -> int:
+            observed, _ = observe(run.evidence.plus(**row[1]), self.context.runner.name)
             return SEVERITY.index(observed.outcome)
 
-        run.know(**max(rows, key=how_good))
+        golden, known = max(rows, key=how_good)
+        place_golden(golden, run.folder)
+        run.know(**known)
 
     def _record(
         self, run: _Run, verdict: Verdict, checks: tuple[LimitCheck, ...], started: datetime, attempt: int

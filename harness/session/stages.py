@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import shutil
 from collections.abc import Mapping
@@ -60,7 +61,7 @@ def inspect(case: Case, root: Path, paths: Mapping[str, Path]) -> InspectionRepo
     """
     from harness.checkpoint.inspect import inspect_checkpoint
 
-    return inspect_checkpoint(
+    report = inspect_checkpoint(
         paths["model"],
         base=_base(case, root),
         transformer=paths.get("transformer"),
@@ -71,6 +72,13 @@ def inspect(case: Case, root: Path, paths: Mapping[str, Path]) -> InspectionRepo
         expected=case.quantization.model_dump(),
         root=root,
     )
+    return _without_root(report, root)
+
+
+def _without_root(report: InspectionReport, root: Path) -> InspectionReport:
+    """The report with paths as the case writes them: where a checkout lies is nobody's business but its owner's."""
+    text = report.to_json().replace(json.dumps(f"{root}/")[1:-1], "./")
+    return InspectionReport.model_validate_json(text)
 
 
 def _base(case: Case, root: Path) -> Path | CheckpointRef | None:
@@ -124,18 +132,18 @@ def look_at_frames(case: Case, generation: Generation, clip: Clip) -> SanityEvid
     return check_clip(clip, wanted=wanted, float_stats=generation.float_stats)
 
 
-def compare_with(golden: Golden, case: Case, candidate: Clip, folder: Path) -> ComparisonEvidence | None:
-    """Every frame against the golden's. ``None`` where the shapes differ, which sanity names.
-
-    The golden is put beside the candidate, so that the run's folder can be looked at without the store.
-    """
-    source = golden.open_part("clip")
-    _place(source, folder / "golden.safetensors")
+def place_golden(golden: Golden, folder: Path) -> None:
+    """Put a golden beside the candidate, so that the run's folder can be looked at without the store."""
+    _place(golden.open_part("clip"), folder / "golden.safetensors")
     if TRACE in golden.manifest.parts:
         _place(golden.open_part(TRACE), folder / "golden-trace.json")
+
+
+def compare_with(golden: Golden, case: Case, candidate: Clip) -> ComparisonEvidence | None:
+    """Every frame against the golden's. ``None`` where the shapes differ, which sanity names."""
     from harness.frames.compare import compare
 
-    reference = read_clip(source)
+    reference = read_clip(golden.open_part("clip"))
     if reference.shape != candidate.shape:
         return None
     return compare(reference, candidate, case.metrics or None)

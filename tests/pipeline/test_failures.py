@@ -5,7 +5,8 @@ from __future__ import annotations
 import pytest
 import torch
 
-from harness.errors import CheckpointFaultError, ClipError, InfraError, InvalidCaseError, QuantgateError
+from harness.errors import CheckpointFaultError, InfraError, InvalidCaseError, QuantgateError
+from harness.frames.errors import ClipError
 from harness.pipeline.failures import describe, kind_of, rebuild
 from harness.pipeline.host_memory import kernel_kills
 from harness.pipeline.redaction import redact
