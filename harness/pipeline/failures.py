@@ -6,6 +6,7 @@ import traceback
 
 from harness import errors
 from harness.errors import CheckpointFaultError, InfraError, InvalidCaseError, QuantgateError
+from harness.frames.errors import ClipError
 from harness.records.base import Json
 
 _CARRIED: dict[str, type[QuantgateError]] = {
