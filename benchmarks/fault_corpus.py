@@ -19,13 +19,13 @@ from pathlib import Path
 
 from benchmarks.corpus.dialects import DIALECTS, Dialect, make
 from benchmarks.corpus.edit import Edit
-from benchmarks.corpus.exports import RECIPES, base_folder, export
+from benchmarks.corpus.exports import BASE, RECIPES, base_folder, export
 from benchmarks.corpus.faults import FAULTS, INVISIBLE, Fault
 from harness.checkpoint.checks import run_checks
 from harness.checkpoint.inspect import Examined, examine
 from harness.checkpoint.summarize import decide
 
-Symptom = Callable[[Path], str]
+Symptom = Callable[[Path, str], str]
 
 
 @dataclass(frozen=True)
@@ -74,7 +74,7 @@ def judge_fault(fault: Fault, exports: Path, folder: Path, symptom: Symptom | No
         fault.code,
         examined.meter.bytes,
         spent,
-        symptom(folder) if symptom else "",
+        symptom(folder, fault.recipe) if symptom else "",
     )
 
 
@@ -119,7 +119,7 @@ def main() -> int:
         if options.symptoms:
             from benchmarks.corpus.symptoms import Symptoms
 
-            symptom = Symptoms(exports)
+            symptom = Symptoms(exports, BASE)
         faults, dialects = [], []
         for fault in FAULTS:
             if options.only in fault.id:

@@ -52,6 +52,18 @@ FULL_BLOCKS = 0.999
 """Share of blocks that use their largest code, which max calibration gives to all."""
 
 
+def gain_limit(measured: Measured) -> float:
+    """Largest distance of the fitted gain from 1: the gate, or six standard errors where few values were read.
+
+    Rounding to E2M1 leaves a relative error of .095 (E4M3: .027) that is nearly independent from value to value, so
+    the gain fitted to n values scatters by that over the square root of n.
+    """
+    found, gate = measured.fit, gate_of(measured)
+    values = found.rows * measured.module.shape[1] if found is not None else 0
+    noise = 0.095 if measured.module.format == "nvfp4" else 0.027
+    return max(gate.gain, 6 * noise / max(values, 1) ** 0.5)
+
+
 def gate_of(measured: Measured) -> Gate:
     """The limits for the module's stored format."""
     return GATES.get(measured.module.format, GATES["fp8"])

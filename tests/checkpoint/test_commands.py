@@ -11,7 +11,7 @@ import pytest
 
 from benchmarks.corpus.edit import Edit
 from benchmarks.corpus.faults import nibbles
-from harness.checkpoint.commands import inspect_reference, lock_cases
+from harness.checkpoint.commands import inspect_command, lock_command
 from harness.checkpoint.compare import compare_checkpoints
 from harness.checkpoint.identity import DigestCache
 from harness.checkpoint.lock import LOCK_NAME, make_lock
@@ -29,17 +29,17 @@ def test_exit_codes_by_class(exports: Path, tmp_path: Path, capsys: pytest.Captu
     edit = Edit(exports / "nvfp4", tmp_path / "bad")
     nibbles(edit, "layer")
     base = str(exports / "base")
-    assert inspect_reference(str(exports / "nvfp4"), base=base) == 0
-    assert inspect_reference(str(edit.folder), base=base) == 11
-    assert inspect_reference(str(exports / "nvfp4")) == 13
-    assert inspect_reference(str(tmp_path / "nothing")) == 17
-    assert inspect_reference(str(exports / "nvfp4"), contracts=["vllm==1"]) == 17
+    assert inspect_command(str(exports / "nvfp4"), base=base) == 0
+    assert inspect_command(str(edit.folder), base=base) == 11
+    assert inspect_command(str(exports / "nvfp4")) == 13
+    assert inspect_command(str(tmp_path / "nothing")) == 17
+    assert inspect_command(str(exports / "nvfp4"), contracts=["vllm==1"]) == 17
     assert "no such folder" in capsys.readouterr().err
 
 
 def test_json_is_the_record(exports: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     out = tmp_path / "report.json"
-    inspect_reference(str(exports / "fp8"), base=str(exports / "base"), as_json=True, output=out)
+    inspect_command(str(exports / "fp8"), base=str(exports / "base"), as_json=True, output=out)
     printed = InspectionReport.model_validate_json(capsys.readouterr().out)
     assert printed == InspectionReport.read(out)
     assert {layer.format for layer in printed.layers} == {"fp8", "bf16", "fp32"}
@@ -47,7 +47,7 @@ def test_json_is_the_record(exports: Path, tmp_path: Path, capsys: pytest.Captur
 
 
 def test_table_names_finding_and_remedy(exports: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    inspect_reference(str(exports / "nvfp4"), base=str(exports / "base"), contracts=["sglang==0.5.12"], layers=True)
+    inspect_command(str(exports / "nvfp4"), base=str(exports / "base"), contracts=["sglang==0.5.12"], layers=True)
     text = capsys.readouterr().out
     assert "fault nibble_order" in text
     assert "swap_weight_nibbles: false" in text
@@ -64,7 +64,7 @@ def test_comparison_says_what_a_switch_changes(exports: Path, capsys: pytest.Cap
     assert fields[("transformer", "declared reading")] == ("low_first/linear", None)
     assert compare_checkpoints(exports / "fp8", exports / "fp8").changes == ()
     assert len(compare_checkpoints(exports / "fp8", exports / "fp8").identical_files) == 4
-    assert inspect_reference(str(exports / "nvfp4"), against=str(exports / "fp8")) == 0
+    assert inspect_command(str(exports / "nvfp4"), against=str(exports / "fp8")) == 0
     assert "nvfp4" in capsys.readouterr().out
 
 
@@ -74,16 +74,16 @@ def test_lock_fails_when_a_checkpoint_changes(
     edit = Edit(exports / "nvfp4", tmp_path / "made")
     edit.own("transformer")
     file, cases = tmp_path / LOCK_NAME, [case(edit.folder)]
-    assert lock_cases(cases, file, check=True) == 17
-    assert lock_cases(cases, file) == 0
-    assert lock_cases(cases, file, check=True) == 0
+    assert lock_command(cases, file, check=True) == 17
+    assert lock_command(cases, file) == 0
+    assert lock_command(cases, file, check=True) == 0
     nibbles(edit, "layer")
-    assert lock_cases(cases, file, check=True) == 17
+    assert lock_command(cases, file, check=True) == 17
     assert "transformer/diffusion_pytorch_model.safetensors has another digest" in capsys.readouterr().out
-    assert lock_cases([*cases, case(exports / "fp8", "two")], file, check=True) == 17
-    assert lock_cases([], file, check=True) == 17
+    assert lock_command([*cases, case(exports / "fp8", "two")], file, check=True) == 17
+    assert lock_command([], file, check=True) == 17
     file.write_text("{}", encoding="utf-8")
-    assert lock_cases(cases, file, check=True) == 17
+    assert lock_command(cases, file, check=True) == 17
 
 
 def test_lock_lists_what_it_could_not_lock(tmp_path: Path) -> None:

@@ -10,7 +10,7 @@ import numpy as np
 from harness.checkpoint.checks.encoding import own_related
 from harness.checkpoint.context import Context
 from harness.checkpoint.findings import finding, some
-from harness.checkpoint.gates import ROW_GAIN, bad_rows, gate_of, is_fnuz
+from harness.checkpoint.gates import ROW_GAIN, bad_rows, gain_limit, gate_of, is_fnuz
 from harness.checkpoint.measure import Measured
 from harness.records.inspection import InspectionFinding
 
@@ -51,19 +51,15 @@ def gains(context: Context) -> Iterator[InspectionFinding]:
 def _name(item: Measured) -> str:
     found = item.fit
     assert found is not None  # noqa: S101 - `related` keeps only these
-    gate, score = gate_of(item), found.scores[found.best]
+    gate, limit, score = gate_of(item), gain_limit(item), found.scores[found.best]
     if _unscaled(item) or (item.module.format == "fp8" and found.best != "e4m3"):
         return ""  # scale_tensors and scalar_values name a scale that is absent, zero or not finite
-    if score.cosine < gate.unrelated or abs(score.gain - 1) <= gate.gain or not math.isfinite(score.gain):
+    if score.cosine < gate.unrelated or abs(score.gain - 1) <= limit or not math.isfinite(score.gain):
         return ""
-    if len(bad_rows(found)) and abs(float(np.median(found.sums[found.best].row_gain(found.scale))) - 1) <= gate.gain:
+    if len(bad_rows(found)) and abs(float(np.median(found.sums[found.best].row_gain(found.scale))) - 1) <= limit:
         return ""  # a few broken rows: named row by row
     per_row = found.sums[found.best].row_gain(found.scale)
-    if (
-        item.channel_scale is not None
-        and item.channel_scale.size > 1
-        and abs(float(np.median(per_row)) - 1) <= gate.gain
-    ):
+    if item.channel_scale is not None and item.channel_scale.size > 1 and abs(float(np.median(per_row)) - 1) <= limit:
         return ""
     if found.scale and abs(score.gain / found.scale**2 - 1) < 0.1 and abs(found.scale - 1) > 0.1:
         return "global_scale_inverted"

@@ -8,7 +8,7 @@ from harness.checkpoint.checks.encoding import own_related
 from harness.checkpoint.context import Context
 from harness.checkpoint.evidence import Exact
 from harness.checkpoint.findings import finding, some
-from harness.checkpoint.gates import EXACT, FULL_BLOCKS, NEAR, STALE, UNROUNDED, bad_rows, gate_of
+from harness.checkpoint.gates import EXACT, FULL_BLOCKS, NEAR, STALE, UNROUNDED, bad_rows, gain_limit, gate_of
 from harness.checkpoint.measure import Measured
 from harness.records.inspection import InspectionFinding
 
@@ -46,7 +46,7 @@ def requantized_codes(context: Context) -> Iterator[InspectionFinding]:
                 continue
             if bad_rows(item.fit):
                 continue  # the rows are named one by one
-            if is_exact(exact) or (abs(item.fit.scores[item.fit.best].gain - 1) > gate_of(item).gain):
+            if is_exact(exact) or (abs(item.fit.scores[item.fit.best].gain - 1) > gain_limit(item)):
                 continue
             if exact.scales >= EXACT and exact.unrounded >= UNROUNDED and exact.codes < STALE:
                 unrounded.append(name)
