@@ -77,14 +77,15 @@ class EngineScheduling(LoadScopeScheduling):  # type: ignore[misc]
         """As xdist, but a worker gets its next engine as late as it can.
 
         A worker begins a test once it knows the one after it, so one test must wait in its queue; xdist keeps two,
-        which binds an engine to a worker while another may be free sooner.
+        which binds an engine to a worker while another may be free sooner. A worker that replaces a dead one is asked
+        only once, so it gets as many engines as it needs to begin, or is told that there will be no more.
         """
         if node.shutting_down:
             return
-        if not self.workqueue:
-            node.shutdown()
-        elif self._pending_of(self.assigned_work[node]) <= 1:
+        while self.workqueue and self._pending_of(self.assigned_work[node]) <= 1:
             self._assign_work_unit(node)
+        if self._pending_of(self.assigned_work[node]) <= 1:
+            node.shutdown()
 
     def _to_the_front(self, units: dict[str, dict[str, bool]]) -> None:
         self.workqueue = OrderedDict([*units.items(), *self.workqueue.items()])
