@@ -28,8 +28,9 @@ from harness.frames.sanity import check_clip
 
 MARGIN = 1.5
 """How many times as far from the ideal as the worst mild change a limit lies."""
-FLOOR = {"flicker": 1.0, "channel_shift": 1.0}
-"""Levels of 255. A flat wall between two levels is rounded up or down as a whole: no limit is under one step."""
+FLOOR = {"flicker": 1.0, "channel_shift": 1.0, "motion_ratio": 0.1}
+"""No limit is tighter. A flat wall between two levels (of 255) is rounded up or down as a whole; and soft grain of two
+levels is 7 % more motion where hardly anything moves."""
 DRIFT_PROOF = tuple(name for name in GATING if name not in ("ssim", "psnr", "mad", "tile_ssim"))
 """Statistics that may gate under drift."""
 
