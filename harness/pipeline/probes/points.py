@@ -30,11 +30,11 @@ class PointWatch:
         """Root mean square of the input of every Linear."""
 
     def take(self, name: str, kind: PointKind, value: Any) -> None:
-        """Sketch one tensor; of a tuple its first."""
+        """Sketch one tensor; of a tuple its first, and of a batch its first item: a runtime may batch more together."""
         tensor = value[0] if isinstance(value, tuple) else value
         if isinstance(tensor, torch.Tensor):
             self.points.append(Point(name=name, kind=kind))
-            self.sketches.append(sketch(tensor))
+            self.sketches.append(sketch(tensor[:1]))
 
     @contextmanager
     def watching(self, model: torch.nn.Module) -> Iterator[None]:

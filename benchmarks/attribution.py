@@ -1,0 +1,267 @@
+"""What sees a fault, and what cause is named: ``python -m benchmarks.attribution``.
+
+Breaks a running engine of the tiny Wan2.2 in every way of `benchmarks.attribution_faults`, judges each run, and then names
+the cause from the run's folder on disk alone. Peers' rules see the same frames. Exit code 1 where a target is missed.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import sys
+import tempfile
+import time
+from collections import Counter
+from collections.abc import Iterable
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from benchmarks.attribution_faults import BENIGN, Fault, dev_list, every_linear, sent
+from benchmarks.attribution_setup import FAULTS, Bench, prepare
+from benchmarks.peers import rules_without_weights
+from benchmarks.peers.base import PeerRule
+from harness.frames.clip import Clip, read_clip
+from harness.records.attribution import Attribution
+from harness.records.case_record import CaseRecord
+from harness.records.probe import PROBES, SKETCHES
+from harness.session.conductor import Session
+from harness.session.experiments import attribute_folder
+
+TARGET = 0.95
+
+
+@dataclass(frozen=True)
+class Row:
+    """What became of one fault."""
+
+    fault: Fault
+    record: CaseRecord
+    attribution: Attribution | None
+    seen: frozenset[str]
+    """Of ``probe``, ``trace``, ``sketch``, ``pixels``, ``other``."""
+    peers: dict[str, bool]
+    """Whether each peer's rule passes the clip; empty where none was generated."""
+    seconds: float
+
+    @property
+    def flagged(self) -> bool:
+        """Whether anything that gates was found."""
+        return any(finding.gating for finding in self.record.verdict.findings)
+
+    @property
+    def right(self) -> bool:
+        """Whether every cause was named at its place; for a benign change, whether nothing was flagged."""
+        if not self.fault.cause:
+            return not self.flagged
+        if self.attribution is None or self.attribution.cause is None:
+            return False
+        named = (self.attribution.cause, *self.attribution.also)
+        codes = all(any(cause.code in wanted.split("|") for cause in named) for wanted in self.fault.cause)
+        first = self.attribution.cause.code in {code for wanted in self.fault.cause for code in wanted.split("|")}
+        placed = not self.fault.where or any(self.fault.where in cause.where for cause in named)
+        return codes and first and placed
+
+    @property
+    def named(self) -> str:
+        """The cause in a word."""
+        if self.attribution is None or self.attribution.cause is None:
+            return "-" if not self.flagged else "none named"
+        first = self.attribution.cause
+        more = f" (+{', '.join(cause.code for cause in self.attribution.also)})" if self.attribution.also else ""
+        return f"{first.code} @ {first.where}{more}" if first.where else first.code + more
+
+
+def seen_by(record: CaseRecord) -> frozenset[str]:
+    """Which kind of evidence has a finding."""
+    kinds = set()
+    for finding in record.verdict.findings:
+        if finding.code in ("first_divergence", "first_diverging_step"):
+            kinds.add("sketch")
+        elif not finding.gating:
+            continue
+        elif finding.stage in ("probe", "trace"):
+            kinds.add(finding.stage)
+        elif finding.stage in ("frames", "sanity"):
+            kinds.add("pixels")
+        else:
+            kinds.add("other")
+    return frozenset(kinds)
+
+
+def run(bench: Bench, sessions: dict[bool, Session], fault: Fault, number: int) -> Row:
+    """Break, run, judge, attribute from disk, mend."""
+    session = sessions[fault.generates]
+    FAULTS.set(sent(fault))
+    began = time.monotonic()
+    try:
+        folder_name = f"{number:03d}"
+        session.context = replace(session.context, run=f"{bench.context.run}/{folder_name}")
+        finished = session.run_case(bench.located, fault.name, lambda _event: None)
+    finally:
+        FAULTS.set([])
+    record = finished.record
+    failed = record.attribution is not None
+    peers = {}
+    if record.generation is not None:
+        golden, clip = read_clip(bench.golden_clip), read_clip(finished.folder / record.generation.clip)
+        peers = {rule.name: passes(rule, golden, clip) for rule in rules_without_weights()}
+    found = attribute_folder(finished.folder) if failed else None
+    return Row(fault, record, found, seen_by(record), peers, time.monotonic() - began)
+
+
+def passes(rule: PeerRule, golden: Clip, clip: Clip) -> bool:
+    """A peer's rule; where it needs larger frames than the tiny model makes, on frames enlarged three times."""
+    try:
+        return rule.judge(golden, clip).passed
+    except ValueError:
+        larger = [Clip(one.frames.repeat(3, axis=1).repeat(3, axis=2)) for one in (golden, clip)]
+        return rule.judge(*larger).passed
+
+
+def show(row: Row) -> None:
+    """One line."""
+    marks = "".join(letter if word in row.seen else "." for word, letter in zip(SEEN, "PTSXo", strict=True))
+    missed = sum(row.peers.values())
+    peers = f"{missed}/{len(row.peers)}" if row.peers else "-"
+    verdict = "ok " if row.right else "NO "
+    print(
+        f"  {verdict} {row.fault.name:<44} {marks}  {peers:>5}  {row.named[:70]:<70} {row.seconds:5.1f} s", flush=True
+    )
+    if not row.right:
+        for finding in row.record.verdict.findings:
+            if finding.gating:
+                print(f"        {finding.stage}/{finding.code}: {finding.message[:140]}")
+
+
+SEEN = ("probe", "trace", "sketch", "pixels", "other")
+
+
+def table(rows: Iterable[Row]) -> None:
+    """Confusion: wanted cause against the cause that was named first."""
+    counts: Counter[tuple[str, str]] = Counter()
+    for row in rows:
+        wanted = "+".join(row.fault.cause) or "(benign)"
+        named = row.attribution.cause.code if row.attribution and row.attribution.cause else "(none)"
+        counts[wanted, named if row.flagged else "(clean)"] += 1
+    print("\nconfusion (wanted -> named first: count)")
+    for (wanted, named), count in sorted(counts.items()):
+        print(f"  {wanted:<48} -> {named:<26} {count}")
+
+
+def overlap(rows: list[Row]) -> None:
+    """What pixels alone have: faults whose worst SSIM lies inside the range of benign runs or above the limit."""
+
+    def ssim(row: Row) -> float | None:
+        found = row.record.comparison.get("ssim") if row.record.comparison is not None else None
+        return None if found is None else found.worst if not row.record.comparison.bit_exact else 1.0  # type: ignore[union-attr]
+
+    benign = [value for row in rows if not row.fault.cause and (value := ssim(row)) is not None]
+    faulty = [(value, row.fault.name) for row in rows if row.fault.cause and (value := ssim(row)) is not None]
+    if not benign or not faulty:
+        return
+    inside = [name for value, name in faulty if value >= min(benign)]
+    print(
+        f"\npixels alone: worst-frame SSIM of benign runs down to {min(benign):.4f}; {len(inside)} of {len(faulty)} faults above that:"
+    )
+    print("  " + ("; ".join(inside) or "none"))
+    quiet = [row.fault.name for row in rows if row.fault.cause and row.record.comparison and "pixels" not in row.seen]
+    print(f"faults that passed every limit on frames: {len(quiet)}: " + "; ".join(quiet))
+    for name in rows[0].peers or next((row.peers for row in rows if row.peers), {}):
+        passed = [row.fault.name for row in rows if row.fault.cause and row.peers.get(name)]
+        total = sum(1 for row in rows if row.fault.cause and row.peers)
+        alarms = [row.fault.name for row in rows if not row.fault.cause and row.peers and not row.peers[name]]
+        print(f"  {name:<34} passes {len(passed):>2} of {total} faults, alarms on {len(alarms)} benign")
+
+
+def costs(bench: Bench, rows: list[Row]) -> None:
+    """Probe time against generation time, size of the golden."""
+    healthy = [row.record for row in rows if not row.fault.cause and row.record.generation is not None]
+    probe = sorted(record.timing.probe for record in healthy)
+    whole = sorted(record.generation.generate_seconds for record in healthy if record.generation)
+    if probe and whole:
+        print(
+            f"\nprobe {probe[len(probe) // 2]:.2f} s, generation {whole[len(whole) // 2]:.2f} s (medians of {len(whole)}): ratio {probe[len(probe) // 2] / whole[len(whole) // 2]:.2f}"
+        )
+    parts = {name: part.bytes for name, part in bench.golden.manifest.parts.items()}
+    with_, without = sum(parts.values()), sum(size for name, size in parts.items() if name not in (PROBES, SKETCHES))
+    print(
+        "golden: "
+        + ", ".join(f"{name} {size / 1e3:.0f} kB" for name, size in sorted(parts.items()))
+        + f"; {without / 1e3:.0f} kB without probes and sketches, {with_ / 1e3:.0f} kB with"
+    )
+
+
+def score(rows: list[Row], label: str) -> float:
+    """Share of faults whose cause is right."""
+    faults = [row for row in rows if row.fault.cause]
+    right = sum(row.right for row in faults)
+    print(
+        f"{label}: cause right for {right} of {len(faults)} ({right / max(1, len(faults)):.1%}); seen at all: {sum(row.flagged for row in faults)} of {len(faults)}"
+    )
+    return right / max(1, len(faults))
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Print the tables; 1 where a target is missed."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--device", choices=("cpu", "cuda"), default="cpu")
+    parser.add_argument("--format", choices=("nvfp4", "fp8"), default="nvfp4")
+    parser.add_argument("--folder", type=Path, help="where runs go; kept, and its golden used again")
+    parser.add_argument("--only", default="", help="faults whose name holds this")
+    parser.add_argument("--no-linears", action="store_true", help="leave out the swap in every single Linear")
+    parser.add_argument("--held-out", action="store_true", help="the held-out faults, and nothing else")
+    parser.add_argument("--every", type=int, default=1, help="of the single Linears every N-th")
+    options = parser.parse_args(arguments)
+    folder = options.folder or Path(tempfile.mkdtemp(prefix="attribution-"))
+    bench = prepare(folder, options.device, options.format)
+    print(f"{options.format} on {options.device}, {bench.located.case.id}; records in {folder}; code {bench.code}")
+    if options.held_out:
+        from benchmarks.attribution_held_out import FROZEN_AT, held_out
+
+        print(f"held-out faults, written after the rules were frozen at {FROZEN_AT}")
+        faults: list[Fault] = [*held_out(options.format)]
+    else:
+        faults = [*BENIGN, *_of_format(dev_list(), options.format)]
+        if options.format == "nvfp4" and not options.no_linears:
+            faults += list(every_linear(bench.quantized))[:: options.every]
+    faults = [fault for fault in faults if options.only in fault.name]
+    sessions = {wanted: Session(replace(bench.context, stop_on_probe=not wanted)) for wanted in (False, True)}
+    sessions[False].pool = sessions[True].pool
+    print(
+        "      fault"
+        + " " * 40
+        + "seen   peers  cause named     (P probe, T trace, S sketch, X pixels, o other; peers: rules that pass it)"
+    )
+    rows = []
+    try:
+        for number, fault in enumerate(faults):
+            rows.append(run(bench, sessions, fault, number))
+            show(rows[-1])
+    finally:
+        sessions[True].close()
+    table(rows)
+    overlap(rows)
+    costs(bench, rows)
+    single = [row for row in rows if not row.fault.generates]
+    print()
+    alarms = [row.fault.name for row in rows if not row.fault.cause and row.flagged]
+    print(f"benign flagged: {len(alarms)} of {sum(not row.fault.cause for row in rows)} {alarms}")
+    if single:
+        score(single, "swap in every single Linear")
+        score([row for row in rows if row.fault.generates], "the rest of the list")
+    whole = score(rows, "all")
+    summary = {row.fault.name: {"right": row.right, "named": row.named, "seen": sorted(row.seen)} for row in rows}
+    (folder / "summary.json").write_text(json.dumps(summary, indent=1), encoding="utf-8")
+    return int(bool(alarms) or whole < TARGET)
+
+
+def _of_format(faults: Iterable[Fault], form: str) -> list[Fault]:
+    """Without the faults that only packed FP4 can have."""
+    only_fp4 = {"nibble", "swizzled", "rolled", "stale"}
+    return [fault for fault in faults if form == "nvfp4" or fault.specs[0]["kind"] not in only_fp4]
+
+
+if __name__ == "__main__":
+    os.environ.setdefault("OMP_NUM_THREADS", "1")
+    sys.exit(main())

@@ -1,0 +1,146 @@
+"""A golden with probes, limits and an engine that can be broken, for ``benchmarks.attribution``."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from benchmarks.faults.engine import FAULT_FILE
+from harness.definitions.case import Case, Located
+from harness.definitions.runner import load_runners, match_runner
+from harness.goldens.folder import FolderStore
+from harness.goldens.golden import Golden
+from harness.lane.devices import cpu_device, gpu_devices
+from harness.records.base import write_text_atomic
+from harness.review.workspace import Workspace
+from harness.session.apply import apply
+from harness.session.context import SessionContext
+from harness.session.devices import device_environment
+from harness.session.perturbation import Perturbation, by_name, cpu_flags, plan
+from harness.session.regenerate import Plan, measure
+
+ROOT = Path(__file__).parents[1]
+CASE_ID = "attribution"
+
+
+class FaultFile:
+    """The file that tells the engine what to break."""
+
+    def __init__(self) -> None:
+        self.path: Path | None = None
+
+    def at(self, path: Path) -> None:
+        """Use this file; healthy at first."""
+        self.path = path
+        os.environ[FAULT_FILE] = str(path)
+        self.set([])
+
+    def set(self, specs: list[dict[str, Any]]) -> None:
+        """Break this, from the next call on."""
+        if self.path is None:
+            raise RuntimeError("no fault file yet")
+        write_text_atomic(self.path, json.dumps(specs))
+
+
+FAULTS = FaultFile()
+
+
+@dataclass(frozen=True)
+class Bench:
+    """Everything that a fault is run against."""
+
+    context: SessionContext
+    located: Located
+    golden: Golden
+    quantized: dict[str, tuple[str, ...]]
+    """Quantized Linears by expert, from the receipts of the golden's run."""
+    code: str
+
+    @property
+    def golden_clip(self) -> Path:
+        """The golden's frames."""
+        return self.golden.open_part("clip")
+
+
+def prepare(folder: Path, device: str, form: str) -> Bench:
+    """Snapshot weights, export, measure golden and limits, all below ``folder``; what is there is used again."""
+    folder = folder.resolve()
+    folder.mkdir(parents=True, exist_ok=True)
+    FAULTS.at(folder / "fault.json")
+    _checkpoints(folder, form)
+    profiles = load_runners(ROOT / "runners")
+    print_ = (gpu_devices() or (None,))[0] if device == "cuda" else cpu_device()
+    if print_ is None:
+        raise SystemExit("there is no GPU here")
+    profile = match_runner(print_, profiles)
+    context = SessionContext(
+        root=folder,
+        run="faults",
+        runs_dir=folder / "runs",
+        runner=profile,
+        device=print_,
+        store=FolderStore(folder / "goldens"),
+        thresholds=folder / "thresholds",
+        device_env=device_environment(print_),
+        leave_candidates=False,
+        allow_python_backend=True,
+    )
+    located = Located(case=_case(form, profile.name), path=folder / "case.yaml", line=1)
+    if not context.store.find(profile.name, CASE_ID):
+        _measure(context, located, device)
+    golden = context.store.find(profile.name, CASE_ID)[0]
+    from harness.judge.observation import read_observation
+
+    formats = read_observation(golden.open_part("sketches")).index.formats
+    quantized = {
+        str(expert): tuple(name for name, kind in names.items() if kind in ("fp8", "nvfp4"))
+        for expert, names in formats.items()
+    }
+    return Bench(context, located, golden, quantized, golden.manifest.provenance.code)
+
+
+def _checkpoints(folder: Path, form: str) -> None:
+    from tiny.export import CALIBRATION, WEIGHTS, export
+
+    if not (folder / "tiny" / "weights").exists():
+        shutil.copytree(WEIGHTS, folder / "tiny" / "weights")
+        shutil.copy(CALIBRATION, folder / "tiny" / "calibration.json")
+    if not (folder / "tiny" / "exports" / form).exists():
+        export(form, folder / "tiny" / "exports", folder / "tiny" / "weights", folder / "tiny" / "calibration.json")
+
+
+def _case(form: str, runner: str) -> Case:
+    data: dict[str, Any] = {
+        "id": CASE_ID,
+        "runners": [runner],
+        "backend": "benchmarks.faults.engine:FaultBackend",
+        "model": {"path": f"./tiny/exports/{form}"},
+        "base": {"path": "./tiny/weights"},
+        "quantization": {"transformer": form, "transformer_2": form},
+        "pass_env": [FAULT_FILE],
+        "sampling": {
+            "prompt": "a red circle moving right on a blue background",
+            "width": 96,
+            "height": 64,
+            "num_frames": 17,
+            "num_inference_steps": 8,
+            "guidance_scale": 3.0,
+            "guidance_scale_2": 3.0,
+            "max_sequence_length": 64,
+        },
+        "timeouts": {"load": 300, "generate": 300},
+    }
+    return Case.model_validate(data)
+
+
+def _measure(context: SessionContext, located: Located, device: str) -> None:
+    perturbations: tuple[Perturbation, ...] = plan(context.runner, cpu_flags())
+    if device == "cpu":
+        perturbations = (by_name("isa-default"), *(one for one in perturbations if one.name == "threads-2"))
+    wanted = Plan(perturbations=perturbations, controls="frames", reason="benchmark")
+    (proposal,) = measure(context, (located,), wanted, lambda _event: None)
+    apply(Workspace(context.root), proposal, reason="benchmark", author="benchmark")

@@ -1,0 +1,177 @@
+"""``quantgate try`` and ``quantgate bisect``: parse, run, print."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from harness.errors import InvalidCaseError
+
+if TYPE_CHECKING:
+    from harness.definitions.case import Case, Located
+    from harness.session.context import SessionContext
+    from harness.session.trying import Trial
+
+CaseArgument = Annotated[str, typer.Argument(help="id of the case")]
+Runner = Annotated[str, typer.Option("--runner", help="runner profile")]
+Root = Annotated[Path, typer.Option("--root", help="root of the repository")]
+RunId = Annotated[str, typer.Option("--run-id", help="name of the run's folder; bisect goes on where that one stopped")]
+Reference = Annotated[str, typer.Option(help="./folder, or owner/name@commit")]
+
+
+def try_command(
+    case: CaseArgument,
+    model: Reference = "",
+    transformer: Annotated[str, typer.Option(help="override; `none` takes it away")] = "",
+    transformer_2: Annotated[str, typer.Option("--transformer-2", help="override; `none` takes it away")] = "",
+    env: Annotated[list[str] | None, typer.Option("--env", help="NAME=VALUE; may be repeated")] = None,
+    runner: Runner = "",
+    run_id: RunId = "",
+    root: Root = Path(),
+) -> None:
+    """Is another checkpoint or environment safe for a case? Exit code 0: safe, 10: unsafe, 13: inconclusive."""
+    from harness.records.base import write_text_atomic
+    from harness.session.patching import patch
+    from harness.session.trying import candidate_case, reference, try_candidate
+
+    root = root.resolve()
+    located = _located(root, case)
+    named = {"model": model, "transformer": transformer, "transformer_2": transformer_2}
+    changes = {
+        role: None if text == "none" else reference(text, getattr(located.case, role))
+        for role, text in named.items()
+        if text
+    }
+    candidate = candidate_case(located.case, changes, dict(_pair(one, "--env") for one in env or []))
+    context = _context(root, runner, located.case, run_id or "")
+    trial = try_candidate(context, located, candidate)
+    folder = context.folder / "try" / case
+    trial.write(folder / "trial.json")
+    _show(trial)
+    if trial.yaml:
+        text = patch(root / located.path, case, trial.yaml, root)
+        write_text_atomic(folder / "case.patch", text)
+        typer.echo(f"\n{text}\ngit apply {folder / 'case.patch'}")
+    typer.echo(f"record: {folder / 'trial.json'}")
+    raise typer.Exit({"safe": 0, "unsafe": 10, "inconclusive": 13}[trial.answer])
+
+
+def bisect_command(
+    good: Annotated[str, typer.Argument(help="id of a case that passes here")],
+    bad: Annotated[str, typer.Argument(help="id of a case that does not; or leave out and use --set")] = "",
+    change: Annotated[list[str] | None, typer.Option("--set", help="field=JSON, such as sampling.seed=1")] = None,
+    runner: Runner = "",
+    run_id: RunId = "",
+    root: Root = Path(),
+) -> None:
+    """Find the smallest set of differences between two configurations that turns the good one red."""
+    from harness.session.bisecting import Tester, bisect
+
+    root = root.resolve()
+    first = _located(root, good).case
+    second = _located(root, bad).case if bad else first
+    second = _changed(second, change or [])
+    context = _context(root, runner, first, run_id)
+    tester = Tester(context, first)
+    log = context.folder / "bisect" / "log.jsonl"
+    try:
+        found = bisect(first, second, tester, log)
+    finally:
+        tester.close()
+    for one in found.tried:
+        typer.echo(f"  {one.answer:<10} {', '.join(one.fields)}: {one.why[:120]}")
+    typer.echo(f"\n{found.runs} runs now, {len(found.tried) - found.runs} from the log {log}")
+    typer.echo("red because of:")
+    for item in found.smallest:
+        typer.echo(f"  {item.field}: {json.dumps(item.good)} -> {json.dumps(item.bad)}")
+
+
+def _show(trial: Trial) -> None:
+    typer.echo(f"{trial.case}: the candidate is {trial.answer.upper()}")
+    for reason in trial.reasons:
+        typer.echo(f"  {reason}")
+    for change in trial.changes[:12]:
+        typer.echo(f"  {change.identity_class:<8} {change.field}: {str(change.golden)[:24]} -> {str(change.run)[:24]}")
+    if len(trial.changes) > 12:
+        typer.echo(f"  and {len(trial.changes) - 12} more fields of the identity")
+    for pair in trial.probes:
+        mark = "" if pair.then <= pair.limit else "  ABOVE"
+        typer.echo(
+            f"  probe {pair.expert:<13} t={pair.timestep:<6g} off the base: now {pair.now:.4f}, "
+            f"candidate {pair.then:.4f} (limit {pair.limit:.4f}){mark}"
+        )
+    for line in trial.must_change:
+        typer.echo(f"  must change with it: {line}")
+    for label, path in trial.clips.items():
+        typer.echo(f"  clip {label}: {path}")
+
+
+def _located(root: Path, case: str) -> Located:
+    from harness.definitions.loading import load_cases
+
+    known = {one.case.id: one for one in load_cases(sorted((root / "cases").glob("*.yaml")), root)}
+    if case not in known:
+        raise InvalidCaseError(f"there is no case {case}", remedy="quantgate cases")
+    return known[case]
+
+
+def _pair(text: str, option: str) -> tuple[str, str]:
+    name, sign, value = text.partition("=")
+    if not sign or not name:
+        raise InvalidCaseError(f"{text!r} is not NAME=VALUE", where=option, remedy="write NAME=VALUE")
+    return name, value
+
+
+def _changed(case: Case, changes: list[str]) -> Case:
+    from pydantic import ValidationError
+
+    data = case.model_dump(mode="json")
+    for text in changes:
+        name, value = _pair(text, "--set")
+        outer, _, inner = name.partition(".")
+        try:
+            parsed = json.loads(value)
+        except ValueError:
+            parsed = value
+        if outer not in data or (inner and not isinstance(data[outer], dict)):
+            raise InvalidCaseError(f"a case has no {name}", where="--set", remedy="quantgate cases --json")
+        if inner:
+            data[outer][inner] = parsed
+        else:
+            data[outer] = parsed
+    try:
+        return type(case).model_validate(data)
+    except ValidationError as error:
+        raise InvalidCaseError(str(error), where="--set", remedy="correct the value") from None
+
+
+def _context(root: Path, runner: str, case: Case, run_id: str) -> SessionContext:
+    from harness.definitions.runner import load_runners, match_runner
+    from harness.goldens.store import open_store
+    from harness.lane.devices import cpu_device, gpu_devices
+    from harness.session.context import SessionContext, new_run_id
+    from harness.session.devices import device_environment, devices_for
+
+    profiles = load_runners(root / "runners")
+    if runner and runner not in profiles:
+        known = ", ".join(profiles)
+        raise InvalidCaseError(f"there is no runner {runner!r}", where="--runner", remedy=f"one of {known}")
+    gpus = () if runner else gpu_devices()
+    profile = profiles[runner] if runner else match_runner(gpus[0] if gpus else cpu_device(), profiles)
+    if profile.name not in case.runners:
+        raise InvalidCaseError(f"not a case of runner {profile.name}", where=case.id, remedy="name one with --runner")
+    device = devices_for(profile)[0]
+    return SessionContext(
+        root=root,
+        run=run_id or f"candidate-{new_run_id()}",
+        runs_dir=root / "runs",
+        runner=profile,
+        device=device,
+        store=open_store(root / "goldens"),
+        thresholds=root / "thresholds",
+        device_env=device_environment(device),
+        leave_candidates=False,
+    )

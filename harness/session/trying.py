@@ -1,0 +1,251 @@
+"""``quantgate try``: is another checkpoint, override or environment safe for a case that exists?"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal, cast
+
+from harness.definitions.case import Case, CheckpointRef, Located
+from harness.errors import InvalidCaseError, QuantgateError
+from harness.frames.clip import read_clip
+from harness.goldens.golden import Golden
+from harness.judge.probe_limits import VELOCITY_BASE
+from harness.pipeline.resolve import resolve_case
+from harness.records.base import Json, Record
+from harness.records.generation import Expert
+from harness.records.identity import FieldChange, Identity, differences
+from harness.records.inspection import InspectionReport
+from harness.records.probe import ProbeEvidence
+from harness.session.conductor import Session
+from harness.session.context import SessionContext
+from harness.session.identity import identity_of
+from harness.session.probing import ProbeSource, probe_source, record_inputs, run_probes
+from harness.session.stages import inspect, look_at_frames, weight_digests
+
+ROOM = 1.25
+"""How much further from the base than the present checkpoint a candidate may be."""
+FLOOR = VELOCITY_BASE.floor
+ROLES = ("model", "transformer", "transformer_2")
+
+
+class ProbePair(Record):
+    """One probe of the present configuration and of the candidate, both against the base."""
+
+    expert: Expert
+    timestep: float
+    now: float
+    then: float
+    limit: float
+
+
+class Trial(Record):
+    """What was found out of a candidate."""
+
+    schema_version: Literal[1] = 1
+    case: str
+    answer: Literal["safe", "unsafe", "inconclusive"]
+    reasons: tuple[str, ...]
+    """Why, worst first."""
+    changes: tuple[FieldChange, ...]
+    """What the identity of the case would change in."""
+    probes: tuple[ProbePair, ...] = ()
+    inspection: InspectionReport | None = None
+    must_change: tuple[str, ...] = ()
+    """What has to be changed together with it."""
+    yaml: dict[str, Json] = {}
+    """Keys of the case to set."""
+    clips: dict[str, str] = {}
+    """``now`` and ``then``: clips to be looked at side by side."""
+
+
+@dataclass
+class _Findings:
+    bad: list[str]
+    open: list[str]
+    must: list[str]
+    yaml: dict[str, Json]
+
+
+def candidate_case(case: Case, changes: dict[str, CheckpointRef | None], env: dict[str, str]) -> Case:
+    """The case with other checkpoints and environment. An override given as ``None`` is taken away.
+
+    Raises:
+        InvalidCaseError: nothing would change.
+    """
+    changed = case.model_copy(update={**changes, "env": {**case.env, **env}})
+    if changed == case:
+        raise InvalidCaseError(
+            "the candidate is what the case has already",
+            where=case.id,
+            remedy="name another --model, --transformer or --env",
+        )
+    return changed
+
+
+def try_candidate(context: SessionContext, located: Located, candidate: Case) -> Trial:
+    """Validate a candidate: inspection, probes of both against the base, sanity, generation side by side.
+
+    The formats that the candidate's bytes prove are put into the case before it runs, as whoever switches would have
+    to; where they prove another loader setting, the answer is unsafe and says what must change with it. Nothing is
+    written to the repository.
+
+    Raises:
+        QuantgateError: a checkpoint cannot be resolved, or an engine died while the present configuration ran.
+    """
+    case, root, folder = located.case, context.root, context.folder / "try" / located.case.id
+    found = _Findings([], [], [], {})
+    report = inspect(candidate, root, resolve_case(candidate, root))
+    candidate = _as_proven(candidate, report, found)
+    _inspected(report, found)
+    now_identity, then_identity = _identity(context, case), _identity(context, candidate, report)
+    changes = differences(now_identity, then_identity)
+    trial = Trial(
+        case=case.id,
+        answer="unsafe",
+        reasons=(),
+        changes=changes,
+        inspection=report,
+        yaml=_yaml(case, candidate, found),
+    )
+    if found.bad:
+        return _concluded(trial, found)
+    session = Session(context)
+    try:
+        probes = _probes(context, session, case, candidate, folder, found)
+        clips = _clips(session, case, candidate, folder, found)
+    finally:
+        session.close()
+    if any(change.identity_class in ("weights", "env", "request") for change in changes):
+        found.must.append(f"golden and limits: quantgate regenerate --case {case.id} --runner {context.runner.name}")
+    return _concluded(trial.model_copy(update={"probes": probes, "clips": clips}), found)
+
+
+def _concluded(trial: Trial, found: _Findings) -> Trial:
+    answer = "unsafe" if found.bad else "inconclusive" if found.open else "safe"
+    reasons = (*found.bad, *found.open) or ("inspection, probes and frames of the candidate are clean",)
+    return trial.model_copy(update={"answer": answer, "reasons": reasons, "must_change": tuple(found.must)})
+
+
+def _as_proven(candidate: Case, report: InspectionReport, found: _Findings) -> Case:
+    formats = {one.expert: one.format for one in report.experts if one.format in ("bf16", "fp8", "nvfp4")}
+    wanted = {**candidate.quantization.model_dump(), **formats}
+    if wanted != candidate.quantization.model_dump():
+        found.must.append(f"quantization: {candidate.quantization.model_dump()} -> {wanted}")
+        candidate = candidate.model_copy(update={"quantization": candidate.quantization.model_validate(wanted)})
+    for expert in report.experts:
+        order, _, layout = expert.encoding.partition("/")
+        said = {"nibble_order": order, "scale_layout": layout}
+        proven = {name: value for name, value in said.items() if value and value != getattr(candidate.loader, name)}
+        proven = {
+            name: value for name, value in proven.items() if value in ("low_first", "high_first", "linear", "swizzled")
+        }
+        if proven and expert.format == "nvfp4":
+            found.bad.append(
+                f"{expert.expert}: the bytes are {expert.encoding}, the case's loader reads "
+                f"{candidate.loader.nibble_order}/{candidate.loader.scale_layout}: they must change together"
+            )
+            found.must.append(f"loader: {proven}")
+            found.yaml |= {f"loader.{name}": value for name, value in proven.items()}
+    return candidate
+
+
+def _inspected(report: InspectionReport, found: _Findings) -> None:
+    found.bad += [f"{fault.code}: {fault.message}" for fault in report.faults]
+    found.open += [f"{one.code}: {one.message}" for one in report.findings if one.severity == "inconclusive"]
+    for contract in report.contracts:
+        if contract.agrees is False:
+            found.must.append(f"runtime: {contract.contract} reads {contract.expert} otherwise than its bytes are")
+
+
+def _yaml(case: Case, candidate: Case, found: _Findings) -> dict[str, Json]:
+    before, after = case.model_dump(mode="json"), candidate.model_dump(mode="json")
+    keys: dict[str, Json] = {}
+    for name in (*ROLES, "env", "quantization"):
+        if before[name] != after[name]:
+            value = after[name]
+            keys[name] = (
+                {key: inner for key, inner in value.items() if inner is not None} if isinstance(value, dict) else value
+            )
+    return {**keys, **found.yaml}
+
+
+def _identity(context: SessionContext, case: Case, report: InspectionReport | None = None) -> Identity:
+    paths = resolve_case(case, context.root)
+    report = report or inspect(case, context.root, paths)
+    return identity_of(case, context.device, weight_digests(report, paths["model"]))
+
+
+def _probes(
+    context: SessionContext, session: Session, case: Case, candidate: Case, folder: Path, found: _Findings
+) -> tuple[ProbePair, ...]:
+    source = _source(context, session, case, folder)
+    if source is None:
+        found.open.append("probes: the case has no base to record them from")
+        return ()
+    now = _run(session, case, source, folder / "now")
+    try:
+        then = _run(session, candidate, source, folder / "then")
+    except QuantgateError as error:
+        found.bad.append(f"the candidate does not run: {error.what}")
+        return ()
+    pairs: list[ProbePair] = []
+    for mine, theirs in zip(now.steps, then.steps, strict=False):
+        limit = max(ROOM * mine.base_error, FLOOR)
+        pairs.append(
+            ProbePair(
+                expert=mine.expert, timestep=mine.timestep, now=mine.base_error, then=theirs.base_error, limit=limit
+            )
+        )
+        if theirs.base_error > limit:
+            finer = candidate.quantization != case.quantization and theirs.base_error <= _FORMAT_COST
+            place = f"{mine.expert} at timestep {mine.timestep:g}"
+            text = f"{place}: {theirs.base_error:.3g} off the base, now {mine.base_error:.3g}"
+            (found.open if finer else found.bad).append(text)
+    if len(now.steps) != len(then.steps):
+        found.bad.append("the candidate lacks an expert that the recording has")
+    return tuple(pairs)
+
+
+_FORMAT_COST = 0.25
+"""Velocity error beyond which no format of four bits explains it: another format may cost more than the present one."""
+
+
+def _source(context: SessionContext, session: Session, case: Case, folder: Path) -> ProbeSource | None:
+    goldens: tuple[Golden, ...] = context.store.find(context.runner.name, case.id)
+    kept = probe_source(context, case, goldens[-1] if goldens else None)
+    if kept is not None:
+        return kept
+    recorded = record_inputs(session.pool.get, case, folder / "recording.safetensors")
+    return None if recorded is None else ProbeSource(recorded, None)
+
+
+def _run(session: Session, case: Case, source: ProbeSource, folder: Path) -> ProbeEvidence:
+    folder.mkdir(parents=True, exist_ok=True)
+    bare = ProbeSource(source.inputs, None)
+    return run_probes(session.pool.get(case), case, bare, folder)
+
+
+def _clips(session: Session, case: Case, candidate: Case, folder: Path, found: _Findings) -> dict[str, str]:
+    clips: dict[str, str] = {}
+    for label, one in (("then", candidate), ("now", case)):
+        try:
+            made = session.pool.get(one).generate(one, folder / label)
+        except QuantgateError as error:
+            (found.bad if label == "then" else found.open).append(f"{label}: {error.what}")
+            continue
+        clip = read_clip(folder / label / made.clip)
+        clips[label] = str(folder / label / made.clip)
+        if label == "then":
+            failures = look_at_frames(one, made, clip).failures
+            found.bad += [f"{check.name}: {check.message}" for check in failures]
+    return clips
+
+
+def reference(text: str, previous: CheckpointRef | None) -> CheckpointRef:
+    """``./folder``, ``owner/name@commit`` or ``owner/name`` as a reference."""
+    path, _, revision = text.partition("@")
+    if path.startswith(("./", "/")):
+        return CheckpointRef(path=path)
+    known = previous.revision if previous is not None and previous.path == path else "unresolved"
+    return CheckpointRef(path=path, revision=cast("str", revision or known))
