@@ -74,9 +74,8 @@ def main() -> int:
             for rows in ROWS:
                 print(line(recipe, rows, fits(exports / recipe, exports / "base", rows)))
     for name, gate in GATES.items():
-        print(
-            f"gate {name}: cos >= {gate.cosine}, gap >= {gate.gap}, |gain - 1| <= {gate.gain}; below {gate.unrelated}: unrelated"
-        )
+        limits = f"cos >= {gate.cosine}, gap >= {gate.gap}, |gain - 1| <= {gate.gain}"
+        print(f"gate {name}: {limits}; below {gate.unrelated}: unrelated")
     print(f"a row below {ROW_COSINE} contradicts; recomputed codes: exact from {EXACT}, stale below {STALE}")
     return 0
 

@@ -5,6 +5,7 @@ Between two gates the answer is ``inconclusive``, never a pass.
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from typing import Literal
 
@@ -61,7 +62,7 @@ def gain_limit(measured: Measured) -> float:
     found, gate = measured.fit, gate_of(measured)
     values = found.rows * measured.module.shape[1] if found is not None else 0
     noise = 0.095 if measured.module.format == "nvfp4" else 0.027
-    return max(gate.gain, 6 * noise / max(values, 1) ** 0.5)
+    return max(gate.gain, float(6 * noise / math.sqrt(max(values, 1))))
 
 
 def gate_of(measured: Measured) -> Gate:
