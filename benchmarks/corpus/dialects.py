@@ -13,7 +13,7 @@ from safetensors.torch import load_file
 
 from benchmarks.corpus.edit import Edit, Tensors, quantized, swap_nibbles, swizzle
 from benchmarks.corpus.exports import EXPERTS
-from benchmarks.corpus.faults import FP8, pack
+from benchmarks.corpus.faults import FP8, pack, stale
 
 Make = Callable[[Edit], None]
 
@@ -188,6 +188,11 @@ def dynamic_inputs(edit: Edit) -> None:
     declare(edit, dynamic_input_scale=True)
 
 
+def again(edit: Edit) -> None:
+    """The control of the stale mutants: the same remake from the unchanged base, each Linear with its own scales."""
+    stale(0.0)(edit, "all")
+
+
 def channel_column(edit: Edit) -> None:
     def change(tensors: Tensors, module: str) -> None:
         tensors[f"{module}.weight_scale"] = tensors[f"{module}.weight_scale"].reshape(-1, 1)
@@ -223,6 +228,7 @@ DIALECTS: tuple[Dialect, ...] = (
     Dialect("sharded with an index", "nvfp4", sharded, NEW),
     Dialect("old hf_quant_config.json", "nvfp4", old_config, NEW),
     Dialect("declared in shard metadata", "nvfp4", shard_metadata, NEW),
+    Dialect("exported again without QKV fusion", "nvfp4", again, NEW),
     Dialect("dynamic input scales", "nvfp4", dynamic_inputs),
     Dialect(
         "primary-only override",

@@ -50,7 +50,7 @@ def build_report(
         base=anchor.reference if anchor else None,
         outcome=outcome,
         cause=cause,
-        summary=_summary(context, outcome, findings),
+        summary=_summary(context, findings),
         findings=tuple(findings),
         experts=tuple(expert_summary(context, expert) for expert in context.experts),
         layers=tuple(layer for expert in context.experts for layer in layers(context, expert)),
@@ -73,7 +73,7 @@ def decide(findings: Sequence[InspectionFinding]) -> tuple[InspectionOutcome, st
     return "clean", "none"
 
 
-def _summary(context: Context, outcome: str, findings: Sequence[InspectionFinding]) -> str:
+def _summary(context: Context, findings: Sequence[InspectionFinding]) -> str:
     leading = next((item for item in findings if item.severity in ("fault", "inconclusive")), None)
     if leading is not None:
         return leading.message
@@ -81,7 +81,7 @@ def _summary(context: Context, outcome: str, findings: Sequence[InspectionFindin
     for expert in context.experts:
         item = expert_summary(context, expert)
         parts.append(f"{expert} {item.format}" + (f" {item.encoding}" if item.encoding else ""))
-    return f"{outcome}: {', '.join(parts)}"
+    return ", ".join(parts)
 
 
 def expert_summary(context: Context, expert: str) -> ExpertSummary:
