@@ -1,7 +1,7 @@
 """What sees a fault, and what cause is named: ``python -m benchmarks.attribution``.
 
-Breaks a running engine of the tiny Wan2.2 in every way of `benchmarks.attribution_faults`, judges each run, and then names
-the cause from the run's folder on disk alone. Peers' rules see the same frames. Exit code 1 where a target is missed.
+Breaks a running engine of the tiny Wan2.2 in every way of `benchmarks.attribution_faults`, judges each run, and then
+names the cause from the run's folder on disk alone. Peers' rules see the same frames. Exit code 1: a target is missed.
 """
 
 from __future__ import annotations
@@ -16,9 +16,10 @@ from collections import Counter
 from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from pathlib import Path
+from statistics import median
 
 from benchmarks.attribution_faults import BENIGN, Fault, dev_list, every_linear, sent
-from benchmarks.attribution_setup import FAULTS, Bench, prepare
+from benchmarks.attribution_setup import FAULTS, Bench, broken_checkpoint, prepare
 from benchmarks.peers import rules_without_weights
 from benchmarks.peers.base import PeerRule
 from harness.frames.clip import Clip, read_clip
@@ -97,7 +98,8 @@ def run(bench: Bench, sessions: dict[bool, Session], fault: Fault, number: int) 
     try:
         folder_name = f"{number:03d}"
         session.context = replace(session.context, run=f"{bench.context.run}/{folder_name}")
-        finished = session.run_case(bench.located, fault.name, lambda _event: None)
+        located = broken_checkpoint(bench, fault.checkpoint) if fault.checkpoint else bench.located
+        finished = session.run_case(located, fault.name, lambda _event: None)
     finally:
         FAULTS.set([])
     record = finished.record
@@ -150,56 +152,50 @@ def table(rows: Iterable[Row]) -> None:
 
 
 def overlap(rows: list[Row]) -> None:
-    """What pixels alone have: faults whose worst SSIM lies inside the range of benign runs or above the limit."""
-
-    def ssim(row: Row) -> float | None:
-        found = row.record.comparison.get("ssim") if row.record.comparison is not None else None
-        return None if found is None else found.worst if not row.record.comparison.bit_exact else 1.0  # type: ignore[union-attr]
-
-    benign = [value for row in rows if not row.fault.cause and (value := ssim(row)) is not None]
-    faulty = [(value, row.fault.name) for row in rows if row.fault.cause and (value := ssim(row)) is not None]
-    if not benign or not faulty:
-        return
-    inside = [name for value, name in faulty if value >= min(benign)]
-    print(
-        f"\npixels alone: worst-frame SSIM of benign runs down to {min(benign):.4f}; {len(inside)} of {len(faulty)} faults above that:"
-    )
-    print("  " + ("; ".join(inside) or "none"))
+    """What pixels alone have: faults whose worst SSIM is one that benign runs have too, and what peers pass."""
+    benign = [value for row in rows if not row.fault.cause and (value := _ssim(row)) is not None]
+    faulty = [(value, row.fault.name) for row in rows if row.fault.cause and (value := _ssim(row)) is not None]
+    if benign and faulty:
+        hidden = [name for value, name in faulty if value >= min(benign)]
+        print(f"\npixels alone: worst-frame SSIM of benign runs goes down to {min(benign):.4f}")
+        print(f"  {len(hidden)} of {len(faulty)} faults are no worse: {'; '.join(hidden) or 'none'}")
     quiet = [row.fault.name for row in rows if row.fault.cause and row.record.comparison and "pixels" not in row.seen]
-    print(f"faults that passed every limit on frames: {len(quiet)}: " + "; ".join(quiet))
-    for name in rows[0].peers or next((row.peers for row in rows if row.peers), {}):
-        passed = [row.fault.name for row in rows if row.fault.cause and row.peers.get(name)]
-        total = sum(1 for row in rows if row.fault.cause and row.peers)
-        alarms = [row.fault.name for row in rows if not row.fault.cause and row.peers and not row.peers[name]]
-        print(f"  {name:<34} passes {len(passed):>2} of {total} faults, alarms on {len(alarms)} benign")
+    print(f"  {len(quiet)} passed every limit on frames: {'; '.join(quiet) or 'none'}")
+    judged = [row for row in rows if row.peers]
+    for name in judged[0].peers if judged else ():
+        passed = sum(row.peers[name] for row in judged if row.fault.cause)
+        alarms = sum(not row.peers[name] for row in judged if not row.fault.cause)
+        total = sum(1 for row in judged if row.fault.cause)
+        print(f"  {name:<34} passes {passed:>2} of {total} faults, alarms on {alarms} of {len(judged) - total} benign")
+
+
+def _ssim(row: Row) -> float | None:
+    comparison = row.record.comparison
+    found = comparison.get("ssim") if comparison is not None else None
+    return found.worst if found is not None else None
 
 
 def costs(bench: Bench, rows: list[Row]) -> None:
     """Probe time against generation time, size of the golden."""
     healthy = [row.record for row in rows if not row.fault.cause and row.record.generation is not None]
-    probe = sorted(record.timing.probe for record in healthy)
-    whole = sorted(record.generation.generate_seconds for record in healthy if record.generation)
-    if probe and whole:
-        print(
-            f"\nprobe {probe[len(probe) // 2]:.2f} s, generation {whole[len(whole) // 2]:.2f} s (medians of {len(whole)}): ratio {probe[len(probe) // 2] / whole[len(whole) // 2]:.2f}"
-        )
+    if healthy:
+        probe = median(record.timing.probe for record in healthy)
+        whole = median(record.generation.generate_seconds for record in healthy if record.generation)
+        share = probe / whole
+        print(f"\nprobe {probe:.2f} s, generation {whole:.2f} s: ratio {share:.2f} (medians of {len(healthy)} runs)")
     parts = {name: part.bytes for name, part in bench.golden.manifest.parts.items()}
-    with_, without = sum(parts.values()), sum(size for name, size in parts.items() if name not in (PROBES, SKETCHES))
-    print(
-        "golden: "
-        + ", ".join(f"{name} {size / 1e3:.0f} kB" for name, size in sorted(parts.items()))
-        + f"; {without / 1e3:.0f} kB without probes and sketches, {with_ / 1e3:.0f} kB with"
-    )
+    bare = sum(size for name, size in parts.items() if name not in (PROBES, SKETCHES))
+    listed = ", ".join(f"{name} {size / 1e3:.0f} kB" for name, size in sorted(parts.items()))
+    print(f"golden: {listed}; {bare / 1e3:.0f} kB without probes and sketches, {sum(parts.values()) / 1e3:.0f} kB with")
 
 
 def score(rows: list[Row], label: str) -> float:
     """Share of faults whose cause is right."""
     faults = [row for row in rows if row.fault.cause]
-    right = sum(row.right for row in faults)
-    print(
-        f"{label}: cause right for {right} of {len(faults)} ({right / max(1, len(faults)):.1%}); seen at all: {sum(row.flagged for row in faults)} of {len(faults)}"
-    )
-    return right / max(1, len(faults))
+    right, seen = sum(row.right for row in faults), sum(row.flagged for row in faults)
+    share = right / max(1, len(faults))
+    print(f"{label}: cause right for {right} of {len(faults)} ({share:.1%}); seen at all: {seen} of {len(faults)}")
+    return share
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -259,7 +255,11 @@ def main(arguments: list[str] | None = None) -> int:
 def _of_format(faults: Iterable[Fault], form: str) -> list[Fault]:
     """Without the faults that only packed FP4 can have."""
     only_fp4 = {"nibble", "swizzled", "rolled", "stale"}
-    return [fault for fault in faults if form == "nvfp4" or fault.specs[0]["kind"] not in only_fp4]
+    return [
+        fault
+        for fault in faults
+        if form == "nvfp4" or (fault.specs and not any(spec["kind"] in only_fp4 for spec in fault.specs))
+    ]
 
 
 if __name__ == "__main__":

@@ -71,6 +71,7 @@ def prepare(folder: Path, device: str, form: str) -> Bench:
     folder = folder.resolve()
     folder.mkdir(parents=True, exist_ok=True)
     FAULTS.at(folder / "fault.json")
+    (folder / "tiny" / "broken").mkdir(parents=True, exist_ok=True)
     _checkpoints(folder, form)
     profiles = load_runners(ROOT / "runners")
     print_ = (gpu_devices() or (None,))[0] if device == "cuda" else cpu_device()
@@ -111,6 +112,38 @@ def _checkpoints(folder: Path, form: str) -> None:
         shutil.copy(CALIBRATION, folder / "tiny" / "calibration.json")
     if not (folder / "tiny" / "exports" / form).exists():
         export(form, folder / "tiny" / "exports", folder / "tiny" / "weights", folder / "tiny" / "calibration.json")
+
+
+def broken_checkpoint(bench: Bench, kind: str) -> Located:
+    """The case with an export that is broken on disk: of another base (``stale``), or packed the other way."""
+    from dataclasses import replace as changed
+
+    import numpy as np
+
+    from tiny.export import EXPORTS, export
+    from tiny.tensorfile import of, read, write
+
+    tiny = bench.context.root / "tiny"
+    name, target = "nvfp4", tiny / "broken" / kind
+    if not target.exists() and kind == "stale":
+        weights = tiny / "weights-stale"
+        shutil.copytree(tiny / "weights", weights, dirs_exist_ok=True)
+        random = np.random.default_rng(3)
+        for expert in ("transformer", "transformer_2"):
+            path = weights / expert / "diffusion_pytorch_model.safetensors"
+            tensors = read(path)
+            for key, tensor in tensors.items():
+                if key.startswith("blocks.") and key.endswith(".weight") and tensor.array.ndim == 2:
+                    values = tensor.float32()
+                    noise = random.normal(size=values.shape).astype(np.float32) * values.std() * np.float32(0.05)
+                    tensors[key] = of(tensor.dtype, values + noise)
+            write(path, tensors)
+        export(name, tiny / "broken-by", weights, tiny / "calibration.json").rename(target)
+    elif not target.exists():
+        EXPORTS["nvfp4-nibbles"] = changed(EXPORTS[name], nibbles="high_first")
+        export("nvfp4-nibbles", tiny / "broken-by", tiny / "weights", tiny / "calibration.json").rename(target)
+    model = bench.located.case.model.model_copy(update={"path": f"./tiny/broken/{kind}"})
+    return bench.located.model_copy(update={"case": bench.located.case.model_copy(update={"model": model})})
 
 
 def _case(form: str, runner: str) -> Case:

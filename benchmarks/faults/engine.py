@@ -1,4 +1,4 @@
-"""A backend that breaks itself as a file says: faults live in the engine's process, and leave no mark but their effect."""
+"""A backend that breaks itself as a file says: faults live in the engine, and leave no mark but their effect."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Faults inside an engine: what a loader, a kernel or a changed default does to a healthy checkpoint, and how to undo it."""
+"""Faults inside an engine: what a loader, a kernel or a changed default does, and how to undo it."""
 
 from __future__ import annotations
 

@@ -12,6 +12,8 @@ from harness.records.probe import ModuleEvidence, ProbeEvidence, ProbeStep
 from harness.records.verdict import Finding
 
 _SHOWN = 4
+NORM = "norm"
+"""Format that probes give a norm."""
 
 
 def judge_probe(evidence: Evidence, *, anchored: bool) -> Iterator[Finding]:
@@ -45,7 +47,7 @@ def judge_probe(evidence: Evidence, *, anchored: bool) -> Iterator[Finding]:
 
 
 def modules_off(probe: ProbeEvidence, limits: LimitFile, anchored: bool) -> tuple[ModuleEvidence, ...]:
-    """Linears that, fed alone, answer otherwise than the golden's (where that counts) or than their format explains."""
+    """Linears and norms that, fed alone, are off the golden's (where that counts) or off what their format costs."""
     return tuple(
         module
         for module in probe.modules
@@ -54,7 +56,13 @@ def modules_off(probe: ProbeEvidence, limits: LimitFile, anchored: bool) -> tupl
 
 
 def _modules(probe: ProbeEvidence, limits: LimitFile, anchored: bool) -> Iterator[Finding]:
-    off = modules_off(probe, limits, anchored)
+    every = modules_off(probe, limits, anchored)
+    norms = [module for module in every if module.format == NORM]
+    if norms:
+        names = [f"{module.expert}/{module.module}" for module in norms]
+        message = f"fed alone, {len(norms)} norms answer otherwise than they did: {', '.join(names[:_SHOWN])}"
+        yield _finding("norm_off", message, {"modules": list(names)}, stops=True)
+    off = [module for module in every if module.format != NORM]
     if not off:
         return
     worst = max(off, key=lambda module: module.golden_error or module.base_error or 0.0)
@@ -62,7 +70,8 @@ def _modules(probe: ProbeEvidence, limits: LimitFile, anchored: bool) -> Iterato
     against = "golden" if anchored and worst.golden_error is not None else "base"
     error = worst.golden_error if against == "golden" else worst.base_error
     listed = ", ".join(names[:_SHOWN]) + (f" and {len(names) - _SHOWN} more" if len(names) > _SHOWN else "")
-    count = f"{len(off)} of {len(probe.modules)} Linears"
+    linears = sum(module.format != NORM for module in probe.modules)
+    count = f"{len(off)} of {linears} Linears"
     message = f"fed alone, {count} are off: {listed}; the worst by {error:.3g} of the {against}"
     yield _finding("module_off", message, {"modules": list(names), "worst": names[off.index(worst)]}, stops=True)
 

@@ -14,6 +14,7 @@ from harness.judge.observation import hold_against, read_observation
 from harness.judge.probe_limits import VELOCITY
 from harness.pipeline.pool import EnginePool
 from harness.records.attribution import Attribution, Experiment, ExperimentResult, Experiments
+from harness.records.base import Json
 from harness.records.case_record import CaseRecord
 from harness.records.verdict import Outcome
 from harness.session.probing import PROBES_FILE, SKETCHES_FILE, base_case
@@ -76,6 +77,8 @@ class Laboratory:
     def _try(self, experiment: Experiment, record: CaseRecord, left: float) -> ExperimentResult:
         if experiment.kind == "readings":
             return self._readings(experiment)
+        if experiment.kind == "probe_again":
+            return self._probe_again(experiment, left)
         if experiment.kind == "base_probe":
             return self._base_probe(experiment, left)
         return self._rerun(experiment, record, left)
@@ -100,6 +103,13 @@ class Laboratory:
         equal = again.clip_sha256 == record.generation.clip_sha256
         data = {"equal": equal, "clip": again.clip_sha256, "was": record.generation.clip_sha256}
         return ExperimentResult(experiment=experiment, done=True, data=dict(data))
+
+    def _probe_again(self, experiment: Experiment, left: float) -> ExperimentResult:
+        case, out = self._in_time(left), self.folder / "sketches-again.safetensors"
+        params: dict[str, Json] = {"inputs": str((self.folder / PROBES_FILE).resolve()), "out": str(out.resolve())}
+        self.pool.get(case).call("probe", params, case.timeouts.generate)
+        equal = out.read_bytes() == (self.folder / SKETCHES_FILE).read_bytes()
+        return ExperimentResult(experiment=experiment, done=True, data={"equal": equal})
 
     def _base_probe(self, experiment: Experiment, left: float) -> ExperimentResult:
         base = base_case(self._in_time(left))

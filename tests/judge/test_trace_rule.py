@@ -61,3 +61,64 @@ def test_rounding_of_a_timestep_is_no_difference(make: Any) -> None:
         make.healthy(generation=make.generation(trace=trace.model_copy(update={"steps": steps}))), "cpu"
     )
     assert verdict.outcome is Outcome.PASS
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "cause"),
+    [
+        ("length", 512, "sequence_length"),
+        ("tokens", "other", "text_tokens"),
+        ("mask", "other", "attention_mask"),
+        ("dtype", "float32", "text_dtype"),
+    ],
+)
+def test_what_the_prompt_became(make: Any, name: str, value: object, cause: str) -> None:
+    text = {"length": 64, "tokens": "a", "mask": "b", "dtype": "bfloat16"}
+    trace = make.trace().model_copy(update={"text": text})
+    healthy = make.healthy(generation=make.generation(trace=trace))
+    golden = type(healthy.golden)(make.GOLDEN, (), trace, make.limits())
+    assert observe(healthy.plus(golden=golden), "cpu")[0].outcome is Outcome.PASS
+    changed = make.generation(trace=trace.model_copy(update={"text": {**text, name: value}}))
+    verdict, _ = observe(healthy.plus(golden=golden, generation=changed), "cpu")
+    assert (verdict.outcome, verdict.cause) == (Outcome.REGRESSION, cause)
+
+
+def test_a_boundary_that_moves_no_step_is_named(make: Any) -> None:
+    trace = make.trace().model_copy(update={"boundary_ratio": 0.9})
+    verdict, _ = observe(make.healthy(generation=make.generation(trace=trace)), "cpu")
+    assert verdict.cause == "boundary_ratio"
+
+
+def test_guidance_that_was_applied_counts_and_not_what_was_stated(make: Any) -> None:
+    trace = make.trace()
+    measured = [step.model_copy(update={"guidance_measured": 3.0}) for step in trace.steps]
+    healthy = make.healthy()
+    golden = type(healthy.golden)(make.GOLDEN, (), trace.model_copy(update={"steps": tuple(measured)}), make.limits())
+    near = [step.model_copy(update={"guidance_measured": 3.01}) for step in trace.steps]
+    same = make.generation(trace=trace.model_copy(update={"steps": tuple(near)}))
+    assert observe(healthy.plus(golden=golden, generation=same), "cpu")[0].outcome is Outcome.PASS
+    wrong = [measured[0], measured[1].model_copy(update={"guidance_measured": 4.0})]
+    other = make.generation(trace=trace.model_copy(update={"steps": tuple(wrong)}))
+    verdict, _ = observe(healthy.plus(golden=golden, generation=other), "cpu")
+    assert verdict.cause == "guidance"
+    assert "step 1" in verdict.summary
+
+
+def test_a_diverging_step_is_shown_and_fails_nothing(make: Any) -> None:
+    from harness.judge.probe_limits import place_all
+    from harness.records.limits import Sample
+
+    trace = make.trace()
+    steps = tuple(step.model_copy(update={"velocity_sketch": (1.0, 0.0)}) for step in trace.steps)
+    anchor = trace.model_copy(update={"steps": steps})
+    limits = make.limits()
+    placed = place_all({"trace_velocity_error": (Sample(value=0.03, run="isa", side="benign"),)})
+    limits = limits.model_copy(update={"limits": (*limits.limits, *placed)})
+    healthy = make.healthy()
+    golden = type(healthy.golden)(make.GOLDEN, (), anchor, limits)
+    moved = (steps[0], steps[1].model_copy(update={"velocity_sketch": (1.0, 0.1)}))
+    generation = make.generation(trace=anchor.model_copy(update={"steps": moved}))
+    verdict, _ = observe(healthy.plus(golden=golden, generation=generation), "cpu")
+    assert verdict.outcome is Outcome.PASS
+    (shown,) = [finding for finding in verdict.findings if finding.code == "first_diverging_step"]
+    assert (shown.data["step"], shown.gating) == (1, False)

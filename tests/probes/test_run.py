@@ -79,9 +79,16 @@ def test_a_norm_with_another_epsilon_is_where_the_expert_first_diverges(look: An
         model.blocks[1].attn1.norm_k.eps = 10.0
 
     found = look(change)
-    assert all(module.golden_error == 0.0 for module in found.modules)
+    off = [(module.module, module.format) for module in found.modules if module.golden_error]
+    assert off == [("blocks.1.attn1.norm_k", "norm")]
     first = next(point for point in found.steps[0].points if (point.golden_error or 0) > 0.01)
     assert (first.name, first.kind) == ("blocks.1.attn1.norm_k", "norm")
+
+
+@pytest.mark.parametrize("name", ["blocks.0.norm1", "blocks.1.attn2.norm_q", "norm_out"])
+def test_an_epsilon_of_1e_5_is_seen_in_the_norm_alone(look: Any, name: str) -> None:
+    found = look(lambda model: setattr(model.get_submodule(name), "eps", 1e-5))
+    assert [module.module for module in found.modules if (module.golden_error or 0) > 0.006] == [name]
 
 
 def test_points_come_in_order_of_execution(look: Any) -> None:

@@ -42,7 +42,9 @@ def next_experiments(record: CaseRecord, results: Results) -> tuple[Experiment, 
         return ()
     wanted: list[Experiment] = []
     if record.probe is not None and any(weights.first_divergence(record)):
-        wanted.append(Experiment(kind="base_probe", why="does the base diverge in this build too?"))
+        wanted.append(Experiment(kind="probe_again", why="do the same inputs give the same?"))
+        if _equal(results, "probe_again"):
+            wanted.append(Experiment(kind="base_probe", why="does the base diverge in this build too?"))
     elif record.generation is not None:
         wanted.append(Experiment(kind="rerun_same", why="does the same engine repeat itself?"))
         if _equal(results, "rerun_same"):
@@ -57,6 +59,7 @@ def _proven(record: CaseRecord, results: Results) -> Iterator[Cause]:
     yield from settings.identity(record)
     yield from settings.receipts(record)
     yield from weights.from_readings(record, results)
+    yield from weights.norms(record)
     yield from settings.traced(record)
 
 
@@ -66,6 +69,7 @@ def _causes(record: CaseRecord, results: Results) -> Iterator[Cause]:
     yield from proven
     codes = {cause.code for cause in proven}
     if not codes & {cause.code for cause in settings.inspected(record)}:
+        yield from _unrepeatable(results)
         for cause in weights.first_divergence(record):
             yield _with_base(cause, results)
     if not proven:
@@ -81,6 +85,13 @@ def _with_base(cause: Cause, results: Results) -> Cause:
     text = "the base diverges in this build too: code or environment" if also else "the base in this build does not"
     evidence = {**cause.evidence, "base_in_build": dict(found.data)}
     return cause.model_copy(update={"sentence": f"{cause.sentence}; {text}", "evidence": evidence})
+
+
+def _unrepeatable(results: Results) -> Iterator[Cause]:
+    result = _result(results, "probe_again")
+    if result is not None and result.data.get("equal") is False:
+        text = "the same engine answers the same recorded inputs otherwise: a race, or memory that nobody wrote"
+        yield Cause(code="noise", where="engine", sentence=text, evidence=dict(result.data))
 
 
 def _repeated(results: Results) -> Iterator[Cause]:

@@ -134,9 +134,19 @@ def _sentence(code: str, where: str, reading: Reading | None, record: CaseRecord
     return texts.get(code, f"{where}: {code} ({reading.name})")
 
 
+def norms(record: CaseRecord) -> Iterator[Cause]:
+    """Norms that answer otherwise when fed alone."""
+    for finding in record.verdict.findings:
+        if finding.code == "norm_off" and isinstance(finding.data.get("modules"), list):
+            names = [str(name) for name in finding.data["modules"]]  # type: ignore[union-attr]
+            where = scope(names, record)
+            sentence = f"{where}: the norm itself computes otherwise (epsilon or weight), fed alone"
+            yield Cause(code="norm", where=where, sentence=sentence, evidence=dict(finding.data))
+
+
 def first_divergence(record: CaseRecord) -> Iterator[Cause]:
     """Where an expert first diverges, for experts none of whose Linears is off."""
-    broken = {name.partition("/")[0] for name in off(record)}
+    broken = {name.partition("/")[0] for name in (*off(record), *_norm_names(record))}
     seen: set[str] = set()
     for finding in record.verdict.findings:
         expert = str(finding.data.get("expert", ""))
@@ -144,6 +154,11 @@ def first_divergence(record: CaseRecord) -> Iterator[Cause]:
             continue
         seen.add(expert)
         yield _operation(expert, finding)
+
+
+def _norm_names(record: CaseRecord) -> list[str]:
+    found = (cause.evidence.get("modules") for cause in norms(record))
+    return [str(name) for names in found if isinstance(names, list) for name in names]
 
 
 def _operation(expert: str, finding: Finding) -> Cause:

@@ -20,6 +20,11 @@ def is_linear(module: torch.nn.Module) -> bool:
     return isinstance(module, torch.nn.Linear | QuantizedLinear)
 
 
+def is_norm(name: str, module: torch.nn.Module) -> bool:
+    """Whether this is a norm that does something."""
+    return "norm" in name.rpartition(".")[2] and hasattr(module, "eps") and not list(module.children())
+
+
 class PointWatch:
     """Sketches of one forward pass, in order of execution."""
 
@@ -74,7 +79,7 @@ def _kind(name: str, module: torch.nn.Module) -> PointKind | None:
     if is_linear(module):
         return "linear"
     leaf = name.rpartition(".")[2]
-    if "norm" in leaf and not list(module.children()) and not isinstance(module, torch.nn.Identity):
+    if is_norm(name, module):
         return "norm"
     head, _, last = name.rpartition(".")
     if last.isdigit() and head.endswith("blocks"):

@@ -1,0 +1,202 @@
+"""From a record and experiments to a named cause."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from harness.judge.attribution import attribute, next_experiments
+from harness.records.attribution import Experiment, ExperimentResult, Reading
+from harness.records.base import Json
+from harness.records.case_record import CaseRecord
+from harness.records.inspection import InspectionFinding, InspectionReport
+from harness.records.probe import ModuleEvidence, ProbeEvidence
+from harness.records.verdict import Finding, Outcome, Verdict
+
+A, B = "transformer/blocks.1.attn1.to_q", "transformer/blocks.1.ffn.net.2"
+LOW = "transformer_2/blocks.1.attn1.to_q"
+
+
+def finding(stage: str, code: str, *, gating: bool = True, **data: Json) -> Finding:
+    return Finding(stage=stage, code=code, gating=gating, message=f"{code} is so", data=data)  # type: ignore[arg-type]
+
+
+def probed(*names: str, fmt: str = "nvfp4") -> ProbeEvidence:
+    modules = tuple(
+        ModuleEvidence(expert=name.partition("/")[0], module=name.partition("/")[2], format=fmt)  # type: ignore[arg-type]
+        for name in names
+    )
+    return ProbeEvidence(steps=(), modules=modules, golden_anchor=True)
+
+
+@pytest.fixture
+def record(make: Any) -> Any:
+    def build(*findings: Finding, **more: Any) -> CaseRecord:
+        verdict = Verdict(outcome=Outcome.REGRESSION, cause="x", summary="red", findings=findings)
+        fields: dict[str, Any] = {
+            "run": "r",
+            "case": "one",
+            "node": "n",
+            "source": "s:1",
+            "runner": "cpu",
+            "started": "now",
+            "request": {},
+            "verdict": verdict,
+            "golden": make.GOLDEN,
+            "generation": make.generation(),
+            "probe": probed(A, B, LOW),
+        }
+        return CaseRecord(**{**fields, **more})
+
+    return build
+
+
+def read(name: str, *readings: tuple[str, float, float]) -> ExperimentResult:
+    expert, _, module = name.partition("/")
+    return ExperimentResult(
+        experiment=Experiment(kind="readings", expert=expert, module=module),  # type: ignore[arg-type]
+        done=True,
+        readings=tuple(Reading(name=reading, error=error, gain=factor) for reading, error, factor in readings),
+    )
+
+
+def did(kind: str, **data: Json) -> ExperimentResult:
+    return ExperimentResult(experiment=Experiment(kind=kind), done=True, data=data)  # type: ignore[arg-type]
+
+
+SWAPPED = (("nibble_swapped", 0.003, 1.0), ("base", 1.4, 0.0), ("declared", 1.4, 0.0))
+
+
+@pytest.mark.parametrize(
+    ("names", "where"),
+    [((A,), A), ((A, B), "transformer/blocks.1"), ((A, B, LOW), "both experts"), ((LOW,), LOW)],
+)
+def test_a_misreading_is_named_with_its_scope(record: Any, names: tuple[str, ...], where: str) -> None:
+    given = record(finding("probe", "module_off", modules=list(names)))
+    wanted = next_experiments(given, ())
+    assert [f"{one.expert}/{one.module}" for one in wanted] == list(names)
+    results = [read(name, *SWAPPED) for name in names]
+    assert next_experiments(given, results) == ()
+    found = attribute(given, results).cause
+    assert found is not None
+    assert (found.code, found.where) == ("nibble_order", where)
+
+
+@pytest.mark.parametrize(
+    ("readings", "code"),
+    [
+        ((("scale_swizzled", 0.003, 1.0),), "scale_layout"),
+        ((("scale_rolled_rows_+1", 0.003, 1.0),), "scale_layout"),
+        ((("scale_missing", 0.003, 1.0),), "scale_value"),
+        ((("declared", 0.0102, 1.01), ("base", 0.1, 1.0)), "gain"),
+        ((("declared", 1.0, 2.0), ("base", 1.1, 2.0)), "gain"),
+        ((("other_expert", 0.002, 1.0), ("declared", 0.2, 1.0)), "experts_swapped"),
+        ((("base", 0.002, 1.0), ("declared", 0.1, 1.0)), "unquantized"),
+        ((("declared", 0.002, 1.0),), "golden_differs"),
+        ((("base", 0.05, 1.0), ("declared", 0.11, 1.0)), "unexplained_weights"),
+        ((("declared", 0.5, 0.8), ("base", 0.6, 0.8)), "unexplained_weights"),
+    ],
+)
+def test_every_reading_has_its_cause(record: Any, readings: tuple[tuple[str, float, float], ...], code: str) -> None:
+    given = record(finding("probe", "module_off", modules=[A]))
+    found = attribute(given, [read(A, *readings)])
+    assert found.cause is not None
+    assert found.cause.code == code
+
+
+def test_two_misreadings_are_two_causes(record: Any) -> None:
+    given = record(finding("probe", "module_off", modules=[A, LOW]))
+    found = attribute(given, [read(A, *SWAPPED), read(LOW, ("scale_swizzled", 0.003, 1.0))])
+    assert found.cause is not None
+    assert {(one.code, one.where) for one in (found.cause, *found.also)} == {("nibble_order", A), ("scale_layout", LOW)}
+
+
+def test_of_many_modules_some_are_read(record: Any) -> None:
+    names = [f"transformer/blocks.{index}.ffn.net.2" for index in range(40)]
+    wanted = next_experiments(record(finding("probe", "module_off", modules=list(names))), ())
+    assert len(wanted) == 8
+    assert {wanted[0].module, wanted[-1].module} == {"blocks.0.ffn.net.2", "blocks.39.ffn.net.2"}
+
+
+@pytest.mark.parametrize(
+    ("findings", "code"),
+    [
+        ((finding("trace", "scheduler_settings", flow_shift={}), finding("trace", "timestep", step=1)), "flow_shift"),
+        ((finding("trace", "scheduler_settings", solver_order={}),), "scheduler"),
+        ((finding("trace", "boundary_ratio"), finding("trace", "expert", step=2)), "boundary_ratio"),
+        ((finding("trace", "expert", step=2),), "expert"),
+        ((finding("trace", "guidance", step=0),), "guidance"),
+        ((finding("trace", "sequence_length"), finding("trace", "text_tokens")), "sequence_length"),
+        ((finding("trace", "text_tokens"), finding("trace", "attention_mask")), "text_tokens"),
+        ((finding("trace", "vae_settings", latents_mean={}),), "vae_statistics"),
+        ((finding("trace", "vae_settings", dtype={}),), "vae_dtype"),
+        ((finding("receipts", "quantized_path_not_run", expert="transformer"),), "quantized_path_not_run"),
+        ((finding("probe", "norm_off", modules=["transformer/blocks.0.norm2"]),), "norm"),
+        ((finding("probe", "first_divergence", expert="transformer", point="p", kind="attention"),), "attention"),
+        ((finding("identity", "request_differs"),), "request_differs"),
+    ],
+)
+def test_settings_name_the_cause_and_not_what_follows(record: Any, findings: tuple[Finding, ...], code: str) -> None:
+    found = attribute(record(*findings), ())
+    assert found.cause is not None
+    assert (found.cause.code, found.also) == (code, ())
+
+
+def test_what_the_bytes_prove_comes_first(record: Any) -> None:
+    fault = InspectionFinding(code="nibble_order", severity="fault", message="swapped on disk", expert="transformer")
+    report = InspectionReport(reference="r", base=None, outcome="fault", summary="s", findings=(fault,))
+    given = record(finding("trace", "guidance", step=0), inspection=report)
+    found = attribute(given, ())
+    assert found.cause is not None
+    assert (found.cause.code, [one.code for one in found.also]) == ("nibble_order", ["guidance"])
+
+
+def test_without_proof_it_runs_again_and_names_noise_state_or_decoding(record: Any) -> None:
+    given = record(finding("frames", "ssim_below_limit"))
+    assert [one.kind for one in next_experiments(given, ())] == ["rerun_same"]
+    noisy = [did("rerun_same", equal=False)]
+    assert next_experiments(given, noisy) == ()
+    assert attribute(given, noisy).cause.code == "noise"  # type: ignore[union-attr]
+    steady = [did("rerun_same", equal=True)]
+    assert [one.kind for one in next_experiments(given, steady)] == ["rerun_fresh", "base_probe"]
+    stale = [*steady, did("rerun_fresh", equal=False), did("base_probe", differs=False, base_error=0.0)]
+    assert attribute(given, stale).cause.code == "engine_state"  # type: ignore[union-attr]
+
+
+def test_where_every_velocity_is_right_the_decoder_is_left(record: Any, make: Any) -> None:
+    trace = make.trace()
+    steps = tuple(step.model_copy(update={"velocity_sketch": (1.0, 2.0)}) for step in trace.steps)
+    generation = make.generation(trace=trace.model_copy(update={"steps": steps}))
+    results = [did("rerun_same", equal=True), did("rerun_fresh", equal=True), did("base_probe", differs=False)]
+    given = record(finding("frames", "ssim_below_limit"), generation=generation)
+    assert attribute(given, results).cause.code == "decode"  # type: ignore[union-attr]
+    diverged = finding("trace", "first_diverging_step", gating=False, step=3)
+    found = attribute(record(finding("frames", "ssim_below_limit"), diverged, generation=generation), results)
+    assert found.cause is None
+    assert "sampler, from step 3 on" in found.remaining
+    assert {"noise", "engine state", "the base in this build"} <= set(found.ruled_out)
+
+
+def test_answers_that_do_not_repeat_are_noise_and_no_operation(record: Any) -> None:
+    given = record(finding("probe", "first_divergence", expert="transformer", point="patch_embedding", kind="other"))
+    assert [one.kind for one in next_experiments(given, ())] == ["probe_again"]
+    found = attribute(given, [did("probe_again", equal=False)])
+    assert found.cause is not None
+    assert found.cause.code == "noise"
+    steady = [did("probe_again", equal=True)]
+    assert [one.kind for one in next_experiments(given, steady)] == ["base_probe"]
+    found = attribute(given, [*steady, did("base_probe", differs=True, base_error=0.5)])
+    assert found.cause is not None
+    assert found.cause.code == "operation"
+    assert "code or environment" in found.cause.sentence
+
+
+def test_without_time_it_says_what_remains(record: Any) -> None:
+    late = ExperimentResult(experiment=Experiment(kind="rerun_same"), done=False, why_not="no time")
+    given = record(finding("frames", "ssim_below_limit"), probe=None)
+    found = attribute(given, [late])
+    assert found.cause is None
+    assert next_experiments(given, [late]) == ()
+    assert any("noise" in one for one in found.remaining)
+    assert any("no probes" in one for one in found.remaining)
