@@ -1,0 +1,102 @@
+"""``python -m benchmarks.power``. Exit code 1: the gate did not reach what it must; 2: the budget ended first."""
+
+from __future__ import annotations
+
+import argparse
+import hashlib
+import os
+import sys
+import time
+from pathlib import Path
+
+from benchmarks.power.design import PROMPTS, SEEDS, Design
+from benchmarks.power.generate import ROOT, Settings, make_goldens, plan, run_units
+from harness.judge.calibration.placing import ROOM, Rule
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Entry point."""
+    parser = argparse.ArgumentParser(prog="python -m benchmarks.power", description=__doc__)
+    parser.add_argument("--out", type=Path, default=ROOT / "runs" / "power", help="results, kept between calls")
+    parser.add_argument("--device", choices=("cpu", "cuda"), default="cpu")
+    parser.add_argument("--workers", type=int, default=1, help="processes; 0: this one, and only native instructions")
+    parser.add_argument("--budget-seconds", type=float, default=float("inf"), help="stop then; call again to go on")
+    parser.add_argument("--prompts", type=int, default=len(PROMPTS), help="how many")
+    parser.add_argument("--seeds", type=int, default=len(SEEDS), help="how many")
+    parser.add_argument("--calibration", type=int, default=12, help="healthy runs a case that limits may know")
+    parser.add_argument("--benign", type=int, default=99, help="most healthy runs a case that are scored")
+    parser.add_argument("--room", type=float, default=ROOM, help="room beyond the tolerance bound, as a factor")
+    parser.add_argument("--plot", type=Path, default=None, help="PNG; default: power.png among the results")
+    parser.add_argument("--generate-only", action="store_true")
+    parser.add_argument("--score-only", action="store_true")
+    options = parser.parse_args(arguments)
+    began = time.time()
+    os.environ.setdefault("OMP_NUM_THREADS", "1")
+    weights = hashlib.sha256((ROOT / "tiny" / "weights" / "manifest.json").read_bytes()).hexdigest()
+    settings = Settings(options.out.resolve(), options.device, weights, began + options.budget_seconds)
+    design = Design(
+        options.device,
+        tuple(range(options.prompts)),
+        tuple(SEEDS[: options.seeds]),
+        options.calibration,
+        options.benign,
+    )
+    if not options.score_only:
+        left = generate(design, settings, options.workers)
+        print(f"{time.time() - began:.0f} s; {left} units left")
+        if left and options.generate_only:
+            return 2
+    if options.generate_only:
+        return 0
+    return score(design, settings, Rule(room=options.room), options.plot)
+
+
+def generate(design: Design, settings: Settings, workers: int) -> int:
+    """Everything that has no result yet, as far as time allows. Returns how many units are left."""
+    from tiny.export import export
+
+    if not settings.export.exists():
+        export("nvfp4", settings.out / "making").replace(settings.export)
+    cases = design.cases()
+    if workers == 0:
+        made = make_goldens(settings, tuple(cases))
+    else:
+        from concurrent.futures import ProcessPoolExecutor
+        from multiprocessing import get_context
+
+        share = [tuple(cases[start::workers]) for start in range(min(workers, len(cases)))]
+        with ProcessPoolExecutor(workers, mp_context=get_context("spawn")) as pool:
+            made = sum(pool.map(make_goldens, [settings] * len(share), share))
+    print(f"{made} goldens made, {len(cases)} there")
+    added = run_units(plan(design, settings), settings, workers)
+    print(f"{added} results added")
+    return len(plan(design, settings))
+
+
+def score(design: Design, settings: Settings, rule: Rule, plot: Path | None) -> int:
+    """Tables and plot of what is there. Cases without all of their calibration runs are left out."""
+    from benchmarks.power.design import calibration
+    from benchmarks.power.plot import draw
+    from benchmarks.power.score import read_some, scorers
+    from benchmarks.power.tables import print_all
+
+    wanted = [(task, case) for task in design.tasks() for case in design.cases()]
+    missing = [(task, case) for task, case in wanted if not settings.result(task, case).exists()]
+    known = set(calibration(design.calibration_runs))
+    broken = {case for task, case in missing if task in known or task.carries}
+    rows = read_some(settings.result(task, case) for task, case in wanted if case not in broken)
+    if not rows:
+        print("no case has all of its calibration runs yet")
+        return 2
+    if missing:
+        print(f"PART OF IT: {len(missing)} of {len(wanted)} runs are not there yet; {len(broken)} cases left out")
+    found, gates = scorers(rows, rule)
+    reached = print_all(rows, found, gates)
+    print(f"\nplot: {draw(rows, found, plot or settings.out / 'power.png')}")
+    if missing:
+        return 2
+    return 0 if reached else 1
+
+
+if __name__ == "__main__":
+    sys.exit(main())

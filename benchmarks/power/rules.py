@@ -1,0 +1,72 @@
+"""Peers' rules on the outputs of a tiny model, and each rule as one number: 1 is its own limit, more is worse."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import numpy as np
+
+from benchmarks.peers import rules_without_weights
+from benchmarks.peers.diffusers import Diffusers
+from benchmarks.peers.fastvideo import FastVideo
+from benchmarks.peers.model_connect import ModelConnect
+from benchmarks.peers.sglang_publishing import SglangPublishing
+from benchmarks.peers.sglang_video import SglangVideo
+from benchmarks.peers.vllm_omni import VllmOmni
+from benchmarks.power.result import PeerSaid
+from harness.frames.clip import Clip
+
+ENLARGED = 3
+"""MS-SSIM needs more than 160 pixels a side; frames of 96 x 64 are enlarged by repeating pixels for it."""
+
+
+def apply_peers(golden: Clip, candidate: Clip) -> dict[str, PeerSaid]:
+    """Every peer's answer; a rule whose library is not installed is left out."""
+    said: dict[str, PeerSaid] = {}
+    for rule in rules_without_weights():
+        pair = (golden, candidate)
+        if isinstance(rule, FastVideo) and min(golden.shape[1:3]) <= 160:
+            pair = (enlarged(golden), enlarged(candidate))
+        try:
+            result = rule.judge(*pair)
+        except ImportError:
+            continue
+        measured = {name: float(np.nan_to_num(value, posinf=1e9)) for name, value in result.measured.items()}
+        said[rule.name] = PeerSaid(passed=result.passed, measured=measured)
+    return said
+
+
+def enlarged(clip: Clip) -> Clip:
+    """Every pixel ``ENLARGED`` times in both directions."""
+    return Clip(clip.frames.repeat(ENLARGED, axis=1).repeat(ENLARGED, axis=2))
+
+
+def severity(rule: str, said: PeerSaid) -> float:
+    """How far a rule's worst quantity is on the way from perfect (0) to its limit (1) and beyond.
+
+    Decibels count as amplitudes. A rule of checks without a scale is 0 or infinite.
+    """
+    m: Mapping[str, float] = said.measured
+    if rule == SglangVideo().name:
+        one = SglangVideo()
+        return max(_below(m["ssim"], one.ssim), _decibel(m["psnr"], one.psnr), m["mad"] / one.mad)
+    if rule == SglangPublishing().name:
+        two = SglangPublishing()
+        return min(_below(m["ssim"], two.ssim), m["mad"] / two.mad)
+    if rule == FastVideo().name:
+        return _below(m["ms_ssim"], FastVideo().limit)
+    if rule == VllmOmni().name:
+        return max(_below(m["ssim"], VllmOmni().ssim), _decibel(m["psnr"], VllmOmni().psnr))
+    if rule == Diffusers().name:
+        return m["max_abs_difference"] / Diffusers().limit
+    if rule == ModelConnect().name:
+        return 0.0 if said.passed else float("inf")
+    raise ValueError(f"no scale for {rule!r}")
+
+
+def _below(value: float, limit: float) -> float:
+    return (1.0 - value) / (1.0 - limit)
+
+
+def _decibel(value: float, limit: float) -> float:
+    return float(10.0 ** ((limit - value) / 20.0))
