@@ -59,7 +59,8 @@ class Row:
             return False
         named = (self.attribution.cause, *self.attribution.also)
         codes = all(any(cause.code in wanted.split("|") for cause in named) for wanted in self.fault.cause)
-        first = self.attribution.cause.code in {code for wanted in self.fault.cause for code in wanted.split("|")}
+        wanted_first = {code for wanted in self.fault.cause for code in wanted.split("|")}
+        first = self.attribution.cause.code in wanted_first
         placed = not self.fault.where or any(self.fault.where in cause.where for cause in named)
         return codes and first and placed
 

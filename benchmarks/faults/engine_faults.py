@@ -128,7 +128,7 @@ def _apply(spec: Spec, backend: Any, undos: list[Undo]) -> None:
         parameter = pipe.text_encoder.encoder.final_layer_norm.weight
         kept = parameter.clone()
         parameter.mul_(spec["by"])
-        undos.append(lambda: parameter.copy_(kept) and None)
+        undos.append(lambda: _restore(parameter, kept))
     elif kind == "vae_statistics":
         kept = {name: getattr(pipe.vae.config, name) for name in ("latents_mean", "latents_std")}
         width = len(kept["latents_mean"])
@@ -142,7 +142,7 @@ def _apply(spec: Spec, backend: Any, undos: list[Undo]) -> None:
         )
         kept_weight = parameter.clone()
         parameter.mul_(spec["by"])
-        undos.append(lambda: parameter.copy_(kept_weight) and None)
+        undos.append(lambda: _restore(parameter, kept_weight))
     elif kind == "noise":
         hooks = [model.register_forward_pre_hook(_noisy, with_kwargs=True) for model in backend.experts.values()]
         undos += [hook.remove for hook in hooks]
@@ -165,6 +165,11 @@ def _set(target: Any, name: str, value: Any, undos: list[Undo], also: dict[str, 
         old = getattr(target, key)
         undos.append(lambda key=key, old=old: setattr(target, key, old))  # type: ignore[misc]
         setattr(target, key, new)
+
+
+def _restore(parameter: torch.Tensor, kept: torch.Tensor) -> None:
+    with torch.no_grad():
+        parameter.copy_(kept)
 
 
 def _no_mask(_module: Any, inputs: tuple[Any, ...]) -> tuple[Any, ...]:
@@ -236,7 +241,7 @@ def _batched(backend: Any, undos: list[Undo]) -> None:
             return (first[:1], *rest)
 
         model.forward = forward
-        undos.append(lambda model=model: model.__dict__.pop("forward") and None)  # type: ignore[misc]
+        undos.append(lambda model=model: delattr(model, "forward"))  # type: ignore[misc]
 
 
 def _ulp(backend: Any, undos: list[Undo]) -> None:
