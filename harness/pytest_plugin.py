@@ -6,6 +6,7 @@ environment: what is heavy is imported inside the hooks that need it, and a run 
 
 from __future__ import annotations
 
+from collections.abc import Generator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -65,6 +66,20 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
     from harness.plugin.selection import select
 
     select(config, items)
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_makereport(
+    item: pytest.Item, call: pytest.CallInfo[None]
+) -> Generator[None, pytest.TestReport, pytest.TestReport]:
+    """A verdict that JUnit calls an error is raised in setup, where pytest would print our own stack above it."""
+    report = yield
+    if call.when == "setup" and call.excinfo is not None:
+        from harness.plugin.collect import CaseFailedError, CaseItem
+
+        if isinstance(item, CaseItem) and isinstance(call.excinfo.value, CaseFailedError):
+            report.longrepr = str(call.excinfo.value)
+    return report
 
 
 def pytest_report_header(config: pytest.Config) -> str | None:

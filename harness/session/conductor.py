@@ -142,7 +142,10 @@ class Session:
         anchor = base_on_disk(run.case, root)
         laboratory = Laboratory(run.case, run.folder, self.pool, resolve_case(run.case, root), anchor, budget)
         found = investigate(laboratory, record)
-        told = record.verdict.model_copy(update={"summary": f"{record.verdict.summary}. Cause: {found.summary}"})
+        summary = record.verdict.summary
+        if found.summary.rstrip(".") not in summary:
+            summary = f"{summary.rstrip('.')}. Cause: {found.summary}"
+        told = record.verdict.model_copy(update={"summary": summary})
         return record.model_copy(update={"attribution": found, "verdict": told})
 
     def _gather(self, run: _Run) -> None:
