@@ -16,8 +16,8 @@ from benchmarks.peers.vllm_omni import VllmOmni
 from benchmarks.power.result import PeerSaid
 from harness.frames.clip import Clip
 
-ENLARGED = 3
-"""MS-SSIM needs more than 160 pixels a side; frames of 96 x 64 are enlarged by repeating pixels for it."""
+LEAST_SIDE = 161
+"""Pixels a side that MS-SSIM needs; smaller frames are enlarged for it, by repeating pixels."""
 
 
 def apply_peers(golden: Clip, candidate: Clip) -> dict[str, PeerSaid]:
@@ -25,7 +25,7 @@ def apply_peers(golden: Clip, candidate: Clip) -> dict[str, PeerSaid]:
     said: dict[str, PeerSaid] = {}
     for rule in rules_without_weights():
         pair = (golden, candidate)
-        if isinstance(rule, FastVideo) and min(golden.shape[1:3]) <= 160:
+        if isinstance(rule, FastVideo):
             pair = (enlarged(golden), enlarged(candidate))
         try:
             result = rule.judge(*pair)
@@ -37,8 +37,9 @@ def apply_peers(golden: Clip, candidate: Clip) -> dict[str, PeerSaid]:
 
 
 def enlarged(clip: Clip) -> Clip:
-    """Every pixel ``ENLARGED`` times in both directions."""
-    return Clip(clip.frames.repeat(ENLARGED, axis=1).repeat(ENLARGED, axis=2))
+    """The clip with every pixel repeated in both directions, as often as ``LEAST_SIDE`` takes."""
+    times = -(-LEAST_SIDE // min(clip.shape[1:3]))
+    return Clip(clip.frames.repeat(times, axis=1).repeat(times, axis=2)) if times > 1 else clip
 
 
 def severity(rule: str, said: PeerSaid) -> float:

@@ -40,11 +40,15 @@ class Gate:
         return max((_ratio(limit, result.values.get(limit.metric)) for limit in self.limits), default=0.0)
 
     def all_stages(self, result: Result) -> float:
-        """Severity of everything: a finding without a limit is infinite."""
-        if result.said:
-            return float("inf")
+        """Severity of everything: that of the frames, and infinite where anything before them fails.
+
+        So it is the limits of the frames that are scaled where rules are compared at equal false alarms; what the
+        stages before them alarm about stays an alarm.
+        """
         probes = [_ratio(limit, result.probes[limit.metric]) for limit in self.probes if limit.metric in result.probes]
-        return max([self.frames(result), *probes])
+        if result.said or max(probes, default=0.0) > 1:
+            return float("inf")
+        return self.frames(result)
 
     def named(self, result: Result) -> tuple[str, ...]:
         """Codes of everything that the gate says."""

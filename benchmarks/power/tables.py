@@ -116,18 +116,19 @@ def _reached(found: Mapping[str, Scorer], benign: Sequence[Result], faults: Sequ
     hard_caught = sum(ours(row) > 1 for row in hard)
     bound = threshold_at([ours(row) for row in benign], 0)
     mine = sum(ours(row) > bound for row in faults)
-    best_own, best_equal = 0, 0
+    own, best_own, best_equal = len(caught) / len(faults) - alarms / len(benign), 0.0, 0
     for name, score in found.items():
         if name not in (OURS, FRAMES):
             line = threshold_at([score(row) for row in benign], 0)
-            best_own = max(best_own, sum(score(row) > 1 for row in faults))
+            false = sum(score(row) > 1 for row in benign) / len(benign)
+            best_own = max(best_own, sum(score(row) > 1 for row in faults) / len(faults) - false)
             best_equal = max(best_equal, sum(score(row) > line for row in faults))
     goals = {
         f"no false alarm in {len(benign)} distinct healthy runs": alarms == 0,
         "200 distinct healthy runs or more": len(benign) >= 200,
         "every checkpoint, loader and configuration fault is found": hard_caught == len(hard),
         "98 % of all faults are found": len(caught) >= 0.98 * len(faults),
-        "ahead of every other rule at its own limits": len(caught) > best_own,
+        "ahead of every other rule at its own limits (detection less false alarms)": own > best_own,
         "ahead of every other rule at no false alarm": mine > best_equal,
     }
     print("\nTo reach")
