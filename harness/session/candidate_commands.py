@@ -32,7 +32,10 @@ def try_command(
     run_id: RunId = "",
     root: Root = Path(),
 ) -> None:
-    """Is another checkpoint or environment safe for a case? Exit code 0: safe, 10: unsafe, 13: inconclusive."""
+    """Is another checkpoint or environment safe for a case?
+
+    Exit code 0: safe, alone or with the patch; 10: unsafe; 13: inconclusive.
+    """
     from harness.records.base import write_text_atomic
     from harness.session.patching import patch
     from harness.session.trying import candidate_case, reference, try_candidate
@@ -56,7 +59,7 @@ def try_command(
         write_text_atomic(folder / "case.patch", text)
         typer.echo(f"\n{text}\ngit apply {folder / 'case.patch'}")
     typer.echo(f"record: {folder / 'trial.json'}")
-    raise typer.Exit({"safe": 0, "unsafe": 10, "inconclusive": 13}[trial.answer])
+    raise typer.Exit({"safe": 0, "safe_with_changes": 0, "unsafe": 10, "inconclusive": 13}[trial.answer])
 
 
 def bisect_command(
@@ -90,7 +93,8 @@ def bisect_command(
 
 
 def _show(trial: Trial) -> None:
-    typer.echo(f"{trial.case}: the candidate is {trial.answer.upper()}")
+    answer = trial.answer.replace("_", " ").upper()
+    typer.echo(f"{trial.case}: the candidate is {answer}")
     for reason in trial.reasons:
         typer.echo(f"  {reason}")
     for change in trial.changes[:12]:

@@ -44,7 +44,8 @@ class Trial(Record):
 
     schema_version: Literal[1] = 1
     case: str
-    answer: Literal["safe", "unsafe", "inconclusive"]
+    answer: Literal["safe", "safe_with_changes", "unsafe", "inconclusive"]
+    """``safe_with_changes``: only together with further keys of the case, which the patch holds."""
     reasons: tuple[str, ...]
     """Why, worst first."""
     changes: tuple[FieldChange, ...]
@@ -64,6 +65,7 @@ class _Findings:
     bad: list[str]
     open: list[str]
     must: list[str]
+    with_it: list[str]
     yaml: dict[str, Json]
 
 
@@ -86,17 +88,19 @@ def candidate_case(case: Case, changes: dict[str, CheckpointRef | None], env: di
 def try_candidate(context: SessionContext, located: Located, candidate: Case) -> Trial:
     """Validate a candidate: inspection, probes of both against the base, sanity, generation side by side.
 
-    The formats that the candidate's bytes prove are put into the case before it runs, as whoever switches would have
-    to; where they prove another loader setting, the answer is unsafe and says what must change with it. Nothing is
-    written to the repository.
+    What the bytes of the candidate prove (formats, nibble order, scale layout) is put into the case before it runs, as
+    whoever switches would have to; where that differs from what the case says, the answer says that both must change
+    together. Nothing is written to the repository.
 
     Raises:
         QuantgateError: a checkpoint cannot be resolved, or an engine died while the present configuration ran.
     """
     case, root, folder = located.case, context.root, context.folder / "try" / located.case.id
-    found = _Findings([], [], [], {})
+    found = _Findings([], [], [], [], {})
     report = inspect(candidate, root, resolve_case(candidate, root))
-    candidate = _as_proven(candidate, report, found)
+    asked, candidate = candidate, _as_proven(candidate, report, found)
+    if candidate != asked:
+        report = inspect(candidate, root, resolve_case(candidate, root))
     _inspected(report, found)
     now_identity, then_identity = _identity(context, case), _identity(context, candidate, report)
     changes = differences(now_identity, then_identity)
@@ -123,15 +127,17 @@ def try_candidate(context: SessionContext, located: Located, candidate: Case) ->
 
 def _concluded(trial: Trial, found: _Findings) -> Trial:
     answer = "unsafe" if found.bad else "inconclusive" if found.open else "safe"
-    reasons = (*found.bad, *found.open) or ("inspection, probes and frames of the candidate are clean",)
-    return trial.model_copy(update={"answer": answer, "reasons": reasons, "must_change": tuple(found.must)})
+    if answer == "safe" and found.with_it:
+        answer = "safe_with_changes"
+    reasons = (*found.bad, *found.open, *found.with_it) or ("inspection, probes and frames of the candidate are clean",)
+    return trial.model_copy(update={"answer": answer, "reasons": reasons, "must_change": (*found.with_it, *found.must)})
 
 
 def _as_proven(candidate: Case, report: InspectionReport, found: _Findings) -> Case:
     formats = {one.expert: one.format for one in report.experts if one.format in ("bf16", "fp8", "nvfp4")}
     wanted = {**candidate.quantization.model_dump(), **formats}
     if wanted != candidate.quantization.model_dump():
-        found.must.append(f"quantization: {candidate.quantization.model_dump()} -> {wanted}")
+        found.with_it.append(f"quantization: {candidate.quantization.model_dump()} -> {wanted}")
         candidate = candidate.model_copy(update={"quantization": candidate.quantization.model_validate(wanted)})
     for expert in report.experts:
         order, _, layout = expert.encoding.partition("/")
@@ -141,11 +147,9 @@ def _as_proven(candidate: Case, report: InspectionReport, found: _Findings) -> C
             name: value for name, value in proven.items() if value in ("low_first", "high_first", "linear", "swizzled")
         }
         if proven and expert.format == "nvfp4":
-            found.bad.append(
-                f"{expert.expert}: the bytes are {expert.encoding}, the case's loader reads "
-                f"{candidate.loader.nibble_order}/{candidate.loader.scale_layout}: they must change together"
-            )
-            found.must.append(f"loader: {proven}")
+            before = f"{candidate.loader.nibble_order}/{candidate.loader.scale_layout}"
+            found.with_it.append(f"loader: {expert.expert} is stored {expert.encoding}, and the case reads {before}")
+            candidate = candidate.model_copy(update={"loader": candidate.loader.model_copy(update=proven)})
             found.yaml |= {f"loader.{name}": value for name, value in proven.items()}
     return candidate
 
