@@ -13,7 +13,7 @@ from safetensors.torch import load_file
 
 from benchmarks.corpus.edit import Edit, Tensors, quantized, swap_nibbles, swizzle
 from benchmarks.corpus.exports import EXPERTS
-from benchmarks.corpus.faults import FP8, pack, stale
+from benchmarks.corpus.mutations import FP8, pack, stale
 
 Make = Callable[[Edit], None]
 

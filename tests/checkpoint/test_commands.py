@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from benchmarks.corpus.edit import Edit
-from benchmarks.corpus.faults import nibbles
+from benchmarks.corpus.mutations import nibbles
 from harness.checkpoint.commands import inspect_command, lock_command
 from harness.checkpoint.compare import compare_checkpoints
 from harness.checkpoint.identity import DigestCache

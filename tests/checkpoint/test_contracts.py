@@ -103,7 +103,7 @@ def test_backend_follows_the_environment(exports: Path) -> None:
 
 def test_prepared_for_the_old_default_is_right_there_and_named_elsewhere(exports: Path, tmp_path: Path) -> None:
     """High nibble first and a silent config: what was published before the default flipped."""
-    from benchmarks.corpus.faults import nibbles
+    from benchmarks.corpus.mutations import nibbles
 
     edit = Edit(exports / "nvfp4", tmp_path / "made")
     nibbles(edit, "all")

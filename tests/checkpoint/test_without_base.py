@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from benchmarks.corpus.edit import Edit
-from benchmarks.corpus.faults import INVERTED, nibbles, swizzled
+from benchmarks.corpus.mutations import INVERTED, nibbles, swizzled
 from harness.checkpoint import inspect_checkpoint
 from harness.checkpoint.checks import run_checks
 from harness.checkpoint.codecs import pack_nibbles, unpack_nibbles
