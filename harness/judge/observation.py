@@ -120,7 +120,7 @@ def hold_against(run: Observation, base: Observation, golden: Observation | None
     missing = sorted(
         f"{expert}/{name}"
         for expert in base.index.modules
-        for name in base.modules(expert).keys() ^ run.modules(expert)
+        for name in base.modules(expert).keys() - run.modules(expert)
     )
     return ProbeEvidence(
         steps=tuple(

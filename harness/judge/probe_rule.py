@@ -36,7 +36,7 @@ def judge_probe(evidence: Evidence, *, anchored: bool) -> Iterator[Finding]:
         message = f"probes ran, and no limit was measured for {', '.join(absent)}"
         yield Finding(stage="limits", code="limits_incomplete", gating=True, message=message)
     if probe.missing:
-        message = f"{len(probe.missing)} Linears are not those of the recording ({', '.join(probe.missing[:_SHOWN])})"
+        message = f"{len(probe.missing)} modules of the recording are not here ({', '.join(probe.missing[:_SHOWN])})"
         yield _finding("probe_structure", message, {"modules": list(probe.missing)}, stops=True)
     yield from _modules(probe, limits, MODULE in wanted)
     if POINT in wanted:

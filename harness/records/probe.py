@@ -99,5 +99,5 @@ class ProbeEvidence(Record):
     golden_anchor: bool
     """Whether the golden holds sketches of its own configuration."""
     missing: tuple[str, ...] = ()
-    """``expert/module`` that the anchors have and this engine lacks, or the other way round."""
+    """``expert/module`` that the recording has and this engine lacks."""
     seconds: float = 0.0

@@ -140,3 +140,10 @@ def test_recorded_inputs_are_the_conditional_ones_at_both_ends(expert: Make) -> 
     ]
     assert all(bool((item.text == 1.0).all()) and item.text.shape[1] == 2 and item.probe.tokens == 6 for item in kept)
     assert [float(item.latents.mean()) for item in kept] == [0.0, 1.0, 2.0, 4.0]
+
+
+def test_a_module_that_the_recording_has_is_missed(look: Any) -> None:
+    def change(model: Any) -> None:
+        model.blocks[0].attn2.to_k = torch.nn.Sequential(model.blocks[0].attn2.to_k)
+
+    assert look(change).missing == ("transformer/blocks.0.attn2.to_k",)

@@ -1,0 +1,108 @@
+"""What a candidate's bytes prove goes into the case that is tried, and into the patch."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from harness.definitions.case import Case, CheckpointRef
+from harness.errors import InvalidCaseError
+from harness.records.inspection import ContractReport, ExpertSummary, InspectionFinding, InspectionReport
+from harness.session import trying
+from harness.session.trying import candidate_case, reference
+
+COMMIT = "0123456789" * 4
+
+
+def case(**more: Any) -> Case:
+    sampling = {
+        "prompt": "p",
+        "width": 32,
+        "height": 32,
+        "num_frames": 5,
+        "num_inference_steps": 4,
+        "guidance_scale": 3.0,
+    }
+    data: dict[str, Any] = {
+        "id": "one",
+        "runners": ["cpu"],
+        "model": {"path": "./a"},
+        "quantization": {"transformer": "nvfp4", "transformer_2": "nvfp4"},
+        "sampling": sampling,
+    }
+    return Case.model_validate({**data, **more}).resolved()
+
+
+def report(encoding: str = "low_first/linear", fmt: str = "nvfp4", **more: Any) -> InspectionReport:
+    experts = tuple(
+        ExpertSummary(expert=name, source="x", format=fmt, encoding=encoding)  # type: ignore[arg-type]
+        for name in ("transformer", "transformer_2")
+    )
+    fields: dict[str, Any] = {"reference": "r", "base": "b", "outcome": "clean", "summary": "s", "experts": experts}
+    return InspectionReport(**{**fields, **more})
+
+
+def findings() -> Any:
+    return trying._Findings([], [], [], [], {})
+
+
+def test_a_candidate_that_agrees_changes_nothing_else() -> None:
+    found = findings()
+    candidate = candidate_case(case(), {"model": CheckpointRef(path="./b")}, {})
+    assert trying._as_proven(candidate, report(), found) == candidate
+    assert trying._yaml(case(), candidate, found) == {"model": {"path": "./b"}}
+    assert not found.with_it
+
+
+def test_another_nibble_order_must_change_with_it() -> None:
+    found = findings()
+    proven = trying._as_proven(case(), report("high_first/linear"), found)
+    assert proven.loader.nibble_order == "high_first"
+    assert found.yaml == {"loader.nibble_order": "high_first"}
+    assert "high_first/linear" in found.with_it[0]
+    trial = trying.Trial(case="one", answer="unsafe", reasons=(), changes=())
+    assert trying._concluded(trial, found).answer == "safe_with_changes"
+
+
+def test_another_format_must_change_with_it() -> None:
+    found = findings()
+    proven = trying._as_proven(case(), report("", "fp8"), found)
+    assert proven.quantization.model_dump() == {"transformer": "fp8", "transformer_2": "fp8"}
+    assert trying._yaml(case(), proven, found) == {"quantization": {"transformer": "fp8", "transformer_2": "fp8"}}
+
+
+def test_faults_are_unsafe_and_doubts_inconclusive() -> None:
+    trial = trying.Trial(case="one", answer="unsafe", reasons=(), changes=())
+    found = findings()
+    doubt = InspectionFinding(code="nibble_unproven", severity="inconclusive", message="no base")
+    trying._inspected(report(findings=(doubt,)), found)
+    assert trying._concluded(trial, found).answer == "inconclusive"
+    fault = InspectionFinding(code="shard_missing", severity="fault", message="a shard is missing")
+    trying._inspected(report(findings=(fault,)), found)
+    concluded = trying._concluded(trial, found)
+    assert (concluded.answer, concluded.reasons[0]) == ("unsafe", "shard_missing: a shard is missing")
+
+
+def test_a_runtime_that_reads_otherwise_is_said() -> None:
+    found = findings()
+    odd = ContractReport(contract="sglang==0.5.12", expert="transformer", assumptions=(), agrees=False)
+    trying._inspected(report(contracts=(odd,)), found)
+    assert "sglang==0.5.12" in found.must[0]
+
+
+def test_an_override_can_be_taken_away_and_environment_added() -> None:
+    present = case(transformer={"path": "./over"})
+    changed = candidate_case(present, {"transformer": None}, {"ATEN_CPU_CAPABILITY": "default"})
+    assert changed.transformer is None
+    assert changed.env == {"ATEN_CPU_CAPABILITY": "default"}
+    with pytest.raises(InvalidCaseError, match="already"):
+        candidate_case(present, {"model": CheckpointRef(path="./a")}, {})
+
+
+def test_references_keep_a_known_commit_and_say_where_one_is_missing() -> None:
+    known = CheckpointRef(path="owner/name", revision=COMMIT)
+    assert reference("owner/name", known) == known
+    assert reference("owner/other", known).revision == "unresolved"
+    assert reference(f"owner/other@{COMMIT}", None).revision == COMMIT
+    assert reference("./here", None).revision is None
