@@ -14,6 +14,7 @@ from harness.goldens.commands import goldens_app
 from harness.lane.commands import comment_command, doctor_command, merge_command, plan_command, propose_command
 from harness.report.commands import history_command, report_command
 from harness.review.commands import accept, pending, reject
+from harness.session.candidate_commands import bisect_command, try_command
 from harness.session.commands import regenerate_command
 
 app = typer.Typer(
@@ -28,6 +29,8 @@ app.command("lock")(lock)
 app.command("cases")(cases_command)
 app.command("resolve")(resolve_command)
 app.command("regenerate")(regenerate_command)
+app.command("try")(try_command)
+app.command("bisect")(bisect_command)
 app.command("pending")(pending)
 app.command("accept")(accept)
 app.command("reject")(reject)
