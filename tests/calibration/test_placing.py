@@ -115,6 +115,9 @@ def test_too_few_runs_for_the_promise_are_stated() -> None:
     heavy = benign(*([0.1] * 4), *(0.1001, 0.1002, 0.1003, 0.1004, 0.11, 5.0))
     limit = place_between(metric(), heavy, Rule(0.99, 0.95))
     assert "that takes 299" in promise(limit)
+    flat = place_between(metric(), benign(*[0.0] * 8), Rule(0.99, 0.95))
+    assert "8 distinct healthy runs all read the same" in promise(flat)
+    assert notes([flat, flat], ())[0].startswith("mad, mad: 8 distinct")
     assert any("that takes 299" in note for note in notes([limit], ()))
     assert "95.0% of healthy runs" in promise(place_between(metric(), SIX, RULE))
 

@@ -67,7 +67,11 @@ def notes(limits: Sequence[Limit], controls: Sequence[ControlResult]) -> tuple[s
             f"only {runs} distinct healthy runs are known, and a tolerance bound takes {LEAST_RUNS}: these limits "
             f"state no confidence ({', '.join(few)})"
         )
-    said += [promise(limit) for limit in limits if not keeps_promise(limit)]
+    weak: dict[str, list[str]] = {}
+    for limit in limits:
+        if not keeps_promise(limit):
+            weak.setdefault(promise(limit), []).append(limit.metric)
+    said += [f"{', '.join(metrics)}: {why}" for why, metrics in weak.items()]
     for limit in limits:
         modes = limit.parameters.get("modes")
         if isinstance(modes, list):

@@ -162,18 +162,17 @@ def keeps_promise(limit: Limit) -> bool:
 
 
 def promise(limit: Limit) -> str:
-    """What a limit of this rule promises, or that it had too few runs for it; empty for limits of other rules."""
+    """What this rule promises of a limit, or why it does not, without the metric's name; empty for other rules."""
     said = limit.parameters
     if limit.method != METHOD:
         return ""
     coverage, confidence, n = float(str(said["coverage"])), float(str(said["confidence"])), int(str(said["n"]))
     if keeps_promise(limit):
-        how = "normal theory" if said["way"] == "normal" else "the worst run"
-        return (
-            f"{limit.metric}: covers {coverage:.1%} of healthy runs with {confidence:.0%} confidence, by {how} of {n}"
-        )
+        how = "normal theory on" if said["way"] == "normal" else "the worst of"
+        return f"{coverage:.1%} of healthy runs with {confidence:.0%} confidence, by {how} {n} runs"
+    same = len({sample.value for sample in distinct(limit.samples)}) == 1
+    which = "all read the same, so that they cover" if same else "are not normally distributed; the worst covers"
     return (
-        f"{limit.metric}: {n} distinct healthy runs that are not normally distributed cover "
-        f"{covered_by_worst(n, confidence):.1%} with {confidence:.0%} confidence and not the {coverage:.1%} that was "
-        f"asked for: that takes {runs_needed(coverage, confidence)}"
+        f"{n} distinct healthy runs {which} {covered_by_worst(n, confidence):.1%} with {confidence:.0%} confidence, and "
+        f"not the {coverage:.1%} that was asked for: that takes {runs_needed(coverage, confidence)}"
     )

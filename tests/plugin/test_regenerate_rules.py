@@ -1,0 +1,174 @@
+"""The rules of regeneration through the command: refusals, results from elsewhere, controls, and the check."""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from harness.records.limits import LimitFile
+from harness.records.verdict import RULES, Outcome
+
+INVALID, MISSING = RULES[Outcome.INVALID_CASE].exit_code, RULES[Outcome.GOLDEN_MISSING].exit_code
+
+
+def limits(project: Any, case: str = "one") -> LimitFile:
+    return LimitFile.read(project.root / "thresholds" / "cpu" / f"{case}.json")
+
+
+def regenerate(project: Any, *more: str, **env: str) -> Any:
+    return project.quantgate("regenerate", "--runner", "cpu", "--author", "ann", *more, **env)
+
+
+@pytest.fixture
+def quick(monkeypatch: pytest.MonkeyPatch) -> tuple[str, ...]:
+    """Without frames controls: what most tests here are not about."""
+    return ("--controls", "none")
+
+
+def test_ci_and_a_wrong_runner_are_refused(project: Any) -> None:
+    project.cases("  one: {}\n")
+    refused = regenerate(project, CI="true")
+    assert (refused.returncode, "--in-ci" in refused.stderr) == (INVALID, True), refused.stderr
+    wrong = project.quantgate("regenerate", "--runner", "b200")
+    assert wrong.returncode == RULES[Outcome.NO_RUNNER].exit_code, wrong.stderr
+    odd = regenerate(project, "--controls", "some")
+    assert (odd.returncode, "none of all, frames, none" in odd.stderr) == (INVALID, True)
+
+
+def test_controls_are_injected_and_a_backend_that_cannot_be_disturbed_says_so(project: Any) -> None:
+    project.cases("  one: {}\n")
+    done = regenerate(project, "--controls", "frames", "--repeats", "3")
+    assert done.returncode == 0, done.stderr
+    assert "one: no disturbed runs" in done.stdout
+    file = limits(project)
+    found = {control.fault: control for control in file.controls}
+    assert found["less_contrast"].strength_95 is not None
+    assert set(found["one_bad_frame"].found) == {"0.1", "0.25", "0.5", "1"}
+    assert "flicker" in found["flicker"].metrics
+    assert any("distinct healthy runs are known" in note for note in file.notes)
+    assert all(sample.drawn == sample.run.startswith("rounding") for limit in file.limits for sample in limit.samples
+               if sample.side == "benign")  # fmt: skip
+    assert "found by frames in 50 % of runs from strength" in done.stdout
+
+
+def test_loosening_names_what_becomes_undetectable(project: Any) -> None:
+    project.cases("  one: {}\n")
+    assert regenerate(project, "--controls", "frames", "--repeats", "0").returncode == 0
+    before = limits(project)
+    tight = [
+        limit.model_copy(update={"limit": limit.limit * 0.01 if limit.metric == "mad" and limit.limit else limit.limit})
+        for limit in before.limits
+    ]
+    before.model_copy(update={"limits": tuple(tight)}).write(project.root / "thresholds" / "cpu" / "one.json")
+    refused = regenerate(project, "--controls", "frames", "--repeats", "0")
+    assert refused.returncode == RULES[Outcome.INCONCLUSIVE].exit_code
+    assert "mad: " in refused.stderr
+    assert "no longer found by frames: " in refused.stderr
+
+
+def test_results_from_elsewhere_need_no_engine(project: Any, quick: tuple[str, ...]) -> None:
+    project.cases("  one: {}\n  two: {sampling: {seed: 1}}\n")
+    assert regenerate(project, *quick).returncode == 0
+    first = limits(project)
+    project.pytest("--run-id", "host-a")
+    project.drift(1)
+    project.pytest("--run-id", "host-b")
+    project.drift(0)
+    for run in ("host-a", "host-b"):
+        shutil.copytree(project.root / "runs" / run, project.root / "elsewhere" / run)
+    project.program.unlink()
+    folders = [word for run in ("host-a", "host-b") for word in ("--from-results", f"elsewhere/{run}")]
+    done = regenerate(project, *quick, "--case", "one", *folders, "--reason", "two hosts")
+    assert done.returncode == 0, done.stderr
+    after = limits(project)
+    runs = {sample.run for limit in after.limits for sample in limit.samples if not sample.drawn}
+    assert runs == {"result-0/host-a", "result-1/host-b"}
+    assert after.golden_digest == first.golden_digest
+
+
+def test_results_that_are_not_what_they_say_are_refused(project: Any, quick: tuple[str, ...]) -> None:
+    project.cases("  one: {}\n")
+    assert regenerate(project, *quick).returncode == 0
+    project.pytest("--run-id", "host-a")
+    record = project.root / "runs" / "host-a" / "one" / "record.json"
+    (project.root / "nothing").mkdir()
+    none = regenerate(project, *quick, "--from-results", "nothing")
+    assert (none.returncode, "holds no record" in none.stderr) == (INVALID, True)
+    text = record.read_text()
+    record.write_text(text.replace('"runner": "cpu"', '"runner": "h200"', 1))
+    other = regenerate(project, *quick, "--from-results", "runs/host-a")
+    assert (other.returncode, "is a run on h200" in other.stderr) == (INVALID, True), other.stderr
+    record.write_text(text)
+    (record.parent / "clip.safetensors").write_bytes(b"\0" * 64)
+    torn = regenerate(project, *quick, "--from-results", "runs/host-a")
+    assert (torn.returncode, "frames cannot be read" in torn.stderr) == (INVALID, True), torn.stderr
+
+
+def test_a_golden_of_another_identity_is_replaced_only_when_it_is_said(project: Any, quick: tuple[str, ...]) -> None:
+    project.cases("  one: {}\n")
+    assert regenerate(project, *quick).returncode == 0
+    project.cases("  one: {sampling: {seed: 3}}\n")
+    refused = regenerate(project, *quick, "--reason", "another seed")
+    assert (refused.returncode, "sampling.seed" in refused.stderr) == (MISSING, True), refused.stderr
+    done = regenerate(project, *quick, "--reason", "another seed", "--replace-golden")
+    assert done.returncode == 0, done.stderr
+    assert "new golden" in done.stdout
+
+
+def check(project: Any) -> tuple[int, str]:
+    done = project.quantgate("regenerate", "--check", CI="true")
+    return done.returncode, done.stdout + done.stderr
+
+
+def test_the_check_is_green_after_regeneration_and_names_every_disorder(project: Any, quick: tuple[str, ...]) -> None:
+    project.cases("  one: {}\n")
+    assert regenerate(project, *quick).returncode == 0
+    code, said = check(project)
+    assert (code, "1 cases with goldens and limits, 0 faults" in said) == (0, True), said
+    path = project.root / "thresholds" / "cpu" / "one.json"
+    text = path.read_text()
+    file = limits(project)
+
+    def edited(**changes: Any) -> str:
+        path.write_text(file.model_copy(update=changes).to_json())
+        code, said = check(project)
+        path.write_text(text)
+        assert code == MISSING, said
+        return said
+
+    assert "the limits are of golden bbbb" in edited(golden_digest="b" * 64)
+    assert "the limits are of identity cccc" in edited(identity_digest="c" * 64)
+    assert "no limit for" in edited(limits=file.limits[1:])
+    hand = tuple(
+        limit.model_copy(update={"limit": 1.0 if limit.direction == "higher_is_better" else 0.0})
+        for limit in file.limits
+    )
+    assert "changed by hand" in edited(limits=hand)
+    path.write_text("{}")
+    assert check(project)[0] == MISSING
+    path.write_text(text)
+
+    path.rename(path.with_name("gone.json"))
+    code, said = check(project)
+    assert code == MISSING
+    assert "a golden and no limits" in said
+    assert "cpu/gone: limits of no case" in said
+    path.with_name("gone.json").rename(path)
+
+    project.cases("  one: {sampling: {seed: 4}}\n")
+    assert "asks something else since its golden was made: sampling.seed" in check(project)[1]
+    waiver = "{owner: ann, reason: known, issue: 'https://example.org/1', expires: 2020-01-01}"
+    project.cases(f"  one: {{waiver: {waiver}}}\n  two: {{}}\n")
+    code, said = check(project)
+    assert code == MISSING
+    assert "the waiver of ann ended on 2020-01-01" in said
+    assert "cpu/two: not measured yet" in said
+    project.cases("  one: {}\n")
+    clip = next((project.root / "goldens").rglob("clip*.safetensors"), None) or next(
+        path for path in (project.root / "goldens").rglob("*") if path.stat().st_size > 4000
+    )
+    clip.write_bytes(Path(clip).read_bytes()[:-8])
+    assert check(project)[0] == MISSING
