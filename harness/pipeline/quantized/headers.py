@@ -101,7 +101,10 @@ def formats_of(tensors: dict[str, TensorInfo]) -> dict[str, str]:
 
 def expects_input_scale(config: dict[str, Any]) -> bool:
     """Whether the export says that activations are quantized with a stored scale. Unsaid counts as yes."""
-    groups = config.get("quantization_config", {}).get("config_groups", {})
+    said = config.get("quantization_config", {})
+    if str(said.get("quant_algo", "")).upper().endswith("_PER_TOKEN"):  # a scale a token is taken while it runs
+        return False
+    groups = said.get("config_groups", {})
     activations = [group.get("input_activations") for group in groups.values()] if isinstance(groups, dict) else []
     return not activations or any(entry is not None and not entry.get("dynamic", False) for entry in activations)
 
