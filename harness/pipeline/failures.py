@@ -10,7 +10,8 @@ from harness.frames.errors import ClipError
 from harness.records.base import Json
 
 _CARRIED: dict[str, type[QuantgateError]] = {
-    kind.__name__: kind for kind in (InvalidCaseError, CheckpointFaultError, ClipError, InfraError, errors.NoRunnerError)
+    kind.__name__: kind
+    for kind in (InvalidCaseError, CheckpointFaultError, ClipError, InfraError, errors.NoRunnerError)
 }
 _OUT_OF_MEMORY = ("out of memory", "can't allocate memory", "failed to allocate")
 _DEVICE = ("cuda error", "device-side assert", "cublas_status", "cudnn_status", "nccl error", "no kernel image")
