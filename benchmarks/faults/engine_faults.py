@@ -217,7 +217,12 @@ def _threads(_backend: Any, undos: list[Undo]) -> None:
 
 def _fp32(backend: Any, undos: list[Undo]) -> None:
     for role, model in backend.experts.items():
-        _set(backend.pipe, role, copy.deepcopy(model).float(), undos)
+        wide = copy.deepcopy(model)
+        for module in wide.modules():
+            if not isinstance(module, QuantizedLinear):
+                for parameter in module.parameters(recurse=False):
+                    parameter.data = parameter.data.float()
+        _set(backend.pipe, role, wide, undos)
     _set(backend, "_dtype", torch.float32, undos)
 
 

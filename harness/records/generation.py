@@ -84,7 +84,7 @@ class Generation(Record):
     """The result of one generation, as the engine writes it beside the clip file."""
 
     clip: str
-    """The clip file (uint8 RGB frames [T, H, W, 3]), relative to the folder that the generation was asked to write to."""
+    """The clip file (uint8 RGB frames [T, H, W, 3]), relative to the folder that the generation was to write to."""
     clip_sha256: str
     """Digest of the frames (shape and pixels), as ``harness.frames.clip.Clip.digest`` gives it."""
     shape: tuple[int, int, int, int]

@@ -34,6 +34,7 @@ from harness.judge.observation import Observation, gain, relative_error
 from harness.pipeline.probes.stimulus import sketch_array, stimulus
 from harness.records.attribution import Reading
 from harness.records.generation import Expert
+from harness.session.activations import as_bfloat16, as_fp8, as_nvfp4
 
 Components = Mapping[str, Component]
 
@@ -62,28 +63,41 @@ def read_as(
     if answer is None or amplitude is None:
         return ()
     found: list[Reading] = []
+    signals = _signals(expert, module, subject, amplitude)
     for name, weight, bias in _weights(expert, module, subject, base, loader):
-        signal = _as_computed(stimulus(weight.shape[1], amplitude))
-        with np.errstate(all="ignore"):
-            product = signal @ weight.T
-            said = sketch_array(product if bias is None else product + bias)
-            factor = _gain_of_product(answer, product, bias)
-        found.append(Reading(name=name, error=relative_error(answer, said), gain=factor))
+        rows = [
+            _reading(name, answer, signal, weight, bias) for signal in signals if signal.shape[1] == weight.shape[1]
+        ]
+        found += sorted(rows, key=lambda reading: reading.error)[:1]
     return tuple(sorted(found, key=lambda reading: reading.error))
+
+
+def _signals(expert: Expert, module: str, subject: Components, amplitude: float) -> tuple[F32, ...]:
+    """The signal as it may have been multiplied: in bfloat16, or quantized as a native kernel does."""
+    own = subject.get(expert)
+    weight = own.tensors.get(f"{module}.weight") if own is not None else None
+    if own is None or weight is None:
+        return ()
+    columns = weight.shape[1] * (2 if weight.dtype == "U8" else 1)
+    plain = as_bfloat16(stimulus(columns, amplitude))
+    stored = _floats(own, f"{module}.input_scale")
+    scale = None if stored is None else float(stored.reshape(-1)[0])
+    if weight.dtype == "F8_E4M3":
+        return plain, as_fp8(plain, scale)
+    return (plain, as_nvfp4(plain, scale)) if weight.dtype == "U8" else (plain,)
+
+
+def _reading(name: str, answer: F32, signal: F32, weight: F32, bias: F32 | None) -> Reading:
+    with np.errstate(all="ignore"):
+        product = signal @ weight.T
+        said = sketch_array(product if bias is None else product + bias)
+        return Reading(name=name, error=relative_error(answer, said), gain=_gain_of_product(answer, product, bias))
 
 
 def _gain_of_product(answer: F32, product: F32, bias: F32 | None) -> float | None:
     """The factor on the weight that explains the answer best; the bias keeps its size."""
     rest = answer if bias is None else answer - sketch_array(np.broadcast_to(bias, product.shape))
     return gain(rest, sketch_array(product))
-
-
-def _as_computed(signal: F32) -> F32:
-    """Rounded to bfloat16, in which the engine multiplies."""
-    import ml_dtypes
-
-    rounded: F32 = signal.astype(ml_dtypes.bfloat16).astype(np.float32)
-    return rounded
 
 
 def _weights(

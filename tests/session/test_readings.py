@@ -14,9 +14,10 @@ from harness.judge.attribution.weights import best
 from harness.judge.observation import read_observation
 from harness.pipeline.probes import run
 from harness.pipeline.probes.isolated import feed_alone
-from harness.pipeline.quantized import native, nvfp4
-from harness.pipeline.quantized.linear import Nvfp4Linear
+from harness.pipeline.quantized import fp8, native, nvfp4
+from harness.pipeline.quantized.linear import Fp8Linear, Nvfp4Linear
 from harness.records.probe import ObservationIndex
+from harness.session.activations import as_fp8, as_nvfp4
 from harness.session.readings import Components, open_experts, read_as
 
 NAME = "blocks.0.attn1.to_q"
@@ -106,3 +107,41 @@ def test_the_reading_that_fits_is_what_was_multiplied(
     if change is gain and found is not None:
         assert found.gain == pytest.approx(1.03, abs=0.002)
     assert {"other_expert", "base", "scale_missing", "scale_inverted"} <= {reading.name for reading in readings}
+
+
+@torch.no_grad()
+def test_a_native_fp8_product_is_explained_with_its_activations_quantized(tmp_path: Path) -> None:
+    """torch's own scaled product quantizes activations; without that no reading fits."""
+    generator = torch.Generator().manual_seed(0)
+    weight = torch.randn((192, 96), generator=generator)
+    scale, input_scale = weight.abs().amax() / 448, torch.tensor(3.0 / 448)
+    stored = (weight / scale).to(torch.float8_e4m3fn)
+    for expert in ("transformer", "transformer_2"):
+        place = tmp_path / expert
+        place.mkdir()
+        (place / "config.json").write_text("{}")
+        content = {"weight": stored, "weight_scale": scale, "input_scale": input_scale}
+        named = {f"{NAME}.{key}": value.clone() for key, value in content.items()}
+        save_file(named, place / "diffusion_pytorch_model.safetensors")
+    module = Fp8Linear(stored, scale, input_scale, None, native.Choice(native.scaled_mm))
+    holder = torch.nn.ModuleDict()
+    holder.add_module("whole", module)
+    sketches, _ = feed_alone(holder, {"whole": 0.7}, torch.bfloat16)
+    index = ObservationIndex(
+        probes=(), points=(), modules={"transformer": (NAME,)}, formats={}, amplitudes={"transformer": {NAME: 0.7}}
+    )
+    tensors = {"modules.transformer": torch.tensor([sketches["whole"]], dtype=torch.float32)}
+    observed = read_observation(run.write(tmp_path / "seen", index, tensors))
+    readings = read_as("transformer", NAME, observed, open_experts({"model": tmp_path}), {}, Loader())
+    assert readings[0].name == "declared"
+    assert readings[0].error < 0.004
+
+
+def test_activations_are_quantized_as_the_engine_does() -> None:
+    signal = torch.randn((8, 64), generator=torch.Generator().manual_seed(0)).to(torch.bfloat16)
+    scale = torch.tensor(2.5 / (6 * 448))
+    wanted = nvfp4.dequantize(*nvfp4.quantize(signal, scale), scale).numpy()
+    assert (as_nvfp4(signal.float().numpy(), float(scale)) == wanted).all()
+    whole = torch.tensor(2.5 / 448)
+    wanted = fp8.dequantize(fp8.quantize(signal, whole), whole).numpy()
+    assert (as_fp8(signal.float().numpy(), float(whole)) == wanted).all()
