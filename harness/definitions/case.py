@@ -145,8 +145,8 @@ class Case(Frozen):
     metrics: tuple[str, ...] = Field(default=(), description="empty: the whole gating set")
     inspection: Literal["gate", "report"] = Field(
         default="gate",
-        description="report: the inspector's faults are shown and do not stop the case; only for negative controls of "
-        "what comes after it",
+        description="report: faults of the inspector are shown and do not decide, and no probe stops the generation; "
+        "only for negative controls of the frames",
     )
     golden_of: CaseId | None = Field(
         default=None,

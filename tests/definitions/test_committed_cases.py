@@ -60,7 +60,7 @@ def test_the_incident_is_told_in_pairs_that_differ_in_the_default_alone(cases):
         assert (right.expect, right.golden_of) == ("pass", None)
         assert (wrong.expect, wrong.golden_of) == ("checkpoint_fault:nibble_order", right.id)
         frames = cases[f"{wrong.id}_frames"]
-        assert (frames.expect, frames.inspection) == ("regression", "report")
+        assert (frames.expect, frames.inspection) == ("regression:ssim_below_limit", "report")
         named = {"id", "description", "expect", "inspection"}
         assert frames.model_dump(exclude=named) == wrong.model_dump(exclude=named)
         assert {new.loader.nibble_order, old.loader.nibble_order} == {"low_first", "high_first"}
