@@ -5,6 +5,7 @@ from __future__ import annotations
 import sys
 from collections import Counter
 from contextlib import nullcontext
+from shutil import get_terminal_size
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -69,7 +70,9 @@ def print_verdicts(reporter: Any, state: PluginState) -> None:
         )
         colour = {_COLOURS.get(verdict.outcome, "red"): True}
         reporter.write(f"{verdict.outcome.value:<21}", **colour)
-        reporter.write_line(f"{record.case:<{width}}  {record.timing.total:6.1f} s{note}  {verdict.summary}")
+        line = f"{record.case:<{width}}  {record.timing.total:6.1f} s{note}  {verdict.summary}"
+        room = max(get_terminal_size().columns - 22, 60)
+        reporter.write_line(line if verdict.outcome not in GREEN or len(line) <= room else f"{line[: room - 3]}...")
         if verdict.next_command and verdict.outcome not in GREEN:
             reporter.write_line(f"{'':21}{'':{width}}  next: {verdict.next_command}")
     counts = Counter(record.verdict.outcome for record in records)

@@ -25,7 +25,7 @@ from harness.records.case_record import CaseRecord, Timing
 from harness.records.fingerprint import Fingerprint
 from harness.records.identity import Identity
 from harness.records.limits import LimitCheck
-from harness.records.verdict import SEVERITY, Verdict
+from harness.records.verdict import SEVERITY, Outcome, Verdict
 from harness.session.candidates import leave_candidate
 from harness.session.context import SessionContext
 from harness.session.events import CaseFinished, Event, Progress, Stage, StageStarted
@@ -143,7 +143,7 @@ class Session:
         laboratory = Laboratory(run.case, run.folder, self.pool, resolve_case(run.case, root), anchor, budget)
         found = investigate(laboratory, record)
         summary = record.verdict.summary
-        if found.summary.rstrip(".") not in summary:
+        if said is not Outcome.CHECKPOINT_FAULT:  # a fault in the bytes is its own cause
             summary = f"{summary.rstrip('.')}. Cause: {found.summary}"
         told = record.verdict.model_copy(update={"summary": summary})
         return record.model_copy(update={"attribution": found, "verdict": told})
