@@ -18,14 +18,19 @@ class Perturbation:
     """Added to the engine's environment; shown with the subject, never part of the request."""
     threads: int | None = None
     """CPU threads of the engine instead of the case's."""
+    attention: str = ""
+    """A diffusers attention backend instead of the case's."""
+    optional: bool = False
+    """Not every device and size has it: where it cannot run, it is said and left out."""
     needs: str = ""
     """CPU flag, as the kernel names it, without which the instruction set cannot be forced."""
 
     def apply(self, case: Case) -> Case:
         """The case as it runs under this perturbation."""
-        if self.threads is None:
-            return case
-        return case.model_copy(update={"execution": case.execution.model_copy(update={"threads": self.threads})})
+        update: dict[str, object] = {} if self.threads is None else {"threads": self.threads}
+        if self.attention:
+            update["attention_backend"] = self.attention
+        return case.model_copy(update={"execution": case.execution.model_copy(update=update)}) if update else case
 
 
 NONE = Perturbation("none")
@@ -35,12 +40,17 @@ CPU: tuple[Perturbation, ...] = (
     Perturbation("isa-avx2", {"ATEN_CPU_CAPABILITY": "avx2", "ONEDNN_MAX_CPU_ISA": "AVX2"}, needs="avx2"),
     Perturbation("isa-avx512", {"ATEN_CPU_CAPABILITY": "avx512", "ONEDNN_MAX_CPU_ISA": "AVX512_CORE"}, needs="avx512f"),
     Perturbation("threads-2", threads=2),
+    Perturbation("attention-math", attention="_native_math", optional=True),
 )
 """The CPU runner's class is the architecture, so its limits must hold on every instruction set that torch dispatches to
 (BF16 output differs between them). ``ATEN_CPU_CAPABILITY`` is torch's switch, ``ONEDNN_MAX_CPU_ISA`` that of the
 library behind its matrix products: https://uxlfoundation.github.io/oneDNN/dev_guide_cpu_dispatcher_control.html"""
 
-GPU: tuple[Perturbation, ...] = (Perturbation("fresh-process-1"), Perturbation("fresh-process-2"))
+GPU: tuple[Perturbation, ...] = (
+    Perturbation("fresh-process-1"),
+    Perturbation("fresh-process-2"),
+    Perturbation("attention-efficient", attention="_native_efficient", optional=True),
+)
 """On a GPU each perturbed run starts a process of its own; everything else about it is fixed by the case."""
 
 

@@ -115,8 +115,11 @@ def measure(context: SessionContext, cases: tuple[Located, ...], plan: Plan, wat
     if plan.results:
         return tuple(_from_results(context, located, plan) for located in cases)
     context = replace(context, probe_inputs=record_all(context, cases))
-    tables = [_sweep(context, cases, one, watch) for one in (NONE, *plan.perturbations)]
-    return tuple(_proposal(context, located, plan, *rows) for located, *rows in zip(cases, *tables, strict=True))
+    tables = [_sweep(context, cases, one, watch, plan.say) for one in (NONE, *plan.perturbations)]
+    return tuple(
+        _proposal(context, located, plan, *(row for row in rows if row is not None))
+        for located, *rows in zip(cases, *tables, strict=True)
+    )
 
 
 def _from_results(context: SessionContext, located: Located, plan: Plan) -> Proposal:
@@ -137,8 +140,8 @@ def _from_results(context: SessionContext, located: Located, plan: Plan) -> Prop
 
 
 def _sweep(
-    context: SessionContext, cases: tuple[Located, ...], perturbation: Perturbation, watch: Watch
-) -> list[Measured]:
+    context: SessionContext, cases: tuple[Located, ...], perturbation: Perturbation, watch: Watch, say: Say
+) -> list[Measured | None]:
     """Run all cases under one perturbation, without a golden to be judged by."""
     bare = replace(
         context,
@@ -149,12 +152,12 @@ def _sweep(
     )
     session = Session(bare)
     try:
-        return [_one(session, located, perturbation, watch) for located in cases]
+        return [_one(session, located, perturbation, watch, say) for located in cases]
     finally:
         session.close()
 
 
-def _one(session: Session, located: Located, perturbation: Perturbation, watch: Watch) -> Measured:
+def _one(session: Session, located: Located, perturbation: Perturbation, watch: Watch, say: Say) -> Measured | None:
     folder = session.context.case_folder(located.case.id)
     done = folder / "record.json"
     if done.exists():
@@ -163,6 +166,9 @@ def _one(session: Session, located: Located, perturbation: Perturbation, watch: 
             return Measured(perturbation.name, record, folder)
     finished = session.run_case(located, located.case.id, watch)
     outcome = finished.record.verdict.outcome
+    if perturbation.optional and outcome in (Outcome.INVALID_CASE, Outcome.INFRA):
+        say(f"{located.case.id}: {perturbation.name} left out: {finished.record.verdict.summary}")
+        return None
     if outcome is not Outcome.GOLDEN_MISSING:
         raise RegenerateError(
             f"run {perturbation.name!r} ended {outcome.value}: {finished.record.verdict.summary}",

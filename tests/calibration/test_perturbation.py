@@ -1,0 +1,48 @@
+"""What a perturbation changes of a case, and that one which cannot run is left out and said."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+
+from harness.records.verdict import Outcome
+from harness.session import regenerate
+from harness.session.perturbation import CPU, GPU, NONE, Perturbation, plan
+
+
+def test_only_what_is_named_changes(wan_case: Any) -> None:
+    assert NONE.apply(wan_case) is wan_case
+    other = Perturbation("x", threads=2, attention="_native_math").apply(wan_case)
+    changed = wan_case.execution.model_copy(update={"threads": 2, "attention_backend": "_native_math"})
+    assert other == wan_case.model_copy(update={"execution": changed})
+
+
+def test_instruction_sets_that_are_not_there_are_not_planned() -> None:
+    cpu = SimpleNamespace(device_kind="cpu")
+    assert {one.name for one in CPU} - {one.name for one in plan(cpu, frozenset({"avx2"}))} == {"isa-avx512"}  # type: ignore[arg-type]
+    assert plan(SimpleNamespace(device_kind="cuda"), frozenset()) == GPU  # type: ignore[arg-type]
+    assert all(one.optional for one in (*CPU, *GPU) if one.attention)
+
+
+@pytest.mark.parametrize("outcome", [Outcome.INVALID_CASE, Outcome.INFRA, Outcome.REGRESSION])
+@pytest.mark.parametrize("optional", [True, False])
+def test_an_optional_run_that_cannot_be_is_left_out(
+    outcome: Outcome, optional: bool, tmp_path: Path, wan_case: Any
+) -> None:
+    verdict = SimpleNamespace(outcome=outcome, summary="no such kernel")
+    session: Any = SimpleNamespace(
+        context=SimpleNamespace(case_folder=lambda _: tmp_path),
+        run_case=lambda *_: SimpleNamespace(record=SimpleNamespace(verdict=verdict), folder=tmp_path),
+    )
+    said: list[str] = []
+    located: Any = SimpleNamespace(case=wan_case, where="a.yaml:1")
+    one = Perturbation("attention-x", attention="x", optional=optional)
+    if optional and outcome is not Outcome.REGRESSION:
+        assert regenerate._one(session, located, one, lambda _: None, said.append) is None
+        assert said == ["wan: attention-x left out: no such kernel"]
+    else:
+        with pytest.raises(regenerate.RegenerateError, match="no such kernel"):
+            regenerate._one(session, located, one, lambda _: None, said.append)
