@@ -71,7 +71,7 @@ def print_verdicts(reporter: Any, state: PluginState) -> None:
         colour = {_COLOURS.get(verdict.outcome, "red"): True}
         reporter.write(f"{verdict.outcome.value:<21}", **colour)
         line = f"{record.case:<{width}}  {record.timing.total:6.1f} s{note}  {verdict.summary}"
-        room = max(get_terminal_size().columns - 22, 60)
+        room = (get_terminal_size().columns if sys.stdout.isatty() else 180) - 22
         reporter.write_line(line if verdict.outcome not in GREEN or len(line) <= room else f"{line[: room - 3]}...")
         if verdict.next_command and verdict.outcome not in GREEN:
             reporter.write_line(f"{'':21}{'':{width}}  next: {verdict.next_command}")
