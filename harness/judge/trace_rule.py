@@ -114,6 +114,11 @@ def _divergence(mine: Trace, reference: Trace, evidence: Evidence) -> Iterator[F
             data: dict[str, Json] = {"step": step.index, "expert": step.expert, "error": error, "tolerance": bound}
             yield Finding(stage="trace", code="first_diverging_step", gating=False, message=message, data=data)
             return
+    if evidence.comparison is not None and not evidence.comparison.bit_exact:
+        worst = max(errors)
+        message = f"every velocity is within {worst:.3g} of the golden's, as in healthy runs (up to {bound:.3g})"
+        known: dict[str, Json] = {"error": worst, "tolerance": bound}
+        yield Finding(stage="trace", code="trajectory_error", gating=False, message=message, data=known)
 
 
 def _settings(what: str, mine: dict[str, Json], reference: dict[str, Json]) -> Iterator[Finding]:

@@ -122,3 +122,9 @@ def test_a_diverging_step_is_shown_and_fails_nothing(make: Any) -> None:
     assert verdict.outcome is Outcome.PASS
     (shown,) = [finding for finding in verdict.findings if finding.code == "first_diverging_step"]
     assert (shown.data["step"], shown.gating) == (1, False)
+    near = (steps[0], steps[1].model_copy(update={"velocity_sketch": (1.0, 0.01)}))
+    generation = make.generation(trace=anchor.model_copy(update={"steps": near}))
+    verdict, _ = observe(healthy.plus(golden=golden, generation=generation), "cpu")
+    (shown,) = [finding for finding in verdict.findings if finding.stage == "trace"]
+    assert (shown.code, shown.gating) == ("trajectory_error", False)
+    assert shown.data["error"] == pytest.approx(0.01)

@@ -11,6 +11,8 @@ from harness.records.case_record import CaseRecord
 from harness.records.generation import Expert
 
 Results = Sequence[ExperimentResult]
+UNMOVED = 0.005
+"""Worst relative error of velocities that did not move: then what differs in the frames comes from the decoder."""
 
 
 def attribute(record: CaseRecord, results: Results) -> Attribution:
@@ -107,14 +109,20 @@ def _repeated(results: Results) -> Iterator[Cause]:
 def _decoded(record: CaseRecord, results: Results) -> Iterator[Cause]:
     """Frames differ, and no velocity on the way did: what is left is the decoder."""
     failed = any(finding.stage in ("frames", "sanity") and finding.gating for finding in record.verdict.findings)
-    steps = record.generation.trace.steps if record.generation is not None else ()
-    diverged = any(finding.code == "first_diverging_step" for finding in record.verdict.findings)
-    sketched = bool(steps) and all(step.velocity_sketch for step in steps)
+    drift = _trajectory_error(record)
+    unmoved = drift is not None and drift <= UNMOVED
     base = _result(results, "base_probe")
-    if failed and sketched and not diverged and _equal(results, "rerun_same") and record.golden is not None:
+    if failed and unmoved and _equal(results, "rerun_same") and record.golden is not None:
         build = {} if base is None else {"base_in_build": dict(base.data)}
         sentence = "every velocity on the way is the golden's, and the frames are not: the VAE decoded otherwise"
         yield Cause(code="decode", where="vae", sentence=sentence, evidence=build)
+
+
+def _trajectory_error(record: CaseRecord) -> float | None:
+    """Worst relative error of a velocity on the way, where none was further off than in healthy runs."""
+    found = next((one for one in record.verdict.findings if one.code == "trajectory_error"), None)
+    value = None if found is None else found.data.get("error")
+    return float(value) if isinstance(value, int | float) else None
 
 
 def _remaining(record: CaseRecord, results: Results) -> tuple[str, ...]:
@@ -132,6 +140,9 @@ def _remaining(record: CaseRecord, results: Results) -> tuple[str, ...]:
     step = next((one for one in record.verdict.findings if one.code == "first_diverging_step"), None)
     if step is not None:
         rest.append(f"sampler, from step {step.data.get('step')} on")
+    drift = _trajectory_error(record)
+    if drift is not None and drift > UNMOVED:
+        rest.append(f"numerical drift (velocities within {drift:.2g}, as in healthy runs), or the VAE")
     changed = sorted(change.field for change in record.changes)
     if changed:
         rest.append("what changed since the golden: " + ", ".join(changed[:6]))
