@@ -55,7 +55,7 @@ def inspect_command(
 
     try:
         if against is not None:
-            return _compare(reference, against, transformer, as_json, output)
+            return _compare(reference, against, transformer, base, as_json, output)
         loader = None
         if nibble_order or scale_layout:
             loader = Loader.model_validate(
@@ -121,10 +121,16 @@ def _show(report: InspectionReport, as_json: bool, layers: bool, output: Path | 
     print_report(report, _console(), layers)
 
 
-def _compare(reference: str, against: str, transformer: str | None, as_json: bool, output: Path | None) -> int:
-    from harness.checkpoint.compare import compare_checkpoints
+def _compare(
+    reference: str, against: str, transformer: str | None, base: str | None, as_json: bool, output: Path | None
+) -> int:
+    from harness.checkpoint.compare import compare_checkpoints, with_proof
+    from harness.checkpoint.inspect import inspect_checkpoint
 
     comparison = compare_checkpoints(reference, against, transformer=transformer)
+    if base is not None:
+        new = inspect_checkpoint(reference, base=base, transformer=transformer, digests=False)
+        comparison = with_proof(comparison, new, inspect_checkpoint(against, base=base, digests=False))
     if output is not None:
         comparison.write(output)
     if as_json:

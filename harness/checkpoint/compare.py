@@ -16,7 +16,7 @@ from harness.checkpoint.modules import Module, group, summary_format
 from harness.checkpoint.sources import Meter
 from harness.checkpoint.summarize import collapse
 from harness.records.base import Json
-from harness.records.inspection import CheckpointChange, CheckpointComparison
+from harness.records.inspection import CheckpointChange, CheckpointComparison, InspectionReport
 
 FLAGS = (
     "swap_weight_nibbles",
@@ -65,6 +65,29 @@ def compare_checkpoints(
         identical_files=same,
         bytes_read=meter.bytes,
         requests=meter.requests,
+    )
+
+
+def with_proof(comparison: CheckpointComparison, new: InspectionReport, old: InspectionReport) -> CheckpointComparison:
+    """Add what the bytes prove of both, against one base: headers alone cannot tell a nibble order.
+
+    Args:
+        comparison: of the same two checkpoints.
+        new: inspection of A.
+        old: inspection of B.
+    """
+    mine, theirs = ({item.expert: item for item in report.experts} for report in (new, old))
+    changes: list[CheckpointChange] = []
+    for expert in sorted(mine.keys() & theirs.keys()):
+        changes += _difference(expert, "proven reading", mine[expert].encoding, theirs[expert].encoding)
+        changes += _difference(expert, "proven recipe", mine[expert].recipe, theirs[expert].recipe)
+    changes += _difference("", "faults", [item.code for item in new.faults], [item.code for item in old.faults])
+    return comparison.model_copy(
+        update={
+            "changes": (*comparison.changes, *changes),
+            "bytes_read": comparison.bytes_read + new.bytes_read + old.bytes_read,
+            "requests": comparison.requests + new.requests + old.requests,
+        }
     )
 
 

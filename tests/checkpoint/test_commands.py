@@ -119,3 +119,15 @@ def test_inspecting_imports_neither_torch_nor_the_hub_client(exports: Path) -> N
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert json.loads(done.stdout) == ["clean", []]
+
+
+def test_with_a_base_the_comparison_proves_the_nibble_order(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """What a reviewer of the switch had to know: same format, same shapes, same silence, other bytes."""
+    from tiny.export import WEIGHTS, export
+
+    low, high = (str(export(name, tmp_path)) for name in ("nvfp4-override", "nvfp4-preswapped-override"))
+    assert inspect_command(low, against=high) == 0
+    assert "proven reading" not in capsys.readouterr().out
+    assert inspect_command(low, against=high, base=str(WEIGHTS)) == 0
+    (row,) = [line for line in capsys.readouterr().out.splitlines() if "proven reading" in line]
+    assert row.split() == ["transformer", "proven", "reading", "low_first/linear", "high_first/linear"]
