@@ -13,6 +13,15 @@ from benchmarks.power.design import PROMPTS, SEEDS, Design
 from benchmarks.power.generate import ROOT, Settings, make_goldens, plan, run_units
 from harness.judge.calibration.placing import ROOM, Rule
 
+QUIET = {
+    "OMP_NUM_THREADS": "1",
+    "TQDM_DISABLE": "1",
+    "DIFFUSERS_VERBOSITY": "error",
+    "TRANSFORMERS_VERBOSITY": "error",
+    "HF_HUB_OFFLINE": "1",
+}
+"""For every process: one thread, and no bars and remarks of libraries among the tables."""
+
 
 def main(arguments: list[str] | None = None) -> int:
     """Entry point."""
@@ -31,7 +40,8 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--score-only", action="store_true")
     options = parser.parse_args(arguments)
     began = time.time()
-    os.environ.setdefault("OMP_NUM_THREADS", "1")
+    for name, value in QUIET.items():
+        os.environ.setdefault(name, value)
     weights = hashlib.sha256((ROOT / "tiny" / "weights" / "manifest.json").read_bytes()).hexdigest()
     settings = Settings(options.out.resolve(), options.device, weights, began + options.budget_seconds)
     design = Design(
@@ -91,7 +101,8 @@ def score(design: Design, settings: Settings, rule: Rule, plot: Path | None) -> 
     if missing:
         print(f"PART OF IT: {len(missing)} of {len(wanted)} runs are not there yet; {len(broken)} cases left out")
     found, gates = scorers(rows, rule)
-    reached = print_all(rows, found, gates)
+    causes = {task.name: task.causes for task in design.tasks() if task.causes}
+    reached = print_all(rows, found, gates, causes)
     print(f"\nplot: {draw(rows, found, plot or settings.out / 'power.png')}")
     if missing:
         return 2

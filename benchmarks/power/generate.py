@@ -228,7 +228,7 @@ def _run(settings: Settings, loaded: _Loaded, task: Task, key: tuple[int, int]) 
 
     began = time.perf_counter()
     judge = Judge(settings, requested(*key, settings), key)
-    facts: dict[str, Any] = {"side": task.side, "name": task.name, "kind": task.kind, "causes": task.causes}
+    facts: dict[str, Any] = {"side": task.side, "name": task.name, "kind": task.kind}
     if task.engine.checkpoint != "healthy":
         facts["strength"] = task.engine.strength
     if loaded.backend is None:

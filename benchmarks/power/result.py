@@ -32,7 +32,6 @@ class Result(Record):
     """Codes of gating findings that need no limit: inspection, receipts, sanity, trace."""
     inspected: tuple[str, ...] = ()
     """Those of them that the inspector gave, before anything ran."""
-    causes: tuple[str, ...] = ()
     peers: dict[str, PeerSaid] = {}
     seconds: float = 0.0
     error: str = ""

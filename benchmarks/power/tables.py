@@ -18,8 +18,20 @@ from benchmarks.power.score import (
 )
 
 
-def print_all(rows: Sequence[Result], found: Mapping[str, Scorer], gates: Mapping[tuple[int, int], Gate]) -> bool:
-    """Every table. True where the gate reached what it must."""
+def print_all(
+    rows: Sequence[Result],
+    found: Mapping[str, Scorer],
+    gates: Mapping[tuple[int, int], Gate],
+    causes: Mapping[str, tuple[str, ...]],
+) -> bool:
+    """Every table. True where the gate reached what it must.
+
+    Args:
+        rows: all results.
+        found: scores by rule.
+        gates: ours, by case.
+        causes: by fault, the codes that name it rightly; absent where its cause has no name.
+    """
     known = [row for row in rows if row.case in gates]
     benign, faults = distinct_benign(known), [row for row in known if row.side == "fault"]
     every = [row for row in known if row.side == "benign"]
@@ -40,7 +52,7 @@ def print_all(rows: Sequence[Result], found: Mapping[str, Scorer], gates: Mappin
     _equal_alarms(found, benign, faults)
     _classes(found, faults)
     _misses(found, faults)
-    _causes(gates, faults)
+    _causes(gates, faults, causes)
     return _reached(found, benign, faults)
 
 
@@ -88,8 +100,10 @@ def _misses(found: Mapping[str, Scorer], faults: Sequence[Result]) -> None:
         print(f"{name}: {len(listed)} of {len(total)} faults. {shown or 'none'}")
 
 
-def _causes(gates: Mapping[tuple[int, int], Gate], faults: Sequence[Result]) -> None:
-    known = [row for row in faults if row.causes]
+def _causes(
+    gates: Mapping[tuple[int, int], Gate], faults: Sequence[Result], causes: Mapping[str, tuple[str, ...]]
+) -> None:
+    known = [row for row in faults if causes.get(row.name)]
     if not known:
         return
     by_kind: dict[str, list[Result]] = defaultdict(list)
@@ -98,7 +112,7 @@ def _causes(gates: Mapping[tuple[int, int], Gate], faults: Sequence[Result]) -> 
     print("\nCause named rightly, among the faults whose cause has a name")
     wrong: Counter[str] = Counter()
     for kind, rows in sorted(by_kind.items()):
-        right = [row for row in rows if set(row.causes) & set(gates[row.case].named(row))]
+        right = [row for row in rows if set(causes[row.name]) & set(gates[row.case].named(row))]
         wrong.update(row.name for row in rows if row not in right)
         early = sum(bool(row.inspected) for row in rows)
         print(f"{kind:16} {len(right)}/{len(rows)}; {early} before anything was generated")

@@ -10,7 +10,8 @@ from harness.review.journal import Transaction, recover
 from harness.review.pending import candidate_of
 from harness.review.workspace import Workspace
 from harness.session.candidates import parts_of
-from harness.session.regenerate import Proposal, RegenerateError, limit_file, loosened
+from harness.session.limit_file import limit_file, loosened
+from harness.session.regenerate import Proposal, RegenerateError
 
 
 @dataclass(frozen=True)

@@ -163,7 +163,7 @@ def _say(event: Event) -> None:
 
 
 def _show(proposal: Proposal) -> None:
-    from harness.session.regenerate import limit_file
+    from harness.session.limit_file import limit_file
 
     new = limit_file(proposal, "", "shown")
     typer.echo(f"{new.runner}/{new.case}")

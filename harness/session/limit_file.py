@@ -1,0 +1,95 @@
+"""The limit file of one case, from what regeneration measured; and what it lets through that the old one did not."""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime
+from typing import TYPE_CHECKING
+
+from harness.judge.calibration.file import control_results, notes, place_limits, undetectable
+from harness.judge.probe_limits import place_all
+from harness.records.frames import ComparisonEvidence
+from harness.records.limits import LimitFile, Sample
+
+if TYPE_CHECKING:
+    from harness.session.regenerate import Proposal
+
+
+def limit_file(proposal: Proposal, author: str, reason: str) -> LimitFile:
+    """Place the limits of one case.
+
+    Where the golden is new it has no digest yet: the clip's sha256 stands for it until it is accepted.
+    """
+    record = proposal.reference.record
+    metrics = proposal.comparisons[0][1].metrics
+    limits = place_limits(metrics, {metric.name: _samples(proposal, metric.name) for metric in metrics})
+    controls = control_results(limits)
+    identity = record.identity
+    return LimitFile(
+        case=record.case,
+        runner=record.runner,
+        golden_digest=proposal.golden.digest if proposal.golden else "",
+        identity_digest=identity.digest() if identity else "",
+        limits=(*limits, *place_all(proposal.samples)),
+        repeats=1 + len(proposal.comparisons) - len(proposal.drawn),
+        fingerprints=tuple(print_ for _, _, print_ in proposal.comparisons if print_),
+        controls=controls,
+        notes=notes(limits, controls),
+        author=author,
+        reason=reason or "measured",
+        created=datetime.now(UTC).isoformat(timespec="seconds"),
+    )
+
+
+def _samples(proposal: Proposal, metric: str) -> list[Sample]:
+    """What one metric said of every run, healthy, drawn and faulty."""
+    samples = [
+        Sample(
+            value=value,
+            run=label,
+            side="benign",
+            fingerprint=print_,
+            clip="" if label in proposal.drawn else comparison.candidate_sha256,
+            drawn=label in proposal.drawn,
+        )
+        for label, comparison, print_ in proposal.comparisons
+        if (value := _value(comparison, metric)) is not None
+    ]
+    samples += [
+        Sample(
+            value=value,
+            run=one.label,
+            side="faulty",
+            clip=one.comparison.candidate_sha256,
+            fault=one.fault,
+            strength=one.strength,
+        )
+        for one in proposal.injected
+        if (value := _value(one.comparison, metric)) is not None
+    ]
+    return samples
+
+
+def _value(comparison: ComparisonEvidence, metric: str) -> float | None:
+    found = comparison.get(metric)
+    return None if found is None else found.gating_value
+
+
+def loosened(old: LimitFile | None, new: LimitFile) -> tuple[str, ...]:
+    """One sentence a limit that lets more through than before."""
+    if old is None:
+        return ()
+    sentences = []
+    for limit in new.limits:
+        before = old.get(limit.metric)
+        if before is None or before.limit is None:
+            continue
+        if limit.limit is None:
+            sentences.append(f"{limit.metric}: {before.limit:.4g} -> does not gate")
+        elif not before.admits(limit.limit):
+            sentences.append(f"{limit.metric}: {before.limit:.4g} -> {limit.limit:.4g}")
+    gone = {limit.metric for limit in old.limits} - {limit.metric for limit in new.limits}
+    sentences += [f"{name}: no longer measured" for name in sorted(gone)]
+    lost = undetectable(old.limits, new.limits) if sentences else ()
+    if lost:
+        sentences.append(f"no longer found by frames: {', '.join(lost)}")
+    return tuple(sentences)
