@@ -10,7 +10,14 @@ from typing import Literal, Protocol, runtime_checkable
 import numpy as np
 
 from harness.frames.clip import Clip
-from harness.frames.statistics import Floats, Implementation, PairStatistics, pair_statistics, require_same_shape
+from harness.frames.statistics import (
+    Floats,
+    Implementation,
+    PairStatistics,
+    default_implementation,
+    pair_statistics,
+    require_same_shape,
+)
 from harness.records.frames import MetricDirection, Tile
 
 
@@ -39,7 +46,7 @@ class Pair:
     @property
     def implementation_used(self) -> str:
         """Name of the implementation behind ``statistics``."""
-        return self.implementation or ("numba" if self.device == "cpu" else "torch")
+        return self.implementation or default_implementation(self.device)
 
 
 @dataclass(frozen=True)

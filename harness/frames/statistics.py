@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any, Literal
 
 import numpy as np
@@ -11,9 +12,10 @@ import numpy.typing as npt
 
 from harness.frames.clip import Clip
 from harness.frames.errors import ClipMismatchError, MetricUnavailableError
+from harness.frames.time_statistics import TimeStatistics
 
-Implementation = Literal["numba", "torch", "scikit-image"]
-IMPLEMENTATIONS: tuple[Implementation, ...] = ("numba", "torch", "scikit-image")
+Implementation = Literal["numba", "triton", "torch", "scikit-image"]
+IMPLEMENTATIONS: tuple[Implementation, ...] = ("numba", "triton", "torch", "scikit-image")
 
 WINDOW = 7
 """Side of SSIM's uniform window, as in scikit-image's default and SGLang's recipe."""
@@ -38,8 +40,13 @@ class ClipStatistics:
     """[T]: variance of the 4-neighbour Laplacian over the interior and all channels; 0 below 3x3 pixels."""
     motion: Ints
     """[T]: sum of absolute differences to the frame before; 0 for the first."""
-    thumbnails: npt.NDArray[np.float32]
-    """[T, rows, columns, 3]: block means."""
+    fetch_thumbnails: Callable[[], npt.NDArray[np.float32]]
+    """Brings the thumbnails from where they were computed."""
+
+    @cached_property
+    def thumbnails(self) -> npt.NDArray[np.float32]:
+        """[T, rows, columns, 3]: block means."""
+        return self.fetch_thumbnails()
 
 
 @dataclass(frozen=True)
@@ -55,6 +62,13 @@ class PairStatistics:
     """[T]"""
     golden: ClipStatistics
     candidate: ClipStatistics
+    over_time: Callable[[], TimeStatistics]
+    """Computes `time` where the thumbnails lie: on a GPU they are larger than everything else that comes back."""
+
+    @cached_property
+    def time(self) -> TimeStatistics:
+        """Change over time and order of frames, computed when the first metric asks."""
+        return self.over_time()
 
     @property
     def values(self) -> int:
@@ -105,9 +119,9 @@ def pair_statistics(
     Args:
         golden: uint8 [T, H, W, 3].
         candidate: the same shape.
-        implementation: ``numba`` (the CPU's default: fused running sums), ``torch`` (the default elsewhere) or
-            ``scikit-image`` (the reference, slow).
-        device: a torch device; numba and scikit-image run on ``cpu`` only.
+        implementation: ``numba`` (the CPU's default: fused running sums), ``triton`` (a CUDA device's: fused as
+            well), ``torch`` (elsewhere, and where Triton cannot run) or ``scikit-image`` (the reference, slow).
+        device: a torch device; numba and scikit-image run on ``cpu`` only, triton on ``cuda``.
         threads: CPU threads, by default the usable cores shared among the xdist workers.
 
     Raises:
@@ -115,23 +129,32 @@ def pair_statistics(
         MetricUnavailableError: the implementation cannot run on the device.
     """
     require_same_shape(golden, candidate)
-    chosen = implementation or ("numba" if device == "cpu" else "torch")
-    if chosen != "torch" and device != "cpu":
+    chosen = implementation or default_implementation(device)
+    if chosen in ("numba", "scikit-image") and device != "cpu":
         raise MetricUnavailableError(f"{chosen} runs on the CPU, not on {device}; choose implementation='torch'")
     if chosen == "numba":
         from harness.frames.kernels.fused import fused_statistics
         from harness.frames.threads import usable_threads
 
         return fused_statistics(golden.frames, candidate.frames, threads or usable_threads())
-    if chosen == "torch":
-        from harness.frames.kernels.torch_path import torch_statistics
+    if chosen == "torch" or chosen == "triton":
+        from harness.frames.kernels.tensors import array_statistics
 
-        return torch_statistics(golden.frames, candidate.frames, device)
+        return array_statistics(golden.frames, candidate.frames, device, chosen)
     if chosen == "scikit-image":
         from harness.frames.kernels.reference import reference_statistics
 
         return reference_statistics(golden.frames, candidate.frames)
     raise MetricUnavailableError(f"unknown implementation {chosen!r}; use one of {', '.join(IMPLEMENTATIONS)}")
+
+
+def default_implementation(device: str) -> Implementation:
+    """What passes over pixels on a device unless something else is asked for; receipts carry its name."""
+    if device == "cpu":
+        return "numba"
+    from harness.frames.kernels.triton_path import why_not
+
+    return "torch" if why_not(device) else "triton"
 
 
 def require_same_shape(golden: Clip, candidate: Clip) -> None:

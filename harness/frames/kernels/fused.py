@@ -8,6 +8,7 @@ is printed by ``python -m benchmarks.metrics``); the result is cached on disk, b
 from __future__ import annotations
 
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 
 import numpy as np
 import numpy.typing as npt
@@ -21,6 +22,7 @@ from harness.frames.statistics import (
     large_enough,
     tile_edges,
 )
+from harness.frames.time_statistics import time_statistics
 
 Bytes = npt.NDArray[np.uint8]
 
@@ -59,14 +61,16 @@ def fused_statistics(golden: Bytes, candidate: Bytes, threads: int = 1) -> PairS
             squares=integers[:, 8 + index],
             laplacian=squares / interior - (total / interior) ** 2,
             motion=integers[:, 10 + index],
-            thumbnails=block_means(thumbnails[index], height, width),
+            fetch_thumbnails=partial(block_means, thumbnails[index], height, width),
         )
 
+    sides = side(0), side(1)
     return PairStatistics(
         shape=(count, height, width, channels),
         ssim_tiles=tiles if windowed else None,
         squared_error=integers[:, 0],
         absolute_error=integers[:, 1],
-        golden=side(0),
-        candidate=side(1),
+        golden=sides[0],
+        candidate=sides[1],
+        over_time=lambda: time_statistics(sides[0].thumbnails, sides[1].thumbnails),
     )

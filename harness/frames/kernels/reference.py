@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from functools import partial
+
 import numpy as np
 import numpy.typing as npt
 
@@ -14,6 +16,7 @@ from harness.frames.statistics import (
     large_enough,
     tile_edges,
 )
+from harness.frames.time_statistics import time_statistics
 
 Bytes = npt.NDArray[np.uint8]
 
@@ -40,13 +43,15 @@ def reference_statistics(golden: Bytes, candidate: Bytes) -> PairStatistics:
             inside = np.asarray(full)[inset : height - inset, inset : width - inset].sum(axis=2)
             tiles.append(strips(inside, *tile_edges(height, width)))
     difference = [one.astype(np.int64) - two for one, two in zip(golden, candidate, strict=True)]
+    sides = clip_statistics(golden), clip_statistics(candidate)
     return PairStatistics(
         shape=(count, height, width, channels),
         ssim_tiles=np.array(tiles, dtype=np.float64) if windowed else None,
         squared_error=np.array([(frame**2).sum() for frame in difference]),
         absolute_error=np.array([np.abs(frame).sum() for frame in difference]),
-        golden=clip_statistics(golden),
-        candidate=clip_statistics(candidate),
+        golden=sides[0],
+        candidate=sides[1],
+        over_time=lambda: time_statistics(sides[0].thumbnails, sides[1].thumbnails),
     )
 
 
@@ -73,5 +78,5 @@ def clip_statistics(frames: Bytes) -> ClipStatistics:
         squares=squares,
         laplacian=laplacians,
         motion=motion,
-        thumbnails=block_means(np.array(thumbnails), height, width),
+        fetch_thumbnails=partial(block_means, np.array(thumbnails), height, width),
     )

@@ -1,112 +1,26 @@
-"""The pass in torch, for the GPU: a few frames at a time, integer window sums, one transfer back at the end.
+"""The pass in torch's own operations, for any device.
 
-On a CPU it gives the same numbers several times slower than the fused kernel (``python -m benchmarks.metrics``), since
-every intermediate goes through memory; that is why the CPU has a kernel of its own.
+Every intermediate goes through memory, so it is several times slower than the fused kernels: numba's on a CPU and
+Triton's on a CUDA device (``python -m benchmarks.metrics``). It runs where those cannot, and they are held against it.
 """
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING
 
 import numpy as np
 import numpy.typing as npt
 
-from harness.frames.statistics import (
-    WINDOW,
-    ClipStatistics,
-    PairStatistics,
-    block_edges,
-    block_means,
-    large_enough,
-    tile_edges,
-)
+from harness.frames.kernels.tensors import Chunk
+from harness.frames.statistics import WINDOW, block_edges, large_enough, tile_edges
 
 if TYPE_CHECKING:
     import torch
 
-Bytes = npt.NDArray[np.uint8]
 Edges = npt.NDArray[np.int64]
 
-CHUNK_VALUES = {"cpu": 1 << 20, "cuda": 1 << 25}
-"""Values of a clip in flight: in the caches of a CPU; on a GPU enough to fill it, at about 50 bytes each."""
 
-
-class Chunk(NamedTuple):
-    """Results for a few frames, still on the device; integers except where float is said."""
-
-    ssim_tiles: torch.Tensor | None
-    """float32 [n, rows, columns]"""
-    errors: torch.Tensor
-    """[n, 2]: squared, absolute"""
-    squares: torch.Tensor
-    """[n, 2]: golden, candidate"""
-    laplacians: torch.Tensor
-    """[n, 4]: sum and sum of squares, golden then candidate"""
-    motion: torch.Tensor
-    """[n, 2]"""
-    blocks: torch.Tensor
-    """[2, n, rows, columns, 3]"""
-
-
-def torch_statistics(golden: Bytes, candidate: Bytes, device: str) -> PairStatistics:
-    """Statistics of a pair of uint8 arrays [T, H, W, 3] of one shape, computed on ``device``."""
-    import torch
-
-    def tensor(frames: Bytes) -> torch.Tensor:
-        return torch.from_numpy(frames.view() if frames.flags.writeable else _writable_view(frames))
-
-    return tensor_statistics(tensor(golden), tensor(candidate), device)
-
-
-def tensor_statistics(golden: torch.Tensor, candidate: torch.Tensor, device: str | None = None) -> PairStatistics:
-    """Statistics of a pair of uint8 tensors [T, H, W, 3], on ``device`` or where they lie."""
-    import torch
-
-    place = torch.device(device) if device else golden.device
-    count, height, width, channels = golden.shape
-    step = max(1, CHUNK_VALUES["cpu" if place.type == "cpu" else "cuda"] // (height * width * channels))
-    chunks = []
-    with torch.inference_mode():
-        for first in range(0, count, step):
-            lead = min(first, 1)  # one frame before, for motion
-            sides = [clip[first - lead : first + step].to(place, non_blocking=True) for clip in (golden, candidate)]
-            chunks.append(_chunk(sides[0], sides[1], lead))
-    return _gather(chunks, (count, height, width, channels))
-
-
-def _gather(chunks: list[Chunk], shape: tuple[int, int, int, int]) -> PairStatistics:
-    import torch
-
-    _, height, width, channels = shape
-
-    def whole(name: str, axis: int = 0) -> npt.NDArray[np.int64]:
-        found: npt.NDArray[np.int64] = torch.cat([getattr(chunk, name) for chunk in chunks], axis).cpu().numpy()
-        return found
-
-    errors, squares, laplacians, motion = (whole(name) for name in ("errors", "squares", "laplacians", "motion"))
-    blocks = whole("blocks", 1)
-    interior = max(1, (height - 2) * (width - 2) * channels) if min(height, width) >= 3 else 1
-    sides = [
-        ClipStatistics(
-            sums=blocks[index].sum(axis=(1, 2), dtype=np.int64),
-            squares=squares[:, index],
-            laplacian=laplacians[:, 2 * index + 1] / interior - (laplacians[:, 2 * index] / interior) ** 2,
-            motion=motion[:, index],
-            thumbnails=block_means(blocks[index], height, width),
-        )
-        for index in (0, 1)
-    ]
-    return PairStatistics(
-        shape=shape,
-        ssim_tiles=whole("ssim_tiles").astype(np.float64) if large_enough(height, width) else None,
-        squared_error=errors[:, 0],
-        absolute_error=errors[:, 1],
-        golden=sides[0],
-        candidate=sides[1],
-    )
-
-
-def _chunk(golden: torch.Tensor, candidate: torch.Tensor, lead: int) -> Chunk:
+def chunk(golden: torch.Tensor, candidate: torch.Tensor, lead: int) -> Chunk:
     """Results of uint8 [lead + n, H, W, 3]; the frame that leads is there for motion only.
 
     Bytes, their differences and the Laplacian fit int16, which halves the traffic; products take int32.
@@ -125,10 +39,7 @@ def _chunk(golden: torch.Tensor, candidate: torch.Tensor, lead: int) -> Chunk:
     both = energy[0].add_(energy[1])
     return Chunk(
         ssim_tiles=_ssim_tiles(x, y, both, height, width) if large_enough(height, width) else None,
-        errors=errors,
-        squares=squares,
-        laplacians=torch.cat([_laplacian(side) for side in (x, y)], dim=1),
-        motion=motion,
+        points=torch.cat([errors, squares, *(_laplacian(side) for side in (x, y)), motion], dim=1),
         blocks=torch.stack([_strips(side, *block_edges(height, width), torch.int32) for side in (x, y)]),
     )
 
@@ -195,14 +106,3 @@ def _runs(values: torch.Tensor, borders: Edges, dtype: torch.dtype) -> torch.Ten
         return tail
     runs = values[:, :last].reshape(len(values), len(borders) - 2, int(borders[1]), values.shape[2])
     return torch.cat([runs.sum(2, dtype=dtype), tail], dim=1)
-
-
-def _writable_view(frames: Bytes) -> Bytes:
-    """The same memory without the read-only mark, which torch warns about; nothing here writes to it."""
-    pointer = frames.__array_interface__ | {"data": (frames.__array_interface__["data"][0], False)}
-
-    class Holder:
-        __array_interface__ = pointer
-        owner = frames
-
-    return np.asarray(Holder())

@@ -6,7 +6,6 @@ from dataclasses import dataclass
 from typing import Literal
 
 import numpy as np
-import numpy.typing as npt
 
 from harness.frames.metric import Measurement, Pair
 from harness.frames.metrics.drift import folded
@@ -41,8 +40,9 @@ class MotionRatio:
 
     def measure(self, pair: Pair) -> Measurement:
         """One ratio a clip."""
-        golden, candidate = (_motion(side.thumbnails) for side in (pair.statistics.golden, pair.statistics.candidate))
-        return Measurement(value=float(folded(np.array((candidate + STILL) / (golden + STILL)))))
+        change = pair.statistics.time
+        ratio = (change.candidate_change + STILL) / (change.golden_change + STILL)
+        return Measurement(value=float(folded(np.array(ratio))))
 
 
 @dataclass(frozen=True)
@@ -61,12 +61,8 @@ class FrameOrder:
 
     def measure(self, pair: Pair) -> Measurement:
         """Number of misplaced frames, and the first of them."""
-        golden = _moving_part(pair.statistics.golden.thumbnails)
-        candidate = _moving_part(pair.statistics.candidate.thumbnails)
-        count, values = golden.shape
-        energy = [np.einsum("tn,tn->t", side, side) for side in (candidate, golden)]
-        squared = energy[0][:, None] + energy[1][None, :] - 2.0 * (candidate @ golden.T)
-        distance = np.maximum(squared, 0.0) / values
+        distance = pair.statistics.time.distance
+        count = len(distance)
         own = np.diagonal(distance).copy()
         offset = np.abs(np.arange(count)[:, None] - np.arange(count)[None, :])
         others = np.where((offset > 0) & (offset <= REACH), distance, np.inf)
@@ -94,22 +90,3 @@ class NewDuplicates:
         stats = pair.statistics
         found = 1 + np.flatnonzero((stats.candidate.motion[1:] == 0) & (stats.golden.motion[1:] != 0))
         return Measurement(value=float(len(found)), frame=int(found[0]) if len(found) else None)
-
-
-def _motion(thumbnails: npt.NDArray[np.float32]) -> float:
-    """Root mean square change from frame to frame, levels of 255; 0 for a single frame."""
-    if len(thumbnails) < 2:
-        return 0.0
-    flat = thumbnails.reshape(len(thumbnails), -1)
-    steps = (flat[1:] - flat[:-1]).ravel()
-    return float(np.sqrt(np.dot(steps, steps) / steps.size))
-
-
-def _moving_part(thumbnails: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:
-    """Thumbnails [T, ...] less their mean over time, as [T, N]: what stays the same says nothing about order.
-
-    In float32: the distances round at a thousandth of a squared level, far under what is called noticeable.
-    """
-    flat = thumbnails.reshape(len(thumbnails), -1)
-    moving: npt.NDArray[np.float32] = flat - flat.mean(axis=0)
-    return moving
