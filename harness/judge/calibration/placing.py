@@ -173,6 +173,6 @@ def promise(limit: Limit) -> str:
     same = len({sample.value for sample in distinct(limit.samples)}) == 1
     which = "all read the same, so that they cover" if same else "are not normally distributed; the worst covers"
     return (
-        f"{n} distinct healthy runs {which} {covered_by_worst(n, confidence):.1%} with {confidence:.0%} confidence, and "
-        f"not the {coverage:.1%} that was asked for: that takes {runs_needed(coverage, confidence)}"
+        f"{n} distinct healthy runs {which} {covered_by_worst(n, confidence):.1%} with {confidence:.0%} confidence, "
+        f"and not the {coverage:.1%} that was asked for: that takes {runs_needed(coverage, confidence)}"
     )
