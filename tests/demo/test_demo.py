@@ -1,0 +1,58 @@
+"""`make demo`, replayed under every instruction set that this machine can force, and with two threads.
+
+The CPU runner's class is the architecture, so its goldens and limits must hold under all of them.
+"""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from harness.definitions.loading import load_cases
+from harness.records.case_record import CaseRecord
+from harness.records.verdict import Outcome
+from harness.session.perturbation import CPU, NONE, Perturbation, cpu_flags
+
+REPOSITORY = Path(__file__).parents[2]
+FILES = ("cases/tiny.yaml", "cases/incident.yaml")
+FORCED = (NONE, *(one for one in CPU if one.name.startswith(("isa-", "threads-"))))
+
+
+@pytest.mark.parametrize("perturbation", FORCED, ids=lambda one: one.name)
+def test_every_case_ends_as_it_must(perturbation: Perturbation, tmp_path: Path) -> None:
+    if perturbation.needs and perturbation.needs not in cpu_flags():
+        pytest.skip(f"this CPU has no {perturbation.needs}")
+    assert (REPOSITORY / "tiny" / "exports" / "nvfp4").is_dir(), "make tiny/exports/.made"
+    options = [
+        "--runner",
+        "cpu",
+        "--perturbation",
+        perturbation.name,
+        "--run-id",
+        "demo",
+        "-o",
+        f"quantgate_runs={tmp_path}",
+    ]
+    done = subprocess.run(
+        [sys.executable, "-m", "pytest", *FILES, "-p", "no:cacheprovider", "-q", "--no-report", *options],
+        cwd=REPOSITORY,
+        env={name: value for name, value in os.environ.items() if not name.startswith("PYTEST")},
+        capture_output=True,
+        text=True,
+        timeout=900,
+        check=False,
+    )
+    assert done.returncode == 0, done.stdout[-6000:] + done.stderr[-2000:]
+    records = [CaseRecord.read(path) for path in (tmp_path / "demo").glob("*/record.json")]
+    written = [one.case for one in load_cases([REPOSITORY / file for file in FILES], REPOSITORY)]
+    assert {record.case for record in records} == {case.id for case in written if "cpu" in case.runners}
+    assert {record.verdict.outcome for record in records} == {Outcome.PASS}
+    observed = {record.case: record.verdict.observed for record in records if record.request["expect"] != "pass"}
+    assert set(observed.values()) == {Outcome.CHECKPOINT_FAULT, Outcome.REGRESSION}
+    capability = perturbation.env.get("ATEN_CPU_CAPABILITY", "").upper()
+    ran = {record.fingerprint.cpu_capability for record in records if record.fingerprint and not record.request["env"]}
+    assert not capability or ran == {capability}
