@@ -89,8 +89,8 @@ def broken_runs(
 ) -> tuple[Run, ...]:
     """Every fault that the case's checkpoint can have, at every strength, each in an engine that loads the broken copy.
 
-    A fault that its formats cannot have is passed over; one that the engine refuses to load or dies of is said and left
-    out: it needs no limit to be found. The copies are deleted.
+    A fault that its formats cannot have is passed over. One that the engine refuses to load needs no limit to be found,
+    and one whose engine failed says nothing: both are said and left out. The copies are deleted.
 
     Raises:
         QuantgateError: the checkpoint is not there.
@@ -109,7 +109,9 @@ def broken_runs(
                         clip = _keep(root / label, engine.get().generate(case, root / label))
                     except (CheckpointFaultError, InfraError) as error:
                         if getattr(error, "code", "") != "nothing_to_break":
-                            say(f"{case.id}: {label} needs no limit: {error.what}")
+                            refused = isinstance(error, CheckpointFaultError)
+                            why = "needs no limit, it does not load" if refused else "could not be run and is left out"
+                            say(f"{case.id}: {label} {why}: {error.what}")
                         continue
                     finally:
                         shutil.rmtree(copy, ignore_errors=True)
