@@ -39,7 +39,7 @@ def test_help_names_every_command_and_imports_nothing_heavy() -> None:
         (("inspect", "./nowhere"), 17, "nowhere"),
         (("inspect",), 17, "nothing to inspect"),
         (("inspect", "--case", "nobody"), 17, "there is no case nobody"),
-        (("regenerate", "--runner", "abacus", "--allow-dirty"), 17, "there is no runner 'abacus'"),
+        (("regenerate", "--runner", "abacus", "--allow-dirty", "--in-ci"), 17, "there is no runner 'abacus'"),
         (("accept", "nobody", "--reason", "x", "--author", "y"), 14, "no candidate of 'nobody'"),
     ],
 )
