@@ -15,11 +15,11 @@ from harness.definitions.runner import load_runners, match_runner
 from harness.goldens.folder import FolderStore
 from harness.goldens.golden import Golden
 from harness.lane.devices import cpu_device, gpu_devices
+from harness.lane.leases import device_environment
 from harness.records.base import write_text_atomic
 from harness.review.workspace import Workspace
 from harness.session.apply import apply
 from harness.session.context import SessionContext
-from harness.session.devices import device_environment
 from harness.session.perturbation import Perturbation, by_name, cpu_flags, plan
 from harness.session.regenerate import Plan, measure
 

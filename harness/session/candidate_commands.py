@@ -23,6 +23,7 @@ Reference = Annotated[str, typer.Option(help="./folder, or owner/name@commit")]
 
 
 def try_command(
+    ctx: typer.Context,
     case: CaseArgument,
     model: Reference = "",
     transformer: Annotated[str, typer.Option(help="override; `none` takes it away")] = "",
@@ -49,7 +50,7 @@ def try_command(
         if text
     }
     candidate = candidate_case(located.case, changes, dict(_pair(one, "--env") for one in env or []))
-    context = _context(root, runner, located.case, run_id or "")
+    context = _open(ctx, root, runner, located.case, run_id or "")
     trial = try_candidate(context, located, candidate)
     folder = context.folder / "try" / case
     trial.write(folder / "trial.json")
@@ -63,6 +64,7 @@ def try_command(
 
 
 def bisect_command(
+    ctx: typer.Context,
     good: Annotated[str, typer.Argument(help="id of a case that passes here")],
     bad: Annotated[str, typer.Argument(help="id of a case that does not; or leave out and use --set")] = "",
     change: Annotated[list[str] | None, typer.Option("--set", help="field=JSON, such as sampling.seed=1")] = None,
@@ -77,7 +79,7 @@ def bisect_command(
     first = _located(root, good).case
     second = _located(root, bad).case if bad else first
     second = _changed(second, change or [])
-    context = _context(root, runner, first, run_id)
+    context = _open(ctx, root, runner, first, run_id)
     tester = Tester(context, first)
     log = context.folder / "bisect" / "log.jsonl"
     try:
@@ -152,30 +154,11 @@ def _changed(case: Case, changes: list[str]) -> Case:
         raise InvalidCaseError(str(error), where="--set", remedy="correct the value") from None
 
 
-def _context(root: Path, runner: str, case: Case, run_id: str) -> SessionContext:
-    from harness.definitions.runner import load_runners, match_runner
-    from harness.goldens.store import open_store
-    from harness.lane.devices import cpu_device, gpu_devices
-    from harness.session.context import SessionContext, new_run_id
-    from harness.session.devices import device_environment, devices_for
+def _open(ctx: typer.Context, root: Path, runner: str, case: Case, run_id: str) -> SessionContext:
+    from harness.session.opening import open_context
 
-    profiles = load_runners(root / "runners")
-    if runner and runner not in profiles:
-        known = ", ".join(profiles)
-        raise InvalidCaseError(f"there is no runner {runner!r}", where="--runner", remedy=f"one of {known}")
-    gpus = () if runner else gpu_devices()
-    profile = profiles[runner] if runner else match_runner(gpus[0] if gpus else cpu_device(), profiles)
-    if profile.name not in case.runners:
-        raise InvalidCaseError(f"not a case of runner {profile.name}", where=case.id, remedy="name one with --runner")
-    device = devices_for(profile)[0]
-    return SessionContext(
-        root=root,
-        run=run_id or f"candidate-{new_run_id()}",
-        runs_dir=root / "runs",
-        runner=profile,
-        device=device,
-        store=open_store(root / "goldens"),
-        thresholds=root / "thresholds",
-        device_env=device_environment(device),
-        leave_candidates=False,
-    )
+    context = ctx.with_resource(open_context(root, runner, run_id, "candidate"))
+    if context.runner.name not in case.runners:
+        name = context.runner.name
+        raise InvalidCaseError(f"not a case of runner {name}", where=case.id, remedy="name one with --runner")
+    return context

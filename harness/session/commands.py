@@ -13,7 +13,6 @@ from harness.errors import GoldenError, InvalidCaseError
 
 if TYPE_CHECKING:
     from harness.definitions.case import Located
-    from harness.session.context import SessionContext
     from harness.session.events import Event
     from harness.session.regenerate import Controls, Proposal
 
@@ -22,6 +21,7 @@ Files = Annotated[list[Path] | None, typer.Option("--file", help="a case file; d
 
 
 def regenerate_command(
+    ctx: typer.Context,
     case: Ids = None,
     file: Files = None,
     runner: Annotated[str, typer.Option("--runner", help="runner profile")] = "",
@@ -49,6 +49,7 @@ def regenerate_command(
     from harness.review.workspace import Workspace
     from harness.session.apply import apply
     from harness.session.guards import refuse_dirty, refuse_in_ci
+    from harness.session.opening import open_context
     from harness.session.perturbation import cpu_flags, plan
     from harness.session.regenerate import Plan, measure
     from harness.session.results import read_results
@@ -62,7 +63,7 @@ def regenerate_command(
     if not dry_run:
         refuse_in_ci(os.environ, in_ci)
     changed = () if dry_run else refuse_dirty(root, allow_dirty)
-    context = _context(root, runner, run_id)
+    context = ctx.with_resource(open_context(root, runner, run_id, "regenerate"))
     chosen = _choose(root, file or [], case or [], context.runner.name)
     results = read_results(from_results or [], context.runner.name)
     if results:
@@ -109,34 +110,6 @@ def _check(root: Path, runner: str) -> None:
         raise GoldenError(
             f"{len(found.faults)} faults in cases, goldens and limits", where=str(root), remedy="see the lines above"
         )
-
-
-def _context(root: Path, runner: str, run_id: str) -> SessionContext:
-    from harness.definitions.runner import load_runners, match_runner
-    from harness.goldens.store import open_store
-    from harness.lane.devices import cpu_device, gpu_devices
-    from harness.session.context import SessionContext, new_run_id
-    from harness.session.devices import device_environment, devices_for
-
-    profiles = load_runners(root / "runners")
-    if runner and runner not in profiles:
-        raise InvalidCaseError(
-            f"there is no runner {runner!r}", where="--runner", remedy=f"one of {', '.join(profiles)}"
-        )
-    gpus = () if runner else gpu_devices()
-    profile = profiles[runner] if runner else match_runner(gpus[0] if gpus else cpu_device(), profiles)
-    device = devices_for(profile)[0]
-    return SessionContext(
-        root=root,
-        run=run_id or f"regenerate-{new_run_id()}",
-        runs_dir=root / "runs",
-        runner=profile,
-        device=device,
-        store=open_store(root / "goldens"),
-        thresholds=root / "thresholds",
-        device_env=device_environment(device),
-        leave_candidates=False,
-    )
 
 
 def _choose(root: Path, files: list[Path], ids: list[str], runner: str) -> tuple[Located, ...]:

@@ -1,4 +1,4 @@
-"""The device that a session runs on, and the environment that pins its engines to it."""
+"""The devices of a runner that are in this machine."""
 
 from __future__ import annotations
 
@@ -30,8 +30,3 @@ def is_of(device: Device, profile: RunnerProfile) -> bool:
     if device.kind != profile.device_kind or device.name not in profile.identifiers:
         return False
     return device.kind == "cpu" or device.compute_capability == profile.compute_capability
-
-
-def device_environment(device: Device) -> dict[str, str]:
-    """Environment that shows an engine exactly ``device``. A CPU engine sees no GPU at all."""
-    return {"CUDA_VISIBLE_DEVICES": device.uuid or "" if device.kind == "cuda" else ""}
