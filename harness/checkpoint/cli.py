@@ -7,12 +7,13 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from harness.checkpoint.lock import LOCK_NAME
 from harness.errors import InvalidCaseError
 
 if TYPE_CHECKING:
     from harness.definitions.case import Case
 
-LOCK = Path("cases/checkpoints.lock.json")
+LOCK = Path("cases") / LOCK_NAME
 Root = Annotated[Path, typer.Option("--root", help="root of the repository")]
 
 
