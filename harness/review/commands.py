@@ -54,9 +54,16 @@ def accept(
     root: Root = Path(),
 ) -> None:
     """Make a candidate the golden of its case."""
+    from harness.review.present import present_case
+
+    now = present_case(root.resolve(), case)
+    for sentence in now.notes:
+        typer.echo(sentence)
     run_accept(
         Workspace(root),
         case,
+        request=now.request,
+        extra=now.extra,
         reason=reason,
         source=source,
         runner=runner,
@@ -77,6 +84,7 @@ def run_accept(
     also: bool = False,
     over: bool = False,
     request: Mapping[str, Json] | None = None,
+    extra: Mapping[Path, bytes] | None = None,
 ) -> Acceptance:
     """Accept and print what changed. A door that knows the cases passes the case's present ``request``."""
     done = accept_candidate(
@@ -89,6 +97,7 @@ def run_accept(
         also=also,
         over=over,
         request=request,
+        extra=extra,
     )
     for sentence in done.recovered:
         typer.echo(sentence)

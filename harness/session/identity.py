@@ -43,17 +43,22 @@ def identity_of(
         hardware["compute_capability"] = device.compute_capability
     weights: dict[str, Json] = dict(sorted(digests.items()))
     weights.update(flat("quantization", case.quantization.model_dump(mode="json")))
-    request: dict[str, Json] = {}
-    data = case.model_dump(mode="json")
-    for name in REQUEST_FIELDS:
-        request.update(flat(name, data[name]))
     return Identity(
-        request={name: value for name, value in request.items() if name not in NOT_PIXELS},
+        request=request_of(case),
         hardware=hardware,
         weights=weights,
         env={**dict(sorted(case.env.items())), **dict.fromkeys(sorted(case.pass_env), "(passed)")},
         subject=_subject(case, fingerprint, receipts, perturbation),
     )
+
+
+def request_of(case: Case) -> dict[str, Json]:
+    """The request class of a case: everything it states that moves the output, flat."""
+    request: dict[str, Json] = {}
+    data = case.model_dump(mode="json")
+    for name in REQUEST_FIELDS:
+        request.update(flat(name, data[name]))
+    return {name: value for name, value in request.items() if name not in NOT_PIXELS}
 
 
 def _subject(
