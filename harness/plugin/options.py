@@ -30,6 +30,13 @@ def declare(parser: pytest.Parser) -> None:
         metavar="NAME",
         help="force a healthy change on every engine, such as isa-avx2",
     )
+    group.addoption(
+        "--attribution",
+        type=float,
+        default=120.0,
+        metavar="SECONDS",
+        help="how long to look for the cause of a failure; 0: not at all (default: 120)",
+    )
     group.addoption("--no-report", action="store_true", help="do not render the HTML report at the end of the run")
     group.addoption(
         "--run-id", default=None, metavar="ID", help="name of this run below the runs folder; default: the time"

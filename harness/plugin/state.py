@@ -200,6 +200,7 @@ class PluginState:
                     thresholds=options.folder(self.config, "quantgate_thresholds"),
                     device_env=lease.env,
                     perturbation=perturbation,
+                    attribution_seconds=self.config.getoption("attribution"),
                 )
             )
         return self._session

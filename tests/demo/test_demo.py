@@ -37,8 +37,9 @@ def test_every_case_ends_as_it_must(perturbation: Perturbation, tmp_path: Path) 
         "-o",
         f"quantgate_runs={tmp_path}",
     ]
+    options += ["--no-report", "--attribution", "0"]  # only what decides
     done = subprocess.run(
-        [sys.executable, "-m", "pytest", *FILES, "-p", "no:cacheprovider", "-q", "--no-report", *options],
+        [sys.executable, "-m", "pytest", *FILES, "-p", "no:cacheprovider", "-q", *options],
         cwd=REPOSITORY,
         env={name: value for name, value in os.environ.items() if not name.startswith("PYTEST")},
         capture_output=True,
