@@ -59,6 +59,7 @@ def print_verdicts(reporter: Any, state: PluginState) -> None:
         reporter.write_line(f"cases for other runners were deselected: {', '.join(state.other_runners)}")
     if not records or state.is_worker:
         return
+    reporter.ensure_newline()
     reporter.section("quantgate verdicts")
     width = max(len(record.case) for record in records)
     for record in sorted(records, key=lambda one: (-SEVERITY.index(one.verdict.outcome), one.node)):
