@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 from harness.checkpoint.codecs import F32, FLOAT_DTYPES, U8, decode_floats, unpack_nibbles
 from harness.checkpoint.evidence import Fit, Sums, fit
 from harness.checkpoint.header import TensorEntry
-from harness.checkpoint.hypotheses import Blind, PackedRows, decode_fp8_readings, decode_readings, look_blind
+from harness.checkpoint.hypotheses import Blind, decode_fp8_readings, decode_readings, look_blind
 from harness.checkpoint.modules import Module
 from harness.checkpoint.recompute import exact_fp8, exact_nvfp4
 from harness.checkpoint.sampling import Budget, packed_rows, row_range, scale_columns, scale_of, strip_range
@@ -166,14 +166,3 @@ def _fp8(
         turned = fit({"transposed": decoded["e4m3"]}, np.ascontiguousarray(anchor_rows.T), 1.0)
     nan_values = int(sum(1 for values in (decoded["e4m3"],) if not np.isfinite(values).all()))
     return replace(result, fit=found, columns_fit=turned, nan_values=nan_values)
-
-
-def as_packed(module: Module, source: Source) -> PackedRows | None:
-    """All rows of one NVFP4 module as stored, for `compare` and for people who look closer."""
-    scale = module.scale
-    if module.format != "nvfp4" or scale is None or len(scale.shape) != 2:
-        return None
-    rows = np.arange(module.shape[0], dtype=np.int64)
-    strip, first = strip_range(scale, rows)
-    weight = source.read(module.weight.file, module.weight.start, module.weight.nbytes)
-    return packed_rows(module, rows, weight, source.read(scale.file, *strip), first)

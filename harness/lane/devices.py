@@ -18,7 +18,16 @@ FAKE_DEVICES = "QUANTGATE_FAKE_DEVICES"
 
 def cpu_device() -> Device:
     """The CPU as a device: its class is the architecture, its marketing name is only shown."""
-    return Device(kind="cpu", name=platform.machine(), model=_cpu_model())
+    return Device(kind="cpu", name=platform.machine(), model=cpu_info("model name") or platform.processor())
+
+
+def cpu_info(key: str) -> str:
+    """Value of the first ``key`` that Linux says of its CPUs, such as ``flags``; empty elsewhere."""
+    try:
+        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8", errors="replace").splitlines()
+    except OSError:
+        return ""
+    return next((line.partition(":")[2].strip() for line in lines if line.startswith(key)), "")
 
 
 def gpu_devices() -> tuple[Device, ...]:
@@ -104,11 +113,3 @@ def _visible(devices: tuple[Device, ...], mask: str | None) -> tuple[Device, ...
 
 def _text(value: str | bytes) -> str:
     return value.decode() if isinstance(value, bytes) else value
-
-
-def _cpu_model() -> str:
-    try:
-        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8", errors="replace").splitlines()
-    except OSError:
-        return platform.processor()
-    return next((line.partition(":")[2].strip() for line in lines if line.startswith("model name")), "")

@@ -11,6 +11,7 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
 import harness
+from harness.lane.devices import cpu_device, driver_version
 from harness.records.fingerprint import Device, Fingerprint
 
 PACKAGES = ("torch", "diffusers", "transformers", "accelerate", "safetensors", "numpy", "ftfy", "triton", "quantgate")
@@ -32,7 +33,7 @@ def take_fingerprint(runner: str, device: str) -> Fingerprint:
     return Fingerprint(
         runner=runner,
         device=_gpu() if with_gpu else _cpu(),
-        driver=_driver() if with_gpu else None,
+        driver=driver_version() if with_gpu else None,
         cuda=torch.version.cuda if torch is not None and with_gpu else None,
         cpu_capability=torch.backends.cpu.get_cpu_capability() if torch is not None else "",
         threads=torch.get_num_threads() if torch is not None else 1,
@@ -56,27 +57,8 @@ def _gpu() -> Device:
 
 
 def _cpu() -> Device:
-    model = ""
-    with contextlib.suppress(OSError):
-        for line in Path("/proc/cpuinfo").read_text(encoding="utf-8", errors="replace").splitlines():
-            if line.startswith("model name"):
-                model = line.partition(":")[2].strip()
-                break
     memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
-    return Device(kind="cpu", name=platform.machine(), memory_bytes=memory, model=model)
-
-
-def _driver() -> str | None:
-    try:
-        import pynvml
-
-        pynvml.nvmlInit()
-        try:
-            return str(pynvml.nvmlSystemGetDriverVersion())
-        finally:
-            pynvml.nvmlShutdown()
-    except Exception:
-        return None
+    return cpu_device().model_copy(update={"memory_bytes": memory})
 
 
 def _commit(root: Path) -> str:

@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from harness.definitions.case import Case
 from harness.definitions.runner import RunnerProfile
 from harness.errors import InvalidCaseError
+from harness.lane.devices import cpu_info
 
 
 @dataclass(frozen=True)
@@ -75,10 +76,4 @@ def by_name(name: str) -> Perturbation:
 
 def cpu_flags() -> frozenset[str]:
     """Instruction set flags of this CPU, as Linux lists them; empty elsewhere."""
-    from pathlib import Path
-
-    try:
-        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8", errors="replace").splitlines()
-    except OSError:
-        return frozenset()
-    return frozenset(next((line.partition(":")[2] for line in lines if line.startswith("flags")), "").split())
+    return frozenset(cpu_info("flags").split())
