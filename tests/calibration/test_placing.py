@@ -73,6 +73,34 @@ def test_room_beyond_the_bound_ends_half_way_to_the_fault() -> None:
     assert near.margin_faulty == pytest.approx(2.0 - near.limit)
 
 
+def test_room_is_given_up_only_for_what_no_metric_finds() -> None:
+    """`mad` barely tells the fault. Where `tile` finds it with all its room, `mad` keeps its own; alone it does not."""
+    mad, tile = metric(), metric("tile")
+    samples = {
+        "mad": [*SIX, *faulty("gain", (1.0, 2.0)), *faulty("swap", (1.0, 90.0))],
+        "tile": [*SIX, *faulty("gain", (1.0, 50.0)), *faulty("swap", (1.0, 0.1))],
+    }
+    alone, (together, _) = place_limits([mad], samples, RULE)[0], place_limits([mad, tile], samples, RULE)
+    assert alone.limit == pytest.approx((float(str(alone.parameters["bound"])) * 2.0) ** 0.5)
+    assert together.limit == pytest.approx(2 * float(str(together.parameters["bound"])))
+    assert all(one.strength_95 == 1.0 for one in control_results(place_limits([mad, tile], samples, RULE)))
+
+
+def test_the_promise_is_the_cases() -> None:
+    """Five metrics: each covers 99 % so that all of them together cover 95 %."""
+    rows = {str(number): SIX for number in range(5)}
+    limits = place_limits([metric(name) for name in rows], rows, RULE)
+    assert {limit.parameters["share"] for limit in limits} == {0.99}
+    assert {limit.parameters["k"] for limit in limits} == {5.0620}  # 99 % / 95 %, n = 6, from published tables
+    assert all("99.00% of healthy runs" in promise(limit) for limit in limits)
+
+
+def test_files_from_before_the_promise_was_a_cases_still_read() -> None:
+    limit = place_between(metric(), SIX, RULE)
+    old = {name: value for name, value in limit.parameters.items() if name not in ("share", "metrics")}
+    assert promise(limit.model_copy(update={"parameters": old})) == promise(limit)
+
+
 def test_overlapping_sides_do_not_gate_and_say_what_is_not_seen() -> None:
     limit = place_between(metric(), [*SIX, *faulty("gain", (0.5, 0.1), (1.0, 1.2)), *faulty("swap", (1.0, 0.8))], RULE)
     assert (limit.gates, limit.limit) == (False, None)
@@ -119,7 +147,7 @@ def test_too_few_runs_for_the_promise_are_stated() -> None:
     assert "8 distinct healthy runs all read the same" in promise(flat)
     assert notes([flat, flat], ())[0].startswith("mad, mad: 8 distinct")
     assert any("that takes 299" in note for note in notes([limit], ()))
-    assert "95.0% of healthy runs" in promise(place_between(metric(), SIX, RULE))
+    assert "95.00% of healthy runs" in promise(place_between(metric(), SIX, RULE))
 
 
 def test_no_healthy_run_no_limit() -> None:

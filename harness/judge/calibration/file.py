@@ -4,7 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 
-from harness.judge.calibration.placing import LEAST_RUNS, Rule, distinct, keeps_promise, place_between, promise
+from harness.judge.calibration.placing import (
+    LEAST_RUNS,
+    Rule,
+    distinct,
+    keeps_promise,
+    place_between,
+    promise,
+    sides,
+)
 from harness.judge.calibration.strength import detection
 from harness.judge.placement import place
 from harness.records.frames import MetricResult
@@ -22,13 +30,17 @@ def place_limits(metrics: Sequence[MetricResult], samples: Samples, rule: Rule |
         samples: by metric name.
         rule: constants of ``tolerance_bound``.
     """
-    return tuple(_place(metric, samples[metric.name], rule) for metric in metrics)
-
-
-def _place(metric: MetricResult, samples: Sequence[Sample], rule: Rule | None) -> Limit:
-    if len(distinct(samples)) < LEAST_RUNS:
-        return place(metric, samples)
-    return place_between(metric, samples, rule)
+    rule = rule or Rule()
+    enough = [metric for metric in metrics if len(distinct(samples[metric.name])) >= LEAST_RUNS]
+    found = frozenset[str]().union(
+        *(sides(metric, samples[metric.name], rule, len(enough)).found_with(rule.room) for metric in enough)
+    )
+    return tuple(
+        place_between(metric, samples[metric.name], rule, metrics=len(enough), found=found)
+        if metric in enough
+        else place(metric, samples[metric.name])
+        for metric in metrics
+    )
 
 
 def control_results(limits: Sequence[Limit]) -> tuple[ControlResult, ...]:
