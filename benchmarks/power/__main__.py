@@ -9,7 +9,7 @@ import sys
 import time
 from pathlib import Path
 
-from benchmarks.power.design import PROMPTS, SEEDS, Design
+from benchmarks.power.design import DEVELOPMENT, FROZEN_AT, PROMPTS, SCORED, SEEDS, Design
 from benchmarks.power.generate import ROOT, Settings, make_goldens, plan, run_units
 from harness.judge.calibration.placing import ROOM, Rule
 
@@ -30,7 +30,8 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--device", choices=("cpu", "cuda"), default="cpu")
     parser.add_argument("--workers", type=int, default=1, help="processes; 0: this one, and only native instructions")
     parser.add_argument("--budget-seconds", type=float, default=float("inf"), help="stop then; call again to go on")
-    parser.add_argument("--prompts", type=int, default=len(PROMPTS), help="how many")
+    parser.add_argument("--development", action="store_true", help="the prompts on which the rule was developed")
+    parser.add_argument("--prompts", type=int, default=len(SCORED), help="how many")
     parser.add_argument("--seeds", type=int, default=len(SEEDS), help="how many")
     parser.add_argument("--calibration", type=int, default=12, help="healthy runs a case that limits may know")
     parser.add_argument("--benign", type=int, default=99, help="most healthy runs a case that are scored")
@@ -44,9 +45,12 @@ def main(arguments: list[str] | None = None) -> int:
         os.environ.setdefault(name, value)
     weights = hashlib.sha256((ROOT / "tiny" / "weights" / "manifest.json").read_bytes()).hexdigest()
     settings = Settings(options.out.resolve(), options.device, weights, began + options.budget_seconds)
+    ours = range(len(DEVELOPMENT)) if options.development else range(len(DEVELOPMENT), len(PROMPTS))
+    said = "the rule was developed on these prompts" if options.development else f"the rule was frozen at {FROZEN_AT}"
+    print(f"{len(ours[: options.prompts])} prompts; {said}")
     design = Design(
         options.device,
-        tuple(range(options.prompts)),
+        tuple(ours[: options.prompts]),
         tuple(SEEDS[: options.seeds]),
         options.calibration,
         options.benign,

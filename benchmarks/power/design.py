@@ -12,7 +12,7 @@ from dataclasses import asdict, dataclass, field
 from typing import Any, Literal
 
 Side = Literal["golden", "calibration", "benign", "fault"]
-PROMPTS = (
+DEVELOPMENT = (
     "a red circle moving right on a blue background",
     "a yellow square moving down on a purple background",
     "a white cross moving up on a green background",
@@ -20,6 +20,18 @@ PROMPTS = (
     "a green cross moving left on a white background",
     "a blue square moving up on a yellow background",
 )
+"""On these the rule that places limits was developed; nothing of them is in the score."""
+SCORED = (
+    "a purple triangle moving down on a cyan background",
+    "a black circle moving up on a white background",
+    "a green square moving right on a red background",
+    "a yellow cross moving left on a blue background",
+    "a white triangle moving down on a purple background",
+    "a red square moving up on a cyan background",
+)
+"""Drawn up after the rule was frozen, at the commit that `FROZEN_AT` names, and run once."""
+FROZEN_AT = "a3653a8"
+PROMPTS = (*DEVELOPMENT, *SCORED)
 SEEDS = (0, 1)
 SAMPLING: dict[str, Any] = {
     "negative_prompt": "",
@@ -213,7 +225,7 @@ class Design:
     """One benchmark."""
 
     device: str = "cpu"
-    prompts: tuple[int, ...] = tuple(range(len(PROMPTS)))
+    prompts: tuple[int, ...] = tuple(range(len(DEVELOPMENT), len(PROMPTS)))
     seeds: tuple[int, ...] = SEEDS
     calibration_runs: int = 12
     benign_runs: int = 99

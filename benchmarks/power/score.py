@@ -12,12 +12,11 @@ from pydantic import TypeAdapter
 
 from benchmarks.power.result import Result
 from benchmarks.power.rules import severity
-from harness.frames.registry import find_metric
+from harness.frames.compare import describe
 from harness.judge.calibration.distance import distance
 from harness.judge.calibration.file import place_limits
 from harness.judge.calibration.placing import Rule
 from harness.judge.probe_limits import place_all
-from harness.records.frames import MetricResult
 from harness.records.limits import Limit, Sample
 
 OURS, FRAMES = "quantgate, all stages", "quantgate, frames alone"
@@ -71,7 +70,7 @@ def read_some(paths: Iterable[Path]) -> list[Result]:
 def gate_of(rows: Iterable[Result], rule: Rule | None = None) -> Gate:
     """Place the limits of one case from its calibration runs, controls and drawn samples."""
     known = [row for row in rows if row.side in ("calibration", "control", "drawn")]
-    metrics = [_metric(name) for name in next(row for row in known if row.side == "calibration").values]
+    metrics = [describe(name) for name in next(row for row in known if row.side == "calibration").values]
     samples = {metric.name: [_sample(row, metric.name) for row in known] for metric in metrics}
     healthy = [row for row in known if row.side == "calibration"]
     probes: dict[str, list[Sample]] = defaultdict(list)
@@ -94,18 +93,6 @@ def _sample(row: Result, metric: str) -> Sample:
     )
 
 
-def _metric(name: str) -> MetricResult:
-    metric = find_metric(name)
-    return MetricResult(
-        name=name,
-        direction=metric.direction,
-        unit=metric.unit,
-        ideal=metric.ideal,
-        worst=metric.ideal,
-        mean=metric.ideal,
-    )
-
-
 def _ratio(limit: Limit, value: float | None) -> float:
     """Distance of a value in distances of its limit."""
     if limit.limit is None:
@@ -114,7 +101,9 @@ def _ratio(limit: Limit, value: float | None) -> float:
         return float("inf")
     least = 0.0 if limit.admits(value) else 1.0 + 1e-9
     relative = limit.unit == "relative"
-    far, near = (value, limit.limit) if relative else (distance(_metric(limit.metric), x) for x in (value, limit.limit))
+    far, near = (
+        (value, limit.limit) if relative else (distance(describe(limit.metric), x) for x in (value, limit.limit))
+    )
     if near <= 0:
         return float("inf") if least else 0.0
     return max(far / near, least) if least else min(far / near, 1.0)

@@ -53,7 +53,13 @@ def compare(
     )
 
 
-def _base(metric: Metric) -> MetricResult:
+def describe(metric: str | Metric) -> MetricResult:
+    """What is known of a metric before anything was measured.
+
+    Raises:
+        UnknownMetricError: a name that no package provides.
+    """
+    metric = find_metric(metric) if isinstance(metric, str) else metric
     return MetricResult(
         name=metric.name,
         direction=metric.direction,
@@ -69,11 +75,11 @@ def _base(metric: Metric) -> MetricResult:
 def _identical(metric: Metric, count: int) -> MetricResult:
     values = (metric.ideal,) * count if metric.scope == "frame" else ()
     done = {"status": "computed", "why": "", "implementation": "digest", "worst": metric.ideal, "mean": metric.ideal}
-    return MetricResult.model_validate(_base(metric).model_dump() | done | {"per_frame": values})
+    return MetricResult.model_validate(describe(metric).model_dump() | done | {"per_frame": values})
 
 
 def _measure(metric: Metric, pair: Pair) -> MetricResult:
-    base = _base(metric)
+    base = describe(metric)
     try:
         found = metric.measure(pair)
         return _result(base, metric, found, pair)

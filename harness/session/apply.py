@@ -35,29 +35,46 @@ def apply(workspace: Workspace, proposal: Proposal, *, reason: str, author: str)
         GoldenError: as ``harness.review.accept.install``.
     """
     new = limit_file(proposal, author, reason or "measured")
-    looser = loosened(proposal.old, new)
-    case, runner = new.case, new.runner
-    if looser and not reason.strip():
-        raise RegenerateError(
-            "these limits would let more through than before:\n  " + "\n  ".join(looser),
-            where=proposal.located.where,
-            remedy=f"quantgate regenerate --case {case} --runner {runner} --reason '...', if that is right",
-        )
+    _refuse_unexplained(proposal.old, new, proposal.located.where, reason)
     if proposal.golden is not None:
-        target = workspace.limits(runner, case)
-        with workspace.locked():
-            recover(workspace)
-            transaction = Transaction(workspace, f"limits of {runner}/{case}")
-            try:
-                transaction.write(target, new.to_json().encode())
-                transaction.commit()
-            except Exception:
-                transaction.abandon()
-                raise
-        return Applied(case, proposal.golden.digest, False, new, (str(target.relative_to(workspace.root)),))
+        return Applied(new.case, proposal.golden.digest, False, new, (_write(workspace, new),))
     record, folder = proposal.reference.record, proposal.reference.folder
     files = parts_of(record, folder)
     candidate = candidate_of(record, files, limits=new)
     done = install(workspace, candidate, files, reason=reason or "first golden of this case", author=author)
     written = new.model_copy(update={"golden_digest": done.digest})
-    return Applied(case, done.digest, True, written, done.changed)
+    return Applied(new.case, done.digest, True, written, done.changed)
+
+
+def apply_again(workspace: Workspace, old: LimitFile, new: LimitFile, *, reason: str) -> str:
+    """Write limits that were placed anew from the samples of their own file. Returns the file to commit.
+
+    Raises:
+        RegenerateError: a limit would let more through than before, without a reason.
+    """
+    _refuse_unexplained(old, new, str(workspace.limits(new.runner, new.case)), reason)
+    return _write(workspace, new)
+
+
+def _refuse_unexplained(old: LimitFile | None, new: LimitFile, where: str, reason: str) -> None:
+    looser = loosened(old, new)
+    if looser and not reason.strip():
+        raise RegenerateError(
+            "these limits would let more through than before:\n  " + "\n  ".join(looser),
+            where=where,
+            remedy=f"quantgate regenerate --case {new.case} --runner {new.runner} --reason '...', if that is right",
+        )
+
+
+def _write(workspace: Workspace, new: LimitFile) -> str:
+    target = workspace.limits(new.runner, new.case)
+    with workspace.locked():
+        recover(workspace)
+        transaction = Transaction(workspace, f"limits of {new.runner}/{new.case}")
+        try:
+            transaction.write(target, new.to_json().encode())
+            transaction.commit()
+        except Exception:
+            transaction.abandon()
+            raise
+    return str(target.relative_to(workspace.root))

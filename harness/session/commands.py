@@ -13,8 +13,9 @@ from harness.errors import GoldenError, InvalidCaseError
 
 if TYPE_CHECKING:
     from harness.definitions.case import Located
+    from harness.records.limits import LimitFile
     from harness.session.events import Event
-    from harness.session.regenerate import Controls, Proposal
+    from harness.session.regenerate import Controls
 
 Ids = Annotated[list[str] | None, typer.Option("--case", help="id of a case; may be repeated")]
 Files = Annotated[list[Path] | None, typer.Option("--file", help="a case file; default: all of cases/")]
@@ -36,6 +37,9 @@ def regenerate_command(
         list[Path] | None,
         typer.Option("--from-results", help="folder of runs made elsewhere, read instead of run; may be repeated"),
     ] = None,
+    from_samples: Annotated[
+        bool, typer.Option("--from-samples", help="run nothing: place limits anew from the samples in their files")
+    ] = False,
     replace_golden: Annotated[
         bool, typer.Option("--replace-golden", help="put a golden of another identity in place of the accepted one")
     ] = False,
@@ -49,6 +53,7 @@ def regenerate_command(
     from harness.review.workspace import Workspace
     from harness.session.apply import apply
     from harness.session.guards import refuse_dirty, refuse_in_ci
+    from harness.session.limit_file import limit_file
     from harness.session.opening import open_context
     from harness.session.perturbation import cpu_flags, plan
     from harness.session.regenerate import Plan, measure
@@ -62,6 +67,9 @@ def regenerate_command(
         raise InvalidCaseError(f"{controls!r} is none of all, frames, none", where="--controls")
     if not dry_run:
         refuse_in_ci(os.environ, in_ci)
+    if from_samples:
+        _place_again(root, runner, case or [], reason, author or getpass.getuser(), dry_run)
+        return
     changed = () if dry_run else refuse_dirty(root, allow_dirty)
     context = ctx.with_resource(open_context(root, runner, run_id, "regenerate"))
     chosen = _choose(root, file or [], case or [], context.runner.name)
@@ -87,14 +95,42 @@ def regenerate_command(
         reason = f"{reason or 'measured'} (with {len(changed)} uncommitted files)"
     if dry_run:
         for proposal in proposals:
-            _show(proposal)
+            _show(limit_file(proposal, "", "shown"), proposal.old)
         typer.echo("nothing was written (--dry-run)")
         return
     for proposal in proposals:
-        _show(proposal)
+        _show(limit_file(proposal, "", "shown"), proposal.old)
         done = apply(Workspace(root), proposal, reason=reason, author=author or getpass.getuser())
         kind = "new golden" if done.new_golden else "golden kept"
         typer.echo(f"  {kind} {done.golden[:16]}; to commit: {', '.join(done.changed)}")
+
+
+def _place_again(root: Path, runner: str, ids: list[str], reason: str, author: str, dry_run: bool) -> None:
+    """Limits of all files, or of these cases and this runner, by the rule as it is now."""
+    from harness.definitions.limits import load_limits
+    from harness.review.workspace import Workspace
+    from harness.session.apply import apply_again
+    from harness.session.limit_file import placed_again
+
+    found = sorted((path.parent.name, path.stem) for path in (root / "thresholds").glob("*/*.json"))
+    chosen = [(name, case) for name, case in found if runner in ("", name) and (not ids or case in ids)]
+    missing = sorted(set(ids) - {case for _, case in chosen})
+    if missing or not chosen:
+        raise InvalidCaseError(
+            f"no limits of {', '.join(missing) or 'any case'}{f' on {runner}' if runner else ''}",
+            where=str(root / "thresholds"),
+            remedy="measure first: quantgate regenerate --case ...",
+        )
+    for name, case in chosen:
+        old = load_limits(root / "thresholds", name, case)
+        if old is None:
+            continue
+        new = placed_again(old, author, reason)
+        _show(new, old)
+        if not dry_run:
+            typer.echo(f"  placed anew; to commit: {apply_again(Workspace(root), old, new, reason=reason)}")
+    if dry_run:
+        typer.echo("nothing was written (--dry-run)")
 
 
 def _check(root: Path, runner: str) -> None:
@@ -135,13 +171,10 @@ def _say(event: Event) -> None:
         typer.echo(f"  {record.run.rpartition('/')[2]:<14} {record.case:<36} {record.timing.total:6.1f} s")
 
 
-def _show(proposal: Proposal) -> None:
-    from harness.session.limit_file import limit_file
-
-    new = limit_file(proposal, "", "shown")
+def _show(new: LimitFile, old: LimitFile | None) -> None:
     typer.echo(f"{new.runner}/{new.case}")
     for limit in new.limits:
-        before = proposal.old.get(limit.metric) if proposal.old else None
+        before = old.get(limit.metric) if old else None
         was = "none" if before is None or before.limit is None else f"{before.limit:.4g}"
         values = [sample.value for sample in limit.samples if sample.side == "benign"]
         worst = min(values) if limit.direction == "higher_is_better" else max(values)

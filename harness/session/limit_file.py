@@ -5,8 +5,9 @@ from __future__ import annotations
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING
 
+from harness.frames.compare import describe
 from harness.judge.calibration.file import control_results, notes, place_limits, undetectable
-from harness.judge.probe_limits import place_all
+from harness.judge.probe_limits import MEASURES, place_all
 from harness.records.frames import ComparisonEvidence
 from harness.records.limits import LimitFile, Sample
 
@@ -37,6 +38,31 @@ def limit_file(proposal: Proposal, author: str, reason: str) -> LimitFile:
         author=author,
         reason=reason or "measured",
         created=datetime.now(UTC).isoformat(timespec="seconds"),
+    )
+
+
+def placed_again(old: LimitFile, author: str, reason: str) -> LimitFile:
+    """The same file with its limits placed anew from the samples in it, by the rule as it is now.
+
+    For a rule that changed, or a file whose limits were changed by hand: golden, identity and samples stay.
+
+    Raises:
+        UnknownMetricError: a metric that no package here provides.
+    """
+    measures = {measure.name for measure in MEASURES}
+    frames = [limit for limit in old.limits if limit.metric not in measures]
+    probes = {limit.metric: limit.samples for limit in old.limits if limit.metric in measures}
+    limits = place_limits([describe(limit.metric) for limit in frames], {one.metric: one.samples for one in frames})
+    controls = control_results(limits)
+    return old.model_copy(
+        update={
+            "limits": (*limits, *place_all(probes)),
+            "controls": controls,
+            "notes": notes(limits, controls),
+            "author": author,
+            "reason": reason or old.reason,
+            "created": datetime.now(UTC).isoformat(timespec="seconds"),
+        }
     )
 
 

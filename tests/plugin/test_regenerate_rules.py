@@ -69,6 +69,32 @@ def test_loosening_names_what_becomes_undetectable(project: Any) -> None:
     assert "no longer found by frames: " in refused.stderr
 
 
+def test_limits_are_placed_anew_from_their_own_samples(project: Any, quick: tuple[str, ...]) -> None:
+    """A limit that somebody moved by hand goes back to where its samples put it; nothing runs, and the golden stays."""
+    project.cases("  one: {}\n")
+    nothing = regenerate(project, "--from-samples", "--case", "one")
+    assert (nothing.returncode, "no limits of one on cpu" in nothing.stderr) == (INVALID, True)
+    assert regenerate(project, *quick, "--repeats", "0").returncode == 0
+    file, path = limits(project), project.root / "thresholds" / "cpu" / "one.json"
+    moved = [one.model_copy(update={"limit": (one.limit or 0) * 0.01}) for one in file.limits if one.metric == "mad"]
+    file.model_copy(update={"limits": (*moved, *(one for one in file.limits if one.metric != "mad"))}).write(path)
+    runs = sorted((project.root / "runs").iterdir())
+
+    assert regenerate(project, "--from-samples", CI="true").returncode == INVALID
+    refused = regenerate(project, "--from-samples")
+    assert refused.returncode == RULES[Outcome.INCONCLUSIVE].exit_code
+    assert "mad: " in refused.stderr
+    shown = regenerate(project, "--from-samples", "--dry-run")
+    assert "nothing was written" in shown.stdout
+    assert [one.limit for one in limits(project).limits if one.metric == "mad"] == [moved[0].limit]
+    assert regenerate(project, "--from-samples", "--reason", "moved by hand").returncode == 0
+
+    again = limits(project)
+    assert {one.metric: one.limit for one in again.limits} == {one.metric: one.limit for one in file.limits}
+    assert (again.golden_digest, again.reason) == (file.golden_digest, "moved by hand")
+    assert sorted((project.root / "runs").iterdir()) == runs
+
+
 def test_results_from_elsewhere_need_no_engine(project: Any, quick: tuple[str, ...]) -> None:
     project.cases("  one: {}\n  two: {sampling: {seed: 1}}\n")
     assert regenerate(project, *quick).returncode == 0

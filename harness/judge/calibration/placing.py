@@ -6,9 +6,8 @@ below what eight bits can show.
 
 Beyond it the limit takes room, ``ROOM`` times that distance. It gives room up only for a fault that no metric of the
 case would find if all of them took theirs: then it goes no further than the geometric mean of the healthy end and the
-nearest such fault that it can tell from a healthy run at full strength. Room that every metric gives up to every fault it
-barely tells is what raised 4 false alarms among the 276 healthy runs on which this rule was developed
-(``python -m benchmarks.power --development``).
+nearest such fault that it can tell from a healthy run at full strength. Where every metric gave room up to every fault
+that it barely tells, 4 of the 276 healthy runs on which this rule was developed failed.
 """
 
 from __future__ import annotations
