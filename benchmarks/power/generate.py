@@ -195,7 +195,7 @@ def _load(settings: Settings, engine: Engine) -> _Loaded:
     """The engine, loaded; the one that stands, where it is the same."""
     from benchmarks.power.checkpoints import prepare
     from harness.errors import QuantgateError
-    from harness.session.stages import inspect
+    from harness.session.inspecting import inspect
 
     if _standing and _standing[0].engine == engine:
         return _standing[0]

@@ -129,6 +129,23 @@ def read_clip(path: Path) -> Clip:
     return clip
 
 
+def clip_digest(path: Path) -> str | None:
+    """The digest that a clip's file states of its pixels, which are not read; ``None`` where it states none.
+
+    Trust it where the file itself was checked, as the parts of a golden are.
+
+    Raises:
+        ClipError: missing or damaged.
+    """
+    from safetensors import SafetensorError, safe_open
+
+    try:
+        with safe_open(Path(path), framework="numpy") as file:
+            return (file.metadata() or {}).get("sha256")
+    except (SafetensorError, OSError) as error:
+        raise ClipError(f"{path}: cannot be read as a clip: {error}; fetch or generate it again") from error
+
+
 def read_frames(path: Path, indices: Sequence[int]) -> Bytes:
     """Read only the frames ``indices`` [len(indices), H, W, 3], in that order. The clip's digest is not checked.
 

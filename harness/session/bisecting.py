@@ -21,7 +21,8 @@ from harness.records.limits import LimitFile
 from harness.session.conductor import Session
 from harness.session.context import SessionContext
 from harness.session.delta import Answer, ddmin
-from harness.session.stages import inspect, look_at_frames
+from harness.session.inspecting import inspect
+from harness.session.stages import look_at_frames
 
 COMPARED = (
     "model",

@@ -23,6 +23,7 @@ from harness.pipeline.resolve import resolve_case
 from harness.records import generation as gen
 from harness.records.case_record import CaseRecord, Timing
 from harness.records.fingerprint import Fingerprint
+from harness.records.golden import CLIP
 from harness.records.identity import Identity
 from harness.records.limits import LimitCheck
 from harness.records.verdict import SEVERITY, Outcome, Verdict
@@ -31,15 +32,14 @@ from harness.session.context import SessionContext
 from harness.session.events import CaseFinished, Event, Progress, Stage, StageStarted
 from harness.session.experiments import ATTRIBUTED, Laboratory, investigate
 from harness.session.identity import identity_of
+from harness.session.inspecting import Inspector
 from harness.session.probing import base_on_disk, probe_source, run_probes
 from harness.session.stages import (
     Found,
     compare_with,
     find_golden,
-    inspect,
     look_at_frames,
     place_golden,
-    weight_digests,
 )
 
 Watch = Callable[[Event], None]
@@ -92,6 +92,7 @@ class Session:
 
     def __init__(self, context: SessionContext) -> None:
         self.context = context
+        self._inspector = Inspector(context.root)
         self.pool = EnginePool(
             context.folder / "engines",
             {**context.device_env, **context.perturbation.env},
@@ -153,9 +154,9 @@ class Session:
         require_resolved(case)
         paths = resolve_case(case, context.root)
         with run.stage("inspect"):
-            report = inspect(case, context.root, paths)
-            digests = weight_digests(report, paths["model"])
-        run.know(inspection=report)
+            inspected = self._inspector.look(case, paths)
+        digests = inspected.digests
+        run.know(inspection=inspected.report)
         run.identity = identity_of(case, context.device, digests, perturbation=context.perturbation)
         found = find_golden(context, case, run.identity)
         run.know(golden=found.first)
@@ -210,18 +211,19 @@ class Session:
         """Hold the clip against every golden that the case accepts, and keep the one that it does best against."""
         found = find_golden(self.context, run.case, identity)
         rows = [
-            (golden, {"golden": evidence, "comparison": compare_with(golden, run.case, clip)})
+            (golden, path, {"golden": evidence, "comparison": compare_with(path, run.case, clip)})
             for golden, evidence in zip(found.match.goldens, found.evidence, strict=True)
+            for path in (golden.open_part(CLIP),)
         ]
         if not rows:
             return
 
-        def how_good(row: tuple[Golden, dict[str, Any]]) -> int:
-            observed, _ = observe(run.evidence.plus(**row[1]), self.context.runner.name)
+        def how_good(row: tuple[Golden, Path, dict[str, Any]]) -> int:
+            observed, _ = observe(run.evidence.plus(**row[2]), self.context.runner.name)
             return SEVERITY.index(observed.outcome)
 
-        golden, known = max(rows, key=how_good)
-        place_golden(golden, run.folder)
+        golden, path, known = max(rows, key=how_good)
+        place_golden(golden, path, run.folder)
         run.know(**known)
 
     def _record(

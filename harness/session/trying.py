@@ -20,8 +20,9 @@ from harness.records.probe import ProbeEvidence
 from harness.session.conductor import Session
 from harness.session.context import SessionContext
 from harness.session.identity import identity_of
+from harness.session.inspecting import inspect, weight_digests
 from harness.session.probing import ProbeSource, probe_source, record_inputs, run_probes
-from harness.session.stages import inspect, look_at_frames, weight_digests
+from harness.session.stages import look_at_frames
 
 ROOM = 1.25
 """How much further from the base than the present checkpoint a candidate may be."""

@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from harness.pipeline.backends.float_video import round_video, stats_of
-from harness.pipeline.backends.wan_output import FloatWatch
+from harness.pipeline.backends.wan_output import FloatWatch, rounded
 
 MODULE = torch.nn.Identity()
 
@@ -50,3 +50,13 @@ def test_rounding_is_diffusers() -> None:
     video[0, 0, :3, 0] = (0.5 / 255, 1.5 / 255, 2.5 / 255)
     theirs = np.stack([np.asarray(picture) for picture in VaeImageProcessor.numpy_to_pil(video)])
     np.testing.assert_array_equal(round_video(video).frames, theirs)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_rounding_on_the_device_is_rounding_on_the_host(dtype: torch.dtype) -> None:
+    video = torch.from_numpy(np.random.default_rng(2).normal(0.5, 0.4, (3, 3, 20, 24)).astype(np.float32)).to(dtype)
+    video[0, 0, 0, :5] = torch.tensor([float("nan"), float("inf"), -float("inf"), 0.5 / 255, 1.5 / 255], dtype=dtype)
+    kept = video.clone()
+    host = round_video(video.permute(0, 2, 3, 1).float().numpy())
+    np.testing.assert_array_equal(rounded(video).frames, host.frames)
+    assert torch.equal(video.nan_to_num(7.0), kept.nan_to_num(7.0)), "the video stays as it was"

@@ -18,10 +18,9 @@ from harness.errors import InvalidCaseError
 from harness.frames.clip import write_clip
 from harness.pipeline.backend import Emit, Method
 from harness.pipeline.backends import torch_settings
-from harness.pipeline.backends.float_video import round_video
 from harness.pipeline.backends.noise import Disturber, Noise, noise_methods
 from harness.pipeline.backends.wan_loading import DTYPES, EXPERTS, load_pipeline
-from harness.pipeline.backends.wan_output import FloatWatch
+from harness.pipeline.backends.wan_output import FloatWatch, rounded
 from harness.pipeline.backends.wan_recorder import Observer, Recorder
 from harness.pipeline.noise import initial_noise
 from harness.pipeline.probes.methods import probe_methods
@@ -86,11 +85,10 @@ class DiffusersBackend:
         handle = pipe.vae.decoder.register_forward_hook(watch)
         try:
             with keep_receipts(self.experts) as book, recorder.watching():
-                video = self._run(case, latents, "np")
+                clip = rounded(self._run(case, latents, "pt"))
         finally:
             handle.remove()
         seconds = time.perf_counter() - began
-        clip = round_video(video)
         write_clip(out_dir / CLIP_NAME, clip, "raw")
         emit({"stage": "decode", "step": 1, "steps": 1})
         return Generation(

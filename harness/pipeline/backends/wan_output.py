@@ -1,4 +1,4 @@
-"""The decoder's floats, before anything clamps or rounds them."""
+"""What comes out of the decoder: its floats before anything clamps them, and the frames that they are rounded to."""
 
 from __future__ import annotations
 
@@ -6,7 +6,18 @@ from typing import Any
 
 import torch
 
+from harness.frames.clip import Clip
 from harness.records.generation import FloatStats
+
+
+def rounded(video: torch.Tensor) -> Clip:
+    """Round video [T, 3, H, W] in [0, 1] to a clip, bit by bit as `round_video` does, where it lies.
+
+    A quarter of the bytes leaves the device, and no core is busy with arithmetic on every pixel.
+    """
+    healthy = video.float().nan_to_num(nan=0.0, posinf=1.0, neginf=0.0).clamp_(0.0, 1.0)
+    frames = healthy.mul_(255).round_().to(torch.uint8).permute(0, 2, 3, 1).contiguous()
+    return Clip(frames.cpu().numpy())
 
 
 class FloatWatch:

@@ -1,0 +1,121 @@
+"""Stage 1: what the checkpoints of a case are, before anything is loaded; looked at once a session while they stay."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+from harness.definitions.case import Case, CheckpointRef
+from harness.pipeline.resolve import hub_is_offline, resolve_cached, resolve_checkpoint
+from harness.records.inspection import InspectionReport
+
+OTHER_PARTS = ("vae/", "text_encoder/", "tokenizer/", "scheduler/", "model_index.json")
+"""What the pipeline loads beside the experts; the inspector digests the experts themselves."""
+
+
+@dataclass(frozen=True)
+class Inspected:
+    """What stage 1 found."""
+
+    report: InspectionReport
+    digests: dict[str, str]
+    """Of every file that the engine loads, by ``component/file``."""
+
+
+class Inspector:
+    """Inspects checkpoints for one session.
+
+    Cases that name the same checkpoints, loader and contracts share one inspection, as long as no file of theirs has
+    another size, modification time or inode than before.
+    """
+
+    def __init__(self, root: Path) -> None:
+        self._root = root
+        self._known: dict[str, Inspected] = {}
+
+    def look(self, case: Case, paths: Mapping[str, Path]) -> Inspected:
+        """Inspect the checkpoints of a case, or say again what was found.
+
+        Args:
+            case: the resolved case.
+            paths: folder by role, as the engine gets them.
+
+        Raises:
+            QuantgateError: there is nothing to inspect, or a source failed.
+        """
+        base = base_of(case, self._root)
+        key = _key(case, paths, base)
+        if key not in self._known:
+            report = inspect(case, self._root, paths)
+            self._known[key] = Inspected(report, weight_digests(report, paths["model"]))
+        return self._known[key]
+
+
+def _key(case: Case, paths: Mapping[str, Path], base: Path | CheckpointRef | None) -> str:
+    """Everything that an inspection depends on."""
+    asked = case.model_dump(mode="json", include={"contracts", "loader", "env", "quantization", "base"})
+    folders = [*paths.values(), *([base] if isinstance(base, Path) else [])]
+    stamps = {str(folder): _stamps(folder) for folder in folders}
+    return json.dumps([asked, {role: str(path) for role, path in paths.items()}, stamps], sort_keys=True)
+
+
+def _stamps(folder: Path) -> list[tuple[str, int, int, int]]:
+    found = [(path, path.stat()) for path in sorted(folder.rglob("*")) if path.is_file()]
+    return [(str(path), state.st_size, state.st_mtime_ns, state.st_ino) for path, state in found]
+
+
+def inspect(case: Case, root: Path, paths: Mapping[str, Path]) -> InspectionReport:
+    """Stage 1: the checkpoints that the engine will load, as they lie on this machine.
+
+    Args:
+        case: the resolved case.
+        root: the repository's root.
+        paths: folder by role, as the engine gets them.
+
+    Raises:
+        QuantgateError: there is nothing to inspect, or a source failed.
+    """
+    from harness.checkpoint.inspect import inspect_checkpoint
+
+    report = inspect_checkpoint(
+        paths["model"],
+        base=base_of(case, root),
+        transformer=paths.get("transformer"),
+        transformer_2=paths.get("transformer_2"),
+        contracts=case.contracts,
+        loader=case.loader,
+        env=case.env,
+        expected=case.quantization.model_dump(),
+        root=root,
+    )
+    return _without_root(report, root)
+
+
+def _without_root(report: InspectionReport, root: Path) -> InspectionReport:
+    """The report with paths as the case writes them: where a checkout lies is nobody's business but its owner's."""
+    text = report.to_json().replace(json.dumps(f"{root}/")[1:-1], "./")
+    return InspectionReport.model_validate_json(text)
+
+
+def base_of(case: Case, root: Path) -> Path | CheckpointRef | None:
+    """The BF16 anchor: on disk where it is, else read by ranges from the hub; ``None`` where the hub is offline too."""
+    if case.base is None or case.base.is_local:
+        return None if case.base is None else resolve_checkpoint(case.base, root, where=case.id)
+    try:
+        return resolve_cached(case.base)
+    except FileNotFoundError:
+        return None if hub_is_offline() else case.base
+
+
+def weight_digests(report: InspectionReport, model: Path) -> dict[str, str]:
+    """Digest of every file that the engine loads, by ``component/file``."""
+    from harness.checkpoint.identity import DigestCache, digest_files
+    from harness.checkpoint.sources import Meter, open_source
+
+    source, cache = open_source(model, Meter()), DigestCache()
+    other = [path for path in source.files if path.startswith(OTHER_PARTS)]
+    digests = {item.path: item.sha256 for item in digest_files(source, other, cache)}
+    cache.save()
+    return {**report.digests, **digests}

@@ -1,0 +1,90 @@
+"""One inspection for all cases that share a checkpoint, and a new one as soon as a file of it changed."""
+
+from __future__ import annotations
+
+import os
+import shutil
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from harness.definitions.case import Case
+from harness.session import inspecting
+from harness.session.inspecting import Inspector
+from tiny.export import WEIGHTS
+
+REPOSITORY = Path(__file__).parents[2]
+
+
+def case(name: str, **more: Any) -> Case:
+    sampling = {
+        "prompt": name,
+        "width": 96,
+        "height": 64,
+        "num_frames": 17,
+        "num_inference_steps": 8,
+        "guidance_scale": 3,
+    }
+    data = {"id": name, "runners": ["cpu"], "model": {"path": "./weights"}, "sampling": sampling}
+    return Case.model_validate(data | more)
+
+
+@pytest.fixture
+def root(tmp_path: Path) -> Path:
+    shutil.copytree(WEIGHTS, tmp_path / "weights")
+    return tmp_path
+
+
+@pytest.fixture
+def count(monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    asked: list[str] = []
+    real = inspecting.inspect
+
+    def counted(case: Case, root: Path, paths: Any) -> Any:
+        asked.append(case.id)
+        return real(case, root, paths)
+
+    monkeypatch.setattr(inspecting, "inspect", counted)
+    return asked
+
+
+def test_cases_of_one_checkpoint_share_an_inspection(root: Path, count: list[str]) -> None:
+    inspector, paths = Inspector(root), {"model": root / "weights"}
+    first = inspector.look(case("one"), paths)
+    assert inspector.look(case("two"), paths) is first
+    assert count == ["one"]
+    assert {"transformer/diffusion_pytorch_model.safetensors", "model_index.json"} <= set(first.digests)
+
+
+@pytest.mark.parametrize(
+    "more",
+    [
+        {"contracts": ["sglang==0.5.23"]},
+        {"loader": {"nibble_order": "high_first"}},
+        {"env": {"DIFFUSERS_ATTN_BACKEND": "native"}},
+        {"quantization": {"transformer": "fp8"}},
+        {"base": {"path": "./weights"}},
+    ],
+)
+def test_another_question_is_asked_anew(root: Path, count: list[str], more: dict[str, Any]) -> None:
+    inspector, paths = Inspector(root), {"model": root / "weights"}
+    inspector.look(case("one"), paths)
+    inspector.look(case("two", **more), paths)
+    assert count == ["one", "two"]
+
+
+def test_a_changed_file_is_looked_at_again(root: Path, count: list[str]) -> None:
+    """Also one of the same size: a byte of a weight is turned round."""
+    inspector, paths = Inspector(root), {"model": root / "weights"}
+    before = inspector.look(case("one"), paths)
+    weights = root / "weights" / "transformer" / "diffusion_pytorch_model.safetensors"
+    data = bytearray(weights.read_bytes())
+    data[-1] ^= 1
+    weights.write_bytes(data)
+    state = weights.stat()
+    os.utime(weights, ns=(state.st_atime_ns, state.st_mtime_ns + 1))
+    after = inspector.look(case("one"), paths)
+    assert count == ["one", "one"]
+    name = "transformer/diffusion_pytorch_model.safetensors"
+    assert before.digests[name] != after.digests[name]
