@@ -18,7 +18,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from statistics import median
 
-from benchmarks.attribution_faults import BENIGN, Fault, dev_list, every_linear, sent
+from benchmarks.attribution_faults import BENIGN, FRESH, Fault, dev_list, every_linear, sent
 from benchmarks.attribution_setup import FAULTS, Bench, broken_checkpoint, prepare
 from benchmarks.peers import rules_without_weights
 from benchmarks.peers.base import PeerRule
@@ -94,6 +94,8 @@ def seen_by(record: CaseRecord) -> frozenset[str]:
 def run(bench: Bench, sessions: dict[bool, Session], fault: Fault, number: int) -> Row:
     """Break, run, judge, attribute from disk, mend."""
     session = sessions[fault.generates]
+    if fault.name == FRESH:
+        session.pool.discard(bench.located.case)
     FAULTS.set(sent(fault))
     began = time.monotonic()
     try:
@@ -204,6 +206,9 @@ def main(arguments: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--device", choices=("cpu", "cuda"), default="cpu")
     parser.add_argument("--format", choices=("nvfp4", "fp8"), default="nvfp4")
+    parser.add_argument(
+        "--matmul", choices=("auto", "dequantize", "emulate"), default="auto", help="emulate: activations quantized too"
+    )
     parser.add_argument("--folder", type=Path, help="where runs go; kept, and its golden used again")
     parser.add_argument("--only", default="", help="faults whose name holds this")
     parser.add_argument("--no-linears", action="store_true", help="leave out the swap in every single Linear")
@@ -211,8 +216,8 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--every", type=int, default=1, help="of the single Linears every N-th")
     options = parser.parse_args(arguments)
     folder = options.folder or Path(tempfile.mkdtemp(prefix="attribution-"))
-    bench = prepare(folder, options.device, options.format)
-    print(f"{options.format} on {options.device}, {bench.located.case.id}; records in {folder}; code {bench.code}")
+    bench = prepare(folder, options.device, options.format, options.matmul)
+    print(f"{options.format} on {options.device}, matmul {options.matmul}; records in {folder}; code {bench.code}")
     if options.held_out:
         from benchmarks.attribution_held_out import FROZEN_AT, held_out
 

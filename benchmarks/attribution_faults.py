@@ -68,8 +68,10 @@ def dev_list() -> tuple[Fault, ...]:
     )
 
 
-BENIGN = tuple(
-    one(name, "", kind_=name) for name in ("healthy", "threads", "fp32", "batch", "attention_backend", "ulp")
+FRESH = "fresh process"
+BENIGN = (
+    *(one(name, "") for name in ("healthy", "threads", "fp32", "batch", "attention_backend", "ulp")),
+    one(FRESH, "", kind="healthy"),
 )
 
 

@@ -66,7 +66,7 @@ class Bench:
         return self.golden.open_part("clip")
 
 
-def prepare(folder: Path, device: str, form: str) -> Bench:
+def prepare(folder: Path, device: str, form: str, matmul: str = "auto") -> Bench:
     """Snapshot weights, export, measure golden and limits, all below ``folder``; what is there is used again."""
     folder = folder.resolve()
     folder.mkdir(parents=True, exist_ok=True)
@@ -90,7 +90,7 @@ def prepare(folder: Path, device: str, form: str) -> Bench:
         leave_candidates=False,
         allow_python_backend=True,
     )
-    located = Located(case=_case(form, profile.name), path=folder / "case.yaml", line=1)
+    located = Located(case=_case(form, profile.name, matmul), path=folder / "case.yaml", line=1)
     if not context.store.find(profile.name, CASE_ID):
         _measure(context, located, device)
     golden = context.store.find(profile.name, CASE_ID)[0]
@@ -146,7 +146,7 @@ def broken_checkpoint(bench: Bench, kind: str) -> Located:
     return bench.located.model_copy(update={"case": bench.located.case.model_copy(update={"model": model})})
 
 
-def _case(form: str, runner: str) -> Case:
+def _case(form: str, runner: str, matmul: str) -> Case:
     data: dict[str, Any] = {
         "id": CASE_ID,
         "runners": [runner],
@@ -155,6 +155,7 @@ def _case(form: str, runner: str) -> Case:
         "base": {"path": "./tiny/weights"},
         "quantization": {"transformer": form, "transformer_2": form},
         "pass_env": [FAULT_FILE],
+        "execution": {"matmul": matmul},
         "sampling": {
             "prompt": "a red circle moving right on a blue background",
             "width": 96,
@@ -174,6 +175,6 @@ def _measure(context: SessionContext, located: Located, device: str) -> None:
     perturbations: tuple[Perturbation, ...] = plan(context.runner, cpu_flags())
     if device == "cpu":
         perturbations = (by_name("isa-default"), *(one for one in perturbations if one.name == "threads-2"))
-    wanted = Plan(perturbations=perturbations, controls="frames", reason="benchmark")
+    wanted = Plan(perturbations=perturbations, repeats=12, controls="frames", reason="benchmark")
     (proposal,) = measure(context, (located,), wanted, lambda _event: None)
     apply(Workspace(context.root), proposal, reason="benchmark", author="benchmark")

@@ -91,8 +91,10 @@ class Execution(Frozen):
     """How the engine computes."""
 
     attention_backend: str = Field(default="native", description="a diffusers attention backend name")
-    matmul: Literal["auto", "dequantize"] = Field(
-        default="auto", description="auto: the native kernel where the device has one; dequantize: never"
+    matmul: Literal["auto", "dequantize", "emulate"] = Field(
+        default="auto",
+        description="auto: the native kernel where the device has one; dequantize: never, activations stay as they "
+        "are; emulate: activations are quantized as for the native kernel, and multiplied in float32 on any device",
     )
     tf32: bool = False
     deterministic: bool = True

@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 import torch
 
+from harness.pipeline.quantized import emulated as ours
 from harness.pipeline.quantized import fp8, native, nvfp4
 from harness.pipeline.quantized.linear import Fp8Linear, Nvfp4Linear
 
@@ -50,6 +51,31 @@ def emulated(
 def test_the_plumbing_agrees_with_dequantizing() -> None:
     assert native.self_check("fp8", CPU, emulated) < native.CHECK_TOLERANCE
     assert native.self_check("nvfp4", CPU, emulated) < native.CHECK_TOLERANCE
+
+
+@pytest.mark.parametrize(("rows", "columns"), [(96, 64), (320, 256), (16, 32)])
+@pytest.mark.parametrize("form", ["fp8", "nvfp4"])
+def test_the_harness_emulates_the_documented_product(form: str, rows: int, columns: int) -> None:
+    """Against the oracle above, which reads every nibble and scale by its documented place; fp8 also against torch."""
+    x = torch.randn(7, columns, generator=torch.Generator().manual_seed(6)).clamp(-4, 4).to(torch.bfloat16)
+    outputs = [_module(form, native.Choice(product), rows, columns)(x) for product in (ours.scaled_mm, emulated)]
+    np.testing.assert_array_equal(outputs[0].float().numpy(), outputs[1].float().numpy())
+    if form == "fp8":
+        torchs = _module(form, native.Choice(native.scaled_mm), rows, columns)(x).float()
+        assert (torchs - outputs[0].float()).norm() < 2**-8 * torchs.norm()
+
+
+def test_emulation_says_so_on_every_device_and_refuses_other_operands() -> None:
+    assert native.choose("nvfp4", CPU, "emulate").kernel == "emulated _scaled_mm"
+    assert native.self_check("nvfp4", CPU, ours.scaled_mm) < native.CHECK_TOLERANCE
+    seen: list[tuple[str, str, str]] = []
+    module = _module("nvfp4", native.choose("nvfp4", CPU, "emulate"))
+    module.register_receipts(lambda *call: seen.append(call))
+    module(torch.randn(3, 64))
+    assert seen == [("nvfp4", "emulated _scaled_mm", "")]
+    one = torch.ones(16, 16)
+    with pytest.raises(TypeError, match="no product of"):
+        ours.scaled_mm(one, one, scale_a=one, scale_b=one, out_dtype=torch.bfloat16)
 
 
 def test_torchs_own_fp8_product_agrees() -> None:

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import torch
 
@@ -32,7 +32,7 @@ def build_transformer(
     dtype: torch.dtype,
     device: torch.device,
     loader: Loader,
-    policy: Literal["auto", "dequantize"],
+    policy: native.Policy,
 ) -> tuple[torch.nn.Module, dict[str, str]]:
     """Build the model of ``folder`` and fill it.
 
@@ -41,7 +41,7 @@ def build_transformer(
         dtype: compute dtype; modules that diffusers keeps in float32 stay so.
         device: where the weights go.
         loader: how packed bytes are to be read.
-        policy: whether native products may be used.
+        policy: which products may be used.
 
     Returns:
         The model in eval mode, and the format of every quantized module.

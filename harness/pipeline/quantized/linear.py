@@ -48,7 +48,7 @@ class QuantizedLinear(torch.nn.Module):
             flat = x.reshape(-1, self.in_features)
             product = self._native(flat, self.choice.product).to(x.dtype)
             result = product if self.bias is None else product + self.bias.to(x.dtype)
-            kernel = self.native_kernel
+            kernel = self.choice.kernel
             result = result.reshape(*x.shape[:-1], self.out_features)
         else:
             bias = None if self.bias is None else self.bias.to(x.dtype)
@@ -57,8 +57,6 @@ class QuantizedLinear(torch.nn.Module):
         if self.write is not None:
             self.write(self.stored_format(), kernel, obstacle)
         return result
-
-    native_kernel = ""
 
     def stored_format(self) -> str:
         """The format, told from the weight's dtype and width and not from the class."""
@@ -89,7 +87,6 @@ class Fp8Linear(QuantizedLinear):
 
     weight_scale: torch.Tensor
     input_scale: torch.Tensor | None
-    native_kernel = native.SCALED_MM
 
     def __init__(
         self,
@@ -125,7 +122,6 @@ class Nvfp4Linear(QuantizedLinear):
     weight_scale: torch.Tensor
     weight_scale_2: torch.Tensor
     input_scale: torch.Tensor | None
-    native_kernel = native.SCALED_MM
 
     def __init__(
         self,

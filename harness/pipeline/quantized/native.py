@@ -16,9 +16,10 @@ from typing import Any, Literal
 
 import torch
 
-from harness.pipeline.quantized import fp8, nvfp4
+from harness.pipeline.quantized import emulated, fp8, nvfp4
 
 Format = Literal["fp8", "nvfp4"]
+Policy = Literal["auto", "dequantize", "emulate"]
 ScaledMM = Callable[..., torch.Tensor]
 FP8_SINCE, NVFP4_SINCE = (8, 9), (10, 0)
 SCALED_MM, DEQUANTIZE = "torch._scaled_mm", "dequantize+linear"
@@ -88,19 +89,21 @@ class Choice:
     """How the modules of one format are multiplied on one device."""
 
     product: ScaledMM | None
-    """The native product, or ``None``: dequantize."""
+    """The product of quantized operands, or ``None``: dequantize."""
     note: str = ""
     """Why not native, where the device should have had it."""
+    kernel: str = SCALED_MM
+    """Name of the product in receipts."""
 
 
-def choose(
-    form: Format, device: torch.device, policy: Literal["auto", "dequantize"], product: ScaledMM = scaled_mm
-) -> Choice:
+def choose(form: Format, device: torch.device, policy: Policy, product: ScaledMM = scaled_mm) -> Choice:
     """Decide once for a device; native only after the self-check.
 
-    On a CPU the answer is always to dequantize: weights are multiplied in the compute dtype (weight-only), and
-    activations are not quantized.
+    On a CPU ``auto`` means to dequantize: weights are multiplied in the compute dtype (weight-only), and activations
+    are not quantized. ``emulate`` quantizes them as the native product asks, on every device.
     """
+    if policy == "emulate":
+        return Choice(emulated.scaled_mm, kernel=emulated.NAME)
     if policy == "dequantize" or device.type != "cuda":
         return Choice(None)
     return decide(form, torch.cuda.get_device_capability(device), device, product)
