@@ -175,6 +175,6 @@ def _measure(context: SessionContext, located: Located, device: str) -> None:
     perturbations: tuple[Perturbation, ...] = plan(context.runner, cpu_flags())
     if device == "cpu":
         perturbations = (by_name("isa-default"), *(one for one in perturbations if one.name == "threads-2"))
-    wanted = Plan(perturbations=perturbations, repeats=12, controls="frames", reason="benchmark")
+    wanted = Plan(perturbations=perturbations, repeats=12, controls="frames", reason="benchmark", say=print)
     (proposal,) = measure(context, (located,), wanted, lambda _event: None)
     apply(Workspace(context.root), proposal, reason="benchmark", author="benchmark")

@@ -24,6 +24,7 @@ def test_runs_are_made_once_and_read_afterwards(
         device=Device(kind="cpu", name="x86_64"),
         device_env={},
         runner=SimpleNamespace(name="cpu"),
+        allow_python_backend=False,
     )
     said: list[str] = []
     before = {path: path.read_bytes() for path in (random_wan / "bf16" / "transformer").iterdir()}
@@ -52,3 +53,19 @@ def test_runs_are_made_once_and_read_afterwards(
     assert [run.clip for run in again] == clips[2:3]
     assert started == ["engine"]
     assert said[-1] == "wan: gain@1 could not be run and is left out: no engine may start"
+
+
+def test_a_backend_of_ones_own_is_disturbed_where_it_is_allowed(
+    random_wan: Path, wan_case: Any, tmp_path: Path
+) -> None:
+    path = {"path": str(random_wan / "bf16")}
+    backend = "harness.pipeline.backends.diffusers_backend:DiffusersBackend"
+    case = wan_case.model_copy(update={"model": wan_case.model.model_copy(update=path), "backend": backend})
+    fields: dict[str, Any] = {"root": random_wan, "device": Device(kind="cpu", name="x86_64"), "device_env": {}}
+    said: list[str] = []
+    for allowed, count in ((False, 0), (True, 1)):
+        context: Any = SimpleNamespace(
+            **fields, folder=tmp_path / str(allowed), runner=SimpleNamespace(name="cpu"), allow_python_backend=allowed
+        )
+        assert len(runs.noisy_runs(context, case, 1, said.append)) == count
+    assert "no disturbed runs" in said[0]

@@ -150,6 +150,7 @@ class _Engine:
                 self._paths,
                 device=context.device.kind,
                 runner=context.runner.name,
+                allow_python_backend=context.allow_python_backend,
             )
             self._owner.start()
         return self._owner
