@@ -42,8 +42,10 @@ def feed_alone(
         weight: torch.Tensor = module.weight
         packed = isinstance(module, QuantizedLinear)
         columns = int(module.in_features)
-        signal = torch.from_numpy(stimulus(columns, amplitudes[name]))
-        x = signal.to(device=weight.device, dtype=dtype if packed else weight.dtype)
+        signal = torch.from_numpy(stimulus(columns, amplitudes[name])).to(weight.device)
+        # The signal has 16 magnitudes. Where one lies on a rounding boundary of FP8 or FP4, another compute dtype would
+        # move a sixteenth of all values to the next code: a packed Linear gets the same values in every dtype.
+        x = signal.to(torch.bfloat16).to(dtype) if packed else signal.to(weight.dtype)
         sketches[name] = sketch(module(x))
         formats[name] = (
             module.stored_format()
