@@ -148,8 +148,3 @@ def match_runner(device: Device, profiles: Mapping[str, RunnerProfile]) -> Runne
 
 def _named(device: Device, profile: RunnerProfile) -> bool:
     return device.kind == profile.device_kind and device.name in profile.identifiers
-
-
-def label_map(profiles: Mapping[str, RunnerProfile]) -> dict[str, tuple[str, ...]]:
-    """GitHub labels by runner, for the matrix of a workflow."""
-    return {name: profile.labels for name, profile in profiles.items()}

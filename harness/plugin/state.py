@@ -188,6 +188,7 @@ class PluginState:
             from harness.session.perturbation import by_name
 
             lease = self.lease()
+            self._require_fit(lease.device)
             perturbation = by_name(self.config.getoption("perturbation"))
             self._session = Session(
                 SessionContext(
@@ -204,6 +205,17 @@ class PluginState:
                 )
             )
         return self._session
+
+    def _require_fit(self, device: Device) -> None:
+        """The doctor's look at the leased GPU, before a model is loaded on it. A CPU has no state to look at.
+
+        Raises:
+            InfraError: it is not fit; the case is tried once more on another GPU, where there is one.
+        """
+        from harness.lane import doctor
+
+        if device.kind == "cuda":
+            doctor.require_fit(doctor.examine(self.profile(), self.config.rootpath, uuid=device.uuid))
 
     def run(self, located: Located, node: str) -> tuple[CaseRecord, Path]:
         """Run one case, once more on another engine where its verdict class allows it, and keep its record."""

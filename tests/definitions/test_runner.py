@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from harness.definitions.runner import label_map, load_runners, match_runner
+from harness.definitions.runner import load_runners, match_runner
 from harness.errors import InvalidCaseError, NoRunnerError
 from harness.records.fingerprint import Device
 
@@ -70,7 +70,7 @@ def test_what_the_committed_profiles_say(profiles):
     assert set(profiles) == {"cpu", "h200", "b200"}
     assert profiles["h200"].native_formats == ("bf16", "fp8")
     assert profiles["b200"].native_formats == ("bf16", "fp8", "nvfp4")
-    assert label_map(profiles)["b200"] == ("self-hosted", "linux", "x64", "gpu-b200")
+    assert profiles["b200"].labels == ("self-hosted", "linux", "x64", "gpu-b200")
 
 
 def test_the_hardware_class_of_a_cpu_is_its_architecture(profiles):

@@ -2,6 +2,7 @@
 
 The prompt of a case says how it ends: ``pass``, ``fail`` (a quality miss), ``die`` (its engine dies, always),
 ``die_once``, ``kill_once`` and ``kill`` (its xdist worker dies while the engine works), ``crash`` (and the controller).
+GPUs that ``QUANTGATE_FAKE_UNFIT`` names have memory errors.
 """
 
 from __future__ import annotations
@@ -15,9 +16,12 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
+import harness.lane.doctor
 import harness.session.conductor
 from harness.definitions.case import Case, Located
+from harness.definitions.runner import RunnerProfile
 from harness.errors import InfraError
+from harness.lane.preflight import Check, Preflight, State
 from harness.pipeline.engine_key import engine_key
 from harness.pipeline.pool import EnginePool
 from harness.records.case_record import CaseRecord, Timing
@@ -116,4 +120,13 @@ def _nowhere(root: Path) -> Any:
     return resolve
 
 
+def _examined(profile: RunnerProfile, _root: Path, *, uuid: str | None = None) -> Preflight:
+    """What the doctor says of a GPU that is not there: fit, unless the environment names it."""
+    sick = uuid in os.environ.get("QUANTGATE_FAKE_UNFIT", "").split(",")
+    state: State = "unfit" if sick else "fit"
+    message = f"{uuid}: 3 uncorrected memory errors" if sick else ""
+    return Preflight(runner=profile.name, checks=(Check(name="ecc", state=state, message=message, remedy="reset it"),))
+
+
 harness.session.conductor.Session = LaneSession  # type: ignore[assignment,misc]
+harness.lane.doctor.examine = _examined  # type: ignore[assignment]

@@ -123,6 +123,25 @@ def test_infra_is_retried_once_on_another_gpu_and_quality_never(project: Project
     assert first.fingerprint.device.uuid != records["flaky"].fingerprint.device.uuid
 
 
+def test_no_model_is_loaded_on_a_gpu_that_is_not_fit(project: Project) -> None:
+    """The sick GPU is found before an engine starts; the case runs on the other one, or is infra with the reason."""
+    project.write_cases({"one": ("m1", "pass"), "two": ("m1", "pass")})
+    cases = [sys.executable, "-m", "pytest", "--runner", "b200"]
+    half = project.run(*cases, "--run-id", "half", QUANTGATE_FAKE_UNFIT="FAKE-0")
+    assert half.returncode == 0, half.stdout
+    records = project.records("half")
+    used = {record.fingerprint.device.uuid for record in records.values() if record.fingerprint}
+    assert used == {"FAKE-1"}
+    assert {record.attempt for record in records.values()} == {1, 2}
+
+    sick = project.run(*cases, "--run-id", "sick", QUANTGATE_FAKE_UNFIT="FAKE-0,FAKE-1")
+    assert sick.returncode == 18, sick.stdout
+    records = project.records("sick")
+    assert {record.verdict.outcome.value for record in records.values()} == {"infra"}
+    assert all("3 uncorrected memory errors" in record.verdict.summary for record in records.values())
+    assert not list((project.root / "runs" / "sick").glob("*/engine-*")), "an engine was started"
+
+
 def test_two_runs_on_one_gpu_wait_for_each_other(project: Project) -> None:
     project.gpus = 1
     project.write_cases({"one": ("m1", "pass")})
