@@ -12,6 +12,7 @@ from harness.errors import InvalidCaseError
 
 if TYPE_CHECKING:
     from harness.definitions.case import Case, Located
+    from harness.records.base import Json
     from harness.session.context import SessionContext
     from harness.session.trying import Trial
 
@@ -103,6 +104,9 @@ def _show(trial: Trial) -> None:
         typer.echo(f"  {change.identity_class:<8} {change.field}: {str(change.golden)[:24]} -> {str(change.run)[:24]}")
     if len(trial.changes) > 12:
         typer.echo(f"  and {len(trial.changes) - 12} more fields of the identity")
+    for one in trial.difference.changes if trial.difference else ():
+        place = f"{one.expert} " if one.expert else ""
+        typer.echo(f"  checkpoint {place}{one.field}: {_short(one.old)} -> {_short(one.new)}")
     for pair in trial.probes:
         mark = "" if pair.then <= pair.limit else "  ABOVE"
         typer.echo(
@@ -113,6 +117,15 @@ def _show(trial: Trial) -> None:
         typer.echo(f"  must change with it: {line}")
     for label, path in trial.clips.items():
         typer.echo(f"  clip {label}: {path}")
+
+
+def _short(value: Json) -> str:
+    text = value if isinstance(value, str) else json.dumps(value)
+    return text if len(text) <= _WIDE else f"{text[:_WIDE]}..."
+
+
+_WIDE = 60
+"""Characters of a value that are shown; the record holds all of it."""
 
 
 def _located(root: Path, case: str) -> Located:

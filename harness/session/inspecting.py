@@ -6,10 +6,14 @@ import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TypeVar
 
 from harness.definitions.case import Case, CheckpointRef
 from harness.pipeline.resolve import hub_is_offline, resolve_cached, resolve_checkpoint
-from harness.records.inspection import InspectionReport
+from harness.records.base import Record
+from harness.records.inspection import CheckpointComparison, InspectionReport
+
+R = TypeVar("R", bound=Record)
 
 OTHER_PARTS = ("vae/", "text_encoder/", "tokenizer/", "scheduler/", "model_index.json")
 """What the pipeline loads beside the experts; the inspector digests the experts themselves."""
@@ -90,13 +94,36 @@ def inspect(case: Case, root: Path, paths: Mapping[str, Path]) -> InspectionRepo
         expected=case.quantization.model_dump(),
         root=root,
     )
-    return _without_root(report, root)
+    return without_root(report, root)
 
 
-def _without_root(report: InspectionReport, root: Path) -> InspectionReport:
-    """The report with paths as the case writes them: where a checkout lies is nobody's business but its owner's."""
-    text = report.to_json().replace(json.dumps(f"{root}/")[1:-1], "./")
-    return InspectionReport.model_validate_json(text)
+def difference(
+    new: Mapping[str, Path], old: Mapping[str, Path], root: Path, *, proof: tuple[InspectionReport, InspectionReport]
+) -> CheckpointComparison:
+    """What a switch of checkpoints changes: dialect, declarations, tensors, and what the bytes of both prove.
+
+    Args:
+        new, old: folder by role.
+        root: the repository's root.
+        proof: inspections of the new and of the old.
+    """
+    from harness.checkpoint.compare import compare_checkpoints, with_proof
+
+    found = compare_checkpoints(
+        new["model"],
+        old["model"],
+        transformer=new.get("transformer"),
+        against_transformer=old.get("transformer"),
+        root=root,
+        digests=False,
+    )
+    return without_root(with_proof(found, *proof), root)
+
+
+def without_root(record: R, root: Path) -> R:
+    """The record with paths as the case writes them: where a checkout lies is nobody's business but its owner's."""
+    text = record.to_json().replace(json.dumps(f"{root}/")[1:-1], "./")
+    return type(record).model_validate_json(text)
 
 
 def base_of(case: Case, root: Path) -> Path | CheckpointRef | None:

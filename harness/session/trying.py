@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal, cast
@@ -15,12 +16,12 @@ from harness.pipeline.resolve import resolve_case
 from harness.records.base import Json, Record
 from harness.records.generation import Expert
 from harness.records.identity import FieldChange, Identity, differences
-from harness.records.inspection import InspectionReport
+from harness.records.inspection import CheckpointComparison, InspectionReport
 from harness.records.probe import ProbeEvidence
 from harness.session.conductor import Session
 from harness.session.context import SessionContext
 from harness.session.identity import identity_of
-from harness.session.inspecting import inspect, weight_digests
+from harness.session.inspecting import difference, inspect, weight_digests
 from harness.session.probing import ProbeSource, probe_source, record_inputs, run_probes
 from harness.session.stages import look_at_frames
 
@@ -53,6 +54,8 @@ class Trial(Record):
     """What the identity of the case would change in."""
     probes: tuple[ProbePair, ...] = ()
     inspection: InspectionReport | None = None
+    difference: CheckpointComparison | None = None
+    """What the switch changes in the checkpoints; ``None`` where it changes none."""
     must_change: tuple[str, ...] = ()
     """What has to be changed together with it."""
     yaml: dict[str, Json] = {}
@@ -103,14 +106,16 @@ def try_candidate(context: SessionContext, located: Located, candidate: Case) ->
     if candidate != asked:
         report = inspect(candidate, root, resolve_case(candidate, root))
     _inspected(report, found)
-    now_identity, then_identity = _identity(context, case), _identity(context, candidate, report)
-    changes = differences(now_identity, then_identity)
+    paths, new_paths = resolve_case(case, root), resolve_case(candidate, root)
+    present = inspect(case, root, paths)
+    changes = differences(_identity(context, case, present, paths), _identity(context, candidate, report, new_paths))
     trial = Trial(
         case=case.id,
         answer="unsafe",
         reasons=(),
         changes=changes,
         inspection=report,
+        difference=None if paths == new_paths else difference(new_paths, paths, root, proof=(report, present)),
         yaml=_yaml(case, candidate, found),
     )
     if found.bad:
@@ -175,9 +180,7 @@ def _yaml(case: Case, candidate: Case, found: _Findings) -> dict[str, Json]:
     return {**keys, **found.yaml}
 
 
-def _identity(context: SessionContext, case: Case, report: InspectionReport | None = None) -> Identity:
-    paths = resolve_case(case, context.root)
-    report = report or inspect(case, context.root, paths)
+def _identity(context: SessionContext, case: Case, report: InspectionReport, paths: Mapping[str, Path]) -> Identity:
     return identity_of(case, context.device, weight_digests(report, paths["model"]))
 
 
