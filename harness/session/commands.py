@@ -25,7 +25,10 @@ def regenerate_command(
     ctx: typer.Context,
     case: Ids = None,
     file: Files = None,
-    runner: Annotated[str, typer.Option("--runner", help="runner profile")] = "",
+    keyword: Annotated[
+        str, typer.Option("-k", help="cases whose id matches, as in pytest: 'nvfp4 and not override'")
+    ] = "",
+    runner: Annotated[str, typer.Option("--runner", "-m", help="runner profile, as the marker in pytest -m b200")] = "",
     reason: Annotated[str, typer.Option("--reason", help="why; needed to loosen a limit or to replace a golden")] = "",
     author: Annotated[str, typer.Option("--author", help="default: the user of this machine")] = "",
     run_id: Annotated[str, typer.Option("--run-id", help="go on with an interrupted regeneration")] = "",
@@ -68,11 +71,11 @@ def regenerate_command(
     if not dry_run:
         refuse_in_ci(os.environ, in_ci)
     if from_samples:
-        _place_again(root, runner, case or [], reason, author or getpass.getuser(), dry_run)
+        _place_again(root, runner, case or [], keyword, reason, author or getpass.getuser(), dry_run)
         return
     changed = () if dry_run else refuse_dirty(root, allow_dirty)
     context = ctx.with_resource(open_context(root, runner, run_id, "regenerate"))
-    chosen = _choose(root, file or [], case or [], context.runner.name)
+    chosen = _choose(root, file or [], case or [], keyword, context.runner.name)
     results = read_results(from_results or [], context.runner.name)
     if results:
         there = {one.record.case for one in results}
@@ -105,16 +108,21 @@ def regenerate_command(
         typer.echo(f"  {kind} {done.golden[:16]}; to commit: {', '.join(done.changed)}")
 
 
-def _place_again(root: Path, runner: str, ids: list[str], reason: str, author: str, dry_run: bool) -> None:
+def _place_again(
+    root: Path, runner: str, ids: list[str], keyword: str, reason: str, author: str, dry_run: bool
+) -> None:
     """Limits of all files, or of these cases and this runner, by the rule as it is now."""
+    from harness.definitions.choosing import matcher
     from harness.definitions.limits import load_limits
     from harness.review.workspace import Workspace
     from harness.session.apply import apply_again
     from harness.session.limit_file import placed_again
 
+    matches = matcher(keyword)
     found = sorted((path.parent.name, path.stem) for path in (root / "thresholds").glob("*/*.json"))
-    chosen = [(name, case) for name, case in found if runner in ("", name) and (not ids or case in ids)]
-    missing = sorted(set(ids) - {case for _, case in chosen})
+    mine = [(name, case) for name, case in found if runner in ("", name) and (not ids or case in ids)]
+    missing = sorted(set(ids) - {case for _, case in mine})
+    chosen = [(name, case) for name, case in mine if matches(case)]
     if missing or not chosen:
         raise InvalidCaseError(
             f"no limits of {', '.join(missing) or 'any case'}{f' on {runner}' if runner else ''}",
@@ -148,8 +156,9 @@ def _check(root: Path, runner: str) -> None:
         )
 
 
-def _choose(root: Path, files: list[Path], ids: list[str], runner: str) -> tuple[Located, ...]:
+def _choose(root: Path, files: list[Path], ids: list[str], keyword: str, runner: str) -> tuple[Located, ...]:
     """The cases of this runner, negative controls left out: they have no golden of their own."""
+    from harness.definitions.choosing import matcher
     from harness.definitions.loading import load_cases
 
     located = load_cases([path.resolve() for path in files] or sorted((root / "cases").glob("*.yaml")), root)
@@ -160,7 +169,11 @@ def _choose(root: Path, files: list[Path], ids: list[str], runner: str) -> tuple
     wrong = [one.case.id for one in chosen if runner not in one.case.runners]
     if wrong:
         raise InvalidCaseError(f"{', '.join(wrong)}: not a case of runner {runner}", remedy="quantgate cases")
-    return tuple(one for one in chosen if one.case.golden_of is None)
+    matches = matcher(keyword)
+    found = tuple(one for one in chosen if one.case.golden_of is None and matches(one.case.id))
+    if keyword and not found:
+        raise InvalidCaseError(f"no case of runner {runner} matches {keyword!r}", where="-k", remedy="quantgate cases")
+    return found
 
 
 def _say(event: Event) -> None:

@@ -95,6 +95,15 @@ def test_limits_are_placed_anew_from_their_own_samples(project: Any, quick: tupl
     assert sorted((project.root / "runs").iterdir()) == runs
 
 
+def test_cases_are_chosen_by_keyword_and_marker(project: Any, quick: tuple[str, ...]) -> None:
+    project.cases("  one: {}\n  two: {sampling: {seed: 1}}\n")
+    odd = regenerate(project, "-k", "three")
+    assert (odd.returncode, "no case of runner cpu matches 'three'" in odd.stderr) == (INVALID, True)
+    done = project.quantgate("regenerate", "-m", "cpu", "-k", "not one", "--repeats", "0", "--author", "ann", *quick)
+    assert done.returncode == 0, done.stderr
+    assert sorted(path.stem for path in (project.root / "thresholds" / "cpu").glob("*.json")) == ["two"]
+
+
 def test_results_from_elsewhere_need_no_engine(project: Any, quick: tuple[str, ...]) -> None:
     project.cases("  one: {}\n  two: {sampling: {seed: 1}}\n")
     assert regenerate(project, *quick).returncode == 0

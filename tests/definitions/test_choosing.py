@@ -1,0 +1,56 @@
+"""Expressions over case ids, against pytest's own ``-k``."""
+
+from __future__ import annotations
+
+import pytest
+from _pytest.mark.expression import Expression
+from hypothesis import given
+from hypothesis import strategies as st
+
+from harness.definitions.choosing import matcher
+from harness.errors import InvalidCaseError
+
+IDS = ("nvfp4", "nvfp4_override", "fp8", "fp8_override", "bf16_env", "WAN.bf16-x")
+WORDS = st.sampled_from(["nvfp4", "fp8", "over", "bf16", "_env", "x", "nothing"])
+EXPRESSIONS = st.recursive(
+    WORDS,
+    lambda inner: st.one_of(
+        inner.map(lambda one: f"not {one}"),
+        inner.map(lambda one: f"({one})"),
+        st.tuples(inner, st.sampled_from(["and", "or"]), inner).map(" ".join),
+    ),
+    max_leaves=6,
+)
+
+
+@given(EXPRESSIONS)
+def test_it_chooses_what_pytest_would(text: str) -> None:
+    theirs = Expression.compile(text)
+    ours = matcher(text)
+    for name in IDS:
+
+        def holds(word: str, /, name: str = name, **_: object) -> bool:
+            return word.lower() in name.lower()
+
+        assert ours(name) == theirs.evaluate(holds)
+
+
+def test_nothing_asked_is_everything() -> None:
+    assert all(matcher("  ")(name) for name in IDS)
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ("fp8 and", "a word is missing at the end"),
+        ("or fp8", "a word is missing before 'or'"),
+        ("(fp8", "a parenthesis stays open"),
+        ("fp8 nvfp4", "'nvfp4' is one too many"),
+        ("fp8)", "')' is one too many"),
+        ("()", "a word is missing before ')'"),
+    ],
+)
+def test_what_cannot_be_read_is_told(text: str, said: str) -> None:
+    with pytest.raises(InvalidCaseError, match="and, or, not") as refused:
+        matcher(text)
+    assert said in str(refused.value)
