@@ -1,11 +1,11 @@
-"""What the harness costs a case: ``python -m benchmarks.overhead [--shape 832x480x81] [--steps 40] [--runner NAME]``.
+"""What the harness costs a case: ``python -m benchmarks.overhead [--shape 832x480x81] [--steps 40] [--layers 40]``.
 
 The same pipeline on the same device twice, in turn: a bare loop in this process that calls ``WanPipeline`` and takes
 its frames, and a session that does everything a case asks for: engine process and protocol, inspection, trace and
 receipts, lossless clip on disk, identity, golden, metrics, verdict, record. Both are warm; the ratio is of medians.
 
-What a case costs does not grow with the steps, and a model of 14 B parameters makes a step no cheaper: on the embedded
-model the ratio is an upper bound of what it is on a real one at the same shape and number of steps.
+What a case costs does not grow with the length of a step. ``--layers 40`` gives the embedded model as many layers as
+A14B has, 26 times narrower, and the same video: the ratio is an upper bound of what it is on A14B at that shape.
 """
 
 from __future__ import annotations
@@ -18,6 +18,7 @@ from statistics import median
 from tempfile import TemporaryDirectory
 from typing import Any
 
+from benchmarks.deep_wan import deepened
 from harness.definitions.case import Case, Located
 from harness.definitions.loading import load_cases
 from harness.definitions.runner import RunnerProfile, load_runners, match_runner
@@ -36,13 +37,15 @@ from harness.session.devices import devices_for
 ROOT = Path(__file__).parents[1]
 
 
-def chosen_case(name: str, shape: str, steps: int, runner: str) -> Located:
+def chosen_case(name: str, shape: str, steps: int, runner: str, model: Path | None) -> Located:
     """A case of ``cases/tiny.yaml``, at another shape where one is given as WIDTHxHEIGHTxFRAMES, with other steps."""
     found = {one.case.id: one for one in load_cases([ROOT / "cases/tiny.yaml"], ROOT)}[name]
     changes: dict[str, Any] = {"runners": (runner,)}
     update: dict[str, int] = {"num_inference_steps": steps} if steps else {}
     if shape:
         update |= dict(zip(("width", "height", "num_frames"), map(int, shape.split("x")), strict=True))
+    if model is not None:
+        changes["model"] = found.case.model.model_copy(update={"path": str(model)})
     changes["sampling"] = found.case.sampling.model_copy(update=update)
     return found.model_copy(update={"case": found.case.model_copy(update=changes)})
 
@@ -120,14 +123,16 @@ def main() -> None:
     parser.add_argument("--case", default="bf16", help="a case of cases/tiny.yaml")
     parser.add_argument("--shape", default="", help="WIDTHxHEIGHTxFRAMES; default: the case's own")
     parser.add_argument("--steps", type=int, default=0, help="denoising steps; default: the case's own")
+    parser.add_argument("--layers", type=int, default=0, help="of a deeper model; default: the case's own model")
     parser.add_argument("--repeats", type=int, default=5)
     parser.add_argument("--runner", default="", help="default: what this machine is")
     options = parser.parse_args()
     profiles = load_runners(ROOT / "runners")
     gpus = gpu_devices()
     profile = profiles[options.runner] if options.runner else match_runner((*gpus, cpu_device())[0], profiles)
-    located = chosen_case(options.case, options.shape, options.steps, profile.name)
     with TemporaryDirectory() as folder, acquire(devices_for(profile), 60) as lease:
+        model = deepened(Path(folder) / "deep", options.layers) if options.layers else None
+        located = chosen_case(options.case, options.shape, options.steps, profile.name, model)
         harness = Harness(located, profile, lease, Path(folder))
         try:
             bare = BareLoop(located.case, lease.device.kind)
@@ -143,7 +148,8 @@ def main() -> None:
             harness.session.close()
     sampling = located.case.sampling
     shape = f"{sampling.width}x{sampling.height}x{sampling.num_frames}, {sampling.num_inference_steps} steps"
-    print(f"{options.case} at {shape} on {profile.name} ({lease.device.name}), median of {options.repeats}")
+    layers = f" of {options.layers} layers" if options.layers else ""
+    print(f"{options.case}{layers} at {shape} on {profile.name} ({lease.device.name}), median of {options.repeats}")
     print(f"bare loop   {median(alone):8.3f} s")
     print(f"harness     {median(ours):8.3f} s")
     for stage in ("inspect", "load", "generate", "compare"):
