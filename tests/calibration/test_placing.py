@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import pytest
@@ -10,10 +11,10 @@ from hypothesis import strategies as st
 
 from harness.judge.calibration.distance import distance, value_at
 from harness.judge.calibration.file import control_results, notes, place_limits, undetectable
-from harness.judge.calibration.placing import Rule, distinct, place_between, promise
+from harness.judge.calibration.placing import Rule, distinct, place_together, promise
 from harness.judge.calibration.strength import detection
 from harness.records.frames import MetricResult
-from harness.records.limits import Sample
+from harness.records.limits import Limit, Sample
 
 
 def metric(
@@ -33,6 +34,11 @@ def faulty(fault: str, *rows: tuple[float, float]) -> list[Sample]:
         Sample(value=value, run=f"{fault}@{strength}", side="faulty", fault=fault, strength=strength)
         for strength, value in rows
     ]
+
+
+def place_between(one: MetricResult, samples: Sequence[Sample], rule: Rule | None = None) -> Limit:
+    """The limit of a case's only metric."""
+    return place_together([(one, samples)], rule)[0]
 
 
 SIX = benign(0.9, 1.0, 1.1, 1.0, 0.95, 1.05)

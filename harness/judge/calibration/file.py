@@ -9,9 +9,8 @@ from harness.judge.calibration.placing import (
     Rule,
     distinct,
     keeps_promise,
-    place_between,
+    place_together,
     promise,
-    sides,
 )
 from harness.judge.calibration.strength import detection
 from harness.judge.placement import place
@@ -30,17 +29,10 @@ def place_limits(metrics: Sequence[MetricResult], samples: Samples, rule: Rule |
         samples: by metric name.
         rule: constants of ``tolerance_bound``.
     """
-    rule = rule or Rule()
     enough = [metric for metric in metrics if len(distinct(samples[metric.name])) >= LEAST_RUNS]
-    found = frozenset[str]().union(
-        *(sides(metric, samples[metric.name], rule, len(enough)).found_with(rule.room) for metric in enough)
-    )
-    return tuple(
-        place_between(metric, samples[metric.name], rule, metrics=len(enough), found=found)
-        if metric in enough
-        else place(metric, samples[metric.name])
-        for metric in metrics
-    )
+    together = place_together([(metric, samples[metric.name]) for metric in enough], rule)
+    placed = {limit.metric: limit for limit in together}
+    return tuple(placed.get(metric.name) or place(metric, samples[metric.name]) for metric in metrics)
 
 
 def control_results(limits: Sequence[Limit]) -> tuple[ControlResult, ...]:

@@ -7,7 +7,7 @@ below what eight bits can show.
 Beyond it the limit takes room, ``ROOM`` times that distance. It gives room up only for a fault that no metric of the
 case would find if all of them took theirs: then it goes no further than the geometric mean of the healthy end and the
 nearest such fault that it can tell from a healthy run at full strength. Where every metric gave room up to every fault
-that it barely tells, 4 of the 276 healthy runs on which this rule was developed failed.
+that it barely tells, healthy runs failed for nothing.
 """
 
 from __future__ import annotations
@@ -80,18 +80,33 @@ def distinct(samples: Sequence[Sample]) -> tuple[Sample, ...]:
     return tuple(kept.values())
 
 
-def sides(metric: MetricResult, samples: Sequence[Sample], rule: Rule, metrics: int = 1) -> Sides:
-    """The healthy and the faulty side of one metric.
+def place_together(
+    rows: Sequence[tuple[MetricResult, Sequence[Sample]]], rule: Rule | None = None
+) -> tuple[Limit, ...]:
+    """The limits of the metrics of one case.
+
+    Where faults were injected and a metric tells none of them from a healthy run, it does not gate, and ``why`` names
+    them. With no fault injected it gates, and the margin to the faulty side is unknown.
 
     Args:
-        metric: any result of it: name, direction, ideal and unit are read.
-        samples: gating values: healthy runs, drawn floors, and faulty runs with fault and strength.
+        rows: any result of each metric (name, direction, ideal and unit are read), and its gating values: healthy runs,
+            drawn floors, and faulty runs with fault and strength.
         rule: its constants.
-        metrics: among how many the case's promise is divided.
 
     Raises:
-        ValueError: no healthy run.
+        ValueError: a metric without a healthy run.
     """
+    rule = rule or Rule()
+    known = [_sides(metric, samples, rule, len(rows)) for metric, samples in rows]
+    found = frozenset[str]().union(*(sides.found_with(rule.room) for sides in known))
+    return tuple(
+        _limit(metric, samples, sides, rule, len(rows), found)
+        for (metric, samples), sides in zip(rows, known, strict=True)
+    )
+
+
+def _sides(metric: MetricResult, samples: Sequence[Sample], rule: Rule, metrics: int) -> Sides:
+    """The healthy and the faulty side of one of ``metrics`` metrics."""
     runs = distinct(samples)
     if not runs:
         raise ValueError(f"{metric.name}: a limit needs at least one healthy run")
@@ -99,37 +114,6 @@ def sides(metric: MetricResult, samples: Sequence[Sample], rule: Rule, metrics: 
     bound = _bound([distance(metric, sample.value) for sample in runs], modes, rule.share(metrics), rule.confidence)
     floor = max((distance(metric, s.value) for s in samples if s.drawn and s.side == "benign"), default=0.0)
     return Sides(bound, modes, floor, _strongest(metric, samples))
-
-
-def place_between(
-    metric: MetricResult,
-    samples: Sequence[Sample],
-    rule: Rule | None = None,
-    *,
-    metrics: int = 1,
-    found: frozenset[str] = frozenset(),
-) -> Limit:
-    """The limit of one metric.
-
-    Where faults were injected and the metric tells none of them from a healthy run, it does not gate, and ``why`` names
-    them. With no fault injected it gates, and the margin to the faulty side is unknown.
-
-    Args:
-        metric: any result of it: name, direction, ideal and unit are read.
-        samples: gating values: healthy runs, drawn floors, and faulty runs with fault and strength.
-        rule: its constants.
-        metrics: among how many the case's promise is divided.
-        found: faults that other metrics of the case find with all their room.
-
-    Raises:
-        ValueError: no healthy run.
-    """
-    rule = rule or Rule()
-    known = sides(metric, samples, rule, metrics)
-    needed = {fault: near for fault, near in known.told.items() if fault not in found | known.found_with(rule.room)}
-    gates = bool(known.told) or not known.strongest
-    dist = _between(known.end, min(needed.values(), default=None), rule.room) if gates else None
-    return _limit(metric, samples, known, rule, metrics, dist)
 
 
 def _bound(distances: Sequence[float], modes: Sequence[Mode], coverage: float, confidence: float) -> Bound:
@@ -161,8 +145,12 @@ def _between(end: float, fault: float | None, room: float) -> float:
 
 
 def _limit(
-    metric: MetricResult, samples: Sequence[Sample], known: Sides, rule: Rule, metrics: int, dist: float | None
+    metric: MetricResult, samples: Sequence[Sample], known: Sides, rule: Rule, metrics: int, found: frozenset[str]
 ) -> Limit:
+    """The limit of one metric, where ``found`` are the faults that some metric finds with all its room."""
+    needed = [near for fault, near in known.told.items() if fault not in found]
+    gates = bool(known.told) or not known.strongest
+    dist = _between(known.end, min(needed, default=None), rule.room) if gates else None
     limit = None if dist is None else value_at(metric, dist)
     bound, modes = known.bound, known.modes
     untold = tuple(sorted(set(known.strongest) - set(known.told)))
