@@ -41,18 +41,17 @@ class _Reader:
         )
 
     def either(self) -> Matcher:
-        found = self.both()
-        while self.next == "or":
-            self._parts.pop(0)
-            found = _joined(any, found, self.both())
-        return found
+        return self._chain("or", any, self.both)
 
     def both(self) -> Matcher:
-        found = self.one()
-        while self.next == "and":
+        return self._chain("and", all, self.one)
+
+    def _chain(self, word: str, how: Callable[[list[bool]], bool], part: Callable[[], Matcher]) -> Matcher:
+        found = [part()]
+        while self.next == word:
             self._parts.pop(0)
-            found = _joined(all, found, self.one())
-        return found
+            found.append(part())
+        return lambda name: how([one(name) for one in found])
 
     def one(self) -> Matcher:
         first = self._parts.pop(0) if self._parts else None
@@ -68,7 +67,3 @@ class _Reader:
             raise self.error("a word is missing" + (f" before {first!r}" if first else " at the end"))
         word = first.lower()
         return lambda name: word in name.lower()
-
-
-def _joined(how: Callable[[list[bool]], bool], left: Matcher, right: Matcher) -> Matcher:
-    return lambda name: how([left(name), right(name)])
