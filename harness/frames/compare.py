@@ -42,14 +42,7 @@ def compare(
     pair = Pair(golden, candidate, device, implementation, threads)
     if golden.digest == candidate.digest:
         return identical(candidate, metrics, device)
-    return ComparisonEvidence(
-        bit_exact=False,
-        golden_sha256=golden.digest,
-        candidate_sha256=candidate.digest,
-        shape=golden.shape,
-        device=device,
-        metrics=tuple(_measure(metric, pair) for metric in _chosen(metrics)),
-    )
+    return _evidence(golden.digest, candidate, device, [_measure(metric, pair) for metric in _chosen(metrics)])
 
 
 def identical(clip: Clip, metrics: Sequence[str | Metric] | None = None, device: str = "cpu") -> ComparisonEvidence:
@@ -58,13 +51,18 @@ def identical(clip: Clip, metrics: Sequence[str | Metric] | None = None, device:
     Raises:
         UnknownMetricError: a name that no package provides.
     """
+    return _evidence(clip.digest, clip, device, [_identical(metric, clip.shape[0]) for metric in _chosen(metrics)])
+
+
+def _evidence(golden: str, candidate: Clip, device: str, results: Sequence[MetricResult]) -> ComparisonEvidence:
+    """The record of these results against the golden of digest ``golden``, which has the candidate's shape."""
     return ComparisonEvidence(
-        bit_exact=True,
-        golden_sha256=clip.digest,
-        candidate_sha256=clip.digest,
-        shape=clip.shape,
+        bit_exact=golden == candidate.digest,
+        golden_sha256=golden,
+        candidate_sha256=candidate.digest,
+        shape=candidate.shape,
         device=device,
-        metrics=tuple(_identical(metric, clip.shape[0]) for metric in _chosen(metrics)),
+        metrics=tuple(results),
     )
 
 
