@@ -102,3 +102,21 @@ def wan_case(**changes: Any) -> Case:
 def make_wan_case() -> Callable[..., Case]:
     """Makes cases for the random Wan2.2."""
     return wan_case
+
+
+@pytest.fixture
+def load(random_wan: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., Any]:
+    """Loads a backend without touching the global settings of the tests' process."""
+    import torch
+
+    from harness.pipeline.backends import torch_settings
+    from harness.pipeline.backends.diffusers_backend import DiffusersBackend
+
+    monkeypatch.setattr(torch_settings, "apply", lambda _: torch.set_num_threads(1))
+
+    def start(case: Case, **paths: Path) -> DiffusersBackend:
+        backend = DiffusersBackend()
+        backend.load(case, {"model": random_wan / "bf16"} | paths, "cpu", lambda _: None)
+        return backend
+
+    return start

@@ -16,7 +16,6 @@ from safetensors.torch import load_file, save_file
 from harness.definitions.case import Case
 from harness.errors import CheckpointFaultError, InvalidCaseError
 from harness.frames.clip import read_clip
-from harness.pipeline.backends import torch_settings
 from harness.pipeline.backends.diffusers_backend import DiffusersBackend
 from harness.pipeline.backends.wan_recorder import Moment
 from harness.records.base import Json
@@ -29,19 +28,6 @@ BLOCK_LINEARS = 20
 
 def _ignore(_: dict[str, Json]) -> None:
     """No progress is shown."""
-
-
-@pytest.fixture
-def load(random_wan: Path, monkeypatch: pytest.MonkeyPatch) -> Load:
-    """Loads a backend without touching the global settings of the tests' process."""
-    monkeypatch.setattr(torch_settings, "apply", lambda _: torch.set_num_threads(1))
-
-    def start(case: Case, **paths: Path) -> DiffusersBackend:
-        backend = DiffusersBackend()
-        backend.load(case, {"model": random_wan / "bf16"} | paths, "cpu", _ignore)
-        return backend
-
-    return start
 
 
 def _generate(backend: DiffusersBackend, case: Case, folder: Path) -> tuple[Generation, Any]:

@@ -11,8 +11,6 @@ import torch
 
 from harness.definitions.case import Case
 from harness.judge.observation import hold_against, read_observation
-from harness.pipeline.backends import torch_settings
-from harness.pipeline.backends.diffusers_backend import DiffusersBackend
 from harness.records.base import Json
 
 Make = Callable[..., Case]
@@ -20,19 +18,6 @@ Make = Callable[..., Case]
 
 def _ignore(_: dict[str, Json]) -> None:
     """No progress is shown."""
-
-
-@pytest.fixture
-def load(random_wan: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., DiffusersBackend]:
-    """Loads a backend without touching the global settings of the tests' process."""
-    monkeypatch.setattr(torch_settings, "apply", lambda _: torch.set_num_threads(1))
-
-    def start(case: Case, **paths: Path) -> DiffusersBackend:
-        backend = DiffusersBackend()
-        backend.load(case, {"model": random_wan / "bf16"} | paths, "cpu", _ignore)
-        return backend
-
-    return start
 
 
 @torch.no_grad()
