@@ -90,10 +90,15 @@ def main(arguments: list[str] | None = None) -> int:
     out = options.out.resolve()
     out.mkdir(parents=True, exist_ok=True)
     known = steps(out)
+    chosen = [step for step in known if options.only in step.name]
+    if unknown := sorted(set(options.again) - {step.name for step in known}):
+        parser.error(f"--again {', '.join(unknown)}: no such step; there are {', '.join(step.name for step in known)}")
+    if not chosen:
+        parser.error(f"--only {options.only}: no such step; there are {', '.join(step.name for step in known)}")
     for name in options.again:
         (out / f"{name}.exit").unlink(missing_ok=True)
     os.environ.setdefault("OMP_NUM_THREADS", "1")
-    return run([step for step in known if options.only in step.name], out, time.time() + options.budget_seconds)
+    return run(chosen, out, time.time() + options.budget_seconds)
 
 
 if __name__ == "__main__":

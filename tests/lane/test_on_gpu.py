@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from benchmarks.on_gpu import Step, run, steps
+from benchmarks.on_gpu import Step, main, run, steps
 
 
 def test_every_step_names_a_module_and_options_that_exist(tmp_path: Path) -> None:
@@ -32,3 +32,13 @@ def test_what_ended_stays_and_a_failure_is_told(tmp_path: Path, capsys: pytest.C
     (tmp_path / "bad.exit").unlink()
     assert run([good, bad], tmp_path, time.time() - 1) == 2
     assert "not run: the budget ended" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("wrong", [["--only", "nothing"], ["--again", "nothing"]])
+def test_a_step_that_is_not_there_is_no_success(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], wrong: list[str]
+) -> None:
+    with pytest.raises(SystemExit) as refused:
+        main(["--out", str(tmp_path), *wrong])
+    assert refused.value.code == 2
+    assert "nothing: no such step; there are selfcheck, tracing" in capsys.readouterr().err
