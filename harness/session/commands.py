@@ -125,7 +125,8 @@ def _place_again(
     chosen = [(name, case) for name, case in mine if matches(case)]
     if missing or not chosen:
         raise InvalidCaseError(
-            f"no limits of {', '.join(missing) or 'any case'}{f' on {runner}' if runner else ''}",
+            f"no limits of {', '.join(missing) or (f'a case that matches {keyword!r}' if keyword else 'any case')}"
+            f"{f' on {runner}' if runner else ''}",
             where=str(root / "thresholds"),
             remedy="measure first: quantgate regenerate --case ...",
         )

@@ -79,6 +79,8 @@ def test_limits_are_placed_anew_from_their_own_samples(project: Any, quick: tupl
     moved = [one.model_copy(update={"limit": (one.limit or 0) * 0.01}) for one in file.limits if one.metric == "mad"]
     file.model_copy(update={"limits": (*moved, *(one for one in file.limits if one.metric != "mad"))}).write(path)
     runs = sorted((project.root / "runs").iterdir())
+    other = regenerate(project, "--from-samples", "-k", "two")
+    assert (other.returncode, "no limits of a case that matches 'two' on cpu" in other.stderr) == (INVALID, True)
 
     assert regenerate(project, "--from-samples", CI="true").returncode == INVALID
     refused = regenerate(project, "--from-samples")
