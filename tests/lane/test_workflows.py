@@ -16,6 +16,7 @@ from lane_actions import Runner, alive, clean, load_workflow, matrix_of
 from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 
+from harness.definitions.runner import load_runners
 from harness.lane.merge import Merged
 from harness.lane.plan import Plan
 
@@ -53,6 +54,17 @@ def test_the_schema_of_github_accepts_them() -> None:
         timeout=120,
     )
     assert done.returncode == 0, done.stdout + done.stderr
+
+
+def test_actionlint_is_told_every_label_of_our_own_machines() -> None:
+    told = load_workflow(ROOT / ".github/actionlint.yaml")["self-hosted-runner"]["labels"]
+    labels: set[str] = set()
+    for path in WORKFLOWS:
+        for job in load_workflow(path)["jobs"].values():
+            if isinstance(job.get("runs-on"), list):
+                labels |= set(job["runs-on"])
+    assert labels - {"self-hosted", "linux", "x64"} == set(told)
+    assert labels == set(load_runners(ROOT / "runners")["b200"].labels)
 
 
 @pytest.mark.parametrize("path", WORKFLOWS, ids=lambda path: path.name)
