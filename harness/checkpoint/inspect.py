@@ -7,6 +7,7 @@ from collections.abc import Collection, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import TypedDict, Unpack
 
 from harness.checkpoint.assemble import Assembly, Ref, assemble
 from harness.checkpoint.checks import run_checks
@@ -26,37 +27,45 @@ WORKERS = 16
 """Reads in flight."""
 
 
+class Asked(TypedDict, total=False):
+    """What an inspection is asked beside the checkpoint itself; everything may be left out."""
+
+    base: Ref | None
+    """The BF16 checkpoint it was quantized from. Without it nibble order, gains, stale and swapped experts cannot be
+    proven, and the outcome is at best ``inconclusive``."""
+    transformer: Ref | None
+    """Override of one expert."""
+    transformer_2: Ref | None
+    contracts: Sequence[str | Contract]
+    """Runtimes it is deployed to, ``sglang==0.5.23``."""
+    loader: Loader | None
+    """The harness's own loader options, held against the bytes like any runtime."""
+    env: Mapping[str, str] | None
+    """Environment of the runtimes."""
+    expected: Mapping[str, str] | None
+    """Format each expert must have (``case.quantization``)."""
+    full: bool
+    """Read all excluded tensors and all block scales also over the network."""
+    root: Path | None
+    """Folder that ``./`` is relative to."""
+
+
 def inspect_checkpoint(
     ref: Ref,
     *,
-    base: Ref | None = None,
-    transformer: Ref | None = None,
-    transformer_2: Ref | None = None,
-    contracts: Sequence[str | Contract] = (),
-    loader: Loader | None = None,
-    env: Mapping[str, str] | None = None,
-    expected: Mapping[str, str] | None = None,
-    full: bool = False,
-    root: Path | None = None,
     digests: bool = True,
     cache: DigestCache | None = None,
     skip: Collection[str] = (),
+    **asked: Unpack[Asked],
 ) -> InspectionReport:
     """Prove from bytes how a checkpoint is encoded, and hold it against everything that will read it.
 
     Args:
         ref: the checkpoint: a folder, ``owner/name@revision`` or a case's reference.
-        base: the BF16 checkpoint it was quantized from. Without it nibble order, gains, stale and swapped experts
-            cannot be proven, and the outcome is at best ``inconclusive``.
-        transformer, transformer_2: overrides of one expert.
-        contracts: runtimes it is deployed to, ``sglang==0.5.23``.
-        loader: the harness's own loader options, held against the bytes like any runtime; ``None`` leaves them out.
-        env: environment of the runtimes.
-        expected: format each expert must have (``case.quantization``).
-        full: read all excluded tensors and all block scales also over the network.
-        root: folder that ``./`` is relative to.
         digests: also hash local files (remembered by size, mtime and inode) or ask the hub for theirs.
+        cache: where hashes are remembered.
         skip: names of checks to leave out; for tests that prove a check's worth.
+        asked: see ``Asked``.
 
     Raises:
         BadReferenceError, ContractError: nothing to inspect, or no such contract.
@@ -64,18 +73,7 @@ def inspect_checkpoint(
         SourceError: the source failed before anything could be proven.
     """
     started = time.perf_counter()
-    examined = examine(
-        ref,
-        base=base,
-        transformer=transformer,
-        transformer_2=transformer_2,
-        contracts=contracts,
-        loader=loader,
-        env=env,
-        expected=expected,
-        full=full,
-        root=root,
-    )
+    examined = examine(ref, **asked)
     found = examined.found
     names = component_digests(examined.context.experts.values(), cache) if digests and found.failed is None else {}
     report = examined.report(run_checks(examined.context, skip), names, time.perf_counter() - started)
@@ -117,29 +115,28 @@ class Examined:
         )
 
 
-def examine(
-    ref: Ref,
-    *,
-    base: Ref | None = None,
-    transformer: Ref | None = None,
-    transformer_2: Ref | None = None,
-    contracts: Sequence[str | Contract] = (),
-    loader: Loader | None = None,
-    env: Mapping[str, str] | None = None,
-    expected: Mapping[str, str] | None = None,
-    full: bool = False,
-    root: Path | None = None,
-) -> Examined:
+def examine(ref: Ref, **asked: Unpack[Asked]) -> Examined:
     """Read what the checks need and judge nothing. Arguments and errors as of ``inspect_checkpoint``."""
-    meter = Meter()
-    rules = tuple(item if isinstance(item, Contract) else load_contract(item) for item in contracts)
-    options = Options(rules, loader, dict(env or {}), full, dict(expected or {}), base is not None)
+    meter, base, root = Meter(), asked.get("base"), asked.get("root")
+    experts = {"transformer": asked.get("transformer"), "transformer_2": asked.get("transformer_2")}
+    options = _options(asked)
     with ThreadPoolExecutor(WORKERS, thread_name_prefix="inspect") as pool:
-        subject = assemble(ref, meter, pool, {"transformer": transformer, "transformer_2": transformer_2}, root)
+        subject = assemble(ref, meter, pool, experts, root)
         anchor = assemble(base, meter, pool, root=root, role="base") if base is not None else None
         context, plan = _context(subject, anchor, options)
         found = gather(plan, pool)
     return Examined(_filled(context, found), plan, subject, anchor, found, meter)
+
+
+def _options(asked: Asked) -> Options:
+    return Options(
+        tuple(item if isinstance(item, Contract) else load_contract(item) for item in asked.get("contracts", ())),
+        asked.get("loader"),
+        dict(asked.get("env") or {}),
+        asked.get("full", False),
+        dict(asked.get("expected") or {}),
+        asked.get("base") is not None,
+    )
 
 
 def inspect_case(case: Case, *, root: Path | None = None, full: bool = False) -> InspectionReport:
