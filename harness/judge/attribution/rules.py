@@ -22,7 +22,8 @@ def attribute(record: CaseRecord, results: Results) -> Attribution:
         first, *rest = causes
         also = tuple(cause for cause in rest if (cause.code, cause.where) != (first.code, first.where))
         more = f"; also {', '.join(cause.code for cause in also)}" if also else ""
-        return Attribution(cause=first, also=also, ruled_out=_ruled_out(record, results), summary=first.sentence + more)
+        summary = first.sentence.rstrip(".") + more if more else first.sentence
+        return Attribution(cause=first, also=also, ruled_out=_ruled_out(record, results), summary=summary)
     remaining, gone = _remaining(record, results), _ruled_out(record, results)
     text = f"no cause is proven; what remains: {', '.join(remaining) or 'nothing that is known'}"
     return Attribution(
