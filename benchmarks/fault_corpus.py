@@ -19,7 +19,7 @@ from pathlib import Path
 
 from benchmarks.corpus.dialects import DIALECTS, Dialect, make
 from benchmarks.corpus.edit import Edit
-from benchmarks.corpus.exports import BASE, RECIPES, base_folder, export
+from benchmarks.corpus.exports import BASE, RECIPES, WIDE, base_folder, base_of, export, wide_base
 from benchmarks.corpus.faults import FAULTS, INVISIBLE, Fault
 from harness.checkpoint.checks import run_checks
 from harness.checkpoint.inspect import Examined, examine
@@ -43,18 +43,19 @@ class Result:
 
 
 def build(folder: Path) -> Path:
-    """All exports that faults and dialects start from: ``folder/<recipe>`` and ``folder/base``."""
+    """All exports that faults and dialects start from, by recipe, beside ``base`` and ``base_wide``."""
     base_folder(folder / "base")
-    for recipe in RECIPES:
-        if not (folder / recipe / "transformer_2" / "config.json").is_file():
-            export(recipe, folder / recipe, folder / "base")
+    wide_base(folder / "base", folder / "base_wide")
+    for name, recipe in [(name, name) for name in RECIPES] + [(f"{name}_wide", name) for name in WIDE]:
+        if not (folder / name / "transformer_2" / "config.json").is_file():
+            export(recipe, folder / name, base_of(folder / name))
     return folder
 
 
 def examine_fault(fault: Fault, exports: Path, folder: Path) -> Examined:
     """Write one mutant and read it."""
     fault.mutate(Edit(exports / fault.recipe, folder), fault.strength)
-    return examine(folder, base=exports / "base", contracts=fault.contracts, expected=fault.expected)
+    return examine(folder, base=base_of(exports / fault.recipe), contracts=fault.contracts, expected=fault.expected)
 
 
 def judge_fault(fault: Fault, exports: Path, folder: Path, symptom: Symptom | None = None) -> Result:
@@ -83,8 +84,8 @@ def judge_dialect(dialect: Dialect, exports: Path, folder: Path) -> Result:
     made = make(dialect, exports, folder)
     started = time.perf_counter()
     examined = examine(
-        exports / "base" if dialect.override else made,
-        base=exports / "base",
+        base_of(exports / dialect.recipe) if dialect.override else made,
+        base=base_of(exports / dialect.recipe),
         transformer=made if dialect.override else None,
         contracts=dialect.contracts,
         expected=dialect.expected,

@@ -2,11 +2,12 @@
 
     python -m benchmarks.corpus.a14b_server
 
-Three repositories: ``corpus/base`` (BF16), ``corpus/nvfp4`` and ``corpus/nvfp4-swapped`` (experts exchanged). The
-answers follow the public hub API as ``huggingface_hub`` calls it: revision, tree, HEAD and ranged GET of ``resolve``.
+Three repositories: ``corpus/base`` (float32, as Wan2.2 is published), ``corpus/nvfp4`` and ``corpus/nvfp4-swapped``
+(experts exchanged). The answers follow the public hub API as ``huggingface_hub`` calls it: revision, tree, HEAD and
+ranged GET of ``resolve``.
 
-BF16 weights are windows into one fixed table of heavy-tailed values; the window is a hash of tensor and row, so any
-row of any tensor can be computed alone. NVFP4 rows are quantized from them when asked for, the ModelOpt way.
+Weights are windows into one fixed table of heavy-tailed values; the window is a hash of tensor and row, so any row of
+any tensor can be computed alone. NVFP4 rows are quantized when asked for, the ModelOpt way, from values in BF16.
 """
 
 from __future__ import annotations
@@ -36,12 +37,11 @@ _BOUNDS = np.array([0.25, 0.75, 1.25, 1.75, 2.5, 3.5, 5], dtype=np.float32)
 
 @lru_cache(maxsize=1)
 def table() -> NDArray[np.float32]:
-    """Heavy-tailed values of BF16 precision in [-0.5, 0.5]: normal, with a scale that wanders from block to block."""
+    """Heavy-tailed values in [-0.5, 0.5]: normal, with a scale that wanders from block to block."""
     random = np.random.default_rng(7)
     values = random.standard_normal(TABLE_SIZE).astype(np.float32)
     scale = np.exp(0.5 * np.repeat(random.standard_normal(TABLE_SIZE // 16), 16)).astype(np.float32)
-    rounded = np.clip(values * scale * 0.02, -0.5, 0.5).astype(ml_dtypes.bfloat16)
-    return np.asarray(rounded, dtype=np.float32)
+    return np.asarray(np.clip(values * scale * 0.02, -0.5, 0.5), dtype=np.float32)
 
 
 def linears() -> list[tuple[str, int, int]]:
@@ -57,7 +57,7 @@ def linears() -> list[tuple[str, int, int]]:
 
 
 def tensors(quantized: bool) -> dict[str, tuple[str, tuple[int, ...]]]:
-    """Name to dtype and shape of one expert: 1095 tensors in BF16."""
+    """Name to dtype and shape of one expert: 1095 tensors of the base."""
     found: dict[str, tuple[str, tuple[int, ...]]] = {
         "scale_shift_table": ("F32", (1, 2, WIDTH)),
         "patch_embedding.weight": ("BF16", (WIDTH, 16, 1, 2, 2)),
@@ -89,7 +89,7 @@ def tensors(quantized: bool) -> dict[str, tuple[str, tuple[int, ...]]]:
             found[f"{name}.weight_scale_2"] = found[f"{name}.input_scale"] = ("F32", ())
         else:
             found[f"{name}.weight"] = ("BF16", (rows, columns))
-    return found
+    return found if quantized else {name: ("F32", shape) for name, (_, shape) in found.items()}
 
 
 class File:
@@ -128,9 +128,14 @@ class File:
 
 
 def row_values(expert: str, name: str, row: int, columns: int) -> NDArray[np.float32]:
-    """One row of a BF16 weight."""
+    """One row of a weight of the base."""
     start = zlib.crc32(f"{expert}/{name}/{row}".encode()) % (TABLE_SIZE - columns - 16) // 16 * 16
     return table()[start : start + columns]
+
+
+def in_bf16(values: NDArray[np.float32]) -> NDArray[np.float32]:
+    """What a model loaded in BF16 makes of them."""
+    return values.astype(ml_dtypes.bfloat16).astype(np.float32)
 
 
 def tensor_bytes(expert: str, name: str, dtype: str, shape: tuple[int, ...], start: int, stop: int) -> bytes:
@@ -148,11 +153,11 @@ def tensor_bytes(expert: str, name: str, dtype: str, shape: tuple[int, ...], sta
 
 def _row(expert: str, name: str, dtype: str, row: int, width: int) -> bytes:
     if dtype == "U8":
-        weight = row_values(expert, name, row, width * 2)
+        weight = in_bf16(row_values(expert, name, row, width * 2))
         codes = _codes(weight, _scales(weight))
         return ((codes[1::2] << 4) | codes[0::2]).tobytes()
     if dtype == "F8_E4M3":
-        weight = row_values(expert, name.removesuffix("_scale"), row, width * 16)
+        weight = in_bf16(row_values(expert, name.removesuffix("_scale"), row, width * 16))
         return _scales(weight).tobytes()
     values = row_values(expert, name, row, width)
     return values.tobytes() if dtype == "F32" else values.astype(ml_dtypes.bfloat16).tobytes()
@@ -201,7 +206,7 @@ def repository(kind: str) -> dict[str, bytes | File]:
     }  # fmt: skip
     files: dict[str, bytes | File] = {"model_index.json": json.dumps(index).encode()}
     entries = tensors(kind != "base")
-    parts = 6 if kind == "base" else 3
+    parts = 12 if kind == "base" else 3
     names = sorted(entries)
     for expert in ("transformer", "transformer_2"):
         values = (

@@ -236,8 +236,11 @@ DIALECTS: tuple[Dialect, ...] = (
         single_transformer,
         NEW,
         {"transformer": "nvfp4", "transformer_2": "bf16"},
-        True,
+        override=True,
     ),
+    Dialect("modelopt NVFP4, base in float32", "nvfp4_wide", as_is, NEW, BOTH),
+    Dialect("modelopt FP8, base in float32", "fp8_wide", as_is, NEW),
+    Dialect("NVFP4 made from float32 itself", "nvfp4_wide", again, NEW),
     Dialect("BF16", "base", as_is, NEW),
 )
 

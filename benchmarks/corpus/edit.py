@@ -12,7 +12,7 @@ import torch
 from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 
-from benchmarks.corpus.exports import EXPERTS
+from benchmarks.corpus.exports import EXPERTS, base_of
 
 Tensors = dict[str, torch.Tensor]
 
@@ -22,8 +22,8 @@ class Edit:
 
     def __init__(self, source: Path, folder: Path) -> None:
         self.folder = folder
-        self.base = source.parent / "base"
-        """The BF16 base of the export."""
+        self.base = base_of(source)
+        """What the export was made from."""
         folder.mkdir(parents=True, exist_ok=True)
         if (source / "model_index.json").is_file():
             shutil.copy(source / "model_index.json", folder / "model_index.json")

@@ -18,6 +18,8 @@ EXCLUDED = ("patch_embedding", "condition_embedder", "proj_out", "blocks.0.", "b
 """ModelOpt's policy for Wan2.2 (embeddings, head, first and last blocks), scaled to six blocks."""
 
 RECIPES = ("nvfp4", "fp8", "fp8_channel", "nvfp4_awq", "nvfp4_svdquant")
+WIDE = ("nvfp4", "fp8")
+"""Recipes that are also exported from a base in float32, as ``<recipe>_wide``."""
 
 
 def base_folder(target: Path) -> Path:
@@ -26,6 +28,27 @@ def base_folder(target: Path) -> Path:
     shutil.copy(BASE / "model_index.json", target / "model_index.json")
     for expert in EXPERTS:
         shutil.copytree(BASE / expert, target / expert, dirs_exist_ok=True)
+    return target
+
+
+def base_of(folder: Path) -> Path:
+    """The base beside an export, that it was made from."""
+    return folder.parent / ("base_wide" if folder.name.endswith("_wide") else "base")
+
+
+def wide_base(base: Path, target: Path) -> Path:
+    """The base in float32, as Wan2.2's is published: it rounds to the BF16 one, and has digits of its own."""
+    from safetensors.torch import load_file, save_file
+
+    shutil.copytree(base, target, dirs_exist_ok=True)
+    generator = torch.Generator().manual_seed(3)
+    for file in target.rglob("*.safetensors"):
+        wide = {}
+        for name, value in load_file(file).items():
+            narrow = value.float()
+            other = narrow * (1 + (torch.rand(narrow.shape, generator=generator) - 0.5) * 2**-8)
+            wide[name] = torch.where(other.to(value.dtype) == value, other, narrow).contiguous()
+        save_file(wide, file, metadata={"format": "pt"})
     return target
 
 

@@ -147,6 +147,7 @@ FAULTS: tuple[Fault, ...] = (
     Fault(35, "another_base", "all", "nvfp4", another_base, "wrong_base"),
     *_many(35, "base_stale_1_percent", "all layer", "nvfp4", stale(0.01), "base_stale"),
     Fault(35, "base_stale_0.2_percent", "all", "nvfp4", stale(0.002), "base_stale"),
+    Fault(35, "base_stale_0.2_percent_of_a_float32_base", "all", "nvfp4_wide", stale(0.002), "base_stale"),
     *_many(37, "biases_lost", "all layer", "nvfp4", drop("bias"), "tensor_missing"),
     *_many(37, "wrong_shape", "layer", "nvfp4", cut_rows, "shape_differs"),
     Fault(37, "config_of_another_model", "expert", "nvfp4", other_config, "config_contradicts_tensors"),

@@ -17,7 +17,7 @@ from harness.checkpoint.errors import InspectionInterruptedError
 from harness.checkpoint.gather import Gathered, Plan, gather
 from harness.checkpoint.identity import DigestCache, component_digests
 from harness.checkpoint.modules import group
-from harness.checkpoint.sampling import FULL, LOCAL, REMOTE, Budget
+from harness.checkpoint.sampling import FULL, LOCAL, REMOTE, REMOTE_WIDE, Budget
 from harness.checkpoint.sources import Meter
 from harness.checkpoint.summarize import build_report
 from harness.definitions.case import Case, Loader
@@ -172,7 +172,9 @@ def _context(subject: Assembly, anchor: Assembly | None, options: Options) -> tu
     scan: dict[str, bool] = {}
     for expert, component in subject.experts.items():
         local = component.source.is_local and (expert not in base or base[expert].source.is_local)
-        budgets[expert] = FULL if options.full else LOCAL if local else REMOTE
+        wide = any(module.weight.dtype == "F32" for module in context.base_modules.get(expert, {}).values())
+        far = REMOTE_WIDE if wide else REMOTE
+        budgets[expert] = FULL if options.full else LOCAL if local else far
         scan[expert] = options.full or component.source.is_local
     return context, Plan(subject.experts, modules, base, budgets, scan)
 

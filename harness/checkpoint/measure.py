@@ -12,7 +12,7 @@ from harness.checkpoint.evidence import Fit, Sums, fit
 from harness.checkpoint.header import TensorEntry
 from harness.checkpoint.hypotheses import Blind, decode_fp8_readings, decode_readings, look_blind
 from harness.checkpoint.modules import Module
-from harness.checkpoint.recompute import exact_fp8, exact_nvfp4
+from harness.checkpoint.recompute import as_exported, closest, exact_fp8, exact_nvfp4
 from harness.checkpoint.sampling import Budget, packed_rows, row_range, scale_columns, scale_of, strip_range
 from harness.checkpoint.sources import SharedReads, Source
 
@@ -114,7 +114,10 @@ def _nvfp4(
     if module.recipe == "" and np.isfinite(factor) and factor > 0:
         order, layout = found.best.split("/")
         codes = unpack_nibbles(stored.packed, "low_first" if order == "low_first" else "high_first")
-        found = replace(found, exact=exact_nvfp4(wanted, codes, stored.scales(layout), factor, block))
+        scales = stored.scales(layout)
+        found = replace(
+            found, exact=closest(exact_nvfp4(values, codes, scales, factor, block) for values in as_exported(wanted))
+        )
     other_rows = _base_rows(other, module, rows)
     if other_rows is not None:
         against = Sums.of(decoded[found.best], _undo_recipe(source, module, rows, other_rows)).score()
@@ -157,7 +160,7 @@ def _fp8(
     decoded = decode_fp8_readings(stored, (finite / np.float32(mean)).astype(np.float32))
     found = fit(decoded, anchor_rows, mean if np.isfinite(channel).all() and (channel != 0).all() else float("nan"))
     if found.best == "e4m3" and module.weight.dtype == "F8_E4M3":
-        found = replace(found, exact=exact_fp8(anchor_rows, stored, finite))
+        found = replace(found, exact=closest(exact_fp8(values, stored, finite) for values in as_exported(anchor_rows)))
     other_rows = _base_rows(other, module, rows)
     if other_rows is not None:
         found = replace(found, other=Sums.of(decoded[found.best], other_rows).score().cosine)

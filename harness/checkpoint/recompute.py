@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 
 import ml_dtypes
 import numpy as np
@@ -15,6 +15,21 @@ Flags = NDArray[np.bool_]
 TIE = 4e-7
 E2M1_MAX = 6.0
 MIN_BLOCK_SCALE = 2.0**-9
+
+
+def as_exported(base: F32) -> tuple[F32, ...]:
+    """The base as it is stored and, where it is stored wider (Wan2.2's is in float32), as BF16: exporters load it so.
+
+    Args:
+        base: [R, K] values as stored.
+    """
+    rounded = base.astype(ml_dtypes.bfloat16).astype(np.float32)
+    return (base,) if np.array_equal(base, rounded, equal_nan=True) else (base, rounded)
+
+
+def closest(found: Iterable[Exact]) -> Exact:
+    """The recomputation that agrees best with what is stored."""
+    return max(found, key=lambda exact: (min(exact.codes, exact.scales), exact.unrounded))
 
 
 def exact_nvfp4(base: F32, codes: U8, scales: U8, global_scale: float, block: int = 16) -> Exact:

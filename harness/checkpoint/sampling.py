@@ -14,6 +14,8 @@ from harness.checkpoint.hypotheses import PackedRows, admits, offsets
 from harness.checkpoint.modules import Module
 from harness.checkpoint.sources import Range, Source
 
+LEAST = 4096
+"""Stored elements below which a gain is told too badly."""
 STRIP = 128
 """Rows of one scale strip: the same bytes whether its scales are linear or swizzled."""
 
@@ -23,7 +25,7 @@ class Budget:
     """How much of a tensor is read."""
 
     rows: int = 4
-    """Consecutive rows of a large tensor."""
+    """Consecutive rows of a large tensor; more of a narrow one, so that ``LEAST`` stored elements are read."""
     whole_below: int = 0
     """Tensors of at most this many elements are read whole."""
     excluded: int = 1024
@@ -33,16 +35,19 @@ class Budget:
         """The row numbers to read of one 2-D weight. The tensor's name decides which strip: spread, repeatable."""
         if logical_rows <= self.rows or entry.elements <= self.whole_below:
             return np.arange(logical_rows, dtype=np.int64)
+        rows = min(max(self.rows, -(-LEAST * logical_rows // entry.elements)), STRIP, logical_rows)
         strips = max(logical_rows // STRIP, 1)
         chance = zlib.crc32(entry.name.encode())
         start = (chance % strips) * STRIP
-        room = min(STRIP, logical_rows - start) - self.rows
+        room = min(STRIP, logical_rows - start) - rows
         start += (chance // strips) % (room + 1) if room > 0 else 0
-        return np.arange(start, min(start + self.rows, logical_rows), dtype=np.int64)
+        return np.arange(start, min(start + rows, logical_rows), dtype=np.int64)
 
 
 LOCAL = Budget(rows=16, whole_below=1 << 21, excluded=1 << 15)
 REMOTE = Budget()
+REMOTE_WIDE = Budget(rows=2, excluded=512)
+"""For a base in float32, which takes as many bytes for half the values."""
 FULL = Budget(rows=STRIP, whole_below=1 << 21, excluded=1 << 62)
 """`--full`: all of every excluded tensor and all block scales; of large quantized weights still one strip each."""
 

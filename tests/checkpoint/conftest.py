@@ -69,5 +69,6 @@ def publish(hub: Any, name: str, folder: Path) -> str:
 
 @pytest.fixture(scope="session")
 def published(hub_server: Any, exports: Path) -> dict[str, str]:
-    """``owner/name`` to commit of the base and the NVFP4 export."""
-    return {f"corpus/{name}": publish(hub_server, f"corpus/{name}", exports / name) for name in ("base", "nvfp4")}
+    """``owner/name`` to commit of both bases and the NVFP4 exports made from them."""
+    names = ("base", "nvfp4", "base_wide", "nvfp4_wide")
+    return {f"corpus/{name}": publish(hub_server, f"corpus/{name}", exports / name) for name in names}

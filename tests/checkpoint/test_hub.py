@@ -26,6 +26,13 @@ def test_same_verdict_as_from_the_folder(hub: Any, published: dict[str, str], ex
     assert any("block scales outside" in line for line in remote.not_done)
 
 
+def test_a_base_in_float32_proves_as_much(hub: Any, published: dict[str, str]) -> None:
+    narrow = inspect_checkpoint("corpus/nvfp4", base="corpus/base", digests=False)
+    wide = inspect_checkpoint("corpus/nvfp4_wide", base="corpus/base_wide", digests=False)
+    assert [(report.outcome, report.cause) for report in (narrow, wide)] == [("clean", "none")] * 2
+    assert all(layer.state == "proven" for layer in wide.layers if layer.format == "nvfp4")
+
+
 def test_branch_is_resolved_once_and_each_file_once(hub: Any, published: dict[str, str]) -> None:
     hub.log()
     inspect_checkpoint("corpus/nvfp4", base="corpus/base", digests=False)
