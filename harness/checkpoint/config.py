@@ -26,6 +26,10 @@ class Declaration:
     ignore: tuple[str, ...] = ()
     group_size: int | None = None
     raw: Mapping[str, Any] = field(default_factory=dict)
+    layers: Mapping[str, str] = field(default_factory=dict)
+    """Algorithm by module, where the declaration names every quantized Linear (ModelOpt's MIXED_PRECISION, Comfy)."""
+    shared: bool = False
+    """Stands at the repository's root, and so speaks of both experts."""
 
     @property
     def declared(self) -> bool:
@@ -37,6 +41,34 @@ class Declaration:
         section = self.raw.get("quantization")
         nested = section.get(name) if isinstance(section, Mapping) else None
         return self.raw.get(name, nested)
+
+    def algo_of(self, module: str) -> str:
+        """The algorithm of one Linear."""
+        return self.layers.get(module, self.algo)
+
+    def format_of(self, module: str) -> StoredFormat | None:
+        """The format that one Linear is declared to have; ``None`` where nothing this version knows is said of it."""
+        if self.layers:
+            return declared_format(self.layers.get(module, ""), {})
+        return self.format
+
+    def static_inputs(self, module: str) -> bool | None:
+        """Whether activations of one Linear are quantized with a stored scale; ``None`` where nothing is said."""
+        algo = self.algo_of(module).upper()
+        if self.flag("dynamic_input_scale") is True or algo.endswith("_PER_TOKEN") or algo.startswith(WEIGHT_ONLY):
+            return False
+        groups = [group for group in _groups(self.raw) if _targets(group, module)]
+        if not groups:
+            return None
+        inputs = [group.get("input_activations") for group in groups]
+        return any(isinstance(one, Mapping) and one.get("dynamic") is not True for one in inputs)
+
+    @property
+    def producer(self) -> tuple[str, str]:
+        """Name and version of the exporter; empty where it does not say."""
+        said = self.raw.get("producer")
+        said = said if isinstance(said, Mapping) else {}
+        return str(said.get("name", "")), str(said.get("version", ""))
 
     def ignores(self, module: str) -> str | None:
         """The first ignore pattern that covers ``module``."""
@@ -55,6 +87,8 @@ def pattern_matches(pattern: str, module: str) -> bool:
     return fnmatch.fnmatchcase(module, pattern) or module.startswith(f"{pattern}.")
 
 
+WEIGHT_ONLY = ("W4A16", "W8A16")
+"""Algorithms that leave activations as they are."""
 NOTHING = Declaration(origin="")
 
 
@@ -105,7 +139,8 @@ def declaration(body: Mapping[str, Any], origin: str) -> Declaration:
     if method == "compressed-tensors" and not algo:
         algo = str(body.get("format", ""))
     group = _group_size(body, inner)
-    return Declaration(origin, method, algo, declared_format(algo, body), tuple(ignore), group, dict(body))
+    layers = _layers(body.get("quantized_layers", inner.get("quantized_layers")))
+    return Declaration(origin, method, algo, declared_format(algo, body), tuple(ignore), group, dict(body), layers)
 
 
 def declared_format(algo: str, body: Mapping[str, Any]) -> StoredFormat | None:
@@ -126,6 +161,20 @@ def declared_format(algo: str, body: Mapping[str, Any]) -> StoredFormat | None:
     formats: dict[int, Literal["nvfp4", "fp8"]] = {4: "nvfp4", 8: "fp8"}
     only = next(iter(bits)) if len(bits) == 1 else None
     return formats.get(only) if kinds == {"float"} and isinstance(only, int) else None
+
+
+def _layers(said: Any) -> dict[str, str]:
+    """Algorithm by module name."""
+    items = said.items() if isinstance(said, Mapping) else ()
+    return {str(name): str(entry.get("quant_algo", "")) for name, entry in items if isinstance(entry, Mapping)}
+
+
+def _targets(group: Mapping[str, Any], module: str) -> bool:
+    """Whether a group of ``config_groups`` speaks of a Linear: by its class, its name or a pattern."""
+    targets = group.get("targets")
+    if not isinstance(targets, list):
+        return True
+    return any(isinstance(name, str) and (name == "Linear" or pattern_matches(name, module)) for name in targets)
 
 
 def _groups(body: Mapping[str, Any]) -> list[Mapping[str, Any]]:

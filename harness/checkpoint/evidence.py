@@ -97,6 +97,8 @@ class Exact:
     full_blocks: float
     """Blocks whose largest code is the format's largest: true of all of them after max calibration."""
     blocks: int
+    lost: int = 0
+    """Blocks whose stored scale is zero, and whose weights are not so small that a zero is what they round to."""
 
 
 def fit(decoded: Mapping[str, F32], base: F32, scale: float) -> Fit:

@@ -162,12 +162,12 @@ def _configs(
     read: list[str] = []
     present = set(names) | ({"hf_quant_config.json"} & set(source.files))
 
-    def attempt(path: str, body: Any, origin: str) -> None:
+    def attempt(path: str, body: Any, origin: str, shared: bool = False) -> None:
         if not isinstance(body, Mapping):
             report("fault", "config_invalid", f"{path}: the quantization section is not an object.", file=path)
             return
         try:
-            candidates.append(declaration(body, origin))
+            candidates.append(replace(declaration(body, origin), shared=shared))
         except ConfigError as error:
             report("fault", "config_invalid", f"{path}: {error.what}.", file=path)
 
@@ -182,7 +182,7 @@ def _configs(
             report("fault", "config_invalid", text, file=path)
             continue
         if path.endswith("hf_quant_config.json"):
-            attempt(path, body, "hf_quant_config.json")
+            attempt(path, body, "hf_quant_config.json", shared=bool(prefix) and not path.startswith(prefix))
             continue
         config = body
         if body.get("quantization_config") is not None:
@@ -198,15 +198,35 @@ def _configs(
                 attempt("shard metadata", body, "shard metadata")
             elif isinstance(body, Mapping) and not candidates:
                 attempt("shard metadata", _layers(body), "shard metadata")
+    _hold_together([item for item in candidates if not item.shared], report)
     return config, candidates[0] if candidates else NOTHING, read
+
+
+def _hold_together(declarations: list[Declaration], report: Any) -> None:
+    """Two places that declare different things: which one counts depends on the runtime."""
+    for other in declarations[1:]:
+        first = declarations[0]
+        if (first.format, first.layers) != (other.format, other.layers):
+            text = (
+                f"{first.origin} declares {first.algo or first.method} and {other.origin} {other.algo or other.method}"
+            )
+            report("fault", "declarations_differ", f"{text}: which one counts depends on the runtime.")
+        elif first.ignore and other.ignore and set(first.ignore) != set(other.ignore):
+            odd = some(sorted(set(first.ignore) ^ set(other.ignore)))
+            text = f"the ignore lists of {first.origin} and {other.origin} differ in {odd}"
+            report("warning", "declarations_differ", f"{text}: which one counts depends on the runtime.")
 
 
 def _layers(body: Mapping[str, Any]) -> dict[str, Any]:
     """``_quantization_metadata`` of Comfy and diffusers: one format a layer."""
     layers = body.get("layers")
-    items = layers.values() if isinstance(layers, Mapping) else ()
-    formats = {str(item.get("format", "")) for item in items if isinstance(item, Mapping)}
-    algo = body.get("quant_algo") or (
-        "NVFP4" if "nvfp4" in formats else "FP8" if any("fp8" in f or "float8" in f for f in formats) else ""
-    )
-    return {**body, "quant_algo": algo, "quant_method": body.get("quant_method", "comfy")}
+    items = layers.items() if isinstance(layers, Mapping) else ()
+    algos = {str(name): _algo(str(item.get("format", ""))) for name, item in items if isinstance(item, Mapping)}
+    known = set(algos.values()) - {""}
+    algo = body.get("quant_algo") or ("MIXED_PRECISION" if len(known) > 1 else next(iter(known), ""))
+    named = {name: {"quant_algo": algo} for name, algo in algos.items()}
+    return {"quantized_layers": named, **body, "quant_algo": algo, "quant_method": body.get("quant_method", "comfy")}
+
+
+def _algo(name: str) -> str:
+    return "NVFP4" if name == "nvfp4" else "FP8" if "fp8" in name or "float8" in name else name

@@ -147,6 +147,8 @@ def _undo_recipe(source: Source, module: Module, rows: NDArray[np.int64], base: 
 def _fp8(
     expert: str, source: Source, module: Module, rows: NDArray[np.int64], base: Anchor | None, other: Anchor | None
 ) -> Measured:
+    if module.scale is not None and module.scale.elements not in (1, module.shape[0]):
+        return Measured(expert, module, rows, None)  # the scale_shapes check names it
     start, length = row_range(module.weight, rows)
     stored: U8 = np.frombuffer(source.read(module.weight.file, start, length), dtype=np.uint8).reshape(len(rows), -1)
     scales = scale_of(source, module)

@@ -87,17 +87,18 @@ def _module(stem: str, weight: TensorEntry, tensors: Mapping[str, TensorEntry], 
     def get(*suffixes: str) -> TensorEntry | None:
         return next((tensors[f"{stem}.{item}"] for item in suffixes if f"{stem}.{item}" in tensors), None)
 
-    scale = get("weight_scale")
+    scale = get("weight_scale", "scale_weight")
     marked = get("comfy_quant") is not None
+    comfy = marked or get("scale_weight") is not None
     compressed = packed or get("weight_global_scale") is not None
     return Module(
         name=stem,
         format=_format(weight, scale),
-        dialect="compressed-tensors" if compressed else "comfy" if marked else "modelopt" if scale else "plain",
+        dialect="compressed-tensors" if compressed else "comfy" if comfy else "modelopt" if scale else "plain",
         weight=weight,
         scale=scale,
         global_scale=get("weight_global_scale") if compressed else get("weight_scale_2"),
-        input_scale=get("input_global_scale", "input_scale") if compressed else get("input_scale"),
+        input_scale=get("input_global_scale", "input_scale") if compressed else get("input_scale", "scale_input"),
         pre_quant_scale=get("pre_quant_scale"),
         lora_a=get("svdquant_lora_a"),
         lora_b=get("svdquant_lora_b"),

@@ -50,6 +50,7 @@ def exact_nvfp4(base: F32, codes: U8, scales: U8, global_scale: float, block: in
     alive = amax > 0
     with np.errstate(divide="ignore", invalid="ignore", over="ignore"):
         wanted = (amax / np.float32(E2M1_MAX * global_scale)).astype(np.float32)
+        lost = (decode_e4m3(scales) == 0) & (wanted >= MIN_BLOCK_SCALE)
         wanted[wanted == 0] = 1.0
         wanted = np.clip(np.nan_to_num(wanted, nan=0.0), MIN_BLOCK_SCALE, 448.0)
         fresh = encode_e4m3(wanted)
@@ -67,6 +68,7 @@ def exact_nvfp4(base: F32, codes: U8, scales: U8, global_scale: float, block: in
         unrounded=_share(_same(with_unrounded, mine)[alive]),
         full_blocks=_share((mine & 7).max(axis=2)[alive] == 7),
         blocks=int(alive.sum()),
+        lost=int(lost.sum()),
     )
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
+from harness.checkpoint.config import Declaration
 from harness.checkpoint.context import Context
 from harness.checkpoint.findings import finding, some
 from harness.records.inspection import InspectionFinding
@@ -15,7 +16,7 @@ def declaration_against_tensors(context: Context) -> Iterator[InspectionFinding]
         declared, modules = component.declaration, context.modules[expert]
         quantized = context.quantized(expert)
         stored = sorted({module.format for module in quantized.values()})
-        if quantized and not declared.declared and not any(module.marked for module in quantized.values()):
+        if quantized and not declared.declared and not any(module.dialect == "comfy" for module in quantized.values()):
             yield finding(
                 "fault",
                 "quantization_undeclared",
@@ -25,7 +26,8 @@ def declaration_against_tensors(context: Context) -> Iterator[InspectionFinding]
                 evidence={"modules": len(quantized), "stored": stored},
                 next_command="add quantization_config to the transformer's config.json",
             )
-        if declared.declared and modules and not quantized:
+        elsewhere = declared.shared and any(context.quantized(other) for other in context.experts)
+        if declared.declared and modules and not quantized and not elsewhere:
             yield finding(
                 "fault",
                 "nothing_quantized",
@@ -34,16 +36,22 @@ def declaration_against_tensors(context: Context) -> Iterator[InspectionFinding]
                 expert=expert,
                 evidence={"declared": declared.algo, "linears": len(modules)},
             )
-        if declared.format in ("nvfp4", "fp8") and stored and stored != [declared.format]:
-            wrong = sorted(name for name, module in quantized.items() if module.format != declared.format)
+        wrong = sorted(
+            name
+            for name, module in quantized.items()
+            if declared.format_of(name) in ("nvfp4", "fp8") and module.format != declared.format_of(name)
+        )
+        if wrong:
+            said = sorted({declared.algo_of(name) for name in wrong})
+            found = sorted({quantized[name].format for name in wrong})
             yield finding(
                 "fault",
                 "format_mismatch",
-                f"{expert}: {declared.origin} declares {declared.algo} and {len(wrong)} Linears are stored as "
-                f"{', '.join(item for item in stored if item != declared.format)} ({some(wrong)}).",
+                f"{expert}: {declared.origin} declares {', '.join(said)} and {len(wrong)} Linears are stored as "
+                f"{', '.join(found)} ({some(wrong)}).",
                 expert=expert,
                 module=wrong[0],
-                evidence={"declared": declared.algo, "stored": stored, "modules": wrong[:20], "count": len(wrong)},
+                evidence={"declared": said, "stored": stored, "modules": wrong[:20], "count": len(wrong)},
             )
 
 
@@ -53,13 +61,13 @@ def ignore_against_tensors(context: Context) -> Iterator[InspectionFinding]:
         declared, quantized = component.declaration, context.quantized(expert)
         if not quantized or not declared.declared or declared.method == "comfy":
             continue
-        contradicted = sorted(name for name in quantized if declared.ignores(name))
+        contradicted = sorted(name for name in quantized if left_out(declared, name))
         if contradicted:
             yield finding(
                 "fault",
                 "ignore_contradicted",
-                f"{expert}: {declared.origin} ignores {some(contradicted)}, and they are stored quantized: a runtime "
-                "that trusts the list reads packed bytes as BF16.",
+                f"{expert}: {declared.origin} leaves out {some(contradicted)}, and they are stored quantized: a "
+                "runtime that trusts the list reads packed bytes as BF16.",
                 expert=expert,
                 module=contradicted[0],
                 evidence={"modules": contradicted[:20], "pattern": declared.ignores(contradicted[0])},
@@ -68,7 +76,7 @@ def ignore_against_tensors(context: Context) -> Iterator[InspectionFinding]:
         open_ = sorted(
             name
             for name, module in context.modules[expert].items()
-            if not module.quantized and not declared.ignores(name)
+            if not module.quantized and not left_out(declared, name)
         )
         carried = [name for name in open_ if known and name not in known]
         forgotten = [name for name in open_ if name not in carried]
@@ -105,6 +113,11 @@ def ignore_against_tensors(context: Context) -> Iterator[InspectionFinding]:
                 expert=expert,
                 evidence={"patterns": idle[:20]},
             )
+
+
+def left_out(declared: Declaration, name: str) -> bool:
+    """Whether a declaration keeps a Linear unquantized: it is ignored, or not among those that are listed."""
+    return declared.ignores(name) is not None or (bool(declared.layers) and name not in declared.layers)
 
 
 def declared_matches(pattern: str, name: str) -> bool:

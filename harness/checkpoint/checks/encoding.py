@@ -74,13 +74,15 @@ def encoding(context: Context) -> Iterator[InspectionFinding]:
             for name, item in measured.items()
             if not is_fnuz(item)
         }
-        readings: Counter[str] = Counter()
+        by_format: dict[str, Counter[str]] = {}
         for item in measured.values():
             if item.fit and item.fit.scores[item.fit.best].cosine >= gate_of(item).cosine:
-                readings[item.fit.best] += 1
+                by_format.setdefault(item.module.format, Counter())[item.fit.best] += 1
         yield from _contradicted(context, expert, measured, states)
         yield from _rows(context, expert, measured)
-        if len(readings) > 1:
+        for readings in by_format.values():
+            if len(readings) < 2:
+                continue
             yield finding(
                 "fault",
                 "two_conventions",

@@ -5,12 +5,16 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator
 
+from packaging.version import InvalidVersion, Version
+
 from harness.checkpoint.context import Context
 from harness.checkpoint.findings import finding, some
 from harness.records.inspection import InspectionFinding
 
 LARGEST_GLOBAL = 1.0
 """amax / 2688 (or / 1536): above 1 the weights would reach 1536 and more; every such case seen was an inverse."""
+CLAMPS_SINCE = Version("0.47")
+"""ModelOpt that is known to clamp block scales to 2**-9; 0.44 rounds what is smaller to zero, or to NaN above 448."""
 SMALLEST_INPUT = 1e-10
 LARGEST_INPUT = 1e5
 
@@ -111,13 +115,29 @@ def block_scale_values(context: Context) -> Iterator[InspectionFinding]:
                 evidence={"tensors": nans, "scanned": len(scanned)},
             )
         if zeros:
-            # ModelOpt clamps block scales to 2**-9 and gives all-zero blocks 1.0; others write a true zero there
-            own = all(module.dialect == "modelopt" for module in context.quantized(expert).values())
+            lost = sorted(name for name in zeros if _lost(context, expert, name))
             yield finding(
-                "fault" if own else "warning",
+                "fault" if lost or _never_zero(context, expert) else "warning",
                 "block_scale_zero",
-                f"{expert}: {sum(zeros.values())} block scales are zero: weights are lost ({some(sorted(zeros))}).",
+                f"{expert}: {sum(zeros.values())} block scales are zero: weights are lost "
+                f"({some(lost or sorted(zeros))}).",
                 expert=expert,
-                tensor=min(zeros),
-                evidence={"tensors": zeros},
+                tensor=(lost or sorted(zeros))[0],
+                evidence={"tensors": zeros, "proven": lost},
             )
+
+
+def _lost(context: Context, expert: str, tensor: str) -> bool:
+    """Whether the base's own values, where rows were sampled, are too large for the zeros of a block-scale tensor."""
+    measured = context.measured.get(expert, {}).get(tensor.removesuffix(".weight_scale"))
+    exact = measured.fit.exact if measured is not None and measured.fit is not None else None
+    return exact is not None and exact.lost > 0
+
+
+def _never_zero(context: Context, expert: str) -> bool:
+    """Whether the exporter says of itself that it cannot have written a zero: older ones round tiny blocks to it."""
+    name, said = context.experts[expert].declaration.producer
+    try:
+        return name == "modelopt" and Version(said) >= CLAMPS_SINCE
+    except InvalidVersion:
+        return False

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 
+from harness.checkpoint.config import Declaration
 from harness.checkpoint.context import Context
 from harness.checkpoint.findings import finding, some
-from harness.checkpoint.index import Component
 from harness.checkpoint.modules import Module
 from harness.records.inspection import InspectionFinding
 
+FP8_TILE = 128
 INVERSE_NAMES = ("weight_scale_inv", "weight_scale_inverse")
 
 
@@ -36,13 +37,14 @@ def scale_tensors_present(context: Context) -> Iterator[InspectionFinding]:
         without_global = sorted(module.name for module in four if module.global_scale is None)
         if without_global:
             yield _absent("global_scale_missing", expert, without_global, "have no global scale")
-        needed = _inputs_needed(component, quantized)
-        without_input = (
-            sorted(name for name, module in quantized.items() if module.input_scale is None) if needed else []
+        needed = {name: _input_needed(component.declaration, module, quantized) for name, module in quantized.items()}
+        without_input = sorted(
+            name for name, module in quantized.items() if needed[name] and module.input_scale is None
         )
         if without_input:
             text = (
-                f"have no input_scale though {needed}: a runtime that fills in 1.0 saturates or flushes the activations"
+                f"have no input_scale though {needed[without_input[0]]}: a runtime that fills in 1.0 saturates or "
+                "flushes the activations"
             )
             yield _absent("input_scale_missing", expert, without_input, text)
 
@@ -58,20 +60,18 @@ def _absent(code: str, expert: str, modules: list[str], text: str) -> Inspection
     )
 
 
-def _inputs_needed(component: Component, quantized: Mapping[str, Module]) -> str:
-    """Why static input scales are needed, or empty."""
-    if component.declaration.flag("dynamic_input_scale") is True:
+def _input_needed(declared: Declaration, module: Module, quantized: Mapping[str, Module]) -> str:
+    """Why a Linear needs a static input scale, or empty."""
+    if declared.flag("dynamic_input_scale") is True:
         return ""
-    if any(module.input_scale is not None for module in quantized.values()):
+    algo, said = declared.algo_of(module.name), declared.static_inputs(module.name)
+    like = (one for one in quantized.values() if (one.format, declared.algo_of(one.name)) == (module.format, algo))
+    if any(one.input_scale is not None for one in like):
         return "other Linears of the same file set have one"
-    groups = component.declaration.raw.get("config_groups")
-    for group in groups.values() if isinstance(groups, Mapping) else ():
-        inputs = group.get("input_activations") if isinstance(group, Mapping) else None
-        if isinstance(inputs, Mapping) and inputs.get("dynamic") is False:
-            return "the config declares static activation scales"
-    algo = component.declaration.algo.upper()
-    if component.declaration.method == "modelopt" and algo in ("NVFP4", "FP8") and not groups:
-        return f"ModelOpt's {algo} is static"
+    if said:
+        return "the config declares static activation scales"
+    if said is None and declared.method == "modelopt" and algo.upper() in ("NVFP4", "FP8"):
+        return f"ModelOpt's {algo.upper()} is static"
     return ""
 
 
@@ -85,16 +85,29 @@ def scale_shapes(context: Context) -> Iterator[InspectionFinding]:
         if columns:
             yield _shape("scale_columns", expert, columns, "do not have one block scale for 16 values")
         kinds: dict[str, list[str]] = {}
+        tiled: list[str] = []
         bad: list[str] = []
         for module in quantized.values():
             if module.format == "fp8" and module.scale is not None:
                 kind = channel_kind(module)
                 kinds.setdefault(kind, []).append(module.name)
+                if kind == "tile":
+                    tiled.append(module.name)
                 if kind == "other":
                     bad.append(f"{module.name} {list(module.scale.shape)}")
             outer = [entry for entry in (module.global_scale, module.input_scale) if entry is not None]
             odd = [entry for entry in outer if entry.elements != 1 or entry.dtype not in ("F32", "BF16", "F16")]
             bad += [f"{entry.name} {entry.dtype} {list(entry.shape)}" for entry in odd]
+        if tiled:
+            yield finding(
+                "inconclusive",
+                "unsupported_layout",
+                f"{expert}: {len(tiled)} Linears have an FP8 scale for every {FP8_TILE} x {FP8_TILE} values "
+                f"({some(tiled)}): this version proves nothing about them.",
+                expert=expert,
+                module=tiled[0],
+                evidence={"modules": tiled[:20], "count": len(tiled)},
+            )
         if bad:
             yield _shape("scale_shape", expert, bad, "have a scale of a shape or dtype that fits nothing")
         if {"channel", "channel_column"} <= set(kinds):
@@ -125,8 +138,9 @@ def _block_columns(module: Module) -> str:
 
 
 def channel_kind(module: Module) -> str:
-    """``scalar`` [], ``one`` [1], ``channel`` [N], ``channel_column`` [N, 1], or ``other``."""
+    """``scalar`` [], ``one`` [1], ``channel`` [N], ``channel_column`` [N, 1], ``tile`` [N/128, K/128], or ``other``."""
     assert module.scale is not None  # noqa: S101 - callers ask only for modules with scales
-    shape, rows = module.scale.shape, module.shape[0]
-    known = {(): "scalar", (1,): "one", (rows,): "channel", (rows, 1): "channel_column"}
+    shape, (rows, columns) = module.scale.shape, module.shape
+    tiles = (-(-rows // FP8_TILE), -(-columns // FP8_TILE))
+    known = {tiles: "tile", (): "scalar", (1,): "one", (rows,): "channel", (rows, 1): "channel_column"}
     return known.get(tuple(shape), "other") if module.scale.dtype in ("F32", "BF16", "F16") else "other"
