@@ -13,6 +13,7 @@ from safetensors.torch import load_file
 
 from benchmarks.corpus.edit import Edit, Tensors, quantized, swap_nibbles, swizzle
 from benchmarks.corpus.exports import EXPERTS
+from benchmarks.corpus.mixed import mixed
 from benchmarks.corpus.mutations import FP8, pack, stale
 
 Make = Callable[[Edit], None]
@@ -193,6 +194,51 @@ def again(edit: Edit) -> None:
     stale(0.0)(edit, "all")
 
 
+def mixed_weight_only(edit: Edit) -> None:
+    mixed(edit, weight_only=True)
+
+
+def comfy_two_formats(edit: Edit) -> None:
+    """Comfy's ``_quantization_metadata`` in the shard, a format a layer, nothing in ``config.json``."""
+    mixed(edit)
+    for expert in EXPERTS:
+        body, tensors = edit.config(expert), edit.tensors(expert)
+        listed = body.pop("quantization_config")["quantized_layers"]
+        layers = {
+            name: {"format": "nvfp4" if entry["quant_algo"] == "NVFP4" else "float8_e4m3fn"}
+            for name, entry in listed.items()
+        }
+        edit.write_config(expert, body)
+        edit.write(expert, tensors, {"_quantization_metadata": json.dumps({"format_version": "1.0", "layers": layers})})
+
+
+def scaled_fp8(edit: Edit) -> None:
+    """Comfy's older FP8: ``scale_weight`` and ``scale_input``, and no declaration but the names."""
+
+    def change(tensors: Tensors, module: str) -> None:
+        tensors[f"{module}.scale_weight"] = tensors.pop(f"{module}.weight_scale")
+        tensors[f"{module}.scale_input"] = tensors.pop(f"{module}.input_scale")
+
+    every(edit, change)
+    for expert in EXPERTS:
+        body = edit.config(expert)
+        body.pop("quantization_config")
+        edit.write_config(expert, body)
+
+
+def root_config(edit: Edit) -> None:
+    """One ``hf_quant_config.json`` at the root, and a second expert that stays in BF16."""
+    body = edit.config("transformer")
+    new = body.pop("quantization_config")
+    edit.own("transformer")
+    edit.write_config("transformer", body)
+    section = {"quant_algo": new["quant_algo"], "exclude_modules": new["ignore"], "group_size": 16}
+    old = {"producer": new["producer"], "quantization": section}
+    (edit.folder / "hf_quant_config.json").write_text(json.dumps(old), encoding="utf-8")
+    (edit.folder / "transformer_2").unlink()
+    (edit.folder / "transformer_2").symlink_to(edit.base / "transformer_2", target_is_directory=True)
+
+
 def channel_column(edit: Edit) -> None:
     def change(tensors: Tensors, module: str) -> None:
         tensors[f"{module}.weight_scale"] = tensors[f"{module}.weight_scale"].reshape(-1, 1)
@@ -241,6 +287,11 @@ DIALECTS: tuple[Dialect, ...] = (
     Dialect("modelopt NVFP4, base in float32", "nvfp4_wide", as_is, NEW, BOTH),
     Dialect("modelopt FP8, base in float32", "fp8_wide", as_is, NEW),
     Dialect("NVFP4 made from float32 itself", "nvfp4_wide", again, NEW),
+    Dialect("modelopt mixed precision", "nvfp4", mixed),
+    Dialect("modelopt mixed precision, NVFP4 weights only", "nvfp4", mixed_weight_only),
+    Dialect("Comfy with two formats", "nvfp4", comfy_two_formats),
+    Dialect("Comfy scaled FP8", "fp8", scaled_fp8),
+    Dialect("declared at the root, one expert BF16", "nvfp4", root_config),
     Dialect("BF16", "base", as_is, NEW),
 )
 

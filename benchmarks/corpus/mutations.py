@@ -9,6 +9,7 @@ from collections.abc import Callable
 import torch
 
 from benchmarks.corpus.edit import Edit, Tensors, scope, swap_nibbles, swizzle
+from benchmarks.corpus.mixed import mixed
 
 FP8 = torch.float8_e4m3fn
 Mutation = Callable[[Edit, str], None]
@@ -372,3 +373,21 @@ INFINITE = scaled("weight_scale_2", lambda value: value * 0 + float("inf"))
 TINY_INPUT = scaled("input_scale", lambda value: value * 1e-20)
 ONES = scaled("weight_scale_2", lambda value: value * 0 + 1)
 ONES_FP8 = scaled("weight_scale", lambda value: value * 0 + 1)
+
+
+def mixed_exchanged(edit: Edit, strength: str) -> None:
+    mixed(edit, exchanged=True)
+
+
+def declared_twice(edit: Edit, strength: str) -> None:
+    """``hf_quant_config.json`` of another export beside ``config.json``."""
+    _second(edit, {"quant_algo": "FP8"})
+
+
+def ignored_twice(edit: Edit, strength: str) -> None:
+    _second(edit, {"quant_algo": "NVFP4", "exclude_modules": ["proj_out"]})
+
+
+def _second(edit: Edit, section: dict[str, object]) -> None:
+    place = edit.own("transformer")
+    (place / "hf_quant_config.json").write_text(json.dumps({"quantization": section}), encoding="utf-8")
