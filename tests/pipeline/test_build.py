@@ -14,7 +14,7 @@ from safetensors.torch import load_file, save_file
 
 from harness.definitions.case import Loader
 from harness.errors import CheckpointFaultError
-from harness.pipeline.quantized import nvfp4
+from harness.pipeline.quantized import native, nvfp4
 from harness.pipeline.quantized.build import build_transformer
 from harness.pipeline.quantized.headers import formats_of, read_headers
 from harness.pipeline.quantized.linear import Fp8Linear, Nvfp4Linear, QuantizedLinear
@@ -249,6 +249,21 @@ def test_an_export_with_dynamic_activations_needs_no_input_scale(random_wan: Pat
         group["input_activations"]["dynamic"] = True
     (folder / "config.json").write_text(json.dumps(config))
     assert torch.equal(_run(_build(folder)[0]), _run(_build(random_wan / "fp8")[0]))
+
+
+def test_a_product_is_chosen_for_the_device_that_multiplies(random_wan: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    asked: list[torch.device] = []
+
+    def choose(form: str, device: torch.device, policy: str) -> native.Choice:
+        asked.append(device)
+        return native.Choice(None)
+
+    monkeypatch.setattr(native, "choose", choose)
+    there = torch.device("meta")
+    build_transformer(
+        random_wan / "fp8", dtype=torch.bfloat16, device=CPU, loader=Loader(), policy="auto", compute=there
+    )
+    assert asked == [there]
 
 
 @pytest.mark.parametrize("shape", [(64,), (64, 1), (1,)])

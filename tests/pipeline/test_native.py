@@ -92,15 +92,26 @@ def _broken(fault: str) -> native.ScaledMM:
             raw = b.t().contiguous().view(torch.uint8)
             b = nvfp4.swap_nibbles(raw).view(torch.float4_e2m1fn_x2).t()
         if fault == "linear scales":
-            options["scale_b"] = nvfp4.unswizzle(options["scale_b"].view(384, 16), 384, 16).flatten()
-        if fault == "gain":
-            return emulated(a, b, **options) * 1.02
-        return emulated(a, b, **options)
+            high, wide = nvfp4.padded_shape(b.shape[1], b.shape[0] * 2 // nvfp4.BLOCK)
+            options["scale_b"] = nvfp4.unswizzle(options["scale_b"].view(high, wide), high, wide).flatten()
+        if fault == "wordless":
+            raise ValueError
+        result = emulated(a, b, **options)
+        if fault == "small columns":
+            result[:, : result.shape[1] // 3] = 0
+        if fault == "one token":
+            result[-1] = 0
+        if fault == "single token" and len(result) == 1:
+            result *= 2
+        return result * 1.02 if fault == "gain" else result
 
     return product
 
 
-@pytest.mark.parametrize("fault", ["raises", "nan", "nibbles", "linear scales", "gain"])
+FAULTS = ("raises", "wordless", "nan", "nibbles", "linear scales", "gain", "small columns", "one token", "single token")
+
+
+@pytest.mark.parametrize("fault", FAULTS)
 def test_a_wrong_product_is_refused(fault: str) -> None:
     choice = native.decide("nvfp4", BLACKWELL, CPU, _broken(fault))
     assert choice.product is None

@@ -80,6 +80,14 @@ def test_quantizing_is_modelopts(scale_of_values: float) -> None:
     assert torch.equal(packed, theirs._quantized_data)
 
 
+def test_quantizing_in_parts_changes_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+    x = torch.randn(50, 64, generator=torch.Generator().manual_seed(4))
+    whole = nvfp4.quantize(x, torch.tensor(0.01))
+    monkeypatch.setattr(nvfp4, "CHUNK", 7 * 64)
+    for one, other in zip(nvfp4.quantize(x, torch.tensor(0.01)), whole, strict=True):
+        assert torch.equal(one.view(torch.uint8), other.view(torch.uint8))
+
+
 @pytest.mark.parametrize(
     ("value", "kept"), [(0.25, 0.0), (0.75, 1.0), (1.25, 1.0), (1.75, 2.0), (2.5, 2.0), (3.5, 4.0), (5, 4)]
 )

@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from harness.pipeline import selfcheck
-from harness.pipeline.quantized import native
+from harness.pipeline.quantized import emulated, native
 
 
 @pytest.fixture(autouse=True)
@@ -28,35 +28,30 @@ def test_a_cpu_dequantizes(capsys: pytest.CaptureFixture[str]) -> None:
     assert "relative difference 0.00e+00" in printed
 
 
-def _with(monkeypatch: pytest.MonkeyPatch, product: native.ScaledMM) -> None:
+def _with(monkeypatch: pytest.MonkeyPatch, native_form: str, product: native.ScaledMM) -> None:
     def choose(form: str, _device: torch.device, policy: str) -> native.Choice:
-        return native.Choice(product if policy == "auto" and form == "fp8" else None)
+        return native.Choice(product if policy == "auto" and form == native_form else None)
 
     monkeypatch.setattr(native, "choose", choose)
 
 
-def emulated(
-    a: torch.Tensor, b: torch.Tensor, *, scale_a: torch.Tensor, scale_b: torch.Tensor, out_dtype: torch.dtype
-) -> torch.Tensor:
-    """The documented meaning of the FP8 product; torch's own one for CPUs takes a minute for this transformer."""
-    return ((a.float() * scale_a) @ (b.float() * scale_b)).to(out_dtype)
-
-
+@pytest.mark.parametrize("form", ["fp8", "nvfp4"])
 def test_a_native_product_runs_a_whole_transformer(
-    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    form: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    _with(monkeypatch, emulated)
+    _with(monkeypatch, form, emulated.scaled_mm)
     assert selfcheck.main() == 0
     printed = capsys.readouterr().out
     assert "native, relative error" in printed
-    assert "'fp8/torch._scaled_mm': 30" in printed
-    assert "'fp8/dequantize+linear': 30" in printed
+    assert f"'{form}/torch._scaled_mm': 30" in printed
+    assert f"'{form}/dequantize+linear': 30" in printed
 
 
-def test_a_wrong_product_fails(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+@pytest.mark.parametrize("form", ["fp8", "nvfp4"])
+def test_a_wrong_product_fails(form: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
     def wrong(a: torch.Tensor, b: torch.Tensor, **options: Any) -> torch.Tensor:
-        return emulated(a, b, **options) * 1.5
+        return emulated.scaled_mm(a, b, **options) * 1.5
 
-    _with(monkeypatch, wrong)
+    _with(monkeypatch, form, wrong)
     assert selfcheck.main() == 1
     assert "FAILED" in capsys.readouterr().out

@@ -55,6 +55,7 @@ def load_pipeline(
             device=device if case.execution.offload == "none" else torch.device("cpu"),
             loader=case.loader,
             policy=case.execution.matmul,
+            compute=device,
         )
         _set_attention(parts[role], case)
         emit({"stage": "load", "step": step, "steps": len(present) + 1})

@@ -16,7 +16,7 @@ from harness.errors import CheckpointFaultError
 from harness.pipeline.quantized import native, nvfp4
 from harness.pipeline.quantized.headers import (
     TensorInfo,
-    expects_input_scale,
+    declared,
     formats_of,
     read_config,
     read_headers,
@@ -33,6 +33,7 @@ def build_transformer(
     device: torch.device,
     loader: Loader,
     policy: native.Policy,
+    compute: torch.device | None = None,
 ) -> tuple[torch.nn.Module, dict[str, str]]:
     """Build the model of ``folder`` and fill it.
 
@@ -42,6 +43,7 @@ def build_transformer(
         device: where the weights go.
         loader: how packed bytes are to be read.
         policy: which products may be used.
+        compute: where it will multiply, if that is not where the weights go (offloading).
 
     Returns:
         The model in eval mode, and the format of every quantized module.
@@ -52,18 +54,18 @@ def build_transformer(
     config, headers = read_config(folder), read_headers(folder)
     formats = formats_of(headers)
     model = _empty(config, folder)
-    tensors = _read(headers, device)
-    static = expects_input_scale(config)
+    quantized = {f"{module}.{name}" for module in formats for name in ("weight", *SCALES)}
+    tensors = _read(
+        headers, device, {name: _kept_dtype(name, model, dtype) for name in headers if name not in quantized}
+    )
+    said = declared(config, folder)
     choices: dict[str, native.Choice] = {}
     for module, form in formats.items():
         if form not in choices:
-            choices[form] = native.choose("fp8" if form == "fp8" else "nvfp4", device, policy)
+            choices[form] = native.choose("fp8" if form == "fp8" else "nvfp4", compute or device, policy)
         parts = {name: tensors.get(f"{module}.{name}") for name in ("weight", "bias", *SCALES)}
         where = f"{headers[f'{module}.weight'].file}: {module}"
-        bias = parts["bias"]
-        if bias is not None:
-            parts["bias"] = bias.to(_kept_dtype(f"{module}.bias", model, dtype))
-        if static and parts["input_scale"] is None:
+        if said.static_inputs(module) is not False and parts["input_scale"] is None:
             raise CheckpointFaultError(
                 "no input_scale, and the export's configuration speaks of static activation scales",
                 where=where,
@@ -72,7 +74,7 @@ def build_transformer(
         linear = _submodule(model, module, where)
         fresh = _linear(parts, form, linear, loader, choices[form], where)
         _replace(model, module, fresh)
-    _fill(model, tensors, dtype, folder)
+    _fill(model, tensors, folder)
     return model.eval().to(device), formats
 
 
@@ -94,7 +96,10 @@ def _empty(config: Mapping[str, Any], folder: Path) -> torch.nn.Module:
     return model
 
 
-def _read(headers: Mapping[str, TensorInfo], device: torch.device) -> dict[str, torch.Tensor]:
+def _read(
+    headers: Mapping[str, TensorInfo], device: torch.device, dtypes: Mapping[str, torch.dtype]
+) -> dict[str, torch.Tensor]:
+    """All tensors on ``device``, floats in their dtype at once: a base in float32 must not be there twice as large."""
     from safetensors import safe_open
 
     tensors: dict[str, torch.Tensor] = {}
@@ -103,7 +108,9 @@ def _read(headers: Mapping[str, TensorInfo], device: torch.device) -> dict[str, 
             with safe_open(path, framework="pt", device=str(device)) as file:
                 for name, info in headers.items():
                     if info.file == path:
-                        tensors[name] = file.get_tensor(name)
+                        tensor = file.get_tensor(name)
+                        cast = name in dtypes and tensor.is_floating_point()
+                        tensors[name] = tensor.to(dtypes[name]) if cast else tensor
         except Exception as error:
             if "SafetensorError" in type(error).__name__:
                 raise CheckpointFaultError(str(error), where=str(path), code="unreadable") from error
@@ -185,14 +192,10 @@ def _kept_dtype(name: str, model: torch.nn.Module, dtype: torch.dtype) -> torch.
     return torch.float32 if any(part in kept for part in name.split(".")) else dtype
 
 
-def _fill(model: torch.nn.Module, tensors: Mapping[str, torch.Tensor], dtype: torch.dtype, folder: Path) -> None:
+def _fill(model: torch.nn.Module, tensors: Mapping[str, torch.Tensor], folder: Path) -> None:
     """Assign every remaining tensor; nothing may be left over on either side."""
     packed = {name for name, module in model.named_modules() if isinstance(module, QuantizedLinear)}
-    plain = {
-        name: tensor.to(_kept_dtype(name, model, dtype)) if tensor.is_floating_point() else tensor
-        for name, tensor in tensors.items()
-        if name.rpartition(".")[0] not in packed
-    }
+    plain = {name: tensor for name, tensor in tensors.items() if name.rpartition(".")[0] not in packed}
     try:
         missing, unexpected = model.load_state_dict(plain, strict=False, assign=True)
     except RuntimeError as error:

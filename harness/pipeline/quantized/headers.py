@@ -8,6 +8,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from harness.checkpoint.config import Declaration, declaration
+from harness.checkpoint.errors import ConfigError
 from harness.errors import CheckpointFaultError
 
 QUANTIZED_DTYPES = {"U8": "nvfp4", "F8_E4M3": "fp8"}
@@ -99,14 +101,20 @@ def formats_of(tensors: dict[str, TensorInfo]) -> dict[str, str]:
     return formats
 
 
-def expects_input_scale(config: dict[str, Any]) -> bool:
-    """Whether the export says that activations are quantized with a stored scale. Unsaid counts as yes."""
-    said = config.get("quantization_config", {})
-    if str(said.get("quant_algo", "")).upper().endswith("_PER_TOKEN"):  # a scale a token is taken while it runs
-        return False
-    groups = said.get("config_groups", {})
-    activations = [group.get("input_activations") for group in groups.values()] if isinstance(groups, dict) else []
-    return not activations or any(entry is not None and not entry.get("dynamic", False) for entry in activations)
+def declared(config: dict[str, Any], folder: Path) -> Declaration:
+    """What ``config.json`` says of the quantization.
+
+    Raises:
+        CheckpointFaultError: it is not what such a section says.
+    """
+    said = config.get("quantization_config") or {}
+    where = str(folder / "config.json")
+    if not isinstance(said, dict):
+        raise CheckpointFaultError("quantization_config is no object", where=where, code="unreadable")
+    try:
+        return declaration(said, "config.json")
+    except ConfigError as error:
+        raise CheckpointFaultError(f"quantization_config: {error.what}", where=where, code="unreadable") from error
 
 
 def override_folder(root: Path, role: str) -> Path:
