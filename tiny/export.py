@@ -76,11 +76,6 @@ def export(name: str, out: Path, weights: Path = WEIGHTS, calibration: Path = CA
     return target
 
 
-def export_all(out: Path, weights: Path = WEIGHTS, calibration: Path = CALIBRATION) -> dict[str, Path]:
-    """Every export, by name."""
-    return {name: export(name, out, weights, calibration) for name in EXPORTS}
-
-
 def quantization_config(fmt: Format, ignore: list[str], style: ConfigStyle) -> dict[str, Any]:
     """What ModelOpt writes about the quantization: inside `config.json`, or (older) in `hf_quant_config.json`."""
     producer = {"name": "modelopt", "version": MODELOPT}

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -212,6 +213,14 @@ def comfy_two_formats(edit: Edit) -> None:
         edit.write(expert, tensors, {"_quantization_metadata": json.dumps({"format_version": "1.0", "layers": layers})})
 
 
+def variant_beside(edit: Edit) -> None:
+    """Weights of another precision in the same folder, ``….fp16.safetensors``, as diffusers calls a variant."""
+    for expert in EXPERTS:
+        edit.own(expert)
+        (shard,) = edit.shards(expert)
+        shutil.copy(shard, shard.with_name(shard.name.replace(".safetensors", ".fp16.safetensors")))
+
+
 def scaled_fp8(edit: Edit) -> None:
     """Comfy's older FP8: ``scale_weight`` and ``scale_input``, and no declaration but the names."""
 
@@ -290,6 +299,7 @@ DIALECTS: tuple[Dialect, ...] = (
     Dialect("modelopt mixed precision", "nvfp4", mixed),
     Dialect("modelopt mixed precision, NVFP4 weights only", "nvfp4", mixed_weight_only),
     Dialect("Comfy with two formats", "nvfp4", comfy_two_formats),
+    Dialect("with a variant beside it", "nvfp4", variant_beside, NEW),
     Dialect("Comfy scaled FP8", "fp8", scaled_fp8),
     Dialect("declared at the root, one expert BF16", "nvfp4", root_config),
     Dialect("BF16", "base", as_is, NEW),

@@ -37,6 +37,15 @@ def nibbles(edit: Edit, strength: str) -> None:
     each(edit, strength, change)
 
 
+def nan_codes(edit: Edit, strength: str) -> None:
+    """One FP8 code of each Linear is NaN: cosine and gain do not notice."""
+
+    def change(tensors: Tensors, module: str) -> None:
+        tensors[f"{module}.weight"].view(torch.uint8)[3, 5] = 0x7F
+
+    each(edit, strength, change)
+
+
 def drop(suffix: str) -> Mutation:
     def mutate(edit: Edit, strength: str) -> None:
         def change(tensors: Tensors, module: str) -> None:

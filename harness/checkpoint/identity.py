@@ -1,6 +1,7 @@
 """Digests of checkpoint files: from hub metadata, from the hub cache's blob names, or hashed once and remembered.
 
-A file that was hashed is not hashed again while its path, size, modification time and inode stay the same.
+A file that was hashed is not hashed again while its path, size, inode, and the times of its last write and of its last
+change stay the same. The second cannot be set: a file copied over another with `cp -p` is seen.
 """
 
 from __future__ import annotations
@@ -30,7 +31,7 @@ def cache_file() -> Path:
 
 
 class DigestCache:
-    """Remembers sha256 by path, size, mtime and inode. A damaged cache file is an empty one."""
+    """Remembers sha256 by path, size, times, device and inode. A damaged cache file is an empty one."""
 
     def __init__(self, file: Path | None = None) -> None:
         self.file = file or cache_file()
@@ -45,7 +46,8 @@ class DigestCache:
     def digest(self, path: Path) -> tuple[str, bool]:
         """sha256 of a file, and whether it was remembered. Raises ``OSError``."""
         state = path.stat()
-        key = f"{path.resolve()}|{state.st_size}|{state.st_mtime_ns}|{state.st_ino}"
+        stamp = (state.st_size, state.st_mtime_ns, state.st_ctime_ns, state.st_dev, state.st_ino)
+        key = "|".join([str(path.resolve()), *map(str, stamp)])
         with self._lock:
             known = self._known.get(key)
         if known is not None:

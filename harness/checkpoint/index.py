@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Mapping
+import re
+from collections.abc import Iterable, Mapping, Sequence
 from concurrent.futures import Executor
 from dataclasses import dataclass, field, replace
 from typing import Any, Literal
@@ -15,6 +16,7 @@ from harness.checkpoint.header import Header, TensorEntry, read_header
 from harness.checkpoint.sources import Source
 from harness.records.inspection import InspectionFinding
 
+_VARIANT = re.compile(r"[^/.]+\.(?!safetensors)[^/]+\.safetensors(\.index\.json)?$")
 Role = Literal["model", "override", "base"]
 
 
@@ -57,6 +59,7 @@ def load_component(source: Source, folder: str, expert: str, role: Role, pool: E
     empty = Component(expert, role, source, folder, {})
     prefix = f"{folder}/" if folder else ""
     names = [path for path in source.files if path.startswith(prefix) and "/" not in path[len(prefix) :]]
+    names = [path for path in names if path not in _variants(names)]
     shards = sorted(path for path in names if path.endswith(".safetensors"))
     found: list[InspectionFinding] = []
 
@@ -83,6 +86,13 @@ def load_component(source: Source, folder: str, expert: str, role: Role, pool: E
         configs=tuple(configs),
         findings=tuple(found),
     )
+
+
+def _variants(names: Sequence[str]) -> set[str]:
+    """Files of other precisions beside the weights, ``model.fp16.safetensors``: no loader takes both."""
+    weights = [path for path in names if path.endswith((".safetensors", ".safetensors.index.json"))]
+    other = {path for path in weights if _VARIANT.search(path)}
+    return other if len(other) < len(weights) else set()
 
 
 def _header(source: Source, path: str) -> Header | HeaderError:

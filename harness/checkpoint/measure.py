@@ -40,7 +40,7 @@ class Measured:
     columns_fit: Fit | None = None
     """FP8 only: against the transposed base, where the weight is square and was read whole."""
     nan_values: int = 0
-    """Decoded values that are not finite."""
+    """FP8 codes among the sampled rows that stand for NaN."""
     channel_scale: F32 | None = None
 
 
@@ -105,7 +105,6 @@ def _nvfp4(
     if anchor_rows is None:
         return result
     decoded = decode_readings(stored, block)
-    nan_values = int(sum(not np.isfinite(values).all() for values in decoded.values()) > 0)
     factor = (
         1.0 if global_scale is None else (1.0 / global_scale if module.reciprocal and global_scale else global_scale)
     )
@@ -122,7 +121,7 @@ def _nvfp4(
     if other_rows is not None:
         against = Sums.of(decoded[found.best], _undo_recipe(source, module, rows, other_rows)).score()
         found = replace(found, other=against.cosine)
-    return replace(result, fit=found, nan_values=nan_values)
+    return replace(result, fit=found)
 
 
 def _undo_recipe(source: Source, module: Module, rows: NDArray[np.int64], base: F32) -> F32:
@@ -153,7 +152,10 @@ def _fp8(
     stored: U8 = np.frombuffer(source.read(module.weight.file, start, length), dtype=np.uint8).reshape(len(rows), -1)
     scales = scale_of(source, module)
     channel = scales[rows] if len(scales) == module.shape[0] else scales[:1]
-    result = Measured(expert, module, rows, float(scales[0, 0]) if scales.size == 1 else None, channel_scale=scales)
+    single = float(scales[0, 0]) if scales.size == 1 else None
+    result = Measured(
+        expert, module, rows, single, channel_scale=scales, nan_values=int(((stored & 0x7F) == 0x7F).sum())
+    )
     anchor_rows = _base_rows(base, module, rows)
     if anchor_rows is None:
         return result
@@ -169,5 +171,4 @@ def _fp8(
     turned = None
     if module.shape[0] == module.shape[1] == len(rows):
         turned = fit({"transposed": decoded["e4m3"]}, np.ascontiguousarray(anchor_rows.T), 1.0)
-    nan_values = int(sum(1 for values in (decoded["e4m3"],) if not np.isfinite(values).all()))
-    return replace(result, fit=found, columns_fit=turned, nan_values=nan_values)
+    return replace(result, fit=found, columns_fit=turned)

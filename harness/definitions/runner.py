@@ -68,15 +68,6 @@ class RunnerProfile(Frozen):
         """Device names of a GPU, architectures of a CPU."""
         return self.device_names if self.device_kind == "cuda" else self.architectures
 
-    def hardware_class(self, device: Device) -> str:
-        """What must be equal for a golden or a limit to hold: ``cuda/NVIDIA B200/10.0`` or ``cpu/x86_64``.
-
-        The CPU's class is its architecture, not its model: limits are calibrated over the instruction sets.
-        """
-        if device.kind == "cpu":
-            return f"cpu/{device.name}"
-        return f"cuda/{device.name}/{device.compute_capability}"
-
 
 def load_runners(folder: Path) -> dict[str, RunnerProfile]:
     """Profiles by name, sorted.

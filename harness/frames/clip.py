@@ -12,7 +12,6 @@ import hashlib
 import json
 import os
 import tempfile
-from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -120,7 +119,7 @@ def read_clip(path: Path) -> Clip:
     Raises:
         ClipError: missing, truncated, not a clip, or its pixels are not those that were written.
     """
-    shape, digest, frames = _read(Path(path), None)
+    shape, digest, frames = _read(Path(path))
     clip = Clip(frames)
     if shape is not None and clip.shape != shape:
         raise ClipError(f"{path}: says {list(shape)} and holds {list(clip.shape)}; fetch or generate it again")
@@ -146,35 +145,7 @@ def clip_digest(path: Path) -> str | None:
         raise ClipError(f"{path}: cannot be read as a clip: {error}; fetch or generate it again") from error
 
 
-def read_frames(path: Path, indices: Sequence[int]) -> Bytes:
-    """Read only the frames ``indices`` [len(indices), H, W, 3], in that order. The clip's digest is not checked.
-
-    Raises:
-        ClipError: as `read_clip`, or an index outside the clip.
-    """
-    return _read(Path(path), tuple(indices))[2]
-
-
-def read_raw(path: Path, shape: Shape) -> Clip:
-    """Read headerless RGB24 frames, as ``ffmpeg -f rawvideo -pix_fmt rgb24`` or a ``command`` backend writes them.
-
-    Raises:
-        ClipError: the file does not hold exactly ``shape``; it is never cut.
-    """
-    path = Path(path)
-    wanted = int(np.prod(shape, dtype=np.int64))
-    try:
-        size = path.stat().st_size
-    except OSError as error:
-        raise ClipError(f"{path}: cannot be read: {error.strerror}") from error
-    if size != wanted:
-        raise ClipError(
-            f"{path}: holds {size} bytes, and {list(shape)} takes {wanted}; check count and size of the frames"
-        )
-    return Clip(np.fromfile(path, dtype=np.uint8).reshape(shape))
-
-
-def _read(path: Path, indices: tuple[int, ...] | None) -> tuple[Shape | None, str | None, Bytes]:
+def _read(path: Path) -> tuple[Shape | None, str | None, Bytes]:
     from safetensors import SafetensorError, safe_open
 
     try:
@@ -183,27 +154,21 @@ def _read(path: Path, indices: tuple[int, ...] | None) -> tuple[Shape | None, st
             shape = _shape(path, metadata)
             names = set(file.keys())
             if "frames" in names:
-                frames = file.get_tensor("frames") if indices is None else None
-                if frames is None:
-                    part = file.get_slice("frames")
-                    count = int(part.get_shape()[0])
-                    frames = np.stack([part[_inside(path, index, count)] for index in indices or ()])
-                return shape, metadata.get("sha256"), frames
+                return shape, metadata.get("sha256"), file.get_tensor("frames")
             if metadata.get("codec") != "webp" or shape is None:
                 raise ClipError(f"{path}: no clip: it holds neither `frames` nor WebP frames with a shape")
             wanted = {frame_name(index) for index in range(shape[0])}
             if names != wanted:
                 odd = sorted(names ^ wanted)[0]
                 raise ClipError(f"{path}: says {shape[0]} frames and holds {len(names)} ({odd} is odd); fetch it again")
-            chosen = range(shape[0]) if indices is None else [_inside(path, index, shape[0]) for index in indices]
-            out = np.empty((len(chosen), *shape[1:]), dtype=np.uint8)
-            for place, index in enumerate(chosen):
+            out = np.empty(shape, dtype=np.uint8)
+            for index in range(shape[0]):
                 frame = decode_webp(file.get_tensor(frame_name(index)))
                 if frame.shape != shape[1:]:
                     raise ClipError(
                         f"{path}: frame {index} is {list(frame.shape)}, not {list(shape[1:])}; fetch it again"
                     )
-                out[place] = frame
+                out[index] = frame
             return shape, metadata.get("sha256"), out
     except ValueError as error:
         raise ClipError(f"{path}: {error}") from error
@@ -218,9 +183,3 @@ def _shape(path: Path, metadata: dict[str, str]) -> Shape | None:
     if not isinstance(found, list) or len(found) != 4 or not all(isinstance(side, int) and side > 0 for side in found):
         raise ClipError(f"{path}: its metadata gives the shape {metadata['shape']}, not four positive numbers")
     return found[0], found[1], found[2], found[3]
-
-
-def _inside(path: Path, index: int, count: int) -> int:
-    if not 0 <= index < count:
-        raise ClipError(f"{path}: there is no frame {index} in a clip of {count}")
-    return index

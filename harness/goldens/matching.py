@@ -48,11 +48,6 @@ class Match:
         """The changes that belong to ``classes``."""
         return tuple(change for change in self.changes if change.identity_class in classes)
 
-    @property
-    def stale_request(self) -> tuple[str, ...]:
-        """Names of the fields of the request that differ."""
-        return tuple(change.field for change in self.of("request"))
-
 
 def kind_of(changes: Sequence[FieldChange]) -> MatchKind:
     """What a set of differences means. The request outranks the hardware: another question has no right answer yet."""

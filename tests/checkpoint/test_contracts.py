@@ -101,6 +101,14 @@ def test_backend_follows_the_environment(exports: Path) -> None:
         assert assumed(report, "sglang==0.5.23", "fp4_backend") == expected
 
 
+def test_a_backend_that_the_runtime_does_not_have(exports: Path) -> None:
+    env = {"SGLANG_DIFFUSION_FLASHINFER_FP4_GEMM_BACKEND": "cutlas"}
+    report = inspect_checkpoint(
+        exports / "nvfp4", base=exports / "base", contracts=["sglang==0.5.23"], env=env, digests=False
+    )
+    assert report.cause == "backend_unknown"
+
+
 def test_prepared_for_the_old_default_is_right_there_and_named_elsewhere(exports: Path, tmp_path: Path) -> None:
     """High nibble first and a silent config: what was published before the default flipped."""
     from benchmarks.corpus.mutations import nibbles

@@ -73,15 +73,6 @@ def test_what_the_committed_profiles_say(profiles):
     assert profiles["b200"].labels == ("self-hosted", "linux", "x64", "gpu-b200")
 
 
-def test_the_hardware_class_of_a_cpu_is_its_architecture(profiles):
-    one = Device(kind="cpu", name="x86_64", model="Xeon")
-    two = Device(kind="cpu", name="x86_64", model="EPYC")
-    arm = Device(kind="cpu", name="aarch64")
-    of = profiles["cpu"].hardware_class
-    assert of(one) == of(two) == "cpu/x86_64" != of(arm)
-    assert profiles["b200"].hardware_class(gpu("NVIDIA B200", "10.0")) == "cuda/NVIDIA B200/10.0"
-
-
 @pytest.mark.parametrize(
     ("files", "said"),
     [

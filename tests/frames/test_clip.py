@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 from safetensors.numpy import load_file, save_file
 
-from harness.frames.clip import Clip, read_clip, read_frames, read_raw, write_clip
+from harness.frames.clip import Clip, read_clip, write_clip
 from harness.frames.codec import CODECS, Codec, encode_webp
 from harness.frames.errors import ClipError
 
@@ -70,8 +70,6 @@ def test_round_trip_is_exact(tmp_path_factory: pytest.TempPathFactory, frames: n
     clip = Clip(frames)
     write_clip(path, clip, codec)
     assert np.array_equal(read_clip(path).frames, frames)
-    last = clip.shape[0] - 1
-    assert np.array_equal(read_frames(path, [last, 0]), frames[[last, 0]])
 
 
 @pytest.mark.parametrize("codec", CODECS)
@@ -129,19 +127,6 @@ def test_a_bare_container_of_a_backend_is_read(tmp_path: Path, make_clip: object
     clip = make_clip(2, 12, 12)  # type: ignore[operator]
     save_file({"frames": np.array(clip.frames)}, path)
     assert read_clip(path) == clip
-    assert np.array_equal(read_frames(path, [1]), clip.frames[1:])
-    with pytest.raises(ClipError, match="no frame 2"):
-        read_frames(path, [2])
-
-
-def test_raw_frames_must_fill_the_shape_exactly(tmp_path: Path, make_clip: object) -> None:
-    path = tmp_path / "c.rgb"
-    clip = make_clip(2, 12, 16)  # type: ignore[operator]
-    path.write_bytes(clip.frames.tobytes())
-    assert read_raw(path, (2, 12, 16, 3)) == clip
-    for shape in ((1, 12, 16, 3), (3, 12, 16, 3)):
-        with pytest.raises(ClipError, match="1152 bytes"):
-            read_raw(path, shape)
 
 
 def test_unknown_codec_and_too_large_a_frame(tmp_path: Path, make_clip: object) -> None:

@@ -77,7 +77,8 @@ def test_hardware_outranks_weights(identity: Identity, golden: Callable) -> None
 
 def test_stale_fields_of_the_request_are_named(identity: Identity, golden: Callable) -> None:
     run = changed(identity, request={"sampling.seed": 1, "sampling.steps": 4}, subject={"code": "c9"})
-    assert select([golden(identity)], run).stale_request == ("sampling.seed", "sampling.steps")
+    found = select([golden(identity)], run).of("request")
+    assert [change.field for change in found] == ["sampling.seed", "sampling.steps"]
 
 
 def test_all_goldens_of_a_bistable_case_are_offered_newest_first(identity: Identity, golden: Callable) -> None:

@@ -97,6 +97,32 @@ def _mismatch(
     )
 
 
+def contract_settings(context: Context) -> Iterator[InspectionFinding]:
+    """Settings that a runtime takes from elsewhere than from the checkpoint."""
+    index = context.model_index or {}
+    two = index.get("transformer_2") not in (None, [None, None])
+    for contract in context.options.contracts:
+        fixed, said = contract.rules.boundary_ratio, index.get("boundary_ratio")
+        if two and isinstance(fixed, float) and isinstance(said, float) and said != fixed:
+            yield finding(
+                "fault",
+                "boundary_ratio_fixed",
+                f"model_index.json switches experts at {said}, and {contract.name} always does so at {fixed}.",
+                contract=contract.name,
+                evidence={"checkpoint": said, "runtime": fixed},
+            )
+        backend = contract.rules.backend
+        asked = context.options.env.get(backend.env) if backend is not None else None
+        if backend is not None and asked and backend.choices and asked not in backend.choices:
+            yield finding(
+                "fault",
+                "backend_unknown",
+                f"{backend.env}={asked}: {contract.name} has {', '.join(backend.choices)}.",
+                contract=contract.name,
+                evidence={"asked": asked, "choices": list(backend.choices), "source": backend.source},
+            )
+
+
 def contract_names(context: Context) -> Iterator[InspectionFinding]:
     """Tensor names that a runtime's map does not cover, and repositories that it does not know."""
     for contract in context.options.contracts:

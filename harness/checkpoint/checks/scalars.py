@@ -1,4 +1,4 @@
-"""Values of scales: finite, positive, of a plausible size, shared where a runtime fuses."""
+"""Values of scales and codes: finite, positive, of a plausible size, shared where a runtime may fuse."""
 
 from __future__ import annotations
 
@@ -96,6 +96,25 @@ def qkv_scales(context: Context) -> Iterator[InspectionFinding]:
                 expert=expert,
                 module=apart[0],
                 evidence={"attentions": apart[:20], "count": len(apart)},
+            )
+
+
+def weight_values(context: Context) -> Iterator[InspectionFinding]:
+    """NaN among FP8 codes: every token that meets one is NaN from there on."""
+    for expert in context.experts:
+        found = {
+            name: item.nan_values
+            for name, item in context.measured.get(expert, {}).items()
+            if item.module.format == "fp8" and item.nan_values and (item.fit is None or item.fit.best == "e4m3")
+        }
+        if found:
+            yield finding(
+                "fault",
+                "weights_nan",
+                f"{expert}: {sum(found.values())} of the FP8 codes that were read are NaN ({some(sorted(found))}).",
+                expert=expert,
+                module=min(found),
+                evidence={"modules": found},
             )
 
 

@@ -68,12 +68,9 @@ class Rules(Rule):
     missing_nvfp4_scales: MissingRule
     missing_fp8_scales: MissingRule
     fp8_scale_shapes: tuple[Literal["scalar", "one", "channel", "channel_column"], ...]
-    ignore_nvfp4: Literal["config", "tensors"]
-    ignore_fp8: Literal["config", "tensors"]
     declarations: tuple[Literal["config.json", "hf_quant_config.json", "shard metadata", "tensors"], ...] = Field(
         description="where the runtime looks for a declaration of a full repository, in this order"
     )
-    fuses_qkv: bool = False
     boundary_ratio: float | Literal["model_index", "case"]
     registry: RegistryRule | None = None
     backend: BackendRule | None = None
