@@ -9,6 +9,7 @@ from packaging.version import InvalidVersion, Version
 
 from harness.checkpoint.context import Context
 from harness.checkpoint.findings import finding, some
+from harness.checkpoint.gates import is_fnuz
 from harness.records.inspection import InspectionFinding
 
 LARGEST_GLOBAL = 1.0
@@ -105,7 +106,7 @@ def weight_values(context: Context) -> Iterator[InspectionFinding]:
         found = {
             name: item.nan_values
             for name, item in context.measured.get(expert, {}).items()
-            if item.module.format == "fp8" and item.nan_values and (item.fit is None or item.fit.best == "e4m3")
+            if item.nan_values and not is_fnuz(item) and (item.fit is None or item.fit.best == "e4m3")
         }
         if found:
             yield finding(
