@@ -20,6 +20,7 @@ from harness.judge.verdict import judge, observe, stop_before_generation
 from harness.pipeline.owner import EngineOwner
 from harness.pipeline.pool import EnginePool
 from harness.pipeline.resolve import resolve_case
+from harness.pipeline.stamps import Stamps, require_unchanged
 from harness.records import generation as gen
 from harness.records.case_record import CaseRecord, Timing
 from harness.records.fingerprint import Fingerprint
@@ -58,6 +59,8 @@ class _Run:
     evidence: Evidence
     began: float = field(default_factory=time.monotonic)
     seconds: dict[str, float] = field(default_factory=dict)
+    stamps: Stamps = field(default_factory=dict)
+    """The files that ``identity`` speaks of."""
     identity: Identity | None = None
     engine: gen.EngineStart | None = None
     fingerprint: Fingerprint | None = None
@@ -155,7 +158,7 @@ class Session:
         paths = resolve_case(case, context.root)
         with run.stage("inspect"):
             inspected = self._inspector.look(case, paths)
-        digests = inspected.digests
+        digests, run.stamps = inspected.digests, inspected.stamps
         run.know(inspection=inspected.report)
         run.identity = identity_of(case, context.device, digests, perturbation=context.perturbation)
         found = find_golden(context, case, run.identity)
@@ -193,6 +196,7 @@ class Session:
     def _engine(self, run: _Run) -> EngineOwner:
         with run.stage("load"):
             engine = self.pool.get(run.case)
+            require_unchanged(run.stamps, engine.stamps, run.case.id)
             run.engine, run.fingerprint = engine.start_record, engine.fingerprint()
         return engine
 

@@ -191,7 +191,7 @@ import os, sys, importlib.util, pathlib
 spec = importlib.util.spec_from_file_location("helpers", {str(Path(__file__).with_name("conftest.py"))!r})
 helpers = importlib.util.module_from_spec(spec); spec.loader.exec_module(helpers)
 folder = pathlib.Path({str(tmp_path)!r})
-owner = helpers.EngineOwner(helpers.fault_case(), folder, {{}}, {{"model": folder}}, allow_python_backend=True)
+owner = helpers.EngineOwner(helpers.fault_case(), folder, {{}}, {{"model": folder / "model"}}, allow_python_backend=True)
 owner.start()
 owner.generate(helpers.fault_case("children"), folder)
 print(owner.pid, flush=True)
@@ -258,7 +258,7 @@ def test_the_environment_is_exactly_what_is_documented(
 
 def test_the_cpu_engine_sees_no_gpu(make_case: Make, tmp_path: Path) -> None:
     owner = EngineOwner(
-        make_case(), tmp_path, {"EXTRA": "1"}, {"model": tmp_path}, allow_python_backend=True, device="cpu"
+        make_case(), tmp_path, {"EXTRA": "1"}, {"model": tmp_path / "model"}, allow_python_backend=True, device="cpu"
     )
     with owner:
         owner.start()
