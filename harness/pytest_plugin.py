@@ -69,6 +69,19 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
 
 
 @pytest.hookimpl(wrapper=True)
+def pytest_runtestloop(session: pytest.Session) -> Generator[None, object, object]:
+    """A scheduler ends a job by SIGTERM. With cases that is an interrupt: engines are closed and JUnit is written."""
+    from harness.plugin.collect import CaseItem
+
+    if not any(isinstance(item, CaseItem) for item in session.items):
+        return (yield)
+    from harness.plugin.termination import as_interrupt
+
+    with as_interrupt():
+        return (yield)
+
+
+@pytest.hookimpl(wrapper=True)
 def pytest_runtest_makereport(
     item: pytest.Item, call: pytest.CallInfo[None]
 ) -> Generator[None, pytest.TestReport, pytest.TestReport]:

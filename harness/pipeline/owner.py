@@ -17,7 +17,7 @@ from harness.pipeline.environment import engine_environment, secrets_of
 from harness.pipeline.failures import rebuild
 from harness.pipeline.host_memory import kernel_kills
 from harness.pipeline.process import WorkerProcess
-from harness.pipeline.redaction import redact, redact_file, tail
+from harness.pipeline.redaction import redact, tail
 from harness.pipeline.stamps import Stamps, require_unchanged, stamps_of
 from harness.records.base import Json, Record
 from harness.records.fingerprint import Fingerprint
@@ -101,7 +101,7 @@ class EngineOwner:
         environment = engine_environment(self.case, self._device_env)
         self._kills_before = kernel_kills()
         self.stamps = stamps_of(self._paths)
-        self._process = WorkerProcess(environment, self.log_path, self._workdir)
+        self._process = WorkerProcess(environment, self.log_path, self._workdir, self._secrets)
         params: dict[str, Json] = {
             "case": self.case.model_dump(mode="json"),
             "paths": {role: str(path) for role, path in self._paths.items()},
@@ -170,6 +170,8 @@ class EngineOwner:
 
     def log_tail(self, lines: int = 40) -> tuple[str, ...]:
         """The last lines that the engine and its libraries printed, with passed-through values replaced by names."""
+        if self._process is not None:
+            self._process.settle_log()
         return tail(self.log_path, lines, self._secrets)
 
     def close(self) -> None:
@@ -189,7 +191,6 @@ class EngineOwner:
     def _end(self) -> None:
         if self._process is not None:
             self._process.end()
-            redact_file(self.log_path, self._secrets)
 
     def _ask(
         self, method: str, params: dict[str, Json], seconds: float, on_progress: OnProgress | None, where: str = ""

@@ -62,7 +62,7 @@ def test_every_change_is_seen(folder: Path, linked: bool, act: Callable[[Path], 
     act(file)
     after = stamps_of({"model": folder})
     assert [Path(path).parent.name for path in changed_files(before, after)] == ["vae"]
-    with pytest.raises(InfraError, match="changed during the run: .*vae") as caught:
+    with pytest.raises(InfraError, match=r"changed during the run: .*vae") as caught:
         require_unchanged(before, after, "case")
     assert caught.value.kind == "disk"
 
