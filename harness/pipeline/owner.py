@@ -102,6 +102,19 @@ class EngineOwner:
         self._kills_before = kernel_kills()
         self.stamps = stamps_of(self._paths)
         self._process = WorkerProcess(environment, self.log_path, self._workdir, self._secrets)
+        return self._load(on_progress)
+
+    def reload(self, resolved_paths: Mapping[str, Path]) -> EngineStart:
+        """Load the model of other folders into the same process, in place of the one that it has.
+
+        Raises:
+            QuantgateError: as ``start``.
+        """
+        self._paths = {role: Path(path).resolve() for role, path in resolved_paths.items()}
+        self.stamps = stamps_of(self._paths)
+        return self._load(None)
+
+    def _load(self, on_progress: OnProgress | None) -> EngineStart:
         params: dict[str, Json] = {
             "case": self.case.model_dump(mode="json"),
             "paths": {role: str(path) for role, path in self._paths.items()},

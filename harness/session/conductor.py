@@ -100,11 +100,16 @@ class _Run:
 
 
 class Session:
-    """Runs cases on one device. An engine lives as long as consecutive cases share it."""
+    """Runs cases on one device. An engine lives as long as consecutive cases share it.
 
-    def __init__(self, context: SessionContext) -> None:
+    Args:
+        context: where.
+        inspector: one that other sessions of the same process use too.
+    """
+
+    def __init__(self, context: SessionContext, inspector: Inspector | None = None) -> None:
         self.context = context
-        self._inspector = Inspector(context.root)
+        self._inspector = inspector or Inspector(context.root)
         self.pool = EnginePool(
             context.folder / "engines",
             {**context.device_env, **context.perturbation.env},

@@ -14,6 +14,7 @@ from harness.pipeline.redaction import redact
 TRACEBACK_LINES = 20
 EVIDENCE = (
     "record.json",
+    "origin.json",
     "candidate.json",
     "clip.safetensors",
     "trace.json",
