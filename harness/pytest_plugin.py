@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
+from harness.definitions.files import SUFFIXES
 from harness.plugin import options
 
 if TYPE_CHECKING:
@@ -52,8 +53,8 @@ def pytest_unconfigure(config: pytest.Config) -> None:
 
 
 def pytest_collect_file(file_path: Path, parent: pytest.Collector) -> CaseFile | None:
-    """Collect ``*.yaml`` below the configured case folders."""
-    if file_path.suffix not in (".yaml", ".yml"):
+    """Collect the case files below the configured folder, at any depth."""
+    if file_path.suffix not in SUFFIXES:
         return None
     from harness.plugin.collect import CaseFile, is_case_file
 
