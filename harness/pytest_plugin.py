@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
+from harness.definitions.files import SUFFIXES
 from harness.plugin import options
 
 if TYPE_CHECKING:
@@ -52,8 +53,8 @@ def pytest_unconfigure(config: pytest.Config) -> None:
 
 
 def pytest_collect_file(file_path: Path, parent: pytest.Collector) -> CaseFile | None:
-    """Collect ``*.yaml`` below the configured case folders."""
-    if file_path.suffix not in (".yaml", ".yml"):
+    """Collect the case files below the configured folder, at any depth."""
+    if file_path.suffix not in SUFFIXES:
         return None
     from harness.plugin.collect import CaseFile, is_case_file
 
@@ -66,6 +67,19 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
     from harness.plugin.selection import select
 
     select(config, items)
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtestloop(session: pytest.Session) -> Generator[None, object, object]:
+    """A scheduler ends a job by SIGTERM. With cases that is an interrupt: engines are closed and JUnit is written."""
+    from harness.plugin.collect import CaseItem
+
+    if not any(isinstance(item, CaseItem) for item in session.items):
+        return (yield)
+    from harness.plugin.termination import as_interrupt
+
+    with as_interrupt():
+        return (yield)
 
 
 @pytest.hookimpl(wrapper=True)

@@ -7,12 +7,9 @@ from typing import Annotated
 
 import typer
 
+from harness.definitions.files import case_files as case_files
+
 Root = Annotated[Path, typer.Option("--root", help="root of the repository")]
-
-
-def case_files(root: Path) -> list[Path]:
-    """Every case file of the repository, sorted."""
-    return sorted(path for path in (root / "cases").rglob("*") if path.suffix in (".yaml", ".yml"))
 
 
 def cases_command(

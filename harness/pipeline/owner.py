@@ -17,7 +17,8 @@ from harness.pipeline.environment import engine_environment, secrets_of
 from harness.pipeline.failures import rebuild
 from harness.pipeline.host_memory import kernel_kills
 from harness.pipeline.process import WorkerProcess
-from harness.pipeline.redaction import redact, redact_file, tail
+from harness.pipeline.redaction import redact, tail
+from harness.pipeline.stamps import Stamps, require_unchanged, stamps_of
 from harness.records.base import Json, Record
 from harness.records.fingerprint import Fingerprint
 from harness.records.generation import EngineStart, Generation, Progress
@@ -74,6 +75,8 @@ class EngineOwner:
         self._kills_before = 0
         self._fingerprint: Fingerprint | None = None
         self.start_record: EngineStart | None = None
+        self.stamps: Stamps = {}
+        """The files that were there when the engine began to load them."""
 
     @property
     def alive(self) -> bool:
@@ -97,7 +100,21 @@ class EngineOwner:
             raise RuntimeError("an engine is started once; take a fresh one")
         environment = engine_environment(self.case, self._device_env)
         self._kills_before = kernel_kills()
-        self._process = WorkerProcess(environment, self.log_path, self._workdir)
+        self.stamps = stamps_of(self._paths)
+        self._process = WorkerProcess(environment, self.log_path, self._workdir, self._secrets)
+        return self._load(on_progress)
+
+    def reload(self, resolved_paths: Mapping[str, Path]) -> EngineStart:
+        """Load the model of other folders into the same process, in place of the one that it has.
+
+        Raises:
+            QuantgateError: as ``start``.
+        """
+        self._paths = {role: Path(path).resolve() for role, path in resolved_paths.items()}
+        self.stamps = stamps_of(self._paths)
+        return self._load(None)
+
+    def _load(self, on_progress: OnProgress | None) -> EngineStart:
         params: dict[str, Json] = {
             "case": self.case.model_dump(mode="json"),
             "paths": {role: str(path) for role, path in self._paths.items()},
@@ -118,16 +135,17 @@ class EngineOwner:
 
         Raises:
             InvalidCaseError: the case is of another engine, or asks for what the model cannot do. The engine lives.
-            InfraError: hang, crash, oom, device, protocol. The engine is dead.
+            InfraError: hang, crash, oom, device, protocol; disk where files of the checkpoint changed meanwhile. The
+                engine is dead.
         """
         if engine_key(case) != self.key:
             raise InvalidCaseError(
                 "this case belongs to another engine", where=case.id, remedy="take its engine from the pool"
             )
         params: dict[str, Json] = {"case": case.model_dump(mode="json"), "out_dir": str(out_dir.resolve())}
-        return self._parse(
-            Generation, self._ask("generate", params, case.timeouts.generate, on_progress, where=case.id)
-        )
+        data = self._ask("generate", params, case.timeouts.generate, on_progress, where=case.id)
+        self._require_unchanged(case.id)
+        return self._parse(Generation, data)
 
     def fingerprint(self) -> Fingerprint:
         """What the engine runs on. Asked once, then remembered."""
@@ -151,10 +169,22 @@ class EngineOwner:
             InvalidCaseError: the backend has no such method, or refuses the parameters. The engine lives.
             InfraError: as ``generate``.
         """
-        return self._ask(method, params, deadline, on_progress)
+        data = self._ask(method, params, deadline, on_progress)
+        self._require_unchanged(self.case.id)
+        return data
+
+    def _require_unchanged(self, where: str) -> None:
+        """What an engine says is said of the files that it loaded, as long as they are there."""
+        try:
+            require_unchanged(self.stamps, stamps_of(self._paths), where)
+        except InfraError:
+            self._end()
+            raise
 
     def log_tail(self, lines: int = 40) -> tuple[str, ...]:
         """The last lines that the engine and its libraries printed, with passed-through values replaced by names."""
+        if self._process is not None:
+            self._process.settle_log()
         return tail(self.log_path, lines, self._secrets)
 
     def close(self) -> None:
@@ -174,7 +204,6 @@ class EngineOwner:
     def _end(self) -> None:
         if self._process is not None:
             self._process.end()
-            redact_file(self.log_path, self._secrets)
 
     def _ask(
         self, method: str, params: dict[str, Json], seconds: float, on_progress: OnProgress | None, where: str = ""

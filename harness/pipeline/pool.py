@@ -8,6 +8,7 @@ from pathlib import Path
 from harness.definitions.case import Case
 from harness.pipeline.engine_key import engine_key
 from harness.pipeline.owner import EngineOwner, OnProgress
+from harness.pipeline.stamps import stamps_of
 
 Resolve = Callable[[Case], Mapping[str, Path]]
 
@@ -49,16 +50,18 @@ class EnginePool:
     def get(self, case: Case, on_progress: OnProgress | None = None) -> EngineOwner:
         """The started engine of ``case``: the one that stands, or a fresh one.
 
+        One whose files are not on disk any more as it loaded them is ended: what is there now would be judged by it.
+
         Raises:
             QuantgateError: as ``EngineOwner.start``; nothing is left running then.
         """
         key = engine_key(case)
         engine = self._engines.pop(key, None)
-        if engine is not None and not engine.alive:
+        paths = {role: path.resolve() for role, path in self._resolve(case).items()}
+        if engine is not None and not (engine.alive and engine.stamps == stamps_of(paths)):
             engine.close()
             engine = None
         if engine is None:
-            paths = self._resolve(case)
             while len(self._engines) >= self._keep:
                 self._engines.pop(next(iter(self._engines))).close()
             engine = EngineOwner(

@@ -11,10 +11,12 @@ import sys
 import time
 from collections.abc import Mapping
 from pathlib import Path
+from typing import IO
 
 from harness.errors import InfraError
 from harness.pipeline.proc import session_members
 from harness.pipeline.protocol import LineBuffer, Writer
+from harness.pipeline.redacted_log import RedactedLog
 from harness.records.base import Json
 
 POLL_SECONDS = 0.25
@@ -28,9 +30,10 @@ class WorkerProcess:
         environment: the whole environment; nothing else is inherited.
         log: file that takes the standard streams of the worker and of everything it starts.
         folder: working directory.
+        secrets: values that must not reach the log, by the name that is shown in their place.
     """
 
-    def __init__(self, environment: Mapping[str, str], log: Path, folder: Path) -> None:
+    def __init__(self, environment: Mapping[str, str], log: Path, folder: Path, secrets: Mapping[str, str]) -> None:
         folder.mkdir(parents=True, exist_ok=True)
         log.parent.mkdir(parents=True, exist_ok=True)
         request_read, request_write = os.pipe()
@@ -41,8 +44,9 @@ class WorkerProcess:
         for name, descriptor in zip(("requests", "events", "life"), theirs, strict=True):
             arguments += [f"--{name}", str(descriptor)]
         self._ours = [request_write, event_read, life_write]
+        self._log: RedactedLog | None = None
         try:
-            with log.open("ab") as out:
+            with self._output(log, secrets) as out:
                 self._process = subprocess.Popen(
                     arguments,
                     env=dict(environment),
@@ -64,6 +68,18 @@ class WorkerProcess:
         self._events = event_read
         self._lines = LineBuffer()
         self._inbox: list[dict[str, Json]] = []
+
+    def _output(self, log: Path, secrets: Mapping[str, str]) -> IO[bytes]:
+        """What the engine's standard streams are: its log, or a pipe to whoever writes it without the secrets."""
+        if not secrets:
+            return log.open("ab")
+        self._log = RedactedLog(log, secrets)
+        return os.fdopen(self._log.writer, "wb")
+
+    def settle_log(self) -> None:
+        """Have everything in the log that was said so far."""
+        if self._log is not None:
+            self._log.settle()
 
     @property
     def pid(self) -> int:
@@ -143,6 +159,8 @@ class WorkerProcess:
                     os.kill(pid, signal.SIGKILL)
             time.sleep(0.01)
         self._process.wait()
+        if self._log is not None:
+            self._log.close()
 
 
 def describe_exit(code: int | None) -> str:

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
+import os
+import re
 from collections import deque
 from collections.abc import Mapping
 from pathlib import Path
-
-from harness.records.base import write_bytes_atomic
 
 
 def redact(text: str, secrets: Mapping[str, str]) -> str:
@@ -16,14 +16,52 @@ def redact(text: str, secrets: Mapping[str, str]) -> str:
     return text
 
 
-def redact_file(path: Path, secrets: Mapping[str, str]) -> None:
-    """Rewrite ``path`` without the secrets' values; nothing is written where none occurs or the file is absent."""
-    if not secrets or not path.is_file():
-        return
-    before = path.read_bytes()
-    after = redact(before.decode("utf-8", errors="surrogateescape"), secrets).encode("utf-8", errors="surrogateescape")
-    if after != before:
-        write_bytes_atomic(path, after)
+class StreamRedactor:
+    """``redact`` for bytes that come in pieces: what may become a secret is held back until it did or did not.
+
+    Args:
+        secrets: values that are not empty, by the name that is shown in their place.
+    """
+
+    def __init__(self, secrets: Mapping[str, str]) -> None:
+        self._names = {os.fsencode(value): f"<{name}>".encode() for name, value in secrets.items()}
+        longest_first = sorted(self._names, key=len, reverse=True)
+        self._pattern = re.compile(b"|".join(re.escape(value) for value in longest_first))
+        self._held = b""
+
+    def feed(self, chunk: bytes) -> bytes:
+        """What can be shown once ``chunk`` came too."""
+        data, shown, at = self._held + chunk, bytearray(), 0
+        hold = self._begun(data, at)
+        for match in self._pattern.finditer(data):
+            if match.start() >= hold:  # a longer value may begin here
+                break
+            shown += data[at : match.start()] + self._names[match.group()]
+            at = match.end()
+            if at > hold:
+                hold = self._begun(data, at)
+        shown += data[at:hold]
+        self._held = data[hold:]
+        return bytes(shown)
+
+    def finish(self) -> bytes:
+        """What is left at the end. The beginning of a value is no less secret than all of it."""
+        name = next((name for value, name in self._names.items() if self._held and value.startswith(self._held)), b"")
+        self._held = b""
+        return name
+
+    def _begun(self, data: bytes, at: int) -> int:
+        """Where, from ``at`` on, the earliest value begins that the data's end cuts off; the end where none does."""
+        longest = max(
+            (
+                size
+                for value in self._names
+                for size in range(1, min(len(value), len(data) - at + 1))
+                if data.endswith(value[:size])
+            ),
+            default=0,
+        )
+        return len(data) - longest
 
 
 def tail(path: Path, lines: int, secrets: Mapping[str, str]) -> tuple[str, ...]:

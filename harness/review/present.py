@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from harness.definitions.case import Case
-from harness.definitions.commands import case_files
+from harness.definitions.files import case_files
 from harness.definitions.loading import load_cases
 from harness.errors import QuantgateError
 from harness.records.base import Json

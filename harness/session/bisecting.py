@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
+
+from pydantic import ValidationError
 
 from harness.definitions.case import Case
 from harness.definitions.limits import load_limits
@@ -65,6 +68,8 @@ class Found:
     tried: tuple[Tried, ...]
     runs: int
     """Runs that were made now; the rest of ``tried`` was in the log already."""
+    notes: tuple[str, ...] = ()
+    """What of the log could not be read, and was run again where it was needed."""
 
 
 def differences(good: Case, bad: Case) -> tuple[Difference, ...]:
@@ -113,7 +118,8 @@ def bisect(good: Case, bad: Case, test: Callable[[Case], tuple[Answer, str]], lo
     found = differences(good, bad)
     if not found:
         raise InvalidCaseError("the two configurations do not differ in anything that moves the output", where=bad.id)
-    known = {one.key: one for one in _read(log)}
+    logged, notes = read_log(log)
+    known = {one.key: one for one in logged}
     before = len(known)
 
     def ask(chosen: tuple[Difference, ...]) -> Answer:
@@ -139,7 +145,7 @@ def bisect(good: Case, bad: Case, test: Callable[[Case], tuple[Answer, str]], lo
             where=bad.id,
             remedy="bisect needs a configuration that is red when it runs here",
         ) from None
-    return Found(smallest, tuple(known.values()), len(known) - before)
+    return Found(smallest, tuple(known.values()), len(known) - before, notes)
 
 
 class Tester:
@@ -187,20 +193,30 @@ class Tester:
             return "red", f"{failed[0].name}: {failed[0].message}"
         if clip.shape != self._golden.shape:
             return "red", f"frames are {clip.shape}, the good ones {self._golden.shape}"
+        if clip.digest == self._golden.digest:
+            return "green", "bit-exact"
         return _within(compare(self._golden, clip, case.metrics or None).metrics, self._limits)
 
 
 def _within(metrics: tuple[MetricResult, ...], limits: LimitFile) -> tuple[Answer, str]:
-
-    worst = ""
+    """Red where one limit is broken. Green only where every metric was computed and something gates."""
+    inside: list[str] = []
+    unknown: list[str] = []
     for metric in metrics:
         limit, value = limits.get(metric.name), metric.gating_value
-        if limit is None or value is None or limit.limit is None:
+        if value is None:
+            unknown.append(f"{metric.name} was not computed{': ' + metric.why if metric.why else ''}")
+        elif limit is None:
+            unknown.append(f"{metric.name} has no limit")
+        elif limit.limit is None or not limit.gates:
             continue
-        if not limit.admits(value):
+        elif not limit.admits(value):
             return "red", f"{metric.name} {value:.4g}, limit {limit.limit:.4g}"
-        worst = worst or f"{metric.name} {value:.4g}"
-    return "green", f"inside all limits ({worst})"
+        else:
+            inside.append(f"{metric.name} {value:.4g}")
+    if unknown or not inside:
+        return "unresolved", "; ".join(unknown) or "no limit of the good configuration gates"
+    return "green", f"inside all limits ({', '.join(inside)})"
 
 
 def _key(case: Case) -> str:
@@ -208,10 +224,25 @@ def _key(case: Case) -> str:
     return hashlib.sha256(json.dumps(data, sort_keys=True).encode()).hexdigest()
 
 
-def _read(log: Path) -> list[Tried]:
+def read_log(log: Path) -> tuple[list[Tried], tuple[str, ...]]:
+    """What was tried before, and notes on lines that cannot be read.
+
+    A last line that whatever interrupted the search tore is cut off, so that the next one does not continue it.
+    """
     if not log.exists():
-        return []
-    lines = log.read_text(encoding="utf-8").split("\n")
-    # the last line may have been torn by what interrupted the search
-    whole = lines[:-1]
-    return [Tried.model_validate_json(line) for line in whole if line.strip()]
+        return [], ()
+    data = log.read_bytes()
+    whole = data[: data.rfind(b"\n") + 1]
+    notes: list[str] = []
+    if whole != data:
+        os.truncate(log, len(whole))
+        notes.append(f"{log}: the last line was torn and is cut off")
+    tried: list[Tried] = []
+    for number, line in enumerate(whole.split(b"\n"), start=1):
+        if not line.strip():
+            continue
+        try:
+            tried.append(Tried.model_validate_json(line))
+        except ValidationError:
+            notes.append(f"{log}:{number}: cannot be read and is passed over")
+    return tried, tuple(notes)

@@ -18,6 +18,7 @@ from harness.records.probe import PROBES, SKETCHES
 from harness.session.conductor import Session
 from harness.session.context import SessionContext
 from harness.session.identity import identity_of
+from harness.session.origin import Origins
 from harness.session.probing import PROBES_FILE, SKETCHES_FILE, record_inputs
 from harness.session.stages import TRACE
 
@@ -25,8 +26,9 @@ Run = tuple[str, CaseRecord, Path]
 """Label, record and folder of a healthy run."""
 
 
-def record_all(context: SessionContext, cases: Iterable[Located]) -> dict[str, Path]:
-    """The recording of every case that has a base: that of an accepted golden of the same request, or a fresh one.
+def record_all(context: SessionContext, cases: Iterable[Located], origins: Origins) -> dict[str, Path]:
+    """The recording of every case that has a base: that of an accepted golden of the same request, one of this run of
+    the same base, request and code, or a fresh one.
 
     Raises:
         QuantgateError: a base cannot be resolved or does not run, or a golden is damaged.
@@ -41,7 +43,7 @@ def record_all(context: SessionContext, cases: Iterable[Located]) -> dict[str, P
         for located in cases:
             case = located.case
             kept = _recorded(context, case)
-            path = kept or record_inputs(engine, case, context.folder / "probes" / case.id / PROBES_FILE)
+            path = kept or record_inputs(engine, case, context.folder / "probes" / case.id, origins)
             if path is not None:
                 found[case.id] = path
         return found

@@ -87,6 +87,8 @@ def bisect_command(
         found = bisect(first, second, tester, log)
     finally:
         tester.close()
+    for note in found.notes:
+        typer.echo(f"note: {note}")
     for one in found.tried:
         typer.echo(f"  {one.answer:<10} {', '.join(one.fields)}: {one.why[:120]}")
     typer.echo(f"\n{found.runs} runs now, {len(found.tried) - found.runs} from the log {log}")
@@ -129,9 +131,10 @@ _WIDE = 60
 
 
 def _located(root: Path, case: str) -> Located:
+    from harness.definitions.files import case_files
     from harness.definitions.loading import load_cases
 
-    known = {one.case.id: one for one in load_cases(sorted((root / "cases").glob("*.yaml")), root)}
+    known = {one.case.id: one for one in load_cases(case_files(root), root)}
     if case not in known:
         raise InvalidCaseError(f"there is no case {case}", remedy="quantgate cases")
     return known[case]

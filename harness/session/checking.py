@@ -11,6 +11,7 @@ from datetime import date
 from pathlib import Path
 
 from harness.definitions.case import Case
+from harness.definitions.files import case_files
 from harness.definitions.limits import load_limits
 from harness.definitions.loading import load_cases
 from harness.errors import GoldenError, InvalidCaseError
@@ -45,7 +46,7 @@ def check_files(root: Path, runner: str = "", today: date | None = None) -> Chec
     Raises:
         InvalidCaseError: a case file cannot be read.
     """
-    cases = {one.case.id: one.case for one in load_cases(sorted((root / "cases").glob("*.yaml")), root)}
+    cases = {one.case.id: one.case for one in load_cases(case_files(root), root)}
     store, thresholds = open_store(root / "goldens"), root / "thresholds"
     faults = list(_waivers(cases, today or date.today()))
     notes: list[str] = []

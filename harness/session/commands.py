@@ -160,9 +160,10 @@ def _check(root: Path, runner: str) -> None:
 def _choose(root: Path, files: list[Path], ids: list[str], keyword: str, runner: str) -> tuple[Located, ...]:
     """The cases of this runner, negative controls left out: they have no golden of their own."""
     from harness.definitions.choosing import matcher
+    from harness.definitions.files import case_files
     from harness.definitions.loading import load_cases
 
-    located = load_cases([path.resolve() for path in files] or sorted((root / "cases").glob("*.yaml")), root)
+    located = load_cases([path.resolve() for path in files] or case_files(root), root)
     unknown = sorted(set(ids) - {one.case.id for one in located})
     if unknown:
         raise InvalidCaseError(f"there is no case {', '.join(unknown)}", remedy="quantgate cases")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -17,9 +18,11 @@ from harness.frames.clip import Clip, read_clip
 from harness.goldens.golden import Golden
 from harness.judge.evidence import Evidence
 from harness.judge.verdict import judge, observe, stop_before_generation
+from harness.lane.attempts import RECORD, lost_record
 from harness.pipeline.owner import EngineOwner
 from harness.pipeline.pool import EnginePool
 from harness.pipeline.resolve import resolve_case
+from harness.pipeline.stamps import Stamps, require_unchanged
 from harness.records import generation as gen
 from harness.records.case_record import CaseRecord, Timing
 from harness.records.fingerprint import Fingerprint
@@ -31,6 +34,7 @@ from harness.session.candidates import leave_candidate
 from harness.session.context import SessionContext
 from harness.session.events import CaseFinished, Event, Progress, Stage, StageStarted
 from harness.session.experiments import ATTRIBUTED, Laboratory, investigate
+from harness.session.failing import as_ours, clear, last_lines
 from harness.session.identity import identity_of
 from harness.session.inspecting import Inspector
 from harness.session.probing import base_on_disk, probe_source, run_probes
@@ -58,6 +62,8 @@ class _Run:
     evidence: Evidence
     began: float = field(default_factory=time.monotonic)
     seconds: dict[str, float] = field(default_factory=dict)
+    stamps: Stamps = field(default_factory=dict)
+    """The files that ``identity`` speaks of."""
     identity: Identity | None = None
     engine: gen.EngineStart | None = None
     fingerprint: Fingerprint | None = None
@@ -70,6 +76,12 @@ class _Run:
     def know(self, **more: Any) -> None:
         """Add to the evidence, which itself is never changed."""
         self.evidence = self.evidence.plus(**more)
+
+    def fail(self, error: Exception) -> None:
+        """Take what went wrong for the verdict; one that nobody foresaw with its traceback."""
+        self.know(error=as_ours(error, self.case))
+        if not isinstance(error, QuantgateError):
+            self.log_tail = (*self.log_tail, *last_lines(error, self.case))
 
     def show(self, progress: gen.Progress) -> None:
         """Pass on the engine's progress."""
@@ -88,11 +100,16 @@ class _Run:
 
 
 class Session:
-    """Runs cases on one device. An engine lives as long as consecutive cases share it."""
+    """Runs cases on one device. An engine lives as long as consecutive cases share it.
 
-    def __init__(self, context: SessionContext) -> None:
+    Args:
+        context: where.
+        inspector: one that other sessions of the same process use too.
+    """
+
+    def __init__(self, context: SessionContext, inspector: Inspector | None = None) -> None:
         self.context = context
-        self._inspector = Inspector(context.root)
+        self._inspector = inspector or Inspector(context.root)
         self.pool = EnginePool(
             context.folder / "engines",
             {**context.device_env, **context.perturbation.env},
@@ -107,7 +124,10 @@ class Session:
         self.pool.close_all()
 
     def run_case(self, located: Located, node: str, watch: Watch, attempt: int = 1) -> CaseFinished:
-        """Run and judge one case. Whatever happens, its record is written.
+        """Run and judge one case. Whatever happens, its record is written, and an older one does not stay.
+
+        What nobody foresaw is infra, with the traceback in ``log_tail``; only an interrupt leaves no record. Where the
+        disk takes no record at all, it is in what is returned.
 
         Args:
             located: the case and its place.
@@ -116,32 +136,72 @@ class Session:
             attempt: 1, or 2 for the one retry of an infra failure.
         """
         folder = self.context.case_folder(located.case.id)
-        folder.mkdir(parents=True, exist_ok=True)
-        located = located.model_copy(update={"case": self.context.perturbation.apply(located.case)})
-        evidence = Evidence(case=located.case, node=node, run_dir=str(self.context.folder))
-        run = _Run(located, node, folder, watch, evidence)
         started = datetime.now(UTC)
+        run = _Run(
+            located, node, folder, watch, Evidence(case=located.case, node=node, run_dir=str(self.context.folder))
+        )
         try:
+            clear(folder)
+            located = located.model_copy(update={"case": self.context.perturbation.apply(located.case)})
+            run.located = located
+            run.know(case=located.case)
             self._gather(run)
-        except QuantgateError as error:
-            run.know(error=error)
-        verdict, checks = judge(run.evidence, self.context.runner.name, started.date())
-        record = self._attributed(run, self._record(run, verdict, checks, started, attempt))
-        record.write(folder / "record.json")
-        if self.context.leave_candidates:
-            leave_candidate(self.context, record, folder)
+        except Exception as error:
+            run.fail(error)
+        record = self._written(run, started, attempt)
         finished = CaseFinished(record, folder)
         watch(finished)
         return finished
 
+    def _written(self, run: _Run, started: datetime, attempt: int) -> CaseRecord:
+        """Judge and write; what fails on the way is the verdict then."""
+        for _ in range(2):
+            try:
+                verdict, checks = judge(run.evidence, self.context.runner.name, started.date())
+                record = self._attributed(run, self._record(run, verdict, checks, started, attempt))
+                record.write(run.folder / RECORD)
+                if self.context.leave_candidates:
+                    leave_candidate(self.context, record, run.folder)
+                return record
+            except Exception as error:
+                run.fail(error)
+        return self._unwritten(run, started, attempt)
+
+    def _unwritten(self, run: _Run, started: datetime, attempt: int) -> CaseRecord:
+        """The least that can be said, on disk if that can be."""
+        error = run.evidence.error
+        record = lost_record(
+            run.located,
+            run.node,
+            run=self.context.run,
+            runner=self.context.runner.name,
+            attempt=attempt,
+            error=error or "no record could be written",
+            next_command=f"quantgate doctor --runner {self.context.runner.name}",
+        ).model_copy(update={"log_tail": run.log_tail, "started": started.isoformat(timespec="seconds")})
+        with contextlib.suppress(OSError):
+            record.write(run.folder / RECORD)
+        return record
+
     def _attributed(self, run: _Run, record: CaseRecord) -> CaseRecord:
         """Look for the cause of a failure that says something about checkpoint or code, within the budget."""
-        said, budget = record.verdict.observed or record.verdict.outcome, self.context.attribution_seconds
-        if said not in ATTRIBUTED or run.evidence.error is not None or budget <= 0:
+        said = record.verdict.observed or record.verdict.outcome
+        if said not in ATTRIBUTED or run.evidence.error is not None or self.context.attribution_seconds <= 0:
             return record
+        try:
+            return self._investigated(run, record, said)
+        except Exception as error:  # the verdict stands without its cause
+            why = as_ours(error, run.case).what
+            summary = f"{record.verdict.summary.rstrip('.')}. Its cause could not be looked for: {why}"
+            verdict = record.verdict.model_copy(update={"summary": summary})
+            tail = (*record.log_tail, *last_lines(error, run.case))
+            return record.model_copy(update={"verdict": verdict, "log_tail": tail})
+
+    def _investigated(self, run: _Run, record: CaseRecord, said: Outcome) -> CaseRecord:
         root = self.context.root
         anchor = base_on_disk(run.case, root)
-        laboratory = Laboratory(run.case, run.folder, self.pool, resolve_case(run.case, root), anchor, budget)
+        budget, paths = self.context.attribution_seconds, resolve_case(run.case, root)
+        laboratory = Laboratory(run.case, run.folder, self.pool, paths, anchor, budget)
         found = investigate(laboratory, record)
         summary = record.verdict.summary
         if said is not Outcome.CHECKPOINT_FAULT:  # a fault in the bytes is its own cause
@@ -155,7 +215,7 @@ class Session:
         paths = resolve_case(case, context.root)
         with run.stage("inspect"):
             inspected = self._inspector.look(case, paths)
-        digests = inspected.digests
+        digests, run.stamps = inspected.digests, inspected.stamps
         run.know(inspection=inspected.report)
         run.identity = identity_of(case, context.device, digests, perturbation=context.perturbation)
         found = find_golden(context, case, run.identity)
@@ -193,6 +253,7 @@ class Session:
     def _engine(self, run: _Run) -> EngineOwner:
         with run.stage("load"):
             engine = self.pool.get(run.case)
+            require_unchanged(run.stamps, engine.stamps, run.case.id)
             run.engine, run.fingerprint = engine.start_record, engine.fingerprint()
         return engine
 

@@ -10,6 +10,7 @@ from typing import TypeVar
 
 from harness.definitions.case import Case, CheckpointRef
 from harness.pipeline.resolve import hub_is_offline, resolve_cached, resolve_checkpoint
+from harness.pipeline.stamps import Stamps, stamps_of
 from harness.records.base import Record
 from harness.records.inspection import CheckpointComparison, InspectionReport
 
@@ -26,13 +27,15 @@ class Inspected:
     report: InspectionReport
     digests: dict[str, str]
     """Of every file that the engine loads, by ``component/file``."""
+    stamps: Stamps
+    """Of the same files, taken before they were looked at."""
 
 
 class Inspector:
     """Inspects checkpoints for one session.
 
-    Cases that name the same checkpoints, loader and contracts share one inspection, as long as no file of theirs has
-    another size, modification time or inode than before.
+    Cases that name the same checkpoints, loader and contracts share one inspection, as long as no file of theirs was
+    replaced or written, see ``harness.pipeline.stamps``.
     """
 
     def __init__(self, root: Path) -> None:
@@ -50,24 +53,19 @@ class Inspector:
             QuantgateError: there is nothing to inspect, or a source failed.
         """
         base = base_of(case, self._root)
-        key = _key(case, paths, base)
+        stamps = stamps_of({role: path.resolve() for role, path in paths.items()})
+        key = _key(case, stamps, base)
         if key not in self._known:
             report = inspect(case, self._root, paths)
-            self._known[key] = Inspected(report, weight_digests(report, paths["model"]))
+            self._known[key] = Inspected(report, weight_digests(report, paths["model"]), stamps)
         return self._known[key]
 
 
-def _key(case: Case, paths: Mapping[str, Path], base: Path | CheckpointRef | None) -> str:
+def _key(case: Case, stamps: Stamps, base: Path | CheckpointRef | None) -> str:
     """Everything that an inspection depends on."""
     asked = case.model_dump(mode="json", include={"contracts", "loader", "env", "quantization", "base"})
-    folders = [*paths.values(), *([base] if isinstance(base, Path) else [])]
-    stamps = {str(folder): _stamps(folder) for folder in folders}
-    return json.dumps([asked, {role: str(path) for role, path in paths.items()}, stamps], sort_keys=True)
-
-
-def _stamps(folder: Path) -> list[tuple[str, int, int, int]]:
-    found = [(path, path.stat()) for path in sorted(folder.rglob("*")) if path.is_file()]
-    return [(str(path), state.st_size, state.st_mtime_ns, state.st_ino) for path, state in found]
+    anchor = stamps_of({"base": base}) if isinstance(base, Path) else {}
+    return json.dumps([asked, stamps, anchor], sort_keys=True)
 
 
 def inspect(case: Case, root: Path, paths: Mapping[str, Path]) -> InspectionReport:

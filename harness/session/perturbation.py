@@ -9,6 +9,8 @@ from harness.definitions.runner import RunnerProfile
 from harness.errors import InvalidCaseError
 from harness.lane.devices import cpu_info
 
+THREAD_VARIABLES = ("OMP_NUM_THREADS", "MKL_NUM_THREADS")
+
 
 @dataclass(frozen=True)
 class Perturbation:
@@ -25,6 +27,11 @@ class Perturbation:
     """Not every device and size has it: where it cannot run, it is said and left out."""
     needs: str = ""
     """CPU flag, as the kernel names it, without which the instruction set cannot be forced."""
+
+    def taken(self, case: Case) -> tuple[str, ...]:
+        """The variables of this perturbation that the case sets itself: its own values reach the engine, not these."""
+        mine = {*self.env, *(() if self.threads is None else THREAD_VARIABLES)}
+        return tuple(sorted(mine & {*case.env, *case.pass_env}))
 
     def apply(self, case: Case) -> Case:
         """The case as it runs under this perturbation."""

@@ -17,6 +17,7 @@ from harness.pipeline.resolve import resolve_cached, resolve_checkpoint
 from harness.records.base import Json
 from harness.records.probe import PROBES, SKETCHES, ProbeEvidence
 from harness.session.context import SessionContext
+from harness.session.origin import Origins
 
 PROBES_FILE, SKETCHES_FILE = "probes.safetensors", "sketches.safetensors"
 PROBING = frozenset({"diffusers"})
@@ -60,8 +61,8 @@ def run_probes(engine: EngineOwner, case: Case, source: ProbeSource, folder: Pat
     return hold_against(read_observation(out), read_observation(inputs), golden)
 
 
-def record_inputs(get_engine: Callable[[Case], EngineOwner], case: Case, out: Path) -> Path | None:
-    """Record the inputs of ``case`` from its base; a recording that is there already is kept.
+def record_inputs(get_engine: Callable[[Case], EngineOwner], case: Case, folder: Path, origins: Origins) -> Path | None:
+    """Record the inputs of ``case`` from its base; a recording below ``folder`` of the same origin is kept.
 
     Returns:
         The recording, or ``None`` where the case has no base or its backend cannot be looked into.
@@ -72,10 +73,13 @@ def record_inputs(get_engine: Callable[[Case], EngineOwner], case: Case, out: Pa
     base = base_case(case)
     if base is None:
         return None
+    out = folder / origins.of_recording(base).digest()[:16] / PROBES_FILE
     if not out.exists():
         out.parent.mkdir(parents=True, exist_ok=True)
-        params: dict[str, Json] = {"case": base.model_dump(mode="json"), "out": str(out.resolve())}
+        part = out.with_name(f"part-{out.name}")
+        params: dict[str, Json] = {"case": base.model_dump(mode="json"), "out": str(part.resolve())}
         get_engine(base).call("record_probes", params, case.timeouts.generate)
+        part.replace(out)
     return out
 
 

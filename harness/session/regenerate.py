@@ -26,6 +26,9 @@ from harness.session.context import SessionContext
 from harness.session.controls.runs import Run, Say, broken_runs, noisy_runs
 from harness.session.controls.spoiling import SPOILS, STRENGTHS, spoiled
 from harness.session.guards import refuse_other_identity
+from harness.session.inspecting import Inspector
+from harness.session.kept import RECORD, keep, read_kept
+from harness.session.origin import Origins
 from harness.session.perturbation import NONE, Perturbation
 from harness.session.results import Result, healthy
 from harness.session.rounding import rounding_samples
@@ -102,24 +105,27 @@ def measure(context: SessionContext, cases: tuple[Located, ...], plan: Plan, wat
 
     Nothing outside the run's folder is written.
 
-    A run that is already on disk under the context's run id and was made by the same identity and code is read, not
-    repeated: an interrupted regeneration goes on where it stopped.
+    A run that is already on disk under the context's run id and is of the same origin (checkpoint, request,
+    environment, perturbation, code) is read, not repeated: an interrupted regeneration goes on where it stopped.
+    Anything else there is run again, and that is said.
 
     Raises:
         RegenerateError: a healthy run is not healthy: a fault of the checkpoint, of sanity or of the receipts.
         GoldenError: the accepted golden is of another identity, and it was not said that it is to be replaced.
     """
+    inspector = Inspector(context.root)
+    origins = Origins(context, inspector)
     if plan.results:
-        return tuple(_from_results(context, located, plan) for located in cases)
-    context = replace(context, probe_inputs=record_all(context, cases))
-    tables = [_sweep(context, cases, one, watch, plan.say) for one in (NONE, *plan.perturbations)]
+        return tuple(_from_results(context, located, plan, origins) for located in cases)
+    context = replace(context, probe_inputs=record_all(context, cases, origins))
+    tables = [_sweep(context, cases, one, watch, plan.say, inspector) for one in (NONE, *plan.perturbations)]
     return tuple(
-        _proposal(context, located, plan, *(row for row in rows if row is not None))
+        _proposal(context, located, plan, origins, *(row for row in rows if row is not None))
         for located, *rows in zip(cases, *tables, strict=True)
     )
 
 
-def _from_results(context: SessionContext, located: Located, plan: Plan) -> Proposal:
+def _from_results(context: SessionContext, located: Located, plan: Plan, origins: Origins) -> Proposal:
     """The limits of one case from runs that were made elsewhere, all of one identity."""
     mine = [one for one in plan.results if one.record.case == located.case.id and one.record.identity]
     identities = {one.record.identity.digest() for one in mine if one.record.identity}
@@ -133,11 +139,16 @@ def _from_results(context: SessionContext, located: Located, plan: Plan) -> Prop
     if not chosen:
         raise RegenerateError("no healthy result of this case is there", where=located.where)
     runs = [Measured(one.label, one.record, one.folder) for one in chosen]
-    return _proposal(context, located, plan, *runs)
+    return _proposal(context, located, plan, origins, *runs)
 
 
 def _sweep(
-    context: SessionContext, cases: tuple[Located, ...], perturbation: Perturbation, watch: Watch, say: Say
+    context: SessionContext,
+    cases: tuple[Located, ...],
+    perturbation: Perturbation,
+    watch: Watch,
+    say: Say,
+    inspector: Inspector,
 ) -> list[Measured | None]:
     """Run all cases under one perturbation, without a golden to be judged by."""
     bare = replace(
@@ -147,35 +158,50 @@ def _sweep(
         perturbation=perturbation,
         leave_candidates=False,
     )
-    session = Session(bare)
+    session, origins = Session(bare, inspector), Origins(bare, inspector)
     try:
-        return [_one(session, located, perturbation, watch, say) for located in cases]
+        return [_one(session, located, perturbation, watch, say, origins) for located in cases]
     finally:
         session.close()
 
 
-def _one(session: Session, located: Located, perturbation: Perturbation, watch: Watch, say: Say) -> Measured | None:
-    folder = session.context.case_folder(located.case.id)
-    done = folder / "record.json"
-    if done.exists():
-        record = CaseRecord.read(done)
-        if record.verdict.outcome is Outcome.GOLDEN_MISSING:
-            return Measured(perturbation.name, record, folder)
-    finished = session.run_case(located, located.case.id, watch)
+def _one(
+    session: Session, located: Located, perturbation: Perturbation, watch: Watch, say: Say, origins: Origins
+) -> Measured | None:
+    case = located.case
+    folder = session.context.case_folder(case.id)
+    taken = perturbation.taken(case)
+    if taken:
+        say(f"{case.id}: {perturbation.name} left out: the case sets {', '.join(taken)} itself")
+        return None
+    try:
+        origin = origins.of(case, perturbation, session.context.probe_inputs.get(case.id))
+    except QuantgateError:  # the run says it again, in a record
+        origin = None
+    kept = read_kept(folder, origin) if origin is not None else None
+    if isinstance(kept, CaseRecord):
+        return Measured(perturbation.name, kept, folder)
+    if kept:
+        say(f"{case.id}: {perturbation.name} is run again: {kept}")
+    finished = session.run_case(located, case.id, watch)
     outcome = finished.record.verdict.outcome
     if perturbation.optional and outcome in (Outcome.INVALID_CASE, Outcome.INFRA):
-        say(f"{located.case.id}: {perturbation.name} left out: {finished.record.verdict.summary}")
+        say(f"{case.id}: {perturbation.name} left out: {finished.record.verdict.summary}")
         return None
     if outcome is not Outcome.GOLDEN_MISSING:
         raise RegenerateError(
             f"run {perturbation.name!r} ended {outcome.value}: {finished.record.verdict.summary}",
             where=located.where,
-            remedy=f"make this run healthy first; its record is {done}",
+            remedy=f"make this run healthy first; its record is {folder / RECORD}",
         )
+    if origin is not None:
+        keep(folder, origin)
     return Measured(perturbation.name, finished.record, finished.folder)
 
 
-def _proposal(context: SessionContext, located: Located, plan: Plan, reference: Measured, *runs: Measured) -> Proposal:
+def _proposal(
+    context: SessionContext, located: Located, plan: Plan, origins: Origins, reference: Measured, *runs: Measured
+) -> Proposal:
     identity = reference.record.identity
     if identity is None:
         raise RegenerateError("the reference run has no identity", where=located.where)
@@ -196,14 +222,15 @@ def _proposal(context: SessionContext, located: Located, plan: Plan, reference: 
     old = load_limits(context.thresholds, context.runner.name, located.case.id)
     ordinary = [(run.label, run.record, run.folder) for run in (reference, *runs)]
     repeats = 0 if plan.results else plan.repeats
-    disturbed = noisy_runs(context, located.case, repeats, plan.say)
+    beside = origins.of(located.case).digest() if repeats or plan.controls == "all" else ""
+    disturbed = noisy_runs(context, located.case, beside, repeats, plan.say)
     rows += [(run.label, compare(clip, run.clip, names), {}) for run in disturbed]
-    injected = _inject(context, located, plan, clip)
+    injected = _inject(context, located, plan, clip, beside)
     samples = samples_of(golden, ordinary[0], ordinary[1:])
     return Proposal(located, reference, runs, golden, tuple(rows), old, samples, drawn, injected)
 
 
-def _inject(context: SessionContext, located: Located, plan: Plan, clip: Clip) -> tuple[Injected, ...]:
+def _inject(context: SessionContext, located: Located, plan: Plan, clip: Clip, beside: str) -> tuple[Injected, ...]:
     """Every negative control of one case, held against its golden."""
     runs: list[Run] = []
     if plan.controls != "none":
@@ -213,7 +240,7 @@ def _inject(context: SessionContext, located: Located, plan: Plan, clip: Clip) -
             for strength in STRENGTHS
         ]
     if plan.controls == "all":
-        runs += broken_runs(context, located.case, plan.say)
+        runs += broken_runs(context, located.case, beside, plan.say)
     names = located.case.metrics or None
     return tuple(
         Injected(run.label, run.fault, run.strength, compare(clip, run.clip, names))

@@ -81,7 +81,7 @@ def healthy(results: Sequence[Result], case: str, identity: str) -> tuple[Result
     """The results of a case that may stand on the healthy side: of this identity, and found healthy.
 
     A run that failed by its frames alone is what limits are measured for, so it counts; one that anything else found
-    broken does not.
+    broken does not, nor does a negative control, however it ended.
     """
     mine = [one for one in results if one.record.case == case]
     return tuple(
@@ -91,6 +91,8 @@ def healthy(results: Sequence[Result], case: str, identity: str) -> tuple[Result
 
 def _is_healthy(result: Result) -> bool:
     verdict = result.record.verdict
+    if verdict.observed is not None or result.record.request.get("expect", "pass") != "pass":
+        return False  # a negative control or a waived case: its verdict was turned, or is to be
     if verdict.outcome in HEALTHY:
         return True
     gating = {finding.stage for finding in verdict.findings if finding.gating}

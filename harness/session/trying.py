@@ -21,7 +21,8 @@ from harness.records.probe import ProbeEvidence
 from harness.session.conductor import Session
 from harness.session.context import SessionContext
 from harness.session.identity import identity_of
-from harness.session.inspecting import difference, inspect, weight_digests
+from harness.session.inspecting import Inspector, difference, inspect, weight_digests
+from harness.session.origin import Origins
 from harness.session.probing import ProbeSource, probe_source, record_inputs, run_probes
 from harness.session.stages import look_at_frames
 
@@ -224,7 +225,8 @@ def _source(context: SessionContext, session: Session, case: Case, folder: Path)
     kept = probe_source(context, case, goldens[-1] if goldens else None)
     if kept is not None:
         return kept
-    recorded = record_inputs(session.pool.get, case, folder / "recording.safetensors")
+    origins = Origins(context, Inspector(context.root))
+    recorded = record_inputs(session.pool.get, case, folder / "recording", origins)
     return None if recorded is None else ProbeSource(recorded, None)
 
 

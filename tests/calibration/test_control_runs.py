@@ -29,8 +29,8 @@ def test_runs_are_made_once_and_read_afterwards(
     said: list[str] = []
     before = {path: path.read_bytes() for path in (random_wan / "bf16" / "transformer").iterdir()}
     gain = tuple(fault for fault in FAULTS if fault.name in ("gain", "nibble_swap"))
-    noisy = runs.noisy_runs(context, case, 2, said.append)
-    broken = runs.broken_runs(context, case, said.append, gain, (0.5, 1.0))
+    noisy = runs.noisy_runs(context, case, "origin", 2, said.append)
+    broken = runs.broken_runs(context, case, "origin", said.append, gain, (0.5, 1.0))
     assert [run.label for run in noisy] == ["ulp-initial-1", "ulp-between-2"]
     assert [(run.fault, run.strength) for run in broken] == [("gain", 0.5), ("gain", 1.0)], "bf16 has no nibbles"
     assert said == [f"wan: {run.label}" for run in (*noisy, *broken)]
@@ -39,7 +39,7 @@ def test_runs_are_made_once_and_read_afterwards(
     assert {path: path.read_bytes() for path in before} == before
 
     # one run is torn, as by a full disk: it alone is made again
-    (tmp_path / "controls" / "wan" / "gain@1" / "clip.safetensors").write_bytes(b"\0" * 9)
+    (tmp_path / "controls" / "wan" / "origin" / "gain@1" / "clip.safetensors").write_bytes(b"\0" * 9)
     started: list[str] = []
 
     def refuse(*_: object, **__: object) -> None:
@@ -47,11 +47,14 @@ def test_runs_are_made_once_and_read_afterwards(
         raise runs.InfraError("no engine may start")
 
     monkeypatch.setattr(runs, "EngineOwner", refuse)
-    assert [run.clip for run in runs.noisy_runs(context, case, 2, said.append)] == clips[:2]
+    assert [run.clip for run in runs.noisy_runs(context, case, "origin", 2, said.append)] == clips[:2]
     assert started == []
-    again = runs.broken_runs(context, case, said.append, gain, (0.5, 1.0))
+    again = runs.broken_runs(context, case, "origin", said.append, gain, (0.5, 1.0))
     assert [run.clip for run in again] == clips[2:3]
     assert started == ["engine"]
+    assert runs.noisy_runs(context, case, "another origin", 0, said.append) == ()
+    with pytest.raises(runs.InfraError, match="no engine may start"):
+        runs.noisy_runs(context, case, "another origin", 2, said.append)
     assert said[-1] == "wan: gain@1 could not be run and is left out: no engine may start"
 
 
@@ -67,5 +70,5 @@ def test_a_backend_of_ones_own_is_disturbed_where_it_is_allowed(
         context: Any = SimpleNamespace(
             **fields, folder=tmp_path / str(allowed), runner=SimpleNamespace(name="cpu"), allow_python_backend=allowed
         )
-        assert len(runs.noisy_runs(context, case, 1, said.append)) == count
+        assert len(runs.noisy_runs(context, case, "origin", 1, said.append)) == count
     assert "no disturbed runs" in said[0]

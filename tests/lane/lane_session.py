@@ -115,7 +115,7 @@ def _kill_when_busy(folder: Path, victims: list[int]) -> None:
 
 def _nowhere(root: Path) -> Any:
     def resolve(case: Case) -> Mapping[str, Path]:
-        return {"model": root}
+        return {"model": root / case.model.path}
 
     return resolve
 

@@ -43,7 +43,7 @@ def start_owner(tmp_path: Path) -> Iterator[Callable[..., EngineOwner]]:
     owners: list[EngineOwner] = []
 
     def start(case: Case, **options: Any) -> EngineOwner:
-        owner = EngineOwner(case, tmp_path, {}, {"model": tmp_path}, allow_python_backend=True, **options)
+        owner = EngineOwner(case, tmp_path, {}, {"model": tmp_path / "model"}, allow_python_backend=True, **options)
         owners.append(owner)
         owner.start()
         return owner

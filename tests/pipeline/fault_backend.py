@@ -87,6 +87,7 @@ class FaultBackend:
             "secret": _raise(ValueError("token " + os.environ.get("FAULT_SECRET", "none"))),
             "refuse": _raise(InvalidCaseError("no such size")),
             "noise": lambda: (_print(1), _print(2)),
+            "noise_then_hang": lambda: (_print(1), emit({"stage": "said", "step": 1, "steps": 1}), time.sleep(600)),
             "children_then_hang": lambda: (_spawn(out_dir), time.sleep(600)),
             "children_then_crash": lambda: (_spawn(out_dir), os._exit(9)),
             "children": lambda: _spawn(out_dir),

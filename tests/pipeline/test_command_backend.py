@@ -42,7 +42,7 @@ def run(tmp_path: Path) -> Iterator[Callable[[Case], tuple[Generation, Any]]]:
     owners: list[EngineOwner] = []
 
     def start(case: Case) -> tuple[Generation, Any]:
-        owner = EngineOwner(case, tmp_path, {}, {"model": tmp_path}, device="cpu")
+        owner = EngineOwner(case, tmp_path, {}, {"model": tmp_path / "model"}, device="cpu")
         owners.append(owner)
         owner.start()
         generation = owner.generate(case, tmp_path / "out")

@@ -18,6 +18,7 @@ from harness.definitions.case import Case
 from harness.errors import CheckpointFaultError, InfraError, InvalidCaseError
 from harness.frames.clip import read_clip
 from harness.pipeline import owner as owner_module
+from harness.pipeline.engine_key import engine_key
 from harness.pipeline.owner import EngineOwner
 from harness.records.generation import Progress
 
@@ -191,7 +192,8 @@ import os, sys, importlib.util, pathlib
 spec = importlib.util.spec_from_file_location("helpers", {str(Path(__file__).with_name("conftest.py"))!r})
 helpers = importlib.util.module_from_spec(spec); spec.loader.exec_module(helpers)
 folder = pathlib.Path({str(tmp_path)!r})
-owner = helpers.EngineOwner(helpers.fault_case(), folder, {{}}, {{"model": folder}}, allow_python_backend=True)
+paths = {{"model": folder / "model"}}
+owner = helpers.EngineOwner(helpers.fault_case(), folder, {{}}, paths, allow_python_backend=True)
 owner.start()
 owner.generate(helpers.fault_case("children"), folder)
 print(owner.pid, flush=True)
@@ -218,11 +220,48 @@ def test_passed_values_are_never_shown_or_kept(
     monkeypatch.setenv("FAULT_SECRET", "hunter2-value")
     owner = start_owner(make_case(pass_env=["FAULT_SECRET"]))
     owner.generate(make_case("noise", pass_env=["FAULT_SECRET"]), tmp_path)
-    assert "hunter2-value" in owner.log_path.read_text()  # the engine did get it, and did print it
     assert "library chatter, secret=<FAULT_SECRET>" in owner.log_tail()
+    assert "hunter2-value" not in owner.log_path.read_text(), "nor before the engine ends: the parent may be killed"
+    environment = owner.call("environment", {}, 30)
+    assert isinstance(environment, dict)
+    assert environment["FAULT_SECRET"] == os.environ["FAULT_SECRET"]
     with pytest.raises(InfraError, match="token <FAULT_SECRET>"):
         owner.generate(make_case("secret", pass_env=["FAULT_SECRET"]), tmp_path)
     assert "hunter2-value" not in owner.log_path.read_text()
+
+
+def test_the_death_of_the_parent_ends_an_engine_whose_output_it_reads(tmp_path: Path) -> None:
+    program = f"""
+import os, sys, importlib.util, pathlib
+spec = importlib.util.spec_from_file_location("helpers", {str(Path(__file__).with_name("conftest.py"))!r})
+helpers = importlib.util.module_from_spec(spec); spec.loader.exec_module(helpers)
+folder = pathlib.Path({str(tmp_path)!r})
+paths = {{"model": folder / "model"}}
+case = helpers.fault_case("noise_then_hang", pass_env=["FAULT_SECRET"])
+owner = helpers.EngineOwner(case, folder, {{}}, paths, allow_python_backend=True)
+owner.start()
+print(owner.pid, flush=True)
+owner.generate(case, folder, lambda _: os.kill(os.getpid(), 9) if _.stage == "said" else None)
+"""
+    environment = {**os.environ, "FAULT_SECRET": "hunter2-value"}
+    ended = subprocess.run(
+        [sys.executable, "-c", program], capture_output=True, text=True, timeout=60, check=False, env=environment
+    )
+    assert ended.returncode == -signal.SIGKILL, ended.stderr
+    assert _wait_gone([int(ended.stdout.split()[-1])]) == []
+    log = next(tmp_path.glob("engine-*.log")).read_text()
+    assert '"event": "result"' in log
+    assert "hunter2-value" not in log
+
+
+def test_a_log_that_cannot_be_written_does_not_block_the_engine(
+    start_owner: Start, make_case: Make, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("FAULT_SECRET", "hunter2-value")
+    case = make_case("noise", pass_env=["FAULT_SECRET"])
+    key = engine_key(case)
+    (tmp_path / f"engine-{key[:12]}.log").symlink_to("/dev/full")
+    start_owner(case).generate(case, tmp_path)
 
 
 def test_a_missing_passed_name_is_refused(start_owner: Start, make_case: Make) -> None:
@@ -258,7 +297,7 @@ def test_the_environment_is_exactly_what_is_documented(
 
 def test_the_cpu_engine_sees_no_gpu(make_case: Make, tmp_path: Path) -> None:
     owner = EngineOwner(
-        make_case(), tmp_path, {"EXTRA": "1"}, {"model": tmp_path}, allow_python_backend=True, device="cpu"
+        make_case(), tmp_path, {"EXTRA": "1"}, {"model": tmp_path / "model"}, allow_python_backend=True, device="cpu"
     )
     with owner:
         owner.start()

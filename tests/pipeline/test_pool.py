@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -17,7 +18,10 @@ Make = Callable[..., Case]
 
 @pytest.fixture
 def pool(tmp_path: Path) -> Iterator[EnginePool]:
-    with EnginePool(tmp_path, {}, lambda _: {"model": tmp_path}, allow_python_backend=True) as made:
+    model = tmp_path / "model"
+    model.mkdir()
+    (model / "weights").write_bytes(b"aaaa")
+    with EnginePool(tmp_path, {}, lambda _: {"model": model}, allow_python_backend=True) as made:
         yield made
 
 
@@ -58,6 +62,37 @@ def test_discard_gives_a_fresh_process(pool: EnginePool, make_case: Make) -> Non
     pool.discard(make_case())
     assert pool.get(make_case()) is not first
     assert not first.alive
+
+
+def _replace(weights: Path) -> None:
+    """By rename, with the size and the modification time that were there."""
+    state, other = weights.stat(), weights.with_name("other")
+    other.write_bytes(b"bbbb")
+    os.utime(other, ns=(state.st_atime_ns, state.st_mtime_ns))
+    other.replace(weights)
+
+
+def test_an_engine_whose_files_were_replaced_is_not_handed_out(
+    pool: EnginePool, make_case: Make, tmp_path: Path
+) -> None:
+    first = pool.get(make_case())
+    assert pool.get(make_case()) is first
+    _replace(tmp_path / "model" / "weights")
+    second = pool.get(make_case())
+    assert second is not first
+    assert not first.alive
+    assert pool.get(make_case()) is second
+
+
+def test_files_that_change_during_a_run_are_infra(pool: EnginePool, make_case: Make, tmp_path: Path) -> None:
+    engine, weights = pool.get(make_case()), tmp_path / "model" / "weights"
+    with pytest.raises(InfraError, match=f"files of the checkpoint changed during the run: {weights}"):
+        engine.generate(make_case(), tmp_path / "out", lambda _: _replace(weights))
+    assert not engine.alive
+    engine = pool.get(make_case())
+    _replace(weights)
+    with pytest.raises(InfraError, match="changed during the run"):
+        engine.call("echo", {}, 10)
 
 
 def test_a_failed_start_leaves_nothing(pool: EnginePool, make_case: Make) -> None:

@@ -96,3 +96,52 @@ def test_an_unknown_case_is_named(project: Any) -> None:
     project.cases("  one: {}\n")
     done = regenerate(project, "--case", "two")
     assert (done.returncode, "there is no case two" in done.stderr) == (RULES[Outcome.INVALID_CASE].exit_code, True)
+
+
+def placed(project: Any, run: str = "again") -> Any:
+    return regenerate(project, "--run-id", run, "--repeats", "0", "--controls", "none")
+
+
+def test_runs_of_other_code_are_not_taken_for_these(project: Any) -> None:
+    """Limits between the old output and the new one would let the difference through."""
+    project.cases("  one: {}\n")
+    first = regenerate(project, "--dry-run", "--run-id", "again", "--repeats", "0", "--controls", "none")
+    assert first.returncode == 0, first.stderr
+    project.drift(20)
+    (project.root / "runs" / "again" / "threads-2" / "one" / "record.json").unlink()  # interrupted here
+    done = placed(project)
+    assert done.returncode == 0, done.stderr
+    assert "one: none is run again: it was made of something else: programs" in done.stdout
+    assert all(sample.value == limit.samples[-1].value for limit in limits(project).limits
+               for sample in limit.samples if not sample.drawn)  # fmt: skip
+
+
+def test_runs_of_another_request_are_not_taken_for_these(project: Any) -> None:
+    project.cases("  one: {}\n")
+    regenerate(project, "--dry-run", "--run-id", "again", "--repeats", "0", "--controls", "none")
+    project.cases("  one: {sampling: {seed: 3}}\n")
+    done = placed(project)
+    assert done.returncode == 0, done.stderr
+    assert "one: none is run again: it was made of something else: identity, request" in done.stdout
+    passed = project.pytest("--run-id", "a")
+    assert passed.returncode == 0, passed.stdout
+
+
+def test_what_moves_no_pixel_does_not_repeat_a_run(project: Any) -> None:
+    """A run that hung is gone on with, with a longer deadline."""
+    project.cases("  one: {}\n")
+    regenerate(project, "--dry-run", "--run-id", "again", "--repeats", "0", "--controls", "none")
+    project.cases("  one: {timeouts: {generate: 40}, description: slow}\n")
+    assert "is run again" not in placed(project).stdout
+
+
+def test_runs_that_are_not_whole_are_run_again(project: Any) -> None:
+    project.cases("  one: {}\n")
+    regenerate(project, "--dry-run", "--run-id", "again", "--repeats", "0", "--controls", "none")
+    runs = project.root / "runs" / "again"
+    (runs / "none" / "one" / "origin.json").unlink()
+    (runs / "threads-2" / "one" / "clip.safetensors").write_bytes(b"\0" * 9)
+    said = placed(project).stdout
+    assert "one: none is run again: its record is not whole, or does not say what it was made of" in said
+    assert "one: threads-2 is run again: its frames cannot be read" in said
+    assert said.count("is run again") == 2

@@ -209,3 +209,19 @@ def test_the_check_is_green_after_regeneration_and_names_every_disorder(project:
     )
     clip.write_bytes(Path(clip).read_bytes()[:-8])
     assert check(project)[0] == MISSING
+
+
+def test_case_files_are_the_same_for_every_command(project: Any, quick: tuple[str, ...]) -> None:
+    """What pytest collects is found by all: nested, and with either ending."""
+    (project.root / "cases" / "sub").mkdir(parents=True)
+    project.cases("  one: {}\n", "sub/a.yaml")
+    project.cases("  two: {sampling: {seed: 1}}\n", "sub/b.yml")
+    assert regenerate(project, *quick, "--repeats", "0").returncode == 0
+    code, said = check(project)
+    assert (code, "2 cases with goldens and limits, 0 faults" in said) == (0, True), said
+    same = project.quantgate("bisect", "one", "--runner", "cpu")
+    assert "do not differ" in same.stderr
+    tried = project.quantgate("try", "two", "--model", "./model", "--runner", "cpu")
+    assert "the candidate is what the case has already" in tried.stderr
+    collected = project.pytest("--collect-only", "-q")
+    assert ("a.yaml::one" in collected.stdout, "b.yml::two" in collected.stdout) == (True, True)

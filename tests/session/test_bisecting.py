@@ -9,6 +9,9 @@ import pytest
 
 from harness.definitions.case import Case
 from harness.errors import InfraError, InvalidCaseError
+from harness.records.frames import MetricResult
+from harness.records.limits import Limit, LimitFile, Sample
+from harness.session import bisecting
 from harness.session.bisecting import apply_differences, bisect, differences
 from harness.session.delta import Answer
 
@@ -75,9 +78,73 @@ def test_a_torn_last_line_is_run_again(tmp_path: Path) -> None:
     def test(one: Case) -> tuple[Answer, str]:
         return ("red", "") if one.sampling.guidance_scale == 4.0 else ("green", "")
 
-    bisect(case(), case(**BAD), test, log)
+    whole = bisect(case(), case(**BAD), test, log)
+    assert whole.notes == ()
     log.write_text(log.read_text(encoding="utf-8")[:-20], encoding="utf-8")
-    assert bisect(case(), case(**BAD), test, log).runs == 1
+    again = bisect(case(), case(**BAD), test, log)
+    assert again.runs == 1
+    assert again.notes == (f"{log}: the last line was torn and is cut off",)
+    third = bisect(case(), case(**BAD), test, log)
+    assert (third.smallest, third.runs, third.notes) == (whole.smallest, 0, ())
+
+
+def test_a_line_that_cannot_be_read_is_passed_over_and_said(tmp_path: Path) -> None:
+    log = tmp_path / "log.jsonl"
+
+    def test(one: Case) -> tuple[Answer, str]:
+        return ("red", "") if one.sampling.guidance_scale == 4.0 else ("green", "")
+
+    bisect(case(), case(**BAD), test, log)
+    lines = log.read_bytes().split(b"\n")
+    log.write_bytes(b"\n".join([b'{"key": "half\xff{"key": "a"}', *lines[1:]]))
+    again = bisect(case(), case(**BAD), test, log)
+    assert again.runs == 1
+    assert again.notes == (f"{log}:1: cannot be read and is passed over",)
+
+
+def metric(value: float | None, name: str = "ssim") -> MetricResult:
+    return MetricResult(
+        name=name,
+        status="not_computed" if value is None else "computed",
+        direction="higher_is_better",
+        unit="",
+        ideal=1.0,
+        worst=value,
+        mean=value,
+        why="no weights" if value is None else "",
+    )
+
+
+def limit(value: float | None, name: str = "ssim") -> Limit:
+    gates = value is not None
+    return Limit(
+        metric=name,
+        direction="higher_is_better",
+        unit="",
+        gates=gates,
+        limit=value,
+        why="" if gates else "sees nothing",
+        samples=(Sample(value=1.0, run="none", side="benign"),),
+        method="repeats",
+    )
+
+
+def answer(metrics: tuple[MetricResult, ...], *limits: Limit) -> tuple[Answer, str]:
+    file = LimitFile.model_construct(limits=limits)
+    return bisecting._within(metrics, file)
+
+
+def test_only_what_was_held_against_a_limit_is_green() -> None:
+    assert answer((metric(0.9),), limit(0.8)) == ("green", "inside all limits (ssim 0.9)")
+    assert answer((metric(0.7),), limit(0.8)) == ("red", "ssim 0.7, limit 0.8")
+    assert answer((metric(None),), limit(0.8)) == ("unresolved", "ssim was not computed: no weights")
+    assert answer((metric(0.9),), limit(None)) == ("unresolved", "no limit of the good configuration gates")
+    assert answer((metric(0.9),)) == ("unresolved", "ssim has no limit")
+    assert answer((), limit(0.8)) == ("unresolved", "no limit of the good configuration gates")
+    both = (metric(0.9), metric(None, "lpips"))
+    assert answer(both, limit(0.8), limit(0.8, "lpips"))[0] == "unresolved"
+    assert answer((metric(None, "lpips"), metric(0.7)), limit(0.8), limit(0.8, "lpips"))[0] == "red"
+    assert answer((metric(0.9), metric(0.1, "mad")), limit(0.8), limit(None, "mad"))[0] == "green"
 
 
 def test_equal_cases_and_a_bad_one_that_is_green_are_refused(tmp_path: Path) -> None:

@@ -88,3 +88,28 @@ def test_a_changed_file_is_looked_at_again(root: Path, count: list[str]) -> None
     assert count == ["one", "one"]
     name = "transformer/diffusion_pytorch_model.safetensors"
     assert before.digests[name] != after.digests[name]
+
+
+def test_a_file_behind_a_linked_component_is_looked_at_again(root: Path, count: list[str]) -> None:
+    """The hub's cache and `hf download --local-dir` both link; a folder may be a link as well as a file."""
+    (root / "weights" / "vae").rename(root / "vae")
+    (root / "weights" / "vae").symlink_to(root / "vae")
+    inspector, paths = Inspector(root), {"model": root / "weights"}
+    before = inspector.look(case("one"), paths)
+    config = root / "vae" / "config.json"
+    config.write_text(config.read_text() + " ")
+    after = inspector.look(case("one"), paths)
+    assert count == ["one", "one"]
+    assert before.digests["vae/config.json"] != after.digests["vae/config.json"]
+
+
+def test_a_replacement_of_the_same_size_and_time_is_looked_at_again(root: Path, count: list[str]) -> None:
+    inspector, paths = Inspector(root), {"model": root / "weights"}
+    inspector.look(case("one"), paths)
+    config = root / "weights" / "vae" / "config.json"
+    state = config.stat()
+    with config.open("r+b") as out:
+        out.write(config.read_bytes())
+    os.utime(config, ns=(state.st_atime_ns, state.st_mtime_ns))
+    inspector.look(case("one"), paths)
+    assert count == ["one", "one"]

@@ -25,6 +25,7 @@ from harness.session.context import SessionContext
 from harness.session.controls.weights import EXPERTS, FAULTS, STRENGTHS, WeightFault, inject
 
 DONE = "generation.json"
+ORIGIN_DIGITS = 16
 Say = Callable[[str], None]
 
 NOISES: tuple[tuple[str, dict[str, Json]], ...] = (
@@ -45,17 +46,20 @@ class Run:
     strength: float | None = None
 
 
-def noisy_runs(context: SessionContext, case: Case, count: int, say: Say, first_seed: int = 1) -> tuple[Run, ...]:
+def noisy_runs(
+    context: SessionContext, case: Case, origin: str, count: int, say: Say, first_seed: int = 1
+) -> tuple[Run, ...]:
     """``count`` disturbed runs of a case in one process, by each of ``NOISES`` in turn.
 
-    Empty, and said so, where the backend cannot disturb a generation.
+    Empty, and said so, where the backend cannot disturb a generation. Runs of the same ``origin`` that lie there are
+    read: the digest of what the case's run is made of.
 
     Raises:
         QuantgateError: the engine failed.
     """
     if count <= 0:
         return ()
-    root, runs = context.folder / "noise" / case.id, []
+    root, runs = context.folder / "noise" / case.id / origin[:ORIGIN_DIGITS], []
     with _engine(context, case, resolve_case(case, context.root)) as engine:
         for index in range(count):
             name, where = NOISES[index % len(NOISES)]
@@ -83,6 +87,7 @@ def _disturbed(engine: _Engine, case: Case, folder: Path, noise: dict[str, Json]
 def broken_runs(
     context: SessionContext,
     case: Case,
+    origin: str,
     say: Say,
     faults: tuple[WeightFault, ...] = FAULTS,
     strengths: tuple[float, ...] = STRENGTHS,
@@ -90,13 +95,14 @@ def broken_runs(
     """Every fault that the case's checkpoint can have, at every strength, each in an engine that loads the broken copy.
 
     A fault that its formats cannot have is passed over. One that the engine refuses to load needs no limit to be found,
-    and one whose engine failed says nothing: both are said and left out. The copies are deleted.
+    and one whose engine failed says nothing: both are said and left out. The copies are deleted. Runs of the same
+    ``origin`` that lie there are read.
 
     Raises:
         QuantgateError: the checkpoint is not there.
     """
     paths = resolve_case(case, context.root)
-    root, runs = context.folder / "controls" / case.id, []
+    root, runs = context.folder / "controls" / case.id / origin[:ORIGIN_DIGITS], []
     with tempfile.TemporaryDirectory(prefix="quantgate-controls-") as scratch, _engine(context, case, paths) as engine:
         for fault in faults:
             for strength in strengths:
@@ -161,13 +167,7 @@ class _Engine:
         if owner is None or not owner.alive or self._context.device.kind != "cpu":
             self.close()
             return
-        params: dict[str, Json] = {
-            "case": self._case.model_dump(mode="json"),
-            "paths": {role: str(path.resolve()) for role, path in paths.items()},
-            "engine": owner.key,
-            "device": "cpu",
-        }
-        owner.call("start", params, self._case.timeouts.load)
+        owner.reload(paths)
 
     def close(self) -> None:
         """End it."""

@@ -1,0 +1,151 @@
+"""What a run is made of, as far as it can be known before it runs: is one that lies on disk the one asked for?"""
+
+from __future__ import annotations
+
+import hashlib
+import platform
+import shutil
+from collections.abc import Iterator
+from functools import cached_property
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+
+import harness
+from harness.definitions.case import Case
+from harness.lane.devices import driver_version
+from harness.pipeline.fingerprint import PACKAGES
+from harness.pipeline.resolve import resolve_case
+from harness.pipeline.stamps import stamps_of
+from harness.records.base import Json, Record
+from harness.session.context import SessionContext
+from harness.session.guards import dirty_files, tracked_files
+from harness.session.identity import identity_of
+from harness.session.inspecting import Inspector
+from harness.session.perturbation import NONE, Perturbation
+
+MOVES_NOTHING = frozenset({"description", "runners", "timeouts", "metrics", "waiver"})
+"""Fields of a case that change neither what a run makes nor whether it is healthy."""
+
+
+class Origin(Record):
+    """All that makes a run. Two runs of one origin are repeats of each other."""
+
+    identity: str
+    """Digest: request, hardware, checkpoint files, environment."""
+    request: dict[str, Json]
+    """The case as it runs, without what moves nothing."""
+    perturbation: dict[str, Json]
+    code: str
+    """sha256 over the sources of this package, the tracked files of the repository, and what was changed in it."""
+    programs: dict[str, str]
+    """sha256 of every file that the case's command names."""
+    packages: dict[str, str]
+    probes: str = ""
+    """sha256 of the recording that is fed in; of stamps, where this is the origin of a recording."""
+
+    def digest(self) -> str:
+        """sha256 (hex): the name of a folder for what was made."""
+        return hashlib.sha256(self.to_json().encode()).hexdigest()
+
+    def differs(self, other: Origin) -> str:
+        """The names of the fields in which two origins differ."""
+        return ", ".join(name for name in type(self).model_fields if getattr(self, name) != getattr(other, name))
+
+
+class Origins:
+    """Tells the origin of runs. The code is looked at once: it is that of the process which asks.
+
+    Args:
+        context: where it runs.
+        inspector: looks at checkpoints.
+    """
+
+    def __init__(self, context: SessionContext, inspector: Inspector) -> None:
+        self._context, self._inspector = context, inspector
+
+    def of(self, case: Case, perturbation: Perturbation = NONE, probes: Path | None = None) -> Origin:
+        """The origin of a run.
+
+        Args:
+            case: as it is written.
+            perturbation: what is forced on it.
+            probes: the recording that is fed in.
+
+        Raises:
+            QuantgateError: the checkpoint cannot be looked at, or git fails.
+        """
+        inspected = self._inspector.look(case, resolve_case(case, self._context.root))
+        fed = "" if probes is None else _sha256(probes)
+        return self._origin(case, perturbation, dict(inspected.digests), fed)
+
+    def of_recording(self, base: Case) -> Origin:
+        """The origin of a recording of ``base``. Its files are told by their stamps: to read them all would cost more
+        than to record again.
+
+        Raises:
+            QuantgateError: a checkpoint is not there, or git fails.
+        """
+        stamps = stamps_of(resolve_case(base, self._context.root))
+        return self._origin(base, NONE, {}, hashlib.sha256(repr(stamps).encode()).hexdigest())
+
+    def _origin(self, case: Case, perturbation: Perturbation, digests: dict[str, str], probes: str) -> Origin:
+        runs = perturbation.apply(case)
+        identity = identity_of(runs, self._context.device, digests, perturbation=perturbation)
+        forced: dict[str, Json] = {"name": perturbation.name, **perturbation.env}
+        return Origin(
+            identity=identity.digest(),
+            request=runs.model_dump(mode="json", exclude=set(MOVES_NOTHING)),
+            perturbation=forced,
+            code=self._code,
+            programs=dict(_programs(runs, self._context.root)),
+            packages=self._packages,
+            probes=probes,
+        )
+
+    @cached_property
+    def _code(self) -> str:
+        return code_digest(self._context.root)
+
+    @cached_property
+    def _packages(self) -> dict[str, str]:
+        found = {"python": platform.python_version(), "driver": driver_version() or ""}
+        for name in PACKAGES:
+            try:
+                found[name] = version(name)
+            except PackageNotFoundError:
+                continue
+        return found
+
+
+def code_digest(root: Path) -> str:
+    """sha256 over what a run's code is: this package, and where ``root`` is a git work tree, all that it holds but
+    cases, goldens and limits, committed or not.
+
+    Raises:
+        InvalidCaseError: git is needed and absent, or fails.
+    """
+    digest = hashlib.sha256()
+    package = Path(harness.__file__).resolve().parent
+    for path in sorted(package.rglob("*.py")):
+        digest.update(f"{path.relative_to(package)}\0{_sha256(path)}\0".encode())
+    for row in tracked_files(root):
+        digest.update(f"{row}\0".encode())
+    for name in sorted(dirty_files(root)):
+        if not name.startswith("cases/"):
+            digest.update(f"{name}\0{_sha256(root / name)}\0".encode())
+    return digest.hexdigest()
+
+
+def _programs(case: Case, root: Path) -> Iterator[tuple[str, str]]:
+    for word in case.command:
+        path = next((place for place in (Path(word), root / word) if place.is_file()), shutil.which(word))
+        if path is not None:
+            yield word, _sha256(Path(path))
+
+
+def _sha256(path: Path) -> str:
+    """Of a file; empty where there is none."""
+    if not path.is_file():
+        return ""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
