@@ -99,6 +99,9 @@ def test_errors_against_a_golden_of_other_weights_count_for_nothing(make: Any) -
     assert list(judge_probe(evidence(make, found, BASE | GOLDEN), anchored=False)) == []
     assert modules_off(found, limits(make, BASE | GOLDEN), anchored=False) == ()
     assert len(modules_off(found, limits(make, BASE | GOLDEN), anchored=True)) == 1
+    off = probe(step(golden=0.5), anchor=True, base=0.3, golden=0.5)
+    (said_of_it,) = judge_probe(evidence(make, off, BASE | GOLDEN), anchored=False)
+    assert "the worst by 0.3 of the base" in said_of_it.message
 
 
 def test_a_step_that_the_golden_lacks_hides_no_other(make: Any) -> None:
