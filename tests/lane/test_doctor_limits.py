@@ -76,7 +76,7 @@ def machine(monkeypatch: pytest.MonkeyPatch) -> Host:
 def test_of_several_gpus_only_the_named_one_counts(machine: Host, uuid: str | None, seen: set[str], fit: bool) -> None:
     found = examine(B200, ROOT, uuid=uuid, host=machine)
     assert {check.device for check in found.checks if check.device} == seen
-    assert not [check for check in found.unfit() if check.device] is fit
+    assert any(check.device for check in found.unfit()) is not fit
 
 
 @pytest.mark.parametrize("uuid", ["GPU-3", "GPU-9"])
