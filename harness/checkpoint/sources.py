@@ -130,7 +130,7 @@ def open_source(ref: CheckpointRef | str | Path, meter: Meter, root: Path | None
     if revision == UNRESOLVED:
         raise BadReferenceError(
             f"the revision of {path} is not resolved to a commit yet",
-            remedy=f"quantgate inspect {path} prints the commit; put it into the case",
+            remedy=f"quantgate inspect {path}, which prints the commit; put it into the case",
         )
     folder = (root or Path.cwd()) / path
     if folder.is_dir() or path.startswith(("./", "/", "~")):
