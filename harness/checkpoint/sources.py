@@ -130,7 +130,7 @@ def open_source(ref: CheckpointRef | str | Path, meter: Meter, root: Path | None
     if revision == UNRESOLVED:
         raise BadReferenceError(
             f"the revision of {path} is not resolved to a commit yet",
-            remedy="quantgate resolve CASE writes the commit into the case",
+            remedy="quantgate resolve CASE, which writes the commit into the case",
         )
     folder = (root or Path.cwd()) / path
     if folder.is_dir() or path.startswith(("./", "/", "~")):

@@ -25,7 +25,9 @@ def load_limits(folder: Path, runner: str, case: str) -> LimitFile | None:
         InvalidCaseError: the file is there and wrong: each fault with its JSON pointer (RFC 6901).
     """
     path = limit_path(folder, runner, case)
-    remedy = f"quantgate regenerate {case} --runner {runner}"
+    # regenerate reads the old file too, so one that cannot be read must go first
+    again = f"quantgate regenerate --case {case} --runner {runner} --reason '...'"
+    remedy = f"restore it from git, or remove it and measure anew: {again}"
     try:
         limits = LimitFile.read(path)
     except FileNotFoundError:

@@ -43,7 +43,7 @@ def post_comment(repository: str, number: int, body: str) -> str:
         InfraError: ``gh`` failed.
     """
     if not _REPOSITORY.match(repository):
-        raise InvalidCaseError(f"{repository!r} is no owner/name", remedy="quantgate comment --repo owner/name")
+        raise InvalidCaseError(f"{repository!r} is no owner/name", remedy="give --repo owner/name")
     if not body.startswith(MARK):
         body = f"{MARK}\n{body}"
     if len(body) > MAX_COMMENT:

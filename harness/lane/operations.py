@@ -176,7 +176,7 @@ def read_plan(path: Path) -> Plan:
     except (OSError, ValidationError, UnicodeDecodeError) as error:
         first = str(error).splitlines()[0]
         raise InvalidCaseError(
-            f"not a plan: {first}", where=str(path), remedy="quantgate plan --out plan.json"
+            f"not a plan: {first}", where=str(path), remedy="quantgate plan --runner NAME --out plan.json"
         ) from error
 
 

@@ -41,7 +41,7 @@ def declare(parser: pytest.Parser) -> None:
     group.addoption(
         "--run-id", default=None, metavar="ID", help="name of this run below the runs folder; default: the time"
     )
-    group.addoption("--plan", default=None, metavar="FILE", help="run what this plan says; quantgate plan writes it")
+    group.addoption("--plan", default=None, metavar="FILE", help="the plan to run, from `quantgate plan --runner NAME`")
     group.addoption("--shard", default=None, metavar="I/N", help="run one shard of --plan, such as 2/4")
     group.addoption(
         "--gpu-wait",

@@ -45,7 +45,7 @@ def read_shard(config: pytest.Config) -> Shard | None:
     file, shard = config.getoption("plan"), config.getoption("shard")
     if not file:
         if shard:
-            raise pytest.UsageError(f"--shard {shard} needs --plan FILE: quantgate plan writes one")
+            raise pytest.UsageError(f"--shard {shard} needs --plan FILE: `quantgate plan --runner NAME` writes one")
         return None
     from harness.lane.operations import read_plan
 

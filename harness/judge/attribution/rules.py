@@ -136,8 +136,11 @@ def _remaining(record: CaseRecord, results: Results) -> tuple[str, ...]:
         rest.append("noise (no time to run again)")
     elif _result(results, "rerun_fresh") is None:
         rest.append("state left in the engine")
-    if _result(results, "base_probe") is None:
+    base = _result(results, "base_probe")
+    if base is None:
         rest.append("code or environment (the base was not run)")
+    elif base.data.get("differs"):
+        rest.append("code or environment (the base diverges in this build too)")
     step = next((one for one in record.verdict.findings if one.code == "first_diverging_step"), None)
     if step is not None:
         rest.append(f"sampler, from step {step.data.get('step')} on")
@@ -152,7 +155,7 @@ def _remaining(record: CaseRecord, results: Results) -> tuple[str, ...]:
 
 def _ruled_out(record: CaseRecord, results: Results) -> tuple[str, ...]:
     gone = []
-    if record.inspection is not None and not record.inspection.faults:
+    if weights.proven_bytes(record):
         gone.append("the bytes of the checkpoint")
     if record.probe is not None and not any(one.stage == "probe" for one in record.verdict.findings):
         gone.append("single forward passes of the experts")

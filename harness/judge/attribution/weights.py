@@ -115,11 +115,7 @@ def _block(name: str) -> str:
 
 
 def _sentence(code: str, where: str, reading: Reading | None, record: CaseRecord) -> str:
-    disk = (
-        ""
-        if record.inspection is None or record.inspection.faults
-        else "; the bytes on disk are right: loader or kernel"
-    )
+    disk = "; the bytes on disk are right: loader or kernel" if proven_bytes(record) else ""
     if reading is None:
         return f"{where}: no reading of the bytes on disk explains what was multiplied"
     texts = {
@@ -132,6 +128,11 @@ def _sentence(code: str, where: str, reading: Reading | None, record: CaseRecord
         "golden_differs": f"{where} was multiplied as its bytes say, and the golden's was not: other weights or golden",
     }
     return texts.get(code, f"{where}: {code} ({reading.name})")
+
+
+def proven_bytes(record: CaseRecord) -> bool:
+    """Whether the inspection proved the bytes: finding no fault is not enough, for without a base it proves nothing."""
+    return record.inspection is not None and record.inspection.outcome == "clean"
 
 
 def norms(record: CaseRecord) -> Iterator[Cause]:

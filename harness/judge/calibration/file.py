@@ -82,7 +82,7 @@ def notes(limits: Sequence[Limit], controls: Sequence[ControlResult]) -> tuple[s
             where = ", ".join(f"{_number(mode, 'value'):.4g} ({_number(mode, 'runs'):.0f} runs)" for mode in modes)
             said.append(
                 f"{limit.metric} has {len(modes)} modes: {where}; accept a golden of each with "
-                "`quantgate accept --also`, so that a run is held against the nearest"
+                "`quantgate accept CASE --also --reason '...'`, so that a run is held against the nearest"
             )
     said += [f"{limit.metric} does not gate: {limit.why}" for limit in limits if not limit.gates]
     blind = [control.fault for control in controls if control.strength_95 is None]
