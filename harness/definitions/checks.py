@@ -16,7 +16,8 @@ from harness.definitions.environment import check_name
 from harness.definitions.suggest import did_you_mean
 
 BACKENDS: Final = "quantgate.backends"
-_HUB = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9_][\w.-]*")
+HUB_NAME: Final = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9_][\w.-]*")
+"""``owner/name``."""
 
 Finding = tuple[tuple[str | int, ...], str]
 """Path of the field, and what is wrong with it."""
@@ -69,7 +70,7 @@ def _checkpoint(role: str, ref: CheckpointRef, root: Path) -> Iterator[Finding]:
             yield (role, "path"), f"{ref.path} leads out of the repository; checkpoints lie inside it, or on the hub"
         if ref.revision is not None:
             yield (role, "revision"), "a folder has no revision; its files are digested instead"
-    elif not _HUB.fullmatch(ref.path) or ".." in ref.path:
+    elif not HUB_NAME.fullmatch(ref.path) or ".." in ref.path:
         yield (role, "path"), f"{ref.path!r} is neither ./folder nor owner/name on the hub"
     elif ref.revision is None:
         yield (role, "path"), f"{ref.path} needs `revision`: a full commit, or `unresolved` until one is known"
