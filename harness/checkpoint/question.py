@@ -7,8 +7,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, get_args
 
-from harness.checkpoint.assemble import EXPERTS, Ref
+from harness.checkpoint.assemble import Ref
 from harness.checkpoint.inspect import Asked
+from harness.checkpoint.parts import EXPERTS
 from harness.definitions.case import Case, Loader
 from harness.errors import InvalidCaseError
 

@@ -33,7 +33,9 @@ def kind_of(error: BaseException) -> str:
 def shortage(error: BaseException, what: str, where: str) -> InfraError | None:
     """The error where loading failed for want of memory, disk or device: that says nothing of the files."""
     kind = kind_of(error)
-    return None if kind == "crash" else InfraError(f"{what}: {str(error) or type(error).__name__}", where=where, kind=kind)
+    return (
+        None if kind == "crash" else InfraError(f"{what}: {str(error) or type(error).__name__}", where=where, kind=kind)
+    )
 
 
 def _chain(error: BaseException | None) -> Iterator[BaseException]:
