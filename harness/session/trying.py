@@ -271,12 +271,10 @@ def reference(text: str, previous: CheckpointRef | None) -> CheckpointRef:
     if path.startswith(("./", "/")):
         return CheckpointRef(path=path)
     if not HUB_NAME.fullmatch(path) or ".." in path or Path(path).is_dir():
-        folder = f"./{path.removesuffix('/')}"
+        local = Path(path.partition("/")[0]).is_dir()
         raise InvalidCaseError(
             f"{text!r} is neither ./folder nor owner/name@commit",
-            remedy=f"write {folder}"
-            if Path(path.partition("/")[0]).is_dir()
-            else "write ./folder or owner/name@commit",
+            remedy=f"write ./{path.removesuffix('/')}" if local else "write ./folder or owner/name@commit",
         )
     known = previous.revision if previous is not None and previous.path == path else "unresolved"
     return CheckpointRef(path=path, revision=cast("str", revision or known))
