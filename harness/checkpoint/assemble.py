@@ -11,11 +11,11 @@ from typing import Any
 from harness.checkpoint.errors import BadReferenceError, ConfigError
 from harness.checkpoint.findings import finding
 from harness.checkpoint.index import Component, Role, load_component, read_json
+from harness.checkpoint.parts import EXPERTS, Parts, look_at_parts
 from harness.checkpoint.sources import Meter, Source, open_source
 from harness.definitions.case import CheckpointRef
 from harness.records.inspection import InspectionFinding
 
-EXPERTS = ("transformer", "transformer_2")
 Ref = CheckpointRef | str | Path
 
 
@@ -28,6 +28,8 @@ class Assembly:
     model_index: Mapping[str, Any] | None
     findings: tuple[InspectionFinding, ...] = ()
     sources: Mapping[str, Source] = field(default_factory=dict)
+    parts: Parts = field(default_factory=Parts)
+    """What a pipeline loads beside its transformers; empty for a base."""
 
 
 def folders(source: Source) -> dict[str, str]:
@@ -92,7 +94,8 @@ def assemble(
         ):
             text = f"there are no weights of {expert}" + (", and model_index.json names it." if named else ".")
             problems.append(finding("fault", "weights_missing", text, expert=expert))
-    return Assembly(source.label, experts, index, tuple(problems), sources)
+    parts = look_at_parts(source, index, pool) if role == "model" else Parts()
+    return Assembly(source.label, experts, index, (*problems, *parts.findings), sources, parts)
 
 
 def _model_index(source: Source) -> tuple[dict[str, Any] | None, list[InspectionFinding]]:

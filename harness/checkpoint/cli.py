@@ -19,13 +19,15 @@ Root = Annotated[Path, typer.Option("--root", help="root of the repository")]
 
 def inspect(
     reference: Annotated[
-        str, typer.Argument(help="a folder, or owner/name@revision; or leave it out with --case")
+        str, typer.Argument(help="a folder, or owner/name@revision; with --case, in place of the case's model")
     ] = "",
-    case: Annotated[str, typer.Option("--case", help="inspect as stage 1 of this case does")] = "",
+    case: Annotated[str, typer.Option("--case", help="as stage 1 of this case; other options override it")] = "",
     base: Annotated[str | None, typer.Option("--base", help="the BF16 checkpoint it was quantized from")] = None,
-    transformer: Annotated[str | None, typer.Option("--transformer", help="override of the high-noise expert")] = None,
+    transformer: Annotated[
+        str | None, typer.Option("--transformer", help="override of the high-noise expert; or none")
+    ] = None,
     transformer_2: Annotated[
-        str | None, typer.Option("--transformer-2", help="override of the low-noise expert")
+        str | None, typer.Option("--transformer-2", help="override of the low-noise expert, or none")
     ] = None,
     contract: Annotated[
         list[str] | None,
@@ -45,19 +47,14 @@ def inspect(
     root: Root = Path(),
 ) -> None:
     """Prove from bytes how a checkpoint is encoded, and who would read it otherwise. Needs no GPU and no torch."""
-    from harness.checkpoint.commands import inspect_case_command, inspect_command
+    from harness.checkpoint.commands import inspect_command
 
-    if case:
-        raise typer.Exit(
-            inspect_case_command(
-                _case(root.resolve(), case), root.resolve(), full=full, layers=layers, as_json=as_json, output=out
-            )
-        )
-    if not reference:
-        raise InvalidCaseError("nothing to inspect", remedy="quantgate inspect FOLDER, or quantgate inspect --case ID")
+    top = root.resolve()
     raise typer.Exit(
         inspect_command(
             reference,
+            case=_case(top, case) if case else None,
+            root=top if case else None,
             base=base,
             transformer=transformer,
             transformer_2=transformer_2,

@@ -5,13 +5,16 @@ from __future__ import annotations
 import sys
 from collections.abc import Iterable, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypedDict, Unpack
 
 if TYPE_CHECKING:
     from rich.console import Console
 
+    from harness.checkpoint.assemble import Ref
+    from harness.checkpoint.inspect import Asked
+
 from harness.checkpoint.errors import InspectionInterruptedError
-from harness.definitions.case import Case, Loader
+from harness.definitions.case import Case
 from harness.errors import QuantgateError
 from harness.records.inspection import InspectionOutcome, InspectionReport
 from harness.records.verdict import RULES, Outcome
@@ -25,51 +28,53 @@ EXIT: dict[InspectionOutcome, int] = {
 """The same codes as for verdicts; a bad reference or contract exits as ``invalid_case``."""
 
 
+class Given(TypedDict, total=False):
+    """Options of ``inspect`` that say what is looked at, as `harness.checkpoint.question.Options`."""
+
+    base: str | None
+    transformer: str | None
+    transformer_2: str | None
+    contracts: Sequence[str]
+    nibble_order: str | None
+    scale_layout: str | None
+    against: str | None
+    full: bool
+
+
 def inspect_command(
-    reference: str,
+    reference: str = "",
     *,
-    base: str | None = None,
-    transformer: str | None = None,
-    transformer_2: str | None = None,
-    contracts: Sequence[str] = (),
-    nibble_order: str | None = None,
-    scale_layout: str | None = None,
-    against: str | None = None,
-    full: bool = False,
+    case: Case | None = None,
+    root: Path | None = None,
     layers: bool = False,
     as_json: bool = False,
     output: Path | None = None,
+    **given: Unpack[Given],
 ) -> int:
-    """Inspect one checkpoint, or say what changes against another one.
+    """Inspect one checkpoint or a case's, or say what changes against another one.
 
     Args:
-        nibble_order, scale_layout: also hold it against the harness's own loader with these options.
-        against: compare with this checkpoint instead of inspecting.
+        reference: a folder or ``owner/name@revision``; with a case, what is put in its model's place.
+        case: inspected as stage 1 of a run does, with what is given in place of what it says.
+        root: the repository of the case.
         layers: print a row for each Linear.
         as_json: print the record; ``output`` writes it to a file as well.
+        given: the other options; see ``Given``.
 
     Returns:
-        Exit code: 0 clean, 11 fault, 13 inconclusive, 17 bad reference or contract, 18 the source failed.
+        Exit code: 0 clean, 11 fault, 13 inconclusive, 17 bad reference, contract or value, 18 the source failed.
     """
     from harness.checkpoint.inspect import inspect_checkpoint
+    from harness.checkpoint.question import Options, question, refuse_beside_against, typed
 
+    options = Options(reference, **given)
     try:
-        if against is not None:
-            return _compare(reference, against, transformer, base, as_json, output)
-        loader = None
-        if nibble_order or scale_layout:
-            loader = Loader.model_validate(
-                {"nibble_order": nibble_order or "low_first", "scale_layout": scale_layout or "linear"}
-            )
-        report = inspect_checkpoint(
-            reference,
-            base=base,
-            transformer=transformer,
-            transformer_2=transformer_2,
-            contracts=contracts,
-            loader=loader,
-            full=full,
-        )
+        ref, asked = question(options, case, root)
+        if options.against is not None:
+            names = ("contracts", "nibble_order", "scale_layout", "full")
+            refuse_beside_against({name: getattr(options, name) for name in names} | {"layers": layers})
+            return _compare(ref, typed(options.against), asked, as_json, output)
+        report = inspect_checkpoint(ref, **asked)
     except InspectionInterruptedError as error:
         _show(error.report, as_json, layers, output)
         print(error, file=sys.stderr)
@@ -77,28 +82,6 @@ def inspect_command(
     except QuantgateError as error:
         print(error, file=sys.stderr)
         return error.exit_code
-    _show(report, as_json, layers, output)
-    return EXIT[report.outcome]
-
-
-def inspect_case_command(
-    case: Case,
-    root: Path,
-    *,
-    full: bool = False,
-    layers: bool = False,
-    as_json: bool = False,
-    output: Path | None = None,
-) -> int:
-    """Inspect a case's checkpoints as stage 1 of a run does. Returns the exit code, as `inspect_command`."""
-    from harness.checkpoint.inspect import inspect_case
-
-    try:
-        report = inspect_case(case, root=root, full=full)
-    except InspectionInterruptedError as error:
-        _show(error.report, as_json, layers, output)
-        print(error, file=sys.stderr)
-        return EXIT[error.report.outcome]
     _show(report, as_json, layers, output)
     return EXIT[report.outcome]
 
@@ -121,16 +104,16 @@ def _show(report: InspectionReport, as_json: bool, layers: bool, output: Path | 
     print_report(report, _console(), layers)
 
 
-def _compare(
-    reference: str, against: str, transformer: str | None, base: str | None, as_json: bool, output: Path | None
-) -> int:
+def _compare(ref: Ref, against: str, asked: Asked, as_json: bool, output: Path | None) -> int:
     from harness.checkpoint.compare import compare_checkpoints, with_proof
     from harness.checkpoint.inspect import inspect_checkpoint
 
-    comparison = compare_checkpoints(reference, against, transformer=transformer)
+    base, root = asked.get("base"), asked.get("root")
+    high, low = asked.get("transformer"), asked.get("transformer_2")
+    comparison = compare_checkpoints(ref, against, transformer=high, transformer_2=low, root=root)
     if base is not None:
-        new = inspect_checkpoint(reference, base=base, transformer=transformer, digests=False)
-        comparison = with_proof(comparison, new, inspect_checkpoint(against, base=base, digests=False))
+        new = inspect_checkpoint(ref, base=base, transformer=high, transformer_2=low, root=root, digests=False)
+        comparison = with_proof(comparison, new, inspect_checkpoint(against, base=base, root=root, digests=False))
     if output is not None:
         comparison.write(output)
     if as_json:

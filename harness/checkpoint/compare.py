@@ -32,6 +32,7 @@ def compare_checkpoints(
     second: Ref,
     *,
     transformer: Ref | None = None,
+    transformer_2: Ref | None = None,
     against_transformer: Ref | None = None,
     root: Path | None = None,
     digests: bool = True,
@@ -41,14 +42,15 @@ def compare_checkpoints(
     Args:
         first: the new checkpoint (A).
         second: what it replaces (B).
-        transformer, against_transformer: overrides of the primary expert of A and of B.
+        transformer, transformer_2: overrides of A.
+        against_transformer: override of the primary expert of B.
 
     Raises:
         BadReferenceError, SourceError: one of them cannot be read.
     """
     meter = Meter()
     with ThreadPoolExecutor(16) as pool:
-        new = assemble(first, meter, pool, {"transformer": transformer}, root)
+        new = assemble(first, meter, pool, {"transformer": transformer, "transformer_2": transformer_2}, root)
         old = assemble(second, meter, pool, {"transformer": against_transformer}, root)
     changes = [*_repository(new, old)]
     for expert in sorted({*new.experts, *old.experts}):

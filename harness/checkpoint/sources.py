@@ -9,8 +9,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
 
-from harness.checkpoint.errors import BadReferenceError
+from harness.checkpoint.errors import BadReferenceError, SourceError
 from harness.definitions.case import UNRESOLVED, CheckpointRef
+from harness.definitions.checks import HUB_NAME
+from harness.definitions.suggest import near_folder
 
 Range = tuple[int, int]
 """``(start, length)`` in bytes."""
@@ -136,15 +138,35 @@ def open_source(ref: CheckpointRef | str | Path, meter: Meter, root: Path | None
     if folder.is_dir() or path.startswith(("./", "/", "~")):
         folder = folder.expanduser()
         if not folder.is_dir():
-            remedy = f"make it: {made_by}" if made_by else "check the path; ./ is relative to the repository root"
+            near = near_folder(folder)
+            remedy = "check the path; ./ is relative to the repository root"
+            remedy = f"make it: {made_by}" if made_by else f"did you mean {near}?" if near else remedy
             raise BadReferenceError("there is no such folder", where=str(folder), remedy=remedy)
         from harness.checkpoint.local import LocalSource
 
         return LocalSource(folder, meter, label=path)
-    if path.count("/") != 1:
+    hint = _folder_hint(path, root or Path.cwd())
+    if not HUB_NAME.fullmatch(path) or ".." in path:
         raise BadReferenceError(
-            f"{path!r} is neither a folder nor owner/name", remedy="write ./folder, /folder or owner/name@commit"
+            f"{path!r} is neither a folder nor owner/name",
+            remedy=hint or "write ./folder, /folder or owner/name@commit",
         )
     from harness.checkpoint.hub import HubSource
 
-    return HubSource(path, revision, meter)
+    try:
+        return HubSource(path, revision, meter)
+    except (BadReferenceError, SourceError) as error:
+        if hint and revision is None:
+            error = type(error)(error.what, where=error.where, remedy=f"{hint}; if it is on the hub: {error.remedy}")
+            raise error from None
+        raise
+
+
+def _folder_hint(path: str, root: Path) -> str:
+    """What to type where a folder of this machine was probably meant; empty where it was not."""
+    first = path.partition("/")[0]
+    if "/" not in path or not first or not (root / first).is_dir():
+        return ""
+    near = near_folder(root / path)
+    meant = f"./{near.relative_to(root).as_posix()}" if near is not None else f"./{path.rstrip('/')}"
+    return f"{first}/ is a folder here, and {path} is none; if a folder is meant, write {meant}"

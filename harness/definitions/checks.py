@@ -11,12 +11,15 @@ from pathlib import Path
 from typing import Final
 
 from harness.definitions.case import Case, CheckpointRef
+from harness.definitions.causes import check_cause
 from harness.definitions.contract import parse_contract
 from harness.definitions.environment import check_name
+from harness.definitions.installed import attention_backends, check_contract, metrics
 from harness.definitions.suggest import did_you_mean
 
 BACKENDS: Final = "quantgate.backends"
-_HUB = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9_][\w.-]*")
+HUB_NAME: Final = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9_][\w.-]*")
+"""``owner/name``."""
 
 Finding = tuple[tuple[str | int, ...], str]
 """Path of the field, and what is wrong with it."""
@@ -33,10 +36,28 @@ def check_case(case: Case, *, root: Path, runners: Collection[str]) -> Iterator[
         yield from _checkpoint(role, ref, root)
     for index, text in enumerate(case.contracts):
         try:
-            parse_contract(text)
+            wrong = check_contract(parse_contract(text))
         except ValueError as error:
-            yield ("contracts", index), str(error)
+            wrong = str(error)
+        if wrong:
+            yield ("contracts", index), wrong
+    yield from _names(case)
     yield from _meaning(case)
+
+
+def _names(case: Case) -> Iterator[Finding]:
+    for index, name in enumerate(case.metrics):
+        if name not in metrics():
+            yield ("metrics", index), f"no metric is called {name!r}; {did_you_mean(name, metrics())}"
+    known, name = attention_backends(), case.execution.attention_backend
+    if case.backend == "diffusers" and known and name.lower() not in known:
+        yield (
+            ("execution", "attention_backend"),
+            f"diffusers has no attention backend {name!r}; {did_you_mean(name, known)}",
+        )
+    cause = case.expect.partition(":")[2]
+    if cause and (wrong := check_cause(cause, metrics())):
+        yield ("expect",), wrong
 
 
 def _runners(case: Case, runners: Collection[str]) -> Iterator[Finding]:
@@ -69,7 +90,7 @@ def _checkpoint(role: str, ref: CheckpointRef, root: Path) -> Iterator[Finding]:
             yield (role, "path"), f"{ref.path} leads out of the repository; checkpoints lie inside it, or on the hub"
         if ref.revision is not None:
             yield (role, "revision"), "a folder has no revision; its files are digested instead"
-    elif not _HUB.fullmatch(ref.path) or ".." in ref.path:
+    elif not HUB_NAME.fullmatch(ref.path) or ".." in ref.path:
         yield (role, "path"), f"{ref.path!r} is neither ./folder nor owner/name on the hub"
     elif ref.revision is None:
         yield (role, "path"), f"{ref.path} needs `revision`: a full commit, or `unresolved` until one is known"

@@ -2,26 +2,32 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 
 from harness.definitions.case import Case
 from harness.definitions.suggest import did_you_mean
 
 
+def absent_golden_of(golden_of: object, ids: Collection[str]) -> str | None:
+    """What is wrong with a ``golden_of`` that names no case of its file, or ``None``."""
+    if not isinstance(golden_of, str) or golden_of in ids:
+        return None
+    return f"no case {golden_of!r} in this file; {did_you_mean(golden_of, ids)}"
+
+
 def check_golden_of(cases: Sequence[Case]) -> Iterator[tuple[str, str, str]]:
-    """Case id, field and sentence of each ``golden_of`` of one file that cannot hold."""
+    """Case id, field and sentence of each ``golden_of`` of one file that names a case which it cannot be held against.
+
+    A case that is wrong itself is not among ``cases``, and nothing is said of who names it.
+    """
     by_id = {case.id: case for case in cases}
     for case in cases:
         if case.golden_of is None:
             continue
         other = by_id.get(case.golden_of)
         if other is None:
-            yield (
-                case.id,
-                "golden_of",
-                f"no case {case.golden_of!r} in this file; {did_you_mean(case.golden_of, by_id)}",
-            )
-        elif other.golden_of is not None:
+            continue
+        if other.golden_of is not None:
             yield case.id, "golden_of", f"{other.id} has no golden of its own; name {other.golden_of}"
         else:
             for part in ("sampling", "scheduler"):

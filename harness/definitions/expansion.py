@@ -20,8 +20,13 @@ class Variant(NamedTuple):
 
     id: str
     fields: Plain
-    chosen: dict[str, int]
-    """Line of the matrix value by the dotted field that it was put into."""
+    nodes: dict[str, Node]
+    """The matrix value by the dotted field that it was put into."""
+
+    @property
+    def chosen(self) -> dict[str, int]:
+        """Line of each of them."""
+        return {field: node.line for field, node in self.nodes.items()}
 
 
 def merge(under: Any, over: Any) -> Any:
@@ -61,7 +66,7 @@ def expand(name: str, entry: Node, defaults: Plain) -> tuple[list[Variant], list
         for field, label, node in picks:
             laid = put(laid, field.split("."), node.plain())
             suffix += f"-{label}"
-        variants.append(Variant(name + suffix, laid, {field: node.line for field, _, node in picks}))
+        variants.append(Variant(name + suffix, laid, {field: node for field, _, node in picks}))
     return variants, []
 
 

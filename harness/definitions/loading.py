@@ -8,13 +8,13 @@ from typing import Any, Final, NamedTuple
 
 from harness.definitions.case import Case, Located
 from harness.definitions.checks import check_case
-from harness.definitions.controls import check_golden_of
+from harness.definitions.controls import absent_golden_of, check_golden_of
 from harness.definitions.expansion import Variant, expand
 from harness.definitions.runner import load_runners
 from harness.definitions.salvage import check_rest
 from harness.definitions.suggest import did_you_mean
 from harness.definitions.text import read_text, shown
-from harness.definitions.validation import validate
+from harness.definitions.validation import Written, validate
 from harness.definitions.yaml_tree import Node, Problem, YamlError, parse
 from harness.errors import InvalidCaseError
 
@@ -120,18 +120,24 @@ def _file(path: Path, root: Path, runners: frozenset[str]) -> tuple[list[Located
     defaults: dict[str, Any] = shared.plain() if shared is not None and shared.value else {}
     located: list[Located] = []
     origin: dict[str, tuple[str, _Lines]] = {}
+    entries = {name: expand(name, entry, defaults) for name, entry in tree.value["cases"].value.items()}
+    ids = {variant.id for variants, _ in entries.values() for variant in variants}
     for name, entry in tree.value["cases"].value.items():
         line = tree.value["cases"].keys[name]
-        variants, wrong = expand(name, entry, defaults)
+        variants, wrong = entries[name]
         problems += wrong
         for variant in variants:
             lines = _Lines(entry, shared, line, variant)
-            case, findings = _case(variant, root, runners)
+            case, findings = _case(variant, root, runners, lines.written)
+            named = variant.fields.get("golden_of") if isinstance(variant.fields, dict) else None
+            absent = None if any(bad for _, bad in entries.values()) else absent_golden_of(named, ids)
+            if absent is not None:
+                findings.append((("golden_of",), absent))
             problems += [Problem(lines.of(loc), _named(name, loc, said)) for loc, said in findings]
             if case is not None and not findings:
                 located.append(Located.model_construct(case=case, path=shown(path, root), line=line))
                 origin[case.id] = (name, lines)
-    if not problems:
+    if located:
         for id_, field, said in check_golden_of([item.case for item in located]):
             name, lines = origin[id_]
             problems.append(Problem(lines.of((field,)), _named(name, (field,), said)))
@@ -139,12 +145,12 @@ def _file(path: Path, root: Path, runners: frozenset[str]) -> tuple[list[Located
 
 
 def _case(
-    variant: Variant, root: Path, runners: frozenset[str]
+    variant: Variant, root: Path, runners: frozenset[str], written: Written
 ) -> tuple[Case | None, list[tuple[tuple[str | int, ...], str]]]:
     if not isinstance(variant.fields, dict):
         return None, [((), "must be a mapping of fields")]
     fields = {**variant.fields, "id": variant.id}
-    case, findings = validate(Case, fields)
+    case, findings = validate(Case, fields, written)
     if case is not None:
         case = case.resolved()
         findings = list(check_case(case, root=root, runners=runners))
@@ -178,6 +184,17 @@ class _Lines(NamedTuple):
                 if line is not None:
                     return line
         return self.line
+
+    def written(self, path: tuple[str | int, ...]) -> str | None:
+        """The scalar at ``path`` as it was written."""
+        for end in range(len(path), 0, -1):
+            node = self.variant.nodes.get(".".join(map(str, path[:end])))
+            if node is not None:
+                return node.written(path[end:])
+        for tree in (self.entry, self.defaults):
+            if tree is not None and tree.find(path) is not None:
+                return tree.written(path)
+        return None
 
 
 def _named(name: str, loc: tuple[str | int, ...], said: str) -> str:

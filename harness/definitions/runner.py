@@ -85,7 +85,7 @@ def load_runners(folder: Path) -> dict[str, RunnerProfile]:
         except YamlError as error:
             problems += [f"{where}:{line}: {message}" for line, message in error.problems]
             continue
-        profile, findings = validate(RunnerProfile, tree.plain())
+        profile, findings = validate(RunnerProfile, tree.plain(), tree.written)
         for loc, said in findings:
             line = next((n for end in range(len(loc), 0, -1) if (n := tree.find(loc[:end]))), tree.line)
             problems.append(f"{where}:{line}: {''.join(f'{step}: ' for step in loc)}{said}")

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import types
 import typing
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any, TypeVar
 
 from pydantic import BaseModel, ValidationError
@@ -17,7 +17,11 @@ M = TypeVar("M", bound=BaseModel)
 Path = tuple[str | int, ...]
 
 
-def validate(model: type[M], fields: Any) -> tuple[M | None, list[tuple[Path, str]]]:
+Written = Callable[[Path], str | None]
+"""What a person wrote for a field: 1.10 and not 1.1. ``None`` where that is not known."""
+
+
+def validate(model: type[M], fields: Any, written: Written = lambda _: None) -> tuple[M | None, list[tuple[Path, str]]]:
     """Validate strictly: text is no number, 1 is not true.
 
     Returns:
@@ -27,16 +31,16 @@ def validate(model: type[M], fields: Any) -> tuple[M | None, list[tuple[Path, st
         # Through JSON, because pydantic's strict mode takes a list for a tuple and text for a date only from there.
         return model.model_validate_json(json.dumps(fields), strict=True), []
     except ValidationError as error:
-        return None, list(_sentences(model, error))
+        return None, list(_sentences(model, error, written))
 
 
-def _sentences(model: type[BaseModel], error: ValidationError) -> Iterator[tuple[Path, str]]:
+def _sentences(model: type[BaseModel], error: ValidationError, written: Written) -> Iterator[tuple[Path, str]]:
     for detail in error.errors(include_url=False, include_context=True):
         loc: Path = tuple(step for step in detail["loc"] if step != "[key]")
-        yield loc, _sentence(model, loc, detail)
+        yield loc, _sentence(model, loc, detail, written)
 
 
-def _sentence(model: type[BaseModel], loc: Path, detail: ErrorDetails) -> str:
+def _sentence(model: type[BaseModel], loc: Path, detail: ErrorDetails, written: Written) -> str:
     kind, value = detail["type"], detail.get("input")
     message = detail["msg"][:1].lower() + detail["msg"][1:]
     if kind == "extra_forbidden":
@@ -44,7 +48,8 @@ def _sentence(model: type[BaseModel], loc: Path, detail: ErrorDetails) -> str:
     if kind == "missing":
         return "is required, and neither the case nor `defaults` states it"
     if kind == "string_type" and not isinstance(value, list | dict | None):
-        return f'must be text; write it in quotes: "{json.dumps(value)}"'
+        source = written(loc)
+        return f"must be text; write it in quotes: {json.dumps(json.dumps(value) if source is None else source)}"
     if isinstance(value, dict | list):
         return message
     if kind == "string_pattern_mismatch" and (meant := _description(model, loc)):

@@ -55,13 +55,15 @@ class Node:
         keys: of a mapping, the line of each key.
         span: of a scalar, its first and one past its last character in the text.
         size: how many values it holds, itself included, every alias expanded.
+        text: of a scalar, what was written.
     """
 
-    __slots__ = ("keys", "line", "size", "span", "value")
+    __slots__ = ("keys", "line", "size", "span", "text", "value")
 
     def __init__(self, value: Any, line: int, span: tuple[int, int] = (0, 0)) -> None:
         self.value, self.line, self.span, self.size = value, line, span, 1
         self.keys: dict[str, int] = {}
+        self.text: str | None = None
 
     def plain(self) -> Any:
         """The value without positions; every call gives new containers."""
@@ -84,6 +86,15 @@ class Node:
             else:
                 return None
         return line
+
+    def written(self, path: tuple[str | int, ...]) -> str | None:
+        """Text of the scalar at ``path`` as it was written, or ``None`` where this tree has none there."""
+        if self.find(path) is None:
+            return None
+        node = self
+        for step in path:
+            node = node.value[step]
+        return node.text
 
 
 def parse(text: str) -> Node:
@@ -204,7 +215,9 @@ class _Composer:
                 value = scalar(value)
             except ValueError as error:
                 _fail(event, str(error))
-        return Node(value, mark.line + 1, (mark.index, event.end_mark.index))
+        node = Node(value, mark.line + 1, (mark.index, event.end_mark.index))
+        node.text = str(event.value)
+        return node
 
     def _sequence(self, event: Any, depth: int) -> Node:
         items: list[Node] = []

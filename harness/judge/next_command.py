@@ -7,6 +7,8 @@ import shlex
 from harness.judge.evidence import Evidence
 from harness.records.verdict import Outcome
 
+_NO_BASE = frozenset({"base_missing", "contract_unproven"})
+"""What an inspection without a base cannot prove: the same run would say it again."""
 _ACCEPT = frozenset({Outcome.GOLDEN_MISSING, Outcome.GOLDEN_STALE})
 
 
@@ -19,10 +21,14 @@ def next_command(evidence: Evidence, outcome: Outcome, cause: str, runner: str) 
         return evidence.error.remedy
     if outcome in _ACCEPT:
         if cause == "request_differs":
-            return f"quantgate regenerate --case {case} --runner {shlex.quote(runner)} --reason '...'"
+            return f"quantgate regenerate --case {case} --runner {shlex.quote(runner)} --replace-golden --reason '...'"
         return f"quantgate accept {case} --runner {shlex.quote(runner)} --reason '...'"
     if outcome is Outcome.INCONCLUSIVE and cause.startswith("limits_"):
         return f"quantgate regenerate --case {case} --runner {shlex.quote(runner)} --reason '...'"
+    if outcome is Outcome.INCONCLUSIVE and cause in _NO_BASE and evidence.case.base is None:
+        return f"add `base:` to {case}, the BF16 checkpoint that it was quantized from; then pytest {node}"
+    if outcome is Outcome.INCONCLUSIVE and cause in _inspected(evidence):
+        return f"quantgate inspect --case {case}"
     if outcome is Outcome.CHECKPOINT_FAULT:
         return f"quantgate inspect --case {case}"
     if outcome is Outcome.ENVIRONMENT_MISMATCH:
@@ -30,3 +36,8 @@ def next_command(evidence: Evidence, outcome: Outcome, cause: str, runner: str) 
     if outcome is Outcome.REGRESSION:
         return f"quantgate report {shlex.quote(evidence.run_dir)}"
     return f"pytest {node} --runner {shlex.quote(runner)}"
+
+
+def _inspected(evidence: Evidence) -> set[str]:
+    found = evidence.inspection.findings if evidence.inspection is not None else ()
+    return {one.code for one in found}

@@ -17,6 +17,9 @@ from harness.records.limits import LimitCheck
 from harness.records.verdict import Finding, Outcome, Verdict
 
 _SHOWN_FIELDS = 4
+_WIDTH = 36
+"""Characters of a value that are shown, and how many of them stand before the first that differs."""
+_BEFORE = 12
 
 
 def judge(evidence: Evidence, runner: str, today: date) -> tuple[Verdict, tuple[LimitCheck, ...]]:
@@ -122,14 +125,24 @@ def _identity(evidence: Evidence) -> Iterator[Finding]:
 
 
 def _fields(changes: tuple[FieldChange, ...]) -> str:
-    rows = [f"{change.field} {_short(change.golden)} -> {_short(change.run)}" for change in changes[:_SHOWN_FIELDS]]
+    rows = [f"{change.field} {' -> '.join(_shorts(change.golden, change.run))}" for change in changes[:_SHOWN_FIELDS]]
     more = len(changes) - _SHOWN_FIELDS
     return ", ".join(rows) + (f" and {more} more" if more > 0 else "")
 
 
-def _short(value: object) -> str:
-    text = repr(value) if isinstance(value, str) else str(value)
-    return text if len(text) <= 40 else f"{text[:37]}..."
+def _shorts(first: object, second: object) -> tuple[str, str]:
+    """Two values, each cut to what fits around the place where they begin to differ."""
+    texts = [value if isinstance(value, str) else str(value) for value in (first, second)]
+    same = next((i for i, (a, b) in enumerate(zip(*texts, strict=False)) if a != b), min(map(len, texts)))
+    start = max(min(same - _BEFORE, max(map(len, texts)) - _WIDTH), 0)
+    mine, theirs = (_cut(value, text, start) for value, text in zip((first, second), texts, strict=True))
+    return mine, theirs
+
+
+def _cut(value: object, text: str, start: int) -> str:
+    part = text[start : start + _WIDTH]
+    part = repr(part) if isinstance(value, str) else part
+    return f"{'...' if start else ''}{part}{'...' if start + _WIDTH < len(text) else ''}"
 
 
 def _sanity(evidence: Evidence) -> Iterator[Finding]:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import errno
 import traceback
+from collections.abc import Iterator
 
 from harness import errors
 from harness.errors import CheckpointFaultError, InfraError, InvalidCaseError, QuantgateError
@@ -13,22 +15,46 @@ _CARRIED: dict[str, type[QuantgateError]] = {
     kind.__name__: kind
     for kind in (InvalidCaseError, CheckpointFaultError, ClipError, InfraError, errors.NoRunnerError)
 }
-_OUT_OF_MEMORY = ("out of memory", "can't allocate memory", "failed to allocate")
+_OUT_OF_MEMORY = ("out of memory", "allocate memory", "failed to allocate", "bad_alloc", "os error 12")
+_DISK = ("no space left on device", "quota exceeded", "os error 28", "input/output error", "os error 5)")
+_DISK_CODES = (errno.ENOSPC, errno.EDQUOT, errno.EIO)
 _DEVICE = ("cuda error", "device-side assert", "cublas_status", "cudnn_status", "nccl error", "no kernel image")
 
 
 def kind_of(error: BaseException) -> str:
     """Which of the ``InfraError`` kinds an exception is: ``oom``, ``device``, ``disk`` or ``crash``.
 
-    Told from class names and messages, so that torch need not be imported to tell torch's errors.
+    Told from class names and messages, so that torch need not be imported to tell torch's errors; and from all that an
+    exception was raised from, because libraries say "cannot be loaded" of what had no memory to be loaded into.
     """
+    return next((kind for kind in map(_own_kind, _chain(error)) if kind != "crash"), "crash")
+
+
+def shortage(error: BaseException, what: str, where: str) -> InfraError | None:
+    """The error where loading failed for want of memory, disk or device: that says nothing of the files."""
+    kind = kind_of(error)
+    return (
+        None if kind == "crash" else InfraError(f"{what}: {str(error) or type(error).__name__}", where=where, kind=kind)
+    )
+
+
+def _chain(error: BaseException | None) -> Iterator[BaseException]:
+    seen: set[int] = set()
+    while error is not None and id(error) not in seen:
+        seen.add(id(error))
+        yield error
+        error = error.__cause__ or (None if error.__suppress_context__ else error.__context__)
+
+
+def _own_kind(error: BaseException) -> str:
     text = str(error).lower()
     names = {kind.__name__ for kind in type(error).__mro__}
-    if isinstance(error, MemoryError) or "OutOfMemoryError" in names or any(mark in text for mark in _OUT_OF_MEMORY):
+    out = isinstance(error, MemoryError) or (isinstance(error, OSError) and error.errno == errno.ENOMEM)
+    if out or "OutOfMemoryError" in names or any(mark in text for mark in _OUT_OF_MEMORY):
         return "oom"
     if "AcceleratorError" in names or any(mark in text for mark in _DEVICE):
         return "device"
-    if isinstance(error, OSError) and error.errno in (28, 122):
+    if (isinstance(error, OSError) and error.errno in _DISK_CODES) or any(mark in text for mark in _DISK):
         return "disk"
     return "crash"
 

@@ -6,6 +6,7 @@ import os
 from pathlib import Path
 
 from harness.definitions.case import UNRESOLVED, Case, CheckpointRef
+from harness.definitions.suggest import near_folder
 from harness.errors import InfraError, InvalidCaseError
 
 ENGINE_ROLES = ("model", "transformer", "transformer_2")
@@ -20,14 +21,18 @@ def resolve_checkpoint(reference: CheckpointRef, root: Path, *, where: str = "")
         where: shown in errors.
 
     Raises:
-        InvalidCaseError: the revision is not a commit yet.
-        InfraError: kind ``download``: the folder is absent or the hub cannot be reached.
+        InvalidCaseError: the folder is absent, or the revision is not a commit yet.
+        InfraError: kind ``download``: the hub cannot be reached.
     """
     if reference.is_local:
         folder = (root / reference.path).resolve()
         if not folder.is_dir():
-            raise InfraError(
-                f"there is no folder {folder}", where=where, remedy=reference.made_by or "make it", kind="download"
+            near = near_folder(folder)
+            hint = f"; did you mean {_shown(near, root)}?" if near is not None else ""
+            raise InvalidCaseError(
+                f"there is no folder {_shown(folder, root)}{hint}",
+                where=where,
+                remedy=reference.made_by or "correct the path in the case, or make the folder",
             )
         return folder
     if reference.revision is None or reference.revision == UNRESOLVED:
@@ -47,6 +52,11 @@ def resolve_checkpoint(reference: CheckpointRef, root: Path, *, where: str = "")
             remedy=f"hf download {reference.path} --revision {reference.revision}",
             kind="download",
         ) from error
+
+
+def _shown(folder: Path, root: Path) -> str:
+    top = root.resolve()
+    return f"./{folder.relative_to(top).as_posix()}" if folder.is_relative_to(top) else str(folder)
 
 
 def hub_is_offline() -> bool:

@@ -33,6 +33,15 @@ class Identity(Record):
         return hashlib.sha256(json.dumps(body, sort_keys=True, separators=(",", ":")).encode()).hexdigest()
 
 
+LATE = ("code", "driver", "cuda", "cpu_capability", "device_model", "python")
+LATE_GROUPS = ("package.", "receipts.")
+
+
+def is_late(field: str) -> bool:
+    """Whether a field of the subject is known only once an engine stands (receipts: once it ran)."""
+    return field in LATE or field.startswith(LATE_GROUPS)
+
+
 class FieldChange(Record):
     """One row of the "what changed" table. A missing field reads ``None``."""
 
@@ -43,7 +52,11 @@ class FieldChange(Record):
 
 
 def differences(golden: Identity, run: Identity) -> tuple[FieldChange, ...]:
-    """Every field that differs between the golden's identity and this run's, in a stable order."""
+    """Every field that differs between the golden's identity and this run's, in a stable order.
+
+    What the engine would have said, had it stood already, is unknown and no difference.
+    """
+    before_engine = "code" not in run.subject
     changes: list[FieldChange] = []
     for name in CLASSES:
         before: dict[str, Json] = getattr(golden, name)
@@ -52,5 +65,6 @@ def differences(golden: Identity, run: Identity) -> tuple[FieldChange, ...]:
             FieldChange(identity_class=name, field=field, golden=before.get(field), run=after.get(field))
             for field in sorted(before.keys() | after.keys())
             if before.get(field) != after.get(field)
+            and not (name == "subject" and before_engine and field not in after and is_late(field))
         )
     return tuple(changes)

@@ -8,10 +8,13 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from harness.definitions.case import UNRESOLVED
 from harness.errors import InvalidCaseError
 
 if TYPE_CHECKING:
-    from harness.definitions.case import Case, Located
+    from collections.abc import Mapping
+
+    from harness.definitions.case import Case, CheckpointRef, Located
     from harness.records.base import Json
     from harness.session.context import SessionContext
     from harness.session.trying import Trial
@@ -50,6 +53,7 @@ def try_command(
         for role, text in named.items()
         if text
     }
+    _require_commits(changes)
     candidate = candidate_case(located.case, changes, dict(_pair(one, "--env") for one in env or []))
     context = _open(ctx, root, runner, located.case, run_id or "")
     trial = try_candidate(context, located, candidate)
@@ -143,12 +147,13 @@ def _located(root: Path, case: str) -> Located:
 def _pair(text: str, option: str) -> tuple[str, str]:
     name, sign, value = text.partition("=")
     if not sign or not name:
-        raise InvalidCaseError(f"{text!r} is not NAME=VALUE", where=option, remedy="write NAME=VALUE")
+        raise InvalidCaseError("one is not NAME=VALUE (not shown: it may be a secret)", where=option)
     return name, value
 
 
 def _changed(case: Case, changes: list[str]) -> Case:
-    from pydantic import ValidationError
+    from harness.definitions.validation import validate
+    from harness.session.trying import refuse_env
 
     data = case.model_dump(mode="json")
     for text in changes:
@@ -164,10 +169,24 @@ def _changed(case: Case, changes: list[str]) -> Case:
             data[outer][inner] = parsed
         else:
             data[outer] = parsed
-    try:
-        return type(case).model_validate(data)
-    except ValidationError as error:
-        raise InvalidCaseError(str(error), where="--set", remedy="correct the value") from None
+    env = data["env"] if isinstance(data["env"], dict) else {}
+    refuse_env([name for name in env if name not in case.env], case, "--set")
+    changed, wrong = validate(type(case), data)
+    if changed is None:
+        said = "; ".join(f"{'.'.join(map(str, path))}: {text}" for path, text in wrong)
+        raise InvalidCaseError(said, where="--set", remedy="correct the value")
+    return changed
+
+
+def _require_commits(changes: Mapping[str, CheckpointRef | None]) -> None:
+    for role, ref in changes.items():
+        if ref is not None and ref.revision == UNRESOLVED:
+            folder = f"./{ref.path}, if that folder is meant; or " if Path(ref.path.partition("/")[0]).is_dir() else ""
+            raise InvalidCaseError(
+                f"{ref.path} has no commit; a branch would be another checkpoint tomorrow",
+                where=f"--{role.replace('_', '-')}",
+                remedy=f"write {folder}{ref.path}@commit; quantgate inspect {ref.path} says which commit it has",
+            )
 
 
 def _open(ctx: typer.Context, root: Path, runner: str, case: Case, run_id: str) -> SessionContext:

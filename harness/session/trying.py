@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal, cast
 
 from harness.definitions.case import Case, CheckpointRef, Located
+from harness.definitions.checks import HUB_NAME
+from harness.definitions.environment import check_name
 from harness.errors import InvalidCaseError, QuantgateError
 from harness.frames.clip import read_clip
 from harness.goldens.golden import Golden
@@ -78,8 +80,9 @@ def candidate_case(case: Case, changes: dict[str, CheckpointRef | None], env: di
     """The case with other checkpoints and environment. An override given as ``None`` is taken away.
 
     Raises:
-        InvalidCaseError: nothing would change.
+        InvalidCaseError: nothing would change, or a case file could not say it.
     """
+    refuse_env(env, case, "--env")
     changed = case.model_copy(update={**changes, "env": {**case.env, **env}})
     if changed == case:
         raise InvalidCaseError(
@@ -88,6 +91,17 @@ def candidate_case(case: Case, changes: dict[str, CheckpointRef | None], env: di
             remedy="name another --model, --transformer or --env",
         )
     return changed
+
+
+def refuse_env(names: Iterable[str], case: Case, option: str) -> None:
+    """Hold variables against the rule of a case file, before one of them is set, recorded or shown.
+
+    Raises:
+        InvalidCaseError: one is a secret, or nothing that the backend reads. Its value is not in the message.
+    """
+    wrong = [said for name in names if (said := check_name(name, case.backend, case.pass_env))]
+    if wrong:
+        raise InvalidCaseError("; ".join(wrong), where=option)
 
 
 def try_candidate(context: SessionContext, located: Located, candidate: Case) -> Trial:
@@ -128,7 +142,8 @@ def try_candidate(context: SessionContext, located: Located, candidate: Case) ->
     finally:
         session.close()
     if any(change.identity_class in ("weights", "env", "request") for change in changes):
-        found.must.append(f"golden and limits: quantgate regenerate --case {case.id} --runner {context.runner.name}")
+        options = f"--runner {context.runner.name} --replace-golden --reason '...'"
+        found.must.append(f"golden and limits: quantgate regenerate --case {case.id} {options}")
     return _concluded(trial.model_copy(update={"probes": probes, "clips": clips}), found)
 
 
@@ -257,5 +272,11 @@ def reference(text: str, previous: CheckpointRef | None) -> CheckpointRef:
     path, _, revision = text.partition("@")
     if path.startswith(("./", "/")):
         return CheckpointRef(path=path)
+    if not HUB_NAME.fullmatch(path) or ".." in path or Path(path).is_dir():
+        local = Path(path.partition("/")[0]).is_dir()
+        raise InvalidCaseError(
+            f"{text!r} is neither ./folder nor owner/name@commit",
+            remedy=f"write ./{path.removesuffix('/')}" if local else "write ./folder or owner/name@commit",
+        )
     known = previous.revision if previous is not None and previous.path == path else "unresolved"
     return CheckpointRef(path=path, revision=cast("str", revision or known))

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import importlib.util
+import itertools
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -72,3 +73,18 @@ def published(hub_server: Any, exports: Path) -> dict[str, str]:
     """``owner/name`` to commit of both bases and the NVFP4 exports made from them."""
     names = ("base", "nvfp4", "base_wide", "nvfp4_wide")
     return {f"corpus/{name}": publish(hub_server, f"corpus/{name}", exports / name) for name in names}
+
+
+@pytest.fixture
+def upload(hub: Any) -> Callable[[Path], str]:
+    """Puts a folder on the hub under a name of its own, and gives the name."""
+
+    def put(folder: Path) -> str:
+        name = f"uploaded/number-{next(UPLOADS)}"
+        publish(hub, name, folder)
+        return name
+
+    return put
+
+
+UPLOADS = itertools.count()

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import json
+import shutil
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -15,6 +17,7 @@ from harness.checkpoint.commands import inspect_command, lock_command
 from harness.checkpoint.compare import compare_checkpoints
 from harness.checkpoint.identity import DigestCache
 from harness.checkpoint.lock import LOCK_NAME, make_lock
+from harness.cli import main
 from harness.definitions.case import Case, CheckpointRef, Sampling
 from harness.records.inspection import CheckpointLock, InspectionReport
 
@@ -131,3 +134,113 @@ def test_with_a_base_the_comparison_proves_the_nibble_order(tmp_path: Path, caps
     assert inspect_command(low, against=high, base=str(WEIGHTS)) == 0
     (row,) = [line for line in capsys.readouterr().out.splitlines() if "proven reading" in line]
     assert row.split() == ["transformer", "proven", "reading", "low_first/linear", "high_first/linear"]
+
+
+@pytest.fixture
+def project(exports: Path, tmp_path: Path) -> Path:
+    """A repository with one case of a healthy export."""
+    shutil.copytree(exports / "nvfp4", tmp_path / "nvfp4")
+    shutil.copytree(exports / "base", tmp_path / "base")
+    runners = Path(__file__).parents[2] / "runners"
+    shutil.copytree(runners, tmp_path / "runners")
+    (tmp_path / "cases").mkdir()
+    (tmp_path / "cases" / "a.yaml").write_text(CASES, encoding="utf-8")
+    return tmp_path
+
+
+CASES = """\
+defaults:
+  runners: [cpu]
+  base: {path: ./base}
+  quantization: {transformer: nvfp4, transformer_2: nvfp4}
+  sampling: {prompt: p, width: 96, height: 64, num_frames: 17, num_inference_steps: 8, guidance_scale: 3.0}
+cases:
+  one: {model: {path: ./nvfp4}, contracts: [sglang==0.5.13]}
+  over: {model: {path: ./nvfp4}, transformer: {path: ./nvfp4}}
+"""
+
+
+def inspect(project: Path, monkeypatch: pytest.MonkeyPatch, *arguments: str) -> int:
+    monkeypatch.chdir(project)
+    monkeypatch.setattr(sys, "argv", ["quantgate", "inspect", *arguments])
+    with pytest.raises(SystemExit) as ended:
+        main()
+    return int(ended.value.code or 0)
+
+
+@pytest.fixture
+def damaged(project: Path) -> Path:
+    edit = Edit(project / "nvfp4", project / "damaged")
+    nibbles(edit, "layer")
+    return edit.folder
+
+
+@pytest.mark.parametrize(
+    ("arguments", "code", "said"),
+    [
+        ([], 0, ""),
+        (["damaged"], 11, "two_conventions"),
+        (["--transformer", "damaged"], 11, "two_conventions"),
+        (["--transformer-2", "damaged/transformer"], 11, "fault"),
+        (["--contract", "sglang==0.5.12"], 11, "sglang==0.5.12"),
+        (["--nibble-order", "high_first"], 11, "nibble_order"),
+        (["--scale-layout", "swizzled"], 11, "scale_layout"),
+        (["--base", "nvfp4"], 11, "fault"),
+        (["--base", "./nope"], 17, "no such folder"),
+        (["--against", "damaged"], 0, "faults"),
+        (["--against", "damaged", "--contract", "sglang==0.5.12"], 17, "does not look at --contract"),
+        (["--against", "damaged", "--full", "--layers"], 17, "does not look at --full, --layers"),
+    ],
+)
+def test_what_is_given_beside_a_case_is_looked_at(
+    project: Path,
+    damaged: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    arguments: list[str],
+    code: int,
+    said: str,
+) -> None:
+    assert inspect(project, monkeypatch, "--case", "one", *arguments) == code
+    told = capsys.readouterr()
+    assert said in told.out + told.err
+
+
+def test_a_model_that_the_overrides_of_a_case_hide_is_not_called_clean(
+    project: Path, damaged: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert inspect(project, monkeypatch, "damaged", "--case", "over") == 17
+    assert "add --transformer none" in capsys.readouterr().err
+    assert inspect(project, monkeypatch, "damaged", "--case", "over", "--transformer", "none") == 11
+    assert inspect(project, monkeypatch, "--case", "over") == 0
+
+
+@pytest.mark.parametrize(
+    ("arguments", "code", "said"),
+    [
+        (["./nvfp4", "--nibble-order", "hi"], 17, "--nibble-order: 'hi' is none of low_first, high_first"),
+        (["./nvfp4", "--scale-layout", "foo"], 17, "--scale-layout: 'foo' is none of linear, swizzled"),
+        (["./nvfp4", "--base", "nope/"], 17, "'nope/' is neither a folder nor owner/name"),
+        (["nvfp4/tranformer_2/x"], 17, "nvfp4/ is a folder here"),
+        (["./nvpf4"], 17, "nvfp4?"),
+    ],
+)
+def test_a_mistyped_option_is_told_without_the_network(
+    project: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    arguments: list[str],
+    code: int,
+    said: str,
+) -> None:
+    assert inspect(project, monkeypatch, *arguments) == code
+    told = capsys.readouterr()
+    assert said in told.err
+    assert "network" not in told.err
+
+
+def test_a_name_that_could_be_a_folder_gets_the_hint_for_folders(
+    hub: Any, project: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert inspect(project, monkeypatch, "nvfp4/transfomer") == 17
+    assert "if a folder is meant, write ./nvfp4/transformer; if it is on the hub" in capsys.readouterr().err

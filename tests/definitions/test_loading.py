@@ -104,6 +104,36 @@ def test_the_same_case_round_trips_through_its_own_dump(load):
         ("sampling: {width: 104}", "sampling.width: 104 pixels is no multiple of 16"),
         ("id: other", "id: the id of a case is its key"),
         ("inspection: report", "inspection: only a negative control may look past the inspector"),
+        ("metrics: [ssim, sim]", "metrics.1: no metric is called 'sim'; did you mean ssim?"),
+        ("contracts: [foo==1]", "contracts.0: no contract of the runtime 'foo' is known; known: harness, sglang"),
+        ("contracts: [harness==0.0.1]", "contracts.0: no rules of harness cover version 0.0.1; known ranges: "),
+        (
+            "expect: 'checkpoint_fault:nible_order'",
+            "expect: no verdict has the cause 'nible_order'",
+        ),
+        (
+            "expect: 'regression:sim_below_limit'",
+            "expect: no verdict has the cause 'sim_below_limit': no metric is called",
+        ),
+        ("expect: 'regression:zzzz'", "expect: no verdict has the cause 'zzzz'; the causes are in"),
+        (
+            "execution: {attention_backend: foo}",
+            "execution.attention_backend: diffusers has no attention backend 'foo'",
+        ),
+        (
+            "execution: {attention_backend: nativ}",
+            "execution.attention_backend: diffusers has no attention",
+        ),
+        ("env: {OMP_NUM_THREADS: 1.10}", 'env.OMP_NUM_THREADS: must be text; write it in quotes: "1.10"'),
+        ("env: {OMP_NUM_THREADS: 0123}", 'env.OMP_NUM_THREADS: must be text; write it in quotes: "0123"'),
+        ("env: {OMP_NUM_THREADS: 0x10}", 'env.OMP_NUM_THREADS: must be text; write it in quotes: "0x10"'),
+        ("env: {OMP_NUM_THREADS: 1e-3}", 'env.OMP_NUM_THREADS: must be text; write it in quotes: "1e-3"'),
+        ("contracts: [0.10]", 'contracts.0: must be text; write it in quotes: "0.10"'),
+        ("matrix: {env.OMP_NUM_THREADS: [0010]}", 'env.OMP_NUM_THREADS: must be text; write it in quotes: "0010"'),
+        (
+            "model: {path: a/b, revision: 0123456789012345678901234567890123456789}",
+            'model.revision: must be text; write it in quotes: "0123456789012345678901234567890123456789"',
+        ),
         ("golden_of: nobody", "golden_of: no case 'nobody' in this file"),
         (
             "{expect: regression, waiver: {owner: o, reason: r, issue: 'https://x', expires: 2030-01-01}}",
@@ -261,3 +291,33 @@ def test_a_control_asks_for_the_video_it_is_compared_with(refused, load, more, s
 def test_a_golden_is_not_borrowed_twice(refused):
     said = refused("cases:\n  a: {}\n  b: {golden_of: a}\n  c: {golden_of: b}\n")
     assert said == [f"cases/a.yaml:{LINE + 2}: cases.c.golden_of: b has no golden of its own; name a"]
+
+
+def test_what_is_written_in_the_defaults_is_quoted_as_it_stands_there(refused):
+    said = refused("defaults: {env: {OMP_NUM_THREADS: 0x2}}\ncases:\n  one: {}\n", whole=True)
+    assert any('write it in quotes: "0x2"' in message for message in said)
+
+
+def test_a_golden_of_nobody_is_told_beside_other_mistakes(refused):
+    said = refused(
+        "cases:\n  one: {golden_of: tow, metrics: [sim]}\n  two: {runners: [b20]}\n  three: {golden_of: nobody}\n"
+    )
+    assert [message.split(": ")[1] for message in said] == [
+        "cases.one.golden_of",
+        "cases.one.metrics.0",
+        "cases.two.runners.0",
+        "cases.three.golden_of",
+    ]
+    assert "did you mean two?" in said[0]
+
+
+def test_names_of_installed_things_need_no_torch():
+    import subprocess
+    import sys
+
+    code = (
+        "import sys; from harness.definitions import installed as i; i.metrics(); i.attention_backends();"
+        "print([name for name in ('torch', 'diffusers', 'numpy') if name in sys.modules])"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "[]"

@@ -57,7 +57,7 @@ def identity() -> Identity:
         hardware={"device": "x86_64"},
         weights={"model": "a" * 40},
         env={"SGLANG_X": "1"},
-        subject={"code": "c0"},
+        subject={"execution.threads": 1, "code": "c0"},
     )
 
 

@@ -54,7 +54,11 @@ def test_same_identity_is_exact(identity: Identity, golden: Callable) -> None:
 def test_each_class_has_its_rule(identity: Identity, golden: Callable, name: str, kind: MatchKind, how: str) -> None:
     old = dict(getattr(identity, name))
     field = next(iter(old))
-    new = {"changed": {**old, field: "new"}, "added": {**old, "extra": 1}, "removed": {}}[how]
+    new = {
+        "changed": {**old, field: "new"},
+        "added": {**old, "extra": 1},
+        "removed": {name: value for name, value in old.items() if name != field},
+    }[how]
     match = select([golden(identity)], identity.model_copy(update={name: new}))
     assert match.kind is kind
     assert {change.identity_class for change in match.changes} == {name}
@@ -103,3 +107,15 @@ def test_true_is_not_one_and_null_is_not_absent_where_it_matters(identity: Ident
     base = changed(identity, request={"tf32": None})
     assert select([golden(base)], identity).kind is MatchKind.EXACT
     assert select([golden(changed(identity, request={"tf32": False}), 2)], identity).kind is MatchKind.REQUEST
+
+
+def test_what_no_engine_has_said_yet_is_no_difference(identity: Identity, golden: Callable) -> None:
+    stated = {"loader.nibble_order": "low_first", "perturbation.X": "1"}
+    said = {"code": "c0", "driver": "1", "package.torch": "2.13.0", "receipts.transformer.nvfp4": 80}
+    one = golden(identity.model_copy(update={"subject": stated | said}))
+    before = identity.model_copy(update={"subject": {"loader.nibble_order": "high_first"}})
+    fields = [change.field for change in select([one], before).changes]
+    assert fields == ["loader.nibble_order", "perturbation.X"]
+    after = identity.model_copy(update={"subject": stated | {"code": "c0", "driver": "1"}})
+    gone = [(change.field, change.run) for change in select([one], after).changes]
+    assert gone == [("package.torch", None), ("receipts.transformer.nvfp4", None)]

@@ -147,3 +147,45 @@ def test_names_in_the_next_command_are_quoted(make: Any) -> None:
     evidence = make.healthy(comparison=make.comparison(make.metric(worst=0.5)), run_dir="runs/a b; rm -rf x")
     verdict, _ = observe(evidence, "cpu")
     assert verdict.next_command == "quantgate report 'runs/a b; rm -rf x'"
+
+
+def _told(make: Any, golden: Any, run: Any) -> str:
+    row = FieldChange(identity_class="request", field="sampling.prompt", golden=golden, run=run)
+    return observe(make.healthy(golden=GoldenEvidence(make.GOLDEN, (row,))), "cpu")[0].summary
+
+
+@pytest.mark.parametrize(
+    ("golden", "run", "said"),
+    [
+        (
+            "a yellow square moving down on a purple background",
+            "a yellow square moving down on a purple wall",
+            "sampling.prompt ...'e moving down on a purple background' -> ...'e moving down on a purple wall'",
+        ),
+        ("x" * 30 + "a" + "y" * 60, "x" * 30 + "b" + "y" * 60, f"...'{'x' * 12}a{'y' * 23}'..."),
+        ("a" * 60, "b" * 60, f"'{'a' * 36}'... -> '{'b' * 36}'..."),
+        ("a red", "a blue", "'a red' -> 'a blue'"),
+        ("x" * 50, "x" * 51, "-> "),
+        (None, "x" * 50, f"None -> '{'x' * 36}'..."),
+        (3.0, 4.0, "3.0 -> 4.0"),
+    ],
+)
+def test_two_values_are_cut_where_they_differ(make: Any, golden: Any, run: Any, said: str) -> None:
+    summary = _told(make, golden, run)
+    assert said in summary
+    assert summary.count("'") % 2 == 0
+    mine, theirs = summary.split("sampling.prompt ")[1].split(" -> ")
+    assert mine != theirs
+
+
+def test_a_golden_of_another_request_is_replaced_on_purpose(make: Any) -> None:
+    golden = GoldenEvidence(make.GOLDEN, change("request"))
+    verdict, _ = observe(make.healthy(golden=golden), "cpu")
+    assert verdict.next_command == "quantgate regenerate --case one --runner cpu --replace-golden --reason '...'"
+
+
+def test_without_a_base_the_same_run_is_not_advised(make: Any) -> None:
+    without = make.healthy(inspection=inspected("inconclusive", "base_missing"))
+    assert observe(without, "cpu")[0].next_command.startswith("add `base:` to one")
+    other = make.healthy(inspection=inspected("inconclusive", "encoding_inconclusive"))
+    assert observe(other, "cpu")[0].next_command == "quantgate inspect --case one"

@@ -14,7 +14,7 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from harness.definitions.case import Case
-from harness.errors import CheckpointFaultError, InvalidCaseError
+from harness.errors import CheckpointFaultError, InfraError, InvalidCaseError
 from harness.frames.clip import read_clip
 from harness.pipeline.backends.diffusers_backend import DiffusersBackend
 from harness.pipeline.backends.wan_recorder import Moment
@@ -352,3 +352,90 @@ def test_an_override_takes_the_place_of_one_expert(
     backend = load(make_wan_case(**{role: {"path": "./fp8"}}), **{role: random_wan / "fp8"})
     assert set(backend.quantized_modules()) == {role}
     assert set(backend.quantized_modules()[role].values()) == {"fp8"}
+
+
+def _wrapped(short: Exception) -> OSError:
+    """As diffusers says it of whatever went wrong while it read weights."""
+    try:
+        try:
+            raise short
+        except Exception as error:
+            raise ValueError("not a checkpoint") from error
+    except ValueError:
+        try:
+            raise OSError("Unable to load weights from checkpoint file")
+        except OSError as said:
+            return said
+
+
+@pytest.mark.parametrize(
+    ("short", "kind"),
+    [
+        (RuntimeError("unable to mmap 6128568 bytes: Cannot allocate memory (12)"), "oom"),
+        (MemoryError(), "oom"),
+        (OSError(12, "Cannot allocate memory"), "oom"),
+        (OSError(28, "No space left on device"), "disk"),
+        (OSError(5, "Input/output error"), "disk"),
+        (RuntimeError("CUDA error: device-side assert triggered"), "device"),
+    ],
+    ids=str,
+)
+@pytest.mark.parametrize("name", ["diffusers.AutoencoderKLWan", "transformers.T5TokenizerFast"])
+def test_a_shortage_while_loading_says_nothing_of_the_files(
+    load: Load, make_wan_case: Make, monkeypatch: pytest.MonkeyPatch, short: Exception, kind: str, name: str
+) -> None:
+    def fail(*_: Any, **__: Any) -> None:
+        raise _wrapped(short)
+
+    if name.startswith("transformers"):
+        monkeypatch.setattr(f"{_tokenizer_class(load, make_wan_case)}.from_pretrained", fail)
+    else:
+        monkeypatch.setattr(f"{name}.from_pretrained", fail)
+    with pytest.raises(InfraError) as caught:
+        load(make_wan_case())
+    assert caught.value.kind == kind
+
+
+def _tokenizer_class(load: Load, make_wan_case: Make) -> str:
+    return f"transformers.{type(load(make_wan_case()).pipe.tokenizer).__name__}"
+
+
+@pytest.mark.parametrize(
+    ("file", "damage"),
+    [
+        ("scheduler/scheduler_config.json", "{"),
+        ("tokenizer/tokenizer.json", '{"version": "1.0", "trunc'),
+        ("tokenizer/tokenizer_config.json", "[}"),
+        ("vae/config.json", "{"),
+    ],
+)
+def test_a_broken_file_beside_the_weights_is_a_checkpoint_fault_that_names_it(
+    load: Load, make_wan_case: Make, random_wan: Path, tmp_path: Path, file: str, damage: str
+) -> None:
+    root = Path(shutil.copytree(random_wan / "bf16", tmp_path / "broken"))
+    (root / file).write_text(damage, encoding="utf-8")
+    with pytest.raises(CheckpointFaultError) as caught:
+        load(make_wan_case(), model=root)
+    assert caught.value.where == str(root / file)
+
+
+@pytest.mark.parametrize("component", ["scheduler", "tokenizer"])
+def test_an_absent_component_without_weights_is_a_checkpoint_fault(
+    load: Load, make_wan_case: Make, random_wan: Path, tmp_path: Path, component: str
+) -> None:
+    root = Path(shutil.copytree(random_wan / "bf16", tmp_path / "lacking"))
+    shutil.rmtree(root / component)
+    with pytest.raises(CheckpointFaultError) as caught:
+        load(make_wan_case(), model=root)
+    assert component in caught.value.where
+
+
+def test_a_library_that_is_not_installed_is_no_fault_of_the_checkpoint(
+    load: Load, make_wan_case: Make, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(*_: Any, **__: Any) -> None:
+        raise ImportError("requires the protobuf library")
+
+    monkeypatch.setattr("diffusers.AutoencoderKLWan.from_pretrained", fail)
+    with pytest.raises(ImportError):
+        load(make_wan_case())

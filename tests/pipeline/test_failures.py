@@ -7,7 +7,7 @@ import torch
 
 from harness.errors import CheckpointFaultError, InfraError, InvalidCaseError, QuantgateError
 from harness.frames.errors import ClipError
-from harness.pipeline.failures import describe, kind_of, rebuild
+from harness.pipeline.failures import describe, kind_of, rebuild, shortage
 from harness.pipeline.host_memory import kernel_kills
 from harness.pipeline.redaction import redact
 
@@ -76,3 +76,24 @@ def test_the_kernels_counter_is_read(tmp_path) -> None:  # type: ignore[no-untyp
 
 def test_a_secret_inside_a_longer_one_does_not_leave_a_rest() -> None:
     assert redact("abc abcdef", {"SHORT": "abc", "LONG": "abcdef"}) == "<SHORT> <LONG>"
+
+
+def _raised(cause: Exception | None) -> ValueError:
+    error = ValueError("cannot be loaded")
+    error.__context__, error.__cause__ = MemoryError(), cause
+    return error
+
+
+def test_the_kind_is_that_of_what_an_exception_was_raised_from() -> None:
+    for cause in (MemoryError(), OSError(12, "short")):
+        error = _raised(cause)
+        assert kind_of(error) == "oom"
+        assert isinstance(shortage(error, "vae could not be loaded", "here"), InfraError)
+
+
+def test_a_suppressed_context_does_not_count() -> None:
+    error = _raised(None)
+    assert kind_of(error) == "crash"
+    assert shortage(error, "x", "here") is None
+    error.__suppress_context__ = False
+    assert kind_of(error) == "oom"

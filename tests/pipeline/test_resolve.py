@@ -21,10 +21,17 @@ def test_a_local_folder_is_relative_to_the_root(tmp_path: Path) -> None:
 
 
 def test_an_absent_folder_says_how_to_make_it(tmp_path: Path) -> None:
-    with pytest.raises(InfraError) as caught:
+    with pytest.raises(InvalidCaseError) as caught:
         resolve_checkpoint(CheckpointRef(path="./weights", made_by="python -m make"), tmp_path, where="case")
-    assert caught.value.kind == "download"
     assert caught.value.remedy == "python -m make"
+
+
+def test_a_misspelt_folder_is_no_infra_and_the_near_one_is_named(tmp_path: Path) -> None:
+    (tmp_path / "tiny" / "weights").mkdir(parents=True)
+    with pytest.raises(InvalidCaseError, match=r"there is no folder \./tiny/wieghts; did you mean \./tiny/weights\?"):
+        resolve_checkpoint(CheckpointRef(path="./tiny/wieghts"), tmp_path, where="case")
+    with pytest.raises(InvalidCaseError, match=r"there is no folder \./nothing\n"):
+        resolve_checkpoint(CheckpointRef(path="./nothing"), tmp_path)
 
 
 @pytest.mark.parametrize("revision", [None, "unresolved"])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -9,7 +10,7 @@ import pytest
 from harness.definitions.case import Case, CheckpointRef
 from harness.errors import InvalidCaseError
 from harness.records.inspection import ContractReport, ExpertSummary, InspectionFinding, InspectionReport
-from harness.session import trying
+from harness.session import candidate_commands, trying
 from harness.session.trying import candidate_case, reference
 
 COMMIT = "0123456789" * 4
@@ -106,3 +107,44 @@ def test_references_keep_a_known_commit_and_say_where_one_is_missing() -> None:
     assert reference("owner/other", known).revision == "unresolved"
     assert reference(f"owner/other@{COMMIT}", None).revision == COMMIT
     assert reference("./here", None).revision is None
+
+
+def test_a_folder_without_its_dot_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "tiny" / "exports").mkdir(parents=True)
+    for text in ("tiny/exports/nvfp4", "tiny/exports", "tiny/exports/"):
+        with pytest.raises(InvalidCaseError, match="neither") as caught:
+            reference(text, None)
+        assert caught.value.remedy == f"write ./{text.rstrip('/')}"
+    with pytest.raises(InvalidCaseError, match="no commit") as caught:
+        candidate_commands._require_commits({"model": reference("tiny/export", None)})
+    assert "./tiny/export, if that folder is meant" in caught.value.remedy
+
+
+SECRET = "hf_do_not_show"  # noqa: S105 - none, and it must not be shown
+
+
+@pytest.mark.parametrize("name", ["HF_TOKEN", "FOO", "OMP_NUM_THREDS"])
+def test_a_variable_that_a_case_file_refuses_is_refused_and_not_shown(name: str) -> None:
+    with pytest.raises(InvalidCaseError) as caught:
+        candidate_case(case(), {}, {name: SECRET})
+    assert caught.value.exit_code == 17
+    assert name in str(caught.value)
+    assert SECRET not in str(caught.value)
+    for text in (f"env.{name}={SECRET}", f'env={{"{name}": "{SECRET}"}}', f'env={{"{name}": ["{SECRET}"]}}'):
+        with pytest.raises(InvalidCaseError, match=name) as caught:
+            candidate_commands._changed(case(), [text])
+        assert SECRET not in str(caught.value)
+
+
+def test_what_is_no_pair_is_not_shown() -> None:
+    with pytest.raises(InvalidCaseError, match="not NAME=VALUE") as caught:
+        candidate_commands._pair(SECRET, "--env")
+    assert SECRET not in str(caught.value)
+
+
+def test_a_field_that_is_set_is_held_against_its_type() -> None:
+    assert candidate_commands._changed(case(), ["sampling.seed=3"]).sampling.seed == 3
+    assert candidate_commands._changed(case(), ['env.OMP_NUM_THREADS="2"']).env == {"OMP_NUM_THREADS": "2"}
+    with pytest.raises(InvalidCaseError, match=r"sampling\.seed: input should be a valid integer"):
+        candidate_commands._changed(case(), ["sampling.seed=many"])

@@ -11,8 +11,9 @@ from typing import Any, cast
 import torch
 
 from harness.definitions.case import Case, DType
-from harness.errors import CheckpointFaultError, InvalidCaseError
+from harness.errors import CheckpointFaultError, InvalidCaseError, QuantgateError
 from harness.pipeline.backend import Emit
+from harness.pipeline.failures import shortage
 from harness.pipeline.quantized.build import build_transformer
 from harness.pipeline.quantized.headers import override_folder
 
@@ -61,6 +62,8 @@ def load_pipeline(
         emit({"stage": "load", "step": step, "steps": len(present) + 1})
     parts["vae"] = load_component(root, index, "vae", DTYPES[case.precision.vae])
     parts["text_encoder"] = load_component(root, index, "text_encoder", DTYPES[case.precision.text_encoder])
+    for name in ("tokenizer", "scheduler"):
+        parts[name] = _load_plain(root, index, name)
     pipe = cast("Any", WanPipeline).from_pretrained(str(root), **parts, local_files_only=True)
     pipe.set_progress_bar_config(disable=True)
     pipe.register_to_config(boundary_ratio=case.scheduler.boundary_ratio if "transformer_2" in present else None)
@@ -79,6 +82,7 @@ def load_component(root: Path, index: Mapping[str, Any], name: str, dtype: torch
 
     Raises:
         CheckpointFaultError: it cannot be loaded, or it lacks weights.
+        InfraError: there was no memory, disk or device to load it.
     """
     folder = root / name
     try:
@@ -92,12 +96,43 @@ def load_component(root: Path, index: Mapping[str, Any], name: str, dtype: torch
             use_safetensors=True,
             output_loading_info=True,
         )
-    except (OSError, ValueError, KeyError, TypeError, AttributeError, RuntimeError) as error:
-        raise CheckpointFaultError(f"{name} cannot be loaded: {error}", where=str(folder), code="unreadable") from error
+    except ImportError:
+        raise
+    except Exception as error:
+        raise _load_error(name, folder, error) from error
     missing = sorted(map(str, [*info["missing_keys"], *info.get("mismatched_keys", ())]))
     if missing:
         raise CheckpointFaultError(f"lacks {', '.join(missing[:5])}", where=str(folder), code="missing_tensor")
     return model.eval()
+
+
+def _load_plain(root: Path, index: Mapping[str, Any], name: str) -> Any:
+    """A component without weights: the pipeline itself would load it, and not say which file is broken."""
+    folder = root / name
+    try:
+        library, kind = index[name]
+        return getattr(importlib.import_module(library), kind).from_pretrained(str(folder), local_files_only=True)
+    except ImportError:
+        raise
+    except Exception as error:
+        raise _load_error(name, folder, error) from error
+
+
+def _load_error(name: str, folder: Path, error: Exception) -> QuantgateError:
+    """A fault of the checkpoint, unless it was memory, disk or device that was short."""
+    short = shortage(error, f"{name} could not be loaded", str(folder))
+    if short is not None:
+        return short
+    broken = next((path for path in sorted(folder.glob("*.json")) if not _is_json(path)), folder)
+    return CheckpointFaultError(f"{name} cannot be loaded: {error}", where=str(broken), code="unreadable")
+
+
+def _is_json(path: Path) -> bool:
+    try:
+        json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError, RecursionError):
+        return False
+    return True
 
 
 def _set_attention(model: Any, case: Case) -> None:

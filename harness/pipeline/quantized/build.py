@@ -13,6 +13,7 @@ import torch
 
 from harness.definitions.case import Loader
 from harness.errors import CheckpointFaultError
+from harness.pipeline.failures import shortage
 from harness.pipeline.quantized import native, nvfp4
 from harness.pipeline.quantized.headers import (
     TensorInfo,
@@ -112,6 +113,9 @@ def _read(
                         cast = name in dtypes and tensor.is_floating_point()
                         tensors[name] = tensor.to(dtypes[name]) if cast else tensor
         except Exception as error:
+            short = shortage(error, "could not be read", str(path))
+            if short is not None:
+                raise short from error
             if "SafetensorError" in type(error).__name__:
                 raise CheckpointFaultError(str(error), where=str(path), code="unreadable") from error
             raise
@@ -199,6 +203,9 @@ def _fill(model: torch.nn.Module, tensors: Mapping[str, torch.Tensor], folder: P
     try:
         missing, unexpected = model.load_state_dict(plain, strict=False, assign=True)
     except RuntimeError as error:
+        short = shortage(error, "could not be loaded", str(folder))
+        if short is not None:
+            raise short from error
         raise CheckpointFaultError(str(error), where=str(folder), code="wrong_shape") from error
     missing = [name for name in missing if name.rpartition(".")[0] not in packed]
     ignored = tuple(getattr(model, "_keys_to_ignore_on_load_unexpected", None) or ())

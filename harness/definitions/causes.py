@@ -1,0 +1,56 @@
+"""Every cause that a verdict can have, so that a negative control that waits for a misspelt one is told at load."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable
+from typing import Final
+
+from harness.definitions.suggest import did_you_mean
+
+CAUSES: Final = frozenset({
+    "adaln_halves_swapped", "attention_mask", "base_missing", "base_stale", "block_scale_nan", "block_scale_zero",
+    "boundary_ratio", "boundary_ratio_differs", "boundary_ratio_missing", "carried_not_ignored", "checkpoint_fault",
+    "clipped", "codes_from_unrounded_scale", "component_broken", "component_missing", "config_contradicts_tensors",
+    "config_invalid", "contract_unproven", "crash", "declaration_unseen", "declarations_differ", "device", "disk",
+    "download", "dtype_differs", "duplicate_tensors", "encoding_inconclusive", "encoding_unproven",
+    "excluded_differs", "expert", "experts_identical", "experts_mixed_precision", "experts_swapped",
+    "first_divergence", "flat", "flicker", "format_mismatch", "fp8_code_table", "fp8_fnuz", "frozen", "gain",
+    "global_scale_degenerate", "global_scale_inverted", "global_scale_missing", "guidance", "halves_swapped",
+    "hang", "header_invalid", "ignore_contradicted", "ignore_incomplete", "index_invalid", "index_stale", "inf",
+    "infra", "initial_latents", "input_scale_degenerate", "input_scale_missing", "limits_incomplete",
+    "limits_missing", "limits_of_another_golden", "metric_not_computed", "module_off", "name_unmapped", "nan",
+    "nibble_order", "no_receipts", "noise", "norm_off", "nothing_quantized", "oom", "probe_structure", "protocol",
+    "qkv_scales_differ", "quantization_undeclared", "quantized_path_not_run", "row_corrupt", "row_gain",
+    "scale_columns", "scale_dropped", "scale_layout", "scale_missing", "scale_renamed", "scale_shape",
+    "scheduler_settings", "sequence_length", "shape", "shape_differs", "shard_missing", "source_failed", "speckle",
+    "step_count", "tensor_missing", "tensor_unexpected", "text_dtype", "text_embedding", "text_tokens", "timestep",
+    "two_conventions", "unexpected_format", "unexpected_quantization", "unindexed_tensors", "unsupported_layout",
+    "vae_settings", "weight_transposed", "weights_missing", "weights_unrelated", "wrong_base", "wrong_expert",
+})  # fmt: skip
+MEASURES: Final = (
+    "probe_base_error", "probe_golden_error", "probe_module_base_error", "probe_module_error", "probe_point_error",
+)  # fmt: skip
+"""Limits of probes, as `harness.judge.probe_limits` names them."""
+_LIMIT = re.compile(r"(.+)_(above|below|outside)_limit")
+
+
+def check_cause(cause: str, metrics: Iterable[str]) -> str | None:
+    """What is wrong with a cause that a negative control waits for, or ``None``.
+
+    Args:
+        cause: what stands behind the colon of ``expect``.
+        metrics: names of the metrics that are installed.
+    """
+    limit = _LIMIT.fullmatch(cause)
+    if limit is None:
+        return None if cause in CAUSES else f"no verdict has the cause {cause!r}; {_meant(cause, CAUSES)}"
+    known = [*metrics, *MEASURES]
+    if limit[1] in known:
+        return None
+    return f"no verdict has the cause {cause!r}: no metric is called {limit[1]!r}; {did_you_mean(limit[1], known)}"
+
+
+def _meant(cause: str, known: Iterable[str]) -> str:
+    said = did_you_mean(cause, known)
+    return said if said.startswith("did you") else "the causes are in harness/definitions/causes.py"

@@ -1,0 +1,68 @@
+"""The names that loading knows are those that the other rooms and libraries have."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+import pytest
+
+from harness.checkpoint.contracts import known_contracts, load_contract
+from harness.checkpoint.errors import ContractError
+from harness.definitions.causes import CAUSES, MEASURES, check_cause
+from harness.definitions.contract import parse_contract
+from harness.definitions.installed import METRICS, attention_backends, check_contract
+from harness.frames.registry import builtin_metrics
+from harness.judge import probe_limits
+
+HARNESS = Path(__file__).parents[2] / "harness"
+
+
+def test_metrics_are_those_of_the_registry() -> None:
+    assert [metric.name for metric in builtin_metrics()] == list(METRICS)
+
+
+def test_attention_backends_are_those_of_diffusers() -> None:
+    from diffusers.models.attention_dispatch import AttentionBackendName
+
+    assert set(attention_backends()) == {one.value for one in AttentionBackendName}
+
+
+@pytest.mark.parametrize("text", ["sglang==0.5.12", "sglang==0.5.23", "sglang==0.0.1", "sglang==99", "foo==1"])
+def test_contracts_are_judged_as_the_inspector_does(text: str) -> None:
+    try:
+        load_contract(text)
+        known = True
+    except ContractError:
+        known = False
+    assert (check_contract(parse_contract(text)) is None) == known
+
+
+def test_every_runtime_has_versions() -> None:
+    assert {"sglang", "harness"} <= set(known_contracts())
+
+
+def test_every_code_that_is_written_in_the_source_is_a_known_cause() -> None:
+    """A code that is made otherwise is not found here; the corpus of faults holds most of those."""
+    from benchmarks.corpus.faults import FAULTS
+
+    code = r'"([a-z][a-z0-9_]+)"'
+    gates = [rf'"(?:fault|inconclusive)",\s*{code}', rf"_(?:absent|shape|problem)\(\s*{code}"]
+    trace = [rf"_finding\(\s*{code}"]
+    found = {fault.code for fault in FAULTS}
+    for folder, patterns in (("checkpoint", gates), ("judge", [*gates, *trace])):
+        for path in (HARNESS / folder).rglob("*.py"):
+            text = path.read_text(encoding="utf-8")
+            found |= {one for pattern in patterns for one in re.findall(pattern, text)}
+    assert not found - CAUSES - {"fault", "inconclusive", "warning", "contradicted"}
+
+
+def test_probe_limits_are_known() -> None:
+    assert {one.name for one in probe_limits.MEASURES if one.name.startswith("probe_")} == set(MEASURES)
+
+
+def test_limits_of_metrics_and_probes_are_causes() -> None:
+    for good in ("ssim_below_limit", "mad_above_limit", "probe_base_error_above_limit", "nibble_order"):
+        assert check_cause(good, METRICS) is None
+    assert check_cause("plugin_above_limit", [*METRICS, "plugin"]) is None
+    assert check_cause("plugin_above_limit", METRICS)
