@@ -35,6 +35,14 @@ class PluginState:
         self.invalid_files: list[str] = []
         self.other_runners: list[str] = []
         self.records: list[CaseRecord] = []
+        self.expected: dict[str, Located] = {}
+        """By pytest id: every case that this run was to judge. In the process that ends the run, not in its workers."""
+        self.skipped: set[str] = set()
+        self.failed: set[str] = set()
+        self.unjudged: set[str] = set()
+        """Pytest ids of cases that the run ended without a verdict of: pytest counts none of them as failed."""
+        self.crashed: dict[str, Any] = {}
+        """The xdist worker that died while it ran this pytest id."""
         self._profiles: dict[str, RunnerProfile] | None = None
         self._profile: RunnerProfile | None = None
         self._session: Session | None = None
@@ -278,7 +286,8 @@ class PluginState:
         if pytest_code == int(pytest.ExitCode.NO_TESTS_COLLECTED) and self.other_runners:
             return RULES[Outcome.NO_RUNNER].exit_code
         red = [record for record in self.records if RULES[record.verdict.outcome].junit in ("failure", "error")]
-        if pytest_code not in _PYTESTS_OWN or not red or session.testsfailed > len(red):
+        told = [record for record in red if record.node not in self.unjudged]
+        if pytest_code not in _PYTESTS_OWN or not red or session.testsfailed > len(told):
             return None
         return RULES[worst([record.verdict.outcome for record in red])].exit_code
 
