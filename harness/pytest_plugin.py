@@ -28,6 +28,7 @@ def pytest_configure(config: pytest.Config) -> None:
     from harness.plugin.judged import JudgedHooks
     from harness.plugin.state import PluginState
 
+    options.check(config)
     state = PluginState.of(config)
     for name in state.runner_names():
         config.addinivalue_line("markers", f"{name}: a case for the runner profile runners/{name}.yaml")

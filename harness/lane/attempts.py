@@ -51,7 +51,15 @@ def last_attempt(folder: Path) -> CaseRecord | None:
 
 
 def lost_record(
-    located: Located, node: str, *, run: str, runner: str, attempt: int, error: str | QuantgateError, next_command: str
+    located: Located,
+    node: str,
+    *,
+    run: str,
+    runner: str,
+    attempt: int,
+    error: str | QuantgateError,
+    next_command: str,
+    plan: str = "",
 ) -> CaseRecord:
     """The record of a case for which no session could write one: its worker died, or it never got a device.
 
@@ -63,11 +71,13 @@ def lost_record(
         attempt: from 1.
         error: what happened; an error of ours brings its own outcome and remedy.
         next_command: what to type next, where the error does not say.
+        plan: id of the plan that asked for it.
     """
     ours = isinstance(error, QuantgateError)
     summary = error.what if isinstance(error, QuantgateError) else error
     return CaseRecord(
         run=run,
+        plan=plan,
         case=located.case.id,
         node=node,
         source=located.where,

@@ -6,10 +6,12 @@ from collections.abc import Iterable
 from typing import Any
 
 import pytest
+from _pytest.junitxml import xml_key
 from pydantic import ValidationError
 
 from harness.definitions.case import Located
 from harness.lane.attempts import RECORD, NeverJudgedError, forget, last_attempt
+from harness.lane.junit import PLAN_PROPERTY
 from harness.plugin.collect import CaseItem
 from harness.plugin.state import PluginState
 from harness.records.case_record import CaseRecord
@@ -72,7 +74,10 @@ class JudgedHooks:
 
     @pytest.hookimpl(tryfirst=True)
     def pytest_sessionfinish(self, session: pytest.Session, exitstatus: int) -> None:
-        """Give every expected case without a record one, before JUnit is written."""
+        """Give every expected case without a record one, before JUnit is written, and say there of which plan it is."""
+        xml = session.config.stash.get(xml_key, None)
+        if xml is not None and self._state.expected and self._state.plan_id():
+            xml.add_global_property(PLAN_PROPERTY, self._state.plan_id())
         name_unjudged(self._state, session, int(exitstatus))
 
     @pytest.hookimpl(tryfirst=True)

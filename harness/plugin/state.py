@@ -113,6 +113,11 @@ class PluginState:
             self._shard = (read_shard(self.config),)
         return self._shard[0]
 
+    def plan_id(self) -> str:
+        """Id of the plan that asked for this run; empty where none did."""
+        shard = self.shard()
+        return shard.plan.id if shard else ""
+
     def expected_seconds(self, items: list[CaseItem]) -> dict[str, float]:
         """Expected seconds by case id, measured or estimated."""
         from harness.lane.history import durations
@@ -208,6 +213,7 @@ class PluginState:
                     store=open_store(options.folder(self.config, "quantgate_goldens")),
                     thresholds=options.folder(self.config, "quantgate_thresholds"),
                     device_env=lease.env,
+                    plan=self.plan_id(),
                     perturbation=perturbation,
                     attribution_seconds=self.config.getoption("attribution"),
                 )
@@ -271,6 +277,7 @@ class PluginState:
             located,
             node,
             run=self.run_id(),
+            plan=self.plan_id(),
             runner=runner,
             attempt=attempt,
             error=error,

@@ -81,6 +81,7 @@ class LaneSession:
         assert engine.start_record is not None
         return CaseRecord(
             run=self.context.run,
+            plan=self.context.plan,
             case=case.id,
             node=node,
             source=located.where,
