@@ -14,6 +14,7 @@ from xdist.scheduler import LoadScopeScheduling
 
 from harness.plugin.judged import expect, keep, on_disk
 from harness.plugin.located import CasesById
+from harness.plugin.selection import require_device
 from harness.plugin.sharding import refuse_missing
 from harness.plugin.state import PluginState
 from harness.records.case_record import CaseRecord
@@ -97,13 +98,19 @@ class XdistHooks:
 
     @pytest.hookimpl
     def pytest_xdist_node_collection_finished(self, node: Any, ids: list[str]) -> None:
-        """Refuse a shard of which a planned case was not collected; note which cases are to be judged."""
+        """Refuse a shard of which a planned case was not collected, and a runner that is not here; note the cases.
+
+        A worker refuses too, and xdist would call that an internal error: the controller is first to say it.
+        """
         state = PluginState.of(node.config)
         shard = state.shard()
         if shard is not None:
             refuse_missing(shard.missing(set(ids)), shard)
         cases = CasesById(node.config)
-        expect(state, ((one, located) for one in ids if (located := cases.find(one)) is not None))
+        found = [(one, located) for one in ids if (located := cases.find(one)) is not None]
+        if found:
+            require_device(state)
+        expect(state, found)
 
     @pytest.hookimpl
     def pytest_handlecrashitem(self, crashitem: str, report: pytest.TestReport, sched: Any) -> None:

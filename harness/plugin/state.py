@@ -62,10 +62,10 @@ class PluginState:
         return sorted(path.stem for path in options.folder(self.config, "quantgate_runners").glob("*.yaml"))
 
     def profile(self) -> RunnerProfile:
-        """The runner of this run: named by ``--runner``, by ``-m NAME`` alone, or detected.
+        """The runner of this run: named by ``--runner``, required by ``-m``, or detected.
 
         Raises:
-            pytest.UsageError: the name is of no profile, or the GPU is of none.
+            pytest.UsageError: the name is of no profile, the GPU is of none, or ``-m`` names runners and settles on none.
         """
         if self._profile is None:
             self._profile = self._choose()
@@ -77,10 +77,8 @@ class PluginState:
 
         profiles = load_runners(options.folder(self.config, "quantgate_runners"))
         shard = self.shard()
-        wanted = self.config.getoption("runner") or self.worker_input("runner") or (shard.plan.runner if shard else "")
-        marker = str(self.config.getoption("markexpr") or "").strip()
-        if not wanted and marker in profiles:
-            wanted = marker
+        named = self.config.getoption("runner") or self.worker_input("runner")
+        wanted = named or (shard.plan.runner if shard else "") or self.marked()
         if wanted:
             if wanted not in profiles:
                 raise pytest.UsageError(f"--runner {wanted}: no such profile; there are {', '.join(sorted(profiles))}")
@@ -90,6 +88,16 @@ class PluginState:
             return match_runner(gpus[0] if gpus else cpu_device(), profiles)
         except NoRunnerError as error:
             raise pytest.UsageError(str(error)) from error
+
+    def marked(self) -> str:
+        """The runner that ``-m`` requires; empty where it names none.
+
+        Raises:
+            pytest.UsageError: it names runners and does not say which one.
+        """
+        from harness.plugin.marked import marked_runner
+
+        return marked_runner(str(self.config.getoption("markexpr") or ""), self.runner_names())
 
     def device(self) -> Device:
         """A device of the chosen runner.
