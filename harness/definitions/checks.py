@@ -12,7 +12,7 @@ from typing import Final
 
 from harness.definitions.case import Case, CheckpointRef
 from harness.definitions.contract import parse_contract
-from harness.definitions.environment import check_name
+from harness.definitions.environment import check_leased, check_name
 from harness.definitions.suggest import did_you_mean
 
 BACKENDS: Final = "quantgate.backends"
@@ -29,6 +29,9 @@ def check_case(case: Case, *, root: Path, runners: Collection[str]) -> Iterator[
     for name in case.env:
         if wrong := check_name(name, case.backend, case.pass_env):
             yield ("env", name), wrong
+    for index, name in enumerate(case.pass_env):
+        if wrong := check_leased(name):
+            yield ("pass_env", index), wrong
     for role, ref in case.checkpoints().items():
         yield from _checkpoint(role, ref, root)
     for index, text in enumerate(case.contracts):

@@ -23,7 +23,7 @@ def marked_runner(expression: str, runners: Collection[str]) -> str:
     Raises:
         pytest.UsageError: it names runners, and requires none or several of them.
     """
-    names = sorted(set(_NAME.findall(expression)) - {"and", "or", "not"})
+    names: list[str] = sorted(set(_NAME.findall(expression)) - {"and", "or", "not"})
     named = [name for name in names if name in runners]
     if not named:
         return ""
@@ -34,11 +34,7 @@ def marked_runner(expression: str, runners: Collection[str]) -> str:
     required = set(named) if len(names) <= _MOST_NAMES else set()
     for values in product((False, True), repeat=len(names)) if required else ():
         marks = {name for name, value in zip(names, values, strict=True) if value}
-
-        def has(name: str, /, marks: Collection[str] = frozenset(marks), **_: object) -> bool:
-            return name in marks
-
-        if compiled.evaluate(has):
+        if compiled.evaluate(_Marks(marks)):
             required &= marks
     if len(required) != 1:
         raise pytest.UsageError(
@@ -46,6 +42,11 @@ def marked_runner(expression: str, runners: Collection[str]) -> str:
             f"  next: pytest --runner {named[0]} -m {expression!r}"
         )
     return required.pop()
+
+
+class _Marks(frozenset[str]):
+    def __call__(self, name: str, /, **_: str | int | bool | None) -> bool:
+        return name in self
 
 
 def _listed(names: list[str]) -> str:

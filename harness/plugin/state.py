@@ -65,7 +65,7 @@ class PluginState:
         """The runner of this run: named by ``--runner``, required by ``-m``, or detected.
 
         Raises:
-            pytest.UsageError: the name is of no profile, the GPU is of none, or ``-m`` names runners and settles on none.
+            pytest.UsageError: the name or the GPU is of no profile, or ``-m`` leaves open which runner is meant.
         """
         if self._profile is None:
             self._profile = self._choose()
