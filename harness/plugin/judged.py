@@ -10,6 +10,7 @@ from _pytest.junitxml import xml_key
 from pydantic import ValidationError
 
 from harness.definitions.case import Located
+from harness.harmless import harmless
 from harness.lane.attempts import RECORD, NeverJudgedError, forget, last_attempt
 from harness.lane.junit import PLAN_PROPERTY
 from harness.plugin.collect import CaseItem
@@ -127,7 +128,9 @@ def _report(state: PluginState, session: pytest.Session, located: Located, recor
         location=(located.path.as_posix(), located.line - 1, located.case.id),
         keywords={},
         outcome="failed",
-        longrepr=f"{verdict.outcome.value} ({verdict.cause}): {verdict.summary}\n  next    {verdict.next_command}",
+        longrepr=harmless(
+            f"{verdict.outcome.value} ({verdict.cause}): {verdict.summary}\n  next    {verdict.next_command}"
+        ),
         when="setup",
     )
     plugins = session.config.pluginmanager

@@ -9,6 +9,7 @@ import pytest
 
 from harness.definitions.loading import check_unique
 from harness.errors import InvalidCaseError, NoRunnerError
+from harness.harmless import harmless
 from harness.pipeline.engine_key import engine_key
 from harness.plugin.collect import CaseItem
 from harness.plugin.sharding import refuse_missing
@@ -25,7 +26,7 @@ def select(config: pytest.Config, items: list[pytest.Item]) -> None:
     try:
         check_unique([item.located for item in cases])
     except InvalidCaseError as error:
-        pytest.exit(str(error), returncode=error.exit_code)
+        pytest.exit(harmless(str(error)), returncode=error.exit_code)
     profile = state.profile()
     other = [item for item in cases if profile.name not in item.case.runners]
     if other:
