@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import os
 import sys
-from typing import NoReturn
+from typing import NoReturn, TextIO, cast
 
 import typer
 
@@ -11,6 +12,7 @@ from harness.checkpoint.cli import inspect, lock
 from harness.definitions.commands import cases_command, resolve_command
 from harness.errors import QuantgateError
 from harness.goldens.commands import goldens_app
+from harness.harmless import HarmlessStream
 from harness.lane.commands import comment_command, doctor_command, merge_command, plan_command, propose_command
 from harness.report.commands import history_command, report_command
 from harness.review.commands import accept, pending, reject
@@ -46,6 +48,8 @@ app.add_typer(goldens_app, name="goldens")
 
 def main() -> NoReturn:
     """Run the ``quantgate`` command: errors of ours become one message and the exit code of their class."""
+    if os.environ.get("GITHUB_ACTIONS"):
+        sys.stdout, sys.stderr = cast("TextIO", HarmlessStream(sys.stdout)), cast("TextIO", HarmlessStream(sys.stderr))
     try:
         app()
     except QuantgateError as error:

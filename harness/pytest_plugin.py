@@ -26,11 +26,15 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 
 def pytest_configure(config: pytest.Config) -> None:
     """Register the runner markers and the state that items share."""
+    from harness.plugin.judged import JudgedHooks
     from harness.plugin.state import PluginState
 
+    options.check(config)
     state = PluginState.of(config)
     for name in state.runner_names():
         config.addinivalue_line("markers", f"{name}: a case for the runner profile runners/{name}.yaml")
+    if not state.is_worker:
+        config.pluginmanager.register(JudgedHooks(state), "quantgate-judged")
     if config.pluginmanager.hasplugin("xdist"):
         from harness.plugin.scheduling import XdistHooks
 

@@ -13,7 +13,7 @@ from typing import Final
 from harness.definitions.case import Case, CheckpointRef
 from harness.definitions.causes import check_cause
 from harness.definitions.contract import parse_contract
-from harness.definitions.environment import check_name
+from harness.definitions.environment import check_leased, check_name
 from harness.definitions.installed import attention_backends, check_contract, metrics
 from harness.definitions.suggest import did_you_mean
 
@@ -32,6 +32,9 @@ def check_case(case: Case, *, root: Path, runners: Collection[str]) -> Iterator[
     for name in case.env:
         if wrong := check_name(name, case.backend, case.pass_env):
             yield ("env", name), wrong
+    for index, name in enumerate(case.pass_env):
+        if wrong := check_leased(name):
+            yield ("pass_env", index), wrong
     for role, ref in case.checkpoints().items():
         yield from _checkpoint(role, ref, root)
     for index, text in enumerate(case.contracts):

@@ -12,6 +12,10 @@ GROUP: Final = "quantgate.environments"
 """Entry points of this group name an :class:`EnvironmentRule` for a backend of another distribution."""
 
 
+LEASED: Final = frozenset({"CUDA_VISIBLE_DEVICES", "CUDA_DEVICE_ORDER", "NVIDIA_VISIBLE_DEVICES"})
+"""Variables that say which GPU a process sees. The lease alone does: a case that did would take another run's GPU."""
+
+
 class EnvironmentRule(NamedTuple):
     """What the libraries behind one backend are known to read."""
 
@@ -69,8 +73,17 @@ def looks_secret(name: str) -> bool:
     return _SECRET.search(name) is not None
 
 
+def check_leased(name: str) -> str | None:
+    """What is wrong with a case that names ``name`` in ``env`` or ``pass_env``, or ``None``."""
+    if name not in LEASED:
+        return None
+    return f"{name} belongs to the lease of the GPU; take it out, and choose the runner with `runners:`"
+
+
 def check_name(name: str, backend: str, pass_env: tuple[str, ...]) -> str | None:
     """What is wrong with setting ``name`` in the ``env`` of a case, or ``None``."""
+    if wrong := check_leased(name):
+        return wrong
     if looks_secret(name):
         return f"{name} looks like a secret; take it from the caller: `pass_env: [{name}]`"
     rule = environment_of(backend)

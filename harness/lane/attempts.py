@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import shutil
 from datetime import UTC, datetime
 from pathlib import Path
+
+from pydantic import ValidationError
 
 from harness.definitions.case import Located
 from harness.errors import QuantgateError
@@ -11,6 +14,19 @@ from harness.records.case_record import CaseRecord
 from harness.records.verdict import Outcome, Verdict
 
 RECORD = "record.json"
+
+
+class NeverJudgedError(QuantgateError):
+    """A case was selected, and its run ended without a verdict of it."""
+
+    outcome = Outcome.NOT_RUN
+    kind = "no_record"
+
+
+def forget(folder: Path) -> None:
+    """Remove what an earlier run left in the folder of a case: its record, its attempts and its frames."""
+    if folder.is_dir():
+        shutil.rmtree(folder)
 
 
 def attempt_number(folder: Path) -> int:
@@ -23,8 +39,27 @@ def put_aside(folder: Path, attempt: int) -> None:
     (folder / RECORD).replace(folder / f"record-attempt-{attempt}.json")
 
 
+def last_attempt(folder: Path) -> CaseRecord | None:
+    """The record of the last attempt that was put aside; ``None`` where there is none that can be read."""
+    found = []
+    for path in folder.glob("record-attempt-*.json"):
+        try:
+            found.append(CaseRecord.read(path))
+        except (OSError, ValidationError):
+            continue
+    return max(found, key=lambda record: record.attempt, default=None)
+
+
 def lost_record(
-    located: Located, node: str, *, run: str, runner: str, attempt: int, error: str | QuantgateError, next_command: str
+    located: Located,
+    node: str,
+    *,
+    run: str,
+    runner: str,
+    attempt: int,
+    error: str | QuantgateError,
+    next_command: str,
+    plan: str = "",
 ) -> CaseRecord:
     """The record of a case for which no session could write one: its worker died, or it never got a device.
 
@@ -36,11 +71,13 @@ def lost_record(
         attempt: from 1.
         error: what happened; an error of ours brings its own outcome and remedy.
         next_command: what to type next, where the error does not say.
+        plan: id of the plan that asked for it.
     """
     ours = isinstance(error, QuantgateError)
     summary = error.what if isinstance(error, QuantgateError) else error
     return CaseRecord(
         run=run,
+        plan=plan,
         case=located.case.id,
         node=node,
         source=located.where,

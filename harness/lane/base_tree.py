@@ -19,7 +19,7 @@ from harness.lane.coverage import Coverage, compare_cases, compare_limits
 from harness.records.limits import LimitFile
 
 TRAILER = "Quantgate-Removed"
-"""A commit that removes a case says why in a trailer: ``Quantgate-Removed: <case id>: <reason>``."""
+"""A commit that removes a case or its limits says why in a trailer: ``Quantgate-Removed: <case id>: <reason>``."""
 _FOLDERS = ("cases", "runners", "thresholds")
 
 
@@ -45,7 +45,7 @@ def coverage_against(root: Path, reference: str, runner: str, cases: list[Case])
     changes = compare_cases([one.case for one in before], cases, runner, reasons)
     # The limits of a removed case go with it: one reason is enough.
     removed = {change.case for change in changes if change.kind == "removed"}
-    limits = [change for change in compare_limits(old_limits, new_limits) if change.case not in removed]
+    limits = [change for change in compare_limits(old_limits, new_limits, reasons) if change.case not in removed]
     return Coverage(
         against=f"{reference} ({commit[:12]})",
         changes=(*changes, *limits),

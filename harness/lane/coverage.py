@@ -31,10 +31,11 @@ class Change(Record):
     kind: Kind
     case: str
     field: str = ""
+    """Empty: all of the case, or for a limit all of its file, which is gone."""
     before: Json = None
     after: Json = None
     reason: str = ""
-    """Why: of a removal from the commit trailer, of a waiver or a limit from its file."""
+    """Why: of what is gone from the commit trailer, of a waiver or a limit from its file."""
     looser: bool = False
     """Of a limit: whether it admits more than before."""
 
@@ -87,11 +88,22 @@ def compare_cases(
     return changes
 
 
-def compare_limits(before: Mapping[str, LimitFile], after: Mapping[str, LimitFile]) -> list[Change]:
-    """Differences between the limit files of one runner, by case id."""
+def compare_limits(
+    before: Mapping[str, LimitFile], after: Mapping[str, LimitFile], reasons: Mapping[str, str] | None = None
+) -> list[Change]:
+    """Differences between the limit files of one runner, by case id.
+
+    Args:
+        before: files of the base branch.
+        after: files of this one.
+        reasons: why a case or its limits are gone, by id: a file that is gone cannot say it itself.
+    """
     changes = []
     for name in sorted(before.keys() | after.keys()):
         old, new = before.get(name), after.get(name)
+        if old is not None and new is None:
+            changes.append(_file_gone(name, old, (reasons or {}).get(name, "")))
+            continue
         old_limits = {limit.metric: limit for limit in old.limits} if old else {}
         new_limits = {limit.metric: limit for limit in new.limits} if new else {}
         for metric in sorted(old_limits.keys() | new_limits.keys()):
@@ -110,6 +122,12 @@ def compare_limits(before: Mapping[str, LimitFile], after: Mapping[str, LimitFil
                 )
             )
     return changes
+
+
+def _file_gone(name: str, old: LimitFile, reason: str) -> Change:
+    values = {limit.metric: _value(limit) for limit in old.limits}
+    looser = any(_looser(limit, None) for limit in old.limits)
+    return Change(kind="limit", case=name, before=values, reason=reason, looser=looser)
 
 
 def _waiver(name: str, old: Case | None, new: Case) -> list[Change]:

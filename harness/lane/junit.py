@@ -2,41 +2,57 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 from pathlib import Path
 from xml.etree import ElementTree as ET
 
 from harness.records.base import write_bytes_atomic
 
+PLAN_PROPERTY = "quantgate_plan"
+"""Property of a test suite: id of the plan that it ran."""
 _COUNTED = {"failure": "failures", "error": "errors", "skipped": "skipped"}
 
 
-def join_junit(files: Iterable[Path], missing: Iterable[tuple[str, str]], out: Path) -> tuple[str, ...]:
+def join_junit(
+    files: Iterable[Path],
+    missing: Iterable[tuple[str, str]],
+    out: Path,
+    *,
+    plan: str = "",
+    planned: Collection[str] = (),
+) -> tuple[str, ...]:
     """Join test suites and write ``out``.
 
     Args:
         files: JUnit XML files.
         missing: pytest id and reason of every planned case without a result; each becomes an error.
         out: the joined file.
+        plan: id of the plan. A suite of another one is left out.
+        planned: pytest ids of its cases; of a suite that names no plan, they are left out.
 
     Returns:
-        Problems: files that could not be read, which are left out.
+        Problems: files that could not be read, and what was left out.
     """
     joined = ET.Element("testsuites", name="quantgate")
     problems = []
+    names = {_names(node) for node in planned}
     for path in sorted(files):
         try:
             root = _parse(path)
         except (ET.ParseError, OSError, ValueError) as error:
             problems.append(f"{path}: not readable as JUnit: {error}")
             continue
-        joined.extend([root] if root.tag == "testsuite" else root.findall("testsuite"))
+        for suite in [root] if root.tag == "testsuite" else root.findall("testsuite"):
+            reason = _of_another_plan(suite, plan, names)
+            if reason:
+                problems.append(f"{path}: {reason}")
+            joined.append(suite)
     lost = list(missing)
     if lost:
         suite = ET.SubElement(joined, "testsuite", name="not_run")
         for node, reason in lost:
-            file, _, name = node.partition("::")
-            case = ET.SubElement(suite, "testcase", classname=file, name=name, time="0")
+            classname, name = _names(node)
+            case = ET.SubElement(suite, "testcase", classname=classname, name=name, time="0")
             ET.SubElement(case, "error", type="not_run", message=reason)
     _one_a_test(joined)
     for suite in joined:
@@ -46,6 +62,28 @@ def join_junit(files: Iterable[Path], missing: Iterable[tuple[str, str]], out: P
     ET.indent(joined)
     write_bytes_atomic(out, ET.tostring(joined, encoding="utf-8", xml_declaration=True) + b"\n")
     return tuple(problems)
+
+
+def _names(node: str) -> tuple[str, str]:
+    """Class and name that pytest gives a case in JUnit."""
+    file, _, name = node.partition("::")
+    return file.replace("/", "."), name
+
+
+def _of_another_plan(suite: ET.Element, plan: str, planned: Collection[tuple[str, str]]) -> str:
+    """Take out of ``suite`` what is no result of this plan, and say why; empty where all of it is one."""
+    marks = [one.get("value") for one in suite.findall("properties/property") if one.get("name") == PLAN_PROPERTY]
+    if plan in marks:
+        return ""
+    stale = [
+        case
+        for case in suite.findall("testcase")
+        if marks or (case.get("classname", ""), case.get("name", "")) in planned
+    ]
+    for case in stale:
+        suite.remove(case)
+    of = f"plan {marks[0]}" if marks else "no plan"
+    return f"it is of {of}, not of plan {plan}; {len(stale)} results of it do not count" if stale else ""
 
 
 def _parse(path: Path) -> ET.Element:

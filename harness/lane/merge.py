@@ -96,7 +96,8 @@ def merge(folders: Sequence[Path], plan: Plan, out: Path) -> Merged:
             cases.append(_merged(planned, one.record))
     lost = [(case.node, case.summary) for case in cases if case.outcome is Outcome.NOT_RUN]
     junit = [path for folder in folders for path in folder.rglob("junit*.xml")]
-    problems += join_junit(junit, lost, out / JUNIT)
+    planned_nodes = [planned.node for planned in plan.cases]
+    problems += join_junit(junit, lost, out / JUNIT, plan=plan.id, planned=planned_nodes)
     plan.write(out / PLAN)
     History().with_records(one.record for one in found.values()).write(out / HISTORY)
     merged = Merged(
@@ -133,7 +134,7 @@ def _records(folders: Iterable[Path], plan: Plan, problems: list[str]) -> tuple[
             problems.append(unusable[record.node])
             continue
         known = found.get(record.node)
-        if known is not None:
+        if known is not None and Outcome.NOT_RUN not in (known.record.verdict.outcome, record.verdict.outcome):
             problems.append(f"{record.node} has two records, {known.folder} and {path.parent}: the worse one counts")
         found[record.node] = (
             _Found(record, path.parent) if known is None else _worse(known, _Found(record, path.parent))
@@ -143,6 +144,8 @@ def _records(folders: Iterable[Path], plan: Plan, problems: list[str]) -> tuple[
 
 def _misfit(record: CaseRecord, planned: PlannedCase, plan: Plan) -> str:
     """Why ``record`` is no result of ``planned``; empty where it is one."""
+    if record.plan != plan.id:
+        return f"it is of {f'plan {record.plan}' if record.plan else 'no plan'}, and this is plan {plan.id}"
     if record.runner != plan.runner:
         return f"it ran on runner {record.runner}, and the plan is for {plan.runner}"
     try:
@@ -153,6 +156,9 @@ def _misfit(record: CaseRecord, planned: PlannedCase, plan: Plan) -> str:
 
 
 def _worse(first: _Found, second: _Found) -> _Found:
+    """The worse of two results. A shard that was stopped and started again has left one that is none."""
+    if Outcome.NOT_RUN in (first.record.verdict.outcome, second.record.verdict.outcome):
+        return second if first.record.verdict.outcome is Outcome.NOT_RUN else first
     outcomes = [first.record.verdict.outcome, second.record.verdict.outcome]
     return first if worst(outcomes) is outcomes[0] else second
 

@@ -84,7 +84,7 @@ def plan(
         _append(summary, plan_markdown(made))
     if github_output is not None:
         _append(github_output, f"matrix={matrix}\n")
-    return _unexplained(coverage)
+    return _unexplained(coverage, runner)
 
 
 def merge(
@@ -194,11 +194,14 @@ def profile_named(root: Path, runner: str) -> RunnerProfile:
     return profiles[runner]
 
 
-def _unexplained(coverage: Coverage | None) -> int:
+def _unexplained(coverage: Coverage | None, runner: str) -> int:
     bad = coverage.without_reason() if coverage else ()
     for change in bad:
-        what = f"limit of {change.field} loosened" if change.kind == "limit" else "removed"
-        how = "write it into the limit file" if change.kind == "limit" else f"{TRAILER}: {change.case}: <reason>"
+        what, how = "removed", f"git commit --amend --trailer '{TRAILER}: {change.case}: <reason>'"
+        if change.kind == "limit":
+            measure = f"quantgate regenerate --runner {runner} --case {change.case} --reason '<reason>'"
+            what = f"limit of {change.field} loosened" if change.field else "limits removed"
+            how = measure if change.field else f"{measure}; or, where they are not measured yet, {how}"
         complain(f"{change.case}: {what} without a reason\n  next: {how}")
     return RULES[Outcome.INVALID_CASE].exit_code if bad else 0
 

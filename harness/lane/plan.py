@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import hashlib
 import json
+import secrets
 from collections.abc import Sequence
 from typing import Literal
+
+from pydantic import Field
 
 from harness.definitions.case import Case, Located
 from harness.definitions.runner import RunnerProfile
@@ -48,6 +51,8 @@ class Plan(Record):
     """The contract between ``plan``, the shards and ``merge``."""
 
     schema_version: Literal[1] = 1
+    id: str = Field(min_length=1)
+    """Random, so that no other plan has it: every record says of which plan it is, and ``merge`` takes no other's."""
     runner: str
     labels: tuple[str, ...]
     """GitHub runner labels, all of which a shard's job asks for."""
@@ -138,6 +143,7 @@ def make_plan(
         for case, _ in unit.cases
     ]
     return Plan(
+        id=secrets.token_hex(8),
         runner=profile.name,
         labels=profile.labels,
         shards=len(bins),

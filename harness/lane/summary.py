@@ -80,7 +80,7 @@ def _row(case: MergedCase, plan: Plan) -> str:
 
 
 def _change(change: Change) -> str:
-    label = "limit loosened" if change.looser else change.kind
+    label = ("limit loosened" if change.field else "limits removed") if change.looser else change.kind
     reason = change.reason or ("NONE GIVEN" if change.kind == "removed" or change.looser else "")
     return _cells([label, change.case, change.field, _json(change.before), _json(change.after), reason])
 

@@ -6,9 +6,11 @@ In this order, later wins:
    (``BASE``);
 2. *execution*: thread counts, offline hub (checkpoints are resolved before the engine starts), and
    ``CUBLAS_WORKSPACE_CONFIG`` where the case asks for determinism;
-3. *device*: what the device lease says (``CUDA_VISIBLE_DEVICES``);
+3. *device*: what the device lease says (``CUDA_VISIBLE_DEVICES``), and what a perturbation forces;
 4. *passed*: the names in ``pass_env``, with the caller's values, which are never recorded;
 5. *case*: ``env`` of the case.
+
+Neither of the last two says which GPU is seen (``LEASED``): no case takes a GPU that is not its own.
 """
 
 from __future__ import annotations
@@ -19,6 +21,7 @@ from pathlib import Path
 
 import harness
 from harness.definitions.case import Case
+from harness.definitions.environment import LEASED
 from harness.errors import InvalidCaseError
 
 BASE = (
@@ -73,8 +76,8 @@ def engine_environment(
             where=case.id,
             remedy=f"export {missing[0]}=... or take it out of pass_env",
         )
-    environment |= {name: source[name] for name in case.pass_env}
-    return environment | case.env
+    asked = {**{name: source[name] for name in case.pass_env}, **case.env}
+    return environment | {name: value for name, value in asked.items() if name not in LEASED}
 
 
 def secrets_of(case: Case, caller: Mapping[str, str] | None = None) -> dict[str, str]:

@@ -10,6 +10,7 @@ import pytest
 
 from harness.definitions.case import Case, Located
 from harness.errors import InvalidCaseError, QuantgateError
+from harness.harmless import harmless
 from harness.plugin import options
 from harness.plugin.state import PluginState
 from harness.records.case_record import CaseRecord
@@ -32,7 +33,7 @@ class CaseFile(pytest.File):
             located = load_case_file(self.path, self.config.rootpath)
         except InvalidCaseError as error:
             PluginState.of(self.config).invalid_files.append(str(self.path))
-            raise self.CollectError(str(error)) from error
+            raise self.CollectError(harmless(str(error))) from error
         for one in located:
             yield CaseItem.from_parent(self, name=one.case.id, located=one)
 
@@ -58,7 +59,7 @@ class CaseFailedError(Exception):
         lines.append(f"  record  {self.folder / 'record.json'}")
         if verdict.next_command:
             lines.append(f"  next    {verdict.next_command}")
-        return "\n".join(lines)
+        return harmless("\n".join(lines))
 
 
 class CaseItem(pytest.Item):
@@ -89,14 +90,14 @@ class CaseItem(pytest.Item):
             raise RuntimeError(f"{self.nodeid} was not set up")
         outcome = self.finished.record.verdict.outcome
         if outcome is Outcome.WAIVED:
-            pytest.skip(self.finished.record.verdict.summary)
+            pytest.skip(harmless(self.finished.record.verdict.summary))
         if outcome is not Outcome.PASS:
             raise self.finished
 
     def repr_failure(self, excinfo: pytest.ExceptionInfo[BaseException], style: Any = None) -> Any:
         """The verdict instead of a traceback of ours."""
         if isinstance(excinfo.value, CaseFailedError | QuantgateError):
-            return str(excinfo.value)
+            return harmless(str(excinfo.value))
         return super().repr_failure(excinfo, style)
 
     def reportinfo(self) -> tuple[Path, int, str]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 
 import pytest
@@ -52,6 +53,17 @@ def declare(parser: pytest.Parser) -> None:
     )
     for name, (default, text) in FOLDERS.items():
         parser.addini(name, f"{text}, relative to the root of the repository", default=default)
+
+
+def check(config: pytest.Config) -> None:
+    """Refuse a run id that leads elsewhere: what an earlier run left of a case below it is removed.
+
+    Raises:
+        pytest.UsageError: it is no plain name.
+    """
+    name = config.option.run_id
+    if name is not None and not re.fullmatch(r"[A-Za-z0-9_][A-Za-z0-9_.-]*", name):
+        raise pytest.UsageError(f"--run-id {name!r} is no plain name: letters, digits, and _ . - inside, as in shard-1")
 
 
 def folder(config: pytest.Config, name: str) -> Path:

@@ -7,15 +7,14 @@ groups by engine key, which the controller computes from the case files, whateve
 from __future__ import annotations
 
 from collections import OrderedDict
-from collections.abc import Iterable
-from pathlib import Path
 from typing import Any
 
 import pytest
-from pydantic import ValidationError
 from xdist.scheduler import LoadScopeScheduling
 
-from harness.definitions.case import Located
+from harness.plugin.judged import expect, keep, on_disk
+from harness.plugin.located import CasesById
+from harness.plugin.selection import require_device
 from harness.plugin.sharding import refuse_missing
 from harness.plugin.state import PluginState
 from harness.records.case_record import CaseRecord
@@ -31,20 +30,8 @@ class EngineScheduling(LoadScopeScheduling):  # type: ignore[misc]
         super().__init__(config, log)
         config.option.loadscopereorder = False  # xdist would order by the number of tests
         self.workqueue: OrderedDict[str, dict[str, bool]] = OrderedDict()
-        self._files: dict[str, dict[str, Located]] = {}
+        self.cases = CasesById(config)
         self._scopes: dict[str, str] = {}
-
-    def located(self, nodeid: str) -> Located | None:
-        """The case with this pytest id; ``None`` where it is another kind of test."""
-        path, _, case = nodeid.partition("::")
-        if not path.endswith((".yaml", ".yml")):
-            return None
-        if path not in self._files:
-            from harness.definitions.loading import load_case_file
-
-            root = Path(self.config.rootpath)
-            self._files[path] = {one.case.id: one for one in load_case_file(root / path, root)}
-        return self._files[path].get(case)
 
     def mark_test_pending(self, item: str) -> None:
         """Run ``item`` again, before everything that is still to do."""
@@ -69,7 +56,7 @@ class EngineScheduling(LoadScopeScheduling):  # type: ignore[misc]
         if nodeid not in self._scopes:
             from harness.pipeline.engine_key import engine_key
 
-            located = self.located(nodeid)
+            located = self.cases.find(nodeid)
             self._scopes[nodeid] = engine_key(located.case) if located else nodeid
         return self._scopes[nodeid]
 
@@ -111,15 +98,24 @@ class XdistHooks:
 
     @pytest.hookimpl
     def pytest_xdist_node_collection_finished(self, node: Any, ids: list[str]) -> None:
-        """Refuse a shard of which a planned case was not collected."""
-        shard = PluginState.of(node.config).shard()
+        """Refuse a shard of which a planned case was not collected, and a runner that is not here; note the cases.
+
+        A worker refuses too, and xdist would call that an internal error: the controller is first to say it.
+        """
+        state = PluginState.of(node.config)
+        shard = state.shard()
         if shard is not None:
             refuse_missing(shard.missing(set(ids)), shard)
+        cases = CasesById(node.config)
+        found = [(one, located) for one in ids if (located := cases.find(one)) is not None]
+        if found:
+            require_device(state)
+        expect(state, found)
 
     @pytest.hookimpl
     def pytest_handlecrashitem(self, crashitem: str, report: pytest.TestReport, sched: Any) -> None:
         """A case during which its worker died: infra, and once more on a fresh worker with a fresh engine."""
-        located = sched.located(crashitem) if isinstance(sched, EngineScheduling) else None
+        located = sched.cases.find(crashitem) if isinstance(sched, EngineScheduling) else None
         if located is None:
             return
         from harness.lane.attempts import attempt_number, put_aside
@@ -133,6 +129,7 @@ class XdistHooks:
             keep(state, [record])
             return
         put_aside(folder, attempt)
+        state.crashed[crashitem] = report.node
         sched.mark_test_pending(crashitem)
         report.outcome = "rerun"  # type: ignore[assignment]
 
@@ -151,23 +148,4 @@ class XdistHooks:
         if sent is not None:
             keep(state, (CaseRecord.model_validate_json(text) for text in sent))
         elif error is not None:
-            keep(state, _on_disk(state.run_folder))
-
-
-def keep(state: PluginState, records: Iterable[CaseRecord]) -> None:
-    """Add ``records`` to those of the run: one a case, of its last attempt."""
-    known = {record.node: record for record in state.records}
-    for record in records:
-        if record.node not in known or record.attempt >= known[record.node].attempt:
-            known[record.node] = record
-    state.records[:] = known.values()
-
-
-def _on_disk(run: Path) -> list[CaseRecord]:
-    found = []
-    for path in sorted(run.glob("*/record.json")):
-        try:
-            found.append(CaseRecord.read(path))
-        except (OSError, ValidationError):
-            continue  # not written yet, or torn with its worker: the case is lost and will be named so
-    return found
+            keep(state, on_disk(state))

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 
 import pytest
 
 from harness.definitions.loading import check_unique
-from harness.definitions.runner import RunnerProfile
 from harness.errors import InvalidCaseError, NoRunnerError
+from harness.harmless import harmless
 from harness.pipeline.engine_key import engine_key
 from harness.plugin.collect import CaseItem
 from harness.plugin.sharding import refuse_missing
@@ -26,7 +26,7 @@ def select(config: pytest.Config, items: list[pytest.Item]) -> None:
     try:
         check_unique([item.located for item in cases])
     except InvalidCaseError as error:
-        pytest.exit(str(error), returncode=error.exit_code)
+        pytest.exit(harmless(str(error)), returncode=error.exit_code)
     profile = state.profile()
     other = [item for item in cases if profile.name not in item.case.runners]
     if other:
@@ -41,7 +41,7 @@ def select(config: pytest.Config, items: list[pytest.Item]) -> None:
         config.hook.pytest_deselected(items=[item for item in mine if item not in chosen])
         mine = chosen
     if mine and not config.option.collectonly:
-        _require_device(config, state, profile, mine)
+        require_device(state, mine)
     items[:] = [
         *(item for item in items if not isinstance(item, CaseItem)),
         *by_engine(mine, {} if shard else state.expected_seconds(mine)),
@@ -65,7 +65,14 @@ def by_engine(items: list[CaseItem], seconds: Mapping[str, float]) -> list[CaseI
     return [items[index] for index in order]
 
 
-def _require_device(config: pytest.Config, state: PluginState, profile: RunnerProfile, cases: list[CaseItem]) -> None:
+def require_device(state: PluginState, cases: Iterable[CaseItem] = ()) -> None:
+    """End the run where its runner is not in this machine, or skip ``cases`` where that was asked for by hand.
+
+    Raises:
+        pytest.UsageError: it cannot be told which runner is meant.
+        pytest.exit.Exception: with the exit code of ``no_runner``.
+    """
+    config, profile = state.config, state.profile()
     try:
         state.device()
     except NoRunnerError as error:

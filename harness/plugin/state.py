@@ -35,6 +35,14 @@ class PluginState:
         self.invalid_files: list[str] = []
         self.other_runners: list[str] = []
         self.records: list[CaseRecord] = []
+        self.expected: dict[str, Located] = {}
+        """By pytest id: every case that this run was to judge. In the process that ends the run, not in its workers."""
+        self.skipped: set[str] = set()
+        self.failed: set[str] = set()
+        self.unjudged: set[str] = set()
+        """Pytest ids of cases that the run ended without a verdict of: pytest counts none of them as failed."""
+        self.crashed: dict[str, Any] = {}
+        """The xdist worker that died while it ran this pytest id."""
         self._profiles: dict[str, RunnerProfile] | None = None
         self._profile: RunnerProfile | None = None
         self._session: Session | None = None
@@ -54,10 +62,10 @@ class PluginState:
         return sorted(path.stem for path in options.folder(self.config, "quantgate_runners").glob("*.yaml"))
 
     def profile(self) -> RunnerProfile:
-        """The runner of this run: named by ``--runner``, by ``-m NAME`` alone, or detected.
+        """The runner of this run: named by ``--runner``, required by ``-m``, or detected.
 
         Raises:
-            pytest.UsageError: the name is of no profile, or the GPU is of none.
+            pytest.UsageError: the name or the GPU is of no profile, or ``-m`` leaves open which runner is meant.
         """
         if self._profile is None:
             self._profile = self._choose()
@@ -69,10 +77,8 @@ class PluginState:
 
         profiles = load_runners(options.folder(self.config, "quantgate_runners"))
         shard = self.shard()
-        wanted = self.config.getoption("runner") or self.worker_input("runner") or (shard.plan.runner if shard else "")
-        marker = str(self.config.getoption("markexpr") or "").strip()
-        if not wanted and marker in profiles:
-            wanted = marker
+        named = self.config.getoption("runner") or self.worker_input("runner")
+        wanted = named or (shard.plan.runner if shard else "") or self.marked()
         if wanted:
             if wanted not in profiles:
                 raise pytest.UsageError(f"--runner {wanted}: no such profile; there are {', '.join(sorted(profiles))}")
@@ -82,6 +88,16 @@ class PluginState:
             return match_runner(gpus[0] if gpus else cpu_device(), profiles)
         except NoRunnerError as error:
             raise pytest.UsageError(str(error)) from error
+
+    def marked(self) -> str:
+        """The runner that ``-m`` requires; empty where it names none.
+
+        Raises:
+            pytest.UsageError: it names runners and does not say which one.
+        """
+        from harness.plugin.marked import marked_runner
+
+        return marked_runner(str(self.config.getoption("markexpr") or ""), self.runner_names())
 
     def device(self) -> Device:
         """A device of the chosen runner.
@@ -104,6 +120,11 @@ class PluginState:
 
             self._shard = (read_shard(self.config),)
         return self._shard[0]
+
+    def plan_id(self) -> str:
+        """Id of the plan that asked for this run; empty where none did."""
+        shard = self.shard()
+        return shard.plan.id if shard else ""
 
     def expected_seconds(self, items: list[CaseItem]) -> dict[str, float]:
         """Expected seconds by case id, measured or estimated."""
@@ -200,6 +221,7 @@ class PluginState:
                     store=open_store(options.folder(self.config, "quantgate_goldens")),
                     thresholds=options.folder(self.config, "quantgate_thresholds"),
                     device_env=lease.env,
+                    plan=self.plan_id(),
                     perturbation=perturbation,
                     attribution_seconds=self.config.getoption("attribution"),
                 )
@@ -263,6 +285,7 @@ class PluginState:
             located,
             node,
             run=self.run_id(),
+            plan=self.plan_id(),
             runner=runner,
             attempt=attempt,
             error=error,
@@ -278,7 +301,8 @@ class PluginState:
         if pytest_code == int(pytest.ExitCode.NO_TESTS_COLLECTED) and self.other_runners:
             return RULES[Outcome.NO_RUNNER].exit_code
         red = [record for record in self.records if RULES[record.verdict.outcome].junit in ("failure", "error")]
-        if pytest_code not in _PYTESTS_OWN or not red or session.testsfailed > len(red):
+        told = [record for record in red if record.node not in self.unjudged]
+        if pytest_code not in _PYTESTS_OWN or not red or session.testsfailed > len(told):
             return None
         return RULES[worst([record.verdict.outcome for record in red])].exit_code
 

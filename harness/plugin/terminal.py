@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
+from harness.harmless import harmless
 from harness.records.verdict import GREEN, SEVERITY, Outcome
 from harness.session.events import CaseFinished, Event, Progress, StageStarted
 
@@ -71,11 +72,11 @@ def print_verdicts(reporter: Any, state: PluginState) -> None:
         )
         colour = {_COLOURS.get(verdict.outcome, "red"): True}
         reporter.write(f"{verdict.outcome.value:<21}", **colour)
-        line = f"{record.case:<{width}}  {record.timing.total:6.1f} s{note}  {verdict.summary}"
+        line = f"{record.case:<{width}}  {record.timing.total:6.1f} s{note}  {harmless(verdict.summary)}"
         room = (get_terminal_size().columns if sys.stdout.isatty() else 180) - 22
         reporter.write_line(line if verdict.outcome not in GREEN or len(line) <= room else f"{line[: room - 3]}...")
         if verdict.next_command and verdict.outcome not in GREEN:
-            reporter.write_line(f"{'':21}{'':{width}}  next: {verdict.next_command}")
+            reporter.write_line(f"{'':21}{'':{width}}  next: {harmless(verdict.next_command)}")
     counts = Counter(record.verdict.outcome for record in records)
     counted = ", ".join(f"{counts[outcome]} {outcome.value}" for outcome in SEVERITY if counts[outcome])
     reporter.write_line("")

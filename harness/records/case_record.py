@@ -32,6 +32,8 @@ class CaseRecord(Record):
 
     schema_version: Literal[1] = 1
     run: str
+    plan: str = ""
+    """Id of the plan that asked for it; empty where none did."""
     case: str
     node: str
     """pytest id, such as ``cases/tiny.yaml::nvfp4``."""

@@ -294,6 +294,7 @@ class Session:
         timing = {name: run.seconds.get(name, 0.0) for name in ("inspect", "load", "probe", "generate", "compare")}
         return CaseRecord(
             run=self.context.run,
+            plan=self.context.plan,
             case=run.case.id,
             node=run.node,
             source=run.located.where,

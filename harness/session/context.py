@@ -29,6 +29,8 @@ class SessionContext:
     thresholds: Path
     device_env: Mapping[str, str] = field(default_factory=dict)
     """Environment that pins the engines to the leased device, such as ``CUDA_VISIBLE_DEVICES``."""
+    plan: str = ""
+    """Id of the plan that asked for this run; empty: none did."""
     perturbation: Perturbation = NONE
     """A healthy change that is forced on every engine: recorded with the subject, never part of the request."""
     probe_inputs: Mapping[str, Path] = field(default_factory=dict)

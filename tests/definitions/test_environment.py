@@ -7,13 +7,13 @@ from importlib.metadata import EntryPoint
 import pytest
 
 from harness.definitions import environment
-from harness.definitions.environment import EnvironmentRule, check_name, environment_of, looks_secret
+from harness.definitions.environment import LEASED, EnvironmentRule, check_name, environment_of, looks_secret
 
 
 @pytest.mark.parametrize(
     "name",
     [
-        "ATEN_CPU_CAPABILITY", "ONEDNN_MAX_CPU_ISA", "CUDA_VISIBLE_DEVICES", "NVIDIA_TF32_OVERRIDE", "TORCH_LOGS",
+        "ATEN_CPU_CAPABILITY", "ONEDNN_MAX_CPU_ISA", "CUDA_MODULE_LOADING", "NVIDIA_TF32_OVERRIDE", "TORCH_LOGS",
         "PYTORCH_CUDA_ALLOC_CONF", "OMP_NUM_THREADS", "MKL_NUM_THREADS", "CUBLAS_WORKSPACE_CONFIG", "HF_HUB_OFFLINE",
         "QUANTGATE_TRACE",
     ],
@@ -31,6 +31,13 @@ def test_an_unknown_name_needs_a_word_from_the_case():
 def test_a_program_of_its_own_reads_what_it_likes_but_no_secret():
     assert check_name("SGLANG_DIFFUSION_FLASHINFER_FP4_GEMM_BACKEND", "command", ()) is None
     assert "looks like a secret" in (check_name("HF_TOKEN", "command", ("HF_TOKEN",)) or "")
+
+
+@pytest.mark.parametrize("name", sorted(LEASED))
+@pytest.mark.parametrize("backend", ["diffusers", "command"])
+def test_no_case_chooses_its_gpu(name, backend):
+    assert "belongs to the lease" in (check_name(name, backend, ()) or "")
+    assert "belongs to the lease" in (check_name(name, backend, (name,)) or "")
 
 
 @pytest.mark.parametrize(

@@ -94,6 +94,8 @@ def test_the_same_case_round_trips_through_its_own_dump(load):
         ("backend: command", "backend: backend command needs `command`"),
         ("command: [./run]", "command: `command` is read by backend command only"),
         ("env: {OMP_NUM_THREDS: '1'}", "env.OMP_NUM_THREDS: OMP_NUM_THREDS: no environment variable that backend"),
+        ("env: {CUDA_VISIBLE_DEVICES: '0'}", "env.CUDA_VISIBLE_DEVICES: CUDA_VISIBLE_DEVICES belongs to the lease"),
+        ("pass_env: [CUDA_DEVICE_ORDER]", "pass_env.0: CUDA_DEVICE_ORDER belongs to the lease of the GPU"),
         ("env: {HF_TOKEN: abc}", "env.HF_TOKEN: HF_TOKEN looks like a secret"),
         ("env: {BAD-NAME: x}", "env.BAD-NAME: string should match pattern"),
         ("contracts: ['sglang>=0.5']", "contracts.0: 'sglang>=0.5' is not of the form runtime==version"),

@@ -18,7 +18,7 @@ SLEEPER = "import time; time.sleep(600)"
 
 
 class LaneBackend:
-    """The prompt says what to do: ``hang`` starts a child and never comes back."""
+    """The prompt says what to do: ``wait`` never comes back, and ``hang`` starts a child and never comes back."""
 
     def load(self, case: Case, paths: Mapping[str, Path], device: str, emit: Emit) -> None:
         emit({"stage": "load", "step": 1, "steps": 1})
@@ -27,6 +27,9 @@ class LaneBackend:
         if case.sampling.prompt == "hang":
             child = subprocess.Popen([sys.executable, "-c", SLEEPER], start_new_session=True)
             (out_dir / "pids").write_text(f"{os.getpid()}\n{child.pid}\n")
+            time.sleep(600)
+        if case.sampling.prompt == "wait":
+            (out_dir / "pids").write_text(f"{os.getpid()}\n")
             time.sleep(600)
         if case.sampling.prompt == "die":
             os._exit(9)

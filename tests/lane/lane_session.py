@@ -1,7 +1,7 @@
 """``-p lane_session``: a session without checkpoints and goldens, over the real pool, real processes, real leases.
 
-The prompt of a case says how it ends: ``pass``, ``fail`` (a quality miss), ``die`` (its engine dies, always),
-``die_once``, ``kill_once`` and ``kill`` (its xdist worker dies while the engine works), ``crash`` (and the controller).
+The prompt of a case says how it ends: ``pass``, ``fail`` (a quality miss), ``command`` (one whose
+text commands GitHub Actions), ``die`` (its engine dies, always), ``die_once``, ``kill_once`` and ``kill`` (its xdist worker dies while the engine works), ``crash`` (and the controller).
 GPUs that ``QUANTGATE_FAKE_UNFIT`` names have memory errors.
 """
 
@@ -71,6 +71,8 @@ class LaneSession:
         verdict, generation = Verdict(outcome=Outcome.PASS, cause="none", summary="as it was"), None
         if prompt == "fail":
             verdict = Verdict(outcome=Outcome.REGRESSION, cause="ssim_below_limit", summary="it looks | @other <b>")
+        if prompt == "command":
+            verdict = Verdict(outcome=Outcome.REGRESSION, cause="x", summary="it said\n  ::error::no\n##[group]x")
         if told.sampling.prompt == "hang":
             victims = [os.getpid()] if prompt != "crash" else [os.getppid(), os.getpid()]
             threading.Thread(target=_kill_when_busy, args=(folder, victims), daemon=True).start()
@@ -81,6 +83,7 @@ class LaneSession:
         assert engine.start_record is not None
         return CaseRecord(
             run=self.context.run,
+            plan=self.context.plan,
             case=case.id,
             node=node,
             source=located.where,

@@ -13,9 +13,10 @@ from pathlib import Path
 
 import pytest
 
+from harness.definitions.environment import LEASED
 from harness.errors import InfraError
 from harness.lane.devices import FAKE_DEVICES, cpu_device, gpu_devices
-from harness.lane.leases import FOLDER_VARIABLE, Holder, acquire, lease_folder
+from harness.lane.leases import FOLDER_VARIABLE, Holder, acquire, device_environment, lease_folder
 from harness.records.fingerprint import Device
 
 Gpus = Callable[[int], tuple[Device, ...]]
@@ -30,6 +31,11 @@ lease = acquire([device], 0, folder=Path(sys.argv[1]), run="theirs")
 print("held", flush=True)
 time.sleep(600)
 """
+
+
+def test_a_case_may_not_name_a_variable_by_which_a_lease_speaks(gpus: Gpus) -> None:
+    assert device_environment(gpus(1)[0]).keys() <= LEASED
+    assert device_environment(cpu_device()).keys() <= LEASED
 
 
 def test_two_leases_are_two_gpus_and_a_third_is_refused_with_the_holders_named(tmp_path: Path, gpus: Gpus) -> None:

@@ -24,6 +24,7 @@ from harness.records.verdict import Outcome, Verdict
 B200 = load_runners(Path(__file__).parents[2] / "runners")["b200"]
 JUNIT = """<?xml version="1.0" encoding="utf-8"?>
 <testsuites><testsuite name="pytest" errors="0" failures="1" skipped="0" tests="2" time="1">
+<properties><property name="quantgate_plan" value="p" /></properties>
 <testcase classname="cases.a.yaml" name="a" time="1"/>
 <testcase classname="cases.a.yaml" name="b" time="1"><failure message="no">no</failure></testcase>
 </testsuite></testsuites>
@@ -54,13 +55,14 @@ CASES = {name: a_case(name, model) for name, model in (("a", "m1"), ("b", "m2"),
 @pytest.fixture
 def plan() -> Plan:
     """Three cases of three engines on three shards."""
-    return make_plan(list(CASES.values()), B200, 3, History())
+    return make_plan(list(CASES.values()), B200, 3, History()).model_copy(update={"id": "p"})
 
 
 def record(name: str, outcome: Outcome = Outcome.PASS, **changes: Any) -> CaseRecord:
     """What a shard writes of a case."""
     values: dict[str, Any] = {
         "run": "r",
+        "plan": "p",
         "case": name,
         "node": f"cases/a.yaml::{name}",
         "source": "cases/a.yaml:1",
@@ -141,6 +143,8 @@ def test_the_worst_case_decides(tmp_path: Path, plan: Plan) -> None:
     ("changes", "said"),
     [
         ({"runner": "h200"}, "runner h200"),
+        ({"plan": "yesterday"}, "it is of plan yesterday, and this is plan p"),
+        ({"plan": ""}, "it is of no plan, and this is plan p"),
         ({"request": {**CASES["c"].case.model_dump(mode="json"), "env": {"A": "1"}}}, "another definition"),
         ({"request": {"id": "c"}}, "no case of this version"),
     ],
@@ -181,6 +185,29 @@ def test_of_two_records_the_worse_counts(tmp_path: Path, plan: Plan) -> None:
         assert "two records" in merged.problems[0]
 
 
+def test_a_shard_that_was_started_again_counts_with_its_result(tmp_path: Path, plan: Plan) -> None:
+    stopped = write(tmp_path / "one", record("a", Outcome.NOT_RUN), record("b"), record("c"))
+    again = write(tmp_path / "two", record("a", Outcome.REGRESSION))
+    for folders in ([stopped, again], [again, stopped]):
+        merged = merge(folders, plan, tmp_path / f"out-{folders[0].name}")
+        assert by_case(merged)["a"] == "regression"
+        assert merged.problems == ()
+    assert by_case(merge([stopped], plan, tmp_path / "out"))["a"] == "not_run"
+
+
+@pytest.mark.parametrize(("mark", "kept"), [("p", {"a", "b"}), ("yesterday", set()), ("", {"mine"})])
+def test_junit_of_another_plan_is_left_out(tmp_path: Path, plan: Plan, mark: str, kept: set[str]) -> None:
+    text = JUNIT.replace('value="p"', f'value="{mark}"') if mark else JUNIT.replace("quantgate_plan", "other")
+    if not mark:
+        text = text.replace("</testsuite>", '<testcase classname="tests.test_it" name="mine"/></testsuite>')
+    left = write(tmp_path / "one", *map(record, CASES))
+    (left / "junit.xml").write_text(text)
+    merged = merge([left], plan, tmp_path / "out")
+    joined = (tmp_path / "out/junit.xml").read_text()
+    assert {name for name in ("a", "b", "mine") if f'name="{name}"' in joined} == kept
+    assert bool(merged.problems) == (mark != "p")
+
+
 def test_a_folder_in_use_is_not_merged_into(tmp_path: Path, plan: Plan) -> None:
     (tmp_path / "out").mkdir()
     (tmp_path / "out/old").write_text("")
@@ -193,7 +220,7 @@ def test_junit_of_a_retried_case_is_one_test_and_bombs_are_refused(tmp_path: Pat
     (tmp_path / "junit.xml").write_text(again)
     (tmp_path / "junit-bad.xml").write_text("<testsuites")
     (tmp_path / "junit-bomb.xml").write_text('<!DOCTYPE x [<!ENTITY a "b">]><testsuites/>')
-    problems = join_junit(tmp_path.glob("junit*.xml"), [], tmp_path / "out.xml")
+    problems = join_junit(tmp_path.glob("junit*.xml"), [], tmp_path / "out.xml", plan="p")
     assert len(problems) == 2
     text = (tmp_path / "out.xml").read_text()
     assert text.count("<testcase") == 2

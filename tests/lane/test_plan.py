@@ -18,6 +18,7 @@ from harness.lane.coverage import compare_cases, compare_limits
 from harness.lane.history import CaseTimes, History, read_history
 from harness.lane.plan import Plan, PlanError, make_plan, request_digest
 from harness.lane.schedule import lower_bound
+from harness.lane.summary import plan_markdown
 from harness.records.limits import Limit, LimitFile, Sample
 
 if TYPE_CHECKING:
@@ -245,9 +246,35 @@ def test_a_looser_limit_in_git_fails_without_a_reason(branch: Project, capsys: p
     branch.git("commit", "-q", "-m", "limits")
     branch.git("branch", "-f", "main")
     limits(0.5).model_copy(update={"case": "one"}).write(file)
-    assert plan_it(branch, capsys)[0] == 17
+    code, _, said = plan_it(branch, capsys)
+    assert code == 17
+    assert "limit of ssim loosened without a reason\n  next: quantgate regenerate --runner b200 --case one" in said
     limits(0.5, "now").model_copy(update={"case": "one"}).write(file)
     assert plan_it(branch, capsys)[0] == 0
+
+
+def test_limits_that_went_with_their_golden_need_a_reason_that_can_be_given(
+    branch: Project, capsys: pytest.CaptureFixture[str]
+) -> None:
+    file = branch.root / "thresholds/b200/one.json"
+    limits(0.9).model_copy(update={"case": "one"}).write(file)
+    branch.git("add", ".")
+    branch.git("commit", "-q", "-m", "limits")
+    branch.git("branch", "-f", "main")
+    file.unlink()
+    branch.git("commit", "-q", "-am", "another golden")
+    code, plan, said = plan_it(branch, capsys)
+    assert code == 17
+    assert "one: limits removed without a reason" in said
+    assert "quantgate regenerate --runner b200 --case one --reason '<reason>'; or" in said
+    assert plan.coverage is not None
+    assert "limits removed" in plan_markdown(plan)
+    branch.git("commit", "-q", "--amend", "--no-edit", "--trailer", f"{TRAILER}: one: another checkpoint")
+    code, plan, _ = plan_it(branch, capsys)
+    assert code == 0
+    assert plan.coverage is not None
+    (change,) = plan.coverage.of("limit")
+    assert (change.before, change.after, change.reason) == ({"ssim": 0.9}, None, "another checkpoint")
 
 
 def test_nothing_changed(branch: Project, capsys: pytest.CaptureFixture[str]) -> None:

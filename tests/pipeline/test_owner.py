@@ -19,6 +19,7 @@ from harness.errors import CheckpointFaultError, InfraError, InvalidCaseError
 from harness.frames.clip import read_clip
 from harness.pipeline import owner as owner_module
 from harness.pipeline.engine_key import engine_key
+from harness.pipeline.environment import engine_environment
 from harness.pipeline.owner import EngineOwner
 from harness.records.generation import Progress
 
@@ -305,6 +306,15 @@ def test_the_cpu_engine_sees_no_gpu(make_case: Make, tmp_path: Path) -> None:
     assert isinstance(environment, dict)
     assert environment["CUDA_VISIBLE_DEVICES"] == ""
     assert environment["EXTRA"] == "1"
+
+
+def test_no_case_sees_a_gpu_that_is_not_leased(make_case: Make) -> None:
+    """A case file that says so is refused; whatever else made the case, the lease wins."""
+    case = make_case(env={"CUDA_VISIBLE_DEVICES": "0", "STATED": "1"}, pass_env=["CUDA_DEVICE_ORDER"])
+    caller = {"CUDA_DEVICE_ORDER": "FASTEST_FIRST", "CUDA_VISIBLE_DEVICES": "1,2"}
+    environment = engine_environment(case, {"CUDA_VISIBLE_DEVICES": "GPU-1"}, caller)
+    assert (environment["CUDA_VISIBLE_DEVICES"], environment["STATED"]) == ("GPU-1", "1")
+    assert engine_environment(case, {}, caller)["CUDA_VISIBLE_DEVICES"] == "1,2"
 
 
 def test_a_refused_request_leaves_the_engine_alive(start_owner: Start, make_case: Make, tmp_path: Path) -> None:

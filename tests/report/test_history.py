@@ -18,7 +18,7 @@ from harness.records.limits import LimitCheck
 from harness.report.commands import add_runs
 from harness.report.errors import ReportError
 from harness.report.history.drift import drift, sentence
-from harness.report.history.schema import VERSION
+from harness.report.history.schema import MIGRATIONS, VERSION
 from harness.report.history.store import open_history
 from harness.report.history.terminal import case_table, cases_table, sparkline
 from harness.report.history.trend_page import charts_of, render_history
@@ -62,6 +62,31 @@ def test_adding_a_record_twice_changes_nothing(make: ModuleType, tmp_path: Path)
             "peak_memory_bytes",
         }
         assert history.add([found.model_copy(update={"attempt": 2})]) == 1
+
+
+def test_a_run_id_that_is_used_every_night_has_a_row_a_night(make: ModuleType, tmp_path: Path) -> None:
+    nights = [record.model_copy(update={"run": "shard-1"}) for record in series(make, [0.1, 0.2, 0.3])]
+    with open_history(tmp_path / "h.sqlite") as history:
+        assert [history.add([night]) for night in nights] == [1, 1, 1]
+        assert [point.margin_consumed for point in history.points("case", "mad")] == [0.1, 0.2, 0.3]
+        assert history.record("shard-1", "cpu", "case") == nights[-1]
+
+
+def test_a_file_of_the_first_version_is_brought_up_with_all_it_holds(make: ModuleType, tmp_path: Path) -> None:
+    path, (first, second) = tmp_path / "h.sqlite", series(make, [0.1, 0.2])
+    with sqlite3.connect(path) as raw:
+        raw.executescript(MIGRATIONS[0] + "PRAGMA user_version = 1;")
+        row = (first.run, "cpu", "case", 1, first.started, "pass", "none", "", "", "", "{}", 0, first.model_dump_json())
+        raw.execute(
+            "INSERT INTO records (run, runner, case_id, attempt, started, outcome, cause, summary, code, device,"
+            " versions, calibration, record) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
+            row,
+        )
+        raw.execute("INSERT INTO measurements (record_id, metric, gates, margin_consumed) VALUES (1, 'mad', 1, 0.1)")
+    with open_history(path) as history:
+        assert history.add([first, second]) == 1
+        assert history.add([second.model_copy(update={"run": first.run})]) == 1
+        assert [point.margin_consumed for point in history.points("case", "mad")] == [0.1, 0.2, 0.2]
 
 
 def test_a_run_folder_is_added_once(make: ModuleType, sample: Path, tmp_path: Path) -> None:

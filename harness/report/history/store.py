@@ -46,7 +46,9 @@ class History:
         self._db = connection
 
     def add(self, records: Iterable[CaseRecord]) -> int:
-        """Add records; one that is there already (same run, runner, case and attempt) is replaced by what it says now.
+        """Add records; one that is there already is replaced by what it says now.
+
+        The same one has the same run, runner, case, attempt and start: a run id may be used every night.
 
         Returns:
             How many were new.
@@ -68,8 +70,8 @@ class History:
         return int(self._db.execute("SELECT count(*) FROM records").fetchone()[0])
 
     def _put(self, record: CaseRecord) -> None:
-        key = (record.run, record.runner, record.case, record.attempt)
-        self._db.execute("DELETE FROM records WHERE (run, runner, case_id, attempt) = (?, ?, ?, ?)", key)
+        key = (record.run, record.runner, record.case, record.attempt, record.started)
+        self._db.execute("DELETE FROM records WHERE (run, runner, case_id, attempt, started) = (?, ?, ?, ?, ?)", key)
         found = record.fingerprint
         packages = found.packages if found else {}
         verdict = record.verdict
@@ -79,7 +81,6 @@ class History:
             " VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
             (
                 *key,
-                record.started,
                 verdict.outcome.value,
                 verdict.observed.value if verdict.observed else None,
                 verdict.cause,
@@ -127,9 +128,10 @@ class History:
         return [_point(row) for row in rows]
 
     def record(self, run: str, runner: str, case: str, attempt: int = 1) -> CaseRecord | None:
-        """One whole record, as it was added."""
+        """One whole record, as it was added; the newest where a run id was used again."""
         row = self._db.execute(
-            "SELECT record FROM records WHERE (run, runner, case_id, attempt) = (?, ?, ?, ?)",
+            "SELECT record FROM records WHERE (run, runner, case_id, attempt) = (?, ?, ?, ?)"
+            " ORDER BY started DESC LIMIT 1",
             (run, runner, case, attempt),
         ).fetchone()
         return CaseRecord.model_validate_json(row[0]) if row else None

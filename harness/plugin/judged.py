@@ -1,0 +1,141 @@
+"""Which of the selected cases were judged. One that was not is named: what did not run must not look green."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import Any
+
+import pytest
+from _pytest.junitxml import xml_key
+from pydantic import ValidationError
+
+from harness.definitions.case import Located
+from harness.harmless import harmless
+from harness.lane.attempts import RECORD, NeverJudgedError, forget, last_attempt
+from harness.lane.junit import PLAN_PROPERTY
+from harness.plugin.collect import CaseItem
+from harness.plugin.state import PluginState
+from harness.records.case_record import CaseRecord
+from harness.records.verdict import Outcome
+
+_ENDED_BY_ITSELF = (int(pytest.ExitCode.OK), int(pytest.ExitCode.TESTS_FAILED))
+
+
+def expect(state: PluginState, cases: Iterable[tuple[str, Located]]) -> None:
+    """These pytest ids are judged in this run; what an earlier one left of them in the same folder does not count."""
+    for node, located in cases:
+        if node not in state.expected:
+            state.expected[node] = located
+            forget(state.case_folder(located.case.id))
+
+
+def keep(state: PluginState, records: Iterable[CaseRecord]) -> None:
+    """Add ``records`` to those of the run: one a case, of its last attempt."""
+    known = {record.node: record for record in state.records}
+    for record in records:
+        if record.node not in known or record.attempt >= known[record.node].attempt:
+            known[record.node] = record
+    state.records[:] = known.values()
+
+
+def on_disk(state: PluginState) -> list[CaseRecord]:
+    """Records of the expected cases that were written, also by a worker that could not send them any more."""
+    found = []
+    for node, located in state.expected.items():
+        try:
+            record = CaseRecord.read(state.case_folder(located.case.id) / RECORD)
+        except (OSError, ValidationError):
+            continue  # not written yet, or torn with its worker: the case is lost and will be named so
+        if record.node == node:
+            found.append(record)
+    return found
+
+
+class JudgedHooks:
+    """Registered in the process that ends the run: pytest itself, or the controller of xdist."""
+
+    def __init__(self, state: PluginState) -> None:
+        self._state = state
+
+    @pytest.hookimpl(tryfirst=True)
+    def pytest_runtestloop(self, session: pytest.Session) -> None:
+        """Note which cases are to be judged: what remains after every plugin has deselected."""
+        option = session.config.option
+        if option.collectonly or (session.testsfailed and not option.continue_on_collection_errors):
+            return
+        expect(self._state, ((item.nodeid, item.located) for item in session.items if isinstance(item, CaseItem)))
+
+    @pytest.hookimpl
+    def pytest_runtest_logreport(self, report: pytest.TestReport) -> None:
+        """Note what pytest itself says: a case may be skipped, or fail before it is judged."""
+        if report.skipped:
+            self._state.skipped.add(report.nodeid)
+        elif report.failed:
+            self._state.failed.add(report.nodeid)
+
+    @pytest.hookimpl(tryfirst=True)
+    def pytest_sessionfinish(self, session: pytest.Session, exitstatus: int) -> None:
+        """Give every expected case without a record one, before JUnit is written, and say there of which plan it is."""
+        xml = session.config.stash.get(xml_key, None)
+        if xml is not None and self._state.expected and self._state.plan_id():
+            xml.add_global_property(PLAN_PROPERTY, self._state.plan_id())
+        name_unjudged(self._state, session, int(exitstatus))
+
+    @pytest.hookimpl(tryfirst=True)
+    def pytest_report_teststatus(self, report: pytest.TestReport) -> tuple[str, str, str] | None:
+        """A run that was stopped shows what it left out as a number, and not as a list of errors."""
+        return ("not_run", "", "") if getattr(report, "quantgate_stopped", False) else None
+
+
+def name_unjudged(state: PluginState, session: pytest.Session, exitstatus: int) -> None:
+    """Give every expected case without a record one, and tell pytest's summary and JUnit of it."""
+    if not state.expected:
+        return
+    keep(state, on_disk(state))
+    judged = {record.node for record in state.records}
+    stopped = bool(session.shouldstop or session.shouldfail or exitstatus not in _ENDED_BY_ITSELF)
+    for node, located in state.expected.items():
+        if node in judged or node in state.skipped:
+            continue
+        record = _unjudged(state, node, located)
+        state.unjudged.add(node)
+        state.records.append(record)
+        if node not in state.failed:
+            _report(state, session, located, record, stopped)
+
+
+def _unjudged(state: PluginState, node: str, located: Located) -> CaseRecord:
+    folder = state.case_folder(located.case.id)
+    before = last_attempt(folder)
+    if before is not None:
+        summary = f"{before.verdict.summary}; the run ended before it was tried once more"
+        record = before.model_copy(update={"verdict": before.verdict.model_copy(update={"summary": summary})})
+        record.write(folder / RECORD)
+        (folder / f"record-attempt-{before.attempt}.json").unlink()
+        return record
+    runner = state.profile().name
+    error = NeverJudgedError(
+        "it was selected, and the run ended before it was judged", remedy=f"pytest {node} --runner {runner}"
+    )
+    return state.lost(located, node, 1, error)
+
+
+def _report(state: PluginState, session: pytest.Session, located: Located, record: CaseRecord, stopped: bool) -> None:
+    """One error a case. Where a person stopped the run, ``--lf`` and the list of errors stay as pytest has them."""
+    verdict = record.verdict
+    report: Any = pytest.TestReport(
+        nodeid=record.node,
+        location=(located.path.as_posix(), located.line - 1, located.case.id),
+        keywords={},
+        outcome="failed",
+        longrepr=harmless(
+            f"{verdict.outcome.value} ({verdict.cause}): {verdict.summary}\n  next    {verdict.next_command}"
+        ),
+        when="setup",
+    )
+    plugins = session.config.pluginmanager
+    report.quantgate_stopped = stopped and verdict.outcome is Outcome.NOT_RUN
+    if record.node in state.crashed:
+        report.node = state.crashed[record.node]  # JUnit's entry of the attempt that was lost
+    deaf = [session, *([plugins.get_plugin(name) for name in ("lfplugin", "stepwiseplugin")] if stopped else [])]
+    plugins.subset_hook_caller("pytest_runtest_logreport", deaf)(report=report)

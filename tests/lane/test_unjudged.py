@@ -1,0 +1,132 @@
+"""A case that was selected and never judged is named, whoever lost it: it is never green, and nothing else is said."""
+
+from __future__ import annotations
+
+import re
+import signal
+import subprocess
+import sys
+import time
+from typing import TYPE_CHECKING
+from xml.etree import ElementTree as ET
+
+from harness.records.verdict import Outcome
+
+if TYPE_CHECKING:
+    from conftest import Project
+
+FOUR = {"a": ("m1", "pass"), "k": ("m2", "kill_once"), "b": ("m3", "pass"), "c": ("m4", "pass")}
+
+
+def outcomes(project: Project) -> dict[str, str]:
+    """Outcome by case."""
+    return {name: record.verdict.outcome.value for name, record in project.records().items()}
+
+
+def junit(project: Project) -> dict[str, str]:
+    """Outcome by test, of a file that names each test once."""
+    found = {}
+    for case in ET.parse(project.root / "junit.xml").iter("testcase"):  # noqa: S314 - written by the test itself
+        name = str(case.get("name"))
+        assert name not in found
+        found[name] = next((child.tag for child in case if child.tag in ("error", "failure", "skipped")), "passed")
+    return found
+
+
+def table(text: str) -> dict[str, str]:
+    """Outcome by case, of the printed table."""
+    return {case: outcome for outcome, case in re.findall(r"^([a-z_]+) +([a-z0-9]+) +[0-9.]+ s", text, re.M)}
+
+
+def test_a_worker_that_is_not_replaced_leaves_no_green_run(project: Project) -> None:
+    project.write_cases(FOUR)
+    done = project.pytest("-n", "2", "--max-worker-restart=0", "--junitxml", "junit.xml")
+    said = outcomes(project)
+    assert sorted(said) == sorted(FOUR)
+    assert said["k"] == "infra"
+    assert set(said.values()) <= {"pass", "infra", "not_run"}
+    assert done.returncode == 18, done.stdout
+    assert project.records()["k"].attempt == 1
+    assert "before it was tried once more" in project.records()["k"].verdict.summary
+    assert table(done.stdout) == said
+    assert junit(project) == {name: "passed" if one == "pass" else "error" for name, one in said.items()}
+
+
+def test_more_dead_workers_than_xdist_replaces(project: Project) -> None:
+    """xdist replaces four a worker; the fifth death ends the run, and the case behind it never ran."""
+    project.write_cases({**{f"k{index}": ("m1", "kill_once") for index in range(5)}, "last": ("m2", "pass")})
+    done = project.pytest("-n", "1", "--junitxml", "junit.xml")
+    said = outcomes(project)
+    assert done.returncode == 18, done.stdout
+    assert sorted(said.values()) == ["infra", "not_run", "pass", "pass", "pass", "pass"]
+    assert said["last"] == "not_run"
+    assert table(done.stdout) == said
+    again = project.pytest("--collect-only", "-q", "--lf")
+    assert {line.partition("::")[2] for line in again.stdout.splitlines() if "::" in line} == {
+        name for name, one in said.items() if one != "pass"
+    }
+
+
+def test_a_run_that_stops_at_its_first_failure_says_what_it_left_out(project: Project) -> None:
+    project.write_cases({"a": ("m1", "pass"), "b": ("m1", "fail"), "c": ("m1", "pass"), "d": ("m1", "pass")})
+    done = project.pytest("-x", "--junitxml", "junit.xml")
+    assert done.returncode == 10, done.stdout  # the worst of them
+    assert outcomes(project) == {"a": "pass", "b": "regression", "c": "not_run", "d": "not_run"}
+    assert table(done.stdout) == outcomes(project)
+    assert "1 failed, 1 passed, 2 not_run" in done.stdout
+    assert "ERROR" not in done.stdout
+    assert junit(project) == {"a": "passed", "b": "failure", "c": "error", "d": "error"}
+    again = project.pytest("--collect-only", "-q", "--lf")  # as pytest has it: what failed
+    assert [line.partition("::")[2] for line in again.stdout.splitlines() if "::" in line] == ["b"]
+
+
+def test_what_was_not_selected_is_not_missed(project: Project) -> None:
+    project.write_cases({"one": ("m1", "pass"), "two": ("m1", "fail"), "three": ("m1", "pass")})
+    assert project.pytest("-k", "one or two").returncode == 10
+    assert outcomes(project) == {"one": "pass", "two": "regression"}
+    failed = project.pytest("--lf", "-n", "1")
+    assert failed.returncode == 10
+    assert "1 cases on runner b200: 1 regression" in failed.stdout
+    assert "not_run" not in failed.stdout
+    project.write_cases({"one": ("m1", "pass"), "two": ("m1", "pass"), "three": ("m1", "pass")})
+    assert project.pytest("--lf").returncode == 0
+    assert project.pytest("--collect-only").returncode == 0
+
+
+def test_an_interrupted_run_keeps_what_it_has(project: Project) -> None:
+    project.write_cases({"a": ("m1", "pass"), "h": ("m1", "wait"), "c": ("m1", "pass")})
+    run = subprocess.Popen(
+        [sys.executable, "-m", "pytest", "--runner", "b200", "--run-id", "r"],
+        cwd=project.root,
+        env=project.environment(),
+        stdout=subprocess.PIPE,
+        text=True,
+    )
+    while not (project.root / "runs/r/h/pids").exists():
+        time.sleep(0.05)
+    run.send_signal(signal.SIGINT)
+    text, _ = run.communicate(timeout=60)
+    assert run.returncode == 2, text
+    assert outcomes(project) == {"a": "pass", "h": "not_run", "c": "not_run"}
+    assert table(text) == outcomes(project)
+
+
+def test_a_case_that_is_skipped_by_hand_is_not_missed(project: Project) -> None:
+    (project.root / "conftest.py").write_text(
+        "import pytest\n\ndef pytest_collection_modifyitems(items):\n"
+        "    for item in items:\n        if item.name == 'b':\n            item.add_marker(pytest.mark.skip)\n"
+    )
+    project.write_cases({"a": ("m1", "pass"), "b": ("m1", "pass")})
+    done = project.pytest()
+    assert (done.returncode, outcomes(project)) == (0, {"a": "pass"}), done.stdout
+
+
+def test_a_failure_that_is_not_a_verdict_stays_pytests_own(project: Project) -> None:
+    (project.root / "conftest.py").write_text(
+        "def pytest_runtest_setup(item):\n    if item.name == 'b':\n        raise RuntimeError('mine')\n"
+    )
+    project.write_cases({"a": ("m1", "pass"), "b": ("m1", "pass")})
+    done = project.pytest("--junitxml", "junit.xml")
+    assert done.returncode == 1, done.stdout
+    assert outcomes(project)["b"] == Outcome.NOT_RUN
+    assert junit(project) == {"a": "passed", "b": "error"}
