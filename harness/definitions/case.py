@@ -13,6 +13,8 @@ EnvName = Annotated[str, StringConstraints(pattern=r"^[A-Za-z_][A-Za-z0-9_]*$")]
 DType = Literal["bf16", "fp16", "fp32"]
 Format = Literal["bf16", "fp8", "nvfp4"]
 UNRESOLVED = "unresolved"
+RECEIPTS = "{receipts}"
+"""Placeholder in ``command``: the file that the program writes its receipts to."""
 
 
 class Frozen(BaseModel):

@@ -10,7 +10,7 @@ from importlib.metadata import entry_points
 from pathlib import Path
 from typing import Final
 
-from harness.definitions.case import Case, CheckpointRef
+from harness.definitions.case import RECEIPTS, Case, CheckpointRef
 from harness.definitions.contract import parse_contract
 from harness.definitions.environment import check_name
 from harness.definitions.suggest import did_you_mean
@@ -26,6 +26,7 @@ def check_case(case: Case, *, root: Path, runners: Collection[str]) -> Iterator[
     """Everything that is wrong with ``case`` beyond its types."""
     yield from _runners(case, runners)
     yield from _backend(case)
+    yield from _receipts(case)
     for name in case.env:
         if wrong := check_name(name, case.backend, case.pass_env):
             yield ("env", name), wrong
@@ -55,6 +56,18 @@ def _backend(case: Case) -> Iterator[Finding]:
         yield ("backend",), "backend command needs `command`: the argument list of the program to run"
     elif case.backend != "command" and case.command:
         yield ("command",), f"`command` is read by backend command only, and this is backend {case.backend}"
+
+
+def _receipts(case: Case) -> Iterator[Finding]:
+    """A program whose receipts nobody asks for can prove no format."""
+    if case.backend != "command" or any(RECEIPTS in part for part in case.command):
+        return
+    for expert, wanted in case.quantization.model_dump().items():
+        if wanted != "bf16":
+            said = (
+                f"nothing would prove that {wanted} ran: hand the program {RECEIPTS} in `command`, where it writes them"
+            )
+            yield ("quantization", expert), said
 
 
 @cache

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field, replace
 from typing import Any
 
-from harness.definitions.case import Case
+from harness.definitions.case import Case, Format
 from harness.errors import QuantgateError
 from harness.records.frames import ComparisonEvidence, SanityEvidence
 from harness.records.generation import Expert, Generation, Trace
@@ -38,6 +38,8 @@ class Evidence:
     case: Case
     node: str
     run_dir: str
+    native_formats: frozenset[Format] = frozenset()
+    """Formats that the runner's device is to multiply itself, as its profile says."""
     golden: GoldenEvidence | None = None
     inspection: InspectionReport | None = None
     error: QuantgateError | None = None

@@ -118,7 +118,8 @@ class Session:
         folder = self.context.case_folder(located.case.id)
         folder.mkdir(parents=True, exist_ok=True)
         located = located.model_copy(update={"case": self.context.perturbation.apply(located.case)})
-        evidence = Evidence(case=located.case, node=node, run_dir=str(self.context.folder))
+        native = frozenset(self.context.runner.native_formats)
+        evidence = Evidence(located.case, node, run_dir=str(self.context.folder), native_formats=native)
         run = _Run(located, node, folder, watch, evidence)
         started = datetime.now(UTC)
         try:

@@ -92,6 +92,10 @@ def test_the_same_case_round_trips_through_its_own_dump(load):
         ("runners: []", "runners: tuple should have at least 1 item"),
         ("backend: difusers", "backend: no backend 'difusers' is installed; did you mean diffusers?"),
         ("backend: command", "backend: backend command needs `command`"),
+        (
+            "{backend: command, command: [./run, '{case_json}', '{out}'], quantization: {transformer: nvfp4}}",
+            "quantization.transformer: nothing would prove that nvfp4 ran: hand the program {receipts} in `command`",
+        ),
         ("command: [./run]", "command: `command` is read by backend command only"),
         ("env: {OMP_NUM_THREDS: '1'}", "env.OMP_NUM_THREDS: OMP_NUM_THREDS: no environment variable that backend"),
         ("env: {HF_TOKEN: abc}", "env.HF_TOKEN: HF_TOKEN looks like a secret"),
