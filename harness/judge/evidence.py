@@ -24,7 +24,7 @@ class GoldenEvidence:
     """Where its identity differs from the run's."""
     trace: Trace | None = None
     limits: LimitFile | None = None
-    """The limits measured against golden ``limits.golden_digest``, which must be this one."""
+    """The limits of the case, which must hold for this golden (``limits.goldens``)."""
 
     def changed(self, *classes: str) -> tuple[FieldChange, ...]:
         """The changes of the named identity classes."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, cast
@@ -136,6 +137,17 @@ def hold_against(run: Observation, base: Observation, golden: Observation | None
         missing=tuple(missing),
         seconds=run.index.seconds,
     )
+
+
+def hold_against_nearest(run: Observation, base: Observation, goldens: Sequence[Observation]) -> ProbeEvidence:
+    """As :func:`hold_against`, with the golden that the run is nearest to: a bistable case has several."""
+    found = [hold_against(run, base, golden) for golden in goldens or (None,)]
+    return found[0] if len(found) == 1 else min(found, key=_off)
+
+
+def _off(probe: ProbeEvidence) -> float:
+    errors = [step.golden_error for step in probe.steps] + [module.golden_error for module in probe.modules]
+    return max((error for error in errors if error is not None), default=BROKEN)
 
 
 def _step(number: int, run: Observation, base: Observation, golden: Observation | None) -> ProbeStep | None:

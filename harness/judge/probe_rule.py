@@ -28,7 +28,7 @@ def judge_probe(evidence: Evidence, *, anchored: bool) -> Iterator[Finding]:
     if probe is None or golden is None:
         return
     limits = golden.limits
-    if limits is None or limits.golden_digest != golden.digest:
+    if limits is None or golden.digest not in limits.goldens:
         return  # the limits rule says so
     wanted = [MODULE_BASE, VELOCITY_BASE, *((MODULE, VELOCITY, POINT) if anchored and probe.golden_anchor else ())]
     absent = [measure.name for measure in wanted if limits.get(measure.name) is None]

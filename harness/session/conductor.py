@@ -184,7 +184,7 @@ class Session:
 
     def _probe(self, run: _Run, found: Found) -> None:
         """Feed recorded inputs in, where there are any: seconds, before minutes are spent on a generation."""
-        source = probe_source(self.context, run.case, found.match.goldens[0] if found.match.goldens else None)
+        source = probe_source(self.context, run.case, found.match.goldens)
         if source is None:
             return
         engine = self._engine(run)

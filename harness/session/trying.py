@@ -221,16 +221,16 @@ _FORMAT_COST = 0.25
 
 def _source(context: SessionContext, session: Session, case: Case, folder: Path) -> ProbeSource | None:
     goldens: tuple[Golden, ...] = context.store.find(context.runner.name, case.id)
-    kept = probe_source(context, case, goldens[-1] if goldens else None)
+    kept = probe_source(context, case, goldens[-1:])
     if kept is not None:
         return kept
     recorded = record_inputs(session.pool.get, case, folder / "recording.safetensors")
-    return None if recorded is None else ProbeSource(recorded, None)
+    return None if recorded is None else ProbeSource(recorded)
 
 
 def _run(session: Session, case: Case, source: ProbeSource, folder: Path) -> ProbeEvidence:
     folder.mkdir(parents=True, exist_ok=True)
-    bare = ProbeSource(source.inputs, None)
+    bare = ProbeSource(source.inputs)
     return run_probes(session.pool.get(case), case, bare, folder)
 
 
