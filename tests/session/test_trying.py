@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -9,6 +10,7 @@ import pytest
 from harness.definitions.case import Case, CheckpointRef
 from harness.errors import InvalidCaseError
 from harness.records.inspection import ContractReport, ExpertSummary, InspectionFinding, InspectionReport
+from harness.records.probe import ProbeEvidence, ProbeStep
 from harness.session import trying
 from harness.session.trying import candidate_case, reference
 
@@ -106,3 +108,44 @@ def test_references_keep_a_known_commit_and_say_where_one_is_missing() -> None:
     assert reference("owner/other", known).revision == "unresolved"
     assert reference(f"owner/other@{COMMIT}", None).revision == COMMIT
     assert reference("./here", None).revision is None
+
+
+def probed(*steps: int, **more: Any) -> ProbeEvidence:
+    rows = tuple(
+        ProbeStep(expert="transformer", step=step, timestep=900.0 - step, base_error=0.01, base_cosine=1.0)
+        for step in steps
+    )
+    return ProbeEvidence(steps=rows, modules=(), golden_anchor=False, **more)
+
+
+def tried(monkeypatch: pytest.MonkeyPatch, now: ProbeEvidence, then: ProbeEvidence) -> tuple[trying.Trial, Any]:
+    """What is said where the probes of the two configurations are these."""
+    answers = iter((now, then))
+    monkeypatch.setattr(trying, "_source", lambda *_: object())
+    monkeypatch.setattr(trying, "_run", lambda *_: next(answers))
+    found: Any = findings()
+    nothing: Any = None
+    pairs = trying._probes(nothing, nothing, case(), case(), Path(), found)
+    trial = trying.Trial(case="one", answer="unsafe", reasons=(), changes=(), probes=pairs)
+    return trying._concluded(trial, found), found
+
+
+def test_probes_that_were_compared_are_safe(monkeypatch: pytest.MonkeyPatch) -> None:
+    trial, _ = tried(monkeypatch, probed(0, 4), probed(0, 4))
+    assert (trial.answer, len(trial.probes)) == ("safe", 2)
+
+
+def test_no_compared_step_is_never_safe(monkeypatch: pytest.MonkeyPatch) -> None:
+    trial, _ = tried(monkeypatch, probed(), probed())
+    assert (trial.answer, "no step was compared" in trial.reasons[0]) == ("inconclusive", True)
+
+
+def test_a_step_or_module_that_the_candidate_lacks_is_unsafe(monkeypatch: pytest.MonkeyPatch) -> None:
+    lost = "transformer at step 0"
+    trial, _ = tried(monkeypatch, probed(0, 4), probed(4, missing_steps=(lost,)))
+    assert (trial.answer, trial.reasons[0]) == ("unsafe", f"the candidate lacks steps that the recording has: {lost}")
+    assert [pair.timestep for pair in trial.probes] == [896.0], "paired by step, not by place"
+    trial, _ = tried(monkeypatch, probed(0), probed(0, missing=("transformer/a",)))
+    assert trial.answer == "unsafe"
+    trial, _ = tried(monkeypatch, probed(4, missing_steps=(lost,)), probed(4, missing_steps=(lost,)))
+    assert trial.answer == "inconclusive"
