@@ -109,6 +109,9 @@ def _meaning(case: Case) -> Iterator[Finding]:
         yield ("loader", "packed_qkv"), "has no effect: `quantization` says that no expert is quantized"
     if case.waiver is not None and case.expect != "pass":
         yield ("waiver",), f"a negative control (expect: {case.expect}) has to fail; there is nothing to waive"
+    for cause in sorted(case.waiver.causes if case.waiver is not None else ()):
+        if cause.startswith("limits_"):
+            yield ("waiver", "expect"), f"{cause} is no failure of the case, and never waived: measure the limits"
     if case.inspection == "report" and case.expect == "pass":
         yield ("inspection",), "only a negative control may look past the inspector; set `expect` to how it must fail"
     if case.backend == "diffusers":

@@ -110,7 +110,19 @@ def test_the_same_case_round_trips_through_its_own_dump(load):
         ("inspection: report", "inspection: only a negative control may look past the inspector"),
         ("golden_of: nobody", "golden_of: no case 'nobody' in this file"),
         (
-            "{expect: regression, waiver: {owner: o, reason: r, issue: 'https://x', expires: 2030-01-01}}",
+            "{waiver: {owner: o, reason: r, issue: 'https://x', expires: 2030-01-01}}",
+            "waiver.expect: is required, and neither the case nor `defaults` states it; for example regression:flick",
+        ),
+        (
+            "{waiver: {expect: regression, owner: o, reason: r, issue: 'https://x', expires: 2030-01-01}}",
+            'waiver.expect: "regression" is not what is meant here: `outcome:cause` of the known failure',
+        ),
+        (
+            "{waiver: {expect: 'inconclusive:limits_x', owner: o, reason: r, issue: 'https://x', expires: 2030-01-01}}",
+            "waiver.expect: limits_x is no failure of the case, and never waived",
+        ),
+        (
+            "{expect: infra, waiver: {expect: regression:a, owner: o, reason: r, issue: http://, expires: 2030-01-01}}",
             "waiver: a negative control",
         ),
     ],
