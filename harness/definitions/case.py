@@ -13,6 +13,8 @@ EnvName = Annotated[str, StringConstraints(pattern=r"^[A-Za-z_][A-Za-z0-9_]*$")]
 DType = Literal["bf16", "fp16", "fp32"]
 Format = Literal["bf16", "fp8", "nvfp4"]
 UNRESOLVED = "unresolved"
+RECEIPTS = "{receipts}"
+"""Placeholder in ``command``: the file that the program writes its receipts to."""
 
 
 class Frozen(BaseModel):
@@ -112,10 +114,25 @@ class Timeouts(Frozen):
 class Waiver(Frozen):
     """A known failure that may be red for a while."""
 
+    expect: str = Field(
+        pattern=r"^(regression|checkpoint_fault|inconclusive):[a-z0-9_]+(,[a-z0-9_]+)*$",
+        description="`outcome:cause` of the known failure, several causes with commas; anything else stays red",
+        examples=["regression:flicker_above_limit"],
+    )
     owner: str = Field(min_length=1)
     reason: str = Field(min_length=1)
     issue: str = Field(pattern=r"^https?://")
     expires: date
+
+    @property
+    def outcome(self) -> str:
+        """The outcome that is waived."""
+        return self.expect.partition(":")[0]
+
+    @property
+    def causes(self) -> frozenset[str]:
+        """The causes that are waived."""
+        return frozenset(self.expect.partition(":")[2].split(","))
 
 
 class Case(Frozen):

@@ -10,7 +10,7 @@ from importlib.metadata import entry_points
 from pathlib import Path
 from typing import Final
 
-from harness.definitions.case import Case, CheckpointRef
+from harness.definitions.case import RECEIPTS, Case, CheckpointRef
 from harness.definitions.causes import check_cause
 from harness.definitions.contract import parse_contract
 from harness.definitions.environment import check_leased, check_name
@@ -29,6 +29,7 @@ def check_case(case: Case, *, root: Path, runners: Collection[str]) -> Iterator[
     """Everything that is wrong with ``case`` beyond its types."""
     yield from _runners(case, runners)
     yield from _backend(case)
+    yield from _receipts(case)
     for name in case.env:
         if wrong := check_name(name, case.backend, case.pass_env):
             yield ("env", name), wrong
@@ -81,6 +82,18 @@ def _backend(case: Case) -> Iterator[Finding]:
         yield ("command",), f"`command` is read by backend command only, and this is backend {case.backend}"
 
 
+def _receipts(case: Case) -> Iterator[Finding]:
+    """A program whose receipts nobody asks for can prove no format."""
+    if case.backend != "command" or any(RECEIPTS in part for part in case.command):
+        return
+    for expert, wanted in case.quantization.model_dump().items():
+        if wanted != "bf16":
+            said = (
+                f"nothing would prove that {wanted} ran: hand the program {RECEIPTS} in `command`, where it writes them"
+            )
+            yield ("quantization", expert), said
+
+
 @cache
 def backends() -> tuple[str, ...]:
     """Names of the backends that are installed, sorted."""
@@ -120,6 +133,9 @@ def _meaning(case: Case) -> Iterator[Finding]:
         yield ("loader", "packed_qkv"), "has no effect: `quantization` says that no expert is quantized"
     if case.waiver is not None and case.expect != "pass":
         yield ("waiver",), f"a negative control (expect: {case.expect}) has to fail; there is nothing to waive"
+    for cause in sorted(case.waiver.causes if case.waiver is not None else ()):
+        if cause.startswith("limits_"):
+            yield ("waiver", "expect"), f"{cause} is no failure of the case, and never waived: measure the limits"
     if case.inspection == "report" and case.expect == "pass":
         yield ("inspection",), "only a negative control may look past the inspector; set `expect` to how it must fail"
     if case.backend == "diffusers":

@@ -9,6 +9,7 @@ from collections.abc import Callable, Iterator
 from typing import Any, TypeVar
 
 from pydantic import BaseModel, ValidationError
+from pydantic.fields import FieldInfo
 from pydantic_core import ErrorDetails
 
 from harness.definitions.suggest import did_you_mean
@@ -46,7 +47,7 @@ def _sentence(model: type[BaseModel], loc: Path, detail: ErrorDetails, written: 
     if kind == "extra_forbidden":
         return f"unknown key; {did_you_mean(str(loc[-1]), fields_at(model, loc[:-1]))}"
     if kind == "missing":
-        return "is required, and neither the case nor `defaults` states it"
+        return f"is required, and neither the case nor `defaults` states it{_example(model, loc)}"
     if kind == "string_type" and not isinstance(value, list | dict | None):
         source = written(loc)
         return f"must be text; write it in quotes: {json.dumps(json.dumps(value) if source is None else source)}"
@@ -58,13 +59,22 @@ def _sentence(model: type[BaseModel], loc: Path, detail: ErrorDetails, written: 
 
 
 def _description(model: type[BaseModel], loc: Path) -> str | None:
+    field = _field(model, loc)
+    return field.description if field is not None else None
+
+
+def _example(model: type[BaseModel], loc: Path) -> str:
+    field = _field(model, loc)
+    return f"; for example {field.examples[0]}" if field is not None and field.examples else ""
+
+
+def _field(model: type[BaseModel], loc: Path) -> FieldInfo | None:
     current: type[BaseModel] | None = model
     for step in loc[:-1]:
         current = (
             model_of(current.model_fields[str(step)].annotation) if current and step in current.model_fields else None
         )
-    field = current.model_fields.get(str(loc[-1])) if current and loc else None
-    return field.description if field is not None else None
+    return current.model_fields.get(str(loc[-1])) if current and loc else None
 
 
 def fields_at(model: type[BaseModel], path: Path) -> list[str]:

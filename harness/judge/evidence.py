@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field, replace
 from typing import Any
 
-from harness.definitions.case import Case
+from harness.definitions.case import Case, Format
 from harness.errors import QuantgateError
 from harness.records.frames import ComparisonEvidence, SanityEvidence
 from harness.records.generation import Expert, Generation, Trace
@@ -24,7 +24,7 @@ class GoldenEvidence:
     """Where its identity differs from the run's."""
     trace: Trace | None = None
     limits: LimitFile | None = None
-    """The limits measured against golden ``limits.golden_digest``, which must be this one."""
+    """The limits of the case, which must hold for this golden (``limits.goldens``)."""
 
     def changed(self, *classes: str) -> tuple[FieldChange, ...]:
         """The changes of the named identity classes."""
@@ -38,6 +38,8 @@ class Evidence:
     case: Case
     node: str
     run_dir: str
+    native_formats: frozenset[Format] = frozenset()
+    """Formats that the runner's device is to multiply itself, as its profile says."""
     golden: GoldenEvidence | None = None
     inspection: InspectionReport | None = None
     error: QuantgateError | None = None

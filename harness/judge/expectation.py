@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator, Sequence
 from datetime import date
 
-from harness.definitions.case import Case
+from harness.definitions.case import Case, Waiver
 from harness.records.verdict import Finding, Outcome, Verdict
 
 WAIVABLE = frozenset({Outcome.REGRESSION, Outcome.CHECKPOINT_FAULT, Outcome.INCONCLUSIVE})
+NEVER = "limits_"
+"""Findings so called say that nothing was measured: no failure that one could know, and never waived."""
 
 
 def apply_expectation(case: Case, observed: Verdict, today: date) -> Verdict:
@@ -63,6 +66,9 @@ def _waived(case: Case, observed: Verdict, today: date) -> Verdict:
         )
         return observed.model_copy(update={"findings": (*observed.findings, finding)})
     if observed.outcome in WAIVABLE:
+        others = tuple(_unwaived(case, waiver, observed))
+        if others:
+            return _red(waiver, observed, others)
         summary = f"waived until {waiver.expires.isoformat()} by {waiver.owner} ({waiver.issue}): {observed.summary}"
         return observed.model_copy(
             update={"outcome": Outcome.WAIVED, "observed": observed.outcome, "summary": summary, "next_command": ""}
@@ -77,3 +83,36 @@ def _waived(case: Case, observed: Verdict, today: date) -> Verdict:
             }
         )
     return observed
+
+
+def _unwaived(case: Case, waiver: Waiver, observed: Verdict) -> Iterator[tuple[Outcome, Finding]]:
+    """Everything that fails this case and is not what the waiver expects."""
+    for finding in observed.findings:
+        outcome = _outcome(case, finding, observed)
+        known = outcome == waiver.outcome and finding.code in waiver.causes and not finding.code.startswith(NEVER)
+        if outcome is not None and not known:
+            yield outcome, finding
+
+
+def _outcome(case: Case, finding: Finding, observed: Verdict) -> Outcome | None:
+    """How the case would end by this finding alone; ``None`` where it would not fail by it."""
+    if finding.stage == "inspection":
+        if case.inspection != "gate":
+            return None
+        return Outcome.CHECKPOINT_FAULT if finding.gating else Outcome.INCONCLUSIVE
+    if not finding.gating:
+        return None
+    if finding.stage == "engine":
+        return observed.outcome
+    if finding.stage == "identity":
+        return Outcome.GOLDEN_STALE if finding.code == "request_differs" else Outcome.ENVIRONMENT_MISMATCH
+    return Outcome.INCONCLUSIVE if finding.stage == "limits" else Outcome.REGRESSION
+
+
+def _red(waiver: Waiver, observed: Verdict, others: Sequence[tuple[Outcome, Finding]]) -> Verdict:
+    outcome, finding = others[0]
+    codes = ", ".join(dict.fromkeys(one.code for _, one in others))
+    summary = (
+        f"{finding.message}; {codes} not waived: the waiver of {waiver.owner} ({waiver.issue}) is for {waiver.expect}"
+    )
+    return observed.model_copy(update={"outcome": outcome, "cause": finding.code, "summary": summary})

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from harness.judge.evidence import Evidence
+from harness.judge.limit_changes import gates_nothing
 from harness.records.frames import MetricResult
 from harness.records.limits import Limit, LimitCheck
 from harness.records.verdict import Finding
@@ -66,13 +67,13 @@ def judge_limits(evidence: Evidence, checks: tuple[LimitCheck, ...]) -> Iterator
 
 
 def limits_problem(evidence: Evidence) -> Finding | None:
-    """Why the limits cannot gate: absent, of another golden, or without an entry for a metric that was asked for."""
+    """Why the limits cannot gate: absent, of another golden, without one for a metric, or gating nothing at all."""
     golden, comparison = evidence.golden, evidence.comparison
     if golden is None or comparison is None or comparison.bit_exact:
         return None
     if golden.limits is None:
         return _problem("limits_missing", "there is a golden and there are no limits for it on this runner")
-    if golden.limits.golden_digest != golden.digest:
+    if golden.digest not in golden.limits.goldens:
         message = (
             f"the limits were measured against golden {golden.limits.golden_digest[:12]}, "
             f"and the golden is {golden.digest[:12]}"
@@ -81,6 +82,9 @@ def limits_problem(evidence: Evidence) -> Finding | None:
     absent = sorted({metric.name for metric in comparison.metrics} - {limit.metric for limit in golden.limits.limits})
     if absent:
         return _problem("limits_incomplete", f"no limit was measured for {', '.join(absent)}")
+    measured = {metric.name for metric in comparison.metrics}
+    if nothing := gates_nothing([limit for limit in golden.limits.limits if limit.metric in measured]):
+        return _problem("limits_gate_nothing", nothing)
     return None
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, cast
@@ -122,10 +123,9 @@ def hold_against(run: Observation, base: Observation, golden: Observation | None
         for expert in base.index.modules
         for name in base.modules(expert).keys() - run.modules(expert)
     )
+    numbers = range(len(base.index.probes))
     return ProbeEvidence(
-        steps=tuple(
-            step for number in range(len(base.index.probes)) if (step := _step(number, run, base, golden)) is not None
-        ),
+        steps=tuple(step for number in numbers if (step := _step(number, run, base, golden)) is not None),
         modules=tuple(
             _module(expert, name, run, base, golden)
             for expert in experts
@@ -134,8 +134,49 @@ def hold_against(run: Observation, base: Observation, golden: Observation | None
         ),
         golden_anchor=golden is not None,
         missing=tuple(missing),
+        missing_steps=tuple(_named(number, base) for number in numbers if _unanswered(number, run, base, golden)),
+        unanchored=() if golden is None else tuple(_unanchored(run, base, golden)),
         seconds=run.index.seconds,
     )
+
+
+def hold_against_nearest(run: Observation, base: Observation, goldens: Sequence[Observation]) -> ProbeEvidence:
+    """As :func:`hold_against`, with the golden that the run is nearest to: a bistable case has several."""
+    found = [hold_against(run, base, golden) for golden in goldens or (None,)]
+    return found[0] if len(found) == 1 else min(found, key=_off)
+
+
+def _off(probe: ProbeEvidence) -> float:
+    errors = [step.golden_error for step in probe.steps] + [module.golden_error for module in probe.modules]
+    return max((error for error in errors if error is not None), default=BROKEN)
+
+
+def _named(number: int, base: Observation) -> str:
+    probe = base.index.probes[number]
+    return f"{probe.expert} at step {probe.step}"
+
+
+def _unanswered(number: int, run: Observation, base: Observation, golden: Observation | None) -> bool:
+    others = [base, *([golden] if golden is not None else [])]
+    return run.velocity(number) is None and any(one.velocity(number) is not None for one in others)
+
+
+def _unanchored(run: Observation, base: Observation, golden: Observation) -> Iterator[str]:
+    """What golden and run cannot be compared in, where the run answered at all.
+
+    What the run has and the golden has not, but for a whole step, is no fault: later versions look at more places.
+    """
+    for number, probe in enumerate(base.index.probes):
+        if run.velocity(number) is None:
+            continue
+        if golden.velocity(number) is None:
+            yield _named(number, base)
+            continue
+        for name in sorted(golden.points(number).keys() - run.points(number).keys()):
+            yield f"{probe.expert}/{name}"
+    for expert in golden.index.modules:
+        for name in sorted(golden.modules(expert).keys() - run.modules(expert).keys()):
+            yield f"{expert}/{name} alone"
 
 
 def _step(number: int, run: Observation, base: Observation, golden: Observation | None) -> ProbeStep | None:

@@ -28,22 +28,36 @@ def judge_probe(evidence: Evidence, *, anchored: bool) -> Iterator[Finding]:
     if probe is None or golden is None:
         return
     limits = golden.limits
-    if limits is None or limits.golden_digest != golden.digest:
+    if limits is None or golden.digest not in limits.goldens:
         return  # the limits rule says so
     wanted = [MODULE_BASE, VELOCITY_BASE, *((MODULE, VELOCITY, POINT) if anchored and probe.golden_anchor else ())]
     absent = [measure.name for measure in wanted if limits.get(measure.name) is None]
     if absent:
         message = f"probes ran, and no limit was measured for {', '.join(absent)}"
         yield Finding(stage="limits", code="limits_incomplete", gating=True, message=message)
-    if probe.missing:
-        message = f"{len(probe.missing)} modules of the recording are not here ({', '.join(probe.missing[:_SHOWN])})"
-        yield _finding("probe_structure", message, {"modules": list(probe.missing)}, stops=True)
+    yield from _structure(probe, anchored)
     yield from _modules(probe, limits, MODULE in wanted)
     if POINT in wanted:
         yield from _points(probe, limits)
     yield from _velocity(probe.steps, limits, VELOCITY_BASE, "base")
     if VELOCITY in wanted:
         yield from _velocity(probe.steps, limits, VELOCITY, "golden")
+
+
+def _structure(probe: ProbeEvidence, anchored: bool) -> Iterator[Finding]:
+    """What was not compared, because one side lacks it. A golden of other weights may have other points."""
+    rows: tuple[tuple[str, str, tuple[str, ...]], ...] = (
+        ("modules", "modules of the recording are not here", probe.missing),
+        ("steps", "probe steps got no answer", probe.missing_steps),
+        ("places", "places could not be compared with the golden", probe.unanchored if anchored else ()),
+    )
+    for kind, what, names in rows:
+        if names:
+            more = f" and {len(names) - _SHOWN} more" if len(names) > _SHOWN else ""
+            message = f"{len(names)} {what} ({', '.join(names[:_SHOWN])}{more})"
+            yield _finding("probe_structure", message, {kind: list(names)}, stops=True)
+    if not probe.steps and not probe.missing_steps:
+        yield _finding("probe_structure", "the recording has no step, so that nothing was compared", {}, stops=True)
 
 
 def modules_off(probe: ProbeEvidence, limits: LimitFile, anchored: bool) -> tuple[ModuleEvidence, ...]:

@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 
 from harness.judge.evidence import Evidence
-from harness.records.generation import Expert, ModuleReceipt
+from harness.records.generation import DEQUANTIZE, Expert, ModuleReceipt
 from harness.records.verdict import Finding
 
 EXPERTS: tuple[Expert, ...] = ("transformer", "transformer_2")
+QUANTIZED = ("fp8", "nvfp4")
 _SHOWN = 5
+
+Ran = Mapping[str, Sequence[ModuleReceipt]]
+"""Receipts of an expert by module, without those of no call: a module that ran in two formats has two."""
 
 
 def judge_receipts(evidence: Evidence) -> Iterator[Finding]:
@@ -18,28 +22,32 @@ def judge_receipts(evidence: Evidence) -> Iterator[Finding]:
     A backend that cannot see inside the program it runs writes no receipts. It must not be asked for a format then:
     a case that asks for one fails here, since nothing proves that it ran.
     """
-    generation = evidence.generation
+    generation, case = evidence.generation, evidence.case
     if generation is None:
-        return
-    receipts = generation.receipts.modules
-    if not receipts and evidence.case.backend != "diffusers":
         return
     used = {step.expert for step in generation.trace.steps}
     for expert in EXPERTS:
-        wanted = getattr(evidence.case.quantization, expert)
-        mine = {receipt.module: receipt for receipt in receipts if receipt.expert == expert}
-        if expert not in used:
+        wanted = getattr(case.quantization, expert)
+        mine = [receipt for receipt in generation.receipts.modules if receipt.expert == expert]
+        if used and expert not in used:
             continue
-        yield from _of_expert(expert, wanted, mine, evidence.promised.get(expert, frozenset()))
+        if mine:
+            yield from _of_expert(expert, wanted, _ran(mine), evidence)
+        elif wanted != "bf16" or (used and case.backend == "diffusers"):
+            message = f"the case asks for {wanted}, and no Linear of {expert} wrote a receipt: nothing proves what ran"
+            yield _finding("no_receipts", message, {"expert": expert, "wanted": wanted})
 
 
-def _of_expert(
-    expert: Expert, wanted: str, receipts: dict[str, ModuleReceipt], promised: frozenset[str]
-) -> Iterator[Finding]:
-    if not receipts:
-        yield _finding("no_receipts", f"{expert} ran, and none of its Linears wrote a receipt", {"expert": expert})
-        return
-    quantized = sorted(name for name, receipt in receipts.items() if receipt.format in ("fp8", "nvfp4"))
+def _ran(receipts: Sequence[ModuleReceipt]) -> Ran:
+    groups: dict[str, list[ModuleReceipt]] = {receipt.module: [] for receipt in receipts}
+    for receipt in receipts:
+        if receipt.calls:
+            groups[receipt.module].append(receipt)
+    return groups
+
+
+def _of_expert(expert: Expert, wanted: str, ran: Ran, evidence: Evidence) -> Iterator[Finding]:
+    quantized = sorted(name for name, mine in ran.items() if any(one.format in QUANTIZED for one in mine))
     if wanted == "bf16":
         if quantized:
             message = (
@@ -47,20 +55,40 @@ def _of_expert(
             )
             yield _finding("unexpected_quantization", message, {"expert": expert, "modules": list(quantized)})
         return
-    missing = sorted(
-        name
-        for name in promised
-        if name not in receipts or receipts[name].format != wanted or receipts[name].calls == 0
+    owed = sorted(evidence.promised.get(expert, frozenset()) | set(quantized)) or sorted(ran)
+    missing = [name for name in owed if {one.format for one in ran.get(name, ())} != {wanted}]
+    if missing:
+        formats = {one.format for name in missing for one in ran.get(name, ())}
+        lazy = any(not ran.get(name) for name in missing)
+        as_what = ", ".join([*sorted(formats), *(["not at all"] if lazy else [])])
+        message = (
+            f"the case asks for {wanted} and {len(missing)} Linears of {expert} ran as {as_what} ({_some(missing)})"
+        )
+        data: dict[str, object] = {"expert": expert, "modules": list(missing), "wanted": wanted}
+        yield _finding("quantized_path_not_run", message, data)
+    if wanted in evidence.native_formats and evidence.case.execution.matmul == "auto":
+        yield from _native(expert, wanted, {name: ran.get(name, ()) for name in owed})
+
+
+def _native(expert: Expert, wanted: str, ran: Ran) -> Iterator[Finding]:
+    """The runner multiplies this format itself; only a module that its kernel does not take may be dequantized."""
+    fell = {
+        name: [one for one in mine if one.format == wanted and one.kernel == DEQUANTIZE and one.fallback != "module"]
+        for name, mine in ran.items()
+    }
+    names = sorted(name for name, mine in fell.items() if mine)
+    if not names:
+        return
+    notes = sorted({one.note or "no reason given" for name in names for one in fell[name]})
+    message = (
+        f"this runner multiplies {wanted} natively, and {len(names)} Linears of {expert} were dequantized "
+        f"({_some(names)}): {'; '.join(notes[:_SHOWN])}"
     )
-    if missing or not quantized:
-        names = missing or sorted(receipts)
-        ran_as = sorted({receipts[name].format if name in receipts else "not at all" for name in names})
-        ran = ", ".join(ran_as)
-        message = f"the case asks for {wanted} and {len(names)} Linears of {expert} ran as {ran} ({_some(names)})"
-        yield _finding("quantized_path_not_run", message, {"expert": expert, "modules": list(names), "wanted": wanted})
+    data: dict[str, object] = {"expert": expert, "modules": list(names), "wanted": wanted, "notes": list(notes)}
+    yield _finding("native_path_not_run", message, data)
 
 
-def _some(names: list[str]) -> str:
+def _some(names: Sequence[str]) -> str:
     more = len(names) - _SHOWN
     return ", ".join(names[:_SHOWN]) + (f" and {more} more" if more > 0 else "")
 

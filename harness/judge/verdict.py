@@ -34,7 +34,10 @@ def judge(evidence: Evidence, runner: str, today: date) -> tuple[Verdict, tuple[
         The verdict after expectation and waiver, and every limit as it was held against the measured value.
     """
     observed, checks = observe(evidence, runner)
-    return apply_expectation(evidence.case, observed, today), checks
+    final = apply_expectation(evidence.case, observed, today)
+    if final.observed is None and final.cause != observed.cause:  # something that the waiver is not for
+        final = final.model_copy(update={"next_command": next_command(evidence, final.outcome, final.cause, runner)})
+    return final, checks
 
 
 def observe(evidence: Evidence, runner: str) -> tuple[Verdict, tuple[LimitCheck, ...]]:

@@ -17,14 +17,14 @@ _FORMATS = {torch.bfloat16: "bf16", torch.float16: "fp16", torch.float32: "fp32"
 
 
 class ReceiptBook:
-    """Counts calls by (expert, module, format, kernel, note)."""
+    """Counts calls by (expert, module, format, kernel, note, fallback)."""
 
     def __init__(self) -> None:
-        self._calls: Counter[tuple[str, str, str, str, str]] = Counter()
+        self._calls: Counter[tuple[str, str, str, str, str, str]] = Counter()
 
-    def write(self, expert: str, module: str, form: str, kernel: str, note: str = "") -> None:
+    def write(self, expert: str, module: str, form: str, kernel: str, note: str = "", fallback: str = "") -> None:
         """One call. Called from inside a forward only."""
-        self._calls[expert, module, form, kernel, note] += 1
+        self._calls[expert, module, form, kernel, note, fallback] += 1
 
     def receipts(self) -> Receipts:
         """Everything written so far, in a stable order."""
@@ -37,8 +37,9 @@ class ReceiptBook:
                     kernel=kernel,
                     calls=calls,
                     note=note,
+                    fallback=cast("Any", fallback),
                 )
-                for (expert, module, form, kernel, note), calls in sorted(self._calls.items())
+                for (expert, module, form, kernel, note, fallback), calls in sorted(self._calls.items())
             )
         )
 
@@ -68,8 +69,8 @@ def keep_receipts(experts: dict[str, torch.nn.Module]) -> Iterator[ReceiptBook]:
 
 
 def _writer(book: ReceiptBook, expert: str, name: str) -> Any:
-    def write(form: str, kernel: str, note: str) -> None:
-        book.write(expert, name, form, kernel, note)
+    def write(form: str, kernel: str, note: str, fallback: str) -> None:
+        book.write(expert, name, form, kernel, note, fallback)
 
     return write
 

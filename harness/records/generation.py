@@ -9,6 +9,9 @@ from harness.records.base import Json, Record
 Expert = Literal["transformer", "transformer_2"]
 """``transformer`` is the high-noise expert (t >= boundary_ratio * T), ``transformer_2`` the low-noise one."""
 
+DEQUANTIZE = "dequantize+linear"
+"""Kernel in receipts: the weight was dequantized and multiplied in the compute dtype."""
+
 
 class Step(Record):
     """One denoising step."""
@@ -53,6 +56,9 @@ class ModuleReceipt(Record):
     calls: int
     note: str = ""
     """Why not the native kernel, where it was asked for and refused."""
+    fallback: Literal["", "module", "device"] = ""
+    """Whose doing ``note`` is: the kernel does not take this module (its shape, its scales), or the device refused the
+    kernel for all of them."""
 
 
 class Receipts(Record):

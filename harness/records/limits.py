@@ -85,6 +85,9 @@ class LimitFile(Record):
     runner: str
     golden_digest: str
     """Digest of the golden that the samples were measured against."""
+    also: tuple[str, ...] = ()
+    """Digests of further goldens, accepted beside it, that these limits hold for: a bistable case has several right
+    answers, and the noise around each is that of the configuration."""
     identity_digest: str
     limits: tuple[Limit, ...]
     repeats: int
@@ -97,6 +100,11 @@ class LimitFile(Record):
     reason: str
     created: str
     """UTC, ISO 8601."""
+
+    @property
+    def goldens(self) -> tuple[str, ...]:
+        """Digests of all goldens that these limits hold for."""
+        return (self.golden_digest, *self.also)
 
     def get(self, metric: str) -> Limit | None:
         """The limit of ``metric``, or ``None`` where the file has no entry for it."""

@@ -100,4 +100,8 @@ class ProbeEvidence(Record):
     """Whether the golden holds sketches of its own configuration."""
     missing: tuple[str, ...] = ()
     """``expert/module`` that the recording has and this engine lacks."""
+    missing_steps: tuple[str, ...] = ()
+    """``expert at step N`` that the recording or the golden answered and this engine did not."""
+    unanchored: tuple[str, ...] = ()
+    """Points and modules of the golden that this run lacks, and steps that the golden lacks: they were not compared."""
     seconds: float = 0.0

@@ -17,6 +17,7 @@ from harness.records.golden import CLIP, Accepted, AcceptedIndex, GoldenManifest
 from harness.review.artifact import Found, take
 from harness.review.journal import Hook, Transaction, recover
 from harness.review.limits import Fate, limits_after
+from harness.review.looking import changes_of, refuse_loose, vouched
 from harness.review.pending import RECORD, choose, part_files, read_candidate
 from harness.review.workspace import Workspace
 
@@ -30,6 +31,7 @@ class Acceptance:
         digest: its digest.
         replaced: digests that are no longer accepted.
         limits: what became of the limits.
+        changes: of limits that came with the candidate: old and new, a line each.
         changed: files and folders to commit, relative to the repository's root.
         recovered: what an earlier, interrupted command had left to do.
     """
@@ -39,6 +41,7 @@ class Acceptance:
     replaced: tuple[str, ...]
     limits: Fate
     changed: tuple[str, ...]
+    changes: tuple[str, ...] = ()
     recovered: tuple[str, ...] = ()
 
 
@@ -54,6 +57,7 @@ def accept(
     over: bool = False,
     request: Mapping[str, Json] | None = None,
     extra: Mapping[Path, bytes] | None = None,
+    loosen_limits: bool = False,
     hook: Hook = lambda _step: None,
 ) -> Acceptance:
     """Make a candidate the golden of its case. Needs no GPU: the identity is the one the candidate was made with.
@@ -71,11 +75,13 @@ def accept(
         request: the case's request as it is written now, where the caller knows it; a candidate made from another one
             is refused, since it would be stale at once.
         extra: further files that change with it, such as the checkpoint lock.
+        loosen_limits: take limits that came with the candidate although they gate less than the committed ones.
         hook: called at every step; for tests.
 
     Raises:
         GoldenError: there is no such candidate, it was changed or damaged, it was judged against other goldens than the
-            accepted ones, or an interrupted command cannot be finished. Nothing was changed.
+            accepted ones, limits that came with it let more through than the committed ones, or an interrupted command
+            cannot be finished. Nothing was changed.
         InfraError: the upload to the hub failed. Nothing was changed that a run can see.
     """
     if not reason.strip():
@@ -88,6 +94,10 @@ def accept(
         try:
             found = _found(workspace, case, runner, source, transaction.folder / "artifact")
             _check_request(found.candidate, request)
+            if loosen_limits:
+                found = replace(found, candidate=vouched(found.candidate, author, reason))
+            else:
+                refuse_loose(found.candidate, workspace.limits(found.candidate.runner, found.candidate.case))
             done = _accept(
                 workspace, transaction, found, reason=reason, author=author, also=also, over=over, extra=extra or {}
             )
@@ -160,7 +170,8 @@ def _accept(
     kept = _kept(candidate, before, store, also, over)
     after = AcceptedIndex(case=case, runner=runner, goldens=(*kept, entry))
     limit_path = workspace.limits(runner, case)
-    still = frozenset(one.digest for one in kept)
+    still = [one.digest for one in kept]
+    changes = changes_of(candidate, limit_path)
     limits = limits_after(manifest, candidate.limits, limit_path, kept=still)
     changed: list[Path] = []
     if isinstance(store, FolderStore):
@@ -168,7 +179,7 @@ def _accept(
         changed += [store.folder(runner, case, manifest.digest()), store.index_path(runner, case)]
     else:
         changed.append(_publish(workspace, transaction, store, Addition(manifest, files), after))
-    if limits.fate in ("new", "carried", "removed"):
+    if limits.fate != "none":
         transaction.write(limit_path, limits.limits.to_json().encode() if limits.limits is not None else None)
         changed.append(limit_path)
     for path, data in extra.items():
@@ -181,6 +192,7 @@ def _accept(
         replaced=tuple(digest for digest in before.digests() if digest not in still),
         limits=limits.fate,
         changed=tuple(_shown(path, workspace.root) for path in changed),
+        changes=changes,
     )
 
 

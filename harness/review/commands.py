@@ -26,7 +26,7 @@ LIMITS = {
     "new": "limits: the ones that were measured against this candidate",
     "carried": "limits: carried over, since only the code differs; the file says so",
     "removed": "limits: removed, since they were measured for another configuration; next: quantgate regenerate",
-    "unchanged": "limits: unchanged",
+    "extended": "limits: hold for this golden too; next: quantgate regenerate, which measures against the nearest",
     "none": "limits: there are none yet; next: quantgate regenerate",
 }
 
@@ -51,6 +51,9 @@ def accept(
     author: Annotated[str, typer.Option("--author", help="default: git's user.name")] = "",
     also: Annotated[bool, typer.Option("--also", help="beside the present goldens: the case is bistable")] = False,
     over: Annotated[bool, typer.Option("--over", help="in place of all present goldens, even unreadable ones")] = False,
+    loosen_limits: Annotated[
+        bool, typer.Option("--loosen-limits", help="take limits that came along though they gate less than before")
+    ] = False,
     root: Root = Path(),
 ) -> None:
     """Make a candidate the golden of its case."""
@@ -70,6 +73,7 @@ def accept(
         author=author or default_author(root),
         also=also,
         over=over,
+        loosen_limits=loosen_limits,
     )
 
 
@@ -85,6 +89,7 @@ def run_accept(
     over: bool = False,
     request: Mapping[str, Json] | None = None,
     extra: Mapping[Path, bytes] | None = None,
+    loosen_limits: bool = False,
 ) -> Acceptance:
     """Accept and print what changed. A door that knows the cases passes the case's present ``request``."""
     done = accept_candidate(
@@ -98,6 +103,7 @@ def run_accept(
         over=over,
         request=request,
         extra=extra,
+        loosen_limits=loosen_limits,
     )
     for sentence in done.recovered:
         typer.echo(sentence)
@@ -105,6 +111,8 @@ def run_accept(
     if done.replaced:
         typer.echo(f"in place of {', '.join(digest[:16] for digest in done.replaced)}")
     typer.echo(LIMITS[done.limits])
+    for sentence in done.changes:
+        typer.echo(f"  {sentence}")
     typer.echo(f"to commit: git add {' '.join(done.changed)}")
     return done
 

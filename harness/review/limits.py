@@ -7,11 +7,13 @@ Limits are samples measured against one golden of one configuration. So:
   carried over: the noise of a configuration is a property of the configuration. The file says that it was done;
 - without them, and with another configuration, the old ones are removed: they say nothing of this one, and a case
   without limits ends red with the command that measures them, while wrong limits might end green;
-- where the old golden stays accepted, nothing changes.
+- where the old golden stays accepted (a bistable case), they hold for the new one too, and the file says so: the noise
+  around each answer is that of the configuration, until `quantgate regenerate` holds every run against the nearest.
 """
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
@@ -22,7 +24,7 @@ from harness.errors import GoldenError
 from harness.records.golden import CLIP, GoldenManifest
 from harness.records.limits import LimitFile
 
-Fate = Literal["new", "carried", "removed", "unchanged", "none"]
+Fate = Literal["new", "carried", "removed", "extended", "none"]
 
 
 @dataclass(frozen=True)
@@ -31,7 +33,7 @@ class LimitChange:
 
     Attributes:
         fate: in one word.
-        limits: its new content; ``None`` where it is removed, was never there, or stays as it is.
+        limits: its new content; ``None`` where it is removed or was never there.
     """
 
     fate: Fate
@@ -39,7 +41,7 @@ class LimitChange:
 
 
 def limits_after(
-    manifest: GoldenManifest, measured: LimitFile | None, path: Path, *, kept: frozenset[str]
+    manifest: GoldenManifest, measured: LimitFile | None, path: Path, *, kept: Sequence[str]
 ) -> LimitChange:
     """The limits of a case once ``manifest`` is accepted.
 
@@ -47,7 +49,7 @@ def limits_after(
         manifest: the new golden.
         measured: limits that were measured against its clip (``golden_digest`` is the clip's sha256).
         path: the limit file as it is now, if there is one.
-        kept: digests of older goldens that stay accepted.
+        kept: digests of older goldens of the same configuration that stay accepted.
 
     Raises:
         GoldenError: the limit file cannot be read, or ``measured`` belongs to something else.
@@ -64,21 +66,23 @@ def limits_after(
                     where=f"{manifest.runner}/{manifest.case}",
                     remedy="quantgate regenerate, which measures limits and golden together",
                 )
-        return LimitChange("new", _checked(measured, golden_digest=digest))
+        return LimitChange("new", _checked(measured, golden_digest=digest, also=tuple(kept)))
     if not path.exists():
         return LimitChange("none", None)
     try:
         old = LimitFile.read(path)
     except (OSError, ValidationError, UnicodeDecodeError) as error:
         raise GoldenError(f"the limits cannot be read: {error}", where=str(path), remedy="git checkout it") from error
-    if old.golden_digest in kept:
-        return LimitChange("unchanged", None)
     if old.identity_digest != identity:
         return LimitChange("removed", None)
+    others = tuple(one for one in old.also if one in kept)
+    if old.golden_digest in kept:
+        return LimitChange("extended", _checked(old, also=(*others, digest), notes=(*old.notes, _beside(old, digest))))
     note = f"carried over from golden {old.golden_digest[:16]}, which its samples were measured against"
     changed = _checked(
         old,
         golden_digest=digest,
+        also=others,
         author=manifest.author,
         created=manifest.created,
         reason=f"{note}: {manifest.reason}",
@@ -86,5 +90,12 @@ def limits_after(
     return LimitChange("carried", changed)
 
 
-def _checked(limits: LimitFile, **changes: str) -> LimitFile:
+def _beside(old: LimitFile, digest: str) -> str:
+    return (
+        f"golden {digest[:16]} was accepted beside {old.golden_digest[:16]}, and no sample is measured against it yet: "
+        f"quantgate regenerate --case {old.case} --runner {old.runner}"
+    )
+
+
+def _checked(limits: LimitFile, **changes: object) -> LimitFile:
     return LimitFile.model_validate({**limits.model_dump(), **changes})

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from harness.judge.limit_changes import gates_nothing, loosened, of_frames
 from harness.records.limits import LimitFile
 from harness.review.accept import install
 from harness.review.journal import Transaction, recover
 from harness.review.pending import candidate_of
 from harness.review.workspace import Workspace
 from harness.session.candidates import parts_of
-from harness.session.limit_file import limit_file, loosened
+from harness.session.limit_file import limit_file
 from harness.session.regenerate import Proposal, RegenerateError
 
 
@@ -31,10 +32,12 @@ def apply(workspace: Workspace, proposal: Proposal, *, reason: str, author: str)
     """Write one case.
 
     Raises:
-        RegenerateError: a limit would let more through than before, or a golden would be replaced, without a reason.
+        RegenerateError: no metric of the frames would gate; or a limit would let more through than before, or a golden
+            would be replaced, without a reason.
         GoldenError: as ``harness.review.accept.install``.
     """
     new = limit_file(proposal, author, reason or "measured")
+    _refuse_blind(new, proposal.located.where)
     _refuse_unexplained(proposal.old, new, proposal.located.where, reason)
     if proposal.golden is not None:
         return Applied(new.case, proposal.golden.digest, False, new, (_write(workspace, new),))
@@ -50,10 +53,23 @@ def apply_again(workspace: Workspace, old: LimitFile, new: LimitFile, *, reason:
     """Write limits that were placed anew from the samples of their own file. Returns the file to commit.
 
     Raises:
-        RegenerateError: a limit would let more through than before, without a reason.
+        RegenerateError: no metric of the frames would gate; or a limit would let more through than before, without a
+            reason.
     """
-    _refuse_unexplained(old, new, str(workspace.limits(new.runner, new.case)), reason)
+    where = str(workspace.limits(new.runner, new.case))
+    _refuse_blind(new, where)
+    _refuse_unexplained(old, new, where, reason)
     return _write(workspace, new)
+
+
+def _refuse_blind(new: LimitFile, where: str) -> None:
+    if nothing := gates_nothing(of_frames(new)):
+        raise RegenerateError(
+            nothing,
+            where=where,
+            remedy="make healthy runs of the case stray less (fewer steps, other `metrics`); or place limits by them "
+            f"alone: quantgate regenerate --case {new.case} --runner {new.runner} --controls none",
+        )
 
 
 def _refuse_unexplained(old: LimitFile | None, new: LimitFile, where: str, reason: str) -> None:

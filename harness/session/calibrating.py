@@ -2,24 +2,24 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 from harness.definitions.case import Case, Located
 from harness.goldens.golden import Golden
-from harness.judge.observation import hold_against, read_observation
-from harness.judge.probe_limits import Values, probe_values, trace_values
+from harness.judge.observation import hold_against_nearest, read_observation
+from harness.judge.probe_limits import STEP, Values, probe_values, trace_values
 from harness.pipeline.owner import EngineOwner
 from harness.records.base import Json
 from harness.records.case_record import CaseRecord
 from harness.records.generation import Trace
 from harness.records.limits import Sample
-from harness.records.probe import PROBES, SKETCHES
+from harness.records.probe import PROBES
 from harness.session.conductor import Session
 from harness.session.context import SessionContext
 from harness.session.identity import identity_of
 from harness.session.origin import Origins
-from harness.session.probing import PROBES_FILE, SKETCHES_FILE, record_inputs
+from harness.session.probing import PROBES_FILE, SKETCHES_FILE, record_inputs, sketches_of
 from harness.session.stages import TRACE
 
 Run = tuple[str, CaseRecord, Path]
@@ -59,40 +59,39 @@ def _recorded(context: SessionContext, case: Case) -> Path | None:
     return None
 
 
-def samples_of(golden: Golden | None, reference: Run, runs: Iterable[Run]) -> dict[str, tuple[Sample, ...]]:
+def samples_of(goldens: Sequence[Golden], reference: Run, runs: Iterable[Run]) -> dict[str, tuple[Sample, ...]]:
     """Samples by measure: every healthy run against the golden to be.
 
     Args:
-        golden: the golden that stays; ``None``: the reference run becomes it.
+        goldens: those that stay, of a bistable case several; none: the reference run becomes it.
         reference: the run as it is.
         runs: the perturbed runs. The reference is a sample too: base errors count even where it is alone.
     """
     label, record, folder = reference
-    trace = record.generation.trace if record.generation is not None else None
-    sketches: Path | None = folder / SKETCHES_FILE
-    probing = True
-    if golden is not None:
-        parts = golden.manifest.parts
-        trace = Trace.read(golden.open_part(TRACE)) if TRACE in parts else None
-        probing = PROBES in parts
-        sketches = golden.open_part(SKETCHES) if SKETCHES in parts else None
+    traces = [record.generation.trace] if record.generation is not None else []
+    sketches: list[Path] = [folder / SKETCHES_FILE]
+    if goldens:
+        traces = [Trace.read(one.open_part(TRACE)) for one in goldens if TRACE in one.manifest.parts]
+        sketches = sketches_of(goldens)
     table: dict[str, list[Sample]] = {}
     for name, ran, place in ((label, record, folder), *runs):
-        values = _values(ran, place, trace, sketches if probing else None)
-        for measure, value in values.items():
+        for measure, value in _values(ran, place, traces, sketches).items():
             sample = Sample(value=value, run=name, side="benign", fingerprint=_fingerprint(ran))
             table.setdefault(measure, []).append(sample)
     return {measure: tuple(rows) for measure, rows in table.items()}
 
 
-def _values(record: CaseRecord, folder: Path, trace: Trace | None, sketches: Path | None) -> Values:
+def _values(record: CaseRecord, folder: Path, traces: Sequence[Trace], sketches: Sequence[Path]) -> Values:
     values: Values = {}
-    if record.generation is not None and trace is not None:
-        values |= trace_values(record.generation.trace, trace)
-    inputs, mine = folder / PROBES_FILE, folder / SKETCHES_FILE
-    if sketches is not None and sketches.exists() and inputs.exists() and mine.exists():
-        anchor = read_observation(sketches)
-        values |= probe_values(hold_against(read_observation(mine), read_observation(inputs), anchor))
+    if record.generation is not None and traces:
+        mine = record.generation.trace
+        found = [trace_values(mine, trace) for trace in traces]
+        nearest = min(found, key=lambda one: one.get(STEP.name, 0.0))
+        values |= nearest
+    inputs, seen = folder / PROBES_FILE, folder / SKETCHES_FILE
+    anchors = [read_observation(path) for path in sketches if path.exists()]
+    if anchors and inputs.exists() and seen.exists():
+        values |= probe_values(hold_against_nearest(read_observation(seen), read_observation(inputs), anchors))
     return values
 
 

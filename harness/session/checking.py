@@ -5,7 +5,7 @@ Runs nothing and needs no device. It does not say that the limits are right, onl
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import date
 from pathlib import Path
@@ -20,6 +20,7 @@ from harness.goldens.folder import FolderStore
 from harness.goldens.golden import Golden
 from harness.goldens.maintenance import verify
 from harness.goldens.store import GoldenStore, open_store
+from harness.judge.limit_changes import gates_nothing, of_frames
 from harness.records.fingerprint import Device
 from harness.records.limits import LimitFile
 from harness.session.identity import identity_of
@@ -98,12 +99,24 @@ def _pair(case: Case, store: GoldenStore, thresholds: Path, runner: str) -> Iter
         return
     if limits is None:
         return
+    if nothing := gates_nothing(of_frames(limits)):
+        yield f"{nothing}; {again}"
     golden = next((one for one in goldens if one.digest == limits.golden_digest), None)
     if golden is None:
         accepted = ", ".join(one.digest[:16] for one in goldens)
         yield f"the limits are of golden {limits.golden_digest[:16]}, and accepted is {accepted}; {again}"
         return
+    yield from _beside(goldens, limits, again)
     yield from _current(case, golden, limits, again)
+
+
+def _beside(goldens: Sequence[Golden], limits: LimitFile, again: str) -> Iterator[str]:
+    """The further goldens of a bistable case: the limits name each that is accepted, and no other."""
+    mine = {one.digest for one in goldens if one.manifest.identity.digest() == limits.identity_digest}
+    for digest in sorted(mine - set(limits.goldens)):
+        yield f"the limits do not hold for golden {digest[:16]}, which is accepted beside theirs; {again}"
+    for digest in sorted(set(limits.also) - {one.digest for one in goldens}):
+        yield f"the limits also name golden {digest[:16]}, which is not accepted; {again}"
 
 
 def _current(case: Case, golden: Golden, limits: LimitFile, again: str) -> Iterator[str]:

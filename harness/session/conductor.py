@@ -137,9 +137,9 @@ class Session:
         """
         folder = self.context.case_folder(located.case.id)
         started = datetime.now(UTC)
-        run = _Run(
-            located, node, folder, watch, Evidence(case=located.case, node=node, run_dir=str(self.context.folder))
-        )
+        native = frozenset(self.context.runner.native_formats)
+        evidence = Evidence(located.case, node, run_dir=str(self.context.folder), native_formats=native)
+        run = _Run(located, node, folder, watch, evidence)
         try:
             clear(folder)
             located = located.model_copy(update={"case": self.context.perturbation.apply(located.case)})
@@ -243,7 +243,7 @@ class Session:
 
     def _probe(self, run: _Run, found: Found) -> None:
         """Feed recorded inputs in, where there are any: seconds, before minutes are spent on a generation."""
-        source = probe_source(self.context, run.case, found.match.goldens[0] if found.match.goldens else None)
+        source = probe_source(self.context, run.case, found.match.goldens)
         if source is None:
             return
         engine = self._engine(run)

@@ -1,4 +1,4 @@
-"""The limit file of one case, from what regeneration measured; and what it lets through that the old one did not."""
+"""The limit file of one case, from what regeneration measured."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from datetime import UTC, datetime
 from typing import TYPE_CHECKING
 
 from harness.frames.compare import describe
-from harness.judge.calibration.file import control_results, notes, place_limits, undetectable
+from harness.judge.calibration.file import control_results, notes, place_limits
 from harness.judge.probe_limits import MEASURES, place_all
 from harness.records.frames import ComparisonEvidence
 from harness.records.limits import LimitFile, Sample
@@ -29,6 +29,7 @@ def limit_file(proposal: Proposal, author: str, reason: str) -> LimitFile:
         case=record.case,
         runner=record.runner,
         golden_digest=proposal.golden.digest if proposal.golden else "",
+        also=tuple(golden.digest for golden in proposal.also),
         identity_digest=identity.digest() if identity else "",
         limits=(*limits, *place_all(proposal.samples)),
         repeats=1 + len(proposal.comparisons) - len(proposal.drawn),
@@ -98,24 +99,3 @@ def _samples(proposal: Proposal, metric: str) -> list[Sample]:
 def _value(comparison: ComparisonEvidence, metric: str) -> float | None:
     found = comparison.get(metric)
     return None if found is None else found.gating_value
-
-
-def loosened(old: LimitFile | None, new: LimitFile) -> tuple[str, ...]:
-    """One sentence a limit that lets more through than before."""
-    if old is None:
-        return ()
-    sentences = []
-    for limit in new.limits:
-        before = old.get(limit.metric)
-        if before is None or before.limit is None:
-            continue
-        if limit.limit is None:
-            sentences.append(f"{limit.metric}: {before.limit:.4g} -> does not gate")
-        elif not before.admits(limit.limit):
-            sentences.append(f"{limit.metric}: {before.limit:.4g} -> {limit.limit:.4g}")
-    gone = {limit.metric for limit in old.limits} - {limit.metric for limit in new.limits}
-    sentences += [f"{name}: no longer measured" for name in sorted(gone)]
-    lost = undetectable(old.limits, new.limits) if sentences else ()
-    if lost:
-        sentences.append(f"no longer found by frames: {', '.join(lost)}")
-    return tuple(sentences)

@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import os
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from harness.definitions.case import Case, Loader, Quantization
 from harness.errors import QuantgateError
 from harness.goldens.golden import Golden
-from harness.judge.observation import hold_against, read_observation
+from harness.judge.observation import hold_against_nearest, read_observation
 from harness.pipeline.owner import EngineOwner
 from harness.pipeline.resolve import resolve_cached, resolve_checkpoint
 from harness.records.base import Json
@@ -30,22 +30,38 @@ class ProbeSource:
 
     inputs: Path
     """Recording of the base."""
-    sketches: Path | None
-    """Observation of the golden's own configuration."""
+    sketches: tuple[Path, ...] = ()
+    """Observations of the golden's own configuration, of a bistable case one a golden."""
 
 
-def probe_source(context: SessionContext, case: Case, golden: Golden | None) -> ProbeSource | None:
+def probe_source(context: SessionContext, case: Case, goldens: Sequence[Golden]) -> ProbeSource | None:
     """The recording for a case: one that was just made (regeneration), or the golden's; ``None`` where there is none.
 
     Raises:
         GoldenError: the golden's part is damaged.
     """
     if case.id in context.probe_inputs:
-        return ProbeSource(context.probe_inputs[case.id], None)
-    if golden is None or PROBES not in golden.manifest.parts:
+        return ProbeSource(context.probe_inputs[case.id])
+    if not goldens or PROBES not in goldens[0].manifest.parts:
         return None
-    sketches = golden.open_part(SKETCHES) if SKETCHES in golden.manifest.parts else None
-    return ProbeSource(golden.open_part(PROBES), sketches)
+    return ProbeSource(goldens[0].open_part(PROBES), tuple(sketches_of(goldens)))
+
+
+def sketches_of(goldens: Sequence[Golden]) -> list[Path]:
+    """What the goldens' configuration made of the first one's recording; another recording cannot be compared.
+
+    Raises:
+        GoldenError: a part is damaged.
+    """
+    wanted = goldens[0].manifest.parts.get(PROBES)
+    return [
+        golden.open_part(SKETCHES)
+        for golden in goldens
+        if wanted is not None
+        and SKETCHES in golden.manifest.parts
+        and (own := golden.manifest.parts.get(PROBES)) is not None
+        and own.sha256 == wanted.sha256
+    ]
 
 
 def run_probes(engine: EngineOwner, case: Case, source: ProbeSource, folder: Path) -> ProbeEvidence:
@@ -57,8 +73,8 @@ def run_probes(engine: EngineOwner, case: Case, source: ProbeSource, folder: Pat
     inputs = place(source.inputs, folder / PROBES_FILE)
     out = folder / SKETCHES_FILE
     engine.call("probe", {"inputs": str(inputs.resolve()), "out": str(out.resolve())}, case.timeouts.generate)
-    golden = None if source.sketches is None else read_observation(source.sketches)
-    return hold_against(read_observation(out), read_observation(inputs), golden)
+    goldens = [read_observation(path) for path in source.sketches]
+    return hold_against_nearest(read_observation(out), read_observation(inputs), goldens)
 
 
 def record_inputs(get_engine: Callable[[Case], EngineOwner], case: Case, folder: Path, origins: Origins) -> Path | None:

@@ -10,7 +10,6 @@ from harness.definitions.case import Located
 from harness.definitions.limits import load_limits
 from harness.errors import QuantgateError
 from harness.frames.clip import Clip, read_clip
-from harness.frames.compare import compare
 from harness.goldens.folder import FolderStore
 from harness.goldens.golden import Golden
 from harness.goldens.matching import MatchKind
@@ -28,6 +27,7 @@ from harness.session.controls.spoiling import SPOILS, STRENGTHS, spoiled
 from harness.session.guards import refuse_other_identity
 from harness.session.inspecting import Inspector
 from harness.session.kept import RECORD, keep, read_kept
+from harness.session.nearest import Hold, nearest_of
 from harness.session.origin import Origins
 from harness.session.perturbation import NONE, Perturbation
 from harness.session.results import Result, healthy
@@ -98,6 +98,8 @@ class Proposal:
     drawn: frozenset[str] = frozenset()
     """Labels of comparisons that no run stands behind."""
     injected: tuple[Injected, ...] = ()
+    also: tuple[Golden, ...] = ()
+    """Further accepted goldens of this identity: each run is held against the nearest."""
 
 
 def measure(context: SessionContext, cases: tuple[Located, ...], plan: Plan, watch: Watch) -> tuple[Proposal, ...]:
@@ -207,30 +209,35 @@ def _proposal(
         raise RegenerateError("the reference run has no identity", where=located.where)
     found = find_golden(context, located.case, identity)
     refuse_other_identity(found.match, located.case, located.where, plan.replace_golden, plan.reason)
-    golden = found.match.goldens[0] if found.match.kind is MatchKind.EXACT else None
+    goldens = found.match.goldens if found.match.kind is MatchKind.EXACT else ()
+    golden = goldens[0] if goldens else None
     compared = runs if golden is None else (reference, *runs)
-    clip = read_clip(golden.open_part(CLIP) if golden else _clip_of(reference))
-    names = located.case.metrics or None
+    clips = [read_clip(path) for path in ([one.open_part(CLIP) for one in goldens] or [_clip_of(reference)])]
+    clip, hold = clips[0], nearest_of(clips, located.case.metrics or None)
     rows: list[tuple[str, ComparisonEvidence, dict[str, Json]]] = [
-        (label, compare(clip, Clip(frames), names), {}) for label, frames in rounding_samples(clip.frames).items()
+        (label if one is clip else f"{label}-{number}", hold(Clip(frames)), {})
+        for number, one in enumerate(clips, 1)
+        for label, frames in rounding_samples(one.frames).items()
     ]
     drawn = frozenset(label for label, _, _ in rows)
     for run in compared:
         print_ = run.record.fingerprint
         said: dict[str, Json] = {} if print_ is None else print_.model_dump(mode="json", exclude={"packages", "code"})
-        rows.append((run.label, compare(clip, read_clip(_clip_of(run)), names), said))
+        rows.append((run.label, hold(read_clip(_clip_of(run))), said))
     old = load_limits(context.thresholds, context.runner.name, located.case.id)
     ordinary = [(run.label, run.record, run.folder) for run in (reference, *runs)]
     repeats = 0 if plan.results else plan.repeats
     beside = origins.of(located.case).digest() if repeats or plan.controls == "all" else ""
     disturbed = noisy_runs(context, located.case, beside, repeats, plan.say)
-    rows += [(run.label, compare(clip, run.clip, names), {}) for run in disturbed]
-    injected = _inject(context, located, plan, clip, beside)
-    samples = samples_of(golden, ordinary[0], ordinary[1:])
-    return Proposal(located, reference, runs, golden, tuple(rows), old, samples, drawn, injected)
+    rows += [(run.label, hold(run.clip), {}) for run in disturbed]
+    injected = _inject(context, located, plan, clip, hold, beside)
+    samples = samples_of(goldens, ordinary[0], ordinary[1:])
+    return Proposal(located, reference, runs, golden, tuple(rows), old, samples, drawn, injected, goldens[1:])
 
 
-def _inject(context: SessionContext, located: Located, plan: Plan, clip: Clip, beside: str) -> tuple[Injected, ...]:
+def _inject(
+    context: SessionContext, located: Located, plan: Plan, clip: Clip, hold: Hold, beside: str
+) -> tuple[Injected, ...]:
     """Every negative control of one case, held against its golden."""
     runs: list[Run] = []
     if plan.controls != "none":
@@ -241,9 +248,8 @@ def _inject(context: SessionContext, located: Located, plan: Plan, clip: Clip, b
         ]
     if plan.controls == "all":
         runs += broken_runs(context, located.case, beside, plan.say)
-    names = located.case.metrics or None
     return tuple(
-        Injected(run.label, run.fault, run.strength, compare(clip, run.clip, names))
+        Injected(run.label, run.fault, run.strength, hold(run.clip))
         for run in runs
         if run.strength is not None and run.clip.shape == clip.shape
     )

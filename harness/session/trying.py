@@ -213,8 +213,13 @@ def _probes(
     except QuantgateError as error:
         found.bad.append(f"the candidate does not run: {error.what}")
         return ()
+    _structure(now, then, found)
     pairs: list[ProbePair] = []
-    for mine, theirs in zip(now.steps, then.steps, strict=False):
+    answers = {(step.expert, step.step): step for step in then.steps}
+    for mine in now.steps:
+        theirs = answers.get((mine.expert, mine.step))
+        if theirs is None:
+            continue
         limit = max(ROOM * mine.base_error, FLOOR)
         pairs.append(
             ProbePair(
@@ -226,9 +231,21 @@ def _probes(
             place = f"{mine.expert} at timestep {mine.timestep:g}"
             text = f"{place}: {theirs.base_error:.3g} off the base, now {mine.base_error:.3g}"
             (found.open if finer else found.bad).append(text)
-    if len(now.steps) != len(then.steps):
-        found.bad.append("the candidate lacks an expert that the recording has")
+    if not pairs:
+        found.open.append("probes: no step was compared, so that nothing is known of the experts")
     return tuple(pairs)
+
+
+def _structure(now: ProbeEvidence, then: ProbeEvidence, found: _Findings) -> None:
+    """What the recording has and the candidate lacks is bad; what the present configuration lacks stays open."""
+    for what, mine, theirs in (
+        ("steps", now.missing_steps, then.missing_steps),
+        ("modules", now.missing, then.missing),
+    ):
+        if lost := sorted(set(theirs) - set(mine)):
+            found.bad.append(f"the candidate lacks {what} that the recording has: {', '.join(lost[:4])}")
+        if mine:
+            found.open.append(f"probes: {what} of the recording that the case lacks now: {', '.join(mine[:4])}")
 
 
 _FORMAT_COST = 0.25
@@ -237,17 +254,17 @@ _FORMAT_COST = 0.25
 
 def _source(context: SessionContext, session: Session, case: Case, folder: Path) -> ProbeSource | None:
     goldens: tuple[Golden, ...] = context.store.find(context.runner.name, case.id)
-    kept = probe_source(context, case, goldens[-1] if goldens else None)
+    kept = probe_source(context, case, goldens[-1:])
     if kept is not None:
         return kept
     origins = Origins(context, Inspector(context.root))
     recorded = record_inputs(session.pool.get, case, folder / "recording", origins)
-    return None if recorded is None else ProbeSource(recorded, None)
+    return None if recorded is None else ProbeSource(recorded)
 
 
 def _run(session: Session, case: Case, source: ProbeSource, folder: Path) -> ProbeEvidence:
     folder.mkdir(parents=True, exist_ok=True)
-    bare = ProbeSource(source.inputs, None)
+    bare = ProbeSource(source.inputs)
     return run_probes(session.pool.get(case), case, bare, folder)
 
 

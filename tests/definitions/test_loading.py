@@ -92,6 +92,10 @@ def test_the_same_case_round_trips_through_its_own_dump(load):
         ("runners: []", "runners: tuple should have at least 1 item"),
         ("backend: difusers", "backend: no backend 'difusers' is installed; did you mean diffusers?"),
         ("backend: command", "backend: backend command needs `command`"),
+        (
+            "{backend: command, command: [./run, '{case_json}', '{out}'], quantization: {transformer: nvfp4}}",
+            "quantization.transformer: nothing would prove that nvfp4 ran: hand the program {receipts} in `command`",
+        ),
         ("command: [./run]", "command: `command` is read by backend command only"),
         ("env: {OMP_NUM_THREDS: '1'}", "env.OMP_NUM_THREDS: OMP_NUM_THREDS: no environment variable that backend"),
         ("env: {CUDA_VISIBLE_DEVICES: '0'}", "env.CUDA_VISIBLE_DEVICES: CUDA_VISIBLE_DEVICES belongs to the lease"),
@@ -138,7 +142,19 @@ def test_the_same_case_round_trips_through_its_own_dump(load):
         ),
         ("golden_of: nobody", "golden_of: no case 'nobody' in this file"),
         (
-            "{expect: regression, waiver: {owner: o, reason: r, issue: 'https://x', expires: 2030-01-01}}",
+            "{waiver: {owner: o, reason: r, issue: 'https://x', expires: 2030-01-01}}",
+            "waiver.expect: is required, and neither the case nor `defaults` states it; for example regression:flick",
+        ),
+        (
+            "{waiver: {expect: regression, owner: o, reason: r, issue: 'https://x', expires: 2030-01-01}}",
+            'waiver.expect: "regression" is not what is meant here: `outcome:cause` of the known failure',
+        ),
+        (
+            "{waiver: {expect: 'inconclusive:limits_x', owner: o, reason: r, issue: 'https://x', expires: 2030-01-01}}",
+            "waiver.expect: limits_x is no failure of the case, and never waived",
+        ),
+        (
+            "{expect: infra, waiver: {expect: regression:a, owner: o, reason: r, issue: http://, expires: 2030-01-01}}",
             "waiver: a negative control",
         ),
     ],

@@ -7,11 +7,21 @@ from typing import Any
 
 import pytest
 
+from harness.judge.evidence import GoldenEvidence
 from harness.judge.expectation import apply_expectation
+from harness.judge.verdict import judge
+from harness.records.inspection import InspectionFinding, InspectionReport
+from harness.records.limits import Limit, Sample
 from harness.records.verdict import Finding, Outcome, Verdict
 
 TODAY = date(2026, 6, 1)
-WAIVER = {"owner": "ann", "reason": "kernel", "issue": "https://example.org/1", "expires": "2026-06-30"}
+WAIVER = {
+    "expect": "regression:flicker_above_limit",
+    "owner": "ann",
+    "reason": "kernel",
+    "issue": "https://example.org/1",
+    "expires": "2026-06-30",
+}
 
 
 def verdict(outcome: Outcome, cause: str = "none") -> Verdict:
@@ -48,27 +58,107 @@ def test_a_negative_control_that_fails_otherwise_says_so(make: Any) -> None:
     assert "must fail by 'nibble_order', and failed by 'scale_layout'" in said.summary
 
 
+FLICKER = "flicker_above_limit"
+
+
 @pytest.mark.parametrize(
-    ("observed", "today", "final"),
+    ("observed", "cause", "today", "final"),
     [
-        (Outcome.REGRESSION, TODAY, Outcome.WAIVED),
-        (Outcome.REGRESSION, date(2026, 7, 1), Outcome.REGRESSION),
-        (Outcome.PASS, TODAY, Outcome.UNEXPECTED_PASS),
-        (Outcome.PASS, date(2026, 7, 1), Outcome.PASS),
-        (Outcome.INFRA, TODAY, Outcome.INFRA),
-        (Outcome.GOLDEN_MISSING, TODAY, Outcome.GOLDEN_MISSING),
+        (Outcome.REGRESSION, FLICKER, TODAY, Outcome.WAIVED),
+        (Outcome.REGRESSION, FLICKER, date(2026, 7, 1), Outcome.REGRESSION),
+        (Outcome.REGRESSION, "nan", TODAY, Outcome.REGRESSION),
+        (Outcome.PASS, "none", TODAY, Outcome.UNEXPECTED_PASS),
+        (Outcome.PASS, "none", date(2026, 7, 1), Outcome.PASS),
+        (Outcome.INFRA, "oom", TODAY, Outcome.INFRA),
+        (Outcome.GOLDEN_MISSING, "golden_missing", TODAY, Outcome.GOLDEN_MISSING),
     ],
 )
-def test_waivers(make: Any, observed: Outcome, today: date, final: Outcome) -> None:
-    said = apply_expectation(make.case(waiver=WAIVER), verdict(observed), today)
+def test_waivers(make: Any, observed: Outcome, cause: str, today: date, final: Outcome) -> None:
+    said = apply_expectation(make.case(waiver=WAIVER), verdict(observed, cause), today)
     assert said.outcome is final
 
 
 def test_the_last_day_of_a_waiver_counts(make: Any) -> None:
-    said = apply_expectation(make.case(waiver=WAIVER), verdict(Outcome.REGRESSION), date(2026, 6, 30))
+    said = apply_expectation(make.case(waiver=WAIVER), verdict(Outcome.REGRESSION, FLICKER), date(2026, 6, 30))
     assert said.outcome is Outcome.WAIVED
 
 
 def test_an_expired_waiver_is_named(make: Any) -> None:
-    said = apply_expectation(make.case(waiver=WAIVER), verdict(Outcome.REGRESSION), date(2026, 7, 1))
+    said = apply_expectation(make.case(waiver=WAIVER), verdict(Outcome.REGRESSION, FLICKER), date(2026, 7, 1))
     assert said.findings[-1].code == "waiver_expired"
+
+
+def flickering(make: Any, **more: Any) -> Any:
+    """A run whose one fault is the known one."""
+    limit = Limit(
+        metric="flicker",
+        direction="lower_is_better",
+        gates=True,
+        limit=1.0,
+        samples=(Sample(value=0.5, run="r", side="benign"),),
+        method="repeats",
+    )
+    limits = make.limits().model_copy(update={"limits": (limit,)})
+    comparison = make.comparison(make.metric("flicker", 1.03, direction="lower_is_better", ideal=0.0))
+    golden = GoldenEvidence(make.GOLDEN, (), make.trace(), limits)
+    return make.healthy(case=make.case(waiver=WAIVER), golden=golden, comparison=comparison).plus(**more)
+
+
+def test_the_known_failure_is_waived(make: Any) -> None:
+    said, _ = judge(flickering(make), "cpu", TODAY)
+    assert (said.outcome, said.observed, said.cause) == (Outcome.WAIVED, Outcome.REGRESSION, FLICKER)
+
+
+def test_a_waiver_hides_nothing_else(make: Any) -> None:
+    """NaN, a path that did not run, and absent limits all ended waived under a waiver for three percent of flicker."""
+    bare = GoldenEvidence(make.GOLDEN, (), make.trace(), None)
+    weights = InspectionReport(
+        reference="x",
+        base=None,
+        outcome="inconclusive",
+        summary="x",
+        findings=(InspectionFinding(code="nibble_unproven", severity="inconclusive", message="no base"),),
+    )
+    for cause, outcome, more in (
+        ("noise", Outcome.REGRESSION, {"sanity": make.sanity(ok=False)}),
+        ("quantized_path_not_run", Outcome.REGRESSION, {"generation": make.generation(receipts=make.receipts("bf16"))}),
+        ("limits_missing", Outcome.INCONCLUSIVE, {"golden": bare}),
+        ("nibble_unproven", Outcome.INCONCLUSIVE, {"inspection": weights}),
+    ):
+        said, _ = judge(flickering(make, **more), "cpu", TODAY)
+        assert (said.outcome, said.cause) == (outcome, cause)
+        assert (
+            f"; {cause} not waived: the waiver of ann (https://example.org/1) is for {WAIVER['expect']}" in said.summary
+        )
+        assert said.next_command
+
+
+def test_missing_limits_beside_the_known_failure_are_red_with_their_own_next_command(make: Any) -> None:
+    waiver = {**WAIVER, "expect": "regression:noise"}
+    evidence = flickering(make, sanity=make.sanity(ok=False), golden=GoldenEvidence(make.GOLDEN, (), make.trace()))
+    said, _ = judge(evidence.plus(case=make.case(waiver=waiver)), "cpu", TODAY)
+    assert (said.outcome, said.cause) == (Outcome.INCONCLUSIVE, "limits_missing")
+    assert said.next_command == "quantgate regenerate --case one --runner cpu --reason '...'"
+
+
+def test_absent_limits_are_waived_by_no_name(make: Any) -> None:
+    waiver = {**WAIVER, "expect": "inconclusive:limits_missing"}
+    said = apply_expectation(make.case(waiver=waiver), limits_missing(), TODAY)
+    assert said.outcome is Outcome.INCONCLUSIVE
+
+
+def limits_missing() -> Verdict:
+    finding = Finding(stage="limits", code="limits_missing", gating=True, message="x")
+    return Verdict(outcome=Outcome.INCONCLUSIVE, cause="limits_missing", summary="x", findings=(finding,))
+
+
+def test_a_failure_with_several_causes_names_them_all(make: Any) -> None:
+    waiver = {**WAIVER, "expect": "regression:noise,flicker_above_limit"}
+    both = flickering(make, sanity=make.sanity(ok=False), case=make.case(waiver=waiver))
+    assert judge(both, "cpu", TODAY)[0].outcome is Outcome.WAIVED
+
+
+def test_the_same_cause_by_another_outcome_is_not_waived(make: Any) -> None:
+    waiver = {**WAIVER, "expect": "checkpoint_fault:flicker_above_limit"}
+    said = apply_expectation(make.case(waiver=waiver), verdict(Outcome.REGRESSION, FLICKER), TODAY)
+    assert said.outcome is Outcome.REGRESSION

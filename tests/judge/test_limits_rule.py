@@ -45,19 +45,50 @@ def test_a_metric_that_could_not_be_computed_fails(make: Any) -> None:
     assert (verdict.outcome, verdict.cause) == (Outcome.REGRESSION, "metric_not_computed")
 
 
-def test_a_metric_that_does_not_gate_fails_nothing(make: Any) -> None:
-    limit = Limit(
-        metric="ssim",
+def not_gating(metric: str, why: str = "benign and faulty runs overlap") -> Limit:
+    return Limit(
+        metric=metric,
         direction="higher_is_better",
         gates=False,
         limit=None,
         samples=(Sample(value=0.9, run="r", side="benign"),),
         method="tolerance_bound",
-        why="benign and faulty runs overlap",
+        why=why,
     )
-    evidence = with_limits(make, make.limits().model_copy(update={"limits": (limit,)}))
-    verdict, checks = observe(evidence.plus(comparison=make.comparison(make.metric(worst=0.1))), "cpu")
-    assert (verdict.outcome, checks[0].passed) == (Outcome.PASS, True)
+
+
+def test_a_metric_that_does_not_gate_fails_nothing(make: Any) -> None:
+    limits = make.limits()
+    evidence = with_limits(make, limits.model_copy(update={"limits": (*limits.limits, not_gating("psnr"))}))
+    comparison = make.comparison(make.metric(), make.metric("psnr", 3.0))
+    verdict, checks = observe(evidence.plus(comparison=comparison), "cpu")
+    assert (verdict.outcome, [check.passed for check in checks]) == (Outcome.PASS, [True, True])
+
+
+def test_limits_that_gate_nothing_are_inconclusive(make: Any) -> None:
+    """What such a file let through: an SSIM of .02, and 3 dB."""
+    limits = make.limits().model_copy(update={"limits": (not_gating("ssim"), not_gating("psnr", "too noisy"))})
+    comparison = make.comparison(make.metric(worst=0.02), make.metric("psnr", 3.0))
+    verdict, _ = observe(with_limits(make, limits).plus(comparison=comparison), "cpu")
+    assert (verdict.outcome, verdict.cause) == (Outcome.INCONCLUSIVE, "limits_gate_nothing")
+    assert "benign and faulty runs overlap; too noisy" in verdict.summary
+    assert verdict.next_command == "quantgate regenerate --case one --runner cpu --reason '...'"
+    same = with_limits(make, limits).plus(comparison=make.comparison(bit_exact=True))
+    assert observe(same, "cpu")[0].outcome is Outcome.PASS
+
+
+def test_a_gating_limit_of_a_metric_that_was_not_measured_is_none(make: Any) -> None:
+    limits = make.limits()
+    file = limits.model_copy(update={"limits": (*limits.limits, not_gating("psnr"))})
+    evidence = with_limits(make, file).plus(comparison=make.comparison(make.metric("psnr", 3.0)))
+    assert observe(evidence, "cpu")[0].cause == "limits_gate_nothing"
+
+
+def test_limits_hold_for_every_golden_that_they_name(make: Any) -> None:
+    both = make.limits(golden_digest="9" * 64, also=(make.GOLDEN,))
+    assert observe(with_limits(make, both), "cpu")[0].outcome is Outcome.PASS
+    other = make.limits(golden_digest="9" * 64, also=("8" * 64,))
+    assert observe(with_limits(make, other), "cpu")[0].cause == "limits_of_another_golden"
 
 
 def test_lower_is_better(make: Any) -> None:

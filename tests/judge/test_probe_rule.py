@@ -95,6 +95,9 @@ def test_healthy_probes_say_nothing(evidence: Any) -> None:
         (probe(base=0.1), "probe_base_error_above_limit", True),
         (probe(point=0.05), "first_divergence", False),
         (probe(missing=("transformer/blocks.1.attn1.to_q",)), "probe_structure", True),
+        (probe(missing_steps=("transformer_2 at step 4",)), "probe_structure", True),
+        (probe(unanchored=("transformer/blocks.1.norm2",)), "probe_structure", True),
+        (probe(steps=()), "probe_structure", True),
     ],
 )
 def test_every_limit_fails_the_case(evidence: Any, found: ProbeEvidence, cause: str, stops: bool) -> None:
@@ -117,6 +120,8 @@ def test_the_module_and_the_point_are_named(evidence: Any) -> None:
 def test_of_other_weights_only_the_base_anchor_gates(evidence: Any) -> None:
     change = (FieldChange(identity_class="weights", field="transformer/x", golden="a", run="b"),)
     verdict, _ = observe(evidence(probe(0.5, module=0.5, point=0.5), changes=change), "cpu")
+    assert verdict.outcome is Outcome.GOLDEN_STALE
+    verdict, _ = observe(evidence(probe(unanchored=("transformer/blocks.1.norm2",)), changes=change), "cpu")
     assert verdict.outcome is Outcome.GOLDEN_STALE
     verdict, _ = observe(evidence(probe(base=0.2), changes=change), "cpu")
     assert (verdict.outcome, verdict.cause) == (Outcome.REGRESSION, "probe_base_error_above_limit")

@@ -2,10 +2,16 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
+import pytest
+
+from harness.definitions.runner import load_runners
+from harness.goldens.folder import FolderStore
+from harness.judge.evidence import GoldenEvidence
 from harness.judge.verdict import observe
-from harness.records.generation import ModuleReceipt, Receipts
+from harness.records.generation import DEQUANTIZE, ModuleReceipt, Receipts, Trace
 from harness.records.verdict import Outcome
 
 
@@ -60,11 +66,101 @@ def test_an_expert_that_no_step_used_owes_no_receipts(make: Any) -> None:
     assert verdict.cause == "expert"  # the trace differs from the golden's; the receipts have nothing to say
 
 
-def test_a_command_backend_may_have_no_receipts(make: Any) -> None:
-    case = make.case(backend="command", command=("run",))
-    assert cause(make, Receipts(modules=()), case=case) == (Outcome.PASS, "none")
+def foreign(make: Any, wanted: str) -> tuple[Outcome, str]:
+    """A program that tells neither what it ran nor which way it went."""
+    case = make.case(backend="command", command=("run",), quantization={"transformer": wanted, "transformer_2": wanted})
+    trace = Trace(steps=())
+    golden = GoldenEvidence(make.GOLDEN, (), trace, make.limits())
+    generation = make.generation(receipts=Receipts(modules=()), trace=trace)
+    verdict, _ = observe(make.healthy(case=case, generation=generation, golden=golden, promised={}), "cpu")
+    return verdict.outcome, verdict.cause
+
+
+def test_a_command_backend_may_have_no_receipts_where_no_format_is_asked_for(make: Any) -> None:
+    assert foreign(make, "bf16") == (Outcome.PASS, "none")
+
+
+@pytest.mark.parametrize("wanted", ["fp8", "nvfp4"])
+def test_a_format_that_nothing_proves_fails(make: Any, wanted: str) -> None:
+    assert foreign(make, wanted) == (Outcome.REGRESSION, "no_receipts")
+
+
+@pytest.mark.parametrize("last", [0, -1])
+def test_a_module_that_ran_in_two_formats(make: Any, last: int) -> None:
+    """Whatever the order of the book: one call in the right format hides no other."""
+    first, *rest = make.receipts().modules
+    two = [first.model_copy(update={"format": "bf16", "kernel": "linear", "calls": 15}), first]
+    assert cause(make, Receipts(modules=(two[last], two[~last], *rest))) == (
+        Outcome.REGRESSION,
+        "quantized_path_not_run",
+    )
+    assert cause(make, Receipts(modules=(two[last], two[~last], *rest)), promised={})[1] == "quantized_path_not_run"
+    bf16 = make.case(quantization={"transformer": "bf16", "transformer_2": "nvfp4"})
+    assert cause(make, Receipts(modules=(two[last], two[~last], *rest[1:])), case=bf16)[1] == "unexpected_quantization"
+
+
+def test_a_format_that_was_not_asked_for_and_nobody_promised(make: Any) -> None:
+    assert cause(make, make.receipts("fp8"), promised={})[1] == "quantized_path_not_run"
+
+
+B200 = frozenset({"bf16", "fp8", "nvfp4"})
+REFUSED = "native nvfp4 refused: relative error 0.9 against dequantized operands"
+
+
+def test_a_native_format_that_was_dequantized(make: Any) -> None:
+    """The profile says that this device multiplies NVFP4; weight-only matmuls in BF16 are another product."""
+    refused = Receipts(
+        modules=tuple(one.model_copy(update={"note": REFUSED, "fallback": "device"}) for one in make.receipts().modules)
+    )
+    evidence = make.healthy(generation=make.generation(receipts=refused), native_formats=B200)
+    verdict, _ = observe(evidence, "b200")
+    assert (verdict.outcome, verdict.cause) == (Outcome.REGRESSION, "native_path_not_run")
+    assert verdict.summary.count(REFUSED) == 1
+    assert "2 Linears of transformer were dequantized (blocks.1.attn1.to_q, blocks.1.ffn.net.2)" in verdict.summary
+    first = observe(evidence.plus(golden=None, comparison=None), "b200")[0]
+    assert first.cause == "native_path_not_run", "no first golden is cut from the fallback"
+
+
+def test_a_fallback_that_nobody_explains_is_no_excuse(make: Any) -> None:
+    assert cause(make, make.receipts(), native_formats=B200) == (Outcome.REGRESSION, "native_path_not_run")
+
+
+def test_one_dequantized_call_among_native_ones(make: Any) -> None:
+    native = [one.model_copy(update={"kernel": "torch._scaled_mm"}) for one in make.receipts().modules]
+    assert cause(make, Receipts(modules=tuple(native)), native_formats=B200) == (Outcome.PASS, "none")
+    odd = native[0].model_copy(update={"kernel": "dequantize+linear", "calls": 1})
+    assert cause(make, Receipts(modules=(odd, *native)), native_formats=B200)[1] == "native_path_not_run"
+
+
+def test_a_module_that_the_kernel_does_not_take_is_healthy(make: Any) -> None:
+    note = "native nvfp4 needs a stored input_scale"
+    first, *rest = make.receipts().modules
+    known = first.model_copy(update={"note": note, "fallback": "module"})
+    native = [one.model_copy(update={"kernel": "torch._scaled_mm"}) for one in rest]
+    assert cause(make, Receipts(modules=(known, *native)), native_formats=B200) == (Outcome.PASS, "none")
+
+
+def test_where_nobody_asked_for_the_native_product(make: Any) -> None:
+    assert cause(make, make.receipts(), native_formats=frozenset({"bf16", "fp8"})) == (Outcome.PASS, "none")
+    case = make.case(execution={"matmul": "dequantize"})
+    assert cause(make, make.receipts(), native_formats=B200, case=case) == (Outcome.PASS, "none")
 
 
 def test_unquantized_linears_beside_quantized_ones_are_fine(make: Any) -> None:
     extra = ModuleReceipt(expert="transformer", module="blocks.0.attn1.to_q", format="bf16", kernel="linear", calls=2)
     assert cause(make, Receipts(modules=(*make.receipts().modules, extra))) == (Outcome.PASS, "none")
+
+
+def test_no_committed_golden_was_cut_from_a_fallback() -> None:
+    root = Path(__file__).parents[2]
+    runners, store = load_runners(root / "runners"), FolderStore(root / "goldens")
+    looked = 0
+    for runner, case in store.cases():
+        for golden in store.find(runner, case):
+            identity = golden.manifest.identity
+            for expert in ("transformer", "transformer_2"):
+                wanted = identity.weights[f"quantization.{expert}"]
+                if wanted != "bf16" and wanted in runners[runner].native_formats:
+                    looked += 1
+                    assert f"receipts.{expert}.{wanted}/{DEQUANTIZE}" not in identity.subject, (runner, case)
+    assert looked

@@ -125,7 +125,13 @@ def test_a_history_is_the_newest_few_and_a_broken_one_is_named(tmp_path: Path) -
 
 def test_every_kind_of_change(case: Make) -> None:
     old = [case("gone").case, case("left").case, case("same").case, case("moved").case, case("seed").case]
-    waiver = {"owner": "o", "reason": "r", "issue": "https://x/1", "expires": "2030-01-01"}
+    waiver = {
+        "expect": "regression:x",
+        "owner": "o",
+        "reason": "r",
+        "issue": "https://x/1",
+        "expires": "2030-01-01",
+    }
     sampling = {**case("seed").case.sampling.model_dump(), "seed": 7}
     new = [
         case("left", runner="h200").case,

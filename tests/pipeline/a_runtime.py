@@ -46,6 +46,10 @@ elif fault == "killed":
     os.kill(os.getpid(), 9)
 elif fault == "nothing":
     sys.exit(0)
+if len(sys.argv) > 4:
+    wrong = {"modules": [{"format": "int3"}]}
+    right = {"expert": "transformer", "module": "a", "format": "nvfp4", "kernel": "cutlass", "calls": 2}
+    Path(sys.argv[4]).write_text(json.dumps(wrong if fault == "receipts" else {"modules": [right]}))
 print("runtime chatter", os.environ.get("STATED", "nothing stated"))
 if fault == "garbage":
     Path(out).write_bytes(b"garbage")

@@ -106,6 +106,22 @@ def test_anything_else_is_an_error(run: Run, fault: str, kind: str, words: str) 
     assert words in caught.value.what
 
 
+def _with_receipts(fault: str) -> Case:
+    case = _case(fault)
+    return case.model_copy(update={"command": (*case.command, "{receipts}")})
+
+
+def test_a_program_that_is_asked_for_receipts_brings_them(run: Run) -> None:
+    (one,) = run(_with_receipts("fine"))[0].receipts.modules
+    assert (one.module, one.format, one.kernel, one.calls) == ("a", "nvfp4", "cutlass", 2)
+
+
+def test_receipts_that_are_none_are_an_error(run: Run, tmp_path: Path) -> None:
+    with pytest.raises(InfraError, match="receipts cannot be read") as caught:
+        run(_with_receipts("receipts"))
+    assert caught.value.kind == "protocol"
+
+
 def test_a_stale_result_is_not_taken(run: Run, tmp_path: Path) -> None:
     (tmp_path / "out").mkdir()
     (tmp_path / "out" / "frames.safetensors").write_bytes(b"of an earlier run")

@@ -68,11 +68,11 @@ def test_the_harness_emulates_the_documented_product(form: str, rows: int, colum
 def test_emulation_says_so_on_every_device_and_refuses_other_operands() -> None:
     assert native.choose("nvfp4", CPU, "emulate").kernel == "emulated _scaled_mm"
     assert native.self_check("nvfp4", CPU, ours.scaled_mm) < native.CHECK_TOLERANCE
-    seen: list[tuple[str, str, str]] = []
+    seen: list[tuple[str, str, str, str]] = []
     module = _module("nvfp4", native.choose("nvfp4", CPU, "emulate"))
     module.register_receipts(lambda *call: seen.append(call))
     module(torch.randn(3, 64))
-    assert seen == [("nvfp4", "emulated _scaled_mm", "")]
+    assert seen == [("nvfp4", "emulated _scaled_mm", "", "")]
     one = torch.ones(16, 16)
     with pytest.raises(TypeError, match="no product of"):
         ours.scaled_mm(one, one, scale_a=one, scale_b=one, out_dtype=torch.bfloat16)
@@ -162,13 +162,13 @@ def _module(form: str, choice: native.Choice, rows: int = 96, columns: int = 64)
 @pytest.mark.parametrize(("form", "tolerance"), [("fp8", 0.05), ("nvfp4", 0.15)])
 def test_a_native_linear_is_close_to_the_dequantized_one(form: str, tolerance: float) -> None:
     x = torch.randn(2, 7, 64, generator=torch.Generator().manual_seed(6)).clamp(-4, 4).to(torch.bfloat16)
-    seen: list[tuple[str, str, str]] = []
+    seen: list[tuple[str, str, str, str]] = []
     results = []
     for choice in (native.Choice(None), native.Choice(emulated)):
         module = _module(form, choice)
         module.register_receipts(lambda *call: seen.append(call))
         results.append(module(x))
-    assert seen == [(form, "dequantize+linear", ""), (form, "torch._scaled_mm", "")]
+    assert seen == [(form, "dequantize+linear", "", ""), (form, "torch._scaled_mm", "", "")]
     exact, quantized = results
     assert quantized.shape == (2, 7, 96)
     assert quantized.dtype == torch.bfloat16
@@ -181,12 +181,23 @@ def test_a_native_linear_is_close_to_the_dequantized_one(form: str, tolerance: f
 )
 def test_an_odd_shape_is_dequantized_and_said(form: str, rows: int, columns: int) -> None:
     module = _module(form, native.Choice(emulated), rows, columns)
-    seen: list[tuple[str, str, str]] = []
+    seen: list[tuple[str, str, str, str]] = []
     module.register_receipts(lambda *call: seen.append(call))
     module(torch.randn(3, columns))
-    ((got, kernel, note),) = seen
-    assert (got, kernel) == (form, "dequantize+linear")
+    ((got, kernel, note, fallback),) = seen
+    assert (got, kernel, fallback) == (form, "dequantize+linear", "module")
     assert str(rows) in note
+
+
+@pytest.mark.parametrize(("rows", "fallback"), [(96, "device"), (90, "module")])
+def test_a_refused_product_is_the_devices_doing_and_an_odd_shape_is_not(rows: int, fallback: str) -> None:
+    module = _module("nvfp4", native.decide("nvfp4", BLACKWELL, CPU, _broken("gain")), rows)
+    seen: list[tuple[str, str, str, str]] = []
+    module.register_receipts(lambda *call: seen.append(call))
+    module(torch.randn(3, 64))
+    ((_, kernel, note, whose),) = seen
+    assert (kernel, whose) == ("dequantize+linear", fallback)
+    assert ("refused: relative error" in note) == (fallback == "device")
 
 
 def test_fp8_dequantizes_and_clips_as_ml_dtypes_does() -> None:

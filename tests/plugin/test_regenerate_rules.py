@@ -179,6 +179,11 @@ def test_the_check_is_green_after_regeneration_and_names_every_disorder(project:
     assert "the limits are of golden bbbb" in edited(golden_digest="b" * 64)
     assert "the limits are of identity cccc" in edited(identity_digest="c" * 64)
     assert "no limit for" in edited(limits=file.limits[1:])
+    blind = tuple(
+        limit.model_copy(update={"gates": False, "limit": None, "why": f"{limit.metric} tells no control"})
+        for limit in file.limits
+    )
+    assert "no metric gates, so that any frames would pass (ssim tells no control; psnr" in edited(limits=blind)
     hand = tuple(
         limit.model_copy(update={"limit": 1.0 if limit.direction == "higher_is_better" else 0.0})
         for limit in file.limits
@@ -197,7 +202,7 @@ def test_the_check_is_green_after_regeneration_and_names_every_disorder(project:
 
     project.cases("  one: {sampling: {seed: 4}}\n")
     assert "asks something else since its golden was made: sampling.seed" in check(project)[1]
-    waiver = "{owner: ann, reason: known, issue: 'https://example.org/1', expires: 2020-01-01}"
+    waiver = "{expect: 'regression:noise', owner: ann, reason: known, issue: 'https://x/1', expires: 2020-01-01}"
     project.cases(f"  one: {{waiver: {waiver}}}\n  two: {{}}\n")
     code, said = check(project)
     assert code == MISSING

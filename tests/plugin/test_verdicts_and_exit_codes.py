@@ -78,7 +78,7 @@ def test_a_control_that_passes_is_a_failure(project: Any) -> None:
 def test_a_waived_case_is_skipped_in_junit_and_green(project: Any, junit: Any) -> None:
     project.cases(
         "  one:\n    sampling: {prompt: static}\n"
-        "    waiver: {owner: ann, reason: known, issue: 'https://example.org/1', expires: 2099-01-01}\n"
+        "    waiver: {expect: 'regression:noise,speckle', owner: a, reason: r, issue: http://x, expires: 2099-01-01}\n"
     )
     done = project.pytest("--run-id", "r", "--junitxml", "junit.xml", "-rs")
     assert (done.returncode, junit(project.root / "junit.xml")) == (0, {"one": "skipped"}), done.stdout

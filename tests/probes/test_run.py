@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from harness.errors import GoldenError
-from harness.judge.observation import Observation, hold_against, read_observation
+from harness.judge.observation import Observation, hold_against, hold_against_nearest, read_observation
 from harness.pipeline.probes import run
 from harness.pipeline.probes.record import InputWatch, Recorded
 from harness.pipeline.quantized import nvfp4
@@ -147,3 +147,59 @@ def test_a_module_that_the_recording_has_is_missed(look: Any) -> None:
         model.blocks[0].attn2.to_k = torch.nn.Sequential(model.blocks[0].attn2.to_k)
 
     assert look(change).missing == ("transformer/blocks.0.attn2.to_k",)
+
+
+@pytest.fixture
+def observations(
+    expert: Make, inputs: tuple[Recorded, ...], tmp_path: Path
+) -> tuple[Observation, Observation, Observation]:
+    """Base, golden and a run that is its equal."""
+    base, quantized = expert()
+    anchor = observed(base, inputs, tmp_path / "base")
+    sizes = dict(anchor.index.amplitudes)
+    return anchor, *(observed(quantized, inputs, tmp_path / name, sizes) for name in ("golden", "run"))
+
+
+def without(seen: Observation, *names: str) -> Observation:
+    return Observation(seen.index, {name: rows for name, rows in seen.tensors.items() if name not in names})
+
+
+def test_a_golden_of_an_older_version_may_know_fewer_places(observations: Any) -> None:
+    anchor, golden, run = observations
+    assert hold_against(run, anchor, without(golden, "points.0", "modules.transformer")).unanchored == ()
+
+
+def without_point(seen: Observation, name: str) -> Observation:
+    """As from an engine in which this point is called otherwise."""
+    points = tuple(
+        tuple(one.model_copy(update={"name": "other"}) if one.name == name else one for one in row)
+        for row in seen.index.points
+    )
+    return Observation(seen.index.model_copy(update={"points": points}), seen.tensors)
+
+
+def test_a_step_that_the_run_lacks_is_missed(observations: Any) -> None:
+    anchor, golden, run = observations
+    found = hold_against(without(run, "velocity.1"), anchor, golden)
+    assert (found.missing_steps, len(found.steps)) == (("transformer at step 3",), 1)
+    only = hold_against(without(run, "velocity.1"), without(anchor, "velocity.1"), golden)
+    assert only.missing_steps == ("transformer at step 3",), "the golden has it"
+    assert hold_against(run, anchor, golden).missing_steps == ()
+
+
+def test_what_cannot_be_compared_with_the_golden_is_told(observations: Any) -> None:
+    anchor, golden, run = observations
+    assert hold_against(run, anchor, golden).unanchored == ()
+    assert hold_against(run, anchor, without(golden, "velocity.1")).unanchored == ("transformer at step 3",)
+    renamed = hold_against(without_point(run, "blocks.0.norm1"), anchor, golden)
+    assert renamed.unanchored == ("transformer/blocks.0.norm1",)
+    alone = hold_against(without(run, "modules.transformer"), anchor, golden).unanchored
+    assert "transformer/blocks.0.ffn.net.2 alone" in alone
+
+
+def test_of_two_goldens_the_nearest_is_the_anchor(observations: Any) -> None:
+    anchor, golden, run = observations
+    far = Observation(golden.index, {name: 2 * rows for name, rows in golden.tensors.items()})
+    for order in ((golden, far), (far, golden)):
+        assert all(step.golden_error == 0.0 for step in hold_against_nearest(run, anchor, order).steps)
+    assert not hold_against_nearest(run, anchor, ()).golden_anchor

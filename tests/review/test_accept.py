@@ -331,13 +331,41 @@ def test_limits_of_another_configuration_are_removed(
     assert not workspace.limits("b200", "nvfp4").exists()
 
 
-def test_limits_stay_where_their_golden_stays(workspace: Workspace, left: Callable, limit_file: Callable) -> None:
+def test_limits_hold_for_a_golden_that_is_accepted_beside_theirs(
+    workspace: Workspace, left: Callable, limit_file: Callable
+) -> None:
     left(limits=limit_file())
-    accepted(workspace)
-    before = workspace.limits("b200", "nvfp4").read_bytes()
+    first = accepted(workspace).digest
     left(2)
-    assert accepted(workspace, also=True).limits == "unchanged"
-    assert workspace.limits("b200", "nvfp4").read_bytes() == before
+    done = accepted(workspace, also=True)
+    limits = LimitFile.read(workspace.limits("b200", "nvfp4"))
+    assert done.limits == "extended"
+    assert "thresholds/b200/nvfp4.json" in done.changed
+    assert (limits.golden_digest, limits.also) == (first, (done.digest,))
+    assert limits.limits == limit_file().limits
+    assert f"golden {done.digest[:16]} was accepted beside {first[:16]}" in limits.notes[-1]
+
+
+def test_limits_follow_the_goldens_of_a_bistable_case(
+    workspace: Workspace, left: Callable, limit_file: Callable, identity: Identity
+) -> None:
+    left(limits=limit_file())
+    first = accepted(workspace, reason="mode A").digest
+    left(2)
+    second = accepted(workspace, reason="mode B", also=True).digest
+    left(3, golden=second)
+    third = accepted(workspace, reason="mode B, new kernel").digest
+    assert LimitFile.read(workspace.limits("b200", "nvfp4")).goldens == (first, third)
+    left(4, golden=first)
+    fourth = accepted(workspace, reason="mode A, new kernel")
+    assert fourth.limits == "carried"
+    assert LimitFile.read(workspace.limits("b200", "nvfp4")).goldens == (fourth.digest, third)
+    left(5, limits=limit_file())
+    fifth = accepted(workspace, reason="a third mode, measured", also=True)
+    assert fifth.limits == "new"
+    assert LimitFile.read(workspace.limits("b200", "nvfp4")).goldens == (fifth.digest, third, fourth.digest)
+    left(6, golden=fifth.digest, identity=identity.model_copy(update={"env": {"x": "y"}}))
+    assert accepted(workspace).limits == "removed"
 
 
 def test_damaged_limits_stop_the_accept(workspace: Workspace, left: Callable) -> None:

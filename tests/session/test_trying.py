@@ -10,6 +10,7 @@ import pytest
 from harness.definitions.case import Case, CheckpointRef
 from harness.errors import InvalidCaseError
 from harness.records.inspection import ContractReport, ExpertSummary, InspectionFinding, InspectionReport
+from harness.records.probe import ProbeEvidence, ProbeStep
 from harness.session import candidate_commands, trying
 from harness.session.trying import candidate_case, reference
 
@@ -148,3 +149,44 @@ def test_a_field_that_is_set_is_held_against_its_type() -> None:
     assert candidate_commands._changed(case(), ['env.OMP_NUM_THREADS="2"']).env == {"OMP_NUM_THREADS": "2"}
     with pytest.raises(InvalidCaseError, match=r"sampling\.seed: input should be a valid integer"):
         candidate_commands._changed(case(), ["sampling.seed=many"])
+
+
+def probed(*steps: int, **more: Any) -> ProbeEvidence:
+    rows = tuple(
+        ProbeStep(expert="transformer", step=step, timestep=900.0 - step, base_error=0.01, base_cosine=1.0)
+        for step in steps
+    )
+    return ProbeEvidence(steps=rows, modules=(), golden_anchor=False, **more)
+
+
+def tried(monkeypatch: pytest.MonkeyPatch, now: ProbeEvidence, then: ProbeEvidence) -> tuple[trying.Trial, Any]:
+    """What is said where the probes of the two configurations are these."""
+    answers = iter((now, then))
+    monkeypatch.setattr(trying, "_source", lambda *_: object())
+    monkeypatch.setattr(trying, "_run", lambda *_: next(answers))
+    found: Any = findings()
+    nothing: Any = None
+    pairs = trying._probes(nothing, nothing, case(), case(), Path(), found)
+    trial = trying.Trial(case="one", answer="unsafe", reasons=(), changes=(), probes=pairs)
+    return trying._concluded(trial, found), found
+
+
+def test_probes_that_were_compared_are_safe(monkeypatch: pytest.MonkeyPatch) -> None:
+    trial, _ = tried(monkeypatch, probed(0, 4), probed(0, 4))
+    assert (trial.answer, len(trial.probes)) == ("safe", 2)
+
+
+def test_no_compared_step_is_never_safe(monkeypatch: pytest.MonkeyPatch) -> None:
+    trial, _ = tried(monkeypatch, probed(), probed())
+    assert (trial.answer, "no step was compared" in trial.reasons[0]) == ("inconclusive", True)
+
+
+def test_a_step_or_module_that_the_candidate_lacks_is_unsafe(monkeypatch: pytest.MonkeyPatch) -> None:
+    lost = "transformer at step 0"
+    trial, _ = tried(monkeypatch, probed(0, 4), probed(4, missing_steps=(lost,)))
+    assert (trial.answer, trial.reasons[0]) == ("unsafe", f"the candidate lacks steps that the recording has: {lost}")
+    assert [pair.timestep for pair in trial.probes] == [896.0], "paired by step, not by place"
+    trial, _ = tried(monkeypatch, probed(0), probed(0, missing=("transformer/a",)))
+    assert trial.answer == "unsafe"
+    trial, _ = tried(monkeypatch, probed(4, missing_steps=(lost,)), probed(4, missing_steps=(lost,)))
+    assert trial.answer == "inconclusive"

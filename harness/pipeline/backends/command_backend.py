@@ -9,10 +9,13 @@ in an argument:
     where the program writes its result, a safetensors file with one tensor ``frames``: [T, H, W, 3], RGB, with exactly
     ``sampling.num_frames`` frames of ``sampling.height`` x ``sampling.width``; uint8, or float32 in [0, 1], not rounded
     and not clipped, so that NaN and overshoot are seen.
+``{receipts}``
+    where it writes which Linear ran in which format and on which kernel, the JSON of
+    ``harness.records.generation.Receipts``. Needed where the case asks for a quantized format.
 
 The program runs with the engine's environment, which is exactly what the case states over a small base. Its standard
 streams go to the engine's log. Exit status 0 means that ``{out}`` is complete; any other status is a crash. It is
-killed, with all of its children, at ``timeouts.generate``. No receipts and no trace come back from such a program.
+killed, with all of its children, at ``timeouts.generate``. No trace comes back from such a program.
 """
 
 from __future__ import annotations
@@ -27,7 +30,7 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 
-from harness.definitions.case import Case
+from harness.definitions.case import RECEIPTS, Case
 from harness.errors import InfraError, InvalidCaseError
 from harness.frames.clip import Clip, write_clip
 from harness.pipeline.backend import Emit, Method
@@ -68,15 +71,17 @@ class CommandBackend:
         Raises:
             InfraError: kind ``crash``: another exit status than 0, or frames that are not what was asked for.
         """
-        request, result = out_dir / "case.json", out_dir / "frames.safetensors"
+        request, result, said = out_dir / "case.json", out_dir / "frames.safetensors", out_dir / "receipts.json"
         result.unlink(missing_ok=True)
+        said.unlink(missing_ok=True)
         data = {
             "case": case.model_dump(mode="json"),
             "paths": {role: str(path) for role, path in self._paths.items()},
             "device": self._device,
         }
         write_text_atomic(request, json.dumps(data, indent=2))
-        arguments = [part.replace("{case_json}", str(request)).replace("{out}", str(result)) for part in case.command]
+        places = {"{case_json}": request, "{out}": result, RECEIPTS: said}
+        arguments = [_filled(part, places) for part in case.command]
         emit({"stage": "command", "step": 0, "steps": 1})
         began = time.perf_counter()
         code = subprocess.run(arguments, stdin=subprocess.DEVNULL, check=False).returncode
@@ -85,6 +90,7 @@ class CommandBackend:
             raise InfraError(f"{case.command[0]} ended with {describe_exit(code)}", where=case.id, kind="crash")
         emit({"stage": "command", "step": 1, "steps": 1, "seconds": seconds})
         clip, stats = read_result(result, case)
+        asked = any(RECEIPTS in part for part in case.command)
         write_clip(out_dir / "clip.safetensors", clip, "raw")
         result.unlink()
         return Generation(
@@ -93,7 +99,7 @@ class CommandBackend:
             shape=clip.shape,
             float_stats=stats,
             trace=Trace(steps=()),
-            receipts=Receipts(modules=()),
+            receipts=read_receipts(said) if asked else Receipts(modules=()),
             generate_seconds=seconds,
         )
 
@@ -107,6 +113,24 @@ class CommandBackend:
     def methods(self) -> Mapping[str, Method]:
         """None."""
         return {}
+
+
+def _filled(argument: str, places: Mapping[str, Path]) -> str:
+    for placeholder, path in places.items():
+        argument = argument.replace(placeholder, str(path))
+    return argument
+
+
+def read_receipts(path: Path) -> Receipts:
+    """The receipts that a program wrote.
+
+    Raises:
+        InfraError: kind ``protocol``: there is no file, or it is no receipts.
+    """
+    try:
+        return Receipts.read(path)
+    except (OSError, ValueError) as error:
+        raise InfraError(f"the program's receipts cannot be read: {error}", where=str(path), kind="protocol") from error
 
 
 def read_result(path: Path, case: Case) -> tuple[Clip, FloatStats]:

@@ -8,9 +8,10 @@ from collections.abc import Callable
 import torch
 
 from harness.pipeline.quantized import fp8, native, nvfp4
+from harness.records.generation import DEQUANTIZE
 
-Write = Callable[[str, str, str], None]
-"""Takes the format, the kernel and a note of one call."""
+Write = Callable[[str, str, str, str], None]
+"""Takes the format, the kernel, a note and the fallback of one call."""
 
 
 class ReceiptHandle:
@@ -43,8 +44,8 @@ class QuantizedLinear(torch.nn.Module):
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         """Multiply natively where that was chosen and the shape allows it, else dequantize."""
-        obstacle = self.obstacle() if self.choice.product is not None else self.choice.note
-        if self.choice.product is not None and not obstacle:
+        note, fallback = self._fallback()
+        if self.choice.product is not None and not note:
             flat = x.reshape(-1, self.in_features)
             product = self._native(flat, self.choice.product).to(x.dtype)
             result = product if self.bias is None else product + self.bias.to(x.dtype)
@@ -53,10 +54,19 @@ class QuantizedLinear(torch.nn.Module):
         else:
             bias = None if self.bias is None else self.bias.to(x.dtype)
             result = torch.nn.functional.linear(x, self.dequantized(x.dtype), bias)
-            kernel = native.DEQUANTIZE
+            kernel = DEQUANTIZE
         if self.write is not None:
-            self.write(self.stored_format(), kernel, obstacle)
+            self.write(self.stored_format(), kernel, note, fallback)
         return result
+
+    def _fallback(self) -> tuple[str, str]:
+        """Why the native product does not run, and whose doing it is; empty where it runs, or nobody asked for it."""
+        if self.choice.product is None and not self.choice.note:
+            return "", ""
+        # the module's own obstacle first: it would stand on any device
+        if obstacle := self.obstacle():
+            return obstacle, "module"
+        return self.choice.note, "device" if self.choice.note else ""
 
     def stored_format(self) -> str:
         """The format, told from the weight's dtype and width and not from the class."""

@@ -24,7 +24,7 @@ CHECK_SHAPES = ((192, 320, 256), (1, 16, 96), (129, 112, 96))
 """Tokens, N, K."""
 ScaledMM = Callable[..., torch.Tensor]
 FP8_SINCE, NVFP4_SINCE = (8, 9), (10, 0)
-SCALED_MM, DEQUANTIZE = "torch._scaled_mm", "dequantize+linear"
+SCALED_MM = "torch._scaled_mm"
 CHECK_TOLERANCE = 0.01
 """Largest relative error of a row or a column of the self-check. Both ways multiply the same quantized operands and
 differ by the rounding of the result to bfloat16 only (2**-9); a wrong layout or nibble order is off by far more."""
