@@ -65,8 +65,8 @@ class CheckpointFaultError(QuantgateError):
     """The files of a checkpoint are not what they say they are.
 
     Args:
-        code: stable machine name of the fault: ``missing_scale``, ``missing_tensor``, ``unexpected_tensor``,
-            ``missing_shard``, ``wrong_shape``, ``wrong_dtype``, ``unsupported_layout``, ``unreadable``.
+        code: stable machine name of the fault, the inspector's (`harness.definitions.causes`): ``scale_missing``,
+            ``tensor_missing``, ``shard_missing``, ``header_invalid``, ``component_broken``, ...
     """
 
     outcome = Outcome.CHECKPOINT_FAULT

@@ -134,7 +134,7 @@ def test_a_swizzled_checkpoint_needs_its_loader_option(random_wan: Path, tmp_pat
     for folder, layout in ((swizzled, "linear"), (random_wan / "nvfp4", "swizzled")):
         with pytest.raises(CheckpointFaultError, match="weight_scale") as caught:
             _build(folder, scale_layout=layout)
-        assert caught.value.code == "wrong_shape"
+        assert caught.value.code == "shape_differs"
 
 
 def _split(folder: Path) -> dict[str, str]:
@@ -164,15 +164,15 @@ def _index(folder: Path, change: Callable[[dict[str, str]], object]) -> None:
 
 
 SHARD_FAULTS: dict[str, tuple[Callable[[Path], object], str]] = {
-    "shard gone": (lambda folder: (folder / "part-1.safetensors").unlink(), "missing_shard"),
-    "shard cut": (lambda folder: (folder / "part-1.safetensors").write_bytes(b"\x20"), "unreadable"),
-    "no index": (lambda folder: (folder / f"{SHARD}.index.json").unlink(), "missing_shard"),
-    "index no json": (lambda folder: (folder / f"{SHARD}.index.json").write_text("{"), "unreadable"),
-    "index outside": (lambda folder: _index(folder, lambda m: m.update(x="../part-1.safetensors")), "unreadable"),
-    "index stale": (lambda folder: _index(folder, lambda m: m.update(x="part-1.safetensors")), "missing_tensor"),
-    "tensor unindexed": (lambda folder: _index(folder, lambda m: m.pop("proj_out.weight")), "missing_tensor"),
-    "config gone": (lambda folder: (folder / "config.json").unlink(), "unreadable"),
-    "config list": (lambda folder: (folder / "config.json").write_text("[]"), "unreadable"),
+    "shard gone": (lambda folder: (folder / "part-1.safetensors").unlink(), "shard_missing"),
+    "shard cut": (lambda folder: (folder / "part-1.safetensors").write_bytes(b"\x20"), "header_invalid"),
+    "no index": (lambda folder: (folder / f"{SHARD}.index.json").unlink(), "shard_missing"),
+    "index no json": (lambda folder: (folder / f"{SHARD}.index.json").write_text("{"), "index_invalid"),
+    "index outside": (lambda folder: _index(folder, lambda m: m.update(x="../part-1.safetensors")), "index_invalid"),
+    "index stale": (lambda folder: _index(folder, lambda m: m.update(x="part-1.safetensors")), "index_stale"),
+    "tensor unindexed": (lambda folder: _index(folder, lambda m: m.pop("proj_out.weight")), "tensor_missing"),
+    "config gone": (lambda folder: (folder / "config.json").unlink(), "config_invalid"),
+    "config list": (lambda folder: (folder / "config.json").write_text("[]"), "config_invalid"),
     "class": (
         lambda folder: (folder / "config.json").write_text('{"_class_name": "UNet2DModel"}'),
         "unsupported_layout",
@@ -197,34 +197,34 @@ def _set(name: str, change: Callable[[torch.Tensor], torch.Tensor]) -> Callable[
 
 
 TENSOR_FAULTS: dict[str, tuple[str, Callable[[Tensors], object], str]] = {
-    "no weight_scale": ("nvfp4", lambda t: t.pop(f"{LINEAR}.weight_scale"), "missing_scale"),
-    "no weight_scale_2": ("nvfp4", lambda t: t.pop(f"{LINEAR}.weight_scale_2"), "missing_scale"),
-    "no input_scale": ("nvfp4", lambda t: t.pop(f"{LINEAR}.input_scale"), "missing_scale"),
-    "fp8: no weight_scale": ("fp8", lambda t: t.pop(f"{LINEAR}.weight_scale"), "missing_scale"),
-    "fp8: no input_scale": ("fp8", lambda t: t.pop(f"{LINEAR}.input_scale"), "missing_scale"),
-    "no bias": ("nvfp4", lambda t: t.pop(f"{LINEAR}.bias"), "missing_tensor"),
-    "no weight": ("nvfp4", lambda t: t.pop(f"{LINEAR}.weight"), "wrong_dtype"),
-    "no norm": ("nvfp4", lambda t: t.pop("blocks.1.norm2.weight"), "missing_tensor"),
-    "extra tensor": ("nvfp4", lambda t: t.update({"blocks.9.x": torch.zeros(2)}), "unexpected_tensor"),
-    "svdquant": ("nvfp4", lambda t: t.update({f"{LINEAR}.pre_quant_scale": torch.ones(64)}), "unexpected_tensor"),
+    "no weight_scale": ("nvfp4", lambda t: t.pop(f"{LINEAR}.weight_scale"), "scale_missing"),
+    "no weight_scale_2": ("nvfp4", lambda t: t.pop(f"{LINEAR}.weight_scale_2"), "global_scale_missing"),
+    "no input_scale": ("nvfp4", lambda t: t.pop(f"{LINEAR}.input_scale"), "input_scale_missing"),
+    "fp8: no weight_scale": ("fp8", lambda t: t.pop(f"{LINEAR}.weight_scale"), "scale_missing"),
+    "fp8: no input_scale": ("fp8", lambda t: t.pop(f"{LINEAR}.input_scale"), "input_scale_missing"),
+    "no bias": ("nvfp4", lambda t: t.pop(f"{LINEAR}.bias"), "tensor_missing"),
+    "no weight": ("nvfp4", lambda t: t.pop(f"{LINEAR}.weight"), "dtype_differs"),
+    "no norm": ("nvfp4", lambda t: t.pop("blocks.1.norm2.weight"), "tensor_missing"),
+    "extra tensor": ("nvfp4", lambda t: t.update({"blocks.9.x": torch.zeros(2)}), "tensor_unexpected"),
+    "svdquant": ("nvfp4", lambda t: t.update({f"{LINEAR}.pre_quant_scale": torch.ones(64)}), "tensor_unexpected"),
     "extra module": (
         "fp8",
         lambda t: t.update({f"blocks.9.x.{k}": t[f"{LINEAR}.{k}"].clone() for k in ("weight", "weight_scale")}),
-        "missing_scale",
+        "input_scale_missing",
     ),
-    "bf16 weight with scales": ("fp8", _set(f"{LINEAR}.weight", lambda w: w.to(torch.bfloat16)), "wrong_dtype"),
-    "int8 weight": ("fp8", _set(f"{LINEAR}.weight", lambda w: w.view(torch.int8)), "wrong_dtype"),
-    "fp32 block scales": ("nvfp4", _set(f"{LINEAR}.weight_scale", lambda s: s.float()), "wrong_dtype"),
+    "bf16 weight with scales": ("fp8", _set(f"{LINEAR}.weight", lambda w: w.to(torch.bfloat16)), "dtype_differs"),
+    "int8 weight": ("fp8", _set(f"{LINEAR}.weight", lambda w: w.view(torch.int8)), "dtype_differs"),
+    "fp32 block scales": ("nvfp4", _set(f"{LINEAR}.weight_scale", lambda s: s.float()), "dtype_differs"),
     "cut scales": (
         "nvfp4",
         _set(f"{LINEAR}.weight_scale", lambda s: s.view(torch.uint8)[:, :2].contiguous().view(s.dtype)),
-        "wrong_shape",
+        "shape_differs",
     ),
-    "global per row": ("nvfp4", _set(f"{LINEAR}.weight_scale_2", lambda s: s.repeat(64)), "wrong_shape"),
-    "unpacked width": ("nvfp4", _set(f"{LINEAR}.weight", lambda w: w.repeat(1, 2)), "wrong_shape"),
-    "fp8 scale of 2": ("fp8", _set(f"{LINEAR}.weight_scale", lambda s: s.repeat(2)), "wrong_shape"),
-    "short bias": ("fp8", _set(f"{LINEAR}.bias", lambda b: b[:3]), "wrong_shape"),
-    "norm of another width": ("fp8", _set("blocks.0.norm2.weight", lambda w: w[:3]), "wrong_shape"),
+    "global per row": ("nvfp4", _set(f"{LINEAR}.weight_scale_2", lambda s: s.repeat(64)), "shape_differs"),
+    "unpacked width": ("nvfp4", _set(f"{LINEAR}.weight", lambda w: w.repeat(1, 2)), "shape_differs"),
+    "fp8 scale of 2": ("fp8", _set(f"{LINEAR}.weight_scale", lambda s: s.repeat(2)), "shape_differs"),
+    "short bias": ("fp8", _set(f"{LINEAR}.bias", lambda b: b[:3]), "shape_differs"),
+    "norm of another width": ("fp8", _set("blocks.0.norm2.weight", lambda w: w[:3]), "shape_differs"),
 }
 
 

@@ -330,7 +330,7 @@ def test_a_missing_weight_is_a_checkpoint_fault_and_never_random(
     save_file(tensors, root / component / file, metadata={"format": "pt"})
     with pytest.raises(CheckpointFaultError, match=tensor) as caught:
         load(make_wan_case(), model=root)
-    assert caught.value.code == "missing_tensor"
+    assert caught.value.code == "tensor_missing"
     assert component in caught.value.where
 
 

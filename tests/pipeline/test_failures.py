@@ -43,7 +43,7 @@ def test_torchs_real_out_of_memory_is_known() -> None:
     "error",
     [
         InvalidCaseError("what", where="here", remedy="do"),
-        CheckpointFaultError("what", where="here", remedy="do", code="missing_scale"),
+        CheckpointFaultError("what", where="here", remedy="do", code="scale_missing"),
         InfraError("what", where="here", remedy="do", kind="disk"),
         ClipError("what", where="here", remedy="do"),
     ],

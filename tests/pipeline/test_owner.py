@@ -339,7 +339,7 @@ def test_a_failed_load_is_typed(
     with pytest.raises(error, match=words) as caught:
         start_owner(make_case(env={"FAULT_AT_LOAD": fault}))
     if isinstance(caught.value, CheckpointFaultError):
-        assert caught.value.code == "missing_scale"
+        assert caught.value.code == "scale_missing"
         assert caught.value.where == "transformer"
 
 

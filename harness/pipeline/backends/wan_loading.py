@@ -47,7 +47,7 @@ def load_pipeline(
     parts: dict[str, Any] = dict.fromkeys(EXPERTS)
     present = [role for role in EXPERTS if role in paths or _names_component(index, role)]
     if "transformer" not in present:
-        raise CheckpointFaultError("has no transformer", where=str(root), code="missing_tensor")
+        raise CheckpointFaultError("has no transformer", where=str(root), code="weights_missing")
     for step, role in enumerate(present, start=1):
         folder = override_folder(paths[role], role) if role in paths else root / role
         parts[role], promised[role] = build_transformer(
@@ -102,7 +102,7 @@ def load_component(root: Path, index: Mapping[str, Any], name: str, dtype: torch
         raise _load_error(name, folder, error) from error
     missing = sorted(map(str, [*info["missing_keys"], *info.get("mismatched_keys", ())]))
     if missing:
-        raise CheckpointFaultError(f"lacks {', '.join(missing[:5])}", where=str(folder), code="missing_tensor")
+        raise CheckpointFaultError(f"lacks {', '.join(missing[:5])}", where=str(folder), code="tensor_missing")
     return model.eval()
 
 
@@ -124,7 +124,7 @@ def _load_error(name: str, folder: Path, error: Exception) -> QuantgateError:
     if short is not None:
         return short
     broken = next((path for path in sorted(folder.glob("*.json")) if not _is_json(path)), folder)
-    return CheckpointFaultError(f"{name} cannot be loaded: {error}", where=str(broken), code="unreadable")
+    return CheckpointFaultError(f"{name} cannot be loaded: {error}", where=str(broken), code="component_broken")
 
 
 def _is_json(path: Path) -> bool:
@@ -151,7 +151,7 @@ def _model_index(root: Path) -> dict[str, Any]:
     try:
         index = json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
-        raise CheckpointFaultError(f"cannot be read: {error}", where=str(path), code="unreadable") from error
+        raise CheckpointFaultError(f"cannot be read: {error}", where=str(path), code="config_invalid") from error
     if not isinstance(index, dict) or index.get("_class_name") != "WanPipeline":
         name = index.get("_class_name") if isinstance(index, dict) else type(index).__name__
         raise CheckpointFaultError(

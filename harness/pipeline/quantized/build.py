@@ -16,6 +16,7 @@ from harness.errors import CheckpointFaultError
 from harness.pipeline.failures import shortage
 from harness.pipeline.quantized import native, nvfp4
 from harness.pipeline.quantized.headers import (
+    ABSENT,
     TensorInfo,
     declared,
     formats_of,
@@ -70,7 +71,7 @@ def build_transformer(
             raise CheckpointFaultError(
                 "no input_scale, and the export's configuration speaks of static activation scales",
                 where=where,
-                code="missing_scale",
+                code=ABSENT["input_scale"],
             )
         linear = _submodule(model, module, where)
         fresh = _linear(parts, form, linear, loader, choices[form], where)
@@ -117,7 +118,7 @@ def _read(
             if short is not None:
                 raise short from error
             if "SafetensorError" in type(error).__name__:
-                raise CheckpointFaultError(str(error), where=str(path), code="unreadable") from error
+                raise CheckpointFaultError(str(error), where=str(path), code="header_invalid") from error
             raise
     return tensors
 
@@ -126,9 +127,9 @@ def _submodule(model: torch.nn.Module, module: str, where: str) -> torch.nn.Line
     try:
         found = model.get_submodule(module)
     except AttributeError as error:
-        raise CheckpointFaultError("the model has no such module", where=where, code="unexpected_tensor") from error
+        raise CheckpointFaultError("the model has no such module", where=where, code="tensor_unexpected") from error
     if not isinstance(found, torch.nn.Linear):
-        raise CheckpointFaultError(f"is a {type(found).__name__}, not a Linear", where=where, code="unexpected_tensor")
+        raise CheckpointFaultError(f"is a {type(found).__name__}, not a Linear", where=where, code="tensor_unexpected")
     return found
 
 
@@ -142,14 +143,14 @@ def _linear(
 ) -> QuantizedLinear:
     weight, scale = parts["weight"], parts["weight_scale"]
     if weight is None or scale is None:
-        raise CheckpointFaultError("weight or weight_scale is missing", where=where, code="missing_scale")
+        raise CheckpointFaultError("weight or weight_scale is missing", where=where, code=ABSENT["weight_scale"])
     rows, columns = linear.out_features, linear.in_features
     width = columns // 2 if form == "nvfp4" else columns
     _expect(tuple(weight.shape) == (rows, width), f"weight is {list(weight.shape)}, not {[rows, width]}", where)
     bias = parts["bias"]
     if (bias is None) != (linear.bias is None):
         raise CheckpointFaultError(
-            "bias is missing" if bias is None else "bias is unexpected", where=where, code="missing_tensor"
+            "bias is missing" if bias is None else "bias is unexpected", where=where, code="tensor_missing"
         )
     _expect(bias is None or tuple(bias.shape) == (rows,), "bias has another length than the weight has rows", where)
     input_scale = _scalar(parts["input_scale"], "input_scale", where)
@@ -159,7 +160,9 @@ def _linear(
     blocks = columns // nvfp4.BLOCK
     _expect(columns % nvfp4.BLOCK == 0, f"{columns} columns are no multiple of {nvfp4.BLOCK}", where)
     if scale.dtype != torch.float8_e4m3fn:
-        raise CheckpointFaultError(f"weight_scale is {scale.dtype}, not float8_e4m3fn", where=where, code="wrong_dtype")
+        raise CheckpointFaultError(
+            f"weight_scale is {scale.dtype}, not float8_e4m3fn", where=where, code="dtype_differs"
+        )
     if loader.scale_layout == "swizzled":
         high, wide = nvfp4.padded_shape(rows, blocks)
         _expect(scale.numel() == high * wide, f"weight_scale holds {scale.numel()} values, not {high} x {wide}", where)
@@ -169,7 +172,7 @@ def _linear(
         weight = nvfp4.swap_nibbles(weight)
     global_scale = _scalar(parts["weight_scale_2"], "weight_scale_2", where)
     if global_scale is None:
-        raise CheckpointFaultError("weight_scale_2 is missing", where=where, code="missing_scale")
+        raise CheckpointFaultError("weight_scale_2 is missing", where=where, code=ABSENT["weight_scale_2"])
     return Nvfp4Linear(weight, scale, global_scale, input_scale, bias, choice)
 
 
@@ -182,7 +185,7 @@ def _scalar(value: torch.Tensor | None, name: str, where: str) -> torch.Tensor |
 
 def _expect(holds: bool, what: str, where: str) -> None:
     if not holds:
-        raise CheckpointFaultError(what, where=where, code="wrong_shape")
+        raise CheckpointFaultError(what, where=where, code="shape_differs")
 
 
 def _replace(model: torch.nn.Module, module: str, fresh: torch.nn.Module) -> None:
@@ -206,12 +209,12 @@ def _fill(model: torch.nn.Module, tensors: Mapping[str, torch.Tensor], folder: P
         short = shortage(error, "could not be loaded", str(folder))
         if short is not None:
             raise short from error
-        raise CheckpointFaultError(str(error), where=str(folder), code="wrong_shape") from error
+        raise CheckpointFaultError(str(error), where=str(folder), code="shape_differs") from error
     missing = [name for name in missing if name.rpartition(".")[0] not in packed]
     ignored = tuple(getattr(model, "_keys_to_ignore_on_load_unexpected", None) or ())
     odd = [name for name in unexpected if not any(part in name for part in ignored)]
     odd += [f"{module}.{name}" for module in packed for name in _left_over(module, tensors)]
-    for code, names, said in (("missing_tensor", missing, "lacks"), ("unexpected_tensor", odd, "holds unexpected")):
+    for code, names, said in (("tensor_missing", missing, "lacks"), ("tensor_unexpected", odd, "holds unexpected")):
         if names:
             more = f" and {len(names) - 5} more" if len(names) > 5 else ""
             raise CheckpointFaultError(f"{said} {', '.join(sorted(names)[:5])}{more}", where=str(folder), code=code)

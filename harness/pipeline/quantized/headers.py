@@ -14,6 +14,10 @@ from harness.errors import CheckpointFaultError
 
 QUANTIZED_DTYPES = {"U8": "nvfp4", "F8_E4M3": "fp8"}
 """Safetensors dtype of a quantized weight, and the format that it means in a ModelOpt export."""
+ABSENT = {
+    "weight_scale": "scale_missing", "weight_scale_2": "global_scale_missing", "input_scale": "input_scale_missing",
+}  # fmt: skip
+"""The inspector's name for a scale that is not there."""
 HEADER_LIMIT = 100 * 1024 * 1024
 
 
@@ -36,9 +40,9 @@ def read_config(folder: Path) -> dict[str, Any]:
     try:
         config = json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
-        raise CheckpointFaultError(f"cannot be read: {error}", where=str(path), code="unreadable") from error
+        raise CheckpointFaultError(f"cannot be read: {error}", where=str(path), code="config_invalid") from error
     if not isinstance(config, dict):
-        raise CheckpointFaultError("holds no JSON object", where=str(path), code="unreadable")
+        raise CheckpointFaultError("holds no JSON object", where=str(path), code="config_invalid")
     return config
 
 
@@ -54,19 +58,19 @@ def read_headers(folder: Path) -> dict[str, TensorInfo]:
     if not indices:
         if len(shards) != 1:
             found = f"{len(shards)} .safetensors files and no index" if shards else "no .safetensors file"
-            raise CheckpointFaultError(f"holds {found}", where=str(folder), code="missing_shard")
+            raise CheckpointFaultError(f"holds {found}", where=str(folder), code="shard_missing")
         return _header(shards[0])
     index = indices[0]
     try:
         placed: dict[str, str] = json.loads(index.read_text(encoding="utf-8"))["weight_map"]
     except (OSError, ValueError, KeyError, TypeError) as error:
-        raise CheckpointFaultError(f"is no index: {error!r}", where=str(index), code="unreadable") from error
+        raise CheckpointFaultError(f"is no index: {error!r}", where=str(index), code="index_invalid") from error
     tensors: dict[str, TensorInfo] = {}
     headers = {name: _header(_inside(folder, name, index)) for name in sorted(set(placed.values()))}
     for tensor, name in placed.items():
         if tensor not in headers[name]:
             raise CheckpointFaultError(
-                f"places {tensor} in {name}, which does not hold it", where=str(index), code="missing_tensor"
+                f"places {tensor} in {name}, which does not hold it", where=str(index), code="index_stale"
             )
         tensors[tensor] = headers[name][tensor]
     return tensors
@@ -89,14 +93,14 @@ def formats_of(tensors: dict[str, TensorInfo]) -> dict[str, str]:
             if f"{module}.{scale}" not in tensors:
                 where = str(tensors[f"{module}.weight"].file)
                 raise CheckpointFaultError(
-                    f"{module} holds an {form} weight and no {scale}", where=where, code="missing_scale"
+                    f"{module} holds an {form} weight and no {scale}", where=where, code=ABSENT[scale]
                 )
     for name, info in sorted(tensors.items()):
         module, _, kind = name.rpartition(".")
         if kind in {"weight_scale", "weight_scale_2", "input_scale"} and module not in formats:
             held = tensors[f"{module}.weight"].dtype if f"{module}.weight" in tensors else "no"
             raise CheckpointFaultError(
-                f"{module} has a {kind} and {held} weight", where=str(info.file), code="wrong_dtype"
+                f"{module} has a {kind} and {held} weight", where=str(info.file), code="dtype_differs"
             )
     return formats
 
@@ -110,11 +114,11 @@ def declared(config: dict[str, Any], folder: Path) -> Declaration:
     said = config.get("quantization_config") or {}
     where = str(folder / "config.json")
     if not isinstance(said, dict):
-        raise CheckpointFaultError("quantization_config is no object", where=where, code="unreadable")
+        raise CheckpointFaultError("quantization_config is no object", where=where, code="config_invalid")
     try:
         return declaration(said, "config.json")
     except ConfigError as error:
-        raise CheckpointFaultError(f"quantization_config: {error.what}", where=where, code="unreadable") from error
+        raise CheckpointFaultError(f"quantization_config: {error.what}", where=where, code="config_invalid") from error
 
 
 def override_folder(root: Path, role: str) -> Path:
@@ -126,7 +130,9 @@ def override_folder(root: Path, role: str) -> Path:
     for folder in (root / role, root / "transformer", root):
         if (folder / "config.json").is_file():
             return folder
-    raise CheckpointFaultError(f"holds no {role}/config.json and no config.json", where=str(root), code="unreadable")
+    raise CheckpointFaultError(
+        f"holds no {role}/config.json and no config.json", where=str(root), code="config_invalid"
+    )
 
 
 def _preferred(folder: Path, ending: str) -> list[Path]:
@@ -138,7 +144,7 @@ def _preferred(folder: Path, ending: str) -> list[Path]:
 def _inside(folder: Path, name: str, index: Path) -> Path:
     if Path(name).name != name:
         raise CheckpointFaultError(
-            f"places tensors in {name!r}, outside its folder", where=str(index), code="unreadable"
+            f"places tensors in {name!r}, outside its folder", where=str(index), code="index_invalid"
         )
     return folder / name
 
@@ -152,10 +158,12 @@ def _header(path: Path) -> dict[str, TensorInfo]:
             entries = json.loads(file.read(length))
     except FileNotFoundError as error:
         raise CheckpointFaultError(
-            "the index names it and it is not there", where=str(path), code="missing_shard"
+            "the index names it and it is not there", where=str(path), code="shard_missing"
         ) from error
     except (OSError, ValueError, struct.error) as error:
-        raise CheckpointFaultError(f"its header cannot be read: {error}", where=str(path), code="unreadable") from error
+        raise CheckpointFaultError(
+            f"its header cannot be read: {error}", where=str(path), code="header_invalid"
+        ) from error
     return {
         name: TensorInfo(path, str(entry["dtype"]), tuple(entry["shape"]))
         for name, entry in entries.items()
