@@ -61,8 +61,9 @@ def test_actionlint_is_told_every_label_of_our_own_machines() -> None:
     labels: set[str] = set()
     for path in WORKFLOWS:
         for job in load_workflow(path)["jobs"].values():
-            if isinstance(job.get("runs-on"), list):
-                labels |= set(job["runs-on"])
+            asked = job.get("runs-on", [])
+            labels |= set(asked if isinstance(asked, list) else [asked])
+    labels = {label for label in labels if not label.startswith(("ubuntu-", "${{"))}
     assert labels - {"self-hosted", "linux", "x64"} == set(told)
     assert labels == set(load_runners(ROOT / "runners")["b200"].labels)
 
