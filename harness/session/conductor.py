@@ -239,7 +239,7 @@ class Session:
         with run.stage("compare"):
             clip = read_clip(run.folder / generation.clip)
             run.know(sanity=look_at_frames(case, generation, clip))
-            self._compare(run, run.identity, clip)
+            self._compare(run, found.again(run.identity), clip)
 
     def _probe(self, run: _Run, found: Found) -> None:
         """Feed recorded inputs in, where there are any: seconds, before minutes are spent on a generation."""
@@ -268,9 +268,8 @@ class Session:
         run.know(generation=generation, promised={expert: frozenset(names) for expert, names in promised.items()})
         return generation
 
-    def _compare(self, run: _Run, identity: Identity, clip: Clip) -> None:
+    def _compare(self, run: _Run, found: Found, clip: Clip) -> None:
         """Hold the clip against every golden that the case accepts, and keep the one that it does best against."""
-        found = find_golden(self.context, run.case, identity)
         rows = [
             (golden, path, {"golden": evidence, "comparison": compare_with(path, run.case, clip)})
             for golden, evidence in zip(found.match.goldens, found.evidence, strict=True)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import shutil
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -29,6 +30,13 @@ class Found:
 
     match: Match
     evidence: tuple[GoldenEvidence, ...]
+    accepted: tuple[Golden, ...] = ()
+    limits: LimitFile | None = None
+
+    def again(self, identity: Identity) -> Found:
+        """The same goldens and limits, matched with a run of which more is known by now."""
+        traces = {known.digest: known.trace for known in self.evidence}
+        return _found(self.accepted, self.limits, identity, traces)
 
     @property
     def first(self) -> GoldenEvidence | None:
@@ -49,16 +57,28 @@ def find_golden(context: SessionContext, case: Case, identity: Identity) -> Foun
         InvalidCaseError: the limit file cannot be read.
     """
     name = golden_name(case)
-    match = select(context.store.find(context.runner.name, name), identity)
-    limits = load_limits(context.thresholds, context.runner.name, name)
-    return Found(match, tuple(_evidence(golden, match, limits) for golden in match.goldens))
+    accepted = tuple(context.store.find(context.runner.name, name))
+    return _found(accepted, load_limits(context.thresholds, context.runner.name, name), identity, {})
 
 
-def _evidence(golden: Golden, match: Match, limits: LimitFile | None) -> GoldenEvidence:
-    trace = None
-    if TRACE in golden.manifest.parts:
-        trace = Trace.read(golden.open_part(TRACE))
-    return GoldenEvidence(golden.digest, match.changes, trace, limits)
+def _found(
+    accepted: tuple[Golden, ...], limits: LimitFile | None, identity: Identity, traces: Mapping[str, Trace | None]
+) -> Found:
+    match = select(accepted, identity)
+    evidence = tuple(
+        GoldenEvidence(
+            golden.digest,
+            match.changes,
+            traces[golden.digest] if golden.digest in traces else _trace_of(golden),
+            limits,
+        )
+        for golden in match.goldens
+    )
+    return Found(match, evidence, accepted, limits)
+
+
+def _trace_of(golden: Golden) -> Trace | None:
+    return Trace.read(golden.open_part(TRACE)) if TRACE in golden.manifest.parts else None
 
 
 def look_at_frames(case: Case, generation: Generation, clip: Clip) -> SanityEvidence:
