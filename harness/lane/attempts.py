@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shutil
+from contextlib import suppress
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -35,8 +36,9 @@ def attempt_number(folder: Path) -> int:
 
 
 def put_aside(folder: Path, attempt: int) -> None:
-    """Keep the record of an attempt that will be repeated as ``record-attempt-N.json``."""
-    (folder / RECORD).replace(folder / f"record-attempt-{attempt}.json")
+    """Keep the record of an attempt that will be repeated as ``record-attempt-N.json``; a full disk may have left none."""
+    with suppress(FileNotFoundError):
+        (folder / RECORD).replace(folder / f"record-attempt-{attempt}.json")
 
 
 def last_attempt(folder: Path) -> CaseRecord | None:
