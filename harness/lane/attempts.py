@@ -36,8 +36,8 @@ def attempt_number(folder: Path) -> int:
 
 
 def put_aside(folder: Path, attempt: int) -> None:
-    """Keep the record of an attempt that will be repeated as ``record-attempt-N.json``; a full disk may have left none."""
-    with suppress(FileNotFoundError):
+    """Keep the record of an attempt that will be repeated as ``record-attempt-N.json``."""
+    with suppress(FileNotFoundError):  # a full disk left none
         (folder / RECORD).replace(folder / f"record-attempt-{attempt}.json")
 
 
