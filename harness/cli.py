@@ -10,7 +10,7 @@ import typer
 
 from harness.checkpoint.cli import inspect, lock
 from harness.definitions.commands import cases_command, resolve_command
-from harness.errors import QuantgateError
+from harness.errors import QuantgateError, disk_error
 from harness.goldens.commands import goldens_app
 from harness.harmless import HarmlessStream
 from harness.lane.commands import comment_command, doctor_command, merge_command, plan_command, propose_command
@@ -47,7 +47,7 @@ app.add_typer(goldens_app, name="goldens")
 
 
 def main() -> NoReturn:
-    """Run the ``quantgate`` command: errors of ours become one message and the exit code of their class."""
+    """Run the ``quantgate`` command: errors of ours and of the disk become one message and an exit code."""
     if os.environ.get("GITHUB_ACTIONS"):
         sys.stdout, sys.stderr = cast("TextIO", HarmlessStream(sys.stdout)), cast("TextIO", HarmlessStream(sys.stderr))
     try:
@@ -55,4 +55,8 @@ def main() -> NoReturn:
     except QuantgateError as error:
         sys.stderr.write(f"error: {error}\n")
         sys.exit(error.exit_code)
+    except OSError as error:
+        told = disk_error(error)
+        sys.stderr.write(f"error: {told}\n")
+        sys.exit(told.exit_code)
     sys.exit(0)

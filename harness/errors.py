@@ -61,6 +61,23 @@ class InfraError(QuantgateError):
         super().__init__(what, where=where, remedy=remedy)
 
 
+def disk_error(error: OSError, then: str = "", *, where: str = "") -> InfraError:
+    """What the system said of a file or a disk, as one line.
+
+    Args:
+        error: what it said.
+        then: what that means for what was being done.
+        where: the file, if it is another one than ``error`` names.
+    """
+    said = error.strerror or str(error) or type(error).__name__
+    return InfraError(
+        f"{said}; {then}" if then else said,
+        where=where or str(error.filename or ""),
+        remedy="see that it can be written and that the disk has room (df -h), then type the command again",
+        kind="disk",
+    )
+
+
 class CheckpointFaultError(QuantgateError):
     """The files of a checkpoint are not what they say they are.
 

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from harness.checkpoint.lock import LOCK_NAME
+from harness.definitions.project import project_root
 from harness.errors import InvalidCaseError
 
 if TYPE_CHECKING:
@@ -49,7 +50,7 @@ def inspect(
     """Prove from bytes how a checkpoint is encoded, and who would read it otherwise. Needs no GPU and no torch."""
     from harness.checkpoint.commands import inspect_command
 
-    top = root.resolve()
+    top = project_root(root) if case else root.resolve()
     raise typer.Exit(
         inspect_command(
             reference,
@@ -80,7 +81,7 @@ def lock(
     from harness.definitions.commands import case_files
     from harness.definitions.loading import load_cases
 
-    root = root.resolve()
+    root = project_root(root)
     cases = [one.case for one in load_cases(case_files(root), root)]
     raise typer.Exit(lock_command(cases, root / file, check=check, root=root))
 

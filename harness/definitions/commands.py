@@ -8,6 +8,8 @@ from typing import Annotated
 import typer
 
 from harness.definitions.files import case_files as case_files
+from harness.definitions.project import project_root
+from harness.errors import InvalidCaseError
 
 Root = Annotated[Path, typer.Option("--root", help="root of the repository")]
 
@@ -21,9 +23,16 @@ def cases_command(
     import json
 
     from harness.definitions.loading import load_cases
+    from harness.definitions.runner import named_runner
 
-    root = root.resolve()
-    located = [one for one in load_cases(case_files(root), root) if runner in ("", *one.case.runners)]
+    root = project_root(root)
+    if runner:
+        named_runner(root / "runners", runner)
+    known = load_cases(case_files(root), root)
+    located = [one for one in known if runner in ("", *one.case.runners)]
+    if runner and not located:
+        used = ", ".join(sorted({name for one in known for name in one.case.runners}))
+        raise InvalidCaseError(f"no case of runner {runner}", where="--runner", remedy=f"cases have {used or 'none'}")
     if as_json:
         rows = [{"source": one.where, **one.case.model_dump(mode="json")} for one in located]
         typer.echo(json.dumps(rows, indent=2, sort_keys=True))
@@ -47,7 +56,7 @@ def resolve_command(
     """Write the commit that the hub has now in the place of ``revision: unresolved``."""
     from harness.definitions.resolving import resolve_cases
 
-    root = root.resolve()
+    root = project_root(root)
     done = resolve_cases(case_files(root), root, case or [], revision=revision)
     for one in done:
         typer.echo(str(one))

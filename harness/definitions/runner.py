@@ -99,6 +99,23 @@ def load_runners(folder: Path) -> dict[str, RunnerProfile]:
     return profiles
 
 
+def named_runner(folder: Path, name: str) -> RunnerProfile:
+    """The profile called ``name``.
+
+    Raises:
+        InvalidCaseError: there is none.
+    """
+    profiles = load_runners(folder)
+    if name not in profiles:
+        known = ", ".join(profiles)
+        raise InvalidCaseError(
+            f"there is no runner {name!r}",
+            where="--runner",
+            remedy=f"name one of the profiles: {known}" if known else f"write {folder / name}.yaml",
+        )
+    return profiles[name]
+
+
 def _clashes(profile: RunnerProfile, others: Iterable[RunnerProfile]) -> list[str]:
     said = []
     for other in others:

@@ -8,12 +8,13 @@ from typing import Annotated
 
 import typer
 
-from harness.errors import GoldenError
+from harness.definitions.project import is_project
+from harness.errors import GoldenError, InvalidCaseError
 from harness.goldens import maintenance
 from harness.goldens.folder import FolderStore
 from harness.goldens.hub import HubStore
 from harness.goldens.maintenance import Select
-from harness.goldens.store import CONFIG_FILE, HubPin, StoreConfig, hub_store, open_store, read_config
+from harness.goldens.store import CONFIG_FILE, GoldenStore, HubPin, StoreConfig, hub_store, open_store, read_config
 
 goldens_app = typer.Typer(help="Verify, clean up and move goldens.", no_args_is_help=True)
 
@@ -32,7 +33,8 @@ def selection(runner: str, case: str) -> Select:
 def verify(folder: Folder = Path("goldens"), runner: Runner = "*", case: Case = "*") -> None:
     """Read every byte of every golden and hold it against its manifest."""
     store = open_store(folder)
-    found = maintenance.verify(store, selection(runner, case))
+    select = _select(folder, store, runner, case)
+    found = maintenance.verify(store, select)
     for item in found:
         state = "accepted" if item.accepted else "unused  "
         typer.echo(f"{'DAMAGED ' if item.faults else 'ok      '} {state} {item.name}")
@@ -56,7 +58,7 @@ def gc(
 ) -> None:
     """List goldens that no case accepts, and delete them with ``--apply``."""
     store = _pinned(folder) if hub else FolderStore(folder)
-    listed = maintenance.unused(store, selection(runner, case))
+    listed = maintenance.unused(store, _select(folder, store, runner, case))
     for item in listed:
         typer.echo(f"unused {item.name}")
     if not apply or not listed:
@@ -114,6 +116,30 @@ def pin(
     typer.echo(
         f"{store.revision[:12]} -> {after.revision[:12]}; other goldens are accepted for: {changed or 'no case'}"
     )
+
+
+def _select(folder: Path, store: GoldenStore, runner: str, case: str) -> Select:
+    """The globs, once they let something through: a check of nothing is not green.
+
+    Raises:
+        InvalidCaseError: they do not, or ``folder`` is no goldens folder.
+    """
+    known = store.cases()
+    if not known and not is_project(folder.resolve().parent):
+        raise InvalidCaseError(
+            "no goldens here" if folder.is_dir() else "there is no such folder",
+            where=str(folder.resolve()),
+            remedy="run it in the repository's root, or pass --goldens",
+        )
+    select = selection(runner, case)
+    if (runner, case) != ("*", "*") and not any(select(*pair) for pair in known):
+        names = ", ".join(f"{a_runner}/{a_case}" for a_runner, a_case in known[:20])
+        raise InvalidCaseError(
+            f"no golden of {runner}/{case}",
+            where=store.origin,
+            remedy=f"there are {names}" if names else "leave it out",
+        )
+    return select
 
 
 def _pinned(folder: Path) -> HubStore:

@@ -22,9 +22,10 @@ from pathlib import Path
 from filelock import FileLock
 from pydantic import TypeAdapter, ValidationError
 
-from harness.errors import GoldenError
+from harness.errors import GoldenError, disk_error
 from harness.goldens.files import copy_parts, sync_folder
 from harness.goldens.golden import Golden, read_index, read_manifest
+from harness.goldens.writable import NOTHING_CHANGED, require_writable
 from harness.records.golden import INDEX_FILE, MANIFEST_FILE, AcceptedIndex, GoldenManifest, Part, SafeName
 
 SHORT = 16
@@ -139,6 +140,18 @@ class FolderStore:
             golden = self._add(manifest, files)
             self._set_index(index)
         return golden
+
+    def require_writable(self, runner: str, case: str) -> None:
+        """Take the lock, and try to write where a golden of this case will be.
+
+        Raises:
+            InfraError: it cannot be done; nothing was changed.
+        """
+        try:
+            with self._locked():
+                require_writable(self.index_path(runner, case))
+        except OSError as error:
+            raise disk_error(error, NOTHING_CHANGED) from error
 
     def remove(self, runner: str, case: str, digest: str) -> None:
         """Delete a golden that no list refers to.

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shutil
+from contextlib import suppress
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -36,7 +37,8 @@ def attempt_number(folder: Path) -> int:
 
 def put_aside(folder: Path, attempt: int) -> None:
     """Keep the record of an attempt that will be repeated as ``record-attempt-N.json``."""
-    (folder / RECORD).replace(folder / f"record-attempt-{attempt}.json")
+    with suppress(FileNotFoundError):  # a full disk left none
+        (folder / RECORD).replace(folder / f"record-attempt-{attempt}.json")
 
 
 def last_attempt(folder: Path) -> CaseRecord | None:

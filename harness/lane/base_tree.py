@@ -13,6 +13,7 @@ from pathlib import Path
 from pydantic import ValidationError
 
 from harness.definitions.case import Case
+from harness.definitions.files import case_files
 from harness.definitions.loading import check_cases
 from harness.errors import InvalidCaseError
 from harness.lane.coverage import Coverage, compare_cases, compare_limits
@@ -51,11 +52,6 @@ def coverage_against(root: Path, reference: str, runner: str, cases: list[Case])
         changes=(*changes, *limits),
         unreadable=(*map(str, problems), *(f"{reference}: {name}" for name in bad_before), *bad_after),
     )
-
-
-def case_files(root: Path) -> list[Path]:
-    """The case files of a repository, sorted."""
-    return sorted(path for path in (root / "cases").rglob("*") if path.suffix in (".yaml", ".yml"))
 
 
 def _commit(root: Path, reference: str) -> str:

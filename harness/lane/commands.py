@@ -16,6 +16,7 @@ from harness.lane.merge import PLAN
 
 Runner = Annotated[str, typer.Option("--runner", help="name of a profile in runners/")]
 PlanFile = Annotated[Path, typer.Option("--plan", help="the plan file")]
+Root = Annotated[Path, typer.Option("--root", help="root of the repository")]
 OnGithub = Annotated[bool, typer.Option("--github", help="also write the job summary and the job's outputs")]
 
 
@@ -30,11 +31,12 @@ def plan_command(
         str | None, typer.Option("--against", help="commit to compare cases, checkpoints and limits with")
     ] = None,
     github: OnGithub = False,
+    root: Root = Path(),
 ) -> None:
     """Spread the cases of a runner over machines, longest first, and print the matrix JSON."""
     raise typer.Exit(
         operations.plan(
-            root=Path.cwd(),
+            root=root,
             runner=runner,
             shards=shards,
             out=out,
@@ -64,9 +66,10 @@ def doctor_command(
     runner: Runner,
     out: Annotated[Path | None, typer.Option("--out", help="also write the record there")] = None,
     as_json: Annotated[bool, typer.Option("--json", help="print the record")] = False,
+    root: Root = Path(),
 ) -> None:
     """Say whether this machine may run the lane now: device, driver, errors, clocks, memory, processes, disk, cache."""
-    raise typer.Exit(operations.doctor(root=Path.cwd(), runner=runner, out=out, as_json=as_json))
+    raise typer.Exit(operations.doctor(root=root, runner=runner, out=out, as_json=as_json))
 
 
 def comment_command(

@@ -10,10 +10,12 @@ from pathlib import Path
 
 from pydantic import ValidationError
 
+from harness.definitions.files import case_files
 from harness.definitions.loading import load_cases
-from harness.definitions.runner import RunnerProfile, load_runners
+from harness.definitions.project import project_root
+from harness.definitions.runner import named_runner
 from harness.errors import InvalidCaseError
-from harness.lane.base_tree import TRAILER, case_files, coverage_against
+from harness.lane.base_tree import TRAILER, coverage_against
 from harness.lane.coverage import Coverage
 from harness.lane.doctor import Host, examine
 from harness.lane.github import post_comment, propose, pull_request_of
@@ -69,7 +71,8 @@ def plan(
     """
     if shards < 1:
         raise InvalidCaseError(f"--shards {shards}: at least 1", remedy="--shards 4")
-    profile = profile_named(root, runner)
+    root = project_root(root)
+    profile = named_runner(root / "runners", runner)
     located = load_cases(case_files(root), root)
     coverage = None
     if against is not None:
@@ -134,7 +137,8 @@ def doctor(*, root: Path, runner: str, out: Path | None = None, as_json: bool = 
     Returns:
         0 where it is fit, else the code of ``infra``, or of ``no_runner`` where there is no such device.
     """
-    profile = profile_named(root, runner)
+    root = project_root(root)
+    profile = named_runner(root / "runners", runner)
     cases = [one.case for one in load_cases(case_files(root), root) if runner in one.case.runners]
     checkpoints = tuple(ref for case in cases for ref in case.checkpoints().values())
     found = examine(profile, root, checkpoints=checkpoints, host=host)
@@ -178,20 +182,6 @@ def read_plan(path: Path) -> Plan:
         raise InvalidCaseError(
             f"not a plan: {first}", where=str(path), remedy="quantgate plan --runner NAME --out plan.json"
         ) from error
-
-
-def profile_named(root: Path, runner: str) -> RunnerProfile:
-    """The profile called ``runner``.
-
-    Raises:
-        InvalidCaseError: there is none.
-    """
-    profiles = load_runners(root / "runners")
-    if runner not in profiles:
-        raise InvalidCaseError(
-            f"no runner {runner!r}", where="runners/", remedy=f"one of {', '.join(sorted(profiles))}"
-        )
-    return profiles[runner]
 
 
 def _unexplained(coverage: Coverage | None, runner: str) -> int:

@@ -11,6 +11,7 @@ from harness.errors import GoldenError
 from harness.goldens.folder import SHORT, FolderStore
 from harness.goldens.hub import Addition, HubStore
 from harness.goldens.store import CONFIG_FILE, GoldenStore, RoutedStore, open_store, read_config
+from harness.goldens.writable import require_writable
 from harness.records.base import Json
 from harness.records.candidate import CANDIDATE_FILE, Candidate
 from harness.records.golden import CLIP, Accepted, AcceptedIndex, GoldenManifest
@@ -82,7 +83,7 @@ def accept(
         GoldenError: there is no such candidate, it was changed or damaged, it was judged against other goldens than the
             accepted ones, limits that came with it let more through than the committed ones, or an interrupted command
             cannot be finished. Nothing was changed.
-        InfraError: the upload to the hub failed. Nothing was changed that a run can see.
+        InfraError: a file cannot be written, or the upload to the hub failed. Nothing was changed that a run can see.
     """
     if not reason.strip():
         raise GoldenError("a golden is accepted with a reason", where=case, remedy="add --reason '…'")
@@ -204,6 +205,7 @@ def _publish(
     workspace: Workspace, transaction: Transaction, store: HubStore, addition: Addition, after: AcceptedIndex
 ) -> Path:
     """Upload now, pin with the rest: a commit that nothing pins changes no run, so an interruption leaves no trace."""
+    require_writable(workspace.goldens / CONFIG_FILE)
     what = f"Accept {after.runner}/{after.case}"
     revision = store.publish([addition], [after], message=f"{what}: {addition.manifest.reason}"[:200])
     config = read_config(workspace.goldens)

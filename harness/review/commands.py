@@ -10,6 +10,7 @@ from typing import Annotated
 
 import typer
 
+from harness.definitions.project import project_root
 from harness.errors import GoldenError
 from harness.records.base import Json
 from harness.review.accept import Acceptance
@@ -33,7 +34,7 @@ LIMITS = {
 
 def pending(root: Root = Path()) -> None:
     """List the candidates that wait to be accepted or rejected."""
-    workspace = Workspace(root)
+    workspace = Workspace(project_root(root))
     with workspace.locked():
         for sentence in recover(workspace):
             typer.echo(sentence)
@@ -59,7 +60,8 @@ def accept(
     """Make a candidate the golden of its case."""
     from harness.review.present import present_case
 
-    now = present_case(root.resolve(), case)
+    root = project_root(root)
+    now = present_case(root, case)
     for sentence in now.notes:
         typer.echo(sentence)
     run_accept(
@@ -121,7 +123,7 @@ def reject(
     case: Annotated[str, typer.Argument(help="id of the case")], runner: RunnerName = "", root: Root = Path()
 ) -> None:
     """Drop a pending candidate."""
-    workspace = Workspace(root)
+    workspace = Workspace(project_root(root))
     with workspace.locked():
         for sentence in recover(workspace):
             typer.echo(sentence)

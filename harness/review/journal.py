@@ -17,9 +17,10 @@ from typing import Annotated, Literal
 
 from pydantic import Field, ValidationError
 
-from harness.errors import GoldenError
+from harness.errors import GoldenError, disk_error
 from harness.goldens.files import copy_parts, sync_folder
 from harness.goldens.folder import FolderStore
+from harness.goldens.writable import require_writable
 from harness.records.base import Record, write_bytes_atomic
 from harness.records.candidate import CANDIDATE_FILE, Candidate
 from harness.records.golden import AcceptedIndex, GoldenManifest
@@ -121,8 +122,14 @@ class Transaction:
         self._operations.append(Discard(folder=self._relative(folder), seal=seal))
 
     def commit(self) -> None:
-        """Make the changes. After the journal is written they happen, now or with the next command."""
+        """Make the changes. After the journal is written they happen, now or with the next command.
+
+        Raises:
+            InfraError: something that is to change cannot be written. Nothing was changed, unless the message says so.
+        """
         journal = Journal(what=self.what, operations=tuple(self._operations))
+        for operation in journal.operations:
+            _require_writable(self.workspace, operation)
         self._hook("before journal")
         journal.write(self.folder / JOURNAL_FILE)
         sync_folder(self.folder)
@@ -171,10 +178,18 @@ def recover(workspace: Workspace, hook: Hook = lambda _step: None) -> tuple[str,
 
 
 def finish(workspace: Workspace, folder: Path, journal: Journal, hook: Hook) -> None:
-    """Apply every operation of a journal, whether or not it was applied before, and remove the journal."""
+    """Apply every operation of a journal, whether or not it was applied before, and remove the journal.
+
+    Raises:
+        GoldenError: a file was changed by somebody else since.
+        InfraError: a file cannot be written; the journal stays, and says what is left to do.
+    """
     for number, operation in enumerate(journal.operations):
         hook(f"before {number} {operation.kind}")
-        _apply(workspace, folder, operation)
+        try:
+            _apply(workspace, folder, operation)
+        except OSError as error:
+            raise disk_error(error, f"begun, and finished by the next command: {journal.what}") from error
         hook(f"after {number} {operation.kind}")
     (folder / JOURNAL_FILE).unlink()
     hook("journal removed")
@@ -184,6 +199,15 @@ def finish(workspace: Workspace, folder: Path, journal: Journal, hook: Hook) -> 
 def sha256_or_none(path: Path) -> str | None:
     """sha256 (hex) of a file, ``None`` where there is none."""
     return hashlib.sha256(path.read_bytes()).hexdigest() if path.is_file() else None
+
+
+def _require_writable(workspace: Workspace, operation: Operation) -> None:
+    """Before the journal is written: what it holds is done sooner or later, whatever the command said of it."""
+    if isinstance(operation, Install):
+        manifest = operation.manifest
+        FolderStore(workspace.root / operation.store).require_writable(manifest.runner, manifest.case)
+    elif isinstance(operation, Write):
+        require_writable(workspace.root / operation.target)
 
 
 def _apply(workspace: Workspace, folder: Path, operation: Install | Write | Discard) -> None:

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from harness.definitions.case import UNRESOLVED
+from harness.definitions.project import project_root
 from harness.errors import InvalidCaseError
 
 if TYPE_CHECKING:
@@ -45,7 +46,7 @@ def try_command(
     from harness.session.patching import patch
     from harness.session.trying import candidate_case, reference, try_candidate
 
-    root = root.resolve()
+    root = project_root(root)
     located = _located(root, case)
     named = {"model": model, "transformer": transformer, "transformer_2": transformer_2}
     changes = {
@@ -80,7 +81,7 @@ def bisect_command(
     """Find the smallest set of differences between two configurations that turns the good one red."""
     from harness.session.bisecting import Tester, bisect
 
-    root = root.resolve()
+    root = project_root(root)
     first = _located(root, good).case
     second = _located(root, bad).case if bad else first
     second = _changed(second, change or [])

@@ -5,7 +5,7 @@ Runs nothing and needs no device. It does not say that the limits are right, onl
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from datetime import date
 from pathlib import Path
@@ -14,6 +14,7 @@ from harness.definitions.case import Case
 from harness.definitions.files import case_files
 from harness.definitions.limits import load_limits
 from harness.definitions.loading import load_cases
+from harness.definitions.runner import named_runner
 from harness.errors import GoldenError, InvalidCaseError
 from harness.frames.registry import GATING
 from harness.goldens.folder import FolderStore
@@ -23,7 +24,10 @@ from harness.goldens.store import GoldenStore, open_store
 from harness.judge.limit_changes import gates_nothing, of_frames
 from harness.records.fingerprint import Device
 from harness.records.limits import LimitFile
+from harness.session.choosing import Filters
 from harness.session.identity import identity_of
+
+NO_FILTERS = Filters()
 
 
 @dataclass(frozen=True)
@@ -36,26 +40,35 @@ class Checked:
     notes: tuple[str, ...]
 
 
-def check_files(root: Path, runner: str = "", today: date | None = None) -> Checked:
+def check_files(root: Path, filters: Filters = NO_FILTERS, today: date | None = None) -> Checked:
     """Hold the files of a repository against each other.
 
     Args:
         root: the repository's root.
-        runner: only this runner; empty: all of them.
+        filters: what of it; default: all.
         today: for waivers; default the present day.
 
     Raises:
-        InvalidCaseError: a case file cannot be read.
+        InvalidCaseError: a case file cannot be read, or the filters let nothing through.
     """
-    cases = {one.case.id: one.case for one in load_cases(case_files(root), root)}
+    paths = list(dict.fromkeys((*case_files(root), *filters.files)))
+    located = {one.case.id: one for one in load_cases(paths, root)}
+    cases = {name: one.case for name, one in located.items()}
     store, thresholds = open_store(root / "goldens"), root / "thresholds"
-    faults = list(_waivers(cases, today or date.today()))
+    stored = set(store.cases())
+    limit_pairs = {(path.parent.name, path.stem) for path in thresholds.glob("*/*.json")}
+    asked = {(name, case.id) for case in cases.values() for name in case.runners}
+    there = asked | stored | limit_pairs
+    if filters.runner and filters.runner not in {name for name, _ in there}:
+        named_runner(root / "runners", filters.runner)
+    chosen = filters.choose(root, located, there)
+    chosen_ids = {case for _, case in chosen}
+    faults = list(_waivers([case for case in cases.values() if case.id in chosen_ids], today or date.today()))
     notes: list[str] = []
-    golden_pairs = {pair for pair in store.cases() if runner in ("", pair[0]) and store.index(*pair).goldens}
-    limit_pairs = {
-        (path.parent.name, path.stem) for path in thresholds.glob("*/*.json") if runner in ("", path.parent.name)
-    }
-    used = {(name, case.id) for case in cases.values() for name in case.runners if case.golden_of is None}
+    measured = {name for name, case in stored if store.index(name, case).goldens}
+    golden_pairs = {pair for pair in stored & chosen if store.index(*pair).goldens}
+    limit_pairs &= chosen
+    used = {pair for pair in asked & chosen if cases[pair[1]].golden_of is None}
     for name, case_id in sorted((golden_pairs | limit_pairs) - used):
         kinds = [
             kind for kind, pairs in (("golden", golden_pairs), ("limits", limit_pairs)) if (name, case_id) in pairs
@@ -64,23 +77,21 @@ def check_files(root: Path, runner: str = "", today: date | None = None) -> Chec
     for name, case_id in sorted((golden_pairs ^ limit_pairs) & used):
         has = "a golden and no limits" if (name, case_id) in golden_pairs else "limits and no golden"
         faults.append(f"{name}/{case_id}: {has}; quantgate regenerate --case {case_id} --runner {name}")
-    measured = {name for name, _ in golden_pairs}
     for name, case_id in sorted(used - golden_pairs - limit_pairs):
-        if runner in ("", name):
-            said = f"{name}/{case_id}: not measured yet; quantgate regenerate --case {case_id} --runner {name}"
-            (faults if name in measured else notes).append(said)
+        said = f"{name}/{case_id}: not measured yet; quantgate regenerate --case {case_id} --runner {name}"
+        (faults if name in measured else notes).append(said)
     whole = sorted(golden_pairs & limit_pairs & used)
     for name, case_id in whole:
         faults += [f"{name}/{case_id}: {said}" for said in _pair(cases[case_id], store, thresholds, name)]
     if isinstance(store, FolderStore):
-        damaged = verify(store, lambda a_runner, _case: runner in ("", a_runner))
+        damaged = verify(store, lambda *pair: pair in chosen)
         faults += [f"{item.name}: {fault}" for item in damaged for fault in item.faults]
         notes += [f"{item.name}: no case accepts it; quantgate goldens gc" for item in damaged if not item.accepted]
     return Checked(len(whole), tuple(faults), tuple(notes))
 
 
-def _waivers(cases: Mapping[str, Case], today: date) -> Iterator[str]:
-    for case in cases.values():
+def _waivers(cases: Iterable[Case], today: date) -> Iterator[str]:
+    for case in cases:
         if case.waiver is not None and case.waiver.expires < today:
             yield (
                 f"{case.id}: the waiver of {case.waiver.owner} ended on {case.waiver.expires.isoformat()} "

@@ -14,6 +14,7 @@ from harness.errors import GoldenError, InvalidCaseError
 if TYPE_CHECKING:
     from harness.definitions.case import Located
     from harness.records.limits import LimitFile
+    from harness.session.choosing import Filters
     from harness.session.events import Event
     from harness.session.regenerate import Controls
 
@@ -53,8 +54,10 @@ def regenerate_command(
     root: Annotated[Path, typer.Option("--root", help="root of the repository")] = Path(),
 ) -> None:
     """Measure goldens and limits anew, show the difference, and write both atomically."""
+    from harness.definitions.project import project_root
     from harness.review.workspace import Workspace
     from harness.session.apply import apply
+    from harness.session.choosing import Filters
     from harness.session.guards import refuse_dirty, refuse_in_ci
     from harness.session.limit_file import limit_file
     from harness.session.opening import open_context
@@ -62,9 +65,9 @@ def regenerate_command(
     from harness.session.regenerate import Plan, measure
     from harness.session.results import read_results
 
-    root = root.resolve()
+    root = project_root(root)
     if check:
-        _check(root, runner)
+        _check(root, Filters(runner, tuple(case or ()), keyword, tuple(path.resolve() for path in file or ())))
         return
     if controls not in ("all", "frames", "none"):
         raise InvalidCaseError(f"{controls!r} is none of all, frames, none", where="--controls")
@@ -142,10 +145,10 @@ def _place_again(
         typer.echo("nothing was written (--dry-run)")
 
 
-def _check(root: Path, runner: str) -> None:
+def _check(root: Path, filters: Filters) -> None:
     from harness.session.checking import check_files
 
-    found = check_files(root, runner)
+    found = check_files(root, filters)
     for note in found.notes:
         typer.echo(f"note: {note}")
     for fault in found.faults:
@@ -173,8 +176,10 @@ def _choose(root: Path, files: list[Path], ids: list[str], keyword: str, runner:
         raise InvalidCaseError(f"{', '.join(wrong)}: not a case of runner {runner}", remedy="quantgate cases")
     matches = matcher(keyword)
     found = tuple(one for one in chosen if one.case.golden_of is None and matches(one.case.id))
-    if keyword and not found:
-        raise InvalidCaseError(f"no case of runner {runner} matches {keyword!r}", where="-k", remedy="quantgate cases")
+    if not found:
+        said = f"matches {keyword!r}" if keyword else "has a golden of its own"
+        where = "-k" if keyword else ", ".join(ids)
+        raise InvalidCaseError(f"no case of runner {runner} {said}", where=where, remedy="quantgate cases")
     return found
 
 

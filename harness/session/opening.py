@@ -6,8 +6,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from harness.definitions.runner import load_runners, match_runner
-from harness.errors import InvalidCaseError
+from harness.definitions.runner import load_runners, match_runner, named_runner
 from harness.goldens.store import open_store
 from harness.lane.devices import cpu_device, gpu_devices
 from harness.lane.leases import acquire
@@ -33,12 +32,11 @@ def open_context(root: Path, runner: str, run_id: str, kind: str) -> Iterator[Se
         NoRunnerError: no device of the runner is in this machine.
         InfraError: all of them are held by other runs for too long.
     """
-    profiles = load_runners(root / "runners")
-    if runner and runner not in profiles:
-        known = ", ".join(profiles)
-        raise InvalidCaseError(f"there is no runner {runner!r}", where="--runner", remedy=f"one of {known}")
     gpus = () if runner else gpu_devices()
-    profile = profiles[runner] if runner else match_runner(gpus[0] if gpus else cpu_device(), profiles)
+    if runner:
+        profile = named_runner(root / "runners", runner)
+    else:
+        profile = match_runner(gpus[0] if gpus else cpu_device(), load_runners(root / "runners"))
     run = run_id or f"{kind}-{new_run_id()}"
     lease = acquire(devices_for(profile), LEASE_SECONDS, run=run)
     try:

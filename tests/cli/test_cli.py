@@ -59,3 +59,12 @@ def test_the_committed_cases_are_listed() -> None:
 def test_the_lock_agrees_with_the_cases() -> None:
     done = quantgate("lock", "--check")
     assert done.returncode == 0, done.stdout + done.stderr
+
+
+def test_an_error_of_the_disk_is_a_line_and_not_a_traceback(tmp_path: Path) -> None:
+    (tmp_path / "cases").mkdir()
+    (tmp_path / ".quantgate").write_text("in the way of the folder")
+    done = quantgate("pending", cwd=tmp_path)
+    assert (done.returncode, "Traceback" in done.stderr) == (18, False), done.stderr
+    assert f"{tmp_path / '.quantgate'}: File exists" in done.stderr
+    assert "next: " in done.stderr

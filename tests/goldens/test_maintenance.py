@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 from typer.testing import CliRunner
 
-from harness.errors import GoldenError, InfraError, QuantgateError
+from harness.errors import GoldenError, InfraError, InvalidCaseError, QuantgateError
 from harness.goldens.commands import goldens_app
 from harness.goldens.folder import FolderStore
 from harness.goldens.store import RoutedStore, StoreConfig, open_store, read_config
@@ -170,7 +170,8 @@ def test_pull_drops_an_accepted_golden_only_when_told(store: FolderStore, repo: 
 
 def test_select_by_runner_and_case(store: FolderStore, repo: str, make: Callable, tmp_path: Path) -> None:
     fill(store, make, accepted=(1,))
-    assert "0 goldens" in run(store, "verify", "--runner", "b200")
+    with pytest.raises(InvalidCaseError, match="no golden of b200"):
+        run(store, "verify", "--runner", "b200")
     assert "1 goldens" in run(store, "verify", "--runner", "c*", "--case", "nv*")
 
 

@@ -81,3 +81,5 @@ def test_attempts_are_counted_on_disk(tmp_path: Path, located: Located) -> None:
     assert attempt_number(tmp_path) == 2
     assert not (tmp_path / RECORD).exists()
     assert CaseRecord.read(tmp_path / "record-attempt-1.json").attempt == 1
+    put_aside(tmp_path, 2)
+    assert attempt_number(tmp_path) == 2, "a full disk left no record to put aside"

@@ -25,6 +25,7 @@ app.command()(commands.reject)
 
 def run(workspace: Workspace, *arguments: str) -> str:
     """The output of a command; errors of ours come through."""
+    (workspace.root / "cases").mkdir(parents=True, exist_ok=True)
     result = CliRunner().invoke(app, [*arguments, "--root", str(workspace.root)])
     if isinstance(result.exception, QuantgateError):
         raise result.exception
