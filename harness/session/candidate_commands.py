@@ -186,7 +186,7 @@ def _require_commits(changes: Mapping[str, CheckpointRef | None]) -> None:
             raise InvalidCaseError(
                 f"{ref.path} has no commit; a branch would be another checkpoint tomorrow",
                 where=f"--{role.replace('_', '-')}",
-                remedy=f"write {folder}{ref.path}@commit; quantgate inspect {ref.path} says which commit it has",
+                remedy=f"write {folder}{ref.path}@commit; quantgate inspect {ref.path}, which names its commit",
             )
 
 

@@ -142,8 +142,10 @@ def try_candidate(context: SessionContext, located: Located, candidate: Case) ->
     finally:
         session.close()
     if any(change.identity_class in ("weights", "env", "request") for change in changes):
-        options = f"--runner {context.runner.name} --replace-golden --reason '...'"
-        found.must.append(f"golden and limits: quantgate regenerate --case {case.id} {options}")
+        command = (
+            f"quantgate regenerate --case {case.id} --runner {context.runner.name} --replace-golden --reason '...'"
+        )
+        found.must.append(f"golden and limits: {command}")
     return _concluded(trial.model_copy(update={"probes": probes, "clips": clips}), found)
 
 
