@@ -1,8 +1,8 @@
 """``-p lane_session``: a session without checkpoints and goldens, over the real pool, real processes, real leases.
 
-The prompt of a case says how it ends: ``pass``, ``fail`` (a quality miss), ``command`` (one whose
-text commands GitHub Actions), ``die`` (its engine dies, always), ``die_once``, ``kill_once`` and ``kill`` (its xdist
-worker dies while the engine works), ``crash`` (and the controller).
+The prompt of a case says how it ends: ``pass``, ``fail`` (a quality miss), ``command`` (one whose text commands GitHub
+Actions), ``die`` (its engine dies, always), ``die_once``, ``kill_once`` and ``kill`` (its xdist worker dies while the
+engine works), ``crash`` (and the controller).
 GPUs that ``QUANTGATE_FAKE_UNFIT`` names have memory errors.
 """
 

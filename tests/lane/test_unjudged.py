@@ -10,6 +10,8 @@ import time
 from typing import TYPE_CHECKING
 from xml.etree import ElementTree as ET
 
+import pytest
+
 from harness.records.verdict import Outcome
 
 if TYPE_CHECKING:
@@ -80,6 +82,17 @@ def test_a_run_that_stops_at_its_first_failure_says_what_it_left_out(project: Pr
     assert [line.partition("::")[2] for line in again.stdout.splitlines() if "::" in line] == ["b"]
 
 
+def test_workers_stop_at_the_first_failure_too(project: Project) -> None:
+    names = dict.fromkeys(("one", "three", "four", "five"), ("m1", "pass"))
+    project.write_cases({"bad": ("m1", "fail"), **names})
+    done = project.pytest("-x", "-n", "1", "--junitxml", "junit.xml")
+    assert done.returncode == 2, done.stdout  # pytest's own, as without cases
+    said = outcomes(project)
+    assert sorted(said) == sorted(["bad", *names])
+    assert "not_run" in said.values()
+    assert table(done.stdout) == said
+
+
 def test_what_was_not_selected_is_not_missed(project: Project) -> None:
     project.write_cases({"one": ("m1", "pass"), "two": ("m1", "fail"), "three": ("m1", "pass")})
     assert project.pytest("-k", "one or two").returncode == 10
@@ -93,10 +106,11 @@ def test_what_was_not_selected_is_not_missed(project: Project) -> None:
     assert project.pytest("--collect-only").returncode == 0
 
 
-def test_an_interrupted_run_keeps_what_it_has(project: Project) -> None:
+@pytest.mark.parametrize("workers", [(), ("-n", "1")])
+def test_an_interrupted_run_keeps_what_it_has(project: Project, workers: tuple[str, ...]) -> None:
     project.write_cases({"a": ("m1", "pass"), "h": ("m1", "wait"), "c": ("m1", "pass")})
     run = subprocess.Popen(
-        [sys.executable, "-m", "pytest", "--runner", "b200", "--run-id", "r"],
+        [sys.executable, "-m", "pytest", "--runner", "b200", "--run-id", "r", *workers],
         cwd=project.root,
         env=project.environment(),
         stdout=subprocess.PIPE,
@@ -107,6 +121,7 @@ def test_an_interrupted_run_keeps_what_it_has(project: Project) -> None:
     run.send_signal(signal.SIGINT)
     text, _ = run.communicate(timeout=60)
     assert run.returncode == 2, text
+    assert "INTERNALERROR" not in text
     assert outcomes(project) == {"a": "pass", "h": "not_run", "c": "not_run"}
     assert table(text) == outcomes(project)
 
