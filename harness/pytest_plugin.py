@@ -100,10 +100,15 @@ def pytest_runtest_makereport(
     return report
 
 
-def pytest_report_header(config: pytest.Config) -> str | None:
-    """Name the runner where it was named."""
+def pytest_report_header(config: pytest.Config) -> list[str]:
+    """Name the runner where it was named, and an option that does not count."""
+    from harness.plugin.selection import skipping_is_asked
+
     runner = config.getoption("runner")
-    return f"quantgate runner: {runner}" if runner else None
+    lines = [f"quantgate runner: {runner}"] if runner else []
+    if config.getoption("allow_missing_runner") and not skipping_is_asked(config):
+        lines.append("--allow-missing-runner is refused where CI is set: a lane without its device is not green")
+    return lines
 
 
 @pytest.hookimpl(trylast=True)
