@@ -30,6 +30,7 @@ def pytest_configure(config: pytest.Config) -> None:
     from harness.plugin.state import PluginState
 
     options.check(config)
+    options.check_plan(config)
     state = PluginState.of(config)
     for name in state.runner_names():
         config.addinivalue_line("markers", f"{name}: a case for the runner profile runners/{name}.yaml")
