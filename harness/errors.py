@@ -49,11 +49,15 @@ class NoRunnerError(QuantgateError):
     outcome = Outcome.NO_RUNNER
 
 
+KINDS = ("oom", "hang", "crash", "device", "download", "disk", "protocol")
+"""Kinds of an ``InfraError``."""
+
+
 class InfraError(QuantgateError):
     """Something that says nothing about the checkpoint: download, memory, device, hang.
 
     Args:
-        kind: which: ``oom``, ``hang``, ``crash``, ``device``, ``download``, ``disk``, ``protocol``.
+        kind: which, of ``KINDS``.
     """
 
     def __init__(self, what: str, *, where: str = "", remedy: str = "", kind: str = "crash") -> None:
@@ -61,12 +65,24 @@ class InfraError(QuantgateError):
         super().__init__(what, where=where, remedy=remedy)
 
 
+CODES = (
+    "missing_scale",
+    "missing_tensor",
+    "unexpected_tensor",
+    "missing_shard",
+    "wrong_shape",
+    "wrong_dtype",
+    "unsupported_layout",
+    "unreadable",
+)
+"""Codes of a ``CheckpointFaultError``."""
+
+
 class CheckpointFaultError(QuantgateError):
     """The files of a checkpoint are not what they say they are.
 
     Args:
-        code: stable machine name of the fault: ``missing_scale``, ``missing_tensor``, ``unexpected_tensor``,
-            ``missing_shard``, ``wrong_shape``, ``wrong_dtype``, ``unsupported_layout``, ``unreadable``.
+        code: stable machine name of the fault, of ``CODES``.
     """
 
     outcome = Outcome.CHECKPOINT_FAULT
