@@ -112,16 +112,29 @@ def pytest_report_header(config: pytest.Config) -> list[str]:
     return lines
 
 
-@pytest.hookimpl(trylast=True)
-def pytest_sessionfinish(session: pytest.Session, exitstatus: int) -> None:
-    """The exit code of a run is that of its worst case."""
+@pytest.hookimpl(wrapper=True, trylast=True)
+def pytest_sessionfinish(session: pytest.Session, exitstatus: int) -> Generator[None, object, object]:
+    """The exit code of a run is that of its worst case, also where pytest cannot write its JUnit file.
+
+    Inside the terminal's own wrapper, which then prints the verdicts.
+    """
     from harness.plugin.lane import note_times
     from harness.plugin.state import PluginState
+    from harness.plugin.writing import note, or_said
 
-    note_times(session.config)
-    code = PluginState.of(session.config).exit_code(int(exitstatus), session)
+    state, done = PluginState.of(session.config), None
+    try:
+        done = yield
+    except OSError as error:
+        if not state.records:
+            raise
+        note(state, "what pytest writes at the end of a run, such as JUnit,", error)
+    with or_said(state, "the times of this run"):
+        note_times(session.config)
+    code = state.exit_code(int(exitstatus), session)
     if code is not None:
         session.exitstatus = code
+    return done
 
 
 def pytest_terminal_summary(terminalreporter: Any, config: pytest.Config) -> None:

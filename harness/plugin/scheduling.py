@@ -124,10 +124,13 @@ class XdistHooks:
         folder = state.case_folder(located.case.id)
         attempt = attempt_number(folder)
         record = state.lost(located, crashitem, attempt, f"{report.longrepr}; its engine was ended with it")
-        if next_attempt(record) is None:
+        try:
+            if next_attempt(record) is None:
+                raise FileNotFoundError
+            put_aside(folder, attempt)
+        except OSError:
             keep(state, [record])
             return
-        put_aside(folder, attempt)
         state.crashed[crashitem] = report.node
         sched.mark_test_pending(crashitem)
         report.outcome = "rerun"  # type: ignore[assignment]
