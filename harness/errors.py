@@ -49,11 +49,15 @@ class NoRunnerError(QuantgateError):
     outcome = Outcome.NO_RUNNER
 
 
+KINDS = ("oom", "hang", "crash", "device", "download", "disk", "protocol")
+"""Kinds of an ``InfraError``."""
+
+
 class InfraError(QuantgateError):
     """Something that says nothing about the checkpoint: download, memory, device, hang.
 
     Args:
-        kind: which: ``oom``, ``hang``, ``crash``, ``device``, ``download``, ``disk``, ``protocol``.
+        kind: which, of ``KINDS``.
     """
 
     def __init__(self, what: str, *, where: str = "", remedy: str = "", kind: str = "crash") -> None:

@@ -30,6 +30,7 @@ def pytest_configure(config: pytest.Config) -> None:
     from harness.plugin.state import PluginState
 
     options.check(config)
+    options.check_plan(config)
     state = PluginState.of(config)
     for name in state.runner_names():
         config.addinivalue_line("markers", f"{name}: a case for the runner profile runners/{name}.yaml")
@@ -100,22 +101,40 @@ def pytest_runtest_makereport(
     return report
 
 
-def pytest_report_header(config: pytest.Config) -> str | None:
-    """Name the runner where it was named."""
+def pytest_report_header(config: pytest.Config) -> list[str]:
+    """Name the runner where it was named, and an option that does not count."""
+    from harness.plugin.selection import skipping_is_asked
+
     runner = config.getoption("runner")
-    return f"quantgate runner: {runner}" if runner else None
+    lines = [f"quantgate runner: {runner}"] if runner else []
+    if config.getoption("allow_missing_runner") and not skipping_is_asked(config):
+        lines.append("--allow-missing-runner is refused where CI is set: a lane without its device is not green")
+    return lines
 
 
-@pytest.hookimpl(trylast=True)
-def pytest_sessionfinish(session: pytest.Session, exitstatus: int) -> None:
-    """The exit code of a run is that of its worst case."""
+@pytest.hookimpl(wrapper=True, trylast=True)
+def pytest_sessionfinish(session: pytest.Session, exitstatus: int) -> Generator[None, object, object]:
+    """The exit code of a run is that of its worst case, also where pytest cannot write its JUnit file.
+
+    Inside the terminal's own wrapper, which then prints the verdicts.
+    """
     from harness.plugin.lane import note_times
     from harness.plugin.state import PluginState
+    from harness.plugin.writing import note, or_said
 
-    note_times(session.config)
-    code = PluginState.of(session.config).exit_code(int(exitstatus), session)
+    state, done = PluginState.of(session.config), None
+    try:
+        done = yield
+    except OSError as error:
+        if not state.records:
+            raise
+        note(state, "what pytest writes at the end of a run, such as JUnit,", error)
+    with or_said(state, "the times of this run"):
+        note_times(session.config)
+    code = state.exit_code(int(exitstatus), session)
     if code is not None:
         session.exitstatus = code
+    return done
 
 
 def pytest_terminal_summary(terminalreporter: Any, config: pytest.Config) -> None:

@@ -33,7 +33,10 @@ def metrics() -> tuple[str, ...]:
 @cache
 def attention_backends() -> tuple[str, ...]:
     """Names of the attention backends of the diffusers that is installed, read from its source; empty: unknown."""
-    found = find_spec("diffusers")
+    try:
+        found = find_spec("diffusers")
+    except ImportError:
+        return ()
     if found is None or found.origin is None:
         return ()
     source = Path(found.origin).parent / "models" / "attention_dispatch.py"

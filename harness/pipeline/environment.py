@@ -23,6 +23,7 @@ import harness
 from harness.definitions.case import Case
 from harness.definitions.environment import LEASED
 from harness.errors import InvalidCaseError
+from harness.pipeline.redaction import worth_hiding
 
 BASE = (
     "PATH",
@@ -83,4 +84,4 @@ def engine_environment(
 def secrets_of(case: Case, caller: Mapping[str, str] | None = None) -> dict[str, str]:
     """Values that must never be shown, by the name that is shown in their place."""
     source = os.environ if caller is None else caller
-    return {name: source[name] for name in case.pass_env if source.get(name)}
+    return {name: source[name] for name in case.pass_env if worth_hiding(source.get(name, ""))}

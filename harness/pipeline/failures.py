@@ -17,7 +17,7 @@ _CARRIED: dict[str, type[QuantgateError]] = {
 }
 _OUT_OF_MEMORY = ("out of memory", "allocate memory", "failed to allocate", "bad_alloc", "os error 12")
 _DISK = ("no space left on device", "quota exceeded", "os error 28", "input/output error", "os error 5)")
-_DISK_CODES = (errno.ENOSPC, errno.EDQUOT, errno.EIO)
+_DISK_CODES = (errno.ENOSPC, errno.EDQUOT, errno.EIO, errno.EROFS)
 _DEVICE = ("cuda error", "device-side assert", "cublas_status", "cudnn_status", "nccl error", "no kernel image")
 
 

@@ -17,7 +17,7 @@ from harness.pipeline.environment import engine_environment, secrets_of
 from harness.pipeline.failures import rebuild
 from harness.pipeline.host_memory import kernel_kills
 from harness.pipeline.process import WorkerProcess
-from harness.pipeline.redaction import redact, tail
+from harness.pipeline.redaction import redact, redact_error, tail
 from harness.pipeline.stamps import Stamps, require_unchanged, stamps_of
 from harness.records.base import Json, Record
 from harness.records.fingerprint import Fingerprint
@@ -270,9 +270,7 @@ class EngineOwner:
 
     def _clean(self, data: dict[str, Json]) -> dict[str, Json]:
         """An error of the worker without secrets; its traceback goes to the log."""
-        cleaned = {
-            key: redact(value, self._secrets) if isinstance(value, str) else value for key, value in data.items()
-        }
+        cleaned = redact_error(data, self._secrets)
         with self.log_path.open("a", encoding="utf-8") as log:
             log.write(str(cleaned.pop("traceback", "")))
         return cleaned

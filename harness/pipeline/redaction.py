@@ -8,12 +8,59 @@ from collections import deque
 from collections.abc import Mapping
 from pathlib import Path
 
+from harness.definitions.causes import CAUSES
+from harness.errors import KINDS
+from harness.records.base import Json
+from harness.records.verdict import RULES
+
+SHORTEST_SECRET = 6
+NOT_SECRET = frozenset(
+    {
+        *RULES,
+        *KINDS,
+        *CAUSES,
+        "command",
+        "diffusers",
+        "transformer",
+        "transformer_2",
+        "generate",
+        "default",
+        "enabled",
+        "disabled",
+    }
+)
+"""Words of the program's own: replaced, a report would no longer say what happened, and guessing one takes one try."""
+
+
+_MACHINE = {
+    "kind": KINDS,
+    "code": CAUSES,
+    "type": ("InvalidCaseError", "CheckpointFaultError", "ClipError", "InfraError", "NoRunnerError"),
+}
+
+
+def worth_hiding(value: str) -> bool:
+    """Whether ``value`` may be a secret.
+
+    A switch (``1``, ``true``, ``crash``) is none: it is in every other line by chance, and replacing it there makes the
+    line wrong and the value plain. What is shorter than six characters keeps nobody out.
+    """
+    return len(value) >= SHORTEST_SECRET and value.lower() not in NOT_SECRET
+
 
 def redact(text: str, secrets: Mapping[str, str]) -> str:
     """``text`` with every secret's value replaced by ``<NAME>``; longer values first, as one may hold another."""
     for name, value in sorted(secrets.items(), key=lambda item: -len(item[1])):
         text = text.replace(value, f"<{name}>")
     return text
+
+
+def redact_error(data: Mapping[str, Json], secrets: Mapping[str, str]) -> dict[str, Json]:
+    """An error of a worker, see ``failures.describe``, without secrets; a code of ours is no text to look in."""
+    return {
+        key: redact(value, secrets) if isinstance(value, str) and value not in _MACHINE.get(key, ()) else value
+        for key, value in data.items()
+    }
 
 
 class StreamRedactor:

@@ -15,6 +15,7 @@ from harness.lane.attempts import RECORD, NeverJudgedError, forget, last_attempt
 from harness.lane.junit import PLAN_PROPERTY
 from harness.plugin.collect import CaseItem
 from harness.plugin.state import PluginState
+from harness.plugin.writing import or_said
 from harness.records.case_record import CaseRecord
 from harness.records.verdict import Outcome
 
@@ -26,7 +27,10 @@ def expect(state: PluginState, cases: Iterable[tuple[str, Located]]) -> None:
     for node, located in cases:
         if node not in state.expected:
             state.expected[node] = located
-            forget(state.case_folder(located.case.id))
+            try:
+                forget(state.case_folder(located.case.id))
+            except OSError:
+                state.not_cleared.add(node)
 
 
 def keep(state: PluginState, records: Iterable[CaseRecord]) -> None:
@@ -42,6 +46,8 @@ def on_disk(state: PluginState) -> list[CaseRecord]:
     """Records of the expected cases that were written, also by a worker that could not send them any more."""
     found = []
     for node, located in state.expected.items():
+        if node in state.not_cleared:
+            continue
         try:
             record = CaseRecord.read(state.case_folder(located.case.id) / RECORD)
         except (OSError, ValidationError):
@@ -110,8 +116,9 @@ def _unjudged(state: PluginState, node: str, located: Located) -> CaseRecord:
     if before is not None:
         summary = f"{before.verdict.summary}; the run ended before it was tried once more"
         record = before.model_copy(update={"verdict": before.verdict.model_copy(update={"summary": summary})})
-        record.write(folder / RECORD)
-        (folder / f"record-attempt-{before.attempt}.json").unlink()
+        with or_said(state, f"the record of {record.case}"):
+            record.write(folder / RECORD)
+            (folder / f"record-attempt-{before.attempt}.json").unlink()
         return record
     runner = state.profile().name
     error = NeverJudgedError(

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import os
 import re
+from itertools import pairwise
 from pathlib import Path
 
 import pytest
@@ -64,6 +66,23 @@ def check(config: pytest.Config) -> None:
     name = config.option.run_id
     if name is not None and not re.fullmatch(r"[A-Za-z0-9_][A-Za-z0-9_.-]*", name):
         raise pytest.UsageError(f"--run-id {name!r} is no plain name: letters, digits, and _ . - inside, as in shard-1")
+
+
+def check_plan(config: pytest.Config) -> None:
+    """Refuse ``--plan FILE`` where the space misled pytest: it looks for its root before it knows this option.
+
+    Such a file counts there as a test to run, so one that lies elsewhere moves the root, and other tests are collected.
+
+    Raises:
+        pytest.UsageError: the file does not lie below the folder that pytest was started in.
+    """
+    arguments, start = config.invocation_params.args, config.invocation_params.dir
+    for option, file in pairwise(map(str, arguments)):
+        if option == "--plan" and not Path(os.path.normpath(start / file)).is_relative_to(start):
+            raise pytest.UsageError(
+                f"--plan {file}: pytest takes a file outside {start} for a test, and its folder for the project\n"
+                f"  next: write it with an equals sign, --plan={file}"
+            )
 
 
 def folder(config: pytest.Config, name: str) -> Path:

@@ -14,7 +14,6 @@ from xdist.scheduler import LoadScopeScheduling
 
 from harness.plugin.judged import expect, keep, on_disk
 from harness.plugin.located import CasesById
-from harness.plugin.selection import require_device
 from harness.plugin.sharding import refuse_missing
 from harness.plugin.state import PluginState
 from harness.records.case_record import CaseRecord
@@ -98,7 +97,7 @@ class XdistHooks:
 
     @pytest.hookimpl
     def pytest_xdist_node_collection_finished(self, node: Any, ids: list[str]) -> None:
-        """Refuse a shard of which a planned case was not collected, and a runner that is not here; note the cases.
+        """Refuse a shard of which a planned case was not collected, and a runner that cannot be told; note the cases.
 
         A worker refuses too, and xdist would call that an internal error: the controller is first to say it.
         """
@@ -109,7 +108,7 @@ class XdistHooks:
         cases = CasesById(node.config)
         found = [(one, located) for one in ids if (located := cases.find(one)) is not None]
         if found:
-            require_device(state)
+            state.profile()
         expect(state, found)
 
     @pytest.hookimpl
@@ -125,10 +124,13 @@ class XdistHooks:
         folder = state.case_folder(located.case.id)
         attempt = attempt_number(folder)
         record = state.lost(located, crashitem, attempt, f"{report.longrepr}; its engine was ended with it")
-        if next_attempt(record) is None:
+        try:
+            if next_attempt(record) is None:
+                raise FileNotFoundError
+            put_aside(folder, attempt)
+        except OSError:
             keep(state, [record])
             return
-        put_aside(folder, attempt)
         state.crashed[crashitem] = report.node
         sched.mark_test_pending(crashitem)
         report.outcome = "rerun"  # type: ignore[assignment]

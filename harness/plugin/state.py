@@ -11,6 +11,7 @@ import pytest
 from harness.definitions.case import Located
 from harness.errors import NoRunnerError, QuantgateError
 from harness.plugin import options
+from harness.plugin.writing import or_said
 from harness.records.case_record import CaseRecord
 from harness.records.fingerprint import Device
 from harness.records.verdict import RULES, Outcome, worst
@@ -43,6 +44,10 @@ class PluginState:
         """Pytest ids of cases that the run ended without a verdict of: pytest counts none of them as failed."""
         self.crashed: dict[str, Any] = {}
         """The xdist worker that died while it ran this pytest id."""
+        self.not_cleared: set[str] = set()
+        """Pytest ids of cases whose folder still holds what an earlier run left: nothing in it counts."""
+        self.unwritten: list[str] = []
+        """What could not be written, a line each; see ``writing``."""
         self._profiles: dict[str, RunnerProfile] | None = None
         self._profile: RunnerProfile | None = None
         self._session: Session | None = None
@@ -250,10 +255,15 @@ class PluginState:
             retry = next_attempt(record)
             if retry is None:
                 break
-            put_aside(folder, attempt)
+            try:
+                put_aside(folder, attempt)
+            except OSError:
+                break  # its record is on no disk: nor would be that of another attempt
             avoid = (self._lease.device.uuid or "",) if self._lease else ()
             self.close()
-            with suppress(QuantgateError):  # a device that stays in use is found out again, and recorded, below
+            with suppress(
+                QuantgateError, OSError
+            ):  # a device that stays in use is found out again, and recorded, below
                 self.lease(avoid)
             attempt = retry.attempt
         self.records.append(record)
@@ -267,17 +277,18 @@ class PluginState:
 
     def _attempt(self, located: Located, node: str, attempt: int) -> tuple[CaseRecord, Path]:
         from harness.plugin.terminal import ProgressLine
+        from harness.session.failing import as_ours
 
         try:
             session = self.session()
-        except QuantgateError as error:
-            record = self.lost(located, node, attempt, error)
+        except Exception as error:
+            record = self.lost(located, node, attempt, as_ours(error, located.case))
             return record, self.case_folder(located.case.id)
         finished = session.run_case(located, node, ProgressLine(self.config, node), attempt)
         return finished.record, finished.folder
 
     def lost(self, located: Located, node: str, attempt: int, error: str | QuantgateError) -> CaseRecord:
-        """Write the record of a case that no session could judge."""
+        """Make the record of a case that no session could judge, and write it where that can be."""
         from harness.lane.attempts import RECORD, lost_record
 
         runner = self.profile().name
@@ -291,8 +302,13 @@ class PluginState:
             error=error,
             next_command=f"quantgate doctor --runner {runner}",
         )
-        record.write(self.case_folder(located.case.id) / RECORD)
+        self.write(record, self.case_folder(located.case.id) / RECORD)
         return record
+
+    def write(self, record: CaseRecord, path: Path) -> None:
+        """Write ``record`` where the disk takes it; the verdict counts either way."""
+        with or_said(self, f"the record of {record.case}"):
+            record.write(path)
 
     def exit_code(self, pytest_code: int, session: pytest.Session) -> int | None:
         """Exit code by verdict class, where every failure of the run is a verdict; otherwise pytest's own stands."""

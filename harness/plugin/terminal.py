@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from harness.harmless import harmless
+from harness.plugin.writing import or_said
 from harness.records.verdict import GREEN, SEVERITY, Outcome
 from harness.session.events import CaseFinished, Event, Progress, StageStarted
 
@@ -85,4 +86,7 @@ def print_verdicts(reporter: Any, state: PluginState) -> None:
     if not state.config.getoption("no_report"):
         from harness.report.render import render_run
 
-        reporter.write_line(f"report: {render_run(state.run_folder)}")
+        with or_said(state, "the report"):
+            reporter.write_line(f"report: {render_run(state.run_folder)}")
+    for line in state.unwritten:
+        reporter.write_line(line, red=True)

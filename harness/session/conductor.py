@@ -78,8 +78,9 @@ class _Run:
         self.evidence = self.evidence.plus(**more)
 
     def fail(self, error: Exception) -> None:
-        """Take what went wrong for the verdict; one that nobody foresaw with its traceback."""
-        self.know(error=as_ours(error, self.case))
+        """Take what went wrong first for the verdict; what nobody foresaw with its traceback."""
+        if self.evidence.error is None:
+            self.know(error=as_ours(error, self.case))
         if not isinstance(error, QuantgateError):
             self.log_tail = (*self.log_tail, *last_lines(error, self.case))
 
@@ -160,12 +161,27 @@ class Session:
                 verdict, checks = judge(run.evidence, self.context.runner.name, started.date())
                 record = self._attributed(run, self._record(run, verdict, checks, started, attempt))
                 record.write(run.folder / RECORD)
-                if self.context.leave_candidates:
-                    leave_candidate(self.context, record, run.folder)
-                return record
+                return self._with_candidate(run, record)
             except Exception as error:
                 run.fail(error)
         return self._unwritten(run, started, attempt)
+
+    def _with_candidate(self, run: _Run, record: CaseRecord) -> CaseRecord:
+        """Leave the candidate. Only ``golden_missing`` promises one; any other verdict stands without it."""
+        try:
+            if self.context.leave_candidates:
+                leave_candidate(self.context, record, run.folder)
+            return record
+        except Exception as error:
+            if record.verdict.outcome is Outcome.GOLDEN_MISSING:
+                raise
+            why = as_ours(error, run.case).what
+            summary = f"{record.verdict.summary.rstrip('.')}. No candidate could be kept of it: {why}"
+            verdict = record.verdict.model_copy(update={"summary": summary})
+            record = record.model_copy(update={"verdict": verdict})
+            with contextlib.suppress(OSError):  # what lies there already says the same, less this sentence
+                record.write(run.folder / RECORD)
+            return record
 
     def _unwritten(self, run: _Run, started: datetime, attempt: int) -> CaseRecord:
         """The least that can be said, on disk if that can be."""

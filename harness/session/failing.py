@@ -31,11 +31,19 @@ def clear(folder: Path) -> None:
     """Make the folder of a case, and take away what an earlier run of the same name left there.
 
     Raises:
-        OSError: it cannot be.
+        InfraError: kind ``disk``: it cannot be.
     """
-    folder.mkdir(parents=True, exist_ok=True)
-    for name in EVIDENCE:
-        (folder / name).unlink(missing_ok=True)
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        for name in EVIDENCE:
+            (folder / name).unlink(missing_ok=True)
+    except OSError as error:
+        raise InfraError(
+            f"the run's folder cannot be written to: {error}",
+            where=str(folder),
+            remedy=f"make {folder.parent} writable, or name another place: pytest -o quantgate_runs=DIR",
+            kind="disk",
+        ) from error
 
 
 def as_ours(error: Exception, case: Case) -> QuantgateError:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any, cast
@@ -9,6 +11,7 @@ from typing import Any, cast
 import pytest
 
 from harness.lane.plan import Plan, PlannedCase
+from harness.plugin.options import check_plan
 from harness.plugin.sharding import read_shard, refuse_missing
 
 
@@ -76,3 +79,38 @@ def test_a_missing_case_ends_the_run_with_its_own_code(tmp_path: Path, plan: Pla
         refuse_missing(["cases/a.yaml::a"], shard)
     assert ended.value.returncode == 20
     assert "cases/a.yaml::a" in str(ended.value)
+
+
+def started(folder: Path, *arguments: str) -> pytest.Config:
+    """As much of pytest's configuration as how it was called."""
+    return cast("pytest.Config", SimpleNamespace(invocation_params=SimpleNamespace(dir=folder, args=arguments)))
+
+
+@pytest.mark.parametrize("file", ["{outside}/plan.json", "../plan.json", "in/../../plan.json"])
+def test_a_plan_elsewhere_needs_the_equals_sign(tmp_path: Path, file: str) -> None:
+    """With a space pytest itself has taken it for a test, and its folder for the project."""
+    (root := tmp_path / "project").mkdir()
+    file = file.format(outside=tmp_path)
+    with pytest.raises(pytest.UsageError, match=f"next: .*--plan={file}"):
+        check_plan(started(root, "--plan", file, "--shard", "1/2"))
+    check_plan(started(root, f"--plan={file}", "--shard", "1/2"))
+
+
+@pytest.mark.parametrize("file", ["plan.json", "in/plan.json", "{root}/plan.json"])
+def test_a_plan_of_the_project_may_follow_a_space(tmp_path: Path, file: str) -> None:
+    check_plan(started(tmp_path, "--plan", file.format(root=tmp_path)))
+
+
+def test_pytest_says_so_before_it_collects(tmp_path: Path, plan: Plan) -> None:
+    (root := tmp_path / "project").mkdir()
+    (root / "pytest.ini").write_text("[pytest]\n")
+    (root / "test_one.py").write_text("raise SystemError\n")
+    done = subprocess.run(
+        [sys.executable, "-m", "pytest", "--plan", str(tmp_path / "plan.json"), "--shard", "1/2"],
+        cwd=root,
+        capture_output=True,
+        text=True,
+        timeout=120,
+    )
+    assert (done.returncode, "SystemError" in done.stdout) == (4, False), done.stdout
+    assert f"--plan={tmp_path / 'plan.json'}" in done.stderr

@@ -3,11 +3,16 @@
 from __future__ import annotations
 
 from itertools import pairwise
+from typing import Any
 
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from harness.pipeline.redaction import StreamRedactor, redact
+from harness.errors import CODES, KINDS, InfraError
+from harness.pipeline import failures
+from harness.pipeline.environment import secrets_of
+from harness.pipeline.redaction import StreamRedactor, redact, redact_error, worth_hiding
 
 SECRETS = {"A": "abcab", "B": "abcabcabd", "C": "da"}
 TEXT = st.lists(st.sampled_from(["abcab", "abcabcabd", "da", "a", "ab", "abc", "d", "x", "\n"]), max_size=12).map(
@@ -46,3 +51,35 @@ def test_what_cannot_become_a_secret_is_shown_at_once_and_a_begun_one_never() ->
     assert redactor.finish() == b""
     assert redactor.feed(b"a hunter2 and h") == b"a <KEY> and "
     assert redactor.feed(b"ammer\n") == b"hammer\n"
+
+
+@pytest.mark.parametrize("value", ["", "1", "true", "12345", "crash", "regression", "Protocol", "missing_scale"])
+def test_a_switch_is_no_secret(make_case: Any, value: str) -> None:
+    assert secrets_of(make_case(pass_env=["MODE"]), {"MODE": value}) == {}
+
+
+@pytest.mark.parametrize("value", ["123456", "crash1", "hunter2-value", "regressions"])
+def test_everything_else_is_one(make_case: Any, value: str) -> None:
+    assert secrets_of(make_case(pass_env=["MODE"]), {"MODE": value}) == {"MODE": value}
+
+
+def test_a_code_stays_what_it_is_and_a_secret_in_its_place_does_not() -> None:
+    secrets = {"MODE": "missing", "KEY": "hunter2"}
+    said = {"type": "InfraError", "kind": "oom", "code": "missing_scale", "what": "missing hunter2", "where": ""}
+    assert redact_error(said, secrets) == {**said, "what": "<MODE> <KEY>"}
+    assert redact_error({"kind": "hunter2", "code": "hunter2"}, secrets) == {"kind": "<KEY>", "code": "<KEY>"}
+
+
+def test_every_type_kind_and_code_of_an_error_survives() -> None:
+    machine = {"type": failures._CARRIED, "kind": KINDS, "code": CODES}
+    for key, words in machine.items():
+        for word in words:
+            assert redact_error({key: word}, {"A": word}) == {key: word}
+
+
+@given(st.text(min_size=6).filter(worth_hiding), st.text(max_size=8), st.text(max_size=8))
+def test_no_secret_is_left_in_the_text_of_an_error(value: str, before: str, after: str) -> None:
+    described = failures.describe(InfraError(before + value + after, where=value, remedy=value, kind="crash"))
+    cleaned = redact_error(described, {"": value})
+    assert all(value not in str(cleaned[key]).replace("<>", "") for key in ("where", "remedy"))
+    assert str(cleaned["what"]) == (before + value + after).replace(value, "<>")

@@ -24,12 +24,22 @@ def _needs_no_b200() -> None:
         pytest.skip("this machine has a B200")
 
 
-def test_the_lane_without_its_device_is_not_green(project: Any) -> None:
-    project.cases(BODY)
-    done = project.pytest("-m", "b200", "--run-id", "r")
+@pytest.mark.parametrize("workers", [[], ["-n", "2"]], ids=["alone", "xdist"])
+def test_the_lane_without_its_device_is_not_green(project: Any, junit: Any, workers: list[str]) -> None:
+    """Every case has its verdict, where a person and where a machine looks; no engine is started."""
+    project.cases(BODY + "  larger: {runners: [b200], sampling: {seed: 1}}\n")
+    done = project.pytest("-m", "b200", "--run-id", "r", "--junitxml", "x.xml", *workers)
     assert done.returncode == NO_RUNNER, done.stdout
-    assert "runner b200 is NVIDIA B200, and this machine has" in done.stdout + done.stderr
-    assert not (project.root / "runs").exists()
+    assert "runner b200 is NVIDIA B200, and this machine has" in done.stdout
+    assert "2 cases on runner b200: 2 no_runner" in done.stdout
+    assert junit(project.root / "x.xml") == {"large": "error", "larger": "error"}
+    records = project.records("r")
+    assert {name: record.verdict.outcome for name, record in records.items()} == dict.fromkeys(
+        ("large", "larger"), Outcome.NO_RUNNER
+    )
+    assert all(record.engine is None and record.attempt == 1 for record in records.values())
+    assert not (project.root / "runs" / "r" / "engines").exists()
+    assert (project.root / "runs" / "r" / "report" / "index.html").exists()
 
 
 def test_it_may_be_skipped_by_hand(project: Any) -> None:
@@ -40,8 +50,9 @@ def test_it_may_be_skipped_by_hand(project: Any) -> None:
 
 def test_and_never_in_ci(project: Any) -> None:
     project.cases(BODY)
-    done = project.pytest("-m", "b200", "--allow-missing-runner", CI="true")
+    done = project.pytest("-m", "b200", "--allow-missing-runner", "--run-id", "r", CI="true")
     assert done.returncode == NO_RUNNER
+    assert project.records("r")["large"].verdict.outcome is Outcome.NO_RUNNER
     assert "refused where CI is set" in done.stdout + done.stderr
 
 

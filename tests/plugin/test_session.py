@@ -117,6 +117,21 @@ def test_a_disk_that_takes_no_record_is_said_and_the_old_one_is_gone(
     assert not (finished.folder / "record.json").exists()
 
 
+def test_a_candidate_that_cannot_be_kept_leaves_a_regression_one(
+    session: Session, project: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    project.cases("  bad: {sampling: {prompt: static}}\n")
+    bad = load_cases([project.root / "cases" / "a.yaml"], project.root)[0]
+
+    def full(*_: Any) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(conductor, "leave_candidate", full)
+    record = run(session, bad)
+    assert record.verdict.outcome is Outcome.REGRESSION
+    assert "No candidate could be kept of it: " in record.verdict.summary
+
+
 def test_a_failed_search_for_the_cause_leaves_the_verdict(
     session: Session, project: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
