@@ -9,7 +9,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from harness.errors import CODES, KINDS, InfraError
+from harness.definitions.causes import CAUSES
+from harness.errors import KINDS, InfraError
 from harness.pipeline import failures
 from harness.pipeline.environment import secrets_of
 from harness.pipeline.redaction import StreamRedactor, redact, redact_error, worth_hiding
@@ -71,7 +72,7 @@ def test_a_code_stays_what_it_is_and_a_secret_in_its_place_does_not() -> None:
 
 
 def test_every_type_kind_and_code_of_an_error_survives() -> None:
-    machine = {"type": failures._CARRIED, "kind": KINDS, "code": CODES}
+    machine = {"type": failures._CARRIED, "kind": KINDS, "code": CAUSES}
     for key, words in machine.items():
         for word in words:
             assert redact_error({key: word}, {"A": word}) == {key: word}
