@@ -54,7 +54,7 @@ def test_what_cannot_become_a_secret_is_shown_at_once_and_a_begun_one_never() ->
     assert redactor.feed(b"ammer\n") == b"hammer\n"
 
 
-@pytest.mark.parametrize("value", ["", "1", "true", "12345", "crash", "regression", "Protocol", "missing_scale"])
+@pytest.mark.parametrize("value", ["", "1", "true", "12345", "crash", "regression", "Protocol", "scale_missing"])
 def test_a_switch_is_no_secret(make_case: Any, value: str) -> None:
     assert secrets_of(make_case(pass_env=["MODE"]), {"MODE": value}) == {}
 
@@ -66,7 +66,7 @@ def test_everything_else_is_one(make_case: Any, value: str) -> None:
 
 def test_a_code_stays_what_it_is_and_a_secret_in_its_place_does_not() -> None:
     secrets = {"MODE": "missing", "KEY": "hunter2"}
-    said = {"type": "InfraError", "kind": "oom", "code": "missing_scale", "what": "missing hunter2", "where": ""}
+    said = {"type": "InfraError", "kind": "oom", "code": "scale_missing", "what": "missing hunter2", "where": ""}
     assert redact_error(said, secrets) == {**said, "what": "<MODE> <KEY>"}
     assert redact_error({"kind": "hunter2", "code": "hunter2"}, secrets) == {"kind": "<KEY>", "code": "<KEY>"}
 
