@@ -199,11 +199,9 @@ def _show(new: LimitFile, old: LimitFile | None) -> None:
         values = [sample.value for sample in limit.samples if sample.side == "benign"]
         worst = min(values) if limit.direction == "higher_is_better" else max(values)
         now = "does not gate" if limit.limit is None else f"{limit.limit:.4g}"
-        known = limit.margin_faulty is not None
+        known, unit = limit.margin_faulty is not None, f" {limit.unit}" if limit.unit else ""
         far = f", {limit.margin_faulty:.4g} to the nearest fault that it finds" if known else ""
-        typer.echo(
-            f"  {limit.metric:<16} {was:>10} -> {now:<10} worst healthy {worst:.4g} of {len(values)} {limit.unit}{far}"
-        )
+        typer.echo(f"  {limit.metric:<16} {was:>10} -> {now:<10} worst healthy {worst:.4g} of {len(values)}{unit}{far}")
     for control in new.controls:
         half, most = ("never" if one is None else f"{one:g}" for one in (control.strength_50, control.strength_95))
         typer.echo(f"  {control.fault:<16} found by frames in 50 % of runs from strength {half}, in 95 % from {most}")
