@@ -17,6 +17,7 @@ from harness.records.verdict import Outcome, Verdict
 
 B200 = load_runners(Path(__file__).parents[2] / "runners")["b200"]
 NAMES = ("a", "b", "c")
+PLAN = "of-these-three"
 
 
 def case(name: str) -> Case:
@@ -38,7 +39,8 @@ def case(name: str) -> Case:
 
 def merged(tmp_path: Path) -> Merged:
     located = [Located(case=case(name), path=Path("cases/a.yaml"), line=1) for name in NAMES]
-    return merge([tmp_path / "shard"], make_plan(located, B200, 1, History()), tmp_path / "out")
+    plan = make_plan(located, B200, 1, History()).model_copy(update={"id": PLAN})
+    return merge([tmp_path / "shard"], plan, tmp_path / "out")
 
 
 @pytest.fixture
@@ -47,6 +49,7 @@ def shard(tmp_path: Path) -> Path:
     for name in NAMES:
         CaseRecord(
             run="r",
+            plan=PLAN,
             case=name,
             node=f"cases/a.yaml::{name}",
             source="cases/a.yaml:1",
