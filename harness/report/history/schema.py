@@ -7,9 +7,8 @@ from pathlib import Path
 
 from harness.report.errors import ReportError
 
-MIGRATIONS: tuple[str, ...] = (
-    """
-    CREATE TABLE records (
+_RECORDS = """
+    CREATE TABLE {name} (
         id INTEGER PRIMARY KEY,
         run TEXT NOT NULL,
         runner TEXT NOT NULL,
@@ -27,11 +26,12 @@ MIGRATIONS: tuple[str, ...] = (
         versions TEXT NOT NULL,
         calibration INTEGER NOT NULL,
         record TEXT NOT NULL,
-        UNIQUE (run, runner, case_id, attempt)
+        UNIQUE ({key})
     );
-    CREATE INDEX records_by_case ON records (case_id, runner, started);
-    CREATE TABLE measurements (
-        record_id INTEGER NOT NULL REFERENCES records (id) ON DELETE CASCADE,
+"""
+_MEASUREMENTS = """
+    CREATE TABLE {name} (
+        record_id INTEGER NOT NULL REFERENCES {records} (id) ON DELETE CASCADE,
         metric TEXT NOT NULL,
         value REAL,
         limit_value REAL,
@@ -42,49 +42,25 @@ MIGRATIONS: tuple[str, ...] = (
         frame INTEGER,
         PRIMARY KEY (record_id, metric)
     ) WITHOUT ROWID;
-    """,
-    # A run id that was used again has its own row. SQLite changes no constraint, so both tables are made anew.
-    """
-    CREATE TABLE records_2 (
-        id INTEGER PRIMARY KEY,
-        run TEXT NOT NULL,
-        runner TEXT NOT NULL,
-        case_id TEXT NOT NULL,
-        attempt INTEGER NOT NULL,
-        started TEXT NOT NULL,
-        outcome TEXT NOT NULL,
-        observed TEXT,
-        cause TEXT NOT NULL,
-        summary TEXT NOT NULL,
-        golden TEXT,
-        code TEXT NOT NULL,
-        device TEXT NOT NULL,
-        driver TEXT,
-        versions TEXT NOT NULL,
-        calibration INTEGER NOT NULL,
-        record TEXT NOT NULL,
-        UNIQUE (run, runner, case_id, attempt, started)
-    );
+"""
+_INDEX = "CREATE INDEX records_by_case ON records (case_id, runner, started);"
+_MOVE = """
     INSERT INTO records_2 SELECT * FROM records;
-    CREATE TABLE measurements_2 (
-        record_id INTEGER NOT NULL REFERENCES records_2 (id) ON DELETE CASCADE,
-        metric TEXT NOT NULL,
-        value REAL,
-        limit_value REAL,
-        direction TEXT,
-        gates INTEGER NOT NULL,
-        passed INTEGER,
-        margin_consumed REAL,
-        frame INTEGER,
-        PRIMARY KEY (record_id, metric)
-    ) WITHOUT ROWID;
     INSERT INTO measurements_2 SELECT * FROM measurements;
     DROP TABLE measurements;
     DROP TABLE records;
     ALTER TABLE records_2 RENAME TO records;
     ALTER TABLE measurements_2 RENAME TO measurements;
-    CREATE INDEX records_by_case ON records (case_id, runner, started);
-    """,
+"""
+MIGRATIONS: tuple[str, ...] = (
+    _RECORDS.format(name="records", key="run, runner, case_id, attempt")
+    + _MEASUREMENTS.format(name="measurements", records="records")
+    + _INDEX,
+    # A run id that was used again has its own row. SQLite changes no constraint, so both tables are made anew.
+    _RECORDS.format(name="records_2", key="run, runner, case_id, attempt, started")
+    + _MEASUREMENTS.format(name="measurements_2", records="records_2")
+    + _MOVE
+    + _INDEX,
 )
 """One script a version; a file at version N has run the first N. Never edit one that was released: add the next."""
 
