@@ -162,12 +162,17 @@ def sharded(edit: Edit) -> None:
 def old_config(edit: Edit) -> None:
     """``hf_quant_config.json`` beside the weights, nothing in ``config.json``."""
     for expert in EXPERTS:
-        body = edit.config(expert)
-        new = body.pop("quantization_config")
-        edit.write_config(expert, body)
-        section = {"quant_algo": new["quant_algo"], "exclude_modules": new["ignore"], "group_size": 16}
-        old = {"producer": new["producer"], "quantization": section}
-        (edit.folder / expert / "hf_quant_config.json").write_text(json.dumps(old), encoding="utf-8")
+        _declare_the_old_way(edit, expert, edit.folder / expert)
+
+
+def _declare_the_old_way(edit: Edit, expert: str, place: Path) -> None:
+    """Move one expert's declaration out of its ``config.json`` into ``hf_quant_config.json`` at ``place``."""
+    body = edit.config(expert)
+    new = body.pop("quantization_config")
+    edit.write_config(expert, body)
+    section = {"quant_algo": new["quant_algo"], "exclude_modules": new["ignore"], "group_size": 16}
+    old = {"producer": new["producer"], "quantization": section}
+    (place / "hf_quant_config.json").write_text(json.dumps(old), encoding="utf-8")
 
 
 def shard_metadata(edit: Edit) -> None:
@@ -237,13 +242,7 @@ def scaled_fp8(edit: Edit) -> None:
 
 def root_config(edit: Edit) -> None:
     """One ``hf_quant_config.json`` at the root, and a second expert that stays in BF16."""
-    body = edit.config("transformer")
-    new = body.pop("quantization_config")
-    edit.own("transformer")
-    edit.write_config("transformer", body)
-    section = {"quant_algo": new["quant_algo"], "exclude_modules": new["ignore"], "group_size": 16}
-    old = {"producer": new["producer"], "quantization": section}
-    (edit.folder / "hf_quant_config.json").write_text(json.dumps(old), encoding="utf-8")
+    _declare_the_old_way(edit, "transformer", edit.folder)
     (edit.folder / "transformer_2").unlink()
     (edit.folder / "transformer_2").symlink_to(edit.base / "transformer_2", target_is_directory=True)
 
