@@ -59,7 +59,8 @@ def load_component(source: Source, folder: str, expert: str, role: Role, pool: E
     empty = Component(expert, role, source, folder, {})
     prefix = f"{folder}/" if folder else ""
     names = [path for path in source.files if path.startswith(prefix) and "/" not in path[len(prefix) :]]
-    names = [path for path in names if path not in _variants(names)]
+    variants = _variants(names)
+    names = [path for path in names if path not in variants]
     shards = sorted(path for path in names if path.endswith(".safetensors"))
     found: list[InspectionFinding] = []
 
