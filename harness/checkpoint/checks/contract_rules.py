@@ -110,6 +110,7 @@ def contract_settings(context: Context) -> Iterator[InspectionFinding]:
                 f"model_index.json switches experts at {said}, and {contract.name} always does so at {fixed}.",
                 contract=contract.name,
                 evidence={"checkpoint": said, "runtime": fixed},
+                next_command="name a runtime that reads model_index.json, or quantize for the boundary that it has",
             )
         backend = contract.rules.backend
         asked = context.options.env.get(backend.env) if backend is not None else None
@@ -120,6 +121,7 @@ def contract_settings(context: Context) -> Iterator[InspectionFinding]:
                 f"{backend.env}={asked}: {contract.name} has {', '.join(backend.choices)}.",
                 contract=contract.name,
                 evidence={"asked": asked, "choices": list(backend.choices), "source": backend.source},
+                next_command=f"set {backend.env} in the case's env to one of them, or take it out",
             )
 
 

@@ -116,6 +116,7 @@ def weight_values(context: Context) -> Iterator[InspectionFinding]:
                 expert=expert,
                 module=min(found),
                 evidence={"modules": found},
+                next_command="export again: a NaN in the weights, or a scale of zero, made these codes",
             )
 
 
