@@ -18,7 +18,10 @@ R = TypeVar("R", bound="Record")
 class Record(BaseModel):
     """A frozen value that one stage hands to the next, and that is written to disk as JSON."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid", ser_json_inf_nan="strings", allow_inf_nan=False)
+    # pydantic would quote the offending value in every message, and that may be a secret
+    model_config = ConfigDict(
+        frozen=True, extra="forbid", ser_json_inf_nan="strings", allow_inf_nan=False, hide_input_in_errors=True
+    )
 
     def to_json(self) -> str:
         """The record as indented JSON, ending in a newline; the same record always gives the same bytes."""
@@ -34,10 +37,23 @@ class Record(BaseModel):
         """Read a record back.
 
         Raises:
-            pydantic.ValidationError: the file is not this record.
-            OSError: the file cannot be read.
+            UnreadableError: the content is not this record; one sentence, see `harness.reading`.
+            OSError: the system cannot read the file.
         """
-        return cls.model_validate_json(path.read_text(encoding="utf-8"))
+        from harness.reading import read_record  # the reader's errors need verdicts, which are records
+
+        return read_record(cls, path)
+
+    @classmethod
+    def parse(cls: type[R], data: bytes | str, where: str) -> R:
+        """Read a record back from its bytes; ``where`` names their place for messages.
+
+        Raises:
+            UnreadableError: they are not this record.
+        """
+        from harness.reading import parse_record
+
+        return parse_record(cls, data, where)
 
 
 def write_text_atomic(path: Path, text: str) -> None:

@@ -1,0 +1,254 @@
+"""The one reader of files that quantgate wrote, or that say that it did: bounded, UTF-8, strict JSON, one sentence.
+
+A record may come from a broken disk, an older version, a pull request or an artifact of a stranger. Whatever is wrong
+with it becomes an :class:`UnreadableError` of one sentence that names the place and never quotes the content: content
+may hold a secret. Errors of the system (no such file, no permission, a bad disk) stay ``OSError``: they say nothing
+about the file's content.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+import stat
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, TypeVar
+from xml.etree import ElementTree as ET
+
+from pydantic import ValidationError
+
+from harness.errors import QuantgateError
+from harness.records.verdict import Outcome
+
+if TYPE_CHECKING:
+    from harness.records.base import Json, Record
+
+R = TypeVar("R", bound="Record")
+
+MAX_BYTES = 64 << 20
+"""Most bytes of one JSON file. The record of a case with 1,000 steps and 800 receipts is below 5 MB."""
+MAX_DEPTH = 64
+"""Deepest nesting of JSON. Records nest 12 levels; code that walks a record recursively must never hit Python's limit."""
+MAX_BITS = 128
+"""Largest whole number, in bits: Python reads numbers of any size, and converting one to a float raises."""
+MAX_XML_DEPTH = 16
+"""Deepest nesting of JUnit: test suites, suite, case, result, properties, property are six levels."""
+_SHOWN = 80
+
+
+class UnreadableError(QuantgateError, ValueError):
+    """The content of a file is not what it must be."""
+
+    outcome = Outcome.INVALID_CASE
+
+
+def read_bytes(path: Path, *, limit: int = MAX_BYTES) -> bytes:
+    """Read a regular file of at most ``limit`` bytes.
+
+    Raises:
+        OSError: the system cannot read it.
+        UnreadableError: it is larger, or no regular file (a pipe or a device could block or never end).
+    """
+    handle = os.open(path, os.O_RDONLY | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_CLOEXEC", 0))
+    with os.fdopen(handle, "rb") as file:
+        state = os.fstat(handle)
+        if not stat.S_ISREG(state.st_mode):
+            raise UnreadableError("it is not a regular file", where=str(path))
+        data = file.read(limit + 1) if state.st_size <= limit else b""
+    if state.st_size > limit or len(data) > limit:
+        raise UnreadableError(f"it is larger than {limit} bytes, which is the most that is read", where=str(path))
+    return data
+
+
+def decode(data: bytes, where: str) -> str:
+    """Decode UTF-8; a byte order mark at the beginning is dropped.
+
+    Raises:
+        UnreadableError: it is not UTF-8; the message names byte and line.
+    """
+    try:
+        return data.decode("utf-8-sig")
+    except UnicodeDecodeError as error:
+        line = data.count(b"\n", 0, error.start) + 1
+        raise UnreadableError(f"it is not UTF-8: byte 0x{data[error.start]:02x}", where=f"{where}:{line}") from None
+
+
+def read_text(path: Path, *, limit: int = MAX_BYTES) -> str:
+    """Read a UTF-8 text file.
+
+    Raises:
+        OSError: the system cannot read it.
+        UnreadableError: it is too large, no regular file, or not UTF-8.
+    """
+    return decode(read_bytes(path, limit=limit), str(path))
+
+
+def parse_json(data: bytes | str, where: str, *, finite: bool = True) -> Any:
+    """Parse strict JSON.
+
+    Args:
+        data: UTF-8 bytes, or text.
+        where: the file, for messages.
+        finite: refuse NaN and infinities, which no JSON file may hold; the engine protocol allows them.
+
+    Raises:
+        UnreadableError: not UTF-8, not JSON, a key twice in one object, nested deeper than ``MAX_DEPTH``, a number
+            that is not finite or larger than ``MAX_BITS`` bits, or text with half a surrogate pair.
+    """
+
+    def unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+        result = dict(pairs)
+        if len(result) != len(pairs):
+            raise UnreadableError(f"the key {_short(_twice(pairs))} stands twice in one object", where=where)
+        return result
+
+    def constant(word: str) -> float:
+        if finite:
+            raise UnreadableError(f"{word} is no JSON", where=where)
+        return float(word)
+
+    text = decode(data, where) if isinstance(data, bytes) else data
+    try:
+        value = json.loads(text, object_pairs_hook=unique, parse_constant=constant)
+    except UnreadableError:
+        raise
+    except json.JSONDecodeError as error:
+        raise UnreadableError(f"it is not JSON: {error.msg}", where=f"{where}:{error.lineno}") from None
+    except RecursionError:
+        raise UnreadableError(f"it is nested deeper than {MAX_DEPTH} levels", where=where) from None
+    except ValueError:  # the only other one: Python refuses to convert thousands of digits
+        raise UnreadableError(f"it holds a number of more than {MAX_BITS} bits", where=where) from None
+    _check_values(value, where, finite)
+    return value
+
+
+def read_json(path: Path, *, limit: int = MAX_BYTES) -> Any:
+    """Read one JSON file, see :func:`parse_json`.
+
+    Raises:
+        OSError: the system cannot read it.
+        UnreadableError: its content is not strict JSON.
+    """
+    return parse_json(read_bytes(path, limit=limit), str(path))
+
+
+def parse_object(data: bytes | str, where: str, *, finite: bool = True) -> dict[str, Json]:
+    """Parse strict JSON that must be an object. Raises ``UnreadableError``."""
+    value = parse_json(data, where, finite=finite)
+    if not isinstance(value, dict):
+        raise UnreadableError("it holds no JSON object", where=where)
+    return value
+
+
+def parse_record(kind: type[R], data: bytes | str, where: str) -> R:
+    """Parse one record.
+
+    Raises:
+        UnreadableError: not strict JSON, or not this record: the first field that is wrong is named, its value is not.
+    """
+    text = decode(data, where) if isinstance(data, bytes) else data
+    parse_json(text, where)
+    try:
+        return kind.model_validate_json(text)
+    except ValidationError as error:
+        raise UnreadableError(sentence(error), where=where) from None
+    except RecursionError:
+        raise UnreadableError(f"it is nested deeper than {MAX_DEPTH} levels", where=where) from None
+
+
+def read_record(kind: type[R], path: Path, *, limit: int = MAX_BYTES) -> R:
+    """Read one record from a file.
+
+    Raises:
+        OSError: the system cannot read it.
+        UnreadableError: its content is not this record.
+    """
+    return parse_record(kind, read_bytes(path, limit=limit), str(path))
+
+
+def parse_xml(data: bytes, where: str) -> ET.Element:
+    """Parse XML in UTF-8 without a document type, nested at most ``MAX_XML_DEPTH`` levels.
+
+    Entities are the one way in which XML grows while it is read, and they need a document type. An encoding other
+    than UTF-8 could hide one from the check, so it is refused.
+
+    Raises:
+        UnreadableError: it is something else.
+    """
+    text = decode(data, where)
+    if "<!" in text.replace("<![CDATA[", "").replace("<!--", ""):
+        raise UnreadableError("it declares a document type", where=where)
+    depth, root = 0, None
+    parser = ET.XMLPullParser(events=("start", "end"))
+    try:
+        # in pieces, so that depth is checked before a whole file of open tags has become a tree
+        for start in range(0, len(text), 1 << 16):
+            parser.feed(text[start : start + (1 << 16)])
+            for event, element in parser.read_events():
+                root = element if root is None else root
+                depth += 1 if event == "start" else -1
+                if depth > MAX_XML_DEPTH:
+                    raise UnreadableError(f"it is nested deeper than {MAX_XML_DEPTH} levels", where=where)
+        parser.close()
+    except ET.ParseError as error:
+        raise UnreadableError(f"it is not XML: {error}", where=where) from None
+    if root is None:
+        raise UnreadableError("it is not XML: no element found", where=where)
+    return root
+
+
+def sentence(error: ValidationError) -> str:
+    """Say which field is wrong and how, without the value that was there: pydantic quotes it, and it may be a secret."""
+    found = error.errors(include_url=False, include_context=False, include_input=False)
+    if not found:
+        return "it is not valid"
+    place = ".".join(str(step) for step in found[0]["loc"])
+    message = " ".join(found[0]["msg"].split())[:300]
+    more = f" (and {len(found) - 1} more)" if len(found) > 1 else ""
+    return f"{_short(place, quote=False)}: {message}{more}" if place else f"{message}{more}"
+
+
+def _check_values(root: Any, where: str, finite: bool) -> None:
+    """Walk without recursion: depth, numbers, and text that cannot be written as UTF-8 again."""
+    stack: list[tuple[Any, int]] = [([root], 0)]
+    while stack:
+        holder, depth = stack.pop()
+        if depth > MAX_DEPTH:
+            raise UnreadableError(f"it is nested deeper than {MAX_DEPTH} levels", where=where)
+        if isinstance(holder, dict):
+            for key in holder:
+                _check_text(key, where)
+        for item in holder.values() if isinstance(holder, dict) else holder:
+            if isinstance(item, dict | list):
+                stack.append((item, depth + 1))
+            elif isinstance(item, str):
+                _check_text(item, where)
+            elif isinstance(item, float):
+                if finite and not math.isfinite(item):
+                    raise UnreadableError("it holds a number that is not finite", where=where)
+            elif isinstance(item, int) and item.bit_length() > MAX_BITS:
+                raise UnreadableError(f"it holds a number of more than {MAX_BITS} bits", where=where)
+
+
+def _check_text(text: str, where: str) -> None:
+    if text.isascii():
+        return
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        raise UnreadableError("it holds half a surrogate pair, which is no character", where=where) from None
+
+
+def _twice(pairs: list[tuple[str, Any]]) -> str:
+    seen: set[str] = set()
+    for key, _ in pairs:
+        if key in seen:
+            return key
+        seen.add(key)
+    return ""
+
+
+def _short(text: str, *, quote: bool = True) -> str:
+    cut = text if len(text) <= _SHOWN else text[: _SHOWN - 1] + "…"
+    return ascii(cut) if quote or not cut.isprintable() else cut
