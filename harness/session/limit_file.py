@@ -28,7 +28,8 @@ def limit_file(proposal: Proposal, author: str, reason: str) -> LimitFile:
     metrics = proposal.comparisons[0][1].metrics
     limits = place_limits(metrics, {metric.name: _samples(proposal, metric.name) for metric in metrics})
     controls = control_results(limits)
-    identity = record.identity
+    # a golden that stays gives the name: one of an older version names the same weights by their files
+    identity = record.identity if proposal.golden is None else proposal.golden.manifest.identity
     return LimitFile(
         case=record.case,
         runner=record.runner,
