@@ -32,6 +32,8 @@ class Entry:
     """Sections of the case with other values."""
     fresh: bool = False
     """Whether the run needs an engine of its own."""
+    warm: bool = False
+    """Whether the engine makes a healthy video first."""
     accept: tuple[str, ...] = ()
     """Regular expressions, all of which a right cause matches (in code, place or sentence); empty: healthy."""
     value_changes: bool = False

@@ -164,7 +164,7 @@ _RUNNING: dict[str, Accepted] = {
         "text_in_both_passes": (PROMPT + "|guidance|pass",),
         "no_text_in_either": (PROMPT + "|guidance|pass",),
         "text_cut_to_5": (PROMPT,),
-        "text_rolled": (PROMPT,),
+        "text_first_token_lost": (PROMPT,),
         "text_scaled": (PROMPT,),
         "text_zero_in_negative": (PROMPT + "|negative|pass",),
         "prompt_underscored": (PROMPT,),
@@ -376,7 +376,18 @@ def faults() -> list[Entry]:
     """The whole list, in an order that groups what shares an engine."""
     turn, entries = _forms(), []
     for kind, rows in _RUNNING.items():
-        entries += [Entry(name, kind, _form(name, turn), running=name, accept=accept) for name, accept in rows.items()]
+        entries += [
+            Entry(
+                name,
+                kind,
+                _form(name, turn),
+                running=name,
+                fresh=name == "every_other_run_differs",
+                warm=name == "later_runs_spoiled",
+                accept=accept,
+            )
+            for name, accept in rows.items()
+        ]
     entries += [
         Entry(f"frames_{name}", "finished frames", next(turn), frames=name, accept=accept)
         for name, accept in _FRAMES.items()
