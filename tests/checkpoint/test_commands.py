@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import shutil
 import subprocess
@@ -14,10 +15,14 @@ from safetensors.torch import load_file, save_file
 
 from benchmarks.corpus.edit import Edit
 from benchmarks.corpus.mutations import nibbles
+from harness.checkpoint import identity
 from harness.checkpoint.commands import inspect_command, lock_command
 from harness.checkpoint.compare import compare_checkpoints
-from harness.checkpoint.identity import DigestCache
+from harness.checkpoint.errors import SourceError
+from harness.checkpoint.identity import DigestCache, digest_files
+from harness.checkpoint.local import LocalSource
 from harness.checkpoint.lock import LOCK_NAME, make_lock
+from harness.checkpoint.sources import Meter
 from harness.cli import main
 from harness.definitions.case import Case, CheckpointRef, Sampling
 from harness.records.inspection import CheckpointLock, InspectionReport
@@ -264,3 +269,67 @@ def test_a_name_that_could_be_a_folder_gets_the_hint_for_folders(
 ) -> None:
     assert inspect(project, monkeypatch, "nvfp4/transfomer") == 17
     assert "if a folder is meant, write ./nvfp4/transformer; if it is on the hub" in capsys.readouterr().err
+
+
+def _hub_blob(tmp_path: Path, data: bytes, name: str) -> Path:
+    """A file as the hub's cache has it: a link in a snapshot to a blob that is named by its sha256."""
+    blob, link = tmp_path / "blobs" / name, tmp_path / "snapshots" / "c" / "a.safetensors"
+    for path in (blob, link):
+        path.parent.mkdir(parents=True)
+    blob.write_bytes(data)
+    link.symlink_to(blob)
+    return link
+
+
+def test_a_blob_named_by_its_hash_may_lie(tmp_path: Path) -> None:
+    name = hashlib.sha256(b"the hub's bytes").hexdigest()
+    link = _hub_blob(tmp_path, b"other bytes....", name)
+    cache = DigestCache(tmp_path / "digests.json")
+    for _ in range(2):  # neither hashed now nor remembered is it believed
+        with pytest.raises(SourceError, match="the hub's cache is damaged") as refused:
+            digest_files(LocalSource(link.parent, Meter()), ["a.safetensors"], cache)
+        assert refused.value.kind == "disk"
+        assert name in refused.value.remedy
+
+
+def test_a_blob_that_is_what_its_name_says_is_hashed_once(tmp_path: Path) -> None:
+    name = hashlib.sha256(b"the hub's bytes").hexdigest()
+    link = _hub_blob(tmp_path, b"the hub's bytes", name)
+    cache = DigestCache(tmp_path / "digests.json")
+    origins = []
+    for _ in range(2):
+        (item,) = digest_files(LocalSource(link.parent, Meter()), ["a.safetensors"], cache)
+        assert item.sha256 == name
+        origins.append(item.origin)
+    assert origins == ["computed", "cache"]
+
+
+def test_a_link_to_a_file_with_a_name_like_a_hash_gets_the_digest_of_its_bytes(tmp_path: Path) -> None:
+    """Outside of the hub's cache such a name promises nothing, and it is no identity either."""
+    (tmp_path / ("a" * 64)).write_bytes(b"bytes")
+    (tmp_path / "m").mkdir()
+    (tmp_path / "m/a.safetensors").symlink_to(tmp_path / ("a" * 64))
+    (item,) = digest_files(LocalSource(tmp_path / "m", Meter()), ["a.safetensors"], DigestCache(tmp_path / "d"))
+    assert item.sha256 == hashlib.sha256(b"bytes").hexdigest()
+
+
+def test_a_file_that_is_written_while_it_is_hashed_is_not_remembered(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    file = tmp_path / "a"
+    file.write_bytes(b"x" * 10)
+    real = identity._stamp
+    stamps = []
+
+    def stamp(handle: int) -> tuple[int, int, int, int, int]:
+        if stamps:
+            file.write_bytes(b"y" * 11)
+        stamps.append(real(handle))
+        return stamps[-1]
+
+    monkeypatch.setattr(identity, "_stamp", stamp)
+    cache = DigestCache(tmp_path / "digests.json")
+    with pytest.raises(SourceError, match="changed while it was read"):
+        cache.digest(file)
+    monkeypatch.undo()
+    assert cache.digest(file) == (hashlib.sha256(b"y" * 11).hexdigest(), False)

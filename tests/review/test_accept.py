@@ -294,7 +294,8 @@ def test_limits_that_came_with_the_candidate_are_bound_to_the_golden(
     done = accepted(workspace)
     limits = LimitFile.read(workspace.limits("b200", "nvfp4"))
     assert done.limits == "new"
-    assert limits == limit_file(golden_digest=done.digest)
+    assert limits.is_sealed
+    assert limits.model_copy(update={"seal": ""}) == limit_file(golden_digest=done.digest)
 
 
 def test_limits_of_another_identity_cannot_come_along(
@@ -386,11 +387,12 @@ def test_damaged_limits_stop_the_accept(workspace: Workspace, left: Callable) ->
 
 def test_lock_changes_along(workspace: Workspace, left: Callable) -> None:
     left()
-    lock = workspace.root / "quantgate.lock.json"
+    lock = workspace.root / "cases/checkpoints.lock.json"
+    lock.parent.mkdir()
     lock.write_text("old")
     done = accepted(workspace, extra={lock: b"new"})
     assert lock.read_bytes() == b"new"
-    assert "quantgate.lock.json" in done.changed
+    assert "cases/checkpoints.lock.json" in done.changed
 
 
 def test_install_writes_golden_and_limits_in_one_go(
@@ -412,3 +414,16 @@ def test_manifest_of_an_accepted_golden_is_plain_json(workspace: Workspace, left
     body = json.loads((folder / "manifest.json").read_text())
     assert body["identity"]["hardware"] == {"device": "NVIDIA B200"}
     assert sorted(path.name for path in folder.iterdir()) == ["clip.safetensors", "manifest.json", "trace.json"]
+
+
+def test_limits_that_were_edited_by_hand_are_not_carried_over(
+    workspace: Workspace, left: Callable, limit_file: Callable
+) -> None:
+    left()
+    first = accepted(workspace).digest
+    path = limit_file(golden_digest=first).write(workspace.limits("b200", "nvfp4"))
+    path.write_text(path.read_text().replace("0.98", "0.1"))
+    left(fill=2, golden=first)
+    with pytest.raises(GoldenError, match="its seal does not fit"):
+        accepted(workspace)
+    assert digests(workspace) == [first]

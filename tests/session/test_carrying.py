@@ -135,6 +135,8 @@ def test_goldens_list_and_limits_are_carried_over_together(workspace: Workspace)
     assert after.goldens == tuple(one.digest for one in new)
     assert after.identity_digest == identity.digest()
     assert after.limits == limits.limits
+    assert limits.is_sealed
+    assert after.is_sealed
     assert FolderStore(workspace.goldens).digests("cpu", "one") == tuple(sorted(one.digest[:16] for one in new))
     assert carried(workspace).goldens == []
 
@@ -146,6 +148,17 @@ def test_a_golden_of_other_files_stays_as_it_is(workspace: Workspace) -> None:
     assert done.goldens == done.changed == []
     assert f"not made from the files that are here ({FILE})" in done.left[0]
     assert [one.digest for one in present(workspace)] == [old.digest]
+
+
+def test_limits_that_were_changed_by_hand_stay_broken(workspace: Workspace) -> None:
+    older(workspace)
+    path = workspace.limits("cpu", "one")
+    path.write_text(path.read_text().replace('"limit": 0.9', '"limit": 0.1'))
+    assert not LimitFile.read(path).is_sealed
+    carried(workspace)
+    after = LimitFile.read(path)
+    assert after.golden_digest == present(workspace)[0].digest
+    assert not after.is_sealed
 
 
 def test_without_the_checkpoint_or_the_case_it_is_said(workspace: Workspace) -> None:
