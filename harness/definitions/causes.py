@@ -14,7 +14,7 @@ CAUSES: Final = frozenset({
     "boundary_ratio_missing", "carried_not_ignored", "checkpoint_fault", "clipped", "codes_from_unrounded_scale",
     "component_broken", "component_missing", "config_contradicts_tensors", "config_invalid", "contract_unproven",
     "crash", "declaration_unseen", "declarations_differ", "device", "disk", "download", "dtype_differs",
-    "duplicate_tensors", "encoding_inconclusive", "encoding_unproven", "excluded_differs", "expert",
+    "duplicate_tensors", "encoding_inconclusive", "encoding_unproven", "env_changed", "excluded_differs", "expert",
     "experts_identical", "experts_mixed_precision", "experts_swapped", "first_divergence", "flat", "flicker",
     "format_mismatch", "fp8_code_table", "fp8_fnuz", "frozen", "gain", "global_scale_degenerate",
     "global_scale_inverted", "global_scale_missing", "guidance", "halves_swapped", "hang", "header_invalid",
@@ -27,13 +27,21 @@ CAUSES: Final = frozenset({
     "scheduler_settings", "sequence_length", "shape", "shape_differs", "shard_missing", "source_failed", "speckle",
     "step_count", "tensor_missing", "tensor_unexpected", "text_dtype", "text_embedding", "text_tokens", "timestep",
     "two_conventions", "unexpected_format", "unexpected_quantization", "unindexed_tensors", "unsupported_layout",
-    "vae_settings", "weight_transposed", "weights_missing", "weights_nan", "weights_unrelated", "wrong_base",
+    "vae_settings", "weight_transposed", "weights_changed", "weights_missing", "weights_nan", "weights_unrelated",
+    "wrong_base",
     "wrong_expert",
 })  # fmt: skip
 MEASURES: Final = (
     "probe_base_error", "probe_golden_error", "probe_module_base_error", "probe_module_error", "probe_point_error",
 )  # fmt: skip
 """Limits of probes, as `harness.judge.probe_limits` names them."""
+SANITY: Final = frozenset({"shape", "nan", "inf", "flat", "noise", "speckle", "frozen", "clipped", "flicker"})
+"""Checks of the frames that need no golden. What fails one is no video: a waiver never covers it."""
+UNMEASURED: Final = frozenset({"metric_not_computed", "checkpoint_fault", "error"})
+"""Causes that name no fault: nothing was measured, or whatever broke would have them."""
+STAGES: Final = ("engine", "frames", "identity", "inspection", "probe", "receipts", "sanity", "trace")
+"""Stages that a negative control may name."""
+_ENGINE: Final = frozenset({"oom", "hang", "crash", "device", "download", "disk", "protocol", "infra"})
 _LIMIT = re.compile(r"(.+)_(above|below|outside)_limit")
 
 
@@ -51,6 +59,11 @@ def check_cause(cause: str, metrics: Iterable[str]) -> str | None:
     if limit[1] in known:
         return None
     return f"no verdict has the cause {cause!r}: no metric is called {limit[1]!r}; {did_you_mean(limit[1], known)}"
+
+
+def names_nothing(cause: str) -> bool:
+    """Whether any breakage could have this cause, so that neither a control nor a waiver may wait for it."""
+    return cause in UNMEASURED or cause in _ENGINE or cause.startswith("limits_")
 
 
 def _meant(cause: str, known: Iterable[str]) -> str:

@@ -12,6 +12,7 @@ from typing import Any
 import pytest
 
 from harness.errors import GoldenError
+from harness.frames.clip import read_clip
 from harness.goldens.folder import FolderStore
 from harness.records.limits import LimitFile
 from harness.review.accept import accept
@@ -39,7 +40,7 @@ def killer(step: int) -> Callable[[str], None]:
 
 def take(workspace: Workspace, **options: Any) -> str:
     """Accept the pending candidate."""
-    extra = {workspace.root / "quantgate.lock.json": b"new lock"}
+    extra = {workspace.root / "cases/checkpoints.lock.json": b"new lock"}
     return accept(workspace, "nvfp4", reason="r", author="Bob", extra=extra, **options).digest
 
 
@@ -48,7 +49,8 @@ def ready(workspace: Workspace, left: Callable, limit_file: Callable) -> tuple[W
     """A project with a golden, limits and a lock, and a candidate with limits of its own; the golden's digest."""
     left(1, limits=limit_file())
     first = accept(workspace, "nvfp4", reason="first", author="Ada").digest
-    (workspace.root / "quantgate.lock.json").write_bytes(b"old lock")
+    (workspace.root / "cases").mkdir()
+    (workspace.root / "cases/checkpoints.lock.json").write_bytes(b"old lock")
     left(2, golden=first, limits=limit_file(repeats=7))
     return workspace, first
 
@@ -58,14 +60,14 @@ def state(workspace: Workspace, first: str) -> str:
     (golden,) = FolderStore(workspace.goldens).find("b200", "nvfp4")
     assert golden.verify() == ()
     limits = LimitFile.read(workspace.limits("b200", "nvfp4"))
-    lock = (workspace.root / "quantgate.lock.json").read_bytes()
+    lock = (workspace.root / "cases/checkpoints.lock.json").read_bytes()
     waiting = len(listed(workspace))
     assert limits.golden_digest == golden.digest
     if golden.digest == first:
         assert (limits.repeats, lock, waiting) == (1, b"old lock", 1)
         assert FolderStore(workspace.goldens).digests("b200", "nvfp4") == (first[:16],), "nothing is left over"
         return "before"
-    assert golden.open_part("clip").read_bytes() == b"\2" * 3000
+    assert (read_clip(golden.open_part("clip")).frames == 2).all()
     assert (limits.repeats, lock, waiting) == (7, b"new lock", 0)
     return "after"
 
