@@ -29,7 +29,7 @@ R = TypeVar("R", bound="Record")
 MAX_BYTES = 64 << 20
 """Most bytes of one JSON file. The record of a case with 1,000 steps and 800 receipts is below 5 MB."""
 MAX_DEPTH = 64
-"""Deepest nesting of JSON. Records nest 12 levels; code that walks a record recursively must never hit Python's limit."""
+"""Deepest nesting of JSON. Records nest 12 levels; code that walks one recursively must never hit Python's limit."""
 MAX_BITS = 128
 """Largest whole number, in bits: Python reads numbers of any size, and converting one to a float raises."""
 MAX_XML_DEPTH = 16
@@ -152,7 +152,7 @@ def parse_record(kind: type[R], data: bytes | str, where: str) -> R:
     try:
         return kind.model_validate_json(text)
     except ValidationError as error:
-        raise UnreadableError(sentence(error), where=where) from None
+        raise UnreadableError(sentence(error), where=where) from error
     except RecursionError:
         raise UnreadableError(f"it is nested deeper than {MAX_DEPTH} levels", where=where) from None
 
@@ -198,8 +198,18 @@ def parse_xml(data: bytes, where: str) -> ET.Element:
     return root
 
 
+def reason(error: Exception) -> str:
+    """Say in one line why a file could not be read, without the path that an ``OSError`` repeats."""
+    if isinstance(error, UnreadableError):
+        place = error.where.rpartition(":")[2]
+        return f"{error.what} (line {place})" if place.isdigit() else error.what
+    if isinstance(error, OSError):
+        return error.strerror or type(error).__name__
+    return " ".join(str(error).split())
+
+
 def sentence(error: ValidationError) -> str:
-    """Say which field is wrong and how, without the value that was there: pydantic quotes it, and it may be a secret."""
+    """Say which field is wrong and how, without the value that was there, which may be a secret."""
     found = error.errors(include_url=False, include_context=False, include_input=False)
     if not found:
         return "it is not valid"

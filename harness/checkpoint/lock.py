@@ -7,8 +7,6 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 
-from pydantic import ValidationError
-
 from harness.checkpoint.assemble import assemble
 from harness.checkpoint.content import components_of, contents_of
 from harness.checkpoint.errors import BadReferenceError
@@ -17,6 +15,7 @@ from harness.checkpoint.local import LocalSource
 from harness.checkpoint.sources import Meter
 from harness.definitions.case import UNRESOLVED, Case, CheckpointRef
 from harness.errors import InvalidCaseError
+from harness.reading import UnreadableError
 from harness.records.inspection import CheckpointLock, LockedCheckpoint
 
 LOCK_NAME = "checkpoints.lock.json"
@@ -104,10 +103,8 @@ def read_lock(path: Path) -> CheckpointLock:
         raise InvalidCaseError("there is no lock of the cases' checkpoints", where=str(path), remedy=NEXT)
     try:
         return CheckpointLock.read(path)
-    except ValidationError as error:
-        raise InvalidCaseError(
-            f"not a checkpoint lock ({error.error_count()} errors)", where=str(path), remedy=NEXT
-        ) from error
+    except UnreadableError as error:
+        raise InvalidCaseError(f"not a checkpoint lock: {error.what}", where=error.where, remedy=NEXT) from error
 
 
 def differences(lock: CheckpointLock, current: CheckpointLock, cases: Iterable[Case]) -> list[LockDifference]:

@@ -7,6 +7,7 @@ from pathlib import Path
 from pydantic import ValidationError
 
 from harness.errors import InvalidCaseError
+from harness.reading import UnreadableError
 from harness.records.limits import LimitFile
 
 
@@ -71,10 +72,13 @@ def load_limits(folder: Path, runner: str, case: str, *, allow_edited: bool = Fa
         limits = LimitFile.read(path)
     except FileNotFoundError:
         return None
-    except (OSError, UnicodeDecodeError) as error:
-        raise InvalidCaseError(f"cannot be read: {error}", where=str(path), remedy=remedy) from None
-    except ValidationError as error:
-        said = [f"{_pointer(detail['loc'])}: {detail['msg']}" for detail in error.errors(include_url=False)]
+    except OSError as error:
+        raise InvalidCaseError(f"cannot be read: {error.strerror}", where=str(path), remedy=remedy) from None
+    except UnreadableError as error:
+        fields = error.__cause__
+        if not isinstance(fields, ValidationError):
+            raise InvalidCaseError(f"cannot be read: {error.what}", where=error.where, remedy=remedy) from None
+        said = [f"{_pointer(detail['loc'])}: {detail['msg']}" for detail in fields.errors(include_input=False)]
         raise InvalidCaseError("; ".join(said), where=str(path), remedy=remedy) from None
     for field, stated, meant in (("case", limits.case, case), ("runner", limits.runner, runner)):
         if stated != meant:

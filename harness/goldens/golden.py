@@ -6,11 +6,10 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from pydantic import ValidationError
-
 from harness.errors import GoldenError, InfraError
 from harness.goldens.content import check_frames
 from harness.goldens.files import check_part
+from harness.reading import UnreadableError, reason
 from harness.records.golden import CLIP, AcceptedIndex, GoldenManifest, Part
 
 Fetch = Callable[[Part, bool], Path]
@@ -92,8 +91,8 @@ def read_manifest(path: Path, runner: str, case: str, digest: str, *, remedy: st
         manifest = GoldenManifest.read(path)
     except OSError as error:
         raise GoldenError("the manifest is missing", where=str(path), remedy=remedy) from error
-    except (ValidationError, UnicodeDecodeError) as error:
-        raise GoldenError(f"this is not a golden's manifest: {error}", where=str(path), remedy=remedy) from error
+    except UnreadableError as error:
+        raise GoldenError(f"this is not a golden's manifest: {error.what}", where=error.where, remedy=remedy) from error
     if not manifest.digest().startswith(digest):
         raise GoldenError(
             f"the manifest was changed: its digest is {manifest.digest()[:16]}…, not {digest[:16]}…",
@@ -119,9 +118,9 @@ def read_index(path: Path, runner: str, case: str, *, remedy: str) -> AcceptedIn
         return AcceptedIndex(case=case, runner=runner)
     try:
         index = AcceptedIndex.read(path)
-    except (OSError, ValidationError, UnicodeDecodeError) as error:
+    except (OSError, UnreadableError) as error:
         raise GoldenError(
-            f"the list of accepted goldens cannot be read: {error}", where=str(path), remedy=remedy
+            f"the list of accepted goldens cannot be read: {reason(error)}", where=str(path), remedy=remedy
         ) from (error)
     if (index.runner, index.case) != (runner, case):
         raise GoldenError(

@@ -7,12 +7,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal, Protocol
 
-from pydantic import Field, ValidationError
+from pydantic import Field
 
 from harness.errors import GoldenError
 from harness.goldens.folder import FolderStore
 from harness.goldens.golden import Golden
 from harness.goldens.hub import HubStore
+from harness.reading import UnreadableError, reason
 from harness.records.base import Record
 from harness.records.golden import AcceptedIndex, GoldenManifest, SafeName
 
@@ -122,9 +123,9 @@ def read_config(folder: Path) -> StoreConfig:
         return StoreConfig()
     try:
         return StoreConfig.read(path)
-    except (OSError, ValidationError, UnicodeDecodeError) as error:
+    except (OSError, UnreadableError) as error:
         raise GoldenError(
-            f"this is not a store configuration: {error}",
+            f"this is not a store configuration: {reason(error)}",
             where=str(path),
             remedy="correct it, or delete it to use the folder",
         ) from error

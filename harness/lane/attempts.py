@@ -7,10 +7,9 @@ from contextlib import suppress
 from datetime import UTC, datetime
 from pathlib import Path
 
-from pydantic import ValidationError
-
 from harness.definitions.case import Located
 from harness.errors import QuantgateError
+from harness.reading import UnreadableError
 from harness.records.case_record import CaseRecord
 from harness.records.verdict import Outcome, Verdict
 
@@ -47,7 +46,7 @@ def last_attempt(folder: Path) -> CaseRecord | None:
     for path in folder.glob("record-attempt-*.json"):
         try:
             found.append(CaseRecord.read(path))
-        except (OSError, ValidationError):
+        except (OSError, UnreadableError):
             continue
     return max(found, key=lambda record: record.attempt, default=None)
 

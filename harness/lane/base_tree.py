@@ -10,8 +10,6 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 
-from pydantic import ValidationError
-
 from harness.definitions.case import Case
 from harness.definitions.files import case_files
 from harness.definitions.limits import edited, limit_path, place_again
@@ -20,6 +18,7 @@ from harness.definitions.runner import RunnerProfile, load_runners
 from harness.errors import InvalidCaseError
 from harness.lane.coverage import Coverage, compare_cases, compare_limits, compare_project
 from harness.lane.looser import PYTEST_FILES, pytest_settings
+from harness.reading import UnreadableError
 from harness.records.limits import LimitFile
 
 TRAILER = "Quantgate-Removed"
@@ -125,7 +124,7 @@ def _limits(root: Path, runner: str) -> tuple[dict[str, LimitFile], list[str]]:
     for path in sorted((root / "thresholds" / runner).glob("*.json")):
         try:
             limits = LimitFile.read(path)
-        except (ValidationError, OSError):
+        except (OSError, UnreadableError):
             bad.append(f"thresholds/{runner}/{path.name} cannot be read as limits")
             continue
         found[limits.case] = limits

@@ -7,10 +7,9 @@ from pathlib import Path
 from statistics import median
 from typing import Literal, NamedTuple
 
-from pydantic import ValidationError
-
 from harness.definitions.case import Case
 from harness.errors import InvalidCaseError
+from harness.reading import UnreadableError, reason
 from harness.records.base import Record
 from harness.records.case_record import CaseRecord
 
@@ -108,8 +107,10 @@ def read_history(paths: Iterable[Path]) -> History:
         elif path.exists():
             try:
                 history = _joined(history, History.read(path))
-            except (ValidationError, OSError) as error:
-                raise InvalidCaseError(f"not a history file: {error}", where=str(path), remedy=f"rm {path}") from error
+            except (OSError, UnreadableError) as error:
+                raise InvalidCaseError(
+                    f"not a history file: {reason(error)}", where=str(path), remedy=f"mv {path} {path}.damaged"
+                ) from error
     return history
 
 
@@ -119,7 +120,7 @@ def read_records(folder: Path) -> list[CaseRecord]:
     for path in sorted(folder.rglob("record.json")):
         try:
             records.append(CaseRecord.read(path))
-        except (ValidationError, OSError):
+        except (OSError, UnreadableError):
             continue
     return records
 

@@ -16,9 +16,9 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 from filelock import FileLock, Timeout
-from pydantic import ValidationError
 
 from harness.errors import InfraError
+from harness.reading import UnreadableError
 from harness.records.base import Record
 from harness.records.fingerprint import Device
 
@@ -148,7 +148,7 @@ def _try(device: Device, place: Path, run: str) -> Lease | None:
 def _holder(record: Path) -> Holder | None:
     try:
         return Holder.read(record)
-    except (OSError, ValidationError):
+    except (OSError, UnreadableError):
         return None
 
 

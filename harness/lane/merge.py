@@ -13,6 +13,8 @@ from harness.definitions.case import Case
 from harness.lane.history import History
 from harness.lane.junit import join_junit
 from harness.lane.plan import Plan, PlanError, PlannedCase, request_digest
+from harness.reading import UnreadableError
+from harness.reading import reason as why
 from harness.records.base import Record
 from harness.records.case_record import CaseRecord
 from harness.records.verdict import RULES, Outcome, worst
@@ -119,8 +121,8 @@ def _records(folders: Iterable[Path], plan: Plan, problems: list[str]) -> tuple[
     for path in sorted(path for folder in folders for path in folder.rglob(RECORD)):
         try:
             record = CaseRecord.read(path)
-        except (ValidationError, OSError, UnicodeDecodeError) as error:
-            reason = f"{path} cannot be read: {str(error).splitlines()[0]}"
+        except (OSError, UnreadableError) as error:
+            reason = f"{path} cannot be read: {why(error)}"
             problems.append(reason)
             if path.parent.name in by_folder:
                 unusable[by_folder[path.parent.name]] = reason

@@ -8,8 +8,6 @@ import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
-from pydantic import ValidationError
-
 from harness.definitions.files import case_files
 from harness.definitions.loading import load_cases
 from harness.definitions.project import project_root
@@ -24,6 +22,7 @@ from harness.lane.merge import HISTORY, PLAN
 from harness.lane.merge import merge as merge_shards
 from harness.lane.plan import Plan, make_plan
 from harness.lane.summary import lane_markdown, plan_markdown
+from harness.reading import UnreadableError, read_text, reason
 from harness.records.base import write_text_atomic
 from harness.records.verdict import RULES, Outcome
 
@@ -159,7 +158,7 @@ def comment(*, repository: str, branch: str, body: Path) -> int:
     if number is None:
         say(f"{branch} is no vetted copy of a pull request: no comment")
         return 0
-    say(f"comment {post_comment(repository, number, body.read_text(encoding='utf-8'))} on pull request {number}")
+    say(f"comment {post_comment(repository, number, read_text(body, limit=1 << 22))} on pull request {number}")
     return 0
 
 
@@ -178,10 +177,9 @@ def read_plan(path: Path) -> Plan:
     """
     try:
         return Plan.read(path)
-    except (OSError, ValidationError, UnicodeDecodeError) as error:
-        first = str(error).splitlines()[0]
+    except (OSError, UnreadableError) as error:
         raise InvalidCaseError(
-            f"not a plan: {first}", where=str(path), remedy="quantgate plan --runner NAME --out plan.json"
+            f"not a plan: {reason(error)}", where=str(path), remedy="quantgate plan --runner NAME --out plan.json"
         ) from error
 
 

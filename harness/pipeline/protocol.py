@@ -14,6 +14,7 @@ import threading
 from collections.abc import Iterator
 
 from harness.errors import InfraError
+from harness.reading import UnreadableError, parse_object
 from harness.records.base import Json
 
 LINE_LIMIT = 64 * 1024 * 1024
@@ -51,12 +52,10 @@ def parse(line: bytes) -> dict[str, Json]:
         InfraError: kind ``protocol``: the line is no JSON object.
     """
     try:
-        message = json.loads(line)
-    except ValueError as error:
-        raise InfraError(f"a message is no JSON: {line[:200]!r}", kind="protocol") from error
-    if not isinstance(message, dict):
-        raise InfraError(f"a message is no object: {line[:200]!r}", kind="protocol")
-    return message
+        return parse_object(line, "a message of the engine", finite=False)
+    except UnreadableError as error:
+        # the line is not quoted: it may hold what the engine was passed
+        raise InfraError(f"a message of {len(line)} bytes is not JSON: {error.what}", kind="protocol") from None
 
 
 def encode(message: dict[str, Json]) -> bytes:

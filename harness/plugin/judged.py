@@ -7,7 +7,6 @@ from typing import Any
 
 import pytest
 from _pytest.junitxml import xml_key
-from pydantic import ValidationError
 
 from harness.definitions.case import Located
 from harness.harmless import harmless
@@ -17,6 +16,7 @@ from harness.plugin.collect import CaseItem
 from harness.plugin.selected import dropped_cases
 from harness.plugin.state import PluginState
 from harness.plugin.writing import or_said
+from harness.reading import UnreadableError
 from harness.records.case_record import CaseRecord
 from harness.records.verdict import Outcome
 
@@ -51,7 +51,7 @@ def on_disk(state: PluginState) -> list[CaseRecord]:
             continue
         try:
             record = CaseRecord.read(state.case_folder(located.case.id) / RECORD)
-        except (OSError, ValidationError):
+        except (OSError, UnreadableError):
             continue  # not written yet, or torn with its worker: the case is lost and will be named so
         if record.node == node:
             found.append(record)

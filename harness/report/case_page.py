@@ -4,8 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from pydantic import ValidationError
-
+from harness.reading import UnreadableError
 from harness.records.case_record import CaseRecord
 from harness.records.generation import Trace
 from harness.records.verdict import Finding
@@ -79,7 +78,7 @@ def golden_trace(entry: Entry) -> Trace | None:
         return None
     try:
         return Trace.read(path)
-    except (ValidationError, OSError):
+    except (OSError, UnreadableError):
         return None
 
 

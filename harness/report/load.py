@@ -8,8 +8,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from pydantic import ValidationError
-
+from harness.reading import UnreadableError, reason
 from harness.records.candidate import CANDIDATE_FILE, Candidate
 from harness.records.case_record import CaseRecord
 from harness.records.verdict import Outcome, worst
@@ -100,8 +99,8 @@ def load_run(folder: Path) -> Run:
     for path in paths:
         try:
             record = redact_record(CaseRecord.read(path))
-        except (ValidationError, OSError, ValueError) as error:
-            unreadable.append(Unreadable(str(path.relative_to(folder)), redact_text(one_line(str(error)))))
+        except (OSError, UnreadableError) as error:
+            unreadable.append(Unreadable(str(path.relative_to(folder)), redact_text(one_line(reason(error)))))
             continue
         slug = _slug(path.parent, folder, record.case)
         if slug.lower() in taken:
@@ -118,7 +117,7 @@ def _candidate(folder: Path, record: CaseRecord) -> Candidate | None:
     path = folder / CANDIDATE_FILE
     try:
         found = Candidate.read(path) if path.is_file() else None
-    except (ValidationError, OSError, ValueError):
+    except (OSError, UnreadableError):
         return None
     return found if found and (found.case, found.runner) == (record.case, record.runner) else None
 

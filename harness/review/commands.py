@@ -9,10 +9,10 @@ from pathlib import Path
 from typing import Annotated
 
 import typer
-from pydantic import ValidationError
 
 from harness.definitions.project import project_root
 from harness.errors import GoldenError
+from harness.reading import UnreadableError
 from harness.records.base import Json
 from harness.records.candidate import Candidate
 from harness.records.case_record import CaseRecord
@@ -172,7 +172,7 @@ def record_of(item: Pending) -> CaseRecord | None:
         return None
     try:
         return CaseRecord.read(item.folder / part.path)
-    except (OSError, ValidationError, UnicodeDecodeError):
+    except (OSError, UnreadableError):
         return None
 
 

@@ -15,13 +15,14 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Annotated, Literal
 
-from pydantic import Field, ValidationError
+from pydantic import Field
 
 from harness.errors import GoldenError, disk_error
 from harness.goldens.files import copy_parts, sync_folder
 from harness.goldens.folder import FolderStore
 from harness.goldens.writable import require_writable
 from harness.inside import read_inside, relative_parts, remove_inside, require_inside, write_inside
+from harness.reading import UnreadableError, reason
 from harness.records.base import Record, write_bytes_atomic
 from harness.records.candidate import CANDIDATE_FILE, Candidate
 from harness.records.golden import AcceptedIndex, GoldenManifest, SafeName
@@ -177,9 +178,11 @@ def recover(workspace: Workspace, hook: Hook = lambda _step: None) -> tuple[str,
             continue
         try:
             journal = Journal.read(path)
-        except (OSError, ValidationError, UnicodeDecodeError) as error:
+        except (OSError, UnreadableError) as error:
             raise GoldenError(
-                f"an interrupted command cannot be finished: {error}", where=str(path), remedy=f"delete {folder}"
+                f"an interrupted command cannot be finished: {reason(error)}",
+                where=str(path),
+                remedy=f"delete {folder}",
             ) from error
         _check_places(workspace, folder, journal)
         finish(workspace, folder, journal, hook)
@@ -304,7 +307,7 @@ def _apply_discard(workspace: Workspace, scratch: Path, operation: Discard) -> N
     require_inside(workspace.root, folder)
     try:
         seal = Candidate.read(folder / CANDIDATE_FILE).seal
-    except (OSError, ValidationError, UnicodeDecodeError):
+    except (OSError, UnreadableError):
         return  # gone already, or no longer the one that was accepted
     if seal == operation.seal:
         folder.rename(scratch / "discarded")  # whole, and deleted with the transaction's folder

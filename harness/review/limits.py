@@ -18,10 +18,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
-from pydantic import ValidationError
-
 from harness.definitions.limits import edited, place_again
 from harness.errors import GoldenError
+from harness.reading import UnreadableError, reason
 from harness.records.golden import CLIP, GoldenManifest
 from harness.records.limits import LimitFile
 
@@ -98,8 +97,10 @@ def read_committed(path: Path) -> LimitFile | None:
         limits = LimitFile.read(path)
     except FileNotFoundError:
         return None
-    except (OSError, ValidationError, UnicodeDecodeError) as error:
-        raise GoldenError(f"the limits cannot be read: {error}", where=str(path), remedy="git checkout it") from error
+    except (OSError, UnreadableError) as error:
+        raise GoldenError(
+            f"the limits cannot be read: {reason(error)}", where=str(path), remedy="git checkout it"
+        ) from error
     if fault := edited(limits):
         raise GoldenError(fault, where=str(path), remedy=f"git checkout {path}, or {place_again(limits)}")
     return limits

@@ -9,10 +9,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from pydantic import ValidationError
-
 from harness.errors import GoldenError
 from harness.goldens.files import check_part, copy_parts, describe
+from harness.reading import UnreadableError
 from harness.records.candidate import CANDIDATE_FILE, Candidate
 from harness.records.case_record import CaseRecord
 from harness.records.golden import CLIP, Provenance
@@ -157,9 +156,9 @@ def parse_candidate(data: bytes, where: str) -> Candidate:
         GoldenError: it is damaged, or it was changed by hand.
     """
     try:
-        candidate = Candidate.model_validate_json(data)
-    except ValidationError as error:
-        raise GoldenError(f"this is not a candidate: {error}", where=where, remedy=_RUN_AGAIN) from error
+        candidate = Candidate.parse(data, where)
+    except UnreadableError as error:
+        raise GoldenError(f"this is not a candidate: {error.what}", where=error.where, remedy=_RUN_AGAIN) from error
     if candidate.seal != candidate.expected_seal():
         raise GoldenError("the candidate was changed since the run wrote it", where=where, remedy=_RUN_AGAIN)
     return candidate
@@ -234,8 +233,8 @@ def reject(workspace: Workspace, case: str, runner: str = "") -> Path:
 def _check_record(path: Path, candidate: Candidate) -> None:
     try:
         record = CaseRecord.read(path)
-    except (ValidationError, UnicodeDecodeError) as error:
-        raise GoldenError(f"the record cannot be read: {error}", where=str(path), remedy=_RUN_AGAIN) from error
+    except UnreadableError as error:
+        raise GoldenError(f"the record cannot be read: {error.what}", where=error.where, remedy=_RUN_AGAIN) from error
     if (record.runner, record.case) != (candidate.runner, candidate.case):
         raise GoldenError(
             f"the record tells of {record.runner}/{record.case}, the candidate of {candidate.runner}/{candidate.case}",

@@ -9,13 +9,12 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
-from pydantic import ValidationError
-
 from harness.definitions.case import Case
 from harness.errors import InvalidCaseError, QuantgateError
 from harness.frames.clip import read_clip
 from harness.frames.compare import compare
 from harness.pipeline.resolve import resolve_case
+from harness.reading import UnreadableError, read_bytes
 from harness.records.base import Json, Record
 from harness.records.frames import MetricResult
 from harness.records.golden import CLIP
@@ -231,7 +230,7 @@ def read_log(log: Path) -> tuple[list[Tried], tuple[str, ...]]:
     """
     if not log.exists():
         return [], ()
-    data = log.read_bytes()
+    data = read_bytes(log)
     whole = data[: data.rfind(b"\n") + 1]
     notes: list[str] = []
     if whole != data:
@@ -242,7 +241,7 @@ def read_log(log: Path) -> tuple[list[Tried], tuple[str, ...]]:
         if not line.strip():
             continue
         try:
-            tried.append(Tried.model_validate_json(line))
-        except ValidationError:
+            tried.append(Tried.parse(line, f"{log}:{number}"))
+        except UnreadableError:
             notes.append(f"{log}:{number}: cannot be read and is passed over")
     return tried, tuple(notes)

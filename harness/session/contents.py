@@ -5,11 +5,10 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 
-from pydantic import ValidationError
-
 from harness.checkpoint.content import components_of, contents_of
 from harness.errors import GoldenError
 from harness.goldens.golden import Golden
+from harness.reading import UnreadableError
 from harness.records.contents import (
     CONTENTS,
     CONTENTS_FILE,
@@ -117,8 +116,8 @@ def contents_part(golden: Golden) -> WeightContents | None:
     path = golden.open_part(CONTENTS)
     try:
         return WeightContents.read(path)
-    except (ValidationError, UnicodeDecodeError) as error:
-        raise GoldenError(f"the golden's contents cannot be read: {error}", where=str(path)) from error
+    except UnreadableError as error:
+        raise GoldenError(f"the golden's contents cannot be read: {error.what}", where=error.where) from error
 
 
 def _holds(content: ComponentContent) -> bool:

@@ -6,11 +6,10 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from pydantic import ValidationError
-
 from harness.errors import InvalidCaseError
 from harness.frames.clip import read_clip
 from harness.frames.errors import FramesError
+from harness.reading import UnreadableError, reason
 from harness.records.case_record import CaseRecord
 from harness.records.verdict import Outcome
 
@@ -51,8 +50,8 @@ def _read(folder: Path, number: int, runner: str) -> Iterator[Result]:
     for path in sorted(folder.rglob(RECORD)):
         try:
             record = CaseRecord.read(path)
-        except (OSError, ValidationError) as error:
-            raise InvalidCaseError(f"cannot be read: {error}", where=str(path)) from None
+        except (OSError, UnreadableError) as error:
+            raise InvalidCaseError(f"cannot be read: {reason(error)}", where=str(path)) from None
         if record.runner != runner:
             raise InvalidCaseError(
                 f"is a run on {record.runner}, and the limits are those of {runner}",

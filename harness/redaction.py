@@ -1,0 +1,236 @@
+"""The one redactor: secrets leave no channel, in the time that reading the text once takes.
+
+Two kinds of secret are known. Values: of variables whose names say so (``HF_TOKEN``) in this process, and of those that
+a case passes to its engine; they are replaced in every form in which text carries them (as they are, line by line,
+escaped for JSON, Python, HTML or a URL, in base64 or hexadecimal). Shapes: tokens of well-known services, credentials
+in a URL, private keys, and whatever follows a word such as ``password:``.
+
+Every pattern below consumes what it scans or gives up after a bounded number of characters, so no text takes more than
+linear time. A run of one kind of character is entered only at its beginning (the lookbehinds), never at each of its
+characters.
+"""
+
+from __future__ import annotations
+
+import base64
+import html
+import json
+import os
+import re
+import threading
+import urllib.parse
+from collections.abc import Iterable, Mapping
+from functools import lru_cache
+from typing import Any
+
+HIDDEN = "<redacted>"
+SHORTEST_VALUE = 8
+"""A shorter value of a variable cannot be told from a word."""
+_SHORTEST_LINE = 8
+_MAX_FORMS_OF = 1 << 14
+"""Longest value, in characters, of which every form is looked for; a longer one is looked for as it is and by line."""
+
+_WORD = (
+    r"(?:tokens?(?<!s)|secrets?|passwords?|passwd|passphrase|api[_-]?key|access[_-]?key(?:[_-]?id)?|private[_-]?key"
+    r"|credentials?|secret[_-]?key|auth[_-]?key)"
+)
+_SECRET_NAME = re.compile(rf"[A-Z0-9_.-]{{0,200}}{_WORD}", re.IGNORECASE)
+_ASSIGNED = re.compile(
+    rf"(?P<head>{_WORD}[\"'\\]{{0,6}}[ \t]{{0,8}}(?:=>|:=|[=:])[ \t]{{0,8}})"
+    r"(?P<value>\\{0,3}\"(?P<double>[^\"\n]*)|\\{0,3}'(?P<single>[^'\n]*)|[^\s\"',;<>]+)",
+    re.IGNORECASE,
+)
+_PLAIN_VALUES = frozenset({"true", "false", "null", "none", "yes", "no", "0", "1", "required", "missing", "unset"})
+_SHAPES = re.compile(
+    r"""hf_[A-Za-z0-9]{16,}
+    | gh[pousr]_[A-Za-z0-9]{16,} | github_pat_[A-Za-z0-9_]{16,}
+    | glpat-[A-Za-z0-9_-]{16,} | xox[abprs]-[A-Za-z0-9-]{10,}
+    | (?<![A-Za-z0-9_-])sk-[A-Za-z0-9_-]{20,} | (?:AKIA|ASIA)[0-9A-Z]{16}
+    | nvapi-[A-Za-z0-9_-]{16,} | npm_[A-Za-z0-9]{30,} | pypi-[A-Za-z0-9_-]{30,} | AIza[A-Za-z0-9_-]{30,}
+    | (?<![A-Za-z0-9_-])eyJ[A-Za-z0-9_-]{8,}+\.eyJ[A-Za-z0-9_-]{8,}+\.[A-Za-z0-9_-]+
+    | (?<=[Bb]earer\ )[A-Za-z0-9._~+/=-]{8,} | (?<=[Bb]asic\ )[A-Za-z0-9+/=]{8,}
+    | (?<=://)[^/\s:@"'<>]{1,200}+:[^/\s@"'<>]{1,1000}+(?=@)
+    | (?<=://)[^/\s:@"'<>]{8,1000}+(?=@)""",
+    re.VERBOSE,
+)
+_SHAPE_MARKS = (
+    "hf_", "gh", "glpat-", "xox", "sk-", "AKIA", "ASIA", "nvapi-", "npm_", "pypi-", "AIza", "eyJ", "earer ", "asic ", "://",
+)  # fmt: skip
+_WORD_MARKS = ("token", "secret", "passw", "passphrase", "key", "credential")
+_KEY_BEGIN = re.compile(r"-----BEGIN [A-Z0-9 ]{0,40}PRIVATE KEY-----")
+_KEY_END = re.compile(r"-----END [A-Z0-9 ]{0,40}PRIVATE KEY-----")
+
+_lock = threading.Lock()
+_registered: dict[str, str] = {}
+
+
+def register(values: Mapping[str, str]) -> None:
+    """Hide these values from now on in everything that this process writes: name in the place, and value."""
+    with _lock:
+        _registered.update({value: f"<{name}>" for name, value in values.items() if value})
+
+
+def registered() -> dict[str, str]:
+    """What :func:`register` was told in this process: value to what is shown in its place."""
+    with _lock:
+        return dict(_registered)
+
+
+def is_secret_name(name: str) -> bool:
+    """Whether a key or a variable of this name holds a secret: the name ends in such a word."""
+    return len(name) <= 300 and _SECRET_NAME.fullmatch(name) is not None
+
+
+def values_of(environment: Mapping[str, str]) -> tuple[str, ...]:
+    """Values of variables with secret names, longest first; values too short to be told from words are left alone."""
+    values = {value for name, value in environment.items() if is_secret_name(name) and len(value) >= SHORTEST_VALUE}
+    return tuple(sorted(values, key=lambda value: (-len(value), value)))
+
+
+@lru_cache(maxsize=256)
+def forms(value: str) -> tuple[str, ...]:
+    """Every way in which text may carry ``value``, longest first: escaped, encoded, cut into its lines."""
+    lines = [value, *(line.strip() for line in value.splitlines() if len(line.strip()) >= _SHORTEST_LINE)]
+    found = set(lines)
+    if len(value) <= _MAX_FORMS_OF:
+        for text in lines:
+            found |= _escaped(text)
+        found |= _encoded(value)
+    return tuple(sorted((form for form in found if form), key=lambda form: (-len(form), form)))
+
+
+def _escaped(text: str) -> set[str]:
+    once = {json.dumps(text)[1:-1], json.dumps(text, ensure_ascii=False)[1:-1], repr(text)[1:-1], ascii(text)[1:-1]}
+    marked = html.escape(text, quote=True)
+    references = {marked, html.escape(text, quote=False)}
+    references.add(marked.replace("&#x27;", "&#39;").replace("&quot;", "&#34;"))
+    urls = {urllib.parse.quote(text, safe=safe, errors="replace") for safe in ("", "/")}
+    urls.add(urllib.parse.quote_plus(text, errors="replace"))
+    urls |= {re.sub(r"%[0-9A-F]{2}", lambda found: found[0].lower(), url) for url in set(urls)}
+    return once | {json.dumps(form)[1:-1] for form in once} | references | urls
+
+
+def _encoded(text: str) -> set[str]:
+    data = text.encode("utf-8", "surrogateescape")
+    found = {data.hex(), data.hex().upper()}
+    for padding in range(3):  # inside other data the same bytes have one of three base64 forms
+        code = base64.b64encode(b"\0" * padding + data).decode()
+        first = (padding * 8 + 5) // 6  # characters that the bytes before the value have a part in
+        last = len(code.rstrip("=")) - (1 if (padding + len(data)) % 3 else 0)
+        core = code[first:last]
+        if len(core) >= SHORTEST_VALUE:
+            found |= {core, core.replace("+", "-").replace("/", "_")}
+    return found
+
+
+class Redactor:
+    """Redacts text by values and by shapes.
+
+    Args:
+        values: value to what is shown in its place, beside the values that :func:`register` was told.
+        environment: variables with secret names are looked for too; ``os.environ`` if not given.
+    """
+
+    def __init__(self, values: Mapping[str, str] | None = None, environment: Mapping[str, str] | None = None) -> None:
+        known = dict.fromkeys(values_of(os.environ if environment is None else environment), HIDDEN)
+        known |= registered() if environment is None else {}
+        known |= values or {}
+        pairs = {form: mark for value, mark in known.items() for form in forms(value)}
+        self._forms = sorted(pairs.items(), key=lambda pair: (-len(pair[0]), pair[0]))
+
+    def values(self, text: str) -> str:
+        """``text`` without known values, in any of their forms."""
+        for form, mark in self._forms:
+            if form in text:
+                text = text.replace(form, mark)
+        return text
+
+    def text(self, text: str) -> str:
+        """``text`` without known values, tokens of a known shape, and what follows a word such as ``password:``."""
+        return shapes(self.values(text))
+
+    def json(self, value: Any, *, plain: Iterable[str] = ()) -> Any:
+        """A JSON value with every string redacted, keys included, and whatever stands under a secret name.
+
+        Args:
+            value: nested at most ``harness.reading.MAX_DEPTH`` levels.
+            plain: keys of the outermost object below which only known values are replaced: what stands there is part
+                of a digest, and comes from files that anybody may read.
+        """
+        if isinstance(value, dict):
+            whole = set(plain)
+            return {
+                self.text(key): self._values_only(item) if key in whole else self._under(key, item, value)
+                for key, item in value.items()
+            }
+        if isinstance(value, list):
+            return [self.json(item) for item in value]
+        return self.text(value) if isinstance(value, str) else value
+
+    def _under(self, key: str, item: Any, row: Mapping[str, Any]) -> Any:
+        # a row of what changed names its field beside the two values
+        named = is_secret_name(key) or (key in ("golden", "run") and is_secret_name(str(row.get("field", ""))))
+        if named and isinstance(item, str):
+            return HIDDEN if item else item
+        if named and isinstance(item, list | dict):
+            return _hide_strings(item)
+        return self.json(item)
+
+    def _values_only(self, value: Any) -> Any:
+        if isinstance(value, dict):
+            return {
+                self.values(key): HIDDEN
+                if is_secret_name(key) and isinstance(item, str) and item
+                else self._values_only(item)
+                for key, item in value.items()
+            }
+        if isinstance(value, list):
+            return [self._values_only(item) for item in value]
+        return self.values(value) if isinstance(value, str) else value
+
+
+def _hide_strings(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {key: _hide_strings(item) for key, item in value.items()}
+    if isinstance(value, list):
+        return [_hide_strings(item) for item in value]
+    return HIDDEN if isinstance(value, str) and value else value
+
+
+def shapes(text: str) -> str:
+    """``text`` without tokens of a known shape, private keys, and values after words such as ``password:``."""
+    if "PRIVATE KEY-----" in text:
+        text = _without_keys(text)
+    # most text holds none of these; asking costs a hundredth of what the patterns cost
+    if any(mark in text for mark in _SHAPE_MARKS):
+        text = _SHAPES.sub(HIDDEN, text)
+    low = text.lower()
+    return _ASSIGNED.sub(_hidden_value, text) if any(mark in low for mark in _WORD_MARKS) else text
+
+
+def redact(text: str) -> str:
+    """``text`` as it may leave this process: see :class:`Redactor`."""
+    return Redactor().text(text)
+
+
+def _hidden_value(match: re.Match[str]) -> str:
+    value = match["value"]
+    quote = value[: len(value) - len(value.lstrip("\\\"'"))] if value[:1] in "\\\"'" else ""
+    bare = value[len(quote) :].rstrip("\\")
+    word = bare.strip("\"'`)]}.")
+    if not word or word.lower() in _PLAIN_VALUES or (word[:1] == "<" and word[-1:] == ">") or set(word) <= {"*"}:
+        return match[0]
+    if not quote and word.isdigit() and len(word) < 6:  # a count of tokens
+        return match[0]
+    return f"{match['head']}{quote}{HIDDEN}{value[len(quote) + len(bare) :]}"
+
+
+def _without_keys(text: str) -> str:
+    shown, at = [], 0
+    while (begin := _KEY_BEGIN.search(text, at)) is not None:
+        shown += [text[at : begin.start()], HIDDEN]
+        end = _KEY_END.search(text, begin.end())
+        if end is None:
+            return "".join(shown)
+        at = end.end()
+    return "".join([*shown, text[at:]])
