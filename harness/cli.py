@@ -14,6 +14,7 @@ from harness.errors import QuantgateError, disk_error
 from harness.goldens.commands import goldens_app
 from harness.harmless import HarmlessStream
 from harness.lane.commands import comment_command, doctor_command, merge_command, plan_command, propose_command
+from harness.redaction import redact
 from harness.report.commands import history_command, report_command
 from harness.review.commands import pending, reject
 from harness.session.accept_command import accept
@@ -56,10 +57,10 @@ def main() -> NoReturn:
     try:
         app()
     except QuantgateError as error:
-        sys.stderr.write(f"error: {error}\n")
+        sys.stderr.write(f"error: {redact(str(error))}\n")
         sys.exit(error.exit_code)
     except OSError as error:
         told = disk_error(error)
-        sys.stderr.write(f"error: {told}\n")
+        sys.stderr.write(f"error: {redact(str(told))}\n")
         sys.exit(told.exit_code)
     sys.exit(0)

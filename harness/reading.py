@@ -179,8 +179,9 @@ def parse_xml(data: bytes, where: str) -> ET.Element:
     text = decode(data, where)
     if "<!" in text.replace("<![CDATA[", "").replace("<!--", ""):
         raise UnreadableError("it declares a document type", where=where)
-    depth, root = 0, None
-    parser = ET.XMLPullParser(events=("start", "end"))
+    depth = 0
+    root: ET.Element | None = None
+    parser: Any = ET.XMLPullParser(events=("start", "end"))
     try:
         # in pieces, so that depth is checked before a whole file of open tags has become a tree
         for start in range(0, len(text), 1 << 16):

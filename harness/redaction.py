@@ -54,8 +54,9 @@ _SHAPES = re.compile(
     re.VERBOSE,
 )
 _SHAPE_MARKS = (
-    "hf_", "gh", "glpat-", "xox", "sk-", "AKIA", "ASIA", "nvapi-", "npm_", "pypi-", "AIza", "eyJ", "earer ", "asic ", "://",
-)  # fmt: skip
+    *("hf_", "gh", "github_pat_", "glpat-", "xox", "sk-", "AKIA", "ASIA", "nvapi-", "npm_", "pypi-", "AIza", "eyJ"),
+    *("earer ", "asic ", "://"),
+)
 _WORD_MARKS = ("token", "secret", "passw", "passphrase", "key", "credential")
 _KEY_BEGIN = re.compile(r"-----BEGIN [A-Z0-9 ]{0,40}PRIVATE KEY-----")
 _KEY_END = re.compile(r"-----END [A-Z0-9 ]{0,40}PRIVATE KEY-----")

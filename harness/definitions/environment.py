@@ -16,6 +16,13 @@ LEASED: Final = frozenset({"CUDA_VISIBLE_DEVICES", "CUDA_DEVICE_ORDER", "NVIDIA_
 """Variables that say which GPU a process sees. The lease alone does: a case that did would take another run's GPU."""
 
 
+DIRECTING: Final = frozenset(
+    {"HF_ENDPOINT", "HF_INFERENCE_ENDPOINT", "HTTP_PROXY", "HTTPS_PROXY", "ALL_PROXY", "SSL_CERT_FILE", "SSL_CERT_DIR",
+     "REQUESTS_CA_BUNDLE", "CURL_CA_BUNDLE"}
+)  # fmt: skip
+"""Variables that say where a token goes, or who may read it on the way. A case file is data: the caller sets them."""
+
+
 class EnvironmentRule(NamedTuple):
     """What the libraries behind one backend are known to read."""
 
@@ -40,7 +47,7 @@ ENVIRONMENTS: Final[dict[str, EnvironmentRule]] = {
                 # which kernels the GPU uses
                 "CUBLAS_WORKSPACE_CONFIG", "CUBLASLT_WORKSPACE_SIZE", "NVIDIA_TF32_OVERRIDE", "CUBLAS_LOGINFO_DBG",
                 # where weights and kernels come from
-                "HF_HUB_OFFLINE", "HF_HOME", "HF_HUB_CACHE", "HF_ENDPOINT", "TRITON_CACHE_DIR",
+                "HF_HUB_OFFLINE", "HF_HOME", "HF_HUB_CACHE", "TRITON_CACHE_DIR",
                 "TOKENIZERS_PARALLELISM", "DIFFUSERS_ATTN_BACKEND", "DIFFUSERS_VERBOSITY",
                 "PYTHONHASHSEED", "LD_LIBRARY_PATH", "LD_PRELOAD",
             }
@@ -84,6 +91,9 @@ def check_name(name: str, backend: str, pass_env: tuple[str, ...]) -> str | None
     """What is wrong with setting ``name`` in the ``env`` of a case, or ``None``."""
     if wrong := check_leased(name):
         return wrong
+    if name.upper() in DIRECTING:
+        how = f"take it from the caller: `pass_env: [{name}]`"
+        return f"{name} says where tokens are sent, which a data file must not; {how}"
     if looks_secret(name):
         return f"{name} looks like a secret; take it from the caller: `pass_env: [{name}]`"
     rule = environment_of(backend)

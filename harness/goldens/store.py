@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal, Protocol
 
-from pydantic import Field
+from pydantic import Field, field_validator
 
 from harness.errors import GoldenError
 from harness.goldens.folder import FolderStore
@@ -53,7 +54,13 @@ class HubPin(Record):
     revision: str = Field(pattern=r"^[0-9a-f]{40}$")
     branch: str = "main"
     endpoint: str | None = None
-    """Base URL of another hub; ``null``: huggingface_hub's own setting."""
+    """Only ``null`` is allowed: this file is data, and whoever writes it must not choose where the token goes."""
+
+    @field_validator("endpoint")
+    @classmethod
+    def _chosen_by_the_environment(cls, value: str | None) -> None:
+        if value is not None:
+            raise ValueError("a data file does not choose where the token goes; take it out, and export HF_ENDPOINT")
 
 
 class StoreConfig(Record):
@@ -132,8 +139,9 @@ def read_config(folder: Path) -> StoreConfig:
 
 
 def hub_store(pin: HubPin, *, offline: bool = False) -> HubStore:
-    """The dataset that a pin names."""
-    return HubStore(pin.repo_id, pin.revision, branch=pin.branch, offline=offline, endpoint=pin.endpoint)
+    """The dataset that a pin names, at the hub that the environment names (``HF_ENDPOINT``)."""
+    endpoint = os.environ.get("HF_ENDPOINT") or None
+    return HubStore(pin.repo_id, pin.revision, branch=pin.branch, offline=offline, endpoint=endpoint)
 
 
 def open_store(folder: Path = Path("goldens"), *, offline: bool = False) -> GoldenStore:

@@ -5,7 +5,9 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from statistics import median
-from typing import Literal, NamedTuple
+from typing import Annotated, Literal, NamedTuple
+
+from pydantic import Field
 
 from harness.definitions.case import Case
 from harness.errors import InvalidCaseError
@@ -20,12 +22,17 @@ DEFAULT_SECONDS_PER_GIGASTEP = {"cpu": 2000.0, "cuda": 120.0}
 """Seconds for 1e9 pixels times denoising steps, where nothing was measured. A plan only needs their ratio."""
 
 
+LONGEST_SECONDS = 1e7
+"""Four months. A record that claims more is wrong, and would make every later plan wrong."""
+Seconds = Annotated[float, Field(ge=0, le=LONGEST_SECONDS)]
+
+
 class CaseTimes(Record):
     """Measured seconds of one case on one runner, oldest first."""
 
-    seconds: tuple[float, ...] = ()
+    seconds: tuple[Seconds, ...] = ()
     """Everything but the load of the model."""
-    loads: tuple[float, ...] = ()
+    loads: tuple[Seconds, ...] = ()
     """Load of the model, of those runs in which this case was the engine's first."""
 
 
@@ -39,7 +46,7 @@ class History(Record):
         """The history with the times of ``records`` added; a case that generated nothing says nothing."""
         runners = {runner: dict(cases) for runner, cases in self.runners.items()}
         for record in sorted(records, key=lambda one: one.started):
-            if record.generation is None:
+            if record.generation is None or not _believable(record):
                 continue
             known = runners.setdefault(record.runner, {}).get(record.case, CaseTimes())
             seconds = max(0.0, record.timing.total - record.timing.load)
@@ -50,6 +57,12 @@ class History(Record):
                 loads=((*known.loads, round(record.timing.load, 3)) if loaded else known.loads)[-KEPT_SAMPLES:],
             )
         return History(runners=runners)
+
+
+def _believable(record: CaseRecord) -> bool:
+    """Whether the times of a record can be times: one that cannot never reaches the file that later plans read."""
+    timing = record.timing
+    return 0 <= timing.load <= LONGEST_SECONDS and 0 <= timing.total <= LONGEST_SECONDS
 
 
 class Duration(NamedTuple):

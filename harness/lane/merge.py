@@ -5,7 +5,7 @@ from __future__ import annotations
 import shutil
 from collections.abc import Iterable, Sequence
 from pathlib import Path
-from typing import Literal, NamedTuple
+from typing import ClassVar, Literal, NamedTuple
 
 from pydantic import ValidationError
 
@@ -46,6 +46,8 @@ class MergedCase(Record):
 
 class Merged(Record):
     """What ``quantgate merge`` found."""
+
+    told: ClassVar[bool] = True
 
     schema_version: Literal[1] = 1
     runner: str

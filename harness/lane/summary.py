@@ -12,6 +12,7 @@ from harness.lane.merge import Merged, MergedCase
 from harness.lane.plan import Plan
 from harness.records.base import Json
 from harness.records.verdict import GREEN, SEVERITY
+from harness.report.text import clean
 
 MARK = "<!-- quantgate lane -->"
 """First line of the comment, by which it is found again."""
@@ -109,10 +110,11 @@ def _json(value: Json) -> str:
 
 def _text(text: str) -> str:
     """Text that was written elsewhere, so that it can neither break the table, nor mention a person, nor be HTML."""
-    flat = " ".join(text.split())
+    flat = " ".join(clean(text).split())
     flat = flat if len(flat) <= MAX_CELL else flat[: MAX_CELL - 1] + "…"
     flat = flat.replace("&", "&amp;").replace("<", "&lt;").replace(">", "&gt;")
     flat = re.sub(r"([\\`*_\[\]|#~!])", r"\\\1", flat)
+    flat = re.sub(r"(?i)\b(www)(?=\.)", "\\1\u200b", flat)
     return flat.replace("@", "@\u200b").replace("://", ":\u200b//")
 
 

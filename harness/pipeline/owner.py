@@ -17,11 +17,13 @@ from harness.pipeline.environment import engine_environment, secrets_of
 from harness.pipeline.failures import rebuild
 from harness.pipeline.host_memory import kernel_kills
 from harness.pipeline.process import WorkerProcess
-from harness.pipeline.redaction import redact, redact_error, tail
+from harness.pipeline.redaction import redact, redact_answer, redact_error, tail
 from harness.pipeline.stamps import Stamps, require_unchanged, stamps_of
+from harness.reading import sentence
 from harness.records.base import Json, Record
 from harness.records.fingerprint import Fingerprint
 from harness.records.generation import EngineStart, Generation, Progress
+from harness.redaction import register, shapes
 
 R = TypeVar("R", bound=Record)
 OnProgress = Callable[[Progress], None]
@@ -70,6 +72,7 @@ class EngineOwner:
         self._allow_python = allow_python_backend
         self._silence_limit = silence_limit
         self._secrets = secrets_of(case)
+        register(self._secrets)
         self._process: WorkerProcess | None = None
         self._request = 0
         self._kills_before = 0
@@ -247,7 +250,7 @@ class EngineOwner:
                         f"an answer to request {message.get('id')} while {number} is open", kind="protocol"
                     )
                 if kind == "result":
-                    return data
+                    return redact_answer(data, self._secrets)
                 if kind == "error" and isinstance(data, dict):
                     raise rebuild(self._clean(data), where=where, remedy=self._remedy())
                 if kind != "progress" or not isinstance(data, dict):
@@ -270,7 +273,7 @@ class EngineOwner:
         except ValidationError as error:
             self._end()
             raise InfraError(
-                f"the engine's answer is no {kind.__name__}: {error}",
+                f"the engine's answer is no {kind.__name__}: {sentence(error)}",
                 where=self.case.id,
                 remedy=self._remedy(),
                 kind="protocol",
@@ -289,7 +292,7 @@ class EngineOwner:
         """An error of the worker without secrets; its traceback goes to the log."""
         cleaned = redact_error(data, self._secrets)
         with self.log_path.open("a", encoding="utf-8") as log:
-            log.write(str(cleaned.pop("traceback", "")))
+            log.write(shapes(str(cleaned.pop("traceback", ""))))
         return cleaned
 
     def _remedy(self) -> str:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import re
-from collections import deque
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -12,8 +11,15 @@ from harness.definitions.causes import CAUSES
 from harness.errors import KINDS
 from harness.records.base import Json
 from harness.records.verdict import RULES
+from harness.redaction import Redactor
 
 SHORTEST_SECRET = 6
+TAIL_BYTES = 256 << 10
+"""Most bytes that are read from the end of a log."""
+CUT_BYTES = 16 << 10
+"""Bytes after the cut that are left out where a log has no newline: the longest secret that could lie across it."""
+LINE_CHARACTERS = 2000
+"""Most characters of one line of a log that a record keeps."""
 NOT_SECRET = frozenset(
     {
         *RULES,
@@ -49,10 +55,27 @@ def worth_hiding(value: str) -> bool:
 
 
 def redact(text: str, secrets: Mapping[str, str]) -> str:
-    """``text`` with every secret's value replaced by ``<NAME>``; longer values first, as one may hold another."""
-    for name, value in sorted(secrets.items(), key=lambda item: -len(item[1])):
-        text = text.replace(value, f"<{name}>")
-    return text
+    """``text`` with every secret's value replaced by ``<NAME>``, in every form that `harness.redaction` knows, longer
+    ones first, as one may hold another."""
+    return Redactor({value: f"<{name}>" for name, value in secrets.items()}, {}).values(text)
+
+
+def redact_answer(data: Json, secrets: Mapping[str, str]) -> Json:
+    """An engine's answer without secrets: receipts and fingerprints go into records, goldens and reports.
+
+    Only the passed values are replaced here: what else looks like a secret is redacted where records are written, so
+    that numbers, paths and digests of a healthy answer stay what they are.
+    """
+    redactor = Redactor({value: f"<{name}>" for name, value in secrets.items()}, {})
+
+    def cleaned(value: Json) -> Json:
+        if isinstance(value, dict):
+            return {redactor.values(key): cleaned(item) for key, item in value.items()}
+        if isinstance(value, list):
+            return [cleaned(item) for item in value]
+        return redactor.values(value) if isinstance(value, str) else value
+
+    return cleaned(data) if secrets else data
 
 
 def redact_error(data: Mapping[str, Json], secrets: Mapping[str, str]) -> dict[str, Json]:
@@ -112,9 +135,24 @@ class StreamRedactor:
 
 
 def tail(path: Path, lines: int, secrets: Mapping[str, str]) -> tuple[str, ...]:
-    """The last ``lines`` lines of a log, redacted; empty where there is no log."""
+    """The last ``lines`` lines of a log, redacted; empty where there is no log.
+
+    However long the log or one of its lines is, ``TAIL_BYTES`` are read and ``LINE_CHARACTERS`` of a line are kept.
+    """
     if not path.is_file():
         return ()
-    with path.open(encoding="utf-8", errors="replace") as handle:
-        last = deque(handle, maxlen=lines)
-    return tuple(redact("".join(last), secrets).splitlines())
+    with path.open("rb") as handle:
+        size = handle.seek(0, os.SEEK_END)
+        handle.seek(max(0, size - TAIL_BYTES))
+        data = handle.read(TAIL_BYTES)
+    if size > TAIL_BYTES:  # what the cut left of a line may be half a secret, which nobody would recognise
+        newline = data.find(b"\n", 0, CUT_BYTES)
+        data = data[newline + 1 if newline >= 0 else CUT_BYTES :]
+    text = Redactor({value: f"<{name}>" for name, value in secrets.items()}).text(data.decode(errors="replace"))
+    return tuple(_capped(line) for line in text.splitlines()[-lines:])
+
+
+def _capped(line: str) -> str:
+    if len(line) <= LINE_CHARACTERS:
+        return line
+    return f"{line[:LINE_CHARACTERS]}… ({len(line) - LINE_CHARACTERS} more characters)"

@@ -15,6 +15,7 @@ from harness.plugin import options
 from harness.plugin.state import PluginState
 from harness.records.case_record import CaseRecord
 from harness.records.verdict import RULES, Outcome
+from harness.redaction import redact
 
 
 def is_case_file(config: pytest.Config, path: Path) -> bool:
@@ -42,7 +43,7 @@ class CaseFile(pytest.File):
             located = load_case_file(self.path, self.config.rootpath)
         except InvalidCaseError as error:
             PluginState.of(self.config).invalid_files.append(str(self.path))
-            raise self.CollectError(harmless(str(error))) from error
+            raise self.CollectError(harmless(redact(str(error)))) from error
         for one in located:
             yield CaseItem.from_parent(self, name=one.case.id, located=one)
 

@@ -7,6 +7,7 @@ from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
 from harness.harmless import harmless
+from harness.redaction import redact
 
 if TYPE_CHECKING:
     from harness.plugin.state import PluginState
@@ -25,4 +26,4 @@ def note(state: PluginState, what: str, error: Exception) -> None:
     """Note that ``what`` could not be written, once."""
     said = " ".join(f"{what} could not be written: {error or type(error).__name__}".split())
     if said not in state.unwritten:
-        state.unwritten.append(harmless(said))
+        state.unwritten.append(harmless(redact(said)))

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import json
 import os
 import tempfile
 from pathlib import Path
-from typing import TypeVar
+from typing import ClassVar, TypeVar
 
 from pydantic import BaseModel, ConfigDict
 from pydantic import JsonValue as Json
@@ -23,14 +24,27 @@ class Record(BaseModel):
         frozen=True, extra="forbid", ser_json_inf_nan="strings", allow_inf_nan=False, hide_input_in_errors=True
     )
 
+    told: ClassVar[bool] = False
+    """Whether people and CI read this record: it is redacted when it is written. Not so a record under a digest."""
+    plain: ClassVar[tuple[str, ...]] = ()
+    """Fields in which only known values are replaced: they come from committed files and are compared by digest."""
+
     def to_json(self) -> str:
         """The record as indented JSON, ending in a newline; the same record always gives the same bytes."""
         return self.model_dump_json(indent=2, exclude_none=False) + "\n"
 
     def write(self, path: Path) -> Path:
         """Write the record to ``path`` atomically: a reader sees the old file or the new one, never a part."""
-        write_text_atomic(path, self.to_json())
+        write_text_atomic(path, (self.redacted() if self.told else self).to_json())
         return path
+
+    def redacted(self: R) -> R:
+        """The record without secrets, see `harness.redaction`; the same record where it holds none."""
+        from harness.redaction import Redactor  # it asks the environment, which only writing needs
+
+        data = json.loads(self.to_json())
+        cleaned = Redactor().json(data, plain=self.plain)
+        return self if cleaned == data else type(self).model_validate(cleaned)
 
     @classmethod
     def read(cls: type[R], path: Path) -> R:

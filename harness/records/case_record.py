@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import ClassVar, Literal
 
 from harness.records.attribution import Attribution
 from harness.records.base import Json, Record
@@ -29,6 +29,9 @@ class Timing(Record):
 
 class CaseRecord(Record):
     """``runs/<run>/<case>/record.json``."""
+
+    told: ClassVar[bool] = True
+    plain: ClassVar[tuple[str, ...]] = ("request", "identity")
 
     schema_version: Literal[1] = 1
     run: str

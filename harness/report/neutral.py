@@ -14,7 +14,7 @@ from harness.report.text import clean, one_line
 
 _GAP = "&#8203;"
 _HARMLESS = re.compile(r"[^A-Za-z0-9 ,;/.%=()+\-\u0080-\U0010ffff]")
-_ADDRESS = re.compile(r"(?i)(https?|ftp|mailto|xmpp)(?=:)|\b(www)(?=\.)|\b(GH)(?=-\d)")
+_ADDRESS = re.compile(r"(?i)(https?|ftp|mailto|xmpp)(?=:)|([a-z][a-z0-9+.-]{1,15})(?=://)|\b(www)(?=\.)|\b(GH)(?=-\d)")
 
 
 def neutral(text: str, limit: int = 400) -> str:

@@ -19,7 +19,10 @@ from harness.records.candidate import CANDIDATE_FILE, Candidate
 from harness.review.pending import parse_candidate, part_files, read_candidate
 
 MAX_ENTRIES = 100_000
-MAX_MANIFEST_BYTES = 64 << 20
+MAX_MANIFEST_BYTES = 8 << 20
+"""Most bytes of one ``candidate.json``, unpacked; that of a case with 1,600 Linears is below 1 MiB."""
+MAX_MANIFESTS_BYTES = 64 << 20
+"""Most bytes of all of them: an archive of 2 MB can unpack into gigabytes."""
 MAX_TOTAL_BYTES = 16 << 30
 _CHUNK = 1 << 20
 _AGAIN = "download the artifact again"
@@ -84,9 +87,11 @@ def _from_zip(archive: zipfile.ZipFile, source: Path, case: str, runner: str, sc
     entries = _entries(archive, source)
     candidates: dict[str, Candidate] = {}
     faults: list[GoldenError] = []
+    left = MAX_MANIFESTS_BYTES
     for name in sorted(name for name in entries if PurePosixPath(name).name == CANDIDATE_FILE):
         try:
-            data = _read_bounded(archive, entries[name], MAX_MANIFEST_BYTES, source)
+            data = _read_bounded(archive, entries[name], min(MAX_MANIFEST_BYTES, left), source)
+            left -= len(data)
             candidates[str(PurePosixPath(name).parent)] = parse_candidate(data, f"{source}!{name}")
         except GoldenError as error:
             faults.append(error)
@@ -111,6 +116,8 @@ def _entries(archive: zipfile.ZipFile, source: Path) -> dict[str, zipfile.ZipInf
     entries: dict[str, zipfile.ZipInfo] = {}
     for info in infos:
         path = PurePosixPath(info.filename.replace("\\", "/"))
+        if not path.parts or "\0" in info.filename:
+            raise GoldenError("an entry has no name", where=str(source), remedy=_AGAIN)
         if path.is_absolute() or ".." in path.parts or ":" in info.filename:
             raise GoldenError(f"entry {info.filename!r} leaves the archive's folder", where=str(source), remedy=_AGAIN)
         if str(path) in entries:

@@ -165,7 +165,7 @@ class Session:
         for _ in range(2):
             try:
                 verdict, checks = judge(run.evidence, self.context.runner.name, started.date())
-                record = self._attributed(run, self._record(run, verdict, checks, started, attempt))
+                record = self._attributed(run, self._record(run, verdict, checks, started, attempt)).redacted()
                 record.write(run.folder / RECORD)
                 return self._with_candidate(run, record)
             except Exception as error:

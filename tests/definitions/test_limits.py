@@ -80,7 +80,7 @@ def test_a_wrong_file_is_an_error_with_a_pointer(tmp_path, change, said):
 
 def test_half_a_file_is_an_error(tmp_path):
     put(tmp_path, json.dumps(measured())[:80])
-    with pytest.raises(InvalidCaseError, match="EOF"):
+    with pytest.raises(InvalidCaseError, match="not JSON"):
         load_limits(tmp_path, "cpu", "one")
 
 

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from harness.records.case_record import CaseRecord
+from harness.report.errors import ReportError
 from harness.report.history.schema import connect
 from harness.report.redact import redact_record
 
@@ -134,7 +135,7 @@ class History:
             " ORDER BY started DESC LIMIT 1",
             (run, runner, case, attempt),
         ).fetchone()
-        return CaseRecord.model_validate_json(row[0]) if row else None
+        return CaseRecord.parse(row[0], f"the history's record of {case}") if row else None
 
 
 def is_calibration(record: CaseRecord) -> bool:
@@ -202,5 +203,11 @@ def open_history(path: Path = DEFAULT) -> Iterator[History]:
     connection = connect(path)
     try:
         yield History(connection)
+    except sqlite3.Error as error:
+        raise ReportError(
+            f"the history cannot be used: {error}",
+            where=str(path),
+            remedy=f"see that the disk has room (df -h); if it has, mv {path} {path}.damaged, and ask again",
+        ) from error
     finally:
         connection.close()
