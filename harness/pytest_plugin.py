@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from harness.definitions.files import SUFFIXES
+from harness.definitions.files import is_case_name
 from harness.plugin import options
 
 if TYPE_CHECKING:
@@ -26,14 +26,16 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 
 def pytest_configure(config: pytest.Config) -> None:
     """Register the runner markers and the state that items share."""
-    from harness.plugin.judged import JudgedHooks
+    from harness.plugin.judged import CollectedHooks, JudgedHooks
+    from harness.plugin.marked import marker_line
     from harness.plugin.state import PluginState
 
     options.check(config)
     options.check_plan(config)
     state = PluginState.of(config)
     for name in state.runner_names():
-        config.addinivalue_line("markers", f"{name}: a case for the runner profile runners/{name}.yaml")
+        config.addinivalue_line("markers", marker_line(name))
+    config.pluginmanager.register(CollectedHooks(state), "quantgate-collected")
     if not state.is_worker:
         config.pluginmanager.register(JudgedHooks(state), "quantgate-judged")
     if config.pluginmanager.hasplugin("xdist"):
@@ -57,9 +59,37 @@ def pytest_unconfigure(config: pytest.Config) -> None:
     PluginState.of(config).close()
 
 
+@pytest.hookimpl(tryfirst=True)
+def pytest_sessionstart(session: pytest.Session) -> None:
+    """Refuse, before a case is collected, what would let pytest see other cases than the commands do.
+
+    In the controller of xdist as well: a worker that refuses would be an internal error.
+    """
+    from harness.plugin.lane import runs_cases
+
+    if runs_cases(session.config):
+        from harness.plugin.refusals import refuse_links, refuse_taken_names
+
+        refuse_links(session.config)
+        refuse_taken_names(session.config)
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_ignore_collect(collection_path: Path, config: pytest.Config) -> bool | None:
+    """See the case files that ``quantgate cases`` and ``plan`` see: in hidden folders and in ``build/`` too.
+
+    A path of ``--ignore`` and ``--ignore-glob`` stays ignored: a person typed it.
+    """
+    if config.option.ignore or config.option.ignore_glob:
+        return None
+    from harness.plugin.collect import holds_cases
+
+    return False if holds_cases(config, collection_path) else None
+
+
 def pytest_collect_file(file_path: Path, parent: pytest.Collector) -> CaseFile | None:
     """Collect the case files below the configured folder, at any depth."""
-    if file_path.suffix not in SUFFIXES:
+    if not is_case_name(file_path.name):
         return None
     from harness.plugin.collect import CaseFile, is_case_file
 
@@ -87,17 +117,25 @@ def pytest_runtestloop(session: pytest.Session) -> Generator[None, object, objec
         return (yield)
 
 
-@pytest.hookimpl(wrapper=True)
+@pytest.hookimpl(wrapper=True, tryfirst=True)
 def pytest_runtest_makereport(
     item: pytest.Item, call: pytest.CallInfo[None]
 ) -> Generator[None, pytest.TestReport, pytest.TestReport]:
-    """A verdict that JUnit calls an error is raised in setup, where pytest would print our own stack above it."""
-    report = yield
-    if call.when == "setup" and call.excinfo is not None:
-        from harness.plugin.collect import CaseFailedError, CaseItem
+    """Report a case as its verdict says, whatever a mark or another plugin makes of it.
 
-        if isinstance(item, CaseItem) and isinstance(call.excinfo.value, CaseFailedError):
-            report.longrepr = str(call.excinfo.value)
+    A verdict that JUnit calls an error is raised in setup, where pytest would print our own stack above it. A case
+    that was skipped before it was judged is an error, and one that failed stays failed under an ``xfail`` mark.
+    """
+    report = yield
+    if call.excinfo is not None:
+        from harness.plugin.collect import CaseFailedError, CaseItem
+        from harness.plugin.refusals import refuse_skip
+
+        if isinstance(item, CaseItem):
+            if call.when == "setup" and isinstance(call.excinfo.value, CaseFailedError):
+                report.longrepr = str(call.excinfo.value)
+            if report.skipped:
+                refuse_skip(item, report)
     return report
 
 

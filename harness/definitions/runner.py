@@ -25,7 +25,27 @@ def _specifier(text: str) -> str:
     return text
 
 
-RunnerName = Annotated[str, StringConstraints(pattern=r"^[a-z][a-z0-9_]{0,31}$")]
+RESERVED = frozenset({
+    "and", "or", "not",
+    "filterwarnings", "parametrize", "skip", "skipif", "tryfirst", "trylast", "usefixtures", "xfail",
+    "anyio", "asyncio", "benchmark", "dependency", "django_db", "flaky", "forked", "no_cover", "order", "timeout",
+    "trio", "xdist_group",
+})  # fmt: skip
+"""Words of ``-m`` expressions and marks that pytest or a common plugin acts on, whether or not it is installed here.
+
+A case carries the names of its runners as marks, so a runner called ``skip`` would switch its cases off. Marks of
+plugins that are not listed are refused by pytest itself, see `harness.plugin.refusals`.
+"""
+
+
+def _not_reserved(name: str) -> str:
+    if name in RESERVED:
+        raise ValueError(f"{name!r} is a word or mark of pytest, which would act on the cases; choose another name")
+    return name
+
+
+RunnerName = Annotated[str, StringConstraints(pattern=r"^[a-z][a-z0-9_]{0,31}$"), AfterValidator(_not_reserved)]
+EnvGlob = Annotated[str, StringConstraints(pattern=r"^[A-Za-z_][A-Za-z0-9_?*]*$")]
 Specifier = Annotated[str, AfterValidator(_specifier)]
 
 
@@ -45,11 +65,16 @@ class RunnerProfile(Frozen):
     native_formats: tuple[Format, ...] = Field(
         default=("bf16",), description="formats that the device multiplies itself; the others are dequantized"
     )
-    marker: str = Field(pattern=r"^[a-z][a-z0-9_]*$", description="pytest -m MARKER")
+    marker: RunnerName = Field(description="pytest -m MARKER")
     labels: tuple[str, ...] = Field(min_length=1, description="GitHub runner labels, all of which the job asks for")
     memory_gib: float = Field(default=0, ge=0, description="least memory of one device, GiB")
     driver: str | None = Field(default=None, pattern=r"^[0-9]+(\.[0-9]+)*$", description="least driver version")
     packages: dict[str, Specifier] = Field(default={}, description="version specifier by distribution")
+    harmless_env: tuple[EnvGlob, ...] = Field(
+        default=(),
+        description="environment variables that move no pixel here, as names or globs such as `NCCL_DEBUG*`: another "
+        "value than the golden's is shown and does not make the golden stale",
+    )
 
     @model_validator(mode="after")
     def _says_how_it_is_recognised(self) -> RunnerProfile:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from enum import StrEnum
+from fnmatch import fnmatchcase
 
 from harness.goldens.golden import Golden
 from harness.records.identity import FieldChange, Identity, IdentityClass, differences
@@ -16,11 +17,11 @@ class MatchKind(StrEnum):
     EXACT = "exact"
     """Request, hardware, weights and env are the same: pixels gate. The subject may differ; it is shown."""
     WEIGHTS = "weights"
-    """Other weights or environment: pixels do not gate, everything that needs no golden of these weights runs."""
+    """Other weights or environment: the frames are compared all the same, and a clean result is ``golden_stale``."""
     HARDWARE = "hardware"
     """Another class of hardware: ``environment_mismatch``."""
     REQUEST = "request"
-    """The case asks for something else by now: ``golden_stale``, before the device runs."""
+    """The case asks for something else by now: ``golden_stale``, and the run leaves its candidate like a first one."""
     MISSING = "missing"
     """The case accepts no golden: ``golden_missing``."""
 
@@ -54,14 +55,27 @@ def kind_of(changes: Sequence[FieldChange]) -> MatchKind:
     return _KIND[max((_RANK[change.identity_class] for change in changes), default=0)]
 
 
-def select(goldens: Sequence[Golden], run: Identity) -> Match:
+def without_harmless(changes: Sequence[FieldChange], harmless_env: Sequence[str]) -> tuple[FieldChange, ...]:
+    """The changes, with environment variables that the runner's profile lists as harmless moved to the subject."""
+    return tuple(
+        change.model_copy(update={"identity_class": "subject", "field": f"env.{change.field}"})
+        if change.identity_class == "env" and any(fnmatchcase(change.field, glob) for glob in harmless_env)
+        else change
+        for change in changes
+    )
+
+
+def select(goldens: Sequence[Golden], run: Identity, harmless_env: Sequence[str] = ()) -> Match:
     """The goldens that a run is to be compared with.
 
     Args:
         goldens: accepted goldens of the case on this runner, in the order of the list (newest last).
         run: identity of the run. Its ``subject`` may still be incomplete: it never decides.
+        harmless_env: names or globs of environment variables that move no pixel, from the runner's profile.
     """
-    compared = [(golden, differences(golden.manifest.identity, run)) for golden in goldens]
+    compared = [
+        (golden, without_harmless(differences(golden.manifest.identity, run), harmless_env)) for golden in goldens
+    ]
     if not compared:
         return Match(MatchKind.MISSING, (), ())
     exact = [(golden, changes) for golden, changes in compared if kind_of(changes) is MatchKind.EXACT]

@@ -7,6 +7,7 @@ from typing import Any
 
 from harness.definitions.case import Case, Format
 from harness.errors import QuantgateError
+from harness.records.contents import ContentChange
 from harness.records.frames import ComparisonEvidence, SanityEvidence
 from harness.records.generation import Expert, Generation, Trace
 from harness.records.identity import FieldChange
@@ -25,6 +26,8 @@ class GoldenEvidence:
     trace: Trace | None = None
     limits: LimitFile | None = None
     """The limits of the case, which must hold for this golden (``limits.goldens``)."""
+    contents: tuple[ContentChange, ...] = ()
+    """Which tensors and documents of the checkpoint are not the golden's, by component."""
 
     def changed(self, *classes: str) -> tuple[FieldChange, ...]:
         """The changes of the named identity classes."""

@@ -22,6 +22,14 @@ def is_case_file(config: pytest.Config, path: Path) -> bool:
     return path.is_relative_to(options.folder(config, "quantgate_cases"))
 
 
+def holds_cases(config: pytest.Config, path: Path) -> bool:
+    """Whether ``path`` is a case file, or a folder below ``cases/`` with a case file in it at any depth."""
+    folder = options.folder(config, "quantgate_cases")
+    if not path.is_relative_to(folder):
+        return False
+    return any(file.is_relative_to(path) for file in PluginState.of(config).case_files.files)
+
+
 class CaseFile(pytest.File):
     """One ``cases/*.yaml``."""
 
@@ -29,6 +37,7 @@ class CaseFile(pytest.File):
         """One item a case, in the order of the file."""
         from harness.definitions.loading import load_case_file
 
+        PluginState.of(self.config).collected_files.add(self.path)
         try:
             located = load_case_file(self.path, self.config.rootpath)
         except InvalidCaseError as error:

@@ -14,6 +14,7 @@ from harness.harmless import harmless
 from harness.lane.attempts import RECORD, NeverJudgedError, forget, last_attempt
 from harness.lane.junit import PLAN_PROPERTY
 from harness.plugin.collect import CaseItem
+from harness.plugin.selected import dropped_cases
 from harness.plugin.state import PluginState
 from harness.plugin.writing import or_said
 from harness.records.case_record import CaseRecord
@@ -57,6 +58,43 @@ def on_disk(state: PluginState) -> list[CaseRecord]:
     return found
 
 
+class CollectedHooks:
+    """Registered in every process that collects: pytest itself, and each worker of xdist."""
+
+    def __init__(self, state: PluginState) -> None:
+        self._state = state
+
+    @pytest.hookimpl
+    def pytest_itemcollected(self, item: pytest.Item) -> None:
+        """Remember each case before a plugin or a ``conftest.py`` can deselect it."""
+        if isinstance(item, CaseItem):
+            self._state.collected.append(item)
+
+    @pytest.hookimpl(tryfirst=True)
+    def pytest_runtestloop(self, session: pytest.Session) -> None:
+        """Find the cases that were selected and will not run; a worker tells the controller of them."""
+        if session.config.option.collectonly or (session.testsfailed and not _goes_on(session)):
+            return
+        if not self._state.is_worker and session.config.pluginmanager.hasplugin("dsession"):
+            return  # the controller of xdist collects nothing
+        dropped = dropped_cases(self._state, session)
+        if self._state.is_worker:
+            session.config.workeroutput["quantgate_dropped"] = [item.nodeid for item in dropped]  # type: ignore[attr-defined]
+        else:
+            note_dropped(self._state, ((item.nodeid, item.located) for item in dropped))
+
+
+def _goes_on(session: pytest.Session) -> bool:
+    return bool(session.config.option.continue_on_collection_errors)
+
+
+def note_dropped(state: PluginState, cases: Iterable[tuple[str, Located]]) -> None:
+    """Expect ``cases``, which were selected and which somebody took out of the run before it began."""
+    cases = list(cases)
+    state.dropped |= {node for node, _ in cases}
+    expect(state, cases)
+
+
 class JudgedHooks:
     """Registered in the process that ends the run: pytest itself, or the controller of xdist."""
 
@@ -66,8 +104,7 @@ class JudgedHooks:
     @pytest.hookimpl(tryfirst=True)
     def pytest_runtestloop(self, session: pytest.Session) -> None:
         """Note which cases are to be judged: what remains after every plugin has deselected."""
-        option = session.config.option
-        if option.collectonly or (session.testsfailed and not option.continue_on_collection_errors):
+        if session.config.option.collectonly or (session.testsfailed and not _goes_on(session)):
             return
         expect(self._state, ((item.nodeid, item.located) for item in session.items if isinstance(item, CaseItem)))
 
@@ -75,7 +112,7 @@ class JudgedHooks:
     def pytest_runtest_logreport(self, report: pytest.TestReport) -> None:
         """Note what pytest itself says: a case may be skipped, or fail before it is judged."""
         if report.skipped:
-            self._state.skipped.add(report.nodeid)
+            self._state.skipped.setdefault(report.nodeid, skip_reason(report))
         elif report.failed:
             self._state.failed.add(report.nodeid)
 
@@ -101,7 +138,7 @@ def name_unjudged(state: PluginState, session: pytest.Session, exitstatus: int) 
     judged = {record.node for record in state.records}
     stopped = bool(session.shouldstop or session.shouldfail or exitstatus not in _ENDED_BY_ITSELF)
     for node, located in state.expected.items():
-        if node in judged or node in state.skipped:
+        if node in judged or (node in state.skipped and state.skips_missing_runner()):
             continue
         record = _unjudged(state, node, located)
         state.unjudged.add(node)
@@ -121,10 +158,22 @@ def _unjudged(state: PluginState, node: str, located: Located) -> CaseRecord:
             (folder / f"record-attempt-{before.attempt}.json").unlink()
         return record
     runner = state.profile().name
-    error = NeverJudgedError(
-        "it was selected, and the run ended before it was judged", remedy=f"pytest {node} --runner {runner}"
-    )
-    return state.lost(located, node, 1, error)
+    what = "it was selected, and the run ended before it was judged"
+    if node in state.skipped:
+        what = f"it was selected, and pytest skipped it: {state.skipped[node]}"
+    elif node in state.dropped:
+        what = "it was selected, and a plugin or a conftest.py took it out of the run"
+    return state.lost(located, node, 1, NeverJudgedError(what, remedy=f"pytest {node} --runner {runner}"))
+
+
+def skip_reason(report: pytest.TestReport) -> str:
+    """What pytest says of a skip, and where it was asked for, in one line."""
+    if hasattr(report, "wasxfail"):
+        return f"xfail {report.wasxfail}".strip()
+    if isinstance(report.longrepr, tuple):
+        path, line, reason = report.longrepr
+        return f"{' '.join(str(reason).split())} ({path}:{line})"
+    return " ".join(str(report.longrepr or "no reason given").split())
 
 
 def _report(state: PluginState, session: pytest.Session, located: Located, record: CaseRecord, stopped: bool) -> None:

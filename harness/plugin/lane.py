@@ -14,7 +14,7 @@ from harness.plugin.state import PluginState
 
 def workers(config: pytest.Config) -> int | None:
     """How many workers ``-n auto`` starts: one a GPU of the runner. ``None`` where xdist's own rule is right."""
-    if not _runs_cases(config):
+    if not runs_cases(config):
         return None
     from harness.session.devices import devices_for
 
@@ -34,7 +34,8 @@ def note_times(config: pytest.Config) -> None:
         state.read_history().with_records(state.records).write(state.history_file)
 
 
-def _runs_cases(config: pytest.Config) -> bool:
+def runs_cases(config: pytest.Config) -> bool:
+    """Whether a path of the command lies below the folder of the case files, or holds it."""
     cases = options.folder(config, "quantgate_cases")
     places = (Path(config.invocation_params.dir, argument.partition("::")[0]) for argument in config.args)
     return any(place.is_relative_to(cases) or cases.is_relative_to(place) for place in places)

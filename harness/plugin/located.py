@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from harness.definitions.case import Located
-from harness.definitions.files import SUFFIXES
+from harness.definitions.files import is_case_name
 from harness.plugin.collect import is_case_file
 
 
@@ -19,7 +19,7 @@ class CasesById:
     def find(self, nodeid: str) -> Located | None:
         """The case with this pytest id; ``None`` where it is another kind of test."""
         path, _, case = nodeid.partition("::")
-        if not path.endswith(SUFFIXES):
+        if not is_case_name(path):
             return None
         file = self._config.rootpath / path
         if not is_case_file(self._config, file):

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Collection
+from collections.abc import Collection, Iterable
 from itertools import product
 
 import pytest
@@ -42,6 +42,31 @@ def marked_runner(expression: str, runners: Collection[str]) -> str:
             f"  next: pytest --runner {named[0]} -m {expression!r}"
         )
     return required.pop()
+
+
+def marker_line(name: str) -> str:
+    """Line by which runner ``name`` is registered as a marker."""
+    return f"{name}: a case for the runner profile runners/{name}.yaml"
+
+
+def taken_by(name: str, lines: Iterable[str]) -> str:
+    """The line of ``lines`` by which a plugin, a ``conftest.py`` or the project registers the marker ``name`` too.
+
+    Args:
+        name: of a runner.
+        lines: pytest's ini setting ``markers`` after all plugins added theirs, such as ``skip(reason=None): ...``.
+
+    Returns:
+        An empty string if only quantgate registers it.
+    """
+    return next(
+        (
+            line
+            for line in lines
+            if re.split(r"[:(\s]", line.strip(), maxsplit=1)[0] == name and line != marker_line(name)
+        ),
+        "",
+    )
 
 
 class _Marks(frozenset[str]):

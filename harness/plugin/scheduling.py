@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 from xdist.scheduler import LoadScopeScheduling
 
-from harness.plugin.judged import expect, keep, on_disk
+from harness.plugin.judged import expect, keep, note_dropped, on_disk
 from harness.plugin.located import CasesById
 from harness.plugin.sharding import refuse_missing
 from harness.plugin.state import PluginState
@@ -146,7 +146,11 @@ class XdistHooks:
     def pytest_testnodedown(self, node: Any, error: object | None) -> None:
         """Collect the records of a worker that ended: as sent, or from the disk where it died before."""
         state = PluginState.of(node.config)
-        sent = getattr(node, "workeroutput", {}).get("quantgate_records")
+        output = getattr(node, "workeroutput", {})
+        cases = CasesById(node.config)
+        dropped = output.get("quantgate_dropped", ())
+        note_dropped(state, [(one, located) for one in dropped if (located := cases.find(one)) is not None])
+        sent = output.get("quantgate_records")
         if sent is not None:
             keep(state, (CaseRecord.model_validate_json(text) for text in sent))
         elif error is not None:

@@ -8,7 +8,7 @@ from collections.abc import Iterable, Mapping
 import pytest
 
 from harness.definitions.loading import check_unique
-from harness.errors import InvalidCaseError, NoRunnerError
+from harness.errors import InvalidCaseError
 from harness.harmless import harmless
 from harness.pipeline.engine_key import engine_key
 from harness.plugin.collect import CaseItem
@@ -69,11 +69,7 @@ def skip_without_device(state: PluginState, cases: Iterable[CaseItem]) -> None:
 
     Otherwise they run, and each ends as ``no_runner``: a verdict that the table, JUnit and the report show.
     """
-    if not skipping_is_asked(state.config):
-        return
-    try:
-        state.device()
-    except NoRunnerError:
+    if state.skips_missing_runner():
         for item in cases:
             item.add_marker(pytest.mark.skip(reason=f"no runner {state.profile().name} in this machine"))
 

@@ -17,6 +17,7 @@ from harness.records.fingerprint import Device
 from harness.records.verdict import RULES, Outcome, worst
 
 if TYPE_CHECKING:
+    from harness.definitions.files import CaseFiles
     from harness.definitions.runner import RunnerProfile
     from harness.lane.history import History
     from harness.lane.leases import Lease
@@ -25,7 +26,7 @@ if TYPE_CHECKING:
     from harness.session.conductor import Session
 
 _KEY: pytest.StashKey[PluginState] = pytest.StashKey()
-_PYTESTS_OWN = (int(pytest.ExitCode.OK), int(pytest.ExitCode.TESTS_FAILED))
+_PYTESTS_OWN = (int(pytest.ExitCode.OK), int(pytest.ExitCode.TESTS_FAILED), int(pytest.ExitCode.NO_TESTS_COLLECTED))
 
 
 class PluginState:
@@ -38,7 +39,14 @@ class PluginState:
         self.records: list[CaseRecord] = []
         self.expected: dict[str, Located] = {}
         """By pytest id: every case that this run was to judge. In the process that ends the run, not in its workers."""
-        self.skipped: set[str] = set()
+        self.collected: list[CaseItem] = []
+        """Every case that pytest collected, before anybody deselected."""
+        self.collected_files: set[Path] = set()
+        """Every case file of which pytest asked for the cases."""
+        self.skipped: dict[str, str] = {}
+        """By pytest id: why pytest skipped it, as far as it says."""
+        self.dropped: set[str] = set()
+        """Pytest ids of cases that were selected and that a plugin or a ``conftest.py`` took out of the run."""
         self.failed: set[str] = set()
         self.unjudged: set[str] = set()
         """Pytest ids of cases that the run ended without a verdict of: pytest counts none of them as failed."""
@@ -53,6 +61,8 @@ class PluginState:
         self._session: Session | None = None
         self._lease: Lease | None = None
         self._shard: tuple[Shard | None] | None = None
+        self._case_files: CaseFiles | None = None
+        self._skipping: bool | None = None
 
     @classmethod
     def of(cls, config: pytest.Config) -> PluginState:
@@ -61,6 +71,28 @@ class PluginState:
         if state is None:
             state = config.stash[_KEY] = cls(config)
         return state
+
+    @property
+    def case_files(self) -> CaseFiles:
+        """The case files of the project, listed once per run."""
+        if self._case_files is None:
+            from harness.definitions.files import case_files_below
+
+            self._case_files = case_files_below(options.folder(self.config, "quantgate_cases"))
+        return self._case_files
+
+    def skips_missing_runner(self) -> bool:
+        """Whether a person asked for cases to be skipped without their device, and the device is absent."""
+        if self._skipping is None:
+            from harness.plugin.selection import skipping_is_asked
+
+            self._skipping = False
+            if skipping_is_asked(self.config):
+                try:
+                    self.device()
+                except NoRunnerError:
+                    self._skipping = True
+        return self._skipping
 
     def runner_names(self) -> list[str]:
         """Names of the runner profiles, read off the folder without parsing a file."""
@@ -266,10 +298,26 @@ class PluginState:
             ):  # a device that stays in use is found out again, and recorded, below
                 self.lease(avoid)
             attempt = retry.attempt
+        self._keep(record)
+        return record, folder
+
+    def _keep(self, record: CaseRecord) -> None:
+        """Add ``record`` to those of the run; a worker sends all of its own when it ends."""
         self.records.append(record)
         if self.is_worker:
             self.config.workeroutput["quantgate_records"] = [one.to_json() for one in self.records]  # type: ignore[attr-defined]
-        return record, folder
+
+    def not_judged(self, located: Located, node: str, skip: str) -> CaseRecord:
+        """Record that pytest skipped a selected case before it was judged, for the reason ``skip``."""
+        from harness.lane.attempts import NeverJudgedError
+
+        error = NeverJudgedError(
+            f"it was selected, and pytest skipped it: {skip}",
+            remedy=f"pytest {node} --runner {self.profile().name}",
+        )
+        record = self.lost(located, node, 1, error)
+        self._keep(record)
+        return record
 
     def case_folder(self, case: str) -> Path:
         """Folder of one case in this run. An id is a plain name, see ``CaseId``."""
@@ -314,7 +362,7 @@ class PluginState:
         """Exit code by verdict class, where every failure of the run is a verdict; otherwise pytest's own stands."""
         if self.invalid_files and pytest_code == int(pytest.ExitCode.INTERRUPTED):
             return RULES[Outcome.INVALID_CASE].exit_code
-        if pytest_code == int(pytest.ExitCode.NO_TESTS_COLLECTED) and self.other_runners:
+        if pytest_code == int(pytest.ExitCode.NO_TESTS_COLLECTED) and self.other_runners and not self.records:
             return RULES[Outcome.NO_RUNNER].exit_code
         red = [record for record in self.records if RULES[record.verdict.outcome].junit in ("failure", "error")]
         told = [record for record in red if record.node not in self.unjudged]

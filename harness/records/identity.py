@@ -2,8 +2,14 @@
 
 ``request``: everything the case states. Differs: the golden is stale.
 ``hardware``: exact device name and compute capability; on a CPU its architecture. Differs: environment mismatch.
-``weights`` and ``env``: checkpoint digests and environment variables. Differ: pixels do not gate.
-``subject``: code, packages, driver, receipts. Shown, never blocks: it is what is being tested.
+``weights``: the content of each component of the checkpoint (``harness.records.contents``). Differs: the frames are
+compared all the same; outside their limits the run is red, inside them the golden is stale.
+``env``: environment variables, but those that the runner's profile lists as harmless. Differ: as ``weights``.
+``subject``: code, packages, driver, receipts, the files that hold the weights. Shown, never blocks: it is what is being
+tested.
+
+Goldens that were made before contents were known hold the sha256 of each file among their weights, under
+``component/file``. Such a golden and a run have the same weights if their files are the same.
 """
 
 from __future__ import annotations
@@ -59,6 +65,9 @@ def differences(golden: Identity, run: Identity) -> tuple[FieldChange, ...]:
     before_engine = "code" not in run.subject
     changes: list[FieldChange] = []
     for name in CLASSES:
+        if name == "weights":
+            changes.extend(_weights(golden, run))
+            continue
         before: dict[str, Json] = getattr(golden, name)
         after: dict[str, Json] = getattr(run, name)
         changes.extend(
@@ -66,5 +75,65 @@ def differences(golden: Identity, run: Identity) -> tuple[FieldChange, ...]:
             for field in sorted(before.keys() | after.keys())
             if before.get(field) != after.get(field)
             and not (name == "subject" and before_engine and field not in after and is_late(field))
+            and not (name == "subject" and field.startswith(FILE) and not (_has_files(before) and _has_files(after)))
         )
     return tuple(changes)
+
+
+FILE = "file."
+"""Prefix of the subject's fields that hold the sha256 of a file: how the weights are stored, not what they are."""
+
+
+def component_of(file: str) -> str:
+    """The component that a file belongs to: ``vae`` of ``vae/config.json``, ``model_index`` of ``model_index.json``."""
+    return file.partition("/")[0] if "/" in file else file.removesuffix(".json")
+
+
+def is_file(field: str) -> bool:
+    """Whether a field of the weights is the digest of one file."""
+    return "/" in field or field == "model_index.json"
+
+
+def files_of(identity: Identity) -> dict[str, dict[str, Json]]:
+    """sha256 by file, by component, wherever the identity holds them."""
+    files: dict[str, dict[str, Json]] = {}
+    for field, value in identity.subject.items():
+        if field.startswith(FILE):
+            file = field.removeprefix(FILE)
+            files.setdefault(component_of(file), {})[file] = value
+    for field, value in identity.weights.items():
+        if is_file(field):
+            files.setdefault(component_of(field), {})[field] = value
+    return files
+
+
+def _has_files(subject: dict[str, Json]) -> bool:
+    return any(field.startswith(FILE) for field in subject)
+
+
+def _weights(golden: Identity, run: Identity) -> list[FieldChange]:
+    """Compare components by content; one whose content either side does not know by the files that hold it."""
+    before, after = _comparable(golden, run)
+    return [
+        FieldChange(identity_class="weights", field=field, golden=before.get(field), run=after.get(field))
+        for field in sorted(before.keys() | after.keys())
+        if before.get(field) != after.get(field)
+    ]
+
+
+def _comparable(golden: Identity, run: Identity) -> tuple[dict[str, Json], dict[str, Json]]:
+    sides = (golden, run)
+    files = [files_of(side) for side in sides]
+    rows: list[dict[str, Json]] = [
+        {field: value for field, value in side.weights.items() if not is_file(field)} for side in sides
+    ]
+    for component in files[0].keys() | files[1].keys():
+        if all(component in side for side in rows):
+            continue
+        if all(component in side for side in files):  # the content of one side is not known
+            for side in rows:
+                side.pop(component, None)
+        for side, held in zip(rows, files, strict=True):
+            if component not in side:
+                side.update(held.get(component, {}))
+    return rows[0], rows[1]

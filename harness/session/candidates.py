@@ -5,11 +5,13 @@ from __future__ import annotations
 from pathlib import Path
 
 from harness.records.case_record import CaseRecord
+from harness.records.contents import CONTENTS, CONTENTS_FILE
 from harness.records.golden import CLIP
 from harness.records.probe import PROBES, SKETCHES
 from harness.records.verdict import Outcome
 from harness.review.pending import RECORD, leave
 from harness.review.workspace import Workspace
+from harness.session.contents import Contents
 from harness.session.context import SessionContext
 from harness.session.probing import PROBES_FILE, SKETCHES_FILE
 from harness.session.stages import TRACE
@@ -31,13 +33,23 @@ def parts_of(record: CaseRecord, folder: Path) -> dict[str, Path]:
     found = {PROBES: folder / PROBES_FILE, SKETCHES: folder / SKETCHES_FILE}
     if all(path.exists() for path in found.values()):
         parts |= found
+    if (contents := folder / CONTENTS_FILE).exists():
+        parts[CONTENTS] = contents
     return parts
 
 
-def leave_candidate(context: SessionContext, record: CaseRecord, folder: Path) -> Path | None:
-    """Leave a pending candidate where the verdict calls for one. ``record.json`` must be on disk.
+def leave_candidate(
+    context: SessionContext, record: CaseRecord, folder: Path, contents: Contents | None = None
+) -> Path | None:
+    """Leave a pending candidate if the verdict calls for one. ``record.json`` must be on disk.
 
     A negative control has no golden of its own and leaves none.
+
+    Args:
+        context: the session's.
+        record: of the run.
+        folder: the case's folder of the run.
+        contents: of the checkpoint that ran; they become part of the candidate.
 
     Returns:
         The candidate's folder, or ``None``.
@@ -46,6 +58,8 @@ def leave_candidate(context: SessionContext, record: CaseRecord, folder: Path) -
         return None
     if record.request.get("golden_of"):
         return None
+    if contents is not None:
+        contents.write(folder)
     files = {**parts_of(record, folder), RECORD: folder / "record.json"}
     # candidate.json beside the record as well: an uploaded run is then an artifact for `accept --from`
     return leave(Workspace(context.root), record, files, run_folder=folder)

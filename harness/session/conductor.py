@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -31,6 +32,7 @@ from harness.records.identity import Identity
 from harness.records.limits import LimitCheck
 from harness.records.verdict import SEVERITY, Outcome, Verdict
 from harness.session.candidates import leave_candidate
+from harness.session.contents import Contents
 from harness.session.context import SessionContext
 from harness.session.events import CaseFinished, Event, Progress, Stage, StageStarted
 from harness.session.experiments import ATTRIBUTED, Laboratory, investigate
@@ -40,6 +42,7 @@ from harness.session.inspecting import Inspector
 from harness.session.probing import base_on_disk, probe_source, run_probes
 from harness.session.stages import (
     Found,
+    accepted_goldens,
     compare_with,
     find_golden,
     look_at_frames,
@@ -64,6 +67,8 @@ class _Run:
     seconds: dict[str, float] = field(default_factory=dict)
     stamps: Stamps = field(default_factory=dict)
     """The files that ``identity`` speaks of."""
+    contents: Contents | None = None
+    """What those files hold."""
     identity: Identity | None = None
     engine: gen.EngineStart | None = None
     fingerprint: Fingerprint | None = None
@@ -170,7 +175,7 @@ class Session:
         """Leave the candidate. Only ``golden_missing`` promises one; any other verdict stands without it."""
         try:
             if self.context.leave_candidates:
-                leave_candidate(self.context, record, run.folder)
+                leave_candidate(self.context, record, run.folder, run.contents)
             return record
         except Exception as error:
             if record.verdict.outcome is Outcome.GOLDEN_MISSING:
@@ -231,10 +236,24 @@ class Session:
         paths = resolve_case(case, context.root)
         with run.stage("inspect"):
             inspected = self._inspector.look(case, paths)
-        digests, run.stamps = inspected.digests, inspected.stamps
+        run.stamps, run.contents = inspected.stamps, inspected.contents
         run.know(inspection=inspected.report)
-        run.identity = identity_of(case, context.device, digests, perturbation=context.perturbation)
-        found = find_golden(context, case, run.identity)
+        accepted = accepted_goldens(context, case)
+        with run.stage("inspect"):
+            weights = inspected.contents.weights([golden.manifest.identity for golden in accepted])
+        identify = partial(
+            identity_of,
+            case,
+            context.device,
+            weights,
+            files=inspected.digests,
+            harmless_env=context.runner.harmless_env,
+            perturbation=context.perturbation,
+        )
+        run.identity = identify()
+        found = find_golden(context, case, run.identity, accepted)
+        with run.stage("inspect"):
+            found = found.with_contents(inspected.contents, run.identity)
         run.know(golden=found.first)
         if stop_before_generation(run.evidence):
             return
@@ -244,14 +263,7 @@ class Session:
         if wanted and stop_before_generation(run.evidence):
             return
         generation = self._generate(run)
-        run.identity = identity_of(
-            case,
-            context.device,
-            digests,
-            fingerprint=run.fingerprint,
-            receipts=generation.receipts,
-            perturbation=context.perturbation,
-        )
+        run.identity = identify(fingerprint=run.fingerprint, receipts=generation.receipts)
         with run.stage("compare"):
             clip = read_clip(run.folder / generation.clip)
             run.know(sanity=look_at_frames(case, generation, clip))

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
+from fnmatch import fnmatchcase
 
 from harness.definitions.case import Case
 from harness.records.base import Json
 from harness.records.fingerprint import Device, Fingerprint
 from harness.records.generation import Receipts
-from harness.records.identity import Identity
+from harness.records.identity import FILE, Identity
 from harness.session.perturbation import NONE, Perturbation
 
 REQUEST_FIELDS = ("backend", "command", "sampling", "scheduler", "precision", "execution")
@@ -22,8 +23,10 @@ on one machine. The thread count is shown with the subject."""
 def identity_of(
     case: Case,
     device: Device,
-    digests: Mapping[str, str],
+    weights: Mapping[str, str],
     *,
+    files: Mapping[str, str] | None = None,
+    harmless_env: Iterable[str] = (),
     fingerprint: Fingerprint | None = None,
     receipts: Receipts | None = None,
     perturbation: Perturbation = NONE,
@@ -32,24 +35,36 @@ def identity_of(
 
     Args:
         case: the resolved case.
-        device: where it runs.
-        digests: sha256 by file of the checkpoints that the engine loads.
-        fingerprint: what the engine says of itself, once it stands.
-        receipts: what the modules did, once they ran.
+        device: the device that it runs on.
+        weights: content digest of each component that the engine loads (``harness.session.contents``).
+        files: sha256 of each file that holds them, by ``component/file``.
+        harmless_env: names or globs of environment variables that move no pixel, as the runner's profile lists them.
+            They are shown with the subject.
+        fingerprint: what the engine reports of itself, if it was started.
+        receipts: what the modules did, if they ran.
         perturbation: a healthy change that was forced on the engine.
     """
     hardware: dict[str, Json] = {"device": device.name}
     if device.compute_capability is not None:
         hardware["compute_capability"] = device.compute_capability
-    weights: dict[str, Json] = dict(sorted(digests.items()))
-    weights.update(flat("quantization", case.quantization.model_dump(mode="json")))
+    rows: dict[str, Json] = dict(sorted(weights.items()))
+    rows.update(flat("quantization", case.quantization.model_dump(mode="json")))
+    env: dict[str, Json] = {**dict(sorted(case.env.items())), **dict.fromkeys(sorted(case.pass_env), "(passed)")}
+    globs = tuple(harmless_env)
+    shown: dict[str, Json] = {f"env.{name}": value for name, value in env.items() if is_harmless(name, globs)}
+    shown.update({f"{FILE}{file}": digest for file, digest in sorted((files or {}).items())})
     return Identity(
         request=request_of(case),
         hardware=hardware,
-        weights=weights,
-        env={**dict(sorted(case.env.items())), **dict.fromkeys(sorted(case.pass_env), "(passed)")},
-        subject=_subject(case, fingerprint, receipts, perturbation),
+        weights=rows,
+        env={name: value for name, value in env.items() if not is_harmless(name, globs)},
+        subject={**_subject(case, fingerprint, receipts, perturbation), **shown},
     )
+
+
+def is_harmless(name: str, globs: Iterable[str]) -> bool:
+    """Whether the runner's profile lists an environment variable as one that moves no pixel."""
+    return any(fnmatchcase(name, glob) for glob in globs)
 
 
 def request_of(case: Case) -> dict[str, Json]:

@@ -13,11 +13,9 @@ from harness.pipeline.resolve import hub_is_offline, resolve_cached, resolve_che
 from harness.pipeline.stamps import Stamps, stamps_of
 from harness.records.base import Record
 from harness.records.inspection import CheckpointComparison, InspectionReport
+from harness.session.contents import Contents
 
 R = TypeVar("R", bound=Record)
-
-OTHER_PARTS = ("vae/", "text_encoder/", "tokenizer/", "scheduler/", "model_index.json")
-"""What the pipeline loads beside the experts; the inspector digests the experts themselves."""
 
 
 @dataclass(frozen=True)
@@ -29,6 +27,8 @@ class Inspected:
     """Of every file that the engine loads, by ``component/file``."""
     stamps: Stamps
     """Of the same files, taken before they were looked at."""
+    contents: Contents
+    """Of the same files, read only if they are asked for."""
 
 
 class Inspector:
@@ -57,7 +57,8 @@ class Inspector:
         key = _key(case, stamps, base)
         if key not in self._known:
             report = inspect(case, self._root, paths)
-            self._known[key] = Inspected(report, weight_digests(report, paths["model"]), stamps)
+            digests = weight_digests(report, paths["model"])
+            self._known[key] = Inspected(report, digests, stamps, Contents(paths, digests))
         return self._known[key]
 
 
@@ -136,11 +137,12 @@ def base_of(case: Case, root: Path) -> Path | CheckpointRef | None:
 
 def weight_digests(report: InspectionReport, model: Path) -> dict[str, str]:
     """Digest of every file that the engine loads, by ``component/file``."""
+    from harness.checkpoint.content import OTHER_PARTS
     from harness.checkpoint.identity import DigestCache, digest_files
     from harness.checkpoint.sources import Meter, open_source
 
     source, cache = open_source(model, Meter()), DigestCache()
-    other = [path for path in source.files if path.startswith(OTHER_PARTS)]
+    other = [path for path in source.files if path == "model_index.json" or path.partition("/")[0] in OTHER_PARTS]
     digests = {item.path: item.sha256 for item in digest_files(source, other, cache)}
     cache.save()
     return {**report.digests, **digests}

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import shutil
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from harness.definitions.case import Case
@@ -18,6 +18,7 @@ from harness.records.frames import ComparisonEvidence, SanityEvidence
 from harness.records.generation import Generation, Trace
 from harness.records.identity import Identity
 from harness.records.limits import LimitFile
+from harness.session.contents import Contents
 from harness.session.context import SessionContext
 
 TRACE = "trace"
@@ -32,11 +33,28 @@ class Found:
     evidence: tuple[GoldenEvidence, ...]
     accepted: tuple[Golden, ...] = ()
     limits: LimitFile | None = None
+    harmless_env: tuple[str, ...] = ()
 
     def again(self, identity: Identity) -> Found:
         """The same goldens and limits, matched with a run of which more is known by now."""
         traces = {known.digest: known.trace for known in self.evidence}
-        return _found(self.accepted, self.limits, identity, traces)
+        contents = {known.digest: known.contents for known in self.evidence}
+        found = _found(self.accepted, self.limits, identity, traces, self.harmless_env)
+        return replace(
+            found, evidence=tuple(replace(one, contents=contents.get(one.digest, ())) for one in found.evidence)
+        )
+
+    def with_contents(self, contents: Contents, identity: Identity) -> Found:
+        """The same, with the names of the tensors and documents that differ where the weights do.
+
+        Raises:
+            GoldenError: a golden's contents are damaged.
+        """
+        evidence = tuple(
+            replace(one, contents=contents.changes(golden, identity)) if one.changed("weights") else one
+            for one, golden in zip(self.evidence, self.match.goldens, strict=True)
+        )
+        return replace(self, evidence=evidence)
 
     @property
     def first(self) -> GoldenEvidence | None:
@@ -49,22 +67,39 @@ def golden_name(case: Case) -> str:
     return case.golden_of or case.id
 
 
-def find_golden(context: SessionContext, case: Case, identity: Identity) -> Found:
+def accepted_goldens(context: SessionContext, case: Case) -> tuple[Golden, ...]:
+    """Every golden that the case accepts on this runner, newest last. Raises ``GoldenError`` for a damaged list."""
+    return tuple(context.store.find(context.runner.name, golden_name(case)))
+
+
+def find_golden(
+    context: SessionContext, case: Case, identity: Identity, accepted: tuple[Golden, ...] | None = None
+) -> Found:
     """The accepted goldens that a run with ``identity`` may be compared with.
+
+    Args:
+        context: the session's.
+        case: the resolved case.
+        identity: the run's.
+        accepted: all accepted goldens, if the caller has looked them up already.
 
     Raises:
         GoldenError: a golden is damaged.
         InvalidCaseError: the limit file cannot be read.
     """
-    name = golden_name(case)
-    accepted = tuple(context.store.find(context.runner.name, name))
-    return _found(accepted, load_limits(context.thresholds, context.runner.name, name), identity, {})
+    goldens = accepted_goldens(context, case) if accepted is None else accepted
+    limits = load_limits(context.thresholds, context.runner.name, golden_name(case))
+    return _found(goldens, limits, identity, {}, context.runner.harmless_env)
 
 
 def _found(
-    accepted: tuple[Golden, ...], limits: LimitFile | None, identity: Identity, traces: Mapping[str, Trace | None]
+    accepted: tuple[Golden, ...],
+    limits: LimitFile | None,
+    identity: Identity,
+    traces: Mapping[str, Trace | None],
+    harmless_env: tuple[str, ...],
 ) -> Found:
-    match = select(accepted, identity)
+    match = select(accepted, identity, harmless_env)
     evidence = tuple(
         GoldenEvidence(
             golden.digest,
@@ -74,7 +109,7 @@ def _found(
         )
         for golden in match.goldens
     )
-    return Found(match, evidence, accepted, limits)
+    return Found(match, evidence, accepted, limits, harmless_env)
 
 
 def _trace_of(golden: Golden) -> Trace | None:

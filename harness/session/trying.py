@@ -21,12 +21,13 @@ from harness.records.identity import FieldChange, Identity, differences
 from harness.records.inspection import CheckpointComparison, InspectionReport
 from harness.records.probe import ProbeEvidence
 from harness.session.conductor import Session
+from harness.session.contents import Contents
 from harness.session.context import SessionContext
 from harness.session.identity import identity_of
 from harness.session.inspecting import Inspector, difference, inspect, weight_digests
 from harness.session.origin import Origins
 from harness.session.probing import ProbeSource, probe_source, record_inputs, run_probes
-from harness.session.stages import look_at_frames
+from harness.session.stages import accepted_goldens, look_at_frames
 
 ROOM = 1.25
 """How much further from the base than the present checkpoint a candidate may be."""
@@ -199,7 +200,10 @@ def _yaml(case: Case, candidate: Case, found: _Findings) -> dict[str, Json]:
 
 
 def _identity(context: SessionContext, case: Case, report: InspectionReport, paths: Mapping[str, Path]) -> Identity:
-    return identity_of(case, context.device, weight_digests(report, paths["model"]))
+    files = weight_digests(report, paths["model"])
+    known = [golden.manifest.identity for golden in accepted_goldens(context, case)]
+    weights = Contents(paths, files).weights(known)
+    return identity_of(case, context.device, weights, files=files, harmless_env=context.runner.harmless_env)
 
 
 def _probes(

@@ -111,3 +111,14 @@ def test_no_folder_is_no_runner(tmp_path):
     assert load_runners(tmp_path / "runners") == {}
     with pytest.raises(NoRunnerError, match="is of no known runner"):
         match_runner(gpu("NVIDIA B200", "10.0"), {})
+
+
+@pytest.mark.parametrize("name", ["skip", "xfail", "usefixtures", "no_cover", "not"])
+def test_a_runner_with_the_name_of_a_mark_is_refused_by_every_command(tmp_path, name):
+    (tmp_path / f"{name}.yaml").write_text(CPU.replace("cpu\ndevice", f"{name}\ndevice"))
+    with pytest.raises(InvalidCaseError, match="is a word or mark of pytest"):
+        load_runners(tmp_path)
+    (tmp_path / f"{name}.yaml").unlink()
+    (tmp_path / "cpu.yaml").write_text(CPU.replace("marker: cpu", f"marker: {name}"))
+    with pytest.raises(InvalidCaseError, match="is a word or mark of pytest"):
+        load_runners(tmp_path)

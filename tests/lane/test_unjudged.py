@@ -126,14 +126,82 @@ def test_an_interrupted_run_keeps_what_it_has(project: Project, workers: tuple[s
     assert table(text) == outcomes(project)
 
 
-def test_a_case_that_is_skipped_by_hand_is_not_missed(project: Project) -> None:
-    (project.root / "conftest.py").write_text(
-        "import pytest\n\ndef pytest_collection_modifyitems(items):\n"
-        "    for item in items:\n        if item.name == 'b':\n            item.add_marker(pytest.mark.skip)\n"
-    )
-    project.write_cases({"a": ("m1", "pass"), "b": ("m1", "pass")})
+TAMPERING = """
+import pytest
+
+def pytest_collection_modifyitems(items):
+    for item in items:
+        if item.name == "marked":
+            item.add_marker(pytest.mark.skip(reason="by hand"))
+        if item.name == "excused":
+            item.add_marker(pytest.mark.xfail(reason="some day"))
+    items[:] = [item for item in items if item.name != "dropped"]
+
+def pytest_runtest_setup(item):
+    if item.name == "stopped":
+        pytest.skip("not today")
+
+def pytest_runtest_protocol(item):
+    return True if item.name == "swallowed" else None
+"""
+
+
+@pytest.mark.parametrize("workers", [(), ("-n", "2")])
+def test_a_case_that_a_plugin_or_a_conftest_switches_off_is_red(project: Project, workers: tuple[str, ...]) -> None:
+    (project.root / "conftest.py").write_text(TAMPERING)
+    names = ("marked", "dropped", "stopped", "swallowed", "healthy")
+    project.write_cases({**dict.fromkeys(names, ("m1", "pass")), "excused": ("m1", "fail")})
+    project.write_cases({"nested": ("m1", "pass")}, file="x.yaml")
+    (project.root / "cases/build/.hidden").mkdir(parents=True)
+    (project.root / "cases/x.yaml").rename(project.root / "cases/build/.hidden/X.YAML")
+    done = project.pytest("--junitxml", "junit.xml", *workers)
+    assert done.returncode == 10, done.stdout
+    off = dict.fromkeys(("marked", "dropped", "stopped", "swallowed"), "not_run")
+    said = {**off, "healthy": "pass", "nested": "pass", "excused": "regression"}
+    assert outcomes(project) == said
+    assert table(done.stdout) == said
+    assert "by hand" in project.records()["marked"].verdict.summary
+    assert "took it out" in project.records()["dropped"].verdict.summary
+    assert {name for name, one in junit(project).items() if one == "passed"} == {"healthy", "nested"}
+    if not workers:
+        left_in = project.pytest("-k", "healthy or nested", "--deselect", "cases/build")
+        assert left_in.returncode == 0, left_in.stdout  # what the command itself leaves out is not missed
+        assert "1 cases on runner b200: 1 pass" in left_in.stdout
+
+
+def test_a_file_that_a_conftest_hides_is_missed(project: Project) -> None:
+    hide = "import pytest\n\n@pytest.hookimpl(tryfirst=True)\ndef pytest_ignore_collect(collection_path):\n"
+    (project.root / "conftest.py").write_text(f"{hide}    return collection_path.name == 'b.yaml' or None\n")
+    project.write_cases({"seen": ("m1", "pass")})
+    project.write_cases({"unseen": ("m1", "pass")}, file="b.yaml")
     done = project.pytest()
-    assert (done.returncode, outcomes(project)) == (0, {"a": "pass"}), done.stdout
+    assert (done.returncode, outcomes(project)) == (20, {"seen": "pass", "unseen": "not_run"}), done.stdout
+    assert project.pytest("--ignore", "cases/b.yaml").returncode == 0
+
+
+def test_a_runner_with_the_name_of_a_mark_is_refused(project: Project) -> None:
+    (project.root / "conftest.py").write_text(
+        "def pytest_configure(config):\n    config.addinivalue_line('markers', 'b200(reason): needs a big GPU')\n"
+    )
+    project.write_cases({"a": ("m1", "pass")})
+    for workers in ((), ("-n", "1")):
+        done = project.pytest(*workers)
+        assert done.returncode == 17, done.stdout
+        assert "runners/b200.yaml: runner 'b200' has the name of a pytest mark" in done.stdout + done.stderr
+        assert not project.records()
+    (project.root / "test_other.py").write_text("def test_it():\n    pass\n")
+    assert project.pytest("test_other.py").returncode == 0  # no cases, no complaint
+
+
+def test_a_linked_case_file_is_refused_by_pytest_and_by_the_commands(project: Project) -> None:
+    project.write_cases({"a": ("m1", "pass")})
+    (project.root / "elsewhere").mkdir()
+    (project.root / "cases/more").symlink_to(project.root / "elsewhere")
+    done = project.pytest()
+    assert done.returncode == 17, done.stdout
+    assert "cases/more: a link to a folder" in done.stdout + done.stderr
+    listed = project.run("quantgate", "cases")
+    assert (listed.returncode, "cases/more: a link to a folder" in listed.stderr) == (17, True), listed.stderr
 
 
 def test_a_failure_that_is_not_a_verdict_stays_pytests_own(project: Project) -> None:

@@ -1,0 +1,131 @@
+"""Which content a run's components have, without reading what a golden already knows."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+
+from pydantic import ValidationError
+
+from harness.checkpoint.content import components_of, contents_of
+from harness.errors import GoldenError
+from harness.goldens.golden import Golden
+from harness.records.contents import (
+    CONTENTS,
+    CONTENTS_FILE,
+    ComponentContent,
+    ContentChange,
+    WeightContents,
+    content_change,
+)
+from harness.records.identity import Identity, component_of, files_of, is_file
+
+
+class Contents:
+    """The contents of one checkpoint, computed if somebody asks for them and at most once.
+
+    Args:
+        paths: folder by role, as the engine gets them.
+        files: sha256 of each file that the engine loads, by ``component/file``.
+    """
+
+    def __init__(self, paths: Mapping[str, Path], files: Mapping[str, str]) -> None:
+        self._paths, self._files = dict(paths), dict(files)
+        self._known: dict[str, ComponentContent] = {}
+
+    def weights(self, known: Iterable[Identity] = ()) -> dict[str, str]:
+        """Rows for the weights of an identity: one content digest per component.
+
+        A component whose files are those of a known identity has that identity's rows, and is not read. Where such an
+        identity knows files only (a golden of an older version), the rows are its files.
+
+        Args:
+            known: identities of the accepted goldens.
+
+        Raises:
+            QuantgateError: a file cannot be read.
+        """
+        groups: dict[str, dict[str, str]] = {}
+        for file, digest in self._files.items():
+            groups.setdefault(component_of(file), {})[file] = digest
+        rows: dict[str, str] = {}
+        unknown: list[str] = []
+        identities = list(known)
+        for component, files in sorted(groups.items()):
+            same = [one for one in identities if files_of(one).get(component) == files]
+            # a golden that knows the content comes before one that knows only the files
+            named = next((str(one.weights[component]) for one in same if component in one.weights), None)
+            if named is not None:
+                rows[component] = named
+            elif same:
+                rows |= files
+            else:
+                unknown.append(component)
+        for component in unknown:
+            rows[component] = self.component(component).digest()
+        return rows
+
+    def component(self, name: str) -> ComponentContent:
+        """The content of one component; an empty one if the checkpoint has no such component."""
+        if name not in self._known:
+            wanted = [item for item in components_of(self._paths) if item.name == name]
+            self._known |= contents_of(wanted).components
+        return self._known.setdefault(name, ComponentContent())
+
+    def complete(self) -> WeightContents:
+        """The content of every component of the run. Raises ``QuantgateError`` if a file cannot be read."""
+        missing = [item for item in components_of(self._paths) if item.name not in self._known]
+        self._known |= contents_of(missing).components
+        return WeightContents(components={name: one for name, one in sorted(self._known.items()) if _holds(one)})
+
+    def write(self, folder: Path) -> Path:
+        """Write ``contents.json`` into a run's folder, for the golden that the run may become."""
+        return self.complete().write(folder / CONTENTS_FILE)
+
+    def changes(self, golden: Golden, run: Identity) -> tuple[ContentChange, ...]:
+        """Which tensors and documents of the run are not the golden's, by component.
+
+        A golden of an older version holds no contents: the names of the files that differ have to do.
+
+        Raises:
+            GoldenError: the golden's contents are damaged.
+        """
+        mine, theirs = run.weights, golden.manifest.identity.weights
+        names = {component_of(field) if is_file(field) else field for field in (*mine, *theirs)}
+        held = contents_part(golden)
+        found: list[ContentChange] = []
+        for name in sorted(name for name in names if not name.startswith("quantization.")):
+            if mine.get(name) == theirs.get(name) and name in mine:
+                continue
+            if held is not None and name in held.components:
+                change = content_change(name, held.components[name], self.component(name))
+            else:
+                change = _file_change(name, golden.manifest.identity, run)
+            if change is not None:
+                found.append(change)
+        return tuple(found)
+
+
+def contents_part(golden: Golden) -> WeightContents | None:
+    """The contents that a golden holds, or ``None`` for one that was made before contents were known.
+
+    Raises:
+        GoldenError: they are damaged.
+    """
+    if CONTENTS not in golden.manifest.parts:
+        return None
+    path = golden.open_part(CONTENTS)
+    try:
+        return WeightContents.read(path)
+    except (ValidationError, UnicodeDecodeError) as error:
+        raise GoldenError(f"the golden's contents cannot be read: {error}", where=str(path)) from error
+
+
+def _holds(content: ComponentContent) -> bool:
+    return bool(content.tensors or content.documents)
+
+
+def _file_change(name: str, golden: Identity, run: Identity) -> ContentChange | None:
+    before, after = files_of(golden).get(name, {}), files_of(run).get(name, {})
+    files = tuple(file for file in sorted(before.keys() | after.keys()) if before.get(file) != after.get(file))
+    return ContentChange(name, documents=files) if files else None
