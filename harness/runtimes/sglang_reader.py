@@ -99,7 +99,8 @@ def effective(torch: Any, layer: Any) -> tuple[str, Any]:
     if weight.dtype == torch.float8_e4m3fn:
         scale = layer.weight_scale.data.float()
         scale = scale.reshape(-1, 1) if scale.numel() > 1 else scale.reshape(())
-        return method, weight.float().t() * scale if method.startswith("ModelOpt") else weight.float() * scale
+        # the loader leaves a transposed view of the stored [N, K] bytes, as the product takes it
+        return method, (weight.float().t() if weight.stride(0) == 1 else weight.float()) * scale
     return method, weight.float()
 
 
@@ -156,6 +157,10 @@ def _ask(job: dict[str, Any], base: str, references: dict[str, Any], runtime: An
         finally:
             resolved = {"config": runtime.kept.get("config", "not resolved")}
         mapping = runtime.get_param_names_mapping(arguments.pipeline_config.dit_config.arch_config.param_names_mapping)
+        architecture = arguments.pipeline_config.dit_config.arch_config
+        runtime.names = {
+            key: value for key, value in architecture.param_names_mapping.items() if isinstance(value, str)
+        }
         modules = dict(loaded.named_modules())
         linears: dict[str, Any] = {}
         for name, reference in references.items():
@@ -182,7 +187,7 @@ def _runtime() -> Any:
     from sglang.multimodal_gen.runtime.distributed.parallel_state import (
         maybe_init_distributed_environment_and_model_parallel,
     )
-    from sglang.multimodal_gen.runtime.layers.quantization import modelopt_quant
+    from sglang.multimodal_gen.runtime.layers.quantization import QUANTIZATION_METHODS, modelopt_quant
     from sglang.multimodal_gen.runtime.loader import transformer_load_utils
     from sglang.multimodal_gen.runtime.loader.component_loaders.transformer_loader import TransformerLoader
     from sglang.multimodal_gen.runtime.loader.utils import get_param_names_mapping
@@ -201,7 +206,7 @@ def _runtime() -> Any:
     transformer_load_utils._resolve_quant_config = watched
     return types.SimpleNamespace(
         torch=torch, server_args=server_args, ServerArgs=server_args.ServerArgs, TransformerLoader=TransformerLoader,
-        get_param_names_mapping=get_param_names_mapping, kept=kept,
+        get_param_names_mapping=get_param_names_mapping, kept=kept, names={}, methods=QUANTIZATION_METHODS,
     )  # fmt: skip
 
 
@@ -251,7 +256,6 @@ def main(jobs_file: str, answers_file: str) -> None:
     lines = answers.read_text(encoding="utf-8").splitlines() if answers.exists() else []
     done = {json.loads(line)["name"] for line in lines}
     runtime = _runtime()
-    import sglang
     from safetensors import safe_open
 
     with safe_open(f"{jobs['base']}/transformer/diffusion_pytorch_model.safetensors", "pt") as file:
@@ -270,14 +274,15 @@ def main(jobs_file: str, answers_file: str) -> None:
             print(f"{number} of {len(jobs['checkpoints'])} {job['name']}", file=sys.stderr, flush=True)
             write({"name": job["name"], **_ask(job, jobs["base"], references, runtime)})
         if "_runtime" not in done:
-            imported = {name: str(value) for name, value in {"sglang": sglang.__file__}.items()}
             write(
                 {
                     "name": "_runtime",
                     "stubs": STUBS,
                     "registry": registry(),
+                    "names": runtime.names,
+                    "methods": sorted(map(str, runtime.methods)),
+                    "torch": runtime.torch.__version__,
                     "seconds": round(time.time() - began, 1),
-                    "files": imported,
                 }
             )
     os._exit(0)  # the runtime's background threads keep an ordinary exit waiting
