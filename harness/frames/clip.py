@@ -128,23 +128,6 @@ def read_clip(path: Path) -> Clip:
     return clip
 
 
-def clip_digest(path: Path) -> str | None:
-    """The digest that a clip's file states of its pixels, which are not read; ``None`` where it states none.
-
-    Trust it where the file itself was checked, as the parts of a golden are.
-
-    Raises:
-        ClipError: missing or damaged.
-    """
-    from safetensors import SafetensorError, safe_open
-
-    try:
-        with safe_open(Path(path), framework="numpy") as file:
-            return (file.metadata() or {}).get("sha256")
-    except (SafetensorError, OSError) as error:
-        raise ClipError(f"{path}: cannot be read as a clip: {error}; fetch or generate it again") from error
-
-
 def _read(path: Path) -> tuple[Shape | None, str | None, Bytes]:
     from safetensors import SafetensorError, safe_open
 
@@ -180,6 +163,6 @@ def _shape(path: Path, metadata: dict[str, str]) -> Shape | None:
     if "shape" not in metadata:
         return None
     found = json.loads(metadata["shape"])
-    if not isinstance(found, list) or len(found) != 4 or not all(isinstance(side, int) and side > 0 for side in found):
+    if not isinstance(found, list) or len(found) != 4 or not all(type(side) is int and side > 0 for side in found):
         raise ClipError(f"{path}: its metadata gives the shape {metadata['shape']}, not four positive numbers")
     return found[0], found[1], found[2], found[3]

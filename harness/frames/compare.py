@@ -25,7 +25,7 @@ def compare(
 ) -> ComparisonEvidence:
     """Compare every frame of ``candidate`` with the same frame of ``golden``.
 
-    Clips of equal digest are bit-exact: every metric has its ideal value, and nothing else runs.
+    Clips whose decoded pixels have one digest are bit-exact: every metric has its ideal value, and nothing else runs.
 
     Args:
         golden: uint8 [T, H, W, 3].
@@ -41,17 +41,9 @@ def compare(
     """
     pair = Pair(golden, candidate, device, implementation, threads)
     if golden.digest == candidate.digest:
-        return identical(candidate, metrics, device)
+        ideal = [_identical(metric, candidate.shape[0]) for metric in _chosen(metrics)]
+        return _evidence(golden.digest, candidate, device, ideal)
     return _evidence(golden.digest, candidate, device, [_measure(metric, pair) for metric in _chosen(metrics)])
-
-
-def identical(clip: Clip, metrics: Sequence[str | Metric] | None = None, device: str = "cpu") -> ComparisonEvidence:
-    """What `compare` says of a golden whose digest is that of ``clip``: every metric has its ideal value.
-
-    Raises:
-        UnknownMetricError: a name that no package provides.
-    """
-    return _evidence(clip.digest, clip, device, [_identical(metric, clip.shape[0]) for metric in _chosen(metrics)])
 
 
 def _evidence(golden: str, candidate: Clip, device: str, results: Sequence[MetricResult]) -> ComparisonEvidence:

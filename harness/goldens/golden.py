@@ -9,8 +9,9 @@ from pathlib import Path
 from pydantic import ValidationError
 
 from harness.errors import GoldenError, InfraError
+from harness.goldens.content import check_frames
 from harness.goldens.files import check_part
-from harness.records.golden import AcceptedIndex, GoldenManifest, Part
+from harness.records.golden import CLIP, AcceptedIndex, GoldenManifest, Part
 
 Fetch = Callable[[Part, bool], Path]
 """Where a part lies on this machine; the flag says that a cached copy must not be trusted."""
@@ -61,13 +62,23 @@ class Golden:
         return check_part(name, part, path, remedy=self.remedy)
 
     def verify(self) -> tuple[GoldenError, ...]:
-        """The error of every part that is not what the manifest says; empty for a sound golden."""
+        """Check every part against the manifest, and decode the clip.
+
+        Returns:
+            The error of every part that is not what the manifest says; nothing for a sound golden.
+        """
         faults: list[GoldenError] = []
         for name in sorted(self.manifest.parts):
             try:
-                self.open_part(name)
+                path = self.open_part(name)
             except GoldenError as error:
                 faults.append(error)
+                continue
+            if name == CLIP:
+                try:
+                    check_frames(path, self.manifest.shape, remedy=self.remedy)
+                except GoldenError as error:
+                    faults.append(error)
         return tuple(faults)
 
 

@@ -116,7 +116,8 @@ def check_files(parts: Mapping[str, Part], shape: tuple[int, int, int, int] | No
     """Hold the parts of a golden, or of one to be, against each other.
 
     Raises:
-        ValueError: two parts share a file, a part has a reserved name, or clip and shape do not go together.
+        ValueError: two parts share a file, a part has a reserved name, clip and shape do not go together, or a
+            side of the shape is 0.
     """
     paths = [part.path.lower() for part in parts.values()]
     if len(set(paths)) != len(paths):
@@ -125,6 +126,8 @@ def check_files(parts: Mapping[str, Part], shape: tuple[int, int, int, int] | No
         raise ValueError(f"a part cannot be called {', '.join(sorted(taken))}")
     if (CLIP in parts) == (shape is None):
         raise ValueError("where there is a clip its shape is stated, and where there is none no shape is")
+    if shape is not None and (min(shape) < 1 or shape[3] != 3):
+        raise ValueError(f"a clip has frames, height and width of at least 1 and 3 channels, not {list(shape)}")
 
 
 def canonical_sha256(record: Record) -> str:

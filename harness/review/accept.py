@@ -8,7 +8,10 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 from harness.errors import GoldenError
+from harness.frames.clip import read_clip
+from harness.goldens.content import check_frames
 from harness.goldens.folder import SHORT, FolderStore
+from harness.goldens.golden import Golden
 from harness.goldens.hub import Addition, HubStore
 from harness.goldens.store import CONFIG_FILE, GoldenStore, RoutedStore, open_store, read_config
 from harness.goldens.writable import require_writable
@@ -81,8 +84,8 @@ def accept(
 
     Raises:
         GoldenError: there is no such candidate, it was changed or damaged, it was judged against other goldens than the
-            accepted ones, limits that came with it let more through than the committed ones, or an interrupted command
-            cannot be finished. Nothing was changed.
+            accepted ones, its clip is not what its header says, limits that came with it let more through than the
+            committed ones, or an interrupted command cannot be finished. Nothing was changed.
         InfraError: a file cannot be written, or the upload to the hub failed. Nothing was changed that a run can see.
     """
     if not reason.strip():
@@ -161,8 +164,10 @@ def _accept(
     runner, case = candidate.runner, candidate.case
     store = _store_of(open_store(workspace.goldens), runner)
     before = store.index(runner, case)
+    if CLIP in candidate.parts:
+        check_frames(found.files[CLIP], candidate.shape, remedy="run the case again, and accept what it leaves")
     if also:
-        _check_beside(candidate, store)
+        _check_beside(found, store)
     elif not over:
         _check_base(candidate, before)
     manifest = _manifest(candidate, before, reason=reason, author=author)
@@ -251,8 +256,9 @@ def _check_base(candidate: Candidate, before: AcceptedIndex) -> None:
     )
 
 
-def _check_beside(candidate: Candidate, store: GoldenStore) -> None:
-    """Several goldens are for a case that gives several right answers to one question."""
+def _check_beside(found: Found, store: GoldenStore) -> None:
+    """Refuse a further golden that answers another question, or that shows the same pixels as an accepted one."""
+    candidate = found.candidate
     where = f"{candidate.runner}/{candidate.case}"
     for golden in store.find(candidate.runner, candidate.case):
         if golden.manifest.identity.digest() != candidate.identity.digest():
@@ -261,8 +267,13 @@ def _check_beside(candidate: Candidate, store: GoldenStore) -> None:
                 where=where,
                 remedy="accept without --also, in its place",
             )
-        if golden.manifest.parts.get(CLIP) == candidate.parts.get(CLIP):
+        if CLIP in golden.manifest.parts and CLIP in found.files and _same_pixels(golden, found.files[CLIP]):
             raise GoldenError(f"golden {golden.digest[:SHORT]} holds the same clip already", where=where)
+
+
+def _same_pixels(golden: Golden, clip: Path) -> bool:
+    """Compare decoded frames: the bytes of two clip files of one video may differ in the order of their metadata."""
+    return read_clip(golden.open_part(CLIP)).digest == read_clip(clip).digest
 
 
 def _kept(candidate: Candidate, before: AcceptedIndex, store: GoldenStore, also: bool, over: bool) -> list[Accepted]:

@@ -10,7 +10,9 @@ from pathlib import Path
 
 from harness.definitions.case import Case
 from harness.definitions.limits import load_limits
-from harness.frames.clip import Clip, clip_digest, read_clip
+from harness.frames.clip import Clip, read_clip
+from harness.frames.errors import ClipError
+from harness.goldens.content import frames_error
 from harness.goldens.golden import Golden
 from harness.goldens.matching import Match, select
 from harness.judge.evidence import GoldenEvidence
@@ -139,18 +141,24 @@ def place_golden(golden: Golden, clip: Path, folder: Path) -> None:
 
 
 def compare_with(golden: Path, case: Case, candidate: Clip) -> ComparisonEvidence | None:
-    """Every frame against the golden's. ``None`` where the shapes differ, which sanity names.
+    """Compare every frame with the golden's. Returns ``None`` if the shapes differ, which sanity names.
+
+    The golden is always decoded and its pixels are digested: "bit-exact" is never said on the word of a file's header.
 
     Args:
-        golden: the golden's frames, checked. Where they have the candidate's digest, they are not even decoded.
+        golden: the golden's clip, a part whose sha256 was checked.
         case: names the metrics.
         candidate: the run's frames.
-    """
-    from harness.frames.compare import compare, identical
 
-    if clip_digest(golden) == candidate.digest:
-        return identical(candidate, case.metrics or None)
-    reference = read_clip(golden)
+    Raises:
+        GoldenError: the golden's pixels are not those that its header has the digest of, or it is no clip.
+    """
+    from harness.frames.compare import compare
+
+    try:
+        reference = read_clip(golden)
+    except ClipError as error:
+        raise frames_error(golden, error, remedy="quantgate goldens verify") from error
     if reference.shape != candidate.shape:
         return None
     return compare(reference, candidate, case.metrics or None)

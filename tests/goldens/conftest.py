@@ -9,8 +9,10 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
+import numpy as np
 import pytest
 
+from harness.frames.clip import Clip, write_clip
 from harness.goldens.files import describe
 from harness.records.golden import GoldenManifest, Provenance
 from harness.records.identity import Identity
@@ -69,7 +71,8 @@ def make(tmp_path: Path, identity: Identity) -> Callable[..., Made]:
         folder = tmp_path / f"made-{fill}-{size}"
         folder.mkdir(exist_ok=True)
         clip, trace, sketches = folder / "a.safetensors", folder / "b.json", folder / "c.safetensors"
-        clip.write_bytes(bytes([fill]) * size)
+        shape = (1, 1, size // 3, 3)
+        write_clip(clip, Clip(np.full(shape, fill, np.uint8)), codec="raw")
         trace.write_text(f'{{"steps": [{fill}]}}')
         sketches.write_bytes(b"sketch" * 50 + bytes([fill]))
         files = {"clip": clip, "trace": trace, "sketches": sketches}
@@ -79,7 +82,7 @@ def make(tmp_path: Path, identity: Identity) -> Callable[..., Made]:
             "runner": "cpu",
             "identity": identity,
             "parts": parts,
-            "shape": (1, 1, 1, 3),
+            "shape": shape,
             "created": "2026-01-01T00:00:00+00:00",
             "author": "Ada",
             "reason": "first",

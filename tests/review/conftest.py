@@ -6,8 +6,10 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 
+from harness.frames.clip import Clip, write_clip
 from harness.records.case_record import CaseRecord
 from harness.records.fingerprint import Device, Fingerprint
 from harness.records.generation import FloatStats, Generation, Receipts, Trace
@@ -75,7 +77,7 @@ def output(tmp_path: Path) -> Callable[..., dict[str, Path]]:
         folder = tmp_path / "runs" / record.run / record.runner / record.case
         folder.mkdir(parents=True, exist_ok=True)
         clip, trace = folder / "clip.safetensors", folder / "trace.json"
-        clip.write_bytes(bytes([fill]) * 3000)
+        write_clip(clip, Clip(np.full((5, 8, 8, 3), fill, np.uint8)), codec="raw")
         trace.write_text(f'{{"steps": [{fill}]}}')
         return {"clip": clip, "trace": trace, "record": record.write(folder / "record.json")}
 

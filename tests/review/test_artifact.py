@@ -14,6 +14,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from harness.errors import GoldenError
+from harness.frames.clip import read_clip
 from harness.goldens.folder import FolderStore
 from harness.review import artifact
 from harness.review.accept import accept
@@ -296,7 +297,7 @@ def test_archive_with_any_byte_changed_is_the_same_golden_or_an_error(
         found = artifact.take(broken, "nvfp4", "b200", scratch)
     except GoldenError:
         return
-    assert found.files["clip"].read_bytes() == b"\1" * 3000
+    assert (read_clip(found.files["clip"]).frames == 1).all()
 
 
 def test_wild_offset_in_an_archive_is_damage(workspace: Workspace, produced: Callable, tmp_path: Path) -> None:
