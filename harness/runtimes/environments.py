@@ -1,6 +1,7 @@
 """Environments of runtimes: an interpreter per version, made from a pinned set, cached, listed, removed.
 
-Versions share one environment of dependencies (3 GB); each version is a folder of its own package beside an interpreter that
+Versions share one environment of dependencies (3 GB); each version is a folder of its own package beside an
+interpreter that
 sees both. A runner may name environments that exist already instead.
 """
 
@@ -87,7 +88,7 @@ def pins(runtime: str, kind: str) -> str:
     if not file.is_file():
         raise InvalidCaseError(
             f"no pinned dependencies of {runtime} for {kind} are shipped",
-            remedy=f"name an environment of your own in runners/*.yaml: runtimes: {{{runtime}==VERSION: /path/to/python}}",
+            remedy=f"name one of yours in runners/*.yaml: runtimes: {{{runtime}==VERSION: /path/to/python}}",
         )
     return file.read_text(encoding="utf-8")
 
@@ -241,7 +242,7 @@ def _run(command: list[str]) -> None:
     if done.returncode != 0:
         tail = " | ".join((done.stderr or done.stdout).strip().splitlines()[-3:])
         raise InfraError(
-            f"{' '.join(Path(command[0]).name if i == 0 else part for i, part in enumerate(command[:6]))} failed: {tail}",
+            f"{Path(command[0]).name} {' '.join(command[1:6])} failed: {tail}",
             kind="download",
         )
 

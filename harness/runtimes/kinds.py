@@ -11,6 +11,7 @@ import json
 import shutil
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
+from functools import cache
 from pathlib import Path
 from typing import Any, Literal
 
@@ -22,6 +23,7 @@ from safetensors.numpy import save_file
 Array = NDArray[Any]
 Format = Literal["nvfp4", "fp8", "bf16"]
 Role = Literal["model", "override"]
+ScaleShape = Literal["scalar", "one", "channel", "channel_column"]
 DIM, FFN, LAYERS, TEXT, FREQ = 128, 256, 4, 64, 256
 QUANTIZED_BLOCKS = (1, 2)
 """ModelOpt leaves the first and last blocks in BF16, so these models do too."""
@@ -59,7 +61,7 @@ class Stored:
     """The even column lies in the high nibble."""
     swizzled: bool = False
     """Block scales lie in 128x4 tiles."""
-    scale_shape: Literal["scalar", "one", "channel", "channel_column"] = "scalar"
+    scale_shape: ScaleShape = "scalar"
     """Shape of an FP8 weight scale: ``[]``, ``[1]``, ``[N]`` or ``[N, 1]``."""
 
 
@@ -108,7 +110,8 @@ def quantized_names() -> tuple[str, ...]:
     return tuple(sorted(name for name in linear_shapes() if name.startswith(wanted)))
 
 
-def base_tensors(seed: int = 0) -> dict[str, Array]:
+@cache
+def base_tensors(seed: int = 0) -> Mapping[str, Array]:
     """The BF16 transformer that every kind quantizes.
 
     Rows and blocks of 16 columns have magnitudes of their own, so that a wrong scale layout cannot go unnoticed.
@@ -188,11 +191,12 @@ def write_kind(kind: Kind, folder: Path) -> Path:
     shutil.rmtree(folder, ignore_errors=True)
     place = folder / "transformer" if kind.role == "model" else folder
     place.mkdir(parents=True)
-    tensors = quantize(base_tensors(), kind.stored)
-    if kind.edit is not None:
-        tensors = kind.edit(tensors)
-    metadata = {"format": "pt", **{key: _text(value) for key, value in kind.metadata.items()}}
-    _write_shards(tensors, place, kind.shards, metadata)
+    for file, (part, metadata) in files_of(kind).items():
+        save_file({name: np.ascontiguousarray(value) for name, value in part.items()}, place / file, metadata)
+    if kind.shards > 1:
+        weight_map = {name: file for file, (part, _) in files_of(kind).items() for name in part}
+        index = {"metadata": {}, "weight_map": weight_map}
+        (place / f"{WEIGHTS}.index.json").write_text(json.dumps(index), encoding="utf-8")
     if kind.config_file:
         body = dict(TRANSFORMER)
         if kind.config is not None:
@@ -201,32 +205,40 @@ def write_kind(kind: Kind, folder: Path) -> Path:
     if kind.hf_quant is not None:
         (place / "hf_quant_config.json").write_text(json.dumps(kind.hf_quant, indent=1), encoding="utf-8")
     if kind.role == "model":
-        index = {
+        model_index = {
             "_class_name": "WanPipeline", "_diffusers_version": "0.37.0", "boundary_ratio": 0.875,
             "scheduler": ["diffusers", "UniPCMultistepScheduler"], "text_encoder": ["transformers", "UMT5EncoderModel"],
             "tokenizer": ["transformers", "T5TokenizerFast"], "transformer": ["diffusers", "WanTransformer3DModel"],
             "transformer_2": ["diffusers", "WanTransformer3DModel"], "vae": ["diffusers", "AutoencoderKLWan"],
         }  # fmt: skip
-        for part, value in index.items():
+        for component, value in model_index.items():
             if isinstance(value, list):  # a runtime looks for the folder of every component that the index names
-                (folder / part).mkdir(exist_ok=True)
-        (folder / "model_index.json").write_text(json.dumps(index), encoding="utf-8")
+                (folder / component).mkdir(exist_ok=True)
+        (folder / "model_index.json").write_text(json.dumps(model_index), encoding="utf-8")
     return folder
 
 
-def _write_shards(tensors: Mapping[str, Array], place: Path, shards: int, metadata: dict[str, str]) -> None:
+def files_of(kind: Kind) -> dict[str, tuple[dict[str, Array], dict[str, str]]]:
+    """The safetensors files of a kind: name to tensors and header metadata. Shards take every n-th tensor."""
+    tensors = _quantized(kind.stored)
+    if kind.edit is not None:
+        tensors = kind.edit(dict(tensors))
+    metadata = {"format": "pt", **{key: _text(value) for key, value in kind.metadata.items()}}
     names = sorted(tensors)
-    if shards == 1:
-        save_file({name: np.ascontiguousarray(tensors[name]) for name in names}, place / WEIGHTS, metadata)
-        return
-    weight_map: dict[str, str] = {}
-    for number in range(shards):
-        file = f"diffusion_pytorch_model-{number + 1:05d}-of-{shards:05d}.safetensors"
-        part = names[number::shards]
-        save_file({name: np.ascontiguousarray(tensors[name]) for name in part}, place / file, metadata)
-        weight_map.update(dict.fromkeys(part, file))
-    index = {"metadata": {}, "weight_map": weight_map}
-    (place / f"{WEIGHTS}.index.json").write_text(json.dumps(index), encoding="utf-8")
+    if kind.shards == 1:
+        return {WEIGHTS: ({name: tensors[name] for name in names}, metadata)}
+    return {
+        f"diffusion_pytorch_model-{number + 1:05d}-of-{kind.shards:05d}.safetensors": (
+            {name: tensors[name] for name in names[number :: kind.shards]},
+            metadata,
+        )
+        for number in range(kind.shards)
+    }
+
+
+@cache
+def _quantized(stored: Stored) -> dict[str, Array]:
+    return quantize(base_tensors(), stored)
 
 
 def _text(value: Any) -> str:
@@ -303,14 +315,21 @@ def _renamed(tensors: dict[str, Array]) -> dict[str, Array]:
 
 
 def _exact() -> list[str]:
-    return sorted(set(linear_shapes()) - set(quantized_names())) + ["patch_embedding"]
+    return [*sorted(set(linear_shapes()) - set(quantized_names())), "patch_embedding"]
 
 
-_RUNTIME_WORDS = (("attn1.to_out.0", "to_out"), ("attn1.", ""), ("to_out.0", "to_out"), ("ffn.net.0.proj", "ffn.fc_in"), ("ffn.net.2", "ffn.fc_out"))  # fmt: skip
+_RUNTIME_WORDS = (
+    ("attn1.to_out.0", "to_out"),
+    ("attn1.", ""),
+    ("to_out.0", "to_out"),
+    ("ffn.net.0.proj", "ffn.fc_in"),
+    ("ffn.net.2", "ffn.fc_out"),
+)
 
 
 def _runtime_names() -> list[str]:
-    """The same modules as SGLang calls them: self-attention lies in the block itself, the feed-forward parts are fc_in and fc_out."""
+    """The same modules as SGLang calls them: self-attention lies in the block itself, the feed-forward parts are
+    fc_in and fc_out."""
     names = []
     for name in _exact():
         for old, new in _RUNTIME_WORDS:
@@ -443,8 +462,9 @@ def nvfp4_kinds() -> Iterator[Kind]:
 
 def fp8_kinds() -> Iterator[Kind]:
     """FP8: shapes of the scale, who is excluded, and in which words."""
-    for shape in ("scalar", "one", "channel", "channel_column"):
-        yield Kind(f"fp8_scale_{shape}", Stored("fp8", scale_shape=shape), config=_flat("FP8"))  # type: ignore[arg-type]
+    shapes: tuple[ScaleShape, ...] = ("scalar", "one", "channel", "channel_column")
+    for shape in shapes:
+        yield Kind(f"fp8_scale_{shape}", Stored("fp8", scale_shape=shape), config=_flat("FP8"))
     ignores: dict[str, Any] = {
         "globs": list(IGNORE),
         "dot_globs": ["blocks.0.*", "blocks.3.*", "condition_embedder.*", "patch_embedding", "proj_out"],
@@ -514,11 +534,14 @@ def other_kinds() -> Iterator[Kind]:
 def override_kinds() -> Iterator[Kind]:
     """The same checkpoints as a transformer that is laid over the BF16 repository."""
     kept = {
-        "nvfp4_silent", "nvfp4_silent_high", "nvfp4_swap_false", "nvfp4_swap_true_high", "nvfp4_swap_true", "nvfp4_swap_text_false",
-        "nvfp4_packed_true", "nvfp4_layout_swizzled", "nvfp4_tiled_high_both_keys", "nvfp4_undeclared", "nvfp4_undeclared_markers",
+        "nvfp4_silent", "nvfp4_silent_high", "nvfp4_swap_false", "nvfp4_swap_true_high",
+        "nvfp4_swap_true", "nvfp4_swap_text_false",
+        "nvfp4_packed_true", "nvfp4_layout_swizzled", "nvfp4_tiled_high_both_keys",
+        "nvfp4_undeclared", "nvfp4_undeclared_markers",
         "nvfp4_hf_quant_swap_true", "nvfp4_nested_swap_true", "nvfp4_metadata_layers", "nvfp4_metadata_config",
         "nvfp4_comfy_markers_silent", "nvfp4_algo_nvfp4_awq", "nvfp4_two_shards_swap", "nvfp4_ignore_wrong_dialect",
-        "fp8_scale_scalar", "fp8_scale_one", "fp8_scale_channel", "fp8_ignore_parents", "fp8_ignore_exact", "fp8_undeclared",
+        "fp8_scale_scalar", "fp8_scale_one", "fp8_scale_channel", "fp8_ignore_parents",
+        "fp8_ignore_exact", "fp8_undeclared",
         "fp8_metadata_layers", "fp8_hf_quant_only", "fp8_nested", "fp8_algo_fp8_per_channel_per_token", "bf16_plain",
     }  # fmt: skip
     for kind in (*nvfp4_kinds(), *fp8_kinds(), *other_kinds()):
@@ -531,3 +554,64 @@ def override_kinds() -> Iterator[Kind]:
 def all_kinds() -> tuple[Kind, ...]:
     """Every kind, in a fixed order. Names are unique."""
     return (*nvfp4_kinds(), *fp8_kinds(), *other_kinds(), *override_kinds())
+
+
+def drawn_kinds(seed: int, count: int) -> tuple[Kind, ...]:
+    """Checkpoints whose every property is drawn by chance: none of them was looked at while rules were written.
+
+    Args:
+        seed: of the draw.
+        count: how many.
+    """
+    rng = np.random.default_rng(seed)
+
+    def pick(*options: Any) -> Any:
+        return options[int(rng.integers(len(options)))]
+
+    kinds = []
+    for number in range(count):
+        fp8 = rng.random() < 0.4
+        if fp8:
+            stored = Stored("fp8", scale_shape=pick("scalar", "scalar", "one", "channel"))
+            algo = pick("FP8", "FP8", "FP8", "FP8_PER_CHANNEL_PER_TOKEN", "fp8", "W8A8_FP8", "NVFP4")
+        else:
+            stored = Stored("nvfp4", high_first=bool(pick(0, 0, 1)), swizzled=bool(pick(0, 0, 1)))
+            algo = pick("NVFP4", "NVFP4", "NVFP4", "NVFP4", "nvfp4", "NVFP4_AWQ", "FP8")
+        keys: dict[str, Any] = {}
+        if rng.random() < 0.5:
+            keys["swap_weight_nibbles"] = pick(True, False, None, "true", "false", 0, 1)
+        if rng.random() < 0.3:
+            keys["checkpoint_uses_packed_qkv"] = pick(True, False)
+        if rng.random() < 0.3:
+            keys["checkpoint_weight_scale_layout"] = pick("swizzled", "linear")
+        ignore = pick(
+            list(IGNORE),
+            list(IGNORE),
+            _exact(),
+            _runtime_names(),
+            ["blocks.0*", "proj_out"],
+            ["*"],
+            [],
+            ["blocks.[03]*"],
+        )
+        body = (
+            _nested(algo, top=pick({}, keys), **{"exclude_modules": ignore, **pick({}, keys)})
+            if rng.random() < 0.35
+            else _flat(algo, ignore=ignore, **pick(keys, keys, {"quantization": keys}))
+        )
+        where = pick("config", "config", "config", "config", "hf_quant", "metadata", "nowhere")
+        edits = [None, None, None, None, None, _drop(".input_scale"), _one_scale_missing, _bf16_linear]
+        edits += [_drop(".weight_scale")] if fp8 else [_markers, _drop(".weight_scale_2")]
+        kinds.append(
+            Kind(
+                f"drawn_{seed}_{number:03d}",
+                stored,
+                role=pick("model", "model", "override"),
+                config=body if where == "config" else None,
+                hf_quant=body if where == "hf_quant" else None,
+                metadata={pick("quantization_config", "_quantization_metadata"): body} if where == "metadata" else {},
+                edit=pick(*edits),
+                shards=pick(1, 1, 1, 2),
+            )
+        )
+    return tuple(kinds)

@@ -1,7 +1,10 @@
-"""Learn a contract: run a runtime's own loader over generated checkpoints, and fit the schema's parameters to its answers.
+"""Learn a contract: run a runtime's own loader over generated checkpoints, and fit the schema's parameters to its
+answers.
 
-The schema of a contract (`harness.checkpoint.contracts.model`) is a model of a loader with a few discrete parameters. Each
-parameter is set to the value under which the predictions agree with most answers; what no value explains is written into
+The schema of a contract (`harness.checkpoint.contracts.model`) is a model of a loader with a few discrete parameters.
+Each
+parameter is set to the value under which the predictions agree with most answers; what no value explains is written
+into
 the contract as ``unexplained``, and is not guessed.
 """
 
@@ -80,7 +83,7 @@ def ask(environment: Environment, kinds: Sequence[Kind], say: Callable[[str], No
         found = {row["name"]: row for row in map(json.loads, answers.read_text(encoding="utf-8").splitlines())}
         rows = []
         for kind in kinds:
-            declared = declared_of(folder / kind.name, kind)
+            declared = declared_of(kind)
             answer = found.get(kind.name, {"loaded": False, "error": "the runtime died over it"})
             rows.append(Asked(kind, declared, real_outcome(answer, kind, declared)))
     return Answers(environment.name, tuple(rows), found.get("_runtime", {}))
@@ -93,7 +96,8 @@ def _read(environment: Environment, jobs: Path, answers: Path, count: int, say: 
         say(f"starting {environment.name} ({environment.python})")
         process = subprocess.Popen(
             [str(environment.python), str(READER), str(jobs), str(answers)],
-            env=kept, cwd=jobs.parent, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True, start_new_session=True,
+            env=kept, cwd=jobs.parent, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True,
+            start_new_session=True,
         )  # fmt: skip
         last: list[str] = []
         assert process.stderr is not None  # noqa: S101 - opened as a pipe above
@@ -197,7 +201,7 @@ def fit(start: Rules, answers: Answers) -> tuple[Rules, list[str]]:
     for _ in range(ROUNDS):
         before = best
         for path, candidates in _choices():
-            for candidate in candidates:
+            for candidate in candidates if best else ():
                 tried = _with(body, path, candidate)
                 wrong = len(disagreements(Rules.model_validate(tried), answers.rows))
                 if wrong < best:
@@ -272,7 +276,8 @@ def package_digest(environment: Environment) -> str:
     code = (
         "import hashlib, importlib.metadata as m; "
         f"text = m.distribution({name!r}).read_text('RECORD') or ''; "
-        "lines = sorted(line for line in text.splitlines() if '.dist-info/' not in line and '__pycache__' not in line); "
+        "lines = sorted(line for line in text.splitlines() if '.dist-info/' not in line and "
+        "'__pycache__' not in line); "
         "print(hashlib.sha256('\\n'.join(lines).encode()).hexdigest() if lines else '')"
     )
     done = subprocess.run(
@@ -290,7 +295,8 @@ def as_yaml(contract: ContractFile) -> str:
     body = contract.model_dump(mode="json", exclude_defaults=True)
     yaml.dump(body, out)
     name = contract.rules[0].learned
-    head = f"# Written by `quantgate learn {contract.runtime}=={name.version if name else ''}`. Do not edit: learn it again.\n"
+    version = name.version if name else ""
+    head = f"# Written by `quantgate learn {contract.runtime}=={version}`. Do not edit: learn it again.\n"
     return head + out.getvalue()
 
 

@@ -5,11 +5,10 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any, Literal
 
 from harness.checkpoint.contracts.predict import Declared, Prediction
-from harness.runtimes.kinds import Kind
+from harness.runtimes.kinds import Kind, files_of
 
 Outcome = Literal[
     "right",
@@ -23,7 +22,8 @@ Outcome = Literal[
     "input_scale",
     "unmodelled",
 ]
-"""``right``: every value and every method as stored. ``scope``: other Linears run quantized than are stored so. ``plain``:
+"""``right``: every value and every method as stored. ``scope``: other Linears run quantized than are stored so.
+``plain``:
 values are right, and nothing runs quantized. ``input_scale``: an absent input scale is taken for 1."""
 RIGHT_COSINE, RIGHT_GAIN = 0.98, 0.05
 """FP8 and NVFP4 of the generated weights lie above .994 and within .01; a wrong layout lies below .9."""
@@ -38,18 +38,19 @@ class Header:
     file: str
 
 
-def declared_of(folder: Path, kind: Kind) -> Declared:
-    """What a written kind says of itself, read back from its files."""
-    place = folder / "transformer" if kind.role == "model" else folder
+DTYPES = {"bfloat16": "BF16", "float32": "F32", "uint8": "U8", "float8_e4m3fn": "F8_E4M3"}
+"""Safetensors' names of the dtypes that kinds are written in."""
+
+
+def declared_of(kind: Kind) -> Declared:
+    """What a kind says of itself, as its files would."""
     tensors: dict[str, Header] = {}
     metadata: dict[str, str] = {}
-    for path in sorted(place.glob("*.safetensors")):
-        with path.open("rb") as file:
-            body = json.loads(file.read(int.from_bytes(file.read(8), "little")))
-        metadata.update(body.pop("__metadata__", {}))
-        tensors.update({name: Header(item["dtype"], tuple(item["shape"]), path.name) for name, item in body.items()})
-    config_file = place / "config.json"
-    config = json.loads(config_file.read_text()).get("quantization_config") if config_file.exists() else None
+    for file, (part, header) in files_of(kind).items():
+        metadata.update(header)
+        tensors.update({name: Header(DTYPES[value.dtype.name], value.shape, file) for name, value in part.items()})
+    # a config passes through JSON, so that null, true and lists are what a runtime reads
+    config = json.loads(json.dumps(kind.config)) if kind.config_file and kind.config is not None else None
     return Declared(kind.role, config, tensors, metadata)
 
 
@@ -70,7 +71,7 @@ def predicted_outcome(prediction: Prediction, kind: Kind, declared: Declared) ->
         return "refused"
     stored = stored_quantized(declared)
     if not prediction.quantized:
-        return "plain" if stored else "right"
+        return "gain" if prediction.scale_of_one & stored else "plain" if stored else "right"
     if prediction.method == "nvfp4":
         swap, tiled = prediction.swap.on != kind.stored.high_first, prediction.tiled.on != kind.stored.swizzled
         if swap or tiled:
@@ -95,7 +96,7 @@ def real_outcome(answer: Mapping[str, Any], kind: Kind, declared: Declared) -> O
         low = max(abs(row[1] or 0.0) for row in wrong)
         resolved = answer.get("config") or {}
         tiled = (resolved.get("checkpoint_weight_scale_layout") == "swizzled") != kind.stored.swizzled
-        if low < 0.2:  # noqa: PLR2004 - codes of the other nibble are unrelated
+        if low < 0.2:
             return "both_orders" if tiled else "nibble_order"
         return "scale_layout" if tiled else "gain"
     if any(abs(row[2] - 1) > RIGHT_GAIN for row in linears.values()):

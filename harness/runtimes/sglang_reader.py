@@ -2,7 +2,8 @@
 
     python sglang_reader.py JOBS.json ANSWERS.jsonl
 
-``JOBS.json`` holds ``{"base": FOLDER, "checkpoints": [{"name", "folder", "role"}]}``. Every answer is a line of JSON and
+``JOBS.json`` holds ``{"base": FOLDER, "checkpoints": [{"name", "folder", "role"}]}``. Every answer is a line of JSON
+and
 is flushed at once, so that a loader that kills the process loses one answer. Names that ``ANSWERS.jsonl`` already
 holds are not asked again.
 
@@ -56,13 +57,14 @@ class _Torchvision:
 
     def find_spec(self, name: str, path: Any, target: Any = None) -> None:
         if name == "torchvision":
-            sys.meta_path.remove(self)  # type: ignore[arg-type]
+            sys.meta_path.remove(self)
             import torch
 
-            self.library = torch.library.Library("torchvision", "FRAGMENT")
+            make: Any = torch.library.Library
+            library = make("torchvision", "FRAGMENT")
             for operator in ("nms", "qnms"):
-                self.library.define(f"{operator}(Tensor dets, Tensor scores, float iou_threshold) -> Tensor")
-            keep.append(self)
+                library.define(f"{operator}(Tensor dets, Tensor scores, float iou_threshold) -> Tensor")
+            keep.append(library)
 
 
 keep: list[Any] = []
@@ -181,7 +183,7 @@ def _ask(job: dict[str, Any], base: str, references: dict[str, Any], runtime: An
 
 def _runtime() -> Any:
     """Import the runtime, stub, and watch what it resolves."""
-    sys.meta_path.insert(0, _Torchvision())  # type: ignore[arg-type]
+    sys.meta_path.insert(0, _Torchvision())
     import torch
     from sglang.multimodal_gen.runtime import server_args
     from sglang.multimodal_gen.runtime.distributed.parallel_state import (
@@ -211,7 +213,8 @@ def _runtime() -> Any:
 
 
 REPOSITORIES = (
-    "Wan-AI/Wan2.2-T2V-A14B-Diffusers", "nvidia/Wan2.2-T2V-A14B-Diffusers-NVFP4", "nvidia/Wan2.2-T2V-A14B-Diffusers-FP8",
+    "Wan-AI/Wan2.2-T2V-A14B-Diffusers", "nvidia/Wan2.2-T2V-A14B-Diffusers-NVFP4",
+    "nvidia/Wan2.2-T2V-A14B-Diffusers-FP8",
     "nvidia/Wan2.2-T2V-A14B-NVFP4", "mycorp/Wan2.2-T2V-A14B-Diffusers", "mycorp/my-Wan2.2-T2V-A14B-Diffusers-ours",
     "mycorp/wan2.2-t2v-a14b-diffusers", "Wan-AI/Wan2.2-I2V-A14B-Diffusers", "Wan-AI/Wan2.2-TI2V-5B-Diffusers",
     "/models/Wan2.2-T2V-A14B-Diffusers", "/models/nvfp4",

@@ -1,6 +1,7 @@
 """The shape of a contract: what one range of versions of a runtime does with a checkpoint, as data.
 
-A contract is either *transcribed* (somebody read the runtime's code: ``<runtime>.yaml``) or *learned* (``quantgate learn``
+A contract is either *transcribed* (somebody read the runtime's code: ``<runtime>.yaml``) or *learned* (``quantgate
+learn``
 ran the runtime's own loader over generated checkpoints: ``learned/<runtime>-<version>.yaml``). A project's own
 ``contracts/`` folder may hold both. ``predict`` turns a contract and a checkpoint's declarations into what the runtime
 will load.
@@ -25,7 +26,8 @@ Signal = Literal["packed_qkv", "comfy_quant"]
 Place = Literal["top", "section"]
 """Where a key of a declaration stands: at its top level, or in its section ``quantization`` (ModelOpt's old schema)."""
 Reading = Literal["config", "metadata", "tensors"]
-"""What a runtime reads to learn how an override is quantized: its ``config.json``, the header's metadata, its tensors."""
+"""What a runtime reads to learn how an override is quantized: its ``config.json``, the header's metadata, its
+tensors."""
 Method = Literal["by_algorithm", "nvfp4", "fp8", "fp8_generic", "other"]
 PROJECT_FOLDER = "contracts"
 """Folder of a project that holds contracts of its own."""
@@ -40,7 +42,8 @@ class Rule(BaseModel):
 class SwitchRule(Rule):
     """How a runtime decides one yes-or-no of the stored NVFP4 bytes.
 
-    The value of a key is its Python truth (``"false"`` is true, ``null`` is false) unless ``word`` is set: then the value
+    The value of a key is its Python truth (``"false"`` is true, ``null`` is false) unless ``word`` is set: then the
+    value
     must be exactly that word.
     """
 
@@ -64,7 +67,7 @@ class Nvfp4Rule(Rule):
 
     algorithms: tuple[str, ...] = Field(description="names of quant_algo that are accepted, letter for letter")
     families: Literal["weight_and_scale", "u8_and_block_scale"] = Field(
-        description="which tensor pairs are taken for NVFP4: any weight with a weight_scale, or U8 codes with a 2-D E4M3 scale"
+        description="which tensor pairs are NVFP4: any weight with a weight_scale, or U8 with a 2-D E4M3 scale"
     )
     swap_weight_nibbles: SwitchRule
     swizzled_scales: SwitchRule
@@ -92,7 +95,7 @@ class OverrideRule(Rule):
 
     reads: tuple[Reading, ...] = Field(min_length=1)
     join: Literal["first", "merged"] = Field(
-        description="first: the first source that says anything decides alone; merged: declarations and tensors are joined as for a model"
+        description="first: the first source that declares anything decides; merged: joined as for a model"
     )
     undeclared_fp8: Literal["plain", "refused"]
     source: str = ""

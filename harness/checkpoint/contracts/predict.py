@@ -1,4 +1,5 @@
-"""What a runtime will load, worked out from its contract, the declarations and the tensors' headers. No data is read."""
+"""What a runtime will load, worked out from its contract, the declarations and the tensors' headers. No data is
+read."""
 
 from __future__ import annotations
 
@@ -58,6 +59,8 @@ class Prediction:
 
     refused: str = ""
     """Why it refuses the checkpoint; empty: it loads."""
+    refused_code: str = ""
+    """``name_unmapped``, ``scale_shape``, or ``runtime_refuses`` for any other reason."""
     method: Literal["", "nvfp4", "fp8", "fp8_generic"] = ""
     """How quantized Linears are computed; empty: as plain floats."""
     swap: Switch = field(default_factory=Switch)
@@ -65,7 +68,7 @@ class Prediction:
     quantized: frozenset[str] = frozenset()
     """Modules, by the checkpoint's names, that run quantized."""
     scale_of_one: frozenset[str] = frozenset()
-    """Quantized modules whose weight is multiplied by 1 because a scale is absent."""
+    """Modules whose stored codes are multiplied by 1 because a scale is absent."""
     input_scale_of_one: frozenset[str] = frozenset()
     """Quantized modules whose activations are divided by 1 because no input scale is stored."""
     unmodelled: str = ""
@@ -85,7 +88,9 @@ class _Config:
 
 
 class _Refused(Exception):  # noqa: N818 - carries the runtime's reason, caught in predict
-    pass
+    def __init__(self, reason: str, code: str = "runtime_refuses") -> None:
+        self.code = code
+        super().__init__(reason)
 
 
 class _Unmodelled(Exception):  # noqa: N818 - a declaration that no rule covers
@@ -103,19 +108,20 @@ def predict(rules: Rules, declared: Declared) -> Prediction:
         config = _model_config(rules, declared) if declared.role == "model" else _override_config(rules, declared)
         return _loaded(rules, declared, config)
     except _Refused as reason:
-        return Prediction(refused=str(reason))
+        return Prediction(refused=str(reason), refused_code=reason.code)
     except _Unmodelled as reason:
         return Prediction(unmodelled=str(reason))
 
 
 def _model_config(rules: Rules, declared: Declared) -> _Config | None:
     existing = _parse(rules, declared.config) if declared.config is not None else None
-    inferred = _inferred(rules, declared) if existing is None or existing.method == "nvfp4" else None
-    return _merge(rules, existing, inferred)
+    if existing is not None and existing.method != "nvfp4":
+        return existing
+    return _merge(rules, existing, _inferred(rules, declared, grouped=existing is not None))
 
 
 def _override_config(rules: Rules, declared: Declared) -> _Config | None:
-    inferred = _inferred(rules, declared)
+    inferred = _inferred(rules, declared, grouped=False)
     if rules.override.join == "first":
         for source in rules.override.reads:
             if source == "tensors" and inferred is not None:
@@ -134,6 +140,7 @@ def _override_config(rules: Rules, declared: Declared) -> _Config | None:
         existing = _from_metadata(rules, declared.metadata, strict=True)
     if existing is not None and existing.method != "nvfp4":
         return existing
+    inferred = _inferred(rules, declared, grouped=existing is not None)
     if (
         existing is None
         and inferred is None
@@ -193,7 +200,8 @@ def _parse(rules: Rules, body: Any) -> _Config:
         raise _Refused(f"it has no quantization method {word!r}")
     if method == "other":
         raise _Unmodelled(f"quant_method {word!r}")
-    section = body.get("quantization") if isinstance(body.get("quantization"), Mapping) else {}
+    nested = body.get("quantization")
+    section: Mapping[str, Any] = nested if isinstance(nested, Mapping) else {}
     text = body.get("quant_algo") or section.get("quant_algo") or ""
     if method == "by_algorithm":
         method = _by_algorithm(rules, str(text))
@@ -242,7 +250,7 @@ def _flat_group_size(body: Mapping[str, Any]) -> Any:
     if body.get("group_size") is not None:
         return body["group_size"]
     groups = body.get("config_groups")
-    first = next(iter(groups.values()), {}) if isinstance(groups, Mapping) else {}
+    first: Any = next(iter(groups.values()), {}) if isinstance(groups, Mapping) else {}
     weights = first.get("weights", {}) if isinstance(first, Mapping) else {}
     return weights.get("group_size") if isinstance(weights, Mapping) else None
 
@@ -304,10 +312,17 @@ def _families(rules: Rules, tensors: Mapping[str, Entry]) -> frozenset[str]:
     return frozenset(modules)
 
 
-def _inferred(rules: Rules, declared: Declared) -> _Config | None:
+def _inferred(rules: Rules, declared: Declared, *, grouped: bool) -> _Config | None:
+    """What the tensors and the header's ``_quantization_metadata`` show.
+
+    Args:
+        grouped: whether a declaration states the group size. Else a tensor pair must show it.
+    """
     families = _families(rules, declared.tensors)
-    if not families:
+    layers, signalled = _signalled(declared.metadata)
+    if not (families or layers or signalled) or not (families or grouped):
         return None
+    families |= layers
     seen = signals(declared.tensors)
 
     def by_tensors(rule: SwitchRule) -> Switch:
@@ -316,6 +331,20 @@ def _inferred(rules: Rules, declared: Declared) -> _Config | None:
 
     swap, tiled = by_tensors(rules.nvfp4.swap_weight_nibbles), by_tensors(rules.nvfp4.swizzled_scales)
     return _Config("nvfp4", swap, tiled, families=families)
+
+
+def _signalled(metadata: Mapping[str, str]) -> tuple[frozenset[str], bool]:
+    """Layers that ``_quantization_metadata`` calls nvfp4, and whether it names an FP4 algorithm."""
+    try:
+        body = json.loads(metadata.get("_quantization_metadata", ""))
+    except ValueError:
+        return frozenset(), False
+    if not isinstance(body, Mapping):
+        return frozenset(), False
+    signalled = "FP4" in str(body.get("quant_algo", "")).upper() or "NVFP4" in str(body.get("quant_type", "")).upper()
+    layers = body.get("layers") if "format_version" in body else None
+    named = layers.items() if isinstance(layers, Mapping) else ()
+    return frozenset(n for n, item in named if isinstance(item, Mapping) and item.get("format") == "nvfp4"), signalled
 
 
 def _merge(rules: Rules, existing: _Config | None, inferred: _Config | None) -> _Config | None:
@@ -361,7 +390,8 @@ def _compiled(pattern: str) -> re.Pattern[str]:
 
 
 def ignored(patterns: tuple[str, ...], module: str) -> bool:
-    """Whether a list of ignored modules covers a runtime's module: ``*`` globs, matched whole; every other sign is itself."""
+    """Whether a list of ignored modules covers a runtime's module: ``*`` globs, matched whole; every other sign is
+    itself."""
     return any(re.fullmatch(re.escape(item).replace(r"\*", ".*"), module) for item in patterns)
 
 
@@ -386,7 +416,9 @@ def _loaded(rules: Rules, declared: Declared, config: _Config | None) -> Predict
         swap=config.swap if config is not None else Switch(),
         tiled=config.tiled if config is not None else Switch(),
         quantized=chosen,
-        scale_of_one=frozenset(name for name in chosen if _lacks_scale(declared, name, method)),
+        scale_of_one=frozenset(
+            name for name in modules if _lacks_scale(declared, name, method if name in chosen else "")
+        ),
         input_scale_of_one=frozenset(
             name for name in chosen if method != "fp8_generic" and f"{name}.input_scale" not in declared.tensors
         ),
@@ -406,7 +438,7 @@ def _known(names: Names, tensors: Mapping[str, Entry]) -> None:
     rule = _compiled("|".join(f"(?:{pattern})" for pattern in names.known))
     lost = next((name for name in sorted(tensors) if not SCALES.fullmatch(name) and not rule.fullmatch(name)), None)
     if lost is not None:
-        raise _Refused(f"it has no parameter for {lost}")
+        raise _Refused(f"it has no parameter for {lost}", "name_unmapped")
 
 
 def _lacks_scale(declared: Declared, name: str, method: str) -> bool:
@@ -427,13 +459,23 @@ def _fits(rules: Rules, declared: Declared, modules: Mapping[str, str], chosen: 
             raise _Refused(f"{name} is stored as {weight.dtype}, and the runtime prepares room for packed codes")
         scale = declared.tensors.get(f"{name}.weight_scale")
         if (
+            name not in chosen
+            and scale is not None
+            and scale_kind(scale.shape) == "channel"
+            and weight.dtype == "F8_E4M3"
+        ):
+            raise _Refused(
+                f"{name} has one FP8 scale per row, and it unpacks unquantized FP8 with one scale", "scale_shape"
+            )
+        if (
             name in chosen
             and method == "fp8"
             and scale is not None
             and scale_kind(scale.shape) not in rules.fp8.scale_shapes
         ):
             raise _Refused(
-                f"{name} has FP8 scales of shape {list(scale.shape)}, and the runtime takes {', '.join(rules.fp8.scale_shapes)}"
+                f"{name} has FP8 scales of shape {list(scale.shape)}, and it takes {', '.join(rules.fp8.scale_shapes)}",
+                "scale_shape",
             )
 
 
