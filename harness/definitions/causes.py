@@ -15,7 +15,7 @@ CAUSES: Final = frozenset({
     "component_broken", "component_missing", "config_contradicts_tensors", "config_invalid",
     "contract_unmodelled", "contract_unproven", "contract_unread",
     "crash", "declaration_unseen", "declarations_differ", "device", "disk", "download", "dtype_differs",
-    "duplicate_tensors", "encoding_inconclusive", "encoding_unproven", "excluded_differs", "expert",
+    "duplicate_tensors", "encoding_inconclusive", "encoding_unproven", "env_changed", "excluded_differs", "expert",
     "experts_identical", "experts_mixed_precision", "experts_swapped", "first_divergence", "flat", "flicker",
     "format_mismatch", "fp8_code_table", "fp8_fnuz", "frozen", "gain", "global_scale_degenerate",
     "global_scale_inverted", "global_scale_missing", "guidance", "halves_swapped", "hang", "header_invalid",
@@ -30,7 +30,8 @@ CAUSES: Final = frozenset({
     "shard_missing", "source_failed", "speckle",
     "step_count", "tensor_missing", "tensor_unexpected", "text_dtype", "text_embedding", "text_tokens", "timestep",
     "two_conventions", "unexpected_format", "unexpected_quantization", "unindexed_tensors", "unsupported_layout",
-    "vae_settings", "weight_transposed", "weights_missing", "weights_nan", "weights_unrelated", "wrong_base",
+    "vae_settings", "weight_transposed", "weights_changed", "weights_missing", "weights_nan", "weights_unrelated",
+    "wrong_base",
     "wrong_expert",
 })  # fmt: skip
 MEASURES: Final = (

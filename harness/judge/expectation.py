@@ -6,6 +6,7 @@ from collections.abc import Iterator, Sequence
 from datetime import date
 
 from harness.definitions.case import Case, Waiver
+from harness.judge.origin_rule import MOVED, REQUEST
 from harness.records.verdict import Finding, Outcome, Verdict
 
 WAIVABLE = frozenset({Outcome.REGRESSION, Outcome.CHECKPOINT_FAULT, Outcome.INCONCLUSIVE})
@@ -105,7 +106,9 @@ def _outcome(case: Case, finding: Finding, observed: Verdict) -> Outcome | None:
     if finding.stage == "engine":
         return observed.outcome
     if finding.stage == "identity":
-        return Outcome.GOLDEN_STALE if finding.code == "request_differs" else Outcome.ENVIRONMENT_MISMATCH
+        if finding.code in MOVED:
+            return Outcome.REGRESSION
+        return Outcome.GOLDEN_STALE if finding.code == REQUEST else Outcome.ENVIRONMENT_MISMATCH
     return Outcome.INCONCLUSIVE if finding.stage == "limits" else Outcome.REGRESSION
 
 

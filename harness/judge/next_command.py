@@ -13,16 +13,19 @@ _ACCEPT = frozenset({Outcome.GOLDEN_MISSING, Outcome.GOLDEN_STALE})
 
 
 def next_command(evidence: Evidence, outcome: Outcome, cause: str, runner: str) -> str:
-    """One line that can be pasted into a shell; every name in it is quoted."""
+    """One line that can be pasted into a shell; every name in it is quoted. `accept` never stands there alone."""
     case, node = shlex.quote(evidence.case.id), shlex.quote(evidence.node)
     if outcome in (Outcome.PASS, Outcome.WAIVED):
         return ""
     if evidence.error is not None and evidence.error.remedy:
         return evidence.error.remedy
     if outcome in _ACCEPT:
+        # a shell runs the first command alone: nobody is to accept what nobody has looked at
+        look = f"quantgate report {shlex.quote(evidence.run_dir)}  # look at its frames; if they are right:"
         if cause == "request_differs":
-            return f"quantgate regenerate --case {case} --runner {shlex.quote(runner)} --replace-golden --reason '...'"
-        return f"quantgate accept {case} --runner {shlex.quote(runner)} --reason '...'"
+            again = f"quantgate regenerate --case {case} --runner {shlex.quote(runner)}"
+            return f"{look} {again} --replace-golden --reason '...'"
+        return f"{look} quantgate accept {case} --runner {shlex.quote(runner)} --reason '...'"
     if outcome is Outcome.INCONCLUSIVE and cause.startswith("limits_"):
         return f"quantgate regenerate --case {case} --runner {shlex.quote(runner)} --reason '...'"
     if outcome is Outcome.INCONCLUSIVE and cause in _NO_BASE and evidence.case.base is None:

@@ -9,17 +9,21 @@ from harness.judge.evidence import Evidence
 from harness.judge.expectation import apply_expectation
 from harness.judge.limits_rule import check_limits, judge_limits, limits_problem
 from harness.judge.next_command import next_command
+from harness.judge.origin_rule import (
+    ENV,
+    HARDWARE,
+    REQUEST,
+    WEIGHTS,
+    frames_compare,
+    judge_origin,
+    same_origin,
+    with_outcome,
+)
 from harness.judge.probe_rule import judge_probe
 from harness.judge.receipts_rule import judge_receipts
 from harness.judge.trace_rule import judge_trace
-from harness.records.identity import FieldChange
 from harness.records.limits import LimitCheck
 from harness.records.verdict import Finding, Outcome, Verdict
-
-_SHOWN_FIELDS = 4
-_WIDTH = 36
-"""Characters of a value that are shown, and how many of them stand before the first that differs."""
-_BEFORE = 12
 
 
 def judge(evidence: Evidence, runner: str, today: date) -> tuple[Verdict, tuple[LimitCheck, ...]]:
@@ -42,8 +46,8 @@ def judge(evidence: Evidence, runner: str, today: date) -> tuple[Verdict, tuple[
 
 def observe(evidence: Evidence, runner: str) -> tuple[Verdict, tuple[LimitCheck, ...]]:
     """What the evidence says, before the case's expectation and waiver are asked."""
-    checks = check_limits(evidence) if pixels_gate(evidence) else ()
-    findings = tuple(_findings(evidence, checks))
+    checks = check_limits(evidence) if frames_compare(evidence) else ()
+    findings = with_outcome(evidence, tuple(_findings(evidence, checks)), checks)
     outcome, leading = _decide(evidence, findings)
     cause = leading.code if leading else "none"
     verdict = Verdict(
@@ -63,8 +67,7 @@ def stop_before_generation(evidence: Evidence) -> bool:
 
 
 def _stops(finding: Finding) -> bool:
-    decided = ("request_differs", "hardware_differs")
-    known = finding.stage == "inspection" or finding.code in decided or bool(finding.data.get("stops"))
+    known = finding.stage == "inspection" or finding.code == HARDWARE or bool(finding.data.get("stops"))
     return finding.gating and known
 
 
@@ -72,21 +75,16 @@ def _findings(evidence: Evidence, checks: tuple[LimitCheck, ...]) -> Iterator[Fi
     if evidence.error is not None:
         yield Finding(stage="engine", code=_error_code(evidence), gating=True, message=evidence.error.what)
     yield from _inspection(evidence)
-    yield from _identity(evidence)
-    yield from judge_probe(evidence, anchored=pixels_gate(evidence))
+    yield from judge_origin(evidence)
+    yield from judge_probe(evidence, anchored=same_origin(evidence))
     yield from judge_receipts(evidence)
     yield from _sanity(evidence)
-    if pixels_gate(evidence):
+    if frames_compare(evidence):
         yield from judge_trace(evidence)
         yield from judge_limits(evidence, checks)
         problem = limits_problem(evidence)
         if problem is not None:
             yield problem
-
-
-def pixels_gate(evidence: Evidence) -> bool:
-    """Whether the golden was made from these weights, in this environment, on this request and hardware."""
-    return evidence.golden is not None and not evidence.golden.changed("request", "hardware", "weights", "env")
 
 
 def _error_code(evidence: Evidence) -> str:
@@ -107,45 +105,6 @@ def _inspection(evidence: Evidence) -> Iterator[Finding]:
                 message=item.message,
                 data={"severity": item.severity, "next": item.next_command},
             )
-
-
-def _identity(evidence: Evidence) -> Iterator[Finding]:
-    golden = evidence.golden
-    if golden is None:
-        return
-    rules = (
-        ("request", "request_differs", "the golden was made from another request"),
-        ("hardware", "hardware_differs", "the golden was made on another class of hardware"),
-    )
-    for identity_class, code, text in rules:
-        changes = golden.changed(identity_class)
-        if changes:
-            yield Finding(stage="identity", code=code, gating=True, message=f"{text}: {_fields(changes)}")
-    changes = golden.changed("weights", "env")
-    if changes:
-        message = f"weights or environment are not the golden's, so pixels do not gate: {_fields(changes)}"
-        yield Finding(stage="identity", code="weights_or_env_differ", gating=False, message=message)
-
-
-def _fields(changes: tuple[FieldChange, ...]) -> str:
-    rows = [f"{change.field} {' -> '.join(_shorts(change.golden, change.run))}" for change in changes[:_SHOWN_FIELDS]]
-    more = len(changes) - _SHOWN_FIELDS
-    return ", ".join(rows) + (f" and {more} more" if more > 0 else "")
-
-
-def _shorts(first: object, second: object) -> tuple[str, str]:
-    """Two values, each cut to what fits around the place where they begin to differ."""
-    texts = [value if isinstance(value, str) else str(value) for value in (first, second)]
-    same = next((i for i, (a, b) in enumerate(zip(*texts, strict=False)) if a != b), min(map(len, texts)))
-    start = max(min(same - _BEFORE, max(map(len, texts)) - _WIDTH), 0)
-    mine, theirs = (_cut(value, text, start) for value, text in zip((first, second), texts, strict=True))
-    return mine, theirs
-
-
-def _cut(value: object, text: str, start: int) -> str:
-    part = text[start : start + _WIDTH]
-    part = repr(part) if isinstance(value, str) else part
-    return f"{'...' if start else ''}{part}{'...' if start + _WIDTH < len(text) else ''}"
 
 
 def _sanity(evidence: Evidence) -> Iterator[Finding]:
@@ -170,15 +129,18 @@ def _decide(evidence: Evidence, findings: tuple[Finding, ...]) -> tuple[Outcome,
         return evidence.error.outcome, first("engine")
     ordered: tuple[tuple[Outcome, Finding | None], ...] = (
         (Outcome.CHECKPOINT_FAULT, first("inspection")),
-        (Outcome.GOLDEN_STALE, first("identity", code="request_differs")),
-        (Outcome.ENVIRONMENT_MISMATCH, first("identity", code="hardware_differs")),
+        (Outcome.ENVIRONMENT_MISMATCH, first("identity", code=HARDWARE)),
         (Outcome.REGRESSION, first("receipts")),
         (Outcome.REGRESSION, first("probe")),
+        (Outcome.REGRESSION, first("identity", code=WEIGHTS)),
+        (Outcome.REGRESSION, first("identity", code=ENV)),
         (Outcome.REGRESSION, first("sanity")),
         (Outcome.REGRESSION, first("trace")),
         (Outcome.REGRESSION, first("frames")),
         (Outcome.INCONCLUSIVE, first("inspection", gating=False) if evidence.case.inspection == "gate" else None),
-        (Outcome.GOLDEN_STALE, first("identity", code="weights_or_env_differ", gating=False)),
+        (Outcome.GOLDEN_STALE, first("identity", code=REQUEST)),
+        (Outcome.GOLDEN_STALE, first("identity", code=WEIGHTS, gating=False)),
+        (Outcome.GOLDEN_STALE, first("identity", code=ENV, gating=False)),
         (Outcome.INCONCLUSIVE, first("limits")),
     )
     for outcome, finding in ordered:

@@ -15,8 +15,8 @@ from harness.definitions.loading import load_cases
 from harness.definitions.project import project_root
 from harness.definitions.runner import named_runner
 from harness.errors import InvalidCaseError
-from harness.lane.base_tree import TRAILER, coverage_against
-from harness.lane.coverage import Coverage
+from harness.lane.base_tree import LOOSER, TRAILER, coverage_against
+from harness.lane.coverage import Change, Coverage
 from harness.lane.doctor import Host, examine
 from harness.lane.github import post_comment, propose, pull_request_of
 from harness.lane.history import read_history
@@ -59,7 +59,8 @@ def plan(
         shards: machines at hand.
         out: the plan file.
         history: history files and folders of records; one that is absent counts as empty.
-        against: compare the coverage with this commit or branch; a removal or a looser limit without a reason fails.
+        against: compare the coverage with this commit or branch; a removal, or a change that lets more through, fails
+            without a reason.
         summary: Markdown is appended to it, such as ``$GITHUB_STEP_SUMMARY``.
         github_output: ``matrix=...`` is appended to it, such as ``$GITHUB_OUTPUT``.
 
@@ -185,15 +186,32 @@ def read_plan(path: Path) -> Plan:
 
 
 def _unexplained(coverage: Coverage | None, runner: str) -> int:
-    bad = coverage.without_reason() if coverage else ()
+    """Print what nobody gave a reason for, and which files cannot be used. Returns the exit code."""
+    if coverage is None:
+        return 0
+    bad = coverage.without_reason()
     for change in bad:
-        what, how = "removed", f"git commit --amend --trailer '{TRAILER}: {change.case}: <reason>'"
-        if change.kind == "limit":
-            measure = f"quantgate regenerate --runner {runner} --case {change.case} --reason '<reason>'"
-            what = f"limit of {change.field} loosened" if change.field else "limits removed"
-            how = measure if change.field else f"{measure}; or, where they are not measured yet, {how}"
+        what, how = _refusal(change, runner)
         complain(f"{change.case}: {what} without a reason\n  next: {how}")
-    return RULES[Outcome.INVALID_CASE].exit_code if bad else 0
+    for fault in coverage.faults:
+        complain(fault)
+    return RULES[Outcome.INVALID_CASE].exit_code if bad or coverage.faults else 0
+
+
+def _refusal(change: Change, runner: str) -> tuple[str, str]:
+    """What was done, and the command by which its reason is given."""
+    commit = "git commit --amend --trailer"
+    if change.kind == "removed":
+        what = f"removed from {change.before}" if change.field else "removed"
+        return what, f"{commit} '{TRAILER}: {change.key}: <reason>'"
+    if change.kind != "limit":
+        what = f"{change.field} lets more through"
+        return what, f"{commit} '{LOOSER}: {change.key}: <reason>'"
+    measure = f"quantgate regenerate --runner {runner} --case {change.case} --reason '<reason>'"
+    if change.field:
+        return f"limit of {change.field} loosened", measure
+    removed = f"{commit} '{TRAILER}: {change.key}: <reason>'"
+    return "limits removed", f"{measure}; or, where they are not measured yet, {removed}"
 
 
 def _append(path: Path, text: str) -> None:

@@ -86,6 +86,14 @@ class ComparisonEvidence(Record):
         """The result of ``name``, or ``None`` where it was not asked for."""
         return next((result for result in self.metrics if result.name == name), None)
 
+    def distance(self) -> str:
+        """How far the candidate is from the golden, for a sentence: ``ssim 0.26, psnr 4.8 dB`` of the worst frame."""
+        if self.bit_exact:
+            return "every frame is equal"
+        rows = [result for result in self.metrics if result.name in ("ssim", "psnr") and result.worst is not None]
+        rows = rows or [result for result in self.metrics if result.worst is not None][:2]
+        return ", ".join(f"{row.name} {row.worst:.3g}{f' {row.unit}' if row.unit else ''}" for row in rows)
+
     def not_computed(self) -> tuple[MetricResult, ...]:
         """Results that must fail the case, because they were asked for and have no value."""
         return tuple(result for result in self.metrics if result.status == "not_computed")

@@ -46,6 +46,11 @@ def present_case(root: Path, case_id: str) -> Present:
     return Present(request_of(case), extra, notes)
 
 
+def present_requests(root: Path) -> dict[str, Mapping[str, Json]]:
+    """What every case asks for as it is written now, by case id. Raises ``InvalidCaseError`` for a wrong case file."""
+    return {one.case.id: request_of(one.case) for one in load_cases(case_files(root), root)}
+
+
 def _lock(root: Path, case: Case) -> tuple[dict[Path, bytes], tuple[str, ...]]:
     from harness.checkpoint.lock import LOCK_NAME, make_lock, read_lock
 

@@ -17,6 +17,7 @@ from harness.definitions.resolving import require_resolved
 from harness.errors import QuantgateError
 from harness.frames.clip import Clip, read_clip
 from harness.goldens.golden import Golden
+from harness.goldens.matching import MatchKind
 from harness.judge.evidence import Evidence
 from harness.judge.verdict import judge, observe, stop_before_generation
 from harness.lane.attempts import RECORD, lost_record
@@ -226,7 +227,8 @@ class Session:
         found = investigate(laboratory, record)
         summary = record.verdict.summary
         if said is not Outcome.CHECKPOINT_FAULT:  # a fault in the bytes is its own cause
-            summary = f"{summary.rstrip('.')}. Cause: {found.summary}"
+            told_already = found.summary.startswith(summary.rstrip("."))  # the finding names the cause itself
+            summary = found.summary if told_already else f"{summary.rstrip('.')}. Cause: {found.summary}"
         told = record.verdict.model_copy(update={"summary": summary})
         return record.model_copy(update={"attribution": found, "verdict": told})
 
@@ -271,7 +273,9 @@ class Session:
 
     def _probe(self, run: _Run, found: Found) -> None:
         """Feed recorded inputs in, where there are any: seconds, before minutes are spent on a generation."""
-        source = probe_source(self.context, run.case, found.match.goldens)
+        # a recording of another request may have other shapes, and its answers are of another question
+        goldens = () if found.match.kind is MatchKind.REQUEST else found.match.goldens
+        source = probe_source(self.context, run.case, goldens)
         if source is None:
             return
         engine = self._engine(run)
@@ -297,7 +301,13 @@ class Session:
         return generation
 
     def _compare(self, run: _Run, found: Found, clip: Clip) -> None:
-        """Hold the clip against every golden that the case accepts, and keep the one that it does best against."""
+        """Compare the clip with every golden that the case accepts, and keep the one that it does best against.
+
+        A golden of another request has nothing to compare: the run keeps its candidate, as a first one does.
+        """
+        if found.match.kind is MatchKind.REQUEST:
+            run.know(golden=found.first)
+            return
         rows = [
             (golden, path, {"golden": evidence, "comparison": compare_with(path, run.case, clip)})
             for golden, evidence in zip(found.match.goldens, found.evidence, strict=True)

@@ -9,7 +9,6 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from harness.definitions.case import Case
-from harness.definitions.limits import load_limits
 from harness.frames.clip import Clip, read_clip
 from harness.frames.errors import ClipError
 from harness.goldens.content import frames_error
@@ -22,6 +21,7 @@ from harness.records.identity import Identity
 from harness.records.limits import LimitFile
 from harness.session.contents import Contents
 from harness.session.context import SessionContext
+from harness.session.limit_file import load_explained
 
 TRACE = "trace"
 """Name of the golden's part that holds its trace."""
@@ -90,7 +90,7 @@ def find_golden(
         InvalidCaseError: the limit file cannot be read.
     """
     goldens = accepted_goldens(context, case) if accepted is None else accepted
-    limits = load_limits(context.thresholds, context.runner.name, golden_name(case))
+    limits = load_explained(context.thresholds, context.runner.name, golden_name(case))
     return _found(goldens, limits, identity, {}, context.runner.harmless_env)
 
 

@@ -75,7 +75,7 @@ def parse(line: str) -> None:
         UsageError: it refuses; typer's own or click's, by version.
     """
     command: Any = get_command(app)
-    words = shlex.split(line)
+    words = shlex.split(line, comments=True)  # what follows a # is for the reader, and a shell passes over it
     while hasattr(command, "commands"):
         name, command, words = command.resolve_command(command.context_class(command), words)
     with command.make_context(name, list(words)):

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+from datetime import date
 from typing import Any
 
 import pytest
 
 from harness.errors import InfraError, InvalidCaseError
 from harness.judge.evidence import GoldenEvidence
-from harness.judge.verdict import observe, stop_before_generation
+from harness.judge.verdict import judge, observe, stop_before_generation
+from harness.records.contents import ContentChange
 from harness.records.identity import FieldChange
 from harness.records.inspection import InspectionFinding, InspectionReport
 from harness.records.verdict import Outcome
@@ -54,7 +56,7 @@ def test_identity_classes(make: Any, identity_class: str, outcome: Outcome) -> N
         assert "sampling.seed 0 -> 1" in verdict.summary
 
 
-@pytest.mark.parametrize(("identity_class", "stops"), [("request", True), ("hardware", True), ("weights", False)])
+@pytest.mark.parametrize(("identity_class", "stops"), [("request", False), ("hardware", True), ("weights", False)])
 def test_what_stops_before_generation(make: Any, identity_class: str, stops: bool) -> None:
     golden = GoldenEvidence(make.GOLDEN, change(identity_class))
     evidence = make.healthy(golden=golden, generation=None, sanity=None, comparison=None)
@@ -95,24 +97,114 @@ def test_a_warning_decides_nothing(make: Any, severity: str) -> None:
     assert verdict.outcome is Outcome.PASS
 
 
+ENCODER = ContentChange("text_encoder", changed=("shared.weight", "block.0.wo.weight", "block.1.wo.weight"), tensors=9)
+NAMED = "text_encoder: 3 of 9 tensors changed (shared.weight, block.0.wo.weight and 1 more)"
+
+
+def moved(make: Any, identity_class: str = "weights", **more: Any) -> GoldenEvidence:
+    """A golden of another text encoder, or of another environment."""
+    field = "text_encoder" if identity_class == "weights" else "ONEDNN_MAX_CPU_ISA"
+    row = FieldChange(identity_class=identity_class, field=field, golden="0a", run="1b")  # type: ignore[arg-type]
+    contents = (ENCODER,) if identity_class == "weights" else ()
+    fields = {"trace": make.trace(), "limits": make.limits(), **more}
+    return GoldenEvidence(make.GOLDEN, (row,), contents=contents, **fields)
+
+
 def test_weights_that_differ_do_not_hide_a_fault_in_the_frames(make: Any) -> None:
-    golden = GoldenEvidence(make.GOLDEN, change("weights"), make.trace(), make.limits())
-    verdict, checks = observe(make.healthy(golden=golden, sanity=make.sanity(ok=False)), "cpu")
-    assert (verdict.outcome, verdict.cause) == (Outcome.REGRESSION, "noise")
-    assert checks == ()
+    verdict, checks = observe(make.healthy(golden=moved(make), sanity=make.sanity(ok=False)), "cpu")
+    assert (verdict.outcome, verdict.cause) == (Outcome.REGRESSION, "weights_changed")
+    assert verdict.summary.startswith(f"the weights are not the golden's: {NAMED}; correlation of neighbouring")
+    assert [check.metric for check in checks] == ["ssim"]
 
 
-def test_pixels_of_other_weights_do_not_gate(make: Any) -> None:
-    golden = GoldenEvidence(make.GOLDEN, change("weights"), make.trace(), make.limits())
-    verdict, _ = observe(make.healthy(golden=golden, comparison=make.comparison(make.metric(worst=0.1))), "cpu")
+@pytest.mark.parametrize(("identity_class", "cause"), [("weights", "weights_changed"), ("env", "env_changed")])
+def test_frames_of_other_weights_or_environment_gate(make: Any, identity_class: str, cause: str) -> None:
+    comparison = make.comparison(make.metric(worst=0.26), make.metric("psnr", worst=4.8, unit="dB"))
+    evidence = make.healthy(golden=moved(make, identity_class), comparison=comparison)
+    verdict, _ = observe(evidence, "cpu")
+    assert (verdict.outcome, verdict.cause) == (Outcome.REGRESSION, cause)
+    assert "ssim is 0.26 at frame 1, below its limit of 0.98 (ssim 0.26, psnr 4.8 dB)" in verdict.summary
+    assert "accept" not in verdict.next_command
+    assert {cause, "ssim_below_limit"} <= {finding.code for finding in verdict.findings if finding.gating}
+
+
+@pytest.mark.parametrize(("identity_class", "cause"), [("weights", "weights_changed"), ("env", "env_changed")])
+def test_frames_of_other_weights_that_agree_make_the_golden_stale(make: Any, identity_class: str, cause: str) -> None:
+    verdict, checks = observe(make.healthy(golden=moved(make, identity_class)), "cpu")
+    assert (verdict.outcome, verdict.cause) == (Outcome.GOLDEN_STALE, cause)
+    assert (
+        "the frames agree, inside every limit: ssim 0.99; ssim comes nearest to its limit, 50% used" in verdict.summary
+    )
+    assert verdict.next_command == (
+        "quantgate report runs/1  # look at its frames; if they are right: "
+        "quantgate accept one --runner cpu --reason '...'"
+    )
+    assert not any(finding.gating for finding in verdict.findings)
+    assert [check.passed for check in checks] == [True]
+
+
+def test_a_trace_of_other_weights_gates(make: Any) -> None:
+    trace = make.trace().model_copy(update={"scheduler": {"flow_shift": 5.0}})
+    verdict, _ = observe(make.healthy(golden=moved(make, trace=trace)), "cpu")
+    assert (verdict.outcome, verdict.cause) == (Outcome.REGRESSION, "weights_changed")
+    assert "flow_shift 5.0 -> 3.0" in verdict.summary
+
+
+def test_equal_frames_of_other_weights_agree(make: Any) -> None:
+    golden = moved(make, limits=None)
+    evidence = make.healthy(golden=golden, comparison=make.comparison(bit_exact=True))
+    verdict, _ = observe(evidence, "cpu")
+    assert (verdict.outcome, verdict.cause) == (Outcome.GOLDEN_STALE, "weights_changed")
+    assert "the frames agree: every one equals the golden's" in verdict.summary
+
+
+def test_without_limits_nobody_claims_that_frames_agree(make: Any) -> None:
+    comparison = make.comparison(make.metric(worst=0.26))
+    verdict, _ = observe(make.healthy(golden=moved(make, limits=None), comparison=comparison), "cpu")
     assert verdict.outcome is Outcome.GOLDEN_STALE
-    assert verdict.next_command.startswith("quantgate accept one")
+    assert "ssim 0.26, and there is a golden and there are no limits for it" in verdict.summary
+    assert "nobody knows whether the frames agree" in verdict.summary
+
+
+def test_a_waiver_of_the_symptom_does_not_cover_other_weights(make: Any) -> None:
+    waiver = {
+        "expect": "regression:ssim_below_limit",
+        "owner": "ann",
+        "reason": "3 % below",
+        "issue": "https://example.org/1",
+        "expires": "2099-01-01",
+    }
+    evidence = make.healthy(
+        case=make.case(waiver=waiver), golden=moved(make), comparison=make.comparison(make.metric(worst=0.5))
+    )
+    verdict, _ = judge(evidence, "cpu", date(2026, 1, 1))
+    assert (verdict.outcome, verdict.cause) == (Outcome.REGRESSION, "weights_changed")
+    same = evidence.plus(golden=GoldenEvidence(make.GOLDEN, (), make.trace(), make.limits()))
+    assert judge(same, "cpu", date(2026, 1, 1))[0].outcome is Outcome.WAIVED
+
+
+def test_a_control_may_wait_for_changed_weights(make: Any) -> None:
+    evidence = make.healthy(
+        case=make.case(expect="regression:weights_changed"),
+        golden=moved(make),
+        comparison=make.comparison(make.metric(worst=0.5)),
+    )
+    assert judge(evidence, "cpu", date(2026, 1, 1))[0].outcome is Outcome.PASS
+
+
+def test_a_sick_run_of_another_request_is_red(make: Any) -> None:
+    golden = GoldenEvidence(make.GOLDEN, change("request"))
+    evidence = make.healthy(golden=golden, comparison=None, sanity=make.sanity(ok=False))
+    assert observe(evidence, "cpu")[0].outcome is Outcome.REGRESSION
 
 
 def test_no_golden_is_not_a_pass(make: Any) -> None:
     verdict, _ = observe(make.healthy(golden=None, comparison=None), "cpu")
     assert (verdict.outcome, verdict.cause) == (Outcome.GOLDEN_MISSING, "golden_missing")
-    assert verdict.next_command == "quantgate accept one --runner cpu --reason '...'"
+    assert verdict.next_command == (
+        "quantgate report runs/1  # look at its frames; if they are right: "
+        "quantgate accept one --runner cpu --reason '...'"
+    )
 
 
 def test_no_golden_does_not_hide_static(make: Any) -> None:
@@ -181,7 +273,11 @@ def test_two_values_are_cut_where_they_differ(make: Any, golden: Any, run: Any, 
 def test_a_golden_of_another_request_is_replaced_on_purpose(make: Any) -> None:
     golden = GoldenEvidence(make.GOLDEN, change("request"))
     verdict, _ = observe(make.healthy(golden=golden), "cpu")
-    assert verdict.next_command == "quantgate regenerate --case one --runner cpu --replace-golden --reason '...'"
+    assert verdict.summary.startswith("the golden is of another request: sampling.seed 0 -> 1")
+    assert verdict.next_command == (
+        "quantgate report runs/1  # look at its frames; if they are right: "
+        "quantgate regenerate --case one --runner cpu --replace-golden --reason '...'"
+    )
 
 
 def test_without_a_base_the_same_run_is_not_advised(make: Any) -> None:

@@ -63,6 +63,7 @@ def _proven(record: CaseRecord, results: Results) -> Iterator[Cause]:
     yield from settings.receipts(record)
     yield from weights.from_readings(record, results)
     yield from weights.norms(record)
+    yield from settings.moved(record)
     yield from settings.traced(record)
 
 

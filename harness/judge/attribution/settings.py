@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
+from harness.judge.origin_rule import MOVED
 from harness.records.attribution import Cause
 from harness.records.case_record import CaseRecord
 from harness.records.verdict import Finding
@@ -33,6 +34,13 @@ def identity(record: CaseRecord) -> Iterator[Cause]:
     for finding in record.verdict.findings:
         if finding.code in IDENTITY:
             yield _cause(finding.code, finding)
+
+
+def moved(record: CaseRecord) -> Iterator[Cause]:
+    """Weights or environment are not those of the golden, and frames, trace or sanity fail."""
+    for finding in record.verdict.findings:
+        if finding.stage == "identity" and finding.code in MOVED and finding.gating:
+            yield _cause(finding.code, finding, where=", ".join(sorted(finding.data)))
 
 
 def receipts(record: CaseRecord) -> Iterator[Cause]:

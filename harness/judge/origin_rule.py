@@ -1,0 +1,141 @@
+"""Is the golden of the same request, hardware, weights and environment as the run? And if not, do the frames agree?
+
+Frames are compared with a golden of other weights or another environment too: the same video from an exchanged
+checkpoint makes the golden stale, another video is a regression whose cause is known.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+
+from harness.judge.evidence import Evidence, GoldenEvidence
+from harness.judge.limits_rule import limits_problem
+from harness.records.base import Json
+from harness.records.identity import FieldChange
+from harness.records.limits import LimitCheck
+from harness.records.verdict import Finding
+
+REQUEST, HARDWARE, WEIGHTS, ENV = "request_differs", "hardware_differs", "weights_changed", "env_changed"
+MOVED = (WEIGHTS, ENV)
+"""Causes of a regression, and of a stale golden if the frames agree."""
+COMPARED_STAGES = ("sanity", "trace", "frames")
+"""Stages whose failure a change of weights or environment explains."""
+_SHOWN_FIELDS = 4
+_WIDTH = 36
+"""Characters of a value that are shown, and how many of them stand before the first that differs."""
+_BEFORE = 12
+
+
+def frames_compare(evidence: Evidence) -> bool:
+    """Whether trace and frames of the run can be held to the golden's: same request and hardware."""
+    return evidence.golden is not None and not evidence.golden.changed("request", "hardware")
+
+
+def same_origin(evidence: Evidence) -> bool:
+    """Whether the golden was made from the same request, hardware, weights and environment."""
+    return frames_compare(evidence) and not _moved(evidence)
+
+
+def _moved(evidence: Evidence) -> tuple[FieldChange, ...]:
+    return evidence.golden.changed("weights", "env") if evidence.golden is not None else ()
+
+
+def judge_origin(evidence: Evidence) -> Iterator[Finding]:
+    """Findings where the golden is of another request, hardware, checkpoint or environment.
+
+    Those of weights and environment gate nothing here; ``with_outcome`` decides once the frames are judged.
+    """
+    golden = evidence.golden
+    if golden is None:
+        return
+    rules = (
+        ("request", REQUEST, "the golden is of another request"),
+        ("hardware", HARDWARE, "the golden was made on another class of hardware"),
+    )
+    for identity_class, code, text in rules:
+        changes = golden.changed(identity_class)
+        if changes:
+            yield Finding(stage="identity", code=code, gating=True, message=f"{text}: {_fields(changes)}")
+    if weights := golden.changed("weights"):
+        message = f"the weights are not the golden's: {_weights(golden, weights)}"
+        data: dict[str, Json] = {
+            change.component: {
+                "changed": list(change.changed),
+                "added": list(change.added),
+                "removed": list(change.removed),
+                "documents": list(change.documents),
+            }
+            for change in golden.contents
+        }
+        yield Finding(stage="identity", code=WEIGHTS, gating=False, message=message, data=data)
+    if env := golden.changed("env"):
+        message = f"the environment is not the golden's: {_fields(env)}"
+        yield Finding(stage="identity", code=ENV, gating=False, message=message)
+
+
+def with_outcome(
+    evidence: Evidence, findings: Sequence[Finding], checks: tuple[LimitCheck, ...]
+) -> tuple[Finding, ...]:
+    """The findings, those of changed weights and environment completed by what the frames say.
+
+    They gate if sanity, trace or frames fail: then they name the cause, and a waiver of the symptom does not cover it.
+    """
+    failed = next((f for f in findings if f.gating and f.stage in COMPARED_STAGES), None)
+    said = _distance(evidence) if failed is not None else _agreement(evidence, checks)
+    done = []
+    for finding in findings:
+        if finding.stage == "identity" and finding.code in MOVED and frames_compare(evidence):
+            tail = f"{failed.message}{f' ({said})' if said else ''}" if failed is not None else said
+            message = f"{finding.message}; {tail}" if tail else finding.message
+            finding = finding.model_copy(update={"gating": failed is not None, "message": message})
+        done.append(finding)
+    return tuple(done)
+
+
+def _agreement(evidence: Evidence, checks: tuple[LimitCheck, ...]) -> str:
+    """Whether the frames agree with those of the golden, and by how much; nothing fails here."""
+    comparison = evidence.comparison
+    if comparison is None:
+        return ""
+    if comparison.bit_exact:
+        return "the frames agree: every one equals the golden's"
+    problem = limits_problem(evidence)
+    if problem is not None:
+        return f"{_distance(evidence)}, and {problem.message}, so that nobody knows whether the frames agree"
+    consumed = [(c.margin_consumed, c.metric) for c in checks if c.gates and c.margin_consumed is not None]
+    nearest = f"; {max(consumed)[1]} comes nearest to its limit, {max(consumed)[0]:.0%} used" if consumed else ""
+    return f"the frames agree, inside every limit: {_distance(evidence)}{nearest}"
+
+
+def _distance(evidence: Evidence) -> str:
+    return evidence.comparison.distance() if evidence.comparison is not None else ""
+
+
+def _weights(golden: GoldenEvidence, changes: tuple[FieldChange, ...]) -> str:
+    """Components and tensors by name; fields of the identity that no component explains as they are."""
+    named = {change.component for change in golden.contents}
+    files = {document for change in golden.contents for document in change.documents}
+    rest = tuple(c for c in changes if c.field not in named and c.field not in files)
+    parts = [*map(str, golden.contents), *([_fields(rest)] if rest else [])]
+    return "; ".join(parts)
+
+
+def _fields(changes: tuple[FieldChange, ...]) -> str:
+    rows = [f"{change.field} {' -> '.join(_shorts(change.golden, change.run))}" for change in changes[:_SHOWN_FIELDS]]
+    more = len(changes) - _SHOWN_FIELDS
+    return ", ".join(rows) + (f" and {more} more" if more > 0 else "")
+
+
+def _shorts(first: object, second: object) -> tuple[str, str]:
+    """Two values, each cut to what fits around the place where they begin to differ."""
+    texts = [value if isinstance(value, str) else str(value) for value in (first, second)]
+    same = next((i for i, (a, b) in enumerate(zip(*texts, strict=False)) if a != b), min(map(len, texts)))
+    start = max(min(same - _BEFORE, max(map(len, texts)) - _WIDTH), 0)
+    before, after = (_cut(value, text, start) for value, text in zip((first, second), texts, strict=True))
+    return before, after
+
+
+def _cut(value: object, text: str, start: int) -> str:
+    part = text[start : start + _WIDTH]
+    part = repr(part) if isinstance(value, str) else part
+    return f"{'...' if start else ''}{part}{'...' if start + _WIDTH < len(text) else ''}"
