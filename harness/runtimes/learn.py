@@ -16,6 +16,7 @@ import json
 import os
 import subprocess
 import tempfile
+import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -94,25 +95,27 @@ def _read(environment: Environment, jobs: Path, answers: Path, count: int, say: 
     kept |= {"OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": ""}
     for _ in range(RESTARTS + 1):
         say(f"starting {environment.name} ({environment.python})")
-        process = subprocess.Popen(
+        last: list[str] = []
+        with subprocess.Popen(
             [str(environment.python), str(READER), str(jobs), str(answers)],
             env=kept, cwd=jobs.parent, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True,
             start_new_session=True,
-        )  # fmt: skip
-        last: list[str] = []
-        assert process.stderr is not None  # noqa: S101 - opened as a pipe above
-        for line in process.stderr:
-            head = line.split(" of ", 1)[0]
-            if head.isdigit() and " of " in line:
-                if int(head) % 20 == 0 or int(head) == count:
-                    say(f"{head} of {count} checkpoints")
-            else:
-                last = [*last[-4:], line.strip()]
-        try:
-            code = process.wait(SECONDS)
-        except subprocess.TimeoutExpired:
-            process.kill()
-            raise InfraError(f"{environment.name} did not answer within {SECONDS:.0f} s", kind="hang") from None
+        ) as process:  # fmt: skip
+            watchdog = threading.Timer(SECONDS, process.kill)  # also ends a reader that says nothing
+            watchdog.start()
+            try:
+                for line in process.stderr or ():
+                    head = line.split(" of ", 1)[0]
+                    if not (head.isdigit() and " of " in line):
+                        last = [*last[-4:], line.strip()]
+                    elif int(head) % 20 == 0 or int(head) == count:
+                        say(f"{head} of {count} checkpoints")
+                code = process.wait()
+            finally:
+                timed_out = not watchdog.is_alive()
+                watchdog.cancel()
+        if timed_out:
+            raise InfraError(f"{environment.name} did not answer within {SECONDS:.0f} s", kind="hang")
         if code == 0:
             return
         done = answers.read_text(encoding="utf-8").splitlines() if answers.exists() else []
