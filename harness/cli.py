@@ -19,6 +19,7 @@ from harness.review.commands import pending, reject
 from harness.runtimes.commands import learn_command, runtime_app
 from harness.session.accept_command import accept
 from harness.session.candidate_commands import bisect_command, try_command
+from harness.session.carry_command import carry_command
 from harness.session.commands import regenerate_command
 
 app = typer.Typer(
@@ -47,6 +48,7 @@ app.command("comment")(comment_command)
 app.command("propose")(propose_command)
 app.command("learn")(learn_command)
 app.add_typer(runtime_app, name="runtime")
+goldens_app.command("carry")(carry_command)
 app.add_typer(goldens_app, name="goldens")
 
 

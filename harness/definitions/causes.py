@@ -38,6 +38,13 @@ MEASURES: Final = (
     "probe_base_error", "probe_golden_error", "probe_module_base_error", "probe_module_error", "probe_point_error",
 )  # fmt: skip
 """Limits of probes, as `harness.judge.probe_limits` names them."""
+SANITY: Final = frozenset({"shape", "nan", "inf", "flat", "noise", "speckle", "frozen", "clipped", "flicker"})
+"""Checks of the frames that need no golden. What fails one is no video: a waiver never covers it."""
+UNMEASURED: Final = frozenset({"metric_not_computed", "checkpoint_fault", "error"})
+"""Causes that name no fault: nothing was measured, or whatever broke would have them."""
+STAGES: Final = ("engine", "frames", "identity", "inspection", "probe", "receipts", "sanity", "trace")
+"""Stages that a negative control may name."""
+_ENGINE: Final = frozenset({"oom", "hang", "crash", "device", "download", "disk", "protocol", "infra"})
 _LIMIT = re.compile(r"(.+)_(above|below|outside)_limit")
 
 
@@ -55,6 +62,11 @@ def check_cause(cause: str, metrics: Iterable[str]) -> str | None:
     if limit[1] in known:
         return None
     return f"no verdict has the cause {cause!r}: no metric is called {limit[1]!r}; {did_you_mean(limit[1], known)}"
+
+
+def names_nothing(cause: str) -> bool:
+    """Whether any breakage could have this cause, so that neither a control nor a waiver may wait for it."""
+    return cause in UNMEASURED or cause in _ENGINE or cause.startswith("limits_")
 
 
 def _meant(cause: str, known: Iterable[str]) -> str:

@@ -103,8 +103,15 @@ class FaultBackend:
         frames = np.full((2, 8, 8, 3), case.sampling.seed % 256, dtype=np.uint8)
         clip = Clip(frames)
         path = write_clip(out_dir / "clip.safetensors", clip, "raw")
+        name = path.name
+        if fault == "clip_elsewhere":
+            name = f"../{out_dir.name}/{path.name}"
+        if fault == "clip_link":
+            name = path.rename(out_dir / "moved.safetensors").name
+            path.symlink_to(out_dir / name)
+            name = path.name
         return Generation(
-            clip=path.name,
+            clip=name,
             clip_sha256=clip.digest,
             shape=clip.shape,
             float_stats=FloatStats(nan=0, inf=0, minimum=0.0, maximum=1.0),

@@ -78,6 +78,8 @@ def test_one_engine_serves_many_cases_and_reports_progress(start_owner: Start, m
         ("device", "device", "illegal memory access"),
         ("nonsense", "protocol", "no JSON"),
         ("wrong_record", "protocol", "is no Generation"),
+        ("clip_elsewhere", "protocol", "no file in its folder"),
+        ("clip_link", "protocol", "no file in its folder"),
     ],
 )
 def test_a_fault_is_typed_and_the_engine_is_dead(

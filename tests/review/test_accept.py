@@ -387,11 +387,12 @@ def test_damaged_limits_stop_the_accept(workspace: Workspace, left: Callable) ->
 
 def test_lock_changes_along(workspace: Workspace, left: Callable) -> None:
     left()
-    lock = workspace.root / "quantgate.lock.json"
+    lock = workspace.root / "cases/checkpoints.lock.json"
+    lock.parent.mkdir()
     lock.write_text("old")
     done = accepted(workspace, extra={lock: b"new"})
     assert lock.read_bytes() == b"new"
-    assert "quantgate.lock.json" in done.changed
+    assert "cases/checkpoints.lock.json" in done.changed
 
 
 def test_install_writes_golden_and_limits_in_one_go(
