@@ -32,6 +32,8 @@ class Entry:
     """Sections of the case with other values."""
     fresh: bool = False
     """Whether the run needs an engine of its own."""
+    warm: bool = False
+    """Whether the engine makes a healthy video first."""
     accept: tuple[str, ...] = ()
     """Regular expressions, all of which a right cause matches (in code, place or sentence); empty: healthy."""
     value_changes: bool = False
@@ -43,8 +45,12 @@ class Entry:
         return not self.accept
 
     def names(self, cause: str) -> bool:
-        """Whether ``cause`` (code, place and sentence in one text) is what a reader would call right."""
-        return all(re.search(pattern, cause, re.IGNORECASE) for pattern in self.accept)
+        """Whether ``cause`` (code, place and sentence in one text) is what a reader would call right.
+
+        A pattern matches at the beginning of a word only (``gain`` is not in ``again``); underscores part words too.
+        """
+        text = f"{cause} {cause.replace('_', ' ')}"
+        return all(re.search(rf"\b(?:{pattern})", text, re.IGNORECASE) for pattern in self.accept)
 
 
 def numbered(entries: list[Entry]) -> list[Entry]:

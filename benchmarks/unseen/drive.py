@@ -68,6 +68,9 @@ def _run(bench: Bench, shared: Session, entry: Entry, code: str) -> Result:
     located = here.changed(entry.case)
     if entry.fresh:
         session.pool.discard(located.case)
+    if entry.warm:
+        session.context = replace(session.context, run=f"{code[:12]}/{entry.id}-before")
+        session.run_case(located, entry.id, lambda _event: None)
     bench.switch(entry)
     try:
         session.context = replace(session.context, run=f"{code[:12]}/{entry.id}")

@@ -56,7 +56,7 @@ _FILES: dict[str, Accepted] = {
     "files: tokenizer": {
         "tok_words_exchanged": (r"token",),
         "tok_word_lost": (r"token",),
-        "tok_no_end": (r"token",),
+        "tok_colour_lost": (r"token",),
         "tok_rolled": (r"token",),
     },
     "files: scheduler": {
@@ -65,7 +65,7 @@ _FILES: dict[str, Accepted] = {
         "sched_sigma_min": (SOLVER,),
         "sched_no_corrector": (SOLVER,),
         "sched_train_steps": (SOLVER + "|train_timesteps|timestep",),
-        "sched_predict_noise": (SOLVER + "|predict",),
+        "sched_karras": (SOLVER + "|timestep",),
     },
     "checkpoint bytes": {
         "nibbles_one": (r"nibble", r"blocks\.3\.attn2\.to_v"),
@@ -79,7 +79,7 @@ _FILES: dict[str, Accepted] = {
         "fp8_scale_of_another": (r"scale|gain", r"blocks\.2\.attn1\.to_q"),
         "fp8_sign_lost": (r"blocks\.1\.attn2\.to_k",),
         "bytes_corrupt": (r"blocks\.2\.ffn\.net\.2",),
-        "row_corrupt": (r"row|corrupt|blocks\.1\.attn1\.to_k", r"blocks\.1\.attn1\.to_k"),
+        "row_corrupt": (r"rows?\b|corrupt|blocks\.1\.attn1\.to_k", r"blocks\.1\.attn1\.to_k"),
         "rows_zero": (r"blocks\.4\.ffn\.net\.0",),
         "linears_exchanged": (r"blocks\.[23]\.attn1\.to_out",),
         "blocks_exchanged": (r"blocks\.[12]",),
@@ -164,7 +164,7 @@ _RUNNING: dict[str, Accepted] = {
         "text_in_both_passes": (PROMPT + "|guidance|pass",),
         "no_text_in_either": (PROMPT + "|guidance|pass",),
         "text_cut_to_5": (PROMPT,),
-        "text_rolled": (PROMPT,),
+        "text_first_token_lost": (PROMPT,),
         "text_scaled": (PROMPT,),
         "text_zero_in_negative": (PROMPT + "|negative|pass",),
         "prompt_underscored": (PROMPT,),
@@ -276,7 +276,7 @@ _RUNNING: dict[str, Accepted] = {
         "vae_output_0_to_1": (VAE + "|range|offset|gain|contrast",),
     },
     "runtimes": {
-        "every_other_run_differs": (r"noise|repeat|unstable|two|mode|state|bistable",),
+        "every_other_run_differs": (r"noise|repeat|unstable|modes|state|bistable",),
         "later_runs_spoiled": (r"state|repeat|fresh|unstable|earlier|leak|initial",),
         "nan_in_one_latent": (r"nan|not.a.number",),
     },
@@ -286,8 +286,8 @@ _FRAMES: Accepted = {
     "two_exchanged": (r"permut|order|exchang|swap",),
     "neighbours_exchanged": (r"permut|order|exchang|swap",),
     "reversed": (r"revers|backward|permut",),
-    "late_by_one": (r"off by|shift|late|delay|duplicat|lag|permut|repeat",),
-    "early_by_one": (r"off by|shift|early|drop|permut|lag",),
+    "late_by_one": (r"off by|shift|late\b|delay|duplicat|lag\b|permut|repeat",),
+    "early_by_one": (r"off by|shift|early|drop|permut|lag\b",),
     "rolled": (r"permut|order|roll|shift",),
     "one_duplicated": (r"duplic|repeat|frozen|permut|overwrit|replaced",),
     "one_dropped": (r"drop|miss|off by|permut|shift",),
@@ -317,26 +317,26 @@ _FRAMES: Accepted = {
     "jpeg_25": (r"codec|jpeg|compress|block",),
     "jpeg_60_420": (r"codec|jpeg|compress|chroma|block",),
     "chroma_420": (r"chroma|subsampl|codec",),
-    "frame_black": (r"frame", r"overwrit|black|one frame|replaced|10"),
-    "last_black": (r"frame", r"overwrit|black|one frame|replaced|last|16"),
-    "frame_noise": (r"frame", r"overwrit|one frame|replaced|6"),
-    "frame_of_first": (r"frame", r"overwrit|one frame|replaced|repeat|duplic|12"),
+    "frame_black": (r"frame", r"overwrit|black|one frame|replaced|frames? 10\b"),
+    "last_black": (r"frame", r"overwrit|black|one frame|replaced|last|frames? 16\b"),
+    "frame_noise": (r"frame", r"overwrit|one frame|replaced|frames? 6\b"),
+    "frame_of_first": (r"frame", r"overwrit|one frame|replaced|repeat|duplic|frames? 12\b"),
     "region_black": (r"region|area|patch|rectang|box|local",),
     "logo": (r"region|area|patch|rectang|box|local|overlay",),
-    "line_white": (r"region|row|line|rectang|local|seam",),
+    "line_white": (r"region|rows?\b|lines?\b|rectang|local|seam",),
     "region_one_frame": (r"region|area|patch|rectang|local|one frame|frame 9",),
     "seam": (r"seam|tile|half|region",),
     "tiles_exchanged": (r"tile|region|exchang",),
     "edge_repeated": (r"edge|region|border|rectang|padding",),
     "posterised_16": (r"level|bit|poster|quantis|quantiz|band|round",),
     "dither_32": (r"dither|level|bit|quantis|quantiz|round|noise",),
-    "interlaced": (r"interlac|line|row|field",),
+    "interlaced": (r"interlac|lines?\b|rows?\b|field",),
     "flicker_5": (r"flicker|gain|bright",),
     "blur_1_2": (r"blur|sharp|resiz|resol",),
     "sharpened": (r"sharp|contrast|edge",),
     "noise_6": (r"noise|grain",),
-    "ghost": (r"ghost|blend|average|mix|lag",),
-    "wrapped": (r"wrap|overflow|offset|modul",),
+    "ghost": (r"ghost|blend|average|mix|lag\b",),
+    "wrapped": (r"wrap|overflow|offset|modulo",),
 }
 
 _ONLY: dict[str, Form] = {
@@ -376,7 +376,18 @@ def faults() -> list[Entry]:
     """The whole list, in an order that groups what shares an engine."""
     turn, entries = _forms(), []
     for kind, rows in _RUNNING.items():
-        entries += [Entry(name, kind, _form(name, turn), running=name, accept=accept) for name, accept in rows.items()]
+        entries += [
+            Entry(
+                name,
+                kind,
+                _form(name, turn),
+                running=name,
+                fresh=name == "every_other_run_differs",
+                warm=name == "later_runs_spoiled",
+                accept=accept,
+            )
+            for name, accept in rows.items()
+        ]
     entries += [
         Entry(f"frames_{name}", "finished frames", next(turn), frames=name, accept=accept)
         for name, accept in _FRAMES.items()

@@ -159,6 +159,13 @@ def _shorter(positive: Tensor) -> Tensor:
     return cut
 
 
+def _beheaded(positive: Tensor) -> Tensor:
+    """The first token is overwritten by the second."""
+    cut = positive.clone()
+    cut[:, 0] = cut[:, 1]
+    return cut
+
+
 def _noise(change: Callable[[Tensor], Tensor]) -> Injection:
     return _loop(initial=change)
 
@@ -258,7 +265,7 @@ INJECTIONS: dict[str, Injection] = {
     "solver_order_3": _configured(solver_order=3),
     "solver_bh1": _configured(solver_type="bh1"),
     "no_corrector": _configured(disable_corrector=list(range(8))),
-    "no_lower_order_final": _configured(lower_order_final=False, solver_order=3),
+    "no_lower_order_final": _configured(lower_order_final=False),
     "flow_shift_5": _configured(flow_shift=5.0),
     "euler_step": _euler,
     "sigmas_unshifted": _after_timesteps(_unshifted),
@@ -288,7 +295,7 @@ INJECTIONS: dict[str, Injection] = {
     "text_in_both_passes": _loop(texts=lambda positive, _negative: (positive, positive)),
     "no_text_in_either": _loop(texts=lambda _positive, negative: (negative, negative)),
     "text_cut_to_5": _texts(_shorter),
-    "text_rolled": _texts(lambda text: text.roll(1, 1)),
+    "text_first_token_lost": _texts(_beheaded),
     "text_scaled": _texts(lambda text: text * 1.15),
     "text_zero_in_negative": _loop(texts=lambda positive, negative: (positive, torch.zeros_like(negative))),
     "prompt_underscored": _prompt(lambda text: text.replace(" ", "_")),

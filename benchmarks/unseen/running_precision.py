@@ -6,6 +6,7 @@ from collections.abc import Callable
 from typing import Any
 
 import torch
+from diffusers.models.autoencoders.vae import DecoderOutput
 
 from benchmarks.unseen.loop import Loop
 from benchmarks.unseen.patch import Patch
@@ -228,7 +229,7 @@ def _vae_autocast(dtype: torch.dtype) -> Injection:
         def decode(original: Any, latents: Tensor, *arguments: Any, **options: Any) -> Any:
             with torch.autocast("cpu", dtype):
                 made = original(latents, *arguments, **options)
-            return (made[0].float(),)
+            return DecoderOutput(sample=made.sample.float())
 
         patch.override(patch.pipe.vae, "_decode", decode)
 

@@ -7,6 +7,7 @@ from typing import Any
 
 import torch
 from diffusers.models.autoencoders import autoencoder_kl_wan
+from diffusers.models.autoencoders.vae import DecoderOutput
 
 from benchmarks.unseen.loop import Loop, decoded, plain_decode, statistics
 from benchmarks.unseen.patch import Patch
@@ -40,7 +41,9 @@ def _channels_rolled(pipe: Any, latents: Tensor) -> Tensor:
 def _decode(change: Callable[[Any, Tensor], Tensor]) -> Injection:
     """Replace the VAE's own decoding: the change gets the VAE's ``_decode`` and its latents, and gives frames."""
     return lambda patch: patch.override(
-        patch.pipe.vae, "_decode", lambda original, latents, *_rest, **_options: (change(original, latents),)
+        patch.pipe.vae,
+        "_decode",
+        lambda original, latents, *_rest, **_options: DecoderOutput(sample=change(original, latents)),
     )
 
 

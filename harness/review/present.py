@@ -59,7 +59,7 @@ def _lock(root: Path, case: Case) -> tuple[dict[Path, bytes], tuple[str, ...]]:
         return {}, ()
     held = read_lock(path)
     try:
-        now, left = make_lock([case], root)
+        now, left = make_lock([case], root, held)
     except QuantgateError as error:
         return {}, (f"note: the lock stays as it is: {error.what}; quantgate lock",)
     notes = tuple(f"note: not locked: {sentence}" for sentence in left)

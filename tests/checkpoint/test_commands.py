@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from safetensors.torch import load_file, save_file
 
 from benchmarks.corpus.edit import Edit
 from benchmarks.corpus.mutations import nibbles
@@ -92,6 +93,25 @@ def test_lock_fails_when_a_checkpoint_changes(
     assert lock_command([], file, check=True) == 17
     file.write_text("{}", encoding="utf-8")
     assert lock_command(cases, file, check=True) == 17
+
+
+def test_a_checkpoint_that_is_stored_otherwise_agrees_with_its_lock(
+    exports: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    edit = Edit(exports / "nvfp4", tmp_path / "made")
+    edit.own("transformer")
+    file, cases = tmp_path / LOCK_NAME, [case(edit.folder)]
+    assert lock_command(cases, file) == 0
+    path = edit.folder / "transformer" / "diffusion_pytorch_model.safetensors"
+    save_file(load_file(path), path, metadata={"format": "pt", "note": "written again"})
+    assert lock_command(cases, file, check=True) == 0
+    old = CheckpointLock.read(file).model_dump()
+    for roles in old["cases"].values():  # a lock of an older version knows files only
+        for role in roles.values():
+            del role["contents"]
+    file.write_text(json.dumps(old), encoding="utf-8")
+    assert lock_command(cases, file, check=True) == 17
+    assert "transformer/diffusion_pytorch_model.safetensors has another digest" in capsys.readouterr().out
 
 
 def test_lock_lists_what_it_could_not_lock(tmp_path: Path) -> None:

@@ -70,6 +70,9 @@ def test_a_cause_is_right_only_where_all_patterns_match() -> None:
     assert entry.names("nibble_order transformer/blocks.3.attn2.to_v its nibbles are exchanged")
     assert not entry.names("nibble_order transformer/blocks.2.attn2.to_v its nibbles are exchanged")
     assert not entry.names("gain transformer/blocks.3.attn2.to_v")
+    gain = Entry("b", "kind", "fp8", running="nothing", accept=("gain",))
+    assert gain.names("row_gain transformer")
+    assert not gain.names("run again on the same engine")
 
 
 @pytest.mark.parametrize("name", sorted(CHANGES))
