@@ -137,7 +137,7 @@ def test_every_kind_of_change(case: Make) -> None:
     new = [
         case("left", runner="h200").case,
         case("same", waiver=waiver).case,
-        case("moved", "m9", env={"A": "1"}, expect="regression").case,
+        case("moved", "m9", env={"A": "1"}, expect="regression:noise").case,
         case("seed", sampling=sampling).case,
         case("new").case,
     ]
@@ -149,7 +149,7 @@ def test_every_kind_of_change(case: Make) -> None:
         ("waived", "same", "waiver", "None", "until 2030-01-01: regression:x"),
         ("checkpoint", "moved", "model.path", "./m1", "./m9"),
         ("env", "moved", "env.A", "None", "1"),
-        ("expectation", "moved", "expect", "pass", "regression"),
+        ("expectation", "moved", "expect", "pass", "regression:noise"),
         ("request", "seed", "sampling.seed", "0", "7"),
         ("added", "new", "", "None", "None"),
     }

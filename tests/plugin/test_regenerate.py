@@ -87,7 +87,7 @@ def test_an_interrupted_regeneration_goes_on(project: Any) -> None:
 
 
 def test_a_control_gets_no_golden(project: Any) -> None:
-    project.cases("  one: {}\n  control: {golden_of: one, expect: regression}\n")
+    project.cases("  one: {}\n  control: {golden_of: one, expect: regression:noise}\n")
     regenerate(project)
     assert [path.name for path in (project.root / "goldens" / "cpu").iterdir() if path.is_dir()] == ["one"]
 
