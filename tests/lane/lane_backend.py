@@ -33,6 +33,7 @@ class LaneBackend:
             time.sleep(600)
         if case.sampling.prompt == "die":
             os._exit(9)
+        (out_dir / "clip.safetensors").write_bytes(b"frames")
         return Generation(
             clip=str(out_dir / "clip.safetensors"),
             clip_sha256="0" * 64,
