@@ -67,8 +67,8 @@ def main(arguments: list[str] | None = None) -> int:
     options.out.parent.mkdir(parents=True, exist_ok=True)
     known = read_results(options.out, label)
     until = time.time() + options.seconds
-    # what shares an engine stands together: edits of files need one each, and come last
-    todo = sorted((entry for entry in chosen if entry.id not in known), key=lambda entry: bool(entry.files))
+    # healthy ones among the others: whatever time a call gets, the tables show a cut through the whole list
+    todo = [entry for entry in interleaved(chosen) if entry.id not in known]
     folder = options.folder / label[:12]
     jobs = [
         Job(form, folder / form, mine, options.out.resolve(), label, until)
