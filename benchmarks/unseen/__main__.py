@@ -37,7 +37,7 @@ def code() -> str:
 def main(arguments: list[str] | None = None) -> int:
     """Run what has no result yet, and print the tables."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--only", default="", metavar="KIND", help="entries whose kind or id holds this")
+    parser.add_argument("--only", default="", metavar="KIND", help="entries whose kind or id holds this; several: A,B")
     parser.add_argument("--limit", type=int, default=0, help="of the chosen faults the first N, spread over all kinds")
     parser.add_argument("--workers", type=int, default=1, choices=(1, 2), help="2: one process for each format")
     parser.add_argument("--out", type=Path, default=ROOT / "runs" / "unseen.jsonl", help="the lines that are kept")
@@ -59,7 +59,8 @@ def main(arguments: list[str] | None = None) -> int:
         [
             entry
             for entry in interleaved(entries)
-            if options.only in f"{entry.kind} {entry.id}" and options.form in (None, entry.form)
+            if any(part in f"{entry.kind} {entry.id}" for part in options.only.split(","))
+            and options.form in (None, entry.form)
         ]
         for entries in (faults(), healthy())
     )
