@@ -41,6 +41,7 @@ from harness.session.failing import as_ours, clear, last_lines
 from harness.session.identity import identity_of
 from harness.session.inspecting import Inspector
 from harness.session.probing import base_on_disk, probe_source, run_probes
+from harness.session.similarity import require_near
 from harness.session.stages import (
     Found,
     accepted_goldens,
@@ -315,6 +316,7 @@ class Session:
         ]
         if not rows:
             return
+        require_near({golden.digest: path for golden, path, _ in rows}, run.located.where)
 
         def how_good(row: tuple[Golden, Path, dict[str, Any]]) -> int:
             observed, _ = observe(run.evidence.plus(**row[2]), self.context.runner.name)
