@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import json
+import os
 import subprocess
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 from pydantic import ValidationError
@@ -23,6 +24,8 @@ from harness.lane.history import read_history
 from harness.lane.merge import HISTORY, PLAN
 from harness.lane.merge import merge as merge_shards
 from harness.lane.plan import Plan, make_plan
+from harness.lane.preflight import Preflight
+from harness.lane.settings_checks import check_callers, check_home, check_settings
 from harness.lane.summary import lane_markdown, plan_markdown
 from harness.records.base import write_text_atomic
 from harness.records.verdict import RULES, Outcome
@@ -143,6 +146,41 @@ def doctor(*, root: Path, runner: str, out: Path | None = None, as_json: bool = 
     cases = [one.case for one in load_cases(case_files(root), root) if runner in one.case.runners]
     checkpoints = tuple(ref for case in cases for ref in case.checkpoints().values())
     found = examine(profile, root, checkpoints=checkpoints, host=host)
+    if out is not None:
+        found.write(out)
+    say(found.to_json().rstrip() if as_json else "\n".join(found.lines()))
+    return found.exit_code
+
+
+def doctor_of_lane(
+    *,
+    root: Path,
+    runner: str,
+    repository: str,
+    out: Path | None = None,
+    as_json: bool = False,
+    environ: Mapping[str, str] | None = None,
+) -> int:
+    """Examine the settings on GitHub that keep code of others away from the lane's machines, and print them.
+
+    Args:
+        root: the repository.
+        runner: name of a profile; its labels say which machines are meant.
+        repository: ``owner/name``.
+        out: the record is also written there.
+        as_json: print the record instead of lines.
+        environ: of this process; on a self-hosted runner its home is looked at, too.
+
+    Returns:
+        0 where every setting protects, else the code of ``infra``.
+
+    Raises:
+        QuantgateError: there is no such runner, or `gh` does not work.
+    """
+    profile = named_runner(project_root(root) / "runners", runner)
+    checks = (*check_settings(repository, profile.labels), *check_callers(project_root(root), repository))
+    home = check_home(os.environ if environ is None else environ)
+    found = Preflight(runner=profile.name, checks=(*checks, *home))
     if out is not None:
         found.write(out)
     say(found.to_json().rstrip() if as_json else "\n".join(found.lines()))
