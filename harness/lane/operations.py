@@ -25,7 +25,7 @@ from harness.lane.merge import HISTORY, PLAN
 from harness.lane.merge import merge as merge_shards
 from harness.lane.plan import Plan, PlanError, make_plan
 from harness.lane.preflight import Preflight
-from harness.lane.settings_checks import check_home, check_settings
+from harness.lane.settings_checks import check_callers, check_home, check_settings
 from harness.lane.summary import lane_markdown, plan_markdown
 from harness.records.base import write_text_atomic
 from harness.records.verdict import RULES, Outcome
@@ -185,7 +185,7 @@ def doctor_of_lane(
         QuantgateError: there is no such runner, or `gh` does not work.
     """
     profile = named_runner(project_root(root) / "runners", runner)
-    checks = check_settings(repository, profile.labels)
+    checks = (*check_settings(repository, profile.labels), *check_callers(project_root(root), repository))
     home = check_home(os.environ if environ is None else environ)
     found = Preflight(runner=profile.name, checks=(*checks, *home))
     if out is not None:

@@ -333,6 +333,28 @@ def _branches(github: GitHub, branch: str) -> Iterator[Check]:
         )
 
 
+def check_callers(root: Path, repository: str) -> Iterator[Check]:
+    """Whether the workflows of this checkout call the lane at a ref, as a restricted runner group demands.
+
+    GitHub gives a restricted group only the jobs that are defined in a selected file at the selected ref. A lane that
+    is called as ``./.github/workflows/lane.yml`` is the copied branch's own file: its jobs would wait for ever.
+    """
+    lane = f"{repository}/.github/workflows/lane.yml@main"
+    local = "uses: ./.github/workflows/lane.yml"
+    for path in sorted((root / ".github/workflows").glob("*.y*ml")):
+        if local not in path.read_text(encoding="utf-8", errors="replace"):
+            continue
+        shown = path.relative_to(root)
+        yield Check(
+            name="lane_caller",
+            state="unfit",
+            found=f"{shown}: {local}",
+            wanted=lane,
+            message=f"{shown} calls the lane of its own branch: a runner group restricted to main never takes its jobs",
+            remedy=f"sed -i 's#{local}.*#uses: {lane}#' {shown}",
+        )
+
+
 def check_home(environ: Mapping[str, str]) -> Iterator[Check]:
     """What an earlier job may have left for this one in the home of a self-hosted runner; elsewhere nothing is said.
 

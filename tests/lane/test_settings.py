@@ -8,6 +8,8 @@ from __future__ import annotations
 import copy
 import json
 import os
+import re
+import shutil
 import subprocess
 import sys
 from collections.abc import Callable
@@ -19,7 +21,7 @@ import pytest
 from harness.errors import InfraError, InvalidCaseError
 from harness.lane import operations, settings_checks
 from harness.lane.preflight import Check
-from harness.lane.settings_checks import check_home, check_settings
+from harness.lane.settings_checks import check_callers, check_home, check_settings
 
 GH = (
     f"#!{sys.executable} -IS\n"
@@ -34,6 +36,7 @@ if isinstance(answer, int):
 print(answer if isinstance(answer, str) else json.dumps(answer))
 """
 )
+ROOT = Path(__file__).parents[2]
 LABELS = ("self-hosted", "linux", "x64", "gpu-b200")
 REPO = "repos/acme/gate"
 GROUPS = "orgs/acme/actions/runner-groups"
@@ -361,7 +364,12 @@ def test_the_command_prints_and_fails(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.delenv("RUNNER_ENVIRONMENT", raising=False)
-    root = Path(__file__).parents[2]
+    root = tmp_path / "checkout"
+    shutil.copytree(ROOT / "runners", root / "runners")
+    shutil.copytree(ROOT / ".github", root / ".github")
+    (root / "cases").mkdir()
+    for path in (root / ".github/workflows").glob("*.yml"):
+        path.write_text(re.sub(r"uses: \./(\S+lane.yml).*", r"uses: acme/gate/\1@main", path.read_text()))
     _fake(tmp_path, monkeypatch, _sound())
     assert operations.doctor_of_lane(root=root, runner="b200", repository="acme/gate") == 0
     answers = _sound()
@@ -371,6 +379,17 @@ def test_the_command_prints_and_fails(
     assert operations.doctor_of_lane(root=root, runner="b200", repository="acme/gate", out=tmp_path / "o.json") == 18
     assert "next: gh api --method PUT" in capsys.readouterr().out
     assert json.loads((tmp_path / "o.json").read_text())["runner"] == "b200"
+
+
+def test_a_lane_that_no_restricted_group_would_take_is_named_with_a_command_that_mends_it(tmp_path: Path) -> None:
+    shutil.copytree(ROOT / ".github", tmp_path / ".github")
+    checks = list(check_callers(tmp_path, "acme/gate"))
+    assert {Path(check.found.partition(":")[0]).name for check in checks} == {"b200.yml", "nightly.yml"}
+    for check in checks:
+        subprocess.run(["bash", "-c", check.remedy], cwd=tmp_path, check=True)
+    assert list(check_callers(tmp_path, "acme/gate")) == []
+    text = (tmp_path / ".github/workflows/b200.yml").read_text()
+    assert "uses: acme/gate/.github/workflows/lane.yml@main\n" in text
 
 
 def test_the_home_of_a_self_hosted_runner_is_clean_or_named(tmp_path: Path) -> None:

@@ -71,7 +71,7 @@ def last_resort(tmp_path: Path) -> Iterator[None]:
         (signal.SIGKILL, ["guard", "supervisor", "worker"]),
         (signal.SIGSTOP, ["guard"]),
         (signal.SIGSTOP, ["supervisor"]),
-        (signal.SIGSTOP, ["guard", "supervisor"]),
+        pytest.param(signal.SIGSTOP, ["guard", "supervisor"], marks=pytest.mark.slow),
     ],
 )
 def test_the_engine_ends_with_whoever_guards_it(
@@ -115,7 +115,13 @@ owner.generate(helpers.fault_case("all_kinds"), folder, lambda e: print(e.stage,
 @pytest.mark.usefixtures("last_resort")
 @pytest.mark.parametrize(
     ("stopped", "killed"),
-    [([], []), (["supervisor"], []), (["guard"], []), (["guard", "supervisor"], []), ([], ["guard", "supervisor"])],
+    [
+        ([], []),
+        (["supervisor"], []),
+        (["guard"], []),
+        pytest.param(["guard", "supervisor"], [], marks=pytest.mark.slow),
+        ([], ["guard", "supervisor"]),
+    ],
 )
 def test_a_dead_parent_leaves_neither_processes_nor_its_lease(
     tmp_path: Path, stopped: list[str], killed: list[str]
