@@ -111,7 +111,7 @@ def merge(folders: Sequence[Path], plan: Plan, out: Path) -> Merged:
 
 
 def _not_plain(folder: str, names: list[str], problems: list[str]) -> set[str]:
-    """Names in the folder of a shard that are not copied: a link would bring a file of this machine into the artifact."""
+    """Names in a shard's folder that are not copied: a link would bring a file of this machine into the artifact."""
     left_out = set()
     for name in names:
         path = Path(folder) / name
