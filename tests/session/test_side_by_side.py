@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import numpy as np
 import pytest
 
-from harness.frames.clip import Clip
+from harness.errors import GoldenError
+from harness.frames.clip import Clip, write_clip
 from harness.records.generation import Trace
 from harness.records.identity import FieldChange
 from harness.records.limits import Limit, LimitFile, Sample
 from harness.session.side_by_side import hold_clips, hold_texts
+from harness.session.similarity import require_near
 from harness.session.trying import _experts_changed
 
 
@@ -97,3 +101,15 @@ def test_which_changes_move_the_experts(field: str, changed: bool) -> None:
     row = FieldChange(identity_class="weights", field=field, golden="a", run="b")
     assert _experts_changed((row,)) is changed
     assert not _experts_changed((row.model_copy(update={"identity_class": "env"}),))
+
+
+def test_accepted_goldens_that_show_different_videos_are_refused(tmp_path: Path) -> None:
+    clips = {}
+    for digest, clip in (("a" * 64, video(0)), ("b" * 64, video(0, add=3)), ("c" * 64, video(1))):
+        path = tmp_path / f"{digest}.safetensors"
+        write_clip(path, clip, codec="raw")
+        clips[digest] = path
+    require_near({digest: clips[digest] for digest in ("a" * 64, "b" * 64)}, "cases/a.yaml:1")
+    with pytest.raises(GoldenError, match="aaaaaaaaaaaaaaaa and cccccccccccccccc show different videos") as error:
+        require_near(clips, "cases/a.yaml:1")
+    assert "--over" in str(error.value)
