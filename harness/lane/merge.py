@@ -13,6 +13,7 @@ from harness.definitions.case import Case
 from harness.lane.history import History
 from harness.lane.junit import join_junit
 from harness.lane.plan import Plan, PlanError, PlannedCase, request_digest
+from harness.lane.proof import unproven
 from harness.records.base import Record
 from harness.records.case_record import CaseRecord
 from harness.records.verdict import RULES, Outcome, worst
@@ -149,10 +150,12 @@ def _misfit(record: CaseRecord, planned: PlannedCase, plan: Plan) -> str:
     if record.runner != plan.runner:
         return f"it ran on runner {record.runner}, and the plan is for {plan.runner}"
     try:
-        digest = request_digest(Case.model_validate(record.request))
+        case = Case.model_validate(record.request)
     except ValidationError:
         return "its request is no case of this version"
-    return "" if digest == planned.request else "it ran another definition of the case than was planned"
+    if request_digest(case) != planned.request:
+        return "it ran another definition of the case than was planned"
+    return unproven(record, case)
 
 
 def _worse(first: _Found, second: _Found) -> _Found:
