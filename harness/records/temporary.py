@@ -9,7 +9,7 @@ import zlib
 from contextlib import suppress
 from pathlib import Path
 
-_NAME = re.compile(r"\..+\.(?P<host>[0-9a-f]{8})-(?P<pid>[0-9]+)-[A-Za-z0-9_]+\.tmp")
+_REST = re.compile(r"(?P<host>[0-9a-f]{8})-(?P<pid>[0-9]+)-[A-Za-z0-9_]+\.tmp")
 
 
 def temporary_beside(target: Path) -> Path:
@@ -34,13 +34,14 @@ def remove_leftovers(target: Path) -> None:
     prefix = f".{target.name}."
     with suppress(OSError):
         for entry in os.scandir(target.parent):
-            if entry.name.startswith(prefix) and _is_leftover(entry.name):
+            if entry.name.startswith(prefix) and _is_leftover(entry.name.removeprefix(prefix)):
                 with suppress(OSError):
                     Path(entry.path).unlink()
 
 
-def _is_leftover(name: str) -> bool:
-    match = _NAME.fullmatch(name)
+def _is_leftover(rest: str) -> bool:
+    """Whether a temporary file whose name ends so was made by a process of this machine that is gone."""
+    match = _REST.fullmatch(rest)
     return match is not None and match["host"] == _host() and not _alive(int(match["pid"]))
 
 
