@@ -93,7 +93,9 @@ def merge(folders: Sequence[Path], plan: Plan, out: Path) -> Merged:
         if one is None:
             cases.append(_lost(planned, unusable.get(planned.node), plan))
         else:
-            shutil.copytree(one.folder, out / one.folder.name, ignore=lambda *args: _not_plain(*args, problems))
+            shutil.copytree(
+                one.folder, out / one.folder.name, ignore=lambda place, names: _not_plain(place, names, problems)
+            )
             cases.append(_merged(planned, one.record))
     lost = [(case.node, case.summary) for case in cases if case.outcome is Outcome.NOT_RUN]
     junit = [path for folder in folders for path in folder.rglob("junit*.xml")]
