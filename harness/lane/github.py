@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from harness.errors import InfraError, InvalidCaseError
+from harness.inside import write_inside
 from harness.lane.summary import MARK
 
 BOT = "github-actions[bot]"
@@ -79,6 +80,7 @@ def propose(root: Path, changes: Path, branch: str, title: str, body: str, base:
 
     Raises:
         InvalidCaseError: ``changes`` holds something else, ``check`` refuses it, or ``branch`` is no plain name.
+        GoldenError: a link in the checkout leads out of it.
         InfraError: ``git`` or ``gh`` failed.
     """
     if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9/_.-]{0,99}", branch) or ".." in branch:
@@ -95,8 +97,7 @@ def propose(root: Path, changes: Path, branch: str, title: str, body: str, base:
                 where=str(inside),
                 remedy="remove it",
             )
-        target.parent.mkdir(parents=True, exist_ok=True)
-        target.write_bytes(path.read_bytes())
+        write_inside(root, inside.as_posix(), path.read_bytes())
     there = [name for name in PROPOSED if (root / name).exists()]
     _run(["git", "-C", str(root), "add", "--", *there])
     if not _run(["git", "-C", str(root), "diff", "--cached", "--name-only"]).strip():

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from harness.errors import InfraError, InvalidCaseError
+from harness.errors import GoldenError, InfraError, InvalidCaseError
 from harness.lane import operations
 from harness.lane.github import MAX_COMMENT, post_comment, propose, pull_request_of
 from harness.lane.summary import MARK
@@ -230,3 +230,19 @@ def test_a_regeneration_cannot_bring_a_link(tmp_path: Path, checkout: Path) -> N
 def test_a_branch_is_a_plain_name(tmp_path: Path, checkout: Path, branch: str) -> None:
     with pytest.raises(InvalidCaseError, match="branch name"):
         propose(checkout, tmp_path, branch, "t", "b", "main", check=looked)
+
+
+def test_a_link_of_the_checkout_is_not_written_through(tmp_path: Path, checkout: Path) -> None:
+    (tmp_path / "victim").mkdir()
+    (checkout / "goldens").symlink_to(tmp_path / "victim")
+    with pytest.raises(GoldenError, match="is a link"):
+        propose(
+            checkout,
+            changes(tmp_path, {"goldens/b200/a/accepted.json": "x"}),
+            "regenerate/5",
+            "t",
+            "b",
+            "main",
+            check=looked,
+        )
+    assert list((tmp_path / "victim").iterdir()) == []

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from pathlib import Path
 from typing import Any
 
@@ -327,3 +328,20 @@ def test_a_retried_case_is_shown_although_it_passed(tmp_path: Path, plan: Plan) 
     merged = merge([left], plan, tmp_path / "out")
     assert merged.exit_code == 0
     assert "| a | pass (attempt 2) |" in lane_markdown(merged, plan)
+
+
+def test_a_shard_brings_no_file_of_this_machine_into_what_is_uploaded(tmp_path: Path, plan: Plan) -> None:
+    secret = tmp_path / "secret"
+    secret.write_text("of the machine that merges")
+    shard = write(tmp_path / "one", record("a"), record("b"), record("c"))
+    (shard / "a/leak.txt").symlink_to(secret)
+    (shard / "a/folder").symlink_to(tmp_path)
+    os.mkfifo(shard / "b/fifo")  # reading it would never end
+    (shard / "c/record.json").rename(tmp_path / "elsewhere.json")
+    (shard / "c/record.json").symlink_to(tmp_path / "elsewhere.json")
+    merged = merge([shard], plan, tmp_path / "out")
+    assert by_case(merged) == {"a": "pass", "b": "pass", "c": "not_run"}
+    assert not any(path.is_symlink() for path in (tmp_path / "out").rglob("*"))
+    assert sorted(path.name for path in (tmp_path / "out/a").iterdir()) == ["clip.safetensors", "record.json"]
+    for name in ("leak.txt", "folder", "fifo", "record.json"):
+        assert any(name in problem and "link or no plain file" in problem for problem in merged.problems), name
