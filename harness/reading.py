@@ -205,7 +205,7 @@ def reason(error: Exception) -> str:
         place = error.where.rpartition(":")[2]
         return f"{error.what} (line {place})" if place.isdigit() else error.what
     if isinstance(error, OSError):
-        return error.strerror or type(error).__name__
+        return error.strerror or str(error) or type(error).__name__
     return " ".join(str(error).split())
 
 
