@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
-from harness.checkpoint import codecs
+from harness.formats import codecs
 from harness.checkpoint.recompute import exact_fp8, exact_nvfp4
 
 modelopt_tensor = pytest.importorskip("modelopt.torch.quantization.qtensor.nvfp4_tensor")
