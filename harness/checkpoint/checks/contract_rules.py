@@ -132,7 +132,10 @@ def contract_names(context: Context) -> Iterator[InspectionFinding]:
             patterns = contract.rules.names.get(str(component.config.get("_class_name", "")))
             if patterns:
                 rule = re.compile("|".join(f"(?:{pattern})" for pattern in patterns))
-                plain = {name.replace(".weight_packed", ".weight") for name in component.tensors if not is_scale(name)}
+                stored = component.naming.names
+                if component.naming.library or component.naming.dialect == "wan":
+                    stored = {name: name for name in component.tensors}  # names_of_dialect says what the names are
+                plain = {old.replace(".weight_packed", ".weight") for old, new in stored.items() if not is_scale(new)}
                 lost = sorted(name for name in plain if not rule.fullmatch(name))
                 if lost:
                     yield finding(
