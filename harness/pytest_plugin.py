@@ -111,8 +111,10 @@ def pytest_runtestloop(session: pytest.Session) -> Generator[None, object, objec
 
     if not any(isinstance(item, CaseItem) for item in session.items):
         return (yield)
-    from harness.plugin.termination import as_interrupt
+    from harness.plugin.termination import as_interrupt, end_with_parent
 
+    if hasattr(session.config, "workerinput"):
+        end_with_parent()
     with as_interrupt():
         return (yield)
 

@@ -136,7 +136,7 @@ def lock_command(cases: Iterable[Case], lock_file: Path, *, check: bool = False,
     known = list(cases)
     try:
         held = read_lock(lock_file) if check else None
-        current, left = make_lock(known, root)
+        current, left = make_lock(known, root, held)
     except QuantgateError as error:
         print(error, file=sys.stderr)
         return error.exit_code

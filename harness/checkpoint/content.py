@@ -19,9 +19,13 @@ from typing import Any
 
 from pydantic import TypeAdapter, ValidationError
 
+<<<<<<< HEAD
+=======
+from harness.checkpoint.assemble import assemble, folders
+>>>>>>> main
 from harness.checkpoint.errors import SourceError
 from harness.checkpoint.header import TensorEntry
-from harness.checkpoint.identity import DigestCache, cache_file, digest_files
+from harness.checkpoint.identity import DigestCache, cache_file, component_digests, digest_files
 from harness.checkpoint.index import load_component
 from harness.checkpoint.layout import folders
 from harness.checkpoint.local import LocalSource
@@ -117,6 +121,31 @@ def _counts(path: str, component: str) -> bool:
         return False
     # an override's folder may hold anything; of a transformer only its configurations and weights are read
     return component not in EXPERTS or name.endswith((".gguf", ".bin", ".pt", ".pth"))
+
+
+def file_digests(paths: Mapping[str, Path], cache: DigestCache) -> dict[str, str]:
+    """sha256 of each file that an engine loads, by ``component/file``; from the hub and the cache as far as possible.
+
+    Args:
+        paths: folder by role.
+        cache: remembers digests by file stamp.
+
+    Raises:
+        QuantgateError: a file cannot be read, or there is no transformer.
+    """
+    overrides = {expert: paths.get(expert) for expert in EXPERTS}
+    with ThreadPoolExecutor(8) as pool:
+        experts = assemble(paths["model"], Meter(), pool, overrides).experts
+    digests = component_digests(experts.values(), cache)
+    model = LocalSource(paths["model"], Meter())
+    digests |= {item.path: item.sha256 for item in digest_files(model, other_files(model.files), cache)}
+    cache.save()
+    return digests
+
+
+def other_files(files: Iterable[str]) -> list[str]:
+    """Those files of a checkpoint that a pipeline loads beside its transformers."""
+    return [path for path in files if path == "model_index.json" or path.partition("/")[0] in OTHER_PARTS]
 
 
 def contents_of(components: Iterable[ComponentFiles], cache: DigestCache | None = None) -> WeightContents:

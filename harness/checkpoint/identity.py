@@ -1,4 +1,7 @@
-"""Digests of checkpoint files: from hub metadata, from the hub cache's blob names, or hashed once and remembered.
+"""Digests of checkpoint files: from hub metadata for files on the hub, hashed and remembered for files on this disk.
+
+Bytes and stamps decide, never a name: the cache of the hub names a large file by its sha256, and a torn download, a bad
+disk or a program can leave other bytes under that name.
 
 A file that was hashed is not hashed again while its path, size, inode, and the times of its last write and of its last
 change stay the same. The second cannot be set: a file copied over another with `cp -p` is seen.
@@ -10,10 +13,12 @@ import hashlib
 import json
 import os
 import re
+import shlex
 import threading
 from collections.abc import Iterable
 from pathlib import Path
 
+from harness.checkpoint.errors import SourceError
 from harness.checkpoint.index import Component
 from harness.checkpoint.local import LocalSource
 from harness.checkpoint.sources import Source
@@ -44,22 +49,34 @@ class DigestCache:
             self._known = {}
 
     def digest(self, path: Path) -> tuple[str, bool]:
-        """sha256 of a file, and whether it was remembered. Raises ``OSError``."""
-        state = path.stat()
-        stamp = (state.st_size, state.st_mtime_ns, state.st_ctime_ns, state.st_dev, state.st_ino)
-        key = "|".join([str(path.resolve()), *map(str, stamp)])
-        with self._lock:
-            known = self._known.get(key)
-        if known is not None:
-            return known, True
-        digest = hashlib.sha256()
-        with path.open("rb") as file:
+        """sha256 of a file, and whether it was remembered.
+
+        Raises:
+            SourceError: the file changed while it was read, or lies in the hub's cache under the sha256 of other bytes.
+            OSError: it cannot be read.
+        """
+        full = path.resolve()
+        with full.open("rb") as file:
+            stamp = _stamp(file.fileno())
+            key = "|".join([str(full), *map(str, stamp)])
+            with self._lock:
+                remembered = self._known.get(key)
+            if remembered is not None:
+                return _named_so(path, full, remembered), True
+            digest = hashlib.sha256()
             while chunk := file.read(CHUNK):
                 digest.update(chunk)
+            if _stamp(file.fileno()) != stamp:
+                raise SourceError(
+                    "the file changed while it was read",
+                    where=str(path),
+                    remedy="let whatever writes it finish, and run again",
+                    kind="disk",
+                )
         with self._lock:
             self._known[key] = digest.hexdigest()
             self._dirty = True
-        return digest.hexdigest(), False
+        return _named_so(path, full, digest.hexdigest()), False
 
     def save(self) -> None:
         """Write what was learned; a cache that cannot be written is not an error."""
@@ -72,6 +89,29 @@ class DigestCache:
                     return
 
 
+def _stamp(handle: int) -> tuple[int, int, int, int, int]:
+    """Size, times, device and inode of an open file."""
+    state = os.fstat(handle)
+    return (state.st_size, state.st_mtime_ns, state.st_ctime_ns, state.st_dev, state.st_ino)
+
+
+def _named_so(path: Path, full: Path, digest: str) -> str:
+    """``digest``, unless the file is a blob of the hub's cache whose name says another one.
+
+    Raises:
+        SourceError: it does. That is the cache's fault, not the checkpoint's: the hub has other bytes.
+    """
+    if path.is_symlink() and full.parent.name == "blobs" and _SHA256.match(full.name) and full.name != digest:
+        raise SourceError(
+            f"the hub's cache is damaged: this file was downloaded as sha256 {full.name[:16]}…, and its bytes are "
+            f"{digest[:16]}…",
+            where=str(path),
+            remedy=f"delete it and fetch it again: rm {shlex.quote(str(full))}; hf download fetches what is absent",
+            kind="disk",
+        )
+    return digest
+
+
 def digest_files(source: Source, paths: Iterable[str], cache: DigestCache) -> list[FileDigest]:
     """Digest of each path: ``sha256`` everywhere but for small hub files, where the git blob id identifies it."""
     found: list[FileDigest] = []
@@ -80,12 +120,7 @@ def digest_files(source: Source, paths: Iterable[str], cache: DigestCache) -> li
         if info is None:
             continue
         if isinstance(source, LocalSource):
-            full = source.folder / path
-            blob = full.resolve().name
-            if full.is_symlink() and _SHA256.match(blob):  # the hub cache names large blobs by their sha256
-                found.append(FileDigest(path=path, size=info.size, sha256=blob, origin="hub"))
-                continue
-            value, remembered = cache.digest(full)
+            value, remembered = cache.digest(source.folder / path)
             found.append(
                 FileDigest(path=path, size=info.size, sha256=value, origin="cache" if remembered else "computed")
             )

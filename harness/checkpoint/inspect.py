@@ -142,7 +142,10 @@ def _with_base(subject: Assembly, anchor: Assembly, pool: Executor) -> Assembly:
 
 def _options(asked: Asked) -> Options:
     return Options(
-        tuple(item if isinstance(item, Contract) else load_contract(item) for item in asked.get("contracts", ())),
+        tuple(
+            item if isinstance(item, Contract) else load_contract(item, asked.get("root"))
+            for item in asked.get("contracts", ())
+        ),
         asked.get("loader"),
         dict(asked.get("env") or {}),
         asked.get("full", False),

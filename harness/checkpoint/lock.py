@@ -10,8 +10,10 @@ from pathlib import Path
 from pydantic import ValidationError
 
 from harness.checkpoint.assemble import assemble
+from harness.checkpoint.content import components_of, contents_of
 from harness.checkpoint.errors import BadReferenceError
 from harness.checkpoint.identity import DigestCache, component_digests
+from harness.checkpoint.local import LocalSource
 from harness.checkpoint.sources import Meter
 from harness.definitions.case import UNRESOLVED, Case, CheckpointRef
 from harness.errors import InvalidCaseError
@@ -33,15 +35,42 @@ class LockDifference:
         return f"{self.case}: {self.role}: {self.what}"
 
 
-def identify(ref: CheckpointRef, root: Path | None, cache: DigestCache) -> LockedCheckpoint:
-    """Identity of one reference. Raises ``BadReferenceError`` and ``SourceError``."""
+def identify(
+    ref: CheckpointRef, root: Path | None, cache: DigestCache, held: LockedCheckpoint | None = None
+) -> LockedCheckpoint:
+    """Identity of one reference.
+
+    Args:
+        ref: the checkpoint.
+        root: the repository's root.
+        cache: remembers digests by file stamp.
+        held: what a lock says of it: if its files are the same, their contents are not read again.
+
+    Raises:
+        BadReferenceError, SourceError: there is no transformer in it, or a file cannot be read.
+    """
     with ThreadPoolExecutor(8) as pool:
         found = assemble(ref, Meter(), pool, root=root)
-    return LockedCheckpoint(source=found.reference, digests=component_digests(found.experts.values(), cache))
+    digests = component_digests(found.experts.values(), cache)
+    contents: dict[str, str] = {}
+    if held is not None and held.digests == digests:
+        contents = held.contents
+    source = found.sources["model"]
+    if not contents and isinstance(source, LocalSource):
+        experts = [item for item in components_of({"model": source.folder}) if item.name in found.experts]
+        contents = contents_of(experts, cache).digests()
+    return LockedCheckpoint(source=found.reference, digests=digests, contents=contents)
 
 
-def make_lock(cases: Iterable[Case], root: Path | None = None) -> tuple[CheckpointLock, list[str]]:
+def make_lock(
+    cases: Iterable[Case], root: Path | None = None, held: CheckpointLock | None = None
+) -> tuple[CheckpointLock, list[str]]:
     """Identities of all checkpoints of all cases.
+
+    Args:
+        cases: the cases.
+        root: the repository's root.
+        held: the lock as it is, see :func:`identify`.
 
     Returns:
         The lock, and a sentence for each reference that could not be locked (unresolved, or its folder not made yet).
@@ -56,7 +85,8 @@ def make_lock(cases: Iterable[Case], root: Path | None = None) -> tuple[Checkpoi
                 continue
             if key not in known:
                 try:
-                    known[key] = identify(ref, root, cache)
+                    before = held.cases.get(case.id, {}).get(role) if held is not None else None
+                    known[key] = identify(ref, root, cache, before)
                 except BadReferenceError as error:
                     left.append(f"{case.id}: {role}: {error.what} ({error.where})")
                     continue
@@ -110,5 +140,11 @@ def _compare(case: str, role: str, held: LockedCheckpoint | None, now: LockedChe
     return [
         LockDifference(case, role, f"{path} has another digest than the lock (or is new, or gone)")
         for path in sorted({*held.digests, *now.digests})
-        if held.digests.get(path) != now.digests.get(path)
+        if held.digests.get(path) != now.digests.get(path) and not _holds_the_same(path, held, now)
     ]
+
+
+def _holds_the_same(path: str, held: LockedCheckpoint, now: LockedCheckpoint) -> bool:
+    """Whether the expert that a file belongs to has the same content: it was resharded, reordered or reformatted."""
+    expert = path.partition("/")[0]
+    return expert in held.contents and held.contents[expert] == now.contents.get(expert)

@@ -173,10 +173,21 @@ class Case(Frozen):
     )
     expect: str = Field(
         default="pass",
-        pattern=r"^(pass|(regression|checkpoint_fault|inconclusive|infra)(:[a-z0-9_]+)?)$",
-        description="pass, or `outcome` or `outcome:cause` of a negative control, which must fail that way",
+        pattern=r"^(pass|(regression|checkpoint_fault):([a-z]+/)?[a-z0-9_]+(,([a-z]+/)?[a-z0-9_]+)*)$",
+        description="`pass`, or what a negative control must be seen by: `regression:cause` or "
+        "`checkpoint_fault:cause`, several causes with commas, each with its stage where it matters "
+        "(`regression:frames/ssim_below_limit`); an outcome alone would be met by any breakage",
+        examples=["regression:ssim_below_limit", "checkpoint_fault:nibble_order"],
     )
     waiver: Waiver | None = None
+
+    def must_be_seen(self) -> tuple[tuple[str, str], ...]:
+        """Stage and cause of each finding that a negative control must have; the stage is empty where any will do."""
+        named = [part for part in self.expect.partition(":")[2].split(",") if part]
+        return tuple(
+            (stage, cause)
+            for stage, _, cause in (("", "", one) if "/" not in one else one.partition("/") for one in named)
+        )
 
     def checkpoints(self) -> dict[str, CheckpointRef]:
         """Every checkpoint the case names, by role."""

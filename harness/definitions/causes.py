@@ -10,9 +10,10 @@ from harness.definitions.suggest import did_you_mean
 
 CAUSES: Final = frozenset({
     "adaln_halves_swapped", "attention_mask", "backend_unknown", "base_missing", "base_stale", "block_scale_nan",
-    "block_scale_zero", "boundary_ratio", "boundary_ratio_differs", "boundary_ratio_fixed",
+    "block_scale_zero", "boundary_ratio", "boundary_ratio_differs",
     "boundary_ratio_missing", "carried_not_ignored", "checkpoint_fault", "clipped", "codes_from_unrounded_scale",
-    "component_broken", "component_missing", "config_contradicts_tensors", "config_invalid", "contract_unproven",
+    "component_broken", "component_missing", "config_contradicts_tensors", "config_invalid",
+    "contract_unmodelled", "contract_unproven", "contract_unread",
     "crash", "declaration_unseen", "declarations_differ", "device", "disk", "download", "dtype_differs",
     "duplicate_tensors", "encoding_inconclusive", "encoding_unproven", "env_changed", "excluded_differs", "expert",
     "experts_identical", "experts_mixed_precision", "experts_swapped", "first_divergence", "flat", "flicker",
@@ -22,9 +23,11 @@ CAUSES: Final = frozenset({
     "input_scale_degenerate", "input_scale_missing", "limits_gate_nothing", "limits_incomplete", "limits_missing",
     "limits_of_another_golden", "metric_not_computed", "module_off", "name_unmapped", "nan", "native_path_not_run",
     "nibble_order", "no_receipts", "noise", "norm_off", "nothing_quantized", "oom", "probe_structure", "protocol",
-    "qkv_scales_differ", "quantization_undeclared", "quantized_path_not_run", "row_corrupt", "row_gain",
+    "qkv_scales_differ", "quantization_undeclared", "quantized_path_not_run", "row_corrupt",
+    "row_gain", "runtime_refuses",
     "scale_columns", "scale_dropped", "scale_layout", "scale_missing", "scale_renamed", "scale_shape",
-    "scheduler_settings", "sequence_length", "shape", "shape_differs", "shard_missing", "source_failed", "speckle",
+    "scheduler_settings", "scope_differs", "sequence_length", "shape", "shape_differs",
+    "shard_missing", "source_failed", "speckle",
     "step_count", "tensor_missing", "tensor_unexpected", "text_dtype", "text_embedding", "text_tokens", "timestep",
     "two_conventions", "unexpected_format", "unexpected_quantization", "unindexed_tensors", "unsupported_layout",
     "vae_settings", "weight_transposed", "weights_changed", "weights_missing", "weights_nan", "weights_unrelated",
@@ -35,6 +38,13 @@ MEASURES: Final = (
     "probe_base_error", "probe_golden_error", "probe_module_base_error", "probe_module_error", "probe_point_error",
 )  # fmt: skip
 """Limits of probes, as `harness.judge.probe_limits` names them."""
+SANITY: Final = frozenset({"shape", "nan", "inf", "flat", "noise", "speckle", "frozen", "clipped", "flicker"})
+"""Checks of the frames that need no golden. What fails one is no video: a waiver never covers it."""
+UNMEASURED: Final = frozenset({"metric_not_computed", "checkpoint_fault", "error"})
+"""Causes that name no fault: nothing was measured, or whatever broke would have them."""
+STAGES: Final = ("engine", "frames", "identity", "inspection", "probe", "receipts", "sanity", "trace")
+"""Stages that a negative control may name."""
+_ENGINE: Final = frozenset({"oom", "hang", "crash", "device", "download", "disk", "protocol", "infra"})
 _LIMIT = re.compile(r"(.+)_(above|below|outside)_limit")
 
 
@@ -52,6 +62,11 @@ def check_cause(cause: str, metrics: Iterable[str]) -> str | None:
     if limit[1] in known:
         return None
     return f"no verdict has the cause {cause!r}: no metric is called {limit[1]!r}; {did_you_mean(limit[1], known)}"
+
+
+def names_nothing(cause: str) -> bool:
+    """Whether any breakage could have this cause, so that neither a control nor a waiver may wait for it."""
+    return cause in UNMEASURED or cause in _ENGINE or cause.startswith("limits_")
 
 
 def _meant(cause: str, known: Iterable[str]) -> str:

@@ -5,13 +5,14 @@ from __future__ import annotations
 import os
 import re
 from collections.abc import Collection, Iterator
+from datetime import date, timedelta
 from functools import cache
 from importlib.metadata import entry_points
 from pathlib import Path
 from typing import Final
 
-from harness.definitions.case import RECEIPTS, Case, CheckpointRef
-from harness.definitions.causes import check_cause
+from harness.definitions.case import RECEIPTS, Case, CheckpointRef, Waiver
+from harness.definitions.causes import SANITY, STAGES, check_cause, names_nothing
 from harness.definitions.contract import parse_contract
 from harness.definitions.environment import check_leased, check_name
 from harness.definitions.installed import attention_backends, check_contract, metrics
@@ -20,6 +21,11 @@ from harness.definitions.suggest import did_you_mean
 BACKENDS: Final = "quantgate.backends"
 HUB_NAME: Final = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9_][\w.-]*")
 """``owner/name``."""
+
+WAIVED_DAYS: Final = 90
+"""Days from today on within which a waiver ends."""
+MOST_WAIVED: Final = 4
+"""Causes that one waiver may name."""
 
 Finding = tuple[tuple[str | int, ...], str]
 """Path of the field, and what is wrong with it."""
@@ -40,7 +46,7 @@ def check_case(case: Case, *, root: Path, runners: Collection[str]) -> Iterator[
         yield from _checkpoint(role, ref, root)
     for index, text in enumerate(case.contracts):
         try:
-            wrong = check_contract(parse_contract(text))
+            wrong = check_contract(parse_contract(text), root)
         except ValueError as error:
             wrong = str(error)
         if wrong:
@@ -59,9 +65,13 @@ def _names(case: Case) -> Iterator[Finding]:
             ("execution", "attention_backend"),
             f"diffusers has no attention backend {name!r}; {did_you_mean(name, known)}",
         )
-    cause = case.expect.partition(":")[2]
-    if cause and (wrong := check_cause(cause, metrics())):
-        yield ("expect",), wrong
+    for stage, cause in case.must_be_seen():
+        if wrong := check_cause(cause, metrics()):
+            yield ("expect",), wrong
+        elif names_nothing(cause):
+            yield ("expect",), f"{cause} is met by any breakage; name what the control must be seen by"
+        if stage and stage not in STAGES:
+            yield ("expect",), f"no stage is called {stage!r}; {did_you_mean(stage, STAGES)}"
 
 
 def _runners(case: Case, runners: Collection[str]) -> Iterator[Finding]:
@@ -123,6 +133,25 @@ def _inside(path: str, root: Path) -> bool:
     return True
 
 
+def _waiver(waiver: Waiver, today: date) -> Iterator[Finding]:
+    """What a waiver may not say: it is for one known failure, for a while."""
+    for cause in sorted(waiver.causes):
+        if cause in SANITY:
+            yield ("waiver", "expect"), f"{cause} says that the output is no video, and is never waived"
+        elif cause.startswith("limits_"):
+            yield ("waiver", "expect"), f"{cause} is no failure of the case, and never waived: measure the limits"
+        elif names_nothing(cause):
+            yield ("waiver", "expect"), f"{cause} is met by any breakage, and never waived"
+    if len(waiver.causes) > MOST_WAIVED:
+        yield (
+            ("waiver", "expect"),
+            f"{len(waiver.causes)} causes are no known failure; name at most {MOST_WAIVED}",
+        )
+    last = today + timedelta(days=WAIVED_DAYS)
+    if waiver.expires > last:
+        yield ("waiver", "expires"), f"a waiver ends within {WAIVED_DAYS} days, on {last.isoformat()} at the latest"
+
+
 def _meaning(case: Case) -> Iterator[Finding]:
     formats = {case.quantization.transformer, case.quantization.transformer_2}
     if "nvfp4" not in formats:
@@ -133,9 +162,8 @@ def _meaning(case: Case) -> Iterator[Finding]:
         yield ("loader", "packed_qkv"), "has no effect: `quantization` says that no expert is quantized"
     if case.waiver is not None and case.expect != "pass":
         yield ("waiver",), f"a negative control (expect: {case.expect}) has to fail; there is nothing to waive"
-    for cause in sorted(case.waiver.causes if case.waiver is not None else ()):
-        if cause.startswith("limits_"):
-            yield ("waiver", "expect"), f"{cause} is no failure of the case, and never waived: measure the limits"
+    if case.waiver is not None:
+        yield from _waiver(case.waiver, date.today())
     if case.inspection == "report" and case.expect == "pass":
         yield ("inspection",), "only a negative control may look past the inspector; set `expect` to how it must fail"
     if case.backend == "diffusers":

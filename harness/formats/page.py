@@ -1,4 +1,4 @@
-"""docs/formats.md from the registry: ``python -m harness.formats.page`` writes it, ``--check`` fails where it is stale."""
+"""docs/formats.md from the registry; ``python -m harness.formats.page`` writes it, ``--check`` compares it."""
 
 from __future__ import annotations
 
@@ -42,9 +42,9 @@ def page() -> str:
     lines = [
         "# Formats and dialects",
         "",
-        "Written by `python -m harness.formats.page`; do not edit. A format says how bytes become numbers, a dialect under",
-        "which names a program stores them. Both are decided before anything is judged, and only the checks of that format",
-        "speak. `python -m benchmarks.fault_corpus` prints what is found in each.",
+        "Written by `python -m harness.formats.page`; do not edit. A format says how bytes become numbers, a dialect",
+        "under which names a program stores them. Both are decided before anything is judged, and only the checks of",
+        "that format speak. `python -m benchmarks.fault_corpus` prints what is found in each.",
         "",
         "## Formats",
         "",
@@ -57,8 +57,8 @@ def page() -> str:
         lines.append(f"| {item.title} | {item.stored} | {proof} | {gate[0]} | {gate[1]} | {item.source} |")
     lines += [
         "",
-        "Without a base a quantized file is at best `inconclusive`: headers, names, key sets, scale values and the sanity of",
-        "what is not quantized are checked; gains, nibble order, stale and exchanged experts are not proven.",
+        "Without a base a quantized file is at best `inconclusive`: headers, names, key sets, scale values and the",
+        "sanity of what is not quantized are checked; gains, nibble order, stale and exchanged experts are not proven.",
         "",
         "## Dialects of names",
         "",

@@ -5,6 +5,8 @@ from __future__ import annotations
 import hashlib
 import os
 import shutil
+import sys
+import tempfile
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -12,6 +14,8 @@ from harness.errors import GoldenError
 from harness.records.golden import Part
 
 _CHUNK = 1 << 20
+_FICLONE = 0x40049409
+"""ioctl_ficlone(2)."""
 
 
 def sha256_file(path: Path) -> tuple[str, int]:
@@ -75,6 +79,42 @@ def copy_parts(parts: Mapping[str, Part], files: Mapping[str, Path], folder: Pat
             writer.flush()
             os.fsync(writer.fileno())
         check_part(name, part, target, remedy=f"{source} is not the file that the manifest was made for")
+
+
+def copy_private(source: Path, target: Path) -> Path:
+    """Give ``target`` the bytes of ``source`` as a file of its own, in place of an older one; returns ``target``.
+
+    The blocks are shared (``FICLONE``) where the file system can, and copied elsewhere. Never a hard link: a program
+    that writes to its own copy would write to the committed file too.
+
+    Raises:
+        OSError: ``source`` cannot be read, or ``target`` cannot be written.
+    """
+    handle, name = tempfile.mkstemp(prefix=f".{target.name}.", dir=target.parent)
+    part = Path(name)
+    try:
+        with os.fdopen(handle, "wb") as writer, source.open("rb") as reader:
+            if not _share_blocks(reader.fileno(), writer.fileno()):
+                shutil.copyfileobj(reader, writer, _CHUNK)
+        part.chmod(0o644)
+        part.replace(target)
+    except BaseException:
+        part.unlink(missing_ok=True)
+        raise
+    return target
+
+
+def _share_blocks(source: int, target: int) -> bool:
+    """Clone a file (btrfs, XFS, bcachefs, overlay on them); false where the kernel or the file system cannot."""
+    if sys.platform != "linux":
+        return False
+    import fcntl
+
+    try:
+        fcntl.ioctl(target, _FICLONE, source)
+    except OSError:
+        return False
+    return True
 
 
 def sync_folder(folder: Path) -> None:

@@ -26,6 +26,7 @@ from harness.errors import GoldenError, disk_error
 from harness.goldens.files import copy_parts, sync_folder
 from harness.goldens.golden import Golden, read_index, read_manifest
 from harness.goldens.writable import NOTHING_CHANGED, require_writable
+from harness.inside import require_inside
 from harness.records.golden import INDEX_FILE, MANIFEST_FILE, AcceptedIndex, GoldenManifest, Part, SafeName
 
 SHORT = 16
@@ -78,7 +79,7 @@ class FolderStore:
         """Write which goldens a case accepts.
 
         Raises:
-            GoldenError: a golden of the list is not in the store.
+            GoldenError: a golden of the list is not in the store, or a link leads out of the store.
         """
         with self._locked():
             self._set_index(index)
@@ -102,6 +103,7 @@ class FolderStore:
         manifest = read_manifest(folder / MANIFEST_FILE, runner, case, digest, remedy=self._remedy)
 
         def fetch(part: Part, _again: bool) -> Path:
+            require_inside(self.root, folder / part.path)
             return folder / part.path
 
         return Golden(
@@ -163,6 +165,7 @@ class FolderStore:
             if any(entry.startswith(digest[:SHORT]) for entry in self.index(runner, case).digests()):
                 raise GoldenError(f"golden {digest[:SHORT]} is accepted", where=str(self.folder(runner, case)))
             target = self.folder(runner, case, digest)
+            require_inside(self.root, target)
             stage = self._work() / uuid.uuid4().hex
             target.rename(stage)  # whole, before the slow part: a reader never sees half a golden
             shutil.rmtree(stage)
@@ -172,6 +175,7 @@ class FolderStore:
     def _add(self, manifest: GoldenManifest, files: Mapping[str, Path]) -> Golden:
         digest = manifest.digest()
         target = self.folder(manifest.runner, manifest.case, digest)
+        require_inside(self.root, target)
         if target.exists():
             return self._same(manifest, digest)
         stage = self._work() / uuid.uuid4().hex
@@ -187,6 +191,7 @@ class FolderStore:
         return self.get(manifest.runner, manifest.case, digest)
 
     def _set_index(self, index: AcceptedIndex) -> None:
+        require_inside(self.root, self.index_path(index.runner, index.case))
         for entry in index.goldens:
             self.get(index.runner, index.case, entry.digest)
         index.write(self.index_path(index.runner, index.case))
@@ -202,6 +207,7 @@ class FolderStore:
     def _work(self) -> Path:
         """A scratch folder on the store's file system (a rename must not cross one) that git never sees."""
         work = self.root / ".work"
+        require_inside(self.root, work)  # what lies in it is deleted: it must not be a link to somewhere else
         work.mkdir(parents=True, exist_ok=True)
         ignore = work / ".gitignore"
         if not ignore.exists():

@@ -6,19 +6,21 @@ from collections.abc import Iterator, Sequence
 from datetime import date
 
 from harness.definitions.case import Case, Waiver
+from harness.definitions.causes import names_nothing
 from harness.judge.origin_rule import MOVED, REQUEST
 from harness.records.verdict import Finding, Outcome, Verdict
 
 WAIVABLE = frozenset({Outcome.REGRESSION, Outcome.CHECKPOINT_FAULT, Outcome.INCONCLUSIVE})
-NEVER = "limits_"
-"""Findings so called say that nothing was measured: no failure that one could know, and never waived."""
+BROKEN = frozenset({"nan", "inf", "shape", "flat", "frozen"})
+"""Checks of sanity that fail only if the output is broken. A control that does not name them is not met by them."""
 
 
 def apply_expectation(case: Case, observed: Verdict, today: date) -> Verdict:
     """Hold the observed verdict against ``expect`` and ``waiver`` of the case.
 
-    A negative control passes exactly where the evidence fails it in the way that was named; that it was expected to
-    fail is never evidence. Infra and everything else that says nothing about the checkpoint stays what it is.
+    A negative control passes only if the evidence fails it by every cause that was named, in the stage that was named,
+    and if the output is not broken besides; that it was expected to fail is never evidence. Infra and everything else
+    that says nothing about the checkpoint stays what it is. A waiver never covers what sanity finds.
     """
     if case.expect != "pass":
         return _negative_control(case, observed)
@@ -28,9 +30,20 @@ def apply_expectation(case: Case, observed: Verdict, today: date) -> Verdict:
 
 
 def _negative_control(case: Case, observed: Verdict) -> Verdict:
-    outcome, _, cause = case.expect.partition(":")
-    causes = {finding.code for finding in observed.findings if finding.gating} | {observed.cause}
-    if observed.outcome == outcome and (not cause or cause in causes):
+    outcome, _, named = case.expect.partition(":")
+    wanted = case.must_be_seen()
+    unseen = [cause for stage, cause in wanted if not _is_seen(stage, cause, observed)]
+    broken = [
+        finding
+        for finding in observed.findings
+        if finding.stage == "sanity" and finding.gating and finding.code in BROKEN
+        if finding.code not in {cause for _, cause in wanted}
+    ]
+    if observed.outcome == outcome and broken:
+        codes = ", ".join(dict.fromkeys(finding.code for finding in broken))
+        summary = f"this negative control must fail by {named!r} alone, and the output is {codes}: {broken[0].message}"
+        return observed.model_copy(update={"summary": summary, "cause": broken[0].code, "observed": observed.outcome})
+    if observed.outcome == outcome and wanted and not unseen:
         return observed.model_copy(
             update={
                 "outcome": Outcome.PASS,
@@ -49,9 +62,16 @@ def _negative_control(case: Case, observed: Verdict) -> Verdict:
             }
         )
     if observed.outcome == outcome:
-        summary = f"this negative control must fail by {cause!r}, and failed by {observed.cause!r}: {observed.summary}"
+        summary = f"this negative control must fail by {named!r}, and failed by {observed.cause!r}: {observed.summary}"
         return observed.model_copy(update={"summary": summary, "observed": observed.outcome})
     return observed
+
+
+def _is_seen(stage: str, cause: str, observed: Verdict) -> bool:
+    """Whether a finding that fails the case has this cause, and is of this stage where one is named."""
+    return any(
+        finding.gating and finding.code == cause and stage in ("", finding.stage) for finding in observed.findings
+    ) or (not stage and cause == observed.cause)
 
 
 def _waived(case: Case, observed: Verdict, today: date) -> Verdict:
@@ -90,7 +110,8 @@ def _unwaived(case: Case, waiver: Waiver, observed: Verdict) -> Iterator[tuple[O
     """Everything that fails this case and is not what the waiver expects."""
     for finding in observed.findings:
         outcome = _outcome(case, finding, observed)
-        known = outcome == waiver.outcome and finding.code in waiver.causes and not finding.code.startswith(NEVER)
+        never = finding.stage in ("sanity", "limits") or names_nothing(finding.code)
+        known = outcome == waiver.outcome and finding.code in waiver.causes and not never
         if outcome is not None and not known:
             yield outcome, finding
 

@@ -67,9 +67,12 @@ def judge_limits(evidence: Evidence, checks: tuple[LimitCheck, ...]) -> Iterator
 
 
 def limits_problem(evidence: Evidence) -> Finding | None:
-    """Why the limits cannot gate: absent, of another golden, without one for a metric, or gating nothing at all."""
+    """Say why the limits cannot gate: absent, of another golden, without one for a metric, or gating nothing at all.
+
+    Of a bit-exact run too: limits that went away would be missed only once the output differs.
+    """
     golden, comparison = evidence.golden, evidence.comparison
-    if golden is None or comparison is None or comparison.bit_exact:
+    if golden is None or comparison is None:
         return None
     if golden.limits is None:
         return _problem("limits_missing", "there is a golden and there are no limits for it on this runner")

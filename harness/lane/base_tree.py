@@ -6,7 +6,7 @@ import io
 import subprocess
 import tarfile
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -14,14 +14,19 @@ from pydantic import ValidationError
 
 from harness.definitions.case import Case
 from harness.definitions.files import case_files
+from harness.definitions.limits import edited, limit_path, place_again
 from harness.definitions.loading import check_cases
+from harness.definitions.runner import RunnerProfile, load_runners
 from harness.errors import InvalidCaseError
-from harness.lane.coverage import Coverage, compare_cases, compare_limits
+from harness.lane.coverage import Coverage, compare_cases, compare_limits, compare_project
+from harness.lane.looser import PYTEST_FILES, pytest_settings
 from harness.records.limits import LimitFile
 
 TRAILER = "Quantgate-Removed"
 """A commit that removes a case or its limits says why in a trailer: ``Quantgate-Removed: <case id>: <reason>``."""
-_FOLDERS = ("cases", "runners", "thresholds")
+LOOSER = "Quantgate-Looser"
+"""A commit that lets more through says why: ``Quantgate-Looser: <case id> <field>: <reason>``."""
+_FOLDERS = ("cases", "runners", "thresholds", *PYTEST_FILES)
 
 
 def coverage_against(root: Path, reference: str, runner: str, cases: list[Case]) -> Coverage:
@@ -39,19 +44,42 @@ def coverage_against(root: Path, reference: str, runner: str, cases: list[Case])
     commit = _commit(root, reference)
     with _checkout(root, commit) as base:
         paths = case_files(base)
-        before, problems = check_cases(paths, base) if paths else ((), ())
+        old_profiles, unread = _profiles(base)
+        # The base's cases are read with the runners of both sides: a name that is refused by now must not hide them.
+        names = {path.stem for path in (base / "runners").glob("*.yaml")}
+        before, problems = check_cases(paths, base, runners=names) if paths else ((), ())
         old_limits, bad_before = _limits(base, runner)
+        settings = pytest_settings(base)
     new_limits, bad_after = _limits(root, runner)
     reasons = _reasons(root, commit)
     changes = compare_cases([one.case for one in before], cases, runner, reasons)
+    if before or problems:  # without a case on the other side nothing can let more through than before
+        profiles = load_runners(root / "runners")
+        changes += compare_project(old_profiles, profiles, settings, pytest_settings(root), reasons)
     # The limits of a removed case go with it: one reason is enough.
     removed = {change.case for change in changes if change.kind == "removed"}
     limits = [change for change in compare_limits(old_limits, new_limits, reasons) if change.case not in removed]
     return Coverage(
         against=f"{reference} ({commit[:12]})",
         changes=(*changes, *limits),
-        unreadable=(*map(str, problems), *(f"{reference}: {name}" for name in bad_before), *bad_after),
+        unreadable=(*map(str, problems), *(f"{reference}: {name}" for name in (*unread, *bad_before))),
+        faults=(*bad_after, *_edited(root, new_limits)),
     )
+
+
+def _profiles(base: Path) -> tuple[dict[str, RunnerProfile], list[str]]:
+    try:
+        return load_runners(base / "runners"), []
+    except InvalidCaseError as error:
+        return {}, [error.what]
+
+
+def _edited(root: Path, limits: Mapping[str, LimitFile]) -> Iterator[str]:
+    """Limit files of the working tree that were changed after their limits were placed."""
+    for name, file in sorted(limits.items()):
+        if fault := edited(file):
+            where = limit_path(root / "thresholds", file.runner, name).relative_to(root)
+            yield f"{where}: {fault}\n  next: git checkout {where}, or {place_again(file)}"
 
 
 def _commit(root: Path, reference: str) -> str:
@@ -68,19 +96,15 @@ def _commit(root: Path, reference: str) -> str:
 
 
 def _reasons(root: Path, commit: str) -> dict[str, str]:
-    """Reasons by case id from the trailers of the commits since the branches parted."""
-    text = _git(
-        root,
-        "log",
-        f"{commit}..HEAD",
-        f"--format=%(trailers:key={TRAILER},valueonly,unfold,separator=%x0A)",
-        check=False,
-    ).decode(errors="replace")
+    """Reasons from the trailers of the commits since the branches parted, by `harness.lane.coverage.Change.key`."""
     reasons: dict[str, str] = {}
-    for line in text.splitlines():
-        case, colon, reason = line.partition(":")
-        if colon and reason.strip():
-            reasons.setdefault(case.strip(), reason.strip())
+    for trailer in (TRAILER, LOOSER):
+        wanted = f"--format=%(trailers:key={trailer},valueonly,unfold,separator=%x0A)"
+        text = _git(root, "log", f"{commit}..HEAD", wanted, check=False).decode(errors="replace")
+        for line in text.splitlines():
+            key, colon, reason = line.partition(": ")
+            if colon and reason.strip():
+                reasons.setdefault(" ".join(key.split()), reason.strip())
     return reasons
 
 

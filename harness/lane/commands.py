@@ -66,9 +66,16 @@ def doctor_command(
     runner: Runner,
     out: Annotated[Path | None, typer.Option("--out", help="also write the record there")] = None,
     as_json: Annotated[bool, typer.Option("--json", help="print the record")] = False,
+    lane: Annotated[bool, typer.Option("--lane", help="look at the settings on GitHub instead, through gh")] = False,
+    repo: Annotated[str, typer.Option("--repo", envvar="GITHUB_REPOSITORY", help="owner/name, with --lane")] = "",
     root: Root = Path(),
 ) -> None:
-    """Say whether this machine may run the lane now: device, driver, errors, clocks, memory, processes, disk, cache."""
+    """Say whether this machine may run the lane now: device, driver, errors, clocks, memory, processes, disk, cache.
+
+    With --lane: whether the settings on GitHub keep code of others away from the runner's machines.
+    """
+    if lane:
+        raise typer.Exit(operations.doctor_of_lane(root=root, runner=runner, repository=repo, out=out, as_json=as_json))
     raise typer.Exit(operations.doctor(root=root, runner=runner, out=out, as_json=as_json))
 
 

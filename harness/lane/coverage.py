@@ -6,10 +6,14 @@ from collections.abc import Mapping, Sequence
 from typing import Literal
 
 from harness.definitions.case import Case
+from harness.definitions.runner import RunnerProfile
+from harness.lane.looser import lets_more_through, profile_changes
 from harness.records.base import Json, Record
 from harness.records.limits import Limit, LimitFile
 
-Kind = Literal["added", "removed", "waived", "unwaived", "checkpoint", "env", "limit", "expectation", "request"]
+Kind = Literal[
+    "added", "removed", "waived", "unwaived", "checkpoint", "env", "limit", "expectation", "request", "runner", "pytest"
+]
 
 _KINDS: dict[str, Kind] = {
     "model": "checkpoint",
@@ -21,6 +25,8 @@ _KINDS: dict[str, Kind] = {
     "expect": "expectation",
     "golden_of": "expectation",
     "metrics": "expectation",
+    "inspection": "expectation",
+    "contracts": "expectation",
 }
 _NOT_COMPARED = frozenset({"id", "description", "runners", "waiver"})
 
@@ -30,14 +36,22 @@ class Change(Record):
 
     kind: Kind
     case: str
+    """Id of the case; of a runner its file, of pytest's settings ``pytest``."""
     field: str = ""
     """Empty: all of the case, or for a limit all of its file, which is gone."""
     before: Json = None
     after: Json = None
     reason: str = ""
-    """Why: of what is gone from the commit trailer, of a waiver or a limit from its file."""
+    """Why: of a waiver or a limit from its file, of everything else from the trailer of a commit."""
     looser: bool = False
-    """Of a limit: whether it admits more than before."""
+    """Whether it lets more through than before, or looks at less: it needs a reason."""
+
+    @property
+    def key(self) -> str:
+        """Under which a commit's trailer gives the reason: the case if all of it is gone, else case and field."""
+        if self.kind == "removed" or (self.kind == "limit" and not self.field):
+            return self.case
+        return f"{self.case} {self.field}".strip()
 
 
 class Coverage(Record):
@@ -48,13 +62,15 @@ class Coverage(Record):
     changes: tuple[Change, ...]
     unreadable: tuple[str, ...] = ()
     """Problems of the base's files under today's rules: what they hold could not be compared."""
+    faults: tuple[str, ...] = ()
+    """Files of this side that cannot be used, such as limits that were edited by hand: the plan is refused."""
 
     def of(self, *kinds: Kind) -> tuple[Change, ...]:
         """Changes of the given kinds."""
         return tuple(change for change in self.changes if change.kind in kinds)
 
     def without_reason(self) -> tuple[Change, ...]:
-        """What a reviewer must not have to guess: removals and looser limits that nobody gave a reason for."""
+        """What a reviewer must not have to guess: removals and whatever lets more through, without a reason."""
         return tuple(
             change for change in self.changes if (change.kind == "removed" or change.looser) and not change.reason
         )
@@ -63,29 +79,77 @@ class Coverage(Record):
 def compare_cases(
     before: Sequence[Case], after: Sequence[Case], runner: str, reasons: Mapping[str, str]
 ) -> list[Change]:
-    """Differences between two sets of cases, as ``runner`` sees them: leaving a runner is a removal there.
+    """List the differences between two sets of cases, as ``runner`` sees them.
+
+    A case that is gone, or that left a runner, is listed whatever its runner: there may be no plan of the other one
+    that would say it.
 
     Args:
         before: cases of the base branch.
         after: cases of this one.
         runner: name of the profile.
-        reasons: why a case was removed, by id.
+        reasons: from commits, by `Change.key`.
     """
-    old = {case.id: case for case in before if runner in case.runners}
-    new = {case.id: case for case in after if runner in case.runners}
-    still_there = {case.id for case in after}
+    old, new = {case.id: case for case in before}, {case.id: case for case in after}
     changes = []
     for name in sorted(old.keys() | new.keys()):
-        if name not in new:
-            field = "runners" if name in still_there else ""
-            changes.append(Change(kind="removed", case=name, field=field, reason=reasons.get(name, "")))
-        elif name not in old:
+        was, now = old.get(name), new.get(name)
+        if now is None:
+            changes.append(Change(kind="removed", case=name, reason=reasons.get(name, "")))
+            continue
+        if was is not None and (left := sorted(set(was.runners) - set(now.runners))):
+            gone = Change(kind="removed", case=name, field="runners", before=", ".join(left))
+            changes.append(gone.model_copy(update={"reason": reasons.get(name, "")}))
+        if runner not in now.runners:
+            continue
+        if was is None or runner not in was.runners:
             changes.append(Change(kind="added", case=name))
-            changes += _waiver(name, None, new[name])
+            changes += _waiver(name, None, now, reasons)
         else:
-            changes += _waiver(name, old[name], new[name])
-            changes += _fields(old[name], new[name])
+            changes += _waiver(name, was, now, reasons)
+            changes += _fields(was, now, reasons)
     return changes
+
+
+def compare_project(
+    before: Mapping[str, RunnerProfile],
+    after: Mapping[str, RunnerProfile],
+    settings_before: Mapping[str, str],
+    settings_after: Mapping[str, str],
+    reasons: Mapping[str, str],
+) -> list[Change]:
+    """List the differences of the runner profiles and of pytest's settings.
+
+    Args:
+        before: profiles of the base branch, by name.
+        after: profiles of this one.
+        settings_before: see `harness.lane.looser.pytest_settings`.
+        settings_after: of this branch.
+        reasons: from commits, by `Change.key`.
+    """
+    changes = []
+    for name in sorted(before):
+        file = f"runners/{name}.yaml"
+        if name not in after:
+            changes.append(Change(kind="runner", case=file, field="file", before="present", looser=True))
+            continue
+        changes += [
+            Change(kind="runner", case=file, field=field, before=was, after=now, looser=looser)
+            for field, was, now, looser in profile_changes(before[name], after[name])
+        ]
+    changes += [
+        Change(
+            kind="pytest",
+            case="pytest",
+            field=key.replace(" ", ":"),
+            before=settings_before.get(key),
+            after=settings_after.get(key),
+            looser=True,
+        )
+        for key in sorted(settings_before.keys() | settings_after.keys())
+        if settings_before.get(key) != settings_after.get(key)
+    ]
+    return [change.model_copy(update={"reason": reasons.get(change.key, "")}) for change in changes]
 
 
 def compare_limits(
@@ -108,7 +172,7 @@ def compare_limits(
         new_limits = {limit.metric: limit for limit in new.limits} if new else {}
         for metric in sorted(old_limits.keys() | new_limits.keys()):
             was, now = old_limits.get(metric), new_limits.get(metric)
-            if _value(was) == _value(now):
+            if _value(was) == _value(now) and (was is None or now is None or was.direction == now.direction):
                 continue
             changes.append(
                 Change(
@@ -130,22 +194,33 @@ def _file_gone(name: str, old: LimitFile, reason: str) -> Change:
     return Change(kind="limit", case=name, before=values, reason=reason, looser=looser)
 
 
-def _waiver(name: str, old: Case | None, new: Case) -> list[Change]:
+def _waiver(name: str, old: Case | None, new: Case, reasons: Mapping[str, str]) -> list[Change]:
     was, now = (old.waiver if old else None), new.waiver
     if was == now:
         return []
     if now is None:
         return [Change(kind="unwaived", case=name)]
-    text = f"{now.owner}: {now.reason} ({now.issue})"
-    return [Change(kind="waived", case=name, after=f"until {now.expires.isoformat()}", reason=text)]
+    looser = old is not None and lets_more_through("waiver", old, new)
+    text = reasons.get(f"{name} waiver", "") if looser else f"{now.owner}: {now.reason} ({now.issue})"
+    until = f"until {now.expires.isoformat()}: {now.expect}"
+    return [Change(kind="waived", case=name, field="waiver", after=until, reason=text, looser=looser)]
 
 
-def _fields(old: Case, new: Case) -> list[Change]:
+def _fields(old: Case, new: Case, reasons: Mapping[str, str]) -> list[Change]:
     was, now = old.model_dump(mode="json"), new.model_dump(mode="json")
     return [
-        Change(kind=_KINDS.get(field, "request"), case=new.id, field=path, before=one, after=other)
+        Change(
+            kind=_KINDS.get(field, "request"),
+            case=new.id,
+            field=path,
+            before=one,
+            after=other,
+            looser=looser,
+            reason=(reasons.get(f"{new.id} {path}") or reasons.get(f"{new.id} {field}", "")) if looser else "",
+        )
         for field in was
         if field not in _NOT_COMPARED and was[field] != now[field]
+        for looser in (lets_more_through(field, old, new),)
         for path, one, other in _leaves(field, was[field], now[field])
     ]
 

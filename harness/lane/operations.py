@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import json
+import os
 import subprocess
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 from pydantic import ValidationError
@@ -15,14 +16,16 @@ from harness.definitions.loading import load_cases
 from harness.definitions.project import project_root
 from harness.definitions.runner import named_runner
 from harness.errors import InvalidCaseError
-from harness.lane.base_tree import TRAILER, coverage_against
-from harness.lane.coverage import Coverage
+from harness.lane.base_tree import LOOSER, TRAILER, coverage_against
+from harness.lane.coverage import Change, Coverage
 from harness.lane.doctor import Host, examine
 from harness.lane.github import post_comment, propose, pull_request_of
 from harness.lane.history import read_history
 from harness.lane.merge import HISTORY, PLAN
 from harness.lane.merge import merge as merge_shards
 from harness.lane.plan import Plan, make_plan
+from harness.lane.preflight import Preflight
+from harness.lane.settings_checks import check_callers, check_home, check_settings
 from harness.lane.summary import lane_markdown, plan_markdown
 from harness.records.base import write_text_atomic
 from harness.records.verdict import RULES, Outcome
@@ -59,7 +62,8 @@ def plan(
         shards: machines at hand.
         out: the plan file.
         history: history files and folders of records; one that is absent counts as empty.
-        against: compare the coverage with this commit or branch; a removal or a looser limit without a reason fails.
+        against: compare the coverage with this commit or branch; a removal, or a change that lets more through, fails
+            without a reason.
         summary: Markdown is appended to it, such as ``$GITHUB_STEP_SUMMARY``.
         github_output: ``matrix=...`` is appended to it, such as ``$GITHUB_OUTPUT``.
 
@@ -148,6 +152,41 @@ def doctor(*, root: Path, runner: str, out: Path | None = None, as_json: bool = 
     return found.exit_code
 
 
+def doctor_of_lane(
+    *,
+    root: Path,
+    runner: str,
+    repository: str,
+    out: Path | None = None,
+    as_json: bool = False,
+    environ: Mapping[str, str] | None = None,
+) -> int:
+    """Examine the settings on GitHub that keep code of others away from the lane's machines, and print them.
+
+    Args:
+        root: the repository.
+        runner: name of a profile; its labels say which machines are meant.
+        repository: ``owner/name``.
+        out: the record is also written there.
+        as_json: print the record instead of lines.
+        environ: of this process; on a self-hosted runner its home is looked at, too.
+
+    Returns:
+        0 where every setting protects, else the code of ``infra``.
+
+    Raises:
+        QuantgateError: there is no such runner, or `gh` does not work.
+    """
+    profile = named_runner(project_root(root) / "runners", runner)
+    checks = (*check_settings(repository, profile.labels), *check_callers(project_root(root), repository))
+    home = check_home(os.environ if environ is None else environ)
+    found = Preflight(runner=profile.name, checks=(*checks, *home))
+    if out is not None:
+        found.write(out)
+    say(found.to_json().rstrip() if as_json else "\n".join(found.lines()))
+    return found.exit_code
+
+
 def comment(*, repository: str, branch: str, body: Path) -> int:
     """Write the lane's summary as the one comment of the pull request that ``branch`` is the vetted copy of.
 
@@ -185,15 +224,32 @@ def read_plan(path: Path) -> Plan:
 
 
 def _unexplained(coverage: Coverage | None, runner: str) -> int:
-    bad = coverage.without_reason() if coverage else ()
+    """Print what nobody gave a reason for, and which files cannot be used. Returns the exit code."""
+    if coverage is None:
+        return 0
+    bad = coverage.without_reason()
     for change in bad:
-        what, how = "removed", f"git commit --amend --trailer '{TRAILER}: {change.case}: <reason>'"
-        if change.kind == "limit":
-            measure = f"quantgate regenerate --runner {runner} --case {change.case} --reason '<reason>'"
-            what = f"limit of {change.field} loosened" if change.field else "limits removed"
-            how = measure if change.field else f"{measure}; or, where they are not measured yet, {how}"
+        what, how = _refusal(change, runner)
         complain(f"{change.case}: {what} without a reason\n  next: {how}")
-    return RULES[Outcome.INVALID_CASE].exit_code if bad else 0
+    for fault in coverage.faults:
+        complain(fault)
+    return RULES[Outcome.INVALID_CASE].exit_code if bad or coverage.faults else 0
+
+
+def _refusal(change: Change, runner: str) -> tuple[str, str]:
+    """What was done, and the command by which its reason is given."""
+    commit = "git commit --amend --trailer"
+    if change.kind == "removed":
+        what = f"removed from {change.before}" if change.field else "removed"
+        return what, f"{commit} '{TRAILER}: {change.key}: <reason>'"
+    if change.kind != "limit":
+        what = f"{change.field} lets more through"
+        return what, f"{commit} '{LOOSER}: {change.key}: <reason>'"
+    measure = f"quantgate regenerate --runner {runner} --case {change.case} --reason '<reason>'"
+    if change.field:
+        return f"limit of {change.field} loosened", measure
+    removed = f"{commit} '{TRAILER}: {change.key}: <reason>'"
+    return "limits removed", f"{measure}; or, where they are not measured yet, {removed}"
 
 
 def _append(path: Path, text: str) -> None:

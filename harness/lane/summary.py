@@ -60,7 +60,7 @@ def coverage_lines(coverage: Coverage | None) -> list[str]:
     """What the change does to the set of cases, as a table; a sentence where it does nothing."""
     if coverage is None:
         return []
-    if not coverage.changes and not coverage.unreadable:
+    if not coverage.changes and not coverage.unreadable and not coverage.faults:
         return [f"Coverage against {_text(coverage.against)}: no case, checkpoint, environment or limit changed.", ""]
     lines = [f"Coverage against {_text(coverage.against)}:", ""]
     if coverage.changes:
@@ -69,6 +69,7 @@ def coverage_lines(coverage: Coverage | None) -> list[str]:
         more = len(coverage.changes) - MAX_ROWS
         lines += [f"\n{more} more changes are in the plan file."] if more > 0 else []
         lines.append("")
+    lines += [f"- cannot be used: {_text(fault)}" for fault in coverage.faults]
     lines += [f"- not comparable: {_text(problem)}" for problem in coverage.unreadable]
     return [*lines, ""]
 
@@ -80,7 +81,11 @@ def _row(case: MergedCase, plan: Plan) -> str:
 
 
 def _change(change: Change) -> str:
-    label = ("limit loosened" if change.field else "limits removed") if change.looser else change.kind
+    label: str = change.kind
+    if change.looser and change.kind == "limit":
+        label = "limit loosened" if change.field else "limits removed"
+    elif change.looser:
+        label = f"{change.kind}: lets more through"
     reason = change.reason or ("NONE GIVEN" if change.kind == "removed" or change.looser else "")
     return _cells([label, change.case, change.field, _json(change.before), _json(change.after), reason])
 

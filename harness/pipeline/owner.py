@@ -145,7 +145,9 @@ class EngineOwner:
         params: dict[str, Json] = {"case": case.model_dump(mode="json"), "out_dir": str(out_dir.resolve())}
         data = self._ask("generate", params, case.timeouts.generate, on_progress, where=case.id)
         self._require_unchanged(case.id)
-        return self._parse(Generation, data)
+        generation = self._parse(Generation, data)
+        self._require_own_clip(out_dir, generation.clip)
+        return generation
 
     def fingerprint(self) -> Fingerprint:
         """What the engine runs on. Asked once, then remembered."""
@@ -180,6 +182,21 @@ class EngineOwner:
         except InfraError:
             self._end()
             raise
+
+    def _require_own_clip(self, out_dir: Path, name: str) -> None:
+        """Refuse a clip that is not a plain file in the folder that the engine was given: a link or a path with folders
+        would let a golden, or any other file, be judged in place of what was generated.
+        """
+        path = out_dir / name
+        plain = name not in ("", ".", "..") and Path(name).name == name
+        if not plain or path.is_symlink() or not path.is_file():
+            self._end()
+            raise InfraError(
+                f"the engine names {name!r} as its clip, and that is no file in its folder {out_dir}",
+                where=self.case.id,
+                remedy=self._remedy(),
+                kind="protocol",
+            )
 
     def log_tail(self, lines: int = 40) -> tuple[str, ...]:
         """The last lines that the engine and its libraries printed, with passed-through values replaced by names."""

@@ -21,7 +21,10 @@ from harness.records.identity import FieldChange, Identity
 from harness.records.limits import LimitFile
 from harness.records.verdict import Outcome
 
-__all__ = ["CANDIDATE_FILE", "Candidate"]
+__all__ = ["CANDIDATE_FILE", "SHOWN_FILE", "Candidate"]
+
+SHOWN_FILE = "shown-candidates.json"
+"""In a report's folder: the page of each candidate that the report shows, by the candidate's seal."""
 
 
 class Candidate(Record):

@@ -179,6 +179,9 @@ class LockedCheckpoint(Record):
     """``owner/name@commit``, or the folder as the case names it."""
     digests: dict[str, str]
     """``expert/file`` to sha256 (``git:`` and a blob id for small hub files)."""
+    contents: dict[str, str] = {}
+    """Content digest by expert (``harness.records.contents``): files that differ and hold the same are no difference.
+    Empty if it was locked by an older version, or without the files on this machine."""
 
 
 class CheckpointLock(Record):

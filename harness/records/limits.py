@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import hashlib
+import json
 from typing import Literal
 
 from pydantic import Field, model_validator
@@ -100,6 +102,28 @@ class LimitFile(Record):
     reason: str
     created: str
     """UTC, ISO 8601."""
+    seal: str = ""
+    """sha256 (hex) over all other fields, see `expected_seal`. Whatever writes the file sets it; an edit by hand breaks
+    it. It is no signature: what it protects against is an edit that nobody notices."""
+
+    def expected_seal(self) -> str:
+        """Compute the seal that these samples, rules, limits, goldens and reasons have.
+
+        Fields that have their default value are left out, so that a field which a later version adds changes no seal.
+        """
+        body = self.model_dump(mode="json", exclude={"seal"}, exclude_defaults=True)
+        text = json.dumps(body, sort_keys=True, separators=(",", ":"), allow_nan=False)
+        return hashlib.sha256(text.encode("utf-8")).hexdigest()
+
+    @property
+    def is_sealed(self) -> bool:
+        """Whether the content is what some command of this project wrote."""
+        return self.seal == self.expected_seal()
+
+    def to_json(self) -> str:
+        """The file's content, with the seal of this content."""
+        sealed = self.model_copy(update={"seal": self.expected_seal()})
+        return Record.to_json(sealed)
 
     @property
     def goldens(self) -> tuple[str, ...]:

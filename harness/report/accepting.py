@@ -48,8 +48,8 @@ def _limits(candidate: Candidate) -> str:
         return "The case has limits only once they are measured: until then it ends inconclusive."
     if moved := sorted({change.identity_class for change in candidate.changes if _is_configuration(change)}):
         return (
-            f"The limits are removed: they were measured for another configuration ({', '.join(moved)} differ). "
-            "The case stays red until new ones are measured."
+            "The limits are removed, which `accept` does with --drop-limits only: they were measured for another "
+            f"configuration ({', '.join(moved)} differ). The case stays red until new ones are measured."
         )
     return "The limits are carried over, since only the code differs; the limit file says so."
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import shutil
 import tempfile
 from collections.abc import Callable
@@ -13,6 +14,7 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup
 
 from harness.records.base import write_text_atomic
+from harness.records.candidate import SHOWN_FILE
 from harness.report import text
 from harness.report.case_page import case_page
 from harness.report.errors import ReportError
@@ -54,7 +56,10 @@ def render(run: Run, target: Path) -> Path:
 
 
 def write_report(run: Run, folder: Path) -> None:
-    """Write the overview, a page a case, their pictures, styles and scripts into ``folder``."""
+    """Write the overview, a page for each case, pictures, styles and scripts into ``folder``.
+
+    Which candidates the report shows is written too: ``quantgate accept`` refuses one that no report shows.
+    """
     media = {entry.slug: write_media(entry, folder) for entry in run.entries}
     shutil.copytree(HERE / "static", folder / "static")
     page = renderer()
@@ -62,6 +67,8 @@ def write_report(run: Run, folder: Path) -> None:
     for place, entry in enumerate(run.entries):
         html = page("case.html.j2", **case_page(run, place, media[entry.slug]))
         write_text_atomic(folder / "cases" / f"{entry.slug}.html", html)
+    shown = {one.candidate.seal: f"cases/{one.slug}.html" for one in run.entries if one.candidate is not None}
+    write_text_atomic(folder / SHOWN_FILE, json.dumps(shown, indent=2, sort_keys=True) + "\n")
 
 
 def replace_folder(target: Path, write: Callable[[Path], None]) -> Path:

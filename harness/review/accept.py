@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
@@ -18,11 +18,23 @@ from harness.goldens.writable import require_writable
 from harness.records.base import Json
 from harness.records.candidate import CANDIDATE_FILE, Candidate
 from harness.records.golden import CLIP, Accepted, AcceptedIndex, GoldenManifest
+from harness.records.limits import LimitFile
 from harness.review.artifact import Found, take
 from harness.review.journal import Hook, Transaction, recover
 from harness.review.limits import Fate, limits_after
 from harness.review.looking import changes_of, refuse_loose, vouched
 from harness.review.pending import RECORD, choose, part_files, read_candidate
+from harness.review.refusing import (
+    ALL,
+    NOTHING,
+    Allow,
+    Similarity,
+    refuse_far,
+    refuse_loss,
+    refuse_request,
+    refuse_sick,
+    refuse_unseen,
+)
 from harness.review.workspace import Workspace
 
 
@@ -62,6 +74,8 @@ def accept(
     request: Mapping[str, Json] | None = None,
     extra: Mapping[Path, bytes] | None = None,
     loosen_limits: bool = False,
+    allow: Allow = NOTHING,
+    similarity: Similarity | None = None,
     hook: Hook = lambda _step: None,
 ) -> Acceptance:
     """Make a candidate the golden of its case. Needs no GPU: the identity is the one the candidate was made with.
@@ -80,12 +94,15 @@ def accept(
             is refused, since it would be stale at once.
         extra: further files that change with it, such as the checkpoint lock.
         loosen_limits: take limits that came with the candidate although they gate less than the committed ones.
+        allow: what is accepted although it would be refused.
+        similarity: mean SSIM of two clip files; ``None``: how far the candidate is from the goldens is not asked.
         hook: called at every step; for tests.
 
     Raises:
         GoldenError: there is no such candidate, it was changed or damaged, it was judged against other goldens than the
             accepted ones, its clip is not what its header says, limits that came with it let more through than the
-            committed ones, or an interrupted command cannot be finished. Nothing was changed.
+            committed ones, something of ``Allow`` is not allowed, or an interrupted command cannot be finished.
+            Nothing was changed.
         InfraError: a file cannot be written, or the upload to the hub failed. Nothing was changed that a run can see.
     """
     if not reason.strip():
@@ -97,13 +114,24 @@ def accept(
         transaction = Transaction(workspace, f"accept {case}: {reason}", hook)
         try:
             found = _found(workspace, case, runner, source, transaction.folder / "artifact")
-            _check_request(found.candidate, request)
+            refuse_request(found.candidate, request, allow)
+            refuse_sick(found, allow)
+            refuse_unseen(workspace, found, source, allow)
             if loosen_limits:
                 found = replace(found, candidate=vouched(found.candidate, author, reason))
             else:
                 refuse_loose(found.candidate, workspace.limits(found.candidate.runner, found.candidate.case))
             done = _accept(
-                workspace, transaction, found, reason=reason, author=author, also=also, over=over, extra=extra or {}
+                workspace,
+                transaction,
+                found,
+                reason=reason,
+                author=author,
+                also=also,
+                over=over,
+                extra=extra or {},
+                allow=allow,
+                similarity=similarity,
             )
             transaction.commit()
         except Exception:
@@ -131,7 +159,9 @@ def install(
         transaction = Transaction(workspace, f"install {candidate.runner}/{candidate.case}: {reason}", hook)
         try:
             found = Found(candidate, dict(files))
-            done = _accept(workspace, transaction, found, reason=reason, author=author, also=also, extra={}, over=True)
+            done = _accept(
+                workspace, transaction, found, reason=reason, author=author, also=also, extra={}, over=True, allow=ALL
+            )
             transaction.commit()
         except Exception:
             transaction.abandon()
@@ -159,6 +189,8 @@ def _accept(
     also: bool,
     extra: Mapping[Path, bytes],
     over: bool = False,
+    allow: Allow,
+    similarity: Similarity | None = None,
 ) -> Acceptance:
     candidate = found.candidate
     runner, case = candidate.runner, candidate.case
@@ -177,8 +209,12 @@ def _accept(
     after = AcceptedIndex(case=case, runner=runner, goldens=(*kept, entry))
     limit_path = workspace.limits(runner, case)
     still = [one.digest for one in kept]
+    if similarity is not None:
+        refuse_far(found, _readable(store, before, over), still, similarity, allow)
     changes = changes_of(candidate, limit_path)
     limits = limits_after(manifest, candidate.limits, limit_path, kept=still)
+    if limits.fate == "removed":
+        refuse_loss(candidate, LimitFile.read(limit_path), limit_path.relative_to(workspace.root), allow)
     changed: list[Path] = []
     if isinstance(store, FolderStore):
         transaction.install(store, manifest, files, after)
@@ -229,17 +265,14 @@ def _store_of(store: GoldenStore, runner: str) -> FolderStore | HubStore:
     return routed
 
 
-def _check_request(candidate: Candidate, request: Mapping[str, Json] | None) -> None:
-    if request is None:
-        return
-    made = candidate.identity.request
-    odd = sorted(name for name in made.keys() | request.keys() if made.get(name) != request.get(name))
-    if odd:
-        raise GoldenError(
-            f"the case asks for something else since the candidate was made: {', '.join(odd)}",
-            where=f"{candidate.runner}/{candidate.case}",
-            remedy="run the case again, and accept what it leaves",
-        )
+def _readable(store: GoldenStore, before: AcceptedIndex, over: bool) -> Iterator[Golden]:
+    """The accepted goldens. With ``over`` they are replaced whether or not they can be read."""
+    for digest in before.digests():
+        try:
+            yield store.get(before.runner, before.case, digest)
+        except GoldenError:
+            if not over:
+                raise
 
 
 def _check_base(candidate: Candidate, before: AcceptedIndex) -> None:

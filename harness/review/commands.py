@@ -1,23 +1,27 @@
-"""``quantgate pending | accept | reject``. Thin: parse, call the review, print."""
+"""``quantgate pending | reject``, and what ``accept`` prints. Thin: parse, call the review, print."""
 
 from __future__ import annotations
 
 import getpass
 import subprocess
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Annotated
 
 import typer
+from pydantic import ValidationError
 
 from harness.definitions.project import project_root
 from harness.errors import GoldenError
 from harness.records.base import Json
+from harness.records.candidate import Candidate
+from harness.records.case_record import CaseRecord
 from harness.review.accept import Acceptance
 from harness.review.accept import accept as accept_candidate
 from harness.review.journal import recover
-from harness.review.pending import Pending, listed
+from harness.review.pending import RECORD, Pending, listed
 from harness.review.pending import reject as reject_candidate
+from harness.review.refusing import NOTHING, Allow, Similarity, is_shown, request_changes
 from harness.review.workspace import Workspace
 
 Root = Annotated[Path, typer.Option("--root", help="the repository's root")]
@@ -33,50 +37,19 @@ LIMITS = {
 
 
 def pending(root: Root = Path()) -> None:
-    """List the candidates that wait to be accepted or rejected."""
-    workspace = Workspace(project_root(root))
+    """List the candidates that wait to be accepted or rejected, each with the golden that it was compared with."""
+    from harness.review.present import present_requests
+
+    root = project_root(root)
+    workspace = Workspace(root)
     with workspace.locked():
         for sentence in recover(workspace):
             typer.echo(sentence)
     found = listed(workspace)
+    requests = present_requests(root) if found else {}
     for item in found:
-        typer.echo("\n".join(describe(item)))
+        typer.echo("\n".join(describe(item, notes(workspace, item, requests.get(item.case)))))
     typer.echo(f"{len(found)} pending" if found else "nothing is pending")
-
-
-def accept(
-    case: Annotated[str, typer.Argument(help="id of the case")],
-    reason: Annotated[str, typer.Option("--reason", help="why this output is right")],
-    source: Annotated[Path | None, typer.Option("--from", help="a downloaded CI artifact: folder or zip")] = None,
-    runner: RunnerName = "",
-    author: Annotated[str, typer.Option("--author", help="default: git's user.name")] = "",
-    also: Annotated[bool, typer.Option("--also", help="beside the present goldens: the case is bistable")] = False,
-    over: Annotated[bool, typer.Option("--over", help="in place of all present goldens, even unreadable ones")] = False,
-    loosen_limits: Annotated[
-        bool, typer.Option("--loosen-limits", help="take limits that came along though they gate less than before")
-    ] = False,
-    root: Root = Path(),
-) -> None:
-    """Make a candidate the golden of its case."""
-    from harness.review.present import present_case
-
-    root = project_root(root)
-    now = present_case(root, case)
-    for sentence in now.notes:
-        typer.echo(sentence)
-    run_accept(
-        Workspace(root),
-        case,
-        request=now.request,
-        extra=now.extra,
-        reason=reason,
-        source=source,
-        runner=runner,
-        author=author or default_author(root),
-        also=also,
-        over=over,
-        loosen_limits=loosen_limits,
-    )
 
 
 def run_accept(
@@ -92,8 +65,10 @@ def run_accept(
     request: Mapping[str, Json] | None = None,
     extra: Mapping[Path, bytes] | None = None,
     loosen_limits: bool = False,
+    allow: Allow = NOTHING,
+    similarity: Similarity | None = None,
 ) -> Acceptance:
-    """Accept and print what changed. A door that knows the cases passes the case's present ``request``."""
+    """Accept and print what changed. Arguments as for ``harness.review.accept.accept``."""
     done = accept_candidate(
         workspace,
         case,
@@ -106,6 +81,8 @@ def run_accept(
         request=request,
         extra=extra,
         loosen_limits=loosen_limits,
+        allow=allow,
+        similarity=similarity,
     )
     for sentence in done.recovered:
         typer.echo(sentence)
@@ -131,8 +108,31 @@ def reject(
     typer.echo(f"rejected: {folder} is gone; the run's own folder keeps what it has")
 
 
-def describe(item: Pending) -> list[str]:
-    """A pending candidate in a few lines."""
+def notes(workspace: Workspace, item: Pending, request: Mapping[str, Json] | None) -> list[str]:
+    """What keeps a pending candidate from being accepted as it is, a sentence each.
+
+    Args:
+        workspace: the project.
+        item: the candidate.
+        request: what the case file asks for now; ``None``: there is no such case.
+    """
+    candidate = item.candidate
+    if candidate is None:
+        return []
+    said = []
+    changes = request_changes(candidate, request) if request is not None else ()
+    if changes:
+        said.append(f"the case file asks for something else now: {'; '.join(changes)}")
+    record = record_of(item)
+    if record is not None and record.sanity is not None and record.sanity.failures:
+        said.append(f"its frames are sick: {'; '.join(check.message for check in record.sanity.failures)}")
+    if not is_shown(workspace, candidate):
+        said.append("no report shows it yet: quantgate report .quantgate/pending")
+    return said
+
+
+def describe(item: Pending, notes: Sequence[str] = ()) -> list[str]:
+    """A pending candidate in a few lines: what is pending, against which golden, and how far from it."""
     head = f"{item.runner}/{item.case}"
     candidate = item.candidate
     if candidate is None:
@@ -140,14 +140,40 @@ def describe(item: Pending) -> list[str]:
     parts = ", ".join(f"{name} {part.bytes / 1e6:.2f} MB" for name, part in sorted(candidate.parts.items()))
     lines = [f"{head}  {candidate.outcome.value}  {candidate.created}  run {candidate.provenance.run}"]
     lines.append(f"    {candidate.summary}")
-    lines.append(f"    instead of golden {candidate.golden[:16]}" if candidate.golden else "    the first golden")
+    lines.append(f"    {_against(item, candidate)}")
     lines += [
         f"    {change.identity_class}.{change.field}: {change.golden!r} -> {change.run!r}"
         for change in candidate.changes
     ]
+    lines += [f"    {note}" for note in notes]
     lines.append(f"    {parts}{'; with limits' if candidate.limits is not None else ''}")
     lines.append(f"    quantgate accept {item.case} --runner {item.runner} --reason '…'")
     return lines
+
+
+def _against(item: Pending, candidate: Candidate) -> str:
+    if not candidate.golden:
+        return "the first golden: there is none that it could be compared with"
+    record = record_of(item)
+    comparison = record.comparison if record is not None else None
+    if any(change.identity_class == "request" for change in candidate.changes):
+        distance = "of another request, so that its frames are not compared"
+    elif comparison is None:
+        distance = "its frames were not compared"
+    else:
+        distance = comparison.distance()
+    return f"instead of golden {candidate.golden[:16]}: {distance}"
+
+
+def record_of(item: Pending) -> CaseRecord | None:
+    """The record beside a pending candidate; ``None`` if there is none that can be read."""
+    part = item.candidate.parts.get(RECORD) if item.candidate is not None else None
+    if part is None:
+        return None
+    try:
+        return CaseRecord.read(item.folder / part.path)
+    except (OSError, ValidationError, UnicodeDecodeError):
+        return None
 
 
 def default_author(root: Path) -> str:

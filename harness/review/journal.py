@@ -21,12 +21,15 @@ from harness.errors import GoldenError, disk_error
 from harness.goldens.files import copy_parts, sync_folder
 from harness.goldens.folder import FolderStore
 from harness.goldens.writable import require_writable
+from harness.inside import read_inside, relative_parts, remove_inside, require_inside, write_inside
 from harness.records.base import Record, write_bytes_atomic
 from harness.records.candidate import CANDIDATE_FILE, Candidate
-from harness.records.golden import AcceptedIndex, GoldenManifest
+from harness.records.golden import AcceptedIndex, GoldenManifest, SafeName
 from harness.review.workspace import Workspace
 
 JOURNAL_FILE = "journal.json"
+WRITTEN = ("goldens", "thresholds", "cases")
+"""Folders of the project that a journal may change; no command writes a journal that names another file."""
 Hook = Callable[[str], None]
 """Called before and after every step with the step's name; tests stop the process in it."""
 
@@ -36,7 +39,7 @@ class Install(Record):
 
     kind: Literal["install"] = "install"
     store: str
-    staged: str
+    staged: SafeName
     manifest: GoldenManifest
     before: AcceptedIndex
     after: AcceptedIndex
@@ -47,7 +50,7 @@ class Write(Record):
 
     kind: Literal["write"] = "write"
     target: str
-    staged: str | None
+    staged: SafeName | None
     before: str | None
     """sha256 (hex) of the bytes that are replaced; ``None``: there is no file."""
     after: str | None
@@ -94,19 +97,25 @@ class Transaction:
         """Put a golden in and accept it. The parts are copied and checked now, so that later steps cannot fail on them.
 
         Raises:
-            GoldenError: a part is not what the manifest says.
+            GoldenError: a part is not what the manifest says, or the store leaves the project.
         """
         staged = self._name()
+        relative = self._relative(store.root)
+        require_inside(self.workspace.root, store.index_path(manifest.runner, manifest.case))
         copy_parts(manifest.parts, files, self.folder / staged)
         before = store.index(manifest.runner, manifest.case)
-        self._operations.append(
-            Install(store=self._relative(store.root), staged=staged, manifest=manifest, before=before, after=after)
-        )
+        self._operations.append(Install(store=relative, staged=staged, manifest=manifest, before=before, after=after))
         self._hook("staged golden")
 
     def write(self, target: Path, data: bytes | None) -> None:
-        """Give ``target`` the bytes ``data``; ``None`` deletes it."""
-        before = sha256_or_none(target)
+        """Give ``target`` the bytes ``data``; ``None`` deletes it.
+
+        Raises:
+            GoldenError: ``target`` is outside of the folders that a journal may change.
+        """
+        relative = self._relative(target)
+        _require_written(relative, self.workspace.root)
+        before = _sha256_inside(self.workspace.root, relative)
         if data is None and before is None:
             return
         staged = None
@@ -114,7 +123,7 @@ class Transaction:
             staged = self._name()
             write_bytes_atomic(self.folder / staged, data)
         after = hashlib.sha256(data).hexdigest() if data is not None else None
-        self._operations.append(Write(target=self._relative(target), staged=staged, before=before, after=after))
+        self._operations.append(Write(target=relative, staged=staged, before=before, after=after))
         self._hook(f"staged {target.name}")
 
     def discard(self, folder: Path, seal: str) -> None:
@@ -145,8 +154,8 @@ class Transaction:
         return f"{len(self._operations):02d}"
 
     def _relative(self, path: Path) -> str:
-        root, full = self.workspace.root.resolve(), path.resolve()
-        return str(full.relative_to(root)) if full.is_relative_to(root) else str(full)
+        """``path`` as the journal names it: below the project, with no link on the way."""
+        return require_inside(self.workspace.root, path)
 
 
 def recover(workspace: Workspace, hook: Hook = lambda _step: None) -> tuple[str, ...]:
@@ -172,6 +181,7 @@ def recover(workspace: Workspace, hook: Hook = lambda _step: None) -> tuple[str,
             raise GoldenError(
                 f"an interrupted command cannot be finished: {error}", where=str(path), remedy=f"delete {folder}"
             ) from error
+        _check_places(workspace, folder, journal)
         finish(workspace, folder, journal, hook)
         said.append(f"an interrupted command was finished: {journal.what}")
     return tuple(said)
@@ -196,9 +206,48 @@ def finish(workspace: Workspace, folder: Path, journal: Journal, hook: Hook) -> 
     shutil.rmtree(folder)
 
 
-def sha256_or_none(path: Path) -> str | None:
-    """sha256 (hex) of a file, ``None`` where there is none."""
-    return hashlib.sha256(path.read_bytes()).hexdigest() if path.is_file() else None
+def _check_places(workspace: Workspace, folder: Path, journal: Journal) -> None:
+    """Refuse a journal that would touch anything but goldens, limits, cases and pending candidates.
+
+    Raises:
+        GoldenError: it would. Nothing was changed.
+    """
+    root = workspace.root
+    try:
+        for operation in journal.operations:
+            if isinstance(operation, Install):
+                _require(operation.store == WRITTEN[0], operation.store, root)
+                manifest = operation.manifest
+                require_inside(root, FolderStore(root / operation.store).index_path(manifest.runner, manifest.case))
+            elif isinstance(operation, Write):
+                _require_written(operation.target, root)
+                require_inside(root, root / operation.target)
+            else:
+                parts = relative_parts(operation.folder, root)
+                place = parts[:-2] == workspace.pending_root.relative_to(root).parts
+                _require(place, operation.folder, root)
+                require_inside(root, root / operation.folder)
+    except GoldenError as error:
+        raise GoldenError(
+            f"this journal was not written by a command of this project: {error.what}",
+            where=str(folder / JOURNAL_FILE),
+            remedy=f"look who wrote it, then delete {folder}",
+        ) from error
+
+
+def _require(holds: bool, path: str, root: Path) -> None:
+    if not holds:
+        raise GoldenError(f"{path!r} is none of the files that a journal changes", where=str(root))
+
+
+def _require_written(path: str, root: Path) -> None:
+    parts = relative_parts(path, root)
+    _require(len(parts) > 1 and parts[0] in WRITTEN, path, root)
+
+
+def _sha256_inside(root: Path, path: str) -> str | None:
+    data = read_inside(root, path)
+    return None if data is None else hashlib.sha256(data).hexdigest()
 
 
 def _require_writable(workspace: Workspace, operation: Operation) -> None:
@@ -222,6 +271,7 @@ def _apply(workspace: Workspace, folder: Path, operation: Install | Write | Disc
 def _apply_install(workspace: Workspace, folder: Path, operation: Install) -> None:
     store = FolderStore(workspace.root / operation.store)
     manifest = operation.manifest
+    require_inside(workspace.root, store.index_path(manifest.runner, manifest.case))
     now = store.index(manifest.runner, manifest.case)
     if now not in (operation.before, operation.after):
         raise _conflict(store.index_path(manifest.runner, manifest.case), folder)
@@ -230,20 +280,28 @@ def _apply_install(workspace: Workspace, folder: Path, operation: Install) -> No
 
 
 def _apply_write(workspace: Workspace, folder: Path, operation: Write) -> None:
-    target = workspace.root / operation.target
-    now = sha256_or_none(target)
+    root = workspace.root
+    now = _sha256_inside(root, operation.target)
     if now == operation.after:
         return
     if now != operation.before:
-        raise _conflict(target, folder)
+        raise _conflict(root / operation.target, folder)
     if operation.staged is None:
-        target.unlink()
-    else:
-        write_bytes_atomic(target, (folder / operation.staged).read_bytes())
+        remove_inside(root, operation.target)
+        return
+    data = read_inside(folder, operation.staged)
+    if data is None or hashlib.sha256(data).hexdigest() != operation.after:
+        raise GoldenError(
+            "the staged file of an interrupted command is not what its journal says",
+            where=str(folder / operation.staged),
+            remedy=f"delete {folder}, and type the command again",
+        )
+    write_inside(root, operation.target, data)
 
 
 def _apply_discard(workspace: Workspace, scratch: Path, operation: Discard) -> None:
     folder = workspace.root / operation.folder
+    require_inside(workspace.root, folder)
     try:
         seal = Candidate.read(folder / CANDIDATE_FILE).seal
     except (OSError, ValidationError, UnicodeDecodeError):

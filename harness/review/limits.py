@@ -20,6 +20,7 @@ from typing import Literal
 
 from pydantic import ValidationError
 
+from harness.definitions.limits import edited, place_again
 from harness.errors import GoldenError
 from harness.records.golden import CLIP, GoldenManifest
 from harness.records.limits import LimitFile
@@ -67,12 +68,9 @@ def limits_after(
                     remedy="quantgate regenerate, which measures limits and golden together",
                 )
         return LimitChange("new", _checked(measured, golden_digest=digest, also=tuple(kept)))
-    if not path.exists():
+    old = read_committed(path)
+    if old is None:
         return LimitChange("none", None)
-    try:
-        old = LimitFile.read(path)
-    except (OSError, ValidationError, UnicodeDecodeError) as error:
-        raise GoldenError(f"the limits cannot be read: {error}", where=str(path), remedy="git checkout it") from error
     if old.identity_digest != identity:
         return LimitChange("removed", None)
     others = tuple(one for one in old.also if one in kept)
@@ -88,6 +86,23 @@ def limits_after(
         reason=f"{note}: {manifest.reason}",
     )
     return LimitChange("carried", changed)
+
+
+def read_committed(path: Path) -> LimitFile | None:
+    """Read the committed limits at ``path``. Returns ``None`` if there are none.
+
+    Raises:
+        GoldenError: they cannot be read, or were edited by hand.
+    """
+    try:
+        limits = LimitFile.read(path)
+    except FileNotFoundError:
+        return None
+    except (OSError, ValidationError, UnicodeDecodeError) as error:
+        raise GoldenError(f"the limits cannot be read: {error}", where=str(path), remedy="git checkout it") from error
+    if fault := edited(limits):
+        raise GoldenError(fault, where=str(path), remedy=f"git checkout {path}, or {place_again(limits)}")
+    return limits
 
 
 def _beside(old: LimitFile, digest: str) -> str:

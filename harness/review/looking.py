@@ -4,12 +4,11 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from pydantic import ValidationError
-
 from harness.errors import GoldenError
 from harness.judge.limit_changes import loosened, of_frames
 from harness.records.candidate import Candidate
-from harness.records.limits import Limit, LimitFile
+from harness.records.limits import Limit
+from harness.review.limits import read_committed
 
 
 def refuse_loose(candidate: Candidate, path: Path) -> None:
@@ -25,7 +24,7 @@ def refuse_loose(candidate: Candidate, path: Path) -> None:
     new = candidate.limits
     if new is None:
         return
-    old = _committed(path)
+    old = read_committed(path)
     known = {limit.metric for limit in old.limits} if old is not None else set()
     loose = list(loosened(old, new))
     loose += [
@@ -56,7 +55,7 @@ def changes_of(candidate: Candidate, path: Path) -> tuple[str, ...]:
     """Every limit that came with the candidate, old and new, a line each; none where none came."""
     if candidate.limits is None:
         return ()
-    old = _committed(path)
+    old = read_committed(path)
     return tuple(
         f"{limit.metric}: {_value(old.get(limit.metric) if old is not None else None)} -> {_value(limit)}"
         for limit in candidate.limits.limits
@@ -67,12 +66,3 @@ def _value(limit: Limit | None) -> str:
     if limit is None:
         return "none"
     return "does not gate" if limit.limit is None else f"{limit.limit:.4g}"
-
-
-def _committed(path: Path) -> LimitFile | None:
-    try:
-        return LimitFile.read(path)
-    except FileNotFoundError:
-        return None
-    except (OSError, ValidationError, UnicodeDecodeError) as error:
-        raise GoldenError(f"the limits cannot be read: {error}", where=str(path), remedy="git checkout it") from error

@@ -46,6 +46,11 @@ def present_case(root: Path, case_id: str) -> Present:
     return Present(request_of(case), extra, notes)
 
 
+def present_requests(root: Path) -> dict[str, Mapping[str, Json]]:
+    """What every case asks for as it is written now, by case id. Raises ``InvalidCaseError`` for a wrong case file."""
+    return {one.case.id: request_of(one.case) for one in load_cases(case_files(root), root)}
+
+
 def _lock(root: Path, case: Case) -> tuple[dict[Path, bytes], tuple[str, ...]]:
     from harness.checkpoint.lock import LOCK_NAME, make_lock, read_lock
 
@@ -54,7 +59,7 @@ def _lock(root: Path, case: Case) -> tuple[dict[Path, bytes], tuple[str, ...]]:
         return {}, ()
     held = read_lock(path)
     try:
-        now, left = make_lock([case], root)
+        now, left = make_lock([case], root, held)
     except QuantgateError as error:
         return {}, (f"note: the lock stays as it is: {error.what}; quantgate lock",)
     notes = tuple(f"note: not locked: {sentence}" for sentence in left)

@@ -11,6 +11,7 @@ from filelock import FileLock
 from pydantic import TypeAdapter, ValidationError
 
 from harness.errors import GoldenError
+from harness.inside import require_inside
 from harness.records.golden import SafeName
 
 _NAME = TypeAdapter(SafeName)
@@ -66,7 +67,13 @@ class Workspace:
 
     @contextmanager
     def locked(self) -> Iterator[None]:
-        """Hold the lock of everything that the review changes: one accept, reject or recovery at a time."""
+        """Hold the lock of everything that the review changes: one accept, reject or recovery at a time.
+
+        Raises:
+            GoldenError: ``.quantgate`` or a folder in it is a link, behind which a clean-up would delete other files.
+        """
+        for folder in (self.transactions, self.pending_root, self.state / "leaving"):
+            require_inside(self.root, folder)
         self.state.mkdir(parents=True, exist_ok=True)
         ignore = self.state / ".gitignore"
         if not ignore.exists():

@@ -12,7 +12,6 @@ from pathlib import Path
 from pydantic import ValidationError
 
 from harness.definitions.case import Case
-from harness.definitions.limits import load_limits
 from harness.errors import InvalidCaseError, QuantgateError
 from harness.frames.clip import read_clip
 from harness.frames.compare import compare
@@ -25,6 +24,7 @@ from harness.session.conductor import Session
 from harness.session.context import SessionContext
 from harness.session.delta import Answer, ddmin
 from harness.session.inspecting import inspect
+from harness.session.limit_file import load_explained
 from harness.session.stages import look_at_frames
 
 COMPARED = (
@@ -164,7 +164,7 @@ class Tester:
 
     def __init__(self, context: SessionContext, good: Case) -> None:
         goldens = context.store.find(context.runner.name, good.id)
-        limits = load_limits(context.thresholds, context.runner.name, good.id)
+        limits = load_explained(context.thresholds, context.runner.name, good.id)
         if not goldens or limits is None:
             raise InvalidCaseError(
                 "there is no golden with limits to call good",

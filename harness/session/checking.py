@@ -12,7 +12,6 @@ from pathlib import Path
 
 from harness.definitions.case import Case
 from harness.definitions.files import case_files
-from harness.definitions.limits import load_limits
 from harness.definitions.loading import load_cases
 from harness.definitions.runner import named_runner
 from harness.errors import GoldenError, InvalidCaseError
@@ -26,6 +25,7 @@ from harness.records.fingerprint import Device
 from harness.records.limits import LimitFile
 from harness.session.choosing import Filters
 from harness.session.identity import identity_of
+from harness.session.limit_file import load_explained
 
 NO_FILTERS = Filters()
 
@@ -103,7 +103,7 @@ def _pair(case: Case, store: GoldenStore, thresholds: Path, runner: str) -> Iter
     """Faults between one case, its goldens and its limits."""
     again = f"quantgate regenerate --case {case.id} --runner {runner}"
     try:
-        limits = load_limits(thresholds, runner, case.id)
+        limits = load_explained(thresholds, runner, case.id)
         goldens = store.find(runner, case.id)
     except (InvalidCaseError, GoldenError) as error:
         yield error.what

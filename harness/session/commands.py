@@ -134,13 +134,16 @@ def _place_again(
             remedy="measure first: quantgate regenerate --case ...",
         )
     for name, case in chosen:
-        old = load_limits(root / "thresholds", name, case)
+        old = load_limits(root / "thresholds", name, case, allow_edited=True)
         if old is None:
             continue
         new = placed_again(old, author, reason)
         _show(new, old)
-        if not dry_run:
-            typer.echo(f"  placed anew; to commit: {apply_again(Workspace(root), old, new, reason=reason)}")
+        if new == old and old.is_sealed:
+            typer.echo(f"  {case} on {name}: current, nothing to write")
+        elif not dry_run:
+            written = apply_again(Workspace(root), old, new, reason=reason)
+            typer.echo(f"  {'sealed as it is' if new == old else 'placed anew'}; to commit: {written}")
     if dry_run:
         typer.echo("nothing was written (--dry-run)")
 

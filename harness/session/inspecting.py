@@ -137,12 +137,11 @@ def base_of(case: Case, root: Path) -> Path | CheckpointRef | None:
 
 def weight_digests(report: InspectionReport, model: Path) -> dict[str, str]:
     """Digest of every file that the engine loads, by ``component/file``."""
-    from harness.checkpoint.content import OTHER_PARTS
+    from harness.checkpoint.content import other_files
     from harness.checkpoint.identity import DigestCache, digest_files
     from harness.checkpoint.sources import Meter, open_source
 
     source, cache = open_source(model, Meter()), DigestCache()
-    other = [path for path in source.files if path == "model_index.json" or path.partition("/")[0] in OTHER_PARTS]
-    digests = {item.path: item.sha256 for item in digest_files(source, other, cache)}
+    digests = {item.path: item.sha256 for item in digest_files(source, other_files(source.files), cache)}
     cache.save()
     return {**report.digests, **digests}

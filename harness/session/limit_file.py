@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+import math
 from datetime import UTC, datetime
+from pathlib import Path
 from typing import TYPE_CHECKING
 
+from harness.definitions.limits import EditedLimitsError, load_limits
+from harness.errors import QuantgateError
 from harness.frames.compare import describe
 from harness.judge.calibration.file import control_results, notes, place_limits
 from harness.judge.probe_limits import MEASURES, place_all
 from harness.records.frames import ComparisonEvidence
-from harness.records.limits import LimitFile, Sample
+from harness.records.limits import Limit, LimitFile, Sample
 
 if TYPE_CHECKING:
     from harness.session.regenerate import Proposal
@@ -24,7 +28,8 @@ def limit_file(proposal: Proposal, author: str, reason: str) -> LimitFile:
     metrics = proposal.comparisons[0][1].metrics
     limits = place_limits(metrics, {metric.name: _samples(proposal, metric.name) for metric in metrics})
     controls = control_results(limits)
-    identity = record.identity
+    # a golden that stays gives the name: one of an older version names the same weights by their files
+    identity = record.identity if proposal.golden is None else proposal.golden.manifest.identity
     return LimitFile(
         case=record.case,
         runner=record.runner,
@@ -43,9 +48,10 @@ def limit_file(proposal: Proposal, author: str, reason: str) -> LimitFile:
 
 
 def placed_again(old: LimitFile, author: str, reason: str) -> LimitFile:
-    """The same file with its limits placed anew from the samples in it, by the rule as it is now.
+    """Place the limits of a file anew from the samples in it, by the rule as it is now. Golden and samples stay.
 
-    For a rule that changed, or a file whose limits were changed by hand: golden, identity and samples stay.
+    For a rule that changed, a file that carries no seal yet, or one whose limits were changed by hand. If every limit
+    is what the samples give already, author, reason and time stay too.
 
     Raises:
         UnknownMetricError: a metric that no package here provides.
@@ -55,16 +61,62 @@ def placed_again(old: LimitFile, author: str, reason: str) -> LimitFile:
     probes = {limit.metric: limit.samples for limit in old.limits if limit.metric in measures}
     limits = place_limits([describe(limit.metric) for limit in frames], {one.metric: one.samples for one in frames})
     controls = control_results(limits)
+    placed = {"limits": (*limits, *place_all(probes)), "controls": controls, "notes": notes(limits, controls)}
+    if all(getattr(old, name) == value for name, value in placed.items()):
+        return old
     return old.model_copy(
         update={
-            "limits": (*limits, *place_all(probes)),
-            "controls": controls,
-            "notes": notes(limits, controls),
+            **placed,
             "author": author,
             "reason": reason or old.reason,
             "created": datetime.now(UTC).isoformat(timespec="seconds"),
         }
     )
+
+
+def load_explained(folder: Path, runner: str, case: str) -> LimitFile | None:
+    """Read limits as `harness.definitions.limits.load_limits` does, and name the limits that were edited by hand.
+
+    Raises:
+        InvalidCaseError: the file is wrong.
+        EditedLimitsError: it was changed; the message has the limits that are not what the samples in the file give.
+    """
+    try:
+        return load_limits(folder, runner, case)
+    except EditedLimitsError as error:
+        raise EditedLimitsError(error.limits, error.path, odd_limits(error.limits)) from None
+
+
+def odd_limits(file: LimitFile, shown: int = 4) -> str:
+    """Name the limits of ``file`` that are not what its own samples give by the rule, each with both values.
+
+    Args:
+        file: as it lies on disk.
+        shown: how many are named.
+
+    Returns:
+        Such as ``ssim is 0.2, and its samples give 0.913``; empty if all are what the samples give.
+    """
+    try:
+        placed = placed_again(file, file.author, file.reason)
+    except (QuantgateError, ValueError, ArithmeticError):
+        return ""  # samples of which no limit can be placed: the seal alone speaks
+    rows = [
+        f"{limit.metric} {_said(limit)}, and its samples give {_said(right)}"
+        for limit in file.limits
+        if (right := placed.get(limit.metric)) is not None and not _same(limit, right)
+    ]
+    return "; ".join(rows[:shown]) + (f"; and {len(rows) - shown} more" if len(rows) > shown else "")
+
+
+def _same(limit: Limit, right: Limit) -> bool:
+    if limit.direction != right.direction or (limit.limit is None) != (right.limit is None):
+        return False
+    return limit.limit is None or right.limit is None or math.isclose(limit.limit, right.limit, rel_tol=1e-9)
+
+
+def _said(limit: Limit) -> str:
+    return "does not gate" if limit.limit is None else f"{limit.limit:.4g} ({limit.direction.replace('_', ' ')})"
 
 
 def _samples(proposal: Proposal, metric: str) -> list[Sample]:

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import os
-import shutil
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from harness.definitions.case import Case, Loader, Quantization
 from harness.errors import QuantgateError
+from harness.goldens.files import copy_private
 from harness.goldens.golden import Golden
 from harness.judge.observation import hold_against_nearest, read_observation
 from harness.pipeline.owner import EngineOwner
@@ -124,12 +123,7 @@ def base_on_disk(case: Case, root: Path) -> Path | None:
 
 
 def place(source: Path, target: Path) -> Path:
-    """Link or copy a file, in place of an older one."""
-    if target.exists() and source.samefile(target):
+    """Copy a file, in place of an older one. Never a link: the engine writes beside its own inputs."""
+    if target.exists() and source.samefile(target) and target.stat().st_nlink == 1:
         return target
-    target.unlink(missing_ok=True)
-    try:
-        os.link(source, target)
-    except OSError:
-        shutil.copyfile(source, target)
-    return target
+    return copy_private(source, target)

@@ -7,7 +7,6 @@ from pathlib import Path
 from typing import Literal
 
 from harness.definitions.case import Located
-from harness.definitions.limits import load_limits
 from harness.errors import QuantgateError
 from harness.frames.clip import Clip, read_clip
 from harness.goldens.folder import FolderStore
@@ -27,6 +26,7 @@ from harness.session.controls.spoiling import SPOILS, STRENGTHS, spoiled
 from harness.session.guards import refuse_other_identity
 from harness.session.inspecting import Inspector
 from harness.session.kept import RECORD, keep, read_kept
+from harness.session.limit_file import load_explained
 from harness.session.nearest import Hold, nearest_of
 from harness.session.origin import Origins
 from harness.session.perturbation import NONE, Perturbation
@@ -224,7 +224,7 @@ def _proposal(
         print_ = run.record.fingerprint
         said: dict[str, Json] = {} if print_ is None else print_.model_dump(mode="json", exclude={"packages", "code"})
         rows.append((run.label, hold(read_clip(_clip_of(run))), said))
-    old = load_limits(context.thresholds, context.runner.name, located.case.id)
+    old = load_explained(context.thresholds, context.runner.name, located.case.id)
     ordinary = [(run.label, run.record, run.folder) for run in (reference, *runs)]
     repeats = 0 if plan.results else plan.repeats
     beside = origins.of(located.case).digest() if repeats or plan.controls == "all" else ""

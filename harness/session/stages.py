@@ -2,17 +2,15 @@
 
 from __future__ import annotations
 
-import os
-import shutil
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 
 from harness.definitions.case import Case
-from harness.definitions.limits import load_limits
 from harness.frames.clip import Clip, read_clip
 from harness.frames.errors import ClipError
 from harness.goldens.content import frames_error
+from harness.goldens.files import copy_private
 from harness.goldens.golden import Golden
 from harness.goldens.matching import Match, select
 from harness.judge.evidence import GoldenEvidence
@@ -22,6 +20,7 @@ from harness.records.identity import Identity
 from harness.records.limits import LimitFile
 from harness.session.contents import Contents
 from harness.session.context import SessionContext
+from harness.session.limit_file import load_explained
 
 TRACE = "trace"
 """Name of the golden's part that holds its trace."""
@@ -90,7 +89,7 @@ def find_golden(
         InvalidCaseError: the limit file cannot be read.
     """
     goldens = accepted_goldens(context, case) if accepted is None else accepted
-    limits = load_limits(context.thresholds, context.runner.name, golden_name(case))
+    limits = load_explained(context.thresholds, context.runner.name, golden_name(case))
     return _found(goldens, limits, identity, {}, context.runner.harmless_env)
 
 
@@ -135,9 +134,9 @@ def place_golden(golden: Golden, clip: Path, folder: Path) -> None:
         clip: its frames, checked.
         folder: the run's.
     """
-    _place(clip, folder / "golden.safetensors")
+    copy_private(clip, folder / "golden.safetensors")
     if TRACE in golden.manifest.parts:
-        _place(golden.open_part(TRACE), folder / "golden-trace.json")
+        copy_private(golden.open_part(TRACE), folder / "golden-trace.json")
 
 
 def compare_with(golden: Path, case: Case, candidate: Clip) -> ComparisonEvidence | None:
@@ -162,11 +161,3 @@ def compare_with(golden: Path, case: Case, candidate: Clip) -> ComparisonEvidenc
     if reference.shape != candidate.shape:
         return None
     return compare(reference, candidate, case.metrics or None)
-
-
-def _place(source: Path, target: Path) -> None:
-    target.unlink(missing_ok=True)
-    try:
-        os.link(source, target)
-    except OSError:
-        shutil.copyfile(source, target)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import shutil
 import subprocess
@@ -10,13 +11,18 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from safetensors.torch import load_file, save_file
 
 from benchmarks.corpus.edit import Edit
 from benchmarks.corpus.mutations import nibbles
+from harness.checkpoint import identity
 from harness.checkpoint.commands import inspect_command, lock_command
 from harness.checkpoint.compare import compare_checkpoints
-from harness.checkpoint.identity import DigestCache
+from harness.checkpoint.errors import SourceError
+from harness.checkpoint.identity import DigestCache, digest_files
+from harness.checkpoint.local import LocalSource
 from harness.checkpoint.lock import LOCK_NAME, make_lock
+from harness.checkpoint.sources import Meter
 from harness.cli import main
 from harness.definitions.case import Case, CheckpointRef, Sampling
 from harness.records.inspection import CheckpointLock, InspectionReport
@@ -87,6 +93,25 @@ def test_lock_fails_when_a_checkpoint_changes(
     assert lock_command([], file, check=True) == 17
     file.write_text("{}", encoding="utf-8")
     assert lock_command(cases, file, check=True) == 17
+
+
+def test_a_checkpoint_that_is_stored_otherwise_agrees_with_its_lock(
+    exports: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    edit = Edit(exports / "nvfp4", tmp_path / "made")
+    edit.own("transformer")
+    file, cases = tmp_path / LOCK_NAME, [case(edit.folder)]
+    assert lock_command(cases, file) == 0
+    path = edit.folder / "transformer" / "diffusion_pytorch_model.safetensors"
+    save_file(load_file(path), path, metadata={"format": "pt", "note": "written again"})
+    assert lock_command(cases, file, check=True) == 0
+    old = CheckpointLock.read(file).model_dump()
+    for roles in old["cases"].values():  # a lock of an older version knows files only
+        for role in roles.values():
+            del role["contents"]
+    file.write_text(json.dumps(old), encoding="utf-8")
+    assert lock_command(cases, file, check=True) == 17
+    assert "transformer/diffusion_pytorch_model.safetensors has another digest" in capsys.readouterr().out
 
 
 def test_lock_lists_what_it_could_not_lock(tmp_path: Path) -> None:
@@ -244,3 +269,67 @@ def test_a_name_that_could_be_a_folder_gets_the_hint_for_folders(
 ) -> None:
     assert inspect(project, monkeypatch, "nvfp4/transfomer") == 17
     assert "if a folder is meant, write ./nvfp4/transformer; if it is on the hub" in capsys.readouterr().err
+
+
+def _hub_blob(tmp_path: Path, data: bytes, name: str) -> Path:
+    """A file as the hub's cache has it: a link in a snapshot to a blob that is named by its sha256."""
+    blob, link = tmp_path / "blobs" / name, tmp_path / "snapshots" / "c" / "a.safetensors"
+    for path in (blob, link):
+        path.parent.mkdir(parents=True)
+    blob.write_bytes(data)
+    link.symlink_to(blob)
+    return link
+
+
+def test_a_blob_named_by_its_hash_may_lie(tmp_path: Path) -> None:
+    name = hashlib.sha256(b"the hub's bytes").hexdigest()
+    link = _hub_blob(tmp_path, b"other bytes....", name)
+    cache = DigestCache(tmp_path / "digests.json")
+    for _ in range(2):  # neither hashed now nor remembered is it believed
+        with pytest.raises(SourceError, match="the hub's cache is damaged") as refused:
+            digest_files(LocalSource(link.parent, Meter()), ["a.safetensors"], cache)
+        assert refused.value.kind == "disk"
+        assert name in refused.value.remedy
+
+
+def test_a_blob_that_is_what_its_name_says_is_hashed_once(tmp_path: Path) -> None:
+    name = hashlib.sha256(b"the hub's bytes").hexdigest()
+    link = _hub_blob(tmp_path, b"the hub's bytes", name)
+    cache = DigestCache(tmp_path / "digests.json")
+    origins = []
+    for _ in range(2):
+        (item,) = digest_files(LocalSource(link.parent, Meter()), ["a.safetensors"], cache)
+        assert item.sha256 == name
+        origins.append(item.origin)
+    assert origins == ["computed", "cache"]
+
+
+def test_a_link_to_a_file_with_a_name_like_a_hash_gets_the_digest_of_its_bytes(tmp_path: Path) -> None:
+    """Outside of the hub's cache such a name promises nothing, and it is no identity either."""
+    (tmp_path / ("a" * 64)).write_bytes(b"bytes")
+    (tmp_path / "m").mkdir()
+    (tmp_path / "m/a.safetensors").symlink_to(tmp_path / ("a" * 64))
+    (item,) = digest_files(LocalSource(tmp_path / "m", Meter()), ["a.safetensors"], DigestCache(tmp_path / "d"))
+    assert item.sha256 == hashlib.sha256(b"bytes").hexdigest()
+
+
+def test_a_file_that_is_written_while_it_is_hashed_is_not_remembered(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    file = tmp_path / "a"
+    file.write_bytes(b"x" * 10)
+    real = identity._stamp
+    stamps = []
+
+    def stamp(handle: int) -> tuple[int, int, int, int, int]:
+        if stamps:
+            file.write_bytes(b"y" * 11)
+        stamps.append(real(handle))
+        return stamps[-1]
+
+    monkeypatch.setattr(identity, "_stamp", stamp)
+    cache = DigestCache(tmp_path / "digests.json")
+    with pytest.raises(SourceError, match="changed while it was read"):
+        cache.digest(file)
+    monkeypatch.undo()
+    assert cache.digest(file) == (hashlib.sha256(b"y" * 11).hexdigest(), False)

@@ -3,13 +3,20 @@
 from __future__ import annotations
 
 import json
+import pickle
+from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from pydantic import ValidationError
 
-from harness.definitions.limits import limit_path, load_limits
+from harness.definitions.limits import EditedLimitsError, limit_path, load_limits
 from harness.errors import InvalidCaseError
 from harness.records.limits import LimitFile
+from harness.session.limit_file import load_explained, odd_limits, placed_again
 
 ROOT = Path(__file__).parents[2]
 COMMITTED = sorted((ROOT / "thresholds").glob("*/*.json"))
@@ -34,7 +41,7 @@ def put(folder: Path, data: object) -> None:
 
 
 def test_limits_are_read(tmp_path):
-    put(tmp_path, measured())
+    LimitFile.model_validate(measured()).write(limit_path(tmp_path, "cpu", "one"))
     limits = load_limits(tmp_path, "cpu", "one")
     assert limits is not None
     assert limits.limits[0].admits(0.985)
@@ -83,6 +90,71 @@ def test_no_committed_limit_stands_on_nothing():
         limits = load_limits(ROOT / "thresholds", path.parent.name, path.stem)
         assert limits is not None, path
         check_measured(limits)
+
+
+def test_a_file_without_a_seal_is_refused_and_can_be_read_to_be_placed_again(tmp_path):
+    put(tmp_path, measured())
+    with pytest.raises(EditedLimitsError, match="carries no seal") as refused:
+        load_limits(tmp_path, "cpu", "one")
+    assert "quantgate regenerate --from-samples --case one --runner cpu" in refused.value.remedy
+    assert pickle.loads(pickle.dumps(refused.value)).what == refused.value.what  # noqa: S301 - it crosses processes
+    assert load_limits(tmp_path, "cpu", "one", allow_edited=True) == LimitFile.model_validate(measured())
+
+
+def leaves(value: object, path: tuple[object, ...] = ()) -> Iterator[tuple[object, ...]]:
+    if isinstance(value, dict | list):
+        for key, inner in value.items() if isinstance(value, dict) else enumerate(value):
+            yield from leaves(inner, (*path, key))
+    else:
+        yield path
+
+
+def changed(value: object) -> object:
+    """Another value of the same type: a text is longer, a number larger, a truth turned round."""
+    if isinstance(value, bool) or value is None:
+        return not value if value is not None else "something"
+    return f"{value}x" if isinstance(value, str) else value + 1
+
+
+@given(data=st.data())
+@settings(max_examples=60, deadline=None)
+def test_an_edit_of_anything_in_a_committed_file_breaks_its_seal(data):
+    body = json.loads(COMMITTED[0].read_text())
+    assert LimitFile.model_validate(body).is_sealed
+    assert LimitFile.model_validate_json(json.dumps(body, sort_keys=True)).is_sealed  # the layout does not matter
+    path = data.draw(st.sampled_from(sorted(leaves(body), key=str)))
+    place = body
+    for key in path[:-1]:
+        place = place[key]
+    place[path[-1]] = changed(place[path[-1]])
+    with suppress(ValidationError):  # no limit file any more, which is told by name
+        assert not LimitFile.model_validate(body).is_sealed
+
+
+def test_the_committed_files_are_sealed_and_what_their_samples_give():
+    for path in COMMITTED:
+        limits = load_limits(ROOT / "thresholds", path.parent.name, path.stem)
+        assert limits is not None
+        assert odd_limits(limits) == "", path
+
+
+def test_a_limit_that_was_loosened_by_hand_is_named_with_what_its_samples_give(tmp_path):
+    body = json.loads((ROOT / "thresholds/cpu/nvfp4.json").read_text())
+    limit = next(one for one in body["limits"] if one["metric"] == "ssim")
+    right, limit["limit"] = limit["limit"], 0.2
+    turned = next(one for one in body["limits"] if one["metric"] == "mad")
+    turned["direction"] = "higher_is_better"
+    path = limit_path(tmp_path, "cpu", "nvfp4")
+    path.parent.mkdir()
+    path.write_text(json.dumps(body))
+    with pytest.raises(EditedLimitsError, match="its seal does not fit") as refused:
+        load_explained(tmp_path, "cpu", "nvfp4")
+    assert f"ssim 0.2 (higher is better), and its samples give {right:.4g}" in refused.value.what
+    assert "mad" in refused.value.what
+    again = placed_again(refused.value.limits, "me", "by the samples")
+    assert again.get("ssim").limit == right
+    again.write(path)
+    assert load_explained(tmp_path, "cpu", "nvfp4").get("ssim").limit == right
 
 
 def check_measured(limits: LimitFile) -> None:

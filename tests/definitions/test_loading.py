@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from datetime import date, timedelta
 from pathlib import Path
 
 import pytest
@@ -9,6 +10,13 @@ import pytest
 from harness.definitions.case import Case
 from harness.definitions.loading import check_cases, check_unique, load_case_file, load_cases
 from harness.errors import InvalidCaseError
+
+
+def waiver(expect: str, days: int = 30) -> str:
+    """A case with a waiver that ends in so many days."""
+    ends = (date.today() + timedelta(days=days)).isoformat()
+    return f"{{waiver: {{expect: '{expect}', owner: o, reason: r, issue: 'https://x', expires: {ends}}}}}"
+
 
 LINE = 6
 """First line of a case in a text that starts with ``cases:`` after the four lines of defaults."""
@@ -103,7 +111,7 @@ def test_the_same_case_round_trips_through_its_own_dump(load):
         ("env: {HF_TOKEN: abc}", "env.HF_TOKEN: HF_TOKEN looks like a secret"),
         ("env: {BAD-NAME: x}", "env.BAD-NAME: string should match pattern"),
         ("contracts: ['sglang>=0.5']", "contracts.0: 'sglang>=0.5' is not of the form runtime==version"),
-        ("expect: fial", 'expect: "fial" is not what is meant here: pass, or `outcome`'),
+        ("expect: fial", 'expect: "fial" is not what is meant here: `pass`, or what a negative control'),
         ("loader: {nibble_order: high_first}", "loader.nibble_order: has no effect"),
         ("loader: {packed_qkv: true}", "loader.packed_qkv: has no effect"),
         ("sampling: {num_frames: 16}", "sampling.num_frames: 16 is not 4k+1"),
@@ -112,7 +120,6 @@ def test_the_same_case_round_trips_through_its_own_dump(load):
         ("inspection: report", "inspection: only a negative control may look past the inspector"),
         ("metrics: [ssim, sim]", "metrics.1: no metric is called 'sim'; did you mean ssim?"),
         ("contracts: [foo==1]", "contracts.0: no contract of the runtime 'foo' is known; known: harness, sglang"),
-        ("contracts: [harness==0.0.1]", "contracts.0: no rules of harness cover version 0.0.1; known ranges: "),
         (
             "expect: 'checkpoint_fault:nible_order'",
             "expect: no verdict has the cause 'nible_order'",
@@ -121,6 +128,19 @@ def test_the_same_case_round_trips_through_its_own_dump(load):
             "expect: 'regression:sim_below_limit'",
             "expect: no verdict has the cause 'sim_below_limit': no metric is called",
         ),
+        ("expect: regression", 'expect: "regression" is not what is meant here: `pass`, or what a negative control'),
+        ("expect: inconclusive", 'expect: "inconclusive" is not what is meant here'),
+        ("expect: infra", 'expect: "infra" is not what is meant here'),
+        ("expect: 'infra:oom'", 'expect: "infra:oom" is not what is meant here'),
+        ("expect: 'regression:crash'", "expect: crash is met by any breakage"),
+        ("expect: 'regression:metric_not_computed,noise'", "expect: metric_not_computed is met by any breakage"),
+        ("expect: 'regression:limits_missing'", "expect: limits_missing is met by any breakage"),
+        ("expect: 'regression:frame/ssim_below_limit'", "expect: no stage is called 'frame'; did you mean frames?"),
+        (waiver("regression:nan"), "waiver.expect: nan says that the output is no video, and is never waived"),
+        (waiver("regression:metric_not_computed"), "waiver.expect: metric_not_computed is met by any breakage"),
+        (waiver("regression:a1,a2,a3,a4,a5"), "waiver.expect: 5 causes are no known failure; name at most 4"),
+        (waiver("regression:psnr_below_limit", days=91), "waiver.expires: a waiver ends within 90 days, on "),
+        (waiver("regression:psnr_below_limit", days=36500), "waiver.expires: a waiver ends within 90 days, on "),
         ("expect: 'regression:zzzz'", "expect: no verdict has the cause 'zzzz'; the causes are in"),
         (
             "execution: {attention_backend: foo}",
@@ -150,11 +170,11 @@ def test_the_same_case_round_trips_through_its_own_dump(load):
             'waiver.expect: "regression" is not what is meant here: `outcome:cause` of the known failure',
         ),
         (
-            "{waiver: {expect: 'inconclusive:limits_x', owner: o, reason: r, issue: 'https://x', expires: 2030-01-01}}",
+            "{waiver: {expect: 'inconclusive:limits_x', owner: o, reason: r, issue: 'https://x', expires: 2026-01-01}}",
             "waiver.expect: limits_x is no failure of the case, and never waived",
         ),
         (
-            "{expect: infra, waiver: {expect: regression:a, owner: o, reason: r, issue: http://, expires: 2030-01-01}}",
+            waiver("regression:a").replace("{waiver", "{expect: 'regression:noise', waiver"),
             "waiver: a negative control",
         ),
     ],
@@ -288,7 +308,7 @@ def test_a_wrong_field_does_not_hide_the_next_mistake(refused):
 CONTROL = """\
 cases:
   right: {{runners: [cpu, h200]}}
-  wrong: {{golden_of: right, expect: regression{more}}}
+  wrong: {{golden_of: right, expect: "regression:noise"{more}}}
 """
 
 
@@ -339,3 +359,16 @@ def test_names_of_installed_things_need_no_torch():
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "[]"
+
+
+@pytest.mark.parametrize(
+    "expect", ["regression:frames/ssim_below_limit", "regression:noise,trace/timestep", "checkpoint_fault:nibble_order"]
+)
+def test_a_control_names_what_it_must_be_seen_by(load, expect):
+    (one,) = load(f"cases:\n  one: {{expect: '{expect}'}}\n")
+    assert one.case.expect == expect
+
+
+def test_a_waiver_of_ninety_days_is_taken(load):
+    (one,) = load(f"cases:\n  one: {waiver('regression:psnr_below_limit', days=90)}\n")
+    assert one.case.waiver is not None

@@ -34,11 +34,11 @@ def verdict(outcome: Outcome, cause: str = "none") -> Verdict:
     [
         ("pass", Outcome.PASS, "none", Outcome.PASS),
         ("pass", Outcome.REGRESSION, "noise", Outcome.REGRESSION),
-        ("regression", Outcome.REGRESSION, "noise", Outcome.PASS),
-        ("regression", Outcome.PASS, "none", Outcome.UNEXPECTED_PASS),
-        ("regression", Outcome.INFRA, "oom", Outcome.INFRA),
-        ("regression", Outcome.GOLDEN_MISSING, "golden_missing", Outcome.GOLDEN_MISSING),
-        ("regression", Outcome.CHECKPOINT_FAULT, "nibble_order", Outcome.CHECKPOINT_FAULT),
+        ("regression:noise", Outcome.REGRESSION, "noise", Outcome.PASS),
+        ("regression:noise", Outcome.PASS, "none", Outcome.UNEXPECTED_PASS),
+        ("regression:noise", Outcome.INFRA, "oom", Outcome.INFRA),
+        ("regression:noise", Outcome.GOLDEN_MISSING, "golden_missing", Outcome.GOLDEN_MISSING),
+        ("regression:noise", Outcome.CHECKPOINT_FAULT, "nibble_order", Outcome.CHECKPOINT_FAULT),
         ("checkpoint_fault:nibble_order", Outcome.CHECKPOINT_FAULT, "nibble_order", Outcome.PASS),
         ("checkpoint_fault:nibble_order", Outcome.CHECKPOINT_FAULT, "scale_layout", Outcome.CHECKPOINT_FAULT),
         ("checkpoint_fault:nibble_order", Outcome.REGRESSION, "noise", Outcome.REGRESSION),
@@ -134,9 +134,8 @@ def test_a_waiver_hides_nothing_else(make: Any) -> None:
 
 
 def test_missing_limits_beside_the_known_failure_are_red_with_their_own_next_command(make: Any) -> None:
-    waiver = {**WAIVER, "expect": "regression:noise"}
-    evidence = flickering(make, sanity=make.sanity(ok=False), golden=GoldenEvidence(make.GOLDEN, (), make.trace()))
-    said, _ = judge(evidence.plus(case=make.case(waiver=waiver)), "cpu", TODAY)
+    evidence = flickering(make, golden=GoldenEvidence(make.GOLDEN, (), make.trace()))
+    said, _ = judge(evidence, "cpu", TODAY)
     assert (said.outcome, said.cause) == (Outcome.INCONCLUSIVE, "limits_missing")
     assert said.next_command == "quantgate regenerate --case one --runner cpu --reason '...'"
 
@@ -153,9 +152,48 @@ def limits_missing() -> Verdict:
 
 
 def test_a_failure_with_several_causes_names_them_all(make: Any) -> None:
-    waiver = {**WAIVER, "expect": "regression:noise,flicker_above_limit"}
-    both = flickering(make, sanity=make.sanity(ok=False), case=make.case(waiver=waiver))
+    waiver = {**WAIVER, "expect": "regression:quantized_path_not_run,flicker_above_limit"}
+    both = flickering(make, generation=make.generation(receipts=make.receipts("bf16")), case=make.case(waiver=waiver))
     assert judge(both, "cpu", TODAY)[0].outcome is Outcome.WAIVED
+
+
+def test_what_sanity_finds_is_never_waived(make: Any) -> None:
+    waiver = {**WAIVER, "expect": "regression:noise,flicker_above_limit"}
+    static = flickering(make, sanity=make.sanity(ok=False), case=make.case(waiver=waiver))
+    assert judge(static, "cpu", TODAY)[0].outcome is Outcome.REGRESSION
+
+
+def failed(*codes: str) -> Verdict:
+    """A regression with these findings, each ``stage/code``."""
+    findings = tuple(
+        Finding(stage=stage, code=code, gating=True, message=f"{code} was seen")  # type: ignore[arg-type]
+        for stage, _, code in (text.partition("/") for text in codes)
+    )
+    return Verdict(outcome=Outcome.REGRESSION, cause=findings[0].code, summary="x", findings=findings)
+
+
+SSIM = "frames/ssim_below_limit"
+
+
+@pytest.mark.parametrize(
+    ("expect", "seen", "final"),
+    [
+        ("regression:ssim_below_limit", (SSIM,), Outcome.PASS),
+        ("regression:frames/ssim_below_limit", (SSIM, "sanity/noise"), Outcome.PASS),
+        ("regression:frames/timestep", ("trace/timestep",), Outcome.REGRESSION),
+        ("regression:trace/timestep", ("trace/timestep", SSIM), Outcome.PASS),
+        ("regression:ssim_below_limit,timestep", (SSIM,), Outcome.REGRESSION),
+        ("regression:ssim_below_limit,timestep", (SSIM, "trace/timestep"), Outcome.PASS),
+        ("regression:ssim_below_limit", ("sanity/nan", SSIM), Outcome.REGRESSION),
+        ("regression:ssim_below_limit", (SSIM, "sanity/shape"), Outcome.REGRESSION),
+        ("regression:nan", ("sanity/nan", SSIM), Outcome.PASS),
+    ],
+)
+def test_a_control_is_met_only_by_what_it_names(make: Any, expect: str, seen: tuple[str, ...], final: Outcome) -> None:
+    said = apply_expectation(make.case(expect=expect), failed(*seen), TODAY)
+    assert said.outcome is final
+    if final is Outcome.REGRESSION and any(one.startswith("sanity") for one in seen):
+        assert "this negative control must fail by" in said.summary
 
 
 def test_the_same_cause_by_another_outcome_is_not_waived(make: Any) -> None:

@@ -34,9 +34,13 @@ def test_a_metric_without_a_limit_is_inconclusive(make: Any) -> None:
     assert (verdict.cause, "psnr" in verdict.summary) == ("limits_incomplete", True)
 
 
-def test_a_bit_exact_clip_needs_no_limits(make: Any) -> None:
+def test_a_bit_exact_clip_needs_limits_too(make: Any) -> None:
+    """Limits that a change removed would be missed by nobody until the output differs."""
     evidence = with_limits(make, None).plus(comparison=make.comparison(bit_exact=True))
-    assert observe(evidence, "cpu")[0].outcome is Outcome.PASS
+    verdict, _ = observe(evidence, "cpu")
+    assert (verdict.outcome, verdict.cause) == (Outcome.INCONCLUSIVE, "limits_missing")
+    same = with_limits(make, make.limits()).plus(comparison=make.comparison(bit_exact=True))
+    assert observe(same, "cpu")[0].outcome is Outcome.PASS
 
 
 def test_a_metric_that_could_not_be_computed_fails(make: Any) -> None:
@@ -74,7 +78,7 @@ def test_limits_that_gate_nothing_are_inconclusive(make: Any) -> None:
     assert "benign and faulty runs overlap; too noisy" in verdict.summary
     assert verdict.next_command == "quantgate regenerate --case one --runner cpu --reason '...'"
     same = with_limits(make, limits).plus(comparison=make.comparison(bit_exact=True))
-    assert observe(same, "cpu")[0].outcome is Outcome.PASS
+    assert observe(same, "cpu")[0].cause == "limits_gate_nothing"
 
 
 def test_a_gating_limit_of_a_metric_that_was_not_measured_is_none(make: Any) -> None:

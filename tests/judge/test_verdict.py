@@ -83,7 +83,7 @@ def test_an_inconclusive_inspection_is_never_a_pass(make: Any) -> None:
 
 @pytest.mark.parametrize("severity", ["fault", "inconclusive"])
 def test_a_control_of_the_frames_looks_past_the_inspector(make: Any, severity: str) -> None:
-    case = make.case(inspection="report", expect="regression")
+    case = make.case(inspection="report", expect="regression:noise")
     evidence = make.healthy(case=case, inspection=inspected(severity))
     assert not stop_before_generation(evidence)
     assert observe(evidence, "cpu")[0].outcome is Outcome.PASS

@@ -13,9 +13,10 @@ from harness.definitions.case import Case, Located
 from harness.definitions.runner import load_runners
 from harness.errors import InvalidCaseError
 from harness.lane import operations
-from harness.lane.base_tree import TRAILER
-from harness.lane.coverage import compare_cases, compare_limits
+from harness.lane.base_tree import LOOSER, TRAILER
+from harness.lane.coverage import Coverage, compare_cases, compare_limits, compare_project
 from harness.lane.history import CaseTimes, History, read_history
+from harness.lane.looser import pytest_settings
 from harness.lane.plan import Plan, PlanError, make_plan, request_digest
 from harness.lane.schedule import lower_bound
 from harness.lane.summary import plan_markdown
@@ -136,7 +137,7 @@ def test_every_kind_of_change(case: Make) -> None:
     new = [
         case("left", runner="h200").case,
         case("same", waiver=waiver).case,
-        case("moved", "m9", env={"A": "1"}, expect="regression").case,
+        case("moved", "m9", env={"A": "1"}, expect="regression:noise").case,
         case("seed", sampling=sampling).case,
         case("new").case,
     ]
@@ -144,16 +145,130 @@ def test_every_kind_of_change(case: Make) -> None:
     rows = {(change.kind, change.case, change.field, str(change.before), str(change.after)) for change in found}
     assert rows == {
         ("removed", "gone", "", "None", "None"),
-        ("removed", "left", "runners", "None", "None"),
-        ("waived", "same", "", "None", "until 2030-01-01"),
+        ("removed", "left", "runners", "b200", "None"),
+        ("waived", "same", "waiver", "None", "until 2030-01-01: regression:x"),
         ("checkpoint", "moved", "model.path", "./m1", "./m9"),
         ("env", "moved", "env.A", "None", "1"),
-        ("expectation", "moved", "expect", "pass", "regression"),
+        ("expectation", "moved", "expect", "pass", "regression:noise"),
         ("request", "seed", "sampling.seed", "0", "7"),
         ("added", "new", "", "None", "None"),
     }
     reasons = {change.case: change.reason for change in found if change.kind == "removed"}
     assert reasons == {"gone": "replaced by new", "left": ""}
+
+
+WAIVER = {"expect": "regression:flicker_above_limit", "owner": "o", "reason": "r", "issue": "https://x/1"}
+
+
+@pytest.mark.parametrize(
+    ("field", "before", "after", "looser"),
+    [
+        ("metrics", (), ("ssim",), True),
+        ("metrics", ("ssim", "mad"), ("mad",), True),
+        ("metrics", ("mad",), ("ssim", "mad"), False),
+        ("metrics", ("mad",), (), False),
+        ("expect", "pass", "regression:nan", True),
+        ("expect", "regression:nan", "pass", True),
+        ("inspection", "gate", "report", True),
+        ("inspection", "report", "gate", False),
+        ("contracts", ("sglang==0.5.12",), (), True),
+        ("contracts", (), ("sglang==0.5.12",), False),
+        ("base", {"path": "./m1"}, None, True),
+        ("pass_env", (), ("A",), True),
+        ("quantization", {"transformer": "nvfp4"}, {"transformer": "bf16"}, True),
+        ("quantization", {"transformer": "bf16"}, {"transformer": "nvfp4"}, False),
+        ("env", {}, {"A": "1"}, False),
+        ("golden_of", None, "b", True),
+        ("waiver", None, WAIVER | {"expires": "2026-12-01"}, False),  # its reason stands in it
+        ("waiver", WAIVER | {"expires": "2026-12-01"}, WAIVER | {"expires": "2026-12-02"}, True),
+        ("waiver", WAIVER | {"expires": "2026-12-02"}, WAIVER | {"expires": "2026-12-01"}, False),
+        (
+            "waiver",
+            WAIVER | {"expires": "2026-12-01"},
+            WAIVER | {"expires": "2026-12-01", "expect": "regression:flicker_above_limit,psnr_below_limit"},
+            True,
+        ),
+        (
+            "waiver",
+            WAIVER | {"expires": "2026-12-01"},
+            WAIVER | {"expires": "2026-12-31", "reason": "the kernel is not merged yet"},
+            False,
+        ),
+    ],
+)
+def test_what_lets_more_through_needs_a_reason(
+    case: Make, field: str, before: object, after: object, looser: bool
+) -> None:
+    old, new = (case("a", **({field: value} if value is not None else {})).case for value in (before, after))
+    if field == "base" and after is None:
+        new = new.model_copy(update={"base": None})
+    found = compare_cases([old], [new], "b200", {})
+    assert any(change.looser for change in found) is looser
+    assert bool(Coverage(against="main", changes=tuple(found)).without_reason()) is looser
+    if looser:
+        explained = compare_cases([old], [new], "b200", {f"a {field}": "because"})
+        assert Coverage(against="main", changes=tuple(explained)).without_reason() == ()
+        other = compare_cases([old], [new], "b200", {"a": "because", "b expect": "because"})
+        assert Coverage(against="main", changes=tuple(other)).without_reason()
+
+
+def test_a_case_that_leaves_another_runner_is_told_by_every_plan(case: Make) -> None:
+    old = [case("a").case.model_copy(update={"runners": ("b200", "h200")}), case("other", runner="h200").case]
+    found = compare_cases(old, [case("a").case], "b200", {})
+    assert [(one.kind, one.case, one.field, one.before) for one in found] == [
+        ("removed", "a", "runners", "h200"),
+        ("removed", "other", "", None),
+    ]
+    assert len(Coverage(against="main", changes=tuple(found)).without_reason()) == 2
+
+
+@pytest.mark.parametrize(
+    ("change", "looser"),
+    [
+        ({"device_names": ("NVIDIA B200", "NVIDIA B300")}, True),
+        ({"compute_capability": "9.0"}, True),
+        ({"memory_gib": 10.0}, True),
+        ({"memory_gib": 175.0}, False),
+        ({"driver": None}, True),
+        ({"driver": "560"}, True),
+        ({"driver": "570.10"}, False),
+        ({"native_formats": ("bf16",)}, False),
+        ({"labels": ("ubuntu",)}, False),
+        ({"harmless_env": ("SGLANG_*",)}, True),
+        ({"packages": {"torch": ">=2.11"}}, False),
+    ],
+)
+def test_a_profile_that_admits_more_needs_a_reason(change: dict[str, object], looser: bool) -> None:
+    new = B200.model_copy(update=change)
+    (found,) = compare_project({"b200": B200}, {"b200": new}, {}, {}, {})
+    assert (found.kind, found.case, found.field, found.looser) == ("runner", "runners/b200.yaml", *change, looser)
+    key = f"runners/b200.yaml {found.field}"
+    (explained,) = compare_project({"b200": B200}, {"b200": new}, {}, {}, {key: "because"})
+    assert explained.reason == "because"
+    (gone,) = compare_project({"b200": B200}, {}, {}, {}, {})
+    assert gone.looser
+
+
+@pytest.mark.parametrize(
+    ("name", "text"),
+    [
+        ("pytest.ini", "[pytest]\naddopts = -k 'not one' --attribution 0\n"),
+        ("pyproject.toml", "[tool.pytest.ini_options]\nquantgate_thresholds = 'loose'\n"),
+        ("pyproject.toml", "[tool.pytest]\naddopts = ['--deselect', 'cases']\n"),
+        ("tox.ini", "[pytest]\ntestpaths = nothing\n"),
+        ("setup.cfg", "[tool:pytest]\naddopts = -m 'not b200'\n"),
+        (".pytest.ini", ""),
+    ],
+)
+def test_settings_of_pytest_are_compared(tmp_path: Path, name: str, text: str) -> None:
+    before = pytest_settings(tmp_path)
+    (tmp_path / name).write_text(text)
+    found = compare_project({}, {}, before, pytest_settings(tmp_path), {})
+    assert found
+    assert all(one.looser and one.kind == "pytest" for one in found)
+    (tmp_path / name).write_text("[tool.ruff]\n" if name == "pyproject.toml" else "[flake8]\n")
+    unchanged = name in ("pyproject.toml", "tox.ini", "setup.cfg")
+    assert (compare_project({}, {}, before, pytest_settings(tmp_path), {}) == []) is unchanged
 
 
 def limits(value: float | None, created: str = "then", direction: str = "higher_is_better") -> LimitFile:
@@ -257,6 +372,40 @@ def test_a_looser_limit_in_git_fails_without_a_reason(branch: Project, capsys: p
     assert "limit of ssim loosened without a reason\n  next: quantgate regenerate --runner b200 --case one" in said
     limits(0.5, "now").model_copy(update={"case": "one"}).write(file)
     assert plan_it(branch, capsys)[0] == 0
+
+
+def test_what_lets_more_through_is_refused_until_a_commit_says_why(
+    branch: Project, capsys: pytest.CaptureFixture[str]
+) -> None:
+    file = branch.root / "cases/lane.yaml"
+    file.write_text(file.read_text().replace("one: {", "one: {metrics: [mad], "))
+    ini = branch.root / "pytest.ini"
+    ini.write_text(ini.read_text().replace("importlib", "importlib --attribution 0"))
+    code, plan, said = plan_it(branch, capsys)
+    assert code == 17
+    assert f"one: metrics lets more through without a reason\n  next: git commit --amend --trailer '{LOOSER}: " in said
+    assert plan.coverage is not None
+    assert "expectation: lets more through" in plan_markdown(plan)
+    trailers = f"{LOOSER}: one metrics: the others do not hold here\n{LOOSER}: pytest pytest.ini:addopts: too slow"
+    branch.git("commit", "-q", "-am", f"Look at one metric\n\n{trailers}")
+    code, plan, said = plan_it(branch, capsys)
+    assert (code, said.count("without a reason")) == (0, 0), said
+
+
+def test_a_limit_file_that_was_edited_by_hand_is_refused_whatever_it_says(
+    branch: Project, capsys: pytest.CaptureFixture[str]
+) -> None:
+    file = limits(0.9).model_copy(update={"case": "one"}).write(branch.root / "thresholds/b200/one.json")
+    branch.git("add", ".")
+    branch.git("commit", "-q", "-m", "limits")
+    branch.git("branch", "-f", "main")
+    file.write_text(file.read_text().replace('"limit": 0.9', '"limit": 0.95').replace('"then"', '"now"'))
+    code, plan, said = plan_it(branch, capsys)
+    assert code == 17
+    assert "thresholds/b200/one.json: the file was changed after its limits were placed" in said
+    assert "cannot be used: thresholds/b200/one.json" in plan_markdown(plan).replace("\\", "")
+    file.write_text("{")
+    assert plan_it(branch, capsys)[0] == 17
 
 
 def test_limits_that_went_with_their_golden_need_a_reason_that_can_be_given(

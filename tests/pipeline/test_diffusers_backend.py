@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import json
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -439,3 +440,48 @@ def test_a_library_that_is_not_installed_is_no_fault_of_the_checkpoint(
     monkeypatch.setattr("diffusers.AutoencoderKLWan.from_pretrained", fail)
     with pytest.raises(ImportError):
         load(make_wan_case())
+
+
+@pytest.mark.parametrize(
+    ("component", "entry", "words"),
+    [
+        ("vae", ["diffusers", "AutoencoderKL"], "vae is diffusers.AutoencoderKL, and it may be"),
+        ("vae", ["os", "system"], "vae is os.system"),
+        ("tokenizer", ["transformers", "pipeline"], "tokenizer is transformers.pipeline"),
+        ("scheduler", ["diffusers.utils", "get_class_from_dynamic_module"], "scheduler is diffusers.utils"),
+        ("text_encoder", ["transformers"], "text_encoder is transformers.None"),
+        ("transformer", ["my_module", "WanTransformer3DModel"], "transformer is my_module"),
+        ("safety", ["safety", "Checker"], "safety is safety.Checker, and it may be absent"),
+        ("image_encoder", ["transformers", "CLIPVisionModel"], "image_encoder"),
+    ],
+)
+def test_a_checkpoint_cannot_choose_what_is_called(
+    load: Load,
+    make_wan_case: Make,
+    random_wan: Path,
+    tmp_path: Path,
+    component: str,
+    entry: list[str],
+    words: str,
+) -> None:
+    copy = tmp_path / "model"
+    shutil.copytree(random_wan / "bf16", copy)
+    index = json.loads((copy / "model_index.json").read_text())
+    (copy / "model_index.json").write_text(json.dumps(index | {component: entry}))
+    (copy / "my_module.py").write_text("raise SystemExit('it ran')")
+    (copy / "safety").mkdir(exist_ok=True)
+    (copy / "safety" / "safety.py").write_text("raise SystemExit('it ran')")
+    with pytest.raises(CheckpointFaultError) as refused:
+        load(make_wan_case(), model=copy)
+    assert words in refused.value.what
+    assert refused.value.code == "unsupported_layout"
+    assert refused.value.where == str(copy / "model_index.json")
+
+
+def test_an_absent_component_is_no_component(load: Load, make_wan_case: Make, random_wan: Path, tmp_path: Path) -> None:
+    copy = tmp_path / "model"
+    shutil.copytree(random_wan / "bf16", copy)
+    index = json.loads((copy / "model_index.json").read_text())
+    absent = {"image_encoder": [None, None], "image_processor": [None, None]}
+    (copy / "model_index.json").write_text(json.dumps(index | absent))
+    load(make_wan_case(), model=copy)

@@ -20,6 +20,7 @@ from harness.frames.clip import read_clip
 from harness.pipeline import owner as owner_module
 from harness.pipeline.engine_key import engine_key
 from harness.pipeline.environment import engine_environment
+from harness.pipeline.leftovers import MARKER
 from harness.pipeline.owner import EngineOwner
 from harness.records.generation import Progress
 
@@ -78,6 +79,8 @@ def test_one_engine_serves_many_cases_and_reports_progress(start_owner: Start, m
         ("device", "device", "illegal memory access"),
         ("nonsense", "protocol", "no JSON"),
         ("wrong_record", "protocol", "is no Generation"),
+        ("clip_elsewhere", "protocol", "no file in its folder"),
+        ("clip_link", "protocol", "no file in its folder"),
     ],
 )
 def test_a_fault_is_typed_and_the_engine_is_dead(
@@ -288,7 +291,7 @@ def test_the_environment_is_exactly_what_is_documented(
     set_here = {"OMP_NUM_THREADS", "MKL_NUM_THREADS", "HF_HUB_OFFLINE", "HF_HUB_DISABLE_TELEMETRY", "PYTHONUNBUFFERED"}
     set_here |= {"TOKENIZERS_PARALLELISM", "CUBLAS_WORKSPACE_CONFIG", "STATED", "PASSED"}
     # LC_CTYPE is set by the interpreter itself under the C locale (PEP 538).
-    assert set(environment) - base - {"LC_CTYPE"} == set_here
+    assert set(environment) - base - {"LC_CTYPE", MARKER} == set_here
     assert environment["STATED"] == "1"
     assert environment["PASSED"] == "value"
     assert environment["OMP_NUM_THREADS"] == "3"

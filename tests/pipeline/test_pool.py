@@ -28,7 +28,7 @@ def pool(tmp_path: Path) -> Iterator[EnginePool]:
 def test_many_cases_load_once(pool: EnginePool, make_case: Make, tmp_path: Path) -> None:
     starts = set()
     for number in range(5):
-        case = make_case(id=f"case{number}", expect="regression", metrics=["ssim"])
+        case = make_case(id=f"case{number}", expect="regression:noise", metrics=["ssim"])
         engine = pool.get(case)
         engine.generate(case, tmp_path / case.id)
         assert engine.start_record is not None

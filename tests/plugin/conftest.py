@@ -14,7 +14,10 @@ import numpy as np
 import pytest
 from safetensors.numpy import save_file
 
+from harness.frames.registry import GATING, find_metric
+from harness.goldens.folder import FolderStore
 from harness.records.case_record import CaseRecord
+from harness.records.limits import Limit, LimitFile, Sample
 
 REPOSITORY = Path(__file__).parents[2]
 
@@ -84,6 +87,28 @@ class Project:
         """Make the program add ``levels`` of 255 to every pixel from now on."""
         (self.root / "drift.txt").write_text(str(levels))
         self.program.write_text(PROGRAM.replace('"drift.txt"', repr(str(self.root / "drift.txt"))), encoding="utf-8")
+
+    def measure(self, case: str) -> None:
+        """Write limits for the accepted golden of ``case``, as if they had been measured: twice what one run shows."""
+        store = FolderStore(self.root / "goldens")
+        (golden,) = store.find("cpu", case)
+        sample = Sample(value=0.0, run="repeat-1", side="benign")
+        metrics = [find_metric(name) for name in GATING]
+        limits = tuple(
+            Limit(
+                metric=metric.name,
+                direction="higher_is_better" if metric.direction == "higher_is_better" else "lower_is_better",
+                gates=True,
+                limit=0.99 if metric.direction == "higher_is_better" else 0.5,
+                samples=(sample,),
+                method="repeats",
+            )
+            for metric in metrics
+        )
+        LimitFile(
+            case=case, runner="cpu", golden_digest=golden.digest, limits=limits, repeats=1,
+            identity_digest=golden.manifest.identity.digest(), author="ann", reason="measured", created="2026-01-01",
+        ).write(self.root / "thresholds" / "cpu" / f"{case}.json")  # fmt: skip
 
     def pytest(self, *arguments: str, **env: str) -> subprocess.CompletedProcess[str]:
         """Run pytest on the project's cases."""

@@ -20,6 +20,7 @@ def test_first_golden_then_pass_then_a_regression_is_seen(project: Any) -> None:
     project.cases("  one: {}\n")
     done = regenerate(project)
     assert done.returncode == 0, done.stdout + done.stderr
+    assert list((project.root / "goldens" / "cpu" / "one").glob("*/contents.json")), "the golden knows its weights"
     file = limits(project)
     assert {limit.metric for limit in file.limits} >= {"ssim", "psnr", "mad", "flicker", "motion_ratio"}
     assert all(limit.samples and limit.method == "repeats" for limit in file.limits)
@@ -87,7 +88,7 @@ def test_an_interrupted_regeneration_goes_on(project: Any) -> None:
 
 
 def test_a_control_gets_no_golden(project: Any) -> None:
-    project.cases("  one: {}\n  control: {golden_of: one, expect: regression}\n")
+    project.cases("  one: {}\n  control: {golden_of: one, expect: regression:noise}\n")
     regenerate(project)
     assert [path.name for path in (project.root / "goldens" / "cpu").iterdir() if path.is_dir()] == ["one"]
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from datetime import date
 from typing import Any
 
 from harness.records.verdict import RULES, Outcome
@@ -18,6 +19,10 @@ def test_first_run_accept_second_run(project: Any) -> None:
     assert "quantgate accept one --runner cpu" in first.stdout
     accepted = project.quantgate("accept", "one", "--runner", "cpu", "--reason", "looked at it", "--author", "ann")
     assert accepted.returncode == 0, accepted.stdout + accepted.stderr
+    bare = project.pytest("--run-id", "bare")
+    assert bare.returncode == code(Outcome.INCONCLUSIVE), bare.stdout
+    assert "there is a golden and there are no limits for it" in bare.stdout
+    project.measure("one")
     second = project.pytest("--run-id", "second")
     assert second.returncode == 0, second.stdout
     assert "bit-exact" in second.stdout
@@ -35,7 +40,7 @@ def test_every_kind_of_end_and_the_junit_of_each(project: Any, junit: Any) -> No
         "  poison: {sampling: {prompt: nan}}\n"
         "  static: {sampling: {prompt: static}}\n"
         "  control: {sampling: {prompt: static}, golden_of: static, expect: 'regression:noise'}\n"
-        "  blind: {golden_of: missing, expect: regression}\n"
+        "  blind: {golden_of: missing, expect: regression:noise}\n"
         "  absent: {model: {path: ./nowhere, made_by: make it}}\n"
     )
     done = project.pytest("--run-id", "r", "--junitxml", "junit.xml")
@@ -67,18 +72,25 @@ def test_every_kind_of_end_and_the_junit_of_each(project: Any, junit: Any) -> No
 
 
 def test_a_control_that_passes_is_a_failure(project: Any) -> None:
-    project.cases("  one: {}\n  blind: {golden_of: one, expect: regression}\n")
+    project.cases("  one: {}\n  blind: {golden_of: one, expect: regression:noise}\n")
     project.pytest("-k", "one")
     project.quantgate("accept", "one", "--reason", "looked at it", "--author", "ann")
+    project.measure("one")
     done = project.pytest("--run-id", "r")
     assert done.returncode == code(Outcome.UNEXPECTED_PASS), done.stdout
     assert project.records("r")["blind"].verdict.outcome is Outcome.UNEXPECTED_PASS
 
 
 def test_a_waived_case_is_skipped_in_junit_and_green(project: Any, junit: Any) -> None:
+    project.cases("  one: {}\n")
+    project.pytest()
+    project.quantgate("accept", "one", "--reason", "looked at it", "--author", "ann")
+    project.measure("one")
+    project.drift(1)
     project.cases(
-        "  one:\n    sampling: {prompt: static}\n"
-        "    waiver: {expect: 'regression:noise,speckle', owner: a, reason: r, issue: http://x, expires: 2099-01-01}\n"
+        "  one:\n"
+        "    waiver: {expect: 'regression:mad_above_limit,channel_shift_above_limit', "
+        f"owner: a, reason: r, issue: http://x, expires: {date.today()}}}\n"
     )
     done = project.pytest("--run-id", "r", "--junitxml", "junit.xml", "-rs")
     assert (done.returncode, junit(project.root / "junit.xml")) == (0, {"one": "skipped"}), done.stdout
@@ -105,6 +117,7 @@ def test_selection_by_name_and_last_failed(project: Any) -> None:
     project.cases("  good: {}\n  bad: {sampling: {prompt: static}}\n")
     project.run("-m", "pytest", "-k", "good", "--run-id", "a")
     project.quantgate("accept", "good", "--reason", "looked at it", "--author", "ann")
+    project.measure("good")
     project.run("-m", "pytest", "--run-id", "b")
     project.run("-m", "pytest", "--lf", "--run-id", "c")
     assert set(project.records("a")) == {"good"}

@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 
+from harness.errors import GoldenError
 from harness.frames.clip import Clip, write_clip
 from harness.records.identity import FieldChange, Identity
 from harness.report.accepting import accepting
@@ -42,6 +43,9 @@ def test_a_first_candidate_and_then_one_against_its_golden(make: ModuleType, tmp
     first = accepting(run.entries[0].record, run.entries[0].candidate)
     assert first is not None
     assert any("first golden" in sentence for sentence in first.sentences)
+    with pytest.raises(GoldenError, match="no report shows this candidate"):
+        accept(workspace, "moved", reason="looks right", author="me")
+    report(workspace.pending_root)
     done = accept(workspace, "moved", reason="looks right", author="me")
 
     changes = (FieldChange(identity_class="subject", field="code", golden="1", run="2"),)

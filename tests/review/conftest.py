@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -10,13 +11,15 @@ import numpy as np
 import pytest
 
 from harness.frames.clip import Clip, write_clip
+from harness.records.candidate import SHOWN_FILE
 from harness.records.case_record import CaseRecord
 from harness.records.fingerprint import Device, Fingerprint
+from harness.records.frames import SanityCheck, SanityEvidence
 from harness.records.generation import FloatStats, Generation, Receipts, Trace
 from harness.records.identity import Identity
 from harness.records.limits import Limit, LimitFile, Sample
 from harness.records.verdict import Outcome, Verdict
-from harness.review.pending import leave
+from harness.review.pending import leave, read_candidate
 from harness.review.workspace import Workspace
 
 
@@ -63,6 +66,7 @@ def record(identity: Identity) -> Callable[..., CaseRecord]:
             "fingerprint": Fingerprint(runner="b200", device=Device(kind="cuda", name="NVIDIA B200"), code="c0"),
             "identity": identity,
             "generation": generation,
+            "sanity": SanityEvidence(checks=(check(),)),
         }
         return CaseRecord(**{**values, **fields})
 
@@ -90,9 +94,32 @@ def left(workspace: Workspace, record: Callable, output: Callable) -> Callable[.
 
     def build(fill: int = 1, limits: LimitFile | None = None, **fields: Any) -> Path:
         made = record(**fields)
-        return leave(workspace, made, output(made, fill), limits=limits)
+        folder = leave(workspace, made, output(made, fill), limits=limits)
+        show(workspace, folder)
+        return folder
 
     return build
+
+
+def show(workspace: Workspace, folder: Path) -> None:
+    """Write what a report of the candidate in ``folder`` leaves."""
+    path = workspace.state / "report" / SHOWN_FILE
+    known = json.loads(path.read_text()) if path.exists() else {}
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(json.dumps({**known, read_candidate(folder).seal: "cases/nvfp4.html"}))
+
+
+def check(ok: bool = True) -> SanityCheck:
+    """A sanity check of the frames."""
+    return SanityCheck(
+        name="nan",
+        value=0.0 if ok else 4.0,
+        limit=0.0,
+        direction="lower_is_better",
+        unit="",
+        ok=ok,
+        message="4 values are NaN" if not ok else "no value is NaN",
+    )
 
 
 @pytest.fixture

@@ -17,6 +17,7 @@ from harness.records.identity import Identity
 from harness.records.limits import LimitFile
 from harness.review.accept import Acceptance, accept, install
 from harness.review.pending import candidate_of, leave, listed, reject
+from harness.review.refusing import Allow
 from harness.review.workspace import Workspace
 
 
@@ -254,7 +255,7 @@ def test_candidate_in_another_cases_place_is_refused(workspace: Workspace, left:
 
 def test_request_that_changed_since_is_refused_and_named(workspace: Workspace, left: Callable) -> None:
     left()
-    with pytest.raises(GoldenError, match=r"asks for something else .*: sampling\.seed, sampling\.steps"):
+    with pytest.raises(GoldenError, match=r"asks for something else .*: sampling\.seed: 0 -> 1; sampling\.steps"):
         accepted(workspace, request={"sampling.seed": 1, "sampling.steps": 4})
     assert accepted(workspace, request={"sampling.seed": 0}).digest
 
@@ -293,7 +294,8 @@ def test_limits_that_came_with_the_candidate_are_bound_to_the_golden(
     done = accepted(workspace)
     limits = LimitFile.read(workspace.limits("b200", "nvfp4"))
     assert done.limits == "new"
-    assert limits == limit_file(golden_digest=done.digest)
+    assert limits.is_sealed
+    assert limits.model_copy(update={"seal": ""}) == limit_file(golden_digest=done.digest)
 
 
 def test_limits_of_another_identity_cannot_come_along(
@@ -328,7 +330,10 @@ def test_limits_of_another_configuration_are_removed(
     left(limits=limit_file())
     first = accepted(workspace).digest
     left(2, golden=first, identity=identity.model_copy(update={name: {"x": "y"}}))
-    assert accepted(workspace).limits == "removed"
+    with pytest.raises(GoldenError, match="with 1 gating limits"):
+        accepted(workspace)
+    assert workspace.limits("b200", "nvfp4").exists()
+    assert accepted(workspace, allow=Allow(drop_limits=True)).limits == "removed"
     assert not workspace.limits("b200", "nvfp4").exists()
 
 
@@ -366,7 +371,7 @@ def test_limits_follow_the_goldens_of_a_bistable_case(
     assert fifth.limits == "new"
     assert LimitFile.read(workspace.limits("b200", "nvfp4")).goldens == (fifth.digest, third, fourth.digest)
     left(6, golden=fifth.digest, identity=identity.model_copy(update={"env": {"x": "y"}}))
-    assert accepted(workspace).limits == "removed"
+    assert accepted(workspace, allow=Allow(drop_limits=True)).limits == "removed"
 
 
 def test_damaged_limits_stop_the_accept(workspace: Workspace, left: Callable) -> None:
@@ -382,11 +387,12 @@ def test_damaged_limits_stop_the_accept(workspace: Workspace, left: Callable) ->
 
 def test_lock_changes_along(workspace: Workspace, left: Callable) -> None:
     left()
-    lock = workspace.root / "quantgate.lock.json"
+    lock = workspace.root / "cases/checkpoints.lock.json"
+    lock.parent.mkdir()
     lock.write_text("old")
     done = accepted(workspace, extra={lock: b"new"})
     assert lock.read_bytes() == b"new"
-    assert "quantgate.lock.json" in done.changed
+    assert "cases/checkpoints.lock.json" in done.changed
 
 
 def test_install_writes_golden_and_limits_in_one_go(
@@ -408,3 +414,16 @@ def test_manifest_of_an_accepted_golden_is_plain_json(workspace: Workspace, left
     body = json.loads((folder / "manifest.json").read_text())
     assert body["identity"]["hardware"] == {"device": "NVIDIA B200"}
     assert sorted(path.name for path in folder.iterdir()) == ["clip.safetensors", "manifest.json", "trace.json"]
+
+
+def test_limits_that_were_edited_by_hand_are_not_carried_over(
+    workspace: Workspace, left: Callable, limit_file: Callable
+) -> None:
+    left()
+    first = accepted(workspace).digest
+    path = limit_file(golden_digest=first).write(workspace.limits("b200", "nvfp4"))
+    path.write_text(path.read_text().replace("0.98", "0.1"))
+    left(fill=2, golden=first)
+    with pytest.raises(GoldenError, match="its seal does not fit"):
+        accepted(workspace)
+    assert digests(workspace) == [first]

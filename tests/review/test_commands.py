@@ -16,10 +16,11 @@ from harness.records.identity import FieldChange
 from harness.review import commands
 from harness.review.accept import accept
 from harness.review.workspace import Workspace
+from harness.session.accept_command import accept as accept_command
 
 app = typer.Typer()
 app.command()(commands.pending)
-app.command()(commands.accept)
+app.command()(accept_command)
 app.command()(commands.reject)
 
 

@@ -40,7 +40,7 @@ def killer(step: int) -> Callable[[str], None]:
 
 def take(workspace: Workspace, **options: Any) -> str:
     """Accept the pending candidate."""
-    extra = {workspace.root / "quantgate.lock.json": b"new lock"}
+    extra = {workspace.root / "cases/checkpoints.lock.json": b"new lock"}
     return accept(workspace, "nvfp4", reason="r", author="Bob", extra=extra, **options).digest
 
 
@@ -49,7 +49,8 @@ def ready(workspace: Workspace, left: Callable, limit_file: Callable) -> tuple[W
     """A project with a golden, limits and a lock, and a candidate with limits of its own; the golden's digest."""
     left(1, limits=limit_file())
     first = accept(workspace, "nvfp4", reason="first", author="Ada").digest
-    (workspace.root / "quantgate.lock.json").write_bytes(b"old lock")
+    (workspace.root / "cases").mkdir()
+    (workspace.root / "cases/checkpoints.lock.json").write_bytes(b"old lock")
     left(2, golden=first, limits=limit_file(repeats=7))
     return workspace, first
 
@@ -59,7 +60,7 @@ def state(workspace: Workspace, first: str) -> str:
     (golden,) = FolderStore(workspace.goldens).find("b200", "nvfp4")
     assert golden.verify() == ()
     limits = LimitFile.read(workspace.limits("b200", "nvfp4"))
-    lock = (workspace.root / "quantgate.lock.json").read_bytes()
+    lock = (workspace.root / "cases/checkpoints.lock.json").read_bytes()
     waiting = len(listed(workspace))
     assert limits.golden_digest == golden.digest
     if golden.digest == first:

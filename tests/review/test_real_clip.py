@@ -12,6 +12,7 @@ from harness.goldens.store import open_store
 from harness.records.identity import Identity
 from harness.review.accept import accept
 from harness.review.pending import leave
+from harness.review.refusing import Allow
 from harness.review.workspace import Workspace
 
 
@@ -23,7 +24,7 @@ def test_frames_come_back_bit_by_bit(
     files = output(made)
     write_clip(files["clip"], Clip(frames))
     leave(workspace, made, files)
-    accept(workspace, "nvfp4", reason="r", author="a")
+    accept(workspace, "nvfp4", reason="r", author="a", allow=Allow(unseen=True))
     match = select(open_store(workspace.goldens).find("b200", "nvfp4"), identity)
     assert match.kind is MatchKind.EXACT
     golden = match.goldens[0]

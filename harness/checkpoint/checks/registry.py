@@ -75,8 +75,8 @@ CHECKS: tuple[Check, ...] = (
     Check("recognised", "header", format_rules.recognised_only),
     Check("contracts", "rows", contract_rules.contracts),
     Check("contract_settings", "header", contract_rules.contract_settings),
-    Check("contract_names", "header", contract_rules.contract_names),
-    Check("contract_scales", "header", contract_rules.contract_scales),
+    Check("contract_predictions", "header", contract_rules.contract_predictions),
+    Check("contract_repositories", "header", contract_rules.contract_repositories),
     Check("unproven", "header", encoding.without_base),
 )
 

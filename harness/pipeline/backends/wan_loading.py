@@ -18,6 +18,19 @@ from harness.pipeline.quantized.build import build_transformer
 from harness.pipeline.quantized.headers import override_folder
 
 EXPERTS = ("transformer", "transformer_2")
+COMPONENTS: dict[str, frozenset[tuple[str, str]]] = {
+    "transformer": frozenset({("diffusers", "WanTransformer3DModel")}),
+    "transformer_2": frozenset({("diffusers", "WanTransformer3DModel")}),
+    "vae": frozenset({("diffusers", "AutoencoderKLWan")}),
+    "text_encoder": frozenset({("transformers", "UMT5EncoderModel"), ("transformers", "T5EncoderModel")}),
+    "tokenizer": frozenset({("transformers", "T5Tokenizer"), ("transformers", "T5TokenizerFast")}),
+    "scheduler": frozenset(
+        ("diffusers", f"{name}Scheduler")
+        for name in ("UniPCMultistep", "FlowMatchEulerDiscrete", "FlowMatchHeunDiscrete", "DPMSolverMultistep")
+    ),
+}
+"""Library and class that each component may be. ``model_index.json`` comes with the weights: without this list it could
+choose which function of two large libraries is called on this machine."""
 DTYPES: dict[DType, torch.dtype] = {"bf16": torch.bfloat16, "fp16": torch.float16, "fp32": torch.float32}
 
 
@@ -43,6 +56,7 @@ def load_pipeline(
         )
     root = paths["model"]
     index = _model_index(root)
+    _check_components(root, index)
     promised: dict[str, dict[str, str]] = {}
     parts: dict[str, Any] = dict.fromkeys(EXPERTS)
     present = [role for role in EXPERTS if role in paths or _names_component(index, role)]
@@ -87,8 +101,7 @@ def load_component(root: Path, index: Mapping[str, Any], name: str, dtype: torch
     folder = root / name
     try:
         library, kind = index[name]
-        if library not in {"diffusers", "transformers"}:
-            raise ValueError(f"{library} is neither diffusers nor transformers")
+        _check_component(root, name, library, kind)
         model, info = getattr(importlib.import_module(library), kind).from_pretrained(
             str(folder),
             **{"torch_dtype" if library == "diffusers" else "dtype": dtype},
@@ -96,7 +109,7 @@ def load_component(root: Path, index: Mapping[str, Any], name: str, dtype: torch
             use_safetensors=True,
             output_loading_info=True,
         )
-    except ImportError:
+    except (ImportError, CheckpointFaultError):
         raise
     except Exception as error:
         raise _load_error(name, folder, error) from error
@@ -111,8 +124,9 @@ def _load_plain(root: Path, index: Mapping[str, Any], name: str) -> Any:
     folder = root / name
     try:
         library, kind = index[name]
+        _check_component(root, name, library, kind)
         return getattr(importlib.import_module(library), kind).from_pretrained(str(folder), local_files_only=True)
-    except ImportError:
+    except (ImportError, CheckpointFaultError):
         raise
     except Exception as error:
         raise _load_error(name, folder, error) from error
@@ -158,6 +172,30 @@ def _model_index(root: Path) -> dict[str, Any]:
             f"_class_name is {name}, this backend runs WanPipeline", where=str(path), code="unsupported_layout"
         )
     return index
+
+
+def _check_components(root: Path, index: Mapping[str, Any]) -> None:
+    """Refuse an index that names a component or a class that Wan does not have; an absent one reads ``[null, null]``.
+
+    Raises:
+        CheckpointFaultError: it does. Nothing was imported.
+    """
+    for name, entry in index.items():
+        if isinstance(entry, list) and any(part is not None for part in entry):
+            library, kind = entry if len(entry) == 2 else (entry[0], None)
+            _check_component(root, name, library, kind)
+
+
+def _check_component(root: Path, name: str, library: object, kind: object) -> None:
+    allowed = COMPONENTS.get(name, frozenset())
+    if (library, kind) not in allowed:
+        names = ", ".join(sorted(f"{module}.{cls}" for module, cls in allowed)) or "absent: Wan has no such component"
+        raise CheckpointFaultError(
+            f"{name} is {library}.{kind}, and it may be {names}",
+            where=str(root / "model_index.json"),
+            remedy="take model_index.json from the checkpoint's base",
+            code="unsupported_layout",
+        )
 
 
 def _names_component(index: Mapping[str, Any], role: str) -> bool:

@@ -1,0 +1,130 @@
+"""Which changes of a case, a runner profile or pytest's settings let more through than before.
+
+Such a change is not wrong by itself: a control may be renamed, a runner retired. It is refused only as long as nobody
+says why, in a trailer of a commit, where a reviewer reads it.
+"""
+
+from __future__ import annotations
+
+import configparser
+import tomllib
+from collections.abc import Mapping
+from pathlib import Path
+
+from harness.definitions.case import Case
+from harness.definitions.runner import RunnerProfile
+from harness.records.base import Json
+
+PYTEST_FILES = ("pytest.toml", ".pytest.toml", "pytest.ini", ".pytest.ini", "pyproject.toml", "tox.ini", "setup.cfg")
+"""Files in which pytest looks for its settings."""
+_ALWAYS = frozenset({"expect", "golden_of"})
+"""Fields of a case of which every change lets something else pass than before."""
+
+
+def lets_more_through(field: str, old: Case, new: Case) -> bool:
+    """Whether the change of ``field``, a top-level field of a case, lets more through or looks at less.
+
+    Args:
+        field: in which the two cases differ.
+        old: as it was.
+        new: as it is.
+    """
+    if field in _ALWAYS:
+        return True
+    if field == "inspection":
+        return new.inspection == "report"
+    if field == "metrics":  # an empty list is the whole gating set
+        return bool(new.metrics) and not set(old.metrics or ("the gating set",)) <= set(new.metrics)
+    if field == "contracts":
+        return not set(old.contracts) <= set(new.contracts)
+    if field == "base":
+        return new.base is None
+    if field == "pass_env":  # a value that no record states
+        return not set(new.pass_env) <= set(old.pass_env)
+    if field == "quantization":
+        formats = old.quantization.model_dump().items()
+        return any(was != "bf16" and getattr(new.quantization, name) == "bf16" for name, was in formats)
+    if field == "waiver":
+        return _waives_more(old, new)
+    return False
+
+
+def _waives_more(old: Case, new: Case) -> bool:
+    """Whether the waiver lasts longer or covers more than before, and gives the reason of before for it.
+
+    A waiver that is new, or that has a new reason or issue, brings its reason along.
+    """
+    was, now = old.waiver, new.waiver
+    if was is None or now is None or (was.reason, was.issue) != (now.reason, now.issue):
+        return False
+    return now.expires > was.expires or now.outcome != was.outcome or not now.causes <= was.causes
+
+
+def profile_changes(old: RunnerProfile, new: RunnerProfile) -> list[tuple[str, Json, Json, bool]]:
+    """Differences of two versions of a profile: field, old and new value, and whether the new one lets more through."""
+    was, now = old.model_dump(mode="json"), new.model_dump(mode="json")
+    return [
+        (name, was.get(name), now[name], _admits_more(name, was.get(name), now[name]))
+        for name in now
+        if name != "description" and was.get(name) != now[name]
+    ]
+
+
+def _admits_more(field: str, old: Json, new: Json) -> bool:
+    if field == "labels":  # where the job runs; what the device must be is in the other fields
+        return False
+    if field == "memory_gib":
+        return isinstance(new, int | float) and isinstance(old, int | float) and new < old
+    if field == "driver":
+        return new is None or (old is not None and _version(new) < _version(old))
+    if isinstance(old, list) and isinstance(new, list):
+        return not {str(one) for one in new} <= {str(one) for one in old}
+    if isinstance(old, dict) and isinstance(new, dict):
+        return any(new.get(name) != value for name, value in old.items())
+    return True
+
+
+def _version(text: Json) -> list[int]:
+    return [int(part) for part in str(text).split(".")]
+
+
+def pytest_settings(root: Path) -> dict[str, str]:
+    """Pytest's settings that decide which cases run and how, by ``file setting``.
+
+    The file itself is listed too: an empty ``pytest.ini`` takes the place of the table in ``pyproject.toml``.
+    """
+    found: dict[str, str] = {}
+    for name in PYTEST_FILES:
+        path = root / name
+        if not path.is_file():
+            continue
+        settings = _settings(path)
+        if settings is not None:
+            found[f"{name} settings"] = "present"
+            found |= {f"{name} {key}": value for key, value in settings.items() if _matters(key)}
+    return found
+
+
+def _matters(key: str) -> bool:
+    return key in ("addopts", "testpaths", "required_plugins") or key.startswith("quantgate_")
+
+
+def _settings(path: Path) -> Mapping[str, str] | None:
+    """The settings in one file; ``None`` if pytest takes none from it."""
+    try:
+        text = path.read_text(encoding="utf-8")
+        if path.suffix == ".toml":
+            data = tomllib.loads(text)
+            tool = data if path.name.endswith("pytest.toml") else data.get("tool", {})
+            table = tool.get("pytest")
+            if table is None:
+                return {} if path.name != "pyproject.toml" else None
+            return {key: str(value) for key, value in {**table, **table.get("ini_options", {})}.items()}
+        parser = configparser.ConfigParser(interpolation=None, strict=False)
+        parser.read_string(text)
+    except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError, configparser.Error, AttributeError, TypeError):
+        return {"addopts": "not readable"}
+    section = "tool:pytest" if path.name == "setup.cfg" else "pytest"
+    if parser.has_section(section):
+        return dict(parser.items(section))
+    return {} if path.name in ("pytest.ini", ".pytest.ini") else None

@@ -1,0 +1,57 @@
+"""``quantgate goldens carry``. Thin: parse, carry over, print."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from harness.checkpoint.lock import LOCK_NAME, differences, make_lock, read_lock
+from harness.definitions.case import Located
+from harness.definitions.files import case_files
+from harness.definitions.loading import load_cases
+from harness.definitions.project import project_root
+from harness.goldens.commands import Case, Runner, selection
+from harness.review.workspace import Workspace
+from harness.session.carrying import carry
+
+
+def carry_command(
+    runner: Runner = "*", case: Case = "*", root: Annotated[Path, typer.Option("--root")] = Path()
+) -> None:
+    """Give goldens and the lock of an older version the contents of their weights; frames stay, and nothing is run."""
+    root = project_root(root)
+    cases = load_cases(case_files(root), root)
+    done = carry(Workspace(root), cases, selection(runner, case))
+    for line in done.goldens:
+        typer.echo(f"carried  {line}")
+    for line in done.left:
+        typer.echo(f"left     {line}")
+    changed = [*done.changed, *_lock(root, cases)]
+    typer.echo(f"{len(done.goldens)} goldens were carried over, {len(done.left)} left as they were")
+    if changed:
+        folders = sorted({str(Path(*path.relative_to(root).parts[:2])) for path in changed})
+        typer.echo(f"to commit: git add --all {' '.join(folders)}")
+
+
+def _lock(root: Path, cases: Sequence[Located]) -> list[Path]:
+    """Write the contents of locked checkpoints into the lock, if it agrees with the files that are here."""
+    path = root / "cases" / LOCK_NAME
+    if not path.exists():
+        return []
+    held, known = read_lock(path), [one.case for one in cases]
+    now, _ = make_lock(known, root, held)
+    odd = differences(held, now, known)
+    if odd:
+        typer.echo(f"left     {path.relative_to(root)}: {odd[0]}; quantgate lock")
+        return []
+    # a checkpoint that is not on this machine keeps what the lock says of it
+    merged = {name: {**held.cases.get(name, {}), **roles} for name, roles in {**held.cases, **now.cases}.items()}
+    new = held.model_copy(update={"cases": dict(sorted(merged.items()))})
+    if new == held:
+        return []
+    new.write(path)
+    typer.echo(f"carried  {path.relative_to(root)}")
+    return [path]
