@@ -19,10 +19,7 @@ from typing import Any
 
 from pydantic import TypeAdapter, ValidationError
 
-<<<<<<< HEAD
-=======
-from harness.checkpoint.assemble import assemble, folders
->>>>>>> main
+from harness.checkpoint.assemble import assemble
 from harness.checkpoint.errors import SourceError
 from harness.checkpoint.header import TensorEntry
 from harness.checkpoint.identity import DigestCache, cache_file, component_digests, digest_files

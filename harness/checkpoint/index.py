@@ -44,6 +44,8 @@ class Component:
     """The dialect of the stored names; ``tensors`` has Diffusers' names."""
     hints: Hints = field(default_factory=Hints)
     """Markers and library metadata by module."""
+    stored: Mapping[str, TensorEntry] = field(default_factory=dict)
+    """``tensors`` under the names that the files have, as a runtime meets them."""
 
     @property
     def where(self) -> str:
@@ -134,6 +136,7 @@ def load_component(
         findings=tuple(report.findings),
         naming=naming,
         hints=hints,
+        stored=stored,
     )
 
 

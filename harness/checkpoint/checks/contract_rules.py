@@ -225,28 +225,6 @@ def contract_settings(context: Context) -> Iterator[InspectionFinding]:
 def contract_repositories(context: Context) -> Iterator[InspectionFinding]:
     """Repositories that a runtime does not know by name."""
     for contract in context.options.contracts:
-<<<<<<< HEAD
-        for expert, component in context.experts.items():
-            patterns = contract.rules.names.get(str(component.config.get("_class_name", "")))
-            if patterns:
-                rule = re.compile("|".join(f"(?:{pattern})" for pattern in patterns))
-                stored = component.naming.names
-                if component.naming.library or component.naming.dialect == "wan":
-                    stored = {name: name for name in component.tensors}  # names_of_dialect says what the names are
-                plain = {old.replace(".weight_packed", ".weight") for old, new in stored.items() if not is_scale(new)}
-                lost = sorted(name for name in plain if not rule.fullmatch(name))
-                if lost:
-                    yield finding(
-                        "fault",
-                        "name_unmapped",
-                        f"{expert}: {contract.name} has no name for {some(lost)}: it aborts the load or drops them.",
-                        expert=expert,
-                        tensor=lost[0],
-                        contract=contract.name,
-                        evidence={"tensors": lost[:20], "count": len(lost)},
-                    )
-=======
->>>>>>> main
         registry = contract.rules.registry
         model = next((item for item in context.experts.values() if item.role == "model"), None)
         if registry is None or model is None or model.source.is_local:
