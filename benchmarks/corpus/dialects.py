@@ -347,7 +347,7 @@ DIALECTS: tuple[Dialect, ...] = (
     Dialect("Comfy with a format per layer and a prefix", "fp8", written.layered_single_files),
     Dialect("LightX2V NVFP4", "nvfp4", written.lightx2v_nvfp4),
     Dialect("NVFP4 with input_scale 1", "nvfp4", written.input_scale_one),
-    Dialect("packed QKV", "fp8_channel", written.packed_qkv),
+    Dialect("packed QKV, INT8 per channel", "fp8", written.packed_qkv),
     Dialect("_orig_mod. in front", "fp8", written.compiled),
     Dialect("Wan's own repository, BF16", "base", written.wan_repository),
 )

@@ -244,7 +244,8 @@ def wan_repository(edit: Edit) -> None:
 
 
 def packed_qkv(edit: Edit) -> None:
-    """q, k and v of each self-attention stored as one Linear."""
+    """q, k and v of each self-attention stored as one Linear, in INT8 per channel."""
+    remake(edit, int8(True))
     for expert in EXPERTS:
         tensors = edit.tensors(expert)
         for name in sorted(tensors):

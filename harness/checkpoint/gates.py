@@ -73,7 +73,7 @@ def gate_of(measured: Measured) -> Gate:
 def is_fnuz(item: Measured) -> bool:
     """E4M3 FNUZ has one more in its exponent bias: the same byte stands for half the value."""
     found = item.fit
-    if item.module.format != "fp8" or found is None or found.best != "e4m3":
+    if item.module.format != "fp8" or item.module.kind in ("block", "group") or found is None or found.best != "e4m3":
         return False
     return abs(found.scores["e4m3"].gain - 2) < 0.1
 

@@ -225,7 +225,8 @@ def _header(source: Source, path: str) -> Header | HeaderError | FileType:
     try:
         return reader(path, size, lambda start, length: source.read(path, start, length))
     except HeaderError as error:
-        return sniff(source.read(path, 0, min(size, SNIFF))) or error
+        found = sniff(source.read(path, 0, min(size, SNIFF)))
+        return error if found is None or (path.endswith(".gguf") and "GGUF" in found.text) else found
 
 
 def _weight_map(source: Source, names: Iterable[str], report: Any) -> dict[str, str] | None:

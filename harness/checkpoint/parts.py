@@ -45,7 +45,7 @@ class PartFiles:
     def config(self) -> Mapping[str, Any]:
         """``config.json``, or a scheduler's or tokenizer's own file."""
         names = ("config.json", "scheduler_config.json", "tokenizer_config.json")
-        body = next((self.json[name] for name in names if name in self.json), {})
+        body: Any = next((self.json[name] for name in names if name in self.json), {})
         return body if isinstance(body, Mapping) else {}
 
 
