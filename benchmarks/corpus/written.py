@@ -169,7 +169,8 @@ def torchao(edit: Edit) -> None:
         names, tensors = quantized(edit.tensors(expert)), base_tensors(edit, expert)
         state: dict[str, Any] = dict(tensors)
         for module in names:
-            layer = torch.nn.Linear(*reversed(tensors[f"{module}.weight"].shape), bias=False, dtype=torch.bfloat16)
+            rows, columns = tensors[f"{module}.weight"].shape
+            layer = torch.nn.Linear(columns, rows, bias=False, dtype=torch.bfloat16)
             layer.weight = torch.nn.Parameter(tensors[f"{module}.weight"].to(torch.bfloat16))
             quantize_(layer, Float8WeightOnlyConfig())
             state[f"{module}.weight"] = layer.weight.data

@@ -141,13 +141,13 @@ def group(tensors: Mapping[str, TensorEntry], hints: Hints = NO_HINTS) -> dict[s
         if name.endswith(".weight")
     )
     for name in sorted(tensors):
-        suffix = next((item for item in WEIGHT_SUFFIXES if name.endswith(item)), None)
-        if suffix is None:
+        ending = next((item for item in WEIGHT_SUFFIXES if name.endswith(item)), None)
+        if ending is None:
             continue
-        stem = name[: -len(suffix)]
+        stem = name[: -len(ending)]
         entry, parts = tensors[name], siblings.get(stem, {})
         if len(entry.shape) == 2 or (stem in hints.types and entry.dtype not in FLOATS):
-            modules[stem] = _module(stem, entry, parts, hints, packed=suffix == ".weight_packed", four=four)
+            modules[stem] = _module(stem, entry, parts, hints, packed=ending == ".weight_packed", four=four)
     return modules
 
 
