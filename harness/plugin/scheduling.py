@@ -17,6 +17,7 @@ from harness.plugin.located import CasesById
 from harness.plugin.sharding import refuse_missing
 from harness.plugin.state import PluginState
 from harness.records.case_record import CaseRecord
+from harness.records.verdict import RULES, Outcome
 
 
 class EngineScheduling(LoadScopeScheduling):  # type: ignore[misc]
@@ -97,11 +98,14 @@ class XdistHooks:
 
     @pytest.hookimpl
     def pytest_xdist_node_collection_finished(self, node: Any, ids: list[str]) -> None:
-        """Refuse a shard of which a planned case was not collected, and a runner that cannot be told; note the cases.
+        """Refuse a case file that cannot be read, a shard without a planned case, an open runner; note the cases.
 
         A worker refuses too, and xdist would call that an internal error: the controller is first to say it.
         """
         state = PluginState.of(node.config)
+        if state.invalid_files and not node.config.option.continue_on_collection_errors:
+            files = ", ".join(sorted(set(state.invalid_files)))
+            pytest.exit(f"nothing was run: {files} cannot be used", returncode=RULES[Outcome.INVALID_CASE].exit_code)
         shard = state.shard()
         if shard is not None:
             refuse_missing(shard.missing(set(ids)), shard)

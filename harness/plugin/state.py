@@ -329,6 +329,7 @@ class PluginState:
 
         try:
             session = self.session()
+            self.lease().require_held()
         except Exception as error:
             record = self.lost(located, node, attempt, as_ours(error, located.case))
             return record, self.case_folder(located.case.id)

@@ -98,7 +98,7 @@ class Trace(Record):
     """Relative L2 distance of what the VAE was given from the last latents times its standard deviation plus its mean,
     as its configuration states them."""
     rounding_bias: float | None = None
-    """Mean of the 8-bit values less the mean of the decoded values, in 8-bit levels: 0 rounded, -0.5 truncated."""
+    """Mean of the frames' values less that of the decoded values when rounded, in 8-bit levels: -0.5 is truncation."""
 
 
 class ModuleReceipt(Record):

@@ -41,8 +41,8 @@ class FloatWatch:
         if bool(finite.all()):
             low, high = torch.aminmax(output)
             self._spread(float(low), float(high))
-            # mapped as `rounded` maps it, without the rounding
-            levels = output.float().clamp(-1.0, 1.0).div(2).add(0.5).mul(255)
+            # mapped as `rounded` maps it: a flat frame's own fraction of a level is no bias then
+            levels = output.float().clamp(-1.0, 1.0).div_(2).add_(0.5).mul_(255).round_()
             self._sum += float(levels.sum(dtype=torch.float64))
             self._values += output.numel()
         else:
@@ -57,7 +57,7 @@ class FloatWatch:
         self._frames += output.shape[2]
 
     def rounding_bias(self, clip: Clip) -> float | None:
-        """Mean of the frames' 8-bit values less that of the decoded values, in levels: about 0, or -0.5 if truncated.
+        """Mean of the frames' 8-bit values less that of the decoded values when rounded: 0, or -0.5 if truncated.
 
         ``None`` where the decoder gave another number of values than the clip has (tiles that overlap), or a NaN.
         """
