@@ -1,0 +1,230 @@
+"""Changes inside every frame: moved, mirrored, softened, coarse, coded."""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Callable, Iterator
+
+import numpy as np
+
+from harness.frames.hypotheses.pair import Array, Explanation, FramePair
+
+GRIDS = ((1, 2), (2, 1), (2, 2), (1, 4), (4, 1), (2, 4), (3, 3), (4, 4))
+
+
+def space(pair: FramePair) -> Iterator[Explanation]:
+    """Every change inside a frame, fitted."""
+    yield from _mirrored(pair)
+    yield from _shifted(pair)
+    yield from _soft(pair)
+    yield from _chroma(pair)
+    yield from _coded(pair)
+    yield from _tiles(pair)
+
+
+def _mirrored(pair: FramePair) -> Iterator[Explanation]:
+    golden = pair.golden
+    count, height, width, _ = golden.shape
+    rows = (
+        ("flipped", "the picture is mirrored (flipped left to right)", golden[:, :, ::-1]),
+        ("flipped", "the picture is upside down (flipped top to bottom)", golden[:, ::-1]),
+        ("flipped", "the picture is turned by 180 degrees (flipped both ways)", golden[:, ::-1, ::-1]),
+        (
+            "transposed",
+            "rows and columns are exchanged (height and width transposed)",
+            golden.transpose(0, 2, 1, 3).reshape(count, height, width, 3),
+        ),
+        (
+            "transposed",
+            "channels are read as if they lay in planes (layout transposed)",
+            golden.transpose(0, 3, 1, 2).reshape(count, height, width, 3),
+        ),
+        (
+            "transposed",
+            "planes are read as if channels lay side by side (layout transposed)",
+            golden.reshape(count, 3, height, width).transpose(0, 2, 3, 1),
+        ),
+    )
+    for code, text, prediction in rows:
+        yield Explanation(code, pair.share(prediction), 0, text)
+
+
+def _shifted(pair: FramePair) -> Iterator[Explanation]:
+    golden, candidate = pair.golden, pair.candidate
+    flat = golden.mean(axis=3), candidate.mean(axis=3)
+    chosen = np.unique(np.linspace(0, len(golden) - 1, min(5, len(golden))).round().astype(int))
+    power: Array = np.zeros(golden.shape[1:3])
+    for index in chosen:
+        pictures = [one[index] - one[index].mean() for one in flat]
+        spectrum = np.fft.rfft2(pictures[1]) * np.conj(np.fft.rfft2(pictures[0]))
+        power = power + np.fft.irfft2(spectrum, s=golden.shape[1:3])
+    down, across = (int(one) for one in np.unravel_index(int(power.argmax()), power.shape))
+    height, width = golden.shape[1:3]
+    down, across = down - height * (down > height // 2), across - width * (across > width // 2)
+    if down or across:
+        wrapped = np.roll(golden, (down, across), (1, 2))
+        share = max(pair.share(wrapped), pair.share(_move(golden, down, across)))
+        text = f"the picture is shifted by {across:+d} pixels across and {down:+d} down"
+        yield Explanation("shifted", share, 1, text, values={"x": across, "y": down})
+    slope_y, slope_x = np.gradient(golden, axis=(1, 2))
+    found = pair.solve(-slope_y, -slope_x)
+    steps = [float(np.clip(one, -2, 2)) for one in found]
+    prediction = _subpixel(golden, *steps)
+    text = f"the picture is shifted by {steps[1]:+.2f} pixels across and {steps[0]:+.2f} down"
+    yield Explanation("shifted", pair.share(prediction), 2, text, values={"x": steps[1], "y": steps[0]})
+
+
+def _move(frames: Array, down: int, across: int) -> Array:
+    rows = np.clip(np.arange(frames.shape[1]) - down, 0, frames.shape[1] - 1)
+    columns = np.clip(np.arange(frames.shape[2]) - across, 0, frames.shape[2] - 1)
+    return frames[:, rows][:, :, columns]
+
+
+def _subpixel(frames: Array, down: float, across: float) -> Array:
+    whole = int(np.floor(down)), int(np.floor(across))
+    part = np.float32(down - whole[0]), np.float32(across - whole[1])
+    first = _move(frames, *whole) * (1 - part[0]) + _move(frames, whole[0] + 1, whole[1]) * part[0]
+    second = _move(frames, whole[0], whole[1] + 1) * (1 - part[0]) + _move(frames, whole[0] + 1, whole[1] + 1) * part[0]
+    return np.asarray(first * (1 - part[1]) + second * part[1])
+
+
+def box(frames: Array, side: int) -> Array:
+    """Means of blocks of ``side`` pixels, drawn at full size (nearest); a rest at the edge keeps its own mean."""
+    out = frames
+    for axis in (1, 2):
+        length = out.shape[axis]
+        starts = np.arange(0, length, side)
+        sums = np.add.reduceat(out, starts, axis=axis)
+        counts = np.diff([*starts, length])
+        shape = [1] * out.ndim
+        shape[axis] = len(starts)
+        means = sums / counts.reshape(shape).astype(np.float32)
+        out = np.repeat(means, counts, axis=axis)
+    return np.asarray(out)
+
+
+def _smooth(frames: Array, side: int) -> Array:
+    """Means of blocks of ``side`` pixels, drawn at full size with linear interpolation."""
+    out = frames
+    for axis in (1, 2):
+        length = out.shape[axis]
+        starts = np.arange(0, length, side)
+        counts = np.diff([*starts, length])
+        shape = [1] * out.ndim
+        shape[axis] = len(starts)
+        means = np.add.reduceat(out, starts, axis=axis) / counts.reshape(shape).astype(np.float32)
+        place = (np.arange(length) - (side - 1) / 2) / side
+        low = np.clip(np.floor(place).astype(int), 0, len(starts) - 1)
+        high = np.minimum(low + 1, len(starts) - 1)
+        shape[axis] = length
+        part = np.clip(place - low, 0, 1).astype(np.float32).reshape(shape)
+        out = np.take(means, low, axis) * (1 - part) + np.take(means, high, axis) * part
+    return np.asarray(out)
+
+
+def _blurred(frames: Array, sigma: float) -> Array:
+    from scipy.ndimage import gaussian_filter1d
+
+    out = gaussian_filter1d(frames, sigma, axis=1, mode="nearest", truncate=3.0)
+    return np.asarray(gaussian_filter1d(out, sigma, axis=2, mode="nearest", truncate=3.0))
+
+
+def _soft(pair: FramePair) -> Iterator[Explanation]:
+    golden = pair.golden
+    kinds: list[tuple[str, str, Callable[[], Array]]] = [
+        ("blur", f"blurred (softened), about {sigma:g} pixels", lambda sigma=sigma: _blurred(golden, sigma))
+        for sigma in (0.6, 1.0, 1.6, 2.5, 4.0)
+    ]
+    for side in (2, 3, 4, 8):
+        kinds.append(
+            (
+                "resized",
+                f"resized to 1/{side} and back (half resolution)"
+                if side == 2
+                else f"resized to 1/{side} and back (low resolution)",
+                lambda side=side: _smooth(golden, side),
+            )
+        )
+        kinds.append(
+            (
+                "blocks" if side > 3 else "resized",
+                f"blocks of {side}x{side} pixels (resized to 1/{side} and back by nearest)",
+                lambda side=side: box(golden, side),
+            )
+        )
+    for side in (2, 4, 8):
+        kinds.append(  # noqa: PERF401 - a comprehension of this length reads worse
+            (
+                "resized",
+                f"every {side}th pixel is repeated (resized to 1/{side} and back by nearest)",
+                lambda side=side: (
+                    golden[:, ::side, ::side].repeat(side, 1).repeat(side, 2)[:, : golden.shape[1], : golden.shape[2]]
+                ),
+            )
+        )
+    kinds.append(("blocks", "blocks of 16x16 pixels", lambda: box(golden, 16)))
+    for code, text, make in kinds:
+        step = make() - golden
+        (part,) = pair.solve(step)
+        if part <= -0.05 and code == "blur":
+            yield Explanation("sharpened", pair.share(golden + part * step), 2, f"sharpened by {-part:.2f}")
+        elif part > 0.05:
+            share = pair.share(golden + min(part, 1.2) * step)
+            mixed = "" if part > 0.9 else f", mixed with the golden by {part:.0%}"
+            yield Explanation(code, share, 1, f"the picture is {text}{mixed}" if code != "blocks" else f"{text}{mixed}")
+
+
+def _chroma(pair: FramePair) -> Iterator[Explanation]:
+    golden = pair.golden
+    luma = (golden @ np.array([0.299, 0.587, 0.114], np.float32))[..., None]
+    chroma = golden - luma
+    for side in (2, 4, 8):
+        for spread in (box, _smooth):
+            step = spread(chroma, side) - chroma
+            (part,) = pair.solve(step)
+            if part > 0.3:
+                text = f"colour is stored at 1/{side} of the resolution (chroma subsampling)"
+                yield Explanation("chroma_subsampling", pair.share(golden + min(part, 1.1) * step), 1, text)
+    for down, across in ((0, 1), (1, 0), (1, 1), (0, -1), (-1, 0), (-1, -1), (2, 2), (0, 2), (2, 0)):
+        text = f"colour is shifted against brightness by {across:+d}, {down:+d} pixels (chroma shift)"
+        yield Explanation("chroma_subsampling", pair.share(luma + _move(chroma, down, across)), 2, text)
+
+
+def _coded(pair: FramePair) -> Iterator[Explanation]:
+    from PIL import Image
+
+    frames = np.clip(np.rint(pair.golden), 0, 255).astype(np.uint8)
+    chosen = np.unique(np.linspace(0, len(frames) - 1, min(3, len(frames))).round().astype(int))
+    small = FramePair(frames[chosen], pair.candidate[chosen])
+    best = (-np.inf, 0)
+    for quality in (5, 10, 20, 35, 50, 65, 80, 90):
+        for sampling in (0, 2):
+            out = []
+            for frame in frames[chosen]:
+                file = io.BytesIO()
+                Image.fromarray(frame).save(file, "JPEG", quality=quality, subsampling=sampling)
+                out.append(np.asarray(Image.open(file)))
+            best = max(best, (small.share(np.stack(out).astype(np.float32)), quality))
+    text = f"lossy compression (codec loss, blocks of a DCT; like JPEG of quality {best[1]})"
+    yield Explanation("codec", best[0], 1, text, values={"quality": best[1]})
+
+
+def _tiles(pair: FramePair) -> Iterator[Explanation]:
+    """Tiles of the picture in each other's places."""
+    chosen = np.unique(np.linspace(0, len(pair.golden) - 1, min(5, len(pair.golden))).round().astype(int))
+    golden, candidate = pair.golden[chosen], pair.candidate[chosen]
+    _, height, width, _ = golden.shape
+    for rows, columns in GRIDS:
+        tall, wide = height // rows, width // columns
+        if min(tall, wide) < 8:
+            continue
+        places = [(row * tall, column * wide) for row in range(rows) for column in range(columns)]
+        cut = [(golden[:, y : y + tall, x : x + wide], candidate[:, y : y + tall, x : x + wide]) for y, x in places]
+        error = float(np.square(candidate - golden).sum())
+        costs = np.array([[float(np.square(mine - theirs).sum()) for theirs, _ in cut] for _, mine in cut])
+        nearest = costs.argmin(axis=1)
+        moved = int((nearest != np.arange(len(cut))).sum())
+        if moved and len(set(nearest.tolist())) == len(cut) and error > 0:
+            share = 1 - float(costs.min(axis=1).sum()) / error
+            text = f"{moved} tiles of a {rows}x{columns} grid are in each other's places (tiles exchanged)"
+            yield Explanation("tiles_exchanged", share, 1, text)
