@@ -26,19 +26,20 @@ CAUSES: Final = frozenset({
     "scale_columns", "scale_dropped", "scale_layout", "scale_missing", "scale_renamed", "scale_shape",
     "scheduler_settings", "sequence_length", "shape", "shape_differs", "shard_missing", "source_failed", "speckle",
     "step_count", "tensor_missing", "tensor_unexpected", "text_dtype", "text_embedding", "text_tokens", "timestep",
-    "two_conventions", "unstable", "unexpected_format", "unexpected_quantization", "unindexed_tensors", "unsupported_layout",
+    "two_conventions", "unexpected_format", "unexpected_quantization", "unindexed_tensors", "unsupported_layout",
     "vae_settings", "weight_transposed", "weights_changed", "weights_missing", "weights_nan", "weights_unrelated",
     "wrong_base",
     "wrong_expert",
 })  # fmt: skip
 FRAME_CAUSES: Final = frozenset({
+    "flicker", "gain", "unstable",
     "blocks", "blur", "brightness_drift", "channel_affine", "channels_exchanged", "chroma_subsampling", "codec",
     "colour_matrix", "contrast", "flash", "flipped", "frames_blended", "frames_dropped", "frames_frozen",
     "frames_overwritten", "frames_permuted", "frames_repeated", "frames_reversed", "frames_shifted", "gamma", "hue",
     "inverted", "limited_range", "mesh", "noise_added", "offset", "quantized_levels", "region_overwritten", "resized",
     "saturation", "sharpened", "shifted", "tile_seams", "tiles_exchanged", "tint", "transposed", "value_range",
 })  # fmt: skip
-"""Changes of finished frames, as `harness.frames.hypotheses` names them; an attribution has them, no finding."""
+"""Changes of finished frames (and `unstable`), as `harness.frames.hypotheses` names them; an attribution has them, no finding."""
 MEASURES: Final = (
     "probe_base_error", "probe_golden_error", "probe_module_base_error", "probe_module_error", "probe_point_error",
 )  # fmt: skip
