@@ -39,7 +39,7 @@ FRAME_CAUSES: Final = frozenset({
     "inverted", "limited_range", "mesh", "noise_added", "offset", "quantized_levels", "region_overwritten", "resized",
     "saturation", "sharpened", "shifted", "tile_seams", "tiles_exchanged", "tint", "transposed", "value_range",
 })  # fmt: skip
-"""Changes of finished frames (and `unstable`), as `harness.frames.hypotheses` names them; an attribution has them, no finding."""
+"""Causes that an attribution names and no finding has: changes of frames (`harness.frames.hypotheses`), `unstable`."""
 MEASURES: Final = (
     "probe_base_error", "probe_golden_error", "probe_module_base_error", "probe_module_error", "probe_point_error",
 )  # fmt: skip
