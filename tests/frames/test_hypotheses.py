@@ -51,7 +51,7 @@ def jpeg(f: Frames) -> Frames:
     out = []
     for frame in levels(f):
         file = io.BytesIO()
-        Image.fromarray(frame).save(file, "JPEG", quality=12)
+        Image.fromarray(frame).save(file, "JPEG", quality=17)
         out.append(np.asarray(Image.open(file)) / 255)
     return np.stack(out)
 

@@ -13,6 +13,8 @@ LUMA_601 = np.array([0.299, 0.587, 0.114], dtype=np.float32)
 LUMA_709 = np.array([0.2126, 0.7152, 0.0722], dtype=np.float32)
 GAMMAS = (0.4, 0.4545, 0.5, 0.6, 0.7, 0.8, 0.85, 0.9, 0.95, 1.05, 1.1, 1.15, 1.2, 1.3, 1.4, 1.6, 1.8, 2.0, 2.2, 2.4)
 HUES = tuple(range(-175, 185, 5))
+LEAST_GAIN = 0.2
+"""A smaller factor leaves no picture: that is content overwritten, not gain."""
 LEVELS = (4, 8, 16, 32, 64)
 
 
@@ -32,12 +34,12 @@ def colour(pair: FramePair) -> Iterator[Explanation]:
         values={"offset": offset},
     )
     (gain,) = pair.solve(golden)
-    share = pair.share(golden * (1 + gain))
+    share = pair.share(golden * (1 + gain)) if 1 + gain > LEAST_GAIN else 0.0
     yield Explanation(
         "gain", share, 1, f"every value is multiplied by {1 + gain:.3f} (gain, brightness)", values={"gain": 1 + gain}
     )
     slope, level = pair.solve(golden, one)
-    share = pair.share(golden * (1 + slope) + level)
+    share = pair.share(golden * (1 + slope) + level) if 1 + slope > LEAST_GAIN else 0.0
     text = f"contrast: values are multiplied by {1 + slope:.3f} and moved by {level:+.1f} levels"
     yield Explanation("contrast", share, 2, text, values={"gain": 1 + slope, "offset": level})
     yield _gamma(pair)
@@ -113,6 +115,8 @@ def _channels(pair: FramePair) -> Iterator[Explanation]:
     text = "tint: red, green, blue are moved by " + ", ".join(f"{one:+.1f}" for one in moved) + " levels"
     yield Explanation("tint", pair.share(golden + moved.astype(np.float32)), 3, text)
     factors = pair.solve(*(golden * one for one in eye))
+    if 1 + max(factors) < LEAST_GAIN:
+        return
     text = "tint: red, green, blue are multiplied by " + ", ".join(f"{1 + one:.3f}" for one in factors)
     yield Explanation("tint", pair.share(golden * (1 + factors.astype(np.float32))), 3, text)
     both = pair.solve(*(golden * one for one in eye), *eye).astype(np.float32)

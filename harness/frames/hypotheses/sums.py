@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -30,7 +29,7 @@ class ErrorSums:
         rows, columns = np.arange(0, height, BLOCK), np.arange(0, width, BLOCK)
         self.blocks = np.zeros((count, len(rows), len(columns)))
         stride = max(1, int(np.ceil(np.sqrt(height * width / 8000))))
-        self.small: tuple[Any, Any] = tuple(_reduced(one, stride) for one in (golden, candidate))
+        self.small = _reduced(golden, stride), _reduced(candidate, stride)
         self.edges = rows, columns
         for index in range(count):
             difference = candidate[index].astype(np.float32) - golden[index]
