@@ -16,6 +16,7 @@ from harness.harmless import HarmlessStream
 from harness.lane.commands import comment_command, doctor_command, merge_command, plan_command, propose_command
 from harness.report.commands import history_command, report_command
 from harness.review.commands import pending, reject
+from harness.runtimes.commands import learn_command, runtime_app
 from harness.session.accept_command import accept
 from harness.session.candidate_commands import bisect_command, try_command
 from harness.session.carry_command import carry_command
@@ -45,6 +46,8 @@ app.command("plan")(plan_command)
 app.command("merge")(merge_command)
 app.command("comment")(comment_command)
 app.command("propose")(propose_command)
+app.command("learn")(learn_command)
+app.add_typer(runtime_app, name="runtime")
 goldens_app.command("carry")(carry_command)
 app.add_typer(goldens_app, name="goldens")
 

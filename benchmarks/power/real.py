@@ -138,7 +138,7 @@ def main() -> int:
     print(
         f"\ntwo checkpoints, one request: identity says {same_device.value}; with their devices, {as_published.value}"
     )
-    print("  (weights: pixels do not gate; hardware: environment_mismatch)")
+    print("  (weights: frames are compared, and the verdict names the weights; hardware: environment_mismatch)")
     for name, said in apply_peers(fp8, nvfp4).items():
         print(f"  {name}: {'passes' if said.passed else 'fails'} ({said.measured})")
     _faults(clips)

@@ -37,7 +37,7 @@ def code() -> str:
 def main(arguments: list[str] | None = None) -> int:
     """Run what has no result yet, and print the tables."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--only", default="", metavar="KIND", help="entries whose kind or id holds this")
+    parser.add_argument("--only", default="", metavar="KIND", help="entries whose kind or id holds this; several: A,B")
     parser.add_argument("--limit", type=int, default=0, help="of the chosen faults the first N, spread over all kinds")
     parser.add_argument("--workers", type=int, default=1, choices=(1, 2), help="2: one process for each format")
     parser.add_argument("--out", type=Path, default=ROOT / "runs" / "unseen.jsonl", help="the lines that are kept")
@@ -59,7 +59,8 @@ def main(arguments: list[str] | None = None) -> int:
         [
             entry
             for entry in interleaved(entries)
-            if options.only in f"{entry.kind} {entry.id}" and options.form in (None, entry.form)
+            if any(part in f"{entry.kind} {entry.id}" for part in options.only.split(","))
+            and options.form in (None, entry.form)
         ]
         for entries in (faults(), healthy())
     )
@@ -67,8 +68,8 @@ def main(arguments: list[str] | None = None) -> int:
     options.out.parent.mkdir(parents=True, exist_ok=True)
     known = read_results(options.out, label)
     until = time.time() + options.seconds
-    # what shares an engine stands together: edits of files need one each, and come last
-    todo = sorted((entry for entry in chosen if entry.id not in known), key=lambda entry: bool(entry.files))
+    # healthy ones among the others: whatever time a call gets, the tables show a cut through the whole list
+    todo = [entry for entry in interleaved(chosen) if entry.id not in known]
     folder = options.folder / label[:12]
     jobs = [
         Job(form, folder / form, mine, options.out.resolve(), label, until)

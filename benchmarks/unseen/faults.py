@@ -56,7 +56,7 @@ _FILES: dict[str, Accepted] = {
     "files: tokenizer": {
         "tok_words_exchanged": (r"token",),
         "tok_word_lost": (r"token",),
-        "tok_no_end": (r"token",),
+        "tok_colour_lost": (r"token",),
         "tok_rolled": (r"token",),
     },
     "files: scheduler": {
@@ -65,7 +65,7 @@ _FILES: dict[str, Accepted] = {
         "sched_sigma_min": (SOLVER,),
         "sched_no_corrector": (SOLVER,),
         "sched_train_steps": (SOLVER + "|train_timesteps|timestep",),
-        "sched_predict_noise": (SOLVER + "|predict",),
+        "sched_karras": (SOLVER + "|timestep",),
     },
     "checkpoint bytes": {
         "nibbles_one": (r"nibble", r"blocks\.3\.attn2\.to_v"),

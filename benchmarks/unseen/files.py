@@ -105,10 +105,6 @@ def _vocabulary_rolled(data: dict[str, Any]) -> None:
     data["model"]["vocab"] = [*vocabulary[:3], vocabulary[-1], *vocabulary[3:-1]]
 
 
-def _no_end(data: dict[str, Any]) -> None:
-    data["post_processor"] = None
-
-
 def _group_of_32(settings: dict[str, Any]) -> None:
     """Block scales are declared for 32 values each."""
     for part in settings["config_groups"].values():
@@ -159,11 +155,11 @@ FAULTS: dict[str, Edit] = {
     "te_norm_gain": times("encoder.final_layer_norm.weight", 1.2, "text_encoder"),
     "te_config_two_layers": config("text_encoder/config.json", num_layers=2),
     "te_config_relu": config("text_encoder/config.json", dense_act_fn="relu", feed_forward_proj="gated-relu"),
-    "te_config_epsilon": config("text_encoder/config.json", layer_norm_epsilon=0.3),
+    "te_config_epsilon": config("text_encoder/config.json", layer_norm_epsilon=50.0),
     # tokenizer
     "tok_words_exchanged": together(_words_exchanged("red", "blue"), _words_exchanged("yellow", "purple")),
     "tok_word_lost": together(_word_lost("circle"), _word_lost("square")),
-    "tok_no_end": _tokenizer(_no_end),
+    "tok_colour_lost": together(_word_lost("blue"), _word_lost("purple")),
     "tok_rolled": _tokenizer(_vocabulary_rolled),
     # scheduler
     "sched_order_1": config("scheduler/scheduler_config.json", solver_order=1),
@@ -171,7 +167,7 @@ FAULTS: dict[str, Edit] = {
     "sched_sigma_min": config("scheduler/scheduler_config.json", final_sigmas_type="sigma_min"),
     "sched_no_corrector": config("scheduler/scheduler_config.json", disable_corrector=[0, 1, 2, 3, 4, 5, 6, 7]),
     "sched_train_steps": config("scheduler/scheduler_config.json", num_train_timesteps=900),
-    "sched_predict_noise": config("scheduler/scheduler_config.json", predict_x0=False),
+    "sched_karras": config("scheduler/scheduler_config.json", use_karras_sigmas=True),
     # bytes of the experts
     "nibbles_one": as_bytes(lambda key: key == "blocks.3.attn2.to_v.weight", _nibbles, "transformer"),
     "nibbles_all": as_bytes(

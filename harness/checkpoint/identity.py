@@ -106,7 +106,7 @@ def _named_so(path: Path, full: Path, digest: str) -> str:
             f"the hub's cache is damaged: this file was downloaded as sha256 {full.name[:16]}…, and its bytes are "
             f"{digest[:16]}…",
             where=str(path),
-            remedy=f"delete it and fetch it again: rm {shlex.quote(str(full))}; quantgate doctor names the command",
+            remedy=f"delete it and fetch it again: rm {shlex.quote(str(full))}; hf download fetches what is absent",
             kind="disk",
         )
     return digest

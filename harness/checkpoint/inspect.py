@@ -130,7 +130,10 @@ def examine(ref: Ref, **asked: Unpack[Asked]) -> Examined:
 
 def _options(asked: Asked) -> Options:
     return Options(
-        tuple(item if isinstance(item, Contract) else load_contract(item) for item in asked.get("contracts", ())),
+        tuple(
+            item if isinstance(item, Contract) else load_contract(item, asked.get("root"))
+            for item in asked.get("contracts", ())
+        ),
         asked.get("loader"),
         dict(asked.get("env") or {}),
         asked.get("full", False),

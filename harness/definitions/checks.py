@@ -46,7 +46,7 @@ def check_case(case: Case, *, root: Path, runners: Collection[str]) -> Iterator[
         yield from _checkpoint(role, ref, root)
     for index, text in enumerate(case.contracts):
         try:
-            wrong = check_contract(parse_contract(text))
+            wrong = check_contract(parse_contract(text), root)
         except ValueError as error:
             wrong = str(error)
         if wrong:

@@ -9,12 +9,8 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Final
 
-from packaging.specifiers import InvalidSpecifier, SpecifierSet
-
 from harness.definitions.contract import Contract
 from harness.definitions.suggest import did_you_mean
-from harness.definitions.text import read_text
-from harness.definitions.yaml_tree import YamlError, parse
 
 METRICS: Final = (
     "ssim", "psnr", "mad", "tile_ssim", "flicker", "channel_shift", "contrast_ratio", "sharpness_ratio",
@@ -48,27 +44,20 @@ def attention_backends() -> tuple[str, ...]:
     return tuple(re.findall(r'^    \w+ = "(\w+)"', body[0], re.MULTILINE)) if body else ()
 
 
-def check_contract(contract: Contract) -> str | None:
-    """What is wrong with a contract that is well formed: no rules of that runtime, or none of that version."""
-    ranges = _rules(contract.runtime)
-    if ranges is None:
-        known = [path.stem for path in CONTRACTS.glob("*.yaml")]
-        return f"no contract of the runtime {contract.runtime!r} is known; {did_you_mean(contract.runtime, known)}"
-    if any(SpecifierSet(one).contains(contract.version, prereleases=True) for one in ranges):
+def check_contract(contract: Contract, root: Path | None = None) -> str | None:
+    """What is wrong with a contract that is well formed: no rules of that runtime are shipped or in the project.
+
+    A version that nobody read is not refused here: the inspection says so, and names the command that learns it.
+    """
+    known = _runtimes(root)
+    if contract.runtime in known:
         return None
-    return f"no rules of {contract.runtime} cover version {contract.version}; known ranges: {'; '.join(ranges)}"
+    return f"no contract of the runtime {contract.runtime!r} is known; {did_you_mean(contract.runtime, known)}"
 
 
-@cache
-def _rules(runtime: str) -> tuple[str, ...] | None:
-    """Version ranges of a contract file; ``None`` where there is none. One that is malformed is told by its reader."""
-    path = CONTRACTS / f"{runtime}.yaml"
-    if not path.is_file():
-        return None
-    try:
-        ranges = tuple(str(rule["versions"]) for rule in parse(read_text(path)).plain()["rules"])
-        for one in ranges:
-            SpecifierSet(one)
-    except (YamlError, KeyError, TypeError, InvalidSpecifier):
-        return (">=0",)
-    return ranges
+def _runtimes(root: Path | None) -> list[str]:
+    """Runtimes that have a contract, by the names of their files."""
+    folders = [CONTRACTS, *([root / "contracts"] if root is not None else [])]
+    names = {path.stem for folder in folders for path in folder.glob("*.yaml")}
+    names |= {path.stem.rsplit("-", 1)[0] for folder in folders for path in (folder / "learned").glob("*.yaml")}
+    return sorted(names)

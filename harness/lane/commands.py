@@ -55,20 +55,32 @@ def merge_command(
     history: Annotated[
         Path | None, typer.Option("--history", help="history.json that the measured times are added to")
     ] = None,
+    plan_id: Annotated[
+        str | None, typer.Option("--plan-id", help="digest that the plan must have, from the job that made it")
+    ] = None,
     github: OnGithub = False,
 ) -> None:
     """Join the shards and hold them against the plan; fails if a planned case has no result."""
     summary = _file("GITHUB_STEP_SUMMARY", github)
-    raise typer.Exit(operations.merge(folders=folders, plan_file=plan, out=out, history=history, summary=summary))
+    raise typer.Exit(
+        operations.merge(folders=folders, plan_file=plan, out=out, history=history, summary=summary, plan_id=plan_id)
+    )
 
 
 def doctor_command(
     runner: Runner,
     out: Annotated[Path | None, typer.Option("--out", help="also write the record there")] = None,
     as_json: Annotated[bool, typer.Option("--json", help="print the record")] = False,
+    lane: Annotated[bool, typer.Option("--lane", help="look at the settings on GitHub instead, through gh")] = False,
+    repo: Annotated[str, typer.Option("--repo", envvar="GITHUB_REPOSITORY", help="owner/name, with --lane")] = "",
     root: Root = Path(),
 ) -> None:
-    """Say whether this machine may run the lane now: device, driver, errors, clocks, memory, processes, disk, cache."""
+    """Say whether this machine may run the lane now: device, driver, errors, clocks, memory, processes, disk, cache.
+
+    With --lane: whether the settings on GitHub keep code of others away from the runner's machines.
+    """
+    if lane:
+        raise typer.Exit(operations.doctor_of_lane(root=root, runner=runner, repository=repo, out=out, as_json=as_json))
     raise typer.Exit(operations.doctor(root=root, runner=runner, out=out, as_json=as_json))
 
 
@@ -82,7 +94,7 @@ def comment_command(
 
 
 def propose_command(
-    changes: Annotated[Path, typer.Argument(help="folder with goldens/, thresholds/ or cases/")],
+    changes: Annotated[Path, typer.Argument(help="folder with goldens/ and thresholds/")],
     branch: Annotated[str, typer.Option("--branch", help="new branch")],
     title: Annotated[str, typer.Option("--title", help="of the pull request")],
     reason: Annotated[str, typer.Option("--reason", help="why; the text of the pull request")],

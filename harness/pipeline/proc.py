@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import contextlib
+import os
+import signal
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import NamedTuple
@@ -14,32 +17,61 @@ class Process(NamedTuple):
     pid: int
     parent: int
     session: int
+    state: str
+    """The letter of proc_pid_stat(5): ``T`` is stopped by a signal, ``t`` by a debugger."""
+    started: int
+    """When it started, in clock ticks since boot: with the number, it names a process once and for all."""
+
+
+def look(pid: int) -> Process | None:
+    """One process; ``None`` where there is none, only a zombie, or no /proc."""
+    with contextlib.suppress(OSError, ValueError, IndexError):
+        # The command's name, in parentheses, may hold blanks and parentheses itself.
+        fields = Path(f"/proc/{pid}/stat").read_text(errors="replace").rpartition(")")[2].split()
+        if fields[0] not in "ZX":
+            return Process(pid, int(fields[1]), int(fields[3]), fields[0], int(fields[19]))
+    return None
 
 
 def processes() -> Iterator[Process]:
     """Every process but zombies; nothing where there is no /proc."""
-    for entry in Path("/proc").glob("[0-9]*/stat"):
-        with contextlib.suppress(OSError, ValueError, IndexError):
-            # The command's name, in parentheses, may hold blanks and parentheses itself.
-            state, parent, _group, session = entry.read_text(errors="replace").rpartition(")")[2].split()[:4]
-            if state not in "ZX":
-                yield Process(int(entry.parent.name), int(parent), int(session))
+    for entry in Path("/proc").glob("[0-9]*"):
+        process = look(int(entry.name))
+        if process is not None:
+            yield process
 
 
-def descendants(root: int) -> list[int]:
-    """Process ids of all children of ``root``, their children, and so on."""
-    parents = {process.pid: process.parent for process in processes()}
-    found: list[int] = []
+def descendants(root: int) -> list[Process]:
+    """All children of ``root``, their children, and so on."""
+    everything = list(processes())
+    tree: list[Process] = []
     wave = {root}
     while wave:
-        wave = {pid for pid, parent in parents.items() if parent in wave}
-        found.extend(wave)
-    return found
+        children = [process for process in everything if process.parent in wave]
+        wave = {process.pid for process in children}
+        tree.extend(children)
+    return tree
 
 
-def session_members(leader: int) -> list[int]:
+def session_members(leader: int) -> list[Process]:
     """Every other process of the session led by ``leader``.
 
     The leader may be reaped already: its number is not given away while its session has members.
     """
-    return [process.pid for process in processes() if process.session == leader and process.pid != leader]
+    return [process for process in processes() if process.session == leader and process.pid != leader]
+
+
+def kill(process: Process) -> None:
+    """SIGKILL to exactly this process: nothing happens if it ended and its number belongs to another one by now."""
+    with contextlib.suppress(ProcessLookupError, PermissionError):
+        if sys.platform != "linux":
+            os.kill(process.pid, signal.SIGKILL)
+            return
+        handle = os.pidfd_open(process.pid)
+        try:
+            # From here on the descriptor means one process. Is it the one that was looked at?
+            now = look(process.pid)
+            if now is not None and now.started == process.started:
+                signal.pidfd_send_signal(handle, signal.SIGKILL)
+        finally:
+            os.close(handle)

@@ -14,7 +14,8 @@ from pathlib import Path
 from typing import IO
 
 from harness.errors import InfraError
-from harness.pipeline.proc import session_members
+from harness.pipeline.leftovers import MARKER, end_leftovers, marked, new_marker
+from harness.pipeline.proc import Process, kill, look, session_members
 from harness.pipeline.protocol import LineBuffer, Writer
 from harness.pipeline.redacted_log import RedactedLog
 from harness.records.base import Json
@@ -24,7 +25,7 @@ END_GRACE_SECONDS = 10.0
 
 
 class WorkerProcess:
-    """One supervisor with one worker. Not for several threads at once.
+    """One guard, its supervisor, and one worker. Not for several threads at once.
 
     Args:
         environment: the whole environment; nothing else is inherited.
@@ -45,11 +46,13 @@ class WorkerProcess:
             arguments += [f"--{name}", str(descriptor)]
         self._ours = [request_write, event_read, life_write]
         self._log: RedactedLog | None = None
+        end_leftovers()
+        self._marker = new_marker()
         try:
             with self._output(log, secrets) as out:
                 self._process = subprocess.Popen(
                     arguments,
-                    env=dict(environment),
+                    env={**environment, MARKER: self._marker},
                     cwd=folder,
                     stdin=subprocess.DEVNULL,
                     stdout=out,
@@ -83,7 +86,7 @@ class WorkerProcess:
 
     @property
     def pid(self) -> int:
-        """Process id of the supervisor: leader of the session that everything of this engine runs in."""
+        """Process id of the guard: leader of the session that everything of this engine runs in."""
         return self._process.pid
 
     def send(self, message: dict[str, Json]) -> None:
@@ -147,20 +150,25 @@ class WorkerProcess:
                 self._process.send_signal(signal.SIGTERM)
         while self._ours:
             os.close(self._ours.pop())
+        guard = look(self._process.pid)
+        stopped = guard is not None and guard.state == "T"  # it would not see the signal
         with contextlib.suppress(subprocess.TimeoutExpired):
-            self._process.wait(END_GRACE_SECONDS)
-        # Normally nothing is left. If the supervisor was killed or does not answer, the kernel ends its session.
+            self._process.wait(0 if stopped else END_GRACE_SECONDS)
+        # Normally nothing is left. If guard and supervisor were killed or do not answer, what is left of the engine is
+        # known by its session, and by the marker in its environment where it made a session of its own.
         if self._process.poll() is None:
             self._process.kill()
         deadline = time.monotonic() + END_GRACE_SECONDS
-        while (left := session_members(self._process.pid)) and time.monotonic() < deadline:
-            for pid in left:
-                with contextlib.suppress(ProcessLookupError, PermissionError):
-                    os.kill(pid, signal.SIGKILL)
+        while (left := self._left()) and time.monotonic() < deadline:
+            for process in left:
+                kill(process)
             time.sleep(0.01)
         self._process.wait()
         if self._log is not None:
             self._log.close()
+
+    def _left(self) -> list[Process]:
+        return session_members(self._process.pid) or marked(self._marker)
 
 
 def describe_exit(code: int | None) -> str:

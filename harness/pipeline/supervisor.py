@@ -1,9 +1,18 @@
-"""The small process between the parent and the worker: it makes sure that nothing of an engine outlives it.
+"""Two small processes between the parent and the worker: they make sure that nothing of an engine outlives it.
 
-The supervisor forks the worker into a process group of its own and becomes the reaper of everything that the worker
-starts (``PR_SET_CHILD_SUBREAPER``), also of processes that left the group. It ends, and takes all of them with it, when
-the worker ends, when it gets SIGTERM, and when the *life pipe* closes because the parent closed it or died in any way.
-It never imports a library that could hang or hold the interpreter lock.
+::
+
+    pytest ── guard ── supervisor ── worker ── whatever the backend starts
+
+Guard and supervisor are both the reaper of everything below them (``PR_SET_CHILD_SUBREAPER``), also of processes that
+left the worker's group or session. Each of them ends, and takes all of that with it, when its child ends, when it gets
+SIGTERM, and when the *life pipe* closes because the parent closed it or died in any way. There are two, so that each
+can look after the other: a supervisor that is killed or stopped (SIGSTOP) is seen by the guard, a guard by the
+supervisor. Neither ever imports a library that could hang or hold the interpreter lock.
+
+If both are killed in the same instant, the kernel ends the worker (``PR_SET_PDEATHSIG``), and the parent ends what is
+left by the marker in its environment (``harness.pipeline.leftovers``); so does the next engine, if the parent died too.
+Outside of Linux there is neither reaper nor death signal: there only the worker's process group is ended.
 """
 
 from __future__ import annotations
@@ -17,15 +26,17 @@ import sys
 import time
 from collections.abc import Callable
 
-from harness.pipeline.proc import descendants
+from harness.pipeline.proc import descendants, kill, look
 
 TERM_GRACE_SECONDS = 2.0
 POLL_SECONDS = 0.1
+STOP_GRACE_SECONDS = 2.0
+"""How long guard or supervisor may be stopped before the engine is ended."""
 _PR_SET_PDEATHSIG, _PR_SET_CHILD_SUBREAPER = 1, 36
 
 
 def supervise(life: int, close_in_supervisor: tuple[int, ...], work: Callable[[], int]) -> int:
-    """Run ``work`` in a forked child and return its exit status once nothing of it is left.
+    """Run ``work`` two processes further down and return its exit status once nothing of it is left.
 
     Args:
         life: read end of a pipe whose other end only the parent holds.
@@ -33,36 +44,86 @@ def supervise(life: int, close_in_supervisor: tuple[int, ...], work: Callable[[]
         work: what the worker does; returns its exit status.
 
     Returns:
-        The worker's exit status, or 128 + signal where a signal ended it.
+        The worker's exit status, or 128 + signal where a signal ended it, or the supervisor.
+    """
+
+    def supervisor() -> int:
+        return _watch(life, close_in_supervisor, lambda: _worker(life, work), worker=True)
+
+    return _watch(life, close_in_supervisor, supervisor, worker=False)
+
+
+def _worker(life: int, work: Callable[[], int]) -> int:
+    os.setpgid(0, 0)
+    os.close(life)
+    return work()
+
+
+def _watch(life: int, close_here: tuple[int, ...], work: Callable[[], int], *, worker: bool) -> int:
+    """Run ``work`` in a forked child and look after it; nothing below this process is left when it returns.
+
+    Args:
+        life, close_here: as for :func:`supervise`.
+        work: what the child does.
+        worker: whether the child is the worker. It leads a group of its own, and one that is stopped is the parent's
+            to notice (it is silent); a supervisor has no reason to be stopped.
     """
     _prctl(_PR_SET_CHILD_SUBREAPER, 1)
-    parent, supervisor = os.getppid(), os.getpid()
-    worker = os.fork()
-    if worker == 0:
-        os.setpgid(0, 0)
-        os.close(life)
-        _prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
-        if os.getppid() != supervisor:
-            os._exit(1)
+    parent, here = os.getppid(), os.getpid()
+    child = os.fork()
+    if child == 0:
         code = 1
+        if worker:
+            _prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
         try:
-            code = work()
+            if os.getppid() == here:  # else it died before the signal was asked for
+                code = work()
         finally:
             sys.stdout.flush()
             sys.stderr.flush()
             os._exit(code)
-    with contextlib.suppress(OSError):
-        os.setpgid(worker, worker)
-    for descriptor in close_in_supervisor:
+    if worker:
+        with contextlib.suppress(OSError):
+            os.setpgid(child, child)
+    for descriptor in close_here:
         os.close(descriptor)
-    asked = _Asked()
+    asked, stopped = _Asked(), _Stopped()
     status: int | None = None
     while status is None and not asked.to_end and _parent_lives(life, parent):
-        status = _reap(worker)
+        status = _reap(child)
+        # The parent of the supervisor is the guard; the parent of the guard may be suspended by who typed Ctrl-Z.
+        if status is None and stopped.too_long(parent if worker else child):
+            status = 128 + signal.SIGSTOP
     if status is None and asked.to_end:
-        status = _end_gently(worker)
-    killed = _kill_all(worker)
+        status = _end_gently(child, group=worker)
+    killed = _kill_all(child, group=worker)
+    if worker:
+        _end_stopped_guard(parent)
     return status if status is not None else killed
+
+
+def _end_stopped_guard(guard: int) -> None:
+    """SIGKILL to the guard if it is stopped: it would stay so, and its parent could not see that the engine ended."""
+    process = look(guard)
+    if process is not None and process.state == "T" and os.getppid() == guard:
+        kill(process)
+
+
+class _Stopped:
+    """Tells whether a process was stopped for longer than a hiccup."""
+
+    def __init__(self) -> None:
+        self._since: float | None = None
+
+    def too_long(self, pid: int) -> bool:
+        """Whether ``pid`` is stopped by a signal, and was at each look during the last ``STOP_GRACE_SECONDS``."""
+        process = look(pid)
+        if process is None or process.state != "T":  # a debugger's "t" is not meant
+            self._since = None
+            return False
+        now = time.monotonic()
+        self._since = now if self._since is None else self._since
+        return now - self._since > STOP_GRACE_SECONDS
 
 
 class _Asked:
@@ -105,11 +166,12 @@ def _reap(worker: int) -> int | None:
             status = code if code >= 0 else 128 - code
 
 
-def _end_gently(worker: int) -> int | None:
-    """SIGTERM to the worker's group, and its exit status where it ends within the grace time."""
+def _end_gently(worker: int, *, group: bool) -> int | None:
+    """SIGTERM to the child or its group, and its exit status where it ends within the grace time."""
     with contextlib.suppress(ProcessLookupError):
-        os.killpg(worker, signal.SIGTERM)
-    deadline = time.monotonic() + TERM_GRACE_SECONDS
+        (os.killpg if group else os.kill)(worker, signal.SIGTERM)
+    # The supervisor itself gives the worker its grace time, and needs some of its own.
+    deadline = time.monotonic() + (TERM_GRACE_SECONDS if group else 2 * TERM_GRACE_SECONDS)
     while time.monotonic() < deadline:
         status = _reap(worker)
         if status is not None:
@@ -118,18 +180,18 @@ def _end_gently(worker: int) -> int | None:
     return None
 
 
-def _kill_all(worker: int) -> int:
+def _kill_all(child: int, *, group: bool) -> int:
     """SIGKILL to the group, which is atomic even against a fork bomb, then to whatever left the group; reap all."""
     status = 128 + signal.SIGKILL
     quiet = 0
     while quiet < 2:
-        with contextlib.suppress(ProcessLookupError, PermissionError):
-            os.killpg(worker, signal.SIGKILL)
-        left = descendants(os.getpid())
-        for pid in left:
+        if group:
             with contextlib.suppress(ProcessLookupError, PermissionError):
-                os.kill(pid, signal.SIGKILL)
-        ended = _reap(worker)
+                os.killpg(child, signal.SIGKILL)
+        left = descendants(os.getpid())
+        for process in left:
+            kill(process)
+        ended = _reap(child)
         status = ended if ended is not None else status
         quiet = 0 if left else quiet + 1
         time.sleep(0.01)

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import argparse
 import os
+import signal
 import sys
 import threading
 import time
@@ -22,6 +23,8 @@ if TYPE_CHECKING:
     from harness.records.base import Json
 
 HEARTBEAT_SECONDS = 1.0
+UNHEARD_SECONDS = 3.0
+"""How long a worker that nobody listens to may still take to end in an orderly way."""
 
 
 class Server:
@@ -128,13 +131,18 @@ def serve(requests: int, events: int) -> int:
 
 
 def _beat(writer: Writer) -> None:
-    """Say once a second that the process is scheduled and the interpreter runs."""
+    """Say once a second that the process is scheduled and the interpreter runs.
+
+    If nobody listens any more, end this process and its group: guard and supervisor do that too, unless they are
+    stopped, and a stopped engine would keep a GPU that belongs to the next run by then.
+    """
     while True:
         time.sleep(HEARTBEAT_SECONDS)
         try:
             writer.send({"event": "heartbeat"})
         except OSError:
-            return
+            time.sleep(UNHEARD_SECONDS)
+            os.killpg(0, signal.SIGKILL)
 
 
 def main() -> int:

@@ -124,6 +124,8 @@ def _show(trial: Trial) -> None:
         typer.echo(f"  must change with it: {line}")
     for label, path in trial.clips.items():
         typer.echo(f"  clip {label}: {path}")
+    if trial.distance:
+        typer.echo(f"  between the clips: {trial.distance}")
 
 
 def _short(value: Json) -> str:

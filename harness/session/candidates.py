@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 
+from harness.goldens.golden import Golden
 from harness.records.case_record import CaseRecord
 from harness.records.contents import CONTENTS, CONTENTS_FILE
 from harness.records.golden import CLIP
@@ -39,7 +41,11 @@ def parts_of(record: CaseRecord, folder: Path) -> dict[str, Path]:
 
 
 def leave_candidate(
-    context: SessionContext, record: CaseRecord, folder: Path, contents: Contents | None = None
+    context: SessionContext,
+    record: CaseRecord,
+    folder: Path,
+    contents: Contents | None = None,
+    accepted: Sequence[Golden] = (),
 ) -> Path | None:
     """Leave a pending candidate if the verdict calls for one. ``record.json`` must be on disk.
 
@@ -50,6 +56,7 @@ def leave_candidate(
         record: of the run.
         folder: the case's folder of the run.
         contents: of the checkpoint that ran; they become part of the candidate.
+        accepted: goldens of the case, whose contents are taken where the files are theirs.
 
     Returns:
         The candidate's folder, or ``None``.
@@ -59,6 +66,7 @@ def leave_candidate(
     if record.request.get("golden_of"):
         return None
     if contents is not None:
+        contents.adopt(accepted)
         contents.write(folder)
     files = {**parts_of(record, folder), RECORD: folder / "record.json"}
     # candidate.json beside the record as well: an uploaded run is then an artifact for `accept --from`

@@ -41,6 +41,7 @@ from harness.session.failing import as_ours, clear, last_lines
 from harness.session.identity import identity_of
 from harness.session.inspecting import Inspector
 from harness.session.probing import base_on_disk, probe_source, run_probes
+from harness.session.similarity import require_near
 from harness.session.stages import (
     Found,
     accepted_goldens,
@@ -70,6 +71,8 @@ class _Run:
     """The files that ``identity`` speaks of."""
     contents: Contents | None = None
     """What those files hold."""
+    accepted: tuple[Golden, ...] = ()
+    """All goldens that the case accepts, whatever they are of."""
     identity: Identity | None = None
     engine: gen.EngineStart | None = None
     fingerprint: Fingerprint | None = None
@@ -176,7 +179,9 @@ class Session:
         """Leave the candidate. Only ``golden_missing`` promises one; any other verdict stands without it."""
         try:
             if self.context.leave_candidates:
-                leave_candidate(self.context, record, run.folder, run.contents)
+                leave_candidate(self.context, record, run.folder, run.contents, run.accepted)
+            elif record.verdict.outcome is Outcome.GOLDEN_MISSING and run.contents is not None:
+                run.contents.write(run.folder)  # regeneration makes a golden of it
             return record
         except Exception as error:
             if record.verdict.outcome is Outcome.GOLDEN_MISSING:
@@ -254,7 +259,7 @@ class Session:
             inspected = self._inspector.look(case, paths)
         run.stamps, run.contents = inspected.stamps, inspected.contents
         run.know(inspection=inspected.report)
-        accepted = accepted_goldens(context, case)
+        accepted = run.accepted = accepted_goldens(context, case)
         with run.stage("inspect"):
             weights = inspected.contents.weights([golden.manifest.identity for golden in accepted])
         identify = partial(
@@ -329,6 +334,7 @@ class Session:
         ]
         if not rows:
             return
+        require_near({golden.digest: path for golden, path, _ in rows}, run.located.where)
 
         def how_good(row: tuple[Golden, Path, dict[str, Any]]) -> int:
             observed, _ = observe(run.evidence.plus(**row[2]), self.context.runner.name)

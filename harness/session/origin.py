@@ -31,7 +31,7 @@ class Origin(Record):
     """All that makes a run. Two runs of one origin are repeats of each other."""
 
     identity: str
-    """Digest: request, hardware, checkpoint files, environment."""
+    """Digest: request, hardware, content of the checkpoint, environment."""
     request: dict[str, Json]
     """The case as it runs, without what moves nothing."""
     perturbation: dict[str, Json]
@@ -76,7 +76,7 @@ class Origins:
         """
         inspected = self._inspector.look(case, resolve_case(case, self._context.root))
         fed = "" if probes is None else _sha256(probes)
-        return self._origin(case, perturbation, dict(inspected.digests), fed)
+        return self._origin(case, perturbation, inspected.contents.weights(), fed)
 
     def of_recording(self, base: Case) -> Origin:
         """The origin of a recording of ``base``. Its files are told by their stamps: to read them all would cost more
@@ -88,9 +88,9 @@ class Origins:
         stamps = stamps_of(resolve_case(base, self._context.root))
         return self._origin(base, NONE, {}, hashlib.sha256(repr(stamps).encode()).hexdigest())
 
-    def _origin(self, case: Case, perturbation: Perturbation, digests: dict[str, str], probes: str) -> Origin:
-        runs = perturbation.apply(case)
-        identity = identity_of(runs, self._context.device, digests, perturbation=perturbation)
+    def _origin(self, case: Case, perturbation: Perturbation, weights: dict[str, str], probes: str) -> Origin:
+        runs, harmless = perturbation.apply(case), self._context.runner.harmless_env
+        identity = identity_of(runs, self._context.device, weights, harmless_env=harmless, perturbation=perturbation)
         forced: dict[str, Json] = {"name": perturbation.name, **perturbation.env}
         return Origin(
             identity=identity.digest(),

@@ -2,9 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from itertools import combinations
 from pathlib import Path
 
+from harness.errors import GoldenError
 from harness.frames.clip import read_clip
+from harness.goldens.folder import SHORT
+from harness.review.refusing import FAR
 
 
 def similarity(golden: Path, candidate: Path) -> float | None:
@@ -15,3 +20,24 @@ def similarity(golden: Path, candidate: Path) -> float | None:
     if first.shape != second.shape:
         return None
     return compare(first, second, ["ssim"]).metrics[0].mean
+
+
+def require_near(clips: Mapping[str, Path], where: str) -> None:
+    """Refuse several accepted goldens of one request that show different videos: no limit around them sees a fault.
+
+    Args:
+        clips: frames of each golden, by its digest.
+        where: the case, for the error.
+
+    Raises:
+        GoldenError: two of them lie below ``FAR``.
+    """
+    for (first, one), (second, other) in combinations(clips.items(), 2):
+        ssim = similarity(one, other)
+        if ssim is not None and ssim < FAR:
+            raise GoldenError(
+                f"the accepted goldens {first[:SHORT]} and {second[:SHORT]} show different videos "
+                f"(mean ssim {ssim:.2f}, below {FAR}), so that their limits see no fault",
+                where=where,
+                remedy="find out which one is right, run the case, and accept it with --over",
+            )

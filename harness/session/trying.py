@@ -10,13 +10,14 @@ from typing import Literal, cast
 from harness.definitions.case import Case, CheckpointRef, Located
 from harness.definitions.checks import HUB_NAME
 from harness.definitions.environment import check_name
+from harness.definitions.limits import load_limits
 from harness.errors import InvalidCaseError, QuantgateError
-from harness.frames.clip import read_clip
+from harness.frames.clip import Clip, read_clip
 from harness.goldens.golden import Golden
 from harness.judge.probe_limits import VELOCITY_BASE
 from harness.pipeline.resolve import resolve_case
 from harness.records.base import Json, Record
-from harness.records.generation import Expert
+from harness.records.generation import Expert, Generation
 from harness.records.identity import FieldChange, Identity, differences
 from harness.records.inspection import CheckpointComparison, InspectionReport
 from harness.records.probe import ProbeEvidence
@@ -27,7 +28,8 @@ from harness.session.identity import identity_of
 from harness.session.inspecting import Inspector, difference, inspect, weight_digests
 from harness.session.origin import Origins
 from harness.session.probing import ProbeSource, probe_source, record_inputs, run_probes
-from harness.session.stages import accepted_goldens, look_at_frames
+from harness.session.side_by_side import hold_clips, hold_texts
+from harness.session.stages import accepted_goldens, golden_name, look_at_frames
 
 ROOM = 1.25
 """How much further from the base than the present checkpoint a candidate may be."""
@@ -66,6 +68,8 @@ class Trial(Record):
     """Keys of the case to set."""
     clips: dict[str, str] = {}
     """``now`` and ``then``: clips to be looked at side by side."""
+    distance: str = ""
+    """How far the two clips are apart, for a sentence; empty if there are not both."""
 
 
 @dataclass
@@ -139,7 +143,7 @@ def try_candidate(context: SessionContext, located: Located, candidate: Case) ->
     session = Session(context)
     try:
         probes = _probes(context, session, case, candidate, folder, found)
-        clips = _clips(session, case, candidate, folder, found)
+        clips, distance = _clips(context, session, case, candidate, folder, found, _experts_changed(changes))
     finally:
         session.close()
     if any(change.identity_class in ("weights", "env", "request") for change in changes):
@@ -147,14 +151,15 @@ def try_candidate(context: SessionContext, located: Located, candidate: Case) ->
             f"quantgate regenerate --case {case.id} --runner {context.runner.name} --replace-golden --reason '...'"
         )
         found.must.append(f"golden and limits: {command}")
-    return _concluded(trial.model_copy(update={"probes": probes, "clips": clips}), found)
+    return _concluded(trial.model_copy(update={"probes": probes, "clips": clips, "distance": distance}), found)
 
 
 def _concluded(trial: Trial, found: _Findings) -> Trial:
     answer = "unsafe" if found.bad else "inconclusive" if found.open else "safe"
     if answer == "safe" and found.with_it:
         answer = "safe_with_changes"
-    reasons = (*found.bad, *found.open, *found.with_it) or ("inspection, probes and frames of the candidate are clean",)
+    clean = f"inspection, probes, text embedding and both clips agree ({trial.distance})"
+    reasons = (*found.bad, *found.open, *found.with_it) or (clean,)
     return trial.model_copy(update={"answer": answer, "reasons": reasons, "must_change": (*found.with_it, *found.must)})
 
 
@@ -274,20 +279,45 @@ def _run(session: Session, case: Case, source: ProbeSource, folder: Path) -> Pro
     return run_probes(session.pool.get(case), case, bare, folder)
 
 
-def _clips(session: Session, case: Case, candidate: Case, folder: Path, found: _Findings) -> dict[str, str]:
-    clips: dict[str, str] = {}
+def _experts_changed(changes: Iterable[FieldChange]) -> bool:
+    """Whether weights or format of a transformer differ, so that other frames of the same video are to be expected."""
+    names = (change.field for change in changes if change.identity_class == "weights")
+    return any(name.startswith(("transformer", "quantization.")) for name in names)
+
+
+def _clips(
+    context: SessionContext,
+    session: Session,
+    case: Case,
+    candidate: Case,
+    folder: Path,
+    found: _Findings,
+    experts_changed: bool,
+) -> tuple[dict[str, str], str]:
+    """Generate with both, and compare the text embedding and the clips."""
+    files: dict[str, str] = {}
+    made: dict[str, tuple[Generation, Clip]] = {}
     for label, one in (("then", candidate), ("now", case)):
         try:
-            made = session.pool.get(one).generate(one, folder / label)
+            generation = session.pool.get(one).generate(one, folder / label)
         except QuantgateError as error:
             (found.bad if label == "then" else found.open).append(f"{label}: {error.what}")
             continue
-        clip = read_clip(folder / label / made.clip)
-        clips[label] = str(folder / label / made.clip)
+        clip = read_clip(folder / label / generation.clip)
+        files[label] = str(folder / label / generation.clip)
+        made[label] = generation, clip
         if label == "then":
-            failures = look_at_frames(one, made, clip).failures
+            failures = look_at_frames(one, generation, clip).failures
             found.bad += [f"{check.name}: {check.message}" for check in failures]
-    return clips
+    if len(made) < 2:
+        return files, ""
+    limits = load_limits(context.thresholds, context.runner.name, golden_name(case))
+    (now, now_clip), (then, then_clip) = made["now"], made["then"]
+    texts = hold_texts(now.trace, then.trace, limits)
+    clips = hold_clips(now_clip, then_clip, limits, experts_changed=experts_changed)
+    found.bad += [*texts.bad, *clips.bad]
+    found.open += [*texts.doubts, *clips.doubts]
+    return files, clips.distance
 
 
 def reference(text: str, previous: CheckpointRef | None) -> CheckpointRef:

@@ -27,11 +27,13 @@ def root(tmp_path: Path) -> Path:
 
 @pytest.fixture
 def origin(root: Path, wan_case: Any) -> Any:
-    context: Any = SimpleNamespace(root=root, device=Device(kind="cpu", name="x86_64"))
+    runner = SimpleNamespace(harmless_env=())
+    context: Any = SimpleNamespace(root=root, device=Device(kind="cpu", name="x86_64"), runner=runner)
 
     class Looked(Inspector):
         def look(self, case: Any, paths: Any) -> Any:
-            return SimpleNamespace(digests={"weights": (root / "bf16" / "weights").read_text()})
+            held = {"weights": (root / "bf16" / "weights").read_text()}
+            return SimpleNamespace(contents=SimpleNamespace(weights=lambda: held))
 
     def made(*arguments: Any, **changes: Any) -> Origin:
         return Origins(context, Looked(root)).of(wan_case.model_copy(update=changes), *arguments)
@@ -81,7 +83,8 @@ def test_code_is_what_is_committed_and_what_is_not(root: Path) -> None:
 
 def test_a_recording_is_kept_for_its_own_base_only(root: Path, wan_case: Any) -> None:
     case = wan_case.model_copy(update={"base": wan_case.model})
-    context: Any = SimpleNamespace(root=root, device=Device(kind="cpu", name="x86_64"))
+    runner = SimpleNamespace(harmless_env=())
+    context: Any = SimpleNamespace(root=root, device=Device(kind="cpu", name="x86_64"), runner=runner)
     calls: list[str] = []
 
     def engine(_case: Any) -> Any:

@@ -34,10 +34,10 @@ def test_a_contract_is_one_known_version(name: str) -> None:
 
 def test_default_flipped_between_versions() -> None:
     old, new = load_contract("sglang==0.5.12"), load_contract("sglang==0.5.13")
-    assert old.rules.swap_weight_nibbles.default is True
-    assert new.rules.swap_weight_nibbles.default is False
+    assert old.rules.nvfp4.swap_weight_nibbles.default is True
+    assert new.rules.nvfp4.swap_weight_nibbles.default is False
     assert old.read
-    assert not load_contract("sglang==0.5.20").read
+    assert not load_contract("sglang==0.6.0").read
 
 
 def test_incident_sentence(exports: Path) -> None:
@@ -75,7 +75,9 @@ def test_explicit_config_wins_before_and_inference_wins_after(exports: Path, tmp
     next(item for item in DIALECTS if item.name.startswith("Comfy")).make(edit)
     for expert in ("transformer", "transformer_2"):
         body = edit.config(expert)
-        body["quantization_config"] = {"quant_method": "modelopt", "quant_algo": "NVFP4", "swap_weight_nibbles": False}
+        body["quantization_config"] = {
+            "quant_method": "modelopt", "quant_algo": "NVFP4", "group_size": 16, "swap_weight_nibbles": False,
+        }  # fmt: skip
         edit.write_config(expert, body)
     report = inspect_checkpoint(
         edit.folder, base=exports / "base", contracts=["sglang==0.5.12", "sglang==0.5.23"], digests=False
@@ -106,7 +108,7 @@ def test_a_backend_that_the_runtime_does_not_have(exports: Path) -> None:
     report = inspect_checkpoint(
         exports / "nvfp4", base=exports / "base", contracts=["sglang==0.5.23"], env=env, digests=False
     )
-    assert report.cause == "backend_unknown"
+    assert (report.outcome, report.with_code("backend_unknown")[0].severity) == ("clean", "warning")
 
 
 def test_prepared_for_the_old_default_is_right_there_and_named_elsewhere(exports: Path, tmp_path: Path) -> None:
@@ -120,3 +122,9 @@ def test_prepared_for_the_old_default_is_right_there_and_named_elsewhere(exports
     assert old.with_code("nibble_order")[0].severity == "warning"
     new = inspect_checkpoint(edit.folder, base=exports / "base", contracts=["sglang==0.5.23"], digests=False)
     assert (new.outcome, new.cause) == ("fault", "nibble_order")
+
+
+def test_a_repository_that_a_runtime_does_not_know_is_a_warning(exports: Path) -> None:
+    """Local folders are not asked: their path says nothing about the repository."""
+    report = inspect_checkpoint(exports / "nvfp4", base=exports / "base", contracts=["sglang==0.5.23"], digests=False)
+    assert not report.with_code("repository_unregistered")

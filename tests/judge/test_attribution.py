@@ -135,6 +135,8 @@ def test_of_many_modules_some_are_read(record: Any) -> None:
         ((finding("probe", "norm_off", modules=["transformer/blocks.0.norm2"]),), "norm"),
         ((finding("probe", "first_divergence", expert="transformer", point="p", kind="attention"),), "attention"),
         ((finding("identity", "request_differs"),), "request_differs"),
+        ((finding("identity", "weights_changed", text_encoder={}), finding("frames", "x")), "weights_changed"),
+        ((finding("identity", "env_changed"), finding("sanity", "noise")), "env_changed"),
     ],
 )
 def test_settings_name_the_cause_and_not_what_follows(record: Any, findings: tuple[Finding, ...], code: str) -> None:

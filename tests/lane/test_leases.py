@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import signal
+import socket
 import stat
 import subprocess
 import sys
+import time
 from collections.abc import Callable
 from pathlib import Path
 
@@ -15,6 +18,7 @@ import pytest
 
 from harness.definitions.environment import LEASED
 from harness.errors import InfraError
+from harness.lane import leases
 from harness.lane.devices import FAKE_DEVICES, cpu_device, gpu_devices
 from harness.lane.leases import FOLDER_VARIABLE, Holder, acquire, device_environment, lease_folder
 from harness.records.fingerprint import Device
@@ -154,3 +158,75 @@ def test_fake_devices_obey_the_mask_and_cannot_look_real(monkeypatch: pytest.Mon
     monkeypatch.setenv(FAKE_DEVICES, json.dumps([{"kind": "cuda", "name": "NVIDIA B200", "uuid": "GPU-1"}]))
     with pytest.raises(ValueError, match="FAKE-"):
         gpu_devices()
+
+
+@pytest.mark.parametrize("how", ["unlink", "folder", "rename", "replace"])
+def test_a_lease_survives_the_deletion_of_its_file(tmp_path: Path, gpus: Gpus, how: str) -> None:
+    folder = tmp_path / "leases"
+    with acquire(gpus(1), 0, folder=folder) as lease:
+        lock = folder / "FAKE-0.lock"
+        if how == "folder":
+            shutil.rmtree(folder)
+        elif how == "rename":
+            lock.rename(folder / "x")
+        elif how == "replace":
+            (folder / "x").touch()
+            (folder / "x").replace(lock)
+        else:
+            lock.unlink()
+        with pytest.raises(InfraError, match="in use"):
+            acquire(gpus(1), 0, folder=folder)
+        lease.require_held()
+        assert lock.exists()
+    with acquire(gpus(1), 0, folder=folder):
+        pass
+
+
+def test_the_file_lock_alone_survives_too(tmp_path: Path, gpus: Gpus, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As between containers with network namespaces of their own, or on macOS: there the holder puts the file back."""
+    monkeypatch.setattr(leases, "_bind", lambda _: socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM))
+    monkeypatch.setattr(leases, "WATCH_SECONDS", 0.05)
+    with acquire(gpus(1), 0, folder=tmp_path):
+        (tmp_path / "FAKE-0.lock").unlink()
+        deadline = time.monotonic() + 10
+        while not (tmp_path / "FAKE-0.lock").exists() and time.monotonic() < deadline:
+            time.sleep(0.02)
+        with pytest.raises(InfraError, match="in use"):
+            acquire(gpus(1), 0, folder=tmp_path)
+
+
+def test_a_lease_that_another_process_has_by_now_is_not_used(
+    tmp_path: Path, gpus: Gpus, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(leases, "_bind", lambda _: socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM))
+    monkeypatch.setattr(leases, "WATCH_SECONDS", 600)
+    with acquire(gpus(1), 0, folder=tmp_path) as lease:
+        lease.require_held()
+        (tmp_path / "FAKE-0.lock").unlink()
+        with acquire(gpus(1), 0, folder=tmp_path) as other:
+            other.require_held()
+            with pytest.raises(InfraError, match="another process leased this GPU") as refused:
+                lease.require_held()
+            assert refused.value.kind == "device"
+        lease.require_held()
+
+
+def test_whoever_waits_is_told_that_the_holder_is_stopped(tmp_path: Path, gpus: Gpus) -> None:
+    holder = subprocess.Popen([sys.executable, "-c", HOLD, str(tmp_path)], stdout=subprocess.PIPE, text=True)
+    assert holder.stdout is not None
+    assert holder.stdout.readline() == "held\n"
+    holder.send_signal(signal.SIGSTOP)
+    os.waitpid(holder.pid, os.WUNTRACED)
+    with pytest.raises(InfraError, match=rf"kill -CONT {holder.pid}"):
+        acquire(gpus(1), 0, folder=tmp_path)
+    holder.kill()
+    holder.wait()
+    holder.stdout.close()
+
+
+def test_a_link_in_place_of_the_lock_is_not_followed(tmp_path: Path, gpus: Gpus) -> None:
+    (tmp_path / "leases").mkdir()
+    (tmp_path / "leases/FAKE-0.lock").symlink_to(tmp_path / "made")
+    with pytest.raises(InfraError):
+        acquire(gpus(1), 0, folder=tmp_path / "leases")
+    assert not (tmp_path / "made").exists()

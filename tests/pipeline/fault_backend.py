@@ -39,6 +39,30 @@ def _spawn(out_dir: Path) -> None:
     (out_dir / "pids").write_text("\n".join(pids))
 
 
+def _spawn_all_kinds(out_dir: Path) -> None:
+    """Children, grandchildren of every way to get away, and one that forks for ever in sessions of its own."""
+    _spawn(out_dir)
+    daemon = (
+        "import os, sys, time\n"
+        "if os.fork(): os._exit(0)\n"
+        "os.setsid()\n"
+        "if os.fork(): os._exit(0)\n"
+        "open(sys.argv[1], 'a').write(f'\\n{os.getpid()}')\n"
+        "time.sleep(600)\n"
+    )
+    deaf = (
+        "import os, signal, sys, time\n"
+        "for number in (signal.SIGTERM, signal.SIGHUP, signal.SIGINT): signal.signal(number, signal.SIG_IGN)\n"
+        "open(sys.argv[1], 'a').write(f'\\n{os.getpid()}')\n"
+        "time.sleep(600)\n"
+    )
+    for program in (daemon, deaf):
+        subprocess.Popen([sys.executable, "-c", program, str(out_dir / "pids")], start_new_session=program == deaf)
+    deadline = time.monotonic() + 20
+    while len((out_dir / "pids").read_text().split()) < 5 and time.monotonic() < deadline:
+        time.sleep(0.02)
+
+
 def _fork_bomb() -> None:
     while True:
         os.fork()
@@ -91,6 +115,11 @@ class FaultBackend:
             "children_then_hang": lambda: (_spawn(out_dir), time.sleep(600)),
             "children_then_crash": lambda: (_spawn(out_dir), os._exit(9)),
             "children": lambda: _spawn(out_dir),
+            "all_kinds": lambda: (
+                _spawn_all_kinds(out_dir),
+                emit({"stage": "spawned", "step": 1, "steps": 1}),
+                time.sleep(600),
+            ),
             "fork_bomb": _fork_bomb,
             "nonsense": lambda: self._write_to_protocol(b"this is no JSON\n"),
         }
@@ -105,7 +134,9 @@ class FaultBackend:
         path = write_clip(out_dir / "clip.safetensors", clip, "raw")
         name = path.name
         if fault == "clip_elsewhere":
-            name = f"../{out_dir.name}/{path.name}"
+            name = f"../{path.rename(out_dir.parent / 'stray.safetensors').name}"
+        if fault == "clip_absolute":
+            name = str(path)
         if fault == "clip_link":
             name = path.rename(out_dir / "moved.safetensors").name
             path.symlink_to(out_dir / name)

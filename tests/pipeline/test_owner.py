@@ -20,6 +20,7 @@ from harness.frames.clip import read_clip
 from harness.pipeline import owner as owner_module
 from harness.pipeline.engine_key import engine_key
 from harness.pipeline.environment import engine_environment
+from harness.pipeline.leftovers import MARKER
 from harness.pipeline.owner import EngineOwner
 from harness.records.generation import Progress
 
@@ -97,6 +98,12 @@ def test_a_fault_is_typed_and_the_engine_is_dead(
     assert _session_members(leader) == []
     with pytest.raises(InfraError, match="not running"):
         owner.generate(make_case(), tmp_path)
+
+
+def test_a_clip_may_be_named_by_its_whole_path(start_owner: Start, make_case: Make, tmp_path: Path) -> None:
+    """Backends of others do; it is the same file in the same folder."""
+    made = start_owner(make_case()).generate(make_case("clip_absolute"), tmp_path / "a")
+    assert read_clip(tmp_path / "a" / made.clip).digest == made.clip_sha256
 
 
 @pytest.mark.parametrize("fault", ["hang", "stop"])
@@ -290,7 +297,7 @@ def test_the_environment_is_exactly_what_is_documented(
     set_here = {"OMP_NUM_THREADS", "MKL_NUM_THREADS", "HF_HUB_OFFLINE", "HF_HUB_DISABLE_TELEMETRY", "PYTHONUNBUFFERED"}
     set_here |= {"TOKENIZERS_PARALLELISM", "CUBLAS_WORKSPACE_CONFIG", "STATED", "PASSED"}
     # LC_CTYPE is set by the interpreter itself under the C locale (PEP 538).
-    assert set(environment) - base - {"LC_CTYPE"} == set_here
+    assert set(environment) - base - {"LC_CTYPE", MARKER} == set_here
     assert environment["STATED"] == "1"
     assert environment["PASSED"] == "value"
     assert environment["OMP_NUM_THREADS"] == "3"

@@ -20,6 +20,7 @@ def test_first_golden_then_pass_then_a_regression_is_seen(project: Any) -> None:
     project.cases("  one: {}\n")
     done = regenerate(project)
     assert done.returncode == 0, done.stdout + done.stderr
+    assert list((project.root / "goldens" / "cpu" / "one").glob("*/contents.json")), "the golden knows its weights"
     file = limits(project)
     assert {limit.metric for limit in file.limits} >= {"ssim", "psnr", "mad", "flicker", "motion_ratio"}
     assert all(limit.samples and limit.method == "repeats" for limit in file.limits)

@@ -62,8 +62,8 @@ CHECKS: tuple[Check, ...] = (
     Check("excluded", "rows", excluded_rules.excluded_rows),
     Check("contracts", "rows", contract_rules.contracts),
     Check("contract_settings", "header", contract_rules.contract_settings),
-    Check("contract_names", "header", contract_rules.contract_names),
-    Check("contract_scales", "header", contract_rules.contract_scales),
+    Check("contract_predictions", "header", contract_rules.contract_predictions),
+    Check("contract_repositories", "header", contract_rules.contract_repositories),
     Check("unproven", "header", encoding.without_base),
 )
 

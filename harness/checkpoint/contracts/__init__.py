@@ -1,4 +1,5 @@
-"""Runtime contracts: what a runtime version assumes where a checkpoint does not say."""
+"""Runtime contracts: what a version of a runtime does with a checkpoint, transcribed from its code or learned by
+running it."""
 
 from harness.checkpoint.contracts.model import Contract, Rules, known_contracts, load_contract
 from harness.checkpoint.contracts.resolve import Resolved, resolve

@@ -1,24 +1,30 @@
-"""What a runtime WILL assume for one checkpoint: defaults, what it infers, what the config says, merged its way."""
+"""What a runtime WILL assume for one checkpoint: its prediction as rows for a report, and remedies that were tried."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
-from harness.checkpoint.contracts.model import Contract, SwitchRule
+from packaging.version import Version
+
+from harness.checkpoint.contracts.model import Contract, Rules, rules_of
+from harness.checkpoint.contracts.predict import Declared, Prediction, predict
 from harness.definitions.case import Loader
 from harness.records.base import Json
 from harness.records.inspection import ContractAssumption
 
 if TYPE_CHECKING:
     from harness.checkpoint.index import Component
-    from harness.checkpoint.modules import Module
+
+ORDERS = {True: "high_first", False: "low_first"}
+LAYOUTS = {True: "swizzled", False: "linear"}
 
 
 @dataclass(frozen=True)
 class Resolved:
-    """The assumptions, ready to be held against proven bytes."""
+    """The assumptions, ready to be compared with proven bytes."""
 
     name: str
     nibble_order: str
@@ -27,52 +33,73 @@ class Resolved:
     layout_rule: str
     assumptions: tuple[ContractAssumption, ...]
     source: str = ""
-    remedy: str = ""
+    prediction: Prediction = field(default_factory=Prediction)
+    contract: Contract | None = None
+    """``None``: the harness's own loader."""
+    declared: Declared | None = None
 
 
-def signals(modules: Mapping[str, Module]) -> set[str]:
-    """What tensor names give away: ``packed_qkv`` and ``comfy_quant``."""
-    from harness.checkpoint.modules import PACKED_QKV
+def declared_by(component: Component) -> Declared:
+    """What one transformer's files say of it, as a runtime sees them."""
+    return Declared(
+        role="override" if component.role == "override" else "model",
+        config=component.config.get("quantization_config"),
+        tensors=component.tensors,
+        metadata=component.metadata,
+        class_name=str(component.config.get("_class_name") or "WanTransformer3DModel"),
+    )
 
-    found = {"packed_qkv" for name in modules if PACKED_QKV.match(f"{name}.")}
-    return found | {"comfy_quant" for module in modules.values() if module.marked}
 
-
-def resolve(
-    contract: Contract, component: Component, modules: Mapping[str, Module], env: Mapping[str, str]
-) -> Resolved:
+def resolve(contract: Contract, component: Component, env: Mapping[str, str]) -> Resolved:
     """Resolve one contract for one expert."""
-    rules, seen = contract.rules, signals(modules)
-    swap, nibble_rule = _switch(rules.swap_weight_nibbles, component, seen, "true")
-    tiled, layout_rule = _switch(rules.swizzled_scales, component, seen, "swizzled")
-    rows: list[ContractAssumption] = []
-
-    def add(field: str, value: Json, rule: str, source: str) -> None:
-        rows.append(ContractAssumption(field=field, value=value, rule=rule, source=source))
-
-    order, layout = "high_first" if swap else "low_first", "swizzled" if tiled else "linear"
-    add("nibble_order", order, nibble_rule, rules.swap_weight_nibbles.source)
-    add("scale_layout", layout, layout_rule, rules.swizzled_scales.source)
-    add("missing_nvfp4_scales", rules.missing_nvfp4_scales.policy, "default", rules.missing_nvfp4_scales.source)
-    add("missing_fp8_scales", rules.missing_fp8_scales.policy, "default", rules.missing_fp8_scales.source)
-    boundary = rules.boundary_ratio
-    add("boundary_ratio", boundary, "hard-coded" if isinstance(boundary, float) else f"from {boundary}", "")
-    if rules.backend is not None:
-        asked = env.get(rules.backend.env)
-        rule = f"environment: {rules.backend.env}" if asked else "default"
-        add("fp4_backend", asked or rules.backend.default, rule, rules.backend.source)
-    if not contract.read:
-        add("rules_read_at", list(rules.read_at), f"{contract.version} lies in the same range {rules.versions}", "")
+    rules, declared = contract.rules, declared_by(component)
+    prediction = predict(rules, declared)
+    order, layout = ORDERS[prediction.swap.on], LAYOUTS[prediction.tiled.on]
     return Resolved(
         contract.name,
         order,
-        nibble_rule,
+        prediction.swap.why,
         layout,
-        layout_rule,
-        tuple(rows),
-        rules.swap_weight_nibbles.source,
-        _remedy(contract),
+        prediction.tiled.why,
+        tuple(_rows(contract, prediction, declared, env)),
+        rules.nvfp4.swap_weight_nibbles.source,
+        prediction,
+        contract,
+        declared,
     )
+
+
+def _rows(
+    contract: Contract, prediction: Prediction, declared: Declared, env: Mapping[str, str]
+) -> Iterator[ContractAssumption]:
+    rules = contract.rules
+
+    def row(name: str, value: Json, rule: str, source: str = "") -> ContractAssumption:
+        return ContractAssumption(field=name, value=value, rule=rule, source=source)
+
+    if prediction.refused:
+        yield row("loads", False, prediction.refused, rules.dispatch.source)
+    yield row("nibble_order", ORDERS[prediction.swap.on], prediction.swap.why, rules.nvfp4.swap_weight_nibbles.source)
+    yield row("scale_layout", LAYOUTS[prediction.tiled.on], prediction.tiled.why, rules.nvfp4.swizzled_scales.source)
+    if not prediction.refused and not prediction.unmodelled:
+        method = prediction.method or "plain"
+        yield row("quantized_linears", len(prediction.quantized), f"method {method}", rules.dispatch.source)
+    read = list(rules.override.reads) if declared.role == "override" else ["config", "tensors"]
+    yield row("declarations_read", list[Json](read), f"of a {declared.role}", rules.override.source)
+    boundary = rules.boundary_ratio
+    yield row("boundary_ratio", boundary, "fixed" if isinstance(boundary, float) else f"from {boundary}")
+    if rules.registry is not None and rules.registry.flow_shift:
+        shifts: dict[str, Json] = dict(rules.registry.flow_shift)
+        yield row("flow_shift", shifts, "by repository; the scheduler's own is not read", rules.registry.source)
+    if rules.backend is not None:
+        asked = env.get(rules.backend.env)
+        rule = f"environment: {rules.backend.env}" if asked else "default"
+        yield row("fp4_backend", asked or rules.backend.default, rule, rules.backend.source)
+    how = "learned by running its loader" if rules.learned is not None else "read from its code"
+    if contract.read:
+        yield row("rules", how, f"at {contract.version}")
+    else:
+        yield row("rules_read_at", list[Json](rules.read_at), f"nobody read {contract.version}")
 
 
 def resolve_loader(loader: Loader) -> Resolved:
@@ -92,29 +119,72 @@ def resolve_loader(loader: Loader) -> Resolved:
     )
 
 
-def _switch(rule: SwitchRule, component: Component, seen: set[str], true_word: str) -> tuple[bool, str]:
-    said, why = rule.default, "default, because the config is silent"
-    explicit = component.declaration.flag(rule.config_key) if rule.config_key else None
-    if explicit is not None:
-        said = explicit is True or explicit == true_word
-        why = f"config: {rule.config_key}: {str(explicit).lower()}"
-    else:
-        for key in rule.implied_by:
-            implied = component.declaration.flag(key)
-            if implied is not None:
-                said, why = bool(implied), f"config: {key}: {str(implied).lower()} implies it"
-                break
-    inferred = sorted(seen & set(rule.inferred_from))
-    if rule.merge == "inferred_or_config" and inferred and not said:
-        overruled = f", which overrules the config's {rule.config_key}: false" if explicit is not None else ""
-        return True, f"inferred from {', '.join(inferred)}{overruled}"
-    return said, why
+def remedies(resolved: Resolved, order: str, layout: str, root: Path | None = None) -> list[str]:
+    """What makes this runtime read the bytes as they are: only what was tried on the contract and works.
+
+    Args:
+        resolved: a runtime that reads them otherwise.
+        order: nibble order that the bytes prove.
+        layout: scale layout that the bytes prove.
+        root: the project, for contracts of its own.
+    """
+    contract, declared = resolved.contract, resolved.declared
+    if contract is None or declared is None:
+        return []
+
+    def reads_right(rules: Rules, files: Declared) -> bool:
+        prediction = predict(rules, files)
+        good = not prediction.refused and not prediction.unmodelled and prediction.method == "nvfp4"
+        return good and (ORDERS[prediction.swap.on], LAYOUTS[prediction.tiled.on]) == (order, layout)
+
+    found = []
+    keys = _keys(contract.rules, order, layout)
+    for chosen in (keys[:1], keys[1:], keys):
+        if (
+            chosen
+            and isinstance(declared.config, Mapping)
+            and reads_right(contract.rules, _with(declared, dict(chosen)))
+        ):
+            found.append(", ".join(f"set {key}: {_word(value)}" for key, value in chosen))
+            break
+    versions = sorted(
+        {
+            Version(at): reads_right(rules, declared)
+            for rules in reversed(rules_of(contract.runtime, root))
+            for at in rules.read_at
+        }.items()
+    )
+    if any(right for _, right in versions):
+        found.append(f"use {contract.runtime} {_range(versions)}")
+    return found
 
 
-def _remedy(contract: Contract) -> str:
-    """Other versions of the same runtime whose default differs, for the sentence's last part."""
-    from harness.checkpoint.contracts.model import _file
+def _keys(rules: Rules, order: str, layout: str) -> list[tuple[str, Any]]:
+    swap, tiled = rules.nvfp4.swap_weight_nibbles, rules.nvfp4.swizzled_scales
+    keys: list[tuple[str, Any]] = [(swap.config_key, order == "high_first")] if swap.config_key else []
+    return keys + ([(tiled.config_key, layout)] if tiled.config_key else [])
 
-    mine = contract.rules.swap_weight_nibbles.default
-    others = [rules.versions for rules in _file(contract.runtime).rules if rules.swap_weight_nibbles.default != mine]
-    return f"{contract.runtime} {others[0]}" if others else ""
+
+def _with(declared: Declared, keys: Mapping[str, Any]) -> Declared:
+    """The same files with keys set where the declaration's form is read: in its section if that names the algorithm."""
+    body = dict(declared.config)
+    section = body.get("quantization")
+    if isinstance(section, Mapping) and body.get("quant_algo") is None:
+        body["quantization"] = {**section, **keys}
+    return replace(declared, config={**body, **keys})
+
+
+def _word(value: Any) -> str:
+    return str(value).lower() if isinstance(value, bool) else str(value)
+
+
+def _range(versions: list[tuple[Version, bool]]) -> str:
+    """The versions that read right, as a range if they are all at one end, else listed."""
+    good = [version for version, right in versions if right]
+    first = versions.index((good[0], True))
+    if all(right for _, right in versions[first:]):
+        return f">={good[0]}"
+    last = max(index for index, (_, right) in enumerate(versions) if right)
+    if all(right for _, right in versions[: last + 1]):
+        return f"<={good[-1]}"
+    return "==" + " or ==".join(str(version) for version in good)

@@ -1,0 +1,450 @@
+"""Whether GitHub's settings protect the lane's machines: what a workflow file cannot say, and what a fork can change.
+
+A pull request that edits a workflow runs its own version of the file, so no `if:` in a workflow protects a machine.
+What does: who may start a run (approval), which workflow files at which ref a runner group takes jobs of, that a
+machine lives for one job, who may write the branches that reach it, and who releases the job that measures goldens.
+All of it is read through `gh`; nothing is changed. Fields and paths are those of GitHub's REST schema
+(https://github.com/github/rest-api-description).
+"""
+
+from __future__ import annotations
+
+import json
+import re
+import shlex
+import subprocess
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+from urllib.parse import quote
+
+from harness.errors import InfraError, InvalidCaseError
+from harness.lane.preflight import Check
+
+ENVIRONMENT = "regenerate"
+"""Environment of the job that measures goldens."""
+COPY = "pull-request/1"
+"""A branch of the kind that reaches a GPU: see `b200.yml`."""
+REACHING = ("lane.yml", "regenerate.yml")
+"""Workflow files whose jobs run on the lane's machines."""
+SECONDS = 60.0
+_REPOSITORY = re.compile(r"[A-Za-z0-9][A-Za-z0-9-]*/[A-Za-z0-9_.-]+")
+_COMMIT = re.compile(r"[0-9a-f]{40}")
+_HTTP = re.compile(r"\(HTTP (\d{3})\)")
+
+
+@dataclass(frozen=True)
+class Answer:
+    """What GitHub said: the JSON, or the status that it refused with."""
+
+    data: Any = None
+    status: int = 200
+    said: str = ""
+
+
+@dataclass
+class GitHub:
+    """Reads one repository's settings through `gh api`; asks for each path once."""
+
+    repository: str
+    _answers: dict[str, Answer] = field(default_factory=dict)
+
+    def get(self, path: str) -> Answer:
+        """GET ``path``.
+
+        Raises:
+            InfraError: `gh` is not there, does not answer, or answers with something that is no JSON.
+        """
+        if path not in self._answers:
+            self._answers[path] = self._ask(path)
+        return self._answers[path]
+
+    def _ask(self, path: str) -> Answer:
+        command = ["gh", "api", "--method", "GET", "-H", "X-GitHub-Api-Version: 2022-11-28", path]
+        try:
+            done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=SECONDS)
+        except (OSError, subprocess.TimeoutExpired) as error:
+            raise InfraError(
+                f"gh did not run: {error}",
+                kind="crash",
+                remedy="install gh (https://cli.github.com), then gh auth login",
+            ) from error
+        if done.returncode:
+            status = _HTTP.search(done.stderr)
+            if status is None:  # no answer of GitHub's at all
+                said = " ".join(done.stderr.split())[:300] or f"exit status {done.returncode}"
+                raise InfraError(f"gh failed: {said}", kind="download", remedy="gh auth status")
+            return Answer(status=int(status[1]), said=" ".join(done.stderr.split())[:200])
+        try:
+            return Answer(json.loads(done.stdout))
+        except ValueError as error:
+            raise InfraError(
+                f"gh answered with no JSON for {path}", kind="protocol", remedy=f"gh api {path}"
+            ) from error
+
+
+def check_settings(repository: str, labels: Sequence[str]) -> tuple[Check, ...]:
+    """Look at every setting that protects the machines of one runner.
+
+    Args:
+        repository: ``owner/name``.
+        labels: of the runner's profile; a machine that has all of them takes the lane's jobs.
+
+    Returns:
+        One check a setting; what this token may not read is ``unfit``: what nobody has seen protects nothing.
+
+    Raises:
+        InvalidCaseError: ``repository`` is no ``owner/name``.
+        InfraError: `gh` does not work.
+    """
+    if not _REPOSITORY.fullmatch(repository):
+        raise InvalidCaseError(f"{repository!r} is no owner/name", where="--repo", remedy="--repo owner/name")
+    github = GitHub(repository)
+    about = github.get(f"repos/{repository}")
+    if about.status != 200 or not isinstance(about.data, dict):
+        return (_unread("repository", about, f"gh api repos/{repository}"),)
+    branch = str(about.data.get("default_branch") or "main")
+    organization = (about.data.get("owner") or {}).get("type") == "Organization"
+    return (
+        _approval(github, private=bool(about.data.get("private"))),
+        *_token(github),
+        *_actions(github),
+        *_own_runners(github, labels),
+        *(_groups(github, branch, labels) if organization else [_no_groups(repository)]),
+        *_environment(github),
+        *_branches(github, branch),
+    )
+
+
+def _approval(github: GitHub, *, private: bool) -> Check:
+    """Who needs a maintainer's click before a workflow of a fork's pull request runs at all."""
+    name, base = "fork_approval", f"repos/{github.repository}/actions/permissions"
+    if private:
+        path, wanted = f"{base}/fork-pr-workflows-private-repos", "run_workflows_from_fork_pull_requests: false"
+        command = f"gh api --method PUT {path} -F run_workflows_from_fork_pull_requests=false"
+        answer = github.get(path)
+        if answer.status != 200:
+            return _unread(name, answer, command)
+        runs = _of(answer, "run_workflows_from_fork_pull_requests")
+        asks = _of(answer, "require_approval_for_fork_pr_workflows")
+        fine = runs is False or asks is True
+        actual = f"run_workflows_from_fork_pull_requests: {_shown(runs)}"
+        return _check(name, fine, actual, wanted, "pull requests of forks run workflows without approval", command)
+    path = f"{base}/fork-pr-contributor-approval"
+    command = f"gh api --method PUT {path} -f approval_policy=all_external_contributors"
+    answer = github.get(path)
+    if answer.status != 200:
+        return _unread(name, answer, command)
+    policy = _of(answer, "approval_policy")
+    message = "whoever had one pull request merged runs workflows of a fork without approval, edited ones too"
+    return _check(
+        name, policy == "all_external_contributors", str(policy), "all_external_contributors", message, command
+    )
+
+
+def _token(github: GitHub) -> Iterator[Check]:
+    path = f"repos/{github.repository}/actions/permissions/workflow"
+    command = f"gh api --method PUT {path} -f default_workflow_permissions=read"
+    answer = github.get(path)
+    if answer.status != 200:
+        yield _unread("default_token", answer, command)
+        return
+    given = _of(answer, "default_workflow_permissions")
+    message = "a job that states no permissions gets a token that may write"
+    yield _check("default_token", given == "read", str(given), "read", message, command)
+
+
+def _actions(github: GitHub) -> Iterator[Check]:
+    path = f"repos/{github.repository}/actions/permissions"
+    command = f"gh api --method PUT {path} -F enabled=true -f allowed_actions=selected -F sha_pinning_required=true"
+    answer = github.get(path)
+    if answer.status != 200:
+        yield _unread("allowed_actions", answer, command)
+        return
+    pinned, allowed = _of(answer, "sha_pinning_required"), _of(answer, "allowed_actions")
+    found = f"allowed_actions: {allowed}, sha_pinning_required: {_shown(pinned)}"
+    message = f"{found}: a workflow may use any action at a tag that its owner can move"
+    fine = pinned is True or allowed in ("local_only",)
+    yield _check("allowed_actions", fine, found, "sha_pinning_required: true", message, command, state="warning")
+
+
+def _own_runners(github: GitHub, labels: Sequence[str]) -> Iterator[Check]:
+    """Runners of the repository itself: they are in no group, so any workflow of any branch reaches them."""
+    path = f"repos/{github.repository}/actions/runners"
+    answer = github.get(f"{path}?per_page=100")
+    if answer.status != 200:
+        yield _unread("repository_runners", answer, f"gh api {path}")
+        return
+    own = [runner for runner in _rows(answer, "runners") if _takes(runner, labels)]
+    if not own:
+        yield Check(name="repository_runners", state="fit", found="none with the lane's labels")
+    for runner in own:
+        yield Check(
+            name="repository_runners",
+            state="unfit",
+            found=_name(runner),
+            wanted="a runner group of the organization",
+            message=f"runner {_name(runner)} is registered at the repository: no group keeps a workflow away from it",
+            remedy=f"gh api --method DELETE {path}/{int(runner.get('id', 0))}, and register it in a runner group",
+        )
+
+
+def _no_groups(repository: str) -> Check:
+    owner = repository.partition("/")[0]
+    return Check(
+        name="runner_group",
+        state="unfit",
+        found=f"{owner} is a user",
+        wanted="an organization",
+        message=f"{owner} is a user, and only organizations have runner groups that keep edited workflows away",
+        remedy="move the repository into an organization, or let the lane run on hosted runners only",
+    )
+
+
+def _groups(github: GitHub, branch: str, labels: Sequence[str]) -> Iterator[Check]:
+    organization, _, name = github.repository.partition("/")
+    path = f"orgs/{organization}/actions/runner-groups"
+    answer = github.get(f"{path}?visible_to_repository={quote(name)}&per_page=100")
+    if answer.status != 200:
+        yield _unread("runner_group", answer, f"gh auth refresh -s admin:org, then gh api {path}")
+        return
+    judged = 0
+    for group in _rows(answer, "runner_groups"):
+        number = int(group.get("id", 0))
+        runners = github.get(f"{path}/{number}/runners?per_page=100")
+        rows = [runner for runner in _rows(runners, "runners") if _takes(runner, labels)]
+        if group.get("default") and runners.status == 200 and not rows:
+            continue  # every organization has it, and none of our machines is in it
+        judged += 1
+        yield from _group(group, f"{path}/{number}", github.repository, branch)
+        if runners.status != 200:
+            yield _unread("ephemeral", runners, f"gh api {path}/{number}/runners")
+        yield from (_ephemeral(runner) for runner in rows)
+    if not judged:
+        yield Check(
+            name="runner_group",
+            state="unfit",
+            found="none",
+            wanted="a group for this repository",
+            message="no runner group of the organization is open to this repository",
+            remedy=_new_group(organization, github.repository, branch),
+        )
+
+
+def _group(group: Mapping[str, Any], path: str, repository: str, branch: str) -> Iterator[Check]:
+    name = str(group.get("name", ""))
+    command = f"gh api --method PATCH {path} -f visibility=selected"
+    visibility = group.get("visibility")
+    message = (
+        f"group {name!r} is open to other repositories (visibility: {visibility}): their code reaches the machines"
+    )
+    yield _check("runner_group", visibility == "selected", f"{name}: {visibility}", "selected", message, command)
+    restrict = f"gh api --method PATCH {path} -F restricted_to_workflows=true {_selected(repository, branch)}"
+    chosen = [str(item) for item in group.get("selected_workflows") or ()]
+    if group.get("restricted_to_workflows") is not True:
+        message = f"group {name!r} takes jobs of any workflow file: a branch that edits one reaches the machines"
+        yield _check("group_workflows", False, "restricted_to_workflows: false", "true", message, restrict)
+        return
+    loose = [item for item in chosen if not _fixed(item, repository, branch)]
+    message = f"group {name!r} takes {', '.join(loose)}: not a file of this repository at {branch} or at a commit"
+    found = ", ".join(chosen) or "none"
+    yield _check("group_workflows", not loose, found, f"workflows at refs/heads/{branch}", message, restrict)
+
+
+def _fixed(workflow: str, repository: str, branch: str) -> bool:
+    """Whether ``owner/name/.github/workflows/file@ref`` names our file at the protected branch or at a commit."""
+    file, _, ref = workflow.partition("@")
+    ours = file.lower().startswith(f"{repository}/.github/workflows/".lower())
+    return ours and (ref in (branch, f"refs/heads/{branch}") or _COMMIT.fullmatch(ref) is not None)
+
+
+def _ephemeral(runner: Mapping[str, Any]) -> Check:
+    name, lives = _name(runner), runner.get("ephemeral")
+    return _check(
+        "ephemeral",
+        lives is True,
+        f"{name}: ephemeral: {_shown(lives)}",
+        "ephemeral: true",
+        f"runner {name} takes one job after another: what a job leaves (files, processes, hooks) meets the next",
+        "set it up again as docs/lane.md says (a runner for one job: --jitconfig, or --ephemeral)",
+    )
+
+
+def _environment(github: GitHub) -> Iterator[Check]:
+    path = f"repos/{github.repository}/environments/{ENVIRONMENT}"
+    body = json.dumps(
+        {
+            "prevent_self_review": True,
+            "reviewers": [{"type": "Team", "id": 0}],
+            "deployment_branch_policy": {"protected_branches": True, "custom_branch_policies": False},
+        }
+    )
+    command = f"echo {shlex.quote(body)} | gh api --method PUT {path} --input -   (id: of your team)"
+    answer = github.get(path)
+    if answer.status not in (200, 404):
+        yield _unread("environment", answer, command)
+        return
+    rules = [rule for rule in (_of(answer, "protection_rules") or ()) if isinstance(rule, dict)]
+    reviewed = any(rule.get("type") == "required_reviewers" and rule.get("reviewers") for rule in rules)
+    found = "absent" if answer.status == 404 else f"reviewers: {'required' if reviewed else 'none'}"
+    message = f"environment {ENVIRONMENT} asks nobody before goldens are measured on the machine"
+    yield _check("environment", reviewed, found, "required reviewers", message, command)
+    policy = _of(answer, "deployment_branch_policy")
+    branches = "protected branches" if policy else "any branch"
+    message = f"environment {ENVIRONMENT} may be used from any branch, with that branch's workflow file"
+    yield _check("environment_branches", bool(policy), branches, "protected branches", message, command)
+
+
+def _branches(github: GitHub, branch: str) -> Iterator[Check]:
+    """Rules that hold for the branches: those of rulesets that are active, wherever they are defined."""
+    wanted = {COPY: ("creation", "update"), branch: ("pull_request", "deletion", "non_fast_forward")}
+    for name, types in wanted.items():
+        path = f"repos/{github.repository}/rules/branches/{quote(name, safe='')}"
+        pattern = "refs/heads/pull-request/**/*" if name == COPY else f"refs/heads/{name}"
+        body = json.dumps(
+            {
+                "name": f"quantgate: {pattern}",
+                "target": "branch",
+                "enforcement": "active",
+                "conditions": {"ref_name": {"include": [pattern], "exclude": []}},
+                "rules": [{"type": kind} for kind in types],
+                "bypass_actors": [{"actor_id": 5, "actor_type": "RepositoryRole", "bypass_mode": "always"}]
+                if name == COPY
+                else [],
+            }
+        )
+        command = f"echo {shlex.quote(body)} | gh api --method POST repos/{github.repository}/rulesets --input -"
+        answer = github.get(path)
+        if answer.status != 200:
+            yield _unread("branch_rules", answer, command)
+            continue
+        present = {str(rule.get("type")) for rule in answer.data if isinstance(rule, dict)}
+        absent = [kind for kind in types if kind not in present]
+        shown = "pull-request/*" if name == COPY else name
+        why = (
+            "whoever may push starts the lane on the machines"
+            if name == COPY
+            else "what the lane trusts can be rewritten"
+        )
+        message = f"branch {shown} has no rule {', '.join(absent)}: {why}"
+        yield _check(
+            "branch_rules", not absent, f"{shown}: {', '.join(sorted(present)) or 'none'}", "", message, command
+        )
+
+
+def check_callers(root: Path, repository: str) -> Iterator[Check]:
+    """Whether the workflows of this checkout call the lane at a ref, as a restricted runner group demands.
+
+    GitHub gives a restricted group only the jobs that are defined in a selected file at the selected ref. A lane that
+    is called as ``./.github/workflows/lane.yml`` is the copied branch's own file: its jobs would wait for ever.
+    """
+    lane = f"{repository}/.github/workflows/lane.yml@main"
+    local = "uses: ./.github/workflows/lane.yml"
+    for path in sorted((root / ".github/workflows").glob("*.y*ml")):
+        if local not in path.read_text(encoding="utf-8", errors="replace"):
+            continue
+        shown = path.relative_to(root)
+        yield Check(
+            name="lane_caller",
+            state="unfit",
+            found=f"{shown}: {local}",
+            wanted=lane,
+            message=f"{shown} calls the lane of its own branch: a runner group restricted to main never takes its jobs",
+            remedy=f"sed -i 's#{local}.*#uses: {lane}#' {shown}",
+        )
+
+
+def check_home(environ: Mapping[str, str]) -> Iterator[Check]:
+    """What an earlier job may have left for this one in the home of a self-hosted runner; elsewhere nothing is said.
+
+    Args:
+        environ: of the job; GitHub sets ``RUNNER_ENVIRONMENT``.
+    """
+    if environ.get("RUNNER_ENVIRONMENT") != "self-hosted" or not environ.get("HOME"):
+        return
+    home = Path(environ["HOME"])
+    left = [name for name in _LEFT_IN_HOME if (home / name).exists()]
+    if not left:
+        yield Check(name="home", state="fit", found=f"{home} holds nothing that another job could have left")
+    for name in left:
+        yield Check(
+            name="home",
+            state="unfit",
+            found=str(home / name),
+            message=f"{home / name} is there before the job: {_LEFT_IN_HOME[name]}",
+            remedy="give each job a home of its own (docs/lane.md), and look who wrote it",
+        )
+
+
+_LEFT_IN_HOME = {
+    ".gitconfig": "git obeys its hooks, filters and url rewrites in every checkout",
+    ".config/git": "git obeys its hooks, filters and url rewrites in every checkout",
+    ".config/pip": "pip takes its index from it",
+    ".pip": "pip takes its index from it",
+    ".config/uv": "uv takes its index from it",
+    ".netrc": "it holds passwords that every job can read",
+    ".ssh": "it holds keys that every job can read",
+    ".config/gh": "it holds a token that every job can read",
+    ".cache/huggingface/token": "it holds a token that every job can read",
+    ".pypirc": "it holds a token that every job can read",
+    ".local/lib": "Python imports it before what the job installs",
+}
+"""What should not be in the home of a runner, and why."""
+
+
+def _check(
+    name: str, fine: bool, found: str, wanted: str, message: str, command: str, *, state: str = "unfit"
+) -> Check:
+    if fine:
+        return Check(name=name, state="fit", found=found, wanted=wanted)
+    worse = "warning" if state == "warning" else "unfit"
+    return Check(name=name, state=worse, found=found, wanted=wanted, message=message, remedy=command)
+
+
+def _unread(name: str, answer: Answer, command: str) -> Check:
+    """A setting that this token may not see. 404 is what GitHub says to who has no right to know."""
+    return Check(
+        name=name,
+        state="unfit",
+        found=f"HTTP {answer.status}",
+        message=f"this setting cannot be read ({answer.said or answer.status}): the token needs admin rights",
+        remedy=f"ask with an administrator's token (gh auth login), or set it: {command}",
+    )
+
+
+def _selected(repository: str, branch: str) -> str:
+    files = (f"{repository}/.github/workflows/{name}@refs/heads/{branch}" for name in REACHING)
+    return " ".join(f"-f {shlex.quote(f'selected_workflows[]={file}')}" for file in files)
+
+
+def _new_group(organization: str, repository: str, branch: str) -> str:
+    return (
+        f"gh api --method POST orgs/{organization}/actions/runner-groups -f name=gpu -f visibility=selected "
+        f"-F 'selected_repository_ids[]='$(gh api repos/{repository} --jq .id) -F restricted_to_workflows=true "
+        f"{_selected(repository, branch)}"
+    )
+
+
+def _takes(runner: Mapping[str, Any], labels: Sequence[str]) -> bool:
+    """Whether a runner answers to every label of the lane; GitHub compares them without case."""
+    own = {str(label.get("name", "")).lower() for label in runner.get("labels") or () if isinstance(label, dict)}
+    return {label.lower() for label in labels} <= own
+
+
+def _rows(answer: Answer, key: str) -> list[dict[str, Any]]:
+    rows = _of(answer, key)
+    return [row for row in rows if isinstance(row, dict)] if isinstance(rows, list) else []
+
+
+def _of(answer: Answer, key: str) -> Any:
+    return answer.data.get(key) if isinstance(answer.data, dict) else None
+
+
+def _name(runner: Mapping[str, Any]) -> str:
+    return str(runner.get("name", "?"))
+
+
+def _shown(value: object) -> str:
+    """A JSON value as GitHub writes it; one that is absent is not said."""
+    return "not said" if value is None else json.dumps(value)

@@ -1,0 +1,252 @@
+"""Environments of runtimes: an interpreter per version, made from a pinned set, cached, listed, removed.
+
+Versions share one environment of dependencies (3 GB); each version is a folder of its own package beside an
+interpreter that
+sees both. A runner may name environments that exist already instead.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import shutil
+import subprocess
+import sys
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from importlib import resources
+from pathlib import Path
+
+from packaging.requirements import InvalidRequirement, Requirement
+from packaging.version import InvalidVersion, Version
+
+from harness.errors import InfraError, InvalidCaseError
+
+CACHE = "QUANTGATE_RUNTIMES"
+"""Environment variable that names the folder of environments."""
+READY = "ready.txt"
+INSTALL_SECONDS = 3600.0
+INSTALLABLE = {"sglang": "sglang"}
+"""Runtime to the distribution's name."""
+
+
+@dataclass(frozen=True)
+class RuntimeVersion:
+    """``sglang==0.5.23``."""
+
+    runtime: str
+    version: Version
+
+    def __str__(self) -> str:
+        return f"{self.runtime}=={self.version}"
+
+
+@dataclass(frozen=True)
+class Environment:
+    """An interpreter that can import one runtime at one version."""
+
+    name: RuntimeVersion
+    python: Path
+    source: str
+    """``installed`` by the command, or ``runner``: named by a runner's profile."""
+    kind: str = "cpu"
+    size: int = 0
+    """Bytes of what is this environment's alone."""
+
+
+def parse_runtime(text: str) -> RuntimeVersion:
+    """Read ``sglang==0.5.23``.
+
+    Raises:
+        InvalidCaseError: it names no single version.
+    """
+    try:
+        requirement = Requirement(text)
+        specifiers = list(requirement.specifier)
+        if len(specifiers) == 1 and specifiers[0].operator == "==":
+            return RuntimeVersion(requirement.name.lower(), Version(specifiers[0].version))
+    except (InvalidRequirement, InvalidVersion):
+        pass
+    raise InvalidCaseError(f"{text!r} is not runtime==version", remedy="write it like sglang==0.5.23")
+
+
+def cache_folder() -> Path:
+    """Where environments live: ``$QUANTGATE_RUNTIMES``, or the user's cache."""
+    named = os.environ.get(CACHE)
+    if named:
+        return Path(named).expanduser()
+    return Path(os.environ.get("XDG_CACHE_HOME", "~/.cache")).expanduser() / "quantgate" / "runtimes"
+
+
+def pins(runtime: str, kind: str) -> str:
+    """The pinned dependencies of a runtime on one kind of machine, as a requirements file.
+
+    Raises:
+        InvalidCaseError: no set is shipped for it.
+    """
+    file = resources.files("harness.runtimes.pins").joinpath(f"{runtime}-{kind}.txt")
+    if not file.is_file():
+        raise InvalidCaseError(
+            f"no pinned dependencies of {runtime} for {kind} are shipped",
+            remedy=f"name one of yours in runners/*.yaml: runtimes: {{{runtime}==VERSION: /path/to/python}}",
+        )
+    return file.read_text(encoding="utf-8")
+
+
+def place_of(name: RuntimeVersion, kind: str) -> Path:
+    """Folder of one version's environment."""
+    return cache_folder() / f"{name.runtime}-{name.version}-{kind}"
+
+
+def installed(kind: str | None = None) -> list[Environment]:
+    """Environments that ``install`` finished, oldest version first."""
+    found = []
+    for ready in sorted(cache_folder().glob(f"*/{READY}")):
+        try:
+            text, stated = ready.read_text(encoding="utf-8").split()[:2]
+            name = parse_runtime(text)
+        except (OSError, ValueError, InvalidCaseError):
+            continue
+        if kind in (None, stated):
+            found.append(Environment(name, ready.parent / "bin" / "python", "installed", stated, _size(ready.parent)))
+    return sorted(found, key=lambda item: (item.name.runtime, item.name.version))
+
+
+def _size(folder: Path) -> int:
+    return sum(path.stat().st_size for path in folder.rglob("*") if path.is_file() and not path.is_symlink())
+
+
+def find(name: RuntimeVersion, named: Mapping[str, str] | None = None) -> Environment:
+    """The environment of a version: one that the runner names, or one that was installed.
+
+    Args:
+        name: the runtime.
+        named: ``runtimes`` of the runner's profile.
+
+    Raises:
+        InfraError: there is none; the message names the command that makes it.
+    """
+    for text, python in (named or {}).items():
+        if parse_runtime(text) == name:
+            path = Path(python).expanduser()
+            if not os.access(path, os.X_OK):
+                raise InfraError(f"the runner names {path} for {name}, and there is no program", kind="download")
+            return Environment(name, path, "runner", "")
+    for item in installed():
+        if item.name == name:
+            return item
+    raise InfraError(
+        f"{name} is not installed on this machine",
+        remedy=f"quantgate runtime install {name}{'' if shutil.which('nvidia-smi') else ' --cpu'}",
+        kind="download",
+    )
+
+
+def install(name: RuntimeVersion, kind: str, say: Callable[[str], None]) -> Environment:
+    """Make the environment of one version, or return the one that is there.
+
+    Interrupted half-way, it is made again: only a finished one carries ``ready.txt``.
+
+    Args:
+        name: the runtime.
+        kind: ``cpu`` or ``cuda``.
+        say: called with a line per step.
+
+    Raises:
+        InvalidCaseError: a runtime that cannot be installed by name.
+        InfraError: pip failed; the message carries its last lines.
+    """
+    if name.runtime not in INSTALLABLE:
+        raise InvalidCaseError(f"{name.runtime} cannot be installed by name", remedy=f"known: {', '.join(INSTALLABLE)}")
+    place = place_of(name, kind)
+    if (place / READY).exists():
+        say(f"{name} is installed in {place}")
+        return find(name)
+    shutil.rmtree(place, ignore_errors=True)
+    place.parent.mkdir(parents=True, exist_ok=True)
+    shared = _shared(name.runtime, kind, say) if kind == "cpu" else None
+    say(f"2 of 3: the package {name}")
+    _run([sys.executable, "-m", "venv", *([] if shared is None else ["--without-pip"]), str(place)])
+    site = next((place / "lib").glob("python*")) / "site-packages"
+    distribution = f"{INSTALLABLE[name.runtime]}=={name.version}"
+    if shared is None:
+        _run(
+            [
+                str(place / "bin" / "python"),
+                "-m",
+                "pip",
+                "install",
+                "--quiet",
+                f"{INSTALLABLE[name.runtime]}[diffusion]=={name.version}",
+            ]
+        )
+    else:
+        python = shared / "bin" / "python"
+        _run([str(python), "-m", "pip", "install", "--quiet", "--no-deps", "--target", str(site), distribution])
+        (site / "shared.pth").write_text(
+            f"{next((shared / 'lib').glob('python*')) / 'site-packages'}\n", encoding="utf-8"
+        )
+    say("3 of 3: importing it once")
+    _run(
+        [
+            str(place / "bin" / "python"),
+            "-c",
+            f"import importlib.metadata as m; print(m.version({INSTALLABLE[name.runtime]!r}))",
+        ]
+    )
+    (place / READY).write_text(f"{name} {kind}\n", encoding="utf-8")
+    return Environment(name, place / "bin" / "python", "installed", kind, _size(place))
+
+
+def _shared(runtime: str, kind: str, say: Callable[[str], None]) -> Path:
+    """The environment of dependencies that all versions of a runtime use. Named by the digest of its pins."""
+    text = pins(runtime, kind)
+    place = cache_folder() / f"{runtime}-dependencies-{hashlib.sha256(text.encode()).hexdigest()[:12]}"
+    if (place / READY).exists():
+        say(f"1 of 3: the dependencies are there ({place})")
+        return place
+    say(f"1 of 3: {len(text.splitlines())} dependencies of {runtime}, once for all its versions (about 3 GB)")
+    shutil.rmtree(place, ignore_errors=True)
+    place.parent.mkdir(parents=True, exist_ok=True)
+    _run([sys.executable, "-m", "venv", str(place)])
+    requirements = place / "requirements.txt"
+    requirements.write_text(text, encoding="utf-8")
+    python = str(place / "bin" / "python")
+    _run([python, "-m", "pip", "install", "--quiet", "--no-deps", "--requirement", str(requirements)])
+    (place / READY).write_text("dependencies\n", encoding="utf-8")
+    return place
+
+
+def remove(name: RuntimeVersion) -> Path | None:
+    """Delete an environment that was installed. Dependencies go with the last version that used them."""
+    item = next((item for item in installed() if item.name == name), None)
+    if item is None:
+        return None
+    place = item.python.parent.parent
+    shutil.rmtree(place)
+    if not any(other.name.runtime == name.runtime for other in installed()):
+        for folder in cache_folder().glob(f"{name.runtime}-dependencies-*"):
+            shutil.rmtree(folder)
+    return place
+
+
+def _run(command: list[str]) -> None:
+    try:
+        done = subprocess.run(
+            command, capture_output=True, text=True, timeout=INSTALL_SECONDS, check=False, env=_clean()
+        )
+    except subprocess.TimeoutExpired as error:
+        raise InfraError(
+            f"{' '.join(command[:4])} did not end within {INSTALL_SECONDS:.0f} s", kind="download"
+        ) from error
+    if done.returncode != 0:
+        tail = " | ".join((done.stderr or done.stdout).strip().splitlines()[-3:])
+        raise InfraError(
+            f"{Path(command[0]).name} {' '.join(command[1:6])} failed: {tail}",
+            kind="download",
+        )
+
+
+def _clean() -> dict[str, str]:
+    """The environment without what would mix packages of two interpreters."""
+    return {key: value for key, value in os.environ.items() if key not in ("PYTHONPATH", "PYTHONHOME", "VIRTUAL_ENV")}

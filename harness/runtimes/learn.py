@@ -1,0 +1,321 @@
+"""Learn a contract: run a runtime's own loader over generated checkpoints, and fit the schema's parameters to its
+answers.
+
+The schema of a contract (`harness.checkpoint.contracts.model`) is a model of a loader with a few discrete parameters.
+Each
+parameter is set to the value under which the predictions agree with most answers; what no value explains is written
+into
+the contract as ``unexplained``, and is not guessed.
+"""
+
+from __future__ import annotations
+
+import io
+import itertools
+import json
+import os
+import subprocess
+import tempfile
+import threading
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+from ruamel.yaml import YAML
+
+from harness.checkpoint.contracts.model import ContractFile, Learned, Rules, rules_of
+from harness.checkpoint.contracts.predict import Declared, predict
+from harness.errors import InfraError
+from harness.runtimes.environments import Environment, RuntimeVersion
+from harness.runtimes.kinds import Kind, all_kinds, base_kind, write_kind
+from harness.runtimes.outcomes import Outcome, declared_of, predicted_outcome, real_outcome
+
+READER = Path(__file__).with_name("sglang_reader.py")
+ROUNDS = 4
+SECONDS = 900.0
+"""Longest time that one runtime gets for all checkpoints (it takes one to two minutes)."""
+RESTARTS = 3
+"""Times that a reader which died is started again; the checkpoint that killed it is then skipped."""
+
+
+@dataclass(frozen=True)
+class Asked:
+    """One kind with what it says of itself and what the runtime made of it."""
+
+    kind: Kind
+    declared: Declared
+    outcome: Outcome
+
+
+@dataclass(frozen=True)
+class Answers:
+    """What one version answered."""
+
+    name: RuntimeVersion
+    rows: tuple[Asked, ...]
+    facts: Mapping[str, Any]
+    """What the runtime says of itself: registry, names, methods, stubs, torch."""
+
+
+def ask(environment: Environment, kinds: Sequence[Kind], say: Callable[[str], None]) -> Answers:
+    """Run the reader in the runtime's environment over written kinds.
+
+    Args:
+        environment: of the runtime.
+        kinds: what to ask.
+        say: called with a line per step and per twenty checkpoints.
+
+    Raises:
+        InfraError: the runtime cannot be imported, or did not end in time.
+    """
+    with tempfile.TemporaryDirectory(prefix="quantgate-learn-") as text:
+        folder = Path(text)
+        say(f"writing {len(kinds)} checkpoints")
+        write_kind(base_kind(), folder / "base")
+        jobs = [
+            {"name": kind.name, "folder": str(write_kind(kind, folder / kind.name)), "role": kind.role}
+            for kind in kinds
+        ]
+        (folder / "jobs.json").write_text(json.dumps({"base": str(folder / "base"), "checkpoints": jobs}))
+        answers = folder / "answers.jsonl"
+        _read(environment, folder / "jobs.json", answers, len(kinds), say)
+        found = {row["name"]: row for row in map(json.loads, answers.read_text(encoding="utf-8").splitlines())}
+        rows = []
+        for kind in kinds:
+            declared = declared_of(kind)
+            answer = found.get(kind.name, {"loaded": False, "error": "the runtime died over it"})
+            rows.append(Asked(kind, declared, real_outcome(answer, kind, declared)))
+    return Answers(environment.name, tuple(rows), found.get("_runtime", {}))
+
+
+def _read(environment: Environment, jobs: Path, answers: Path, count: int, say: Callable[[str], None]) -> None:
+    kept = {key: value for key, value in os.environ.items() if key not in ("PYTHONPATH", "PYTHONHOME", "VIRTUAL_ENV")}
+    kept |= {"OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": ""}
+    for _ in range(RESTARTS + 1):
+        say(f"starting {environment.name} ({environment.python})")
+        last: list[str] = []
+        with subprocess.Popen(
+            [str(environment.python), str(READER), str(jobs), str(answers)],
+            env=kept, cwd=jobs.parent, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True,
+            start_new_session=True,
+        ) as process:  # fmt: skip
+            watchdog = threading.Timer(SECONDS, process.kill)  # also ends a reader that says nothing
+            watchdog.start()
+            try:
+                for line in process.stderr or ():
+                    head = line.split(" of ", 1)[0]
+                    if not (head.isdigit() and " of " in line):
+                        last = [*last[-4:], line.strip()]
+                    elif int(head) % 20 == 0 or int(head) == count:
+                        say(f"{head} of {count} checkpoints")
+                code = process.wait()
+            finally:
+                timed_out = not watchdog.is_alive()
+                watchdog.cancel()
+        if timed_out:
+            raise InfraError(f"{environment.name} did not answer within {SECONDS:.0f} s", kind="hang")
+        if code == 0:
+            return
+        done = answers.read_text(encoding="utf-8").splitlines() if answers.exists() else []
+        if not done:
+            raise InfraError(f"{environment.name} cannot be asked: {' | '.join(last)[-400:]}", kind="crash")
+        names = [item["name"] for item in json.loads(jobs.read_text())["checkpoints"]]
+        fatal = next((name for name in names if name not in {json.loads(row)["name"] for row in done}), None)
+        if fatal is None:
+            return
+        with answers.open("a", encoding="utf-8") as file:
+            file.write(
+                json.dumps({"name": fatal, "loaded": False, "error": f"the process ended with code {code}"}) + "\n"
+            )
+    raise InfraError(f"{environment.name} died {RESTARTS + 1} times", kind="crash")
+
+
+def disagreements(rules: Rules, rows: Sequence[Asked]) -> list[tuple[Asked, Outcome]]:
+    """Kinds whose prediction is not what the runtime did, with the prediction."""
+    wrong = []
+    for row in rows:
+        outcome = predicted_outcome(predict(rules, row.declared), row.kind, row.declared)
+        if outcome != row.outcome:
+            wrong.append((row, outcome))
+    return wrong
+
+
+def _choices() -> Iterator[tuple[tuple[str, ...], list[Any]]]:
+    """Every parameter of the schema that answers decide, with its candidates."""
+    places = [("top",), ("section", "top"), ("top", "section"), ("section",), ()]
+    yield ("nvfp4", "families"), ["weight_and_scale", "u8_and_block_scale"]
+    yield (
+        ("nvfp4", "algorithms"),
+        [("NVFP4",), ("NVFP4", "nvfp4"), ("NVFP4", "NVFP4_AWQ"), ("NVFP4", "NVFP4_AWQ", "W4A16_NVFP4")],
+    )
+    yield ("dispatch", "fp8"), [("*FP8*",), ("FP8",), ("FP8", "FP8_*")]
+    yield ("dispatch", "nvfp4"), [("*FP4*",), ("NVFP4",), ("*NVFP4*",)]
+    for switch, key, implied in (
+        ("swap_weight_nibbles", "swap_weight_nibbles", "checkpoint_uses_packed_qkv"),
+        ("swizzled_scales", "checkpoint_weight_scale_layout", None),
+    ):
+        at = ("nvfp4", switch)
+        yield (*at, "default"), [True, False]
+        yield (*at, "config_key"), [key, None]
+        yield (*at, "flat"), places
+        yield (*at, "nested"), places
+        yield (*at, "implied_by"), [None, implied] if implied else [None]
+        yield (*at, "inferred_from"), [(), ("comfy_quant",), ("packed_qkv", "comfy_quant")]
+        yield (*at, "merge"), ["config", "inferred_or_config"]
+        yield (*at, "word"), [None, "swizzled"] if switch == "swizzled_scales" else [None]
+    shapes = ["scalar", "one", "channel", "channel_column"]
+    yield ("fp8", "scale_shapes"), [tuple(shapes[:count]) for count in range(1, 5)]
+    sources = ("config", "metadata", "tensors")
+    orders = [order for size in (1, 2, 3) for order in itertools.permutations(sources, size)]
+    yield ("override",), [
+        {"reads": order, "join": join, "undeclared_fp8": bare}
+        for join in ("first", "merged") for order in orders for bare in ("plain", "refused")
+    ]  # fmt: skip
+
+
+def fit(start: Rules, answers: Answers) -> tuple[Rules, list[str]]:
+    """Set every parameter to the value that explains most answers.
+
+    Args:
+        start: rules to start from; of another version, or plainly wrong ones.
+        answers: of the version to learn.
+
+    Returns:
+        The rules, and the kinds that they do not explain.
+    """
+    body = start.model_dump(mode="json")
+    body |= {"versions": f"=={answers.name.version}", "read_at": [str(answers.name.version)], "learned": None}
+    methods = body["dispatch"]["methods"]
+    if answers.facts.get("methods"):
+        body["dispatch"]["methods"] = {
+            **{
+                word: methods[word]
+                for word in methods
+                if word in answers.facts["methods"] or word.startswith("modelopt")
+            },
+            **{word: "other" for word in answers.facts["methods"] if word not in methods},
+        }
+    if answers.facts.get("names"):
+        for names in body["names"].values():
+            names["rename"] = dict(answers.facts["names"])
+    best = len(disagreements(Rules.model_validate(body), answers.rows))
+    for _ in range(ROUNDS):
+        before = best
+        for path, candidates in _choices():
+            for candidate in candidates if best else ():
+                tried = _with(body, path, candidate)
+                wrong = len(disagreements(Rules.model_validate(tried), answers.rows))
+                if wrong < best:
+                    body, best = tried, wrong
+        if best == before:
+            break
+    rules = Rules.model_validate(body)
+    return rules, [row.kind.name for row, _ in disagreements(rules, answers.rows)]
+
+
+def _with(body: dict[str, Any], path: tuple[str, ...], value: Any) -> dict[str, Any]:
+    copy: dict[str, Any] = json.loads(json.dumps(body))
+    at = copy
+    for key in path[:-1]:
+        at = at[key]
+    at[path[-1]] = {**at[path[-1]], **value} if isinstance(value, dict) else value
+    return copy
+
+
+def learn(
+    environment: Environment, say: Callable[[str], None], root: Path | None = None
+) -> tuple[ContractFile, Answers]:
+    """Ask a runtime and write down its contract.
+
+    Args:
+        environment: of the runtime.
+        say: called with a line per step.
+        root: a project, whose own contracts may be started from.
+
+    Raises:
+        InfraError: the runtime could not be asked.
+    """
+    answers = ask(environment, all_kinds(), say)
+    return contract_of(answers, environment, root), answers
+
+
+def contract_of(answers: Answers, environment: Environment, root: Path | None = None) -> ContractFile:
+    """The contract that explains a version's answers."""
+    known = [rules for rules in rules_of(answers.name.runtime, root) if rules.learned is None]
+    start = min(known, key=lambda rules: len(disagreements(rules, answers.rows)))
+    rules, unexplained = fit(start, answers)
+    learned = Learned(
+        version=str(answers.name.version),
+        package_sha256=package_digest(environment),
+        date=datetime.now(UTC).date().isoformat(),
+        checkpoints=len(answers.rows),
+        unexplained=tuple(unexplained),
+        stubs=tuple(answers.facts.get("stubs", ())),
+        torch=str(answers.facts.get("torch", "")),
+    )
+    rules = rules.model_copy(update={"learned": learned, "registry": _registry(rules, answers)})
+    summary = f"{answers.name}, learned by running its loader over {len(answers.rows)} generated checkpoints"
+    return ContractFile(runtime=answers.name.runtime, summary=summary, rules=(rules,))
+
+
+def _registry(rules: Rules, answers: Answers) -> Any:
+    """Flow shifts that the runtime's own registry gives to the repositories that it knows."""
+    rows = answers.facts.get("registry") or {}
+    if rules.registry is None or not rows:
+        return rules.registry
+    shifts = {
+        name: float(rows[name]["flow_shift"])
+        for name in rules.registry.flow_shift
+        if isinstance(rows.get(name, {}).get("flow_shift"), int | float)
+    }
+    return rules.registry.model_copy(update={"flow_shift": shifts})
+
+
+def package_digest(environment: Environment) -> str:
+    """Sha256 of the installed distribution's record of files, which names the digest of every file; empty if absent."""
+    name = environment.name.runtime
+    code = (
+        "import hashlib, importlib.metadata as m; "
+        f"text = m.distribution({name!r}).read_text('RECORD') or ''; "
+        "lines = sorted(line for line in text.splitlines() if '.dist-info/' not in line and "
+        "'__pycache__' not in line); "
+        "print(hashlib.sha256('\\n'.join(lines).encode()).hexdigest() if lines else '')"
+    )
+    done = subprocess.run(
+        [str(environment.python), "-c", code], capture_output=True, text=True, timeout=60, check=False
+    )
+    return done.stdout.strip() if done.returncode == 0 else ""
+
+
+def as_yaml(contract: ContractFile) -> str:
+    """The text of a contract file."""
+    yaml = YAML()
+    yaml.width = 120
+    yaml.indent(mapping=2, sequence=4, offset=2)
+    out = io.StringIO()
+    body = contract.model_dump(mode="json", exclude_defaults=True)
+    yaml.dump(body, out)
+    name = contract.rules[0].learned
+    version = name.version if name else ""
+    head = f"# Written by `quantgate learn {contract.runtime}=={version}`. Do not edit: learn it again.\n"
+    return head + out.getvalue()
+
+
+def changed(before: Rules, after: Rules) -> list[str]:
+    """What differs between two sets of rules, a line per parameter, for people."""
+    lines: list[str] = []
+
+    def walk(path: str, old: Any, new: Any) -> None:
+        if isinstance(old, dict) and isinstance(new, dict):
+            for key in sorted({*old, *new}):
+                walk(f"{path}.{key}" if path else key, old.get(key), new.get(key))
+        elif old != new:
+            lines.append(f"{path}: {json.dumps(old)} -> {json.dumps(new)}")
+
+    skip = ("versions", "read_at", "learned", "source")
+    walk("", *({k: v for k, v in rules.model_dump(mode="json").items() if k not in skip} for rules in (before, after)))
+    return [
+        line for line in lines if ".source:" not in line and "names." not in line and "dispatch.methods" not in line
+    ]
