@@ -69,7 +69,7 @@ def ranked(rows: Iterable[Explanation]) -> tuple[Explanation, ...]:
 
 def _cost(row: Explanation) -> float:
     factor, share = SIMPLER
-    return (1 - row.share) * factor ** (row.parameters / 3) + share * row.parameters / 3
+    return float((1 - row.share) * factor ** (row.parameters / 3) + share * row.parameters / 3)
 
 
 def _all(sums: ErrorSums, golden: npt.NDArray[np.uint8], candidate: npt.NDArray[np.uint8]) -> Iterator[Explanation]:

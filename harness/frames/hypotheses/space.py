@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 from collections.abc import Callable, Iterator
+from functools import partial
 
 import numpy as np
 import numpy.typing as npt
@@ -69,7 +70,7 @@ def _shifted(pair: FramePair) -> Iterator[Explanation]:
         share = max(pair.share(wrapped), pair.share(_move(golden, down, across)))
         text = f"the picture is shifted by {across:+d} pixels across and {down:+d} down"
         yield Explanation("shifted", share, 1, text, values={"x": across, "y": down})
-    slope_y, slope_x = np.gradient(golden, axis=(1, 2))
+    slope_y, slope_x = (np.asarray(np.gradient(golden, axis=axis)) for axis in (1, 2))
     found = pair.solve(-slope_y, -slope_x)
     steps = [float(np.clip(one, -2, 2)) for one in found]
     prediction = _subpixel(golden, *steps)
@@ -132,40 +133,26 @@ def _blurred(frames: Array, sigma: float) -> Array:
     return np.asarray(gaussian_filter1d(out, sigma, axis=2, mode="nearest", truncate=3.0))
 
 
+def _repeated(frames: Array, side: int) -> Array:
+    large = frames[:, ::side, ::side].repeat(side, 1).repeat(side, 2)
+    return large[:, : frames.shape[1], : frames.shape[2]]
+
+
 def _soft(pair: FramePair) -> Iterator[Explanation]:
     golden = pair.golden
     kinds: list[tuple[str, str, Callable[[], Array]]] = [
-        ("blur", f"blurred (softened), about {sigma:g} pixels", lambda sigma=sigma: _blurred(golden, sigma))
+        ("blur", f"blurred (softened), about {sigma:g} pixels", partial(_blurred, golden, sigma))
         for sigma in (0.6, 1.0, 1.6, 2.5, 4.0)
     ]
     for side in (2, 3, 4, 8):
-        kinds.append(
-            (
-                "resized",
-                f"resized to 1/{side} and back (half resolution)"
-                if side == 2
-                else f"resized to 1/{side} and back (low resolution)",
-                lambda side=side: _smooth(golden, side),
-            )
-        )
-        kinds.append(
-            (
-                "blocks" if side > 3 else "resized",
-                f"blocks of {side}x{side} pixels (resized to 1/{side} and back by nearest)",
-                lambda side=side: box(golden, side),
-            )
-        )
+        half = "half" if side == 2 else "low"
+        kinds.append(("resized", f"resized to 1/{side} and back ({half} resolution)", partial(_smooth, golden, side)))
+        text = f"blocks of {side}x{side} pixels (resized to 1/{side} and back by nearest)"
+        kinds.append(("blocks" if side > 3 else "resized", text, partial(box, golden, side)))
     for side in (2, 4, 8):
-        kinds.append(  # noqa: PERF401 - a comprehension of this length reads worse
-            (
-                "resized",
-                f"every {side}th pixel is repeated (resized to 1/{side} and back by nearest)",
-                lambda side=side: (
-                    golden[:, ::side, ::side].repeat(side, 1).repeat(side, 2)[:, : golden.shape[1], : golden.shape[2]]
-                ),
-            )
-        )
-    kinds.append(("blocks", "blocks of 16x16 pixels", lambda: box(golden, 16)))
+        text = f"every {side}th pixel is repeated (resized to 1/{side} and back by nearest)"
+        kinds.append(("resized", text, partial(_repeated, golden, side)))
+    kinds.append(("blocks", "blocks of 16x16 pixels", partial(box, golden, 16)))
     for code, text, make in kinds:
         step = make() - golden
         (part,) = pair.solve(step)
