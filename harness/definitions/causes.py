@@ -36,7 +36,7 @@ CAUSES: Final = frozenset({
     "block_scale_subnormal", "component_differs", "component_mismatch", "component_unscaled", "config_differs",
     "format_not_decoded", "html_page", "input_scales_differ", "layers_unmatched", "lfs_pointer", "names_mixed",
     "names_of_another_dialect", "no_tensors", "other_file", "pickle_file", "scale_constant", "scale_left_over",
-    "scale_orphaned",
+    "scale_orphaned", "scale_dtype", "weights_zero", "config_key_added",
 })  # fmt: skip
 FRAME_CAUSES: Final = frozenset({
     "flicker", "gain", "unstable",
