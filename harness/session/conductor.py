@@ -33,6 +33,7 @@ from harness.records.identity import Identity
 from harness.records.limits import LimitCheck
 from harness.records.verdict import SEVERITY, Outcome, Verdict
 from harness.session.candidates import leave_candidate
+from harness.session.clock import newest_time
 from harness.session.contents import Contents
 from harness.session.context import SessionContext
 from harness.session.events import CaseFinished, Event, Progress, Stage, StageStarted
@@ -167,8 +168,13 @@ class Session:
         """Judge and write; what fails on the way is the verdict then."""
         for _ in range(2):
             try:
-                verdict, checks = judge(run.evidence, self.context.runner.name, started.date())
-                record = self._attributed(run, self._record(run, verdict, checks, started, attempt)).redacted()
+                golden = run.evidence.golden
+                stated = [golden.limits.created] if golden is not None and golden.limits is not None else []
+                newest = newest_time(started, self.context.root, stated)
+                verdict, checks = judge(run.evidence, self.context.runner.name, newest.date())
+                record = self._attributed(run, self._record(run, verdict, checks, started, attempt))
+                record = record.model_copy(update={"newest": newest.isoformat(timespec="seconds")})
+                record = record.redacted()  # before the candidate is made of it: its seal covers what is written
                 record.write(run.folder / RECORD)
                 return self._with_candidate(run, record)
             except Exception as error:
@@ -228,7 +234,8 @@ class Session:
         root = self.context.root
         anchor = base_on_disk(run.case, root)
         budget, paths = self.context.attribution_seconds, resolve_case(run.case, root)
-        laboratory = Laboratory(run.case, run.folder, self.pool, paths, anchor, budget)
+        passes = partial(self._repeat_passes, run)
+        laboratory = Laboratory(run.case, run.folder, self.pool, paths, anchor, budget, passes)
         found = investigate(laboratory, record)
         summary = record.verdict.summary
         if said is not Outcome.CHECKPOINT_FAULT:  # a fault in the bytes is its own cause
@@ -236,6 +243,19 @@ class Session:
             summary = found.summary if told_already else f"{summary.rstrip('.')}. Cause: {found.summary}"
         told = record.verdict.model_copy(update={"summary": summary})
         return record.model_copy(update={"attribution": found, "verdict": told})
+
+    def _repeat_passes(self, run: _Run, generation: gen.Generation, clip: Clip) -> bool | None:
+        """Judge a repeat as the first run was judged; ``None`` where no frames were compared."""
+        golden = run.folder / ARTIFACTS["golden"]
+        if run.evidence.comparison is None or not golden.exists():
+            return None
+        again = run.evidence.plus(
+            generation=generation,
+            sanity=look_at_frames(run.case, generation, clip),
+            comparison=compare_with(golden, run.case, clip),
+        )
+        verdict, _ = observe(again, self.context.runner.name)
+        return not any(finding.gating and finding.stage in ("sanity", "frames") for finding in verdict.findings)
 
     def _gather(self, run: _Run) -> None:
         case, context = run.case, self.context
