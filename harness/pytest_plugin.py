@@ -148,7 +148,7 @@ def pytest_report_header(config: pytest.Config) -> list[str]:
     runner = config.getoption("runner")
     lines = [f"quantgate runner: {runner}"] if runner else []
     if config.getoption("allow_missing_runner") and not skipping_is_asked(config):
-        lines.append("--allow-missing-runner is refused where CI is set: a lane without its device is not green")
+        lines.append("--allow-missing-runner is refused in CI: a lane without its device is not green")
     return lines
 
 
@@ -161,19 +161,23 @@ def pytest_sessionfinish(session: pytest.Session, exitstatus: int) -> Generator[
     from harness.plugin.lane import note_times
     from harness.plugin.state import PluginState
     from harness.plugin.writing import note, or_said
+    from harness.records.verdict import RULES, Outcome
 
-    state, done = PluginState.of(session.config), None
+    state, done, lost = PluginState.of(session.config), None, False
     try:
         done = yield
     except OSError as error:
         if not state.records:
             raise
         note(state, "what pytest writes at the end of a run, such as JUnit,", error)
+        lost = True
     with or_said(state, "the times of this run"):
         note_times(session.config)
     code = state.exit_code(int(exitstatus), session)
     if code is not None:
         session.exitstatus = code
+    if lost and int(session.exitstatus) == 0:  # whoever reads the file next would take its absence for no failures
+        session.exitstatus = RULES[Outcome.INFRA].exit_code
     return done
 
 

@@ -1,7 +1,7 @@
 """Compute the content of a checkpoint's components (see ``harness.records.contents``).
 
 Everything is read once: the digests of a file's tensors are kept in the cache folder under the file's own sha256. That
-one is remembered by the file's stamp, or is known from the hub without reading (see ``harness.checkpoint.identity``).
+one is remembered by the file's stamp (see ``harness.checkpoint.identity``).
 """
 
 from __future__ import annotations
@@ -19,11 +19,12 @@ from typing import Any
 
 from pydantic import TypeAdapter, ValidationError
 
-from harness.checkpoint.assemble import assemble, folders
+from harness.checkpoint.assemble import assemble
 from harness.checkpoint.errors import SourceError
 from harness.checkpoint.header import TensorEntry
 from harness.checkpoint.identity import DigestCache, cache_file, component_digests, digest_files
 from harness.checkpoint.index import load_component
+from harness.checkpoint.layout import folders
 from harness.checkpoint.local import LocalSource
 from harness.checkpoint.parts import EXPERTS
 from harness.checkpoint.sources import Meter
@@ -120,7 +121,7 @@ def _counts(path: str, component: str) -> bool:
 
 
 def file_digests(paths: Mapping[str, Path], cache: DigestCache) -> dict[str, str]:
-    """sha256 of each file that an engine loads, by ``component/file``; from the hub and the cache as far as possible.
+    """sha256 of each file that an engine loads, by ``component/file``; from the cache as far as possible.
 
     Args:
         paths: folder by role.

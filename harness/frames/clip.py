@@ -10,8 +10,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
-import tempfile
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -23,6 +21,7 @@ import numpy.typing as npt
 from harness.frames.codec import CODECS, Bytes, Codec, decode_webp, frame_name, pack
 from harness.frames.errors import ClipError
 from harness.records.frames import Shape
+from harness.records.temporary import temporary_beside
 
 
 @dataclass(frozen=True, eq=False)
@@ -99,10 +98,7 @@ def write_clip(path: Path, clip: Clip, codec: Codec = "webp") -> Path:
     except ValueError as error:
         raise ClipError(f"{path}: {error}") from error
     metadata = {"quantgate.clip": "1", "codec": codec, "shape": json.dumps(list(clip.shape)), "sha256": clip.digest}
-    path.parent.mkdir(parents=True, exist_ok=True)
-    handle, name = tempfile.mkstemp(prefix=f".{path.name}.", dir=path.parent)
-    os.close(handle)
-    temporary = Path(name)
+    temporary = temporary_beside(path)
     try:
         save_file(tensors, temporary, metadata=metadata)
         temporary.chmod(0o644)

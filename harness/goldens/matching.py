@@ -36,8 +36,9 @@ class Match:
 
     Attributes:
         kind: what the comparison may say.
-        goldens: the goldens it may be said against: all exact ones (several where a case is bistable), otherwise the
-            one nearest golden that ``changes`` speaks of; empty where there is none.
+        goldens: the goldens that the run is compared with: all exact ones (several if a case is bistable), otherwise
+            the nearest golden that ``changes`` speaks of, with ``WEIGHTS`` also the others of its identity; empty if
+            there is none.
         changes: every field in which the first of ``goldens`` differs from the run, the subject's included.
     """
 
@@ -84,7 +85,15 @@ def select(goldens: Sequence[Golden], run: Identity, harmless_env: Sequence[str]
         exact.reverse()
         return Match(MatchKind.EXACT, tuple(golden for golden, _ in exact), exact[0][1])
     nearest, changes = min(reversed(compared), key=_distance)
-    return Match(kind_of(changes), (nearest,), changes)
+    kind, alike = kind_of(changes), [nearest]
+    if kind is MatchKind.WEIGHTS:  # frames are compared, and a bistable case may show any of its right answers
+        digest = nearest.manifest.identity.digest()
+        alike += [golden for golden in reversed(goldens) if golden is not nearest and _is_of(golden, digest)]
+    return Match(kind, tuple(alike), changes)
+
+
+def _is_of(golden: Golden, identity: str) -> bool:
+    return golden.manifest.identity.digest() == identity
 
 
 def _distance(item: tuple[Golden, tuple[FieldChange, ...]]) -> tuple[int, int]:

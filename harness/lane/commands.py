@@ -55,11 +55,16 @@ def merge_command(
     history: Annotated[
         Path | None, typer.Option("--history", help="history.json that the measured times are added to")
     ] = None,
+    plan_id: Annotated[
+        str | None, typer.Option("--plan-id", help="digest that the plan must have, from the job that made it")
+    ] = None,
     github: OnGithub = False,
 ) -> None:
     """Join the shards and hold them against the plan; fails if a planned case has no result."""
     summary = _file("GITHUB_STEP_SUMMARY", github)
-    raise typer.Exit(operations.merge(folders=folders, plan_file=plan, out=out, history=history, summary=summary))
+    raise typer.Exit(
+        operations.merge(folders=folders, plan_file=plan, out=out, history=history, summary=summary, plan_id=plan_id)
+    )
 
 
 def doctor_command(
@@ -89,7 +94,7 @@ def comment_command(
 
 
 def propose_command(
-    changes: Annotated[Path, typer.Argument(help="folder with goldens/, thresholds/ or cases/")],
+    changes: Annotated[Path, typer.Argument(help="folder with goldens/ and thresholds/")],
     branch: Annotated[str, typer.Option("--branch", help="new branch")],
     title: Annotated[str, typer.Option("--title", help="of the pull request")],
     reason: Annotated[str, typer.Option("--reason", help="why; the text of the pull request")],

@@ -9,18 +9,22 @@ from __future__ import annotations
 import json
 import re
 import subprocess
-from collections.abc import Sequence
+from collections.abc import Callable, Collection, Sequence
 from pathlib import Path
 from typing import Any
 
 from harness.errors import InfraError, InvalidCaseError
+from harness.inside import write_inside
 from harness.lane.summary import MARK
 
 BOT = "github-actions[bot]"
 COPIED_BRANCH = re.compile(r"(?:refs/heads/)?pull-request/([0-9]{1,9})\Z")
 """A branch of this repository that holds the reviewed head of a pull request; only such branches reach a GPU."""
-PROPOSED = ("goldens", "thresholds", "cases")
+PROPOSED = ("goldens", "thresholds")
 """Folders that a regeneration may change."""
+TESTS = "ci.yml"
+"""Workflow that is started on a proposal."""
+_PLAIN = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,119}")
 MAX_COMMENT = 60_000
 """GitHub refuses a comment of more than 65,536 characters."""
 _REPOSITORY = re.compile(r"[A-Za-z0-9_.-]+/[A-Za-z0-9_.-]+\Z")
@@ -60,17 +64,23 @@ def post_comment(repository: str, number: int, body: str) -> str:
     return "created"
 
 
-def propose(root: Path, changes: Path, branch: str, title: str, body: str, base: str) -> str | None:
+Check = Callable[[Path, Collection[tuple[str, str]]], None]
+"""Looks at proposed files before they are pushed: root of the checkout, and runner and case of each file."""
+
+
+def propose(root: Path, changes: Path, branch: str, title: str, body: str, base: str, *, check: Check) -> str | None:
     """Open a pull request with what a regeneration made.
 
-    Copies ``goldens/``, ``thresholds/`` and ``cases/`` from ``changes`` over the checkout, commits them to a new
-    branch, pushes it and opens the pull request. Nothing outside those folders can be changed by it.
+    Copies ``goldens/`` and ``thresholds/`` from ``changes`` over the checkout, checks them, commits them to a new
+    branch, pushes it and opens the pull request. Nothing outside those folders can be changed by it. A pull request
+    that a workflow's own token opens starts no workflow, so the tests are dispatched on the branch.
 
     Returns:
         Address of the pull request, or ``None`` where nothing differs.
 
     Raises:
-        InvalidCaseError: ``changes`` holds something else, or ``branch`` is no plain name.
+        InvalidCaseError: ``changes`` holds something else, ``check`` refuses it, or ``branch`` is no plain name.
+        GoldenError: a link in the checkout leads out of it.
         InfraError: ``git`` or ``gh`` failed.
     """
     if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9/_.-]{0,99}", branch) or ".." in branch:
@@ -79,19 +89,21 @@ def propose(root: Path, changes: Path, branch: str, title: str, body: str, base:
         )
     for path in sorted(path for path in changes.rglob("*") if path.is_symlink() or not path.is_dir()):
         inside = path.relative_to(changes)
-        if inside.parts[0] not in PROPOSED or path.is_symlink():
+        target = root / inside
+        same = not path.is_symlink() and target.is_file() and target.read_bytes() == path.read_bytes()
+        if inside.parts[0] not in PROPOSED or path.is_symlink() or not (same or _named(inside)):
             raise InvalidCaseError(
                 f"a regeneration may change {', '.join(PROPOSED)} and nothing else",
                 where=str(inside),
                 remedy="remove it",
             )
-        target = root / inside
-        target.parent.mkdir(parents=True, exist_ok=True)
-        target.write_bytes(path.read_bytes())
+        write_inside(root, inside.as_posix(), path.read_bytes())
     there = [name for name in PROPOSED if (root / name).exists()]
     _run(["git", "-C", str(root), "add", "--", *there])
     if not _run(["git", "-C", str(root), "diff", "--cached", "--name-only"]).strip():
         return None
+    changed = _run(["git", "-C", str(root), "diff", "--cached", "--name-only", "-z"]).split("\0")
+    check(root, {(path.parts[1], path.parts[2].removesuffix(".json")) for path in map(Path, filter(None, changed))})
     _run(["git", "-C", str(root), "switch", "--quiet", "-c", branch])
     identity = ["-c", f"user.name={BOT}", "-c", "user.email=41898282+github-actions[bot]@users.noreply.github.com"]
     _run(["git", "-C", str(root), *identity, "commit", "--quiet", "--file", "-"], f"{title}\n\n{body}\n")
@@ -99,7 +111,15 @@ def propose(root: Path, changes: Path, branch: str, title: str, body: str, base:
     helper = ["-c", "credential.helper=", "-c", "credential.helper=!gh auth git-credential"]
     _run(["git", "-C", str(root), *helper, "push", "--quiet", "origin", f"HEAD:refs/heads/{branch}"])
     asked = ["pr", "create", "--base", base, "--head", branch, "--title", title, "--body-file", "-"]
-    return _gh(asked, body, cwd=root).strip()
+    address = _gh(asked, body, cwd=root).strip()
+    _gh(["workflow", "run", TESTS, "--ref", branch], cwd=root)
+    return address
+
+
+def _named(inside: Path) -> bool:
+    """Whether a proposed path has the form of a golden's part, a list of goldens, or a limit file."""
+    plain = len(inside.parts) >= 3 and all(_PLAIN.fullmatch(part) for part in inside.parts)
+    return plain and inside.suffix in (".json", ".safetensors")
 
 
 def _gh(arguments: Sequence[str], text: str | None = None, cwd: Path | None = None) -> str:

@@ -13,6 +13,7 @@ from harness.definitions.case import Case
 from harness.lane.history import History
 from harness.lane.junit import join_junit
 from harness.lane.plan import Plan, PlanError, PlannedCase, request_digest
+from harness.lane.proof import unproven
 from harness.records.base import Record
 from harness.records.case_record import CaseRecord
 from harness.records.verdict import RULES, Outcome, worst
@@ -92,7 +93,9 @@ def merge(folders: Sequence[Path], plan: Plan, out: Path) -> Merged:
         if one is None:
             cases.append(_lost(planned, unusable.get(planned.node), plan))
         else:
-            shutil.copytree(one.folder, out / one.folder.name, symlinks=True)
+            shutil.copytree(
+                one.folder, out / one.folder.name, ignore=lambda place, names: _not_plain(place, names, problems)
+            )
             cases.append(_merged(planned, one.record))
     lost = [(case.node, case.summary) for case in cases if case.outcome is Outcome.NOT_RUN]
     junit = [path for folder in folders for path in folder.rglob("junit*.xml")]
@@ -110,6 +113,17 @@ def merge(folders: Sequence[Path], plan: Plan, out: Path) -> Merged:
     return merged
 
 
+def _not_plain(folder: str, names: list[str], problems: list[str]) -> set[str]:
+    """Names in a shard's folder that are not copied: a link would bring a file of this machine into the artifact."""
+    left_out = set()
+    for name in names:
+        path = Path(folder) / name
+        if path.is_symlink() or not (path.is_file() or path.is_dir()):
+            left_out.add(name)
+            problems.append(f"{path} is a link or no plain file: it is left out")
+    return left_out
+
+
 def _records(folders: Iterable[Path], plan: Plan, problems: list[str]) -> tuple[dict[str, _Found], dict[str, str]]:
     """The record that counts of each planned node, and why a node has none that can be used."""
     planned = {case.node: case for case in plan.cases}
@@ -118,6 +132,8 @@ def _records(folders: Iterable[Path], plan: Plan, problems: list[str]) -> tuple[
     unusable: dict[str, str] = {}
     for path in sorted(path for folder in folders for path in folder.rglob(RECORD)):
         try:
+            if path.is_symlink() or not path.is_file():
+                raise OSError("it is a link or no plain file")
             record = CaseRecord.read(path)
         except (ValidationError, OSError, UnicodeDecodeError) as error:
             reason = f"{path} cannot be read: {str(error).splitlines()[0]}"
@@ -149,10 +165,12 @@ def _misfit(record: CaseRecord, planned: PlannedCase, plan: Plan) -> str:
     if record.runner != plan.runner:
         return f"it ran on runner {record.runner}, and the plan is for {plan.runner}"
     try:
-        digest = request_digest(Case.model_validate(record.request))
+        case = Case.model_validate(record.request)
     except ValidationError:
         return "its request is no case of this version"
-    return "" if digest == planned.request else "it ran another definition of the case than was planned"
+    if request_digest(case) != planned.request:
+        return "it ran another definition of the case than was planned"
+    return unproven(record, case)
 
 
 def _worse(first: _Found, second: _Found) -> _Found:

@@ -6,7 +6,7 @@ import json
 import os
 import subprocess
 import sys
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from pathlib import Path
 
 from pydantic import ValidationError
@@ -23,7 +23,7 @@ from harness.lane.github import post_comment, propose, pull_request_of
 from harness.lane.history import read_history
 from harness.lane.merge import HISTORY, PLAN
 from harness.lane.merge import merge as merge_shards
-from harness.lane.plan import Plan, make_plan
+from harness.lane.plan import Plan, PlanError, make_plan
 from harness.lane.preflight import Preflight
 from harness.lane.settings_checks import check_callers, check_home, check_settings
 from harness.lane.summary import lane_markdown, plan_markdown
@@ -65,7 +65,7 @@ def plan(
         against: compare the coverage with this commit or branch; a removal, or a change that lets more through, fails
             without a reason.
         summary: Markdown is appended to it, such as ``$GITHUB_STEP_SUMMARY``.
-        github_output: ``matrix=...`` is appended to it, such as ``$GITHUB_OUTPUT``.
+        github_output: ``matrix=...`` and ``plan=<digest>`` are appended to it, such as ``$GITHUB_OUTPUT``.
 
     Returns:
         0, or the code of ``invalid_case`` where the change lowers the coverage without a reason.
@@ -90,12 +90,18 @@ def plan(
     if summary is not None:
         _append(summary, plan_markdown(made))
     if github_output is not None:
-        _append(github_output, f"matrix={matrix}\n")
+        _append(github_output, f"matrix={matrix}\nplan={made.id}\n")
     return _unexplained(coverage, runner)
 
 
 def merge(
-    *, folders: Sequence[Path], plan_file: Path, out: Path, history: Path | None = None, summary: Path | None = None
+    *,
+    folders: Sequence[Path],
+    plan_file: Path,
+    out: Path,
+    history: Path | None = None,
+    summary: Path | None = None,
+    plan_id: str | None = None,
 ) -> int:
     """Join what the shards left and hold it against the plan.
 
@@ -105,6 +111,7 @@ def merge(
         out: folder for records, ``junit.xml``, ``merge.json``, ``history.json`` and ``summary.md``.
         history: a history file that the measured times are added to; made if absent.
         summary: the Markdown is also appended to it.
+        plan_id: digest that the plan must have, from the job that made it; ``None``: any plan.
 
     Returns:
         Exit code of the worst case; never 0 while a planned case has no result.
@@ -112,7 +119,7 @@ def merge(
     Raises:
         QuantgateError: the plan cannot be read, or ``out`` is not empty.
     """
-    made = read_plan(plan_file)
+    made = read_plan(plan_file, plan_id)
     merged = merge_shards([folder for folder in folders if folder.is_dir()], made, out)
     text = lane_markdown(merged, made)
     write_text_atomic(out / "summary.md", text)
@@ -202,25 +209,65 @@ def comment(*, repository: str, branch: str, body: Path) -> int:
 
 
 def propose_changes(*, root: Path, changes: Path, branch: str, title: str, reason: str, base: str = "main") -> int:
-    """Open a pull request with the goldens, limits and cases below ``changes``."""
-    address = propose(root, changes, branch, title, reason, base)
+    """Open a pull request with the goldens and limits below ``changes``, once they were checked."""
+    address = propose(root, changes, branch, title, reason, base, check=check_proposal)
     say(address or "nothing differs: no pull request")
     return 0
 
 
-def read_plan(path: Path) -> Plan:
-    """A plan file.
+def check_proposal(root: Path, pairs: Collection[tuple[str, str]]) -> None:
+    """Check goldens and limits by ``quantgate regenerate --check`` before anybody else sees them.
+
+    In a process of its own: it decodes frames, which this room does not import.
+
+    Args:
+        root: the checkout, with the proposed files in it.
+        pairs: runner and case of each proposed file.
+
+    Raises:
+        InvalidCaseError: they do not fit together, are damaged, or were edited; with what the check printed.
+    """
+    for runner in sorted({runner for runner, _ in pairs}):
+        named = [part for name, case in sorted(pairs) if name == runner for part in ("--case", case)]
+        code = "from harness.cli import main; main()"
+        command = [sys.executable, "-c", code, "regenerate", "--check", "--runner", runner, *named, "--root", str(root)]
+        done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=600)
+        if done.returncode:
+            raise InvalidCaseError(
+                f"the proposed goldens and limits are refused:\n{(done.stdout + done.stderr).strip()}",
+                where=runner,
+                remedy="read the lines above, and run the workflow again",
+            )
+
+
+def read_plan(path: Path, plan_id: str | None = None) -> Plan:
+    """Read a plan file.
+
+    Args:
+        path: the file.
+        plan_id: digest that it must have; ``None``: only that of its own content.
 
     Raises:
         InvalidCaseError: it cannot be read as one.
+        PlanError: it was changed after it was made, or another plan lies in its place.
     """
     try:
-        return Plan.read(path)
+        plan = Plan.read(path)
     except (OSError, ValidationError, UnicodeDecodeError) as error:
         first = str(error).splitlines()[0]
         raise InvalidCaseError(
             f"not a plan: {first}", where=str(path), remedy="quantgate plan --runner NAME --out plan.json"
         ) from error
+    again = f"quantgate plan --runner {plan.runner} --out {path}"
+    if plan.id != plan.digest():
+        raise PlanError("the plan was changed after it was made", where=str(path), remedy=again)
+    if plan_id is not None and plan.id != plan_id:
+        raise PlanError(
+            f"it was replaced: this is plan {plan.id[:16]}, and the job that planned made {plan_id[:16] or 'none'}",
+            where=str(path),
+            remedy=again,
+        )
+    return plan
 
 
 def _unexplained(coverage: Coverage | None, runner: str) -> int:

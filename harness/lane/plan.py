@@ -18,6 +18,7 @@ from harness.lane.history import Duration, History, durations
 from harness.lane.schedule import Split, Unit, lower_bound, lpt, makespan, split_long
 from harness.pipeline.engine_key import engine_key
 from harness.records.base import Json, Record
+from harness.records.golden import canonical_sha256
 from harness.records.verdict import Outcome
 
 
@@ -52,7 +53,9 @@ class Plan(Record):
 
     schema_version: Literal[1] = 1
     id: str = Field(min_length=1)
-    """Random, so that no other plan has it: every record says of which plan it is, and ``merge`` takes no other's."""
+    """`digest` of the plan: every record says of which plan it is, and ``merge`` takes no other's."""
+    nonce: str = ""
+    """Random, so that no two plans have one digest, however equal they are."""
     runner: str
     labels: tuple[str, ...]
     """GitHub runner labels, all of which a shard's job asks for."""
@@ -67,6 +70,10 @@ class Plan(Record):
     """Shard by shard, in the order in which they run."""
     notes: tuple[str, ...] = ()
     coverage: Coverage | None = None
+
+    def digest(self) -> str:
+        """sha256 (hex) over everything in the plan but its id: a plan that was changed has another one."""
+        return canonical_sha256(self.model_copy(update={"id": "-"}))
 
     def of_shard(self, shard: int) -> tuple[PlannedCase, ...]:
         """The cases of one shard, in order.
@@ -142,8 +149,9 @@ def make_plan(
         for unit in unit_list
         for case, _ in unit.cases
     ]
-    return Plan(
-        id=secrets.token_hex(8),
+    plan = Plan(
+        id="-",
+        nonce=secrets.token_hex(8),
         runner=profile.name,
         labels=profile.labels,
         shards=len(bins),
@@ -154,6 +162,7 @@ def make_plan(
         notes=tuple(_notes(planned, splits, asked=shards, used=len(bins))),
         coverage=coverage,
     )
+    return plan.model_copy(update={"id": plan.digest()})
 
 
 def _engines(located: Sequence[Located], expected: dict[str, Duration]) -> list[Unit]:

@@ -11,7 +11,8 @@ from typing import TypeVar
 from pydantic import ValidationError
 
 from harness.definitions.case import Case
-from harness.errors import InfraError, InvalidCaseError, QuantgateError
+from harness.errors import GoldenError, InfraError, InvalidCaseError, QuantgateError
+from harness.inside import require_inside
 from harness.pipeline.engine_key import engine_key
 from harness.pipeline.environment import engine_environment, secrets_of
 from harness.pipeline.failures import rebuild
@@ -184,12 +185,16 @@ class EngineOwner:
             raise
 
     def _require_own_clip(self, out_dir: Path, name: str) -> None:
-        """Refuse a clip that is not a plain file in the folder that the engine was given: a link or a path with folders
-        would let a golden, or any other file, be judged in place of what was generated.
+        """Refuse a clip that is not a plain file in the folder that the engine was given: a link, or a path that leaves
+        the folder, would let a golden or any other file be judged in place of what was generated.
         """
         path = out_dir / name
-        plain = name not in ("", ".", "..") and Path(name).name == name
-        if not plain or path.is_symlink() or not path.is_file():
+        try:
+            require_inside(out_dir, path)
+            inside = path.is_file()
+        except GoldenError:
+            inside = False
+        if not inside:
             self._end()
             raise InfraError(
                 f"the engine names {name!r} as its clip, and that is no file in its folder {out_dir}",

@@ -10,10 +10,11 @@ from _pytest.junitxml import xml_key
 from pydantic import ValidationError
 
 from harness.definitions.case import Located
+from harness.definitions.files import is_case_name
 from harness.harmless import harmless
 from harness.lane.attempts import RECORD, NeverJudgedError, forget, last_attempt
 from harness.lane.junit import PLAN_PROPERTY
-from harness.plugin.collect import CaseItem
+from harness.plugin.collect import CaseItem, is_case_file
 from harness.plugin.selected import dropped_cases
 from harness.plugin.state import PluginState
 from harness.plugin.writing import or_said
@@ -107,6 +108,14 @@ class JudgedHooks:
         if session.config.option.collectonly or (session.testsfailed and not _goes_on(session)):
             return
         expect(self._state, ((item.nodeid, item.located) for item in session.items if isinstance(item, CaseItem)))
+
+    @pytest.hookimpl
+    def pytest_collectreport(self, report: pytest.CollectReport) -> None:
+        """Note a case file that cannot be read; the controller of xdist learns of it from its workers."""
+        path = self._state.config.rootpath / report.nodeid
+        if report.failed and is_case_name(report.nodeid) and is_case_file(self._state.config, path):
+            self._state.invalid_files.append(str(path))
+            self._state.invalid_texts.setdefault(str(path), report.longreprtext.strip())
 
     @pytest.hookimpl
     def pytest_runtest_logreport(self, report: pytest.TestReport) -> None:

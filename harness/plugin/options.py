@@ -25,7 +25,7 @@ def declare(parser: pytest.Parser) -> None:
     group.addoption(
         "--allow-missing-runner",
         action="store_true",
-        help="skip cases whose runner is not in this machine instead of failing; refused where CI is set",
+        help="skip cases whose runner is not in this machine instead of failing; refused in CI",
     )
     group.addoption(
         "--perturbation",
@@ -45,6 +45,9 @@ def declare(parser: pytest.Parser) -> None:
         "--run-id", default=None, metavar="ID", help="name of this run below the runs folder; default: the time"
     )
     group.addoption("--plan", default=None, metavar="FILE", help="the plan to run, from `quantgate plan --runner NAME`")
+    group.addoption(
+        "--plan-id", default=None, metavar="DIGEST", help="digest that --plan must have, from the job that made it"
+    )
     group.addoption("--shard", default=None, metavar="I/N", help="run one shard of --plan, such as 2/4")
     group.addoption(
         "--gpu-wait",

@@ -12,11 +12,13 @@ from typing import Any
 import pytest
 from xdist.scheduler import LoadScopeScheduling
 
+from harness.harmless import harmless
 from harness.plugin.judged import expect, keep, note_dropped, on_disk
 from harness.plugin.located import CasesById
 from harness.plugin.sharding import refuse_missing
 from harness.plugin.state import PluginState
 from harness.records.case_record import CaseRecord
+from harness.records.verdict import RULES, Outcome
 
 
 class EngineScheduling(LoadScopeScheduling):  # type: ignore[misc]
@@ -97,11 +99,14 @@ class XdistHooks:
 
     @pytest.hookimpl
     def pytest_xdist_node_collection_finished(self, node: Any, ids: list[str]) -> None:
-        """Refuse a shard of which a planned case was not collected, and a runner that cannot be told; note the cases.
+        """Refuse a case file that cannot be read, a shard without a planned case, an open runner; note the cases.
 
         A worker refuses too, and xdist would call that an internal error: the controller is first to say it.
         """
         state = PluginState.of(node.config)
+        if state.invalid_files and not node.config.option.continue_on_collection_errors:
+            said = "\n".join(text for _, text in sorted(state.invalid_texts.items()))
+            pytest.exit(f"nothing was run:\n{harmless(said)}", returncode=RULES[Outcome.INVALID_CASE].exit_code)
         shard = state.shard()
         if shard is not None:
             refuse_missing(shard.missing(set(ids)), shard)

@@ -44,13 +44,15 @@ def read_shard(config: pytest.Config) -> Shard | None:
     """
     file, shard = config.getoption("plan"), config.getoption("shard")
     if not file:
+        if config.getoption("plan_id") is not None:
+            raise pytest.UsageError("--plan-id needs --plan FILE")
         if shard:
             raise pytest.UsageError(f"--shard {shard} needs --plan FILE: `quantgate plan --runner NAME` writes one")
         return None
     from harness.lane.operations import read_plan
 
     try:
-        plan = read_plan(Path(config.invocation_params.dir, file))
+        plan = read_plan(Path(config.invocation_params.dir, file), config.getoption("plan_id"))
     except QuantgateError as error:
         raise pytest.UsageError(str(error)) from error
     runner = config.getoption("runner")

@@ -13,6 +13,7 @@ from harness.definitions.case import Located
 from harness.definitions.files import case_files
 from harness.definitions.loading import load_cases
 from harness.definitions.project import project_root
+from harness.errors import QuantgateError
 from harness.goldens.commands import Case, Runner, selection
 from harness.review.workspace import Workspace
 from harness.session.carrying import carry
@@ -41,9 +42,15 @@ def _lock(root: Path, cases: Sequence[Located]) -> list[Path]:
     path = root / "cases" / LOCK_NAME
     if not path.exists():
         return []
-    held, known = read_lock(path), [one.case for one in cases]
-    now, _ = make_lock(known, root, held)
-    odd = differences(held, now, known)
+    known = [one.case for one in cases]
+    local = [case for case in known if all(ref.is_local for ref in case.checkpoints().values())]
+    try:
+        held = read_lock(path)
+        now, _ = make_lock(local, root, held)
+    except QuantgateError as error:
+        typer.echo(f"left     {path.relative_to(root)}: {error.what}; quantgate lock")
+        return []
+    odd = [one for one in differences(held, now, known) if one.case in now.cases]
     if odd:
         typer.echo(f"left     {path.relative_to(root)}: {odd[0]}; quantgate lock")
         return []

@@ -11,6 +11,7 @@ from pathlib import Path
 from harness.definitions.case import Case
 from harness.errors import GoldenError, InvalidCaseError
 from harness.goldens.matching import Match, MatchKind
+from harness.in_ci import ci_variable
 
 MADE = ("goldens/", "thresholds/", "runs/", ".quantgate/")
 """What regeneration itself writes: a change there is no change of what is measured."""
@@ -21,9 +22,9 @@ def refuse_in_ci(environ: Mapping[str, str], allowed: bool) -> None:
     """Refuse inside CI, which would make its own failures right.
 
     Raises:
-        InvalidCaseError: ``CI`` is set and nobody said ``--in-ci``.
+        InvalidCaseError: a variable says that this is a CI job, and nobody passed ``--in-ci``.
     """
-    if environ.get("CI", "").lower() not in ("", "0", "false", "no") and not allowed:
+    if ci_variable(environ) and not allowed:
         raise InvalidCaseError(
             "goldens and limits are not regenerated in CI, where nobody looks at them",
             remedy="add --in-ci in the one job that is made for it and proposes a pull request",

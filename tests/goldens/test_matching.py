@@ -102,6 +102,13 @@ def test_nearest_golden_speaks_where_none_is_exact(identity: Identity, golden: C
     assert (match.kind, match.goldens) == (MatchKind.WEIGHTS, (near,))
 
 
+def test_other_weights_are_compared_with_every_answer_of_a_bistable_case(identity: Identity, golden: Callable) -> None:
+    one, other = golden(identity, 1), golden(identity, 2)
+    stranger = golden(changed(identity, weights={"model": "c", "vae": "d"}), 3)
+    match = select([one, other, stranger], changed(identity, weights={"model": "b" * 40}))
+    assert (match.kind, match.goldens) == (MatchKind.WEIGHTS, (other, one))
+
+
 def test_true_is_not_one_and_null_is_not_absent_where_it_matters(identity: Identity, golden: Callable) -> None:
     """A field that one side lacks differs from any value it can have on the other, but null, which says nothing."""
     base = changed(identity, request={"tf32": None})

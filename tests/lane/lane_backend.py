@@ -33,8 +33,9 @@ class LaneBackend:
             time.sleep(600)
         if case.sampling.prompt == "die":
             os._exit(9)
+        (out_dir / "clip.safetensors").write_bytes(b"frames")
         return Generation(
-            clip=str(out_dir / "clip.safetensors"),
+            clip="clip.safetensors",
             clip_sha256="0" * 64,
             shape=(1, 16, 16, 3),
             float_stats=FloatStats(nan=0, inf=0, minimum=0.0, maximum=1.0),

@@ -17,6 +17,8 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
+from lane_proof import evidence_of_a_pass
+
 import harness.lane.doctor
 import harness.session.conductor
 from harness.definitions.case import Case, Located
@@ -82,6 +84,7 @@ class LaneSession:
         except InfraError as error:
             verdict = Verdict(outcome=Outcome.INFRA, cause=error.kind, summary=error.what)
         assert engine.start_record is not None
+        proof = evidence_of_a_pass() if verdict.outcome is Outcome.PASS else {}
         return CaseRecord(
             run=self.context.run,
             plan=self.context.plan,
@@ -97,6 +100,7 @@ class LaneSession:
             engine=engine.start_record.model_copy(update={"engine": engine_key(case)}),
             generation=generation,
             timing=Timing(load=load),
+            **proof,
             log_tail=(os.environ.get("PYTEST_XDIST_WORKER", "main"), str(os.getpid())),
         )
 

@@ -6,14 +6,19 @@ import json
 import os
 import stat
 import subprocess
+from collections.abc import Collection
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import pytest
 
-from harness.errors import InfraError, InvalidCaseError
+from harness.errors import GoldenError, InfraError, InvalidCaseError
 from harness.lane import operations
 from harness.lane.github import MAX_COMMENT, post_comment, propose, pull_request_of
 from harness.lane.summary import MARK
+
+if TYPE_CHECKING:
+    from conftest import Project
 
 GH = """#!/usr/bin/env python3
 import json, os, sys
@@ -134,6 +139,10 @@ def checkout(tmp_path: Path) -> Path:
     return root
 
 
+def looked(root: Path, pairs: Collection[tuple[str, str]]) -> None:
+    """A check that finds nothing wrong."""
+
+
 def changes(tmp_path: Path, files: dict[str, str]) -> Path:
     """What a regeneration left."""
     folder = tmp_path / "changes"
@@ -144,31 +153,69 @@ def changes(tmp_path: Path, files: dict[str, str]) -> Path:
 
 
 def test_new_limits_become_a_branch_and_a_pull_request(gh: Path, tmp_path: Path, checkout: Path) -> None:
-    new = changes(tmp_path, {"thresholds/b200/one.json": "new", "goldens/x/manifest.json": "{}"})
+    new = changes(tmp_path, {"thresholds/b200/one.json": "new", "goldens/b200/x/accepted.json": "{}"})
     (checkout / "harness.py").write_text("changed by something else")
     title = "Regenerated; $(id) --evil"
-    assert propose(checkout, new, "regenerate/5", title, "@team because", "main") == "https://example.com/pull/9"
+    assert (
+        propose(checkout, new, "regenerate/5", title, "@team because", "main", check=looked)
+        == "https://example.com/pull/9"
+    )
     origin = tmp_path / "origin"
     assert git(origin, "show", "regenerate/5:thresholds/b200/one.json") == "new"
-    assert git(origin, "show", "regenerate/5:goldens/x/manifest.json") == "{}"
+    assert git(origin, "show", "regenerate/5:goldens/b200/x/accepted.json") == "{}"
     assert git(origin, "show", "regenerate/5:harness.py") == "code"
     assert git(origin, "log", "-1", "--format=%s|%an", "regenerate/5").strip() == f"{title}|github-actions[bot]"
     assert git(origin, "show", "main:thresholds/b200/one.json") == "old"
-    ((arguments, body),) = calls(gh)
+    (arguments, body), (started, _) = calls(gh)
+    assert started == ["workflow", "run", "ci.yml", "--ref", "regenerate/5"]
     assert arguments[:6] == ["pr", "create", "--base", "main", "--head", "regenerate/5"]
     assert body == "@team because"
 
 
-def test_nothing_new_is_no_pull_request(gh: Path, tmp_path: Path, checkout: Path) -> None:
-    same = changes(tmp_path, {"thresholds/b200/one.json": "old"})
-    assert propose(checkout, same, "regenerate/5", "t", "b", "main") is None
+def test_a_proposal_is_checked_before_it_is_pushed(gh: Path, tmp_path: Path, checkout: Path) -> None:
+    new = changes(tmp_path, {"thresholds/b200/one.json": "new", "goldens/b200/two/0123/manifest.json": "{}"})
+    asked: list[set[tuple[str, str]]] = []
+
+    def refuse(root: Path, pairs: Collection[tuple[str, str]]) -> None:
+        asked.append(set(pairs))
+        raise InvalidCaseError("damaged")
+
+    with pytest.raises(InvalidCaseError, match="damaged"):
+        propose(checkout, new, "regenerate/5", "t", "b", "main", check=refuse)
+    assert asked == [{("b200", "one"), ("b200", "two")}]
+    assert "regenerate" not in git(tmp_path / "origin", "branch", "--list", "--all")
     assert not (gh / "calls").exists()
 
 
-@pytest.mark.parametrize("name", [".github/workflows/evil.yml", "harness/cli.py", "conftest.py"])
+def test_the_check_of_a_proposal_reads_the_files(project: Project) -> None:
+    project.write_cases({"one": ("m1", "pass")})
+    (project.root / "thresholds/b200").mkdir(parents=True)
+    (project.root / "thresholds/b200/one.json").write_text("{}")
+    with pytest.raises(InvalidCaseError, match="b200/one: limits and no golden"):
+        operations.check_proposal(project.root, {("b200", "one")})
+
+
+def test_nothing_new_is_no_pull_request(gh: Path, tmp_path: Path, checkout: Path) -> None:
+    same = changes(tmp_path, {"thresholds/b200/one.json": "old"})
+    assert propose(checkout, same, "regenerate/5", "t", "b", "main", check=looked) is None
+    assert not (gh / "calls").exists()
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        ".github/workflows/evil.yml",
+        "harness/cli.py",
+        "conftest.py",
+        "cases/a.yaml",
+        "goldens/store.json",
+        "thresholds/b200/x.py",
+        "goldens/b200/.hidden/manifest.json",
+    ],
+)
 def test_a_regeneration_cannot_change_code(tmp_path: Path, checkout: Path, name: str) -> None:
     with pytest.raises(InvalidCaseError, match="nothing else"):
-        propose(checkout, changes(tmp_path, {name: "x"}), "regenerate/5", "t", "b", "main")
+        propose(checkout, changes(tmp_path, {name: "x"}), "regenerate/5", "t", "b", "main", check=looked)
     assert git(checkout, "branch", "--list", "regenerate/*") == ""
 
 
@@ -176,10 +223,26 @@ def test_a_regeneration_cannot_bring_a_link(tmp_path: Path, checkout: Path) -> N
     folder = changes(tmp_path, {"goldens/a": "x"})
     (folder / "goldens/b").symlink_to("/etc/passwd")
     with pytest.raises(InvalidCaseError, match="nothing else"):
-        propose(checkout, folder, "regenerate/5", "t", "b", "main")
+        propose(checkout, folder, "regenerate/5", "t", "b", "main", check=looked)
 
 
 @pytest.mark.parametrize("branch", ["--force", "a..b", "x y", "", "/x"])
 def test_a_branch_is_a_plain_name(tmp_path: Path, checkout: Path, branch: str) -> None:
     with pytest.raises(InvalidCaseError, match="branch name"):
-        propose(checkout, tmp_path, branch, "t", "b", "main")
+        propose(checkout, tmp_path, branch, "t", "b", "main", check=looked)
+
+
+def test_a_link_of_the_checkout_is_not_written_through(tmp_path: Path, checkout: Path) -> None:
+    (tmp_path / "victim").mkdir()
+    (checkout / "goldens").symlink_to(tmp_path / "victim")
+    with pytest.raises(GoldenError, match="is a link"):
+        propose(
+            checkout,
+            changes(tmp_path, {"goldens/b200/a/accepted.json": "x"}),
+            "regenerate/5",
+            "t",
+            "b",
+            "main",
+            check=looked,
+        )
+    assert list((tmp_path / "victim").iterdir()) == []

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import json
+import os
 from pathlib import Path
 from typing import Any
 
 import pytest
+from lane_proof import CHECK, evidence_of_a_pass
 
 from harness.definitions.case import Case, Located
 from harness.definitions.runner import load_runners
@@ -15,11 +17,12 @@ from harness.lane.history import CaseTimes, History
 from harness.lane.junit import join_junit
 from harness.lane.merge import Merged, merge
 from harness.lane.plan import Plan, PlanError, make_plan
+from harness.lane.proof import unproven
 from harness.lane.summary import MARK, lane_markdown, plan_markdown
 from harness.records.case_record import CaseRecord, Timing
 from harness.records.fingerprint import Device, Fingerprint
 from harness.records.generation import EngineStart, FloatStats, Generation, Receipts, Trace
-from harness.records.verdict import Outcome, Verdict
+from harness.records.verdict import Finding, Outcome, Verdict
 
 B200 = load_runners(Path(__file__).parents[2] / "runners")["b200"]
 JUNIT = """<?xml version="1.0" encoding="utf-8"?>
@@ -81,6 +84,7 @@ def record(name: str, outcome: Outcome = Outcome.PASS, **changes: Any) -> CaseRe
             receipts=Receipts(modules=()),
         ),
         "timing": Timing(load=20, total=50),
+        **evidence_of_a_pass(),
     }
     return CaseRecord.model_validate(values | changes)
 
@@ -228,7 +232,8 @@ def test_junit_of_a_retried_case_is_one_test_and_bombs_are_refused(tmp_path: Pat
 
 
 def test_the_command_prints_appends_and_exits(tmp_path: Path, plan: Plan, capsys: pytest.CaptureFixture[str]) -> None:
-    left = write(tmp_path / "one", record("a"), record("b"), record("c"))
+    plan = plan.model_copy(update={"id": plan.digest()})
+    left = write(tmp_path / "one", *(record(name, plan=plan.id) for name in CASES))
     plan.write(tmp_path / "plan.json")
     history = tmp_path / "history" / "history.json"
     arguments: dict[str, Any] = {"plan_file": tmp_path / "plan.json", "history": history}
@@ -240,6 +245,64 @@ def test_the_command_prints_appends_and_exits(tmp_path: Path, plan: Plan, capsys
     assert (tmp_path / "step").read_text() == (tmp_path / "out/summary.md").read_text()
     operations.merge(folders=[left], out=tmp_path / "again", **arguments)
     assert History.read(history).runners["b200"]["a"].seconds == (30, 30)
+
+
+def finding(stage: str, code: str) -> Finding:
+    return Finding.model_validate({"stage": stage, "code": code, "gating": True, "message": "x"})
+
+
+def passes(observed: Outcome | None = None, *findings: Finding) -> Verdict:
+    return Verdict(outcome=Outcome.PASS, cause="x", summary="as it was", observed=observed, findings=findings)
+
+
+@pytest.mark.parametrize(
+    ("changes", "said"),
+    [
+        ({"generation": None}, "it passes without a generation"),
+        ({"comparison": None}, "it passes without a comparison with a golden"),
+        ({"golden": None}, "it passes without a comparison with a golden"),
+        ({"limits": ()}, "it passes without a limit"),
+        ({"limits": (CHECK.model_copy(update={"gates": False, "limit": None}),)}, "it passes without a limit"),
+        ({"limits": (CHECK.model_copy(update={"passed": False}),)}, "it passes although ssim lies outside its limit"),
+        ({"verdict": passes(None, finding("sanity", "nan"))}, "it passes although nan was found"),
+        ({"verdict": passes(Outcome.REGRESSION)}, "it passes although regression was observed"),
+        ({"verdict": Verdict(outcome=Outcome.WAIVED, cause="x", summary="x")}, "it is waived, and the case has no"),
+    ],
+)
+def test_a_green_record_without_its_evidence_is_no_result(
+    tmp_path: Path, plan: Plan, changes: dict[str, Any], said: str
+) -> None:
+    left = write(tmp_path / "one", record("a", **changes), record("b"), record("c"))
+    merged = merge([left], plan, tmp_path / "out")
+    assert by_case(merged) == {"a": "not_run", "b": "pass", "c": "pass"}
+    assert merged.exit_code == 20
+    assert said in merged.cases[0].summary + merged.cases[1].summary + merged.cases[2].summary
+
+
+def test_a_control_passes_only_by_what_it_says() -> None:
+    control = CASES["a"].case.model_copy(update={"expect": "regression:frames/ssim_below_limit"})
+    seen = finding("frames", "ssim_below_limit")
+    for verdict, good in (
+        (passes(Outcome.REGRESSION, seen), True),
+        (passes(Outcome.REGRESSION, finding("sanity", "noise")), False),
+        (passes(Outcome.CHECKPOINT_FAULT, seen), False),
+        (passes(None, seen), False),
+    ):
+        assert (unproven(record("a", verdict=verdict), control) == "") is good
+
+
+def test_a_plan_that_was_changed_or_replaced_is_refused(tmp_path: Path, plan: Plan) -> None:
+    made, other = (make_plan(list(CASES.values()), B200, 3, History()) for _ in range(2))
+    assert made.id == made.digest() != other.id
+    file = made.write(tmp_path / "plan.json")
+    assert operations.read_plan(file, made.id) == made
+    for wanted in (other.id, ""):
+        with pytest.raises(PlanError, match="it was replaced") as refused:
+            operations.read_plan(file, wanted)
+        assert refused.value.exit_code == 20
+    file.write_text(file.read_text().replace('"case": "b"', '"case": "d"'))
+    with pytest.raises(PlanError, match="was changed after it was made"):
+        operations.read_plan(file)
 
 
 def test_the_summary_says_what_is_red_and_escapes_what_others_wrote(tmp_path: Path, plan: Plan) -> None:
@@ -265,3 +328,20 @@ def test_a_retried_case_is_shown_although_it_passed(tmp_path: Path, plan: Plan) 
     merged = merge([left], plan, tmp_path / "out")
     assert merged.exit_code == 0
     assert "| a | pass (attempt 2) |" in lane_markdown(merged, plan)
+
+
+def test_a_shard_brings_no_file_of_this_machine_into_what_is_uploaded(tmp_path: Path, plan: Plan) -> None:
+    secret = tmp_path / "secret"
+    secret.write_text("of the machine that merges")
+    shard = write(tmp_path / "one", record("a"), record("b"), record("c"))
+    (shard / "a/leak.txt").symlink_to(secret)
+    (shard / "a/folder").symlink_to(tmp_path)
+    os.mkfifo(shard / "b/fifo")  # reading it would never end
+    (shard / "c/record.json").rename(tmp_path / "elsewhere.json")
+    (shard / "c/record.json").symlink_to(tmp_path / "elsewhere.json")
+    merged = merge([shard], plan, tmp_path / "out")
+    assert by_case(merged) == {"a": "pass", "b": "pass", "c": "not_run"}
+    assert not any(path.is_symlink() for path in (tmp_path / "out").rglob("*"))
+    assert sorted(path.name for path in (tmp_path / "out/a").iterdir()) == ["clip.safetensors", "record.json"]
+    for name in ("leak.txt", "folder", "fifo", "record.json"):
+        assert any(name in problem and "link or no plain file" in problem for problem in merged.problems), name

@@ -32,6 +32,7 @@ def plan(tmp_path: Path) -> Plan:
         for shard, name in ((1, "a"), (2, "b"))
     )
     made = Plan(id="p", runner="b200", labels=("gpu",), shards=2, makespan=1, lower_bound=1, cases=cases)
+    made = made.model_copy(update={"id": made.digest()})
     made.write(tmp_path / "plan.json")
     return made
 

@@ -60,11 +60,11 @@ def test_an_earlier_run_in_the_same_folder_is_not_an_attempt_of_this_one(project
     project.write_cases({"flaky": ("m1", "die_once")})
     assert project.pytest().returncode == 0
     assert project.records()["flaky"].attempt == 2
-    (project.root / "runs/r/flaky/clip.safetensors").write_bytes(b"frames of yesterday")
+    (project.root / "runs/r/flaky/left.safetensors").write_bytes(b"frames of yesterday")
     assert project.pytest().returncode == 0  # infra is tried once more here too
     assert project.records()["flaky"].attempt == 2
     assert CaseRecord.read(project.root / "runs/r/flaky/record-attempt-1.json").verdict.outcome == "infra"
-    assert not (project.root / "runs/r/flaky/clip.safetensors").exists()
+    assert not (project.root / "runs/r/flaky/left.safetensors").exists()
 
 
 def test_a_dead_worker_does_not_bring_back_what_an_earlier_run_left(project: Project) -> None:

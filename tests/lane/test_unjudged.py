@@ -213,3 +213,21 @@ def test_a_failure_that_is_not_a_verdict_stays_pytests_own(project: Project) -> 
     assert done.returncode == 1, done.stdout
     assert outcomes(project)["b"] == Outcome.NOT_RUN
     assert junit(project) == {"a": "passed", "b": "error"}
+
+
+@pytest.mark.parametrize("workers", [(), ("-n", "2")])
+def test_a_bad_case_file_ends_alike_with_and_without_workers(project: Project, workers: tuple[str, ...]) -> None:
+    project.write_cases({"a": ("m1", "pass")})
+    (project.root / "cases/b.yaml").write_text("cases: {x: {widht: 1}}\n")
+    done = project.pytest(*workers)
+    assert done.returncode == 17, done.stdout
+    assert "widht" in done.stdout
+    assert "INTERNALERROR" not in done.stdout
+    assert not project.records()
+
+
+def test_junit_that_cannot_be_written_makes_a_green_run_red(project: Project) -> None:
+    project.write_cases({"a": ("m1", "pass")})
+    done = project.pytest("--junitxml", "/dev/full")
+    assert (done.returncode, outcomes(project)) == (18, {"a": "pass"}), done.stdout
+    assert "such as JUnit, could not be written" in done.stdout

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from lane_proof import GENERATION, evidence_of_a_pass
 
 from harness.definitions.case import Case, Located
 from harness.definitions.runner import load_runners
@@ -57,6 +58,8 @@ def shard(tmp_path: Path) -> Path:
             started="2026-01-01T00:00:00+00:00",
             request=case(name).model_dump(mode="json"),
             verdict=Verdict(outcome=Outcome.PASS, cause="x", summary="as it was"),
+            generation=GENERATION,
+            **evidence_of_a_pass(),
         ).write(tmp_path / "shard" / name / "record.json")
     return tmp_path / "shard"
 

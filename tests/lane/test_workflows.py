@@ -156,6 +156,7 @@ def drive(project: Project, tmp_path: Path, lost: set[int]) -> tuple[Runner, dic
         return tmp_path / name
 
     codes = {"plan": runner.job("plan", checkout("plan"))}
+    runner.expressions["needs.plan.outputs.plan"] = runner.outputs["plan"]
     for row in matrix_of(runner.outputs):
         assert row["runs_on"] == ["ubuntu-24.04"]
         if row["index"] not in lost:

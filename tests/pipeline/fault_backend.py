@@ -134,7 +134,9 @@ class FaultBackend:
         path = write_clip(out_dir / "clip.safetensors", clip, "raw")
         name = path.name
         if fault == "clip_elsewhere":
-            name = f"../{out_dir.name}/{path.name}"
+            name = f"../{path.rename(out_dir.parent / 'stray.safetensors').name}"
+        if fault == "clip_absolute":
+            name = str(path)
         if fault == "clip_link":
             name = path.rename(out_dir / "moved.safetensors").name
             path.symlink_to(out_dir / name)

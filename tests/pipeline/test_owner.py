@@ -100,6 +100,12 @@ def test_a_fault_is_typed_and_the_engine_is_dead(
         owner.generate(make_case(), tmp_path)
 
 
+def test_a_clip_may_be_named_by_its_whole_path(start_owner: Start, make_case: Make, tmp_path: Path) -> None:
+    """Backends of others do; it is the same file in the same folder."""
+    made = start_owner(make_case()).generate(make_case("clip_absolute"), tmp_path / "a")
+    assert read_clip(tmp_path / "a" / made.clip).digest == made.clip_sha256
+
+
 @pytest.mark.parametrize("fault", ["hang", "stop"])
 def test_a_deadline_is_the_parents(start_owner: Start, make_case: Make, tmp_path: Path, fault: str) -> None:
     owner = start_owner(make_case())

@@ -17,6 +17,7 @@ from harness.records.identity import Identity
 from harness.records.limits import LimitCheck
 from harness.report.commands import add_runs
 from harness.report.errors import ReportError
+from harness.report.history import schema
 from harness.report.history.drift import drift, sentence
 from harness.report.history.schema import MIGRATIONS, VERSION
 from harness.report.history.store import open_history
@@ -239,3 +240,63 @@ def test_command(make: ModuleType, tmp_path: Path) -> None:
     assert isinstance(missing.exception, ReportError)
     html = CliRunner().invoke(app, ["--html", str(tmp_path / "out"), *place]).stdout.strip()
     assert Path(html).is_file()
+
+
+def _filled(make: ModuleType, path: Path) -> bytes:
+    """A sound history of 40 records; its bytes."""
+    with open_history(path) as history:
+        history.add(series(make, [0.1] * 28))
+    return path.read_bytes()
+
+
+def test_a_history_whose_pages_are_damaged_is_one_sentence_and_kept(make: ModuleType, tmp_path: Path) -> None:
+    path = tmp_path / "h.sqlite"
+    data = _filled(make, path)
+    damaged = data[:4096] + b"\xff" * (len(data) - 4096)  # the header is sound: it opens
+    path.write_bytes(damaged)
+    with pytest.raises(ReportError, match="damaged") as refused, open_history(path) as history:
+        history.points()
+    assert (refused.value.exit_code, refused.value.where) == (18, str(path))
+    assert refused.value.remedy.startswith(f"mv {path}")
+    assert path.read_bytes()[100:] == damaged[100:]  # but for the header, which counts changes
+
+
+def test_a_full_disk_loses_nothing_of_the_history(make: ModuleType, tmp_path: Path) -> None:
+    path = tmp_path / "h.sqlite"
+    _filled(make, path)
+
+    def fill() -> None:
+        with open_history(path) as history:
+            # SQLite's own stand-in for a full disk: the database may not grow.
+            history._db.execute("PRAGMA max_page_count = 1")
+            history.add(series(make, [0.2] * 28, runner="h200"))
+
+    with pytest.raises(ReportError, match="the disk is full"):
+        fill()
+    with open_history(path) as history:
+        assert history.cases() == [("case", "cpu")]
+
+
+def test_a_history_that_another_process_writes_is_not_called_damaged(
+    make: ModuleType, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = tmp_path / "h.sqlite"
+    _filled(make, path)
+    monkeypatch.setattr(schema, "WAIT_SECONDS", 0.05)
+    other = sqlite3.connect(path, isolation_level=None)
+    other.execute("BEGIN EXCLUSIVE")
+    with pytest.raises(ReportError, match="another process") as refused, open_history(path):
+        pass
+    assert "mv" not in refused.value.remedy
+    other.execute("ROLLBACK")
+    other.close()
+    with open_history(path) as history:
+        assert history.cases()
+
+
+def test_a_history_in_a_place_that_is_none_is_one_sentence(tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    (tmp_path / "folder").mkdir()
+    for path in (tmp_path / "file/h.sqlite", tmp_path / "folder"):
+        with pytest.raises(ReportError, match="cannot be opened"), open_history(path):
+            pass

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import shlex
 import sqlite3
 from pathlib import Path
 
@@ -65,28 +67,53 @@ MIGRATIONS: tuple[str, ...] = (
 """One script a version; a file at version N has run the first N. Never edit one that was released: add the next."""
 
 VERSION = len(MIGRATIONS)
+WAIT_SECONDS = 30.0
+"""How long another process may hold the history."""
+_UNREACHABLE = (sqlite3.SQLITE_CANTOPEN, sqlite3.SQLITE_READONLY, sqlite3.SQLITE_PERM, sqlite3.SQLITE_IOERR)
 
 
 def connect(path: Path) -> sqlite3.Connection:
     """Open the history at ``path``, making or upgrading it.
 
     Raises:
-        ReportError: not a database, or one of a newer quantgate.
+        ReportError: not a database, one of a newer quantgate, in use, on a full disk, or it cannot be opened.
     """
-    path.parent.mkdir(parents=True, exist_ok=True)
-    connection = sqlite3.connect(path, timeout=30, isolation_level=None)
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        connection = sqlite3.connect(path, timeout=WAIT_SECONDS, isolation_level=None)
+    except (OSError, sqlite3.Error) as error:
+        raise history_error(error, path) from error
     try:
         connection.execute("PRAGMA foreign_keys = ON")
         _upgrade(connection, path)
-    except sqlite3.DatabaseError as error:
+    except sqlite3.Error as error:
         connection.close()
-        raise ReportError(
-            f"this is not a history: {error}", where=str(path), remedy=f"mv {path} {path}.damaged, and ask again"
-        ) from error
+        raise history_error(error, path) from error
     except ReportError:
         connection.close()
         raise
     return connection
+
+
+def history_error(error: OSError | sqlite3.Error, path: Path) -> ReportError:
+    """What SQLite or the system said of the history as one sentence, with what to do about it.
+
+    Only a damaged file is to be moved away: one that is in use, or on a full disk, is sound.
+    """
+    code = (getattr(error, "sqlite_errorcode", None) or 0) & 0xFF  # the low byte is the primary code
+    place = shlex.quote(str(path))
+    if code in (sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED):
+        what, remedy = f"another process writes the history for more than {WAIT_SECONDS:g} s", f"fuser -v {place}"
+    elif code == sqlite3.SQLITE_FULL:
+        what, remedy = "the disk is full; the history is what it was", "make room: rm -r runs/<old run>"
+    elif isinstance(error, OSError) or code in _UNREACHABLE:
+        what, remedy = (
+            f"the history cannot be opened or written: {error}",
+            f"ls -ld {place} {shlex.quote(str(path.parent))}",
+        )
+    else:
+        what, remedy = f"this is not a history, or a damaged one: {error}", f"mv {place} {place}.damaged, and ask again"
+    return ReportError(what, where=str(path), remedy=remedy)
 
 
 def _upgrade(connection: sqlite3.Connection, path: Path) -> None:
@@ -105,6 +132,7 @@ def _upgrade(connection: sqlite3.Connection, path: Path) -> None:
                 connection.execute(statement)
         connection.execute(f"PRAGMA user_version = {VERSION}")
     except BaseException:
-        connection.execute("ROLLBACK")
+        with contextlib.suppress(sqlite3.Error):  # a full disk has rolled back already
+            connection.execute("ROLLBACK")
         raise
     connection.execute("COMMIT")

@@ -5,13 +5,13 @@ from __future__ import annotations
 import json
 import sqlite3
 from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from harness.records.case_record import CaseRecord
-from harness.report.history.schema import connect
+from harness.report.history.schema import connect, history_error
 from harness.report.redact import redact_record
 
 DEFAULT = Path(".quantgate/history.sqlite")
@@ -61,7 +61,8 @@ class History:
                 self._put(record)
             new = self._count() - before
         except BaseException:
-            self._db.execute("ROLLBACK")
+            with suppress(sqlite3.Error):  # a full disk has rolled back already
+                self._db.execute("ROLLBACK")
             raise
         self._db.execute("COMMIT")
         return new
@@ -197,10 +198,13 @@ def open_history(path: Path = DEFAULT) -> Iterator[History]:
     """The history at ``path``, made where it is absent.
 
     Raises:
-        ReportError: not a history, or one of a newer quantgate.
+        ReportError: not a history, one of a newer quantgate, or one that turns out to be damaged, in use, or on a full
+            disk while it is used. What was added before stays.
     """
     connection = connect(path)
     try:
         yield History(connection)
+    except sqlite3.Error as error:
+        raise history_error(error, path) from error
     finally:
         connection.close()

@@ -1,0 +1,18 @@
+"""Is this a CI job? Asked before a command does what only a person may ask for."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+VARIABLES = (
+    "CI", "GITHUB_ACTIONS", "GITLAB_CI", "BUILDKITE", "CIRCLECI", "TRAVIS", "APPVEYOR", "CIRRUS_CI", "DRONE",
+    "WOODPECKER", "SEMAPHORE", "TF_BUILD", "JENKINS_URL", "HUDSON_URL", "TEAMCITY_VERSION", "BITBUCKET_BUILD_NUMBER",
+    "CODEBUILD_BUILD_ID", "BUILDBOT_BUILDERNAME", "GO_PIPELINE_NAME", "PROW_JOB_ID", "bamboo_buildNumber",
+)  # fmt: skip
+"""Variables that a CI service sets in its jobs, as each service documents them; some of them never set ``CI``."""
+_NO = ("", "0", "false", "no")
+
+
+def ci_variable(environ: Mapping[str, str]) -> str:
+    """Name the variable of ``environ`` that says that this is a CI job. Empty if none does."""
+    return next((name for name in VARIABLES if environ.get(name, "").lower() not in _NO), "")

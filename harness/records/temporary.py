@@ -1,0 +1,64 @@
+"""Temporary files beside the file that they become. What a killed command left is removed by the next one."""
+
+from __future__ import annotations
+
+import os
+import re
+import tempfile
+import zlib
+from contextlib import suppress
+from pathlib import Path
+
+_REST = re.compile(r"(?P<host>[0-9a-f]{8})-(?P<pid>[0-9]+)-[A-Za-z0-9_]+\.tmp")
+
+
+def temporary_beside(target: Path) -> Path:
+    """Create an empty temporary file in the folder of ``target``, to be renamed to it.
+
+    Its name holds the machine and the process that made it. Files of processes of this machine that are gone are
+    removed on the way; those of another machine, in a shared folder, are left to that machine.
+
+    Raises:
+        OSError: the folder cannot be written to.
+    """
+    target.parent.mkdir(parents=True, exist_ok=True)
+    remove_leftovers(target)
+    prefix = f".{target.name}.{_host()}-{os.getpid()}-"
+    handle, name = tempfile.mkstemp(prefix=prefix, suffix=".tmp", dir=target.parent)
+    os.close(handle)
+    return Path(name)
+
+
+def remove_leftovers(target: Path) -> None:
+    """Remove temporary files of ``target`` whose process is gone."""
+    prefix = f".{target.name}."
+    with suppress(OSError):
+        for entry in os.scandir(target.parent):
+            if entry.name.startswith(prefix) and _is_leftover(entry.name.removeprefix(prefix)):
+                with suppress(OSError):
+                    Path(entry.path).unlink()
+
+
+def _is_leftover(rest: str) -> bool:
+    """Whether a temporary file whose name ends so was made by a process of this machine that is gone."""
+    match = _REST.fullmatch(rest)
+    return match is not None and match["host"] == _host() and not _alive(int(match["pid"]))
+
+
+def _host() -> str:
+    """Eight digits of this machine and the pid namespace, in which the number of a process means something."""
+    try:
+        namespace = str(Path("/proc/self/ns/pid").readlink())
+    except OSError:
+        namespace = ""
+    return f"{zlib.crc32(f'{os.uname().nodename} {namespace}'.encode()):08x}"
+
+
+def _alive(pid: int) -> bool:
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return False
+    except (OSError, OverflowError):
+        return True  # another user's
+    return True

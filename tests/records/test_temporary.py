@@ -1,0 +1,74 @@
+"""Temporary files of killed commands are removed by the next one; those of commands that run are left alone."""
+
+from __future__ import annotations
+
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from harness.frames.clip import Clip, write_clip
+from harness.in_ci import ci_variable
+from harness.records.base import write_text_atomic
+from harness.records.temporary import remove_leftovers, temporary_beside
+
+KILLED = """
+import os, signal, sys
+from pathlib import Path
+from harness.records.temporary import temporary_beside
+temporary_beside(Path(sys.argv[1])).write_text("half")
+os.kill(os.getpid(), signal.SIGKILL)
+"""
+
+
+def kill_a_writer(target: Path) -> Path:
+    """The file that a killed process leaves while it writes ``target``."""
+    before = set(target.parent.iterdir())
+    done = subprocess.run([sys.executable, "-c", KILLED, str(target)], timeout=60, check=False)
+    assert done.returncode == -signal.SIGKILL
+    (left,) = set(target.parent.iterdir()) - before
+    return left
+
+
+def test_the_next_writer_removes_what_a_killed_one_left(tmp_path: Path) -> None:
+    target, other = tmp_path / "record.json", tmp_path / "record.json.md"
+    left, of_other = kill_a_writer(target), kill_a_writer(other)
+    running = temporary_beside(target)
+    assert not left.exists()
+    strange = [tmp_path / ".record.json.swp", tmp_path / f".record.json.00000000-{2**22 + 1}-x.tmp"]
+    for path in strange:
+        path.touch()
+    write_text_atomic(target, "new")
+    assert target.read_text() == "new"
+    assert running.exists(), "its process runs"
+    assert all(path.exists() for path in strange), "no leftover of this machine"
+    assert of_other.exists(), "of another file, whose next writer removes it"
+    remove_leftovers(other)
+    assert not of_other.exists()
+
+
+def test_a_clip_is_written_through_such_a_file_too(tmp_path: Path) -> None:
+    left = kill_a_writer(tmp_path / "clip.safetensors")
+    write_clip(tmp_path / "clip.safetensors", Clip(np.zeros((1, 8, 8, 3), np.uint8)))
+    assert not left.exists()
+    assert [path.name for path in tmp_path.iterdir()] == ["clip.safetensors"]
+
+
+@pytest.mark.parametrize(
+    ("environ", "said"),
+    [
+        ({}, ""),
+        ({"CI": "false", "HOME": "/"}, ""),
+        ({"CI": "true"}, "CI"),
+        ({"CI": "0", "GITHUB_ACTIONS": "true"}, "GITHUB_ACTIONS"),
+        ({"JENKINS_URL": "https://ci.example.org/"}, "JENKINS_URL"),
+        ({"TF_BUILD": "True"}, "TF_BUILD"),
+        ({"TEAMCITY_VERSION": "2026.1"}, "TEAMCITY_VERSION"),
+        ({"BUILDKITE": "true"}, "BUILDKITE"),
+    ],
+)
+def test_a_ci_job_is_recognised_without_the_variable_ci(environ: dict[str, str], said: str) -> None:
+    assert ci_variable(environ) == said
