@@ -93,7 +93,7 @@ def list_command() -> None:
     for row in rows:
         typer.echo(f"{row.name}  {row.kind}  {row.size / 2**20:.0f} MiB  {row.python}")
     if not rows:
-        typer.echo("none; quantgate runtime install sglang==0.5.23 --cpu makes one")
+        typer.echo("none is installed; next: quantgate runtime install sglang==0.5.23 --cpu")
 
 
 @runtime_app.command("remove")
