@@ -42,6 +42,8 @@ class CaseRecord(Record):
     runner: str
     started: str
     """UTC, ISO 8601."""
+    newest: str = ""
+    """Newest time that the run knew of, by which waivers expire: its clock, its commit or its limits. ISO 8601."""
     attempt: int = 1
     request: dict[str, Json]
     """The resolved case, as data, with values of passed-through environment variables left out."""

@@ -33,6 +33,7 @@ from harness.records.identity import Identity
 from harness.records.limits import LimitCheck
 from harness.records.verdict import SEVERITY, Outcome, Verdict
 from harness.session.candidates import leave_candidate
+from harness.session.clock import newest_time
 from harness.session.contents import Contents
 from harness.session.context import SessionContext
 from harness.session.events import CaseFinished, Event, Progress, Stage, StageStarted
@@ -167,8 +168,12 @@ class Session:
         """Judge and write; what fails on the way is the verdict then."""
         for _ in range(2):
             try:
-                verdict, checks = judge(run.evidence, self.context.runner.name, started.date())
+                golden = run.evidence.golden
+                stated = [golden.limits.created] if golden is not None and golden.limits is not None else []
+                newest = newest_time(started, self.context.root, stated)
+                verdict, checks = judge(run.evidence, self.context.runner.name, newest.date())
                 record = self._attributed(run, self._record(run, verdict, checks, started, attempt))
+                record = record.model_copy(update={"newest": newest.isoformat(timespec="seconds")})
                 record.write(run.folder / RECORD)
                 return self._with_candidate(run, record)
             except Exception as error:
