@@ -9,7 +9,7 @@ from pathlib import Path
 
 from harness.checkpoint.assemble import assemble
 from harness.checkpoint.content import components_of, contents_of
-from harness.checkpoint.errors import BadReferenceError
+from harness.checkpoint.errors import BadReferenceError, SourceError
 from harness.checkpoint.identity import DigestCache, component_digests
 from harness.checkpoint.local import LocalSource
 from harness.checkpoint.sources import Meter
@@ -88,6 +88,11 @@ def make_lock(
                     known[key] = identify(ref, root, cache, before)
                 except BadReferenceError as error:
                     left.append(f"{case.id}: {role}: {error.what} ({error.where})")
+                    continue
+                except SourceError as error:
+                    if held is None or ref.is_local:  # a check goes on: a commit names its bytes, reachable or not
+                        raise
+                    left.append(f"{case.id}: {role}: {ref.path} could not be asked ({error.what})")
                     continue
             locked.setdefault(case.id, {})[role] = known[key]
     return CheckpointLock(cases=locked), left

@@ -100,4 +100,5 @@ def gguf_sizes(kind: str) -> tuple[int, int]:
     """Values in a block of a ggml type, and its bytes. Raises ``KeyError`` for a type that the library lacks."""
     from gguf import GGML_QUANT_SIZES, GGMLQuantizationType
 
-    return GGML_QUANT_SIZES[GGMLQuantizationType[kind]]
+    block, size = GGML_QUANT_SIZES[GGMLQuantizationType[kind]]
+    return int(block), int(size)

@@ -8,8 +8,11 @@ from typing import Annotated
 import typer
 
 from harness.checkpoint.contracts.model import PROJECT_FOLDER, load_contract
+from harness.definitions.case import Case
+from harness.definitions.loading import load_cases
 from harness.errors import InvalidCaseError
 from harness.records.base import write_text_atomic
+from harness.runtimes.affected import affected
 from harness.runtimes.environments import Environment, find, install, installed, parse_runtime, remove
 from harness.runtimes.learn import as_yaml, ask, changed, contract_of, disagreements
 
@@ -20,6 +23,12 @@ Name = Annotated[str, typer.Argument(help="runtime==version, such as sglang==0.5
 
 def _say(text: str) -> None:
     typer.echo(text, err=True)
+
+
+def _cases(root: Path) -> list[Case]:
+    """Cases of the project; none if it has no case files."""
+    files = sorted((root / "cases").glob("*.yaml"))
+    return [located.case for located in load_cases(files, root)] if files else []
 
 
 def learn_command(
@@ -59,6 +68,8 @@ def learn_command(
     typer.echo(f"written: {place}")
     for line in changed(known.rules, contract.rules[0]):
         typer.echo(f"  {line}")
+    for line in affected(_cases(root), version.runtime, contract.rules[0], root):
+        typer.echo(f"  case {line}")
     if learned is not None and learned.unexplained:
         typer.echo(f"  no rule explains {len(learned.unexplained)} of them: {', '.join(learned.unexplained)}")
 
@@ -82,7 +93,7 @@ def list_command() -> None:
     for row in rows:
         typer.echo(f"{row.name}  {row.kind}  {row.size / 2**20:.0f} MiB  {row.python}")
     if not rows:
-        typer.echo("none; quantgate runtime install sglang==0.5.23 --cpu makes one")
+        typer.echo("none is installed; next: quantgate runtime install sglang==0.5.23 --cpu")
 
 
 @runtime_app.command("remove")
