@@ -55,7 +55,8 @@ def build(folder: Path) -> Path:
 def examine_fault(fault: Fault, exports: Path, folder: Path) -> Examined:
     """Write one mutant and read it."""
     fault.mutate(Edit(exports / fault.recipe, folder), fault.strength)
-    return examine(folder, base=base_of(exports / fault.recipe), contracts=fault.contracts, expected=fault.expected)
+    base = None if fault.baseless else base_of(exports / fault.recipe)
+    return examine(folder, base=base, contracts=fault.contracts, expected=fault.expected)
 
 
 def judge_fault(fault: Fault, exports: Path, folder: Path, symptom: Symptom | None = None) -> Result:
@@ -66,7 +67,7 @@ def judge_fault(fault: Fault, exports: Path, folder: Path, symptom: Symptom | No
     spent = (time.perf_counter() - started) * 1000
     outcome, cause = decide(findings)
     codes = {item.code for item in findings if item.severity == fault.severity}
-    detected = outcome != "clean" if fault.severity == "fault" else fault.code in codes
+    detected = outcome == fault.severity if fault.severity != "warning" else fault.code in codes
     return Result(
         fault.id,
         detected,

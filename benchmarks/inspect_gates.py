@@ -18,11 +18,12 @@ from pathlib import Path
 from benchmarks.fault_corpus import build
 from harness.checkpoint.assemble import assemble
 from harness.checkpoint.evidence import Fit
-from harness.checkpoint.gates import EXACT, GATES, ROW_COSINE, STALE
+from harness.checkpoint.gates import EXACT, ROW_COSINE, STALE
 from harness.checkpoint.gather import Plan, gather
 from harness.checkpoint.modules import group
 from harness.checkpoint.sampling import Budget
 from harness.checkpoint.sources import Meter
+from harness.formats.spec import FORMATS
 
 ROWS = (1, 4, 16, 1 << 30)
 
@@ -31,7 +32,7 @@ def fits(checkpoint: Path, base: Path, rows: int) -> list[Fit]:
     """Every quantized Linear of both experts, ``rows`` rows each."""
     with ThreadPoolExecutor(4) as pool:
         subject, anchor = assemble(checkpoint, Meter(), pool), assemble(base, Meter(), pool, role="base")
-        modules = {expert: group(component.tensors) for expert, component in subject.experts.items()}
+        modules = {expert: group(component.tensors, component.hints) for expert, component in subject.experts.items()}
         budgets = dict.fromkeys(subject.experts, Budget(rows=rows))
         plan = Plan(subject.experts, modules, anchor.experts, budgets, dict.fromkeys(subject.experts, False))
         found = gather(plan, pool)
@@ -73,7 +74,7 @@ def main() -> int:
         for recipe in ("nvfp4", "nvfp4_awq", "nvfp4_svdquant", "fp8", "fp8_channel"):
             for rows in ROWS:
                 print(line(recipe, rows, fits(exports / recipe, exports / "base", rows)))
-    for name, gate in GATES.items():
+    for name, gate in ((name, item.gate) for name, item in FORMATS.items()):
         limits = f"cos >= {gate.cosine}, gap >= {gate.gap}, |gain - 1| <= {gate.gain}"
         print(f"gate {name}: {limits}; below {gate.unrelated}: unrelated")
     print(f"a row below {ROW_COSINE} contradicts; recomputed codes: exact from {EXACT}, stale below {STALE}")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from harness.checkpoint.codecs import decode_e4m3, dequantize_nvfp4, unpack_nibbles
+from harness.formats.codecs import decode_e4m3, dequantize_nvfp4, unpack_nibbles
 from tiny.quantize import NibbleOrder
 from tiny.tensorfile import F32, Tensor, of
 

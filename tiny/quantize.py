@@ -15,7 +15,7 @@ import ml_dtypes
 import numpy as np
 from numpy.typing import NDArray
 
-from harness.checkpoint.codecs import encode_e2m1, encode_e4m3, pack_nibbles
+from harness.formats.codecs import encode_e2m1, encode_e4m3, pack_nibbles
 from tiny.tensorfile import F32, Tensor, of
 
 Format = Literal["fp8", "nvfp4"]

@@ -12,6 +12,7 @@ from typing import Any
 import torch
 from safetensors.torch import load_file
 
+from benchmarks.corpus import written
 from benchmarks.corpus.edit import Edit, Tensors, quantized, swap_nibbles, swizzle
 from benchmarks.corpus.exports import EXPERTS
 from benchmarks.corpus.mixed import mixed
@@ -264,6 +265,22 @@ def single_transformer(edit: Edit) -> None:
     (edit.folder / "model_index.json").unlink()
 
 
+def modelopt_fp8(edit: Edit) -> dict[str, Any]:
+    """ModelOpt's declaration of FP8 weights alone."""
+    return {"quant_method": "modelopt", "quant_algo": "W8A16_FP8", "ignore": written.kept(edit)}
+
+
+def in_blocks(edit: Edit) -> dict[str, Any]:
+    """DeepSeek's declaration."""
+    skip = written.kept(edit)
+    return {"quant_method": "fp8", "fmt": "e4m3", "weight_block_size": [128, 128], "modules_to_not_convert": skip}
+
+
+def microscaling(edit: Edit, algo: str) -> dict[str, Any]:
+    """ModelOpt's declaration of a microscaling format."""
+    return {"quant_method": "modelopt", "quant_algo": algo, "ignore": written.kept(edit)}
+
+
 BOTH = {"transformer": "nvfp4", "transformer_2": "nvfp4"}
 NEW = ("sglang==0.5.13", "sglang==0.5.23")
 DIALECTS: tuple[Dialect, ...] = (
@@ -302,6 +319,37 @@ DIALECTS: tuple[Dialect, ...] = (
     Dialect("Comfy scaled FP8", "fp8", scaled_fp8),
     Dialect("declared at the root, one expert BF16", "nvfp4", root_config),
     Dialect("BF16", "base", as_is, NEW),
+    Dialect("FP8 cast E4M3", "fp8", lambda edit: written.remake(edit, written.cast(FP8))),
+    Dialect("FP8 cast E5M2", "fp8", lambda edit: written.remake(edit, written.cast(torch.float8_e5m2))),
+    Dialect("FP8 E5M2 per tensor", "fp8", lambda edit: written.remake(edit, written.e5m2, modelopt_fp8(edit))),
+    Dialect("FP8 in blocks of 128", "fp8", lambda edit: written.remake(edit, written.blocks, in_blocks(edit))),
+    Dialect("FP8 with modules_to_not_convert", "fp8", written.unquoted),
+    Dialect("INT8 per channel (LightX2V)", "fp8", lambda edit: written.remake(edit, written.int8(True))),
+    Dialect("INT8 per tensor", "fp8", lambda edit: written.remake(edit, written.int8(False))),
+    Dialect("MXFP8", "fp8", lambda edit: written.remake(edit, written.mxfp8(), microscaling(edit, "MXFP8"))),
+    Dialect(
+        "MXFP8, swizzled", "fp8", lambda edit: written.remake(edit, written.mxfp8(True), microscaling(edit, "MXFP8"))
+    ),
+    Dialect("MXFP4", "fp8", lambda edit: written.remake(edit, written.mxfp4, microscaling(edit, "MXFP4"))),
+    Dialect("bitsandbytes NF4", "fp8", lambda edit: written.remake(edit, written.nf4(), written.BITSANDBYTES)),
+    Dialect(
+        "bitsandbytes NF4, double", "fp8", lambda edit: written.remake(edit, written.nf4(True), written.BITSANDBYTES)
+    ),
+    Dialect("torchao Float8", "fp8", written.torchao),
+    Dialect("optimum-quanto INT8", "fp8", lambda edit: written.quanto(edit, "int8")),
+    Dialect("optimum-quanto FP8", "fp8", lambda edit: written.quanto(edit, "fp8")),
+    Dialect("compressed-tensors FP8", "fp8", lambda edit: written.compressed(edit, "fp8")),
+    Dialect("compressed-tensors INT8", "fp8", lambda edit: written.compressed(edit, "int8")),
+    Dialect("GGUF Q8_0", "fp8", lambda edit: written.gguf(edit, "Q8_0")),
+    Dialect("GGUF Q5_0", "fp8", lambda edit: written.gguf(edit, "Q5_0")),
+    Dialect("GGUF Q4_0", "fp8", lambda edit: written.gguf(edit, "Q4_0")),
+    Dialect("Comfy scaled FP8, two files, Wan's names", "fp8", written.scaled_single_files),
+    Dialect("Comfy with a format per layer and a prefix", "fp8", written.layered_single_files),
+    Dialect("LightX2V NVFP4", "nvfp4", written.lightx2v_nvfp4),
+    Dialect("NVFP4 with input_scale 1", "nvfp4", written.input_scale_one),
+    Dialect("packed QKV, INT8 per channel", "fp8", written.packed_qkv),
+    Dialect("_orig_mod. in front", "fp8", written.compiled),
+    Dialect("Wan's own repository, BF16", "base", written.wan_repository),
 )
 
 

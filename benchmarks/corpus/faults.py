@@ -6,10 +6,13 @@ Row numbers are those of the list of incidents that the inspector was built from
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
+from dataclasses import field as default
 
 import torch
 
+from benchmarks.corpus import field_faults as field
+from benchmarks.corpus import written
 from benchmarks.corpus.mutations import (
     INFINITE,
     INVERTED,
@@ -72,8 +75,10 @@ class Fault:
     """Finding that must be there, as a fault unless ``severity`` says otherwise."""
     severity: str = "fault"
     contracts: tuple[str, ...] = ()
-    expected: Mapping[str, str] = field(default_factory=dict)
+    expected: Mapping[str, str] = default(default_factory=dict)
     note: str = ""
+    baseless: bool = False
+    """Inspected without a base: the file alone shows it."""
 
     @property
     def id(self) -> str:
@@ -163,4 +168,55 @@ FAULTS: tuple[Fault, ...] = (
     *_many(36, "fp8_is_e5m2", "all layer", "fp8", fp8_codes(torch.float8_e5m2), "fp8_code_table"),
     *_many(36, "fp8_is_fnuz", "all layer", "fp8", fp8_codes(torch.float8_e4m3fnuz), "fp8_fnuz"),
     *_many(36, "fp8_transposed", "all layer", "fp8", transposed, "weight_transposed"),
+    Fault(38, "blocks_only", "all", "fp8", field.blocks_only, "tensor_missing", baseless=True),
+    Fault(38, "norm_absent", "layer", "fp8", field.blocks_only, "tensor_missing", baseless=True),
+    Fault(38, "wan_names_in_diffusers_folder", "all", "fp8", field.wan_names, "names_of_another_dialect"),
+    Fault(38, "names_mixed", "half", "fp8", field.wan_names, "names_mixed"),
+    Fault(38, "layers_without_prefix", "all", "fp8", field.wrong_layers, "layers_unmatched"),
+    Fault(39, "lfs_pointer", "expert", "fp8", field.file_of(field.POINTER), "lfs_pointer"),
+    Fault(39, "html_page", "expert", "fp8", field.file_of(field.PAGE), "html_page"),
+    Fault(39, "zeros", "expert", "fp8", field.file_of(bytes(4096)), "other_file"),
+    Fault(39, "gzip", "expert", "fp8", field.file_of(b"\x1f\x8b\x08" + bytes(range(64))), "other_file"),
+    Fault(39, "pickle", "expert", "fp8", field.file_of(b"PK\x03\x04" + bytes(64)), "pickle_file", "inconclusive"),
+    Fault(39, "no_tensors", "expert", "fp8", field.empty_file, "no_tensors", "inconclusive"),
+    Fault(39, "gptq", "all", "fp8", field.opaque, "format_not_decoded", "inconclusive"),
+    *_many(40, "norms_in_fp8", "all layer", "fp8", field.eight_bit_norms, "dtype_differs"),
+    *_many(40, "norms_in_fp8_without_base", "all layer", "fp8", field.eight_bit_norms, "dtype_differs", baseless=True),
+    *_many(41, "no_second_level", "all layer", "nvfp4", field.first_level_only, "block_scale_subnormal", baseless=True),
+    *_many(41, "scales_in_bf16", "all layer", "fp8", field.rounded_scales, "scale_dtype", severity="warning"),
+    *_many(42, "input_scale_of_k", "all layer", "fp8", field.foreign_input(50), "input_scales_differ"),
+    *_many(42, "input_scale_of_v", "all layer", "nvfp4", field.foreign_input(0.1, "to_v"), "input_scales_differ"),
+    Fault(42, "input_scale_near", "all", "fp8", field.foreign_input(1.5), "input_scales_differ", "warning"),
+    *_many(43, "scale_left_over", "all layer", "fp8", field.left_over, "scale_left_over"),
+    *_many(43, "scale_orphaned", "all layer", "fp8", field.orphaned, "scale_orphaned"),
+    Fault(43, "one_scale", "all", "fp8", field.one_scale, "scale_constant", baseless=True),
+    Fault(43, "robbed_of_scales", "all", "fp8", field.robbed, "scale_missing"),
+    Fault(43, "robbed_of_scales_without_base", "all", "fp8", field.robbed, "scale_missing", baseless=True),
+    Fault(44, "nan_in_bf16", "layer", "base", field.broken_plain(float("nan")), "weights_nan", baseless=True),
+    Fault(44, "zeros_in_bf16", "layer", "base", field.broken_plain(0), "weights_zero", "warning", baseless=True),
+    Fault(45, "sparse_attention", "expert", "fp8", field.setting("sparse_attention_config", {"block": 64}),
+          "config_key_added", "warning"),
+    Fault(45, "eps", "expert", "fp8", field.setting("eps", 0.01), "config_differs"),
+    *_many(46, "int8_gain", "all layer", "fp8", field.remade(written.int8(True), field.times("weight_scale", 2)),
+           "gain"),
+    *_many(46, "int8_scale_lost", "all layer", "fp8", field.remade(written.int8(True), field.without("weight_scale")),
+           "scale_missing"),
+    *_many(46, "int8_scale_zero", "all layer", "fp8", field.remade(written.int8(False), field.times("weight_scale", 0)),
+           "global_scale_degenerate"),
+    *_many(46, "int8_scale_shape", "all layer", "fp8", field.remade(written.int8(True), field.unfit), "scale_shape"),
+    *_many(46, "int8_other_rows", "all layer", "fp8", field.remade(written.int8(False), field.other_rows),
+           "weights_unrelated"),
+    *_many(47, "mxfp8_exponent", "all layer", "fp8", field.remade(written.mxfp8(), field.plus_one), "gain"),
+    *_many(47, "mxfp8_columns", "all layer", "fp8", field.remade(written.mxfp8(), field.half_of_them), "scale_columns"),
+    *_many(47, "mxfp4_exponent", "all layer", "fp8", field.remade(written.mxfp4, field.plus_one), "gain"),
+    *_many(47, "mxfp4_nibbles", "all layer", "fp8", field.remade(written.mxfp4, field.other_nibbles), "nibble_order"),
+    *_many(48, "blocks_gain", "all layer", "fp8", field.remade(written.blocks, field.times("weight_scale_inv", 2)),
+           "gain"),
+    *_many(48, "e5m2_gain", "all layer", "fp8", field.remade(written.e5m2, field.times("weight_scale", 2)), "gain"),
+    *_many(49, "nf4_gain", "all layer", "fp8",
+           field.remade(written.nf4(), field.times("weight.absmax", 2), written.BITSANDBYTES), "gain"),
+    *_many(49, "nf4_nibbles", "all layer", "fp8",
+           field.remade(written.nf4(), field.other_nibbles, written.BITSANDBYTES), "weights_unrelated"),
+    Fault(50, "gguf_cut_short", "expert", "fp8", field.cut_gguf, "header_invalid"),
+    Fault(50, "gguf_exchanged", "both", "fp8", field.exchanged_gguf, "experts_swapped"),
 )  # fmt: skip

@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 
 from benchmarks.power.design import Engine
-from harness.checkpoint.codecs import swizzle
+from harness.formats.codecs import swizzle
 from harness.session.controls import weights
 from harness.session.controls.weights import Tensors, WeightFault, inject, linears
 

@@ -11,7 +11,9 @@ from typing import Any
 from harness.checkpoint.errors import BadReferenceError, ConfigError
 from harness.checkpoint.findings import finding
 from harness.checkpoint.index import Component, Role, load_component, read_json
+from harness.checkpoint.layout import Place, places_of
 from harness.checkpoint.parts import EXPERTS, Parts, look_at_parts
+from harness.checkpoint.pipeline_parts import mismatched, unscaled
 from harness.checkpoint.sources import Meter, Source, open_source
 from harness.definitions.case import CheckpointRef
 from harness.records.inspection import InspectionFinding
@@ -29,19 +31,7 @@ class Assembly:
     findings: tuple[InspectionFinding, ...] = ()
     sources: Mapping[str, Source] = field(default_factory=dict)
     parts: Parts = field(default_factory=Parts)
-    """What a pipeline loads beside its transformers; empty for a base."""
-
-
-def folders(source: Source) -> dict[str, str]:
-    """Expert to folder. A repository with weights at its root is a single transformer."""
-    found = {
-        expert: expert
-        for expert in EXPERTS
-        if any(path.startswith(f"{expert}/") and path.endswith((".safetensors", ".json")) for path in source.files)
-    }
-    if not found and any("/" not in path and path.endswith(".safetensors") for path in source.files):
-        return {"transformer": ""}
-    return found
+    """What a pipeline loads beside its transformers."""
 
 
 def assemble(
@@ -64,38 +54,46 @@ def assemble(
     source = open_source(ref, meter, root)
     sources: dict[str, Source] = {"model": source}
     index, problems = _model_index(source)
-    places: dict[str, tuple[Source, str, Role]] = {
-        expert: (source, folder, role) for expert, folder in folders(source).items()
+    places: dict[str, tuple[Source, Place, Role]] = {
+        expert: (source, place, role) for expert, place in places_of(source).items()
     }
     for expert, other in (overrides or {}).items():
         if other is None:
             continue
         replacement = open_source(other, meter, root)
         sources[expert] = replacement
-        options = folders(replacement)
-        folder = options.get(expert, options.get("transformer"))
-        if folder is None:
+        options = places_of(replacement)
+        place = options.get(expert, options.get("transformer"))
+        if place is None and len(options) == 1:
+            place = next(iter(options.values()))
+        if place is None:
             raise BadReferenceError("there is no transformer in it", where=replacement.label)
-        places[expert] = (replacement, folder, "override")
+        places[expert] = (replacement, place, "override")
     if not places:
         raise BadReferenceError(
             "there is no transformer in it",
             where=source.label,
-            remedy="a checkpoint has transformer/*.safetensors, or *.safetensors at its root",
+            remedy="a checkpoint has transformer/*.safetensors, or *.safetensors or *.gguf files; name one by its path",
         )
     experts = {
-        expert: load_component(where, folder, expert, kind, pool)
-        for expert, (where, folder, kind) in sorted(places.items())
+        expert: load_component(source_, place.folder, expert, kind, pool, place.files)
+        for expert, (source_, place, kind) in sorted(places.items())
     }
     for expert in EXPERTS:
         named = isinstance(index, Mapping) and index.get(expert) not in (None, [None, None])
         if (named and expert not in experts) or (
-            expert in experts and not experts[expert].tensors and not experts[expert].findings
+            expert in experts
+            and not experts[expert].tensors
+            and not experts[expert].findings
+            and not experts[expert].shards
         ):
             text = f"there are no weights of {expert}" + (", and model_index.json names it." if named else ".")
             problems.append(finding("fault", "weights_missing", text, expert=expert))
-    parts = look_at_parts(source, index, pool) if role == "model" else Parts()
-    return Assembly(source.label, experts, index, (*problems, *parts.findings), sources, parts)
+    parts = look_at_parts(source, index, pool)
+    if role == "base":
+        return Assembly(source.label, experts, index, tuple(problems), sources, parts)
+    whole = [*unscaled(parts), *mismatched(index, experts, parts)]
+    return Assembly(source.label, experts, index, (*problems, *parts.findings, *whole), sources, parts)
 
 
 def _model_index(source: Source) -> tuple[dict[str, Any] | None, list[InspectionFinding]]:

@@ -30,6 +30,10 @@ class Declaration:
     """Algorithm by module, where the declaration names every quantized Linear (ModelOpt's MIXED_PRECISION, Comfy)."""
     shared: bool = False
     """Stands at the repository's root, and so speaks of both experts."""
+    loose: bool = False
+    """The ignore list follows transformers' rule: a name covers every module that has it among its parts."""
+    originals: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
+    """Module to the names that the file itself gives it, where they were translated."""
 
     @property
     def declared(self) -> bool:
@@ -71,8 +75,12 @@ class Declaration:
         return str(said.get("name", "")), str(said.get("version", ""))
 
     def ignores(self, module: str) -> str | None:
-        """The first ignore pattern that covers ``module``."""
-        return next((pattern for pattern in self.ignore if pattern_matches(pattern, module)), None)
+        """The first ignore pattern that covers ``module`` under any of its names."""
+        names = (module, *self.originals.get(module, ()))
+        return next((pattern for pattern in self.ignore if any(self._covers(pattern, name) for name in names)), None)
+
+    def _covers(self, pattern: str, module: str) -> bool:
+        return pattern_matches(pattern, module) or (self.loose and f".{pattern}." in f".{module}.")
 
 
 def pattern_matches(pattern: str, module: str) -> bool:
@@ -87,6 +95,8 @@ def pattern_matches(pattern: str, module: str) -> bool:
     return fnmatch.fnmatchcase(module, pattern) or module.startswith(f"{pattern}.")
 
 
+IGNORE_KEYS = ("modules_to_not_convert", "ignored_layers", "llm_int8_skip_modules", "skip_modules", "exclude")
+"""Where transformers, vLLM and diffusers list the modules that stay as they are."""
 WEIGHT_ONLY = ("W4A16", "W8A16")
 """Algorithms that leave activations as they are."""
 NOTHING = Declaration(origin="")
@@ -129,6 +139,9 @@ def declaration(body: Mapping[str, Any], origin: str) -> Declaration:
         raise ConfigError("`quantization` is not an object", where=origin)
     inner: Mapping[str, Any] = section if isinstance(section, Mapping) else {}
     ignore = body.get("ignore", inner.get("exclude_modules", body.get("exclude_modules")))
+    loose = ignore is None
+    if ignore is None:
+        ignore = next((body[key] for key in IGNORE_KEYS if body.get(key) is not None), None)
     ignore = [] if ignore is None else ignore
     if not isinstance(ignore, list) or not all(isinstance(item, str) for item in ignore):
         raise ConfigError("the ignore list is not a list of names", where=origin)
@@ -136,20 +149,40 @@ def declaration(body: Mapping[str, Any], origin: str) -> Declaration:
     method = body.get("quant_method") or ("modelopt" if section is not None else "")
     if not isinstance(algo, str) or not isinstance(method, str):
         raise ConfigError("quant_algo and quant_method are strings", where=origin)
-    if method == "compressed-tensors" and not algo:
-        algo = str(body.get("format", ""))
+    if not algo:
+        algo = _algo_of_method(method, body)
     group = _group_size(body, inner)
     layers = _layers(body.get("quantized_layers", inner.get("quantized_layers")))
-    return Declaration(origin, method, algo, declared_format(algo, body), tuple(ignore), group, dict(body), layers)
+    form = declared_format(algo, body)
+    return Declaration(origin, method, algo, form, tuple(ignore), group, dict(body), layers, loose=loose)
+
+
+def _algo_of_method(method: str, body: Mapping[str, Any]) -> str:
+    """The algorithm's name where ``quant_method`` says it, or a field that only this method has."""
+    if method == "compressed-tensors":
+        return str(body.get("format", ""))
+    if method == "bitsandbytes":
+        return f"bnb_{body.get('bnb_4bit_quant_type', 'fp4')}" if body.get("load_in_4bit") else "LLM.int8"
+    if method == "torchao":
+        kind = body.get("quant_type")
+        default = kind.get("default") if isinstance(kind, Mapping) else kind
+        return str(default.get("_type", "")) if isinstance(default, Mapping) else str(default or "")
+    return method.upper() if method in ("fp8", "fbgemm_fp8", "mxfp8", "mxfp4", "nvfp4") else ""
 
 
 def declared_format(algo: str, body: Mapping[str, Any]) -> StoredFormat | None:
     """The stored format that an algorithm's name stands for; ``None`` where this version knows no rule for it."""
     name = algo.upper().replace("-", "_")
-    if "NVFP4" in name or name == "FP4":
+    if "MXFP8" in name:
+        return "mxfp8"
+    if "MXFP4" in name:
+        return "mxfp4"
+    if "NVFP4" in name or name == "FP4":  # not bitsandbytes' FP4, which is called bnb_fp4 above
         return "nvfp4"
-    if "FP8" in name and "MX" not in name:
+    if "FP8" in name:
         return "fp8"
+    if name in ("INT8", "INT_QUANTIZED", "INT8_TENSORWISE", "INT8_ROWWISE"):
+        return "int8"
     if name == "MIXED_PRECISION":
         return "mixed"
     bits, kinds = set(), set()

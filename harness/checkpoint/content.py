@@ -19,11 +19,12 @@ from typing import Any
 
 from pydantic import TypeAdapter, ValidationError
 
-from harness.checkpoint.assemble import assemble, folders
+from harness.checkpoint.assemble import assemble
 from harness.checkpoint.errors import SourceError
 from harness.checkpoint.header import TensorEntry
 from harness.checkpoint.identity import DigestCache, cache_file, component_digests, digest_files
 from harness.checkpoint.index import load_component
+from harness.checkpoint.layout import folders
 from harness.checkpoint.local import LocalSource
 from harness.checkpoint.parts import EXPERTS
 from harness.checkpoint.sources import Meter

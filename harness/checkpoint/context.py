@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from harness.checkpoint.contracts import Contract
-from harness.checkpoint.excluded import Compared
+from harness.checkpoint.excluded import Compared, Sane
 from harness.checkpoint.index import Component
 from harness.checkpoint.measure import Measured
 from harness.checkpoint.modules import PACKED_QKV, Module
@@ -45,6 +45,8 @@ class Context:
     """Expert to tensor to the values of every scale scalar (or per-channel vector)."""
     measured: Mapping[str, Mapping[str, Measured]] = field(default_factory=dict)
     compared: Mapping[str, tuple[Compared, ...]] = field(default_factory=dict)
+    sanity: Mapping[str, Mapping[str, Sane]] = field(default_factory=dict)
+    """Expert to unquantized tensor to what was read of it, where there is no base."""
     scanned: Mapping[str, Mapping[str, tuple[int, int]]] = field(default_factory=dict)
     """Expert to block-scale tensor to (NaN, zero) counts of a full read."""
     reading_findings: tuple[InspectionFinding, ...] = ()
@@ -83,5 +85,6 @@ def declared_reading(component: Component, module: Module) -> tuple[str, str]:
     if isinstance(layout, str):
         reasons.append(f"checkpoint_weight_scale_layout: {layout}")
     else:
-        layout = "swizzled" if module.marked or packed else "linear"
+        free = module.dialect in ("lightx2v", "torchao")  # their kernels' layouts, which no file states
+        layout = "any" if free else "swizzled" if module.marked or packed else "linear"
     return f"{order}/{layout}", ", ".join(reasons)

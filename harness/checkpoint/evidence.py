@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 import numpy as np
 from numpy.typing import NDArray
 
-from harness.checkpoint.codecs import F32
+from harness.formats.codecs import F32
 
 F64 = NDArray[np.float64]
 

@@ -7,9 +7,9 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from harness.checkpoint.codecs import F32, FLOAT_DTYPES, decode_floats
 from harness.checkpoint.header import DTYPE_BITS, TensorEntry
 from harness.checkpoint.sources import Range, Source
+from harness.formats.codecs import F32, FLOAT_DTYPES, decode_floats
 
 
 @dataclass(frozen=True, slots=True)
@@ -27,6 +27,21 @@ class Compared:
     relative_error: float
     other_equal: bool | None = None
     """Whether it equals the OTHER expert's base instead."""
+
+
+@dataclass(frozen=True, slots=True)
+class Sane:
+    """Values of an unquantized tensor that has no base to be compared with."""
+
+    not_finite: int
+    all_zero: bool
+    elements: int
+    """Elements that were read."""
+
+
+def look_alone(values: F32) -> Sane:
+    """Count what no trained tensor has; ``values`` is flat."""
+    return Sane(int((~np.isfinite(values)).sum()), bool(values.size and not values.any()), int(values.size))
 
 
 def windows(entry: TensorEntry, limit: int) -> list[tuple[int, int]]:

@@ -6,34 +6,30 @@ Between two gates the answer is ``inconclusive``, never a pass.
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
 from typing import Literal
 
 from harness.checkpoint.evidence import Fit
 from harness.checkpoint.measure import Measured
+from harness.formats.spec import FORMATS, Gate
 
 State = Literal["proven", "inconclusive", "contradicted", "not_provable"]
 
 
-@dataclass(frozen=True, slots=True)
-class Gate:
-    """Limits of one stored format."""
-
-    cosine: float
-    """At least this: these are codes of this base."""
-    unrelated: float
-    """Below this under every reading: these are not codes of this base."""
-    gap: float
-    """Cosine by which the best reading must lead."""
-    gain: float
-    """Largest distance of the fitted gain from 1."""
-
-
-GATES: dict[str, Gate] = {
-    "nvfp4": Gate(cosine=0.990, unrelated=0.90, gap=0.03, gain=0.02),
-    "fp8": Gate(cosine=0.999, unrelated=0.95, gap=0.03, gain=0.01),
-    "int8": Gate(cosine=0.999, unrelated=0.95, gap=0.03, gain=0.01),
+E5M2 = Gate(0.997, 0.95, 0.003, 0.01)
+"""FP8 E5M2 has two mantissa bits: a right export reaches .9982, and E4M3 read as E5M2 stays below .92."""
+GGUF_GATES = {
+    "Q8_0": Gate(0.999, 0.95, 0.03, 0.01),
+    "Q6_K": Gate(0.998, 0.95, 0.03, 0.02),
+    "Q5_K": Gate(0.994, 0.92, 0.03, 0.03),
+    "Q5_0": Gate(0.993, 0.92, 0.03, 0.04),
+    "Q5_1": Gate(0.994, 0.92, 0.03, 0.03),
+    "Q4_K": Gate(0.985, 0.90, 0.03, 0.04),
+    "Q4_0": Gate(0.980, 0.90, 0.03, 0.05),
+    "Q4_1": Gate(0.985, 0.90, 0.03, 0.04),
+    "Q3_K": Gate(0.950, 0.85, 0.03, 0.08),
+    "Q2_K": Gate(0.890, 0.70, 0.03, 0.15),
 }
+"""By ggml type; measured on the embedded model's Linears by ``python -m benchmarks.fault_corpus``."""
 ROW_COSINE = 0.90
 """A row below this contradicts the reading that fits its tensor (measured: right rows stay above .97)."""
 ROW_CLAIM = 0.98
@@ -61,19 +57,23 @@ def gain_limit(measured: Measured) -> float:
     """
     found, gate = measured.fit, gate_of(measured)
     values = found.rows * measured.module.shape[1] if found is not None else 0
-    noise = 0.095 if measured.module.format == "nvfp4" else 0.027
+    noise = 0.053 if measured.module.code == "e5m2" else FORMATS[measured.module.format].noise
     return max(gate.gain, float(6 * noise / math.sqrt(max(values, 1))))
 
 
 def gate_of(measured: Measured) -> Gate:
     """The limits for the module's stored format."""
-    return GATES.get(measured.module.format, GATES["fp8"])
+    if measured.module.format == "fp8" and measured.module.code == "e5m2":
+        return E5M2
+    if measured.module.format == "gguf":
+        return GGUF_GATES.get(measured.module.code, FORMATS["gguf"].gate)
+    return FORMATS[measured.module.format].gate
 
 
 def is_fnuz(item: Measured) -> bool:
     """E4M3 FNUZ has one more in its exponent bias: the same byte stands for half the value."""
     found = item.fit
-    if item.module.format != "fp8" or found is None or found.best != "e4m3":
+    if item.module.format != "fp8" or item.module.kind in ("block", "group") or found is None or found.best != "e4m3":
         return False
     return abs(found.scores["e4m3"].gain - 2) < 0.1
 
@@ -87,6 +87,7 @@ def state_of(measured: Measured, declared: str) -> State:
     best = good_score(found)
     if (
         measured.module.format == "fp8"
+        and len(found.scores) > 1
         and found.best != declared
         and best >= OTHER_CODES
         and (found.gap or 0) >= gate.gap

@@ -7,15 +7,15 @@ from concurrent.futures import FIRST_EXCEPTION, Executor, Future, wait
 from dataclasses import dataclass, field
 from typing import Any
 
-from harness.checkpoint.codecs import FLOAT_DTYPES, decode_floats
 from harness.checkpoint.errors import SourceError
-from harness.checkpoint.excluded import Compared, compare, read_windows, windows
+from harness.checkpoint.excluded import Compared, Sane, compare, look_alone, read_windows, windows
 from harness.checkpoint.header import TensorEntry
 from harness.checkpoint.index import Component
 from harness.checkpoint.measure import Anchor, Measured, measure
 from harness.checkpoint.modules import Module, is_scale
 from harness.checkpoint.sampling import Budget, block_scale_values
 from harness.checkpoint.sources import SharedReads
+from harness.formats.codecs import FLOAT_DTYPES, decode_floats
 
 EXCLUDED_BATCH = 24
 MAX_SCALAR_BYTES = 1 << 20
@@ -29,6 +29,7 @@ class Gathered:
     measured: dict[str, dict[str, Measured]] = field(default_factory=dict)
     compared: dict[str, list[Compared]] = field(default_factory=dict)
     scanned: dict[str, dict[str, tuple[int, int]]] = field(default_factory=dict)
+    sanity: dict[str, dict[str, Sane]] = field(default_factory=dict)
     failed: SourceError | None = None
     planned: int = 0
     finished: int = 0
@@ -80,7 +81,7 @@ def _scalars(component: Component, modules: Mapping[str, Module]) -> dict[str, t
     """Every global, per-tensor, per-channel and input scale, in as few requests as the file's order allows."""
     wanted: dict[str, list[TensorEntry]] = {}
     for module in modules.values():
-        outer = module.scale if module.format == "fp8" else None
+        outer = module.scale if module.format in ("fp8", "int8") else None
         for entry in (module.global_scale, module.input_scale, outer):
             if entry is not None and entry.dtype in FLOAT_DTYPES and entry.nbytes <= MAX_SCALAR_BYTES:
                 wanted.setdefault(entry.file, []).append(entry)
@@ -114,6 +115,8 @@ def _work(plan: Plan, found: Gathered) -> Iterator[Task]:
                     yield _scan_task(found, component, module, module.scale)
         if own is not None:
             yield from _excluded_tasks(plan, found, component, own, other)
+        else:
+            yield from _sanity_tasks(plan, found, component)
 
 
 def _anchor(component: Component | None, module: Module, reads: SharedReads) -> Anchor | None:
@@ -152,6 +155,26 @@ def _scan_task(found: Gathered, component: Component, module: Module, scale: Ten
         found.scanned[component.expert][scale.name] = result
 
     return work, keep
+
+
+def _sanity_tasks(plan: Plan, found: Gathered, component: Component) -> Iterator[Task]:
+    """Windows of every float tensor, in batches, where nothing can be compared."""
+    entries = [entry for name, entry in component.tensors.items() if entry.dtype in FLOAT_DTYPES and not is_scale(name)]
+    entries.sort(key=lambda entry: (entry.file, entry.start))
+    limit = min(plan.budgets[component.expert].excluded, SANITY_ELEMENTS)
+    own = found.sanity.setdefault(component.expert, {})
+    for first in range(0, len(entries), EXCLUDED_BATCH):
+        batch = entries[first : first + EXCLUDED_BATCH]
+
+        def work(batch: list[TensorEntry] = batch) -> dict[str, Sane]:
+            values = read_windows(component.source, batch, limit)
+            return {entry.name: look_alone(item) for entry, item in zip(batch, values, strict=True)}
+
+        yield work, own.update
+
+
+SANITY_ELEMENTS = 4096
+"""Elements at the start and at the half of a tensor that are looked at without a base."""
 
 
 def _excluded_tasks(

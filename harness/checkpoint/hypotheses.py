@@ -7,7 +7,8 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from harness.checkpoint.codecs import (
+from harness.checkpoint.evidence import layout_correlation
+from harness.formats.codecs import (
     E2M1_VALUES,
     F32,
     FP8_TABLES,
@@ -18,7 +19,6 @@ from harness.checkpoint.codecs import (
     swizzled_offsets,
     unpack_nibbles,
 )
-from harness.checkpoint.evidence import layout_correlation
 
 NIBBLE_ORDERS: tuple[NibbleOrder, ...] = ("low_first", "high_first")
 FP8_READINGS = ("e4m3", "e5m2", "int8")
@@ -104,6 +104,8 @@ class Blind:
     full_blocks: float
     """Share of blocks of 16 whose largest code is 6.0."""
     blocks: int
+    subnormal: float = 0.0
+    """Share of the block scales that were read which are zero or subnormal in E4M3."""
 
     @property
     def layout(self) -> str:
@@ -127,4 +129,6 @@ def look_blind(rows: PackedRows, block: int) -> Blind:
         values = decode_e4m3(rows.scales(layout))
         with np.errstate(divide="ignore", invalid="ignore"):
             z[layout] = layout_correlation(np.log(values), rest)[0]
-    return Blind(z, float((largest == 6.0).mean()) if largest.size else 0.0, int(largest.size))
+    own = rows.scales(rows.layouts[0]) & 0x7F if rows.layouts else np.zeros(0, np.uint8)
+    subnormal = float((own < 8).mean()) if own.size else 0.0  # 0x08 is 2**-6, the smallest normal number
+    return Blind(z, float((largest == 6.0).mean()) if largest.size else 0.0, int(largest.size), subnormal)

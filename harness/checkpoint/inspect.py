@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Collection, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Executor, ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TypedDict, Unpack
@@ -17,6 +17,7 @@ from harness.checkpoint.errors import InspectionInterruptedError
 from harness.checkpoint.gather import Gathered, Plan, gather
 from harness.checkpoint.identity import DigestCache, component_digests
 from harness.checkpoint.modules import group
+from harness.checkpoint.pipeline_parts import added_settings, against_base
 from harness.checkpoint.sampling import FULL, LOCAL, REMOTE, REMOTE_WIDE, Budget
 from harness.checkpoint.sources import Meter
 from harness.checkpoint.summarize import build_report
@@ -123,9 +124,20 @@ def examine(ref: Ref, **asked: Unpack[Asked]) -> Examined:
     with ThreadPoolExecutor(WORKERS, thread_name_prefix="inspect") as pool:
         subject = assemble(ref, meter, pool, experts, root)
         anchor = assemble(base, meter, pool, root=root, role="base") if base is not None else None
+        if anchor is not None:
+            subject = _with_base(subject, anchor, pool)
         context, plan = _context(subject, anchor, options)
         found = gather(plan, pool)
     return Examined(_filled(context, found), plan, subject, anchor, found, meter)
+
+
+def _with_base(subject: Assembly, anchor: Assembly, pool: Executor) -> Assembly:
+    """The checkpoint with what its other components say beside the base's."""
+    held = against_base(subject.sources["model"], subject.parts, anchor.sources["model"], anchor.parts, pool)
+    settings = tuple(added_settings(subject.experts, anchor.experts))
+    left = tuple(line for line in subject.parts.not_done if not (held.done and "no weight was read" in line))
+    parts = replace(subject.parts, done=(*subject.parts.done, *held.done), not_done=left)
+    return replace(subject, findings=(*subject.findings, *held.findings, *settings), parts=parts)
 
 
 def _options(asked: Asked) -> Options:
@@ -159,14 +171,14 @@ def inspect_case(case: Case, *, root: Path | None = None, full: bool = False) ->
 
 
 def _context(subject: Assembly, anchor: Assembly | None, options: Options) -> tuple[Context, Plan]:
-    modules = {expert: group(component.tensors) for expert, component in subject.experts.items()}
+    modules = {expert: group(component.tensors, component.hints) for expert, component in subject.experts.items()}
     base = dict(anchor.experts) if anchor else {}
     context = Context(
         options=options,
         experts=subject.experts,
         base=base,
         modules=modules,
-        base_modules={expert: group(component.tensors) for expert, component in base.items()},
+        base_modules={expert: group(component.tensors, component.hints) for expert, component in base.items()},
         model_index=subject.model_index,
         base_index=anchor.model_index if anchor else None,
         reading_findings=subject.findings,
@@ -185,4 +197,6 @@ def _context(subject: Assembly, anchor: Assembly | None, options: Options) -> tu
 def _filled(context: Context, found: Gathered) -> Context:
     compared = {expert: tuple(sorted(items, key=lambda item: item.tensor)) for expert, items in found.compared.items()}
     measured = {expert: dict(sorted(items.items())) for expert, items in found.measured.items()}
-    return replace(context, scalars=found.scalars, measured=measured, compared=compared, scanned=found.scanned)
+    return replace(
+        context, scalars=found.scalars, measured=measured, compared=compared, scanned=found.scanned, sanity=found.sanity
+    )

@@ -14,16 +14,23 @@ MAX_FILES = 100_000
 
 
 class LocalSource:
-    """Ranged reads from files below ``folder``; symbolic links (the hub's cache) are followed."""
+    """Ranged reads from files below ``folder``; symbolic links (the hub's cache) are followed.
+
+    Args:
+        only: file names of ``folder`` that are the whole source; ``None``: everything below it.
+    """
 
     is_local = True
     commit: str | None = None
 
-    def __init__(self, folder: Path, meter: Meter, label: str = "") -> None:
+    def __init__(self, folder: Path, meter: Meter, label: str = "", only: frozenset[str] | None = None) -> None:
         self.folder = folder
         self.label = label or str(folder)
         self._meter = meter
         self.files: dict[str, FileInfo] = {}
+        if only is not None:
+            self.files = {name: FileInfo(name, (folder / name).stat().st_size) for name in sorted(only)}
+            return
         for parent, folders, names in os.walk(folder, followlinks=True):
             folders[:] = sorted(name for name in folders if not name.startswith("."))
             for name in sorted(names):

@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 from numpy.typing import NDArray
 
-from harness.checkpoint.codecs import F32, FLOAT_DTYPES, U8, decode_floats, unpack_nibbles
+from harness.checkpoint.decoding import decode_module
 from harness.checkpoint.evidence import Fit, Sums, fit
 from harness.checkpoint.header import TensorEntry
 from harness.checkpoint.hypotheses import Blind, decode_fp8_readings, decode_readings, look_blind
@@ -15,6 +15,7 @@ from harness.checkpoint.modules import Module
 from harness.checkpoint.recompute import as_exported, closest, exact_fp8, exact_nvfp4
 from harness.checkpoint.sampling import Budget, packed_rows, row_range, scale_columns, scale_of, strip_range
 from harness.checkpoint.sources import SharedReads, Source
+from harness.formats.codecs import F32, FLOAT_DTYPES, FP8_TABLES, U8, decode_floats, unpack_nibbles
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,6 +43,10 @@ class Measured:
     nan_values: int = 0
     """FP8 codes among the sampled rows that stand for NaN."""
     channel_scale: F32 | None = None
+    largest: float = 0.0
+    """Largest magnitude among the sampled 8-bit float codes, before any scale."""
+    note: str = ""
+    """Why nothing could be decoded; empty where it was, or where nothing was tried."""
 
 
 def measure(
@@ -66,9 +71,37 @@ def measure(
     rows = budget.of(module.weight, module.shape[0])
     if module.format == "nvfp4":
         return _nvfp4(expert, source, module, rows, base, other, global_scale)
-    if module.format in ("fp8", "int8"):
+    if module.opaque:
+        return Measured(expert, module, rows, global_scale)
+    if module.format in ("fp8", "int8") and module.kind in PLAIN_KINDS and "weight_zero_point" not in module.parts:
         return _fp8(expert, source, module, rows, base, other)
-    return Measured(expert, module, rows, global_scale)
+    if module.kind == "other":
+        return Measured(expert, module, rows, global_scale)  # the scale_shapes check names it
+    return _decoded(expert, source, module, rows, base, other)
+
+
+PLAIN_KINDS = ("scalar", "one", "channel", "channel_column", "none")
+"""Scales of 8-bit weights that are one number per tensor or per row."""
+
+
+def _decoded(
+    expert: str, source: Source, module: Module, rows: NDArray[np.int64], base: Anchor | None, other: Anchor | None
+) -> Measured:
+    """A format that is read by one rule, or by one per scale layout and nibble order."""
+    try:
+        decoded = decode_module(source, module, rows)
+    except (NotImplementedError, KeyError, ValueError, IndexError) as error:
+        return Measured(expert, module, rows, None, note=f"{type(error).__name__}: {error}")
+    nans = int(sum(np.isnan(values).sum() for values in decoded.values()) // max(len(decoded), 1))
+    result = Measured(expert, module, rows, None, nan_values=nans)
+    anchor_rows = _base_rows(base, module, rows)
+    if anchor_rows is None or not decoded:
+        return result
+    found = fit(decoded, anchor_rows, 1.0)
+    other_rows = _base_rows(other, module, rows)
+    if other_rows is not None:
+        found = replace(found, other=Sums.of(decoded[found.best], other_rows).score().cosine)
+    return replace(result, fit=found)
 
 
 def _base_rows(anchor: Anchor | None, module: Module, rows: NDArray[np.int64]) -> F32 | None:
@@ -146,15 +179,22 @@ def _undo_recipe(source: Source, module: Module, rows: NDArray[np.int64], base: 
 def _fp8(
     expert: str, source: Source, module: Module, rows: NDArray[np.int64], base: Anchor | None, other: Anchor | None
 ) -> Measured:
-    if module.scale is not None and module.scale.elements not in (1, module.shape[0]):
-        return Measured(expert, module, rows, None)  # the scale_shapes check names it
     start, length = row_range(module.weight, rows)
     stored: U8 = np.frombuffer(source.read(module.weight.file, start, length), dtype=np.uint8).reshape(len(rows), -1)
     scales = scale_of(source, module)
     channel = scales[rows] if len(scales) == module.shape[0] else scales[:1]
     single = float(scales[0, 0]) if scales.size == 1 else None
+    values = FP8_TABLES[module.code or "e4m3"][stored]
+    finite_values = np.abs(values[np.isfinite(values)])
+    nans = ~np.isfinite(values) if module.format == "fp8" else np.zeros(0, bool)
     result = Measured(
-        expert, module, rows, single, channel_scale=scales, nan_values=int(((stored & 0x7F) == 0x7F).sum())
+        expert,
+        module,
+        rows,
+        single,
+        channel_scale=scales,
+        nan_values=int(nans.sum()),
+        largest=float(finite_values.max()) if finite_values.size else 0.0,
     )
     anchor_rows = _base_rows(base, module, rows)
     if anchor_rows is None:
@@ -163,12 +203,12 @@ def _fp8(
     mean = float(np.exp(np.log(np.abs(finite)).mean()))
     decoded = decode_fp8_readings(stored, (finite / np.float32(mean)).astype(np.float32))
     found = fit(decoded, anchor_rows, mean if np.isfinite(channel).all() and (channel != 0).all() else float("nan"))
-    if found.best == "e4m3" and module.weight.dtype == "F8_E4M3":
+    if found.best == "e4m3" and module.weight.dtype == "F8_E4M3" and module.scale is not None:
         found = replace(found, exact=closest(exact_fp8(values, stored, finite) for values in as_exported(anchor_rows)))
     other_rows = _base_rows(other, module, rows)
     if other_rows is not None:
         found = replace(found, other=Sums.of(decoded[found.best], other_rows).score().cosine)
     turned = None
     if module.shape[0] == module.shape[1] == len(rows):
-        turned = fit({"transposed": decoded["e4m3"]}, np.ascontiguousarray(anchor_rows.T), 1.0)
+        turned = fit({"transposed": decoded[module.code or "e4m3"]}, np.ascontiguousarray(anchor_rows.T), 1.0)
     return replace(result, fit=found, columns_fit=turned)

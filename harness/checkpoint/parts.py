@@ -9,12 +9,13 @@ import json
 import re
 from collections.abc import Iterator, Mapping
 from concurrent.futures import Executor
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 from harness.checkpoint.errors import HeaderError
+from harness.checkpoint.file_types import SNIFF, sniff
 from harness.checkpoint.findings import finding, some
-from harness.checkpoint.header import read_header
+from harness.checkpoint.header import TensorEntry, read_header
 from harness.checkpoint.sources import Source
 from harness.records.inspection import InspectionFinding
 
@@ -31,12 +32,32 @@ PART = re.compile(r"-\d+-of-\d+\.safetensors$")
 
 
 @dataclass(frozen=True)
+class PartFiles:
+    """What was read of one component."""
+
+    tensors: Mapping[str, TensorEntry] = field(default_factory=dict)
+    json: Mapping[str, Any] = field(default_factory=dict)
+    """JSON files by their name inside the component's folder."""
+    vocabulary: int = 0
+    """Pieces of a tokenizer; 0 where they could not be counted."""
+
+    @property
+    def config(self) -> Mapping[str, Any]:
+        """``config.json``, or a scheduler's or tokenizer's own file."""
+        names = ("config.json", "scheduler_config.json", "tokenizer_config.json")
+        body: Any = next((self.json[name] for name in names if name in self.json), {})
+        return body if isinstance(body, Mapping) else {}
+
+
+@dataclass(frozen=True)
 class Parts:
     """What was found of them, what was looked at and what was not."""
 
     findings: tuple[InspectionFinding, ...] = ()
     done: tuple[str, ...] = ()
     not_done: tuple[str, ...] = ()
+    files: Mapping[str, PartFiles] = field(default_factory=dict)
+    """Component to what was read of it."""
 
 
 def look_at_parts(source: Source, index: Mapping[str, Any] | None, pool: Executor) -> Parts:
@@ -62,7 +83,8 @@ def look_at_parts(source: Source, index: Mapping[str, Any] | None, pool: Executo
     done = [f"{', '.join(named)}: there, JSON and safetensors headers whole"] if named and not found else []
     weights = [look.name for look in looks if look.shards]
     left = [f"{', '.join(weights)}: headers and sizes only, no weight was read"] if weights else []
-    return Parts(tuple(found), tuple(done), (*left, *(line for look in looks for line in look.left)))
+    files = {look.name: PartFiles(look.tensors, look.bodies, look.vocabulary) for look in looks if look.files}
+    return Parts(tuple(found), tuple(done), (*left, *(line for look in looks for line in look.left)), files)
 
 
 def _unnamed(source: Source, whole: list[str]) -> Parts:
@@ -85,6 +107,17 @@ def _files(source: Source, name: str) -> list[str]:
     return sorted(path for path in source.files if path.startswith(f"{name}/"))
 
 
+def _pieces(body: Any) -> int:
+    """The largest id of a ``tokenizer.json`` plus one; 0 where it is not laid out as expected."""
+    model = body.get("model") if isinstance(body, dict) else None
+    vocabulary = model.get("vocab") if isinstance(model, dict) else None
+    if isinstance(vocabulary, list):
+        return len(vocabulary)
+    if isinstance(vocabulary, dict):
+        return max((item for item in vocabulary.values() if isinstance(item, int)), default=-1) + 1
+    return 0
+
+
 class _Look:
     """One component."""
 
@@ -94,6 +127,9 @@ class _Look:
         self.shards = [path for path in self.files if path.endswith(".safetensors")]
         self.findings: list[InspectionFinding] = []
         self.left: list[str] = []
+        self.tensors: dict[str, TensorEntry] = {}
+        self.bodies: dict[str, Any] = {}
+        self.vocabulary = 0
 
     def run(self) -> _Look:
         self.findings += self._missing() if not self.files else self._broken()
@@ -140,6 +176,9 @@ class _Look:
         except (ValueError, RecursionError) as error:
             yield self._finding("broken", f"{path} is not JSON ({error}).", path)
             return
+        self.bodies[path.removeprefix(f"{self.name}/")] = body
+        if path.endswith("/tokenizer.json"):
+            self.vocabulary = _pieces(body)
         if path.endswith(INDEX):
             yield from self._index(path, body)
 
@@ -155,9 +194,12 @@ class _Look:
     def _header(self, path: str) -> Iterator[InspectionFinding]:
         size = self.source.files[path].size
         try:
-            read_header(path, size, lambda start, length: self.source.read(path, start, length))
+            header = read_header(path, size, lambda start, length: self.source.read(path, start, length))
         except HeaderError as error:
-            yield self._finding("broken", f"{path}: {error.what}.", path)
+            other = sniff(self.source.read(path, 0, min(size, SNIFF)))
+            yield self._finding("broken", f"{path} is {other.text}." if other else f"{path}: {error.what}.", path)
+            return
+        self.tensors.update(header.tensors)
 
     def _finding(self, what: str, text: str, file: str = "") -> InspectionFinding:
         return finding("fault", f"component_{what}", text, evidence={"component": self.name, "file": file})

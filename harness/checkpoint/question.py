@@ -92,7 +92,7 @@ def refuse_beside_against(given: Mapping[str, Any]) -> None:
 def typed(text: str) -> str:
     """A reference as typed, whose folder stays the same one whatever ``./`` is relative to."""
     folder = Path(text).expanduser()
-    if folder.is_dir() or text.startswith(("./", "../", "~")):
+    if folder.exists() or text.startswith(("./", "../", "~")):
         return str(folder.absolute())
     return text
 

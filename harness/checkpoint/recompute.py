@@ -8,8 +8,8 @@ import ml_dtypes
 import numpy as np
 from numpy.typing import NDArray
 
-from harness.checkpoint.codecs import F32, FP8_TABLES, U8, decode_e4m3, encode_e2m1, encode_e4m3
 from harness.checkpoint.evidence import Exact
+from harness.formats.codecs import F32, FP8_TABLES, U8, decode_e4m3, encode_e2m1, encode_e4m3
 
 Flags = NDArray[np.bool_]
 TIE = 4e-7

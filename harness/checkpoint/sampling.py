@@ -8,11 +8,11 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from harness.checkpoint.codecs import U8, decode_e4m3
 from harness.checkpoint.header import TensorEntry
 from harness.checkpoint.hypotheses import PackedRows, admits, offsets
 from harness.checkpoint.modules import Module
 from harness.checkpoint.sources import Range, Source
+from harness.formats.codecs import U8, decode_e4m3, decode_floats
 
 LEAST = 4096
 """Stored elements below which a gain is told too badly."""
@@ -100,10 +100,8 @@ def scale_of(source: Source, module: Module) -> NDArray[np.float32]:
     entry = module.scale
     if entry is None or entry.elements == 0:
         return np.ones((1, 1), np.float32)
-    from harness.checkpoint.codecs import decode_floats
-
     values = decode_floats(source.read(entry.file, entry.start, entry.nbytes), entry.dtype)
-    return values.reshape(-1, 1)
+    return values.reshape(-1, 1) / np.float32(127 if entry.name.endswith(".SCB") else 1)
 
 
 def block_scale_values(source: Source, entry: TensorEntry, chunk: int = 1 << 24) -> tuple[int, int]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import threading
 from collections.abc import Mapping, Sequence
 from concurrent.futures import Future
@@ -14,6 +15,7 @@ from harness.definitions.case import UNRESOLVED, CheckpointRef
 from harness.definitions.checks import HUB_NAME
 from harness.definitions.suggest import near_folder
 
+_SHARD = re.compile(r"-\d+-of-\d+\.")
 Range = tuple[int, int]
 """``(start, length)`` in bytes."""
 
@@ -116,7 +118,8 @@ def open_source(ref: CheckpointRef | str | Path, meter: Meter, root: Path | None
     """Open a checkpoint.
 
     Args:
-        ref: a folder (``./x``, ``/x``, or any path that is a folder here), or ``owner/name`` / ``owner/name@revision``.
+        ref: a folder or a file (``./x``, ``/x``, or any path that is one here), or ``owner/name`` or
+            ``owner/name@revision``.
         meter: counts what is read.
         root: folder that ``./`` is relative to; default the current one.
 
@@ -135,6 +138,11 @@ def open_source(ref: CheckpointRef | str | Path, meter: Meter, root: Path | None
             remedy="quantgate resolve CASE, which writes the commit into the case",
         )
     folder = (root or Path.cwd()) / path
+    if folder.expanduser().is_file():
+        from harness.checkpoint.local import LocalSource
+
+        file = folder.expanduser()
+        return LocalSource(file.parent, meter, label=path, only=_with_shards(file))
     if folder.is_dir() or path.startswith(("./", "/", "~")):
         folder = folder.expanduser()
         if not folder.is_dir():
@@ -160,6 +168,15 @@ def open_source(ref: CheckpointRef | str | Path, meter: Meter, root: Path | None
             error = type(error)(error.what, where=error.where, remedy=f"{hint}; if it is on the hub: {error.remedy}")
             raise error from None
         raise
+
+
+def _with_shards(file: Path) -> frozenset[str]:
+    """A weight file that is named by its path, and the other parts where it is one of several."""
+    match = _SHARD.search(file.name)
+    if match is None:
+        return frozenset({file.name})
+    stem = file.name[: match.start()]
+    return frozenset(item.name for item in file.parent.iterdir() if item.name.startswith(stem))
 
 
 def _folder_hint(path: str, root: Path) -> str:

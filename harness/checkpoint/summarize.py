@@ -239,6 +239,11 @@ def coverage(context: Context, plan: Plan, found: Gathered) -> tuple[list[str], 
                 left.append(
                     f"{expert}: the rest of {len(compared) - whole} large excluded tensors; --full reads all bytes"
                 )
+        sane = context.sanity.get(expert)
+        if sane:
+            done.append(f"{expert}: values of {len(sane)} unquantized tensors for NaN, infinity and zero")
+        if expert not in plan.base and not context.quantized(expert) and component.tensors:
+            left.append(f"{expert}: without its base nothing shows that these are the weights that they should be")
         if expert not in plan.base and context.quantized(expert):
             left.append(f"{expert}: without its base: nibble order, gains, stale or swapped experts, excluded tensors")
         if component.source.is_local is False and found.failed is not None:

@@ -33,6 +33,10 @@ CAUSES: Final = frozenset({
     "vae_settings", "weight_transposed", "weights_changed", "weights_missing", "weights_nan", "weights_unrelated",
     "wrong_base",
     "wrong_expert",
+    "block_scale_subnormal", "component_differs", "component_mismatch", "component_unscaled", "config_differs",
+    "format_not_decoded", "html_page", "input_scales_differ", "layers_unmatched", "lfs_pointer", "names_mixed",
+    "names_of_another_dialect", "no_tensors", "other_file", "pickle_file", "scale_constant", "scale_left_over",
+    "scale_orphaned",
 })  # fmt: skip
 MEASURES: Final = (
     "probe_base_error", "probe_golden_error", "probe_module_base_error", "probe_module_error", "probe_point_error",

@@ -115,6 +115,7 @@ class JudgedHooks:
         path = self._state.config.rootpath / report.nodeid
         if report.failed and is_case_name(report.nodeid) and is_case_file(self._state.config, path):
             self._state.invalid_files.append(str(path))
+            self._state.invalid_texts.setdefault(str(path), report.longreprtext.strip())
 
     @pytest.hookimpl
     def pytest_runtest_logreport(self, report: pytest.TestReport) -> None:

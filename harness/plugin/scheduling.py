@@ -12,6 +12,7 @@ from typing import Any
 import pytest
 from xdist.scheduler import LoadScopeScheduling
 
+from harness.harmless import harmless
 from harness.plugin.judged import expect, keep, note_dropped, on_disk
 from harness.plugin.located import CasesById
 from harness.plugin.sharding import refuse_missing
@@ -104,8 +105,8 @@ class XdistHooks:
         """
         state = PluginState.of(node.config)
         if state.invalid_files and not node.config.option.continue_on_collection_errors:
-            files = ", ".join(sorted(set(state.invalid_files)))
-            pytest.exit(f"nothing was run: {files} cannot be used", returncode=RULES[Outcome.INVALID_CASE].exit_code)
+            said = "\n".join(text for _, text in sorted(state.invalid_texts.items()))
+            pytest.exit(f"nothing was run:\n{harmless(said)}", returncode=RULES[Outcome.INVALID_CASE].exit_code)
         shard = state.shard()
         if shard is not None:
             refuse_missing(shard.missing(set(ids)), shard)

@@ -35,6 +35,8 @@ class PluginState:
     def __init__(self, config: pytest.Config) -> None:
         self.config = config
         self.invalid_files: list[str] = []
+        self.invalid_texts: dict[str, str] = {}
+        """By path of a case file that cannot be used: what is wrong with it."""
         self.other_runners: list[str] = []
         self.records: list[CaseRecord] = []
         self.expected: dict[str, Located] = {}

@@ -9,7 +9,9 @@ from harness.records.base import Json, Record
 Severity = Literal["fault", "inconclusive", "warning", "info"]
 """``fault`` and ``inconclusive`` decide the outcome; ``warning`` and ``info`` never do."""
 InspectionOutcome = Literal["clean", "fault", "inconclusive", "infra"]
-StoredFormat = Literal["bf16", "fp16", "fp32", "fp8", "nvfp4", "int8", "mixed", "unknown"]
+StoredFormat = Literal[
+    "bf16", "fp16", "fp32", "fp8", "nvfp4", "mxfp8", "mxfp4", "int8", "nf4", "int4", "gguf", "mixed", "unknown"
+]  # fmt: skip
 
 
 class InspectionFinding(Record):
@@ -64,7 +66,8 @@ class ExpertSummary(Record):
     role: Literal["model", "override"] = "model"
     format: StoredFormat = "unknown"
     dialect: str = ""
-    """``modelopt``, ``compressed-tensors``, ``comfy``, ``plain``."""
+    """Who writes such tensors: ``modelopt``, ``compressed-tensors``, ``comfy``, ``lightx2v``, ``bitsandbytes``,
+    ``torchao``, ``quanto``, ``deepseek``, ``gguf`` or ``plain``."""
     recipe: str = ""
     """``max``, ``awq``, ``svdquant``, ``other`` or empty: which codes could be recomputed from the base."""
     encoding: str = ""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from harness.checkpoint.codecs import E2M1_VALUES, F32, decode_e4m3, encode_e2m1, encode_e4m3
+from harness.formats.codecs import E2M1_VALUES, F32, decode_e4m3, encode_e2m1, encode_e4m3
 
 E4M3_MAX, E2M1_MAX, E4M3_TINY, BLOCK = 448.0, 6.0, 2.0**-9, 16
 

@@ -14,7 +14,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from harness.checkpoint.assemble import assemble
-from harness.checkpoint.codecs import (
+from harness.checkpoint.header import TensorEntry
+from harness.checkpoint.index import Component
+from harness.checkpoint.sources import Meter
+from harness.definitions.case import Loader
+from harness.formats.codecs import (
     F32,
     FP8_TABLES,
     U8,
@@ -26,10 +30,6 @@ from harness.checkpoint.codecs import (
     unpack_nibbles,
     unswizzle,
 )
-from harness.checkpoint.header import TensorEntry
-from harness.checkpoint.index import Component
-from harness.checkpoint.sources import Meter
-from harness.definitions.case import Loader
 from harness.judge.observation import Observation, gain, relative_error
 from harness.pipeline.probes.stimulus import sketch_array, stimulus
 from harness.records.attribution import Reading

@@ -9,8 +9,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
-from harness.checkpoint import codecs
 from harness.checkpoint.recompute import exact_fp8, exact_nvfp4
+from harness.formats import codecs
 
 modelopt_tensor = pytest.importorskip("modelopt.torch.quantization.qtensor.nvfp4_tensor")
 BYTES = hnp.arrays(np.uint8, st.tuples(st.integers(1, 6), st.sampled_from([8, 16, 64])))

@@ -48,13 +48,15 @@ def test_a_block_that_is_too_small_for_any_scale_is_not_lost() -> None:
     assert exact_nvfp4(base, codes, scales, 1 / 2688).lost == 1
 
 
-def test_tiled_fp8_scales_are_said_to_be_unsupported(exports: Path, tmp_path: Path) -> None:
+def test_fp8_scales_of_blocks_are_read_and_a_wrong_one_is_a_gain(exports: Path, tmp_path: Path) -> None:
     edit = Edit(exports / "fp8", tmp_path / "made")
     tensors = edit.tensors("transformer")
     name = next(one for one in quantized(tensors) if max(tensors[f"{one}.weight"].shape) > 128)
     rows, columns = tensors[f"{name}.weight"].shape
-    tensors[f"{name}.weight_scale"] = torch.full((-(-rows // 128), -(-columns // 128)), 0.01)
-    edit.write("transformer", tensors)
-    report = inspect_checkpoint(edit.folder, base=exports / "base", digests=False)
-    assert severity(report, "unsupported_layout") == ["inconclusive"]
-    assert not severity(report, "scale_shape")
+    right = float(tensors[f"{name}.weight_scale"])
+    for factor, codes in ((1.0, []), (2.0, ["fault"])):
+        tensors[f"{name}.weight_scale"] = torch.full((-(-rows // 128), -(-columns // 128)), right * factor)
+        edit.write("transformer", tensors)
+        report = inspect_checkpoint(edit.folder, base=exports / "base", digests=False)
+        assert severity(report, "gain") == codes
+        assert not severity(report, "scale_shape")

@@ -11,10 +11,10 @@ from benchmarks.corpus.edit import Edit
 from benchmarks.corpus.mutations import INVERTED, nibbles, swizzled
 from harness.checkpoint import inspect_checkpoint
 from harness.checkpoint.checks import run_checks
-from harness.checkpoint.codecs import pack_nibbles, unpack_nibbles
 from harness.checkpoint.hypotheses import PackedRows, look_blind
 from harness.checkpoint.inspect import examine
 from harness.checkpoint.summarize import decide
+from harness.formats.codecs import pack_nibbles, unpack_nibbles
 
 
 def test_right_bytes_are_inconclusive_and_say_why(exports: Path) -> None:

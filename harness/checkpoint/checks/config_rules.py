@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 
 from harness.checkpoint.config import Declaration
 from harness.checkpoint.context import Context
 from harness.checkpoint.findings import finding, some
+from harness.checkpoint.index import Component
+from harness.checkpoint.modules import Module
 from harness.records.inspection import InspectionFinding
 
 
@@ -16,12 +18,16 @@ def declaration_against_tensors(context: Context) -> Iterator[InspectionFinding]
         declared, modules = component.declaration, context.modules[expert]
         quantized = context.quantized(expert)
         stored = sorted({module.format for module in quantized.values()})
-        if quantized and not declared.declared and not any(module.dialect == "comfy" for module in quantized.values()):
+        silent = quantized and not declared.declared and not any(_says_itself(item) for item in quantized.values())
+        if silent:
+            told = _told_elsewhere(component, quantized)
             yield finding(
-                "fault",
+                "warning" if told else "fault",
                 "quantization_undeclared",
                 f"{expert}: {len(quantized)} Linears are stored as {', '.join(stored)} and neither config.json, "
-                "hf_quant_config.json nor shard metadata says so: a runtime reads it as unquantized.",
+                "hf_quant_config.json nor shard metadata says so: a runtime "
+                + ("has to be told" if told else "reads it as unquantized")
+                + ".",
                 expert=expert,
                 evidence={"modules": len(quantized), "stored": stored},
                 next_command="add quantization_config to the transformer's config.json",
@@ -39,7 +45,7 @@ def declaration_against_tensors(context: Context) -> Iterator[InspectionFinding]
         wrong = sorted(
             name
             for name, module in quantized.items()
-            if declared.format_of(name) in ("nvfp4", "fp8") and module.format != declared.format_of(name)
+            if declared.format_of(name) in DECIDED and module.format not in (declared.format_of(name), "unknown")
         )
         if wrong:
             said = sorted({declared.algo_of(name) for name in wrong})
@@ -55,11 +61,40 @@ def declaration_against_tensors(context: Context) -> Iterator[InspectionFinding]
             )
 
 
+def _says_itself(module: Module) -> bool:
+    """Whether a Linear carries its declaration: a marker, a name, or a file type that every reader of it knows."""
+    return module.dialect in ("comfy", "gguf", "bitsandbytes", "torchao", "quanto")
+
+
+def _told_elsewhere(component: Component, quantized: Mapping[str, Module]) -> bool:
+    """Whether these are files that a runtime is told about by its own options, as ComfyUI and LightX2V are.
+
+    A file without a ``config.json``, Wan's own names, a bare cast, and scales as LightX2V writes them ([N, 1] and no
+    scale of the activations). ModelOpt's exports in a Diffusers folder are not: there the declaration was lost.
+    """
+    if not component.config or component.naming.dialect == "wan":
+        return True
+    return all(
+        item.dialect == "lightx2v"
+        or item.format == "int8"
+        or item.kind == "none"
+        or (item.kind == "channel_column" and item.input_scale is None)
+        for item in quantized.values()
+    )
+
+
+DECIDED = ("nvfp4", "fp8", "mxfp8", "mxfp4", "int8")
+"""Formats that a declaration can name without doubt."""
+LISTING = ("", "modelopt", "fp8", "fbgemm_fp8", "compressed-tensors", "mxfp8", "mxfp4", "nvfp4")
+"""Declarations whose ignore list decides what a runtime allocates quantized. ComfyUI lists the quantized layers,
+torchao, bitsandbytes and quanto know them by their tensors."""
+
+
 def ignore_against_tensors(context: Context) -> Iterator[InspectionFinding]:
     """Every unquantized Linear is covered by the ignore list, and no quantized one is."""
     for expert, component in context.experts.items():
         declared, quantized = component.declaration, context.quantized(expert)
-        if not quantized or not declared.declared or declared.method == "comfy":
+        if not quantized or not declared.declared or declared.method not in LISTING:
             continue
         contradicted = sorted(name for name in quantized if left_out(declared, name))
         if contradicted:

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 
 from harness.checkpoint.context import Context, declared_reading
+from harness.checkpoint.decoding import declared_rule
 from harness.checkpoint.findings import finding, some
 from harness.checkpoint.gates import ROW_CLAIM, bad_rows, gate_of, is_fnuz, state_of
-from harness.checkpoint.measure import Measured
+from harness.checkpoint.measure import PLAIN_KINDS, Measured
+from harness.checkpoint.modules import Module
+from harness.formats.spec import title_of
 from harness.records.inspection import InspectionFinding
 
 OTHER_MARGIN = 0.002
@@ -25,9 +28,17 @@ WORDS = {
 
 def declared_of(context: Context, expert: str, measured: Measured) -> str:
     """The declared reading of one measured module."""
-    if measured.module.format == "nvfp4":
-        return declared_reading(context.experts[expert], measured.module)[0]
-    return "e4m3" if measured.module.format == "fp8" else measured.module.format
+    module = measured.module
+    if module.format == "nvfp4":
+        rule = declared_reading(context.experts[expert], module)[0]
+    elif module.format in ("fp8", "int8") and module.kind in PLAIN_KINDS:
+        rule = module.code
+    else:
+        rule = declared_rule(module)
+    if "any" not in rule or measured.fit is None:
+        return rule
+    best = measured.fit.best.split("/")
+    return "/".join(proven if said == "any" else said for said, proven in zip(rule.split("/"), best, strict=True))
 
 
 def related(context: Context, expert: str) -> dict[str, Measured]:
@@ -102,7 +113,11 @@ def encoding(context: Context) -> Iterator[InspectionFinding]:
                 expert=expert,
                 module=worst,
                 evidence=_numbers(measured[worst]) | {"modules": unclear[:20]},
-                next_command="quantgate inspect … --full",
+                next_command=(
+                    "name the base that was used, or compare with another export: quantgate inspect A --against B"
+                    if context.options.full
+                    else "quantgate inspect … --full"
+                ),
             )
 
 
@@ -118,7 +133,7 @@ def _contradicted(
         if item.fit.scores[item.fit.best].cosine < gate_of(item).unrelated:
             code = "weight_transposed" if _transposed(item) else "weights_unrelated"
             groups.setdefault(code, []).append(name)
-        elif item.module.format == "nvfp4":
+        elif "/" in item.fit.best:
             said, proven = declared_of(context, expert, item).split("/"), item.fit.best.split("/")
             for code, part in PARTS.items():
                 if said[part] != proven[part]:
@@ -155,7 +170,7 @@ def _sentence(context: Context, expert: str, code: str, names: list[str], item: 
         proven = WORDS[item.fit.best.split("/")[PARTS[code]]]
         return f"{expert}: bytes of {count} say {proven} ({cosines}), and the checkpoint says otherwise ({why})."
     if code == "fp8_code_table":
-        return f"{expert}: 8-bit codes of {count} are {item.fit.best}, not e4m3 ({cosines})."
+        return f"{expert}: 8-bit codes of {count} are {item.fit.best}, not {declared} ({cosines})."
     if code == "weight_transposed":
         return f"{expert}: {count} are stored transposed."
     return f"{expert}: {count} are codes of other weights than the base's under every reading ({cosines})."
@@ -217,7 +232,7 @@ def layout_without_base(context: Context) -> Iterator[InspectionFinding]:
         for name, item in context.measured.get(expert, {}).items():
             if item.fit is None and item.blind is not None and item.blind.layout:
                 declared = declared_reading(context.experts[expert], item.module)[0].split("/")[1]
-                if item.blind.layout != declared:
+                if item.blind.layout != declared and declared != "any":
                     wrong.append(name)
         if wrong:
             item = context.measured[expert][wrong[0]]
@@ -232,20 +247,51 @@ def layout_without_base(context: Context) -> Iterator[InspectionFinding]:
             )
 
 
+KINDS = {
+    "scalar": "per tensor",
+    "one": "per tensor",
+    "channel": "per channel",
+    "channel_column": "per channel",
+    "block": "in blocks",
+    "group": "in groups",
+    "none": "cast without scales",
+}
+
+
+def described(modules: Iterable[Module]) -> str:
+    """What quantized Linears are, for people: ``40 Linears are INT8 per channel in lightx2v's layout``."""
+    counts: Counter[str] = Counter()
+    for module in modules:
+        title = f"{title_of(module.format)} {module.code if module.format == 'gguf' else ''}".strip()
+        kind = KINDS.get(module.kind, "")
+        if module.kind == "block":
+            kind = f"in blocks of {module.block[0]} x {module.block[1]}"
+        layout = "" if module.dialect == "plain" else f" in {module.dialect}'s layout"
+        counts[f"{title}{' ' + kind if kind else ''}{layout}"] += 1
+    return ", ".join(f"{count} Linears are {text}" for text, count in counts.most_common())
+
+
 def without_base(context: Context) -> Iterator[InspectionFinding]:
     """Says plainly what cannot be known without the base."""
     for expert in context.experts:
         quantized = context.quantized(expert)
         if not quantized or related(context, expert):
             continue
+        if all(module.opaque for module in quantized.values()):
+            continue  # recognised_only says it
         four = any(module.format == "nvfp4" for module in quantized.values())
         open_ = "nibble order, gains, stale or swapped experts" if four else "scales' gains, stale or swapped experts"
         why = "no base was given" if not context.options.base_given else "no Linear could be compared with the base"
         yield finding(
             "inconclusive",
             "base_missing" if not context.options.base_given else "encoding_unproven",
-            f"{expert}: {why}, so {open_} are not proven: every statistic of the bytes alone is the same either way.",
+            f"{expert}: {described(quantized.values())}; {why}, so {open_} are not proven: every statistic of the "
+            "bytes alone is the same either way.",
             expert=expert,
             evidence={"quantized": len(quantized)},
-            next_command="quantgate inspect … --base owner/name@commit",
+            next_command=(
+                "name the base that these weights were quantized from"
+                if context.options.base_given
+                else "quantgate inspect … --base owner/name@commit"
+            ),
         )

@@ -52,7 +52,7 @@ def _name(item: Measured) -> str:
     found = item.fit
     assert found is not None  # noqa: S101 - `related` keeps only these
     gate, limit, score = gate_of(item), gain_limit(item), found.scores[found.best]
-    if _unscaled(item) or (item.module.format == "fp8" and found.best != "e4m3"):
+    if _unscaled(item) or (item.module.format == "fp8" and found.best != (item.module.code or "e4m3")):
         return ""  # scale_tensors and scalar_values name a scale that is absent, zero or not finite
     if score.cosine < gate.unrelated or abs(score.gain - 1) <= limit or not math.isfinite(score.gain):
         return ""
@@ -63,7 +63,7 @@ def _name(item: Measured) -> str:
         return ""
     if found.scale and abs(score.gain / found.scale**2 - 1) < 0.1 and abs(found.scale - 1) > 0.1:
         return "global_scale_inverted"
-    if found.scale == 1.0:
+    if found.scale == 1.0 and item.module.format in ("nvfp4", "fp8") and item.module.kind not in ("block", "group"):
         return "scale_dropped"
     if is_fnuz(item):
         return "fp8_fnuz"
@@ -72,6 +72,8 @@ def _name(item: Measured) -> str:
 
 def _unscaled(item: Measured) -> bool:
     found = item.fit
+    if item.module.format in ("gguf", "nf4"):
+        return False
     outer = item.module.global_scale if item.module.format == "nvfp4" else item.module.scale
     return outer is None or found is None or not math.isfinite(found.scale) or found.scale <= 0
 

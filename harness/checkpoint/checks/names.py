@@ -16,7 +16,8 @@ def keys_against_base(context: Context) -> Iterator[InspectionFinding]:
         base = context.base.get(expert)
         if base is None or not base.tensors or not component.tensors:
             continue
-        mine = {name.replace(".weight_packed", ".weight") for name in component.tensors if not is_scale(name)}
+        renamed = {module.weight.name: f"{name}.weight" for name, module in context.modules[expert].items()}
+        mine = {renamed.get(name, name) for name in component.tensors if not is_scale(name)}
         missing = sorted(set(base.tensors) - mine)
         extra = sorted(mine - set(base.tensors))
         if missing:

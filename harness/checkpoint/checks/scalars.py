@@ -31,7 +31,7 @@ def scalar_values(context: Context) -> Iterator[InspectionFinding]:
         }
         for module in quantized.values():
             outer = module.global_scale if module.format == "nvfp4" else module.scale
-            if outer is not None and outer.name in values and module.format in ("nvfp4", "fp8"):
+            if outer is not None and outer.name in values and module.format in ("nvfp4", "fp8", "int8"):
                 numbers = values[outer.name]
                 if not all(math.isfinite(item) and item > 0 for item in numbers):
                     broken["global_scale_degenerate"].append(f"{outer.name} = {_worst(numbers)}")
@@ -100,19 +100,154 @@ def qkv_scales(context: Context) -> Iterator[InspectionFinding]:
             )
 
 
+def qkv_input_scales(context: Context) -> Iterator[InspectionFinding]:
+    """q, k and v of a self-attention (k and v of a cross-attention) read one input, so their input scales agree."""
+    for expert in context.experts:
+        values, quantized = context.scalars.get(expert, {}), context.quantized(expert)
+        far: list[str] = []
+        near: list[str] = []
+        for name in quantized:
+            if not name.endswith(".to_k") or quantized[name].pre_quant_scale is not None:
+                continue
+            stem = name.removesuffix("to_k")
+            members = ("to_k", "to_v") if "attn2" in stem else ("to_q", "to_k", "to_v")
+            scales: dict[str, float] = {}
+            for part in members:
+                entry = quantized[f"{stem}{part}"].input_scale if f"{stem}{part}" in quantized else None
+                if entry is not None and len(values.get(entry.name, ())) == 1 and values[entry.name][0] > 0:
+                    scales[f"{stem}{part}"] = values[entry.name][0]
+            if len(scales) < 2:
+                continue
+            middle = sorted(scales.values())[(len(scales) - 1) // 2]
+            odd = max(scales, key=lambda item: abs(math.log(scales[item] / middle)))
+            ratio = max(scales.values()) / min(scales.values())
+            if ratio > SAME_INPUT:
+                text = f"{odd}.input_scale = {scales[odd]:.4g} beside {middle:.4g}"
+                (far if ratio > OTHER_INPUT else near).append(text)
+        for severity, texts in (("fault", far), ("warning", near)):
+            if texts:
+                yield finding(
+                    "fault" if severity == "fault" else "warning",
+                    "input_scales_differ",
+                    f"{expert}: Linears that read the same input have different input scales ({some(texts)}): "
+                    + (
+                        "one of them was not measured on this input."
+                        if severity == "fault"
+                        else "right where they run apart, wrong in a runtime that fuses them and keeps one."
+                    ),
+                    expert=expert,
+                    module=texts[0].split(".input_scale")[0],
+                    evidence={"scales": texts[:20], "count": len(texts)},
+                )
+
+
+SAME_INPUT = 1.01
+OTHER_INPUT = 4.0
+"""Ratio above which calibrations of one input cannot lie apart."""
+
+
+def constant_scales(context: Context) -> Iterator[InspectionFinding]:
+    """One scale for all Linears of an expert: a default that nobody measured."""
+    for expert in context.experts:
+        values, quantized = context.scalars.get(expert, {}), context.quantized(expert)
+        own: dict[str, float] = {}
+        for name, module in quantized.items():
+            entry = module.global_scale if module.format == "nvfp4" else module.scale
+            if entry is not None and module.format in ("nvfp4", "fp8") and len(values.get(entry.name, ())) == 1:
+                own[name] = values[entry.name][0]
+        if len(own) < LEAST_LINEARS or len(set(own.values())) > 1:
+            continue
+        value = next(iter(own.values()))
+        four = any(module.format == "nvfp4" for module in quantized.values())
+        yield finding(
+            "warning" if four or expert in context.base else "fault",
+            "scale_constant",
+            f"{expert}: all {len(own)} Linears have the same scale, {value:g}: it was filled in, not measured.",
+            expert=expert,
+            module=min(own),
+            evidence={"scale": value, "count": len(own)},
+            next_command="export again with calibrated scales",
+        )
+
+
+LEAST_LINEARS = 8
+"""Linears that must agree before one scale for all of them is no chance."""
+
+
+def subnormal_scales(context: Context) -> Iterator[InspectionFinding]:
+    """Block scales in E4M3's subnormals: of four significant digits one is left."""
+    for expert in context.experts:
+        small = {
+            name: item.blind.subnormal
+            for name, item in context.measured.get(expert, {}).items()
+            if item.blind is not None and item.blind.subnormal > SUBNORMAL_SHARE
+        }
+        if not small:
+            continue
+        name = max(small, key=lambda item: small[item])
+        outer = context.measured[expert][name].global_scale
+        why = f"weight_scale_2 is {outer:g}" if outer is not None else "there is no second level"
+        yield finding(
+            "fault",
+            "block_scale_subnormal",
+            f"{expert}: {small[name] * 100:.0f} % of the block scales of {name} are subnormal or zero in E4M3, in "
+            f"{len(small)} Linears, because {why}: the second level must lift them into the format's range.",
+            expert=expert,
+            module=name,
+            evidence={"share": small[name], "global_scale": outer, "modules": sorted(small)[:20], "count": len(small)},
+            next_command="export again with weight_scale_2 = amax / (6 * 448)",
+        )
+
+
+SUBNORMAL_SHARE = 0.5
+"""Share of subnormal block scales that no calibrated tensor reaches: its largest block scale is 448."""
+
+
+def plain_values(context: Context) -> Iterator[InspectionFinding]:
+    """Unquantized tensors without a base: NaN, infinity, and Linears that are zero throughout."""
+    for expert, sane in context.sanity.items():
+        broken = sorted(name for name, item in sane.items() if item.not_finite)
+        empty = sorted(name for name, item in sane.items() if item.all_zero and name in _linears(context, expert))
+        if broken:
+            yield finding(
+                "fault",
+                "weights_nan",
+                f"{expert}: {sum(sane[name].not_finite for name in broken)} values that were read are NaN or infinite "
+                f"({some(broken)}).",
+                expert=expert,
+                tensor=broken[0],
+                evidence={"tensors": broken[:20]},
+            )
+        if empty:
+            yield finding(
+                "warning",
+                "weights_zero",
+                f"{expert}: the rows that were read of {some(empty)} are all zero: never filled, or never trained.",
+                expert=expert,
+                tensor=empty[0],
+                evidence={"tensors": empty[:20]},
+            )
+
+
+def _linears(context: Context, expert: str) -> set[str]:
+    return {module.weight.name for module in context.modules[expert].values()}
+
+
 def weight_values(context: Context) -> Iterator[InspectionFinding]:
-    """NaN among FP8 codes: every token that meets one is NaN from there on."""
+    """NaN among 8-bit codes and decoded rows: every token that meets one is NaN from there on."""
     for expert in context.experts:
         found = {
             name: item.nan_values
             for name, item in context.measured.get(expert, {}).items()
-            if item.nan_values and not is_fnuz(item) and (item.fit is None or item.fit.best == "e4m3")
+            if item.nan_values
+            and not is_fnuz(item)
+            and (item.fit is None or item.fit.best.startswith(item.module.code))
         }
         if found:
             yield finding(
                 "fault",
                 "weights_nan",
-                f"{expert}: {sum(found.values())} of the FP8 codes that were read are NaN ({some(sorted(found))}).",
+                f"{expert}: {sum(found.values())} of the values that were read are NaN ({some(sorted(found))}).",
                 expert=expert,
                 module=min(found),
                 evidence={"modules": found},

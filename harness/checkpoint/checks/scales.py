@@ -7,10 +7,12 @@ from collections.abc import Iterator, Mapping
 from harness.checkpoint.config import Declaration
 from harness.checkpoint.context import Context
 from harness.checkpoint.findings import finding, some
-from harness.checkpoint.modules import Module
+from harness.checkpoint.gates import gain_limit, gate_of
+from harness.checkpoint.measure import Measured
+from harness.checkpoint.modules import SCALE_PARTS, WEIGHT_SUFFIXES, Module, is_scale
+from harness.formats.decode import MX_BLOCK
 from harness.records.inspection import InspectionFinding
 
-FP8_TILE = 128
 INVERSE_NAMES = ("weight_scale_inv", "weight_scale_inverse")
 
 
@@ -19,13 +21,18 @@ def scale_tensors_present(context: Context) -> Iterator[InspectionFinding]:
     for expert, component in context.experts.items():
         quantized = context.quantized(expert)
         renamed = sorted(
-            name for name in quantized if any(f"{name}.{item}" in component.tensors for item in INVERSE_NAMES)
+            name
+            for name, module in quantized.items()
+            if module.scale is None and any(f"{name}.{item}" in component.tensors for item in INVERSE_NAMES)
         )
         if renamed:
             yield _absent("scale_renamed", expert, renamed, "carry their scale under the name of its inverse")
-        four = [module for module in quantized.values() if module.format == "nvfp4"]
+        four = [item for item in quantized.values() if item.format == "nvfp4" and item.dialect != "torchao"]
+        casts = cast_candidates(context, expert)
         absent = sorted(
-            m.name for m in quantized.values() if m.scale is None and m.name not in renamed and m.format != "unknown"
+            m.name
+            for m in quantized.values()
+            if m.scale is None and m.name not in (*renamed, *casts) and m.format in ("fp8", "int8", "nvfp4")
         )
         if absent:
             yield _absent(
@@ -83,31 +90,17 @@ def scale_shapes(context: Context) -> Iterator[InspectionFinding]:
             continue
         columns = [text for module in quantized.values() if (text := _block_columns(module))]
         if columns:
-            yield _shape("scale_columns", expert, columns, "do not have one block scale for 16 values")
+            yield _shape("scale_columns", expert, columns, "do not have one scale for each block of their values")
         kinds: dict[str, list[str]] = {}
-        tiled: list[str] = []
         bad: list[str] = []
         for module in quantized.values():
-            if module.format == "fp8" and module.scale is not None:
-                kind = channel_kind(module)
-                kinds.setdefault(kind, []).append(module.name)
-                if kind == "tile":
-                    tiled.append(module.name)
-                if kind == "other":
+            if module.format in ("fp8", "int8") and module.scale is not None and not module.opaque:
+                kinds.setdefault(module.kind, []).append(module.name)
+                if module.kind == "other":
                     bad.append(f"{module.name} {list(module.scale.shape)}")
             outer = [entry for entry in (module.global_scale, module.input_scale) if entry is not None]
             odd = [entry for entry in outer if entry.elements != 1 or entry.dtype not in ("F32", "BF16", "F16")]
             bad += [f"{entry.name} {entry.dtype} {list(entry.shape)}" for entry in odd]
-        if tiled:
-            yield finding(
-                "inconclusive",
-                "unsupported_layout",
-                f"{expert}: {len(tiled)} Linears have an FP8 scale for every {FP8_TILE} x {FP8_TILE} values "
-                f"({some(tiled)}): this version proves nothing about them.",
-                expert=expert,
-                module=tiled[0],
-                evidence={"modules": tiled[:20], "count": len(tiled)},
-            )
         if bad:
             yield _shape("scale_shape", expert, bad, "have a scale of a shape or dtype that fits nothing")
         if {"channel", "channel_column"} <= set(kinds):
@@ -128,19 +121,144 @@ def _shape(code: str, expert: str, names: list[str], text: str) -> InspectionFin
 
 
 def _block_columns(module: Module) -> str:
-    if module.format != "nvfp4" or module.scale is None:
+    blocks = {"nvfp4": 16, "mxfp8": MX_BLOCK, "mxfp4": MX_BLOCK}
+    if module.format not in blocks or module.scale is None:
         return ""
     rows, width = module.shape
-    shape, columns = module.scale.shape, -(-width // 16)
+    shape, columns = module.scale.shape, -(-width // blocks[module.format])
     padded = (-(-rows // 128) * 128, -(-columns // 4) * 4)
-    fits = module.scale.dtype == "F8_E4M3" and tuple(shape) in ((rows, columns), padded)
+    dtypes = ("F8_E4M3",) if module.format == "nvfp4" else ("U8", "F8_E8M0")
+    fits = module.scale.dtype in dtypes and tuple(shape) in ((rows, columns), padded)
     return "" if fits else f"{module.name} {module.scale.dtype} {list(shape)} for [{rows}, {columns}]"
 
 
 def channel_kind(module: Module) -> str:
-    """``scalar`` [], ``one`` [1], ``channel`` [N], ``channel_column`` [N, 1], ``tile`` [N/128, K/128], or ``other``."""
-    assert module.scale is not None  # noqa: S101 - callers ask only for modules with scales
-    shape, (rows, columns) = module.scale.shape, module.shape
-    tiles = (-(-rows // FP8_TILE), -(-columns // FP8_TILE))
-    known = {tiles: "tile", (): "scalar", (1,): "one", (rows,): "channel", (rows, 1): "channel_column"}
-    return known.get(tuple(shape), "other") if module.scale.dtype in ("F32", "BF16", "F16") else "other"
+    """``scalar`` [], ``one`` [1], ``channel`` [N], ``channel_column`` [N, 1], ``tile`` (blocks), or ``other``."""
+    return "tile" if module.kind in ("block", "group") else module.kind
+
+
+LARGEST_WEIGHT = 16.0
+"""No weight of a trained transformer is as large; codes that were divided by their scale reach 448 (E5M2: 57344)."""
+
+
+def cast_candidates(context: Context, expert: str) -> set[str]:
+    """FP8 Linears without any scale in a file set that has none and declares none: cast, or robbed of their scales."""
+    component, quantized = context.experts[expert], context.quantized(expert)
+    eight = {name: module for name, module in quantized.items() if module.format == "fp8"}
+    if any(item.scale is not None or item.input_scale is not None for item in eight.values()):
+        return set()
+    declared = component.declaration
+    scaled = declared.method in ("modelopt", "compressed-tensors", "fbgemm_fp8") or (
+        declared.method == "fp8" and declared.flag("weight_block_size") is not None
+    )
+    return set() if scaled else set(eight)
+
+
+def casts(context: Context) -> Iterator[InspectionFinding]:
+    """Linears that were cast to FP8 without scales: right at gain 1, otherwise their scales were lost."""
+    for expert in context.experts:
+        names = cast_candidates(context, expert)
+        if not names:
+            continue
+        measured = {name: item for name, item in context.measured.get(expert, {}).items() if name in names}
+        large = sorted(name for name, item in measured.items() if item.largest > LARGEST_WEIGHT)
+        off = sorted(name for name, item in measured.items() if _wrong_size(item))
+        if large or off:
+            worst = (off or large)[0]
+            yield _absent(
+                "scale_missing",
+                expert,
+                sorted({*off, *large}),
+                f"have no weight_scale, and their codes are no weights by themselves (up to "
+                f"{measured[worst].largest:g}): they were divided by a scale, and the scale is lost",
+            )
+            continue
+        proven = any(item.fit is not None for item in measured.values())
+        code = next(iter(context.quantized(expert)[name].code for name in sorted(names)))
+        yield finding(
+            "warning",
+            "fp8_cast",
+            f"{expert}: {len(names)} Linears are cast to FP8 {code.upper()} without scales ({some(sorted(names))})"
+            + (", and decode to the base as they are" if proven else "")
+            + ". No scale is needed; a runtime has to be told, or it asks for one.",
+            expert=expert,
+            evidence={"modules": sorted(names)[:20], "count": len(names)},
+        )
+
+
+def _wrong_size(item: Measured) -> bool:
+    found = item.fit
+    if found is None:
+        return False
+    score = found.scores[found.best]
+    return score.cosine >= gate_of(item).unrelated and abs(score.gain - 1) > max(gain_limit(item), 0.05)
+
+
+def leftovers(context: Context) -> Iterator[InspectionFinding]:
+    """Scales beside an unquantized weight, and scales whose weight is absent."""
+    for expert, component in context.experts.items():
+        modules = context.modules[expert]
+        stems = {
+            name[: -len(suffix)] for name in component.tensors for suffix in WEIGHT_SUFFIXES if name.endswith(suffix)
+        }
+        beside: list[str] = []
+        orphans: list[str] = []
+        for name in sorted(component.tensors):
+            if not is_scale(name) or name.endswith(".comfy_quant"):
+                continue
+            match = SCALE_PARTS.search(name)
+            stem = name[: match.start()] if match else name.rpartition(".")[0]
+            if stem not in stems:
+                orphans.append(name)
+            elif stem in modules and not modules[stem].quantized and name.endswith(WEIGHT_SCALES):
+                beside.append(name)
+        if beside:
+            text = "stand beside weights that are not quantized: a runtime that goes by their name multiplies once more"
+            yield _left("scale_left_over", expert, beside, text)
+        if orphans:
+            yield _left("scale_orphaned", expert, orphans, "belong to weights that are not here")
+
+
+WEIGHT_SCALES = (
+    ".weight_scale",
+    ".weight_scale_2",
+    ".weight_global_scale",
+    ".scale_weight",
+    ".weight_scale_inv",
+    ".SCB",
+)
+
+
+def _left(code: str, expert: str, names: list[str], text: str) -> InspectionFinding:
+    return finding(
+        "fault",
+        code,
+        f"{expert}: {len(names)} scales {text} ({some(names)}).",
+        expert=expert,
+        tensor=names[0],
+        evidence={"tensors": names[:20], "count": len(names)},
+    )
+
+
+def scale_dtypes(context: Context) -> Iterator[InspectionFinding]:
+    """Scales of the first and second level in another dtype than float32: rounded, and refused by some loaders."""
+    for expert in context.experts:
+        odd: dict[str, list[str]] = {}
+        for module in context.quantized(expert).values():
+            if module.format in ("nvfp4", "fp8") and not module.opaque:
+                own = module.global_scale if module.format == "nvfp4" else module.scale
+                for entry in (own, module.input_scale):
+                    if entry is not None and entry.dtype in ("BF16", "F16"):
+                        odd.setdefault(entry.dtype, []).append(entry.name)
+        for dtype, names in sorted(odd.items()):
+            share = "0.4" if dtype == "BF16" else "0.05"
+            yield finding(
+                "warning",
+                "scale_dtype",
+                f"{expert}: {len(names)} scales are stored as {dtype}, not F32 ({some(sorted(names))}): each is "
+                f"rounded by up to {share} %, and loaders that ask for F32 stop.",
+                expert=expert,
+                tensor=min(names),
+                evidence={"dtype": dtype, "tensors": sorted(names)[:20], "count": len(names)},
+                next_command="export again with float32 scales",
+            )

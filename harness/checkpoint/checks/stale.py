@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
 
 from harness.checkpoint.checks.encoding import own_related
@@ -10,6 +11,7 @@ from harness.checkpoint.evidence import Exact
 from harness.checkpoint.findings import finding, some
 from harness.checkpoint.gates import EXACT, FULL_BLOCKS, NEAR, STALE, UNROUNDED, bad_rows, gain_limit, gate_of
 from harness.checkpoint.measure import Measured
+from harness.formats.spec import FORMATS
 from harness.records.inspection import InspectionFinding
 
 
@@ -44,6 +46,8 @@ def requantized_codes(context: Context) -> Iterator[InspectionFinding]:
             exact = item.fit.exact if item.fit else None
             if item.fit is None or exact is None or item.fit.scores[item.fit.best].cosine < gate_of(item).unrelated:
                 continue
+            if item.module.scale is not None and item.module.scale.dtype in ("BF16", "F16"):
+                continue  # a rounded scale explains other codes, and scale_dtypes names it
             if bad_rows(item.fit):
                 continue  # the rows are named one by one
             if is_exact(exact) or (abs(item.fit.scores[item.fit.best].gain - 1) > gain_limit(item)):
@@ -65,9 +69,7 @@ def requantized_codes(context: Context) -> Iterator[InspectionFinding]:
                 "were rounded with block scales before those were rounded to E4M3",
             )
         if stale:
-            yield _finding(
-                "base_stale", expert, stale, measured, "were quantized from weights that differ from the base"
-            )
+            yield _finding("base_stale", expert, stale, measured, _of_other_weights(stale, measured))
         if unknown:
             yield finding(
                 "info",
@@ -77,6 +79,30 @@ def requantized_codes(context: Context) -> Iterator[InspectionFinding]:
                 expert=expert,
                 evidence={"count": len(unknown)},
             )
+
+
+def _of_other_weights(stale: list[str], measured: dict[str, Measured]) -> str:
+    """What a stale Linear is, said by how many there are and how far they lie from the base."""
+    if len(stale) * 2 <= len(measured):
+        return "were quantized from weights that differ from the base"
+    far = sorted(distance for name in stale if (distance := distance_of(measured[name])) is not None)
+    size = f", by about {far[len(far) // 2] * 100:.2g} % in the median Linear" if far else ""
+    return (
+        f"and so {len(stale)} of {len(measured)} Linears are other weights than the base's{size}: a base of another "
+        "version, or a distilled, merged or further trained model, which the case names as its own base"
+    )
+
+
+def distance_of(item: Measured) -> float | None:
+    """Relative L2 distance of the quantized weights from the base, the format's own rounding taken off.
+
+    Rounding and the difference of the weights are independent, so their squares add up to the relative error's.
+    """
+    found = item.fit
+    if found is None:
+        return None
+    error, noise = found.scores[found.best].relative_error, FORMATS[item.module.format].noise
+    return math.sqrt(max(error**2 - noise**2, 0.0)) if math.isfinite(error) else None
 
 
 def _finding(code: str, expert: str, names: list[str], measured: dict[str, Measured], text: str) -> InspectionFinding:
@@ -97,5 +123,5 @@ def _finding(code: str, expert: str, names: list[str], measured: dict[str, Measu
             "modules": names[:20],
             "count": len(names),
         },
-        next_command="export again from the base that the case names, or name the base that was used",
+        next_command="export again from the case's base, or name the base that was used (base: in the case)",
     )

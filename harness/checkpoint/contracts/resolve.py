@@ -44,7 +44,7 @@ def declared_by(component: Component) -> Declared:
     return Declared(
         role="override" if component.role == "override" else "model",
         config=component.config.get("quantization_config"),
-        tensors=component.tensors,
+        tensors=component.stored or component.tensors,
         metadata=component.metadata,
         class_name=str(component.config.get("_class_name") or "WanTransformer3DModel"),
     )

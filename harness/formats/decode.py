@@ -1,0 +1,103 @@
+"""Rows of the formats that are read by one rule: microscaling, blocks of FP8, INT8, NF4 and GGUF. numpy only.
+
+NVFP4 and FP8 per tensor or channel are read in several ways at once; see ``harness.checkpoint.hypotheses``.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+from numpy.typing import NDArray
+
+from harness.formats.codecs import E2M1_VALUES, F32, FP8_TABLES, U8, NibbleOrder, unpack_nibbles
+
+MX_BLOCK = 32
+E8M0_BIAS = 127
+E8M0_NAN = 255
+NF4_CODES: tuple[float, ...] = (
+    -1.0, -0.6961928009986877, -0.5250730514526367, -0.39491748809814453, -0.28444138169288635, -0.18477343022823334,
+    -0.09105003625154495, 0.0, 0.07958029955625534, 0.16093020141124725, 0.24611230194568634, 0.33791524171829224,
+    0.44070982933044434, 0.5626170039176941, 0.7229568362236023, 1.0,
+)  # fmt: skip
+"""The 16 values of NF4 (Dettmers et al. 2023, appendix E); a file carries them as ``quant_map``."""
+
+
+def decode_e8m0(data: U8) -> F32:
+    """Powers of two of E8M0 bytes (OCP MX v1.0, 5.4.1: bias 127, 255 is NaN), any shape."""
+    powers = np.ldexp(1.0, np.arange(256) - E8M0_BIAS)
+    powers[E8M0_NAN] = np.nan
+    return np.asarray(powers[data], dtype=np.float32)
+
+
+def expand(scales: F32, columns: int, block: int) -> F32:
+    """Scales [R, C] repeated over their ``block`` values, cut to [R, columns]."""
+    return np.repeat(scales, block, axis=1)[:, :columns]
+
+
+def decode_mx8(codes: U8, exponents: U8, table: str) -> F32:
+    """MXFP8 rows: codes [R, K] of ``e4m3`` or ``e5m2``, exponents [R, K / 32] -> float32 [R, K]."""
+    return np.asarray(FP8_TABLES[table][codes] * expand(decode_e8m0(exponents), codes.shape[1], MX_BLOCK))
+
+
+def decode_mx4(packed: U8, exponents: U8, order: NibbleOrder) -> F32:
+    """MXFP4 rows: packed [R, K / 2], exponents [R, K / 32] -> float32 [R, K]."""
+    codes = unpack_nibbles(packed, order)
+    return np.asarray(E2M1_VALUES[codes] * expand(decode_e8m0(exponents), codes.shape[1], MX_BLOCK))
+
+
+def decode_blocks(codes: U8, table: str, scales: F32, rows: NDArray[np.int64], block: tuple[int, int]) -> F32:
+    """8-bit rows whose scale tensor has one value per block of rows x columns.
+
+    Args:
+        codes: [R, K] bytes of the rows ``rows``.
+        table: key of ``FP8_TABLES``.
+        scales: the whole scale tensor [ceil(N / block rows), ceil(K / block columns)].
+    """
+    own = scales[np.minimum(rows // block[0], len(scales) - 1)]
+    return np.asarray(FP8_TABLES[table][codes] * expand(own, codes.shape[1], block[1]))
+
+
+def decode_nf4(packed: U8, absmax: F32, table: Sequence[float], blocksize: int, columns: int) -> F32:
+    """Rows of a flat 4-bit tensor of bitsandbytes: the first code of a byte lies in its HIGH nibble.
+
+    Args:
+        packed: flat bytes of whole rows, starting at a block's first byte.
+        absmax: one value per ``blocksize`` codes.
+        columns: K.
+
+    Returns:
+        float32 [R, K].
+    """
+    codes = np.asarray(table, np.float32)[unpack_nibbles(packed.reshape(1, -1), "high_first")].reshape(-1)
+    scale = np.repeat(absmax, blocksize)[: codes.size]
+    return np.asarray((codes * scale).reshape(-1, columns), dtype=np.float32)
+
+
+GGUF_PREFIX = "GGUF_"
+
+
+def decode_gguf(data: bytes, kind: str, columns: int) -> F32:
+    """Rows of a GGUF tensor through ``gguf.quants``.
+
+    Args:
+        data: bytes of whole rows.
+        kind: ggml's name of the type, ``Q4_K``.
+        columns: K.
+
+    Raises:
+        NotImplementedError: the library does not decode this type.
+    """
+    from gguf import GGMLQuantizationType
+    from gguf.quants import dequantize
+
+    raw = np.frombuffer(data, dtype=np.uint8)
+    block, size = gguf_sizes(kind)
+    return np.asarray(dequantize(raw.reshape(-1, columns // block * size), GGMLQuantizationType[kind]), np.float32)
+
+
+def gguf_sizes(kind: str) -> tuple[int, int]:
+    """Values in a block of a ggml type, and its bytes. Raises ``KeyError`` for a type that the library lacks."""
+    from gguf import GGML_QUANT_SIZES, GGMLQuantizationType
+
+    return GGML_QUANT_SIZES[GGMLQuantizationType[kind]]

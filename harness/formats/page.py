@@ -1,0 +1,93 @@
+"""docs/formats.md from the registry; ``python -m harness.formats.page`` writes it, ``--check`` compares it."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+from harness.formats.names import PREFIXES
+from harness.formats.spec import FORMATS
+
+PAGE = Path(__file__).parents[2] / "docs" / "formats.md"
+DIALECTS = (
+    ("Diffusers", "`blocks.0.attn1.to_q`, `transformer/`, `transformer_2/`", "as they are"),
+    ("Wan's own repository", "`blocks.0.self_attn.q`, `high_noise_model/`, `low_noise_model/`", "one table"),
+    (
+        "ComfyUI",
+        "Wan's names, often behind a prefix; one or two files per folder, `scale_weight`, `comfy_quant`",
+        "one table",
+    ),
+    (
+        "LightX2V",
+        "Wan's or Diffusers' names, `weight_scale` [N, 1], `weight_global_scale`, `input_absmax`",
+        "one table",
+    ),
+    ("City96 / QuantStack", "GGUF, Wan's names, `HighNoise/`, `LowNoise/`", "one table"),
+    ("torchao", "`to_q._weight_qdata`, `to_q._weight_scale`, classes in the header", "by parts of a weight"),
+    ("optimum-quanto", "`to_q.weight._data`, `to_q.weight._scale`", "by parts of a weight"),
+    ("bitsandbytes", "`to_q.weight.absmax`, `quant_state`, `SCB`", "beside the weight"),
+    ("compressed-tensors", "`weight_packed`, `weight_global_scale` (a reciprocal)", "as they are"),
+    ("packed QKV", "`attn1.to_qkv`, `self_attn.qkv`", "split into row ranges"),
+)
+REFUSED = (
+    ("PyTorch pickle (`.bin`, `.pt`, `.pth`, `.ckpt`)", "inconclusive", "never opened: loading one runs code"),
+    ("git-lfs pointer", "fault", "the weights were not fetched"),
+    ("web page, text of a failed download", "fault", "the download was answered with something else"),
+    ("archive, file of zero bytes", "fault", "not weights"),
+)
+
+
+def page() -> str:
+    """The text of docs/formats.md."""
+    lines = [
+        "# Formats and dialects",
+        "",
+        "Written by `python -m harness.formats.page`; do not edit. A format says how bytes become numbers, a dialect",
+        "under which names a program stores them. Both are decided before anything is judged, and only the checks of",
+        "that format speak. `python -m benchmarks.fault_corpus` prints what is found in each.",
+        "",
+        "## Formats",
+        "",
+        "| format | on disk | with a base | proven from cosine | other weights below | source |",
+        "|---|---|---|---|---|---|",
+    ]
+    for item in FORMATS.values():
+        proof = "rows are decoded and compared" if item.proof == "base" else "named, not decoded: `inconclusive`"
+        gate = (f"{item.gate.cosine:g}", f"{item.gate.unrelated:g}") if item.proof == "base" else ("-", "-")
+        lines.append(f"| {item.title} | {item.stored} | {proof} | {gate[0]} | {gate[1]} | {item.source} |")
+    lines += [
+        "",
+        "Without a base a quantized file is at best `inconclusive`: headers, names, key sets, scale values and the",
+        "sanity of what is not quantized are checked; gains, nibble order, stale and exchanged experts are not proven.",
+        "",
+        "## Dialects of names",
+        "",
+        "| dialect | recognised by | translated |",
+        "|---|---|---|",
+        *(f"| {name} | {marks} | {how} |" for name, marks, how in DIALECTS),
+        "",
+        "Prefixes that are taken away: "
+        + ", ".join(f"`{prefix}` ({who})" for prefix, who in PREFIXES.items())
+        + ". Another",
+        "prefix in front of every block is named in a warning and taken away as well.",
+        "",
+        "## Files that are no weights",
+        "",
+        "| file | outcome | why |",
+        "|---|---|---|",
+        *(f"| {name} | {outcome} | {why} |" for name, outcome, why in REFUSED),
+        "",
+    ]
+    return "\n".join(lines)
+
+
+def main() -> int:
+    """Write the page, or (``--check``) compare it with the file. Returns 1 where it is stale."""
+    if "--check" in sys.argv[1:]:
+        return int(PAGE.read_text(encoding="utf-8") != page())
+    PAGE.write_text(page(), encoding="utf-8")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
