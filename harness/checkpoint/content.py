@@ -100,7 +100,7 @@ def components_of(paths: Mapping[str, Path]) -> tuple[ComponentFiles, ...]:
 def _files(name: str, source: LocalSource, folder: str, pool: ThreadPoolExecutor) -> ComponentFiles:
     component = load_component(source, folder, name, "model", pool)
     prefix = f"{folder}/" if folder else ""
-    unreadable = {str(item.evidence.get("file")) for item in component.findings if item.code == "header_invalid"}
+    unreadable = {str(item.evidence.get("file")) for item in component.findings if item.code in UNREADABLE}
     documents = {
         path.removeprefix(prefix) if path.startswith(prefix) else f"../{path}": path for path in component.configs
     }
@@ -108,7 +108,11 @@ def _files(name: str, source: LocalSource, folder: str, pool: ThreadPoolExecutor
         inside = path.startswith(prefix) and (bool(folder) or "/" not in path)
         if inside and (path in unreadable or _counts(path, name)):
             documents[path.removeprefix(prefix)] = path
-    return ComponentFiles(name, source, component.tensors, documents)
+    return ComponentFiles(name, source, component.stored, documents)
+
+
+UNREADABLE = ("header_invalid", "lfs_pointer", "html_page", "pickle_file", "other_file")
+"""Findings of a file that holds no tensors that can be read: its content is the file's own."""
 
 
 def _counts(path: str, component: str) -> bool:

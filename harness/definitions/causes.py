@@ -36,8 +36,17 @@ CAUSES: Final = frozenset({
     "block_scale_subnormal", "component_differs", "component_mismatch", "component_unscaled", "config_differs",
     "format_not_decoded", "html_page", "input_scales_differ", "layers_unmatched", "lfs_pointer", "names_mixed",
     "names_of_another_dialect", "no_tensors", "other_file", "pickle_file", "scale_constant", "scale_left_over",
-    "scale_orphaned",
+    "scale_orphaned", "scale_dtype", "weights_zero", "config_key_added",
 })  # fmt: skip
+FRAME_CAUSES: Final = frozenset({
+    "flicker", "gain", "unstable",
+    "blocks", "blur", "brightness_drift", "channel_affine", "channels_exchanged", "chroma_subsampling", "codec",
+    "colour_matrix", "contrast", "flash", "flipped", "frames_blended", "frames_dropped", "frames_frozen",
+    "frames_overwritten", "frames_permuted", "frames_repeated", "frames_reversed", "frames_shifted", "gamma", "hue",
+    "inverted", "limited_range", "mesh", "noise_added", "offset", "quantized_levels", "region_overwritten", "resized",
+    "saturation", "sharpened", "shifted", "tile_seams", "tiles_exchanged", "tint", "transposed", "value_range",
+})  # fmt: skip
+"""Causes that an attribution names and no finding has: changes of frames (`harness.frames.hypotheses`), `unstable`."""
 MEASURES: Final = (
     "probe_base_error", "probe_golden_error", "probe_module_base_error", "probe_module_error", "probe_point_error",
 )  # fmt: skip

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
+from harness.judge.calibration.distance import distance
 from harness.judge.evidence import Evidence
 from harness.judge.limit_changes import gates_nothing
 from harness.records.frames import MetricResult
@@ -35,13 +36,16 @@ def _check(limit: Limit, metric: MetricResult) -> LimitCheck:
 
 
 def _consumed(limit: Limit, metric: MetricResult) -> float | None:
-    """Share of the way from the value of two identical clips to the limit that the worst frame uses up."""
+    """Compute the share of the way from the ideal value to the limit that the worst frame uses up.
+
+    Linear in the error for every metric: decibels are compared as root mean square levels, so that 45 dB against a
+    limit of 29 dB uses 16 % of the margin.
+    """
     value = metric.gating_value
     if limit.limit is None or value is None:
         return None
-    ideal = 0.0 if metric.direction == "two_sided" else metric.ideal
-    room = abs(limit.limit - ideal)
-    return abs(value - ideal) / room if room > 0 else (0.0 if value == ideal else None)
+    room, used = distance(metric, limit.limit), distance(metric, value)
+    return used / room if room > 0 else (0.0 if used <= 0 else None)
 
 
 def judge_limits(evidence: Evidence, checks: tuple[LimitCheck, ...]) -> Iterator[Finding]:

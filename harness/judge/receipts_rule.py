@@ -56,10 +56,10 @@ def _of_expert(expert: Expert, wanted: str, ran: Ran, evidence: Evidence) -> Ite
             yield _finding("unexpected_quantization", message, {"expert": expert, "modules": list(quantized)})
         return
     owed = sorted(evidence.promised.get(expert, frozenset()) | set(quantized)) or sorted(ran)
-    missing = [name for name in owed if {one.format for one in ran.get(name, ())} != {wanted}]
+    missing = [name for name in owed if {one.format for one in _ran_as(name, ran)} != {wanted}]
     if missing:
-        formats = {one.format for name in missing for one in ran.get(name, ())}
-        lazy = any(not ran.get(name) for name in missing)
+        formats = {one.format for name in missing for one in _ran_as(name, ran)}
+        lazy = any(not _ran_as(name, ran) for name in missing)
         as_what = ", ".join([*sorted(formats), *(["not at all"] if lazy else [])])
         message = (
             f"the case asks for {wanted} and {len(missing)} Linears of {expert} ran as {as_what} ({_some(missing)})"
@@ -68,6 +68,18 @@ def _of_expert(expert: Expert, wanted: str, ran: Ran, evidence: Evidence) -> Ite
         yield _finding("quantized_path_not_run", message, data)
     if wanted in evidence.native_formats and evidence.case.execution.matmul == "auto":
         yield from _native(expert, wanted, {name: ran.get(name, ()) for name in owed})
+
+
+FUSED = {"to_q": ("to_qkv",), "to_k": ("to_qkv", "to_kv"), "to_v": ("to_qkv", "to_kv")}
+"""Products that take the place of single ones, as diffusers' ``fuse_projections`` names them."""
+
+
+def _ran_as(name: str, ran: Ran) -> Sequence[ModuleReceipt]:
+    """Receipts of a Linear, or, if it wrote none, of the fused product beside it that multiplies its weight too."""
+    if ran.get(name):
+        return ran[name]
+    parent, _, leaf = name.rpartition(".")
+    return next((mine for other in FUSED.get(leaf, ()) if (mine := ran.get(f"{parent}.{other}"))), ())
 
 
 def _native(expert: Expert, wanted: str, ran: Ran) -> Iterator[Finding]:

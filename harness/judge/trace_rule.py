@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from harness.judge.evidence import Evidence
+from harness.judge.model_input_rule import first_not_finite, judge_alone, judge_received
 from harness.judge.probe_limits import STEP, TEXT, step_errors, text_error, tolerance
 from harness.records.base import Json
 from harness.records.generation import Step, Trace
@@ -31,6 +32,8 @@ def judge_trace(evidence: Evidence) -> Iterator[Finding]:
         data: dict[str, Json] = {"golden": reference.boundary_ratio, "run": mine.boundary_ratio}
         yield _finding("boundary_ratio", message, data)
     yield from _text(mine, reference, evidence)
+    yield from judge_received(mine, reference)
+    yield from judge_alone(mine, reference)
     yield from _steps(mine, reference)
     yield from _settings("vae", mine.vae, reference.vae)
     yield from _divergence(mine, reference, evidence)
@@ -48,7 +51,9 @@ def _steps(mine: Trace, reference: Trace) -> Iterator[Finding]:
         yield _finding("step_count", message, {"golden": len(reference.steps), "run": len(mine.steps)})
         return
     pairs = list(zip(mine.steps, reference.steps, strict=True))
-    yield from _guidance(pairs)
+    # a guidance that is solved from NaN says nothing; `not_finite` names the place
+    broken = first_not_finite(mine)
+    yield from _guidance(pairs[:broken] if broken is not None else pairs)
     for code, name in (("timestep", "timestep"), ("expert", "expert"), ("guidance", "guidance_scale")):
         first = next((pair for pair in pairs if not _same(*pair, name)), None)
         if first is not None:

@@ -7,7 +7,7 @@ from typing import Literal
 from harness.records.base import Json, Record
 from harness.records.generation import Expert
 
-ExperimentKind = Literal["readings", "rerun_same", "rerun_fresh", "probe_again", "base_probe"]
+ExperimentKind = Literal["frames", "readings", "rerun_same", "rerun_fresh", "probe_again", "base_probe"]
 
 
 class Experiment(Record):

@@ -13,6 +13,24 @@ DEQUANTIZE = "dequantize+linear"
 """Kernel in receipts: the weight was dequantized and multiplied in the compute dtype."""
 
 
+TextRole = Literal["prompt", "negative"]
+
+
+class ModelCall(Record):
+    """What an expert was given in one pass, seen at its own door. A batch of two passes is two of these."""
+
+    timestep: float | None = None
+    """The largest timestep that it was given."""
+    text: TextRole | Literal[""] = ""
+    """Which text of the encoder its text is nearest to."""
+    text_error: float | None = None
+    """Relative L2 distance to that text."""
+    latents_gain: float | None = None
+    """Least-squares factor from the latents that the scheduler's step was given to those that the expert was given."""
+    latents_error: float | None = None
+    """Relative L2 distance of the two; a cast to bfloat16 is about .002."""
+
+
 class Step(Record):
     """One denoising step."""
 
@@ -28,7 +46,32 @@ class Step(Record):
     latent_sketch: tuple[float, ...] = ()
     """Seeded random projection of the latents after the step (unit-variance projections)."""
     velocity_sketch: tuple[float, ...] = ()
+    calls: tuple[ModelCall, ...] = ()
+    """What the experts were given, pass by pass; their order means nothing."""
+    carried_error: float | None = None
+    """Relative L2 distance between the latents that this step was given and those that it should have been given: the
+    initial latents, or the result of the step before. 0 where nothing touched them."""
+    carried_gain: float | None = None
+    """Least-squares factor between the same two."""
     seconds: float = 0.0
+
+
+class Alone(Record):
+    """Answers of components that were fed a fixed signal, so that no error of another one reaches them; sketches.
+
+    Empty where a component was not fed alone, or in goldens of versions that did not do it.
+    """
+
+    scheduler: tuple[tuple[float, ...], ...] = ()
+    """Latents after each step on seeded velocities."""
+    vae: tuple[float, ...] = ()
+    """The video decoded from a seeded latent."""
+    rope: dict[Expert, tuple[float, ...]] = {}
+    """Rotary tables of the first call of each expert."""
+    prompt: tuple[float, ...] = ()
+    """Embedding of the prompt."""
+    negative: tuple[float, ...] = ()
+    """Embedding of the negative prompt."""
 
 
 class Trace(Record):
@@ -42,6 +85,20 @@ class Trace(Record):
     text: dict[str, Json] = {}
     """What the prompt became: ``length`` and ``dtype`` of the embedding, digests of ``tokens`` and ``mask``."""
     initial_latents_sha256: str = ""
+    repeated_frames: int = 0
+    """Latent frames of the first step that equal the frame before."""
+    sigmas: tuple[float, ...] = ()
+    """Noise levels of the scheduler, as they were set for this generation."""
+    timesteps: tuple[float, ...] = ()
+    """Timesteps of the scheduler, as they were set for this generation."""
+    alone: Alone = Alone()
+    attention_scale: dict[Expert, float] = {}
+    """Factor on the attention scores against 1 / sqrt(head size), worst self-attention of the expert's first call."""
+    vae_input_error: float | None = None
+    """Relative L2 distance of what the VAE was given from the last latents times its standard deviation plus its mean,
+    as its configuration states them."""
+    rounding_bias: float | None = None
+    """Mean of the frames' values less that of the decoded values when rounded, in 8-bit levels: -0.5 is truncation."""
 
 
 class ModuleReceipt(Record):

@@ -228,7 +228,8 @@ class Session:
         root = self.context.root
         anchor = base_on_disk(run.case, root)
         budget, paths = self.context.attribution_seconds, resolve_case(run.case, root)
-        laboratory = Laboratory(run.case, run.folder, self.pool, paths, anchor, budget)
+        passes = partial(self._repeat_passes, run)
+        laboratory = Laboratory(run.case, run.folder, self.pool, paths, anchor, budget, passes)
         found = investigate(laboratory, record)
         summary = record.verdict.summary
         if said is not Outcome.CHECKPOINT_FAULT:  # a fault in the bytes is its own cause
@@ -236,6 +237,19 @@ class Session:
             summary = found.summary if told_already else f"{summary.rstrip('.')}. Cause: {found.summary}"
         told = record.verdict.model_copy(update={"summary": summary})
         return record.model_copy(update={"attribution": found, "verdict": told})
+
+    def _repeat_passes(self, run: _Run, generation: gen.Generation, clip: Clip) -> bool | None:
+        """Judge a repeat as the first run was judged; ``None`` where no frames were compared."""
+        golden = run.folder / ARTIFACTS["golden"]
+        if run.evidence.comparison is None or not golden.exists():
+            return None
+        again = run.evidence.plus(
+            generation=generation,
+            sanity=look_at_frames(run.case, generation, clip),
+            comparison=compare_with(golden, run.case, clip),
+        )
+        verdict, _ = observe(again, self.context.runner.name)
+        return not any(finding.gating and finding.stage in ("sanity", "frames") for finding in verdict.findings)
 
     def _gather(self, run: _Run) -> None:
         case, context = run.case, self.context

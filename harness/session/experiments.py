@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
 from harness.definitions.case import Case
 from harness.errors import QuantgateError
+from harness.frames.clip import Clip, read_clip
 from harness.judge.attribution import attribute, next_experiments
 from harness.judge.observation import hold_against, read_observation
 from harness.judge.probe_limits import VELOCITY
@@ -16,13 +17,18 @@ from harness.pipeline.pool import EnginePool
 from harness.records.attribution import Attribution, Experiment, ExperimentResult, Experiments
 from harness.records.base import Json
 from harness.records.case_record import CaseRecord
+from harness.records.generation import Generation
 from harness.records.verdict import Outcome
+from harness.session.nearest import squared_error
 from harness.session.probing import PROBES_FILE, SKETCHES_FILE, base_case
 from harness.session.readings import Components, open_experts, read_as
 
 ATTRIBUTED = frozenset({Outcome.REGRESSION, Outcome.CHECKPOINT_FAULT, Outcome.INCONCLUSIVE})
 """Outcomes that say something about the checkpoint or the code, and so have a cause to be found."""
 EXPERIMENTS_FILE = "experiments.json"
+GOLDEN_FILE = "golden.safetensors"
+PassesLimits = Callable[[Generation, Clip], bool | None]
+"""Whether a repeat passes sanity and the limits that the first run was judged by; ``None`` where neither was asked."""
 
 
 def investigate(laboratory: Laboratory, record: CaseRecord) -> Attribution:
@@ -60,6 +66,7 @@ class Laboratory:
     paths: Mapping[str, Path]
     base_path: Path | None
     budget: float
+    passes: PassesLimits | None = None
     _subject: Components | None = field(default=None, init=False)
     _base: Components = field(default_factory=dict, init=False)
 
@@ -77,6 +84,8 @@ class Laboratory:
     def _try(self, experiment: Experiment, record: CaseRecord, left: float) -> ExperimentResult:
         if experiment.kind == "readings":
             return self._readings(experiment)
+        if experiment.kind == "frames":
+            return self._frames(experiment, record)
         if experiment.kind == "probe_again":
             return self._probe_again(experiment, left)
         if experiment.kind == "base_probe":
@@ -93,6 +102,24 @@ class Laboratory:
         readings = read_as(experiment.expert, experiment.module, observed, self._subject, self._base, self.case.loader)
         return ExperimentResult(experiment=experiment, done=bool(readings), readings=readings)
 
+    def _frames(self, experiment: Experiment, record: CaseRecord) -> ExperimentResult:
+        from harness.frames.hypotheses import explain
+
+        if record.generation is None:
+            raise ValueError("there are no frames")
+        golden, candidate = read_clip(self.folder / GOLDEN_FILE), read_clip(self.folder / record.generation.clip)
+        rows: list[Json] = [
+            {
+                "code": row.code,
+                "share": round(row.share, 4),
+                "parameters": row.parameters,
+                "sentence": row.sentence,
+                "frames": list(row.frames),
+            }
+            for row in explain(golden.frames, candidate.frames)
+        ]
+        return ExperimentResult(experiment=experiment, done=True, data={"explanations": rows})
+
     def _rerun(self, experiment: Experiment, record: CaseRecord, left: float) -> ExperimentResult:
         if record.generation is None:
             raise ValueError("there is no generation to repeat")
@@ -101,8 +128,31 @@ class Laboratory:
             self.pool.discard(case)
         again = self.pool.get(case).generate(case, self.folder / experiment.kind)
         equal = again.clip_sha256 == record.generation.clip_sha256
-        data = {"equal": equal, "clip": again.clip_sha256, "was": record.generation.clip_sha256}
-        return ExperimentResult(experiment=experiment, done=True, data=dict(data))
+        data: dict[str, Json] = {"equal": equal, "clip": again.clip_sha256, "was": record.generation.clip_sha256}
+        if not equal:
+            data |= self._judged(record.generation, again, self.folder / experiment.kind)
+        return ExperimentResult(experiment=experiment, done=True, data=data)
+
+    def _judged(self, first: Generation, again: Generation, folder: Path) -> dict[str, Json]:
+        """Judge a repeat that is not bit-exact: does it pass, and how far does it lie (root mean square, levels)?"""
+        golden = self.folder / GOLDEN_FILE
+        if not golden.exists() or self.passes is None:
+            return {}
+        clips = [read_clip(path) for path in (golden, self.folder / first.clip, folder / again.clip)]
+        if len({clip.shape for clip in clips}) > 1:
+            return {}
+        anchor, run, repeat = clips
+
+        def rms(one: Clip, other: Clip) -> float:
+            return float((squared_error(one, other) / one.frames.size) ** 0.5)
+
+        return {
+            "passes": self.passes(again, repeat),
+            "repeat": str((folder / again.clip).relative_to(self.folder)),
+            "rms_first": rms(anchor, run),
+            "rms_repeat": rms(anchor, repeat),
+            "rms_between": rms(run, repeat),
+        }
 
     def _probe_again(self, experiment: Experiment, left: float) -> ExperimentResult:
         case, out = self._in_time(left), self.folder / "sketches-again.safetensors"

@@ -164,3 +164,16 @@ def test_no_committed_golden_was_cut_from_a_fallback() -> None:
                     looked += 1
                     assert f"receipts.{expert}.{wanted}/{DEQUANTIZE}" not in identity.subject, (runner, case)
     assert looked
+
+
+@pytest.mark.parametrize(("form", "outcome"), [("nvfp4", "pass"), ("bf16", "regression")])
+def test_a_fused_product_counts_for_those_that_it_replaces(make: Any, form: Any, outcome: str) -> None:
+    modules = tuple(
+        one.model_copy(update={"module": "blocks.1.attn1.to_qkv", "format": form})
+        if one.module.endswith("to_q")
+        else one
+        for one in make.receipts().modules
+    )
+    receipts = make.receipts().model_copy(update={"modules": modules})
+    verdict, _ = observe(make.healthy(generation=make.generation(receipts=receipts)), "cpu")
+    assert verdict.outcome.value == outcome

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from typing import cast
 
-from harness.judge.attribution import settings, weights
+from harness.judge.attribution import clip, repeats, settings, weights
 from harness.records.attribution import Attribution, Cause, Experiment, ExperimentKind, ExperimentResult
 from harness.records.case_record import CaseRecord
 from harness.records.generation import Expert
@@ -49,8 +49,10 @@ def next_experiments(record: CaseRecord, results: Results) -> tuple[Experiment, 
         if _equal(results, "probe_again"):
             wanted.append(Experiment(kind="base_probe", why="does the base diverge in this build too?"))
     elif record.generation is not None:
+        if clip.comparable(record):
+            wanted.append(Experiment(kind="frames", why="does a simple change of the golden's frames give these?"))
         wanted.append(Experiment(kind="rerun_same", why="does the same engine repeat itself?"))
-        if _equal(results, "rerun_same"):
+        if repeats.ruled_out(_result(results, "rerun_same")) and not any(clip.explained(results)):
             wanted.append(Experiment(kind="rerun_fresh", why="does a fresh process give the same?"))
             if record.probe is not None:
                 wanted.append(Experiment(kind="base_probe", why="is the base in this build what it was?"))
@@ -77,6 +79,8 @@ def _causes(record: CaseRecord, results: Results) -> Iterator[Cause]:
         for cause in weights.first_divergence(record):
             yield _with_base(cause, results)
     if not proven:
+        yield from repeats.unstable(results)
+        yield from clip.explained(results, decoder=_only_decoder(record))
         yield from _repeated(results)
         yield from _decoded(record, results)
 
@@ -104,17 +108,22 @@ def _repeated(results: Results) -> Iterator[Cause]:
         ("rerun_fresh", "engine_state", "a fresh engine gives another clip than this one: something was left in it"),
     ):
         result = _result(results, cast("ExperimentKind", kind))
-        if result is not None and result.data.get("equal") is False:
+        if repeats.differs(result) and result is not None:
             yield Cause(code=code, where="engine", sentence=text, evidence=dict(result.data))
+
+
+def _only_decoder(record: CaseRecord) -> bool:
+    """Whether every velocity on the way is the golden's, so that only VAE and post-processing can have failed."""
+    drift = _trajectory_error(record)
+    return drift is not None and drift <= UNMOVED
 
 
 def _decoded(record: CaseRecord, results: Results) -> Iterator[Cause]:
     """Frames differ, and no velocity on the way did: what is left is the decoder."""
     failed = any(finding.stage in ("frames", "sanity") and finding.gating for finding in record.verdict.findings)
-    drift = _trajectory_error(record)
-    unmoved = drift is not None and drift <= UNMOVED
     base = _result(results, "base_probe")
-    if failed and unmoved and _equal(results, "rerun_same") and record.golden is not None:
+    repeated = repeats.ruled_out(_result(results, "rerun_same"))
+    if failed and _only_decoder(record) and repeated and record.golden is not None:
         build = {} if base is None else {"base_in_build": dict(base.data)}
         sentence = "every velocity on the way is the golden's, and the frames are not: the VAE decoded otherwise"
         yield Cause(code="decode", where="vae", sentence=sentence, evidence=build)
@@ -160,9 +169,9 @@ def _ruled_out(record: CaseRecord, results: Results) -> tuple[str, ...]:
         gone.append("the bytes of the checkpoint")
     if record.probe is not None and not any(one.stage == "probe" for one in record.verdict.findings):
         gone.append("single forward passes of the experts")
-    if _equal(results, "rerun_same"):
+    if repeats.ruled_out(_result(results, "rerun_same")):
         gone.append("noise")
-    if _equal(results, "rerun_fresh"):
+    if repeats.ruled_out(_result(results, "rerun_fresh")):
         gone.append("engine state")
     base = _result(results, "base_probe")
     if base is not None and base.data.get("differs") is False:

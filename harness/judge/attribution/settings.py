@@ -17,6 +17,14 @@ FOLLOWS: dict[str, frozenset[str]] = {
     "attention_mask": frozenset({"text_tokens", "sequence_length"}),
     "text_tokens": frozenset({"sequence_length"}),
     "initial_latents": frozenset(),
+    "guidance": frozenset({"texts_exchanged", "model_text", "not_finite"}),
+    "text_embedding": frozenset({"texts_exchanged"}),
+    "initial_noise": frozenset({"initial_latents"}),
+    "sigmas": frozenset({"scheduler_settings", "step_count"}),
+    "solver": frozenset({"scheduler_settings", "step_count", "sigmas", "timestep"}),
+    "model_timestep": frozenset({"scheduler_settings", "step_count", "timestep"}),
+    "vae_alone": frozenset({"vae_settings"}),
+    "vae_input": frozenset({"vae_settings"}),
 }
 """A difference that follows from others, and so is no cause where one of them is there too."""
 IDENTITY = frozenset({"request_differs", "hardware_differs"})

@@ -19,6 +19,8 @@ from harness.frames.clip import write_clip
 from harness.pipeline.backend import Emit, Method
 from harness.pipeline.backends import torch_settings
 from harness.pipeline.backends.noise import Disturber, Noise, noise_methods
+from harness.pipeline.backends.wan_alone import scheduler_alone, vae_alone
+from harness.pipeline.backends.wan_attention import AttentionScales
 from harness.pipeline.backends.wan_loading import DTYPES, EXPERTS, load_pipeline
 from harness.pipeline.backends.wan_output import FloatWatch, rounded
 from harness.pipeline.backends.wan_recorder import Observer, Recorder
@@ -81,15 +83,22 @@ class DiffusersBackend:
             disturber.hook(pipe.scheduler, sampling.num_inference_steps)
         self._reset_peak()
         began = time.perf_counter()
-        recorder, watch = Recorder(pipe, sampling.num_inference_steps, emit, self.observers), FloatWatch()
+        recorder, watch = Recorder(pipe, sampling.num_inference_steps, emit, self.observers, latents), FloatWatch()
+        scales = AttentionScales()
         handle = pipe.vae.decoder.register_forward_hook(watch)
         try:
-            with keep_receipts(self.experts) as book, recorder.watching():
+            with keep_receipts(self.experts) as book, recorder.watching(), scales.watching(self.experts):
                 clip = rounded(self._run(case, latents, "pt"))
         finally:
             handle.remove()
         seconds = time.perf_counter() - began
         write_clip(out_dir / CLIP_NAME, clip, "raw")
+        alone = recorder.alone.model_copy(
+            update={
+                "scheduler": scheduler_alone(self.scheduler(case), sampling.num_inference_steps, self._device),
+                "vae": vae_alone(pipe.vae, self._device),
+            }
+        )
         emit({"stage": "decode", "step": 1, "steps": 1})
         return Generation(
             clip=CLIP_NAME,
@@ -104,6 +113,13 @@ class DiffusersBackend:
                 text_embedding_sketch=recorder.text_embedding_sketch,
                 text=recorder.text,
                 initial_latents_sha256=digest,
+                repeated_frames=recorder.repeated_frames,
+                sigmas=recorder.sigmas,
+                timesteps=recorder.timesteps,
+                alone=alone,
+                attention_scale=scales.worst(),
+                vae_input_error=recorder.vae_input_error,
+                rounding_bias=watch.rounding_bias(clip),
             ),
             receipts=book.receipts(),
             peak_memory_bytes=self._peak(),

@@ -33,6 +33,7 @@ class FloatWatch:
         self._minimum, self._maximum = float("inf"), float("-inf")
         self._frames = 0
         self._first_bad: int | None = None
+        self._sum, self._values = 0.0, 0
 
     def __call__(self, _module: torch.nn.Module, _inputs: Any, output: torch.Tensor) -> None:
         """Take [B, C, T, H, W] of the next frames into account."""
@@ -40,6 +41,10 @@ class FloatWatch:
         if bool(finite.all()):
             low, high = torch.aminmax(output)
             self._spread(float(low), float(high))
+            # mapped as `rounded` maps it: a flat frame's own fraction of a level is no bias then
+            levels = output.float().clamp(-1.0, 1.0).div_(2).add_(0.5).mul_(255).round_()
+            self._sum += float(levels.sum(dtype=torch.float64))
+            self._values += output.numel()
         else:
             self._nan += int(torch.isnan(output).sum())
             self._inf += int(torch.isinf(output).sum())
@@ -50,6 +55,15 @@ class FloatWatch:
                 low, high = torch.aminmax(output[finite])
                 self._spread(float(low), float(high))
         self._frames += output.shape[2]
+
+    def rounding_bias(self, clip: Clip) -> float | None:
+        """Mean of the frames' 8-bit values less that of the decoded values when rounded: 0, or -0.5 if truncated.
+
+        ``None`` where the decoder gave another number of values than the clip has (tiles that overlap), or a NaN.
+        """
+        if self._values != clip.frames.size:
+            return None
+        return float(clip.frames.mean(dtype="float64")) - self._sum / self._values
 
     def _spread(self, low: float, high: float) -> None:
         self._minimum, self._maximum = min(self._minimum, low), max(self._maximum, high)

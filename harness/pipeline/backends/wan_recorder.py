@@ -12,9 +12,10 @@ from typing import Any, cast
 import torch
 
 from harness.pipeline.backend import Emit
+from harness.pipeline.backends.wan_received import Pass, Texts, call_record, finite, fit, guidance, passes
 from harness.pipeline.sketch import sketch
 from harness.records.base import Json
-from harness.records.generation import Expert, Step
+from harness.records.generation import Alone, Expert, Step
 
 
 @dataclass(frozen=True, eq=False)
@@ -38,9 +39,25 @@ Observer = Callable[[Moment], None]
 class Recorder:
     """Collects the trace of one generation. The pipeline's arithmetic is left as it is."""
 
-    def __init__(self, pipe: Any, steps: int, emit: Emit, observers: Sequence[Observer] = ()) -> None:
+    def __init__(
+        self,
+        pipe: Any,
+        steps: int,
+        emit: Emit,
+        observers: Sequence[Observer] = (),
+        initial: torch.Tensor | None = None,
+    ) -> None:
+        """Prepare to watch ``pipe`` for ``steps`` steps; ``initial`` are the latents that it is told to start from."""
         self._pipe, self._count, self._emit, self._observers = pipe, steps, emit, tuple(observers)
-        self._predictions: list[tuple[str, torch.Tensor]] = []
+        self._passes: list[Pass] = []
+        self._carried = initial
+        self._texts = Texts()
+        self._rope: dict[Expert, tuple[float, ...]] = {}
+        self.alone = Alone()
+        self.repeated_frames = 0
+        self.sigmas: tuple[float, ...] = ()
+        self.timesteps: tuple[float, ...] = ()
+        self.vae_input_error: float | None = None
         self._last = time.perf_counter()
         self.steps: list[Step] = []
         self.text_embedding_sketch: tuple[float, ...] = ()
@@ -53,14 +70,22 @@ class Recorder:
         """Hook the experts, the scheduler and the prompt encoder while the context lasts."""
         pipe, scheduler = self._pipe, self._pipe.scheduler
         handles = [
-            getattr(pipe, role).register_forward_hook(self._expert_hook(role))
+            getattr(pipe, role).register_forward_hook(self._expert_hook(role), with_kwargs=True)
             for role in ("transformer", "transformer_2")
             if getattr(pipe, role) is not None
         ]
+        handles += [
+            model.rope.register_forward_hook(self._rope_hook(role))
+            for role in ("transformer", "transformer_2")
+            if isinstance(getattr(model := getattr(pipe, role), "rope", None), torch.nn.Module)
+        ]
         if pipe.text_encoder is not None:
             handles.append(pipe.text_encoder.register_forward_pre_hook(self._reading, with_kwargs=True))
-        step, encode = scheduler.step, pipe.encode_prompt
+        step, encode, vae = scheduler.step, pipe.encode_prompt, getattr(pipe, "vae", None)
         scheduler.step, pipe.encode_prompt = self._stepping(step), self._encoding(encode)
+        decode, hidden = getattr(vae, "decode", None), vae is not None and "decode" in vars(vae)
+        if vae is not None:
+            vae.decode = self._decoding(decode)
         try:
             yield
         finally:
@@ -68,12 +93,41 @@ class Recorder:
                 handle.remove()
             # The wrappers hide methods of the classes; taking them away uncovers those.
             del scheduler.step, pipe.encode_prompt
+            if vae is not None and hidden:
+                vae.decode = decode
+            elif vae is not None:
+                del vae.decode
+            self.alone = self.alone.model_copy(update={"rope": self._rope})
 
     def _expert_hook(self, role: str) -> Any:
-        def hook(_module: torch.nn.Module, _inputs: Any, output: Any) -> None:
-            self._predictions.append((role, output[0] if isinstance(output, tuple) else output.sample))
+        def hook(_module: torch.nn.Module, inputs: tuple[Any, ...], options: dict[str, Any], output: Any) -> None:
+            prediction = output[0] if isinstance(output, tuple) else output.sample
+            self._passes += passes(role, inputs, options, prediction)
 
         return hook
+
+    def _rope_hook(self, role: str) -> Any:
+        def hook(_module: torch.nn.Module, _inputs: Any, output: Any) -> None:
+            tables = output if isinstance(output, tuple | list) else (output,)
+            if cast("Expert", role) not in self._rope:
+                flat = [torch.view_as_real(one) if one.is_complex() else one for one in tables]
+                whole = torch.cat([one.double().flatten() for one in flat])
+                self._rope[cast("Expert", role)] = tuple(map(finite, sketch(whole)))
+
+        return hook
+
+    def _decoding(self, decode: Any) -> Any:
+        def wrapped(latents: torch.Tensor, *arguments: Any, **options: Any) -> Any:
+            config = self._pipe.vae.config
+            if self._carried is not None and self.vae_input_error is None and self._carried.shape == latents.shape:
+                shape = (1, -1, 1, 1, 1)
+                spread = torch.tensor(config.latents_std, dtype=torch.float64, device=latents.device).view(shape)
+                mean = torch.tensor(config.latents_mean, dtype=torch.float64, device=latents.device).view(shape)
+                wanted = self._carried.to(latents.device).double() * spread + mean
+                _, self.vae_input_error = fit(latents[0], wanted[0])
+            return decode(latents, *arguments, **options)
+
+        return wrapped
 
     def _reading(self, _module: torch.nn.Module, inputs: tuple[Any, ...], options: dict[str, Any]) -> None:
         """Take what the tokenizer made of a prompt: ids, and which of them are not padding."""
@@ -87,7 +141,14 @@ class Recorder:
         def wrapped(*arguments: Any, **options: Any) -> Any:
             embeds = encode(*arguments, **options)
             whole = torch.cat([part.float() for part in embeds if part is not None])
-            self.text_embedding_sketch = tuple(map(_finite, sketch(whole)))
+            self.text_embedding_sketch = tuple(map(finite, sketch(whole)))
+            self._texts = Texts(*embeds[:2])
+            parts = {
+                name: tuple(map(finite, sketch(part)))
+                for name, part in zip(("prompt", "negative"), embeds, strict=False)
+                if isinstance(part, torch.Tensor)
+            }
+            self.alone = self.alone.model_copy(update=parts)
             self.text = _text_facts(embeds[0], self._text_inputs, self._masks)
             self._emit({"stage": "encode", "step": 1, "steps": 1, "seconds": self._lap()})
             return embeds
@@ -96,31 +157,48 @@ class Recorder:
 
     def _stepping(self, step: Any) -> Any:
         def wrapped(velocity: torch.Tensor, timestep: Any, latents: torch.Tensor, **options: Any) -> Any:
+            if not self.steps:
+                self._first(latents)
             result = step(velocity, timestep, latents, **options)
-            expert = self._record(velocity, float(timestep), result[0])
+            expert = self._record(velocity, float(timestep), latents, result[0])
             for observer in self._observers:
                 observer(Moment(len(self.steps) - 1, float(timestep), expert, latents, velocity, result[0]))
             return result
 
         return wrapped
 
-    def _record(self, velocity: torch.Tensor, timestep: float, latents: torch.Tensor) -> Expert:
-        expert = cast("Expert", self._predictions[-1][0])
+    def _first(self, latents: torch.Tensor) -> None:
+        """Take what the scheduler was set to, and whether the noise of a frame is that of the frame before."""
+        scheduler = self._pipe.scheduler
+        self.sigmas, self.timesteps = (_numbers(getattr(scheduler, name, None)) for name in ("sigmas", "timesteps"))
+        if latents.dim() == 5 and latents.shape[2] > 1:
+            same = (latents[:, :, 1:] == latents[:, :, :-1]).flatten(3).all(dim=3).all(dim=1)
+            self.repeated_frames = int(same.sum())
+
+    def _record(self, velocity: torch.Tensor, timestep: float, before: torch.Tensor, after: torch.Tensor) -> Expert:
+        expert = cast("Expert", self._passes[-1].expert)
         low = expert == "transformer_2" and self._pipe._guidance_scale_2 is not None
-        measured = _guidance(velocity, [prediction for _, prediction in self._predictions])
-        self._predictions.clear()
+        calls = tuple(call_record(one, self._texts, before) for one in self._passes)
+        measured = guidance(velocity, self._passes, self._texts)
+        self._passes.clear()
+        carried = None if self._carried is None else self._carried.to(before.device)
+        gain, apart = (None, None) if carried is None else fit(before[0], carried[0])
+        self._carried = after
         # The sketches wait for the device, so the lap is measured after them.
-        norm = float(latents.double().norm())
-        latent_sketch, velocity_sketch = sketch(latents), sketch(velocity)
+        norm = float(after.double().norm())
+        latent_sketch, velocity_sketch = sketch(after), sketch(velocity)
         record = Step(
             index=len(self.steps),
             timestep=timestep,
             expert=expert,
             guidance_scale=float(self._pipe._guidance_scale_2 if low else self._pipe._guidance_scale),
             guidance_measured=measured,
-            latent_norm=_finite(norm),
-            latent_sketch=tuple(map(_finite, latent_sketch)),
-            velocity_sketch=tuple(map(_finite, velocity_sketch)),
+            latent_norm=finite(norm),
+            latent_sketch=tuple(map(finite, latent_sketch)),
+            velocity_sketch=tuple(map(finite, velocity_sketch)),
+            calls=calls,
+            carried_error=apart,
+            carried_gain=gain,
             seconds=self._lap(),
         )
         self.steps.append(record)
@@ -156,21 +234,8 @@ def _digest(parts: list[torch.Tensor]) -> str:
     return digest.hexdigest()[:16]
 
 
-def _guidance(velocity: torch.Tensor, predictions: list[torch.Tensor]) -> float | None:
-    """The scale g that best explains ``v = u + g (c - u)``, by least squares over all values; 4 decimals.
-
-    ``None`` without an unconditional prediction, or where it equals the conditional one.
-    """
-    if len(predictions) != 2:
-        return None
-    conditional, unconditional = (prediction.double() for prediction in predictions)
-    direction = conditional - unconditional
-    length = float((direction * direction).sum())
-    if not 0 < length < float("inf"):
-        return None
-    return _finite(round(float(((velocity.double() - unconditional) * direction).sum()) / length, 4))
-
-
-def _finite(value: float) -> float:
-    """NaN and infinities as the largest float: records are JSON, and what broke is told by the float statistics."""
-    return value if abs(value) <= 1e300 else 1e300
+def _numbers(values: Any) -> tuple[float, ...]:
+    """A scheduler's list of numbers, as it lies there; empty without one."""
+    if values is None:
+        return ()
+    return tuple(float(value) for value in torch.as_tensor(values).double().flatten().tolist())

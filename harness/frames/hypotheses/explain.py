@@ -1,0 +1,137 @@
+"""The hypotheses in order, and which of them count as an explanation."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from dataclasses import replace
+
+import numpy as np
+import numpy.typing as npt
+
+from harness.frames.hypotheses.colour import colour
+from harness.frames.hypotheses.local import content, patterns, region, sharp
+from harness.frames.hypotheses.pair import Explanation, FramePair, thin
+from harness.frames.hypotheses.space import space
+from harness.frames.hypotheses.sums import ErrorSums
+from harness.frames.hypotheses.timing import named, timing
+
+LEAST_SHARE = 0.85
+"""Share of the error that a hypothesis without free parameters must explain."""
+PER_PARAMETER = 0.02
+MOST_SHARE = 0.93
+"""The required share grows with the free parameters, up to this."""
+LEAST_ERROR = 0.15
+"""Mean squared error (levels squared) below which frames are too alike to be explained."""
+SIMPLER = 1.3, 0.02
+"""A hypothesis with fewer parameters is preferred while what it leaves is at most this factor and this share more."""
+
+
+def explain(golden: npt.NDArray[np.uint8], candidate: npt.NDArray[np.uint8], most: int = 3) -> tuple[Explanation, ...]:
+    """Find which simple changes of the golden's frames give the candidate's.
+
+    Each hypothesis is fitted on half of the values and scored on the other half by the share of the squared error that
+    it explains. Most faults of a checkpoint or a denoiser are no simple change of the frames: then nothing is returned.
+
+    Args:
+        golden: uint8 [T, H, W, 3].
+        candidate: the same shape.
+        most: how many are returned.
+
+    Returns:
+        The best first, at most one per code.
+
+    Raises:
+        ValueError: the shapes differ.
+    """
+    if golden.shape != candidate.shape:
+        raise ValueError(f"the clips have shapes {golden.shape} and {candidate.shape}")
+    sums = ErrorSums(golden, candidate)
+    if sums.total / golden.size < LEAST_ERROR and sums.squares.max() / golden[0].size < LEAST_ERROR:
+        return ()
+    rows = [one for one in _all(sums, golden, candidate) if one.share >= required(one)]
+    return ranked(rows)[:most]
+
+
+def required(explanation: Explanation) -> float:
+    """The share that an explanation with so many parameters must reach."""
+    if explanation.code == "codec":  # another coder than JPEG leaves more
+        return 0.7
+    return min(MOST_SHARE, LEAST_SHARE + PER_PARAMETER * explanation.parameters)
+
+
+def ranked(rows: Iterable[Explanation]) -> tuple[Explanation, ...]:
+    """Explanations, best first, the best of each code: by what they leave, with a preference for fewer parameters."""
+    best: dict[str, Explanation] = {}
+    for row in sorted(rows, key=lambda row: (_cost(row), row.parameters)):
+        best.setdefault(row.code, row)
+    return tuple(best.values())
+
+
+def _cost(row: Explanation) -> float:
+    factor, share = SIMPLER
+    return float((1 - row.share) * factor ** (row.parameters / 3) + share * row.parameters / 3)
+
+
+def _all(sums: ErrorSums, golden: npt.NDArray[np.uint8], candidate: npt.NDArray[np.uint8]) -> Iterator[Explanation]:
+    yield from timing(sums)
+    frames = sums.affected()
+    part = float(sums.squares[frames].sum()) / sums.total
+    chosen = tuple(int(one) for one in frames) if len(frames) < sums.count else ()
+    place = f"{named(list(chosen), sums.count)}: " if chosen else ""
+    if chosen == tuple(range(1, sums.count)) and sums.count > 2:
+        place = "only the first frame is right; all others: "
+    pair = thin(golden[frames], candidate[frames])
+    for row in _within(pair):
+        yield _placed(row, part, chosen, place)
+    box = region(sums, frames)
+    if box is not None:
+        box = sharp(pair.golden, pair.candidate, box)
+        inner = FramePair(pair.golden[:, box[0], box[1]], pair.candidate[:, box[0], box[1]])
+        where = f"a region of {_size(box)} at x {box[1].start}, y {box[0].start}"
+        held = float(np.square(inner.difference).sum()) / max(float(np.square(pair.difference).sum()), 1e-9)
+        shown = content(inner.golden, inner.candidate)
+        inside = ranked(one for one in colour(inner) if one.share >= 0.8) if min(inner.golden.shape[1:3]) >= 4 else ()
+        if shown is not None:
+            text = f"{where} is overwritten with {shown[0]}"
+            yield _placed(Explanation("region_overwritten", held * shown[1], 4, text), part, chosen, place)
+        elif inside:
+            text = f"{where} is changed: {inside[0].sentence}"
+            yield _placed(Explanation("region_overwritten", held * inside[0].share, 4, text), part, chosen, place)
+        elif held > 0.97 and (chosen or _square(pair, box)):
+            text = f"{where} shows something else (overwritten)"
+            yield _placed(Explanation("region_overwritten", held * 0.9, 5, text), part, chosen, place)
+
+
+def _within(pair: FramePair) -> Iterator[Explanation]:
+    """Explanations that hold alike for every frame of a pair."""
+    shown = content(pair.golden, pair.candidate)
+    if shown is not None:
+        code = "noise_added" if "noise" in shown[0] else "frames_overwritten"
+        if "added" in shown[0] or "salt" in shown[0]:
+            yield Explanation(code, shown[1], 3, f"{shown[0]} lies over the picture")
+        else:
+            yield Explanation("frames_overwritten", shown[1], 3, f"the picture is overwritten with {shown[0]}")
+    yield from colour(pair)
+    yield from space(pair)
+    yield from patterns(pair)
+
+
+def _placed(row: Explanation, part: float, frames: tuple[int, ...], place: str) -> Explanation:
+    """The same explanation, of the affected frames only."""
+    more = 1 if frames else 0
+    return replace(
+        row, share=row.share * part, parameters=row.parameters + more, frames=frames, sentence=f"{place}{row.sentence}"
+    )
+
+
+def _size(box: tuple[slice, slice]) -> str:
+    return f"{box[1].stop - box[1].start}x{box[0].stop - box[0].start} pixels"
+
+
+def _square(pair: FramePair, box: tuple[slice, slice]) -> bool:
+    """Whether the error ends at the box's sides: the rows and columns just inside hold as much as the middle."""
+    inside = np.square(pair.difference[:, box[0], box[1]]).mean(axis=(0, 3))
+    if min(inside.shape) < 6:
+        return False
+    sides = (inside[0].mean(), inside[-1].mean(), inside[:, 0].mean(), inside[:, -1].mean())
+    return bool(min(sides) > 0.4 * inside.mean())

@@ -1,0 +1,99 @@
+"""Two clips as the hypotheses read them, and how a prediction is scored."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from functools import cached_property
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+Array = npt.NDArray[np.floating[Any]]
+MOST_VALUES = 2_500_000
+MOST_FRAMES = 9
+"""Hypotheses that hold for every frame alike read so many values and evenly spaced frames (two frames at least)."""
+MOST_LEFT = 0.15
+"""Residual, as a share of the golden's variance, above which the prediction is another picture than the candidate."""
+STRIP = 8
+"""Rows of a strip. A fit reads every second strip (in turn from frame to frame) and is scored on the others."""
+
+
+@dataclass(frozen=True)
+class Explanation:
+    """One change of the golden's frames, and how much of the candidate's error it explains."""
+
+    code: str
+    share: float
+    """1 - residual / error, squared levels, on values that the fit did not read; at most 1."""
+    parameters: int
+    """Free parameters of the fit."""
+    sentence: str
+    frames: tuple[int, ...] = ()
+    """Frames that are affected; empty: all of them."""
+    values: dict[str, float] = field(default_factory=dict)
+
+
+class FramePair:
+    """Frames of golden and candidate in float32 levels of 255, with the error that is to be explained.
+
+    Args:
+        golden: [T, H, W, 3] in 0..255, any real dtype.
+        candidate: the same shape.
+    """
+
+    def __init__(self, golden: npt.NDArray[Any], candidate: npt.NDArray[Any]) -> None:
+        self.golden: Array = golden.astype(np.float32)
+        self.candidate: Array = candidate.astype(np.float32)
+        count, height = golden.shape[:2]
+        parity = (np.arange(count)[:, None] + np.arange(height)[None, :] // STRIP) % 2
+        if height < 2 * STRIP:
+            parity = (np.arange(count)[:, None] + np.arange(height)[None, :]) % 2
+        self.fit_rows: npt.NDArray[np.bool_] = parity == 0
+        self.difference: Array = self.candidate - self.golden
+
+    @cached_property
+    def error(self) -> float:
+        """Mean squared error of the values that score, in squared levels."""
+        return float(np.square(self.difference[~self.fit_rows]).mean()) if (~self.fit_rows).any() else 0.0
+
+    @cached_property
+    def contrast(self) -> float:
+        """Mean variance of the golden inside a frame and channel, in squared levels."""
+        return float(self.golden.var(axis=(1, 2)).mean())
+
+    def share(self, prediction: Array) -> float:
+        """1 - residual / error of a predicted clip on values that no fit read, after clipping to 0..255."""
+        if self.error <= 0.0:
+            return 0.0
+        kept = ~self.fit_rows
+        residual = self.candidate[kept] - np.clip(prediction[kept], 0.0, 255.0)
+        left = float(np.square(residual).mean())
+        # Two unrelated pictures share their mean: a change that leaves another picture explains nothing.
+        if left > MOST_LEFT * self.contrast + 2.0:
+            return 0.0
+        return 1.0 - left / self.error
+
+    def solve(self, *basis: Array) -> npt.NDArray[np.float64]:
+        """Least-squares factors of ``basis`` that explain the difference, on unclipped values that the fit reads."""
+        rows = self.fit_rows
+        inside = (self.candidate[rows] > 0.5) & (self.candidate[rows] < 254.5)
+        if inside.mean() < 0.05:
+            inside = np.ones_like(inside)
+        columns = [np.broadcast_to(one, self.golden.shape)[rows][inside].astype(np.float64) for one in basis]
+        matrix = np.array([[float(a @ b) for b in columns] for a in columns])
+        target = self.difference[rows][inside].astype(np.float64)
+        right = np.array([float(a @ target) for a in columns])
+        scale = np.sqrt(np.maximum(np.diag(matrix), 1e-12))
+        solved = np.linalg.lstsq(matrix / np.outer(scale, scale), right / scale, rcond=1e-8)[0]
+        return np.asarray(solved / scale)
+
+
+def thin(golden: npt.NDArray[Any], candidate: npt.NDArray[Any]) -> FramePair:
+    """Pair evenly spaced frames of two long or large clips, and every frame of others."""
+    per_frame = int(np.prod(golden.shape[1:]))
+    most = min(MOST_FRAMES, max(2, MOST_VALUES // per_frame))
+    if len(golden) <= most:
+        return FramePair(golden, candidate)
+    chosen = np.unique(np.linspace(0, len(golden) - 1, most).round().astype(int))
+    return FramePair(golden[chosen], candidate[chosen])

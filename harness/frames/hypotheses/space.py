@@ -1,0 +1,223 @@
+"""Changes inside every frame: moved, mirrored, softened, coarse, coded."""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Callable, Iterator
+from functools import partial
+
+import numpy as np
+import numpy.typing as npt
+
+from harness.frames.hypotheses.pair import Array, Explanation, FramePair
+
+CORNER = 128
+"""Side in pixels of the part of a frame on which a coder's quality is searched."""
+GRIDS = ((1, 2), (2, 1), (2, 2), (1, 4), (4, 1), (2, 4), (3, 3), (4, 4))
+
+
+def space(pair: FramePair) -> Iterator[Explanation]:
+    """Every change inside a frame, fitted."""
+    yield from _mirrored(pair)
+    yield from _shifted(pair)
+    yield from _soft(pair)
+    yield from _chroma(pair)
+    yield from _coded(pair)
+    yield from _tiles(pair)
+
+
+def _mirrored(pair: FramePair) -> Iterator[Explanation]:
+    golden = pair.golden
+    count, height, width, _ = golden.shape
+    rows = (
+        ("flipped", "the picture is mirrored (flipped left to right)", golden[:, :, ::-1]),
+        ("flipped", "the picture is upside down (flipped top to bottom)", golden[:, ::-1]),
+        ("flipped", "the picture is turned by 180 degrees (flipped both ways)", golden[:, ::-1, ::-1]),
+        (
+            "transposed",
+            "rows and columns are exchanged (height and width transposed)",
+            golden.transpose(0, 2, 1, 3).reshape(count, height, width, 3),
+        ),
+        (
+            "transposed",
+            "channels are read as if they lay in planes (layout transposed)",
+            golden.transpose(0, 3, 1, 2).reshape(count, height, width, 3),
+        ),
+        (
+            "transposed",
+            "planes are read as if channels lay side by side (layout transposed)",
+            golden.reshape(count, 3, height, width).transpose(0, 2, 3, 1),
+        ),
+    )
+    for code, text, prediction in rows:
+        yield Explanation(code, pair.share(prediction), 0, text)
+
+
+def _shifted(pair: FramePair) -> Iterator[Explanation]:
+    golden, candidate = pair.golden, pair.candidate
+    flat = golden.mean(axis=3), candidate.mean(axis=3)
+    chosen = np.unique(np.linspace(0, len(golden) - 1, min(5, len(golden))).round().astype(int))
+    power: Array = np.zeros(golden.shape[1:3])
+    for index in chosen:
+        pictures = [one[index] - one[index].mean() for one in flat]
+        spectrum = np.fft.rfft2(pictures[1]) * np.conj(np.fft.rfft2(pictures[0]))
+        power = power + np.fft.irfft2(spectrum, s=golden.shape[1:3])
+    down, across = (int(one) for one in np.unravel_index(int(power.argmax()), power.shape))
+    height, width = golden.shape[1:3]
+    down, across = down - height * (down > height // 2), across - width * (across > width // 2)
+    if down or across:
+        wrapped = np.roll(golden, (down, across), (1, 2))
+        share = max(pair.share(wrapped), pair.share(_move(golden, down, across)))
+        text = f"the picture is shifted by {across:+d} pixels across and {down:+d} down"
+        yield Explanation("shifted", share, 1, text, values={"x": across, "y": down})
+    slope_y, slope_x = (np.asarray(np.gradient(golden, axis=axis)) for axis in (1, 2))
+    found = pair.solve(-slope_y, -slope_x)
+    steps = [float(np.clip(one, -2, 2)) for one in found]
+    prediction = _subpixel(golden, *steps)
+    text = f"the picture is shifted by {steps[1]:+.2f} pixels across and {steps[0]:+.2f} down"
+    yield Explanation("shifted", pair.share(prediction), 2, text, values={"x": steps[1], "y": steps[0]})
+
+
+def _move(frames: Array, down: int, across: int) -> Array:
+    rows = np.clip(np.arange(frames.shape[1]) - down, 0, frames.shape[1] - 1)
+    columns = np.clip(np.arange(frames.shape[2]) - across, 0, frames.shape[2] - 1)
+    return frames[:, rows][:, :, columns]
+
+
+def _subpixel(frames: Array, down: float, across: float) -> Array:
+    whole = int(np.floor(down)), int(np.floor(across))
+    part = np.float32(down - whole[0]), np.float32(across - whole[1])
+    first = _move(frames, *whole) * (1 - part[0]) + _move(frames, whole[0] + 1, whole[1]) * part[0]
+    second = _move(frames, whole[0], whole[1] + 1) * (1 - part[0]) + _move(frames, whole[0] + 1, whole[1] + 1) * part[0]
+    return np.asarray(first * (1 - part[1]) + second * part[1])
+
+
+def box(frames: Array, side: int) -> Array:
+    """Means of blocks of ``side`` pixels, drawn at full size (nearest); a rest at the edge keeps its own mean."""
+    out = frames
+    for axis in (1, 2):
+        length = out.shape[axis]
+        starts = np.arange(0, length, side)
+        sums = np.add.reduceat(out, starts, axis=axis)
+        counts = np.diff([*starts, length])
+        shape = [1] * out.ndim
+        shape[axis] = len(starts)
+        means = sums / counts.reshape(shape).astype(np.float32)
+        out = np.repeat(means, counts, axis=axis)
+    return np.asarray(out)
+
+
+def _smooth(frames: Array, side: int) -> Array:
+    """Means of blocks of ``side`` pixels, drawn at full size with linear interpolation."""
+    out = frames
+    for axis in (1, 2):
+        length = out.shape[axis]
+        starts = np.arange(0, length, side)
+        counts = np.diff([*starts, length])
+        shape = [1] * out.ndim
+        shape[axis] = len(starts)
+        means = np.add.reduceat(out, starts, axis=axis) / counts.reshape(shape).astype(np.float32)
+        place = (np.arange(length) - (side - 1) / 2) / side
+        low = np.clip(np.floor(place).astype(int), 0, len(starts) - 1)
+        high = np.minimum(low + 1, len(starts) - 1)
+        shape[axis] = length
+        part = np.clip(place - low, 0, 1).astype(np.float32).reshape(shape)
+        out = np.take(means, low, axis) * (1 - part) + np.take(means, high, axis) * part
+    return np.asarray(out)
+
+
+def _blurred(frames: Array, sigma: float) -> Array:
+    from scipy.ndimage import gaussian_filter1d
+
+    out = gaussian_filter1d(frames, sigma, axis=1, mode="nearest", truncate=3.0)
+    return np.asarray(gaussian_filter1d(out, sigma, axis=2, mode="nearest", truncate=3.0))
+
+
+def _repeated(frames: Array, side: int) -> Array:
+    large = frames[:, ::side, ::side].repeat(side, 1).repeat(side, 2)
+    return large[:, : frames.shape[1], : frames.shape[2]]
+
+
+def _soft(pair: FramePair) -> Iterator[Explanation]:
+    golden = pair.golden
+    kinds: list[tuple[str, str, Callable[[], Array]]] = [
+        ("blur", f"blurred (softened), about {sigma:g} pixels", partial(_blurred, golden, sigma))
+        for sigma in (0.6, 1.0, 1.6, 2.5, 4.0)
+    ]
+    for side in (2, 3, 4, 8):
+        half = "half" if side == 2 else "low"
+        kinds.append(("resized", f"resized to 1/{side} and back ({half} resolution)", partial(_smooth, golden, side)))
+        text = f"blocks of {side}x{side} pixels (resized to 1/{side} and back by nearest)"
+        kinds.append(("blocks" if side > 3 else "resized", text, partial(box, golden, side)))
+    for side in (2, 4, 8):
+        text = f"every {side}th pixel is repeated (resized to 1/{side} and back by nearest)"
+        kinds.append(("resized", text, partial(_repeated, golden, side)))
+    kinds.append(("blocks", "blocks of 16x16 pixels", partial(box, golden, 16)))
+    for code, text, make in kinds:
+        step = make() - golden
+        (part,) = pair.solve(step)
+        if part <= -0.05 and code == "blur":
+            yield Explanation("sharpened", pair.share(golden + part * step), 2, f"sharpened by {-part:.2f}")
+        elif part > 0.05:
+            share = pair.share(golden + min(part, 1.2) * step)
+            mixed = "" if part > 0.9 else f", mixed with the golden by {part:.0%}"
+            yield Explanation(code, share, 1, f"the picture is {text}{mixed}" if code != "blocks" else f"{text}{mixed}")
+
+
+def _chroma(pair: FramePair) -> Iterator[Explanation]:
+    golden = pair.golden
+    luma = (golden @ np.array([0.299, 0.587, 0.114], np.float32))[..., None]
+    chroma = golden - luma
+    for side in (2, 4, 8):
+        for spread in (box, _smooth):
+            step = spread(chroma, side) - chroma
+            (part,) = pair.solve(step)
+            if part > 0.3:
+                text = f"colour is stored at 1/{side} of the resolution (chroma subsampling)"
+                yield Explanation("chroma_subsampling", pair.share(golden + min(part, 1.1) * step), 1, text)
+    for down, across in ((0, 1), (1, 0), (1, 1), (0, -1), (-1, 0), (-1, -1), (2, 2), (0, 2), (2, 0)):
+        text = f"colour is shifted against brightness by {across:+d}, {down:+d} pixels (chroma shift)"
+        yield Explanation("chroma_subsampling", pair.share(luma + _move(chroma, down, across)), 2, text)
+
+
+def _coded(pair: FramePair) -> Iterator[Explanation]:
+    """Lossy compression. Quality is searched on the top left corner of one frame, where blocks are aligned."""
+    frames = np.clip(np.rint(pair.golden), 0, 255).astype(np.uint8)
+    middle = len(frames) // 2
+    corner, wanted = frames[middle, :CORNER, :CORNER], pair.candidate[middle, :CORNER, :CORNER]
+    kinds = [(quality, sampling) for quality in range(5, 96) for sampling in (0, 2)]
+    best = min(kinds, key=lambda kind: float(np.square(wanted - _jpeg(corner, *kind)).mean()))
+    chosen = np.unique(np.linspace(0, len(frames) - 1, min(3, len(frames))).round().astype(int))
+    small = FramePair(frames[chosen], pair.candidate[chosen])
+    share = small.share(np.stack([_jpeg(frame, *best) for frame in frames[chosen]]))
+    text = f"lossy compression (codec loss, blocks of a DCT; like JPEG of quality {best[0]})"
+    yield Explanation("codec", share, 1, text, values={"quality": best[0]})
+
+
+def _jpeg(frame: npt.NDArray[np.uint8], quality: int, sampling: int) -> Array:
+    from PIL import Image
+
+    file = io.BytesIO()
+    Image.fromarray(frame).save(file, "JPEG", quality=quality, subsampling=sampling)
+    return np.asarray(Image.open(file)).astype(np.float32)
+
+
+def _tiles(pair: FramePair) -> Iterator[Explanation]:
+    """Tiles of the picture in each other's places."""
+    chosen = np.unique(np.linspace(0, len(pair.golden) - 1, min(5, len(pair.golden))).round().astype(int))
+    golden, candidate = pair.golden[chosen], pair.candidate[chosen]
+    _, height, width, _ = golden.shape
+    for rows, columns in GRIDS:
+        tall, wide = height // rows, width // columns
+        if min(tall, wide) < 8:
+            continue
+        places = [(row * tall, column * wide) for row in range(rows) for column in range(columns)]
+        cut = [(golden[:, y : y + tall, x : x + wide], candidate[:, y : y + tall, x : x + wide]) for y, x in places]
+        error = float(np.square(candidate - golden).sum())
+        costs = np.array([[float(np.square(mine - theirs).sum()) for theirs, _ in cut] for _, mine in cut])
+        nearest = costs.argmin(axis=1)
+        moved = int((nearest != np.arange(len(cut))).sum())
+        if moved and len(set(nearest.tolist())) == len(cut) and error > 0:
+            share = 1 - float(costs.min(axis=1).sum()) / error
+            text = f"{moved} tiles of a {rows}x{columns} grid are in each other's places (tiles exchanged)"
+            yield Explanation("tiles_exchanged", share, 1, text)

@@ -1,0 +1,153 @@
+"""Changes in time: frames in another order, repeated, blended, brighter for a moment."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import numpy as np
+import numpy.typing as npt
+
+from harness.frames.hypotheses.pair import Array, Explanation, FramePair
+from harness.frames.hypotheses.sums import ErrorSums
+
+Order = npt.NDArray[np.int64]
+SAME = 0.6
+"""A frame is taken for another of the golden only where its squared error there is under this share of its own."""
+
+
+def timing(sums: ErrorSums) -> Iterator[Explanation]:
+    """Every change in time, fitted."""
+    if sums.count < 2:
+        return
+    golden, candidate = sums.small
+    yield from _ordered(golden, candidate)
+    yield from _blended(golden, candidate)
+    yield from _brightness(sums)
+
+
+def named(frames: tuple[int, ...] | list[int], count: int) -> str:
+    """``frame 8``, ``frames 3 to 7`` or ``9 of 17 frames``."""
+    if len(frames) == 1:
+        return f"frame {frames[0]}"
+    if len(frames) == count:
+        return "all frames"
+    if frames[-1] - frames[0] == len(frames) - 1:
+        return f"frames {frames[0]} to {frames[-1]}"
+    if len(frames) <= 4:
+        return "frames " + ", ".join(str(frame) for frame in frames)
+    return f"{len(frames)} of {count} frames"
+
+
+def _ordered(golden: Array, candidate: Array) -> Iterator[Explanation]:
+    count = len(golden)
+    flat = golden.reshape(count, -1).astype(np.float64), candidate.reshape(count, -1).astype(np.float64)
+    cost = (flat[1] ** 2).sum(1)[:, None] + (flat[0] ** 2).sum(1)[None, :] - 2 * flat[1] @ flat[0].T
+    cost = np.maximum(cost, 0.0)
+    own = np.diag(cost)
+    error = float(own.sum())
+    if error <= 0:
+        return
+    index = np.arange(count)
+    fixed: list[tuple[str, str, Order]] = [
+        ("frames_reversed", "the clip runs backwards (frames reversed)", index[::-1])
+    ]
+    for step in (*range(-4, 0), *range(1, 5)):
+        if abs(step) < count:
+            text = f"every frame is the golden's {abs(step)} {'later' if step > 0 else 'earlier'}"
+            text += " (off by one)" if abs(step) == 1 else f" (off by {abs(step)}, time shifted)"
+            fixed.append(("frames_shifted", text, np.clip(index + step, 0, count - 1)))
+            fixed.append(("frames_shifted", f"{text}, wrapped around", (index + step) % count))
+    for code, text, order in fixed:
+        yield Explanation(code, 1 - float(cost[index, order].sum()) / error, 1, text)
+    yield from _half(cost, error)
+    order = cost.argmin(axis=1)
+    order = np.where(cost[index, order] < SAME * own, order, index)
+    changed = [int(one) for one in np.flatnonzero(order != index)]
+    if changed:
+        share = 1 - float(cost[index, order].sum()) / error
+        code, text = _describe(order, changed)
+        yield Explanation(code, share, 1 + len(changed), text, tuple(changed) if len(changed) < count else ())
+
+
+def _half(cost: npt.NDArray[np.float64], error: float) -> Iterator[Explanation]:
+    """Every n-th frame held: half the frame rate."""
+    count = len(cost)
+    index = np.arange(count)
+    for step in (2, 3, 4):
+        if count > step:
+            order = index // step * step
+            share = 1 - float(cost[index, order].sum()) / error
+            text = f"every {step}. frame is held for {step} frames (frame rate divided, frames duplicated)"
+            yield Explanation("frames_repeated", share, 1, text)
+
+
+def _describe(order: Order, changed: list[int]) -> tuple[str, str]:
+    count = len(order)
+    sources = [int(order[one]) for one in changed]
+    if sorted(order.tolist()) == list(range(count)):
+        if len(changed) == 2:
+            return "frames_permuted", f"frames {changed[0]} and {changed[1]} are swapped (permuted)"
+        return "frames_permuted", f"{named(changed, count)} are in another order (permuted, shuffled)"
+    if len(set(sources)) == 1:
+        text = named(changed, count)
+        if len(changed) == 1:
+            near = "duplicates" if abs(sources[0] - changed[0]) == 1 else "repeats"
+            return "frames_repeated", f"{text} {near} frame {sources[0]} (duplicated frame)"
+        return "frames_frozen", f"{text} stand still: they repeat frame {sources[0]} (frozen, duplicated frames)"
+    if (np.diff(order) >= 0).all():
+        steps = np.diff(order)
+        skipped = [int(one) + 1 for one in np.flatnonzero(steps > 1)]
+        if skipped and min(changed) + 1 >= min(skipped):
+            return "frames_dropped", f"frames are dropped: from frame {changed[0]} on the clip runs ahead of the golden"
+        return "frames_repeated", f"frames are duplicated: from frame {changed[0]} on the clip runs behind the golden"
+    if (np.diff(order) <= 0).all():
+        return "frames_reversed", f"{named(changed, count)} run backwards (reversed)"
+    return "frames_permuted", f"{named(changed, count)} show other frames of the golden (permuted, repeated)"
+
+
+def _blended(golden: Array, candidate: Array) -> Iterator[Explanation]:
+    pair = FramePair(golden, candidate)
+    before, after = golden[[0, *range(len(golden) - 1)]], golden[[*range(1, len(golden)), len(golden) - 1]]
+    for step, text in (
+        (before - golden, "the frame before"),
+        (after - golden, "the next frame"),
+        ((before + after) / 2 - golden, "its neighbours"),
+    ):
+        (part,) = pair.solve(step)
+        if part > 0.05:
+            share = pair.share(golden + part * step)
+            sentence = f"every frame is blended with {text} by {part:.0%} (ghosting, temporal blur)"
+            yield Explanation("frames_blended", share, 2, sentence)
+
+
+def _brightness(sums: ErrorSums) -> Iterator[Explanation]:
+    if sums.total <= 0:
+        return
+    grey = sums.means.mean(axis=1)
+    for moved, what in ((grey, "brightness"), (sums.means, "colour")):
+        energy = 3 * sums.pixels * grey**2 if what == "brightness" else sums.pixels * (sums.means**2).sum(axis=1)
+        share = float(energy.sum()) / sums.total
+        loud = np.flatnonzero(energy > 0.08 * energy.max())
+        if len(loud) == sums.count and np.ptp(grey) < 0.5 * abs(grey).max() and what == "brightness":
+            continue  # an offset of the clip
+        frames = tuple(int(one) for one in loud)
+        place = named(frames, sums.count)
+        signed = grey[loud]
+        size = float(abs(signed).max())
+        order = np.argsort(np.arange(len(grey)))
+        slope = float(np.corrcoef(order, grey)[0, 1]) if grey.std() > 0 else 0.0
+        if what == "colour":
+            values = ", ".join(f"{one:+.1f}" for one in moved[loud].mean(axis=0))
+            yield Explanation(
+                "tint", share, 3 + len(loud), f"{place}: another colour (tint; RGB moved by {values})", frames
+            )
+        elif len(loud) == 1:
+            text = f"flash: frame {frames[0]} is {'brighter' if signed[0] > 0 else 'darker'} by {size:.1f} levels"
+            yield Explanation("flash", share, 2, text, frames)
+        elif abs(slope) > 0.95 and len(loud) > sums.count / 2:
+            text = f"brightness drifts over the clip (fade), up to {size:.1f} levels"
+            yield Explanation("brightness_drift", share, 2, text)
+        else:
+            both = (signed > 0).any() and (signed < 0).any()
+            text = f"{place} {'blink' if both else 'change brightness'} (flicker, brightness up to {size:.1f} levels)"
+            yield Explanation("flicker", share, 2 + len(loud), text, frames if len(frames) < sums.count else ())

@@ -1,0 +1,268 @@
+"""Did the model get what the pipeline says, and do scheduler, VAE and rotary tables answer alone as they did?
+
+Whatever is compared here is a fact of one call or the answer to a fixed signal, so chaos cannot grow in it, and its
+bounds are those of rounding: they need no measured limits.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Sequence
+
+from harness.records.base import Json
+from harness.records.generation import Step, Trace
+from harness.records.verdict import Finding
+
+TIMESTEP = 1e-3
+"""Timesteps lie in [0, 1000]: equal means within this."""
+CAST = 0.008
+"""Relative error that a cast of latents or texts to bfloat16 explains four times over (about .0017)."""
+UNTOUCHED = 1e-4
+"""Latents that were handed on are the same values; a cast to bfloat16 on the way is about .0017."""
+SIGMA = 1e-4
+SOLVER = 2e-4
+"""A scheduler's sums in float32, in any order, agree to about 1e-6; its state in bfloat16 moves them by 1e-3."""
+ROPE = 1e-4
+"""Rotary tables in float32 and float64 agree to about 1e-7; tables in bfloat16 are about .0016 off."""
+VAE = {"float32": 2e-3, "": 1e-2}
+"""A decoder in float32 on the same class of device, channels last or not; another dtype."""
+SCALE = 0.003
+"""Factor on the attention scores: rounding of query and key to bfloat16 moves it by less than .0005."""
+BIAS = 0.25
+"""8-bit levels: rounding has a mean of 0, truncation of -0.5."""
+BROKEN = 1e300
+"""Stands for NaN and infinity in a trace."""
+
+
+def first_not_finite(trace: Trace) -> int | None:
+    """Index of the first step with a value that is not finite, or ``None``."""
+    return next((step.index for step in trace.steps if _place_of_nan(step)), None)
+
+
+def judge_received(mine: Trace, reference: Trace) -> Iterator[Finding]:
+    """Findings where an expert, the scheduler or the VAE was given something else than the step before made.
+
+    A golden of an older version holds none of it; the run is then compared with what it says of itself.
+    """
+    yield from _not_finite(mine)
+    yield from _initial(mine, reference)
+    yield from _calls(mine, reference)
+    yield from _carried(mine, reference)
+    error, theirs = mine.vae_input_error, reference.vae_input_error
+    if error is not None and error > max(CAST, 2 * (theirs or 0.0)):
+        message = f"the VAE was fed other latents than the last step made, {error:.3g} off after its own statistics"
+        yield _finding("vae_input", message, {"error": error, "golden": theirs})
+    bias, wanted = mine.rounding_bias, reference.rounding_bias
+    if bias is not None and abs(bias - (wanted or 0.0)) > BIAS:
+        how = "truncated" if bias < 0 else "raised"
+        message = f"decoded values are {how} and not rounded to 8 bits: {bias:+.2f} levels on average"
+        yield _finding("rounding", message, {"run": bias, "golden": wanted})
+
+
+def judge_alone(mine: Trace, reference: Trace) -> Iterator[Finding]:
+    """Findings where scheduler, VAE, rotary tables or attention scale answer otherwise than the golden's did."""
+    ours, theirs = mine.alone, reference.alone
+    yield from _sigmas(mine, reference)
+    yield from _solver(mine, reference)
+    for expert in sorted(ours.rope.keys() & theirs.rope.keys()):
+        error = distance(ours.rope[expert], theirs.rope[expert])
+        if error is not None and error > ROPE:
+            low = " (as if rounded to 16 bits)" if error < CAST else ""
+            message = f"the rotary tables (RoPE) of {expert} are {error:.3g} off the golden's{low}"
+            code = "precision_differs" if low else "rope"
+            yield _finding(code, message, {"expert": expert, "error": error, "place": "RoPE"})
+    for expert, scale in sorted(mine.attention_scale.items()):
+        wanted = reference.attention_scale.get(expert, 1.0)
+        if abs(scale / wanted - 1.0) > SCALE:
+            message = f"attention scores of {expert} are scaled by {scale:.4g} times 1/sqrt(d), {wanted:.4g} expected"
+            yield _finding("attention_scale", message, {"expert": expert, "run": scale, "golden": wanted})
+    kind = str(reference.vae.get("dtype", "")).removeprefix("torch.")
+    error = distance(ours.vae, theirs.vae)
+    if error is not None and error > VAE.get(kind, VAE[""]):
+        message = f"the VAE itself decodes otherwise: fed alone with a fixed latent, {error:.3g} off the golden's"
+        yield _finding("vae_alone", message, {"error": error})
+    if ours.scheduler and not theirs.scheduler:
+        message = "this golden is of an older version: it does not record how scheduler, VAE and RoPE answer alone"
+        yield Finding(stage="trace", code="not_recorded", gating=False, message=message)
+
+
+def _solver(mine: Trace, reference: Trace) -> Iterator[Finding]:
+    """Compare the scheduler fed alone: lower precision is a little off at each step, another solver by more."""
+    pairs = zip(mine.alone.scheduler, reference.alone.scheduler, strict=False)
+    errors = [distance(one, other) or 0.0 for one, other in pairs]
+    first = next((index for index, error in enumerate(errors) if error > SOLVER), None)
+    if first is None:
+        return
+    data: dict[str, Json] = {"step": first, "error": errors[first]}
+    # where the noise levels moved, that is the cause and no rounding
+    if max(errors) < CAST and not any(_sigmas(mine, reference)):
+        message = f"the scheduler computes as if rounded to 16 bits: fed alone, {max(errors):.3g} off the golden's"
+        yield _finding("precision_differs", message, {**data, "place": "scheduler state"})
+        return
+    message = (
+        f"the scheduler itself (order, corrector, state) computes otherwise from step {first} on: "
+        f"fed alone, {errors[first]:.3g} off the golden's"
+    )
+    yield _finding("solver", message, data)
+
+
+def distance(ours: Sequence[float], theirs: Sequence[float]) -> float | None:
+    """Relative L2 distance of two sketches; ``None`` where one is absent or of another length."""
+    if not ours or len(ours) != len(theirs):
+        return None
+    length = math.hypot(*theirs)
+    apart = math.hypot(*(one - other for one, other in zip(ours, theirs, strict=True)))
+    return apart / length if length else float(apart > 0)
+
+
+def _not_finite(mine: Trace) -> Iterator[Finding]:
+    if any(abs(value) >= BROKEN for value in mine.text_embedding_sketch):
+        yield _finding("not_finite", "NaN or infinity first appears in the text embedding", {"place": "text"})
+        return
+    for step in mine.steps:
+        if place := _place_of_nan(step):
+            message = f"NaN or infinity first appears at denoising step {step.index}, in the {place}"
+            yield _finding("not_finite", message, {"step": step.index, "place": place, "expert": step.expert})
+            return
+
+
+def _place_of_nan(step: Step) -> str:
+    """The first place of a step, in order of execution, whose values are not finite."""
+    if any((call.latents_error or 0.0) >= BROKEN for call in step.calls):
+        return f"latents that {step.expert} was given"
+    if any((call.text_error or 0.0) >= BROKEN for call in step.calls):
+        return f"text that {step.expert} was given"
+    if any(abs(value) >= BROKEN for value in step.velocity_sketch):
+        return f"prediction of {step.expert}"
+    return "latents after the scheduler's step" if step.latent_norm >= BROKEN else ""
+
+
+def _initial(mine: Trace, reference: Trace) -> Iterator[Finding]:
+    if mine.repeated_frames > reference.repeated_frames:
+        message = f"the initial noise repeats itself: {mine.repeated_frames} latent frames equal the frame before"
+        yield _finding("initial_noise", message, {"run": mine.repeated_frames, "golden": reference.repeated_frames})
+    first = mine.steps[0] if mine.steps else None
+    theirs = reference.steps[0].carried_error if reference.steps else None
+    if first is None or first.carried_error is None or first.carried_error >= BROKEN:
+        return
+    if first.carried_error > max(UNTOUCHED, 2 * (theirs or 0.0)):
+        gain, error = first.carried_gain, first.carried_error
+        if error < CAST:
+            message = f"the initial latents were rounded inside the pipeline ({error:.3g} off)"
+            yield _finding("precision_differs", message, {"place": "initial latents", "error": error})
+            return
+        how = _scaled(gain, error)
+        message = f"the initial noise was {how} inside the pipeline before the first step ({error:.3g} off)"
+        yield _finding("initial_noise", message, {"error": error, "gain": gain, "golden": theirs})
+
+
+def _scaled(gain: float | None, error: float) -> str:
+    pure = gain is not None and abs(abs(gain - 1.0) - error) < 0.1 * error
+    return f"multiplied by {gain:.4g}" if pure else "changed"
+
+
+def _carried(mine: Trace, reference: Trace) -> Iterator[Finding]:
+    theirs = {step.index: step.carried_error or 0.0 for step in reference.steps}
+    for step in mine.steps[1:]:
+        error = step.carried_error
+        if error is None or error >= BROKEN or error <= max(UNTOUCHED, 2 * theirs.get(step.index, 0.0)):
+            continue
+        data: dict[str, Json] = {"step": step.index, "error": error, "gain": step.carried_gain}
+        if error < CAST:
+            message = f"latents are rounded between steps: at step {step.index} they are {error:.3g} off what was made"
+            yield _finding("precision_differs", message, {**data, "place": "latents between steps"})
+        else:
+            how = _scaled(step.carried_gain, error)
+            message = f"latents are {how} between steps {step.index - 1} and {step.index} ({error:.3g} off)"
+            yield _finding("latents_between_steps", message, data)
+        return
+
+
+def _calls(mine: Trace, reference: Trace) -> Iterator[Finding]:
+    """What each pass was given; the first step at which it is wrong, by kind."""
+    yield from _exchanged(mine, reference)
+    seen: set[str] = set()
+    for step, theirs in zip(mine.steps, reference.steps, strict=False):
+        for finding in (*_timestep(step, theirs), *_text(step, theirs), *_latents(step, theirs)):
+            if finding.code not in seen:
+                seen.add(finding.code)
+                yield finding
+
+
+def _timestep(step: Step, theirs: Step) -> Iterator[Finding]:
+    wanted = sorted({call.timestep for call in theirs.calls if call.timestep is not None}) or [step.timestep]
+    for call in step.calls:
+        given = call.timestep
+        if given is not None and min(abs(given - value) for value in wanted) > TIMESTEP:
+            message = (
+                f"at denoising step {step.index} {step.expert} was given timestep {given:g}, {wanted[0]:g} expected"
+            )
+            yield _finding("model_timestep", message, {"step": step.index, "run": given, "golden": wanted[0]})
+            return
+
+
+def _text(step: Step, theirs: Step) -> Iterator[Finding]:
+    allowed = max([CAST, *(2 * (call.text_error or 0.0) for call in theirs.calls)])
+    for call in step.calls:
+        if call.text_error is not None and allowed < call.text_error < BROKEN:
+            message = (
+                f"at denoising step {step.index} {step.expert} was given a text that the encoder did not make, "
+                f"{call.text_error:.3g} off its {call.text} embedding"
+            )
+            yield _finding("model_text", message, {"step": step.index, "error": call.text_error})
+            return
+    ours, wanted = ({call.text for call in one.calls if call.text} for one in (step, theirs))
+    if len(step.calls) == len(theirs.calls) and wanted and ours and ours != wanted:
+        message = (
+            f"at denoising step {step.index} the passes of {step.expert} were given {' and '.join(sorted(ours))} text, "
+            f"in the golden {' and '.join(sorted(wanted))}"
+        )
+        yield _finding(
+            "model_text",
+            message,
+            {"step": step.index, "run": " ".join(sorted(ours)), "golden": " ".join(sorted(wanted))},
+        )
+
+
+def _latents(step: Step, theirs: Step) -> Iterator[Finding]:
+    allowed = max([CAST, *(2 * (call.latents_error or 0.0) for call in theirs.calls)])
+    for call in step.calls:
+        if call.latents_error is not None and allowed < call.latents_error < BROKEN:
+            how = _scaled(call.latents_gain, call.latents_error)
+            message = (
+                f"at denoising step {step.index} {step.expert} was given latents that were {how}: "
+                f"{call.latents_error:.3g} off those that the scheduler holds"
+            )
+            yield _finding("model_latents", message, {"step": step.index, "error": call.latents_error})
+            return
+
+
+def _exchanged(mine: Trace, reference: Trace) -> Iterator[Finding]:
+    """Prompt and negative prompt in each other's place: in the encoder's answer, or in how the passes are combined."""
+    ours, theirs = mine.alone, reference.alone
+    crossed = (distance(ours.prompt, theirs.negative), distance(ours.negative, theirs.prompt))
+    straight = distance(ours.prompt, theirs.prompt)
+    if straight is not None and all(one is not None and one < min(0.1, straight / 2) for one in crossed):
+        yield _finding("texts_exchanged", "the embeddings of prompt and negative prompt are exchanged", {})
+        return
+    for step, other in zip(mine.steps, reference.steps, strict=False):
+        applied, wanted = step.guidance_measured, other.guidance_measured
+        if applied is None or wanted is None or abs(wanted - 0.5) < 0.1:
+            continue
+        if abs(applied - (1.0 - wanted)) < 0.05 and {call.text for call in step.calls} == {"prompt", "negative"}:
+            message = f"the texts of the two guidance passes are exchanged from denoising step {step.index} on"
+            yield _finding("texts_exchanged", message, {"step": step.index, "run": applied, "golden": wanted})
+        return
+
+
+def _sigmas(mine: Trace, reference: Trace) -> Iterator[Finding]:
+    pairs = list(zip(mine.sigmas, reference.sigmas, strict=False))
+    moved = next((row for row, (one, other) in enumerate(pairs) if abs(one - other) > SIGMA), None)
+    if moved is not None:
+        one, other = pairs[moved]
+        message = f"the scheduler's noise levels (sigmas) differ from number {moved} on: {one:.5g}, golden {other:.5g}"
+        yield _finding("sigmas", message, {"index": moved, "run": one, "golden": other})
+
+
+def _finding(code: str, message: str, data: dict[str, Json]) -> Finding:
+    return Finding(stage="trace", code=code, gating=True, message=message, data=data)
