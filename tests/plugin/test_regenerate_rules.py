@@ -202,11 +202,11 @@ def test_the_check_is_green_after_regeneration_and_names_every_disorder(project:
 
     project.cases("  one: {sampling: {seed: 4}}\n")
     assert "asks something else since its golden was made: sampling.seed" in check(project)[1]
-    waiver = "{expect: 'regression:noise', owner: ann, reason: known, issue: 'https://x/1', expires: 2020-01-01}"
+    waiver = "{expect: 'regression:mad_above_limit', owner: a, reason: r, issue: 'https://x/1', expires: 2020-01-01}"
     project.cases(f"  one: {{waiver: {waiver}}}\n  two: {{}}\n")
     code, said = check(project)
     assert code == MISSING
-    assert "the waiver of ann ended on 2020-01-01" in said
+    assert "the waiver of a ended on 2020-01-01" in said
     assert "cpu/two: not measured yet" in said
     project.cases("  one: {}\n")
     clip = next((project.root / "goldens").rglob("clip*.safetensors"), None) or next(

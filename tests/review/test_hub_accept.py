@@ -43,13 +43,14 @@ def hub(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[Any]:
     monkeypatch.setattr(constants, "HF_HUB_OFFLINE", False)
     monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path / "hf"))
     with module.HubServer() as server:
+        monkeypatch.setenv("HF_ENDPOINT", server.url)  # never store.json: a data file does not say where a token goes
         yield server
 
 
 @pytest.fixture
 def pinned(hub: Any, workspace: Workspace) -> Workspace:
     """A project whose b200 goldens are in the dataset."""
-    pin = HubPin(repo_id=REPO, revision=hub.create(REPO), endpoint=hub.url)
+    pin = HubPin(repo_id=REPO, revision=hub.create(REPO))
     StoreConfig(hub=pin, runners=("b200",)).write(workspace.goldens / "store.json")
     return workspace
 
