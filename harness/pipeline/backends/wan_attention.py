@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any, cast
@@ -49,12 +50,13 @@ class AttentionScales(TorchFunctionMode):
                 handle.remove()
 
     def worst(self) -> dict[Expert, float]:
-        """Factor against 1 / sqrt(head size) by expert: that of the self-attention furthest from 1."""
-        return {
-            expert: max((float(scale.detach()) for scale in scales), key=lambda value: abs(value - 1.0))
-            for expert, scales in self._scales.items()
-            if scales
-        }
+        """Factor against 1 / sqrt(head size) by expert: that of the self-attention furthest from 1.
+
+        A NaN on the way says nothing of the scale, and the trace names it by itself.
+        """
+        values = {expert: [float(scale.detach()) for scale in scales] for expert, scales in self._scales.items()}
+        finite = {expert: [value for value in row if math.isfinite(value)] for expert, row in values.items()}
+        return {expert: max(row, key=lambda value: abs(value - 1.0)) for expert, row in finite.items() if row}
 
     def _enter(self, expert: Expert) -> Any:
         def hook(_module: torch.nn.Module, _inputs: Any) -> None:

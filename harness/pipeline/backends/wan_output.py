@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import torch
@@ -63,7 +64,8 @@ class FloatWatch:
         """
         if self._values != clip.frames.size:
             return None
-        return float(clip.frames.mean(dtype="float64")) - self._sum / self._values
+        bias = float(clip.frames.mean(dtype="float64")) - self._sum / self._values
+        return bias if math.isfinite(bias) else None
 
     def _spread(self, low: float, high: float) -> None:
         self._minimum, self._maximum = min(self._minimum, low), max(self._maximum, high)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import math
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -124,7 +125,8 @@ class Recorder:
                 spread = torch.tensor(config.latents_std, dtype=torch.float64, device=latents.device).view(shape)
                 mean = torch.tensor(config.latents_mean, dtype=torch.float64, device=latents.device).view(shape)
                 wanted = self._carried.to(latents.device).double() * spread + mean
-                _, self.vae_input_error = fit(latents[0], wanted[0])
+                _, error = fit(latents[0], wanted[0])
+                self.vae_input_error = error if error is not None and math.isfinite(error) else None
             return decode(latents, *arguments, **options)
 
         return wrapped
