@@ -114,3 +114,28 @@ def test_clips_of_other_shapes_are_refused() -> None:
     golden = levels(scene())
     with pytest.raises(ValueError, match="shapes"):
         explain(golden, golden[1:])
+
+
+def pictures() -> Frames:
+    """Frames of high contrast, as of a drawn scene: black and white shapes that move."""
+    y, x = np.mgrid[:H, :W]
+    return np.stack([np.repeat(((((x + 2 * t) // 16 + y // 12) % 2) * 0.9 + 0.05)[..., None], 3, 2) for t in range(T)])
+
+
+def test_noise_in_place_of_a_picture_is_named_whatever_the_pictures_contrast() -> None:
+    """The error of such frames is mostly the picture that is missing: noise is judged by what they show."""
+    golden = pictures()
+    first_only = golden.copy()
+    first_only[1:] = 0.5 + 0.2 * np.random.default_rng(3).standard_normal(first_only[1:].shape)
+    best = explain(levels(golden), levels(first_only))[0]
+    assert best.code == "frames_overwritten"
+    assert "only the first frame is right" in best.sentence
+    assert "noise" in best.sentence
+
+
+def test_one_bright_frame_is_a_flash_before_it_is_an_offset() -> None:
+    golden = scene()
+    bright = golden.copy()
+    bright[4] += 0.08
+    assert explain(levels(golden), levels(bright))[0].code == "flash"
+    assert explain(levels(golden), levels(golden + 0.05))[0].code == "offset"

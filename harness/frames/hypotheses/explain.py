@@ -69,7 +69,9 @@ def ranked(rows: Iterable[Explanation]) -> tuple[Explanation, ...]:
 
 def _cost(row: Explanation) -> float:
     factor, share = SIMPLER
-    return float((1 - row.share) * factor ** (row.parameters / 3) + share * row.parameters / 3)
+    # a brightness that changes in some frames only is a flash or a flicker; offset and gain name a whole clip's
+    local = share if row.frames and row.code in ("offset", "gain") else 0.0
+    return float((1 - row.share) * factor ** (row.parameters / 3) + share * row.parameters / 3 + local)
 
 
 def _all(sums: ErrorSums, golden: npt.NDArray[np.uint8], candidate: npt.NDArray[np.uint8]) -> Iterator[Explanation]:

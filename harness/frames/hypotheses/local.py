@@ -10,6 +10,8 @@ import numpy.typing as npt
 from harness.frames.hypotheses.pair import Array, Explanation, FramePair
 from harness.frames.hypotheses.sums import BLOCK, ErrorSums
 
+REPLACED = 0.3
+"""Share of the golden's picture that a frame still shows, below which its content was replaced and not only disturbed."""
 GRIDS = ((1, 2), (2, 1), (2, 2), (1, 3), (3, 1), (2, 3), (3, 2), (2, 4), (3, 3), (4, 4))
 
 
@@ -33,7 +35,9 @@ def content(golden: Array, candidate: Array) -> tuple[str, float] | None:
     scale = float((centred[0] * centred[1]).sum() / max(float(np.square(centred[0]).sum()), 1e-9))
     rest = centred[1] - scale * centred[0]
     energy = float(np.square(rest).mean())
-    if energy < 0.5 * error or energy < 9.0:
+    # noise in place of a picture is judged by what the candidate shows: the error also holds the golden's own contrast
+    whole = spread if abs(scale) < REPLACED else error
+    if energy < 0.5 * whole or energy < 9.0:
         return None
     across = float((rest[:, :, 1:] * rest[:, :, :-1]).mean()) / energy
     along = float((rest[:, 1:] * rest[:, :-1]).mean()) / energy
@@ -42,7 +46,7 @@ def content(golden: Array, candidate: Array) -> tuple[str, float] | None:
         few = float(np.mean(np.square(rest).sum(axis=3) < 0.05 * energy))
         if few > 0.8:
             return "single bright or dark pixels (salt and pepper, speckle noise)", 1 - 2 * abs(far)
-        kind = "noise" if abs(scale) < 0.3 else "added noise (grain)"
+        kind = "noise" if abs(scale) < REPLACED else "added noise (grain)"
         return kind, 1 - max(abs(across), abs(along), abs(far))
     return None
 
