@@ -139,3 +139,20 @@ def test_one_bright_frame_is_a_flash_before_it_is_an_offset() -> None:
     bright[4] += 0.08
     assert explain(levels(golden), levels(bright))[0].code == "flash"
     assert explain(levels(golden), levels(golden + 0.05))[0].code == "offset"
+
+
+@pytest.mark.parametrize(
+    ("change", "code"),
+    [
+        (lambda f: f[..., ::-1], "channels_exchanged"),
+        (lambda f: f[:, :, ::-1], "flipped"),
+        (lambda f: f[:, ::-1], "flipped"),
+        (lambda f: np.roll(f, 3, axis=2), "shifted"),
+    ],
+)
+def test_a_change_that_moves_no_frames_mean_is_named_without_noise_too(
+    change: Callable[[npt.NDArray[np.uint8]], npt.NDArray[np.uint8]], code: str
+) -> None:
+    """Pixels in another place, exactly: the sums of every frame stay what they were."""
+    golden = levels(scene())
+    assert explain(golden, np.ascontiguousarray(change(golden)))[0].code == code

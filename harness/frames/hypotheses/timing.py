@@ -126,6 +126,8 @@ def _brightness(sums: ErrorSums) -> Iterator[Explanation]:
     grey = sums.means.mean(axis=1)
     for moved, what in ((grey, "brightness"), (sums.means, "colour")):
         energy = 3 * sums.pixels * grey**2 if what == "brightness" else sums.pixels * (sums.means**2).sum(axis=1)
+        if energy.max() <= 0:
+            continue  # pixels were exchanged and no frame's mean moved: mirrored, shifted, channels in another order
         share = float(energy.sum()) / sums.total
         loud = np.flatnonzero(energy > 0.08 * energy.max())
         if len(loud) == sums.count and np.ptp(grey) < 0.5 * abs(grey).max() and what == "brightness":
