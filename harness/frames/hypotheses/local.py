@@ -11,7 +11,8 @@ from harness.frames.hypotheses.pair import Array, Explanation, FramePair
 from harness.frames.hypotheses.sums import BLOCK, ErrorSums
 
 REPLACED = 0.3
-"""Share of the golden's picture that a frame still shows, below which its content was replaced and not only disturbed."""
+"""Share of the golden's picture that a frame still shows, below which its content was replaced and not only
+disturbed."""
 GRIDS = ((1, 2), (2, 1), (2, 2), (1, 3), (3, 1), (2, 3), (3, 2), (2, 4), (3, 3), (4, 4))
 
 

@@ -1,4 +1,4 @@
-"""Sketches taken inside an expert while it runs: every Linear, every norm, attention, every block."""
+"""Sketches taken inside an expert while it runs: rotary tables, every Linear, every norm, attention, every block."""
 
 from __future__ import annotations
 
@@ -13,6 +13,8 @@ from harness.pipeline.sketch import sketch
 from harness.records.probe import Point, PointKind
 
 ATTENTION_OUT = ".to_out.0"
+ROPE = "rope"
+"""Name of the module that gives the rotary tables, cosine and sine."""
 
 
 def is_linear(module: torch.nn.Module) -> bool:
@@ -31,15 +33,27 @@ class PointWatch:
     def __init__(self) -> None:
         self.points: list[Point] = []
         self.sketches: list[tuple[float, ...]] = []
+        self._in_parts: set[str] = set()
         self.amplitudes: dict[str, float] = {}
         """Root mean square of the input of every Linear."""
 
     def take(self, name: str, kind: PointKind, value: Any) -> None:
-        """Sketch one tensor; of a tuple its first, and of a batch its first item: a runtime may batch more together."""
+        """Sketch one tensor; of a tuple its first, and of a batch its first item: a runtime may batch more together.
+
+        A module that is called twice in one pass computes in parts (a feed-forward in two chunks). No part is
+        comparable
+        with the whole, so the point is left out.
+        """
         tensor = value[0] if isinstance(value, tuple) else value
-        if isinstance(tensor, torch.Tensor):
-            self.points.append(Point(name=name, kind=kind))
-            self.sketches.append(sketch(tensor[:1]))
+        if not isinstance(tensor, torch.Tensor) or name in self._in_parts:
+            return
+        seen = next((place for place, point in enumerate(self.points) if point.name == name), None)
+        if seen is not None:
+            self._in_parts.add(name)
+            del self.points[seen], self.sketches[seen]
+            return
+        self.points.append(Point(name=name, kind=kind))
+        self.sketches.append(sketch(tensor[:1]))
 
     @contextmanager
     def watching(self, model: torch.nn.Module) -> Iterator[None]:
@@ -70,6 +84,8 @@ class PointWatch:
 
     def _after(self, name: str, kind: PointKind) -> Any:
         def hook(_module: torch.nn.Module, _inputs: Any, output: Any) -> None:
+            if name.rpartition(".")[2] == ROPE and isinstance(output, tuple):
+                output = torch.cat([table.detach().float() for table in output], dim=-1)  # cosine and sine
             self.take(name, kind, output)
 
         return hook
@@ -84,4 +100,4 @@ def _kind(name: str, module: torch.nn.Module) -> PointKind | None:
     head, _, last = name.rpartition(".")
     if last.isdigit() and head.endswith("blocks"):
         return "block"
-    return "other" if leaf == "patch_embedding" else None
+    return "other" if leaf in (ROPE, "patch_embedding") else None
