@@ -38,7 +38,8 @@ CAUSES: Final = frozenset({
     "names_of_another_dialect", "no_tensors", "other_file", "pickle_file", "scale_constant", "scale_left_over",
     "scale_orphaned", "scale_dtype", "weights_zero", "config_key_added",
     "attention_scale", "initial_noise", "latents_between_steps", "model_latents", "model_text", "model_timestep",
-    "not_finite", "precision_differs", "rounding", "sigmas", "solver", "texts_exchanged", "vae_alone", "vae_input",
+    "not_finite", "precision_differs", "rope", "rounding", "sigmas", "solver", "texts_exchanged", "vae_alone",
+    "vae_input",
 })  # fmt: skip
 FRAME_CAUSES: Final = frozenset({
     "flicker", "gain", "unstable",

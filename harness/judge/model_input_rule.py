@@ -9,6 +9,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator, Sequence
 
+from harness.judge.precision import lowered
 from harness.records.base import Json
 from harness.records.generation import Step, Trace
 from harness.records.verdict import Finding
@@ -81,6 +82,11 @@ def judge_alone(mine: Trace, reference: Trace) -> Iterator[Finding]:
     if error is not None and error > VAE.get(kind, VAE[""]):
         message = f"the VAE itself decodes otherwise: fed alone with a fixed latent, {error:.3g} off the golden's"
         yield _finding("vae_alone", message, {"error": error})
+    for part, name in (("vae", "the VAE"), ("text_encoder", "the text encoder")):
+        sentences = tuple(lowered(theirs.dtypes.get(part, {}), ours.dtypes.get(part, {})))
+        if sentences:
+            message = f"another precision than the golden's in {name}: {'; '.join(sentences[:3])}"
+            yield _finding("precision_differs", message, {"place": part, "lowered": list(sentences)})
     if ours.scheduler and not theirs.scheduler:
         message = "this golden is of an older version: it does not record how scheduler, VAE and RoPE answer alone"
         yield Finding(stage="trace", code="not_recorded", gating=False, message=message)

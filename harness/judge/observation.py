@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 from pydantic import ValidationError
 
 from harness.errors import GoldenError
+from harness.judge.precision import lowered
 from harness.records.generation import Expert
 from harness.records.probe import (
     BROKEN,
@@ -135,6 +136,7 @@ def hold_against(run: Observation, base: Observation, golden: Observation | None
         golden_anchor=golden is not None,
         missing=tuple(missing),
         missing_steps=tuple(_named(number, base) for number in numbers if _unanswered(number, run, base, golden)),
+        lowered=() if golden is None else tuple(_lowered(run, golden)),
         unanchored=() if golden is None else tuple(_unanchored(run, base, golden)),
         seconds=run.index.seconds,
     )
@@ -172,11 +174,18 @@ def _unanchored(run: Observation, base: Observation, golden: Observation) -> Ite
         if golden.velocity(number) is None:
             yield _named(number, base)
             continue
-        for name in sorted(golden.points(number).keys() - run.points(number).keys()):
+        parts = run.index.in_parts.get(probe.expert, ())
+        for name in sorted(golden.points(number).keys() - run.points(number).keys() - set(parts)):
             yield f"{probe.expert}/{name}"
     for expert in golden.index.modules:
         for name in sorted(golden.modules(expert).keys() - run.modules(expert).keys()):
             yield f"{expert}/{name} alone"
+
+
+def _lowered(run: Observation, golden: Observation) -> Iterator[str]:
+    for expert in sorted(run.index.dtypes):
+        for sentence in lowered(golden.index.dtypes.get(expert, {}), run.index.dtypes[expert]):
+            yield f"{expert}: {sentence}"
 
 
 def _step(number: int, run: Observation, base: Observation, golden: Observation | None) -> ProbeStep | None:

@@ -36,6 +36,10 @@ def judge_probe(evidence: Evidence, *, anchored: bool) -> Iterator[Finding]:
         message = f"probes ran, and no limit was measured for {', '.join(absent)}"
         yield Finding(stage="limits", code="limits_incomplete", gating=True, message=message)
     yield from _structure(probe, anchored)
+    if anchored and probe.lowered:
+        more = f" and {len(probe.lowered) - _SHOWN} more" if len(probe.lowered) > _SHOWN else ""
+        message = f"another precision than the golden's: {'; '.join(probe.lowered[:_SHOWN])}{more}"
+        yield _finding("precision_differs", message, {"lowered": list(probe.lowered)})
     yield from _modules(probe, limits, MODULE in wanted)
     if POINT in wanted:
         yield from _points(probe, limits)

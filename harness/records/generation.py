@@ -68,6 +68,8 @@ class Alone(Record):
     """The video decoded from a seeded latent."""
     rope: dict[Expert, tuple[float, ...]] = {}
     """Rotary tables of the first call of each expert."""
+    dtypes: dict[str, dict[str, int]] = {}
+    """Calls by ``operation:dtype`` of ``vae`` (fed alone) and ``text_encoder`` (its first call)."""
     prompt: tuple[float, ...] = ()
     """Embedding of the prompt."""
     negative: tuple[float, ...] = ()

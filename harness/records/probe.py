@@ -53,6 +53,10 @@ class ObservationIndex(Record):
     """Stored format of every one of them."""
     amplitudes: dict[Expert, dict[str, float]]
     """Root mean square of each Linear's input in the base's forward pass: the size of what it is fed alone."""
+    dtypes: dict[Expert, dict[str, int]] = {}
+    """Calls by ``operation:dtype`` in the pass that was looked into; empty in recordings of older versions."""
+    in_parts: dict[Expert, tuple[str, ...]] = {}
+    """Points that were computed in several calls, and so are not comparable with a whole one."""
     seconds: float = 0.0
     """Host seconds that the passes took."""
 
@@ -102,6 +106,8 @@ class ProbeEvidence(Record):
     """``expert/module`` that the recording has and this engine lacks."""
     missing_steps: tuple[str, ...] = ()
     """``expert at step N`` that the recording or the golden answered and this engine did not."""
+    lowered: tuple[str, ...] = ()
+    """Sentences: operations that computed in a narrower dtype than the golden's, with their expert."""
     unanchored: tuple[str, ...] = ()
     """Points and modules of the golden that this run lacks, and steps that the golden lacks: they were not compared."""
     seconds: float = 0.0

@@ -24,6 +24,7 @@ from harness.pipeline.backends.wan_attention import AttentionScales
 from harness.pipeline.backends.wan_loading import DTYPES, EXPERTS, load_pipeline
 from harness.pipeline.backends.wan_output import FloatWatch, rounded
 from harness.pipeline.backends.wan_recorder import Observer, Recorder
+from harness.pipeline.dtypes import DtypeWatch, first_call
 from harness.pipeline.noise import initial_noise
 from harness.pipeline.probes.methods import probe_methods
 from harness.pipeline.receipts import keep_receipts
@@ -87,16 +88,24 @@ class DiffusersBackend:
         scales = AttentionScales()
         handle = pipe.vae.decoder.register_forward_hook(watch)
         try:
-            with keep_receipts(self.experts) as book, recorder.watching(), scales.watching(self.experts):
+            with (
+                first_call(pipe.text_encoder) as encoded,
+                keep_receipts(self.experts) as book,
+                recorder.watching(),
+                scales.watching(self.experts),
+            ):
                 clip = rounded(self._run(case, latents, "pt"))
         finally:
             handle.remove()
         seconds = time.perf_counter() - began
         write_clip(out_dir / CLIP_NAME, clip, "raw")
+        with DtypeWatch() as decoded:
+            vae = vae_alone(pipe.vae, self._device)
         alone = recorder.alone.model_copy(
             update={
                 "scheduler": scheduler_alone(self.scheduler(case), sampling.num_inference_steps, self._device),
-                "vae": vae_alone(pipe.vae, self._device),
+                "vae": vae,
+                "dtypes": {"vae": decoded.counts, "text_encoder": encoded.counts},
             }
         )
         emit({"stage": "decode", "step": 1, "steps": 1})

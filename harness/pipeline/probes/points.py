@@ -33,7 +33,10 @@ class PointWatch:
     def __init__(self) -> None:
         self.points: list[Point] = []
         self.sketches: list[tuple[float, ...]] = []
-        self._in_parts: set[str] = set()
+        self.in_parts: set[str] = set()
+        """Points that were called more than once and left out."""
+        self.busy = False
+        """True while a hook of this watch computes: what it does is not the model's."""
         self.amplitudes: dict[str, float] = {}
         """Root mean square of the input of every Linear."""
 
@@ -45,15 +48,19 @@ class PointWatch:
         with the whole, so the point is left out.
         """
         tensor = value[0] if isinstance(value, tuple) else value
-        if not isinstance(tensor, torch.Tensor) or name in self._in_parts:
+        if not isinstance(tensor, torch.Tensor) or name in self.in_parts:
             return
         seen = next((place for place, point in enumerate(self.points) if point.name == name), None)
         if seen is not None:
-            self._in_parts.add(name)
+            self.in_parts.add(name)
             del self.points[seen], self.sketches[seen]
             return
         self.points.append(Point(name=name, kind=kind))
-        self.sketches.append(sketch(tensor[:1]))
+        self.busy = True
+        try:
+            self.sketches.append(sketch(tensor[:1]))
+        finally:
+            self.busy = False
 
     @contextmanager
     def watching(self, model: torch.nn.Module) -> Iterator[None]:
@@ -75,7 +82,9 @@ class PointWatch:
     def _before(self, name: str) -> Any:
         def hook(_module: torch.nn.Module, inputs: tuple[Any, ...]) -> None:
             x = inputs[0]
+            self.busy = True
             self.amplitudes[name] = float(x.detach().to(torch.float32).square().mean().sqrt())
+            self.busy = False
             if name.endswith(ATTENTION_OUT):
                 # what attention made of q, k and v, before the projection
                 self.take(name.removesuffix(ATTENTION_OUT) + ".attention", "attention", x)
@@ -85,7 +94,9 @@ class PointWatch:
     def _after(self, name: str, kind: PointKind) -> Any:
         def hook(_module: torch.nn.Module, _inputs: Any, output: Any) -> None:
             if name.rpartition(".")[2] == ROPE and isinstance(output, tuple):
+                self.busy = True
                 output = torch.cat([table.detach().float() for table in output], dim=-1)  # cosine and sine
+                self.busy = False
             self.take(name, kind, output)
 
         return hook

@@ -10,6 +10,7 @@ from typing import Any, cast
 
 import torch
 
+from harness.pipeline.dtypes import DtypeWatch
 from harness.pipeline.probes.isolated import feed_alone
 from harness.pipeline.probes.points import PointWatch
 from harness.pipeline.probes.record import Recorded
@@ -44,6 +45,8 @@ def observe(
     points: list[tuple[Point, ...]] = []
     sizes: Amplitudes = {} if amplitudes is None else amplitudes
     looked: set[str] = set()
+    dtypes: dict[Expert, dict[str, int]] = {}
+    in_parts: dict[Expert, tuple[str, ...]] = {}
     for index, item in enumerate(inputs):
         model = experts.get(item.probe.expert)
         watch = PointWatch()
@@ -62,8 +65,10 @@ def observe(
             output = model(**call)[0]
         else:
             looked.add(item.probe.expert)
-            with watch.watching(model):
+            with watch.watching(model), DtypeWatch(lambda watch=watch: watch.busy) as computed:  # type: ignore[misc]
                 output = model(**call)[0]
+            dtypes[item.probe.expert] = computed.counts
+            in_parts[item.probe.expert] = tuple(sorted(watch.in_parts))
             tensors[f"points.{index}"] = torch.tensor(watch.sketches, dtype=torch.float32)
             if amplitudes is None:
                 sizes[item.probe.expert] = watch.amplitudes
@@ -83,6 +88,8 @@ def observe(
         modules=modules,
         formats=formats,
         amplitudes=sizes,
+        dtypes=dtypes,
+        in_parts=in_parts,
         seconds=time.perf_counter() - began,
     )
     return found, tensors
