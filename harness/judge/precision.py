@@ -9,9 +9,19 @@ BITS: Final = {
     "float64": 64, "float32": 32, "bfloat16": 16, "float16": 16, "float8_e4m3fn": 8, "float8_e5m2": 8, "int8": 8,
     "float8_e4m3fnuz": 8, "float8_e5m2fnuz": 8,
 }  # fmt: skip
-SOFTMAX: Final = ("_softmax", "exp")
-"""Written-out attention computes these; a kernel that fuses them accumulates in float32."""
-FUSED: Final = "scaled_dot_product"
+PLACES: Final = {
+    "native_layer_norm": "norms", "_fused_rms_norm": "norms", "mean": "norms", "var": "norms", "rsqrt": "norms",
+    "pow": "norms", "add": "the residual stream", "mul": "modulation and gates", "sub": "modulation and gates",
+    "_softmax": "softmax", "exp": "softmax", "mm": "products", "addmm": "products", "bmm": "products",
+    "convolution": "convolutions", "cos": "rotary tables", "sin": "rotary tables", "silu": "activations",
+    "gelu": "activations",
+}  # fmt: skip
+"""What an operation of a transformer mostly belongs to, for people."""
+FUSED: Final = ("scaled_dot_product", "native_layer_norm", "_fused_rms_norm")
+"""Kernels that accumulate in float32 whatever they are given."""
+WRITTEN_OUT: Final = {"softmax": ("exp", "_softmax"), "norms": ("mean", "var", "rsqrt", "pow")}
+"""What a fused kernel is written out as: computed in 16 bits, the float32 of its accumulation is lost."""
+ROUNDING: Final = ("round", "fake_quantize_per_tensor_affine", "quantize_per_tensor")
 
 
 def lowered(golden: Mapping[str, int], run: Mapping[str, int]) -> Iterator[str]:
@@ -31,18 +41,38 @@ def lowered(golden: Mapping[str, int], run: Mapping[str, int]) -> Iterator[str]:
         wide, narrow = _moved(theirs[operation], ours[operation])
         if wide and narrow:
             count = ours[operation][narrow] - theirs[operation].get(narrow, 0)
-            yield f"{count} calls of {operation} compute in {narrow}, the golden's in {wide}"
+            yield f"{_placed(operation)}: {count} calls compute in {narrow}, the golden's in {wide}"
+    yield from _written_out(theirs, ours)
+    for operation in ROUNDING:
+        if operation in ours and operation not in theirs:
+            yield f"values are rounded to a coarser grid ({operation}), which nothing of the golden does"
     new = {dtype for counts in ours.values() for dtype in counts} - {d for counts in theirs.values() for d in counts}
     for dtype in sorted(new):
         if BITS.get(dtype, 64) <= 16:
-            where = sorted(operation for operation, counts in ours.items() if dtype in counts)
-            yield f"{', '.join(where[:3])} compute in {dtype}, which nothing of the golden does"
-    was_fused = any(FUSED in operation for operation in theirs)
-    for operation in SOFTMAX:
-        short = next((dtype for dtype in ours.get(operation, {}) if BITS.get(dtype, 64) <= 16), None)
-        if was_fused and operation not in theirs and short is not None:
-            yield f"softmax ({operation}) computes in {short}; the golden's kernel keeps it in float32"
-            return
+            places = sorted(operation for operation, counts in ours.items() if dtype in counts)
+            yield f"{', '.join(map(_placed, places[:3]))} compute in {dtype}, which nothing of the golden does"
+
+
+def _written_out(theirs: Mapping[str, Mapping[str, int]], ours: Mapping[str, Mapping[str, int]]) -> Iterator[str]:
+    """A fused kernel that vanished, and its elementary operations in 16 bits in its place."""
+    for place, operations in WRITTEN_OUT.items():
+        fused = [name for name in theirs if any(word in name for word in FUSED) and _belongs(name, place)]
+        gone = sum(sum(theirs[name].values()) - sum(ours.get(name, {}).values()) for name in fused)
+        for operation in operations:
+            for dtype, count in ours.get(operation, {}).items():
+                more = count - theirs.get(operation, {}).get(dtype, 0)
+                if gone > 0 and more > 0 and BITS.get(dtype, 64) <= 16:
+                    yield f"{place}: {more} calls of {operation} compute in {dtype}; the golden's kernel keeps it in float32"
+                    return
+
+
+def _belongs(name: str, place: str) -> bool:
+    return ("scaled_dot_product" in name) == (place == "softmax")
+
+
+def _placed(operation: str) -> str:
+    place = PLACES.get(operation)
+    return f"{place} ({operation})" if place else operation
 
 
 def _by_operation(counts: Mapping[str, int]) -> dict[str, dict[str, int]]:

@@ -8,18 +8,27 @@ from harness.judge.precision import lowered
 
 GOLDEN = {
     "native_layer_norm:float32": 12, "add:float32": 30, "add:bfloat16": 10, "addmm:bfloat16": 40,
-    "_scaled_dot_product_flash_attention_for_cpu:bfloat16": 12, "mul:float32": 20,
+    "_scaled_dot_product_flash_attention_for_cpu:bfloat16": 12, "mul:float32": 20, "exp:float32": 1,
 }  # fmt: skip
 
 
 @pytest.mark.parametrize(
     ("change", "word"),
     [
-        ({"native_layer_norm:float32": 0, "native_layer_norm:bfloat16": 12}, "native_layer_norm compute in bfloat16"),
-        ({"add:float32": 24, "add:bfloat16": 16}, "6 calls of add compute in bfloat16, the golden's in float32"),
+        (
+            {"native_layer_norm:float32": 0, "native_layer_norm:bfloat16": 12},
+            "norms (native_layer_norm): 12 calls compute in bfloat16",
+        ),
+        (
+            {"add:float32": 24, "add:bfloat16": 16},
+            "the residual stream (add): 6 calls compute in bfloat16, the golden's in float32",
+        ),
         ({"_to_copy:float8_e4m3fn": 2}, "float8_e4m3fn, which nothing of the golden does"),
         ({"mul:float16": 4}, "float16"),
         ({"_scaled_dot_product_flash_attention_for_cpu:bfloat16": 0, "_softmax:bfloat16": 12}, "softmax"),
+        ({"_scaled_dot_product_flash_attention_for_cpu:bfloat16": 0, "exp:bfloat16": 12}, "softmax"),
+        ({"native_layer_norm:float32": 0, "mean:bfloat16": 24, "rsqrt:bfloat16": 12}, "norms"),
+        ({"round:bfloat16": 24}, "coarser grid"),
     ],
 )
 def test_lower_precision_is_named(change: dict[str, int], word: str) -> None:
@@ -35,6 +44,7 @@ def test_lower_precision_is_named(change: dict[str, int], word: str) -> None:
         {"addmm:bfloat16": 44, "gelu:bfloat16": 2},  # a feed-forward in two chunks
         {"_scaled_dot_product_flash_attention_for_cpu:bfloat16": 0, "_softmax:float32": 12, "bmm:bfloat16": 24},
         {"native_layer_norm:float32": 0, "native_layer_norm:float64": 12},  # wider
+        {"native_layer_norm:float32": 0, "mean:float32": 24, "rsqrt:float32": 12},  # a norm written out in float32
         {"add:bfloat16": 14},  # more of them, and none of the wide ones less
     ],
 )
