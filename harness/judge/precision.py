@@ -62,7 +62,8 @@ def _written_out(theirs: Mapping[str, Mapping[str, int]], ours: Mapping[str, Map
             for dtype, count in ours.get(operation, {}).items():
                 more = count - theirs.get(operation, {}).get(dtype, 0)
                 if gone > 0 and more > 0 and BITS.get(dtype, 64) <= 16:
-                    yield f"{place}: {more} calls of {operation} compute in {dtype}; the golden's kernel keeps it in float32"
+                    kept = "the golden's kernel keeps it in float32"
+                    yield f"{place}: {more} calls of {operation} compute in {dtype}; {kept}"
                     return
 
 
