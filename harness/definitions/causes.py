@@ -37,7 +37,8 @@ CAUSES: Final = frozenset({
     "format_not_decoded", "html_page", "input_scales_differ", "layers_unmatched", "lfs_pointer", "names_mixed",
     "names_of_another_dialect", "no_tensors", "other_file", "pickle_file", "scale_constant", "scale_left_over",
     "scale_orphaned", "scale_dtype", "weights_zero", "config_key_added",
-    "attention_scale", "initial_noise", "latents_between_steps", "model_latents", "model_text", "model_timestep",
+    "attention_scale", "initial_noise", "levels", "latents_between_steps", "model_latents", "model_text",
+    "model_timestep",
     "not_finite", "precision_differs", "rope", "rounding", "sigmas", "solver", "texts_exchanged", "vae_alone",
     "vae_input",
 })  # fmt: skip
@@ -54,7 +55,7 @@ MEASURES: Final = (
     "probe_base_error", "probe_golden_error", "probe_module_base_error", "probe_module_error", "probe_point_error",
 )  # fmt: skip
 """Limits of probes, as `harness.judge.probe_limits` names them."""
-SANITY: Final = frozenset({"shape", "nan", "inf", "flat", "noise", "speckle", "frozen", "clipped", "flicker"})
+SANITY: Final = frozenset({"shape", "nan", "inf", "flat", "noise", "speckle", "frozen", "clipped", "flicker", "levels"})
 """Checks of the frames that need no golden. What fails one is no video: a waiver never covers it."""
 UNMEASURED: Final = frozenset({"metric_not_computed", "checkpoint_fault", "error"})
 """Causes that name no fault: nothing was measured, or whatever broke would have them."""

@@ -102,6 +102,7 @@ def check_clip(
         ),
         _frozen(stats.candidate, bounds.frozen),
         _judge("clipped", ends(clip), bounds.clipped, False, "share", "share of values at 0 or 255"),
+        _levels(clip),
         _judge("flicker", jumps(stats.candidate, values), bounds.flicker, False, "levels of 255", "jump of mean luma"),
     ]
     return SanityEvidence(checks=tuple(checks))
@@ -192,6 +193,26 @@ def _frozen(clip: ClipStatistics, limit: int) -> SanityCheck:
     allowed = limit if len(clip.motion) > limit else 1
     message = f"{longest} frames in a row are equal bit by bit, up to frame {last}; at most {allowed} is healthy"
     return _count("frozen", longest, allowed, last if longest > 1 else None, "frames", message)
+
+
+SAMPLE = 1_000_003
+"""Values of a clip that are looked at for its levels, about; an odd stride meets every channel."""
+FEWEST_LEVELS = 16
+"""Levels below which frames may be plain graphics, whose steps mean nothing."""
+
+
+def level_step(clip: Clip) -> int:
+    """The step between the 8-bit levels that a clip uses: 1, or 2 if every value is even (7 bits); 1 for few levels."""
+    values = clip.frames.reshape(-1)
+    stride = (values.size // SAMPLE + 1) | 1
+    used = np.flatnonzero(np.bincount(values[::stride], minlength=256))
+    return int(np.gcd.reduce(np.diff(used))) if len(used) >= FEWEST_LEVELS else 1
+
+
+def _levels(clip: Clip) -> SanityCheck:
+    step = level_step(clip)
+    message = f"the frames use every {step}. of the 256 levels only: bits were lost; every level is healthy"
+    return _count("levels", step, 1, None, "levels of 255", message)
 
 
 __all__ = ["SanityLimits", "check_clip", "check_output", "float_stats"]

@@ -58,10 +58,6 @@ def judge_received(mine: Trace, reference: Trace) -> Iterator[Finding]:
         how = "truncated" if bias < 0 else "raised"
         message = f"decoded values are {how} and not rounded to 8 bits: {bias:+.2f} levels on average"
         yield _finding("rounding", message, {"run": bias, "golden": wanted})
-    step, usual = mine.level_step, reference.level_step or 1
-    if step is not None and step > usual:
-        message = f"frames use every {step}. of the 256 levels only: {step.bit_length() - 1} of 8 bits are lost"
-        yield _finding("rounding", message, {"level_step": step, "golden": usual})
 
 
 def judge_alone(mine: Trace, reference: Trace) -> Iterator[Finding]:

@@ -103,7 +103,8 @@ class SanityCheck(Record):
     """One reference-free check: the measured value against its limit."""
 
     name: str
-    """Stable machine name: ``nan``, ``inf``, ``shape``, ``flat``, ``noise``, ``frozen``, ``clipped``, ``flicker``."""
+    """Stable machine name: ``nan``, ``inf``, ``shape``, ``flat``, ``noise``, ``speckle``, ``frozen``, ``clipped``,
+    ``levels``, ``flicker``."""
     value: float | None
     """``None`` only where the check could not be made, which is not ``ok``."""
     limit: float

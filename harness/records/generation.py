@@ -101,8 +101,6 @@ class Trace(Record):
     as its configuration states them."""
     rounding_bias: float | None = None
     """Mean of the frames' values less that of the decoded values when rounded, in 8-bit levels: -0.5 is truncation."""
-    level_step: int | None = None
-    """Step between the 8-bit levels that the frames use: 1, or 2 if the last bit is lost."""
 
 
 class ModuleReceipt(Record):

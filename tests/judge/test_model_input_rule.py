@@ -89,7 +89,6 @@ FAULTS: dict[str, tuple[Any, str]] = {
     "softmax scale": (lambda t: t.model_copy(update={"attention_scale": {"transformer": 1.01}}), "attention_scale"),
     "decoder": (lambda t: _alone(t, vae=(1.0, 1.1)), "vae_alone"),
     "input of the decoder": (lambda t: t.model_copy(update={"vae_input_error": 0.1}), "vae_input"),
-    "seven bits": (lambda t: t.model_copy(update={"level_step": 2}), "rounding"),
     "truncation": (lambda t: t.model_copy(update={"rounding_bias": -0.49}), "rounding"),
     "NaN in a prediction": (
         lambda t: _step(t, 1, velocity_sketch=(1e300, 1.0), guidance_measured=None, latent_norm=1e300),

@@ -22,7 +22,7 @@ from harness.pipeline.backends.noise import Disturber, Noise, noise_methods
 from harness.pipeline.backends.wan_alone import scheduler_alone, vae_alone
 from harness.pipeline.backends.wan_attention import AttentionScales
 from harness.pipeline.backends.wan_loading import DTYPES, EXPERTS, load_pipeline
-from harness.pipeline.backends.wan_output import FloatWatch, level_step, rounded
+from harness.pipeline.backends.wan_output import FloatWatch, rounded
 from harness.pipeline.backends.wan_recorder import Observer, Recorder
 from harness.pipeline.dtypes import DtypeWatch, first_call
 from harness.pipeline.noise import initial_noise
@@ -129,7 +129,6 @@ class DiffusersBackend:
                 attention_scale=scales.worst(),
                 vae_input_error=recorder.vae_input_error,
                 rounding_bias=watch.rounding_bias(clip),
-                level_step=level_step(clip),
             ),
             receipts=book.receipts(),
             peak_memory_bytes=self._peak(),

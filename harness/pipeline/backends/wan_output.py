@@ -5,7 +5,6 @@ from __future__ import annotations
 import math
 from typing import Any
 
-import numpy as np
 import torch
 
 from harness.frames.clip import Clip
@@ -20,23 +19,6 @@ def rounded(video: torch.Tensor) -> Clip:
     healthy = video.float().nan_to_num(nan=0.0, posinf=1.0, neginf=0.0).clamp_(0.0, 1.0)
     frames = healthy.mul_(255).round_().to(torch.uint8).permute(0, 2, 3, 1).contiguous()
     return Clip(frames.cpu().numpy())
-
-
-SAMPLE = 1_000_003
-"""Values of a clip that are looked at for its levels, about; a prime stride meets every channel and row."""
-FEW = 16
-"""Levels below which frames may be plain graphics, whose steps mean nothing."""
-
-
-def level_step(clip: Clip) -> int | None:
-    """The step between the 8-bit levels that frames use: 1, or 2 for 7-bit frames, 4 for 6-bit frames.
-
-    ``None`` if fewer than ``FEW`` levels are used.
-    """
-    values = clip.frames.reshape(-1)
-    stride = values.size // SAMPLE + 1
-    used = np.flatnonzero(np.bincount(values[:: stride | 1], minlength=256))
-    return int(np.gcd.reduce(np.diff(used))) if len(used) >= FEW else None
 
 
 class FloatWatch:

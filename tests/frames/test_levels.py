@@ -6,16 +6,19 @@ import numpy as np
 import pytest
 
 from harness.frames.clip import Clip
-from harness.pipeline.backends.wan_output import level_step
+from harness.frames.sanity import check_clip, level_step
 
 
 @pytest.mark.parametrize(("bits", "step"), [(8, 1), (7, 2), (6, 4)])
 def test_the_step_of_the_levels_tells_how_many_bits_there_are(bits: int, step: int) -> None:
     frames = np.random.default_rng(0).integers(0, 256, (3, 16, 16, 3)).astype(np.uint8)
-    assert level_step(Clip(np.ascontiguousarray(frames >> (8 - bits) << (8 - bits)))) == step
+    clip = Clip(np.ascontiguousarray(frames >> (8 - bits) << (8 - bits)))
+    assert level_step(clip) == step
+    (check,) = (item for item in check_clip(clip).checks if item.name == "levels")
+    assert check.ok == (step == 1)
 
 
 def test_plain_graphics_have_no_step() -> None:
     frames = np.zeros((2, 8, 8, 3), dtype=np.uint8)
     frames[:, :4] = 200
-    assert level_step(Clip(frames)) is None
+    assert level_step(Clip(frames)) == 1
