@@ -50,7 +50,7 @@ def test_every_code_that_is_written_in_the_source_is_a_known_cause() -> None:
     gates = [rf'"(?:fault|inconclusive)",\s*{code}', rf"_(?:absent|shape|problem)\(\s*{code}"]
     trace = [rf"_finding\(\s*{code}"]
     found = {fault.code for fault in FAULTS}
-    rooms = (("checkpoint", gates), ("judge", [*gates, *trace]), ("pipeline", [rf"code={code}"]))
+    rooms = (("inspector", gates), ("judge", [*gates, *trace]), ("engine", [rf"code={code}"]))
     for folder, patterns in rooms:
         for path in (HARNESS / folder).rglob("*.py"):
             text = path.read_text(encoding="utf-8")

@@ -9,7 +9,7 @@ from pathlib import Path
 
 HERE = Path(__file__).parent
 ROOT = HERE.parents[1]
-SOURCE = ROOT / "harness" / "checkpoint"
+SOURCE = ROOT / "harness" / "inspector"
 WORD = re.compile(r"[a-z][a-z0-9]*(_[a-z0-9]+)*")
 MAKERS = ("finding", "report")
 """What is called with a severity and a code."""
