@@ -15,9 +15,9 @@ from typing import Any
 from harness.definitions.case import Case, Located
 from harness.definitions.runner import RunnerProfile
 from harness.goldens.folder import FolderStore
-from harness.lane.devices import cpu_device, gpu_devices
-from harness.lane.leases import device_environment
-from harness.records.fingerprint import Device
+from harness.machine.devices import cpu_device, gpu_devices
+from harness.machine.leases import device_environment
+from harness.records.identity import Device
 from harness.session.context import SessionContext
 from tiny.tile import FORMATS, TileFormat, is_made, model_bytes
 

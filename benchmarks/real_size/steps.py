@@ -20,19 +20,19 @@ from typing import Any, cast
 from benchmarks.attribution_setup import FAULTS
 from benchmarks.faults.engine import FAULT_FILE
 from benchmarks.real_size.setup import SOURCE, Setup, Shape, drop_from_cache, fresh_cache
+from harness.calibrate.apply import apply
+from harness.calibrate.regenerate import Plan, measure
 from harness.definitions.case import Case, Located
-from harness.lane.devices import driver_version
-from harness.pipeline.owner import EngineOwner
-from harness.pipeline.proc import descendants
-from harness.pipeline.resolve import resolve_case
+from harness.engine.owner import EngineOwner
+from harness.engine.resolve import resolve_case
+from harness.goldens.accept import accept
+from harness.goldens.refusing import Allow
+from harness.goldens.workspace import Workspace
+from harness.machine.devices import driver_version
+from harness.machine.processes import descendants
 from harness.records.case_record import CaseRecord
-from harness.review.accept import accept
-from harness.review.refusing import Allow
-from harness.review.workspace import Workspace
-from harness.session.apply import apply
 from harness.session.conductor import Session
 from harness.session.perturbation import plan as perturbations
-from harness.session.regenerate import Plan, measure
 from tiny.tile import TileFormat, tile
 
 Facts = dict[str, Any]
@@ -131,7 +131,7 @@ def inspect(task: Task, form: TileFormat, *contracts: str) -> Facts:
         drop_from_cache(setup.model("base"))
         for name in ("cold", "warm"):
             out = setup.work / f"inspection-{form}-{name}.json"
-            command = [sys.executable, "-m", "harness.cli", "inspect", str(setup.model(form)), "--out", str(out)]
+            command = [sys.executable, "-m", "harness.cli.app", "inspect", str(setup.model(form)), "--out", str(out)]
             command += ["--base", str(setup.model("base"))]
             for contract in contracts:
                 command += ["--contract", contract]
