@@ -17,8 +17,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from harness.lane.nvml import THROTTLE_REASONS, process_name
-from harness.pipeline.proc import descendants
+from harness.machine.devices import THROTTLE_REASONS, process_name
+from harness.machine.processes import descendants
 from harness.records.perf import Conditions
 
 PERIOD_SECONDS = 0.5

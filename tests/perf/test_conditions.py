@@ -14,8 +14,8 @@ from typing import Any
 import psutil
 import pytest
 
+from harness.engine.load_meter import LoadMeter, resident_share, weight_files
 from harness.perf.conditions import GpuSample, Sampler, anonymous_bytes, sample_gpu
-from harness.perf.loading import LoadMeter, resident_share, weight_files
 
 MIB = 2**20
 

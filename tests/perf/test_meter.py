@@ -8,9 +8,9 @@ from typing import Any
 import pytest
 import torch
 
-from harness.perf import meter as under_test
-from harness.perf.meter import Meter
-from harness.perf.profile import timed_blocks
+from harness.engine import meter as under_test
+from harness.engine.meter import Meter
+from harness.engine.profile import timed_blocks
 
 CPU = torch.device("cpu")
 
