@@ -27,18 +27,17 @@ from typing import Any
 from harness.definitions.case import Case, Located
 from harness.definitions.loading import load_cases
 from harness.definitions.runner import RunnerProfile, load_runners, match_runner
+from harness.engine.backends.diffusers_backend import DiffusersBackend
+from harness.engine.resolve import resolve_case
+from harness.goldens.accept import accept
+from harness.goldens.refusing import Allow
 from harness.goldens.store import open_store
-from harness.lane.devices import cpu_device, gpu_devices
-from harness.lane.leases import Lease, acquire
-from harness.pipeline.backends.diffusers_backend import DiffusersBackend
-from harness.pipeline.resolve import resolve_case
+from harness.goldens.workspace import Workspace
+from harness.machine.devices import cpu_device, gpu_devices
+from harness.machine.leases import Lease, acquire
 from harness.records.case_record import CaseRecord
-from harness.review.accept import accept
-from harness.review.refusing import Allow
-from harness.review.workspace import Workspace
 from harness.session.conductor import Session
-from harness.session.context import SessionContext
-from harness.session.devices import devices_for
+from harness.session.context import SessionContext, devices_for
 from tiny.tile import tile
 
 ROOT = Path(__file__).parents[1]
