@@ -5,6 +5,7 @@ from __future__ import annotations
 import shlex
 
 from harness.judge.evidence import Evidence
+from harness.judge.origin_rule import CPU
 from harness.records.verdict import Outcome
 
 _NO_BASE = frozenset({"base_missing", "contract_unproven"})
@@ -34,6 +35,8 @@ def next_command(evidence: Evidence, outcome: Outcome, cause: str, runner: str) 
         return f"quantgate inspect --case {case}"
     if outcome is Outcome.CHECKPOINT_FAULT:
         return f"quantgate inspect --case {case}"
+    if outcome is Outcome.ENVIRONMENT_MISMATCH and cause == CPU:
+        return f"quantgate report {shlex.quote(evidence.run_dir)}"
     if outcome is Outcome.ENVIRONMENT_MISMATCH:
         return f"quantgate doctor --runner {shlex.quote(runner)}"
     if outcome is Outcome.REGRESSION:

@@ -10,12 +10,14 @@ from harness.judge.expectation import apply_expectation
 from harness.judge.limits_rule import check_limits, judge_limits, limits_problem
 from harness.judge.next_command import next_command
 from harness.judge.origin_rule import (
+    CPU,
     ENV,
     HARDWARE,
     REQUEST,
     WEIGHTS,
     frames_compare,
     judge_origin,
+    other_cpu,
     same_origin,
     with_outcome,
 )
@@ -130,6 +132,7 @@ def _decide(evidence: Evidence, findings: tuple[Finding, ...]) -> tuple[Outcome,
     ordered: tuple[tuple[Outcome, Finding | None], ...] = (
         (Outcome.CHECKPOINT_FAULT, first("inspection")),
         (Outcome.ENVIRONMENT_MISMATCH, first("identity", code=HARDWARE)),
+        (Outcome.ENVIRONMENT_MISMATCH, first("identity", code=CPU)),
         (Outcome.REGRESSION, first("receipts")),
         (Outcome.REGRESSION, first("probe")),
         (Outcome.REGRESSION, first("identity", code=WEIGHTS)),
@@ -159,6 +162,12 @@ def _decide(evidence: Evidence, findings: tuple[Finding, ...]) -> tuple[Outcome,
 
 
 def _passed(evidence: Evidence, checks: tuple[LimitCheck, ...]) -> str:
+    cpu = other_cpu(evidence)
+    made_on = f" (on {cpu.run}; the golden was made on {cpu.golden})" if cpu is not None else ""
+    return f"{_how_near(evidence, checks)}{made_on}"
+
+
+def _how_near(evidence: Evidence, checks: tuple[LimitCheck, ...]) -> str:
     if evidence.comparison is None:
         return "no result"
     if evidence.comparison.bit_exact:

@@ -8,6 +8,7 @@ from pathlib import Path
 
 from pydantic import TypeAdapter
 
+from harness.architecture import hardware_class
 from harness.errors import InfraError
 from harness.records.fingerprint import Device
 
@@ -17,8 +18,10 @@ FAKE_DEVICES = "QUANTGATE_FAKE_DEVICES"
 
 
 def cpu_device() -> Device:
-    """The CPU as a device: its class is the architecture, its marketing name is only shown."""
-    return Device(kind="cpu", name=platform.machine(), model=cpu_info("model name") or platform.processor())
+    """Describe the CPU as a device: its class is the architecture, its marketing name is only shown."""
+    return Device(
+        kind="cpu", name=hardware_class(platform.machine()), model=cpu_info("model name") or platform.processor()
+    )
 
 
 def cpu_info(key: str) -> str:

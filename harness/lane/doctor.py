@@ -10,6 +10,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from harness.architecture import hardware_class
 from harness.definitions.case import CheckpointRef
 from harness.definitions.runner import RunnerProfile
 from harness.errors import InfraError
@@ -80,7 +81,7 @@ def require_fit(preflight: Preflight) -> None:
 
 
 def _cpu(profile: RunnerProfile, host: Host) -> list[Check]:
-    machine = host.machine()
+    machine = hardware_class(host.machine())
     if machine in profile.architectures:
         return [Check(name="device", state="fit", found=machine, wanted=", ".join(profile.architectures))]
     return [
