@@ -8,8 +8,8 @@ import pytest
 
 from harness.judge.evidence import GoldenEvidence
 from harness.judge.verdict import observe, stop_before_generation
+from harness.outcomes import Outcome
 from harness.records.identity import FieldChange
-from harness.records.verdict import Outcome
 
 OTHER = FieldChange(identity_class="hardware", field="device", golden="x86_64", run="aarch64")
 
@@ -42,7 +42,10 @@ def test_far_outside_it_is_a_regression_on_any_cpu(make: Any) -> None:
 
 @pytest.mark.parametrize("stage", ["sanity", "receipts"])
 def test_what_no_cpu_explains_stays_a_regression(make: Any, stage: str) -> None:
-    broken = {"sanity": {"sanity": make.sanity(ok=False)}, "receipts": {"generation": make.generation(receipts=make.receipts("bf16"))}}
+    broken = {
+        "sanity": {"sanity": make.sanity(ok=False)},
+        "receipts": {"generation": make.generation(receipts=make.receipts("bf16"))},
+    }
     evidence = on_arm(make, comparison=make.comparison(make.metric(worst=0.97)), **broken[stage])
     verdict, _ = observe(evidence, "cpu")
     assert verdict.outcome is Outcome.REGRESSION

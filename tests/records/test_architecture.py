@@ -9,7 +9,7 @@ import pytest
 from harness.architecture import hardware_class
 from harness.definitions.runner import RunnerProfile, match_runner
 from harness.goldens.matching import MatchKind, kind_of
-from harness.lane.devices import cpu_device
+from harness.machine.devices import cpu_device
 from harness.records.identity import Identity, differences
 
 
