@@ -66,11 +66,11 @@ def export(name: str, out: Path, weights: Path = WEIGHTS, calibration: Path = CA
     target, part = out / name, out / f".{name}.{os.getpid()}.part"
     shutil.rmtree(part, ignore_errors=True)
     if spec.override:
-        _write_expert(weights / EXPERTS[0], part, amax[EXPERTS[0]], spec)
+        write_expert(weights / EXPERTS[0], part, amax[EXPERTS[0]], spec)
     else:
         shutil.copytree(weights, part, ignore=shutil.ignore_patterns(*EXPERTS, "manifest.json"))
         for expert in EXPERTS:
-            _write_expert(weights / expert, part / expert, amax[expert], spec)
+            write_expert(weights / expert, part / expert, amax[expert], spec)
     shutil.rmtree(target, ignore_errors=True)
     part.replace(target)
     return target
@@ -96,7 +96,11 @@ def quantization_config(fmt: Format, ignore: list[str], style: ConfigStyle) -> d
     }
 
 
-def _write_expert(source: Path, target: Path, amax: dict[str, float], spec: Export) -> None:
+def write_expert(source: Path, target: Path, amax: dict[str, float], spec: Export) -> None:
+    """Writes the BF16 expert in the folder `source`, quantized as `spec` says, to the new folder `target`.
+
+    `amax` holds the largest absolute input of each quantized Linear, by module name.
+    """
     tensors = read(source / _FILE)
     target.mkdir(parents=True)
     write(target / _FILE, quantize(tensors, amax, spec.fmt, spec.nibbles))

@@ -40,7 +40,7 @@ CAUSES: Final = frozenset({
     "attention_scale", "initial_noise", "levels", "latents_between_steps", "model_latents", "model_text",
     "model_timestep",
     "not_finite", "precision_differs", "rope", "rounding", "sigmas", "solver", "texts_exchanged", "vae_alone",
-    "vae_input",
+    "vae_input", "image_condition_differs",
 })  # fmt: skip
 FRAME_CAUSES: Final = frozenset({
     "flicker", "gain", "unstable",

@@ -11,10 +11,11 @@ from importlib.metadata import entry_points
 from pathlib import Path
 from typing import Final
 
-from harness.definitions.case import RECEIPTS, Case, CheckpointRef, Waiver
+from harness.definitions.case import RECEIPTS, Case, CheckpointRef, ImageRef, Waiver
 from harness.definitions.causes import SANITY, STAGES, check_cause, names_nothing
 from harness.definitions.contract import parse_contract
 from harness.definitions.environment import check_leased, check_name
+from harness.definitions.image import PictureError, decode, digest, read_picture
 from harness.definitions.installed import attention_backends, check_contract, metrics
 from harness.definitions.validation import did_you_mean
 
@@ -51,6 +52,7 @@ def check_case(case: Case, *, root: Path, runners: Collection[str]) -> Iterator[
             wrong = str(error)
         if wrong:
             yield ("contracts", index), wrong
+    yield from _images(case, root)
     yield from _names(case)
     yield from _meaning(case)
 
@@ -120,6 +122,57 @@ def _checkpoint(role: str, ref: CheckpointRef, root: Path) -> Iterator[Finding]:
         yield (role, "path"), f"{ref.path!r} is neither ./folder nor owner/name on the hub"
     elif ref.revision is None:
         yield (role, "path"), f"{ref.path} needs `revision`: a full commit, or `unresolved` until one is known"
+
+
+def _images(case: Case, root: Path) -> Iterator[Finding]:
+    sampling = case.sampling
+    if sampling.last_image is not None and sampling.image is None:
+        yield ("sampling", "last_image"), "stands beside `image`: no pipeline takes a last frame alone"
+    for field, image in sampling.images().items():
+        if not image.is_local:
+            yield from _hub_image(field, image)
+            continue
+        if not _inside(image.path, root):
+            yield ("sampling", field, "path"), f"{image.path} leads out of the repository; pictures lie inside it"
+            continue
+        for name in ("revision", "file"):
+            if getattr(image, name) is not None:
+                yield ("sampling", field, name), f"a file in the repository has no {name}; its bytes are digested"
+        try:
+            data = read_picture(root / image.path)
+            decode(data, sampling.width, sampling.height)
+        except PictureError as error:
+            yield ("sampling", field, "path"), f"{image.path} {error}"
+            continue
+        if image.sha256 not in (None, digest(data)):
+            yield ("sampling", field, "sha256"), f"{image.path} has sha256 {digest(data)}: it is another picture"
+
+
+def _hub_image(field: str, image: ImageRef) -> Iterator[Finding]:
+    if not HUB_NAME.fullmatch(image.path) or ".." in image.path:
+        yield ("sampling", field, "path"), f"{image.path!r} is neither ./file nor owner/name on the hub"
+        return
+    for name, meaning in (
+        ("revision", "a full commit, or `unresolved` until one is known"),
+        ("file", "the picture's path in the repository"),
+        ("sha256", "of the picture, so that the request is known without fetching it"),
+    ):
+        if getattr(image, name) is None:
+            yield ("sampling", field, "path"), f"{image.path} needs `{name}`: {meaning}"
+    if image.file is not None and (image.file.startswith("/") or ".." in Path(image.file).parts):
+        yield ("sampling", field, "file"), f"{image.file!r} leads out of the hub repository"
+
+
+def with_digests(case: Case, root: Path) -> Case:
+    """``case`` with the sha256 of every picture that lies in the repository; one that cannot be read stays as it is."""
+    update: dict[str, ImageRef] = {}
+    for field, image in case.sampling.images().items():
+        if image.is_local and image.sha256 is None and _inside(image.path, root):
+            try:
+                update[field] = image.model_copy(update={"sha256": digest(read_picture(root / image.path))})
+            except PictureError:
+                continue
+    return case.model_copy(update={"sampling": case.sampling.model_copy(update=update)}) if update else case
 
 
 @cache

@@ -48,6 +48,7 @@ from harness.session.stages import (
     clear,
     compare_with,
     find_golden,
+    keep_pictures,
     last_lines,
     leave_candidate,
     look_at_frames,
@@ -264,6 +265,7 @@ class Session:
         case, context = run.case, self.context
         require_resolved(case)
         paths = resolve_case(case, context.root)
+        keep_pictures(case, paths, run.folder)
         with run.stage("inspect"):
             inspected = self._inspector.look(case, paths)
         run.stamps, run.contents = inspected.stamps, inspected.contents

@@ -5,6 +5,7 @@ in an argument:
 
 ``{case_json}``
     a JSON file: ``{"case": <resolved case>, "paths": {"model": "/folder", ...}, "device": "cpu" | "cuda" | "auto"}``.
+    Where the case names pictures, ``paths`` holds their files as ``image`` and ``last_image``.
 ``{out}``
     where the program writes its result, a safetensors file with one tensor ``frames``: [T, H, W, 3], RGB, with exactly
     ``sampling.num_frames`` frames of ``sampling.height`` x ``sampling.width``; uint8, or float32 in [0, 1], not rounded
@@ -37,6 +38,7 @@ import numpy.typing as npt
 from harness.definitions.case import RECEIPTS, Case
 from harness.engine.backend import Emit, Method
 from harness.engine.backends.wan_recorder import round_video, stats_of
+from harness.engine.pictures import place_of
 from harness.engine.process import describe_exit
 from harness.errors import InfraError, InvalidCaseError
 from harness.frames.clip import Clip, write_clip
@@ -87,7 +89,7 @@ class CommandBackend:
         cost.unlink(missing_ok=True)
         data = {
             "case": case.model_dump(mode="json"),
-            "paths": {role: str(path) for role, path in self._paths.items()},
+            "paths": {role: str(path) for role, path in {**self._paths, **self._pictures(case)}.items()},
             "device": self._device,
         }
         write_text_atomic(request, json.dumps(data, indent=2))
@@ -116,6 +118,11 @@ class CommandBackend:
             generate_seconds=seconds,
             usage=_usage(cost, seconds, self._generations) if measured else None,
         )
+
+    def _pictures(self, case: Case) -> dict[str, Path]:
+        """Files of the request's pictures, ``image`` and ``last_image``, neither decoded nor resized."""
+        places = {role: place_of(case, role, self._paths) for role in case.sampling.images()}
+        return {role: path.resolve() for role, path in places.items() if path is not None}
 
     def close(self) -> None:
         """Nothing is held between two generations."""

@@ -15,6 +15,7 @@ import numpy.typing as npt
 import torch
 
 from harness.engine.backend import Emit
+from harness.engine.backends.wan_condition import ConditionWatch
 from harness.engine.backends.wan_received import Pass, Texts, call_record, finite, fit, guidance, passes
 from harness.engine.sketch import sketch
 from harness.frames.clip import Clip
@@ -50,8 +51,10 @@ class Recorder:
         emit: Emit,
         observers: Sequence[Observer] = (),
         initial: torch.Tensor | None = None,
+        condition: ConditionWatch | None = None,
     ) -> None:
         """Prepare to watch ``pipe`` for ``steps`` steps; ``initial`` are the latents that it is told to start from."""
+        self._condition = condition
         self._pipe, self._count, self._emit, self._observers = pipe, steps, emit, tuple(observers)
         self._passes: list[Pass] = []
         self._carried = initial
@@ -90,6 +93,10 @@ class Recorder:
         decode, hidden = getattr(vae, "decode", None), vae is not None and "decode" in vars(vae)
         if vae is not None:
             vae.decode = self._decoding(decode)
+        watched = vae is not None and self._condition is not None and self._condition.active
+        encoded = vars(vae).get("encode") if watched else None
+        if watched:
+            vae.encode = self._encoding_image(vae.encode)
         try:
             yield
         finally:
@@ -101,12 +108,28 @@ class Recorder:
                 vae.decode = decode
             elif vae is not None:
                 del vae.decode
+            if watched and encoded is not None:
+                vae.encode = encoded
+            elif watched:
+                del vae.encode
             self.alone = self.alone.model_copy(update={"rope": self._rope})
+
+    def _encoding_image(self, encode: Any) -> Any:
+        def wrapped(video: torch.Tensor, *arguments: Any, **options: Any) -> Any:
+            answer = encode(video, *arguments, **options)
+            if self._condition is not None:
+                self._condition.encoded(video, answer)
+            return answer
+
+        return wrapped
 
     def _expert_hook(self, role: str) -> Any:
         def hook(_module: torch.nn.Module, inputs: tuple[Any, ...], options: dict[str, Any], output: Any) -> None:
             prediction = output[0] if isinstance(output, tuple) else output.sample
-            self._passes += passes(role, inputs, options, prediction)
+            calls = passes(role, inputs, options, prediction)
+            self._passes += calls
+            for call in calls if self._condition is not None else ():
+                self._condition.received(call)
 
         return hook
 
@@ -127,7 +150,8 @@ class Recorder:
                 shape = (1, -1, 1, 1, 1)
                 spread = torch.tensor(config.latents_std, dtype=torch.float64, device=latents.device).view(shape)
                 mean = torch.tensor(config.latents_mean, dtype=torch.float64, device=latents.device).view(shape)
-                wanted = self._carried.to(latents.device).double() * spread + mean
+                carried = self._carried if self._condition is None else self._condition.carried(self._carried)
+                wanted = carried.to(latents.device).double() * spread + mean
                 _, error = fit(latents[0], wanted[0])
                 self.vae_input_error = error if error is not None and math.isfinite(error) else None
             return decode(latents, *arguments, **options)
