@@ -11,13 +11,19 @@ from harness.plugin.state import PluginState
 from harness.project import case_files_below, is_project
 
 
-def why_no_case(config: pytest.Config) -> str:
+def why_no_case(config: pytest.Config, exitstatus: int) -> str:
     """Say why pytest collected no case of quantgate.
+
+    Args:
+        config: of the run.
+        exitstatus: of the run; anything but "no tests" and "usage error" needs no explanation.
 
     Returns:
         One sentence and the next command; empty where the run has nothing to do with quantgate, or where pytest itself
         says enough (cases were collected, and all of them were deselected).
     """
+    if exitstatus not in (pytest.ExitCode.NO_TESTS_COLLECTED, pytest.ExitCode.USAGE_ERROR):
+        return ""
     state, cases = PluginState.of(config), options.folder(config, "quantgate_cases")
     if state.collected or state.is_worker or config.pluginmanager.hasplugin("dsession"):
         return ""
@@ -37,6 +43,8 @@ def why_no_case(config: pytest.Config) -> str:
             f"{cases} holds {len(files)} YAML file{'s' if len(files) > 1 else ''}, and nothing says that these are "
             f"cases of quantgate\n  next: quantgate init, or write quantgate_cases = {cases.name} into {settings}"
         )
+    if exitstatus == pytest.ExitCode.USAGE_ERROR:  # pytest itself names the path that it did not find
+        return ""
     if not files:
         asked = bool(config.getini("quantgate_cases")) or cases.is_dir()
         return f"there is no case file in {cases}\n  next: quantgate init, or write one" if asked else ""

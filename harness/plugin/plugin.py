@@ -183,12 +183,10 @@ def pytest_sessionfinish(session: pytest.Session, exitstatus: int) -> Generator[
 
 def pytest_terminal_summary(terminalreporter: Any, exitstatus: int, config: pytest.Config) -> None:
     """Print the verdict table, or why there is none."""
+    from harness.plugin.nothing import why_no_case
     from harness.plugin.state import PluginState
     from harness.plugin.terminal import print_verdicts
 
     print_verdicts(terminalreporter, PluginState.of(config))
-    if exitstatus in (int(pytest.ExitCode.NO_TESTS_COLLECTED), int(pytest.ExitCode.USAGE_ERROR)):
-        from harness.plugin.nothing import why_no_case
-
-        if why := why_no_case(config):
-            terminalreporter.write_line(f"quantgate: {why}", yellow=True)
+    if exitstatus and (why := why_no_case(config, exitstatus)):
+        terminalreporter.write_line(f"quantgate: {why}", yellow=True)
