@@ -145,6 +145,18 @@ class Case(Frozen):
     command: tuple[str, ...] = Field(
         default=(), description="argument list of the `command` backend; never a shell line"
     )
+    runtime: str = Field(
+        default="",
+        pattern=r"^([a-z0-9][a-z0-9_-]*==[0-9][0-9A-Za-z.+!-]*)?$",
+        description="the runtime that backend sglang runs, at one version; its environment is made by "
+        "`quantgate runtime install`, or named by the runner",
+        examples=["sglang==0.5.23"],
+    )
+    runtime_args: dict[EnvName, bool | int | float | str] = Field(
+        default={},
+        description="further arguments of the runtime, by its own names",
+        examples=[{"model_id": "Wan2.2-T2V-A14B-Diffusers"}],
+    )
     model: CheckpointRef
     base: CheckpointRef | None = Field(default=None, description="the BF16 anchor")
     transformer: CheckpointRef | None = Field(default=None, description="override of the high-noise expert")

@@ -11,6 +11,8 @@ from harness.records.base import Json
 KEY_FIELDS = (
     "backend",
     "command",
+    "runtime",
+    "runtime_args",
     "model",
     "transformer",
     "transformer_2",

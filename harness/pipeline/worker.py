@@ -91,6 +91,7 @@ class Server:
             load_seconds=time.monotonic() - began,
             loads=self._loads,
             quantized_modules=backend.quantized_modules(),
+            runtime=getattr(backend, "runtime_facts", dict)(),
         ).model_dump(mode="json")
 
     def _generate(self, params: dict[str, Json], emit: Callable[[dict[str, Json]], None]) -> Json:
@@ -106,6 +107,10 @@ class Server:
     def _fingerprint(self, params: dict[str, Json], _emit: Callable[[dict[str, Json]], None]) -> Json:
         from harness.pipeline.fingerprint import take_fingerprint
 
+        own = getattr(self._backend, "fingerprint", None)
+        if own is not None:  # a runtime in a process of its own knows its packages and device
+            answer: Json = own(str(params["runner"])).model_dump(mode="json")
+            return answer
         return take_fingerprint(str(params["runner"]), str(params["device"])).model_dump(mode="json")
 
     def _close(self, _params: dict[str, Json], _emit: Callable[[dict[str, Json]], None]) -> Json:

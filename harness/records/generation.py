@@ -172,6 +172,9 @@ class EngineStart(Record):
     """How many times a model was loaded in this process: 1, however many cases it served."""
     quantized_modules: dict[Expert, dict[str, str]] = {}
     """What the checkpoints promise: expert to module name to format (``fp8``, ``nvfp4``), read from their tensors."""
+    runtime: dict[str, Json] = {}
+    """What a runtime in a process of its own resolved while loading: its configuration, flow shift, boundary,
+    precisions, and a sentence per operator that was emulated because the machine has no GPU."""
 
 
 class Progress(Record):

@@ -24,6 +24,8 @@ from harness.errors import InfraError, InvalidCaseError
 
 CACHE = "QUANTGATE_RUNTIMES"
 """Environment variable that names the folder of environments."""
+RUNTIME_PYTHON = "QUANTGATE_RUNTIME_PYTHON"
+"""Environment variable of an engine: the interpreter of the case's runtime."""
 READY = "ready.txt"
 INSTALL_SECONDS = 3600.0
 INSTALLABLE = {"sglang": "sglang"}
@@ -140,6 +142,15 @@ def find(name: RuntimeVersion, named: Mapping[str, str] | None = None) -> Enviro
         remedy=f"quantgate runtime install {name}{'' if shutil.which('nvidia-smi') else ' --cpu'}",
         kind="download",
     )
+
+
+def runtime_environment(runtime: str, named: Mapping[str, str]) -> dict[str, str]:
+    """The variable that tells an engine the interpreter of ``sglang==0.5.23``; empty for an empty text.
+
+    Raises:
+        InvalidCaseError, InfraError: as ``find``.
+    """
+    return {RUNTIME_PYTHON: str(find(parse_runtime(runtime), named).python)} if runtime else {}
 
 
 def install(name: RuntimeVersion, kind: str, say: Callable[[str], None]) -> Environment:

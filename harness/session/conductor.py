@@ -32,6 +32,7 @@ from harness.records.golden import CLIP
 from harness.records.identity import Identity
 from harness.records.limits import LimitCheck
 from harness.records.verdict import SEVERITY, Outcome, Verdict
+from harness.runtimes.environments import runtime_environment
 from harness.session.candidates import leave_candidate
 from harness.session.clock import newest_time
 from harness.session.contents import Contents
@@ -128,6 +129,7 @@ class Session:
             device=context.device.kind,
             allow_python_backend=context.allow_python_backend,
             runner=context.runner.name,
+            runtime_env=lambda case: runtime_environment(case.runtime, context.runner.runtimes),
         )
 
     def close(self) -> None:

@@ -73,6 +73,7 @@ def request_of(case: Case) -> dict[str, Json]:
     data = case.model_dump(mode="json")
     for name in REQUEST_FIELDS:
         request.update(flat(name, data[name]))
+    request.update(flat("runtime_args", data["runtime_args"]) if case.runtime_args else {})
     return {name: value for name, value in request.items() if name not in NOT_PIXELS}
 
 
@@ -85,6 +86,7 @@ def _subject(
     """What is being tested. The loader's options too: a runtime that reads bytes otherwise is a change of code."""
     subject = flat("loader", case.loader.model_dump(mode="json"))
     subject["execution.threads"] = case.execution.threads
+    subject.update({"runtime": case.runtime} if case.runtime else {})
     taken = perturbation.taken(case)
     forced = {name: value for name, value in sorted(perturbation.env.items()) if name not in taken}
     subject.update({f"perturbation.{name}": value for name, value in forced.items()})

@@ -13,10 +13,10 @@ from typing import Any, cast
 import torch
 
 from harness.pipeline.backend import Emit
-from harness.pipeline.backends.wan_received import Pass, Texts, call_record, finite, fit, guidance, passes
+from harness.pipeline.backends.wan_received import Pass, Texts, finite, fit, guidance, passes
 from harness.pipeline.sketch import sketch
 from harness.records.base import Json
-from harness.records.generation import Alone, Expert, Step
+from harness.records.generation import Alone, Expert, ModelCall, Step
 
 
 @dataclass(frozen=True, eq=False)
@@ -241,3 +241,16 @@ def _numbers(values: Any) -> tuple[float, ...]:
     if values is None:
         return ()
     return tuple(float(value) for value in torch.as_tensor(values).double().flatten().tolist())
+
+
+def call_record(one: Pass, texts: Texts, latents: torch.Tensor) -> ModelCall:
+    """Describe one pass.
+
+    Args:
+        one: the pass.
+        texts: what the encoder gave.
+        latents: what the scheduler's step was given, [1, C, T, H, W].
+    """
+    role, error = texts.role(one.text)
+    gain, apart = fit(one.latents, latents[0])
+    return ModelCall(timestep=one.timestep, text=role, text_error=error, latents_gain=gain, latents_error=apart)

@@ -21,6 +21,7 @@ from harness.pipeline.owner import EngineOwner
 from harness.pipeline.resolve import resolve_case
 from harness.records.base import Json
 from harness.records.generation import Generation
+from harness.runtimes.environments import runtime_environment
 from harness.session.context import SessionContext
 from harness.session.controls.weights import EXPERTS, FAULTS, STRENGTHS, WeightFault, inject
 
@@ -152,7 +153,7 @@ class _Engine:
             self._owner = EngineOwner(
                 self._case,
                 context.folder / "engines",
-                dict(context.device_env),
+                {**context.device_env, **runtime_environment(self._case.runtime, context.runner.runtimes)},
                 self._paths,
                 device=context.device.kind,
                 runner=context.runner.name,
