@@ -6,7 +6,7 @@ import re
 from collections.abc import Iterable
 from typing import Final
 
-from harness.definitions.suggest import did_you_mean
+from harness.definitions.validation import did_you_mean
 
 CAUSES: Final = frozenset({
     "adaln_halves_swapped", "attention_mask", "backend_unknown", "base_missing", "base_stale", "block_scale_nan",
@@ -54,7 +54,7 @@ FRAME_CAUSES: Final = frozenset({
 MEASURES: Final = (
     "probe_base_error", "probe_golden_error", "probe_module_base_error", "probe_module_error", "probe_point_error",
 )  # fmt: skip
-"""Limits of probes, as `harness.judge.probe_limits` names them."""
+"""Limits of probes, as `harness.limits.probes` names them."""
 SANITY: Final = frozenset({"shape", "nan", "inf", "flat", "noise", "speckle", "frozen", "clipped", "flicker", "levels"})
 """Checks of the frames that need no golden. What fails one is no video: a waiver never covers it."""
 UNMEASURED: Final = frozenset({"metric_not_computed", "checkpoint_fault", "error"})

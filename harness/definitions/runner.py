@@ -10,11 +10,10 @@ from packaging.specifiers import InvalidSpecifier, SpecifierSet
 from pydantic import AfterValidator, Field, StringConstraints, model_validator
 
 from harness.definitions.case import Format, Frozen
-from harness.definitions.text import read_text, shown
 from harness.definitions.validation import validate
-from harness.definitions.yaml_tree import YamlError, parse
+from harness.definitions.yaml_tree import YamlError, parse, read_text, shown
 from harness.errors import InvalidCaseError, NoRunnerError
-from harness.records.fingerprint import Device
+from harness.records.identity import Device
 
 
 def _specifier(text: str) -> str:

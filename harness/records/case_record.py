@@ -6,10 +6,9 @@ from typing import ClassVar, Literal
 
 from harness.records.attribution import Attribution
 from harness.records.base import Json, Record
-from harness.records.fingerprint import Fingerprint
 from harness.records.frames import ComparisonEvidence, SanityEvidence
 from harness.records.generation import EngineStart, Generation
-from harness.records.identity import FieldChange, Identity
+from harness.records.identity import FieldChange, Fingerprint, Identity
 from harness.records.inspection import InspectionReport
 from harness.records.limits import LimitCheck
 from harness.records.probe import ProbeEvidence

@@ -24,8 +24,6 @@ from harness.errors import InfraError, InvalidCaseError
 
 CACHE = "QUANTGATE_RUNTIMES"
 """Environment variable that names the folder of environments."""
-RUNTIME_PYTHON = "QUANTGATE_RUNTIME_PYTHON"
-"""Environment variable of an engine: the interpreter of the case's runtime."""
 READY = "ready.txt"
 INSTALL_SECONDS = 3600.0
 INSTALLABLE = {"sglang": "sglang"}
@@ -144,13 +142,13 @@ def find(name: RuntimeVersion, named: Mapping[str, str] | None = None) -> Enviro
     )
 
 
-def runtime_environment(runtime: str, named: Mapping[str, str]) -> dict[str, str]:
-    """The variable that tells an engine the interpreter of ``sglang==0.5.23``; empty for an empty text.
+def interpreter_of(runtime: str, named: Mapping[str, str]) -> Path | None:
+    """The interpreter of ``sglang==0.5.23``; ``None`` for an empty text.
 
     Raises:
         InvalidCaseError, InfraError: as ``find``.
     """
-    return {RUNTIME_PYTHON: str(find(parse_runtime(runtime), named).python)} if runtime else {}
+    return find(parse_runtime(runtime), named).python if runtime else None
 
 
 def install(name: RuntimeVersion, kind: str, say: Callable[[str], None]) -> Environment:

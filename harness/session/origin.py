@@ -12,13 +12,13 @@ from pathlib import Path
 
 import harness
 from harness.definitions.case import Case
-from harness.lane.devices import driver_version
-from harness.pipeline.fingerprint import PACKAGES
-from harness.pipeline.resolve import resolve_case
-from harness.pipeline.stamps import stamps_of
+from harness.engine.fingerprint import PACKAGES
+from harness.engine.resolve import resolve_case
+from harness.engine.stamps import stamps_of
+from harness.git import dirty_files, tracked_files
+from harness.machine.devices import driver_version
 from harness.records.base import Json, Record
 from harness.session.context import SessionContext
-from harness.session.guards import dirty_files, tracked_files
 from harness.session.identity import identity_of
 from harness.session.inspecting import Inspector
 from harness.session.perturbation import NONE, Perturbation
