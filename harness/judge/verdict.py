@@ -23,6 +23,7 @@ from harness.judge.origin_rule import (
 )
 from harness.judge.probe_rule import judge_probe
 from harness.judge.receipts_rule import judge_receipts
+from harness.judge.schedule_rule import judge_schedule
 from harness.judge.trace_rule import judge_trace
 from harness.outcomes import Outcome
 from harness.records.limits import LimitCheck
@@ -264,6 +265,7 @@ def _findings(evidence: Evidence, checks: tuple[LimitCheck, ...]) -> Iterator[Fi
         problem = limits_problem(evidence)
         if problem is not None:
             yield problem
+    yield from judge_schedule(evidence)
 
 
 def _error_code(evidence: Evidence) -> str:

@@ -7,6 +7,8 @@ operators of ``sgl_kernel`` that no CPU wheel on PyPI holds. ``emulated`` lists 
 
 from __future__ import annotations
 
+import importlib.metadata
+import importlib.util
 import sys
 import types
 from typing import Any
@@ -126,6 +128,67 @@ def cast_fp8(x: torch.Tensor, scale: Any = None, *_: Any, **__: Any) -> tuple[to
     return (x.float() / scale).clamp(-FP8_LARGEST, FP8_LARGEST).to(torch.float8_e4m3fn), scale
 
 
+def _normalized(x: torch.Tensor, weight: Any, bias: Any, kind: str, eps: float) -> torch.Tensor:
+    """LayerNorm (``layer``) or RMSNorm (``rms``) over the last dimension, in float32."""
+    values = x.float()
+    if kind == "layer":
+        values = values - values.mean(-1, keepdim=True)
+    values = values * torch.rsqrt(values.square().mean(-1, keepdim=True) + eps)
+    values = values if weight is None else values * weight.float()
+    return values if bias is None else values + bias.float()
+
+
+def norm_scale_shift(
+    x: torch.Tensor, weight: Any, bias: Any, scale: torch.Tensor, shift: torch.Tensor, norm_type: str, eps: float
+) -> torch.Tensor:
+    """Compute ``norm(x) * (1 + scale) + shift`` in float32, in the dtype of ``x``; all are [B, L, C]."""
+    return (_normalized(x, weight, bias, norm_type, eps) * (1 + scale.float()) + shift.float()).to(x.dtype)
+
+
+def residual_norm_scale_shift(
+    residual: torch.Tensor,
+    x: torch.Tensor,
+    gate: Any,
+    weight: Any,
+    bias: Any,
+    scale: torch.Tensor,
+    shift: torch.Tensor,
+    norm_type: str,
+    eps: float,
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """Compute ``r = residual + x * gate``, then ``norm(r) * (1 + scale) + shift``; returns the second and the first."""
+    total = residual.float() + (x.float() if gate is None else x.float() * gate.float())
+    modulated = _normalized(total, weight, bias, norm_type, eps) * (1 + scale.float()) + shift.float()
+    return modulated.to(x.dtype), total.to(residual.dtype)
+
+
+def scale_shift(x: torch.Tensor, scale: torch.Tensor, shift: torch.Tensor, constant: float) -> torch.Tensor:
+    """Compute ``x * (constant + scale) + shift`` in float32, in the dtype of ``x``."""
+    return (x.float() * (constant + scale.float()) + shift.float()).to(x.dtype)
+
+
+MODULATION = (
+    ("fused_norm_scale_shift_cpu", "(Tensor x, Tensor? weight, Tensor? bias, Tensor scale, Tensor shift, str norm_type, "
+     "float eps) -> Tensor", norm_scale_shift),
+    ("fused_scale_residual_norm_scale_shift_cpu", "(Tensor residual, Tensor x, Tensor? gate, Tensor? weight, "
+     "Tensor? bias, Tensor scale, Tensor shift, str norm_type, float eps) -> (Tensor, Tensor)",
+     residual_norm_scale_shift),
+    ("fused_scale_shift_cpu", "(Tensor x, Tensor scale, Tensor shift, float constant) -> Tensor", scale_shift),
+)  # fmt: skip
+"""Name, schema and stand-in of the operators of ``sgl_kernel`` that SGLang 0.5.21 and later call on a CPU."""
+
+
+def _declare_modulation() -> None:
+    make: Any = torch.library.Library
+    library = make("sgl_kernel", "FRAGMENT")
+    for name, schema, function in MODULATION:
+        library.define(f"{name}{schema}")
+        library.impl(name, function, "CompositeExplicitAutograd")
+    keep.append(library)
+    sys.modules.setdefault("sgl_kernel", types.ModuleType("sgl_kernel"))
+    emulated.append(f"sgl_kernel: {', '.join(name for name, _, _ in MODULATION)} in float32")
+
+
 def before_import() -> None:
     """Prepare the interpreter for importing SGLang on a machine without a GPU."""
     finder: Any = DeclareTorchvision()
@@ -160,3 +223,6 @@ def after_import() -> None:
             module.cutlass_fp8_supported = lambda: True
     modelopt_quant.requantize_with_max_scale.__globals__["scaled_fp8_quant"] = cast_fp8
     emulated.append("FP8: product (apply_fp8_linear) and cast (scaled_fp8_quant) in float32")
+    version = tuple(int(part) for part in importlib.metadata.version("sglang").split(".")[:3] if part.isdigit())
+    if version >= (0, 5, 21) and importlib.util.find_spec("sgl_kernel") is None:
+        _declare_modulation()

@@ -424,9 +424,20 @@ class Engine:
         from sglang.multimodal_gen.runtime.managers.forward_context import set_forward_context
 
         device = torch.device("cuda") if self._cuda else torch.device("cpu")
+        dtype = {"bf16": torch.bfloat16, "fp16": torch.float16, "fp32": torch.float32}[
+            self._arguments.pipeline_config.dit_precision
+            if hasattr(self._arguments.pipeline_config, "dit_precision")
+            else self._arguments.pipeline_config.precision
+        ]
+        # as the denoising stage calls its experts
+        enabled = dtype != torch.float32 and not getattr(self._arguments, "disable_autocast", False)
 
         def call(model: Any, arguments: dict[str, Any]) -> Any:
-            with torch.no_grad(), set_forward_context(current_timestep=0, attn_metadata=None):
+            with (
+                torch.no_grad(),
+                torch.autocast(device.type, dtype=dtype, enabled=enabled),
+                set_forward_context(current_timestep=0, attn_metadata=None),
+            ):
                 return model(**arguments)
 
         return probes.observe(self.experts, self.linears(), self._names, inputs, device, call, amplitudes)
