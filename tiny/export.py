@@ -34,7 +34,7 @@ class Export:
     `override`: only the primary expert, as a folder of its own that replaces `transformer/` of the BF16 repository;
     otherwise a whole Diffusers repository with both experts quantized. `nibbles="high_first"` is a checkpoint swapped
     beforehand for a runtime that swaps by default; as in the field, nothing in its config says so.
-    `older_diffusers`: the scheduler's configuration as diffusers wrote it in May 2026; SGLang 0.5.12 takes no newer key.
+    `older_diffusers`: the scheduler's configuration as diffusers wrote it in May 2026; SGLang 0.5.12 takes no newer.
     """
 
     fmt: Format | Literal["bf16"]

@@ -99,6 +99,10 @@ def _backend(case: Case) -> Iterator[Finding]:
         yield (field,), f"`{field}` is read by backend {' or '.join(RUNTIME_BACKENDS)}, and this is {case.backend}"
     elif case.backend == "sglang" and not case.runtime.startswith("sglang=="):
         yield ("runtime",), f"backend sglang runs sglang==VERSION, not {case.runtime}"
+    elif case.backend == "openai-video" and (case.server is None or bool(case.server.command) == bool(case.server.url)):
+        yield ("backend",), "backend openai-video needs `server` with either `command` or `url`"
+    elif case.backend != "openai-video" and case.server is not None:
+        yield ("server",), f"`server` is read by backend openai-video only, and this is backend {case.backend}"
     elif case.backend != "command" and case.command:
         yield ("command",), f"`command` is read by backend command only, and this is backend {case.backend}"
 

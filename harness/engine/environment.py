@@ -101,6 +101,7 @@ KEY_FIELDS = (
     "command",
     "runtime",
     "runtime_args",
+    "server",
     "model",
     "transformer",
     "transformer_2",

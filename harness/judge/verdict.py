@@ -258,6 +258,7 @@ def _findings(evidence: Evidence, checks: tuple[LimitCheck, ...]) -> Iterator[Fi
     yield from judge_origin(evidence)
     yield from judge_probe(evidence, anchored=same_origin(evidence))
     yield from judge_receipts(evidence)
+    yield from judge_not_available(evidence)
     yield from _sanity(evidence)
     if frames_compare(evidence):
         yield from judge_trace(evidence)
@@ -286,6 +287,19 @@ def _inspection(evidence: Evidence) -> Iterator[Finding]:
                 message=item.message,
                 data={"severity": item.severity, "next": item.next_command},
             )
+
+
+def judge_not_available(evidence: Evidence) -> Iterator[Finding]:
+    """Say what this kind of backend cannot tell: it does not decide, and it is never green by silence."""
+    for item in evidence.generation.not_available if evidence.generation is not None else ():
+        topic = item.partition(":")[0]
+        yield Finding(
+            stage="receipts",
+            code="not_available",
+            gating=False,
+            message=f"not available: {item}",
+            data={"topic": topic},
+        )
 
 
 def _sanity(evidence: Evidence) -> Iterator[Finding]:
@@ -340,6 +354,13 @@ def _decide(evidence: Evidence, findings: tuple[Finding, ...]) -> tuple[Outcome,
 
 
 def _passed(evidence: Evidence, checks: tuple[LimitCheck, ...]) -> str:
+    said = _frames_passed(evidence, checks)
+    lost = evidence.generation.not_available if evidence.generation is not None else ()
+    topics = ", ".join(item.partition(":")[0] for item in lost)
+    return f"{said}; not available from this server: {topics}" if topics else said
+
+
+def _frames_passed(evidence: Evidence, checks: tuple[LimitCheck, ...]) -> str:
     if evidence.comparison is None:
         return "no result"
     if evidence.comparison.bit_exact:

@@ -159,6 +159,9 @@ class Generation(Record):
     receipts: Receipts
     peak_memory_bytes: int | None = None
     generate_seconds: float = 0.0
+    not_available: tuple[str, ...] = ()
+    """What this kind of backend cannot tell, as ``topic: sentence``; whoever reads the record must know what was not
+    looked at."""
 
 
 class EngineStart(Record):

@@ -63,8 +63,6 @@ class RuntimeProcess:
             self._process = subprocess.Popen(
                 [str(python), str(script), str(request_read), str(event_write)],
                 stdin=subprocess.DEVNULL,
-                stdout=sys.stdout.fileno(),
-                stderr=sys.stderr.fileno(),
                 pass_fds=(request_read, event_write),
                 env=environment,
             )

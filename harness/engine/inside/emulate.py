@@ -167,14 +167,16 @@ def scale_shift(x: torch.Tensor, scale: torch.Tensor, shift: torch.Tensor, const
     return (x.float() * (constant + scale.float()) + shift.float()).to(x.dtype)
 
 
+_OPERANDS = "Tensor? weight, Tensor? bias, Tensor scale, Tensor shift, str norm_type, float eps"
 MODULATION = (
-    ("fused_norm_scale_shift_cpu", "(Tensor x, Tensor? weight, Tensor? bias, Tensor scale, Tensor shift, str norm_type, "
-     "float eps) -> Tensor", norm_scale_shift),
-    ("fused_scale_residual_norm_scale_shift_cpu", "(Tensor residual, Tensor x, Tensor? gate, Tensor? weight, "
-     "Tensor? bias, Tensor scale, Tensor shift, str norm_type, float eps) -> (Tensor, Tensor)",
-     residual_norm_scale_shift),
+    ("fused_norm_scale_shift_cpu", f"(Tensor x, {_OPERANDS}) -> Tensor", norm_scale_shift),
+    (
+        "fused_scale_residual_norm_scale_shift_cpu",
+        f"(Tensor residual, Tensor x, Tensor? gate, {_OPERANDS}) -> (Tensor, Tensor)",
+        residual_norm_scale_shift,
+    ),
     ("fused_scale_shift_cpu", "(Tensor x, Tensor scale, Tensor shift, float constant) -> Tensor", scale_shift),
-)  # fmt: skip
+)
 """Name, schema and stand-in of the operators of ``sgl_kernel`` that SGLang 0.5.21 and later call on a CPU."""
 
 
