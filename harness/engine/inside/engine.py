@@ -458,7 +458,8 @@ def _config_of(module: Any) -> dict[str, Any]:
     config = getattr(module, "config", None)
     arch = getattr(config, "arch_config", config)
     values = dict(vars(arch)) if arch is not None and hasattr(arch, "__dict__") else {}
-    return {name: value for name, value in plain(values).items() if isinstance(value, bool | int | float | str | list)}
+    settings = {name: value for name, value in values.items() if not isinstance(value, torch.Tensor)}
+    return {name: value for name, value in plain(settings).items() if not isinstance(value, dict)}
 
 
 def _stats_of(frames: torch.Tensor) -> dict[str, Any]:
