@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Literal
 
 from harness.records.base import Json, Record
+from harness.records.perf import LoadUsage, Usage
 
 Expert = Literal["transformer", "transformer_2"]
 """``transformer`` is the high-noise expert (t >= boundary_ratio * T), ``transformer_2`` the low-noise one."""
@@ -162,6 +163,8 @@ class Generation(Record):
     not_available: tuple[str, ...] = ()
     """What this kind of backend cannot tell, as ``topic: sentence``; whoever reads the record must know what was not
     looked at."""
+    usage: Usage | None = None
+    """Time and memory by stage, if the backend measures them."""
 
 
 class EngineStart(Record):
@@ -178,6 +181,8 @@ class EngineStart(Record):
     runtime: dict[str, Json] = {}
     """What a runtime in a process of its own resolved while loading: its configuration, flow shift, boundary,
     precisions, and a sentence per operator that was emulated because the machine has no GPU."""
+    load: LoadUsage | None = None
+    """What the load cost."""
 
 
 class Progress(Record):
