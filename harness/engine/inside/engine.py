@@ -433,8 +433,10 @@ class Engine:
         enabled = dtype != torch.float32 and not getattr(self._arguments, "disable_autocast", False)
 
         def call(model: Any, arguments: dict[str, Any]) -> Any:
+            # hooks inside functions that SGLang compiles would be traced, each anew: probes run them uncompiled
             with (
                 torch.no_grad(),
+                torch.compiler.set_stance("force_eager"),
                 torch.autocast(device.type, dtype=dtype, enabled=enabled),
                 set_forward_context(current_timestep=0, attn_metadata=None),
             ):
