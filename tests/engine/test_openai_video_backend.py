@@ -98,6 +98,7 @@ def test_a_server_that_runs_already_is_used_and_left(loaded: Any, tmp_path: Path
     with urllib.request.urlopen(f"{url}/seen") as answer:  # noqa: S310 - a server of this test
         [seen] = json.load(answer)
     server.shutdown()
+    server.server_close()
     # vLLM-Omni's first scale is that of the low-noise expert
     assert (seen["guidance_scale"], seen["guidance_scale_2"]) == ("3.0", "4.0")
     assert (seen["flow_shift"], seen["boundary_ratio"]) == ("12.0", "0.875")
