@@ -35,7 +35,7 @@ demo-sglang: $(STAMP) tiny/exports/.made ## the incident in the real SGLang on t
 	$(BIN)/python -m pytest cases/incident_sglang.yaml --runner cpu --run-id demo-sglang; $(BIN)/python -m benchmarks.sglang_incident runs/demo-sglang
 
 test-sglang: $(STAMP) tiny/exports/.made ## tests in the real SGLang; installs what they need
-	for version in $(SGLANG_VERSIONS); do $(BIN)/quantgate runtime install sglang==$$version --cpu || exit 1; done
+	for version in $(SGLANG_VERSIONS) 0.5.20; do $(BIN)/quantgate runtime install sglang==$$version --cpu || exit 1; done
 	QUANTGATE_REQUIRE_RUNTIMES=1 $(BIN)/python -m pytest tests/runtimes/test_real_sglang.py -m slow
 
 lint: $(STAMP) ## ruff, mypy, import rules

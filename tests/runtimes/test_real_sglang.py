@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from harness.definitions.case import Case
+from harness.definitions.case import Case, Quantization, Server
 from harness.definitions.loading import load_cases
 from harness.definitions.schedule import schedule
 from harness.engine.environment import RUNTIME_PYTHON
@@ -112,3 +112,28 @@ def test_what_sglang_would_ignore_or_change_is_refused(
     with pytest.raises(InvalidCaseError, match=said):
         owner.generate(case.model_copy(update={field: changed}), tmp_path)
     assert owner.alive
+
+
+def test_the_real_server_gives_the_clip_that_was_asked_for(cases: dict[str, Case], tmp_path: Path) -> None:
+    """SGLang 0.5.20 serves the BF16 model on a CPU as published. Its clip is near what the same engine makes inside."""
+    python = _python("sglang==0.5.20")
+    launcher = ROOT / "tests" / "support" / "serve_sglang.py"
+    command = [
+        python, str(launcher), "serve", "--model-path", "{model}", "--model-id", "Wan2.2-T2V-A14B-Diffusers",
+        "--port", "{port}", "--num-gpus", "1",
+    ]  # fmt: skip
+    inside = cases["incident_sglang_export_new"].model_copy(
+        update={"runtime": "sglang==0.5.20", "model": cases["incident_sglang_export_new"].base}
+    )
+    plain = {"runtime": "", "runtime_args": {}, "quantization": Quantization(), "backend": "openai-video"}
+    served = inside.model_copy(update={**plain, "server": Server(dialect="sglang", command=command)})
+    clips = []
+    for case, environment in ((served, {}), (inside, {RUNTIME_PYTHON: python})):
+        paths = {"model": (ROOT / inside.model.path).resolve()}
+        with EngineOwner(case, tmp_path / case.backend, environment, paths, device="cpu") as owner:
+            owner.start()
+            generation = owner.generate(case, tmp_path / case.backend / "out")
+            clips.append(read_clip(tmp_path / case.backend / "out" / generation.clip).frames.astype(float))
+    # another seed's noise (the server draws its own), the same prompt: the same colours in the same places
+    assert clips[0].shape == clips[1].shape == (17, 64, 96, 3)
+    assert abs(clips[0].mean(axis=(0, 1, 2)) - clips[1].mean(axis=(0, 1, 2))).max() < 25

@@ -193,9 +193,14 @@ def _declare_modulation() -> None:
 
 def before_import() -> None:
     """Prepare the interpreter for importing SGLang on a machine without a GPU."""
-    finder: Any = DeclareTorchvision()
-    sys.meta_path.insert(0, finder)
-    emulated.append("torchvision::nms and qnms are declared, not implemented")
+    try:
+        import torchvision  # noqa: F401
+    except (ImportError, OSError, RuntimeError):  # its build does not fit the torch beside it
+        for name in [name for name in sys.modules if name.partition(".")[0] == "torchvision"]:
+            del sys.modules[name]
+        finder: Any = DeclareTorchvision()
+        sys.meta_path.insert(0, finder)
+        emulated.append("torchvision::nms and qnms are declared, not implemented: its build does not fit this torch")
 
 
 def _modules(part: str) -> list[Any]:
@@ -228,3 +233,30 @@ def after_import() -> None:
     version = tuple(int(part) for part in importlib.metadata.version("sglang").split(".")[:3] if part.isdigit())
     if version >= (0, 5, 21) and importlib.util.find_spec("sgl_kernel") is None:
         _declare_modulation()
+
+
+def name_fp4_product() -> None:
+    """On a GPU: have the FP4 product say its name when it is called. It is called as before, with the same operands.
+
+    Products of flashinfer do not go through torch's dispatcher, where all others are seen.
+    """
+    from sglang.multimodal_gen.runtime.layers.quantization import modelopt_quant
+
+    original = modelopt_quant._get_fp4_gemm_op
+    wrapped: dict[int, Any] = {}
+
+    def named() -> tuple[Any, Any]:
+        function, backend = original()
+        if function is None:
+            return function, backend
+        if id(function) not in wrapped:
+            label = f"{getattr(function, '__module__', '')}.{getattr(function, '__name__', 'product')}"
+
+            def call(*arguments: Any, **options: Any) -> Any:
+                last[:] = [f"{label} ({backend})"]
+                return function(*arguments, **options)
+
+            wrapped[id(function)] = call
+        return wrapped[id(function)], backend
+
+    modelopt_quant._get_fp4_gemm_op = named

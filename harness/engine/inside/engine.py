@@ -74,7 +74,9 @@ class Engine:
             emulate.before_import()
         self._channel.progress("load", 0, 3)
         self._import()
-        if not self._cuda:
+        if self._cuda:
+            emulate.name_fp4_product()
+        else:
             emulate.after_import()
         self._channel.progress("load", 1, 3, time.monotonic() - began)
         self._arguments = self._server_args(params)
