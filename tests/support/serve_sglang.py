@@ -1,7 +1,7 @@
 """SGLang's own server on a machine without a GPU: ``python serve_sglang.py serve --model-path ... --port ...``.
 
-Declares two operators of torchvision where its build does not fit the torch beside it, here and in every process that the
-server spawns; everything else is SGLang's.
+Declares two operators of torchvision where its build does not fit the torch beside it, here and in every process that
+the server spawns; everything else is SGLang's.
 """
 
 from __future__ import annotations
