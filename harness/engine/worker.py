@@ -74,6 +74,7 @@ class Server:
     def _start(self, params: dict[str, Json], emit: Callable[[dict[str, Json]], None]) -> Json:
         from harness.definitions.case import Case
         from harness.engine.backend import load_backend
+        from harness.engine.load_meter import LoadMeter
         from harness.records.generation import EngineStart
 
         case = Case.model_validate(params["case"])
@@ -82,7 +83,10 @@ class Server:
             raise TypeError("paths is no object")
         began = time.monotonic()
         backend = load_backend(case.backend, allow_python=bool(params.get("allow_python")))
-        backend.load(case, {role: Path(str(path)) for role, path in paths.items()}, str(params["device"]), emit)
+        folders = {role: Path(str(path)) for role, path in paths.items()}
+        meter = LoadMeter(folders)
+        meter.read()
+        backend.load(case, folders, str(params["device"]), emit)
         self._backend = backend
         self._loads += 1
         return EngineStart(
@@ -91,6 +95,8 @@ class Server:
             load_seconds=time.monotonic() - began,
             loads=self._loads,
             quantized_modules=backend.quantized_modules(),
+            runtime=getattr(backend, "runtime_facts", dict)(),
+            load=meter.usage(),
         ).model_dump(mode="json")
 
     def _generate(self, params: dict[str, Json], emit: Callable[[dict[str, Json]], None]) -> Json:
@@ -106,6 +112,10 @@ class Server:
     def _fingerprint(self, params: dict[str, Json], _emit: Callable[[dict[str, Json]], None]) -> Json:
         from harness.engine.fingerprint import take_fingerprint
 
+        own = getattr(self._backend, "fingerprint", None)
+        if own is not None:  # a runtime in a process of its own knows its packages and device
+            answer: Json = own(str(params["runner"])).model_dump(mode="json")
+            return answer
         return take_fingerprint(str(params["runner"]), str(params["device"])).model_dump(mode="json")
 
     def _close(self, _params: dict[str, Json], _emit: Callable[[dict[str, Json]], None]) -> Json:
