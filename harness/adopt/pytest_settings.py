@@ -54,11 +54,11 @@ def configure(root: Path) -> Setting:
         tool = _section(_read(pyproject, tomllib.loads), ("tool", "pytest"))
         if tool is not None:
             native = any(name != "ini_options" for name in tool)
-            section = ("tool", "pytest") if native else ("tool", "pytest", "ini_options")
+            section: tuple[str, ...] = ("tool", "pytest") if native else ("tool", "pytest", "ini_options")
             return _edit(pyproject, tomllib.loads, section, _TOML_LINE)
-    for name, section in (("tox.ini", ("pytest",)), ("setup.cfg", ("tool:pytest",))):
-        if (root / name).is_file() and _section(_read(root / name, _ini), section) is not None:
-            return _edit(root / name, _ini, section, _INI_LINE)
+    for name, header in (("tox.ini", "pytest"), ("setup.cfg", "tool:pytest")):
+        if (root / name).is_file() and _section(_read(root / name, _ini), (header,)) is not None:
+            return _edit(root / name, _ini, (header,), _INI_LINE)
     if pyproject.is_file():
         return _edit(pyproject, tomllib.loads, ("tool", "pytest", "ini_options"), _TOML_LINE)
     write_text_atomic(root / "pytest.ini", NEW)
