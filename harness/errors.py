@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from harness.records.verdict import RULES, Outcome
+from harness.outcomes import RULES, Outcome
 
 
 class QuantgateError(Exception):

@@ -9,9 +9,9 @@ from pathlib import Path
 from typing import Final
 
 from harness.definitions.contract import Contract
-from harness.definitions.suggest import did_you_mean
+from harness.definitions.validation import did_you_mean
 
-CONTRACTS: Final = Path(__file__).parents[1] / "checkpoint" / "contracts"
+CONTRACTS: Final = Path(__file__).parents[1] / "inspector" / "contracts"
 
 
 @cache

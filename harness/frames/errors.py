@@ -6,7 +6,7 @@ A file of its own because ``registry`` raises them and must not import numpy, wh
 from __future__ import annotations
 
 from harness.errors import QuantgateError
-from harness.records.verdict import Outcome
+from harness.outcomes import Outcome
 
 
 class FramesError(QuantgateError):

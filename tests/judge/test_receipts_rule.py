@@ -11,8 +11,8 @@ from harness.definitions.runner import load_runners
 from harness.goldens.folder import FolderStore
 from harness.judge.evidence import GoldenEvidence
 from harness.judge.verdict import observe
+from harness.outcomes import Outcome
 from harness.records.generation import DEQUANTIZE, ModuleReceipt, Receipts, Trace
-from harness.records.verdict import Outcome
 
 
 def swap(make: Any, **changes: Any) -> Receipts:
