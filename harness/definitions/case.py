@@ -30,7 +30,8 @@ class CheckpointRef(Frozen):
 
     path: str = Field(
         min_length=1,
-        description="./folder relative to the repository root, /folder or ~/folder on this machine, or owner/name on the hub",
+        description="./folder relative to the repository root, /folder or ~/folder on this machine, or owner/name on "
+        "the hub",
     )
     revision: str | None = Field(
         default=None,

@@ -90,7 +90,10 @@ def test_the_same_case_round_trips_through_its_own_dump(load):
         ("execution: {tf32: on}", 'execution.tf32: input should be a valid boolean, not "on"'),
         ("quantization: {transformer: int4}", "quantization.transformer: input should be 'bf16', 'fp8' or 'nvfp4'"),
         ("model: {path: ./../../etc}", "model.path: ./../../etc leads out of the repository"),
-        ("model: {path: ./a/../../b}", "leads out of the repository; write a folder elsewhere as /folder or ~/folder"),
+        (
+            "model: {path: ./a/../../b}",
+            "model.path: ./a/../../b leads out of the repository; write a folder elsewhere as /folder or ~/folder",
+        ),
         ("model: {path: a/../b}", "model.path: 'a/../b' is neither ./folder nor owner/name"),
         ("model: {path: a/b}", "model.path: a/b needs `revision`"),
         ("model: {path: a/b, revision: main}", 'model.revision: "main" is not what is meant here: full commit'),

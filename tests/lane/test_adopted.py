@@ -81,16 +81,12 @@ def test_the_workflow_that_init_writes_is_valid_and_pinned(adopted: Project) -> 
     text = path.read_text()
     assert f"uses: team/quantgate/.github/workflows/lane.yml@{'a' * 40}" in text
     job = load_workflow(path)["jobs"]["lane"]
-    assert set(job["with"]) <= set(LANE[True]["workflow_call"]["inputs"])
+    assert set(job["with"]) <= set(LANE["on"]["workflow_call"]["inputs"])
+    action = ROOT / ".github/actions/quantgate/action.yml"
     checks = (
         [BIN / "check-jsonschema", "--builtin-schema", "vendor.github-workflows", path],
         [BIN / "zizmor", "--offline", "--no-progress", path],
-        [
-            BIN / "check-jsonschema",
-            "--builtin-schema",
-            "vendor.github-actions",
-            ROOT / ".github/actions/quantgate/action.yml",
-        ],
+        [BIN / "check-jsonschema", "--builtin-schema", "vendor.github-actions", action],
     )
     for command in checks:
         done = subprocess.run(command, capture_output=True, text=True, timeout=120, check=False)
@@ -165,6 +161,7 @@ def test_hosted_jobs_install_no_torch() -> None:
     assert [line for line in whole if line.startswith("torch")]
 
 
+@pytest.mark.slow
 def test_the_action_runs_the_cases_of_a_folder(adopted: Project, tmp_path: Path) -> None:
     (tmp_path / "temp/quantgate").mkdir(parents=True)
     (tmp_path / "temp/quantgate/bin").symlink_to(BIN)
