@@ -28,8 +28,8 @@ class Process(NamedTuple):
 def look(pid: int) -> Process | None:
     """Return one process; ``None`` where there is none, only a zombie, or no /proc.
 
-    The file of its main thread is read. QEMU's user-mode emulation answers ``/proc/<own pid>/stat`` itself, with another
-    start time than every other process reads, so that an engine would be taken for one whose owner is gone.
+    The file of its main thread is read. QEMU's user-mode emulation answers ``/proc/<own pid>/stat`` itself, with
+    another start time than every other process reads: an engine would be taken for one whose owner is gone.
     """
     with contextlib.suppress(OSError, ValueError, IndexError):
         # The command's name, in parentheses, may hold blanks and parentheses itself.
