@@ -104,6 +104,39 @@ class Execution(Frozen):
     offload: Literal["none", "model"] = "none"
 
 
+PerfMeasure = Literal[
+    "step", "first_step", "text_encoder", "vae", "read", "place", "total", "load_memory", "encode_memory",
+    "denoise_memory", "decode_memory", "host_memory", "growth", "host_growth",
+]  # fmt: skip
+
+
+class PerfSettings(Frozen):
+    """How much slower or larger a run may be than its baseline; see docs/perf.md."""
+
+    effect: float = Field(
+        default=0.05, ge=0.01, le=1, description="smallest relative change of a time that is worth red: 0.05 is 5 %"
+    )
+    memory_effect: float = Field(
+        default=0.0, ge=0, le=1, description="the same of a peak of memory; 0: exact, to the allocator's granularity"
+    )
+    gates: tuple[PerfMeasure, ...] = Field(
+        default=(
+            "step", "text_encoder", "vae", "load_memory", "encode_memory", "denoise_memory", "decode_memory",
+            "host_memory", "growth", "host_growth",
+        ),
+        description="measures that can turn the case red; the others are only shown",
+    )  # fmt: skip
+    improvement: Literal["report", "red"] = Field(
+        default="report", description="a run beyond the limit on the good side: report it, or fail until a new baseline"
+    )
+    generations: int = Field(
+        default=1,
+        ge=1,
+        le=50,
+        description="generations a run; from 5 on, memory that grows with each is found by itself",
+    )
+
+
 class Timeouts(Frozen):
     """Deadlines that the parent enforces, in seconds."""
 
@@ -161,6 +194,7 @@ class Case(Frozen):
     loader: Loader = Loader()
     execution: Execution = Execution()
     timeouts: Timeouts = Timeouts()
+    perf: PerfSettings = PerfSettings()
     metrics: tuple[str, ...] = Field(default=(), description="empty: the whole gating set")
     inspection: Literal["gate", "report"] = Field(
         default="gate",
