@@ -6,9 +6,17 @@ from datetime import date
 from pathlib import Path
 from typing import Annotated, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, StringConstraints
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, StringConstraints
 
-CaseId = Annotated[str, StringConstraints(pattern=r"^[a-z0-9][a-z0-9_.-]{0,79}$")]
+
+def _names_no_baseline(case_id: str) -> str:
+    """Refuse an id whose limit file would have the name of another case's baseline of times."""
+    if case_id.endswith(".perf"):
+        raise ValueError("must not end in .perf: thresholds/<runner>/<case>.perf.json holds the times of <case>")
+    return case_id
+
+
+CaseId = Annotated[str, StringConstraints(pattern=r"^[a-z0-9][a-z0-9_.-]{0,79}$"), AfterValidator(_names_no_baseline)]
 EnvName = Annotated[str, StringConstraints(pattern=r"^[A-Za-z_][A-Za-z0-9_]*$")]
 DType = Literal["bf16", "fp16", "fp32"]
 Format = Literal["bf16", "fp8", "nvfp4"]

@@ -7,12 +7,26 @@ from __future__ import annotations
 
 import itertools
 import math
-from collections.abc import Callable, Sequence
+import statistics
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 
 from harness.definitions.case import Case
 from harness.perf.baseline import pool_for
-from harness.perf.measures import FRESH, GROWTH, MEMORY, ONCE, STEP, TIMES, WORDS, is_fresh, unit_of, values_of, work_of
+from harness.perf.measures import (
+    EXPERT_STEPS,
+    FRESH,
+    GROWTH,
+    MEMORY,
+    ONCE,
+    STEP,
+    TIMES,
+    WORDS,
+    is_fresh,
+    unit_of,
+    values_of,
+    work_of,
+)
 from harness.perf.quiet import Disturbance, cold_cache, disturbances
 from harness.perf.rule import (
     CONFIRMATIONS,
@@ -70,6 +84,11 @@ class Judged:
         """Gating measures in one of ``states``."""
         return tuple(one for one in self.comparisons if one.gates and one.state in states)
 
+    @property
+    def slow(self) -> bool:
+        """Whether a gating time is slower. A disturbance says nothing of memory."""
+        return any(one.measure in TIMES for one in self.suspects())
+
 
 @dataclass
 class Judge:
@@ -87,6 +106,8 @@ class Judge:
     machine: str
     pool: str = ""
     looks: list[Look] = field(default_factory=list)
+    why_not: str = "it could not be generated again"
+    """Why there is no further generation, if there is none."""
 
     def report(self, first: Look, again: Callable[[], Look | None]) -> PerfReport:
         """Judge a run.
@@ -108,9 +129,9 @@ class Judge:
             return _without_baseline(first, why)
         judged = self._judge(first, pool)
         retried = False
-        if judged.suspects() and judged.disturbed:
+        if judged.slow and judged.disturbed:
             judged, retried = self._again(again, pool) or judged, True
-            if judged.suspects() and judged.disturbed:
+            if judged.slow and judged.disturbed:
                 return self._inconclusive(judged, pool)
         suspects = judged.suspects()
         reasons: tuple[str, ...] = ()
@@ -157,7 +178,8 @@ class Judge:
                 break
             judged = self._again(again, pool)
             if judged is None:
-                break
+                lone = self._judge(self.looks[-1], pool)
+                return Judged(lone.comparisons, (*lone.disturbed, Disturbance("not_confirmed", self.why_not)))
             now = {one.measure: one for one in judged.comparisons}
             for one in left:
                 second = now.get(one.measure)
@@ -196,21 +218,30 @@ class Judge:
     def _judge(self, look: Look, pool: PerfPool) -> Judged:
         rows: list[PerfComparison] = []
         if look.warm:
-            rows.append(self._steps(look, pool))
+            rows += self._steps(look, pool)
         fresh = is_fresh(look.generation)
         for measure, value in look.values.items():
             rows.append(self._value(measure, value, pool, fresh, look))
         rows.sort(key=lambda row: _ORDER.index(row.measure))
         return Judged(tuple(rows), self._disturbed(look))
 
-    def _steps(self, look: Look, pool: PerfPool) -> PerfComparison:
+    def _steps(self, look: Look, pool: PerfPool) -> Iterator[PerfComparison]:
+        """All warm steps, and those of each expert if there are two."""
         runs = [run.steps[1:] for run in pool.runs if len(run.steps) == len(look.warm) + 1]
-        value = sorted(look.warm)[len(look.warm) // 2]
-        if len(runs) < LEAST_RUNS:
-            return self._unmeasured(STEP, value, len(runs))
-        compared = compare_steps(runs, look.warm, self._rule)
-        usual = sorted(step for run in runs for step in run)[sum(map(len, runs)) // 2]
-        return self._row(STEP, usual * compared.ratio, usual, compared, gates=STEP in self.case.perf.gates)
+        groups: dict[str, list[int]] = {STEP: list(range(len(look.warm)))}
+        experts = look.generation.usage.experts[1:] if look.generation.usage else ()
+        if len(set(experts)) > 1:
+            for expert, name in EXPERT_STEPS.items():
+                groups[name] = [place for place, ran in enumerate(experts) if ran == expert]
+        for name, places in groups.items():
+            own = [look.warm[place] for place in places]
+            if len(runs) < LEAST_RUNS:
+                yield self._unmeasured(name, statistics.median(own), len(runs))
+                continue
+            past = [[run[place] for place in places] for run in runs]
+            compared = compare_steps(past, own, self._rule)
+            usual = statistics.median(itertools.chain.from_iterable(past))
+            yield self._row(name, usual * compared.ratio, usual, compared, gates=STEP in self.case.perf.gates)
 
     def _value(self, measure: str, value: float, pool: PerfPool, fresh: bool, look: Look) -> PerfComparison:
         past = _past(measure, pool.runs, fresh)
@@ -247,7 +278,7 @@ class Judge:
         """Peaks of allocated memory have no noise to test against: what exceeds the highest by a segment is more."""
         low, high = min(past), max(past)
         usual = sorted(past)[len(past) // 2]
-        limit = max(high + max(GRANULARITY, high - low), usual * (1 + self.case.perf.memory_effect))
+        limit = exact_limit(past, self.case.perf.memory_effect)
         state: PerfState = "more_memory" if value > limit else "within"
         if value < low - max(GRANULARITY, high - low, usual * self.case.perf.effect):
             state = "less_memory"
@@ -413,6 +444,24 @@ def _settled(judged: Judged, cleared: dict[str, str]) -> tuple[Judged, tuple[str
         else:
             rows.append(row)
     return Judged(tuple(rows), judged.disturbed), tuple(reasons)
+
+
+def exact_limit(past: Sequence[float], effect: float) -> float:
+    """Most bytes that are not more than the baseline's: its highest, and what its runs differ by or a segment.
+
+    Args:
+        past: peaks of the baseline's runs.
+        effect: smallest relative change that is worth red.
+    """
+    usual = sorted(past)[len(past) // 2]
+    return max(max(past) + max(GRANULARITY, max(past) - min(past)), usual * (1 + effect))
+
+
+def amount(value: float, unit: str) -> str:
+    """A time or a size for people: ``0.512 s``, ``23.4 GiB``."""
+    if unit == "bytes":
+        return _signed_bytes(value).removeprefix("+")
+    return f"{value:.3g} s" if value >= 0.1 else f"{1000 * value:.3g} ms"
 
 
 def _signed_bytes(value: float) -> str:

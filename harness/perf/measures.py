@@ -15,7 +15,11 @@ PERF_CAUSES: Final = frozenset({"slower", "faster", "more_memory", "leak"})
 """Causes of a verdict that is red for time or memory alone."""
 STEP: Final = "step"
 """The warm denoising steps, which are compared one by one."""
-TIMES: Final = ("step", "first_step", "text_encoder", "vae", "read", "place", "total")
+EXPERT_STEPS: Final[Mapping[Expert, str]] = {"transformer": "high_noise_step", "transformer_2": "low_noise_step"}
+"""The warm steps of one expert. A slow expert that runs in few steps moves no median over all of them."""
+TIMES: Final = (
+    "step", "high_noise_step", "low_noise_step", "first_step", "text_encoder", "vae", "read", "place", "total",
+)  # fmt: skip
 MEMORY: Final = ("load_memory", "encode_memory", "denoise_memory", "decode_memory", "host_memory")
 GROWTH: Final = ("growth", "host_growth")
 FRESH: Final = frozenset(
@@ -26,6 +30,8 @@ ONCE: Final = frozenset({"first_step", "read", "place", "load_memory"})
 """Measures that a further generation of the same engine does not give again, so that nothing can confirm them."""
 WORDS: Final[Mapping[str, str]] = {
     "step": "per step",
+    "high_noise_step": "per step of transformer",
+    "low_noise_step": "per step of transformer_2",
     "first_step": "first step",
     "text_encoder": "text encoder",
     "vae": "VAE",
