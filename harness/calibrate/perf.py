@@ -85,7 +85,7 @@ def write_baseline(workspace: Workspace, new: PerfFile, old: PerfFile | None, *,
         raise InvalidCaseError(
             f"this baseline would let more through than before: {'; '.join(looser)}",
             where=str(baseline_path(workspace.root / "thresholds", new.runner, new.case)),
-            remedy=f"if it is right: quantgate regenerate --perf --case {new.case} --runner {new.runner} --reason '...'",
+            remedy=f"if so: quantgate regenerate --perf --case {new.case} --runner {new.runner} --reason '...'",
         )
     target = baseline_path(workspace.root / "thresholds", new.runner, new.case)
     with workspace.locked():
