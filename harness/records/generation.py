@@ -177,6 +177,9 @@ class EngineStart(Record):
     """What the checkpoints promise: expert to module name to format (``fp8``, ``nvfp4``), read from their tensors."""
     load: LoadUsage | None = None
     """What the load cost."""
+    started: Literal["process", "fork"] = "process"
+    """``fork``: of a warm process that had imported the backend's libraries and touched no GPU; ``process``: a program
+    of its own, because its environment, or a variable in it, had to precede an import."""
 
 
 class Progress(Record):

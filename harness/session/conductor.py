@@ -264,6 +264,7 @@ class Session:
         case, context = run.case, self.context
         require_resolved(case)
         paths = resolve_case(case, context.root)
+        self.pool.prepare(case)
         with run.stage("inspect"):
             inspected = self._inspector.look(case, paths)
         run.stamps, run.contents = inspected.stamps, inspected.contents
