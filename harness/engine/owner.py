@@ -316,6 +316,8 @@ class EngineOwner:
 
 
 Resolve = Callable[[Case], Mapping[str, Path]]
+RuntimeEnvironment = Callable[[Case], Mapping[str, str]]
+"""Variables that tell an engine where the runtime of its case is; empty where the case names none."""
 
 
 class EnginePool:
@@ -330,6 +332,7 @@ class EnginePool:
         keep: how many engines may stand at once. One by default: a device that is full of one 14 B model has no room
             for another; the engine that was used least recently makes room.
         allow_python_backend: see ``EngineOwner``.
+        runtime_env: gives the variables that tell an engine where the runtime of its case is.
     """
 
     def __init__(
@@ -342,12 +345,13 @@ class EnginePool:
         runner: str = "",
         keep: int = 1,
         allow_python_backend: bool = False,
+        runtime_env: RuntimeEnvironment = lambda _case: {},
     ) -> None:
         if keep < 1:
             raise ValueError("keep is at least 1")
         self._workdir, self._device_env, self._resolve = workdir, device_env, resolve
         self._device, self._runner, self._keep = device, runner, keep
-        self._allow_python = allow_python_backend
+        self._allow_python, self._runtime_env = allow_python_backend, runtime_env
         self._engines: dict[str, EngineOwner] = {}
         self.loads = 0
         """How many engines were started: how often a model was loaded."""
@@ -372,7 +376,7 @@ class EnginePool:
             engine = EngineOwner(
                 case,
                 self._workdir,
-                self._device_env,
+                {**self._device_env, **self._runtime_env(case)},
                 paths,
                 device=self._device,
                 runner=self._runner,

@@ -96,6 +96,7 @@ class Server:
             load_seconds=time.monotonic() - began,
             loads=self._loads,
             quantized_modules=backend.quantized_modules(),
+            runtime=getattr(backend, "runtime_facts", dict)(),
             load=meter.usage(),
             started=self._started,
         ).model_dump(mode="json")
@@ -113,6 +114,10 @@ class Server:
     def _fingerprint(self, params: dict[str, Json], _emit: Callable[[dict[str, Json]], None]) -> Json:
         from harness.engine.fingerprint import take_fingerprint
 
+        own = getattr(self._backend, "fingerprint", None)
+        if own is not None:  # a runtime in a process of its own knows its packages and device
+            answer: Json = own(str(params["runner"])).model_dump(mode="json")
+            return answer
         return take_fingerprint(str(params["runner"]), str(params["device"])).model_dump(mode="json")
 
     def _close(self, _params: dict[str, Json], _emit: Callable[[dict[str, Json]], None]) -> Json:

@@ -131,6 +131,7 @@ class Session:
             device=context.device.kind,
             allow_python_backend=context.allow_python_backend,
             runner=context.runner.name,
+            runtime_env=context.runtime_env,
         )
 
     def close(self) -> None:

@@ -161,7 +161,7 @@ class _Engine:
             self._owner = EngineOwner(
                 self._case,
                 context.folder / "engines",
-                dict(context.device_env),
+                {**context.device_env, **context.runtime_env(self._case)},
                 self._paths,
                 device=context.device.kind,
                 runner=context.runner.name,
