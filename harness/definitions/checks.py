@@ -15,8 +15,9 @@ from harness.definitions.case import RECEIPTS, Case, CheckpointRef, Waiver
 from harness.definitions.causes import SANITY, STAGES, check_cause, names_nothing
 from harness.definitions.contract import parse_contract
 from harness.definitions.environment import check_leased, check_name
-from harness.definitions.installed import attention_backends, check_contract, metrics
+from harness.definitions.installed import attention_backends, check_contract
 from harness.definitions.validation import did_you_mean
+from harness.frames.registry import metric_names
 
 BACKENDS: Final = "quantgate.backends"
 HUB_NAME: Final = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9_][\w.-]*")
@@ -57,8 +58,8 @@ def check_case(case: Case, *, root: Path, runners: Collection[str]) -> Iterator[
 
 def _names(case: Case) -> Iterator[Finding]:
     for index, name in enumerate(case.metrics):
-        if name not in metrics():
-            yield ("metrics", index), f"no metric is called {name!r}; {did_you_mean(name, metrics())}"
+        if name not in metric_names():
+            yield ("metrics", index), f"no metric is called {name!r}; {did_you_mean(name, metric_names())}"
     known, name = attention_backends(), case.execution.attention_backend
     if case.backend == "diffusers" and known and name.lower() not in known:
         yield (
@@ -66,7 +67,7 @@ def _names(case: Case) -> Iterator[Finding]:
             f"diffusers has no attention backend {name!r}; {did_you_mean(name, known)}",
         )
     for stage, cause in case.must_be_seen():
-        if wrong := check_cause(cause, metrics()):
+        if wrong := check_cause(cause, metric_names()):
             yield ("expect",), wrong
         elif names_nothing(cause):
             yield ("expect",), f"{cause} is met by any breakage; name what the control must be seen by"

@@ -99,8 +99,8 @@ class _Run:
 
     def show(self, progress: gen.Progress) -> None:
         """Pass on the engine's progress."""
-        if progress.stage == "denoise":
-            self.watch(Progress(self.case.id, progress.step, progress.steps))
+        if progress.stage in ("denoise", "load"):
+            self.watch(Progress(self.case.id, progress.step, progress.steps, progress.stage))
 
     @contextmanager
     def stage(self, name: Stage) -> Iterator[None]:
@@ -265,6 +265,7 @@ class Session:
         case, context = run.case, self.context
         require_resolved(case)
         paths = resolve_case(case, context.root)
+        self.pool.prepare(case)
         with run.stage("inspect"):
             inspected = self._inspector.look(case, paths)
         run.stamps, run.contents = inspected.stamps, inspected.contents
@@ -313,7 +314,7 @@ class Session:
 
     def _engine(self, run: _Run) -> EngineOwner:
         with run.stage("load"):
-            engine = self.pool.get(run.case)
+            engine = self.pool.get(run.case, run.show)
             require_unchanged(run.stamps, engine.stamps, run.case.id)
             run.engine, run.fingerprint = engine.start_record, engine.fingerprint()
         return engine

@@ -94,11 +94,13 @@ class StageStarted:
 
 @dataclass(frozen=True)
 class Progress:
-    """A denoising step is done."""
+    """A part of a stage is done: a denoising step, or a component that was loaded."""
 
     case: str
     done: int
     total: int
+    stage: str = "denoise"
+    """``denoise`` or ``load``."""
 
 
 @dataclass(frozen=True)
