@@ -54,7 +54,8 @@ class ProgressLine:
             self._show(event.stage)
         elif isinstance(event, Progress):
             if self._live:
-                self._show(f"denoising step {event.done}/{event.total}")
+                what = "denoising step" if event.stage == "denoise" else "component"
+                self._show(f"{what} {event.done}/{event.total}")
         elif isinstance(event, CaseFinished) and self._live:
             self._reporter.rewrite("", erase=True)
 
