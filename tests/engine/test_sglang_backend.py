@@ -141,7 +141,7 @@ def test_an_error_while_generating_says_nothing_of_the_checkpoint(
 
 @pytest.mark.parametrize(
     "changes",
-    [{"execution": {"matmul": "emulate"}}, {"execution": {"offload": "model"}}, {"loader": {"packed_qkv": True}}],
+    [{"execution": {"matmul": "dequantize"}}, {"execution": {"offload": "model"}}, {"loader": {"packed_qkv": True}}],
 )
 def test_settings_that_sglang_would_ignore_are_refused_before_anything_starts(loaded: Any, changes: Any) -> None:
     with pytest.raises(InvalidCaseError, match="backend diffusers only"):
