@@ -132,9 +132,11 @@ def test_a_repository_that_a_runtime_does_not_know_is_a_warning(exports: Path) -
 
 @pytest.mark.parametrize(("contract", "shift"), [("sglang==0.5.12.post1", 12.0), ("sglang==0.5.23", 12.0)])
 def test_what_a_runtime_samples_with_is_said_with_the_files_that_it_ignores(
-    exports: Path, contract: str, shift: float
+    tmp_path: Path, contract: str, shift: float
 ) -> None:
-    report = inspect_checkpoint(exports / "nvfp4", contracts=[contract], digests=False)
+    from tiny.export import export
+
+    report = inspect_checkpoint(export("nvfp4", tmp_path), contracts=[contract], digests=False)
     [said] = report.with_code("contract_schedule")
     assert said.severity == "info"
     assert said.evidence["flow_shift"]["Wan-AI/Wan2.2-T2V-A14B-Diffusers"] == shift
