@@ -39,6 +39,7 @@ CAUSES: Final = frozenset({
     "scale_orphaned", "scale_dtype", "weights_zero", "config_key_added",
     "attention_scale", "initial_noise", "levels", "latents_between_steps", "model_latents", "model_text",
     "model_timestep",
+    "slower", "faster", "more_memory", "leak",
     "not_finite", "precision_differs", "rope", "rounding", "sigmas", "solver", "texts_exchanged", "vae_alone",
     "vae_input",
 })  # fmt: skip
@@ -59,7 +60,7 @@ SANITY: Final = frozenset({"shape", "nan", "inf", "flat", "noise", "speckle", "f
 """Checks of the frames that need no golden. What fails one is no video: a waiver never covers it."""
 UNMEASURED: Final = frozenset({"metric_not_computed", "checkpoint_fault", "error"})
 """Causes that name no fault: nothing was measured, or whatever broke would have them."""
-STAGES: Final = ("engine", "frames", "identity", "inspection", "probe", "receipts", "sanity", "trace")
+STAGES: Final = ("engine", "frames", "identity", "inspection", "perf", "probe", "receipts", "sanity", "trace")
 """Stages that a negative control may name."""
 _ENGINE: Final = frozenset({"oom", "hang", "crash", "device", "download", "disk", "protocol", "infra"})
 _LIMIT = re.compile(r"(.+)_(above|below|outside)_limit")

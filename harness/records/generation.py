@@ -183,6 +183,9 @@ class EngineStart(Record):
     precisions, and a sentence per operator that was emulated because the machine has no GPU."""
     load: LoadUsage | None = None
     """What the load cost."""
+    started: Literal["process", "fork"] = "process"
+    """``fork``: of a warm process that had imported the backend's libraries and touched no GPU; ``process``: a program
+    of its own, because its environment, or a variable in it, had to precede an import."""
 
 
 class Progress(Record):

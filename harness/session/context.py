@@ -81,7 +81,7 @@ def new_run_id(now: datetime | None = None) -> str:
 # What the session tells whoever watches. Every surface only consumes these.
 
 
-Stage = Literal["identity", "inspect", "load", "probe", "generate", "compare", "judge"]
+Stage = Literal["identity", "inspect", "load", "probe", "generate", "compare", "time", "judge"]
 
 
 @dataclass(frozen=True)
@@ -94,11 +94,13 @@ class StageStarted:
 
 @dataclass(frozen=True)
 class Progress:
-    """A denoising step is done."""
+    """A part of a stage is done: a denoising step, or a component that was loaded."""
 
     case: str
     done: int
     total: int
+    stage: str = "denoise"
+    """``denoise`` or ``load``."""
 
 
 @dataclass(frozen=True)
