@@ -14,6 +14,7 @@ from itertools import groupby
 from pathlib import Path
 from typing import Any
 
+from harness.reading import UnreadableError
 from harness.records.case_record import CaseRecord
 from harness.report.load import ReportError
 from harness.report.redact import redact_record
@@ -263,6 +264,19 @@ class History:
             (case, metric, runner),
         )
         return [_point(row) for row in rows]
+
+    def records(self, case: str, runner: str) -> list[CaseRecord]:
+        """Whole records of a case on a runner, oldest first; those that cannot be read any more are left out."""
+        rows = self._db.execute(
+            "SELECT record FROM records WHERE calibration = 0 AND case_id = ? AND runner = ?"
+            " ORDER BY started, run, attempt",
+            (case, runner),
+        )
+        found = []
+        for (text,) in rows:
+            with suppress(UnreadableError):  # of a version whose records meant something else
+                found.append(CaseRecord.parse(text, f"the history's record of {case}"))
+        return found
 
     def record(self, run: str, runner: str, case: str, attempt: int = 1) -> CaseRecord | None:
         """One whole record, as it was added; the newest where a run id was used again."""
