@@ -32,9 +32,15 @@ class Frozen(BaseModel):
 
 
 class CheckpointRef(Frozen):
-    """Where weights come from: a folder in the repository (``./...``) or a Hugging Face repository at a commit."""
+    """Where weights come from: a folder in the repository (``./...``) or on this machine's disk (``/models/...``,
+    ``~/...``), or a Hugging Face repository at a commit.
+    """
 
-    path: str = Field(min_length=1, description="./folder relative to the repository root, or owner/name on the hub")
+    path: str = Field(
+        min_length=1,
+        description="./folder relative to the repository root, /folder or ~/folder on this machine, or owner/name on "
+        "the hub",
+    )
     revision: str | None = Field(
         default=None,
         pattern=r"^([0-9a-f]{40}|unresolved)$",
@@ -45,7 +51,7 @@ class CheckpointRef(Frozen):
     @property
     def is_local(self) -> bool:
         """Whether this is a folder on this machine."""
-        return self.path.startswith(("./", "/"))
+        return self.path.startswith(("./", "/", "~/"))
 
 
 class Sampling(Frozen):
