@@ -31,7 +31,7 @@ CAUSES: Final = frozenset({
     "step_count", "tensor_missing", "tensor_unexpected", "text_dtype", "text_embedding", "text_tokens", "timestep",
     "two_conventions", "unexpected_format", "unexpected_quantization", "unindexed_tensors", "unsupported_layout",
     "vae_settings", "weight_transposed", "weights_changed", "weights_missing", "weights_nan", "weights_unrelated",
-    "not_available", "schedule_differs", "schedule_unmodelled", "wrong_base",
+    "not_available", "schedule_differs", "scheduler_refused", "schedule_unmodelled", "wrong_base",
     "wrong_expert",
     "block_scale_subnormal", "component_differs", "component_mismatch", "component_unscaled", "config_differs",
     "format_not_decoded", "html_page", "input_scales_differ", "layers_unmatched", "lfs_pointer", "names_mixed",

@@ -15,7 +15,9 @@ from typing import Any
 import numpy as np
 import pytest
 from safetensors.numpy import save_file
+from typer.testing import CliRunner
 
+from harness.cli.app import app
 from harness.definitions import environment
 from harness.definitions.case import Case
 from harness.definitions.environment import environment_of
@@ -212,6 +214,16 @@ def test_the_contract_of_a_project_is_applied(tmp_path: Path, export: str, contr
     checkpoint, base = ROOT / "tiny" / "exports" / export, ROOT / "tiny" / "weights"
     report = inspect_checkpoint(checkpoint, base=base, contracts=[contract], root=tmp_path, digests=False)
     assert {finding.code for finding in report.findings if finding.severity != "warning"} == codes
+
+
+def test_the_contract_of_a_project_is_found_by_the_command(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    shutil.copytree(EXAMPLES / "contracts", tmp_path / "contracts")
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("QUANTGATE_CACHE", str(tmp_path / "cache"))
+    names = ["--base", str(ROOT / "tiny" / "weights"), "--contract", "tinyserve==1.4"]
+    result = CliRunner().invoke(app, ["inspect", str(ROOT / "tiny" / "exports" / "nvfp4"), *names])
+    assert result.exit_code == 11, result.output
+    assert "tinyserve==1.4 will read high nibble first" in result.output
 
 
 def test_the_runner_takes_its_device_and_no_other(tmp_path: Path) -> None:
