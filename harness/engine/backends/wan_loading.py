@@ -47,7 +47,7 @@ def load_pipeline(
         CheckpointFaultError: the folder is no Wan pipeline, or an expert's tensors are not what they must be.
         InvalidCaseError: the case asks for what this backend does not have.
     """
-    import diffusers
+    from harness.engine.backends.needs import diffusers
 
     if case.loader.packed_qkv:
         raise InvalidCaseError(

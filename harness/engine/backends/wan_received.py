@@ -11,8 +11,7 @@ from typing import Any, Literal
 
 import torch
 
-from harness.records.generation import ModelCall, TextRole
-
+TextRole = Literal["prompt", "negative"]
 ARGUMENTS = ("hidden_states", "timestep", "encoder_hidden_states")
 """Positional order of ``WanTransformer3DModel.forward``."""
 
@@ -107,23 +106,6 @@ def _distance(text: torch.Tensor, known: torch.Tensor) -> float:
     ours, theirs = text.double(), known.to(text.dtype).double()
     squared = (ours[:rows] - theirs[:rows]).square().sum() + ours[rows:].square().sum() + theirs[rows:].square().sum()
     return finite(float((squared / theirs.square().sum().clamp_min(1e-30)).sqrt()))
-
-
-def call_record(one: Pass, texts: Texts, latents: torch.Tensor) -> ModelCall:
-    """Describe one pass.
-
-    Args:
-        one: the pass.
-        texts: what the encoder gave.
-        latents: what the scheduler's step was given, [1, C, T, H, W].
-    """
-    role, error = texts.role(one.text)
-    given, held, moving = one.latents, latents[0], one.denoised()
-    if given is not None and moving:
-        # frames that are given clean replace those of the scheduler: `Condition` is about them
-        given, held = given[:, moving], held[:, moving] if held.shape[1] == given.shape[1] else held
-    gain, apart = fit(given, held)
-    return ModelCall(timestep=one.timestep, text=role, text_error=error, latents_gain=gain, latents_error=apart)
 
 
 def fit(mine: torch.Tensor | None, reference: torch.Tensor) -> tuple[float | None, float | None]:

@@ -16,11 +16,11 @@ import torch
 
 from harness.engine.backend import Emit
 from harness.engine.backends.wan_condition import ConditionWatch
-from harness.engine.backends.wan_received import Pass, Texts, call_record, finite, fit, guidance, passes
+from harness.engine.backends.wan_received import Pass, Texts, finite, fit, guidance, passes
 from harness.engine.sketch import sketch
 from harness.frames.clip import Clip
 from harness.records.base import Json
-from harness.records.generation import Alone, Expert, FloatStats, Step
+from harness.records.generation import Alone, Expert, FloatStats, ModelCall, Step
 
 
 @dataclass(frozen=True, eq=False)
@@ -371,3 +371,20 @@ def stats_of(video: npt.NDArray[np.floating[Any]]) -> FloatStats:
         maximum=float(healthy.max()) if healthy.size else 0.0,
         first_bad_frame=int(bad[0]) if bad.size else None,
     )
+
+
+def call_record(one: Pass, texts: Texts, latents: torch.Tensor) -> ModelCall:
+    """Describe one pass.
+
+    Args:
+        one: the pass.
+        texts: what the encoder gave.
+        latents: what the scheduler's step was given, [1, C, T, H, W].
+    """
+    role, error = texts.role(one.text)
+    given, held, moving = one.latents, latents[0], one.denoised()
+    if given is not None and moving:
+        # frames that are given clean replace those of the scheduler: `Condition` is about them
+        given, held = given[:, moving], held[:, moving] if held.shape[1] == given.shape[1] else held
+    gain, apart = fit(given, held)
+    return ModelCall(timestep=one.timestep, text=role, text_error=error, latents_gain=gain, latents_error=apart)
