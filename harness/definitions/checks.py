@@ -143,7 +143,7 @@ def _checkpoint(role: str, ref: CheckpointRef) -> Iterator[Finding]:
 
 def _images(case: Case, root: Path) -> Iterator[Finding]:
     sampling = case.sampling
-    if sampling.images() and case.backend in RUNTIME_BACKENDS:
+    if sampling.images() and case.backend in (*RUNTIME_BACKENDS, "openai-video"):
         said = f"backend {case.backend} does not hand pictures on yet; `diffusers` and `command` do"
         yield ("sampling", "image" if sampling.image is not None else "last_image"), said
     if sampling.last_image is not None and sampling.image is None:

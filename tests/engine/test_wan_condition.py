@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +11,7 @@ import pytest
 import torch
 from PIL import Image
 
+from benchmarks.faults.conditioning import CONDITIONING
 from harness.definitions.case import Case
 from harness.definitions.checks import with_digests
 from harness.engine.backends.diffusers_backend import DiffusersBackend
@@ -26,7 +26,6 @@ from tiny.export_variants import export
 pytestmark = pytest.mark.filterwarnings("ignore")
 
 Engine = tuple[DiffusersBackend, Case, Path]
-Patch = Callable[[Any], Any]
 
 
 @pytest.fixture(scope="module")
@@ -67,104 +66,13 @@ def trace(engine: Engine, **changed: Any) -> Trace:
     return backend.generate(case, root, lambda _: None).trace
 
 
-@contextmanager
-def replaced(holder: Any, name: str, make: Callable[[Any], Any]) -> Iterator[None]:
-    setattr(holder, name, make(getattr(holder, name)))
-    try:
-        yield
-    finally:
-        delattr(holder, name)
-
-
-def pixels(change: Callable[[torch.Tensor], torch.Tensor]) -> Patch:
-    """Change what the pipeline makes of the picture."""
-
-    def patch(pipe: Any) -> Any:
-        return replaced(pipe.video_processor, "preprocess", lambda old: lambda *a, **k: change(old(*a, **k)))
-
-    return patch
-
-
-def prepared(change: Callable[[Any, tuple[torch.Tensor, ...]], tuple[torch.Tensor, ...]]) -> Patch:
-    """Change noise, condition and mask as the pipeline prepares them."""
-
-    def patch(pipe: Any) -> Any:
-        return replaced(pipe, "prepare_latents", lambda old: lambda *a, **k: change(pipe, old(*a, **k)))
-
-    return patch
-
-
-def unnormalised(pipe: Any, latents: torch.Tensor) -> torch.Tensor:
-    mean, std = (torch.tensor(getattr(pipe.vae.config, name)).view(1, -1, 1, 1, 1) for name in NAMES)
-    return latents * std + mean
-
-
-NAMES = ("latents_mean", "latents_std")
-SMALLER = (32, 48)
-
-
-def coarse(image: torch.Tensor) -> torch.Tensor:
-    small = torch.nn.functional.interpolate(image, size=SMALLER, mode="nearest")
-    return torch.nn.functional.interpolate(small.roll(1, 3), size=image.shape[-2:], mode="bilinear")
-
-
-def forgotten(pipe: Any) -> Any:
-    """The condition is lost from the second step on, which the low-noise expert makes."""
-
-    def make(old: Any) -> Any:
-        def call(**options: Any) -> Any:
-            noise, condition = options["hidden_states"][:, :16], options["hidden_states"][:, 16:]
-            return old(**{**options, "hidden_states": torch.cat([noise, condition * 0], 1)})
-
-        return call
-
-    return replaced(pipe.transformer_2, "forward", make)
-
-
-FAULTS: dict[str, tuple[str, Patch, str, str]] = {
-    "resized otherwise": ("i2v", pixels(coarse), "pixels", "resized or cropped otherwise"),
-    "range 0..1": ("i2v", pixels(lambda x: (x + 1) / 2), "pixels", "0..1"),
-    "BGR": ("i2v", pixels(lambda x: x.flip(1)), "pixels", "red and blue"),
-    "mirrored": ("ti2v", pixels(lambda x: x.flip(3)), "pixels", "mirrored"),
-    "lost before the VAE": ("ti2v", pixels(torch.zeros_like), "pixels", "the image is lost"),
-    "not normalised": (
-        "i2v",
-        prepared(lambda pipe, out: (out[0], torch.cat([out[1][:, :4], unnormalised(pipe, out[1][:, 4:])], 1))),
-        "latents",
-        "mean and standard deviation are left out",
-    ),
-    "first frame not normalised": (
-        "ti2v",
-        prepared(lambda pipe, out: (out[0], unnormalised(pipe, out[1]), out[2])),
-        "latents",
-        "mean and standard deviation are left out",
-    ),
-    "lost after the VAE": (
-        "i2v",
-        prepared(lambda _, out: (out[0], torch.cat([out[1][:, :4], out[1][:, 4:] * 0], 1))),
-        "latents",
-        "the image is lost",
-    ),
-    "inverted mask": (
-        "i2v",
-        prepared(lambda _, out: (out[0], torch.cat([1 - out[1][:, :4], out[1][:, 4:]], 1))),
-        "mask",
-        "inverted",
-    ),
-    "mask behind the latents": (
-        "i2v",
-        prepared(lambda _, out: (out[0], torch.cat([out[1][:, 4:], out[1][:, :4]], 1))),
-        "mask",
-        "exchanged",
-    ),
-    "first frame not clean": (
-        "ti2v",
-        prepared(lambda _, out: (out[0], out[1], torch.ones_like(out[2]))),
-        "mask",
-        "no frame is marked as clean",
-    ),
-    "forgotten between steps": ("i2v", forgotten, "between steps", "changes between steps"),
-}
+CHOSEN = [
+    ("i2v", "resized otherwise"), ("i2v", "range 0..1"), ("i2v", "BGR"), ("i2v", "not normalised"),
+    ("i2v", "lost after the VAE"), ("i2v", "inverted mask"), ("i2v", "mask behind the latents"),
+    ("i2v", "forgotten between steps"), ("ti2v", "mirrored"), ("ti2v", "lost before the VAE"),
+    ("ti2v", "first frame not normalised"), ("ti2v", "first frame not clean"),
+]  # fmt: skip
+"""Model and fault: each place and each mistake once; `benchmarks.attribution --model` has all of them."""
 
 
 @pytest.fixture(scope="module")
@@ -190,19 +98,19 @@ def test_a_healthy_picture_raises_nothing(name: str, healthy: Callable[[str], Tr
     assert {step.expert for step in run.steps} <= {"transformer", "transformer_2"}
 
 
-@pytest.mark.parametrize("name", FAULTS)
+@pytest.mark.parametrize(("model", "name"), CHOSEN)
 def test_a_mistake_with_the_picture_is_named(
-    name: str, engines: Callable[[str], Engine], healthy: Callable[[str], Trace]
+    model: str, name: str, engines: Callable[[str], Engine], healthy: Callable[[str], Trace]
 ) -> None:
-    model, patch, place, words = FAULTS[name]
+    fault = CONDITIONING[name]
     golden, engine = healthy(model), engines(model)
-    with patch(engine[0].pipe):
+    with fault.patch(engine[0].pipe):
         run = trace(engine)
     findings = list(judge_condition(run, golden))
     assert findings
     assert {finding.code for finding in findings} == {CODE}
-    assert findings[0].data["place"] == place, findings
-    assert words in findings[0].message, findings[0].message
+    assert findings[0].data["place"] == fault.place, findings
+    assert fault.words in findings[0].message, findings[0].message
 
 
 def test_a_last_picture_is_conditioned_on_too(engines: Callable[[str], Engine]) -> None:

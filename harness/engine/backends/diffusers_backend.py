@@ -64,6 +64,8 @@ class DiffusersBackend:
         self._pipe, self._promised = load_pipeline(case, folders, self._device, emit)
         config = {"_class_name": type(self._pipe).__name__, **self._pipe.config}
         self._takes = wan_loading.takes(config)
+        if self._takes == "either":
+            self._choose_pipeline(case, with_image=case.sampling.image is not None)
         self._scheduler_config = dict(self._pipe.scheduler.config)
 
     @property
