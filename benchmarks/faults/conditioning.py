@@ -1,4 +1,4 @@
-"""Faults of the way that a picture takes to the model: in what a pipeline prepares, and in what its experts are given."""
+"""Faults of a picture's way to the model: in what a pipeline prepares, and in what its experts are given."""
 
 from __future__ import annotations
 
