@@ -77,10 +77,10 @@ def _mismatches(
         if isinstance(size, int) and all(isinstance(item, int) for item in pair):
             taken = channels_wanted(index, config, size)
             if pair[1] != size or (index.get("_class_name") in PIPELINES and pair[0] not in taken):
-                text = f"vae has z_dim {size}, and {expert} has in_channels {pair[0]} and out_channels {pair[1]}"
+                sentence = f"vae has z_dim {size}, and {expert} has in_channels {pair[0]} and out_channels {pair[1]}"
                 if index.get("_class_name") in PIPELINES:
-                    text += f": {index['_class_name']} gives it {taken[0]} channels and takes {size}"
-                yield text, ("vae", expert)
+                    sentence += f": {index['_class_name']} gives it {taken[0]} channels and takes {size}"
+                yield sentence, ("vae", expert)
         width, wanted = text.get("d_model", text.get("hidden_size")), config.get("text_dim")
         if isinstance(width, int) and isinstance(wanted, int) and width != wanted:
             yield f"text_encoder has width {width}, and {expert} takes text of width {wanted}", ("text_encoder", expert)
