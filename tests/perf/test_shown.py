@@ -64,7 +64,8 @@ def test_a_waiver_may_name_it(machine: Any) -> None:
 
     case = runs.case().model_copy(update={"waiver": None})
     waiver = {
-        "expect": "regression:slower", "owner": "ann", "reason": "known", "issue": "https://x/1", "expires": "2026-12-31",
+        "expect": "regression:slower", "owner": "ann", "reason": "known", "issue": "https://x/1",
+        "expires": "2026-12-31",
     }  # fmt: skip
     waived = type(case).model_validate(case.model_dump(mode="json") | {"waiver": waiver})
     verdict, _ = judge(Evidence(waived, "n", "runs/x", perf=slow_report(machine)), "h200", date(2026, 11, 28))
