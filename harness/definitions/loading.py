@@ -10,6 +10,7 @@ from harness.definitions.case import Case, Located
 from harness.definitions.checks import check_case
 from harness.definitions.controls import absent_golden_of, check_golden_of
 from harness.definitions.expansion import Variant, expand
+from harness.definitions.program import at_its_place
 from harness.definitions.runner import load_runners
 from harness.definitions.salvage import check_rest
 from harness.definitions.suggest import did_you_mean
@@ -135,6 +136,8 @@ def _file(path: Path, root: Path, runners: frozenset[str]) -> tuple[list[Located
                 findings.append((("golden_of",), absent))
             problems += [Problem(lines.of(loc), _named(name, loc, said)) for loc, said in findings]
             if case is not None and not findings:
+                command = at_its_place(case.command, shown(path, root))
+                case = case.model_copy(update={"command": command}) if command != case.command else case
                 located.append(Located.model_construct(case=case, path=shown(path, root), line=line))
                 origin[case.id] = (name, lines)
     if located:

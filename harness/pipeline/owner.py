@@ -48,6 +48,7 @@ class EngineOwner:
         runner: name that goes into the fingerprint.
         allow_python_backend: accept ``module:Class`` as the backend (callers in Python only, never a case file).
         silence_limit: seconds without heartbeat after which the worker is taken for frozen.
+        root: the repository's root, for backends that run programs there; ``None``: they run in ``workdir``.
     """
 
     def __init__(
@@ -61,6 +62,7 @@ class EngineOwner:
         runner: str = "",
         allow_python_backend: bool = False,
         silence_limit: float = SILENCE_LIMIT_SECONDS,
+        root: Path | None = None,
     ) -> None:
         self.case = case
         self.key = engine_key(case)
@@ -72,6 +74,7 @@ class EngineOwner:
         self._runner = runner
         self._allow_python = allow_python_backend
         self._silence_limit = silence_limit
+        self._root = (root or workdir).resolve()
         self._secrets = secrets_of(case)
         register(self._secrets)
         self._process: WorkerProcess | None = None
@@ -125,6 +128,7 @@ class EngineOwner:
             "engine": self.key,
             "device": self._device,
             "allow_python": self._allow_python,
+            "root": str(self._root),
         }
         try:
             data = self._ask("start", params, self.case.timeouts.load, on_progress)
@@ -291,7 +295,13 @@ class EngineOwner:
             what = f"{method} took longer than {seconds:g} s; {what}, and the engine was killed"
         if kind == "crash" and "SIGKILL" in what and kernel_kills() > self._kills_before:
             kind, what = "oom", f"the kernel killed the engine for memory during {method} ({what})"
-        return InfraError(what, where=error.where or where, remedy=error.remedy or self._remedy(), kind=kind)
+        return InfraError(
+            what,
+            where=error.where or where,
+            remedy=error.remedy or self._remedy(),
+            kind=kind,
+            output={name: redact(text, self._secrets) for name, text in error.output.items()},
+        )
 
     def _clean(self, data: dict[str, Json]) -> dict[str, Json]:
         """An error of the worker without secrets; its traceback goes to the log."""

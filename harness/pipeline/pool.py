@@ -25,6 +25,7 @@ class EnginePool:
         keep: how many engines may stand at once. One by default: a device that is full of one 14 B model has no room
             for another; the engine that was used least recently makes room.
         allow_python_backend: see ``EngineOwner``.
+        root: see ``EngineOwner``.
     """
 
     def __init__(
@@ -37,12 +38,13 @@ class EnginePool:
         runner: str = "",
         keep: int = 1,
         allow_python_backend: bool = False,
+        root: Path | None = None,
     ) -> None:
         if keep < 1:
             raise ValueError("keep is at least 1")
         self._workdir, self._device_env, self._resolve = workdir, device_env, resolve
         self._device, self._runner, self._keep = device, runner, keep
-        self._allow_python = allow_python_backend
+        self._allow_python, self._root = allow_python_backend, root
         self._engines: dict[str, EngineOwner] = {}
         self.loads = 0
         """How many engines were started: how often a model was loaded."""
@@ -72,6 +74,7 @@ class EnginePool:
                 device=self._device,
                 runner=self._runner,
                 allow_python_backend=self._allow_python,
+                root=self._root,
             )
             self.loads += 1
             engine.start(on_progress)

@@ -73,7 +73,7 @@ class Server:
 
     def _start(self, params: dict[str, Json], emit: Callable[[dict[str, Json]], None]) -> Json:
         from harness.definitions.case import Case
-        from harness.pipeline.backend import load_backend
+        from harness.pipeline.backend import RunsInRoot, load_backend
         from harness.records.generation import EngineStart
 
         case = Case.model_validate(params["case"])
@@ -82,6 +82,8 @@ class Server:
             raise TypeError("paths is no object")
         began = time.monotonic()
         backend = load_backend(case.backend, allow_python=bool(params.get("allow_python")))
+        if isinstance(backend, RunsInRoot) and params.get("root"):
+            backend.set_root(Path(str(params["root"])))
         backend.load(case, {role: Path(str(path)) for role, path in paths.items()}, str(params["device"]), emit)
         self._backend = backend
         self._loads += 1

@@ -42,6 +42,7 @@ from harness.session.failing import as_ours, clear, last_lines
 from harness.session.identity import identity_of
 from harness.session.inspecting import Inspector
 from harness.session.probing import base_on_disk, probe_source, run_probes
+from harness.session.programs import program_digests
 from harness.session.similarity import require_near
 from harness.session.stages import (
     Found,
@@ -128,6 +129,7 @@ class Session:
             device=context.device.kind,
             allow_python_backend=context.allow_python_backend,
             runner=context.runner.name,
+            root=context.root,
         )
 
     def close(self) -> None:
@@ -276,6 +278,7 @@ class Session:
             files=inspected.digests,
             harmless_env=context.runner.harmless_env,
             perturbation=context.perturbation,
+            programs=program_digests(case, context.root),
         )
         run.identity = identify()
         found = find_golden(context, case, run.identity, accepted)
