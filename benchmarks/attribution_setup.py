@@ -10,18 +10,18 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.faults.engine import FAULT_FILE
+from harness.calibrate.apply import apply
+from harness.calibrate.regenerate import Plan, measure
 from harness.definitions.case import Case, Located
 from harness.definitions.runner import load_runners, match_runner
 from harness.goldens.folder import FolderStore
 from harness.goldens.golden import Golden
-from harness.lane.devices import cpu_device, gpu_devices
-from harness.lane.leases import device_environment
+from harness.goldens.workspace import Workspace
+from harness.machine.devices import cpu_device, gpu_devices
+from harness.machine.leases import device_environment
 from harness.records.base import write_text_atomic
-from harness.review.workspace import Workspace
-from harness.session.apply import apply
 from harness.session.context import SessionContext
 from harness.session.perturbation import Perturbation, by_name, cpu_flags, plan
-from harness.session.regenerate import Plan, measure
 
 ROOT = Path(__file__).parents[1]
 CASE_ID = "attribution"

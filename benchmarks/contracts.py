@@ -22,8 +22,8 @@ from pathlib import Path
 
 from packaging.version import Version
 
-from harness.checkpoint.contracts.model import load_contract
-from harness.checkpoint.contracts.predict import predict
+from harness.inspector.contracts.model import load_contract
+from harness.inspector.contracts.predict import predict
 from harness.runtimes.environments import installed
 from harness.runtimes.kinds import Kind, all_kinds, drawn_kinds
 from harness.runtimes.learn import ask

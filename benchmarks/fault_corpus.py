@@ -21,9 +21,9 @@ from benchmarks.corpus.dialects import DIALECTS, Dialect, make
 from benchmarks.corpus.edit import Edit
 from benchmarks.corpus.exports import BASE, RECIPES, WIDE, base_folder, base_of, export, wide_base
 from benchmarks.corpus.faults import FAULTS, INVISIBLE, Fault
-from harness.checkpoint.checks import run_checks
-from harness.checkpoint.inspect import Examined, examine
-from harness.checkpoint.summarize import decide
+from harness.inspector.checks import run_checks
+from harness.inspector.inspect import Examined, examine
+from harness.inspector.summarize import decide
 
 Symptom = Callable[[Path, str], str]
 

@@ -32,7 +32,7 @@ def main() -> int:
             HF_HUB_OFFLINE="0",
             HF_HUB_DISABLE_TELEMETRY="1",
         )
-        from harness.checkpoint import inspect_checkpoint
+        from harness.inspector import inspect_checkpoint
 
         started = time.perf_counter()
         cpu = time.process_time()

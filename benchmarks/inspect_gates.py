@@ -4,7 +4,7 @@
 
 Prints for each recipe and number of rows: the lowest cosine of the right reading, the highest of any reading with the
 wrong nibble order and of any with only the wrong scale layout, relative error and gain. The gates that are in force
-(harness/checkpoint/gates.py) stand below.
+(harness/inspector/gates.py) stand below.
 """
 
 from __future__ import annotations
@@ -16,14 +16,14 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 from benchmarks.fault_corpus import build
-from harness.checkpoint.assemble import assemble
-from harness.checkpoint.evidence import Fit
-from harness.checkpoint.gates import EXACT, ROW_COSINE, STALE
-from harness.checkpoint.gather import Plan, gather
-from harness.checkpoint.modules import group
-from harness.checkpoint.sampling import Budget
-from harness.checkpoint.sources import Meter
+from harness.formats.evidence import Fit
+from harness.formats.modules import group
 from harness.formats.spec import FORMATS
+from harness.inspector.assemble import assemble
+from harness.inspector.gates import EXACT, ROW_COSINE, STALE
+from harness.inspector.gather import Plan, gather
+from harness.inspector.sampling import Budget
+from harness.inspector.sources import Meter
 
 ROWS = (1, 4, 16, 1 << 30)
 

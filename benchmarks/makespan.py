@@ -15,7 +15,7 @@ from statistics import median
 
 import numpy as np
 
-from harness.lane.schedule import Unit, lower_bound, lpt, makespan
+from harness.lane.plan import Unit, lower_bound, lpt, makespan
 
 CASES = (10, 30, 100, 300, 1000)
 SHARDS = (2, 4, 8, 16)

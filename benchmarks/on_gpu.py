@@ -37,7 +37,7 @@ def steps(out: Path) -> tuple[Step, ...]:
     attribution = "benchmarks.attribution"
     fp8, fp4 = (("--format", name, *cuda, "--folder", str(out / f"attribution-{name}")) for name in ("fp8", "nvfp4"))
     return (
-        Step("selfcheck", "harness.pipeline.selfcheck", cuda),
+        Step("selfcheck", "benchmarks.selfcheck", cuda),
         Step("tracing", "benchmarks.tracing", cuda),
         Step("overhead", "benchmarks.overhead", ("--shape", "832x480x17")),
         Step("overhead-deep", "benchmarks.overhead", ("--shape", "832x480x81", "--steps", "40", "--layers", "40")),

@@ -10,6 +10,7 @@ is left.
 
 What a case costs does not grow with the length of a step. ``--layers 40`` gives the embedded model as many layers as
 A14B has, 26 times narrower, and the same video: the ratio is an upper bound of what it is on A14B at that shape.
+``--width`` makes it wider too (``python -m tiny.tile``); ``benchmarks.real_size`` does all of this at 14.8 B an expert.
 """
 
 from __future__ import annotations
@@ -23,22 +24,21 @@ from statistics import median
 from tempfile import TemporaryDirectory
 from typing import Any
 
-from benchmarks.deep_wan import deepened
 from harness.definitions.case import Case, Located
 from harness.definitions.loading import load_cases
 from harness.definitions.runner import RunnerProfile, load_runners, match_runner
+from harness.engine.backends.diffusers_backend import DiffusersBackend
+from harness.engine.resolve import resolve_case
+from harness.goldens.accept import accept
+from harness.goldens.refusing import Allow
 from harness.goldens.store import open_store
-from harness.lane.devices import cpu_device, gpu_devices
-from harness.lane.leases import Lease, acquire
-from harness.pipeline.backends.diffusers_backend import DiffusersBackend
-from harness.pipeline.resolve import resolve_case
+from harness.goldens.workspace import Workspace
+from harness.machine.devices import cpu_device, gpu_devices
+from harness.machine.leases import Lease, acquire
 from harness.records.case_record import CaseRecord
-from harness.review.accept import accept
-from harness.review.refusing import Allow
-from harness.review.workspace import Workspace
 from harness.session.conductor import Session
-from harness.session.context import SessionContext
-from harness.session.devices import devices_for
+from harness.session.context import SessionContext, devices_for
+from tiny.tile import tile
 
 ROOT = Path(__file__).parents[1]
 
@@ -59,14 +59,14 @@ def chosen_case(name: str, shape: str, steps: int, runner: str, model: Path | No
 class BareLoop:
     """The pipeline as a script would call it."""
 
-    def __init__(self, case: Case, device: str) -> None:
-        self._case = case
+    def __init__(self, case: Case, device: str, root: Path = ROOT) -> None:
+        self.case = case
         self._backend = DiffusersBackend()
-        self._backend.load(case, resolve_case(case, ROOT), device, lambda _: None)
+        self._backend.load(case, resolve_case(case, root), device, lambda _: None)
 
     def seconds(self) -> float:
         """Wall time of one generation, frames in host memory."""
-        case, pipe = self._case, self._backend.pipe
+        case, pipe = self.case, self._backend.pipe
         sampling, (device, _) = case.sampling, self._backend.compute
         begin = time.perf_counter()
         pipe.scheduler = self._backend.scheduler(case)
@@ -141,6 +141,7 @@ def main() -> None:
     parser.add_argument("--shape", default="", help="WIDTHxHEIGHTxFRAMES; default: the case's own")
     parser.add_argument("--steps", type=int, default=0, help="denoising steps; default: the case's own")
     parser.add_argument("--layers", type=int, default=0, help="of a deeper model; default: the case's own model")
+    parser.add_argument("--width", type=int, default=0, help="of a wider model, 192 times a power of two")
     parser.add_argument("--repeats", type=int, default=5)
     parser.add_argument("--runner", default="", help="default: what this machine is")
     options = parser.parse_args()
@@ -148,7 +149,8 @@ def main() -> None:
     gpus = gpu_devices()
     profile = profiles[options.runner] if options.runner else match_runner((*gpus, cpu_device())[0], profiles)
     with TemporaryDirectory() as folder, acquire(devices_for(profile), 60) as lease:
-        model = deepened(Path(folder) / "deep", options.layers) if options.layers else None
+        larger = options.layers or options.width
+        model = tile(Path(folder), "base", options.width or 192, options.layers or 6) if larger else None
         located = chosen_case(options.case, options.shape, options.steps, profile.name, model)
         harness = Harness(located, profile, lease, Path(folder))
         try:
@@ -165,7 +167,7 @@ def main() -> None:
             harness.session.close()
     sampling = located.case.sampling
     shape = f"{sampling.width}x{sampling.height}x{sampling.num_frames}, {sampling.num_inference_steps} steps"
-    layers = f" of {options.layers} layers" if options.layers else ""
+    layers = f" of width {options.width or 192} and {options.layers or 6} layers" if larger else ""
     print(f"{options.case}{layers} at {shape} on {profile.name} ({lease.device.name}), median of {options.repeats}")
     print(f"bare loop   {median(alone):8.3f} s")
     print(f"harness     {median(ours):8.3f} s")

@@ -10,8 +10,9 @@ from pathlib import Path
 import numpy as np
 
 from harness.frames.clip import Clip, write_clip
+from harness.outcomes import Outcome
 from harness.records.case_record import CaseRecord
-from harness.records.verdict import Outcome, Verdict
+from harness.records.verdict import Verdict
 from harness.report.render import render_run
 
 

@@ -16,7 +16,7 @@ from typing import Any
 
 import torch
 
-from harness.pipeline.backends.wan_recorder import Recorder
+from harness.engine.backends.wan_recorder import Recorder
 
 SHAPES = {"480p": (16, 21, 60, 104), "tiny": (16, 5, 8, 12)}
 LIMIT = 0.03

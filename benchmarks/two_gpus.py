@@ -27,13 +27,13 @@ import psutil  # type: ignore[import-untyped]
 
 from harness.definitions.loading import load_cases
 from harness.definitions.runner import load_runners
-from harness.lane.nvml import read_gpus, started
+from harness.machine.devices import read_gpus, started
 from harness.records.case_record import CaseRecord
-from harness.records.fingerprint import Device
-from harness.session.devices import devices_for
+from harness.records.identity import Device
+from harness.session.context import devices_for
 
 ROOT = Path(__file__).parents[1]
-ENGINE = "harness.pipeline.worker"
+ENGINE = "harness.engine.worker"
 BUSY_SECONDS = 5.0
 """How long an engine process must have lived before its worker is killed: it loads or generates by then."""
 SETTLE_SECONDS = 20.0

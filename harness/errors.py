@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-from harness.records.verdict import RULES, Outcome
+from harness.outcomes import RULES, Outcome
 
 
 class QuantgateError(Exception):

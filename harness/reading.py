@@ -13,18 +13,16 @@ import math
 import os
 import stat
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import Any, TypeVar
 from xml.etree import ElementTree as ET
 
-from pydantic import ValidationError
+from pydantic import BaseModel, ValidationError
+from pydantic import JsonValue as Json
 
 from harness.errors import QuantgateError
-from harness.records.verdict import Outcome
+from harness.outcomes import Outcome
 
-if TYPE_CHECKING:
-    from harness.records.base import Json, Record
-
-R = TypeVar("R", bound="Record")
+R = TypeVar("R", bound=BaseModel)
 
 MAX_BYTES = 64 << 20
 """Most bytes of one JSON file. The record of a case with 1,000 steps and 800 receipts is below 5 MB."""

@@ -48,8 +48,8 @@ class Symptoms:
         """Frames [T, H, W, 3] of one prompt and seed; the mutant's own ``boundary_ratio`` is used."""
         import json
 
+        from harness.engine.backends.diffusers_backend import CLIP_NAME, DiffusersBackend
         from harness.frames.clip import read_clip
-        from harness.pipeline.backends.diffusers_backend import CLIP_NAME, DiffusersBackend
 
         with tempfile.TemporaryDirectory() as name:
             whole = Path(name) / "model"

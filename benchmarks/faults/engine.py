@@ -13,8 +13,8 @@ import torch
 
 from benchmarks.faults.engine_faults import inside
 from harness.definitions.case import Case
-from harness.pipeline.backend import Emit, Method
-from harness.pipeline.backends.diffusers_backend import DiffusersBackend
+from harness.engine.backend import Emit, Method
+from harness.engine.backends.diffusers_backend import DiffusersBackend
 from harness.records.base import Json
 from harness.records.generation import Generation
 

@@ -9,8 +9,8 @@ from typing import Any
 
 import torch
 
-from harness.pipeline.quantized import nvfp4
-from harness.pipeline.quantized.linear import Fp8Linear, Nvfp4Linear, QuantizedLinear
+from harness.engine.quantized import nvfp4
+from harness.engine.quantized.linear import Fp8Linear, Nvfp4Linear, QuantizedLinear
 
 Undo = Callable[[], None]
 Spec = dict[str, Any]

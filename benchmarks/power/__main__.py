@@ -11,7 +11,7 @@ from pathlib import Path
 
 from benchmarks.power.design import DEVELOPMENT, FROZEN_AT, PROMPTS, SCORED, SEEDS, Design
 from benchmarks.power.generate import ROOT, Settings, make_goldens, plan, run_units
-from harness.judge.calibration.placing import ROOM, Rule
+from harness.limits.placing import ROOM, Rule
 
 QUIET = {
     "OMP_NUM_THREADS": "1",

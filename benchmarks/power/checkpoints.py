@@ -8,9 +8,9 @@ from pathlib import Path
 import numpy as np
 
 from benchmarks.power.design import Engine
+from harness.calibrate.faults import weights
+from harness.calibrate.faults.weights import Tensors, WeightFault, inject, linears
 from harness.formats.codecs import swizzle
-from harness.session.controls import weights
-from harness.session.controls.weights import Tensors, WeightFault, inject, linears
 
 BASE = Path(__file__).resolve().parents[2] / "tiny" / "weights"
 NVFP4 = frozenset({"nvfp4"})

@@ -75,7 +75,7 @@ class Task:
     kind: str
     """Class of fault (``checkpoint``, ``loader``, ``configuration``), or of perturbation."""
     noise: tuple[tuple[str, Any], ...] = ()
-    """Of `harness.pipeline.backends.noise.Noise`; empty: undisturbed."""
+    """Of `harness.engine.noise.Noise`; empty: undisturbed."""
     request: tuple[tuple[str, tuple[tuple[str, Any], ...]], ...] = ()
     """What the runtime does otherwise than the case asks: sections ``sampling`` and ``scheduler``."""
     carries: bool = False

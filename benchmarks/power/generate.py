@@ -184,7 +184,7 @@ def _ignore(_: dict[str, Any]) -> None:
 
 
 def _backend(case: Case, paths: dict[str, Path], device: str) -> Any:
-    from harness.pipeline.backends.diffusers_backend import DiffusersBackend
+    from harness.engine.backends.diffusers_backend import DiffusersBackend
 
     backend = DiffusersBackend()
     backend.load(case, paths, device, _ignore)
@@ -221,10 +221,10 @@ def _load(settings: Settings, engine: Engine) -> _Loaded:
 
 def _run(settings: Settings, loaded: _Loaded, task: Task, key: tuple[int, int]) -> Iterator[Result]:
     from benchmarks.power.judging import Judge
+    from harness.engine.noise import Noise
     from harness.errors import QuantgateError
     from harness.frames.clip import read_clip
     from harness.frames.errors import FramesError
-    from harness.pipeline.backends.noise import Noise
 
     began = time.perf_counter()
     judge = Judge(settings, requested(*key, settings), key)

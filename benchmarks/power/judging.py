@@ -10,17 +10,17 @@ from benchmarks.faults.output import GROSS, apply
 from benchmarks.power.design import HELD_OUT
 from benchmarks.power.result import Result
 from benchmarks.power.rules import apply_peers
+from harness.calibrate.faults.spoiling import SPOILS, STRENGTHS, spoiled
+from harness.calibrate.samples import rounding_samples
 from harness.definitions.case import Case
 from harness.frames.clip import Clip, read_clip
 from harness.frames.compare import compare
 from harness.frames.sanity import check_clip
 from harness.judge.evidence import Evidence, GoldenEvidence
 from harness.judge.observation import hold_against, read_observation
-from harness.judge.probe_limits import probe_values, trace_values
 from harness.judge.verdict import observe
+from harness.limits.probes import probe_values, trace_values
 from harness.records.generation import Generation
-from harness.session.controls.spoiling import SPOILS, STRENGTHS, spoiled
-from harness.session.rounding import rounding_samples
 
 if TYPE_CHECKING:
     from benchmarks.power.generate import Settings

@@ -23,15 +23,15 @@ from benchmarks.faults.benign import MILD
 from benchmarks.faults.output import GROSS, apply
 from benchmarks.faults.scenes import REAL_FRAMES
 from benchmarks.power.rules import apply_peers
+from harness.calibrate.faults.spoiling import SPOILS, STRENGTHS, spoiled
+from harness.calibrate.samples import rounding_samples
 from harness.frames.clip import Clip
 from harness.frames.compare import compare
 from harness.goldens.matching import MatchKind, kind_of
-from harness.judge.calibration.file import place_limits
+from harness.limits.file import place_limits
 from harness.records.frames import ComparisonEvidence, MetricResult
 from harness.records.identity import Identity, differences
 from harness.records.limits import Limit, Sample
-from harness.session.controls.spoiling import SPOILS, STRENGTHS, spoiled
-from harness.session.rounding import rounding_samples
 
 IN_TIME = frozenset(
     [

@@ -13,10 +13,10 @@ from pydantic import TypeAdapter
 from benchmarks.power.result import Result
 from benchmarks.power.rules import severity
 from harness.frames.compare import describe
-from harness.judge.calibration.distance import distance
-from harness.judge.calibration.file import place_limits
-from harness.judge.calibration.placing import Rule
-from harness.judge.probe_limits import place_all
+from harness.limits.distance import distance
+from harness.limits.file import place_limits
+from harness.limits.placing import Rule
+from harness.limits.probes import place_all
 from harness.records.limits import Limit, Sample
 
 OURS, FRAMES = "quantgate, all stages", "quantgate, frames alone"

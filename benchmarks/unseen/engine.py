@@ -12,9 +12,9 @@ from typing import Any
 import torch
 
 from harness.definitions.case import Case
+from harness.engine.backend import Emit, Method
+from harness.engine.backends.diffusers_backend import CLIP_NAME, DiffusersBackend
 from harness.frames.clip import Clip, read_clip, write_clip
-from harness.pipeline.backend import Emit, Method
-from harness.pipeline.backends.diffusers_backend import CLIP_NAME, DiffusersBackend
 from harness.records.base import Json
 from harness.records.generation import Generation
 

@@ -5,10 +5,10 @@ from __future__ import annotations
 from pydantic import TypeAdapter
 
 from benchmarks.unseen.design import Entry
+from harness.outcomes import GREEN, Outcome
 from harness.records.attribution import Attribution
 from harness.records.base import Record
 from harness.records.case_record import CaseRecord
-from harness.records.verdict import GREEN, Outcome
 
 STOPPED = frozenset({Outcome.INFRA, Outcome.NO_RUNNER, Outcome.NOT_RUN})
 """Outcomes that say nothing of the change: the run itself broke."""

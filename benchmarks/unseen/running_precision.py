@@ -11,8 +11,8 @@ from diffusers.models.autoencoders.vae import DecoderOutput
 from benchmarks.unseen.loop import Loop
 from benchmarks.unseen.patch import Patch
 from benchmarks.unseen.running_model import attention_in, transformer_wan
+from harness.engine.backends import diffusers_backend
 from harness.frames.clip import Clip
-from harness.pipeline.backends import diffusers_backend
 
 Tensor = torch.Tensor
 Injection = Callable[[Patch], None]

@@ -6,14 +6,14 @@ import re
 from collections.abc import Iterable
 from typing import Final
 
-from harness.definitions.suggest import did_you_mean
+from harness.definitions.validation import did_you_mean
 
 CAUSES: Final = frozenset({
     "adaln_halves_swapped", "attention_mask", "backend_unknown", "base_missing", "base_stale", "block_scale_nan",
     "block_scale_zero", "boundary_ratio", "boundary_ratio_differs",
     "boundary_ratio_missing", "carried_not_ignored", "checkpoint_fault", "clipped", "codes_from_unrounded_scale",
     "component_broken", "component_missing", "config_contradicts_tensors", "config_invalid",
-    "contract_unmodelled", "contract_unproven", "contract_unread",
+    "contract_unmodelled", "contract_unproven", "contract_unread", "cpu_differs",
     "crash", "declaration_unseen", "declarations_differ", "device", "disk", "download", "dtype_differs",
     "duplicate_tensors", "encoding_inconclusive", "encoding_unproven", "env_changed", "excluded_differs", "expert",
     "experts_identical", "experts_mixed_precision", "experts_swapped", "first_divergence", "flat", "flicker",
@@ -55,7 +55,7 @@ FRAME_CAUSES: Final = frozenset({
 MEASURES: Final = (
     "probe_base_error", "probe_golden_error", "probe_module_base_error", "probe_module_error", "probe_point_error",
 )  # fmt: skip
-"""Limits of probes, as `harness.judge.probe_limits` names them."""
+"""Limits of probes, as `harness.limits.probes` names them."""
 SANITY: Final = frozenset({"shape", "nan", "inf", "flat", "noise", "speckle", "frozen", "clipped", "flicker", "levels"})
 """Checks of the frames that need no golden. What fails one is no video: a waiver never covers it."""
 UNMEASURED: Final = frozenset({"metric_not_computed", "checkpoint_fault", "error"})

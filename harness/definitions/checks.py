@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Collection, Iterator
+from collections.abc import Collection, Iterator, Sequence
 from datetime import date, timedelta
 from functools import cache
 from importlib.metadata import entry_points
@@ -17,7 +17,7 @@ from harness.definitions.contract import parse_contract
 from harness.definitions.environment import check_leased, check_name
 from harness.definitions.installed import attention_backends, check_contract, metrics
 from harness.definitions.program import check_command
-from harness.definitions.suggest import did_you_mean
+from harness.definitions.validation import did_you_mean
 
 BACKENDS: Final = "quantgate.backends"
 HUB_NAME: Final = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9_][\w.-]*")
@@ -168,3 +168,35 @@ def _meaning(case: Case) -> Iterator[Finding]:
         for side in ("width", "height"):
             if getattr(case.sampling, side) % 16:
                 yield ("sampling", side), f"{getattr(case.sampling, side)} pixels is no multiple of 16"
+
+
+# Cases that are compared with the golden of another one: both must ask for the same video, in the same file.
+
+
+def absent_golden_of(golden_of: object, ids: Collection[str]) -> str | None:
+    """What is wrong with a ``golden_of`` that names no case of its file, or ``None``."""
+    if not isinstance(golden_of, str) or golden_of in ids:
+        return None
+    return f"no case {golden_of!r} in this file; {did_you_mean(golden_of, ids)}"
+
+
+def check_golden_of(cases: Sequence[Case]) -> Iterator[tuple[str, str, str]]:
+    """Case id, field and sentence of each ``golden_of`` of one file that names a case which it cannot be held against.
+
+    A case that is wrong itself is not among ``cases``, and nothing is said of who names it.
+    """
+    by_id = {case.id: case for case in cases}
+    for case in cases:
+        if case.golden_of is None:
+            continue
+        other = by_id.get(case.golden_of)
+        if other is None:
+            continue
+        if other.golden_of is not None:
+            yield case.id, "golden_of", f"{other.id} has no golden of its own; name {other.golden_of}"
+        else:
+            for part in ("sampling", "scheduler"):
+                if getattr(case, part) != getattr(other, part):
+                    yield case.id, part, f"differs from that of {other.id}, whose golden it is compared with"
+            if missing := [name for name in case.runners if name not in other.runners]:
+                yield case.id, "runners", f"{other.id} has no golden on {', '.join(missing)}"

@@ -10,14 +10,14 @@ from pathlib import Path
 from typing import Final
 
 from harness.definitions.contract import Contract
-from harness.definitions.suggest import did_you_mean
+from harness.definitions.validation import did_you_mean
 
 METRICS: Final = (
     "ssim", "psnr", "mad", "tile_ssim", "flicker", "channel_shift", "contrast_ratio", "sharpness_ratio",
     "motion_ratio", "frame_order", "new_duplicates", "lpips_alex", "lpips_vgg", "lpips_squeeze",
 )  # fmt: skip
 """The package's own metrics, as `harness.frames.registry` builds them."""
-CONTRACTS: Final = Path(__file__).parents[1] / "checkpoint" / "contracts"
+CONTRACTS: Final = Path(__file__).parents[1] / "inspector" / "contracts"
 
 
 @cache

@@ -2,22 +2,184 @@
 
 from __future__ import annotations
 
+import itertools
+import re
 from collections.abc import Collection, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, Final, NamedTuple
 
 from harness.definitions.case import Case, Located
-from harness.definitions.checks import check_case
-from harness.definitions.controls import absent_golden_of, check_golden_of
-from harness.definitions.expansion import Variant, expand
+from harness.definitions.checks import Finding, absent_golden_of, check_case, check_golden_of
 from harness.definitions.program import at_its_place
 from harness.definitions.runner import load_runners
-from harness.definitions.salvage import check_rest
-from harness.definitions.suggest import did_you_mean
-from harness.definitions.text import read_text, shown
-from harness.definitions.validation import Written, validate
-from harness.definitions.yaml_tree import Node, Problem, YamlError, parse
+from harness.definitions.validation import Written, did_you_mean, validate
+from harness.definitions.yaml_tree import Node, Problem, YamlError, parse, read_text, shown
 from harness.errors import InvalidCaseError
+
+# ``defaults`` and ``matrix``: from what is written to the plain fields of each case.
+
+
+MAX_VARIANTS: Final = 1000
+"""Cases that one ``matrix`` may give."""
+
+Plain = dict[str, Any]
+
+
+class Variant(NamedTuple):
+    """One case before validation."""
+
+    id: str
+    fields: Plain
+    nodes: dict[str, Node]
+    """The matrix value by the dotted field that it was put into."""
+
+    @property
+    def chosen(self) -> dict[str, int]:
+        """Line of each of them."""
+        return {field: node.line for field, node in self.nodes.items()}
+
+
+def merge(under: Any, over: Any) -> Any:
+    """``over`` laid on ``under``, mapping by mapping; lists and scalars are replaced whole.
+
+    So is a mapping that names a ``path``: a checkpoint never gets the revision of another one.
+    """
+    if not (isinstance(under, dict) and isinstance(over, dict)) or "path" in over:
+        return over
+    return {**under, **{key: merge(under[key], value) if key in under else value for key, value in over.items()}}
+
+
+def expand(name: str, entry: Node, defaults: Plain) -> tuple[list[Variant], list[Problem]]:
+    """The cases that the entry ``name`` of ``cases:`` stands for, in the order written.
+
+    Returns:
+        The variants, one where there is no ``matrix``; and what is wrong with the matrix.
+    """
+    written = entry.plain() or {}
+    matrix = entry.value.get("matrix") if isinstance(entry.value, dict) else None
+    if matrix is None or not isinstance(written, dict):
+        return [Variant(name, merge(defaults, written), {})], []
+    del written["matrix"]
+    fields = merge(defaults, written)
+    problems = list(_problems(name, matrix))
+    if problems:
+        return [], problems
+    axes = [[(field, *choice) for choice in _choices(field, values)] for field, values in matrix.value.items()]
+    count = 1
+    for axis in axes:
+        count *= len(axis)
+    if count > MAX_VARIANTS:
+        return [], [Problem(matrix.line, f"cases.{name}.matrix: {count} cases; at most {MAX_VARIANTS} from one entry")]
+    variants = []
+    for picks in itertools.product(*axes):
+        laid, suffix = fields, ""
+        for field, label, node in picks:
+            laid = put(laid, field.split("."), node.plain())
+            suffix += f"-{label}"
+        variants.append(Variant(name + suffix, laid, {field: node for field, _, node in picks}))
+    return variants, []
+
+
+def put(fields: Plain, path: list[str], value: Any) -> Plain:
+    """A copy of ``fields`` with ``value`` at ``path``; what is not on the path is shared with the original."""
+    head, *rest = path
+    if rest:
+        inner = fields.get(head)
+        value = put(inner if isinstance(inner, dict) else {}, rest, value)
+    return {**fields, head: value}
+
+
+def _problems(name: str, matrix: Node) -> Iterator[Problem]:
+    where = f"cases.{name}.matrix"
+    if not isinstance(matrix.value, dict) or not matrix.value:
+        yield Problem(matrix.line, f"{where}: write dotted fields and their values, such as `sampling.seed: [0, 1]`")
+        return
+    for field, values in matrix.value.items():
+        line, at = matrix.keys[field], f"{where}.{field}"
+        if not re.fullmatch(r"[A-Za-z_][A-Za-z0-9_]*(\.[A-Za-z_][A-Za-z0-9_]*)*", field) or field in ("id", "matrix"):
+            yield Problem(line, f"{at}: not a dotted field of a case, such as sampling.seed")
+        elif not isinstance(values.value, list | dict) or not values.value:
+            yield Problem(line, f"{at}: write a list of values, or a mapping from a label to its value")
+        elif isinstance(values.value, list):
+            if any(isinstance(node.value, list | dict) for node in values.value):
+                yield Problem(line, f"{at}: values that are lists or mappings need a label each: `label: value`")
+                continue
+            labels = [label for label, _ in _choices(field, values)]
+            for label in sorted({label for label in labels if labels.count(label) > 1}):
+                yield Problem(line, f"{at}: two values are called {label!r}; give each a label: `label: value`")
+
+
+def _choices(field: str, values: Node) -> list[tuple[str, Node]]:
+    """Label and value of each choice: the label written, else the field's last word and the value."""
+    if isinstance(values.value, dict):
+        return [(_slug(label), node) for label, node in values.value.items()]
+    leaf = _slug(field.rpartition(".")[2])
+    return [(f"{leaf}_{_slug(str(node.value))}", node) for node in values.value]
+
+
+def _slug(text: str) -> str:
+    return re.sub(r"[^a-z0-9_.]+", "_", text.lower()).strip("_.") or "empty"
+
+
+# The rest of a case with wrong fields, so that one mistyped number does not hide the other mistakes of the entry.
+
+
+_PLACEHOLDERS: Final[dict[str, Any]] = {
+    "id": "x",
+    "model": {"path": "./"},
+    "sampling": {
+        "prompt": "",
+        "width": 16,
+        "height": 16,
+        "num_frames": 1,
+        "num_inference_steps": 1,
+        "guidance_scale": 0,
+    },
+}
+_DECIDES_OTHERS: Final = {"backend", "command", "pass_env", "quantization"}
+"""Fields by which other fields are judged: where one of them is wrong, nothing is said of the others."""
+_CHECKPOINTS: Final = {"model", "base", "transformer", "transformer_2"}
+
+
+def check_rest(
+    fields: dict[str, Any], wrong: Iterable[Finding], *, root: Path, runners: frozenset[str]
+) -> Iterator[Finding]:
+    """What :func:`check_case` says of the fields that are not ``wrong``."""
+    bad = [loc for loc, _ in wrong]
+    if any(loc and loc[0] in _DECIDES_OTHERS for loc in bad):
+        return
+    rest: Any = fields
+    for loc in bad:
+        rest = _without(rest, loc)
+    known = {**_PLACEHOLDERS, "runners": sorted(runners)[:1] or ["x"]}
+    case, still = validate(Case, merge(known, rest))
+    if case is None:
+        # A mapping lost a field that it needs; then the mapping goes too.
+        case, _ = validate(
+            Case, merge(known, {key: rest[key] for key in rest if key not in {loc[0] for loc, _ in still}})
+        )
+    if case is not None:
+        for loc, said in check_case(case, root=root, runners=runners):
+            if not any(_same(loc, other) for other in bad):
+                yield loc, said
+
+
+def _without(fields: Any, path: tuple[str | int, ...]) -> Any:
+    """A copy without what is at ``path``; a list is dropped whole, so that no index shifts."""
+    if not isinstance(fields, dict) or not path or path[0] not in fields:
+        return fields
+    head, *rest = path
+    if rest and isinstance(fields[head], dict):
+        return {**fields, head: _without(fields[head], tuple(rest))}
+    return {key: value for key, value in fields.items() if key != head}
+
+
+def _same(a: tuple[str | int, ...], b: tuple[str | int, ...]) -> bool:
+    """Whether two paths speak of one thing; a checkpoint is one thing."""
+    if not b or (a[0] == b[0] and a[0] in _CHECKPOINTS):
+        return True
+    return all(x == y for x, y in zip(a, b, strict=False))
+
 
 TOP_LEVEL: Final = ("defaults", "cases")
 

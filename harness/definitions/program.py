@@ -12,6 +12,7 @@ CASE_JSON: Final = "{case_json}"
 OUT: Final = "{out}"
 OUT_DIR: Final = "{out_dir}"
 RECEIPTS: Final = "{receipts}"
+USAGE: Final = "{usage}"
 DISTURB: Final = "{disturb}"
 ROOT: Final = "{root}"
 CASE_DIR: Final = "{case_dir}"
@@ -21,6 +22,7 @@ PLACEHOLDERS: Final[dict[str, str]] = {
     OUT: "the file that the program writes its frames to",
     OUT_DIR: "a folder, empty at the start, that the program writes its frames to instead of {out}",
     RECEIPTS: "the file that the program writes its receipts to, if it can prove which kernels ran",
+    USAGE: "the file that the program may write its times and memory to",
     DISTURB: "0, or the seed of a run whose latents the program disturbs by one unit in the last place",
     ROOT: "the repository's root, absolute; the program's working directory too",
     CASE_DIR: "the folder of the case file, relative to the root",

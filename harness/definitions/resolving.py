@@ -10,9 +10,8 @@ from pathlib import Path
 from typing import NamedTuple
 
 from harness.definitions.case import UNRESOLVED, Case
-from harness.definitions.expansion import expand
-from harness.definitions.text import read_text, shown
-from harness.definitions.yaml_tree import Node, YamlError, parse, scalar
+from harness.definitions.loading import expand
+from harness.definitions.yaml_tree import Node, YamlError, parse, read_text, scalar, shown
 from harness.errors import InfraError, InvalidCaseError
 from harness.records.base import write_text_atomic
 

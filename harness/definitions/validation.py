@@ -2,27 +2,58 @@
 
 from __future__ import annotations
 
+import difflib
 import json
 import types
 import typing
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
+from pathlib import Path
 from typing import Any, TypeVar
 
 from pydantic import BaseModel, ValidationError
 from pydantic.fields import FieldInfo
 from pydantic_core import ErrorDetails
 
-from harness.definitions.suggest import did_you_mean
+# Turns a misspelt word into advice.
+
+
+def did_you_mean(word: str, known: Iterable[str]) -> str:
+    """``did you mean X?`` where something is close, else the list of what is known."""
+    names = sorted(known)
+    close = difflib.get_close_matches(word, names, n=1, cutoff=0.6)
+    if close:
+        return f"did you mean {close[0]}?"
+    return f"known: {', '.join(names)}" if names else "none is known"
+
+
+def near_folder(path: Path) -> Path | None:
+    """The folder that was probably meant by an absent one: each absent part put right; ``None`` where one cannot be."""
+    parts = path.parts
+    known = Path(parts[0]) if parts else Path()
+    for index, part in enumerate(parts):
+        step = known / part if index else known
+        if step.is_dir():
+            known = step
+            continue
+        beside = [one.name for one in known.iterdir() if one.is_dir()] if known.is_dir() else []
+        close = difflib.get_close_matches(part, beside, n=1, cutoff=0.6)
+        if not close:
+            return None
+        known = known / close[0]
+    return known
+
 
 M = TypeVar("M", bound=BaseModel)
-Path = tuple[str | int, ...]
+Location = tuple[str | int, ...]
 
 
-Written = Callable[[Path], str | None]
+Written = Callable[[Location], str | None]
 """What a person wrote for a field: 1.10 and not 1.1. ``None`` where that is not known."""
 
 
-def validate(model: type[M], fields: Any, written: Written = lambda _: None) -> tuple[M | None, list[tuple[Path, str]]]:
+def validate(
+    model: type[M], fields: Any, written: Written = lambda _: None
+) -> tuple[M | None, list[tuple[Location, str]]]:
     """Validate strictly: text is no number, 1 is not true.
 
     Returns:
@@ -35,13 +66,13 @@ def validate(model: type[M], fields: Any, written: Written = lambda _: None) -> 
         return None, list(_sentences(model, error, written))
 
 
-def _sentences(model: type[BaseModel], error: ValidationError, written: Written) -> Iterator[tuple[Path, str]]:
+def _sentences(model: type[BaseModel], error: ValidationError, written: Written) -> Iterator[tuple[Location, str]]:
     for detail in error.errors(include_url=False, include_context=True):
-        loc: Path = tuple(step for step in detail["loc"] if step != "[key]")
+        loc: Location = tuple(step for step in detail["loc"] if step != "[key]")
         yield loc, _sentence(model, loc, detail, written)
 
 
-def _sentence(model: type[BaseModel], loc: Path, detail: ErrorDetails, written: Written) -> str:
+def _sentence(model: type[BaseModel], loc: Location, detail: ErrorDetails, written: Written) -> str:
     kind, value = detail["type"], detail.get("input")
     message = detail["msg"][:1].lower() + detail["msg"][1:]
     if kind == "extra_forbidden":
@@ -58,17 +89,17 @@ def _sentence(model: type[BaseModel], loc: Path, detail: ErrorDetails, written: 
     return f"{message}, not {json.dumps(value, default=str)}"
 
 
-def _description(model: type[BaseModel], loc: Path) -> str | None:
+def _description(model: type[BaseModel], loc: Location) -> str | None:
     field = _field(model, loc)
     return field.description if field is not None else None
 
 
-def _example(model: type[BaseModel], loc: Path) -> str:
+def _example(model: type[BaseModel], loc: Location) -> str:
     field = _field(model, loc)
     return f"; for example {field.examples[0]}" if field is not None and field.examples else ""
 
 
-def _field(model: type[BaseModel], loc: Path) -> FieldInfo | None:
+def _field(model: type[BaseModel], loc: Location) -> FieldInfo | None:
     current: type[BaseModel] | None = model
     for step in loc[:-1]:
         current = (
@@ -77,7 +108,7 @@ def _field(model: type[BaseModel], loc: Path) -> FieldInfo | None:
     return current.model_fields.get(str(loc[-1])) if current and loc else None
 
 
-def fields_at(model: type[BaseModel], path: Path) -> list[str]:
+def fields_at(model: type[BaseModel], path: Location) -> list[str]:
     """Names of the fields that the mapping at ``path`` may have; empty where its keys are free."""
     current: type[BaseModel] | None = model
     for step in path:

@@ -1,6 +1,6 @@
 """Rows of the formats that are read by one rule: microscaling, blocks of FP8, INT8, NF4 and GGUF. numpy only.
 
-NVFP4 and FP8 per tensor or channel are read in several ways at once; see ``harness.checkpoint.hypotheses``.
+NVFP4 and FP8 per tensor or channel are read in several ways at once; see ``harness.formats.hypotheses``.
 """
 
 from __future__ import annotations

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from harness.errors import QuantgateError
-from harness.records.verdict import Outcome
+from harness.outcomes import Outcome
 
 
 class FramesError(QuantgateError):

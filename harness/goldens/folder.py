@@ -23,9 +23,15 @@ from filelock import FileLock
 from pydantic import TypeAdapter, ValidationError
 
 from harness.errors import GoldenError, disk_error
-from harness.goldens.files import copy_parts, sync_folder
-from harness.goldens.golden import Golden, read_index, read_manifest
-from harness.goldens.writable import NOTHING_CHANGED, require_writable
+from harness.goldens.golden import (
+    NOTHING_CHANGED,
+    Golden,
+    copy_parts,
+    read_index,
+    read_manifest,
+    require_writable,
+    sync_folder,
+)
 from harness.inside import require_inside
 from harness.records.golden import INDEX_FILE, MANIFEST_FILE, AcceptedIndex, GoldenManifest, Part, SafeName
 

@@ -2,14 +2,53 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 
-from harness.judge.calibration.distance import distance
 from harness.judge.evidence import Evidence
-from harness.judge.limit_changes import gates_nothing
+from harness.limits.distance import distance
+from harness.limits.probes import MEASURES
 from harness.records.frames import MetricResult
-from harness.records.limits import Limit, LimitCheck
+from harness.records.limits import Limit, LimitCheck, LimitFile
 from harness.records.verdict import Finding
+
+# What a limit file lets through that another one did not, and what it lets through at all.
+
+
+_MEASURES = frozenset(measure.name for measure in MEASURES)
+
+
+def of_frames(file: LimitFile) -> tuple[Limit, ...]:
+    """The limits of frame metrics: neither of probes nor of traces."""
+    return tuple(limit for limit in file.limits if limit.metric not in _MEASURES)
+
+
+def gates_nothing(frames: Sequence[Limit]) -> str:
+    """Why no frame can fail under these limits, a sentence; empty where a metric gates."""
+    if any(limit.gates for limit in frames):
+        return ""
+    whys = dict.fromkeys(limit.why for limit in frames)
+    return f"no metric gates, so that any frames would pass ({'; '.join(whys) or 'none has a limit'})"
+
+
+def loosened(old: LimitFile | None, new: LimitFile) -> tuple[str, ...]:
+    """One sentence a limit that lets more through than before."""
+    if old is None:
+        return ()
+    sentences = []
+    for limit in new.limits:
+        before = old.get(limit.metric)
+        if before is None or before.limit is None:
+            continue
+        if limit.limit is None:
+            sentences.append(f"{limit.metric}: {before.limit:.4g} -> does not gate")
+        elif limit.direction != before.direction or not before.admits(limit.limit):
+            sentences.append(f"{limit.metric}: {before.limit:.4g} -> {limit.limit:.4g}")
+    gone = {limit.metric for limit in old.limits} - {limit.metric for limit in new.limits}
+    sentences += [f"{name}: no longer measured" for name in sorted(gone)]
+    lost = undetectable(old.limits, new.limits) if sentences else ()
+    if lost:
+        sentences.append(f"no longer found by frames: {', '.join(lost)}")
+    return tuple(sentences)
 
 
 def check_limits(evidence: Evidence) -> tuple[LimitCheck, ...]:
@@ -97,3 +136,22 @@ def limits_problem(evidence: Evidence) -> Finding | None:
 
 def _problem(code: str, message: str) -> Finding:
     return Finding(stage="limits", code=code, gating=True, message=message)
+
+
+def undetectable(old: Sequence[Limit], new: Sequence[Limit]) -> tuple[str, ...]:
+    """Known faulty runs that the old limits find and the new ones let pass: what loosening costs.
+
+    The samples of both files are asked; a run is named as ``fault at strength`` or by its label.
+    """
+    runs: dict[str, dict[str, float]] = {}
+    for limit in (*old, *new):
+        for sample in limit.samples:
+            if sample.side == "faulty":
+                name = sample.run if sample.strength is None else f"{sample.fault} at {sample.strength:g}"
+                runs.setdefault(name, {}).setdefault(limit.metric, sample.value)
+    lost = [name for name, values in runs.items() if _finds(old, values) and not _finds(new, values)]
+    return tuple(sorted(lost))
+
+
+def _finds(limits: Sequence[Limit], values: Mapping[str, float]) -> bool:
+    return any(limit.metric in values and not limit.admits(values[limit.metric]) for limit in limits)

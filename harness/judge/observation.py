@@ -14,6 +14,7 @@ from pydantic import ValidationError
 
 from harness.errors import GoldenError
 from harness.judge.precision import lowered
+from harness.limits.probes import relative_error
 from harness.records.generation import Expert
 from harness.records.probe import (
     BROKEN,
@@ -85,17 +86,6 @@ def json_of(metadata: dict[str, str] | None) -> str:
     text = (metadata or {})[METADATA_KEY]
     json.loads(text)
     return text
-
-
-def relative_error(run: NDArray[Any], anchor: NDArray[Any]) -> float:
-    """``|run - anchor| / |anchor|`` in L2; ``BROKEN`` where either is not finite or the anchor is zero alone."""
-    a, b = run.astype(np.float64), anchor.astype(np.float64)
-    if a.shape != b.shape or not (np.isfinite(a).all() and np.isfinite(b).all()):
-        return BROKEN
-    size, off = float(np.linalg.norm(b)), float(np.linalg.norm(a - b))
-    if size == 0.0:
-        return 0.0 if off == 0.0 else BROKEN
-    return min(off / size, BROKEN)
 
 
 def cosine(run: NDArray[Any], anchor: NDArray[Any]) -> float:

@@ -31,7 +31,7 @@ def lowered(golden: Mapping[str, int], run: Mapping[str, int]) -> Iterator[str]:
     feed-forward in chunks, attention written out in float32.
 
     Args:
-        golden: ``operation:dtype`` to calls, see `harness.pipeline.dtypes`; empty: nothing was recorded.
+        golden: ``operation:dtype`` to calls, see `harness.engine.dtypes`; empty: nothing was recorded.
         run: the same of the run.
     """
     if not golden or not run:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from harness.judge.evidence import Evidence
-from harness.judge.probe_limits import MODULE, MODULE_BASE, POINT, VELOCITY, VELOCITY_BASE, Measure
+from harness.limits.probes import MODULE, MODULE_BASE, POINT, VELOCITY, VELOCITY_BASE, Measure
 from harness.records.base import Json
 from harness.records.limits import LimitFile
 from harness.records.probe import ModuleEvidence, ProbeEvidence, ProbeStep

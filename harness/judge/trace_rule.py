@@ -6,7 +6,7 @@ from collections.abc import Iterator
 
 from harness.judge.evidence import Evidence
 from harness.judge.model_input_rule import first_not_finite, judge_alone, judge_received
-from harness.judge.probe_limits import STEP, TEXT, step_errors, text_error, tolerance
+from harness.limits.probes import STEP, TEXT, step_errors, text_error, tolerance
 from harness.records.base import Json
 from harness.records.generation import Step, Trace
 from harness.records.verdict import Finding

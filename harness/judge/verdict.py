@@ -2,30 +2,213 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import shlex
+from collections.abc import Iterator, Sequence
 from datetime import date
 
+from harness.definitions.case import Case, Waiver
+from harness.definitions.causes import names_nothing
 from harness.judge.evidence import Evidence
-from harness.judge.expectation import apply_expectation
 from harness.judge.limits_rule import check_limits, judge_limits, limits_problem
-from harness.judge.next_command import next_command
 from harness.judge.origin_rule import (
+    CPU,
     ENV,
     HARDWARE,
+    MOVED,
     REQUEST,
     WEIGHTS,
     frames_compare,
     judge_origin,
+    other_cpu,
     same_origin,
     with_outcome,
 )
 from harness.judge.probe_rule import judge_probe
 from harness.judge.receipts_rule import judge_receipts
 from harness.judge.trace_rule import judge_trace
+from harness.outcomes import Outcome
 from harness.records.base import Json
 from harness.records.frames import ComparisonEvidence
 from harness.records.limits import LimitCheck
-from harness.records.verdict import Finding, Outcome, Verdict
+from harness.records.verdict import Finding, Verdict
+
+# From what the evidence says to what the case is worth: negative controls and waivers.
+
+
+WAIVABLE = frozenset({Outcome.REGRESSION, Outcome.CHECKPOINT_FAULT, Outcome.INCONCLUSIVE})
+BROKEN = frozenset({"nan", "inf", "shape", "flat", "frozen"})
+"""Checks of sanity that fail only if the output is broken. A control that does not name them is not met by them."""
+
+
+def apply_expectation(case: Case, observed: Verdict, today: date) -> Verdict:
+    """Hold the observed verdict against ``expect`` and ``waiver`` of the case.
+
+    A negative control passes only if the evidence fails it by every cause that was named, in the stage that was named,
+    and if the output is not broken besides; that it was expected to fail is never evidence. Infra and everything else
+    that says nothing about the checkpoint stays what it is. A waiver never covers what sanity finds.
+    """
+    if case.expect != "pass":
+        return _negative_control(case, observed)
+    if case.waiver is not None:
+        return _waived(case, observed, today)
+    return observed
+
+
+def _negative_control(case: Case, observed: Verdict) -> Verdict:
+    outcome, _, named = case.expect.partition(":")
+    wanted = case.must_be_seen()
+    unseen = [cause for stage, cause in wanted if not _is_seen(stage, cause, observed)]
+    broken = [
+        finding
+        for finding in observed.findings
+        if finding.stage == "sanity" and finding.gating and finding.code in BROKEN
+        if finding.code not in {cause for _, cause in wanted}
+    ]
+    if observed.outcome == outcome and broken:
+        codes = ", ".join(dict.fromkeys(finding.code for finding in broken))
+        summary = f"this negative control must fail by {named!r} alone, and the output is {codes}: {broken[0].message}"
+        return observed.model_copy(update={"summary": summary, "cause": broken[0].code, "observed": observed.outcome})
+    if observed.outcome == outcome and wanted and not unseen:
+        return observed.model_copy(
+            update={
+                "outcome": Outcome.PASS,
+                "observed": observed.outcome,
+                "summary": f"negative control failed as it must ({case.expect}): {observed.summary}",
+                "next_command": "",
+            }
+        )
+    if observed.outcome is Outcome.PASS:
+        return observed.model_copy(
+            update={
+                "outcome": Outcome.UNEXPECTED_PASS,
+                "observed": observed.outcome,
+                "cause": "negative_control_passed",
+                "summary": f"this negative control must fail as {case.expect}, and nothing failed: the gate is blind",
+            }
+        )
+    if observed.outcome == outcome:
+        summary = f"this negative control must fail by {named!r}, and failed by {observed.cause!r}: {observed.summary}"
+        return observed.model_copy(update={"summary": summary, "observed": observed.outcome})
+    return observed
+
+
+def _is_seen(stage: str, cause: str, observed: Verdict) -> bool:
+    """Whether a finding that fails the case has this cause, and is of this stage where one is named."""
+    return any(
+        finding.gating and finding.code == cause and stage in ("", finding.stage) for finding in observed.findings
+    ) or (not stage and cause == observed.cause)
+
+
+def _waived(case: Case, observed: Verdict, today: date) -> Verdict:
+    waiver = case.waiver
+    if waiver is None:
+        return observed
+    if today > waiver.expires:
+        finding = Finding(
+            stage="limits",
+            code="waiver_expired",
+            gating=observed.outcome is not Outcome.PASS,
+            message=f"the waiver of {waiver.owner} ({waiver.issue}) ended on {waiver.expires.isoformat()}",
+        )
+        return observed.model_copy(update={"findings": (*observed.findings, finding)})
+    if observed.outcome in WAIVABLE:
+        others = tuple(_unwaived(case, waiver, observed))
+        if others:
+            return _red(waiver, observed, others)
+        summary = f"waived until {waiver.expires.isoformat()} by {waiver.owner} ({waiver.issue}): {observed.summary}"
+        return observed.model_copy(
+            update={"outcome": Outcome.WAIVED, "observed": observed.outcome, "summary": summary, "next_command": ""}
+        )
+    if observed.outcome is Outcome.PASS:
+        return observed.model_copy(
+            update={
+                "outcome": Outcome.UNEXPECTED_PASS,
+                "observed": observed.outcome,
+                "cause": "waived_case_passed",
+                "summary": f"the case passes and {waiver.owner} still waives it: remove the waiver ({waiver.issue})",
+            }
+        )
+    return observed
+
+
+def _unwaived(case: Case, waiver: Waiver, observed: Verdict) -> Iterator[tuple[Outcome, Finding]]:
+    """Everything that fails this case and is not what the waiver expects."""
+    for finding in observed.findings:
+        outcome = _outcome(case, finding, observed)
+        never = finding.stage in ("sanity", "limits") or names_nothing(finding.code)
+        known = outcome == waiver.outcome and finding.code in waiver.causes and not never
+        if outcome is not None and not known:
+            yield outcome, finding
+
+
+def _outcome(case: Case, finding: Finding, observed: Verdict) -> Outcome | None:
+    """How the case would end by this finding alone; ``None`` where it would not fail by it."""
+    if finding.stage == "inspection":
+        if case.inspection != "gate":
+            return None
+        return Outcome.CHECKPOINT_FAULT if finding.gating else Outcome.INCONCLUSIVE
+    if not finding.gating:
+        return None
+    if finding.stage == "engine":
+        return observed.outcome
+    if finding.stage == "identity":
+        if finding.code in MOVED:
+            return Outcome.REGRESSION
+        return Outcome.GOLDEN_STALE if finding.code == REQUEST else Outcome.ENVIRONMENT_MISMATCH
+    return Outcome.INCONCLUSIVE if finding.stage == "limits" else Outcome.REGRESSION
+
+
+def _red(waiver: Waiver, observed: Verdict, others: Sequence[tuple[Outcome, Finding]]) -> Verdict:
+    outcome, finding = others[0]
+    codes = ", ".join(dict.fromkeys(one.code for _, one in others))
+    summary = (
+        f"{finding.message}; {codes} not waived: the waiver of {waiver.owner} ({waiver.issue}) is for {waiver.expect}"
+    )
+    return observed.model_copy(update={"outcome": outcome, "cause": finding.code, "summary": summary})
+
+
+# The next command to type, by outcome and cause.
+
+
+_NO_BASE = frozenset({"base_missing", "contract_unproven"})
+"""What an inspection without a base cannot prove: the same run would say it again."""
+_ACCEPT = frozenset({Outcome.GOLDEN_MISSING, Outcome.GOLDEN_STALE})
+
+
+def next_command(evidence: Evidence, outcome: Outcome, cause: str, runner: str) -> str:
+    """One line that can be pasted into a shell; every name in it is quoted. `accept` never stands there alone."""
+    case, node = shlex.quote(evidence.case.id), shlex.quote(evidence.node)
+    if outcome in (Outcome.PASS, Outcome.WAIVED):
+        return ""
+    if evidence.error is not None and evidence.error.remedy:
+        return evidence.error.remedy
+    if outcome in _ACCEPT:
+        # a shell runs the first command alone: nobody is to accept what nobody has looked at
+        look = f"quantgate report {shlex.quote(evidence.run_dir)}  # look at its frames; if they are right:"
+        if cause == "request_differs":
+            again = f"quantgate regenerate --case {case} --runner {shlex.quote(runner)}"
+            return f"{look} {again} --replace-golden --reason '...'"
+        return f"{look} quantgate accept {case} --runner {shlex.quote(runner)} --reason '...'"
+    if outcome is Outcome.INCONCLUSIVE and cause.startswith("limits_"):
+        return f"quantgate regenerate --case {case} --runner {shlex.quote(runner)} --reason '...'"
+    if outcome is Outcome.INCONCLUSIVE and cause in _NO_BASE and evidence.case.base is None:
+        return f"add `base:` to {case}, the BF16 checkpoint that it was quantized from; then pytest {node}"
+    if outcome is Outcome.INCONCLUSIVE and cause in _inspected(evidence):
+        return f"quantgate inspect --case {case}"
+    if outcome is Outcome.CHECKPOINT_FAULT:
+        return f"quantgate inspect --case {case}"
+    if outcome is Outcome.ENVIRONMENT_MISMATCH and cause == CPU:
+        return f"quantgate report {shlex.quote(evidence.run_dir)}"
+    if outcome is Outcome.ENVIRONMENT_MISMATCH:
+        return f"quantgate doctor --runner {shlex.quote(runner)}"
+    if outcome is Outcome.REGRESSION:
+        return f"quantgate report {shlex.quote(evidence.run_dir)}"
+    return f"pytest {node} --runner {shlex.quote(runner)}"
+
+
+def _inspected(evidence: Evidence) -> set[str]:
+    found = evidence.inspection.findings if evidence.inspection is not None else ()
+    return {one.code for one in found}
 
 
 def judge(evidence: Evidence, runner: str, today: date) -> tuple[Verdict, tuple[LimitCheck, ...]]:
@@ -134,6 +317,7 @@ def _decide(evidence: Evidence, findings: tuple[Finding, ...]) -> tuple[Outcome,
     ordered: tuple[tuple[Outcome, Finding | None], ...] = (
         (Outcome.CHECKPOINT_FAULT, first("inspection")),
         (Outcome.ENVIRONMENT_MISMATCH, first("identity", code=HARDWARE)),
+        (Outcome.ENVIRONMENT_MISMATCH, first("identity", code=CPU)),
         (Outcome.REGRESSION, first("receipts")),
         (Outcome.REGRESSION, first("probe")),
         (Outcome.REGRESSION, first("identity", code=WEIGHTS)),
@@ -163,6 +347,12 @@ def _decide(evidence: Evidence, findings: tuple[Finding, ...]) -> tuple[Outcome,
 
 
 def _passed(evidence: Evidence, checks: tuple[LimitCheck, ...]) -> str:
+    cpu = other_cpu(evidence)
+    made_on = f" (on {cpu.run}; the golden was made on {cpu.golden})" if cpu is not None else ""
+    return f"{_how_near(evidence, checks)}{made_on}"
+
+
+def _how_near(evidence: Evidence, checks: tuple[LimitCheck, ...]) -> str:
     if evidence.comparison is None:
         return "no result"
     return f"{_inside(evidence.comparison, checks)}{_unproven(evidence)}"

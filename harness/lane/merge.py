@@ -3,22 +3,186 @@
 from __future__ import annotations
 
 import shutil
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from pathlib import Path
 from typing import ClassVar, Literal, NamedTuple
+from xml.etree import ElementTree as ET
 
 from pydantic import ValidationError
 
 from harness.definitions.case import Case
-from harness.lane.history import History
-from harness.lane.junit import join_junit
+from harness.lane.durations import History
 from harness.lane.plan import Plan, PlanError, PlannedCase, request_digest
-from harness.lane.proof import unproven
-from harness.reading import UnreadableError
+from harness.outcomes import RULES, Outcome
+from harness.reading import UnreadableError, parse_xml, read_bytes
 from harness.reading import reason as why
-from harness.records.base import Record
+from harness.records.base import Record, write_bytes_atomic
 from harness.records.case_record import CaseRecord
-from harness.records.verdict import RULES, Outcome, worst
+from harness.records.verdict import worst
+from harness.text import clean, one_line
+
+# JUnit files of the shards into one, with an error for every planned case that has no result.
+
+
+PLAN_PROPERTY = "quantgate_plan"
+"""Property of a test suite: id of the plan that it ran."""
+_COUNTED = {"failure": "failures", "error": "errors", "skipped": "skipped"}
+
+
+def join_junit(
+    files: Iterable[Path],
+    missing: Iterable[tuple[str, str]],
+    out: Path,
+    *,
+    plan: str = "",
+    planned: Collection[str] = (),
+) -> tuple[str, ...]:
+    """Join test suites and write ``out``.
+
+    Args:
+        files: JUnit XML files.
+        missing: pytest id and reason of every planned case without a result; each becomes an error.
+        out: the joined file.
+        plan: id of the plan. A suite of another one is left out.
+        planned: pytest ids of its cases; of a suite that names no plan, they are left out.
+
+    Returns:
+        Problems: files that could not be read, and what was left out.
+    """
+    joined = ET.Element("testsuites", name="quantgate")
+    problems = []
+    names = {_names(node) for node in planned}
+    for path in sorted(files):
+        try:
+            root = _parse(path)
+        except (OSError, UnreadableError) as error:
+            problems.append(f"{path}: not readable as JUnit: {why(error)}")
+            continue
+        for suite in [root] if root.tag == "testsuite" else root.findall("testsuite"):
+            reason = _of_another_plan(suite, plan, names)
+            if reason:
+                problems.append(f"{path}: {reason}")
+            joined.append(suite)
+    lost = list(missing)
+    if lost:
+        suite = ET.SubElement(joined, "testsuite", name="not_run")
+        for node, reason in lost:
+            classname, name = _names(node)
+            case = ET.SubElement(suite, "testcase", classname=clean(classname), name=clean(name), time="0")
+            ET.SubElement(case, "error", type="not_run", message=one_line(reason, 1000))
+    _one_a_test(joined)
+    for suite in joined:
+        _count(suite)
+    for name in ("tests", "failures", "errors", "skipped"):
+        joined.set(name, str(sum(int(suite.get(name, "0")) for suite in joined)))
+    ET.indent(joined)
+    write_bytes_atomic(out, ET.tostring(joined, encoding="utf-8", xml_declaration=True) + b"\n")
+    return tuple(problems)
+
+
+def _names(node: str) -> tuple[str, str]:
+    """Class and name that pytest gives a case in JUnit."""
+    file, _, name = node.partition("::")
+    return file.replace("/", "."), name
+
+
+def _of_another_plan(suite: ET.Element, plan: str, planned: Collection[tuple[str, str]]) -> str:
+    """Take out of ``suite`` what is no result of this plan, and say why; empty where all of it is one."""
+    marks = [one.get("value") for one in suite.findall("properties/property") if one.get("name") == PLAN_PROPERTY]
+    if plan in marks:
+        return ""
+    stale = [
+        case
+        for case in suite.findall("testcase")
+        if marks or (case.get("classname", ""), case.get("name", "")) in planned
+    ]
+    for case in stale:
+        suite.remove(case)
+    of = f"plan {marks[0]}" if marks else "no plan"
+    return f"it is of {of}, not of plan {plan}; {len(stale)} results of it do not count" if stale else ""
+
+
+def _parse(path: Path) -> ET.Element:
+    return parse_xml(read_bytes(path), str(path))
+
+
+def _one_a_test(joined: ET.Element) -> None:
+    """Keep one entry a test. A case whose worker died and that ran again has two; what is not green stays."""
+    kept: dict[tuple[str | None, str | None], tuple[ET.Element, ET.Element]] = {}
+    for suite in joined:
+        for case in suite.findall("testcase"):
+            name = (case.get("classname"), case.get("name"))
+            if name in kept:
+                drop_new = _bad(kept[name][1]) and not _bad(case)
+                loser = (suite, case) if drop_new else kept[name]
+                loser[0].remove(loser[1])
+                if drop_new:
+                    continue
+            kept[name] = (suite, case)
+
+
+def _bad(case: ET.Element) -> bool:
+    return case.find("failure") is not None or case.find("error") is not None
+
+
+def _count(suite: ET.Element) -> None:
+    cases = suite.findall("testcase")
+    suite.set("tests", str(len(cases)))
+    for tag, name in _COUNTED.items():
+        suite.set(name, str(sum(case.find(tag) is not None for case in cases)))
+
+
+# Does a green record carry what makes it green? Records come from other machines, as files that anybody may write.
+
+
+def unproven(record: CaseRecord, case: Case) -> str:
+    """Why a green record is no proof: it passes without the evidence that a pass stands on. Empty if it is one.
+
+    Args:
+        record: of any outcome; only ``pass`` and ``waived`` are looked at.
+        case: the request of the record.
+    """
+    verdict = record.verdict
+    if verdict.outcome is Outcome.WAIVED:
+        return _waived(record, case)
+    if verdict.outcome is not Outcome.PASS:
+        return ""
+    if case.expect != "pass":
+        return _control(record, case)
+    if verdict.observed not in (None, Outcome.PASS):
+        return f"it passes although {verdict.observed.value} was observed, and the case expects to pass"
+    if record.generation is None:
+        return "it passes without a generation"
+    if record.comparison is None or record.golden is None:
+        return "it passes without a comparison with a golden"
+    gating = [check for check in record.limits if check.gates]
+    if not gating:
+        return "it passes without a limit"
+    failed = [check.metric for check in gating if not check.passed]
+    if failed:
+        return f"it passes although {', '.join(failed)} lies outside its limit"
+    found = [finding.code for finding in verdict.findings if finding.gating]
+    return f"it passes although {', '.join(found)} was found" if found else ""
+
+
+def _control(record: CaseRecord, case: Case) -> str:
+    """A negative control passes by failing as its case says."""
+    outcome = case.expect.partition(":")[0]
+    if record.verdict.observed != outcome:
+        return f"it is a negative control, and nothing says that {outcome} was observed"
+    seen = {(finding.stage, finding.code) for finding in record.verdict.findings if finding.gating}
+    codes = {code for _, code in seen} | {record.verdict.cause}
+    for stage, cause in case.must_be_seen():
+        if ((stage, cause) not in seen) if stage else (cause not in codes):
+            return f"it is a negative control, and no finding says {cause}"
+    return ""
+
+
+def _waived(record: CaseRecord, case: Case) -> str:
+    if case.waiver is None:
+        return "it is waived, and the case has no waiver"
+    return "" if record.verdict.observed == case.waiver.outcome else "it is waived, and not for what its waiver is for"
+
 
 RECORD = "record.json"
 PLAN = "plan.json"

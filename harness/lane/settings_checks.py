@@ -20,7 +20,7 @@ from typing import Any
 from urllib.parse import quote
 
 from harness.errors import InfraError, InvalidCaseError
-from harness.lane.preflight import Check
+from harness.machine.preflight import Check
 
 ENVIRONMENT = "regenerate"
 """Environment of the job that measures goldens."""

@@ -10,9 +10,9 @@ from collections.abc import Sequence
 from harness.lane.coverage import Change, Coverage
 from harness.lane.merge import Merged, MergedCase
 from harness.lane.plan import Plan
+from harness.outcomes import GREEN, SEVERITY
 from harness.records.base import Json
-from harness.records.verdict import GREEN, SEVERITY
-from harness.report.text import clean
+from harness.text import clean
 
 MARK = "<!-- quantgate lane -->"
 """First line of the comment, by which it is found again."""

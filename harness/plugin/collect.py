@@ -11,10 +11,11 @@ import pytest
 from harness.definitions.case import Case, Located
 from harness.errors import InvalidCaseError, QuantgateError
 from harness.harmless import harmless
+from harness.outcomes import RULES, Outcome
 from harness.plugin import options
 from harness.plugin.state import PluginState
+from harness.project import is_case_name
 from harness.records.case_record import CaseRecord
-from harness.records.verdict import RULES, Outcome
 from harness.redaction import redact
 
 
@@ -113,3 +114,28 @@ class CaseItem(pytest.Item):
     def reportinfo(self) -> tuple[Path, int, str]:
         """File, line and id, for the log and the editor."""
         return self.path, self.located.line - 1, self.case.id
+
+
+# From a pytest id back to its case: the controller of xdist collects nothing, and is told ids only.
+
+
+class CasesById:
+    """Reads each case file once."""
+
+    def __init__(self, config: pytest.Config) -> None:
+        self._config = config
+        self._files: dict[str, dict[str, Located]] = {}
+
+    def find(self, nodeid: str) -> Located | None:
+        """The case with this pytest id; ``None`` where it is another kind of test."""
+        path, _, case = nodeid.partition("::")
+        if not is_case_name(path):
+            return None
+        file = self._config.rootpath / path
+        if not is_case_file(self._config, file):
+            return None
+        if path not in self._files:
+            from harness.definitions.loading import load_case_file
+
+            self._files[path] = {one.case.id: one for one in load_case_file(file, self._config.rootpath)}
+        return self._files[path].get(case)

@@ -9,17 +9,17 @@ import pytest
 from _pytest.junitxml import xml_key
 
 from harness.definitions.case import Located
-from harness.definitions.files import is_case_name
 from harness.harmless import harmless
-from harness.lane.attempts import RECORD, NeverJudgedError, forget, last_attempt
-from harness.lane.junit import PLAN_PROPERTY
+from harness.lane.merge import PLAN_PROPERTY
+from harness.outcomes import Outcome
 from harness.plugin.collect import CaseItem, is_case_file
-from harness.plugin.selected import dropped_cases
+from harness.plugin.selection import dropped_cases
 from harness.plugin.state import PluginState
-from harness.plugin.writing import or_said
+from harness.plugin.unwritable import or_said
+from harness.project import is_case_name
 from harness.reading import UnreadableError
 from harness.records.case_record import CaseRecord
-from harness.records.verdict import Outcome
+from harness.session.attempts import RECORD, NeverJudgedError, forget, last_attempt
 
 _ENDED_BY_ITSELF = (int(pytest.ExitCode.OK), int(pytest.ExitCode.TESTS_FAILED))
 

@@ -6,12 +6,12 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from harness.definitions import files
+from harness import project
 from harness.errors import InvalidCaseError
 from harness.harmless import harmless
-from harness.plugin.marked import taken_by
+from harness.outcomes import RULES, Outcome
+from harness.plugin.options import taken_by
 from harness.plugin.state import PluginState
-from harness.records.verdict import RULES, Outcome
 
 if TYPE_CHECKING:
     from harness.plugin.collect import CaseItem
@@ -24,7 +24,7 @@ def refuse_links(config: pytest.Config) -> None:
         pytest.exit.Exception: with the exit code of ``invalid_case``.
     """
     try:
-        files.refuse(PluginState.of(config).case_files)
+        project.refuse(PluginState.of(config).case_files)
     except InvalidCaseError as error:
         pytest.exit(harmless(str(error)), returncode=error.exit_code)
 

@@ -13,12 +13,12 @@ import pytest
 from xdist.scheduler import LoadScopeScheduling
 
 from harness.harmless import harmless
+from harness.outcomes import RULES, Outcome
+from harness.plugin.collect import CasesById
 from harness.plugin.judged import expect, keep, note_dropped, on_disk
-from harness.plugin.located import CasesById
 from harness.plugin.sharding import refuse_missing
 from harness.plugin.state import PluginState
 from harness.records.case_record import CaseRecord
-from harness.records.verdict import RULES, Outcome
 
 
 class EngineScheduling(LoadScopeScheduling):  # type: ignore[misc]
@@ -55,7 +55,7 @@ class EngineScheduling(LoadScopeScheduling):  # type: ignore[misc]
 
     def _split_scope(self, nodeid: str) -> str:
         if nodeid not in self._scopes:
-            from harness.pipeline.engine_key import engine_key
+            from harness.engine.environment import engine_key
 
             located = self.cases.find(nodeid)
             self._scopes[nodeid] = engine_key(located.case) if located else nodeid
@@ -122,8 +122,7 @@ class XdistHooks:
         located = sched.cases.find(crashitem) if isinstance(sched, EngineScheduling) else None
         if located is None:
             return
-        from harness.lane.attempts import attempt_number, put_aside
-        from harness.lane.retry import next_attempt
+        from harness.session.attempts import attempt_number, next_attempt, put_aside
 
         state = PluginState.of(sched.config)
         folder = state.case_folder(located.case.id)

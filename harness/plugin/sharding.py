@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, NamedTuple
 import pytest
 
 from harness.errors import QuantgateError
-from harness.records.verdict import RULES, Outcome
+from harness.outcomes import RULES, Outcome
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Sequence
@@ -49,7 +49,7 @@ def read_shard(config: pytest.Config) -> Shard | None:
         if shard:
             raise pytest.UsageError(f"--shard {shard} needs --plan FILE: `quantgate plan --runner NAME` writes one")
         return None
-    from harness.lane.operations import read_plan
+    from harness.lane.plan import read_plan
 
     try:
         plan = read_plan(Path(config.invocation_params.dir, file), config.getoption("plan_id"))

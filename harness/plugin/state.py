@@ -10,19 +10,20 @@ import pytest
 
 from harness.definitions.case import Located
 from harness.errors import NoRunnerError, QuantgateError
+from harness.outcomes import RULES, Outcome
 from harness.plugin import options
-from harness.plugin.writing import or_said
+from harness.plugin.unwritable import or_said
 from harness.records.case_record import CaseRecord
-from harness.records.fingerprint import Device
-from harness.records.verdict import RULES, Outcome, worst
+from harness.records.identity import Device
+from harness.records.verdict import worst
 
 if TYPE_CHECKING:
-    from harness.definitions.files import CaseFiles
     from harness.definitions.runner import RunnerProfile
-    from harness.lane.history import History
-    from harness.lane.leases import Lease
+    from harness.lane.durations import History
+    from harness.machine.leases import Lease
     from harness.plugin.collect import CaseItem
     from harness.plugin.sharding import Shard
+    from harness.project import CaseFiles
     from harness.session.conductor import Session
 
 _KEY: pytest.StashKey[PluginState] = pytest.StashKey()
@@ -78,7 +79,7 @@ class PluginState:
     def case_files(self) -> CaseFiles:
         """The case files of the project, listed once per run."""
         if self._case_files is None:
-            from harness.definitions.files import case_files_below
+            from harness.project import case_files_below
 
             self._case_files = case_files_below(options.folder(self.config, "quantgate_cases"))
         return self._case_files
@@ -112,7 +113,7 @@ class PluginState:
 
     def _choose(self) -> RunnerProfile:
         from harness.definitions.runner import load_runners, match_runner
-        from harness.lane.devices import cpu_device, gpu_devices
+        from harness.machine.devices import cpu_device, gpu_devices
 
         profiles = load_runners(options.folder(self.config, "quantgate_runners"))
         shard = self.shard()
@@ -134,7 +135,7 @@ class PluginState:
         Raises:
             pytest.UsageError: it names runners and does not say which one.
         """
-        from harness.plugin.marked import marked_runner
+        from harness.plugin.options import marked_runner
 
         return marked_runner(str(self.config.getoption("markexpr") or ""), self.runner_names())
 
@@ -144,7 +145,7 @@ class PluginState:
         Raises:
             NoRunnerError: none is in this machine.
         """
-        from harness.session.devices import devices_for
+        from harness.session.context import devices_for
 
         return devices_for(self.profile())[0]
 
@@ -167,7 +168,7 @@ class PluginState:
 
     def expected_seconds(self, items: list[CaseItem]) -> dict[str, float]:
         """Expected seconds by case id, measured or estimated."""
-        from harness.lane.history import durations
+        from harness.lane.durations import durations
 
         profile = self.profile()
         expected = durations([item.case for item in items], self.history(), profile.name, profile.device_kind)
@@ -175,7 +176,7 @@ class PluginState:
 
     def history(self) -> History:
         """Times of earlier runs; a worker gets the controller's, so that all order alike."""
-        from harness.lane.history import History
+        from harness.lane.durations import History
 
         sent = self.worker_input("history")
         return self.read_history() if sent is None else History.model_validate_json(sent)
@@ -187,7 +188,7 @@ class PluginState:
 
     def read_history(self) -> History:
         """The history file; a broken one is empty, since it only orders what runs anyway, and is then written anew."""
-        from harness.lane.history import History, read_history
+        from harness.lane.durations import History, read_history
 
         try:
             return read_history([self.history_file])
@@ -226,8 +227,8 @@ class PluginState:
             InfraError: every one stayed in use.
         """
         if self._lease is None:
-            from harness.lane.leases import acquire
-            from harness.session.devices import devices_for
+            from harness.machine.leases import acquire
+            from harness.session.context import devices_for
 
             reporter = self.config.pluginmanager.get_plugin("terminalreporter")
             self._lease = acquire(
@@ -273,15 +274,14 @@ class PluginState:
         Raises:
             InfraError: it is not fit; the case is tried once more on another GPU, where there is one.
         """
-        from harness.lane import doctor
+        from harness.machine import doctor
 
         if device.kind == "cuda":
             doctor.require_fit(doctor.examine(self.profile(), self.config.rootpath, uuid=device.uuid))
 
     def run(self, located: Located, node: str) -> tuple[CaseRecord, Path]:
         """Run one case, once more on another engine where its verdict class allows it, and keep its record."""
-        from harness.lane.attempts import attempt_number, put_aside
-        from harness.lane.retry import next_attempt
+        from harness.session.attempts import attempt_number, next_attempt, put_aside
 
         attempt = attempt_number(self.case_folder(located.case.id))
         while True:
@@ -311,7 +311,7 @@ class PluginState:
 
     def not_judged(self, located: Located, node: str, skip: str) -> CaseRecord:
         """Record that pytest skipped a selected case before it was judged, for the reason ``skip``."""
-        from harness.lane.attempts import NeverJudgedError
+        from harness.session.attempts import NeverJudgedError
 
         error = NeverJudgedError(
             f"it was selected, and pytest skipped it: {skip}",
@@ -327,7 +327,7 @@ class PluginState:
 
     def _attempt(self, located: Located, node: str, attempt: int) -> tuple[CaseRecord, Path]:
         from harness.plugin.terminal import ProgressLine
-        from harness.session.failing import as_ours
+        from harness.session.stages import as_ours
 
         try:
             session = self.session()
@@ -340,7 +340,7 @@ class PluginState:
 
     def lost(self, located: Located, node: str, attempt: int, error: str | QuantgateError) -> CaseRecord:
         """Make the record of a case that no session could judge, and write it where that can be."""
-        from harness.lane.attempts import RECORD, lost_record
+        from harness.session.attempts import RECORD, lost_record
 
         runner = self.profile().name
         record = lost_record(

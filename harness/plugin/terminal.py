@@ -2,21 +2,32 @@
 
 from __future__ import annotations
 
+import ctypes
+import os
+import signal
 import sys
+import threading
 from collections import Counter
-from contextlib import nullcontext
+from collections.abc import Iterator
+from contextlib import contextmanager, nullcontext
+from pathlib import Path
 from shutil import get_terminal_size
 from typing import TYPE_CHECKING, Any
 
 import pytest
+from filelock import FileLock
 
+from harness.errors import QuantgateError
 from harness.harmless import harmless
-from harness.plugin.writing import or_said
-from harness.records.verdict import GREEN, SEVERITY, Outcome
-from harness.session.events import CaseFinished, Event, Progress, StageStarted
+from harness.outcomes import GREEN, SEVERITY, Outcome
+from harness.plugin import options
+from harness.plugin.state import PluginState
+from harness.plugin.unwritable import or_said
+from harness.session.context import CaseFinished, Event, Progress, StageStarted
 
 if TYPE_CHECKING:
     from harness.plugin.state import PluginState
+
 
 _COLOURS = {Outcome.PASS: "green", Outcome.WAIVED: "yellow", Outcome.INFRA: "purple", Outcome.NO_RUNNER: "purple"}
 
@@ -90,3 +101,77 @@ def print_verdicts(reporter: Any, state: PluginState) -> None:
             reporter.write_line(f"report: {render_run(state.run_folder)}")
     for line in state.unwritten:
         reporter.write_line(line, red=True)
+
+
+# SIGTERM as an interrupt: pytest then ends as after Ctrl-C, instead of on the spot.
+
+
+_PR_SET_PDEATHSIG = 1
+
+
+@contextmanager
+def as_interrupt() -> Iterator[None]:
+    """Raise ``KeyboardInterrupt`` at the first SIGTERM; a second one ends the process at once.
+
+    Nothing is changed where somebody else handles SIGTERM, and outside the main thread, which alone may.
+    """
+    ours = threading.current_thread() is threading.main_thread()
+    if not ours or signal.getsignal(signal.SIGTERM) is not signal.SIG_DFL:
+        yield
+        return
+    signal.signal(signal.SIGTERM, _interrupt)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, signal.SIG_DFL)
+
+
+def _interrupt(_number: int, _frame: object) -> None:
+    signal.signal(signal.SIGTERM, signal.SIG_DFL)
+    raise KeyboardInterrupt("SIGTERM")
+
+
+def end_with_parent() -> None:
+    """Have the kernel send SIGTERM to this process if its parent dies in whatever way: for workers of xdist.
+
+    A worker whose controller was killed would finish its case first, for nobody. Linux only; elsewhere the worker
+    notices at its next message. Call it in the main thread of a process that was started by the main thread of another.
+    """
+    if sys.platform != "linux":
+        return
+    parent = os.getppid()
+    ctypes.CDLL(None, use_errno=True).prctl(_PR_SET_PDEATHSIG, signal.SIGTERM, 0, 0, 0)
+    if os.getppid() != parent:  # it died before it was asked for
+        os.kill(os.getpid(), signal.SIGTERM)
+
+
+# What pytest owes the lane: one worker a GPU by default, and the times of this run for the next plan.
+
+
+def workers(config: pytest.Config) -> int | None:
+    """How many workers ``-n auto`` starts: one a GPU of the runner. ``None`` where xdist's own rule is right."""
+    if not runs_cases(config):
+        return None
+    from harness.session.context import devices_for
+
+    try:
+        profile = PluginState.of(config).profile()
+        return len(devices_for(profile)) if profile.device_kind == "cuda" else None
+    except (QuantgateError, pytest.UsageError):
+        return 1  # no device, or an option that is wrong: said once, by the run itself
+
+
+def note_times(config: pytest.Config) -> None:
+    """Add the times of this run to ``runs/history.json``, by which the next run and the next plan are ordered."""
+    state = PluginState.of(config)
+    if state.is_worker or not any(record.generation for record in state.records):
+        return
+    with FileLock(state.history_file.with_suffix(".lock")):
+        state.read_history().with_records(state.records).write(state.history_file)
+
+
+def runs_cases(config: pytest.Config) -> bool:
+    """Whether a path of the command lies below the folder of the case files, or holds it."""
+    cases = options.folder(config, "quantgate_cases")
+    places = (Path(config.invocation_params.dir, argument.partition("::")[0]) for argument in config.args)
+    return any(place.is_relative_to(cases) or cases.is_relative_to(place) for place in places)

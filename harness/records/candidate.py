@@ -6,6 +6,7 @@ from typing import Any, Literal
 
 from pydantic import Field, model_validator
 
+from harness.outcomes import Outcome
 from harness.records.base import Record
 from harness.records.golden import (
     CANDIDATE_FILE,
@@ -19,7 +20,6 @@ from harness.records.golden import (
 )
 from harness.records.identity import FieldChange, Identity
 from harness.records.limits import LimitFile
-from harness.records.verdict import Outcome
 
 __all__ = ["CANDIDATE_FILE", "SHOWN_FILE", "Candidate"]
 

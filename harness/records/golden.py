@@ -10,8 +10,7 @@ from typing import Annotated, Literal
 from pydantic import Field, StringConstraints, model_validator
 
 from harness.records.base import Record
-from harness.records.fingerprint import Fingerprint
-from harness.records.identity import Identity
+from harness.records.identity import Fingerprint, Identity
 
 Sha256 = Annotated[str, StringConstraints(pattern=r"^[0-9a-f]{64}$")]
 SafeName = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]{0,119}$")]

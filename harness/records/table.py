@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from harness.outcomes import RULES, SEVERITY
 from harness.records.base import write_text_atomic
-from harness.records.verdict import RULES, SEVERITY
 
 PAGE = Path(__file__).parents[2] / "docs" / "verdicts.md"
 BEGIN, END = "<!-- table: written by python -m harness.records.table -->", "<!-- end of table -->"

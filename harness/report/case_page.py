@@ -2,24 +2,135 @@
 
 from __future__ import annotations
 
+from collections import Counter
+from dataclasses import dataclass
 from typing import Any
 
 from harness.reading import UnreadableError
+from harness.records.candidate import Candidate
 from harness.records.case_record import CaseRecord
 from harness.records.generation import Trace
+from harness.records.identity import FieldChange
 from harness.records.verdict import Finding
-from harness.report.accepting import accepting
 from harness.report.bars import BAR_WIDTH, LIMIT_AT, bars
-from harness.report.curves import HEIGHT, WIDTH, curves
-from harness.report.divergence import divergence
-from harness.report.focus import focus
-from harness.report.labels import is_control
+from harness.report.divergence import HEIGHT, WIDTH, curves, divergence
 from harness.report.layers import first_bad_block, layer_maps, outside_blocks
 from harness.report.load import Entry, Run
-from harness.report.media import Media
+from harness.report.media import Media, focus
 from harness.report.probes import probe_charts, worst_modules
-from harness.report.receipts import receipt_rows
-from harness.report.shell import case_commands, next_step
+from harness.report.text import (
+    Command,
+    accept_command,
+    case_commands,
+    is_control,
+    next_step,
+    reject_command,
+    short_digest,
+    size,
+)
+
+# What the checkpoints promised against what the modules did.
+
+
+@dataclass(frozen=True)
+class ReceiptRow:
+    """One expert, one format, one kernel."""
+
+    expert: str
+    format: str
+    kernel: str
+    modules: int
+    calls: int
+    promised: int | None
+    """Modules that the checkpoint stores in this format; ``None`` where the engine said nothing of it."""
+    notes: tuple[str, ...]
+
+
+def receipt_rows(record: CaseRecord) -> tuple[ReceiptRow, ...]:
+    """Receipts by expert, format and kernel, and a row of zero modules for a promised format of which none ran."""
+    if record.generation is None:
+        return ()
+    promised = _promised(record)
+    groups: dict[tuple[str, str, str], list[int]] = {}
+    notes: dict[tuple[str, str, str], Counter[str]] = {}
+    for module in record.generation.receipts.modules:
+        key = (module.expert, module.format, module.kernel)
+        groups.setdefault(key, []).append(module.calls)
+        if module.note:
+            notes.setdefault(key, Counter())[module.note] += 1
+    rows = [
+        ReceiptRow(*key, len(calls), sum(calls), promised.get(key[:2]), tuple(sorted(notes.get(key, ()))))
+        for key, calls in sorted(groups.items())
+    ]
+    ran = {(row.expert, row.format) for row in rows}
+    rows.extend(
+        ReceiptRow(expert, kind, "did not run", 0, 0, count, ())
+        for (expert, kind), count in sorted(promised.items())
+        if (expert, kind) not in ran
+    )
+    return tuple(rows)
+
+
+def _promised(record: CaseRecord) -> dict[tuple[str, str], int]:
+    if record.engine is None:
+        return {}
+    return {
+        (expert, kind): count
+        for expert, modules in record.engine.quantized_modules.items()
+        for kind, count in Counter(modules.values()).items()
+    }
+
+
+# What accepting a case's output would change, said before anybody does it.
+
+
+_CONFIGURATION = frozenset({"request", "hardware", "weights", "env"})
+
+
+@dataclass(frozen=True)
+class Accepting:
+    """The consequences, and the two commands."""
+
+    sentences: tuple[str, ...]
+    accept: Command
+    reject: Command
+
+
+def accepting(record: CaseRecord, candidate: Candidate | None) -> Accepting | None:
+    """``None`` where the run left no candidate."""
+    if candidate is None:
+        return None
+    parts = ", ".join(f"{name} ({size(part.bytes)})" for name, part in sorted(candidate.parts.items()))
+    replaced = (
+        f"It takes the place of golden {short_digest(candidate.golden)}, which stays in the store and stays immutable."
+        if candidate.golden
+        else "It becomes the first golden of this case on this runner."
+    )
+    sentences = (
+        f"This run’s output becomes the golden of {candidate.case} on {candidate.runner}: {parts}.",
+        replaced,
+        _limits(candidate),
+        "Golden and limits change together or not at all, in files to be committed; no GPU is needed.",
+    )
+    return Accepting(sentences, accept_command(record), reject_command(record))
+
+
+def _limits(candidate: Candidate) -> str:
+    if candidate.limits is not None:
+        return "The limits that were measured against this output come with it."
+    if candidate.golden is None:
+        return "The case has limits only once they are measured: until then it ends inconclusive."
+    if moved := sorted({change.identity_class for change in candidate.changes if _is_configuration(change)}):
+        return (
+            "The limits are removed, which `accept` does with --drop-limits only: they were measured for another "
+            f"configuration ({', '.join(moved)} differ). The case stays red until new ones are measured."
+        )
+    return "The limits are carried over, since only the code differs; the limit file says so."
+
+
+def _is_configuration(change: FieldChange) -> bool:
+    return change.identity_class in _CONFIGURATION
+
 
 _SEVERITY = ("fault", "inconclusive", "warning", "info")
 

@@ -6,11 +6,11 @@ import re
 from collections.abc import Iterable
 from xml.etree import ElementTree as ET
 
+from harness.outcomes import RULES
 from harness.records.case_record import CaseRecord
-from harness.records.verdict import RULES
 from harness.report.load import Run
-from harness.report.shell import next_step
-from harness.report.text import clean, one_line
+from harness.report.text import next_step
+from harness.text import clean, one_line
 
 _YAML = re.compile(r"\.ya?ml$")
 

@@ -5,17 +5,26 @@ from __future__ import annotations
 import hashlib
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
+from harness.errors import GoldenError, QuantgateError
+from harness.goldens.store import GoldenStore, open_store
+from harness.outcomes import Outcome
 from harness.reading import UnreadableError, reason
 from harness.records.candidate import CANDIDATE_FILE, Candidate
 from harness.records.case_record import CaseRecord
-from harness.records.verdict import Outcome, worst
-from harness.report.errors import ReportError
-from harness.report.labels import is_red, worst_first
+from harness.records.verdict import worst
 from harness.report.redact import redact_record, redact_text
-from harness.report.text import one_line
+from harness.report.text import is_red, worst_first
+from harness.text import one_line
+
+# What can go wrong when a report is made.
+
+
+class ReportError(QuantgateError):
+    """There is nothing to report on, or no place to write it to."""
+
 
 RECORD = "record.json"
 
@@ -129,3 +138,45 @@ def _hidden(path: Path) -> bool:
 def _slug(folder: Path, root: Path, case: str) -> str:
     name = folder.name if folder != root else case
     return re.sub(r"[^A-Za-z0-9_-]", "_", name)[:100] or "case"
+
+
+# Pending candidates as a run: the same pages, old against new, before anything is accepted.
+
+
+PENDING = (".quantgate", "pending")
+_PARTS = {"clip": "golden", "trace": "golden_trace"}
+"""Part of a golden to the artifact that a page looks for."""
+
+
+def is_pending(folder: Path) -> bool:
+    """Whether a folder is a project's pending candidates."""
+    return folder.resolve().parts[-2:] == PENDING
+
+
+def load_pending(folder: Path) -> Run:
+    """The candidates under ``<root>/.quantgate/pending``, each with the golden that it was judged against.
+
+    A golden that is only on a hub, and was never fetched, is left out: nothing here uses the network.
+
+    Raises:
+        ReportError: nothing is pending.
+    """
+    run = load_run(folder)
+    store = open_store(folder.resolve().parent.parent / "goldens", offline=True)
+    return replace(run, name="pending candidates", entries=tuple(_with_golden(entry, store) for entry in run.entries))
+
+
+def _with_golden(entry: Entry, store: GoldenStore) -> Entry:
+    record, candidate = entry.record, entry.candidate
+    slug = f"{record.runner}-{entry.slug}"
+    if candidate is None or candidate.golden is None:
+        return replace(entry, slug=slug)
+    found: dict[str, Path] = {}
+    try:
+        golden = store.get(candidate.runner, candidate.case, candidate.golden)
+        for part, name in _PARTS.items():
+            if part in golden.manifest.parts:
+                found[name] = golden.open_part(part)
+    except GoldenError:
+        return replace(entry, slug=slug)
+    return replace(entry, slug=slug, elsewhere=found)

@@ -2,17 +2,54 @@
 
 from __future__ import annotations
 
+import json
 import re
 from collections.abc import Iterable
 
+from harness.outcomes import RULES
 from harness.records.case_record import CaseRecord
 from harness.report.bars import bars
-from harness.report.labels import LABELS, count_words, is_control
 from harness.report.load import Entry, Run
-from harness.report.neutral import code, fenced, neutral
 from harness.report.overview_page import machines, sentence
-from harness.report.shell import case_commands, next_step
-from harness.report.text import plain
+from harness.report.text import LABELS, case_commands, count_words, is_control, next_step, plain
+from harness.text import clean, one_line
+
+# Foreign text inside Markdown that GitHub will render: it is shown, and does nothing.
+
+
+_GAP = "&#8203;"
+_HARMLESS = re.compile(r"[^A-Za-z0-9 ,;/.%=()+\-\u0080-\U0010ffff]")
+_ADDRESS = re.compile(r"(?i)(https?|ftp|mailto|xmpp)(?=:)|([a-z][a-z0-9+.-]{1,15})(?=://)|\b(www)(?=\.)|\b(GH)(?=-\d)")
+
+
+def neutral(text: str, limit: int = 400) -> str:
+    """One line of foreign text, safe in running Markdown and in a table's cell."""
+    line = one_line(text, limit)
+    marked = _ADDRESS.sub(lambda match: match.group(0) + "\0", line)
+    return "".join(_escape(character) for character in marked)
+
+
+def _escape(character: str) -> str:
+    if character == "\0":
+        return _GAP
+    if not _HARMLESS.match(character):
+        return character
+    reference = f"&#{ord(character)};"
+    return reference + _GAP if character in "@#" else reference
+
+
+def code(text: str, limit: int = 400) -> str:
+    """One line of foreign text as inline code; references inside ``<code>`` are shown as what they stand for."""
+    return f"<code>{neutral(text, limit)}</code>"
+
+
+def fenced(text: str, language: str = "") -> str:
+    """Text as a code block whose fence is longer than any run of backticks in it, so that nothing in it can end it."""
+    body = clean(text).strip("\n")
+    longest = max((len(run) for run in re.findall(r"`+", body)), default=0)
+    fence = "`" * max(3, longest + 1)
+    return f"{fence}{language}\n{body}\n{fence}"
+
 
 SUMMARY_BYTES = 1024 * 1024
 """GitHub refuses a longer step summary."""
@@ -116,3 +153,31 @@ def totals(run: Run) -> dict[str, int]:
     """Cases by outcome."""
     found = count_words([entry.record.verdict.outcome for entry in run.entries])
     return {outcome.value: count for outcome, count in found}
+
+
+# The run as one JSON document, for programs.
+
+
+SCHEMA_VERSION = 1
+
+
+def run_json(run: Run) -> str:
+    """Counts, exit code, and every record with the commands that go with it; redacted like every other surface."""
+    document = {
+        "schema_version": SCHEMA_VERSION,
+        "run": run.name,
+        "green": run.green,
+        "exit_code": RULES[run.outcome].exit_code,
+        "sentence": sentence(run),
+        "counts": totals(run),
+        "unreadable": [{"path": item.path, "why": item.why} for item in run.unreadable],
+        "cases": [
+            {
+                "next": step.line if (step := next_step(entry.record)) else None,
+                "commands": [item.line for item in case_commands(entry.record)],
+                "record": entry.record.model_dump(mode="json"),
+            }
+            for entry in run.entries
+        ],
+    }
+    return json.dumps(document, indent=2, ensure_ascii=False, allow_nan=False) + "\n"

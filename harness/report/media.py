@@ -2,20 +2,211 @@
 
 from __future__ import annotations
 
+import math
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
+import numpy.typing as npt
 from PIL import Image
 
 from harness.frames.clip import Clip, read_clip
 from harness.frames.errors import ClipError
 from harness.records.base import Record
-from harness.records.frames import Tile
-from harness.report.focus import Focus, focus, key_frames, tile_frame
+from harness.records.case_record import CaseRecord
+from harness.records.frames import MetricResult, Tile
+from harness.records.limits import LimitCheck
 from harness.report.load import Entry
 from harness.report.redact import redact_text
-from harness.report.sprites import Bytes, Sheet, amplified_difference, crop, write_sheets, write_still
-from harness.report.text import clean
+from harness.report.text import is_red, number
+from harness.text import clean
+
+# Clips as pictures that a page can seek in: contact sheets for playing, single frames without loss for deciding.
+
+
+Bytes = npt.NDArray[np.uint8]
+
+PREVIEW_WIDTH = 480
+"""Widest cell of a lossy contact sheet, in pixels."""
+LOSSLESS_PIXELS = 2_000_000
+"""A clip of at most this many pixels (frames x height x width) is played without loss."""
+FRAMES_PER_SHEET = 49
+_MACROBLOCK = 16
+"""Lossy WebP predicts across blocks of 16: cells that end on a block's edge do not bleed into each other."""
+_QUALITY = 82
+
+
+class Sheet(Record):
+    """The contact sheets of one clip. Frame ``i`` lies on file ``i // per_sheet``."""
+
+    files: tuple[str, ...]
+    """Relative to the page."""
+    columns: int
+    per_sheet: int
+    cell_width: int
+    cell_height: int
+    lossless: bool
+
+
+def write_sheets(frames: Bytes, folder: Path, name: str, prefix: str) -> Sheet:
+    """Write the frames [T, H, W, 3] as contact sheets ``<folder>/<name>-N.webp``.
+
+    Args:
+        frames: uint8 RGB.
+        folder: where the files go.
+        name: start of the file names.
+        prefix: what a page puts before a file name, such as ``../media/case``.
+    """
+    count, height, width, _ = frames.shape
+    lossless = count * height * width <= LOSSLESS_PIXELS
+    cell_width, cell_height = (width, height) if lossless else preview_size(width, height)
+    per_sheet = min(count, FRAMES_PER_SHEET)
+    columns = max(1, math.ceil(math.sqrt(per_sheet * cell_height / cell_width)))
+    files = []
+    for sheet_number, start in enumerate(range(0, count, per_sheet)):
+        part = frames[start : start + per_sheet]
+        rows = math.ceil(len(part) / columns)
+        sheet = Image.new("RGB", (columns * cell_width, rows * cell_height))
+        for place, frame in enumerate(part):
+            picture = Image.fromarray(frame)
+            if not lossless:
+                picture = picture.resize((cell_width, cell_height), Image.Resampling.LANCZOS, reducing_gap=2.0)
+            sheet.paste(picture, (place % columns * cell_width, place // columns * cell_height))
+        file = f"{name}-{sheet_number}.webp"
+        if lossless:
+            write_still(sheet, folder / file)
+        else:
+            sheet.save(folder / file, "WEBP", quality=_QUALITY, method=2)
+        files.append(f"{prefix}/{file}")
+    return Sheet(
+        files=tuple(files),
+        columns=columns,
+        per_sheet=per_sheet,
+        cell_width=cell_width,
+        cell_height=cell_height,
+        lossless=lossless,
+    )
+
+
+def write_still(picture: Image.Image, path: Path) -> None:
+    """One picture as lossless WebP."""
+    picture.save(path, "WEBP", lossless=True, quality=20, method=1)
+
+
+def preview_size(width: int, height: int) -> tuple[int, int]:
+    """Cell of a lossy sheet: at most ``PREVIEW_WIDTH`` wide, sides a multiple of 16; the page restores the aspect."""
+    scale = min(1.0, PREVIEW_WIDTH / width)
+    return _round(width * scale), _round(height * scale)
+
+
+def _round(side: float) -> int:
+    return max(_MACROBLOCK, round(side / _MACROBLOCK) * _MACROBLOCK)
+
+
+def crop(frame: Bytes, tile: Tile, margin: float = 0.5) -> Bytes:
+    """The tile with ``margin`` of its size on every side, cut at the frame's edge. frame [H, W, 3]."""
+    height, width = frame.shape[:2]
+    left, top = max(0, int(tile.x - tile.width * margin)), max(0, int(tile.y - tile.height * margin))
+    right = min(width, int(tile.x + tile.width * (1 + margin)) + 1)
+    bottom = min(height, int(tile.y + tile.height * (1 + margin)) + 1)
+    return frame[top:bottom, left:right] if right > left and bottom > top else frame
+
+
+def amplified_difference(golden: Bytes, candidate: Bytes) -> tuple[Bytes, int]:
+    """Absolute difference of two pictures [H, W, 3], and the power of two it was multiplied by to be seen."""
+    difference = np.abs(golden.astype(np.int16) - candidate.astype(np.int16))
+    peak = int(difference.max(initial=0))
+    gain = 1
+    while peak and peak * gain * 2 <= 255 and gain < 64:
+        gain *= 2
+    return (difference * gain).astype(np.uint8), gain
+
+
+# Where to look first: the frame and the tile that decided.
+
+
+MOST_KEY_FRAMES = 8
+"""Of a case that is not green."""
+GREEN_KEY_FRAMES = 2
+"""Of a green one: a lane of 300 large cases must still be an artifact that can be uploaded."""
+_PAST_ANY_LIMIT = 1e9
+
+
+@dataclass(frozen=True)
+class Focus:
+    """The worst frame of a case."""
+
+    frame: int
+    tile: Tile | None
+    why: str
+
+
+def focus(record: CaseRecord) -> Focus | None:
+    """The worst frame: of the failed sanity check, of the limit that the verdict names, of the one broken by most.
+
+    Where everything passed, it is the frame that comes nearest to a limit.
+    ``None`` where no measurement points at a frame: nothing was measured, or the clips are bit-exact.
+    """
+    tile = _worst_tile(record)
+    for failure in record.sanity.failures if record.sanity else ():
+        if failure.frame is not None:
+            return Focus(failure.frame, tile, failure.message)
+    cause = record.verdict.cause
+    ranked = sorted(
+        (check for check in record.limits if check.frame is not None),
+        key=lambda check: (cause.startswith(f"{check.metric}_") and not check.passed, _used(check)),
+        reverse=True,
+    )
+    for check in ranked:
+        if check.frame is not None and _used(check) > 0:
+            return Focus(check.frame, tile, _sentence(check))
+    metrics = record.comparison.metrics if record.comparison and not record.comparison.bit_exact else ()
+    for metric in metrics:
+        if metric.worst_frame is not None and metric.worst != metric.ideal:
+            return Focus(metric.worst_frame, tile, f"{metric.name} is worst here: {number(metric.worst)}")
+    return None
+
+
+def key_frames(record: CaseRecord, count: int) -> tuple[int, ...]:
+    """Frames that are kept without loss, once each: the worst ones, then first, middle and last."""
+    first = focus(record)
+    wanted = [first.frame] if first else []
+    wanted += [check.frame for check in record.limits if check.frame is not None and not check.passed]
+    wanted += [check.frame for check in record.sanity.failures if check.frame is not None] if record.sanity else []
+    wanted += [metric.worst_frame for metric in _tiled(record) if metric.worst_frame is not None]
+    wanted += [0, count // 2, count - 1]
+    inside = dict.fromkeys(frame for frame in wanted if 0 <= frame < count)
+    return tuple(inside)[: MOST_KEY_FRAMES if is_red(record) else GREEN_KEY_FRAMES]
+
+
+def _used(check: LimitCheck) -> float:
+    if not check.gates:
+        return 0.0
+    if check.value is None or (check.margin_consumed is None and not check.passed):
+        return _PAST_ANY_LIMIT
+    return check.margin_consumed or 0.0
+
+
+def _sentence(check: LimitCheck) -> str:
+    if check.passed:
+        return f"{check.metric} comes nearest to its limit here: {number(check.value)}, limit {number(check.limit)}"
+    side = "below" if check.direction == "higher_is_better" else "above"
+    return f"{check.metric} is {number(check.value)} here, {side} its limit of {number(check.limit)}"
+
+
+def _tiled(record: CaseRecord) -> tuple[MetricResult, ...]:
+    metrics = record.comparison.metrics if record.comparison else ()
+    return tuple(metric for metric in metrics if metric.worst_tile is not None)
+
+
+def tile_frame(record: CaseRecord) -> int | None:
+    """The frame in which the worst tile lies."""
+    return next((metric.worst_frame for metric in _tiled(record) if metric.worst_frame is not None), None)
+
+
+def _worst_tile(record: CaseRecord) -> Tile | None:
+    return next((metric.worst_tile for metric in _tiled(record)), None)
+
 
 THUMBNAIL = (208, 125)
 FRAMES_PER_SECOND = 16

@@ -6,14 +6,13 @@ from collections import Counter
 from dataclasses import dataclass
 from typing import Any
 
+from harness.outcomes import RULES, Outcome
 from harness.records.case_record import CaseRecord
-from harness.records.verdict import RULES, Outcome
 from harness.report.bars import BAR_WIDTH, LIMIT_AT, Bar, bars
-from harness.report.labels import LABELS, count_words, is_control, is_red
 from harness.report.load import Entry, Run
 from harness.report.media import Media
-from harness.report.shell import Command, next_step
-from harness.report.text import one_line
+from harness.report.text import LABELS, Command, count_words, is_control, is_red, next_step
+from harness.text import one_line
 
 
 @dataclass(frozen=True)

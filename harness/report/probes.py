@@ -11,8 +11,7 @@ import re
 from dataclasses import dataclass
 
 from harness.records.probe import ModuleEvidence, PointEvidence, ProbeEvidence, ProbeStep
-from harness.report.curves import polyline
-from harness.report.divergence import ONSET
+from harness.report.divergence import ONSET, polyline
 from harness.report.text import number
 
 WIDTH, HEIGHT = 600.0, 150.0

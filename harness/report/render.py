@@ -17,12 +17,12 @@ from harness.records.base import write_text_atomic
 from harness.records.candidate import SHOWN_FILE
 from harness.report import text
 from harness.report.case_page import case_page
-from harness.report.errors import ReportError
-from harness.report.labels import LABELS
-from harness.report.load import Run, load_run
+from harness.report.load import ReportError, Run, load_run
 from harness.report.media import Media, write_media
 from harness.report.overview_page import overview_page
 from harness.report.review_page import REVIEW_FILE, Notes, review_page
+from harness.report.text import LABELS
+from harness.text import clean
 
 HERE = Path(__file__).parent
 MARKER = ".quantgate-report"
@@ -97,7 +97,7 @@ def write_report(run: Run, folder: Path) -> dict[str, Media]:
     return media
 
 
-def replace_folder(target: Path, write: Callable[[Path], None]) -> Path:
+def replace_folder(target: Path, write: Callable[[Path], object]) -> Path:
     """Let ``write`` fill a new folder, then put it in the place of ``target``; a failure leaves ``target`` as it was.
 
     Raises:
@@ -154,7 +154,7 @@ def environment() -> Environment:
 
 
 def _clean(value: object) -> object:
-    return text.clean(value) if isinstance(value, str) and not isinstance(value, Markup) else value
+    return clean(value) if isinstance(value, str) and not isinstance(value, Markup) else value
 
 
 def renderer() -> Callable[..., str]:

@@ -11,7 +11,7 @@ from typing import Any
 from harness.records.case_record import CaseRecord
 from harness.report.load import Entry, Run
 from harness.report.media import Media
-from harness.report.text import one_line
+from harness.text import one_line
 
 REVIEW_FILE = "review.html"
 Notes = Mapping[tuple[str, str], Sequence[str]]

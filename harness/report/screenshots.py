@@ -15,7 +15,7 @@ from typing import Annotated, NamedTuple
 import typer
 
 from harness.errors import QuantgateError
-from harness.report.errors import ReportError
+from harness.report.load import ReportError
 from harness.report.render import render_run
 
 _ARGUMENTS = ("--no-sandbox", "--disable-gpu", "--disable-background-networking", "--no-first-run")

@@ -5,16 +5,14 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 
+from harness.outcomes import SEVERITY
 from harness.records.case_record import CaseRecord
 from harness.records.identity import FieldChange, differences
-from harness.records.verdict import SEVERITY
 from harness.report.bars import Bar, bars
-from harness.report.errors import ReportError
-from harness.report.labels import LABELS, is_control
-from harness.report.load import RECORD, Entry, Run, load_run
-from harness.report.receipts import receipt_rows
-from harness.report.shell import next_step
-from harness.report.text import clean, number, one_line, plain, seconds
+from harness.report.case_page import receipt_rows
+from harness.report.load import RECORD, Entry, ReportError, Run, load_run
+from harness.report.text import LABELS, is_control, next_step, number, plain, seconds
+from harness.text import clean, one_line
 
 LAST = "last"
 _CHANGES = 12

@@ -3,30 +3,14 @@
 from __future__ import annotations
 
 import json
-import re
+import shlex
+from dataclasses import dataclass
+from typing import Literal, NamedTuple
 
+from harness.outcomes import GREEN, SEVERITY, Outcome
 from harness.records.base import Json
-
-_ANSI = re.compile(r"\x1b(?:\[[0-?]*[ -/]*[@-~]|\][^\x07\x1b]*(?:\x07|\x1b\\)?|[@-Z\\-_])")
-_CONTROL = re.compile(
-    r"[\x00-\x08\x0b-\x1f\x7f-\x9f\xad\u0600-\u0605\u061c\u06dd\u070f\u0890\u0891\u08e2\u180e\u200b-\u200f"
-    r"\u2028-\u202e\u2060-\u206f\ufeff\ufff9-\ufffb\ufffe\uffff\ud800-\udfff\U000110bd\U000110cd"
-    r"\U00013430-\U0001343f\U0001bca0-\U0001bca3\U0001d173-\U0001d17a\U000e0001\U000e0020-\U000e007f]"
-)
-
-
-def clean(text: str) -> str:
-    """``text`` without terminal colours, control characters and signs that turn the reading direction.
-
-    What is left is legal in XML 1.0, and reads in the order in which it is stored.
-    """
-    return _CONTROL.sub("", _ANSI.sub("", text).replace("\r\n", "\n"))
-
-
-def one_line(text: str, limit: int = 400) -> str:
-    """``text`` cleaned, on one line, cut after ``limit`` characters."""
-    line = " ".join(clean(text).split())
-    return line if len(line) <= limit else line[: limit - 1] + "…"
+from harness.records.case_record import CaseRecord
+from harness.text import one_line
 
 
 def number(value: float | None) -> str:
@@ -72,3 +56,116 @@ def plain(value: Json) -> str:
 def short_digest(value: str | None) -> str:
     """The first 12 characters of a digest."""
     return value[:12] if value else "–"
+
+
+# How an outcome is shown: a word, a sign and a tone, never a colour alone.
+
+
+Tone = Literal["good", "bad", "doubt", "infra"]
+
+
+class Label(NamedTuple):
+    """One outcome on a page."""
+
+    word: str
+    sign: str
+    """One character that tells the tones apart without colour."""
+    tone: Tone
+
+
+LABELS: dict[Outcome, Label] = {
+    Outcome.PASS: Label("pass", "✓", "good"),
+    Outcome.WAIVED: Label("waived", "≈", "good"),
+    Outcome.REGRESSION: Label("regression", "✕", "bad"),
+    Outcome.CHECKPOINT_FAULT: Label("checkpoint fault", "✕", "bad"),
+    Outcome.UNEXPECTED_PASS: Label("unexpected pass", "✕", "bad"),
+    Outcome.INCONCLUSIVE: Label("inconclusive", "?", "doubt"),
+    Outcome.GOLDEN_MISSING: Label("golden missing", "?", "doubt"),
+    Outcome.GOLDEN_STALE: Label("golden stale", "?", "doubt"),
+    Outcome.ENVIRONMENT_MISMATCH: Label("environment mismatch", "?", "doubt"),
+    Outcome.INVALID_CASE: Label("invalid case", "!", "infra"),
+    Outcome.INFRA: Label("infra", "!", "infra"),
+    Outcome.NO_RUNNER: Label("no runner", "!", "infra"),
+    Outcome.NOT_RUN: Label("not run", "!", "infra"),
+}
+
+
+def is_red(record: CaseRecord) -> bool:
+    """Whether the case keeps the run from being green."""
+    return record.verdict.outcome not in GREEN
+
+
+def is_control(record: CaseRecord) -> bool:
+    """Whether this is a case that must fail, and did: green, though the evidence says otherwise."""
+    verdict = record.verdict
+    return verdict.outcome is Outcome.PASS and verdict.observed not in (None, Outcome.PASS)
+
+
+def worst_first(record: CaseRecord) -> tuple[int, str, str]:
+    """Sort key: the outcome's severity, negative controls before other passes, then the name."""
+    control = 0 if is_control(record) else 1
+    return SEVERITY.index(record.verdict.outcome) * 2 + control, record.case, record.runner
+
+
+def count_words(outcomes: list[Outcome]) -> list[tuple[Outcome, int]]:
+    """How many cases ended how, worst first, without the outcomes that none had."""
+    return [(outcome, outcomes.count(outcome)) for outcome in SEVERITY if outcome in outcomes]
+
+
+# The commands that a page offers: pasted into a shell they do what they say, whatever the case is called.
+
+
+_ACCEPTABLE = frozenset({Outcome.REGRESSION, Outcome.GOLDEN_MISSING, Outcome.GOLDEN_STALE})
+
+
+@dataclass(frozen=True)
+class Command:
+    """One line for a shell, and what it does."""
+
+    line: str
+    does: str
+
+
+def reproduce(record: CaseRecord) -> Command:
+    """Run this one case again on this runner."""
+    return Command(
+        f"pytest {_quote(record.node)} --runner {_quote(record.runner)}", "run this case again, on this runner"
+    )
+
+
+def next_step(record: CaseRecord) -> Command | None:
+    """What to type next; the way to this page is no way on, so it becomes the way to run the case again."""
+    line = one_line(record.verdict.next_command)
+    if record.verdict.outcome in GREEN:
+        return None
+    if not line or line.startswith("quantgate report "):
+        return reproduce(record)
+    return Command(line, "next")
+
+
+def case_commands(record: CaseRecord) -> tuple[Command, ...]:
+    """Reproduce, inspect, accept, history: those that make sense for this outcome."""
+    case, runner = _quote(record.case), _quote(record.runner)
+    found = [reproduce(record)]
+    if record.inspection is not None:
+        found.append(Command(f"quantgate inspect --case {case}", "look at the checkpoint's bytes again; no GPU needed"))
+    if record.verdict.outcome in _ACCEPTABLE and record.generation is not None:
+        found.append(accept_command(record))
+    found.append(Command(f"quantgate history {case} --runner {runner}", "how its measurements moved over past runs"))
+    return tuple(found)
+
+
+def accept_command(record: CaseRecord) -> Command:
+    """Make this run's output the golden."""
+    line = f"quantgate accept {_quote(record.case)} --runner {_quote(record.runner)} --reason '...'"
+    return Command(line, "take this run's output as the new golden; no GPU needed")
+
+
+def reject_command(record: CaseRecord) -> Command:
+    """Drop the pending candidate."""
+    line = f"quantgate reject {_quote(record.case)} --runner {_quote(record.runner)}"
+    return Command(line, "drop the pending candidate; the run's own folder keeps what it has")
+
+
+def _quote(text: str) -> str:
+    return shlex.quote(one_line(text, limit=4000))

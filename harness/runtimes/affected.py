@@ -6,13 +6,13 @@ from collections.abc import Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
-from harness.checkpoint.assemble import assemble
-from harness.checkpoint.contracts.model import Rules, load_contract
-from harness.checkpoint.contracts.predict import Prediction, predict
-from harness.checkpoint.contracts.resolve import LAYOUTS, ORDERS, declared_by
-from harness.checkpoint.sources import Meter
 from harness.definitions.case import Case
 from harness.errors import QuantgateError
+from harness.inspector.assemble import assemble
+from harness.inspector.contracts.model import Rules, load_contract
+from harness.inspector.contracts.predict import Prediction, predict
+from harness.inspector.contracts.resolve import LAYOUTS, ORDERS, declared_by
+from harness.inspector.sources import Meter
 
 READERS = 8
 

@@ -1,7 +1,7 @@
 """Learn a contract: run a runtime's own loader over generated checkpoints, and fit the schema's parameters to its
 answers.
 
-The schema of a contract (`harness.checkpoint.contracts.model`) is a model of a loader with a few discrete parameters.
+The schema of a contract (`harness.inspector.contracts.model`) is a model of a loader with a few discrete parameters.
 Each
 parameter is set to the value under which the predictions agree with most answers; what no value explains is written
 into
@@ -25,9 +25,9 @@ from typing import Any
 
 from ruamel.yaml import YAML
 
-from harness.checkpoint.contracts.model import ContractFile, Learned, Rules, rules_of
-from harness.checkpoint.contracts.predict import Declared, predict
 from harness.errors import InfraError
+from harness.inspector.contracts.model import ContractFile, Learned, Rules, rules_of
+from harness.inspector.contracts.predict import Declared, predict
 from harness.runtimes.environments import Environment, RuntimeVersion
 from harness.runtimes.kinds import Kind, all_kinds, base_kind, write_kind
 from harness.runtimes.outcomes import Outcome, declared_of, predicted_outcome, real_outcome

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Literal
 
-from harness.checkpoint.contracts.predict import Declared, Prediction
+from harness.inspector.contracts.predict import Declared, Prediction
 from harness.runtimes.kinds import Kind, files_of
 
 Outcome = Literal[

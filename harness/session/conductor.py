@@ -14,31 +14,29 @@ from typing import Any
 
 from harness.definitions.case import Case, Located
 from harness.definitions.resolving import require_resolved
+from harness.engine.owner import EngineOwner, EnginePool
+from harness.engine.resolve import resolve_case
+from harness.engine.stamps import Stamps, require_unchanged
 from harness.errors import QuantgateError
 from harness.frames.clip import Clip, read_clip
 from harness.goldens.golden import Golden
 from harness.goldens.matching import MatchKind
 from harness.judge.evidence import Evidence
 from harness.judge.verdict import judge, observe, stop_before_generation
-from harness.lane.attempts import RECORD, lost_record
-from harness.pipeline.owner import EngineOwner
-from harness.pipeline.pool import EnginePool
-from harness.pipeline.resolve import resolve_case
-from harness.pipeline.stamps import Stamps, require_unchanged
+from harness.outcomes import SEVERITY, Outcome
+from harness.perf.conditions import sampled
 from harness.records import generation as gen
 from harness.records.case_record import CaseRecord, Timing
-from harness.records.fingerprint import Fingerprint
 from harness.records.golden import CLIP
-from harness.records.identity import Identity
+from harness.records.identity import Fingerprint, Identity
 from harness.records.limits import LimitCheck
-from harness.records.verdict import SEVERITY, Outcome, Verdict
-from harness.session.candidates import leave_candidate
+from harness.records.perf import Conditions
+from harness.records.verdict import Verdict
+from harness.session.attempts import RECORD, lost_record
 from harness.session.clock import newest_time
 from harness.session.contents import Contents
-from harness.session.context import SessionContext
-from harness.session.events import CaseFinished, Event, Progress, Stage, StageStarted
+from harness.session.context import CaseFinished, Event, Progress, SessionContext, Stage, StageStarted
 from harness.session.experiments import ATTRIBUTED, Laboratory, investigate
-from harness.session.failing import as_ours, clear, last_lines
 from harness.session.identity import identity_of
 from harness.session.inspecting import Inspector
 from harness.session.probing import base_on_disk, probe_source, run_probes
@@ -47,8 +45,12 @@ from harness.session.similarity import require_near
 from harness.session.stages import (
     Found,
     accepted_goldens,
+    as_ours,
+    clear,
     compare_with,
     find_golden,
+    last_lines,
+    leave_candidate,
     look_at_frames,
     place_golden,
 )
@@ -77,6 +79,7 @@ class _Run:
     """All goldens that the case accepts, whatever they are of."""
     identity: Identity | None = None
     engine: gen.EngineStart | None = None
+    conditions: Conditions | None = None
     fingerprint: Fingerprint | None = None
     log_tail: tuple[str, ...] = ()
 
@@ -320,8 +323,9 @@ class Session:
     def _generate(self, run: _Run) -> gen.Generation:
         engine = self._engine(run)
         try:
-            with run.stage("generate"):
+            with run.stage("generate"), sampled(engine.pid, self.context.device.uuid) as seen:
                 generation = engine.generate(run.case, run.folder, run.show)
+            run.conditions = seen()
         finally:
             run.log_tail = engine.log_tail(LOG_TAIL_LINES)
         promised = run.engine.quantized_modules if run.engine else {}
@@ -380,6 +384,7 @@ class Session:
             sanity=evidence.sanity,
             comparison=evidence.comparison,
             limits=checks,
+            conditions=run.conditions,
             timing=Timing(total=time.monotonic() - run.began, **timing),
             artifacts={name: file for name, file in ARTIFACTS.items() if (run.folder / file).exists()},
             log_tail=run.log_tail,

@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 
-from harness.checkpoint.content import components_of, contents_of
 from harness.errors import GoldenError
 from harness.goldens.golden import Golden
+from harness.inspector.content import components_of, contents_of
 from harness.reading import UnreadableError
 from harness.records.contents import (
     CONTENTS,

@@ -4,14 +4,20 @@ from __future__ import annotations
 
 import re
 import secrets
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
+from typing import Literal, TypeAlias
 
-from harness.definitions.runner import RunnerProfile
-from harness.goldens.store import GoldenStore
-from harness.records.fingerprint import Device
+from harness.definitions.runner import RunnerProfile, load_runners, match_runner, named_runner
+from harness.errors import NoRunnerError
+from harness.goldens.store import GoldenStore, open_store
+from harness.machine.devices import cpu_device, gpu_devices
+from harness.machine.leases import acquire
+from harness.records.case_record import CaseRecord
+from harness.records.identity import Device
 from harness.session.perturbation import NONE, Perturbation
 
 
@@ -58,3 +64,109 @@ def new_run_id(now: datetime | None = None) -> str:
     """A name for a run that sorts by time: ``20260102-030405-1a2b``."""
     moment = now or datetime.now(UTC)
     return f"{moment:%Y%m%d-%H%M%S}-{secrets.token_hex(2)}"
+
+
+# What the session tells whoever watches. Every surface only consumes these.
+
+
+Stage = Literal["identity", "inspect", "load", "probe", "generate", "compare", "judge"]
+
+
+@dataclass(frozen=True)
+class StageStarted:
+    """A stage of a case begins."""
+
+    case: str
+    stage: Stage
+
+
+@dataclass(frozen=True)
+class Progress:
+    """A denoising step is done."""
+
+    case: str
+    done: int
+    total: int
+
+
+@dataclass(frozen=True)
+class CaseFinished:
+    """The case is judged, and its record is on disk."""
+
+    record: CaseRecord
+    folder: Path
+
+
+Event: TypeAlias = StageStarted | Progress | CaseFinished
+
+
+# The devices of a runner that are in this machine.
+
+
+def devices_for(profile: RunnerProfile) -> tuple[Device, ...]:
+    """Every device in this machine that is of ``profile``, by exact name and compute capability.
+
+    Raises:
+        NoRunnerError: none is.
+    """
+    present = (cpu_device(),) if profile.device_kind == "cpu" else gpu_devices()
+    mine = tuple(device for device in present if is_of(device, profile))
+    if not mine:
+        found = ", ".join(f"{device.name} ({device.compute_capability})" for device in present) or "no GPU"
+        raise NoRunnerError(
+            f"runner {profile.name} is {' or '.join(profile.identifiers)}, and this machine has {found}",
+            remedy="run on a machine that has one, or name another runner with --runner",
+        )
+    return mine
+
+
+def is_of(device: Device, profile: RunnerProfile) -> bool:
+    """Whether ``device`` is of ``profile``: exact name, never a part of it, and the same compute capability."""
+    if device.kind != profile.device_kind or device.name not in profile.identifiers:
+        return False
+    return device.kind == "cpu" or device.compute_capability == profile.compute_capability
+
+
+# Open a session for a command: the runner that was named or detected, one device of it, leased.
+
+
+LEASE_SECONDS = 1800.0
+"""How long a command waits for a GPU that another run holds, as ``pytest --gpu-wait`` does."""
+
+
+@contextmanager
+def open_context(root: Path, runner: str, run_id: str, kind: str) -> Iterator[SessionContext]:
+    """A context whose device is this process's own for as long as it lasts.
+
+    Args:
+        root: the repository's root.
+        runner: name of a profile; empty: detected from the device.
+        run_id: name of the run's folder; empty: ``kind`` and the time.
+        kind: what the run is for, such as ``regenerate``.
+
+    Raises:
+        InvalidCaseError: no profile has that name.
+        NoRunnerError: no device of the runner is in this machine.
+        InfraError: all of them are held by other runs for too long.
+    """
+    gpus = () if runner else gpu_devices()
+    if runner:
+        profile = named_runner(root / "runners", runner)
+    else:
+        profile = match_runner(gpus[0] if gpus else cpu_device(), load_runners(root / "runners"))
+    run = run_id or f"{kind}-{new_run_id()}"
+    lease = acquire(devices_for(profile), LEASE_SECONDS, run=run)
+    try:
+        yield SessionContext(
+            root=root,
+            run=run,
+            runs_dir=root / "runs",
+            runner=profile,
+            device=lease.device,
+            store=open_store(root / "goldens"),
+            thresholds=root / "thresholds",
+            device_env=lease.env,
+            leave_candidates=False,
+        )
+    finally:
+        lease.release()

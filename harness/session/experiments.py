@@ -8,18 +8,18 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from harness.definitions.case import Case
+from harness.engine.owner import EnginePool
 from harness.errors import QuantgateError
 from harness.frames.clip import Clip, read_clip
+from harness.frames.nearest import squared_error
 from harness.judge.attribution import attribute, next_experiments
 from harness.judge.observation import hold_against, read_observation
-from harness.judge.probe_limits import VELOCITY
-from harness.pipeline.pool import EnginePool
+from harness.limits.probes import VELOCITY
+from harness.outcomes import Outcome
 from harness.records.attribution import Attribution, Experiment, ExperimentResult, Experiments
 from harness.records.base import Json
 from harness.records.case_record import CaseRecord
 from harness.records.generation import Generation
-from harness.records.verdict import Outcome
-from harness.session.nearest import squared_error
 from harness.session.probing import PROBES_FILE, SKETCHES_FILE, base_case
 from harness.session.readings import Components, open_experts, read_as
 

@@ -6,18 +6,11 @@ from collections.abc import Iterable, Mapping
 from fnmatch import fnmatchcase
 
 from harness.definitions.case import Case
+from harness.definitions.request import flat, request_of
 from harness.records.base import Json
-from harness.records.fingerprint import Device, Fingerprint
 from harness.records.generation import Receipts
-from harness.records.identity import FILE, PROGRAM, Identity
+from harness.records.identity import FILE, PROGRAM, Device, Fingerprint, Identity
 from harness.session.perturbation import NONE, Perturbation
-
-REQUEST_FIELDS = ("backend", "command", "sampling", "scheduler", "precision", "execution")
-"""What the case states that moves the output. Names, deadlines, limits and expectations move nothing."""
-
-NOT_PIXELS = ("sampling.fps", "execution.threads")
-"""Fields inside of those that move no pixel: the preview's speed, and the thread count, under which output is bit-exact
-on one machine. The thread count is shown with the subject."""
 
 
 def identity_of(
@@ -70,15 +63,6 @@ def is_harmless(name: str, globs: Iterable[str]) -> bool:
     return any(fnmatchcase(name, glob) for glob in globs)
 
 
-def request_of(case: Case) -> dict[str, Json]:
-    """The request class of a case: everything it states that moves the output, flat."""
-    request: dict[str, Json] = {}
-    data = case.model_dump(mode="json")
-    for name in REQUEST_FIELDS:
-        request.update(flat(name, data[name]))
-    return {name: value for name, value in request.items() if name not in NOT_PIXELS}
-
-
 def _subject(
     case: Case,
     fingerprint: Fingerprint | None,
@@ -108,13 +92,3 @@ def _subject(
             counts = receipts.count(expert)
             subject.update({f"receipts.{expert}.{kind}": count for kind, count in counts.items()})
     return subject
-
-
-def flat(name: str, value: Json) -> dict[str, Json]:
-    """Nested maps as ``a.b: value``, so that a difference has a name."""
-    if not isinstance(value, dict):
-        return {name: value}
-    rows: dict[str, Json] = {}
-    for key, inner in value.items():
-        rows.update(flat(f"{name}.{key}", inner))
-    return rows

@@ -9,8 +9,8 @@ from pathlib import Path
 from typing import TypeVar
 
 from harness.definitions.case import Case, CheckpointRef
-from harness.pipeline.resolve import hub_is_offline, resolve_cached, resolve_checkpoint
-from harness.pipeline.stamps import Stamps, stamps_of
+from harness.engine.resolve import hub_is_offline, resolve_cached, resolve_checkpoint
+from harness.engine.stamps import Stamps, stamps_of
 from harness.records.base import Record
 from harness.records.inspection import CheckpointComparison, InspectionReport
 from harness.session.contents import Contents
@@ -35,7 +35,7 @@ class Inspector:
     """Inspects checkpoints for one session.
 
     Cases that name the same checkpoints, loader and contracts share one inspection, as long as no file of theirs was
-    replaced or written, see ``harness.pipeline.stamps``.
+    replaced or written, see ``harness.engine.stamps``.
     """
 
     def __init__(self, root: Path) -> None:
@@ -80,9 +80,9 @@ def inspect(case: Case, root: Path, paths: Mapping[str, Path]) -> InspectionRepo
     Raises:
         QuantgateError: there is nothing to inspect, or a source failed.
     """
-    from harness.checkpoint.inspect import inspect_checkpoint
+    from harness.inspector.proofs import inspect_once
 
-    report = inspect_checkpoint(
+    report = inspect_once(
         paths["model"],
         base=base_of(case, root),
         transformer=paths.get("transformer"),
@@ -106,7 +106,7 @@ def difference(
         root: the repository's root.
         proof: inspections of the new and of the old.
     """
-    from harness.checkpoint.compare import compare_checkpoints, with_proof
+    from harness.inspector.compare import compare_checkpoints, with_proof
 
     found = compare_checkpoints(
         new["model"],
@@ -137,9 +137,9 @@ def base_of(case: Case, root: Path) -> Path | CheckpointRef | None:
 
 def weight_digests(report: InspectionReport, model: Path) -> dict[str, str]:
     """Digest of every file that the engine loads, by ``component/file``."""
-    from harness.checkpoint.content import other_files
-    from harness.checkpoint.identity import DigestCache, digest_files
-    from harness.checkpoint.sources import Meter, open_source
+    from harness.inspector.content import other_files
+    from harness.inspector.identity import DigestCache, digest_files
+    from harness.inspector.sources import Meter, open_source
 
     source, cache = open_source(model, Meter()), DigestCache()
     digests = {item.path: item.sha256 for item in digest_files(source, other_files(source.files), cache)}

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from harness.definitions.case import Case
 from harness.definitions.runner import RunnerProfile
 from harness.errors import InvalidCaseError
-from harness.lane.devices import cpu_info
+from harness.machine.devices import cpu_info
 
 THREAD_VARIABLES = ("OMP_NUM_THREADS", "MKL_NUM_THREADS")
 

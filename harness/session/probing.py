@@ -7,12 +7,11 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from harness.definitions.case import Case, Loader, Quantization
+from harness.engine.owner import EngineOwner
+from harness.engine.resolve import resolve_cached, resolve_checkpoint
 from harness.errors import QuantgateError
-from harness.goldens.files import copy_private
-from harness.goldens.golden import Golden
+from harness.goldens.golden import Golden, copy_private
 from harness.judge.observation import hold_against_nearest, read_observation
-from harness.pipeline.owner import EngineOwner
-from harness.pipeline.resolve import resolve_cached, resolve_checkpoint
 from harness.records.base import Json
 from harness.records.probe import PROBES, SKETCHES, ProbeEvidence
 from harness.session.context import SessionContext

@@ -15,6 +15,8 @@ from harness.errors import InvalidCaseError
 
 MOST_FILES = 5000
 """Files that one ``program_files`` may name: a glob that takes in a checkpoint is a mistake."""
+LARGEST_FILE = 256 << 20
+"""Bytes of the largest file that an argument may name as part of the program."""
 _SKIPPED = frozenset({".git", ".venv", "__pycache__", "node_modules", "runs", "goldens", ".quantgate"})
 
 
@@ -57,8 +59,13 @@ def _named(case: Case, root: Path) -> Iterator[Path]:
             yield from (path for path in [root.joinpath(*word.split("."), "__main__.py")] if path.is_file())
             continue
         value = word.partition("=")[2] if word.startswith("-") else word  # --config=settings.yaml
-        if value and len(value) < 4096 and "\0" not in value and (root / value).is_file():
+        if value and len(value) < 4096 and "\0" not in value and _is_program(root / value):
             yield root / value
+
+
+def _is_program(path: Path) -> bool:
+    """Whether an argument names a file of a program. Weights are none: they have an identity of their own."""
+    return path.is_file() and path.stat().st_size <= LARGEST_FILE
 
 
 def _module(name: str, places: list[Path]) -> Iterator[Path]:

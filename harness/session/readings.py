@@ -13,11 +13,9 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from harness.checkpoint.assemble import assemble
-from harness.checkpoint.header import TensorEntry
-from harness.checkpoint.index import Component
-from harness.checkpoint.sources import Meter
 from harness.definitions.case import Loader
+from harness.engine.probes.stimulus import sketch_array, stimulus
+from harness.formats.activations import as_bfloat16, as_fp8, as_nvfp4
 from harness.formats.codecs import (
     F32,
     FP8_TABLES,
@@ -30,11 +28,14 @@ from harness.formats.codecs import (
     unpack_nibbles,
     unswizzle,
 )
-from harness.judge.observation import Observation, gain, relative_error
-from harness.pipeline.probes.stimulus import sketch_array, stimulus
+from harness.formats.header import TensorEntry
+from harness.inspector.assemble import assemble
+from harness.inspector.index import Component
+from harness.inspector.sources import Meter
+from harness.judge.observation import Observation, gain
+from harness.limits.probes import relative_error
 from harness.records.attribution import Reading
 from harness.records.generation import Expert
-from harness.session.activations import as_bfloat16, as_fp8, as_nvfp4
 
 Components = Mapping[str, Component]
 

@@ -9,7 +9,7 @@ from pathlib import Path
 from harness.errors import GoldenError
 from harness.frames.clip import read_clip
 from harness.goldens.folder import SHORT
-from harness.review.refusing import FAR
+from harness.goldens.refusing import FAR
 
 
 def similarity(golden: Path, candidate: Path) -> float | None:

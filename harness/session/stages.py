@@ -2,25 +2,36 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import traceback
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
 from harness.definitions.case import Case
+from harness.engine.environment import secrets_of
+from harness.engine.failures import kind_of
+from harness.engine.secrets import redact
+from harness.errors import InfraError, QuantgateError
 from harness.frames.clip import Clip, read_clip
 from harness.frames.errors import ClipError
-from harness.goldens.content import frames_error
-from harness.goldens.files import copy_private
-from harness.goldens.golden import Golden
+from harness.goldens.golden import Golden, copy_private, frames_error
 from harness.goldens.matching import Match, select
+from harness.goldens.pending import RECORD, leave
+from harness.goldens.workspace import Workspace
 from harness.judge.evidence import GoldenEvidence
+from harness.limits.edited import load_explained
+from harness.outcomes import Outcome
+from harness.records.case_record import CaseRecord
+from harness.records.contents import CONTENTS, CONTENTS_FILE
 from harness.records.frames import ComparisonEvidence, SanityEvidence
 from harness.records.generation import Generation, Trace
+from harness.records.golden import CLIP
 from harness.records.identity import Identity
 from harness.records.limits import LimitFile
+from harness.records.probe import PROBES, SKETCHES
 from harness.session.contents import Contents
 from harness.session.context import SessionContext
-from harness.session.limit_file import load_explained
+from harness.session.probing import PROBES_FILE, SKETCHES_FILE
 
 TRACE = "trace"
 """Name of the golden's part that holds its trace."""
@@ -161,3 +172,122 @@ def compare_with(golden: Path, case: Case, candidate: Clip) -> ComparisonEvidenc
     if reference.shape != candidate.shape:
         return None
     return compare(reference, candidate, case.metrics or None)
+
+
+# A run whose golden is missing or stale leaves what it made, so that a person can accept it.
+
+
+LEAVES = frozenset({Outcome.GOLDEN_MISSING, Outcome.GOLDEN_STALE, Outcome.REGRESSION})
+"""Outcomes whose output a person may want to accept: new, made from other weights, or changed on purpose."""
+
+
+def parts_of(record: CaseRecord, folder: Path) -> dict[str, Path]:
+    """The files of a run that a golden is made of, by part name. Writes the trace beside the record.
+
+    Raises:
+        ValueError: the run generated nothing.
+    """
+    if record.generation is None:
+        raise ValueError(f"{record.case} generated nothing")
+    trace = record.generation.trace.write(folder / "trace.json")
+    parts = {CLIP: folder / record.generation.clip, TRACE: trace}
+    found = {PROBES: folder / PROBES_FILE, SKETCHES: folder / SKETCHES_FILE}
+    if all(path.exists() for path in found.values()):
+        parts |= found
+    if (contents := folder / CONTENTS_FILE).exists():
+        parts[CONTENTS] = contents
+    return parts
+
+
+def leave_candidate(
+    context: SessionContext,
+    record: CaseRecord,
+    folder: Path,
+    contents: Contents | None = None,
+    accepted: Sequence[Golden] = (),
+) -> Path | None:
+    """Leave a pending candidate if the verdict calls for one. ``record.json`` must be on disk.
+
+    A negative control has no golden of its own and leaves none.
+
+    Args:
+        context: the session's.
+        record: of the run.
+        folder: the case's folder of the run.
+        contents: of the checkpoint that ran; they become part of the candidate.
+        accepted: goldens of the case, whose contents are taken where the files are theirs.
+
+    Returns:
+        The candidate's folder, or ``None``.
+    """
+    if record.verdict.outcome not in LEAVES or record.generation is None or record.identity is None:
+        return None
+    if record.request.get("golden_of"):
+        return None
+    if contents is not None:
+        contents.adopt(accepted)
+        contents.write(folder)
+    files = {**parts_of(record, folder), RECORD: folder / "record.json"}
+    # candidate.json beside the record as well: an uploaded run is then an artifact for `accept --from`
+    return leave(Workspace(context.root), record, files, run_folder=folder)
+
+
+# When a run fails in a way that nobody foresaw: the error that its record names, and a folder without old evidence.
+
+
+TRACEBACK_LINES = 20
+EVIDENCE = (
+    "record.json",
+    "origin.json",
+    "candidate.json",
+    "clip.safetensors",
+    "trace.json",
+    "golden.safetensors",
+    "golden-trace.json",
+    "probes.safetensors",
+    "sketches.safetensors",
+    "experiments.json",
+)
+"""What a run leaves in its case's folder. Records of earlier attempts have names of their own, and stay."""
+
+
+def clear(folder: Path) -> None:
+    """Make the folder of a case, and take away what an earlier run of the same name left there.
+
+    Raises:
+        InfraError: kind ``disk``: it cannot be.
+    """
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        for name in EVIDENCE:
+            (folder / name).unlink(missing_ok=True)
+    except OSError as error:
+        raise InfraError(
+            f"the run's folder cannot be written to: {error}",
+            where=str(folder),
+            remedy=f"make {folder.parent} writable, or name another place: pytest -o quantgate_runs=DIR",
+            kind="disk",
+        ) from error
+
+
+def as_ours(error: Exception, case: Case) -> QuantgateError:
+    """Any exception as one that a verdict can be made of: what is not ours already is infra."""
+    if isinstance(error, QuantgateError):
+        return error
+    return InfraError(
+        redact(f"the run failed in the parent: {named(error)}", secrets_of(case)),
+        where=case.id,
+        remedy="read the traceback at the end of the record's log_tail",
+        kind=kind_of(error),
+    )
+
+
+def named(error: Exception) -> str:
+    """An exception in one line."""
+    return " ".join(f"{type(error).__name__}: {error}".split())
+
+
+def last_lines(error: Exception, case: Case) -> tuple[str, ...]:
+    """The end of an exception's traceback, without what the case passes through."""
+    text = "".join(traceback.format_exception(error))
+    return tuple(redact(text, secrets_of(case)).splitlines()[-TRACEBACK_LINES:])

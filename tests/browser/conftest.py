@@ -84,7 +84,8 @@ def make() -> ModuleType:
 @pytest.fixture(scope="session")
 def report(make: ModuleType, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The report of a run with one case of every kind, one of them hostile and one too large to be kept lossless."""
-    from harness.records.verdict import Outcome, Verdict
+    from harness.outcomes import Outcome
+    from harness.records.verdict import Verdict
     from harness.report.render import render_run
 
     run = make.sample_run(tmp_path_factory.mktemp("runs") / "20260102-030405-abcd")

@@ -8,7 +8,7 @@ from types import ModuleType
 import pytest
 from playwright.sync_api import Browser, expect
 
-from harness.records.verdict import Outcome
+from harness.outcomes import Outcome
 from harness.report.render import render_run
 
 CASES = 300

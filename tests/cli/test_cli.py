@@ -9,11 +9,11 @@ from pathlib import Path
 import pytest
 from typer.main import get_command
 
-from harness.cli import app
+from harness.cli.app import app
 
 REPOSITORY = Path(__file__).parents[2]
 HEAVY = ("torch", "diffusers", "transformers", "pytest", "numba", "modelopt")
-MAIN = "from harness.cli import main; main()"
+MAIN = "from harness.cli.app import main; main()"
 
 
 def quantgate(*arguments: str, cwd: Path = REPOSITORY) -> subprocess.CompletedProcess[str]:
@@ -23,7 +23,7 @@ def quantgate(*arguments: str, cwd: Path = REPOSITORY) -> subprocess.CompletedPr
 
 
 def test_help_names_every_command_and_imports_nothing_heavy() -> None:
-    code = f"import sys; import harness.cli; print(*[name for name in {HEAVY!r} if name in sys.modules])"
+    code = f"import sys; import harness.cli.app; print(*[name for name in {HEAVY!r} if name in sys.modules])"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, timeout=60)
     assert done.stdout.strip() == ""
     names = set(getattr(get_command(app), "commands", {}))

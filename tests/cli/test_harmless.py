@@ -41,7 +41,7 @@ def test_a_stream_stays_a_stream() -> None:
 def test_the_command_obeys_nobody_in_actions(tmp_path: Path, actions: bool) -> None:
     environment = {name: value for name, value in os.environ.items() if name != "GITHUB_ACTIONS"}
     done = subprocess.run(
-        [sys.executable, "-c", "from harness.cli import main; main()", "report", "a\n::error::gone"],
+        [sys.executable, "-c", "from harness.cli.app import main; main()", "report", "a\n::error::gone"],
         cwd=tmp_path,
         env=environment | ({"GITHUB_ACTIONS": "true"} if actions else {}),
         capture_output=True,

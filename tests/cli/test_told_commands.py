@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 import pytest
 from typer.main import get_command
 
-from harness.cli import app
+from harness.cli.app import app
 
 ROOT = Path(__file__).parents[2]
 FILLED = "x"

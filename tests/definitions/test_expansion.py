@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from harness.definitions.expansion import merge, put
+from harness.definitions.loading import merge, put
 
 LINE = 6
 

@@ -6,8 +6,8 @@ import os
 
 import pytest
 
-from harness.definitions.files import case_files, case_files_below
 from harness.errors import InvalidCaseError
+from harness.project import case_files, case_files_below
 
 
 def test_case_files_lie_at_any_depth_and_end_in_any_letters(tmp_path):

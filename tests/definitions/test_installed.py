@@ -7,13 +7,13 @@ from pathlib import Path
 
 import pytest
 
-from harness.checkpoint.contracts import known_contracts, load_contract
-from harness.checkpoint.errors import ContractError
 from harness.definitions.causes import CAUSES, MEASURES, check_cause
 from harness.definitions.contract import parse_contract
 from harness.definitions.installed import METRICS, attention_backends, check_contract
+from harness.formats.errors import ContractError
 from harness.frames.registry import builtin_metrics
-from harness.judge import probe_limits
+from harness.inspector.contracts import known_contracts, load_contract
+from harness.limits import probes
 
 HARNESS = Path(__file__).parents[2] / "harness"
 
@@ -50,7 +50,7 @@ def test_every_code_that_is_written_in_the_source_is_a_known_cause() -> None:
     gates = [rf'"(?:fault|inconclusive)",\s*{code}', rf"_(?:absent|shape|problem)\(\s*{code}"]
     trace = [rf"_finding\(\s*{code}"]
     found = {fault.code for fault in FAULTS}
-    rooms = (("checkpoint", gates), ("judge", [*gates, *trace]), ("pipeline", [rf"code={code}"]))
+    rooms = (("inspector", gates), ("judge", [*gates, *trace]), ("engine", [rf"code={code}"]))
     for folder, patterns in rooms:
         for path in (HARNESS / folder).rglob("*.py"):
             text = path.read_text(encoding="utf-8")
@@ -59,7 +59,7 @@ def test_every_code_that_is_written_in_the_source_is_a_known_cause() -> None:
 
 
 def test_probe_limits_are_known() -> None:
-    assert {one.name for one in probe_limits.MEASURES if one.name.startswith("probe_")} == set(MEASURES)
+    assert {one.name for one in probes.MEASURES if one.name.startswith("probe_")} == set(MEASURES)
 
 
 def test_limits_of_metrics_and_probes_are_causes() -> None:

@@ -13,10 +13,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from pydantic import ValidationError
 
-from harness.definitions.limits import EditedLimitsError, limit_path, load_limits
 from harness.errors import InvalidCaseError
+from harness.limits.edited import load_explained, odd_limits, placed_again
+from harness.limits.stored import EditedLimitsError, limit_path, load_limits
 from harness.records.limits import LimitFile
-from harness.session.limit_file import load_explained, odd_limits, placed_again
 
 ROOT = Path(__file__).parents[2]
 COMMITTED = sorted((ROOT / "thresholds").glob("*/*.json"))

@@ -8,7 +8,7 @@ import pytest
 
 from harness.definitions.runner import load_runners, match_runner
 from harness.errors import InvalidCaseError, NoRunnerError
-from harness.records.fingerprint import Device
+from harness.records.identity import Device
 
 ROOT = Path(__file__).parents[2]
 CPU = "name: cpu\ndevice_kind: cpu\narchitectures: [x86_64]\nmarker: cpu\nlabels: [ubuntu]\n"

@@ -13,8 +13,8 @@ from pathlib import Path
 import pytest
 
 from harness.definitions.loading import load_cases
+from harness.outcomes import Outcome
 from harness.records.case_record import CaseRecord
-from harness.records.verdict import Outcome
 from harness.session.perturbation import CPU, NONE, Perturbation, cpu_flags
 
 REPOSITORY = Path(__file__).parents[2]

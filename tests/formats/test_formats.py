@@ -13,10 +13,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from benchmarks.corpus.written import wan_name
-from harness.checkpoint.errors import HeaderError
-from harness.checkpoint.file_types import sniff
-from harness.checkpoint.gguf_header import read_gguf_header
 from harness.formats.decode import decode_e8m0, decode_gguf, decode_mx4, decode_mx8, decode_nf4
+from harness.formats.errors import HeaderError
+from harness.formats.file_types import sniff
+from harness.formats.gguf_header import read_gguf_header
 from harness.formats.names import translate
 from harness.formats.page import PAGE, page
 from harness.formats.spec import FORMATS

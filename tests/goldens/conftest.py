@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 
 from harness.frames.clip import Clip, write_clip
-from harness.goldens.files import describe
+from harness.goldens.golden import describe
 from harness.records.golden import GoldenManifest, Provenance
 from harness.records.identity import Identity
 

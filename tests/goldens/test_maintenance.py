@@ -11,8 +11,8 @@ from typing import Any
 import pytest
 from typer.testing import CliRunner
 
+from harness.cli.goldens import goldens_app
 from harness.errors import GoldenError, InfraError, InvalidCaseError, QuantgateError
-from harness.goldens.commands import goldens_app
 from harness.goldens.folder import FolderStore
 from harness.goldens.store import RoutedStore, StoreConfig, open_store, read_config
 from harness.records.golden import Accepted, AcceptedIndex, GoldenManifest

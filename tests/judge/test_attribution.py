@@ -7,12 +7,13 @@ from typing import Any
 import pytest
 
 from harness.judge.attribution import attribute, next_experiments
+from harness.outcomes import Outcome
 from harness.records.attribution import Experiment, ExperimentResult, Reading
 from harness.records.base import Json
 from harness.records.case_record import CaseRecord
 from harness.records.inspection import InspectionFinding, InspectionReport
 from harness.records.probe import ModuleEvidence, ProbeEvidence
-from harness.records.verdict import Finding, Outcome, Verdict
+from harness.records.verdict import Finding, Verdict
 
 A, B = "transformer/blocks.1.attn1.to_q", "transformer/blocks.1.ffn.net.2"
 LOW = "transformer_2/blocks.1.attn1.to_q"

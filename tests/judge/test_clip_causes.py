@@ -6,8 +6,8 @@ from typing import Any
 
 import pytest
 
-from harness.judge.attribution import repeats
-from harness.judge.attribution.clip import explained
+from harness.judge.attribution import rules
+from harness.judge.attribution.rules import explained
 from harness.judge.limits_rule import check_limits
 from harness.records.attribution import Experiment, ExperimentResult
 from harness.records.base import Json
@@ -20,23 +20,23 @@ def repeat(**data: Json) -> ExperimentResult:
 
 def test_a_repeat_that_fails_like_the_first_rules_noise_out() -> None:
     same = repeat(equal=False, passes=False, rms_first=12.0, rms_repeat=12.1, rms_between=0.7)
-    assert repeats.ruled_out(same)
-    assert not repeats.differs(same)
-    assert not list(repeats.unstable([same]))
+    assert rules.ruled_out(same)
+    assert not rules.differs(same)
+    assert not list(rules.unstable([same]))
 
 
 def test_a_repeat_that_fails_elsewhere_is_noise() -> None:
     other = repeat(equal=False, passes=False, rms_first=12.0, rms_repeat=12.1, rms_between=17.0)
-    assert repeats.differs(other)
-    assert not repeats.ruled_out(other)
+    assert rules.differs(other)
+    assert not rules.ruled_out(other)
 
 
 def test_a_repeat_that_passes_makes_the_run_unstable() -> None:
     good = repeat(equal=False, passes=True, rms_first=12.0, rms_repeat=0.5, rms_between=12.0, repeat="rerun_same/clip")
-    (cause,) = repeats.unstable([good])
+    (cause,) = rules.unstable([good])
     assert cause.code == "unstable"
     assert "12.00 and 0.50 levels" in cause.sentence
-    assert not repeats.ruled_out(good)
+    assert not rules.ruled_out(good)
 
 
 def test_the_best_explanation_is_named_with_its_share_and_the_runner_up() -> None:

@@ -8,11 +8,11 @@ from typing import Any
 import pytest
 
 from harness.judge.evidence import GoldenEvidence
-from harness.judge.expectation import apply_expectation
-from harness.judge.verdict import judge
+from harness.judge.verdict import apply_expectation, judge
+from harness.outcomes import Outcome
 from harness.records.inspection import InspectionFinding, InspectionReport
 from harness.records.limits import Limit, Sample
-from harness.records.verdict import Finding, Outcome, Verdict
+from harness.records.verdict import Finding, Verdict
 
 TODAY = date(2026, 6, 1)
 WAIVER = {

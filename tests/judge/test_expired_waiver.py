@@ -9,7 +9,8 @@ import pytest
 
 from harness.definitions.case import Case, Waiver
 from harness.judge.verdict import judge
-from harness.records.verdict import Finding, Outcome
+from harness.outcomes import Outcome
+from harness.records.verdict import Finding
 
 ENDED = date(2026, 6, 30)
 

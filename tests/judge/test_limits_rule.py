@@ -9,8 +9,8 @@ import pytest
 from harness.judge.evidence import GoldenEvidence
 from harness.judge.limits_rule import check_limits
 from harness.judge.verdict import observe
+from harness.outcomes import Outcome
 from harness.records.limits import Limit, Sample
-from harness.records.verdict import Outcome
 
 
 def with_limits(make: Any, limits: Any) -> Any:

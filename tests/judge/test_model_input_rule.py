@@ -7,8 +7,8 @@ from typing import Any
 import pytest
 
 from harness.judge.verdict import observe
+from harness.outcomes import Outcome
 from harness.records.generation import Alone, ModelCall, Step, Trace
-from harness.records.verdict import Outcome
 
 
 def _calls(timestep: float, **more: Any) -> tuple[ModelCall, ...]:

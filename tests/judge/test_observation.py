@@ -7,7 +7,8 @@ import math
 import numpy as np
 import pytest
 
-from harness.judge.observation import cosine, gain, relative_error
+from harness.judge.observation import cosine, gain
+from harness.limits.probes import relative_error
 from harness.records.probe import BROKEN
 
 ONE, ZERO = (3.0, 4.0), (0.0, 0.0)

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from harness.judge.placement import place
+from harness.limits.file import place
 from harness.records.frames import MetricResult
 from harness.records.limits import Sample
 

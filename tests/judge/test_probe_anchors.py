@@ -7,12 +7,13 @@ from typing import Any
 import pytest
 
 from harness.judge.evidence import Evidence
-from harness.judge.probe_limits import place_all
 from harness.judge.probe_rule import judge_probe, modules_off
 from harness.judge.verdict import observe
+from harness.limits.probes import place_all
+from harness.outcomes import Outcome
 from harness.records.limits import LimitFile, Sample
 from harness.records.probe import ModuleEvidence, PointEvidence, ProbeEvidence, ProbeStep
-from harness.records.verdict import Finding, Outcome
+from harness.records.verdict import Finding
 
 BASE = {"probe_module_base_error": 0.12, "probe_base_error": 0.07}
 GOLDEN = {"probe_module_error": 0.0, "probe_golden_error": 0.009, "probe_point_error": 0.012}

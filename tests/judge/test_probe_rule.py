@@ -6,12 +6,12 @@ from typing import Any
 
 import pytest
 
-from harness.judge.probe_limits import MEASURES, STEP, place_all, probe_values, tolerance
 from harness.judge.verdict import observe, stop_before_generation
+from harness.limits.probes import MEASURES, STEP, place_all, probe_values, tolerance
+from harness.outcomes import Outcome
 from harness.records.identity import FieldChange
 from harness.records.limits import Sample
 from harness.records.probe import ModuleEvidence, PointEvidence, ProbeEvidence, ProbeStep
-from harness.records.verdict import Outcome
 
 HEALTHY = {
     "probe_module_error": 0.0,

@@ -11,8 +11,9 @@ from harness.definitions.runner import load_runners
 from harness.goldens.folder import FolderStore
 from harness.judge.evidence import GoldenEvidence
 from harness.judge.verdict import observe
+from harness.outcomes import Outcome
 from harness.records.generation import DEQUANTIZE, NO_RECEIPTS, ModuleReceipt, Receipts, Trace
-from harness.records.verdict import Outcome, Verdict
+from harness.records.verdict import Verdict
 
 
 def swap(make: Any, **changes: Any) -> Receipts:

@@ -7,13 +7,14 @@ from typing import Any
 import pytest
 
 from harness.judge.attribution import attribute
+from harness.outcomes import Outcome
 from harness.records.attribution import Experiment, ExperimentResult
 from harness.records.base import Json
 from harness.records.case_record import CaseRecord
 from harness.records.identity import FieldChange
 from harness.records.inspection import InspectionOutcome, InspectionReport
 from harness.records.probe import ProbeEvidence
-from harness.records.verdict import Finding, Outcome, Verdict
+from harness.records.verdict import Finding, Verdict
 
 BYTES, PASSES = "the bytes of the checkpoint", "single forward passes of the experts"
 NOISE, STATE, BASE = "noise", "engine state", "the base in this build"

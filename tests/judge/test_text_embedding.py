@@ -6,8 +6,8 @@ from typing import Any
 
 import pytest
 
-from harness.judge.probe_limits import place_all, text_error
 from harness.judge.trace_rule import judge_trace
+from harness.limits.probes import place_all, text_error
 from harness.records.limits import Sample
 from harness.records.verdict import Finding
 

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from harness.judge.verdict import observe
-from harness.records.verdict import Outcome
+from harness.outcomes import Outcome
 
 
 @pytest.mark.parametrize(
@@ -105,7 +105,7 @@ def test_guidance_that_was_applied_counts_and_not_what_was_stated(make: Any) -> 
 
 
 def test_a_diverging_step_is_shown_and_fails_nothing(make: Any) -> None:
-    from harness.judge.probe_limits import place_all
+    from harness.limits.probes import place_all
     from harness.records.limits import Sample
 
     trace = make.trace()

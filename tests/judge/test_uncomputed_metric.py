@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from harness.judge.verdict import observe
-from harness.records.verdict import Outcome
+from harness.outcomes import Outcome
 
 
 def test_a_limit_does_not_admit_a_value_that_is_not_there(make: Any) -> None:

@@ -10,10 +10,10 @@ import pytest
 from harness.errors import InfraError, InvalidCaseError
 from harness.judge.evidence import GoldenEvidence
 from harness.judge.verdict import judge, observe, stop_before_generation
+from harness.outcomes import Outcome
 from harness.records.contents import ContentChange
 from harness.records.identity import FieldChange
 from harness.records.inspection import InspectionFinding, InspectionReport
-from harness.records.verdict import Outcome
 
 
 def inspected(severity: str, code: str = "nibble_order") -> InspectionReport:

@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 
 from harness.records.case_record import CaseRecord
-from harness.records.fingerprint import Device
+from harness.records.identity import Device
 
 HERE = Path(__file__).parent
 ROOT = HERE.parents[1]

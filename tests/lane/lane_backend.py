@@ -10,7 +10,7 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from harness.definitions.case import Case
-from harness.pipeline.backend import Emit, Method
+from harness.engine.backend import Emit, Method
 from harness.records.base import Json
 from harness.records.generation import FloatStats, Generation, Receipts, Trace
 

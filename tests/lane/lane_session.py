@@ -19,19 +19,19 @@ from typing import Any
 
 from lane_proof import evidence_of_a_pass
 
-import harness.lane.doctor
+import harness.machine.doctor
 import harness.session.conductor
 from harness.definitions.case import Case, Located
 from harness.definitions.runner import RunnerProfile
+from harness.engine.environment import engine_key
+from harness.engine.owner import EnginePool
 from harness.errors import InfraError
-from harness.lane.preflight import Check, Preflight, State
-from harness.pipeline.engine_key import engine_key
-from harness.pipeline.pool import EnginePool
+from harness.machine.preflight import Check, Preflight, State
+from harness.outcomes import Outcome
 from harness.records.case_record import CaseRecord, Timing
-from harness.records.fingerprint import Fingerprint
-from harness.records.verdict import Outcome, Verdict
-from harness.session.context import SessionContext
-from harness.session.events import CaseFinished
+from harness.records.identity import Fingerprint
+from harness.records.verdict import Verdict
+from harness.session.context import CaseFinished, SessionContext
 
 BACKEND = f"{Path(__file__).with_name('lane_backend.py')}:LaneBackend"
 
@@ -137,4 +137,4 @@ def _examined(profile: RunnerProfile, _root: Path, *, uuid: str | None = None) -
 
 
 harness.session.conductor.Session = LaneSession  # type: ignore[assignment,misc]
-harness.lane.doctor.examine = _examined  # type: ignore[assignment]
+harness.machine.doctor.examine = _examined  # type: ignore[assignment]

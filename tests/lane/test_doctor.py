@@ -12,10 +12,9 @@ import pytest
 from harness.definitions.case import CheckpointRef
 from harness.definitions.runner import load_runners
 from harness.errors import InfraError
-from harness.lane.doctor import Host, examine, require_fit
-from harness.lane.kernel_log import parse_xids, read_kernel_log, same_bus
-from harness.lane.preflight import Preflight
-from harness.lane.version import at_least
+from harness.machine.doctor import Host, examine, require_fit
+from harness.machine.gpu_checks import at_least, parse_xids, read_kernel_log, same_bus
+from harness.machine.preflight import Preflight
 
 ROOT = Path(__file__).parents[2]
 RUNNERS = load_runners(ROOT / "runners")
@@ -282,7 +281,7 @@ def test_a_model_folder_that_is_not_mounted() -> None:
 
 def test_a_full_disk(monkeypatch: pytest.MonkeyPatch) -> None:
     usage = SimpleNamespace(total=GIB, used=0, free=GIB)
-    monkeypatch.setattr("harness.lane.host_checks.shutil.disk_usage", lambda _path: usage)
+    monkeypatch.setattr("harness.machine.doctor.shutil.disk_usage", lambda _path: usage)
     found = examine(RUNNERS["cpu"], ROOT, host=Host(machine=lambda: "x86_64", environ={}))
     assert [check.state for check in found.checks if check.name == "disk"] == ["unfit", "unfit"]
     usage.free = 10 * GIB

@@ -9,10 +9,9 @@ from typing import Any
 import pytest
 
 from harness.definitions.runner import load_runners
-from harness.lane.doctor import Host, examine
-from harness.lane.gpu_checks import check_gpu
-from harness.lane.host_checks import check_disk
-from harness.lane.nvml import GpuFacts
+from harness.machine.devices import GpuFacts
+from harness.machine.doctor import Host, check_disk, examine
+from harness.machine.gpu_checks import check_gpu
 
 ROOT = Path(__file__).parents[2]
 B200 = load_runners(ROOT / "runners")["b200"]
@@ -47,7 +46,7 @@ def test_memory_that_somebody_holds(free: float, state: str) -> None:
 )
 def test_disk(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, free: float, state: str) -> None:
     usage = SimpleNamespace(total=GIB, used=0, free=int(free * GIB))
-    monkeypatch.setattr("harness.lane.host_checks.shutil.disk_usage", lambda _path: usage)
+    monkeypatch.setattr("harness.machine.doctor.shutil.disk_usage", lambda _path: usage)
     checks = list(check_disk(tmp_path, {}))
     assert [check.state for check in checks] == [state, state]
     assert all(f"{int(free * GIB) / GIB:.1f} GiB free" in check.found for check in checks)
@@ -57,7 +56,7 @@ def test_disk(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, free: float, stat
 def machine(monkeypatch: pytest.MonkeyPatch) -> Host:
     """Two B200s, the second of which is in a bad way, and an H200."""
     gpus = (gpu("GPU-1"), gpu("GPU-2", free=0.5), gpu("GPU-3", name="NVIDIA H200"))
-    monkeypatch.setattr("harness.lane.doctor.read_gpus", lambda *_: gpus)
+    monkeypatch.setattr("harness.machine.doctor.read_gpus", lambda *_: gpus)
     nvml: Any = SimpleNamespace(
         NVMLError=RuntimeError,
         NVMLError_LibraryNotFound=RuntimeError,

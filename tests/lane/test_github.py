@@ -12,8 +12,8 @@ from typing import TYPE_CHECKING
 
 import pytest
 
+from harness.cli.app import lane
 from harness.errors import GoldenError, InfraError, InvalidCaseError
-from harness.lane import operations
 from harness.lane.github import MAX_COMMENT, post_comment, propose, pull_request_of
 from harness.lane.summary import MARK
 
@@ -110,10 +110,10 @@ def test_a_refusal_of_gh_is_infra_and_a_strange_repository_is_not_asked(gh: Path
 
 def test_a_nightly_has_nobody_to_tell(gh: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     (tmp_path / "body").write_text("x")
-    assert operations.comment(repository="owner/name", branch="main", body=tmp_path / "body") == 0
+    assert lane.comment(repository="owner/name", branch="main", body=tmp_path / "body") == 0
     assert "no comment" in capsys.readouterr().out
     assert not (gh / "calls").exists()
-    operations.comment(repository="owner/name", branch="pull-request/3", body=tmp_path / "body")
+    lane.comment(repository="owner/name", branch="pull-request/3", body=tmp_path / "body")
     assert "created on pull request 3" in capsys.readouterr().out
 
 
@@ -192,7 +192,7 @@ def test_the_check_of_a_proposal_reads_the_files(project: Project) -> None:
     (project.root / "thresholds/b200").mkdir(parents=True)
     (project.root / "thresholds/b200/one.json").write_text("{}")
     with pytest.raises(InvalidCaseError, match="b200/one: limits and no golden"):
-        operations.check_proposal(project.root, {("b200", "one")})
+        lane.check_proposal(project.root, {("b200", "one")})
 
 
 def test_nothing_new_is_no_pull_request(gh: Path, tmp_path: Path, checkout: Path) -> None:
@@ -205,7 +205,7 @@ def test_nothing_new_is_no_pull_request(gh: Path, tmp_path: Path, checkout: Path
     "name",
     [
         ".github/workflows/evil.yml",
-        "harness/cli.py",
+        "harness/cli/app.py",
         "conftest.py",
         "cases/a.yaml",
         "goldens/store.json",

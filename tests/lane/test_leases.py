@@ -18,18 +18,18 @@ import pytest
 
 from harness.definitions.environment import LEASED
 from harness.errors import InfraError
-from harness.lane import leases
-from harness.lane.devices import FAKE_DEVICES, cpu_device, gpu_devices
-from harness.lane.leases import FOLDER_VARIABLE, Holder, acquire, device_environment, lease_folder
-from harness.records.fingerprint import Device
+from harness.machine import leases
+from harness.machine.devices import FAKE_DEVICES, cpu_device, gpu_devices
+from harness.machine.leases import FOLDER_VARIABLE, Holder, acquire, device_environment, lease_folder
+from harness.records.identity import Device
 
 Gpus = Callable[[int], tuple[Device, ...]]
 
 HOLD = """
 import sys, time
 from pathlib import Path
-from harness.lane.leases import acquire
-from harness.records.fingerprint import Device
+from harness.machine.leases import acquire
+from harness.records.identity import Device
 device = Device(kind="cuda", name="NVIDIA B200", uuid="FAKE-0")
 lease = acquire([device], 0, folder=Path(sys.argv[1]), run="theirs")
 print("held", flush=True)

@@ -10,19 +10,18 @@ from typing import Any
 import pytest
 from lane_proof import CHECK, evidence_of_a_pass
 
+from harness.cli.app import lane
 from harness.definitions.case import Case, Located
 from harness.definitions.runner import load_runners
-from harness.lane import operations
-from harness.lane.history import CaseTimes, History
-from harness.lane.junit import join_junit
-from harness.lane.merge import Merged, merge
+from harness.lane.durations import CaseTimes, History
+from harness.lane.merge import Merged, join_junit, merge, unproven
 from harness.lane.plan import Plan, PlanError, make_plan
-from harness.lane.proof import unproven
 from harness.lane.summary import MARK, lane_markdown, plan_markdown
+from harness.outcomes import Outcome
 from harness.records.case_record import CaseRecord, Timing
-from harness.records.fingerprint import Device, Fingerprint
 from harness.records.generation import EngineStart, FloatStats, Generation, Receipts, Trace
-from harness.records.verdict import Finding, Outcome, Verdict
+from harness.records.identity import Device, Fingerprint
+from harness.records.verdict import Finding, Verdict
 
 B200 = load_runners(Path(__file__).parents[2] / "runners")["b200"]
 JUNIT = """<?xml version="1.0" encoding="utf-8"?>
@@ -237,13 +236,11 @@ def test_the_command_prints_appends_and_exits(tmp_path: Path, plan: Plan, capsys
     plan.write(tmp_path / "plan.json")
     history = tmp_path / "history" / "history.json"
     arguments: dict[str, Any] = {"plan_file": tmp_path / "plan.json", "history": history}
-    code = operations.merge(
-        folders=[left, tmp_path / "absent"], out=tmp_path / "out", summary=tmp_path / "step", **arguments
-    )
+    code = lane.merge(folders=[left, tmp_path / "absent"], out=tmp_path / "out", summary=tmp_path / "step", **arguments)
     assert code == 0
     assert "3 planned, 0 without a result; exit code 0" in capsys.readouterr().out
     assert (tmp_path / "step").read_text() == (tmp_path / "out/summary.md").read_text()
-    operations.merge(folders=[left], out=tmp_path / "again", **arguments)
+    lane.merge(folders=[left], out=tmp_path / "again", **arguments)
     assert History.read(history).runners["b200"]["a"].seconds == (30, 30)
 
 
@@ -295,14 +292,14 @@ def test_a_plan_that_was_changed_or_replaced_is_refused(tmp_path: Path, plan: Pl
     made, other = (make_plan(list(CASES.values()), B200, 3, History()) for _ in range(2))
     assert made.id == made.digest() != other.id
     file = made.write(tmp_path / "plan.json")
-    assert operations.read_plan(file, made.id) == made
+    assert lane.read_plan(file, made.id) == made
     for wanted in (other.id, ""):
         with pytest.raises(PlanError, match="it was replaced") as refused:
-            operations.read_plan(file, wanted)
+            lane.read_plan(file, wanted)
         assert refused.value.exit_code == 20
     file.write_text(file.read_text().replace('"case": "b"', '"case": "d"'))
     with pytest.raises(PlanError, match="was changed after it was made"):
-        operations.read_plan(file)
+        lane.read_plan(file)
 
 
 def test_the_summary_says_what_is_red_and_escapes_what_others_wrote(tmp_path: Path, plan: Plan) -> None:

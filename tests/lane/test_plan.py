@@ -9,16 +9,14 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
+from harness.cli.app import lane
 from harness.definitions.case import Case, Located
 from harness.definitions.runner import load_runners
 from harness.errors import InvalidCaseError
-from harness.lane import operations
-from harness.lane.base_tree import LOOSER, TRAILER
-from harness.lane.coverage import Coverage, compare_cases, compare_limits, compare_project
-from harness.lane.history import CaseTimes, History, read_history
+from harness.lane.coverage import LOOSER, TRAILER, Coverage, compare_cases, compare_limits, compare_project
+from harness.lane.durations import CaseTimes, History, read_history
 from harness.lane.looser import pytest_settings
-from harness.lane.plan import Plan, PlanError, make_plan, request_digest
-from harness.lane.schedule import lower_bound
+from harness.lane.plan import Plan, PlanError, lower_bound, make_plan, request_digest
 from harness.lane.summary import plan_markdown
 from harness.records.limits import Limit, LimitFile, Sample
 
@@ -336,7 +334,7 @@ def branch(project: Project) -> Project:
 def plan_it(project: Project, capsys: pytest.CaptureFixture[str], against: str = "main") -> tuple[int, Plan, str]:
     """Plan the project; exit code, plan, and what was said to standard error."""
     out = project.root / "plan.json"
-    code = operations.plan(root=project.root, runner="b200", shards=2, out=out, against=against)
+    code = lane.plan(root=project.root, runner="b200", shards=2, out=out, against=against)
     captured = capsys.readouterr()
     assert json.loads(captured.out)["include"]
     return code, Plan.read(out), captured.err
@@ -465,14 +463,14 @@ def test_a_base_without_cases_adds_all(project: Project, capsys: pytest.CaptureF
 @pytest.mark.parametrize("reference", ["nowhere", "--output=x"])
 def test_a_base_that_is_no_commit(branch: Project, reference: str) -> None:
     with pytest.raises(InvalidCaseError, match="no commit"):
-        operations.plan(root=branch.root, runner="b200", shards=1, out=branch.root / "p.json", against=reference)
+        lane.plan(root=branch.root, runner="b200", shards=1, out=branch.root / "p.json", against=reference)
 
 
 def test_an_unknown_runner_and_no_shards(branch: Project) -> None:
     with pytest.raises(InvalidCaseError, match="b300"):
-        operations.plan(root=branch.root, runner="b300", shards=1)
+        lane.plan(root=branch.root, runner="b300", shards=1)
     with pytest.raises(InvalidCaseError, match="at least 1"):
-        operations.plan(root=branch.root, runner="b200", shards=0)
+        lane.plan(root=branch.root, runner="b200", shards=0)
 
 
 def test_the_digest_of_a_request_is_that_of_the_whole_case(case: Make) -> None:

@@ -8,11 +8,11 @@ import pytest
 
 from harness.definitions.case import Case, Located
 from harness.errors import InfraError, NoRunnerError, QuantgateError
-from harness.lane.attempts import RECORD, attempt_number, lost_record, put_aside
-from harness.lane.retry import ATTEMPTS, next_attempt
+from harness.outcomes import Outcome
 from harness.records.case_record import CaseRecord
-from harness.records.fingerprint import Device, Fingerprint
-from harness.records.verdict import Outcome, Verdict
+from harness.records.identity import Device, Fingerprint
+from harness.records.verdict import Verdict
+from harness.session.attempts import ATTEMPTS, RECORD, attempt_number, lost_record, next_attempt, put_aside
 
 
 @pytest.fixture

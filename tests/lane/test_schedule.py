@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from harness.lane.schedule import Unit, lower_bound, lpt, makespan, split_long
+from harness.lane.plan import Unit, lower_bound, lpt, makespan, split_long
 
 TIMES = st.lists(st.floats(min_value=0.1, max_value=1000), min_size=1, max_size=7)
 

@@ -18,10 +18,11 @@ from typing import Any
 
 import pytest
 
+from harness.cli.app import lane
 from harness.errors import InfraError, InvalidCaseError
-from harness.lane import operations, settings_checks
-from harness.lane.preflight import Check
+from harness.lane import settings_checks
 from harness.lane.settings_checks import check_callers, check_home, check_settings
+from harness.machine.preflight import Check
 
 GH = (
     f"#!{sys.executable} -IS\n"
@@ -371,12 +372,12 @@ def test_the_command_prints_and_fails(
     for path in (root / ".github/workflows").glob("*.yml"):
         path.write_text(re.sub(r"uses: \./(\S+lane.yml).*", r"uses: acme/gate/\1@main", path.read_text()))
     _fake(tmp_path, monkeypatch, _sound())
-    assert operations.doctor_of_lane(root=root, runner="b200", repository="acme/gate") == 0
+    assert lane.doctor_of_lane(root=root, runner="b200", repository="acme/gate") == 0
     answers = _sound()
     answers[f"{REPO}/actions/permissions/workflow"]["default_workflow_permissions"] = "write"
     _fake(tmp_path, monkeypatch, answers)
     capsys.readouterr()
-    assert operations.doctor_of_lane(root=root, runner="b200", repository="acme/gate", out=tmp_path / "o.json") == 18
+    assert lane.doctor_of_lane(root=root, runner="b200", repository="acme/gate", out=tmp_path / "o.json") == 18
     assert "next: gh api --method PUT" in capsys.readouterr().out
     assert json.loads((tmp_path / "o.json").read_text())["runner"] == "b200"
 

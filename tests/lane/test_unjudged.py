@@ -12,7 +12,7 @@ from xml.etree import ElementTree as ET
 
 import pytest
 
-from harness.records.verdict import Outcome
+from harness.outcomes import Outcome
 
 if TYPE_CHECKING:
     from conftest import Project

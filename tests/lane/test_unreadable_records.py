@@ -10,11 +10,12 @@ from lane_proof import GENERATION, evidence_of_a_pass
 
 from harness.definitions.case import Case, Located
 from harness.definitions.runner import load_runners
-from harness.lane.history import History
+from harness.lane.durations import History
 from harness.lane.merge import Merged, merge
 from harness.lane.plan import make_plan
+from harness.outcomes import Outcome
 from harness.records.case_record import CaseRecord
-from harness.records.verdict import Outcome, Verdict
+from harness.records.verdict import Verdict
 
 B200 = load_runners(Path(__file__).parents[2] / "runners")["b200"]
 NAMES = ("a", "b", "c")

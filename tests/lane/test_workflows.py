@@ -105,7 +105,7 @@ def test_hosted_jobs_install_all_that_the_command_imports() -> None:
     names = (ROOT / ".github/lane-requirements.txt").read_text().splitlines()
     installed = closure({name for name in names if name and not name.startswith("#")})
     code = (
-        "import sys; before = set(sys.modules); import harness.cli, importlib.metadata as m;"
+        "import sys; before = set(sys.modules); import harness.cli.app, importlib.metadata as m;"
         "names = {n.partition('.')[0] for n in set(sys.modules) - before}; d = m.packages_distributions();"
         "print(*sorted({x for n in names for x in d.get(n, [])}))"
     )

@@ -12,10 +12,10 @@ from typing import TYPE_CHECKING
 import pytest
 from lane_actions import alive
 
-from harness.lane.history import CaseTimes, History
-from harness.lane.leases import acquire
+from harness.lane.durations import CaseTimes, History
+from harness.machine.leases import acquire
 from harness.records.case_record import CaseRecord
-from harness.records.fingerprint import Device
+from harness.records.identity import Device
 
 if TYPE_CHECKING:
     from conftest import Project

@@ -116,7 +116,7 @@ class Project:
 
     def quantgate(self, *arguments: str, **env: str) -> subprocess.CompletedProcess[str]:
         """Run the command."""
-        return self.run("-c", "from harness.cli import main; main()", *arguments, **env)
+        return self.run("-c", "from harness.cli.app import main; main()", *arguments, **env)
 
     def run(self, *arguments: str, **env: str) -> subprocess.CompletedProcess[str]:
         """Run this Python in the project."""

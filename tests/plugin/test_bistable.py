@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
+from harness.outcomes import Outcome
 from harness.records.limits import LimitFile
-from harness.records.verdict import Outcome
 
 SECOND = 40
 """Levels by which the second mode is brighter."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from harness.records.verdict import Outcome
+from harness.outcomes import Outcome
 
 
 def test_cases_of_one_engine_load_the_model_once(project: Any) -> None:

@@ -6,8 +6,8 @@ from typing import Any
 
 import pytest
 
-from harness.plugin.marked import marked_runner
-from harness.records.verdict import RULES, Outcome
+from harness.outcomes import RULES, Outcome
+from harness.plugin.options import marked_runner
 
 RUNNERS = ("b200", "cpu", "h200")
 

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from harness.records.verdict import Outcome
+from harness.outcomes import Outcome
 
 
 @pytest.mark.parametrize(("formats", "outcome"), [("bf16, nvfp4", Outcome.PASS), ("bf16", Outcome.GOLDEN_MISSING)])

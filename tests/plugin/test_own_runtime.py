@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from harness.definitions.loading import load_cases
-from harness.records.verdict import Outcome
+from harness.outcomes import Outcome
 
 ROOT = Path(__file__).parents[2]
 EXAMPLE = ROOT / "docs" / "examples" / "command"

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
+from harness.outcomes import RULES, Outcome
 from harness.records.limits import LimitFile
-from harness.records.verdict import RULES, Outcome
 
 
 def limits(project: Any) -> LimitFile:

@@ -8,8 +8,8 @@ from typing import Any
 
 import pytest
 
+from harness.outcomes import RULES, Outcome
 from harness.records.limits import LimitFile
-from harness.records.verdict import RULES, Outcome
 
 INVALID, MISSING = RULES[Outcome.INVALID_CASE].exit_code, RULES[Outcome.GOLDEN_MISSING].exit_code
 

@@ -6,14 +6,14 @@ from typing import Any
 
 import pytest
 
-from harness.records.verdict import RULES, Outcome
+from harness.outcomes import RULES, Outcome
 
 NO_RUNNER = RULES[Outcome.NO_RUNNER].exit_code
 BODY = "  small: {}\n  large: {runners: [b200]}\n"
 
 
 def no_gpu() -> bool:
-    from harness.lane.devices import gpu_devices
+    from harness.machine.devices import gpu_devices
 
     return not any(device.name == "NVIDIA B200" for device in gpu_devices())
 

@@ -15,9 +15,9 @@ from harness.definitions.case import Located
 from harness.definitions.loading import load_cases
 from harness.definitions.runner import load_runners
 from harness.goldens.store import open_store
-from harness.lane.devices import cpu_device
+from harness.machine.devices import cpu_device
+from harness.outcomes import Outcome
 from harness.records.case_record import CaseRecord
-from harness.records.verdict import Outcome
 from harness.session import conductor
 from harness.session.conductor import Session
 from harness.session.context import SessionContext

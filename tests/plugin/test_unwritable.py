@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from harness.records.verdict import RULES, Outcome
+from harness.outcomes import RULES, Outcome
 
 INFRA, MISSING = RULES[Outcome.INFRA].exit_code, RULES[Outcome.GOLDEN_MISSING].exit_code
 BREAK = """

@@ -5,7 +5,7 @@ from __future__ import annotations
 from datetime import date
 from typing import Any
 
-from harness.records.verdict import RULES, Outcome
+from harness.outcomes import RULES, Outcome
 
 
 def code(outcome: Outcome) -> int:

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import pytest
 
+from harness.outcomes import RULES, SEVERITY, Outcome
 from harness.records.table import PAGE, table, written
-from harness.records.verdict import RULES, SEVERITY, Outcome, worst
+from harness.records.verdict import worst
 
 
 def test_the_page_is_current() -> None:

@@ -11,10 +11,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from harness.report.bars import BAR_WIDTH, LIMIT_AT, bars
-from harness.report.curves import HEIGHT, WIDTH, curves
-from harness.report.divergence import divergence, relative_distance
-from harness.report.focus import focus, key_frames
+from harness.report.divergence import HEIGHT, WIDTH, curves, divergence, relative_distance
 from harness.report.layers import OTHER, first_bad_block, layer_maps
+from harness.report.media import focus, key_frames
 from harness.report.probes import probe_charts, worst_modules
 
 

@@ -12,17 +12,15 @@ import pytest
 from rich.console import Console
 from typer.testing import CliRunner
 
+from harness.cli.report import add_runs
 from harness.records.case_record import CaseRecord
 from harness.records.identity import Identity
 from harness.records.limits import LimitCheck
-from harness.report.commands import add_runs
-from harness.report.errors import ReportError
-from harness.report.history import schema
-from harness.report.history.drift import drift, sentence
-from harness.report.history.schema import MIGRATIONS, VERSION
-from harness.report.history.store import open_history
+from harness.report.history import store
+from harness.report.history.store import MIGRATIONS, VERSION, drift, open_history, sentence
 from harness.report.history.terminal import case_table, cases_table, sparkline
 from harness.report.history.trend_page import charts_of, render_history
+from harness.report.load import ReportError
 
 
 def series(make: ModuleType, margins: list[float], runner: str = "cpu", **changes: Any) -> list[CaseRecord]:
@@ -227,7 +225,7 @@ def test_trend_page_overlays_runners_and_version_changes(make: ModuleType, tmp_p
 def test_command(make: ModuleType, tmp_path: Path) -> None:
     import typer
 
-    from harness.report.commands import history_command
+    from harness.cli.report import history_command
 
     app = typer.Typer()
     app.command()(history_command)
@@ -282,7 +280,7 @@ def test_a_history_that_another_process_writes_is_not_called_damaged(
 ) -> None:
     path = tmp_path / "h.sqlite"
     _filled(make, path)
-    monkeypatch.setattr(schema, "WAIT_SECONDS", 0.05)
+    monkeypatch.setattr(store, "WAIT_SECONDS", 0.05)
     other = sqlite3.connect(path, isolation_level=None)
     other.execute("BEGIN EXCLUSIVE")
     with pytest.raises(ReportError, match="another process") as refused, open_history(path):

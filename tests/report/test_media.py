@@ -9,10 +9,9 @@ import numpy as np
 from PIL import Image
 
 from harness.records.frames import Tile
-from harness.report import sprites
+from harness.report import media as sprites
 from harness.report.load import load_run
-from harness.report.media import write_media
-from harness.report.sprites import amplified_difference, crop, preview_size, write_sheets
+from harness.report.media import amplified_difference, crop, preview_size, write_media, write_sheets
 
 
 def cell(sheet: sprites.Sheet, folder: Path, frame: int) -> np.ndarray:

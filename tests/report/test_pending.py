@@ -8,16 +8,15 @@ from typing import Any
 
 import pytest
 
+from harness.cli.report import report
 from harness.errors import GoldenError
 from harness.frames.clip import Clip, write_clip
+from harness.goldens.accept import accept
+from harness.goldens.pending import leave
+from harness.goldens.workspace import Workspace
 from harness.records.identity import FieldChange, Identity
-from harness.report.accepting import accepting
-from harness.report.commands import report
-from harness.report.load import load_run
-from harness.report.pending_run import load_pending
-from harness.review.accept import accept
-from harness.review.pending import leave
-from harness.review.workspace import Workspace
+from harness.report.case_page import accepting
+from harness.report.load import load_pending, load_run
 
 IDENTITY = Identity(request={"seed": 0}, hardware={"name": "x86_64"}, weights={}, env={}, subject={"code": "1"})
 

@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from harness.report.commands import Format, report
+from harness.cli.report import Format, report
 from harness.report.redact import HIDDEN, known_secrets, redact_record, redact_text
 
 ALPHABET = string.ascii_letters + string.digits

@@ -10,8 +10,9 @@ from typing import Any
 
 import pytest
 
-from harness.records.verdict import Outcome, Verdict
-from harness.report.errors import ReportError
+from harness.outcomes import Outcome
+from harness.records.verdict import Verdict
+from harness.report.load import ReportError
 from harness.report.render import POLICY, render_run
 
 

@@ -12,8 +12,8 @@ from pathlib import Path
 from typing import Any
 
 from harness.goldens.store import open_store
+from harness.outcomes import Outcome
 from harness.records.limits import Limit, LimitFile, Sample
-from harness.records.verdict import Outcome
 
 CASE = "  one: {metrics: [mad]}\n"
 

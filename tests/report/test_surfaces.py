@@ -13,13 +13,13 @@ from hypothesis import given
 from hypothesis import strategies as st
 from markdown_it import MarkdownIt
 
+from harness.cli.report import Format, report
+from harness.outcomes import RULES, Outcome
 from harness.records.case_record import CaseRecord
-from harness.records.verdict import RULES, Outcome, Verdict
-from harness.report.commands import Format, report
+from harness.records.verdict import Verdict
 from harness.report.junit import junit_xml
 from harness.report.load import load_run
-from harness.report.markdown import COMMENT_CHARACTERS, comment, job_summary
-from harness.report.neutral import code, fenced, neutral
+from harness.report.markdown import COMMENT_CHARACTERS, code, comment, fenced, job_summary, neutral
 
 SCHEMA = Path(__file__).parent / "data" / "junit-10.xsd"
 """The schema of Jenkins' xunit plugin (MIT), as pytest's own tests carry it."""
@@ -118,7 +118,7 @@ def test_any_text_is_shown_and_does_nothing(text: str) -> None:
     assert {element.tag for element in tree.iter()} <= {"body", "table", "thead", "tbody", "tr", "th", "td", "code"}
     cells = tree.findall(".//tbody/tr/td")
     assert len(cells) == 2
-    from harness.report.text import one_line
+    from harness.text import one_line
 
     shown = "".join(cells[0].itertext()).replace("\u200b", "")
     assert shown.split() == one_line(text).split()

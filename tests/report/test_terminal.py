@@ -8,11 +8,10 @@ from typing import Any
 
 import pytest
 
+from harness.outcomes import Outcome
 from harness.records.generation import NO_RECEIPTS
 from harness.records.identity import Identity
-from harness.records.verdict import Outcome
-from harness.report.errors import ReportError
-from harness.report.load import load_run
+from harness.report.load import ReportError, load_run
 from harness.report.terminal import diff_runs, find_case, find_run, show_case
 
 

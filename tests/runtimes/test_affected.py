@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from harness.checkpoint.contracts import load_contract
 from harness.definitions.loading import load_cases
+from harness.inspector.contracts import load_contract
 from harness.runtimes.affected import affected
 from harness.runtimes.kinds import Kind, all_kinds, write_kind
 

@@ -9,9 +9,9 @@ from pathlib import Path
 import pytest
 
 from benchmarks import contracts as benchmark
-from harness.checkpoint.contracts import load_contract
-from harness.checkpoint.contracts.model import read_contract_file
 from harness.errors import InfraError, InvalidCaseError
+from harness.inspector.contracts import load_contract
+from harness.inspector.contracts.model import read_contract_file
 from harness.runtimes import environments, learn
 from harness.runtimes.environments import Environment, find, parse_runtime, place_of
 from harness.runtimes.kinds import all_kinds

@@ -11,9 +11,8 @@ from harness.definitions.case import Case
 from harness.errors import InfraError, InvalidCaseError
 from harness.records.frames import MetricResult
 from harness.records.limits import Limit, LimitFile, Sample
-from harness.session import bisecting
-from harness.session.bisecting import apply_differences, bisect, differences
-from harness.session.delta import Answer
+from harness.trial import bisecting
+from harness.trial.bisecting import Answer, apply_differences, bisect, differences
 
 
 def case(**more: Any) -> Case:

@@ -11,19 +11,17 @@ import numpy as np
 import pytest
 from safetensors.numpy import save_file
 
-from harness.checkpoint.content import components_of, contents_of, file_digests
-from harness.checkpoint.identity import DigestCache
+from harness.calibrate.carrying import Carried, carry
 from harness.definitions.loading import load_cases
-from harness.goldens.files import describe
 from harness.goldens.folder import FolderStore
-from harness.goldens.golden import Golden
+from harness.goldens.golden import Golden, describe
+from harness.goldens.workspace import Workspace
+from harness.inspector.content import components_of, contents_of, file_digests
+from harness.inspector.identity import DigestCache
 from harness.records.contents import CONTENTS, WeightContents
-from harness.records.fingerprint import Device
 from harness.records.golden import Accepted, AcceptedIndex, GoldenManifest, Provenance
-from harness.records.identity import Identity
+from harness.records.identity import Device, Identity
 from harness.records.limits import Limit, LimitFile, Sample
-from harness.review.workspace import Workspace
-from harness.session.carrying import Carried, carry
 from harness.session.identity import identity_of
 
 CASES = """

@@ -7,11 +7,11 @@ from pathlib import Path
 
 import pytest
 
-from harness.definitions.files import case_files
+from harness.calibrate.checking import check_files
+from harness.definitions.choosing import Filters
 from harness.definitions.loading import load_cases
 from harness.errors import InvalidCaseError
-from harness.session.checking import check_files
-from harness.session.choosing import Filters
+from harness.project import case_files
 
 REPOSITORY = Path(__file__).parents[2]
 CASE = """

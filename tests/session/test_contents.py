@@ -11,14 +11,13 @@ from typing import Any
 import pytest
 from safetensors.numpy import load_file, save_file
 
-from harness.checkpoint import content
 from harness.definitions.case import Case
 from harness.goldens.golden import Golden
 from harness.goldens.matching import MatchKind, select
+from harness.inspector import content
 from harness.records.contents import CONTENTS, WeightContents
-from harness.records.fingerprint import Device
 from harness.records.golden import GoldenManifest, Part, Provenance
-from harness.records.identity import Identity, differences
+from harness.records.identity import Device, Identity, differences
 from harness.session.contents import Contents
 from harness.session.identity import identity_of
 from harness.session.inspecting import Inspector

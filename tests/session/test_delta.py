@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from harness.session.delta import Answer, ddmin
+from harness.trial.bisecting import Answer, ddmin
 
 
 @settings(deadline=None, max_examples=200)

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from harness.frames.clip import Clip
-from harness.session.nearest import nearest_of, squared_error
+from harness.frames.nearest import nearest_of, squared_error
 
 
 def clip(level: int) -> Clip:

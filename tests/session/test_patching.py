@@ -10,7 +10,7 @@ import pytest
 import yaml
 
 from harness.errors import InvalidCaseError
-from harness.session.patching import patch
+from harness.trial.trying import patch
 
 REPOSITORY = Path(__file__).parents[2]
 

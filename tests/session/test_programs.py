@@ -10,7 +10,7 @@ import pytest
 
 from harness.definitions.case import Case
 from harness.errors import InvalidCaseError
-from harness.lane.devices import cpu_device
+from harness.machine.devices import cpu_device
 from harness.records.identity import differences
 from harness.session.identity import identity_of
 from harness.session.programs import program_digests

@@ -10,14 +10,14 @@ import torch
 from safetensors.torch import save_file
 
 from harness.definitions.case import Loader
+from harness.engine.probes import run
+from harness.engine.probes.run import feed_alone
+from harness.engine.quantized import fp8, native, nvfp4
+from harness.engine.quantized.linear import Fp8Linear, Nvfp4Linear
+from harness.formats.activations import as_fp8, as_nvfp4
 from harness.judge.attribution.weights import best
 from harness.judge.observation import read_observation
-from harness.pipeline.probes import run
-from harness.pipeline.probes.isolated import feed_alone
-from harness.pipeline.quantized import fp8, native, nvfp4
-from harness.pipeline.quantized.linear import Fp8Linear, Nvfp4Linear
 from harness.records.probe import ObservationIndex
-from harness.session.activations import as_fp8, as_nvfp4
 from harness.session.readings import Components, open_experts, read_as
 
 NAME = "blocks.0.attn1.to_q"

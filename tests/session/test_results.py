@@ -8,8 +8,9 @@ from typing import Any
 
 import pytest
 
-from harness.records.verdict import Finding, Outcome, Verdict
-from harness.session.results import Result, healthy
+from harness.calibrate.samples import Result, healthy
+from harness.outcomes import Outcome
+from harness.records.verdict import Finding, Verdict
 
 
 def result(outcome: Outcome, *, observed: Outcome | None = None, expect: str = "pass", stage: Any = None) -> Result:

@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as npst
 
-from harness.session.rounding import rounding_samples
+from harness.calibrate.samples import rounding_samples
 
 CLIPS = npst.arrays(np.uint8, st.tuples(st.integers(1, 5), st.integers(1, 9), st.integers(1, 9), st.just(3)))
 

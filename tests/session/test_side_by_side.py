@@ -12,9 +12,9 @@ from harness.frames.clip import Clip, write_clip
 from harness.records.generation import Trace
 from harness.records.identity import FieldChange
 from harness.records.limits import Limit, LimitFile, Sample
-from harness.session.side_by_side import hold_clips, hold_texts
 from harness.session.similarity import require_near
-from harness.session.trying import _experts_changed
+from harness.trial.side_by_side import hold_clips, hold_texts
+from harness.trial.trying import _experts_changed
 
 
 def trace(*sketch: float) -> Trace:

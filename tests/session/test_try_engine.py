@@ -10,10 +10,10 @@ from harness.definitions.case import CheckpointRef
 from harness.definitions.loading import load_cases
 from harness.definitions.runner import load_runners
 from harness.goldens.store import open_store
-from harness.lane.devices import cpu_device
-from harness.lane.leases import device_environment
+from harness.machine.devices import cpu_device
+from harness.machine.leases import device_environment
 from harness.session.context import SessionContext
-from harness.session.trying import Trial, candidate_case, try_candidate
+from harness.trial.trying import Trial, candidate_case, try_candidate
 from tiny.export import CALIBRATION, WEIGHTS, export
 
 REPOSITORY = Path(__file__).parents[2]

@@ -7,12 +7,13 @@ from typing import Any
 
 import pytest
 
+from harness.cli.app import trial as candidate_commands
 from harness.definitions.case import Case, CheckpointRef
 from harness.errors import InvalidCaseError
 from harness.records.inspection import ContractReport, ExpertSummary, InspectionFinding, InspectionReport
 from harness.records.probe import ProbeEvidence, ProbeStep
-from harness.session import candidate_commands, trying
-from harness.session.trying import candidate_case, reference
+from harness.trial import trying
+from harness.trial.trying import candidate_case, reference
 
 COMMIT = "0123456789" * 4
 

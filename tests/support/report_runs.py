@@ -9,11 +9,11 @@ import numpy as np
 import numpy.typing as npt
 
 from harness.frames.clip import Clip, write_clip
+from harness.outcomes import Outcome
 from harness.records.case_record import CaseRecord, Timing
-from harness.records.fingerprint import Device, Fingerprint
 from harness.records.frames import ComparisonEvidence, MetricResult, SanityCheck, SanityEvidence, Tile
 from harness.records.generation import EngineStart, FloatStats, Generation, ModuleReceipt, Receipts, Step, Trace
-from harness.records.identity import FieldChange
+from harness.records.identity import Device, FieldChange, Fingerprint
 from harness.records.inspection import (
     ContractAssumption,
     ContractReport,
@@ -23,7 +23,7 @@ from harness.records.inspection import (
 )
 from harness.records.limits import LimitCheck
 from harness.records.probe import ModuleEvidence, PointEvidence, ProbeEvidence, ProbeStep
-from harness.records.verdict import Finding, Outcome, Verdict
+from harness.records.verdict import Finding, Verdict
 
 Bytes = npt.NDArray[np.uint8]
 TILE = 16

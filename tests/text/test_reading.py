@@ -11,12 +11,12 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from harness.lane.history import History, read_history
-from harness.lane.junit import join_junit
-from harness.lane.operations import read_plan
+from harness.lane.durations import History, read_history
+from harness.lane.merge import join_junit
+from harness.lane.plan import read_plan
 from harness.reading import MAX_DEPTH, UnreadableError, parse_json, parse_xml, read_bytes
 from harness.records.case_record import CaseRecord
-from harness.report.text import clean
+from harness.text import clean
 
 SECRET = "s3cr3t-value-that-nobody-may-quote"  # noqa: S105 - a needle
 BAD = {

@@ -14,8 +14,8 @@ from hypothesis import strategies as st
 from pydantic import ValidationError
 
 from harness.definitions.environment import check_name
+from harness.engine.secrets import LINE_CHARACTERS, redact_answer, tail
 from harness.goldens.store import HubPin, hub_store
-from harness.pipeline.redaction import LINE_CHARACTERS, redact_answer, tail
 from harness.redaction import HIDDEN, Redactor, shapes
 
 NEEDLE = 'n33dle "quoted" <tag>&\n/second+line\tof it é'

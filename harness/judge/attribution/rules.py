@@ -5,10 +5,179 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from typing import cast
 
-from harness.judge.attribution import clip, repeats, settings, weights
+from harness.judge.attribution import weights
+from harness.judge.origin_rule import MOVED
 from harness.records.attribution import Attribution, Cause, Experiment, ExperimentKind, ExperimentResult
+from harness.records.base import Json
 from harness.records.case_record import CaseRecord
 from harness.records.generation import Expert
+from harness.records.verdict import Finding
+
+# Causes that the trace, the receipts, the identity and the inspection prove: facts, compared exactly.
+
+
+FLOW_SHIFT = frozenset({"flow_shift", "shift"})
+VAE_STATISTICS = frozenset({"latents_mean", "latents_std", "scaling_factor", "shift_factor"})
+FOLLOWS: dict[str, frozenset[str]] = {
+    "timestep": frozenset({"scheduler_settings", "step_count"}),
+    "expert": frozenset({"scheduler_settings", "boundary_ratio", "timestep", "step_count"}),
+    "attention_mask": frozenset({"text_tokens", "sequence_length"}),
+    "text_tokens": frozenset({"sequence_length"}),
+    "initial_latents": frozenset(),
+    "guidance": frozenset({"texts_exchanged", "model_text", "not_finite"}),
+    "text_embedding": frozenset({"texts_exchanged"}),
+    "initial_noise": frozenset({"initial_latents"}),
+    "sigmas": frozenset({"scheduler_settings", "step_count"}),
+    "solver": frozenset({"scheduler_settings", "step_count", "sigmas", "timestep"}),
+    "model_timestep": frozenset({"scheduler_settings", "step_count", "timestep"}),
+    "vae_alone": frozenset({"vae_settings"}),
+    "vae_input": frozenset({"vae_settings"}),
+}
+"""A difference that follows from others, and so is no cause where one of them is there too."""
+IDENTITY = frozenset({"request_differs", "hardware_differs"})
+
+
+def inspected(record: CaseRecord) -> Iterator[Cause]:
+    """Faults that the bytes of the checkpoint prove."""
+    for fault in record.inspection.faults if record.inspection is not None else ():
+        where = "/".join(part for part in (fault.expert, fault.module) if part)
+        yield Cause(code=fault.code, where=where, sentence=fault.message, evidence={"stage": "inspection"})
+
+
+def identity(record: CaseRecord) -> Iterator[Cause]:
+    """The golden was made from another request or on other hardware."""
+    for finding in record.verdict.findings:
+        if finding.code in IDENTITY:
+            yield _cause(finding.code, finding)
+
+
+def moved(record: CaseRecord) -> Iterator[Cause]:
+    """Weights or environment are not those of the golden, and frames, trace or sanity fail."""
+    for finding in record.verdict.findings:
+        if finding.stage == "identity" and finding.code in MOVED and finding.gating:
+            yield _cause(finding.code, finding, where=", ".join(sorted(finding.data)))
+
+
+def receipts(record: CaseRecord) -> Iterator[Cause]:
+    """The quantized path did not run, or ran where it should not."""
+    for finding in record.verdict.findings:
+        if finding.stage == "receipts" and finding.gating:
+            yield _cause(finding.code, finding, where=str(finding.data.get("expert", "")))
+
+
+def traced(record: CaseRecord) -> Iterator[Cause]:
+    """Settings that differ from the golden's; what only follows from another setting is left out."""
+    found = [finding for finding in record.verdict.findings if finding.stage == "trace" and finding.gating]
+    codes = {finding.code for finding in found}
+    for finding in found:
+        if FOLLOWS.get(finding.code, frozenset()) & codes:
+            continue
+        if finding.code == "scheduler_settings":
+            names = set(finding.data)
+            yield _cause("flow_shift" if names & FLOW_SHIFT else "scheduler", finding, where=", ".join(sorted(names)))
+        elif finding.code == "vae_settings":
+            names = set(finding.data)
+            if names & VAE_STATISTICS:
+                yield _cause("vae_statistics", finding, where=", ".join(sorted(names & VAE_STATISTICS)))
+            if "dtype" in names:
+                yield _cause("vae_dtype", finding, where="dtype")
+            if rest := names - VAE_STATISTICS - {"dtype"}:
+                yield _cause("vae", finding, where=", ".join(sorted(rest)))
+        else:
+            step = finding.data.get("step")
+            yield _cause(finding.code, finding, where="" if step is None else f"step {step}")
+
+
+def _cause(code: str, finding: Finding, where: str = "") -> Cause:
+    return Cause(code=code, where=where, sentence=finding.message, evidence=dict(finding.data))
+
+
+# Causes on finished frames: a simple change of the golden's frames that gives the candidate's.
+
+
+def comparable(record: CaseRecord) -> bool:
+    """Whether frames or sanity fail and a golden of the same shape lies beside the candidate."""
+    failed = any(finding.stage in ("frames", "sanity") and finding.gating for finding in record.verdict.findings)
+    compared = record.comparison is not None and not record.comparison.bit_exact
+    return failed and compared and record.golden is not None
+
+
+def explained(results: Sequence[ExperimentResult], *, decoder: bool = False) -> Iterator[Cause]:
+    """Name the change that explains the frames best, with the share of the error, and the runner-up.
+
+    Args:
+        results: of the experiments.
+        decoder: no velocity on the way differs, so the change happened in the VAE or after it.
+    """
+    for result in results:
+        rows = result.data.get("explanations")
+        if result.experiment.kind != "frames" or not result.done or not isinstance(rows, list) or not rows:
+            continue
+        first, *others = [row for row in rows if isinstance(row, dict)]
+        text = f"{first['sentence']}; explains {_percent(first['share'])} of the error in the frames"
+        evidence: dict[str, Json] = {**first}
+        if others:
+            text += f" (next: {others[0]['code']}, {_percent(others[0]['share'])})"
+            evidence["runner_up"] = others[0]
+        if decoder:
+            text += "; every velocity on the way is the golden's, so it happened in the VAE or after it"
+        frames = first.get("frames")
+        listed = frames if isinstance(frames, list) else []
+        place = "frames " + ", ".join(str(frame) for frame in listed[:8]) if listed else ""
+        yield Cause(code=str(first["code"]), where=place, sentence=text, evidence=evidence)
+
+
+def _percent(share: Json) -> str:
+    return f"{share:.0%}" if isinstance(share, int | float) else "?"
+
+
+# What a repeat of a failed run says: noise is measured by the limits and by distances, not by equality of bytes.
+
+
+LIKE_THE_FIRST = 0.5
+"""Two failing runs are one failure if they are nearer to each other than this share of the way to the golden."""
+
+
+def ruled_out(result: ExperimentResult | None) -> bool:
+    """Whether a repeat rules noise out: it is bit-exact, or it fails as the first run does, at a like distance."""
+    if result is None or not result.done:
+        return False
+    if result.data.get("equal") is True:
+        return True
+    return result.data.get("passes") is False and not _scattered(result)
+
+
+def differs(result: ExperimentResult | None) -> bool:
+    """Whether a repeat gives another result: other bytes where nothing was judged, another failure where it was."""
+    if result is None or not result.done or result.data.get("equal") is not False:
+        return False
+    passes = result.data.get("passes")
+    return passes is None or (passes is False and _scattered(result))
+
+
+def unstable(results: Sequence[ExperimentResult]) -> Iterator[Cause]:
+    """The first run fails and a repeat passes: the verdict depends on chance."""
+    for result in results:
+        if result.experiment.kind == "rerun_same" and result.done and result.data.get("passes") is True:
+            text = (
+                "the run is unstable: the first run fails and a repeat of the same request passes"
+                f" ({_distances(result)}); both clips are kept"
+            )
+            yield Cause(code="unstable", where="engine", sentence=text, evidence=dict(result.data))
+
+
+def _scattered(result: ExperimentResult) -> bool:
+    apart, away = result.data.get("rms_between"), result.data.get("rms_first")
+    if not isinstance(apart, int | float) or not isinstance(away, int | float):
+        return False
+    return apart > LIKE_THE_FIRST * away
+
+
+def _distances(result: ExperimentResult) -> str:
+    values = [result.data.get(name) for name in ("rms_first", "rms_repeat")]
+    first, repeat = (f"{value:.2f}" if isinstance(value, int | float) else "unknown" for value in values)
+    return f"{first} and {repeat} levels rms from the golden"
+
 
 Results = Sequence[ExperimentResult]
 UNMOVED = 0.005
@@ -49,10 +218,10 @@ def next_experiments(record: CaseRecord, results: Results) -> tuple[Experiment, 
         if _equal(results, "probe_again"):
             wanted.append(Experiment(kind="base_probe", why="does the base diverge in this build too?"))
     elif record.generation is not None:
-        if clip.comparable(record):
+        if comparable(record):
             wanted.append(Experiment(kind="frames", why="does a simple change of the golden's frames give these?"))
         wanted.append(Experiment(kind="rerun_same", why="does the same engine repeat itself?"))
-        if repeats.ruled_out(_result(results, "rerun_same")) and not any(clip.explained(results)):
+        if ruled_out(_result(results, "rerun_same")) and not any(explained(results)):
             wanted.append(Experiment(kind="rerun_fresh", why="does a fresh process give the same?"))
             if record.probe is not None:
                 wanted.append(Experiment(kind="base_probe", why="is the base in this build what it was?"))
@@ -60,13 +229,13 @@ def next_experiments(record: CaseRecord, results: Results) -> tuple[Experiment, 
 
 
 def _proven(record: CaseRecord, results: Results) -> Iterator[Cause]:
-    yield from settings.inspected(record)
-    yield from settings.identity(record)
-    yield from settings.receipts(record)
+    yield from inspected(record)
+    yield from identity(record)
+    yield from receipts(record)
     yield from weights.from_readings(record, results)
     yield from weights.norms(record)
-    yield from settings.moved(record)
-    yield from settings.traced(record)
+    yield from moved(record)
+    yield from traced(record)
 
 
 def _causes(record: CaseRecord, results: Results) -> Iterator[Cause]:
@@ -74,13 +243,13 @@ def _causes(record: CaseRecord, results: Results) -> Iterator[Cause]:
     # A wrong sampler setting moves no probe and a wrong weight no setting: where both are there, both are causes.
     yield from proven
     codes = {cause.code for cause in proven}
-    if not codes & {cause.code for cause in settings.inspected(record)}:
+    if not codes & {cause.code for cause in inspected(record)}:
         yield from _unrepeatable(results)
         for cause in weights.first_divergence(record):
             yield _with_base(cause, results)
     if not proven:
-        yield from repeats.unstable(results)
-        yield from clip.explained(results, decoder=_only_decoder(record))
+        yield from unstable(results)
+        yield from explained(results, decoder=_only_decoder(record))
         yield from _repeated(results)
         yield from _decoded(record, results)
 
@@ -108,7 +277,7 @@ def _repeated(results: Results) -> Iterator[Cause]:
         ("rerun_fresh", "engine_state", "a fresh engine gives another clip than this one: something was left in it"),
     ):
         result = _result(results, cast("ExperimentKind", kind))
-        if repeats.differs(result) and result is not None:
+        if differs(result) and result is not None:
             yield Cause(code=code, where="engine", sentence=text, evidence=dict(result.data))
 
 
@@ -122,7 +291,7 @@ def _decoded(record: CaseRecord, results: Results) -> Iterator[Cause]:
     """Frames differ, and no velocity on the way did: what is left is the decoder."""
     failed = any(finding.stage in ("frames", "sanity") and finding.gating for finding in record.verdict.findings)
     base = _result(results, "base_probe")
-    repeated = repeats.ruled_out(_result(results, "rerun_same"))
+    repeated = ruled_out(_result(results, "rerun_same"))
     if failed and _only_decoder(record) and repeated and record.golden is not None:
         build = {} if base is None else {"base_in_build": dict(base.data)}
         sentence = "every velocity on the way is the golden's, and the frames are not: the VAE decoded otherwise"
@@ -169,9 +338,9 @@ def _ruled_out(record: CaseRecord, results: Results) -> tuple[str, ...]:
         gone.append("the bytes of the checkpoint")
     if record.probe is not None and not any(one.stage == "probe" for one in record.verdict.findings):
         gone.append("single forward passes of the experts")
-    if repeats.ruled_out(_result(results, "rerun_same")):
+    if ruled_out(_result(results, "rerun_same")):
         gone.append("noise")
-    if repeats.ruled_out(_result(results, "rerun_fresh")):
+    if ruled_out(_result(results, "rerun_fresh")):
         gone.append("engine state")
     base = _result(results, "base_probe")
     if base is not None and base.data.get("differs") is False:

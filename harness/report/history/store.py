@@ -2,17 +2,153 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
+import math
+import shlex
 import sqlite3
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
+from itertools import groupby
 from pathlib import Path
 from typing import Any
 
 from harness.records.case_record import CaseRecord
-from harness.report.history.schema import connect, history_error
+from harness.report.load import ReportError
 from harness.report.redact import redact_record
+
+# Tables of the history, and how an older file becomes a newer one.
+
+
+_RECORDS = """
+    CREATE TABLE {name} (
+        id INTEGER PRIMARY KEY,
+        run TEXT NOT NULL,
+        runner TEXT NOT NULL,
+        case_id TEXT NOT NULL,
+        attempt INTEGER NOT NULL,
+        started TEXT NOT NULL,
+        outcome TEXT NOT NULL,
+        observed TEXT,
+        cause TEXT NOT NULL,
+        summary TEXT NOT NULL,
+        golden TEXT,
+        code TEXT NOT NULL,
+        device TEXT NOT NULL,
+        driver TEXT,
+        versions TEXT NOT NULL,
+        calibration INTEGER NOT NULL,
+        record TEXT NOT NULL,
+        UNIQUE ({key})
+    );
+"""
+_MEASUREMENTS = """
+    CREATE TABLE {name} (
+        record_id INTEGER NOT NULL REFERENCES {records} (id) ON DELETE CASCADE,
+        metric TEXT NOT NULL,
+        value REAL,
+        limit_value REAL,
+        direction TEXT,
+        gates INTEGER NOT NULL,
+        passed INTEGER,
+        margin_consumed REAL,
+        frame INTEGER,
+        PRIMARY KEY (record_id, metric)
+    ) WITHOUT ROWID;
+"""
+_INDEX = "CREATE INDEX records_by_case ON records (case_id, runner, started);"
+_MOVE = """
+    INSERT INTO records_2 SELECT * FROM records;
+    INSERT INTO measurements_2 SELECT * FROM measurements;
+    DROP TABLE measurements;
+    DROP TABLE records;
+    ALTER TABLE records_2 RENAME TO records;
+    ALTER TABLE measurements_2 RENAME TO measurements;
+"""
+MIGRATIONS: tuple[str, ...] = (
+    _RECORDS.format(name="records", key="run, runner, case_id, attempt")
+    + _MEASUREMENTS.format(name="measurements", records="records")
+    + _INDEX,
+    # A run id that was used again has its own row. SQLite changes no constraint, so both tables are made anew.
+    _RECORDS.format(name="records_2", key="run, runner, case_id, attempt, started")
+    + _MEASUREMENTS.format(name="measurements_2", records="records_2")
+    + _MOVE
+    + _INDEX,
+)
+"""One script a version; a file at version N has run the first N. Never edit one that was released: add the next."""
+
+VERSION = len(MIGRATIONS)
+WAIT_SECONDS = 30.0
+"""How long another process may hold the history."""
+_UNREACHABLE = (sqlite3.SQLITE_CANTOPEN, sqlite3.SQLITE_READONLY, sqlite3.SQLITE_PERM, sqlite3.SQLITE_IOERR)
+
+
+def connect(path: Path) -> sqlite3.Connection:
+    """Open the history at ``path``, making or upgrading it.
+
+    Raises:
+        ReportError: not a database, one of a newer quantgate, in use, on a full disk, or it cannot be opened.
+    """
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        connection = sqlite3.connect(path, timeout=WAIT_SECONDS, isolation_level=None)
+    except (OSError, sqlite3.Error) as error:
+        raise history_error(error, path) from error
+    try:
+        connection.execute("PRAGMA foreign_keys = ON")
+        _upgrade(connection, path)
+    except sqlite3.Error as error:
+        connection.close()
+        raise history_error(error, path) from error
+    except ReportError:
+        connection.close()
+        raise
+    return connection
+
+
+def history_error(error: OSError | sqlite3.Error, path: Path) -> ReportError:
+    """What SQLite or the system said of the history as one sentence, with what to do about it.
+
+    Only a damaged file is to be moved away: one that is in use, or on a full disk, is sound.
+    """
+    code = (getattr(error, "sqlite_errorcode", None) or 0) & 0xFF  # the low byte is the primary code
+    place = shlex.quote(str(path))
+    if code in (sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED):
+        what, remedy = f"another process writes the history for more than {WAIT_SECONDS:g} s", f"fuser -v {place}"
+    elif code == sqlite3.SQLITE_FULL:
+        what, remedy = "the disk is full; the history is what it was", "make room: rm -r runs/<old run>"
+    elif isinstance(error, OSError) or code in _UNREACHABLE:
+        what, remedy = (
+            f"the history cannot be opened or written: {error}",
+            f"ls -ld {place} {shlex.quote(str(path.parent))}",
+        )
+    else:
+        what, remedy = f"this is not a history, or a damaged one: {error}", f"mv {place} {place}.damaged, and ask again"
+    return ReportError(what, where=str(path), remedy=remedy)
+
+
+def _upgrade(connection: sqlite3.Connection, path: Path) -> None:
+    """Run what is missing, in one transaction: two processes that open a new file at once do not both make it."""
+    connection.execute("BEGIN IMMEDIATE")
+    try:
+        version = int(connection.execute("PRAGMA user_version").fetchone()[0])
+        if version > VERSION:
+            raise ReportError(
+                f"the history has version {version}, and this quantgate knows {VERSION}",
+                where=str(path),
+                remedy="pip install --upgrade quantgate",
+            )
+        for script in MIGRATIONS[version:]:
+            for statement in filter(str.strip, script.split(";")):
+                connection.execute(statement)
+        connection.execute(f"PRAGMA user_version = {VERSION}")
+    except BaseException:
+        with contextlib.suppress(sqlite3.Error):  # a full disk has rolled back already
+            connection.execute("ROLLBACK")
+        raise
+    connection.execute("COMMIT")
+
 
 DEFAULT = Path(".quantgate/history.sqlite")
 _PACKAGES = ("torch", "diffusers", "transformers", "quantgate")
@@ -208,3 +344,66 @@ def open_history(path: Path = DEFAULT) -> Iterator[History]:
         raise history_error(error, path) from error
     finally:
         connection.close()
+
+
+# Is a measurement on its way to its limit? Asked while every run still passes.
+
+
+FEWEST = 5
+"""Runs below which no trend is claimed: with four, Kendall's test cannot reach the level at all."""
+LEVEL = 0.05
+
+
+@dataclass(frozen=True)
+class Drift:
+    """A series of margins consumed, oldest first, of one case, metric, runner and golden."""
+
+    runs: int
+    latest: float | None
+    slope: float | None
+    """Share of the margin a run, by Theil and Sen (median of pairwise slopes); ``None`` without a trend."""
+    runs_left: int | None
+    """Runs until the limit at this slope; ``None`` without a rising trend."""
+
+    @property
+    def rising(self) -> bool:
+        """Whether the margin is being used up."""
+        return self.slope is not None and self.slope > 0
+
+
+def drift(points: Sequence[Point]) -> Drift:
+    """Look for a monotonic trend in ``margin_consumed`` since the golden or the runner last changed.
+
+    Kendall's tau against the order of runs (two-sided, level ``LEVEL``) says whether there is one, the Theil-Sen
+    estimator how steep it is: neither minds a single outlier.
+    """
+    values = [point.margin_consumed for point in same_basis(points)]
+    margins = [value for value in values if value is not None and math.isfinite(value)]
+    latest = margins[-1] if margins else None
+    if len(margins) < FEWEST or len(set(margins)) == 1:
+        return Drift(len(margins), latest, None, None)
+    from scipy.stats import kendalltau, theilslopes
+
+    order = list(range(len(margins)))
+    if not kendalltau(order, margins).pvalue < LEVEL:
+        return Drift(len(margins), latest, None, None)
+    slope = float(theilslopes(margins, order).slope)
+    left = math.ceil((1.0 - margins[-1]) / slope - 1e-9) if slope > 0 and margins[-1] < 1 else None
+    return Drift(len(margins), latest, slope, left)
+
+
+def same_basis(points: Sequence[Point]) -> list[Point]:
+    """The last points that share runner and golden: margins before that were measured against something else."""
+    groups = [list(group) for _, group in groupby(points, key=lambda point: (point.runner, point.golden, point.limit))]
+    return groups[-1] if groups else []
+
+
+def sentence(found: Drift) -> str:
+    """The drift in words; empty where there is none."""
+    if found.slope is None:
+        return ""
+    if not found.rising:
+        return f"recovering, {found.slope:+.1%} of the margin a run"
+    if found.runs_left is None:
+        return f"drifting, {found.slope:+.1%} of the margin a run, past its limit"
+    return f"drifting, {found.slope:+.1%} of the margin a run: at its limit in about {found.runs_left} runs"

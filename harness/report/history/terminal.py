@@ -7,9 +7,9 @@ from collections.abc import Sequence
 from rich.table import Table
 from rich.text import Text
 
-from harness.report.history.drift import drift, sentence
-from harness.report.history.store import History, Point
-from harness.report.text import number, one_line, percent
+from harness.report.history.store import History, Point, drift, sentence
+from harness.report.text import number, percent
+from harness.text import one_line
 
 _BLOCKS = "▁▂▃▄▅▆▇█"
 _SHOWN = 20

@@ -9,9 +9,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from harness.records.base import write_text_atomic
-from harness.report.curves import polyline
-from harness.report.history.drift import drift, sentence
-from harness.report.history.store import History, Point
+from harness.report.divergence import polyline
+from harness.report.history.store import History, Point, drift, sentence
 from harness.report.history.terminal import by_metric
 from harness.report.render import HERE, renderer, replace_folder
 from harness.report.text import number, percent, short_digest

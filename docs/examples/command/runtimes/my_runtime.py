@@ -22,8 +22,8 @@ def main(case_json: str, out: str, receipts: str) -> None:
     device = "cuda" if asked["device"] != "cpu" and torch.cuda.is_available() else "cpu"
     pipe = WanPipeline.from_pretrained(model, dtype=torch.bfloat16).to(device)
     frames, calls = generate(pipe, case["sampling"], asked["disturb"])
-    # float32 in [0, 1], not rounded and not clipped: NaN and overshoot are seen. safetensors writes memory as it lies, so
-    # a transposed view would come out scrambled: make it contiguous first.
+    # float32 in [0, 1], not rounded and not clipped: NaN and overshoot are seen. safetensors writes memory as it
+    # lies, so a transposed view would come out scrambled: make it contiguous first.
     save_file({"frames": np.ascontiguousarray(frames)}, out)
     Path(receipts).write_text(json.dumps({"modules": calls}), encoding="utf-8")
 

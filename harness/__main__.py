@@ -1,0 +1,5 @@
+"""Lets ``python -m harness`` run the ``quantgate`` command."""
+
+from harness.cli.app import main
+
+main()

@@ -1,0 +1,165 @@
+"""Write what regeneration proposes: golden and limits of a case in one transaction, or limits alone."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from typing import TYPE_CHECKING
+
+from harness.calibrate.regenerate import Proposal, RegenerateError
+from harness.goldens.accept import install
+from harness.goldens.journal import Transaction, recover
+from harness.goldens.pending import candidate_of
+from harness.goldens.workspace import Workspace
+from harness.judge.limits_rule import gates_nothing, loosened, of_frames
+from harness.limits.file import control_results, notes, place_limits
+from harness.limits.probes import place_all
+from harness.records.frames import ComparisonEvidence
+from harness.records.limits import LimitFile, Sample
+from harness.session.stages import parts_of
+
+if TYPE_CHECKING:
+    from harness.calibrate.regenerate import Proposal
+
+
+@dataclass(frozen=True)
+class Applied:
+    """What was written for one case."""
+
+    case: str
+    golden: str
+    """Digest of the golden that the limits belong to."""
+    new_golden: bool
+    limits: LimitFile
+    changed: tuple[str, ...]
+    """Files to commit, relative to the root."""
+
+
+def apply(workspace: Workspace, proposal: Proposal, *, reason: str, author: str) -> Applied:
+    """Write one case.
+
+    Raises:
+        RegenerateError: no metric of the frames would gate; or a limit would let more through than before, or a golden
+            would be replaced, without a reason.
+        GoldenError: as ``harness.goldens.accept.install``.
+    """
+    new = limit_file(proposal, author, reason or "measured")
+    _refuse_blind(new, proposal.located.where)
+    _refuse_unexplained(proposal.old, new, proposal.located.where, reason)
+    if proposal.golden is not None:
+        return Applied(new.case, proposal.golden.digest, False, new, (_write(workspace, new),))
+    record, folder = proposal.reference.record, proposal.reference.folder
+    files = parts_of(record, folder)
+    candidate = candidate_of(record, files, limits=new)
+    done = install(workspace, candidate, files, reason=reason or "first golden of this case", author=author)
+    written = new.model_copy(update={"golden_digest": done.digest})
+    return Applied(new.case, done.digest, True, written, done.changed)
+
+
+def apply_again(workspace: Workspace, old: LimitFile, new: LimitFile, *, reason: str) -> str:
+    """Write limits that were placed anew from the samples of their own file. Returns the file to commit.
+
+    Raises:
+        RegenerateError: no metric of the frames would gate; or a limit would let more through than before, without a
+            reason.
+    """
+    where = str(workspace.limits(new.runner, new.case))
+    _refuse_blind(new, where)
+    _refuse_unexplained(old, new, where, reason)
+    return _write(workspace, new)
+
+
+def _refuse_blind(new: LimitFile, where: str) -> None:
+    if nothing := gates_nothing(of_frames(new)):
+        raise RegenerateError(
+            nothing,
+            where=where,
+            remedy="make healthy runs of the case stray less (fewer steps, other `metrics`); or place limits by them "
+            f"alone: quantgate regenerate --case {new.case} --runner {new.runner} --controls none",
+        )
+
+
+def _refuse_unexplained(old: LimitFile | None, new: LimitFile, where: str, reason: str) -> None:
+    looser = loosened(old, new)
+    if looser and not reason.strip():
+        raise RegenerateError(
+            "these limits would let more through than before:\n  " + "\n  ".join(looser),
+            where=where,
+            remedy=f"quantgate regenerate --case {new.case} --runner {new.runner} --reason '...', if that is right",
+        )
+
+
+def _write(workspace: Workspace, new: LimitFile) -> str:
+    target = workspace.limits(new.runner, new.case)
+    with workspace.locked():
+        recover(workspace)
+        transaction = Transaction(workspace, f"limits of {new.runner}/{new.case}")
+        try:
+            transaction.write(target, new.to_json().encode())
+            transaction.commit()
+        except Exception:
+            transaction.abandon()
+            raise
+    return str(target.relative_to(workspace.root))
+
+
+def limit_file(proposal: Proposal, author: str, reason: str) -> LimitFile:
+    """Place the limits of one case.
+
+    Where the golden is new it has no digest yet: the clip's sha256 stands for it until it is accepted.
+    """
+    record = proposal.reference.record
+    metrics = proposal.comparisons[0][1].metrics
+    limits = place_limits(metrics, {metric.name: _samples(proposal, metric.name) for metric in metrics})
+    controls = control_results(limits)
+    # a golden that stays gives the name: one of an older version names the same weights by their files
+    identity = record.identity if proposal.golden is None else proposal.golden.manifest.identity
+    return LimitFile(
+        case=record.case,
+        runner=record.runner,
+        golden_digest=proposal.golden.digest if proposal.golden else "",
+        also=tuple(golden.digest for golden in proposal.also),
+        identity_digest=identity.digest() if identity else "",
+        limits=(*limits, *place_all(proposal.samples)),
+        repeats=1 + len(proposal.comparisons) - len(proposal.drawn),
+        fingerprints=tuple(print_ for _, _, print_ in proposal.comparisons if print_),
+        controls=controls,
+        notes=notes(limits, controls),
+        author=author,
+        reason=reason or "measured",
+        created=datetime.now(UTC).isoformat(timespec="seconds"),
+    )
+
+
+def _samples(proposal: Proposal, metric: str) -> list[Sample]:
+    """What one metric said of every run, healthy, drawn and faulty."""
+    samples = [
+        Sample(
+            value=value,
+            run=label,
+            side="benign",
+            fingerprint=print_,
+            clip="" if label in proposal.drawn else comparison.candidate_sha256,
+            drawn=label in proposal.drawn,
+        )
+        for label, comparison, print_ in proposal.comparisons
+        if (value := _value(comparison, metric)) is not None
+    ]
+    samples += [
+        Sample(
+            value=value,
+            run=one.label,
+            side="faulty",
+            clip=one.comparison.candidate_sha256,
+            fault=one.fault,
+            strength=one.strength,
+        )
+        for one in proposal.injected
+        if (value := _value(one.comparison, metric)) is not None
+    ]
+    return samples
+
+
+def _value(comparison: ComparisonEvidence, metric: str) -> float | None:
+    found = comparison.get(metric)
+    return None if found is None else found.gating_value

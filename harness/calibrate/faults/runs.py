@@ -1,0 +1,224 @@
+"""Runs beside the case's own: disturbed healthy ones, and ones from a broken copy of its checkpoint.
+
+Each lies in its own folder, with the engine's answer as ``generation.json`` written last: a regeneration that was
+interrupted reads what is there and runs the rest.
+"""
+
+from __future__ import annotations
+
+import shutil
+import tempfile
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+from harness.calibrate.faults.weights import EXPERTS, FAULTS, STRENGTHS, WeightFault, inject
+from harness.definitions.case import Case
+from harness.engine.owner import EngineOwner
+from harness.engine.resolve import resolve_case
+from harness.errors import CheckpointFaultError, InfraError, InvalidCaseError
+from harness.frames.clip import Clip, read_clip
+from harness.frames.errors import FramesError
+from harness.records.base import Json
+from harness.records.generation import Generation
+from harness.session.context import SessionContext
+
+DONE = "generation.json"
+ORIGIN_DIGITS = 16
+_SAME_ENOUGH = 2
+Say = Callable[[str], None]
+
+NOISES: tuple[tuple[str, dict[str, Json]], ...] = (
+    ("ulp-initial", {"initial": True, "between": False}),
+    ("ulp-between", {"initial": False, "between": True}),
+    ("ulp-both", {"initial": True, "between": True}),
+)
+"""One unit in the last place of bf16, which is what the experts read: where it goes in."""
+
+
+@dataclass(frozen=True)
+class Run:
+    """One run and its frames."""
+
+    label: str
+    clip: Clip
+    fault: str = ""
+    strength: float | None = None
+
+
+def noisy_runs(
+    context: SessionContext, case: Case, origin: str, count: int, say: Say, first_seed: int = 1
+) -> tuple[Run, ...]:
+    """Make ``count`` disturbed runs of a case in one process, by each of ``NOISES`` in turn.
+
+    Where the backend, or the case's program, cannot disturb a generation, the case is repeated as it is instead, and
+    that is said. Runs of the same ``origin`` that lie there are read: the digest of what the case's run is made of.
+
+    Raises:
+        QuantgateError: the engine failed.
+    """
+    if count <= 0:
+        return ()
+    root, runs = context.folder / "noise" / case.id / origin[:ORIGIN_DIGITS], []
+    with _engine(context, case, resolve_case(case, context.root)) as engine:
+        for index in range(count):
+            name, where = NOISES[index % len(NOISES)]
+            seed = first_seed + index
+            noise: dict[str, Json] = {"seed": seed, "dtype": "bf16", **where}
+            try:
+                run = _disturbed(engine, case, root / f"{name}-{seed}", noise)
+            except InvalidCaseError as error:
+                say(f"{case.id}: no disturbed runs, repeats instead: {error.what}")
+                return _repeats(engine, case, root, count, say)
+            runs.append(Run(f"{name}-{seed}", run))
+            say(f"{case.id}: {name}-{seed}")
+    return tuple(runs)
+
+
+def _repeats(engine: _Engine, case: Case, root: Path, count: int, say: Say) -> tuple[Run, ...]:
+    """Repeat a case as it is: how far do two healthy runs of one request lie from each other?
+
+    Ends after two repeats with the same pixels: what is bit-exact stays so, and measures no noise.
+    """
+    runs: list[Run] = []
+    for index in range(1, count + 1):
+        folder = root / f"repeat-{index}"
+        clip = _read(folder)
+        if clip is None:
+            try:
+                clip = _keep(folder, engine.get().generate(case, folder))
+            except InvalidCaseError:  # the engine itself is refused: the ordinary runs say so
+                return tuple(runs)
+        runs.append(Run(f"repeat-{index}", clip))
+        say(f"{case.id}: repeat-{index}")
+        if index == _SAME_ENOUGH and clip.digest == runs[0].clip.digest:
+            say(f"{case.id}: {index} repeats are bit-exact, so no more are made; they measure no noise")
+            break
+    return tuple(runs)
+
+
+def _disturbed(engine: _Engine, case: Case, folder: Path, noise: dict[str, Json]) -> Clip:
+    done = _read(folder)
+    if done is not None:
+        return done
+    params: dict[str, Json] = {"case": case.model_dump(mode="json"), "out_dir": str(folder.resolve()), "noise": noise}
+    said = engine.get().call("generate_perturbed", params, case.timeouts.generate)
+    return _keep(folder, Generation.model_validate(said))
+
+
+def broken_runs(
+    context: SessionContext,
+    case: Case,
+    origin: str,
+    say: Say,
+    faults: tuple[WeightFault, ...] = FAULTS,
+    strengths: tuple[float, ...] = STRENGTHS,
+) -> tuple[Run, ...]:
+    """Every fault that the case's checkpoint can have, at every strength, each in an engine that loads the broken copy.
+
+    A fault that its formats cannot have is passed over. One that the engine refuses to load needs no limit to be found,
+    and one whose engine failed says nothing: both are said and left out. The copies are deleted. Runs of the same
+    ``origin`` that lie there are read.
+
+    Raises:
+        QuantgateError: the checkpoint is not there.
+    """
+    paths = resolve_case(case, context.root)
+    root, runs = context.folder / "controls" / case.id / origin[:ORIGIN_DIGITS], []
+    with tempfile.TemporaryDirectory(prefix="quantgate-controls-") as scratch, _engine(context, case, paths) as engine:
+        for fault in faults:
+            for strength in strengths:
+                label = f"{fault.name}@{strength:g}"
+                clip = _read(root / label)
+                if clip is None:
+                    copy = Path(scratch) / label
+                    try:
+                        engine.load(_broken(paths, fault, strength, copy))
+                        clip = _keep(root / label, engine.get().generate(case, root / label))
+                    except (CheckpointFaultError, InfraError) as error:
+                        if getattr(error, "code", "") != "nothing_to_break":
+                            refused = isinstance(error, CheckpointFaultError)
+                            why = "needs no limit, it does not load" if refused else "could not be run and is left out"
+                            say(f"{case.id}: {label} {why}: {error.what}")
+                        continue
+                    finally:
+                        shutil.rmtree(copy, ignore_errors=True)
+                    say(f"{case.id}: {label}")
+                runs.append(Run(label, clip, fault.name, strength))
+    return tuple(runs)
+
+
+def _broken(paths: dict[str, Path], fault: WeightFault, strength: float, copy: Path) -> dict[str, Path]:
+    """The folders by role, with the case's subject broken: its overrides where it has any, else its repository."""
+    overrides = [role for role in EXPERTS if role in paths]
+    if not overrides:
+        inject(fault, strength, paths["model"], copy)
+        return {**paths, "model": copy}
+    for role in overrides:
+        inject(fault, strength, paths[role], copy / role)
+    return {**paths, **{role: copy / role for role in overrides}}
+
+
+class _Engine:
+    """One engine at a time, started when it is first asked for."""
+
+    def __init__(self, context: SessionContext, case: Case, paths: dict[str, Path]) -> None:
+        self._context, self._case, self._paths = context, case, paths
+        self._owner: EngineOwner | None = None
+
+    def get(self) -> EngineOwner:
+        """The engine, started."""
+        if self._owner is None or not self._owner.alive:
+            self.close()
+            context = self._context
+            self._owner = EngineOwner(
+                self._case,
+                context.folder / "engines",
+                dict(context.device_env),
+                self._paths,
+                device=context.device.kind,
+                runner=context.runner.name,
+                allow_python_backend=context.allow_python_backend,
+                root=context.root,
+            )
+            self._owner.start()
+        return self._owner
+
+    def load(self, paths: dict[str, Path]) -> None:
+        """Load from other folders. A GPU gets a fresh engine, since it may have no room for two models at once."""
+        self._paths, owner = paths, self._owner
+        if owner is None or not owner.alive or self._context.device.kind != "cpu":
+            self.close()
+            return
+        owner.reload(paths)
+
+    def close(self) -> None:
+        """End it."""
+        if self._owner is not None:
+            self._owner.close()
+            self._owner = None
+
+
+@contextmanager
+def _engine(context: SessionContext, case: Case, paths: dict[str, Path]) -> Iterator[_Engine]:
+    engine = _Engine(context, case, paths)
+    try:
+        yield engine
+    finally:
+        engine.close()
+
+
+def _read(folder: Path) -> Clip | None:
+    """The frames of a run that is done, as its answer says they are; anything less is run again."""
+    try:
+        said = Generation.read(folder / DONE)
+        clip = read_clip(folder / said.clip)
+    except (OSError, ValueError, FramesError):
+        return None
+    return clip if clip.digest == said.clip_sha256 else None
+
+
+def _keep(folder: Path, said: Generation) -> Clip:
+    said.write(folder / DONE)
+    return read_clip(folder / said.clip)

@@ -1,0 +1,259 @@
+"""Goldens and limits measured anew: one reference run, every healthy perturbation, then the limits."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Literal
+
+from harness.calibrate.faults.runs import Run, Say, broken_runs, noisy_runs
+from harness.calibrate.faults.spoiling import SPOILS, STRENGTHS, spoiled
+from harness.calibrate.guards import refuse_other_identity
+from harness.calibrate.samples import RECORD, Result, healthy, keep, read_kept, record_all, rounding_samples, samples_of
+from harness.definitions.case import Located
+from harness.errors import QuantgateError
+from harness.frames.clip import Clip, read_clip
+from harness.frames.nearest import Hold, nearest_of
+from harness.goldens.folder import FolderStore
+from harness.goldens.golden import Golden
+from harness.goldens.matching import MatchKind
+from harness.limits.edited import load_explained
+from harness.outcomes import Outcome
+from harness.records.base import Json
+from harness.records.case_record import CaseRecord
+from harness.records.frames import ComparisonEvidence
+from harness.records.golden import CLIP
+from harness.records.limits import LimitFile, Sample
+from harness.session.conductor import Session, Watch
+from harness.session.context import SessionContext
+from harness.session.inspecting import Inspector
+from harness.session.origin import Origins
+from harness.session.perturbation import NONE, Perturbation
+from harness.session.stages import find_golden
+
+
+class RegenerateError(QuantgateError):
+    """A golden or a limit must not be made from this."""
+
+    outcome = Outcome.INCONCLUSIVE
+
+
+@dataclass(frozen=True)
+class Measured:
+    """One healthy run of a case."""
+
+    label: str
+    record: CaseRecord
+    folder: Path
+
+
+Controls = Literal["all", "frames", "none"]
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What is run for each case beside the case itself."""
+
+    perturbations: tuple[Perturbation, ...] = ()
+    repeats: int = 0
+    """Disturbed runs."""
+    controls: Controls = "none"
+    """Faults to inject: ``frames`` are arithmetic on the golden, ``all`` also breaks copies of the checkpoint."""
+    results: tuple[Result, ...] = ()
+    """Runs made elsewhere. With them, and an accepted golden, nothing healthy is run here."""
+    replace_golden: bool = False
+    reason: str = ""
+    say: Say = lambda _line: None
+
+
+@dataclass(frozen=True)
+class Injected:
+    """One run with a fault."""
+
+    label: str
+    fault: str
+    strength: float
+    comparison: ComparisonEvidence
+
+
+@dataclass(frozen=True)
+class Proposal:
+    """What regeneration found for one case, before anything is written."""
+
+    located: Located
+    reference: Measured
+    """The run as it is."""
+    runs: tuple[Measured, ...]
+    """The perturbed runs."""
+    golden: Golden | None
+    """The accepted golden of exactly this identity, which stays; ``None``: the reference becomes the golden."""
+    comparisons: tuple[tuple[str, ComparisonEvidence, dict[str, Json]], ...]
+    """Label, comparison with the golden to be, fingerprint."""
+    old: LimitFile | None
+    samples: dict[str, tuple[Sample, ...]] = field(default_factory=dict)
+    """Of probes and traces, by measure."""
+    drawn: frozenset[str] = frozenset()
+    """Labels of comparisons that no run stands behind."""
+    injected: tuple[Injected, ...] = ()
+    also: tuple[Golden, ...] = ()
+    """Further accepted goldens of this identity: each run is held against the nearest."""
+
+
+def measure(context: SessionContext, cases: tuple[Located, ...], plan: Plan, watch: Watch) -> tuple[Proposal, ...]:
+    """Run every case healthy, once as it is and once a perturbation, then disturbed, then broken.
+
+    Nothing outside the run's folder is written.
+
+    A run that is already on disk under the context's run id and is of the same origin (checkpoint, request,
+    environment, perturbation, code) is read, not repeated: an interrupted regeneration goes on where it stopped.
+    Anything else there is run again, and that is said.
+
+    Raises:
+        RegenerateError: a healthy run is not healthy: a fault of the checkpoint, of sanity or of the receipts.
+        GoldenError: the accepted golden is of another identity, and it was not said that it is to be replaced.
+    """
+    inspector = Inspector(context.root)
+    origins = Origins(context, inspector)
+    if plan.results:
+        return tuple(_from_results(context, located, plan, origins) for located in cases)
+    context = replace(context, probe_inputs=record_all(context, cases, origins))
+    tables = [_sweep(context, cases, one, watch, plan.say, inspector) for one in (NONE, *plan.perturbations)]
+    return tuple(
+        _proposal(context, located, plan, origins, *(row for row in rows if row is not None))
+        for located, *rows in zip(cases, *tables, strict=True)
+    )
+
+
+def _from_results(context: SessionContext, located: Located, plan: Plan, origins: Origins) -> Proposal:
+    """The limits of one case from runs that were made elsewhere, all of one identity."""
+    mine = [one for one in plan.results if one.record.case == located.case.id and one.record.identity]
+    identities = {one.record.identity.digest() for one in mine if one.record.identity}
+    if len(identities) > 1:
+        raise RegenerateError(
+            f"the results are of {len(identities)} identities, and limits hold for one",
+            where=located.where,
+            remedy="name results of one checkpoint, request and environment only",
+        )
+    chosen = healthy(mine, located.case.id, next(iter(identities), ""))
+    if not chosen:
+        raise RegenerateError("no healthy result of this case is there", where=located.where)
+    runs = [Measured(one.label, one.record, one.folder) for one in chosen]
+    return _proposal(context, located, plan, origins, *runs)
+
+
+def _sweep(
+    context: SessionContext,
+    cases: tuple[Located, ...],
+    perturbation: Perturbation,
+    watch: Watch,
+    say: Say,
+    inspector: Inspector,
+) -> list[Measured | None]:
+    """Run all cases under one perturbation, without a golden to be judged by."""
+    bare = replace(
+        context,
+        run=f"{context.run}/{perturbation.name}",
+        store=FolderStore(context.folder / "no-goldens"),
+        perturbation=perturbation,
+        leave_candidates=False,
+    )
+    session, origins = Session(bare, inspector), Origins(bare, inspector)
+    try:
+        return [_one(session, located, perturbation, watch, say, origins) for located in cases]
+    finally:
+        session.close()
+
+
+def _one(
+    session: Session, located: Located, perturbation: Perturbation, watch: Watch, say: Say, origins: Origins
+) -> Measured | None:
+    case = located.case
+    folder = session.context.case_folder(case.id)
+    taken = perturbation.taken(case)
+    if taken:
+        say(f"{case.id}: {perturbation.name} left out: the case sets {', '.join(taken)} itself")
+        return None
+    try:
+        origin = origins.of(case, perturbation, session.context.probe_inputs.get(case.id))
+    except QuantgateError:  # the run says it again, in a record
+        origin = None
+    kept = read_kept(folder, origin) if origin is not None else None
+    if isinstance(kept, CaseRecord):
+        return Measured(perturbation.name, kept, folder)
+    if kept:
+        say(f"{case.id}: {perturbation.name} is run again: {kept}")
+    finished = session.run_case(located, case.id, watch)
+    outcome = finished.record.verdict.outcome
+    if perturbation.optional and outcome in (Outcome.INVALID_CASE, Outcome.INFRA):
+        say(f"{case.id}: {perturbation.name} left out: {finished.record.verdict.summary}")
+        return None
+    if outcome is not Outcome.GOLDEN_MISSING:
+        raise RegenerateError(
+            f"run {perturbation.name!r} ended {outcome.value}: {finished.record.verdict.summary}",
+            where=located.where,
+            remedy=f"make this run healthy first; its record is {folder / RECORD}",
+        )
+    if origin is not None:
+        keep(folder, origin)
+    return Measured(perturbation.name, finished.record, finished.folder)
+
+
+def _proposal(
+    context: SessionContext, located: Located, plan: Plan, origins: Origins, reference: Measured, *runs: Measured
+) -> Proposal:
+    identity = reference.record.identity
+    if identity is None:
+        raise RegenerateError("the reference run has no identity", where=located.where)
+    found = find_golden(context, located.case, identity)
+    refuse_other_identity(found.match, located.case, located.where, plan.replace_golden, plan.reason)
+    goldens = found.match.goldens if found.match.kind is MatchKind.EXACT else ()
+    golden = goldens[0] if goldens else None
+    compared = runs if golden is None else (reference, *runs)
+    clips = [read_clip(path) for path in ([one.open_part(CLIP) for one in goldens] or [_clip_of(reference)])]
+    clip, hold = clips[0], nearest_of(clips, located.case.metrics or None)
+    rows: list[tuple[str, ComparisonEvidence, dict[str, Json]]] = [
+        (label if one is clip else f"{label}-{number}", hold(Clip(frames)), {})
+        for number, one in enumerate(clips, 1)
+        for label, frames in rounding_samples(one.frames).items()
+    ]
+    drawn = frozenset(label for label, _, _ in rows)
+    for run in compared:
+        print_ = run.record.fingerprint
+        said: dict[str, Json] = {} if print_ is None else print_.model_dump(mode="json", exclude={"packages", "code"})
+        rows.append((run.label, hold(read_clip(_clip_of(run))), said))
+    old = load_explained(context.thresholds, context.runner.name, located.case.id)
+    ordinary = [(run.label, run.record, run.folder) for run in (reference, *runs)]
+    repeats = 0 if plan.results else plan.repeats
+    beside = origins.of(located.case).digest() if repeats or plan.controls == "all" else ""
+    disturbed = noisy_runs(context, located.case, beside, repeats, plan.say)
+    rows += [(run.label, hold(run.clip), {}) for run in disturbed]
+    injected = _inject(context, located, plan, clip, hold, beside)
+    samples = samples_of(goldens, ordinary[0], ordinary[1:])
+    return Proposal(located, reference, runs, golden, tuple(rows), old, samples, drawn, injected, goldens[1:])
+
+
+def _inject(
+    context: SessionContext, located: Located, plan: Plan, clip: Clip, hold: Hold, beside: str
+) -> tuple[Injected, ...]:
+    """Every negative control of one case, held against its golden."""
+    runs: list[Run] = []
+    if plan.controls != "none":
+        runs += [
+            Run(f"{name}@{strength:g}", Clip(spoiled(spoil, clip.frames, strength)), name, strength)
+            for name, spoil in SPOILS.items()
+            for strength in STRENGTHS
+        ]
+    if plan.controls == "all":
+        runs += broken_runs(context, located.case, beside, plan.say)
+    return tuple(
+        Injected(run.label, run.fault, run.strength, hold(run.clip))
+        for run in runs
+        if run.strength is not None and run.clip.shape == clip.shape
+    )
+
+
+def _clip_of(run: Measured) -> Path:
+    generation = run.record.generation
+    if generation is None:
+        raise RegenerateError(f"run {run.label!r} generated nothing", where=str(run.folder))
+    return run.folder / generation.clip

@@ -1,0 +1,260 @@
+"""Regeneration's part in probes and traces: record the base, and collect samples over the healthy runs."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+
+from harness.definitions.case import Case, Located
+from harness.engine.owner import EngineOwner
+from harness.errors import InvalidCaseError
+from harness.frames.clip import read_clip
+from harness.frames.errors import FramesError
+from harness.goldens.golden import Golden
+from harness.judge.observation import hold_against_nearest, read_observation
+from harness.limits.probes import STEP, Values, probe_values, trace_values
+from harness.outcomes import Outcome
+from harness.reading import UnreadableError, reason
+from harness.records.base import Json
+from harness.records.case_record import CaseRecord
+from harness.records.generation import Trace
+from harness.records.limits import Sample
+from harness.records.probe import PROBES
+from harness.session.conductor import Session
+from harness.session.context import SessionContext
+from harness.session.identity import identity_of
+from harness.session.origin import Origin, Origins
+from harness.session.probing import PROBES_FILE, SKETCHES_FILE, record_inputs, sketches_of
+from harness.session.stages import TRACE
+
+Run = tuple[str, CaseRecord, Path]
+"""Label, record and folder of a healthy run."""
+
+
+def record_all(context: SessionContext, cases: Iterable[Located], origins: Origins) -> dict[str, Path]:
+    """The recording of every case that has a base: that of an accepted golden of the same request, one of this run of
+    the same base, request and code, or a fresh one.
+
+    Raises:
+        QuantgateError: a base cannot be resolved or does not run, or a golden is damaged.
+    """
+    session = Session(context)
+
+    def engine(case: Case) -> EngineOwner:
+        return session.pool.get(case)
+
+    try:
+        found: dict[str, Path] = {}
+        for located in cases:
+            case = located.case
+            kept = _recorded(context, case)
+            path = kept or record_inputs(engine, case, context.folder / "probes" / case.id, origins)
+            if path is not None:
+                found[case.id] = path
+        return found
+    finally:
+        session.close()
+
+
+def _recorded(context: SessionContext, case: Case) -> Path | None:
+    request = identity_of(case, context.device, {}).request
+    for golden in reversed(context.store.find(context.runner.name, case.id)):
+        if PROBES in golden.manifest.parts and golden.manifest.identity.request == request:
+            return golden.open_part(PROBES)
+    return None
+
+
+def samples_of(goldens: Sequence[Golden], reference: Run, runs: Iterable[Run]) -> dict[str, tuple[Sample, ...]]:
+    """Samples by measure: every healthy run against the golden to be.
+
+    Args:
+        goldens: those that stay, of a bistable case several; none: the reference run becomes it.
+        reference: the run as it is.
+        runs: the perturbed runs. The reference is a sample too: base errors count even where it is alone.
+    """
+    label, record, folder = reference
+    traces = [record.generation.trace] if record.generation is not None else []
+    sketches: list[Path] = [folder / SKETCHES_FILE]
+    if goldens:
+        traces = [Trace.read(one.open_part(TRACE)) for one in goldens if TRACE in one.manifest.parts]
+        sketches = sketches_of(goldens)
+    table: dict[str, list[Sample]] = {}
+    for name, ran, place in ((label, record, folder), *runs):
+        for measure, value in _values(ran, place, traces, sketches).items():
+            sample = Sample(value=value, run=name, side="benign", fingerprint=_fingerprint(ran))
+            table.setdefault(measure, []).append(sample)
+    return {measure: tuple(rows) for measure, rows in table.items()}
+
+
+def _values(record: CaseRecord, folder: Path, traces: Sequence[Trace], sketches: Sequence[Path]) -> Values:
+    values: Values = {}
+    if record.generation is not None and traces:
+        mine = record.generation.trace
+        found = [trace_values(mine, trace) for trace in traces]
+        nearest = min(found, key=lambda one: one.get(STEP.name, 0.0))
+        values |= nearest
+    inputs, seen = folder / PROBES_FILE, folder / SKETCHES_FILE
+    anchors = [read_observation(path) for path in sketches if path.exists()]
+    if anchors and inputs.exists() and seen.exists():
+        values |= probe_values(hold_against_nearest(read_observation(seen), read_observation(inputs), anchors))
+    return values
+
+
+def _fingerprint(record: CaseRecord) -> dict[str, Json]:
+    print_ = record.fingerprint
+    return {} if print_ is None else print_.model_dump(mode="json", exclude={"packages", "code"})
+
+
+# The smallest changes that eight bits can show. No limit may lie closer to its golden than these.
+
+
+Frames = npt.NDArray[np.uint8]
+SEED = 20260520
+
+
+def rounding_samples(frames: Frames) -> dict[str, Frames]:
+    """By label: clips [T, H, W, 3] that differ from ``frames`` by at most one level of 255 in any value.
+
+    ``noise``: every value by -1, 0 or +1, seeded. ``up`` and ``down``: every value by one level, a shift of the mean
+    that noise does not have. ``frames``: every other pixel of a frame by one level, up or down by frame, seeded: a
+    flicker.
+    """
+    random = np.random.default_rng(SEED)
+    noise = random.integers(-1, 2, size=frames.shape, dtype=np.int16)
+    checkered = (np.indices(frames.shape[1:3]).sum(axis=0) % 2)[None, :, :, None]
+    signs = random.choice(np.array([-1, 1], dtype=np.int16), size=len(frames))[:, None, None, None]
+    return {
+        "rounding-noise": _moved(frames, noise),
+        "rounding-up": _moved(frames, 1),
+        "rounding-down": _moved(frames, -1),
+        "rounding-frames": _moved(frames, checkered * signs),
+    }
+
+
+def _moved(frames: Frames, by: npt.NDArray[np.int16] | int) -> Frames:
+    moved: Frames = np.clip(frames.astype(np.int16) + by, 0, 255).astype(np.uint8)
+    return moved
+
+
+# Healthy runs that were made elsewhere: other hosts, other days, downloaded artifacts. Read, never repeated.
+
+
+RECORD = "record.json"
+HEALTHY = frozenset({Outcome.PASS, Outcome.GOLDEN_MISSING})
+
+
+@dataclass(frozen=True)
+class Result:
+    """One run of a case, as it lies in a folder of results."""
+
+    label: str
+    record: CaseRecord
+    folder: Path
+
+
+def read_results(folders: Sequence[Path], runner: str) -> tuple[Result, ...]:
+    """Every record below ``folders`` that generated something, of this runner.
+
+    Args:
+        folders: of runs, at any depth.
+        runner: the runner whose limits are placed.
+
+    Raises:
+        InvalidCaseError: a folder holds no record, a record cannot be read, is of another runner, or its frames are
+            not those that it speaks of.
+    """
+    found: list[Result] = []
+    for number, folder in enumerate(folders):
+        rows = list(_read(folder, number, runner))
+        if not rows:
+            raise InvalidCaseError("holds no record of a run", where=str(folder), remedy="name a folder below runs/")
+        found += rows
+    return tuple(found)
+
+
+def _read(folder: Path, number: int, runner: str) -> Iterator[Result]:
+    for path in sorted(folder.rglob(RECORD)):
+        try:
+            record = CaseRecord.read(path)
+        except (OSError, UnreadableError) as error:
+            raise InvalidCaseError(f"cannot be read: {reason(error)}", where=str(path)) from None
+        if record.runner != runner:
+            raise InvalidCaseError(
+                f"is a run on {record.runner}, and the limits are those of {runner}",
+                where=str(path),
+                remedy=f"name results of {runner} only, or add --runner {record.runner}",
+            )
+        if record.generation is None:
+            continue
+        _check_frames(path.parent, record)
+        yield Result(f"result-{number}/{record.run}", record, path.parent)
+
+
+def _check_frames(folder: Path, record: CaseRecord) -> None:
+    if record.generation is None:
+        return
+    path = folder / record.generation.clip
+    try:
+        digest = read_clip(path).digest
+    except (OSError, ValueError, FramesError) as error:
+        raise InvalidCaseError(f"its frames cannot be read: {error}", where=str(path)) from None
+    if digest != record.generation.clip_sha256:
+        raise InvalidCaseError("these are not the frames that its record speaks of", where=str(path))
+
+
+def healthy(results: Sequence[Result], case: str, identity: str) -> tuple[Result, ...]:
+    """The results of a case that may stand on the healthy side: of this identity, and found healthy.
+
+    A run that failed by its frames alone is what limits are measured for, so it counts; one that anything else found
+    broken does not, nor does a negative control, however it ended.
+    """
+    mine = [one for one in results if one.record.case == case]
+    return tuple(
+        one for one in mine if one.record.identity and one.record.identity.digest() == identity and _is_healthy(one)
+    )
+
+
+def _is_healthy(result: Result) -> bool:
+    verdict = result.record.verdict
+    if verdict.observed is not None or result.record.request.get("expect", "pass") != "pass":
+        return False  # a negative control or a waived case: its verdict was turned, or is to be
+    if verdict.outcome in HEALTHY:
+        return True
+    gating = {finding.stage for finding in verdict.findings if finding.gating}
+    return verdict.outcome is Outcome.REGRESSION and gating == {"frames"}
+
+
+# Runs that lie on disk from before, and whether they may be taken for the ones that are asked for now.
+
+
+RECORD, ORIGIN = "record.json", "origin.json"
+
+
+def keep(folder: Path, origin: Origin) -> None:
+    """Say of the run in ``folder`` what it was made of. Written last: what has none is run again."""
+    origin.write(folder / ORIGIN)
+
+
+def read_kept(folder: Path, origin: Origin) -> CaseRecord | str:
+    """The record of a healthy run of this origin, or why there is none; empty where nothing is there at all."""
+    if not (folder / RECORD).exists():
+        return ""
+    try:
+        before, record = Origin.read(folder / ORIGIN), CaseRecord.read(folder / RECORD)
+    except (OSError, ValueError):
+        return "its record is not whole, or does not say what it was made of"
+    if before != origin:
+        return f"it was made of something else: {origin.differs(before)}"
+    if record.verdict.outcome is not Outcome.GOLDEN_MISSING:
+        return f"it ended {record.verdict.outcome.value}"
+    if record.identity is None or record.identity.digest() != origin.identity or record.generation is None:
+        return "its record is of another identity"
+    try:
+        digest = read_clip(folder / record.generation.clip).digest
+    except (OSError, ValueError, FramesError):
+        return "its frames cannot be read"
+    return record if digest == record.generation.clip_sha256 else "these are not the frames that its record speaks of"

@@ -1,7 +1,0 @@
-"""Runtime contracts: what a version of a runtime does with a checkpoint, transcribed from its code or learned by
-running it."""
-
-from harness.checkpoint.contracts.model import Contract, Rules, known_contracts, load_contract
-from harness.checkpoint.contracts.resolve import Resolved, resolve
-
-__all__ = ["Contract", "Resolved", "Rules", "known_contracts", "load_contract", "resolve"]

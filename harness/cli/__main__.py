@@ -1,0 +1,5 @@
+"""Lets ``python -m harness.cli`` run the command."""
+
+from harness.cli.app import main
+
+main()

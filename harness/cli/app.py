@@ -1,0 +1,67 @@
+"""The command line door: parses, calls the rooms, prints."""
+
+from __future__ import annotations
+
+import os
+import sys
+from typing import NoReturn, TextIO, cast
+
+import typer
+
+from harness.cli.cases import cases_command, resolve_command
+from harness.cli.goldens import carry_command, goldens_app
+from harness.cli.inspect import inspect, lock
+from harness.cli.lane import comment_command, doctor_command, merge_command, plan_command, propose_command
+from harness.cli.regenerate import regenerate_command
+from harness.cli.report import history_command, report_command
+from harness.cli.review import accept, pending, reject
+from harness.cli.runtimes import learn_command, runtime_app
+from harness.cli.trial import bisect_command, try_command
+from harness.errors import QuantgateError, disk_error
+from harness.harmless import HarmlessStream
+from harness.redaction import redact
+
+app = typer.Typer(
+    name="quantgate",
+    help="A gate for quantized video-diffusion checkpoints: says what broke, and which command to type next.",
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+    add_completion=False,
+)
+app.command("inspect")(inspect)
+app.command("lock")(lock)
+app.command("cases")(cases_command)
+app.command("resolve")(resolve_command)
+app.command("regenerate")(regenerate_command)
+app.command("try")(try_command)
+app.command("bisect")(bisect_command)
+app.command("pending")(pending)
+app.command("accept")(accept)
+app.command("reject")(reject)
+app.command("report")(report_command)
+app.command("history")(history_command)
+app.command("doctor")(doctor_command)
+app.command("plan")(plan_command)
+app.command("merge")(merge_command)
+app.command("comment")(comment_command)
+app.command("propose")(propose_command)
+app.command("learn")(learn_command)
+app.add_typer(runtime_app, name="runtime")
+goldens_app.command("carry")(carry_command)
+app.add_typer(goldens_app, name="goldens")
+
+
+def main() -> NoReturn:
+    """Run the ``quantgate`` command: errors of ours and of the disk become one message and an exit code."""
+    if os.environ.get("GITHUB_ACTIONS"):
+        sys.stdout, sys.stderr = cast("TextIO", HarmlessStream(sys.stdout)), cast("TextIO", HarmlessStream(sys.stderr))
+    try:
+        app()
+    except QuantgateError as error:
+        sys.stderr.write(f"error: {redact(str(error))}\n")
+        sys.exit(error.exit_code)
+    except OSError as error:
+        told = disk_error(error)
+        sys.stderr.write(f"error: {redact(str(told))}\n")
+        sys.exit(told.exit_code)
+    sys.exit(0)

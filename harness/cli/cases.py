@@ -1,0 +1,62 @@
+"""``quantgate cases`` and ``quantgate resolve``: parse, call, print."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from harness.errors import InvalidCaseError
+from harness.project import case_files, project_root
+
+Root = Annotated[Path, typer.Option("--root", help="root of the repository")]
+
+
+def cases_command(
+    root: Root = Path(),
+    runner: Annotated[str, typer.Option("--runner", help="only cases of this runner")] = "",
+    as_json: Annotated[bool, typer.Option("--json", help="the resolved cases, everything stated")] = False,
+) -> None:
+    """List the cases: what each runs, where, and how it must end."""
+    import json
+
+    from harness.definitions.loading import load_cases
+    from harness.definitions.runner import named_runner
+
+    root = project_root(root)
+    if runner:
+        named_runner(root / "runners", runner)
+    known = load_cases(case_files(root), root)
+    located = [one for one in known if runner in ("", *one.case.runners)]
+    if runner and not located:
+        used = ", ".join(sorted({name for one in known for name in one.case.runners}))
+        raise InvalidCaseError(f"no case of runner {runner}", where="--runner", remedy=f"cases have {used or 'none'}")
+    if as_json:
+        rows = [{"source": one.where, **one.case.model_dump(mode="json")} for one in located]
+        typer.echo(json.dumps(rows, indent=2, sort_keys=True))
+        return
+    width = max((len(one.case.id) for one in located), default=0)
+    for one in located:
+        case = one.case
+        over = "".join(f" + {role} {ref.path}" for role, ref in case.checkpoints().items() if "transformer" in role)
+        expect = "" if case.expect == "pass" else f"  must fail: {case.expect}"
+        typer.echo(f"{case.id:<{width}}  {','.join(case.runners):<10} {case.model.path}{over}{expect}  ({one.where})")
+    typer.echo(f"{len(located)} cases")
+
+
+def resolve_command(
+    case: Annotated[
+        list[str] | None, typer.Argument(help="ids of cases; default: all with an unresolved revision")
+    ] = None,
+    root: Root = Path(),
+    revision: Annotated[str, typer.Option("--revision", help="branch or tag to take the commit of")] = "main",
+) -> None:
+    """Write the commit that the hub has now in the place of ``revision: unresolved``."""
+    from harness.definitions.resolving import resolve_cases
+
+    root = project_root(root)
+    done = resolve_cases(case_files(root), root, case or [], revision=revision)
+    for one in done:
+        typer.echo(str(one))
+    typer.echo(f"{len(done)} revisions written")

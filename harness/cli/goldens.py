@@ -1,0 +1,228 @@
+"""``quantgate goldens verify | gc | push | pull | pin``. Thin: parse, call :mod:`.maintenance`, print."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from fnmatch import fnmatchcase
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from harness.calibrate.carrying import carry
+from harness.definitions.case import Located
+from harness.definitions.loading import load_cases
+from harness.errors import GoldenError, InvalidCaseError, QuantgateError
+from harness.goldens import maintenance
+from harness.goldens.folder import FolderStore
+from harness.goldens.hub import HubStore
+from harness.goldens.maintenance import Select
+from harness.goldens.store import CONFIG_FILE, GoldenStore, HubPin, StoreConfig, hub_store, open_store, read_config
+from harness.goldens.workspace import Workspace
+from harness.inspector.lock import LOCK_NAME, differences, make_lock, read_lock
+from harness.project import case_files, is_project, project_root
+
+goldens_app = typer.Typer(help="Verify, clean up and move goldens.", no_args_is_help=True)
+
+Folder = Annotated[Path, typer.Option("--goldens", help="the goldens folder")]
+Runner = Annotated[str, typer.Option("--runner", help="only this runner (a glob)")]
+Case = Annotated[str, typer.Option("--case", help="only these cases (a glob)")]
+Replace = Annotated[bool, typer.Option("--replace", help="drop goldens that only the other side accepts")]
+
+
+def selection(runner: str, case: str) -> Select:
+    """Select by globs."""
+    return lambda a_runner, a_case: fnmatchcase(a_runner, runner) and fnmatchcase(a_case, case)
+
+
+@goldens_app.command()
+def verify(folder: Folder = Path("goldens"), runner: Runner = "*", case: Case = "*") -> None:
+    """Read every byte of every golden and hold it against its manifest."""
+    store = open_store(folder)
+    select = _select(folder, store, runner, case)
+    found = maintenance.verify(store, select)
+    for item in found:
+        state = "accepted" if item.accepted else "unused  "
+        typer.echo(f"{'DAMAGED ' if item.faults else 'ok      '} {state} {item.name}")
+        for fault in item.faults:
+            typer.echo(f"         {fault}")
+    damaged = [item.name for item in found if item.faults]
+    typer.echo(f"{len(found)} goldens, {len(damaged)} damaged, in {store.origin}")
+    if damaged:
+        raise GoldenError(f"{len(damaged)} of {len(found)} goldens are damaged: {', '.join(damaged)}")
+
+
+@goldens_app.command()
+def gc(
+    folder: Folder = Path("goldens"),
+    runner: Runner = "*",
+    case: Case = "*",
+    apply: Annotated[
+        bool, typer.Option("--apply", help="delete what is listed; without it nothing is deleted")
+    ] = False,
+    hub: Annotated[bool, typer.Option("--hub", help="clean the dataset instead of the folder")] = False,
+) -> None:
+    """List goldens that no case accepts, and delete them with ``--apply``."""
+    store = _pinned(folder) if hub else FolderStore(folder)
+    listed = maintenance.unused(store, _select(folder, store, runner, case))
+    for item in listed:
+        typer.echo(f"unused {item.name}")
+    if not apply or not listed:
+        typer.echo(f"{len(listed)} unused goldens{'; nothing was deleted, add --apply' if listed else ''}")
+        return
+    if isinstance(store, HubStore):
+        _save_pin(folder, maintenance.collect_hub(store, listed))
+    else:
+        maintenance.collect_folder(store, listed)
+    typer.echo(f"deleted {len(listed)} goldens from {store.origin}")
+
+
+@goldens_app.command()
+def push(
+    folder: Folder = Path("goldens"),
+    runner: Runner = "*",
+    case: Case = "*",
+    repo: Annotated[str, typer.Option("--repo", help="owner/name, where store.json names no dataset yet")] = "",
+    replace: Replace = False,
+) -> None:
+    """Copy accepted goldens from the folder to the dataset, as one commit, and pin that commit."""
+    target = _target(folder, repo)
+    before = target.revision
+    select = selection(runner, case)
+    source = FolderStore(folder)
+    after = maintenance.push(source, target, select, replace=replace)
+    _save_pin(folder, after, repo_id=target.repo_id)
+    typer.echo(f"nothing to push to {target.origin}" if after == before else f"pushed to {target.at(after).origin}")
+    runners = sorted({name for name, a_case in source.cases() if select(name, a_case)})
+    typer.echo(f'{folder / CONFIG_FILE} pins it; to read from there, list the runners there: "runners": {runners}')
+
+
+@goldens_app.command()
+def pull(folder: Folder = Path("goldens"), runner: Runner = "*", case: Case = "*", replace: Replace = False) -> None:
+    """Copy accepted goldens from the pinned commit of the dataset into the folder."""
+    source = _pinned(folder)
+    count = maintenance.pull(source, FolderStore(folder), selection(runner, case), replace=replace)
+    typer.echo(f"pulled {count} goldens from {source.origin}")
+
+
+@goldens_app.command()
+def pin(
+    revision: Annotated[str, typer.Argument(help="a commit; without it the newest of the branch")] = "",
+    folder: Folder = Path("goldens"),
+) -> None:
+    """Read goldens at another commit of the dataset from now on."""
+    store = _pinned(folder)
+    after = store.at(revision or store.head())
+    changed = [
+        f"{runner}/{case}"
+        for runner, case in sorted(set(store.cases()) | set(after.cases()))
+        if store.index(runner, case) != after.index(runner, case)
+    ]
+    _save_pin(folder, after.revision)
+    typer.echo(
+        f"{store.revision[:12]} -> {after.revision[:12]}; other goldens are accepted for: {changed or 'no case'}"
+    )
+
+
+def _select(folder: Path, store: GoldenStore, runner: str, case: str) -> Select:
+    """The globs, once they let something through: a check of nothing is not green.
+
+    Raises:
+        InvalidCaseError: they do not, or ``folder`` is no goldens folder.
+    """
+    known = store.cases()
+    if not known and not is_project(folder.resolve().parent):
+        raise InvalidCaseError(
+            "no goldens here" if folder.is_dir() else "there is no such folder",
+            where=str(folder.resolve()),
+            remedy="run it in the repository's root, or pass --goldens",
+        )
+    select = selection(runner, case)
+    if (runner, case) != ("*", "*") and not any(select(*pair) for pair in known):
+        names = ", ".join(f"{a_runner}/{a_case}" for a_runner, a_case in known[:20])
+        raise InvalidCaseError(
+            f"no golden of {runner}/{case}",
+            where=store.origin,
+            remedy=f"there are {names}" if names else "leave it out",
+        )
+    return select
+
+
+def _pinned(folder: Path) -> HubStore:
+    config = read_config(folder)
+    if config.hub is None:
+        raise GoldenError(
+            "no dataset is configured",
+            where=str(folder / CONFIG_FILE),
+            remedy="quantgate goldens push --repo owner/name",
+        )
+    return hub_store(config.hub)
+
+
+def _target(folder: Path, repo: str) -> HubStore:
+    config = read_config(folder)
+    if config.hub is not None:
+        if repo and repo != config.hub.repo_id:
+            raise GoldenError(f"store.json names {config.hub.repo_id}, not {repo}", where=str(folder / CONFIG_FILE))
+        return hub_store(config.hub)
+    if not repo:
+        return _pinned(folder)
+    nowhere = HubStore(repo, "main")
+    return nowhere.at(nowhere.head())
+
+
+def _save_pin(folder: Path, revision: str, *, repo_id: str = "") -> None:
+    config = read_config(folder)
+    # validated anew: a record's copy is not
+    pin = config.hub.model_dump() if config.hub is not None else {"repo_id": repo_id}
+    saved = StoreConfig(hub=HubPin(**{**pin, "revision": revision}), runners=config.runners)
+    if saved != config:
+        saved.write(folder / CONFIG_FILE)
+
+
+# ``quantgate goldens carry``. Thin: parse, carry over, print.
+
+
+def carry_command(
+    runner: Runner = "*", case: Case = "*", root: Annotated[Path, typer.Option("--root")] = Path()
+) -> None:
+    """Give goldens and the lock of an older version the contents of their weights; frames stay, and nothing is run."""
+    root = project_root(root)
+    cases = load_cases(case_files(root), root)
+    done = carry(Workspace(root), cases, selection(runner, case))
+    for line in done.goldens:
+        typer.echo(f"carried  {line}")
+    for line in done.left:
+        typer.echo(f"left     {line}")
+    changed = [*done.changed, *_lock(root, cases)]
+    typer.echo(f"{len(done.goldens)} goldens were carried over, {len(done.left)} left as they were")
+    if changed:
+        folders = sorted({str(Path(*path.relative_to(root).parts[:2])) for path in changed})
+        typer.echo(f"to commit: git add --all {' '.join(folders)}")
+
+
+def _lock(root: Path, cases: Sequence[Located]) -> list[Path]:
+    """Write the contents of locked checkpoints into the lock, if it agrees with the files that are here."""
+    path = root / "cases" / LOCK_NAME
+    if not path.exists():
+        return []
+    known = [one.case for one in cases]
+    local = [case for case in known if all(ref.is_local for ref in case.checkpoints().values())]
+    try:
+        held = read_lock(path)
+        now, _ = make_lock(local, root, held)
+    except QuantgateError as error:
+        typer.echo(f"left     {path.relative_to(root)}: {error.what}; quantgate lock")
+        return []
+    odd = [one for one in differences(held, now, known) if one.case in now.cases]
+    if odd:
+        typer.echo(f"left     {path.relative_to(root)}: {odd[0]}; quantgate lock")
+        return []
+    # a checkpoint that is not on this machine keeps what the lock says of it
+    merged = {name: {**held.cases.get(name, {}), **roles} for name, roles in {**held.cases, **now.cases}.items()}
+    new = held.model_copy(update={"cases": dict(sorted(merged.items()))})
+    if new == held:
+        return []
+    new.write(path)
+    typer.echo(f"carried  {path.relative_to(root)}")
+    return [path]

@@ -1,0 +1,436 @@
+"""The options of ``quantgate inspect`` and ``quantgate lock``; what they do is in `harness.cli.inspect`."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, TypedDict, Unpack, get_args
+
+import typer
+
+from harness.definitions.case import Case, Loader
+from harness.errors import InvalidCaseError, QuantgateError
+from harness.formats.errors import InspectionInterruptedError
+from harness.inspector.assemble import Ref
+from harness.inspector.inspect import Asked
+from harness.inspector.lock import LOCK_NAME
+from harness.inspector.parts import EXPERTS
+from harness.outcomes import RULES, Outcome
+from harness.project import project_root
+from harness.records.inspection import CheckpointComparison, InspectionOutcome, InspectionReport, LayerEvidence
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+    from harness.definitions.case import Case
+    from harness.inspector.assemble import Ref
+    from harness.inspector.inspect import Asked
+
+
+# What ``quantgate inspect`` is asked: its options, over what a case says. Nothing that was given is dropped.
+
+
+NONE = "none"
+"""Takes an override of the case away."""
+
+
+@dataclass(frozen=True)
+class Options:
+    """The options as they were typed; ``None`` and empty: not given."""
+
+    reference: str = ""
+    base: str | None = None
+    transformer: str | None = None
+    transformer_2: str | None = None
+    contracts: Sequence[str] = ()
+    nibble_order: str | None = None
+    scale_layout: str | None = None
+    against: str | None = None
+    full: bool = False
+
+
+def question(options: Options, case: Case | None = None, root: Path | None = None) -> tuple[Ref, Asked]:
+    """The checkpoint to inspect and what is asked of it: what was typed, and where nothing was, what the case says.
+
+    Args:
+        options: as typed; paths are relative to the current folder.
+        case: its checkpoints, contracts and loader stand in for what was not typed.
+        root: the repository, to which the case's paths are relative.
+
+    Raises:
+        InvalidCaseError: nothing to inspect, an unknown value, or a checkpoint of which nothing would be read.
+    """
+    asked: Asked = {"full": options.full, "root": root}
+    if case is not None:
+        asked |= {
+            "base": case.base,
+            "transformer": case.transformer,
+            "transformer_2": case.transformer_2,
+            "contracts": case.contracts,
+            "loader": case.loader,
+            "env": case.env,
+            "expected": case.quantization.model_dump(),
+        }
+        _refuse_hidden(options, case)
+    elif not options.reference:
+        raise InvalidCaseError("nothing to inspect", remedy="quantgate inspect FOLDER, or quantgate inspect --case ID")
+    if options.base is not None:
+        asked["base"] = typed(options.base)
+    if options.transformer is not None:
+        asked["transformer"] = _override(options.transformer)
+    if options.transformer_2 is not None:
+        asked["transformer_2"] = _override(options.transformer_2)
+    if options.contracts:
+        asked["contracts"] = options.contracts
+    loader = {"nibble_order": options.nibble_order, "scale_layout": options.scale_layout}
+    given = {name: _choice(name, value) for name, value in loader.items() if value is not None}
+    if given:
+        asked["loader"] = (case.loader if case is not None else Loader()).model_copy(update=given)
+    if options.reference:
+        return typed(options.reference), asked
+    return (case.model if case is not None else ""), asked
+
+
+def refuse_beside_against(given: Mapping[str, Any]) -> None:
+    """A comparison reads headers (and, with a base, proofs); what else was typed would not be looked at.
+
+    Raises:
+        InvalidCaseError: something of it was given.
+    """
+    names = [f"--{name.replace('_', '-')}" for name, value in given.items() if value]
+    if names:
+        raise InvalidCaseError(
+            f"a comparison does not look at {', '.join(names)}",
+            where="--against",
+            remedy="leave --against out, or leave the other options out",
+        )
+
+
+def typed(text: str) -> str:
+    """A reference as typed, whose folder stays the same one whatever ``./`` is relative to."""
+    folder = Path(text).expanduser()
+    if folder.exists() or text.startswith(("./", "../", "~")):
+        return str(folder.absolute())
+    return text
+
+
+def _override(text: str) -> str | None:
+    return None if text == NONE else typed(text)
+
+
+def _choice(name: str, value: str) -> str:
+    known = get_args(Loader.model_fields[name].annotation)
+    if value not in known:
+        option = f"--{name.replace('_', '-')}"
+        raise InvalidCaseError(f"{value!r} is none of {', '.join(known)}", where=option, remedy=f"{option} {known[0]}")
+    return value
+
+
+def _refuse_hidden(options: Options, case: Case) -> None:
+    """A checkpoint put in the model's place, whose experts the overrides of the case would hide."""
+    if not options.reference:
+        return
+    hidden = [name for name in EXPERTS if getattr(case, name) is not None and getattr(options, name) is None]
+    if hidden:
+        flags = " ".join(f"--{name.replace('_', '-')} {NONE}" for name in hidden)
+        raise InvalidCaseError(
+            f"the case takes {' and '.join(hidden)} from an override, so that of {options.reference} would not be read",
+            where=case.id,
+            remedy=f"add {flags} to inspect its own; or name it as the override",
+        )
+
+
+# Reports as tables for people.
+
+
+STYLES = {
+    "fault": "bold red",
+    "inconclusive": "bold yellow",
+    "warning": "yellow",
+    "info": "dim",
+    "infra": "bold magenta",
+    "clean": "bold green",
+}
+
+
+def print_report(report: InspectionReport, console: Console, layers: bool = False) -> None:
+    """Verdict, findings, experts, contracts and what was not done; ``layers`` adds a row a Linear."""
+    from rich.markup import escape
+    from rich.table import Table
+
+    style = STYLES[report.outcome]
+    console.print(
+        f"[{style}]{report.outcome}[/] {escape(report.reference)}"
+        + (f" against {escape(report.base)}" if report.base else "")
+    )
+    experts = Table(
+        "expert", "format", "reading", "recipe", "quantized", "kept", "GB", title=None, box=None, pad_edge=False
+    )
+    for item in report.experts:
+        size = f"{item.bytes_on_disk / 1e9:.2f}"
+        cells = (item.expert, item.format, item.encoding or "not proven", item.recipe or "-")
+        experts.add_row(*cells, str(item.quantized_modules), str(item.unquantized_linears), size)
+    console.print(experts)
+    for finding in report.findings:
+        console.print(f"[{STYLES[finding.severity]}]{finding.severity} {finding.code}[/] {escape(finding.message)}")
+        if finding.next_command and finding.severity in ("fault", "inconclusive"):
+            console.print(f"  next: {escape(finding.next_command)}", style="dim")
+    for contract in report.contracts:
+        word = {True: "agrees", False: "differs", None: "not provable"}[contract.agrees]
+        rows = ", ".join(f"{item.field}={item.value} ({item.rule})" for item in contract.assumptions[:2])
+        console.print(f"{contract.contract} {contract.expert}: {word}; {escape(rows)}", style="dim")
+    if layers:
+        console.print(_layer_table(report.layers))
+    for line in report.not_done:
+        console.print(f"not done: {escape(line)}", style="dim")
+    console.print(
+        f"{report.bytes_read / 2**20:.1f} MiB in {report.requests} reads, {report.seconds:.2f} s", style="dim"
+    )
+
+
+def _layer_table(layers: tuple[LayerEvidence, ...]) -> object:
+    from rich.table import Table
+
+    table = Table(
+        "expert", "module", "format", "reading", "cos", "rel", "gain", "gap", "state", box=None, pad_edge=False
+    )
+    for item in layers:
+        numbers = (item.cosine, item.relative_error, item.gain, item.gap)
+        cells = ["-" if number is None else f"{number:.4f}" for number in numbers]
+        table.add_row(item.expert, item.module, item.format, item.hypothesis, *cells, item.state)
+    return table
+
+
+def print_comparison(comparison: CheckpointComparison, console: Console) -> None:
+    """What a switch changes, one row a field."""
+    from rich.markup import escape
+    from rich.table import Table
+
+    console.print(f"A {escape(comparison.reference)}\nB {escape(comparison.against)}")
+    table = Table("expert", "field", "A", "B", box=None, pad_edge=False)
+    for change in comparison.changes:
+        table.add_row(change.expert or "-", change.field, escape(str(change.new)), escape(str(change.old)))
+    console.print(table if comparison.changes else "no difference in layout, formats, configuration or sizes")
+    if comparison.identical_files:
+        console.print(f"{len(comparison.identical_files)} files are byte-identical", style="dim")
+
+
+# ``quantgate inspect`` and ``quantgate lock``: arguments in, exit code out. The command line door only wires them.
+
+
+HASHED_BYTES = 1 << 30
+"""Weights beyond this are hashed with ``--full`` only: to hash a file is to read it whole."""
+EXIT: dict[InspectionOutcome, int] = {
+    "clean": RULES[Outcome.PASS].exit_code,
+    "fault": RULES[Outcome.CHECKPOINT_FAULT].exit_code,
+    "inconclusive": RULES[Outcome.INCONCLUSIVE].exit_code,
+    "infra": RULES[Outcome.INFRA].exit_code,
+}
+"""The same codes as for verdicts; a bad reference or contract exits as ``invalid_case``."""
+
+
+class Given(TypedDict, total=False):
+    """Options of ``inspect`` that say what is looked at, as `harness.cli.inspect.Options`."""
+
+    base: str | None
+    transformer: str | None
+    transformer_2: str | None
+    contracts: Sequence[str]
+    nibble_order: str | None
+    scale_layout: str | None
+    against: str | None
+    full: bool
+
+
+def inspect_command(
+    reference: str = "",
+    *,
+    case: Case | None = None,
+    root: Path | None = None,
+    layers: bool = False,
+    as_json: bool = False,
+    output: Path | None = None,
+    **given: Unpack[Given],
+) -> int:
+    """Inspect one checkpoint or a case's, or say what changes against another one.
+
+    Args:
+        reference: a folder or ``owner/name@revision``; with a case, what is put in its model's place.
+        case: inspected as stage 1 of a run does, with what is given in place of what it says.
+        root: the repository of the case.
+        layers: print a row for each Linear.
+        as_json: print the record; ``output`` writes it to a file as well.
+        given: the other options; see ``Given``.
+
+    Returns:
+        Exit code: 0 clean, 11 fault, 13 inconclusive, 17 bad reference, contract or value, 18 the source failed.
+    """
+    from harness.inspector.proofs import inspect_once
+
+    options = Options(reference, **given)
+    try:
+        ref, asked = question(options, case, root)
+        if options.against is not None:
+            names = ("contracts", "nibble_order", "scale_layout", "full")
+            refuse_beside_against({name: getattr(options, name) for name in names} | {"layers": layers})
+            return _compare(ref, typed(options.against), asked, as_json, output)
+        report = inspect_once(ref, unread=None if options.full else HASHED_BYTES, **asked)
+    except InspectionInterruptedError as error:
+        _show(error.report, as_json, layers, output)
+        print(error, file=sys.stderr)
+        return EXIT[error.report.outcome]
+    except QuantgateError as error:
+        print(error, file=sys.stderr)
+        return error.exit_code
+    _show(report, as_json, layers, output)
+    return EXIT[report.outcome]
+
+
+def _console() -> Console:
+    """A console that never cuts a name: in a log there is no width to fit into."""
+    from rich.console import Console
+
+    return Console(soft_wrap=True, highlight=False, width=None if sys.stdout.isatty() else 240)
+
+
+def _show(report: InspectionReport, as_json: bool, layers: bool, output: Path | None) -> None:
+    if output is not None:
+        report.write(output)
+    if as_json:
+        sys.stdout.write(report.to_json())
+        return
+
+    print_report(report, _console(), layers)
+
+
+def _compare(ref: Ref, against: str, asked: Asked, as_json: bool, output: Path | None) -> int:
+    from harness.inspector.compare import compare_checkpoints, with_proof
+    from harness.inspector.inspect import inspect_checkpoint
+
+    base, root = asked.get("base"), asked.get("root")
+    high, low = asked.get("transformer"), asked.get("transformer_2")
+    comparison = compare_checkpoints(ref, against, transformer=high, transformer_2=low, root=root)
+    if base is not None:
+        new = inspect_checkpoint(ref, base=base, transformer=high, transformer_2=low, root=root, digests=False)
+        comparison = with_proof(comparison, new, inspect_checkpoint(against, base=base, root=root, digests=False))
+    if output is not None:
+        comparison.write(output)
+    if as_json:
+        sys.stdout.write(comparison.to_json())
+        return 0
+
+    print_comparison(comparison, _console())
+    return 0
+
+
+def lock_command(cases: Iterable[Case], lock_file: Path, *, check: bool = False, root: Path | None = None) -> int:
+    """Write the identity of every case's checkpoints, or (``check``) fail where cases and lock differ.
+
+    Returns:
+        0; 17 where ``check`` found a difference or no lock; 18 where a source failed.
+    """
+    from harness.inspector.lock import differences, make_lock, read_lock
+
+    known = list(cases)
+    try:
+        held = read_lock(lock_file) if check else None
+        current, left = make_lock(known, root, held)
+    except QuantgateError as error:
+        print(error, file=sys.stderr)
+        return error.exit_code
+    for line in left:
+        print(f"not locked: {line}")
+    if held is None:
+        current.write(lock_file)
+        print(f"{lock_file}: {sum(map(len, current.cases.values()))} checkpoints of {len(current.cases)} cases")
+        return 0
+    found = differences(held, current, known)
+    for item in found:
+        print(item)
+    if found:
+        print("  next: quantgate lock, and review the diff")
+        return RULES[Outcome.INVALID_CASE].exit_code
+    print(f"{lock_file}: cases and lock agree")
+    return 0
+
+
+LOCK = Path("cases") / LOCK_NAME
+Root = Annotated[Path, typer.Option("--root", help="root of the repository")]
+
+
+def inspect(
+    reference: Annotated[
+        str, typer.Argument(help="a folder, or owner/name@revision; with --case, in place of the case's model")
+    ] = "",
+    case: Annotated[str, typer.Option("--case", help="as stage 1 of this case; other options override it")] = "",
+    base: Annotated[str | None, typer.Option("--base", help="the BF16 checkpoint it was quantized from")] = None,
+    transformer: Annotated[
+        str | None, typer.Option("--transformer", help="override of the high-noise expert; or none")
+    ] = None,
+    transformer_2: Annotated[
+        str | None, typer.Option("--transformer-2", help="override of the low-noise expert, or none")
+    ] = None,
+    contract: Annotated[
+        list[str] | None,
+        typer.Option("--contract", help="a runtime it is deployed to, sglang==0.5.23; may be repeated"),
+    ] = None,
+    nibble_order: Annotated[
+        str | None, typer.Option("--nibble-order", help="hold it against a loader that reads low_first or high_first")
+    ] = None,
+    scale_layout: Annotated[
+        str | None, typer.Option("--scale-layout", help="hold it against a loader that reads linear or swizzled")
+    ] = None,
+    against: Annotated[str | None, typer.Option("--against", help="say what a switch from this one changes")] = None,
+    full: Annotated[bool, typer.Option("--full", help="read every byte of scales and excluded tensors")] = False,
+    layers: Annotated[bool, typer.Option("--layers", help="a row for each Linear")] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="print the record")] = False,
+    out: Annotated[Path | None, typer.Option("--out", help="also write the record there")] = None,
+    root: Root = Path(),
+) -> None:
+    """Prove from bytes how a checkpoint is encoded, and who would read it otherwise. Needs no GPU and no torch."""
+
+    top = project_root(root) if case else root.resolve()
+    raise typer.Exit(
+        inspect_command(
+            reference,
+            case=_case(top, case) if case else None,
+            root=top if case else None,
+            base=base,
+            transformer=transformer,
+            transformer_2=transformer_2,
+            contracts=contract or [],
+            nibble_order=nibble_order,
+            scale_layout=scale_layout,
+            against=against,
+            full=full,
+            layers=layers,
+            as_json=as_json,
+            output=out,
+        )
+    )
+
+
+def lock(
+    check: Annotated[bool, typer.Option("--check", help="fail where cases and lock differ; write nothing")] = False,
+    file: Annotated[Path, typer.Option("--file", help="the lock file, relative to the root")] = LOCK,
+    root: Root = Path(),
+) -> None:
+    """Write down the identity of every case's checkpoints, so that a change of one is a change in review."""
+    from harness.definitions.loading import load_cases
+    from harness.project import case_files
+
+    root = project_root(root)
+    cases = [one.case for one in load_cases(case_files(root), root)]
+    raise typer.Exit(lock_command(cases, root / file, check=check, root=root))
+
+
+def _case(root: Path, wanted: str) -> Case:
+    from harness.definitions.loading import load_cases
+    from harness.project import case_files
+
+    found = [one.case for one in load_cases(case_files(root), root) if one.case.id == wanted]
+    if not found:
+        raise InvalidCaseError(f"there is no case {wanted}", remedy="quantgate cases")
+    return found[0]

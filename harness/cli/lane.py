@@ -1,0 +1,380 @@
+"""``quantgate plan | merge | doctor | comment | propose``. Thin: parse, call :mod:`.operations`, exit with its code.
+
+``--github`` stands where a workflow would name ``$GITHUB_STEP_SUMMARY`` and ``$GITHUB_OUTPUT``: the runner's own files.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Callable, Collection, Mapping, Sequence
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from harness.definitions.loading import load_cases
+from harness.definitions.runner import named_runner
+from harness.errors import InvalidCaseError
+from harness.lane.coverage import LOOSER, TRAILER, Change, Coverage, coverage_against
+from harness.lane.durations import read_history
+from harness.lane.github import post_comment, propose, pull_request_of
+from harness.lane.merge import HISTORY, PLAN
+from harness.lane.merge import merge as merge_shards
+from harness.lane.plan import make_plan, read_plan
+from harness.lane.settings_checks import check_callers, check_home, check_settings
+from harness.lane.summary import lane_markdown, plan_markdown
+from harness.machine.doctor import Host, examine
+from harness.machine.preflight import Preflight
+from harness.outcomes import RULES, Outcome
+from harness.project import case_files, project_root
+from harness.reading import read_text
+from harness.records.base import write_text_atomic
+
+# What the lane's commands do, as plain functions: read files, call the lane, print, return an exit code.
+
+
+Say = Callable[[str], None]
+
+
+def say(text: str) -> None:
+    """Print to standard output."""
+    sys.stdout.write(text + "\n")
+
+
+def complain(text: str) -> None:
+    """Print to standard error: what a matrix on standard output must not be mixed with."""
+    sys.stderr.write(text + "\n")
+
+
+def plan(
+    *,
+    root: Path,
+    runner: str,
+    shards: int,
+    out: Path = Path(PLAN),
+    history: Sequence[Path] = (Path("runs/history.json"),),
+    against: str | None = None,
+    summary: Path | None = None,
+    github_output: Path | None = None,
+) -> int:
+    """Plan the cases of a runner; write the plan file and print the matrix JSON.
+
+    Args:
+        root: the repository.
+        runner: name of a profile in ``runners/``.
+        shards: machines at hand.
+        out: the plan file.
+        history: history files and folders of records; one that is absent counts as empty.
+        against: compare the coverage with this commit or branch; a removal, or a change that lets more through, fails
+            without a reason.
+        summary: Markdown is appended to it, such as ``$GITHUB_STEP_SUMMARY``.
+        github_output: ``matrix=...`` and ``plan=<digest>`` are appended to it, such as ``$GITHUB_OUTPUT``.
+
+    Returns:
+        0, or the code of ``invalid_case`` where the change lowers the coverage without a reason.
+
+    Raises:
+        QuantgateError: nothing can be planned.
+    """
+    if shards < 1:
+        raise InvalidCaseError(f"--shards {shards}: at least 1", remedy="--shards 4")
+    root = project_root(root)
+    profile = named_runner(root / "runners", runner)
+    located = load_cases(case_files(root), root)
+    coverage = None
+    if against is not None:
+        coverage = coverage_against(root, against, runner, [one.case for one in located])
+    made = make_plan(located, profile, shards, read_history(history), code=_head(root), coverage=coverage)
+    made.write(out)
+    matrix = json.dumps(made.matrix(), separators=(",", ":"))
+    say(matrix)
+    for note in made.notes:
+        complain(f"note: {note}")
+    if summary is not None:
+        _append(summary, plan_markdown(made))
+    if github_output is not None:
+        _append(github_output, f"matrix={matrix}\nplan={made.id}\n")
+    return _unexplained(coverage, runner)
+
+
+def merge(
+    *,
+    folders: Sequence[Path],
+    plan_file: Path,
+    out: Path,
+    history: Path | None = None,
+    summary: Path | None = None,
+    plan_id: str | None = None,
+) -> int:
+    """Join what the shards left and hold it against the plan.
+
+    Args:
+        folders: artifacts of the shards; one that is absent is a shard that left nothing.
+        plan_file: the plan.
+        out: folder for records, ``junit.xml``, ``merge.json``, ``history.json`` and ``summary.md``.
+        history: a history file that the measured times are added to; made if absent.
+        summary: the Markdown is also appended to it.
+        plan_id: digest that the plan must have, from the job that made it; ``None``: any plan.
+
+    Returns:
+        Exit code of the worst case; never 0 while a planned case has no result.
+
+    Raises:
+        QuantgateError: the plan cannot be read, or ``out`` is not empty.
+    """
+    made = read_plan(plan_file, plan_id)
+    merged = merge_shards([folder for folder in folders if folder.is_dir()], made, out)
+    text = lane_markdown(merged, made)
+    write_text_atomic(out / "summary.md", text)
+    if history is not None:
+        read_history([history, out / HISTORY]).write(history)
+    if summary is not None:
+        _append(summary, text)
+    for case in merged.cases:
+        say(f"{case.outcome.value:<21} {case.case}  {case.summary}")
+    for problem in merged.problems:
+        complain(f"problem: {problem}")
+    say(f"{len(merged.cases)} planned, {len(merged.missing())} without a result; exit code {merged.exit_code}")
+    return merged.exit_code
+
+
+def doctor(*, root: Path, runner: str, out: Path | None = None, as_json: bool = False, host: Host | None = None) -> int:
+    """Examine this machine for a runner and print what was found.
+
+    Args:
+        root: the repository.
+        runner: name of a profile.
+        out: the record is also written there.
+        as_json: print the record instead of lines.
+        host: where to look; this machine if not given.
+
+    Returns:
+        0 where it is fit, else the code of ``infra``, or of ``no_runner`` where there is no such device.
+    """
+    root = project_root(root)
+    profile = named_runner(root / "runners", runner)
+    cases = [one.case for one in load_cases(case_files(root), root) if runner in one.case.runners]
+    checkpoints = tuple(ref for case in cases for ref in case.checkpoints().values())
+    found = examine(profile, root, checkpoints=checkpoints, host=host)
+    if out is not None:
+        found.write(out)
+    say(found.to_json().rstrip() if as_json else "\n".join(found.lines()))
+    return found.exit_code
+
+
+def doctor_of_lane(
+    *,
+    root: Path,
+    runner: str,
+    repository: str,
+    out: Path | None = None,
+    as_json: bool = False,
+    environ: Mapping[str, str] | None = None,
+) -> int:
+    """Examine the settings on GitHub that keep code of others away from the lane's machines, and print them.
+
+    Args:
+        root: the repository.
+        runner: name of a profile; its labels say which machines are meant.
+        repository: ``owner/name``.
+        out: the record is also written there.
+        as_json: print the record instead of lines.
+        environ: of this process; on a self-hosted runner its home is looked at, too.
+
+    Returns:
+        0 where every setting protects, else the code of ``infra``.
+
+    Raises:
+        QuantgateError: there is no such runner, or `gh` does not work.
+    """
+    profile = named_runner(project_root(root) / "runners", runner)
+    checks = (*check_settings(repository, profile.labels), *check_callers(project_root(root), repository))
+    home = check_home(os.environ if environ is None else environ)
+    found = Preflight(runner=profile.name, checks=(*checks, *home))
+    if out is not None:
+        found.write(out)
+    say(found.to_json().rstrip() if as_json else "\n".join(found.lines()))
+    return found.exit_code
+
+
+def comment(*, repository: str, branch: str, body: Path) -> int:
+    """Write the lane's summary as the one comment of the pull request that ``branch`` is the vetted copy of.
+
+    Returns:
+        0, also where ``branch`` belongs to no pull request: a nightly has nobody to tell.
+    """
+    number = pull_request_of(branch)
+    if number is None:
+        say(f"{branch} is no vetted copy of a pull request: no comment")
+        return 0
+    say(f"comment {post_comment(repository, number, read_text(body, limit=1 << 22))} on pull request {number}")
+    return 0
+
+
+def propose_changes(*, root: Path, changes: Path, branch: str, title: str, reason: str, base: str = "main") -> int:
+    """Open a pull request with the goldens and limits below ``changes``, once they were checked."""
+    address = propose(root, changes, branch, title, reason, base, check=check_proposal)
+    say(address or "nothing differs: no pull request")
+    return 0
+
+
+def check_proposal(root: Path, pairs: Collection[tuple[str, str]]) -> None:
+    """Check goldens and limits by ``quantgate regenerate --check`` before anybody else sees them.
+
+    In a process of its own: it decodes frames, which this room does not import.
+
+    Args:
+        root: the checkout, with the proposed files in it.
+        pairs: runner and case of each proposed file.
+
+    Raises:
+        InvalidCaseError: they do not fit together, are damaged, or were edited; with what the check printed.
+    """
+    for runner in sorted({runner for runner, _ in pairs}):
+        named = [part for name, case in sorted(pairs) if name == runner for part in ("--case", case)]
+        code = "from harness.cli.app import main; main()"
+        command = [sys.executable, "-c", code, "regenerate", "--check", "--runner", runner, *named, "--root", str(root)]
+        done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=600)
+        if done.returncode:
+            raise InvalidCaseError(
+                f"the proposed goldens and limits are refused:\n{(done.stdout + done.stderr).strip()}",
+                where=runner,
+                remedy="read the lines above, and run the workflow again",
+            )
+
+
+def _unexplained(coverage: Coverage | None, runner: str) -> int:
+    """Print what nobody gave a reason for, and which files cannot be used. Returns the exit code."""
+    if coverage is None:
+        return 0
+    bad = coverage.without_reason()
+    for change in bad:
+        what, how = _refusal(change, runner)
+        complain(f"{change.case}: {what} without a reason\n  next: {how}")
+    for fault in coverage.faults:
+        complain(fault)
+    return RULES[Outcome.INVALID_CASE].exit_code if bad or coverage.faults else 0
+
+
+def _refusal(change: Change, runner: str) -> tuple[str, str]:
+    """What was done, and the command by which its reason is given."""
+    commit = "git commit --amend --trailer"
+    if change.kind == "removed":
+        what = f"removed from {change.before}" if change.field else "removed"
+        return what, f"{commit} '{TRAILER}: {change.key}: <reason>'"
+    if change.kind != "limit":
+        what = f"{change.field} lets more through"
+        return what, f"{commit} '{LOOSER}: {change.key}: <reason>'"
+    measure = f"quantgate regenerate --runner {runner} --case {change.case} --reason '<reason>'"
+    if change.field:
+        return f"limit of {change.field} loosened", measure
+    removed = f"{commit} '{TRAILER}: {change.key}: <reason>'"
+    return "limits removed", f"{measure}; or, where they are not measured yet, {removed}"
+
+
+def _append(path: Path, text: str) -> None:
+    with path.open("a", encoding="utf-8") as out:
+        out.write(text)
+
+
+def _head(root: Path) -> str:
+    done = subprocess.run(["git", "-C", str(root), "rev-parse", "HEAD"], capture_output=True, text=True, check=False)
+    return done.stdout.strip() if done.returncode == 0 else ""
+
+
+Runner = Annotated[str, typer.Option("--runner", help="name of a profile in runners/")]
+PlanFile = Annotated[Path, typer.Option("--plan", help="the plan file")]
+Root = Annotated[Path, typer.Option("--root", help="root of the repository")]
+OnGithub = Annotated[bool, typer.Option("--github", help="also write the job summary and the job's outputs")]
+
+
+def plan_command(
+    runner: Runner,
+    shards: Annotated[int, typer.Option("--shards", help="machines at hand", min=1)] = 1,
+    out: Annotated[Path, typer.Option("--out", help="the plan file to write")] = Path(PLAN),
+    history: Annotated[
+        list[Path] | None, typer.Option("--history", help="history.json, or a folder of records; may be repeated")
+    ] = None,
+    against: Annotated[
+        str | None, typer.Option("--against", help="commit to compare cases, checkpoints and limits with")
+    ] = None,
+    github: OnGithub = False,
+    root: Root = Path(),
+) -> None:
+    """Spread the cases of a runner over machines, longest first, and print the matrix JSON."""
+    raise typer.Exit(
+        plan(
+            root=root,
+            runner=runner,
+            shards=shards,
+            out=out,
+            history=history or [Path("runs/history.json")],
+            against=against,
+            summary=_file("GITHUB_STEP_SUMMARY", github),
+            github_output=_file("GITHUB_OUTPUT", github),
+        )
+    )
+
+
+def merge_command(
+    folders: Annotated[list[Path], typer.Argument(help="what the shards left: folders with record.json files")],
+    plan: PlanFile = Path(PLAN),
+    out: Annotated[Path, typer.Option("--out", help="a new folder for everything")] = Path("merged"),
+    history: Annotated[
+        Path | None, typer.Option("--history", help="history.json that the measured times are added to")
+    ] = None,
+    plan_id: Annotated[
+        str | None, typer.Option("--plan-id", help="digest that the plan must have, from the job that made it")
+    ] = None,
+    github: OnGithub = False,
+) -> None:
+    """Join the shards and hold them against the plan; fails if a planned case has no result."""
+    summary = _file("GITHUB_STEP_SUMMARY", github)
+    raise typer.Exit(merge(folders=folders, plan_file=plan, out=out, history=history, summary=summary, plan_id=plan_id))
+
+
+def doctor_command(
+    runner: Runner,
+    out: Annotated[Path | None, typer.Option("--out", help="also write the record there")] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="print the record")] = False,
+    lane: Annotated[bool, typer.Option("--lane", help="look at the settings on GitHub instead, through gh")] = False,
+    repo: Annotated[str, typer.Option("--repo", envvar="GITHUB_REPOSITORY", help="owner/name, with --lane")] = "",
+    root: Root = Path(),
+) -> None:
+    """Say whether this machine may run the lane now: device, driver, errors, clocks, memory, processes, disk, cache.
+
+    With --lane: whether the settings on GitHub keep code of others away from the runner's machines.
+    """
+    if lane:
+        raise typer.Exit(doctor_of_lane(root=root, runner=runner, repository=repo, out=out, as_json=as_json))
+    raise typer.Exit(doctor(root=root, runner=runner, out=out, as_json=as_json))
+
+
+def comment_command(
+    body: Annotated[Path, typer.Option("--body", help="Markdown, such as merged/summary.md")],
+    repo: Annotated[str, typer.Option("--repo", envvar="GITHUB_REPOSITORY", help="owner/name")],
+    branch: Annotated[str, typer.Option("--branch", envvar="GITHUB_REF_NAME", help="pull-request/<number>")],
+) -> None:
+    """Write or replace the lane's one comment on a pull request, through gh."""
+    raise typer.Exit(comment(repository=repo, branch=branch, body=body))
+
+
+def propose_command(
+    changes: Annotated[Path, typer.Argument(help="folder with goldens/ and thresholds/")],
+    branch: Annotated[str, typer.Option("--branch", help="new branch")],
+    title: Annotated[str, typer.Option("--title", help="of the pull request")],
+    reason: Annotated[str, typer.Option("--reason", help="why; the text of the pull request")],
+    base: Annotated[str, typer.Option("--base", help="branch to propose to")] = "main",
+) -> None:
+    """Open a pull request with regenerated goldens and limits, through git and gh."""
+    raise typer.Exit(
+        propose_changes(root=Path.cwd(), changes=changes, branch=branch, title=title, reason=reason, base=base)
+    )
+
+
+def _file(variable: str, wanted: bool) -> Path | None:
+    named = os.environ.get(variable)
+    return Path(named) if wanted and named else None

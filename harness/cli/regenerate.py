@@ -1,0 +1,211 @@
+"""``quantgate regenerate``: parse, measure, show the difference, write."""
+
+from __future__ import annotations
+
+import getpass
+import os
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, cast
+
+import typer
+
+from harness.errors import GoldenError, InvalidCaseError
+
+if TYPE_CHECKING:
+    from harness.calibrate.regenerate import Controls
+    from harness.definitions.case import Located
+    from harness.definitions.choosing import Filters
+    from harness.records.limits import LimitFile
+    from harness.session.context import Event
+
+Ids = Annotated[list[str] | None, typer.Option("--case", help="id of a case; may be repeated")]
+Files = Annotated[list[Path] | None, typer.Option("--file", help="a case file; default: all of cases/")]
+
+
+def regenerate_command(
+    ctx: typer.Context,
+    case: Ids = None,
+    file: Files = None,
+    keyword: Annotated[
+        str, typer.Option("-k", help="cases whose id matches, as in pytest: 'nvfp4 and not override'")
+    ] = "",
+    runner: Annotated[str, typer.Option("--runner", "-m", help="runner profile, as the marker in pytest -m b200")] = "",
+    reason: Annotated[str, typer.Option("--reason", help="why; needed to loosen a limit or to replace a golden")] = "",
+    author: Annotated[str, typer.Option("--author", help="default: the user of this machine")] = "",
+    run_id: Annotated[str, typer.Option("--run-id", help="go on with an interrupted regeneration")] = "",
+    repeats: Annotated[int, typer.Option("--repeats", min=0, help="runs disturbed by one unit in the last place")] = 12,
+    controls: Annotated[
+        str, typer.Option("--controls", help="faults to inject: all; frames (no further run); none")
+    ] = "all",
+    from_results: Annotated[
+        list[Path] | None,
+        typer.Option("--from-results", help="folder of runs made elsewhere, read instead of run; may be repeated"),
+    ] = None,
+    from_samples: Annotated[
+        bool, typer.Option("--from-samples", help="run nothing: place limits anew from the samples in their files")
+    ] = False,
+    replace_golden: Annotated[
+        bool, typer.Option("--replace-golden", help="put a golden of another identity in place of the accepted one")
+    ] = False,
+    in_ci: Annotated[bool, typer.Option("--in-ci", help="allow it where CI is set")] = False,
+    allow_dirty: Annotated[bool, typer.Option("--allow-dirty", help="allow uncommitted changes")] = False,
+    check: Annotated[bool, typer.Option("--check", help="run nothing: are cases, goldens and limits current?")] = False,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="measure and show, write nothing")] = False,
+    root: Annotated[Path, typer.Option("--root", help="root of the repository")] = Path(),
+) -> None:
+    """Measure goldens and limits anew, show the difference, and write both atomically."""
+    from harness.calibrate.apply import apply, limit_file
+    from harness.calibrate.guards import refuse_dirty, refuse_in_ci
+    from harness.calibrate.regenerate import Plan, measure
+    from harness.calibrate.samples import read_results
+    from harness.definitions.choosing import Filters
+    from harness.goldens.workspace import Workspace
+    from harness.project import project_root
+    from harness.session.context import open_context
+    from harness.session.perturbation import cpu_flags, plan
+
+    root = project_root(root)
+    if check:
+        _check(root, Filters(runner, tuple(case or ()), keyword, tuple(path.resolve() for path in file or ())))
+        return
+    if controls not in ("all", "frames", "none"):
+        raise InvalidCaseError(f"{controls!r} is none of all, frames, none", where="--controls")
+    if not dry_run:
+        refuse_in_ci(os.environ, in_ci)
+    if from_samples:
+        _place_again(root, runner, case or [], keyword, reason, author or getpass.getuser(), dry_run)
+        return
+    changed = () if dry_run else refuse_dirty(root, allow_dirty)
+    context = ctx.with_resource(open_context(root, runner, run_id, "regenerate"))
+    chosen = _choose(root, file or [], case or [], keyword, context.runner.name)
+    results = read_results(from_results or [], context.runner.name)
+    if results:
+        there = {one.record.case for one in results}
+        chosen = tuple(one for one in chosen if one.case.id in there or one.case.id in (case or []))
+    perturbations = plan(context.runner, cpu_flags())
+    names = ", ".join(("none", *(one.name for one in perturbations), f"{repeats} disturbed"))
+    said = f"results: {len(results)}" if results else f"runs: {names}"
+    typer.echo(f"{len(chosen)} cases on {context.runner.name}; {said}; records: {context.folder}")
+    wanted = Plan(
+        perturbations,
+        repeats,
+        cast("Controls", controls),
+        results,
+        replace_golden,
+        reason,
+        lambda line: typer.echo(f"  {line}"),
+    )
+    proposals = measure(context, chosen, wanted, _say)
+    if changed:
+        reason = f"{reason or 'measured'} (with {len(changed)} uncommitted files)"
+    if dry_run:
+        for proposal in proposals:
+            _show(limit_file(proposal, "", "shown"), proposal.old)
+        typer.echo("nothing was written (--dry-run)")
+        return
+    for proposal in proposals:
+        _show(limit_file(proposal, "", "shown"), proposal.old)
+        done = apply(Workspace(root), proposal, reason=reason, author=author or getpass.getuser())
+        kind = "new golden" if done.new_golden else "golden kept"
+        typer.echo(f"  {kind} {done.golden[:16]}; to commit: {', '.join(done.changed)}")
+
+
+def _place_again(
+    root: Path, runner: str, ids: list[str], keyword: str, reason: str, author: str, dry_run: bool
+) -> None:
+    """Limits of all files, or of these cases and this runner, by the rule as it is now."""
+    from harness.calibrate.apply import apply_again
+    from harness.definitions.choosing import matcher
+    from harness.goldens.workspace import Workspace
+    from harness.limits.edited import placed_again
+    from harness.limits.stored import load_limits
+
+    matches = matcher(keyword)
+    found = sorted((path.parent.name, path.stem) for path in (root / "thresholds").glob("*/*.json"))
+    mine = [(name, case) for name, case in found if runner in ("", name) and (not ids or case in ids)]
+    missing = sorted(set(ids) - {case for _, case in mine})
+    chosen = [(name, case) for name, case in mine if matches(case)]
+    if missing or not chosen:
+        raise InvalidCaseError(
+            f"no limits of {', '.join(missing) or (f'a case that matches {keyword!r}' if keyword else 'any case')}"
+            f"{f' on {runner}' if runner else ''}",
+            where=str(root / "thresholds"),
+            remedy="measure first: quantgate regenerate --case ...",
+        )
+    for name, case in chosen:
+        old = load_limits(root / "thresholds", name, case, allow_edited=True)
+        if old is None:
+            continue
+        new = placed_again(old, author, reason)
+        _show(new, old)
+        if new == old and old.is_sealed:
+            typer.echo(f"  {case} on {name}: current, nothing to write")
+        elif not dry_run:
+            written = apply_again(Workspace(root), old, new, reason=reason)
+            typer.echo(f"  {'sealed as it is' if new == old else 'placed anew'}; to commit: {written}")
+    if dry_run:
+        typer.echo("nothing was written (--dry-run)")
+
+
+def _check(root: Path, filters: Filters) -> None:
+    from harness.calibrate.checking import check_files
+
+    found = check_files(root, filters)
+    for note in found.notes:
+        typer.echo(f"note: {note}")
+    for fault in found.faults:
+        typer.echo(f"fault: {fault}")
+    typer.echo(f"{found.checked} cases with goldens and limits, {len(found.faults)} faults")
+    if found.faults:
+        raise GoldenError(
+            f"{len(found.faults)} faults in cases, goldens and limits", where=str(root), remedy="see the lines above"
+        )
+
+
+def _choose(root: Path, files: list[Path], ids: list[str], keyword: str, runner: str) -> tuple[Located, ...]:
+    """The cases of this runner, negative controls left out: they have no golden of their own."""
+    from harness.definitions.choosing import matcher
+    from harness.definitions.loading import load_cases
+    from harness.project import case_files
+
+    located = load_cases([path.resolve() for path in files] or case_files(root), root)
+    unknown = sorted(set(ids) - {one.case.id for one in located})
+    if unknown:
+        raise InvalidCaseError(f"there is no case {', '.join(unknown)}", remedy="quantgate cases")
+    chosen = [one for one in located if (one.case.id in ids) or (not ids and runner in one.case.runners)]
+    wrong = [one.case.id for one in chosen if runner not in one.case.runners]
+    if wrong:
+        raise InvalidCaseError(f"{', '.join(wrong)}: not a case of runner {runner}", remedy="quantgate cases")
+    matches = matcher(keyword)
+    found = tuple(one for one in chosen if one.case.golden_of is None and matches(one.case.id))
+    if not found:
+        said = f"matches {keyword!r}" if keyword else "has a golden of its own"
+        where = "-k" if keyword else ", ".join(ids)
+        raise InvalidCaseError(f"no case of runner {runner} {said}", where=where, remedy="quantgate cases")
+    return found
+
+
+def _say(event: Event) -> None:
+    from harness.session.context import CaseFinished
+
+    if isinstance(event, CaseFinished):
+        record = event.record
+        typer.echo(f"  {record.run.rpartition('/')[2]:<14} {record.case:<36} {record.timing.total:6.1f} s")
+
+
+def _show(new: LimitFile, old: LimitFile | None) -> None:
+    typer.echo(f"{new.runner}/{new.case}")
+    for limit in new.limits:
+        before = old.get(limit.metric) if old else None
+        was = "none" if before is None or before.limit is None else f"{before.limit:.4g}"
+        values = [sample.value for sample in limit.samples if sample.side == "benign"]
+        worst = min(values) if limit.direction == "higher_is_better" else max(values)
+        now = "does not gate" if limit.limit is None else f"{limit.limit:.4g}"
+        known, unit = limit.margin_faulty is not None, f" {limit.unit}" if limit.unit else ""
+        far = f", {limit.margin_faulty:.4g} to the nearest fault that it finds" if known else ""
+        typer.echo(f"  {limit.metric:<16} {was:>10} -> {now:<10} worst healthy {worst:.4g} of {len(values)}{unit}{far}")
+    for control in new.controls:
+        half, most = ("never" if one is None else f"{one:g}" for one in (control.strength_50, control.strength_95))
+        typer.echo(f"  {control.fault:<16} found by frames in 50 % of runs from strength {half}, in 95 % from {most}")
+    for note in new.notes:
+        typer.echo(f"  note: {note}")

@@ -1,0 +1,109 @@
+"""``quantgate report`` and ``quantgate history``. Thin: parse, call, print."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable
+from enum import StrEnum
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from rich.console import Console
+
+from harness.records.base import write_text_atomic
+from harness.report.history.store import DEFAULT, History, open_history
+from harness.report.history.terminal import case_table, cases_table
+from harness.report.history.trend_page import render_history
+from harness.report.junit import junit_xml
+from harness.report.load import ReportError, Run, is_pending, load_pending, load_run
+from harness.report.markdown import comment, job_summary, run_json
+from harness.report.render import render
+
+
+class Format(StrEnum):
+    """What a run can be rendered as."""
+
+    HTML = "html"
+    JUNIT = "junit"
+    SUMMARY = "summary"
+    COMMENT = "comment"
+    JSON = "json"
+
+
+TEXTS: dict[Format, Callable[[Run], str]] = {
+    Format.JUNIT: junit_xml,
+    Format.SUMMARY: job_summary,
+    Format.COMMENT: comment,
+    Format.JSON: run_json,
+}
+
+
+def report(directory: Path, kind: Format = Format.HTML, out: Path | None = None) -> str:
+    """Render the records under ``directory``; nothing is run again.
+
+    Args:
+        directory: a run's folder, one case of it, shards joined, or ``.quantgate/pending``.
+        kind: ``html`` writes a folder; the others are one text.
+        out: where to write; by default ``<directory>/report`` for ``html``, and for a text nowhere.
+
+    Returns:
+        What to print: the path of what was written, or the text itself where ``out`` is absent.
+
+    Raises:
+        ReportError: no records, or ``out`` holds something else.
+    """
+    run = load_pending(directory) if is_pending(directory) else load_run(directory)
+    if kind is Format.HTML:
+        default = directory.parent / "report" if is_pending(directory) else directory / "report"
+        return str(render(run, out if out is not None else default))
+    text = TEXTS[kind](run)
+    if out is None:
+        return text
+    write_text_atomic(out, text)
+    return str(out)
+
+
+def report_command(
+    directory: Annotated[Path, typer.Argument(help="a run's folder, such as runs/<run>; or .quantgate/pending")],
+    kind: Annotated[Format, typer.Option("--format", help="what to write")] = Format.HTML,
+    out: Annotated[
+        Path | None, typer.Option("--out", help="where to; default: DIRECTORY/report, or for a text the terminal")
+    ] = None,
+) -> None:
+    """Render a run's records: offline HTML, JUnit, a job summary, a comment, JSON. Nothing is run again."""
+    typer.echo(report(directory, kind, out).rstrip("\n"))
+
+
+def history_command(
+    case: Annotated[str | None, typer.Argument(help="id of a case; none: all cases")] = None,
+    metric: Annotated[str | None, typer.Option("--metric", help="only this metric")] = None,
+    runner: Annotated[str | None, typer.Option("--runner", help="only this runner")] = None,
+    runs: Annotated[Path, typer.Option("--runs", help="folder whose records are added first")] = Path("runs"),
+    store: Annotated[Path, typer.Option("--store", help="the SQLite file")] = DEFAULT,
+    html: Annotated[Path | None, typer.Option("--html", help="write trend pages into this folder")] = None,
+) -> None:
+    """How measurements moved over past runs, margin consumed, and what drifts towards its limit."""
+    with open_history(store) as history:
+        if runs.is_dir():
+            add_runs(history, runs)
+        known = {name for name, _ in history.cases(runner)}
+        if case is not None and case not in known:
+            raise ReportError(f"no record of case {case!r}", where=str(store), remedy="quantgate history")
+        if html is not None:
+            typer.echo(str(render_history(history, html, case, runner)))
+            return
+        if case is None and metric is None:
+            table = cases_table(history, runner)
+        else:
+            table = case_table(history.points(case, metric, runner), case or "all cases", metric)
+        Console(width=None if sys.stdout.isatty() else 160).print(table)
+
+
+def add_runs(history: History, folder: Path) -> int:
+    """Add every readable record under ``folder``; returns how many were new. An empty folder adds nothing."""
+    try:
+        run = load_run(folder)
+    except ReportError:
+        return 0
+    return history.add(entry.record for entry in run.entries)

@@ -1,0 +1,255 @@
+"""``quantgate pending | reject``, and what ``accept`` prints. Thin: parse, call the review, print."""
+
+from __future__ import annotations
+
+import getpass
+import subprocess
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from harness.errors import GoldenError
+from harness.goldens.accept import Acceptance
+from harness.goldens.accept import accept as accept_candidate
+from harness.goldens.journal import recover
+from harness.goldens.pending import RECORD, Pending, listed
+from harness.goldens.pending import reject as reject_candidate
+from harness.goldens.refusing import NOTHING, Allow, Similarity, is_shown, request_changes
+from harness.goldens.workspace import Workspace
+from harness.project import project_root
+from harness.reading import UnreadableError
+from harness.records.base import Json
+from harness.records.candidate import Candidate
+from harness.records.case_record import CaseRecord
+from harness.session.similarity import similarity
+
+Root = Annotated[Path, typer.Option("--root", help="the repository's root")]
+RunnerName = Annotated[str, typer.Option("--runner", help="where candidates of several runners are there")]
+
+LIMITS = {
+    "new": "limits: the ones that were measured against this candidate",
+    "carried": "limits: carried over, since only the code differs; the file says so",
+    "removed": "limits: removed, since they were measured for another configuration; next: quantgate regenerate",
+    "extended": "limits: hold for this golden too; next: quantgate regenerate, which measures against the nearest",
+    "none": "limits: there are none yet; next: quantgate regenerate",
+}
+
+
+def pending(root: Root = Path()) -> None:
+    """List the candidates that wait to be accepted or rejected, each with the golden that it was compared with."""
+    from harness.goldens.accept import present_requests
+
+    root = project_root(root)
+    workspace = Workspace(root)
+    with workspace.locked():
+        for sentence in recover(workspace):
+            typer.echo(sentence)
+    found = listed(workspace)
+    requests = present_requests(root) if found else {}
+    for item in found:
+        typer.echo("\n".join(describe(item, notes(workspace, item, requests.get(item.case)))))
+    typer.echo(f"{len(found)} pending" if found else "nothing is pending")
+
+
+def run_accept(
+    workspace: Workspace,
+    case: str,
+    *,
+    reason: str,
+    author: str,
+    source: Path | None = None,
+    runner: str = "",
+    also: bool = False,
+    over: bool = False,
+    request: Mapping[str, Json] | None = None,
+    extra: Mapping[Path, bytes] | None = None,
+    loosen_limits: bool = False,
+    allow: Allow = NOTHING,
+    similarity: Similarity | None = None,
+) -> Acceptance:
+    """Accept and print what changed. Arguments as for ``harness.goldens.accept.accept``."""
+    done = accept_candidate(
+        workspace,
+        case,
+        reason=reason,
+        author=author,
+        source=source,
+        runner=runner,
+        also=also,
+        over=over,
+        request=request,
+        extra=extra,
+        loosen_limits=loosen_limits,
+        allow=allow,
+        similarity=similarity,
+    )
+    for sentence in done.recovered:
+        typer.echo(sentence)
+    typer.echo(f"accepted {done.manifest.runner}/{done.manifest.case} as golden {done.digest[:16]}")
+    if done.replaced:
+        typer.echo(f"in place of {', '.join(digest[:16] for digest in done.replaced)}")
+    typer.echo(LIMITS[done.limits])
+    for sentence in done.changes:
+        typer.echo(f"  {sentence}")
+    typer.echo(f"to commit: git add {' '.join(done.changed)}")
+    return done
+
+
+def reject(
+    case: Annotated[str, typer.Argument(help="id of the case")], runner: RunnerName = "", root: Root = Path()
+) -> None:
+    """Drop a pending candidate."""
+    workspace = Workspace(project_root(root))
+    with workspace.locked():
+        for sentence in recover(workspace):
+            typer.echo(sentence)
+    folder = reject_candidate(workspace, case, runner)
+    typer.echo(f"rejected: {folder} is gone; the run's own folder keeps what it has")
+
+
+def notes(workspace: Workspace, item: Pending, request: Mapping[str, Json] | None) -> list[str]:
+    """What keeps a pending candidate from being accepted as it is, a sentence each.
+
+    Args:
+        workspace: the project.
+        item: the candidate.
+        request: what the case file asks for now; ``None``: there is no such case.
+    """
+    candidate = item.candidate
+    if candidate is None:
+        return []
+    said = []
+    changes = request_changes(candidate, request) if request is not None else ()
+    if changes:
+        said.append(f"the case file asks for something else now: {'; '.join(changes)}")
+    record = record_of(item)
+    if record is not None and record.sanity is not None and record.sanity.failures:
+        said.append(f"its frames are sick: {'; '.join(check.message for check in record.sanity.failures)}")
+    if not is_shown(workspace, candidate):
+        said.append("no report shows it yet: quantgate report .quantgate/pending")
+    return said
+
+
+def describe(item: Pending, notes: Sequence[str] = ()) -> list[str]:
+    """A pending candidate in a few lines: what is pending, against which golden, and how far from it."""
+    head = f"{item.runner}/{item.case}"
+    candidate = item.candidate
+    if candidate is None:
+        return [f"{head}  DAMAGED", f"    {item.fault}"]
+    parts = ", ".join(f"{name} {part.bytes / 1e6:.2f} MB" for name, part in sorted(candidate.parts.items()))
+    lines = [f"{head}  {candidate.outcome.value}  {candidate.created}  run {candidate.provenance.run}"]
+    lines.append(f"    {candidate.summary}")
+    lines.append(f"    {_against(item, candidate)}")
+    lines += [
+        f"    {change.identity_class}.{change.field}: {change.golden!r} -> {change.run!r}"
+        for change in candidate.changes
+    ]
+    lines += [f"    {note}" for note in notes]
+    lines.append(f"    {parts}{'; with limits' if candidate.limits is not None else ''}")
+    lines.append(f"    quantgate accept {item.case} --runner {item.runner} --reason '…'")
+    return lines
+
+
+def _against(item: Pending, candidate: Candidate) -> str:
+    if not candidate.golden:
+        return "the first golden: there is none that it could be compared with"
+    record = record_of(item)
+    comparison = record.comparison if record is not None else None
+    if any(change.identity_class == "request" for change in candidate.changes):
+        distance = "of another request, so that its frames are not compared"
+    elif comparison is None:
+        distance = "its frames were not compared"
+    else:
+        distance = comparison.distance()
+    return f"instead of golden {candidate.golden[:16]}: {distance}"
+
+
+def record_of(item: Pending) -> CaseRecord | None:
+    """The record beside a pending candidate; ``None`` if there is none that can be read."""
+    part = item.candidate.parts.get(RECORD) if item.candidate is not None else None
+    if part is None:
+        return None
+    try:
+        return CaseRecord.read(item.folder / part.path)
+    except (OSError, UnreadableError):
+        return None
+
+
+def default_author(root: Path) -> str:
+    """git's ``user.name``, else the login name.
+
+    Raises:
+        GoldenError: there is neither.
+    """
+    try:
+        asked = subprocess.run(
+            ["git", "config", "user.name"], cwd=root, capture_output=True, text=True, check=False, timeout=10
+        )
+        name = asked.stdout.strip()
+    except (OSError, subprocess.TimeoutExpired):
+        name = ""
+    try:
+        return name or getpass.getuser()
+    except (KeyError, OSError) as error:
+        raise GoldenError("nobody is known who accepts", remedy="add --author NAME") from error
+
+
+# ``quantgate accept``. Thin: parse, look the case up as it is written now, call the review.
+
+
+def accept(
+    case: Annotated[str, typer.Argument(help="id of the case")],
+    reason: Annotated[str, typer.Option("--reason", help="why this output is right")],
+    source: Annotated[Path | None, typer.Option("--from", help="a downloaded CI artifact: folder or zip")] = None,
+    runner: RunnerName = "",
+    author: Annotated[str, typer.Option("--author", help="default: git's user.name")] = "",
+    also: Annotated[bool, typer.Option("--also", help="beside the present goldens: the case is bistable")] = False,
+    over: Annotated[bool, typer.Option("--over", help="in place of all present goldens, even unreadable ones")] = False,
+    loosen_limits: Annotated[
+        bool, typer.Option("--loosen-limits", help="take limits that came along though they gate less than before")
+    ] = False,
+    drop_limits: Annotated[
+        bool, typer.Option("--drop-limits", help="delete limits that were measured for another configuration")
+    ] = False,
+    another_video: Annotated[
+        bool, typer.Option("--another-video", help="take it though it shows another video than the golden it replaces")
+    ] = False,
+    other_request: Annotated[
+        bool, typer.Option("--other-request", help="take it though the case file asks for something else now")
+    ] = False,
+    failed_sanity: Annotated[
+        bool, typer.Option("--failed-sanity", help="take it though its frames are NaN, static, frozen, ...")
+    ] = False,
+    unseen: Annotated[bool, typer.Option("--unseen", help="take it though no report shows it")] = False,
+    root: Root = Path(),
+) -> None:
+    """Make a candidate the golden of its case."""
+    from harness.goldens.accept import present_case
+
+    root = project_root(root)
+    now = present_case(root, case)
+    for sentence in now.notes:
+        typer.echo(sentence)
+    run_accept(
+        Workspace(root),
+        case,
+        request=now.request,
+        extra=now.extra,
+        reason=reason,
+        source=source,
+        runner=runner,
+        author=author or default_author(root),
+        also=also,
+        over=over,
+        loosen_limits=loosen_limits,
+        allow=Allow(
+            other_request=other_request,
+            failed_sanity=failed_sanity,
+            unseen=unseen,
+            another_video=another_video,
+            drop_limits=drop_limits,
+        ),
+        similarity=similarity,
+    )

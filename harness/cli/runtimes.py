@@ -1,0 +1,105 @@
+"""``quantgate learn`` and ``quantgate runtime``: ask real runtimes, and make their environments."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from harness.definitions.case import Case
+from harness.definitions.loading import load_cases
+from harness.errors import InvalidCaseError
+from harness.inspector.contracts.model import PROJECT_FOLDER, load_contract
+from harness.records.base import write_text_atomic
+from harness.runtimes.affected import affected
+from harness.runtimes.environments import Environment, find, install, installed, parse_runtime, remove
+from harness.runtimes.learn import as_yaml, ask, changed, contract_of, disagreements
+
+runtime_app = typer.Typer(help="Environments of runtimes: install, list, remove.", no_args_is_help=True)
+Root = Annotated[Path, typer.Option("--root", help="root of the project")]
+Name = Annotated[str, typer.Argument(help="runtime==version, such as sglang==0.5.23")]
+
+
+def _say(text: str) -> None:
+    typer.echo(text, err=True)
+
+
+def _cases(root: Path) -> list[Case]:
+    """Cases of the project; none if it has no case files."""
+    files = sorted((root / "cases").glob("*.yaml"))
+    return [located.case for located in load_cases(files, root)] if files else []
+
+
+def learn_command(
+    name: Name,
+    python: Annotated[
+        Path | None,
+        typer.Option("--python", help="an interpreter that can import the runtime; default: the installed one"),
+    ] = None,
+    check: Annotated[
+        bool,
+        typer.Option(
+            "--check", help="compare the known contract with the runtime and write nothing; exit 1 if they differ"
+        ),
+    ] = False,
+    root: Root = Path(),
+) -> None:
+    """Run a runtime's own loader over generated checkpoints and write down what it assumes."""
+    from harness.runtimes.kinds import all_kinds
+
+    version = parse_runtime(name)
+    environment = Environment(version, python, "runner") if python is not None else find(version)
+    answers = ask(environment, all_kinds(), _say)
+    known = load_contract(str(version), root)
+    wrong = disagreements(known.rules, answers.rows)
+    typer.echo(
+        f"{version}: the known contract predicts {len(answers.rows) - len(wrong)} of {len(answers.rows)} answers"
+    )
+    for row, predicted in wrong:
+        typer.echo(f"  {row.kind.name}: predicted {predicted}, the runtime: {row.outcome}")
+    if check:
+        raise typer.Exit(1 if wrong else 0)
+    contract = contract_of(answers, environment, root)
+    learned = contract.rules[0].learned
+    place = root / PROJECT_FOLDER / "learned" / f"{version.runtime}-{version.version}.yaml"
+    place.parent.mkdir(parents=True, exist_ok=True)
+    write_text_atomic(place, as_yaml(contract))
+    typer.echo(f"written: {place}")
+    for line in changed(known.rules, contract.rules[0]):
+        typer.echo(f"  {line}")
+    for line in affected(_cases(root), version.runtime, contract.rules[0], root):
+        typer.echo(f"  case {line}")
+    if learned is not None and learned.unexplained:
+        typer.echo(f"  no rule explains {len(learned.unexplained)} of them: {', '.join(learned.unexplained)}")
+
+
+@runtime_app.command("install")
+def install_command(
+    name: Name,
+    cpu: Annotated[
+        bool, typer.Option("--cpu", help="for a machine without a GPU; products of FP8 and FP4 are emulated")
+    ] = False,
+) -> None:
+    """Make an isolated environment with a runtime and what it needs."""
+    environment = install(parse_runtime(name), "cpu" if cpu else "cuda", _say)
+    typer.echo(str(environment.python))
+
+
+@runtime_app.command("list")
+def list_command() -> None:
+    """List the environments that were installed."""
+    rows = installed()
+    for row in rows:
+        typer.echo(f"{row.name}  {row.kind}  {row.size / 2**20:.0f} MiB  {row.python}")
+    if not rows:
+        typer.echo("none is installed; next: quantgate runtime install sglang==0.5.23 --cpu")
+
+
+@runtime_app.command("remove")
+def remove_command(name: Name) -> None:
+    """Delete an environment that was installed; dependencies go with the last version that used them."""
+    place = remove(parse_runtime(name))
+    if place is None:
+        raise InvalidCaseError(f"{name} is not installed", remedy="quantgate runtime list")
+    typer.echo(f"removed {place}")

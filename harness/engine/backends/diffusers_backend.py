@@ -1,0 +1,243 @@
+"""Wan2.2 in this process, through diffusers."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import resource
+import time
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import ftfy  # noqa: F401 - diffusers cleans prompts only where it is there: a missing one must not pass unseen
+import torch
+
+from harness.definitions.case import Case
+from harness.engine.backend import Emit, Method
+from harness.engine.backends import wan_loading
+from harness.engine.backends.wan_alone import scheduler_alone, vae_alone
+from harness.engine.backends.wan_attention import AttentionScales
+from harness.engine.backends.wan_loading import DTYPES, EXPERTS, load_pipeline
+from harness.engine.backends.wan_recorder import FloatWatch, Observer, Recorder, rounded
+from harness.engine.dtypes import DtypeWatch, first_call
+from harness.engine.meter import Meter
+from harness.engine.noise import Disturber, Noise, initial_noise, noise_methods
+from harness.engine.probes.methods import probe_methods
+from harness.engine.profile import profile_methods
+from harness.engine.receipts import keep_receipts
+from harness.errors import InvalidCaseError
+from harness.frames.clip import write_clip
+from harness.records.base import Json
+from harness.records.generation import Generation, Trace
+
+CLIP_NAME = "clip.safetensors"
+
+
+class DiffusersBackend:
+    """Loads a WanPipeline once, then generates case after case with it."""
+
+    def __init__(self) -> None:
+        self._pipe: Any = None
+        self._device = torch.device("cpu")
+        self._dtype = torch.bfloat16
+        self._promised: dict[str, dict[str, str]] = {}
+        self._scheduler_config: dict[str, Any] = {}
+        self._generations = 0
+        self.observers: list[Observer] = []
+        """Called after every denoising step of every generation."""
+
+    def load(self, case: Case, paths: Mapping[str, Path], device: str, emit: Emit) -> None:
+        """See ``Backend``."""
+        wan_loading.apply(case.execution)
+        self._device = wan_loading.pick_device(device)
+        self._dtype = DTYPES[case.precision.transformer]
+        self._pipe, self._promised = load_pipeline(case, paths, self._device, emit)
+        self._scheduler_config = dict(self._pipe.scheduler.config)
+
+    @property
+    def pipe(self) -> Any:
+        """The loaded ``WanPipeline``."""
+        return self._pipe
+
+    @property
+    def experts(self) -> dict[str, torch.nn.Module]:
+        """The loaded transformers by expert."""
+        return {role: model for role in EXPERTS if (model := getattr(self._pipe, role)) is not None}
+
+    def generate(self, case: Case, out_dir: Path, emit: Emit) -> Generation:
+        """See ``Backend``. Writes ``clip.safetensors`` below ``out_dir``.
+
+        Raises:
+            InvalidCaseError: a size or frame count that the model would silently round.
+        """
+        return self.generate_with(case, out_dir, emit, None)
+
+    def generate_with(self, case: Case, out_dir: Path, emit: Emit, noise: Noise | None) -> Generation:
+        """``generate``, with its latents disturbed. The trace names the latents that were asked for."""
+        sampling, pipe = case.sampling, self._pipe
+        self._prepare(case)
+        latents = self.initial_latents(case)
+        digest = hashlib.sha256(latents.numpy().tobytes()).hexdigest()
+        if noise is not None:
+            disturber = Disturber(noise)
+            latents = disturber.initial(latents)
+            disturber.hook(pipe.scheduler, sampling.num_inference_steps)
+        meter = self._meter(case)
+        began = time.perf_counter()
+        recorder, watch = Recorder(pipe, sampling.num_inference_steps, emit, self.observers, latents), FloatWatch()
+        scales = AttentionScales()
+        handle = pipe.vae.decoder.register_forward_hook(watch)
+        try:
+            with (
+                first_call(pipe.text_encoder) as encoded,
+                keep_receipts(self.experts) as book,
+                recorder.watching(),
+                scales.watching(self.experts),
+                meter.watching(pipe),
+            ):
+                clip = rounded(self._run(case, latents, "pt"))
+        finally:
+            handle.remove()
+        seconds = time.perf_counter() - began
+        write_clip(out_dir / CLIP_NAME, clip, "raw")
+        with DtypeWatch() as decoded:
+            vae = vae_alone(pipe.vae, self._device)
+        alone = recorder.alone.model_copy(
+            update={
+                "scheduler": scheduler_alone(self.scheduler(case), sampling.num_inference_steps, self._device),
+                "vae": vae,
+                "dtypes": {"vae": decoded.counts, "text_encoder": encoded.counts},
+            }
+        )
+        emit({"stage": "decode", "step": 1, "steps": 1})
+        return Generation(
+            clip=CLIP_NAME,
+            clip_sha256=clip.digest,
+            shape=clip.shape,
+            float_stats=watch.stats(),
+            trace=Trace(
+                steps=tuple(recorder.steps),
+                scheduler=_plain(pipe.scheduler.config) | {"class": type(pipe.scheduler).__name__},
+                vae=_plain(pipe.vae.config) | {"class": type(pipe.vae).__name__, "dtype": str(pipe.vae.dtype)},
+                boundary_ratio=pipe.config.boundary_ratio,
+                text_embedding_sketch=recorder.text_embedding_sketch,
+                text=recorder.text,
+                initial_latents_sha256=digest,
+                repeated_frames=recorder.repeated_frames,
+                sigmas=recorder.sigmas,
+                timesteps=recorder.timesteps,
+                alone=alone,
+                attention_scale=scales.worst(),
+                vae_input_error=recorder.vae_input_error,
+                rounding_bias=watch.rounding_bias(clip),
+            ),
+            receipts=book.receipts(),
+            peak_memory_bytes=meter.peak or resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024,
+            generate_seconds=seconds,
+            usage=meter.usage(),
+        )
+
+    def denoise(self, case: Case) -> Any:
+        """Run the case up to its last latents [1, C, T, H, W], without trace and without decoding."""
+        self._prepare(case)
+        return self._run(case, self.initial_latents(case), "latent")
+
+    @property
+    def compute(self) -> tuple[torch.device, torch.dtype]:
+        """Device and compute dtype of the transformers."""
+        return self._device, self._dtype
+
+    def _prepare(self, case: Case) -> None:
+        self._check_size(case)
+        self._pipe.scheduler = self.scheduler(case)
+        self._pipe.register_to_config(boundary_ratio=case.scheduler.boundary_ratio if len(self.experts) == 2 else None)
+
+    def _run(self, case: Case, latents: torch.Tensor, output_type: str) -> Any:
+        sampling = case.sampling
+        return self._pipe(
+            prompt=sampling.prompt,
+            negative_prompt=sampling.negative_prompt,
+            height=sampling.height,
+            width=sampling.width,
+            num_frames=sampling.num_frames,
+            num_inference_steps=sampling.num_inference_steps,
+            guidance_scale=sampling.guidance_scale,
+            guidance_scale_2=sampling.guidance_scale_2 if len(self.experts) == 2 else None,
+            latents=latents.to(self._device),
+            output_type=output_type,
+            max_sequence_length=sampling.max_sequence_length,
+        ).frames[0]
+
+    def scheduler(self, case: Case) -> Any:
+        """A fresh scheduler: the checkpoint's settings, overruled by what the case states."""
+        import diffusers
+
+        kind = getattr(diffusers, case.scheduler.name)
+        shift = case.scheduler.flow_shift
+        if case.scheduler.name == "UniPCMultistepScheduler":
+            stated: dict[str, Any] = {
+                "flow_shift": shift,
+                "use_flow_sigmas": True,
+                "prediction_type": "flow_prediction",
+            }
+        else:
+            stated = {"shift": shift, "use_dynamic_shifting": False}
+        known = {key: value for key, value in self._scheduler_config.items() if not key.startswith("_")}
+        return kind.from_config(known, **stated)
+
+    def initial_latents(self, case: Case) -> torch.Tensor:
+        """Seeded noise [1, C, T, H, W], float32 on the CPU: every machine and device starts from the same."""
+        pipe, sampling = self._pipe, case.sampling
+        shape = (
+            1,
+            pipe.transformer.config.in_channels,
+            (sampling.num_frames - 1) // pipe.vae_scale_factor_temporal + 1,
+            sampling.height // pipe.vae_scale_factor_spatial,
+            sampling.width // pipe.vae_scale_factor_spatial,
+        )
+        return initial_noise(shape, sampling.seed)
+
+    def close(self) -> None:
+        """Let go of the model."""
+        self._pipe = None
+
+    def quantized_modules(self) -> dict[str, dict[str, str]]:
+        """See ``Backend``."""
+        return self._promised
+
+    def methods(self) -> Mapping[str, Method]:
+        """Further methods by name."""
+        return {**probe_methods(self), **noise_methods(self), **profile_methods(self)}
+
+    def _check_size(self, case: Case) -> None:
+        pipe, sampling = self._pipe, case.sampling
+        _, patch_high, patch_wide = pipe.transformer.config.patch_size
+        space, frames = pipe.vae_scale_factor_spatial, pipe.vae_scale_factor_temporal
+        wrong = [
+            f"{name} {value} is no multiple of {unit}"
+            for name, value, unit in (
+                ("height", sampling.height, max(16, space * patch_high)),
+                ("width", sampling.width, max(16, space * patch_wide)),
+                ("num_frames - 1 =", sampling.num_frames - 1, frames),
+            )
+            if value % unit
+        ]
+        if wrong:
+            raise InvalidCaseError(
+                "; ".join(wrong) + ": the pipeline would round it silently", where=case.id, remedy="change `sampling`"
+            )
+
+    def _meter(self, case: Case) -> Meter:
+        """The meter of the next generation."""
+        self._generations += 1
+        emulated = case.execution.matmul == "emulate"
+        return Meter(self._device, self._generations, case.execution.attention_backend, emulated=emulated)
+
+
+def _plain(config: Mapping[str, Any]) -> dict[str, Json]:
+    """A diffusers configuration as JSON, without private entries."""
+    plain: dict[str, Json] = json.loads(
+        json.dumps({k: v for k, v in config.items() if not k.startswith("_")}, default=str)
+    )
+    return plain

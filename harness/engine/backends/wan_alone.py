@@ -1,0 +1,52 @@
+"""Scheduler and VAE fed alone with a fixed signal: no error of the denoiser reaches them, and no chaos grows.
+
+The scheduler gets seeded latents and seeded velocities instead of the experts' predictions; the VAE decodes a small
+seeded latent. Their answers are sketched and compared with the golden's.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+
+from harness.engine.backends.wan_received import finite
+from harness.engine.noise import initial_noise
+from harness.engine.sketch import sketch
+
+SHAPE = (1, 4, 2, 8, 8)
+"""Latents of the scheduler: its arithmetic is the same for every value, so a few hundred stand for all."""
+LATENT = (2, 6, 6)
+"""Latent frames, height and width that the VAE decodes: two frames, so that its cache between frames is used."""
+
+
+def scheduler_alone(scheduler: Any, steps: int, device: torch.device) -> tuple[tuple[float, ...], ...]:
+    """Let a fresh scheduler do ``steps`` steps on seeded velocities, and sketch the latents after each.
+
+    Args:
+        scheduler: set up for the case; it is used up.
+        steps: denoising steps.
+        device: where its arithmetic runs in a generation.
+    """
+    scheduler.set_timesteps(steps, device=device)
+    scheduler.set_begin_index(0)
+    latents = initial_noise(SHAPE, 1).to(device)
+    answers = []
+    for index, timestep in enumerate(scheduler.timesteps):
+        velocity = initial_noise(SHAPE, 2 + index).to(device)
+        latents = scheduler.step(velocity, timestep, latents, return_dict=False)[0]
+        answers.append(tuple(map(finite, sketch(latents))))
+    return tuple(answers)
+
+
+def vae_alone(vae: Any, device: torch.device) -> tuple[float, ...]:
+    """Decode a seeded latent [1, C, 2, 6, 6] and sketch the video.
+
+    Args:
+        vae: an ``AutoencoderKLWan``.
+        device: where it lies.
+    """
+    latents = initial_noise((1, int(vae.config.z_dim), *LATENT), 1).to(device, vae.dtype)
+    with torch.no_grad():
+        video = vae.decode(latents, return_dict=False)[0]
+    return tuple(map(finite, sketch(video)))

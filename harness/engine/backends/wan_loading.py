@@ -1,0 +1,238 @@
+"""A WanPipeline from a Diffusers repository, with overrides, quantized or not."""
+
+from __future__ import annotations
+
+import importlib
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, cast
+
+import torch
+
+from harness.definitions.case import Case, DType, Execution
+from harness.engine.backend import Emit
+from harness.engine.failures import shortage
+from harness.engine.quantized.build import build_transformer
+from harness.engine.quantized.headers import override_folder
+from harness.errors import CheckpointFaultError, InvalidCaseError, QuantgateError
+
+EXPERTS = ("transformer", "transformer_2")
+COMPONENTS: dict[str, frozenset[tuple[str, str]]] = {
+    "transformer": frozenset({("diffusers", "WanTransformer3DModel")}),
+    "transformer_2": frozenset({("diffusers", "WanTransformer3DModel")}),
+    "vae": frozenset({("diffusers", "AutoencoderKLWan")}),
+    "text_encoder": frozenset({("transformers", "UMT5EncoderModel"), ("transformers", "T5EncoderModel")}),
+    "tokenizer": frozenset({("transformers", "T5Tokenizer"), ("transformers", "T5TokenizerFast")}),
+    "scheduler": frozenset(
+        ("diffusers", f"{name}Scheduler")
+        for name in ("UniPCMultistep", "FlowMatchEulerDiscrete", "FlowMatchHeunDiscrete", "DPMSolverMultistep")
+    ),
+}
+"""Library and class that each component may be. ``model_index.json`` comes with the weights: without this list it could
+choose which function of two large libraries is called on this machine."""
+DTYPES: dict[DType, torch.dtype] = {"bf16": torch.bfloat16, "fp16": torch.float16, "fp32": torch.float32}
+
+
+def load_pipeline(
+    case: Case, paths: Mapping[str, Path], device: torch.device, emit: Emit
+) -> tuple[Any, dict[str, dict[str, str]]]:
+    """Build the pipeline of ``case`` on ``device``.
+
+    Returns:
+        The ``WanPipeline``, and the format of every quantized module by expert.
+
+    Raises:
+        CheckpointFaultError: the folder is no Wan pipeline, or an expert's tensors are not what they must be.
+        InvalidCaseError: the case asks for what this backend does not have.
+    """
+    from diffusers import WanPipeline
+
+    if case.loader.packed_qkv:
+        raise InvalidCaseError(
+            "loader.packed_qkv: Wan in diffusers has separate q, k and v, nothing is packed",
+            where=case.id,
+            remedy="set packed_qkv: false",
+        )
+    root = paths["model"]
+    index = _model_index(root)
+    _check_components(root, index)
+    promised: dict[str, dict[str, str]] = {}
+    parts: dict[str, Any] = dict.fromkeys(EXPERTS)
+    present = [role for role in EXPERTS if role in paths or _names_component(index, role)]
+    if "transformer" not in present:
+        raise CheckpointFaultError("has no transformer", where=str(root), code="weights_missing")
+    for step, role in enumerate(present, start=1):
+        folder = override_folder(paths[role], role) if role in paths else root / role
+        parts[role], promised[role] = build_transformer(
+            folder,
+            dtype=DTYPES[case.precision.transformer],
+            device=device if case.execution.offload == "none" else torch.device("cpu"),
+            loader=case.loader,
+            policy=case.execution.matmul,
+            compute=device,
+        )
+        _set_attention(parts[role], case)
+        emit({"stage": "load", "step": step, "steps": len(present) + 1})
+    parts["vae"] = load_component(root, index, "vae", DTYPES[case.precision.vae])
+    parts["text_encoder"] = load_component(root, index, "text_encoder", DTYPES[case.precision.text_encoder])
+    for name in ("tokenizer", "scheduler"):
+        parts[name] = _load_plain(root, index, name)
+    pipe = cast("Any", WanPipeline).from_pretrained(str(root), **parts, local_files_only=True)
+    pipe.set_progress_bar_config(disable=True)
+    pipe.register_to_config(boundary_ratio=case.scheduler.boundary_ratio if "transformer_2" in present else None)
+    if case.execution.offload == "model" and device.type == "cuda":
+        pipe.enable_model_cpu_offload(device=device)
+    else:
+        pipe.to(device)
+    emit({"stage": "load", "step": len(present) + 1, "steps": len(present) + 1})
+    return pipe, {role: modules for role, modules in promised.items() if modules}
+
+
+def load_component(root: Path, index: Mapping[str, Any], name: str, dtype: torch.dtype) -> Any:
+    """One component of a Diffusers repository, in eval mode on the CPU.
+
+    The libraries only warn of weights that are absent and leave them random; here that is an error.
+
+    Raises:
+        CheckpointFaultError: it cannot be loaded, or it lacks weights.
+        InfraError: there was no memory, disk or device to load it.
+    """
+    folder = root / name
+    try:
+        library, kind = index[name]
+        _check_component(root, name, library, kind)
+        model, info = getattr(importlib.import_module(library), kind).from_pretrained(
+            str(folder),
+            **{"torch_dtype" if library == "diffusers" else "dtype": dtype},
+            local_files_only=True,
+            use_safetensors=True,
+            output_loading_info=True,
+        )
+    except (ImportError, CheckpointFaultError):
+        raise
+    except Exception as error:
+        raise _load_error(name, folder, error) from error
+    missing = sorted(map(str, [*info["missing_keys"], *info.get("mismatched_keys", ())]))
+    if missing:
+        raise CheckpointFaultError(f"lacks {', '.join(missing[:5])}", where=str(folder), code="tensor_missing")
+    return model.eval()
+
+
+def _load_plain(root: Path, index: Mapping[str, Any], name: str) -> Any:
+    """A component without weights: the pipeline itself would load it, and not say which file is broken."""
+    folder = root / name
+    try:
+        library, kind = index[name]
+        _check_component(root, name, library, kind)
+        return getattr(importlib.import_module(library), kind).from_pretrained(str(folder), local_files_only=True)
+    except (ImportError, CheckpointFaultError):
+        raise
+    except Exception as error:
+        raise _load_error(name, folder, error) from error
+
+
+def _load_error(name: str, folder: Path, error: Exception) -> QuantgateError:
+    """A fault of the checkpoint, unless it was memory, disk or device that was short."""
+    short = shortage(error, f"{name} could not be loaded", str(folder))
+    if short is not None:
+        return short
+    broken = next((path for path in sorted(folder.glob("*.json")) if not _is_json(path)), folder)
+    return CheckpointFaultError(f"{name} cannot be loaded: {error}", where=str(broken), code="component_broken")
+
+
+def _is_json(path: Path) -> bool:
+    try:
+        json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError, RecursionError):
+        return False
+    return True
+
+
+def _set_attention(model: Any, case: Case) -> None:
+    try:
+        model.set_attention_backend(case.execution.attention_backend)
+    except (ValueError, RuntimeError, ImportError) as error:
+        raise InvalidCaseError(
+            f"execution.attention_backend {case.execution.attention_backend!r}: {error}",
+            where=case.id,
+            remedy="name a backend that diffusers has here, such as `native`",
+        ) from error
+
+
+def _model_index(root: Path) -> dict[str, Any]:
+    path = root / "model_index.json"
+    try:
+        index = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise CheckpointFaultError(f"cannot be read: {error}", where=str(path), code="config_invalid") from error
+    if not isinstance(index, dict) or index.get("_class_name") != "WanPipeline":
+        name = index.get("_class_name") if isinstance(index, dict) else type(index).__name__
+        raise CheckpointFaultError(
+            f"_class_name is {name}, this backend runs WanPipeline", where=str(path), code="unsupported_layout"
+        )
+    return index
+
+
+def _check_components(root: Path, index: Mapping[str, Any]) -> None:
+    """Refuse an index that names a component or a class that Wan does not have; an absent one reads ``[null, null]``.
+
+    Raises:
+        CheckpointFaultError: it does. Nothing was imported.
+    """
+    for name, entry in index.items():
+        if isinstance(entry, list) and any(part is not None for part in entry):
+            library, kind = entry if len(entry) == 2 else (entry[0], None)
+            _check_component(root, name, library, kind)
+
+
+def _check_component(root: Path, name: str, library: object, kind: object) -> None:
+    allowed = COMPONENTS.get(name, frozenset())
+    if (library, kind) not in allowed:
+        names = ", ".join(sorted(f"{module}.{cls}" for module, cls in allowed)) or "absent: Wan has no such component"
+        raise CheckpointFaultError(
+            f"{name} is {library}.{kind}, and it may be {names}",
+            where=str(root / "model_index.json"),
+            remedy="take model_index.json from the checkpoint's base",
+            code="unsupported_layout",
+        )
+
+
+def _names_component(index: Mapping[str, Any], role: str) -> bool:
+    """Whether ``model_index.json`` names a component; an absent one reads ``[null, null]``."""
+    entry = index.get(role)
+    return isinstance(entry, list) and len(entry) == 2 and entry[0] is not None
+
+
+# Everything global that torch must be told before a model is loaded.
+
+
+def pick_device(asked: str) -> torch.device:
+    """The device of the engine.
+
+    Args:
+        asked: ``cpu``, ``cuda``, or ``auto``: cuda where there is one.
+    """
+    if asked == "auto":
+        asked = "cuda" if torch.cuda.is_available() else "cpu"
+    # With an index, as CUDA's own functions give it: torch.device("cuda") and cuda:0 are not equal.
+    return torch.device("cuda", 0) if asked == "cuda" else torch.device(asked)
+
+
+def apply(execution: Execution) -> None:
+    """Threads, TF32, determinism.
+
+    Determinism is asked for with a warning where an operation has no deterministic form (the log shows it): what counts
+    is measured by repeating a run, not promised by a flag.
+    """
+    torch.set_num_threads(execution.threads)
+    if torch.get_num_interop_threads() != 1:
+        torch.set_num_interop_threads(1)
+    torch.backends.cuda.matmul.allow_tf32 = execution.tf32
+    torch.backends.cudnn.allow_tf32 = execution.tf32
+    torch.backends.cudnn.benchmark = False
+    torch.backends.cudnn.deterministic = execution.deterministic
+    torch.use_deterministic_algorithms(execution.deterministic, warn_only=True)
+    # Filling fresh memory with NaN, which deterministic mode would do, costs time and changes nothing.
+    torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]
+    torch.set_grad_enabled(False)

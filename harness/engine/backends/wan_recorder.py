@@ -1,0 +1,318 @@
+"""Watches a WanPipeline denoise: what each step saw, on which expert, with which guidance."""
+
+from __future__ import annotations
+
+import hashlib
+import math
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any, cast
+
+import torch
+
+from harness.engine.backend import Emit
+from harness.engine.backends.wan_received import Pass, Texts, call_record, finite, fit, guidance, passes
+from harness.engine.sketch import sketch
+from harness.frames.clip import Clip
+from harness.records.base import Json
+from harness.records.generation import Alone, Expert, FloatStats, Step
+
+
+@dataclass(frozen=True, eq=False)
+class Moment:
+    """One finished denoising step, with its tensors, for whoever wants more than the trace holds."""
+
+    index: int
+    timestep: float
+    expert: Expert
+    latents_before: torch.Tensor
+    """[1, C, T, H, W], float32: what the expert was fed (after a cast to its dtype)."""
+    velocity: torch.Tensor
+    """[1, C, T, H, W]: the prediction after guidance."""
+    latents_after: torch.Tensor
+
+
+Observer = Callable[[Moment], None]
+"""Looks at a step. It must leave the tensors as they are."""
+
+
+class Recorder:
+    """Collects the trace of one generation. The pipeline's arithmetic is left as it is."""
+
+    def __init__(
+        self,
+        pipe: Any,
+        steps: int,
+        emit: Emit,
+        observers: Sequence[Observer] = (),
+        initial: torch.Tensor | None = None,
+    ) -> None:
+        """Prepare to watch ``pipe`` for ``steps`` steps; ``initial`` are the latents that it is told to start from."""
+        self._pipe, self._count, self._emit, self._observers = pipe, steps, emit, tuple(observers)
+        self._passes: list[Pass] = []
+        self._carried = initial
+        self._texts = Texts()
+        self._rope: dict[Expert, tuple[float, ...]] = {}
+        self.alone = Alone()
+        self.repeated_frames = 0
+        self.sigmas: tuple[float, ...] = ()
+        self.timesteps: tuple[float, ...] = ()
+        self.vae_input_error: float | None = None
+        self._last = time.perf_counter()
+        self.steps: list[Step] = []
+        self.text_embedding_sketch: tuple[float, ...] = ()
+        self.text: dict[str, Json] = {}
+        self._text_inputs: list[torch.Tensor] = []
+        self._masks: list[torch.Tensor | None] = []
+
+    @contextmanager
+    def watching(self) -> Iterator[None]:
+        """Hook the experts, the scheduler and the prompt encoder while the context lasts."""
+        pipe, scheduler = self._pipe, self._pipe.scheduler
+        handles = [
+            getattr(pipe, role).register_forward_hook(self._expert_hook(role), with_kwargs=True)
+            for role in ("transformer", "transformer_2")
+            if getattr(pipe, role) is not None
+        ]
+        handles += [
+            model.rope.register_forward_hook(self._rope_hook(role))
+            for role in ("transformer", "transformer_2")
+            if isinstance(getattr(model := getattr(pipe, role), "rope", None), torch.nn.Module)
+        ]
+        if pipe.text_encoder is not None:
+            handles.append(pipe.text_encoder.register_forward_pre_hook(self._reading, with_kwargs=True))
+        step, encode, vae = scheduler.step, pipe.encode_prompt, getattr(pipe, "vae", None)
+        scheduler.step, pipe.encode_prompt = self._stepping(step), self._encoding(encode)
+        decode, hidden = getattr(vae, "decode", None), vae is not None and "decode" in vars(vae)
+        if vae is not None:
+            vae.decode = self._decoding(decode)
+        try:
+            yield
+        finally:
+            for handle in handles:
+                handle.remove()
+            # The wrappers hide methods of the classes; taking them away uncovers those.
+            del scheduler.step, pipe.encode_prompt
+            if vae is not None and hidden:
+                vae.decode = decode
+            elif vae is not None:
+                del vae.decode
+            self.alone = self.alone.model_copy(update={"rope": self._rope})
+
+    def _expert_hook(self, role: str) -> Any:
+        def hook(_module: torch.nn.Module, inputs: tuple[Any, ...], options: dict[str, Any], output: Any) -> None:
+            prediction = output[0] if isinstance(output, tuple) else output.sample
+            self._passes += passes(role, inputs, options, prediction)
+
+        return hook
+
+    def _rope_hook(self, role: str) -> Any:
+        def hook(_module: torch.nn.Module, _inputs: Any, output: Any) -> None:
+            tables = output if isinstance(output, tuple | list) else (output,)
+            if cast("Expert", role) not in self._rope:
+                flat = [torch.view_as_real(one) if one.is_complex() else one for one in tables]
+                whole = torch.cat([one.double().flatten() for one in flat])
+                self._rope[cast("Expert", role)] = tuple(map(finite, sketch(whole)))
+
+        return hook
+
+    def _decoding(self, decode: Any) -> Any:
+        def wrapped(latents: torch.Tensor, *arguments: Any, **options: Any) -> Any:
+            config = self._pipe.vae.config
+            if self._carried is not None and self.vae_input_error is None and self._carried.shape == latents.shape:
+                shape = (1, -1, 1, 1, 1)
+                spread = torch.tensor(config.latents_std, dtype=torch.float64, device=latents.device).view(shape)
+                mean = torch.tensor(config.latents_mean, dtype=torch.float64, device=latents.device).view(shape)
+                wanted = self._carried.to(latents.device).double() * spread + mean
+                _, error = fit(latents[0], wanted[0])
+                self.vae_input_error = error if error is not None and math.isfinite(error) else None
+            return decode(latents, *arguments, **options)
+
+        return wrapped
+
+    def _reading(self, _module: torch.nn.Module, inputs: tuple[Any, ...], options: dict[str, Any]) -> None:
+        """Take what the tokenizer made of a prompt: ids, and which of them are not padding."""
+        ids = inputs[0] if inputs else options.get("input_ids")
+        mask = inputs[1] if len(inputs) > 1 else options.get("attention_mask")
+        if isinstance(ids, torch.Tensor):
+            self._text_inputs.append(ids)
+            self._masks.append(mask)
+
+    def _encoding(self, encode: Any) -> Any:
+        def wrapped(*arguments: Any, **options: Any) -> Any:
+            embeds = encode(*arguments, **options)
+            whole = torch.cat([part.float() for part in embeds if part is not None])
+            self.text_embedding_sketch = tuple(map(finite, sketch(whole)))
+            self._texts = Texts(*embeds[:2])
+            parts = {
+                name: tuple(map(finite, sketch(part)))
+                for name, part in zip(("prompt", "negative"), embeds, strict=False)
+                if isinstance(part, torch.Tensor)
+            }
+            self.alone = self.alone.model_copy(update=parts)
+            self.text = _text_facts(embeds[0], self._text_inputs, self._masks)
+            self._emit({"stage": "encode", "step": 1, "steps": 1, "seconds": self._lap()})
+            return embeds
+
+        return wrapped
+
+    def _stepping(self, step: Any) -> Any:
+        def wrapped(velocity: torch.Tensor, timestep: Any, latents: torch.Tensor, **options: Any) -> Any:
+            if not self.steps:
+                self._first(latents)
+            result = step(velocity, timestep, latents, **options)
+            expert = self._record(velocity, float(timestep), latents, result[0])
+            for observer in self._observers:
+                observer(Moment(len(self.steps) - 1, float(timestep), expert, latents, velocity, result[0]))
+            return result
+
+        return wrapped
+
+    def _first(self, latents: torch.Tensor) -> None:
+        """Take what the scheduler was set to, and whether the noise of a frame is that of the frame before."""
+        scheduler = self._pipe.scheduler
+        self.sigmas, self.timesteps = (_numbers(getattr(scheduler, name, None)) for name in ("sigmas", "timesteps"))
+        if latents.dim() == 5 and latents.shape[2] > 1:
+            same = (latents[:, :, 1:] == latents[:, :, :-1]).flatten(3).all(dim=3).all(dim=1)
+            self.repeated_frames = int(same.sum())
+
+    def _record(self, velocity: torch.Tensor, timestep: float, before: torch.Tensor, after: torch.Tensor) -> Expert:
+        expert = cast("Expert", self._passes[-1].expert)
+        low = expert == "transformer_2" and self._pipe._guidance_scale_2 is not None
+        calls = tuple(call_record(one, self._texts, before) for one in self._passes)
+        measured = guidance(velocity, self._passes, self._texts)
+        self._passes.clear()
+        carried = None if self._carried is None else self._carried.to(before.device)
+        gain, apart = (None, None) if carried is None else fit(before[0], carried[0])
+        self._carried = after
+        # The sketches wait for the device, so the lap is measured after them.
+        norm = float(after.double().norm())
+        latent_sketch, velocity_sketch = sketch(after), sketch(velocity)
+        record = Step(
+            index=len(self.steps),
+            timestep=timestep,
+            expert=expert,
+            guidance_scale=float(self._pipe._guidance_scale_2 if low else self._pipe._guidance_scale),
+            guidance_measured=measured,
+            latent_norm=finite(norm),
+            latent_sketch=tuple(map(finite, latent_sketch)),
+            velocity_sketch=tuple(map(finite, velocity_sketch)),
+            calls=calls,
+            carried_error=apart,
+            carried_gain=gain,
+            seconds=self._lap(),
+        )
+        self.steps.append(record)
+        self._emit({"stage": "denoise", "step": len(self.steps), "steps": self._count, "seconds": record.seconds})
+        return expert
+
+    def _lap(self) -> float:
+        now = time.perf_counter()
+        lap, self._last = now - self._last, now
+        return lap
+
+
+def _text_facts(embeds: Any, ids: list[torch.Tensor], masks: list[torch.Tensor | None]) -> dict[str, Json]:
+    """What the prompt became, as exact facts: length and dtype of the embedding, digests of tokens and mask."""
+    if not isinstance(embeds, torch.Tensor):
+        return {}
+    return {
+        "length": embeds.shape[1],
+        "dtype": str(embeds.dtype).removeprefix("torch."),
+        "tokens": _digest(ids),
+        "mask": _digest([torch.zeros(0) if mask is None else mask for mask in masks]),
+    }
+
+
+def _digest(parts: list[torch.Tensor]) -> str:
+    """16 hex digits of sha256 over the values without trailing zeros (padding), which a longer limit only adds to."""
+    digest = hashlib.sha256()
+    for part in parts:
+        for row in part.reshape(-1, part.shape[-1]).to(device="cpu", dtype=torch.int64).tolist():
+            while row and row[-1] == 0:
+                row.pop()
+            digest.update(repr(row).encode())
+    return digest.hexdigest()[:16]
+
+
+def _numbers(values: Any) -> tuple[float, ...]:
+    """A scheduler's list of numbers, as it lies there; empty without one."""
+    if values is None:
+        return ()
+    return tuple(float(value) for value in torch.as_tensor(values).double().flatten().tolist())
+
+
+# What comes out of the decoder: its floats before anything clamps them, and the frames that they are rounded to.
+
+
+def rounded(video: torch.Tensor) -> Clip:
+    """Round video [T, 3, H, W] in [0, 1] to a clip, bit by bit as `round_video` does, where it lies.
+
+    A quarter of the bytes leaves the device, and no core is busy with arithmetic on every pixel.
+    """
+    healthy = video.float().nan_to_num(nan=0.0, posinf=1.0, neginf=0.0).clamp_(0.0, 1.0)
+    frames = healthy.mul_(255).round_().to(torch.uint8).permute(0, 2, 3, 1).contiguous()
+    return Clip(frames.cpu().numpy())
+
+
+class FloatWatch:
+    """Looks at what the VAE's decoder gives, before diffusers clamps and rounds it.
+
+    ``AutoencoderKLWan`` decodes a few frames at a time and clamps their concatenation to [-1, 1]. A clamp hides
+    infinities and out-of-range values, so the watch is a forward hook on the decoder itself. Values are mapped to
+    [0, 1] as the video processor does, ``x / 2 + 0.5``.
+    """
+
+    def __init__(self) -> None:
+        self._nan = self._inf = 0
+        self._minimum, self._maximum = float("inf"), float("-inf")
+        self._frames = 0
+        self._first_bad: int | None = None
+        self._sum, self._values = 0.0, 0
+
+    def __call__(self, _module: torch.nn.Module, _inputs: Any, output: torch.Tensor) -> None:
+        """Take [B, C, T, H, W] of the next frames into account."""
+        finite = torch.isfinite(output)
+        if bool(finite.all()):
+            low, high = torch.aminmax(output)
+            self._spread(float(low), float(high))
+            # mapped as `rounded` maps it: a flat frame's own fraction of a level is no bias then
+            levels = output.float().clamp(-1.0, 1.0).div_(2).add_(0.5).mul_(255).round_()
+            self._sum += float(levels.sum(dtype=torch.float64))
+            self._values += output.numel()
+        else:
+            self._nan += int(torch.isnan(output).sum())
+            self._inf += int(torch.isinf(output).sum())
+            bad = (~finite).any(dim=1).flatten(2).any(dim=2).any(dim=0)
+            if self._first_bad is None:
+                self._first_bad = self._frames + int(bad.to(torch.int8).argmax())
+            if bool(finite.any()):
+                low, high = torch.aminmax(output[finite])
+                self._spread(float(low), float(high))
+        self._frames += output.shape[2]
+
+    def rounding_bias(self, clip: Clip) -> float | None:
+        """Mean of the frames' 8-bit values less that of the decoded values when rounded: 0, or -0.5 if truncated.
+
+        ``None`` where the decoder gave another number of values than the clip has (tiles that overlap), or a NaN.
+        """
+        if self._values != clip.frames.size:
+            return None
+        bias = float(clip.frames.mean(dtype="float64")) - self._sum / self._values
+        return bias if math.isfinite(bias) else None
+
+    def _spread(self, low: float, high: float) -> None:
+        self._minimum, self._maximum = min(self._minimum, low), max(self._maximum, high)
+
+    def stats(self) -> FloatStats:
+        """What was seen. Minimum and maximum are those of the finite values, 0 where there is none."""
+        seen = self._minimum <= self._maximum
+        return FloatStats(
+            nan=self._nan,
+            inf=self._inf,
+            minimum=self._minimum / 2 + 0.5 if seen else 0.0,
+            maximum=self._maximum / 2 + 0.5 if seen else 0.0,
+            first_bad_frame=self._first_bad,
+        )

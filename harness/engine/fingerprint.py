@@ -1,0 +1,78 @@
+"""What an engine runs on, told by the engine itself."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import platform
+import subprocess
+import sys
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+
+import harness
+from harness.machine.devices import cpu_device, driver_version
+from harness.records.identity import Device, Fingerprint
+
+PACKAGES = ("torch", "diffusers", "transformers", "accelerate", "safetensors", "numpy", "ftfy", "triton", "quantgate")
+
+
+def take_fingerprint(runner: str, device: str) -> Fingerprint:
+    """The fingerprint of this process.
+
+    Args:
+        runner: name of the runner.
+        device: ``cpu``, ``cuda`` or ``auto``. torch is asked only if the backend has imported it.
+    """
+    torch = sys.modules.get("torch")
+    with_gpu = device != "cpu" and torch is not None and torch.cuda.is_available()
+    packages = {}
+    for name in PACKAGES:
+        with contextlib.suppress(PackageNotFoundError):
+            packages[name] = version(name)
+    return Fingerprint(
+        runner=runner,
+        device=_gpu() if with_gpu else _cpu(),
+        driver=driver_version() if with_gpu else None,
+        cuda=torch.version.cuda if torch is not None and with_gpu else None,
+        cpu_capability=torch.backends.cpu.get_cpu_capability() if torch is not None else "",
+        threads=torch.get_num_threads() if torch is not None else 1,
+        python=platform.python_version(),
+        packages=packages,
+        code=_commit(Path(harness.__file__).resolve().parent.parent),
+    )
+
+
+def _gpu() -> Device:
+    import torch
+
+    properties = torch.cuda.get_device_properties(0)
+    return Device(
+        kind="cuda",
+        name=properties.name,
+        compute_capability=f"{properties.major}.{properties.minor}",
+        uuid=f"GPU-{properties.uuid}",
+        memory_bytes=properties.total_memory,
+    )
+
+
+def _cpu() -> Device:
+    memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    return cpu_device().model_copy(update={"memory_bytes": memory})
+
+
+def _commit(root: Path) -> str:
+    """Commit of the code, ``+dirty`` where tracked files were changed; empty outside a git work tree."""
+    git = ["git", "-C", str(root)]
+    try:
+        head = subprocess.run([*git, "rev-parse", "HEAD"], capture_output=True, text=True, timeout=10, check=True)
+        changed = subprocess.run(
+            [*git, "status", "--porcelain", "--untracked-files=no"],
+            capture_output=True,
+            text=True,
+            timeout=30,
+            check=True,
+        )
+    except (OSError, subprocess.SubprocessError):
+        return ""
+    return head.stdout.strip() + ("+dirty" if changed.stdout.strip() else "")

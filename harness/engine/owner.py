@@ -1,0 +1,404 @@
+"""The parent's handle on one engine. Never imports torch: a broken device cannot break the parent."""
+
+from __future__ import annotations
+
+import contextlib
+import time
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import TypeVar
+
+from pydantic import ValidationError
+
+from harness.definitions.case import Case
+from harness.engine.environment import engine_environment, engine_key, secrets_of
+from harness.engine.failures import rebuild
+from harness.engine.process import WorkerProcess
+from harness.engine.secrets import redact, redact_answer, redact_error, tail
+from harness.engine.stamps import Stamps, require_unchanged, stamps_of
+from harness.engine.supervisor import kernel_kills
+from harness.errors import GoldenError, InfraError, InvalidCaseError, QuantgateError
+from harness.inside import require_inside
+from harness.reading import sentence
+from harness.records.base import Json, Record
+from harness.records.generation import EngineStart, Generation, Progress
+from harness.records.identity import Fingerprint
+from harness.redaction import register, shapes
+
+R = TypeVar("R", bound=Record)
+OnProgress = Callable[[Progress], None]
+SILENCE_LIMIT_SECONDS = 300.0
+"""A worker beats once a second; a library that holds the interpreter lock may silence it long, so the limit is wide."""
+CLOSE_SECONDS = 20.0
+
+
+class EngineOwner:
+    """One engine: a subprocess with exactly the case's environment, that has loaded one model.
+
+    Every error but a refused request (``InvalidCaseError``) leaves the engine dead, with all its processes killed and
+    reaped; take a fresh one from the pool then.
+
+    Args:
+        case: any case of the engine.
+        workdir: folder for the log and scratch files; made if absent.
+        device_env: variables that select the device, from the lease.
+        resolved_paths: folder by role, ``model`` at least, see ``harness.engine.resolve``.
+        device: ``cpu``, ``cuda``, or ``auto``: cuda where the engine sees a device.
+        runner: name that goes into the fingerprint.
+        allow_python_backend: accept ``module:Class`` as the backend (callers in Python only, never a case file).
+        silence_limit: seconds without heartbeat after which the worker is taken for frozen.
+        root: the repository's root, for backends that run programs there; ``None``: they run in ``workdir``.
+    """
+
+    def __init__(
+        self,
+        case: Case,
+        workdir: Path,
+        device_env: Mapping[str, str],
+        resolved_paths: Mapping[str, Path],
+        *,
+        device: str = "auto",
+        runner: str = "",
+        allow_python_backend: bool = False,
+        silence_limit: float = SILENCE_LIMIT_SECONDS,
+        root: Path | None = None,
+    ) -> None:
+        self.case = case
+        self.key = engine_key(case)
+        self.log_path = workdir.resolve() / f"engine-{self.key[:12]}.log"
+        self._workdir = workdir.resolve()
+        self._device_env = {**device_env, **({"CUDA_VISIBLE_DEVICES": ""} if device == "cpu" else {})}
+        self._paths = {role: Path(path).resolve() for role, path in resolved_paths.items()}
+        self._device = device
+        self._runner = runner
+        self._allow_python = allow_python_backend
+        self._silence_limit = silence_limit
+        self._root = (root or workdir).resolve()
+        self._secrets = secrets_of(case)
+        register(self._secrets)
+        self._process: WorkerProcess | None = None
+        self._request = 0
+        self._kills_before = 0
+        self._fingerprint: Fingerprint | None = None
+        self.start_record: EngineStart | None = None
+        self.stamps: Stamps = {}
+        """The files that were there when the engine began to load them."""
+
+    @property
+    def alive(self) -> bool:
+        """Whether the engine stands and may be asked."""
+        return self._process is not None and self.start_record is not None and self._process.exit_code is None
+
+    @property
+    def pid(self) -> int | None:
+        """Process id of the engine's session leader, while it runs."""
+        return None if self._process is None else self._process.pid
+
+    def start(self, on_progress: OnProgress | None = None) -> EngineStart:
+        """Start the process and load the model, within ``timeouts.load``.
+
+        Raises:
+            InfraError: hang, crash, oom, device, protocol. The engine is dead.
+            CheckpointFaultError: the checkpoint cannot be loaded as what it says it is.
+            InvalidCaseError: the case asks for something the backend does not have.
+        """
+        if self._process is not None:
+            raise RuntimeError("an engine is started once; take a fresh one")
+        environment = engine_environment(self.case, self._device_env)
+        self._kills_before = kernel_kills()
+        self.stamps = stamps_of(self._paths)
+        self._process = WorkerProcess(environment, self.log_path, self._workdir, self._secrets)
+        return self._load(on_progress)
+
+    def reload(self, resolved_paths: Mapping[str, Path]) -> EngineStart:
+        """Load the model of other folders into the same process, in place of the one that it has.
+
+        Raises:
+            QuantgateError: as ``start``.
+        """
+        self._paths = {role: Path(path).resolve() for role, path in resolved_paths.items()}
+        self.stamps = stamps_of(self._paths)
+        return self._load(None)
+
+    def _load(self, on_progress: OnProgress | None) -> EngineStart:
+        params: dict[str, Json] = {
+            "case": self.case.model_dump(mode="json"),
+            "paths": {role: str(path) for role, path in self._paths.items()},
+            "engine": self.key,
+            "device": self._device,
+            "allow_python": self._allow_python,
+            "root": str(self._root),
+        }
+        try:
+            data = self._ask("start", params, self.case.timeouts.load, on_progress)
+        except QuantgateError:
+            self._end()
+            raise
+        self.start_record = self._parse(EngineStart, data)
+        return self.start_record
+
+    def generate(self, case: Case, out_dir: Path, on_progress: OnProgress | None = None) -> Generation:
+        """Run one case of this engine within its ``timeouts.generate``; the clip is written below ``out_dir``.
+
+        Raises:
+            InvalidCaseError: the case is of another engine, or asks for what the model cannot do. The engine lives.
+            InfraError: hang, crash, oom, device, protocol; disk where files of the checkpoint changed meanwhile. The
+                engine is dead.
+        """
+        if engine_key(case) != self.key:
+            raise InvalidCaseError(
+                "this case belongs to another engine", where=case.id, remedy="take its engine from the pool"
+            )
+        params: dict[str, Json] = {"case": case.model_dump(mode="json"), "out_dir": str(out_dir.resolve())}
+        data = self._ask("generate", params, case.timeouts.generate, on_progress, where=case.id)
+        self._require_unchanged(case.id)
+        generation = self._parse(Generation, data)
+        self._require_own_clip(out_dir, generation.clip)
+        return generation
+
+    def fingerprint(self) -> Fingerprint:
+        """What the engine runs on. Asked once, then remembered."""
+        if self._fingerprint is None:
+            params: dict[str, Json] = {"runner": self._runner, "device": self._device}
+            self._fingerprint = self._parse(Fingerprint, self._ask("fingerprint", params, 120.0, None))
+        return self._fingerprint
+
+    def call(
+        self, method: str, params: dict[str, Json], deadline: float, on_progress: OnProgress | None = None
+    ) -> Json:
+        """Call a further method of the backend, such as ``probe``.
+
+        Args:
+            method: its name in ``Backend.methods``.
+            params: JSON; tensors travel as paths of safetensors files.
+            deadline: seconds from now.
+            on_progress: called for every progress event.
+
+        Raises:
+            InvalidCaseError: the backend has no such method, or refuses the parameters. The engine lives.
+            InfraError: as ``generate``.
+        """
+        data = self._ask(method, params, deadline, on_progress)
+        self._require_unchanged(self.case.id)
+        return data
+
+    def _require_unchanged(self, where: str) -> None:
+        """What an engine says is said of the files that it loaded, as long as they are there."""
+        try:
+            require_unchanged(self.stamps, stamps_of(self._paths), where)
+        except InfraError:
+            self._end()
+            raise
+
+    def _require_own_clip(self, out_dir: Path, name: str) -> None:
+        """Refuse a clip that is not a plain file in the folder that the engine was given: a link, or a path that leaves
+        the folder, would let a golden or any other file be judged in place of what was generated.
+        """
+        path = out_dir / name
+        try:
+            require_inside(out_dir, path)
+            inside = path.is_file()
+        except GoldenError:
+            inside = False
+        if not inside:
+            self._end()
+            raise InfraError(
+                f"the engine names {name!r} as its clip, and that is no file in its folder {out_dir}",
+                where=self.case.id,
+                remedy=self._remedy(),
+                kind="protocol",
+            )
+
+    def log_tail(self, lines: int = 40) -> tuple[str, ...]:
+        """The last lines that the engine and its libraries printed, with passed-through values replaced by names."""
+        if self._process is not None:
+            self._process.settle_log()
+        return tail(self.log_path, lines, self._secrets)
+
+    def close(self) -> None:
+        """Let the backend close, then end every process of the engine and reap it. Safe to call twice."""
+        if self.alive:
+            # Whatever goes wrong here is overtaken by the end of the process.
+            with contextlib.suppress(QuantgateError):
+                self._ask("close", {}, CLOSE_SECONDS, None)
+        self._end()
+
+    def __enter__(self) -> EngineOwner:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def _end(self) -> None:
+        if self._process is not None:
+            self._process.end()
+
+    def _ask(
+        self, method: str, params: dict[str, Json], seconds: float, on_progress: OnProgress | None, where: str = ""
+    ) -> Json:
+        where = where or self.case.id
+        process = self._process
+        if process is None or process.exit_code is not None or (self.start_record is None and method != "start"):
+            raise InfraError(
+                f"the engine is not running, so it cannot {method}",
+                where=where,
+                remedy="take a fresh engine",
+                kind="crash",
+            )
+        self._request += 1
+        number = self._request
+        deadline = time.monotonic() + seconds
+        try:
+            process.send({"id": number, "method": method, "params": params})
+            while True:
+                message = process.receive(deadline, self._silence_limit)
+                kind, data = message.get("event"), message.get("data")
+                if message.get("id") != number:
+                    raise InfraError(
+                        f"an answer to request {message.get('id')} while {number} is open", kind="protocol"
+                    )
+                if kind == "result":
+                    return redact_answer(data, self._secrets)
+                if kind == "error" and isinstance(data, dict):
+                    raise rebuild(self._clean(data), where=where, remedy=self._remedy())
+                if kind != "progress" or not isinstance(data, dict):
+                    raise InfraError(f"an unknown event {kind!r}", kind="protocol")
+                if on_progress is not None:
+                    on_progress(Progress.model_validate(data))
+        except InvalidCaseError:
+            raise
+        except InfraError as error:
+            self._end()
+            raise self._told(error, method, seconds, where) from error
+        except BaseException:
+            self._end()
+            raise
+
+    def _parse(self, kind: type[R], data: Json) -> R:
+        """A record from the worker; one that is not what it must be ends the engine."""
+        try:
+            return kind.model_validate(data)
+        except ValidationError as error:
+            self._end()
+            raise InfraError(
+                f"the engine's answer is no {kind.__name__}: {sentence(error)}",
+                where=self.case.id,
+                remedy=self._remedy(),
+                kind="protocol",
+            ) from error
+
+    def _told(self, error: InfraError, method: str, seconds: float, where: str) -> InfraError:
+        """The same error with what the parent knows: which method, how long, who killed it."""
+        kind, what = error.kind, redact(error.what, self._secrets)
+        if kind == "hang":
+            what = f"{method} took longer than {seconds:g} s; {what}, and the engine was killed"
+        if kind == "crash" and "SIGKILL" in what and kernel_kills() > self._kills_before:
+            kind, what = "oom", f"the kernel killed the engine for memory during {method} ({what})"
+        return InfraError(
+            what,
+            where=error.where or where,
+            remedy=error.remedy or self._remedy(),
+            kind=kind,
+            output={name: redact(text, self._secrets) for name, text in error.output.items()},
+        )
+
+    def _clean(self, data: dict[str, Json]) -> dict[str, Json]:
+        """An error of the worker without secrets; its traceback goes to the log."""
+        cleaned = redact_error(data, self._secrets)
+        with self.log_path.open("a", encoding="utf-8") as log:
+            log.write(shapes(str(cleaned.pop("traceback", ""))))
+        return cleaned
+
+    def _remedy(self) -> str:
+        return f"read the engine's log: tail -n 60 {self.log_path}"
+
+
+# Engines by key: reused while they live, replaced when they died, few at a time.
+
+
+Resolve = Callable[[Case], Mapping[str, Path]]
+
+
+class EnginePool:
+    """Hands out started engines.
+
+    Args:
+        workdir: folder for the engines' logs.
+        device_env: variables that select the device.
+        resolve: gives the folder of every checkpoint of a case, by role.
+        device: ``cpu``, ``cuda`` or ``auto``.
+        runner: name that goes into fingerprints.
+        keep: how many engines may stand at once. One by default: a device that is full of one 14 B model has no room
+            for another; the engine that was used least recently makes room.
+        allow_python_backend, root: see ``EngineOwner``.
+    """
+
+    def __init__(
+        self,
+        workdir: Path,
+        device_env: Mapping[str, str],
+        resolve: Resolve,
+        *,
+        device: str = "auto",
+        runner: str = "",
+        keep: int = 1,
+        allow_python_backend: bool = False,
+        root: Path | None = None,
+    ) -> None:
+        if keep < 1:
+            raise ValueError("keep is at least 1")
+        self._workdir, self._device_env, self._resolve = workdir, device_env, resolve
+        self._device, self._runner, self._keep = device, runner, keep
+        self._allow_python, self._root = allow_python_backend, root
+        self._engines: dict[str, EngineOwner] = {}
+        self.loads = 0
+        """How many engines were started: how often a model was loaded."""
+
+    def get(self, case: Case, on_progress: OnProgress | None = None) -> EngineOwner:
+        """The started engine of ``case``: the one that stands, or a fresh one.
+
+        One whose files are not on disk any more as it loaded them is ended: what is there now would be judged by it.
+
+        Raises:
+            QuantgateError: as ``EngineOwner.start``; nothing is left running then.
+        """
+        key = engine_key(case)
+        engine = self._engines.pop(key, None)
+        paths = {role: path.resolve() for role, path in self._resolve(case).items()}
+        if engine is not None and not (engine.alive and engine.stamps == stamps_of(paths)):
+            engine.close()
+            engine = None
+        if engine is None:
+            while len(self._engines) >= self._keep:
+                self._engines.pop(next(iter(self._engines))).close()
+            engine = EngineOwner(
+                case,
+                self._workdir,
+                self._device_env,
+                paths,
+                device=self._device,
+                runner=self._runner,
+                allow_python_backend=self._allow_python,
+                root=self._root,
+            )
+            self.loads += 1
+            engine.start(on_progress)
+        self._engines[key] = engine
+        return engine
+
+    def discard(self, case: Case) -> None:
+        """Close the engine of ``case``, if one stands: the next ``get`` starts a fresh one."""
+        engine = self._engines.pop(engine_key(case), None)
+        if engine is not None:
+            engine.close()
+
+    def close_all(self) -> None:
+        """End every engine."""
+        while self._engines:
+            self._engines.popitem()[1].close()
+
+    def __enter__(self) -> EnginePool:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close_all()

@@ -1,0 +1,181 @@
+"""Run probes: recorded inputs into the experts that stand here, and everything that was seen."""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, cast
+
+import torch
+
+from harness.engine.dtypes import DtypeWatch
+from harness.engine.probes.points import PointWatch, Recorded, is_linear, is_norm
+from harness.engine.probes.stimulus import stimulus
+from harness.engine.quantized.linear import QuantizedLinear
+from harness.engine.sketch import sketch
+from harness.records.base import write_bytes_atomic
+from harness.records.generation import Expert
+from harness.records.probe import METADATA_KEY, ObservationIndex, Point
+
+# Every Linear and norm of an expert, fed alone: its answer depends on its own weights and kernel only.
+
+
+NORM = "norm"
+"""Format of a norm among the modules."""
+NORM_AMPLITUDE = 0.01
+"""Norms are fed a faint signal: at the size of real activations an epsilon of 1e-2 hardly moves one, here 1e-5 does."""
+_FORMATS = {torch.bfloat16: "bf16", torch.float16: "fp16", torch.float32: "fp32"}
+
+
+def feed_alone(
+    model: torch.nn.Module, amplitudes: Mapping[str, float], dtype: torch.dtype
+) -> tuple[dict[str, tuple[float, ...]], dict[str, str]]:
+    """Feed the fixed signal into every Linear that ``amplitudes`` names, and into every norm.
+
+    Args:
+        model: an expert.
+        amplitudes: module to root mean square of its signal.
+        dtype: compute dtype of packed Linears; a plain one is fed in the dtype of its weight.
+
+    Returns:
+        Sketch of the answer by module, and the module's stored format.
+    """
+    sketches: dict[str, tuple[float, ...]] = {}
+    formats: dict[str, str] = {}
+    for name, module in model.named_modules():
+        if is_norm(name, module):
+            sketches[name] = sketch(_norm(module, dtype))
+            formats[name] = NORM
+        if name not in amplitudes or not is_linear(module):
+            continue
+        weight: torch.Tensor = module.weight
+        packed = isinstance(module, QuantizedLinear)
+        columns = int(module.in_features)
+        signal = torch.from_numpy(stimulus(columns, amplitudes[name])).to(weight.device)
+        # The signal has 16 magnitudes. Where one lies on a rounding boundary of FP8 or FP4, another compute dtype would
+        # move a sixteenth of all values to the next code: a packed Linear gets the same values in every dtype.
+        x = signal.to(torch.bfloat16).to(dtype) if packed else signal.to(weight.dtype)
+        sketches[name] = sketch(module(x))
+        formats[name] = (
+            module.stored_format()
+            if isinstance(module, QuantizedLinear)
+            else _FORMATS.get(weight.dtype, str(weight.dtype))
+        )
+    return sketches, formats
+
+
+def _norm(module: torch.nn.Module, dtype: torch.dtype) -> torch.Tensor:
+    shape = getattr(module, "normalized_shape", None)
+    weight = getattr(module, "weight", None)
+    columns = int(shape[-1]) if shape is not None else int(weight.shape[-1])  # type: ignore[union-attr]
+    place = weight.device if weight is not None else torch.device("cpu")
+    kept = weight.dtype if weight is not None else dtype
+    signal = torch.from_numpy(stimulus(columns, NORM_AMPLITUDE)).to(device=place, dtype=kept)
+    answer: torch.Tensor = module(signal)
+    return answer
+
+
+Amplitudes = dict[Expert, dict[str, float]]
+
+
+def observe(
+    experts: Mapping[str, torch.nn.Module],
+    inputs: Sequence[Recorded],
+    device: torch.device,
+    dtype: torch.dtype,
+    amplitudes: Amplitudes | None = None,
+) -> tuple[ObservationIndex, dict[str, torch.Tensor]]:
+    """Feed ``inputs`` into ``experts`` and sketch what happens inside; the first probe of each expert is looked into.
+
+    Args:
+        experts: loaded transformers by role.
+        inputs: recorded by ``record.InputWatch`` or read by ``read_inputs``.
+        device: where the inputs go.
+        dtype: compute dtype of the experts.
+        amplitudes: sizes of the signals of single Linears; ``None``: those of this very pass (a recording).
+
+    Returns:
+        The index and the tensors of an observation file, on the CPU.
+    """
+    began = time.perf_counter()
+    tensors: dict[str, torch.Tensor] = {}
+    points: list[tuple[Point, ...]] = []
+    sizes: Amplitudes = {} if amplitudes is None else amplitudes
+    looked: set[str] = set()
+    dtypes: dict[Expert, dict[str, int]] = {}
+    in_parts: dict[Expert, tuple[str, ...]] = {}
+    for index, item in enumerate(inputs):
+        model = experts.get(item.probe.expert)
+        watch = PointWatch()
+        if model is None:
+            points.append(())
+            continue
+        text = torch.nn.functional.pad(item.text, (0, 0, 0, item.probe.tokens - item.text.shape[1]))
+        timestep = torch.tensor([item.probe.timestep], dtype=getattr(torch, item.probe.timestep_dtype), device=device)
+        call: dict[str, Any] = {
+            "hidden_states": item.latents.to(device=device, dtype=dtype),
+            "timestep": timestep,
+            "encoder_hidden_states": text.to(device=device, dtype=dtype),
+            "return_dict": False,
+        }
+        if item.probe.expert in looked:
+            output = model(**call)[0]
+        else:
+            looked.add(item.probe.expert)
+            with watch.watching(model), DtypeWatch(lambda watch=watch: watch.busy) as computed:  # type: ignore[misc]
+                output = model(**call)[0]
+            dtypes[item.probe.expert] = computed.counts
+            in_parts[item.probe.expert] = tuple(sorted(watch.in_parts))
+            tensors[f"points.{index}"] = torch.tensor(watch.sketches, dtype=torch.float32)
+            if amplitudes is None:
+                sizes[item.probe.expert] = watch.amplitudes
+        points.append(tuple(watch.points))
+        tensors[f"velocity.{index}"] = output[0].detach().to(device="cpu", dtype=torch.float32).contiguous()
+    modules: dict[Expert, tuple[str, ...]] = {}
+    formats: dict[Expert, dict[str, str]] = {}
+    for role, model in experts.items():
+        expert = cast("Expert", role)
+        if expert in sizes:
+            sketches, formats[expert] = feed_alone(model, sizes[expert], dtype)
+            modules[expert] = tuple(sketches)
+            tensors[f"modules.{role}"] = torch.tensor(list(sketches.values()), dtype=torch.float32)
+    found = ObservationIndex(
+        probes=tuple(item.probe for item in inputs),
+        points=tuple(points),
+        modules=modules,
+        formats=formats,
+        amplitudes=sizes,
+        dtypes=dtypes,
+        in_parts=in_parts,
+        seconds=time.perf_counter() - began,
+    )
+    return found, tensors
+
+
+def write(path: Path, index: ObservationIndex, tensors: Mapping[str, torch.Tensor]) -> Path:
+    """Write an observation atomically. The seconds are left out of the file: equal observations are equal bytes."""
+    from safetensors.torch import save
+
+    bare = index.model_copy(update={"seconds": 0.0}).model_dump(mode="json")
+    text = json.dumps(bare, sort_keys=True, separators=(",", ":"))
+    write_bytes_atomic(path, save(dict(tensors), metadata={METADATA_KEY: text}))
+    return path
+
+
+def read_inputs(path: Path) -> tuple[ObservationIndex, tuple[Recorded, ...]]:
+    """The inputs of a recording.
+
+    Raises:
+        safetensors.SafetensorError, pydantic.ValidationError: the file is no recording.
+    """
+    from safetensors import safe_open
+
+    with safe_open(path, framework="pt") as file:
+        index = ObservationIndex.model_validate_json((file.metadata() or {})[METADATA_KEY])
+        inputs = tuple(
+            Recorded(probe, file.get_tensor(f"latents.{number}"), file.get_tensor(f"text.{number}"))
+            for number, probe in enumerate(index.probes)
+        )
+    return index, inputs

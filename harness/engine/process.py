@@ -1,0 +1,181 @@
+"""The parent's side of an engine's process: start it with an exact environment, talk to it, end all of it."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import select
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Mapping
+from pathlib import Path
+from typing import IO
+
+from harness.engine.protocol import LineBuffer, Writer
+from harness.engine.secrets import RedactedLog
+from harness.errors import InfraError
+from harness.machine.processes import MARKER, Process, end_leftovers, kill, look, marked, new_marker, session_members
+from harness.records.base import Json
+
+POLL_SECONDS = 0.25
+END_GRACE_SECONDS = 10.0
+
+
+class WorkerProcess:
+    """One guard, its supervisor, and one worker. Not for several threads at once.
+
+    Args:
+        environment: the whole environment; nothing else is inherited.
+        log: file that takes the standard streams of the worker and of everything it starts.
+        folder: working directory.
+        secrets: values that must not reach the log, by the name that is shown in their place.
+    """
+
+    def __init__(self, environment: Mapping[str, str], log: Path, folder: Path, secrets: Mapping[str, str]) -> None:
+        folder.mkdir(parents=True, exist_ok=True)
+        log.parent.mkdir(parents=True, exist_ok=True)
+        request_read, request_write = os.pipe()
+        event_read, event_write = os.pipe()
+        life_read, life_write = os.pipe()
+        theirs = (request_read, event_write, life_read)
+        arguments = [sys.executable, "-m", "harness.engine.worker"]
+        for name, descriptor in zip(("requests", "events", "life"), theirs, strict=True):
+            arguments += [f"--{name}", str(descriptor)]
+        self._ours = [request_write, event_read, life_write]
+        self._log: RedactedLog | None = None
+        end_leftovers()
+        self._marker = new_marker()
+        try:
+            with self._output(log, secrets) as out:
+                self._process = subprocess.Popen(
+                    arguments,
+                    env={**environment, MARKER: self._marker},
+                    cwd=folder,
+                    stdin=subprocess.DEVNULL,
+                    stdout=out,
+                    stderr=subprocess.STDOUT,
+                    pass_fds=theirs,
+                    start_new_session=True,
+                )
+        except BaseException:
+            for descriptor in self._ours:
+                os.close(descriptor)
+            raise
+        finally:
+            for descriptor in theirs:
+                os.close(descriptor)
+        self._writer = Writer(request_write)
+        self._events = event_read
+        self._lines = LineBuffer()
+        self._inbox: list[dict[str, Json]] = []
+
+    def _output(self, log: Path, secrets: Mapping[str, str]) -> IO[bytes]:
+        """What the engine's standard streams are: its log, or a pipe to whoever writes it without the secrets."""
+        if not secrets:
+            return log.open("ab")
+        self._log = RedactedLog(log, secrets)
+        return os.fdopen(self._log.writer, "wb")
+
+    def settle_log(self) -> None:
+        """Have everything in the log that was said so far."""
+        if self._log is not None:
+            self._log.settle()
+
+    @property
+    def pid(self) -> int:
+        """Process id of the guard: leader of the session that everything of this engine runs in."""
+        return self._process.pid
+
+    def send(self, message: dict[str, Json]) -> None:
+        """Send one request.
+
+        Raises:
+            InfraError: kind ``crash``: the worker is gone.
+        """
+        try:
+            self._writer.send(message)
+        except OSError as error:
+            raise InfraError("the engine's process is gone", kind="crash") from error
+
+    def receive(self, deadline: float, silence_limit: float) -> dict[str, Json]:
+        """Wait for the next message that is no heartbeat.
+
+        Args:
+            deadline: on the clock of ``time.monotonic``.
+            silence_limit: seconds without any sign of life after which the worker is taken for frozen.
+
+        Raises:
+            InfraError: kind ``hang`` (deadline, or silence), ``crash`` (the process ended), ``protocol`` (nonsense).
+        """
+        heard = time.monotonic()
+        while True:
+            while self._inbox:
+                message = self._inbox.pop(0)
+                if message.get("event") != "heartbeat":
+                    return message
+            now = time.monotonic()
+            if now >= deadline:
+                raise InfraError("its deadline passed", kind="hang")
+            if now - heard > silence_limit:
+                raise InfraError(f"no sign of life for {silence_limit:g} s", kind="hang")
+            readable, _, _ = select.select([self._events], [], [], max(0.0, min(POLL_SECONDS, deadline - now)))
+            if readable:
+                chunk = os.read(self._events, 1 << 16)
+                if not chunk:
+                    raise InfraError(self._how_it_ended(), kind="crash")
+                heard = time.monotonic()
+                self._inbox.extend(self._lines.feed(chunk))
+            elif self._process.poll() is not None:
+                raise InfraError(self._how_it_ended(), kind="crash")
+
+    def _how_it_ended(self) -> str:
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            self._process.wait(END_GRACE_SECONDS)
+        return f"the engine's process ended by itself ({describe_exit(self._process.poll())})"
+
+    @property
+    def exit_code(self) -> int | None:
+        """Exit status of the worker, 128 + signal where a signal ended it; ``None`` while it lives."""
+        return self._process.poll()
+
+    def end(self) -> None:
+        """End the worker and everything it started, and reap it: SIGTERM, then SIGKILL. Safe to call twice."""
+        if not self._ours:
+            return
+        if self._process.poll() is None:
+            with contextlib.suppress(ProcessLookupError):
+                self._process.send_signal(signal.SIGTERM)
+        while self._ours:
+            os.close(self._ours.pop())
+        guard = look(self._process.pid)
+        stopped = guard is not None and guard.state == "T"  # it would not see the signal
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            self._process.wait(0 if stopped else END_GRACE_SECONDS)
+        # Normally nothing is left. If guard and supervisor were killed or do not answer, what is left of the engine is
+        # known by its session, and by the marker in its environment where it made a session of its own.
+        if self._process.poll() is None:
+            self._process.kill()
+        deadline = time.monotonic() + END_GRACE_SECONDS
+        while (left := self._left()) and time.monotonic() < deadline:
+            for process in left:
+                kill(process)
+            time.sleep(0.01)
+        self._process.wait()
+        if self._log is not None:
+            self._log.close()
+
+    def _left(self) -> list[Process]:
+        return session_members(self._process.pid) or marked(self._marker)
+
+
+def describe_exit(code: int | None) -> str:
+    """An exit status in words."""
+    if code is None:
+        return "still ending"
+    number = -code if code < 0 else code - 128
+    if code < 0 or code > 128:
+        with contextlib.suppress(ValueError):
+            return f"signal {signal.Signals(number).name}"
+    return f"exit status {code}"

@@ -1,0 +1,88 @@
+"""From a checkpoint's name to a folder on this machine. The only place where the pipeline may reach the network."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+from harness.definitions.case import UNRESOLVED, Case, CheckpointRef
+from harness.definitions.validation import near_folder
+from harness.errors import InfraError, InvalidCaseError
+
+ENGINE_ROLES = ("model", "transformer", "transformer_2")
+
+
+def resolve_checkpoint(reference: CheckpointRef, root: Path, *, where: str = "") -> Path:
+    """The folder of one checkpoint, downloaded at its pinned commit where it is on the hub and not cached.
+
+    Args:
+        reference: what the case names.
+        root: the repository's root: ``./`` paths are relative to it.
+        where: shown in errors.
+
+    Raises:
+        InvalidCaseError: the folder is absent, or the revision is not a commit yet.
+        InfraError: kind ``download``: the hub cannot be reached.
+    """
+    if reference.is_local:
+        folder = (root / reference.path).resolve()
+        if not folder.is_dir():
+            near = near_folder(folder)
+            hint = f"; did you mean {_shown(near, root)}?" if near is not None else ""
+            raise InvalidCaseError(
+                f"there is no folder {_shown(folder, root)}{hint}",
+                where=where,
+                remedy=reference.made_by or "correct the path in the case, or make the folder",
+            )
+        return folder
+    if reference.revision is None or reference.revision == UNRESOLVED:
+        raise InvalidCaseError(
+            f"{reference.path} has no commit to run at",
+            where=where,
+            remedy=f"quantgate resolve {where}".rstrip(),
+        )
+    from huggingface_hub import snapshot_download
+
+    try:
+        return Path(snapshot_download(reference.path, revision=reference.revision, local_files_only=hub_is_offline()))
+    except Exception as error:
+        raise InfraError(
+            f"{reference.path} at {reference.revision[:12]} cannot be fetched: {type(error).__name__}: {error}",
+            where=where,
+            remedy=f"hf download {reference.path} --revision {reference.revision}",
+            kind="download",
+        ) from error
+
+
+def _shown(folder: Path, root: Path) -> str:
+    top = root.resolve()
+    return f"./{folder.relative_to(top).as_posix()}" if folder.is_relative_to(top) else str(folder)
+
+
+def hub_is_offline() -> bool:
+    """Whether the environment forbids the hub, as huggingface_hub reads it."""
+    return os.environ.get("HF_HUB_OFFLINE", "").upper() in {"1", "ON", "YES", "TRUE"}
+
+
+def resolve_cached(reference: CheckpointRef) -> Path:
+    """The folder of a hub checkpoint in the local cache, without asking the hub.
+
+    Raises:
+        FileNotFoundError: it is not there, or not whole.
+    """
+    from huggingface_hub import snapshot_download
+    from huggingface_hub.errors import LocalEntryNotFoundError
+
+    try:
+        return Path(snapshot_download(reference.path, revision=reference.revision, local_files_only=True))
+    except LocalEntryNotFoundError as error:
+        raise FileNotFoundError(reference.path) from error
+
+
+def resolve_case(case: Case, root: Path) -> dict[str, Path]:
+    """Folder by role of everything that the engine of ``case`` loads (the ``base`` anchor is not among it)."""
+    return {
+        role: resolve_checkpoint(reference, root, where=case.id)
+        for role, reference in case.checkpoints().items()
+        if role in ENGINE_ROLES
+    }

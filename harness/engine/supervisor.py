@@ -1,0 +1,219 @@
+"""Two small processes between the parent and the worker: they make sure that nothing of an engine outlives it.
+
+::
+
+    pytest ── guard ── supervisor ── worker ── whatever the backend starts
+
+Guard and supervisor are both the reaper of everything below them (``PR_SET_CHILD_SUBREAPER``), also of processes that
+left the worker's group or session. Each of them ends, and takes all of that with it, when its child ends, when it gets
+SIGTERM, and when the *life pipe* closes because the parent closed it or died in any way. There are two, so that each
+can look after the other: a supervisor that is killed or stopped (SIGSTOP) is seen by the guard, a guard by the
+supervisor. Neither ever imports a library that could hang or hold the interpreter lock.
+
+If both are killed in the same instant, the kernel ends the worker (``PR_SET_PDEATHSIG``), and the parent ends what is
+left by the marker in its environment (``harness.machine.processes``); so does the next engine, if the parent died too.
+Outside of Linux there is neither reaper nor death signal: there only the worker's process group is ended.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import ctypes
+import os
+import select
+import signal
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+from harness.machine.processes import descendants, kill, look
+
+TERM_GRACE_SECONDS = 2.0
+POLL_SECONDS = 0.1
+STOP_GRACE_SECONDS = 2.0
+"""How long guard or supervisor may be stopped before the engine is ended."""
+_PR_SET_PDEATHSIG, _PR_SET_CHILD_SUBREAPER = 1, 36
+
+
+def supervise(life: int, close_in_supervisor: tuple[int, ...], work: Callable[[], int]) -> int:
+    """Run ``work`` two processes further down and return its exit status once nothing of it is left.
+
+    Args:
+        life: read end of a pipe whose other end only the parent holds.
+        close_in_supervisor: descriptors that only the worker may hold.
+        work: what the worker does; returns its exit status.
+
+    Returns:
+        The worker's exit status, or 128 + signal where a signal ended it, or the supervisor.
+    """
+
+    def supervisor() -> int:
+        return _watch(life, close_in_supervisor, lambda: _worker(life, work), worker=True)
+
+    return _watch(life, close_in_supervisor, supervisor, worker=False)
+
+
+def _worker(life: int, work: Callable[[], int]) -> int:
+    os.setpgid(0, 0)
+    os.close(life)
+    return work()
+
+
+def _watch(life: int, close_here: tuple[int, ...], work: Callable[[], int], *, worker: bool) -> int:
+    """Run ``work`` in a forked child and look after it; nothing below this process is left when it returns.
+
+    Args:
+        life, close_here: as for :func:`supervise`.
+        work: what the child does.
+        worker: whether the child is the worker. It leads a group of its own, and one that is stopped is the parent's
+            to notice (it is silent); a supervisor has no reason to be stopped.
+    """
+    _prctl(_PR_SET_CHILD_SUBREAPER, 1)
+    parent, here = os.getppid(), os.getpid()
+    child = os.fork()
+    if child == 0:
+        code = 1
+        if worker:
+            _prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
+        try:
+            if os.getppid() == here:  # else it died before the signal was asked for
+                code = work()
+        finally:
+            sys.stdout.flush()
+            sys.stderr.flush()
+            os._exit(code)
+    if worker:
+        with contextlib.suppress(OSError):
+            os.setpgid(child, child)
+    for descriptor in close_here:
+        os.close(descriptor)
+    asked, stopped = _Asked(), _Stopped()
+    status: int | None = None
+    while status is None and not asked.to_end and _parent_lives(life, parent):
+        status = _reap(child)
+        # The parent of the supervisor is the guard; the parent of the guard may be suspended by who typed Ctrl-Z.
+        if status is None and stopped.too_long(parent if worker else child):
+            status = 128 + signal.SIGSTOP
+    if status is None and asked.to_end:
+        status = _end_gently(child, group=worker)
+    killed = _kill_all(child, group=worker)
+    if worker:
+        _end_stopped_guard(parent)
+    return status if status is not None else killed
+
+
+def _end_stopped_guard(guard: int) -> None:
+    """SIGKILL to the guard if it is stopped: it would stay so, and its parent could not see that the engine ended."""
+    process = look(guard)
+    if process is not None and process.state == "T" and os.getppid() == guard:
+        kill(process)
+
+
+class _Stopped:
+    """Tells whether a process was stopped for longer than a hiccup."""
+
+    def __init__(self) -> None:
+        self._since: float | None = None
+
+    def too_long(self, pid: int) -> bool:
+        """Whether ``pid`` is stopped by a signal, and was at each look during the last ``STOP_GRACE_SECONDS``."""
+        process = look(pid)
+        if process is None or process.state != "T":  # a debugger's "t" is not meant
+            self._since = None
+            return False
+        now = time.monotonic()
+        self._since = now if self._since is None else self._since
+        return now - self._since > STOP_GRACE_SECONDS
+
+
+class _Asked:
+    """Remembers SIGTERM and SIGINT."""
+
+    def __init__(self) -> None:
+        self.to_end = False
+        for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
+            signal.signal(number, self._note)
+
+    def _note(self, _number: int, _frame: object) -> None:
+        self.to_end = True
+
+
+def _prctl(option: int, value: int) -> None:
+    """Ask Linux for something about this process; elsewhere nothing is asked, and only the group is ended."""
+    if sys.platform == "linux":
+        ctypes.CDLL(None, use_errno=True).prctl(option, value, 0, 0, 0)
+
+
+def _parent_lives(life: int, parent: int) -> bool:
+    """Wait one poll interval; false once the other end of the life pipe is closed or the parent is another one."""
+    readable, _, _ = select.select([life], [], [], POLL_SECONDS)
+    closed = bool(readable) and os.read(life, 1) == b""
+    return not closed and os.getppid() == parent
+
+
+def _reap(worker: int) -> int | None:
+    """Collect ended children; the worker's exit status once it has ended."""
+    status = None
+    while True:
+        try:
+            pid, raw = os.waitpid(-1, os.WNOHANG)
+        except ChildProcessError:
+            return status
+        if pid == 0:
+            return status
+        if pid == worker:
+            code = os.waitstatus_to_exitcode(raw)
+            status = code if code >= 0 else 128 - code
+
+
+def _end_gently(worker: int, *, group: bool) -> int | None:
+    """SIGTERM to the child or its group, and its exit status where it ends within the grace time."""
+    with contextlib.suppress(ProcessLookupError):
+        (os.killpg if group else os.kill)(worker, signal.SIGTERM)
+    # The supervisor itself gives the worker its grace time, and needs some of its own.
+    deadline = time.monotonic() + (TERM_GRACE_SECONDS if group else 2 * TERM_GRACE_SECONDS)
+    while time.monotonic() < deadline:
+        status = _reap(worker)
+        if status is not None:
+            return status
+        time.sleep(0.02)
+    return None
+
+
+def _kill_all(child: int, *, group: bool) -> int:
+    """SIGKILL to the group, which is atomic even against a fork bomb, then to whatever left the group; reap all."""
+    status = 128 + signal.SIGKILL
+    quiet = 0
+    while quiet < 2:
+        if group:
+            with contextlib.suppress(ProcessLookupError, PermissionError):
+                os.killpg(child, signal.SIGKILL)
+        left = descendants(os.getpid())
+        for process in left:
+            kill(process)
+        ended = _reap(child)
+        status = ended if ended is not None else status
+        quiet = 0 if left else quiet + 1
+        time.sleep(0.01)
+    return status
+
+
+# Whether the kernel killed for memory: told from the counter of this control group, not guessed from a signal.
+
+
+_COUNTERS = (Path("/sys/fs/cgroup/memory.events"), Path("/sys/fs/cgroup/memory/memory.oom_control"))
+
+
+def kernel_kills(counters: tuple[Path, ...] = _COUNTERS) -> int:
+    """How many processes of this control group the kernel has killed for memory; 0 where that cannot be read."""
+    for path in counters:
+        try:
+            text = path.read_text(encoding="ascii")
+        except OSError:
+            continue
+        for line in text.splitlines():
+            name, _, value = line.partition(" ")
+            if name == "oom_kill" and value.strip().isdigit():
+                return int(value)
+    return 0

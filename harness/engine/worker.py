@@ -1,0 +1,166 @@
+"""The engine's process: ``python -m harness.engine.worker``. Started by the owner only; see ``protocol``.
+
+Imports nothing heavy itself. The backend imports what it needs when it is loaded, after the environment is fixed.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import signal
+import sys
+import threading
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from harness.engine.supervisor import supervise
+
+if TYPE_CHECKING:
+    from harness.engine.backend import Backend
+    from harness.engine.protocol import Writer
+    from harness.records.base import Json
+
+HEARTBEAT_SECONDS = 1.0
+UNHEARD_SECONDS = 3.0
+"""How long a worker that nobody listens to may still take to end in an orderly way."""
+
+
+class Server:
+    """Answers requests, one at a time."""
+
+    def __init__(self, writer: Writer) -> None:
+        self._writer = writer
+        self._backend: Backend | None = None
+        self._loads = 0
+        self._methods: dict[str, Callable[[dict[str, Json], Callable[[dict[str, Json]], None]], Json]] = {
+            "start": self._start,
+            "generate": self._generate,
+            "fingerprint": self._fingerprint,
+            "close": self._close,
+        }
+
+    def handle(self, request: dict[str, Json]) -> bool:
+        """Answer one request; false after the last one."""
+        from harness.engine.failures import describe
+
+        number, method = request.get("id"), str(request.get("method"))
+        params = request.get("params")
+
+        def emit(data: dict[str, Json]) -> None:
+            self._writer.send({"id": number, "event": "progress", "data": data})
+
+        try:
+            result = self._find(method)(params if isinstance(params, dict) else {}, emit)
+        except Exception as error:
+            self._writer.send({"id": number, "event": "error", "data": describe(error)})
+        else:
+            self._writer.send({"id": number, "event": "result", "data": result})
+        return method != "close"
+
+    def _find(self, method: str) -> Callable[[dict[str, Json], Callable[[dict[str, Json]], None]], Json]:
+        from harness.errors import InvalidCaseError
+
+        if method in self._methods:
+            return self._methods[method]
+        offered = dict(self._backend.methods()) if self._backend is not None else {}
+        if method not in offered:
+            raise InvalidCaseError(
+                f"the backend has no method {method!r}; it has: {', '.join(sorted(offered)) or 'none'}"
+            )
+        return offered[method]
+
+    def _start(self, params: dict[str, Json], emit: Callable[[dict[str, Json]], None]) -> Json:
+        from harness.definitions.case import Case
+        from harness.engine.backend import RunsInRoot, load_backend
+        from harness.engine.load_meter import LoadMeter
+        from harness.records.generation import EngineStart
+
+        case = Case.model_validate(params["case"])
+        paths = params["paths"]
+        if not isinstance(paths, dict):
+            raise TypeError("paths is no object")
+        began = time.monotonic()
+        backend = load_backend(case.backend, allow_python=bool(params.get("allow_python")))
+        if isinstance(backend, RunsInRoot) and params.get("root"):
+            backend.set_root(Path(str(params["root"])))
+        folders = {role: Path(str(path)) for role, path in paths.items()}
+        meter = LoadMeter(folders)
+        meter.read()
+        backend.load(case, folders, str(params["device"]), emit)
+        self._backend = backend
+        self._loads += 1
+        return EngineStart(
+            engine=str(params["engine"]),
+            process=os.getpid(),
+            load_seconds=time.monotonic() - began,
+            loads=self._loads,
+            quantized_modules=backend.quantized_modules(),
+            load=meter.usage(),
+        ).model_dump(mode="json")
+
+    def _generate(self, params: dict[str, Json], emit: Callable[[dict[str, Json]], None]) -> Json:
+        from harness.definitions.case import Case
+
+        if self._backend is None:
+            raise RuntimeError("generate before start")
+        out_dir = Path(str(params["out_dir"]))
+        out_dir.mkdir(parents=True, exist_ok=True)
+        case = Case.model_validate(params["case"])
+        return self._backend.generate(case, out_dir, emit).model_dump(mode="json")
+
+    def _fingerprint(self, params: dict[str, Json], _emit: Callable[[dict[str, Json]], None]) -> Json:
+        from harness.engine.fingerprint import take_fingerprint
+
+        return take_fingerprint(str(params["runner"]), str(params["device"])).model_dump(mode="json")
+
+    def _close(self, _params: dict[str, Json], _emit: Callable[[dict[str, Json]], None]) -> Json:
+        if self._backend is not None:
+            self._backend.close()
+        return None
+
+
+def serve(requests: int, events: int) -> int:
+    """Answer requests until ``close`` or until the parent's end of the pipe is closed."""
+    from harness.engine.protocol import LineBuffer, Writer
+
+    for descriptor in (requests, events):
+        os.set_inheritable(descriptor, False)
+    writer, lines = Writer(events), LineBuffer()
+    threading.Thread(target=_beat, args=(writer,), daemon=True).start()
+    server = Server(writer)
+    while chunk := os.read(requests, 1 << 16):
+        for request in lines.feed(chunk):
+            if not server.handle(request):
+                return 0
+    return 0
+
+
+def _beat(writer: Writer) -> None:
+    """Say once a second that the process is scheduled and the interpreter runs.
+
+    If nobody listens any more, end this process and its group: guard and supervisor do that too, unless they are
+    stopped, and a stopped engine would keep a GPU that belongs to the next run by then.
+    """
+    while True:
+        time.sleep(HEARTBEAT_SECONDS)
+        try:
+            writer.send({"event": "heartbeat"})
+        except OSError:
+            time.sleep(UNHEARD_SECONDS)
+            os.killpg(0, signal.SIGKILL)
+
+
+def main() -> int:
+    """Parse the descriptors and run the worker under its supervisor."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    for name in ("requests", "events", "life"):
+        parser.add_argument(f"--{name}", type=int, required=True)
+    options = parser.parse_args()
+    os.set_inheritable(options.life, False)
+    return supervise(options.life, (options.requests, options.events), lambda: serve(options.requests, options.events))
+
+
+if __name__ == "__main__":
+    sys.exit(main())

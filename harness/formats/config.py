@@ -1,0 +1,223 @@
+"""What a checkpoint says of its own quantization: new and old ModelOpt schema, compressed-tensors, shard metadata."""
+
+from __future__ import annotations
+
+import fnmatch
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+from harness.formats.errors import ConfigError
+from harness.records.inspection import StoredFormat
+
+MAX_CONFIG_BYTES = 16 * 1024 * 1024
+
+
+@dataclass(frozen=True, slots=True)
+class Declaration:
+    """A quantization declaration as read, before any runtime's defaults."""
+
+    origin: str
+    """``config.json``, ``hf_quant_config.json`` or ``shard metadata``; empty: nothing is declared."""
+    method: str = ""
+    algo: str = ""
+    format: StoredFormat | None = None
+    ignore: tuple[str, ...] = ()
+    group_size: int | None = None
+    raw: Mapping[str, Any] = field(default_factory=dict)
+    layers: Mapping[str, str] = field(default_factory=dict)
+    """Algorithm by module, where the declaration names every quantized Linear (ModelOpt's MIXED_PRECISION, Comfy)."""
+    shared: bool = False
+    """Stands at the repository's root, and so speaks of both experts."""
+    loose: bool = False
+    """The ignore list follows transformers' rule: a name covers every module that has it among its parts."""
+    originals: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
+    """Module to the names that the file itself gives it, where they were translated."""
+
+    @property
+    def declared(self) -> bool:
+        """Whether anything was declared."""
+        return bool(self.origin)
+
+    def flag(self, name: str) -> Any:
+        """A runtime switch such as ``swap_weight_nibbles``, from the top level or the old schema's section."""
+        section = self.raw.get("quantization")
+        nested = section.get(name) if isinstance(section, Mapping) else None
+        return self.raw.get(name, nested)
+
+    def algo_of(self, module: str) -> str:
+        """The algorithm of one Linear."""
+        return self.layers.get(module, self.algo)
+
+    def format_of(self, module: str) -> StoredFormat | None:
+        """The format that one Linear is declared to have; ``None`` where nothing this version knows is said of it."""
+        if self.layers:
+            return declared_format(self.layers.get(module, ""), {})
+        return self.format
+
+    def static_inputs(self, module: str) -> bool | None:
+        """Whether activations of one Linear are quantized with a stored scale; ``None`` where nothing is said."""
+        algo = self.algo_of(module).upper()
+        if self.flag("dynamic_input_scale") is True or algo.endswith("_PER_TOKEN") or algo.startswith(WEIGHT_ONLY):
+            return False
+        groups = [group for group in _groups(self.raw) if _targets(group, module)]
+        if not groups:
+            return None
+        inputs = [group.get("input_activations") for group in groups]
+        return any(isinstance(one, Mapping) and one.get("dynamic") is not True for one in inputs)
+
+    @property
+    def producer(self) -> tuple[str, str]:
+        """Name and version of the exporter; empty where it does not say."""
+        said = self.raw.get("producer")
+        said = said if isinstance(said, Mapping) else {}
+        return str(said.get("name", "")), str(said.get("version", ""))
+
+    def ignores(self, module: str) -> str | None:
+        """The first ignore pattern that covers ``module`` under any of its names."""
+        names = (module, *self.originals.get(module, ()))
+        return next((pattern for pattern in self.ignore if any(self._covers(pattern, name) for name in names)), None)
+
+    def _covers(self, pattern: str, module: str) -> bool:
+        return pattern_matches(pattern, module) or (self.loose and f".{pattern}." in f".{module}.")
+
+
+def pattern_matches(pattern: str, module: str) -> bool:
+    """Glob against the full name, ``re:`` regular expression (compressed-tensors), or a parent's name."""
+    if pattern.startswith("re:"):
+        import re
+
+        try:
+            return re.match(pattern[3:], module) is not None
+        except re.error:
+            return False
+    return fnmatch.fnmatchcase(module, pattern) or module.startswith(f"{pattern}.")
+
+
+IGNORE_KEYS = ("modules_to_not_convert", "ignored_layers", "llm_int8_skip_modules", "skip_modules", "exclude")
+"""Where transformers, vLLM and diffusers list the modules that stay as they are."""
+WEIGHT_ONLY = ("W4A16", "W8A16")
+"""Algorithms that leave activations as they are."""
+NOTHING = Declaration(origin="")
+
+
+def parse_json(data: bytes, where: str) -> dict[str, Any]:
+    """Strict JSON object: duplicate keys, NaN and non-objects are errors. Raises ``ConfigError``."""
+
+    def unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+        result = dict(pairs)
+        if len(result) != len(pairs):
+            raise ConfigError("a key stands twice in one object", where=where)
+        return result
+
+    def constant(name: str) -> Any:
+        raise ConfigError(f"{name} is not JSON", where=where)
+
+    if len(data) > MAX_CONFIG_BYTES:
+        raise ConfigError(f"a configuration of {len(data)} bytes", where=where)
+    try:
+        body = json.loads(data.decode("utf-8"), object_pairs_hook=unique, parse_constant=constant)
+    except ConfigError:
+        raise
+    except (UnicodeDecodeError, ValueError, RecursionError) as error:
+        remedy = "a runtime that swallows this error loads the checkpoint as unquantized"
+        raise ConfigError(f"not JSON ({error})", where=where, remedy=remedy) from None
+    if not isinstance(body, dict):
+        raise ConfigError("not a JSON object", where=where)
+    return body
+
+
+def declaration(body: Mapping[str, Any], origin: str) -> Declaration:
+    """A declaration from ``quantization_config`` or from a whole ``hf_quant_config.json``.
+
+    Raises:
+        ConfigError: fields of the wrong type, or an algorithm that is not named.
+    """
+    section = body.get("quantization")
+    if section is not None and not isinstance(section, Mapping):
+        raise ConfigError("`quantization` is not an object", where=origin)
+    inner: Mapping[str, Any] = section if isinstance(section, Mapping) else {}
+    ignore = body.get("ignore", inner.get("exclude_modules", body.get("exclude_modules")))
+    loose = ignore is None
+    if ignore is None:
+        ignore = next((body[key] for key in IGNORE_KEYS if body.get(key) is not None), None)
+    ignore = [] if ignore is None else ignore
+    if not isinstance(ignore, list) or not all(isinstance(item, str) for item in ignore):
+        raise ConfigError("the ignore list is not a list of names", where=origin)
+    algo = body.get("quant_algo", inner.get("quant_algo")) or ""
+    method = body.get("quant_method") or ("modelopt" if section is not None else "")
+    if not isinstance(algo, str) or not isinstance(method, str):
+        raise ConfigError("quant_algo and quant_method are strings", where=origin)
+    if not algo:
+        algo = _algo_of_method(method, body)
+    group = _group_size(body, inner)
+    layers = _layers(body.get("quantized_layers", inner.get("quantized_layers")))
+    form = declared_format(algo, body)
+    return Declaration(origin, method, algo, form, tuple(ignore), group, dict(body), layers, loose=loose)
+
+
+def _algo_of_method(method: str, body: Mapping[str, Any]) -> str:
+    """The algorithm's name where ``quant_method`` says it, or a field that only this method has."""
+    if method == "compressed-tensors":
+        return str(body.get("format", ""))
+    if method == "bitsandbytes":
+        return f"bnb_{body.get('bnb_4bit_quant_type', 'fp4')}" if body.get("load_in_4bit") else "LLM.int8"
+    if method == "torchao":
+        kind = body.get("quant_type")
+        default = kind.get("default") if isinstance(kind, Mapping) else kind
+        return str(default.get("_type", "")) if isinstance(default, Mapping) else str(default or "")
+    return method.upper() if method in ("fp8", "fbgemm_fp8", "mxfp8", "mxfp4", "nvfp4") else ""
+
+
+def declared_format(algo: str, body: Mapping[str, Any]) -> StoredFormat | None:
+    """The stored format that an algorithm's name stands for; ``None`` where this version knows no rule for it."""
+    name = algo.upper().replace("-", "_")
+    if "MXFP8" in name:
+        return "mxfp8"
+    if "MXFP4" in name:
+        return "mxfp4"
+    if "NVFP4" in name or name == "FP4":  # not bitsandbytes' FP4, which is called bnb_fp4 above
+        return "nvfp4"
+    if "FP8" in name:
+        return "fp8"
+    if name in ("INT8", "INT_QUANTIZED", "INT8_TENSORWISE", "INT8_ROWWISE"):
+        return "int8"
+    if name == "MIXED_PRECISION":
+        return "mixed"
+    bits, kinds = set(), set()
+    for group in _groups(body):
+        weights = group.get("weights")
+        if isinstance(weights, Mapping):
+            bits.add(weights.get("num_bits"))
+            kinds.add(weights.get("type"))
+    formats: dict[int, Literal["nvfp4", "fp8"]] = {4: "nvfp4", 8: "fp8"}
+    only = next(iter(bits)) if len(bits) == 1 else None
+    return formats.get(only) if kinds == {"float"} and isinstance(only, int) else None
+
+
+def _layers(said: Any) -> dict[str, str]:
+    """Algorithm by module name."""
+    items = said.items() if isinstance(said, Mapping) else ()
+    return {str(name): str(entry.get("quant_algo", "")) for name, entry in items if isinstance(entry, Mapping)}
+
+
+def _targets(group: Mapping[str, Any], module: str) -> bool:
+    """Whether a group of ``config_groups`` speaks of a Linear: by its class, its name or a pattern."""
+    targets = group.get("targets")
+    if not isinstance(targets, list):
+        return True
+    return any(isinstance(name, str) and (name == "Linear" or pattern_matches(name, module)) for name in targets)
+
+
+def _groups(body: Mapping[str, Any]) -> list[Mapping[str, Any]]:
+    groups = body.get("config_groups")
+    return [group for group in groups.values() if isinstance(group, Mapping)] if isinstance(groups, Mapping) else []
+
+
+def _group_size(body: Mapping[str, Any], inner: Mapping[str, Any]) -> int | None:
+    candidates: list[Any] = [body.get("group_size"), inner.get("group_size")]
+    candidates += [
+        group["weights"].get("group_size") for group in _groups(body) if isinstance(group.get("weights"), Mapping)
+    ]
+    return next((value for value in candidates if isinstance(value, int) and not isinstance(value, bool)), None)

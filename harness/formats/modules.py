@@ -1,0 +1,366 @@
+"""Tensors grouped into Linears: which format each is stored in, in which dialect, and with which scales."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+from harness.formats.config import Declaration
+from harness.formats.decode import GGUF_PREFIX, MX_BLOCK
+from harness.formats.header import TensorEntry
+from harness.records.inspection import StoredFormat
+
+Dialect = Literal[
+    "modelopt", "compressed-tensors", "comfy", "lightx2v", "bitsandbytes", "torchao", "quanto", "deepseek", "gguf",
+    "plain",
+]  # fmt: skip
+FLOAT_FORMATS: dict[str, StoredFormat] = {"BF16": "bf16", "F16": "fp16", "F32": "fp32", "F64": "fp32"}
+WEIGHT_SUFFIXES = (".weight", ".weight_packed", ".qweight")
+SCALE_SUFFIXES = (
+    ".weight_scale", ".weight_scale_2", ".input_scale", ".weight_global_scale", ".input_global_scale",
+    ".weight_scale_inv", ".pre_quant_scale", ".svdquant_lora_a", ".svdquant_lora_b", ".comfy_quant",
+    ".weight_scale_inverse", ".weight_shape", ".scale_weight", ".scale_input", ".weight_zero_point", ".SCB",
+    ".weight_format", ".input_absmax", ".alpha", ".qzeros", ".scales", ".g_idx", ".wscales", ".smooth_factor",
+    ".weight_act_pre_scale", ".weight_act_scale", ".weight_act_zero_point", ".output_scale",
+    ".proj_down", ".proj_up", ".wtscale", ".wcscales", ".smooth_factor_orig",
+)  # fmt: skip
+SCALE_PARTS = re.compile(r"\.weight\.(absmax|quant_map|nested_absmax|nested_quant_map|quant_state\.bitsandbytes__\w+)$")
+"""What bitsandbytes stores beside a weight."""
+PACKED_QKV = re.compile(r"^(double_blocks\.\d+\.(img|txt)_attn\.qkv|single_blocks\.\d+\.linear1)\.")
+_BLOCK = re.compile(r"(?:^|\.)blocks\.(\d+)\.")
+FP8_DTYPES = {"F8_E4M3": "e4m3", "F8_E5M2": "e5m2", "F8_E4M3FNUZ": "e4m3", "F8_E5M2FNUZ": "e5m2"}
+"""Code table by dtype; FNUZ codes differ by a factor of two, which shows in the gain."""
+FP8_TILE = 128
+FLOATS = ("F32", "BF16", "F16", "F64")
+
+
+@dataclass(frozen=True, slots=True)
+class Hints:
+    """What a file set says of its Linears beside their tensors."""
+
+    declared: Declaration | None = None
+    markers: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
+    """Module to the JSON of its ``comfy_quant`` tensor."""
+    types: Mapping[str, str] = field(default_factory=dict)
+    """Module to torchao's class of its weight."""
+    states: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
+    """Module to bitsandbytes' ``quant_state``."""
+    library: str = ""
+    """The library whose tensor names were translated."""
+
+
+NO_HINTS = Hints()
+
+
+@dataclass(frozen=True, slots=True)
+class Module:
+    """One Linear: its weight and everything that scales it."""
+
+    name: str
+    format: StoredFormat
+    dialect: Dialect
+    weight: TensorEntry
+    scale: TensorEntry | None = None
+    global_scale: TensorEntry | None = None
+    input_scale: TensorEntry | None = None
+    pre_quant_scale: TensorEntry | None = None
+    lora_a: TensorEntry | None = None
+    lora_b: TensorEntry | None = None
+    reciprocal: bool = False
+    """The dialect stores 1 / global scale (compressed-tensors)."""
+    marked: bool = False
+    """Carries a ``comfy_quant`` marker."""
+    kind: str = ""
+    """How its scale lies over the weight: ``scalar``, ``one``, ``channel``, ``channel_column``, ``block``, ``group``,
+    ``mx``, ``none`` (a cast), ``other``; empty where the format has one way only."""
+    block: tuple[int, int] = (1, 1)
+    """Rows and columns that share a scale, for ``block`` and ``group``."""
+    code: str = ""
+    """Code table of 8-bit floats, ggml's type of GGUF, ``nf4`` or ``fp4`` of bitsandbytes."""
+    logical: tuple[int, int] | None = None
+    """[N, K] where the stored shape does not say it."""
+    parts: Mapping[str, TensorEntry] = field(default_factory=dict)
+    """Every further tensor of the Linear by its suffix."""
+    state: Mapping[str, Any] = field(default_factory=dict)
+    """bitsandbytes' ``quant_state``."""
+    opaque: str = ""
+    """Why this version decodes nothing of it; empty where it does."""
+
+    @property
+    def quantized(self) -> bool:
+        """Whether the weight is not stored as plain floats."""
+        return self.format not in ("bf16", "fp16", "fp32")
+
+    @property
+    def shape(self) -> tuple[int, int]:
+        """[N, K] of the weight it stands for: two NVFP4 codes lie in a byte."""
+        if self.logical is not None:
+            return self.logical
+        rows, columns = self.weight.shape
+        return rows, columns * 2 if self.format in ("nvfp4", "mxfp4") else columns
+
+    @property
+    def recipe(self) -> str:
+        """``svdquant`` or ``awq`` where extra tensors say so; empty otherwise."""
+        if self.lora_a is not None:
+            return "svdquant"
+        return "awq" if self.pre_quant_scale is not None else ""
+
+
+def block_of(name: str) -> int | None:
+    """N of ``blocks.N.``, or ``None``."""
+    match = _BLOCK.search(name)
+    return int(match[1]) if match else None
+
+
+def is_scale(name: str) -> bool:
+    """Whether a tensor belongs to a quantized weight rather than to the model."""
+    return name.endswith(SCALE_SUFFIXES) or SCALE_PARTS.search(name) is not None
+
+
+def group(tensors: Mapping[str, TensorEntry], hints: Hints = NO_HINTS) -> dict[str, Module]:
+    """All 2-D weights by module name, in the order of their names.
+
+    Args:
+        tensors: by Diffusers' names.
+        hints: what the file set says of them beside dtypes, names and shapes.
+    """
+    modules: dict[str, Module] = {}
+    siblings: dict[str, dict[str, TensorEntry]] = {}
+    for name, entry in tensors.items():
+        if (match := SCALE_PARTS.search(name)) is not None:
+            siblings.setdefault(name[: match.start()], {})[name[match.start() + 1 :]] = entry
+        elif "." in name:
+            stem, _, suffix = name.rpartition(".")
+            siblings.setdefault(stem, {})[suffix] = entry
+    four = any(
+        entry.dtype == "U8" and (scale := siblings.get(name[:-7], {}).get("weight_scale")) and scale.dtype == "F8_E4M3"
+        for name, entry in tensors.items()
+        if name.endswith(".weight")
+    )
+    for name in sorted(tensors):
+        ending = next((item for item in WEIGHT_SUFFIXES if name.endswith(item)), None)
+        if ending is None:
+            continue
+        stem = name[: -len(ending)]
+        entry, parts = tensors[name], siblings.get(stem, {})
+        if len(entry.shape) == 2 or (stem in hints.types and entry.dtype not in FLOATS):
+            modules[stem] = _module(stem, entry, parts, hints, packed=ending == ".weight_packed", four=four)
+    return modules
+
+
+def _module(
+    stem: str, weight: TensorEntry, parts: Mapping[str, TensorEntry], hints: Hints, packed: bool, four: bool
+) -> Module:
+    def get(*suffixes: str) -> TensorEntry | None:
+        return next((parts[item] for item in suffixes if item in parts), None)
+
+    marker = hints.markers.get(stem)
+    marked = get("comfy_quant") is not None
+    inverse = get("weight_scale_inv")
+    tiles = inverse is not None and len(inverse.shape) == 2
+    scale = get("weight_scale", "scale_weight", "SCB") or (inverse if tiles else None)
+    if scale is None and "scales" in parts:
+        scale = parts["scales"]
+    compressed = packed or get("weight_global_scale") is not None
+    dialect = _dialect(weight, parts, hints, stem, marked=marked, packed=packed, tiles=tiles)
+    state = hints.states.get(stem, {})
+    decided = decide(weight, scale, parts, hints, stem, four)
+    if marker is not None and marker.get("convrot"):
+        decided = replace_opaque(decided, "its rows are rotated (convrot), and this version does not undo rotations")
+    return Module(
+        name=stem,
+        format=decided.format,
+        dialect=dialect,
+        weight=weight,
+        scale=scale if decided.format not in ("bf16", "fp16", "fp32") else None,
+        global_scale=get("weight_global_scale") if compressed else get("weight_scale_2"),
+        input_scale=get("input_global_scale", "input_scale") if compressed else get("input_scale", "scale_input"),
+        pre_quant_scale=get("pre_quant_scale"),
+        lora_a=get("svdquant_lora_a"),
+        lora_b=get("svdquant_lora_b"),
+        reciprocal=compressed,
+        marked=marked,
+        kind=decided.kind,
+        block=decided.block,
+        code=decided.code,
+        logical=decided.logical,
+        parts=parts,
+        state=state,
+        opaque=decided.opaque,
+    )
+
+
+def _dialect(
+    weight: TensorEntry,
+    parts: Mapping[str, TensorEntry],
+    hints: Hints,
+    stem: str,
+    marked: bool,
+    packed: bool,
+    tiles: bool,
+) -> Dialect:
+    """Who writes tensors of these names and shapes."""
+    scale = parts.get("weight_scale")
+    if weight.dtype in FLOAT_FORMATS:
+        return "plain"
+    if weight.dtype.startswith(GGUF_PREFIX):
+        return "gguf"
+    if "weight.absmax" in parts or "SCB" in parts:
+        return "bitsandbytes"
+    if stem in hints.types or hints.library == "torchao":
+        return "torchao"
+    if hints.library == "quanto":
+        return "quanto"
+    if marked or "scale_weight" in parts:
+        return "comfy"
+    if packed:
+        return "compressed-tensors"
+    if "weight_global_scale" in parts:
+        return "lightx2v" if {"input_absmax", "alpha"} & set(parts) else "compressed-tensors"
+    if tiles:
+        return "deepseek"
+    if weight.dtype == "I8" and scale is not None:
+        return "lightx2v" if len(scale.shape) == 2 else "plain"
+    return "modelopt" if scale is not None else "plain"
+
+
+@dataclass(frozen=True, slots=True)
+class Decided:
+    """The format of one Linear."""
+
+    format: StoredFormat
+    kind: str = ""
+    block: tuple[int, int] = (1, 1)
+    code: str = ""
+    logical: tuple[int, int] | None = None
+    opaque: str = ""
+
+
+def replace_opaque(decided: Decided, why: str) -> Decided:
+    """The same format, of which nothing is decoded."""
+    return Decided(decided.format, decided.kind, decided.block, decided.code, decided.logical, why)
+
+
+def decide(
+    weight: TensorEntry,
+    scale: TensorEntry | None,
+    parts: Mapping[str, TensorEntry],
+    hints: Hints,
+    stem: str,
+    four: bool,
+) -> Decided:
+    """Decide a Linear's format from dtype, scale names, scale dtype and shape, and what the file set says of it.
+
+    Args:
+        weight: the stored weight.
+        scale: its first scale.
+        parts: every further tensor of the Linear by suffix.
+        hints: declarations, markers, and library metadata.
+        stem: the module's name.
+        four: whether other Linears of the file set are NVFP4 beyond doubt.
+    """
+    kind = weight.dtype
+    if kind in FLOAT_FORMATS:
+        return Decided(FLOAT_FORMATS[kind])
+    if kind.startswith(GGUF_PREFIX):
+        return Decided("gguf", code=kind.removeprefix(GGUF_PREFIX))
+    if "Int4" in hints.types.get(stem, "") or "UIntx" in hints.types.get(stem, ""):
+        return Decided("int4", opaque="torchao packs it for its own kernels")
+    if kind in FP8_DTYPES:
+        return _eight(weight, scale, hints)
+    if kind == "I8":
+        return _integers(weight, scale)
+    if kind == "U8":
+        return _bytes(weight, scale, parts, hints, stem, four)
+    if kind in ("I32", "U32"):
+        return Decided("int4", opaque="its codes are packed into 32-bit words (GPTQ, AWQ, compressed-tensors)")
+    return Decided("unknown", opaque=f"weights of dtype {kind} are of no format that is known here")
+
+
+def _eight(weight: TensorEntry, scale: TensorEntry | None, hints: Hints) -> Decided:
+    code = FP8_DTYPES[weight.dtype]
+    if scale is None:
+        return Decided("fp8", "none", code=code)
+    rows, columns = weight.shape
+    if scale.dtype in ("U8", "F8_E8M0"):
+        fits = scale.elements >= rows * -(-columns // MX_BLOCK)
+        return Decided("mxfp8", "mx" if fits else "other", (1, MX_BLOCK), code)
+    return Decided("fp8", *scale_kind(weight, scale, hints), code=code)
+
+
+def _integers(weight: TensorEntry, scale: TensorEntry | None) -> Decided:
+    if scale is None:
+        return Decided("int8", "none", code="int8")
+    return Decided("int8", *scale_kind(weight, scale, NO_HINTS), code="int8")
+
+
+def scale_kind(weight: TensorEntry, scale: TensorEntry, hints: Hints) -> tuple[str, tuple[int, int]]:
+    """How a float scale lies over an 8-bit weight [N, K], and the rows and columns that share one value."""
+    rows, columns = weight.shape
+    shape = tuple(scale.shape)
+    if scale.dtype not in FLOATS:
+        return "other", (1, 1)
+    plain = {(): "scalar", (1,): "one", (rows,): "channel", (rows, 1): "channel_column"}
+    if shape in plain:
+        return plain[shape], (1, columns)
+    if len(shape) != 2 or not shape[0] or not shape[1]:
+        return "other", (1, 1)
+    said = hints.declared.raw.get("weight_block_size") if hints.declared is not None else None
+    sizes = isinstance(said, list) and len(said) == 2 and all(isinstance(item, int) and item > 0 for item in said)
+    if isinstance(said, list) and sizes and shape == (-(-rows // said[0]), -(-columns // said[1])):
+        return "block", (said[0], said[1])
+    if shape == (-(-rows // FP8_TILE), -(-columns // FP8_TILE)):
+        return "block", (FP8_TILE, FP8_TILE)
+    if shape[0] == rows and shape[1] > 1 and columns % shape[1] == 0:
+        return "group", (1, columns // shape[1])
+    if rows % shape[0] == 0 and columns % shape[1] == 0 and shape[0] > 1:
+        return "block", (rows // shape[0], columns // shape[1])
+    return "other", (1, 1)
+
+
+def _bytes(
+    weight: TensorEntry,
+    scale: TensorEntry | None,
+    parts: Mapping[str, TensorEntry],
+    hints: Hints,
+    stem: str,
+    four: bool,
+) -> Decided:
+    if "weight.absmax" in parts:
+        return _bitsandbytes(hints.states.get(stem, {}))
+    rows, columns = weight.shape if len(weight.shape) == 2 else (0, 0)
+    declared = hints.declared.format_of(stem) if hints.declared is not None else None
+    if scale is None:
+        if four or declared == "nvfp4" or "comfy_quant" in parts:
+            return Decided("nvfp4")
+        return Decided("unknown", opaque="bytes without a scale, and nothing says what they are")
+    if scale.dtype == "F8_E4M3":
+        return Decided("nvfp4")
+    if scale.dtype in ("U8", "F8_E8M0"):
+        if scale.dtype == "F8_E8M0" or scale.elements < rows * -(-columns * 2 // 16):
+            return Decided("mxfp4", "mx", (1, MX_BLOCK))
+        return Decided("nvfp4")
+    return Decided("int4", opaque="4-bit integers with float scales, whose order of packing is the library's own")
+
+
+def _bitsandbytes(state: Mapping[str, Any]) -> Decided:
+    shape, code = state.get("shape"), str(state.get("quant_type", ""))
+    right = isinstance(shape, list) and len(shape) == 2 and all(isinstance(item, int) and item > 0 for item in shape)
+    if code not in ("nf4", "fp4") or not right or not isinstance(state.get("blocksize"), int):
+        return Decided("nf4", code=code, opaque="its quant_state does not say type, shape and block size")
+    assert isinstance(shape, list)  # noqa: S101 - `right` says so
+    return Decided("nf4", code=code, logical=(shape[0], shape[1]))
+
+
+def summary_format(modules: Mapping[str, Module]) -> StoredFormat:
+    """The one format of all quantized Linears, ``mixed`` where there are several, or that of the plain weights."""
+    formats = {module.format for module in modules.values() if module.quantized}
+    if len(formats) == 1:
+        return next(iter(formats))
+    if formats:
+        return "mixed"
+    plain = {module.format for module in modules.values()}
+    return next(iter(plain)) if len(plain) == 1 else ("bf16" if "bf16" in plain else "unknown")

@@ -1,0 +1,401 @@
+"""Accept a candidate: golden, limits and pin change together, or nothing does."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field, replace
+from datetime import UTC, datetime
+from pathlib import Path
+
+from harness.definitions.case import Case
+from harness.definitions.loading import load_cases
+from harness.definitions.request import request_of
+from harness.errors import GoldenError, QuantgateError
+from harness.frames.clip import read_clip
+from harness.goldens.artifact import Found, take
+from harness.goldens.folder import SHORT, FolderStore
+from harness.goldens.golden import Golden, check_frames, require_writable
+from harness.goldens.hub import Addition, HubStore
+from harness.goldens.journal import Hook, Transaction, recover
+from harness.goldens.limits import Fate, limits_after
+from harness.goldens.pending import RECORD, choose, part_files, read_candidate
+from harness.goldens.refusing import (
+    ALL,
+    NOTHING,
+    Allow,
+    Similarity,
+    changes_of,
+    refuse_far,
+    refuse_loose,
+    refuse_loss,
+    refuse_request,
+    refuse_sick,
+    refuse_unseen,
+    vouched,
+)
+from harness.goldens.store import CONFIG_FILE, GoldenStore, RoutedStore, open_store, read_config
+from harness.goldens.workspace import Workspace
+from harness.project import case_files
+from harness.records.base import Json
+from harness.records.candidate import CANDIDATE_FILE, Candidate
+from harness.records.golden import CLIP, Accepted, AcceptedIndex, GoldenManifest
+from harness.records.limits import LimitFile
+
+
+@dataclass(frozen=True)
+class Acceptance:
+    """What accepting changed.
+
+    Attributes:
+        manifest: of the new golden.
+        digest: its digest.
+        replaced: digests that are no longer accepted.
+        limits: what became of the limits.
+        changes: of limits that came with the candidate: old and new, a line each.
+        changed: files and folders to commit, relative to the repository's root.
+        recovered: what an earlier, interrupted command had left to do.
+    """
+
+    manifest: GoldenManifest
+    digest: str
+    replaced: tuple[str, ...]
+    limits: Fate
+    changed: tuple[str, ...]
+    changes: tuple[str, ...] = ()
+    recovered: tuple[str, ...] = ()
+
+
+def accept(
+    workspace: Workspace,
+    case: str,
+    *,
+    reason: str,
+    author: str,
+    runner: str = "",
+    source: Path | None = None,
+    also: bool = False,
+    over: bool = False,
+    request: Mapping[str, Json] | None = None,
+    extra: Mapping[Path, bytes] | None = None,
+    loosen_limits: bool = False,
+    allow: Allow = NOTHING,
+    similarity: Similarity | None = None,
+    hook: Hook = lambda _step: None,
+) -> Acceptance:
+    """Make a candidate the golden of its case. Needs no GPU: the identity is the one the candidate was made with.
+
+    Args:
+        workspace: the project.
+        case: id of the case.
+        reason: why this output is right.
+        author: who says so.
+        runner: needed where candidates of several runners are there.
+        source: a downloaded CI artifact, folder or zip; ``None``: the pending candidate of this checkout.
+        also: accept it beside the present goldens (a bistable case) instead of in place of one.
+        over: accept it in place of all present goldens, whatever it was judged against and whether or not they can
+            still be read.
+        request: the case's request as it is written now, where the caller knows it; a candidate made from another one
+            is refused, since it would be stale at once.
+        extra: further files that change with it, such as the checkpoint lock.
+        loosen_limits: take limits that came with the candidate although they gate less than the committed ones.
+        allow: what is accepted although it would be refused.
+        similarity: mean SSIM of two clip files; ``None``: how far the candidate is from the goldens is not asked.
+        hook: called at every step; for tests.
+
+    Raises:
+        GoldenError: there is no such candidate, it was changed or damaged, it was judged against other goldens than the
+            accepted ones, its clip is not what its header says, limits that came with it let more through than the
+            committed ones, something of ``Allow`` is not allowed, or an interrupted command cannot be finished.
+            Nothing was changed.
+        InfraError: a file cannot be written, or the upload to the hub failed. Nothing was changed that a run can see.
+    """
+    if not reason.strip():
+        raise GoldenError("a golden is accepted with a reason", where=case, remedy="add --reason '…'")
+    if also and over:
+        raise GoldenError("--also keeps the present goldens, --over drops them", where=case, remedy="leave one out")
+    with workspace.locked():
+        recovered = recover(workspace, hook)
+        transaction = Transaction(workspace, f"accept {case}: {reason}", hook)
+        try:
+            found = _found(workspace, case, runner, source, transaction.folder / "artifact")
+            refuse_request(found.candidate, request, allow)
+            refuse_sick(found, allow)
+            refuse_unseen(workspace, found, source, allow)
+            if loosen_limits:
+                found = replace(found, candidate=vouched(found.candidate, author, reason))
+            else:
+                refuse_loose(found.candidate, workspace.limits(found.candidate.runner, found.candidate.case))
+            done = _accept(
+                workspace,
+                transaction,
+                found,
+                reason=reason,
+                author=author,
+                also=also,
+                over=over,
+                extra=extra or {},
+                allow=allow,
+                similarity=similarity,
+            )
+            transaction.commit()
+        except Exception:
+            transaction.abandon()
+            raise
+    return replace(done, recovered=recovered)
+
+
+def install(
+    workspace: Workspace,
+    candidate: Candidate,
+    files: Mapping[str, Path],
+    *,
+    reason: str,
+    author: str,
+    also: bool = False,
+    hook: Hook = lambda _step: None,
+) -> Acceptance:
+    """Accept a candidate that was never left pending: for a command that measures golden and limits in one go.
+
+    Args and errors as for :func:`accept`; ``candidate.limits`` become the case's limits.
+    """
+    with workspace.locked():
+        recovered = recover(workspace, hook)
+        transaction = Transaction(workspace, f"install {candidate.runner}/{candidate.case}: {reason}", hook)
+        try:
+            found = Found(candidate, dict(files))
+            done = _accept(
+                workspace, transaction, found, reason=reason, author=author, also=also, extra={}, over=True, allow=ALL
+            )
+            transaction.commit()
+        except Exception:
+            transaction.abandon()
+            raise
+    return replace(done, recovered=recovered)
+
+
+def _found(workspace: Workspace, case: str, runner: str, source: Path | None, scratch: Path) -> Found:
+    if source is not None:
+        return take(source, case, runner, scratch)
+    folder = choose(workspace, case, runner)
+    candidate = read_candidate(folder)
+    if (candidate.runner, candidate.case) != (folder.parent.name, folder.name):
+        raise GoldenError(f"it belongs to {candidate.runner}/{candidate.case}", where=str(folder / CANDIDATE_FILE))
+    return Found(candidate, part_files(folder, candidate))
+
+
+def _accept(
+    workspace: Workspace,
+    transaction: Transaction,
+    found: Found,
+    *,
+    reason: str,
+    author: str,
+    also: bool,
+    extra: Mapping[Path, bytes],
+    over: bool = False,
+    allow: Allow,
+    similarity: Similarity | None = None,
+) -> Acceptance:
+    candidate = found.candidate
+    runner, case = candidate.runner, candidate.case
+    store = _store_of(open_store(workspace.goldens), runner)
+    before = store.index(runner, case)
+    if CLIP in candidate.parts:
+        check_frames(found.files[CLIP], candidate.shape, remedy="run the case again, and accept what it leaves")
+    if also:
+        _check_beside(found, store)
+    elif not over:
+        _check_base(candidate, before)
+    manifest = _manifest(candidate, before, reason=reason, author=author)
+    files = {name: path for name, path in found.files.items() if name in manifest.parts}
+    entry = Accepted(digest=manifest.digest(), reason=reason, author=author, accepted=manifest.created)
+    kept = _kept(candidate, before, store, also, over)
+    after = AcceptedIndex(case=case, runner=runner, goldens=(*kept, entry))
+    limit_path = workspace.limits(runner, case)
+    still = [one.digest for one in kept]
+    if similarity is not None:
+        refuse_far(found, _readable(store, before, over), still, similarity, allow)
+    changes = changes_of(candidate, limit_path)
+    limits = limits_after(manifest, candidate.limits, limit_path, kept=still)
+    if limits.fate == "removed":
+        refuse_loss(candidate, LimitFile.read(limit_path), limit_path.relative_to(workspace.root), allow)
+    changed: list[Path] = []
+    if isinstance(store, FolderStore):
+        transaction.install(store, manifest, files, after)
+        changed += [store.folder(runner, case, manifest.digest()), store.index_path(runner, case)]
+    else:
+        changed.append(_publish(workspace, transaction, store, Addition(manifest, files), after))
+    if limits.fate != "none":
+        transaction.write(limit_path, limits.limits.to_json().encode() if limits.limits is not None else None)
+        changed.append(limit_path)
+    for path, data in extra.items():
+        transaction.write(path, data)
+        changed.append(path)
+    transaction.discard(workspace.pending(runner, case), candidate.seal)
+    return Acceptance(
+        manifest=manifest,
+        digest=manifest.digest(),
+        replaced=tuple(digest for digest in before.digests() if digest not in still),
+        limits=limits.fate,
+        changed=tuple(_shown(path, workspace.root) for path in changed),
+        changes=changes,
+    )
+
+
+def _shown(path: Path, root: Path) -> str:
+    return str(path.relative_to(root)) if path.is_relative_to(root) else str(path)
+
+
+def _publish(
+    workspace: Workspace, transaction: Transaction, store: HubStore, addition: Addition, after: AcceptedIndex
+) -> Path:
+    """Upload now, pin with the rest: a commit that nothing pins changes no run, so an interruption leaves no trace."""
+    require_writable(workspace.goldens / CONFIG_FILE)
+    what = f"Accept {after.runner}/{after.case}"
+    revision = store.publish([addition], [after], message=f"{what}: {addition.manifest.reason}"[:200])
+    config = read_config(workspace.goldens)
+    if config.hub is None:  # the store came from this very file
+        raise GoldenError("store.json changed meanwhile", where=str(workspace.goldens / CONFIG_FILE))
+    pinned = config.model_copy(update={"hub": config.hub.model_copy(update={"revision": revision})})
+    path = workspace.goldens / CONFIG_FILE
+    transaction.write(path, pinned.to_json().encode())
+    return path
+
+
+def _store_of(store: GoldenStore, runner: str) -> FolderStore | HubStore:
+    routed = store.route(runner) if isinstance(store, RoutedStore) else store
+    if not isinstance(routed, FolderStore | HubStore):
+        raise GoldenError("this store cannot be accepted into", where=routed.origin)
+    return routed
+
+
+def _readable(store: GoldenStore, before: AcceptedIndex, over: bool) -> Iterator[Golden]:
+    """The accepted goldens. With ``over`` they are replaced whether or not they can be read."""
+    for digest in before.digests():
+        try:
+            yield store.get(before.runner, before.case, digest)
+        except GoldenError:
+            if not over:
+                raise
+
+
+def _check_base(candidate: Candidate, before: AcceptedIndex) -> None:
+    """Accepting replaces what the run was judged against, and never what somebody accepted since."""
+    accepted, judged = before.digests(), candidate.golden
+    if judged in accepted or (judged is None and not accepted):
+        return
+    now = [digest[:SHORT] for digest in accepted] or "none"
+    raise GoldenError(
+        f"the candidate was judged against {judged[:SHORT] if judged else 'no golden'}, "
+        f"and the case accepts {now} by now: it was accepted already, or somebody accepted another one",
+        where=f"{candidate.runner}/{candidate.case}",
+        remedy="run the case again; or add --also to accept it beside those, or --over to accept it in place of all",
+    )
+
+
+def _check_beside(found: Found, store: GoldenStore) -> None:
+    """Refuse a further golden that answers another question, or that shows the same pixels as an accepted one."""
+    candidate = found.candidate
+    where = f"{candidate.runner}/{candidate.case}"
+    for golden in store.find(candidate.runner, candidate.case):
+        if golden.manifest.identity.digest() != candidate.identity.digest():
+            raise GoldenError(
+                f"golden {golden.digest[:SHORT]} is of another configuration, so both cannot be right",
+                where=where,
+                remedy="accept without --also, in its place",
+            )
+        if CLIP in golden.manifest.parts and CLIP in found.files and _same_pixels(golden, found.files[CLIP]):
+            raise GoldenError(f"golden {golden.digest[:SHORT]} holds the same clip already", where=where)
+
+
+def _same_pixels(golden: Golden, clip: Path) -> bool:
+    """Compare decoded frames: the bytes of two clip files of one video may differ in the order of their metadata."""
+    return read_clip(golden.open_part(CLIP)).digest == read_clip(clip).digest
+
+
+def _kept(candidate: Candidate, before: AcceptedIndex, store: GoldenStore, also: bool, over: bool) -> list[Accepted]:
+    """What stays accepted: the other answers of a bistable case, as long as they answer the same question."""
+    if also or over:
+        return list(before.goldens) if also else []
+    others = [entry for entry in before.goldens if entry.digest != candidate.golden]
+    mine = candidate.identity.digest()
+    return [
+        entry
+        for entry in others
+        if store.get(before.runner, before.case, entry.digest).manifest.identity.digest() == mine
+    ]
+
+
+def _manifest(candidate: Candidate, before: AcceptedIndex, *, reason: str, author: str) -> GoldenManifest:
+    parts = {name: part for name, part in candidate.parts.items() if name != RECORD}
+    return GoldenManifest(
+        case=candidate.case,
+        runner=candidate.runner,
+        identity=candidate.identity,
+        parts=parts,
+        shape=candidate.shape,
+        created=datetime.now(UTC).isoformat(timespec="seconds"),
+        author=author,
+        reason=reason,
+        provenance=candidate.provenance,
+        previous=candidate.golden or (before.goldens[-1].digest if before.goldens else None),
+    )
+
+
+# What the repository says now of a case whose candidate is accepted: its request, and the lock of its checkpoints.
+
+
+@dataclass(frozen=True)
+class Present:
+    """A case as it is written now.
+
+    Attributes:
+        request: what it asks for; ``None`` where the repository has no such case.
+        extra: files that change with the golden: the lock, where the case's checkpoints are other ones by now.
+        notes: sentences for the person who accepts.
+    """
+
+    request: Mapping[str, Json] | None = None
+    extra: Mapping[Path, bytes] = field(default_factory=dict)
+    notes: tuple[str, ...] = ()
+
+
+def present_case(root: Path, case_id: str) -> Present:
+    """Look a case up.
+
+    Args:
+        root: the repository's root, absolute.
+        case_id: id of the case.
+
+    Raises:
+        InvalidCaseError: the case files, or the lock, cannot be read.
+    """
+    case = next((one.case for one in load_cases(case_files(root), root) if one.case.id == case_id), None)
+    if case is None:
+        return Present(notes=(f"note: no case file has a case {case_id}",))
+    extra, notes = _lock(root, case)
+    return Present(request_of(case), extra, notes)
+
+
+def present_requests(root: Path) -> dict[str, Mapping[str, Json]]:
+    """What every case asks for as it is written now, by case id. Raises ``InvalidCaseError`` for a wrong case file."""
+    return {one.case.id: request_of(one.case) for one in load_cases(case_files(root), root)}
+
+
+def _lock(root: Path, case: Case) -> tuple[dict[Path, bytes], tuple[str, ...]]:
+    from harness.inspector.lock import LOCK_NAME, make_lock, read_lock
+
+    path = root / "cases" / LOCK_NAME
+    if not path.exists():
+        return {}, ()
+    held = read_lock(path)
+    try:
+        now, left = make_lock([case], root, held)
+    except QuantgateError as error:
+        return {}, (f"note: the lock stays as it is: {error.what}; quantgate lock",)
+    notes = tuple(f"note: not locked: {sentence}" for sentence in left)
+    mine = now.cases.get(case.id, {})
+    if held.cases.get(case.id, {}) == mine or not mine:
+        return {}, notes
+    cases = dict(sorted({**held.cases, case.id: mine}.items()))
+    return {path: held.model_copy(update={"cases": cases}).to_json().encode()}, notes

@@ -1,0 +1,172 @@
+"""Candidates in what CI left: a downloaded artifact, as a folder or as the zip it came in.
+
+Nothing is unpacked by the names in the archive. ``candidate.json`` is read first; then exactly its parts are read, each
+no further than the size it states, and written under names of our own; so no entry can leave its folder, and no
+archive can unpack into more than its candidates admit to.
+"""
+
+from __future__ import annotations
+
+import errno
+import zipfile
+import zlib
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path, PurePosixPath
+
+from harness.errors import GoldenError
+from harness.goldens.pending import parse_candidate, part_files, read_candidate
+from harness.records.candidate import CANDIDATE_FILE, Candidate
+
+MAX_ENTRIES = 100_000
+MAX_MANIFEST_BYTES = 8 << 20
+"""Most bytes of one ``candidate.json``, unpacked; that of a case with 1,600 Linears is below 1 MiB."""
+MAX_MANIFESTS_BYTES = 64 << 20
+"""Most bytes of all of them: an archive of 2 MB can unpack into gigabytes."""
+MAX_TOTAL_BYTES = 16 << 30
+_CHUNK = 1 << 20
+_AGAIN = "download the artifact again"
+_METHODS = (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED)
+_DAMAGED = (zipfile.BadZipFile, zlib.error, EOFError, NotImplementedError, RuntimeError, ValueError, OSError)
+"""What zipfile raises on bad bytes, found by changing bytes at random: seeking to a wild offset is an OSError."""
+
+
+@dataclass(frozen=True)
+class Found:
+    """One candidate in an artifact.
+
+    Attributes:
+        candidate: what it says.
+        files: path by part name, checked.
+    """
+
+    candidate: Candidate
+    files: dict[str, Path]
+
+
+def take(source: Path, case: str, runner: str, scratch: Path) -> Found:
+    """The candidate of a case in an artifact.
+
+    Args:
+        source: a folder (searched at every depth) or a zip file.
+        case: the case.
+        runner: the runner, or ``""`` where the artifact holds the case of one runner only.
+        scratch: an empty or absent folder that a zip's parts are written to.
+
+    Raises:
+        GoldenError: no such candidate, several, a damaged or tampered one, or an archive that is not to be trusted.
+    """
+    if source.is_dir():
+        return _from_folder(source, case, runner)
+    if not source.is_file():
+        raise GoldenError("no such artifact", where=str(source), remedy=_AGAIN)
+    try:
+        with zipfile.ZipFile(source) as archive:
+            return _from_zip(archive, source, case, runner, scratch)
+    except _DAMAGED as error:
+        if isinstance(error, OSError) and error.errno != errno.EINVAL:
+            raise  # the disk's fault, not the archive's
+        raise GoldenError(f"the archive is damaged: {error}", where=str(source), remedy=_AGAIN) from error
+
+
+def _from_folder(source: Path, case: str, runner: str) -> Found:
+    places = sorted(path.parent for path in source.rglob(CANDIDATE_FILE))
+    candidates: dict[str, Candidate] = {}
+    faults: list[GoldenError] = []
+    for folder in places:
+        try:
+            candidates[str(folder)] = read_candidate(folder)
+        except GoldenError as error:
+            faults.append(error)
+    place = _one(candidates, faults, case, runner, source)
+    candidate = candidates[place]
+    return Found(candidate, part_files(Path(place), candidate))
+
+
+def _from_zip(archive: zipfile.ZipFile, source: Path, case: str, runner: str, scratch: Path) -> Found:
+    entries = _entries(archive, source)
+    candidates: dict[str, Candidate] = {}
+    faults: list[GoldenError] = []
+    left = MAX_MANIFESTS_BYTES
+    for name in sorted(name for name in entries if PurePosixPath(name).name == CANDIDATE_FILE):
+        try:
+            data = _read_bounded(archive, entries[name], min(MAX_MANIFEST_BYTES, left), source)
+            left -= len(data)
+            candidates[str(PurePosixPath(name).parent)] = parse_candidate(data, f"{source}!{name}")
+        except GoldenError as error:
+            faults.append(error)
+    place = _one(candidates, faults, case, runner, source)
+    candidate = candidates[place]
+    total = sum(part.bytes for part in candidate.parts.values())
+    if total > MAX_TOTAL_BYTES:
+        raise GoldenError(f"the parts would take {total} bytes, the bound is {MAX_TOTAL_BYTES}", where=str(source))
+    scratch.mkdir(parents=True, exist_ok=True)
+    for name, part in candidate.parts.items():
+        entry = entries.get(str(PurePosixPath(place) / part.path))
+        if entry is None:
+            raise GoldenError(f"part {name!r} is missing", where=f"{source}!{place}/{part.path}", remedy=_AGAIN)
+        _unpack(archive, entry, scratch / part.path, part.bytes)
+    return Found(candidate, part_files(scratch, candidate))
+
+
+def _entries(archive: zipfile.ZipFile, source: Path) -> dict[str, zipfile.ZipInfo]:
+    infos = archive.infolist()
+    if len(infos) > MAX_ENTRIES:
+        raise GoldenError(f"the archive has {len(infos)} entries, the bound is {MAX_ENTRIES}", where=str(source))
+    entries: dict[str, zipfile.ZipInfo] = {}
+    for info in infos:
+        path = PurePosixPath(info.filename.replace("\\", "/"))
+        if not path.parts or "\0" in info.filename:
+            raise GoldenError("an entry has no name", where=str(source), remedy=_AGAIN)
+        if path.is_absolute() or ".." in path.parts or ":" in info.filename:
+            raise GoldenError(f"entry {info.filename!r} leaves the archive's folder", where=str(source), remedy=_AGAIN)
+        if str(path) in entries:
+            raise GoldenError(f"entry {info.filename!r} is there twice", where=str(source), remedy=_AGAIN)
+        if info.compress_type not in _METHODS:
+            raise GoldenError(f"entry {info.filename!r} is packed in an unusual way", where=str(source), remedy=_AGAIN)
+        if not info.is_dir():
+            entries[str(path)] = info
+    return entries
+
+
+def _read_bounded(archive: zipfile.ZipFile, entry: zipfile.ZipInfo, bound: int, source: Path) -> bytes:
+    with archive.open(entry) as stream:
+        data = stream.read(bound + 1)
+    if len(data) > bound:
+        raise GoldenError(f"{entry.filename} is larger than {bound} bytes", where=str(source), remedy=_AGAIN)
+    return data
+
+
+def _unpack(archive: zipfile.ZipFile, entry: zipfile.ZipInfo, target: Path, size: int) -> None:
+    """Write at most one byte more than ``size``: enough for the later check to call it too long."""
+    left = size + 1
+    with archive.open(entry) as stream, target.open("wb") as out:
+        while left > 0 and (block := stream.read(min(_CHUNK, left))):
+            out.write(block)
+            left -= len(block)
+
+
+def _one(candidates: dict[str, Candidate], faults: Sequence[GoldenError], case: str, runner: str, source: Path) -> str:
+    """The place of the one candidate that is meant. A damaged one matters only where it may be the one."""
+    meant = [
+        place for place, candidate in candidates.items() if candidate.case == case and runner in ("", candidate.runner)
+    ]
+    if len(meant) == 1:
+        return meant[0]
+    held = ", ".join(sorted(f"{candidate.runner}/{candidate.case}" for candidate in candidates.values())) or "none"
+    wanted = f"{runner}/{case}" if runner else case
+    if not meant and faults:
+        raise faults[0]
+    if not meant:
+        raise GoldenError(
+            f"the artifact holds no candidate of {wanted} (it holds: {held})",
+            where=str(source),
+            remedy="name the artifact of the run that tested this case on this runner",
+        )
+    if len({candidates[place].seal for place in meant}) == 1:
+        return meant[0]  # the same candidate twice: in the run's folder and among the pending ones
+    raise GoldenError(
+        f"the artifact holds {len(meant)} candidates of {wanted}: {', '.join(meant)}",
+        where=str(source),
+        remedy="name one with --runner, or name its folder with --from",
+    )

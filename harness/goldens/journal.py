@@ -1,0 +1,320 @@
+"""Several files change together or not at all, also when the process dies in between.
+
+A redo log. Everything new is staged under ``.quantgate/transactions/<id>/``; then ``journal.json`` is renamed into
+place, which is the moment of no return; then every operation is applied, each of them harmless when repeated; then the
+journal goes. A folder without a journal never happened and is deleted; one with a journal is finished by the next
+command. All of it under the workspace's lock.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import shutil
+import uuid
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Annotated, Literal
+
+from pydantic import Field
+
+from harness.errors import GoldenError, disk_error
+from harness.goldens.folder import FolderStore
+from harness.goldens.golden import copy_parts, require_writable, sync_folder
+from harness.goldens.workspace import Workspace
+from harness.inside import read_inside, relative_parts, remove_inside, require_inside, write_inside
+from harness.reading import UnreadableError, reason
+from harness.records.base import Record, write_bytes_atomic
+from harness.records.candidate import CANDIDATE_FILE, Candidate
+from harness.records.golden import AcceptedIndex, GoldenManifest, SafeName
+
+JOURNAL_FILE = "journal.json"
+WRITTEN = ("goldens", "thresholds", "cases")
+"""Folders of the project that a journal may change; no command writes a journal that names another file."""
+Hook = Callable[[str], None]
+"""Called before and after every step with the step's name; tests stop the process in it."""
+
+
+class Install(Record):
+    """Put a golden into a folder store and accept it."""
+
+    kind: Literal["install"] = "install"
+    store: str
+    staged: SafeName
+    manifest: GoldenManifest
+    before: AcceptedIndex
+    after: AcceptedIndex
+
+
+class Write(Record):
+    """Give a file other bytes, or delete it (``staged`` is ``None``)."""
+
+    kind: Literal["write"] = "write"
+    target: str
+    staged: SafeName | None
+    before: str | None
+    """sha256 (hex) of the bytes that are replaced; ``None``: there is no file."""
+    after: str | None
+
+
+class Discard(Record):
+    """Delete a pending candidate, if it is still the one with this seal."""
+
+    kind: Literal["discard"] = "discard"
+    folder: str
+    seal: str
+
+
+Operation = Annotated[Install | Write | Discard, Field(discriminator="kind")]
+
+
+class Journal(Record):
+    """``journal.json``."""
+
+    schema_version: Literal[1] = 1
+    what: str
+    """One sentence for the person who finds it unfinished."""
+    operations: tuple[Operation, ...]
+
+
+class Transaction:
+    """Collects changes, then makes them. Use it under ``workspace.locked()``, after :func:`recover`.
+
+    Args:
+        workspace: the project.
+        what: one sentence that says what is being done.
+        hook: see :data:`Hook`.
+    """
+
+    def __init__(self, workspace: Workspace, what: str, hook: Hook = lambda _step: None) -> None:
+        self.workspace, self.what, self._hook = workspace, what, hook
+        self.folder = workspace.transactions / uuid.uuid4().hex
+        self.folder.mkdir(parents=True)
+        self._operations: list[Install | Write | Discard] = []
+
+    def install(
+        self, store: FolderStore, manifest: GoldenManifest, files: Mapping[str, Path], after: AcceptedIndex
+    ) -> None:
+        """Put a golden in and accept it. The parts are copied and checked now, so that later steps cannot fail on them.
+
+        Raises:
+            GoldenError: a part is not what the manifest says, or the store leaves the project.
+        """
+        staged = self._name()
+        relative = self._relative(store.root)
+        require_inside(self.workspace.root, store.index_path(manifest.runner, manifest.case))
+        copy_parts(manifest.parts, files, self.folder / staged)
+        before = store.index(manifest.runner, manifest.case)
+        self._operations.append(Install(store=relative, staged=staged, manifest=manifest, before=before, after=after))
+        self._hook("staged golden")
+
+    def write(self, target: Path, data: bytes | None) -> None:
+        """Give ``target`` the bytes ``data``; ``None`` deletes it.
+
+        Raises:
+            GoldenError: ``target`` is outside of the folders that a journal may change.
+        """
+        relative = self._relative(target)
+        _require_written(relative, self.workspace.root)
+        before = _sha256_inside(self.workspace.root, relative)
+        if data is None and before is None:
+            return
+        staged = None
+        if data is not None:
+            staged = self._name()
+            write_bytes_atomic(self.folder / staged, data)
+        after = hashlib.sha256(data).hexdigest() if data is not None else None
+        self._operations.append(Write(target=relative, staged=staged, before=before, after=after))
+        self._hook(f"staged {target.name}")
+
+    def discard(self, folder: Path, seal: str) -> None:
+        """Delete a pending candidate at the end."""
+        self._operations.append(Discard(folder=self._relative(folder), seal=seal))
+
+    def commit(self) -> None:
+        """Make the changes. After the journal is written they happen, now or with the next command.
+
+        Raises:
+            InfraError: something that is to change cannot be written. Nothing was changed, unless the message says so.
+        """
+        journal = Journal(what=self.what, operations=tuple(self._operations))
+        for operation in journal.operations:
+            _require_writable(self.workspace, operation)
+        self._hook("before journal")
+        journal.write(self.folder / JOURNAL_FILE)
+        sync_folder(self.folder)
+        self._hook("journal written")
+        finish(self.workspace, self.folder, journal, self._hook)
+
+    def abandon(self) -> None:
+        """Forget the changes, if the journal is not written yet."""
+        if not (self.folder / JOURNAL_FILE).exists():
+            shutil.rmtree(self.folder, ignore_errors=True)
+
+    def _name(self) -> str:
+        return f"{len(self._operations):02d}"
+
+    def _relative(self, path: Path) -> str:
+        """``path`` as the journal names it: below the project, with no link on the way."""
+        return require_inside(self.workspace.root, path)
+
+
+def recover(workspace: Workspace, hook: Hook = lambda _step: None) -> tuple[str, ...]:
+    """Finish or undo what interrupted commands left; call it under the lock, before anything else.
+
+    Returns:
+        A sentence for each thing that was finished or undone.
+
+    Raises:
+        GoldenError: a file that an interrupted command was to change was changed by somebody else since.
+    """
+    said: list[str] = []
+    folders = sorted(workspace.transactions.iterdir()) if workspace.transactions.is_dir() else []
+    for folder in folders:
+        path = folder / JOURNAL_FILE
+        if not path.exists():
+            shutil.rmtree(folder)
+            said.append("an interrupted command had changed nothing yet; its scratch files were removed")
+            continue
+        try:
+            journal = Journal.read(path)
+        except (OSError, UnreadableError) as error:
+            raise GoldenError(
+                f"an interrupted command cannot be finished: {reason(error)}",
+                where=str(path),
+                remedy=f"delete {folder}",
+            ) from error
+        _check_places(workspace, folder, journal)
+        finish(workspace, folder, journal, hook)
+        said.append(f"an interrupted command was finished: {journal.what}")
+    return tuple(said)
+
+
+def finish(workspace: Workspace, folder: Path, journal: Journal, hook: Hook) -> None:
+    """Apply every operation of a journal, whether or not it was applied before, and remove the journal.
+
+    Raises:
+        GoldenError: a file was changed by somebody else since.
+        InfraError: a file cannot be written; the journal stays, and says what is left to do.
+    """
+    for number, operation in enumerate(journal.operations):
+        hook(f"before {number} {operation.kind}")
+        try:
+            _apply(workspace, folder, operation)
+        except OSError as error:
+            raise disk_error(error, f"begun, and finished by the next command: {journal.what}") from error
+        hook(f"after {number} {operation.kind}")
+    (folder / JOURNAL_FILE).unlink()
+    hook("journal removed")
+    shutil.rmtree(folder)
+
+
+def _check_places(workspace: Workspace, folder: Path, journal: Journal) -> None:
+    """Refuse a journal that would touch anything but goldens, limits, cases and pending candidates.
+
+    Raises:
+        GoldenError: it would. Nothing was changed.
+    """
+    root = workspace.root
+    try:
+        for operation in journal.operations:
+            if isinstance(operation, Install):
+                _require(operation.store == WRITTEN[0], operation.store, root)
+                manifest = operation.manifest
+                require_inside(root, FolderStore(root / operation.store).index_path(manifest.runner, manifest.case))
+            elif isinstance(operation, Write):
+                _require_written(operation.target, root)
+                require_inside(root, root / operation.target)
+            else:
+                parts = relative_parts(operation.folder, root)
+                place = parts[:-2] == workspace.pending_root.relative_to(root).parts
+                _require(place, operation.folder, root)
+                require_inside(root, root / operation.folder)
+    except GoldenError as error:
+        raise GoldenError(
+            f"this journal was not written by a command of this project: {error.what}",
+            where=str(folder / JOURNAL_FILE),
+            remedy=f"look who wrote it, then delete {folder}",
+        ) from error
+
+
+def _require(holds: bool, path: str, root: Path) -> None:
+    if not holds:
+        raise GoldenError(f"{path!r} is none of the files that a journal changes", where=str(root))
+
+
+def _require_written(path: str, root: Path) -> None:
+    parts = relative_parts(path, root)
+    _require(len(parts) > 1 and parts[0] in WRITTEN, path, root)
+
+
+def _sha256_inside(root: Path, path: str) -> str | None:
+    data = read_inside(root, path)
+    return None if data is None else hashlib.sha256(data).hexdigest()
+
+
+def _require_writable(workspace: Workspace, operation: Operation) -> None:
+    """Before the journal is written: what it holds is done sooner or later, whatever the command said of it."""
+    if isinstance(operation, Install):
+        manifest = operation.manifest
+        FolderStore(workspace.root / operation.store).require_writable(manifest.runner, manifest.case)
+    elif isinstance(operation, Write):
+        require_writable(workspace.root / operation.target)
+
+
+def _apply(workspace: Workspace, folder: Path, operation: Install | Write | Discard) -> None:
+    if isinstance(operation, Install):
+        _apply_install(workspace, folder, operation)
+    elif isinstance(operation, Write):
+        _apply_write(workspace, folder, operation)
+    else:
+        _apply_discard(workspace, folder, operation)
+
+
+def _apply_install(workspace: Workspace, folder: Path, operation: Install) -> None:
+    store = FolderStore(workspace.root / operation.store)
+    manifest = operation.manifest
+    require_inside(workspace.root, store.index_path(manifest.runner, manifest.case))
+    now = store.index(manifest.runner, manifest.case)
+    if now not in (operation.before, operation.after):
+        raise _conflict(store.index_path(manifest.runner, manifest.case), folder)
+    files = {name: folder / operation.staged / part.path for name, part in manifest.parts.items()}
+    store.install(manifest, files, operation.after)
+
+
+def _apply_write(workspace: Workspace, folder: Path, operation: Write) -> None:
+    root = workspace.root
+    now = _sha256_inside(root, operation.target)
+    if now == operation.after:
+        return
+    if now != operation.before:
+        raise _conflict(root / operation.target, folder)
+    if operation.staged is None:
+        remove_inside(root, operation.target)
+        return
+    data = read_inside(folder, operation.staged)
+    if data is None or hashlib.sha256(data).hexdigest() != operation.after:
+        raise GoldenError(
+            "the staged file of an interrupted command is not what its journal says",
+            where=str(folder / operation.staged),
+            remedy=f"delete {folder}, and type the command again",
+        )
+    write_inside(root, operation.target, data)
+
+
+def _apply_discard(workspace: Workspace, scratch: Path, operation: Discard) -> None:
+    folder = workspace.root / operation.folder
+    require_inside(workspace.root, folder)
+    try:
+        seal = Candidate.read(folder / CANDIDATE_FILE).seal
+    except (OSError, UnreadableError):
+        return  # gone already, or no longer the one that was accepted
+    if seal == operation.seal:
+        folder.rename(scratch / "discarded")  # whole, and deleted with the transaction's folder
+
+
+def _conflict(path: Path, folder: Path) -> GoldenError:
+    return GoldenError(
+        "an interrupted command was to change this file, and somebody else changed it since",
+        where=str(path),
+        remedy=f"put it back (`git checkout -- {path}`) and type the command again, or delete {folder} to give it up",
+    )

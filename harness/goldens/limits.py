@@ -1,0 +1,117 @@
+"""What happens to a case's limits when another golden is accepted.
+
+Limits are samples measured against one golden of one configuration. So:
+
+- new limits that were measured against the candidate come with it;
+- without them, and with the same request, hardware, weights and environment (only the code changed), the old ones are
+  carried over: the noise of a configuration is a property of the configuration. The file says that it was done;
+- without them, and with another configuration, the old ones are removed: they say nothing of this one, and a case
+  without limits ends red with the command that measures them, while wrong limits might end green;
+- where the old golden stays accepted (a bistable case), they hold for the new one too, and the file says so: the noise
+  around each answer is that of the configuration, until `quantgate regenerate` holds every run against the nearest.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+from harness.errors import GoldenError
+from harness.limits.stored import edited, place_again
+from harness.reading import UnreadableError, reason
+from harness.records.golden import CLIP, GoldenManifest
+from harness.records.limits import LimitFile
+
+Fate = Literal["new", "carried", "removed", "extended", "none"]
+
+
+@dataclass(frozen=True)
+class LimitChange:
+    """What becomes of a limit file.
+
+    Attributes:
+        fate: in one word.
+        limits: its new content; ``None`` where it is removed or was never there.
+    """
+
+    fate: Fate
+    limits: LimitFile | None
+
+
+def limits_after(
+    manifest: GoldenManifest, measured: LimitFile | None, path: Path, *, kept: Sequence[str]
+) -> LimitChange:
+    """The limits of a case once ``manifest`` is accepted.
+
+    Args:
+        manifest: the new golden.
+        measured: limits that were measured against its clip (``golden_digest`` is the clip's sha256).
+        path: the limit file as it is now, if there is one.
+        kept: digests of older goldens of the same configuration that stay accepted.
+
+    Raises:
+        GoldenError: the limit file cannot be read, or ``measured`` belongs to something else.
+    """
+    digest, identity = manifest.digest(), manifest.identity.digest()
+    if measured is not None:
+        clip = manifest.parts.get(CLIP)
+        own = (manifest.case, manifest.runner, identity, clip.sha256 if clip is not None else "")
+        given = (measured.case, measured.runner, measured.identity_digest, measured.golden_digest)
+        for what, expected, found in zip(("case", "runner", "identity", "clip"), own, given, strict=True):
+            if expected != found:
+                raise GoldenError(
+                    f"the new limits were measured for another {what}: {found[:24]!r}, not {expected[:24]!r}",
+                    where=f"{manifest.runner}/{manifest.case}",
+                    remedy="quantgate regenerate, which measures limits and golden together",
+                )
+        return LimitChange("new", _checked(measured, golden_digest=digest, also=tuple(kept)))
+    old = read_committed(path)
+    if old is None:
+        return LimitChange("none", None)
+    if old.identity_digest != identity:
+        return LimitChange("removed", None)
+    others = tuple(one for one in old.also if one in kept)
+    if old.golden_digest in kept:
+        return LimitChange("extended", _checked(old, also=(*others, digest), notes=(*old.notes, _beside(old, digest))))
+    note = f"carried over from golden {old.golden_digest[:16]}, which its samples were measured against"
+    changed = _checked(
+        old,
+        golden_digest=digest,
+        also=others,
+        author=manifest.author,
+        created=manifest.created,
+        reason=f"{note}: {manifest.reason}",
+    )
+    return LimitChange("carried", changed)
+
+
+def read_committed(path: Path) -> LimitFile | None:
+    """Read the committed limits at ``path``. Returns ``None`` if there are none.
+
+    Raises:
+        GoldenError: they cannot be read, or were edited by hand.
+    """
+    try:
+        limits = LimitFile.read(path)
+    except FileNotFoundError:
+        return None
+    except (OSError, UnreadableError) as error:
+        raise GoldenError(
+            f"the limits cannot be read: {reason(error)}", where=str(path), remedy="git checkout it"
+        ) from error
+    if fault := edited(limits):
+        raise GoldenError(fault, where=str(path), remedy=f"git checkout {path}, or {place_again(limits)}")
+    return limits
+
+
+def _beside(old: LimitFile, digest: str) -> str:
+    return (
+        f"golden {digest[:16]} was accepted beside {old.golden_digest[:16]}, and no sample is measured against it yet: "
+        f"quantgate regenerate --case {old.case} --runner {old.runner}"
+    )
+
+
+def _checked(limits: LimitFile, **changes: object) -> LimitFile:
+    return LimitFile.model_validate({**limits.model_dump(), **changes})

@@ -1,0 +1,256 @@
+"""Candidates that wait for a person: left by a run, listed, opened, rejected."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import uuid
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+from harness.errors import GoldenError
+from harness.goldens.golden import check_part, copy_parts, describe
+from harness.goldens.workspace import Workspace
+from harness.reading import UnreadableError
+from harness.records.candidate import CANDIDATE_FILE, Candidate
+from harness.records.case_record import CaseRecord
+from harness.records.golden import CLIP, Provenance
+from harness.records.limits import LimitFile
+
+RECORD = "record"
+"""Name of the part that holds the case's record."""
+
+MEDIA = {".json": "application/json", ".safetensors": "application/vnd.safetensors", ".log": "text/plain"}
+_RUN_AGAIN = "run the case again; its candidate is left anew"
+
+
+@dataclass(frozen=True)
+class Pending:
+    """A pending candidate as it lies on disk.
+
+    Attributes:
+        runner, case: from its place.
+        folder: where it lies.
+        candidate: what it says, or ``None`` where it is damaged.
+        fault: what is wrong with it, as a sentence.
+    """
+
+    runner: str
+    case: str
+    folder: Path
+    candidate: Candidate | None
+    fault: str = ""
+
+
+def candidate_of(
+    record: CaseRecord, files: Mapping[str, Path], *, run_code: str = "", limits: LimitFile | None = None
+) -> Candidate:
+    """The candidate that a case's record and its files make.
+
+    Args:
+        record: of a run that generated something; its identity becomes the golden's.
+        files: path by part name: ``clip``, ``trace``, ``sketches``, ... Media types follow from the suffixes.
+        run_code: commit of the code under test, where the record's fingerprint does not say it.
+        limits: limits measured against this candidate; their ``golden_digest`` is set to the clip's sha256.
+
+    Raises:
+        GoldenError: the record has no identity, or there is a clip and the record does not say its shape.
+    """
+    if record.identity is None:
+        raise GoldenError("a run without an identity leaves no candidate", where=record.node, remedy=_RUN_AGAIN)
+    if CLIP in files and record.generation is None:
+        raise GoldenError("the record says nothing of a clip", where=record.node, remedy=_RUN_AGAIN)
+    parts = {
+        name: describe(path, MEDIA.get(path.suffix, "application/octet-stream"), f"{name}{path.suffix}")
+        for name, path in sorted(files.items())
+    }
+    if limits is not None and CLIP in parts:
+        limits = limits.model_copy(update={"golden_digest": parts[CLIP].sha256})
+    code = record.fingerprint.code if record.fingerprint is not None else ""
+    return Candidate.sealed(
+        case=record.case,
+        runner=record.runner,
+        identity=record.identity,
+        parts=parts,
+        shape=record.generation.shape if CLIP in files and record.generation is not None else None,
+        created=record.started,
+        provenance=Provenance(run=record.run, code=run_code or code, fingerprint=record.fingerprint),
+        outcome=record.verdict.outcome,
+        summary=record.verdict.summary,
+        golden=record.golden,
+        changes=record.changes,
+        limits=limits,
+    )
+
+
+def leave(
+    workspace: Workspace,
+    record: CaseRecord,
+    files: Mapping[str, Path],
+    *,
+    run_code: str = "",
+    limits: LimitFile | None = None,
+    run_folder: Path | None = None,
+) -> Path:
+    """Copy a case's output to the pending candidates, in place of an older one of the same case and runner.
+
+    Args:
+        workspace: the project.
+        record, files, run_code, limits: as for :func:`candidate_of`.
+        run_folder: the case's folder of the run, such as ``runs/<run>/<case>``: ``candidate.json`` is written there
+            too, so that an uploaded run is an artifact for ``accept --from``. Files that lie there under the names
+            ``<part><suffix>`` stay where they are; others are copied there.
+
+    Returns:
+        The pending candidate's folder.
+
+    Raises:
+        GoldenError: as :func:`candidate_of`.
+    """
+    candidate = candidate_of(record, files, run_code=run_code, limits=limits)
+    if run_folder is not None:
+        write_candidate(run_folder, candidate, files)
+    return leave_candidate(workspace, candidate, files)
+
+
+def leave_candidate(workspace: Workspace, candidate: Candidate, files: Mapping[str, Path]) -> Path:
+    """As :func:`leave`, with a candidate that was made before."""
+    target = workspace.pending(candidate.runner, candidate.case)
+    stage = workspace.state / "leaving" / uuid.uuid4().hex
+    try:
+        write_candidate(stage / "new", candidate, files)
+        with workspace.locked():
+            target.parent.mkdir(parents=True, exist_ok=True)
+            if target.exists():
+                target.rename(stage / "old")
+            (stage / "new").rename(target)
+    finally:
+        shutil.rmtree(stage, ignore_errors=True)
+    return target
+
+
+def write_candidate(folder: Path, candidate: Candidate, files: Mapping[str, Path]) -> Path:
+    """Write a candidate and copies of its parts into a folder. ``candidate.json`` comes last: without it, it is none.
+
+    Raises:
+        GoldenError: a file is not what the candidate says.
+    """
+    copy_parts(candidate.parts, files, folder)
+    return candidate.write(folder / CANDIDATE_FILE)
+
+
+def read_candidate(folder: Path) -> Candidate:
+    """The candidate in a folder, once its seal holds; the parts are checked by :func:`part_files`.
+
+    Raises:
+        GoldenError: there is none, it is damaged, or it was changed by hand.
+    """
+    return parse_candidate(_read(folder / CANDIDATE_FILE), str(folder / CANDIDATE_FILE))
+
+
+def parse_candidate(data: bytes, where: str) -> Candidate:
+    """The candidate that ``candidate.json``'s bytes say, once its seal holds.
+
+    Raises:
+        GoldenError: it is damaged, or it was changed by hand.
+    """
+    try:
+        candidate = Candidate.parse(data, where)
+    except UnreadableError as error:
+        raise GoldenError(f"this is not a candidate: {error.what}", where=error.where, remedy=_RUN_AGAIN) from error
+    if candidate.seal != candidate.expected_seal():
+        raise GoldenError("the candidate was changed since the run wrote it", where=where, remedy=_RUN_AGAIN)
+    return candidate
+
+
+def part_files(folder: Path, candidate: Candidate) -> dict[str, Path]:
+    """Path of every part, each with its size and sha256 just checked, and the record held against the candidate.
+
+    Raises:
+        GoldenError: a part is missing, truncated or changed, or the record tells of another run.
+    """
+    files = {
+        name: check_part(name, part, folder / part.path, remedy=_RUN_AGAIN) for name, part in candidate.parts.items()
+    }
+    if RECORD in files:
+        _check_record(files[RECORD], candidate)
+    return files
+
+
+def listed(workspace: Workspace) -> tuple[Pending, ...]:
+    """All pending candidates, sorted; a damaged one is listed with what is wrong."""
+    found: list[Pending] = []
+    for path in sorted(workspace.pending_root.glob(f"*/*/{CANDIDATE_FILE}")):
+        folder = path.parent
+        runner, case = folder.parent.name, folder.name
+        try:
+            candidate = read_candidate(folder)
+            if (candidate.runner, candidate.case) != (runner, case):
+                raise GoldenError(f"it belongs to {candidate.runner}/{candidate.case}", where=str(folder))
+            found.append(Pending(runner, case, folder, candidate))
+        except GoldenError as error:
+            found.append(Pending(runner, case, folder, None, str(error)))
+    return tuple(found)
+
+
+def choose(workspace: Workspace, case: str, runner: str = "") -> Path:
+    """Folder of the one pending candidate of a case.
+
+    Raises:
+        GoldenError: there is none, or there are several runners and none was named.
+    """
+    found = [item for item in listed(workspace) if item.case == case and runner in ("", item.runner)]
+    if not found:
+        known = ", ".join(f"{item.runner}/{item.case}" for item in listed(workspace)) or "none"
+        raise GoldenError(
+            f"no candidate of {case!r}{f' on {runner}' if runner else ''} is pending (pending: {known})",
+            remedy="run the case, or name a downloaded artifact with --from",
+        )
+    if len(found) > 1:
+        raise GoldenError(
+            f"candidates of {case!r} are pending on {', '.join(item.runner for item in found)}",
+            remedy="name one with --runner",
+        )
+    return found[0].folder
+
+
+def reject(workspace: Workspace, case: str, runner: str = "") -> Path:
+    """Drop a pending candidate; the run's own folder keeps what it has. Returns where the candidate was.
+
+    Raises:
+        GoldenError: there is none, or there are several runners and none was named.
+    """
+    with workspace.locked():
+        folder = choose(workspace, case, runner)
+        grave = workspace.state / "leaving" / uuid.uuid4().hex
+        grave.parent.mkdir(parents=True, exist_ok=True)
+        folder.rename(grave)
+    shutil.rmtree(grave)
+    return folder
+
+
+def _check_record(path: Path, candidate: Candidate) -> None:
+    try:
+        record = CaseRecord.read(path)
+    except UnreadableError as error:
+        raise GoldenError(f"the record cannot be read: {error.what}", where=error.where, remedy=_RUN_AGAIN) from error
+    if (record.runner, record.case) != (candidate.runner, candidate.case):
+        raise GoldenError(
+            f"the record tells of {record.runner}/{record.case}, the candidate of {candidate.runner}/{candidate.case}",
+            where=str(path),
+            remedy=_RUN_AGAIN,
+        )
+    if record.identity != candidate.identity:
+        raise GoldenError(
+            "the record's identity is not the one that the candidate names", where=str(path), remedy=_RUN_AGAIN
+        )
+
+
+def _read(path: Path) -> bytes:
+    try:
+        return path.read_bytes()
+    except OSError as error:
+        raise GoldenError(
+            f"no candidate there: {os.strerror(error.errno or 0)}", where=str(path), remedy=_RUN_AGAIN
+        ) from error

@@ -1,0 +1,290 @@
+"""What nobody may accept without saying so: each refusal has a flag of its own, and names it."""
+
+from __future__ import annotations
+
+import json
+import shlex
+import zipfile
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+from harness.errors import GoldenError
+from harness.goldens.artifact import Found
+from harness.goldens.folder import SHORT
+from harness.goldens.golden import Golden
+from harness.goldens.limits import read_committed
+from harness.goldens.pending import RECORD
+from harness.goldens.workspace import Workspace
+from harness.judge.limits_rule import loosened, of_frames
+from harness.records.base import Json
+from harness.records.candidate import SHOWN_FILE, Candidate
+from harness.records.case_record import CaseRecord
+from harness.records.golden import CLIP
+from harness.records.limits import Limit, LimitFile
+
+FAR = 0.5
+"""Mean SSIM below which two clips do not show the same video: healthy runs of one request lie above .9, and limits that
+hold for two videos see neither."""
+Similarity = Callable[[Path, Path], float | None]
+"""Mean SSIM of two clip files; ``None`` if their shapes differ."""
+_MAX_SHOWN = 1 << 24
+
+
+@dataclass(frozen=True)
+class Allow:
+    """What the person who accepts takes upon themselves. By default nothing.
+
+    Attributes:
+        other_request: the candidate answers another request than the case file asks now.
+        failed_sanity: its frames failed a check that needs no golden, or none was made.
+        unseen: no report shows it.
+        another_video: it shows another video than the golden that it takes the place of.
+        drop_limits: the limits of the case are deleted with it.
+    """
+
+    other_request: bool = False
+    failed_sanity: bool = False
+    unseen: bool = False
+    another_video: bool = False
+    drop_limits: bool = False
+
+
+NOTHING = Allow()
+ALL = Allow(other_request=True, failed_sanity=True, unseen=True, another_video=True, drop_limits=True)
+"""For a command that makes golden and limits itself, and refuses on its own."""
+
+
+def request_changes(candidate: Candidate, request: Mapping[str, Json]) -> tuple[str, ...]:
+    """``field: candidate's value -> value that the case file asks for now``, for each field that differs."""
+    made = candidate.identity.request
+    return tuple(
+        f"{name}: {made.get(name)!r} -> {request.get(name)!r}"
+        for name in sorted(made.keys() | request.keys())
+        if made.get(name) != request.get(name)
+    )
+
+
+def refuse_request(candidate: Candidate, request: Mapping[str, Json] | None, allow: Allow) -> None:
+    """Refuse a candidate of another request than the case file asks now: it would be stale at once.
+
+    Raises:
+        GoldenError: it is, and nobody allowed it.
+    """
+    changes = () if request is None else request_changes(candidate, request)
+    if changes and not allow.other_request:
+        raise GoldenError(
+            f"the case asks for something else since the candidate was made: {'; '.join(changes)}",
+            where=_name(candidate),
+            remedy="run the case again, and accept what it leaves; or add --other-request",
+        )
+
+
+def refuse_sick(found: Found, allow: Allow) -> None:
+    """Refuse a candidate whose frames failed sanity, or were never checked.
+
+    Raises:
+        GoldenError: they did, and nobody allowed it.
+    """
+    if allow.failed_sanity:
+        return
+    record = record_of(found)
+    failures = record.sanity.failures if record is not None and record.sanity is not None else None
+    if failures is None:
+        what = "nothing says that its frames passed the checks that need no golden"
+    elif failures:
+        what = "its frames are sick: " + "; ".join(f"{check.name}: {check.message}" for check in failures)
+    else:
+        return
+    raise GoldenError(
+        what,
+        where=_name(found.candidate),
+        remedy=f"quantgate reject {found.candidate.case}, and repair the run; --failed-sanity takes it all the same",
+    )
+
+
+def refuse_unseen(workspace: Workspace, found: Found, source: Path | None, allow: Allow) -> None:
+    """Refuse a candidate that no report shows: nobody can have looked at it.
+
+    Raises:
+        GoldenError: there is no such report, and nobody allowed it.
+    """
+    if allow.unseen or is_shown(workspace, found.candidate, source):
+        return
+    if source is not None and not source.is_dir():
+        remedy = "unpack the archive and make its report (quantgate report FOLDER), look, and accept --from FOLDER"
+    else:
+        remedy = f"quantgate report {shlex.quote(str(source or '.quantgate/pending'))}, look at it, and accept it then"
+    raise GoldenError(
+        "no report shows this candidate, so nobody can have looked at its frames",
+        where=_name(found.candidate),
+        remedy=f"{remedy}; --unseen takes it all the same",
+    )
+
+
+def refuse_far(
+    found: Found,
+    goldens: Iterable[Golden],
+    kept: Iterable[str],
+    similarity: Similarity,
+    allow: Allow,
+) -> None:
+    """Refuse a candidate that shows another video than the goldens of its case.
+
+    Limits of a case that accepts two different videos see neither: so beside a golden that stays, there is no flag.
+
+    Args:
+        found: the candidate.
+        goldens: those that the case accepts now.
+        kept: digests of those that stay accepted.
+        similarity: mean SSIM of two clip files.
+        allow: what was allowed.
+
+    Raises:
+        GoldenError: it lies below ``FAR``.
+    """
+    stays = set(kept)
+    if CLIP not in found.files:
+        return
+    for golden in goldens:
+        same_request = golden.manifest.identity.request == found.candidate.identity.request
+        replaced = golden.digest not in stays
+        if not same_request or CLIP not in golden.manifest.parts or (replaced and allow.another_video):
+            continue
+        ssim = similarity(golden.open_part(CLIP), found.files[CLIP])
+        if ssim is None or ssim >= FAR:
+            continue
+        what = f"it shows another video than golden {golden.digest[:SHORT]} (mean ssim {ssim:.2f}, below {FAR})"
+        if replaced:
+            raise GoldenError(
+                f"{what}, in whose place it would be",
+                where=_name(found.candidate),
+                remedy="look at both in the report; --another-video takes it, if the new one is right",
+            )
+        raise GoldenError(
+            f"{what}, which stays accepted: limits that hold for both would see neither",
+            where=_name(found.candidate),
+            remedy="accept it in that one's place, or reject it",
+        )
+
+
+def refuse_loss(candidate: Candidate, old: LimitFile, path: Path, allow: Allow) -> None:
+    """Refuse to delete the limits of a case.
+
+    Args:
+        candidate: the candidate, of another configuration than the limits.
+        old: the limits that would go.
+        path: their file, as it is shown.
+        allow: what was allowed.
+
+    Raises:
+        GoldenError: nobody allowed it.
+    """
+    if allow.drop_limits:
+        return
+    gating = sum(limit.gates for limit in old.limits)
+    raise GoldenError(
+        f"accepting it deletes {path} with {gating} gating limits: they were measured for another configuration "
+        "(request, hardware, weights or environment differ), and the case is red until new ones are measured",
+        where=_name(candidate),
+        remedy=f"quantgate regenerate --case {candidate.case} --runner {candidate.runner} --replace-golden "
+        "--reason '...', which measures golden and limits together; or add --drop-limits",
+    )
+
+
+def record_of(found: Found) -> CaseRecord | None:
+    """The record of the run that left a candidate, if it came along; it was checked with the other parts."""
+    path = found.files.get(RECORD)
+    return CaseRecord.read(path) if path is not None else None
+
+
+def is_shown(workspace: Workspace, candidate: Candidate, source: Path | None = None) -> bool:
+    """Whether a report of this checkout, or of the artifact ``source``, shows the candidate."""
+    return any(seal == candidate.seal for seal in _shown(workspace, source))
+
+
+def _shown(workspace: Workspace, source: Path | None) -> Iterable[str]:
+    """Seals of the candidates that a report of this checkout, or of the artifact, shows."""
+    places = [workspace.root / "runs", workspace.state]
+    if source is not None and source.is_dir():
+        places.append(source)
+    for place in places:
+        for path in place.rglob(SHOWN_FILE) if place.is_dir() else ():
+            yield from _seals(path.read_bytes())
+    if source is not None and source.is_file():
+        with zipfile.ZipFile(source) as archive:
+            for entry in archive.infolist():
+                if entry.filename.rpartition("/")[2] == SHOWN_FILE and entry.file_size <= _MAX_SHOWN:
+                    yield from _seals(archive.read(entry))
+
+
+def _seals(data: bytes) -> Iterable[str]:
+    try:
+        body = json.loads(data)
+    except ValueError:
+        return ()
+    return [str(seal) for seal in body] if isinstance(body, dict) else ()
+
+
+def _name(candidate: Candidate) -> str:
+    return f"{candidate.runner}/{candidate.case}"
+
+
+# A look at limits that come with a candidate: nobody here measured them, and the seal on them is no signature.
+
+
+def refuse_loose(candidate: Candidate, path: Path) -> None:
+    """Refuse limits that let more through than the committed ones, or in which a metric of the frames does not gate.
+
+    Args:
+        candidate: with the limits that came along, if any did.
+        path: the committed limit file, if there is one.
+
+    Raises:
+        GoldenError: they do; or the committed ones cannot be read.
+    """
+    new = candidate.limits
+    if new is None:
+        return
+    old = read_committed(path)
+    known = {limit.metric for limit in old.limits} if old is not None else set()
+    loose = list(loosened(old, new))
+    loose += [
+        f"{limit.metric}: does not gate ({limit.why})"
+        for limit in of_frames(new)
+        if not limit.gates and limit.metric not in known
+    ]
+    if not of_frames(new):
+        loose.append("no metric of the frames has a limit")
+    if loose:
+        raise GoldenError(
+            "limits came with the candidate, and let through what the committed ones do not:\n  " + "\n  ".join(loose),
+            where=f"{candidate.runner}/{candidate.case}",
+            remedy="quantgate regenerate, which measures them here; or add --loosen-limits, if they are right",
+        )
+
+
+def vouched(candidate: Candidate, author: str, reason: str) -> Candidate:
+    """The candidate with its limits under the name and the reason of the person who takes them as they are."""
+    limits = candidate.limits
+    if limits is None:
+        return candidate
+    said = f"{reason} (measured elsewhere by {limits.author}: {limits.reason})"
+    return candidate.model_copy(update={"limits": limits.model_copy(update={"author": author, "reason": said})})
+
+
+def changes_of(candidate: Candidate, path: Path) -> tuple[str, ...]:
+    """Every limit that came with the candidate, old and new, a line each; none where none came."""
+    if candidate.limits is None:
+        return ()
+    old = read_committed(path)
+    return tuple(
+        f"{limit.metric}: {_value(old.get(limit.metric) if old is not None else None)} -> {_value(limit)}"
+        for limit in candidate.limits.limits
+    )
+
+
+def _value(limit: Limit | None) -> str:
+    if limit is None:
+        return "none"
+    return "does not gate" if limit.limit is None else f"{limit.limit:.4g}"

@@ -1,0 +1,15 @@
+"""The checkpoint inspector: proves from bytes how a checkpoint is encoded, and who will read it otherwise. No torch."""
+
+from harness.formats.errors import BadReferenceError, ContractError, InspectionInterruptedError, SourceError
+from harness.inspector.contracts import load_contract
+from harness.inspector.inspect import inspect_case, inspect_checkpoint
+
+__all__ = [
+    "BadReferenceError",
+    "ContractError",
+    "InspectionInterruptedError",
+    "SourceError",
+    "inspect_case",
+    "inspect_checkpoint",
+    "load_contract",
+]

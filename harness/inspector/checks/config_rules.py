@@ -1,0 +1,188 @@
+"""The configuration against the tensors: what is declared, what is ignored, when the experts switch."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+
+from harness.formats.config import Declaration
+from harness.formats.modules import Module
+from harness.inspector.context import Context
+from harness.inspector.findings import finding, some
+from harness.inspector.index import Component
+from harness.records.inspection import InspectionFinding
+
+
+def declaration_against_tensors(context: Context) -> Iterator[InspectionFinding]:
+    """Declared and stored format agree, and both exist or neither."""
+    for expert, component in context.experts.items():
+        declared, modules = component.declaration, context.modules[expert]
+        quantized = context.quantized(expert)
+        stored = sorted({module.format for module in quantized.values()})
+        silent = quantized and not declared.declared and not any(_says_itself(item) for item in quantized.values())
+        if silent:
+            told = _told_elsewhere(component, quantized)
+            yield finding(
+                "warning" if told else "fault",
+                "quantization_undeclared",
+                f"{expert}: {len(quantized)} Linears are stored as {', '.join(stored)} and neither config.json, "
+                "hf_quant_config.json nor shard metadata says so: a runtime "
+                + ("has to be told" if told else "reads it as unquantized")
+                + ".",
+                expert=expert,
+                evidence={"modules": len(quantized), "stored": stored},
+                next_command="add quantization_config to the transformer's config.json",
+            )
+        elsewhere = declared.shared and any(context.quantized(other) for other in context.experts)
+        if declared.declared and modules and not quantized and not elsewhere:
+            yield finding(
+                "fault",
+                "nothing_quantized",
+                f"{expert}: {declared.origin} declares {declared.algo or declared.method} and no Linear is quantized: "
+                "its patterns matched nothing.",
+                expert=expert,
+                evidence={"declared": declared.algo, "linears": len(modules)},
+            )
+        wrong = sorted(
+            name
+            for name, module in quantized.items()
+            if declared.format_of(name) in DECIDED and module.format not in (declared.format_of(name), "unknown")
+        )
+        if wrong:
+            said = sorted({declared.algo_of(name) for name in wrong})
+            found = sorted({quantized[name].format for name in wrong})
+            yield finding(
+                "fault",
+                "format_mismatch",
+                f"{expert}: {declared.origin} declares {', '.join(said)} and {len(wrong)} Linears are stored as "
+                f"{', '.join(found)} ({some(wrong)}).",
+                expert=expert,
+                module=wrong[0],
+                evidence={"declared": said, "stored": stored, "modules": wrong[:20], "count": len(wrong)},
+            )
+
+
+def _says_itself(module: Module) -> bool:
+    """Whether a Linear carries its declaration: a marker, a name, or a file type that every reader of it knows."""
+    return module.dialect in ("comfy", "gguf", "bitsandbytes", "torchao", "quanto")
+
+
+def _told_elsewhere(component: Component, quantized: Mapping[str, Module]) -> bool:
+    """Whether these are files that a runtime is told about by its own options, as ComfyUI and LightX2V are.
+
+    A file without a ``config.json``, Wan's own names, a bare cast, and scales as LightX2V writes them ([N, 1] and no
+    scale of the activations). ModelOpt's exports in a Diffusers folder are not: there the declaration was lost.
+    """
+    if not component.config or component.naming.dialect == "wan":
+        return True
+    return all(
+        item.dialect == "lightx2v"
+        or item.format == "int8"
+        or item.kind == "none"
+        or (item.kind == "channel_column" and item.input_scale is None)
+        for item in quantized.values()
+    )
+
+
+DECIDED = ("nvfp4", "fp8", "mxfp8", "mxfp4", "int8")
+"""Formats that a declaration can name without doubt."""
+LISTING = ("", "modelopt", "fp8", "fbgemm_fp8", "compressed-tensors", "mxfp8", "mxfp4", "nvfp4")
+"""Declarations whose ignore list decides what a runtime allocates quantized. ComfyUI lists the quantized layers,
+torchao, bitsandbytes and quanto know them by their tensors."""
+
+
+def ignore_against_tensors(context: Context) -> Iterator[InspectionFinding]:
+    """Every unquantized Linear is covered by the ignore list, and no quantized one is."""
+    for expert, component in context.experts.items():
+        declared, quantized = component.declaration, context.quantized(expert)
+        if not quantized or not declared.declared or declared.method not in LISTING:
+            continue
+        contradicted = sorted(name for name in quantized if left_out(declared, name))
+        if contradicted:
+            yield finding(
+                "fault",
+                "ignore_contradicted",
+                f"{expert}: {declared.origin} leaves out {some(contradicted)}, and they are stored quantized: a "
+                "runtime that trusts the list reads packed bytes as BF16.",
+                expert=expert,
+                module=contradicted[0],
+                evidence={"modules": contradicted[:20], "pattern": declared.ignores(contradicted[0])},
+            )
+        known = context.base_modules.get(expert)
+        open_ = sorted(
+            name
+            for name, module in context.modules[expert].items()
+            if not module.quantized and not left_out(declared, name)
+        )
+        carried = [name for name in open_ if known and name not in known]
+        forgotten = [name for name in open_ if name not in carried]
+        if forgotten:
+            yield finding(
+                "fault",
+                "ignore_incomplete",
+                f"{expert}: {some(forgotten)} are stored unquantized and the ignore list of {declared.origin} does not "
+                "name them: a runtime allocates them quantized and fills their scales.",
+                expert=expert,
+                module=forgotten[0],
+                evidence={"modules": forgotten[:20], "count": len(forgotten)},
+            )
+        if carried:
+            yield finding(
+                "fault",
+                "carried_not_ignored",
+                f"{expert}: {some(carried)} are carried along from elsewhere, unquantized, and not in the ignore list.",
+                expert=expert,
+                module=carried[0],
+                evidence={"modules": carried[:20]},
+            )
+        idle = [
+            pattern
+            for pattern in declared.ignore
+            if not any(declared_matches(pattern, name) for name in context.modules[expert])
+            and not any(declared_matches(pattern, name.rsplit(".", 1)[0]) for name in component.tensors)
+        ]
+        if idle:
+            yield finding(
+                "info",
+                "ignore_unmatched",
+                f"{expert}: the ignore patterns {some(idle)} match nothing here.",
+                expert=expert,
+                evidence={"patterns": idle[:20]},
+            )
+
+
+def left_out(declared: Declaration, name: str) -> bool:
+    """Whether a declaration keeps a Linear unquantized: it is ignored, or not among those that are listed."""
+    return declared.ignores(name) is not None or (bool(declared.layers) and name not in declared.layers)
+
+
+def declared_matches(pattern: str, name: str) -> bool:
+    """Whether one ignore pattern covers a module name."""
+    from harness.formats.config import pattern_matches
+
+    return pattern_matches(pattern, name)
+
+
+def boundary_ratio(context: Context) -> Iterator[InspectionFinding]:
+    """A repository with two experts must say where they switch."""
+    index = context.model_index
+    if index is None or "transformer_2" not in index or index.get("transformer_2") in (None, [None, None]):
+        return
+    if index.get("boundary_ratio") is None:
+        yield finding(
+            "fault",
+            "boundary_ratio_missing",
+            "model_index.json has two experts and no boundary_ratio: diffusers then runs `transformer` for every step.",
+            evidence={"base": (context.base_index or {}).get("boundary_ratio")},
+            next_command="write the base's boundary_ratio into model_index.json",
+        )
+    elif context.base_index is not None and context.base_index.get("boundary_ratio") not in (
+        None,
+        index["boundary_ratio"],
+    ):
+        yield finding(
+            "fault",
+            "boundary_ratio_differs",
+            f"model_index.json switches experts at {index['boundary_ratio']} and the base's at "
+            f"{context.base_index['boundary_ratio']}.",
+            evidence={"checkpoint": index["boundary_ratio"], "base": context.base_index["boundary_ratio"]},
+        )

@@ -1,0 +1,244 @@
+"""Proven bytes against what each runtime will assume: one sentence with both sides, the rule and the remedy."""
+
+from __future__ import annotations
+
+import fnmatch
+from collections.abc import Iterator
+
+from harness.inspector.checks.encoding import WORDS, own_related
+from harness.inspector.context import Context
+from harness.inspector.contracts import Resolved, resolve
+from harness.inspector.contracts.resolve import remedies, resolve_loader
+from harness.inspector.findings import finding, some
+from harness.inspector.gates import gate_of
+from harness.inspector.measure import Measured
+from harness.records.inspection import InspectionFinding
+
+
+def resolved(context: Context, expert: str) -> list[Resolved]:
+    """What every asked runtime, and our own loader, will assume for one expert."""
+    component, options = context.experts[expert], context.options
+    found = [resolve(contract, component, options.env) for contract in options.contracts]
+    return ([resolve_loader(options.loader)] if options.loader is not None else []) + found
+
+
+def proven_readings(context: Context, expert: str) -> dict[str, Measured]:
+    """Modules whose NVFP4 reading the bytes prove."""
+    return {
+        name: item
+        for name, item in own_related(context, expert).items()
+        if item.module.format == "nvfp4" and item.fit and item.fit.scores[item.fit.best].cosine >= gate_of(item).cosine
+    }
+
+
+def contracts(context: Context) -> Iterator[InspectionFinding]:
+    """Nibble order and scale layout: who assumes what, because of which rule."""
+    for expert in context.experts:
+        proven = proven_readings(context, expert)
+        for runtime in resolved(context, expert):
+            if runtime.contract is not None and (runtime.prediction.refused or runtime.prediction.method != "nvfp4"):
+                continue  # nothing is read as NVFP4: contract_predictions says so
+            for code, part, assumed, rule in (
+                ("nibble_order", 0, runtime.nibble_order, runtime.nibble_rule),
+                ("scale_layout", 1, runtime.scale_layout, runtime.layout_rule),
+            ):
+                wrong = sorted(
+                    name for name, item in proven.items() if item.fit and item.fit.best.split("/")[part] != assumed
+                )
+                if wrong:
+                    yield _mismatch(expert, runtime, code, part, assumed, rule, wrong, proven[wrong[0]])
+            if not proven and any(module.format == "nvfp4" for module in context.quantized(expert).values()):
+                yield finding(
+                    "inconclusive",
+                    "contract_unproven",
+                    f"{expert}: {runtime.name} will read {WORDS[runtime.nibble_order]} ({runtime.nibble_rule}); "
+                    "the bytes alone do not prove that this is right.",
+                    expert=expert,
+                    contract=runtime.name,
+                    next_command="quantgate inspect … --base owner/name@commit",
+                )
+
+
+def _mismatch(
+    expert: str, runtime: Resolved, code: str, part: int, assumed: str, rule: str, wrong: list[str], item: Measured
+) -> InspectionFinding:
+    fit = item.fit
+    assert fit is not None  # noqa: S101 - only proven modules come here
+    proven = fit.best.split("/")
+    other = "/".join(assumed if index == part else word for index, word in enumerate(proven))
+    as_assumed = fit.scores[other].cosine if other in fit.scores else None
+    against = f" against {as_assumed:.3f}" if as_assumed is not None else ""
+    if runtime.contract is None:
+        remedy = f"set loader.{code}: {proven[part]} in the case"
+    else:
+        tried = remedies(runtime, proven[0], proven[1])
+        remedy = (
+            ", or ".join(tried) or f"no setting of this checkpoint changes that: store the weights {WORDS[assumed]}"
+        )
+    return finding(
+        "fault",
+        code,
+        f"{expert}: bytes say {WORDS[proven[part]]} (cos {fit.scores[fit.best].cosine:.3f}{against}); "
+        f"{runtime.name} will read {WORDS[assumed]} ({rule}); {remedy}.",
+        expert=expert,
+        module=wrong[0],
+        contract=runtime.name,
+        evidence={
+            "proven": fit.best,
+            "assumed": assumed,
+            "rule": rule,
+            "source": runtime.source,
+            "cosine": {name: score.cosine for name, score in fit.scores.items()},
+            "modules": wrong[:20],
+            "count": len(wrong),
+        },
+        next_command=remedy,
+    )
+
+
+def contract_predictions(context: Context) -> Iterator[InspectionFinding]:
+    """What a runtime refuses, leaves unquantized, quantizes beyond what is stored, or fills with ones."""
+    for expert in context.experts:
+        stored = frozenset(context.quantized(expert))
+        for runtime in resolved(context, expert):
+            if runtime.contract is None:
+                continue
+            prediction = runtime.prediction
+            if not runtime.contract.read:
+                yield _unread(expert, runtime)
+            if prediction.unmodelled:
+                yield finding(
+                    "inconclusive",
+                    "contract_unmodelled",
+                    f"{expert}: the contract of {runtime.name} has no rule for "
+                    f"{prediction.unmodelled}: whether it reads "
+                    "this checkpoint right is not known.",
+                    expert=expert,
+                    contract=runtime.name,
+                    next_command="run the case in that runtime, or name another contract",
+                )
+            elif prediction.refused:
+                yield finding(
+                    "fault",
+                    prediction.refused_code,
+                    f"{expert}: {runtime.name} refuses the checkpoint: {prediction.refused}.",
+                    expert=expert,
+                    contract=runtime.name,
+                    evidence={"reason": prediction.refused},
+                    next_command="declare the quantization as that runtime takes it, or use another version of it",
+                )
+            else:
+                yield from _loaded_otherwise(expert, runtime, stored)
+
+
+def _loaded_otherwise(expert: str, runtime: Resolved, stored: frozenset[str]) -> Iterator[InspectionFinding]:
+    """Faults of a checkpoint that the runtime does load."""
+    prediction, name = runtime.prediction, runtime.name
+    if stored and not prediction.quantized:
+        yield finding(
+            "fault",
+            "declaration_unseen",
+            f"{expert}: {name} finds no quantization where it looks: it loads the {len(stored)} stored "
+            f"quantized Linears "
+            "as unquantized.",
+            expert=expert,
+            contract=name,
+            evidence={"stored": len(stored)},
+            next_command="write quantization_config into the transformer's config.json",
+        )
+    elif prediction.quantized != stored and (stored or prediction.quantized):
+        more, fewer = sorted(prediction.quantized - stored), sorted(stored - prediction.quantized)
+        parts = [f"quantizes {len(more)} that are stored in full precision ({some(more)})"] if more else []
+        parts += [f"leaves {len(fewer)} stored quantized ones unquantized ({some(fewer)})"] if fewer else []
+        yield finding(
+            "fault",
+            "scope_differs",
+            f"{expert}: {name} runs {len(prediction.quantized)} Linears quantized and {len(stored)} are stored so: it "
+            f"{' and '.join(parts)}. Its ignore list is `*` globs over its own module names, each matched whole.",
+            expert=expert,
+            module=(more or fewer)[0],
+            contract=name,
+            evidence={"more": more[:20], "fewer": fewer[:20]},
+            next_command="write the ignore list as globs such as blocks.0*, condition_embedder*, proj_out",
+        )
+    ones = sorted(prediction.scale_of_one & stored)
+    if ones:
+        yield finding(
+            "fault",
+            "scale_missing",
+            f"{expert}: {name} fills the absent weight scales of {some(ones)} with 1: their weights get another gain.",
+            expert=expert,
+            module=ones[0],
+            contract=name,
+            evidence={"modules": ones[:20], "count": len(ones)},
+        )
+    inputs = sorted(prediction.input_scale_of_one & stored)
+    if inputs:
+        yield finding(
+            "fault",
+            "input_scale_missing",
+            f"{expert}: {name} fills the absent input scales of {len(inputs)} Linears ({some(inputs)}) "
+            f"with 1 and keeps "
+            "them static, whatever the declaration says of dynamic inputs.",
+            expert=expert,
+            module=inputs[0],
+            contract=name,
+            evidence={"modules": inputs[:20], "count": len(inputs)},
+            next_command="export with calibrated input scales",
+        )
+
+
+def _unread(expert: str, runtime: Resolved) -> InspectionFinding:
+    contract = runtime.contract
+    assert contract is not None  # noqa: S101 - only contracts come here
+    read = ", ".join(contract.rules.read_at)
+    return finding(
+        "inconclusive",
+        "contract_unread",
+        f"{expert}: nobody read or ran {contract.name}; its rules are taken from {read}, and defaults change between "
+        "versions.",
+        expert=expert,
+        contract=contract.name,
+        evidence={"read_at": list(contract.rules.read_at)},
+        next_command=f"quantgate learn {contract.name}",
+    )
+
+
+def contract_settings(context: Context) -> Iterator[InspectionFinding]:
+    """Settings that a runtime takes from the environment."""
+    for contract in context.options.contracts:
+        backend = contract.rules.backend
+        asked = context.options.env.get(backend.env) if backend is not None else None
+        known = backend is None or any(fnmatch.fnmatchcase(asked or "", choice) for choice in backend.choices)
+        if backend is not None and asked and backend.choices and not known:
+            yield finding(
+                "warning",
+                "backend_unknown",
+                f"{backend.env}={asked}: {contract.name} has {', '.join(backend.choices)}; it warns and runs "
+                f"{backend.default}.",
+                contract=contract.name,
+                evidence={"asked": asked, "choices": list(backend.choices), "source": backend.source},
+                next_command=f"set {backend.env} in the case's env to one of them, or take it out",
+            )
+
+
+def contract_repositories(context: Context) -> Iterator[InspectionFinding]:
+    """Repositories that a runtime does not know by name."""
+    for contract in context.options.contracts:
+        registry = contract.rules.registry
+        model = next((item for item in context.experts.values() if item.role == "model"), None)
+        if registry is None or model is None or model.source.is_local:
+            continue
+        name = model.source.label.split("@")[0]
+        if name not in registry.known and not any(_short(item) in _short(name) for item in registry.known):
+            yield finding(
+                "warning",
+                "repository_unregistered",
+                f"{contract.name} does not know {name}: {registry.otherwise}.",
+                contract=contract.name,
+                evidence={"source": registry.source},
+            )
+
+
+def _short(name: str) -> str:
+    return name.rsplit("/", 1)[-1].lower()

@@ -1,0 +1,297 @@
+"""The reading that the bytes prove, against the reading that the checkpoint declares."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterable, Iterator, Mapping
+
+from harness.formats.modules import Module
+from harness.formats.spec import title_of
+from harness.inspector.context import Context, declared_reading
+from harness.inspector.decoding import declared_rule
+from harness.inspector.findings import finding, some
+from harness.inspector.gates import ROW_CLAIM, bad_rows, gate_of, is_fnuz, state_of
+from harness.inspector.measure import PLAIN_KINDS, Measured
+from harness.records.inspection import InspectionFinding
+
+OTHER_MARGIN = 0.002
+"""Lead in cosine by which the other expert's base must fit better."""
+OTHER_BASE_SHARE = 0.8
+PARTS = {"nibble_order": 0, "scale_layout": 1}
+WORDS = {
+    "low_first": "low nibble first",
+    "high_first": "high nibble first",
+    "linear": "linear block scales",
+    "swizzled": "swizzled block scales",
+}
+
+
+def declared_of(context: Context, expert: str, measured: Measured) -> str:
+    """The declared reading of one measured module."""
+    module = measured.module
+    if module.format == "nvfp4":
+        rule = declared_reading(context.experts[expert], module)[0]
+    elif module.format in ("fp8", "int8") and module.kind in PLAIN_KINDS:
+        rule = module.code
+    else:
+        rule = declared_rule(module)
+    if "any" not in rule or measured.fit is None:
+        return rule
+    best = measured.fit.best.split("/")
+    return "/".join(proven if said == "any" else said for said, proven in zip(rule.split("/"), best, strict=True))
+
+
+def related(context: Context, expert: str) -> dict[str, Measured]:
+    """Measured modules that have a base to be compared with."""
+    return {name: item for name, item in context.measured.get(expert, {}).items() if item.fit is not None}
+
+
+def holds_other(context: Context, expert: str) -> bool:
+    """Whether most of an expert's sampled tensors fit the OTHER expert's base: then nothing else is said of them."""
+    for_other, total = other_votes(context, expert)
+    return total > 0 and for_other * 2 > total
+
+
+def other_votes(context: Context, expert: str) -> tuple[int, int]:
+    """Tensors that fit the other expert's base better, and tensors for which that could be asked."""
+    votes = [
+        item.fit.other > item.fit.scores[item.fit.best].cosine + OTHER_MARGIN and item.fit.other >= gate_of(item).cosine
+        for item in related(context, expert).values()
+        if item.fit is not None and item.fit.other is not None
+    ]
+    plain = [item for item in context.compared.get(expert, ()) if item.other_equal is not None]
+    votes += [item.other_equal is True for item in plain if item.other_equal != item.equal]
+    return sum(votes), len(votes)
+
+
+def own_related(context: Context, expert: str) -> dict[str, Measured]:
+    """``related``, and empty where the expert holds the other one's weights or those of another base altogether."""
+    return {} if holds_other(context, expert) or other_base(context, expert) else related(context, expert)
+
+
+def other_base(context: Context, expert: str) -> bool:
+    """Whether nearly every excluded tensor differs: then this is not the base that the checkpoint was made from."""
+    compared = context.compared.get(expert, ())
+    differing = sum(not item.equal for item in compared)
+    return len(compared) >= 8 and differing > OTHER_BASE_SHARE * len(compared) and not holds_other(context, expert)
+
+
+def encoding(context: Context) -> Iterator[InspectionFinding]:
+    """Nibble order, scale layout and code table, tensor by tensor and row by row."""
+    for expert in context.experts:
+        measured = own_related(context, expert)
+        states = {
+            name: state_of(item, declared_of(context, expert, item))
+            for name, item in measured.items()
+            if not is_fnuz(item)
+        }
+        by_format: dict[str, Counter[str]] = {}
+        for item in measured.values():
+            if item.fit and item.fit.scores[item.fit.best].cosine >= gate_of(item).cosine:
+                by_format.setdefault(item.module.format, Counter())[item.fit.best] += 1
+        yield from _contradicted(context, expert, measured, states)
+        yield from _rows(context, expert, measured)
+        for readings in by_format.values():
+            if len(readings) < 2:
+                continue
+            yield finding(
+                "fault",
+                "two_conventions",
+                f"{expert}: one file set holds two conventions "
+                f"({', '.join(f'{n} Linears {r}' for r, n in readings.items())}): no loader option reads both.",
+                expert=expert,
+                evidence=dict(readings),
+            )
+        unclear = sorted(name for name, state in states.items() if state == "inconclusive")
+        if unclear:
+            worst = min(unclear, key=lambda name: measured[name].fit.scores[measured[name].fit.best].cosine)  # type: ignore[union-attr]
+            yield finding(
+                "inconclusive",
+                "encoding_inconclusive",
+                f"{expert}: {len(unclear)} Linears lie between the gates ({some(unclear)}): neither this base's codes "
+                "beyond doubt, nor clearly others.",
+                expert=expert,
+                module=worst,
+                evidence=_numbers(measured[worst]) | {"modules": unclear[:20]},
+                next_command=(
+                    "name the base that was used, or compare with another export: quantgate inspect A --against B"
+                    if context.options.full
+                    else "quantgate inspect … --full"
+                ),
+            )
+
+
+def _contradicted(
+    context: Context, expert: str, measured: dict[str, Measured], states: Mapping[str, str]
+) -> Iterator[InspectionFinding]:
+    held = bool(context.options.contracts or context.options.loader)
+    groups: dict[str, list[str]] = {}
+    for name, state in states.items():
+        item = measured[name]
+        if state != "contradicted" or item.fit is None:
+            continue
+        if item.fit.scores[item.fit.best].cosine < gate_of(item).unrelated:
+            code = "weight_transposed" if _transposed(item) else "weights_unrelated"
+            groups.setdefault(code, []).append(name)
+        elif "/" in item.fit.best:
+            said, proven = declared_of(context, expert, item).split("/"), item.fit.best.split("/")
+            for code, part in PARTS.items():
+                if said[part] != proven[part]:
+                    groups.setdefault(code, []).append(name)
+        else:
+            groups.setdefault("fp8_code_table", []).append(name)
+    for code, names in groups.items():
+        item = measured[names[0]]
+        declared = declared_of(context, expert, item)
+        soft = code in PARTS and held
+        yield finding(
+            "warning" if soft else "fault",
+            code,
+            _sentence(context, expert, code, names, item, declared),
+            expert=expert,
+            module=names[0],
+            evidence=_numbers(item) | {"declared": declared, "modules": names[:20], "count": len(names)},
+            next_command=_remedy(code, item),
+        )
+
+
+def _transposed(item: Measured) -> bool:
+    turned = item.columns_fit
+    return turned is not None and turned.scores["transposed"].cosine > gate_of(item).cosine
+
+
+def _sentence(context: Context, expert: str, code: str, names: list[str], item: Measured, declared: str) -> str:
+    assert item.fit is not None  # noqa: S101 - only measured modules come here
+    best, against = item.fit.scores[item.fit.best], item.fit.scores.get(declared)
+    cosines = f"cos {best.cosine:.4f}" + (f" against {against.cosine:.4f} as declared" if against else "")
+    count = f"{len(names)} Linears ({some(names)})" if len(names) > 1 else names[0]
+    if code in PARTS:
+        _, why = declared_reading(context.experts[expert], item.module)
+        proven = WORDS[item.fit.best.split("/")[PARTS[code]]]
+        return f"{expert}: bytes of {count} say {proven} ({cosines}), and the checkpoint says otherwise ({why})."
+    if code == "fp8_code_table":
+        return f"{expert}: 8-bit codes of {count} are {item.fit.best}, not {declared} ({cosines})."
+    if code == "weight_transposed":
+        return f"{expert}: {count} are stored transposed."
+    return f"{expert}: {count} are codes of other weights than the base's under every reading ({cosines})."
+
+
+def _remedy(code: str, item: Measured) -> str:
+    assert item.fit is not None  # noqa: S101 - only measured modules come here
+    if code == "nibble_order":
+        return (
+            f"set swap_weight_nibbles: {'true' if item.fit.best.startswith('high') else 'false'} in quantization_config"
+        )
+    if code == "scale_layout":
+        return f"set checkpoint_weight_scale_layout: {item.fit.best.split('/')[1]} in quantization_config"
+    return "compare with the export that made it: quantgate inspect A --against B"
+
+
+def _numbers(item: Measured) -> dict[str, object]:
+    assert item.fit is not None  # noqa: S101 - only measured modules come here
+    scores = {name: round(score.cosine, 5) for name, score in item.fit.scores.items()}
+    return {"proven": item.fit.best, "cosine": scores, "gap": item.fit.gap, "rows": item.fit.rows}
+
+
+def _rows(context: Context, expert: str, measured: dict[str, Measured]) -> Iterator[InspectionFinding]:
+    """Single rows that another reading explains, or none."""
+    for name, item in measured.items():
+        found = item.fit
+        if found is None or is_fnuz(item):
+            continue
+        rows = bad_rows(found)
+        if not rows or len(rows) * 2 >= len(item.rows) or _broken_scales(context, expert, item):
+            continue
+        scores = {reading: float(sums.row_cosine()[rows].min()) for reading, sums in found.sums.items()}
+        best = max(scores, key=lambda reading: scores[reading])
+        numbers = [int(item.rows[row]) for row in rows]
+        code = "row_corrupt"
+        if scores[best] >= ROW_CLAIM and "/" in best:
+            code = "nibble_order" if best.split("/")[0] != found.best.split("/")[0] else "scale_layout"
+        text = f"are {best.replace('_', ' ')}" if code != "row_corrupt" else "fit the base under no reading"
+        yield finding(
+            "fault",
+            code,
+            f"{expert}: rows {some([str(number) for number in numbers])} of {name} {text}, unlike its other rows.",
+            expert=expert,
+            module=name,
+            evidence={"rows": numbers[:50], "cosine": scores, "tensor": found.best},
+        )
+
+
+def _broken_scales(context: Context, expert: str, item: Measured) -> bool:
+    """NaN or zero block scales explain a broken row, and are named themselves."""
+    scale = item.module.scale
+    return scale is not None and any(context.scanned.get(expert, {}).get(scale.name, (0, 0)))
+
+
+def layout_without_base(context: Context) -> Iterator[InspectionFinding]:
+    """Scale layout from codes and scales alone, where there is no base to compare with."""
+    for expert in context.experts:
+        wrong: list[str] = []
+        for name, item in context.measured.get(expert, {}).items():
+            if item.fit is None and item.blind is not None and item.blind.layout:
+                declared = declared_reading(context.experts[expert], item.module)[0].split("/")[1]
+                if item.blind.layout != declared and declared != "any":
+                    wrong.append(name)
+        if wrong:
+            item = context.measured[expert][wrong[0]]
+            yield finding(
+                "fault",
+                "scale_layout",
+                f"{expert}: codes and scales of {some(wrong)} only fit together when the scales are read "
+                f"{item.blind.layout if item.blind else ''}, and the checkpoint says otherwise.",
+                expert=expert,
+                module=wrong[0],
+                evidence={"z": item.blind.z if item.blind else {}, "modules": wrong[:20], "count": len(wrong)},
+            )
+
+
+KINDS = {
+    "scalar": "per tensor",
+    "one": "per tensor",
+    "channel": "per channel",
+    "channel_column": "per channel",
+    "block": "in blocks",
+    "group": "in groups",
+    "none": "cast without scales",
+}
+
+
+def described(modules: Iterable[Module]) -> str:
+    """What quantized Linears are, for people: ``40 Linears are INT8 per channel in lightx2v's layout``."""
+    counts: Counter[str] = Counter()
+    for module in modules:
+        title = f"{title_of(module.format)} {module.code if module.format == 'gguf' else ''}".strip()
+        kind = KINDS.get(module.kind, "")
+        if module.kind == "block":
+            kind = f"in blocks of {module.block[0]} x {module.block[1]}"
+        layout = "" if module.dialect == "plain" else f" in {module.dialect}'s layout"
+        counts[f"{title}{' ' + kind if kind else ''}{layout}"] += 1
+    return ", ".join(f"{count} Linears are {text}" for text, count in counts.most_common())
+
+
+def without_base(context: Context) -> Iterator[InspectionFinding]:
+    """Says plainly what cannot be known without the base."""
+    for expert in context.experts:
+        quantized = context.quantized(expert)
+        if not quantized or related(context, expert):
+            continue
+        if all(module.opaque for module in quantized.values()):
+            continue  # recognised_only says it
+        four = any(module.format == "nvfp4" for module in quantized.values())
+        open_ = "nibble order, gains, stale or swapped experts" if four else "scales' gains, stale or swapped experts"
+        why = "no base was given" if not context.options.base_given else "no Linear could be compared with the base"
+        yield finding(
+            "inconclusive",
+            "base_missing" if not context.options.base_given else "encoding_unproven",
+            f"{expert}: {described(quantized.values())}; {why}, so {open_} are not proven: every statistic of the "
+            "bytes alone is the same either way.",
+            expert=expert,
+            evidence={"quantized": len(quantized)},
+            next_command=(
+                "name the base that these weights were quantized from"
+                if context.options.base_given
+                else "quantgate inspect … --base owner/name@commit"
+            ),
+        )

@@ -1,0 +1,153 @@
+"""What a file set is, said before anything else is judged: names of another dialect, formats that are only recognised,
+tensors in a format that is none of theirs, and what a Wan transformer needs even where no base says so."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from harness.formats.modules import block_of, is_scale
+from harness.formats.names import PREFIXES
+from harness.formats.spec import title_of
+from harness.inspector.context import Context
+from harness.inspector.findings import finding, some
+from harness.records.inspection import InspectionFinding
+
+REQUIRED = (
+    "patch_embedding.weight",
+    "condition_embedder.time_embedder.linear_1.weight",
+    "condition_embedder.time_embedder.linear_2.weight",
+    "condition_embedder.time_proj.weight",
+    "condition_embedder.text_embedder.linear_1.weight",
+    "condition_embedder.text_embedder.linear_2.weight",
+    "proj_out.weight",
+    "scale_shift_table",
+)
+"""What every Wan transformer has outside its blocks (diffusers WanTransformer3DModel)."""
+WAN_CLASSES = ("WanTransformer3DModel", "WanModel")
+
+
+def names_of_dialect(context: Context) -> Iterator[InspectionFinding]:
+    """Names that the folder's own loader does not know, and prefixes that a loader has to take away."""
+    for expert, component in context.experts.items():
+        naming = component.naming
+        if naming.dialect == "mixed":
+            yield finding(
+                "fault",
+                "names_mixed",
+                f"{expert}: some tensors carry Diffusers' names and others Wan's original ones: no loader takes both.",
+                expert=expert,
+                next_command="convert all of them: diffusers scripts/convert_wan_to_diffusers.py",
+            )
+        elif naming.dialect == "wan" and component.config.get("_class_name") == "WanTransformer3DModel":
+            first = next(old for old, new in sorted(naming.names.items()) if old != new)
+            yield finding(
+                "fault",
+                "names_of_another_dialect",
+                f"{expert}: config.json is Diffusers', and the tensors carry Wan's original names ({first} for "
+                f"{naming.names[first]}): Diffusers loads none of them and leaves the transformer uninitialised.",
+                expert=expert,
+                tensor=first,
+                next_command="convert the names: diffusers scripts/convert_wan_to_diffusers.py",
+            )
+        if naming.prefix and (component.config or naming.prefix not in PREFIXES):
+            who = PREFIXES.get(naming.prefix)
+            yield finding(
+                "warning",
+                "names_prefixed",
+                f"{expert}: {naming.prefix!r} stands in front of the tensors' names"
+                + (f", as {who} writes it" if who else ", which nobody known here writes")
+                + ": a loader has to take it away. They are checked without it.",
+                expert=expert,
+                evidence={"prefix": naming.prefix},
+            )
+
+
+def recognised_only(context: Context) -> Iterator[InspectionFinding]:
+    """Linears whose format is named and not decoded: neither right nor wrong."""
+    for expert in context.experts:
+        groups: dict[tuple[str, str, str], list[str]] = {}
+        for name, module in context.quantized(expert).items():
+            item = context.measured.get(expert, {}).get(name)
+            why = module.opaque or (item.note if item is not None else "")
+            if why:
+                groups.setdefault((module.format, module.dialect, why), []).append(name)
+        for (form, dialect, why), names in groups.items():
+            yield finding(
+                "inconclusive",
+                "format_not_decoded",
+                f"{expert}: {len(names)} Linears are {title_of(form)} in {dialect}'s layout ({some(names)}). Checked: "
+                f"headers, names and what is not quantized; not checked: their values, because {why}.",
+                expert=expert,
+                module=names[0],
+                evidence={"format": form, "dialect": dialect, "modules": names[:20], "count": len(names)},
+                next_command="compare what it draws: a run of the case with its golden",
+            )
+
+
+def nothing_here(context: Context) -> Iterator[InspectionFinding]:
+    """File sets without a single tensor."""
+    for expert, component in context.experts.items():
+        if component.tensors or component.findings or not component.shards:
+            continue
+        gguf = component.shards[0].endswith(".gguf")
+        kind = "GGUF" if gguf else "safetensors"
+        yield finding(
+            "inconclusive",
+            "no_tensors",
+            f"{expert}: {some(component.shards)} is a {kind} file whose header lists no tensor: nothing to check.",
+            expert=expert,
+            evidence={"files": list(component.shards[:20])},
+            next_command="fetch the file again, or compare its size with the publisher's",
+        )
+
+
+def needed_tensors(context: Context) -> Iterator[InspectionFinding]:
+    """Embeddings and head of a Wan transformer, and the same tensors in each block; asked where no base says so."""
+    for expert, component in context.experts.items():
+        blocks: dict[int, set[str]] = {}
+        for name in component.tensors:
+            number = block_of(name)
+            if number is not None and not is_scale(name):
+                blocks.setdefault(number, set()).add(name.split(f"blocks.{number}.", 1)[1].replace("_packed", ""))
+        wan = component.config.get("_class_name") in WAN_CLASSES or any(
+            "attn1.to_q.weight" in b for b in blocks.values()
+        )
+        if expert in context.base or not blocks or not wan:
+            continue
+        absent = [name for name in REQUIRED if name not in component.tensors]
+        every = set.union(*blocks.values())
+        absent += [f"blocks.{n}.{name}" for n, own in sorted(blocks.items()) for name in sorted(every - own)]
+        if absent and len(absent) <= len(every) * len(blocks) // 2:
+            yield finding(
+                "fault",
+                "tensor_missing",
+                f"{expert}: {len(absent)} tensors that a Wan transformer needs are absent ({some(absent)}): it cannot "
+                "be loaded by itself.",
+                expert=expert,
+                tensor=absent[0],
+                evidence={"tensors": absent[:20], "count": len(absent)},
+            )
+
+
+def eight_bits_elsewhere(context: Context) -> Iterator[InspectionFinding]:
+    """8-bit norms, biases, tables and embeddings: tensors that are no Linear's weight are never quantized."""
+    for expert, component in context.experts.items():
+        if expert in context.base:
+            continue  # shapes_and_dtypes compares dtypes with the base's
+        weights = {module.weight.name for module in context.modules[expert].values()}
+        odd = sorted(
+            name
+            for name, entry in component.tensors.items()
+            if entry.dtype.startswith("F8_E") and name not in weights and not is_scale(name)
+        )
+        if odd:
+            yield finding(
+                "fault",
+                "dtype_differs",
+                f"{expert}: {len(odd)} tensors that are no Linear's weight are stored in 8 bits ({some(odd)}): norms, "
+                "biases and embeddings lose what they are for.",
+                expert=expert,
+                tensor=odd[0],
+                evidence={"tensors": odd[:20], "count": len(odd)},
+                next_command="export again, and keep everything but the Linears in BF16 or F32",
+            )

@@ -1,0 +1,377 @@
+"""Scale tensors: all there, under their own names, in a dtype and shape that fit the weight."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+from harness.formats.codecs import FLOAT_DTYPES
+from harness.formats.config import Declaration
+from harness.formats.decode import MX_BLOCK
+from harness.formats.modules import SCALE_PARTS, WEIGHT_SUFFIXES, Module, block_of, is_scale
+from harness.inspector.context import Context
+from harness.inspector.findings import finding, some
+from harness.inspector.gates import gain_limit, gate_of
+from harness.inspector.measure import Measured
+from harness.records.inspection import InspectionFinding
+
+INVERSE_NAMES = ("weight_scale_inv", "weight_scale_inverse")
+
+
+def scale_tensors_present(context: Context) -> Iterator[InspectionFinding]:
+    """Block, global and input scales of every quantized Linear; renamed ones are named as such."""
+    for expert, component in context.experts.items():
+        quantized = context.quantized(expert)
+        renamed = sorted(
+            name
+            for name, module in quantized.items()
+            if module.scale is None and any(f"{name}.{item}" in component.tensors for item in INVERSE_NAMES)
+        )
+        if renamed:
+            yield _absent("scale_renamed", expert, renamed, "carry their scale under the name of its inverse")
+        four = [item for item in quantized.values() if item.format == "nvfp4" and item.dialect != "torchao"]
+        casts = cast_candidates(context, expert)
+        absent = sorted(
+            m.name
+            for m in quantized.values()
+            if m.scale is None and m.name not in (*renamed, *casts) and m.format in ("fp8", "int8", "nvfp4")
+        )
+        if absent:
+            yield _absent(
+                "scale_missing",
+                expert,
+                absent,
+                "have no weight_scale: a runtime that fills in ones multiplies their weights by 1/scale",
+            )
+        without_global = sorted(module.name for module in four if module.global_scale is None)
+        if without_global:
+            yield _absent("global_scale_missing", expert, without_global, "have no global scale")
+        needed = {name: _input_needed(component.declaration, module, quantized) for name, module in quantized.items()}
+        without_input = sorted(
+            name for name, module in quantized.items() if needed[name] and module.input_scale is None
+        )
+        if without_input:
+            text = (
+                f"have no input_scale though {needed[without_input[0]]}: a runtime that fills in 1.0 saturates or "
+                "flushes the activations"
+            )
+            yield _absent("input_scale_missing", expert, without_input, text)
+
+
+def _absent(code: str, expert: str, modules: list[str], text: str) -> InspectionFinding:
+    return finding(
+        "fault",
+        code,
+        f"{expert}: {len(modules)} quantized Linears {text} ({some(modules)}).",
+        expert=expert,
+        module=modules[0],
+        evidence={"modules": modules[:20], "count": len(modules)},
+    )
+
+
+def _input_needed(declared: Declaration, module: Module, quantized: Mapping[str, Module]) -> str:
+    """Why a Linear needs a static input scale, or empty."""
+    if declared.flag("dynamic_input_scale") is True:
+        return ""
+    algo, said = declared.algo_of(module.name), declared.static_inputs(module.name)
+    like = (one for one in quantized.values() if (one.format, declared.algo_of(one.name)) == (module.format, algo))
+    if any(one.input_scale is not None for one in like):
+        return "other Linears of the same file set have one"
+    if said:
+        return "the config declares static activation scales"
+    if said is None and declared.method == "modelopt" and algo.upper() in ("NVFP4", "FP8"):
+        return f"ModelOpt's {algo.upper()} is static"
+    return ""
+
+
+def scale_shapes(context: Context) -> Iterator[InspectionFinding]:
+    """Block scales E4M3 [N, K/16] (or padded for swizzling), global scales F32 scalars, FP8 scales scalar or [N]."""
+    for expert in context.experts:
+        quantized = context.quantized(expert)
+        if context.dtype_error(expert):
+            continue
+        columns = [text for module in quantized.values() if (text := _block_columns(module))]
+        if columns:
+            yield _shape("scale_columns", expert, columns, "do not have one scale for each block of their values")
+        kinds: dict[str, list[str]] = {}
+        bad: list[str] = []
+        for module in quantized.values():
+            if module.format in ("fp8", "int8") and module.scale is not None and not module.opaque:
+                kinds.setdefault(module.kind, []).append(module.name)
+                if module.kind == "other":
+                    bad.append(f"{module.name} {list(module.scale.shape)}")
+            outer = [entry for entry in (module.global_scale, module.input_scale) if entry is not None]
+            odd = [entry for entry in outer if entry.elements != 1 or entry.dtype not in ("F32", "BF16", "F16")]
+            bad += [f"{entry.name} {entry.dtype} {list(entry.shape)}" for entry in odd]
+        if bad:
+            yield _shape("scale_shape", expert, bad, "have a scale of a shape or dtype that fits nothing")
+        if {"channel", "channel_column"} <= set(kinds):
+            few = min((kinds["channel"], kinds["channel_column"]), key=len)
+            text = "write their per-channel scale as [N, 1] or [N] and the others the other way: one broadcasts wrongly"
+            yield _shape("scale_shape", expert, few, text)
+
+
+def _shape(code: str, expert: str, names: list[str], text: str) -> InspectionFinding:
+    return finding(
+        "fault",
+        code,
+        f"{expert}: {len(names)} Linears {text} ({some(names)}).",
+        expert=expert,
+        module=names[0].split(" ")[0],
+        evidence={"tensors": names[:20], "count": len(names)},
+    )
+
+
+def _block_columns(module: Module) -> str:
+    blocks = {"nvfp4": 16, "mxfp8": MX_BLOCK, "mxfp4": MX_BLOCK}
+    if module.format not in blocks or module.scale is None:
+        return ""
+    rows, width = module.shape
+    shape, columns = module.scale.shape, -(-width // blocks[module.format])
+    padded = (-(-rows // 128) * 128, -(-columns // 4) * 4)
+    dtypes = ("F8_E4M3",) if module.format == "nvfp4" else ("U8", "F8_E8M0")
+    fits = module.scale.dtype in dtypes and tuple(shape) in ((rows, columns), padded)
+    return "" if fits else f"{module.name} {module.scale.dtype} {list(shape)} for [{rows}, {columns}]"
+
+
+def channel_kind(module: Module) -> str:
+    """``scalar`` [], ``one`` [1], ``channel`` [N], ``channel_column`` [N, 1], ``tile`` (blocks), or ``other``."""
+    return "tile" if module.kind in ("block", "group") else module.kind
+
+
+LARGEST_WEIGHT = 16.0
+"""No weight of a trained transformer is as large; codes that were divided by their scale reach 448 (E5M2: 57344)."""
+
+
+def cast_candidates(context: Context, expert: str) -> set[str]:
+    """FP8 Linears without any scale in a file set that has none and declares none: cast, or robbed of their scales."""
+    component, quantized = context.experts[expert], context.quantized(expert)
+    eight = {name: module for name, module in quantized.items() if module.format == "fp8"}
+    if any(item.scale is not None or item.input_scale is not None for item in eight.values()):
+        return set()
+    declared = component.declaration
+    scaled = declared.method in ("modelopt", "compressed-tensors", "fbgemm_fp8") or (
+        declared.method == "fp8" and declared.flag("weight_block_size") is not None
+    )
+    return set() if scaled else set(eight)
+
+
+def casts(context: Context) -> Iterator[InspectionFinding]:
+    """Linears that were cast to FP8 without scales: right at gain 1, otherwise their scales were lost."""
+    for expert in context.experts:
+        names = cast_candidates(context, expert)
+        if not names:
+            continue
+        measured = {name: item for name, item in context.measured.get(expert, {}).items() if name in names}
+        large = sorted(name for name, item in measured.items() if item.largest > LARGEST_WEIGHT)
+        off = sorted(name for name, item in measured.items() if _wrong_size(item))
+        if large or off:
+            worst = (off or large)[0]
+            yield _absent(
+                "scale_missing",
+                expert,
+                sorted({*off, *large}),
+                f"have no weight_scale, and their codes are no weights by themselves (up to "
+                f"{measured[worst].largest:g}): they were divided by a scale, and the scale is lost",
+            )
+            continue
+        proven = any(item.fit is not None for item in measured.values())
+        code = next(iter(context.quantized(expert)[name].code for name in sorted(names)))
+        yield finding(
+            "warning",
+            "fp8_cast",
+            f"{expert}: {len(names)} Linears are cast to FP8 {code.upper()} without scales ({some(sorted(names))})"
+            + (", and decode to the base as they are" if proven else "")
+            + ". No scale is needed; a runtime has to be told, or it asks for one.",
+            expert=expert,
+            evidence={"modules": sorted(names)[:20], "count": len(names)},
+        )
+
+
+def _wrong_size(item: Measured) -> bool:
+    found = item.fit
+    if found is None:
+        return False
+    score = found.scores[found.best]
+    return score.cosine >= gate_of(item).unrelated and abs(score.gain - 1) > max(gain_limit(item), 0.05)
+
+
+def leftovers(context: Context) -> Iterator[InspectionFinding]:
+    """Scales beside an unquantized weight, and scales whose weight is absent."""
+    for expert, component in context.experts.items():
+        modules = context.modules[expert]
+        stems = {
+            name[: -len(suffix)] for name in component.tensors for suffix in WEIGHT_SUFFIXES if name.endswith(suffix)
+        }
+        beside: list[str] = []
+        orphans: list[str] = []
+        for name in sorted(component.tensors):
+            if not is_scale(name) or name.endswith(".comfy_quant"):
+                continue
+            match = SCALE_PARTS.search(name)
+            stem = name[: match.start()] if match else name.rpartition(".")[0]
+            if stem not in stems:
+                orphans.append(name)
+            elif stem in modules and not modules[stem].quantized and name.endswith(WEIGHT_SCALES):
+                beside.append(name)
+        if beside:
+            text = "stand beside weights that are not quantized: a runtime that goes by their name multiplies once more"
+            yield _left("scale_left_over", expert, beside, text)
+        if orphans:
+            yield _left("scale_orphaned", expert, orphans, "belong to weights that are not here")
+
+
+WEIGHT_SCALES = (
+    ".weight_scale",
+    ".weight_scale_2",
+    ".weight_global_scale",
+    ".scale_weight",
+    ".weight_scale_inv",
+    ".SCB",
+)
+
+
+def _left(code: str, expert: str, names: list[str], text: str) -> InspectionFinding:
+    return finding(
+        "fault",
+        code,
+        f"{expert}: {len(names)} scales {text} ({some(names)}).",
+        expert=expert,
+        tensor=names[0],
+        evidence={"tensors": names[:20], "count": len(names)},
+    )
+
+
+def scale_dtypes(context: Context) -> Iterator[InspectionFinding]:
+    """Scales of the first and second level in another dtype than float32: rounded, and refused by some loaders."""
+    for expert in context.experts:
+        odd: dict[str, list[str]] = {}
+        for module in context.quantized(expert).values():
+            if module.format in ("nvfp4", "fp8") and not module.opaque:
+                own = module.global_scale if module.format == "nvfp4" else module.scale
+                for entry in (own, module.input_scale):
+                    if entry is not None and entry.dtype in ("BF16", "F16"):
+                        odd.setdefault(entry.dtype, []).append(entry.name)
+        for dtype, names in sorted(odd.items()):
+            share = "0.4" if dtype == "BF16" else "0.05"
+            yield finding(
+                "warning",
+                "scale_dtype",
+                f"{expert}: {len(names)} scales are stored as {dtype}, not F32 ({some(sorted(names))}): each is "
+                f"rounded by up to {share} %, and loaders that ask for F32 stop.",
+                expert=expert,
+                tensor=min(names),
+                evidence={"dtype": dtype, "tensors": sorted(names)[:20], "count": len(names)},
+                next_command="export again with float32 scales",
+            )
+
+
+# Which tensors there are, against the base.
+
+
+def keys_against_base(context: Context) -> Iterator[InspectionFinding]:
+    """Every tensor of the base is there, and nothing else but scales."""
+    for expert, component in context.experts.items():
+        base = context.base.get(expert)
+        if base is None or not base.tensors or not component.tensors:
+            continue
+        renamed = {module.weight.name: f"{name}.weight" for name, module in context.modules[expert].items()}
+        mine = {renamed.get(name, name) for name in component.tensors if not is_scale(name)}
+        missing = sorted(set(base.tensors) - mine)
+        extra = sorted(mine - set(base.tensors))
+        if missing:
+            yield finding(
+                "fault",
+                "tensor_missing",
+                f"{expert}: {len(missing)} of the base's tensors are absent ({some(missing)}): a runtime fills them.",
+                expert=expert,
+                tensor=missing[0],
+                evidence={"tensors": missing[:20], "count": len(missing)},
+            )
+        if extra:
+            yield finding(
+                "fault" if missing else "warning",
+                "tensor_unexpected",
+                f"{expert}: {len(extra)} tensors have no counterpart in the base ({some(extra)}).",
+                expert=expert,
+                tensor=extra[0],
+                evidence={"tensors": extra[:20], "count": len(extra)},
+            )
+
+
+# Shapes and dtypes against the base and against the model's own configuration.
+
+
+def shapes_and_dtypes(context: Context) -> Iterator[InspectionFinding]:
+    """A packed weight is [N, K/2] of the base's [N, K]; everything else has the base's shape and a float dtype."""
+    for expert, component in context.experts.items():
+        base = context.base.get(expert)
+        if base is None:
+            continue
+        wrong: list[str] = []
+        integers: list[str] = []
+        for name, entry in component.tensors.items():
+            stem = name.replace(".weight_packed", ".weight")
+            anchor = base.tensors.get(stem)
+            if anchor is None or is_scale(name):
+                continue
+            module = context.modules[expert].get(stem.removesuffix(".weight"))
+            quantized = module is not None and module.quantized and stem.endswith(".weight")
+            if quantized and module is not None and module.opaque and module.logical is None:
+                continue  # packed in a way that is not decoded: its stored shape says nothing
+            shape = module.shape if quantized and module is not None else entry.shape
+            if shape != anchor.shape:
+                wrong.append(f"{name} {list(entry.shape)} for {list(anchor.shape)}")
+            elif not quantized and entry.dtype not in FLOAT_DTYPES:
+                integers.append(f"{name} {entry.dtype}")
+        if wrong:
+            yield finding(
+                "fault",
+                "shape_differs",
+                f"{expert}: {len(wrong)} tensors do not have the shape that the base asks for ({some(wrong)}).",
+                expert=expert,
+                tensor=wrong[0].split(" ")[0],
+                evidence={"tensors": wrong[:20], "count": len(wrong)},
+            )
+        if integers:
+            yield finding(
+                "fault",
+                "dtype_differs",
+                f"{expert}: tensors that are no Linear weights are not stored as floats ({some(integers)}).",
+                expert=expert,
+                evidence={"tensors": integers[:20]},
+            )
+
+
+def config_against_tensors(context: Context) -> Iterator[InspectionFinding]:
+    """A Wan transformer's ``config.json`` against block count, width and feed-forward width."""
+    for expert, component in context.experts.items():
+        if component.config.get("_class_name") != "WanTransformer3DModel" or not component.tensors:
+            continue
+        wrong = [
+            f"{name}: config {said}, tensors {seen}"
+            for name, said, seen in _wan(component.config, context, expert)
+            if said != seen
+        ]
+        if wrong:
+            yield finding(
+                "fault",
+                "config_contradicts_tensors",
+                f"{expert}: config.json and the tensors describe different models ({some(wrong)}).",
+                expert=expert,
+                evidence={"fields": wrong},
+            )
+
+
+def _wan(config: Mapping[str, Any], context: Context, expert: str) -> Iterator[tuple[str, Any, Any]]:
+    tensors, modules = context.experts[expert].tensors, context.modules[expert]
+    blocks = {number for number in map(block_of, tensors) if number is not None}
+    if isinstance(config.get("num_layers"), int):
+        yield "num_layers", config["num_layers"], len(blocks)
+    heads, width = config.get("num_attention_heads"), config.get("attention_head_dim")
+    query = modules.get("blocks.0.attn1.to_q")
+    if query is not None and isinstance(heads, int) and isinstance(width, int):
+        yield "inner width", heads * width, query.shape[0]
+    feed = modules.get("blocks.0.ffn.net.0.proj")
+    if feed is not None and isinstance(config.get("ffn_dim"), int):
+        yield "ffn_dim", config["ffn_dim"], feed.shape[0]

@@ -1,0 +1,395 @@
+"""Values of scales and codes: finite, positive, of a plausible size, shared where a runtime may fuse."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+
+import numpy as np
+from packaging.version import InvalidVersion, Version
+
+from harness.inspector.checks.encoding import own_related
+from harness.inspector.context import Context
+from harness.inspector.findings import finding, some
+from harness.inspector.gates import ROW_GAIN, bad_rows, gain_limit, gate_of, is_fnuz
+from harness.inspector.measure import Measured
+from harness.records.inspection import InspectionFinding
+
+LARGEST_GLOBAL = 1.0
+"""amax / 2688 (or / 1536): above 1 the weights would reach 1536 and more; every such case seen was an inverse."""
+CLAMPS_SINCE = Version("0.47")
+"""ModelOpt that is known to clamp block scales to 2**-9; 0.44 rounds what is smaller to zero, or to NaN above 448."""
+SMALLEST_INPUT = 1e-10
+LARGEST_INPUT = 1e5
+
+
+def scalar_values(context: Context) -> Iterator[InspectionFinding]:
+    """Global, per-tensor and input scales, read completely."""
+    for expert in context.experts:
+        values, quantized = context.scalars.get(expert, {}), context.quantized(expert)
+        broken: dict[str, list[str]] = {
+            "global_scale_degenerate": [],
+            "input_scale_degenerate": [],
+            "global_scale_inverted": [],
+        }
+        for module in quantized.values():
+            outer = module.global_scale if module.format == "nvfp4" else module.scale
+            if outer is not None and outer.name in values and module.format in ("nvfp4", "fp8", "int8"):
+                numbers = values[outer.name]
+                if not all(math.isfinite(item) and item > 0 for item in numbers):
+                    broken["global_scale_degenerate"].append(f"{outer.name} = {_worst(numbers)}")
+                elif module.format == "nvfp4" and numbers and _inverse(numbers[0], module.reciprocal):
+                    broken["global_scale_inverted"].append(f"{outer.name} = {numbers[0]:.6g}")
+            if module.input_scale is not None and module.input_scale.name in values:
+                numbers = values[module.input_scale.name]
+                size = [1 / item if module.reciprocal and item else item for item in numbers]
+                if not all(math.isfinite(item) and SMALLEST_INPUT < item < LARGEST_INPUT for item in size):
+                    broken["input_scale_degenerate"].append(f"{module.input_scale.name} = {_worst(numbers)}")
+        texts = {
+            "global_scale_degenerate": "is zero, negative or not finite: its weights decode to zero, infinity or NaN",
+            "input_scale_degenerate": "would flush or overflow every activation",
+            "global_scale_inverted": "is stored the wrong way round for its dialect: it is the reciprocal",
+        }
+        for code, tensors in broken.items():
+            if tensors:
+                yield finding(
+                    "fault",
+                    code,
+                    f"{expert}: {some(tensors)} {texts[code]}.",
+                    expert=expert,
+                    tensor=tensors[0].split(" ")[0],
+                    evidence={"tensors": tensors[:20], "count": len(tensors)},
+                )
+
+
+def _inverse(value: float, reciprocal: bool) -> bool:
+    return value < 1 / LARGEST_GLOBAL if reciprocal else value > LARGEST_GLOBAL
+
+
+def _worst(numbers: tuple[float, ...]) -> str:
+    return next(
+        (f"{item:g}" for item in numbers if not (math.isfinite(item) and item > 0)), f"{min(numbers, default=0):g}"
+    )
+
+
+def qkv_scales(context: Context) -> Iterator[InspectionFinding]:
+    """q, k and v of one attention share their scales; where they differ, a runtime that fuses them is wrong."""
+    for expert in context.experts:
+        values, quantized = context.scalars.get(expert, {}), context.quantized(expert)
+        apart: list[str] = []
+        for name, module in quantized.items():
+            if not name.endswith(".to_q") or module.format != "nvfp4":
+                continue
+            stem = name.removesuffix("to_q")
+            group = [quantized.get(f"{stem}{part}") for part in ("to_q", "to_k", "to_v")]
+            if "attn2" in stem:
+                group = group[1:]
+            scales = {
+                values[item.global_scale.name]
+                for item in group
+                if item and item.global_scale and item.global_scale.name in values
+            }
+            if len(scales) > 1:
+                apart.append(stem.rstrip("."))
+        if apart:
+            yield finding(
+                "warning",
+                "qkv_scales_differ",
+                f"{expert}: q, k and v of {some(apart)} have different global scales: right where they run apart, "
+                "wrong in a runtime that fuses them and keeps one.",
+                expert=expert,
+                module=apart[0],
+                evidence={"attentions": apart[:20], "count": len(apart)},
+            )
+
+
+def qkv_input_scales(context: Context) -> Iterator[InspectionFinding]:
+    """q, k and v of a self-attention (k and v of a cross-attention) read one input, so their input scales agree."""
+    for expert in context.experts:
+        values, quantized = context.scalars.get(expert, {}), context.quantized(expert)
+        far: list[str] = []
+        near: list[str] = []
+        for name in quantized:
+            if not name.endswith(".to_k") or quantized[name].pre_quant_scale is not None:
+                continue
+            stem = name.removesuffix("to_k")
+            members = ("to_k", "to_v") if "attn2" in stem else ("to_q", "to_k", "to_v")
+            scales: dict[str, float] = {}
+            for part in members:
+                entry = quantized[f"{stem}{part}"].input_scale if f"{stem}{part}" in quantized else None
+                if entry is not None and len(values.get(entry.name, ())) == 1 and values[entry.name][0] > 0:
+                    scales[f"{stem}{part}"] = values[entry.name][0]
+            if len(scales) < 2:
+                continue
+            middle = sorted(scales.values())[(len(scales) - 1) // 2]
+            odd = max(scales, key=lambda item: abs(math.log(scales[item] / middle)))
+            ratio = max(scales.values()) / min(scales.values())
+            if ratio > SAME_INPUT:
+                text = f"{odd}.input_scale = {scales[odd]:.4g} beside {middle:.4g}"
+                (far if ratio > OTHER_INPUT else near).append(text)
+        for severity, texts in (("fault", far), ("warning", near)):
+            if texts:
+                yield finding(
+                    "fault" if severity == "fault" else "warning",
+                    "input_scales_differ",
+                    f"{expert}: Linears that read the same input have different input scales ({some(texts)}): "
+                    + (
+                        "one of them was not measured on this input."
+                        if severity == "fault"
+                        else "right where they run apart, wrong in a runtime that fuses them and keeps one."
+                    ),
+                    expert=expert,
+                    module=texts[0].split(".input_scale")[0],
+                    evidence={"scales": texts[:20], "count": len(texts)},
+                )
+
+
+SAME_INPUT = 1.01
+OTHER_INPUT = 4.0
+"""Ratio above which calibrations of one input cannot lie apart."""
+
+
+def constant_scales(context: Context) -> Iterator[InspectionFinding]:
+    """One scale for all Linears of an expert: a default that nobody measured."""
+    for expert in context.experts:
+        values, quantized = context.scalars.get(expert, {}), context.quantized(expert)
+        own: dict[str, float] = {}
+        for name, module in quantized.items():
+            entry = module.global_scale if module.format == "nvfp4" else module.scale
+            if entry is not None and module.format in ("nvfp4", "fp8") and len(values.get(entry.name, ())) == 1:
+                own[name] = values[entry.name][0]
+        if len(own) < LEAST_LINEARS or len(set(own.values())) > 1:
+            continue
+        value = next(iter(own.values()))
+        four = any(module.format == "nvfp4" for module in quantized.values())
+        yield finding(
+            "warning" if four or expert in context.base else "fault",
+            "scale_constant",
+            f"{expert}: all {len(own)} Linears have the same scale, {value:g}: it was filled in, not measured.",
+            expert=expert,
+            module=min(own),
+            evidence={"scale": value, "count": len(own)},
+            next_command="export again with calibrated scales",
+        )
+
+
+LEAST_LINEARS = 8
+"""Linears that must agree before one scale for all of them is no chance."""
+
+
+def subnormal_scales(context: Context) -> Iterator[InspectionFinding]:
+    """Block scales in E4M3's subnormals: of four significant digits one is left."""
+    for expert in context.experts:
+        small = {
+            name: item.blind.subnormal
+            for name, item in context.measured.get(expert, {}).items()
+            if item.blind is not None and item.blind.subnormal > SUBNORMAL_SHARE
+        }
+        if not small:
+            continue
+        name = max(small, key=lambda item: small[item])
+        outer = context.measured[expert][name].global_scale
+        why = f"weight_scale_2 is {outer:g}" if outer is not None else "there is no second level"
+        yield finding(
+            "fault",
+            "block_scale_subnormal",
+            f"{expert}: {small[name] * 100:.0f} % of the block scales of {name} are subnormal or zero in E4M3, in "
+            f"{len(small)} Linears, because {why}: the second level must lift them into the format's range.",
+            expert=expert,
+            module=name,
+            evidence={"share": small[name], "global_scale": outer, "modules": sorted(small)[:20], "count": len(small)},
+            next_command="export again with weight_scale_2 = amax / (6 * 448)",
+        )
+
+
+SUBNORMAL_SHARE = 0.5
+"""Share of subnormal block scales that no calibrated tensor reaches: its largest block scale is 448."""
+
+
+def plain_values(context: Context) -> Iterator[InspectionFinding]:
+    """Unquantized tensors without a base: NaN, infinity, and Linears that are zero throughout."""
+    for expert, sane in context.sanity.items():
+        broken = sorted(name for name, item in sane.items() if item.not_finite)
+        empty = sorted(name for name, item in sane.items() if item.all_zero and name in _linears(context, expert))
+        if broken:
+            yield finding(
+                "fault",
+                "weights_nan",
+                f"{expert}: {sum(sane[name].not_finite for name in broken)} values that were read are NaN or infinite "
+                f"({some(broken)}).",
+                expert=expert,
+                tensor=broken[0],
+                evidence={"tensors": broken[:20]},
+            )
+        if empty:
+            yield finding(
+                "warning",
+                "weights_zero",
+                f"{expert}: the rows that were read of {some(empty)} are all zero: never filled, or never trained.",
+                expert=expert,
+                tensor=empty[0],
+                evidence={"tensors": empty[:20]},
+            )
+
+
+def _linears(context: Context, expert: str) -> set[str]:
+    return {module.weight.name for module in context.modules[expert].values()}
+
+
+def weight_values(context: Context) -> Iterator[InspectionFinding]:
+    """NaN among 8-bit codes and decoded rows: every token that meets one is NaN from there on."""
+    for expert in context.experts:
+        found = {
+            name: item.nan_values
+            for name, item in context.measured.get(expert, {}).items()
+            if item.nan_values
+            and not is_fnuz(item)
+            and (item.fit is None or item.fit.best.startswith(item.module.code))
+        }
+        if found:
+            yield finding(
+                "fault",
+                "weights_nan",
+                f"{expert}: {sum(found.values())} of the values that were read are NaN ({some(sorted(found))}).",
+                expert=expert,
+                module=min(found),
+                evidence={"modules": found},
+                next_command="export again: a NaN in the weights, or a scale of zero, made these codes",
+            )
+
+
+def block_scale_values(context: Context) -> Iterator[InspectionFinding]:
+    """NaN and zero among block scales: four bytes in a model are enough for a black video."""
+    for expert in context.experts:
+        scanned = context.scanned.get(expert, {})
+        nans = {name: counts[0] for name, counts in scanned.items() if counts[0]}
+        zeros = {name: counts[1] for name, counts in scanned.items() if counts[1]}
+        if nans:
+            yield finding(
+                "fault",
+                "block_scale_nan",
+                f"{expert}: {sum(nans.values())} block scales are NaN ({some(sorted(nans))}).",
+                expert=expert,
+                tensor=min(nans),
+                evidence={"tensors": nans, "scanned": len(scanned)},
+            )
+        if zeros:
+            lost = sorted(name for name in zeros if _lost(context, expert, name))
+            yield finding(
+                "fault" if lost or _never_zero(context, expert) else "warning",
+                "block_scale_zero",
+                f"{expert}: {sum(zeros.values())} block scales are zero: weights are lost "
+                f"({some(lost or sorted(zeros))}).",
+                expert=expert,
+                tensor=(lost or sorted(zeros))[0],
+                evidence={"tensors": zeros, "proven": lost},
+            )
+
+
+def _lost(context: Context, expert: str, tensor: str) -> bool:
+    """Whether the base's own values, where rows were sampled, are too large for the zeros of a block-scale tensor."""
+    measured = context.measured.get(expert, {}).get(tensor.removesuffix(".weight_scale"))
+    exact = measured.fit.exact if measured is not None and measured.fit is not None else None
+    return exact is not None and exact.lost > 0
+
+
+def _never_zero(context: Context, expert: str) -> bool:
+    """Whether the exporter says of itself that it cannot have written a zero: older ones round tiny blocks to it."""
+    name, said = context.experts[expert].declaration.producer
+    try:
+        return name == "modelopt" and Version(said) >= CLAMPS_SINCE
+    except InvalidVersion:
+        return False
+
+
+# Fitted gains: an inverted, dropped or misread scale leaves every cosine as it is and shows only here.
+
+
+TEXTS = {
+    "global_scale_inverted": "their scale is the reciprocal of what it must be",
+    "scale_dropped": "their scale is exactly 1: it was dropped, or a converter filled it in",
+    "fp8_fnuz": "their bytes are E4M3 FNUZ, read as E4M3 FN they are twice too large",
+    "gain": "their scale is wrong by that factor",
+}
+
+
+def gains(context: Context) -> Iterator[InspectionFinding]:
+    """Least-squares gain per tensor and per row."""
+    for expert in context.experts:
+        groups: dict[str, list[str]] = {}
+        measured = own_related(context, expert)
+        for name, item in measured.items():
+            code = _name(item)
+            if code:
+                groups.setdefault(code, []).append(name)
+            elif rows := _rows(item):
+                yield _row_finding(expert, name, item, rows)
+        for code, names in groups.items():
+            found = measured[names[0]].fit
+            assert found is not None  # noqa: S101 - `related` keeps only these
+            gain = found.scores[found.best].gain
+            yield finding(
+                "fault",
+                code,
+                f"{expert}: {some(names)} decode to {gain:.4g} times the base "
+                f"(cos {found.scores[found.best].cosine:.4f}): {TEXTS[code]}.",
+                expert=expert,
+                module=names[0],
+                evidence={"gain": gain, "scale": found.scale, "modules": names[:20], "count": len(names)},
+            )
+
+
+def _name(item: Measured) -> str:
+    found = item.fit
+    assert found is not None  # noqa: S101 - `related` keeps only these
+    gate, limit, score = gate_of(item), gain_limit(item), found.scores[found.best]
+    if _unscaled(item) or (item.module.format == "fp8" and found.best != (item.module.code or "e4m3")):
+        return ""  # scale_tensors and scalar_values name a scale that is absent, zero or not finite
+    if score.cosine < gate.unrelated or abs(score.gain - 1) <= limit or not math.isfinite(score.gain):
+        return ""
+    if len(bad_rows(found)) and abs(float(np.median(found.sums[found.best].row_gain(found.scale))) - 1) <= limit:
+        return ""  # a few broken rows: named row by row
+    per_row = found.sums[found.best].row_gain(found.scale)
+    if item.channel_scale is not None and item.channel_scale.size > 1 and abs(float(np.median(per_row)) - 1) <= limit:
+        return ""
+    if found.scale and abs(score.gain / found.scale**2 - 1) < 0.1 and abs(found.scale - 1) > 0.1:
+        return "global_scale_inverted"
+    if found.scale == 1.0 and item.module.format in ("nvfp4", "fp8") and item.module.kind not in ("block", "group"):
+        return "scale_dropped"
+    if is_fnuz(item):
+        return "fp8_fnuz"
+    return "gain"
+
+
+def _unscaled(item: Measured) -> bool:
+    found = item.fit
+    if item.module.format in ("gguf", "nf4"):
+        return False
+    outer = item.module.global_scale if item.module.format == "nvfp4" else item.module.scale
+    return outer is None or found is None or not math.isfinite(found.scale) or found.scale <= 0
+
+
+def _rows(item: Measured) -> list[int]:
+    found = item.fit
+    assert found is not None  # noqa: S101 - `related` keeps only these
+    sums = found.sums[found.best]
+    if found.scores[found.best].cosine < gate_of(item).unrelated or _unscaled(item):
+        return []
+    gain = sums.row_gain(found.scale)
+    broken = set(bad_rows(found))
+    return [int(i) for i in range(len(gain)) if abs(gain[i] - 1) > ROW_GAIN and i not in broken and sums.bb[i] > 0]
+
+
+def _row_finding(expert: str, name: str, item: Measured, rows: list[int]) -> InspectionFinding:
+    found = item.fit
+    assert found is not None  # noqa: S101 - `related` keeps only these
+    numbers = [int(item.rows[row]) for row in rows]
+    gain = float(found.sums[found.best].row_gain(found.scale)[rows[0]])
+    return finding(
+        "fault",
+        "row_gain",
+        f"{expert}: rows {some([str(number) for number in numbers])} of {name} decode to {gain:.4g} times the base.",
+        expert=expert,
+        module=name,
+        evidence={"rows": numbers[:50], "gain": gain},
+    )

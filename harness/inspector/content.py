@@ -1,0 +1,247 @@
+"""Compute the content of a checkpoint's components (see ``harness.records.contents``).
+
+Everything is read once: the digests of a file's tensors are kept in the cache folder under the file's own sha256. That
+one is remembered by the file's stamp (see ``harness.inspector.identity``).
+"""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import json
+import os
+import posixpath
+from collections.abc import Iterable, Mapping
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from pydantic import TypeAdapter, ValidationError
+
+from harness.formats.errors import SourceError
+from harness.formats.header import TensorEntry
+from harness.inspector.assemble import assemble
+from harness.inspector.identity import DigestCache, cache_file, component_digests, digest_files
+from harness.inspector.index import load_component
+from harness.inspector.layout import folders
+from harness.inspector.parts import EXPERTS
+from harness.inspector.sources import LocalSource, Meter
+from harness.records.base import write_text_atomic
+from harness.records.contents import ComponentContent, WeightContents
+
+OTHER_PARTS = ("vae", "text_encoder", "text_encoder_2", "tokenizer", "tokenizer_2", "scheduler", "image_encoder")
+"""Folders that a pipeline loads beside its transformers."""
+MODEL_INDEX = "model_index"
+UNREAD = frozenset({
+    "architectures", "author", "comment", "comments", "created", "date", "description", "diffusers_version", "dtype",
+    "license", "name_or_path", "notes", "special_tokens_map_file", "tags", "tokenizer_file", "torch_dtype",
+    "transformers_version",
+})  # fmt: skip
+"""Keys of a configuration that move no value. The case states the dtypes (``precision``), ``model_index.json`` the
+classes; the rest is documentation. To leave a key out is always safe: with an equal identity the pixels gate."""
+KEPT_PRIVATE = frozenset({"_class_name"})
+"""The one key with a leading underscore that is read; Diffusers and Transformers keep their own notes in the others."""
+TABLES = frozenset({"vocab.json", "added_tokens.json", "special_tokens_map.json"})
+"""JSON files whose top-level keys are tokens and not settings: no key of them is left out."""
+_DOCUMENTATION = (".md", ".rst", ".png", ".jpg", ".jpeg", ".gif", ".webp", ".mp4", ".gitattributes", ".gitignore")
+_DOCUMENTATION_NAMES = ("readme", "license", "notice", "citation")
+_MAX_JSON = 64 << 20
+_BLOCK = 8 << 20
+_DIGITS = 32
+_TABLE = TypeAdapter(dict[str, str])
+
+
+@dataclass(frozen=True)
+class ComponentFiles:
+    """Where one component lies.
+
+    Attributes:
+        name: ``transformer``, ``vae``, ...
+        source: the folder that its files are in.
+        tensors: the tensors that a loader takes, by name.
+        documents: path in ``source`` of every other file that counts, by its name in the component. A safetensors file
+            whose header cannot be read counts by its bytes, as a document.
+    """
+
+    name: str
+    source: LocalSource
+    tensors: Mapping[str, TensorEntry]
+    documents: Mapping[str, str]
+
+
+def components_of(paths: Mapping[str, Path]) -> tuple[ComponentFiles, ...]:
+    """Every component of the checkpoints that an engine loads; headers are read, tensors are not.
+
+    Args:
+        paths: folder by role: ``model``, and ``transformer`` or ``transformer_2`` for an override.
+
+    Raises:
+        SourceError: a file cannot be read.
+    """
+    model = LocalSource(paths["model"], Meter())
+    places = {name: (model, folder) for name, folder in folders(model).items()}
+    for expert in EXPERTS:
+        if expert in paths:
+            other = LocalSource(paths[expert], Meter())
+            options = folders(other)
+            places[expert] = (other, options.get(expert, options.get("transformer", "")))
+    for name in OTHER_PARTS:
+        if any(path.startswith(f"{name}/") for path in model.files):
+            places[name] = (model, name)
+    with ThreadPoolExecutor(8) as pool:
+        found = [_files(name, source, folder, pool) for name, (source, folder) in sorted(places.items())]
+    if "model_index.json" in model.files:
+        found.append(ComponentFiles(MODEL_INDEX, model, {}, {"model_index.json": "model_index.json"}))
+    return tuple(found)
+
+
+def _files(name: str, source: LocalSource, folder: str, pool: ThreadPoolExecutor) -> ComponentFiles:
+    component = load_component(source, folder, name, "model", pool)
+    prefix = f"{folder}/" if folder else ""
+    unreadable = {str(item.evidence.get("file")) for item in component.findings if item.code in UNREADABLE}
+    documents = {
+        path.removeprefix(prefix) if path.startswith(prefix) else f"../{path}": path for path in component.configs
+    }
+    for path in source.files:
+        inside = path.startswith(prefix) and (bool(folder) or "/" not in path)
+        if inside and (path in unreadable or _counts(path, name)):
+            documents[path.removeprefix(prefix)] = path
+    return ComponentFiles(name, source, component.stored, documents)
+
+
+UNREADABLE = ("header_invalid", "lfs_pointer", "html_page", "pickle_file", "other_file")
+"""Findings of a file that holds no tensors that can be read: its content is the file's own."""
+
+
+def _counts(path: str, component: str) -> bool:
+    """Whether a file that holds no safetensors can move the output."""
+    name = posixpath.basename(path).lower()
+    if name.endswith((".safetensors", ".index.json", *_DOCUMENTATION)) or name.startswith(_DOCUMENTATION_NAMES):
+        return False
+    # an override's folder may hold anything; of a transformer only its configurations and weights are read
+    return component not in EXPERTS or name.endswith((".gguf", ".bin", ".pt", ".pth"))
+
+
+def file_digests(paths: Mapping[str, Path], cache: DigestCache) -> dict[str, str]:
+    """sha256 of each file that an engine loads, by ``component/file``; from the cache as far as possible.
+
+    Args:
+        paths: folder by role.
+        cache: remembers digests by file stamp.
+
+    Raises:
+        QuantgateError: a file cannot be read, or there is no transformer.
+    """
+    overrides = {expert: paths.get(expert) for expert in EXPERTS}
+    with ThreadPoolExecutor(8) as pool:
+        experts = assemble(paths["model"], Meter(), pool, overrides).experts
+    digests = component_digests(experts.values(), cache)
+    model = LocalSource(paths["model"], Meter())
+    digests |= {item.path: item.sha256 for item in digest_files(model, other_files(model.files), cache)}
+    cache.save()
+    return digests
+
+
+def other_files(files: Iterable[str]) -> list[str]:
+    """Those files of a checkpoint that a pipeline loads beside its transformers."""
+    return [path for path in files if path == "model_index.json" or path.partition("/")[0] in OTHER_PARTS]
+
+
+def contents_of(components: Iterable[ComponentFiles], cache: DigestCache | None = None) -> WeightContents:
+    """Read every tensor and document that no cache knows, several at a time, and give the content of each component.
+
+    Raises:
+        SourceError: a file cannot be read.
+    """
+    known = cache or DigestCache()
+    with ThreadPoolExecutor(min(8, os.cpu_count() or 1)) as pool:
+        found = {item.name: _content(item, known, pool) for item in components}
+    known.save()
+    return WeightContents(components=dict(sorted(found.items())))
+
+
+def _content(item: ComponentFiles, cache: DigestCache, pool: ThreadPoolExecutor) -> ComponentContent:
+    files = sorted({entry.file for entry in item.tensors.values()})
+    rows: dict[str, dict[str, str]] = {}
+    for digest in digest_files(item.source, files, cache):
+        entries = [entry for entry in item.tensors.values() if entry.file == digest.path]
+        rows[digest.path] = _table(item.source.folder / digest.path, digest.sha256, entries, pool)
+    tensors = {name: rows[entry.file][name] for name, entry in sorted(item.tensors.items())}
+    documents = {name: _document(item.source, path) for name, path in sorted(item.documents.items())}
+    return ComponentContent(tensors=tensors, documents=documents)
+
+
+def _table(file: Path, sha256: str, entries: list[TensorEntry], pool: ThreadPoolExecutor) -> dict[str, str]:
+    """The digests of some tensors of one file, from the cache or from its bytes."""
+    kept = cache_file().parent / "tensors" / f"{sha256}.json"
+    try:
+        table = _TABLE.validate_json(kept.read_bytes())
+    except (OSError, ValidationError):
+        table = {}
+    missing = [entry for entry in entries if entry.name not in table]
+    if missing:
+        try:
+            values = list(pool.map(lambda entry: tensor_digest(file, entry), missing))
+        except OSError as error:
+            raise SourceError(f"cannot read ({error})", where=str(file), kind="disk") from error
+        table |= {entry.name: value for entry, value in zip(missing, values, strict=True)}
+        with contextlib.suppress(OSError):  # a cache that cannot be written costs time and nothing else
+            write_text_atomic(kept, json.dumps(table, sort_keys=True, indent=0))
+    return table
+
+
+def tensor_digest(file: Path, entry: TensorEntry) -> str:
+    """``DTYPE[shape] digest`` of one tensor, read in blocks. Raises ``OSError``."""
+    digest = hashlib.sha256()
+    with file.open("rb", buffering=0) as stream:
+        position, end = entry.start, entry.start + entry.nbytes
+        while position < end:
+            block = os.pread(stream.fileno(), min(_BLOCK, end - position), position)
+            if not block:
+                raise OSError(f"the file ends at byte {position}, inside {entry.name}")
+            digest.update(block)
+            position += len(block)
+    shape = ",".join(map(str, entry.shape))
+    return f"{entry.dtype}[{shape}] {digest.hexdigest()[:_DIGITS]}"
+
+
+def _document(source: LocalSource, path: str) -> str:
+    size = source.files[path].size
+    if path.endswith(".json") and size <= _MAX_JSON:
+        data = source.read(path, 0, size)
+        return document_digest(posixpath.basename(path), data)
+    digest = hashlib.sha256()
+    for start in range(0, size, _BLOCK):
+        digest.update(source.read(path, start, min(_BLOCK, size - start)))
+    return digest.hexdigest()[:_DIGITS]
+
+
+def document_digest(name: str, data: bytes) -> str:
+    """Digest of a JSON file by its values, without the keys that nothing reads; of anything else by its bytes."""
+    try:
+        value = json.loads(data)
+    except (ValueError, RecursionError):
+        return hashlib.sha256(data).hexdigest()[:_DIGITS]
+    if isinstance(value, dict) and name not in TABLES:
+        value = {key: inner for key, inner in value.items() if _is_read(key)}
+        quantization = value.get("quantization_config")
+        if isinstance(quantization, dict):  # which program wrote the export, in which version
+            value["quantization_config"] = {key: inner for key, inner in quantization.items() if key != "producer"}
+    text = json.dumps(_plain(value), sort_keys=True, separators=(",", ":"))
+    return hashlib.sha256(text.encode("utf-8", "surrogatepass")).hexdigest()[:_DIGITS]
+
+
+def _is_read(key: str) -> bool:
+    return key not in UNREAD and (not key.startswith("_") or key in KEPT_PRIVATE)
+
+
+def _plain(value: Any) -> Any:
+    """The value with whole numbers written one way: ``3.0`` and ``3`` are the same setting."""
+    if isinstance(value, dict):
+        return {key: _plain(inner) for key, inner in value.items()}
+    if isinstance(value, list):
+        return [_plain(inner) for inner in value]
+    if isinstance(value, float) and value.is_integer():
+        return int(value)
+    return value

@@ -1,0 +1,289 @@
+"""The shape of a contract: what one range of versions of a runtime does with a checkpoint, as data.
+
+A contract is either *transcribed* (somebody read the runtime's code: ``<runtime>.yaml``) or *learned* (``quantgate
+learn``
+ran the runtime's own loader over generated checkpoints: ``learned/<runtime>-<version>.yaml``). A project's own
+``contracts/`` folder may hold both. ``predict`` turns a contract and a checkpoint's declarations into what the runtime
+will load.
+"""
+
+from __future__ import annotations
+
+from functools import cache
+from importlib import resources
+from pathlib import Path
+from typing import Annotated, Literal
+
+from packaging.requirements import InvalidRequirement, Requirement
+from packaging.specifiers import InvalidSpecifier, SpecifierSet
+from packaging.version import InvalidVersion, Version
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
+
+from harness.formats.errors import ContractError
+
+Signal = Literal["packed_qkv", "comfy_quant"]
+"""Something in the tensor names from which a runtime infers a layout."""
+Place = Literal["top", "section"]
+"""Where a key of a declaration stands: at its top level, or in its section ``quantization`` (ModelOpt's old schema)."""
+Reading = Literal["config", "metadata", "tensors"]
+"""What a runtime reads to learn how an override is quantized: its ``config.json``, the header's metadata, its
+tensors."""
+Method = Literal["by_algorithm", "nvfp4", "fp8", "fp8_generic", "other"]
+PROJECT_FOLDER = "contracts"
+"""Folder of a project that holds contracts of its own."""
+
+
+class Rule(BaseModel):
+    """Base of all parts: frozen, and an unknown key is an error."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+class SwitchRule(Rule):
+    """How a runtime decides one yes-or-no of the stored NVFP4 bytes.
+
+    The value of a key is its Python truth (``"false"`` is true, ``null`` is false) unless ``word`` is set: then the
+    value
+    must be exactly that word.
+    """
+
+    default: bool
+    config_key: str | None = None
+    flat: tuple[Place, ...] = Field(
+        default=("top",), description="where the key is looked for if quant_algo stands at the top, in this order"
+    )
+    nested: tuple[Place, ...] = Field(
+        default=("section", "top"), description="the same if quant_algo stands in the section"
+    )
+    implied_by: str | None = Field(default=None, description="top-level key whose value stands in for a silent key")
+    word: str | None = None
+    inferred_from: tuple[Signal, ...] = ()
+    merge: Literal["config", "inferred_or_config"] = "config"
+    source: str = ""
+
+
+class Nvfp4Rule(Rule):
+    """What a runtime makes of an NVFP4 transformer."""
+
+    algorithms: tuple[str, ...] = Field(description="names of quant_algo that are accepted, letter for letter")
+    families: Literal["weight_and_scale", "u8_and_block_scale"] = Field(
+        description="which tensor pairs are NVFP4: any weight with a weight_scale, or U8 with a 2-D E4M3 scale"
+    )
+    swap_weight_nibbles: SwitchRule
+    swizzled_scales: SwitchRule
+    source: str = ""
+
+
+class Fp8Rule(Rule):
+    """What a runtime makes of an FP8 transformer."""
+
+    scale_shapes: tuple[Literal["scalar", "one", "channel", "channel_column"], ...]
+    source: str = ""
+
+
+class Dispatch(Rule):
+    """From the words of a declaration to a loading method."""
+
+    methods: dict[str, Method] = Field(description="quant_method to method; a word that is not listed is refused")
+    fp8: tuple[str, ...] = Field(description="globs of quant_algo, in upper case, that mean FP8; asked before nvfp4")
+    nvfp4: tuple[str, ...] = Field(description="globs of quant_algo, in upper case, that mean NVFP4")
+    source: str = ""
+
+
+class OverrideRule(Rule):
+    """What is read of a transformer that is laid over a repository."""
+
+    reads: tuple[Reading, ...] = Field(min_length=1)
+    join: Literal["first", "merged"] = Field(
+        description="first: the first source that declares anything decides; merged: joined as for a model"
+    )
+    undeclared_fp8: Literal["plain", "refused"]
+    source: str = ""
+
+
+class Names(Rule):
+    """How the runtime calls the checkpoint's modules. Ignore patterns are compared with these names."""
+
+    rename: dict[str, str] = Field(
+        description="regular expression of a tensor's name to the runtime's, first match wins"
+    )
+    known: tuple[str, ...] = Field(
+        default=(),
+        description="regular expressions of every tensor that the runtime has a place for; any other stops the load",
+    )
+    linears: tuple[str, ...] = Field(description="regular expressions of the runtime's modules that can be quantized")
+
+
+class RegistryRule(Rule):
+    """Repository ids that the runtime maps to a native pipeline: exactly, or where its name contains a known name."""
+
+    known: tuple[str, ...]
+    otherwise: str = Field(description="what happens to an id that is not known")
+    flow_shift: dict[str, float] = Field(
+        default={}, description="flow shift that the runtime uses, by a known id; the scheduler's own is ignored"
+    )
+    source: str = ""
+
+
+class BackendRule(Rule):
+    """Which kernel family runs, by environment variable."""
+
+    env: str
+    default: str
+    choices: tuple[str, ...] = Field(
+        default=(), description="globs of the values that select a kernel; any other value is warned of and ignored"
+    )
+    source: str = ""
+
+
+class Learned(Rule):
+    """How a contract was learned."""
+
+    version: str
+    package_sha256: str = Field(
+        default="", description="digest of the runtime's wheel, or of its installed files' record"
+    )
+    date: str
+    checkpoints: int = Field(description="generated checkpoints that were asked")
+    unexplained: tuple[str, ...] = Field(default=(), description="kinds whose answer no rule of the schema explains")
+    stubs: tuple[str, ...] = ()
+    torch: str = ""
+
+
+class Rules(Rule):
+    """What one range of versions does."""
+
+    versions: str = Field(description="PEP 440 range, closed towards versions that nobody read")
+    read_at: tuple[str, ...] = Field(min_length=1, description="versions whose code was read, or whose loader was run")
+    dispatch: Dispatch
+    nvfp4: Nvfp4Rule
+    fp8: Fp8Rule
+    override: OverrideRule
+    names: dict[str, Names] = Field(default={}, description="by transformer class")
+    boundary_ratio: float | Literal["model_index", "case"]
+    registry: RegistryRule | None = None
+    backend: BackendRule | None = None
+    learned: Learned | None = None
+
+    @field_validator("versions")
+    @classmethod
+    def _is_range(cls, value: str) -> str:
+        try:
+            SpecifierSet(value)
+        except InvalidSpecifier as error:
+            raise ValueError(f"not a version range: {value}") from error
+        return value
+
+
+class ContractFile(Rule):
+    """``contracts/<runtime>.yaml``."""
+
+    runtime: Annotated[str, Field(pattern=r"^[a-z0-9_-]+$")]
+    summary: str
+    rules: tuple[Rules, ...] = Field(min_length=1)
+
+
+class Contract(Rule):
+    """A runtime at a version, with the rules that apply to it."""
+
+    name: str
+    """As asked for: ``sglang==0.5.23``."""
+    runtime: str
+    version: str
+    rules: Rules
+
+    @property
+    def read(self) -> bool:
+        """Whether exactly this version was read or learned, not only one that shares its range."""
+        return any(Version(self.version) == Version(item) for item in self.rules.read_at)
+
+
+def _package() -> Path:
+    return Path(str(resources.files("harness.inspector.contracts")))
+
+
+def contract_files(runtime: str, root: Path | None = None) -> list[Path]:
+    """Every file that holds rules of a runtime: learned before transcribed, the project's own before the shipped."""
+    folders = [root / PROJECT_FOLDER] if root is not None else []
+    files: list[Path] = []
+    for folder in (*folders, _package()):
+        files += sorted((folder / "learned").glob(f"{runtime}-*.yaml"))
+        files += [path for path in (folder / f"{runtime}.yaml",) if path.is_file()]
+    return files
+
+
+@cache
+def _read(place: Path, stamp: tuple[int, int]) -> ContractFile:  # noqa: ARG001 - the stamp keys the cache
+    from ruamel.yaml import YAML
+    from ruamel.yaml.error import YAMLError
+
+    try:
+        return ContractFile.model_validate(YAML(typ="safe", pure=True).load(place.read_text(encoding="utf-8")))
+    except (OSError, UnicodeDecodeError, YAMLError, ValidationError) as error:
+        text = str(error).splitlines()[0] if not isinstance(error, ValidationError) else _first_problem(error)
+        raise ContractError(f"the contract file is malformed: {text}", where=str(place)) from error
+
+
+def _first_problem(error: ValidationError) -> str:
+    problem = error.errors(include_input=False, include_url=False)[0]
+    return f"{'.'.join(map(str, problem['loc']))}: {problem['msg']}"
+
+
+def read_contract_file(place: Path) -> ContractFile:
+    """Read one contract file. Raises ``ContractError`` if it is malformed."""
+    try:
+        state = place.stat()
+    except OSError as error:
+        raise ContractError(f"the contract file cannot be read: {error}", where=str(place)) from error
+    return _read(place, (state.st_mtime_ns, state.st_size))
+
+
+def known_contracts(root: Path | None = None) -> tuple[str, ...]:
+    """Runtimes for which a contract file exists, shipped or in the project's ``contracts/``."""
+    folders = [_package(), *([root / PROJECT_FOLDER] if root is not None else [])]
+    names = {path.stem for folder in folders if folder.is_dir() for path in folder.glob("*.yaml")}
+    for folder in folders:
+        names |= {path.stem.rsplit("-", 1)[0] for path in (folder / "learned").glob("*.yaml")}
+    return tuple(sorted(names))
+
+
+def rules_of(runtime: str, root: Path | None = None) -> list[Rules]:
+    """All rules of a runtime, the most trusted first: a learned version before a transcribed range."""
+    return [rules for path in contract_files(runtime, root) for rules in read_contract_file(path).rules]
+
+
+def load_contract(name: str, root: Path | None = None) -> Contract:
+    """Find the rules for ``runtime==version``.
+
+    A version that no range covers gets the rules of the nearest version below it (or above, if there is none below);
+    ``Contract.read`` is false then, and the inspection says that nobody read that version.
+
+    Raises:
+        ContractError: unknown runtime, or no exact version.
+    """
+    try:
+        requirement = Requirement(name)
+        specifiers = list(requirement.specifier)
+        if len(specifiers) != 1 or specifiers[0].operator != "==":
+            raise ContractError(f"{name!r} does not name one version", remedy="write runtime==version")
+        version = Version(specifiers[0].version)
+    except (InvalidRequirement, InvalidVersion) as error:
+        raise ContractError(f"{name!r} is not runtime==version ({error})") from error
+    runtime = requirement.name.lower()
+    candidates = rules_of(runtime, root)
+    if not candidates:
+        raise ContractError(
+            f"no contract of the runtime {runtime!r} is known",
+            remedy=f"known: {', '.join(known_contracts(root))}; add {PROJECT_FOLDER}/{runtime}.yaml to the project",
+        )
+    for rules in candidates:
+        if SpecifierSet(rules.versions).contains(version, prereleases=True):
+            return Contract(name=name, runtime=runtime, version=str(version), rules=rules)
+    return Contract(name=name, runtime=runtime, version=str(version), rules=_nearest(candidates, version))
+
+
+def _nearest(candidates: list[Rules], version: Version) -> Rules:
+    """The rules read at the newest version below, or else at the oldest above."""
+    read = sorted(((Version(at), rules) for rules in candidates for at in rules.read_at), key=lambda item: item[0])
+    below = [rules for at, rules in read if at <= version]
+    return below[-1] if below else read[0][1]

@@ -1,0 +1,488 @@
+"""What a runtime will load, worked out from its contract, the declarations and the tensors' headers. No data is
+read."""
+
+from __future__ import annotations
+
+import fnmatch
+import json
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from functools import lru_cache
+from typing import Any, Literal, Protocol
+
+from harness.inspector.contracts.model import Names, Rules, Signal, SwitchRule
+
+PACKED_QKV = re.compile(r"^(double_blocks\.\d+\.(img|txt)_attn\.qkv|single_blocks\.\d+\.linear1)\.")
+
+
+class Entry(Protocol):
+    """What a header says of one tensor."""
+
+    @property
+    def dtype(self) -> str:
+        """Safetensors' name of the dtype."""
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """Its shape as stored."""
+
+    @property
+    def file(self) -> str:
+        """The file that holds it."""
+
+
+@dataclass(frozen=True)
+class Declared:
+    """What one transformer says of itself, and the headers of its tensors."""
+
+    role: Literal["model", "override"]
+    config: Any
+    """``quantization_config`` of its ``config.json``; ``None``: the key is absent."""
+    tensors: Mapping[str, Entry]
+    metadata: Mapping[str, str] = field(default_factory=dict)
+    """Header metadata."""
+    class_name: str = "WanTransformer3DModel"
+
+
+@dataclass(frozen=True)
+class Switch:
+    """A decision of the runtime, and the rule that made it."""
+
+    on: bool = False
+    why: str = "default, because the config is silent"
+
+
+@dataclass(frozen=True)
+class Prediction:
+    """What the runtime will have loaded."""
+
+    refused: str = ""
+    """Why it refuses the checkpoint; empty: it loads."""
+    refused_code: str = ""
+    """``name_unmapped``, ``scale_shape``, or ``runtime_refuses`` for any other reason."""
+    method: Literal["", "nvfp4", "fp8", "fp8_generic"] = ""
+    """How quantized Linears are computed; empty: as plain floats."""
+    swap: Switch = field(default_factory=Switch)
+    tiled: Switch = field(default_factory=Switch)
+    quantized: frozenset[str] = frozenset()
+    """Modules, by the checkpoint's names, that run quantized."""
+    scale_of_one: frozenset[str] = frozenset()
+    """Modules whose stored codes are multiplied by 1 because a scale is absent."""
+    input_scale_of_one: frozenset[str] = frozenset()
+    """Quantized modules whose activations are divided by 1 because no input scale is stored."""
+    unmodelled: str = ""
+    """What of the declaration no rule of the contract covers; empty: nothing."""
+
+
+@dataclass(frozen=True)
+class _Config:
+    """A quantization config as the runtime holds it after parsing."""
+
+    method: Literal["nvfp4", "fp8", "fp8_generic"]
+    swap: Switch = field(default_factory=Switch)
+    tiled: Switch = field(default_factory=Switch)
+    ignore: tuple[str, ...] = ()
+    families: frozenset[str] | None = None
+    """Modules that the tensors show to be NVFP4; ``None``: the ignore list decides."""
+
+
+class _Refused(Exception):  # noqa: N818 - carries the runtime's reason, caught in predict
+    def __init__(self, reason: str, code: str = "runtime_refuses") -> None:
+        self.code = code
+        super().__init__(reason)
+
+
+class _Unmodelled(Exception):  # noqa: N818 - a declaration that no rule covers
+    pass
+
+
+def predict(rules: Rules, declared: Declared) -> Prediction:
+    """Work out what the runtime will load.
+
+    Args:
+        rules: of one range of versions.
+        declared: one transformer's declarations and headers.
+    """
+    try:
+        config = _model_config(rules, declared) if declared.role == "model" else _override_config(rules, declared)
+        return _loaded(rules, declared, config)
+    except _Refused as reason:
+        return Prediction(refused=str(reason), refused_code=reason.code)
+    except _Unmodelled as reason:
+        return Prediction(unmodelled=str(reason))
+
+
+def _model_config(rules: Rules, declared: Declared) -> _Config | None:
+    existing = _parse(rules, declared.config) if declared.config is not None else None
+    if existing is not None and existing.method != "nvfp4":
+        return existing
+    return _merge(rules, existing, _inferred(rules, declared, grouped=existing is not None))
+
+
+def _override_config(rules: Rules, declared: Declared) -> _Config | None:
+    inferred = _inferred(rules, declared, grouped=False)
+    if rules.override.join == "first":
+        for source in rules.override.reads:
+            if source == "tensors" and inferred is not None:
+                return inferred
+            if source == "config" and declared.config is not None:
+                return _parse(rules, declared.config)
+            if source == "metadata":
+                found = _from_metadata(rules, declared.metadata, strict=False)
+                if found is not None:
+                    return found
+        return inferred
+    existing: _Config | None = None
+    if "config" in rules.override.reads and declared.config is not None:
+        existing = _parse(rules, declared.config)
+    if existing is None and "metadata" in rules.override.reads:
+        existing = _from_metadata(rules, declared.metadata, strict=True)
+    if existing is not None and existing.method != "nvfp4":
+        return existing
+    inferred = _inferred(rules, declared, grouped=existing is not None)
+    if (
+        existing is None
+        and inferred is None
+        and rules.override.undeclared_fp8 == "refused"
+        and _shows_quantized(declared)
+    ):
+        raise _Refused("the override holds quantized tensors and declares no quantization that it supports")
+    return _merge(rules, existing, inferred)
+
+
+def _shows_quantized(declared: Declared) -> bool:
+    return any(
+        name.endswith((".weight_scale", ".input_scale", ".comfy_quant"))
+        or (name.endswith(".weight") and entry.dtype in ("F8_E4M3", "I8", "U8"))
+        for name, entry in declared.tensors.items()
+    )
+
+
+def _from_metadata(rules: Rules, metadata: Mapping[str, str], *, strict: bool) -> _Config | None:
+    """The declaration in a header. Before declarations were merged, one that could not be parsed was skipped."""
+    for key in ("_quantization_metadata", "quantization_config"):
+        if not metadata.get(key):
+            continue
+        try:
+            body = json.loads(metadata[key])
+        except ValueError:
+            continue
+        if not isinstance(body, Mapping):
+            continue
+        body = dict(body)
+        layers = body.get("layers")
+        if "quant_method" not in body and "format_version" in body and isinstance(layers, Mapping):
+            formats = [item.get("format", "") for item in layers.values() if isinstance(item, Mapping)]
+            if not any("float8" in str(item) for item in formats):
+                return None
+            body |= {"quant_method": "fp8", "activation_scheme": "dynamic"}
+        if not body.get("quant_method"):
+            return None
+        try:
+            return _parse(rules, body)
+        except _Refused:
+            if strict:
+                raise
+            return None
+    return None
+
+
+def _parse(rules: Rules, body: Any) -> _Config:
+    """A declaration as the runtime parses it. Raises ``_Refused`` with its reason."""
+    if not isinstance(body, Mapping):
+        raise _Refused("quantization_config is not an object")
+    word = body.get("quant_method")
+    if not word:
+        raise _Refused("quantization_config names no quant_method")
+    method = rules.dispatch.methods.get(str(word))
+    if method is None:
+        raise _Refused(f"it has no quantization method {word!r}")
+    if method == "other":
+        raise _Unmodelled(f"quant_method {word!r}")
+    nested = body.get("quantization")
+    section: Mapping[str, Any] = nested if isinstance(nested, Mapping) else {}
+    text = body.get("quant_algo") or section.get("quant_algo") or ""
+    if method == "by_algorithm":
+        method = _by_algorithm(rules, str(text))
+    if method == "nvfp4":
+        return _nvfp4(rules, body, section)
+    if method == "fp8":
+        flat = body.get("quant_algo") is not None
+        if "FP8" not in str(text):
+            raise _Refused(f"its FP8 loader does not take quant_algo {text!r}")
+        ignore = body.get("ignore") if flat else section.get("exclude_modules")
+        return _Config("fp8", ignore=tuple(map(str, ignore or ())))
+    if "activation_scheme" not in body:
+        raise _Refused("quant_method fp8 needs an activation_scheme")
+    ignore = body.get("ignored_layers") or body.get("modules_to_not_convert") or ()
+    return _Config("fp8_generic", ignore=tuple(map(str, ignore)))
+
+
+def _by_algorithm(rules: Rules, text: str) -> Literal["nvfp4", "fp8"]:
+    upper = text.upper()
+    if upper == "MIXED_PRECISION":
+        raise _Refused("mixed precision is not supported")
+    if any(fnmatch.fnmatchcase(upper, glob) for glob in rules.dispatch.fp8):
+        return "fp8"
+    if any(fnmatch.fnmatchcase(upper, glob) for glob in rules.dispatch.nvfp4):
+        return "nvfp4"
+    raise _Refused(f"quant_algo {text!r} is not supported")
+
+
+def _nvfp4(rules: Rules, body: Mapping[str, Any], section: Mapping[str, Any]) -> _Config:
+    flat = body.get("quant_algo") is not None
+    algorithm = body.get("quant_algo") if flat else section.get("quant_algo")
+    if algorithm not in rules.nvfp4.algorithms:
+        raise _Refused(
+            f"quant_algo is {algorithm!r}, and only {', '.join(rules.nvfp4.algorithms)} is taken, letter for letter"
+        )
+    ignore = body.get("ignore", []) if flat else section.get("exclude_modules", [])
+    group = _flat_group_size(body) if flat else _nested_group_size(body, section)
+    if group is None or ignore is None:
+        raise _Refused("the NVFP4 declaration lacks group_size or the list of ignored modules")
+    swap = _switch(rules.nvfp4.swap_weight_nibbles, body, section, flat)
+    tiled = _switch(rules.nvfp4.swizzled_scales, body, section, flat)
+    return _Config("nvfp4", swap, tiled, tuple(map(str, ignore)))
+
+
+def _flat_group_size(body: Mapping[str, Any]) -> Any:
+    if body.get("group_size") is not None:
+        return body["group_size"]
+    groups = body.get("config_groups")
+    first: Any = next(iter(groups.values()), {}) if isinstance(groups, Mapping) else {}
+    weights = first.get("weights", {}) if isinstance(first, Mapping) else {}
+    return weights.get("group_size") if isinstance(weights, Mapping) else None
+
+
+def _nested_group_size(body: Mapping[str, Any], section: Mapping[str, Any]) -> Any:
+    places = [body.get("group_size"), section.get("group_size")]
+    groups = body.get("config_groups")
+    for group in groups.values() if isinstance(groups, Mapping) else ():
+        if isinstance(group, Mapping):
+            places += [group.get("group_size")]
+            places += [item.get("group_size") for item in group.values() if isinstance(item, Mapping)]
+    sizes = {item for item in places if isinstance(item, int) and not isinstance(item, bool)}
+    return next(iter(sizes)) if len(sizes) == 1 else None
+
+
+def _switch(rule: SwitchRule, body: Mapping[str, Any], section: Mapping[str, Any], flat: bool) -> Switch:
+    """Look a key up where this form of declaration is read, else what implies it, else the default."""
+    if rule.config_key is None:
+        return Switch(rule.default, "always")
+    holders = {"top": body, "section": section}
+    for place in rule.flat if flat else rule.nested:
+        if rule.config_key in holders[place]:
+            value = holders[place][rule.config_key]
+            on = value == rule.word if rule.word is not None else bool(value)
+            return Switch(on, f"config: {rule.config_key}: {json.dumps(value)}")
+    if rule.implied_by is not None and rule.implied_by in body:
+        value = body[rule.implied_by]
+        return Switch(bool(value), f"config: {rule.implied_by}: {json.dumps(value)} implies it")
+    elsewhere = [place for place in holders if rule.config_key in holders[place]]
+    why = f", and {rule.config_key} is not read where it stands" if elsewhere else ""
+    return Switch(rule.default, f"default, because the config is silent{why}")
+
+
+def signals(tensors: Mapping[str, Entry]) -> set[Signal]:
+    """What tensor names give away: ``packed_qkv`` and ``comfy_quant``."""
+    seen: set[Signal] = set()
+    for name in tensors:
+        if PACKED_QKV.match(name):
+            seen.add("packed_qkv")
+        if name.endswith(".comfy_quant"):
+            seen.add("comfy_quant")
+    return seen
+
+
+def _families(rules: Rules, tensors: Mapping[str, Entry]) -> frozenset[str]:
+    """Modules whose tensors the runtime takes for NVFP4."""
+    modules: set[str] = set()
+    for name, scale in tensors.items():
+        if not name.endswith(".weight_scale"):
+            continue
+        stem = name[: -len(".weight_scale")]
+        weight = tensors.get(f"{stem}.weight")
+        if weight is None or weight.file != scale.file:  # every file is looked at by itself
+            continue
+        if rules.nvfp4.families == "weight_and_scale" or (
+            weight.dtype == "U8" and scale.dtype.startswith("F8_E4M3") and len(scale.shape) >= 2
+        ):
+            modules.add(stem)
+    return frozenset(modules)
+
+
+def _inferred(rules: Rules, declared: Declared, *, grouped: bool) -> _Config | None:
+    """What the tensors and the header's ``_quantization_metadata`` show.
+
+    Args:
+        grouped: whether a declaration states the group size. Else a tensor pair must show it.
+    """
+    families = _families(rules, declared.tensors)
+    layers, signalled = _signalled(declared.metadata)
+    if not (families or layers or signalled) or not (families or grouped):
+        return None
+    families |= layers
+    seen = signals(declared.tensors)
+
+    def by_tensors(rule: SwitchRule) -> Switch:
+        reasons = sorted(seen & set(rule.inferred_from))
+        return Switch(True, f"inferred from {', '.join(reasons)}") if reasons else Switch(rule.default)
+
+    swap, tiled = by_tensors(rules.nvfp4.swap_weight_nibbles), by_tensors(rules.nvfp4.swizzled_scales)
+    return _Config("nvfp4", swap, tiled, families=families)
+
+
+def _signalled(metadata: Mapping[str, str]) -> tuple[frozenset[str], bool]:
+    """Layers that ``_quantization_metadata`` calls nvfp4, and whether it names an FP4 algorithm."""
+    try:
+        body = json.loads(metadata.get("_quantization_metadata", ""))
+    except ValueError:
+        return frozenset(), False
+    if not isinstance(body, Mapping):
+        return frozenset(), False
+    signalled = "FP4" in str(body.get("quant_algo", "")).upper() or "NVFP4" in str(body.get("quant_type", "")).upper()
+    layers = body.get("layers") if "format_version" in body else None
+    named = layers.items() if isinstance(layers, Mapping) else ()
+    return frozenset(n for n, item in named if isinstance(item, Mapping) and item.get("format") == "nvfp4"), signalled
+
+
+def _merge(rules: Rules, existing: _Config | None, inferred: _Config | None) -> _Config | None:
+    if existing is None or inferred is None:
+        return existing or inferred
+    if existing.method != "nvfp4":
+        return existing
+
+    def joined(rule: SwitchRule, config: Switch, tensors: Switch) -> Switch:
+        if rule.merge == "config" or not tensors.on or rule.default:
+            return config
+        overruled = f", which overrules {config.why}" if config.why.startswith("config:") and not config.on else ""
+        return Switch(True, f"{tensors.why}{overruled}")
+
+    swap = joined(rules.nvfp4.swap_weight_nibbles, existing.swap, inferred.swap)
+    tiled = joined(rules.nvfp4.swizzled_scales, existing.tiled, inferred.tiled)
+    return _Config("nvfp4", swap, tiled, existing.ignore, inferred.families)
+
+
+def linears(names: Names, tensors: Mapping[str, Entry]) -> dict[str, str]:
+    """Modules that the runtime can quantize: the checkpoint's name to the runtime's."""
+    found: dict[str, str] = {}
+    for name, entry in tensors.items():
+        if name.endswith(".weight") and len(entry.shape) == 2:
+            module = runtime_name(names, name)[: -len(".weight")]
+            if any(re.fullmatch(pattern, module) for pattern in names.linears):
+                found[name[: -len(".weight")]] = module
+    return found
+
+
+def runtime_name(names: Names, tensor: str) -> str:
+    """A tensor's name as the runtime calls it."""
+    for pattern, target in names.rename.items():
+        match = _compiled(pattern).match(tensor)
+        if match is not None:
+            return match.expand(target)
+    return tensor
+
+
+@lru_cache(maxsize=4096)
+def _compiled(pattern: str) -> re.Pattern[str]:
+    return re.compile(pattern)
+
+
+def ignored(patterns: tuple[str, ...], module: str) -> bool:
+    """Whether a list of ignored modules covers a runtime's module: ``*`` globs, matched whole; every other sign is
+    itself."""
+    return any(re.fullmatch(re.escape(item).replace(r"\*", ".*"), module) for item in patterns)
+
+
+def _loaded(rules: Rules, declared: Declared, config: _Config | None) -> Prediction:
+    names = rules.names.get(declared.class_name)
+    if names is None:
+        raise _Unmodelled(f"the names of {declared.class_name}")
+    _known(names, declared.tensors)
+    modules = linears(names, declared.tensors)
+    if config is None:
+        chosen: frozenset[str] = frozenset()
+    elif config.families is not None:
+        chosen = config.families & frozenset(modules)
+    elif config.method == "fp8_generic":
+        chosen = frozenset(name for name, module in modules.items() if module not in config.ignore)
+    else:
+        chosen = frozenset(name for name, module in modules.items() if not ignored(config.ignore, module))
+    method = config.method if config is not None else ""
+    _fits(rules, declared, modules, chosen, method)
+    return Prediction(
+        method=method,
+        swap=config.swap if config is not None else Switch(),
+        tiled=config.tiled if config is not None else Switch(),
+        quantized=chosen,
+        scale_of_one=frozenset(
+            name for name in modules if _lacks_scale(declared, name, method if name in chosen else "")
+        ),
+        input_scale_of_one=frozenset(
+            name for name in chosen if method != "fp8_generic" and f"{name}.input_scale" not in declared.tensors
+        ),
+    )
+
+
+SCALES = re.compile(
+    r".*\.(weight_scale|weight_scale_2|input_scale|scale_weight.*|scale_input|comfy_quant|weight_scale_inv)"
+)
+"""Tensors beside a weight. A loader drops the ones that it has no place for."""
+
+
+def _known(names: Names, tensors: Mapping[str, Entry]) -> None:
+    """Refuse tensors that the runtime has no parameter for. Raises ``_Refused``."""
+    if not names.known:
+        return
+    rule = _compiled("|".join(f"(?:{pattern})" for pattern in names.known))
+    lost = next((name for name in sorted(tensors) if not SCALES.fullmatch(name) and not rule.fullmatch(name)), None)
+    if lost is not None:
+        raise _Refused(f"it has no parameter for {lost}", "name_unmapped")
+
+
+def _lacks_scale(declared: Declared, name: str, method: str) -> bool:
+    if declared.tensors[f"{name}.weight"].dtype in ("BF16", "F16", "F32"):
+        return False  # cast to FP8 with a scale of 1 on purpose: the values stay right
+    wanted = ("weight_scale_2", "weight_scale") if method == "nvfp4" else ("weight_scale",)
+    return any(f"{name}.{suffix}" not in declared.tensors for suffix in wanted)
+
+
+def _fits(rules: Rules, declared: Declared, modules: Mapping[str, str], chosen: frozenset[str], method: str) -> None:
+    """Refuse what the runtime's parameters cannot take. Raises ``_Refused``."""
+    for name in sorted(modules):
+        weight = declared.tensors[f"{name}.weight"]
+        if name not in chosen or method != "nvfp4":
+            if weight.dtype == "U8":
+                raise _Refused(f"{name} is stored as packed codes, and the runtime prepares room for a full weight")
+        elif weight.dtype != "U8":
+            raise _Refused(f"{name} is stored as {weight.dtype}, and the runtime prepares room for packed codes")
+        scale = declared.tensors.get(f"{name}.weight_scale")
+        if (
+            name not in chosen
+            and scale is not None
+            and scale_kind(scale.shape) == "channel"
+            and weight.dtype == "F8_E4M3"
+        ):
+            raise _Refused(
+                f"{name} has one FP8 scale per row, and it unpacks unquantized FP8 with one scale", "scale_shape"
+            )
+        if (
+            name in chosen
+            and method == "fp8"
+            and scale is not None
+            and scale_kind(scale.shape) not in rules.fp8.scale_shapes
+        ):
+            raise _Refused(
+                f"{name} has FP8 scales of shape {list(scale.shape)}, and it takes {', '.join(rules.fp8.scale_shapes)}",
+                "scale_shape",
+            )
+
+
+def scale_kind(shape: tuple[int, ...]) -> str:
+    """``scalar`` for ``[]``, ``one`` for ``[1]``, ``channel`` for ``[N]``, ``channel_column`` for ``[N, 1]``."""
+    if not shape:
+        return "scalar"
+    if len(shape) == 1:
+        return "one" if shape[0] == 1 else "channel"
+    return "channel_column"

@@ -1,0 +1,116 @@
+"""Where the inspector says "proven", "contradicted" and "inconclusive"; measured by ``benchmarks.inspect_gates``.
+
+Between two gates the answer is ``inconclusive``, never a pass.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import Literal
+
+from harness.formats.evidence import Fit
+from harness.formats.spec import FORMATS, Gate
+from harness.inspector.measure import Measured
+
+State = Literal["proven", "inconclusive", "contradicted", "not_provable"]
+
+
+E5M2 = Gate(0.997, 0.95, 0.003, 0.01)
+"""FP8 E5M2 has two mantissa bits: a right export reaches .9982, and E4M3 read as E5M2 stays below .92."""
+GGUF_GATES = {
+    "Q8_0": Gate(0.999, 0.95, 0.03, 0.01),
+    "Q6_K": Gate(0.998, 0.95, 0.03, 0.02),
+    "Q5_K": Gate(0.994, 0.92, 0.03, 0.03),
+    "Q5_0": Gate(0.993, 0.92, 0.03, 0.04),
+    "Q5_1": Gate(0.994, 0.92, 0.03, 0.03),
+    "Q4_K": Gate(0.985, 0.90, 0.03, 0.04),
+    "Q4_0": Gate(0.980, 0.90, 0.03, 0.05),
+    "Q4_1": Gate(0.985, 0.90, 0.03, 0.04),
+    "Q3_K": Gate(0.950, 0.85, 0.03, 0.08),
+    "Q2_K": Gate(0.890, 0.70, 0.03, 0.15),
+}
+"""By ggml type; measured on the embedded model's Linears by ``python -m benchmarks.fault_corpus``."""
+ROW_COSINE = 0.90
+"""A row below this contradicts the reading that fits its tensor (measured: right rows stay above .97)."""
+ROW_CLAIM = 0.98
+"""A row may be said to follow another reading only above this: a wrong scale layout alone reaches .95."""
+OTHER_CODES = 0.99
+"""8-bit codes of another table are named above this: E5M2 itself has a cosine of .998 only."""
+ROW_GAIN = 0.15
+EXACT = 0.999
+"""Share of recomputed codes that must agree to say: made from exactly this base."""
+STALE = 0.9975
+"""Below this share, where the recipe allows the claim: made from another base."""
+UNROUNDED = 0.99
+"""Share of codes that the unrounded scale must explain (the division's own precision moves the rest)."""
+NEAR = 0.97
+"""Share of block scales within one E4M3 step that the claim asks for: other calibrations lie further away."""
+FULL_BLOCKS = 0.999
+"""Share of blocks that use their largest code, which max calibration gives to all."""
+
+
+def gain_limit(measured: Measured) -> float:
+    """Largest distance of the fitted gain from 1: the gate, or six standard errors where few values were read.
+
+    Rounding to E2M1 leaves a relative error of .095 (E4M3: .027) that is nearly independent from value to value, so
+    the gain fitted to n values scatters by that over the square root of n.
+    """
+    found, gate = measured.fit, gate_of(measured)
+    values = found.rows * measured.module.shape[1] if found is not None else 0
+    noise = 0.053 if measured.module.code == "e5m2" else FORMATS[measured.module.format].noise
+    return max(gate.gain, float(6 * noise / math.sqrt(max(values, 1))))
+
+
+def gate_of(measured: Measured) -> Gate:
+    """The limits for the module's stored format."""
+    if measured.module.format == "fp8" and measured.module.code == "e5m2":
+        return E5M2
+    if measured.module.format == "gguf":
+        return GGUF_GATES.get(measured.module.code, FORMATS["gguf"].gate)
+    return FORMATS[measured.module.format].gate
+
+
+def is_fnuz(item: Measured) -> bool:
+    """E4M3 FNUZ has one more in its exponent bias: the same byte stands for half the value."""
+    found = item.fit
+    if item.module.format != "fp8" or item.module.kind in ("block", "group") or found is None or found.best != "e4m3":
+        return False
+    return abs(found.scores["e4m3"].gain - 2) < 0.1
+
+
+def state_of(measured: Measured, declared: str) -> State:
+    """What the sampled rows say of the declared reading of one module."""
+    found = measured.fit
+    if found is None:
+        return "not_provable"
+    gate = gate_of(measured)
+    best = good_score(found)
+    if (
+        measured.module.format == "fp8"
+        and len(found.scores) > 1
+        and found.best != declared
+        and best >= OTHER_CODES
+        and (found.gap or 0) >= gate.gap
+    ):
+        return "contradicted"
+    if best >= gate.cosine and (found.gap is None or found.gap >= gate.gap):
+        return "proven" if found.best == declared else "contradicted"
+    return "contradicted" if best < gate.unrelated else "inconclusive"
+
+
+def bad_rows(found: Fit) -> list[int]:
+    """Rows (positions in the sample) that the tensor's best reading does not explain."""
+    sums = found.sums[found.best]
+    cosine = sums.row_cosine()
+    return [int(i) for i in range(len(cosine)) if sums.bb[i] > 0 and cosine[i] < ROW_COSINE]
+
+
+def good_score(found: Fit) -> float:
+    """Cosine of the best reading over the rows that it explains: one broken row must not blur what the rest proves."""
+    rows = set(bad_rows(found))
+    sums = found.sums[found.best]
+    if not rows or len(rows) * 2 >= len(sums.qq):
+        return found.scores[found.best].cosine
+    keep = [index for index in range(len(sums.qq)) if index not in rows]
+    qq, qb, bb = (float(item[keep].sum()) for item in (sums.qq, sums.qb, sums.bb))
+    return qb / (qq * bb) ** 0.5 if qq > 0 and bb > 0 else 0.0

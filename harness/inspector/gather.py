@@ -1,0 +1,329 @@
+"""Read all row evidence: one task a tensor or a handful of small ones, many in flight, and keep what arrived."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import FIRST_EXCEPTION, Executor, Future, wait
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+
+from harness.formats.codecs import F32, FLOAT_DTYPES, decode_floats
+from harness.formats.errors import SourceError
+from harness.formats.header import DTYPE_BITS, TensorEntry
+from harness.formats.modules import Module, is_scale
+from harness.inspector.index import Component
+from harness.inspector.measure import Anchor, Measured, measure
+from harness.inspector.sampling import Budget, block_scale_values
+from harness.inspector.sources import Range, SharedReads, Source
+
+# Tensors that were not quantized must equal the base's: a few bytes of each, or all of them.
+
+
+@dataclass(frozen=True, slots=True)
+class Compared:
+    """One excluded tensor held against the base."""
+
+    tensor: str
+    equal: bool
+    halves_swapped: bool
+    """The first and the second half of the first real axis stand exchanged."""
+    elements: int
+    """Elements compared."""
+    whole: bool
+    cosine: float
+    relative_error: float
+    other_equal: bool | None = None
+    """Whether it equals the OTHER expert's base instead."""
+
+
+@dataclass(frozen=True, slots=True)
+class Sane:
+    """Values of an unquantized tensor that has no base to be compared with."""
+
+    not_finite: int
+    all_zero: bool
+    elements: int
+    """Elements that were read."""
+
+
+def look_alone(values: F32) -> Sane:
+    """Count what no trained tensor has; ``values`` is flat."""
+    return Sane(int((~np.isfinite(values)).sum()), bool(values.size and not values.any()), int(values.size))
+
+
+def windows(entry: TensorEntry, limit: int) -> list[tuple[int, int]]:
+    """Element windows ``(first, count)`` to compare: everything, or the beginning and what follows the half."""
+    count = max(limit, 1)
+    if entry.elements <= 2 * count:
+        return [(0, entry.elements)]
+    return [(0, count), (entry.elements // 2, count)]
+
+
+def ranges(entry: TensorEntry, spans: Sequence[tuple[int, int]]) -> list[Range]:
+    """File ranges of element windows."""
+    width = DTYPE_BITS[entry.dtype] // 8
+    return [(entry.start + first * width, count * width) for first, count in spans]
+
+
+def halves_axis(shape: tuple[int, ...]) -> bool:
+    """Whether the flat halves of a tensor are halves of its first real axis, so that a swap has a meaning."""
+    leading = next((size for size in shape if size > 1), 1)
+    return leading % 2 == 0
+
+
+def compare(entry: TensorEntry, mine: F32, base: F32, whole: bool, other: F32 | None = None) -> Compared:
+    """Compare values after rounding the base to the stored dtype (an export may narrow, it may not change)."""
+    dtype = FLOAT_DTYPES[entry.dtype]
+    rounded = base.astype(dtype).astype(np.float32)
+    equal = bool(np.array_equal(mine, rounded, equal_nan=True))
+    swapped = False
+    if not equal and halves_axis(entry.shape) and mine.size % 2 == 0:
+        half = mine.size // 2
+        turned = np.concatenate([rounded[half:], rounded[:half]])
+        swapped = bool(np.array_equal(mine, turned, equal_nan=True))
+    cosine, error = (1.0, 0.0) if equal else closeness(mine, rounded)
+    other_equal = None
+    if other is not None:
+        other_equal = bool(np.array_equal(mine, other.astype(dtype).astype(np.float32), equal_nan=True))
+    return Compared(
+        entry.name,
+        equal,
+        swapped,
+        int(mine.size),
+        whole,
+        cosine,
+        error,
+        other_equal,
+    )
+
+
+def closeness(mine: F32, reference: F32) -> tuple[float, float]:
+    """Cosine with ``reference``, and the relative error against it.
+
+    Sums by ``einsum`` and not by BLAS, whose threads would fight those that read.
+    """
+    one, two = mine.astype(np.float64), reference.astype(np.float64)
+    own, norm, gap = (float(np.sqrt(np.einsum("i,i->", vector, vector))) for vector in (one, two, one - two))
+    dot = float(np.einsum("i,i->", one, two))
+    cosine = dot / (norm * own) if norm and own else float(norm == own)
+    return cosine, gap / norm if norm else (0.0 if gap == 0 else float("inf"))
+
+
+def read_windows(source: Source, entries: Sequence[TensorEntry], limit: int) -> list[F32]:
+    """The windows of several tensors, joined per tensor; near ones in one request."""
+    by_file: dict[str, list[int]] = {}
+    for index, entry in enumerate(entries):
+        by_file.setdefault(entry.file, []).append(index)
+    values: list[F32] = [np.zeros(0, np.float32)] * len(entries)
+    for file, members in by_file.items():
+        spans = [ranges(entries[index], windows(entries[index], limit)) for index in members]
+        flat = [item for span in spans for item in span]
+        data = iter(source.read_ranges(file, flat))
+        for index, span in zip(members, spans, strict=True):
+            values[index] = decode_floats(b"".join(next(data) for _ in span), entries[index].dtype)
+    return values
+
+
+EXCLUDED_BATCH = 24
+MAX_SCALAR_BYTES = 1 << 20
+
+
+@dataclass
+class Gathered:
+    """Row evidence by expert, growing while tasks finish."""
+
+    scalars: dict[str, dict[str, tuple[float, ...]]] = field(default_factory=dict)
+    measured: dict[str, dict[str, Measured]] = field(default_factory=dict)
+    compared: dict[str, list[Compared]] = field(default_factory=dict)
+    scanned: dict[str, dict[str, tuple[int, int]]] = field(default_factory=dict)
+    sanity: dict[str, dict[str, Sane]] = field(default_factory=dict)
+    failed: SourceError | None = None
+    planned: int = 0
+    finished: int = 0
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What to gather."""
+
+    experts: Mapping[str, Component]
+    modules: Mapping[str, Mapping[str, Module]]
+    base: Mapping[str, Component]
+    budgets: Mapping[str, Budget]
+    scan: Mapping[str, bool]
+    """Expert to whether every block scale is read."""
+    reads: SharedReads = field(default_factory=SharedReads)
+
+
+def gather(plan: Plan, pool: Executor) -> Gathered:
+    """Run all reads. A source that fails ends it early; what was read before stays and ``failed`` says why."""
+    found = Gathered()
+    tasks: dict[Future[Any], Callable[[Any], None]] = {}
+    try:
+        for expert, component in plan.experts.items():
+            found.scalars[expert] = _scalars(component, plan.modules[expert])
+        for work, keep in _work(plan, found):
+            tasks[pool.submit(work)] = keep
+        found.planned = len(tasks)
+        pending = set(tasks)
+        while pending:
+            done, pending = wait(pending, return_when=FIRST_EXCEPTION)
+            for future in done:
+                if future.exception() is None:
+                    tasks[future](future.result())
+                    found.finished += 1
+            for future in done:
+                future.result()
+    except SourceError as error:
+        found.failed = error
+        for future in tasks:
+            future.cancel()
+        for future, keep in tasks.items():
+            if future.done() and not future.cancelled() and future.exception() is None and keep not in (None,):
+                keep(future.result())
+    return found
+
+
+def _scalars(component: Component, modules: Mapping[str, Module]) -> dict[str, tuple[float, ...]]:
+    """Every global, per-tensor, per-channel and input scale, in as few requests as the file's order allows."""
+    wanted: dict[str, list[TensorEntry]] = {}
+    for module in modules.values():
+        outer = module.scale if module.format in ("fp8", "int8") else None
+        for entry in (module.global_scale, module.input_scale, outer):
+            if entry is not None and entry.dtype in FLOAT_DTYPES and entry.nbytes <= MAX_SCALAR_BYTES:
+                wanted.setdefault(entry.file, []).append(entry)
+    values: dict[str, tuple[float, ...]] = {}
+    for file, entries in wanted.items():
+        data = component.source.read_ranges(file, [(entry.start, entry.nbytes) for entry in entries])
+        for entry, raw in zip(entries, data, strict=True):
+            values[entry.name] = tuple(decode_floats(raw, entry.dtype).tolist())
+    return values
+
+
+Task = tuple[Callable[[], Any], Callable[[Any], None]]
+
+
+def _work(plan: Plan, found: Gathered) -> Iterator[Task]:
+    names = list(plan.base)
+    for expert, component in plan.experts.items():
+        own = plan.base.get(expert)
+        others = [plan.base[name] for name in names if name != expert]
+        other = others[0] if others else None
+        found.measured[expert], found.compared[expert], found.scanned[expert] = {}, [], {}
+        for module in plan.modules[expert].values():
+            if module.quantized:
+                yield _measure_task(plan, found, component, module, own, other)
+                if (
+                    plan.scan[expert]
+                    and module.format == "nvfp4"
+                    and module.scale is not None
+                    and module.scale.dtype == "F8_E4M3"
+                ):
+                    yield _scan_task(found, component, module, module.scale)
+        if own is not None:
+            yield from _excluded_tasks(plan, found, component, own, other)
+        else:
+            yield from _sanity_tasks(plan, found, component)
+
+
+def _anchor(component: Component | None, module: Module, reads: SharedReads) -> Anchor | None:
+    entry = component.tensors.get(f"{module.name}.weight") if component else None
+    return Anchor(component.source, entry, reads) if component and entry else None
+
+
+def _measure_task(
+    plan: Plan, found: Gathered, component: Component, module: Module, own: Component | None, other: Component | None
+) -> Task:
+    expert = component.expert
+    values = found.scalars[expert].get(module.global_scale.name) if module.global_scale else None
+    budget, reads = plan.budgets[expert], plan.reads
+
+    def work() -> Measured:
+        scale = values[0] if values else None
+        return measure(
+            expert, component.source, module, budget, _anchor(own, module, reads), _anchor(other, module, reads), scale
+        )
+
+    def keep(result: Measured) -> None:
+        found.measured[expert][module.name] = result
+
+    return work, keep
+
+
+def _scan_task(found: Gathered, component: Component, module: Module, scale: TensorEntry) -> Task:
+    rows, columns = module.shape
+    padding = max(scale.elements - rows * -(-columns // 16), 0)  # a swizzled layout pads with zeros
+
+    def work() -> tuple[int, int]:
+        nans, zeros = block_scale_values(component.source, scale)
+        return nans, max(zeros - padding, 0)
+
+    def keep(result: tuple[int, int]) -> None:
+        found.scanned[component.expert][scale.name] = result
+
+    return work, keep
+
+
+def _sanity_tasks(plan: Plan, found: Gathered, component: Component) -> Iterator[Task]:
+    """Windows of every float tensor, in batches, where nothing can be compared."""
+    entries = [entry for name, entry in component.tensors.items() if entry.dtype in FLOAT_DTYPES and not is_scale(name)]
+    entries.sort(key=lambda entry: (entry.file, entry.start))
+    limit = min(plan.budgets[component.expert].excluded, SANITY_ELEMENTS)
+    own = found.sanity.setdefault(component.expert, {})
+    for first in range(0, len(entries), EXCLUDED_BATCH):
+        batch = entries[first : first + EXCLUDED_BATCH]
+
+        def work(batch: list[TensorEntry] = batch) -> dict[str, Sane]:
+            values = read_windows(component.source, batch, limit)
+            return {entry.name: look_alone(item) for entry, item in zip(batch, values, strict=True)}
+
+        yield work, own.update
+
+
+SANITY_ELEMENTS = 4096
+"""Elements at the start and at the half of a tensor that are looked at without a base."""
+
+
+def _excluded_tasks(
+    plan: Plan, found: Gathered, component: Component, own: Component, other: Component | None
+) -> Iterator[Task]:
+    quantized = {module.weight.name for module in plan.modules[component.expert].values() if module.quantized}
+    entries = [
+        entry
+        for name, entry in component.tensors.items()
+        if name not in quantized
+        and not is_scale(name)
+        and entry.dtype in FLOAT_DTYPES
+        and name in own.tensors
+        and own.tensors[name].shape == entry.shape
+        and own.tensors[name].dtype in FLOAT_DTYPES
+    ]
+    entries.sort(key=lambda entry: (entry.file, entry.start))
+    limit = plan.budgets[component.expert].excluded
+    for first in range(0, len(entries), EXCLUDED_BATCH):
+        yield _excluded_task(found, component, own, other, entries[first : first + EXCLUDED_BATCH], limit)
+
+
+def _excluded_task(
+    found: Gathered, component: Component, own: Component, other: Component | None, batch: list[TensorEntry], limit: int
+) -> Task:
+    def work() -> list[Compared]:
+        mine = read_windows(component.source, batch, limit)
+        base = read_windows(own.source, [own.tensors[entry.name] for entry in batch], limit)
+        results = []
+        for entry, values, anchor in zip(batch, mine, base, strict=True):
+            whole = len(windows(entry, limit)) == 1
+            result = compare(entry, values, anchor, whole)
+            rival = other.tensors.get(entry.name) if other is not None else None
+            if not result.equal and other is not None and rival is not None and rival.shape == entry.shape:
+                (theirs,) = read_windows(other.source, [rival], limit)
+                result = compare(entry, values, anchor, whole, theirs)
+            results.append(result)
+        return results
+
+    def keep(results: list[Compared]) -> None:
+        found.compared[component.expert] += results
+
+    return work, keep

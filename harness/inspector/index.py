@@ -1,0 +1,395 @@
+"""One transformer on disk: shards, index, configuration, and what was wrong while reading them."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Iterable, Mapping, Sequence
+from concurrent.futures import Executor
+from dataclasses import dataclass, field, replace
+from typing import Any, Literal
+
+from harness.formats.config import MAX_CONFIG_BYTES, NOTHING, Declaration, declaration, parse_json
+from harness.formats.errors import ConfigError, HeaderError
+from harness.formats.file_types import PICKLES, SNIFF, FileType, sniff
+from harness.formats.gguf_header import read_gguf_header
+from harness.formats.header import Header, TensorEntry, read_header
+from harness.formats.modules import Hints
+from harness.formats.names import Naming, module_to_diffusers, split_parts, translate
+from harness.inspector.findings import finding, some
+from harness.inspector.sources import Source
+from harness.records.inspection import InspectionFinding, Severity
+
+_VARIANT = re.compile(r"[^/.]+\.(?!safetensors)[^/]+\.safetensors(\.index\.json)?$")
+Role = Literal["model", "override", "base"]
+
+
+@dataclass(frozen=True)
+class Component:
+    """One expert. ``tensors`` holds what the index points at, or everything where there is no index."""
+
+    expert: str
+    role: Role
+    source: Source
+    folder: str
+    tensors: Mapping[str, TensorEntry]
+    shards: tuple[str, ...] = ()
+    config: Mapping[str, Any] = field(default_factory=dict)
+    declaration: Declaration = NOTHING
+    metadata: Mapping[str, str] = field(default_factory=dict)
+    configs: tuple[str, ...] = ()
+    """Configuration files that were read, for the identity."""
+    findings: tuple[InspectionFinding, ...] = ()
+    naming: Naming = field(default_factory=Naming)
+    """The dialect of the stored names; ``tensors`` has Diffusers' names."""
+    hints: Hints = field(default_factory=Hints)
+    """Markers and library metadata by module."""
+    stored: Mapping[str, TensorEntry] = field(default_factory=dict)
+    """``tensors`` under the names that the files have, as a runtime meets them."""
+
+    @property
+    def where(self) -> str:
+        """Source and folder, for people."""
+        return f"{self.source.label}/{self.folder}" if self.folder else self.source.label
+
+
+def read_json(source: Source, path: str) -> dict[str, Any]:
+    """A JSON object of the source. Raises ``ConfigError`` and ``SourceError``."""
+    size = source.files[path].size
+    if size > MAX_CONFIG_BYTES:
+        raise ConfigError(f"a configuration of {size} bytes", where=f"{source.label}/{path}")
+    return parse_json(source.read(path, 0, size), f"{source.label}/{path}")
+
+
+WEIGHT_FILES = (".safetensors", ".gguf")
+MAX_MARKER_BYTES = 1 << 16
+
+
+class Report:
+    """Collects the findings of one component while it is read."""
+
+    def __init__(self, expert: str) -> None:
+        self.expert = expert
+        self.findings: list[InspectionFinding] = []
+
+    def __call__(self, severity: Severity, code: str, message: str, next_command: str = "", **evidence: Any) -> None:
+        """Add one finding."""
+        self.findings.append(
+            finding(severity, code, message, expert=self.expert, evidence=evidence, next_command=next_command)
+        )
+
+
+def load_component(
+    source: Source, folder: str, expert: str, role: Role, pool: Executor, files: Sequence[str] | None = None
+) -> Component:
+    """Read the headers, the index and the configuration of one transformer.
+
+    Args:
+        files: the weight files that belong to it, where the folder holds others' too.
+
+    Faults of the files become findings of the component; only a source that fails raises (``SourceError``).
+    """
+    empty = Component(expert, role, source, folder, {})
+    prefix = f"{folder}/" if folder else ""
+    names = [path for path in source.files if path.startswith(prefix) and "/" not in path[len(prefix) :]]
+    if files is not None:
+        names = [path for path in names if path in files or not path.endswith((*WEIGHT_FILES, ".index.json"))]
+    variants = _variants(names)
+    names = [path for path in names if path not in variants]
+    shards = sorted(path for path in names if path.endswith(WEIGHT_FILES))
+    report = Report(expert)
+    headers: dict[str, Header] = {}
+    for path, result in zip(shards, pool.map(lambda item: _header(source, item), shards), strict=True):
+        if isinstance(result, FileType):
+            severity: Severity = "inconclusive" if result.code == "pickle_file" else "fault"
+            report(severity, result.code, f"{path} is {result.text}.", result.next_command, file=path)
+        elif isinstance(result, HeaderError):
+            report("fault", "header_invalid", f"{path}: {result.what}.", reason=result.code, file=path)
+        else:
+            headers[path] = result
+    pickles = sorted(path for path in names if path.endswith(PICKLES)) if not shards else []
+    if pickles:
+        text = f"{some(pickles)}: a PyTorch pickle. Loading one runs code, so it was not read: nothing is proven."
+        remedy = "convert it to safetensors where it was made (safetensors.torch.save_file)"
+        report("inconclusive", "pickle_file", text, remedy, files=pickles)
+    weight_map = _weight_map(source, names, report)
+    stored = _join(headers, weight_map, prefix, set(shards), report)
+    naming = translate(stored)
+    tensors = _translated(stored, naming, report)
+    metadata = {key: value for header in headers.values() for key, value in header.metadata.items()}
+    config, declared, configs = _configs(source, prefix, names, metadata, naming, report)
+    hints = Hints(
+        declared,
+        _json_tensors(source, tensors, ".comfy_quant"),
+        _torchao_types(metadata, naming),
+        _json_tensors(source, tensors, ".weight.quant_state.bitsandbytes__"),
+        naming.library,
+    )
+    return replace(
+        empty,
+        tensors=tensors,
+        shards=tuple(shards),
+        config=config,
+        declaration=declared,
+        metadata=metadata,
+        configs=tuple(configs),
+        findings=tuple(report.findings),
+        naming=naming,
+        hints=hints,
+        stored=stored,
+    )
+
+
+def _translated(stored: Mapping[str, TensorEntry], naming: Naming, report: Report) -> dict[str, TensorEntry]:
+    """The tensors under Diffusers' names."""
+    if naming.clashes:
+        text = (
+            f"{len(naming.clashes)} tensors are stored under two names each ({some(naming.clashes)}): which of them a "
+            "runtime takes depends on its map."
+        )
+        report("fault", "duplicate_tensors", text, tensors=list(naming.clashes[:20]))
+    tensors: dict[str, TensorEntry] = {}
+    for old, new in naming.names.items():
+        tensors.update(_unfused(replace(stored[old], name=new)))
+    return tensors
+
+
+FUSED = {".to_qkv.": ("to_q", "to_k", "to_v"), ".to_kv.": ("to_k", "to_v")}
+"""Linears that are stored as one, and their parts in the order of their rows."""
+
+
+def _unfused(entry: TensorEntry) -> dict[str, TensorEntry]:
+    """The parts of a fused q, k, v tensor: row ranges of it, or the same scalar for all of them."""
+    mark = next((item for item in FUSED if item in entry.name), "")
+    parts = FUSED.get(mark, ())
+    rows = entry.shape[0] if entry.shape else 1
+    if not parts or (rows > 1 and rows % len(parts)):
+        return {entry.name: entry}
+    split: dict[str, TensorEntry] = {}
+    for number, part in enumerate(parts):
+        name = entry.name.replace(mark, f".{part}.")
+        split[name] = replace(entry, name=name)
+        if rows > 1:
+            size, shape = entry.nbytes // len(parts), (rows // len(parts), *entry.shape[1:])
+            split[name] = replace(entry, name=name, shape=shape, start=entry.start + number * size, nbytes=size)
+    return split
+
+
+def _json_tensors(source: Source, tensors: Mapping[str, TensorEntry], mark: str) -> dict[str, Mapping[str, Any]]:
+    """Module to the JSON object that a tensor of bytes holds; what is no JSON comes back as an empty object."""
+    by_file: dict[str, list[tuple[str, TensorEntry]]] = {}
+    for name, entry in tensors.items():
+        place = name.find(mark)
+        if place > 0 and entry.dtype in ("U8", "I8") and entry.nbytes <= MAX_MARKER_BYTES:
+            by_file.setdefault(entry.file, []).append((name[:place], entry))
+    bodies: dict[str, Mapping[str, Any]] = {}
+    for file, items in by_file.items():
+        data = source.read_ranges(file, [(entry.start, entry.nbytes) for _, entry in items])
+        for (module, _), raw in zip(items, data, strict=True):
+            try:
+                body = json.loads(raw.decode("utf-8"))
+            except (ValueError, RecursionError):
+                body = {}
+            bodies[module] = body if isinstance(body, dict) else {}
+    return bodies
+
+
+def _torchao_types(metadata: Mapping[str, str], naming: Naming) -> dict[str, str]:
+    """Module to torchao's class of its weight, from the header's metadata."""
+    if naming.library != "torchao" and "tensor_names" not in metadata:
+        return {}
+    types: dict[str, str] = {}
+    for name, text in metadata.items():
+        if not name.endswith(".weight"):
+            continue
+        try:
+            body = json.loads(text)
+        except (ValueError, RecursionError):
+            continue
+        kind = body.get("_type") if isinstance(body, dict) else None
+        if isinstance(kind, str) and kind != "Tensor":
+            types[module_to_diffusers(name.removesuffix(".weight"), naming.prefix)] = kind
+    return types
+
+
+def _variants(names: Sequence[str]) -> set[str]:
+    """Files of other precisions beside the weights, ``model.fp16.safetensors``: no loader takes both."""
+    weights = [path for path in names if path.endswith((".safetensors", ".safetensors.index.json"))]
+    other = {path for path in weights if _VARIANT.search(path)}
+    return other if len(other) < len(weights) else set()
+
+
+def _header(source: Source, path: str) -> Header | HeaderError | FileType:
+    size = source.files[path].size
+    reader = read_gguf_header if path.endswith(".gguf") else read_header
+    try:
+        return reader(path, size, lambda start, length: source.read(path, start, length))
+    except HeaderError as error:
+        found = sniff(source.read(path, 0, min(size, SNIFF)))
+        return error if found is None or (path.endswith(".gguf") and "GGUF" in found.text) else found
+
+
+def _weight_map(source: Source, names: Iterable[str], report: Any) -> dict[str, str] | None:
+    indexes = [name for name in names if name.endswith(".safetensors.index.json")]
+    if not indexes:
+        return None
+    try:
+        weight_map = read_json(source, indexes[0]).get("weight_map")
+    except ConfigError as error:
+        report("fault", "index_invalid", f"{indexes[0]}: {error.what}.", file=indexes[0])
+        return None
+    if not isinstance(weight_map, dict) or not all(isinstance(item, str) for item in weight_map.values()):
+        report("fault", "index_invalid", f"{indexes[0]}: weight_map is not a map of names.", file=indexes[0])
+        return None
+    if outside := sorted({item for item in weight_map.values() if "/" in item or "\\" in item or item.startswith(".")}):
+        report("fault", "index_invalid", f"{indexes[0]} points outside its folder: {some(outside)}.", files=outside)
+        return None
+    return weight_map
+
+
+def _join(
+    headers: Mapping[str, Header], weight_map: dict[str, str] | None, prefix: str, shards: set[str], report: Any
+) -> dict[str, TensorEntry]:
+    if weight_map is None:
+        tensors: dict[str, TensorEntry] = {}
+        twice: list[str] = []
+        for header in headers.values():
+            twice += [name for name in header.tensors if name in tensors]
+            tensors.update(header.tensors)
+        if twice:
+            text = (
+                f"{len(twice)} tensors stand in more than one file ({some(sorted(twice))}): which one wins is chance."
+            )
+            report("fault", "duplicate_tensors", text, tensors=sorted(twice)[:20])
+        return tensors
+    wanted = {prefix + name for name in weight_map.values()}
+    if missing := sorted(wanted - shards):
+        lost = sum(prefix + name in missing for name in weight_map.values())
+        text = f"the index names {some(missing)}, and there is no such file: {lost} tensors are absent."
+        report("fault", "shard_missing", text, files=missing, tensors=lost)
+    tensors, stale = {}, []
+    for name, file in weight_map.items():
+        shard = headers.get(prefix + file)
+        if shard is not None and name in shard.tensors:
+            tensors[name] = shard.tensors[name]
+        elif shard is not None:
+            stale.append(name)
+    if stale:
+        text = f"the index places {some(sorted(stale))} in a shard that does not hold it: the index is stale."
+        report("fault", "index_stale", text, tensors=sorted(stale)[:20], count=len(stale))
+    loose = sorted(
+        name
+        for path, header in headers.items()
+        for name in header.tensors
+        if prefix + weight_map.get(name, "") != path and name not in stale
+    )
+    if loose:
+        text = (
+            f"{len(loose)} stored tensors are not where the index says ({some(loose)}): a loader that globs takes them."
+        )
+        report("fault", "unindexed_tensors", text, tensors=loose[:20], count=len(loose))
+    return tensors
+
+
+def _configs(
+    source: Source, prefix: str, names: Iterable[str], metadata: Mapping[str, str], naming: Naming, report: Any
+) -> tuple[dict[str, Any], Declaration, list[str]]:
+    config: dict[str, Any] = {}
+    candidates: list[Declaration] = []
+    read: list[str] = []
+    present = set(names) | ({"hf_quant_config.json"} & set(source.files))
+
+    def attempt(path: str, body: Any, origin: str, shared: bool = False) -> None:
+        if not isinstance(body, Mapping):
+            report("fault", "config_invalid", f"{path}: the quantization section is not an object.", file=path)
+            return
+        try:
+            candidates.append(replace(declaration(body, origin), shared=shared))
+        except ConfigError as error:
+            report("fault", "config_invalid", f"{path}: {error.what}.", file=path)
+
+    for path in (f"{prefix}config.json", f"{prefix}hf_quant_config.json", "hf_quant_config.json"):
+        if path not in present or path in read:
+            continue
+        read.append(path)
+        try:
+            body = read_json(source, path)
+        except ConfigError as error:
+            text = f"{path} cannot be read ({error.what}); a runtime that swallows this loads it as unquantized."
+            report("fault", "config_invalid", text, file=path)
+            continue
+        if path.endswith("hf_quant_config.json"):
+            attempt(path, body, "hf_quant_config.json", shared=bool(prefix) and not path.startswith(prefix))
+            continue
+        config = body
+        if body.get("quantization_config") is not None:
+            attempt(path, body["quantization_config"], "config.json")
+    for key in ("quantization_config", "_quantization_metadata"):
+        if key in metadata:
+            try:
+                body = json.loads(metadata[key])
+            except ValueError as error:
+                report("fault", "config_invalid", f"shard metadata {key} is not JSON ({error}).", key=key)
+                continue
+            if key == "quantization_config":
+                attempt("shard metadata", body, "shard metadata")
+            elif isinstance(body, Mapping) and not candidates:
+                attempt("shard metadata", _layers(body), "shard metadata")
+    _hold_together([item for item in candidates if not item.shared], report)
+    if not candidates:
+        return config, NOTHING, read
+    return config, _named(candidates[0], naming, report), read
+
+
+def _named(declared: Declaration, naming: Naming, report: Any) -> Declaration:
+    """A declaration whose layers have Diffusers' names; layers that name no tensor are a fault."""
+    stems = {split_parts(name)[0].rpartition(".")[0]: name for name in naming.names}
+    own = {module_to_diffusers(stem, naming.prefix): stem for stem in stems}
+    if declared.method == "comfy" and naming.names:
+        lost = sorted(name for name in declared.layers if name not in stems)
+    else:
+        lost = sorted(name for name in declared.layers if name not in stems and name not in own) if naming.names else []
+    if lost:
+        other = [name for name in lost if f"{naming.prefix}{name}" in stems]
+        why = f": the tensors carry {naming.prefix!r} in front and the layers do not" if other and naming.prefix else ""
+        text = (
+            f"{len(lost)} of {len(declared.layers)} layers that {declared.origin} declares name no tensor "
+            f"({some(lost)}){why}. A loader leaves their bytes as they are."
+        )
+        remedy = "write the layers under the names that the tensors have"
+        report("fault", "layers_unmatched", text, remedy, layers=lost[:20], count=len(lost), prefix=naming.prefix)
+    layers = {module_to_diffusers(name, naming.prefix): algo for name, algo in declared.layers.items()}
+    originals = {new: (old, old.removeprefix(naming.prefix)) for new, old in own.items() if new != old}
+    return replace(declared, layers=layers, originals=originals)
+
+
+def _hold_together(declarations: list[Declaration], report: Any) -> None:
+    """Two places that declare different things: which one counts depends on the runtime."""
+    for other in declarations[1:]:
+        first = declarations[0]
+        if (first.format, first.layers) != (other.format, other.layers):
+            text = (
+                f"{first.origin} declares {first.algo or first.method} and {other.origin} {other.algo or other.method}"
+            )
+            report("fault", "declarations_differ", f"{text}: which one counts depends on the runtime.")
+        elif first.ignore and other.ignore and set(first.ignore) != set(other.ignore):
+            odd = some(sorted(set(first.ignore) ^ set(other.ignore)))
+            text = f"the ignore lists of {first.origin} and {other.origin} differ in {odd}"
+            report("warning", "declarations_differ", f"{text}: which one counts depends on the runtime.")
+
+
+def _layers(body: Mapping[str, Any]) -> dict[str, Any]:
+    """``_quantization_metadata`` of Comfy and diffusers: one format a layer."""
+    layers = body.get("layers")
+    items = layers.items() if isinstance(layers, Mapping) else ()
+    algos = {str(name): _algo(str(item.get("format", ""))) for name, item in items if isinstance(item, Mapping)}
+    known = set(algos.values()) - {""}
+    algo = body.get("quant_algo") or ("MIXED_PRECISION" if len(known) > 1 else next(iter(known), ""))
+    named = {name: {"quant_algo": algo} for name, algo in algos.items()}
+    return {"quantized_layers": named, **body, "quant_algo": algo, "quant_method": body.get("quant_method", "comfy")}
+
+
+def _algo(name: str) -> str:
+    if name.startswith("mx"):
+        return name.upper()
+    return "NVFP4" if name == "nvfp4" else "FP8" if "fp8" in name or "float8" in name else name

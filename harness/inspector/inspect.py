@@ -1,0 +1,233 @@
+"""The conductor: open, read headers, sample rows, run every check, write one report."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Collection, Mapping, Sequence
+from concurrent.futures import Executor, Future, ThreadPoolExecutor
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import TypedDict, Unpack
+
+from harness.definitions.case import Case, Loader
+from harness.formats.errors import InspectionInterruptedError
+from harness.formats.modules import group
+from harness.inspector.assemble import Assembly, Ref, assemble
+from harness.inspector.checks import run_checks
+from harness.inspector.context import Context, Options
+from harness.inspector.contracts import Contract, load_contract
+from harness.inspector.gather import Gathered, Plan, gather
+from harness.inspector.identity import DigestCache, component_digests
+from harness.inspector.pipeline_parts import added_settings, against_base
+from harness.inspector.sampling import FULL, LOCAL, REMOTE, REMOTE_WIDE, Budget
+from harness.inspector.sources import Meter
+from harness.inspector.summarize import build_report
+from harness.records.inspection import InspectionFinding, InspectionReport
+
+WORKERS = 16
+"""Reads in flight."""
+
+
+class Asked(TypedDict, total=False):
+    """What an inspection is asked beside the checkpoint itself; everything may be left out."""
+
+    base: Ref | None
+    """The BF16 checkpoint it was quantized from. Without it nibble order, gains, stale and swapped experts cannot be
+    proven, and the outcome is at best ``inconclusive``."""
+    transformer: Ref | None
+    """Override of one expert."""
+    transformer_2: Ref | None
+    contracts: Sequence[str | Contract]
+    """Runtimes it is deployed to, ``sglang==0.5.23``."""
+    loader: Loader | None
+    """The harness's own loader options, held against the bytes like any runtime."""
+    env: Mapping[str, str] | None
+    """Environment of the runtimes."""
+    expected: Mapping[str, str] | None
+    """Format each expert must have (``case.quantization``)."""
+    full: bool
+    """Read all excluded tensors and all block scales also over the network."""
+    root: Path | None
+    """Folder that ``./`` is relative to."""
+
+
+def inspect_checkpoint(
+    ref: Ref,
+    *,
+    digests: bool = True,
+    unread: int | None = None,
+    cache: DigestCache | None = None,
+    skip: Collection[str] = (),
+    **asked: Unpack[Asked],
+) -> InspectionReport:
+    """Prove from bytes how a checkpoint is encoded, and hold it against everything that will read it.
+
+    Args:
+        ref: the checkpoint: a folder, ``owner/name@revision`` or a case's reference.
+        digests: also hash local files (remembered by size, mtime and inode) or ask the hub for theirs. They are hashed
+            while the rows are read and compared.
+        unread: bytes that may be read to hash files. Where more is not remembered yet, only the files that are
+            remembered get a digest, and the report says so; ``None``: all are hashed.
+        cache: where hashes are remembered.
+        skip: names of checks to leave out; for tests that prove a check's worth.
+        asked: see ``Asked``.
+
+    Raises:
+        BadReferenceError, ContractError: nothing to inspect, or no such contract.
+        InspectionInterruptedError: the source failed; ``.report`` holds what was proven before.
+        SourceError: the source failed before anything could be proven.
+    """
+    started = time.perf_counter()
+    hashed: list[Future[dict[str, str]]] = []
+    with ThreadPoolExecutor(1, thread_name_prefix="digests") as beside:
+
+        def opened(subject: Assembly) -> None:
+            if digests:
+                hashed.append(beside.submit(component_digests, subject.experts.values(), cache, unread))
+
+        examined = examine(ref, opened, **asked)
+        found = examined.found
+        findings = run_checks(examined.context, skip)
+        names = hashed[0].result() if hashed and found.failed is None else {}
+    report = examined.report(findings, names, time.perf_counter() - started)
+    if digests and found.failed is None and (left := _unhashed(examined.subject, names)):
+        told = f"{left} files were not hashed, which would read them whole: --full does"
+        report = report.model_copy(update={"not_done": (*report.not_done, told)})
+    if found.failed is not None:
+        error = InspectionInterruptedError(
+            f"the source failed after {found.finished} of {found.planned} reads: {found.failed.what}",
+            where=found.failed.where,
+            remedy=found.failed.remedy,
+            kind=found.failed.kind,
+        )
+        error.report = report
+        raise error
+    return report
+
+
+def _unhashed(subject: Assembly, names: Mapping[str, str]) -> int:
+    """How many weight files have no digest."""
+    return sum(len(component.shards) for component in subject.experts.values()) - sum(
+        f"{component.expert}/{path.removeprefix(f'{component.folder}/' if component.folder else '')}" in names
+        for component in subject.experts.values()
+        for path in component.shards
+    )
+
+
+@dataclass(frozen=True)
+class Examined:
+    """Everything that was read of a checkpoint; the checks can be run over it any number of times."""
+
+    context: Context
+    plan: Plan
+    subject: Assembly
+    anchor: Assembly | None
+    found: Gathered
+    meter: Meter
+
+    def report(self, findings: list[InspectionFinding], digests: dict[str, str], seconds: float) -> InspectionReport:
+        """The record of these findings."""
+        return build_report(
+            self.context,
+            findings,
+            plan=self.plan,
+            subject=self.subject,
+            anchor=self.anchor,
+            found=self.found,
+            digests=digests,
+            meter=self.meter,
+            seconds=seconds,
+        )
+
+
+def examine(ref: Ref, opened: Callable[[Assembly], None] | None = None, **asked: Unpack[Asked]) -> Examined:
+    """Read what the checks need and judge nothing.
+
+    Args:
+        ref, asked: as of ``inspect_checkpoint``, and so are the errors.
+        opened: called once the checkpoint's headers are read, before its rows are.
+    """
+    meter, base, root = Meter(), asked.get("base"), asked.get("root")
+    experts = {"transformer": asked.get("transformer"), "transformer_2": asked.get("transformer_2")}
+    options = _options(asked)
+    with ThreadPoolExecutor(WORKERS, thread_name_prefix="inspect") as pool:
+        subject = assemble(ref, meter, pool, experts, root)
+        if opened is not None:
+            opened(subject)
+        anchor = assemble(base, meter, pool, root=root, role="base") if base is not None else None
+        if anchor is not None:
+            subject = _with_base(subject, anchor, pool)
+        context, plan = _context(subject, anchor, options)
+        found = gather(plan, pool)
+    return Examined(_filled(context, found), plan, subject, anchor, found, meter)
+
+
+def _with_base(subject: Assembly, anchor: Assembly, pool: Executor) -> Assembly:
+    """The checkpoint with what its other components say beside the base's."""
+    held = against_base(subject.sources["model"], subject.parts, anchor.sources["model"], anchor.parts, pool)
+    settings = tuple(added_settings(subject.experts, anchor.experts))
+    left = tuple(line for line in subject.parts.not_done if not (held.done and "no weight was read" in line))
+    parts = replace(subject.parts, done=(*subject.parts.done, *held.done), not_done=left)
+    return replace(subject, findings=(*subject.findings, *held.findings, *settings), parts=parts)
+
+
+def _options(asked: Asked) -> Options:
+    return Options(
+        tuple(
+            item if isinstance(item, Contract) else load_contract(item, asked.get("root"))
+            for item in asked.get("contracts", ())
+        ),
+        asked.get("loader"),
+        dict(asked.get("env") or {}),
+        asked.get("full", False),
+        dict(asked.get("expected") or {}),
+        asked.get("base") is not None,
+    )
+
+
+def inspect_case(case: Case, *, root: Path | None = None, full: bool = False) -> InspectionReport:
+    """Stage 1 of a case: its checkpoints, overrides, contracts, loader options and environment."""
+    return inspect_checkpoint(
+        case.model,
+        base=case.base,
+        transformer=case.transformer,
+        transformer_2=case.transformer_2,
+        contracts=case.contracts,
+        loader=case.loader,
+        env=case.env,
+        expected=case.quantization.model_dump(),
+        full=full,
+        root=root,
+    )
+
+
+def _context(subject: Assembly, anchor: Assembly | None, options: Options) -> tuple[Context, Plan]:
+    modules = {expert: group(component.tensors, component.hints) for expert, component in subject.experts.items()}
+    base = dict(anchor.experts) if anchor else {}
+    context = Context(
+        options=options,
+        experts=subject.experts,
+        base=base,
+        modules=modules,
+        base_modules={expert: group(component.tensors, component.hints) for expert, component in base.items()},
+        model_index=subject.model_index,
+        base_index=anchor.model_index if anchor else None,
+        reading_findings=subject.findings,
+    )
+    budgets: dict[str, Budget] = {}
+    scan: dict[str, bool] = {}
+    for expert, component in subject.experts.items():
+        local = component.source.is_local and (expert not in base or base[expert].source.is_local)
+        wide = any(module.weight.dtype == "F32" for module in context.base_modules.get(expert, {}).values())
+        far = REMOTE_WIDE if wide else REMOTE
+        budgets[expert] = FULL if options.full else LOCAL if local else far
+        scan[expert] = options.full or component.source.is_local
+    return context, Plan(subject.experts, modules, base, budgets, scan)
+
+
+def _filled(context: Context, found: Gathered) -> Context:
+    compared = {expert: tuple(sorted(items, key=lambda item: item.tensor)) for expert, items in found.compared.items()}
+    measured = {expert: dict(sorted(items.items())) for expert, items in found.measured.items()}
+    return replace(
+        context, scalars=found.scalars, measured=measured, compared=compared, scanned=found.scanned, sanity=found.sanity
+    )

@@ -1,0 +1,151 @@
+"""The identity of every case's checkpoints in one committed file: a checkpoint cannot change without a diff."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+
+from harness.definitions.case import UNRESOLVED, Case, CheckpointRef
+from harness.errors import InvalidCaseError
+from harness.formats.errors import BadReferenceError, SourceError
+from harness.inspector.assemble import assemble
+from harness.inspector.content import components_of, contents_of
+from harness.inspector.identity import DigestCache, component_digests
+from harness.inspector.sources import LocalSource, Meter
+from harness.reading import UnreadableError
+from harness.records.inspection import CheckpointLock, LockedCheckpoint
+
+LOCK_NAME = "checkpoints.lock.json"
+NEXT = "quantgate lock"
+
+
+@dataclass(frozen=True)
+class LockDifference:
+    """One way in which a case and its lock disagree."""
+
+    case: str
+    role: str
+    what: str
+
+    def __str__(self) -> str:
+        return f"{self.case}: {self.role}: {self.what}"
+
+
+def identify(
+    ref: CheckpointRef, root: Path | None, cache: DigestCache, held: LockedCheckpoint | None = None
+) -> LockedCheckpoint:
+    """Identity of one reference.
+
+    Args:
+        ref: the checkpoint.
+        root: the repository's root.
+        cache: remembers digests by file stamp.
+        held: what a lock says of it: if its files are the same, their contents are not read again.
+
+    Raises:
+        BadReferenceError, SourceError: there is no transformer in it, or a file cannot be read.
+    """
+    with ThreadPoolExecutor(8) as pool:
+        found = assemble(ref, Meter(), pool, root=root)
+    digests = component_digests(found.experts.values(), cache)
+    contents: dict[str, str] = {}
+    if held is not None and held.digests == digests:
+        contents = held.contents
+    source = found.sources["model"]
+    if not contents and isinstance(source, LocalSource):
+        experts = [item for item in components_of({"model": source.folder}) if item.name in found.experts]
+        contents = contents_of(experts, cache).digests()
+    return LockedCheckpoint(source=found.reference, digests=digests, contents=contents)
+
+
+def make_lock(
+    cases: Iterable[Case], root: Path | None = None, held: CheckpointLock | None = None
+) -> tuple[CheckpointLock, list[str]]:
+    """Identities of all checkpoints of all cases.
+
+    Args:
+        cases: the cases.
+        root: the repository's root.
+        held: the lock as it is, see :func:`identify`.
+
+    Returns:
+        The lock, and a sentence for each reference that could not be locked (unresolved, or its folder not made yet).
+    """
+    cache, known, left = DigestCache(), dict[str, LockedCheckpoint](), list[str]()
+    locked: dict[str, dict[str, LockedCheckpoint]] = {}
+    for case in sorted(cases, key=lambda item: item.id):
+        for role, ref in case.checkpoints().items():
+            key = f"{ref.path}@{ref.revision}"
+            if ref.revision == UNRESOLVED:
+                left.append(f"{case.id}: {role}: {ref.path} has no resolved revision")
+                continue
+            if key not in known:
+                try:
+                    before = held.cases.get(case.id, {}).get(role) if held is not None else None
+                    known[key] = identify(ref, root, cache, before)
+                except BadReferenceError as error:
+                    left.append(f"{case.id}: {role}: {error.what} ({error.where})")
+                    continue
+                except SourceError as error:
+                    if held is None or ref.is_local:  # a check goes on: a commit names its bytes, reachable or not
+                        raise
+                    left.append(f"{case.id}: {role}: {ref.path} could not be asked ({error.what})")
+                    continue
+            locked.setdefault(case.id, {})[role] = known[key]
+    return CheckpointLock(cases=locked), left
+
+
+def read_lock(path: Path) -> CheckpointLock:
+    """Read a lock file.
+
+    Raises:
+        InvalidCaseError: it is absent, or not a lock.
+    """
+    if not path.is_file():
+        raise InvalidCaseError("there is no lock of the cases' checkpoints", where=str(path), remedy=NEXT)
+    try:
+        return CheckpointLock.read(path)
+    except UnreadableError as error:
+        raise InvalidCaseError(f"not a checkpoint lock: {error.what}", where=error.where, remedy=NEXT) from error
+
+
+def differences(lock: CheckpointLock, current: CheckpointLock, cases: Iterable[Case]) -> list[LockDifference]:
+    """Where cases as they are now and the committed lock disagree; CI fails on any.
+
+    A reference that cannot be identified here (unresolved revision, a folder that is made later) is only compared by
+    its presence, so that a machine without the generated folders can still check the rest.
+    """
+    found: list[LockDifference] = []
+    known = {case.id: case for case in cases}
+    gone = sorted(set(lock.cases) - set(known))
+    found += [LockDifference(name, "-", "is in the lock and there is no such case") for name in gone]
+    for name, case in sorted(known.items()):
+        held, now = lock.cases.get(name, {}), current.cases.get(name, {})
+        for role in sorted(set(held) - set(case.checkpoints())):
+            found.append(LockDifference(name, role, "is in the lock and the case names no such checkpoint"))
+        for role, mine in sorted(now.items()):
+            found += _compare(name, role, held.get(role), mine)
+        for role, ref in case.checkpoints().items():
+            if role in held and role not in now and not ref.is_local and not held[role].source.startswith(ref.path):
+                found.append(LockDifference(name, role, f"names {ref.path} and the lock {held[role].source}"))
+    return found
+
+
+def _compare(case: str, role: str, held: LockedCheckpoint | None, now: LockedCheckpoint) -> list[LockDifference]:
+    if held is None:
+        return [LockDifference(case, role, f"{now.source} is not locked")]
+    if held.source != now.source:
+        return [LockDifference(case, role, f"is {now.source} and the lock says {held.source}")]
+    return [
+        LockDifference(case, role, f"{path} has another digest than the lock (or is new, or gone)")
+        for path in sorted({*held.digests, *now.digests})
+        if held.digests.get(path) != now.digests.get(path) and not _holds_the_same(path, held, now)
+    ]
+
+
+def _holds_the_same(path: str, held: LockedCheckpoint, now: LockedCheckpoint) -> bool:
+    """Whether the expert that a file belongs to has the same content: it was resharded, reordered or reformatted."""
+    expert = path.partition("/")[0]
+    return expert in held.contents and held.contents[expert] == now.contents.get(expert)

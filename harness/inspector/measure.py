@@ -1,0 +1,325 @@
+"""Read the sampled rows of a tensor and compare them with the base: one task a tensor, many in flight."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, replace
+
+import ml_dtypes
+import numpy as np
+from numpy.typing import NDArray
+
+from harness.formats.codecs import (
+    F32,
+    FLOAT_DTYPES,
+    FP8_TABLES,
+    U8,
+    decode_e4m3,
+    decode_floats,
+    encode_e2m1,
+    encode_e4m3,
+    unpack_nibbles,
+)
+from harness.formats.evidence import Exact, Fit, Sums, fit
+from harness.formats.header import TensorEntry
+from harness.formats.hypotheses import Blind, decode_fp8_readings, decode_readings, look_blind
+from harness.formats.modules import Module
+from harness.inspector.decoding import decode_module
+from harness.inspector.sampling import Budget, packed_rows, row_range, scale_columns, scale_of, strip_range
+from harness.inspector.sources import SharedReads, Source
+
+# Quantize the base again and compare codes: the only way to see a base that changed by a fraction of a percent.
+
+
+Flags = NDArray[np.bool_]
+TIE = 4e-7
+E2M1_MAX = 6.0
+MIN_BLOCK_SCALE = 2.0**-9
+
+
+def as_exported(base: F32) -> tuple[F32, ...]:
+    """The base as it is stored and, where it is stored wider (Wan2.2's is in float32), as BF16: exporters load it so.
+
+    Args:
+        base: [R, K] values as stored.
+    """
+    rounded = base.astype(ml_dtypes.bfloat16).astype(np.float32)
+    return (base,) if np.array_equal(base, rounded, equal_nan=True) else (base, rounded)
+
+
+def closest(found: Iterable[Exact]) -> Exact:
+    """The recomputation that agrees best with what is stored."""
+    return max(found, key=lambda exact: (min(exact.codes, exact.scales), exact.unrounded))
+
+
+def exact_nvfp4(base: F32, codes: U8, scales: U8, global_scale: float, block: int = 16) -> Exact:
+    """Hold stored NVFP4 codes against a fresh max calibration of ``base``.
+
+    The recipe is ModelOpt's (``NVFP4QTensor.get_weights_scaling_factor``): block scale = E4M3(clamp(amax / (6 ws2),
+    2**-9, 448)), 1 for an all-zero block; code = E2M1(w / (block scale * ws2)).
+
+    Args:
+        base: [R, K] values that were quantized.
+        codes: [R, K] stored codes in natural order.
+        scales: [R, K / block] stored E4M3 bytes in linear order.
+        global_scale: the stored factor (not its reciprocal).
+    """
+    blocks = base.reshape(len(base), -1, block)
+    amax = np.abs(blocks).max(axis=2)
+    mine = codes.reshape(blocks.shape)
+    alive = amax > 0
+    with np.errstate(divide="ignore", invalid="ignore", over="ignore"):
+        wanted = (amax / np.float32(E2M1_MAX * global_scale)).astype(np.float32)
+        lost = (decode_e4m3(scales) == 0) & (wanted >= MIN_BLOCK_SCALE)
+        wanted[wanted == 0] = 1.0
+        wanted = np.clip(np.nan_to_num(wanted, nan=0.0), MIN_BLOCK_SCALE, 448.0)
+        fresh = encode_e4m3(wanted)
+        stored = decode_e4m3(scales) * np.float32(global_scale)
+        same_scales = _tolerant(fresh == scales, lambda factor: encode_e4m3(wanted * factor) == scales)
+        scaled = blocks / stored[..., None]
+        same_codes = _tolerant(
+            _same(encode_e2m1(scaled), mine), lambda factor: _same(encode_e2m1(scaled * factor), mine)
+        )
+        with_unrounded = encode_e2m1(blocks / (wanted * np.float32(global_scale))[..., None])
+    return Exact(
+        codes=_share(same_codes[alive]),
+        scales=_share(same_scales[alive]),
+        near=_share((np.abs(fresh.astype(np.int16) - scales.astype(np.int16)) <= 1)[alive]),
+        unrounded=_share(_same(with_unrounded, mine)[alive]),
+        full_blocks=_share((mine & 7).max(axis=2)[alive] == 7),
+        blocks=int(alive.sum()),
+        lost=int(lost.sum()),
+    )
+
+
+def exact_fp8(base: F32, stored: U8, scale: F32) -> Exact:
+    """Hold stored E4M3 bytes against ``base / scale``, divided in float32 and in bfloat16 (both are in use).
+
+    Args:
+        base: [R, K]; stored: [R, K] bytes; scale: broadcastable to [R, 1].
+    """
+    in_f32 = encode_e4m3(base / scale)
+    half = ml_dtypes.bfloat16
+    in_bf16 = encode_e4m3((base.astype(half) / scale.astype(half)).astype(np.float32))
+    agree = max(_share(_equal_fp8(in_f32, stored)), _share(_equal_fp8(in_bf16, stored)))
+    alive = base.size > 0
+    return Exact(agree, 1.0, 1.0, agree, 1.0, int(stored.size if alive else 0))
+
+
+def _tolerant(same: Flags, retry: Callable[[np.float32], Flags]) -> Flags:
+    """Also accept what a last-bit difference of the divisor would have rounded: exact ties are common in BF16 weights,
+    and dialects that store a reciprocal, or multiply instead of dividing, break them the other way."""
+    if same.all():
+        return same
+    return np.asarray(same | retry(np.float32(1 - TIE)) | retry(np.float32(1 + TIE)))
+
+
+def _equal_fp8(left: U8, right: U8) -> Flags:
+    table = FP8_TABLES["e4m3"]
+    return np.asarray(table[left] == table[right])
+
+
+def _same(left: U8, right: U8) -> Flags:
+    """Equal as values: 0 and -0 are the same number."""
+    zero = ((left & 7) == 0) & ((right & 7) == 0)
+    return np.asarray((left == right) | zero)
+
+
+def _share(flags: Flags) -> float:
+    return float(flags.mean()) if flags.size else 1.0
+
+
+@dataclass(frozen=True, slots=True)
+class Anchor:
+    """The same tensor in the BF16 base."""
+
+    source: Source
+    entry: TensorEntry
+    reads: SharedReads
+
+
+@dataclass(frozen=True)
+class Measured:
+    """What the sampled rows of one quantized Linear gave."""
+
+    expert: str
+    module: Module
+    rows: NDArray[np.int64]
+    global_scale: float | None
+    """As stored."""
+    fit: Fit | None = None
+    blind: Blind | None = None
+    columns_fit: Fit | None = None
+    """FP8 only: against the transposed base, where the weight is square and was read whole."""
+    nan_values: int = 0
+    """FP8 codes among the sampled rows that stand for NaN."""
+    channel_scale: F32 | None = None
+    largest: float = 0.0
+    """Largest magnitude among the sampled 8-bit float codes, before any scale."""
+    note: str = ""
+    """Why nothing could be decoded; empty where it was, or where nothing was tried."""
+
+
+def measure(
+    expert: str,
+    source: Source,
+    module: Module,
+    budget: Budget,
+    base: Anchor | None,
+    other: Anchor | None,
+    global_scale: float | None,
+) -> Measured:
+    """Sample one quantized module.
+
+    Args:
+        base: the tensor it was quantized from; ``None``: only what is provable alone.
+        other: the same tensor of the OTHER expert's base, to find swapped files.
+        global_scale: the stored scalar, read before with all others.
+
+    Raises:
+        SourceError: bytes could not be fetched.
+    """
+    rows = budget.of(module.weight, module.shape[0])
+    if module.format == "nvfp4":
+        return _nvfp4(expert, source, module, rows, base, other, global_scale)
+    if module.opaque:
+        return Measured(expert, module, rows, global_scale)
+    if module.format in ("fp8", "int8") and module.kind in PLAIN_KINDS and "weight_zero_point" not in module.parts:
+        return _fp8(expert, source, module, rows, base, other)
+    if module.kind == "other":
+        return Measured(expert, module, rows, global_scale)  # the scale_shapes check names it
+    return _decoded(expert, source, module, rows, base, other)
+
+
+PLAIN_KINDS = ("scalar", "one", "channel", "channel_column", "none")
+"""Scales of 8-bit weights that are one number per tensor or per row."""
+
+
+def _decoded(
+    expert: str, source: Source, module: Module, rows: NDArray[np.int64], base: Anchor | None, other: Anchor | None
+) -> Measured:
+    """A format that is read by one rule, or by one per scale layout and nibble order."""
+    try:
+        decoded = decode_module(source, module, rows)
+    except (NotImplementedError, KeyError, ValueError, IndexError) as error:
+        return Measured(expert, module, rows, None, note=f"{type(error).__name__}: {error}")
+    nans = int(sum(np.isnan(values).sum() for values in decoded.values()) // max(len(decoded), 1))
+    result = Measured(expert, module, rows, None, nan_values=nans)
+    anchor_rows = _base_rows(base, module, rows)
+    if anchor_rows is None or not decoded:
+        return result
+    found = fit(decoded, anchor_rows, 1.0)
+    other_rows = _base_rows(other, module, rows)
+    if other_rows is not None:
+        found = replace(found, other=Sums.of(decoded[found.best], other_rows).score().cosine)
+    return replace(result, fit=found)
+
+
+def _base_rows(anchor: Anchor | None, module: Module, rows: NDArray[np.int64]) -> F32 | None:
+    if anchor is None or anchor.entry.shape != module.shape or anchor.entry.dtype not in FLOAT_DTYPES:
+        return None
+    start, length = row_range(anchor.entry, rows)
+    data = anchor.reads.read(anchor.source, anchor.entry.file, start, length)
+    return decode_floats(data, anchor.entry.dtype).reshape(len(rows), -1)
+
+
+def _nvfp4(
+    expert: str,
+    source: Source,
+    module: Module,
+    rows: NDArray[np.int64],
+    base: Anchor | None,
+    other: Anchor | None,
+    global_scale: float | None,
+) -> Measured:
+    scale = module.scale
+    if scale is None or len(scale.shape) != 2 or scale.dtype not in ("F8_E4M3", "U8") or not scale.nbytes:
+        return Measured(expert, module, rows, global_scale)
+    strip, first = strip_range(scale, rows)
+    weight_range = row_range(module.weight, rows)
+    (weight,) = source.read_ranges(module.weight.file, [weight_range])
+    (strip_bytes,) = source.read_ranges(scale.file, [strip])
+    stored = packed_rows(module, rows, weight, strip_bytes, first)
+    columns = scale_columns(module)
+    block = -(-module.shape[1] // columns)
+    if not stored.layouts or block != 16 or module.shape[1] % block:  # the scale_shapes check names it
+        return Measured(expert, module, rows, global_scale)
+    result = Measured(expert, module, rows, global_scale, blind=look_blind(stored, block))
+    anchor_rows = _base_rows(base, module, rows)
+    if anchor_rows is None:
+        return result
+    decoded = decode_readings(stored, block)
+    factor = (
+        1.0 if global_scale is None else (1.0 / global_scale if module.reciprocal and global_scale else global_scale)
+    )
+    wanted = _undo_recipe(source, module, rows, anchor_rows)
+    found = fit(decoded, wanted, factor)
+    if module.recipe == "" and np.isfinite(factor) and factor > 0:
+        order, layout = found.best.split("/")
+        codes = unpack_nibbles(stored.packed, "low_first" if order == "low_first" else "high_first")
+        scales = stored.scales(layout)
+        found = replace(
+            found, exact=closest(exact_nvfp4(values, codes, scales, factor, block) for values in as_exported(wanted))
+        )
+    other_rows = _base_rows(other, module, rows)
+    if other_rows is not None:
+        against = Sums.of(decoded[found.best], _undo_recipe(source, module, rows, other_rows)).score()
+        found = replace(found, other=against.cosine)
+    return replace(result, fit=found)
+
+
+def _undo_recipe(source: Source, module: Module, rows: NDArray[np.int64], base: F32) -> F32:
+    """The matrix that was quantized: AWQ and SVDQuant quantize W / s - B A, with y = Q(x s) + (x s) A^T B^T."""
+    values = base
+    if module.pre_quant_scale is not None:
+        entry = module.pre_quant_scale
+        smooth = decode_floats(source.read(entry.file, entry.start, entry.nbytes), entry.dtype).reshape(1, -1)
+        if smooth.shape[1] != base.shape[1] or not np.all(smooth):
+            return base
+        values = values / smooth
+    if module.lora_a is not None and module.lora_b is not None:
+        a, b = module.lora_a, module.lora_b
+        low = decode_floats(source.read(a.file, a.start, a.nbytes), a.dtype).reshape(a.shape)
+        start, length = row_range(b, rows)
+        high = decode_floats(source.read(b.file, start, length), b.dtype).reshape(len(rows), -1)
+        if low.ndim == 2 and high.shape[1] == low.shape[0] and low.shape[1] == values.shape[1]:
+            values = values - high @ low
+    return values
+
+
+def _fp8(
+    expert: str, source: Source, module: Module, rows: NDArray[np.int64], base: Anchor | None, other: Anchor | None
+) -> Measured:
+    start, length = row_range(module.weight, rows)
+    stored: U8 = np.frombuffer(source.read(module.weight.file, start, length), dtype=np.uint8).reshape(len(rows), -1)
+    scales = scale_of(source, module)
+    channel = scales[rows] if len(scales) == module.shape[0] else scales[:1]
+    single = float(scales[0, 0]) if scales.size == 1 else None
+    values = FP8_TABLES[module.code or "e4m3"][stored]
+    finite_values = np.abs(values[np.isfinite(values)])
+    nans = ~np.isfinite(values) if module.format == "fp8" else np.zeros(0, bool)
+    result = Measured(
+        expert,
+        module,
+        rows,
+        single,
+        channel_scale=scales,
+        nan_values=int(nans.sum()),
+        largest=float(finite_values.max()) if finite_values.size else 0.0,
+    )
+    anchor_rows = _base_rows(base, module, rows)
+    if anchor_rows is None:
+        return result
+    finite = np.where(np.isfinite(channel) & (channel != 0), channel, np.float32(1))
+    mean = float(np.exp(np.log(np.abs(finite)).mean()))
+    decoded = decode_fp8_readings(stored, (finite / np.float32(mean)).astype(np.float32))
+    found = fit(decoded, anchor_rows, mean if np.isfinite(channel).all() and (channel != 0).all() else float("nan"))
+    if found.best == "e4m3" and module.weight.dtype == "F8_E4M3" and module.scale is not None:
+        found = replace(found, exact=closest(exact_fp8(values, stored, finite) for values in as_exported(anchor_rows)))
+    other_rows = _base_rows(other, module, rows)
+    if other_rows is not None:
+        found = replace(found, other=Sums.of(decoded[found.best], other_rows).score().cosine)
+    turned = None
+    if module.shape[0] == module.shape[1] == len(rows):
+        turned = fit({"transposed": decoded[module.code or "e4m3"]}, np.ascontiguousarray(anchor_rows.T), 1.0)
+    return replace(result, fit=found, columns_fit=turned)

@@ -1,0 +1,205 @@
+"""What a pipeline loads beside its transformers: is it there, does its JSON parse, are its safetensors files whole?
+
+Cheap, and the same for a folder and the hub: headers, indexes and small JSON files are read, weights are not.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Iterator, Mapping
+from concurrent.futures import Executor
+from dataclasses import dataclass, field
+from typing import Any
+
+from harness.formats.errors import HeaderError
+from harness.formats.file_types import SNIFF, sniff
+from harness.formats.header import TensorEntry, read_header
+from harness.inspector.findings import finding, some
+from harness.inspector.sources import Source
+from harness.records.inspection import InspectionFinding
+
+EXPERTS = ("transformer", "transformer_2")
+WHOLE = ("vae", "text_encoder", "tokenizer", "scheduler")
+"""Folders of which one beside the transformers makes a whole pipeline; an export of transformers alone has none."""
+WITHOUT_WEIGHTS = ("Tokenizer", "Scheduler", "Processor", "FeatureExtractor")
+"""In the class's name: such a component is configuration only."""
+MAX_JSON = 64 * 1024 * 1024
+MAX_HUB_JSON = 1024 * 1024
+"""A tokenizer of 16 MB is not fetched to see whether it parses; ``not_done`` says so."""
+INDEX = ".safetensors.index.json"
+PART = re.compile(r"-\d+-of-\d+\.safetensors$")
+
+
+@dataclass(frozen=True)
+class PartFiles:
+    """What was read of one component."""
+
+    tensors: Mapping[str, TensorEntry] = field(default_factory=dict)
+    json: Mapping[str, Any] = field(default_factory=dict)
+    """JSON files by their name inside the component's folder."""
+    vocabulary: int = 0
+    """Pieces of a tokenizer; 0 where they could not be counted."""
+
+    @property
+    def config(self) -> Mapping[str, Any]:
+        """``config.json``, or a scheduler's or tokenizer's own file."""
+        names = ("config.json", "scheduler_config.json", "tokenizer_config.json")
+        body: Any = next((self.json[name] for name in names if name in self.json), {})
+        return body if isinstance(body, Mapping) else {}
+
+
+@dataclass(frozen=True)
+class Parts:
+    """What was found of them, what was looked at and what was not."""
+
+    findings: tuple[InspectionFinding, ...] = ()
+    done: tuple[str, ...] = ()
+    not_done: tuple[str, ...] = ()
+    files: Mapping[str, PartFiles] = field(default_factory=dict)
+    """Component to what was read of it."""
+
+
+def look_at_parts(source: Source, index: Mapping[str, Any] | None, pool: Executor) -> Parts:
+    """Hold the files of a checkpoint against what its ``model_index.json`` names.
+
+    Args:
+        source: the checkpoint.
+        index: its ``model_index.json``; ``None`` where it is absent or broken.
+        pool: for the reads.
+
+    Raises:
+        SourceError: the source failed.
+    """
+    whole = [name for name in WHOLE if _files(source, name)]
+    if index is None:
+        return _unnamed(source, whole)
+    named = {name: str(entry[1]) for name, entry in index.items() if _is_component(name, entry)}
+    if not whole:
+        alone = f"{', '.join(named)}: model_index.json names them, and only transformers are here"
+        return Parts(not_done=(alone,) if named else ())
+    looks = list(pool.map(lambda item: _Look(source, *item).run(), named.items()))
+    found = [one for look in looks for one in look.findings]
+    done = [f"{', '.join(named)}: there, JSON and safetensors headers whole"] if named and not found else []
+    weights = [look.name for look in looks if look.shards]
+    left = [f"{', '.join(weights)}: headers and sizes only, no weight was read"] if weights else []
+    files = {look.name: PartFiles(look.tensors, look.bodies, look.vocabulary) for look in looks if look.files}
+    return Parts(tuple(found), tuple(done), (*left, *(line for look in looks for line in look.left)), files)
+
+
+def _unnamed(source: Source, whole: list[str]) -> Parts:
+    if "model_index.json" in source.files:  # broken, which is a finding already
+        return Parts(not_done=(f"{', '.join(whole)}: model_index.json does not say what they are",) if whole else ())
+    if not whole or not any(_files(source, expert) for expert in EXPERTS):
+        return Parts()
+    text = f"model_index.json is absent, and {', '.join(whole)} beside the transformers make a pipeline of this."
+    return Parts(
+        (finding("fault", "component_missing", text, evidence={"file": "model_index.json"}),),
+        not_done=(f"{', '.join(whole)}: without model_index.json nothing says what they are",),
+    )
+
+
+def _is_component(name: str, entry: Any) -> bool:
+    return name not in EXPERTS and isinstance(entry, list) and len(entry) == 2 and entry[1] is not None
+
+
+def _files(source: Source, name: str) -> list[str]:
+    return sorted(path for path in source.files if path.startswith(f"{name}/"))
+
+
+def _pieces(body: Any) -> int:
+    """The largest id of a ``tokenizer.json`` plus one; 0 where it is not laid out as expected."""
+    model = body.get("model") if isinstance(body, dict) else None
+    vocabulary = model.get("vocab") if isinstance(model, dict) else None
+    if isinstance(vocabulary, list):
+        return len(vocabulary)
+    if isinstance(vocabulary, dict):
+        return max((item for item in vocabulary.values() if isinstance(item, int)), default=-1) + 1
+    return 0
+
+
+class _Look:
+    """One component."""
+
+    def __init__(self, source: Source, name: str, kind: str) -> None:
+        self.source, self.name, self.kind = source, name, kind
+        self.files = _files(source, name)
+        self.shards = [path for path in self.files if path.endswith(".safetensors")]
+        self.findings: list[InspectionFinding] = []
+        self.left: list[str] = []
+        self.tensors: dict[str, TensorEntry] = {}
+        self.bodies: dict[str, Any] = {}
+        self.vocabulary = 0
+
+    def run(self) -> _Look:
+        self.findings += self._missing() if not self.files else self._broken()
+        return self
+
+    def _missing(self) -> Iterator[InspectionFinding]:
+        yield self._finding("missing", f"{self.name}: model_index.json names it, and it is not there.")
+
+    def _broken(self) -> Iterator[InspectionFinding]:
+        for path in self.files:
+            if path.endswith(".json"):
+                yield from self._json(path)
+        for path in self.shards:
+            yield from self._header(path)
+        if any(mark in self.kind for mark in WITHOUT_WEIGHTS):
+            yield from self._without_weights()
+        else:
+            yield from self._with_weights()
+        other = [path for path in self.files if not path.endswith((".json", ".safetensors"))]
+        if other:
+            self.left.append(f"{some(other)}: not looked at, no JSON and no safetensors")
+
+    def _without_weights(self) -> Iterator[InspectionFinding]:
+        wanted = {"Scheduler": "scheduler_config.json", "Tokenizer": "tokenizer_config.json"}
+        for mark, file in wanted.items():
+            if mark in self.kind and f"{self.name}/{file}" not in self.files:
+                yield self._finding("missing", f"{self.name}/{file} is not there.", file)
+
+    def _with_weights(self) -> Iterator[InspectionFinding]:
+        if f"{self.name}/config.json" not in self.files:
+            yield self._finding("missing", f"{self.name}/config.json is not there.", "config.json")
+        if not self.shards and not any(path.endswith((".bin", INDEX)) for path in self.files):
+            yield self._finding("missing", f"{self.name}: there are no weights of it.")
+        if any(PART.search(path) for path in self.shards) and not any(path.endswith(INDEX) for path in self.files):
+            yield self._finding("missing", f"{self.name} is stored in parts, and there is no index of them.")
+
+    def _json(self, path: str) -> Iterator[InspectionFinding]:
+        size = self.source.files[path].size
+        if size > (MAX_JSON if self.source.is_local else MAX_HUB_JSON):
+            self.left.append(f"{path}: {size} bytes were not read")
+            return
+        try:
+            body = json.loads(self.source.read(path, 0, size).decode("utf-8"))
+        except (ValueError, RecursionError) as error:
+            yield self._finding("broken", f"{path} is not JSON ({error}).", path)
+            return
+        self.bodies[path.removeprefix(f"{self.name}/")] = body
+        if path.endswith("/tokenizer.json"):
+            self.vocabulary = _pieces(body)
+        if path.endswith(INDEX):
+            yield from self._index(path, body)
+
+    def _index(self, path: str, body: Any) -> Iterator[InspectionFinding]:
+        placed = body.get("weight_map") if isinstance(body, dict) else None
+        if not isinstance(placed, dict) or not all(isinstance(file, str) for file in placed.values()):
+            yield self._finding("broken", f"{path}: weight_map is not a map of names.", path)
+            return
+        lost = sorted({file for file in placed.values() if f"{self.name}/{file}" not in self.files})
+        if lost:
+            yield self._finding("missing", f"{path} names {some(lost)}, and there is no such file.", path)
+
+    def _header(self, path: str) -> Iterator[InspectionFinding]:
+        size = self.source.files[path].size
+        try:
+            header = read_header(path, size, lambda start, length: self.source.read(path, start, length))
+        except HeaderError as error:
+            other = sniff(self.source.read(path, 0, min(size, SNIFF)))
+            yield self._finding("broken", f"{path} is {other.text}." if other else f"{path}: {error.what}.", path)
+            return
+        self.tensors.update(header.tensors)
+
+    def _finding(self, what: str, text: str, file: str = "") -> InspectionFinding:
+        return finding("fault", f"component_{what}", text, evidence={"component": self.name, "file": file})

@@ -1,0 +1,246 @@
+"""What a pipeline loads beside its transformers, judged as a whole and against the base: values, not only headers.
+
+Source of the rules: diffusers pipelines/wan (which channels go in and come out), transformers UMT5.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from concurrent.futures import Executor
+from typing import Any
+
+from harness.formats.codecs import FLOAT_DTYPES
+from harness.formats.header import TensorEntry
+from harness.inspector.findings import finding, some
+from harness.inspector.gather import compare, read_windows, windows
+from harness.inspector.index import Component
+from harness.inspector.parts import PartFiles, Parts
+from harness.inspector.sources import Source
+from harness.records.inspection import InspectionFinding
+
+SCALES = ("weight_scale", "scale_weight", "weight_scale_inv", "weight_scale_2", "SCB", "weight._scale")
+UNREAD = frozenset({
+    "_name_or_path", "_diffusers_version", "transformers_version", "_commit_hash", "torch_dtype", "dtype",
+    "architectures", "name_or_path", "tokenizer_file", "tokenizer_class", "special_tokens_map_file", "use_cache",
+    "quantization_config", "_class_name", "backend", "is_local", "processor_class", "local_files_only",
+})  # fmt: skip
+"""Keys of configurations that change nothing of what is computed, or that are judged elsewhere."""
+JSON_FILES = ("config.json", "scheduler_config.json", "tokenizer_config.json")
+BATCH = 32
+LOCAL_ELEMENTS, REMOTE_ELEMENTS = 1 << 14, 512
+
+
+def unscaled(parts: Parts) -> Iterator[InspectionFinding]:
+    """Weights of a text encoder or VAE in FP8 without scales and without a declaration."""
+    for name, part in parts.files.items():
+        eight = [key for key, entry in part.tensors.items() if entry.dtype.startswith("F8_E") and len(entry.shape) > 1]
+        scaled = {key.rsplit(f".{suffix}", 1)[0] for key in part.tensors for suffix in SCALES if f".{suffix}" in key}
+        lost = sorted(key for key in eight if key.removesuffix(".weight") not in scaled)
+        if lost and not part.config.get("quantization_config"):
+            yield finding(
+                "fault",
+                "component_unscaled",
+                f"{name}: {len(lost)} weights are stored in FP8 without a scale ({some(lost)}), and {name}/config.json "
+                "declares no quantization: a loader reads the codes as the weights.",
+                tensor=lost[0],
+                evidence={"component": name, "tensors": lost[:20], "count": len(lost)},
+                next_command=f"take {name}/ from the base, or write its scales and quantization_config",
+            )
+
+
+def mismatched(
+    index: Mapping[str, Any] | None, experts: Mapping[str, Component], parts: Parts
+) -> Iterator[InspectionFinding]:
+    """Sizes that two components of one pipeline must share."""
+    for text, components in _mismatches(index or {}, experts, parts):
+        yield finding(
+            "fault",
+            "component_mismatch",
+            f"{text}.",
+            evidence={"components": list(components)},
+            next_command=f"take {components[0]}/ from the base that the transformers were made from",
+        )
+
+
+def _mismatches(
+    index: Mapping[str, Any], experts: Mapping[str, Component], parts: Parts
+) -> Iterator[tuple[str, tuple[str, str]]]:
+    vae, text, tokenizer, scheduler = (
+        parts.files.get(name, PartFiles()).config for name in ("vae", "text_encoder", "tokenizer", "scheduler")
+    )
+    size = vae.get("z_dim", vae.get("latent_channels"))
+    for expert, component in experts.items():
+        config = component.config
+        pair = (config.get("in_channels"), config.get("out_channels"))
+        if isinstance(size, int) and all(isinstance(item, int) for item in pair):
+            image = "ImageToVideo" in str(index.get("_class_name", "")) or config.get("image_dim") is not None
+            taken = (size, 2 * size + 4) if image else (size,)
+            if pair[1] != size or (index.get("_class_name") in KNOWN_PIPELINES and pair[0] not in taken):
+                yield (
+                    f"vae has z_dim {size}, and {expert} has in_channels {pair[0]} and out_channels {pair[1]}",
+                    ("vae", expert),
+                )
+        width, wanted = text.get("d_model", text.get("hidden_size")), config.get("text_dim")
+        if isinstance(width, int) and isinstance(wanted, int) and width != wanted:
+            yield f"text_encoder has width {width}, and {expert} takes text of width {wanted}", ("text_encoder", expert)
+    for key in ("latents_mean", "latents_std"):
+        values = vae.get(key)
+        if isinstance(size, int) and isinstance(values, list) and len(values) != size:
+            yield f"vae has z_dim {size} and {len(values)} values of {key}", ("vae", "vae")
+        elif key == "latents_std" and isinstance(values, list) and not all(_positive(item) for item in values):
+            yield "vae has a latents_std that is zero, negative or no number", ("vae", "vae")
+    vocabulary, known = parts.files.get("tokenizer", PartFiles()).vocabulary, text.get("vocab_size")
+    if isinstance(known, int) and vocabulary > known:
+        yield f"tokenizer has {vocabulary} pieces, and text_encoder embeds {known}", ("tokenizer", "text_encoder")
+    for name, config in (("scheduler", scheduler), ("vae", vae)):
+        said = index.get(name)
+        kind = config.get("_class_name")
+        if isinstance(said, list) and len(said) == 2 and kind and said[1] not in (None, kind):
+            yield f"model_index.json names {said[1]} for {name}, and its configuration is of {kind}", (name, name)
+    del tokenizer
+
+
+KNOWN_PIPELINES = ("WanPipeline", "WanImageToVideoPipeline")
+
+
+def _positive(value: Any) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool) and value > 0
+
+
+def against_base(source: Source, parts: Parts, base: Source, anchor: Parts, pool: Executor) -> Parts:
+    """Hold every component beside the transformers against the base's: configurations and vocabularies by value,
+    weights by windows of every tensor.
+
+    Returns:
+        Findings, and what was and was not compared.
+
+    Raises:
+        SourceError: a source failed.
+    """
+    findings: list[InspectionFinding] = []
+    done: list[str] = []
+    for name in sorted(parts.files.keys() & anchor.files.keys()):
+        mine, theirs = parts.files[name], anchor.files[name]
+        findings += _settings(name, mine, theirs)
+        if mine.tensors and theirs.tensors and not any(item.dtype.startswith("F8") for item in mine.tensors.values()):
+            local = source.is_local and base.is_local
+            findings += _weights(name, source, mine, base, theirs, pool, LOCAL_ELEMENTS if local else REMOTE_ELEMENTS)
+            done.append(f"{name}: windows of {len(mine.tensors)} tensors and its configuration against the base's")
+        elif not mine.tensors:
+            done.append(f"{name}: its JSON files against the base's")
+    return Parts(tuple(findings), tuple(done))
+
+
+def _settings(name: str, mine: PartFiles, theirs: PartFiles) -> Iterator[InspectionFinding]:
+    """Values of configurations, and files of a tokenizer, that are not the base's."""
+    for file in sorted(mine.json.keys() & theirs.json.keys()):
+        one, two = mine.json[file], theirs.json[file]
+        if one == two:
+            continue
+        if isinstance(one, Mapping) and isinstance(two, Mapping) and file in JSON_FILES:
+            keys = sorted(key for key in {*one, *two} - UNREAD if one.get(key) != two.get(key))
+            pairs = [f"{key} {_short(one.get(key))} for {_short(two.get(key))}" for key in keys]
+        else:
+            keys = [file]
+            pairs = [f"{file} holds other values"]
+        if not keys or file.endswith(".index.json"):
+            continue
+        soft = name == "scheduler"
+        yield finding(
+            "warning" if soft else "fault",
+            "component_differs",
+            f"{name}/{file}: {some(pairs)}: not the base's, so it draws something else.",
+            evidence={"component": name, "file": file, "keys": keys[:20]},
+            next_command=f"take {name}/ from the base, or name the base that it belongs to",
+        )
+
+
+def _short(value: Any) -> str:
+    text = "nothing" if value is None else str(value)
+    return text if len(text) <= 40 else f"{text[:37]}..."
+
+
+def _weights(
+    name: str, source: Source, mine: PartFiles, base: Source, theirs: PartFiles, pool: Executor, limit: int
+) -> Iterator[InspectionFinding]:
+    absent, extra = sorted(theirs.tensors.keys() - mine.tensors.keys()), sorted(mine.tensors.keys() - theirs.tensors)
+    shapes = sorted(
+        key for key in mine.tensors.keys() & theirs.tensors if mine.tensors[key].shape != theirs.tensors[key].shape
+    )
+    for names, text in (
+        (absent, "are absent"),
+        (extra, "are not the base's"),
+        (shapes, "have another shape than the base's"),
+    ):
+        if names:
+            yield _differs(name, names, f"{len(names)} tensors {text} ({some(names)})")
+    pairs = [
+        (mine.tensors[key], theirs.tensors[key])
+        for key in sorted(mine.tensors.keys() & theirs.tensors)
+        if key not in shapes and mine.tensors[key].dtype in FLOAT_DTYPES and theirs.tensors[key].dtype in FLOAT_DTYPES
+    ]
+    batches = [pairs[first : first + BATCH] for first in range(0, len(pairs), BATCH)]
+    results = [item for batch in pool.map(lambda item: _compare(source, base, item, limit), batches) for item in batch]
+    differing = sorted(results, key=lambda item: -item[1])
+    if differing:
+        names = [item[0] for item in differing]
+        worst = f"by up to {differing[0][1] * 100:.2g} %"
+        yield _differs(
+            name, names, f"{len(names)} of {len(pairs)} tensors differ from the base's, {worst} ({some(names)})"
+        )
+
+
+def _compare(
+    source: Source, base: Source, pairs: list[tuple[TensorEntry, TensorEntry]], limit: int
+) -> list[tuple[str, float]]:
+    """Names and relative errors of the tensors of a batch that differ."""
+    mine = read_windows(source, [pair[0] for pair in pairs], limit)
+    theirs = read_windows(base, [pair[1] for pair in pairs], limit)
+    differing = []
+    for (entry, _), own, other in zip(pairs, mine, theirs, strict=True):
+        result = compare(entry, own, other, len(windows(entry, limit)) == 1)
+        if not result.equal:
+            differing.append((entry.name, result.relative_error))
+    return differing
+
+
+def _differs(name: str, names: list[str], text: str) -> InspectionFinding:
+    return finding(
+        "fault",
+        "component_differs",
+        f"{name}: {text}: not the base's, so it draws something else.",
+        tensor=names[0],
+        evidence={"component": name, "tensors": names[:20], "count": len(names)},
+        next_command=f"take {name}/ from the base, or name the base that it belongs to",
+    )
+
+
+def added_settings(experts: Mapping[str, Component], base: Mapping[str, Component]) -> Iterator[InspectionFinding]:
+    """Keys of a transformer's configuration that the base lacks or has otherwise: they change what is computed."""
+    for expert, component in experts.items():
+        if expert not in base or not component.config or not base[expert].config:
+            continue
+        one, two = component.config, base[expert].config
+        if one.get("_class_name") != two.get("_class_name"):
+            continue
+        added = sorted(key for key in one if key not in two and key not in UNREAD and one[key] is not None)
+        changed = sorted(key for key in one.keys() & two.keys() - UNREAD if one[key] != two[key])
+        if added:
+            yield finding(
+                "warning",
+                "config_key_added",
+                f"{expert}: config.json has {some(added)}, which the base lacks: a runtime that reads them computes "
+                "something else than the base does.",
+                expert=expert,
+                evidence={key: str(one[key])[:200] for key in added[:20]},
+            )
+        if changed:
+            pairs = [f"{key} {_short(one[key])} for {_short(two[key])}" for key in changed]
+            yield finding(
+                "fault",
+                "config_differs",
+                f"{expert}: config.json has {some(pairs)}: another model than the base's.",
+                expert=expert,
+                evidence={"keys": changed[:20]},
+                next_command=f"take the values of the base's {expert}/config.json",
+            )

@@ -1,0 +1,116 @@
+"""Which bytes to read: a few rows of every tensor, whole strips of scales, everything where that is asked for."""
+
+from __future__ import annotations
+
+import zlib
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from harness.formats.codecs import U8, decode_floats
+from harness.formats.header import TensorEntry
+from harness.formats.hypotheses import PackedRows, admits, offsets
+from harness.formats.modules import Module
+from harness.inspector.sources import Range, Source
+
+LEAST = 4096
+"""Stored elements below which a gain is told too badly."""
+STRIP = 128
+"""Rows of one scale strip: the same bytes whether its scales are linear or swizzled."""
+
+
+@dataclass(frozen=True, slots=True)
+class Budget:
+    """How much of a tensor is read."""
+
+    rows: int = 4
+    """Consecutive rows of a large tensor; more of a narrow one, so that ``LEAST`` stored elements are read."""
+    whole_below: int = 0
+    """Tensors of at most this many elements are read whole."""
+    excluded: int = 1024
+    """Elements at the start and at the half of a large excluded tensor."""
+
+    def of(self, entry: TensorEntry, logical_rows: int) -> NDArray[np.int64]:
+        """The row numbers to read of one 2-D weight. The tensor's name decides which strip: spread, repeatable."""
+        if logical_rows <= self.rows or entry.elements <= self.whole_below:
+            return np.arange(logical_rows, dtype=np.int64)
+        rows = min(max(self.rows, -(-LEAST * logical_rows // entry.elements)), STRIP, logical_rows)
+        strips = max(logical_rows // STRIP, 1)
+        chance = zlib.crc32(entry.name.encode())
+        start = (chance % strips) * STRIP
+        room = min(STRIP, logical_rows - start) - rows
+        start += (chance // strips) % (room + 1) if room > 0 else 0
+        return np.arange(start, min(start + rows, logical_rows), dtype=np.int64)
+
+
+LOCAL = Budget(rows=8, whole_below=1 << 21, excluded=1 << 13)
+REMOTE = Budget()
+REMOTE_WIDE = Budget(rows=2, excluded=512)
+"""For a base in float32, which takes as many bytes for half the values."""
+FULL = Budget(rows=STRIP, whole_below=1 << 21, excluded=1 << 62)
+"""`--full`: all of every excluded tensor and all block scales; of large quantized weights still one strip each."""
+
+
+def row_range(entry: TensorEntry, rows: NDArray[np.int64]) -> Range:
+    """File range of consecutive rows of a 2-D tensor."""
+    width = entry.nbytes // max(entry.shape[0], 1)
+    return entry.start + int(rows[0]) * width, width * len(rows)
+
+
+def strip_range(scale: TensorEntry, rows: NDArray[np.int64]) -> tuple[Range, int]:
+    """File range of the scale strips that cover ``rows``, and the first row of it."""
+    width = scale.shape[1]
+    first = int(rows[0]) // STRIP * STRIP
+    last = min((int(rows[-1]) // STRIP + 1) * STRIP, scale.shape[0])
+    return (scale.start + first * width, max(last - first, 0) * width), first
+
+
+def take_rows(data: bytes, count: int) -> U8:
+    """Bytes [count, width] of rows that were read."""
+    return np.frombuffer(data, dtype=np.uint8).reshape(count, -1) if count else np.zeros((0, 0), np.uint8)
+
+
+def packed_rows(module: Module, rows: NDArray[np.int64], weight: bytes, strip: bytes, first: int) -> PackedRows:
+    """Cut the scales of ``rows`` out of a strip, under each layout that the shapes admit."""
+    scale = module.scale
+    assert scale is not None  # noqa: S101 - callers ask only for modules with scales
+    logical_rows, _ = module.shape
+    columns = scale_columns(module)
+    flat = np.frombuffer(strip, dtype=np.uint8)
+    cut: dict[str, U8 | None] = {"linear": None, "swizzled": None}
+    for layout in ("linear", "swizzled"):
+        if not admits(layout, logical_rows, columns, scale.shape):
+            continue
+        where = offsets(layout, rows - first, columns, scale.shape[1])
+        if where.size and int(where.max()) < flat.size:
+            cut[layout] = flat[where]
+    return PackedRows(rows, take_rows(weight, len(rows)), cut["linear"], cut["swizzled"])
+
+
+def scale_columns(module: Module) -> int:
+    """Logical scale columns: K / 16 where the stored (possibly padded) tensor holds as many, else what it holds."""
+    assert module.scale is not None  # noqa: S101 - callers ask only for modules with scales
+    stored = module.scale.shape[-1] if module.scale.shape else 1
+    return min(-(-module.shape[1] // 16), stored)
+
+
+def scale_of(source: Source, module: Module) -> NDArray[np.float32]:
+    """An FP8 module's stored scale as float32 [1, 1] or [N, 1]; ones where there is none."""
+    entry = module.scale
+    if entry is None or entry.elements == 0:
+        return np.ones((1, 1), np.float32)
+    values = decode_floats(source.read(entry.file, entry.start, entry.nbytes), entry.dtype)
+    return values.reshape(-1, 1) / np.float32(127 if entry.name.endswith(".SCB") else 1)
+
+
+def block_scale_values(source: Source, entry: TensorEntry, chunk: int = 1 << 24) -> tuple[int, int]:
+    """Read every block scale of a tensor. Returns how many are NaN and how many are zero."""
+    nans = zeros = 0
+    for start in range(0, entry.nbytes, chunk):
+        size = min(chunk, entry.nbytes - start)
+        data = np.frombuffer(source.read(entry.file, entry.start + start, size), dtype=np.uint8)
+        magnitude = data & 0x7F  # without the sign; 0x7F is the only NaN of E4M3
+        nans += int(np.count_nonzero(magnitude == 0x7F))
+        zeros += magnitude.size - int(np.count_nonzero(magnitude))
+    return nans, zeros

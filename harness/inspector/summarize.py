@@ -1,0 +1,253 @@
+"""Findings and evidence as one record, with what was done and what was not."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Sequence
+
+from harness.formats.modules import block_of, is_scale, summary_format
+from harness.inspector.assemble import Assembly
+from harness.inspector.checks.base import recipe_of
+from harness.inspector.checks.contract_rules import resolved
+from harness.inspector.checks.encoding import declared_of, related
+from harness.inspector.context import Context
+from harness.inspector.findings import finding, jsonable
+from harness.inspector.gates import state_of
+from harness.inspector.gather import Gathered, Plan
+from harness.inspector.measure import Measured
+from harness.inspector.sources import Meter
+from harness.records.inspection import (
+    ContractReport,
+    ExpertSummary,
+    InspectionFinding,
+    InspectionOutcome,
+    InspectionReport,
+    LayerEvidence,
+)
+
+
+def build_report(
+    context: Context,
+    findings: Sequence[InspectionFinding],
+    *,
+    plan: Plan,
+    subject: Assembly,
+    anchor: Assembly | None,
+    found: Gathered,
+    digests: dict[str, str],
+    meter: Meter,
+    seconds: float,
+) -> InspectionReport:
+    """The report of one inspection."""
+    outcome, cause = decide(findings)
+    if found.failed is not None:
+        text = f"the source failed: {found.failed.what}"
+        findings = [*findings, finding("inconclusive", "source_failed", text, evidence={"where": found.failed.where})]
+        outcome, cause = ("fault", cause) if outcome == "fault" else ("infra", "source_failed")
+    done, not_done = coverage(context, plan, found)
+    return InspectionReport(
+        reference=subject.reference,
+        base=anchor.reference if anchor else None,
+        outcome=outcome,
+        cause=cause,
+        summary=_summary(context, findings),
+        findings=tuple(findings),
+        experts=tuple(expert_summary(context, expert) for expert in context.experts),
+        layers=tuple(layer for expert in context.experts for layer in layers(context, expert)),
+        contracts=tuple(report for expert in context.experts for report in contract_reports(context, expert, findings)),
+        digests=digests,
+        done=(*done, *subject.parts.done),
+        not_done=(*not_done, *subject.parts.not_done),
+        bytes_read=meter.bytes,
+        requests=meter.requests,
+        seconds=round(seconds, 3),
+    )
+
+
+def decide(findings: Sequence[InspectionFinding]) -> tuple[InspectionOutcome, str]:
+    """Outcome and leading cause: the first fault, else the first inconclusive finding, else clean."""
+    for outcome in ("fault", "inconclusive"):
+        first = next((item for item in findings if item.severity == outcome), None)
+        if first is not None:
+            return ("fault" if outcome == "fault" else "inconclusive"), first.code
+    return "clean", "none"
+
+
+def _summary(context: Context, findings: Sequence[InspectionFinding]) -> str:
+    leading = next((item for item in findings if item.severity in ("fault", "inconclusive")), None)
+    if leading is not None:
+        return leading.message
+    parts = []
+    for expert in context.experts:
+        item = expert_summary(context, expert)
+        parts.append(f"{expert} {item.format}" + (f" {item.encoding}" if item.encoding else ""))
+    return ", ".join(parts)
+
+
+def expert_summary(context: Context, expert: str) -> ExpertSummary:
+    """What one transformer is."""
+    component, modules, quantized = context.experts[expert], context.modules[expert], context.quantized(expert)
+    measured = related(context, expert)
+    readings = Counter(
+        item.fit.best for name, item in measured.items() if item.fit and state_of(item, item.fit.best) == "proven"
+    )
+    recipes = Counter(recipe_of(item) for item in measured.values())
+    dialects = Counter(module.dialect for module in quantized.values())
+    plain = [name for name, module in modules.items() if not module.quantized]
+    return ExpertSummary(
+        expert=expert,
+        source=component.where,
+        role="override" if component.role == "override" else "model",
+        format=summary_format(modules),
+        dialect=dialects.most_common(1)[0][0] if dialects else "plain",
+        recipe=recipes.most_common(1)[0][0] if recipes else "",
+        encoding=readings.most_common(1)[0][0] if readings else "",
+        quantized_modules=len(quantized),
+        unquantized_linears=len(plain),
+        tensors=len(component.tensors),
+        parameters=_parameters(context, expert),
+        bytes_on_disk=sum(component.source.files[path].size for path in component.shards),
+        excluded=collapse(plain) if quantized else (),
+    )
+
+
+def _parameters(context: Context, expert: str) -> int:
+    """Logical parameters: two a byte of a packed weight; scales are not parameters."""
+    packed = {module.weight.name for module in context.quantized(expert).values() if module.format == "nvfp4"}
+    tensors = context.experts[expert].tensors
+    return sum(entry.elements * (2 if name in packed else 1) for name, entry in tensors.items() if not is_scale(name))
+
+
+def collapse(names: Sequence[str]) -> tuple[str, ...]:
+    """Module names with block numbers joined: ``blocks.{0,1}.attn1.to_q``; a whole block becomes ``blocks.{0,1}.*``."""
+    by_block: dict[int, set[str]] = {}
+    rest: list[str] = []
+    for name in names:
+        number = block_of(name)
+        if number is None:
+            rest.append(name)
+        else:
+            by_block.setdefault(number, set()).add(name.split(f"blocks.{number}.", 1)[1])
+    groups: dict[frozenset[str], list[int]] = {}
+    for number, members in by_block.items():
+        groups.setdefault(frozenset(members), []).append(number)
+    out = []
+    for names_in, numbers in groups.items():
+        blocks = ",".join(map(str, sorted(numbers)))
+        inner = next(iter(names_in)) if len(names_in) == 1 else f"({len(names_in)} Linears)"
+        out.append(f"blocks.{{{blocks}}}.{inner}")
+    return tuple(sorted(rest) + sorted(out))
+
+
+def layers(context: Context, expert: str) -> list[LayerEvidence]:
+    """One row a quantized Linear, and one an excluded Linear that was compared."""
+    rows: list[LayerEvidence] = []
+    for name, item in context.measured.get(expert, {}).items():
+        rows.append(_layer(context, expert, name, item))
+    linear = {module.weight.name: module for module in context.modules[expert].values() if not module.quantized}
+    for compared in context.compared.get(expert, ()):
+        if compared.tensor in linear:
+            module = linear[compared.tensor]
+            rows.append(
+                LayerEvidence(
+                    expert=expert,
+                    block=block_of(module.name),
+                    module=module.name,
+                    format=module.format,
+                    hypothesis="equal" if compared.equal else "differs",
+                    declared="equal",
+                    cosine=_number(compared.cosine),
+                    relative_error=_number(compared.relative_error),
+                    rows=compared.elements // max(module.shape[1], 1),
+                    state="proven" if compared.equal else "contradicted",
+                )
+            )
+    return rows
+
+
+def _layer(context: Context, expert: str, name: str, item: Measured) -> LayerEvidence:
+    declared = declared_of(context, expert, item)
+    found = item.fit
+    score = found.scores[found.best] if found else None
+    blind = f"?/{item.blind.layout}" if item.blind and item.blind.layout else "?"
+    return LayerEvidence(
+        expert=expert,
+        block=block_of(name),
+        module=name,
+        format=item.module.format,
+        hypothesis=found.best if found else blind,
+        declared=declared,
+        cosine=_number(score.cosine) if score else None,
+        relative_error=_number(score.relative_error) if score else None,
+        gain=_number(score.gain) if score else None,
+        gap=_number(found.gap) if found else None,
+        runner_up=found.runner_up if found else "",
+        rows=len(item.rows),
+        state=state_of(item, declared),
+    )
+
+
+def _number(value: float | None) -> float | None:
+    """Six significant digits; ``None`` for what is no finite number."""
+    clean = jsonable(value)
+    return clean if isinstance(clean, float) else None
+
+
+def contract_reports(context: Context, expert: str, findings: Sequence[InspectionFinding]) -> list[ContractReport]:
+    """Every runtime's assumptions for one expert, and whether the bytes agree."""
+    reports = []
+    four = any(module.format == "nvfp4" for module in context.quantized(expert).values())
+    for runtime in resolved(context, expert):
+        mine = [item for item in findings if item.contract == runtime.name and item.expert in (expert, "")]
+        wrong = any(item.severity == "fault" for item in mine)
+        unproven = four and any(item.severity == "inconclusive" for item in mine)
+        reports.append(
+            ContractReport(
+                contract=runtime.name,
+                expert=expert,
+                assumptions=runtime.assumptions,
+                agrees=False if wrong else None if unproven else True,
+            )
+        )
+    return reports
+
+
+def coverage(context: Context, plan: Plan, found: Gathered) -> tuple[list[str], list[str]]:
+    """What was checked and what was not, as sentences."""
+    done = ["headers, indexes, configurations and key sets of every shard", "every global and input scale"]
+    left: list[str] = []
+    for expert, component in context.experts.items():
+        items = related(context, expert)
+        if items:
+            rows = sum(item.fit.rows for item in items.values() if item.fit)
+            total = sum(item.module.shape[0] for item in items.values())
+            done.append(f"{expert}: {rows} of {total} rows of {len(items)} quantized Linears against the base")
+            if rows < total:
+                left.append(f"{expert}: {total - rows} rows of quantized Linears were not read")
+        if any(module.format == "nvfp4" for module in context.quantized(expert).values()):
+            if plan.scan[expert]:
+                done.append(f"{expert}: every block scale of {len(found.scanned.get(expert, {}))} tensors")
+            else:
+                left.append(
+                    f"{expert}: block scales outside the sampled strips were not read (NaN and zero); --full reads them"
+                )
+        compared = context.compared.get(expert, ())
+        if compared:
+            whole = sum(item.whole for item in compared)
+            done.append(f"{expert}: {len(compared)} excluded tensors against the base, {whole} of them whole")
+            if whole < len(compared):
+                left.append(
+                    f"{expert}: the rest of {len(compared) - whole} large excluded tensors; --full reads all bytes"
+                )
+        sane = context.sanity.get(expert)
+        if sane:
+            done.append(f"{expert}: values of {len(sane)} unquantized tensors for NaN, infinity and zero")
+        if expert not in plan.base and not context.quantized(expert) and component.tensors:
+            left.append(f"{expert}: without its base nothing shows that these are the weights that they should be")
+        if expert not in plan.base and context.quantized(expert):
+            left.append(f"{expert}: without its base: nibble order, gains, stale or swapped experts, excluded tensors")
+        if component.source.is_local is False and found.failed is not None:
+            left.append(f"{expert}: {found.planned - found.finished} of {found.planned} planned reads")
+    if not context.options.contracts:
+        left.append("no runtime contract was asked for")
+    return done, left

@@ -1,0 +1,178 @@
+"""All limits of one case, and what a gate with them can and cannot see."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+
+from harness.limits.placing import LEAST_RUNS, Rule, distinct, keeps_promise, place_together, promise
+from harness.records.frames import MetricResult
+from harness.records.limits import ControlResult, Limit, Sample
+
+# From which strength on a fault is found.
+
+
+@dataclass(frozen=True)
+class Found:
+    """Detection of one fault by its strength."""
+
+    fault: str
+    shares: tuple[tuple[float, float, int], ...]
+    """Strength, share of runs found, number of runs; strength rises."""
+
+    def strength_for(self, share: float) -> float | None:
+        """Least strength tried from which on, at every strength tried, at least ``share`` of the runs are found.
+
+        ``None`` where not even the strongest reaches it. A strength that is found more seldom than a weaker one undoes
+        the weaker one's credit: no curve is fitted.
+        """
+        answer = None
+        for strength, found, _ in reversed(self.shares):
+            if found < share:
+                break
+            answer = strength
+        return answer
+
+
+def detection(fault: str, runs: Iterable[tuple[float, bool]]) -> Found:
+    """Shares from (strength, found) of single runs."""
+    heaps: defaultdict[float, list[bool]] = defaultdict(list)
+    for strength, found in runs:
+        heaps[strength].append(found)
+    rows = tuple((strength, sum(heap) / len(heap), len(heap)) for strength, heap in sorted(heaps.items()))
+    return Found(fault, rows)
+
+
+# Where a limit goes, by the rule ``repeats``: twice as far from the ideal value as the worst healthy run.
+
+
+METHOD = "repeats"
+FACTOR = 2.0
+"""Room beyond the worst healthy run, as a multiple of its distance from the ideal value."""
+LEAST_ROOM = 0.01
+"""Least distance of a limit from the ideal value of a metric without unit (SSIM, the ratios): a percent of its scale.
+Where every healthy run is bit-exact, their spread is zero and says nothing of the next machine."""
+DECIBEL = "dB"
+
+
+def place(metric: MetricResult, samples: Sequence[Sample]) -> Limit:
+    """The limit of one metric.
+
+    Args:
+        metric: any result of it: name, direction, ideal and unit are read.
+        samples: gating values of healthy runs, at least one.
+
+    Raises:
+        ValueError: no healthy sample.
+    """
+    benign = [sample.value for sample in samples if sample.side == "benign"]
+    if not benign:
+        raise ValueError(f"{metric.name}: a limit needs at least one healthy sample")
+    higher = metric.gating_direction == "higher_is_better"
+    worst = min(benign) if higher else max(benign)
+    limit = _limit(metric, worst, higher)
+    faulty = [sample.value for sample in samples if sample.side == "faulty"]
+    nearest = (max(faulty) if higher else min(faulty)) if faulty else None
+    sign = 1.0 if higher else -1.0
+    return Limit(
+        metric=metric.name,
+        direction=metric.gating_direction,
+        gates=True,
+        limit=limit,
+        unit=metric.unit,
+        samples=tuple(samples),
+        method=METHOD,
+        parameters={"factor": FACTOR, "least_room": LEAST_ROOM if not metric.unit else 0.0},
+        margin_benign=sign * (worst - limit),
+        margin_faulty=None if nearest is None else sign * (limit - nearest),
+    )
+
+
+def _limit(metric: MetricResult, worst: float, higher: bool) -> float:
+    if metric.unit == DECIBEL:
+        # a factor on the error's amplitude is a difference in decibel
+        return worst - 6.0 if higher else worst + 6.0
+    ideal = 0.0 if metric.direction == "two_sided" else metric.ideal
+    room = FACTOR * abs(worst - ideal)
+    if not metric.unit:
+        room = max(room, LEAST_ROOM)
+    return ideal - room if higher else ideal + room
+
+
+Samples = Mapping[str, Sequence[Sample]]
+"""Samples by metric. One run gives every metric a sample, under the same label."""
+
+
+def place_limits(metrics: Sequence[MetricResult], samples: Samples, rule: Rule | None = None) -> tuple[Limit, ...]:
+    """A limit for every metric: by ``tolerance_bound`` where enough distinct healthy runs are known, else ``repeats``.
+
+    Args:
+        metrics: any result of each.
+        samples: by metric name.
+        rule: constants of ``tolerance_bound``.
+    """
+    enough = [metric for metric in metrics if len(distinct(samples[metric.name])) >= LEAST_RUNS]
+    together = place_together([(metric, samples[metric.name]) for metric in enough], rule)
+    placed = {limit.metric: limit for limit in together}
+    return tuple(placed.get(metric.name) or place(metric, samples[metric.name]) for metric in metrics)
+
+
+def control_results(limits: Sequence[Limit]) -> tuple[ControlResult, ...]:
+    """What the gating limits make of every injected fault: a run is found where any of them finds it."""
+    runs: dict[tuple[str, float], dict[str, set[str]]] = {}
+    for limit in limits:
+        for sample in limit.samples:
+            if sample.side == "faulty" and sample.fault and sample.strength is not None:
+                seen = runs.setdefault((sample.fault, sample.strength), {}).setdefault(sample.run, set())
+                if not limit.admits(sample.value):
+                    seen.add(limit.metric)
+    return tuple(_control(fault, runs) for fault in sorted({fault for fault, _ in runs}))
+
+
+def _control(fault: str, runs: Mapping[tuple[str, float], Mapping[str, set[str]]]) -> ControlResult:
+    mine = {strength: by_run for (name, strength), by_run in runs.items() if name == fault}
+    found = detection(fault, [(strength, bool(seen)) for strength, by_run in mine.items() for seen in by_run.values()])
+    strongest = mine[max(mine)].values()
+    return ControlResult(
+        fault=fault,
+        found={f"{strength:g}": share for strength, share, _ in found.shares},
+        runs=sum(count for _, _, count in found.shares),
+        strength_50=found.strength_for(0.5),
+        strength_95=found.strength_for(0.95),
+        metrics=tuple(sorted(set.intersection(*map(set, strongest)))),
+    )
+
+
+def notes(limits: Sequence[Limit], controls: Sequence[ControlResult]) -> tuple[str, ...]:
+    """What the limits do not promise, and what the gate cannot see, a sentence each."""
+    said: list[str] = []
+    few = [limit.metric for limit in limits if limit.method == "repeats"]
+    if few:
+        runs = max(len(distinct(limit.samples)) for limit in limits if limit.method == "repeats")
+        said.append(
+            f"only {runs} distinct healthy runs are known, and a tolerance bound takes {LEAST_RUNS}: these limits "
+            f"state no confidence ({', '.join(few)})"
+        )
+    weak: dict[str, list[str]] = {}
+    for limit in limits:
+        if not keeps_promise(limit):
+            weak.setdefault(promise(limit), []).append(limit.metric)
+    said += [f"{', '.join(metrics)}: {why}" for why, metrics in weak.items()]
+    for limit in limits:
+        modes = limit.parameters.get("modes")
+        if isinstance(modes, list):
+            where = ", ".join(f"{_number(mode, 'value'):.4g} ({_number(mode, 'runs'):.0f} runs)" for mode in modes)
+            said.append(
+                f"{limit.metric} has {len(modes)} modes: {where}; accept a golden of each with "
+                "`quantgate accept CASE --also --reason '...'`, so that a run is held against the nearest"
+            )
+    said += [f"{limit.metric} does not gate: {limit.why}" for limit in limits if not limit.gates]
+    blind = [control.fault for control in controls if control.strength_95 is None]
+    if blind:
+        said.append(f"frames alone cannot see, even at full strength: {', '.join(blind)}")
+    return tuple(said)
+
+
+def _number(mode: object, name: str) -> float:
+    return float(mode[name]) if isinstance(mode, dict) else 0.0

@@ -1,0 +1,270 @@
+"""Where a limit goes, by the rule ``tolerance_bound``: between the healthy runs and the injected faults.
+
+The promise is a case's, not a metric's: a share of healthy runs that pass all limits of the case. So what may fail is
+divided among its metrics (Bonferroni), and the healthy side of each ends at a tolerance bound for its part, and never
+below what eight bits can show.
+
+Beyond it the limit takes room, ``ROOM`` times that distance. It gives room up only for a fault that no metric of the
+case would find if all of them took theirs: then it goes no further than the geometric mean of the healthy end and the
+nearest such fault that it can tell from a healthy run at full strength. Where every metric gave room up to every fault
+that it barely tells, healthy runs failed for nothing.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from itertools import pairwise
+from statistics import median
+
+from harness.limits.distance import distance, value_at
+from harness.limits.tolerance import Bound, covered_by_worst, runs_needed, tolerance_bound
+from harness.records.base import Json
+from harness.records.frames import MetricResult
+from harness.records.limits import Limit, Sample
+
+# Is a case bistable? Several right answers to one question show as several heaps of distances.
+
+
+SEPARATION = 4.0
+LEAST = 3
+
+
+@dataclass(frozen=True)
+class Mode:
+    """One heap of runs."""
+
+    runs: tuple[float, ...]
+    """Distances, sorted."""
+
+    @property
+    def center(self) -> float:
+        """Median distance."""
+        return float(median(self.runs))
+
+
+def find_modes(distances: Sequence[float]) -> tuple[Mode, ...]:
+    """The heaps of these runs, nearest first; one where nothing tells them apart.
+
+    Args:
+        distances: of all runs; bit-identical ones count each, since how often a mode is met is what is asked.
+    """
+    ordered = sorted(distances)
+    gaps = sorted(range(1, len(ordered)), key=lambda place: ordered[place - 1] - ordered[place])
+    for count in range(1, len(ordered) // LEAST):
+        edges = [0, *sorted(gaps[:count]), len(ordered)]
+        heaps = [ordered[start:stop] for start, stop in pairwise(edges)]
+        if _apart(heaps):
+            return tuple(Mode(tuple(heap)) for heap in heaps)
+    return (Mode(tuple(ordered)),)
+
+
+def _apart(heaps: Sequence[Sequence[float]]) -> bool:
+    """Whether the least room between two heaps is much wider than the widest heap."""
+    width = max(heap[-1] - heap[0] for heap in heaps)
+    room = min(after[0] - before[-1] for before, after in pairwise(heaps))
+    # equal but for rounding is no room
+    return min(map(len, heaps)) >= LEAST and room > max(SEPARATION * width, 1e-9 * max(1.0, abs(heaps[-1][-1])))
+
+
+METHOD = "tolerance_bound"
+COVERAGE = 0.99
+CONFIDENCE = 0.95
+ROOM = 2.0
+LEAST_RUNS = 6
+"""Distinct healthy runs without which this rule says nothing: k of normal theory is 5.1 there and grows fast below."""
+
+
+@dataclass(frozen=True)
+class Rule:
+    """The constants of the rule, all of which go into the file."""
+
+    coverage: float = COVERAGE
+    """Share of healthy runs that pass every limit of the case."""
+    confidence: float = CONFIDENCE
+    room: float = ROOM
+
+    def share(self, metrics: int) -> float:
+        """Share of healthy runs that one of so many metrics has to cover."""
+        return 1.0 - (1.0 - self.coverage) / metrics
+
+
+@dataclass(frozen=True)
+class Sides:
+    """What is known of one metric before its limit is placed. All are distances."""
+
+    bound: Bound
+    modes: tuple[Mode, ...]
+    floor: float
+    """What eight bits can show."""
+    strongest: Mapping[str, float]
+    """By fault: the nearest run at the greatest strength that was tried."""
+
+    @property
+    def end(self) -> float:
+        """Where the healthy side ends."""
+        return max(self.bound.value, self.floor)
+
+    @property
+    def told(self) -> dict[str, float]:
+        """The faults that lie beyond the healthy side."""
+        return {fault: near for fault, near in self.strongest.items() if near > self.end}
+
+    def found_with(self, room: float) -> frozenset[str]:
+        """The faults that a limit with all its room would find."""
+        return frozenset(fault for fault, near in self.strongest.items() if near > room * self.end)
+
+
+def distinct(samples: Sequence[Sample]) -> tuple[Sample, ...]:
+    """Healthy samples that were run, each set of frames once. Without a digest every sample is one of its own."""
+    kept: dict[str, Sample] = {}
+    for index, sample in enumerate(samples):
+        if sample.side == "benign" and not sample.drawn:
+            kept.setdefault(sample.clip or f"#{index}", sample)
+    return tuple(kept.values())
+
+
+def place_together(
+    rows: Sequence[tuple[MetricResult, Sequence[Sample]]], rule: Rule | None = None
+) -> tuple[Limit, ...]:
+    """The limits of the metrics of one case.
+
+    Where faults were injected and a metric tells none of them from a healthy run, it does not gate, and ``why`` names
+    them. With no fault injected it gates, and the margin to the faulty side is unknown.
+
+    Args:
+        rows: any result of each metric (name, direction, ideal and unit are read), and its gating values: healthy runs,
+            drawn floors, and faulty runs with fault and strength.
+        rule: its constants.
+
+    Raises:
+        ValueError: a metric without a healthy run.
+    """
+    rule = rule or Rule()
+    known = [_sides(metric, samples, rule, len(rows)) for metric, samples in rows]
+    found = frozenset[str]().union(*(sides.found_with(rule.room) for sides in known))
+    return tuple(
+        _limit(metric, samples, sides, rule, len(rows), found)
+        for (metric, samples), sides in zip(rows, known, strict=True)
+    )
+
+
+def _sides(metric: MetricResult, samples: Sequence[Sample], rule: Rule, metrics: int) -> Sides:
+    """The healthy and the faulty side of one of ``metrics`` metrics."""
+    runs = distinct(samples)
+    if not runs:
+        raise ValueError(f"{metric.name}: a limit needs at least one healthy run")
+    modes = find_modes([distance(metric, s.value) for s in samples if s.side == "benign" and not s.drawn])
+    bound = _bound([distance(metric, sample.value) for sample in runs], modes, rule.share(metrics), rule.confidence)
+    floor = max((distance(metric, s.value) for s in samples if s.drawn and s.side == "benign"), default=0.0)
+    return Sides(bound, modes, floor, _strongest(metric, samples))
+
+
+def _bound(distances: Sequence[float], modes: Sequence[Mode], coverage: float, confidence: float) -> Bound:
+    """Of several modes the farthest bound: no mean or deviation is ever taken over two of them."""
+    if len(modes) == 1:
+        return tolerance_bound(distances, coverage, confidence)
+    heaps = [[one for one in distances if mode.runs[0] <= one <= mode.runs[-1]] for mode in modes]
+    return max((tolerance_bound(heap, coverage, confidence) for heap in heaps if heap), key=lambda bound: bound.value)
+
+
+def _strongest(metric: MetricResult, samples: Sequence[Sample]) -> dict[str, float]:
+    """By fault: the least distance among its runs at the greatest strength that was tried."""
+    heaps: dict[str, list[Sample]] = {}
+    for sample in samples:
+        if sample.side == "faulty":
+            heaps.setdefault(sample.fault or sample.run, []).append(sample)
+    return {
+        fault: min(
+            distance(metric, sample.value)
+            for sample in heap
+            if sample.strength == max((one.strength for one in heap if one.strength is not None), default=None)
+        )
+        for fault, heap in heaps.items()
+    }
+
+
+def _between(end: float, fault: float | None, room: float) -> float:
+    return room * end if fault is None else min(room * end, math.sqrt(end * fault) if end > 0 else 0.0)
+
+
+def _limit(
+    metric: MetricResult, samples: Sequence[Sample], known: Sides, rule: Rule, metrics: int, found: frozenset[str]
+) -> Limit:
+    """The limit of one metric, where ``found`` are the faults that some metric finds with all its room."""
+    needed = [near for fault, near in known.told.items() if fault not in found]
+    gates = bool(known.told) or not known.strongest
+    dist = _between(known.end, min(needed, default=None), rule.room) if gates else None
+    limit = None if dist is None else value_at(metric, dist)
+    bound, modes = known.bound, known.modes
+    untold = tuple(sorted(set(known.strongest) - set(known.told)))
+    parameters: dict[str, Json] = {
+        "coverage": rule.coverage,
+        "metrics": metrics,
+        "share": round(bound.coverage, 6),
+        "confidence": rule.confidence,
+        "room": rule.room,
+        "way": bound.way,
+        "n": bound.n,
+        "attained": round(bound.attained, 6),
+        "bound": value_at(metric, bound.value),
+        "floor": value_at(metric, known.floor),
+        "cannot_tell": list(untold),
+    }
+    if bound.k is not None:
+        parameters["k"] = round(bound.k, 4)
+    if len(modes) > 1:
+        parameters["modes"] = [{"value": value_at(metric, mode.center), "runs": len(mode.runs)} for mode in modes]
+    worst = max(distance(metric, sample.value) for sample in samples if sample.side == "benign")
+    faulty = [distance(metric, s.value) for s in samples if s.side == "faulty"]
+    beyond = [one for one in faulty if dist is not None and one > dist]
+    line = value_at(metric, worst if dist is None else dist)
+    return Limit(
+        metric=metric.name,
+        direction=metric.gating_direction,
+        gates=dist is not None,
+        limit=limit,
+        unit=metric.unit,
+        samples=tuple(samples),
+        method=METHOD,
+        parameters=parameters,
+        margin_benign=abs(value_at(metric, worst) - line),
+        margin_faulty=abs(value_at(metric, min(beyond)) - line) if beyond else None,
+        why="" if dist is not None else _why(metric, bound, untold),
+    )
+
+
+def _why(metric: MetricResult, bound: Bound, untold: tuple[str, ...]) -> str:
+    return (
+        f"healthy runs reach {value_at(metric, bound.value):.4g}, and no injected fault lies beyond that at full "
+        f"strength: {metric.name} cannot see {', '.join(untold)} here"
+    )
+
+
+def keeps_promise(limit: Limit) -> bool:
+    """Whether there were runs enough for what the rule was asked; true of limits of other rules, which ask nothing."""
+    said = limit.parameters
+    return limit.method != METHOD or float(str(said["attained"])) >= _share(said)
+
+
+def _share(said: Mapping[str, Json]) -> float:
+    """What this limit has to cover; files that were written before the promise was a case's have no such entry."""
+    return float(str(said.get("share", said["coverage"])))
+
+
+def promise(limit: Limit) -> str:
+    """What this rule promises of a limit, or why it does not, without the metric's name; empty for other rules."""
+    said = limit.parameters
+    if limit.method != METHOD:
+        return ""
+    share, confidence, n = _share(said), float(str(said["confidence"])), int(str(said["n"]))
+    if keeps_promise(limit):
+        how = "normal theory on" if said["way"] == "normal" else "the worst of"
+        return f"{share:.2%} of healthy runs with {confidence:.0%} confidence, by {how} {n} runs"
+    same = len({sample.value for sample in distinct(limit.samples)}) == 1
+    which = "all read the same, so that they cover" if same else "are not normally distributed; the worst covers"
+    return (
+        f"{n} distinct healthy runs {which} {covered_by_worst(n, confidence):.1%} with {confidence:.0%} confidence, "
+        f"and not the {share:.2%} that was asked for: that takes {runs_needed(share, confidence)}"
+    )

@@ -1,0 +1,137 @@
+"""What of probes and traces has a limit, and where it goes: samples and rule as for frames, with a floor."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from harness.records.generation import Trace
+from harness.records.limits import Limit, Sample
+from harness.records.probe import BROKEN, ProbeEvidence
+
+METHOD = "repeats_with_floor"
+Values = dict[str, float]
+
+
+@dataclass(frozen=True)
+class Measure:
+    """One number that is calibrated. All are relative errors: 0 is ideal, less is better."""
+
+    name: str
+    factor: float
+    """Room beyond the worst healthy run."""
+    floor: float
+    """Least limit: what rounding in the compute dtype explains on a machine whose healthy runs are all bit-exact."""
+    gates: bool = True
+    why: str = ""
+
+
+MODULE = Measure("probe_module_error", 2.0, 0.006)
+"""Linears fed alone, worst, against the golden's. Between bf16 and fp32 compute the worst of 132 was .0039."""
+MODULE_BASE = Measure("probe_module_base_error", 1.25, 0.01)
+"""The same against the base: what the format costs."""
+VELOCITY = Measure("probe_golden_error", 2.0, 0.025)
+"""Predicted velocity, worst probe, against the golden's. Between bf16 and fp32 compute it was .0113."""
+VELOCITY_BASE = Measure("probe_base_error", 1.25, 0.025)
+POINT = Measure("probe_point_error", 2.0, 0.035)
+"""Sketched points inside the experts, worst, against the golden's; an error of a sketch is known to 9 %."""
+TEXT = Measure("trace_text_error", 2.0, 0.02)
+STEP = Measure(
+    "trace_velocity_error",
+    2.0,
+    0.02,
+    gates=False,
+    why="a trajectory is chaotic: this names the first diverging step and fails nothing",
+)
+MEASURES = (MODULE, MODULE_BASE, VELOCITY, VELOCITY_BASE, POINT, TEXT, STEP)
+
+
+def probe_values(probe: ProbeEvidence) -> Values:
+    """The calibrated numbers of one run's probes; golden-anchored ones only where there is that anchor."""
+    values: Values = {}
+    rows: tuple[tuple[Measure, list[float | None]], ...] = (
+        (MODULE, [module.golden_error for module in probe.modules]),
+        (MODULE_BASE, [module.base_error for module in probe.modules]),
+        (VELOCITY, [step.golden_error for step in probe.steps]),
+        (VELOCITY_BASE, [step.base_error for step in probe.steps]),
+        (POINT, [point.golden_error for step in probe.steps for point in step.points]),
+    )
+    for measure, found in rows:
+        known = [value for value in found if value is not None]
+        if known:
+            values[measure.name] = max(known)
+    return values
+
+
+def step_errors(mine: Trace, reference: Trace) -> tuple[float, ...]:
+    """Relative error of the velocity sketch by denoising step; empty where there are no sketches of one length."""
+    pairs = list(zip(mine.steps, reference.steps, strict=False))
+    if any(
+        not ours.velocity_sketch or len(ours.velocity_sketch) != len(theirs.velocity_sketch) for ours, theirs in pairs
+    ):
+        return ()
+    return tuple(_error(ours.velocity_sketch, theirs.velocity_sketch) for ours, theirs in pairs)
+
+
+def text_error(mine: Trace, reference: Trace) -> float | None:
+    """Relative error of the text embedding's sketch; ``None`` where one has none."""
+    ours, theirs = mine.text_embedding_sketch, reference.text_embedding_sketch
+    return _error(ours, theirs) if ours and len(ours) == len(theirs) else None
+
+
+def trace_values(mine: Trace, reference: Trace) -> Values:
+    """The calibrated numbers of one run's trace."""
+    values: Values = {}
+    if (text := text_error(mine, reference)) is not None:
+        values[TEXT.name] = text
+    if steps := step_errors(mine, reference):
+        values[STEP.name] = max(steps)
+    return values
+
+
+def place_all(samples: Mapping[str, Sequence[Sample]]) -> tuple[Limit, ...]:
+    """The limit of every measure that has samples of healthy runs."""
+    return tuple(_place(measure, samples[measure.name]) for measure in MEASURES if samples.get(measure.name))
+
+
+def _place(measure: Measure, samples: Sequence[Sample]) -> Limit:
+    worst = max(sample.value for sample in samples)
+    limit = max(measure.factor * worst, measure.floor)
+    return Limit(
+        metric=measure.name,
+        direction="lower_is_better",
+        gates=measure.gates,
+        limit=limit if measure.gates else None,
+        unit="relative",
+        samples=tuple(samples),
+        method=METHOD,
+        parameters={"factor": measure.factor, "floor": measure.floor},
+        margin_benign=limit - worst if measure.gates else None,
+        why=measure.why,
+    )
+
+
+def tolerance(limit: Limit, measure: Measure) -> float:
+    """The bound of a measure that does not gate, from the samples in its file."""
+    return max(measure.factor * max(sample.value for sample in limit.samples), measure.floor)
+
+
+def _error(ours: Sequence[float], theirs: Sequence[float]) -> float:
+    import numpy as np
+
+    return relative_error(np.asarray(ours), np.asarray(theirs))
+
+
+def relative_error(run: NDArray[Any], anchor: NDArray[Any]) -> float:
+    """``|run - anchor| / |anchor|`` in L2; ``BROKEN`` where either is not finite or the anchor is zero alone."""
+    a, b = run.astype(np.float64), anchor.astype(np.float64)
+    if a.shape != b.shape or not (np.isfinite(a).all() and np.isfinite(b).all()):
+        return BROKEN
+    size, off = float(np.linalg.norm(b)), float(np.linalg.norm(a - b))
+    if size == 0.0:
+        return 0.0 if off == 0.0 else BROKEN
+    return min(off / size, BROKEN)

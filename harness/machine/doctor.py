@@ -1,0 +1,220 @@
+"""Whether this machine may run the lane now, before a model is loaded. Looks, names, and changes nothing."""
+
+from __future__ import annotations
+
+import importlib
+import os
+import platform
+import shutil
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any
+
+from packaging.specifiers import SpecifierSet
+
+from harness.architecture import hardware_class
+from harness.definitions.case import UNRESOLVED, CheckpointRef
+from harness.definitions.runner import RunnerProfile
+from harness.errors import InfraError
+from harness.machine.devices import GpuFacts, process_name, read_gpus, started
+from harness.machine.gpu_checks import at_least, check_gpu, read_kernel_log
+from harness.machine.preflight import Check, Preflight
+
+# Everything around the GPU: packages, disk, the cache of models.
+
+
+GIB = 2**30
+LEAST_DISK_GIB = 2.0
+LOW_DISK_GIB = 20.0
+_YES = {"1", "ON", "YES", "TRUE"}
+
+
+def check_packages(wanted: Mapping[str, str]) -> Iterator[Check]:
+    """Installed versions against the specifiers of the runner's profile."""
+    for name, specifier in sorted(wanted.items()):
+        try:
+            found = version(name)
+        except PackageNotFoundError:
+            found = ""
+        if found and SpecifierSet(specifier).contains(found, prereleases=True):
+            yield Check(name="package", state="fit", found=f"{name} {found}", wanted=specifier)
+            continue
+        message = f"{name} is {found or 'not installed'}, and the runner's profile wants {specifier}"
+        remedy = f"pip install '{name}{specifier}'"
+        yield Check(name="package", state="unfit", found=found, wanted=specifier, message=message, remedy=remedy)
+
+
+def check_disk(root: Path, environ: Mapping[str, str]) -> Iterator[Check]:
+    """Free space where runs are written and where models lie."""
+    for label, path in (("runs", root), ("models", hub_cache(environ))):
+        there = next((one for one in (path, *path.parents) if one.exists()), Path("/"))
+        free = shutil.disk_usage(there).free / GIB
+        found = f"{free:.1f} GiB free at {there} ({label})"
+        if free < LEAST_DISK_GIB:
+            remedy = "make room: rm -r runs/<old run>, hf cache prune"
+            yield Check(name="disk", state="unfit", found=found, message=f"only {found}", remedy=remedy)
+        elif free < LOW_DISK_GIB:
+            yield Check(name="disk", state="warning", found=found, message=f"only {found}")
+        else:
+            yield Check(name="disk", state="fit", found=found)
+
+
+def check_cache(checkpoints: Sequence[CheckpointRef], environ: Mapping[str, str]) -> Iterator[Check]:
+    """The model cache: its folder, and every pinned revision in it where the hub is offline."""
+    cache = hub_cache(environ)
+    named = environ.get("HF_HOME") or environ.get("HF_HUB_CACHE")
+    if named and not Path(named).is_dir():
+        message = f"HF_HOME is {named}, and there is no such folder"
+        yield Check(name="hf_home", state="unfit", found=named, message=message, remedy="mount the model cache there")
+    else:
+        yield Check(name="hf_home", state="fit", found=named or f"not set: {cache}")
+    if environ.get("HF_HUB_OFFLINE", "").upper() not in _YES:
+        return
+    pinned = {(ref.path, ref.revision) for ref in checkpoints if not ref.is_local}
+    for path, revision in sorted(pinned, key=str):
+        if revision in (None, UNRESOLVED):
+            continue  # such a case is refused by itself, with its own advice
+        snapshot = cache / f"models--{path.replace('/', '--')}" / "snapshots" / str(revision)
+        found = f"{path}@{str(revision)[:12]}"
+        if snapshot.is_dir():
+            yield Check(name="model_cache", state="fit", found=found)
+            continue
+        message = f"{found} is not in the cache {cache}, and the hub is offline"
+        remedy = f"HF_HUB_OFFLINE=0 hf download {path} --revision {revision}"
+        yield Check(name="model_cache", state="unfit", found="absent", wanted=found, message=message, remedy=remedy)
+
+
+def hub_cache(environ: Mapping[str, str]) -> Path:
+    """Folder of the hub's cache, by the rules of huggingface_hub."""
+    if environ.get("HF_HUB_CACHE"):
+        return Path(environ["HF_HUB_CACHE"])
+    home = environ.get("HF_HOME") or str(Path(environ.get("XDG_CACHE_HOME") or "~/.cache") / "huggingface")
+    return Path(home).expanduser() / "hub"
+
+
+@dataclass(frozen=True)
+class Host:
+    """Where the doctor looks. Tests put their own things here."""
+
+    nvml: Any = None
+    """The ``pynvml`` module, or something like it; the real one if not given."""
+    kernel_log: Callable[[], tuple[str, ...] | None] = read_kernel_log
+    comm: Callable[[int], str] = process_name
+    environ: Mapping[str, str] = field(default_factory=lambda: os.environ)
+    machine: Callable[[], str] = platform.machine
+    own: frozenset[int] = frozenset()
+    """Processes that are this run's own."""
+
+
+def examine(
+    profile: RunnerProfile,
+    root: Path,
+    *,
+    checkpoints: Sequence[CheckpointRef] = (),
+    uuid: str | None = None,
+    host: Host | None = None,
+) -> Preflight:
+    """Examine this machine for ``profile``.
+
+    Args:
+        profile: the runner it should be.
+        root: repository: the disk below it takes the runs.
+        checkpoints: what must be in the model cache where the hub is offline.
+        uuid: the one GPU to look at; every GPU of the profile if not given.
+        host: where to look.
+    """
+    place = host or Host()
+    checks = [
+        *(_cpu(profile, place) if profile.device_kind == "cpu" else _gpus(profile, uuid, place)),
+        *check_packages(profile.packages),
+        *check_disk(root, place.environ),
+        *check_cache(checkpoints, place.environ),
+    ]
+    return Preflight(runner=profile.name, checks=tuple(checks))
+
+
+def require_fit(preflight: Preflight) -> None:
+    """Refuse a machine that is not fit.
+
+    Raises:
+        InfraError: kind ``device``, with every reason.
+    """
+    bad = preflight.unfit()
+    if bad:
+        raise InfraError(
+            "this machine is not fit: " + "; ".join(f"{check.name}: {check.message}" for check in bad),
+            kind="device",
+            remedy=next(
+                (check.remedy for check in bad if check.remedy), f"quantgate doctor --runner {preflight.runner}"
+            ),
+        )
+
+
+def _cpu(profile: RunnerProfile, host: Host) -> list[Check]:
+    machine = hardware_class(host.machine())
+    if machine in profile.architectures:
+        return [Check(name="device", state="fit", found=machine, wanted=", ".join(profile.architectures))]
+    return [
+        Check(
+            name="device",
+            state="unfit",
+            missing_device=True,
+            found=machine,
+            wanted=", ".join(profile.architectures),
+            message=f"this CPU is {machine}, and runner {profile.name} is {' or '.join(profile.architectures)}",
+            remedy="run on such a machine, or name another runner",
+        )
+    ]
+
+
+def _gpus(profile: RunnerProfile, uuid: str | None, host: Host) -> list[Check]:
+    nvml = host.nvml or importlib.import_module("pynvml")
+    wanted = " or ".join(profile.device_names)
+    try:
+        with started(nvml) as there:
+            gpus = read_gpus(nvml, host.comm) if there else ()
+            driver = _text(nvml.nvmlSystemGetDriverVersion()) if there else ""
+    except nvml.NVMLError as error:
+        message = f"the NVIDIA driver does not answer: {error}"
+        return [Check(name="driver", state="unfit", wanted=profile.driver or "", message=message, remedy="nvidia-smi")]
+    mine = [gpu for gpu in gpus if gpu.name in profile.device_names and uuid in (None, gpu.uuid)]
+    if not mine:
+        found = ", ".join(f"{gpu.name} {gpu.uuid}" for gpu in gpus) or "no GPU"
+        message = f"runner {profile.name} is {wanted}{f' {uuid}' if uuid else ''}, and this machine has {found}"
+        remedy = "run on a machine that has one, or name another runner"
+        return [
+            Check(
+                name="device",
+                state="unfit",
+                missing_device=True,
+                found=found,
+                wanted=wanted,
+                message=message,
+                remedy=remedy,
+            )
+        ]
+    log = host.kernel_log()
+    return [_driver(driver, profile), *(check for gpu in mine for check in _one(gpu, profile, log, host))]
+
+
+def _one(gpu: GpuFacts, profile: RunnerProfile, log: tuple[str, ...] | None, host: Host) -> list[Check]:
+    return check_gpu(gpu, profile, log, frozenset({os.getpid(), *host.own}))
+
+
+def _driver(found: str, profile: RunnerProfile) -> Check:
+    if profile.driver is None or at_least(found, profile.driver):
+        return Check(name="driver", state="fit", found=found, wanted=f">= {profile.driver}" if profile.driver else "")
+    return Check(
+        name="driver",
+        state="unfit",
+        found=found,
+        wanted=f">= {profile.driver}",
+        message=f"the driver is {found}, and runner {profile.name} needs {profile.driver} at least",
+        remedy="install a newer driver on the node",
+    )
+
+
+def _text(value: str | bytes) -> str:
+    return value.decode() if isinstance(value, bytes) else value

@@ -1,0 +1,1 @@
+"""Time and memory: measuring, baselines, judgement, trend and causes."""

@@ -1,0 +1,175 @@
+"""Is a run slower, or larger, than the runs of its baseline? Numbers in, numbers out; nothing here reads a file.
+
+The question has two levels of noise. The steps of one run scatter around that run's own speed, and the speed scatters
+from run to run: another clock, another neighbour, another page layout. A rank test of steps alone knows only the first
+level: a run that is 2 % slower as a whole is "significant" at any level one likes once it has enough steps. So a run is
+called slower only if all of these hold (an intersection-union test, whose p is the largest of the two):
+
+1. its median step is slower than the baseline's by more than the smallest effect worth red;
+2. its median step lies outside the prediction interval that the *runs* of the baseline give for one more run;
+3. its steps rank above the baseline's steps (Mann-Whitney), so that one slow step is not enough;
+
+and two further generations, made at once, must each be slower by more than the smallest effect too: a disturbance that
+nobody sees (a neighbour on the host, a page scan) passes by. Healthy runs pay nothing for that. One further generation
+was tried first: with 3 % of unseen disturbances it left 3 false alarms in 1,000 (`benchmarks.perf_power`).
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy import stats
+
+F64 = NDArray[np.float64]
+Direction = Literal["within", "slower", "faster"]
+
+LEAST_RUNS = 5
+"""Runs below which a baseline says nothing: with four, the prediction interval is wider than any effect."""
+SMALLEST_EFFECT = 0.05
+LEVEL = 1e-3
+"""Share of healthy runs that may lie outside the interval, before the second generation is asked."""
+CONFIRMATIONS = 2
+"""Further generations that must bear out a run that is slower, or larger."""
+_OUTLIER = 4.0
+"""Robust deviations from the median beyond which a run of the baseline is a transient and widens no interval."""
+_SPREAD_FLOOR = 0.1
+"""Least spread of runs that is believed, as a share of the smallest effect: five equal runs are luck."""
+
+
+@dataclass(frozen=True)
+class Rule:
+    """What is worth red."""
+
+    effect: float = SMALLEST_EFFECT
+    """Smallest relative effect: 0.05 is 5 %."""
+    level: float = LEVEL
+
+
+@dataclass(frozen=True)
+class Spread:
+    """Location and scale of a measure over the runs of a baseline, as natural logarithms of positive values."""
+
+    location: float
+    scale: float
+    runs: int
+    """Runs that the scale stands on."""
+    outliers: tuple[int, ...]
+    """Indices of runs that lie too far off to tell about the others."""
+
+    def upper(self, level: float) -> float:
+        """Upper end of the prediction interval for one more run, one-sided."""
+        return self.location + float(stats.t.ppf(1 - level, self.runs - 1)) * self._predicted()
+
+    def p_above(self, value: float) -> float:
+        """Probability that one more healthy run lies as high as ``value`` (a logarithm)."""
+        return float(stats.t.sf((value - self.location) / self._predicted(), self.runs - 1))
+
+    def p_below(self, value: float) -> float:
+        """Probability that one more healthy run lies as low as ``value`` (a logarithm)."""
+        return float(stats.t.cdf((value - self.location) / self._predicted(), self.runs - 1))
+
+    def _predicted(self) -> float:
+        # prediction of one more value: Student's t, scale * sqrt(1 + 1/n); the median costs pi/2 more than the mean
+        return self.scale * math.sqrt(1 + math.pi / 2 / self.runs)
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """One run compared with its baseline."""
+
+    direction: Direction
+    ratio: float
+    """Run over baseline: 1.12 is 12 % more."""
+    p: float
+    """The larger of ``p_runs`` and ``p_steps``, towards ``direction`` (or towards the ratio, if within)."""
+    p_runs: float
+    p_steps: float | None
+    """``None`` if there are too few steps for a rank test to reach the level."""
+    limit: float
+    """Ratio from which on a run is slower, as far as its location decides."""
+
+
+def spread_of(values: Sequence[float], rule: Rule = Rule()) -> Spread:
+    """Estimate the location and the scale of one measure over runs.
+
+    Args:
+        values: one positive value a run.
+        rule: its smallest effect sets the floor of the scale.
+
+    Raises:
+        ValueError: fewer than ``LEAST_RUNS`` values, or one that is not positive and finite.
+    """
+    if len(values) < LEAST_RUNS:
+        raise ValueError(f"a baseline needs {LEAST_RUNS} runs, and there are {len(values)}")
+    if not all(math.isfinite(value) and value > 0 for value in values):
+        raise ValueError("a measure of time or memory must be positive and finite")
+    logs = np.log(np.asarray(values, dtype=np.float64))
+    floor = _SPREAD_FLOOR * rule.effect
+    location = float(np.median(logs))
+    robust = max(float(stats.median_abs_deviation(logs, scale="normal")), floor)
+    outliers = np.flatnonzero(np.abs(logs - location) > _OUTLIER * robust)
+    kept = np.delete(logs, outliers)
+    scale = max(float(kept.std(ddof=1)), floor)
+    return Spread(location, scale, len(kept), tuple(int(index) for index in outliers))
+
+
+def compare_values(baseline: Sequence[float], value: float, rule: Rule = Rule()) -> Comparison:
+    """Compare one value with one value a run of the baseline: a stage that runs once.
+
+    Raises:
+        ValueError: as `spread_of`.
+    """
+    spread = spread_of(baseline, rule)
+    return _decide(spread, math.log(value), None, None, rule)
+
+
+def compare_steps(baseline: Sequence[Sequence[float]], steps: Sequence[float], rule: Rule = Rule()) -> Comparison:
+    """Compare the warm steps of a run with those of the runs of a baseline.
+
+    Args:
+        baseline: seconds of each warm step, run by run. All runs have as many steps as ``steps``.
+        steps: seconds of each warm step of the run that is judged.
+        rule: what is worth red.
+
+    Raises:
+        ValueError: as `spread_of`; no step at all, or another number of steps than the baseline's.
+    """
+    if not steps or any(len(run) != len(steps) for run in baseline):
+        raise ValueError("the run and every run of its baseline must have the same number of warm steps")
+    table = np.asarray(baseline, dtype=np.float64)
+    usual = np.median(table, axis=0)  # a step has its own usual time: the experts are not equally fast
+    relative, own = table / usual, np.asarray(steps, dtype=np.float64) / usual
+    spread = spread_of([float(value) for value in np.median(relative, axis=1)], rule)
+    above = below = None
+    if 1 / math.comb(relative.size + own.size, own.size) <= rule.level:
+        logged = math.log(float(np.median(own)))
+        if logged > spread.location:
+            above = float(stats.mannwhitneyu(own, relative.ravel(), alternative="greater").pvalue)
+        else:
+            below = float(stats.mannwhitneyu(own, relative.ravel(), alternative="less").pvalue)
+    return _decide(spread, math.log(float(np.median(own))), above, below, rule)
+
+
+def _decide(spread: Spread, value: float, above: float | None, below: float | None, rule: Rule) -> Comparison:
+    ratio = math.exp(value - spread.location)
+    up = value > spread.location
+    p_runs = spread.p_above(value) if up else spread.p_below(value)
+    p_steps = above if up else below
+    p = max(p_runs, p_steps or 0.0)
+    beyond = abs(value - spread.location) > math.log1p(rule.effect)
+    direction: Direction = "within"
+    if beyond and p < rule.level:
+        direction = "slower" if up else "faster"
+    limit = math.exp(max(math.log1p(rule.effect), spread.upper(rule.level) - spread.location))
+    return Comparison(direction, ratio, p, p_runs, p_steps, limit)
+
+
+def bears_out(first: Comparison, again: Comparison, rule: Rule = Rule()) -> bool:
+    """Whether a further generation bears the first out: it lies beyond the smallest effect on the same side."""
+    apart = math.log(again.ratio) if first.direction == "slower" else -math.log(again.ratio)
+    return first.direction != "within" and apart > math.log1p(rule.effect)

@@ -1,0 +1,28 @@
+"""Foreign text made safe to print: no terminal colours, control characters or signs that turn the reading direction."""
+
+from __future__ import annotations
+
+import re
+
+_ANSI = re.compile(r"\x1b(?:\[[0-?]*[ -/]*[@-~]|\][^\x07\x1b]*(?:\x07|\x1b\\)?|[@-Z\\-_])")
+
+
+_CONTROL = re.compile(
+    r"[\x00-\x08\x0b-\x1f\x7f-\x9f\xad\u0600-\u0605\u061c\u06dd\u070f\u0890\u0891\u08e2\u180e\u200b-\u200f"
+    r"\u2028-\u202e\u2060-\u206f\ufeff\ufff9-\ufffb\ufffe\uffff\ud800-\udfff\U000110bd\U000110cd"
+    r"\U00013430-\U0001343f\U0001bca0-\U0001bca3\U0001d173-\U0001d17a\U000e0001\U000e0020-\U000e007f]"
+)
+
+
+def clean(text: str) -> str:
+    """``text`` without terminal colours, control characters and signs that turn the reading direction.
+
+    What is left is legal in XML 1.0, and reads in the order in which it is stored.
+    """
+    return _CONTROL.sub("", _ANSI.sub("", text).replace("\r\n", "\n"))
+
+
+def one_line(text: str, limit: int = 400) -> str:
+    """``text`` cleaned, on one line, cut after ``limit`` characters."""
+    line = " ".join(clean(text).split())
+    return line if len(line) <= limit else line[: limit - 1] + "…"

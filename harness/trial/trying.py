@@ -1,0 +1,413 @@
+"""``quantgate try``: is another checkpoint, override or environment safe for a case that exists?"""
+
+from __future__ import annotations
+
+import difflib
+import io
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal, cast
+
+from harness.definitions.case import Case, CheckpointRef, Located
+from harness.definitions.checks import HUB_NAME
+from harness.definitions.environment import check_name
+from harness.engine.resolve import resolve_case
+from harness.errors import InvalidCaseError, QuantgateError
+from harness.frames.clip import Clip, read_clip
+from harness.goldens.golden import Golden
+from harness.limits.probes import VELOCITY_BASE
+from harness.limits.stored import load_limits
+from harness.records.base import Json, Record
+from harness.records.generation import Expert, Generation
+from harness.records.identity import FieldChange, Identity, differences
+from harness.records.inspection import CheckpointComparison, InspectionReport
+from harness.records.probe import ProbeEvidence
+from harness.session.conductor import Session
+from harness.session.contents import Contents
+from harness.session.context import SessionContext
+from harness.session.identity import identity_of
+from harness.session.inspecting import Inspector, difference, inspect, weight_digests
+from harness.session.origin import Origins
+from harness.session.probing import ProbeSource, probe_source, record_inputs, run_probes
+from harness.session.stages import accepted_goldens, golden_name, look_at_frames
+from harness.trial.side_by_side import hold_clips, hold_texts
+
+ROOM = 1.25
+"""How much further from the base than the present checkpoint a candidate may be."""
+FLOOR = VELOCITY_BASE.floor
+ROLES = ("model", "transformer", "transformer_2")
+
+
+class ProbePair(Record):
+    """One probe of the present configuration and of the candidate, both against the base."""
+
+    expert: Expert
+    timestep: float
+    now: float
+    then: float
+    limit: float
+
+
+class Trial(Record):
+    """What was found out of a candidate."""
+
+    schema_version: Literal[1] = 1
+    case: str
+    answer: Literal["safe", "safe_with_changes", "unsafe", "inconclusive"]
+    """``safe_with_changes``: only together with further keys of the case, which the patch holds."""
+    reasons: tuple[str, ...]
+    """Why, worst first."""
+    changes: tuple[FieldChange, ...]
+    """What the identity of the case would change in."""
+    probes: tuple[ProbePair, ...] = ()
+    inspection: InspectionReport | None = None
+    difference: CheckpointComparison | None = None
+    """What the switch changes in the checkpoints; ``None`` where it changes none."""
+    must_change: tuple[str, ...] = ()
+    """What has to be changed together with it."""
+    yaml: dict[str, Json] = {}
+    """Keys of the case to set."""
+    clips: dict[str, str] = {}
+    """``now`` and ``then``: clips to be looked at side by side."""
+    distance: str = ""
+    """How far the two clips are apart, for a sentence; empty if there are not both."""
+
+
+@dataclass
+class _Findings:
+    bad: list[str]
+    open: list[str]
+    must: list[str]
+    with_it: list[str]
+    yaml: dict[str, Json]
+
+
+def candidate_case(case: Case, changes: dict[str, CheckpointRef | None], env: dict[str, str]) -> Case:
+    """The case with other checkpoints and environment. An override given as ``None`` is taken away.
+
+    Raises:
+        InvalidCaseError: nothing would change, or a case file could not say it.
+    """
+    refuse_env(env, case, "--env")
+    changed = case.model_copy(update={**changes, "env": {**case.env, **env}})
+    if changed == case:
+        raise InvalidCaseError(
+            "the candidate is what the case has already",
+            where=case.id,
+            remedy="name another --model, --transformer or --env",
+        )
+    return changed
+
+
+def refuse_env(names: Iterable[str], case: Case, option: str) -> None:
+    """Hold variables against the rule of a case file, before one of them is set, recorded or shown.
+
+    Raises:
+        InvalidCaseError: one is a secret, or nothing that the backend reads. Its value is not in the message.
+    """
+    wrong = [said for name in names if (said := check_name(name, case.backend, case.pass_env))]
+    if wrong:
+        raise InvalidCaseError("; ".join(wrong), where=option)
+
+
+def try_candidate(context: SessionContext, located: Located, candidate: Case) -> Trial:
+    """Validate a candidate: inspection, probes of both against the base, sanity, generation side by side.
+
+    What the bytes of the candidate prove (formats, nibble order, scale layout) is put into the case before it runs, as
+    whoever switches would have to; where that differs from what the case says, the answer says that both must change
+    together. Nothing is written to the repository.
+
+    Raises:
+        QuantgateError: a checkpoint cannot be resolved, or an engine died while the present configuration ran.
+    """
+    case, root, folder = located.case, context.root, context.folder / "try" / located.case.id
+    found = _Findings([], [], [], [], {})
+    report = inspect(candidate, root, resolve_case(candidate, root))
+    asked, candidate = candidate, _as_proven(candidate, report, found)
+    if candidate != asked:
+        report = inspect(candidate, root, resolve_case(candidate, root))
+    _inspected(report, found)
+    paths, new_paths = resolve_case(case, root), resolve_case(candidate, root)
+    present = inspect(case, root, paths)
+    changes = differences(_identity(context, case, present, paths), _identity(context, candidate, report, new_paths))
+    trial = Trial(
+        case=case.id,
+        answer="unsafe",
+        reasons=(),
+        changes=changes,
+        inspection=report,
+        difference=None if paths == new_paths else difference(new_paths, paths, root, proof=(report, present)),
+        yaml=_yaml(case, candidate, found),
+    )
+    if found.bad:
+        return _concluded(trial, found)
+    session = Session(context)
+    try:
+        probes = _probes(context, session, case, candidate, folder, found)
+        clips, distance = _clips(context, session, case, candidate, folder, found, _experts_changed(changes))
+    finally:
+        session.close()
+    if any(change.identity_class in ("weights", "env", "request") for change in changes):
+        command = (
+            f"quantgate regenerate --case {case.id} --runner {context.runner.name} --replace-golden --reason '...'"
+        )
+        found.must.append(f"golden and limits: {command}")
+    return _concluded(trial.model_copy(update={"probes": probes, "clips": clips, "distance": distance}), found)
+
+
+def _concluded(trial: Trial, found: _Findings) -> Trial:
+    answer = "unsafe" if found.bad else "inconclusive" if found.open else "safe"
+    if answer == "safe" and found.with_it:
+        answer = "safe_with_changes"
+    clean = f"inspection, probes, text embedding and both clips agree ({trial.distance})"
+    reasons = (*found.bad, *found.open, *found.with_it) or (clean,)
+    return trial.model_copy(update={"answer": answer, "reasons": reasons, "must_change": (*found.with_it, *found.must)})
+
+
+def _as_proven(candidate: Case, report: InspectionReport, found: _Findings) -> Case:
+    formats = {one.expert: one.format for one in report.experts if one.format in ("bf16", "fp8", "nvfp4")}
+    wanted = {**candidate.quantization.model_dump(), **formats}
+    if wanted != candidate.quantization.model_dump():
+        found.with_it.append(f"quantization: {candidate.quantization.model_dump()} -> {wanted}")
+        candidate = candidate.model_copy(update={"quantization": candidate.quantization.model_validate(wanted)})
+    for expert in report.experts:
+        order, _, layout = expert.encoding.partition("/")
+        said = {"nibble_order": order, "scale_layout": layout}
+        proven = {name: value for name, value in said.items() if value and value != getattr(candidate.loader, name)}
+        proven = {
+            name: value for name, value in proven.items() if value in ("low_first", "high_first", "linear", "swizzled")
+        }
+        if proven and expert.format == "nvfp4":
+            before = f"{candidate.loader.nibble_order}/{candidate.loader.scale_layout}"
+            found.with_it.append(f"loader: {expert.expert} is stored {expert.encoding}, and the case reads {before}")
+            candidate = candidate.model_copy(update={"loader": candidate.loader.model_copy(update=proven)})
+            found.yaml |= {f"loader.{name}": value for name, value in proven.items()}
+    return candidate
+
+
+def _inspected(report: InspectionReport, found: _Findings) -> None:
+    found.bad += [f"{fault.code}: {fault.message}" for fault in report.faults]
+    found.open += [f"{one.code}: {one.message}" for one in report.findings if one.severity == "inconclusive"]
+    for contract in report.contracts:
+        if contract.agrees is False:
+            found.must.append(f"runtime: {contract.contract} reads {contract.expert} otherwise than its bytes are")
+
+
+def _yaml(case: Case, candidate: Case, found: _Findings) -> dict[str, Json]:
+    before, after = case.model_dump(mode="json"), candidate.model_dump(mode="json")
+    keys: dict[str, Json] = {}
+    for name in (*ROLES, "env", "quantization"):
+        if before[name] != after[name]:
+            value = after[name]
+            keys[name] = (
+                {key: inner for key, inner in value.items() if inner is not None} if isinstance(value, dict) else value
+            )
+    return {**keys, **found.yaml}
+
+
+def _identity(context: SessionContext, case: Case, report: InspectionReport, paths: Mapping[str, Path]) -> Identity:
+    files = weight_digests(report, paths["model"])
+    known = [golden.manifest.identity for golden in accepted_goldens(context, case)]
+    weights = Contents(paths, files).weights(known)
+    return identity_of(case, context.device, weights, files=files, harmless_env=context.runner.harmless_env)
+
+
+def _probes(
+    context: SessionContext, session: Session, case: Case, candidate: Case, folder: Path, found: _Findings
+) -> tuple[ProbePair, ...]:
+    source = _source(context, session, case, folder)
+    if source is None:
+        found.open.append("probes: the case has no base to record them from")
+        return ()
+    now = _run(session, case, source, folder / "now")
+    try:
+        then = _run(session, candidate, source, folder / "then")
+    except QuantgateError as error:
+        found.bad.append(f"the candidate does not run: {error.what}")
+        return ()
+    _structure(now, then, found)
+    pairs: list[ProbePair] = []
+    answers = {(step.expert, step.step): step for step in then.steps}
+    for mine in now.steps:
+        theirs = answers.get((mine.expert, mine.step))
+        if theirs is None:
+            continue
+        limit = max(ROOM * mine.base_error, FLOOR)
+        pairs.append(
+            ProbePair(
+                expert=mine.expert, timestep=mine.timestep, now=mine.base_error, then=theirs.base_error, limit=limit
+            )
+        )
+        if theirs.base_error > limit:
+            finer = candidate.quantization != case.quantization and theirs.base_error <= _FORMAT_COST
+            place = f"{mine.expert} at timestep {mine.timestep:g}"
+            text = f"{place}: {theirs.base_error:.3g} off the base, now {mine.base_error:.3g}"
+            (found.open if finer else found.bad).append(text)
+    if not pairs:
+        found.open.append("probes: no step was compared, so that nothing is known of the experts")
+    return tuple(pairs)
+
+
+def _structure(now: ProbeEvidence, then: ProbeEvidence, found: _Findings) -> None:
+    """What the recording has and the candidate lacks is bad; what the present configuration lacks stays open."""
+    for what, mine, theirs in (
+        ("steps", now.missing_steps, then.missing_steps),
+        ("modules", now.missing, then.missing),
+    ):
+        if lost := sorted(set(theirs) - set(mine)):
+            found.bad.append(f"the candidate lacks {what} that the recording has: {', '.join(lost[:4])}")
+        if mine:
+            found.open.append(f"probes: {what} of the recording that the case lacks now: {', '.join(mine[:4])}")
+
+
+_FORMAT_COST = 0.25
+"""Velocity error beyond which no format of four bits explains it: another format may cost more than the present one."""
+
+
+def _source(context: SessionContext, session: Session, case: Case, folder: Path) -> ProbeSource | None:
+    goldens: tuple[Golden, ...] = context.store.find(context.runner.name, case.id)
+    kept = probe_source(context, case, goldens[-1:])
+    if kept is not None:
+        return kept
+    origins = Origins(context, Inspector(context.root))
+    recorded = record_inputs(session.pool.get, case, folder / "recording", origins)
+    return None if recorded is None else ProbeSource(recorded)
+
+
+def _run(session: Session, case: Case, source: ProbeSource, folder: Path) -> ProbeEvidence:
+    folder.mkdir(parents=True, exist_ok=True)
+    bare = ProbeSource(source.inputs)
+    return run_probes(session.pool.get(case), case, bare, folder)
+
+
+def _experts_changed(changes: Iterable[FieldChange]) -> bool:
+    """Whether weights or format of a transformer differ, so that other frames of the same video are to be expected."""
+    names = (change.field for change in changes if change.identity_class == "weights")
+    return any(name.startswith(("transformer", "quantization.")) for name in names)
+
+
+def _clips(
+    context: SessionContext,
+    session: Session,
+    case: Case,
+    candidate: Case,
+    folder: Path,
+    found: _Findings,
+    experts_changed: bool,
+) -> tuple[dict[str, str], str]:
+    """Generate with both, and compare the text embedding and the clips."""
+    files: dict[str, str] = {}
+    made: dict[str, tuple[Generation, Clip]] = {}
+    for label, one in (("then", candidate), ("now", case)):
+        try:
+            generation = session.pool.get(one).generate(one, folder / label)
+        except QuantgateError as error:
+            (found.bad if label == "then" else found.open).append(f"{label}: {error.what}")
+            continue
+        clip = read_clip(folder / label / generation.clip)
+        files[label] = str(folder / label / generation.clip)
+        made[label] = generation, clip
+        if label == "then":
+            failures = look_at_frames(one, generation, clip).failures
+            found.bad += [f"{check.name}: {check.message}" for check in failures]
+    if len(made) < 2:
+        return files, ""
+    limits = load_limits(context.thresholds, context.runner.name, golden_name(case))
+    (now, now_clip), (then, then_clip) = made["now"], made["then"]
+    texts = hold_texts(now.trace, then.trace, limits)
+    clips = hold_clips(now_clip, then_clip, limits, experts_changed=experts_changed)
+    found.bad += [*texts.bad, *clips.bad]
+    found.open += [*texts.doubts, *clips.doubts]
+    return files, clips.distance
+
+
+def reference(text: str, previous: CheckpointRef | None) -> CheckpointRef:
+    """``./folder``, ``owner/name@commit`` or ``owner/name`` as a reference."""
+    path, _, revision = text.partition("@")
+    if path.startswith(("./", "/")):
+        return CheckpointRef(path=path)
+    if not HUB_NAME.fullmatch(path) or ".." in path or Path(path).is_dir():
+        local = Path(path.partition("/")[0]).is_dir()
+        raise InvalidCaseError(
+            f"{text!r} is neither ./folder nor owner/name@commit",
+            remedy=f"write ./{path.removesuffix('/')}" if local else "write ./folder or owner/name@commit",
+        )
+    known = previous.revision if previous is not None and previous.path == path else "unresolved"
+    return CheckpointRef(path=path, revision=cast("str", revision or known))
+
+
+# A change of a case as a patch of the file that it was written in, with comments and order kept.
+
+
+def patch(path: Path, case: str, changes: Mapping[str, Json], root: Path) -> str:
+    """The unified diff that sets keys of one case in a case file; nothing is written.
+
+    Args:
+        path: the case file.
+        case: id under ``cases:``; a case that a matrix made has no entry of its own.
+        changes: ``key`` or ``key.inner`` to value.
+        root: names in the diff are relative to it, so that ``git apply`` takes it.
+
+    Raises:
+        InvalidCaseError: the file has no such entry.
+    """
+    from ruamel.yaml import YAML
+    from ruamel.yaml.comments import CommentedMap
+
+    yaml = YAML()
+    yaml.preserve_quotes = True
+    yaml.width = 4096
+    yaml.indent(mapping=2, sequence=4, offset=2)
+    before = path.read_text(encoding="utf-8")
+    document: Any = yaml.load(before)
+    entry: Any = document.get("cases", {}).get(case) if isinstance(document, Mapping) else None
+    if not isinstance(entry, CommentedMap):
+        raise InvalidCaseError(
+            f"{case} has no entry of its own there", where=str(path), remedy="change its matrix by hand"
+        )
+    plain = io.StringIO()
+    yaml.dump(document, plain)
+    for name, value in changes.items():
+        outer, _, inner = name.partition(".")
+        if not inner:
+            entry[outer] = _flow(value, CommentedMap)
+            continue
+        if not isinstance(entry.get(outer), CommentedMap):
+            entry[outer] = _flow({}, CommentedMap)
+        entry[outer][inner] = value
+    after = io.StringIO()
+    yaml.dump(document, after)
+    name = path.relative_to(root).as_posix() if path.is_relative_to(root) else path.name
+    lines = difflib.unified_diff(
+        _changed_only(before, plain.getvalue(), plain.getvalue()).splitlines(keepends=True),
+        _changed_only(before, plain.getvalue(), after.getvalue()).splitlines(keepends=True),
+        f"a/{name}",
+        f"b/{name}",
+    )
+    return "".join(lines)
+
+
+def _changed_only(original: str, normal: str, changed: str) -> str:
+    """``changed`` with the lines that only the YAML writer set otherwise put back as a person wrote them."""
+    if original == normal:
+        return changed
+    written = dict(_pairs(normal.split("\n"), original.split("\n")))
+    return "\n".join(written.get(line, line) for line in changed.split("\n"))
+
+
+def _pairs(normal: list[str], original: list[str]) -> list[tuple[str, str]]:
+    matcher = difflib.SequenceMatcher(a=normal, b=original, autojunk=False)
+    found: list[tuple[str, str]] = []
+    for tag, a1, a2, b1, b2 in matcher.get_opcodes():
+        if tag == "replace" and a2 - a1 == b2 - b1:
+            found += list(zip(normal[a1:a2], original[b1:b2], strict=True))
+    return found
+
+
+def _flow(value: Json, kind: type) -> Any:
+    if not isinstance(value, dict):
+        return value
+    made = kind(value)
+    made.fa.set_flow_style()
+    return made

@@ -1,0 +1,108 @@
+"""Disturbed and broken runs through real engines; an interruption loses nothing that was done."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+
+from harness.calibrate.faults import runs
+from harness.calibrate.faults.weights import FAULTS
+from harness.definitions.case import Case
+from harness.frames.clip import Clip
+from harness.records.identity import Device
+
+
+def test_runs_are_made_once_and_read_afterwards(
+    random_wan: Path, wan_case: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    case = wan_case.model_copy(update={"model": wan_case.model.model_copy(update={"path": str(random_wan / "bf16")})})
+    context: Any = SimpleNamespace(
+        root=random_wan,
+        folder=tmp_path,
+        device=Device(kind="cpu", name="x86_64"),
+        device_env={},
+        runner=SimpleNamespace(name="cpu"),
+        allow_python_backend=False,
+    )
+    said: list[str] = []
+    before = {path: path.read_bytes() for path in (random_wan / "bf16" / "transformer").iterdir()}
+    gain = tuple(fault for fault in FAULTS if fault.name in ("gain", "nibble_swap"))
+    noisy = runs.noisy_runs(context, case, "origin", 2, said.append)
+    broken = runs.broken_runs(context, case, "origin", said.append, gain, (0.5, 1.0))
+    assert [run.label for run in noisy] == ["ulp-initial-1", "ulp-between-2"]
+    assert [(run.fault, run.strength) for run in broken] == [("gain", 0.5), ("gain", 1.0)], "bf16 has no nibbles"
+    assert said == [f"wan: {run.label}" for run in (*noisy, *broken)]
+    clips: list[Clip] = [run.clip for run in (*noisy, *broken)]
+    assert len({clip.digest for clip in clips}) == 4
+    assert {path: path.read_bytes() for path in before} == before
+
+    # one run is torn, as by a full disk: it alone is made again
+    (tmp_path / "controls" / "wan" / "origin" / "gain@1" / "clip.safetensors").write_bytes(b"\0" * 9)
+    started: list[str] = []
+
+    def refuse(*_: object, **__: object) -> None:
+        started.append("engine")
+        raise runs.InfraError("no engine may start")
+
+    monkeypatch.setattr(runs, "EngineOwner", refuse)
+    assert [run.clip for run in runs.noisy_runs(context, case, "origin", 2, said.append)] == clips[:2]
+    assert started == []
+    again = runs.broken_runs(context, case, "origin", said.append, gain, (0.5, 1.0))
+    assert [run.clip for run in again] == clips[2:3]
+    assert started == ["engine"]
+    assert runs.noisy_runs(context, case, "another origin", 0, said.append) == ()
+    with pytest.raises(runs.InfraError, match="no engine may start"):
+        runs.noisy_runs(context, case, "another origin", 2, said.append)
+    assert said[-1] == "wan: gain@1 could not be run and is left out: no engine may start"
+
+
+def test_a_backend_of_ones_own_is_disturbed_where_it_is_allowed(
+    random_wan: Path, wan_case: Any, tmp_path: Path
+) -> None:
+    path = {"path": str(random_wan / "bf16")}
+    backend = "harness.engine.backends.diffusers_backend:DiffusersBackend"
+    case = wan_case.model_copy(update={"model": wan_case.model.model_copy(update=path), "backend": backend})
+    fields: dict[str, Any] = {"root": random_wan, "device": Device(kind="cpu", name="x86_64"), "device_env": {}}
+    said: list[str] = []
+    for allowed, count in ((False, 0), (True, 1)):
+        context: Any = SimpleNamespace(
+            **fields, folder=tmp_path / str(allowed), runner=SimpleNamespace(name="cpu"), allow_python_backend=allowed
+        )
+        assert len(runs.noisy_runs(context, case, "origin", 1, said.append)) == count
+    assert "no disturbed runs" in said[0]
+
+
+PROGRAM = str(Path(__file__).parents[1] / "pipeline" / "a_runtime.py")
+
+
+@pytest.mark.parametrize(
+    ("fault", "arguments", "labels", "words"),
+    [
+        ("disturb", ["{disturb}"], ["ulp-initial-1", "ulp-between-2", "ulp-both-3"], "ulp-both-3"),
+        ("fine", [], ["repeat-1", "repeat-2"], "bit-exact, so no more are made"),
+        ("random", [], ["repeat-1", "repeat-2", "repeat-3"], "repeat-3"),
+    ],
+)
+def test_a_foreign_program_is_disturbed_or_repeated(
+    tmp_path: Path, fault: str, arguments: list[str], labels: list[str], words: str
+) -> None:
+    sampling = {
+        "prompt": "x", "height": 16, "width": 24, "num_frames": 3, "num_inference_steps": 1, "guidance_scale": 1.0,
+    }  # fmt: skip
+    (tmp_path / "model").mkdir()
+    command = [sys.executable, PROGRAM, "{case_json}", "{out}", fault, *arguments]
+    data = {"id": "a", "runners": ["cpu"], "backend": "command", "command": command, "model": {"path": "./model"}}
+    case = Case.model_validate({**data, "sampling": sampling})
+    context: Any = SimpleNamespace(
+        root=tmp_path, folder=tmp_path / "run", device=Device(kind="cpu", name="x86_64"), device_env={},
+        runner=SimpleNamespace(name="cpu"), allow_python_backend=False,
+    )  # fmt: skip
+    said: list[str] = []
+    made = runs.noisy_runs(context, case, "origin", 3, said.append)
+    assert [run.label for run in made] == labels
+    assert len({run.clip.digest for run in made}) == (1 if fault == "fine" else 3)
+    assert words in said[-1]

@@ -1,0 +1,54 @@
+"""benchmarks/house.py counts cycles, pairs of packages, lines and comments: on packages that are written here."""
+
+import sys
+from pathlib import Path
+
+import pytest
+
+from benchmarks.house import count_lines, cycles, main, mutual_packages
+
+
+def test_a_cycle_is_counted_once_with_all_its_members() -> None:
+    imports = {"p.a": {"p.b"}, "p.b": {"p.c"}, "p.c": {"p.a"}, "p.d": {"p.a"}}
+    assert cycles(imports) == [["p.a", "p.b", "p.c"]]
+
+
+def test_a_chain_is_no_cycle() -> None:
+    assert cycles({"p.a": {"p.b", "p.c"}, "p.b": {"p.c"}, "p.c": set()}) == []
+    assert cycles({}) == []
+
+
+def test_packages_that_import_each_other_through_different_modules_are_a_pair() -> None:
+    imports = {"p.x.one": {"p.y.two"}, "p.y.three": {"p.x.four"}, "p.x.four": set()}
+    assert cycles(imports) == []
+    assert mutual_packages(imports, {"p", "p.x", "p.y"}) == [("p.x", "p.y")]
+
+
+def test_a_package_and_its_own_subpackage_are_no_pair() -> None:
+    imports = {"p.x.one": {"p.x.sub.two"}, "p.x.sub.three": {"p.x.one"}}
+    assert mutual_packages(imports, {"p", "p.x", "p.x.sub"}) == []
+
+
+def test_docstrings_comments_and_blank_lines_are_no_code() -> None:
+    source = '"""Module.\n\nTwo lines more."""\n\n# a reason\nX = 1  # noqa: E501\nY = """kept\ntext"""  # why\n'
+    lines = count_lines(source)
+    assert (lines.total, lines.code, lines.comments) == (8, 3, 2)
+
+
+@pytest.mark.parametrize(
+    ("name", "body", "code"), [("turning", "from turning import a", 1), ("straight", "import os", 0)]
+)
+def test_the_command_counts_the_cycle_of_a_package_on_disk(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], name: str, body: str, code: int
+) -> None:
+    package = tmp_path / name
+    package.mkdir()
+    (package / "__init__.py").touch()
+    (package / "a.py").write_text(f"from {name} import b\n")
+    (package / "b.py").write_text(f"def late():\n    {body}\n")
+    monkeypatch.setattr(sys, "argv", ["house", "--root", str(package), "--list"])
+    monkeypatch.setattr(sys, "path", list(sys.path))
+    assert main() == code
+    printed = capsys.readouterr().out
+    assert f"{'import cycles':<28} {code}\n" in printed
+    assert (f"cycle: {name}.a {name}.b" in printed) == bool(code)

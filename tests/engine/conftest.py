@@ -1,0 +1,122 @@
+"""Cases and owners for the tests of the pipeline."""
+
+from __future__ import annotations
+
+import importlib.util
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import pytest
+
+from harness.definitions.case import Case
+from harness.engine.owner import EngineOwner
+
+FAULTS = f"{Path(__file__).with_name('fault_backend.py')}:FaultBackend"
+
+
+def fault_case(prompt: str = "fine", **changes: Any) -> Case:
+    """A case for the fault-injecting backend: ``prompt`` is the fault."""
+    data: dict[str, Any] = {
+        "id": "fault",
+        "runners": ["cpu"],
+        "backend": FAULTS,
+        "model": {"path": "./nothing"},
+        "sampling": {
+            "prompt": prompt,
+            "width": 16,
+            "height": 16,
+            "num_frames": 1,
+            "num_inference_steps": 2,
+            "guidance_scale": 1.0,
+        },
+        "timeouts": {"load": 60, "generate": 60},
+    }
+    return Case.model_validate(data | changes)
+
+
+@pytest.fixture
+def start_owner(tmp_path: Path) -> Iterator[Callable[..., EngineOwner]]:
+    """Starts engines of the fault backend and ends them after the test."""
+    owners: list[EngineOwner] = []
+
+    def start(case: Case, **options: Any) -> EngineOwner:
+        owner = EngineOwner(case, tmp_path, {}, {"model": tmp_path / "model"}, allow_python_backend=True, **options)
+        owners.append(owner)
+        owner.start()
+        return owner
+
+    yield start
+    for owner in owners:
+        owner.close()
+
+
+@pytest.fixture
+def make_case() -> Callable[..., Case]:
+    """Makes cases for the fault-injecting backend."""
+    return fault_case
+
+
+def _load(name: str) -> ModuleType:
+    """A helper beside this file, which is not in a package."""
+    spec = importlib.util.spec_from_file_location(name, Path(__file__).with_name(f"{name}.py"))
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    sys.modules[name] = module
+    spec.loader.exec_module(module)
+    return module
+
+
+@pytest.fixture(scope="session")
+def random_wan(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with `bf16`, a small random Wan2.2 repository, and `nvfp4` and `fp8`: ModelOpt exports of one expert."""
+    helpers = _load("random_wan")
+    root = tmp_path_factory.mktemp("random_wan")
+    helpers.make_pipeline(root / "bf16")
+    for form in ("nvfp4", "fp8"):
+        helpers.export(root / "bf16" / "transformer", root / form, form)
+    return root
+
+
+def wan_case(**changes: Any) -> Case:
+    """A case for the random Wan2.2: 5 frames of 32 x 32 in 4 steps."""
+    sampling: dict[str, Any] = {
+        "prompt": "a bc",
+        "negative_prompt": "",
+        "width": 32,
+        "height": 32,
+        "num_frames": 5,
+        "num_inference_steps": 4,
+        "guidance_scale": 3.0,
+        "guidance_scale_2": 2.0,
+        "max_sequence_length": 16,
+    }
+    data: dict[str, Any] = {"id": "wan", "runners": ["cpu"], "model": {"path": "./bf16"}}
+    return Case.model_validate(data | changes | {"sampling": sampling | changes.get("sampling", {})})
+
+
+@pytest.fixture
+def make_wan_case() -> Callable[..., Case]:
+    """Makes cases for the random Wan2.2."""
+    return wan_case
+
+
+@pytest.fixture
+def load(random_wan: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., Any]:
+    """Loads a backend without touching the global settings of the tests' process."""
+    import torch
+
+    from harness.engine.backends import wan_loading
+    from harness.engine.backends.diffusers_backend import DiffusersBackend
+
+    monkeypatch.setattr(wan_loading, "apply", lambda _: torch.set_num_threads(1))
+
+    def start(case: Case, **paths: Path) -> DiffusersBackend:
+        backend = DiffusersBackend()
+        backend.load(case, {"model": random_wan / "bf16"} | paths, "cpu", lambda _: None)
+        return backend
+
+    return start

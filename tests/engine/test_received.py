@@ -1,0 +1,180 @@
+"""The recorder on a small pipeline of plain torch modules: what was given counts, in any order and any batch."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from harness.engine.backends.wan_alone import scheduler_alone, vae_alone
+from harness.engine.backends.wan_attention import AttentionScales
+from harness.engine.backends.wan_recorder import FloatWatch, Recorder, rounded
+from harness.frames.clip import Clip
+
+PROMPT, NEGATIVE = torch.randn(1, 3, 4), torch.randn(1, 3, 4)
+NOISE = torch.randn(1, 2, 3, 4, 4)
+
+
+class Rope(torch.nn.Module):
+    def forward(self, latents: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        angle = torch.arange(latents.shape[2], dtype=torch.float64)
+        return angle.cos(), angle.sin()
+
+
+class Expert(torch.nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.rope = Rope()
+
+    def forward(self, hidden_states: Any, timestep: Any, encoder_hidden_states: Any) -> tuple[torch.Tensor]:
+        cos, _ = self.rope(hidden_states)
+        text = encoder_hidden_states.mean(dim=(1, 2)).view(-1, 1, 1, 1, 1)
+        return (hidden_states.float() * text * (1 + cos.float()).view(1, 1, -1, 1, 1) + text,)
+
+
+class Euler:
+    """A flow-matching Euler scheduler, in three lines."""
+
+    def __init__(self) -> None:
+        self.sigmas, self.timesteps = torch.tensor([1.0, 0.5, 0.0]), torch.tensor([1000.0, 500.0])
+
+    def set_timesteps(self, steps: int, device: Any) -> None:
+        """Two steps, always."""
+
+    def set_begin_index(self, index: int) -> None:
+        """The index is that of the timestep."""
+
+    def step(self, velocity: Any, timestep: Any, latents: Any, return_dict: bool = False) -> tuple[torch.Tensor]:
+        return (latents - 0.5 * velocity,)
+
+
+class Vae(torch.nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.config = SimpleNamespace(latents_mean=[0.5, -0.5], latents_std=[2.0, 3.0], z_dim=2)
+        self.dtype = torch.float32
+
+    def decode(self, latents: torch.Tensor, return_dict: bool = False) -> tuple[torch.Tensor]:
+        return (latents.tanh(),)
+
+
+def _pipe() -> Any:
+    return SimpleNamespace(
+        transformer=Expert(), transformer_2=None, text_encoder=None, scheduler=Euler(), vae=Vae(),
+        encode_prompt=None, _guidance_scale=3.0, _guidance_scale_2=None,
+    )  # fmt: skip
+
+
+def _run(order: str = "cond first", **fault: Any) -> Any:
+    """Two steps with guidance 3, as a runtime would do them, with a fault of ``fault`` if it names one."""
+    pipe = _pipe()
+
+    class Encoding:
+        def encode_prompt(self) -> tuple[torch.Tensor, torch.Tensor]:
+            return PROMPT, NEGATIVE
+
+    pipe.encode_prompt = Encoding().encode_prompt
+    recorder = Recorder(pipe, 2, lambda _event: None, initial=NOISE)
+    with recorder.watching():
+        prompt, negative = pipe.encode_prompt()
+        prompt, negative = fault.get("texts", (prompt, negative))
+        latents = NOISE * fault.get("noise", 1.0)
+        for timestep in pipe.scheduler.timesteps:
+            given = latents.bfloat16() * fault.get("given", 1.0)
+            at = (timestep + fault.get("later", 0.0)).expand(1)
+            if order == "one batch":
+                both = pipe.transformer(given.repeat(2, 1, 1, 1, 1), at.repeat(2), torch.cat([negative, prompt]))[0]
+                out, cond = both[:1], both[1:]
+            elif order == "uncond first":
+                out = pipe.transformer(given, at, negative)[0]
+                cond = pipe.transformer(hidden_states=given, timestep=at, encoder_hidden_states=prompt)[0]
+            else:
+                cond, out = pipe.transformer(given, at, prompt)[0], pipe.transformer(given, at, negative)[0]
+            latents = pipe.scheduler.step(out + 3.0 * (cond - out), timestep, latents, return_dict=False)[0]
+            latents = latents.to(fault.get("between", torch.float32)).float()
+        mean, std = torch.tensor([0.5, -0.5]), torch.tensor([2.0, 3.0]) * fault.get("std", 1.0)
+        pipe.vae.decode(latents * std.view(1, 2, 1, 1, 1) + mean.view(1, 2, 1, 1, 1))
+    assert "step" not in vars(pipe.scheduler)
+    return recorder
+
+
+@pytest.mark.parametrize("order", ["cond first", "uncond first", "one batch"])
+def test_any_order_of_passes_is_recorded_alike(order: str) -> None:
+    recorder = _run(order)
+    for step in recorder.steps:
+        assert step.guidance_measured == pytest.approx(3.0, abs=1e-3)
+        assert {call.text for call in step.calls} == {"prompt", "negative"}
+        assert {call.timestep for call in step.calls} == {step.timestep}
+        assert step.carried_error == 0.0
+        assert all(call.text_error == 0.0 and 0 < call.latents_error < 0.004 for call in step.calls)
+    assert recorder.vae_input_error < 1e-6
+    assert recorder.sigmas == (1.0, 0.5, 0.0)
+    assert recorder.repeated_frames == 0
+    assert set(recorder.alone.rope) == {"transformer"}
+
+
+def test_exchanged_texts_give_one_minus_the_guidance() -> None:
+    recorder = _run(texts=(NEGATIVE, PROMPT))
+    assert [step.guidance_measured for step in recorder.steps] == pytest.approx([-2.0, -2.0], abs=1e-3)
+
+
+def test_each_fault_shows_in_the_field_that_it_belongs_to() -> None:
+    assert _run(later=1.0).steps[0].calls[0].timestep == 1001.0
+    assert _run(noise=1.1).steps[0].carried_gain == pytest.approx(1.1)
+    assert _run(given=1.25).steps[0].calls[0].latents_gain == pytest.approx(1.25, abs=0.01)
+    assert 5e-4 < _run(between=torch.bfloat16).steps[1].carried_error < 4e-3
+    assert _run(texts=(PROMPT * 1.5, NEGATIVE)).steps[0].calls[0].text_error == pytest.approx(0.5, abs=1e-3)
+    assert _run(std=1.2).vae_input_error > 0.05
+
+
+def test_scheduler_and_vae_answer_alone_the_same_twice_and_another_one_does_not() -> None:
+    device = torch.device("cpu")
+    assert scheduler_alone(Euler(), 2, device) == scheduler_alone(Euler(), 2, device)
+    other = Euler()
+    other.step = lambda v, t, x, return_dict=False: (x - 0.49 * v,)  # type: ignore[method-assign]
+    assert scheduler_alone(other, 2, device) != scheduler_alone(Euler(), 2, device)
+    assert vae_alone(Vae(), device) == vae_alone(Vae(), device)
+
+
+class Attention(torch.nn.Module):
+    def __init__(self, scale: float | None, factor: float) -> None:
+        super().__init__()
+        self.norm_q, self.norm_k = torch.nn.LayerNorm(8), torch.nn.LayerNorm(8)
+        self.scale, self.factor = scale, factor
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        query, key = self.norm_q(x) * self.factor, self.norm_k(x)
+        answer: torch.Tensor = torch.nn.functional.scaled_dot_product_attention(query, key, x, scale=self.scale)
+        return answer
+
+
+@pytest.mark.parametrize(
+    ("scale", "factor", "wanted"),
+    [(None, 1.0, 1.0), (8**-0.5, 1.0, 1.0), (1.01 * 8**-0.5, 1.0, 1.01), (None, 1.01, 1.01)],
+)
+def test_the_attention_scale_is_measured_wherever_it_was_applied(
+    scale: float | None, factor: float, wanted: float
+) -> None:
+    expert = torch.nn.Module()
+    expert.attn1 = Attention(scale, factor)
+    expert.forward = expert.attn1.__call__
+    x, scales = torch.randn(1, 2, 5, 8), AttentionScales()
+    alone = expert(x)
+    with scales.watching({"transformer": expert}):
+        assert torch.equal(expert(x), alone)
+    assert scales.worst()["transformer"] == pytest.approx(wanted, abs=1e-5)
+
+
+def test_truncation_to_8_bits_has_a_bias_and_rounding_has_none(tmp_path: Path) -> None:
+    video = torch.rand(1, 3, 4, 16, 16, generator=torch.Generator().manual_seed(0)) * 2 - 1
+    watch = FloatWatch()
+    watch(torch.nn.Identity(), (), video)
+    unit = video[0].permute(1, 0, 2, 3) / 2 + 0.5
+    assert watch.rounding_bias(rounded(unit)) == pytest.approx(0.0, abs=0.03)
+    cut = (unit * 255).to(torch.uint8).permute(0, 2, 3, 1).contiguous().numpy()
+    assert watch.rounding_bias(Clip(np.asarray(cut))) == pytest.approx(-0.5, abs=0.03)
+    assert watch.rounding_bias(Clip(np.asarray(cut)[:2])) is None

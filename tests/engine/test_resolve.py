@@ -1,0 +1,77 @@
+"""From names to folders."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import huggingface_hub
+import pytest
+
+from harness.definitions.case import Case, CheckpointRef
+from harness.engine.resolve import resolve_case, resolve_checkpoint
+from harness.errors import InfraError, InvalidCaseError
+
+COMMIT = "0123456789abcdef0123456789abcdef01234567"
+
+
+def test_a_local_folder_is_relative_to_the_root(tmp_path: Path) -> None:
+    (tmp_path / "weights").mkdir()
+    assert resolve_checkpoint(CheckpointRef(path="./weights"), tmp_path) == (tmp_path / "weights").resolve()
+
+
+def test_an_absent_folder_says_how_to_make_it(tmp_path: Path) -> None:
+    with pytest.raises(InvalidCaseError) as caught:
+        resolve_checkpoint(CheckpointRef(path="./weights", made_by="python -m make"), tmp_path, where="case")
+    assert caught.value.remedy == "python -m make"
+
+
+def test_a_misspelt_folder_is_no_infra_and_the_near_one_is_named(tmp_path: Path) -> None:
+    (tmp_path / "tiny" / "weights").mkdir(parents=True)
+    with pytest.raises(InvalidCaseError, match=r"there is no folder \./tiny/wieghts; did you mean \./tiny/weights\?"):
+        resolve_checkpoint(CheckpointRef(path="./tiny/wieghts"), tmp_path, where="case")
+    with pytest.raises(InvalidCaseError, match=r"there is no folder \./nothing\n"):
+        resolve_checkpoint(CheckpointRef(path="./nothing"), tmp_path)
+
+
+@pytest.mark.parametrize("revision", [None, "unresolved"])
+def test_an_unresolved_revision_is_refused(tmp_path: Path, revision: str | None) -> None:
+    with pytest.raises(InvalidCaseError, match="no commit"):
+        resolve_checkpoint(CheckpointRef(path="owner/name", revision=revision), tmp_path)
+
+
+@pytest.mark.parametrize(("offline", "local_only"), [("1", True), ("0", False), ("", False)])
+def test_the_hub_is_asked_at_the_commit(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, offline: str, local_only: bool
+) -> None:
+    asked: list[tuple[str, dict[str, Any]]] = []
+
+    def snapshot(name: str, **options: Any) -> str:
+        asked.append((name, options))
+        return str(tmp_path)
+
+    monkeypatch.setenv("HF_HUB_OFFLINE", offline)
+    monkeypatch.setattr(huggingface_hub, "snapshot_download", snapshot)
+    assert resolve_checkpoint(CheckpointRef(path="owner/name", revision=COMMIT), tmp_path) == tmp_path
+    assert asked == [("owner/name", {"revision": COMMIT, "local_files_only": local_only})]
+
+
+def test_a_failed_download_is_infra(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+    monkeypatch.setenv("HF_HUB_CACHE", str(tmp_path))
+    with pytest.raises(InfraError) as caught:
+        resolve_checkpoint(CheckpointRef(path="owner/name-that-is-not-cached", revision=COMMIT), tmp_path)
+    assert caught.value.kind == "download"
+    assert COMMIT in caught.value.remedy
+
+
+def test_the_engine_does_not_need_the_base(tmp_path: Path) -> None:
+    (tmp_path / "weights").mkdir()
+    sampling = {"prompt": "", "width": 16, "height": 16, "num_frames": 1, "num_inference_steps": 1, "guidance_scale": 1}
+    case = Case.model_validate(
+        {
+            "id": "a", "runners": ["cpu"], "model": {"path": "./weights"}, "base": {"path": "./absent"},
+            "transformer_2": {"path": "./weights"}, "sampling": sampling,
+        }
+    )  # fmt: skip
+    assert set(resolve_case(case, tmp_path)) == {"model", "transformer_2"}

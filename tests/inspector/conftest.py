@@ -1,0 +1,90 @@
+"""Real exports of the tiny model, made once a session by nvidia-modelopt's own exporter."""
+
+from __future__ import annotations
+
+import importlib.util
+import itertools
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+pytest.importorskip("modelopt", reason="the corpus is made by nvidia-modelopt's exporter (extra: test)")
+
+from benchmarks.fault_corpus import build
+
+
+@pytest.fixture(scope="session")
+def exports(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """``<recipe>/transformer`` and ``base/transformer`` of every recipe."""
+    return build(tmp_path_factory.mktemp("exports"))
+
+
+@pytest.fixture(autouse=True)
+def own_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """Digests are remembered below the test's folder, not in the user's cache."""
+    monkeypatch.setenv("QUANTGATE_CACHE", str(tmp_path / "cache"))
+    return tmp_path / "cache"
+
+
+@pytest.fixture(scope="session")
+def hub_server() -> Iterator[Any]:
+    """A hub on loopback, in a process of its own."""
+    path = Path(__file__).parents[1] / "support" / "hub_server.py"
+    spec = importlib.util.spec_from_file_location("quantgate_tests_checkpoint_hub", path)
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    sys.modules[spec.name] = module
+    spec.loader.exec_module(module)
+    with module.HubServer() as server:
+        yield server
+
+
+@pytest.fixture
+def hub(hub_server: Any, monkeypatch: pytest.MonkeyPatch) -> Any:
+    """The hub without faults; the client's settings as HF_ENDPOINT and two more variables set them at import."""
+    from huggingface_hub import constants
+
+    from harness.inspector import sources as source
+
+    template = constants.HUGGINGFACE_CO_URL_TEMPLATE.replace(constants.ENDPOINT, hub_server.url)
+    monkeypatch.setattr(constants, "HUGGINGFACE_CO_URL_TEMPLATE", template)
+    monkeypatch.setattr(constants, "ENDPOINT", hub_server.url)
+    monkeypatch.setattr(constants, "HF_HUB_DISABLE_XET", True)
+    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", False)
+    monkeypatch.setattr(source, "RETRIES", 0)
+    hub_server.heal()
+    hub_server.log()
+    return hub_server
+
+
+def publish(hub: Any, name: str, folder: Path) -> str:
+    """Put a checkpoint folder on the hub; returns its commit."""
+    hub.create(name, kind="models")
+    files = {path.relative_to(folder).as_posix(): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+    return str(hub.commit(name, files, kind="models"))
+
+
+@pytest.fixture(scope="session")
+def published(hub_server: Any, exports: Path) -> dict[str, str]:
+    """``owner/name`` to commit of both bases and the NVFP4 exports made from them."""
+    names = ("base", "nvfp4", "base_wide", "nvfp4_wide")
+    return {f"corpus/{name}": publish(hub_server, f"corpus/{name}", exports / name) for name in names}
+
+
+@pytest.fixture
+def upload(hub: Any) -> Callable[[Path], str]:
+    """Puts a folder on the hub under a name of its own, and gives the name."""
+
+    def put(folder: Path) -> str:
+        name = f"uploaded/number-{next(UPLOADS)}"
+        publish(hub, name, folder)
+        return name
+
+    return put
+
+
+UPLOADS = itertools.count()

@@ -1,0 +1,130 @@
+"""What each runtime assumes, from its data file; and the sentence where the bytes say otherwise."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from benchmarks.corpus.dialects import DIALECTS
+from benchmarks.corpus.edit import Edit
+from harness.definitions.case import Loader
+from harness.formats.errors import ContractError
+from harness.inspector import inspect_checkpoint, load_contract
+from harness.inspector.contracts import known_contracts
+from harness.records.inspection import InspectionReport
+
+
+def assumed(report: InspectionReport, contract: str, field: str) -> object:
+    rows = [row for item in report.contracts if item.contract == contract for row in item.assumptions]
+    return next(row.value for row in rows if row.field == field)
+
+
+def test_every_contract_file_is_well_formed() -> None:
+    assert {"sglang", "harness"} <= set(known_contracts())
+
+
+@pytest.mark.parametrize(
+    "name", ["sglang", "sglang>=0.5.12", "vllm==1.0", "sglang==x", "not a name ==1", "sglang==1,==2"]
+)
+def test_a_contract_is_one_known_version(name: str) -> None:
+    with pytest.raises(ContractError):
+        load_contract(name)
+
+
+def test_default_flipped_between_versions() -> None:
+    old, new = load_contract("sglang==0.5.12"), load_contract("sglang==0.5.13")
+    assert old.rules.nvfp4.swap_weight_nibbles.default is True
+    assert new.rules.nvfp4.swap_weight_nibbles.default is False
+    assert old.read
+    assert not load_contract("sglang==0.6.0").read
+
+
+def test_incident_sentence(exports: Path) -> None:
+    report = inspect_checkpoint(
+        exports / "nvfp4", base=exports / "base", contracts=["sglang==0.5.12", "sglang==0.5.23"], digests=False
+    )
+    found = report.with_code("nibble_order")
+    assert {item.contract for item in found} == {"sglang==0.5.12"}
+    assert "low nibble first" in found[0].message
+    assert "config is silent" in found[0].message
+    assert "swap_weight_nibbles: false, or use sglang >=0.5.13" in found[0].message
+    assert (report.outcome, report.cause) == ("fault", "nibble_order")
+    assert {item.contract: item.agrees for item in report.contracts} == {
+        "sglang==0.5.12": False,
+        "sglang==0.5.23": True,
+    }
+
+
+@pytest.mark.parametrize(
+    ("loader", "code"),
+    [
+        (Loader(), ""),
+        (Loader(nibble_order="high_first"), "nibble_order"),
+        (Loader(scale_layout="swizzled"), "scale_layout"),
+    ],
+)
+def test_own_loader_is_a_contract_too(exports: Path, loader: Loader, code: str) -> None:
+    report = inspect_checkpoint(exports / "nvfp4", base=exports / "base", loader=loader, digests=False)
+    assert report.cause == (code or "none")
+    assert all(item.contract == "harness" for item in report.faults)
+
+
+def test_explicit_config_wins_before_and_inference_wins_after(exports: Path, tmp_path: Path) -> None:
+    edit = Edit(exports / "nvfp4", tmp_path / "made")
+    next(item for item in DIALECTS if item.name.startswith("Comfy")).make(edit)
+    for expert in ("transformer", "transformer_2"):
+        body = edit.config(expert)
+        body["quantization_config"] = {
+            "quant_method": "modelopt", "quant_algo": "NVFP4", "group_size": 16, "swap_weight_nibbles": False,
+        }  # fmt: skip
+        edit.write_config(expert, body)
+    report = inspect_checkpoint(
+        edit.folder, base=exports / "base", contracts=["sglang==0.5.12", "sglang==0.5.23"], digests=False
+    )
+    assert assumed(report, "sglang==0.5.12", "nibble_order") == "low_first"
+    assert assumed(report, "sglang==0.5.23", "nibble_order") == "high_first"
+    assert assumed(report, "sglang==0.5.23", "scale_layout") == "swizzled"
+
+
+def test_old_schema_of_fp8_is_not_seen_by_sglang(exports: Path, tmp_path: Path) -> None:
+    old = next(item for item in DIALECTS if item.name.startswith("old"))
+    edit = Edit(exports / "fp8", tmp_path / "made")
+    old.make(edit)
+    report = inspect_checkpoint(edit.folder, base=exports / "base", contracts=["sglang==0.5.23"], digests=False)
+    assert report.cause == "declaration_unseen"
+    assert inspect_checkpoint(edit.folder, base=exports / "base", digests=False).outcome == "clean"
+
+
+def test_backend_follows_the_environment(exports: Path) -> None:
+    env = {"SGLANG_DIFFUSION_FLASHINFER_FP4_GEMM_BACKEND": "cudnn"}
+    for given, expected in ((env, "cudnn"), ({}, "trtllm")):
+        report = inspect_checkpoint(exports / "nvfp4", contracts=["sglang==0.5.23"], env=given, digests=False)
+        assert assumed(report, "sglang==0.5.23", "fp4_backend") == expected
+
+
+def test_a_backend_that_the_runtime_does_not_have(exports: Path) -> None:
+    env = {"SGLANG_DIFFUSION_FLASHINFER_FP4_GEMM_BACKEND": "cutlas"}
+    report = inspect_checkpoint(
+        exports / "nvfp4", base=exports / "base", contracts=["sglang==0.5.23"], env=env, digests=False
+    )
+    assert (report.outcome, report.with_code("backend_unknown")[0].severity) == ("clean", "warning")
+
+
+def test_prepared_for_the_old_default_is_right_there_and_named_elsewhere(exports: Path, tmp_path: Path) -> None:
+    """High nibble first and a silent config: what was published before the default flipped."""
+    from benchmarks.corpus.mutations import nibbles
+
+    edit = Edit(exports / "nvfp4", tmp_path / "made")
+    nibbles(edit, "all")
+    old = inspect_checkpoint(edit.folder, base=exports / "base", contracts=["sglang==0.5.12"], digests=False)
+    assert old.outcome == "clean"
+    assert old.with_code("nibble_order")[0].severity == "warning"
+    new = inspect_checkpoint(edit.folder, base=exports / "base", contracts=["sglang==0.5.23"], digests=False)
+    assert (new.outcome, new.cause) == ("fault", "nibble_order")
+
+
+def test_a_repository_that_a_runtime_does_not_know_is_a_warning(exports: Path) -> None:
+    """Local folders are not asked: their path says nothing about the repository."""
+    report = inspect_checkpoint(exports / "nvfp4", base=exports / "base", contracts=["sglang==0.5.23"], digests=False)
+    assert not report.with_code("repository_unregistered")

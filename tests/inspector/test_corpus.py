@@ -1,0 +1,52 @@
+"""Every fault that happened is detected and named; every valid dialect passes; every check is needed."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from benchmarks.corpus.dialects import DIALECTS, Dialect
+from benchmarks.corpus.faults import FAULTS, Fault
+from benchmarks.fault_corpus import examine_fault, judge_dialect
+from harness.inspector.checks import CHECKS, run_checks
+from harness.inspector.summarize import decide
+from harness.records.inspection import InspectionFinding
+
+NEEDED: dict[str, set[str]] = {}
+"""Check to the mutants that are no longer named when it is removed; filled by the fault tests, read by the last one."""
+ELSEWHERE = {"blind_layout", "unproven", "contract_settings", "contract_repositories"}
+"""Checks for checkpoints without a base (test_without_base.py), and warnings about a runtime (test_contracts.py)."""
+
+
+def named(fault: Fault, findings: list[InspectionFinding]) -> bool:
+    """Whether the fault's name is among the findings, in its severity."""
+    return any(item.code == fault.code and item.severity == fault.severity for item in findings)
+
+
+@pytest.mark.parametrize("fault", FAULTS, ids=lambda fault: fault.id)
+def test_fault_is_detected_and_named(fault: Fault, exports: Path, tmp_path: Path) -> None:
+    examined = examine_fault(fault, exports, tmp_path / "mutant")
+    findings = run_checks(examined.context)
+    assert named(fault, findings), [(item.severity, item.code, item.message) for item in findings]
+    outcome, _ = decide(findings)
+    assert outcome == ("clean" if fault.severity == "warning" else fault.severity)
+    for check in CHECKS:
+        saw_it = named(fault, list(check.run(examined.context)))
+        if saw_it and not named(fault, run_checks(examined.context, skip={check.name})):
+            NEEDED.setdefault(check.name, set()).add(fault.id)
+
+
+@pytest.mark.parametrize("dialect", DIALECTS, ids=lambda dialect: dialect.name)
+def test_valid_dialect_raises_no_alarm(dialect: Dialect, exports: Path, tmp_path: Path) -> None:
+    result = judge_dialect(dialect, exports, tmp_path / "made")
+    assert result.cause == "none"
+    assert not result.detected
+
+
+def test_corpus_turns_red_when_a_check_is_removed(request: pytest.FixtureRequest) -> None:
+    asked = sum(item.name.startswith("test_fault_is_detected") for item in request.session.items)
+    if asked < len(FAULTS):
+        pytest.skip("needs the whole corpus in the same run")
+    idle = {check.name for check in CHECKS} - set(NEEDED) - ELSEWHERE
+    assert not idle, f"no mutant needs these checks: {sorted(idle)}"
