@@ -10,7 +10,7 @@ from harness.records.case_record import CaseRecord
 from harness.records.identity import FieldChange, differences
 from harness.report.bars import Bar, bars
 from harness.report.case_page import receipt_rows
-from harness.report.load import RECORD, Entry, ReportError, Run, load_run
+from harness.report.load import RECORD, Entry, ReportError, Run
 from harness.report.text import LABELS, is_control, next_step, number, plain, seconds
 from harness.text import clean, one_line
 
@@ -224,8 +224,3 @@ def _made_of(first: dict[str, Entry], second: dict[str, Entry]) -> list[str]:
             counts[row] = counts.get(row, 0) + 1
     ranked = sorted(counts.items(), key=lambda item: -item[1])
     return [f"{row}  ({count} case{'' if count == 1 else 's'})" for row, count in ranked]
-
-
-def load(name: str, runs: Path) -> Run:
-    """Read a run; see :func:`find_run`."""
-    return load_run(find_run(name, runs))
