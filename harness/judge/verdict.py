@@ -201,8 +201,6 @@ def next_command(evidence: Evidence, outcome: Outcome, cause: str, runner: str) 
         return f"quantgate report {shlex.quote(evidence.run_dir)}"
     if outcome is Outcome.ENVIRONMENT_MISMATCH:
         return f"quantgate doctor --runner {shlex.quote(runner)}"
-    if outcome is Outcome.REGRESSION:
-        return f"quantgate report {shlex.quote(evidence.run_dir)}"
     return f"pytest {node} --runner {shlex.quote(runner)}"
 
 

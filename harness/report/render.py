@@ -148,6 +148,7 @@ def environment() -> Environment:
         "size": text.size,
         "plain": text.plain,
         "short": text.short_digest,
+        "parts": text.parts,
     }
     env.globals |= {"label": LABELS.__getitem__, "policy": POLICY}
     return env

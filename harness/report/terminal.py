@@ -79,8 +79,8 @@ def show_case(entry: Entry) -> str:
     files = [f"{name}  {entry.folder / file}" for name, file in sorted(record.artifacts.items())]
     lines += _section("files", [*files, f"record  {entry.folder / RECORD}"])
     step = next_step(record)
-    if step is not None:
-        lines += ["", f"next: {step.line}"]
+    if step:
+        lines += ["", f"next: {step}"]
     return "\n".join(clean(line) for line in lines)
 
 

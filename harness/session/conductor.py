@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import contextlib
+import os
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
-from functools import partial
+from functools import cached_property, partial
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +20,7 @@ from harness.engine.resolve import resolve_case
 from harness.engine.stamps import Stamps, require_unchanged
 from harness.errors import QuantgateError
 from harness.frames.clip import Clip, read_clip
+from harness.git import checkout_of
 from harness.goldens.golden import Golden
 from harness.goldens.matching import MatchKind
 from harness.judge.evidence import Evidence
@@ -26,7 +28,7 @@ from harness.judge.verdict import judge, observe, stop_before_generation
 from harness.outcomes import SEVERITY, Outcome
 from harness.perf.conditions import sampled
 from harness.records import generation as gen
-from harness.records.case_record import CaseRecord, Timing
+from harness.records.case_record import CaseRecord, Checkout, Timing
 from harness.records.golden import CLIP
 from harness.records.identity import Fingerprint, Identity
 from harness.records.limits import LimitCheck
@@ -134,6 +136,10 @@ class Session:
             runner=context.runner.name,
             root=context.root,
         )
+
+    @cached_property
+    def _checkout(self) -> Checkout:
+        return checkout_of(self.context.root, os.environ)
 
     def close(self) -> None:
         """Stop every engine."""
@@ -370,6 +376,7 @@ class Session:
             source=run.located.where,
             runner=self.context.runner.name,
             started=started.isoformat(timespec="seconds"),
+            checkout=self._checkout,
             attempt=attempt,
             request=run.case.model_dump(mode="json"),
             verdict=verdict,

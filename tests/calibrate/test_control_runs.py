@@ -76,7 +76,7 @@ def test_a_backend_of_ones_own_is_disturbed_where_it_is_allowed(
     assert "no disturbed runs" in said[0]
 
 
-PROGRAM = str(Path(__file__).parents[1] / "pipeline" / "a_runtime.py")
+PROGRAM = str(Path(__file__).parents[1] / "engine" / "a_runtime.py")
 
 
 @pytest.mark.parametrize(
