@@ -131,7 +131,7 @@ def inspect(task: Task, form: TileFormat, *contracts: str) -> Facts:
         drop_from_cache(setup.model("base"))
         for name in ("cold", "warm"):
             out = setup.work / f"inspection-{form}-{name}.json"
-            command = [sys.executable, "-m", "harness.cli.app", "inspect", str(setup.model(form)), "--out", str(out)]
+            command = [sys.executable, "-m", "harness.cli", "inspect", str(setup.model(form)), "--out", str(out)]
             command += ["--base", str(setup.model("base"))]
             for contract in contracts:
                 command += ["--contract", contract]
@@ -265,7 +265,7 @@ def regenerate(task: Task) -> Facts:
                 record = session.run_case(located, "bench", lambda _: None).record
             said = _told(record)
             if record.attribution is not None:
-                said |= {"attribution": record.attribution.summary, "attribution_cause": record.attribution.cause}
+                said["attribution"] = record.attribution.model_dump(mode="json", exclude={"experiments"})
             facts[name] = said
             task.save(facts)
     finally:

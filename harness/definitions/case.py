@@ -6,9 +6,17 @@ from datetime import date
 from pathlib import Path
 from typing import Annotated, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, StringConstraints
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, StringConstraints
 
-CaseId = Annotated[str, StringConstraints(pattern=r"^[a-z0-9][a-z0-9_.-]{0,79}$")]
+
+def _names_no_baseline(case_id: str) -> str:
+    """Refuse an id whose limit file would have the name of another case's baseline of times."""
+    if case_id.endswith(".perf"):
+        raise ValueError("must not end in .perf: thresholds/<runner>/<case>.perf.json holds the times of <case>")
+    return case_id
+
+
+CaseId = Annotated[str, StringConstraints(pattern=r"^[a-z0-9][a-z0-9_.-]{0,79}$"), AfterValidator(_names_no_baseline)]
 EnvName = Annotated[str, StringConstraints(pattern=r"^[A-Za-z_][A-Za-z0-9_]*$")]
 DType = Literal["bf16", "fp16", "fp32"]
 Format = Literal["bf16", "fp8", "nvfp4"]
@@ -22,9 +30,15 @@ class Frozen(BaseModel):
 
 
 class CheckpointRef(Frozen):
-    """Where weights come from: a folder in the repository (``./...``) or a Hugging Face repository at a commit."""
+    """Where weights come from: a folder in the repository (``./...``) or on this machine's disk (``/models/...``,
+    ``~/...``), or a Hugging Face repository at a commit.
+    """
 
-    path: str = Field(min_length=1, description="./folder relative to the repository root, or owner/name on the hub")
+    path: str = Field(
+        min_length=1,
+        description="./folder relative to the repository root, /folder or ~/folder on this machine, or owner/name on "
+        "the hub",
+    )
     revision: str | None = Field(
         default=None,
         pattern=r"^([0-9a-f]{40}|unresolved)$",
@@ -35,7 +49,7 @@ class CheckpointRef(Frozen):
     @property
     def is_local(self) -> bool:
         """Whether this is a folder on this machine."""
-        return self.path.startswith(("./", "/"))
+        return self.path.startswith(("./", "/", "~/"))
 
 
 class Sampling(Frozen):
@@ -102,11 +116,57 @@ class Execution(Frozen):
     offload: Literal["none", "model"] = "none"
 
 
+PerfMeasure = Literal[
+    "step", "first_step", "text_encoder", "vae", "read", "place", "total", "load_memory", "encode_memory",
+    "denoise_memory", "decode_memory", "host_memory", "growth", "host_growth",
+]  # fmt: skip
+
+
+class PerfSettings(Frozen):
+    """How much slower or larger a run may be than its baseline; see docs/perf.md."""
+
+    effect: float = Field(
+        default=0.05, ge=0.01, le=1, description="smallest relative change of a time that is worth red: 0.05 is 5 %"
+    )
+    memory_effect: float = Field(
+        default=0.0, ge=0, le=1, description="the same of a peak of memory; 0: exact, to the allocator's granularity"
+    )
+    gates: tuple[PerfMeasure, ...] = Field(
+        default=(
+            "step", "text_encoder", "vae", "load_memory", "encode_memory", "denoise_memory", "decode_memory",
+            "host_memory", "growth", "host_growth",
+        ),
+        description="measures that can turn the case red; the others are only shown",
+    )  # fmt: skip
+    improvement: Literal["report", "red"] = Field(
+        default="report", description="a run beyond the limit on the good side: report it, or fail until a new baseline"
+    )
+    generations: int = Field(
+        default=1,
+        ge=1,
+        le=50,
+        description="generations a run; from 5 on, memory that grows with each is found by itself",
+    )
+
+
 class Timeouts(Frozen):
     """Deadlines that the parent enforces, in seconds."""
 
     load: float = Field(default=1800, gt=0)
     generate: float = Field(default=1800, gt=0)
+
+
+class Server(Frozen):
+    """A server with the OpenAI-style video API: started by the engine, or given by URL."""
+
+    dialect: Literal["sglang", "vllm-omni"] = "sglang"
+    command: tuple[str, ...] = Field(
+        default=(),
+        description="argument list that starts it, never a shell line; {port}, {model}, {transformer}, "
+        "{transformer_2} and {device} are replaced",
+    )
+    url: str = Field(default="", pattern=r"^(https?://[^\s]+)?$", description="of a server that runs already")
+    health: str = Field(default="/health", pattern=r"^/", description="path that answers once the model stands")
 
 
 class Waiver(Frozen):
@@ -149,6 +209,19 @@ class Case(Frozen):
         "the modules of the repository that the script imports: an edited one is named in `what changed`",
         examples=[["runtimes/kernels/*.cu"]],
     )
+    runtime: str = Field(
+        default="",
+        pattern=r"^([a-z0-9][a-z0-9_-]*==[0-9][0-9A-Za-z.+!-]*)?$",
+        description="the runtime that backend sglang runs, at one version; its environment is made by "
+        "`quantgate runtime install`, or named by the runner",
+        examples=["sglang==0.5.23"],
+    )
+    runtime_args: dict[EnvName, bool | int | float | str] = Field(
+        default={},
+        description="further arguments of the runtime, by its own names",
+        examples=[{"model_id": "Wan2.2-T2V-A14B-Diffusers"}],
+    )
+    server: Server | None = Field(default=None, description="of backend openai-video")
     model: CheckpointRef
     base: CheckpointRef | None = Field(default=None, description="the BF16 anchor")
     transformer: CheckpointRef | None = Field(default=None, description="override of the high-noise expert")
@@ -165,6 +238,7 @@ class Case(Frozen):
     loader: Loader = Loader()
     execution: Execution = Execution()
     timeouts: Timeouts = Timeouts()
+    perf: PerfSettings = PerfSettings()
     metrics: tuple[str, ...] = Field(default=(), description="empty: the whole gating set")
     inspection: Literal["gate", "report"] = Field(
         default="gate",

@@ -23,8 +23,10 @@ from harness.judge.origin_rule import (
     same_origin,
     with_outcome,
 )
+from harness.judge.perf_rule import judge_perf
 from harness.judge.probe_rule import judge_probe
 from harness.judge.receipts_rule import judge_receipts
+from harness.judge.schedule_rule import judge_schedule
 from harness.judge.trace_rule import judge_trace
 from harness.outcomes import Outcome
 from harness.records.base import Json
@@ -201,6 +203,10 @@ def next_command(evidence: Evidence, outcome: Outcome, cause: str, runner: str) 
         return f"quantgate report {shlex.quote(evidence.run_dir)}"
     if outcome is Outcome.ENVIRONMENT_MISMATCH:
         return f"quantgate doctor --runner {shlex.quote(runner)}"
+    if outcome is Outcome.REGRESSION and cause == "faster":
+        return f"quantgate regenerate --perf --case {case} --runner {shlex.quote(runner)} --reason '...'"
+    if outcome is Outcome.REGRESSION and cause in ("slower", "more_memory", "leak"):
+        return f"quantgate history {case} --runner {shlex.quote(runner)} --perf"
     return f"pytest {node} --runner {shlex.quote(runner)}"
 
 
@@ -263,6 +269,7 @@ def _findings(evidence: Evidence, checks: tuple[LimitCheck, ...]) -> Iterator[Fi
     yield from judge_origin(evidence)
     yield from judge_probe(evidence, anchored=same_origin(evidence))
     yield from judge_receipts(evidence)
+    yield from judge_not_available(evidence)
     yield from _sanity(evidence)
     if frames_compare(evidence):
         yield from judge_trace(evidence)
@@ -270,6 +277,8 @@ def _findings(evidence: Evidence, checks: tuple[LimitCheck, ...]) -> Iterator[Fi
         problem = limits_problem(evidence)
         if problem is not None:
             yield problem
+    yield from judge_schedule(evidence)
+    yield from judge_perf(evidence)
 
 
 def _error_code(evidence: Evidence) -> str:
@@ -290,6 +299,19 @@ def _inspection(evidence: Evidence) -> Iterator[Finding]:
                 message=item.message,
                 data={"severity": item.severity, "next": item.next_command},
             )
+
+
+def judge_not_available(evidence: Evidence) -> Iterator[Finding]:
+    """Say what this kind of backend cannot tell: it does not decide, and it is never green by silence."""
+    for item in evidence.generation.not_available if evidence.generation is not None else ():
+        topic = item.partition(":")[0]
+        yield Finding(
+            stage="receipts",
+            code="not_available",
+            gating=False,
+            message=f"not available: {item}",
+            data={"topic": topic},
+        )
 
 
 def _sanity(evidence: Evidence) -> Iterator[Finding]:
@@ -323,6 +345,7 @@ def _decide(evidence: Evidence, findings: tuple[Finding, ...]) -> tuple[Outcome,
         (Outcome.REGRESSION, first("sanity")),
         (Outcome.REGRESSION, first("trace")),
         (Outcome.REGRESSION, first("frames")),
+        (Outcome.REGRESSION, first("perf")),
         (Outcome.INCONCLUSIVE, first("inspection", gating=False) if evidence.case.inspection == "gate" else None),
         (Outcome.GOLDEN_STALE, first("identity", code=REQUEST)),
         (Outcome.GOLDEN_STALE, first("identity", code=WEIGHTS, gating=False)),
@@ -347,7 +370,10 @@ def _decide(evidence: Evidence, findings: tuple[Finding, ...]) -> tuple[Outcome,
 def _passed(evidence: Evidence, checks: tuple[LimitCheck, ...]) -> str:
     cpu = other_cpu(evidence)
     made_on = f" (on {cpu.run}; the golden was made on {cpu.golden})" if cpu is not None else ""
-    return f"{_how_near(evidence, checks)}{made_on}"
+    lost = evidence.generation.not_available if evidence.generation is not None else ()
+    topics = ", ".join(item.partition(":")[0] for item in lost)
+    silent = f"; not available from this server: {topics}" if topics else ""
+    return f"{_how_near(evidence, checks)}{made_on}{silent}"
 
 
 def _how_near(evidence: Evidence, checks: tuple[LimitCheck, ...]) -> str:

@@ -59,7 +59,7 @@ def declare(parser: pytest.Parser) -> None:
         help="how long to wait for a GPU that another run holds (default: 1800)",
     )
     for name, (default, text) in FOLDERS.items():
-        parser.addini(name, f"{text}, relative to the root of the repository", default=default)
+        parser.addini(name, f"{text}, relative to the root of the repository (default: {default})", default="")
 
 
 def check(config: pytest.Config) -> None:
@@ -91,8 +91,30 @@ def check_plan(config: pytest.Config) -> None:
 
 
 def folder(config: pytest.Config, name: str) -> Path:
-    """An ini folder, resolved against the root of the repository."""
-    return config.rootpath / str(config.getini(name))
+    """Return an ini folder, resolved against the root of the repository."""
+    return config.rootpath / (str(config.getini(name)) or FOLDERS[name][0])
+
+
+_PROFILE = re.compile(r"^(device_kind|device_names|architectures|compute_capability)\s*:", re.MULTILINE)
+"""Fields that only a runner profile has."""
+_ASKED = ("runner", "plan", "shard")
+
+
+def is_configured(config: pytest.Config) -> bool:
+    """Whether the project says that its folder of YAML files holds cases of quantgate.
+
+    quantgate may be installed in the environment of another project that has a ``cases/`` folder too. A project says it
+    by ``quantgate_cases`` in pytest's settings, by a runner profile, or the command by an option such as ``--runner``.
+    """
+    if config.getini("quantgate_cases") or any(config.getoption(name) for name in _ASKED):
+        return True
+    for path in sorted(folder(config, "quantgate_runners").glob("*.yaml")):
+        try:
+            if _PROFILE.search(path.read_text(encoding="utf-8", errors="replace")):
+                return True
+        except OSError:
+            continue
+    return False
 
 
 # Which runner ``-m`` asks for: the one without whose marker the expression is true of no case.

@@ -27,12 +27,14 @@ from harness.judge.evidence import Evidence
 from harness.judge.verdict import judge, observe, stop_before_generation
 from harness.outcomes import SEVERITY, Outcome
 from harness.perf.conditions import sampled
+from harness.perf.judging import Look
+from harness.perf.measures import PERF_CAUSES
 from harness.records import generation as gen
 from harness.records.case_record import CaseRecord, Checkout, Timing
 from harness.records.golden import CLIP
 from harness.records.identity import Fingerprint, Identity
 from harness.records.limits import LimitCheck
-from harness.records.perf import Conditions
+from harness.records.perf import Conditions, PerfReport
 from harness.records.verdict import Verdict
 from harness.session.attempts import RECORD, lost_record
 from harness.session.clock import newest_time
@@ -41,6 +43,7 @@ from harness.session.context import CaseFinished, Event, Progress, SessionContex
 from harness.session.experiments import ATTRIBUTED, Laboratory, investigate
 from harness.session.identity import identity_of
 from harness.session.inspecting import Inspector
+from harness.session.perf import Timed, judge_perf
 from harness.session.probing import base_on_disk, probe_source, run_probes
 from harness.session.programs import program_digests
 from harness.session.similarity import require_near
@@ -102,8 +105,8 @@ class _Run:
 
     def show(self, progress: gen.Progress) -> None:
         """Pass on the engine's progress."""
-        if progress.stage == "denoise":
-            self.watch(Progress(self.case.id, progress.step, progress.steps))
+        if progress.stage in ("denoise", "load"):
+            self.watch(Progress(self.case.id, progress.step, progress.steps, progress.stage))
 
     @contextmanager
     def stage(self, name: Stage) -> Iterator[None]:
@@ -135,6 +138,7 @@ class Session:
             allow_python_backend=context.allow_python_backend,
             runner=context.runner.name,
             root=context.root,
+            runtime_env=context.runtime_env,
         )
 
     @cached_property
@@ -230,6 +234,8 @@ class Session:
     def _attributed(self, run: _Run, record: CaseRecord) -> CaseRecord:
         """Look for the cause of a failure that says something about checkpoint or code, within the budget."""
         said = record.verdict.observed or record.verdict.outcome
+        if record.verdict.cause in PERF_CAUSES:  # it has found its own cause
+            return record
         if said not in ATTRIBUTED or run.evidence.error is not None or self.context.attribution_seconds <= 0:
             return record
         try:
@@ -272,6 +278,7 @@ class Session:
         case, context = run.case, self.context
         require_resolved(case)
         paths = resolve_case(case, context.root)
+        self.pool.prepare(case)
         with run.stage("inspect"):
             inspected = self._inspector.look(case, paths)
         run.stamps, run.contents = inspected.stamps, inspected.contents
@@ -307,6 +314,25 @@ class Session:
             clip = read_clip(run.folder / generation.clip)
             run.know(sanity=look_at_frames(case, generation, clip))
             self._compare(run, found.again(run.identity), clip)
+        self._time(run, generation)
+
+    def _time(self, run: _Run, generation: gen.Generation) -> None:
+        """Compare times and memory with the baseline. A control, or a disturbed run, has no times of its own."""
+        if run.case.expect != "pass" or self.context.perturbation.name != "none":
+            return
+        observed, _ = observe(run.evidence, self.context.runner.name)
+        red = observed.outcome in (Outcome.REGRESSION, Outcome.CHECKPOINT_FAULT)
+        look = Look(generation, run.engine, run.conditions)
+        with run.stage("time"):
+            timed = Timed(run.case, run.folder, look, run.fingerprint, red)
+            try:
+                report = judge_perf(self.context, timed, lambda: self.pool.get(run.case))
+            except QuantgateError:
+                raise
+            except Exception as error:  # the case stands without its times: a fault in here makes none red
+                report = PerfReport(state="inconclusive", message=f"could not be compared: {error!r}")
+                run.log_tail = (*run.log_tail, *last_lines(error, run.case))
+            run.know(perf=report)
 
     def _probe(self, run: _Run, found: Found) -> None:
         """Feed recorded inputs in, where there are any: seconds, before minutes are spent on a generation."""
@@ -321,7 +347,7 @@ class Session:
 
     def _engine(self, run: _Run) -> EngineOwner:
         with run.stage("load"):
-            engine = self.pool.get(run.case)
+            engine = self.pool.get(run.case, run.show)
             require_unchanged(run.stamps, engine.stamps, run.case.id)
             run.engine, run.fingerprint = engine.start_record, engine.fingerprint()
         return engine
@@ -367,7 +393,9 @@ class Session:
         self, run: _Run, verdict: Verdict, checks: tuple[LimitCheck, ...], started: datetime, attempt: int
     ) -> CaseRecord:
         evidence = run.evidence
-        timing = {name: run.seconds.get(name, 0.0) for name in ("inspect", "load", "probe", "generate", "compare")}
+        timing = {
+            name: run.seconds.get(name, 0.0) for name in ("inspect", "load", "probe", "generate", "compare", "time")
+        }
         return CaseRecord(
             run=self.context.run,
             plan=self.context.plan,
@@ -392,6 +420,7 @@ class Session:
             comparison=evidence.comparison,
             limits=checks,
             conditions=run.conditions,
+            perf=evidence.perf,
             timing=Timing(total=time.monotonic() - run.began, **timing),
             artifacts={name: file for name, file in ARTIFACTS.items() if (run.folder / file).exists()},
             log_tail=run.log_tail,

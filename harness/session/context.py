@@ -11,13 +11,16 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Literal, TypeAlias
 
+from harness.definitions.case import Case
 from harness.definitions.runner import RunnerProfile, load_runners, match_runner, named_runner
+from harness.engine.environment import RUNTIME_PYTHON
 from harness.errors import NoRunnerError
 from harness.goldens.store import GoldenStore, open_store
 from harness.machine.devices import cpu_device, gpu_devices
 from harness.machine.leases import acquire
 from harness.records.case_record import CaseRecord
 from harness.records.identity import Device
+from harness.runtimes.environments import interpreter_of
 from harness.session.perturbation import NONE, Perturbation
 
 
@@ -50,6 +53,15 @@ class SessionContext:
     leave_candidates: bool = True
     """Whether a case without a usable golden leaves a pending candidate."""
 
+    def runtime_env(self, case: Case) -> dict[str, str]:
+        """The variable that tells an engine the interpreter of the case's runtime; empty where the case names none.
+
+        Raises:
+            InfraError: there is no environment of that runtime on this machine.
+        """
+        python = interpreter_of(case.runtime, self.runner.runtimes)
+        return {} if python is None else {RUNTIME_PYTHON: str(python)}
+
     @property
     def folder(self) -> Path:
         """Folder of this run."""
@@ -69,7 +81,7 @@ def new_run_id(now: datetime | None = None) -> str:
 # What the session tells whoever watches. Every surface only consumes these.
 
 
-Stage = Literal["identity", "inspect", "load", "probe", "generate", "compare", "judge"]
+Stage = Literal["identity", "inspect", "load", "probe", "generate", "compare", "time", "judge"]
 
 
 @dataclass(frozen=True)
@@ -82,11 +94,13 @@ class StageStarted:
 
 @dataclass(frozen=True)
 class Progress:
-    """A denoising step is done."""
+    """A part of a stage is done: a denoising step, or a component that was loaded."""
 
     case: str
     done: int
     total: int
+    stage: str = "denoise"
+    """``denoise`` or ``load``."""
 
 
 @dataclass(frozen=True)

@@ -18,7 +18,7 @@ from harness.session.context import SessionContext
 from harness.session.origin import Origins
 
 PROBES_FILE, SKETCHES_FILE = "probes.safetensors", "sketches.safetensors"
-PROBING = frozenset({"diffusers"})
+PROBING = frozenset({"diffusers", "sglang"})
 """Backends whose engines know the methods ``probe`` and ``record_probes``."""
 
 

@@ -65,7 +65,6 @@ class CommandBackend:
         self._paths: dict[str, Path] = {}
         self._device = "auto"
         self._root = Path.cwd()
-        self._generations = 0
 
     def set_root(self, root: Path) -> None:
         """Take the repository's root: the program's working directory."""
@@ -140,7 +139,6 @@ class CommandBackend:
         emit({"stage": "command", "step": 1, "steps": 1, "seconds": seconds})
         delivered = read_delivery(result, folder, case)
         measured = any(USAGE in part for part in case.command)
-        self._generations += 1
         promised = any(RECEIPTS in part for part in case.command)
         proof = read_receipts(receipts) if promised else Receipts(modules=())
         write_clip(out_dir / "clip.safetensors", delivered.clip, "raw")
@@ -155,7 +153,7 @@ class CommandBackend:
             unproven="" if promised else NO_RECEIPTS,
             delivery=delivered.delivery,
             generate_seconds=seconds,
-            usage=_usage(cost, seconds, self._generations) if measured else None,
+            usage=_usage(cost, seconds) if measured else None,
         )
 
     def close(self) -> None:
@@ -260,15 +258,15 @@ def read_receipts(path: Path) -> Receipts:
         raise InfraError(f"the program's receipts cannot be read: {error}", where=str(path), kind="protocol") from error
 
 
-def _usage(path: Path, seconds: float, ordinal: int) -> Usage:
+def _usage(path: Path, seconds: float) -> Usage:
     """What the program says that the generation cost; only its duration, if it wrote nothing.
 
     Raises:
         InfraError: kind ``protocol``: there is a file, and it is no usage.
     """
     try:
-        return Usage.read(path).model_copy(update={"ordinal": ordinal})
+        return Usage.read(path).model_copy(update={"ordinal": 1})  # every generation is a process of its own
     except FileNotFoundError:
-        return Usage(clock="host", total=seconds, ordinal=ordinal)
+        return Usage(clock="host", total=seconds)
     except (OSError, ValueError) as error:
         raise InfraError(f"the program's usage cannot be read: {error}", where=str(path), kind="protocol") from error
