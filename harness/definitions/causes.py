@@ -31,7 +31,9 @@ _STAGE_CODES: Final = frozenset({
     "step_count", "text_dtype", "text_embedding", "text_tokens", "texts_exchanged", "timestep", "vae_alone",
     "vae_input", "vae_settings",
     # receipts: kernels that ran
-    "native_path_not_run", "no_receipts", "quantized_path_not_run", "unexpected_quantization",
+    "kernels_unproven", "native_path_not_run", "no_receipts", "quantized_path_not_run", "unexpected_quantization",
+    # time and memory
+    "faster", "leak", "more_memory", "slower",
     # limits
     "limits_gate_nothing", "limits_incomplete", "limits_missing", "limits_of_another_golden", "metric_not_computed",
 })  # fmt: skip
@@ -46,7 +48,7 @@ MEASURES: Final = (
 """Limits of probes, as `harness.limits.probes` names them."""
 UNMEASURED: Final = frozenset({"metric_not_computed", "checkpoint_fault", "error"})
 """Causes that name no fault: nothing was measured, or whatever broke would have them."""
-STAGES: Final = ("engine", "frames", "identity", "inspection", "probe", "receipts", "sanity", "trace")
+STAGES: Final = ("engine", "frames", "identity", "inspection", "perf", "probe", "receipts", "sanity", "trace")
 """Stages that a negative control may name."""
 _ENGINE: Final = frozenset({"oom", "hang", "crash", "device", "download", "disk", "protocol", "infra"})
 _LIMIT = re.compile(r"(.+)_(above|below|outside)_limit")

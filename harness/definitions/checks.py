@@ -11,11 +11,12 @@ from importlib.metadata import entry_points
 from pathlib import Path
 from typing import Final
 
-from harness.definitions.case import RECEIPTS, Case, CheckpointRef, Waiver
+from harness.definitions.case import Case, CheckpointRef, Waiver
 from harness.definitions.causes import SANITY, STAGES, check_cause, names_nothing
 from harness.definitions.contract import parse_contract
 from harness.definitions.environment import check_leased, check_name
 from harness.definitions.installed import attention_backends, check_contract
+from harness.definitions.program import check_command
 from harness.definitions.validation import did_you_mean
 from harness.frames.registry import metric_names
 
@@ -36,7 +37,8 @@ def check_case(case: Case, *, root: Path, runners: Collection[str]) -> Iterator[
     """Everything that is wrong with ``case`` beyond its types."""
     yield from _runners(case, runners)
     yield from _backend(case)
-    yield from _receipts(case)
+    if case.backend == "command":
+        yield from check_command(case.command)
     for name in case.env:
         if wrong := check_name(name, case.backend, case.pass_env):
             yield ("env", name), wrong
@@ -44,7 +46,7 @@ def check_case(case: Case, *, root: Path, runners: Collection[str]) -> Iterator[
         if wrong := check_leased(name):
             yield ("pass_env", index), wrong
     for role, ref in case.checkpoints().items():
-        yield from _checkpoint(role, ref, root)
+        yield from _checkpoint(role, ref)
     for index, text in enumerate(case.contracts):
         try:
             wrong = check_contract(parse_contract(text), root)
@@ -106,18 +108,11 @@ def _backend(case: Case) -> Iterator[Finding]:
         yield ("server",), f"`server` is read by backend openai-video only, and this is backend {case.backend}"
     elif case.backend != "command" and case.command:
         yield ("command",), f"`command` is read by backend command only, and this is backend {case.backend}"
-
-
-def _receipts(case: Case) -> Iterator[Finding]:
-    """A program whose receipts nobody asks for can prove no format."""
-    if case.backend != "command" or any(RECEIPTS in part for part in case.command):
-        return
-    for expert, wanted in case.quantization.model_dump().items():
-        if wanted != "bf16":
-            said = (
-                f"nothing would prove that {wanted} ran: hand the program {RECEIPTS} in `command`, where it writes them"
-            )
-            yield ("quantization", expert), said
+    elif case.backend != "command" and case.program_files:
+        yield ("program_files",), f"`program_files` belong to backend command, and this is backend {case.backend}"
+    for index, glob in enumerate(case.program_files):
+        if glob.startswith(("/", "~")) or ".." in glob.split("/"):
+            yield ("program_files", index), f"{glob!r} leads out of the repository; write a glob relative to its root"
 
 
 @cache
@@ -126,10 +121,11 @@ def backends() -> tuple[str, ...]:
     return tuple(sorted({entry.name for entry in entry_points(group=BACKENDS)}))
 
 
-def _checkpoint(role: str, ref: CheckpointRef, root: Path) -> Iterator[Finding]:
+def _checkpoint(role: str, ref: CheckpointRef) -> Iterator[Finding]:
     if ref.is_local:
-        if not _inside(ref.path, root):
-            yield (role, "path"), f"{ref.path} leads out of the repository; checkpoints lie inside it, or on the hub"
+        if ref.path.startswith("./") and not _inside(ref.path):
+            said = f"{ref.path} leads out of the repository; write a folder elsewhere as /folder or ~/folder"
+            yield (role, "path"), said
         if ref.revision is not None:
             yield (role, "revision"), "a folder has no revision; its files are digested instead"
     elif not HUB_NAME.fullmatch(ref.path) or ".." in ref.path:
@@ -138,15 +134,9 @@ def _checkpoint(role: str, ref: CheckpointRef, root: Path) -> Iterator[Finding]:
         yield (role, "path"), f"{ref.path} needs `revision`: a full commit, or `unresolved` until one is known"
 
 
-@cache
-def _inside(path: str, root: Path) -> bool:
-    """Whether ``path`` stays in ``root``, as written and after following links."""
-    top = os.path.normpath(root)
-    for start, seen in ((top, os.path.normpath), (os.path.realpath(top), os.path.realpath)):
-        target = seen(os.path.join(start, path))  # noqa: PTH118 - pathlib does not fold `..`
-        if target != start and not target.startswith(start.rstrip(os.sep) + os.sep):
-            return False
-    return True
+def _inside(path: str) -> bool:
+    """Whether ``./path``, as it is written, stays in the repository. A link in it may lead anywhere on this machine."""
+    return os.path.normpath(path).partition(os.sep)[0] != os.pardir
 
 
 def _waiver(waiver: Waiver, today: date) -> Iterator[Finding]:

@@ -23,7 +23,7 @@ import numpy.typing as npt
 
 from harness.definitions.case import Case
 from harness.engine.backend import Emit, Method
-from harness.engine.backends.wan_recorder import round_video
+from harness.engine.backends.delivery import round_video
 from harness.engine.environment import RUNTIME_PYTHON
 from harness.engine.failures import kind_of
 from harness.engine.process import describe_exit
@@ -199,7 +199,9 @@ class SglangBackend:
         """Refuse settings of our own loader, which SGLang does not have."""
         stated, defaults = case.execution, type(case.execution)()
         for name in ("attention_backend", "matmul", "tf32", "offload"):
-            if getattr(stated, name) != getattr(defaults, name):
+            # products may be emulated on any device: without a GPU they are
+            taken = name == "matmul" and stated.matmul == "emulate"
+            if getattr(stated, name) != getattr(defaults, name) and not taken:
                 raise InvalidCaseError(
                     f"execution.{name} is read by backend diffusers only, and SGLang would ignore it",
                     where=case.id,
