@@ -20,6 +20,7 @@ CAUSES: Final = frozenset({
     "format_mismatch", "fp8_code_table", "fp8_fnuz", "frozen", "gain", "global_scale_degenerate",
     "global_scale_inverted", "global_scale_missing", "guidance", "halves_swapped", "hang", "header_invalid",
     "ignore_contradicted", "ignore_incomplete", "index_invalid", "index_stale", "inf", "infra", "initial_latents",
+    "kernels_unproven",
     "input_scale_degenerate", "input_scale_missing", "limits_gate_nothing", "limits_incomplete", "limits_missing",
     "limits_of_another_golden", "metric_not_computed", "module_off", "name_unmapped", "nan", "native_path_not_run",
     "nibble_order", "no_receipts", "noise", "norm_off", "nothing_quantized", "oom", "probe_structure", "protocol",
