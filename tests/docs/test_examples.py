@@ -65,6 +65,16 @@ def installed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]
         sys.modules.pop(path.stem, None)
 
 
+@pytest.fixture
+def nothing_installed(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """Hide all plugins, also those of a reader who installed the examples."""
+    for module in (registry, spec):
+        monkeypatch.setattr(module, "entry_points", lambda **_: [])
+    clear_caches(registry, spec)
+    yield
+    clear_caches(registry, spec)
+
+
 def clip(change: Callable[[np.ndarray], np.ndarray] = lambda frames: frames) -> Clip:
     """Three frames of noise around grey, changed."""
     frames = np.random.default_rng(0).integers(60, 190, (3, 16, 16, 3)).astype(np.uint8)
@@ -87,6 +97,7 @@ def test_the_metric_measures_what_its_text_says() -> None:
     )  # its blind spot
 
 
+@pytest.mark.usefixtures("nothing_installed")
 def test_without_its_registration_the_metric_is_unknown() -> None:
     with pytest.raises(Exception, match="brightness_bias"):
         measured(clip())
@@ -169,6 +180,7 @@ def test_damage_of_the_format_is_a_fault(log8: Callable[..., Path]) -> None:
     assert len(codes) >= 2
 
 
+@pytest.mark.usefixtures("nothing_installed")
 def test_without_its_registration_the_format_is_unknown(log8: Callable[..., Path]) -> None:
     formats, codes = reported(log8())
     assert "log8" not in formats
