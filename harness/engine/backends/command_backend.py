@@ -4,8 +4,8 @@ The argument list in ``command`` is run, never through a shell, in the repositor
 anywhere in an argument; ``harness.definitions.program`` lists them.
 
 ``{case_json}`` is ``{"case": <resolved case>, "paths": {"model": "/folder", ...}, "device": "cpu" | "cuda" | "auto",
-"disturb": null | {"seed": 3, "dtype": "bf16", "initial": true, "between": false}}``. The pictures of a request are in ``paths`` too, as ``image`` and
-``last_image``: the files as they are.
+"disturb": null | {"seed": 3, "dtype": "bf16", "initial": true, "between": false}}``. The pictures of a request are in
+``paths`` too, as ``image`` and ``last_image``: the files as they are.
 
 The program writes frames [T, H, W, 3], RGB, exactly as many and as large as the case asks for: see
 ``harness.engine.backends.delivery`` for the containers. Receipts are the JSON of
