@@ -81,6 +81,6 @@ TI2V: Final = Variant(
     flow_shift=5.0,
     boundary_ratio=None,
     expand_timesteps=True,
-    robust_share=0.1,
+    robust_share=0.3,
 )
 VARIANTS: Final = {variant.name: variant for variant in (I2V, TI2V)}
