@@ -28,6 +28,7 @@ from harness.report.text import (
     short_digest,
     size,
 )
+from harness.report.times import time_bars
 
 # What the checkpoints promised against what the modules did.
 
@@ -155,6 +156,7 @@ def case_page(run: Run, place: int, media: Media) -> dict[str, Any]:
         "player": _player(record, media),
         "focus": focus(record),
         "bars": bars(record),
+        "times": time_bars(record),
         "bar_width": BAR_WIDTH,
         "limit_at": LIMIT_AT,
         "curves": curves(record),
