@@ -9,6 +9,8 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from harness.frames.causes import EXPLANATIONS
+
 Array = npt.NDArray[np.floating[Any]]
 MOST_VALUES = 2_500_000
 MOST_FRAMES = 9
@@ -32,6 +34,10 @@ class Explanation:
     frames: tuple[int, ...] = ()
     """Frames that are affected; empty: all of them."""
     values: dict[str, float] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        if self.code not in EXPLANATIONS:
+            raise ValueError(f"{self.code!r} is not a code of harness.frames.causes.EXPLANATIONS; add it there")
 
 
 class FramePair:
