@@ -35,11 +35,11 @@ _STAGE_CODES: Final = frozenset({
     "step_count", "text_dtype", "text_embedding", "text_tokens", "texts_exchanged", "timestep", "vae_alone",
     "vae_input", "vae_settings",
     # receipts: kernels that ran
-    "native_path_not_run", "no_receipts", "quantized_path_not_run", "unexpected_quantization",
+    "kernels_unproven", "native_path_not_run", "no_receipts", "quantized_path_not_run", "unexpected_quantization",
+    # time and memory
+    "faster", "leak", "more_memory", "slower",
     # limits
     "limits_gate_nothing", "limits_incomplete", "limits_missing", "limits_of_another_golden", "metric_not_computed",
-    # times and memory
-    "faster", "leak", "more_memory", "slower",
 })  # fmt: skip
 """Codes of findings of the engine and the judge, by stage."""
 CAUSES: Final = _STAGE_CODES | SANITY | frozenset(json.loads(INSPECTOR_CODES.read_text(encoding="utf-8")))

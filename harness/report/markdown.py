@@ -11,7 +11,7 @@ from harness.records.case_record import CaseRecord
 from harness.report.bars import bars
 from harness.report.load import Entry, Run
 from harness.report.overview_page import machines, sentence
-from harness.report.text import LABELS, case_commands, count_words, is_control, next_step, plain
+from harness.report.text import LABELS, case_commands, count_words, is_control, next_step, parts, plain
 from harness.report.times import perf_counts, perf_sentence
 from harness.text import clean, one_line
 
@@ -139,7 +139,8 @@ def _details(record: CaseRecord) -> str:
     ]
     lines += _changes(record)
     step = next_step(record)
-    commands = dict.fromkeys([*([step.line] if step else []), *(item.line for item in case_commands(record))])
+    first = [part.text for part in parts(step) if part.is_command]
+    commands = dict.fromkeys([*first, *(item.line for item in case_commands(record))])
     lines += ["", fenced("\n".join(commands), "sh"), "", "</details>", ""]
     return "\n".join(lines)
 
@@ -189,7 +190,7 @@ def run_json(run: Run) -> str:
         "unreadable": [{"path": item.path, "why": item.why} for item in run.unreadable],
         "cases": [
             {
-                "next": step.line if (step := next_step(entry.record)) else None,
+                "next": next_step(entry.record) or None,
                 "commands": [item.line for item in case_commands(entry.record)],
                 "record": entry.record.model_dump(mode="json"),
             }

@@ -23,7 +23,7 @@ import numpy.typing as npt
 
 from harness.definitions.case import Case
 from harness.engine.backend import Emit, Method
-from harness.engine.backends.wan_recorder import round_video
+from harness.engine.backends.delivery import round_video
 from harness.engine.environment import RUNTIME_PYTHON
 from harness.engine.failures import kind_of
 from harness.engine.process import describe_exit

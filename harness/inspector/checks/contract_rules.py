@@ -241,7 +241,7 @@ def contract_settings(context: Context) -> Iterator[InspectionFinding]:
             )
 
 
-@check("contract_schedule", cost="header", codes=("contract_schedule",), notes=("scheduler_refused",), order=370)
+@check("contract_schedule", cost="header", codes=("contract_schedule", "scheduler_refused"), order=370)
 def contract_schedule(context: Context) -> Iterator[InspectionFinding]:
     """Say which flow shift and boundary each runtime will sample with, and which of the files it does not read."""
     model = next((item for item in context.experts.values() if item.role == "model"), None)
