@@ -12,7 +12,7 @@ from harness.errors import InvalidCaseError
 from harness.goldens.journal import Transaction, recover
 from harness.goldens.workspace import Workspace
 from harness.perf.baseline import baseline_path
-from harness.perf.judging import SUSPICIOUS, exact_limit
+from harness.perf.comparing import SUSPICIOUS, exact_limit
 from harness.perf.measures import GROWTH, MEMORY, STEP
 from harness.perf.rule import LEAST_RUNS, compare_values, spread_of
 from harness.records.case_record import CaseRecord

@@ -26,8 +26,8 @@ from harness.goldens.matching import MatchKind
 from harness.judge.evidence import Evidence
 from harness.judge.verdict import judge, observe, stop_before_generation
 from harness.outcomes import SEVERITY, Outcome
+from harness.perf.comparing import Look
 from harness.perf.conditions import sampled
-from harness.perf.judging import Look
 from harness.perf.measures import PERF_CAUSES
 from harness.records import generation as gen
 from harness.records.case_record import CaseRecord, Checkout, Timing

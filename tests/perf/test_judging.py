@@ -9,7 +9,8 @@ import pytest
 
 from harness.perf.baseline import build
 from harness.perf.causes import find_cause
-from harness.perf.judging import Judge, Look
+from harness.perf.comparing import Look
+from harness.perf.judging import Judge
 from harness.records.perf import BlockTime, PerfReport, Profile
 from harness.records.perf_file import PerfFile
 
