@@ -8,8 +8,9 @@ import subprocess
 from pathlib import Path
 
 from harness.errors import InvalidCaseError
+from harness.project import HERE
 
-MADE = ("goldens/", "thresholds/", "runs/", ".quantgate/")
+MADE = HERE.written()
 """What regeneration itself writes: a change there is no change of what is measured."""
 
 
@@ -36,7 +37,7 @@ def tracked_files(root: Path) -> tuple[str, ...]:
         InvalidCaseError: git is needed and absent, or fails.
     """
     rows = [row for row in _git(root, "ls-files", "--stage", "-z").split("\0") if row]
-    return tuple(row for row in rows if not row.partition("\t")[2].startswith(("cases/", *MADE)))
+    return tuple(row for row in rows if not row.partition("\t")[2].startswith((f"{HERE.cases.name}/", *MADE)))
 
 
 def _git(root: Path, *arguments: str) -> str:

@@ -11,6 +11,7 @@ from typing import Final
 
 from harness.definitions.contract import Contract
 from harness.definitions.validation import did_you_mean
+from harness.project import Project
 
 METRICS: Final = (
     "ssim", "psnr", "mad", "tile_ssim", "flicker", "channel_shift", "contrast_ratio", "sharpness_ratio",
@@ -57,7 +58,7 @@ def check_contract(contract: Contract, root: Path | None = None) -> str | None:
 
 def _runtimes(root: Path | None) -> list[str]:
     """Runtimes that have a contract, by the names of their files."""
-    folders = [CONTRACTS, *([root / "contracts"] if root is not None else [])]
+    folders = [CONTRACTS, *([Project(root).contracts] if root is not None else [])]
     names = {path.stem for folder in folders for path in folder.glob("*.yaml")}
     names |= {path.stem.rsplit("-", 1)[0] for folder in folders for path in (folder / "learned").glob("*.yaml")}
     return sorted(names)

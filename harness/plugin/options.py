@@ -11,13 +11,8 @@ from pathlib import Path
 import pytest
 from _pytest.mark.expression import Expression
 
-FOLDERS = {
-    "quantgate_cases": ("cases", "folder of the case files"),
-    "quantgate_runners": ("runners", "folder of the runner profiles"),
-    "quantgate_thresholds": ("thresholds", "folder of the limit files"),
-    "quantgate_goldens": ("goldens", "folder of the goldens"),
-    "quantgate_runs": ("runs", "folder that run records are written to"),
-}
+from harness.errors import QuantgateError
+from harness.project import Project
 
 
 def declare(parser: pytest.Parser) -> None:
@@ -58,8 +53,7 @@ def declare(parser: pytest.Parser) -> None:
         metavar="SECONDS",
         help="how long to wait for a GPU that another run holds (default: 1800)",
     )
-    for name, (default, text) in FOLDERS.items():
-        parser.addini(name, f"{text}, relative to the root of the repository", default=default)
+    group.addoption("--runs", default=None, metavar="DIR", help="folder of the runs (default: runs/ of the project)")
 
 
 def check(config: pytest.Config) -> None:
@@ -90,9 +84,38 @@ def check_plan(config: pytest.Config) -> None:
             )
 
 
-def folder(config: pytest.Config, name: str) -> Path:
-    """An ini folder, resolved against the root of the repository."""
-    return config.rootpath / str(config.getini(name))
+def project(config: pytest.Config) -> Project:
+    """The project of this pytest run: the one that every command sees from the same folder.
+
+    Raises:
+        pytest.UsageError: ``[tool.quantgate]`` in ``pyproject.toml`` cannot be used.
+    """
+    try:
+        return Project.of_repository(config.rootpath)
+    except QuantgateError as error:
+        raise pytest.UsageError(str(error)) from error
+
+
+def runs_folder(config: pytest.Config) -> Path:
+    """Folder that this pytest run writes its run below."""
+    named = config.getoption("runs")
+    return project(config).runs if named is None else Path(config.invocation_params.dir, named)
+
+
+def check_folders(config: pytest.Config) -> None:
+    """Refuse folders that only pytest would see: ``quantgate accept`` would write to another store.
+
+    Raises:
+        pytest.UsageError: an ini setting names one.
+    """
+    given = [str(setting).partition("=")[0] for setting in config.option.override_ini or ()]
+    named = sorted({name for name in (*given, *config.inicfg) if name.startswith("quantgate_")})
+    if named:
+        raise pytest.UsageError(
+            f"{named[0]}: folders of a project have fixed names, so that pytest and every command use the same ones\n"
+            '  next: name the folder that holds cases/ in pyproject.toml, [tool.quantgate] root = "...", '
+            "or give --runs DIR"
+        )
 
 
 # Which runner ``-m`` asks for: the one without whose marker the expression is true of no case.

@@ -38,6 +38,7 @@ from harness.errors import InfraError, InvalidCaseError
 from harness.frames.clip import Clip, write_clip
 from harness.records.base import write_text_atomic
 from harness.records.generation import FloatStats, Generation, Receipts, Trace
+from harness.records.run_folder import CLIP_FILE
 
 
 class CommandBackend:
@@ -91,10 +92,10 @@ class CommandBackend:
         emit({"stage": "command", "step": 1, "steps": 1, "seconds": seconds})
         clip, stats = read_result(result, case)
         asked = any(RECEIPTS in part for part in case.command)
-        write_clip(out_dir / "clip.safetensors", clip, "raw")
+        write_clip(out_dir / CLIP_FILE, clip, "raw")
         result.unlink()
         return Generation(
-            clip="clip.safetensors",
+            clip=CLIP_FILE,
             clip_sha256=clip.digest,
             shape=clip.shape,
             float_stats=stats,
