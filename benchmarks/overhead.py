@@ -59,14 +59,14 @@ def chosen_case(name: str, shape: str, steps: int, runner: str, model: Path | No
 class BareLoop:
     """The pipeline as a script would call it."""
 
-    def __init__(self, case: Case, device: str) -> None:
-        self._case = case
+    def __init__(self, case: Case, device: str, root: Path = ROOT) -> None:
+        self.case = case
         self._backend = DiffusersBackend()
-        self._backend.load(case, resolve_case(case, ROOT), device, lambda _: None)
+        self._backend.load(case, resolve_case(case, root), device, lambda _: None)
 
     def seconds(self) -> float:
         """Wall time of one generation, frames in host memory."""
-        case, pipe = self._case, self._backend.pipe
+        case, pipe = self.case, self._backend.pipe
         sampling, (device, _) = case.sampling, self._backend.compute
         begin = time.perf_counter()
         pipe.scheduler = self._backend.scheduler(case)

@@ -52,14 +52,8 @@ def draw(labels: Labels, generator: torch.Generator, device: torch.device | str 
     All randomness (place, size, speed, shading) is drawn on the CPU from `generator`, so a seed means the same
     videos on every device up to rounding.
     """
-    count = len(labels)
-
-    def uniform(low: float, high: float) -> Tensor:
-        return (low + (high - low) * torch.rand(count, generator=generator)).to(device)
-
-    steps = torch.tensor([DIRECTIONS[name] for name in _DIRECTION_NAMES], dtype=torch.float32)
-    step = steps[labels.direction].to(device)
-    palette = torch.tensor(list(COLOURS.values()), device=device)
+    uniform = _uniform(len(labels), generator, device)
+    step = _steps(labels, device)
     radius = uniform(12.0, 15.0)
     travel = torch.where(step[:, 0] != 0, uniform(36.0, 56.0), uniform(22.0, 30.0))
     margin = radius + 1.0
@@ -69,7 +63,44 @@ def draw(labels: Labels, generator: torch.Generator, device: torch.device | str 
     middle = size / 2 + torch.stack([uniform(-1, 1), uniform(-1, 1)], 1) * slack
     time = torch.linspace(-0.5, 0.5, FRAMES, device=device)
     centre = middle[:, None] + step[:, None] * travel[:, None, None] * time[None, :, None]  # [B, F, 2]
+    return _render(labels, centre, radius, uniform)
 
+
+def draw_from_centre(labels: Labels, generator: torch.Generator, device: torch.device | str = "cpu") -> Tensor:
+    """Videos as `draw` makes them, but each object starts where it could move in any of the four directions.
+
+    So the first frame does not tell where the object will go: only the sentence does. Used to train and to measure the
+    models that take a first frame.
+    """
+    uniform = _uniform(len(labels), generator, device)
+    step = _steps(labels, device)
+    radius = uniform(11.0, 14.0)
+    travel = torch.stack([uniform(22.0, 30.0), uniform(13.0, 17.0)], 1)  # by axis, whichever the object moves along
+    size = torch.tensor([WIDTH, HEIGHT], dtype=torch.float32, device=device)
+    slack = (size / 2 - radius[:, None] - 1.0 - travel).clamp(min=0.0)
+    start = size / 2 + torch.stack([uniform(-1, 1), uniform(-1, 1)], 1) * slack
+    time = torch.linspace(0.0, 1.0, FRAMES, device=device)
+    centre = start[:, None] + step[:, None] * travel[:, None] * time[None, :, None]  # [B, F, 2]
+    return _render(labels, centre, radius, uniform)
+
+
+def _uniform(count: int, generator: torch.Generator, device: torch.device | str) -> Callable[[float, float], Tensor]:
+    def uniform(low: float, high: float) -> Tensor:
+        return (low + (high - low) * torch.rand(count, generator=generator)).to(device)
+
+    return uniform
+
+
+def _steps(labels: Labels, device: torch.device | str) -> Tensor:
+    """Each video's unit step [B, 2] as (x, y), float32."""
+    steps = torch.tensor([DIRECTIONS[name] for name in _DIRECTION_NAMES], dtype=torch.float32)
+    return steps[labels.direction].to(device)
+
+
+def _render(labels: Labels, centre: Tensor, radius: Tensor, uniform: Callable[[float, float], Tensor]) -> Tensor:
+    """Videos [B, 3, FRAMES, HEIGHT, WIDTH] in -1..1 of objects at `centre` [B, F, 2] (x, y in pixels)."""
+    device = centre.device
+    palette = torch.tensor(list(COLOURS.values()), device=device)
     x = torch.arange(WIDTH, device=device).float()[None, None, None, :] - centre[..., 0, None, None] + 0.5
     y = torch.arange(HEIGHT, device=device).float()[None, None, :, None] - centre[..., 1, None, None] + 0.5
     distance = _signed_distance(x, y, radius[:, None, None, None], labels.shape.to(device))

@@ -97,7 +97,7 @@ def train(
 
     text, joint = build_text_encoder().to(device), build_transformer().to(device)
     losses = _train_joint(data, text, joint, out, left * _JOINT, steps, batch, resume, compiled)
-    table = Table(text, data)
+    table = Table(text, data.tokens, data.empty)
     high, low = build_transformer().to(device), build_transformer().to(device)
     for expert in (high, low):
         expert.load_state_dict(joint.state_dict())
@@ -122,10 +122,10 @@ def save_pipeline(pipeline: Pipeline, out: Path) -> None:
 class Table:
     """Embeddings by video, from the finished text encoder: one row a distinct caption, computed once."""
 
-    def __init__(self, text: TextEncoder, data: Data) -> None:
-        distinct, self.row = torch.unique(data.tokens, dim=0, return_inverse=True)
+    def __init__(self, text: TextEncoder, tokens: Tensor, empty: Tensor) -> None:
+        distinct, self.row = torch.unique(tokens, dim=0, return_inverse=True)
         with torch.no_grad():
-            self.rows = torch.cat([embed(text, distinct), embed(text, data.empty)])
+            self.rows = torch.cat([embed(text, distinct), embed(text, empty)])
 
     def pick(self, index: Tensor) -> Tensor:
         """Embeddings of these videos' captions, a tenth of them dropped."""

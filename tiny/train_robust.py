@@ -71,7 +71,7 @@ def train(
     low: Expert = pipeline.transformer_2.float().to(device)
     data = Data(vae, count, seed + 3, device)
     log(f"robust: encoded {len(data)} videos in {schedule.used():.1f} s")
-    table = Table(text, data)
+    table = Table(text, data.tokens, data.empty)
     phase = Phase("robust", {"high": high, "low": low}, out, schedule, resume)
     compile_blocks(compiled, high, low)
     experts = ((high, WeightNoise(high), BOUNDARY_U, 1.0), (low, WeightNoise(low), 0.0, BOUNDARY_U))

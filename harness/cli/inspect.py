@@ -220,6 +220,8 @@ def print_comparison(comparison: CheckpointComparison, console: Console) -> None
 # ``quantgate inspect`` and ``quantgate lock``: arguments in, exit code out. The command line door only wires them.
 
 
+HASHED_BYTES = 1 << 30
+"""Weights beyond this are hashed with ``--full`` only: to hash a file is to read it whole."""
 EXIT: dict[InspectionOutcome, int] = {
     "clean": RULES[Outcome.PASS].exit_code,
     "fault": RULES[Outcome.CHECKPOINT_FAULT].exit_code,
@@ -265,7 +267,7 @@ def inspect_command(
     Returns:
         Exit code: 0 clean, 11 fault, 13 inconclusive, 17 bad reference, contract or value, 18 the source failed.
     """
-    from harness.inspector.inspect import inspect_checkpoint
+    from harness.inspector.proofs import inspect_once
 
     options = Options(reference, **given)
     try:
@@ -274,7 +276,7 @@ def inspect_command(
             names = ("contracts", "nibble_order", "scale_layout", "full")
             refuse_beside_against({name: getattr(options, name) for name in names} | {"layers": layers})
             return _compare(ref, typed(options.against), asked, as_json, output)
-        report = inspect_checkpoint(ref, **asked)
+        report = inspect_once(ref, unread=None if options.full else HASHED_BYTES, **asked)
     except InspectionInterruptedError as error:
         _show(error.report, as_json, layers, output)
         print(error, file=sys.stderr)

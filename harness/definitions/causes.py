@@ -13,7 +13,7 @@ CAUSES: Final = frozenset({
     "block_scale_zero", "boundary_ratio", "boundary_ratio_differs",
     "boundary_ratio_missing", "carried_not_ignored", "checkpoint_fault", "clipped", "codes_from_unrounded_scale",
     "component_broken", "component_missing", "config_contradicts_tensors", "config_invalid",
-    "contract_unmodelled", "contract_unproven", "contract_unread",
+    "contract_unmodelled", "contract_unproven", "contract_unread", "cpu_differs",
     "crash", "declaration_unseen", "declarations_differ", "device", "disk", "download", "dtype_differs",
     "duplicate_tensors", "encoding_inconclusive", "encoding_unproven", "env_changed", "excluded_differs", "expert",
     "experts_identical", "experts_mixed_precision", "experts_swapped", "first_divergence", "flat", "flicker",

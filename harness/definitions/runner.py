@@ -9,6 +9,7 @@ from typing import Annotated, Literal
 from packaging.specifiers import InvalidSpecifier, SpecifierSet
 from pydantic import AfterValidator, Field, StringConstraints, model_validator
 
+from harness.architecture import hardware_class
 from harness.definitions.case import Format, Frozen
 from harness.definitions.validation import validate
 from harness.definitions.yaml_tree import YamlError, parse, read_text, shown
@@ -46,6 +47,7 @@ def _not_reserved(name: str) -> str:
 RunnerName = Annotated[str, StringConstraints(pattern=r"^[a-z][a-z0-9_]{0,31}$"), AfterValidator(_not_reserved)]
 EnvGlob = Annotated[str, StringConstraints(pattern=r"^[A-Za-z_][A-Za-z0-9_?*]*$")]
 Specifier = Annotated[str, AfterValidator(_specifier)]
+Architecture = Annotated[str, AfterValidator(hardware_class)]
 
 
 class RunnerProfile(Frozen):
@@ -58,8 +60,10 @@ class RunnerProfile(Frozen):
         default=(), description="exact names as NVML and torch give them: `NVIDIA B200`, which is not `NVIDIA GB200`"
     )
     compute_capability: str | None = Field(default=None, pattern=r"^[0-9]{1,2}\.[0-9]$", description="such as 10.0")
-    architectures: tuple[str, ...] = Field(
-        default=(), description="of a CPU, as platform.machine() says it; each is a hardware class of its own"
+    architectures: tuple[Architecture, ...] = Field(
+        default=(),
+        description="of a CPU, such as x86_64 and aarch64, which macOS calls arm64; frames of one are compared with "
+        "the golden of another",
     )
     native_formats: tuple[Format, ...] = Field(
         default=("bf16",), description="formats that the device multiplies itself; the others are dequantized"

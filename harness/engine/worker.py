@@ -74,6 +74,7 @@ class Server:
     def _start(self, params: dict[str, Json], emit: Callable[[dict[str, Json]], None]) -> Json:
         from harness.definitions.case import Case
         from harness.engine.backend import load_backend
+        from harness.engine.load_meter import LoadMeter
         from harness.records.generation import EngineStart
 
         case = Case.model_validate(params["case"])
@@ -82,7 +83,10 @@ class Server:
             raise TypeError("paths is no object")
         began = time.monotonic()
         backend = load_backend(case.backend, allow_python=bool(params.get("allow_python")))
-        backend.load(case, {role: Path(str(path)) for role, path in paths.items()}, str(params["device"]), emit)
+        folders = {role: Path(str(path)) for role, path in paths.items()}
+        meter = LoadMeter(folders)
+        meter.read()
+        backend.load(case, folders, str(params["device"]), emit)
         self._backend = backend
         self._loads += 1
         return EngineStart(
@@ -91,6 +95,7 @@ class Server:
             load_seconds=time.monotonic() - began,
             loads=self._loads,
             quantized_modules=backend.quantized_modules(),
+            load=meter.usage(),
         ).model_dump(mode="json")
 
     def _generate(self, params: dict[str, Json], emit: Callable[[dict[str, Json]], None]) -> Json:

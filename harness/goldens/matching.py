@@ -16,6 +16,8 @@ class MatchKind(StrEnum):
 
     EXACT = "exact"
     """Request, hardware, weights and env are the same: pixels gate. The subject may differ; it is shown."""
+    CPU = "cpu"
+    """Another architecture of CPU: the frames are compared all the same, and inside their limits the run is green."""
     WEIGHTS = "weights"
     """Other weights or environment: the frames are compared all the same, and a clean result is ``golden_stale``."""
     HARDWARE = "hardware"
@@ -26,8 +28,9 @@ class MatchKind(StrEnum):
     """The case accepts no golden: ``golden_missing``."""
 
 
-_RANK: dict[IdentityClass, int] = {"subject": 0, "env": 1, "weights": 1, "hardware": 2, "request": 3}
-_KIND = (MatchKind.EXACT, MatchKind.WEIGHTS, MatchKind.HARDWARE, MatchKind.REQUEST)
+_RANK: dict[IdentityClass, int] = {"subject": 0, "env": 2, "weights": 2, "hardware": 3, "request": 4}
+_OTHER_CPU = 1
+_KIND = (MatchKind.EXACT, MatchKind.CPU, MatchKind.WEIGHTS, MatchKind.HARDWARE, MatchKind.REQUEST)
 
 
 @dataclass(frozen=True)
@@ -52,8 +55,9 @@ class Match:
 
 
 def kind_of(changes: Sequence[FieldChange]) -> MatchKind:
-    """What a set of differences means. The request outranks the hardware: another question has no right answer yet."""
-    return _KIND[max((_RANK[change.identity_class] for change in changes), default=0)]
+    """Say what a set of differences means. The request outranks the hardware: another question has no answer yet."""
+    ranks = (_OTHER_CPU if change.is_other_cpu else _RANK[change.identity_class] for change in changes)
+    return _KIND[max(ranks, default=0)]
 
 
 def without_harmless(changes: Sequence[FieldChange], harmless_env: Sequence[str]) -> tuple[FieldChange, ...]:
@@ -86,7 +90,8 @@ def select(goldens: Sequence[Golden], run: Identity, harmless_env: Sequence[str]
         return Match(MatchKind.EXACT, tuple(golden for golden, _ in exact), exact[0][1])
     nearest, changes = min(reversed(compared), key=_distance)
     kind, alike = kind_of(changes), [nearest]
-    if kind is MatchKind.WEIGHTS:  # frames are compared, and a bistable case may show any of its right answers
+    if kind in (MatchKind.CPU, MatchKind.WEIGHTS):
+        # frames are compared, and a bistable case may show any of its right answers
         digest = nearest.manifest.identity.digest()
         alike += [golden for golden in reversed(goldens) if golden is not nearest and _is_of(golden, digest)]
     return Match(kind, tuple(alike), changes)

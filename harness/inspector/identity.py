@@ -15,16 +15,19 @@ import os
 import re
 import shlex
 import threading
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 from harness.formats.errors import SourceError
 from harness.inspector.index import Component
-from harness.inspector.sources import LocalSource, Source
+from harness.inspector.sources import FileInfo, LocalSource, Source
 from harness.records.base import write_text_atomic
 from harness.records.inspection import FileDigest
 
-CHUNK = 1 << 20
+CHUNK = 1 << 22
+HASHERS = min(16, os.cpu_count() or 1)
+"""Files that are hashed at once: one file is hashed by one core."""
 _SHA256 = re.compile(r"^[0-9a-f]{64}$")
 
 
@@ -77,6 +80,17 @@ class DigestCache:
             self._dirty = True
         return _named_so(path, full, digest.hexdigest()), False
 
+    def remembered(self, path: Path) -> str | None:
+        """sha256 of a file as it lies there, if it is known without reading the file."""
+        try:
+            full = path.resolve()
+            with full.open("rb") as file:
+                key = "|".join([str(full), *map(str, _stamp(file.fileno()))])
+        except OSError:
+            return None
+        with self._lock:
+            return self._known.get(key)
+
     def save(self) -> None:
         """Write what was learned; a cache that cannot be written is not an error."""
         with self._lock:
@@ -112,33 +126,81 @@ def _named_so(path: Path, full: Path, digest: str) -> str:
 
 
 def digest_files(source: Source, paths: Iterable[str], cache: DigestCache) -> list[FileDigest]:
-    """Digest of each path: ``sha256`` everywhere but for small hub files, where the git blob id identifies it."""
-    found: list[FileDigest] = []
-    for path in sorted(set(paths)):
-        info = source.files.get(path)
-        if info is None:
-            continue
-        if isinstance(source, LocalSource):
-            value, remembered = cache.digest(source.folder / path)
-            found.append(
-                FileDigest(path=path, size=info.size, sha256=value, origin="cache" if remembered else "computed")
-            )
-        elif info.sha256 is not None:
-            found.append(FileDigest(path=path, size=info.size, sha256=info.sha256, origin="hub"))
-        else:
-            found.append(FileDigest(path=path, size=info.size, sha256=f"git:{info.blob_id}", origin="etag"))
-    return found
+    """Digest of each path: ``sha256`` everywhere but for small hub files, where the git blob id identifies it.
+
+    Files of this machine are hashed several at a time, the largest first.
+    """
+    present = [path for path in sorted(set(paths)) if path in source.files]
+    if not isinstance(source, LocalSource):
+        return [_of_the_hub(source.files[path]) for path in present]
+    values = _hashed([(source, path) for path in present], cache)
+    return [
+        FileDigest(
+            path=path, size=source.files[path].size, sha256=value, origin="cache" if remembered else "computed",
+        )
+        for path, (value, remembered) in zip(present, values, strict=True)
+    ]  # fmt: skip
 
 
-def component_digests(components: Iterable[Component], cache: DigestCache | None = None) -> dict[str, str]:
-    """``expert/file`` to digest for shards, indexes and configurations of transformers."""
+def _hashed(files: Sequence[tuple[LocalSource, str]], cache: DigestCache) -> list[tuple[str, bool]]:
+    """What ``DigestCache.digest`` says of each file; the largest are begun first, since one file is one core's work."""
+    order = sorted(range(len(files)), key=lambda index: -files[index][0].files[files[index][1]].size)
+    with ThreadPoolExecutor(HASHERS, thread_name_prefix="hash") as pool:
+        rows = {index: pool.submit(cache.digest, files[index][0].folder / files[index][1]) for index in order}
+        return [rows[index].result() for index in range(len(files))]
+
+
+def _of_the_hub(info: FileInfo) -> FileDigest:
+    if info.sha256 is not None:
+        return FileDigest(path=info.path, size=info.size, sha256=info.sha256, origin="hub")
+    return FileDigest(path=info.path, size=info.size, sha256=f"git:{info.blob_id}", origin="etag")
+
+
+def component_digests(
+    components: Iterable[Component], cache: DigestCache | None = None, unread: int | None = None
+) -> dict[str, str]:
+    """``expert/file`` to digest for shards, indexes and configurations of transformers.
+
+    Args:
+        components: the transformers.
+        cache: where digests are remembered.
+        unread: bytes that may be read to hash them. Where more is not remembered yet, files that are not are left out;
+            ``None``: every file is hashed.
+    """
     known = cache or DigestCache()
-    digests: dict[str, str] = {}
+    rows: list[tuple[Component, list[str], str]] = []
     for component in components:
         prefix = f"{component.folder}/" if component.folder else ""
         indexes = [path for path in component.source.files if path.startswith(prefix) and path.endswith(".index.json")]
-        paths = [*component.shards, *component.configs, *indexes]
+        rows.append((component, [*component.shards, *component.configs, *indexes], prefix))
+    if unread is not None and sum(_unknown_bytes(row[0].source, row[1], known) for row in rows) > unread:
+        rows = [(one, _remembered(one.source, paths, known), prefix) for one, paths, prefix in rows]
+    _hashed(
+        [
+            (component.source, path)
+            for component, paths, _ in rows
+            if isinstance(component.source, LocalSource)
+            for path in {*paths} & {*component.source.files}
+        ],
+        known,
+    )  # of both experts at once
+    digests: dict[str, str] = {}
+    for component, paths, prefix in rows:
         for item in digest_files(component.source, paths, known):
             digests[f"{component.expert}/{item.path.removeprefix(prefix)}"] = item.sha256
     known.save()
     return digests
+
+
+def _unknown_bytes(source: Source, paths: Iterable[str], cache: DigestCache) -> int:
+    if not isinstance(source, LocalSource):
+        return 0
+    absent = {*paths} & {*source.files} - {*_remembered(source, paths, cache)}
+    return sum(source.files[path].size for path in absent)
+
+
+def _remembered(source: Source, paths: Iterable[str], cache: DigestCache) -> list[str]:
+    """The files whose digest needs no reading."""
+    if not isinstance(source, LocalSource):
+        return [*paths]
+    return [path for path in paths if path in source.files and cache.remembered(source.folder / path) is not None]

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Collection, Mapping, Sequence
-from concurrent.futures import Executor, ThreadPoolExecutor
+from collections.abc import Callable, Collection, Mapping, Sequence
+from concurrent.futures import Executor, Future, ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TypedDict, Unpack
@@ -55,6 +55,7 @@ def inspect_checkpoint(
     ref: Ref,
     *,
     digests: bool = True,
+    unread: int | None = None,
     cache: DigestCache | None = None,
     skip: Collection[str] = (),
     **asked: Unpack[Asked],
@@ -63,7 +64,10 @@ def inspect_checkpoint(
 
     Args:
         ref: the checkpoint: a folder, ``owner/name@revision`` or a case's reference.
-        digests: also hash local files (remembered by size, mtime and inode) or ask the hub for theirs.
+        digests: also hash local files (remembered by size, mtime and inode) or ask the hub for theirs. They are hashed
+            while the rows are read and compared.
+        unread: bytes that may be read to hash files. Where more is not remembered yet, only the files that are
+            remembered get a digest, and the report says so; ``None``: all are hashed.
         cache: where hashes are remembered.
         skip: names of checks to leave out; for tests that prove a check's worth.
         asked: see ``Asked``.
@@ -74,10 +78,21 @@ def inspect_checkpoint(
         SourceError: the source failed before anything could be proven.
     """
     started = time.perf_counter()
-    examined = examine(ref, **asked)
-    found = examined.found
-    names = component_digests(examined.context.experts.values(), cache) if digests and found.failed is None else {}
-    report = examined.report(run_checks(examined.context, skip), names, time.perf_counter() - started)
+    hashed: list[Future[dict[str, str]]] = []
+    with ThreadPoolExecutor(1, thread_name_prefix="digests") as beside:
+
+        def opened(subject: Assembly) -> None:
+            if digests:
+                hashed.append(beside.submit(component_digests, subject.experts.values(), cache, unread))
+
+        examined = examine(ref, opened, **asked)
+        found = examined.found
+        findings = run_checks(examined.context, skip)
+        names = hashed[0].result() if hashed and found.failed is None else {}
+    report = examined.report(findings, names, time.perf_counter() - started)
+    if digests and found.failed is None and (left := _unhashed(examined.subject, names)):
+        told = f"{left} files were not hashed, which would read them whole: --full does"
+        report = report.model_copy(update={"not_done": (*report.not_done, told)})
     if found.failed is not None:
         error = InspectionInterruptedError(
             f"the source failed after {found.finished} of {found.planned} reads: {found.failed.what}",
@@ -88,6 +103,15 @@ def inspect_checkpoint(
         error.report = report
         raise error
     return report
+
+
+def _unhashed(subject: Assembly, names: Mapping[str, str]) -> int:
+    """How many weight files have no digest."""
+    return sum(len(component.shards) for component in subject.experts.values()) - sum(
+        f"{component.expert}/{path.removeprefix(f'{component.folder}/' if component.folder else '')}" in names
+        for component in subject.experts.values()
+        for path in component.shards
+    )
 
 
 @dataclass(frozen=True)
@@ -116,13 +140,20 @@ class Examined:
         )
 
 
-def examine(ref: Ref, **asked: Unpack[Asked]) -> Examined:
-    """Read what the checks need and judge nothing. Arguments and errors as of ``inspect_checkpoint``."""
+def examine(ref: Ref, opened: Callable[[Assembly], None] | None = None, **asked: Unpack[Asked]) -> Examined:
+    """Read what the checks need and judge nothing.
+
+    Args:
+        ref, asked: as of ``inspect_checkpoint``, and so are the errors.
+        opened: called once the checkpoint's headers are read, before its rows are.
+    """
     meter, base, root = Meter(), asked.get("base"), asked.get("root")
     experts = {"transformer": asked.get("transformer"), "transformer_2": asked.get("transformer_2")}
     options = _options(asked)
     with ThreadPoolExecutor(WORKERS, thread_name_prefix="inspect") as pool:
         subject = assemble(ref, meter, pool, experts, root)
+        if opened is not None:
+            opened(subject)
         anchor = assemble(base, meter, pool, root=root, role="base") if base is not None else None
         if anchor is not None:
             subject = _with_base(subject, anchor, pool)

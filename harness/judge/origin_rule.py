@@ -16,6 +16,11 @@ from harness.records.limits import LimitCheck
 from harness.records.verdict import Finding
 
 REQUEST, HARDWARE, WEIGHTS, ENV = "request_differs", "hardware_differs", "weights_changed", "env_changed"
+CPU = "cpu_differs"
+"""The golden was made on a CPU of another architecture."""
+CPU_REACH = 3.0
+"""How far beyond a limit, in parts of its margin, another architecture of CPU may move the frames. Frames further off
+than that are a regression on any CPU: `scripts/arm64.sh` prints what one architecture costs."""
 MOVED = (WEIGHTS, ENV)
 """Causes of a regression, and of a stale golden if the frames agree."""
 COMPARED_STAGES = ("sanity", "trace", "frames")
@@ -27,13 +32,22 @@ _BEFORE = 12
 
 
 def frames_compare(evidence: Evidence) -> bool:
-    """Whether trace and frames of the run can be held to the golden's: same request and hardware."""
-    return evidence.golden is not None and not evidence.golden.changed("request", "hardware")
+    """Whether trace and frames of the run can be compared with the golden's: same request and hardware, any CPU."""
+    golden = evidence.golden
+    if golden is None:
+        return False
+    return all(change.is_other_cpu for change in golden.changed("request", "hardware"))
+
+
+def other_cpu(evidence: Evidence) -> FieldChange | None:
+    """The change of the CPU's architecture between golden and run, if there is one."""
+    changes = evidence.golden.changed("hardware") if evidence.golden is not None else ()
+    return next((change for change in changes if change.is_other_cpu), None)
 
 
 def same_origin(evidence: Evidence) -> bool:
     """Whether the golden was made from the same request, hardware, weights and environment."""
-    return frames_compare(evidence) and not _moved(evidence)
+    return frames_compare(evidence) and not _moved(evidence) and other_cpu(evidence) is None
 
 
 def _moved(evidence: Evidence) -> tuple[FieldChange, ...]:
@@ -53,9 +67,12 @@ def judge_origin(evidence: Evidence) -> Iterator[Finding]:
         ("hardware", HARDWARE, "the golden was made on another class of hardware"),
     )
     for identity_class, code, text in rules:
-        changes = golden.changed(identity_class)
+        changes = tuple(change for change in golden.changed(identity_class) if not change.is_other_cpu)
         if changes:
             yield Finding(stage="identity", code=code, gating=True, message=f"{text}: {_fields(changes)}")
+    if (cpu := other_cpu(evidence)) is not None:
+        message = f"this CPU is {cpu.run}, and the golden was made on {cpu.golden}"
+        yield Finding(stage="identity", code=CPU, gating=False, message=message)
     if weights := golden.changed("weights"):
         message = f"the weights are not the golden's: {_weights(golden, weights)}"
         data: dict[str, Json] = {
@@ -88,8 +105,19 @@ def with_outcome(
             tail = f"{failed.message}{f' ({said})' if said else ''}" if failed is not None else said
             message = f"{finding.message}; {tail}" if tail else finding.message
             finding = finding.model_copy(update={"gating": failed is not None, "message": message})
+        if finding.code == CPU and failed is not None and _within_reach(findings, checks):
+            message = f"{finding.message}, which may be all that moved the frames: {failed.message}"
+            finding = finding.model_copy(update={"gating": True, "message": message})
         done.append(finding)
     return tuple(done)
+
+
+def _within_reach(findings: Sequence[Finding], checks: tuple[LimitCheck, ...]) -> bool:
+    """Whether frames alone fail, and no further beyond their limits than another CPU may move them."""
+    failed = [check for check in checks if check.gates and not check.passed]
+    return all(finding.stage in ("frames", "identity") for finding in findings if finding.gating) and all(
+        check.margin_consumed is not None and check.margin_consumed <= 1 + CPU_REACH for check in failed
+    )
 
 
 def _agreement(evidence: Evidence, checks: tuple[LimitCheck, ...]) -> str:

@@ -11,6 +11,7 @@ from harness.definitions.causes import names_nothing
 from harness.judge.evidence import Evidence
 from harness.judge.limits_rule import check_limits, judge_limits, limits_problem
 from harness.judge.origin_rule import (
+    CPU,
     ENV,
     HARDWARE,
     MOVED,
@@ -18,6 +19,7 @@ from harness.judge.origin_rule import (
     WEIGHTS,
     frames_compare,
     judge_origin,
+    other_cpu,
     same_origin,
     with_outcome,
 )
@@ -193,6 +195,8 @@ def next_command(evidence: Evidence, outcome: Outcome, cause: str, runner: str) 
         return f"quantgate inspect --case {case}"
     if outcome is Outcome.CHECKPOINT_FAULT:
         return f"quantgate inspect --case {case}"
+    if outcome is Outcome.ENVIRONMENT_MISMATCH and cause == CPU:
+        return f"quantgate report {shlex.quote(evidence.run_dir)}"
     if outcome is Outcome.ENVIRONMENT_MISMATCH:
         return f"quantgate doctor --runner {shlex.quote(runner)}"
     if outcome is Outcome.REGRESSION:
@@ -309,6 +313,7 @@ def _decide(evidence: Evidence, findings: tuple[Finding, ...]) -> tuple[Outcome,
     ordered: tuple[tuple[Outcome, Finding | None], ...] = (
         (Outcome.CHECKPOINT_FAULT, first("inspection")),
         (Outcome.ENVIRONMENT_MISMATCH, first("identity", code=HARDWARE)),
+        (Outcome.ENVIRONMENT_MISMATCH, first("identity", code=CPU)),
         (Outcome.REGRESSION, first("receipts")),
         (Outcome.REGRESSION, first("probe")),
         (Outcome.REGRESSION, first("identity", code=WEIGHTS)),
@@ -338,6 +343,12 @@ def _decide(evidence: Evidence, findings: tuple[Finding, ...]) -> tuple[Outcome,
 
 
 def _passed(evidence: Evidence, checks: tuple[LimitCheck, ...]) -> str:
+    cpu = other_cpu(evidence)
+    made_on = f" (on {cpu.run}; the golden was made on {cpu.golden})" if cpu is not None else ""
+    return f"{_how_near(evidence, checks)}{made_on}"
+
+
+def _how_near(evidence: Evidence, checks: tuple[LimitCheck, ...]) -> str:
     if evidence.comparison is None:
         return "no result"
     if evidence.comparison.bit_exact:

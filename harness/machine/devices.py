@@ -12,6 +12,7 @@ from typing import Any
 
 from pydantic import TypeAdapter
 
+from harness.architecture import hardware_class
 from harness.errors import InfraError
 from harness.records.base import Record
 from harness.records.identity import Device
@@ -22,8 +23,9 @@ FAKE_DEVICES = "QUANTGATE_FAKE_DEVICES"
 
 
 def cpu_device() -> Device:
-    """The CPU as a device: its class is the architecture, its marketing name is only shown."""
-    return Device(kind="cpu", name=platform.machine(), model=cpu_info("model name") or platform.processor())
+    """Describe the CPU as a device: its class is the architecture, its marketing name is only shown."""
+    model = cpu_info("model name") or platform.processor()
+    return Device(kind="cpu", name=hardware_class(platform.machine()), model=model)
 
 
 def cpu_info(key: str) -> str:

@@ -14,6 +14,7 @@ from typing import Any
 
 from packaging.specifiers import SpecifierSet
 
+from harness.architecture import hardware_class
 from harness.definitions.case import UNRESOLVED, CheckpointRef
 from harness.definitions.runner import RunnerProfile
 from harness.errors import InfraError
@@ -152,7 +153,7 @@ def require_fit(preflight: Preflight) -> None:
 
 
 def _cpu(profile: RunnerProfile, host: Host) -> list[Check]:
-    machine = host.machine()
+    machine = hardware_class(host.machine())
     if machine in profile.architectures:
         return [Check(name="device", state="fit", found=machine, wanted=", ".join(profile.architectures))]
     return [

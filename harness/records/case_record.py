@@ -11,6 +11,7 @@ from harness.records.generation import EngineStart, Generation
 from harness.records.identity import FieldChange, Fingerprint, Identity
 from harness.records.inspection import InspectionReport
 from harness.records.limits import LimitCheck
+from harness.records.perf import Conditions, PerfReport
 from harness.records.probe import ProbeEvidence
 from harness.records.verdict import Verdict
 
@@ -64,6 +65,10 @@ class CaseRecord(Record):
     sanity: SanityEvidence | None = None
     comparison: ComparisonEvidence | None = None
     limits: tuple[LimitCheck, ...] = ()
+    conditions: Conditions | None = None
+    """The machine while the generation ran."""
+    perf: PerfReport | None = None
+    """Time and memory, compared with the baseline; ``None`` if nothing was generated."""
     timing: Timing = Timing()
     artifacts: dict[str, str] = {}
     """Name to path, relative to the record's folder: ``candidate``, ``golden``, ``log``."""

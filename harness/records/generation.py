@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Literal
 
 from harness.records.base import Json, Record
+from harness.records.perf import LoadUsage, Usage
 
 Expert = Literal["transformer", "transformer_2"]
 """``transformer`` is the high-noise expert (t >= boundary_ratio * T), ``transformer_2`` the low-noise one."""
@@ -159,6 +160,8 @@ class Generation(Record):
     receipts: Receipts
     peak_memory_bytes: int | None = None
     generate_seconds: float = 0.0
+    usage: Usage | None = None
+    """Time and memory by stage, if the backend measures them."""
 
 
 class EngineStart(Record):
@@ -172,6 +175,8 @@ class EngineStart(Record):
     """How many times a model was loaded in this process: 1, however many cases it served."""
     quantized_modules: dict[Expert, dict[str, str]] = {}
     """What the checkpoints promise: expert to module name to format (``fp8``, ``nvfp4``), read from their tensors."""
+    load: LoadUsage | None = None
+    """What the load cost."""
 
 
 class Progress(Record):

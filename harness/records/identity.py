@@ -1,7 +1,8 @@
 """What makes two runs comparable: four classes, one rule each.
 
 ``request``: everything the case states. Differs: the golden is stale.
-``hardware``: exact device name and compute capability; on a CPU its architecture. Differs: environment mismatch.
+``hardware``: exact device name and compute capability; on a CPU its architecture. Differs: environment mismatch, except
+between two architectures of CPUs: there the frames are compared, and inside the limits the run is green.
 ``weights``: the content of each component of the checkpoint (``harness.records.contents``). Differs: the frames are
 compared all the same; outside their limits the run is red, inside them the golden is stale.
 ``env``: environment variables, but those that the runner's profile lists as harmless. Differ: as ``weights``.
@@ -18,6 +19,8 @@ import hashlib
 import json
 from typing import Literal
 
+from harness.architecture import CLASSES as CPU_CLASSES
+from harness.architecture import hardware_class
 from harness.records.base import Json, Record
 
 IdentityClass = Literal["request", "hardware", "weights", "env", "subject"]
@@ -56,6 +59,16 @@ class FieldChange(Record):
     golden: Json
     run: Json
 
+    @property
+    def is_other_cpu(self) -> bool:
+        """Whether golden and run were made on CPUs of two architectures: their frames are compared all the same."""
+        return (
+            self.identity_class == "hardware"
+            and self.field == "device"
+            and self.golden in CPU_CLASSES
+            and self.run in CPU_CLASSES
+        )
+
 
 def differences(golden: Identity, run: Identity) -> tuple[FieldChange, ...]:
     """Every field that differs between the golden's identity and this run's, in a stable order.
@@ -70,6 +83,8 @@ def differences(golden: Identity, run: Identity) -> tuple[FieldChange, ...]:
             continue
         before: dict[str, Json] = getattr(golden, name)
         after: dict[str, Json] = getattr(run, name)
+        if name == "hardware":
+            before, after = _hardware(before), _hardware(after)
         changes.extend(
             FieldChange(identity_class=name, field=field, golden=before.get(field), run=after.get(field))
             for field in sorted(before.keys() | after.keys())
@@ -105,6 +120,12 @@ def files_of(identity: Identity) -> dict[str, dict[str, Json]]:
         if is_file(field):
             files.setdefault(component_of(field), {})[field] = value
     return files
+
+
+def _hardware(fields: dict[str, Json]) -> dict[str, Json]:
+    """The fields with the CPU's architecture under one name: a golden from macOS may say ``arm64``."""
+    device = fields.get("device")
+    return {**fields, "device": hardware_class(device)} if isinstance(device, str) else fields
 
 
 def _has_files(subject: dict[str, Json]) -> bool:

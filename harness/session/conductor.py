@@ -24,11 +24,13 @@ from harness.goldens.matching import MatchKind
 from harness.judge.evidence import Evidence
 from harness.judge.verdict import judge, observe, stop_before_generation
 from harness.outcomes import SEVERITY, Outcome
+from harness.perf.conditions import sampled
 from harness.records import generation as gen
 from harness.records.case_record import CaseRecord, Timing
 from harness.records.golden import CLIP
 from harness.records.identity import Fingerprint, Identity
 from harness.records.limits import LimitCheck
+from harness.records.perf import Conditions
 from harness.records.run_folder import CLIP_FILE, GOLDEN_CLIP_FILE, RECORD_FILE, RunFolder
 from harness.records.verdict import Verdict
 from harness.session.attempts import lost_record
@@ -77,6 +79,7 @@ class _Run:
     """All goldens that the case accepts, whatever they are of."""
     identity: Identity | None = None
     engine: gen.EngineStart | None = None
+    conditions: Conditions | None = None
     fingerprint: Fingerprint | None = None
     log_tail: tuple[str, ...] = ()
 
@@ -318,8 +321,9 @@ class Session:
     def _generate(self, run: _Run) -> gen.Generation:
         engine = self._engine(run)
         try:
-            with run.stage("generate"):
+            with run.stage("generate"), sampled(engine.pid, self.context.device.uuid) as seen:
                 generation = engine.generate(run.case, run.folder, run.show)
+            run.conditions = seen()
         finally:
             run.log_tail = engine.log_tail(LOG_TAIL_LINES)
         promised = run.engine.quantized_modules if run.engine else {}
@@ -378,6 +382,7 @@ class Session:
             sanity=evidence.sanity,
             comparison=evidence.comparison,
             limits=checks,
+            conditions=run.conditions,
             timing=Timing(total=time.monotonic() - run.began, **timing),
             artifacts={name: file for name, file in ARTIFACTS.items() if (run.folder / file).exists()},
             log_tail=run.log_tail,

@@ -80,9 +80,9 @@ def inspect(case: Case, root: Path, paths: Mapping[str, Path]) -> InspectionRepo
     Raises:
         QuantgateError: there is nothing to inspect, or a source failed.
     """
-    from harness.inspector.inspect import inspect_checkpoint
+    from harness.inspector.proofs import inspect_once
 
-    report = inspect_checkpoint(
+    report = inspect_once(
         paths["model"],
         base=base_of(case, root),
         transformer=paths.get("transformer"),

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import hashlib
 import platform
+import posixpath
 import shutil
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from functools import cached_property
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
@@ -118,9 +119,20 @@ class Origins:
         return found
 
 
+WEIGHT_FILES = (".safetensors", ".gguf", ".bin", ".pt", ".pth", ".ckpt", ".onnx", ".npz", ".msgpack", ".h5")
+"""Endings of files that hold weights: which ones a run loads is in its identity, by content."""
+BESIDE_WEIGHTS = (".json", ".txt", ".model", ".md", ".jinja", ".vocab")
+"""Endings of what lies in a checkpoint's folders beside its weights."""
+LARGEST_CODE = 8 << 20
+"""Bytes above which a file that changed is told by its stamp: nobody writes a program that long."""
+
+
 def code_digest(root: Path) -> str:
     """sha256 over what a run's code is: this package, and where ``root`` is a git work tree, all that it holds but
     cases, goldens and limits, committed or not.
+
+    Checkpoints in the work tree are not read: what a run loads is in its identity. A changed or untracked file of more
+    than ``LARGEST_CODE`` bytes counts by size and times.
 
     Raises:
         InvalidCaseError: git is needed and absent, or fails.
@@ -131,10 +143,40 @@ def code_digest(root: Path) -> str:
         digest.update(f"{path.relative_to(package)}\0{_sha256(path)}\0".encode())
     for row in tracked_files(root):
         digest.update(f"{row}\0".encode())
-    for name in sorted(dirty_files(root)):
+    for name in without_checkpoints(dirty_files(root)):
         if not name.startswith(f"{Project(root).cases.name}/"):
-            digest.update(f"{name}\0{_sha256(root / name)}\0".encode())
+            digest.update(f"{name}\0{_small_sha256(root / name)}\0".encode())
     return digest.hexdigest()
+
+
+def without_checkpoints(names: Iterable[str]) -> tuple[str, ...]:
+    """Those files that are no part of a checkpoint, sorted.
+
+    A folder is a checkpoint's where it holds weights, where its parent holds ``model_index.json``, or where it holds
+    that file itself. Of such a folder weights, documents and tables are left out, and programs stay in.
+    """
+    every = sorted(names)
+    homes = {posixpath.dirname(name) for name in every if name.endswith(WEIGHT_FILES)}
+    pipelines = {posixpath.dirname(name) for name in every if posixpath.basename(name) == "model_index.json"}
+
+    def of_a_checkpoint(name: str) -> bool:
+        folder = posixpath.dirname(name)
+        inside = folder in homes or folder in pipelines or posixpath.dirname(folder) in pipelines
+        # the repository's own top folder holds more than a checkpoint, whatever somebody put there
+        return name.endswith(WEIGHT_FILES) or (bool(folder) and inside and name.endswith(BESIDE_WEIGHTS))
+
+    return tuple(name for name in every if not of_a_checkpoint(name))
+
+
+def _small_sha256(path: Path) -> str:
+    """sha256 of a file; of a large one its size and times, without reading it; empty where there is none."""
+    try:
+        state = path.stat()
+    except OSError:
+        return ""
+    if state.st_size > LARGEST_CODE:
+        return f"{state.st_size} {state.st_mtime_ns} {state.st_ctime_ns}"
+    return _sha256(path)
 
 
 def _programs(case: Case, root: Path) -> Iterator[tuple[str, str]]:

@@ -108,3 +108,42 @@ def test_a_recording_is_kept_for_its_own_base_only(root: Path, wan_case: Any) ->
     other = case.model_copy(update={"sampling": case.sampling.model_copy(update={"prompt": "another"})})
     assert record(other) not in (first, record(case))
     assert len(calls) == 4
+
+
+def test_no_checkpoint_in_the_work_tree_is_read_as_code(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from harness.session import origin as module
+
+    subprocess.run(["git", "-C", str(root), "init", "-q"], check=True)
+    first = code_digest(root)
+    model = root / "models" / "wan"
+    for name in ("transformer/a-00001-of-00002.safetensors", "transformer/config.json", "tokenizer/tokenizer.json",
+                 "model_index.json", "vae/model.GGUF".lower()):  # fmt: skip
+        (model / name).parent.mkdir(parents=True, exist_ok=True)
+        (model / name).write_bytes(b"weights")
+    (root / "loose.safetensors").write_bytes(b"weights")
+    read: list[str] = []
+    real = module._sha256
+    monkeypatch.setattr(module, "_sha256", lambda path: (read.append(path.name), real(path))[1])
+    assert code_digest(root) == first
+    assert not [name for name in read if not name.endswith(".py") and name != "weights"]
+    (model / "pipeline.py").write_text("a program beside the weights")
+    assert code_digest(root) != first
+    (root / "settings.json").write_text("{}")
+    beside = code_digest(root)
+    (root / "settings.json").write_text('{"a": 1}')
+    assert code_digest(root) != beside, "a file of the repository's top folder is no part of a checkpoint"
+
+
+def test_a_large_file_counts_by_its_stamp(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from harness.session import origin as module
+
+    subprocess.run(["git", "-C", str(root), "init", "-q"], check=True)
+    monkeypatch.setattr(module, "LARGEST_CODE", 10)
+    (root / "table.csv").write_bytes(b"x" * 11)
+    read: list[str] = []
+    real = module._sha256
+    monkeypatch.setattr(module, "_sha256", lambda path: (read.append(path.name), real(path))[1])
+    first = code_digest(root)
+    assert "table.csv" not in read
+    (root / "table.csv").write_bytes(b"y" * 12)
+    assert code_digest(root) != first

@@ -13,6 +13,10 @@ in an argument:
     where it writes which Linear ran in which format and on which kernel, the JSON of
     ``harness.records.generation.Receipts``. Needed where the case asks for a quantized format.
 
+``{usage}``
+    where it may write what the generation cost, the JSON of ``harness.records.perf.Usage``: seconds of each step at
+    least, on the clock that it names. Without it only the whole duration is known.
+
 The program runs with the engine's environment, which is exactly what the case states over a small base. Its standard
 streams go to the engine's log. Exit status 0 means that ``{out}`` is complete; any other status is a crash. It is
 killed, with all of its children, at ``timeouts.generate``. No trace comes back from such a program.
@@ -38,7 +42,11 @@ from harness.errors import InfraError, InvalidCaseError
 from harness.frames.clip import Clip, write_clip
 from harness.records.base import write_text_atomic
 from harness.records.generation import FloatStats, Generation, Receipts, Trace
+from harness.records.perf import Usage
 from harness.records.run_folder import CLIP_FILE
+
+USAGE = "{usage}"
+"""Placeholder in ``command``: the file that the program writes its times and memory to."""
 
 
 class CommandBackend:
@@ -47,6 +55,7 @@ class CommandBackend:
     def __init__(self) -> None:
         self._paths: dict[str, Path] = {}
         self._device = "auto"
+        self._generations = 0
 
     def load(self, case: Case, paths: Mapping[str, Path], device: str, emit: Emit) -> None:
         """Find the program.
@@ -75,13 +84,15 @@ class CommandBackend:
         request, result, said = out_dir / "case.json", out_dir / "frames.safetensors", out_dir / "receipts.json"
         result.unlink(missing_ok=True)
         said.unlink(missing_ok=True)
+        cost = out_dir / "usage.json"
+        cost.unlink(missing_ok=True)
         data = {
             "case": case.model_dump(mode="json"),
             "paths": {role: str(path) for role, path in self._paths.items()},
             "device": self._device,
         }
         write_text_atomic(request, json.dumps(data, indent=2))
-        places = {"{case_json}": request, "{out}": result, RECEIPTS: said}
+        places = {"{case_json}": request, "{out}": result, RECEIPTS: said, USAGE: cost}
         arguments = [_filled(part, places) for part in case.command]
         emit({"stage": "command", "step": 0, "steps": 1})
         began = time.perf_counter()
@@ -92,6 +103,8 @@ class CommandBackend:
         emit({"stage": "command", "step": 1, "steps": 1, "seconds": seconds})
         clip, stats = read_result(result, case)
         asked = any(RECEIPTS in part for part in case.command)
+        measured = any(USAGE in part for part in case.command)
+        self._generations += 1
         write_clip(out_dir / CLIP_FILE, clip, "raw")
         result.unlink()
         return Generation(
@@ -102,6 +115,7 @@ class CommandBackend:
             trace=Trace(steps=()),
             receipts=read_receipts(said) if asked else Receipts(modules=()),
             generate_seconds=seconds,
+            usage=_usage(cost, seconds, self._generations) if measured else None,
         )
 
     def close(self) -> None:
@@ -132,6 +146,20 @@ def read_receipts(path: Path) -> Receipts:
         return Receipts.read(path)
     except (OSError, ValueError) as error:
         raise InfraError(f"the program's receipts cannot be read: {error}", where=str(path), kind="protocol") from error
+
+
+def _usage(path: Path, seconds: float, ordinal: int) -> Usage:
+    """What the program says that the generation cost; only its duration, if it wrote nothing.
+
+    Raises:
+        InfraError: kind ``protocol``: there is a file, and it is no usage.
+    """
+    try:
+        return Usage.read(path).model_copy(update={"ordinal": ordinal})
+    except FileNotFoundError:
+        return Usage(clock="host", total=seconds, ordinal=ordinal)
+    except (OSError, ValueError) as error:
+        raise InfraError(f"the program's usage cannot be read: {error}", where=str(path), kind="protocol") from error
 
 
 def read_result(path: Path, case: Case) -> tuple[Clip, FloatStats]:

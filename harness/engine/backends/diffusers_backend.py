@@ -21,8 +21,10 @@ from harness.engine.backends.wan_attention import AttentionScales
 from harness.engine.backends.wan_loading import DTYPES, EXPERTS, load_pipeline
 from harness.engine.backends.wan_recorder import FloatWatch, Observer, Recorder, rounded
 from harness.engine.dtypes import DtypeWatch, first_call
+from harness.engine.meter import Meter
 from harness.engine.noise import Disturber, Noise, initial_noise, noise_methods
 from harness.engine.probes.methods import probe_methods
+from harness.engine.profile import profile_methods
 from harness.engine.receipts import keep_receipts
 from harness.errors import InvalidCaseError
 from harness.frames.clip import write_clip
@@ -40,6 +42,7 @@ class DiffusersBackend:
         self._dtype = torch.bfloat16
         self._promised: dict[str, dict[str, str]] = {}
         self._scheduler_config: dict[str, Any] = {}
+        self._generations = 0
         self.observers: list[Observer] = []
         """Called after every denoising step of every generation."""
 
@@ -79,7 +82,7 @@ class DiffusersBackend:
             disturber = Disturber(noise)
             latents = disturber.initial(latents)
             disturber.hook(pipe.scheduler, sampling.num_inference_steps)
-        self._reset_peak()
+        meter = self._meter(case)
         began = time.perf_counter()
         recorder, watch = Recorder(pipe, sampling.num_inference_steps, emit, self.observers, latents), FloatWatch()
         scales = AttentionScales()
@@ -90,6 +93,7 @@ class DiffusersBackend:
                 keep_receipts(self.experts) as book,
                 recorder.watching(),
                 scales.watching(self.experts),
+                meter.watching(pipe),
             ):
                 clip = rounded(self._run(case, latents, "pt"))
         finally:
@@ -128,8 +132,9 @@ class DiffusersBackend:
                 rounding_bias=watch.rounding_bias(clip),
             ),
             receipts=book.receipts(),
-            peak_memory_bytes=self._peak(),
+            peak_memory_bytes=meter.peak or resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024,
             generate_seconds=seconds,
+            usage=meter.usage(),
         )
 
     def denoise(self, case: Case) -> Any:
@@ -202,7 +207,7 @@ class DiffusersBackend:
 
     def methods(self) -> Mapping[str, Method]:
         """Further methods by name."""
-        return {**probe_methods(self), **noise_methods(self)}
+        return {**probe_methods(self), **noise_methods(self), **profile_methods(self)}
 
     def _check_size(self, case: Case) -> None:
         pipe, sampling = self._pipe, case.sampling
@@ -222,16 +227,11 @@ class DiffusersBackend:
                 "; ".join(wrong) + ": the pipeline would round it silently", where=case.id, remedy="change `sampling`"
             )
 
-    def _reset_peak(self) -> None:
-        if self._device.type == "cuda":
-            torch.cuda.synchronize()
-            torch.cuda.reset_peak_memory_stats()
-
-    def _peak(self) -> int:
-        """Most bytes allocated on the GPU during this generation; on a CPU the most that this process ever held."""
-        if self._device.type == "cuda":
-            return int(torch.cuda.max_memory_allocated())
-        return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+    def _meter(self, case: Case) -> Meter:
+        """The meter of the next generation."""
+        self._generations += 1
+        emulated = case.execution.matmul == "emulate"
+        return Meter(self._device, self._generations, case.execution.attention_backend, emulated=emulated)
 
 
 def _plain(config: Mapping[str, Any]) -> dict[str, Json]:

@@ -1,0 +1,1 @@
+"""The gate at the size of a real checkpoint; run as ``python -m benchmarks.real_size``."""

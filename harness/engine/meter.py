@@ -1,0 +1,179 @@
+"""Measures one generation inside the engine's process: seconds of steps, text encoder and VAE; memory by stage.
+
+On CUDA a moment is an event on the stream, so nothing waits for the device while it works; the events are read once at
+the end. Elsewhere it is the host's clock. The pipeline's arithmetic is left as it is.
+"""
+
+from __future__ import annotations
+
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any, cast
+
+import torch
+
+from harness.records.perf import Stage, StageMemory, Usage
+
+EXPERTS = ("transformer", "transformer_2")
+Mark = Any
+"""A CUDA event, or seconds."""
+
+
+class Meter:
+    """Measures one generation of a diffusers pipeline.
+
+    Args:
+        device: where the experts run.
+        ordinal: which generation of the engine this is.
+        attention: attention backend of the experts, for the record.
+        emulated: whether products are emulated.
+    """
+
+    def __init__(self, device: torch.device, ordinal: int, attention: str = "", *, emulated: bool = False) -> None:
+        self._cuda = device.type == "cuda"
+        self._ordinal, self._attention, self._emulated = ordinal, attention, emulated
+        self._spans: dict[str, list[tuple[Mark, Mark]]] = {"text_encoder": [], "vae": []}
+        self._steps: list[tuple[Mark, Mark, str]] = []
+        self._open: tuple[Mark, Mark, str] | None = None
+        self._memory: list[StageMemory] = []
+        self._stage: Stage = "encode"
+        self._before = self._allocated()
+        self._compiled = _compilations()
+        self._began = time.perf_counter()
+        self._total = 0.0
+
+    @contextmanager
+    def watching(self, pipe: Any) -> Iterator[None]:
+        """Hook text encoder, experts, scheduler and VAE while the context lasts.
+
+        Enter it after all other watchers: then its hooks stand nearest to the modules, and what the others do before
+        and after a call is no part of its time.
+        """
+        if self._cuda:
+            torch.cuda.synchronize()
+            torch.cuda.reset_peak_memory_stats()
+        handles = []
+        for role in EXPERTS:
+            model = getattr(pipe, role, None)
+            if isinstance(model, torch.nn.Module):
+                handles.append(model.register_forward_pre_hook(self._expert_begins(role)))
+                handles.append(model.register_forward_hook(self._expert_ends, prepend=True))
+        handles += self._spanned(getattr(pipe, "text_encoder", None), "text_encoder")
+        vae = getattr(pipe, "vae", None)
+        decoder = getattr(vae, "decoder", None)
+        handles += self._spanned(decoder, "vae")
+        if isinstance(decoder, torch.nn.Module):
+            handles.append(decoder.register_forward_pre_hook(lambda *_: self._enter("decode")))
+        step = pipe.scheduler.step
+        hidden = "step" in vars(pipe.scheduler)
+
+        def stepping(*arguments: Any, **options: Any) -> Any:
+            if self._open is not None:
+                self._steps.append(self._open)
+                self._open = None
+            return step(*arguments, **options)
+
+        pipe.scheduler.step = stepping
+        try:
+            yield
+        finally:
+            for handle in handles:
+                handle.remove()
+            if hidden:
+                pipe.scheduler.step = step
+            else:
+                del pipe.scheduler.step
+            if self._cuda:
+                torch.cuda.synchronize()
+            self._close_stage()
+            self._total = time.perf_counter() - self._began
+
+    def usage(self) -> Usage:
+        """What was measured. Call it after the results of the generation were let go, as far as they are."""
+        encoder, vae = (self._sum(self._spans[name]) for name in ("text_encoder", "vae"))
+        compiled = _compilations()
+        return Usage(
+            clock="device" if self._cuda else "host",
+            steps=tuple(self._between(begin, end) for begin, end, _ in self._steps),
+            experts=tuple(role for _, _, role in self._steps),
+            text_encoder=encoder,
+            vae=vae,
+            total=self._total,
+            memory=tuple(self._memory),
+            allocated_before=self._before,
+            allocated_after=self._allocated(),
+            ordinal=self._ordinal,
+            compilations=None if compiled is None else compiled - (self._compiled or 0),
+            attention=self._attention,
+            emulated=self._emulated,
+        )
+
+    @property
+    def peak(self) -> int | None:
+        """Most bytes allocated on the GPU during the generation; ``None`` on a CPU."""
+        return max((one.allocated for one in self._memory), default=None)
+
+    def _expert_begins(self, role: str) -> Any:
+        def hook(*_: Any) -> None:
+            if self._stage == "encode":
+                self._enter("denoise")
+            if self._open is None:
+                self._open = (self._now(), None, role)
+
+        return hook
+
+    def _expert_ends(self, *_: Any) -> None:
+        if self._open is not None:  # the last pass of a step decides: guidance runs an expert twice
+            self._open = (self._open[0], self._now(), self._open[2])
+
+    def _spanned(self, module: object, name: str) -> list[Any]:
+        if not isinstance(module, torch.nn.Module):
+            return []
+        began: list[Mark] = []
+
+        def begin(*_: Any) -> None:
+            began.append(self._now())
+
+        def end(*_: Any) -> None:
+            if began:
+                self._spans[name].append((began.pop(), self._now()))
+
+        return [module.register_forward_pre_hook(begin), module.register_forward_hook(end, prepend=True)]
+
+    def _enter(self, stage: Stage) -> None:
+        """Begin a stage: the peaks of the one before are taken."""
+        if stage != self._stage:
+            self._close_stage()
+            self._stage = stage
+
+    def _close_stage(self) -> None:
+        if self._cuda:
+            allocated, reserved = torch.cuda.max_memory_allocated(), torch.cuda.max_memory_reserved()
+            self._memory.append(StageMemory(stage=self._stage, allocated=allocated, reserved=reserved))
+            torch.cuda.reset_peak_memory_stats()
+
+    def _now(self) -> Mark:
+        if not self._cuda:
+            return time.perf_counter()
+        event = cast("Any", torch.cuda.Event)(enable_timing=True)
+        event.record()
+        return event
+
+    def _between(self, begin: Mark, end: Mark) -> float:
+        return float(begin.elapsed_time(end)) / 1000 if self._cuda else float(end - begin)
+
+    def _sum(self, spans: list[tuple[Mark, Mark]]) -> float | None:
+        return sum(self._between(*span) for span in spans) if spans else None
+
+    def _allocated(self) -> int | None:
+        return int(torch.cuda.memory_allocated()) if self._cuda else None
+
+
+def _compilations() -> int | None:
+    """Graphs that torch has compiled in this process; ``None`` if its compiler was never imported."""
+    dynamo = sys.modules.get("torch._dynamo.utils")
+    if dynamo is None:
+        return None
+    return int(dynamo.counters["stats"]["unique_graphs"])

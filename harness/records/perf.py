@@ -1,0 +1,178 @@
+"""Time and memory of a run: what the engine measured, under which conditions, and how it compares with its baseline.
+
+Seconds and bytes throughout. ``None`` means "could not be measured here", never zero.
+"""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from harness.records.base import Json, Record
+
+Stage = Literal["load", "encode", "denoise", "decode"]
+PerfState = Literal["within", "slower", "faster", "more_memory", "less_memory", "leak", "inconclusive", "unmeasured"]
+
+
+class StageMemory(Record):
+    """Most GPU memory of one stage."""
+
+    stage: Stage
+    allocated: int
+    """Bytes of tensors, as torch's allocator counts them (multiples of 512)."""
+    reserved: int
+    """Bytes that the allocator took from the driver. It depends on what was allocated before, so it never gates."""
+
+
+class LoadUsage(Record):
+    """What a load cost."""
+
+    checkpoint_bytes: int
+    """Bytes of the weight files that the case names."""
+    cache_resident: float | None = None
+    """Share of those bytes that lay in the page cache before the load, in [0, 1]."""
+    read_seconds: float = 0.0
+    """Reading what was not in the page cache, host clock."""
+    place_seconds: float = 0.0
+    """Everything after that: building the modules and bringing the weights to the device, host clock."""
+    memory: StageMemory | None = None
+
+
+class BlockTime(Record):
+    """One transformer block of an expert, in an instrumented run."""
+
+    block: str
+    """``transformer.blocks.3``."""
+    seconds: float
+    """Median over its calls."""
+
+
+class Profile(Record):
+    """What a second, instrumented generation showed. Its times are not compared with those of plain runs."""
+
+    blocks: tuple[BlockTime, ...] = ()
+    kernels: int | None = None
+    """Kernels that one step launches on the GPU; on a CPU the operators that it runs."""
+    synchronizations: int | None = None
+    """How often the host waits for the GPU in one step."""
+    top: tuple[str, ...] = ()
+    """Names of the kernels or operators that take the longest, the longest first."""
+
+
+class Usage(Record):
+    """What one generation cost, as its engine measured it."""
+
+    clock: Literal["device", "host"]
+    """``device``: CUDA events on the stream. ``host``: the host's monotonic clock."""
+    steps: tuple[float, ...] = ()
+    """Seconds of each denoising step, from the first call of an expert to the end of its last. The first one holds
+    compilation and autotuning and is judged apart."""
+    experts: tuple[str, ...] = ()
+    """The expert of each step."""
+    text_encoder: float | None = None
+    vae: float | None = None
+    total: float
+    """Of the whole generation, host clock."""
+    memory: tuple[StageMemory, ...] = ()
+    allocated_before: int | None = None
+    """Bytes that were allocated on the GPU when the generation began."""
+    allocated_after: int | None = None
+    """Bytes that were allocated when it had ended and its results were let go."""
+    ordinal: int = 1
+    """Which generation of its engine this was: 1 is the first."""
+    compilations: int | None = None
+    """Graphs that torch compiled in this generation."""
+    attention: str = ""
+    """Attention backend of the experts."""
+    emulated: bool = False
+    """The clock ran, but the products were emulated: the times say nothing of the real kernels."""
+
+    @property
+    def warm(self) -> tuple[float, ...]:
+        """Steps without the first."""
+        return self.steps[1:]
+
+    def peak(self, stage: Stage) -> int | None:
+        """Most bytes allocated in a stage."""
+        return next((one.allocated for one in self.memory if one.stage == stage), None)
+
+
+class Conditions(Record):
+    """The machine while a generation ran, as the parent saw it."""
+
+    machine: str = ""
+    """UUID of the GPU, or the name of the host."""
+    pool: str = ""
+    """Label of the machines that are taken to be alike (``QUANTGATE_POOL``); empty: nobody stated one."""
+    samples: int = 0
+    sm_clock: int | None = None
+    """Median over the samples, MHz."""
+    sm_clock_max: int | None = None
+    power: float | None = None
+    """Median, W."""
+    temperature: int | None = None
+    """Highest, degrees Celsius."""
+    throttle: tuple[str, ...] = ()
+    """Every reason for low clocks that was seen."""
+    foreign: tuple[str, ...] = ()
+    """Processes of others that used the GPU meanwhile."""
+    waiting: float | None = None
+    """Share of the engine's runnable time in which it waited for a CPU, in [0, 1]."""
+    host_before: int | None = None
+    """Anonymous memory of the engine's processes when the generation began."""
+    host_peak: int | None = None
+    host_after: int | None = None
+
+
+class PerfComparison(Record):
+    """One measure compared with its baseline."""
+
+    measure: str
+    """``step``, ``first_step``, ``text_encoder``, ``vae``, ``read``, ``place``, ``denoise_memory``, ``leak``, ..."""
+    unit: Literal["s", "bytes"]
+    value: float
+    baseline: float | None
+    """Median over the runs of the baseline."""
+    limit: float | None
+    """From which value on it is slower, or larger."""
+    ratio: float | None = None
+    p: float | None = None
+    """The larger of the p values of its tests; ``None`` for memory, which has no noise to test against."""
+    state: PerfState
+    gates: bool
+    message: str = ""
+
+
+class PerfReport(Record):
+    """Time and memory of a run, judged."""
+
+    state: PerfState
+    """The worst of the measures that gate."""
+    pool: str = ""
+    """Pool of the baseline that the run was compared with."""
+    runs: int = 0
+    """Runs of that baseline."""
+    comparisons: tuple[PerfComparison, ...] = ()
+    reasons: tuple[str, ...] = ()
+    """Why nothing can be concluded, or why there is no baseline."""
+    cause: str = ""
+    """Stable name of the first cause that holds, if the run is slower or larger."""
+    cause_message: str = ""
+    confirmations: int = 0
+    """Further generations that were made to confirm it."""
+    message: str = ""
+    """One sentence for a person: ``+12 % per step (p = 2e-05, pool h200-a)``."""
+    profile: Profile | None = None
+
+
+class PerfFacts(Record):
+    """What the runs of a baseline ran on, to tell what another run does differently."""
+
+    receipts: dict[str, Json] = {}
+    """``expert`` to number of modules by ``format/kernel``."""
+    compilations: int | None = None
+    attention: str = ""
+    driver: str = ""
+    packages: dict[str, str] = {}
+    sm_clock: int | None = None
+    """Median over the runs, MHz."""
+    profile: Profile | None = None

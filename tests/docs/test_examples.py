@@ -1,0 +1,151 @@
+"""The examples of docs/extending.md work as the page says: each is used here in the way of a reader who copies it."""
+
+from __future__ import annotations
+
+import shutil
+import sys
+import tomllib
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import numpy as np
+import pytest
+
+from harness.definitions import environment
+from harness.definitions.case import Case
+from harness.definitions.environment import environment_of
+from harness.definitions.runner import load_runners, match_runner
+from harness.engine.backend import load_backend
+from harness.engine.backends.command_backend import CommandBackend
+from harness.engine.owner import EngineOwner
+from harness.errors import NoRunnerError
+from harness.frames import registry
+from harness.frames.clip import Clip, read_clip
+from harness.frames.compare import compare
+from harness.inspector import inspect_checkpoint
+from harness.records.frames import MetricResult
+from harness.records.identity import Device
+
+ROOT = Path(__file__).parents[2]
+EXAMPLES = ROOT / "docs" / "examples"
+
+
+def clear_caches(*modules: ModuleType) -> None:
+    """Forget which plugins are installed."""
+    for module in modules:
+        for value in vars(module).values():
+            if hasattr(value, "cache_clear"):
+                value.cache_clear()
+
+
+@pytest.fixture
+def installed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """Install docs/examples as pip would: its modules on the path, its entry points in a `.dist-info` folder."""
+    project = tomllib.loads((EXAMPLES / "pyproject.toml").read_text())["project"]
+    info = tmp_path / "site" / "quantgate_examples-1.0.dist-info"
+    info.mkdir(parents=True)
+    (info / "METADATA").write_text(f"Metadata-Version: 2.1\nName: {project['name']}\nVersion: {project['version']}\n")
+    groups = project["entry-points"].items()
+    text = "".join(f"[{group}]\n" + "".join(f"{k} = {v}\n" for k, v in points.items()) for group, points in groups)
+    (info / "entry_points.txt").write_text(text)
+    monkeypatch.syspath_prepend(str(EXAMPLES))
+    monkeypatch.syspath_prepend(str(info.parent))
+    clear_caches(registry, environment)
+    yield
+    clear_caches(registry, environment)
+    for path in EXAMPLES.glob("*.py"):
+        sys.modules.pop(path.stem, None)
+
+
+def clip(change: Callable[[np.ndarray], np.ndarray] = lambda frames: frames) -> Clip:
+    """Three frames of noise around grey, changed."""
+    frames = np.random.default_rng(0).integers(60, 190, (3, 16, 16, 3)).astype(np.uint8)
+    return Clip(np.ascontiguousarray(change(frames)))
+
+
+def measured(candidate: Clip) -> MetricResult:
+    """Compare with the unchanged clip in the example's metric."""
+    (result,) = compare(clip(), candidate, ["brightness_bias"]).metrics
+    return result
+
+
+@pytest.mark.usefixtures("installed")
+def test_the_metric_measures_what_its_text_says() -> None:
+    assert measured(clip(lambda frames: frames + 3)).gating_value == pytest.approx(3.0)
+    assert measured(clip(lambda frames: frames - 5)).gating_value == pytest.approx(5.0)  # two-sided: the distance gates
+    assert measured(clip()).gating_value == 0.0
+    assert measured(clip(lambda frames: np.roll(frames, 5, axis=2))).gating_value == pytest.approx(
+        0.0
+    )  # its blind spot
+
+
+def test_without_its_registration_the_metric_is_unknown() -> None:
+    with pytest.raises(Exception, match="brightness_bias"):
+        measured(clip())
+
+
+def square_case(**changes: Any) -> Case:
+    """A case for the square."""
+    sampling = {
+        "prompt": "p",
+        "width": 32,
+        "height": 16,
+        "num_frames": 3,
+        "num_inference_steps": 2,
+        "guidance_scale": 1.0,
+    }
+    data: dict[str, Any] = {"id": "s", "runners": ["cpu"], "model": {"path": "./x"}, "sampling": sampling}
+    return Case.model_validate(data | changes)
+
+
+@pytest.mark.usefixtures("installed")
+def test_the_backend_is_found_by_its_name_and_states_its_variables() -> None:
+    assert type(load_backend("square")).__name__ == "SquareBackend"
+    assert environment_of("square").knows("SQUARE_SIZE")
+    assert not environment_of("square").knows("SQUARE_SIZES")
+
+
+def test_the_backend_runs_in_an_engine_and_the_program_draws_the_same(tmp_path: Path) -> None:
+    case = square_case(backend=f"{EXAMPLES / 'square_backend.py'}:SquareBackend")
+    owner = EngineOwner(case, tmp_path, {}, {"model": tmp_path / "model"}, allow_python_backend=True)
+    try:
+        owner.start()
+        generation = owner.generate(case, tmp_path / "engine")
+    finally:
+        owner.close()
+    frames = read_clip(tmp_path / "engine" / generation.clip).frames
+    assert frames.shape == (3, 16, 32, 3)
+    assert [int((frame.sum(axis=2) > 0).sum()) for frame in frames] == [64, 64, 64]  # an 8x8 square in each frame
+    program = str(EXAMPLES / "square_program.py")
+    case = square_case(backend="command", command=[sys.executable, program, "{case_json}", "{out}"])
+    backend = CommandBackend()
+    backend.load(case, {"model": tmp_path}, "cpu", lambda _: None)
+    backend.generate(case, tmp_path, lambda _: None)
+    assert np.array_equal(read_clip(tmp_path / "clip.safetensors").frames, frames)
+
+
+@pytest.mark.parametrize(
+    ("export", "contract", "codes"),
+    [
+        ("nvfp4", "tinyserve==1.4", {"nibble_order"}),
+        ("nvfp4", "tinyserve==2.5", {"nibble_order", "contract_unread"}),
+        ("fp8", "tinyserve==1.4", set()),
+    ],
+)
+def test_the_contract_of_a_project_is_applied(tmp_path: Path, export: str, contract: str, codes: set[str]) -> None:
+    shutil.copytree(EXAMPLES / "contracts", tmp_path / "contracts")
+    checkpoint, base = ROOT / "tiny" / "exports" / export, ROOT / "tiny" / "weights"
+    report = inspect_checkpoint(checkpoint, base=base, contracts=[contract], root=tmp_path, digests=False)
+    assert {finding.code for finding in report.findings if finding.severity != "warning"} == codes
+
+
+def test_the_runner_takes_its_device_and_no_other(tmp_path: Path) -> None:
+    shutil.copytree(ROOT / "runners", tmp_path / "runners")
+    shutil.copy(EXAMPLES / "runners" / "l4.yaml", tmp_path / "runners")
+    profiles = load_runners(tmp_path / "runners")
+    card = Device(kind="cuda", name="NVIDIA L4", compute_capability="8.9")
+    assert match_runner(card, profiles).name == "l4"
+    with pytest.raises(NoRunnerError):
+        match_runner(card.model_copy(update={"name": "NVIDIA L40"}), profiles)
