@@ -15,6 +15,10 @@ from harness.errors import QuantgateError
 from harness.project import Project
 
 
+_FIXED = tuple(f"quantgate_{folder}" for folder in ("cases", "runners", "thresholds", "goldens", "runs"))
+"""Ini settings that would name folders for pytest alone. They are declared so that they can be refused."""
+
+
 def declare(parser: pytest.Parser) -> None:
     """Add options and ini settings to pytest's parser."""
     group = parser.getgroup("quantgate", "quantized video-diffusion cases")
@@ -53,6 +57,8 @@ def declare(parser: pytest.Parser) -> None:
         metavar="SECONDS",
         help="how long to wait for a GPU that another run holds (default: 1800)",
     )
+    for name in _FIXED:
+        parser.addini(name, "refused: see [tool.quantgate] in docs/cases.md", default="")
     group.addoption("--runs", default=None, metavar="DIR", help="folder of the runs (default: runs/ of the project)")
 
 
@@ -108,8 +114,7 @@ def check_folders(config: pytest.Config) -> None:
     Raises:
         pytest.UsageError: an ini setting names one.
     """
-    given = [str(setting).partition("=")[0] for setting in config.option.override_ini or ()]
-    named = sorted({name for name in (*given, *config.inicfg) if name.startswith("quantgate_")})
+    named = [name for name in _FIXED if config.getini(name)]
     if named:
         raise pytest.UsageError(
             f"{named[0]}: folders of a project have fixed names, so that pytest and every command use the same ones\n"

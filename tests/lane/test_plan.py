@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from harness.cli.app import lane
+from harness.cli import lane
 from harness.definitions.case import Case, Located
 from harness.definitions.runner import load_runners
 from harness.errors import InvalidCaseError

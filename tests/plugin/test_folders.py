@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -10,12 +12,15 @@ from harness.errors import InvalidCaseError
 from harness.project import Project, project_root
 
 
-def test_a_folder_that_only_pytest_would_see_is_refused(pytester: pytest.Pytester) -> None:
-    done = pytester.runpytest_subprocess("-o", "quantgate_goldens=elsewhere")
-    done.stderr.fnmatch_lines(["*quantgate_goldens: folders of a project have fixed names*"])
-    assert done.ret == pytest.ExitCode.USAGE_ERROR
-    pytester.makeini("[pytest]\nquantgate_thresholds = elsewhere\n")
-    assert pytester.runpytest_subprocess().ret == pytest.ExitCode.USAGE_ERROR
+@pytest.mark.parametrize("by_file", [True, False])
+def test_a_folder_that_only_pytest_would_see_is_refused(tmp_path: Path, by_file: bool) -> None:
+    if by_file:
+        (tmp_path / "pytest.ini").write_text("[pytest]\nquantgate_goldens = elsewhere\n", encoding="utf-8")
+    given = [] if by_file else ["-o", "quantgate_goldens=elsewhere"]
+    command = [sys.executable, "-m", "pytest", "--rootdir", str(tmp_path), *given]
+    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=False)
+    assert done.returncode == pytest.ExitCode.USAGE_ERROR
+    assert "quantgate_goldens: folders of a project have fixed names" in done.stderr
 
 
 def test_a_project_in_a_folder_of_its_repository_is_found_by_commands_and_by_pytest(tmp_path: Path) -> None:

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from harness.cli.app import trial as candidate_commands
+from harness.cli import trial as candidate_commands
 from harness.definitions.case import Case, CheckpointRef
 from harness.errors import InvalidCaseError
 from harness.records.inspection import ContractReport, ExpertSummary, InspectionFinding, InspectionReport

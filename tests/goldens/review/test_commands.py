@@ -10,7 +10,7 @@ import pytest
 import typer
 from typer.testing import CliRunner
 
-from harness.cli.app import review
+from harness.cli import review
 from harness.cli.review import accept as accept_command
 from harness.errors import GoldenError, QuantgateError
 from harness.goldens.accept import accept

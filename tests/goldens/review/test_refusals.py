@@ -13,7 +13,7 @@ import pytest
 import typer
 from typer.testing import CliRunner
 
-from harness.cli.app import review
+from harness.cli import review
 from harness.cli.review import accept as accept_command
 from harness.errors import GoldenError, QuantgateError
 from harness.frames.clip import Clip, write_clip
