@@ -7,7 +7,7 @@ export OMP_NUM_THREADS ?= 1
 export HF_HUB_OFFLINE ?= 1
 export PYTHONDONTWRITEBYTECODE ?=
 
-.PHONY: demo test test-browser test-slow lint setup clean help
+.PHONY: demo demo-sglang test-sglang test test-browser test-slow lint setup clean help
 
 help: ## this list
 	@grep -E '^[a-z-]+:.*##' Makefile | sed -E 's/:.*## /\t/' | expand -t 18
@@ -28,6 +28,15 @@ tiny/exports/.made: $(STAMP) tiny/weights/manifest.json
 
 demo: $(STAMP) tiny/exports/.made ## run the tiny suite and the incident on the CPU
 	$(BIN)/python -m pytest cases/tiny.yaml cases/incident.yaml --runner cpu
+
+SGLANG_VERSIONS := 0.5.12.post1 0.5.13 0.5.23
+demo-sglang: $(STAMP) tiny/exports/.made ## the incident in the real SGLang on the CPU: installs three versions (3.3 GB), predicts, runs
+	for version in $(SGLANG_VERSIONS); do $(BIN)/quantgate runtime install sglang==$$version --cpu || exit 1; done
+	$(BIN)/python -m pytest cases/incident_sglang.yaml --runner cpu --run-id demo-sglang; $(BIN)/python -m benchmarks.sglang_incident runs/demo-sglang
+
+test-sglang: $(STAMP) tiny/exports/.made ## tests in the real SGLang; installs what they need
+	for version in $(SGLANG_VERSIONS) 0.5.20; do $(BIN)/quantgate runtime install sglang==$$version --cpu || exit 1; done
+	QUANTGATE_REQUIRE_RUNTIMES=1 $(BIN)/python -m pytest tests/runtimes/test_real_sglang.py -m slow
 
 lint: $(STAMP) ## ruff, mypy, import rules
 	$(BIN)/ruff check .

@@ -1,4 +1,4 @@
-"""How `benchmarks.metrics` measures."""
+"""Timing and the table's entries of `benchmarks.metrics`."""
 
 from __future__ import annotations
 
@@ -6,46 +6,37 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass
 
-import torch
-
 from harness.frames.clip import Clip
 from harness.frames.metric import Pair
-from harness.frames.registry import GATING, find_metric
-from harness.frames.statistics import PairStatistics
+from harness.frames.registry import find_metric, gating_names
 
 
 @dataclass(frozen=True)
 class Timing:
-    """Seconds for all frames, and of how many frames they were measured."""
+    """Process seconds for all frames, and the number of frames that were measured."""
 
     seconds: float
     frames: int
 
 
-def best_of(function: Callable[[], object], runs: int, device: str) -> float:
-    """Least of several runs: process seconds on the CPU, seconds by the clock on a GPU, which is waited for."""
-    clock = time.process_time if device == "cpu" else time.perf_counter
+def best_of(function: Callable[[], object], runs: int) -> float:
+    """Return the least process seconds of several runs."""
     least = float("inf")
     for _ in range(runs):
-        if device != "cpu":
-            torch.cuda.synchronize()
-        began = clock()
+        began = time.process_time()
         function()
-        if device != "cpu":
-            torch.cuda.synchronize()
-        least = min(least, clock() - began)
+        least = min(least, time.process_time() - began)
     return least
 
 
-def scaled(function: Callable[[int], object], frames: int, count: int, device: str) -> Timing:
-    """Time ``function`` on ``frames`` of ``count`` frames and scale to all."""
+def scaled(function: Callable[[int], object], frames: int, count: int) -> Timing:
+    """Time ``function`` on ``frames`` of ``count`` frames, and scale the result to all of them."""
     function(1)
-    return Timing(best_of(lambda: function(frames), 2, device) * count / frames, frames)
+    return Timing(best_of(lambda: function(frames), 2) * count / frames, frames)
 
 
-def gating_set(golden: Clip, candidate: Clip, statistics: Callable[[], PairStatistics]) -> None:
-    """Every gating metric over one fresh pass."""
-    pair = Pair(golden, candidate)
-    pair.__dict__["statistics"] = statistics()
-    for name in GATING:
+def gating_set(golden: Clip, candidate: Clip) -> None:
+    """Measure every gating metric over one fresh pass, with one thread."""
+    pair = Pair(golden, candidate, threads=1)
+    for name in gating_names():
         find_metric(name).measure(pair)

@@ -41,7 +41,6 @@ def steps(out: Path) -> tuple[Step, ...]:
         Step("tracing", "benchmarks.tracing", cuda),
         Step("overhead", "benchmarks.overhead", ("--shape", "832x480x17")),
         Step("overhead-deep", "benchmarks.overhead", ("--shape", "832x480x81", "--steps", "40", "--layers", "40")),
-        Step("metrics", "benchmarks.metrics", cuda),
         Step("attribution-fp8", attribution, fp8),
         Step("attribution-fp8-held-out", attribution, (*fp8, "--held-out")),
         Step("attribution-nvfp4", attribution, fp4),

@@ -23,7 +23,7 @@ from benchmarks.peers import rules_without_weights
 from benchmarks.peers.base import PeerRule
 from harness.frames.clip import Clip
 from harness.frames.compare import compare
-from harness.frames.registry import GATING, find_metric
+from harness.frames.registry import find_metric, gating_names
 from harness.frames.sanity import check_clip
 
 MARGIN = 1.5
@@ -31,6 +31,7 @@ MARGIN = 1.5
 FLOOR = {"flicker": 1.0, "channel_shift": 1.0, "motion_ratio": 0.1}
 """No limit is tighter. A flat wall between two levels (of 255) is rounded up or down as a whole; and soft grain of two
 levels is 7 % more motion where hardly anything moves."""
+GATING = gating_names()
 DRIFT_PROOF = tuple(name for name in GATING if name not in ("ssim", "psnr", "mad", "tile_ssim"))
 """Statistics that may gate under drift."""
 

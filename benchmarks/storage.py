@@ -24,8 +24,7 @@ from PIL import Image
 from benchmarks.faults.benign import grain_2
 from benchmarks.faults.output import apply
 from benchmarks.faults.scenes import scenes
-from harness.frames.clip import Clip, read_clip, write_clip
-from harness.frames.codec import Codec
+from harness.frames.clip import Clip, Codec, read_clip, write_clip
 
 Frame = npt.NDArray[np.uint8]
 Encode = Callable[[Frame], bytes]

@@ -33,7 +33,7 @@ from harness.records.identity import Device
 from harness.session.context import devices_for
 
 ROOT = Path(__file__).parents[1]
-ENGINE = "harness.engine.worker"
+ENGINES = frozenset({"harness.engine.worker", "harness.engine.warm"})
 BUSY_SECONDS = 5.0
 """How long an engine process must have lived before its worker is killed: it loads or generates by then."""
 SETTLE_SECONDS = 20.0
@@ -69,7 +69,7 @@ def engines_below(pytest: psutil.Process) -> Iterator[psutil.Process]:
     """Engine processes that a pytest run has started, directly or through its workers."""
     for child in pytest.children(recursive=True):
         try:
-            if ENGINE in child.cmdline():
+            if ENGINES & set(child.cmdline()):
                 yield child
         except psutil.Error:
             continue
@@ -119,7 +119,7 @@ def run(root: Path, name: str, runner: str, devices: tuple[Device, ...], kill: b
                 seen |= {child.pid for engine in engines for child in engine.children(recursive=True)}
                 old = [engine for engine in engines if time.time() - engine.create_time() > BUSY_SECONDS]
                 if kill and not killed and old:
-                    worker = next(parent for parent in old[0].parents() if ENGINE not in parent.cmdline())
+                    worker = next(parent for parent in old[0].parents() if not ENGINES & set(parent.cmdline()))
                     os.kill(worker.pid, signal.SIGKILL)
                     killed = f"worker {worker.pid} of engine {old[0].pid}"
             except psutil.Error:

@@ -14,8 +14,22 @@ MADE = HERE.written()
 """What regeneration itself writes: a change there is no change of what is measured."""
 
 
+def git_top(root: Path) -> Path | None:
+    """Return the top of the git work tree that ``root`` lies in: ``root`` itself, or a folder above it.
+
+    Returns:
+        ``None`` where ``root`` lies in no work tree.
+    """
+    root = root.resolve()
+    return next((place for place in (root, *root.parents) if (place / ".git").exists()), None)
+
+
 def dirty_files(root: Path) -> tuple[str, ...]:
-    """Changed and untracked files of the repository at ``root``; none where it is no repository.
+    """List changed and untracked files of the repository that ``root`` lies in.
+
+    Returns:
+        Paths relative to ``root``; those of a file elsewhere in the repository begin with ``../``. Empty where ``root``
+        lies in no repository.
 
     Raises:
         InvalidCaseError: git is needed and absent, or fails.
@@ -23,26 +37,42 @@ def dirty_files(root: Path) -> tuple[str, ...]:
     names, fields = [], iter(_git(root, "status", "--porcelain=v1", "-z", "--untracked-files=all").split("\0"))
     for field in fields:
         if field:
-            names.append(field[3:])
+            names.append(_relative(root, field[3:]))
             if field[0] in "RC":  # a rename is followed by the name it had
                 next(fields, None)
     return tuple(name for name in names if not name.startswith(MADE))
 
 
 def tracked_files(root: Path) -> tuple[str, ...]:
-    """``mode blob stage<TAB>name`` of what is tracked at ``root``, but for cases and what regeneration writes; nothing
-    where it is no repository.
+    """List what the repository that ``root`` lies in tracks, but for cases and what regeneration writes.
+
+    Returns:
+        ``mode blob stage<TAB>name``, the name relative to ``root``; empty where ``root`` lies in no repository.
 
     Raises:
         InvalidCaseError: git is needed and absent, or fails.
     """
-    rows = [row for row in _git(root, "ls-files", "--stage", "-z").split("\0") if row]
-    return tuple(row for row in rows if not row.partition("\t")[2].startswith((f"{HERE.cases.name}/", *MADE)))
+    kept = []
+    for row in _git(root, "ls-files", "--stage", "-z").split("\0"):
+        told, tab, name = row.partition("\t")
+        name = _relative(root, name) if name else ""
+        if name and not name.startswith((f"{HERE.cases.name}/", *MADE)):
+            kept.append(f"{told}{tab}{name}")
+    return tuple(kept)
+
+
+def _relative(root: Path, name: str) -> str:
+    """A path that git gives relative to the top of the work tree, relative to ``root``."""
+    top = git_top(root)
+    if top is None or top == root.resolve():
+        return name
+    return os.path.relpath(top / name, root.resolve())
 
 
 def _git(root: Path, *arguments: str) -> str:
-    """What git says; nothing where ``root`` is no repository."""
-    if not (root / ".git").exists():
+    """What git says of the whole work tree; nothing where ``root`` lies in none."""
+    top = git_top(root)
+    if top is None:
         return ""
     git = shutil.which("git")
     if git is None:
@@ -50,7 +80,7 @@ def _git(root: Path, *arguments: str) -> str:
             f"{root} is a git repository, and there is no git to ask for changes", remedy="install git"
         )
     env = {name: value for name, value in os.environ.items() if not name.startswith("GIT_")}
-    command = [git, "-C", str(root), *arguments]
+    command = [git, "-C", str(top), *arguments]
     done = subprocess.run(command, capture_output=True, text=True, check=False, env=env)
     if done.returncode:
         raise InvalidCaseError(f"git {arguments[0]} failed: {done.stderr.strip()}", where=str(root))

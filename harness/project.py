@@ -76,23 +76,41 @@ class Project:
         return tuple(f"{path.name}/" for path in (self.goldens, self.thresholds, self.runs, self.state))
 
 
-def _configured_root(repository: Path) -> Path:
+def is_declared(repository: Path) -> bool:
+    """Whether the repository's ``pyproject.toml`` has a ``[tool.quantgate]`` table.
+
+    Raises:
+        InvalidCaseError: the file cannot be read.
+    """
+    return _settings(repository) is not None
+
+
+def _settings(repository: Path) -> dict[str, Any] | None:
     file = repository / "pyproject.toml"
     try:
-        table: Any = tomllib.loads(file.read_text(encoding="utf-8")).get("tool", {}).get("quantgate", {})
+        table = tomllib.loads(file.read_text(encoding="utf-8")).get("tool", {}).get("quantgate")
     except FileNotFoundError:
-        return repository
+        return None
     except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
         raise InvalidCaseError(f"cannot be read: {error}", where=str(file)) from error
+    if table is None:
+        return None
     if not isinstance(table, dict) or set(table) - {"root"} or not isinstance(table.get("root", "."), str):
         raise InvalidCaseError(
             "[tool.quantgate] takes one key, root, a folder of this repository",
             where=str(file),
             remedy='[tool.quantgate]\nroot = "ci/video"',
         )
-    root: Path = (repository / table.get("root", ".")).resolve()
+    return table
+
+
+def _configured_root(repository: Path) -> Path:
+    named = (_settings(repository) or {}).get("root", ".")
+    root: Path = (repository / named).resolve()
     if not root.is_relative_to(repository):
-        raise InvalidCaseError(f"[tool.quantgate] root leads out of the repository: {table['root']}", where=str(file))
+        raise InvalidCaseError(
+            f"[tool.quantgate] root leads out of the repository: {named}", where=str(repository / "pyproject.toml")
+        )
     return root
 
 

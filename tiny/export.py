@@ -34,12 +34,14 @@ class Export:
     `override`: only the primary expert, as a folder of its own that replaces `transformer/` of the BF16 repository;
     otherwise a whole Diffusers repository with both experts quantized. `nibbles="high_first"` is a checkpoint swapped
     beforehand for a runtime that swaps by default; as in the field, nothing in its config says so.
+    `older_diffusers`: the scheduler's configuration as diffusers wrote it in May 2026; SGLang 0.5.12 takes no newer.
     """
 
-    fmt: Format
+    fmt: Format | Literal["bf16"]
     override: bool = False
     nibbles: NibbleOrder = "low_first"
     style: ConfigStyle = "config.json"
+    older_diffusers: bool = False
 
 
 EXPORTS: Final[dict[str, Export]] = {
@@ -50,7 +52,11 @@ EXPORTS: Final[dict[str, Export]] = {
     "nvfp4-preswapped-override": Export("nvfp4", override=True, nibbles="high_first"),
     "fp8-old-config": Export("fp8", style="hf_quant_config.json"),
     "nvfp4-old-config": Export("nvfp4", style="hf_quant_config.json"),
+    "bf16-older-diffusers": Export("bf16", older_diffusers=True),
+    "nvfp4-older-diffusers": Export("nvfp4", older_diffusers=True),
 }
+NEW_SCHEDULER_KEYS: Final = ("shift_terminal", "sigma_min", "sigma_max")
+"""Keys of the scheduler's configuration that came with later versions of diffusers."""
 
 
 def export(name: str, out: Path, weights: Path = WEIGHTS, calibration: Path = CALIBRATION) -> Path:
@@ -71,6 +77,11 @@ def export(name: str, out: Path, weights: Path = WEIGHTS, calibration: Path = CA
         shutil.copytree(weights, part, ignore=shutil.ignore_patterns(*EXPERTS, "manifest.json"))
         for expert in EXPERTS:
             _write_expert(weights / expert, part / expert, amax[expert], spec)
+        if spec.older_diffusers:
+            path = part / "scheduler" / "scheduler_config.json"
+            config = json.loads(path.read_text())
+            kept = {key: value for key, value in config.items() if key not in NEW_SCHEDULER_KEYS}
+            path.write_text(json.dumps(kept, indent=2) + "\n")
     shutil.rmtree(target, ignore_errors=True)
     part.replace(target)
     return target
@@ -97,6 +108,9 @@ def quantization_config(fmt: Format, ignore: list[str], style: ConfigStyle) -> d
 
 
 def _write_expert(source: Path, target: Path, amax: dict[str, float], spec: Export) -> None:
+    if spec.fmt == "bf16":
+        shutil.copytree(source, target)
+        return
     tensors = read(source / _FILE)
     target.mkdir(parents=True)
     write(target / _FILE, quantize(tensors, amax, spec.fmt, spec.nibbles))

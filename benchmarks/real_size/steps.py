@@ -131,7 +131,7 @@ def inspect(task: Task, form: TileFormat, *contracts: str) -> Facts:
         drop_from_cache(setup.model("base"))
         for name in ("cold", "warm"):
             out = setup.work / f"inspection-{form}-{name}.json"
-            command = [sys.executable, "-m", "harness.cli.app", "inspect", str(setup.model(form)), "--out", str(out)]
+            command = [sys.executable, "-m", "harness.cli", "inspect", str(setup.model(form)), "--out", str(out)]
             command += ["--base", str(setup.model("base"))]
             for contract in contracts:
                 command += ["--contract", contract]

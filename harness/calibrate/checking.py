@@ -15,7 +15,7 @@ from harness.definitions.choosing import Filters
 from harness.definitions.loading import load_cases
 from harness.definitions.runner import named_runner
 from harness.errors import GoldenError, InvalidCaseError
-from harness.frames.registry import GATING
+from harness.frames.registry import gating_names
 from harness.goldens.folder import FolderStore
 from harness.goldens.golden import Golden
 from harness.goldens.maintenance import verify
@@ -146,7 +146,7 @@ def _current(case: Case, golden: Golden, limits: LimitFile, again: str) -> Itera
         if odd:
             rows = ", ".join(odd)
             yield f"the case {what} something else since its golden was made: {rows}; {again} --replace-golden"
-    missing = sorted(set(case.metrics or GATING) - {limit.metric for limit in limits.limits})
+    missing = sorted(set(case.metrics or gating_names()) - {limit.metric for limit in limits.limits})
     if missing:
         yield f"no limit for {', '.join(missing)}; {again}"
     broken = [

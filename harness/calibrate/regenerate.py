@@ -8,6 +8,8 @@ from typing import Literal
 
 from harness.calibrate.faults.runs import Run, Say, broken_runs, noisy_runs
 from harness.calibrate.faults.spoiling import SPOILS, STRENGTHS, spoiled
+from harness.calibrate.faults.weights import FAULTS
+from harness.calibrate.faults.weights import STRENGTHS as WEIGHT_STRENGTHS
 from harness.calibrate.guards import refuse_other_identity
 from harness.calibrate.samples import Result, healthy, keep, read_kept, record_all, rounding_samples, samples_of
 from harness.definitions.case import Located
@@ -30,6 +32,7 @@ from harness.session.context import SessionContext
 from harness.session.inspecting import Inspector
 from harness.session.origin import Origins
 from harness.session.perturbation import NONE, Perturbation
+from harness.session.probing import base_case
 from harness.session.stages import find_golden
 
 
@@ -65,6 +68,8 @@ class Plan:
     replace_golden: bool = False
     reason: str = ""
     say: Say = lambda _line: None
+    begin: Say = lambda _label: None
+    """Called with the name of every run before it begins; ``planned_runs`` tells how many there will be at most."""
 
 
 @dataclass(frozen=True)
@@ -117,12 +122,21 @@ def measure(context: SessionContext, cases: tuple[Located, ...], plan: Plan, wat
     origins = Origins(context, inspector)
     if plan.results:
         return tuple(_from_results(context, located, plan, origins) for located in cases)
-    context = replace(context, probe_inputs=record_all(context, cases, origins))
-    tables = [_sweep(context, cases, one, watch, plan.say, inspector) for one in (NONE, *plan.perturbations)]
+    context = replace(context, probe_inputs=record_all(context, cases, origins, plan.begin))
+    tables = [_sweep(context, cases, one, watch, plan, inspector) for one in (NONE, *plan.perturbations)]
     return tuple(
         _proposal(context, located, plan, origins, *(row for row in rows if row is not None))
         for located, *rows in zip(cases, *tables, strict=True)
     )
+
+
+def planned_runs(cases: tuple[Located, ...], plan: Plan) -> int:
+    """How many times ``Plan.begin`` is called at most: recordings, healthy, disturbed and broken runs."""
+    if plan.results:
+        return 0
+    broken = len(FAULTS) * len(WEIGHT_STRENGTHS) if plan.controls == "all" else 0
+    recordings = sum(base_case(located.case) is not None for located in cases)
+    return recordings + len(cases) * (1 + len(plan.perturbations) + plan.repeats + broken)
 
 
 def _from_results(context: SessionContext, located: Located, plan: Plan, origins: Origins) -> Proposal:
@@ -147,7 +161,7 @@ def _sweep(
     cases: tuple[Located, ...],
     perturbation: Perturbation,
     watch: Watch,
-    say: Say,
+    plan: Plan,
     inspector: Inspector,
 ) -> list[Measured | None]:
     """Run all cases under one perturbation, without a golden to be judged by."""
@@ -160,15 +174,16 @@ def _sweep(
     )
     session, origins = Session(bare, inspector), Origins(bare, inspector)
     try:
-        return [_one(session, located, perturbation, watch, say, origins) for located in cases]
+        return [_one(session, located, perturbation, watch, plan, origins) for located in cases]
     finally:
         session.close()
 
 
 def _one(
-    session: Session, located: Located, perturbation: Perturbation, watch: Watch, say: Say, origins: Origins
+    session: Session, located: Located, perturbation: Perturbation, watch: Watch, plan: Plan, origins: Origins
 ) -> Measured | None:
-    case = located.case
+    case, say = located.case, plan.say
+    plan.begin(f"{case.id}, {perturbation.name}")
     folder = session.context.case_folder(case.id)
     taken = perturbation.taken(case)
     if taken:
@@ -226,7 +241,7 @@ def _proposal(
     ordinary = [(run.label, run.record, run.folder) for run in (reference, *runs)]
     repeats = 0 if plan.results else plan.repeats
     beside = origins.of(located.case).digest() if repeats or plan.controls == "all" else ""
-    disturbed = noisy_runs(context, located.case, beside, repeats, plan.say)
+    disturbed = noisy_runs(context, located.case, beside, repeats, plan.say, begin=plan.begin)
     rows += [(run.label, hold(run.clip), {}) for run in disturbed]
     injected = _inject(context, located, plan, clip, hold, beside)
     samples = samples_of(goldens, ordinary[0], ordinary[1:])
@@ -245,7 +260,7 @@ def _inject(
             for strength in STRENGTHS
         ]
     if plan.controls == "all":
-        runs += broken_runs(context, located.case, beside, plan.say)
+        runs += broken_runs(context, located.case, beside, plan.say, begin=plan.begin)
     return tuple(
         Injected(run.label, run.fault, run.strength, hold(run.clip))
         for run in runs

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -29,16 +29,25 @@ from harness.session.conductor import Session
 from harness.session.context import SessionContext
 from harness.session.identity import identity_of
 from harness.session.origin import Origin, Origins
-from harness.session.probing import record_inputs, sketches_of
+from harness.session.probing import base_case, record_inputs, sketches_of
 from harness.session.stages import TRACE
 
 Run = tuple[str, CaseRecord, Path]
 """Label, record and folder of a healthy run."""
 
 
-def record_all(context: SessionContext, cases: Iterable[Located], origins: Origins) -> dict[str, Path]:
+def record_all(
+    context: SessionContext,
+    cases: Iterable[Located],
+    origins: Origins,
+    begin: Callable[[str], None] = lambda _label: None,
+) -> dict[str, Path]:
     """The recording of every case that has a base: that of an accepted golden of the same request, one of this run of
     the same base, request and code, or a fresh one.
+
+    Args:
+        context, cases, origins: where, which, and of what origin a recording is.
+        begin: called with a label before the recording of a case that has a base.
 
     Raises:
         QuantgateError: a base cannot be resolved or does not run, or a golden is damaged.
@@ -52,6 +61,8 @@ def record_all(context: SessionContext, cases: Iterable[Located], origins: Origi
         found: dict[str, Path] = {}
         for located in cases:
             case = located.case
+            if base_case(case) is not None:
+                begin(f"{case.id}, recording of its base")
             kept = _recorded(context, case)
             path = kept or record_inputs(engine, case, context.folder / "probes" / case.id, origins)
             if path is not None:

@@ -8,6 +8,7 @@ from typing import NoReturn, TextIO, cast
 
 import typer
 
+from harness.cli.adopt import init_command, quantgate, schema_command
 from harness.cli.cases import cases_command, resolve_command
 from harness.cli.goldens import carry_command, goldens_app
 from harness.cli.inspect import inspect, lock
@@ -28,6 +29,9 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     add_completion=False,
 )
+app.callback()(quantgate)
+app.command("init")(init_command)
+app.command("schema")(schema_command)
 app.command("inspect")(inspect)
 app.command("lock")(lock)
 app.command("cases")(cases_command)

@@ -55,9 +55,12 @@ def regenerate_command(
     root: Annotated[Path, typer.Option("--root", help="root of the repository")] = Path(),
 ) -> None:
     """Measure goldens and limits anew, show the difference, and write both atomically."""
+    from dataclasses import replace
+
     from harness.calibrate.apply import apply, limit_file
     from harness.calibrate.guards import refuse_dirty, refuse_in_ci
-    from harness.calibrate.regenerate import Plan, measure
+    from harness.calibrate.progress import RunProgress
+    from harness.calibrate.regenerate import Plan, measure, planned_runs
     from harness.calibrate.samples import read_results
     from harness.definitions.choosing import Filters
     from harness.goldens.workspace import Workspace
@@ -96,7 +99,13 @@ def regenerate_command(
         reason,
         lambda line: typer.echo(f"  {line}"),
     )
-    proposals = measure(context, chosen, wanted, _say)
+    with RunProgress(planned_runs(chosen, wanted), lambda line: typer.echo(f"  {line}")) as progress:
+
+        def watch(event: Event) -> None:
+            progress.watch(event)
+            _say(event)
+
+        proposals = measure(context, chosen, replace(wanted, begin=progress.begin), watch)
     if changed:
         reason = f"{reason or 'measured'} (with {len(changed)} uncommitted files)"
     if dry_run:

@@ -34,11 +34,12 @@ def try_command(
     transformer: Annotated[str, typer.Option(help="override; `none` takes it away")] = "",
     transformer_2: Annotated[str, typer.Option("--transformer-2", help="override; `none` takes it away")] = "",
     env: Annotated[list[str] | None, typer.Option("--env", help="NAME=VALUE; may be repeated")] = None,
+    runtime: Annotated[str, typer.Option(help="another version, sglang==0.5.23, for a case of backend sglang")] = "",
     runner: Runner = "",
     run_id: RunId = "",
     root: Root = Path(),
 ) -> None:
-    """Is another checkpoint or environment safe for a case?
+    """Is another checkpoint, environment or version of the runtime safe for a case?
 
     Exit code 0: safe, alone or with the patch; 10: unsafe; 13: inconclusive.
     """
@@ -54,7 +55,7 @@ def try_command(
         if text
     }
     _require_commits(changes)
-    candidate = candidate_case(located.case, changes, dict(_pair(one, "--env") for one in env or []))
+    candidate = candidate_case(located.case, changes, dict(_pair(one, "--env") for one in env or []), runtime)
     context = _open(ctx, root, runner, located.case, run_id or "")
     trial = try_candidate(context, located, candidate)
     folder = context.folder / "try" / case
@@ -113,6 +114,8 @@ def _show(trial: Trial) -> None:
     for one in trial.difference.changes if trial.difference else ():
         place = f"{one.expert} " if one.expert else ""
         typer.echo(f"  checkpoint {place}{one.field}: {_short(one.old)} -> {_short(one.new)}")
+    for line in trial.contract:
+        typer.echo(f"  runtime  {line}")
     for pair in trial.probes:
         mark = "" if pair.then <= pair.limit else "  ABOVE"
         typer.echo(

@@ -111,6 +111,19 @@ class Timeouts(Frozen):
     generate: float = Field(default=1800, gt=0)
 
 
+class Server(Frozen):
+    """A server with the OpenAI-style video API: started by the engine, or given by URL."""
+
+    dialect: Literal["sglang", "vllm-omni"] = "sglang"
+    command: tuple[str, ...] = Field(
+        default=(),
+        description="argument list that starts it, never a shell line; {port}, {model}, {transformer}, "
+        "{transformer_2} and {device} are replaced",
+    )
+    url: str = Field(default="", pattern=r"^(https?://[^\s]+)?$", description="of a server that runs already")
+    health: str = Field(default="/health", pattern=r"^/", description="path that answers once the model stands")
+
+
 class Waiver(Frozen):
     """A known failure that may be red for a while."""
 
@@ -145,6 +158,19 @@ class Case(Frozen):
     command: tuple[str, ...] = Field(
         default=(), description="argument list of the `command` backend; never a shell line"
     )
+    runtime: str = Field(
+        default="",
+        pattern=r"^([a-z0-9][a-z0-9_-]*==[0-9][0-9A-Za-z.+!-]*)?$",
+        description="the runtime that backend sglang runs, at one version; its environment is made by "
+        "`quantgate runtime install`, or named by the runner",
+        examples=["sglang==0.5.23"],
+    )
+    runtime_args: dict[EnvName, bool | int | float | str] = Field(
+        default={},
+        description="further arguments of the runtime, by its own names",
+        examples=[{"model_id": "Wan2.2-T2V-A14B-Diffusers"}],
+    )
+    server: Server | None = Field(default=None, description="of backend openai-video")
     model: CheckpointRef
     base: CheckpointRef | None = Field(default=None, description="the BF16 anchor")
     transformer: CheckpointRef | None = Field(default=None, description="override of the high-noise expert")

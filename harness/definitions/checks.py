@@ -15,8 +15,9 @@ from harness.definitions.case import RECEIPTS, Case, CheckpointRef, Waiver
 from harness.definitions.causes import SANITY, STAGES, check_cause, names_nothing
 from harness.definitions.contract import parse_contract
 from harness.definitions.environment import check_leased, check_name
-from harness.definitions.installed import attention_backends, check_contract, metrics
+from harness.definitions.installed import attention_backends, check_contract
 from harness.definitions.validation import did_you_mean
+from harness.frames.registry import metric_names
 
 BACKENDS: Final = "quantgate.backends"
 HUB_NAME: Final = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9_][\w.-]*")
@@ -57,8 +58,8 @@ def check_case(case: Case, *, root: Path, runners: Collection[str]) -> Iterator[
 
 def _names(case: Case) -> Iterator[Finding]:
     for index, name in enumerate(case.metrics):
-        if name not in metrics():
-            yield ("metrics", index), f"no metric is called {name!r}; {did_you_mean(name, metrics())}"
+        if name not in metric_names():
+            yield ("metrics", index), f"no metric is called {name!r}; {did_you_mean(name, metric_names())}"
     known, name = attention_backends(), case.execution.attention_backend
     if case.backend == "diffusers" and known and name.lower() not in known:
         yield (
@@ -66,7 +67,7 @@ def _names(case: Case) -> Iterator[Finding]:
             f"diffusers has no attention backend {name!r}; {did_you_mean(name, known)}",
         )
     for stage, cause in case.must_be_seen():
-        if wrong := check_cause(cause, metrics()):
+        if wrong := check_cause(cause, metric_names()):
             yield ("expect",), wrong
         elif names_nothing(cause):
             yield ("expect",), f"{cause} is met by any breakage; name what the control must be seen by"
@@ -82,12 +83,27 @@ def _runners(case: Case, runners: Collection[str]) -> Iterator[Finding]:
             yield ("runners", index), f"runner {name!r} is named twice"
 
 
+RUNTIME_BACKENDS = ("sglang",)
+"""Backends that run a named version of a runtime."""
+
+
 def _backend(case: Case) -> Iterator[Finding]:
     known = backends()
     if case.backend not in known:
         yield ("backend",), f"no backend {case.backend!r} is installed; {did_you_mean(case.backend, known)}"
     elif case.backend == "command" and not case.command:
         yield ("backend",), "backend command needs `command`: the argument list of the program to run"
+    elif case.backend in RUNTIME_BACKENDS and not case.runtime:
+        yield ("backend",), f"backend {case.backend} needs `runtime`: which version runs, such as sglang==0.5.23"
+    elif case.backend not in RUNTIME_BACKENDS and (case.runtime or case.runtime_args):
+        field = "runtime" if case.runtime else "runtime_args"
+        yield (field,), f"`{field}` is read by backend {' or '.join(RUNTIME_BACKENDS)}, and this is {case.backend}"
+    elif case.backend == "sglang" and not case.runtime.startswith("sglang=="):
+        yield ("runtime",), f"backend sglang runs sglang==VERSION, not {case.runtime}"
+    elif case.backend == "openai-video" and (case.server is None or bool(case.server.command) == bool(case.server.url)):
+        yield ("backend",), "backend openai-video needs `server` with either `command` or `url`"
+    elif case.backend != "openai-video" and case.server is not None:
+        yield ("server",), f"`server` is read by backend openai-video only, and this is backend {case.backend}"
     elif case.backend != "command" and case.command:
         yield ("command",), f"`command` is read by backend command only, and this is backend {case.backend}"
 
@@ -166,7 +182,7 @@ def _meaning(case: Case) -> Iterator[Finding]:
         yield from _waiver(case.waiver, date.today())
     if case.inspection == "report" and case.expect == "pass":
         yield ("inspection",), "only a negative control may look past the inspector; set `expect` to how it must fail"
-    if case.backend == "diffusers":
+    if case.backend in ("diffusers", "sglang"):
         # WanPipeline rounds both silently (a warning at most); what runs must be what the case says.
         if case.sampling.num_frames % 4 != 1:
             yield ("sampling", "num_frames"), f"{case.sampling.num_frames} is not 4k+1, and would be rounded silently"

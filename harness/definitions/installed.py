@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import re
 from functools import cache
-from importlib.metadata import entry_points
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Final
@@ -13,18 +12,7 @@ from harness.definitions.contract import Contract
 from harness.definitions.validation import did_you_mean
 from harness.project import Project
 
-METRICS: Final = (
-    "ssim", "psnr", "mad", "tile_ssim", "flicker", "channel_shift", "contrast_ratio", "sharpness_ratio",
-    "motion_ratio", "frame_order", "new_duplicates", "lpips_alex", "lpips_vgg", "lpips_squeeze",
-)  # fmt: skip
-"""The package's own metrics, as `harness.frames.registry` builds them."""
 CONTRACTS: Final = Path(__file__).parents[1] / "inspector" / "contracts"
-
-
-@cache
-def metrics() -> tuple[str, ...]:
-    """Names of the metrics that a case may ask for, those of plugins included."""
-    return (*METRICS, *sorted({point.name for point in entry_points(group="quantgate.metrics")}))
 
 
 @cache

@@ -20,6 +20,10 @@ def request_of(case: Case) -> dict[str, Json]:
     data = case.model_dump(mode="json")
     for name in REQUEST_FIELDS:
         request.update(flat(name, data[name]))
+    if case.server is not None:  # where it listens moves nothing
+        said = case.server
+        request.update({"server.dialect": said.dialect, "server.command": list[Json](said.command)})
+    request.update(flat("runtime_args", data["runtime_args"]) if case.runtime_args else {})
     return {name: value for name, value in request.items() if name not in NOT_PIXELS}
 
 

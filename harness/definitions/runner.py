@@ -47,6 +47,7 @@ def _not_reserved(name: str) -> str:
 RunnerName = Annotated[str, StringConstraints(pattern=r"^[a-z][a-z0-9_]{0,31}$"), AfterValidator(_not_reserved)]
 EnvGlob = Annotated[str, StringConstraints(pattern=r"^[A-Za-z_][A-Za-z0-9_?*]*$")]
 Specifier = Annotated[str, AfterValidator(_specifier)]
+RuntimeName = Annotated[str, StringConstraints(pattern=r"^[a-z0-9][a-z0-9_-]*==[0-9][0-9A-Za-z.+!-]*$")]
 Architecture = Annotated[str, AfterValidator(hardware_class)]
 
 
@@ -73,6 +74,11 @@ class RunnerProfile(Frozen):
     memory_gib: float = Field(default=0, ge=0, description="least memory of one device, GiB")
     driver: str | None = Field(default=None, pattern=r"^[0-9]+(\.[0-9]+)*$", description="least driver version")
     packages: dict[str, Specifier] = Field(default={}, description="version specifier by distribution")
+    runtimes: dict[RuntimeName, str] = Field(
+        default={},
+        description="interpreters of runtimes that exist already: `sglang==0.5.23: /opt/sglang/bin/python`; others are "
+        "found where `quantgate runtime install` made them",
+    )
     harmless_env: tuple[EnvGlob, ...] = Field(
         default=(),
         description="environment variables that move no pixel here, as names or globs such as `NCCL_DEBUG*`: another "

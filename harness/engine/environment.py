@@ -93,9 +93,15 @@ def secrets_of(case: Case, caller: Mapping[str, str] | None = None) -> dict[str,
 # Which cases may share a process: everything that is fixed once an engine stands.
 
 
+RUNTIME_PYTHON = "QUANTGATE_RUNTIME_PYTHON"
+"""Environment variable of an engine: the interpreter of the case's runtime."""
+
 KEY_FIELDS = (
     "backend",
     "command",
+    "runtime",
+    "runtime_args",
+    "server",
     "model",
     "transformer",
     "transformer_2",

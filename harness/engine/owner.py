@@ -16,6 +16,7 @@ from harness.engine.failures import rebuild
 from harness.engine.process import WorkerProcess
 from harness.engine.secrets import redact, redact_answer, redact_error, tail
 from harness.engine.stamps import Stamps, require_unchanged, stamps_of
+from harness.engine.starter import SHARED, Starter
 from harness.engine.supervisor import kernel_kills
 from harness.errors import GoldenError, InfraError, InvalidCaseError, QuantgateError
 from harness.inside import require_inside
@@ -30,6 +31,8 @@ OnProgress = Callable[[Progress], None]
 SILENCE_LIMIT_SECONDS = 300.0
 """A worker beats once a second; a library that holds the interpreter lock may silence it long, so the limit is wide."""
 CLOSE_SECONDS = 20.0
+WARM_BACKENDS = frozenset({"diffusers"})
+"""Backends whose imports take longer than a fork of a process that has made them."""
 
 
 class EngineOwner:
@@ -47,6 +50,7 @@ class EngineOwner:
         runner: name that goes into the fingerprint.
         allow_python_backend: accept ``module:Class`` as the backend (callers in Python only, never a case file).
         silence_limit: seconds without heartbeat after which the worker is taken for frozen.
+        starter: a warm process to fork the engine from; default: that of this process, for backends that it serves.
     """
 
     def __init__(
@@ -60,6 +64,7 @@ class EngineOwner:
         runner: str = "",
         allow_python_backend: bool = False,
         silence_limit: float = SILENCE_LIMIT_SECONDS,
+        starter: Starter | None = None,
     ) -> None:
         self.case = case
         self.key = engine_key(case)
@@ -71,6 +76,7 @@ class EngineOwner:
         self._runner = runner
         self._allow_python = allow_python_backend
         self._silence_limit = silence_limit
+        self._starter = starter
         self._secrets = secrets_of(case)
         register(self._secrets)
         self._process: WorkerProcess | None = None
@@ -104,7 +110,10 @@ class EngineOwner:
         environment = engine_environment(self.case, self._device_env)
         self._kills_before = kernel_kills()
         self.stamps = stamps_of(self._paths)
-        self._process = WorkerProcess(environment, self.log_path, self._workdir, self._secrets)
+        starter = self._starter
+        if starter is None and self.case.backend in WARM_BACKENDS:
+            starter = SHARED.get(environment)
+        self._process = WorkerProcess(environment, self.log_path, self._workdir, self._secrets, starter)
         return self._load(on_progress)
 
     def reload(self, resolved_paths: Mapping[str, Path]) -> EngineStart:
@@ -307,6 +316,8 @@ class EngineOwner:
 
 
 Resolve = Callable[[Case], Mapping[str, Path]]
+RuntimeEnvironment = Callable[[Case], Mapping[str, str]]
+"""Variables that tell an engine where the runtime of its case is; empty where the case names none."""
 
 
 class EnginePool:
@@ -321,6 +332,7 @@ class EnginePool:
         keep: how many engines may stand at once. One by default: a device that is full of one 14 B model has no room
             for another; the engine that was used least recently makes room.
         allow_python_backend: see ``EngineOwner``.
+        runtime_env: gives the variables that tell an engine where the runtime of its case is.
     """
 
     def __init__(
@@ -333,12 +345,13 @@ class EnginePool:
         runner: str = "",
         keep: int = 1,
         allow_python_backend: bool = False,
+        runtime_env: RuntimeEnvironment = lambda _case: {},
     ) -> None:
         if keep < 1:
             raise ValueError("keep is at least 1")
         self._workdir, self._device_env, self._resolve = workdir, device_env, resolve
         self._device, self._runner, self._keep = device, runner, keep
-        self._allow_python = allow_python_backend
+        self._allow_python, self._runtime_env = allow_python_backend, runtime_env
         self._engines: dict[str, EngineOwner] = {}
         self.loads = 0
         """How many engines were started: how often a model was loaded."""
@@ -363,7 +376,7 @@ class EnginePool:
             engine = EngineOwner(
                 case,
                 self._workdir,
-                self._device_env,
+                {**self._device_env, **self._runtime_env(case)},
                 paths,
                 device=self._device,
                 runner=self._runner,
@@ -373,6 +386,13 @@ class EnginePool:
             engine.start(on_progress)
         self._engines[key] = engine
         return engine
+
+    def prepare(self, case: Case) -> None:
+        """Let a warm process make the backend's imports while the case is inspected. Nothing is waited for."""
+        if case.backend in WARM_BACKENDS and engine_key(case) not in self._engines:
+            device_env = {**self._device_env, **({"CUDA_VISIBLE_DEVICES": ""} if self._device == "cpu" else {})}
+            with contextlib.suppress(QuantgateError, OSError):  # whoever starts the engine says it
+                SHARED.get(engine_environment(case, device_env))
 
     def discard(self, case: Case) -> None:
         """Close the engine of ``case``, if one stands: the next ``get`` starts a fresh one."""

@@ -15,6 +15,7 @@ from typing import IO
 
 from harness.engine.protocol import LineBuffer, Writer
 from harness.engine.secrets import RedactedLog
+from harness.engine.starter import Forked, Starter, StarterError
 from harness.errors import InfraError
 from harness.machine.processes import MARKER, Process, end_leftovers, kill, look, marked, new_marker, session_members
 from harness.records.base import Json
@@ -31,9 +32,17 @@ class WorkerProcess:
         log: file that takes the standard streams of the worker and of everything it starts.
         folder: working directory.
         secrets: values that must not reach the log, by the name that is shown in their place.
+        starter: a warm process to fork the guard from; where it cannot, or ``None``, the guard is a program of its own.
     """
 
-    def __init__(self, environment: Mapping[str, str], log: Path, folder: Path, secrets: Mapping[str, str]) -> None:
+    def __init__(
+        self,
+        environment: Mapping[str, str],
+        log: Path,
+        folder: Path,
+        secrets: Mapping[str, str],
+        starter: Starter | None = None,
+    ) -> None:
         folder.mkdir(parents=True, exist_ok=True)
         log.parent.mkdir(parents=True, exist_ok=True)
         request_read, request_write = os.pipe()
@@ -49,9 +58,11 @@ class WorkerProcess:
         self._marker = new_marker()
         try:
             with self._output(log, secrets) as out:
-                self._process = subprocess.Popen(
+                whole = {**environment, MARKER: self._marker}
+                forked = self._forked(starter, whole, folder, (*theirs, out.fileno()))
+                self._process: subprocess.Popen[bytes] | Forked = forked or subprocess.Popen(
                     arguments,
-                    env={**environment, MARKER: self._marker},
+                    env=whole,
                     cwd=folder,
                     stdin=subprocess.DEVNULL,
                     stdout=out,
@@ -70,6 +81,21 @@ class WorkerProcess:
         self._events = event_read
         self._lines = LineBuffer()
         self._inbox: list[dict[str, Json]] = []
+
+    def _forked(
+        self, starter: Starter | None, environment: Mapping[str, str], folder: Path, descriptors: tuple[int, ...]
+    ) -> Forked | None:
+        """The guard, forked; ``None`` where there is no starter, or it failed: then nothing that it made is left."""
+        if starter is None or not starter.fits(environment):
+            return None
+        try:
+            return starter.fork(environment, folder, descriptors)
+        except StarterError:
+            deadline = time.monotonic() + END_GRACE_SECONDS
+            while (left := marked(self._marker)) and time.monotonic() < deadline:
+                for process in left:
+                    kill(process)
+            return None
 
     def _output(self, log: Path, secrets: Mapping[str, str]) -> IO[bytes]:
         """What the engine's standard streams are: its log, or a pipe to whoever writes it without the secrets."""

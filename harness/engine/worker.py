@@ -13,7 +13,7 @@ import threading
 import time
 from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
 
 from harness.engine.supervisor import supervise
 
@@ -30,8 +30,9 @@ UNHEARD_SECONDS = 3.0
 class Server:
     """Answers requests, one at a time."""
 
-    def __init__(self, writer: Writer) -> None:
+    def __init__(self, writer: Writer, started: Literal["process", "fork"] = "process") -> None:
         self._writer = writer
+        self._started = started
         self._backend: Backend | None = None
         self._loads = 0
         self._methods: dict[str, Callable[[dict[str, Json], Callable[[dict[str, Json]], None]], Json]] = {
@@ -95,7 +96,9 @@ class Server:
             load_seconds=time.monotonic() - began,
             loads=self._loads,
             quantized_modules=backend.quantized_modules(),
+            runtime=getattr(backend, "runtime_facts", dict)(),
             load=meter.usage(),
+            started=self._started,
         ).model_dump(mode="json")
 
     def _generate(self, params: dict[str, Json], emit: Callable[[dict[str, Json]], None]) -> Json:
@@ -111,6 +114,10 @@ class Server:
     def _fingerprint(self, params: dict[str, Json], _emit: Callable[[dict[str, Json]], None]) -> Json:
         from harness.engine.fingerprint import take_fingerprint
 
+        own = getattr(self._backend, "fingerprint", None)
+        if own is not None:  # a runtime in a process of its own knows its packages and device
+            answer: Json = own(str(params["runner"])).model_dump(mode="json")
+            return answer
         return take_fingerprint(str(params["runner"]), str(params["device"])).model_dump(mode="json")
 
     def _close(self, _params: dict[str, Json], _emit: Callable[[dict[str, Json]], None]) -> Json:
@@ -119,15 +126,20 @@ class Server:
         return None
 
 
-def serve(requests: int, events: int) -> int:
-    """Answer requests until ``close`` or until the parent's end of the pipe is closed."""
+def serve(requests: int, events: int, started: Literal["process", "fork"] = "process") -> int:
+    """Answer requests until ``close`` or until the parent's end of the pipe is closed.
+
+    Args:
+        requests, events: descriptors of the two pipes.
+        started: how this process came to be, for the record of a load.
+    """
     from harness.engine.protocol import LineBuffer, Writer
 
     for descriptor in (requests, events):
         os.set_inheritable(descriptor, False)
     writer, lines = Writer(events), LineBuffer()
     threading.Thread(target=_beat, args=(writer,), daemon=True).start()
-    server = Server(writer)
+    server = Server(writer, started)
     while chunk := os.read(requests, 1 << 16):
         for request in lines.feed(chunk):
             if not server.handle(request):

@@ -1,4 +1,4 @@
-"""A candidate clip held against its golden, metric by metric."""
+"""Compares a candidate clip with its golden, metric by metric."""
 
 from __future__ import annotations
 
@@ -9,66 +9,52 @@ import numpy as np
 from harness.frames.clip import Clip
 from harness.frames.errors import MetricUnavailableError
 from harness.frames.metric import Measurement, Metric, Pair
-from harness.frames.registry import GATING, find_metric
-from harness.frames.statistics import Implementation
+from harness.frames.registry import find_metric, gating_names
+from harness.frames.statistics import IMPLEMENTATION
 from harness.records.frames import ComparisonEvidence, MetricResult
 
 
 def compare(
-    golden: Clip,
-    candidate: Clip,
-    metrics: Sequence[str | Metric] | None = None,
-    device: str = "cpu",
-    *,
-    implementation: Implementation | None = None,
-    threads: int | None = None,
+    golden: Clip, candidate: Clip, metrics: Sequence[str | Metric] | None = None, *, threads: int | None = None
 ) -> ComparisonEvidence:
     """Compare every frame of ``candidate`` with the same frame of ``golden``.
 
-    Clips whose decoded pixels have one digest are bit-exact: every metric has its ideal value, and nothing else runs.
+    Clips whose pixels have one digest are bit-exact: every metric gets its ideal value without being measured.
 
     Args:
         golden: uint8 [T, H, W, 3].
         candidate: the same shape.
-        metrics: names, or metrics with settings of their own; the gating set by default.
-        device: a torch device for the pass over the pixels.
-        implementation: see `harness.frames.statistics.pair_statistics`.
-        threads: CPU threads, by default the usable cores shared among the xdist workers.
+        metrics: names, or metric objects; by default all metrics that gate (`harness.frames.registry.gating_names`).
+        threads: CPU threads, by default `harness.frames.statistics.usable_threads`.
 
     Raises:
         ClipMismatchError: the shapes differ: clips are never cut or resized to fit.
-        UnknownMetricError: a name that no package provides.
+        UnknownMetricError: no package provides a metric of that name.
     """
-    pair = Pair(golden, candidate, device, implementation, threads)
-    if golden.digest == candidate.digest:
-        ideal = [_identical(metric, candidate.shape[0]) for metric in _chosen(metrics)]
-        return _evidence(golden.digest, candidate, device, ideal)
-    return _evidence(golden.digest, candidate, device, [_measure(metric, pair) for metric in _chosen(metrics)])
-
-
-def _evidence(golden: str, candidate: Clip, device: str, results: Sequence[MetricResult]) -> ComparisonEvidence:
-    """The record of these results against the golden of digest ``golden``, which has the candidate's shape."""
+    pair = Pair(golden, candidate, threads)
+    chosen = [_metric(metric) for metric in metrics or gating_names()]
+    bit_exact = golden.digest == candidate.digest
+    if bit_exact:
+        results = [_ideal_result(metric, frames=candidate.shape[0]) for metric in chosen]
+    else:
+        results = [_measure(metric, pair) for metric in chosen]
     return ComparisonEvidence(
-        bit_exact=golden == candidate.digest,
-        golden_sha256=golden,
+        bit_exact=bit_exact,
+        golden_sha256=golden.digest,
         candidate_sha256=candidate.digest,
         shape=candidate.shape,
-        device=device,
+        device="cpu",
         metrics=tuple(results),
     )
 
 
-def _chosen(metrics: Sequence[str | Metric] | None) -> list[Metric]:
-    return [find_metric(metric) if isinstance(metric, str) else metric for metric in metrics or GATING]
-
-
 def describe(metric: str | Metric) -> MetricResult:
-    """What is known of a metric before anything was measured.
+    """Return the result of a metric before it is measured: name, direction, unit and setting, without a value.
 
     Raises:
-        UnknownMetricError: a name that no package provides.
+        UnknownMetricError: no package provides a metric of that name.
     """
-    metric = find_metric(metric) if isinstance(metric, str) else metric
+    metric = _metric(metric)
     return MetricResult(
         name=metric.name,
         direction=metric.direction,
@@ -81,48 +67,59 @@ def describe(metric: str | Metric) -> MetricResult:
     )
 
 
-def _identical(metric: Metric, count: int) -> MetricResult:
-    values = (metric.ideal,) * count if metric.scope == "frame" else ()
-    done = {"status": "computed", "why": "", "implementation": "digest", "worst": metric.ideal, "mean": metric.ideal}
-    return MetricResult.model_validate(describe(metric).model_dump() | done | {"per_frame": values})
+def _metric(metric: str | Metric) -> Metric:
+    return find_metric(metric) if isinstance(metric, str) else metric
+
+
+def _ideal_result(metric: Metric, frames: int) -> MetricResult:
+    """Return the result of a metric on two equal clips."""
+    values = (metric.ideal,) * frames if metric.scope == "frame" else ()
+    update = {"status": "computed", "why": "", "implementation": "digest", "worst": metric.ideal, "mean": metric.ideal}
+    return MetricResult.model_validate(describe(metric).model_dump() | update | {"per_frame": values})
 
 
 def _measure(metric: Metric, pair: Pair) -> MetricResult:
-    base = describe(metric)
+    """Measure one metric. Whatever it raises becomes a ``not_computed`` result with the reason."""
+    description = describe(metric)
     try:
-        found = metric.measure(pair)
-        return _result(base, metric, found, pair)
+        return _result(description, metric, metric.measure(pair), frames=pair.golden.shape[0])
     except MetricUnavailableError as error:
-        return base.model_copy(update={"why": str(error)})
-    except Exception as error:  # a plugin's mistake fails its case, with the reason, and not the session
-        return base.model_copy(update={"why": f"{metric.name} raised {error!r}"})
+        return description.model_copy(update={"why": str(error)})
+    except Exception as error:  # a plugin's mistake fails its case, with the reason, and not the whole session
+        return description.model_copy(update={"why": f"{metric.name} raised {error!r}"})
 
 
-def _result(base: MetricResult, metric: Metric, found: Measurement, pair: Pair) -> MetricResult:
-    count = pair.golden.shape[0]
-    values = found.per_frame if metric.scope == "frame" else np.array([found.value], dtype=np.float64)
-    if values is None or np.shape(values) != ((count,) if metric.scope == "frame" else (1,)):
+def _result(description: MetricResult, metric: Metric, measurement: Measurement, frames: int) -> MetricResult:
+    """Check a measurement against shape and valid range of its metric, and return the result.
+
+    Raises:
+        MetricUnavailableError: the measurement is not one value per frame (or clip), or outside the valid range.
+    """
+    per_frame = metric.scope == "frame"
+    values = measurement.per_frame if per_frame else np.array([measurement.value], dtype=np.float64)
+    if values is None or np.shape(values) != ((frames,) if per_frame else (1,)):
         raise MetricUnavailableError(
-            f"{metric.name} did not give one value a {metric.scope}; this is a fault in the metric"
+            f"{metric.name} did not give one value per {metric.scope}; this is a fault in the metric"
         )
     low, high = metric.valid_range
+    # Rounding may carry a value just past the end of its range (an SSIM of 1.0000000002); it is clipped below.
     slack = 1e-6 * max(1.0, abs(low), abs(high)) if np.isfinite([low, high]).all() else 0.0
-    outside = np.flatnonzero(~((values >= low - slack) & (values <= high + slack)))
+    outside = np.flatnonzero(~((values >= low - slack) & (values <= high + slack)))  # negated: NaN is outside, too
     if len(outside):
         raise MetricUnavailableError(
             f"{metric.name} gave {values[outside[0]]} at {outside[0]}, outside its valid range {low:g} to {high:g}"
         )
     values = np.clip(values, low, high)
     badness = {"higher_is_better": -values, "lower_is_better": values, "two_sided": np.abs(values - metric.ideal)}
-    index = int(np.argmax(badness[metric.direction]))
+    worst = int(np.argmax(badness[metric.direction]))
     update = {
         "status": "computed",
         "why": "",
-        "implementation": found.implementation or pair.implementation_used,
-        "worst": float(values[index]),
+        "implementation": measurement.implementation or IMPLEMENTATION,
+        "worst": float(values[worst]),
         "mean": float(values.mean()),
-        "worst_frame": index if metric.scope == "frame" else found.frame,
-        "worst_tile": found.tiles[index] if found.tiles is not None else None,
-        "per_frame": tuple(float(value) for value in values) if metric.scope == "frame" else (),
+        "worst_frame": worst if per_frame else measurement.frame,
+        "worst_tile": measurement.tiles[worst] if measurement.tiles is not None else None,
+        "per_frame": tuple(float(value) for value in values) if per_frame else (),
     }
-    return MetricResult.model_validate(base.model_dump() | update)
+    return MetricResult.model_validate(description.model_dump() | update)

@@ -1,4 +1,7 @@
-"""Errors of this room. Each message says what is wrong, where, and what to do."""
+"""Errors of this room. Each message says what is wrong, where, and which command or setting helps.
+
+A file of its own because ``registry`` raises them and must not import numpy, which ``clip`` needs.
+"""
 
 from __future__ import annotations
 
@@ -7,24 +10,24 @@ from harness.outcomes import Outcome
 
 
 class FramesError(QuantgateError):
-    """Base of everything this room raises on purpose. What says nothing of the checkpoint is ``infra``."""
+    """Base of all errors that this room raises on purpose. Its outcome is ``infra``: the checkpoint is not to blame."""
 
 
 class ClipError(FramesError):
-    """A clip file, or an array, that is not a clip."""
+    """A file or an array that is not a valid clip."""
 
 
 class ClipMismatchError(FramesError):
-    """Two clips of different frame count or size: they are never cut to the shorter or resized to fit."""
+    """Two clips differ in frame count or size. They are never cut to the shorter or resized to fit."""
 
-    outcome = Outcome.REGRESSION
+    outcome = Outcome.REGRESSION  # the model produced a video of another shape: the checkpoint may be to blame
 
 
 class UnknownMetricError(FramesError):
-    """A metric that neither the package nor an installed plugin knows."""
+    """Neither the package nor an installed plugin provides a metric of this name."""
 
     outcome = Outcome.INVALID_CASE
 
 
 class MetricUnavailableError(FramesError):
-    """A known metric that cannot be computed here. ``compare`` turns it into a ``not_computed`` result."""
+    """A metric exists but cannot be computed here. ``compare`` turns the error into a ``not_computed`` result."""

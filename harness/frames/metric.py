@@ -1,4 +1,8 @@
-"""What a metric is. A third party writes one such class and names it in the entry point group ``quantgate.metrics``."""
+"""The interface of a metric.
+
+A metric is one class with the members of `Metric`. The package's own are in `harness.frames.metrics`; a third party
+lists its class in the entry point group ``quantgate.metrics`` (see `harness.frames.registry`).
+"""
 
 from __future__ import annotations
 
@@ -10,20 +14,13 @@ from typing import Literal, Protocol, runtime_checkable
 import numpy as np
 
 from harness.frames.clip import Clip
-from harness.frames.statistics import (
-    Floats,
-    Implementation,
-    PairStatistics,
-    default_implementation,
-    pair_statistics,
-    require_same_shape,
-)
+from harness.frames.statistics import Floats, PairStatistics, pair_statistics, require_same_shape
 from harness.records.frames import MetricDirection, Tile
 
 
 @dataclass(frozen=True)
 class Pair:
-    """A golden, a candidate of the same shape, and where to compute.
+    """A golden and a candidate of the same shape.
 
     Raises:
         ClipMismatchError: the shapes differ.
@@ -31,27 +28,21 @@ class Pair:
 
     golden: Clip
     candidate: Clip
-    device: str = "cpu"
-    implementation: Implementation | None = None
     threads: int | None = None
+    """CPU threads of the pass over the pixels, by default `harness.frames.statistics.usable_threads`."""
 
     def __post_init__(self) -> None:
         require_same_shape(self.golden, self.candidate)
 
     @cached_property
     def statistics(self) -> PairStatistics:
-        """One pass over both clips, made when the first metric asks and shared by all."""
-        return pair_statistics(self.golden, self.candidate, self.implementation, self.device, self.threads)
-
-    @property
-    def implementation_used(self) -> str:
-        """Name of the implementation behind ``statistics``."""
-        return self.implementation or default_implementation(self.device)
+        """Sums of one pass over both clips. Computed for the first metric that needs them and shared by all."""
+        return pair_statistics(self.golden, self.candidate, self.threads)
 
 
 @dataclass(frozen=True)
 class Measurement:
-    """What a metric measured: one value a frame, or one a clip."""
+    """The result of a metric: one value per frame, or one value per clip."""
 
     per_frame: Floats | None = None
     """[T], for scope ``frame``."""
@@ -60,9 +51,9 @@ class Measurement:
     frame: int | None = None
     """The frame to look at, for scope ``clip``."""
     tiles: Sequence[Tile] | None = None
-    """[T], for scope ``frame``: where in each frame the value was found."""
+    """[T], for scope ``frame``: the tile of each frame that the value is of."""
     implementation: str = ""
-    """What measured, where it was not the shared pass over the pixels."""
+    """Name and version of the code or weights that computed it; empty for the shared pass over the pixels."""
 
 
 @runtime_checkable
@@ -71,15 +62,19 @@ class Metric(Protocol):
 
     @property
     def name(self) -> str:
-        """Stable name in case files, limit files and records."""
+        """Stable name in case files, limit files and records, for example ``ssim``."""
+
+    @property
+    def gates(self) -> bool:
+        """Whether the metric gates a case whose ``metrics`` field names none. Limits are then measured for it, too."""
 
     @property
     def direction(self) -> MetricDirection:
-        """Which way is better; ``two_sided``: nearer to ``ideal`` is."""
+        """Which values are better; ``two_sided``: those nearer to ``ideal``."""
 
     @property
     def scope(self) -> Literal["frame", "clip"]:
-        """One value a frame, of which the worst gates, or one a clip."""
+        """``frame``: one value per frame, of which the worst gates. ``clip``: one value per clip."""
 
     @property
     def unit(self) -> str:
@@ -91,28 +86,28 @@ class Metric(Protocol):
 
     @property
     def valid_range(self) -> tuple[float, float]:
-        """Smallest and largest value there can be. A value outside, or a NaN, counts as not computed."""
+        """Smallest and largest possible value. A value outside, or NaN, counts as not computed."""
 
     @property
     def setting(self) -> str:
-        """What the value depends on beside the frames: window, cap, network."""
+        """Settings that the value depends on: window, cap, network."""
 
     @property
     def blind_to(self) -> str:
-        """What this metric cannot see, in a sentence."""
+        """Faults that this metric cannot see, in a sentence."""
 
     @property
     def source(self) -> str:
-        """Where the formula comes from."""
+        """Source of the formula."""
 
     def measure(self, pair: Pair) -> Measurement:
         """Measure a pair.
 
         Raises:
-            MetricUnavailableError: it cannot be computed here; the message says why and what to do.
+            MetricUnavailableError: the metric cannot be computed here; the message gives reason and remedy.
         """
 
 
 def per_frame(values: Floats) -> Measurement:
-    """A measurement of scope ``frame`` from values [T]."""
+    """Return a measurement of scope ``frame`` from values [T]."""
     return Measurement(per_frame=np.asarray(values, dtype=np.float64))

@@ -1,87 +1,102 @@
-"""Which metrics there are: the built-in ones, and those of installed plugins."""
+"""Metrics by name: the package's own and those of installed plugins.
+
+The table below registers the package's own metrics in the form of an entry point. Reading names therefore costs no
+import of numpy: the loader of case files checks ``metrics:`` and ``expect: regression:ssim_below_limit`` against
+`metric_names` at every start of pytest. The classes are imported when a metric is first measured.
+
+To add a metric to the package: write its class in ``harness/frames/metrics.py`` (or a file of its own) and add one line
+to `BUILT_IN`. To add a metric from another package: list its class in the entry point group ``quantgate.metrics``. A
+metric whose class has ``gates = True`` gates every case that names no metrics, whoever wrote it.
+"""
 
 from __future__ import annotations
 
 from functools import cache
-from importlib.metadata import entry_points
+from importlib.metadata import EntryPoint, entry_points
+from typing import TYPE_CHECKING, Final
 
 from harness.frames.errors import FramesError, UnknownMetricError
-from harness.frames.metric import Metric
-from harness.frames.metrics.drift import ChannelShift, ContrastRatio, Flicker, SharpnessRatio
-from harness.frames.metrics.fidelity import MeanAbsoluteDifference, Psnr, Ssim, TileSsim
-from harness.frames.metrics.lpips import Lpips
-from harness.frames.metrics.time import FrameOrder, MotionRatio, NewDuplicates
 
-GROUP = "quantgate.metrics"
-"""Entry point group: ``name = "package.module:Class"``, called without arguments."""
+if TYPE_CHECKING:
+    from harness.frames.metric import Metric
 
-GATING: tuple[str, ...] = (
-    "ssim",
-    "psnr",
-    "mad",
-    "tile_ssim",
-    "flicker",
-    "channel_shift",
-    "contrast_ratio",
-    "sharpness_ratio",
-    "motion_ratio",
-    "frame_order",
-    "new_duplicates",
-)
-"""The set that gates unless a case says otherwise."""
+GROUP: Final = "quantgate.metrics"
+"""Entry point group: ``name = "package.module:Class"``; the class is called without arguments."""
 
-
-def builtin_metrics() -> tuple[Metric, ...]:
-    """The package's own metrics, the gating set first."""
-    return (
-        Ssim(),
-        Psnr(),
-        MeanAbsoluteDifference(),
-        TileSsim(),
-        Flicker(),
-        ChannelShift(),
-        ContrastRatio(),
-        SharpnessRatio(),
-        MotionRatio(),
-        FrameOrder(),
-        NewDuplicates(),
-        Lpips("alex"),
-        Lpips("vgg"),
-        Lpips("squeeze"),
-    )
+BUILT_IN: Final = {
+    "ssim": "harness.frames.metrics:Ssim",
+    "psnr": "harness.frames.metrics:Psnr",
+    "mad": "harness.frames.metrics:MeanAbsoluteDifference",
+    "tile_ssim": "harness.frames.metrics:TileSsim",
+    "flicker": "harness.frames.metrics:Flicker",
+    "channel_shift": "harness.frames.metrics:ChannelShift",
+    "contrast_ratio": "harness.frames.metrics:ContrastRatio",
+    "sharpness_ratio": "harness.frames.metrics:SharpnessRatio",
+    "motion_ratio": "harness.frames.metrics:MotionRatio",
+    "frame_order": "harness.frames.metrics:FrameOrder",
+    "new_duplicates": "harness.frames.metrics:NewDuplicates",
+}
+"""Name and class of each metric of the package, in the order of reports. `metrics` verifies the names."""
 
 
 @cache
-def known_metrics() -> dict[str, Metric]:
-    """All metrics by name.
+def _points() -> tuple[EntryPoint, ...]:
+    """Return all registrations, the package's own first, plugins by name so that reports do not depend on pip."""
+    own = tuple(EntryPoint(name, value, GROUP) for name, value in BUILT_IN.items())
+    return own + tuple(sorted(entry_points(group=GROUP), key=lambda point: point.name))
+
+
+@cache
+def metric_names() -> tuple[str, ...]:
+    """Return the names of all metrics without importing one."""
+    return tuple(point.name for point in _points())
+
+
+@cache
+def metrics() -> dict[str, Metric]:
+    """Load all metrics, by name.
 
     Raises:
-        FramesError: a plugin cannot be loaded, is no metric, or takes a name that is taken.
+        FramesError: a class cannot be loaded, lacks a member of `Metric`, or its name is taken or not the registered.
     """
-    known: dict[str, Metric] = {metric.name: metric for metric in builtin_metrics()}
-    for point in entry_points(group=GROUP):
-        package = point.dist.name if point.dist else "an unknown package"
+    from harness.frames.metric import Metric
+
+    loaded: dict[str, Metric] = {}
+    for point in _points():
+        package = point.dist.name if point.dist else "quantgate"
+        label = f"metric {point.name} of {package} ({point.value})"
         try:
             metric = point.load()()
-        except Exception as error:
-            raise FramesError(
-                f"metric {point.name} of {package} ({point.value}) cannot be loaded: {error!r}"
-            ) from error
+        except Exception as error:  # any fault of a plugin's module or constructor, named with its package
+            raise FramesError(f"{label} cannot be loaded: {error!r}; repair or uninstall {package}") from error
         if not isinstance(metric, Metric):
-            raise FramesError(f"metric {point.name} of {package} lacks a member of harness.frames.metric.Metric")
-        if metric.name in known or metric.name != point.name:
-            raise FramesError(f"metric {point.name} of {package} calls itself {metric.name!r}: taken, or another name")
-        known[metric.name] = metric
-    return known
+            members = (name for name in vars(Metric) if not name.startswith("_"))
+            absent = ", ".join(name for name in members if not hasattr(metric, name))
+            raise FramesError(f"{label} lacks {absent}; see harness.frames.metric.Metric")
+        if metric.name in loaded:
+            raise FramesError(f"{label} has a name that is taken: {metric.name!r}; rename it")
+        if metric.name != point.name:
+            raise FramesError(f"{label} calls itself {metric.name!r}; register it under that name")
+        loaded[metric.name] = metric
+    return loaded
+
+
+def gating_names() -> tuple[str, ...]:
+    """Return the names of the metrics that gate a case whose ``metrics`` field names none.
+
+    Raises:
+        FramesError: see `metrics`.
+    """
+    return tuple(name for name, metric in metrics().items() if metric.gates)
 
 
 def find_metric(name: str) -> Metric:
-    """The metric called ``name``.
+    """Return the metric called ``name``.
 
     Raises:
-        UnknownMetricError: there is none.
+        UnknownMetricError: no package provides it.
+        FramesError: see `metrics`.
     """
-    known = known_metrics()
-    if name not in known:
-        raise UnknownMetricError(f"no metric is called {name!r}; known: {', '.join(sorted(known))}")
-    return known[name]
+    if name not in metrics():
+        raise UnknownMetricError(f"no metric is called {name!r}; known: {', '.join(sorted(metrics()))}")
+    return metrics()[name]

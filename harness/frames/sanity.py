@@ -1,21 +1,19 @@
-"""Checks that need no reference: what no healthy video looks like, whatever it shows.
+"""Checks of a clip without a golden: values that no healthy video has, whatever it shows.
 
-``nan`` and ``inf`` are counted on the float output, before rounding turns them into a plausible 0 (`float_stats`).
-Everything else is read off the uint8 clip (`check_clip`). Where the limits come from is said in
-`harness.frames.sanity_limits`.
+``nan`` and ``inf`` are counted on the float output, before rounding turns them into a plausible 0 (`float_stats`). All
+other checks read the uint8 clip (`check_clip`).
 """
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import numpy.typing as npt
 
 from harness.frames.clip import Clip
-from harness.frames.metrics.drift import LUMA, channel_means, deviation
-from harness.frames.sanity_limits import SanityLimits
-from harness.frames.statistics import ClipStatistics, Floats, pair_statistics
+from harness.frames.statistics import LUMA, ClipStatistics, Floats, pair_statistics
 from harness.records.frames import SanityCheck, SanityEvidence, Shape
 from harness.records.generation import FloatStats
 
@@ -25,41 +23,74 @@ if TYPE_CHECKING:
 PIXEL_FLOOR, BLOCK_FLOOR = 16.0, 4.0
 """Squared levels of 255 added to variances of pixels and of block means: faint dither on a flat wall is not noise."""
 FEWEST_BLOCKS = 4
-"""Blocks a side under which a picture is too small for neighbours to say anything."""
+"""Blocks a side. In a smaller picture the correlation of neighbouring blocks means nothing."""
+SAMPLE = 1_000_003
+"""About how many values of a clip are read to count its levels. The stride is odd, so that it meets every channel."""
+FEWEST_LEVELS = 16
+"""Frames with fewer levels may be plain graphics, whose steps mean nothing."""
+
+
+@dataclass(frozen=True)
+class SanityLimits:
+    """Limits of `check_clip`; a case may state its own.
+
+    They are wide on purpose: a sanity check that fails means "no video", not "a worse video". ``python -m
+    benchmarks.sensitivity`` prints the measured values on both sides of every limit.
+    """
+
+    flat: float = 2.0
+    """Smallest standard deviation within a frame, levels of 255. A small shape on a flat wall has over 20, one colour
+    has 0, and one colour through a decoder's ripple under 2."""
+    noise: float = 0.30
+    """Smallest correlation of neighbouring 8-px blocks. Photographs and generated videos have .7 or more, the tiny
+    model's videos .57 (.46 in NVFP4), brick .38; its videos with swapped nibbles -.06 to .13, and drawn static under
+    .28 up to a grain of 8 px. Close-ups of grass or gravel (.2 to .3) look like static to this check and need a limit
+    of their own."""
+    speckle: float = 5.0
+    """Largest variance of the Laplacian over the variance of the picture. Photographs and shapes stay under 1.3, grass
+    at 3.6; uncorrelated noise has 20, and static with per-pixel noise on any coarser grain over 6."""
+    frozen: int = 2
+    """Longest run of frames equal bit by bit. A decoder does not repeat itself; one repeat is left to chance. A clip
+    of 2 frames may not be frozen at all."""
+    clipped: float = 0.8
+    """Largest share of values at 0 or 255. White shapes on black come near .6 once a decoder's undershoot is cut."""
+    flicker: float = 6.0
+    """Largest second difference in time of mean luma, levels of 255. Pans over photographs stay under .8, the tiny
+    model's videos under 1.3, its videos with swapped nibbles jump by 4 to 10. Cuts and strobes need a limit of their
+    own."""
 
 
 def float_stats(video: npt.NDArray[np.floating[Any]] | torch.Tensor) -> FloatStats:
-    """Count NaN and infinity in decoded video [T, H, W, 3], in [0, 1] where healthy, before rounding and clipping.
+    """Count NaN and infinity in decoded video [T, H, W, 3] before it is rounded and clipped; healthy is [0, 1].
 
-    Extremes are over the finite values; 0 where there is none. Works frame by frame, where the tensor lies.
+    Minimum and maximum are of the finite values; 0 if there is none. Reads frame by frame, on the tensor's own device.
     """
     nan = inf = 0
     low, high = float("inf"), float("-inf")
-    bad: int | None = None
+    first_bad: int | None = None
     for index, frame in enumerate(video):
         if isinstance(frame, np.ndarray):
-            values = frame
-            nans, infs = int(np.isnan(values).sum()), int(np.isinf(values).sum())
-            finite = values[np.isfinite(values)] if nans or infs else values
+            nans, infs = int(np.isnan(frame).sum()), int(np.isinf(frame).sum())
+            finite = frame[np.isfinite(frame)] if nans or infs else frame
             extremes = (float(finite.min()), float(finite.max())) if finite.size else None
         else:
             nans, infs = int(frame.isnan().sum()), int(frame.isinf().sum())
             kept = frame[frame.isfinite()] if nans or infs else frame
             extremes = (float(kept.min()), float(kept.max())) if kept.numel() else None
         nan, inf = nan + nans, inf + infs
-        bad = index if bad is None and nans + infs else bad
+        first_bad = index if first_bad is None and nans + infs else first_bad
         if extremes:
             low, high = min(low, extremes[0]), max(high, extremes[1])
     empty = low > high
     return FloatStats(
-        nan=nan, inf=inf, minimum=0.0 if empty else low, maximum=0.0 if empty else high, first_bad_frame=bad
+        nan=nan, inf=inf, minimum=0.0 if empty else low, maximum=0.0 if empty else high, first_bad_frame=first_bad
     )
 
 
 def check_output(
     video: npt.NDArray[np.floating[Any]], wanted: Shape | None = None, limits: SanityLimits | None = None
 ) -> SanityEvidence:
-    """Check float video [T, H, W, 3] in [0, 1]; with NaN or infinity in it, only those checks are made."""
+    """Check float video [T, H, W, 3] in [0, 1]. If it holds NaN or infinity, only those two checks are made."""
     floats = float_stats(video)
     if floats.nan or floats.inf:
         return SanityEvidence(checks=_finite(floats))
@@ -77,85 +108,96 @@ def check_clip(
 
     Args:
         clip: uint8 [T, H, W, 3].
-        wanted: the shape that was asked for; without it ``shape`` is not among the checks.
-        float_stats: what the function of that name found before rounding; without it ``nan`` and ``inf`` are not
-            among the checks.
-        limits: the package's own unless a case has reason for others.
+        wanted: the shape that the case asks for; without it ``shape`` is not among the checks.
+        float_stats: counts of the video before rounding (function `float_stats`); without them ``nan`` and ``inf`` are
+            not among the checks.
+        limits: the package's own unless a case states others.
     """
     bounds = limits or SanityLimits()
-    stats = pair_statistics(clip, clip)
-    values = stats.values
+    # The pass compares a clip with itself: it costs one pass more than needed and saves a second kernel.
+    statistics = pair_statistics(clip, clip).candidate
     checks = list(_finite(float_stats)) if float_stats else []
     if wanted is not None:
         checks.append(_shape(clip.shape, wanted))
-    spread = deviation(stats.candidate, values)
+    spread = statistics.deviation
+    speckle = statistics.laplacian / (spread**2 + PIXEL_FLOOR)
     checks += [
-        _judge("flat", spread, bounds.flat, True, "levels of 255", "standard deviation within a frame"),
-        _judge("noise", neighbours(stats.candidate), bounds.noise, True, "", "correlation of neighbouring 8-px blocks"),
-        _judge(
-            "speckle",
-            stats.candidate.laplacian / (spread**2 + PIXEL_FLOOR),
-            bounds.speckle,
-            False,
-            "",
-            "variance of the Laplacian over the variance",
-        ),
-        _frozen(stats.candidate, bounds.frozen),
-        _judge("clipped", ends(clip), bounds.clipped, False, "share", "share of values at 0 or 255"),
+        _at_least("flat", spread, bounds.flat, "levels of 255", "standard deviation within a frame"),
+        _at_least("noise", neighbours(statistics), bounds.noise, "", "correlation of neighbouring 8-px blocks"),
+        _at_most("speckle", speckle, bounds.speckle, "", "variance of the Laplacian over the variance"),
+        _frozen(statistics, bounds.frozen),
+        _at_most("clipped", ends(clip), bounds.clipped, "share", "share of values at 0 or 255"),
         _levels(clip),
-        _judge("flicker", jumps(stats.candidate, values), bounds.flicker, False, "levels of 255", "jump of mean luma"),
+        _at_most("flicker", jumps(statistics), bounds.flicker, "levels of 255", "jump of mean luma"),
     ]
     return SanityEvidence(checks=tuple(checks))
 
 
-def neighbours(clip: ClipStatistics) -> Floats:
-    """Correlation [T] of 8-px block means with the block to the right and below, in [-1, 1]; pictures 1, static 0.
+def neighbours(statistics: ClipStatistics) -> Floats:
+    """Correlate 8-px block means with the block to the right and below: [T], in [-1, 1]; pictures near 1, static 0.
 
-    1 for pictures of fewer than 4 blocks a side.
+    Frames of fewer than 4 blocks a side get 1.
     """
-    blocks = clip.thumbnails.astype(np.float64)
+    blocks = statistics.thumbnails.astype(np.float64)
     if min(blocks.shape[1:3]) < FEWEST_BLOCKS:
         return np.ones(len(blocks))
     centred = blocks - blocks.mean(axis=(1, 2), keepdims=True)
-    across = (centred[:, 1:] * centred[:, :-1]).mean(axis=(1, 2, 3))
-    along = (centred[:, :, 1:] * centred[:, :, :-1]).mean(axis=(1, 2, 3))
-    correlation: Floats = ((across + along) / 2 + BLOCK_FLOOR) / ((centred**2).mean(axis=(1, 2, 3)) + BLOCK_FLOOR)
+    below = (centred[:, 1:] * centred[:, :-1]).mean(axis=(1, 2, 3))
+    right = (centred[:, :, 1:] * centred[:, :, :-1]).mean(axis=(1, 2, 3))
+    correlation: Floats = ((below + right) / 2 + BLOCK_FLOOR) / ((centred**2).mean(axis=(1, 2, 3)) + BLOCK_FLOOR)
     return correlation
 
 
 def ends(clip: Clip) -> Floats:
-    """Share [T] of values at 0 or 255."""
+    """Return the share [T] of values at 0 or 255."""
     counts = [np.count_nonzero(frame == 0) + np.count_nonzero(frame == 255) for frame in clip.frames]
     share: Floats = np.array(counts) / clip.frames[0].size
     return share
 
 
-def jumps(clip: ClipStatistics, values: int) -> Floats:
-    """Absolute second difference in time [T] of mean luma; 0 at both ends and in clips of fewer than 3 frames."""
-    luma = channel_means(clip, values) @ LUMA
+def jumps(statistics: ClipStatistics) -> Floats:
+    """Return the absolute second difference in time [T] of mean luma; 0 at both ends and below 3 frames."""
+    luma = statistics.channel_means @ LUMA
     out = np.zeros(len(luma))
     if len(luma) >= 3:
         out[1:-1] = np.abs(np.diff(luma, n=2))
     return out
 
 
-def _judge(name: str, values: Floats, limit: float, higher: bool, unit: str, what: str) -> SanityCheck:
-    frame = int(values.argmin() if higher else values.argmax())
+def level_step(clip: Clip) -> int:
+    """Return the step between the 8-bit levels of a clip: 1, or 2 if every value is even (7 bits); 1 for few levels."""
+    values = clip.frames.reshape(-1)
+    stride = (values.size // SAMPLE + 1) | 1
+    used = np.flatnonzero(np.bincount(values[::stride], minlength=256))
+    return int(np.gcd.reduce(np.diff(used))) if len(used) >= FEWEST_LEVELS else 1
+
+
+def _at_least(name: str, values: Floats, limit: float, unit: str, quantity: str) -> SanityCheck:
+    """Check that the smallest of the values [T] reaches the limit."""
+    frame = int(values.argmin())
     value = float(values[frame])
-    ok = value >= limit if higher else value <= limit
     return SanityCheck(
         name=name,
         value=value,
         limit=limit,
-        direction="higher_is_better" if higher else "lower_is_better",
+        direction="higher_is_better",
         unit=unit,
-        ok=ok,
+        ok=value >= limit,
         frame=frame,
-        message=f"{what}: {value:.3g} in frame {frame}, {'at least' if higher else 'at most'} {limit:g} is healthy",
+        message=f"{quantity}: {value:.3g} in frame {frame}, at least {limit:g} is healthy",
     )
 
 
-def _count(name: str, value: int, limit: float, frame: int | None, unit: str, message: str) -> SanityCheck:
+def _at_most(name: str, values: Floats, limit: float, unit: str, quantity: str) -> SanityCheck:
+    """Check that the largest of the values [T] stays within the limit."""
+    frame = int(values.argmax())
+    value = float(values[frame])
+    message = f"{quantity}: {value:.3g} in frame {frame}, at most {limit:g} is healthy"
+    return _count(name, value, limit, frame, unit, message)
+
+
+def _count(name: str, value: float, limit: float, frame: int | None, unit: str, message: str) -> SanityCheck:
+    """Check that a number stays within the limit."""
     return SanityCheck(
         name=name,
         value=float(value),
@@ -169,50 +211,35 @@ def _count(name: str, value: int, limit: float, frame: int | None, unit: str, me
 
 
 def _finite(floats: FloatStats) -> tuple[SanityCheck, SanityCheck]:
-    first = floats.first_bad_frame
-    where = f", first in frame {first}" if first is not None else ""
+    frame = floats.first_bad_frame
+    place = f", first in frame {frame}" if frame is not None else ""
     return (
-        _count("nan", floats.nan, 0, first, "values", f"{floats.nan} NaN in the float output{where}"),
-        _count("inf", floats.inf, 0, first, "values", f"{floats.inf} infinities in the float output{where}"),
+        _count("nan", floats.nan, 0, frame, "values", f"{floats.nan} NaN in the float output{place}"),
+        _count("inf", floats.inf, 0, frame, "values", f"{floats.inf} infinities in the float output{place}"),
     )
 
 
-def _shape(found: Shape, wanted: Shape) -> SanityCheck:
-    wrong = sum(one != two for one, two in zip(found, wanted, strict=True))
-    message = f"the clip is {list(found)} [frames, height, width, channels], {list(wanted)} was asked for"
+def _shape(actual: Shape, requested: Shape) -> SanityCheck:
+    wrong = sum(side != expected for side, expected in zip(actual, requested, strict=True))
+    message = f"the clip is {list(actual)} [frames, height, width, channels], {list(requested)} was asked for"
     return _count("shape", wrong, 0, None, "sides", message)
 
 
-def _frozen(clip: ClipStatistics, limit: int) -> SanityCheck:
+def _frozen(statistics: ClipStatistics, limit: int) -> SanityCheck:
     longest = run = 1
     last = 0
-    for index, motion in enumerate(clip.motion[1:], start=1):
+    for index, motion in enumerate(statistics.motion[1:], start=1):
         run = run + 1 if motion == 0 else 1
         if run > longest:
             longest, last = run, index
-    allowed = limit if len(clip.motion) > limit else 1
+    # A clip no longer than the limit would always pass: there, no frame may repeat.
+    allowed = limit if len(statistics.motion) > limit else 1
     message = f"{longest} frames in a row are equal bit by bit, up to frame {last}; at most {allowed} is healthy"
     return _count("frozen", longest, allowed, last if longest > 1 else None, "frames", message)
 
 
-SAMPLE = 1_000_003
-"""Values of a clip that are looked at for its levels, about; an odd stride meets every channel."""
-FEWEST_LEVELS = 16
-"""Levels below which frames may be plain graphics, whose steps mean nothing."""
-
-
-def level_step(clip: Clip) -> int:
-    """The step between the 8-bit levels that a clip uses: 1, or 2 if every value is even (7 bits); 1 for few levels."""
-    values = clip.frames.reshape(-1)
-    stride = (values.size // SAMPLE + 1) | 1
-    used = np.flatnonzero(np.bincount(values[::stride], minlength=256))
-    return int(np.gcd.reduce(np.diff(used))) if len(used) >= FEWEST_LEVELS else 1
-
-
 def _levels(clip: Clip) -> SanityCheck:
     step = level_step(clip)
-    message = f"the frames use every {step}. of the 256 levels only: bits were lost; every level is healthy"
+    lost = f"the frames use only every {step}. of the 256 levels: bits were lost"
+    message = lost if step > 1 else "the frames use levels without a regular gap"
     return _count("levels", step, 1, None, "levels of 255", message)
-
-
-__all__ = ["SanityLimits", "check_clip", "check_output", "float_stats"]

@@ -41,6 +41,8 @@ class Context:
     model_index: Mapping[str, Any] | None
     """``None`` where the checkpoint is a single transformer."""
     base_index: Mapping[str, Any] | None
+    scheduler: Mapping[str, Any] = field(default_factory=dict)
+    """``scheduler_config.json``; empty where there is none."""
     scalars: Mapping[str, Mapping[str, tuple[float, ...]]] = field(default_factory=dict)
     """Expert to tensor to the values of every scale scalar (or per-channel vector)."""
     measured: Mapping[str, Mapping[str, Measured]] = field(default_factory=dict)

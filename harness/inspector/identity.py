@@ -37,6 +37,31 @@ def cache_file() -> Path:
     return Path(os.environ.get("QUANTGATE_CACHE", default)) / "digests.json"
 
 
+class HashMeter:
+    """How many bytes are to be hashed in this process, and how many are; safe between threads."""
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._done = self._total = 0
+
+    def add(self, *, total: int = 0, done: int = 0) -> None:
+        """Count bytes that are to be read, or were."""
+        with self._lock:
+            self._total += total
+            self._done += done
+            if self._done >= self._total:  # nothing is open: the next file begins a new count
+                self._done = self._total = 0
+
+    def state(self) -> tuple[int, int]:
+        """Bytes that were hashed and bytes that are to be, of what is open now; ``(0, 0)`` where nothing is."""
+        with self._lock:
+            return self._done, self._total
+
+
+HASHING = HashMeter()
+"""Of this process, for whoever shows progress."""
+
+
 class DigestCache:
     """Remembers sha256 by path, size, times, device and inode. A damaged cache file is an empty one."""
 
@@ -65,9 +90,15 @@ class DigestCache:
                 remembered = self._known.get(key)
             if remembered is not None:
                 return _named_so(path, full, remembered), True
-            digest = hashlib.sha256()
-            while chunk := file.read(CHUNK):
-                digest.update(chunk)
+            digest, left = hashlib.sha256(), stamp[0]
+            HASHING.add(total=left)
+            try:
+                while chunk := file.read(CHUNK):
+                    digest.update(chunk)
+                    HASHING.add(done=min(len(chunk), left))
+                    left -= min(len(chunk), left)
+            finally:
+                HASHING.add(done=left)
             if _stamp(file.fileno()) != stamp:
                 raise SourceError(
                     "the file changed while it was read",

@@ -212,6 +212,7 @@ def _context(subject: Assembly, anchor: Assembly | None, options: Options) -> tu
         base_modules={expert: group(component.tensors, component.hints) for expert, component in base.items()},
         model_index=subject.model_index,
         base_index=anchor.model_index if anchor else None,
+        scheduler=subject.parts.files["scheduler"].config if "scheduler" in subject.parts.files else {},
         reading_findings=subject.findings,
     )
     budgets: dict[str, Budget] = {}

@@ -25,6 +25,7 @@ from harness.judge.origin_rule import (
 )
 from harness.judge.probe_rule import judge_probe
 from harness.judge.receipts_rule import judge_receipts
+from harness.judge.schedule_rule import judge_schedule
 from harness.judge.trace_rule import judge_trace
 from harness.outcomes import Outcome
 from harness.records.limits import LimitCheck
@@ -261,6 +262,7 @@ def _findings(evidence: Evidence, checks: tuple[LimitCheck, ...]) -> Iterator[Fi
     yield from judge_origin(evidence)
     yield from judge_probe(evidence, anchored=same_origin(evidence))
     yield from judge_receipts(evidence)
+    yield from judge_not_available(evidence)
     yield from _sanity(evidence)
     if frames_compare(evidence):
         yield from judge_trace(evidence)
@@ -268,6 +270,7 @@ def _findings(evidence: Evidence, checks: tuple[LimitCheck, ...]) -> Iterator[Fi
         problem = limits_problem(evidence)
         if problem is not None:
             yield problem
+    yield from judge_schedule(evidence)
 
 
 def _error_code(evidence: Evidence) -> str:
@@ -288,6 +291,19 @@ def _inspection(evidence: Evidence) -> Iterator[Finding]:
                 message=item.message,
                 data={"severity": item.severity, "next": item.next_command},
             )
+
+
+def judge_not_available(evidence: Evidence) -> Iterator[Finding]:
+    """Say what this kind of backend cannot tell: it does not decide, and it is never green by silence."""
+    for item in evidence.generation.not_available if evidence.generation is not None else ():
+        topic = item.partition(":")[0]
+        yield Finding(
+            stage="receipts",
+            code="not_available",
+            gating=False,
+            message=f"not available: {item}",
+            data={"topic": topic},
+        )
 
 
 def _sanity(evidence: Evidence) -> Iterator[Finding]:
@@ -345,7 +361,10 @@ def _decide(evidence: Evidence, findings: tuple[Finding, ...]) -> tuple[Outcome,
 def _passed(evidence: Evidence, checks: tuple[LimitCheck, ...]) -> str:
     cpu = other_cpu(evidence)
     made_on = f" (on {cpu.run}; the golden was made on {cpu.golden})" if cpu is not None else ""
-    return f"{_how_near(evidence, checks)}{made_on}"
+    lost = evidence.generation.not_available if evidence.generation is not None else ()
+    topics = ", ".join(item.partition(":")[0] for item in lost)
+    silent = f"; not available from this server: {topics}" if topics else ""
+    return f"{_how_near(evidence, checks)}{made_on}{silent}"
 
 
 def _how_near(evidence: Evidence, checks: tuple[LimitCheck, ...]) -> str:

@@ -101,9 +101,9 @@ def propose(root: Path, changes: Path, branch: str, title: str, body: str, base:
         write_inside(root, inside.as_posix(), path.read_bytes())
     there = [name for name in PROPOSED if (root / name).exists()]
     _run(["git", "-C", str(root), "add", "--", *there])
-    if not _run(["git", "-C", str(root), "diff", "--cached", "--name-only"]).strip():
+    if not _run(["git", "-C", str(root), "diff", "--cached", "--name-only", "--relative"]).strip():
         return None
-    changed = _run(["git", "-C", str(root), "diff", "--cached", "--name-only", "-z"]).split("\0")
+    changed = _run(["git", "-C", str(root), "diff", "--cached", "--name-only", "--relative", "-z"]).split("\0")
     check(root, {(path.parts[1], path.parts[2].removesuffix(".json")) for path in map(Path, filter(None, changed))})
     _run(["git", "-C", str(root), "switch", "--quiet", "-c", branch])
     identity = ["-c", f"user.name={BOT}", "-c", "user.email=41898282+github-actions[bot]@users.noreply.github.com"]

@@ -12,11 +12,10 @@ import pytest
 from _pytest.mark.expression import Expression
 
 from harness.errors import QuantgateError
-from harness.project import Project
+from harness.project import Project, is_declared
 
-
-_FIXED = tuple(f"quantgate_{folder}" for folder in ("cases", "runners", "thresholds", "goldens", "runs"))
-"""Ini settings that would name folders for pytest alone. They are declared so that they can be refused."""
+FOLDERS = ("cases", "runners", "thresholds", "goldens", "runs")
+"""Folders of a project. ``quantgate_<folder>`` in pytest's settings may confirm one of these names, never change it."""
 
 
 def declare(parser: pytest.Parser) -> None:
@@ -57,8 +56,8 @@ def declare(parser: pytest.Parser) -> None:
         metavar="SECONDS",
         help="how long to wait for a GPU that another run holds (default: 1800)",
     )
-    for name in _FIXED:
-        parser.addini(name, "refused: see [tool.quantgate] in docs/cases.md", default="")
+    for name in FOLDERS:
+        parser.addini(f"quantgate_{name}", f"{name}, which says that this project has cases of quantgate", default="")
     group.addoption("--runs", default=None, metavar="DIR", help="folder of the runs (default: runs/ of the project)")
 
 
@@ -114,13 +113,41 @@ def check_folders(config: pytest.Config) -> None:
     Raises:
         pytest.UsageError: an ini setting names one.
     """
-    named = [name for name in _FIXED if config.getini(name)]
+    named = [name for name in FOLDERS if config.getini(f"quantgate_{name}") not in ("", name)]
     if named:
         raise pytest.UsageError(
-            f"{named[0]}: folders of a project have fixed names, so that pytest and every command use the same ones\n"
+            f"quantgate_{named[0]}: folders of a project have fixed names, "
+            "so that pytest and every command use the same ones\n"
             '  next: name the folder that holds cases/ in pyproject.toml, [tool.quantgate] root = "...", '
             "or give --runs DIR"
         )
+
+
+_PROFILE = re.compile(r"^(device_kind|device_names|architectures|compute_capability)\s*:", re.MULTILINE)
+"""Fields that only a runner profile has."""
+_ASKED = ("runner", "plan", "shard")
+
+
+def is_configured(config: pytest.Config) -> bool:
+    """Whether the project says that its folder of YAML files holds cases of quantgate.
+
+    quantgate may be installed in the environment of another project that has a ``cases/`` folder too. A project says it
+    by ``quantgate_cases`` in pytest's settings, by ``[tool.quantgate]`` in ``pyproject.toml`` or by a runner profile;
+    a command says it by an option such as ``--runner``.
+    """
+    if (
+        config.getini("quantgate_cases")
+        or is_declared(config.rootpath)
+        or any(config.getoption(name) for name in _ASKED)
+    ):
+        return True
+    for path in sorted(project(config).runners.glob("*.yaml")):
+        try:
+            if _PROFILE.search(path.read_text(encoding="utf-8", errors="replace")):
+                return True
+        except OSError:
+            continue
+    return False
 
 
 # Which runner ``-m`` asks for: the one without whose marker the expression is true of no case.

@@ -182,9 +182,12 @@ def pytest_sessionfinish(session: pytest.Session, exitstatus: int) -> Generator[
     return done
 
 
-def pytest_terminal_summary(terminalreporter: Any, config: pytest.Config) -> None:
-    """Print the verdict table."""
+def pytest_terminal_summary(terminalreporter: Any, exitstatus: int, config: pytest.Config) -> None:
+    """Print the verdict table, or why there is none."""
+    from harness.plugin.nothing import why_no_case
     from harness.plugin.state import PluginState
     from harness.plugin.terminal import print_verdicts
 
     print_verdicts(terminalreporter, PluginState.of(config))
+    if exitstatus and (why := why_no_case(config, exitstatus)):
+        terminalreporter.write_line(f"quantgate: {why}", yellow=True)

@@ -67,6 +67,7 @@ class PluginState:
         self._shard: tuple[Shard | None] | None = None
         self._case_files: CaseFiles | None = None
         self._skipping: bool | None = None
+        self._configured: bool | None = None
 
     @classmethod
     def of(cls, config: pytest.Config) -> PluginState:
@@ -75,6 +76,13 @@ class PluginState:
         if state is None:
             state = config.stash[_KEY] = cls(config)
         return state
+
+    @property
+    def is_configured(self) -> bool:
+        """Whether this project has cases of quantgate; asked once per run."""
+        if self._configured is None:
+            self._configured = options.is_configured(self.config)
+        return self._configured
 
     @property
     def case_files(self) -> CaseFiles:
@@ -99,7 +107,9 @@ class PluginState:
         return self._skipping
 
     def runner_names(self) -> list[str]:
-        """Names of the runner profiles, read off the folder without parsing a file."""
+        """List the names of the runner profiles, read off the folder without parsing a file."""
+        if not self.is_configured:
+            return []
         return sorted(path.stem for path in options.project(self.config).runners.glob("*.yaml"))
 
     def profile(self) -> RunnerProfile:

@@ -54,7 +54,8 @@ class ProgressLine:
             self._show(event.stage)
         elif isinstance(event, Progress):
             if self._live:
-                self._show(f"denoising step {event.done}/{event.total}")
+                what = "denoising step" if event.stage == "denoise" else "component"
+                self._show(f"{what} {event.done}/{event.total}")
         elif isinstance(event, CaseFinished) and self._live:
             self._reporter.rewrite("", erase=True)
 
@@ -172,6 +173,8 @@ def note_times(config: pytest.Config) -> None:
 
 def runs_cases(config: pytest.Config) -> bool:
     """Whether a path of the command lies below the folder of the case files, or holds it."""
+    if not PluginState.of(config).is_configured:
+        return False
     cases = options.project(config).cases
     places = (Path(config.invocation_params.dir, argument.partition("::")[0]) for argument in config.args)
     return any(place.is_relative_to(cases) or cases.is_relative_to(place) for place in places)

@@ -160,6 +160,9 @@ class Generation(Record):
     receipts: Receipts
     peak_memory_bytes: int | None = None
     generate_seconds: float = 0.0
+    not_available: tuple[str, ...] = ()
+    """What this kind of backend cannot tell, as ``topic: sentence``; whoever reads the record must know what was not
+    looked at."""
     usage: Usage | None = None
     """Time and memory by stage, if the backend measures them."""
 
@@ -175,8 +178,14 @@ class EngineStart(Record):
     """How many times a model was loaded in this process: 1, however many cases it served."""
     quantized_modules: dict[Expert, dict[str, str]] = {}
     """What the checkpoints promise: expert to module name to format (``fp8``, ``nvfp4``), read from their tensors."""
+    runtime: dict[str, Json] = {}
+    """What a runtime in a process of its own resolved while loading: its configuration, flow shift, boundary,
+    precisions, and a sentence per operator that was emulated because the machine has no GPU."""
     load: LoadUsage | None = None
     """What the load cost."""
+    started: Literal["process", "fork"] = "process"
+    """``fork``: of a warm process that had imported the backend's libraries and touched no GPU; ``process``: a program
+    of its own, because its environment, or a variable in it, had to precede an import."""
 
 
 class Progress(Record):

@@ -142,6 +142,15 @@ def find(name: RuntimeVersion, named: Mapping[str, str] | None = None) -> Enviro
     )
 
 
+def interpreter_of(runtime: str, named: Mapping[str, str]) -> Path | None:
+    """The interpreter of ``sglang==0.5.23``; ``None`` for an empty text.
+
+    Raises:
+        InvalidCaseError, InfraError: as ``find``.
+    """
+    return find(parse_runtime(runtime), named).python if runtime else None
+
+
 def install(name: RuntimeVersion, kind: str, say: Callable[[str], None]) -> Environment:
     """Make the environment of one version, or return the one that is there.
 
@@ -212,6 +221,9 @@ def _shared(runtime: str, kind: str, say: Callable[[str], None]) -> Path:
     requirements = place / "requirements.txt"
     requirements.write_text(text, encoding="utf-8")
     python = str(place / "bin" / "python")
+    # torch with what it needs: the build that pip is set up for may keep its libraries in packages of their own
+    built = [line for line in text.splitlines() if line.split("==")[0] in ("torch", "torchvision")]
+    _run([python, "-m", "pip", "install", "--quiet", *built])
     _run([python, "-m", "pip", "install", "--quiet", "--no-deps", "--requirement", str(requirements)])
     (place / READY).write_text("dependencies\n", encoding="utf-8")
     return place

@@ -183,8 +183,14 @@ def _ask(job: dict[str, Any], base: str, references: dict[str, Any], runtime: An
 
 def _runtime() -> Any:
     """Import the runtime, stub, and watch what it resolves."""
-    sys.meta_path.insert(0, _Torchvision())
     import torch
+
+    try:
+        import torchvision  # noqa: F401
+    except (ImportError, OSError, RuntimeError):  # its build does not fit the torch beside it
+        for name in [name for name in sys.modules if name.partition(".")[0] == "torchvision"]:
+            del sys.modules[name]
+        sys.meta_path.insert(0, _Torchvision())
     from sglang.multimodal_gen.runtime import server_args
     from sglang.multimodal_gen.runtime.distributed.parallel_state import (
         maybe_init_distributed_environment_and_model_parallel,

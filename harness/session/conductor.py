@@ -100,8 +100,8 @@ class _Run:
 
     def show(self, progress: gen.Progress) -> None:
         """Pass on the engine's progress."""
-        if progress.stage == "denoise":
-            self.watch(Progress(self.case.id, progress.step, progress.steps))
+        if progress.stage in ("denoise", "load"):
+            self.watch(Progress(self.case.id, progress.step, progress.steps, progress.stage))
 
     @contextmanager
     def stage(self, name: Stage) -> Iterator[None]:
@@ -132,6 +132,7 @@ class Session:
             device=context.device.kind,
             allow_python_backend=context.allow_python_backend,
             runner=context.runner.name,
+            runtime_env=context.runtime_env,
         )
 
     def close(self) -> None:
@@ -265,6 +266,7 @@ class Session:
         case, context = run.case, self.context
         require_resolved(case)
         paths = resolve_case(case, context.root)
+        self.pool.prepare(case)
         with run.stage("inspect"):
             inspected = self._inspector.look(case, paths)
         run.stamps, run.contents = inspected.stamps, inspected.contents
@@ -313,7 +315,7 @@ class Session:
 
     def _engine(self, run: _Run) -> EngineOwner:
         with run.stage("load"):
-            engine = self.pool.get(run.case)
+            engine = self.pool.get(run.case, run.show)
             require_unchanged(run.stamps, engine.stamps, run.case.id)
             run.engine, run.fingerprint = engine.start_record, engine.fingerprint()
         return engine

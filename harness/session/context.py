@@ -10,7 +10,9 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Literal, TypeAlias
 
+from harness.definitions.case import Case
 from harness.definitions.runner import RunnerProfile, load_runners, match_runner, named_runner
+from harness.engine.environment import RUNTIME_PYTHON
 from harness.errors import NoRunnerError
 from harness.goldens.store import GoldenStore, open_store
 from harness.machine.devices import cpu_device, gpu_devices
@@ -19,6 +21,7 @@ from harness.project import Project
 from harness.records.case_record import CaseRecord
 from harness.records.identity import Device
 from harness.records.run_folder import RunFolder
+from harness.runtimes.environments import interpreter_of
 from harness.session.perturbation import NONE, Perturbation
 
 
@@ -50,6 +53,15 @@ class SessionContext:
     """Accept ``module:Class`` as a backend: callers in Python only, never a case file."""
     leave_candidates: bool = True
     """Whether a case without a usable golden leaves a pending candidate."""
+
+    def runtime_env(self, case: Case) -> dict[str, str]:
+        """The variable that tells an engine the interpreter of the case's runtime; empty where the case names none.
+
+        Raises:
+            InfraError: there is no environment of that runtime on this machine.
+        """
+        python = interpreter_of(case.runtime, self.runner.runtimes)
+        return {} if python is None else {RUNTIME_PYTHON: str(python)}
 
     @property
     def folder(self) -> Path:
@@ -83,11 +95,13 @@ class StageStarted:
 
 @dataclass(frozen=True)
 class Progress:
-    """A denoising step is done."""
+    """A part of a stage is done: a denoising step, or a component that was loaded."""
 
     case: str
     done: int
     total: int
+    stage: str = "denoise"
+    """``denoise`` or ``load``."""
 
 
 @dataclass(frozen=True)

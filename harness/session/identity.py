@@ -69,6 +69,7 @@ def _subject(
     """What is being tested. The loader's options too: a runtime that reads bytes otherwise is a change of code."""
     subject = flat("loader", case.loader.model_dump(mode="json"))
     subject["execution.threads"] = case.execution.threads
+    subject.update({"runtime": case.runtime} if case.runtime else {})
     taken = perturbation.taken(case)
     forced = {name: value for name, value in sorted(perturbation.env.items()) if name not in taken}
     subject.update({f"perturbation.{name}": value for name, value in forced.items()})

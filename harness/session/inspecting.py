@@ -62,9 +62,13 @@ class Inspector:
         return self._known[key]
 
 
+DEPENDS = ("contracts", "loader", "env", "quantization", "base", "backend", "runtime")
+"""Fields of a case that its inspection depends on, beside the checkpoints."""
+
+
 def _key(case: Case, stamps: Stamps, base: Path | CheckpointRef | None) -> str:
     """Everything that an inspection depends on."""
-    asked = case.model_dump(mode="json", include={"contracts", "loader", "env", "quantization", "base"})
+    asked = case.model_dump(mode="json", include=set(DEPENDS))
     anchor = stamps_of({"base": base}) if isinstance(base, Path) else {}
     return json.dumps([asked, stamps, anchor], sort_keys=True)
 
@@ -87,13 +91,18 @@ def inspect(case: Case, root: Path, paths: Mapping[str, Path]) -> InspectionRepo
         base=base_of(case, root),
         transformer=paths.get("transformer"),
         transformer_2=paths.get("transformer_2"),
-        contracts=case.contracts,
-        loader=case.loader,
+        contracts=deployed_to(case),
+        loader=None if case.runtime else case.loader,
         env=case.env,
         expected=case.quantization.model_dump(),
         root=root,
     )
     return without_root(report, root)
+
+
+def deployed_to(case: Case) -> tuple[str, ...]:
+    """The runtimes whose contracts the checkpoint is compared with: the one that runs the case, and those it names."""
+    return tuple(dict.fromkeys((*([case.runtime] if case.runtime else []), *case.contracts)))
 
 
 def difference(

@@ -18,7 +18,7 @@ from harness.records.run_folder import PROBES_FILE, SKETCHES_FILE
 from harness.session.context import SessionContext
 from harness.session.origin import Origins
 
-PROBING = frozenset({"diffusers"})
+PROBING = frozenset({"diffusers", "sglang"})
 """Backends whose engines know the methods ``probe`` and ``record_probes``."""
 
 

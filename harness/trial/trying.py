@@ -16,6 +16,7 @@ from harness.engine.resolve import resolve_case
 from harness.errors import InvalidCaseError, QuantgateError
 from harness.frames.clip import Clip, read_clip
 from harness.goldens.golden import Golden
+from harness.inspector.contracts import load_contract
 from harness.limits.probes import VELOCITY_BASE
 from harness.limits.stored import load_limits
 from harness.records.base import Json, Record
@@ -23,6 +24,8 @@ from harness.records.generation import Expert, Generation
 from harness.records.identity import FieldChange, Identity, differences
 from harness.records.inspection import CheckpointComparison, InspectionReport
 from harness.records.probe import ProbeEvidence
+from harness.runtimes.environments import parse_runtime
+from harness.runtimes.learn import changed as changed_rules
 from harness.session.conductor import Session
 from harness.session.contents import Contents
 from harness.session.context import SessionContext
@@ -64,6 +67,8 @@ class Trial(Record):
     inspection: InspectionReport | None = None
     difference: CheckpointComparison | None = None
     """What the switch changes in the checkpoints; ``None`` where it changes none."""
+    contract: tuple[str, ...] = ()
+    """What the other version of the runtime does otherwise, a line per parameter; empty where the runtime stays."""
     must_change: tuple[str, ...] = ()
     """What has to be changed together with it."""
     yaml: dict[str, Json] = {}
@@ -83,21 +88,39 @@ class _Findings:
     yaml: dict[str, Json]
 
 
-def candidate_case(case: Case, changes: dict[str, CheckpointRef | None], env: dict[str, str]) -> Case:
-    """The case with other checkpoints and environment. An override given as ``None`` is taken away.
+def candidate_case(
+    case: Case, changes: dict[str, CheckpointRef | None], env: dict[str, str], runtime: str = ""
+) -> Case:
+    """The case with other checkpoints, environment or runtime. An override given as ``None`` is taken away.
 
     Raises:
         InvalidCaseError: nothing would change, or a case file could not say it.
     """
     refuse_env(env, case, "--env")
-    changed = case.model_copy(update={**changes, "env": {**case.env, **env}})
+    update: dict[str, object] = {**changes, "env": {**case.env, **env}}
+    if runtime:
+        if not case.runtime:
+            raise InvalidCaseError(
+                f"{case.id} runs in backend {case.backend}, which has no versions of a runtime",
+                where="--runtime",
+                remedy="give the case `backend: sglang` and `runtime: sglang==VERSION`",
+            )
+        update["runtime"] = str(parse_runtime(runtime))
+    changed = case.model_copy(update=update)
     if changed == case:
         raise InvalidCaseError(
             "the candidate is what the case has already",
             where=case.id,
-            remedy="name another --model, --transformer or --env",
+            remedy="name another --model, --transformer, --env or --runtime",
         )
     return changed
+
+
+def contract_difference(before: str, after: str, root: Path) -> tuple[str, ...]:
+    """What one version of a runtime does otherwise than another, by their contracts: a line per parameter."""
+    if before == after:
+        return ()
+    return tuple(changed_rules(load_contract(before, root).rules, load_contract(after, root).rules))
 
 
 def refuse_env(names: Iterable[str], case: Case, option: str) -> None:
@@ -138,6 +161,7 @@ def try_candidate(context: SessionContext, located: Located, candidate: Case) ->
         changes=changes,
         inspection=report,
         difference=None if paths == new_paths else difference(new_paths, paths, root, proof=(report, present)),
+        contract=contract_difference(case.runtime, candidate.runtime, root),
         yaml=_yaml(case, candidate, found),
     )
     if found.bad:
@@ -178,7 +202,8 @@ def _as_proven(candidate: Case, report: InspectionReport, found: _Findings) -> C
         proven = {
             name: value for name, value in proven.items() if value in ("low_first", "high_first", "linear", "swizzled")
         }
-        if proven and expert.format == "nvfp4":
+        # a runtime reads the bytes as its contract says: the inspection has compared that already
+        if proven and expert.format == "nvfp4" and not candidate.runtime:
             before = f"{candidate.loader.nibble_order}/{candidate.loader.scale_layout}"
             found.with_it.append(f"loader: {expert.expert} is stored {expert.encoding}, and the case reads {before}")
             candidate = candidate.model_copy(update={"loader": candidate.loader.model_copy(update=proven)})
@@ -197,7 +222,7 @@ def _inspected(report: InspectionReport, found: _Findings) -> None:
 def _yaml(case: Case, candidate: Case, found: _Findings) -> dict[str, Json]:
     before, after = case.model_dump(mode="json"), candidate.model_dump(mode="json")
     keys: dict[str, Json] = {}
-    for name in (*ROLES, "env", "quantization"):
+    for name in (*ROLES, "env", "runtime", "quantization"):
         if before[name] != after[name]:
             value = after[name]
             keys[name] = (

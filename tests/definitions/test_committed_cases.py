@@ -11,6 +11,7 @@ import pytest
 
 from harness.definitions.case import UNRESOLVED, Case
 from harness.definitions.loading import load_cases
+from harness.session.inspecting import deployed_to
 
 ROOT = Path(__file__).parents[2]
 FILES = sorted((ROOT / "cases").glob("*.yaml"))
@@ -33,8 +34,10 @@ def of(cases: dict[str, Case], prefix: str) -> list[Case]:
 
 def test_everything_is_collected(cases):
     assert {"bf16", "fp8", "nvfp4", "fp8_override", "nvfp4_override", "bf16_env"} <= set(cases)
-    assert len(of(cases, "incident_")) == 7
-    assert len(of(cases, "wan22_")) == 4
+    assert len(of(cases, "incident_")) == 15
+    assert len(of(cases, "incident_sglang_")) == 8
+    assert len(of(cases, "wan22_")) == 6
+    assert len(of(cases, "wan22_sglang_")) == 2
 
 
 def test_the_tiny_cases_ask_for_what_the_model_was_trained_for(cases):
@@ -49,8 +52,11 @@ def test_the_tiny_cases_ask_for_what_the_model_was_trained_for(cases):
             continue
         asked = case.sampling
         assert (asked.width, asked.height, asked.num_frames) == (spec.WIDTH, spec.HEIGHT, spec.FRAMES)
-        assert asked.max_sequence_length == spec.MAX_SEQUENCE_LENGTH
-        assert case.scheduler.flow_shift == spec.FLOW_SHIFT
+        if case.backend == "sglang":  # it computes with both of these, whatever a request says
+            assert (asked.max_sequence_length, case.scheduler.flow_shift) == (512, 12.0)
+        else:
+            assert asked.max_sequence_length == spec.MAX_SEQUENCE_LENGTH
+            assert case.scheduler.flow_shift == spec.FLOW_SHIFT
         assert case.scheduler.boundary_ratio == spec.BOUNDARY_RATIO
         found = re.fullmatch(sentence, asked.prompt)
         assert found, asked.prompt
@@ -73,13 +79,25 @@ def test_the_incident_is_told_in_pairs_that_differ_in_the_default_alone(cases):
         assert new.model_dump(exclude=same) == old.model_dump(exclude=same)
 
 
+def test_the_incident_in_sglang_differs_in_the_version_alone(cases):
+    for kind, right, wrong in (("export", "new", "old"), ("preswapped", "old", "new")):
+        good, bad = cases[f"incident_sglang_{kind}_{right}"], cases[f"incident_sglang_{kind}_{wrong}"]
+        assert (good.expect, bad.expect) == ("pass", "checkpoint_fault:nibble_order")
+        assert {good.runtime, bad.runtime} == {"sglang==0.5.13", "sglang==0.5.12.post1"}
+        same = {"id", "description", "runtime", "golden_of", "expect"}
+        assert good.model_dump(exclude=same) == bad.model_dump(exclude=same)
+        frames = cases[f"{bad.id}_frames"]
+        assert (frames.expect, frames.inspection) == ("regression:ssim_below_limit", "report")
+        assert frames.runtime == bad.runtime
+
+
 def test_the_real_cases_carry_the_sampling_of_the_incident(cases):
     for case in of(cases, "wan22_"):
         asked = case.sampling
         assert (asked.prompt, asked.width, asked.height) == ("A curious raccoon", 640, 384)
         assert (asked.num_frames, asked.num_inference_steps, asked.seed) == (17, 12, 0)
         assert case.runners == ("b200",)
-        assert case.contracts == ("sglang==0.5.23",)
+        assert deployed_to(case) == ("sglang==0.5.23",)
 
 
 def test_no_revision_is_invented(cases):

@@ -14,8 +14,7 @@ from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 from safetensors.numpy import load_file, save_file
 
-from harness.frames.clip import Clip, read_clip, write_clip
-from harness.frames.codec import CODECS, Codec, encode_webp
+from harness.frames.clip import CODECS, Clip, Codec, encode_webp, read_clip, write_clip
 from harness.frames.errors import ClipError
 
 
@@ -108,7 +107,7 @@ def test_missing_frame_is_named_not_skipped(tmp_path: Path, make_clip: object) -
     del tensors["frame.000001"]
     meta = {"quantgate.clip": "1", "codec": "webp", "shape": json.dumps(list(clip.shape)), "sha256": clip.digest}
     save_file(tensors, path, metadata=meta)
-    with pytest.raises(ClipError, match=r"says 3 frames and holds 2 \(frame\.000001"):
+    with pytest.raises(ClipError, match=r"states 3 frames, it holds 2 \(frame\.000001"):
         read_clip(path)
 
 
@@ -119,6 +118,15 @@ def test_frame_of_another_size_is_named(tmp_path: Path, make_clip: object) -> No
     meta = {"quantgate.clip": "1", "codec": "webp", "shape": json.dumps(list(clip.shape)), "sha256": clip.digest}
     save_file(frames, path, metadata=meta)
     with pytest.raises(ClipError, match="frame 1"):
+        read_clip(path)
+
+
+def test_a_stated_shape_that_no_memory_holds_is_refused_before_it_is_allocated(tmp_path: Path) -> None:
+    path = tmp_path / "c.safetensors"
+    frame = encode_webp(np.zeros((12, 12, 3), np.uint8))
+    meta = {"quantgate.clip": "1", "codec": "webp", "shape": json.dumps([1, 2**40, 2**40, 3]), "sha256": ""}
+    save_file({"frame.000000": frame}, path, metadata=meta)
+    with pytest.raises(ClipError, match=r"frame 0 is \[12, 12, 3\], not"):
         read_clip(path)
 
 

@@ -16,7 +16,7 @@ from harness.frames.clip import Clip
 from harness.frames.compare import compare
 from harness.frames.errors import FramesError, MetricUnavailableError, UnknownMetricError
 from harness.frames.metric import Measurement, Pair
-from harness.frames.registry import GATING
+from harness.frames.registry import gating_names
 from harness.records.frames import ComparisonEvidence, MetricDirection, MetricResult
 
 
@@ -26,6 +26,7 @@ class Plugin:
 
     answer: Measurement | Exception = field(default_factory=lambda: Measurement(value=0.5))
     name: str = "plugin"
+    gates: bool = False
     direction: MetricDirection = "two_sided"
     scope: Literal["frame", "clip"] = "clip"
     unit: str = ""
@@ -44,7 +45,7 @@ class Plugin:
 def test_equal_clips_are_recognised_by_digest_and_nothing_runs(make_clip: object) -> None:
     clip = make_clip(3)  # type: ignore[operator]
     never = Plugin(AssertionError("measured"))
-    evidence = compare(clip, Clip(np.array(clip.frames)), [*GATING, never])
+    evidence = compare(clip, Clip(np.array(clip.frames)), [*gating_names(), never])
     assert evidence.bit_exact
     assert {result.implementation for result in evidence.metrics} == {"digest"}
     assert all(result.worst == result.ideal for result in evidence.metrics)
@@ -55,7 +56,7 @@ def test_every_gating_metric_has_a_value_and_the_record_is_strict_json(make_clip
     frames = np.array(golden.frames)
     frames[2] = 255 - frames[2]  # the other frames are equal: their PSNR has no finite value
     evidence = compare(golden, Clip(frames))
-    assert [result.name for result in evidence.metrics] == list(GATING)
+    assert [result.name for result in evidence.metrics] == list(gating_names())
     assert evidence.not_computed() == ()
     assert json.loads(evidence.to_json(), parse_constant=pytest.fail)
     assert ComparisonEvidence.model_validate_json(evidence.to_json()) == evidence
@@ -102,7 +103,7 @@ def test_what_cannot_be_computed_never_passes_silently(make_clip: object, answer
 def test_one_value_a_frame_is_insisted_on(make_clip: object) -> None:
     short = Plugin(Measurement(per_frame=np.zeros(1)), scope="frame")
     evidence = compare(make_clip(2), make_clip(2, noise=5), [short])  # type: ignore[operator]
-    assert "one value a frame" in evidence.metrics[0].why
+    assert "one value per frame" in evidence.metrics[0].why
 
 
 def test_two_sided_gates_on_the_distance_from_the_ideal(make_clip: object) -> None:
@@ -135,41 +136,59 @@ def installed(monkeypatch: pytest.MonkeyPatch) -> object:
         point = Point()
         point.name = name  # type: ignore[attr-defined]
         monkeypatch.setattr(registry, "entry_points", lambda group: [point] if group == "quantgate.metrics" else [])
-        registry.known_metrics.cache_clear()
+        clear()
+
+    def clear() -> None:
+        for cached in (registry._points, registry.metric_names, registry.metrics):
+            cached.cache_clear()
 
     yield install
     monkeypatch.undo()
-    registry.known_metrics.cache_clear()
+    clear()
 
 
 def test_a_plugin_is_found_by_name(make_clip: object, installed: object) -> None:
     installed(Plugin())  # type: ignore[operator]
     evidence = compare(make_clip(2), make_clip(2, noise=5), ["plugin"])  # type: ignore[operator]
     assert evidence.metrics[0].worst == 0.5
+    assert "plugin" not in gating_names()
+    assert "plugin" not in {result.name for result in compare(make_clip(2), make_clip(2, noise=5)).metrics}  # type: ignore[operator]
+
+
+def test_a_plugin_can_gate(make_clip: object, installed: object) -> None:
+    """A metric of another package with ``gates = True`` is measured by default, and fails a case without a limit."""
+    from harness.definitions.causes import check_cause
+
+    installed(Plugin(gates=True))  # type: ignore[operator]
+    assert gating_names()[-1] == "plugin"
+    evidence = compare(make_clip(2), make_clip(2, noise=5))  # type: ignore[operator]
+    assert evidence.metrics[-1].worst == 0.5
+    assert check_cause("plugin_above_limit", registry.metric_names()) is None
+    assert check_cause("another_above_limit", registry.metric_names()) is not None
 
 
 @pytest.mark.parametrize(
     ("loaded", "name", "said"),
     [
         (ImportError("gone"), "plugin", "cannot be loaded"),
-        (object(), "plugin", "lacks a member"),
+        (object(), "plugin", "lacks name, gates, direction"),
         (replace(Plugin(), name="ssim"), "ssim", "taken"),
-        (Plugin(), "other", "another name"),
+        (Plugin(), "other", "calls itself 'plugin'"),
     ],
 )
 def test_a_bad_plugin_is_named(installed: object, loaded: object, name: str, said: str) -> None:
     installed(loaded, name)  # type: ignore[operator]
     with pytest.raises(FramesError, match=said):
-        registry.known_metrics()
+        registry.metrics()
 
 
 def test_entry_points_of_the_group_load() -> None:
-    point = EntryPoint("plugin", "harness.frames.metrics.fidelity:Ssim", registry.GROUP)
+    point = EntryPoint("plugin", "harness.frames.metrics:Ssim", registry.GROUP)
     assert point.load()().name == "ssim"
 
 
 def test_threads_follow_the_xdist_workers(monkeypatch: pytest.MonkeyPatch) -> None:
-    from harness.frames.threads import usable_threads
+    from harness.frames.statistics import usable_threads
 
     monkeypatch.delenv("QUANTGATE_THREADS", raising=False)
     monkeypatch.setattr("os.sched_getaffinity", lambda _: set(range(8)))
@@ -180,3 +199,6 @@ def test_threads_follow_the_xdist_workers(monkeypatch: pytest.MonkeyPatch) -> No
     assert found == [8, 4, 2, 1]
     monkeypatch.setenv("QUANTGATE_THREADS", "5")
     assert usable_threads() == 5
+    monkeypatch.setenv("QUANTGATE_THREADS", "many")
+    with pytest.raises(FramesError, match="QUANTGATE_THREADS is 'many'"):
+        usable_threads()

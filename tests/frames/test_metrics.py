@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
 from collections.abc import Callable
 
 import numpy as np
@@ -11,8 +13,9 @@ from hypothesis import strategies as st
 
 from harness.frames.clip import Clip
 from harness.frames.metric import Metric, Pair
-from harness.frames.registry import GATING, find_metric
+from harness.frames.registry import BUILT_IN, find_metric, gating_names, metric_names
 
+GATING = gating_names()
 SYMMETRIC = ("ssim", "psnr", "mad", "tile_ssim", "flicker", "channel_shift", "contrast_ratio", "motion_ratio")
 """``sharpness_ratio``, ``frame_order`` and ``new_duplicates`` are one-sided on purpose: see their docstrings."""
 
@@ -143,7 +146,7 @@ def test_worse_faults_measure_worse(make_clip: object, name: str) -> None:
 
 
 @pytest.mark.parametrize("name", GATING)
-def test_every_metric_says_what_it_is(name: str) -> None:
+def test_every_metric_describes_itself(name: str) -> None:
     metric = find_metric(name)
     assert isinstance(metric, Metric)
     assert metric.blind_to
@@ -177,3 +180,18 @@ def test_the_worst_tile_is_where_the_damage_is(make_clip: object) -> None:
     assert box.x + box.width > 110
     assert box.y < 90
     assert box.y + box.height > 70
+
+
+def test_names_are_known_without_importing_numpy() -> None:
+    code = (
+        "import sys; from harness.frames.registry import metric_names; names = metric_names();"
+        "assert {'numpy', 'torch', 'numba'}.isdisjoint(sys.modules), sys.modules.keys(); print(*names)"
+    )
+    done = subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, text=True)
+    assert tuple(done.stdout.split()) == metric_names()
+    assert set(BUILT_IN) | {"lpips_alex", "lpips_vgg", "lpips_squeeze"} <= set(metric_names())
+
+
+def test_all_built_in_metrics_gate_and_those_of_the_optional_extra_do_not() -> None:
+    assert gating_names() == tuple(BUILT_IN)
+    assert not find_metric("lpips_alex").gates

@@ -128,3 +128,21 @@ def test_a_repository_that_a_runtime_does_not_know_is_a_warning(exports: Path) -
     """Local folders are not asked: their path says nothing about the repository."""
     report = inspect_checkpoint(exports / "nvfp4", base=exports / "base", contracts=["sglang==0.5.23"], digests=False)
     assert not report.with_code("repository_unregistered")
+
+
+@pytest.mark.parametrize(("contract", "shift"), [("sglang==0.5.12.post1", 12.0), ("sglang==0.5.23", 12.0)])
+def test_what_a_runtime_samples_with_is_said_with_the_files_that_it_ignores(
+    exports: Path, contract: str, shift: float
+) -> None:
+    report = inspect_checkpoint(exports / "nvfp4", contracts=[contract], digests=False)
+    [said] = report.with_code("contract_schedule")
+    assert said.severity == "info"
+    assert said.evidence["flow_shift"]["Wan-AI/Wan2.2-T2V-A14B-Diffusers"] == shift
+    assert said.evidence["ignored_files"] == ["scheduler/scheduler_config.json"]
+    assert "which says flow_shift 3" in said.message
+    assert "0.875 (model_index.json)" in said.message
+
+
+def test_a_transformer_alone_has_no_schedule(exports: Path) -> None:
+    report = inspect_checkpoint(exports / "nvfp4" / "transformer", contracts=["sglang==0.5.23"], digests=False)
+    assert not report.with_code("contract_schedule")

@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 from safetensors.numpy import save_file
 
-from harness.frames.registry import GATING, find_metric
+from harness.frames.registry import find_metric, gating_names
 from harness.goldens.folder import FolderStore
 from harness.records.case_record import CaseRecord
 from harness.records.limits import Limit, LimitFile, Sample
@@ -93,7 +93,7 @@ class Project:
         store = FolderStore(self.root / "goldens")
         (golden,) = store.find("cpu", case)
         sample = Sample(value=0.0, run="repeat-1", side="benign")
-        metrics = [find_metric(name) for name in GATING]
+        metrics = [find_metric(name) for name in gating_names()]
         limits = tuple(
             Limit(
                 metric=metric.name,

@@ -191,3 +191,33 @@ def test_a_step_or_module_that_the_candidate_lacks_is_unsafe(monkeypatch: pytest
     assert trial.answer == "unsafe"
     trial, _ = tried(monkeypatch, probed(4, missing_steps=(lost,)), probed(4, missing_steps=(lost,)))
     assert trial.answer == "inconclusive"
+
+
+def sglang(**more: Any) -> Case:
+    return case(backend="sglang", runtime="sglang==0.5.12.post1", **more)
+
+
+def test_another_version_of_the_runtime_is_a_candidate_with_what_it_does_otherwise() -> None:
+    candidate = candidate_case(sglang(), {}, {}, "sglang==0.5.13")
+    assert candidate.runtime == "sglang==0.5.13"
+    assert trying._yaml(sglang(), candidate, findings()) == {"runtime": "sglang==0.5.13"}
+    lines = trying.contract_difference("sglang==0.5.12.post1", "sglang==0.5.13", Path())
+    assert "nvfp4.swap_weight_nibbles.default: true -> false" in lines
+    assert trying.contract_difference("sglang==0.5.13", "sglang==0.5.13", Path()) == ()
+
+
+def test_a_runtime_reads_bytes_as_its_contract_says_and_no_loader_is_set() -> None:
+    found = findings()
+    assert trying._as_proven(sglang(), report("high_first/linear"), found) == sglang()
+    assert not found.with_it
+
+
+@pytest.mark.parametrize("runtime", ["sglang==0.5.12.post1", "sglang>=0.5", "sglang"])
+def test_the_same_version_or_none_is_no_candidate(runtime: str) -> None:
+    with pytest.raises(InvalidCaseError):
+        candidate_case(sglang(), {}, {}, runtime)
+
+
+def test_a_case_without_a_runtime_has_no_other_version() -> None:
+    with pytest.raises(InvalidCaseError, match="no versions of a runtime"):
+        candidate_case(case(), {}, {}, "sglang==0.5.13")

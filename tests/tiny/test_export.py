@@ -45,12 +45,24 @@ def test_manifest_sees_a_changed_a_missing_and_an_unlisted_file(tmp_path: Path) 
     assert "missing" in manifest.check(tmp_path / "nowhere")[0]
 
 
+def test_an_export_of_older_diffusers_has_no_newer_scheduler_keys(tmp_path: Path) -> None:
+    older, newer = (
+        json.loads((export(name, tmp_path) / "scheduler" / "scheduler_config.json").read_text())
+        for name in ("nvfp4-older-diffusers", "nvfp4")
+    )
+    assert newer.keys() - older.keys() == {"shift_terminal", "sigma_min", "sigma_max"}
+    assert older == {key: newer[key] for key in older}
+
+
 def test_every_export_has_its_files(tmp_path: Path) -> None:
     for name, spec in EXPORTS.items():
         folder = export(name, tmp_path)
         experts = [folder] if spec.override else [folder / expert for expert in EXPERTS]
         for expert in experts:
             config = json.loads((expert / "config.json").read_text())
+            if spec.fmt == "bf16":
+                assert "quantization_config" not in config
+                continue
             assert ("quantization_config" in config) == (spec.style == "config.json")
             assert (expert / "hf_quant_config.json").exists() == (spec.style != "config.json")
             linears = quantized_linears(read(WEIGHTS / EXPERTS[0] / _FILE))

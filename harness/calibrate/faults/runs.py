@@ -48,7 +48,13 @@ class Run:
 
 
 def noisy_runs(
-    context: SessionContext, case: Case, origin: str, count: int, say: Say, first_seed: int = 1
+    context: SessionContext,
+    case: Case,
+    origin: str,
+    count: int,
+    say: Say,
+    first_seed: int = 1,
+    begin: Say = lambda _label: None,
 ) -> tuple[Run, ...]:
     """``count`` disturbed runs of a case in one process, by each of ``NOISES`` in turn.
 
@@ -65,6 +71,7 @@ def noisy_runs(
         for index in range(count):
             name, where = NOISES[index % len(NOISES)]
             seed = first_seed + index
+            begin(f"{case.id}, {name}-{seed}")
             noise: dict[str, Json] = {"seed": seed, "dtype": "bf16", **where}
             try:
                 run = _disturbed(engine, case, root / f"{name}-{seed}", noise)
@@ -92,6 +99,7 @@ def broken_runs(
     say: Say,
     faults: tuple[WeightFault, ...] = FAULTS,
     strengths: tuple[float, ...] = STRENGTHS,
+    begin: Say = lambda _label: None,
 ) -> tuple[Run, ...]:
     """Every fault that the case's checkpoint can have, at every strength, each in an engine that loads the broken copy.
 
@@ -108,6 +116,7 @@ def broken_runs(
         for fault in faults:
             for strength in strengths:
                 label = f"{fault.name}@{strength:g}"
+                begin(f"{case.id}, {label}")
                 clip = _read(root / label)
                 if clip is None:
                     copy = Path(scratch) / label
@@ -153,7 +162,7 @@ class _Engine:
             self._owner = EngineOwner(
                 self._case,
                 RunFolder(context.folder).engines,
-                dict(context.device_env),
+                {**context.device_env, **context.runtime_env(self._case)},
                 self._paths,
                 device=context.device.kind,
                 runner=context.runner.name,

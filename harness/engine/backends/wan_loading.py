@@ -46,7 +46,7 @@ def load_pipeline(
         CheckpointFaultError: the folder is no Wan pipeline, or an expert's tensors are not what they must be.
         InvalidCaseError: the case asks for what this backend does not have.
     """
-    from diffusers import WanPipeline
+    from harness.engine.backends.needs import WanPipeline
 
     if case.loader.packed_qkv:
         raise InvalidCaseError(

@@ -11,8 +11,7 @@ from typing import Any, Literal
 
 import torch
 
-from harness.records.generation import ModelCall, TextRole
-
+TextRole = Literal["prompt", "negative"]
 ARGUMENTS = ("hidden_states", "timestep", "encoder_hidden_states")
 """Positional order of ``WanTransformer3DModel.forward``."""
 
@@ -91,19 +90,6 @@ def _distance(text: torch.Tensor, known: torch.Tensor) -> float:
     ours, theirs = text.double(), known.to(text.dtype).double()
     squared = (ours[:rows] - theirs[:rows]).square().sum() + ours[rows:].square().sum() + theirs[rows:].square().sum()
     return finite(float((squared / theirs.square().sum().clamp_min(1e-30)).sqrt()))
-
-
-def call_record(one: Pass, texts: Texts, latents: torch.Tensor) -> ModelCall:
-    """Describe one pass.
-
-    Args:
-        one: the pass.
-        texts: what the encoder gave.
-        latents: what the scheduler's step was given, [1, C, T, H, W].
-    """
-    role, error = texts.role(one.text)
-    gain, apart = fit(one.latents, latents[0])
-    return ModelCall(timestep=one.timestep, text=role, text_error=error, latents_gain=gain, latents_error=apart)
 
 
 def fit(mine: torch.Tensor | None, reference: torch.Tensor) -> tuple[float | None, float | None]:

@@ -15,11 +15,11 @@ import numpy.typing as npt
 import torch
 
 from harness.engine.backend import Emit
-from harness.engine.backends.wan_received import Pass, Texts, call_record, finite, fit, guidance, passes
+from harness.engine.backends.wan_received import Pass, Texts, finite, fit, guidance, passes
 from harness.engine.sketch import sketch
 from harness.frames.clip import Clip
 from harness.records.base import Json
-from harness.records.generation import Alone, Expert, FloatStats, Step
+from harness.records.generation import Alone, Expert, FloatStats, ModelCall, Step
 
 
 @dataclass(frozen=True, eq=False)
@@ -347,3 +347,16 @@ def stats_of(video: npt.NDArray[np.floating[Any]]) -> FloatStats:
         maximum=float(healthy.max()) if healthy.size else 0.0,
         first_bad_frame=int(bad[0]) if bad.size else None,
     )
+
+
+def call_record(one: Pass, texts: Texts, latents: torch.Tensor) -> ModelCall:
+    """Describe one pass.
+
+    Args:
+        one: the pass.
+        texts: what the encoder gave.
+        latents: what the scheduler's step was given, [1, C, T, H, W].
+    """
+    role, error = texts.role(one.text)
+    gain, apart = fit(one.latents, latents[0])
+    return ModelCall(timestep=one.timestep, text=role, text_error=error, latents_gain=gain, latents_error=apart)

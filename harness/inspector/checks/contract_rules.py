@@ -222,6 +222,47 @@ def contract_settings(context: Context) -> Iterator[InspectionFinding]:
             )
 
 
+def contract_schedule(context: Context) -> Iterator[InspectionFinding]:
+    """Say which flow shift and boundary each runtime will sample with, and which of the files it does not read."""
+    model = next((item for item in context.experts.values() if item.role == "model"), None)
+    if model is None or context.model_index is None:
+        return
+    for contract in context.options.contracts:
+        registry = contract.rules.registry
+        if registry is None or not registry.flow_shift:
+            continue
+        label = model.source.label.split("@")[0]
+        known = next(
+            (item for item in registry.flow_shift if not model.source.is_local and _short(item) in _short(label)), None
+        )
+        shifts = ", ".join(f"{shift:g} as {_base(item)}" for item, shift in registry.flow_shift.items())
+        shift = f"{registry.flow_shift[known]:g} (as {known})" if known else f"by model_id: {shifts}"
+        boundary = contract.rules.boundary_ratio
+        index = context.model_index.get("boundary_ratio")
+        where = f"{index} (model_index.json)" if boundary == "model_index" else f"{boundary}"
+        written = context.scheduler.get("flow_shift", context.scheduler.get("shift"))
+        said = f", which says flow_shift {written:g}" if isinstance(written, int | float) else ""
+        yield finding(
+            "info",
+            "contract_schedule",
+            f"{contract.name} will sample with flow_shift {shift}; experts switch at {where}; "
+            f"scheduler/scheduler_config.json is not read{said}.",
+            contract=contract.name,
+            evidence={
+                "flow_shift": registry.flow_shift[known] if known else dict(registry.flow_shift),
+                "boundary_ratio": index if boundary == "model_index" else boundary,
+                "ignored_files": ["scheduler/scheduler_config.json"],
+                "written_flow_shift": written,
+                "otherwise": registry.otherwise,
+                "source": registry.source,
+            },
+        )
+
+
+def _base(repository: str) -> str:
+    return repository.rsplit("/", 1)[-1]
+
+
 def contract_repositories(context: Context) -> Iterator[InspectionFinding]:
     """Repositories that a runtime does not know by name."""
     for contract in context.options.contracts:

@@ -63,6 +63,7 @@ CHECKS: tuple[Check, ...] = (
     Check("contracts", "rows", contract_rules.contracts),
     Check("contract_settings", "header", contract_rules.contract_settings),
     Check("contract_predictions", "header", contract_rules.contract_predictions),
+    Check("contract_schedule", "header", contract_rules.contract_schedule),
     Check("contract_repositories", "header", contract_rules.contract_repositories),
     Check("unproven", "header", encoding.without_base),
 )

@@ -1,0 +1,315 @@
+"""Any server with the OpenAI-style video API: a job is posted, polled, and its MP4 downloaded.
+
+Two dialects. ``sglang``: JSON; takes no flow shift and no boundary (it ignores them without a word, so they are not
+sent). ``vllm-omni``: multipart form, as docs/serving/videos_api.md of that project states it; its ``guidance_scale`` is
+that of the low-noise expert and its ``guidance_scale_2`` that of the high-noise one, the other way round than here.
+
+A server tells neither what it resolved nor what ran: receipts, probes, trace and raw frames are not available, and the
+record says so. The frames went through a lossy codec at its best quality; a golden of such a case went through it too.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import shutil
+import signal
+import socket
+import subprocess
+import time
+import urllib.error
+import urllib.request
+import uuid
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from harness.definitions.case import Case, Server
+from harness.engine.backend import Emit, Method
+from harness.engine.failures import kind_of
+from harness.engine.process import describe_exit
+from harness.errors import InfraError, InvalidCaseError
+from harness.frames.clip import Clip, write_clip
+from harness.records.base import Json
+from harness.records.generation import FloatStats, Generation, Receipts, Trace
+
+CLIP_NAME = "clip.safetensors"
+POLL_SECONDS = 0.25
+ANSWER_SECONDS = 120.0
+"""Longest time that one HTTP answer may take; a generation is polled and may take longer."""
+END_SECONDS = 10.0
+LARGEST_ANSWER = 1 << 30
+BEST = 100
+"""``output_compression`` of SGLang's API: its best quality (35.3 dB to the raw frames, 33.6 by default)."""
+NOT_AVAILABLE = (
+    "receipts: the server does not say which Linear ran in which format",
+    "probes: nothing can be fed into the server's experts",
+    "trace: timesteps, experts and guidance of the steps are not told",
+    "resolved parameters: the server does not say what it really used",
+    "raw frames: the clip went through the server's video codec",
+)
+"""What no server of this API can tell."""
+UNSENT = {
+    "sglang": "flow_shift and boundary_ratio: this API ignores them, so the server's own are used",
+    "vllm-omni": "max_sequence_length: this API does not take it, so the server's own is used",
+}
+OWN_CHECKPOINT = "checkpoint: a server that is given by URL does not say which files it loaded"
+
+
+class OpenaiVideoBackend:
+    """Starts a server, or uses one that runs, and asks it for one clip a generation."""
+
+    def __init__(self) -> None:
+        self._process: subprocess.Popen[bytes] | None = None
+        self._url = ""
+        self._server = Server()
+        self._opener = urllib.request.build_opener()
+
+    def load(self, case: Case, paths: Mapping[str, Path], device: str, emit: Emit) -> None:
+        """Start the server and wait until it says that it is well.
+
+        Raises:
+            InvalidCaseError: the case names neither a program nor a URL, or the program is not there.
+            InfraError: kind ``crash``: the server ended.
+        """
+        if case.server is None or bool(case.server.command) == bool(case.server.url):
+            raise InvalidCaseError(
+                "backend openai-video needs `server` with either `command` or `url`",
+                where=case.id,
+                remedy="server: {dialect: sglang, command: [sglang, serve, --model-path, '{model}', --port, '{port}']}",
+            )
+        self.close()
+        self._server = case.server
+        _reader()
+        if case.server.url:
+            self._url = case.server.url.rstrip("/")
+        else:
+            # a proxy of the environment is not for a server on this machine
+            self._opener = urllib.request.build_opener(urllib.request.ProxyHandler({}))
+            self._start(case, paths, device)
+        self._wait_until_well(case, emit)
+
+    def _start(self, case: Case, paths: Mapping[str, Path], device: str) -> None:
+        port = _free_port()
+        places = {"{port}": str(port), "{device}": device, **{f"{{{role}}}": str(path) for role, path in paths.items()}}
+        arguments = [_filled(part, places) for part in self._server.command]
+        if shutil.which(arguments[0]) is None:
+            raise InvalidCaseError(f"there is no program {arguments[0]!r}", where=case.id, remedy="install it")
+        self._url = f"http://127.0.0.1:{port}"
+        self._process = subprocess.Popen(arguments, stdin=subprocess.DEVNULL, start_new_session=True)
+
+    def _wait_until_well(self, case: Case, emit: Emit) -> None:
+        began = time.monotonic()
+        while True:
+            self._require_alive(case, "starting")
+            try:
+                self._open("GET", self._server.health, seconds=5.0)
+                break
+            except (OSError, _HttpError):
+                time.sleep(POLL_SECONDS)  # the parent ends the engine at timeouts.load
+            emit({"stage": "load", "step": 0, "steps": 1, "seconds": time.monotonic() - began})
+        emit({"stage": "load", "step": 1, "steps": 1, "seconds": time.monotonic() - began})
+
+    def _require_alive(self, case: Case, what: str) -> None:
+        code = None if self._process is None else self._process.poll()
+        if code is not None:
+            raise InfraError(f"the server ended while {what} ({describe_exit(code)})", where=case.id, kind="crash")
+
+    def generate(self, case: Case, out_dir: Path, emit: Emit) -> Generation:
+        """Post one job, wait for it, and take its frames.
+
+        Raises:
+            InvalidCaseError: the server refuses the request.
+            InfraError: it failed, ended, or sent what is no video.
+        """
+        began = time.perf_counter()
+        body, kind = encode_request(case, self._server.dialect)
+        try:
+            job = self._json("POST", "/v1/videos", body, kind)
+            name = str(job.get("id", ""))
+            if not name:
+                raise InfraError("the server's answer names no job", where=case.id, kind="protocol")
+            while str(job.get("status")) not in ("completed", "failed"):
+                self._require_alive(case, "generating")
+                time.sleep(POLL_SECONDS)
+                job = self._json("GET", f"/v1/videos/{name}")
+                emit({"stage": "command", "step": int(job.get("progress") or 0), "steps": 100})
+            if job["status"] == "failed":
+                text = json.dumps(job.get("error"))[:600]
+                raise InfraError(f"the server failed: {text}", where=case.id, kind=kind_of(RuntimeError(text)))
+            video = self._open("GET", f"/v1/videos/{name}/content")
+            with contextlib.suppress(OSError, _HttpError):
+                self._open("DELETE", f"/v1/videos/{name}")
+        except _HttpError as error:
+            raise error.told(case) from None
+        except OSError as error:
+            self._require_alive(case, "generating")
+            raise InfraError(f"the server does not answer: {error}", where=case.id, kind="crash") from error
+        seconds = time.perf_counter() - began
+        frames = decode_video(video, case)
+        clip = Clip(frames)
+        write_clip(out_dir / CLIP_NAME, clip, "raw")
+        lost = (*NOT_AVAILABLE, UNSENT[self._server.dialect], *([OWN_CHECKPOINT] if self._server.url else []))
+        return Generation(
+            clip=CLIP_NAME,
+            clip_sha256=clip.digest,
+            shape=clip.shape,
+            float_stats=FloatStats(nan=0, inf=0, minimum=float(frames.min()) / 255, maximum=float(frames.max()) / 255),
+            trace=Trace(steps=()),
+            receipts=Receipts(modules=()),
+            generate_seconds=seconds,
+            not_available=lost,
+        )
+
+    def _json(self, method: str, path: str, body: bytes | None = None, kind: str = "") -> dict[str, Any]:
+        data = self._open(method, path, body, kind)
+        try:
+            answer = json.loads(data)
+        except ValueError as error:
+            raise InfraError(f"{method} {path} answered what is no JSON", kind="protocol") from error
+        if not isinstance(answer, dict):
+            raise InfraError(f"{method} {path} answered no object", kind="protocol")
+        return answer
+
+    def _open(
+        self, method: str, path: str, body: bytes | None = None, kind: str = "", seconds: float = ANSWER_SECONDS
+    ) -> bytes:
+        headers = {"Content-Type": kind} if kind else {}
+        # the scheme is http or https: the case's pattern takes no other
+        request = urllib.request.Request(  # noqa: S310
+            f"{self._url}{path}", data=body, method=method, headers=headers
+        )
+        try:
+            with self._opener.open(request, timeout=seconds) as answer:
+                data: bytes = answer.read(LARGEST_ANSWER + 1)
+        except urllib.error.HTTPError as error:
+            raise _HttpError(error.code, error.read(2000).decode("utf-8", "replace")) from None
+        if len(data) > LARGEST_ANSWER:
+            raise InfraError(f"{method} {path} answered more than {LARGEST_ANSWER} bytes", kind="protocol")
+        return data
+
+    def close(self) -> None:
+        """End the server with everything that it started."""
+        process, self._process = self._process, None
+        if process is None:
+            return
+        for number in (signal.SIGTERM, signal.SIGKILL):
+            with contextlib.suppress(ProcessLookupError, PermissionError):
+                os.killpg(process.pid, number)
+            with contextlib.suppress(subprocess.TimeoutExpired):
+                process.wait(END_SECONDS)
+        process.wait()
+
+    def quantized_modules(self) -> dict[str, dict[str, str]]:
+        """Unknown: a server does not say what it loaded."""
+        return {}
+
+    def methods(self) -> Mapping[str, Method]:
+        """None."""
+        return {}
+
+
+class _HttpError(Exception):
+    def __init__(self, code: int, text: str) -> None:
+        super().__init__(f"{code} {text}")
+        self.code, self.text = code, text
+
+    def told(self, case: Case) -> InvalidCaseError | InfraError:
+        """A refused request is the case's fault, anything else the server's."""
+        text = " ".join(self.text.split())[:600]
+        if 400 <= self.code < 500 and self.code not in (408, 429):
+            return InvalidCaseError(f"the server refuses the request ({self.code}): {text}", where=case.id)
+        kind = kind_of(RuntimeError(self.text))
+        return InfraError(f"the server answered {self.code}: {text}", where=case.id, kind=kind)
+
+
+def parameters(case: Case, dialect: str) -> dict[str, Json]:
+    """Every parameter of a case that the dialect takes, under the dialect's names; none is left to a default."""
+    sampling = case.sampling
+    high = sampling.guidance_scale
+    low = high if sampling.guidance_scale_2 is None else sampling.guidance_scale_2
+    shared: dict[str, Json] = {
+        "prompt": sampling.prompt,
+        "negative_prompt": sampling.negative_prompt,
+        "size": f"{sampling.width}x{sampling.height}",
+        "num_frames": sampling.num_frames,
+        "fps": sampling.fps,
+        "num_inference_steps": sampling.num_inference_steps,
+        "seed": sampling.seed,
+    }
+    if dialect == "sglang":
+        return {
+            **shared,
+            "guidance_scale": high,
+            "guidance_scale_2": low,
+            "generator_device": "cpu",
+            "max_sequence_length": sampling.max_sequence_length,
+            "output_compression": BEST,
+        }
+    return {
+        **shared,
+        "guidance_scale": low,
+        "guidance_scale_2": high,
+        "boundary_ratio": case.scheduler.boundary_ratio,
+        "flow_shift": case.scheduler.flow_shift,
+        "extra_params": json.dumps({"video_codec_options": {"crf": "0", "preset": "medium"}}),
+    }
+
+
+def encode_request(case: Case, dialect: str) -> tuple[bytes, str]:
+    """The body of the request and its content type."""
+    fields = parameters(case, dialect)
+    if dialect == "sglang":
+        return json.dumps(fields).encode(), "application/json"
+    boundary = uuid.uuid4().hex
+    parts = [
+        f'--{boundary}\r\nContent-Disposition: form-data; name="{name}"\r\n\r\n{value}\r\n'
+        for name, value in fields.items()
+    ]
+    return "".join([*parts, f"--{boundary}--\r\n"]).encode(), f"multipart/form-data; boundary={boundary}"
+
+
+def _reader() -> Any:
+    try:
+        import av
+    except ImportError:
+        raise InvalidCaseError(
+            "backend openai-video decodes videos with PyAV, which is not installed",
+            remedy="pip install 'quantgate[server]'",
+        ) from None
+    return av
+
+
+def decode_video(data: bytes, case: Case) -> npt.NDArray[np.uint8]:
+    """Every frame of a video file, RGB uint8 [T, H, W, 3]; how many and how large they are is sanity's to compare.
+
+    Raises:
+        InfraError: kind ``protocol``: the bytes are no video.
+    """
+    import io
+
+    av = _reader()
+    try:
+        with av.open(io.BytesIO(data)) as container:
+            frames = [frame.to_ndarray(format="rgb24") for frame in container.decode(video=0)]
+        if not frames:
+            raise ValueError("no frames")
+        return np.stack(frames)
+    except (OSError, ValueError, IndexError) as error:  # errors of PyAV are among them
+        raise InfraError(f"the server's content is no video: {error}", where=case.id, kind="protocol") from error
+
+
+def _free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
+
+
+def _filled(argument: str, places: Mapping[str, str]) -> str:
+    for placeholder, text in places.items():
+        argument = argument.replace(placeholder, text)
+    return argument

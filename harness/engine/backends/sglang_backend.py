@@ -1,0 +1,387 @@
+"""The real SGLang-Diffusion: its ``GPUWorker`` and stages in a process under its own interpreter, driven from here.
+
+The engine's worker starts ``harness/engine/inside/main.py`` with the interpreter of the case's ``runtime`` and talks
+to it in JSON lines; tensors travel in safetensors files. That process sees nothing of the harness's packages. It is a
+child of the worker: whatever ends the engine ends it too, and its death is the engine's crash.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import itertools
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Mapping
+from pathlib import Path
+from typing import IO, Any
+
+import numpy as np
+import numpy.typing as npt
+
+from harness.definitions.case import Case
+from harness.engine.backend import Emit, Method
+from harness.engine.backends.wan_recorder import round_video
+from harness.engine.environment import RUNTIME_PYTHON
+from harness.engine.failures import kind_of
+from harness.engine.process import describe_exit
+from harness.engine.quantized.headers import QUANTIZED_DTYPES, override_folder, read_headers
+from harness.errors import CheckpointFaultError, InfraError, InvalidCaseError, QuantgateError
+from harness.frames.clip import write_clip
+from harness.records.base import Json
+from harness.records.generation import FloatStats, Generation, Receipts, Trace
+from harness.records.identity import Fingerprint
+
+MAIN = Path(__file__).resolve().parents[1] / "inside" / "main.py"
+CLIP_NAME = "clip.safetensors"
+EXPERTS = ("transformer", "transformer_2")
+CLOSE_SECONDS = 5.0
+FOREIGN = ("PYTHONPATH", "PYTHONHOME", "VIRTUAL_ENV", "PYTHONSTARTUP")
+"""Environment variables that would mix packages of two interpreters."""
+LATENT_DEFAULTS = {"z_dim": 16, "scale_factor_temporal": 4, "scale_factor_spatial": 8}
+"""Of Wan 2.1's VAE, whose configuration does not state them."""
+
+
+class RuntimeProcess:
+    """A process under another interpreter that answers JSON lines. Not for several threads at once.
+
+    Args:
+        python: the interpreter.
+        script: what it runs; it gets the numbers of two pipes as its arguments.
+        name: for messages.
+    """
+
+    def __init__(self, python: Path, script: Path, name: str) -> None:
+        self._name = name
+        self._ids = itertools.count(1)
+        request_read, request_write = os.pipe()
+        event_read, event_write = os.pipe()
+        environment = {key: value for key, value in os.environ.items() if key not in FOREIGN}
+        try:
+            self._process = subprocess.Popen(
+                [str(python), str(script), str(request_read), str(event_write)],
+                stdin=subprocess.DEVNULL,
+                pass_fds=(request_read, event_write),
+                env=environment,
+            )
+        except OSError as error:
+            for descriptor in (request_write, event_read):
+                os.close(descriptor)
+            raise InfraError(f"{python} cannot be started for {name}: {error.strerror}", kind="download") from error
+        finally:
+            os.close(request_read)
+            os.close(event_write)
+        self._requests: IO[str] = os.fdopen(request_write, "w", encoding="utf-8")
+        self._events: IO[str] = os.fdopen(event_read, encoding="utf-8")
+
+    def ask(self, method: str, params: Mapping[str, Any], emit: Emit) -> Any:
+        """Send one request and wait for its answer; progress goes to ``emit``.
+
+        Raises:
+            RuntimeAnswerError: the process answered with an error.
+            InfraError: kind ``crash``: it is gone. Kind ``protocol``: it answered something else.
+        """
+        number = next(self._ids)
+        try:
+            self._requests.write(json.dumps({"id": number, "method": method, "params": dict(params)}) + "\n")
+            self._requests.flush()
+            for line in self._events:
+                message = json.loads(line)
+                kind, data = message.get("event"), message.get("data")
+                if message.get("id") != number or kind not in ("progress", "result", "error"):
+                    raise InfraError(f"{self._name} answered another question", kind="protocol")
+                if kind == "progress":
+                    emit(data)
+                elif kind == "result":
+                    return data
+                else:
+                    raise RuntimeAnswerError(data)
+        except BrokenPipeError:
+            pass
+        except ValueError as error:
+            raise InfraError(f"{self._name} answered what is no JSON", kind="protocol") from error
+        code = self._process.wait()
+        raise InfraError(f"the process of {self._name} ended during {method} ({describe_exit(code)})", kind="crash")
+
+    def close(self) -> None:
+        """Ask it to end, then end it."""
+        with contextlib.suppress(OSError, QuantgateError, RuntimeAnswerError):
+            self.ask("close", {}, lambda _: None)
+        for stream in (self._requests, self._events):
+            with contextlib.suppress(OSError):
+                stream.close()
+        try:
+            self._process.wait(CLOSE_SECONDS)
+        except subprocess.TimeoutExpired:
+            self._process.kill()
+            self._process.wait()
+
+
+class RuntimeAnswerError(Exception):
+    """What the process under the other interpreter raised, as data."""
+
+    def __init__(self, data: Mapping[str, Any]) -> None:
+        super().__init__(f"{data.get('type')}: {data.get('text')}")
+        self.data = data
+
+    def told(self, runtime: str, where: str, *, loading: bool) -> QuantgateError:
+        """The typed error: a refused request, no memory, a checkpoint that the runtime refuses, or a crash."""
+        data, text = self.data, f"{self.data.get('type')}: {str(self.data.get('text'))[:600]}"
+        print(data.get("traceback", ""), file=sys.stderr, flush=True)
+        if data.get("refused"):
+            return InvalidCaseError(str(data["text"]), where=where, remedy=str(data.get("remedy", "")))
+        bases = set(data.get("bases", ()))
+        memory = bases & {"MemoryError", "OutOfMemoryError"}
+        kind = "oom" if memory else kind_of(RuntimeError(str(data.get("text"))))
+        if loading and kind == "crash" and not bases & {"ImportError", "OSError", "ConnectionError"}:
+            return CheckpointFaultError(
+                f"{runtime} refuses the checkpoint: {text}",
+                where=where,
+                remedy=f"quantgate inspect {where}",
+                code="runtime_refuses",
+            )
+        return InfraError(f"{runtime}: {text}", where=where, kind=kind)
+
+
+class SglangBackend:
+    """Loads a repository into one SGLang process, then generates case after case with it."""
+
+    def __init__(self) -> None:
+        self._process: RuntimeProcess | None = None
+        self._runtime = ""
+        self._promised: dict[str, dict[str, str]] = {}
+        self._latent_shape: dict[str, int] = {}
+        self._facts: dict[str, Json] = {}
+        self._device = "auto"
+
+    def load(self, case: Case, paths: Mapping[str, Path], device: str, emit: Emit) -> None:
+        """Start SGLang and load the model.
+
+        Raises:
+            InvalidCaseError: the case asks for something that this runtime ignores or changes.
+            CheckpointFaultError: the runtime refuses the checkpoint.
+            InfraError: no environment of this runtime, no memory, a crash.
+        """
+        self._require_plain(case)
+        self._runtime, self._device = case.runtime, device
+        named = os.environ.get(RUNTIME_PYTHON)
+        if not named:
+            raise InfraError(
+                f"the engine was not told where {case.runtime} is",
+                where=case.id,
+                remedy=f"quantgate runtime install {case.runtime}",
+                kind="download",
+            )
+        python = Path(named)
+        self._promised = promised_formats(paths)
+        self._latent_shape = _vae_numbers(paths["model"])
+        self.close()
+        self._process = RuntimeProcess(python, MAIN, case.runtime)
+        params = {
+            "case": case.model_dump(mode="json"),
+            "paths": {role: str(path) for role, path in paths.items()},
+            "device": device,
+            "threads": case.execution.threads,
+            "options": dict(case.runtime_args),
+        }
+        self._facts = self._ask("load", params, emit, case.id, loading=True)
+        if self._facts.get("runtime") != case.runtime:
+            raise InfraError(
+                f"{python} holds {self._facts.get('runtime')}, and the case asks for {case.runtime}",
+                where=case.id,
+                remedy=f"quantgate runtime install {case.runtime}",
+                kind="download",
+            )
+
+    def _require_plain(self, case: Case) -> None:
+        """Refuse settings of our own loader, which SGLang does not have."""
+        stated, defaults = case.execution, type(case.execution)()
+        for name in ("attention_backend", "matmul", "tf32", "offload"):
+            if getattr(stated, name) != getattr(defaults, name):
+                raise InvalidCaseError(
+                    f"execution.{name} is read by backend diffusers only, and SGLang would ignore it",
+                    where=case.id,
+                    remedy="give SGLang's own arguments in runtime_args",
+                )
+        if case.loader != type(case.loader)():
+            raise InvalidCaseError(
+                "`loader` is read by backend diffusers only: SGLang reads the bytes as its own rules say",
+                where=case.id,
+                remedy="take `loader` out of the case",
+            )
+
+    def _ask(self, method: str, params: Mapping[str, Any], emit: Emit, where: str, *, loading: bool = False) -> Any:
+        if self._process is None:
+            raise InfraError("the runtime is not running", where=where, kind="crash")
+        try:
+            return self._process.ask(method, params, emit)
+        except RuntimeAnswerError as error:
+            raise error.told(self._runtime, where, loading=loading) from None
+
+    def generate(self, case: Case, out_dir: Path, emit: Emit) -> Generation:
+        """Run one case and write the clip below ``out_dir``.
+
+        Raises:
+            InvalidCaseError: SGLang would ignore or change something that the case states.
+            InfraError: no memory, a crash.
+        """
+        return self.generate_with(case, out_dir, emit, None)
+
+    def generate_with(self, case: Case, out_dir: Path, emit: Emit, noise: Any) -> Generation:
+        """``generate``, with its latents disturbed. The trace names the latents that were asked for."""
+        from safetensors.numpy import load_file
+
+        latents, digest, disturbance = self._inputs(case, out_dir, noise)
+        frames_file = out_dir / "frames.safetensors"
+        params: dict[str, Any] = {
+            "case": case.model_dump(mode="json"),
+            "latents": str(latents),
+            "out": str(frames_file),
+        }
+        if disturbance is not None:
+            params |= {"disturb": str(disturbance), "disturb_dtype": noise.dtype}
+        try:
+            answer = self._ask("generate", params, emit, case.id)
+            video: npt.NDArray[np.float32] = load_file(frames_file)["frames"]
+        finally:
+            for path in (frames_file, latents, disturbance):
+                if path is not None:
+                    path.unlink(missing_ok=True)
+        clip = round_video(video)
+        write_clip(out_dir / CLIP_NAME, clip, "raw")
+        emit({"stage": "decode", "step": 1, "steps": 1})
+        trace = {**answer["trace"], "initial_latents_sha256": digest}
+        return Generation(
+            clip=CLIP_NAME,
+            clip_sha256=clip.digest,
+            shape=clip.shape,
+            float_stats=FloatStats.model_validate(answer["float_stats"]),
+            trace=Trace.model_validate(trace),
+            receipts=Receipts.model_validate({"modules": answer["receipts"]}),
+            peak_memory_bytes=answer["peak_memory_bytes"],
+            generate_seconds=answer["seconds"],
+        )
+
+    def _inputs(self, case: Case, out_dir: Path, noise: Any) -> tuple[Path, str, Path | None]:
+        """Write the initial latents and the disturbance of each step; the digest is of the undisturbed latents."""
+        import torch
+        from safetensors.torch import save_file
+
+        from harness.engine.noise import disturbed, initial_noise
+
+        sampling, numbers = case.sampling, self._latent_shape
+        shape = (
+            1,
+            numbers["z_dim"],
+            (sampling.num_frames - 1) // numbers["scale_factor_temporal"] + 1,
+            sampling.height // numbers["scale_factor_spatial"],
+            sampling.width // numbers["scale_factor_spatial"],
+        )
+        latents = initial_noise(shape, sampling.seed)
+        digest = hashlib.sha256(latents.numpy().tobytes()).hexdigest()
+        disturbance: Path | None = None
+        if noise is not None:
+            generator = torch.Generator("cpu").manual_seed(noise.seed)
+            if noise.initial:
+                latents = disturbed(latents, noise.dtype, generator)
+            if noise.between:
+                steps = {
+                    f"step.{number}": torch.randint(-1, 2, shape, generator=generator, dtype=torch.int8)
+                    for number in range(sampling.num_inference_steps - 1)
+                }
+                disturbance = out_dir / "disturbance.safetensors"
+                save_file(steps, disturbance)
+        out_dir.mkdir(parents=True, exist_ok=True)
+        path = out_dir / "latents.safetensors"
+        save_file({"latents": latents}, path)
+        return path, digest, disturbance
+
+    def close(self) -> None:
+        """End the runtime's process."""
+        if self._process is not None:
+            self._process.close()
+            self._process = None
+
+    def quantized_modules(self) -> dict[str, dict[str, str]]:
+        """What the checkpoints promise, read from headers."""
+        return self._promised
+
+    def runtime_facts(self) -> dict[str, Json]:
+        """What the runtime resolved while loading: configuration, shift, boundary, precision, emulated operators."""
+        return self._facts
+
+    def fingerprint(self, runner: str) -> Fingerprint:
+        """Packages and device of the runtime's interpreter."""
+        from harness.engine.fingerprint import take_fingerprint
+
+        own = take_fingerprint(runner, "cpu")
+        said = self._ask("fingerprint", {}, lambda _: None, "")
+        packages = {**said["packages"], "quantgate": own.packages.get("quantgate", "")}
+        update: dict[str, Any] = {
+            "packages": {name: version for name, version in packages.items() if version},
+            "python": said["python"],
+            "threads": said["threads"],
+            "cpu_capability": said["cpu_capability"],
+            "cuda": said["cuda"],
+        }
+        if said["device"] is not None:
+            from harness.machine.devices import driver_version
+            from harness.records.identity import Device
+
+            update |= {"device": Device.model_validate(said["device"]), "driver": driver_version()}
+        return own.model_copy(update=update)
+
+    def methods(self) -> Mapping[str, Method]:
+        """``generate_perturbed``, ``record_probes``, ``probe``."""
+        from harness.engine.noise import noise_methods
+
+        def record(params: dict[str, Json], emit: Emit) -> Json:
+            case, out = Case.model_validate(params["case"]), Path(str(params["out"]))
+            latents, _, _ = self._inputs(case, out.parent, None)
+            asked = {"case": case.model_dump(mode="json"), "latents": str(latents), "out": str(out)}
+            try:
+                answer: Json = self._ask("record_probes", asked, emit, case.id)
+            finally:
+                latents.unlink(missing_ok=True)
+            return answer
+
+        def probe(params: dict[str, Json], emit: Emit) -> Json:
+            answer: Json = self._ask("probe", {key: str(params[key]) for key in ("inputs", "out")}, emit, "")
+            return answer
+
+        return {**noise_methods(self), "record_probes": record, "probe": probe}
+
+
+def promised_formats(paths: Mapping[str, Path]) -> dict[str, dict[str, str]]:
+    """Expert to module to ``fp8`` or ``nvfp4``, by the dtype of the stored weight; experts without any are left out."""
+    promised: dict[str, dict[str, str]] = {}
+    for role in EXPERTS:
+        folder = paths["model"] / role
+        if role in paths:
+            with contextlib.suppress(CheckpointFaultError):
+                folder = override_folder(paths[role], role)
+        try:
+            headers = read_headers(folder)
+        except CheckpointFaultError:
+            continue  # the runtime's own error says more
+        formats = {
+            name.removesuffix(".weight"): QUANTIZED_DTYPES[info.dtype]
+            for name, info in headers.items()
+            if name.endswith(".weight") and info.dtype in QUANTIZED_DTYPES
+        }
+        if formats:
+            promised[role] = formats
+    return promised
+
+
+def _vae_numbers(model: Path) -> dict[str, int]:
+    """Channels and strides of the VAE that the latents' shape follows from."""
+    try:
+        config = json.loads((model / "vae" / "config.json").read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise CheckpointFaultError(
+            f"cannot be read: {error}", where=str(model / "vae" / "config.json"), code="config_invalid"
+        ) from error
+    return {name: int(config.get(name) or default) for name, default in LATENT_DEFAULTS.items()}

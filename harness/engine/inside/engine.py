@@ -1,0 +1,480 @@
+"""SGLang-Diffusion in this process: its ``GPUWorker`` and stages, never its scheduler process."""
+
+from __future__ import annotations
+
+import importlib.metadata
+import logging
+import os
+import platform
+import resource
+import socket
+import time
+from collections.abc import Iterator, Mapping
+from contextlib import ExitStack, contextmanager
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors.torch import load_file, save_file
+
+from harness.engine.inside import emulate, probes
+from harness.engine.inside.names import by_runtime_name, stored_modules
+from harness.engine.inside.watch import FloatWatch, Receipts, Trace, plain
+
+EXPERTS = ("transformer", "transformer_2")
+PRECISION = {"bf16": "bf16", "fp16": "fp16", "fp32": "fp32"}
+PACKAGES = ("sglang", "torch", "diffusers", "transformers", "safetensors", "numpy", "flashinfer-python", "sgl-kernel",
+            "triton", "accelerate", "ftfy")  # fmt: skip
+STATED = ("width", "height", "num_frames", "num_inference_steps", "guidance_scale", "guidance_scale_2", "seed")
+"""Fields of the request that SGLang may adjust; an adjusted one is refused."""
+
+
+class RefusedError(Exception):
+    """The runtime would not do what the case states.
+
+    Args:
+        text: one sentence.
+        remedy: what to change.
+        kind: ``case``: the request; ``checkpoint``: the files.
+    """
+
+    def __init__(self, text: str, remedy: str = "", kind: str = "case") -> None:
+        super().__init__(text)
+        self.refused, self.remedy = kind, remedy
+
+
+def _free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
+
+
+class Engine:
+    """One loaded model."""
+
+    def __init__(self, channel: Any) -> None:
+        self._channel = channel
+        self._worker: Any = None
+        self._arguments: Any = None
+        self._cuda = False
+        self._names: dict[str, dict[str, list[str]]] = {}
+        self._version = ""
+
+    # ---- load
+
+    def do_load(self, params: dict[str, Any]) -> dict[str, Any]:
+        """Load the model of ``params["paths"]``; answers with what the runtime resolved."""
+        began = time.monotonic()
+        self._cuda = params["device"] != "cpu" and torch.cuda.is_available()
+        if params["device"] == "cuda" and not self._cuda:
+            raise RuntimeError("no CUDA device is visible to the runtime's interpreter")
+        torch.set_num_threads(int(params["threads"]))
+        self._prepare_environment()
+        if not self._cuda:
+            emulate.before_import()
+        self._channel.progress("load", 0, 3)
+        self._import()
+        if self._cuda:
+            emulate.name_fp4_product()
+        else:
+            emulate.after_import()
+        self._channel.progress("load", 1, 3, time.monotonic() - began)
+        self._arguments = self._server_args(params)
+        self._check_request_of(params["case"])
+        self._worker = self._make_worker()
+        self._channel.progress("load", 2, 3, time.monotonic() - began)
+        self._map_names(params["paths"])
+        return self._facts()
+
+    def _prepare_environment(self) -> None:
+        for name, value in {
+            "MASTER_ADDR": "127.0.0.1",
+            "RANK": "0",
+            "LOCAL_RANK": "0",
+            "WORLD_SIZE": "1",
+            "SGLANG_DIFFUSION_LOGGING_LEVEL": "WARNING",
+        }.items():
+            os.environ.setdefault(name, value)
+
+    def _import(self) -> None:
+        from sglang.multimodal_gen.runtime import server_args  # noqa: F401 - imported here so that its errors are told
+        from sglang.multimodal_gen.runtime.managers import gpu_worker  # noqa: F401
+
+        self._version = importlib.metadata.version("sglang")
+        logging.getLogger("sglang").setLevel(logging.WARNING)
+
+    def _server_args(self, params: Mapping[str, Any]) -> Any:
+        from sglang.multimodal_gen.runtime import server_args
+
+        paths, case = params["paths"], params["case"]
+        options: dict[str, Any] = {"model_path": paths["model"], "num_gpus": 1, **params["options"]}
+        overridden = [role for role in EXPERTS if role in paths]
+        if overridden == ["transformer"]:
+            options["transformer_weights_path"] = paths["transformer"]
+        elif overridden:
+            fields = getattr(server_args.ServerArgs, "__dataclass_fields__", {})
+            if "component_transformer_weights_paths" not in fields:
+                raise RefusedError(
+                    f"sglang {self._version} lays weights over the high-noise expert only, and the case names "
+                    f"{' and '.join(overridden)}",
+                    "name `transformer` only, or a repository that holds both experts",
+                )
+            options["component_transformer_weights_paths"] = {role: paths[role] for role in overridden}
+        precision = case["precision"]
+        arguments = server_args.ServerArgs.from_kwargs(**options)
+        getattr(server_args, "set_global_server_args", lambda _: None)(arguments)
+        config = arguments.pipeline_config
+        # settings of SGLang's own pipeline configuration; what it has no setting for is compared below
+        for field, wanted in (
+            ("precision", precision["transformer"]),
+            ("vae_precision", precision["vae"]),
+            ("vae_decode_precision", precision["vae"]),
+        ):
+            if hasattr(config, field):
+                setattr(config, field, PRECISION[wanted])
+        if getattr(config, "text_encoder_precisions", None):
+            config.text_encoder_precisions = tuple(
+                PRECISION[precision["text_encoder"]] for _ in config.text_encoder_precisions
+            )
+        return arguments
+
+    def _check_request_of(self, case: Mapping[str, Any]) -> None:
+        """Refuse what SGLang would ignore or change, before the model is loaded."""
+        config, scheduler = self._arguments.pipeline_config, case["scheduler"]
+        shift = getattr(config, "flow_shift", None)
+        name = f"sglang {self._version} ({type(config).__name__})"
+        if scheduler["name"] != "UniPCMultistepScheduler":
+            raise RefusedError(f"{name} samples with UniPC whatever is asked, and the case states {scheduler['name']}",
+                          "scheduler: {name: UniPCMultistepScheduler}")  # fmt: skip
+        if shift is not None and abs(float(shift) - float(scheduler["flow_shift"])) > 1e-9:
+            raise RefusedError(
+                f"{name} computes with flow_shift {float(shift):g} whatever a request says, and the case states "
+                f"{float(scheduler['flow_shift']):g}",
+                f"scheduler: {{flow_shift: {float(shift):g}}}",
+            )
+        length = self.text_length()
+        if length is not None and length != case["sampling"]["max_sequence_length"]:
+            raise RefusedError(
+                f"{name} pads every prompt to {length} tokens, and the case states "
+                f"{case['sampling']['max_sequence_length']}",
+                f"sampling: {{max_sequence_length: {length}}}",
+            )
+
+    def text_length(self) -> int | None:
+        """Tokens that every prompt is padded to; ``None`` where the configuration does not say."""
+        for encoder in getattr(self._arguments.pipeline_config, "text_encoder_configs", None) or ():
+            length = getattr(getattr(encoder, "arch_config", encoder), "text_len", None)
+            if length:
+                return int(length)
+        return None
+
+    def _make_worker(self) -> Any:
+        from sglang.multimodal_gen.runtime.managers import gpu_worker
+
+        kind = gpu_worker.GPUWorker
+        if not self._cuda:
+            torch.get_device_module("cpu")
+        return kind(local_rank=0, rank=0, master_port=_free_port(), server_args=self._arguments)
+
+    def _map_names(self, paths: Mapping[str, str]) -> None:
+        from sglang.multimodal_gen.runtime.loader.utils import get_param_names_mapping
+
+        for role, model in self.experts.items():
+            folder = Path(paths.get(role, paths["model"]))
+            places = (folder / role, folder / "transformer", folder) if role in paths else (folder / role,)
+            stored = next((names for place in places if place.is_dir() and (names := stored_modules(place))), [])
+            mapping = get_param_names_mapping(model.param_names_mapping)
+            self._names[role] = by_runtime_name(stored, mapping, (name for name, _ in model.named_modules()))
+
+    @property
+    def experts(self) -> dict[str, Any]:
+        """The loaded transformers by role."""
+        modules = self._worker.pipeline.modules
+        return {role: modules[role] for role in EXPERTS if modules.get(role) is not None}
+
+    def linears(self) -> dict[str, dict[str, Any]]:
+        """Expert to runtime name to module, of every stored module with a matrix as its weight."""
+        found: dict[str, dict[str, Any]] = {}
+        for role, model in self.experts.items():
+            modules = dict(model.named_modules())
+            found[role] = {
+                name: module
+                for name in self._names[role]
+                if (module := modules.get(name)) is not None
+                and getattr(getattr(module, "weight", None), "dim", lambda: 0)() == 2
+                and not isinstance(module, torch.nn.Embedding)
+            }
+        return found
+
+    def _facts(self) -> dict[str, Any]:
+        config = self._arguments.pipeline_config
+        formats: dict[str, dict[str, int]] = {}
+        from harness.engine.inside.watch import stored_format
+
+        for role, modules in self.linears().items():
+            for module in modules.values():
+                counts = formats.setdefault(role, {})
+                counts[stored_format(module.weight)] = counts.get(stored_format(module.weight), 0) + 1
+        return {
+            "runtime": f"sglang=={self._version}",
+            "pipeline": type(self._worker.pipeline).__name__,
+            "configuration": type(config).__name__,
+            "flow_shift": getattr(config, "flow_shift", None),
+            "boundary_ratio": getattr(config.dit_config, "boundary_ratio", None),
+            "text_length": self.text_length(),
+            "precision": {
+                name: str(getattr(config, name, None))
+                for name in ("precision", "vae_precision", "vae_decode_precision", "text_encoder_precisions")
+                if hasattr(config, name)
+            },
+            "linears": formats,
+            "attention": self._attention(),
+            "emulated": list(emulate.emulated),
+        }
+
+    def _attention(self) -> str:
+        names = {
+            str(getattr(backend, "name", backend)).lower()
+            for model in self.experts.values()
+            for module in model.modules()
+            if (backend := getattr(module, "backend", None)) is not None
+        }
+        return ", ".join(sorted(names))
+
+    # ---- what it runs on
+
+    def do_fingerprint(self, _params: dict[str, Any]) -> dict[str, Any]:
+        """Packages and device of this interpreter."""
+        packages = {}
+        for name in PACKAGES:
+            try:
+                packages[name] = importlib.metadata.version(name)
+            except importlib.metadata.PackageNotFoundError:
+                continue
+        data: dict[str, Any] = {
+            "packages": packages,
+            "python": platform.python_version(),
+            "threads": torch.get_num_threads(),
+            "cpu_capability": torch.backends.cpu.get_cpu_capability(),
+            "cuda": torch.version.cuda if self._cuda else None,
+            "device": None,
+        }
+        if self._cuda:
+            properties = torch.cuda.get_device_properties(0)
+            data["device"] = {
+                "kind": "cuda",
+                "name": properties.name,
+                "compute_capability": f"{properties.major}.{properties.minor}",
+                "uuid": f"GPU-{properties.uuid}",
+                "memory_bytes": properties.total_memory,
+            }
+        return data
+
+    # ---- generate
+
+    def do_generate(self, params: dict[str, Any]) -> dict[str, Any]:
+        """Run one case; the frames go to ``params["out"]`` as float32 [T, H, W, 3]."""
+        case = params["case"]
+        self._check_request_of(case)
+        disturb = load_file(params["disturb"]) if params.get("disturb") else None
+        trace = Trace(
+            case["sampling"]["num_inference_steps"],
+            self._channel.progress,
+            disturb,
+            params.get("disturb_dtype", "bf16"),
+        )
+        receipts, floats = Receipts(), FloatWatch()
+        if self._cuda:
+            torch.cuda.synchronize()
+            torch.cuda.reset_peak_memory_stats()
+        began = time.perf_counter()
+        with self._watching(trace, receipts, floats, load_file(params["latents"])["latents"]):
+            output = self._run(case, trace)
+        seconds = time.perf_counter() - began
+        frames = self._frames(output, case)
+        save_file({"frames": frames}, params["out"])
+        peak = torch.cuda.max_memory_allocated() if self._cuda else 1024 * _resident_peak()
+        vae = self._worker.pipeline.modules["vae"]
+        parameter = next(iter(vae.parameters()), None)
+        data = trace.data()
+        data["vae"] = _config_of(vae) | {"class": type(vae).__name__, "dtype": str(getattr(parameter, "dtype", ""))}
+        return {
+            "trace": data,
+            "receipts": receipts.rows(self._names),
+            "float_stats": floats.stats() or _stats_of(frames),
+            "seconds": seconds,
+            "peak_memory_bytes": int(peak),
+        }
+
+    @contextmanager
+    def _watching(self, trace: Trace, receipts: Receipts, floats: FloatWatch, latents: torch.Tensor) -> Iterator[None]:
+        pipeline = self._worker.pipeline
+        stages = list(pipeline.stages)
+        denoising = _stage(stages, "Denoising")
+        preparing = _stage(stages, "LatentPreparation")
+        modules = pipeline.modules
+        decoder = getattr(modules["vae"], "decoder", None)
+        with ExitStack() as stack:
+            stack.enter_context(
+                trace.watching(self.experts, type(modules["scheduler"]), denoising, modules.get("text_encoder"))
+            )
+            stack.enter_context(receipts.watching(self.linears()))
+            if isinstance(decoder, torch.nn.Module):
+                handle = decoder.register_forward_hook(floats)
+                stack.callback(handle.remove)
+            forward = preparing.forward
+
+            def given(batch: Any, server_args: Any) -> Any:
+                """Start from the latents of the case, in the dtype that this stage would draw."""
+                dtype = preparing._get_latent_dtype(batch, server_args)
+                batch.latents = latents.to(dtype)
+                trace.initial = latents
+                return forward(batch, server_args)
+
+            preparing.forward = given
+            stack.callback(lambda: vars(preparing).pop("forward"))
+            yield
+
+    def _request(self, case: Mapping[str, Any], trace: Trace | None) -> Any:
+        from sglang.multimodal_gen.configs.sample.sampling_params import SamplingParams
+        from sglang.multimodal_gen.runtime.entrypoints.utils import prepare_request
+
+        sampling = case["sampling"]
+        second = sampling["guidance_scale_2"]
+        asked = {name: sampling[name] for name in STATED}
+        asked["guidance_scale_2"] = sampling["guidance_scale"] if second is None else second
+        boundary = case["scheduler"]["boundary_ratio"]
+        own = getattr(self._arguments.pipeline_config.dit_config, "boundary_ratio", None)
+        more: dict[str, Any] = {}
+        if len(self.experts) == 2 and own is not None and abs(float(own) - boundary) > 1e-9:
+            if "boundary_ratio" not in getattr(SamplingParams, "__dataclass_fields__", {}):
+                raise RefusedError(
+                    f"sglang {self._version} switches experts at {own}, as model_index.json says, and the case states "
+                    f"{boundary}",
+                    f"scheduler: {{boundary_ratio: {own}}}",
+                )
+            more["boundary_ratio"] = boundary
+        if trace is not None:
+            trace.boundary = boundary if len(self.experts) == 2 else None
+        parameters = SamplingParams.from_user_sampling_params_args(
+            self._arguments.model_path,
+            server_args=self._arguments,
+            prompt=sampling["prompt"],
+            negative_prompt=sampling["negative_prompt"],
+            fps=sampling["fps"],
+            save_output=False,
+            **asked,
+            **more,
+        )
+        request = prepare_request(server_args=self._arguments, sampling_params=parameters)
+        for name, wanted in asked.items():
+            given = getattr(request, name, None)
+            if given != wanted and not (isinstance(given, list) and given == [wanted]):
+                raise RefusedError(
+                    f"sglang {self._version} would run {name} {given!r}, and the case states {wanted!r}",
+                    f"change sampling.{name}",
+                )
+        return request
+
+    def _run(self, case: Mapping[str, Any], trace: Trace | None) -> Any:
+        result = self._worker.execute_forward([self._request(case, trace)])
+        if getattr(result, "error", None):
+            raise RuntimeError(f"sglang {self._version}: {result.error}")
+        if result.output is None:
+            raise RuntimeError(f"sglang {self._version} gave no frames")
+        return result.output
+
+    def _frames(self, output: Any, case: Mapping[str, Any]) -> torch.Tensor:
+        video = output[0] if isinstance(output, list | tuple) else output
+        video = torch.as_tensor(video)
+        while video.dim() > 4:
+            video = video[0]
+        sampling = case["sampling"]
+        wanted = (3, sampling["num_frames"], sampling["height"], sampling["width"])
+        if tuple(video.shape) != wanted or not video.dtype.is_floating_point:
+            raise RuntimeError(
+                f"sglang {self._version} gave {video.dtype} {list(video.shape)}, asked for floats {list(wanted)}"
+            )
+        return video.permute(1, 2, 3, 0).float().cpu().contiguous()
+
+    # ---- probes
+
+    def do_record_probes(self, params: dict[str, Any]) -> dict[str, Any]:
+        """Run the case, keep inputs of each expert, write them with what this engine makes of them."""
+        case, watch, began = params["case"], probes.InputWatch(), time.perf_counter()
+        latents = load_file(params["latents"])["latents"]
+        trace = Trace(case["sampling"]["num_inference_steps"], self._channel.progress)
+        with watch.watching(self.experts), self._watching(trace, Receipts(), FloatWatch(), latents):
+            self._run(case, trace)
+        inputs = watch.chosen()
+        index, tensors = self._observe(inputs, None)
+        for number, item in enumerate(inputs):
+            tensors[f"latents.{number}"], tensors[f"text.{number}"] = item.latents, item.text
+        probes.write(Path(params["out"]), index, tensors)
+        return {"seconds": index["seconds"], "probes": len(inputs), "denoise_seconds": time.perf_counter() - began}
+
+    def do_probe(self, params: dict[str, Any]) -> dict[str, Any]:
+        """Feed the inputs of a recording in; write what was seen."""
+        recorded, inputs = probes.read_inputs(Path(params["inputs"]))
+        index, tensors = self._observe(inputs, recorded["amplitudes"])
+        probes.write(Path(params["out"]), index, tensors)
+        return {"seconds": index["seconds"], "probes": len(inputs)}
+
+    def _observe(
+        self, inputs: list[probes.Recorded], amplitudes: Any
+    ) -> tuple[dict[str, Any], dict[str, torch.Tensor]]:
+        from sglang.multimodal_gen.runtime.managers.forward_context import set_forward_context
+
+        device = torch.device("cuda") if self._cuda else torch.device("cpu")
+        dtype = {"bf16": torch.bfloat16, "fp16": torch.float16, "fp32": torch.float32}[
+            self._arguments.pipeline_config.dit_precision
+            if hasattr(self._arguments.pipeline_config, "dit_precision")
+            else self._arguments.pipeline_config.precision
+        ]
+        # as the denoising stage calls its experts
+        enabled = dtype != torch.float32 and not getattr(self._arguments, "disable_autocast", False)
+
+        def call(model: Any, arguments: dict[str, Any]) -> Any:
+            # hooks inside functions that SGLang compiles would be traced, each anew: probes run them uncompiled
+            with (
+                torch.no_grad(),
+                torch.compiler.set_stance("force_eager"),
+                torch.autocast(device.type, dtype=dtype, enabled=enabled),
+                set_forward_context(current_timestep=0, attn_metadata=None),
+            ):
+                return model(**arguments)
+
+        return probes.observe(self.experts, self.linears(), self._names, inputs, device, call, amplitudes)
+
+
+def _stage(stages: list[Any], part: str) -> Any:
+    found = [stage for stage in stages if part in type(stage).__name__]
+    if not found:
+        raise RuntimeError(f"the pipeline has no stage {part}: {[type(stage).__name__ for stage in stages]}")
+    return found[0]
+
+
+def _resident_peak() -> int:
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+
+
+def _config_of(module: Any) -> dict[str, Any]:
+    config = getattr(module, "config", None)
+    arch = getattr(config, "arch_config", config)
+    values = dict(vars(arch)) if arch is not None and hasattr(arch, "__dict__") else {}
+    settings = {name: value for name, value in values.items() if not isinstance(value, torch.Tensor)}
+    return {name: value for name, value in plain(settings).items() if not isinstance(value, dict)}
+
+
+def _stats_of(frames: torch.Tensor) -> dict[str, Any]:
+    """Counts and range of finished frames: all that is known where the decoder could not be watched."""
+    bad = ~torch.isfinite(frames)
+    first = int(bad.flatten(1).any(1).to(torch.int8).argmax()) if bool(bad.any()) else None
+    good = frames[~bad]
+    return {
+        "nan": int(torch.isnan(frames).sum()),
+        "inf": int(torch.isinf(frames).sum()),
+        "minimum": float(good.min()) if good.numel() else 0.0,
+        "maximum": float(good.max()) if good.numel() else 0.0,
+        "first_bad_frame": first,
+    }

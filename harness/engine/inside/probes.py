@@ -1,0 +1,285 @@
+"""Record inputs of SGLang's experts, feed them in again, and sketch what happens inside, under the checkpoint's names.
+
+The file that ``write`` makes is that of ``harness.records.probe.ObservationIndex``.
+"""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import safe_open
+from safetensors.torch import save
+
+from harness.engine.inside.watch import stored_format
+from harness.engine.probes.stimulus import stimulus
+from harness.engine.sketch import sketch
+
+METADATA_KEY = "quantgate.probe"
+ATTENTION_OUT = ("to_out.0", "to_out")
+NORM_AMPLITUDE = 0.01
+"""Norms are fed a faint signal, as in ``harness.engine.probes.run``."""
+
+
+@dataclass(frozen=True)
+class Recorded:
+    """One recorded input: latents [1, C, T, H, W], the text embedding [1, L, D] without trailing zeros, the pass."""
+
+    probe: dict[str, Any]
+    latents: torch.Tensor
+    text: torch.Tensor
+
+
+class InputWatch:
+    """Keeps the input of the first pass of every step: the conditional one."""
+
+    def __init__(self) -> None:
+        self.seen: list[tuple[str, torch.Tensor, torch.Tensor, torch.Tensor]] = []
+        self._last: float | None = None
+
+    @contextmanager
+    def watching(self, experts: Mapping[str, Any]) -> Iterator[None]:
+        """Hook the experts while the context lasts."""
+        handles = [
+            model.register_forward_pre_hook(self._hook(role), with_kwargs=True) for role, model in experts.items()
+        ]
+        try:
+            yield
+        finally:
+            for handle in handles:
+                handle.remove()
+
+    def _hook(self, role: str) -> Any:
+        def hook(_module: Any, _arguments: Any, options: dict[str, Any]) -> None:
+            timestep = options["timestep"]
+            value = float(timestep.reshape(-1)[0])
+            if value == self._last:
+                return
+            self._last = value
+            text = options["encoder_hidden_states"]
+            text = text[0] if isinstance(text, list | tuple) else text
+            latents = options["hidden_states"]
+            self.seen.append(
+                (role, timestep.detach().cpu(), latents[:1].detach().cpu().clone(), text[:1].detach().cpu().clone())
+            )
+
+        return hook
+
+    def chosen(self) -> list[Recorded]:
+        """The first and the last step of every expert: the ends of the noise range that it serves."""
+        picked = []
+        for role in dict.fromkeys(role for role, *_ in self.seen):
+            own = [index for index, (name, *_) in enumerate(self.seen) if name == role]
+            for index in sorted({own[0], own[-1]}):
+                _, timestep, latents, text = self.seen[index]
+                probe = {
+                    "expert": role,
+                    "step": index,
+                    "timestep": float(timestep.reshape(-1)[0]),
+                    "timestep_dtype": str(timestep.dtype).removeprefix("torch."),
+                    "tokens": text.shape[1],
+                }
+                picked.append(Recorded(probe, latents.contiguous(), _trimmed(text)))
+        return picked
+
+
+def _trimmed(text: torch.Tensor) -> torch.Tensor:
+    used = text[0].float().abs().amax(dim=1).nonzero()
+    rows = int(used[-1]) + 1 if len(used) else 1
+    return text[:, :rows].contiguous()
+
+
+class PointWatch:
+    """Sketches of one forward pass, in order of execution, and the size of every Linear's input."""
+
+    def __init__(self) -> None:
+        self.names: list[tuple[str, str]] = []
+        self.sketches: list[tuple[float, ...]] = []
+        self.in_parts: set[str] = set()
+        self.amplitudes: dict[str, float] = {}
+
+    def take(self, name: str, kind: str, value: Any) -> None:
+        """Sketch a tensor, of a tuple its first; a point that is called twice in a pass is left out."""
+        tensor = value[0] if isinstance(value, tuple) else value
+        if not isinstance(tensor, torch.Tensor) or name in self.in_parts:
+            return
+        place = next((index for index, (other, _) in enumerate(self.names) if other == name), None)
+        if place is not None:
+            self.in_parts.add(name)
+            del self.names[place], self.sketches[place]
+            return
+        self.names.append((name, kind))
+        self.sketches.append(sketch(tensor[:1]))
+
+    @contextmanager
+    def watching(self, model: Any, linears: Mapping[str, Any], names: Mapping[str, Sequence[str]]) -> Iterator[None]:
+        """Hook the Linears (under their checkpoint's names), norms and blocks of an expert."""
+        handles = []
+        for name, module in model.named_modules():
+            if name in linears:
+                known = names[name][0]
+                handles.append(module.register_forward_pre_hook(self._before(known)))
+                handles.append(module.register_forward_hook(self._after(known, "linear")))
+            elif kind := _kind(name, module):
+                handles.append(module.register_forward_hook(self._after(name, kind)))
+        try:
+            yield
+        finally:
+            for handle in handles:
+                handle.remove()
+
+    def _before(self, name: str) -> Any:
+        def hook(_module: Any, inputs: tuple[Any, ...]) -> None:
+            if not inputs or not isinstance(inputs[0], torch.Tensor):
+                return
+            self.amplitudes[name] = float(inputs[0].detach().float().square().mean().sqrt())
+            for leaf in ATTENTION_OUT:
+                if name.endswith(f".{leaf}"):
+                    self.take(f"{name.removesuffix(leaf)}attention", "attention", inputs[0])
+                    break
+
+        return hook
+
+    def _after(self, name: str, kind: str) -> Any:
+        def hook(_module: Any, _inputs: Any, output: Any) -> None:
+            self.take(name, kind, output)
+
+        return hook
+
+
+def _kind(name: str, module: Any) -> str | None:
+    head, _, leaf = name.rpartition(".")
+    if "norm" in leaf and not list(module.children()):
+        return "norm"
+    if leaf.isdigit() and head.endswith("blocks"):
+        return "block"
+    return "other" if leaf == "patch_embedding" else None
+
+
+def observe(
+    experts: Mapping[str, Any],
+    linears: Mapping[str, Mapping[str, Any]],
+    names: Mapping[str, Mapping[str, Sequence[str]]],
+    inputs: Sequence[Recorded],
+    device: torch.device,
+    call: Callable[[Any, dict[str, Any]], Any],
+    amplitudes: Mapping[str, Mapping[str, float]] | None,
+) -> tuple[dict[str, Any], dict[str, torch.Tensor]]:
+    """Feed ``inputs`` into ``experts``; the first probe of each is looked into, and each Linear is fed alone.
+
+    Args:
+        experts: loaded transformers by role.
+        linears: expert to runtime name to module.
+        names: expert to runtime name to checkpoint names.
+        inputs: what to feed in.
+        device: where the inputs go.
+        call: calls an expert with keyword arguments inside the runtime's forward context.
+        amplitudes: sizes of the signals of single Linears, by checkpoint name; ``None``: those of this very pass.
+
+    Returns:
+        Index and tensors of an observation file.
+    """
+    began = time.perf_counter()
+    tensors: dict[str, torch.Tensor] = {}
+    points: list[list[dict[str, str]]] = []
+    sizes: dict[str, Mapping[str, float]] = {} if amplitudes is None else dict(amplitudes)
+    looked: set[str] = set()
+    in_parts: dict[str, list[str]] = {}
+    for number, item in enumerate(inputs):
+        role = item.probe["expert"]
+        model = experts.get(role)
+        if model is None:
+            points.append([])
+            continue
+        text = torch.nn.functional.pad(item.text, (0, 0, 0, item.probe["tokens"] - item.text.shape[1]))
+        kind = getattr(torch, item.probe["timestep_dtype"])
+        arguments = {
+            "hidden_states": item.latents.to(device),
+            "timestep": torch.tensor([item.probe["timestep"]], device=device).to(kind),
+            "encoder_hidden_states": text.to(device),
+        }
+        watch = PointWatch()
+        if role in looked:
+            output = call(model, arguments)
+        else:
+            looked.add(role)
+            with watch.watching(model, linears[role], names[role]):
+                output = call(model, arguments)
+            in_parts[role] = sorted(watch.in_parts)
+            tensors[f"points.{number}"] = torch.tensor(watch.sketches, dtype=torch.float32)
+            if amplitudes is None:
+                sizes[role] = watch.amplitudes
+        points.append([{"name": name, "kind": form} for name, form in watch.names])
+        output = output[0] if isinstance(output, tuple) else output
+        tensors[f"velocity.{number}"] = output[0].detach().float().cpu().contiguous()
+    modules: dict[str, list[str]] = {}
+    formats: dict[str, dict[str, str]] = {}
+    for role in experts:
+        if role in sizes:
+            sketches, formats[role] = feed_alone(experts[role], linears[role], names[role], sizes[role], device)
+            modules[role] = list(sketches)
+            tensors[f"modules.{role}"] = torch.tensor(list(sketches.values()), dtype=torch.float32)
+    index = {
+        "schema_version": 1,
+        "probes": [item.probe for item in inputs],
+        "points": points,
+        "modules": modules,
+        "formats": formats,
+        "amplitudes": {role: dict(values) for role, values in sizes.items()},
+        "dtypes": {},
+        "in_parts": in_parts,
+        "seconds": time.perf_counter() - began,
+    }
+    return index, tensors
+
+
+def feed_alone(
+    model: Any,
+    linears: Mapping[str, Any],
+    names: Mapping[str, Sequence[str]],
+    amplitudes: Mapping[str, float],
+    device: torch.device,
+) -> tuple[dict[str, tuple[float, ...]], dict[str, str]]:
+    """Sketch of the answer of every Linear to the fixed signal, and its stored format, by checkpoint name."""
+    sketches: dict[str, tuple[float, ...]] = {}
+    formats: dict[str, str] = {}
+    compute = next((p.dtype for p in model.parameters() if p.dtype in (torch.bfloat16, torch.float16)), torch.float32)
+    with torch.no_grad():
+        for runtime_name, module in linears.items():
+            name = names[runtime_name][0]
+            if name not in amplitudes:
+                continue
+            packed = stored_format(module.weight) in ("fp8", "nvfp4")
+            columns = int(
+                getattr(module, "input_size", 0) or getattr(module, "in_features", 0) or module.weight.shape[1]
+            )
+            signal = torch.from_numpy(stimulus(columns, amplitudes[name])).to(device)
+            output = module(signal.to(torch.bfloat16).to(compute) if packed else signal.to(module.weight.dtype))
+            sketches[name] = sketch(output[0] if isinstance(output, tuple) else output)
+            formats[name] = stored_format(module.weight)
+    return sketches, formats
+
+
+def write(path: Path, index: Mapping[str, Any], tensors: Mapping[str, torch.Tensor]) -> None:
+    """Write an observation atomically. The seconds are left out of the file: equal observations are equal bytes."""
+    text = json.dumps({**index, "seconds": 0.0}, sort_keys=True, separators=(",", ":"))
+    part = path.with_name(f".{path.name}.part")
+    part.write_bytes(save({name: value.contiguous() for name, value in tensors.items()}, metadata={METADATA_KEY: text}))
+    part.replace(path)
+
+
+def read_inputs(path: Path) -> tuple[dict[str, Any], list[Recorded]]:
+    """The index and the inputs of a recording."""
+    with safe_open(str(path), "pt") as file:
+        index = json.loads(file.metadata()[METADATA_KEY])
+        inputs = [
+            Recorded(probe, file.get_tensor(f"latents.{number}"), file.get_tensor(f"text.{number}"))
+            for number, probe in enumerate(index["probes"])
+        ]
+    return index, inputs

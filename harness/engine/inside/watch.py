@@ -1,0 +1,345 @@
+"""Watch SGLang denoise: what each expert was given, what the scheduler made of it, which products ran."""
+
+from __future__ import annotations
+
+import functools
+import hashlib
+import json
+import math
+import time
+from collections import Counter
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+from torch.utils._python_dispatch import TorchDispatchMode
+
+from harness.engine.backends.wan_received import Pass, Texts, finite, fit, guidance, passes
+from harness.engine.inside import emulate
+from harness.engine.sketch import sketch
+
+MANTISSA = {"float32": 23, "bf16": 7}
+"""Stored bits of the mantissa."""
+FORMATS = {torch.bfloat16: "bf16", torch.float16: "fp16", torch.float32: "fp32", torch.uint8: "nvfp4"}
+MATRIX_PRODUCTS = ("mm", "addmm", "bmm", "matmul", "linear", "scaled_mm", "gemm")
+
+
+def numbers(values: Any) -> list[float]:
+    """A scheduler's list of numbers; empty without one."""
+    return [] if values is None else [float(value) for value in torch.as_tensor(values).double().flatten().tolist()]
+
+
+def plain(config: Mapping[str, Any]) -> dict[str, Any]:
+    """A configuration as JSON, without private entries."""
+    public = {key: value for key, value in config.items() if not str(key).startswith("_")}
+    data: dict[str, Any] = json.loads(json.dumps(public, default=str))
+    return data
+
+
+def stored_format(weight: torch.Tensor) -> str:
+    """Format of a stored weight: ``nvfp4``, ``fp8``, ``bf16``, ..."""
+    return "fp8" if weight.dtype == torch.float8_e4m3fn else FORMATS.get(weight.dtype, str(weight.dtype))
+
+
+def disturbed(latents: torch.Tensor, steps: torch.Tensor, dtype: str) -> torch.Tensor:
+    """Move latents by ``steps`` (int8: -1, 0, 1) units in the last place of ``dtype``; zeros stay."""
+    _, exponent = torch.frexp(latents.float())
+    # frexp's mantissa lies in [.5, 1): the leading bit is worth 2^(exponent - 1)
+    unit = torch.ldexp(torch.ones_like(latents, dtype=torch.float32), exponent - 1 - MANTISSA[dtype])
+    unit = torch.where((latents == 0) | ~torch.isfinite(latents), torch.zeros_like(unit), unit)
+    return (latents.float() + steps.to(latents.device) * unit).to(latents.dtype)
+
+
+class _Products(TorchDispatchMode):  # type: ignore[no-untyped-call]
+    """Remembers the matrix product that torch dispatched last."""
+
+    def __init__(self) -> None:
+        super().__init__()  # type: ignore[no-untyped-call]
+        self.name = ""
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        name = str(func).rsplit(".", 1)[0]
+        if any(part in name for part in MATRIX_PRODUCTS):
+            self.name = name.replace("aten.", "aten::").replace("aten::", "torch.ops.aten.") if "aten" in name else name
+        return func(*args, **(kwargs or {}))
+
+
+class Receipts:
+    """Which Linear ran in which format through which method and product, counted by calls."""
+
+    def __init__(self) -> None:
+        self._calls: Counter[tuple[str, str, str, str]] = Counter()
+        self._kernel: dict[tuple[str, str], str] = {}
+        self._mode: dict[tuple[str, str], _Products] = {}
+
+    @contextmanager
+    def watching(self, linears: Mapping[str, Mapping[str, Any]]) -> Iterator[None]:
+        """Hook every Linear: expert to runtime name to module. The product of each is looked at in its first call."""
+        handles = []
+        for expert, modules in linears.items():
+            for name, module in modules.items():
+                handles.append(module.register_forward_pre_hook(self._before(expert, name)))
+                handles.append(module.register_forward_hook(self._after(expert, name), always_call=True))
+        try:
+            yield
+        finally:
+            for handle in handles:
+                handle.remove()
+
+    def _before(self, expert: str, name: str) -> Any:
+        def hook(_module: Any, _inputs: Any) -> None:
+            emulate.last.clear()
+            if (expert, name) not in self._kernel and not torch.compiler.is_compiling():
+                self._mode[expert, name] = _Products()
+                self._mode[expert, name].__enter__()  # type: ignore[no-untyped-call]
+
+        return hook
+
+    def _after(self, expert: str, name: str) -> Any:
+        def hook(module: Any, _inputs: Any, _output: Any) -> None:
+            mode = self._mode.pop((expert, name), None)
+            if mode is not None:
+                mode.__exit__(None, None, None)  # type: ignore[no-untyped-call]
+                method = type(getattr(module, "quant_method", None)).__name__
+                product = emulate.last[0] if emulate.last else mode.name or "product not seen by torch"
+                self._kernel[expert, name] = f"{method}: {product}" if method != "NoneType" else product
+            kernel = self._kernel.get((expert, name), "not looked at")
+            self._calls[expert, name, stored_format(module.weight), kernel] += 1
+
+        return hook
+
+    def rows(self, names: Mapping[str, Mapping[str, list[str]]]) -> list[dict[str, Any]]:
+        """One row per stored module of the checkpoint, format and product."""
+        found = []
+        for (expert, name, form, kernel), calls in sorted(self._calls.items()):
+            note = "emulated on a CPU" if kernel.rpartition(": ")[2] in (
+                emulate.FP4_PRODUCT, emulate.FP8_PRODUCT) else ""  # fmt: skip
+            for module in names[expert].get(name, [name]):
+                row = {"expert": expert, "module": module, "format": form, "kernel": kernel, "calls": calls}
+                found.append({**row, "note": note})
+        return found
+
+
+class FloatWatch:
+    """Looks at the values that the VAE's decoder gives, before anything clamps them to [-1, 1]."""
+
+    def __init__(self) -> None:
+        self._nan = self._inf = self._frames = 0
+        self._low, self._high = float("inf"), float("-inf")
+        self._first_bad: int | None = None
+
+    def __call__(self, _module: Any, _inputs: Any, output: Any) -> None:
+        """Take [B, C, T, H, W] of the next frames into account."""
+        tensor = output[0] if isinstance(output, tuple) else output
+        if not isinstance(tensor, torch.Tensor) or tensor.dim() != 5:
+            return
+        finite_ones = torch.isfinite(tensor)
+        if not bool(finite_ones.all()):
+            self._nan += int(torch.isnan(tensor).sum())
+            self._inf += int(torch.isinf(tensor).sum())
+            bad = (~finite_ones).any(dim=1).flatten(2).any(dim=2).any(dim=0)
+            if self._first_bad is None:
+                self._first_bad = self._frames + int(bad.to(torch.int8).argmax())
+            tensor = tensor[finite_ones]
+        if tensor.numel():
+            low, high = torch.aminmax(tensor.float())
+            self._low, self._high = min(self._low, float(low)), max(self._high, float(high))
+        self._frames += output.shape[2] if isinstance(output, torch.Tensor) else 0
+
+    def stats(self) -> dict[str, Any] | None:
+        """Counts and range, mapped to [0, 1] as the video is; ``None`` where the decoder was not seen."""
+        if not self._frames:
+            return None
+        seen = self._low <= self._high
+        return {
+            "nan": self._nan,
+            "inf": self._inf,
+            "minimum": self._low / 2 + 0.5 if seen else 0.0,
+            "maximum": self._high / 2 + 0.5 if seen else 0.0,
+            "first_bad_frame": self._first_bad,
+        }
+
+
+class Trace:
+    """The trace of one generation. Nothing is changed but by a disturbance that is asked for."""
+
+    def __init__(
+        self,
+        steps: int,
+        progress: Callable[[str, int, int, float], None],
+        disturb: Mapping[str, torch.Tensor] | None = None,
+        dtype: str = "bf16",
+    ) -> None:
+        self._count, self._progress, self._disturb, self._dtype = steps, progress, dict(disturb or {}), dtype
+        self._passes: list[Pass] = []
+        self._texts = Texts()
+        self._embeddings: dict[str, torch.Tensor] = {}
+        self._carried: torch.Tensor | None = None
+        self._scales: dict[str, float] = {}
+        self._last = time.perf_counter()
+        self._tokens: list[torch.Tensor] = []
+        self._masks: list[Any] = []
+        self.initial: torch.Tensor | None = None
+        self.boundary: float | None = None
+        self.scheduler: dict[str, Any] = {}
+        self.sigmas: list[float] = []
+        self.timesteps: list[float] = []
+        self.repeated_frames = 0
+        self.steps: list[dict[str, Any]] = []
+
+    @contextmanager
+    def watching(
+        self, experts: Mapping[str, Any], scheduler: type, denoising: Any, text_encoder: Any
+    ) -> Iterator[None]:
+        """Hook the experts, the scheduler's class (each request has its own copy) and the denoising stage."""
+        handles = [model.register_forward_hook(self._expert(role), with_kwargs=True) for role, model in experts.items()]
+        if isinstance(text_encoder, torch.nn.Module):
+            handles.append(text_encoder.register_forward_pre_hook(self._reading, with_kwargs=True))
+        kind: Any = scheduler
+        step, forward = kind.step, denoising.forward
+        own = "step" in vars(kind)
+        kind.step = self._stepping(step)
+        denoising.forward = self._starting(forward)
+        try:
+            yield
+        finally:
+            for handle in handles:
+                handle.remove()
+            if own:
+                kind.step = step
+            else:
+                del kind.step
+            del denoising.forward
+
+    def _expert(self, role: str) -> Any:
+        def hook(_module: Any, inputs: tuple[Any, ...], options: dict[str, Any], output: Any) -> None:
+            text = options.get("encoder_hidden_states")
+            if isinstance(text, list | tuple):
+                options = {**options, "encoder_hidden_states": text[0]}
+            self._passes += passes(role, inputs, options, output[0] if isinstance(output, tuple) else output)
+
+        return hook
+
+    def _reading(self, _module: Any, inputs: tuple[Any, ...], options: dict[str, Any]) -> None:
+        ids = inputs[0] if inputs else options.get("input_ids")
+        mask = inputs[1] if len(inputs) > 1 else options.get("attention_mask")
+        if isinstance(ids, torch.Tensor):
+            self._tokens.append(ids)
+            self._masks.append(mask)
+
+    def _starting(self, forward: Any) -> Any:
+        def wrapped(batch: Any, *arguments: Any, **options: Any) -> Any:
+            for name, value in (("prompt", batch.prompt_embeds), ("negative", batch.negative_prompt_embeds)):
+                tensor = value[0] if isinstance(value, list | tuple) and value else value
+                if isinstance(tensor, torch.Tensor):
+                    self._embeddings[name] = tensor.detach().clone()
+            self._texts = Texts(*(self._embeddings.get(name) for name in ("prompt", "negative")))
+            second = getattr(batch, "guidance_scale_2", None)
+            self._scales = {"transformer": float(batch.guidance_scale)}
+            self._scales["transformer_2"] = float(batch.guidance_scale if second is None else second)
+            self._carried = self.initial
+            self._progress("encode", 1, 1, self._lap())
+            return forward(batch, *arguments, **options)
+
+        return wrapped
+
+    def _stepping(self, step: Any) -> Any:
+        watch = self
+
+        @functools.wraps(step)  # SGLang looks at its signature
+        def wrapped(scheduler: Any, *arguments: Any, **options: Any) -> Any:
+            given = dict(zip(("model_output", "timestep", "sample"), arguments, strict=False)) | options
+            latents, velocity = given["sample"], given["model_output"]
+            if not watch.steps:
+                watch._first(scheduler, latents)
+            before, result = latents.detach(), step(scheduler, *arguments, **options)
+            after = result[0] if isinstance(result, tuple) else result.prev_sample
+            watch._record(velocity, float(given["timestep"]), before, after)
+            moved = watch._disturb.get(f"step.{len(watch.steps) - 1}")
+            if moved is not None:
+                after = disturbed(after, moved, watch._dtype)
+                result = (after, *result[1:])
+            watch._carried = after
+            return result
+
+        return wrapped
+
+    def _first(self, scheduler: Any, latents: torch.Tensor) -> None:
+        self.sigmas, self.timesteps = numbers(scheduler.sigmas), numbers(scheduler.timesteps)
+        self.scheduler = plain(dict(scheduler.config)) | {"class": type(scheduler).__name__}
+        if latents.dim() == 5 and latents.shape[2] > 1:
+            same = (latents[:, :, 1:] == latents[:, :, :-1]).flatten(3).all(dim=3).all(dim=1)
+            self.repeated_frames = int(same.sum())
+
+    def _record(self, velocity: torch.Tensor, timestep: float, before: torch.Tensor, after: torch.Tensor) -> None:
+        expert = self._passes[-1].expert if self._passes else "transformer"
+        calls = []
+        for item in self._passes:
+            role, error = self._texts.role(item.text)
+            gain, apart = fit(item.latents, before[0])
+            calls.append(
+                {"timestep": item.timestep, "text": role, "text_error": error, "latents_gain": gain,
+                 "latents_error": apart}
+            )  # fmt: skip
+        measured = guidance(velocity, self._passes, self._texts)
+        self._passes.clear()
+        carried = None if self._carried is None else self._carried.to(before.device)
+        gain, apart = (None, None) if carried is None else fit(before[0], carried[0])
+        norm = float(after.double().norm())
+        row: dict[str, Any] = {
+            "index": len(self.steps),
+            "timestep": timestep,
+            "expert": expert,
+            "guidance_scale": self._scales[expert],
+            "guidance_measured": measured,
+            "latent_norm": finite(norm) if math.isfinite(norm) else 1e300,
+            "latent_sketch": [finite(value) for value in sketch(after)],
+            "velocity_sketch": [finite(value) for value in sketch(velocity)],
+            "calls": calls,
+            "carried_error": apart,
+            "carried_gain": gain,
+            "seconds": self._lap(),
+        }
+        self.steps.append(row)
+        self._progress("denoise", len(self.steps), self._count, row["seconds"])
+
+    def _lap(self) -> float:
+        now = time.perf_counter()
+        lap, self._last = now - self._last, now
+        return lap
+
+    def data(self) -> dict[str, Any]:
+        """The trace, in the shape of ``harness.records.generation.Trace``."""
+        texts = {name: [finite(value) for value in sketch(tensor)] for name, tensor in self._embeddings.items()}
+        whole = [tensor.float() for tensor in self._embeddings.values()]
+        prompt = self._embeddings.get("prompt")
+        return {
+            "steps": self.steps,
+            "scheduler": self.scheduler,
+            "boundary_ratio": self.boundary,
+            "text_embedding_sketch": [finite(value) for value in sketch(torch.cat(whole))] if whole else [],
+            "text": {}
+            if prompt is None
+            else {
+                "length": prompt.shape[1],
+                "dtype": str(prompt.dtype).removeprefix("torch."),
+                "tokens": _digest(self._tokens),
+                "mask": _digest([torch.zeros(1) if mask is None else mask for mask in self._masks]),
+            },
+            "repeated_frames": self.repeated_frames,
+            "sigmas": self.sigmas,
+            "timesteps": self.timesteps,
+            "alone": texts,
+        }
+
+
+def _digest(parts: list[torch.Tensor]) -> str:
+    """16 hex digits of sha256 over the values without trailing zeros (padding), which a longer limit only adds to."""
+    digest = hashlib.sha256()
+    for part in parts:
+        for row in part.reshape(-1, part.shape[-1]).to(device="cpu", dtype=torch.int64).tolist():
+            while row and row[-1] == 0:
+                row.pop()
+            digest.update(repr(row).encode())
+    return digest.hexdigest()[:16]

@@ -1,0 +1,100 @@
+"""Did the run go through the schedule that the case asks for? No golden is needed to tell."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from harness.definitions.schedule import (
+    RULES,
+    SIGMA_TOLERANCE,
+    TIMESTEP_TOLERANCE,
+    Schedule,
+    explain,
+    schedule,
+    switch_of,
+    unmodelled,
+)
+from harness.judge.evidence import Evidence
+from harness.records.base import Json
+from harness.records.generation import Trace
+from harness.records.verdict import Finding
+
+SHOWN = 4
+"""Values of each list that a message shows."""
+
+
+def judge_schedule(evidence: Evidence) -> Iterator[Finding]:
+    """Findings where noise levels, timesteps or the switch of experts are not those that follow from the case.
+
+    A backend that records no schedule (a foreign program, a server) is not judged by this rule.
+    """
+    if evidence.generation is None:
+        return
+    trace, case = evidence.generation.trace, evidence.case
+    rule = RULES.get(str(trace.scheduler.get("class", "")))
+    if not trace.steps or not trace.timesteps or not trace.sigmas or rule is None:
+        return
+    if setting := unmodelled(trace.scheduler):
+        message = f"the scheduler's {setting} is not modelled: the schedule was compared with the golden's only"
+        yield Finding(stage="trace", code="schedule_unmodelled", gating=False, message=message)
+        return
+    two = trace.boundary_ratio is not None
+    boundary = case.scheduler.boundary_ratio if two else None
+    wanted = schedule(rule, case.sampling.num_inference_steps, case.scheduler.flow_shift, boundary)
+    yield from _levels(trace, wanted, evidence)
+    yield from _switch(trace, wanted, boundary)
+
+
+def _levels(trace: Trace, wanted: Schedule, evidence: Evidence) -> Iterator[Finding]:
+    case = evidence.case
+    steps, shift = case.sampling.num_inference_steps, case.scheduler.flow_shift
+    same = len(trace.timesteps) == len(wanted.timesteps) and len(trace.sigmas) == len(wanted.sigmas)
+    moved = not same or any(
+        abs(one - other) > tolerance
+        for seen, asked, tolerance in (
+            (trace.sigmas, wanted.sigmas, SIGMA_TOLERANCE),
+            (trace.timesteps, wanted.timesteps, TIMESTEP_TOLERANCE),
+        )
+        for one, other in zip(seen, asked, strict=True)
+    )
+    if not moved:
+        return
+    rule = RULES[str(trace.scheduler["class"])]
+    likeness = explain(rule, steps, shift, trace.sigmas)
+    message = (
+        f"timesteps {_some(trace.timesteps)} were run; {steps} steps with a flow shift of {shift:g} are "
+        f"{_some(wanted.timesteps)}" + (f". What was run is {likeness}" if likeness else "")
+    )
+    data: dict[str, Json] = {
+        "expected_timesteps": list(wanted.timesteps),
+        "timesteps": list(trace.timesteps),
+        "expected_sigmas": list(wanted.sigmas),
+        "sigmas": list(trace.sigmas),
+        "likeness": likeness,
+    }
+    yield Finding(stage="trace", code="schedule_differs", gating=True, message=message, data=data)
+
+
+def _switch(trace: Trace, wanted: Schedule, boundary: float | None) -> Iterator[Finding]:
+    if boundary is None:
+        return
+    # where the timesteps themselves differ, the switch follows from those that were run
+    expected = switch_of([step.timestep for step in trace.steps], boundary)
+    low = (step.index for step in trace.steps if step.expert == "transformer_2")
+    actual = next(low, len(trace.steps))
+    if actual == expected:
+        return
+    first = trace.steps[min(actual, len(trace.steps) - 1)].timestep
+    at_boundary = expected is not None and actual < expected and abs(first - boundary * 1000) < TIMESTEP_TOLERANCE
+    why = "; the boundary itself went to the low-noise expert (<= in place of <)" if at_boundary else ""
+    message = (
+        f"the low-noise expert took over at step {actual} (timestep {first:g}); with a boundary of {boundary:g} it "
+        f"takes over at step {expected}{why}"
+    )
+    data: dict[str, Json] = {"expected_switch": expected, "switch": actual, "planned_switch": wanted.switch}
+    yield Finding(stage="trace", code="schedule_differs", gating=True, message=message, data=data)
+
+
+def _some(values: tuple[float, ...]) -> str:
+    shown = ", ".join(f"{value:g}" for value in values[:SHOWN])
+    return f"{shown}, ..." if len(values) > SHOWN else shown

@@ -1,0 +1,63 @@
+"""Why a run collected no case, in one sentence: "no tests ran" alone sends people to the wrong place."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from harness.plugin import options
+from harness.plugin.state import PluginState
+from harness.project import case_files_below, is_project
+
+
+def why_no_case(config: pytest.Config, exitstatus: int) -> str:
+    """Say why pytest collected no case of quantgate.
+
+    Args:
+        config: of the run.
+        exitstatus: of the run; anything but "no tests" and "usage error" needs no explanation.
+
+    Returns:
+        One sentence and the next command; empty where the run has nothing to do with quantgate, or where pytest itself
+        says enough (cases were collected, and all of them were deselected).
+    """
+    if exitstatus not in (pytest.ExitCode.NO_TESTS_COLLECTED, pytest.ExitCode.USAGE_ERROR):
+        return ""
+    state, cases = PluginState.of(config), options.project(config).cases
+    if state.collected or state.is_worker or config.pluginmanager.hasplugin("dsession"):
+        return ""
+    places = [Path(config.invocation_params.dir, argument.partition("::")[0]).resolve() for argument in config.args]
+    nested = next((top for place in places if (top := _project_of(place)) and top != config.rootpath), None)
+    if nested is not None and not any(_meets(place, cases) for place in places):
+        return (
+            f"{nested} is a project of its own, and pytest took {config.rootpath} for the root\n"
+            f"  next: cd {nested} && pytest, or quantgate init there, which writes its pytest settings"
+        )
+    files = case_files_below(cases).files if cases.is_dir() else ()
+    if not state.is_configured:
+        if not files or not any(_meets(place, cases) for place in places):
+            return ""
+        settings = config.inipath.name if config.inipath is not None else "pytest.ini"
+        return (
+            f"{cases} holds {len(files)} YAML file{'s' if len(files) > 1 else ''}, and nothing says that these are "
+            f"cases of quantgate\n  next: quantgate init, or write quantgate_cases = {cases.name} into {settings}"
+        )
+    if exitstatus == pytest.ExitCode.USAGE_ERROR:  # pytest itself names the path that it did not find
+        return ""
+    if not files:
+        asked = bool(config.getini("quantgate_cases")) or cases.is_dir()
+        return f"there is no case file in {cases}\n  next: quantgate init, or write one" if asked else ""
+    if not any(_meets(place, cases) for place in places):
+        return f"the cases lie in {cases}, and this command does not look there\n  next: pytest {cases}"
+    return ""
+
+
+def _project_of(place: Path) -> Path | None:
+    """The project with runner profiles that ``place`` lies in or is."""
+    return next((top for top in (place, *place.parents) if is_project(top) and (top / "runners").is_dir()), None)
+
+
+def _meets(place: Path, cases: Path) -> bool:
+    """Whether ``place`` lies below the folder of the cases, or holds it."""
+    return place.is_relative_to(cases) or cases.is_relative_to(place)

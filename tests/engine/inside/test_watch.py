@@ -1,0 +1,167 @@
+"""What is watched inside a runtime, on a pipeline of a few lines that calls its parts as SGLang does."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+import torch
+
+from harness.engine.inside import emulate
+from harness.engine.inside.names import by_runtime_name
+from harness.engine.inside.watch import FloatWatch, Receipts, Trace, disturbed
+from harness.engine.noise import disturbed as ours
+
+
+class Expert(torch.nn.Module):
+    def __init__(self, gain: float) -> None:
+        super().__init__()
+        self.gain = gain
+        self.to_q = torch.nn.Linear(4, 4)
+
+    def forward(self, hidden_states: Any, encoder_hidden_states: Any, timestep: Any) -> torch.Tensor:
+        self.to_q(torch.zeros(1, 4))
+        text = encoder_hidden_states[0] if isinstance(encoder_hidden_states, list) else encoder_hidden_states
+        return hidden_states * self.gain + text.mean()
+
+
+class Scheduler:
+    config = {"shift": 12.0, "_private": 1}
+
+    def __init__(self) -> None:
+        self.sigmas, self.timesteps = torch.tensor([0.9, 0.5, 0.0]), torch.tensor([900, 500])
+
+    def step(self, model_output: Any, timestep: Any, sample: Any, return_dict: bool = True) -> Any:
+        return (sample - 0.1 * model_output,)
+
+
+class Batch:
+    prompt_embeds = [torch.ones(1, 3, 8)]
+    negative_prompt_embeds = [torch.full((1, 3, 8), -1.0)]
+    guidance_scale, guidance_scale_2 = 4.0, 3.0
+
+
+class Denoising:
+    def __init__(self, experts: dict[str, Expert], touch: float = 0.0) -> None:
+        self.experts, self.touch = experts, touch
+
+    def forward(self, batch: Any, latents: torch.Tensor) -> torch.Tensor:
+        scheduler = Scheduler()
+        for time, role, scale in ((900, "transformer", 4.0), (500, "transformer_2", 3.0)):
+            model, given = self.experts[role], latents + self.touch
+            at = torch.tensor([time])
+            cond = model(hidden_states=given, timestep=at, encoder_hidden_states=batch.prompt_embeds)
+            uncond = model(hidden_states=given, timestep=at, encoder_hidden_states=batch.negative_prompt_embeds)
+            velocity = uncond + scale * (cond - uncond)
+            latents = scheduler.step(model_output=velocity, timestep=at[0], sample=given, return_dict=False)[0]
+        return latents
+
+
+def _run(touch: float = 0.0, disturb: Any = None) -> tuple[Trace, Receipts, torch.Tensor, dict[str, Expert]]:
+    experts = {"transformer": Expert(1.0), "transformer_2": Expert(0.5)}
+    trace, receipts = Trace(2, lambda *_: None, disturb, "float32"), Receipts()
+    latents = torch.randn(1, 4, 2, 3, 3, generator=torch.Generator().manual_seed(0))
+    trace.initial, stage = latents, Denoising(experts, touch)
+    linears = {role: {"to_q": model.to_q} for role, model in experts.items()}
+    with trace.watching(experts, Scheduler, stage, None), receipts.watching(linears):
+        out = stage.forward(Batch(), latents)
+    return trace, receipts, out, experts
+
+
+def test_a_step_names_expert_scale_text_and_what_reached_it() -> None:
+    trace, _, _, _ = _run()
+    first, second = trace.steps
+    assert (first["expert"], second["expert"]) == ("transformer", "transformer_2")
+    assert (first["guidance_measured"], second["guidance_measured"]) == (4.0, 3.0)
+    assert [call["text"] for call in first["calls"]] == ["prompt", "negative"]
+    assert first["timestep"] == 900.0
+    assert first["carried_error"] == second["carried_error"] == 0.0
+    data = trace.data()
+    assert data["scheduler"] == {"shift": 12.0, "class": "Scheduler"}
+    assert data["timesteps"] == [900.0, 500.0]
+    assert data["text"]["length"] == 3
+
+
+def test_latents_that_something_touched_are_seen() -> None:
+    trace, _, _, _ = _run(touch=0.01)
+    assert trace.steps[0]["carried_error"] > 1e-3
+
+
+def test_nothing_stays_hooked() -> None:
+    before = Scheduler.step
+    _, _, _, experts = _run()
+    assert Scheduler.step is before
+    assert not experts["transformer"]._forward_hooks
+
+
+def test_a_disturbance_moves_latents_between_steps_and_nothing_else() -> None:
+    steps = torch.ones(1, 4, 2, 3, 3, dtype=torch.int8)
+    _, _, plain, _ = _run()
+    trace, _, moved, _ = _run(disturb={"step.0": steps})
+    assert 0 < float((moved - plain).abs().max()) < 1e-5
+    assert trace.steps[1]["carried_error"] == 0.0
+
+
+def test_the_disturbance_is_that_of_the_other_backend() -> None:
+    latents = torch.randn(64) * torch.tensor([1e-3, 1.0, 50.0, 0.0]).repeat(16)
+    for dtype in ("float32", "bf16"):
+        steps = torch.randint(-1, 2, latents.shape, generator=torch.Generator().manual_seed(3), dtype=torch.int8)
+        assert torch.equal(disturbed(latents, steps, dtype), ours(latents, dtype, torch.Generator().manual_seed(3)))
+
+
+def test_receipts_count_calls_and_name_the_product() -> None:
+    _, receipts, _, _ = _run()
+    rows = receipts.rows({"transformer": {"to_q": ["a.to_q", "a.to_k"]}, "transformer_2": {}})
+    assert [(row["expert"], row["module"], row["calls"], row["format"]) for row in rows] == [
+        ("transformer", "a.to_q", 2, "fp32"),
+        ("transformer", "a.to_k", 2, "fp32"),
+        ("transformer_2", "to_q", 2, "fp32"),
+    ]
+    assert "addmm" in rows[0]["kernel"]
+
+
+def test_an_emulated_product_is_said_in_the_receipt() -> None:
+    class Method:
+        pass
+
+    class Packed(torch.nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.weight = torch.zeros(2, 2, dtype=torch.uint8)
+            self.quant_method = Method()
+
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            emulate.last[:] = [emulate.FP4_PRODUCT]
+            return x
+
+    receipts, module = Receipts(), Packed()
+    with receipts.watching({"transformer": {"x": module}}):
+        module(torch.zeros(1, 2))
+    [row] = receipts.rows({"transformer": {"x": ["x"]}})
+    assert row["kernel"] == f"Method: {emulate.FP4_PRODUCT}"
+    assert (row["format"], row["note"]) == ("nvfp4", "emulated on a CPU")
+
+
+def test_values_that_a_clamp_would_hide_are_counted() -> None:
+    watch = FloatWatch()
+    healthy, broken = torch.zeros(1, 3, 2, 4, 4), torch.full((1, 3, 2, 4, 4), 3.0)
+    broken[0, 0, 1, 0, 0] = float("nan")
+    for part in (healthy, broken):
+        watch(None, None, part)
+    stats = watch.stats()
+    assert stats is not None
+    assert (stats["nan"], stats["inf"], stats["first_bad_frame"], stats["maximum"]) == (1, 0, 3, 2.0)
+
+
+@pytest.mark.parametrize("fused", [False, True])
+def test_names_of_a_checkpoint_are_found_from_the_runtimes(fused: bool) -> None:
+    def mapping(name: str) -> tuple[str, Any, Any]:
+        name = name.replace("attn1.", "")
+        return (name.replace("to_k", "to_qkv").replace("to_q.", "to_qkv.") if fused else name, None, None)
+
+    named = by_runtime_name(["b.0.attn1.to_q", "b.0.attn1.to_k"], mapping, ["b.0.to_q", "b.0.to_k", "b.0.to_qkv"])
+    assert named == (
+        {"b.0.to_qkv": ["b.0.attn1.to_q", "b.0.attn1.to_k"]}
+        if fused
+        else {"b.0.to_q": ["b.0.attn1.to_q"], "b.0.to_k": ["b.0.attn1.to_k"]}
+    )

@@ -1,0 +1,199 @@
+"""The sglang backend against a double of the process that runs the runtime."""
+
+from __future__ import annotations
+
+import sys
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from safetensors.numpy import save_file
+
+import harness.engine.backends.sglang_backend as module
+from harness.definitions.case import Case
+from harness.engine.backends.sglang_backend import SglangBackend, promised_formats
+from harness.engine.environment import RUNTIME_PYTHON, engine_key
+from harness.engine.noise import Noise
+from harness.engine.owner import EngineOwner
+from harness.errors import CheckpointFaultError, InfraError, InvalidCaseError
+from harness.frames.clip import read_clip
+
+DOUBLE = Path(__file__).with_name("runtime_double.py")
+
+
+def sglang_case(prompt: str = "fine", **changes: Any) -> Case:
+    data: dict[str, Any] = {
+        "id": "real",
+        "runners": ["cpu"],
+        "backend": "sglang",
+        "runtime": "sglang==0.5.23",
+        "model": {"path": "./nothing"},
+        "sampling": {
+            "prompt": prompt, "width": 32, "height": 32, "num_frames": 5, "num_inference_steps": 3,
+            "guidance_scale": 1.0,
+        },
+        "timeouts": {"load": 60, "generate": 60},
+    }  # fmt: skip
+    return Case.model_validate(data | changes)
+
+
+@pytest.fixture
+def model(tmp_path: Path) -> Path:
+    folder = tmp_path / "model"
+    (folder / "vae").mkdir(parents=True)
+    (folder / "vae" / "config.json").write_text('{"z_dim": 4}')
+    return folder
+
+
+@pytest.fixture
+def loaded(model: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[[Case], SglangBackend]]:
+    monkeypatch.setattr(module, "MAIN", DOUBLE)
+    monkeypatch.setenv(RUNTIME_PYTHON, sys.executable)
+    monkeypatch.setenv("PYTHONPATH", "/packages/of/the/harness")
+    backends: list[SglangBackend] = []
+
+    def load(case: Case) -> SglangBackend:
+        backends.append(SglangBackend())
+        backends[-1].load(case, {"model": model}, "cpu", lambda _: None)
+        return backends[-1]
+
+    yield load
+    for backend in backends:
+        backend.close()
+
+
+def test_frames_trace_and_receipts_come_back(loaded: Any, tmp_path: Path) -> None:
+    case = sglang_case()
+    backend = loaded(case)
+    out = tmp_path / "out"
+    out.mkdir()
+    generation = backend.generate(case, out, lambda _: None)
+    assert read_clip(out / generation.clip).frames.shape == (5, 32, 32, 3)
+    assert read_clip(out / generation.clip).frames[0, 0, 0, 0] == 128
+    assert generation.trace.steps[0].timestep == 999.0
+    assert len(generation.trace.initial_latents_sha256) == 64
+    assert generation.receipts.modules[0].format == "nvfp4"
+    assert [path.name for path in out.iterdir()] == ["clip.safetensors"]  # inputs are gone
+    assert backend.runtime_facts()["flow_shift"] == 12.0
+    assert backend.runtime_facts()["leaked"] == ""  # packages of two interpreters never mix
+
+
+def test_a_disturbance_starts_from_the_same_stated_latents(loaded: Any, tmp_path: Path) -> None:
+    case = sglang_case()
+    backend = loaded(case)
+    for name in ("a", "b"):
+        (tmp_path / name).mkdir()
+    plain = backend.generate(case, tmp_path / "a", lambda _: None)
+    moved = backend.generate_with(case, tmp_path / "b", lambda _: None, Noise(seed=1, between=True))
+    assert moved.trace.initial_latents_sha256 == plain.trace.initial_latents_sha256
+    assert moved.float_stats == plain.float_stats
+    assert moved.clip_sha256 != plain.clip_sha256  # the double brightens by the number of disturbed steps
+
+
+def test_the_fingerprint_is_that_of_the_runtimes_interpreter(loaded: Any) -> None:
+    found = loaded(sglang_case()).fingerprint("cpu")
+    assert found.packages["torch"] == "2.13.0"
+    assert found.packages["sglang"] == "0.5.23"
+    assert found.python == "3.12.1"
+
+
+def test_further_methods_reach_the_runtime(loaded: Any, tmp_path: Path) -> None:
+    case = sglang_case()
+    methods = loaded(case).methods()
+    assert set(methods) == {"generate_perturbed", "record_probes", "probe"}
+    recorded = methods["record_probes"](
+        {"case": case.model_dump(mode="json"), "out": str(tmp_path / "p")}, lambda _: None
+    )
+    assert recorded["asked"] == "record_probes"
+    assert methods["probe"]({"inputs": "a", "out": "b"}, lambda _: None)["asked"] == "probe"
+
+
+@pytest.mark.parametrize(
+    ("fault", "kind", "detail"),
+    [
+        ("refused", InvalidCaseError, "flow_shift 12"),
+        ("wrong", CheckpointFaultError, "refuses the checkpoint"),
+        ("oom", InfraError, "oom"),
+        ("no package", InfraError, "crash"),
+        ("killed", InfraError, "SIGKILL"),
+        ("nonsense", InfraError, "protocol"),
+        ("another version", InfraError, "0.5.99"),
+    ],
+)
+def test_each_end_of_a_load_is_a_typed_error(loaded: Any, fault: str, kind: type[Exception], detail: str) -> None:
+    with pytest.raises(kind) as error:
+        loaded(sglang_case(f"load: {fault}"))
+    assert detail in f"{error.value} {getattr(error.value, 'kind', '')}"
+
+
+@pytest.mark.parametrize(("fault", "kind"), [("wrong", "crash"), ("oom", "oom"), ("killed", "crash")])
+def test_an_error_while_generating_says_nothing_of_the_checkpoint(
+    loaded: Any, tmp_path: Path, fault: str, kind: str
+) -> None:
+    case = sglang_case(f"generate: {fault}")
+    backend = loaded(case)
+    with pytest.raises(InfraError) as error:
+        backend.generate(case, tmp_path, lambda _: None)
+    assert error.value.kind == kind
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [{"execution": {"matmul": "emulate"}}, {"execution": {"offload": "model"}}, {"loader": {"packed_qkv": True}}],
+)
+def test_settings_that_sglang_would_ignore_are_refused_before_anything_starts(loaded: Any, changes: Any) -> None:
+    with pytest.raises(InvalidCaseError, match="backend diffusers only"):
+        loaded(sglang_case(**changes))
+
+
+def test_without_an_environment_the_command_that_makes_it_is_named(
+    model: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delenv(RUNTIME_PYTHON, raising=False)
+    with pytest.raises(InfraError, match=r"sglang==0\.5\.23") as error:
+        SglangBackend().load(sglang_case(), {"model": model}, "cpu", lambda _: None)
+    assert error.value.remedy == "quantgate runtime install sglang==0.5.23"
+
+
+def test_an_interpreter_that_is_not_there_is_told(model: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv(RUNTIME_PYTHON, str(model / "python"))
+    with pytest.raises(InfraError, match="cannot be started"):
+        SglangBackend().load(sglang_case(), {"model": model}, "cpu", lambda _: None)
+
+
+def test_a_runtime_that_hangs_is_ended_with_its_engine(model: Path, tmp_path: Path) -> None:
+    case = sglang_case("generate: hang", timeouts={"load": 60, "generate": 2})
+    script = tmp_path / "backend.py"
+    script.write_text(
+        "import harness.engine.backends.sglang_backend as module\nfrom pathlib import Path\n"
+        f"module.MAIN = Path({str(DOUBLE)!r})\nHanging = module.SglangBackend\n"
+    )
+    named = case.model_copy(update={"backend": f"{script}:Hanging"})
+    owner = EngineOwner(
+        named, tmp_path, {RUNTIME_PYTHON: sys.executable}, {"model": model}, device="cpu", allow_python_backend=True
+    )
+    began = time.monotonic()
+    with owner:
+        assert owner.start().runtime["runtime"] == "sglang==0.5.23"
+        assert owner.fingerprint().packages["sglang"] == "0.5.23"
+        with pytest.raises(InfraError) as error:
+            owner.generate(named, tmp_path / "out")
+    assert error.value.kind == "hang"
+    assert time.monotonic() - began < 50
+
+
+def test_versions_and_arguments_have_engines_of_their_own() -> None:
+    case = sglang_case()
+    assert engine_key(case) != engine_key(sglang_case(runtime="sglang==0.5.13"))
+    assert engine_key(case) != engine_key(sglang_case(runtime_args={"attention_backend": "fa"}))
+
+
+def test_the_promise_of_a_checkpoint_is_read_from_headers(tmp_path: Path) -> None:
+    import numpy as np
+
+    for role, dtype in (("transformer", np.uint8), ("transformer_2", np.float32)):
+        (tmp_path / role).mkdir()
+        save_file({"blocks.0.to_q.weight": np.zeros((2, 2), dtype)}, tmp_path / role / "model.safetensors")
+    assert promised_formats({"model": tmp_path}) == {"transformer": {"blocks.0.to_q": "nvfp4"}}

@@ -1,0 +1,139 @@
+"""The sglang backend in the real SGLang, on a CPU: `make test-sglang` installs what these tests need."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from harness.definitions.case import Case, Quantization, Server
+from harness.definitions.loading import load_cases
+from harness.definitions.schedule import schedule
+from harness.engine.environment import RUNTIME_PYTHON
+from harness.engine.noise import Noise
+from harness.engine.owner import EngineOwner
+from harness.engine.resolve import resolve_case
+from harness.errors import InfraError, InvalidCaseError
+from harness.frames.clip import read_clip
+from harness.judge.evidence import Evidence
+from harness.judge.observation import read_observation
+from harness.judge.receipts_rule import judge_receipts
+from harness.judge.schedule_rule import judge_schedule
+from harness.runtimes.environments import find, parse_runtime
+
+ROOT = Path(__file__).parents[2]
+pytestmark = pytest.mark.slow
+
+
+def _python(runtime: str) -> str:
+    try:
+        return str(find(parse_runtime(runtime)).python)
+    except InfraError as error:
+        if os.environ.get("QUANTGATE_REQUIRE_RUNTIMES"):
+            raise
+        pytest.skip(f"{error.what}: make test-sglang")
+
+
+@pytest.fixture(scope="module")
+def cases() -> dict[str, Case]:
+    return {one.case.id: one.case for one in load_cases([ROOT / "cases" / "incident_sglang.yaml"], ROOT)}
+
+
+@pytest.fixture(scope="module", params=["incident_sglang_export_new", "incident_sglang_export_newest"])
+def engine(request: Any, cases: dict[str, Case], tmp_path_factory: Any) -> Iterator[tuple[EngineOwner, Case]]:
+    case = cases[request.param]
+    python = _python(case.runtime)
+    owner = EngineOwner(
+        case, tmp_path_factory.mktemp("engine"), {RUNTIME_PYTHON: python}, resolve_case(case, ROOT), device="cpu"
+    )
+    with owner:
+        owner.start()
+        yield owner, case
+
+
+def test_trace_receipts_and_schedule_are_those_of_the_case(engine: Any, tmp_path: Path) -> None:
+    owner, case = engine
+    generation = owner.generate(case, tmp_path)
+    assert read_clip(tmp_path / generation.clip).frames.shape == (17, 64, 96, 3)
+    wanted = schedule("flow_unipc", 8, 12.0, 0.875)
+    assert generation.trace.timesteps == wanted.timesteps
+    experts = [step.expert for step in generation.trace.steps]
+    assert experts.index("transformer_2") == wanted.switch
+    assert all(step.guidance_measured == pytest.approx(3.0, abs=0.05) for step in generation.trace.steps)
+    assert max(step.carried_error or 0.0 for step in generation.trace.steps) < 1e-6
+    promised = {role: frozenset(modules) for role, modules in owner.start_record.quantized_modules.items()}
+    evidence = Evidence(case, "node", run_dir="runs/1", generation=generation, promised=promised)
+    assert list(judge_receipts(evidence)) == []
+    assert list(judge_schedule(evidence)) == []
+    assert {receipt.note for receipt in generation.receipts.modules if receipt.format == "nvfp4"} == {
+        "emulated on a CPU"
+    }
+    assert owner.start_record.runtime["emulated"]
+    assert owner.fingerprint().packages["sglang"] == case.runtime.partition("==")[2]
+
+
+def test_repeats_are_bit_exact_and_a_disturbance_is_not(engine: Any, tmp_path: Path) -> None:
+    owner, case = engine
+    first, again = (owner.generate(case, tmp_path / name).clip_sha256 for name in ("a", "b"))
+    assert first == again
+    noise = Noise(seed=1, between=True).model_dump(mode="json")
+    params = {"case": case.model_dump(mode="json"), "out_dir": str(tmp_path / "c"), "noise": noise}
+    assert owner.call("generate_perturbed", params, 300)["clip_sha256"] != first
+
+
+def test_probes_are_recorded_and_answered_under_the_checkpoints_names(engine: Any, tmp_path: Path) -> None:
+    owner, case = engine
+    inputs, out = tmp_path / "probes.safetensors", tmp_path / "sketches.safetensors"
+    owner.call("record_probes", {"case": case.model_dump(mode="json"), "out": str(inputs)}, 300)
+    owner.call("probe", {"inputs": str(inputs), "out": str(out)}, 300)
+    recorded, answered = read_observation(inputs), read_observation(out)
+    assert {probe.expert for probe in recorded.index.probes} == {"transformer", "transformer_2"}
+    assert "blocks.1.attn1.to_q" in answered.modules("transformer")
+    assert answered.index.formats["transformer"]["blocks.1.attn1.to_q"] == "nvfp4"
+    assert recorded.modules("transformer").keys() == answered.modules("transformer").keys()
+
+
+@pytest.mark.parametrize(
+    ("field", "value", "said"),
+    [
+        ("scheduler", {"flow_shift": 3.0}, "flow_shift 12"),
+        ("sampling", {"max_sequence_length": 64}, "512 tokens"),
+        ("sampling", {"num_frames": 16}, "num_frames"),
+    ],
+)
+def test_what_sglang_would_ignore_or_change_is_refused(
+    engine: Any, tmp_path: Path, field: str, value: dict[str, Any], said: str
+) -> None:
+    owner, case = engine
+    changed = getattr(case, field).model_copy(update=value)
+    with pytest.raises(InvalidCaseError, match=said):
+        owner.generate(case.model_copy(update={field: changed}), tmp_path)
+    assert owner.alive
+
+
+def test_the_real_server_gives_the_clip_that_was_asked_for(cases: dict[str, Case], tmp_path: Path) -> None:
+    """SGLang 0.5.20 serves the BF16 model on a CPU as published. Its clip is near what the same engine makes inside."""
+    python = _python("sglang==0.5.20")
+    launcher = ROOT / "tests" / "support" / "serve_sglang.py"
+    command = [
+        python, str(launcher), "serve", "--model-path", "{model}", "--model-id", "Wan2.2-T2V-A14B-Diffusers",
+        "--port", "{port}", "--num-gpus", "1",
+    ]  # fmt: skip
+    inside = cases["incident_sglang_export_new"].model_copy(
+        update={"runtime": "sglang==0.5.20", "model": cases["incident_sglang_export_new"].base}
+    )
+    plain = {"runtime": "", "runtime_args": {}, "quantization": Quantization(), "backend": "openai-video"}
+    served = inside.model_copy(update={**plain, "server": Server(dialect="sglang", command=command)})
+    clips = []
+    for case, environment in ((served, {}), (inside, {RUNTIME_PYTHON: python})):
+        paths = {"model": (ROOT / inside.model.path).resolve()}
+        with EngineOwner(case, tmp_path / case.backend, environment, paths, device="cpu") as owner:
+            owner.start()
+            generation = owner.generate(case, tmp_path / case.backend / "out")
+            clips.append(read_clip(tmp_path / case.backend / "out" / generation.clip).frames.astype(float))
+    # another seed's noise (the server draws its own), the same prompt: the same colours in the same places
+    assert clips[0].shape == clips[1].shape == (17, 64, 96, 3)
+    assert abs(clips[0].mean(axis=(0, 1, 2)) - clips[1].mean(axis=(0, 1, 2))).max() < 25
