@@ -139,6 +139,24 @@ def project_root(folder: Path) -> Path:
     )
 
 
+def local_folder(path: str, root: Path) -> Path:
+    """Return the folder that a case means by ``./folder``, ``/folder`` or ``~/folder``; symbolic links are followed.
+
+    Args:
+        path: as the case writes it.
+        root: the repository's root, which ``./`` is relative to.
+
+    Raises:
+        InvalidCaseError: ``~`` is meant, and nobody's home is known here.
+    """
+    if not path.startswith("~/"):
+        return (root / path).resolve()
+    try:
+        return Path(path).expanduser().resolve()
+    except RuntimeError as error:
+        raise InvalidCaseError(f"{path}: this user has no home", remedy="write the path in full") from error
+
+
 # Which case files there are: the same for every command, and for pytest.
 
 

@@ -22,6 +22,7 @@ from harness.goldens.maintenance import verify
 from harness.goldens.store import GoldenStore, open_store
 from harness.judge.limits_rule import gates_nothing, of_frames
 from harness.limits.edited import load_explained
+from harness.limits.stored import limit_paths
 from harness.project import Project, case_files
 from harness.records.identity import Device
 from harness.records.limits import LimitFile
@@ -56,7 +57,7 @@ def check_files(root: Path, filters: Filters = NO_FILTERS, today: date | None = 
     cases = {name: one.case for name, one in located.items()}
     store, thresholds = open_store(Project(root).goldens), Project(root).thresholds
     stored = set(store.cases())
-    limit_pairs = {(path.parent.name, path.stem) for path in thresholds.glob("*/*.json")}
+    limit_pairs = {(path.parent.name, path.stem) for path in limit_paths(thresholds)}
     asked = {(name, case.id) for case in cases.values() for name in case.runners}
     there = asked | stored | limit_pairs
     if filters.runner and filters.runner not in {name for name, _ in there}:

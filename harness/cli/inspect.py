@@ -259,7 +259,7 @@ def inspect_command(
     Args:
         reference: a folder or ``owner/name@revision``; with a case, what is put in its model's place.
         case: inspected as stage 1 of a run does, with what is given in place of what it says.
-        root: the repository of the case.
+        root: the project, whose `contracts/` go before the shipped ones, and to which `./` is relative.
         layers: print a row for each Linear.
         as_json: print the record; ``output`` writes it to a file as well.
         given: the other options; see ``Given``.
@@ -396,7 +396,7 @@ def inspect(
         inspect_command(
             reference,
             case=_case(top, case) if case else None,
-            root=top if case else None,
+            root=top,  # also without a case: contracts/ of the project hold for any checkpoint
             base=base,
             transformer=transformer,
             transformer_2=transformer_2,

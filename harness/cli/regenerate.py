@@ -52,9 +52,24 @@ def regenerate_command(
     allow_dirty: Annotated[bool, typer.Option("--allow-dirty", help="allow uncommitted changes")] = False,
     check: Annotated[bool, typer.Option("--check", help="run nothing: are cases, goldens and limits current?")] = False,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="measure and show, write nothing")] = False,
+    perf: Annotated[
+        bool, typer.Option("--perf", help="make baselines of time and memory of past runs; goldens and limits stay")
+    ] = False,
+    measure_runs: Annotated[
+        int, typer.Option("--measure", min=0, help="with --perf: make so many runs first, each in a fresh engine")
+    ] = 0,
+    since: Annotated[
+        str, typer.Option("--since", help="with --perf: leave out runs that began before this day, such as 2026-01-31")
+    ] = "",
+    runs: Annotated[Path, typer.Option("--runs", help="with --perf: folder whose records are added first")] = Path(
+        "runs"
+    ),
+    store: Annotated[Path, typer.Option("--store", help="with --perf: the history")] = Path(
+        ".quantgate/history.sqlite"
+    ),
     root: Annotated[Path, typer.Option("--root", help="root of the repository")] = Path(),
 ) -> None:
-    """Measure goldens and limits anew, show the difference, and write both atomically."""
+    """Measure goldens and limits anew, or baselines of time and memory; show the difference, and write it."""
     from dataclasses import replace
 
     from harness.calibrate.apply import apply, limit_file
@@ -71,6 +86,16 @@ def regenerate_command(
     root = project_root(root)
     if check:
         _check(root, Filters(runner, tuple(case or ()), keyword, tuple(path.resolve() for path in file or ())))
+        return
+    if perf:
+        from harness.cli.perf import Request, make_baselines
+
+        if not dry_run:
+            refuse_in_ci(os.environ, in_ci)
+        with open_context(root, runner, run_id, "perf") as context:
+            chosen = _choose(root, file or [], case or [], keyword, context.runner.name)
+            by = author or getpass.getuser()
+            make_baselines(context, chosen, Request(measure_runs, since, runs, store, reason, by, dry_run))
         return
     if controls not in ("all", "frames", "none"):
         raise InvalidCaseError(f"{controls!r} is none of all, frames, none", where="--controls")
@@ -128,10 +153,10 @@ def _place_again(
     from harness.definitions.choosing import matcher
     from harness.goldens.workspace import Workspace
     from harness.limits.edited import placed_again
-    from harness.limits.stored import load_limits
+    from harness.limits.stored import limit_paths, load_limits
 
     matches = matcher(keyword)
-    found = sorted((path.parent.name, path.stem) for path in (Project(root).thresholds).glob("*/*.json"))
+    found = sorted((path.parent.name, path.stem) for path in limit_paths(Project(root).thresholds))
     mine = [(name, case) for name, case in found if runner in ("", name) and (not ids or case in ids)]
     missing = sorted(set(ids) - {case for _, case in mine})
     chosen = [(name, case) for name, case in mine if matches(case)]

@@ -14,6 +14,7 @@ from rich.console import Console
 from harness.project import HERE
 from harness.records.base import write_text_atomic
 from harness.records.run_folder import RunFolder
+from harness.report.history.perf_trend import perf_table
 from harness.report.history.store import DEFAULT, History, open_history
 from harness.report.history.terminal import case_table, cases_table
 from harness.report.history.trend_page import render_history
@@ -84,6 +85,9 @@ def history_command(
     runs: Annotated[Path, typer.Option("--runs", help="folder whose records are added first")] = HERE.runs,
     store: Annotated[Path, typer.Option("--store", help="the SQLite file")] = DEFAULT,
     html: Annotated[Path | None, typer.Option("--html", help="write trend pages into this folder")] = None,
+    perf: Annotated[
+        bool, typer.Option("--perf", help="times and memory only, with the commits between which they changed")
+    ] = False,
 ) -> None:
     """How measurements moved over past runs, margin consumed, and what drifts towards its limit."""
     with open_history(store) as history:
@@ -95,7 +99,9 @@ def history_command(
         if html is not None:
             typer.echo(str(render_history(history, html, case, runner)))
             return
-        if case is None and metric is None:
+        if perf:
+            table = perf_table(history, case, runner, metric)
+        elif case is None and metric is None:
             table = cases_table(history, runner)
         else:
             table = case_table(history.points(case, metric, runner), case or "all cases", metric)

@@ -6,9 +6,17 @@ from datetime import date
 from pathlib import Path
 from typing import Annotated, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, StringConstraints
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, StringConstraints
 
-CaseId = Annotated[str, StringConstraints(pattern=r"^[a-z0-9][a-z0-9_.-]{0,79}$")]
+
+def _names_no_baseline(case_id: str) -> str:
+    """Refuse an id whose limit file would have the name of another case's baseline of times."""
+    if case_id.endswith(".perf"):
+        raise ValueError("must not end in .perf: thresholds/<runner>/<case>.perf.json holds the times of <case>")
+    return case_id
+
+
+CaseId = Annotated[str, StringConstraints(pattern=r"^[a-z0-9][a-z0-9_.-]{0,79}$"), AfterValidator(_names_no_baseline)]
 EnvName = Annotated[str, StringConstraints(pattern=r"^[A-Za-z_][A-Za-z0-9_]*$")]
 DType = Literal["bf16", "fp16", "fp32"]
 Format = Literal["bf16", "fp8", "nvfp4"]
@@ -24,9 +32,15 @@ class Frozen(BaseModel):
 
 
 class CheckpointRef(Frozen):
-    """Where weights come from: a folder in the repository (``./...``) or a Hugging Face repository at a commit."""
+    """Where weights come from: a folder in the repository (``./...``) or on this machine's disk (``/models/...``,
+    ``~/...``), or a Hugging Face repository at a commit.
+    """
 
-    path: str = Field(min_length=1, description="./folder relative to the repository root, or owner/name on the hub")
+    path: str = Field(
+        min_length=1,
+        description="./folder relative to the repository root, /folder or ~/folder on this machine, or owner/name on "
+        "the hub",
+    )
     revision: str | None = Field(
         default=None,
         pattern=r"^([0-9a-f]{40}|unresolved)$",
@@ -37,7 +51,7 @@ class CheckpointRef(Frozen):
     @property
     def is_local(self) -> bool:
         """Whether this is a folder on this machine."""
-        return self.path.startswith(("./", "/"))
+        return self.path.startswith(("./", "/", "~/"))
 
 
 class Sampling(Frozen):
@@ -102,6 +116,39 @@ class Execution(Frozen):
     deterministic: bool = True
     threads: int = Field(default=1, ge=1, le=1024, description="CPU threads of the engine")
     offload: Literal["none", "model"] = "none"
+
+
+PerfMeasure = Literal[
+    "step", "first_step", "text_encoder", "vae", "read", "place", "total", "load_memory", "encode_memory",
+    "denoise_memory", "decode_memory", "host_memory", "growth", "host_growth",
+]  # fmt: skip
+
+
+class PerfSettings(Frozen):
+    """How much slower or larger a run may be than its baseline; see docs/perf.md."""
+
+    effect: float = Field(
+        default=0.05, ge=0.01, le=1, description="smallest relative change of a time that is worth red: 0.05 is 5 %"
+    )
+    memory_effect: float = Field(
+        default=0.0, ge=0, le=1, description="the same of a peak of memory; 0: exact, to the allocator's granularity"
+    )
+    gates: tuple[PerfMeasure, ...] = Field(
+        default=(
+            "step", "text_encoder", "vae", "load_memory", "encode_memory", "denoise_memory", "decode_memory",
+            "host_memory", "growth", "host_growth",
+        ),
+        description="measures that can turn the case red; the others are only shown",
+    )  # fmt: skip
+    improvement: Literal["report", "red"] = Field(
+        default="report", description="a run beyond the limit on the good side: report it, or fail until a new baseline"
+    )
+    generations: int = Field(
+        default=1,
+        ge=1,
+        le=50,
+        description="generations a run; from 5 on, memory that grows with each is found by itself",
+    )
 
 
 class Timeouts(Frozen):
@@ -187,6 +234,7 @@ class Case(Frozen):
     loader: Loader = Loader()
     execution: Execution = Execution()
     timeouts: Timeouts = Timeouts()
+    perf: PerfSettings = PerfSettings()
     metrics: tuple[str, ...] = Field(default=(), description="empty: the whole gating set")
     inspection: Literal["gate", "report"] = Field(
         default="gate",

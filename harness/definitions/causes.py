@@ -31,7 +31,7 @@ CAUSES: Final = frozenset({
     "step_count", "tensor_missing", "tensor_unexpected", "text_dtype", "text_embedding", "text_tokens", "timestep",
     "two_conventions", "unexpected_format", "unexpected_quantization", "unindexed_tensors", "unsupported_layout",
     "vae_settings", "weight_transposed", "weights_changed", "weights_missing", "weights_nan", "weights_unrelated",
-    "not_available", "schedule_differs", "schedule_unmodelled", "wrong_base",
+    "not_available", "schedule_differs", "scheduler_refused", "schedule_unmodelled", "wrong_base",
     "wrong_expert",
     "block_scale_subnormal", "component_differs", "component_mismatch", "component_unscaled", "config_differs",
     "format_not_decoded", "html_page", "input_scales_differ", "layers_unmatched", "lfs_pointer", "names_mixed",
@@ -39,6 +39,7 @@ CAUSES: Final = frozenset({
     "scale_orphaned", "scale_dtype", "weights_zero", "config_key_added",
     "attention_scale", "initial_noise", "levels", "latents_between_steps", "model_latents", "model_text",
     "model_timestep",
+    "slower", "faster", "more_memory", "leak",
     "not_finite", "precision_differs", "rope", "rounding", "sigmas", "solver", "texts_exchanged", "vae_alone",
     "vae_input",
 })  # fmt: skip
@@ -59,7 +60,7 @@ SANITY: Final = frozenset({"shape", "nan", "inf", "flat", "noise", "speckle", "f
 """Checks of the frames that need no golden. What fails one is no video: a waiver never covers it."""
 UNMEASURED: Final = frozenset({"metric_not_computed", "checkpoint_fault", "error"})
 """Causes that name no fault: nothing was measured, or whatever broke would have them."""
-STAGES: Final = ("engine", "frames", "identity", "inspection", "probe", "receipts", "sanity", "trace")
+STAGES: Final = ("engine", "frames", "identity", "inspection", "perf", "probe", "receipts", "sanity", "trace")
 """Stages that a negative control may name."""
 _ENGINE: Final = frozenset({"oom", "hang", "crash", "device", "download", "disk", "protocol", "infra"})
 _LIMIT = re.compile(r"(.+)_(above|below|outside)_limit")

@@ -55,7 +55,12 @@ ENVIRONMENTS: Final[dict[str, EnvironmentRule]] = {
         prefixes=("CUDA_", "CUDNN_", "KMP_", "MKL_", "NCCL_", "PYTORCH_", "TORCH_", "TORCHINDUCTOR_", "QUANTGATE_"),
     ),
     "command": EnvironmentRule(anything=True),
+    "openai-video": EnvironmentRule(anything=True),
 }  # fmt: skip
+ENVIRONMENTS["sglang"] = EnvironmentRule(
+    names=ENVIRONMENTS["diffusers"].names,
+    prefixes=(*ENVIRONMENTS["diffusers"].prefixes, "SGLANG_", "SGL_", "FLASHINFER_", "TORCHDYNAMO_", "TRITON_"),
+)
 
 _SECRET = re.compile(
     r"(^|_)(TOKENS?|SECRETS?|PASSWORD|PASSWD|PASSPHRASE|CREDENTIALS?|KEYS?)($|_)|(TOKEN|SECRET|PASSWORD|APIKEY)(_|$)",

@@ -326,6 +326,8 @@ def _case(
 
 
 def _bad_id(name: str) -> str:
+    if name.endswith(".perf"):
+        return f"bad case id {name!r}: <case>.perf.json in thresholds/ holds the times of <case>"
     return f"bad case id {name!r}: at most 80 of a-z 0-9 _ . - and a letter or digit first"
 
 

@@ -17,9 +17,8 @@ import torch
 
 from harness.definitions.case import Case
 from harness.records.base import Json
-from harness.records.perf import BlockTime, Profile
+from harness.records.perf import PROFILE_METHOD, BlockTime, Profile
 
-METHOD = "perf_profile"
 _WAITS = ("cudaStreamSynchronize", "cudaDeviceSynchronize", "cudaEventSynchronize")
 _SCALAR = "aten::_local_scalar_dense"
 """Reading one value on the host, which waits for the device if it lies there."""
@@ -48,7 +47,7 @@ def profile_methods(host: Host) -> Mapping[str, Any]:
     def call(params: dict[str, Json], _emit: Any) -> Json:
         return profile(host, Case.model_validate(params["case"])).model_dump(mode="json")
 
-    return {METHOD: call}
+    return {PROFILE_METHOD: call}
 
 
 def profile(host: Host, case: Case) -> Profile:

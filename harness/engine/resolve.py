@@ -8,6 +8,7 @@ from pathlib import Path
 from harness.definitions.case import UNRESOLVED, Case, CheckpointRef
 from harness.definitions.validation import near_folder
 from harness.errors import InfraError, InvalidCaseError
+from harness.project import local_folder
 
 ENGINE_ROLES = ("model", "transformer", "transformer_2")
 
@@ -25,7 +26,7 @@ def resolve_checkpoint(reference: CheckpointRef, root: Path, *, where: str = "")
         InfraError: kind ``download``: the hub cannot be reached.
     """
     if reference.is_local:
-        folder = (root / reference.path).resolve()
+        folder = local_folder(reference.path, root)
         if not folder.is_dir():
             near = near_folder(folder)
             hint = f"; did you mean {_shown(near, root)}?" if near is not None else ""

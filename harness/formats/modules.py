@@ -10,6 +10,7 @@ from typing import Any, Literal
 from harness.formats.config import Declaration
 from harness.formats.decode import GGUF_PREFIX, MX_BLOCK
 from harness.formats.header import TensorEntry
+from harness.formats.spec import registered_formats
 from harness.records.inspection import StoredFormat
 
 Dialect = Literal[
@@ -265,6 +266,12 @@ def decide(
     kind = weight.dtype
     if kind in FLOAT_FORMATS:
         return Decided(FLOAT_FORMATS[kind])
+    declared = hints.declared.raw if hints.declared is not None else {}
+    for form in registered_formats():
+        shape = form.recognise(weight, parts, declared) if form.recognise is not None else None
+        if shape is not None:
+            undecoded = "" if form.decode is not None else "its format is only recognised"
+            return Decided(form.name, code=form.name, logical=shape, opaque=undecoded)
     if kind.startswith(GGUF_PREFIX):
         return Decided("gguf", code=kind.removeprefix(GGUF_PREFIX))
     if "Int4" in hints.types.get(stem, "") or "UIntx" in hints.types.get(stem, ""):

@@ -1,14 +1,37 @@
-"""The number formats of quantized Linears: names, proof limits, and what this version can prove of each.
+"""The number formats of quantized Linears: names, proof limits, and the proofs that are possible for each.
 
 A format says how the stored bytes of one Linear become numbers. Who wrote the file and under which tensor names is its
 dialect (see ``harness.formats.names``). Limits are calibrated by ``python -m benchmarks.fault_corpus``: the smallest
 cosine of a right export lies above ``cosine``, that of other weights below ``unrelated``.
+
+Another distribution adds a format with one `Format` value in the entry point group ``quantgate.formats``. Its
+``recognise`` and ``decode`` do what `harness.formats.modules` and `harness.formats.decode` do for the formats below.
 """
 
 from __future__ import annotations
 
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Literal
+from functools import cache
+from importlib.metadata import entry_points
+from typing import Any, Final, Literal
+
+import numpy as np
+from numpy.typing import NDArray
+
+from harness.errors import InvalidCaseError
+from harness.formats.header import TensorEntry
+
+GROUP: Final = "quantgate.formats"
+"""Entry point group: ``name = "package.module:VALUE"``, a `Format` of that name."""
+FLOATS: Final = ("bf16", "fp16", "fp32")
+"""Names of plain weights. No format may take one."""
+Recognise = Callable[[TensorEntry, Mapping[str, TensorEntry], Mapping[str, Any]], tuple[int, int] | None]
+"""From a Linear's weight, its further tensors by suffix (``weight_scale``) and the quantization declaration of the
+checkpoint to the shape [N, K] of the weight that it stands for; ``None`` if it is of another format."""
+Decode = Callable[[bytes, Mapping[str, bytes], tuple[int, int], NDArray[np.int64]], NDArray[np.float32]]
+"""From the stored bytes of some rows, all bytes of the further tensors by suffix, the shape [N, K] and the row numbers
+to the values [rows, K]."""
 
 Proof = Literal["base", "recognised"]
 """``base``: rows are decoded and compared with the base. ``recognised``: the format is named and nothing is decoded."""
@@ -43,7 +66,11 @@ class Format:
     noise: float
     """Relative rounding error of one value: the standard error of a fitted gain follows from it."""
     source: str
-    """Where the rule was read."""
+    """Publication or library from which the rule was read."""
+    recognise: Recognise | None = None
+    """Of a registered format. It is asked before the rules of the built-in formats."""
+    decode: Decode | None = None
+    """Of a registered format whose ``proof`` is ``base``."""
 
 
 FORMATS: dict[str, Format] = {
@@ -134,6 +161,35 @@ FORMATS: dict[str, Format] = {
 }
 
 
+@cache
+def registered_formats() -> tuple[Format, ...]:
+    """Return the formats of installed distributions, by name.
+
+    Raises:
+        InvalidCaseError: an entry point cannot be loaded, is no `Format`, lacks a function, or its name is taken.
+    """
+    formats: list[Format] = []
+    for point in sorted(entry_points(group=GROUP), key=lambda point: point.name):
+        label = f"format {point.name} of {point.dist.name if point.dist else 'an unknown package'} ({point.value})"
+        try:
+            value = point.load()
+        except Exception as error:  # any fault of a plugin's module, named with its package
+            raise InvalidCaseError(f"{label} cannot be loaded: {error!r}") from error
+        taken = {*FORMATS, *FLOATS, "mixed", *(item.name for item in formats)}
+        if not isinstance(value, Format) or value.name != point.name or value.name in taken:
+            raise InvalidCaseError(f"{label} is no Format of that name, or the name is taken")
+        if value.recognise is None or (value.proof == "base" and value.decode is None):
+            raise InvalidCaseError(f"{label} lacks recognise or decode; see harness.formats.spec.Format")
+        formats.append(value)
+    return tuple(formats)
+
+
+def known_formats() -> dict[str, Format]:
+    """Return the built-in and the registered formats, by name."""
+    return FORMATS | {item.name: item for item in registered_formats()}
+
+
 def title_of(name: str) -> str:
-    """The format's name for people; a plain float format's is its dtype in capitals."""
-    return FORMATS[name].title if name in FORMATS else name.upper()
+    """Return the format's name for people; a plain float format's is its dtype in capitals."""
+    known = known_formats()
+    return known[name].title if name in known else name.upper()

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+
 import numpy as np
 from numpy.typing import NDArray
 
@@ -19,6 +21,7 @@ from harness.formats.decode import (
 from harness.formats.header import TensorEntry
 from harness.formats.hypotheses import NIBBLE_ORDERS, admits, offsets
 from harness.formats.modules import Module
+from harness.formats.spec import known_formats
 from harness.inspector.sampling import row_range
 from harness.inspector.sources import Source
 
@@ -43,6 +46,11 @@ def decode_module(source: Source, module: Module, rows: NDArray[np.int64]) -> di
         NotImplementedError: a library does not decode this type.
         SourceError: bytes could not be fetched.
     """
+    registered = known_formats()[module.format].decode
+    if registered is not None:
+        parts = {name: source.read(entry.file, entry.start, entry.nbytes) for name, entry in _small_parts(module)}
+        values = registered(_rows(source, module, rows), parts, module.shape, rows)
+        return {module.code: np.asarray(values, np.float32).reshape(len(rows), module.shape[1])}
     if module.format in ("mxfp8", "mxfp4"):
         return _mx(source, module, rows)
     if module.format == "nf4":
@@ -72,6 +80,20 @@ def declared_rule(module: Module) -> str:
     if module.format == "mxfp8":
         return f"{module.code}/any"
     return module.code
+
+
+def _small_parts(module: Module) -> Iterator[tuple[str, TensorEntry]]:
+    """Yield the tensors beside the weight and its bias.
+
+    Raises:
+        ValueError: one is larger than ``MAX_SCALE_BYTES``.
+    """
+    for name, entry in module.parts.items():
+        if entry is module.weight or name == "bias":
+            continue
+        if entry.nbytes > MAX_SCALE_BYTES:
+            raise ValueError(f"{entry.name} has {entry.nbytes} bytes")
+        yield name, entry
 
 
 def _rows(source: Source, module: Module, rows: NDArray[np.int64]) -> bytes:

@@ -9,7 +9,7 @@ import math
 from typing import Literal
 
 from harness.formats.evidence import Fit
-from harness.formats.spec import FORMATS, Gate
+from harness.formats.spec import FORMATS, Gate, known_formats
 from harness.inspector.measure import Measured
 
 State = Literal["proven", "inconclusive", "contradicted", "not_provable"]
@@ -57,7 +57,7 @@ def gain_limit(measured: Measured) -> float:
     """
     found, gate = measured.fit, gate_of(measured)
     values = found.rows * measured.module.shape[1] if found is not None else 0
-    noise = 0.053 if measured.module.code == "e5m2" else FORMATS[measured.module.format].noise
+    noise = 0.053 if measured.module.code == "e5m2" else known_formats()[measured.module.format].noise
     return max(gate.gain, float(6 * noise / math.sqrt(max(values, 1))))
 
 
@@ -67,7 +67,7 @@ def gate_of(measured: Measured) -> Gate:
         return E5M2
     if measured.module.format == "gguf":
         return GGUF_GATES.get(measured.module.code, FORMATS["gguf"].gate)
-    return FORMATS[measured.module.format].gate
+    return known_formats()[measured.module.format].gate
 
 
 def is_fnuz(item: Measured) -> bool:

@@ -20,6 +20,8 @@ from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import cache as remember
+from importlib.metadata import entry_points
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, Unpack
 
@@ -29,6 +31,7 @@ from pydantic import ValidationError
 import harness
 from harness.definitions.case import CheckpointRef
 from harness.formats.errors import SourceError
+from harness.formats.spec import GROUP as FORMATS_GROUP
 from harness.inspector.assemble import Ref
 from harness.inspector.contracts import load_contract
 from harness.inspector.identity import HASHERS, DigestCache, cache_file
@@ -38,6 +41,8 @@ from harness.records.inspection import InspectionReport
 
 RULE_FOLDERS = ("inspector", "formats", "runtimes", "records", "definitions")
 """Rooms whose source decides what an inspection finds."""
+PLUGIN_GROUPS = (FORMATS_GROUP,)
+"""Entry point groups whose modules decide it as well."""
 WAIT_SECONDS = 600.0
 """How long an inspection waits for another process that inspects the same checkpoint; after that it does so itself."""
 
@@ -159,6 +164,11 @@ def rules_digest() -> str:
         for path in sorted((package / room).rglob("*")):
             if path.suffix in (".py", ".yaml", ".json") and path.is_file():
                 digest.update(f"{path.relative_to(package)}\0".encode() + path.read_bytes())
+    for group in PLUGIN_GROUPS:  # rules of other distributions: another version, or another text while one is written
+        for point in sorted(entry_points(group=group), key=lambda point: point.name):
+            spec = find_spec(point.module)
+            text = Path(spec.origin).read_bytes() if spec is not None and spec.origin else b""
+            digest.update(f"{group}\0{point.name}\0{point.value}\0".encode() + text)
     return digest.hexdigest()
 
 

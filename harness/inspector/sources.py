@@ -16,6 +16,7 @@ from harness.definitions.case import UNRESOLVED, CheckpointRef
 from harness.definitions.checks import HUB_NAME
 from harness.definitions.validation import near_folder
 from harness.formats.errors import BadReferenceError, SourceError
+from harness.project import local_folder
 
 # A Hugging Face repository at one commit, read by ranges through ``huggingface_hub``.
 
@@ -304,7 +305,7 @@ def open_source(ref: CheckpointRef | str | Path, meter: Meter, root: Path | None
     """Open a checkpoint.
 
     Args:
-        ref: a folder or a file (``./x``, ``/x``, or any path that is one here), or ``owner/name`` or
+        ref: a folder or a file (``./x``, ``/x``, ``~/x``, or any path that is one here), or ``owner/name`` or
             ``owner/name@revision``.
         meter: counts what is read.
         root: folder that ``./`` is relative to; default the current one.
@@ -323,12 +324,10 @@ def open_source(ref: CheckpointRef | str | Path, meter: Meter, root: Path | None
             f"the revision of {path} is not resolved to a commit yet",
             remedy="quantgate resolve CASE, which writes the commit into the case",
         )
-    folder = (root or Path.cwd()) / path
-    if folder.expanduser().is_file():
-        file = folder.expanduser()
-        return LocalSource(file.parent, meter, label=path, only=_with_shards(file))
+    folder = local_folder(path, root or Path.cwd()) if path.startswith("~/") else (root or Path.cwd()) / path
+    if folder.is_file():
+        return LocalSource(folder.parent, meter, label=path, only=_with_shards(folder))
     if folder.is_dir() or path.startswith(("./", "/", "~")):
-        folder = folder.expanduser()
         if not folder.is_dir():
             near = near_folder(folder)
             remedy = "check the path; ./ is relative to the repository root"

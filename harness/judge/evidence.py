@@ -13,6 +13,7 @@ from harness.records.generation import Expert, Generation, Trace
 from harness.records.identity import FieldChange
 from harness.records.inspection import InspectionReport
 from harness.records.limits import LimitFile
+from harness.records.perf import PerfReport
 from harness.records.probe import ProbeEvidence
 
 
@@ -53,6 +54,8 @@ class Evidence:
     """Names of the modules that the checkpoint stores quantized, by expert."""
     sanity: SanityEvidence | None = None
     comparison: ComparisonEvidence | None = None
+    perf: PerfReport | None = None
+    """Time and memory, compared with the baseline."""
 
     def plus(self, **more: Any) -> Evidence:
         """The same evidence and ``more`` of it."""

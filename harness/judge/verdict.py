@@ -23,6 +23,7 @@ from harness.judge.origin_rule import (
     same_origin,
     with_outcome,
 )
+from harness.judge.perf_rule import judge_perf
 from harness.judge.probe_rule import judge_probe
 from harness.judge.receipts_rule import judge_receipts
 from harness.judge.schedule_rule import judge_schedule
@@ -200,6 +201,10 @@ def next_command(evidence: Evidence, outcome: Outcome, cause: str, runner: str) 
         return f"quantgate report {shlex.quote(evidence.run_dir)}"
     if outcome is Outcome.ENVIRONMENT_MISMATCH:
         return f"quantgate doctor --runner {shlex.quote(runner)}"
+    if outcome is Outcome.REGRESSION and cause == "faster":
+        return f"quantgate regenerate --perf --case {case} --runner {shlex.quote(runner)} --reason '...'"
+    if outcome is Outcome.REGRESSION and cause in ("slower", "more_memory", "leak"):
+        return f"quantgate history {case} --runner {shlex.quote(runner)} --perf"
     if outcome is Outcome.REGRESSION:
         return f"quantgate report {shlex.quote(evidence.run_dir)}"
     return f"pytest {node} --runner {shlex.quote(runner)}"
@@ -271,6 +276,7 @@ def _findings(evidence: Evidence, checks: tuple[LimitCheck, ...]) -> Iterator[Fi
         if problem is not None:
             yield problem
     yield from judge_schedule(evidence)
+    yield from judge_perf(evidence)
 
 
 def _error_code(evidence: Evidence) -> str:
@@ -337,6 +343,7 @@ def _decide(evidence: Evidence, findings: tuple[Finding, ...]) -> tuple[Outcome,
         (Outcome.REGRESSION, first("sanity")),
         (Outcome.REGRESSION, first("trace")),
         (Outcome.REGRESSION, first("frames")),
+        (Outcome.REGRESSION, first("perf")),
         (Outcome.INCONCLUSIVE, first("inspection", gating=False) if evidence.case.inspection == "gate" else None),
         (Outcome.GOLDEN_STALE, first("identity", code=REQUEST)),
         (Outcome.GOLDEN_STALE, first("identity", code=WEIGHTS, gating=False)),

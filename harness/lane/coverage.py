@@ -16,7 +16,7 @@ from harness.definitions.loading import check_cases
 from harness.definitions.runner import RunnerProfile, load_runners
 from harness.errors import InvalidCaseError
 from harness.lane.looser import PYTEST_FILES, lets_more_through, profile_changes, pytest_settings
-from harness.limits.stored import edited, limit_path, place_again
+from harness.limits.stored import edited, limit_path, limit_paths, place_again
 from harness.project import HERE, Project, case_files
 from harness.reading import UnreadableError
 from harness.records.base import Json, Record
@@ -363,7 +363,7 @@ def _checkout(root: Path, commit: str) -> Iterator[Path]:
 
 def _limits(root: Path, runner: str) -> tuple[dict[str, LimitFile], list[str]]:
     found, bad = {}, []
-    for path in sorted((Project(root).thresholds / runner).glob("*.json")):
+    for path in limit_paths(Project(root).thresholds, runner):
         try:
             limits = LimitFile.read(path)
         except (OSError, UnreadableError):

@@ -11,6 +11,11 @@ from harness.reading import UnreadableError
 from harness.records.limits import LimitFile
 
 
+def limit_paths(folder: Path, runner: str = "*") -> list[Path]:
+    """Every limit file of ``thresholds/``, of one runner or of all; baselines of times (``*.perf.json``) are none."""
+    return sorted(path for path in folder.glob(f"{runner}/*.json") if not path.name.endswith(".perf.json"))
+
+
 def limit_path(folder: Path, runner: str, case: str) -> Path:
     """Where the limits of a case on a runner lie, whether or not there are any."""
     return folder / runner / f"{case}.json"

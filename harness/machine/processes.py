@@ -28,20 +28,15 @@ class Process(NamedTuple):
 def look(pid: int) -> Process | None:
     """Return one process; ``None`` where there is none, only a zombie, or no /proc.
 
-    The path has a ``.`` in it, because QEMU's user-mode emulation answers ``/proc/<own pid>/stat`` itself, with another
-    start time than every other process reads: an engine would be taken for one whose owner is gone.
+    The file of its main thread is read. QEMU's user-mode emulation answers ``/proc/<own pid>/stat`` itself, with
+    another start time than every other process reads: an engine would be taken for one whose owner is gone.
     """
     with contextlib.suppress(OSError, ValueError, IndexError):
         # The command's name, in parentheses, may hold blanks and parentheses itself.
-        fields = _read(f"/proc/./{pid}/stat").rpartition(")")[2].split()
+        fields = Path(f"/proc/{pid}/task/{pid}/stat").read_text(errors="replace").rpartition(")")[2].split()
         if fields[0] not in "ZX":
             return Process(pid, int(fields[1]), int(fields[3]), fields[0], int(fields[19]))
     return None
-
-
-def _read(path: str) -> str:
-    with open(path, errors="replace") as file:  # noqa: PTH123 - pathlib would fold the dot away
-        return file.read()
 
 
 def processes() -> Iterator[Process]:

@@ -173,3 +173,24 @@ def bears_out(first: Comparison, again: Comparison, rule: Rule = Rule()) -> bool
     """Whether a further generation bears the first out: it lies beyond the smallest effect on the same side."""
     apart = math.log(again.ratio) if first.direction == "slower" else -math.log(again.ratio)
     return first.direction != "within" and apart > math.log1p(rule.effect)
+
+
+LEAST_LEVELS = 4
+"""Levels of memory below which no slope is claimed: three points bend by chance."""
+
+
+def leak_per_run(levels: Sequence[float]) -> float | None:
+    """Estimate by how much memory grows with every generation, for certain.
+
+    Args:
+        levels: bytes that were allocated when each generation began, in their order; the first, before caches are
+            filled, left out.
+
+    Returns:
+        The lower end of the 95 % interval of the slope by Theil and Sen, in bytes a generation: what it grows by at
+        least. ``None`` with too few levels, or if it does not grow.
+    """
+    if len(levels) < LEAST_LEVELS:
+        return None
+    low = float(stats.theilslopes(levels, np.arange(len(levels)), alpha=0.95).low_slope)
+    return low if math.isfinite(low) and low > 0 else None

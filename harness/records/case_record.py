@@ -24,6 +24,8 @@ class Timing(Record):
     probe: float = 0.0
     generate: float = 0.0
     compare: float = 0.0
+    time: float = 0.0
+    """Comparing times and memory, further generations included."""
     total: float = 0.0
 
 

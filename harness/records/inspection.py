@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Annotated, Literal
+
+from pydantic import StringConstraints
 
 from harness.records.base import Json, Record
 
 Severity = Literal["fault", "inconclusive", "warning", "info"]
 """``fault`` and ``inconclusive`` decide the outcome; ``warning`` and ``info`` never do."""
 InspectionOutcome = Literal["clean", "fault", "inconclusive", "infra"]
-StoredFormat = Literal[
-    "bf16", "fp16", "fp32", "fp8", "nvfp4", "mxfp8", "mxfp4", "int8", "nf4", "int4", "gguf", "mixed", "unknown"
-]  # fmt: skip
+StoredFormat = Annotated[str, StringConstraints(pattern=r"^[a-z0-9_]{1,32}$")]
+"""``bf16``, ``fp16``, ``fp32``, a name of `harness.formats.spec.known_formats`, or ``mixed``."""
 
 
 class InspectionFinding(Record):

@@ -10,6 +10,8 @@ from typing import Literal
 from harness.records.base import Json, Record
 
 Stage = Literal["load", "encode", "denoise", "decode"]
+PROFILE_METHOD = "perf_profile"
+"""Method of a backend that generates with instruments and gives a `Profile`."""
 PerfState = Literal["within", "slower", "faster", "more_memory", "less_memory", "leak", "inconclusive", "unmeasured"]
 
 

@@ -16,7 +16,9 @@ def worst(outcomes: list[Outcome]) -> Outcome:
 class Finding(Record):
     """One piece of evidence, as a sentence and as numbers."""
 
-    stage: Literal["identity", "inspection", "probe", "trace", "receipts", "sanity", "frames", "engine", "limits"]
+    stage: Literal[
+        "identity", "inspection", "probe", "trace", "receipts", "sanity", "frames", "engine", "limits", "perf"
+    ]
     code: str
     """Stable machine name, such as ``nibble_order`` or ``ssim_below_limit``."""
     gating: bool

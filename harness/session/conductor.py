@@ -25,12 +25,14 @@ from harness.judge.evidence import Evidence
 from harness.judge.verdict import judge, observe, stop_before_generation
 from harness.outcomes import SEVERITY, Outcome
 from harness.perf.conditions import sampled
+from harness.perf.judging import Look
+from harness.perf.measures import PERF_CAUSES
 from harness.records import generation as gen
 from harness.records.case_record import CaseRecord, Timing
 from harness.records.golden import CLIP
 from harness.records.identity import Fingerprint, Identity
 from harness.records.limits import LimitCheck
-from harness.records.perf import Conditions
+from harness.records.perf import Conditions, PerfReport
 from harness.records.run_folder import CLIP_FILE, GOLDEN_CLIP_FILE, RECORD_FILE, RunFolder
 from harness.records.verdict import Verdict
 from harness.session.attempts import lost_record
@@ -40,6 +42,7 @@ from harness.session.context import CaseFinished, Event, Progress, SessionContex
 from harness.session.experiments import ATTRIBUTED, Laboratory, investigate
 from harness.session.identity import identity_of
 from harness.session.inspecting import Inspector
+from harness.session.perf import Timed, judge_perf
 from harness.session.probing import base_on_disk, probe_source, run_probes
 from harness.session.similarity import require_near
 from harness.session.stages import (
@@ -224,6 +227,8 @@ class Session:
     def _attributed(self, run: _Run, record: CaseRecord) -> CaseRecord:
         """Look for the cause of a failure that says something about checkpoint or code, within the budget."""
         said = record.verdict.observed or record.verdict.outcome
+        if record.verdict.cause in PERF_CAUSES:  # it has found its own cause
+            return record
         if said not in ATTRIBUTED or run.evidence.error is not None or self.context.attribution_seconds <= 0:
             return record
         try:
@@ -301,6 +306,25 @@ class Session:
             clip = read_clip(run.folder / generation.clip)
             run.know(sanity=look_at_frames(case, generation, clip))
             self._compare(run, found.again(run.identity), clip)
+        self._time(run, generation)
+
+    def _time(self, run: _Run, generation: gen.Generation) -> None:
+        """Compare times and memory with the baseline. A control, or a disturbed run, has no times of its own."""
+        if run.case.expect != "pass" or self.context.perturbation.name != "none":
+            return
+        observed, _ = observe(run.evidence, self.context.runner.name)
+        red = observed.outcome in (Outcome.REGRESSION, Outcome.CHECKPOINT_FAULT)
+        look = Look(generation, run.engine, run.conditions)
+        with run.stage("time"):
+            timed = Timed(run.case, run.folder, look, run.fingerprint, red)
+            try:
+                report = judge_perf(self.context, timed, lambda: self.pool.get(run.case))
+            except QuantgateError:
+                raise
+            except Exception as error:  # the case stands without its times: a fault in here makes none red
+                report = PerfReport(state="inconclusive", message=f"could not be compared: {error!r}")
+                run.log_tail = (*run.log_tail, *last_lines(error, run.case))
+            run.know(perf=report)
 
     def _probe(self, run: _Run, found: Found) -> None:
         """Feed recorded inputs in, where there are any: seconds, before minutes are spent on a generation."""
@@ -361,7 +385,9 @@ class Session:
         self, run: _Run, verdict: Verdict, checks: tuple[LimitCheck, ...], started: datetime, attempt: int
     ) -> CaseRecord:
         evidence = run.evidence
-        timing = {name: run.seconds.get(name, 0.0) for name in ("inspect", "load", "probe", "generate", "compare")}
+        timing = {
+            name: run.seconds.get(name, 0.0) for name in ("inspect", "load", "probe", "generate", "compare", "time")
+        }
         return CaseRecord(
             run=self.context.run,
             plan=self.context.plan,
@@ -385,6 +411,7 @@ class Session:
             comparison=evidence.comparison,
             limits=checks,
             conditions=run.conditions,
+            perf=evidence.perf,
             timing=Timing(total=time.monotonic() - run.began, **timing),
             artifacts={name: file for name, file in ARTIFACTS.items() if (run.folder / file).exists()},
             log_tail=run.log_tail,

@@ -82,7 +82,7 @@ def new_run_id(now: datetime | None = None) -> str:
 # What the session tells whoever watches. Every surface only consumes these.
 
 
-Stage = Literal["identity", "inspect", "load", "probe", "generate", "compare", "judge"]
+Stage = Literal["identity", "inspect", "load", "probe", "generate", "compare", "time", "judge"]
 
 
 @dataclass(frozen=True)

@@ -28,6 +28,13 @@ def test_an_unknown_name_needs_a_word_from_the_case():
     assert check_name("MY_FLAG", "diffusers", ("MY_FLAG",)) is None
 
 
+def test_what_sglang_reads_is_known_and_the_lease_is_still_not_the_cases():
+    assert check_name("SGLANG_DIFFUSION_FLASHINFER_FP4_GEMM_BACKEND", "sglang", ()) is None
+    assert check_name("ATEN_CPU_CAPABILITY", "sglang", ()) is None
+    assert check_name("SGLNAG_DIFFUSION", "sglang", ()) is not None
+    assert check_name("CUDA_VISIBLE_DEVICES", "sglang", ()) is not None
+
+
 def test_a_program_of_its_own_reads_what_it_likes_but_no_secret():
     assert check_name("SGLANG_DIFFUSION_FLASHINFER_FP4_GEMM_BACKEND", "command", ()) is None
     assert "looks like a secret" in (check_name("HF_TOKEN", "command", ("HF_TOKEN",)) or "")

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+import math
 import shutil
 import sys
 import tomllib
@@ -12,7 +14,10 @@ from typing import Any
 
 import numpy as np
 import pytest
+from safetensors.numpy import save_file
+from typer.testing import CliRunner
 
+from harness.cli.app import app
 from harness.definitions import environment
 from harness.definitions.case import Case
 from harness.definitions.environment import environment_of
@@ -21,6 +26,7 @@ from harness.engine.backend import load_backend
 from harness.engine.backends.command_backend import CommandBackend
 from harness.engine.owner import EngineOwner
 from harness.errors import NoRunnerError
+from harness.formats import spec
 from harness.frames import registry
 from harness.frames.clip import Clip, read_clip
 from harness.frames.compare import compare
@@ -52,11 +58,21 @@ def installed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]
     (info / "entry_points.txt").write_text(text)
     monkeypatch.syspath_prepend(str(EXAMPLES))
     monkeypatch.syspath_prepend(str(info.parent))
-    clear_caches(registry, environment)
+    clear_caches(registry, environment, spec)
     yield
-    clear_caches(registry, environment)
+    clear_caches(registry, environment, spec)
     for path in EXAMPLES.glob("*.py"):
         sys.modules.pop(path.stem, None)
+
+
+@pytest.fixture
+def nothing_installed(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """Hide all plugins, also those of a reader who installed the examples."""
+    for module in (registry, spec):
+        monkeypatch.setattr(module, "entry_points", lambda **_: [])
+    clear_caches(registry, spec)
+    yield
+    clear_caches(registry, spec)
 
 
 def clip(change: Callable[[np.ndarray], np.ndarray] = lambda frames: frames) -> Clip:
@@ -81,6 +97,7 @@ def test_the_metric_measures_what_its_text_says() -> None:
     )  # its blind spot
 
 
+@pytest.mark.usefixtures("nothing_installed")
 def test_without_its_registration_the_metric_is_unknown() -> None:
     with pytest.raises(Exception, match="brightness_bias"):
         measured(clip())
@@ -98,6 +115,76 @@ def square_case(**changes: Any) -> Case:
     }
     data: dict[str, Any] = {"id": "s", "runners": ["cpu"], "model": {"path": "./x"}, "sampling": sampling}
     return Case.model_validate(data | changes)
+
+
+def encode_log8(value: float, scale: float) -> int:
+    """Encode one value by the text of the format, without its table: the nearest e, in the logarithm."""
+    magnitude = abs(value) / scale
+    step = round(math.log2(magnitude) * 8) + 127 if magnitude > 0 else 0
+    return (128 if value < 0 else 0) + max(min(step, 127), 0)
+
+
+@pytest.fixture
+def log8(tmp_path: Path) -> Callable[..., Path]:
+    """Write a base of two blocks and its LOG8 export; a test changes the tensors before they are written."""
+    rng = np.random.default_rng(1)
+    names = [f"blocks.{block}.attn1.to_{leaf}" for block in range(2) for leaf in "qkv"]
+    base = {f"{name}.weight": rng.normal(0, 0.05, (16, 64)).astype(np.float32) for name in names}
+    config: dict[str, Any] = {"_class_name": "Transformer", "num_layers": 2}
+
+    def write(folder: str, tensors: dict[str, np.ndarray], config: dict[str, Any]) -> Path:
+        path = tmp_path / folder
+        path.mkdir()
+        save_file(tensors, path / "diffusion_pytorch_model.safetensors")
+        (path / "config.json").write_text(json.dumps(config))
+        return path
+
+    def export(change: Callable[[dict[str, np.ndarray]], None] = lambda _: None) -> Path:
+        write("base", base, config)
+        tensors: dict[str, np.ndarray] = {}
+        for name, weight in base.items():
+            scale = np.abs(weight).max(axis=1, keepdims=True)
+            codes = [
+                [encode_log8(v, s) for v in row] for row, (s,) in zip(weight.tolist(), scale.tolist(), strict=True)
+            ]
+            tensors[name] = np.array(codes, np.uint8)
+            tensors[f"{name}_scale"] = scale
+        change(tensors)
+        return write("export", tensors, config | {"quantization_config": {"quant_method": "log8"}})
+
+    return export
+
+
+def reported(export: Path) -> tuple[set[str], set[str]]:
+    """Inspect an export with its base; return the formats of its Linears and the codes that decide the outcome."""
+    report = inspect_checkpoint(export, base=export.parent / "base", digests=False)
+    codes = {finding.code for finding in report.findings if finding.severity in ("fault", "inconclusive")}
+    return {expert.format for expert in report.experts}, codes
+
+
+@pytest.mark.usefixtures("installed")
+def test_the_format_is_recognised_and_proven(log8: Callable[..., Path]) -> None:
+    assert reported(log8()) == ({"log8"}, set())
+
+
+@pytest.mark.usefixtures("installed")
+def test_damage_of_the_format_is_a_fault(log8: Callable[..., Path]) -> None:
+    def lose_the_sign(tensors: dict[str, np.ndarray]) -> None:
+        tensors["blocks.0.attn1.to_q.weight"] &= 127
+
+    def double_the_scale(tensors: dict[str, np.ndarray]) -> None:
+        tensors["blocks.1.attn1.to_k.weight_scale"] *= 2
+
+    _, codes = reported(log8(lambda tensors: (lose_the_sign(tensors), double_the_scale(tensors))))
+    assert codes >= {"gain"}
+    assert len(codes) >= 2
+
+
+@pytest.mark.usefixtures("nothing_installed")
+def test_without_its_registration_the_format_is_unknown(log8: Callable[..., Path]) -> None:
+    formats, codes = reported(log8())
+    assert "log8" not in formats
+    assert codes
 
 
 @pytest.mark.usefixtures("installed")
@@ -139,6 +226,16 @@ def test_the_contract_of_a_project_is_applied(tmp_path: Path, export: str, contr
     checkpoint, base = ROOT / "tiny" / "exports" / export, ROOT / "tiny" / "weights"
     report = inspect_checkpoint(checkpoint, base=base, contracts=[contract], root=tmp_path, digests=False)
     assert {finding.code for finding in report.findings if finding.severity != "warning"} == codes
+
+
+def test_the_contract_of_a_project_is_found_by_the_command(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    shutil.copytree(EXAMPLES / "contracts", tmp_path / "contracts")
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("QUANTGATE_CACHE", str(tmp_path / "cache"))
+    names = ["--base", str(ROOT / "tiny" / "weights"), "--contract", "tinyserve==1.4"]
+    result = CliRunner().invoke(app, ["inspect", str(ROOT / "tiny" / "exports" / "nvfp4"), *names])
+    assert result.exit_code == 11, result.output
+    assert "tinyserve==1.4 will read high nibble first" in result.output
 
 
 def test_the_runner_takes_its_device_and_no_other(tmp_path: Path) -> None:

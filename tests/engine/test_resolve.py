@@ -11,6 +11,7 @@ import pytest
 from harness.definitions.case import Case, CheckpointRef
 from harness.engine.resolve import resolve_case, resolve_checkpoint
 from harness.errors import InfraError, InvalidCaseError
+from harness.inspector.sources import Meter, open_source
 
 COMMIT = "0123456789abcdef0123456789abcdef01234567"
 
@@ -18,6 +19,25 @@ COMMIT = "0123456789abcdef0123456789abcdef01234567"
 def test_a_local_folder_is_relative_to_the_root(tmp_path: Path) -> None:
     (tmp_path / "weights").mkdir()
     assert resolve_checkpoint(CheckpointRef(path="./weights"), tmp_path) == (tmp_path / "weights").resolve()
+
+
+def test_a_folder_elsewhere_on_the_disk_in_full_by_home_and_through_a_link(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    models, root = tmp_path / "models/wan", tmp_path / "repository"
+    models.mkdir(parents=True)
+    (models / "model.safetensors").write_bytes(b"1234")
+    root.mkdir()
+    (root / "link").symlink_to(tmp_path / "models")
+    monkeypatch.setenv("HOME", str(tmp_path))
+    for path in (str(models), "~/models/wan", "./link/wan"):
+        reference = CheckpointRef(path=path)
+        assert reference.is_local
+        assert resolve_checkpoint(reference, root) == models
+        source = open_source(reference, Meter(), root)
+        assert (source.label, set(source.files)) == (path, {"model.safetensors"})
+    with pytest.raises(InvalidCaseError, match="there is no folder"):
+        resolve_checkpoint(CheckpointRef(path="~/models/wann"), root)
 
 
 def test_an_absent_folder_says_how_to_make_it(tmp_path: Path) -> None:

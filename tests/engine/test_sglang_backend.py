@@ -13,12 +13,16 @@ from safetensors.numpy import save_file
 
 import harness.engine.backends.sglang_backend as module
 from harness.definitions.case import Case
+from harness.definitions.checks import check_case
 from harness.engine.backends.sglang_backend import SglangBackend, promised_formats
 from harness.engine.environment import RUNTIME_PYTHON, engine_key
 from harness.engine.noise import Noise
 from harness.engine.owner import EngineOwner
 from harness.errors import CheckpointFaultError, InfraError, InvalidCaseError
 from harness.frames.clip import read_clip
+from harness.records.identity import Device, differences
+from harness.runtimes.environments import interpreter_of
+from harness.session.identity import identity_of
 
 DOUBLE = Path(__file__).with_name("runtime_double.py")
 
@@ -141,7 +145,7 @@ def test_an_error_while_generating_says_nothing_of_the_checkpoint(
 
 @pytest.mark.parametrize(
     "changes",
-    [{"execution": {"matmul": "emulate"}}, {"execution": {"offload": "model"}}, {"loader": {"packed_qkv": True}}],
+    [{"execution": {"matmul": "dequantize"}}, {"execution": {"offload": "model"}}, {"loader": {"packed_qkv": True}}],
 )
 def test_settings_that_sglang_would_ignore_are_refused_before_anything_starts(loaded: Any, changes: Any) -> None:
     with pytest.raises(InvalidCaseError, match="backend diffusers only"):
@@ -197,3 +201,40 @@ def test_the_promise_of_a_checkpoint_is_read_from_headers(tmp_path: Path) -> Non
         (tmp_path / role).mkdir()
         save_file({"blocks.0.to_q.weight": np.zeros((2, 2), dtype)}, tmp_path / role / "model.safetensors")
     assert promised_formats({"model": tmp_path}) == {"transformer": {"blocks.0.to_q": "nvfp4"}}
+
+
+def test_a_runner_may_name_the_interpreter(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("QUANTGATE_RUNTIMES", str(tmp_path))
+    named = {"sglang==0.5.23": sys.executable, "sglang==0.5.13": str(tmp_path / "absent")}
+    assert interpreter_of("", named) is None
+    assert interpreter_of("sglang==0.5.23", named) == Path(sys.executable)
+    with pytest.raises(InfraError, match="there is no program"):
+        interpreter_of("sglang==0.5.13", named)
+    with pytest.raises(InfraError) as error:
+        interpreter_of("sglang==0.5.20", named)
+    assert error.value.remedy.startswith("quantgate runtime install sglang==0.5.20")
+
+
+@pytest.mark.parametrize(
+    ("changes", "said"),
+    [
+        ({"runtime": ""}, "needs `runtime`"),
+        ({"runtime": "vllm==1.0"}, "runs sglang==VERSION"),
+        ({"backend": "diffusers"}, "`runtime` is read by"),
+        ({}, ""),
+    ],
+)
+def test_a_case_names_one_version_of_its_runtime(changes: dict[str, Any], said: str, tmp_path: Path) -> None:
+    findings = check_case(sglang_case(**changes), root=tmp_path, runners=["cpu"])
+    found = [text for place, text in findings if "runtime" in (*place, *text.replace("`", " ").split())]
+    assert said in " ".join(found) if said else not found
+
+
+def test_a_version_is_the_subject_and_its_arguments_are_the_request() -> None:
+    device = Device(kind="cpu", name="x86_64")
+    one = identity_of(sglang_case(), device, {})
+    other = identity_of(sglang_case(runtime="sglang==0.5.13"), device, {})
+    assert [change.field for change in differences(one, other)] == ["runtime"]
+    assert one.digest() == other.digest()  # the same golden is compared with
+    third = identity_of(sglang_case(runtime_args={"attention_backend": "fa"}), device, {})
+    assert [change.identity_class for change in differences(one, third)] == ["request"]

@@ -132,15 +132,38 @@ def test_a_repository_that_a_runtime_does_not_know_is_a_warning(exports: Path) -
 
 @pytest.mark.parametrize(("contract", "shift"), [("sglang==0.5.12.post1", 12.0), ("sglang==0.5.23", 12.0)])
 def test_what_a_runtime_samples_with_is_said_with_the_files_that_it_ignores(
-    exports: Path, contract: str, shift: float
+    tmp_path: Path, contract: str, shift: float
 ) -> None:
-    report = inspect_checkpoint(exports / "nvfp4", contracts=[contract], digests=False)
+    from tiny.export import export
+
+    report = inspect_checkpoint(export("nvfp4", tmp_path), contracts=[contract], digests=False)
     [said] = report.with_code("contract_schedule")
     assert said.severity == "info"
     assert said.evidence["flow_shift"]["Wan-AI/Wan2.2-T2V-A14B-Diffusers"] == shift
     assert said.evidence["ignored_files"] == ["scheduler/scheduler_config.json"]
     assert "which says flow_shift 3" in said.message
     assert "0.875 (model_index.json)" in said.message
+
+
+@pytest.mark.parametrize(
+    ("contract", "export_name", "refused"),
+    [
+        ("sglang==0.5.12.post1", "nvfp4", True),
+        ("sglang==0.5.12.post1", "nvfp4-older-diffusers", False),
+        ("sglang==0.5.13", "nvfp4", False),
+    ],
+)
+def test_a_scheduler_that_a_runtime_does_not_load_is_named(
+    tmp_path: Path, contract: str, export_name: str, refused: bool
+) -> None:
+    """Seen in the real versions: 0.5.12.post1 raises over these keys, 0.5.13 loads them."""
+    from tiny.export import export
+
+    report = inspect_checkpoint(export(export_name, tmp_path), contracts=[contract], digests=False)
+    found = report.with_code("scheduler_refused")
+    assert [item.evidence["keys"] for item in found] == (
+        [["shift_terminal", "sigma_max", "sigma_min"]] if refused else []
+    )
 
 
 def test_a_transformer_alone_has_no_schedule(exports: Path) -> None:

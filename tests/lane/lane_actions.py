@@ -50,6 +50,8 @@ class Runner:
         if str(job["runs-on"]).startswith("ubuntu-"):
             hosted = str(Path(__file__).with_name("hosted"))
             environment["PYTHONPATH"] = os.pathsep.join([hosted, environment["PYTHONPATH"]])
+        folder = job.get("defaults", {}).get("run", {}).get("working-directory", ".")
+        cwd = checkout / self._value(folder, known)
         codes: dict[str, int] = {}
         failed = False
         for step in job["steps"]:
@@ -63,7 +65,7 @@ class Runner:
                 self._artifact(uses, step["with"], known, checkout)
                 continue
             assert "${{" not in step["run"], step  # text of others never becomes part of a command
-            code = self._run(step["run"], checkout, environment | self._environment(step, known))
+            code = self._run(step["run"], cwd, environment | self._environment(step, known))
             codes[step["name"]] = code
             failed = failed or code != 0
         return codes

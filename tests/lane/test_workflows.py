@@ -16,6 +16,7 @@ from lane_actions import Runner, alive, clean, load_workflow, matrix_of
 from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 
+from harness.adopt.requirements import HOSTED
 from harness.definitions.runner import load_runners
 from harness.lane.merge import Merged
 from harness.lane.plan import Plan
@@ -102,8 +103,7 @@ def test_the_lane_is_only_called_from_vetted_branches_schedules_and_dispatches()
 
 
 def test_hosted_jobs_install_all_that_the_command_imports() -> None:
-    names = (ROOT / ".github/lane-requirements.txt").read_text().splitlines()
-    installed = closure({name for name in names if name and not name.startswith("#")})
+    installed = closure(set(HOSTED))
     code = (
         "import sys; before = set(sys.modules); import harness.cli.app, importlib.metadata as m;"
         "names = {n.partition('.')[0] for n in set(sys.modules) - before}; d = m.packages_distributions();"
@@ -145,6 +145,7 @@ def drive(project: Project, tmp_path: Path, lost: set[int]) -> tuple[Runner, dic
             "inputs.runner": "cpu",
             "inputs.shards": 3,
             "inputs.base": "main",
+            "inputs.folder": ".",
             "vars.QUANTGATE_HF_HOME || '/models/huggingface'": str(tmp_path),
         },
         clean(project.environment()),
@@ -222,7 +223,7 @@ def test_a_removed_case_stops_the_lane_before_a_gpu_is_asked_for(pushed: Project
     (tmp_path / "artifacts").mkdir()
     runner = Runner(
         load_workflow(ROOT / ".github/workflows/lane.yml"),
-        {"inputs.runner": "cpu", "inputs.shards": 3, "inputs.base": "main"},
+        {"inputs.runner": "cpu", "inputs.shards": 3, "inputs.base": "main", "inputs.folder": "."},
         clean(pushed.environment()),
         tmp_path / "artifacts",
     )

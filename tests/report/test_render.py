@@ -211,3 +211,22 @@ def test_cases_of_one_name_on_two_runners_get_two_pages(make: ModuleType, tmp_pa
     for shard in ("a", "b"):
         make.write_case(tmp_path / shard, make.record("same", runner=shard))
     assert len(list((render_run(tmp_path).parent / "cases").iterdir())) == 2
+
+
+def test_what_a_runtime_resolved_and_what_was_emulated_is_shown_as_text(sample: Path, tmp_path: Path) -> None:
+    import shutil
+
+    from harness.records.case_record import CaseRecord
+
+    run = tmp_path / sample.name
+    shutil.copytree(sample, run)
+    record = CaseRecord.read(run / "exact" / "record.json")
+    assert record.engine is not None
+    facts = {"runtime": "sglang==0.5.23", "flow_shift": 12.0, "emulated": ["FP4 <b>product</b>"]}
+    engine = record.engine.model_copy(update={"runtime": facts})
+    record.model_copy(update={"engine": engine}).write(run / "exact" / "record.json")
+    out = render_run(run, tmp_path / "out").parent
+    page = Page(out / "cases" / "exact.html")
+    assert "What the runtime resolved; 1 operators emulated" in page.text
+    assert "FP4 <b>product</b>" in page.text
+    assert "What the runtime resolved" not in Page(out / "cases" / "near.html").text

@@ -17,6 +17,7 @@ from harness.definitions.case import Case
 from harness.definitions.runner import RunnerProfile
 from harness.definitions.validation import model_of
 from harness.records.limits import LimitFile
+from harness.records.perf_file import PerfFile
 
 Schema = dict[str, Any]
 FOLDER: Final = Path(__file__).parent
@@ -58,7 +59,7 @@ def case_file() -> Schema:
             "cases": {
                 "type": "object",
                 "minProperties": 1,
-                "propertyNames": {"pattern": r"^[a-z0-9][a-z0-9_.-]{0,79}$"},
+                "propertyNames": {"pattern": r"^[a-z0-9][a-z0-9_.-]{0,79}$", "not": {"pattern": r"\.perf$"}},
                 "additionalProperties": {"anyOf": [{"$ref": "#/$defs/Entry"}, {"type": "null"}]},
             },
         },
@@ -80,10 +81,16 @@ def limit_file() -> Schema:
     return {"$schema": DRAFT, **LimitFile.model_json_schema(mode="validation")}
 
 
+def perf_file() -> Schema:
+    """Schema of ``thresholds/<runner>/<case>.perf.json``."""
+    return {"$schema": DRAFT, **PerfFile.model_json_schema(mode="validation")}
+
+
 SCHEMAS: Final[dict[str, Callable[[], Schema]]] = {
     "case-file.schema.json": case_file,
     "runner.schema.json": runner,
     "limit-file.schema.json": limit_file,
+    "perf-file.schema.json": perf_file,
 }
 
 

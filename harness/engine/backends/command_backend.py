@@ -55,7 +55,6 @@ class CommandBackend:
     def __init__(self) -> None:
         self._paths: dict[str, Path] = {}
         self._device = "auto"
-        self._generations = 0
 
     def load(self, case: Case, paths: Mapping[str, Path], device: str, emit: Emit) -> None:
         """Find the program.
@@ -104,7 +103,6 @@ class CommandBackend:
         clip, stats = read_result(result, case)
         asked = any(RECEIPTS in part for part in case.command)
         measured = any(USAGE in part for part in case.command)
-        self._generations += 1
         write_clip(out_dir / CLIP_FILE, clip, "raw")
         result.unlink()
         return Generation(
@@ -115,7 +113,7 @@ class CommandBackend:
             trace=Trace(steps=()),
             receipts=read_receipts(said) if asked else Receipts(modules=()),
             generate_seconds=seconds,
-            usage=_usage(cost, seconds, self._generations) if measured else None,
+            usage=_usage(cost, seconds) if measured else None,
         )
 
     def close(self) -> None:
@@ -148,16 +146,16 @@ def read_receipts(path: Path) -> Receipts:
         raise InfraError(f"the program's receipts cannot be read: {error}", where=str(path), kind="protocol") from error
 
 
-def _usage(path: Path, seconds: float, ordinal: int) -> Usage:
+def _usage(path: Path, seconds: float) -> Usage:
     """What the program says that the generation cost; only its duration, if it wrote nothing.
 
     Raises:
         InfraError: kind ``protocol``: there is a file, and it is no usage.
     """
     try:
-        return Usage.read(path).model_copy(update={"ordinal": ordinal})
+        return Usage.read(path).model_copy(update={"ordinal": 1})  # every generation is a process of its own
     except FileNotFoundError:
-        return Usage(clock="host", total=seconds, ordinal=ordinal)
+        return Usage(clock="host", total=seconds)
     except (OSError, ValueError) as error:
         raise InfraError(f"the program's usage cannot be read: {error}", where=str(path), kind="protocol") from error
 

@@ -1,4 +1,4 @@
-"""Operators that SGLang takes from GPU kernels, computed in float32 on a CPU. Nothing of this is used on a GPU.
+"""Operators that SGLang takes from GPU kernels, computed in float32: on a CPU, and on a GPU if a case asks for it.
 
 SGLang's own configuration, loading, preparation of weights, quantization methods, layers, stages, scheduler and VAE
 run unchanged. Replaced are the products of FP8 and FP4 Linears, the two functions that prepare operands for them, and
@@ -63,8 +63,9 @@ def quantize_fp4(x: torch.Tensor, scale_inverse: torch.Tensor, *_: Any, **__: An
     divisor = scales.float().unsqueeze(-1)
     values = torch.where(divisor > 0, blocks / divisor, torch.zeros_like(blocks)).reshape(x.shape[0], -1)
     size = values.abs()
-    codes = torch.bucketize(size, FP4_BOUNDS, right=True)  # a midpoint goes up ...
-    middle = (size == FP4_BOUNDS[(codes - 1).clamp(min=0)]) & (codes % 2 == 1)
+    bounds = FP4_BOUNDS.to(x.device)
+    codes = torch.bucketize(size, bounds, right=True)  # a midpoint goes up ...
+    middle = (size == bounds[(codes - 1).clamp(min=0)]) & (codes % 2 == 1)
     codes = torch.where(middle, codes - 1, codes)  # ... unless the code above it is odd
     codes = codes.to(torch.uint8) | (values.signbit().to(torch.uint8) << 3)
     return codes[:, 0::2] | (codes[:, 1::2] << 4), scales.view(torch.uint8)
@@ -73,7 +74,8 @@ def quantize_fp4(x: torch.Tensor, scale_inverse: torch.Tensor, *_: Any, **__: An
 def unpack_fp4(packed: torch.Tensor, scales: torch.Tensor) -> torch.Tensor:
     """Packed codes [R, C / 2] and E4M3 block scales [>= R, >= C / 16] in rows to values [R, C], float32."""
     rows, columns = packed.shape[0], 2 * packed.shape[1]
-    codes = torch.stack([FP4_VALUES[(packed & 15).long()], FP4_VALUES[(packed >> 4).long()]], -1)
+    table = FP4_VALUES.to(packed.device)
+    codes = torch.stack([table[(packed & 15).long()], table[(packed >> 4).long()]], -1)
     used = scales[:rows, : columns // BLOCK].float()
     return codes.reshape(rows, columns) * used.repeat_interleave(BLOCK, 1)
 
@@ -207,11 +209,8 @@ def _modules(part: str) -> list[Any]:
     return [module for name, module in list(sys.modules.items()) if part in name and module is not None]
 
 
-def after_import() -> None:
+def replace_products() -> None:
     """Replace the products of quantized Linears in every imported module of SGLang that names them."""
-    tensor: Any = torch.Tensor
-    tensor.cuda = lambda self, *_, **__: self
-    emulated.append("torch.Tensor.cuda returns the tensor where it is")
     from sglang.multimodal_gen.runtime.layers.quantization import modelopt_quant
 
     modelopt_quant._get_fp4_gemm_op = lambda: (multiply_fp4, "trtllm")
@@ -230,6 +229,13 @@ def after_import() -> None:
             module.cutlass_fp8_supported = lambda: True
     modelopt_quant.requantize_with_max_scale.__globals__["scaled_fp8_quant"] = cast_fp8
     emulated.append("FP8: product (apply_fp8_linear) and cast (scaled_fp8_quant) in float32")
+
+
+def replace_gpu_calls() -> None:
+    """Replace what else SGLang takes from a GPU, on a machine without one."""
+    tensor: Any = torch.Tensor
+    tensor.cuda = lambda self, *_, **__: self
+    emulated.append("torch.Tensor.cuda returns the tensor where it is")
     version = tuple(int(part) for part in importlib.metadata.version("sglang").split(".")[:3] if part.isdigit())
     if version >= (0, 5, 21) and importlib.util.find_spec("sgl_kernel") is None:
         _declare_modulation()

@@ -74,10 +74,12 @@ class Engine:
             emulate.before_import()
         self._channel.progress("load", 0, 3)
         self._import()
-        if self._cuda:
-            emulate.name_fp4_product()
+        if not self._cuda:
+            emulate.replace_gpu_calls()
+        if not self._cuda or params["case"]["execution"]["matmul"] == "emulate":
+            emulate.replace_products()
         else:
-            emulate.after_import()
+            emulate.name_fp4_product()
         self._channel.progress("load", 1, 3, time.monotonic() - began)
         self._arguments = self._server_args(params)
         self._check_request_of(params["case"])

@@ -113,7 +113,7 @@ class Receipts:
         """One row per stored module of the checkpoint, format and product."""
         found = []
         for (expert, name, form, kernel), calls in sorted(self._calls.items()):
-            note = "emulated on a CPU" if kernel.rpartition(": ")[2] in (
+            note = "emulated" if kernel.rpartition(": ")[2] in (
                 emulate.FP4_PRODUCT, emulate.FP8_PRODUCT) else ""  # fmt: skip
             for module in names[expert].get(name, [name]):
                 row = {"expert": expert, "module": module, "format": form, "kernel": kernel, "calls": calls}

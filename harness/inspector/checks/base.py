@@ -7,7 +7,7 @@ from collections.abc import Iterator
 
 from harness.formats.evidence import Exact
 from harness.formats.modules import summary_format
-from harness.formats.spec import FORMATS
+from harness.formats.spec import known_formats
 from harness.inspector.checks.encoding import holds_other, other_base, other_votes, own_related, related
 from harness.inspector.context import Context
 from harness.inspector.findings import finding, some
@@ -103,7 +103,7 @@ def distance_of(item: Measured) -> float | None:
     found = item.fit
     if found is None:
         return None
-    error, noise = found.scores[found.best].relative_error, FORMATS[item.module.format].noise
+    error, noise = found.scores[found.best].relative_error, known_formats()[item.module.format].noise
     return math.sqrt(max(error**2 - noise**2, 0.0)) if math.isfinite(error) else None
 
 

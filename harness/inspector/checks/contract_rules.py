@@ -228,6 +228,16 @@ def contract_schedule(context: Context) -> Iterator[InspectionFinding]:
     if model is None or context.model_index is None:
         return
     for contract in context.options.contracts:
+        if refused := sorted(set(contract.rules.scheduler_refuses) & context.scheduler.keys()):
+            yield finding(
+                "warning",
+                "scheduler_refused",
+                f"{contract.name} does not load scheduler/scheduler_config.json with {some(refused)}: its class takes "
+                "no such argument, and the repository cannot be served.",
+                contract=contract.name,
+                evidence={"keys": list(refused)},
+                next_command="take these keys out of scheduler_config.json, or use a later version",
+            )
         registry = contract.rules.registry
         if registry is None or not registry.flow_shift:
             continue
@@ -246,7 +256,7 @@ def contract_schedule(context: Context) -> Iterator[InspectionFinding]:
             "info",
             "contract_schedule",
             f"{contract.name} will sample with flow_shift {shift}; experts switch at {where}; "
-            f"scheduler/scheduler_config.json is not read{said}.",
+            f"the values of scheduler/scheduler_config.json are not used{said}.",
             contract=contract.name,
             evidence={
                 "flow_shift": registry.flow_shift[known] if known else dict(registry.flow_shift),

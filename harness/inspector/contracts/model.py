@@ -162,6 +162,10 @@ class Rules(Rule):
     override: OverrideRule
     names: dict[str, Names] = Field(default={}, description="by transformer class")
     boundary_ratio: float | Literal["model_index", "case"]
+    scheduler_refuses: tuple[str, ...] = Field(
+        default=(),
+        description="keys of scheduler_config.json that stop the load: the runtime's class takes no such argument",
+    )
     registry: RegistryRule | None = None
     backend: BackendRule | None = None
     learned: Learned | None = None

@@ -14,6 +14,8 @@ from itertools import groupby
 from pathlib import Path
 from typing import Any
 
+from harness.perf.judging import BAD
+from harness.reading import UnreadableError
 from harness.records.case_record import CaseRecord
 from harness.report.load import ReportError
 from harness.report.redact import redact_record
@@ -264,6 +266,19 @@ class History:
         )
         return [_point(row) for row in rows]
 
+    def records(self, case: str, runner: str) -> list[CaseRecord]:
+        """Whole records of a case on a runner, oldest first; those that cannot be read any more are left out."""
+        rows = self._db.execute(
+            "SELECT record FROM records WHERE calibration = 0 AND case_id = ? AND runner = ?"
+            " ORDER BY started, run, attempt",
+            (case, runner),
+        )
+        found = []
+        for (text,) in rows:
+            with suppress(UnreadableError):  # of a version whose records meant something else
+                found.append(CaseRecord.parse(text, f"the history's record of {case}"))
+        return found
+
     def record(self, run: str, runner: str, case: str, attempt: int = 1) -> CaseRecord | None:
         """One whole record, as it was added; the newest where a run id was used again."""
         row = self._db.execute(
@@ -306,6 +321,11 @@ def measurements(record: CaseRecord) -> list[tuple[Any, ...]]:
         for name, value in cost.items():
             if value is not None:
                 rows.setdefault(name, (name, float(value), None, "lower_is_better", 0, None, None, None))
+    for row in record.perf.comparisons if record.perf else ():
+        # no margin: times scatter around their baseline, and how near one is to its limit is no drift
+        passed = None if row.state in ("unmeasured", "inconclusive") else int(row.state not in BAD)
+        name = f"perf.{row.measure}"
+        rows[name] = (name, row.value, row.limit, "lower_is_better", int(row.gates), passed, None, None)
     return list(rows.values())
 
 

@@ -1,4 +1,4 @@
-"""Put on the path of the hosted jobs: what `.github/lane-requirements.txt` does not install cannot be imported."""
+"""Put on the path of the hosted jobs: what `harness.adopt.requirements.HOSTED` does not install cannot be imported."""
 
 import sys
 from importlib.abc import MetaPathFinder

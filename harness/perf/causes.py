@@ -1,0 +1,187 @@
+"""Why is a run slower, or larger? The first of a fixed list that holds, from the cheapest evidence to the dearest."""
+
+from __future__ import annotations
+
+import statistics
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Final, NamedTuple
+
+from harness.perf.judging import Look
+from harness.perf.measures import EXPERTS
+from harness.perf.quiet import cold_cache, disturbances
+from harness.perf.rule import Rule
+from harness.records.identity import Fingerprint
+from harness.records.perf import PerfFacts, PerfReport, Profile
+from harness.records.perf_file import PerfFile
+
+CAUSES: Final = (
+    "other_kernel", "recompiled", "attention_backend", "throttled", "clocks", "foreign_process", "cpu_shared",
+    "cold_cache", "other_version", "synchronizing", "more_kernels", "some_blocks", "one_expert", "everywhere",
+    "leaking", "larger",
+)  # fmt: skip
+"""In the order in which they are asked."""
+_PACKAGES = ("torch", "diffusers", "transformers", "triton", "flashinfer-python", "sglang", "vllm-omni")
+_BLOCK_OUTLIER = 4.0
+"""Robust deviations from the other blocks of its expert beyond which a block is slow by itself."""
+_BLOCK_EFFECT = 1.10
+_MORE = 1.5
+"""Factor of kernels or waits beyond which another count is another path."""
+
+
+class Cause(NamedTuple):
+    """One cause that holds."""
+
+    name: str
+    message: str
+
+
+def find_cause(
+    report: PerfReport,
+    looks: Sequence[Look],
+    file: PerfFile | None,
+    fingerprint: Fingerprint | None,
+    profile: Profile | None,
+) -> Cause:
+    """Name the first cause that holds of a run that is slower or larger.
+
+    Args:
+        report: how it compares.
+        looks: its generations, the first first.
+        file: the baseline.
+        fingerprint: what it ran on.
+        profile: an instrumented generation, if one was made.
+    """
+    facts = file.facts if file else PerfFacts()
+    found = next(_causes(report, looks, facts, file, fingerprint, profile), None)
+    if found is not None:
+        return found
+    if report.state == "leak":
+        return Cause("leaking", "every generation leaves more memory allocated than the one before")
+    if report.state == "more_memory":
+        return Cause("larger", "the same modules on the same versions hold more memory")
+    slow = _share(looks, file, report.pool)
+    return Cause("everywhere", f"all of it is slow: {slow}" if slow else "all of it is slow")
+
+
+def _causes(
+    report: PerfReport,
+    looks: Sequence[Look],
+    facts: PerfFacts,
+    file: PerfFile | None,
+    fingerprint: Fingerprint | None,
+    profile: Profile | None,
+) -> Iterator[Cause]:
+    generation, usage = looks[0].generation, looks[0].generation.usage
+    for expert in EXPERTS:
+        now, usual = generation.receipts.count(expert), facts.receipts.get(expert)
+        if isinstance(usual, dict) and now != usual:
+            yield Cause("other_kernel", f"{expert} runs {_counts(now)}, and the baseline {_counts(usual)}")
+    if usage is not None:
+        compiled, usual_compiled = usage.compilations, facts.compilations
+        if compiled is not None and usual_compiled is not None and compiled != usual_compiled:
+            yield Cause("recompiled", f"{compiled} graphs were compiled, and {usual_compiled} in the baseline")
+        if usual_compiled and compiled is None:
+            yield Cause("recompiled", f"nothing was compiled, and {usual_compiled} graphs in the baseline")
+        if facts.attention and usage.attention != facts.attention:
+            yield Cause("attention_backend", f"attention is {usage.attention}, and {facts.attention} in the baseline")
+    for look in looks:
+        for disturbance in disturbances(look.conditions, facts.sm_clock):
+            yield Cause(disturbance.cause, disturbance.message)
+    if report.state == "slower" and any(one.measure in ("read", "total") and one.gates for one in report.comparisons):
+        cold = cold_cache(looks[0].engine.load) if looks[0].engine else None
+        if cold is not None:
+            yield Cause(cold.cause, cold.message)
+    if fingerprint is not None and (moved := list(_versions(fingerprint, facts))):
+        yield Cause("other_version", "; ".join(moved))
+    if profile is not None and report.state == "slower":
+        yield from _profiled(profile, facts.profile, len(generation.receipts.modules))
+    if report.state == "slower" and (only := _one_expert(looks, file, report.pool)):
+        yield Cause("one_expert", only)
+
+
+def _versions(fingerprint: Fingerprint, facts: PerfFacts) -> Iterator[str]:
+    if facts.driver and fingerprint.driver != facts.driver:
+        yield f"driver {facts.driver} -> {fingerprint.driver}"
+    for name in _PACKAGES:
+        before, now = facts.packages.get(name), fingerprint.packages.get(name)
+        if facts.packages and before != now:
+            yield f"{name} {before or 'absent'} -> {now or 'absent'}"
+
+
+def _profiled(profile: Profile, usual: Profile | None, linears: int) -> Iterator[Cause]:
+    waits, kernels = profile.synchronizations, profile.kernels
+    if waits is not None:
+        before = usual.synchronizations if usual and usual.synchronizations is not None else None
+        if (before is not None and waits > _MORE * before + 1) or (before is None and linears and waits >= linears):
+            against = f", and {before} times in the baseline" if before is not None else f" for {linears} Linears"
+            yield Cause("synchronizing", f"the host waits for the device {waits} times a step{against}")
+    if kernels is not None and usual and usual.kernels and kernels > _MORE * usual.kernels:
+        yield Cause("more_kernels", f"a step launches {kernels} kernels, and {usual.kernels} in the baseline")
+    slow = list(slow_blocks(profile, usual))
+    if slow:
+        shown = ", ".join(f"{name} ({ratio:.2f} times {against})" for name, ratio, against in slow[:3])
+        yield Cause("some_blocks", f"only some blocks are slow: {shown}" + (", ..." if len(slow) > 3 else ""))
+
+
+def slow_blocks(profile: Profile, usual: Profile | None) -> Iterator[tuple[str, float, str]]:
+    """Blocks that are slow by themselves, the slowest first.
+
+    The blocks of an expert are built alike, so that each is compared with its siblings in the same generation; where
+    the baseline was profiled too, relative to its own share then.
+
+    Yields:
+        Name, factor, and what it is the factor of.
+    """
+    before = {one.block: one.seconds for one in usual.blocks} if usual else {}
+    rows: list[tuple[str, float, str]] = []
+    for expert in EXPERTS:
+        own = [one for one in profile.blocks if one.block.startswith(f"{expert}.")]
+        against = "its siblings"
+        values = {one.block: one.seconds for one in own}
+        if own and all(before.get(one.block) for one in own):
+            values = {name: seconds / before[name] for name, seconds in values.items()}
+            against = "the baseline, beside its siblings"
+        if len(values) < 3:
+            continue
+        middle = statistics.median(values.values())
+        deviation = 1.4826 * statistics.median(abs(value - middle) for value in values.values())
+        for name, value in values.items():
+            apart = value - middle > _BLOCK_OUTLIER * deviation and middle > 0
+            if apart and value > _BLOCK_EFFECT * middle:
+                rows.append((name, value / middle, against))
+    yield from sorted(rows, key=lambda row: -row[1])
+
+
+def _by_expert(looks: Sequence[Look], file: PerfFile | None, pool: str) -> dict[str, float]:
+    """How much slower the warm steps of each expert are than the baseline's of the same places."""
+    usage = looks[0].generation.usage
+    if usage is None or file is None:
+        return {}
+    pools = [one for one in file.pools if one.label == pool]
+    runs = [run.steps for one in pools for run in one.runs if len(run.steps) == len(usage.steps)]
+    if not runs:
+        return {}
+    usual = [statistics.median(column) for column in zip(*runs, strict=True)]
+    ratios: dict[str, list[float]] = {}
+    for place, (seconds, expert) in enumerate(zip(usage.steps, usage.experts, strict=False)):
+        if place and usual[place] > 0:
+            ratios.setdefault(expert, []).append(seconds / usual[place])
+    return {expert: statistics.median(values) for expert, values in ratios.items()}
+
+
+def _one_expert(looks: Sequence[Look], file: PerfFile | None, pool: str) -> str:
+    ratios = _by_expert(looks, file, pool)
+    if len(ratios) < 2:
+        return ""
+    slow, fast = max(ratios, key=lambda name: ratios[name]), min(ratios, key=lambda name: ratios[name])
+    if ratios[slow] > 1 + Rule().effect and ratios[fast] < 1 + Rule().effect / 2:
+        return f"only the steps of {slow} are slow: {ratios[slow] - 1:+.0%}, those of {fast} {ratios[fast] - 1:+.0%}"
+    return ""
+
+
+def _share(looks: Sequence[Look], file: PerfFile | None, pool: str) -> str:
+    return ", ".join(f"{expert} {ratio - 1:+.0%}" for expert, ratio in _by_expert(looks, file, pool).items())
+
+
+def _counts(counts: Mapping[str, object]) -> str:
+    return ", ".join(f"{number} x {kind}" for kind, number in counts.items()) or "nothing quantized"

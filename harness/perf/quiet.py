@@ -1,0 +1,59 @@
+"""Was the machine quiet? A slow run on one that was not says nothing, and the reason is told instead."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+from harness.records.perf import Conditions, LoadUsage
+
+SLOWING = frozenset({
+    "hardware slowdown", "software thermal slowdown", "hardware thermal slowdown", "hardware power brake",
+})  # fmt: skip
+"""Throttle reasons that slow a GPU down whatever runs on it. A power cap is not among them: a kernel that draws more
+power is slower by its own doing."""
+WAITING = 0.05
+"""Share of its runnable time that an engine may wait for a CPU."""
+CLOCK_BELOW = 0.97
+"""Share of the baseline's clock below which a GPU is slower by its clock."""
+WARM = 0.95
+"""Share of the weights in the page cache from which on a load is warm."""
+
+
+@dataclass(frozen=True)
+class Disturbance:
+    """One reason why a slow run says nothing."""
+
+    cause: Literal["throttled", "foreign_process", "cpu_shared", "clocks", "cold_cache", "not_confirmed"]
+    message: str
+
+
+def disturbances(conditions: Conditions | None, usual_clock: int | None) -> tuple[Disturbance, ...]:
+    """What disturbed a run, the gravest first.
+
+    Args:
+        conditions: the machine during the run; ``None``: it was not looked at.
+        usual_clock: median SM clock of the baseline's runs, MHz.
+    """
+    if conditions is None:
+        return ()
+    seen: list[Disturbance] = []
+    if slowing := sorted(SLOWING & set(conditions.throttle)):
+        hot = f" at {conditions.temperature} degrees C" if conditions.temperature else ""
+        seen.append(Disturbance("throttled", f"the GPU slowed itself down ({', '.join(slowing)}){hot}"))
+    if conditions.foreign:
+        seen.append(Disturbance("foreign_process", f"the GPU was shared with {', '.join(conditions.foreign)}"))
+    if conditions.waiting is not None and conditions.waiting > WAITING:
+        share = f"{conditions.waiting:.0%}"
+        seen.append(Disturbance("cpu_shared", f"the engine waited for a CPU {share} of its runnable time"))
+    clock = conditions.sm_clock
+    if clock and usual_clock and clock < CLOCK_BELOW * usual_clock:
+        seen.append(Disturbance("clocks", f"the GPU ran at {clock} MHz, and the baseline at {usual_clock} MHz"))
+    return tuple(seen)
+
+
+def cold_cache(load: LoadUsage | None) -> Disturbance | None:
+    """Whether the weights had to be fetched from storage."""
+    if load is None or load.cache_resident is None or load.cache_resident >= WARM:
+        return None
+    return Disturbance("cold_cache", f"only {load.cache_resident:.0%} of the weights lay in the page cache")

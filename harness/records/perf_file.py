@@ -1,0 +1,80 @@
+"""``thresholds/<runner>/<case>.perf.json``: the runs that a case's times and memory are compared with."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from typing import Literal
+
+from pydantic import Field
+
+from harness.records.base import Json, Record
+from harness.records.perf import PerfFacts
+
+
+class PerfRun(Record):
+    """One run of a baseline."""
+
+    run: str
+    started: str
+    """UTC, ISO 8601."""
+    machine: str
+    fresh: bool
+    """Whether it was the first generation of its engine, which compiles, autotunes and loads."""
+    steps: tuple[float, ...] = ()
+    """Seconds of each denoising step, the first included."""
+    values: dict[str, float] = {}
+    """Measure to seconds or bytes, as `harness.perf.measures` names them."""
+
+
+class PerfPool(Record):
+    """Machines that have shown to be alike, and their runs."""
+
+    label: str
+    machines: tuple[str, ...] = Field(min_length=1)
+    runs: tuple[PerfRun, ...] = Field(min_length=1)
+    """Oldest first."""
+
+    @property
+    def days(self) -> int:
+        """On how many days (UTC) the runs were made."""
+        return len({run.started[:10] for run in self.runs})
+
+
+class PerfFile(Record):
+    """Baseline of one case on one runner, pool by pool."""
+
+    schema_version: Literal[1] = 1
+    case: str
+    runner: str
+    request: dict[str, Json]
+    """What the case asks for, as far as it decides how much work there is. Another request has no baseline here."""
+    pools: tuple[PerfPool, ...] = Field(min_length=1)
+    facts: PerfFacts = PerfFacts()
+    covers: str
+    """What the runs cover, in words: how many runs, days and machines in each pool."""
+    notes: tuple[str, ...] = ()
+    """What this baseline does not promise."""
+    author: str
+    reason: str
+    created: str
+    """UTC, ISO 8601."""
+    seal: str = ""
+    """sha256 (hex) over all other fields, as in `harness.records.limits.LimitFile`."""
+
+    def expected_seal(self) -> str:
+        """Compute the seal of this content. Fields at their default value are left out, so that a later version may
+        add fields.
+        """
+        body = self.model_dump(mode="json", exclude={"seal"}, exclude_defaults=True)
+        text = json.dumps(body, sort_keys=True, separators=(",", ":"), allow_nan=False)
+        return hashlib.sha256(text.encode("utf-8")).hexdigest()
+
+    @property
+    def is_sealed(self) -> bool:
+        """Whether the content is what some command of this project wrote."""
+        return self.seal == self.expected_seal()
+
+    def to_json(self) -> str:
+        """The file's content, with the seal of this content."""
+        return Record.to_json(self.model_copy(update={"seal": self.expected_seal()}))

@@ -1,0 +1,271 @@
+"""From a run and its baseline to a report: what is red, what is inconclusive, and what is never red."""
+
+from __future__ import annotations
+
+import sys
+from typing import Any
+
+import pytest
+
+from harness.perf.baseline import build
+from harness.perf.causes import find_cause
+from harness.perf.judging import Judge, Look
+from harness.records.perf import BlockTime, PerfReport, Profile
+from harness.records.perf_file import PerfFile
+
+runs: Any = sys.modules["perf_runs"]  # tests/perf/conftest.py loads it
+MIB, GIB = 2**20, 2**30
+
+
+@pytest.fixture
+def file(machine: Any) -> PerfFile:
+    made, _ = build(runs.case(), "h200", machine.history(), author="ann", reason="first")
+    return made
+
+
+def look(machine: Any, *arguments: Any, conditions: dict[str, Any] | None = None, **options: Any) -> Look:
+    return Look(machine.generation(*arguments, **options), machine.engine(), machine.conditions(**(conditions or {})))
+
+
+def judged(
+    file: PerfFile | None, first: Look, *further: Look, machine: str = "GPU-a", **perf: Any
+) -> tuple[PerfReport, Judge]:
+    """The report of ``first`` where further generations give ``further``, one after the other."""
+    left = list(further)
+    judge = Judge(runs.case(**perf), file, machine)
+    report = judge.report(first, lambda: left.pop(0) if left else None)
+    assert not left, "each of the further generations was asked for"
+    return report, judge
+
+
+def again(machine: Any, count: int, *arguments: Any, **options: Any) -> list[Look]:
+    return [look(machine, *arguments, ordinal=place + 2, **options) for place in range(count)]
+
+
+def test_a_healthy_run_is_within_and_nothing_further_is_generated(machine: Any, file: PerfFile) -> None:
+    report, _ = judged(file, look(machine))
+    assert (report.state, report.confirmations, report.pool, report.runs) == ("within", 0, "h200", 12)
+    step = report.comparisons[0]
+    assert step.measure == "step"
+    assert step.p is not None
+    assert step.limit == pytest.approx(step.baseline * 1.05, rel=0.02)
+
+
+def test_ten_percent_is_slower_after_two_further_generations(machine: Any, file: PerfFile) -> None:
+    report, _ = judged(file, look(machine, 1.10), *again(machine, 2, 1.10))
+    assert (report.state, report.confirmations) == ("slower", 2)
+    assert report.message.startswith("+1")
+    assert "% per step (p = " in report.message
+    assert "pool h200" in report.message
+
+
+def test_what_passes_by_is_within_and_told(machine: Any, file: PerfFile) -> None:
+    report, _ = judged(file, look(machine, 1.3), *again(machine, 1))
+    assert report.state == "within"
+    assert "not borne out" in report.comparisons[0].message
+    assert "further one" in report.reasons[0]
+
+
+@pytest.mark.parametrize(
+    ("conditions", "said"),
+    [
+        ({"throttle": ("hardware thermal slowdown",), "temperature": 88}, "slowed itself down"),
+        ({"foreign": ("python (pid 7)",)}, "shared with python"),
+        ({"waiting": 0.3}, "waited for a CPU 30%"),
+        ({"sm_clock": 1200}, "1200 MHz"),
+    ],
+)
+def test_a_slow_run_on_a_disturbed_machine_is_inconclusive_with_its_reason(
+    machine: Any, file: PerfFile, conditions: dict[str, Any], said: str
+) -> None:
+    first, second = (look(machine, 1.5, conditions=conditions, ordinal=place) for place in (1, 2))
+    report, judge = judged(file, first, second)
+    assert report.state == "inconclusive"
+    assert said in report.message
+    assert not any(one.gates and one.state == "slower" for one in report.comparisons)
+    assert find_cause(report, judge.looks, file, None, None).name in (
+        "throttled",
+        "foreign_process",
+        "cpu_shared",
+        "clocks",
+    )
+
+
+def test_a_quiet_retry_decides(machine: Any, file: PerfFile) -> None:
+    busy = look(machine, 1.5, conditions={"foreign": ("python (pid 7)",)})
+    report, _ = judged(file, busy, *again(machine, 1))
+    assert report.state == "within"
+    assert "shared with python" in report.reasons[0]
+    report, _ = judged(file, busy, *again(machine, 3, 1.5))
+    assert report.state == "slower"
+
+
+def test_a_healthy_run_on_a_busy_machine_is_within(machine: Any, file: PerfFile) -> None:
+    report, _ = judged(file, look(machine, conditions={"foreign": ("python (pid 7)",)}))
+    assert report.state == "within"
+
+
+def test_a_run_that_cannot_be_made_again_is_not_red(machine: Any, file: PerfFile) -> None:
+    judge = Judge(runs.case(), file, "GPU-a")
+    report = judge.report(look(machine, 1.5), lambda: None)
+    assert report.state == "inconclusive"
+    assert "could not be generated again" in report.message
+
+
+def test_no_baseline_is_unmeasured_and_says_so(machine: Any) -> None:
+    report, _ = judged(None, look(machine))
+    assert (report.state, report.reasons) == ("unmeasured", ("no baseline",))
+    assert {one.measure for one in report.comparisons} >= {"step", "denoise_memory", "place"}
+
+
+@pytest.mark.parametrize(
+    ("change", "why"),
+    [({"width": 32}, "another size (width)"), ({"num_inference_steps": 7}, "another size (num_inference_steps)")],
+)
+def test_another_size_has_no_baseline(machine: Any, file: PerfFile, change: dict[str, Any], why: str) -> None:
+    case = runs.case()
+    other = case.model_copy(update={"sampling": case.sampling.model_copy(update=change)})
+    report = Judge(other, file, "GPU-a").report(look(machine), lambda: None)
+    assert report.state == "unmeasured"
+    assert why in report.message
+
+
+def test_an_unknown_machine_has_no_baseline(machine: Any, file: PerfFile) -> None:
+    report, _ = judged(file, look(machine, 1.6), machine="GPU-b")
+    assert report.state == "unmeasured"
+    assert "in no pool" in report.message
+
+
+def test_faster_is_told_and_not_red(machine: Any, file: PerfFile) -> None:
+    report, _ = judged(file, look(machine, 0.64))
+    assert report.state == "faster"
+    assert report.message.startswith("-3")
+
+
+def test_memory_is_exact(machine: Any, file: PerfFile) -> None:
+    within, _ = judged(file, look(machine, peak=20 * GIB + MIB))
+    assert within.state == "within"
+    report, _ = judged(file, look(machine, peak=20 * GIB + 4 * MIB), *again(machine, 2, peak=20 * GIB + 4 * MIB))
+    assert report.state == "more_memory"
+    assert "+4 MiB GPU memory of the steps" in report.message
+    loose, _ = judged(file, look(machine, peak=20 * GIB + 4 * MIB), memory_effect=0.01)
+    assert loose.state == "within"
+
+
+def test_reserved_memory_never_gates(machine: Any, file: PerfFile) -> None:
+    generation = machine.generation()
+    memory = tuple(one.model_copy(update={"reserved": 70 * GIB}) for one in generation.usage.memory)
+    usage = generation.usage.model_copy(update={"memory": memory})
+    report, _ = judged(
+        file, Look(generation.model_copy(update={"usage": usage}), machine.engine(), machine.conditions())
+    )
+    assert report.state == "within"
+
+
+def test_memory_is_judged_on_a_disturbed_machine_too(machine: Any, file: PerfFile) -> None:
+    busy = {"foreign": ("python (pid 7)",)}
+    looks = [look(machine, peak=30 * GIB, conditions=busy, ordinal=place + 1) for place in range(3)]
+    report, _ = judged(file, *looks)
+    assert report.state == "more_memory"
+
+
+def leaking(machine: Any, count: int, each: int) -> list[Look]:
+    return [
+        look(machine, ordinal=place + 1, before=10 * GIB + 4 * MIB * min(place, 1) + place * each, grows=each)
+        for place in range(count)
+    ]
+
+
+def test_fifty_megabytes_a_run_are_a_leak(machine: Any, file: PerfFile) -> None:
+    report, judge = judged(file, *leaking(machine, 4, 50 * MIB))
+    assert report.state == "leak"
+    assert find_cause(report, judge.looks, file, None, None).name == "leaking"
+
+
+def test_what_stays_once_is_no_leak(machine: Any, file: PerfFile) -> None:
+    first = look(machine, grows=200 * MIB)
+    further = [look(machine, ordinal=place, before=10 * GIB + 204 * MIB) for place in (2, 3, 4)]
+    report, _ = judged(file, first, *further)
+    assert report.state == "within"
+
+
+def test_a_leak_of_host_memory_shows_without_a_baseline_if_the_case_generates_often(machine: Any) -> None:
+    def host(place: int, each: int) -> dict[str, Any]:
+        level = 2 * GIB + place * each
+        return {"host_before": level, "host_peak": level + GIB, "host_after": level + each}
+
+    for each, state in ((50 * MIB, "leak"), (0, "unmeasured")):
+        looks = [look(machine, ordinal=place + 1, conditions=host(place, each)) for place in range(6)]
+        report, _ = judged(None, *looks, generations=6)
+        assert report.state == state
+
+
+def test_a_cold_cache_is_told_and_not_red(machine: Any, file: PerfFile) -> None:
+    cold = Look(machine.generation(), machine.engine(cache_resident=0.1, read_seconds=30.0), machine.conditions())
+    report, _ = judged(file, cold, gates=("step", "read"))
+    assert report.state == "within"
+    read = next(one for one in report.comparisons if one.measure == "read")
+    assert read.state == "inconclusive"
+    assert "10% of the weights" in read.message
+
+
+def cause(file: PerfFile, slow: Look, further: list[Look], profile: Profile | None, facts: dict[str, Any]) -> str:
+    report, judge = judged(file.model_copy(update={"facts": file.facts.model_copy(update=facts)}), slow, *further)
+    return find_cause(report, judge.looks, judge.file, slow_fingerprint(), profile).name
+
+
+def slow_fingerprint() -> Any:
+    return runs.Machine().record(0).fingerprint
+
+
+def blocks(**slow: float) -> Profile:
+    names = [f"transformer.blocks.{place}" for place in range(8)]
+    return Profile(
+        blocks=tuple(
+            BlockTime(block=name, seconds=0.01 * slow.get(name[-1:] and f"b{name[-1]}", 1.0)) for name in names
+        )
+    )
+
+
+@pytest.mark.parametrize(
+    ("options", "facts", "profile", "wanted"),
+    [
+        ({"kernel": "dequantize+linear"}, {}, None, "other_kernel"),
+        ({"compilations": 9}, {"compilations": 2}, None, "recompiled"),
+        ({}, {"attention": "flash"}, None, "attention_backend"),
+        ({}, {"driver": "570.0"}, None, "other_version"),
+        ({}, {"packages": {"torch": "2.10.0", "diffusers": "0.42.1"}}, None, "other_version"),
+        ({}, {}, Profile(synchronizations=400, kernels=900), "synchronizing"),
+        ({}, {"profile": Profile(kernels=400)}, Profile(kernels=900, synchronizations=0), "more_kernels"),
+        ({}, {}, blocks(b3=2.0), "some_blocks"),
+        ({}, {}, blocks(), "everywhere"),
+        ({}, {}, None, "everywhere"),
+        ({"by_step": lambda place: 1.0 if place < 6 else 1.25}, {}, None, "one_expert"),
+    ],
+)
+def test_the_first_cause_that_holds_is_named(
+    machine: Any,
+    file: PerfFile,
+    options: dict[str, Any],
+    facts: dict[str, Any],
+    profile: Profile | None,
+    wanted: str,
+) -> None:
+    slow = 1.25 if "by_step" not in options else 1.0
+    assert cause(file, look(machine, slow, **options), again(machine, 2, slow, **options), profile, facts) == wanted
+
+
+def test_a_slow_expert_that_runs_in_few_steps_is_seen(machine: Any) -> None:
+    """Three of twelve warm steps: the median over all of them does not move."""
+    experts = tuple("transformer" if place < 4 else "transformer_2" for place in range(runs.STEPS))
+
+    def slow(place: int) -> float:
+        return 1.3 if place < 4 else 1.0
+
+    history = [machine.record(day, machine.generation(experts=experts)) for day in range(12)]
+    file, _ = build(runs.case(), "h200", history, author="ann", reason="first")
+    looks = [look(machine, experts=experts, by_step=slow, ordinal=place + 1) for place in range(3)]
+    report, judge = judged(file, *looks)
+    assert report.state == "slower"
+    assert "per step of transformer (" in report.message
+    assert find_cause(report, judge.looks, file, slow_fingerprint(), None).name == "one_expert"
