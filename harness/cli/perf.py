@@ -31,7 +31,7 @@ class Request:
 def make_baselines(context: SessionContext, cases: Sequence[Located], request: Request) -> None:
     """Make a baseline of each case, show it beside the old one, and write it.
 
-    A case with too few runs is told and left out, unless it is the only one.
+    A case with too few runs is named and left out.
 
     Raises:
         InvalidCaseError: no case has enough quiet runs, or a baseline would let more through and no reason is given.

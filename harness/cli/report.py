@@ -22,6 +22,7 @@ from harness.report.junit import junit_xml
 from harness.report.load import ReportError, Run, is_pending, load_pending, load_run
 from harness.report.markdown import comment, job_summary, run_json
 from harness.report.render import render
+from harness.report.terminal import diff_runs, find_case, find_run, show_case
 
 
 class Format(StrEnum):
@@ -76,6 +77,24 @@ def report_command(
 ) -> None:
     """Render a run's records: offline HTML, JUnit, a job summary, a comment, JSON. Nothing is run again."""
     typer.echo(report(directory, kind, out).rstrip("\n"))
+
+
+RunName = Annotated[str, typer.Argument(help="a folder, the name of a run below --runs, or `last`")]
+Runs = Annotated[Path, typer.Option("--runs", help="where runs are kept")]
+
+
+def show_command(
+    run: RunName,
+    case: Annotated[str, typer.Argument(help="id of the case, or runner/case")],
+    runs: Runs = Path("runs"),
+) -> None:
+    """Show one case of a run in the terminal: verdict, findings, limits, what changed, next command."""
+    typer.echo(show_case(find_case(load_run(find_run(run, runs)), case)))
+
+
+def diff_command(before: RunName, after: RunName, runs: Runs = Path("runs")) -> None:
+    """Say in which verdicts, measurements and ingredients the second run differs from the first."""
+    typer.echo(diff_runs(load_run(find_run(before, runs)), load_run(find_run(after, runs))))
 
 
 def history_command(

@@ -8,6 +8,10 @@ from typing import Any
 from harness.records.base import Json
 from harness.records.inspection import InspectionFinding, Severity
 
+registered_codes: frozenset[str] | None = None
+"""Codes that a finding may have; ``None``: any. Tests set it, so that a check with an undeclared code fails there and
+not in an inspection of a user."""
+
 
 def finding(
     severity: Severity,
@@ -21,7 +25,13 @@ def finding(
     evidence: Mapping[str, Any] | None = None,
     next_command: str = "",
 ) -> InspectionFinding:
-    """A finding whose evidence is made JSON-clean: NaN and infinity become words, numpy scalars plain numbers."""
+    """Return a finding with evidence that JSON can hold: NaN and infinity become words, numpy scalars plain numbers.
+
+    Raises:
+        ValueError: in tests only, if no check declares the code.
+    """
+    if registered_codes is not None and code not in registered_codes:
+        raise ValueError(f"{code!r} is among the codes of no check; add it to the check's @check(..., codes=...)")
     clean: dict[str, Json] = {key: jsonable(value) for key, value in (evidence or {}).items()}
     return InspectionFinding(
         code=code,

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import contextlib
+import os
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
-from functools import partial
+from functools import cached_property, partial
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +20,7 @@ from harness.engine.resolve import resolve_case
 from harness.engine.stamps import Stamps, require_unchanged
 from harness.errors import QuantgateError
 from harness.frames.clip import Clip, read_clip
+from harness.git import checkout_of
 from harness.goldens.golden import Golden
 from harness.goldens.matching import MatchKind
 from harness.judge.evidence import Evidence
@@ -28,7 +30,7 @@ from harness.perf.conditions import sampled
 from harness.perf.judging import Look
 from harness.perf.measures import PERF_CAUSES
 from harness.records import generation as gen
-from harness.records.case_record import CaseRecord, Timing
+from harness.records.case_record import CaseRecord, Checkout, Timing
 from harness.records.golden import CLIP
 from harness.records.identity import Fingerprint, Identity
 from harness.records.limits import LimitCheck
@@ -44,6 +46,7 @@ from harness.session.identity import identity_of
 from harness.session.inspecting import Inspector
 from harness.session.perf import Timed, judge_perf
 from harness.session.probing import base_on_disk, probe_source, run_probes
+from harness.session.programs import program_digests
 from harness.session.similarity import require_near
 from harness.session.stages import (
     Found,
@@ -135,8 +138,13 @@ class Session:
             device=context.device.kind,
             allow_python_backend=context.allow_python_backend,
             runner=context.runner.name,
+            root=context.root,
             runtime_env=context.runtime_env,
         )
+
+    @cached_property
+    def _checkout(self) -> Checkout:
+        return checkout_of(self.context.root, os.environ)
 
     def close(self) -> None:
         """Stop every engine."""
@@ -287,6 +295,7 @@ class Session:
             files=inspected.digests,
             harmless_env=context.runner.harmless_env,
             perturbation=context.perturbation,
+            programs=program_digests(case, context.root),
         )
         run.identity = identify()
         found = find_golden(context, case, run.identity, accepted)
@@ -396,6 +405,7 @@ class Session:
             source=run.located.where,
             runner=self.context.runner.name,
             started=started.isoformat(timespec="seconds"),
+            checkout=self._checkout,
             attempt=attempt,
             request=run.case.model_dump(mode="json"),
             verdict=verdict,

@@ -9,6 +9,7 @@ from harness.formats.evidence import Exact
 from harness.formats.modules import summary_format
 from harness.formats.spec import known_formats
 from harness.inspector.checks.encoding import holds_other, other_base, other_votes, own_related, related
+from harness.inspector.checks.registration import check
 from harness.inspector.context import Context
 from harness.inspector.findings import finding, some
 from harness.inspector.gates import EXACT, FULL_BLOCKS, NEAR, STALE, UNROUNDED, bad_rows, gain_limit, gate_of
@@ -37,6 +38,13 @@ def recipe_of(item: Measured) -> str:
     return "max" if is_exact(exact) or claim_allowed(item, exact) else "other"
 
 
+@check(
+    "requantize",
+    cost="rows",
+    codes=("codes_from_unrounded_scale", "base_stale"),
+    notes=("recipe_not_recomputable",),
+    order=300,
+)
 def requantized_codes(context: Context) -> Iterator[InspectionFinding]:
     """Stale bases, and codes that were computed with scales other than the stored ones."""
     for expert in context.experts:
@@ -135,6 +143,7 @@ def _finding(code: str, expert: str, names: list[str], measured: dict[str, Measu
 MODULATION = ("scale_shift_table", "time_proj", "norm_out", "adaLN", "modulation", "norm.linear", "norm1.linear")
 
 
+@check("excluded", cost="rows", codes=("adaln_halves_swapped", "halves_swapped", "excluded_differs"), order=310)
 def excluded_rows(context: Context) -> Iterator[InspectionFinding]:
     """Excluded tensors that differ; AdaLN halves that stand exchanged are named."""
     for expert, compared in context.compared.items():
@@ -182,6 +191,13 @@ def _excluded_finding(code: str, expert: str, items: list[Compared], first: Comp
 # Two experts: the right two, in the right order, quantized by one policy.
 
 
+@check(
+    "experts",
+    cost="header",
+    codes=("unexpected_format", "experts_mixed_precision"),
+    notes=("experts_policy_differs",),
+    order=240,
+)
 def experts_policy(context: Context) -> Iterator[InspectionFinding]:
     """Formats against the case, and one expert against the other."""
     formats = {expert: summary_format(context.modules[expert]) for expert in context.experts}
@@ -220,6 +236,7 @@ def experts_policy(context: Context) -> Iterator[InspectionFinding]:
         )
 
 
+@check("expert_identity", cost="rows", codes=("experts_swapped", "experts_identical", "wrong_expert"), order=250)
 def swapped_or_same(context: Context) -> Iterator[InspectionFinding]:
     """Each expert must fit its own base better than the other expert's."""
     votes = {expert: other_votes(context, expert) for expert in context.experts}
@@ -245,6 +262,7 @@ def swapped_or_same(context: Context) -> Iterator[InspectionFinding]:
         )
 
 
+@check("base_identity", cost="rows", codes=("wrong_base",), order=260)
 def wrong_base(context: Context) -> Iterator[InspectionFinding]:
     """A base whose unquantized tensors are other ones is not the base of this checkpoint, whatever its name says."""
     for expert in context.experts:

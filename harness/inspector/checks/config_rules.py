@@ -6,12 +6,16 @@ from collections.abc import Iterator, Mapping
 
 from harness.formats.config import Declaration
 from harness.formats.modules import Module
+from harness.inspector.checks.registration import check
 from harness.inspector.context import Context
 from harness.inspector.findings import finding, some
 from harness.inspector.index import Component
 from harness.records.inspection import InspectionFinding
 
 
+@check(
+    "declaration", cost="header", codes=("quantization_undeclared", "nothing_quantized", "format_mismatch"), order=60
+)
 def declaration_against_tensors(context: Context) -> Iterator[InspectionFinding]:
     """Declared and stored format agree, and both exist or neither."""
     for expert, component in context.experts.items():
@@ -90,6 +94,13 @@ LISTING = ("", "modelopt", "fp8", "fbgemm_fp8", "compressed-tensors", "mxfp8", "
 torchao, bitsandbytes and quanto know them by their tensors."""
 
 
+@check(
+    "ignore_list",
+    cost="header",
+    codes=("ignore_contradicted", "ignore_incomplete", "carried_not_ignored"),
+    notes=("ignore_unmatched",),
+    order=70,
+)
 def ignore_against_tensors(context: Context) -> Iterator[InspectionFinding]:
     """Every unquantized Linear is covered by the ignore list, and no quantized one is."""
     for expert, component in context.experts.items():
@@ -162,6 +173,7 @@ def declared_matches(pattern: str, name: str) -> bool:
     return pattern_matches(pattern, name)
 
 
+@check("boundary_ratio", cost="header", codes=("boundary_ratio_missing", "boundary_ratio_differs"), order=80)
 def boundary_ratio(context: Context) -> Iterator[InspectionFinding]:
     """A repository with two experts must say where they switch."""
     index = context.model_index

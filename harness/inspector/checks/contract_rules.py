@@ -6,6 +6,7 @@ import fnmatch
 from collections.abc import Iterator
 
 from harness.inspector.checks.encoding import WORDS, own_related
+from harness.inspector.checks.registration import check
 from harness.inspector.context import Context
 from harness.inspector.contracts import Resolved, resolve
 from harness.inspector.contracts.resolve import remedies, resolve_loader
@@ -31,6 +32,7 @@ def proven_readings(context: Context, expert: str) -> dict[str, Measured]:
     }
 
 
+@check("contracts", cost="rows", codes=("nibble_order", "scale_layout", "contract_unproven"), order=340)
 def contracts(context: Context) -> Iterator[InspectionFinding]:
     """Nibble order and scale layout: who assumes what, because of which rule."""
     for expert in context.experts:
@@ -96,6 +98,22 @@ def _mismatch(
     )
 
 
+@check(
+    "contract_predictions",
+    cost="header",
+    codes=(
+        "contract_unread",
+        "contract_unmodelled",
+        "runtime_refuses",
+        "name_unmapped",
+        "scale_shape",
+        "declaration_unseen",
+        "scope_differs",
+        "scale_missing",
+        "input_scale_missing",
+    ),
+    order=360,
+)
 def contract_predictions(context: Context) -> Iterator[InspectionFinding]:
     """What a runtime refuses, leaves unquantized, quantizes beyond what is stored, or fills with ones."""
     for expert in context.experts:
@@ -204,6 +222,7 @@ def _unread(expert: str, runtime: Resolved) -> InspectionFinding:
     )
 
 
+@check("contract_settings", cost="header", codes=("backend_unknown",), order=350)
 def contract_settings(context: Context) -> Iterator[InspectionFinding]:
     """Settings that a runtime takes from the environment."""
     for contract in context.options.contracts:
@@ -222,6 +241,7 @@ def contract_settings(context: Context) -> Iterator[InspectionFinding]:
             )
 
 
+@check("contract_schedule", cost="header", codes=("contract_schedule", "scheduler_refused"), order=370)
 def contract_schedule(context: Context) -> Iterator[InspectionFinding]:
     """Say which flow shift and boundary each runtime will sample with, and which of the files it does not read."""
     model = next((item for item in context.experts.values() if item.role == "model"), None)
@@ -273,6 +293,7 @@ def _base(repository: str) -> str:
     return repository.rsplit("/", 1)[-1]
 
 
+@check("contract_repositories", cost="header", codes=(), notes=("repository_unregistered",), order=380)
 def contract_repositories(context: Context) -> Iterator[InspectionFinding]:
     """Repositories that a runtime does not know by name."""
     for contract in context.options.contracts:

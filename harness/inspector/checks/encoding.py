@@ -7,6 +7,7 @@ from collections.abc import Iterable, Iterator, Mapping
 
 from harness.formats.modules import Module
 from harness.formats.spec import title_of
+from harness.inspector.checks.registration import check
 from harness.inspector.context import Context, declared_reading
 from harness.inspector.decoding import declared_rule
 from harness.inspector.findings import finding, some
@@ -76,6 +77,21 @@ def other_base(context: Context, expert: str) -> bool:
     return len(compared) >= 8 and differing > OTHER_BASE_SHARE * len(compared) and not holds_other(context, expert)
 
 
+@check(
+    "encoding",
+    cost="rows",
+    codes=(
+        "nibble_order",
+        "scale_layout",
+        "fp8_code_table",
+        "weight_transposed",
+        "weights_unrelated",
+        "row_corrupt",
+        "two_conventions",
+        "encoding_inconclusive",
+    ),
+    order=270,
+)
 def encoding(context: Context) -> Iterator[InspectionFinding]:
     """Nibble order, scale layout and code table, tensor by tensor and row by row."""
     for expert in context.experts:
@@ -225,6 +241,7 @@ def _broken_scales(context: Context, expert: str, item: Measured) -> bool:
     return scale is not None and any(context.scanned.get(expert, {}).get(scale.name, (0, 0)))
 
 
+@check("blind_layout", cost="rows", codes=("scale_layout",), order=280)
 def layout_without_base(context: Context) -> Iterator[InspectionFinding]:
     """Scale layout from codes and scales alone, where there is no base to compare with."""
     for expert in context.experts:
@@ -271,6 +288,7 @@ def described(modules: Iterable[Module]) -> str:
     return ", ".join(f"{count} Linears are {text}" for text, count in counts.most_common())
 
 
+@check("unproven", cost="header", codes=("base_missing", "encoding_unproven"), order=390)
 def without_base(context: Context) -> Iterator[InspectionFinding]:
     """Says plainly what cannot be known without the base."""
     for expert in context.experts:

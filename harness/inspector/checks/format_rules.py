@@ -8,6 +8,7 @@ from collections.abc import Iterator
 from harness.formats.modules import block_of, is_scale
 from harness.formats.names import PREFIXES
 from harness.formats.spec import title_of
+from harness.inspector.checks.registration import check
 from harness.inspector.context import Context
 from harness.inspector.findings import finding, some
 from harness.records.inspection import InspectionFinding
@@ -26,6 +27,7 @@ REQUIRED = (
 WAN_CLASSES = ("WanTransformer3DModel", "WanModel")
 
 
+@check("names", cost="header", codes=("names_mixed", "names_of_another_dialect"), notes=("names_prefixed",), order=20)
 def names_of_dialect(context: Context) -> Iterator[InspectionFinding]:
     """Names that the folder's own loader does not know, and prefixes that a loader has to take away."""
     for expert, component in context.experts.items():
@@ -62,6 +64,7 @@ def names_of_dialect(context: Context) -> Iterator[InspectionFinding]:
             )
 
 
+@check("recognised", cost="header", codes=("format_not_decoded",), order=330)
 def recognised_only(context: Context) -> Iterator[InspectionFinding]:
     """Linears whose format is named and not decoded: neither right nor wrong."""
     for expert in context.experts:
@@ -84,6 +87,7 @@ def recognised_only(context: Context) -> Iterator[InspectionFinding]:
             )
 
 
+@check("no_tensors", cost="header", codes=("no_tensors",), order=30)
 def nothing_here(context: Context) -> Iterator[InspectionFinding]:
     """File sets without a single tensor."""
     for expert, component in context.experts.items():
@@ -101,6 +105,7 @@ def nothing_here(context: Context) -> Iterator[InspectionFinding]:
         )
 
 
+@check("needed_tensors", cost="header", codes=("tensor_missing",), order=40)
 def needed_tensors(context: Context) -> Iterator[InspectionFinding]:
     """Embeddings and head of a Wan transformer, and the same tensors in each block; asked where no base says so."""
     for expert, component in context.experts.items():
@@ -129,6 +134,7 @@ def needed_tensors(context: Context) -> Iterator[InspectionFinding]:
             )
 
 
+@check("eight_bits", cost="header", codes=("dtype_differs",), order=50)
 def eight_bits_elsewhere(context: Context) -> Iterator[InspectionFinding]:
     """8-bit norms, biases, tables and embeddings: tensors that are no Linear's weight are never quantized."""
     for expert, component in context.experts.items():

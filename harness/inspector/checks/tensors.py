@@ -9,6 +9,7 @@ from harness.formats.codecs import FLOAT_DTYPES
 from harness.formats.config import Declaration
 from harness.formats.decode import MX_BLOCK
 from harness.formats.modules import SCALE_PARTS, WEIGHT_SUFFIXES, Module, block_of, is_scale
+from harness.inspector.checks.registration import check
 from harness.inspector.context import Context
 from harness.inspector.findings import finding, some
 from harness.inspector.gates import gain_limit, gate_of
@@ -18,6 +19,12 @@ from harness.records.inspection import InspectionFinding
 INVERSE_NAMES = ("weight_scale_inv", "weight_scale_inverse")
 
 
+@check(
+    "scale_tensors",
+    cost="header",
+    codes=("scale_renamed", "scale_missing", "global_scale_missing", "input_scale_missing"),
+    order=120,
+)
 def scale_tensors_present(context: Context) -> Iterator[InspectionFinding]:
     """Block, global and input scales of every quantized Linear; renamed ones are named as such."""
     for expert, component in context.experts.items():
@@ -84,6 +91,7 @@ def _input_needed(declared: Declaration, module: Module, quantized: Mapping[str,
     return ""
 
 
+@check("scale_shapes", cost="header", codes=("scale_columns", "scale_shape"), order=160)
 def scale_shapes(context: Context) -> Iterator[InspectionFinding]:
     """Block scales E4M3 [N, K/16] (or padded for swizzling), global scales F32 scalars, FP8 scales scalar or [N]."""
     for expert in context.experts:
@@ -156,6 +164,7 @@ def cast_candidates(context: Context, expert: str) -> set[str]:
     return set() if scaled else set(eight)
 
 
+@check("casts", cost="rows", codes=("scale_missing",), notes=("fp8_cast",), order=130)
 def casts(context: Context) -> Iterator[InspectionFinding]:
     """Linears that were cast to FP8 without scales: right at gain 1, otherwise their scales were lost."""
     for expert in context.experts:
@@ -196,6 +205,7 @@ def _wrong_size(item: Measured) -> bool:
     return score.cosine >= gate_of(item).unrelated and abs(score.gain - 1) > max(gain_limit(item), 0.05)
 
 
+@check("left_over_scales", cost="header", codes=("scale_left_over", "scale_orphaned"), order=140)
 def leftovers(context: Context) -> Iterator[InspectionFinding]:
     """Scales beside an unquantized weight, and scales whose weight is absent."""
     for expert, component in context.experts.items():
@@ -242,6 +252,7 @@ def _left(code: str, expert: str, names: list[str], text: str) -> InspectionFind
     )
 
 
+@check("scale_dtypes", cost="header", codes=("scale_dtype",), order=150)
 def scale_dtypes(context: Context) -> Iterator[InspectionFinding]:
     """Scales of the first and second level in another dtype than float32: rounded, and refused by some loaders."""
     for expert in context.experts:
@@ -269,6 +280,7 @@ def scale_dtypes(context: Context) -> Iterator[InspectionFinding]:
 # Which tensors there are, against the base.
 
 
+@check("key_set", cost="header", codes=("tensor_missing", "tensor_unexpected"), order=90)
 def keys_against_base(context: Context) -> Iterator[InspectionFinding]:
     """Every tensor of the base is there, and nothing else but scales."""
     for expert, component in context.experts.items():
@@ -302,6 +314,7 @@ def keys_against_base(context: Context) -> Iterator[InspectionFinding]:
 # Shapes and dtypes against the base and against the model's own configuration.
 
 
+@check("shapes", cost="header", codes=("shape_differs", "dtype_differs"), order=100)
 def shapes_and_dtypes(context: Context) -> Iterator[InspectionFinding]:
     """A packed weight is [N, K/2] of the base's [N, K]; everything else has the base's shape and a float dtype."""
     for expert, component in context.experts.items():
@@ -343,6 +356,7 @@ def shapes_and_dtypes(context: Context) -> Iterator[InspectionFinding]:
             )
 
 
+@check("config_shapes", cost="header", codes=("config_contradicts_tensors",), order=110)
 def config_against_tensors(context: Context) -> Iterator[InspectionFinding]:
     """A Wan transformer's ``config.json`` against block count, width and feed-forward width."""
     for expert, component in context.experts.items():

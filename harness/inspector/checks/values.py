@@ -9,6 +9,7 @@ import numpy as np
 from packaging.version import InvalidVersion, Version
 
 from harness.inspector.checks.encoding import own_related
+from harness.inspector.checks.registration import check
 from harness.inspector.context import Context
 from harness.inspector.findings import finding, some
 from harness.inspector.gates import ROW_GAIN, bad_rows, gain_limit, gate_of, is_fnuz
@@ -23,6 +24,12 @@ SMALLEST_INPUT = 1e-10
 LARGEST_INPUT = 1e5
 
 
+@check(
+    "scalar_values",
+    cost="scalar",
+    codes=("global_scale_degenerate", "input_scale_degenerate", "global_scale_inverted"),
+    order=170,
+)
 def scalar_values(context: Context) -> Iterator[InspectionFinding]:
     """Global, per-tensor and input scales, read completely."""
     for expert in context.experts:
@@ -72,6 +79,7 @@ def _worst(numbers: tuple[float, ...]) -> str:
     )
 
 
+@check("qkv_scales", cost="scalar", codes=("qkv_scales_differ",), order=180)
 def qkv_scales(context: Context) -> Iterator[InspectionFinding]:
     """q, k and v of one attention share their scales; where they differ, a runtime that fuses them is wrong."""
     for expert in context.experts:
@@ -103,6 +111,7 @@ def qkv_scales(context: Context) -> Iterator[InspectionFinding]:
             )
 
 
+@check("qkv_input_scales", cost="scalar", codes=("input_scales_differ",), order=190)
 def qkv_input_scales(context: Context) -> Iterator[InspectionFinding]:
     """q, k and v of a self-attention (k and v of a cross-attention) read one input, so their input scales agree."""
     for expert in context.experts:
@@ -149,6 +158,7 @@ OTHER_INPUT = 4.0
 """Ratio above which calibrations of one input cannot lie apart."""
 
 
+@check("constant_scales", cost="scalar", codes=("scale_constant",), order=320)
 def constant_scales(context: Context) -> Iterator[InspectionFinding]:
     """One scale for all Linears of an expert: a default that nobody measured."""
     for expert in context.experts:
@@ -177,6 +187,7 @@ LEAST_LINEARS = 8
 """Linears that must agree before one scale for all of them is no chance."""
 
 
+@check("subnormal_scales", cost="rows", codes=("block_scale_subnormal",), order=220)
 def subnormal_scales(context: Context) -> Iterator[InspectionFinding]:
     """Block scales in E4M3's subnormals: of four significant digits one is left."""
     for expert in context.experts:
@@ -206,6 +217,7 @@ SUBNORMAL_SHARE = 0.5
 """Share of subnormal block scales that no calibrated tensor reaches: its largest block scale is 448."""
 
 
+@check("plain_values", cost="rows", codes=("weights_nan", "weights_zero"), order=210)
 def plain_values(context: Context) -> Iterator[InspectionFinding]:
     """Unquantized tensors without a base: NaN, infinity, and Linears that are zero throughout."""
     for expert, sane in context.sanity.items():
@@ -236,6 +248,7 @@ def _linears(context: Context, expert: str) -> set[str]:
     return {module.weight.name for module in context.modules[expert].values()}
 
 
+@check("weight_values", cost="rows", codes=("weights_nan",), order=200)
 def weight_values(context: Context) -> Iterator[InspectionFinding]:
     """NaN among 8-bit codes and decoded rows: every token that meets one is NaN from there on."""
     for expert in context.experts:
@@ -258,6 +271,7 @@ def weight_values(context: Context) -> Iterator[InspectionFinding]:
             )
 
 
+@check("block_scale_values", cost="full", codes=("block_scale_nan", "block_scale_zero"), order=230)
 def block_scale_values(context: Context) -> Iterator[InspectionFinding]:
     """NaN and zero among block scales: four bytes in a model are enough for a black video."""
     for expert in context.experts:
@@ -313,6 +327,7 @@ TEXTS = {
 }
 
 
+@check("gain", cost="rows", codes=("gain", "row_gain", "global_scale_inverted", "scale_dropped", "fp8_fnuz"), order=290)
 def gains(context: Context) -> Iterator[InspectionFinding]:
     """Least-squares gain per tensor and per row."""
     for expert in context.experts:
