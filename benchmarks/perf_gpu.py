@@ -175,6 +175,8 @@ class Bench:
                     )
             finally:
                 session.close()
+            for clip in path.parent.glob("*.safetensors"):
+                clip.unlink()  # twenty megabytes a run, and nobody looks at them
         return CaseRecord.read(path)
 
     def baseline(self, runs: int) -> float | None:

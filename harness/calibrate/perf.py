@@ -12,7 +12,7 @@ from harness.errors import InvalidCaseError
 from harness.goldens.journal import Transaction, recover
 from harness.goldens.workspace import Workspace
 from harness.perf.baseline import baseline_path
-from harness.perf.judging import GROWTH_MARGIN, exact_limit
+from harness.perf.judging import SUSPICIOUS, exact_limit
 from harness.perf.measures import GROWTH, MEMORY, STEP
 from harness.perf.rule import LEAST_RUNS, compare_values, spread_of
 from harness.project import Project
@@ -68,7 +68,7 @@ def _limits(pool: PerfPool) -> dict[str, float]:
         if len(values) < LEAST_RUNS:
             continue
         if name in GROWTH:
-            found[name] = max(values) + GROWTH_MARGIN[name]
+            found[name] = max(values) + SUSPICIOUS[name]
         elif name in MEMORY and name != "host_memory":
             found[name] = exact_limit(values, 0.0)
         elif min(values) > 0:

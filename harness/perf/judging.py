@@ -48,6 +48,8 @@ HOST_GRANULARITY = 64 * 2**20
 HOST_EFFECT = 0.10
 GROWTH_MARGIN = {"growth": GRANULARITY, "host_growth": 16 * 2**20}
 """Bytes a generation that are no leak: a segment of the GPU's allocator, an arena of malloc's."""
+SUSPICIOUS = {"growth": GRANULARITY, "host_growth": 8 * 2**20}
+"""Bytes beyond the baseline's highest growth from which on further generations are made, to see whether it goes on."""
 MATTERS = 0.01
 """Share of the whole generation that an effect on a stage must cost before it gates."""
 BAD: tuple[PerfState, ...] = ("slower", "more_memory", "leak")
@@ -295,7 +297,7 @@ class Judge:
         )
 
     def _growth(self, measure: str, value: float, past: Sequence[float], gates: bool) -> PerfComparison:
-        limit = max(past) + GROWTH_MARGIN[measure]
+        limit = max(past) + SUSPICIOUS[measure]
         usual = sorted(past)[len(past) // 2]
         return PerfComparison(
             measure=measure,
