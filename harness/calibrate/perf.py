@@ -15,6 +15,7 @@ from harness.perf.baseline import baseline_path
 from harness.perf.comparing import SUSPICIOUS, exact_limit
 from harness.perf.measures import GROWTH, MEMORY, STEP
 from harness.perf.rule import LEAST_RUNS, compare_values, spread_of
+from harness.project import Project
 from harness.records.case_record import CaseRecord
 from harness.records.perf_file import PerfFile, PerfPool
 from harness.session.conductor import Session
@@ -84,10 +85,10 @@ def write_baseline(workspace: Workspace, new: PerfFile, old: PerfFile | None, *,
     if old is not None and not reason.strip() and (looser := _looser(old, new)):
         raise InvalidCaseError(
             f"this baseline would let more through than before: {'; '.join(looser)}",
-            where=str(baseline_path(workspace.root / "thresholds", new.runner, new.case)),
+            where=str(baseline_path(Project(workspace.root).thresholds, new.runner, new.case)),
             remedy=f"if so: quantgate regenerate --perf --case {new.case} --runner {new.runner} --reason '...'",
         )
-    target = baseline_path(workspace.root / "thresholds", new.runner, new.case)
+    target = baseline_path(Project(workspace.root).thresholds, new.runner, new.case)
     with workspace.locked():
         recover(workspace)
         transaction = Transaction(workspace, f"baseline of {new.runner}/{new.case}")
