@@ -75,7 +75,7 @@ def make_baselines(context: SessionContext, cases: Sequence[Located], request: R
 
 
 def _show(file: PerfFile, new: dict[tuple[str, str], float], old: dict[tuple[str, str], float]) -> None:
-    from harness.perf.judging import amount
+    from harness.perf.comparing import amount
     from harness.perf.measures import WORDS, unit_of
 
     typer.echo(f"{file.runner}/{file.case}: {file.covers}")

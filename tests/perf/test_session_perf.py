@@ -14,7 +14,7 @@ from typer.testing import CliRunner
 from harness.errors import InfraError
 from harness.goldens.store import open_store
 from harness.perf.baseline import baseline_path, build, load_baseline
-from harness.perf.judging import Look
+from harness.perf.comparing import Look
 from harness.records.identity import Device
 from harness.report.history.store import open_history
 from harness.session.context import SessionContext
