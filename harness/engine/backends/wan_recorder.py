@@ -91,10 +91,10 @@ class Recorder:
         decode, hidden = getattr(vae, "decode", None), vae is not None and "decode" in vars(vae)
         if vae is not None:
             vae.decode = self._decoding(decode)
-        watched = vae is not None and self._condition is not None and self._condition.active
-        encoded = vars(vae).get("encode") if watched else None
-        if watched:
-            vae.encode = self._encoding_image(vae.encode)
+        watched: Any = vae if self._condition is not None and self._condition.active else None
+        encoded = vars(watched).get("encode") if watched is not None else None
+        if watched is not None:
+            watched.encode = self._encoding_image(watched.encode)
         try:
             yield
         finally:
@@ -106,10 +106,10 @@ class Recorder:
                 vae.decode = decode
             elif vae is not None:
                 del vae.decode
-            if watched and encoded is not None:
-                vae.encode = encoded
-            elif watched:
-                del vae.encode
+            if watched is not None and encoded is not None:
+                watched.encode = encoded
+            elif watched is not None:
+                del watched.encode
             self.alone = self.alone.model_copy(update={"rope": self._rope})
 
     def _encoding_image(self, encode: Any) -> Any:
@@ -126,8 +126,9 @@ class Recorder:
             prediction = output[0] if isinstance(output, tuple) else output.sample
             calls = passes(role, inputs, options, prediction)
             self._passes += calls
-            for call in calls if self._condition is not None else ():
-                self._condition.received(call)
+            if self._condition is not None:
+                for call in calls:
+                    self._condition.received(call)
 
         return hook
 
