@@ -9,6 +9,8 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Iterable
+from functools import cache
+from importlib.metadata import entry_points
 from pathlib import Path
 from typing import Final
 
@@ -17,6 +19,8 @@ from harness.frames.causes import EXPLANATIONS, SANITY
 
 INSPECTOR_CODES: Final = Path(__file__).with_name("inspector_codes.json")
 """Codes that the inspector's checks register, written by ``python -m harness.inspector.checks --write``."""
+CHECKS_GROUP: Final = "quantgate.checks"
+"""Entry point group of checks in other distributions: ``code = "package.module:function"``, one per cause code."""
 _STAGE_CODES: Final = frozenset({
     # engine: the run ended before there was evidence
     "checkpoint_fault", "crash", "device", "disk", "download", "hang", "infra", "oom", "protocol", "unsupported_layout",
@@ -54,6 +58,12 @@ _ENGINE: Final = frozenset({"oom", "hang", "crash", "device", "download", "disk"
 _LIMIT = re.compile(r"(.+)_(above|below|outside)_limit")
 
 
+@cache
+def installed_codes() -> frozenset[str]:
+    """Return the codes of checks in other distributions: the names of their entry points. Nothing is imported."""
+    return frozenset(point.name for point in entry_points(group=CHECKS_GROUP))
+
+
 def check_cause(cause: str, metrics: Iterable[str]) -> str | None:
     """What is wrong with a cause that a negative control waits for, or ``None``.
 
@@ -63,7 +73,8 @@ def check_cause(cause: str, metrics: Iterable[str]) -> str | None:
     """
     limit = _LIMIT.fullmatch(cause)
     if limit is None:
-        return None if cause in CAUSES else f"no verdict has the cause {cause!r}; {_meant(cause, CAUSES)}"
+        known_codes = CAUSES | installed_codes()
+        return None if cause in known_codes else f"no verdict has the cause {cause!r}; {_meant(cause, known_codes)}"
     known = [*metrics, *MEASURES]
     if limit[1] in known:
         return None

@@ -33,9 +33,10 @@ from harness.frames.clip import write_clip
 from harness.records.base import Json
 from harness.records.generation import FloatStats, Generation, Receipts, Trace
 from harness.records.identity import Fingerprint
+from harness.records.run_folder import CLIP_FILE
 
 MAIN = Path(__file__).resolve().parents[1] / "inside" / "main.py"
-CLIP_NAME = "clip.safetensors"
+
 EXPERTS = ("transformer", "transformer_2")
 CLOSE_SECONDS = 5.0
 FOREIGN = ("PYTHONPATH", "PYTHONHOME", "VIRTUAL_ENV", "PYTHONSTARTUP")
@@ -252,11 +253,11 @@ class SglangBackend:
                 if path is not None:
                     path.unlink(missing_ok=True)
         clip = round_video(video)
-        write_clip(out_dir / CLIP_NAME, clip, "raw")
+        write_clip(out_dir / CLIP_FILE, clip, "raw")
         emit({"stage": "decode", "step": 1, "steps": 1})
         trace = {**answer["trace"], "initial_latents_sha256": digest}
         return Generation(
-            clip=CLIP_NAME,
+            clip=CLIP_FILE,
             clip_sha256=clip.digest,
             shape=clip.shape,
             float_stats=FloatStats.model_validate(answer["float_stats"]),

@@ -5,11 +5,14 @@ from __future__ import annotations
 import json
 import pkgutil
 from collections.abc import Collection, Iterator
+from functools import cache
 from importlib import import_module
+from importlib.metadata import entry_points
 from pathlib import Path
 from typing import Final
 
-from harness.definitions.causes import INSPECTOR_CODES
+from harness.definitions.causes import CHECKS_GROUP, INSPECTOR_CODES
+from harness.errors import InvalidCaseError
 from harness.inspector.checks.registration import Check, check, registered
 from harness.inspector.context import Context
 from harness.records.inspection import InspectionFinding
@@ -47,10 +50,38 @@ def _all_checks() -> tuple[Check, ...]:
 CHECKS: Final = _all_checks()
 
 
+@cache
+def installed_checks() -> tuple[Check, ...]:
+    """Return the checks of other distributions, by rising order.
+
+    Raises:
+        InvalidCaseError: an entry point cannot be loaded, or its function is no check with the code of its name.
+    """
+    checks: dict[str, Check] = {}
+    for point in sorted(entry_points(group=CHECKS_GROUP), key=lambda point: point.name):
+        label = f"check {point.name} of {point.dist.name if point.dist else 'an unknown package'} ({point.value})"
+        try:
+            function = point.load()
+        except Exception as error:  # any fault of a plugin's module, named with its package
+            raise InvalidCaseError(f"{label} cannot be loaded: {error!r}") from error
+        item = next((item for item in registered.values() if item.run is function), None)
+        if item is None or point.name not in item.codes:
+            raise InvalidCaseError(
+                f"{label} is no check with the code {point.name!r}",
+                remedy=f"decorate it: @check(..., codes=({point.name!r},))",
+            )
+        checks[item.name] = item
+    return tuple(sorted(checks.values(), key=lambda item: (item.order, item.name)))
+
+
 def run_checks(context: Context, skip: Collection[str] = ()) -> list[InspectionFinding]:
-    """Run all checks but those named in ``skip`` (tests remove each of them once) and return their findings."""
+    """Run all checks but those named in ``skip`` (tests remove each of them once) and return their findings.
+
+    Raises:
+        InvalidCaseError: see `installed_checks`.
+    """
     findings: list[InspectionFinding] = []
-    for item in CHECKS:
+    for item in sorted((*CHECKS, *installed_checks()), key=lambda item: (item.order, item.name)):
         if item.name not in skip:
             findings += item.run(context)
     return findings
