@@ -26,6 +26,7 @@ from numpy.typing import NDArray
 from scipy import stats
 
 from harness.perf.rule import CONFIRMATIONS, Comparison, bears_out, compare_steps, compare_values
+from harness.perf.trend import change_points
 
 F64 = NDArray[np.float64]
 EFFECTS = (0.05, 0.10, 0.20, 0.50)
@@ -248,6 +249,22 @@ def recorded(path: Path, trials: int, seed: int) -> None:
             print(f"{name} ({len(runs)} runs, baseline of {size}) at {effect:+.0%}: {shown}")
 
 
+def trends(trials: int, seed: int) -> None:
+    """Score `harness.perf.trend`: level histories with a claimed change, and steps that are found within two runs."""
+    random = np.random.default_rng(seed)
+    for noise in (0.01, 0.03):
+        for effect in (0.0, 0.05, 0.10, 0.20):
+            right = claimed = 0
+            for _ in range(trials):
+                values = np.exp(random.normal(0, noise, 60)) * np.where(random.random(60) < 0.03, 1.4, 1.0)
+                values[40:] *= 1 + effect
+                found = change_points([float(value) for value in values])
+                claimed += bool(found)
+                right += any(abs(one.index - 40) <= 2 for one in found)
+            said = f"claimed {claimed / trials:.2%}" + (f", at the right place {right / trials:.1%}" if effect else "")
+            print(f"60 runs, {noise:.0%} noise, 3 % transients of +40 %, {effect:+.0%} from 40 on: {said}", flush=True)
+
+
 def main() -> None:
     """Print the table."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
@@ -255,9 +272,13 @@ def main() -> None:
     parser.add_argument("--seed", type=int, default=None, help="default: 0, and 1 for --held-out")
     parser.add_argument("--held-out", action="store_true", help="scenarios that were written after the rule was frozen")
     parser.add_argument("--recorded", type=Path, help="JSON: name to runs to seconds of each warm step")
+    parser.add_argument("--trend", action="store_true", help="score the change points of histories instead")
     parser.add_argument("--only", default="", help="scenarios whose name contains this")
     options = parser.parse_args()
     seed = options.seed if options.seed is not None else int(options.held_out)
+    if options.trend:
+        trends(options.trials, seed)
+        return
     if options.recorded is not None:
         recorded(options.recorded, options.trials, seed)
         return

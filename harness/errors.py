@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 from harness.outcomes import RULES, Outcome
 
 
@@ -58,10 +60,19 @@ class InfraError(QuantgateError):
 
     Args:
         kind: which, of ``KINDS``.
+        output: the last lines that a program wrote, by stream (``stdout``, ``stderr``).
     """
 
-    def __init__(self, what: str, *, where: str = "", remedy: str = "", kind: str = "crash") -> None:
-        self.kind = kind
+    def __init__(
+        self,
+        what: str,
+        *,
+        where: str = "",
+        remedy: str = "",
+        kind: str = "crash",
+        output: Mapping[str, str] | None = None,
+    ) -> None:
+        self.kind, self.output = kind, dict(output or {})
         super().__init__(what, where=where, remedy=remedy)
 
 

@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 import os
+import re
 import shutil
 import subprocess
+from collections.abc import Mapping
 from pathlib import Path
 
 from harness.errors import InvalidCaseError
+from harness.project import HERE
+from harness.records.case_record import Checkout
 
-MADE = ("goldens/", "thresholds/", "runs/", ".quantgate/")
+MADE = HERE.written()
 """What regeneration itself writes: a change there is no change of what is measured."""
 
 
@@ -55,7 +59,7 @@ def tracked_files(root: Path) -> tuple[str, ...]:
     for row in _git(root, "ls-files", "--stage", "-z").split("\0"):
         told, tab, name = row.partition("\t")
         name = _relative(root, name) if name else ""
-        if name and not name.startswith(("cases/", *MADE)):
+        if name and not name.startswith((f"{HERE.cases.name}/", *MADE)):
             kept.append(f"{told}{tab}{name}")
     return tuple(kept)
 
@@ -84,3 +88,57 @@ def _git(root: Path, *arguments: str) -> str:
     if done.returncode:
         raise InvalidCaseError(f"git {arguments[0]} failed: {done.stderr.strip()}", where=str(root))
     return done.stdout
+
+
+_PULL = re.compile(r"^refs/pull/([0-9]+)/")
+_RUNS: tuple[dict[str, str], ...] = (
+    {"commit": "GITHUB_SHA", "branch": "GITHUB_HEAD_REF", "ref": "GITHUB_REF_NAME"},
+    {"commit": "CI_COMMIT_SHA", "branch": "CI_COMMIT_REF_NAME", "pull": "CI_MERGE_REQUEST_IID", "run": "CI_JOB_URL"},
+    {"commit": "BUILDKITE_COMMIT", "branch": "BUILDKITE_BRANCH", "pull": "BUILDKITE_PULL_REQUEST",
+     "run": "BUILDKITE_BUILD_URL"},
+)  # fmt: skip
+"""Variables of GitHub Actions, GitLab and Buildkite, by what they tell."""
+
+
+def checkout_of(root: Path, environ: Mapping[str, str]) -> Checkout:
+    """Say from where a run is started: commit, branch, pull request and CI run, as far as git and CI tell.
+
+    Nothing fails here: what cannot be told is left empty.
+
+    Args:
+        root: the project's root.
+        environ: the caller's variables; those of GitHub Actions, GitLab and Buildkite are read.
+    """
+    names = next((names for names in _RUNS if environ.get(names["commit"])), {})
+
+    def told(name: str) -> str:
+        return environ.get(names.get(name, ""), "")
+
+    pull = told("pull") if told("pull").isdigit() else ""
+    if match := _PULL.match(environ.get("GITHUB_REF", "")):
+        pull = match[1]
+    run = told("run")
+    if environ.get("GITHUB_RUN_ID", "").isdigit():
+        server, repository = environ.get("GITHUB_SERVER_URL", ""), environ.get("GITHUB_REPOSITORY", "")
+        run = f"{server}/{repository}/actions/runs/{environ['GITHUB_RUN_ID']}"
+    head = _quiet(root, "rev-parse", "HEAD")
+    dirty = "+dirty" if head and _quiet(root, "status", "--porcelain", "--untracked-files=no") else ""
+    branch = told("branch") or told("ref") or _quiet(root, "symbolic-ref", "--short", "-q", "HEAD")
+    return Checkout(
+        commit=f"{head or told('commit')}{dirty}",
+        branch=branch,
+        pull_request=pull,
+        ci_run=run if run.startswith("https://") else "",
+    )
+
+
+def _quiet(root: Path, *arguments: str) -> str:
+    """What git says; nothing where it cannot."""
+    env = {name: value for name, value in os.environ.items() if not name.startswith("GIT_")}
+    try:
+        done = subprocess.run(
+            ["git", "-C", str(root), *arguments], capture_output=True, text=True, check=False, env=env, timeout=30
+        )
+    except (OSError, subprocess.SubprocessError):
+        return ""
+    return done.stdout.strip() if done.returncode == 0 else ""

@@ -37,7 +37,7 @@ class OutcomeRule(NamedTuple):
 
 RULES: dict[Outcome, OutcomeRule] = {
     Outcome.PASS: OutcomeRule(0, False, "passed", "everything asked for was measured and lies inside its limits"),
-    Outcome.WAIVED: OutcomeRule(0, False, "skipped", "it failed as its unexpired waiver says it does"),
+    Outcome.WAIVED: OutcomeRule(0, False, "skipped", "it failed exactly as its unexpired waiver expects"),
     Outcome.REGRESSION: OutcomeRule(10, False, "failure", "a gating measurement lies outside its limit"),
     Outcome.CHECKPOINT_FAULT: OutcomeRule(
         11, False, "failure", "the bytes of the checkpoint are wrong, or wrong for the runtime that will read them"
@@ -57,7 +57,7 @@ RULES: dict[Outcome, OutcomeRule] = {
     ),
     Outcome.INVALID_CASE: OutcomeRule(17, False, "error", "a case, runner or threshold file cannot be used as written"),
     Outcome.INFRA: OutcomeRule(
-        18, True, "error", "out of memory, hang, crash, download, device lost: nothing is said about the checkpoint"
+        18, True, "error", "out of memory, hang, crash, download, device lost: no statement about the checkpoint"
     ),
     Outcome.NO_RUNNER: OutcomeRule(19, False, "error", "no device of the asked runner is in this machine"),
     Outcome.NOT_RUN: OutcomeRule(20, False, "error", "the case was planned, and no result of it exists"),

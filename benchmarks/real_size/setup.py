@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import platform
+import re
 import shutil
 import tempfile
 from collections.abc import Iterator
@@ -48,12 +49,11 @@ class Shape:
         Raises:
             ValueError: it is not of that form.
         """
-        size, _, steps = text.partition("@")
-        numbers = [int(part) for part in size.split("x")]
-        if len(numbers) != 3 or not steps:
+        match = re.fullmatch(r"(\d+)x(\d+)x(\d+)@(\d+)", text)
+        if match is None:
             raise ValueError(f"{text!r} is not WIDTHxHEIGHTxFRAMES@STEPS, such as 640x384x17@12")
-        width, height, frames = numbers
-        return cls(width, height, frames, int(steps))
+        width, height, frames, steps = map(int, match.groups())
+        return cls(width, height, frames, steps)
 
     def __str__(self) -> str:
         return f"{self.width}x{self.height}x{self.frames}@{self.steps}"

@@ -265,7 +265,7 @@ def regenerate(task: Task) -> Facts:
                 record = session.run_case(located, "bench", lambda _: None).record
             said = _told(record)
             if record.attribution is not None:
-                said |= {"attribution": record.attribution.summary, "attribution_cause": record.attribution.cause}
+                said["attribution"] = record.attribution.model_dump(mode="json", exclude={"experiments"})
             facts[name] = said
             task.save(facts)
     finally:

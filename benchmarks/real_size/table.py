@@ -38,7 +38,8 @@ def _lines(facts: Mapping[str, Facts], results: Mapping[str, Facts]) -> Iterator
     yield from _regeneration(facts.get("regenerate", {}))
     for name, result in results.items():
         if result.get("state") != "done":
-            yield _row(name, f"{result.get('state', 'not run')}: {result.get('why', '')}".rstrip(": "))
+            last = [line for line in str(result.get("why", "")).splitlines() if line.strip()][-1:]
+            yield _row(name, ": ".join([str(result.get("state", "not run")), *last]))
 
 
 def _inspection(name: str, facts: Facts) -> Iterator[str]:

@@ -14,8 +14,8 @@ from harness.cli.goldens import carry_command, goldens_app
 from harness.cli.inspect import inspect, lock
 from harness.cli.lane import comment_command, doctor_command, merge_command, plan_command, propose_command
 from harness.cli.regenerate import regenerate_command
-from harness.cli.report import history_command, report_command
-from harness.cli.review import accept, pending, reject
+from harness.cli.report import diff_command, history_command, report_command, show_command
+from harness.cli.review import accept, pending, reject, review_command
 from harness.cli.runtimes import learn_command, runtime_app
 from harness.cli.trial import bisect_command, try_command
 from harness.errors import QuantgateError, disk_error
@@ -40,9 +40,12 @@ app.command("regenerate")(regenerate_command)
 app.command("try")(try_command)
 app.command("bisect")(bisect_command)
 app.command("pending")(pending)
+app.command("review")(review_command)
 app.command("accept")(accept)
 app.command("reject")(reject)
 app.command("report")(report_command)
+app.command("show")(show_command)
+app.command("diff")(diff_command)
 app.command("history")(history_command)
 app.command("doctor")(doctor_command)
 app.command("plan")(plan_command)

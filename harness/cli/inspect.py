@@ -18,7 +18,7 @@ from harness.inspector.inspect import Asked
 from harness.inspector.lock import LOCK_NAME
 from harness.inspector.parts import EXPERTS
 from harness.outcomes import RULES, Outcome
-from harness.project import project_root
+from harness.project import HERE, project_root
 from harness.records.inspection import CheckpointComparison, InspectionOutcome, InspectionReport, LayerEvidence
 
 if TYPE_CHECKING:
@@ -259,7 +259,7 @@ def inspect_command(
     Args:
         reference: a folder or ``owner/name@revision``; with a case, what is put in its model's place.
         case: inspected as stage 1 of a run does, with what is given in place of what it says.
-        root: the repository of the case.
+        root: the project, whose `contracts/` go before the shipped ones, and to which `./` is relative.
         layers: print a row for each Linear.
         as_json: print the record; ``output`` writes it to a file as well.
         given: the other options; see ``Given``.
@@ -356,7 +356,7 @@ def lock_command(cases: Iterable[Case], lock_file: Path, *, check: bool = False,
     return 0
 
 
-LOCK = Path("cases") / LOCK_NAME
+LOCK = HERE.cases / LOCK_NAME
 Root = Annotated[Path, typer.Option("--root", help="root of the repository")]
 
 
@@ -396,7 +396,7 @@ def inspect(
         inspect_command(
             reference,
             case=_case(top, case) if case else None,
-            root=top if case else None,
+            root=top,  # also without a case: contracts/ of the project hold for any checkpoint
             base=base,
             transformer=transformer,
             transformer_2=transformer_2,

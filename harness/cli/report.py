@@ -11,7 +11,10 @@ from typing import Annotated
 import typer
 from rich.console import Console
 
+from harness.project import HERE
 from harness.records.base import write_text_atomic
+from harness.records.run_folder import RunFolder
+from harness.report.history.perf_trend import perf_table
 from harness.report.history.store import DEFAULT, History, open_history
 from harness.report.history.terminal import case_table, cases_table
 from harness.report.history.trend_page import render_history
@@ -19,6 +22,7 @@ from harness.report.junit import junit_xml
 from harness.report.load import ReportError, Run, is_pending, load_pending, load_run
 from harness.report.markdown import comment, job_summary, run_json
 from harness.report.render import render
+from harness.report.terminal import diff_runs, find_case, find_run, show_case
 
 
 class Format(StrEnum):
@@ -55,7 +59,7 @@ def report(directory: Path, kind: Format = Format.HTML, out: Path | None = None)
     """
     run = load_pending(directory) if is_pending(directory) else load_run(directory)
     if kind is Format.HTML:
-        default = directory.parent / "report" if is_pending(directory) else directory / "report"
+        default = RunFolder(directory.parent if is_pending(directory) else directory).report
         return str(render(run, out if out is not None else default))
     text = TEXTS[kind](run)
     if out is None:
@@ -75,13 +79,34 @@ def report_command(
     typer.echo(report(directory, kind, out).rstrip("\n"))
 
 
+RunName = Annotated[str, typer.Argument(help="a folder, the name of a run below --runs, or `last`")]
+Runs = Annotated[Path, typer.Option("--runs", help="where runs are kept")]
+
+
+def show_command(
+    run: RunName,
+    case: Annotated[str, typer.Argument(help="id of the case, or runner/case")],
+    runs: Runs = Path("runs"),
+) -> None:
+    """Show one case of a run in the terminal: verdict, findings, limits, what changed, next command."""
+    typer.echo(show_case(find_case(load_run(find_run(run, runs)), case)))
+
+
+def diff_command(before: RunName, after: RunName, runs: Runs = Path("runs")) -> None:
+    """Say in which verdicts, measurements and ingredients the second run differs from the first."""
+    typer.echo(diff_runs(load_run(find_run(before, runs)), load_run(find_run(after, runs))))
+
+
 def history_command(
     case: Annotated[str | None, typer.Argument(help="id of a case; none: all cases")] = None,
     metric: Annotated[str | None, typer.Option("--metric", help="only this metric")] = None,
     runner: Annotated[str | None, typer.Option("--runner", help="only this runner")] = None,
-    runs: Annotated[Path, typer.Option("--runs", help="folder whose records are added first")] = Path("runs"),
+    runs: Annotated[Path, typer.Option("--runs", help="folder whose records are added first")] = HERE.runs,
     store: Annotated[Path, typer.Option("--store", help="the SQLite file")] = DEFAULT,
     html: Annotated[Path | None, typer.Option("--html", help="write trend pages into this folder")] = None,
+    perf: Annotated[
+        bool, typer.Option("--perf", help="times and memory only, with the commits between which they changed")
+    ] = False,
 ) -> None:
     """How measurements moved over past runs, margin consumed, and what drifts towards its limit."""
     with open_history(store) as history:
@@ -93,7 +118,9 @@ def history_command(
         if html is not None:
             typer.echo(str(render_history(history, html, case, runner)))
             return
-        if case is None and metric is None:
+        if perf:
+            table = perf_table(history, case, runner, metric)
+        elif case is None and metric is None:
             table = cases_table(history, runner)
         else:
             table = case_table(history.points(case, metric, runner), case or "all cases", metric)

@@ -1,32 +1,44 @@
-"""``quantgate pending | reject``, and what ``accept`` prints. Thin: parse, call the review, print."""
+"""``quantgate pending | review | accept | reject``. Thin: parse, call the review, print."""
 
 from __future__ import annotations
 
 import getpass
+import os
+import shlex
 import subprocess
+import sys
+import webbrowser
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
 from harness.errors import GoldenError
-from harness.goldens.accept import Acceptance
+from harness.goldens.accept import Acceptance, present_case, present_cases, present_requests
 from harness.goldens.accept import accept as accept_candidate
+from harness.goldens.artifact import held_in
 from harness.goldens.journal import recover
 from harness.goldens.pending import RECORD, Pending, listed
 from harness.goldens.pending import reject as reject_candidate
 from harness.goldens.refusing import NOTHING, Allow, Similarity, is_shown, request_changes
+from harness.goldens.selecting import Held, is_plain, select
 from harness.goldens.workspace import Workspace
+from harness.in_ci import ci_variable
 from harness.project import project_root
 from harness.reading import UnreadableError
 from harness.records.base import Json
 from harness.records.candidate import Candidate
 from harness.records.case_record import CaseRecord
+from harness.redaction import redact
 from harness.session.similarity import similarity
 
 Root = Annotated[Path, typer.Option("--root", help="the repository's root")]
 RunnerName = Annotated[str, typer.Option("--runner", help="where candidates of several runners are there")]
+Cases = Annotated[
+    list[str] | None, typer.Argument(metavar="[CASE]...", help="cases, runner/case, or globs such as 'wan22_*'")
+]
 
 LIMITS = {
     "new": "limits: the ones that were measured against this candidate",
@@ -39,8 +51,6 @@ LIMITS = {
 
 def pending(root: Root = Path()) -> None:
     """List the candidates that wait to be accepted or rejected, each with the golden that it was compared with."""
-    from harness.goldens.accept import present_requests
-
     root = project_root(root)
     workspace = Workspace(root)
     with workspace.locked():
@@ -93,29 +103,94 @@ def run_accept(
     typer.echo(LIMITS[done.limits])
     for sentence in done.changes:
         typer.echo(f"  {sentence}")
-    typer.echo(f"to commit: git add {' '.join(done.changed)}")
     return done
 
 
 def reject(
-    case: Annotated[str, typer.Argument(help="id of the case")], runner: RunnerName = "", root: Root = Path()
+    cases: Cases = None,
+    everything: Annotated[bool, typer.Option("--all", help="every pending candidate")] = False,
+    runner: RunnerName = "",
+    root: Root = Path(),
 ) -> None:
-    """Drop a pending candidate."""
+    """Drop pending candidates."""
     workspace = Workspace(project_root(root))
     with workspace.locked():
         for sentence in recover(workspace):
             typer.echo(sentence)
-    folder = reject_candidate(workspace, case, runner)
-    typer.echo(f"rejected: {folder} is gone; the run's own folder keeps what it has")
+    names = tuple(cases or ())
+    chosen = (
+        (Held(runner, names[0]),)
+        if is_plain(names, everything)
+        else select(names, everything, _pending(workspace), runner=runner, place=str(workspace.pending_root))
+    )
+    for one in chosen:
+        folder = reject_candidate(workspace, one.case, one.runner)
+        typer.echo(f"rejected: {folder} is gone; the run's own folder keeps what it has")
 
 
-def notes(workspace: Workspace, item: Pending, request: Mapping[str, Json] | None) -> list[str]:
-    """What keeps a pending candidate from being accepted as it is, a sentence each.
+def review_command(
+    source: Annotated[Path | None, typer.Option("--from", help="an unpacked CI artifact instead of .quantgate")] = None,
+    runner: Annotated[str, typer.Option("--runner", help="only candidates of this runner")] = "",
+    out: Annotated[Path | None, typer.Option("--out", help="where the page goes; default: .quantgate/report")] = None,
+    browse: Annotated[
+        bool | None, typer.Option("--open/--no-open", help="open the page; default: where there is a display")
+    ] = None,
+    root: Root = Path(),
+) -> None:
+    """Show all candidates on one page, the accepted golden beside each; the page gives the decisions as one command."""
+    from harness.report.load import load_pending, load_run
+    from harness.report.render import render_review
+
+    root = project_root(root)
+    workspace = Workspace(root)
+    with workspace.locked():
+        for sentence in recover(workspace):
+            typer.echo(sentence)
+    if source is not None and not source.is_dir():
+        raise GoldenError(
+            "the page needs the artifact's pictures: unpack it first" if source.is_file() else "no such artifact",
+            where=str(source),
+            remedy=f"unzip {shlex.quote(str(source))} -d FOLDER, then quantgate review --from FOLDER",
+        )
+    found = [item for item in listed(workspace) if runner in ("", item.runner)] if source is None else []
+    if source is None and not any(item.candidate for item in found):
+        raise GoldenError("nothing is pending", where=str(workspace.pending_root), remedy="run the cases first")
+    run = load_pending(workspace.pending_root) if source is None else load_run(source)
+    entries = tuple(entry for entry in run.entries if entry.candidate and runner in ("", entry.record.runner))
+    if not entries:
+        raise GoldenError(
+            "there is no candidate", where=str(source or workspace.pending_root), remedy="quantgate pending"
+        )
+    requests = present_requests(root)
+    told = {(item.runner, item.case): notes(workspace, item, requests.get(item.case), shown=True) for item in found}
+    target = out or (workspace.state if source is None else source) / "report"
+    page = render_review(replace(run, entries=entries), target, told, source)
+    for item in found:
+        if item.candidate is None:
+            typer.echo(f"{item.runner}/{item.case} is damaged and not shown: {item.fault}")
+    typer.echo(f"{len(entries)} candidates: {page}")
+    if browse if browse is not None else _has_display():
+        webbrowser.open(page.resolve().as_uri())
+
+
+def _has_display() -> bool:
+    """Whether somebody sits in front of this: a terminal and a screen, and no CI."""
+    screen = sys.platform == "darwin" or any(os.environ.get(name) for name in ("DISPLAY", "WAYLAND_DISPLAY"))
+    return sys.stdout.isatty() and screen and not ci_variable(os.environ)
+
+
+def _pending(workspace: Workspace) -> list[tuple[str, str]]:
+    return [(item.runner, item.case) for item in listed(workspace)]
+
+
+def notes(workspace: Workspace, item: Pending, request: Mapping[str, Json] | None, *, shown: bool = False) -> list[str]:
+    """Say what keeps a pending candidate from being accepted as it is, a sentence each.
 
     Args:
         workspace: the project.
         item: the candidate.
         request: what the case file asks for now; ``None``: there is no such case.
+        shown: a report is about to show it.
     """
     candidate = item.candidate
     if candidate is None:
@@ -127,8 +202,8 @@ def notes(workspace: Workspace, item: Pending, request: Mapping[str, Json] | Non
     record = record_of(item)
     if record is not None and record.sanity is not None and record.sanity.failures:
         said.append(f"its frames are sick: {'; '.join(check.message for check in record.sanity.failures)}")
-    if not is_shown(workspace, candidate):
-        said.append("no report shows it yet: quantgate report .quantgate/pending")
+    if not shown and not is_shown(workspace, candidate):
+        said.append("no report shows it yet: quantgate review")
     return said
 
 
@@ -200,8 +275,9 @@ def default_author(root: Path) -> str:
 
 
 def accept(
-    case: Annotated[str, typer.Argument(help="id of the case")],
-    reason: Annotated[str, typer.Option("--reason", help="why this output is right")],
+    reason: Annotated[str, typer.Option("--reason", help="why these outputs are right")],
+    cases: Cases = None,
+    everything: Annotated[bool, typer.Option("--all", help="every candidate that is there")] = False,
     source: Annotated[Path | None, typer.Option("--from", help="a downloaded CI artifact: folder or zip")] = None,
     runner: RunnerName = "",
     author: Annotated[str, typer.Option("--author", help="default: git's user.name")] = "",
@@ -225,31 +301,55 @@ def accept(
     unseen: Annotated[bool, typer.Option("--unseen", help="take it though no report shows it")] = False,
     root: Root = Path(),
 ) -> None:
-    """Make a candidate the golden of its case."""
-    from harness.goldens.accept import present_case
-
+    """Make candidates the goldens of their cases. Each is accepted or refused on its own."""
     root = project_root(root)
-    now = present_case(root, case)
-    for sentence in now.notes:
-        typer.echo(sentence)
-    run_accept(
-        Workspace(root),
-        case,
-        request=now.request,
-        extra=now.extra,
-        reason=reason,
-        source=source,
-        runner=runner,
-        author=author or default_author(root),
-        also=also,
-        over=over,
-        loosen_limits=loosen_limits,
-        allow=Allow(
-            other_request=other_request,
-            failed_sanity=failed_sanity,
-            unseen=unseen,
-            another_video=another_video,
-            drop_limits=drop_limits,
-        ),
-        similarity=similarity,
+    workspace, names = Workspace(root), tuple(cases or ())
+    chosen: tuple[Held, ...] = (Held(runner, names[0]),) if is_plain(names, everything) else ()
+    if not chosen:
+        held = _pending(workspace) if source is None else held_in(source)
+        place = str(source or workspace.pending_root)
+        chosen = select(names, everything, held, runner=runner, place=place)
+    present = present_cases(root)
+    allow = Allow(
+        other_request=other_request,
+        failed_sanity=failed_sanity,
+        unseen=unseen,
+        another_video=another_video,
+        drop_limits=drop_limits,
     )
+    author = author or default_author(root)
+    changed: dict[str, None] = {}
+    refused: list[GoldenError] = []
+    for one in chosen:
+        now = present_case(root, one.case, present)
+        for sentence in now.notes:
+            typer.echo(sentence)
+        try:
+            done = run_accept(
+                workspace,
+                one.case,
+                request=now.request,
+                extra=now.extra,
+                reason=reason,
+                source=source,
+                runner=one.runner,
+                author=author,
+                also=also,
+                over=over,
+                loosen_limits=loosen_limits,
+                allow=allow,
+                similarity=similarity,
+            )
+        except GoldenError as error:
+            if len(chosen) == 1:
+                raise
+            refused.append(error)
+            typer.echo(f"refused {one}: {redact(str(error))}", err=True)
+            continue
+        changed.update(dict.fromkeys(done.changed))
+    if len(chosen) > 1:
+        typer.echo(f"{len(chosen) - len(refused)} accepted, {len(refused)} refused")
+    if changed:
+        typer.echo(f"to commit: git add {' '.join(map(shlex.quote, changed))}")
+    if refused:
+        raise typer.Exit(refused[0].exit_code)

@@ -21,8 +21,6 @@ EnvName = Annotated[str, StringConstraints(pattern=r"^[A-Za-z_][A-Za-z0-9_]*$")]
 DType = Literal["bf16", "fp16", "fp32"]
 Format = Literal["bf16", "fp8", "nvfp4"]
 UNRESOLVED = "unresolved"
-RECEIPTS = "{receipts}"
-"""Placeholder in ``command``: the file that the program writes its receipts to."""
 
 
 class Frozen(BaseModel):
@@ -204,6 +202,12 @@ class Case(Frozen):
     backend: str = "diffusers"
     command: tuple[str, ...] = Field(
         default=(), description="argument list of the `command` backend; never a shell line"
+    )
+    program_files: tuple[str, ...] = Field(
+        default=(),
+        description="globs, relative to the root, of files that belong to `command`'s program beside its script and "
+        "the modules of the repository that the script imports: an edited one is named in `what changed`",
+        examples=[["runtimes/kernels/*.cu"]],
     )
     runtime: str = Field(
         default="",

@@ -11,12 +11,14 @@ from importlib.metadata import entry_points
 from pathlib import Path
 from typing import Final
 
-from harness.definitions.case import RECEIPTS, Case, CheckpointRef, Waiver
-from harness.definitions.causes import SANITY, STAGES, check_cause, names_nothing
+from harness.definitions.case import Case, CheckpointRef, Waiver
+from harness.definitions.causes import STAGES, check_cause, names_nothing
 from harness.definitions.contract import parse_contract
 from harness.definitions.environment import check_leased, check_name
 from harness.definitions.installed import attention_backends, check_contract
+from harness.definitions.program import check_command
 from harness.definitions.validation import did_you_mean
+from harness.frames.causes import SANITY
 from harness.frames.registry import metric_names
 
 BACKENDS: Final = "quantgate.backends"
@@ -36,7 +38,8 @@ def check_case(case: Case, *, root: Path, runners: Collection[str]) -> Iterator[
     """Everything that is wrong with ``case`` beyond its types."""
     yield from _runners(case, runners)
     yield from _backend(case)
-    yield from _receipts(case)
+    if case.backend == "command":
+        yield from check_command(case.command)
     for name in case.env:
         if wrong := check_name(name, case.backend, case.pass_env):
             yield ("env", name), wrong
@@ -106,18 +109,11 @@ def _backend(case: Case) -> Iterator[Finding]:
         yield ("server",), f"`server` is read by backend openai-video only, and this is backend {case.backend}"
     elif case.backend != "command" and case.command:
         yield ("command",), f"`command` is read by backend command only, and this is backend {case.backend}"
-
-
-def _receipts(case: Case) -> Iterator[Finding]:
-    """A program whose receipts nobody asks for can prove no format."""
-    if case.backend != "command" or any(RECEIPTS in part for part in case.command):
-        return
-    for expert, wanted in case.quantization.model_dump().items():
-        if wanted != "bf16":
-            said = (
-                f"nothing would prove that {wanted} ran: hand the program {RECEIPTS} in `command`, where it writes them"
-            )
-            yield ("quantization", expert), said
+    elif case.backend != "command" and case.program_files:
+        yield ("program_files",), f"`program_files` belong to backend command, and this is backend {case.backend}"
+    for index, glob in enumerate(case.program_files):
+        if glob.startswith(("/", "~")) or ".." in glob.split("/"):
+            yield ("program_files", index), f"{glob!r} leads out of the repository; write a glob relative to its root"
 
 
 @cache

@@ -10,10 +10,12 @@ from typing import Any, Final, NamedTuple
 
 from harness.definitions.case import Case, Located
 from harness.definitions.checks import Finding, absent_golden_of, check_case, check_golden_of
+from harness.definitions.program import at_its_place
 from harness.definitions.runner import load_runners
 from harness.definitions.validation import Written, did_you_mean, validate
 from harness.definitions.yaml_tree import Node, Problem, YamlError, parse, read_text, shown
 from harness.errors import InvalidCaseError
+from harness.project import Project
 
 # ``defaults`` and ``matrix``: from what is written to the plain fields of each case.
 
@@ -228,7 +230,7 @@ def check_cases(
     Raises:
         InvalidCaseError: the runner profiles themselves cannot be read.
     """
-    known = frozenset(load_runners(root / "runners") if runners is None else runners)
+    known = frozenset(load_runners(Project(root).runners) if runners is None else runners)
     located: list[Located] = []
     problems: list[FileProblem] = []
     first: dict[str, Located] = {}
@@ -297,6 +299,8 @@ def _file(path: Path, root: Path, runners: frozenset[str]) -> tuple[list[Located
                 findings.append((("golden_of",), absent))
             problems += [Problem(lines.of(loc), _named(name, loc, said)) for loc, said in findings]
             if case is not None and not findings:
+                command = at_its_place(case.command, shown(path, root))
+                case = case.model_copy(update={"command": command}) if command != case.command else case
                 located.append(Located.model_construct(case=case, path=shown(path, root), line=line))
                 origin[case.id] = (name, lines)
     if located:

@@ -51,6 +51,14 @@ class Backend(Protocol):
         """Further methods by name, such as ``probe``."""
 
 
+@runtime_checkable
+class RunsInRoot(Protocol):
+    """A backend that wants to know the repository's root; asked before ``load``."""
+
+    def set_root(self, root: Path) -> None:
+        """Take the repository's root, absolute."""
+
+
 def load_backend(name: str, *, allow_python: bool = False) -> Backend:
     """The backend called ``name``.
 

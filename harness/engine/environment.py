@@ -73,14 +73,15 @@ def engine_environment(
     if case.execution.deterministic:
         environment["CUBLAS_WORKSPACE_CONFIG"] = ":4096:8"
     environment |= device_env
-    missing = [name for name in case.pass_env if name not in source]
+    # a name that `env` sets is listed in `pass_env` only to say that it has an effect
+    missing = [name for name in case.pass_env if name not in source and name not in case.env]
     if missing:
         raise InvalidCaseError(
             f"pass_env names {', '.join(missing)}, which the calling environment does not have",
             where=case.id,
-            remedy=f"export {missing[0]}=... or take it out of pass_env",
+            remedy=f"export {missing[0]}=...; or take it out of `pass_env`",
         )
-    asked = {**{name: source[name] for name in case.pass_env}, **case.env}
+    asked = {**{name: source[name] for name in case.pass_env if name in source}, **case.env}
     return environment | {name: value for name, value in asked.items() if name not in LEASED}
 
 

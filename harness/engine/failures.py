@@ -15,6 +15,7 @@ _CARRIED: dict[str, type[QuantgateError]] = {
     kind.__name__: kind
     for kind in (InvalidCaseError, CheckpointFaultError, ClipError, InfraError, errors.NoRunnerError)
 }
+STREAMS = ("stdout", "stderr")
 _OUT_OF_MEMORY = ("out of memory", "allocate memory", "failed to allocate", "bad_alloc", "os error 12")
 _DISK = ("no space left on device", "quota exceeded", "os error 28", "input/output error", "os error 5)")
 _DISK_CODES = (errno.ENOSPC, errno.EDQUOT, errno.EIO, errno.EROFS)
@@ -64,14 +65,19 @@ def describe(error: BaseException) -> dict[str, Json]:
     data: dict[str, Json] = {"traceback": "".join(traceback.format_exception(error))[-20000:]}
     if isinstance(error, QuantgateError) and type(error).__name__ in _CARRIED:
         kind = error.kind if isinstance(error, InfraError) else ""
-        return data | {
-            "type": type(error).__name__,
-            "what": error.what,
-            "where": error.where,
-            "remedy": error.remedy,
-            "kind": kind,
-            "code": error.code if isinstance(error, CheckpointFaultError) else "",
-        }
+        output = error.output if isinstance(error, InfraError) else {}
+        return (
+            data
+            | {name: output[name] for name in STREAMS if name in output}
+            | {
+                "type": type(error).__name__,
+                "what": error.what,
+                "where": error.where,
+                "remedy": error.remedy,
+                "kind": kind,
+                "code": error.code if isinstance(error, CheckpointFaultError) else "",
+            }
+        )
     what = f"{type(error).__name__}: {error}" if str(error) else type(error).__name__
     return data | {"type": "InfraError", "what": what, "where": "", "remedy": "", "kind": kind_of(error), "code": ""}
 
@@ -82,7 +88,8 @@ def rebuild(data: dict[str, Json], *, where: str, remedy: str) -> QuantgateError
     what = str(data.get("what"))
     place, next_command = str(data.get("where") or where), str(data.get("remedy") or remedy)
     if kind is InfraError:
-        return InfraError(what, where=place, remedy=next_command, kind=str(data.get("kind") or "crash"))
+        output = {name: str(data[name]) for name in STREAMS if data.get(name)}
+        return InfraError(what, where=place, remedy=next_command, kind=str(data.get("kind") or "crash"), output=output)
     if kind is CheckpointFaultError:
         return CheckpointFaultError(what, where=place, remedy=next_command, code=str(data.get("code") or ""))
     return kind(what, where=place, remedy=next_command)

@@ -50,6 +50,7 @@ class EngineOwner:
         runner: name that goes into the fingerprint.
         allow_python_backend: accept ``module:Class`` as the backend (callers in Python only, never a case file).
         silence_limit: seconds without heartbeat after which the worker is taken for frozen.
+        root: the repository's root, for backends that run programs there; ``None``: they run in ``workdir``.
         starter: a warm process to fork the engine from; default: that of this process, for backends that it serves.
     """
 
@@ -64,6 +65,7 @@ class EngineOwner:
         runner: str = "",
         allow_python_backend: bool = False,
         silence_limit: float = SILENCE_LIMIT_SECONDS,
+        root: Path | None = None,
         starter: Starter | None = None,
     ) -> None:
         self.case = case
@@ -76,6 +78,7 @@ class EngineOwner:
         self._runner = runner
         self._allow_python = allow_python_backend
         self._silence_limit = silence_limit
+        self._root = (root or workdir).resolve()
         self._starter = starter
         self._secrets = secrets_of(case)
         register(self._secrets)
@@ -133,6 +136,7 @@ class EngineOwner:
             "engine": self.key,
             "device": self._device,
             "allow_python": self._allow_python,
+            "root": str(self._root),
         }
         try:
             data = self._ask("start", params, self.case.timeouts.load, on_progress)
@@ -299,7 +303,13 @@ class EngineOwner:
             what = f"{method} took longer than {seconds:g} s; {what}, and the engine was killed"
         if kind == "crash" and "SIGKILL" in what and kernel_kills() > self._kills_before:
             kind, what = "oom", f"the kernel killed the engine for memory during {method} ({what})"
-        return InfraError(what, where=error.where or where, remedy=error.remedy or self._remedy(), kind=kind)
+        return InfraError(
+            what,
+            where=error.where or where,
+            remedy=error.remedy or self._remedy(),
+            kind=kind,
+            output={name: redact(text, self._secrets) for name, text in error.output.items()},
+        )
 
     def _clean(self, data: dict[str, Json]) -> dict[str, Json]:
         """An error of the worker without secrets; its traceback goes to the log."""
@@ -331,7 +341,7 @@ class EnginePool:
         runner: name that goes into fingerprints.
         keep: how many engines may stand at once. One by default: a device that is full of one 14 B model has no room
             for another; the engine that was used least recently makes room.
-        allow_python_backend: see ``EngineOwner``.
+        allow_python_backend, root: see ``EngineOwner``.
         runtime_env: gives the variables that tell an engine where the runtime of its case is.
     """
 
@@ -345,13 +355,14 @@ class EnginePool:
         runner: str = "",
         keep: int = 1,
         allow_python_backend: bool = False,
+        root: Path | None = None,
         runtime_env: RuntimeEnvironment = lambda _case: {},
     ) -> None:
         if keep < 1:
             raise ValueError("keep is at least 1")
         self._workdir, self._device_env, self._resolve = workdir, device_env, resolve
         self._device, self._runner, self._keep = device, runner, keep
-        self._allow_python, self._runtime_env = allow_python_backend, runtime_env
+        self._allow_python, self._root, self._runtime_env = allow_python_backend, root, runtime_env
         self._engines: dict[str, EngineOwner] = {}
         self.loads = 0
         """How many engines were started: how often a model was loaded."""
@@ -381,6 +392,7 @@ class EnginePool:
                 device=self._device,
                 runner=self._runner,
                 allow_python_backend=self._allow_python,
+                root=self._root,
             )
             self.loads += 1
             engine.start(on_progress)

@@ -74,7 +74,7 @@ class Server:
 
     def _start(self, params: dict[str, Json], emit: Callable[[dict[str, Json]], None]) -> Json:
         from harness.definitions.case import Case
-        from harness.engine.backend import load_backend
+        from harness.engine.backend import RunsInRoot, load_backend
         from harness.engine.load_meter import LoadMeter
         from harness.records.generation import EngineStart
 
@@ -84,6 +84,8 @@ class Server:
             raise TypeError("paths is no object")
         began = time.monotonic()
         backend = load_backend(case.backend, allow_python=bool(params.get("allow_python")))
+        if isinstance(backend, RunsInRoot) and params.get("root"):
+            backend.set_root(Path(str(params["root"])))
         folders = {role: Path(str(path)) for role, path in paths.items()}
         meter = LoadMeter(folders)
         meter.read()

@@ -35,7 +35,7 @@ from harness.goldens.refusing import (
 )
 from harness.goldens.store import CONFIG_FILE, GoldenStore, RoutedStore, open_store, read_config
 from harness.goldens.workspace import Workspace
-from harness.project import case_files
+from harness.project import Project, case_files
 from harness.records.base import Json
 from harness.records.candidate import CANDIDATE_FILE, Candidate
 from harness.records.golden import CLIP, Accepted, AcceptedIndex, GoldenManifest
@@ -360,17 +360,23 @@ class Present:
     notes: tuple[str, ...] = ()
 
 
-def present_case(root: Path, case_id: str) -> Present:
+def present_cases(root: Path) -> dict[str, Case]:
+    """Every case as it is written now, by id. Raises ``InvalidCaseError`` for a wrong case file."""
+    return {one.case.id: one.case for one in load_cases(case_files(root), root)}
+
+
+def present_case(root: Path, case_id: str, cases: Mapping[str, Case] | None = None) -> Present:
     """Look a case up.
 
     Args:
         root: the repository's root, absolute.
         case_id: id of the case.
+        cases: all cases, if the caller has them; by default the case files are read.
 
     Raises:
         InvalidCaseError: the case files, or the lock, cannot be read.
     """
-    case = next((one.case for one in load_cases(case_files(root), root) if one.case.id == case_id), None)
+    case = (present_cases(root) if cases is None else cases).get(case_id)
     if case is None:
         return Present(notes=(f"note: no case file has a case {case_id}",))
     extra, notes = _lock(root, case)
@@ -385,7 +391,7 @@ def present_requests(root: Path) -> dict[str, Mapping[str, Json]]:
 def _lock(root: Path, case: Case) -> tuple[dict[Path, bytes], tuple[str, ...]]:
     from harness.inspector.lock import LOCK_NAME, make_lock, read_lock
 
-    path = root / "cases" / LOCK_NAME
+    path = Project(root).cases / LOCK_NAME
     if not path.exists():
         return {}, ()
     held = read_lock(path)

@@ -69,22 +69,50 @@ def take(source: Path, case: str, runner: str, scratch: Path) -> Found:
         raise GoldenError(f"the archive is damaged: {error}", where=str(source), remedy=_AGAIN) from error
 
 
-def _from_folder(source: Path, case: str, runner: str) -> Found:
-    places = sorted(path.parent for path in source.rglob(CANDIDATE_FILE))
+def held_in(source: Path) -> tuple[tuple[str, str], ...]:
+    """Runner and case of every candidate in an artifact, sorted; damaged ones are left out, :func:`take` names them.
+
+    Raises:
+        GoldenError: there is no such artifact, or the archive is damaged.
+    """
+    if source.is_dir():
+        candidates, _ = _of_folder(source)
+    elif not source.is_file():
+        raise GoldenError("no such artifact", where=str(source), remedy=_AGAIN)
+    else:
+        try:
+            with zipfile.ZipFile(source) as archive:
+                candidates, _ = _of_zip(archive, _entries(archive, source), source)
+        except _DAMAGED as error:
+            if isinstance(error, OSError) and error.errno != errno.EINVAL:
+                raise
+            raise GoldenError(f"the archive is damaged: {error}", where=str(source), remedy=_AGAIN) from error
+    return tuple(sorted({(candidate.runner, candidate.case) for candidate in candidates.values()}))
+
+
+Candidates = tuple[dict[str, Candidate], list[GoldenError]]
+"""Candidates by place, and what is wrong with those that cannot be read."""
+
+
+def _of_folder(source: Path) -> Candidates:
     candidates: dict[str, Candidate] = {}
     faults: list[GoldenError] = []
-    for folder in places:
+    for folder in sorted(path.parent for path in source.rglob(CANDIDATE_FILE)):
         try:
             candidates[str(folder)] = read_candidate(folder)
         except GoldenError as error:
             faults.append(error)
+    return candidates, faults
+
+
+def _from_folder(source: Path, case: str, runner: str) -> Found:
+    candidates, faults = _of_folder(source)
     place = _one(candidates, faults, case, runner, source)
     candidate = candidates[place]
     return Found(candidate, part_files(Path(place), candidate))
 
 
-def _from_zip(archive: zipfile.ZipFile, source: Path, case: str, runner: str, scratch: Path) -> Found:
-    entries = _entries(archive, source)
+def _of_zip(archive: zipfile.ZipFile, entries: dict[str, zipfile.ZipInfo], source: Path) -> Candidates:
     candidates: dict[str, Candidate] = {}
     faults: list[GoldenError] = []
     left = MAX_MANIFESTS_BYTES
@@ -95,6 +123,12 @@ def _from_zip(archive: zipfile.ZipFile, source: Path, case: str, runner: str, sc
             candidates[str(PurePosixPath(name).parent)] = parse_candidate(data, f"{source}!{name}")
         except GoldenError as error:
             faults.append(error)
+    return candidates, faults
+
+
+def _from_zip(archive: zipfile.ZipFile, source: Path, case: str, runner: str, scratch: Path) -> Found:
+    entries = _entries(archive, source)
+    candidates, faults = _of_zip(archive, entries, source)
     place = _one(candidates, faults, case, runner, source)
     candidate = candidates[place]
     total = sum(part.bytes for part in candidate.parts.values())

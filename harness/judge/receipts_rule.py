@@ -19,8 +19,8 @@ Ran = Mapping[str, Sequence[ModuleReceipt]]
 def judge_receipts(evidence: Evidence) -> Iterator[Finding]:
     """Findings where a module did not run in the format that the case asks for.
 
-    A backend that cannot see inside the program it runs writes no receipts. It must not be asked for a format then:
-    a case that asks for one fails here, since nothing proves that it ran.
+    A program that is not handed ``{receipts}`` proves no format (``Generation.unproven``). That is shown for each
+    expert that is asked to run quantized, and fails nothing. A program that is handed it and writes none fails.
     """
     generation, case = evidence.generation, evidence.case
     if generation is None:
@@ -33,6 +33,11 @@ def judge_receipts(evidence: Evidence) -> Iterator[Finding]:
             continue
         if mine:
             yield from _of_expert(expert, wanted, _ran(mine), evidence)
+        elif generation.unproven:
+            if wanted != "bf16":
+                message = f"the case asks for {wanted} in {expert}, and it is {generation.unproven}"
+                data: dict[str, object] = {"expert": expert, "wanted": wanted}
+                yield _finding("kernels_unproven", message, data).model_copy(update={"gating": False})
         elif any(item.startswith("receipts:") for item in generation.not_available):
             continue  # said by `judge_not_available`
         elif wanted != "bf16" or (used and case.backend == "diffusers"):

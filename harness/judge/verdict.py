@@ -29,6 +29,8 @@ from harness.judge.receipts_rule import judge_receipts
 from harness.judge.schedule_rule import judge_schedule
 from harness.judge.trace_rule import judge_trace
 from harness.outcomes import Outcome
+from harness.records.base import Json
+from harness.records.frames import ComparisonEvidence
 from harness.records.limits import LimitCheck
 from harness.records.verdict import Finding, Verdict
 
@@ -205,8 +207,6 @@ def next_command(evidence: Evidence, outcome: Outcome, cause: str, runner: str) 
         return f"quantgate regenerate --perf --case {case} --runner {shlex.quote(runner)} --reason '...'"
     if outcome is Outcome.REGRESSION and cause in ("slower", "more_memory", "leak"):
         return f"quantgate history {case} --runner {shlex.quote(runner)} --perf"
-    if outcome is Outcome.REGRESSION:
-        return f"quantgate report {shlex.quote(evidence.run_dir)}"
     return f"pytest {node} --runner {shlex.quote(runner)}"
 
 
@@ -262,7 +262,9 @@ def _stops(finding: Finding) -> bool:
 
 def _findings(evidence: Evidence, checks: tuple[LimitCheck, ...]) -> Iterator[Finding]:
     if evidence.error is not None:
-        yield Finding(stage="engine", code=_error_code(evidence), gating=True, message=evidence.error.what)
+        output: dict[str, Json] = dict(getattr(evidence.error, "output", {}))
+        code, message = _error_code(evidence), evidence.error.what
+        yield Finding(stage="engine", code=code, gating=True, message=message, data=output)
     yield from _inspection(evidence)
     yield from judge_origin(evidence)
     yield from judge_probe(evidence, anchored=same_origin(evidence))
@@ -377,7 +379,18 @@ def _passed(evidence: Evidence, checks: tuple[LimitCheck, ...]) -> str:
 def _how_near(evidence: Evidence, checks: tuple[LimitCheck, ...]) -> str:
     if evidence.comparison is None:
         return "no result"
-    if evidence.comparison.bit_exact:
+    return f"{_inside(evidence.comparison, checks)}{_unproven(evidence)}"
+
+
+def _unproven(evidence: Evidence) -> str:
+    """The mark of a pass whose quantized kernels nothing proves."""
+    formats = set(evidence.case.quantization.model_dump().values())
+    generation = evidence.generation
+    return f"; {generation.unproven}" if generation is not None and generation.unproven and formats != {"bf16"} else ""
+
+
+def _inside(comparison: ComparisonEvidence, checks: tuple[LimitCheck, ...]) -> str:
+    if comparison.bit_exact:
         return "bit-exact: every frame equals the golden's"
     gating = [check for check in checks if check.gates]
     consumed = [(check.margin_consumed, check.metric) for check in gating if check.margin_consumed is not None]

@@ -6,7 +6,7 @@ import statistics
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Final, NamedTuple
 
-from harness.perf.judging import Look
+from harness.perf.comparing import Look
 from harness.perf.measures import EXPERTS
 from harness.perf.quiet import cold_cache, disturbances
 from harness.perf.rule import Rule

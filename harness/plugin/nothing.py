@@ -24,7 +24,7 @@ def why_no_case(config: pytest.Config, exitstatus: int) -> str:
     """
     if exitstatus not in (pytest.ExitCode.NO_TESTS_COLLECTED, pytest.ExitCode.USAGE_ERROR):
         return ""
-    state, cases = PluginState.of(config), options.folder(config, "quantgate_cases")
+    state, cases = PluginState.of(config), options.project(config).cases
     if state.collected or state.is_worker or config.pluginmanager.hasplugin("dsession"):
         return ""
     places = [Path(config.invocation_params.dir, argument.partition("::")[0]).resolve() for argument in config.args]

@@ -74,6 +74,8 @@ def print_verdicts(reporter: Any, state: PluginState) -> None:
     if not records or state.is_worker:
         return
     reporter.ensure_newline()
+    from harness.report.times import perf_counts, perf_sentence
+
     reporter.section("quantgate verdicts")
     width = max(len(record.case) for record in records)
     for record in sorted(records, key=lambda one: (-SEVERITY.index(one.verdict.outcome), one.node)):
@@ -88,12 +90,16 @@ def print_verdicts(reporter: Any, state: PluginState) -> None:
         line = f"{record.case:<{width}}  {record.timing.total:6.1f} s{note}  {harmless(verdict.summary)}"
         room = (get_terminal_size().columns if sys.stdout.isatty() else 180) - 22
         reporter.write_line(line if verdict.outcome not in GREEN or len(line) <= room else f"{line[: room - 3]}...")
+        if record.perf is not None and record.perf.state not in ("within", "unmeasured") and perf_sentence(record):
+            reporter.write_line(f"{'':21}{'':{width}}  time and memory: {harmless(perf_sentence(record))}")
         if verdict.next_command and verdict.outcome not in GREEN:
             reporter.write_line(f"{'':21}{'':{width}}  next: {harmless(verdict.next_command)}")
     counts = Counter(record.verdict.outcome for record in records)
     counted = ", ".join(f"{counts[outcome]} {outcome.value}" for outcome in SEVERITY if counts[outcome])
     reporter.write_line("")
     reporter.write_line(f"{len(records)} cases on runner {records[0].runner}: {counted}")
+    if counted := perf_counts(records):
+        reporter.write_line(counted)
     reporter.write_line(f"frames and records: {state.run_folder}")
     if not state.config.getoption("no_report"):
         from harness.report.render import render_run
@@ -175,6 +181,6 @@ def runs_cases(config: pytest.Config) -> bool:
     """Whether a path of the command lies below the folder of the case files, or holds it."""
     if not PluginState.of(config).is_configured:
         return False
-    cases = options.folder(config, "quantgate_cases")
+    cases = options.project(config).cases
     places = (Path(config.invocation_params.dir, argument.partition("::")[0]) for argument in config.args)
     return any(place.is_relative_to(cases) or cases.is_relative_to(place) for place in places)

@@ -29,6 +29,18 @@ class Timing(Record):
     total: float = 0.0
 
 
+class Checkout(Record):
+    """From where a run was started: what the header of a report says."""
+
+    commit: str = ""
+    """Of the project's repository, with ``+dirty`` if tracked files were changed."""
+    branch: str = ""
+    pull_request: str = ""
+    """Its number."""
+    ci_run: str = ""
+    """Address of the CI run; empty outside CI."""
+
+
 class CaseRecord(Record):
     """``runs/<run>/<case>/record.json``."""
 
@@ -47,6 +59,8 @@ class CaseRecord(Record):
     runner: str
     started: str
     """UTC, ISO 8601."""
+    checkout: Checkout | None = None
+    """From where it was started; ``None`` in records of older versions."""
     newest: str = ""
     """Newest time that the run knew of, by which waivers expire: its clock, its commit or its limits. ISO 8601."""
     attempt: int = 1

@@ -146,6 +146,24 @@ class FloatStats(Record):
     first_bad_frame: int | None = None
 
 
+Container = Literal["safetensors", "npy", "png", "video"]
+
+
+class Delivery(Record):
+    """How a program handed over its frames, and what that hides."""
+
+    container: Container
+    dtype: str
+    """Of the values that came: ``uint8``, ``float16``, ``float32``."""
+    codec: str = ""
+    """Of a video: codec and pixel format, such as ``h264 yuv420p``."""
+    costs: str = ""
+    """What cannot be seen any more, as a sentence; empty where nothing is lost."""
+
+
+NO_RECEIPTS = "not proven which kernels ran: the program writes no receipts"
+
+
 class Generation(Record):
     """The result of one generation, as the engine writes it beside the clip file."""
 
@@ -158,6 +176,10 @@ class Generation(Record):
     float_stats: FloatStats
     trace: Trace
     receipts: Receipts
+    unproven: str = ""
+    """Why there are no receipts; empty where the engine wrote them. Such a run does not prove which kernels ran."""
+    delivery: Delivery | None = None
+    """How the frames came out of a foreign program; ``None`` where the engine is quantgate's own."""
     peak_memory_bytes: int | None = None
     generate_seconds: float = 0.0
     not_available: tuple[str, ...] = ()

@@ -91,12 +91,15 @@ def differences(golden: Identity, run: Identity) -> tuple[FieldChange, ...]:
             if before.get(field) != after.get(field)
             and not (name == "subject" and before_engine and field not in after and is_late(field))
             and not (name == "subject" and field.startswith(FILE) and not (_has_files(before) and _has_files(after)))
+            and not (name == "subject" and field.startswith(PROGRAM) and not (_has(before) and _has(after)))
         )
     return tuple(changes)
 
 
 FILE = "file."
 """Prefix of the subject's fields that hold the sha256 of a file: how the weights are stored, not what they are."""
+PROGRAM = "program."
+"""Prefix of the subject's fields that hold the sha256 of a file of the case's ``command``."""
 
 
 def component_of(file: str) -> str:
@@ -130,6 +133,11 @@ def _hardware(fields: dict[str, Json]) -> dict[str, Json]:
 
 def _has_files(subject: dict[str, Json]) -> bool:
     return any(field.startswith(FILE) for field in subject)
+
+
+def _has(subject: dict[str, Json]) -> bool:
+    """Whether the files of a program are known: an identity of an older version does not name them."""
+    return any(field.startswith(PROGRAM) for field in subject)
 
 
 def _weights(golden: Identity, run: Identity) -> list[FieldChange]:

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from harness.records.case_record import CaseRecord
 from harness.records.frames import MetricResult
 from harness.records.limits import LimitCheck
-from harness.report.text import number, percent
+from harness.report.text import is_control, number, percent
 
 BAR_WIDTH = 120.0
 LIMIT_AT = 80.0
@@ -30,7 +30,8 @@ class Bar:
     beyond: bool
     """The bar is cut: the value lies further out than it can show."""
     state: str
-    """``passed``, ``failed``, ``shown`` (does not gate), ``none`` (measured, no limit), ``missing`` (not computed)."""
+    """``passed``, ``failed``, ``expected`` (a negative control breaks it, as it must), ``shown`` (does not gate),
+    ``none`` (measured, no limit), ``missing`` (not computed)."""
     note: str
 
 
@@ -38,7 +39,7 @@ def bars(record: CaseRecord) -> tuple[Bar, ...]:
     """Failed limits first, then by margin consumed, then what does not gate, then what has no limit."""
     metrics = {metric.name: metric for metric in (record.comparison.metrics if record.comparison else ())}
     ranked = sorted(record.limits, key=_rank)
-    rows = [_bar(check, metrics.get(check.metric)) for check in ranked]
+    rows = [_bar(check, metrics.get(check.metric), is_control(record)) for check in ranked]
     named = {check.metric for check in record.limits}
     rows.extend(_unlimited(metric) for name, metric in metrics.items() if name not in named)
     return tuple(rows)
@@ -49,9 +50,11 @@ def _rank(check: LimitCheck) -> tuple[int, float, str]:
     return order, -(check.margin_consumed or 0.0), check.metric
 
 
-def _bar(check: LimitCheck, metric: MetricResult | None) -> Bar:
+def _bar(check: LimitCheck, metric: MetricResult | None, control: bool) -> Bar:
     width = LIMIT_AT * (check.margin_consumed or 0.0)
     state = "shown" if not check.gates else ("passed" if check.passed else "failed")
+    if control and state == "failed":
+        state = "expected"
     if check.value is None:
         state = "missing"
     return Bar(
@@ -65,7 +68,7 @@ def _bar(check: LimitCheck, metric: MetricResult | None) -> Bar:
         width=min(width, BAR_WIDTH),
         beyond=width > BAR_WIDTH,
         state=state,
-        note="" if check.gates else "does not gate",
+        note={"shown": "does not gate", "expected": "broken, as it must"}.get(state, ""),
     )
 
 

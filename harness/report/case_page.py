@@ -6,6 +6,7 @@ from collections import Counter
 from dataclasses import dataclass
 from typing import Any
 
+from harness.outcomes import Outcome
 from harness.reading import UnreadableError
 from harness.records.candidate import Candidate
 from harness.records.case_record import CaseRecord
@@ -22,12 +23,16 @@ from harness.report.text import (
     Command,
     accept_command,
     case_commands,
+    headline,
     is_control,
+    is_red,
     next_step,
+    parts,
     reject_command,
     short_digest,
     size,
 )
+from harness.report.times import time_bars
 
 # What the checkpoints promised against what the modules did.
 
@@ -147,7 +152,11 @@ def case_page(run: Run, place: int, media: Media) -> dict[str, Any]:
         "entry": entry,
         "record": record,
         "control": is_control(record),
-        "next": next_step(record),
+        "green": not is_red(record),
+        "headline": headline(record.verdict.summary),
+        "expected": _expected(record),
+        "checkpoint_first": _is_of_checkpoint(record),
+        "next": parts(next_step(record)),
         "commands": case_commands(record),
         "accepting": accepting(record, entry.candidate),
         "links": _links(run, place),
@@ -155,6 +164,7 @@ def case_page(run: Run, place: int, media: Media) -> dict[str, Any]:
         "player": _player(record, media),
         "focus": focus(record),
         "bars": bars(record),
+        "times": time_bars(record),
         "bar_width": BAR_WIDTH,
         "limit_at": LIMIT_AT,
         "curves": curves(record),
@@ -172,6 +182,19 @@ def case_page(run: Run, place: int, media: Media) -> dict[str, Any]:
             inspection.findings if inspection else (), key=lambda finding: _SEVERITY.index(finding.severity)
         ),
     }
+
+
+def _expected(record: CaseRecord) -> str:
+    """What a negative control must be seen by; empty for any other case."""
+    expect = record.request.get("expect", "pass")
+    return "" if expect == "pass" else str(expect)
+
+
+def _is_of_checkpoint(record: CaseRecord) -> bool:
+    """Whether the inspection decides the case, so that it comes before the frames."""
+    verdict = record.verdict
+    codes = {finding.code for finding in record.inspection.findings} if record.inspection else set()
+    return Outcome.CHECKPOINT_FAULT in (verdict.outcome, verdict.observed) or verdict.cause in codes
 
 
 def _findings(record: CaseRecord) -> tuple[Finding, ...]:

@@ -14,7 +14,7 @@ from harness.records.case_record import CaseRecord
 from harness.records.frames import MetricResult
 from harness.records.generation import Step, Trace
 from harness.records.limits import LimitCheck
-from harness.report.text import number
+from harness.report.text import is_control, number
 
 # Per-frame curves as plain SVG geometry: the page draws them without a line of JavaScript.
 
@@ -47,8 +47,9 @@ def curves(record: CaseRecord) -> tuple[Curve, ...]:
     if record.comparison is None:
         return ()
     checks = {check.metric: check for check in record.limits}
+    control = is_control(record)
     found = [
-        _curve(metric, checks.get(metric.name))
+        _curve(metric, checks.get(metric.name), control)
         for metric in record.comparison.metrics
         if len(metric.per_frame) > 1 and all(math.isfinite(value) for value in metric.per_frame)
     ]
@@ -60,7 +61,7 @@ def frame_x(frame: float, count: int) -> float:
     return LEFT + (WIDTH - LEFT - RIGHT) * frame / max(1, count - 1)
 
 
-def _curve(metric: MetricResult, check: LimitCheck | None) -> Curve:
+def _curve(metric: MetricResult, check: LimitCheck | None, control: bool) -> Curve:
     values = metric.per_frame
     limit = check.limit if check and check.gates else None
     marks = [*values, *([limit] if limit is not None and metric.direction != "two_sided" else [])]
@@ -70,10 +71,11 @@ def _curve(metric: MetricResult, check: LimitCheck | None) -> Curve:
     y = _Scale(low, high)
     worst = metric.worst_frame if metric.worst_frame is not None else 0
     worst = min(max(worst, 0), len(values) - 1)
-    failed = check is not None and check.gates and not check.passed
+    broken = check is not None and check.gates and not check.passed
+    failed = broken and not control
     caption = f"{metric.name}, {len(values)} frames, worst {number(values[worst])} at frame {worst}"
     if limit is not None:
-        caption += f", limit {number(limit)}, {'broken' if failed else 'kept'}"
+        caption += f", limit {number(limit)}, {'broken' if failed else 'broken, as it must be' if broken else 'kept'}"
     return Curve(
         metric=metric.name,
         points=polyline([frame_x(i, len(values)) for i in range(len(values))], [y(value) for value in values]),

@@ -87,8 +87,8 @@ def _detail(record: CaseRecord) -> Iterable[str]:
     for finding in record.verdict.findings:
         yield f"- {finding.stage}/{one_line(finding.code)}: {one_line(finding.message)}"
     command = next_step(record)
-    if command is not None:
-        yield f"next: {command.line}"
+    if command:
+        yield f"next: {command}"
 
 
 def _facts(records: list[CaseRecord]) -> Iterable[tuple[str, str]]:

@@ -10,8 +10,8 @@ from harness.records.inspection import InspectionReport, LayerEvidence
 from harness.report.text import number
 
 CELL, ROW, LEFT, TOP = 14.0, 18.0, 150.0, 20.0
-OTHER = "cosine, read the other way"
-"""Of the runner-up among the readings: what a runtime gets that takes the bytes for something else."""
+OTHER = "cosine as the runtime reads it"
+"""What a runtime gets that reads the bytes as declared, or as its contract assumes; drawn if that is the runner-up."""
 _BLOCK = re.compile(r"^(?:.*?\.)?blocks\.\d+\.")
 _STATES = {"proven": "", "inconclusive": "?", "contradicted": "✕", "not_provable": "–"}
 
@@ -43,15 +43,37 @@ class LayerMap:
 
 
 def layer_maps(report: InspectionReport | None) -> tuple[LayerMap, ...]:
-    """Cosine and gain for every expert with evidence in its blocks; after a fault the other reading's cosine too."""
+    """Cosine and gain for every expert with evidence in its blocks, what is wrong first.
+
+    Where the bytes are sound and a runtime will read them otherwise, neither shows anything wrong: then the cosine of
+    that reading is drawn, and says so. It is not drawn where it explains nothing.
+    """
     layers = report.layers if report else ()
     experts = dict.fromkeys(layer.expert for layer in layers)
-    return tuple(
-        picture
-        for expert in experts
-        for quantity in (("cosine", OTHER, "gain") if report and report.outcome == "fault" else ("cosine", "gain"))
-        if (picture := _map(expert, quantity, [layer for layer in layers if layer.expert == expert])) is not None
-    )
+    found: list[LayerMap] = []
+    for expert in experts:
+        mine = [layer for layer in layers if layer.expert == expert]
+        misread = {layer.module for layer in mine if report is not None and _misread(layer, report)}
+        quantities = [OTHER, "cosine", "gain"] if misread else ["cosine", "gain"]
+        maps = [picture for quantity in quantities if (picture := _map(expert, quantity, mine, misread)) is not None]
+        found += sorted(maps, key=lambda picture: -max((cell.level for cell in picture.cells), default=0))
+    return tuple(found)
+
+
+def _misread(layer: LayerEvidence, report: InspectionReport) -> bool:
+    """Whether the runner-up among the readings is what is declared, or what a disagreeing runtime assumes."""
+    if not layer.runner_up or report.outcome != "fault":
+        return False
+    if layer.state == "contradicted" and layer.declared == layer.runner_up:
+        return True
+    order, _, layout = layer.hypothesis.partition("/")
+    for contract in report.contracts:
+        if contract.agrees is False and contract.expert == layer.expert:
+            assumed = {one.field: str(one.value) for one in contract.assumptions}
+            reading = f"{assumed.get('nibble_order', order)}/{assumed.get('scale_layout', layout)}"
+            if reading == layer.runner_up:
+                return True
+    return False
 
 
 def first_bad_block(report: InspectionReport | None) -> LayerEvidence | None:
@@ -65,8 +87,8 @@ def outside_blocks(report: InspectionReport | None) -> tuple[LayerEvidence, ...]
     return tuple(layer for layer in (report.layers if report else ()) if layer.block is None)
 
 
-def _map(expert: str, quantity: str, layers: list[LayerEvidence]) -> LayerMap | None:
-    inside = [layer for layer in layers if layer.block is not None and _value(layer, quantity) is not None]
+def _map(expert: str, quantity: str, layers: list[LayerEvidence], misread: set[str]) -> LayerMap | None:
+    inside = [layer for layer in layers if layer.block is not None and _value(layer, quantity, misread) is not None]
     if not inside:
         return None
     names = list(dict.fromkeys(short_module(layer.module) for layer in inside))
@@ -75,14 +97,14 @@ def _map(expert: str, quantity: str, layers: list[LayerEvidence]) -> LayerMap | 
         Cell(
             x=LEFT + CELL * blocks.index(layer.block or 0),
             y=TOP + ROW * names.index(short_module(layer.module)),
-            level=_level(_value(layer, quantity), quantity),
+            level=_level(_value(layer, quantity, misread), quantity),
             sign=_STATES[layer.state] if quantity != OTHER else "",
             title=_title(layer),
         )
         for layer in inside
     )
     step = max(1, len(blocks) // 10)
-    worst = min(inside, key=lambda layer: -_level(_value(layer, quantity), quantity))
+    worst = min(inside, key=lambda layer: -_level(_value(layer, quantity, misread), quantity))
     bad = sum(layer.state == "contradicted" for layer in inside)
     return LayerMap(
         expert=expert,
@@ -106,9 +128,11 @@ def short_module(module: str) -> str:
     return _BLOCK.sub("", module)
 
 
-def _value(layer: LayerEvidence, quantity: str) -> float | None:
-    if quantity == OTHER:
+def _value(layer: LayerEvidence, quantity: str, misread: set[str]) -> float | None:
+    if quantity == OTHER and layer.module in misread:
         return None if layer.cosine is None or layer.gap is None else layer.cosine - layer.gap
+    if quantity == OTHER:
+        return layer.cosine
     return layer.cosine if quantity == "cosine" else layer.gain
 
 

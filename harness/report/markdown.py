@@ -11,7 +11,8 @@ from harness.records.case_record import CaseRecord
 from harness.report.bars import bars
 from harness.report.load import Entry, Run
 from harness.report.overview_page import machines, sentence
-from harness.report.text import LABELS, case_commands, count_words, is_control, next_step, plain
+from harness.report.text import LABELS, case_commands, count_words, is_control, next_step, parts, plain
+from harness.report.times import perf_counts, perf_sentence
 from harness.text import clean, one_line
 
 # Foreign text inside Markdown that GitHub will render: it is shown, and does nothing.
@@ -62,7 +63,7 @@ _COMMENT_DETAILS = 10
 
 def job_summary(run: Run) -> str:
     """For ``$GITHUB_STEP_SUMMARY``: every case in a table, details of each that is not green."""
-    head = [f"## {_headline(run)}", "", *_machines(run), "", *_table(run.entries), "", *_unreadable(run)]
+    head = [f"## {_headline(run)}", "", *_machines(run), "", *_table(run.entries), "", *_times(run), *_unreadable(run)]
     return _fit(head, [_details(entry.record) for entry in run.red], SUMMARY_BYTES)
 
 
@@ -75,6 +76,7 @@ def comment(run: Run) -> str:
     green = len(run.entries) - len(run.red)
     if green and run.red:
         head += [f"{green} other case{'s are' if green != 1 else ' is'} green.", ""]
+    head += _times(run)
     head += _machines(run)
     return _fit(head, [_details(entry.record) for entry in run.red[:_COMMENT_DETAILS]], COMMENT_CHARACTERS)
 
@@ -93,6 +95,19 @@ def _machines(run: Run) -> list[str]:
     return [f"<sub>{neutral(run.name)} · {' / '.join(neutral(line) for line in machines(run))}</sub>"]
 
 
+def _times(run: Run) -> list[str]:
+    """Time and memory of the run: how many cases were compared, and each that is not as usual."""
+    counted = perf_counts(entry.record for entry in run.entries)
+    unusual = [
+        f"- {code(entry.record.case)}: {neutral(entry.record.perf.message)}"
+        for entry in run.entries
+        if entry.record.perf is not None and entry.record.perf.state not in ("within", "unmeasured")
+    ]
+    return (
+        [f"{neutral(counted[:1].upper() + counted[1:])}.", "", *unusual, *([""] if unusual else [])] if counted else []
+    )
+
+
 def _unreadable(run: Run) -> list[str]:
     return [f"- 🟣 record {code(item.path)} cannot be read: {neutral(item.why)}" for item in run.unreadable]
 
@@ -107,7 +122,8 @@ def _table(entries: tuple[Entry, ...]) -> list[str]:
             word += " (negative control)"
         gating = [bar for bar in bars(record) if bar.state in ("passed", "failed", "missing")]
         near = f"{neutral(gating[0].metric)} {neutral(gating[0].consumed)}" if gating else ""
-        rows.append(f"| {word} | {code(record.case)} | {neutral(record.verdict.summary)} | {near} |")
+        said = "; ".join(text for text in (record.verdict.summary, perf_sentence(record)) if text)
+        rows.append(f"| {word} | {code(record.case)} | {neutral(said)} | {near} |")
     return rows
 
 
@@ -123,7 +139,8 @@ def _details(record: CaseRecord) -> str:
     ]
     lines += _changes(record)
     step = next_step(record)
-    commands = dict.fromkeys([*([step.line] if step else []), *(item.line for item in case_commands(record))])
+    first = [part.text for part in parts(step) if part.is_command]
+    commands = dict.fromkeys([*first, *(item.line for item in case_commands(record))])
     lines += ["", fenced("\n".join(commands), "sh"), "", "</details>", ""]
     return "\n".join(lines)
 
@@ -173,7 +190,7 @@ def run_json(run: Run) -> str:
         "unreadable": [{"path": item.path, "why": item.why} for item in run.unreadable],
         "cases": [
             {
-                "next": step.line if (step := next_step(entry.record)) else None,
+                "next": next_step(entry.record) or None,
                 "commands": [item.line for item in case_commands(entry.record)],
                 "record": entry.record.model_dump(mode="json"),
             }

@@ -16,6 +16,7 @@ from harness.records.base import Record
 from harness.records.case_record import CaseRecord
 from harness.records.frames import MetricResult, Tile
 from harness.records.limits import LimitCheck
+from harness.records.run_folder import CLIP_FILE, GOLDEN_CLIP_FILE
 from harness.report.load import Entry
 from harness.report.redact import redact_text
 from harness.report.text import is_red, number
@@ -258,8 +259,8 @@ def write_media(entry: Entry, root: Path) -> Media:
     clips = {
         name: clip
         for name, files in (
-            ("golden", ("golden", "golden.safetensors")),
-            ("candidate", ("candidate", "clip.safetensors")),
+            ("golden", ("golden", GOLDEN_CLIP_FILE)),
+            ("candidate", ("candidate", CLIP_FILE)),
         )
         if (clip := _read(entry, files, problems)) is not None
     }
@@ -282,7 +283,7 @@ def write_media(entry: Entry, root: Path) -> Media:
         sides=_sides(entry, clips, folder),
         start=start,
         tile=_tile(entry, clips, folder, where),
-        thumbnails={name: _thumbnail(clip.frames[start], folder, name, entry.slug) for name, clip in clips.items()},
+        thumbnails=_thumbnails(clips, start, folder, entry.slug),
         problems=tuple(problems),
     )
 
@@ -351,6 +352,16 @@ def _enlarged(pixels: Bytes) -> Image.Image:
     picture = Image.fromarray(np.ascontiguousarray(pixels))
     factor = max(1, 240 // max(picture.size))
     return picture.resize((picture.width * factor, picture.height * factor), Image.Resampling.NEAREST)
+
+
+def _thumbnails(clips: dict[str, Clip], frame: int, folder: Path, slug: str) -> dict[str, str]:
+    """Both sides at the worst frame, and their difference, amplified, unless they are equal there."""
+    found = {name: _thumbnail(clip.frames[frame], folder, name, slug) for name, clip in clips.items()}
+    if len(clips) == 2:
+        golden, candidate = (clips[name].frames[frame] for name in ("golden", "candidate"))
+        if not np.array_equal(golden, candidate):
+            found["difference"] = _thumbnail(amplified_difference(golden, candidate)[0], folder, "difference", slug)
+    return found
 
 
 def _thumbnail(frame: Bytes, folder: Path, name: str, slug: str) -> str:

@@ -7,11 +7,11 @@ from dataclasses import dataclass
 from typing import Any
 
 from harness.outcomes import RULES, Outcome
-from harness.records.case_record import CaseRecord
+from harness.records.case_record import CaseRecord, Checkout
 from harness.report.bars import BAR_WIDTH, LIMIT_AT, Bar, bars
 from harness.report.load import Entry, Run
 from harness.report.media import Media
-from harness.report.text import LABELS, Command, count_words, is_control, is_red, next_step
+from harness.report.text import LABELS, Part, count_words, is_control, is_red, next_step, parts
 from harness.text import one_line
 
 
@@ -25,9 +25,11 @@ class Row:
     red: bool
     control: bool
     summary: str
-    next: Command | None
+    next: tuple[Part, ...]
     nearest: Bar | None
     """The gating limit with the least room left."""
+    used: float
+    """Share of its margin, to sort by; -1 without a limit."""
     thumbnails: dict[str, str]
 
 
@@ -53,6 +55,7 @@ def overview_page(run: Run, media: dict[str, Media]) -> dict[str, Any]:
         "counts": count_words(outcomes),
         "groups": tuple(_group(outcome, rows) for outcome, _ in count_words(outcomes)),
         "machines": machines(run),
+        "checkouts": checkouts(run),
         "total_seconds": sum(row.record.timing.total for row in rows),
         "bar_width": BAR_WIDTH,
         "limit_at": LIMIT_AT,
@@ -79,6 +82,12 @@ def machines(run: Run) -> tuple[str, ...]:
     return tuple(line for line, _ in lines.most_common() if line)
 
 
+def checkouts(run: Run) -> tuple[Checkout, ...]:
+    """From where the run's records were started, most cases first."""
+    found = Counter(entry.record.checkout for entry in run.entries if entry.record.checkout is not None)
+    return tuple(checkout for checkout, _ in found.most_common(3))
+
+
 def _machine(record: CaseRecord) -> str:
     found = record.fingerprint
     if found is None:
@@ -90,7 +99,7 @@ def _machine(record: CaseRecord) -> str:
 
 def _row(entry: Entry, media: Media) -> Row:
     record = entry.record
-    gating = [bar for bar in bars(record) if bar.state in ("passed", "failed", "missing")]
+    gating = [bar for bar in bars(record) if bar.state in ("passed", "failed", "expected", "missing")]
     return Row(
         entry=entry,
         record=record,
@@ -98,8 +107,9 @@ def _row(entry: Entry, media: Media) -> Row:
         red=is_red(record),
         control=is_control(record),
         summary=one_line(record.verdict.summary),
-        next=next_step(record),
+        next=parts(next_step(record)),
         nearest=gating[0] if gating else None,
+        used=max((check.margin_consumed or 0.0 for check in record.limits if check.gates), default=-1.0),
         thumbnails=media.thumbnails,
     )
 

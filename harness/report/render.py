@@ -15,11 +15,13 @@ from markupsafe import Markup
 
 from harness.records.base import write_text_atomic
 from harness.records.candidate import SHOWN_FILE
+from harness.records.run_folder import RunFolder
 from harness.report import text
 from harness.report.case_page import case_page
 from harness.report.load import ReportError, Run, load_run
-from harness.report.media import write_media
+from harness.report.media import Media, write_media
 from harness.report.overview_page import overview_page
+from harness.report.review_page import REVIEW_FILE, Notes, review_page
 from harness.report.text import LABELS
 from harness.text import clean
 
@@ -47,7 +49,7 @@ def render_run(run_dir: Path, out: Path | None = None) -> Path:
     Raises:
         ReportError: no record, or ``out`` holds something else.
     """
-    return render(load_run(run_dir), out if out is not None else run_dir / "report")
+    return render(load_run(run_dir), out if out is not None else RunFolder(run_dir).report)
 
 
 def render(run: Run, target: Path) -> Path:
@@ -55,7 +57,31 @@ def render(run: Run, target: Path) -> Path:
     return replace_folder(target, lambda folder: write_report(run, folder)) / "index.html"
 
 
-def write_report(run: Run, folder: Path) -> None:
+def render_review(run: Run, target: Path, notes: Notes, source: Path | None = None) -> Path:
+    """Render candidates and the page on which they are decided.
+
+    Args:
+        run: of ``load_pending``, or of an artifact.
+        target: where the report goes.
+        notes: what accepting would refuse, by runner and case.
+        source: the artifact; ``None``: the candidates are pending in this checkout.
+
+    Returns:
+        The page of decisions.
+
+    Raises:
+        ReportError: as :func:`render_run`.
+    """
+
+    def write(folder: Path) -> None:
+        media = write_report(run, folder)
+        html = renderer()("review.html.j2", **review_page(run, media, notes, source))
+        write_text_atomic(folder / REVIEW_FILE, html)
+
+    return replace_folder(target, write) / REVIEW_FILE
+
+
+def write_report(run: Run, folder: Path) -> dict[str, Media]:
     """Write the overview, a page for each case, pictures, styles and scripts into ``folder``.
 
     Which candidates the report shows is written too: ``quantgate accept`` refuses one that no report shows.
@@ -69,9 +95,10 @@ def write_report(run: Run, folder: Path) -> None:
         write_text_atomic(folder / "cases" / f"{entry.slug}.html", html)
     shown = {one.candidate.seal: f"cases/{one.slug}.html" for one in run.entries if one.candidate is not None}
     write_text_atomic(folder / SHOWN_FILE, json.dumps(shown, indent=2, sort_keys=True) + "\n")
+    return media
 
 
-def replace_folder(target: Path, write: Callable[[Path], None]) -> Path:
+def replace_folder(target: Path, write: Callable[[Path], object]) -> Path:
     """Let ``write`` fill a new folder, then put it in the place of ``target``; a failure leaves ``target`` as it was.
 
     Raises:
@@ -122,6 +149,7 @@ def environment() -> Environment:
         "size": text.size,
         "plain": text.plain,
         "short": text.short_digest,
+        "parts": text.parts,
     }
     env.globals |= {"label": LABELS.__getitem__, "policy": POLICY}
     return env

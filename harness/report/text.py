@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import shlex
 from dataclasses import dataclass
 from typing import Literal, NamedTuple
@@ -51,6 +52,30 @@ def plain(value: Json) -> str:
     if value is None:
         return "–"
     return value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
+
+
+_SENTENCE = 200
+"""Characters of a headline, about."""
+
+
+def headline(summary: str) -> tuple[str, str]:
+    """A verdict's summary as one sentence, and the rest of it; what is cut off comes whole in the rest.
+
+    The sentence ends at the first full stop before a capital letter, else at a semicolon or a comma near ``_SENTENCE``
+    characters.
+    """
+    text = " ".join(summary.split())
+    if match := re.search(r"(?<=[^.0-9A-Z])\. (?=[A-Z])", text):
+        first, rest = text[: match.start() + 1], text[match.end() :]
+    else:
+        first, rest = text, ""
+    if len(first) <= _SENTENCE:
+        return first, rest
+    for sign in ("; ", ": ", ", "):
+        place = first.rfind(sign, 60, _SENTENCE)
+        if place > 0:
+            return f"{first[:place]} …", text
+    return f"{first[:_SENTENCE]} …", text
 
 
 def short_digest(value: str | None) -> str:
@@ -133,14 +158,58 @@ def reproduce(record: CaseRecord) -> Command:
     )
 
 
-def next_step(record: CaseRecord) -> Command | None:
-    """What to type next; the way to this page is no way on, so it becomes the way to run the case again."""
+def next_step(record: CaseRecord) -> str:
+    """What to do next, as the terminal says it; empty for a green case.
+
+    Records of older versions send a regression to its report, which is where this is shown: the case is run again.
+    """
     line = one_line(record.verdict.next_command)
     if record.verdict.outcome in GREEN:
-        return None
-    if not line or line.startswith("quantgate report "):
-        return reproduce(record)
-    return Command(line, "next")
+        return ""
+    older = record.verdict.outcome is Outcome.REGRESSION and line.startswith("quantgate report ")
+    return reproduce(record).line if older or not line else line
+
+
+@dataclass(frozen=True)
+class Part:
+    """A part of an advice: a line for a shell, or words."""
+
+    text: str
+    is_command: bool
+
+
+_PROGRAMS = (
+    "apt-get", "cat", "chmod", "curl", "df", "gh", "git", "hf", "ls", "nvidia-smi", "pip", "pytest", "python",
+    "quantgate", "tail", "unzip",
+)  # fmt: skip
+_STARTS = re.compile(rf"(?:^|(?<=: )|(?<=then )|(?<=type )|(?<=: `))(?:(?:{'|'.join(_PROGRAMS)})(?= |$)|export \w+=)")
+_ENDS = re.compile(r"""(?:'[^']*'|"[^"]*"|[^'"])*?(?=$|  \#|[,;] |`)""")
+
+
+def parts(advice: str) -> tuple[Part, ...]:
+    """Take an advice apart, so that only what a shell understands is offered to be copied.
+
+    ``quantgate report runs/1  # look; if right: quantgate accept a --reason '...'`` has two commands, and words
+    between them. Words are what is left, without the comment's sign.
+    """
+    found: list[Part] = []
+    place = 0
+    while place < len(advice):
+        start = _STARTS.search(advice, place)
+        words = advice[place : start.start() if start else len(advice)].strip(" ;,`").removeprefix("# ").strip()
+        if words:
+            found.append(Part(words, False))
+        if start is None:
+            break
+        end = _ENDS.match(advice, start.start())
+        command = end.group().strip() if end else advice[start.start() :].strip()
+        try:
+            shlex.split(command)
+        except ValueError:
+            return (*found, Part(advice[start.start() :].strip(), False))
+        found.append(Part(command, True))
+        place = start.start() + len(command)
+    return tuple(found)
 
 
 def case_commands(record: CaseRecord) -> tuple[Command, ...]:

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import contextlib
+import os
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
-from functools import partial
+from functools import cached_property, partial
 from pathlib import Path
 from typing import Any
 
@@ -19,22 +20,24 @@ from harness.engine.resolve import resolve_case
 from harness.engine.stamps import Stamps, require_unchanged
 from harness.errors import QuantgateError
 from harness.frames.clip import Clip, read_clip
+from harness.git import checkout_of
 from harness.goldens.golden import Golden
 from harness.goldens.matching import MatchKind
 from harness.judge.evidence import Evidence
 from harness.judge.verdict import judge, observe, stop_before_generation
 from harness.outcomes import SEVERITY, Outcome
+from harness.perf.comparing import Look
 from harness.perf.conditions import sampled
-from harness.perf.judging import Look
 from harness.perf.measures import PERF_CAUSES
 from harness.records import generation as gen
-from harness.records.case_record import CaseRecord, Timing
+from harness.records.case_record import CaseRecord, Checkout, Timing
 from harness.records.golden import CLIP
 from harness.records.identity import Fingerprint, Identity
 from harness.records.limits import LimitCheck
 from harness.records.perf import Conditions, PerfReport
+from harness.records.run_folder import CLIP_FILE, GOLDEN_CLIP_FILE, RECORD_FILE, RunFolder
 from harness.records.verdict import Verdict
-from harness.session.attempts import RECORD, lost_record
+from harness.session.attempts import lost_record
 from harness.session.clock import newest_time
 from harness.session.contents import Contents
 from harness.session.context import CaseFinished, Event, Progress, SessionContext, Stage, StageStarted
@@ -43,6 +46,7 @@ from harness.session.identity import identity_of
 from harness.session.inspecting import Inspector
 from harness.session.perf import Timed, judge_perf
 from harness.session.probing import base_on_disk, probe_source, run_probes
+from harness.session.programs import program_digests
 from harness.session.similarity import require_near
 from harness.session.stages import (
     Found,
@@ -59,7 +63,7 @@ from harness.session.stages import (
 
 Watch = Callable[[Event], None]
 LOG_TAIL_LINES = 40
-ARTIFACTS = {"candidate": "clip.safetensors", "golden": "golden.safetensors"}
+ARTIFACTS = {"candidate": CLIP_FILE, "golden": GOLDEN_CLIP_FILE}
 
 
 @dataclass
@@ -128,14 +132,19 @@ class Session:
         self.context = context
         self._inspector = inspector or Inspector(context.root)
         self.pool = EnginePool(
-            context.folder / "engines",
+            RunFolder(context.folder).engines,
             {**context.device_env, **context.perturbation.env},
             lambda case: resolve_case(case, context.root),
             device=context.device.kind,
             allow_python_backend=context.allow_python_backend,
             runner=context.runner.name,
+            root=context.root,
             runtime_env=context.runtime_env,
         )
+
+    @cached_property
+    def _checkout(self) -> Checkout:
+        return checkout_of(self.context.root, os.environ)
 
     def close(self) -> None:
         """Stop every engine."""
@@ -182,7 +191,7 @@ class Session:
                 record = self._attributed(run, self._record(run, verdict, checks, started, attempt))
                 record = record.model_copy(update={"newest": newest.isoformat(timespec="seconds")})
                 record = record.redacted()  # before the candidate is made of it: its seal covers what is written
-                record.write(run.folder / RECORD)
+                record.write(run.folder / RECORD_FILE)
                 return self._with_candidate(run, record)
             except Exception as error:
                 run.fail(error)
@@ -204,7 +213,7 @@ class Session:
             verdict = record.verdict.model_copy(update={"summary": summary})
             record = record.model_copy(update={"verdict": verdict})
             with contextlib.suppress(OSError):  # what lies there already says the same, less this sentence
-                record.write(run.folder / RECORD)
+                record.write(run.folder / RECORD_FILE)
             return record
 
     def _unwritten(self, run: _Run, started: datetime, attempt: int) -> CaseRecord:
@@ -220,7 +229,7 @@ class Session:
             next_command=f"quantgate doctor --runner {self.context.runner.name}",
         ).model_copy(update={"log_tail": run.log_tail, "started": started.isoformat(timespec="seconds")})
         with contextlib.suppress(OSError):
-            record.write(run.folder / RECORD)
+            record.write(run.folder / RECORD_FILE)
         return record
 
     def _attributed(self, run: _Run, record: CaseRecord) -> CaseRecord:
@@ -286,6 +295,7 @@ class Session:
             files=inspected.digests,
             harmless_env=context.runner.harmless_env,
             perturbation=context.perturbation,
+            programs=program_digests(case, context.root),
         )
         run.identity = identify()
         found = find_golden(context, case, run.identity, accepted)
@@ -395,6 +405,7 @@ class Session:
             source=run.located.where,
             runner=self.context.runner.name,
             started=started.isoformat(timespec="seconds"),
+            checkout=self._checkout,
             attempt=attempt,
             request=run.case.model_dump(mode="json"),
             verdict=verdict,

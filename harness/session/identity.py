@@ -9,7 +9,7 @@ from harness.definitions.case import Case
 from harness.definitions.request import flat, request_of
 from harness.records.base import Json
 from harness.records.generation import Receipts
-from harness.records.identity import FILE, Device, Fingerprint, Identity
+from harness.records.identity import FILE, PROGRAM, Device, Fingerprint, Identity
 from harness.session.perturbation import NONE, Perturbation
 
 
@@ -23,6 +23,7 @@ def identity_of(
     fingerprint: Fingerprint | None = None,
     receipts: Receipts | None = None,
     perturbation: Perturbation = NONE,
+    programs: Mapping[str, str] | None = None,
 ) -> Identity:
     """Put together what is known of a run.
 
@@ -36,6 +37,7 @@ def identity_of(
         fingerprint: what the engine reports of itself, if it was started.
         receipts: what the modules did, if they ran.
         perturbation: a healthy change that was forced on the engine.
+        programs: sha256 of each file of the case's ``command`` (``harness.session.programs``).
     """
     hardware: dict[str, Json] = {"device": device.name}
     if device.compute_capability is not None:
@@ -46,6 +48,7 @@ def identity_of(
     globs = tuple(harmless_env)
     shown: dict[str, Json] = {f"env.{name}": value for name, value in env.items() if is_harmless(name, globs)}
     shown.update({f"{FILE}{file}": digest for file, digest in sorted((files or {}).items())})
+    shown.update({f"{PROGRAM}{file}": digest for file, digest in sorted((programs or {}).items())})
     return Identity(
         request=request_of(case),
         hardware=hardware,

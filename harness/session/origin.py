@@ -5,8 +5,7 @@ from __future__ import annotations
 import hashlib
 import platform
 import posixpath
-import shutil
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
 from functools import cached_property
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
@@ -18,11 +17,13 @@ from harness.engine.resolve import resolve_case
 from harness.engine.stamps import stamps_of
 from harness.git import dirty_files, tracked_files
 from harness.machine.devices import driver_version
+from harness.project import Project
 from harness.records.base import Json, Record
 from harness.session.context import SessionContext
 from harness.session.identity import identity_of
 from harness.session.inspecting import Inspector
 from harness.session.perturbation import NONE, Perturbation
+from harness.session.programs import program_digests
 
 MOVES_NOTHING = frozenset({"description", "runners", "timeouts", "metrics", "waiver"})
 """Fields of a case that change neither what a run makes nor whether it is healthy."""
@@ -39,7 +40,7 @@ class Origin(Record):
     code: str
     """sha256 over the sources of this package, the tracked files of the repository, and what was changed in it."""
     programs: dict[str, str]
-    """sha256 of every file that the case's command names."""
+    """sha256 of every file of the case's program (``harness.session.programs``)."""
     packages: dict[str, str]
     probes: str = ""
     """sha256 of the recording that is fed in; of stamps, where this is the origin of a recording."""
@@ -98,7 +99,7 @@ class Origins:
             request=runs.model_dump(mode="json", exclude=set(MOVES_NOTHING)),
             perturbation=forced,
             code=self._code,
-            programs=dict(_programs(runs, self._context.root)),
+            programs=program_digests(runs, self._context.root),
             packages=self._packages,
             probes=probes,
         )
@@ -143,7 +144,7 @@ def code_digest(root: Path) -> str:
     for row in tracked_files(root):
         digest.update(f"{row}\0".encode())
     for name in without_checkpoints(dirty_files(root)):
-        if not name.startswith("cases/"):
+        if not name.startswith(f"{Project(root).cases.name}/"):
             digest.update(f"{name}\0{_small_sha256(root / name)}\0".encode())
     return digest.hexdigest()
 
@@ -176,13 +177,6 @@ def _small_sha256(path: Path) -> str:
     if state.st_size > LARGEST_CODE:
         return f"{state.st_size} {state.st_mtime_ns} {state.st_ctime_ns}"
     return _sha256(path)
-
-
-def _programs(case: Case, root: Path) -> Iterator[tuple[str, str]]:
-    for word in case.command:
-        path = next((place for place in (Path(word), root / word) if place.is_file()), shutil.which(word))
-        if path is not None:
-            yield word, _sha256(Path(path))
 
 
 def _sha256(path: Path) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -10,6 +11,7 @@ import pytest
 
 from harness.calibrate.faults import runs
 from harness.calibrate.faults.weights import FAULTS
+from harness.definitions.case import Case
 from harness.frames.clip import Clip
 from harness.records.identity import Device
 
@@ -72,3 +74,35 @@ def test_a_backend_of_ones_own_is_disturbed_where_it_is_allowed(
         )
         assert len(runs.noisy_runs(context, case, "origin", 1, said.append)) == count
     assert "no disturbed runs" in said[0]
+
+
+PROGRAM = str(Path(__file__).parents[1] / "engine" / "a_runtime.py")
+
+
+@pytest.mark.parametrize(
+    ("fault", "arguments", "labels", "words"),
+    [
+        ("disturb", ["{disturb}"], ["ulp-initial-1", "ulp-between-2", "ulp-both-3"], "ulp-both-3"),
+        ("fine", [], ["repeat-1", "repeat-2"], "bit-exact, so no more are made"),
+        ("random", [], ["repeat-1", "repeat-2", "repeat-3"], "repeat-3"),
+    ],
+)
+def test_a_foreign_program_is_disturbed_or_repeated(
+    tmp_path: Path, fault: str, arguments: list[str], labels: list[str], words: str
+) -> None:
+    sampling = {
+        "prompt": "x", "height": 16, "width": 24, "num_frames": 3, "num_inference_steps": 1, "guidance_scale": 1.0,
+    }  # fmt: skip
+    (tmp_path / "model").mkdir()
+    command = [sys.executable, PROGRAM, "{case_json}", "{out}", fault, *arguments]
+    data = {"id": "a", "runners": ["cpu"], "backend": "command", "command": command, "model": {"path": "./model"}}
+    case = Case.model_validate({**data, "sampling": sampling})
+    context: Any = SimpleNamespace(
+        root=tmp_path, folder=tmp_path / "run", device=Device(kind="cpu", name="x86_64"), device_env={},
+        runner=SimpleNamespace(name="cpu"), allow_python_backend=False,
+    )  # fmt: skip
+    said: list[str] = []
+    made = runs.noisy_runs(context, case, "origin", 3, said.append)
+    assert [run.label for run in made] == labels
+    assert len({run.clip.digest for run in made}) == (1 if fault == "fine" else 3)
+    assert words in said[-1]

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from datetime import date, timedelta
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -103,9 +105,16 @@ def test_the_same_case_round_trips_through_its_own_dump(load):
         ("runners: []", "runners: tuple should have at least 1 item"),
         ("backend: difusers", "backend: no backend 'difusers' is installed; did you mean diffusers?"),
         ("backend: command", "backend: backend command needs `command`"),
+        ("{backend: command, command: [./run, '{out}']}", "command: the program would not know what is asked of it"),
+        ("{backend: command, command: [./run, '{case_json}']}", "command: the program would not know where its frames"),
         (
-            "{backend: command, command: [./run, '{case_json}', '{out}'], quantization: {transformer: nvfp4}}",
-            "quantization.transformer: nothing would prove that nvfp4 ran: hand the program {receipts} in `command`",
+            "{backend: command, command: [./run, '{case_json}', '{out}', '--log={case_dri}/a']}",
+            "command.3: there is no placeholder {case_dri}; did you mean {case_dir}?",
+        ),
+        ("program_files: ['a/*.cu']", "program_files: `program_files` belong to backend command"),
+        (
+            "{backend: command, command: [./run, '{case_json}', '{out}'], program_files: [../a]}",
+            "program_files.0: '../a' leads out of the repository",
         ),
         ("command: [./run]", "command: `command` is read by backend command only"),
         ("env: {OMP_NUM_THREDS: '1'}", "env.OMP_NUM_THREDS: OMP_NUM_THREDS: no environment variable that backend"),
@@ -377,3 +386,10 @@ def test_a_control_names_what_it_must_be_seen_by(load, expect):
 def test_a_waiver_of_ninety_days_is_taken(load):
     (one,) = load(f"cases:\n  one: {waiver('regression:psnr_below_limit', days=90)}\n")
     assert one.case.waiver is not None
+
+
+def test_the_folder_of_the_case_file_is_told_relative_to_the_root(load: Callable[..., Any]) -> None:
+    (one,) = load(
+        "cases:\n  a: {backend: command, command: ['{case_dir}/run', '{root}', '{json}', '{case_json}', '{out_dir}']}\n"
+    )
+    assert one.case.command == ("cases/run", "{root}", "{json}", "{case_json}", "{out_dir}")

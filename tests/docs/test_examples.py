@@ -15,25 +15,31 @@ from typing import Any
 import numpy as np
 import pytest
 from safetensors.numpy import save_file
+from typer.testing import CliRunner
 
-from harness.definitions import environment
+from harness.cli.app import app
+from harness.definitions import causes, environment
 from harness.definitions.case import Case
 from harness.definitions.environment import environment_of
 from harness.definitions.runner import load_runners, match_runner
 from harness.engine.backend import load_backend
 from harness.engine.backends.command_backend import CommandBackend
 from harness.engine.owner import EngineOwner
-from harness.errors import NoRunnerError
+from harness.errors import InvalidCaseError, NoRunnerError
 from harness.formats import spec
-from harness.frames import registry
+from harness.frames import registry as metrics
 from harness.frames.clip import Clip, read_clip
 from harness.frames.compare import compare
 from harness.inspector import inspect_checkpoint
+from harness.inspector.checks import registration
+from harness.inspector.checks import registry as checks
 from harness.records.frames import MetricResult
 from harness.records.identity import Device
 
 ROOT = Path(__file__).parents[2]
 EXAMPLES = ROOT / "docs" / "examples"
+CACHED = (metrics, checks, causes, environment, spec)
+"""Modules that look entry points up once."""
 
 
 def clear_caches(*modules: ModuleType) -> None:
@@ -56,11 +62,22 @@ def installed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]
     (info / "entry_points.txt").write_text(text)
     monkeypatch.syspath_prepend(str(EXAMPLES))
     monkeypatch.syspath_prepend(str(info.parent))
-    clear_caches(registry, environment, spec)
+    clear_caches(*CACHED)
     yield
-    clear_caches(registry, environment, spec)
+    clear_caches(*CACHED)
+    registration.registered.pop("bias_shape", None)
     for path in EXAMPLES.glob("*.py"):
         sys.modules.pop(path.stem, None)
+
+
+@pytest.fixture
+def nothing_installed(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """Hide all plugins, also those of a reader who installed the examples."""
+    for module in CACHED:
+        monkeypatch.setattr(module, "entry_points", lambda **_: [])
+    clear_caches(*CACHED)
+    yield
+    clear_caches(*CACHED)
 
 
 def clip(change: Callable[[np.ndarray], np.ndarray] = lambda frames: frames) -> Clip:
@@ -85,6 +102,7 @@ def test_the_metric_measures_what_its_text_says() -> None:
     )  # its blind spot
 
 
+@pytest.mark.usefixtures("nothing_installed")
 def test_without_its_registration_the_metric_is_unknown() -> None:
     with pytest.raises(Exception, match="brightness_bias"):
         measured(clip())
@@ -149,6 +167,44 @@ def reported(export: Path) -> tuple[set[str], set[str]]:
     return {expert.format for expert in report.experts}, codes
 
 
+def inspected_codes(folder: Path, bias: int) -> set[str]:
+    """Inspect a transformer with one Linear [16, 64] and a bias of some length, without a base."""
+    folder.mkdir()
+    weight = np.random.default_rng(2).normal(0, 0.05, (16, 64)).astype(np.float32)
+    tensors = {"blocks.0.attn1.to_q.weight": weight, "blocks.0.attn1.to_q.bias": np.zeros(bias, np.float32)}
+    save_file(tensors, folder / "diffusion_pytorch_model.safetensors")
+    (folder / "config.json").write_text('{"_class_name": "Transformer"}')
+    return {finding.code for finding in inspect_checkpoint(folder, digests=False).findings}
+
+
+@pytest.mark.usefixtures("installed")
+def test_the_check_fires_on_a_wrong_bias_alone(tmp_path: Path) -> None:
+    assert "bias_shape_differs" in inspected_codes(tmp_path / "wrong", bias=8)
+    assert "bias_shape_differs" not in inspected_codes(tmp_path / "right", bias=16)
+
+
+@pytest.mark.usefixtures("installed")
+def test_a_negative_control_may_wait_for_the_check() -> None:
+    assert causes.check_cause("bias_shape_differs", ()) is None
+    assert "did you mean bias_shape_differs" in str(causes.check_cause("bias_shape_difers", ()))
+
+
+@pytest.mark.usefixtures("nothing_installed")
+def test_without_its_registration_the_check_does_not_run(tmp_path: Path) -> None:
+    assert "bias_shape_differs" not in inspected_codes(tmp_path / "wrong", bias=8)
+    assert causes.check_cause("bias_shape_differs", ()) is not None
+
+
+@pytest.mark.parametrize("point", ["bias_shape_differs = bias_shape:absent", "other = bias_shape:bias_shape"])
+@pytest.mark.usefixtures("installed")
+def test_a_check_that_is_registered_wrongly_is_an_error_with_its_package(tmp_path: Path, point: str) -> None:
+    (tmp_path / "site" / "quantgate_examples-1.0.dist-info" / "entry_points.txt").write_text(
+        f"[quantgate.checks]\n{point}\n"
+    )
+    with pytest.raises(InvalidCaseError, match="quantgate-examples"):
+        inspected_codes(tmp_path / "wrong", bias=8)
+
+
 @pytest.mark.usefixtures("installed")
 def test_the_format_is_recognised_and_proven(log8: Callable[..., Path]) -> None:
     assert reported(log8()) == ({"log8"}, set())
@@ -167,6 +223,7 @@ def test_damage_of_the_format_is_a_fault(log8: Callable[..., Path]) -> None:
     assert len(codes) >= 2
 
 
+@pytest.mark.usefixtures("nothing_installed")
 def test_without_its_registration_the_format_is_unknown(log8: Callable[..., Path]) -> None:
     formats, codes = reported(log8())
     assert "log8" not in formats
@@ -212,6 +269,16 @@ def test_the_contract_of_a_project_is_applied(tmp_path: Path, export: str, contr
     checkpoint, base = ROOT / "tiny" / "exports" / export, ROOT / "tiny" / "weights"
     report = inspect_checkpoint(checkpoint, base=base, contracts=[contract], root=tmp_path, digests=False)
     assert {finding.code for finding in report.findings if finding.severity != "warning"} == codes
+
+
+def test_the_contract_of_a_project_is_found_by_the_command(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    shutil.copytree(EXAMPLES / "contracts", tmp_path / "contracts")
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("QUANTGATE_CACHE", str(tmp_path / "cache"))
+    names = ["--base", str(ROOT / "tiny" / "weights"), "--contract", "tinyserve==1.4"]
+    result = CliRunner().invoke(app, ["inspect", str(ROOT / "tiny" / "exports" / "nvfp4"), *names])
+    assert result.exit_code == 11, result.output
+    assert "tinyserve==1.4 will read high nibble first" in result.output
 
 
 def test_the_runner_takes_its_device_and_no_other(tmp_path: Path) -> None:

@@ -218,6 +218,19 @@ python -m benchmarks.nothing
     }
 
 
+def test_every_page_is_reached_from_the_readme() -> None:
+    reached, left = set[str](), ["README.md"]
+    while left:
+        page = left.pop()
+        reached.add(page)
+        for target in links(PAGES[page]):
+            name = (ROOT / page).parent.joinpath(target.partition("#")[0]).resolve()
+            linked = name.relative_to(ROOT).as_posix() if name.is_relative_to(ROOT) else ""
+            if linked in PAGES and linked not in reached:
+                left.append(linked)
+    assert sorted(set(PAGES) - reached) == []
+
+
 def test_commands_are_read_from_all_places_that_have_them() -> None:
     assert {"README.md", "docs/lane.md", "docs/benchmarks.md"} <= {command.place.split(":")[0] for command in ALL}
     assert len(ALL) > 100

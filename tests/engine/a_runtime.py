@@ -41,12 +41,32 @@ elif fault == "two":
 elif fault == "name":
     tensors = {"video": tensors["frames"]}
 elif fault == "exit":
+    for number in range(40):
+        print(f"step {number}")
+    print("Traceback\n\nRuntimeError: shapes do not match", file=sys.stderr)
     sys.exit(3)
+elif fault == "silent":
+    sys.exit(3)
+elif fault == "memory":
+    print("torch.OutOfMemoryError: CUDA out of memory. Tried to allocate 2 GiB", file=sys.stderr)
+    sys.exit(1)
+elif fault == "secret":
+    print("x" * 200, "token is", os.environ["MY_TOKEN"], file=sys.stderr)
+    sys.exit(1)
+elif fault == "daemon":  # holds both streams after the program ended
+    subprocess.Popen([sys.executable, "-c", "import time; time.sleep(60)"])
+elif fault == "disturb":
+    assert asked["disturb"] is None or asked["disturb"]["seed"] == int(sys.argv[4]), sys.argv
+    tensors = {"frames": tensors["frames"] + np.uint8(sys.argv[4])}
+elif fault == "random":
+    tensors = {"frames": np.random.default_rng().integers(0, 255, shape, dtype=np.uint8)}
+elif fault == "where":
+    Path(out).with_name("where").write_text("\n".join([str(Path.cwd()), *sys.argv[4:]]))
 elif fault == "killed":
     os.kill(os.getpid(), 9)
 elif fault == "nothing":
     sys.exit(0)
-if len(sys.argv) > 4:
+if len(sys.argv) > 4 and fault not in ("disturb", "where"):
     wrong = {"modules": [{"format": "int3"}]}
     right = {"expert": "transformer", "module": "a", "format": "nvfp4", "kernel": "cutlass", "calls": 2}
     Path(sys.argv[4]).write_text(json.dumps(wrong if fault == "receipts" else {"modules": [right]}))

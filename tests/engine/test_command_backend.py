@@ -95,7 +95,9 @@ def test_nan_is_seen_before_rounding(run: Run) -> None:
         ("name", "protocol", "video"),
         ("nothing", "protocol", "cannot be read"),
         ("garbage", "protocol", "cannot be read"),
-        ("exit", "crash", "exit status 3"),
+        ("exit", "crash", "exit status 3; its stderr ends: RuntimeError: shapes do not match"),
+        ("silent", "crash", "exit status 3; it wrote nothing"),
+        ("memory", "oom", "CUDA out of memory"),
         ("killed", "crash", "SIGKILL"),
     ],
 )
@@ -104,6 +106,68 @@ def test_anything_else_is_an_error(run: Run, fault: str, kind: str, words: str) 
         run(_case(fault))
     assert caught.value.kind == kind
     assert words in caught.value.what
+
+
+def test_a_crash_keeps_the_end_of_both_streams(run: Run) -> None:
+    with pytest.raises(InfraError) as caught:
+        run(_case("exit"))
+    output = caught.value.output
+    assert output["stdout"].splitlines() == [f"step {number}" for number in range(20, 40)]
+    assert output["stderr"].splitlines() == ["Traceback", "RuntimeError: shapes do not match"]
+
+
+def test_no_passed_value_is_in_the_words_of_a_crash(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    secret = "s3cr3t-" * 20
+    monkeypatch.setenv("MY_TOKEN", secret)
+    with pytest.raises(InfraError) as caught:
+        run(_case("secret", pass_env=["MY_TOKEN"]))
+    for text in (caught.value.what, caught.value.output["stderr"]):
+        assert "s3cr3t" not in text
+    assert "<MY_TOKEN>" in caught.value.output["stderr"]
+
+
+def test_a_daemon_that_holds_the_streams_holds_nobody_up(run: Run) -> None:
+    began = time.monotonic()
+    run(_case("daemon"))
+    assert time.monotonic() - began < 50
+
+
+def test_a_program_runs_in_the_root_and_is_told_its_places(tmp_path: Path) -> None:
+    root = tmp_path / "root {out}"  # a path is never taken for a placeholder
+    (root / "bin").mkdir(parents=True)
+    (root / "bin" / "program").write_text(f'#!/bin/sh\nexec "{sys.executable}" "$@"\n')
+    (root / "bin" / "program").chmod(0o755)
+    command = ("bin/program", PROGRAM, "{case_json}", "{out}", "where", "{root}/x", "{out_dir}", "{disturb}", "{other}")
+    case = _case(command=command)
+    with EngineOwner(case, tmp_path / "work", {}, {"model": tmp_path / "m"}, device="cpu", root=root) as owner:
+        owner.start()
+        owner.generate(case, tmp_path / "out")
+    told = (tmp_path / "out" / "where").read_text().splitlines()
+    assert told == [str(root), f"{root}/x", str(tmp_path / "out" / "program"), "0", "{other}"]
+
+
+def test_a_program_that_takes_a_seed_is_disturbed_and_one_that_takes_none_says_so(tmp_path: Path) -> None:
+    plain = _case("disturb")
+    case = plain.model_copy(update={"command": (*plain.command, "{disturb}")})
+    out, noise = tmp_path / "noisy", {"seed": 5, "dtype": "bf16", "initial": True, "between": False}
+    with EngineOwner(case, tmp_path, {}, {"model": tmp_path / "m"}, device="cpu") as owner:
+        owner.start()
+        params: Any = {"case": case.model_dump(mode="json"), "out_dir": str(out), "noise": noise}
+        still, noisy = (
+            owner.generate(case, tmp_path / "out"),
+            Generation.model_validate(owner.call("generate_perturbed", params, 60)),
+        )
+        params["case"] = plain.model_dump(mode="json")
+        with pytest.raises(InvalidCaseError, match=r"takes no \{disturb\}"):
+            owner.call("generate_perturbed", params, 60)
+    first, second = (read_clip(path / "clip.safetensors").frames for path in (tmp_path / "out", out))
+    np.testing.assert_array_equal(second, first + np.uint8(5))
+    assert still.clip_sha256 != noisy.clip_sha256
+
+
+def test_a_run_without_receipts_is_marked_and_one_with_them_is_not(run: Run) -> None:
+    assert run(_case())[0].unproven == "not proven which kernels ran: the program writes no receipts"
+    assert run(_with_receipts("fine"))[0].unproven == ""
 
 
 def _with_receipts(fault: str) -> Case:
@@ -147,10 +211,15 @@ def test_a_hanging_program_is_killed_with_its_children(run: Run, tmp_path: Path)
         ([], "needs `command`"),
         (["program", "{out}"], "{case_json}"),
         (["program", "{case_json}"], "{out}"),
-        (["no-such-program", "{case_json}", "{out}"], "no-such-program"),
+        (["no-such-program", "{case_json}", "{out}"], "there is no program 'no-such-program' on PATH"),
+        (["bin/none", "{case_json}", "{out}"], "there is no program bin/none, seen from the repository's root"),
+        (["{root}/engine-x.log", "{case_json}", "{out}"], "engine-x.log is not executable"),
     ],
 )
-def test_a_command_that_cannot_work_is_refused_at_load(run: Run, command: list[str], words: str) -> None:
+def test_a_command_that_cannot_work_is_refused_at_load(
+    run: Run, tmp_path: Path, command: list[str], words: str
+) -> None:
+    (tmp_path / "engine-x.log").touch()
     with pytest.raises(InvalidCaseError) as caught:
         run(_case(command=command))
     assert words in caught.value.what

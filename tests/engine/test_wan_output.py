@@ -6,7 +6,8 @@ import numpy as np
 import pytest
 import torch
 
-from harness.engine.backends.wan_recorder import FloatWatch, round_video, rounded, stats_of
+from harness.engine.backends.delivery import round_video, stats_of
+from harness.engine.backends.wan_recorder import FloatWatch, rounded
 
 MODULE = torch.nn.Identity()
 

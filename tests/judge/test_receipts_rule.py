@@ -12,7 +12,8 @@ from harness.goldens.folder import FolderStore
 from harness.judge.evidence import GoldenEvidence
 from harness.judge.verdict import observe
 from harness.outcomes import Outcome
-from harness.records.generation import DEQUANTIZE, ModuleReceipt, Receipts, Trace
+from harness.records.generation import DEQUANTIZE, NO_RECEIPTS, ModuleReceipt, Receipts, Trace
+from harness.records.verdict import Verdict
 
 
 def swap(make: Any, **changes: Any) -> Receipts:
@@ -67,13 +68,17 @@ def test_an_expert_that_no_step_used_owes_no_receipts(make: Any) -> None:
 
 
 def foreign(make: Any, wanted: str) -> tuple[Outcome, str]:
+    verdict = foreign_verdict(make, wanted)
+    return verdict.outcome, verdict.cause
+
+
+def foreign_verdict(make: Any, wanted: str, unproven: str = "") -> Verdict:
     """A program that tells neither what it ran nor which way it went."""
     case = make.case(backend="command", command=("run",), quantization={"transformer": wanted, "transformer_2": wanted})
     trace = Trace(steps=())
     golden = GoldenEvidence(make.GOLDEN, (), trace, make.limits())
-    generation = make.generation(receipts=Receipts(modules=()), trace=trace)
-    verdict, _ = observe(make.healthy(case=case, generation=generation, golden=golden, promised={}), "cpu")
-    return verdict.outcome, verdict.cause
+    generation = make.generation(receipts=Receipts(modules=()), trace=trace).model_copy(update={"unproven": unproven})
+    return observe(make.healthy(case=case, generation=generation, golden=golden, promised={}), "cpu")[0]
 
 
 def test_a_command_backend_may_have_no_receipts_where_no_format_is_asked_for(make: Any) -> None:
@@ -83,6 +88,25 @@ def test_a_command_backend_may_have_no_receipts_where_no_format_is_asked_for(mak
 @pytest.mark.parametrize("wanted", ["fp8", "nvfp4"])
 def test_a_format_that_nothing_proves_fails(make: Any, wanted: str) -> None:
     assert foreign(make, wanted) == (Outcome.REGRESSION, "no_receipts")
+
+
+@pytest.mark.parametrize("wanted", ["fp8", "nvfp4"])
+def test_a_program_that_cannot_write_receipts_passes_with_a_mark(make: Any, wanted: str) -> None:
+    verdict = foreign_verdict(make, wanted, NO_RECEIPTS)
+    assert verdict.outcome is Outcome.PASS
+    assert "not proven which kernels ran" in verdict.summary
+    marks = [finding for finding in verdict.findings if finding.stage == "receipts"]
+    assert [(mark.code, mark.gating, mark.data["expert"]) for mark in marks] == [
+        ("kernels_unproven", False, "transformer"),
+        ("kernels_unproven", False, "transformer_2"),
+    ]
+
+
+def test_nothing_is_said_of_kernels_where_no_format_is_asked_for(make: Any) -> None:
+    verdict = foreign_verdict(make, "bf16", NO_RECEIPTS)
+    assert verdict.outcome is Outcome.PASS
+    assert "not proven" not in verdict.summary
+    assert not [finding for finding in verdict.findings if finding.stage == "receipts"]
 
 
 @pytest.mark.parametrize("last", [0, -1])

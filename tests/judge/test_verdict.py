@@ -236,9 +236,15 @@ def test_an_invalid_case_is_no_infra(make: Any) -> None:
 
 
 def test_names_in_the_next_command_are_quoted(make: Any) -> None:
-    evidence = make.healthy(comparison=make.comparison(make.metric(worst=0.5)), run_dir="runs/a b; rm -rf x")
+    evidence = make.healthy(golden=None, comparison=None, run_dir="runs/a b; rm -rf x")
     verdict, _ = observe(evidence, "cpu")
-    assert verdict.next_command == "quantgate report 'runs/a b; rm -rf x'"
+    assert verdict.next_command.startswith("quantgate report 'runs/a b; rm -rf x'  # ")
+
+
+def test_a_regression_is_run_again(make: Any) -> None:
+    evidence = make.healthy(comparison=make.comparison(make.metric(worst=0.5)))
+    verdict, _ = observe(evidence, "cpu")
+    assert verdict.next_command == f"pytest {evidence.node} --runner cpu"
 
 
 def _told(make: Any, golden: Any, run: Any) -> str:

@@ -9,7 +9,8 @@ import pytest
 
 from harness.perf.baseline import build
 from harness.perf.causes import find_cause
-from harness.perf.judging import Judge, Look
+from harness.perf.comparing import Look
+from harness.perf.judging import Judge
 from harness.records.perf import BlockTime, PerfReport, Profile
 from harness.records.perf_file import PerfFile
 
@@ -269,3 +270,19 @@ def test_a_slow_expert_that_runs_in_few_steps_is_seen(machine: Any) -> None:
     assert report.state == "slower"
     assert "per step of transformer (" in report.message
     assert find_cause(report, judge.looks, file, slow_fingerprint(), None).name == "one_expert"
+
+
+def host(place: int, each: int, first: int = 60 * MIB) -> dict[str, Any]:
+    """Host memory of generation ``place``: the first fills caches, and each leaves so much more."""
+    level = 2 * GIB + (first if place else 0) + place * each
+    return {"host_before": level, "host_peak": level + GIB, "host_after": level + (0 if place else first) + each}
+
+
+@pytest.mark.parametrize(("each", "state"), [(50 * MIB, "leak"), (0, "within")])
+def test_a_leak_of_host_memory_is_told_from_caches_that_fill_once(machine: Any, each: int, state: str) -> None:
+    history = [machine.record(day, conditions=machine.conditions(**host(0, 0, (56 + day) * MIB))) for day in range(8)]
+    file, _ = build(runs.case(), "h200", history, author="ann", reason="first")
+    first = look(machine, conditions=host(0, each, 80 * MIB))
+    further = [look(machine, ordinal=place + 1, conditions=host(place, each, 80 * MIB)) for place in (1, 2, 3)]
+    report, _ = judged(file, first, *further)
+    assert report.state == state

@@ -110,14 +110,38 @@ def test_probes_name_the_first_point_that_leaves_the_golden(make: ModuleType) ->
 def test_layer_maps_sign_what_contradicts(make: ModuleType) -> None:
     maps = layer_maps(make.inspection(fault=True))
     found = {(m.expert, m.quantity): m for m in maps}
-    assert list(found) == [(e, q) for e in ("transformer", "transformer_2") for q in ("cosine", OTHER, "gain")]
+    assert list(found) == [
+        ("transformer", OTHER), ("transformer", "cosine"), ("transformer", "gain"),
+        ("transformer_2", "cosine"), ("transformer_2", "gain"),
+    ]  # fmt: skip
     bad_map, good_map = found["transformer", "cosine"], found["transformer_2", "cosine"]
     assert {cell.sign for cell in bad_map.cells} == {"✕"}
     assert {cell.sign for cell in good_map.cells} == {""}
     assert min(cell.level for cell in bad_map.cells) > max(cell.level for cell in good_map.cells)
-    assert {cell.level for cell in found["transformer_2", OTHER].cells} == {6}
+    assert {cell.level for cell in found["transformer", OTHER].cells} == {6}
     assert {m.quantity for m in layer_maps(make.inspection(fault=False))} == {"cosine", "gain"}
     bad = first_bad_block(make.inspection(fault=True))
     assert bad is not None
     assert (bad.expert, bad.block) == ("transformer", 0)
     assert first_bad_block(make.inspection(fault=False)) is None
+
+
+def test_another_reading_is_drawn_only_where_it_explains_the_fault(make: ModuleType) -> None:
+    report = make.inspection(fault=True)
+    gain = tuple(layer.model_copy(update={"declared": layer.hypothesis, "gain": 0.25, "cosine": 0.99})
+                 if layer.state == "contradicted" else layer for layer in report.layers)  # fmt: skip
+    scaled = report.model_copy(update={"layers": gain, "contracts": ()})
+    quantities = [(m.expert, m.quantity) for m in layer_maps(scaled)]
+    assert quantities[:2] == [("transformer", "gain"), ("transformer", "cosine")], "what is wrong comes first"
+    assert OTHER not in {quantity for _, quantity in quantities}
+
+
+def test_what_a_disagreeing_runtime_reads_is_drawn_though_the_bytes_are_as_declared(make: ModuleType) -> None:
+    report = make.inspection(fault=True)
+    sound = tuple(
+        layer.model_copy(update={"declared": layer.hypothesis, "state": "proven", "cosine": 0.995, "gap": 0.9})
+        for layer in report.layers
+    )
+    found = {(m.expert, m.quantity): m for m in layer_maps(report.model_copy(update={"layers": sound}))}
+    assert {cell.level for cell in found["transformer", OTHER].cells} == {6}
+    assert ("transformer_2", OTHER) not in found, "the runtime's assumption is of the other expert"

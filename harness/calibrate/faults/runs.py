@@ -22,10 +22,12 @@ from harness.frames.clip import Clip, read_clip
 from harness.frames.errors import FramesError
 from harness.records.base import Json
 from harness.records.generation import Generation
+from harness.records.run_folder import RunFolder
 from harness.session.context import SessionContext
 
 DONE = "generation.json"
 ORIGIN_DIGITS = 16
+_SAME_ENOUGH = 2
 Say = Callable[[str], None]
 
 NOISES: tuple[tuple[str, dict[str, Json]], ...] = (
@@ -55,10 +57,10 @@ def noisy_runs(
     first_seed: int = 1,
     begin: Say = lambda _label: None,
 ) -> tuple[Run, ...]:
-    """``count`` disturbed runs of a case in one process, by each of ``NOISES`` in turn.
+    """Make ``count`` disturbed runs of a case in one process, by each of ``NOISES`` in turn.
 
-    Empty, and said so, where the backend cannot disturb a generation. Runs of the same ``origin`` that lie there are
-    read: the digest of what the case's run is made of.
+    Where the backend, or the case's program, cannot disturb a generation, the case is repeated as it is instead, and
+    that is said. Runs of the same ``origin`` that lie there are read: the digest of what the case's run is made of.
 
     Raises:
         QuantgateError: the engine failed.
@@ -75,10 +77,32 @@ def noisy_runs(
             try:
                 run = _disturbed(engine, case, root / f"{name}-{seed}", noise)
             except InvalidCaseError as error:
-                say(f"{case.id}: no disturbed runs: {error.what}")
-                return ()
+                say(f"{case.id}: no disturbed runs, repeats instead: {error.what}")
+                return _repeats(engine, case, root, count, say)
             runs.append(Run(f"{name}-{seed}", run))
             say(f"{case.id}: {name}-{seed}")
+    return tuple(runs)
+
+
+def _repeats(engine: _Engine, case: Case, root: Path, count: int, say: Say) -> tuple[Run, ...]:
+    """Repeat a case as it is: how far do two healthy runs of one request lie from each other?
+
+    Ends after two repeats with the same pixels: what is bit-exact stays so, and measures no noise.
+    """
+    runs: list[Run] = []
+    for index in range(1, count + 1):
+        folder = root / f"repeat-{index}"
+        clip = _read(folder)
+        if clip is None:
+            try:
+                clip = _keep(folder, engine.get().generate(case, folder))
+            except InvalidCaseError:  # the engine itself is refused: the ordinary runs say so
+                return tuple(runs)
+        runs.append(Run(f"repeat-{index}", clip))
+        say(f"{case.id}: repeat-{index}")
+        if index == _SAME_ENOUGH and clip.digest == runs[0].clip.digest:
+            say(f"{case.id}: {index} repeats are bit-exact, so no more are made; they measure no noise")
+            break
     return tuple(runs)
 
 
@@ -160,12 +184,13 @@ class _Engine:
             context = self._context
             self._owner = EngineOwner(
                 self._case,
-                context.folder / "engines",
+                RunFolder(context.folder).engines,
                 {**context.device_env, **context.runtime_env(self._case)},
                 self._paths,
                 device=context.device.kind,
                 runner=context.runner.name,
                 allow_python_backend=context.allow_python_backend,
+                root=context.root,
             )
             self._owner.start()
         return self._owner

@@ -1,51 +1,62 @@
-"""Any program in its own environment: the door through which other runtimes come.
+"""Any program in its own environment: the door through which other runtimes come (docs/bring-your-runtime.md).
 
-The contract. The argument list in ``command`` is run, never through a shell, with these placeholders replaced anywhere
-in an argument:
+The argument list in ``command`` is run, never through a shell, in the repository's root. Placeholders are replaced
+anywhere in an argument; ``harness.definitions.program`` lists them.
 
-``{case_json}``
-    a JSON file: ``{"case": <resolved case>, "paths": {"model": "/folder", ...}, "device": "cpu" | "cuda" | "auto"}``.
-``{out}``
-    where the program writes its result, a safetensors file with one tensor ``frames``: [T, H, W, 3], RGB, with exactly
-    ``sampling.num_frames`` frames of ``sampling.height`` x ``sampling.width``; uint8, or float32 in [0, 1], not rounded
-    and not clipped, so that NaN and overshoot are seen.
-``{receipts}``
-    where it writes which Linear ran in which format and on which kernel, the JSON of
-    ``harness.records.generation.Receipts``. Needed where the case asks for a quantized format.
+``{case_json}`` is ``{"case": <resolved case>, "paths": {"model": "/folder", ...}, "device": "cpu" | "cuda" | "auto",
+"disturb": null | {"seed": 3, "dtype": "bf16", "initial": true, "between": false}}``.
 
-``{usage}``
-    where it may write what the generation cost, the JSON of ``harness.records.perf.Usage``: seconds of each step at
-    least, on the clock that it names. Without it only the whole duration is known.
+The program writes frames [T, H, W, 3], RGB, exactly as many and as large as the case asks for: see
+``harness.engine.backends.delivery`` for the containers. Receipts are the JSON of
+``harness.records.generation.Receipts``; a program that is not handed ``{receipts}`` proves no kernel, and the record
+says so.
+
+To ``{usage}`` it may write what the generation cost, the JSON of ``harness.records.perf.Usage``: seconds of each step
+at least, on the clock that it names. Without it only the whole duration is known.
 
 The program runs with the engine's environment, which is exactly what the case states over a small base. Its standard
-streams go to the engine's log. Exit status 0 means that ``{out}`` is complete; any other status is a crash. It is
-killed, with all of its children, at ``timeouts.generate``. No trace comes back from such a program.
+streams go to the engine's log. Exit status 0 means that its frames are complete; any other status is a crash, whose
+verdict shows the end of both streams. It is killed, with all of its children, at ``timeouts.generate``. No trace comes
+back from such a program.
 """
 
 from __future__ import annotations
 
 import json
+import os
 import shutil
 import subprocess
+import sys
+import threading
 import time
+from collections import deque
 from collections.abc import Mapping
 from pathlib import Path
+from typing import IO
 
-import numpy as np
-import numpy.typing as npt
-
-from harness.definitions.case import RECEIPTS, Case
+from harness.definitions.case import Case
+from harness.definitions.program import CASE_JSON, DISTURB, OUT, OUT_DIR, RECEIPTS, ROOT, USAGE, check_command, filled
 from harness.engine.backend import Emit, Method
-from harness.engine.backends.wan_recorder import round_video, stats_of
+from harness.engine.backends.delivery import read_delivery
+from harness.engine.environment import secrets_of
+from harness.engine.failures import kind_of
 from harness.engine.process import describe_exit
+from harness.engine.secrets import redact
 from harness.errors import InfraError, InvalidCaseError
-from harness.frames.clip import Clip, write_clip
-from harness.records.base import write_text_atomic
-from harness.records.generation import FloatStats, Generation, Receipts, Trace
+from harness.frames.clip import write_clip
+from harness.records.base import Json, write_text_atomic
+from harness.records.generation import NO_RECEIPTS, Generation, Receipts, Trace
 from harness.records.perf import Usage
+from harness.records.run_folder import CLIP_FILE
 
-USAGE = "{usage}"
-"""Placeholder in ``command``: the file that the program writes its times and memory to."""
+DISTURBED = "generate_perturbed"
+"""The method that disturbed runs are asked for by, as the diffusers backend names it."""
+TAIL_LINES = 20
+LINE_BYTES = 1 << 16
+LINE_CHARACTERS = 500
+STREAM_SECONDS = 2.0
+"""How long a stream may stay open after the program ended: a daemon that it started may hold it for ever."""
+_SENTENCE = 300
 
 
 class CommandBackend:
@@ -54,6 +65,11 @@ class CommandBackend:
     def __init__(self) -> None:
         self._paths: dict[str, Path] = {}
         self._device = "auto"
+        self._root = Path.cwd()
+
+    def set_root(self, root: Path) -> None:
+        """Take the repository's root: the program's working directory."""
+        self._root = root
 
     def load(self, case: Case, paths: Mapping[str, Path], device: str, emit: Emit) -> None:
         """Find the program.
@@ -65,52 +81,78 @@ class CommandBackend:
             raise InvalidCaseError(
                 "the backend `command` needs `command`", where=case.id, remedy="add `command: [...]`"
             )
-        for placeholder in ("{case_json}", "{out}"):
-            if not any(placeholder in argument for argument in case.command):
-                raise InvalidCaseError(f"`command` does not hold {placeholder}", where=case.id, remedy="add it")
-        if shutil.which(case.command[0]) is None:
-            raise InvalidCaseError(f"there is no program {case.command[0]!r}", where=case.id, remedy="install it")
+        for _, wrong in check_command(case.command):
+            raise InvalidCaseError(wrong, where=case.id, remedy="correct `command` in the case file")
+        self._find(case)
         self._paths, self._device = dict(paths), device
         emit({"stage": "load", "step": 1, "steps": 1})
+
+    def _find(self, case: Case) -> None:
+        name = filled(case.command[0], {ROOT: str(self._root)})
+        if os.sep not in name:
+            if shutil.which(name) is None:
+                raise InvalidCaseError(f"there is no program {name!r} on PATH", where=case.id, remedy="install it")
+            return
+        path = self._root / name
+        if not path.is_file():
+            raise InvalidCaseError(
+                f"there is no program {name}, seen from the repository's root {self._root}",
+                where=case.id,
+                remedy="correct the path in `command`: it is relative to the root, or begins with {root} or {case_dir}",
+            )
+        if not os.access(path, os.X_OK):
+            raise InvalidCaseError(f"{name} is not executable", where=case.id, remedy=f"chmod +x {name}")
 
     def generate(self, case: Case, out_dir: Path, emit: Emit) -> Generation:
         """Run the program and take its frames.
 
         Raises:
-            InfraError: kind ``crash``: another exit status than 0, or frames that are not what was asked for.
+            InfraError: kind ``crash``, ``oom`` or ``device``: another exit status than 0. Kind ``protocol``: frames or
+                receipts that are not what was asked for.
         """
-        request, result, said = out_dir / "case.json", out_dir / "frames.safetensors", out_dir / "receipts.json"
-        result.unlink(missing_ok=True)
-        said.unlink(missing_ok=True)
-        cost = out_dir / "usage.json"
-        cost.unlink(missing_ok=True)
+        return self._generate(case, out_dir, emit, None)
+
+    def _generate(self, case: Case, out_dir: Path, emit: Emit, disturb: Json) -> Generation:
+        request, result, receipts = out_dir / "case.json", out_dir / "frames.safetensors", out_dir / "receipts.json"
+        folder, cost = out_dir / "program", out_dir / "usage.json"
+        _clear(out_dir, result, receipts, cost, folder)
+        folder.mkdir(parents=True)
         data = {
             "case": case.model_dump(mode="json"),
             "paths": {role: str(path) for role, path in self._paths.items()},
             "device": self._device,
+            "disturb": disturb,
         }
         write_text_atomic(request, json.dumps(data, indent=2))
-        places = {"{case_json}": request, "{out}": result, RECEIPTS: said, USAGE: cost}
-        arguments = [_filled(part, places) for part in case.command]
+        places = {
+            CASE_JSON: str(request),
+            OUT: str(result),
+            OUT_DIR: str(folder),
+            RECEIPTS: str(receipts),
+            USAGE: str(cost),
+            DISTURB: str(disturb["seed"]) if isinstance(disturb, dict) else "0",
+            ROOT: str(self._root),
+        }
         emit({"stage": "command", "step": 0, "steps": 1})
         began = time.perf_counter()
-        code = subprocess.run(arguments, stdin=subprocess.DEVNULL, check=False).returncode
+        _run([filled(part, places) for part in case.command], self._root, case)
         seconds = time.perf_counter() - began
-        if code != 0:
-            raise InfraError(f"{case.command[0]} ended with {describe_exit(code)}", where=case.id, kind="crash")
         emit({"stage": "command", "step": 1, "steps": 1, "seconds": seconds})
-        clip, stats = read_result(result, case)
-        asked = any(RECEIPTS in part for part in case.command)
+        delivered = read_delivery(result, folder, case)
         measured = any(USAGE in part for part in case.command)
-        write_clip(out_dir / "clip.safetensors", clip, "raw")
-        result.unlink()
+        promised = any(RECEIPTS in part for part in case.command)
+        proof = read_receipts(receipts) if promised else Receipts(modules=())
+        write_clip(out_dir / CLIP_FILE, delivered.clip, "raw")
+        _clear(out_dir, result, folder)
         return Generation(
-            clip="clip.safetensors",
-            clip_sha256=clip.digest,
-            shape=clip.shape,
-            float_stats=stats,
+            clip=CLIP_FILE,
+            clip_sha256=delivered.clip.digest,
+            shape=delivered.clip.shape,
+            float_stats=delivered.stats,
             trace=Trace(steps=()),
-            receipts=read_receipts(said) if asked else Receipts(modules=()),
+            receipts=proof,
+            unproven="" if promised else NO_RECEIPTS,
+            delivery=delivered.delivery,
             generate_seconds=seconds,
             usage=_usage(cost, seconds) if measured else None,
         )
@@ -123,21 +165,93 @@ class CommandBackend:
         return {}
 
     def methods(self) -> Mapping[str, Method]:
-        """None."""
-        return {}
+        """``generate_perturbed``: ``{"case", "out_dir", "noise"}``, for a program whose command holds ``{disturb}``."""
+        return {DISTURBED: self._disturbed}
+
+    def _disturbed(self, params: dict[str, Json], emit: Emit) -> Json:
+        case, out_dir, noise = Case.model_validate(params["case"]), Path(str(params["out_dir"])), params["noise"]
+        if not any(DISTURB in part for part in case.command):
+            raise InvalidCaseError(f"the program takes no {DISTURB}", where=case.id, remedy=f"hand it {DISTURB}")
+        out_dir.mkdir(parents=True, exist_ok=True)
+        return self._generate(case, out_dir, emit, noise).model_dump(mode="json")
 
 
-def _filled(argument: str, places: Mapping[str, Path]) -> str:
-    for placeholder, path in places.items():
-        argument = argument.replace(placeholder, str(path))
-    return argument
+def _clear(out_dir: Path, result: Path, *others: Path) -> None:
+    """Delete what a program leaves, so that nothing of an earlier run is taken for this one's."""
+    for path in [*out_dir.glob(f"{result.name}*"), *others]:
+        if path.is_dir() and not path.is_symlink():
+            shutil.rmtree(path)
+        else:
+            path.unlink(missing_ok=True)
+
+
+def _run(arguments: list[str], root: Path, case: Case) -> None:
+    """Run the program to its end. Both of its streams go to the engine's log, and their ends into the error.
+
+    Raises:
+        InfraError: it cannot be started, or ended with another status than 0.
+    """
+    name = case.command[0] if len(case.command) < 2 else f"{case.command[0]} {case.command[1]}"
+    try:
+        process = subprocess.Popen(
+            arguments,
+            cwd=root,
+            env={**os.environ, "PWD": str(root)},
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+        )
+    except OSError as error:
+        raise InfraError(f"{name} cannot be started: {error.strerror}", where=case.id, kind="crash") from error
+    sys.stdout.flush()
+    tails = {"stdout": _Tail(process.stdout, 1), "stderr": _Tail(process.stderr, 2)}
+    code = process.wait()
+    deadline = time.monotonic() + STREAM_SECONDS
+    for tail in tails.values():
+        tail.join(deadline - time.monotonic())
+    if code == 0:
+        return
+    secrets = secrets_of(case)  # before a line is cut: half a secret is recognised by nobody
+    output = {stream: text for stream, tail in tails.items() if (text := _short(redact(tail.text(), secrets)))}
+    stream = "stderr" if "stderr" in output else "stdout"
+    last = output[stream].splitlines()[-1].strip()[:_SENTENCE] if output else ""
+    said = f"; its {stream} ends: {last}" if last else "; it wrote nothing"
+    kind = kind_of(RuntimeError(output.get("stderr", "")))
+    raise InfraError(f"{name} ended with {describe_exit(code)}{said}", where=case.id, kind=kind, output=output)
+
+
+class _Tail(threading.Thread):
+    """Copies one stream of a program to the engine's own, and keeps its last lines."""
+
+    def __init__(self, stream: IO[bytes] | None, target: int) -> None:
+        super().__init__(daemon=True)
+        self._stream, self._target = stream, target
+        self._lines: deque[bytes] = deque(maxlen=TAIL_LINES)
+        self.start()
+
+    def run(self) -> None:
+        """Copy until the last process that holds the stream closes it."""
+        if self._stream is None:
+            return
+        while line := self._stream.readline(LINE_BYTES):
+            os.write(self._target, line)
+            if line.strip():
+                self._lines.append(line)
+
+    def text(self) -> str:
+        """The last lines that are not blank."""
+        return b"\n".join(line.rstrip() for line in tuple(self._lines)).decode(errors="replace")
+
+
+def _short(text: str) -> str:
+    return "\n".join(line[:LINE_CHARACTERS] for line in text.splitlines())
 
 
 def read_receipts(path: Path) -> Receipts:
-    """The receipts that a program wrote.
+    """Read the receipts that a program wrote.
 
     Raises:
-        InfraError: kind ``protocol``: there is no file, or it is no receipts.
+        InfraError: kind ``protocol``: there is no file, or it holds no receipts.
     """
     try:
         return Receipts.read(path)
@@ -157,37 +271,3 @@ def _usage(path: Path, seconds: float) -> Usage:
         return Usage(clock="host", total=seconds)
     except (OSError, ValueError) as error:
         raise InfraError(f"the program's usage cannot be read: {error}", where=str(path), kind="protocol") from error
-
-
-def read_result(path: Path, case: Case) -> tuple[Clip, FloatStats]:
-    """The frames that a program wrote, held against what the case asked for.
-
-    Raises:
-        InfraError: kind ``protocol``: no file, no such tensor, another dtype, shape or count.
-    """
-    from safetensors import SafetensorError
-    from safetensors.numpy import load_file
-
-    try:
-        tensors: dict[str, npt.NDArray[np.generic]] = load_file(path)
-    except (OSError, SafetensorError, ValueError, KeyError) as error:
-        raise InfraError(f"the program's result cannot be read: {error}", where=str(path), kind="protocol") from error
-    frames = tensors.get("frames")
-    if frames is None or len(tensors) != 1:
-        raise InfraError(
-            f"the result holds {sorted(tensors) or 'nothing'}, not one tensor `frames`",
-            where=str(path),
-            kind="protocol",
-        )
-    wanted = (case.sampling.num_frames, case.sampling.height, case.sampling.width, 3)
-    if frames.shape != wanted or frames.dtype not in (np.uint8, np.float32):
-        raise InfraError(
-            f"frames are {frames.dtype} {list(frames.shape)}, asked for uint8 or float32 {list(wanted)}",
-            where=str(path),
-            kind="protocol",
-        )
-    if frames.dtype == np.uint8:
-        low, high = int(frames.min()), int(frames.max())
-        return Clip(frames.astype(np.uint8)), FloatStats(nan=0, inf=0, minimum=low / 255, maximum=high / 255)
-    video = frames.astype(np.float32)
-    return round_video(video), stats_of(video)

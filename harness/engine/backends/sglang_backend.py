@@ -23,7 +23,7 @@ import numpy.typing as npt
 
 from harness.definitions.case import Case
 from harness.engine.backend import Emit, Method
-from harness.engine.backends.wan_recorder import round_video
+from harness.engine.backends.delivery import round_video
 from harness.engine.environment import RUNTIME_PYTHON
 from harness.engine.failures import kind_of
 from harness.engine.process import describe_exit
@@ -34,9 +34,10 @@ from harness.records.base import Json
 from harness.records.generation import FloatStats, Generation, Receipts, Trace
 from harness.records.identity import Fingerprint
 from harness.records.perf import Usage
+from harness.records.run_folder import CLIP_FILE
 
 MAIN = Path(__file__).resolve().parents[1] / "inside" / "main.py"
-CLIP_NAME = "clip.safetensors"
+
 EXPERTS = ("transformer", "transformer_2")
 CLOSE_SECONDS = 5.0
 FOREIGN = ("PYTHONPATH", "PYTHONHOME", "VIRTUAL_ENV", "PYTHONSTARTUP")
@@ -255,11 +256,11 @@ class SglangBackend:
                 if path is not None:
                     path.unlink(missing_ok=True)
         clip = round_video(video)
-        write_clip(out_dir / CLIP_NAME, clip, "raw")
+        write_clip(out_dir / CLIP_FILE, clip, "raw")
         emit({"stage": "decode", "step": 1, "steps": 1})
         trace = {**answer["trace"], "initial_latents_sha256": digest}
         return Generation(
-            clip=CLIP_NAME,
+            clip=CLIP_FILE,
             clip_sha256=clip.digest,
             shape=clip.shape,
             float_stats=FloatStats.model_validate(answer["float_stats"]),

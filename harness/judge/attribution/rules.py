@@ -61,7 +61,7 @@ def moved(record: CaseRecord) -> Iterator[Cause]:
 def receipts(record: CaseRecord) -> Iterator[Cause]:
     """The quantized path did not run, or ran where it should not."""
     for finding in record.verdict.findings:
-        if finding.stage == "receipts":
+        if finding.stage == "receipts" and finding.gating:
             yield _cause(finding.code, finding, where=str(finding.data.get("expert", "")))
 
 

@@ -14,6 +14,7 @@ from itertools import groupby
 from pathlib import Path
 from typing import Any
 
+from harness.perf.comparing import BAD
 from harness.reading import UnreadableError
 from harness.records.case_record import CaseRecord
 from harness.report.load import ReportError
@@ -320,6 +321,11 @@ def measurements(record: CaseRecord) -> list[tuple[Any, ...]]:
         for name, value in cost.items():
             if value is not None:
                 rows.setdefault(name, (name, float(value), None, "lower_is_better", 0, None, None, None))
+    for row in record.perf.comparisons if record.perf else ():
+        # no margin: times scatter around their baseline, and how near one is to its limit is no drift
+        passed = None if row.state in ("unmeasured", "inconclusive") else int(row.state not in BAD)
+        name = f"perf.{row.measure}"
+        rows[name] = (name, row.value, row.limit, "lower_is_better", int(row.gates), passed, None, None)
     return list(rows.values())
 
 

@@ -10,6 +10,7 @@ from pathlib import Path
 
 from harness.records.base import write_text_atomic
 from harness.report.divergence import polyline
+from harness.report.history.perf_trend import perf_series
 from harness.report.history.store import History, Point, drift, sentence
 from harness.report.history.terminal import by_metric
 from harness.report.render import HERE, renderer, replace_folder
@@ -17,6 +18,7 @@ from harness.report.text import number, percent, short_digest
 
 WIDTH, HEIGHT = 760.0, 150.0
 LEFT, RIGHT, TOP, BOTTOM = 56.0, 12.0, 22.0, 18.0
+LevelChanges = dict[str, list[tuple[str, str]]]
 _CEILING = 1.5
 """Margin consumed at the top of a chart; what lies above is drawn there, and its title tells the value."""
 
@@ -72,7 +74,7 @@ def render_history(history: History, out: Path, case: str | None = None, runner:
         page = renderer()
         rows = []
         for name in names:
-            charts = charts_of(history.points(name, None, runner))
+            charts = charts_of(history.points(name, None, runner), level_changes(history, name, runner))
             write_text_atomic(
                 folder / slugs[name], page("trend.html.j2", root="", title=name, case=name, charts=charts)
             )
@@ -84,14 +86,29 @@ def render_history(history: History, out: Path, case: str | None = None, runner:
     return replace_folder(out, write) / "index.html"
 
 
-def charts_of(points: Sequence[Point]) -> tuple[Chart, ...]:
-    """A chart for every metric; those with a limit first, the nearest to it on top."""
-    charts = [_chart(metric, series) for metric, series in by_metric(points).items()]
+def level_changes(history: History, case: str, runner: str | None) -> LevelChanges:
+    """Where the level of a time or a peak of memory changed: metric to run and sentence."""
+    found: LevelChanges = {}
+    for name, where in history.cases(runner):
+        for series in perf_series(history.records(name, where)) if name == case else ():
+            rows = found.setdefault(f"perf.{series.measure}", [])
+            rows += [(point.run, said) for point, said in series.changes()]
+    return found
+
+
+def charts_of(points: Sequence[Point], levels: LevelChanges | None = None) -> tuple[Chart, ...]:
+    """A chart for every metric; those with a limit first, the nearest to it on top.
+
+    Args:
+        points: measurements, oldest first.
+        levels: changes of level by metric, which are marked like changes of versions.
+    """
+    charts = [_chart(metric, series, (levels or {}).get(metric, [])) for metric, series in by_metric(points).items()]
     latest = {metric: series[-1].margin_consumed or 0.0 for metric, series in by_metric(points).items()}
     return tuple(sorted(charts, key=lambda chart: (not chart.limited, -latest[chart.metric], chart.metric)))
 
 
-def _chart(metric: str, series: list[Point]) -> Chart:
+def _chart(metric: str, series: list[Point], levels: list[tuple[str, str]]) -> Chart:
     limited = any(point.margin_consumed is not None for point in series)
     runs = list(dict.fromkeys(point.run for point in series))
     shown = [value for point in series if (value := point.margin_consumed if limited else point.value) is not None]
@@ -129,7 +146,7 @@ def _chart(metric: str, series: list[Point]) -> Chart:
         metric=metric,
         limited=limited,
         lines=tuple(lines),
-        changes=_changes(series, x),
+        changes=(*_changes(series, x), *(Mark(x(run), TOP, said) for run, said in levels if run in runs)),
         limit_y=y(1.0) if limited else None,
         top=percent(high) if limited else number(high),
         bottom=percent(low) if limited else number(low),

@@ -82,6 +82,20 @@
   });
   window.quantgateKeys = keys;
 
+  // Sorting moves rows inside their verdict's group, which stays worst first.
+  const sort = one("[data-sort]");
+  if (sort) {
+    const groups = all(".group").map((group) => all("[data-row]", group)).filter((rows) => rows.length);
+    const order = { name: (a, b) => a.dataset.name.localeCompare(b.dataset.name), used: (a, b) => b.dataset.used - a.dataset.used, seconds: (a, b) => b.dataset.seconds - a.dataset.seconds };
+    sort.addEventListener("change", () => {
+      for (const rows of groups) {
+        const sorted = order[sort.value] ? [...rows].sort(order[sort.value]) : rows;
+        sorted[0].parentElement.append(...sorted);
+      }
+      say(`sorted by ${sort.selectedOptions[0].textContent}`);
+    });
+  }
+
   const filter = one("[data-filter]");
   if (filter) {
     const rows = all("[data-row]");

@@ -1,7 +1,8 @@
-"""``quantgate pending | accept | reject`` in a terminal."""
+"""``quantgate pending | review | accept | reject`` in a terminal."""
 
 from __future__ import annotations
 
+import shutil
 import subprocess
 from collections.abc import Callable
 from pathlib import Path
@@ -10,7 +11,7 @@ import pytest
 import typer
 from typer.testing import CliRunner
 
-from harness.cli.app import review
+from harness.cli import review
 from harness.cli.review import accept as accept_command
 from harness.errors import GoldenError, QuantgateError
 from harness.goldens.accept import accept
@@ -22,6 +23,7 @@ app = typer.Typer()
 app.command()(review.pending)
 app.command()(accept_command)
 app.command()(review.reject)
+app.command("review")(review.review_command)
 
 
 def run(workspace: Workspace, *arguments: str) -> str:
@@ -124,3 +126,95 @@ def test_pending_finishes_what_was_interrupted(workspace: Workspace, left: Calla
     text = run(workspace, "pending")
     assert "an interrupted command was finished: accept nvfp4: good" in text
     assert "nothing is pending" in text
+
+
+def three(left: Callable) -> None:
+    """Candidates of two cases on one runner, and of one of them on another."""
+    for case, runner in (("nvfp4", "b200"), ("fp8", "b200"), ("fp8", "cpu")):
+        left(case=case, runner=runner)
+
+
+def accepted(workspace: Workspace) -> list[str]:
+    store = FolderStore(workspace.goldens)
+    return sorted(f"{runner}/{case}" for runner, case in store.cases() if store.find(runner, case))
+
+
+@pytest.mark.parametrize(
+    ("arguments", "chosen"),
+    [
+        (["fp8", "nvfp4"], ["b200/fp8", "b200/nvfp4", "cpu/fp8"]),
+        (["b200/*"], ["b200/fp8", "b200/nvfp4"]),
+        (["f*", "--runner", "b200"], ["b200/fp8"]),
+        (["--all"], ["b200/fp8", "b200/nvfp4", "cpu/fp8"]),
+    ],
+)
+def test_several_are_accepted_or_rejected_at_once(
+    workspace: Workspace, left: Callable, arguments: list[str], chosen: list[str]
+) -> None:
+    three(left)
+    text = run(workspace, "accept", *arguments, "--reason", "r", "--author", "Eve")
+    assert accepted(workspace) == chosen
+    if len(chosen) > 1:
+        assert f"{len(chosen)} accepted, 0 refused" in text
+    (line,) = (line for line in text.splitlines() if line.startswith("to commit: git add "))
+    assert all(f"goldens/{name}/accepted.json" in line for name in chosen)
+    three(left)
+    text = run(workspace, "reject", *arguments)
+    assert text.count("rejected") == len(chosen)
+
+
+def test_one_that_is_refused_holds_no_other_up(workspace: Workspace, left: Callable) -> None:
+    three(left)
+    sick = workspace.pending("b200", "fp8") / "candidate.json"
+    sick.write_text(sick.read_text().replace("run-1", "run-2"))
+    (workspace.root / "cases").mkdir(parents=True, exist_ok=True)
+    result = CliRunner().invoke(app, ["accept", "--all", "--reason", "r", "--root", str(workspace.root)])
+    assert result.exit_code == GoldenError("x").exit_code
+    assert accepted(workspace) == ["b200/nvfp4", "cpu/fp8"]
+    assert "refused b200/fp8: " in result.output
+    assert "2 accepted, 1 refused" in result.output
+
+
+def test_globs_choose_from_an_artifact_too(workspace: Workspace, left: Callable, tmp_path: Path) -> None:
+    three(left)
+    shutil.move(workspace.pending_root, tmp_path / "artifact")
+    run(workspace, "accept", "b200/*", "--reason", "r", "--from", str(tmp_path / "artifact"))
+    assert accepted(workspace) == ["b200/fp8", "b200/nvfp4"]
+    archive = shutil.make_archive(str(tmp_path / "zipped"), "zip", tmp_path / "artifact")
+    run(workspace, "accept", "cpu/*", "--reason", "r", "--from", archive, "--unseen")
+    assert accepted(workspace) == ["b200/fp8", "b200/nvfp4", "cpu/fp8"]
+
+
+def test_a_name_that_matches_nothing_accepts_nothing(workspace: Workspace, left: Callable) -> None:
+    three(left)
+    with pytest.raises(GoldenError, match="no candidate matches 'x'") as caught:
+        run(workspace, "accept", "fp8", "x", "--reason", "r")
+    assert "b200/fp8, b200/nvfp4, cpu/fp8" in caught.value.remedy
+    assert accepted(workspace) == []
+
+
+def test_review_writes_the_page_of_all_candidates(workspace: Workspace, left: Callable) -> None:
+    with pytest.raises(GoldenError, match="nothing is pending"):
+        run(workspace, "review")
+    three(left)
+    shutil.rmtree(workspace.state / "report")  # the fixture's, and no report
+    text = run(workspace, "review")
+    page = (workspace.state / "report" / "review.html").read_text()
+    assert "3 candidates: " in text
+    assert [f'data-choice="{name}"' in page for name in ("b200/fp8", "b200/nvfp4", "cpu/fp8")] == [True] * 3
+    assert "no report shows it" not in page
+    assert "quantgate accept" in page  # for a browser without scripts
+    run(workspace, "review", "--runner", "cpu")
+    assert 'data-choice="b200/fp8"' not in (workspace.state / "report" / "review.html").read_text()
+
+
+def test_review_of_an_artifact_names_it_in_the_command(workspace: Workspace, left: Callable, tmp_path: Path) -> None:
+    three(left)
+    shutil.move(workspace.pending_root, tmp_path / "an artifact")
+    run(workspace, "review", "--from", str(tmp_path / "an artifact"))
+    page = (tmp_path / "an artifact" / "report" / "review.html").read_text()
+    assert "--from &#39;" in page
+    assert "an artifact&#39;" in page
+    archive = shutil.make_archive(str(tmp_path / "zipped"), "zip", tmp_path / "an artifact")
+    with pytest.raises(GoldenError, match="unpack it first"):
+        run(workspace, "review", "--from", archive)

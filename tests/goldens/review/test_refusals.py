@@ -6,6 +6,7 @@ import json
 import zipfile
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -13,7 +14,7 @@ import pytest
 import typer
 from typer.testing import CliRunner
 
-from harness.cli.app import review
+from harness.cli import review
 from harness.cli.review import accept as accept_command
 from harness.errors import GoldenError, QuantgateError
 from harness.frames.clip import Clip, write_clip
@@ -52,6 +53,9 @@ def sick() -> SanityEvidence:
         name="nan", value=4.0, limit=0.0, direction="lower_is_better", unit="", ok=False, message="4 values are NaN"
     )
     return SanityEvidence(checks=(check,))
+
+
+NOTHING_CHANGED = SimpleNamespace(changed=())
 
 
 def refused(workspace: Workspace, flag: str, match: str, **options: Any) -> None:
@@ -189,7 +193,7 @@ def test_every_flag_of_the_command_is_one_permission(
 ) -> None:
     left()
     seen: list[Allow] = []
-    monkeypatch.setattr("harness.cli.review.run_accept", lambda *_a, **k: seen.append(k["allow"]))
+    monkeypatch.setattr("harness.cli.review.run_accept", lambda *_a, **k: seen.append(k["allow"]) or NOTHING_CHANGED)
     for flag in FLAGS:
         run(workspace, "accept", "nvfp4", "--reason", "r", f"--{flag.replace('_', '-')}")
     assert seen == [only(flag) for flag in FLAGS]
@@ -213,7 +217,7 @@ def test_pending_says_against_what(workspace: Workspace, left: Callable) -> None
     text = run(workspace, "pending")
     assert "instead of golden aaaaaaaaaaaaaaaa: ssim 0.26, psnr 4.8 dB" in text
     assert "its frames are sick: 4 values are NaN" in text
-    assert "no report shows it yet: quantgate report .quantgate/pending" in text
+    assert "no report shows it yet: quantgate review" in text
 
 
 def test_pending_says_that_the_request_is_another(
@@ -221,7 +225,7 @@ def test_pending_says_that_the_request_is_another(
 ) -> None:
     change = FieldChange(identity_class="request", field="sampling.seed", golden=5, run=0)
     left(golden="a" * 64, changes=(change,))
-    monkeypatch.setattr("harness.goldens.accept.present_requests", lambda _root: {"nvfp4": {"sampling.seed": 2}})
+    monkeypatch.setattr("harness.cli.review.present_requests", lambda _root: {"nvfp4": {"sampling.seed": 2}})
     text = run(workspace, "pending")
     assert "instead of golden aaaaaaaaaaaaaaaa: of another request, so that its frames are not compared" in text
     assert "request.sampling.seed: 5 -> 0" in text

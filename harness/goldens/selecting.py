@@ -1,0 +1,62 @@
+"""Which candidates a command is for: cases by name, by glob, with or without a runner, or all of them."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from fnmatch import fnmatchcase
+from typing import NamedTuple
+
+from harness.errors import GoldenError
+
+_SHOWN = 10
+
+
+class Held(NamedTuple):
+    """A candidate by its place."""
+
+    runner: str
+    case: str
+
+    def __str__(self) -> str:
+        return f"{self.runner}/{self.case}"
+
+
+def is_plain(names: Sequence[str], everything: bool) -> bool:
+    """Whether a command names one case as it is called: then its own errors are the better ones."""
+    return len(names) == 1 and not everything and not any(sign in names[0] for sign in "*?[/")
+
+
+def select(
+    names: Sequence[str], everything: bool, held: Iterable[tuple[str, str]], *, runner: str = "", place: str = ""
+) -> tuple[Held, ...]:
+    """The candidates that a command is for, sorted, once each.
+
+    Args:
+        names: ``case``, ``runner/case``, or a glob of either, such as ``wan22_*`` or ``b200/*``.
+        everything: all of them; no name is given then.
+        held: runner and case of each candidate that is there.
+        runner: only those of this runner.
+        place: where they lie, for errors.
+
+    Raises:
+        GoldenError: no name and not ``everything``, both, nothing is there, or a name matches nothing.
+    """
+    known = sorted({Held(*pair) for pair in held if runner in ("", pair[0])})
+    if bool(names) == everything:
+        raise GoldenError(
+            "both names and --all are given" if names else "no case is named",
+            remedy="name cases, globs such as 'wan22_*', or --all",
+        )
+    there = ", ".join(map(str, known[:_SHOWN])) + (f" and {len(known) - _SHOWN} more" if len(known) > _SHOWN else "")
+    if not known:
+        of_runner = f" of runner {runner}" if runner else ""
+        raise GoldenError(f"no candidate{of_runner} is there", where=place, remedy="run the cases first")
+    if everything:
+        return tuple(known)
+    chosen: set[Held] = set()
+    for name in names:
+        found = [one for one in known if fnmatchcase(one.case, name) or fnmatchcase(str(one), name)]
+        if not found:
+            raise GoldenError(f"no candidate matches {name!r}", where=place, remedy=f"there are: {there}")
+        chosen.update(found)
+    return tuple(sorted(chosen))

@@ -1,0 +1,115 @@
+"""Times and memory over past runs: one series a measure and pool, and the commits between which its level changed."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from rich.table import Table
+from rich.text import Text
+
+from harness.perf.comparing import amount
+from harness.perf.measures import WORDS
+from harness.perf.trend import change_points
+from harness.records.case_record import CaseRecord
+from harness.records.perf import PerfComparison
+from harness.report.history.store import History
+from harness.text import one_line
+
+SHOWN = ("step", "high_noise_step", "low_noise_step", "text_encoder", "vae", "place", "total", "denoise_memory",
+         "decode_memory", "host_memory")  # fmt: skip
+"""Measures that have a trend: those that every run has and that a change of code can move."""
+_BLOCKS = "▁▂▃▄▅▆▇█"
+_POINTS = 30
+
+
+@dataclass(frozen=True)
+class PerfPoint:
+    """One measure of one run."""
+
+    run: str
+    started: str
+    code: str
+    comparison: PerfComparison
+
+
+@dataclass(frozen=True)
+class PerfSeries:
+    """One measure in one pool, oldest run first."""
+
+    case: str
+    runner: str
+    pool: str
+    measure: str
+    points: tuple[PerfPoint, ...]
+
+    def changes(self) -> tuple[tuple[PerfPoint, str], ...]:
+        """The first run after each change of level, with a sentence that names the commits between which it lies."""
+        found = []
+        for change in change_points([point.comparison.value for point in self.points]):
+            before, after = self.points[change.index - 1], self.points[change.index]
+            between = f"{before.code[:12] or '?'}..{after.code[:12] or '?'}"
+            said = f"{change.ratio - 1:+.1%} {WORDS[self.measure]} since {after.run} (commits {between})"
+            found.append((after, f"{said}, pool {self.pool}" if self.pool else said))
+        return tuple(found)
+
+
+def perf_series(records: Sequence[CaseRecord], measure: str | None = None) -> tuple[PerfSeries, ...]:
+    """Group what records say of time and memory by measure and pool.
+
+    Args:
+        records: of one case on one runner, oldest first.
+        measure: only this one.
+    """
+    groups: dict[tuple[str, str], list[PerfPoint]] = {}
+    for record in records:
+        if record.perf is None:
+            continue
+        machine = record.conditions.machine if record.conditions else ""
+        for row in record.perf.comparisons:
+            if row.measure not in SHOWN or measure not in (None, row.measure) or row.state == "inconclusive":
+                continue
+            code = record.fingerprint.code if record.fingerprint else ""
+            point = PerfPoint(record.run, record.started, code, row)
+            groups.setdefault((row.measure, record.perf.pool or machine), []).append(point)
+    first = records[0] if records else None
+    return tuple(
+        PerfSeries(first.case, first.runner, pool, name, tuple(points))
+        for (name, pool), points in sorted(groups.items(), key=lambda group: (SHOWN.index(group[0][0]), group[0][1]))
+        if first is not None
+    )
+
+
+def perf_table(history: History, case: str | None, runner: str | None, measure: str | None = None) -> Table:
+    """One row a case, measure and pool: how it went, the latest value beside its baseline, and where it changed."""
+    table = Table(title="time and memory")
+    for name in ("case", "runner", "measure", "pool", "runs", "", "latest", "baseline", "state", "changes"):
+        table.add_column(name, justify="right" if name in ("runs", "latest", "baseline") else "left", overflow="fold")
+    for known, where in history.cases(runner):
+        if case not in (None, known):
+            continue
+        for series in perf_series(history.records(known, where), measure):
+            last = series.points[-1].comparison
+            cells = (
+                known,
+                where,
+                WORDS[series.measure],
+                series.pool or "–",
+                str(len(series.points)),
+                _spark([point.comparison.value for point in series.points]),
+                amount(last.value, last.unit),
+                "–" if last.baseline is None else amount(last.baseline, last.unit),
+                last.state.replace("_", " "),
+                "; ".join(said for _, said in series.changes()),
+            )
+            table.add_row(*(Text(one_line(cell)) for cell in cells))
+    return table
+
+
+def _spark(values: Sequence[float]) -> str:
+    """Values as blocks between the lowest and the highest of them; a level line if they differ by less than 2 %."""
+    shown = values[-_POINTS:]
+    low, high = min(shown), max(shown)
+    if high <= low * 1.02:
+        return _BLOCKS[0] * len(shown)
+    return "".join(_BLOCKS[round((value - low) / (high - low) * (len(_BLOCKS) - 1))] for value in shown)

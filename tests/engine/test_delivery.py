@@ -1,0 +1,182 @@
+"""Frames of a foreign program: every container is read exactly, names what it hides, or is refused."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from PIL import Image
+from safetensors.numpy import save_file
+
+from harness.definitions.case import Case
+from harness.engine.backends.delivery import LOSSY, ROUNDED, container_of, read_delivery
+from harness.errors import InfraError
+
+COUNT, HEIGHT, WIDTH = 5, 32, 48
+SHAPE = (COUNT, HEIGHT, WIDTH, 3)
+
+
+def case_of(count: int = COUNT) -> Case:
+    sampling = {
+        "prompt": "x", "height": HEIGHT, "width": WIDTH, "num_frames": count, "num_inference_steps": 1,
+        "guidance_scale": 1.0,
+    }  # fmt: skip
+    return Case.model_validate({"id": "a", "runners": ["cpu"], "model": {"path": "./m"}, "sampling": sampling})
+
+
+def video() -> Any:
+    """A smooth picture that moves: what a codec can keep."""
+    x, y = np.linspace(0, 1, WIDTH), np.linspace(0, 1, HEIGHT)[:, None]
+    frames = [np.stack([x + 0 * y, 0 * x + y, 0.5 + 0 * x * y + 0.05 * t], axis=-1) for t in range(COUNT)]
+    return np.stack(frames).astype(np.float32).clip(0, 1)
+
+
+def bytes_of() -> Any:
+    return np.rint(video() * 255).astype(np.uint8)
+
+
+def write_video(path: Path, frames: Any, codec: str = "libx264", pixels: str = "yuv420p", **options: str) -> None:
+    import av
+
+    with av.open(str(path), "w") as container:
+        stream = container.add_stream(codec, rate=16, options=options)
+        stream.height, stream.width, stream.pix_fmt = frames.shape[1], frames.shape[2], pixels
+        for frame in frames:
+            container.mux(stream.encode(av.VideoFrame.from_ndarray(frame, format="rgb24")))
+        container.mux(stream.encode())
+
+
+def read(tmp_path: Path, count: int = COUNT) -> Any:
+    return read_delivery(tmp_path / "frames.safetensors", tmp_path / "program", case_of(count))
+
+
+def npy(path: Path, frames: Any) -> None:
+    np.save(path, frames)
+
+
+def pngs(folder: Path, frames: Any, name: Callable[[int], str] = lambda index: f"{index:04d}.png") -> None:
+    folder.mkdir(exist_ok=True)
+    for index, frame in enumerate(frames):
+        Image.fromarray(frame).save(folder / name(index))
+
+
+@pytest.fixture(autouse=True)
+def folders(tmp_path: Path) -> None:
+    (tmp_path / "program").mkdir()
+
+
+@pytest.mark.parametrize("dtype", ["float32", "float16"])
+def test_floats_lose_nothing_and_show_nan_and_overshoot(tmp_path: Path, dtype: str) -> None:
+    frames = video().astype(dtype)
+    frames[2, 0, 0, 0], frames[3, 0, 0, 1] = np.nan, 1.5
+    npy(tmp_path / "program" / "clip.npy", frames)
+    delivered = read(tmp_path)
+    assert (delivered.delivery.container, delivered.delivery.dtype, delivered.delivery.costs) == ("npy", dtype, "")
+    assert (delivered.stats.nan, delivered.stats.first_bad_frame, delivered.stats.maximum) == (1, 2, 1.5)
+
+
+def test_numpy_appends_its_own_suffix_to_the_path_it_was_given(tmp_path: Path) -> None:
+    np.save(tmp_path / "frames.safetensors", bytes_of())
+    assert not (tmp_path / "frames.safetensors").exists()
+    delivered = read(tmp_path)
+    np.testing.assert_array_equal(delivered.clip.frames, bytes_of())
+    assert (delivered.delivery.dtype, delivered.delivery.costs) == ("uint8", ROUNDED)
+
+
+@pytest.mark.parametrize("name", [lambda i: f"{i}.png", lambda i: f"frame_{i:03d}.PNG", lambda i: f"f-{i + 8}.png"])
+def test_pngs_are_taken_in_the_order_of_their_numbers(tmp_path: Path, name: Callable[[int], str]) -> None:
+    pngs(tmp_path / "program" / "out", bytes_of(), name)
+    delivered = read(tmp_path)
+    np.testing.assert_array_equal(delivered.clip.frames, bytes_of())
+    assert (delivered.delivery.container, delivered.delivery.costs) == ("png", ROUNDED)
+
+
+def test_a_folder_at_the_path_of_the_file_is_read_too(tmp_path: Path) -> None:
+    pngs(tmp_path / "frames.safetensors", bytes_of())
+    np.testing.assert_array_equal(read(tmp_path).clip.frames, bytes_of())
+
+
+@pytest.mark.parametrize(
+    ("suffix", "codec", "pixels"),
+    [("mp4", "libx264", "yuv420p"), ("mkv", "libx264", "yuv444p"), ("webm", "libvpx-vp9", "yuv420p")],
+)
+def test_a_video_is_near_and_says_what_it_hides(tmp_path: Path, suffix: str, codec: str, pixels: str) -> None:
+    write_video(tmp_path / "program" / f"video.{suffix}", bytes_of(), codec, pixels, crf="10")
+    delivered = read(tmp_path)
+    error = np.abs(delivered.clip.frames.astype(int) - bytes_of().astype(int))
+    assert 0 < error.mean() < 4
+    assert delivered.delivery.container == "video"
+    assert pixels in delivered.delivery.codec
+    assert delivered.delivery.costs == LOSSY.format(codec=delivered.delivery.codec.split()[0], pixels=pixels)
+
+
+def test_of_several_containers_the_one_that_loses_least_is_read(tmp_path: Path) -> None:
+    write_video(tmp_path / "program" / "video.mp4", bytes_of())
+    pngs(tmp_path / "program", bytes_of())
+    assert read(tmp_path).delivery.container == "png"
+    save_file({"frames": video()}, tmp_path / "frames.safetensors")
+    assert read(tmp_path).delivery.container == "safetensors"
+
+
+class _Payload:
+    def __reduce__(self) -> Any:
+        return (Path("/tmp/never").touch, ())  # noqa: S108 - never run
+
+
+def objects(tmp_path: Path) -> None:
+    np.save(tmp_path / "program" / "a.npy", np.array([_Payload()], dtype=object), allow_pickle=True)
+
+
+def pickle_file(tmp_path: Path) -> None:
+    import pickle
+
+    (tmp_path / "program" / "a.pt").write_bytes(pickle.dumps(_Payload()))
+
+
+def link(tmp_path: Path) -> None:
+    np.save(tmp_path / "elsewhere.npy", bytes_of())
+    (tmp_path / "program" / "a.npy").symlink_to(tmp_path / "elsewhere.npy")
+
+
+@pytest.mark.parametrize(
+    ("write", "words"),
+    [
+        (lambda at: None, "it wrote nothing"),
+        (objects, "cannot be read"),
+        (pickle_file, "a.pt, which is no such file"),
+        (link, "it wrote nothing"),
+        (lambda at: npy(at / "program" / "a.npy", bytes_of()[:-1]), "[4, 32, 48, 3]"),
+        (lambda at: npy(at / "program" / "a.npy", video().transpose(0, 3, 1, 2)), "[5, 3, 32, 48]"),
+        (lambda at: npy(at / "program" / "a.npy", video().astype(np.float64)), "float64"),
+        (lambda at: pngs(at / "program", [*bytes_of(), bytes_of()[0, :16]]), "different sizes"),
+        (lambda at: pngs(at / "program", bytes_of()[..., 0]), "8-bit RGB"),
+        (lambda at: (at / "program" / "a.png").write_bytes(b"\x89PNG\r\n\x1a\n" + b"0" * 40), "cannot be read"),
+        (lambda at: (at / "program" / "a.mp4").write_bytes(b"\0\0\0\x18ftypisom" + b"0" * 400), "cannot be read"),
+        (lambda at: write_video(at / "program" / "a.mp4", bytes_of()[:-1]), "[4, 32, 48, 3]"),
+    ],
+)
+def test_anything_else_is_refused(tmp_path: Path, write: Callable[[Path], Any], words: str) -> None:
+    write(tmp_path)
+    with pytest.raises(InfraError) as caught:
+        read(tmp_path)
+    assert caught.value.kind == "protocol"
+    assert words in caught.value.what
+
+
+def test_two_files_of_one_kind_are_not_guessed_between(tmp_path: Path) -> None:
+    for name in ("a.npy", "b.npy"):
+        npy(tmp_path / "program" / name, bytes_of())
+    with pytest.raises(InfraError, match=r"2 npy files \(a.npy, b.npy\)"):
+        read(tmp_path)
+
+
+@given(data=st.binary(max_size=64))
+def test_no_bytes_make_the_reader_of_first_bytes_fail(tmp_path_factory: pytest.TempPathFactory, data: bytes) -> None:
+    path = tmp_path_factory.getbasetemp() / "any"
+    path.write_bytes(data)
+    assert container_of(path) in (None, "safetensors", "npy", "png", "video")

@@ -1,0 +1,68 @@
+"""A program of one's own, from first run to edited program: what docs/bring-your-runtime.md promises."""
+
+from __future__ import annotations
+
+import os
+import re
+import shutil
+import sys
+from pathlib import Path
+from typing import Any
+
+from harness.definitions.loading import load_cases
+from harness.outcomes import Outcome
+
+ROOT = Path(__file__).parents[2]
+EXAMPLE = ROOT / "docs" / "examples" / "command"
+
+
+def test_the_example_of_the_docs_runs_and_an_edit_of_it_has_a_name(project: Any) -> None:
+    shutil.copytree(EXAMPLE, project.root, dirs_exist_ok=True)
+    shutil.rmtree(project.root / "model")
+    shutil.copytree(ROOT / "tiny" / "weights", project.root / "model")
+    path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
+    run = ("cases/my_runtime.yaml", "--runner", "cpu", "--no-report")
+    project.pytest(*run, "--run-id", "first", PATH=path)
+    first = project.records("first")["my_runtime"]
+    assert first.verdict.outcome is Outcome.GOLDEN_MISSING, (first.verdict, first.log_tail)
+    generation = first.generation
+    assert generation is not None
+    assert generation.unproven == ""
+    assert generation.receipts.count("transformer")
+    assert (generation.delivery.container, generation.delivery.costs) == ("safetensors", "")
+    script = project.root / "runtimes" / "my_runtime.py"
+    script.write_text(script.read_text().replace('json.dumps({"modules": calls})', '"none"'))
+    project.pytest(*run, "--run-id", "second", PATH=path)
+    second = project.records("second")["my_runtime"]
+    assert (second.verdict.outcome, second.verdict.cause) == (Outcome.INFRA, "protocol")
+    assert "receipts cannot be read" in second.verdict.summary
+
+
+def test_a_crash_shows_its_last_words_and_an_edited_program_is_what_changed(project: Any) -> None:
+    text = project.program.read_text()
+    project.cases("  one: {}\n")
+    project.pytest("cases", "--runner", "cpu", "--run-id", "first")
+    accepted = project.quantgate("accept", "one", "--reason", "first")
+    assert accepted.returncode == 0, accepted.stderr
+    project.measure("one")
+    project.program.write_text(text + "\n# edited\n")
+    project.pytest("cases", "--runner", "cpu", "--run-id", "second")
+    record = project.records("second")["one"]
+    assert record.verdict.outcome is Outcome.PASS
+    assert [change.field for change in record.changes] == ["program.program.py"]
+    project.program.write_text(text + "\nprint('to stdout')\nraise SystemExit('kernels/a.cu: no such image')\n")
+    told = project.pytest("cases", "--runner", "cpu", "--run-id", "third")
+    crash = project.records("third")["one"]
+    assert crash.verdict.outcome is Outcome.INFRA
+    assert "ended with exit status 1; its stderr ends: kernels/a.cu: no such image" in crash.verdict.summary
+    assert "kernels/a.cu: no such image" in told.stdout
+    (finding,) = crash.verdict.findings
+    assert (finding.data["stdout"], finding.data["stderr"]) == ("to stdout", "kernels/a.cu: no such image")
+    page = (project.root / "runs" / "third" / "report" / "cases" / "one.html").read_text()
+    assert "to stdout" in page
+
+
+def test_the_case_on_the_page_loads(tmp_path: Path) -> None:
+    text = (ROOT / "docs" / "bring-your-runtime.md").read_text()
+    (tmp_path / "a.yaml").write_text(re.findall(r"```yaml\n(cases:.*?)```", text, re.DOTALL)[0])
+    assert [one.case.id for one in load_cases([tmp_path / "a.yaml"], tmp_path, runners=["b200"])] == ["my_runtime"]

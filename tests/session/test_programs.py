@@ -1,0 +1,116 @@
+"""Which files are a case's program: an edit of any of them has a name, an edit of another file has none."""
+
+from __future__ import annotations
+
+import hashlib
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from harness.definitions.case import Case
+from harness.errors import InvalidCaseError
+from harness.machine.devices import cpu_device
+from harness.records.identity import differences
+from harness.session.identity import identity_of
+from harness.session.programs import program_digests
+
+
+def case(*command: str, **more: Any) -> Case:
+    sampling = {
+        "prompt": "x",
+        "height": 16,
+        "width": 16,
+        "num_frames": 1,
+        "num_inference_steps": 1,
+        "guidance_scale": 1.0,
+    }
+    data: dict[str, Any] = {
+        "id": "a", "runners": ["cpu"], "backend": "command", "command": command, "model": {"path": "./m"},
+        "sampling": sampling,
+    }  # fmt: skip
+    return Case.model_validate(data | more)
+
+
+@pytest.fixture
+def root(tmp_path: Path) -> Path:
+    files = {
+        "runtimes/run.py": "import helper\nfrom lib import kernels\nimport numpy\nfrom . import missing\n",
+        "runtimes/helper.py": "import lib.deep.inner\n",
+        "runtimes/unrelated.py": "",
+        "lib/__init__.py": "",
+        "lib/kernels.py": "from .deep import inner as again\n",
+        "lib/deep/__init__.py": "from .. import tables\n",
+        "lib/deep/inner.py": "import os\n",
+        "lib/tables.py": "",
+        "lib/other.py": "",
+        "lib/__main__.py": "import lib.kernels\n",
+        "kernels/a.cu": "a",
+        "kernels/b.cu": "b",
+        "settings.yaml": "x: 1",
+        "broken.py": "def (",
+    }
+    for name, text in files.items():
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).write_text(text)
+    return tmp_path
+
+
+IMPORTED = {
+    "runtimes/run.py", "runtimes/helper.py", "lib/__init__.py", "lib/kernels.py", "lib/deep/__init__.py",
+    "lib/deep/inner.py", "lib/tables.py",
+}  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    "script", ["runtimes/run.py", "{root}/runtimes/run.py", "./runtimes/run.py"], ids=["plain", "root", "dot"]
+)
+def test_a_script_and_the_modules_that_it_imports(root: Path, script: str) -> None:
+    digests = program_digests(case("sh", script, "{case_json}", "{out}"), root)
+    inside = {name for name in digests if not name.startswith("/")}
+    assert inside == IMPORTED
+    text = (root / "lib" / "tables.py").read_bytes()
+    assert digests["lib/tables.py"] == hashlib.sha256(text).hexdigest()
+
+
+def test_a_module_that_is_run_by_name(root: Path) -> None:
+    digests = program_digests(case("sh", "-m", "lib", "{case_json}", "{out}"), root)
+    assert {"lib/__main__.py", "lib/__init__.py", "lib/kernels.py"} <= set(digests)
+    assert "lib/other.py" not in digests
+
+
+def test_files_that_arguments_and_globs_name(root: Path) -> None:
+    command = ("sh", "broken.py", "--settings=settings.yaml", "{case_json}", "{out}")
+    digests = program_digests(case(*command, program_files=["kernels/*.cu"]), root)
+    assert {name for name in digests if not name.startswith("/")} == {
+        "broken.py", "settings.yaml", "kernels/a.cu", "kernels/b.cu"
+    }  # fmt: skip
+
+
+def test_a_case_without_a_command_has_no_program(root: Path) -> None:
+    assert program_digests(case(backend="diffusers"), root) == {}
+
+
+def test_a_glob_that_names_nothing_is_an_error(root: Path) -> None:
+    with pytest.raises(InvalidCaseError, match=r"kernels/\*.ptx' names no file"):
+        program_digests(case("sh", "{case_json}", program_files=["kernels/*.ptx"]), root)
+
+
+def test_an_edited_program_is_a_change_with_a_name_and_blocks_nothing(root: Path) -> None:
+    one = case("sh", "runtimes/run.py", "{case_json}", "{out}")
+
+    def identity() -> Any:
+        return identity_of(one, cpu_device(), {}, programs=program_digests(one, root))
+
+    before = identity()
+    assert differences(before, identity()) == ()
+    (root / "runtimes" / "helper.py").write_text("import lib.deep.inner  # edited\n")
+    (change,) = differences(before, identity())
+    assert (change.identity_class, change.field) == ("subject", "program.runtimes/helper.py")
+    assert before.digest() == identity().digest()
+
+
+def test_a_golden_of_an_older_version_names_no_program_and_nothing_changed(root: Path) -> None:
+    one = case("sh", "runtimes/run.py", "{case_json}", "{out}")
+    old = identity_of(one, cpu_device(), {})
+    assert differences(old, identity_of(one, cpu_device(), {}, programs=program_digests(one, root))) == ()
