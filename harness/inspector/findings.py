@@ -1,4 +1,4 @@
-"""Short constructors for findings, so that a check reads as its sentences."""
+"""Constructors of findings, short enough that a check reads as its sentences."""
 
 from __future__ import annotations
 
@@ -47,7 +47,7 @@ def finding(
 
 
 def jsonable(value: Any) -> Json:
-    """``value`` as JSON; numbers that are not finite become strings."""
+    """Return ``value`` as JSON. Numbers that are not finite become strings; others keep six digits."""
     if value is None or isinstance(value, bool | str | int):
         return value
     if isinstance(value, Mapping):
@@ -59,6 +59,6 @@ def jsonable(value: Any) -> Json:
 
 
 def some(names: Sequence[str], limit: int = 3) -> str:
-    """The first names of a long list, and how many more there are."""
+    """Return the first names of a list and the number of the others: ``a, b, c and 7 more``."""
     shown = ", ".join(names[:limit])
     return shown if len(names) <= limit else f"{shown} and {len(names) - limit} more"

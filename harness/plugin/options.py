@@ -123,7 +123,7 @@ def check_folders(config: pytest.Config) -> None:
         )
 
 
-_PROFILE = re.compile(r"^(device_kind|device_names|architectures|compute_capability)\s*:", re.MULTILINE)
+_PROFILE = re.compile(r"^(device_kind|device_names|architectures|compute_capability|native_formats|marker)\s*:", re.M)
 """Fields that only a runner profile has."""
 _ASKED = ("runner", "plan", "shard")
 
