@@ -32,7 +32,7 @@ from harness.goldens.workspace import Workspace
 from harness.machine.devices import cpu_device, gpu_devices
 from harness.perf.baseline import build, load_baseline
 from harness.records.case_record import CaseRecord
-from harness.session.attempts import RECORD
+from harness.records.run_folder import RECORD_FILE
 from harness.session.conductor import Session
 from harness.session.context import SessionContext
 from harness.session.inspecting import Inspector
@@ -162,7 +162,7 @@ class Bench:
     def run(self, trial: Trial, seconds: float = 0.0) -> CaseRecord | None:
         """The record of a trial, run if it was not yet; ``None`` if the budget ended."""
         context = replace(self._context, run=trial.name)
-        path = context.case_folder("perf_fp8") / RECORD
+        path = context.case_folder("perf_fp8") / RECORD_FILE
         if not path.exists():
             if time.time() > self._deadline:
                 return None
@@ -175,6 +175,8 @@ class Bench:
                     )
             finally:
                 session.close()
+            for clip in path.parent.glob("*.safetensors"):
+                clip.unlink()  # twenty megabytes a run, and nobody looks at them
         return CaseRecord.read(path)
 
     def baseline(self, runs: int) -> float | None:

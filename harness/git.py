@@ -10,9 +10,10 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from harness.errors import InvalidCaseError
+from harness.project import HERE
 from harness.records.case_record import Checkout
 
-MADE = ("goldens/", "thresholds/", "runs/", ".quantgate/")
+MADE = HERE.written()
 """What regeneration itself writes: a change there is no change of what is measured."""
 
 
@@ -58,7 +59,7 @@ def tracked_files(root: Path) -> tuple[str, ...]:
     for row in _git(root, "ls-files", "--stage", "-z").split("\0"):
         told, tab, name = row.partition("\t")
         name = _relative(root, name) if name else ""
-        if name and not name.startswith(("cases/", *MADE)):
+        if name and not name.startswith((f"{HERE.cases.name}/", *MADE)):
             kept.append(f"{told}{tab}{name}")
     return tuple(kept)
 

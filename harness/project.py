@@ -1,17 +1,122 @@
-"""What a project's root is: the same for every command, asked before anything is read or made there."""
+"""The folders of a project, for pytest and for every command alike, and the case files in them."""
 
 from __future__ import annotations
 
 import os
+import tomllib
+from dataclasses import dataclass
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from harness.errors import InvalidCaseError
 
 
+@dataclass(frozen=True)
+class Project:
+    """The folders of a project. Their names are fixed: reviewers and CI look for them in the same place everywhere.
+
+    Attributes:
+        root: absolute path of the folder that holds ``cases/``. It is the repository's root, or the folder that
+            ``[tool.quantgate] root = "..."`` in the repository's ``pyproject.toml`` names.
+    """
+
+    root: Path
+
+    @classmethod
+    def of_repository(cls, folder: Path) -> Project:
+        """The project of the repository at ``folder``.
+
+        Raises:
+            InvalidCaseError: ``[tool.quantgate]`` in ``pyproject.toml`` cannot be used.
+        """
+        return cls(_configured_root(folder.resolve()))
+
+    @property
+    def cases(self) -> Path:
+        """Case files, and the lock of their checkpoints. Committed."""
+        return self.root / "cases"
+
+    @property
+    def runners(self) -> Path:
+        """One YAML file per runner profile. Committed."""
+        return self.root / "runners"
+
+    @property
+    def thresholds(self) -> Path:
+        """``<runner>/<case>.json``: the limits. Committed."""
+        return self.root / "thresholds"
+
+    @property
+    def goldens(self) -> Path:
+        """The store of goldens in a folder, and ``store.json`` if they lie on a hub. Committed."""
+        return self.root / "goldens"
+
+    @property
+    def contracts(self) -> Path:
+        """Contracts of runtimes that this project adds. Committed."""
+        return self.root / "contracts"
+
+    @property
+    def runs(self) -> Path:
+        """One folder per run, and the history of durations. Never committed."""
+        return self.root / "runs"
+
+    @property
+    def state(self) -> Path:
+        """Pending candidates, unfinished transactions, the lock of the review. Never committed."""
+        return self.root / ".quantgate"
+
+    @property
+    def pending(self) -> Path:
+        """``<runner>/<case>/``: the candidates that wait for a decision."""
+        return self.state / "pending"
+
+    def written(self) -> tuple[str, ...]:
+        """Folders that regeneration writes, relative to the root. A change there is no change of the code."""
+        return tuple(f"{path.name}/" for path in (self.goldens, self.thresholds, self.runs, self.state))
+
+
+def is_declared(repository: Path) -> bool:
+    """Whether the repository's ``pyproject.toml`` has a ``[tool.quantgate]`` table.
+
+    Raises:
+        InvalidCaseError: the file cannot be read.
+    """
+    return _settings(repository) is not None
+
+
+def _settings(repository: Path) -> dict[str, Any] | None:
+    file = repository / "pyproject.toml"
+    try:
+        table = tomllib.loads(file.read_text(encoding="utf-8")).get("tool", {}).get("quantgate")
+    except FileNotFoundError:
+        return None
+    except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
+        raise InvalidCaseError(f"cannot be read: {error}", where=str(file)) from error
+    if table is None:
+        return None
+    if not isinstance(table, dict) or set(table) - {"root"} or not isinstance(table.get("root", "."), str):
+        raise InvalidCaseError(
+            "[tool.quantgate] takes one key, root, a folder of this repository",
+            where=str(file),
+            remedy='[tool.quantgate]\nroot = "ci/video"',
+        )
+    return table
+
+
+def _configured_root(repository: Path) -> Path:
+    named = (_settings(repository) or {}).get("root", ".")
+    root: Path = (repository / named).resolve()
+    if not root.is_relative_to(repository):
+        raise InvalidCaseError(
+            f"[tool.quantgate] root leads out of the repository: {named}", where=str(repository / "pyproject.toml")
+        )
+    return root
+
+
 def is_project(folder: Path) -> bool:
     """Whether ``folder`` is the root of a project."""
-    return (folder / "cases").is_dir()
+    return Project(folder).cases.is_dir()
 
 
 def project_root(folder: Path) -> Path:
@@ -21,9 +126,11 @@ def project_root(folder: Path) -> Path:
         InvalidCaseError: it is none.
     """
     root = folder.resolve()
+    if not is_project(root) and root.is_dir():
+        root = _configured_root(root)
     if is_project(root):
         return root
-    above = next((one for one in root.parents if is_project(one) and (one / "runners").is_dir()), None)
+    above = next((one for one in root.parents if is_project(one) and Project(one).runners.is_dir()), None)
     meant = f" ({above})" if above else ""
     raise InvalidCaseError(
         "no cases/ folder here" if root.is_dir() else "there is no such folder",
@@ -100,7 +207,7 @@ def case_files(root: Path) -> list[Path]:
     Raises:
         InvalidCaseError: a link, or something that is no plain file, lies where a case file belongs.
     """
-    found = case_files_below(root / "cases")
+    found = case_files_below(Project(root).cases)
     refuse(found)
     return list(found.files)
 
@@ -118,3 +225,7 @@ def refuse(found: CaseFiles) -> None:
 def _linked(folder: Path, path: Path, kind: str) -> str:
     shown = path.relative_to(folder.parent)
     return f"{shown}: a link to a {kind}; case files are plain files below {folder.name}/, move them there"
+
+
+HERE = Project(Path())
+"""The project in the working directory, for the defaults of options and for names relative to a root."""

@@ -48,8 +48,9 @@ class Symptoms:
         """Frames [T, H, W, 3] of one prompt and seed; the mutant's own ``boundary_ratio`` is used."""
         import json
 
-        from harness.engine.backends.diffusers_backend import CLIP_NAME, DiffusersBackend
+        from harness.engine.backends.diffusers_backend import DiffusersBackend
         from harness.frames.clip import read_clip
+        from harness.records.run_folder import CLIP_FILE
 
         with tempfile.TemporaryDirectory() as name:
             whole = Path(name) / "model"
@@ -67,7 +68,7 @@ class Symptoms:
                 backend.generate(case, Path(name), _quiet)
             finally:
                 backend.close()
-            return np.asarray(read_clip(Path(name) / CLIP_NAME).frames)
+            return np.asarray(read_clip(Path(name) / CLIP_FILE).frames)
 
 
 def _quiet(event: object) -> None:

@@ -13,10 +13,11 @@ import torch
 
 from harness.definitions.case import Case
 from harness.engine.backend import Emit, Method
-from harness.engine.backends.diffusers_backend import CLIP_NAME, DiffusersBackend
+from harness.engine.backends.diffusers_backend import DiffusersBackend
 from harness.frames.clip import Clip, read_clip, write_clip
 from harness.records.base import Json
 from harness.records.generation import Generation
+from harness.records.run_folder import CLIP_FILE
 
 SWITCHES = "QUANTGATE_UNSEEN_FILE"
 """Environment variable: a JSON object with ``running`` and ``frames``, names of what is to be injected."""
@@ -46,9 +47,9 @@ class UnseenBackend(DiffusersBackend):
             return made
         from benchmarks.unseen.finished import CHANGES
 
-        frames = CHANGES[name](read_clip(out_dir / CLIP_NAME).frames.copy())
+        frames = CHANGES[name](read_clip(out_dir / CLIP_FILE).frames.copy())
         clip = Clip(frames)
-        write_clip(out_dir / CLIP_NAME, clip, "raw")
+        write_clip(out_dir / CLIP_FILE, clip, "raw")
         return made.model_copy(update={"clip_sha256": clip.digest, "shape": clip.shape})
 
     def scheduler(self, case: Case) -> Any:

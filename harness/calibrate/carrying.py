@@ -22,6 +22,7 @@ from harness.goldens.maintenance import Select, everything
 from harness.goldens.workspace import Workspace
 from harness.inspector.content import components_of, contents_of, file_digests
 from harness.inspector.identity import DigestCache
+from harness.project import Project
 from harness.records.base import Json
 from harness.records.contents import CONTENTS, CONTENTS_FILE, WeightContents
 from harness.records.golden import Accepted, AcceptedIndex, GoldenManifest, Part
@@ -177,4 +178,4 @@ class _Reader:
 
     def file(self, case: Case) -> Path:
         """The contents as a file that can be copied into a golden."""
-        return self.contents(case).write(self._root / ".quantgate" / "carry" / CONTENTS_FILE)
+        return self.contents(case).write(Project(self._root).state / "carry" / CONTENTS_FILE)

@@ -23,7 +23,7 @@ from harness.goldens.store import GoldenStore, open_store
 from harness.judge.limits_rule import gates_nothing, of_frames
 from harness.limits.edited import load_explained
 from harness.limits.stored import limit_paths
-from harness.project import case_files
+from harness.project import Project, case_files
 from harness.records.identity import Device
 from harness.records.limits import LimitFile
 from harness.session.identity import identity_of
@@ -55,13 +55,13 @@ def check_files(root: Path, filters: Filters = NO_FILTERS, today: date | None = 
     paths = list(dict.fromkeys((*case_files(root), *filters.files)))
     located = {one.case.id: one for one in load_cases(paths, root)}
     cases = {name: one.case for name, one in located.items()}
-    store, thresholds = open_store(root / "goldens"), root / "thresholds"
+    store, thresholds = open_store(Project(root).goldens), Project(root).thresholds
     stored = set(store.cases())
     limit_pairs = {(path.parent.name, path.stem) for path in limit_paths(thresholds)}
     asked = {(name, case.id) for case in cases.values() for name in case.runners}
     there = asked | stored | limit_pairs
     if filters.runner and filters.runner not in {name for name, _ in there}:
-        named_runner(root / "runners", filters.runner)
+        named_runner(Project(root).runners, filters.runner)
     chosen = filters.choose(root, located, there)
     chosen_ids = {case for _, case in chosen}
     faults = list(_waivers([case for case in cases.values() if case.id in chosen_ids], today or date.today()))

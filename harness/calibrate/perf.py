@@ -12,9 +12,10 @@ from harness.errors import InvalidCaseError
 from harness.goldens.journal import Transaction, recover
 from harness.goldens.workspace import Workspace
 from harness.perf.baseline import baseline_path
-from harness.perf.judging import GROWTH_MARGIN, exact_limit
+from harness.perf.comparing import SUSPICIOUS, exact_limit
 from harness.perf.measures import GROWTH, MEMORY, STEP
 from harness.perf.rule import LEAST_RUNS, compare_values, spread_of
+from harness.project import Project
 from harness.records.case_record import CaseRecord
 from harness.records.perf_file import PerfFile, PerfPool
 from harness.session.conductor import Session
@@ -67,7 +68,7 @@ def _limits(pool: PerfPool) -> dict[str, float]:
         if len(values) < LEAST_RUNS:
             continue
         if name in GROWTH:
-            found[name] = max(values) + GROWTH_MARGIN[name]
+            found[name] = max(values) + SUSPICIOUS[name]
         elif name in MEMORY and name != "host_memory":
             found[name] = exact_limit(values, 0.0)
         elif min(values) > 0:
@@ -84,10 +85,10 @@ def write_baseline(workspace: Workspace, new: PerfFile, old: PerfFile | None, *,
     if old is not None and not reason.strip() and (looser := _looser(old, new)):
         raise InvalidCaseError(
             f"this baseline would let more through than before: {'; '.join(looser)}",
-            where=str(baseline_path(workspace.root / "thresholds", new.runner, new.case)),
+            where=str(baseline_path(Project(workspace.root).thresholds, new.runner, new.case)),
             remedy=f"if so: quantgate regenerate --perf --case {new.case} --runner {new.runner} --reason '...'",
         )
-    target = baseline_path(workspace.root / "thresholds", new.runner, new.case)
+    target = baseline_path(Project(workspace.root).thresholds, new.runner, new.case)
     with workspace.locked():
         recover(workspace)
         transaction = Transaction(workspace, f"baseline of {new.runner}/{new.case}")

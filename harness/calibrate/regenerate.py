@@ -11,7 +11,7 @@ from harness.calibrate.faults.spoiling import SPOILS, STRENGTHS, spoiled
 from harness.calibrate.faults.weights import FAULTS
 from harness.calibrate.faults.weights import STRENGTHS as WEIGHT_STRENGTHS
 from harness.calibrate.guards import refuse_other_identity
-from harness.calibrate.samples import RECORD, Result, healthy, keep, read_kept, record_all, rounding_samples, samples_of
+from harness.calibrate.samples import Result, healthy, keep, read_kept, record_all, rounding_samples, samples_of
 from harness.definitions.case import Located
 from harness.errors import QuantgateError
 from harness.frames.clip import Clip, read_clip
@@ -26,6 +26,7 @@ from harness.records.case_record import CaseRecord
 from harness.records.frames import ComparisonEvidence
 from harness.records.golden import CLIP
 from harness.records.limits import LimitFile, Sample
+from harness.records.run_folder import RECORD_FILE
 from harness.session.conductor import Session, Watch
 from harness.session.context import SessionContext
 from harness.session.inspecting import Inspector
@@ -206,7 +207,7 @@ def _one(
         raise RegenerateError(
             f"run {perturbation.name!r} ended {outcome.value}: {finished.record.verdict.summary}",
             where=located.where,
-            remedy=f"make this run healthy first; its record is {folder / RECORD}",
+            remedy=f"make this run healthy first; its record is {folder / RECORD_FILE}",
         )
     if origin is not None:
         keep(folder, origin)

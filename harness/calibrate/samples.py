@@ -24,11 +24,12 @@ from harness.records.case_record import CaseRecord
 from harness.records.generation import Trace
 from harness.records.limits import Sample
 from harness.records.probe import PROBES
+from harness.records.run_folder import ORIGIN_FILE, PROBES_FILE, RECORD_FILE, SKETCHES_FILE
 from harness.session.conductor import Session
 from harness.session.context import SessionContext
 from harness.session.identity import identity_of
 from harness.session.origin import Origin, Origins
-from harness.session.probing import PROBES_FILE, SKETCHES_FILE, base_case, record_inputs, sketches_of
+from harness.session.probing import base_case, record_inputs, sketches_of
 from harness.session.stages import TRACE
 
 Run = tuple[str, CaseRecord, Path]
@@ -154,7 +155,6 @@ def _moved(frames: Frames, by: npt.NDArray[np.int16] | int) -> Frames:
 # Healthy runs that were made elsewhere: other hosts, other days, downloaded artifacts. Read, never repeated.
 
 
-RECORD = "record.json"
 HEALTHY = frozenset({Outcome.PASS, Outcome.GOLDEN_MISSING})
 
 
@@ -188,7 +188,7 @@ def read_results(folders: Sequence[Path], runner: str) -> tuple[Result, ...]:
 
 
 def _read(folder: Path, number: int, runner: str) -> Iterator[Result]:
-    for path in sorted(folder.rglob(RECORD)):
+    for path in sorted(folder.rglob(RECORD_FILE)):
         try:
             record = CaseRecord.read(path)
         except (OSError, UnreadableError) as error:
@@ -242,20 +242,17 @@ def _is_healthy(result: Result) -> bool:
 # Runs that lie on disk from before, and whether they may be taken for the ones that are asked for now.
 
 
-RECORD, ORIGIN = "record.json", "origin.json"
-
-
 def keep(folder: Path, origin: Origin) -> None:
     """Say of the run in ``folder`` what it was made of. Written last: what has none is run again."""
-    origin.write(folder / ORIGIN)
+    origin.write(folder / ORIGIN_FILE)
 
 
 def read_kept(folder: Path, origin: Origin) -> CaseRecord | str:
     """The record of a healthy run of this origin, or why there is none; empty where nothing is there at all."""
-    if not (folder / RECORD).exists():
+    if not (folder / RECORD_FILE).exists():
         return ""
     try:
-        before, record = Origin.read(folder / ORIGIN), CaseRecord.read(folder / RECORD)
+        before, record = Origin.read(folder / ORIGIN_FILE), CaseRecord.read(folder / RECORD_FILE)
     except (OSError, ValueError):
         return "its record is not whole, or does not say what it was made of"
     if before != origin:

@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 
 from harness.errors import InvalidCaseError
-from harness.project import case_files, project_root
+from harness.project import Project, case_files, project_root
 
 Root = Annotated[Path, typer.Option("--root", help="root of the repository")]
 
@@ -26,7 +26,7 @@ def cases_command(
 
     root = project_root(root)
     if runner:
-        named_runner(root / "runners", runner)
+        named_runner(Project(root).runners, runner)
     known = load_cases(case_files(root), root)
     located = [one for one in known if runner in ("", *one.case.runners)]
     if runner and not located:

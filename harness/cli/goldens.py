@@ -20,7 +20,7 @@ from harness.goldens.maintenance import Select
 from harness.goldens.store import CONFIG_FILE, GoldenStore, HubPin, StoreConfig, hub_store, open_store, read_config
 from harness.goldens.workspace import Workspace
 from harness.inspector.lock import LOCK_NAME, differences, make_lock, read_lock
-from harness.project import case_files, is_project, project_root
+from harness.project import HERE, Project, case_files, is_project, project_root
 
 goldens_app = typer.Typer(help="Verify, clean up and move goldens.", no_args_is_help=True)
 
@@ -36,7 +36,7 @@ def selection(runner: str, case: str) -> Select:
 
 
 @goldens_app.command()
-def verify(folder: Folder = Path("goldens"), runner: Runner = "*", case: Case = "*") -> None:
+def verify(folder: Folder = HERE.goldens, runner: Runner = "*", case: Case = "*") -> None:
     """Read every byte of every golden and hold it against its manifest."""
     store = open_store(folder)
     select = _select(folder, store, runner, case)
@@ -54,7 +54,7 @@ def verify(folder: Folder = Path("goldens"), runner: Runner = "*", case: Case = 
 
 @goldens_app.command()
 def gc(
-    folder: Folder = Path("goldens"),
+    folder: Folder = HERE.goldens,
     runner: Runner = "*",
     case: Case = "*",
     apply: Annotated[
@@ -79,7 +79,7 @@ def gc(
 
 @goldens_app.command()
 def push(
-    folder: Folder = Path("goldens"),
+    folder: Folder = HERE.goldens,
     runner: Runner = "*",
     case: Case = "*",
     repo: Annotated[str, typer.Option("--repo", help="owner/name, where store.json names no dataset yet")] = "",
@@ -98,7 +98,7 @@ def push(
 
 
 @goldens_app.command()
-def pull(folder: Folder = Path("goldens"), runner: Runner = "*", case: Case = "*", replace: Replace = False) -> None:
+def pull(folder: Folder = HERE.goldens, runner: Runner = "*", case: Case = "*", replace: Replace = False) -> None:
     """Copy accepted goldens from the pinned commit of the dataset into the folder."""
     source = _pinned(folder)
     count = maintenance.pull(source, FolderStore(folder), selection(runner, case), replace=replace)
@@ -108,7 +108,7 @@ def pull(folder: Folder = Path("goldens"), runner: Runner = "*", case: Case = "*
 @goldens_app.command()
 def pin(
     revision: Annotated[str, typer.Argument(help="a commit; without it the newest of the branch")] = "",
-    folder: Folder = Path("goldens"),
+    folder: Folder = HERE.goldens,
 ) -> None:
     """Read goldens at another commit of the dataset from now on."""
     store = _pinned(folder)
@@ -203,7 +203,7 @@ def carry_command(
 
 def _lock(root: Path, cases: Sequence[Located]) -> list[Path]:
     """Write the contents of locked checkpoints into the lock, if it agrees with the files that are here."""
-    path = root / "cases" / LOCK_NAME
+    path = Project(root).cases / LOCK_NAME
     if not path.exists():
         return []
     known = [one.case for one in cases]

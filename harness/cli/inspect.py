@@ -18,7 +18,7 @@ from harness.inspector.inspect import Asked
 from harness.inspector.lock import LOCK_NAME
 from harness.inspector.parts import EXPERTS
 from harness.outcomes import RULES, Outcome
-from harness.project import project_root
+from harness.project import HERE, project_root
 from harness.records.inspection import CheckpointComparison, InspectionOutcome, InspectionReport, LayerEvidence
 
 if TYPE_CHECKING:
@@ -356,7 +356,7 @@ def lock_command(cases: Iterable[Case], lock_file: Path, *, check: bool = False,
     return 0
 
 
-LOCK = Path("cases") / LOCK_NAME
+LOCK = HERE.cases / LOCK_NAME
 Root = Annotated[Path, typer.Option("--root", help="root of the repository")]
 
 

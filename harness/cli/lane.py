@@ -21,7 +21,7 @@ from harness.errors import InvalidCaseError
 from harness.lane.coverage import LOOSER, TRAILER, Change, Coverage, coverage_against
 from harness.lane.durations import read_history
 from harness.lane.github import post_comment, propose, pull_request_of
-from harness.lane.merge import HISTORY, PLAN
+from harness.lane.merge import PLAN
 from harness.lane.merge import merge as merge_shards
 from harness.lane.plan import make_plan, read_plan
 from harness.lane.settings_checks import check_callers, check_home, check_settings
@@ -29,9 +29,10 @@ from harness.lane.summary import lane_markdown, plan_markdown
 from harness.machine.doctor import Host, examine
 from harness.machine.preflight import Preflight
 from harness.outcomes import RULES, Outcome
-from harness.project import case_files, project_root
+from harness.project import HERE, Project, case_files, project_root
 from harness.reading import read_text
 from harness.records.base import write_text_atomic
+from harness.records.run_folder import HISTORY_FILE
 
 # What the lane's commands do, as plain functions: read files, call the lane, print, return an exit code.
 
@@ -55,7 +56,7 @@ def plan(
     runner: str,
     shards: int,
     out: Path = Path(PLAN),
-    history: Sequence[Path] = (Path("runs/history.json"),),
+    history: Sequence[Path] = (HERE.runs / HISTORY_FILE,),
     against: str | None = None,
     summary: Path | None = None,
     github_output: Path | None = None,
@@ -82,7 +83,7 @@ def plan(
     if shards < 1:
         raise InvalidCaseError(f"--shards {shards}: at least 1", remedy="--shards 4")
     root = project_root(root)
-    profile = named_runner(root / "runners", runner)
+    profile = named_runner(Project(root).runners, runner)
     located = load_cases(case_files(root), root)
     coverage = None
     if against is not None:
@@ -130,7 +131,7 @@ def merge(
     text = lane_markdown(merged, made)
     write_text_atomic(out / "summary.md", text)
     if history is not None:
-        read_history([history, out / HISTORY]).write(history)
+        read_history([history, out / HISTORY_FILE]).write(history)
     if summary is not None:
         _append(summary, text)
     for case in merged.cases:
@@ -155,7 +156,7 @@ def doctor(*, root: Path, runner: str, out: Path | None = None, as_json: bool = 
         0 where it is fit, else the code of ``infra``, or of ``no_runner`` where there is no such device.
     """
     root = project_root(root)
-    profile = named_runner(root / "runners", runner)
+    profile = named_runner(Project(root).runners, runner)
     cases = [one.case for one in load_cases(case_files(root), root) if runner in one.case.runners]
     checkpoints = tuple(ref for case in cases for ref in case.checkpoints().values())
     found = examine(profile, root, checkpoints=checkpoints, host=host)
@@ -190,7 +191,7 @@ def doctor_of_lane(
     Raises:
         QuantgateError: there is no such runner, or `gh` does not work.
     """
-    profile = named_runner(project_root(root) / "runners", runner)
+    profile = named_runner(Project(project_root(root)).runners, runner)
     checks = (*check_settings(repository, profile.labels), *check_callers(project_root(root), repository))
     home = check_home(os.environ if environ is None else environ)
     found = Preflight(runner=profile.name, checks=(*checks, *home))
@@ -311,7 +312,7 @@ def plan_command(
             runner=runner,
             shards=shards,
             out=out,
-            history=history or [Path("runs/history.json")],
+            history=history or [HERE.runs / HISTORY_FILE],
             against=against,
             summary=_file("GITHUB_STEP_SUMMARY", github),
             github_output=_file("GITHUB_OUTPUT", github),

@@ -31,7 +31,7 @@ class Request:
 def make_baselines(context: SessionContext, cases: Sequence[Located], request: Request) -> None:
     """Make a baseline of each case, show it beside the old one, and write it.
 
-    A case with too few runs is told and left out, unless it is the only one.
+    A case with too few runs is named and left out.
 
     Raises:
         InvalidCaseError: no case has enough quiet runs, or a baseline would let more through and no reason is given.
@@ -75,7 +75,7 @@ def make_baselines(context: SessionContext, cases: Sequence[Located], request: R
 
 
 def _show(file: PerfFile, new: dict[tuple[str, str], float], old: dict[tuple[str, str], float]) -> None:
-    from harness.perf.judging import amount
+    from harness.perf.comparing import amount
     from harness.perf.measures import WORDS, unit_of
 
     typer.echo(f"{file.runner}/{file.case}: {file.covers}")

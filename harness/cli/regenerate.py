@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Annotated, cast
 import typer
 
 from harness.errors import GoldenError, InvalidCaseError
+from harness.project import Project
 
 if TYPE_CHECKING:
     from harness.calibrate.regenerate import Controls
@@ -155,7 +156,7 @@ def _place_again(
     from harness.limits.stored import limit_paths, load_limits
 
     matches = matcher(keyword)
-    found = sorted((path.parent.name, path.stem) for path in limit_paths(root / "thresholds"))
+    found = sorted((path.parent.name, path.stem) for path in limit_paths(Project(root).thresholds))
     mine = [(name, case) for name, case in found if runner in ("", name) and (not ids or case in ids)]
     missing = sorted(set(ids) - {case for _, case in mine})
     chosen = [(name, case) for name, case in mine if matches(case)]
@@ -163,11 +164,11 @@ def _place_again(
         raise InvalidCaseError(
             f"no limits of {', '.join(missing) or (f'a case that matches {keyword!r}' if keyword else 'any case')}"
             f"{f' on {runner}' if runner else ''}",
-            where=str(root / "thresholds"),
+            where=str(Project(root).thresholds),
             remedy="measure first: quantgate regenerate --case ...",
         )
     for name, case in chosen:
-        old = load_limits(root / "thresholds", name, case, allow_edited=True)
+        old = load_limits(Project(root).thresholds, name, case, allow_edited=True)
         if old is None:
             continue
         new = placed_again(old, author, reason)

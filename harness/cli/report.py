@@ -11,7 +11,9 @@ from typing import Annotated
 import typer
 from rich.console import Console
 
+from harness.project import HERE
 from harness.records.base import write_text_atomic
+from harness.records.run_folder import RunFolder
 from harness.report.history.perf_trend import perf_table
 from harness.report.history.store import DEFAULT, History, open_history
 from harness.report.history.terminal import case_table, cases_table
@@ -57,7 +59,7 @@ def report(directory: Path, kind: Format = Format.HTML, out: Path | None = None)
     """
     run = load_pending(directory) if is_pending(directory) else load_run(directory)
     if kind is Format.HTML:
-        default = directory.parent / "report" if is_pending(directory) else directory / "report"
+        default = RunFolder(directory.parent if is_pending(directory) else directory).report
         return str(render(run, out if out is not None else default))
     text = TEXTS[kind](run)
     if out is None:
@@ -99,7 +101,7 @@ def history_command(
     case: Annotated[str | None, typer.Argument(help="id of a case; none: all cases")] = None,
     metric: Annotated[str | None, typer.Option("--metric", help="only this metric")] = None,
     runner: Annotated[str | None, typer.Option("--runner", help="only this runner")] = None,
-    runs: Annotated[Path, typer.Option("--runs", help="folder whose records are added first")] = Path("runs"),
+    runs: Annotated[Path, typer.Option("--runs", help="folder whose records are added first")] = HERE.runs,
     store: Annotated[Path, typer.Option("--store", help="the SQLite file")] = DEFAULT,
     html: Annotated[Path | None, typer.Option("--html", help="write trend pages into this folder")] = None,
     perf: Annotated[

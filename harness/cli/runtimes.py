@@ -10,7 +10,8 @@ import typer
 from harness.definitions.case import Case
 from harness.definitions.loading import load_cases
 from harness.errors import InvalidCaseError
-from harness.inspector.contracts.model import PROJECT_FOLDER, load_contract
+from harness.inspector.contracts.model import load_contract
+from harness.project import Project
 from harness.records.base import write_text_atomic
 from harness.runtimes.affected import affected
 from harness.runtimes.environments import Environment, find, install, installed, parse_runtime, remove
@@ -27,7 +28,7 @@ def _say(text: str) -> None:
 
 def _cases(root: Path) -> list[Case]:
     """Cases of the project; none if it has no case files."""
-    files = sorted((root / "cases").glob("*.yaml"))
+    files = sorted((Project(root).cases).glob("*.yaml"))
     return [located.case for located in load_cases(files, root)] if files else []
 
 
@@ -62,7 +63,7 @@ def learn_command(
         raise typer.Exit(1 if wrong else 0)
     contract = contract_of(answers, environment, root)
     learned = contract.rules[0].learned
-    place = root / PROJECT_FOLDER / "learned" / f"{version.runtime}-{version.version}.yaml"
+    place = Project(root).contracts / "learned" / f"{version.runtime}-{version.version}.yaml"
     place.parent.mkdir(parents=True, exist_ok=True)
     write_text_atomic(place, as_yaml(contract))
     typer.echo(f"written: {place}")

@@ -12,12 +12,13 @@ from pathlib import Path
 from typing import Final
 
 from harness.definitions.case import Case, CheckpointRef, Waiver
-from harness.definitions.causes import SANITY, STAGES, check_cause, names_nothing
+from harness.definitions.causes import STAGES, check_cause, names_nothing
 from harness.definitions.contract import parse_contract
 from harness.definitions.environment import check_leased, check_name
 from harness.definitions.installed import attention_backends, check_contract
 from harness.definitions.program import check_command
 from harness.definitions.validation import did_you_mean
+from harness.frames.causes import SANITY
 from harness.frames.registry import metric_names
 
 BACKENDS: Final = "quantgate.backends"

@@ -10,6 +10,7 @@ from typing import Final
 
 from harness.definitions.contract import Contract
 from harness.definitions.validation import did_you_mean
+from harness.project import Project
 
 CONTRACTS: Final = Path(__file__).parents[1] / "inspector" / "contracts"
 
@@ -45,7 +46,7 @@ def check_contract(contract: Contract, root: Path | None = None) -> str | None:
 
 def _runtimes(root: Path | None) -> list[str]:
     """Runtimes that have a contract, by the names of their files."""
-    folders = [CONTRACTS, *([root / "contracts"] if root is not None else [])]
+    folders = [CONTRACTS, *([Project(root).contracts] if root is not None else [])]
     names = {path.stem for folder in folders for path in folder.glob("*.yaml")}
     names |= {path.stem.rsplit("-", 1)[0] for folder in folders for path in (folder / "learned").glob("*.yaml")}
     return sorted(names)

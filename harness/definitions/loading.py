@@ -15,6 +15,7 @@ from harness.definitions.runner import load_runners
 from harness.definitions.validation import Written, did_you_mean, validate
 from harness.definitions.yaml_tree import Node, Problem, YamlError, parse, read_text, shown
 from harness.errors import InvalidCaseError
+from harness.project import Project
 
 # ``defaults`` and ``matrix``: from what is written to the plain fields of each case.
 
@@ -229,7 +230,7 @@ def check_cases(
     Raises:
         InvalidCaseError: the runner profiles themselves cannot be read.
     """
-    known = frozenset(load_runners(root / "runners") if runners is None else runners)
+    known = frozenset(load_runners(Project(root).runners) if runners is None else runners)
     located: list[Located] = []
     problems: list[FileProblem] = []
     first: dict[str, Located] = {}

@@ -35,7 +35,7 @@ from harness.goldens.refusing import (
 )
 from harness.goldens.store import CONFIG_FILE, GoldenStore, RoutedStore, open_store, read_config
 from harness.goldens.workspace import Workspace
-from harness.project import case_files
+from harness.project import Project, case_files
 from harness.records.base import Json
 from harness.records.candidate import CANDIDATE_FILE, Candidate
 from harness.records.golden import CLIP, Accepted, AcceptedIndex, GoldenManifest
@@ -391,7 +391,7 @@ def present_requests(root: Path) -> dict[str, Mapping[str, Json]]:
 def _lock(root: Path, case: Case) -> tuple[dict[Path, bytes], tuple[str, ...]]:
     from harness.inspector.lock import LOCK_NAME, make_lock, read_lock
 
-    path = root / "cases" / LOCK_NAME
+    path = Project(root).cases / LOCK_NAME
     if not path.exists():
         return {}, ()
     held = read_lock(path)

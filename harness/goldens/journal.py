@@ -22,13 +22,14 @@ from harness.goldens.folder import FolderStore
 from harness.goldens.golden import copy_parts, require_writable, sync_folder
 from harness.goldens.workspace import Workspace
 from harness.inside import read_inside, relative_parts, remove_inside, require_inside, write_inside
+from harness.project import HERE
 from harness.reading import UnreadableError, reason
 from harness.records.base import Record, write_bytes_atomic
 from harness.records.candidate import CANDIDATE_FILE, Candidate
 from harness.records.golden import AcceptedIndex, GoldenManifest, SafeName
 
 JOURNAL_FILE = "journal.json"
-WRITTEN = ("goldens", "thresholds", "cases")
+WRITTEN = tuple(path.name for path in (HERE.goldens, HERE.thresholds, HERE.cases))
 """Folders of the project that a journal may change; no command writes a journal that names another file."""
 Hook = Callable[[str], None]
 """Called before and after every step with the step's name; tests stop the process in it."""

@@ -17,6 +17,7 @@ from harness.goldens.limits import read_committed
 from harness.goldens.pending import RECORD
 from harness.goldens.workspace import Workspace
 from harness.judge.limits_rule import loosened, of_frames
+from harness.project import Project
 from harness.records.base import Json
 from harness.records.candidate import SHOWN_FILE, Candidate
 from harness.records.case_record import CaseRecord
@@ -205,7 +206,7 @@ def is_shown(workspace: Workspace, candidate: Candidate, source: Path | None = N
 
 def _shown(workspace: Workspace, source: Path | None) -> Iterable[str]:
     """Seals of the candidates that a report of this checkout, or of the artifact, shows."""
-    places = [workspace.root / "runs", workspace.state]
+    places = [Project(workspace.root).runs, workspace.state]
     if source is not None and source.is_dir():
         places.append(source)
     for place in places:

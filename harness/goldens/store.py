@@ -144,7 +144,7 @@ def hub_store(pin: HubPin, *, offline: bool = False) -> HubStore:
     return HubStore(pin.repo_id, pin.revision, branch=pin.branch, offline=offline, endpoint=endpoint)
 
 
-def open_store(folder: Path = Path("goldens"), *, offline: bool = False) -> GoldenStore:
+def open_store(folder: Path, *, offline: bool = False) -> GoldenStore:
     """The golden store of a project.
 
     Args:

@@ -12,6 +12,7 @@ from pydantic import TypeAdapter, ValidationError
 
 from harness.errors import GoldenError
 from harness.inside import require_inside
+from harness.project import Project
 from harness.records.golden import SafeName
 
 _NAME = TypeAdapter(SafeName)
@@ -30,12 +31,12 @@ class Workspace:
     @property
     def goldens(self) -> Path:
         """The folder store, and ``store.json``."""
-        return self.root / "goldens"
+        return Project(self.root).goldens
 
     @property
     def state(self) -> Path:
         """What is never committed: pending candidates, unfinished transactions, the lock."""
-        return self.root / ".quantgate"
+        return Project(self.root).state
 
     @property
     def transactions(self) -> Path:
@@ -45,7 +46,7 @@ class Workspace:
     @property
     def pending_root(self) -> Path:
         """All pending candidates."""
-        return self.state / "pending"
+        return Project(self.root).pending
 
     def pending(self, runner: str, case: str) -> Path:
         """Folder of the pending candidate of a case.
@@ -57,7 +58,7 @@ class Workspace:
 
     def limits(self, runner: str, case: str) -> Path:
         """``thresholds/<runner>/<case>.json``."""
-        return self.root / "thresholds" / self._named(runner) / f"{self._named(case)}.json"
+        return Project(self.root).thresholds / self._named(runner) / f"{self._named(case)}.json"
 
     def _named(self, name: str) -> str:
         try:

@@ -1,4 +1,4 @@
-"""Short constructors for findings, so that a check reads as its sentences."""
+"""Constructors of findings, short enough that a check reads as its sentences."""
 
 from __future__ import annotations
 
@@ -7,6 +7,10 @@ from typing import Any
 
 from harness.records.base import Json
 from harness.records.inspection import InspectionFinding, Severity
+
+registered_codes: frozenset[str] | None = None
+"""Codes that a finding may have; ``None``: any. Tests set it, so that a check with an undeclared code fails there and
+not in an inspection of a user."""
 
 
 def finding(
@@ -21,7 +25,13 @@ def finding(
     evidence: Mapping[str, Any] | None = None,
     next_command: str = "",
 ) -> InspectionFinding:
-    """A finding whose evidence is made JSON-clean: NaN and infinity become words, numpy scalars plain numbers."""
+    """Return a finding with evidence that JSON can hold: NaN and infinity become words, numpy scalars plain numbers.
+
+    Raises:
+        ValueError: in tests only, if no check declares the code.
+    """
+    if registered_codes is not None and code not in registered_codes:
+        raise ValueError(f"{code!r} is among the codes of no check; add it to the check's @check(..., codes=...)")
     clean: dict[str, Json] = {key: jsonable(value) for key, value in (evidence or {}).items()}
     return InspectionFinding(
         code=code,
@@ -37,7 +47,7 @@ def finding(
 
 
 def jsonable(value: Any) -> Json:
-    """``value`` as JSON; numbers that are not finite become strings."""
+    """Return ``value`` as JSON. Numbers that are not finite become strings; others keep six digits."""
     if value is None or isinstance(value, bool | str | int):
         return value
     if isinstance(value, Mapping):
@@ -49,6 +59,6 @@ def jsonable(value: Any) -> Json:
 
 
 def some(names: Sequence[str], limit: int = 3) -> str:
-    """The first names of a long list, and how many more there are."""
+    """Return the first names of a list and the number of the others: ``a, b, c and 7 more``."""
     shown = ", ".join(names[:limit])
     return shown if len(names) <= limit else f"{shown} and {len(names) - limit} more"

@@ -30,6 +30,7 @@ from pydantic import ValidationError
 
 import harness
 from harness.definitions.case import CheckpointRef
+from harness.definitions.causes import CHECKS_GROUP
 from harness.formats.errors import SourceError
 from harness.formats.spec import GROUP as FORMATS_GROUP
 from harness.inspector.assemble import Ref
@@ -41,7 +42,7 @@ from harness.records.inspection import InspectionReport
 
 RULE_FOLDERS = ("inspector", "formats", "runtimes", "records", "definitions")
 """Rooms whose source decides what an inspection finds."""
-PLUGIN_GROUPS = (FORMATS_GROUP,)
+PLUGIN_GROUPS = (FORMATS_GROUP, CHECKS_GROUP)
 """Entry point groups whose modules decide it as well."""
 WAIT_SECONDS = 600.0
 """How long an inspection waits for another process that inspects the same checkpoint; after that it does so itself."""

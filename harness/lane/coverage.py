@@ -17,7 +17,7 @@ from harness.definitions.runner import RunnerProfile, load_runners
 from harness.errors import InvalidCaseError
 from harness.lane.looser import PYTEST_FILES, lets_more_through, profile_changes, pytest_settings
 from harness.limits.stored import edited, limit_path, limit_paths, place_again
-from harness.project import case_files
+from harness.project import HERE, Project, case_files
 from harness.reading import UnreadableError
 from harness.records.base import Json, Record
 from harness.records.limits import Limit, LimitFile
@@ -267,7 +267,7 @@ TRAILER = "Quantgate-Removed"
 """A commit that removes a case or its limits says why in a trailer: ``Quantgate-Removed: <case id>: <reason>``."""
 LOOSER = "Quantgate-Looser"
 """A commit that lets more through says why: ``Quantgate-Looser: <case id> <field>: <reason>``."""
-_FOLDERS = ("cases", "runners", "thresholds", *PYTEST_FILES)
+_FOLDERS = (*(path.name for path in (HERE.cases, HERE.runners, HERE.thresholds)), *PYTEST_FILES)
 
 
 def coverage_against(root: Path, reference: str, runner: str, cases: list[Case]) -> Coverage:
@@ -287,7 +287,7 @@ def coverage_against(root: Path, reference: str, runner: str, cases: list[Case])
         paths = case_files(base)
         old_profiles, unread = _profiles(base)
         # The base's cases are read with the runners of both sides: a name that is refused by now must not hide them.
-        names = {path.stem for path in (base / "runners").glob("*.yaml")}
+        names = {path.stem for path in (Project(base).runners).glob("*.yaml")}
         before, problems = check_cases(paths, base, runners=names) if paths else ((), ())
         old_limits, bad_before = _limits(base, runner)
         settings = pytest_settings(base)
@@ -295,7 +295,7 @@ def coverage_against(root: Path, reference: str, runner: str, cases: list[Case])
     reasons = _reasons(root, commit)
     changes = compare_cases([one.case for one in before], cases, runner, reasons)
     if before or problems:  # without a case on the other side nothing can let more through than before
-        profiles = load_runners(root / "runners")
+        profiles = load_runners(Project(root).runners)
         changes += compare_project(old_profiles, profiles, settings, pytest_settings(root), reasons)
     # The limits of a removed case go with it: one reason is enough.
     removed = {change.case for change in changes if change.kind == "removed"}
@@ -310,7 +310,7 @@ def coverage_against(root: Path, reference: str, runner: str, cases: list[Case])
 
 def _profiles(base: Path) -> tuple[dict[str, RunnerProfile], list[str]]:
     try:
-        return load_runners(base / "runners"), []
+        return load_runners(Project(base).runners), []
     except InvalidCaseError as error:
         return {}, [error.what]
 
@@ -319,7 +319,7 @@ def _edited(root: Path, limits: Mapping[str, LimitFile]) -> Iterator[str]:
     """Limit files of the working tree that were changed after their limits were placed."""
     for name, file in sorted(limits.items()):
         if fault := edited(file):
-            where = limit_path(root / "thresholds", file.runner, name).relative_to(root)
+            where = limit_path(Project(root).thresholds, file.runner, name).relative_to(root)
             yield f"{where}: {fault}\n  next: git checkout {where}, or {place_again(file)}"
 
 
@@ -363,7 +363,7 @@ def _checkout(root: Path, commit: str) -> Iterator[Path]:
 
 def _limits(root: Path, runner: str) -> tuple[dict[str, LimitFile], list[str]]:
     found, bad = {}, []
-    for path in limit_paths(root / "thresholds", runner):
+    for path in limit_paths(Project(root).thresholds, runner):
         try:
             limits = LimitFile.read(path)
         except (OSError, UnreadableError):

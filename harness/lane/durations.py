@@ -14,6 +14,7 @@ from harness.errors import InvalidCaseError
 from harness.reading import UnreadableError, reason
 from harness.records.base import Record
 from harness.records.case_record import CaseRecord
+from harness.records.run_folder import RECORD_FILE
 
 KEPT_SAMPLES = 7
 """Newest samples kept a case. The median of them shrugs off a run on a cold disk."""
@@ -130,7 +131,7 @@ def read_history(paths: Iterable[Path]) -> History:
 def read_records(folder: Path) -> list[CaseRecord]:
     """Every readable record below ``folder``. Others are passed over: a history may have gaps."""
     records = []
-    for path in sorted(folder.rglob("record.json")):
+    for path in sorted(folder.rglob(RECORD_FILE)):
         try:
             records.append(CaseRecord.read(path))
         except (OSError, UnreadableError):

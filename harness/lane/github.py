@@ -16,11 +16,12 @@ from typing import Any
 from harness.errors import InfraError, InvalidCaseError
 from harness.inside import write_inside
 from harness.lane.summary import MARK
+from harness.project import HERE
 
 BOT = "github-actions[bot]"
 COPIED_BRANCH = re.compile(r"(?:refs/heads/)?pull-request/([0-9]{1,9})\Z")
 """A branch of this repository that holds the reviewed head of a pull request; only such branches reach a GPU."""
-PROPOSED = ("goldens", "thresholds")
+PROPOSED = (HERE.goldens.name, HERE.thresholds.name)
 """Folders that a regeneration may change."""
 TESTS = "ci.yml"
 """Workflow that is started on a proposal."""

@@ -9,10 +9,13 @@ from __future__ import annotations
 import configparser
 import tomllib
 from collections.abc import Mapping
+from contextlib import suppress
 from pathlib import Path
 
 from harness.definitions.case import Case
 from harness.definitions.runner import RunnerProfile
+from harness.errors import QuantgateError
+from harness.project import Project
 from harness.records.base import Json
 
 PYTEST_FILES = ("pytest.toml", ".pytest.toml", "pytest.ini", ".pytest.ini", "pyproject.toml", "tox.ini", "setup.cfg")
@@ -102,11 +105,15 @@ def pytest_settings(root: Path) -> dict[str, str]:
         if settings is not None:
             found[f"{name} settings"] = "present"
             found |= {f"{name} {key}": value for key, value in settings.items() if _matters(key)}
+    with suppress(QuantgateError):  # an unusable file ends every command with its own error
+        project = Project.of_repository(root).root
+        if project != root.resolve():  # another folder holds other cases
+            found["pyproject.toml [tool.quantgate] root"] = str(project.relative_to(root.resolve()))
     return found
 
 
 def _matters(key: str) -> bool:
-    return key in ("addopts", "testpaths", "required_plugins") or key.startswith("quantgate_")
+    return key in ("addopts", "testpaths", "required_plugins")
 
 
 def _settings(path: Path) -> Mapping[str, str] | None:

@@ -18,6 +18,7 @@ from harness.reading import UnreadableError, parse_xml, read_bytes
 from harness.reading import reason as why
 from harness.records.base import Record, write_bytes_atomic
 from harness.records.case_record import CaseRecord
+from harness.records.run_folder import HISTORY_FILE, RECORD_FILE
 from harness.records.verdict import worst
 from harness.text import clean, one_line
 
@@ -184,11 +185,9 @@ def _waived(record: CaseRecord, case: Case) -> str:
     return "" if record.verdict.observed == case.waiver.outcome else "it is waived, and not for what its waiver is for"
 
 
-RECORD = "record.json"
 PLAN = "plan.json"
 MERGED = "merge.json"
 JUNIT = "junit.xml"
-HISTORY = "history.json"
 
 
 class MergedCase(Record):
@@ -270,7 +269,7 @@ def merge(folders: Sequence[Path], plan: Plan, out: Path) -> Merged:
     planned_nodes = [planned.node for planned in plan.cases]
     problems += join_junit(junit, lost, out / JUNIT, plan=plan.id, planned=planned_nodes)
     plan.write(out / PLAN)
-    History().with_records(one.record for one in found.values()).write(out / HISTORY)
+    History().with_records(one.record for one in found.values()).write(out / HISTORY_FILE)
     merged = Merged(
         runner=plan.runner,
         cases=tuple(cases),
@@ -298,7 +297,7 @@ def _records(folders: Iterable[Path], plan: Plan, problems: list[str]) -> tuple[
     by_folder = {case.case: case.node for case in plan.cases}
     found: dict[str, _Found] = {}
     unusable: dict[str, str] = {}
-    for path in sorted(path for folder in folders for path in folder.rglob(RECORD)):
+    for path in sorted(path for folder in folders for path in folder.rglob(RECORD_FILE)):
         try:
             if path.is_symlink() or not path.is_file():
                 raise OSError("it is a link or no plain file")

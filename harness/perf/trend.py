@@ -1,9 +1,9 @@
 """Change points in the history of a measure: from which run on it is slower, and between which commits that lies.
 
 The segmentation is PELT of the `ruptures` library (Killick, Fearnhead, Eckley 2012) with a squared-error cost on
-logarithms, after a median filter of three that removes single transients. The noise is taken from the differences of
-neighbours, which a step in the series barely moves; the penalty per change point is `PENALTY` times its variance times
-the logarithm of the length. `benchmarks.perf_power --trend` prints how often it is wrong.
+logarithms, after a median filter of five that removes transients, two in a row included. The noise is taken from the
+differences of neighbours, which a step in the series barely moves; the penalty per change point is `PENALTY` times its
+variance times the logarithm of the length. `benchmarks.perf_power --trend` prints how often it is wrong.
 """
 
 from __future__ import annotations
@@ -15,9 +15,10 @@ from dataclasses import dataclass
 
 import numpy as np
 
-LEAST_POINTS = 8
+LEAST_POINTS = 10
 """Runs below which no change point is looked for."""
-LEAST_SEGMENT = 3
+LEAST_SEGMENT = 5
+_FILTER = 5
 PENALTY = 12.0
 SMALLEST = 0.03
 """Relative change of a segment's median that is worth telling."""
@@ -52,8 +53,8 @@ def change_points(values: Sequence[float]) -> tuple[Change, ...]:
     from scipy.signal import medfilt
 
     logs = np.log(np.asarray(values, dtype=np.float64))
-    padded = np.concatenate([logs[:1], logs, logs[-1:]])
-    smooth = medfilt(padded, 3)[1:-1]
+    half = _FILTER // 2
+    smooth = medfilt(np.pad(logs, half, mode="reflect"), _FILTER)[half:-half]
     steps = np.abs(np.diff(logs))
     noise = max(float(np.median(steps)) / (0.6745 * math.sqrt(2)), _NOISE_FLOOR)
     signal = (smooth / noise).reshape(-1, 1)

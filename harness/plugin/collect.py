@@ -21,12 +21,12 @@ from harness.redaction import redact
 
 def is_case_file(config: pytest.Config, path: Path) -> bool:
     """Whether ``path`` lies in the folder of the case files of a project that is configured."""
-    return PluginState.of(config).is_configured and path.is_relative_to(options.folder(config, "quantgate_cases"))
+    return PluginState.of(config).is_configured and path.is_relative_to(options.project(config).cases)
 
 
 def holds_cases(config: pytest.Config, path: Path) -> bool:
     """Whether ``path`` is a case file, or a folder below ``cases/`` with a case file in it at any depth."""
-    folder = options.folder(config, "quantgate_cases")
+    folder = options.project(config).cases
     if not PluginState.of(config).is_configured or not path.is_relative_to(folder):
         return False
     return any(file.is_relative_to(path) for file in PluginState.of(config).case_files.files)

@@ -19,7 +19,8 @@ from harness.plugin.unwritable import or_said
 from harness.project import is_case_name
 from harness.reading import UnreadableError
 from harness.records.case_record import CaseRecord
-from harness.session.attempts import RECORD, NeverJudgedError, forget, last_attempt
+from harness.records.run_folder import RECORD_FILE, attempt_file
+from harness.session.attempts import NeverJudgedError, forget, last_attempt
 
 _ENDED_BY_ITSELF = (int(pytest.ExitCode.OK), int(pytest.ExitCode.TESTS_FAILED))
 
@@ -51,7 +52,7 @@ def on_disk(state: PluginState) -> list[CaseRecord]:
         if node in state.not_cleared:
             continue
         try:
-            record = CaseRecord.read(state.case_folder(located.case.id) / RECORD)
+            record = CaseRecord.read(state.case_folder(located.case.id) / RECORD_FILE)
         except (OSError, UnreadableError):
             continue  # not written yet, or torn with its worker: the case is lost and will be named so
         if record.node == node:
@@ -163,8 +164,8 @@ def _unjudged(state: PluginState, node: str, located: Located) -> CaseRecord:
         summary = f"{before.verdict.summary}; the run ended before it was tried once more"
         record = before.model_copy(update={"verdict": before.verdict.model_copy(update={"summary": summary})})
         with or_said(state, f"the record of {record.case}"):
-            record.write(folder / RECORD)
-            (folder / f"record-attempt-{before.attempt}.json").unlink()
+            record.write(folder / RECORD_FILE)
+            (folder / attempt_file(before.attempt)).unlink()
         return record
     runner = state.profile().name
     what = "it was selected, and the run ended before it was judged"

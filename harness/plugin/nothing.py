@@ -28,7 +28,7 @@ def why_no_case(config: pytest.Config, exitstatus: int) -> str:
     """
     if exitstatus not in (pytest.ExitCode.NO_TESTS_COLLECTED, pytest.ExitCode.USAGE_ERROR):
         return ""
-    state, cases = PluginState.of(config), options.folder(config, "quantgate_cases")
+    state, cases = PluginState.of(config), options.project(config).cases
     if state.is_worker or config.pluginmanager.hasplugin("dsession"):
         return ""
     if state.collected:
@@ -67,7 +67,7 @@ def _unknown_marks(config: pytest.Config) -> str:
     words = set(_WORD.findall(str(config.getoption("markexpr", "") or ""))) - {"and", "or", "not"}
     marks = {str(line).partition(":")[0].partition("(")[0].strip() for line in config.getini("markers")}
     try:
-        profiles = load_runners(options.folder(config, "quantgate_runners"))
+        profiles = load_runners(options.project(config).runners)
     except InvalidCaseError:
         return ""
     runners = sorted(profile.marker for profile in profiles.values())

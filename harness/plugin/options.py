@@ -11,13 +11,11 @@ from pathlib import Path
 import pytest
 from _pytest.mark.expression import Expression
 
-FOLDERS = {
-    "quantgate_cases": ("cases", "folder of the case files"),
-    "quantgate_runners": ("runners", "folder of the runner profiles"),
-    "quantgate_thresholds": ("thresholds", "folder of the limit files"),
-    "quantgate_goldens": ("goldens", "folder of the goldens"),
-    "quantgate_runs": ("runs", "folder that run records are written to"),
-}
+from harness.errors import QuantgateError
+from harness.project import Project, is_declared
+
+FOLDERS = ("cases", "runners", "thresholds", "goldens", "runs")
+"""Folders of a project. ``quantgate_<folder>`` in pytest's settings may confirm one of these names, never change it."""
 
 
 def declare(parser: pytest.Parser) -> None:
@@ -58,8 +56,9 @@ def declare(parser: pytest.Parser) -> None:
         metavar="SECONDS",
         help="how long to wait for a GPU that another run holds (default: 1800)",
     )
-    for name, (default, text) in FOLDERS.items():
-        parser.addini(name, f"{text}, relative to the root of the repository (default: {default})", default="")
+    for name in FOLDERS:
+        parser.addini(f"quantgate_{name}", f"{name}, which says that this project has cases of quantgate", default="")
+    group.addoption("--runs", default=None, metavar="DIR", help="folder of the runs (default: runs/ of the project)")
 
 
 def check(config: pytest.Config) -> None:
@@ -90,12 +89,41 @@ def check_plan(config: pytest.Config) -> None:
             )
 
 
-def folder(config: pytest.Config, name: str) -> Path:
-    """Return an ini folder, resolved against the root of the repository."""
-    return config.rootpath / (str(config.getini(name)) or FOLDERS[name][0])
+def project(config: pytest.Config) -> Project:
+    """The project of this pytest run: the one that every command sees from the same folder.
+
+    Raises:
+        pytest.UsageError: ``[tool.quantgate]`` in ``pyproject.toml`` cannot be used.
+    """
+    try:
+        return Project.of_repository(config.rootpath)
+    except QuantgateError as error:
+        raise pytest.UsageError(str(error)) from error
 
 
-_PROFILE = re.compile(r"^(device_kind|device_names|architectures|compute_capability)\s*:", re.MULTILINE)
+def runs_folder(config: pytest.Config) -> Path:
+    """Folder that this pytest run writes its run below."""
+    named = config.getoption("runs")
+    return project(config).runs if named is None else Path(config.invocation_params.dir, named)
+
+
+def check_folders(config: pytest.Config) -> None:
+    """Refuse folders that only pytest would see: ``quantgate accept`` would write to another store.
+
+    Raises:
+        pytest.UsageError: an ini setting names one.
+    """
+    named = [name for name in FOLDERS if config.getini(f"quantgate_{name}") not in ("", name)]
+    if named:
+        raise pytest.UsageError(
+            f"quantgate_{named[0]}: folders of a project have fixed names, "
+            "so that pytest and every command use the same ones\n"
+            '  next: name the folder that holds cases/ in pyproject.toml, [tool.quantgate] root = "...", '
+            "or give --runs DIR"
+        )
+
+
+_PROFILE = re.compile(r"^(device_kind|device_names|architectures|compute_capability|native_formats|marker)\s*:", re.M)
 """Fields that only a runner profile has."""
 _ASKED = ("runner", "plan", "shard")
 
@@ -104,11 +132,16 @@ def is_configured(config: pytest.Config) -> bool:
     """Whether the project says that its folder of YAML files holds cases of quantgate.
 
     quantgate may be installed in the environment of another project that has a ``cases/`` folder too. A project says it
-    by ``quantgate_cases`` in pytest's settings, by a runner profile, or the command by an option such as ``--runner``.
+    by ``quantgate_cases`` in pytest's settings, by ``[tool.quantgate]`` in ``pyproject.toml`` or by a runner profile;
+    a command says it by an option such as ``--runner``.
     """
-    if config.getini("quantgate_cases") or any(config.getoption(name) for name in _ASKED):
+    if (
+        config.getini("quantgate_cases")
+        or is_declared(config.rootpath)
+        or any(config.getoption(name) for name in _ASKED)
+    ):
         return True
-    for path in sorted(folder(config, "quantgate_runners").glob("*.yaml")):
+    for path in sorted(project(config).runners.glob("*.yaml")):
         try:
             if _PROFILE.search(path.read_text(encoding="utf-8", errors="replace")):
                 return True

@@ -32,6 +32,7 @@ def pytest_configure(config: pytest.Config) -> None:
 
     options.check(config)
     options.check_plan(config)
+    options.check_folders(config)
     state = PluginState.of(config)
     for name in state.runner_names():
         config.addinivalue_line("markers", marker_line(name))

@@ -15,6 +15,7 @@ from harness.plugin import options
 from harness.plugin.unwritable import or_said
 from harness.records.case_record import CaseRecord
 from harness.records.identity import Device
+from harness.records.run_folder import HISTORY_FILE, RECORD_FILE, RunFolder
 from harness.records.verdict import worst
 
 if TYPE_CHECKING:
@@ -89,7 +90,7 @@ class PluginState:
         if self._case_files is None:
             from harness.project import case_files_below
 
-            self._case_files = case_files_below(options.folder(self.config, "quantgate_cases"))
+            self._case_files = case_files_below(options.project(self.config).cases)
         return self._case_files
 
     def skips_missing_runner(self) -> bool:
@@ -109,7 +110,7 @@ class PluginState:
         """List the names of the runner profiles, read off the folder without parsing a file."""
         if not self.is_configured:
             return []
-        return sorted(path.stem for path in options.folder(self.config, "quantgate_runners").glob("*.yaml"))
+        return sorted(path.stem for path in options.project(self.config).runners.glob("*.yaml"))
 
     def profile(self) -> RunnerProfile:
         """The runner of this run: named by ``--runner``, required by ``-m``, or detected.
@@ -125,7 +126,7 @@ class PluginState:
         from harness.definitions.runner import load_runners, match_runner
         from harness.machine.devices import cpu_device, gpu_devices
 
-        profiles = load_runners(options.folder(self.config, "quantgate_runners"))
+        profiles = load_runners(options.project(self.config).runners)
         shard = self.shard()
         named = self.config.getoption("runner") or self.worker_input("runner")
         wanted = named or (shard.plan.runner if shard else "") or self.marked()
@@ -194,7 +195,7 @@ class PluginState:
     @property
     def history_file(self) -> Path:
         """Where the times of earlier runs are kept."""
-        return options.folder(self.config, "quantgate_runs") / "history.json"
+        return options.runs_folder(self.config) / HISTORY_FILE
 
     def read_history(self) -> History:
         """The history file; a broken one is empty, since it only orders what runs anyway, and is then written anew."""
@@ -227,7 +228,7 @@ class PluginState:
     @property
     def run_folder(self) -> Path:
         """Folder of this run."""
-        return options.folder(self.config, "quantgate_runs") / self.run_id()
+        return options.runs_folder(self.config) / self.run_id()
 
     def lease(self, avoid: tuple[str, ...] = ()) -> Lease:
         """The device that is this process's own until ``close``.
@@ -265,11 +266,11 @@ class PluginState:
                 SessionContext(
                     root=self.config.rootpath,
                     run=self.run_id(),
-                    runs_dir=options.folder(self.config, "quantgate_runs"),
+                    runs_dir=options.runs_folder(self.config),
                     runner=self.profile(),
                     device=lease.device,
-                    store=open_store(options.folder(self.config, "quantgate_goldens")),
-                    thresholds=options.folder(self.config, "quantgate_thresholds"),
+                    store=open_store(options.project(self.config).goldens),
+                    thresholds=options.project(self.config).thresholds,
                     device_env=lease.env,
                     plan=self.plan_id(),
                     perturbation=perturbation,
@@ -332,8 +333,8 @@ class PluginState:
         return record
 
     def case_folder(self, case: str) -> Path:
-        """Folder of one case in this run. An id is a plain name, see ``CaseId``."""
-        return self.run_folder / case
+        """Folder of one case in this run."""
+        return RunFolder(self.run_folder).case(case)
 
     def _attempt(self, located: Located, node: str, attempt: int) -> tuple[CaseRecord, Path]:
         from harness.plugin.terminal import ProgressLine
@@ -350,7 +351,7 @@ class PluginState:
 
     def lost(self, located: Located, node: str, attempt: int, error: str | QuantgateError) -> CaseRecord:
         """Make the record of a case that no session could judge, and write it where that can be."""
-        from harness.session.attempts import RECORD, lost_record
+        from harness.session.attempts import lost_record
 
         runner = self.profile().name
         record = lost_record(
@@ -363,7 +364,7 @@ class PluginState:
             error=error,
             next_command=f"quantgate doctor --runner {runner}",
         )
-        self.write(record, self.case_folder(located.case.id) / RECORD)
+        self.write(record, self.case_folder(located.case.id) / RECORD_FILE)
         return record
 
     def write(self, record: CaseRecord, path: Path) -> None:

@@ -179,6 +179,6 @@ def runs_cases(config: pytest.Config) -> bool:
     """Whether a path of the command lies below the folder of the case files, or holds it."""
     if not PluginState.of(config).is_configured:
         return False
-    cases = options.folder(config, "quantgate_cases")
+    cases = options.project(config).cases
     places = (Path(config.invocation_params.dir, argument.partition("::")[0]) for argument in config.args)
     return any(place.is_relative_to(cases) or cases.is_relative_to(place) for place in places)

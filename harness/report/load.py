@@ -11,9 +11,11 @@ from pathlib import Path
 from harness.errors import GoldenError, QuantgateError
 from harness.goldens.store import GoldenStore, open_store
 from harness.outcomes import Outcome
+from harness.project import HERE, Project
 from harness.reading import UnreadableError, reason
 from harness.records.candidate import CANDIDATE_FILE, Candidate
 from harness.records.case_record import CaseRecord
+from harness.records.run_folder import RECORD_FILE
 from harness.records.verdict import worst
 from harness.report.redact import redact_record, redact_text
 from harness.report.text import is_red, worst_first
@@ -24,9 +26,6 @@ from harness.text import one_line
 
 class ReportError(QuantgateError):
     """There is nothing to report on, or no place to write it to."""
-
-
-RECORD = "record.json"
 
 
 @dataclass(frozen=True)
@@ -95,10 +94,10 @@ def load_run(folder: Path) -> Run:
     """
     if not folder.is_dir():
         raise ReportError("there is no such folder", where=str(folder), remedy="ls runs")
-    paths = sorted(path for path in folder.rglob(RECORD) if not _hidden(path.relative_to(folder)))
+    paths = sorted(path for path in folder.rglob(RECORD_FILE) if not _hidden(path.relative_to(folder)))
     if not paths:
         raise ReportError(
-            f"there is no {RECORD} in this folder or below it",
+            f"there is no {RECORD_FILE} in this folder or below it",
             where=str(folder),
             remedy="pytest cases/tiny.yaml --runner cpu",
         )
@@ -143,14 +142,13 @@ def _slug(folder: Path, root: Path, case: str) -> str:
 # Pending candidates as a run: the same pages, old against new, before anything is accepted.
 
 
-PENDING = (".quantgate", "pending")
 _PARTS = {"clip": "golden", "trace": "golden_trace"}
 """Part of a golden to the artifact that a page looks for."""
 
 
 def is_pending(folder: Path) -> bool:
     """Whether a folder is a project's pending candidates."""
-    return folder.resolve().parts[-2:] == PENDING
+    return folder.resolve().parts[-2:] == HERE.pending.parts
 
 
 def load_pending(folder: Path) -> Run:
@@ -162,7 +160,7 @@ def load_pending(folder: Path) -> Run:
         ReportError: nothing is pending.
     """
     run = load_run(folder)
-    store = open_store(folder.resolve().parent.parent / "goldens", offline=True)
+    store = open_store(Project(folder.resolve().parent.parent).goldens, offline=True)
     return replace(run, name="pending candidates", entries=tuple(_with_golden(entry, store) for entry in run.entries))
 
 

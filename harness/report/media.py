@@ -16,6 +16,7 @@ from harness.records.base import Record
 from harness.records.case_record import CaseRecord
 from harness.records.frames import MetricResult, Tile
 from harness.records.limits import LimitCheck
+from harness.records.run_folder import CLIP_FILE, GOLDEN_CLIP_FILE
 from harness.report.load import Entry
 from harness.report.redact import redact_text
 from harness.report.text import is_red, number
@@ -258,8 +259,8 @@ def write_media(entry: Entry, root: Path) -> Media:
     clips = {
         name: clip
         for name, files in (
-            ("golden", ("golden", "golden.safetensors")),
-            ("candidate", ("candidate", "clip.safetensors")),
+            ("golden", ("golden", GOLDEN_CLIP_FILE)),
+            ("candidate", ("candidate", CLIP_FILE)),
         )
         if (clip := _read(entry, files, problems)) is not None
     }

@@ -15,6 +15,7 @@ from markupsafe import Markup
 
 from harness.records.base import write_text_atomic
 from harness.records.candidate import SHOWN_FILE
+from harness.records.run_folder import RunFolder
 from harness.report import text
 from harness.report.case_page import case_page
 from harness.report.load import ReportError, Run, load_run
@@ -48,7 +49,7 @@ def render_run(run_dir: Path, out: Path | None = None) -> Path:
     Raises:
         ReportError: no record, or ``out`` holds something else.
     """
-    return render(load_run(run_dir), out if out is not None else run_dir / "report")
+    return render(load_run(run_dir), out if out is not None else RunFolder(run_dir).report)
 
 
 def render(run: Run, target: Path) -> Path:

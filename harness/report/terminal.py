@@ -8,9 +8,10 @@ from pathlib import Path
 from harness.outcomes import SEVERITY
 from harness.records.case_record import CaseRecord
 from harness.records.identity import FieldChange, differences
+from harness.records.run_folder import RECORD_FILE
 from harness.report.bars import Bar, bars
 from harness.report.case_page import receipt_rows
-from harness.report.load import RECORD, Entry, ReportError, Run
+from harness.report.load import Entry, ReportError, Run
 from harness.report.text import LABELS, is_control, next_step, number, plain, seconds
 from harness.text import clean, one_line
 
@@ -32,7 +33,7 @@ def find_run(name: str, runs: Path) -> Path:
         ReportError: there is no such run.
     """
     if name == LAST:
-        records = list(runs.glob(f"*/*/{RECORD}"))
+        records = list(runs.glob(f"*/*/{RECORD_FILE}"))
         if not records:
             raise ReportError("there is no run yet", where=str(runs), remedy="pytest cases")
         return max(records, key=lambda path: path.stat().st_mtime_ns).parent.parent
@@ -77,7 +78,7 @@ def show_case(entry: Entry) -> str:
     if verdict.outcome in SEVERITY[:-2] and record.log_tail:
         lines += _section("last lines of the engine's log", record.log_tail[-_LOG_LINES:])
     files = [f"{name}  {entry.folder / file}" for name, file in sorted(record.artifacts.items())]
-    lines += _section("files", [*files, f"record  {entry.folder / RECORD}"])
+    lines += _section("files", [*files, f"record  {entry.folder / RECORD_FILE}"])
     step = next_step(record)
     if step:
         lines += ["", f"next: {step}"]

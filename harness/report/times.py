@@ -6,7 +6,7 @@ from collections import Counter
 from collections.abc import Iterable
 from dataclasses import dataclass
 
-from harness.perf.judging import BAD, amount
+from harness.perf.comparing import BAD, amount
 from harness.perf.measures import GROWTH, WORDS
 from harness.records.case_record import CaseRecord
 from harness.records.perf import PerfComparison

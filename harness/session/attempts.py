@@ -13,9 +13,8 @@ from harness.errors import QuantgateError
 from harness.outcomes import RULES, Outcome
 from harness.reading import UnreadableError
 from harness.records.case_record import CaseRecord
+from harness.records.run_folder import RECORD_FILE, attempt_file, attempt_files
 from harness.records.verdict import Verdict
-
-RECORD = "record.json"
 
 
 class NeverJudgedError(QuantgateError):
@@ -33,19 +32,19 @@ def forget(folder: Path) -> None:
 
 def attempt_number(folder: Path) -> int:
     """Number of the next attempt at the case whose folder this is: 1 where none was made in this run."""
-    return 1 + len(list(folder.glob("record-attempt-*.json")))
+    return 1 + len(attempt_files(folder))
 
 
 def put_aside(folder: Path, attempt: int) -> None:
     """Keep the record of an attempt that will be repeated as ``record-attempt-N.json``."""
     with suppress(FileNotFoundError):  # a full disk left none
-        (folder / RECORD).replace(folder / f"record-attempt-{attempt}.json")
+        (folder / RECORD_FILE).replace(folder / attempt_file(attempt))
 
 
 def last_attempt(folder: Path) -> CaseRecord | None:
     """The record of the last attempt that was put aside; ``None`` where there is none that can be read."""
     found = []
-    for path in folder.glob("record-attempt-*.json"):
+    for path in attempt_files(folder):
         try:
             found.append(CaseRecord.read(path))
         except (OSError, UnreadableError):

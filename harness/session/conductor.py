@@ -26,8 +26,8 @@ from harness.goldens.matching import MatchKind
 from harness.judge.evidence import Evidence
 from harness.judge.verdict import judge, observe, stop_before_generation
 from harness.outcomes import SEVERITY, Outcome
+from harness.perf.comparing import Look
 from harness.perf.conditions import sampled
-from harness.perf.judging import Look
 from harness.perf.measures import PERF_CAUSES
 from harness.records import generation as gen
 from harness.records.case_record import CaseRecord, Checkout, Timing
@@ -35,8 +35,9 @@ from harness.records.golden import CLIP
 from harness.records.identity import Fingerprint, Identity
 from harness.records.limits import LimitCheck
 from harness.records.perf import Conditions, PerfReport
+from harness.records.run_folder import CLIP_FILE, GOLDEN_CLIP_FILE, RECORD_FILE, RunFolder
 from harness.records.verdict import Verdict
-from harness.session.attempts import RECORD, lost_record
+from harness.session.attempts import lost_record
 from harness.session.clock import newest_time
 from harness.session.contents import Contents
 from harness.session.context import CaseFinished, Event, Progress, SessionContext, Stage, StageStarted
@@ -62,7 +63,7 @@ from harness.session.stages import (
 
 Watch = Callable[[Event], None]
 LOG_TAIL_LINES = 40
-ARTIFACTS = {"candidate": "clip.safetensors", "golden": "golden.safetensors"}
+ARTIFACTS = {"candidate": CLIP_FILE, "golden": GOLDEN_CLIP_FILE}
 
 
 @dataclass
@@ -131,7 +132,7 @@ class Session:
         self.context = context
         self._inspector = inspector or Inspector(context.root)
         self.pool = EnginePool(
-            context.folder / "engines",
+            RunFolder(context.folder).engines,
             {**context.device_env, **context.perturbation.env},
             lambda case: resolve_case(case, context.root),
             device=context.device.kind,
@@ -190,7 +191,7 @@ class Session:
                 record = self._attributed(run, self._record(run, verdict, checks, started, attempt))
                 record = record.model_copy(update={"newest": newest.isoformat(timespec="seconds")})
                 record = record.redacted()  # before the candidate is made of it: its seal covers what is written
-                record.write(run.folder / RECORD)
+                record.write(run.folder / RECORD_FILE)
                 return self._with_candidate(run, record)
             except Exception as error:
                 run.fail(error)
@@ -212,7 +213,7 @@ class Session:
             verdict = record.verdict.model_copy(update={"summary": summary})
             record = record.model_copy(update={"verdict": verdict})
             with contextlib.suppress(OSError):  # what lies there already says the same, less this sentence
-                record.write(run.folder / RECORD)
+                record.write(run.folder / RECORD_FILE)
             return record
 
     def _unwritten(self, run: _Run, started: datetime, attempt: int) -> CaseRecord:
@@ -228,7 +229,7 @@ class Session:
             next_command=f"quantgate doctor --runner {self.context.runner.name}",
         ).model_copy(update={"log_tail": run.log_tail, "started": started.isoformat(timespec="seconds")})
         with contextlib.suppress(OSError):
-            record.write(run.folder / RECORD)
+            record.write(run.folder / RECORD_FILE)
         return record
 
     def _attributed(self, run: _Run, record: CaseRecord) -> CaseRecord:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 import secrets
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -18,8 +17,10 @@ from harness.errors import NoRunnerError
 from harness.goldens.store import GoldenStore, open_store
 from harness.machine.devices import cpu_device, gpu_devices
 from harness.machine.leases import acquire
+from harness.project import Project
 from harness.records.case_record import CaseRecord
 from harness.records.identity import Device
+from harness.records.run_folder import RunFolder
 from harness.runtimes.environments import interpreter_of
 from harness.session.perturbation import NONE, Perturbation
 
@@ -69,7 +70,7 @@ class SessionContext:
 
     def case_folder(self, case: str) -> Path:
         """Folder of one case in this run."""
-        return self.folder / re.sub(r"[^A-Za-z0-9_.-]", "_", case)
+        return RunFolder(self.folder).case(case)
 
 
 def new_run_id(now: datetime | None = None) -> str:
@@ -165,20 +166,20 @@ def open_context(root: Path, runner: str, run_id: str, kind: str) -> Iterator[Se
     """
     gpus = () if runner else gpu_devices()
     if runner:
-        profile = named_runner(root / "runners", runner)
+        profile = named_runner(Project(root).runners, runner)
     else:
-        profile = match_runner(gpus[0] if gpus else cpu_device(), load_runners(root / "runners"))
+        profile = match_runner(gpus[0] if gpus else cpu_device(), load_runners(Project(root).runners))
     run = run_id or f"{kind}-{new_run_id()}"
     lease = acquire(devices_for(profile), LEASE_SECONDS, run=run)
     try:
         yield SessionContext(
             root=root,
             run=run,
-            runs_dir=root / "runs",
+            runs_dir=Project(root).runs,
             runner=profile,
             device=lease.device,
-            store=open_store(root / "goldens"),
-            thresholds=root / "thresholds",
+            store=open_store(Project(root).goldens),
+            thresholds=Project(root).thresholds,
             device_env=lease.env,
             leave_candidates=False,
         )

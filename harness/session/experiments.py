@@ -20,13 +20,12 @@ from harness.records.attribution import Attribution, Experiment, ExperimentResul
 from harness.records.base import Json
 from harness.records.case_record import CaseRecord
 from harness.records.generation import Generation
-from harness.session.probing import PROBES_FILE, SKETCHES_FILE, base_case
+from harness.records.run_folder import EXPERIMENTS_FILE, GOLDEN_CLIP_FILE, PROBES_FILE, RECORD_FILE, SKETCHES_FILE
+from harness.session.probing import base_case
 from harness.session.readings import Components, open_experts, read_as
 
 ATTRIBUTED = frozenset({Outcome.REGRESSION, Outcome.CHECKPOINT_FAULT, Outcome.INCONCLUSIVE})
 """Outcomes that say something about the checkpoint or the code, and so have a cause to be found."""
-EXPERIMENTS_FILE = "experiments.json"
-GOLDEN_FILE = "golden.safetensors"
 PassesLimits = Callable[[Generation, Clip], bool | None]
 """Whether a repeat passes sanity and the limits that the first run was judged by; ``None`` where neither was asked."""
 
@@ -51,7 +50,7 @@ def investigate(laboratory: Laboratory, record: CaseRecord) -> Attribution:
 
 def attribute_folder(folder: Path) -> Attribution:
     """The attribution that the files of one case in a run's folder support."""
-    record, path = CaseRecord.read(folder / "record.json"), folder / EXPERIMENTS_FILE
+    record, path = CaseRecord.read(folder / RECORD_FILE), folder / EXPERIMENTS_FILE
     results = Experiments.read(path).results if path.exists() else ()
     return attribute(record, results)
 
@@ -107,7 +106,7 @@ class Laboratory:
 
         if record.generation is None:
             raise ValueError("there are no frames")
-        golden, candidate = read_clip(self.folder / GOLDEN_FILE), read_clip(self.folder / record.generation.clip)
+        golden, candidate = read_clip(self.folder / GOLDEN_CLIP_FILE), read_clip(self.folder / record.generation.clip)
         rows: list[Json] = [
             {
                 "code": row.code,
@@ -135,7 +134,7 @@ class Laboratory:
 
     def _judged(self, first: Generation, again: Generation, folder: Path) -> dict[str, Json]:
         """Judge a repeat that is not bit-exact: does it pass, and how far does it lie (root mean square, levels)?"""
-        golden = self.folder / GOLDEN_FILE
+        golden = self.folder / GOLDEN_CLIP_FILE
         if not golden.exists() or self.passes is None:
             return {}
         clips = [read_clip(path) for path in (golden, self.folder / first.clip, folder / again.clip)]

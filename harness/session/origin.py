@@ -17,6 +17,7 @@ from harness.engine.resolve import resolve_case
 from harness.engine.stamps import stamps_of
 from harness.git import dirty_files, tracked_files
 from harness.machine.devices import driver_version
+from harness.project import Project
 from harness.records.base import Json, Record
 from harness.session.context import SessionContext
 from harness.session.identity import identity_of
@@ -143,7 +144,7 @@ def code_digest(root: Path) -> str:
     for row in tracked_files(root):
         digest.update(f"{row}\0".encode())
     for name in without_checkpoints(dirty_files(root)):
-        if not name.startswith("cases/"):
+        if not name.startswith(f"{Project(root).cases.name}/"):
             digest.update(f"{name}\0{_small_sha256(root / name)}\0".encode())
     return digest.hexdigest()
 

@@ -13,8 +13,9 @@ from harness.engine.owner import EngineOwner
 from harness.errors import QuantgateError
 from harness.perf.baseline import load_baseline
 from harness.perf.causes import find_cause
+from harness.perf.comparing import BAD, Look
 from harness.perf.conditions import gpu_sampler, sampled
-from harness.perf.judging import BAD, Judge, Look
+from harness.perf.judging import Judge
 from harness.perf.quiet import SLOWING
 from harness.records.identity import Fingerprint
 from harness.records.perf import PROFILE_METHOD, PerfReport, Profile

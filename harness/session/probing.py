@@ -14,10 +14,10 @@ from harness.goldens.golden import Golden, copy_private
 from harness.judge.observation import hold_against_nearest, read_observation
 from harness.records.base import Json
 from harness.records.probe import PROBES, SKETCHES, ProbeEvidence
+from harness.records.run_folder import PROBES_FILE, SKETCHES_FILE
 from harness.session.context import SessionContext
 from harness.session.origin import Origins
 
-PROBES_FILE, SKETCHES_FILE = "probes.safetensors", "sketches.safetensors"
 PROBING = frozenset({"diffusers", "sglang"})
 """Backends whose engines know the methods ``probe`` and ``record_probes``."""
 

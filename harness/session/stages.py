@@ -21,6 +21,7 @@ from harness.goldens.workspace import Workspace
 from harness.judge.evidence import GoldenEvidence
 from harness.limits.edited import load_explained
 from harness.outcomes import Outcome
+from harness.records.candidate import CANDIDATE_FILE
 from harness.records.case_record import CaseRecord
 from harness.records.contents import CONTENTS, CONTENTS_FILE
 from harness.records.frames import ComparisonEvidence, SanityEvidence
@@ -29,9 +30,19 @@ from harness.records.golden import CLIP
 from harness.records.identity import Identity
 from harness.records.limits import LimitFile
 from harness.records.probe import PROBES, SKETCHES
+from harness.records.run_folder import (
+    CLIP_FILE,
+    EXPERIMENTS_FILE,
+    GOLDEN_CLIP_FILE,
+    GOLDEN_TRACE_FILE,
+    ORIGIN_FILE,
+    PROBES_FILE,
+    RECORD_FILE,
+    SKETCHES_FILE,
+    TRACE_FILE,
+)
 from harness.session.contents import Contents
 from harness.session.context import SessionContext
-from harness.session.probing import PROBES_FILE, SKETCHES_FILE
 
 TRACE = "trace"
 """Name of the golden's part that holds its trace."""
@@ -145,7 +156,7 @@ def place_golden(golden: Golden, clip: Path, folder: Path) -> None:
         clip: its frames, checked.
         folder: the run's.
     """
-    copy_private(clip, folder / "golden.safetensors")
+    copy_private(clip, folder / GOLDEN_CLIP_FILE)
     if TRACE in golden.manifest.parts:
         copy_private(golden.open_part(TRACE), folder / "golden-trace.json")
 
@@ -189,7 +200,7 @@ def parts_of(record: CaseRecord, folder: Path) -> dict[str, Path]:
     """
     if record.generation is None:
         raise ValueError(f"{record.case} generated nothing")
-    trace = record.generation.trace.write(folder / "trace.json")
+    trace = record.generation.trace.write(folder / TRACE_FILE)
     parts = {CLIP: folder / record.generation.clip, TRACE: trace}
     found = {PROBES: folder / PROBES_FILE, SKETCHES: folder / SKETCHES_FILE}
     if all(path.exists() for path in found.values()):
@@ -227,7 +238,7 @@ def leave_candidate(
     if contents is not None:
         contents.adopt(accepted)
         contents.write(folder)
-    files = {**parts_of(record, folder), RECORD: folder / "record.json"}
+    files = {**parts_of(record, folder), RECORD: folder / RECORD_FILE}
     # candidate.json beside the record as well: an uploaded run is then an artifact for `accept --from`
     return leave(Workspace(context.root), record, files, run_folder=folder)
 
@@ -237,16 +248,16 @@ def leave_candidate(
 
 TRACEBACK_LINES = 20
 EVIDENCE = (
-    "record.json",
-    "origin.json",
-    "candidate.json",
-    "clip.safetensors",
-    "trace.json",
-    "golden.safetensors",
-    "golden-trace.json",
-    "probes.safetensors",
-    "sketches.safetensors",
-    "experiments.json",
+    RECORD_FILE,
+    ORIGIN_FILE,
+    CANDIDATE_FILE,
+    CLIP_FILE,
+    TRACE_FILE,
+    GOLDEN_CLIP_FILE,
+    GOLDEN_TRACE_FILE,
+    PROBES_FILE,
+    SKETCHES_FILE,
+    EXPERIMENTS_FILE,
 )
 """What a run leaves in its case's folder. Records of earlier attempts have names of their own, and stay."""
 
@@ -265,7 +276,7 @@ def clear(folder: Path) -> None:
         raise InfraError(
             f"the run's folder cannot be written to: {error}",
             where=str(folder),
-            remedy=f"make {folder.parent} writable, or name another place: pytest -o quantgate_runs=DIR",
+            remedy=f"make {folder.parent} writable, or name another place: pytest --runs DIR",
             kind="disk",
         ) from error
 

@@ -39,8 +39,7 @@ def test_every_case_ends_as_it_must(perturbation: Perturbation, tmp_path: Path) 
         perturbation.name,
         "--run-id",
         "demo",
-        "-o",
-        f"quantgate_runs={tmp_path}",
+        f"--runs={tmp_path}",
     ]
     options += ["--no-report", "--attribution", "0"]  # only what decides
     done = subprocess.run(

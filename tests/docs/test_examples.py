@@ -18,24 +18,28 @@ from safetensors.numpy import save_file
 from typer.testing import CliRunner
 
 from harness.cli.app import app
-from harness.definitions import environment
+from harness.definitions import causes, environment
 from harness.definitions.case import Case
 from harness.definitions.environment import environment_of
 from harness.definitions.runner import load_runners, match_runner
 from harness.engine.backend import load_backend
 from harness.engine.backends.command_backend import CommandBackend
 from harness.engine.owner import EngineOwner
-from harness.errors import NoRunnerError
+from harness.errors import InvalidCaseError, NoRunnerError
 from harness.formats import spec
-from harness.frames import registry
+from harness.frames import registry as metrics
 from harness.frames.clip import Clip, read_clip
 from harness.frames.compare import compare
 from harness.inspector import inspect_checkpoint
+from harness.inspector.checks import registration
+from harness.inspector.checks import registry as checks
 from harness.records.frames import MetricResult
 from harness.records.identity import Device
 
 ROOT = Path(__file__).parents[2]
 EXAMPLES = ROOT / "docs" / "examples"
+CACHED = (metrics, checks, causes, environment, spec)
+"""Modules that look entry points up once."""
 
 
 def clear_caches(*modules: ModuleType) -> None:
@@ -58,9 +62,10 @@ def installed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]
     (info / "entry_points.txt").write_text(text)
     monkeypatch.syspath_prepend(str(EXAMPLES))
     monkeypatch.syspath_prepend(str(info.parent))
-    clear_caches(registry, environment, spec)
+    clear_caches(*CACHED)
     yield
-    clear_caches(registry, environment, spec)
+    clear_caches(*CACHED)
+    registration.registered.pop("bias_shape", None)
     for path in EXAMPLES.glob("*.py"):
         sys.modules.pop(path.stem, None)
 
@@ -68,11 +73,11 @@ def installed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]
 @pytest.fixture
 def nothing_installed(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     """Hide all plugins, also those of a reader who installed the examples."""
-    for module in (registry, spec):
+    for module in CACHED:
         monkeypatch.setattr(module, "entry_points", lambda **_: [])
-    clear_caches(registry, spec)
+    clear_caches(*CACHED)
     yield
-    clear_caches(registry, spec)
+    clear_caches(*CACHED)
 
 
 def clip(change: Callable[[np.ndarray], np.ndarray] = lambda frames: frames) -> Clip:
@@ -160,6 +165,44 @@ def reported(export: Path) -> tuple[set[str], set[str]]:
     report = inspect_checkpoint(export, base=export.parent / "base", digests=False)
     codes = {finding.code for finding in report.findings if finding.severity in ("fault", "inconclusive")}
     return {expert.format for expert in report.experts}, codes
+
+
+def inspected_codes(folder: Path, bias: int) -> set[str]:
+    """Inspect a transformer with one Linear [16, 64] and a bias of some length, without a base."""
+    folder.mkdir()
+    weight = np.random.default_rng(2).normal(0, 0.05, (16, 64)).astype(np.float32)
+    tensors = {"blocks.0.attn1.to_q.weight": weight, "blocks.0.attn1.to_q.bias": np.zeros(bias, np.float32)}
+    save_file(tensors, folder / "diffusion_pytorch_model.safetensors")
+    (folder / "config.json").write_text('{"_class_name": "Transformer"}')
+    return {finding.code for finding in inspect_checkpoint(folder, digests=False).findings}
+
+
+@pytest.mark.usefixtures("installed")
+def test_the_check_fires_on_a_wrong_bias_alone(tmp_path: Path) -> None:
+    assert "bias_shape_differs" in inspected_codes(tmp_path / "wrong", bias=8)
+    assert "bias_shape_differs" not in inspected_codes(tmp_path / "right", bias=16)
+
+
+@pytest.mark.usefixtures("installed")
+def test_a_negative_control_may_wait_for_the_check() -> None:
+    assert causes.check_cause("bias_shape_differs", ()) is None
+    assert "did you mean bias_shape_differs" in str(causes.check_cause("bias_shape_difers", ()))
+
+
+@pytest.mark.usefixtures("nothing_installed")
+def test_without_its_registration_the_check_does_not_run(tmp_path: Path) -> None:
+    assert "bias_shape_differs" not in inspected_codes(tmp_path / "wrong", bias=8)
+    assert causes.check_cause("bias_shape_differs", ()) is not None
+
+
+@pytest.mark.parametrize("point", ["bias_shape_differs = bias_shape:absent", "other = bias_shape:bias_shape"])
+@pytest.mark.usefixtures("installed")
+def test_a_check_that_is_registered_wrongly_is_an_error_with_its_package(tmp_path: Path, point: str) -> None:
+    (tmp_path / "site" / "quantgate_examples-1.0.dist-info" / "entry_points.txt").write_text(
+        f"[quantgate.checks]\n{point}\n"
+    )
+    with pytest.raises(InvalidCaseError, match="quantgate-examples"):
+        inspected_codes(tmp_path / "wrong", bias=8)
 
 
 @pytest.mark.usefixtures("installed")

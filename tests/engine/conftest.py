@@ -12,7 +12,9 @@ from typing import Any
 import pytest
 
 from harness.definitions.case import Case
+from harness.definitions.causes import CAUSES
 from harness.engine.owner import EngineOwner
+from harness.errors import CheckpointFaultError
 
 FAULTS = f"{Path(__file__).with_name('fault_backend.py')}:FaultBackend"
 
@@ -35,6 +37,21 @@ def fault_case(prompt: str = "fine", **changes: Any) -> Case:
         "timeouts": {"load": 60, "generate": 60},
     }
     return Case.model_validate(data | changes)
+
+
+@pytest.fixture(scope="session", autouse=True)
+def only_known_codes() -> Iterator[None]:
+    """A checkpoint fault of the engine with a code that no case could wait for fails the test in which it is made."""
+    plain = CheckpointFaultError.__init__
+
+    def checked(self: CheckpointFaultError, *arguments: Any, **fields: Any) -> None:
+        plain(self, *arguments, **fields)
+        if self.code and sys._getframe(1).f_globals["__name__"].startswith("harness.engine"):
+            assert self.code in CAUSES, f"{self.code}: add it to harness/definitions/causes.py"
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(CheckpointFaultError, "__init__", checked)
+        yield
 
 
 @pytest.fixture

@@ -22,6 +22,17 @@ def exports(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return build(tmp_path_factory.mktemp("exports"))
 
 
+@pytest.fixture(scope="session", autouse=True)
+def only_declared_codes() -> Iterator[None]:
+    """A finding with a code that no check declares fails the test in which it is made."""
+    from harness.inspector import findings
+    from harness.inspector.checks.registry import all_codes
+
+    findings.registered_codes = all_codes()
+    yield
+    findings.registered_codes = None
+
+
 @pytest.fixture(autouse=True)
 def own_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """Digests are remembered below the test's folder, not in the user's cache."""

@@ -2,17 +2,41 @@
 
 from __future__ import annotations
 
+import sys
+from collections.abc import Iterator
 from typing import Any
 
 import pytest
 
 from harness.definitions.case import Case
+from harness.definitions.causes import check_cause, names_nothing
+from harness.frames.registry import metric_names
 from harness.judge.evidence import Evidence, GoldenEvidence
 from harness.records.frames import ComparisonEvidence, MetricResult, SanityCheck, SanityEvidence
 from harness.records.generation import FloatStats, Generation, ModuleReceipt, Receipts, Step, Trace
 from harness.records.limits import Limit, LimitFile, Sample
+from harness.records.verdict import Finding
 
 GOLDEN = "a" * 64
+NEVER_EXPECTED = {"golden_missing", "hardware_differs", "invalid_case", "request_differs", "waiver_expired"}
+"""Causes of outcomes for which no negative control may wait."""
+
+
+@pytest.fixture(scope="session", autouse=True)
+def only_known_causes() -> Iterator[None]:
+    """A gating finding of a rule whose code no case could wait for fails the test in which it is made."""
+    plain = Finding.__init__
+
+    def checked(self: Finding, **fields: Any) -> None:
+        plain(self, **fields)
+        if self.gating and sys._getframe(1).f_globals["__name__"].startswith("harness.judge"):
+            problem = check_cause(self.code, metric_names())
+            known = problem is None or names_nothing(self.code) or self.code in NEVER_EXPECTED
+            assert known, f"{problem}; add it to harness/definitions/causes.py"
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(Finding, "__init__", checked)
+        yield
 
 
 def case(**more: Any) -> Case:

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from harness.cli.app import lane
+from harness.cli import lane
 from harness.errors import GoldenError, InfraError, InvalidCaseError
 from harness.lane.github import MAX_COMMENT, post_comment, propose, pull_request_of
 from harness.lane.summary import MARK

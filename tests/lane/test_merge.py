@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 from lane_proof import CHECK, evidence_of_a_pass
 
-from harness.cli.app import lane
+from harness.cli import lane
 from harness.definitions.case import Case, Located
 from harness.definitions.runner import load_runners
 from harness.lane.durations import CaseTimes, History

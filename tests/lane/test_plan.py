@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from harness.cli.app import lane
+from harness.cli import lane
 from harness.definitions.case import Case, Located
 from harness.definitions.runner import load_runners
 from harness.errors import InvalidCaseError
@@ -251,7 +251,7 @@ def test_a_profile_that_admits_more_needs_a_reason(change: dict[str, object], lo
     ("name", "text"),
     [
         ("pytest.ini", "[pytest]\naddopts = -k 'not one' --attribution 0\n"),
-        ("pyproject.toml", "[tool.pytest.ini_options]\nquantgate_thresholds = 'loose'\n"),
+        ("pyproject.toml", "[tool.quantgate]\nroot = 'other'\n"),
         ("pyproject.toml", "[tool.pytest]\naddopts = ['--deselect', 'cases']\n"),
         ("tox.ini", "[pytest]\ntestpaths = nothing\n"),
         ("setup.cfg", "[tool:pytest]\naddopts = -m 'not b200'\n"),

@@ -11,8 +11,9 @@ from harness.errors import InfraError, NoRunnerError, QuantgateError
 from harness.outcomes import Outcome
 from harness.records.case_record import CaseRecord
 from harness.records.identity import Device, Fingerprint
+from harness.records.run_folder import RECORD_FILE
 from harness.records.verdict import Verdict
-from harness.session.attempts import ATTEMPTS, RECORD, attempt_number, lost_record, next_attempt, put_aside
+from harness.session.attempts import ATTEMPTS, attempt_number, lost_record, next_attempt, put_aside
 
 
 @pytest.fixture
@@ -75,11 +76,11 @@ def test_an_error_of_ours_brings_its_own_class(
 
 def test_attempts_are_counted_on_disk(tmp_path: Path, located: Located) -> None:
     assert attempt_number(tmp_path / "absent") == 1
-    lost(located).write(tmp_path / RECORD)
+    lost(located).write(tmp_path / RECORD_FILE)
     assert attempt_number(tmp_path) == 1
     put_aside(tmp_path, 1)
     assert attempt_number(tmp_path) == 2
-    assert not (tmp_path / RECORD).exists()
+    assert not (tmp_path / RECORD_FILE).exists()
     assert CaseRecord.read(tmp_path / "record-attempt-1.json").attempt == 1
     put_aside(tmp_path, 2)
     assert attempt_number(tmp_path) == 2, "a full disk left no record to put aside"

@@ -18,7 +18,7 @@ from typing import Any
 
 import pytest
 
-from harness.cli.app import lane
+from harness.cli import lane
 from harness.errors import InfraError, InvalidCaseError
 from harness.lane import settings_checks
 from harness.lane.settings_checks import check_callers, check_home, check_settings

@@ -13,7 +13,8 @@ from harness.calibrate.perf import limits_of, write_baseline
 from harness.errors import InvalidCaseError
 from harness.goldens.workspace import Workspace
 from harness.perf.baseline import baseline_path, build
-from harness.perf.judging import Judge, Look
+from harness.perf.comparing import Look
+from harness.perf.judging import Judge
 from harness.records.case_record import CaseRecord
 from harness.report.history.perf_trend import perf_series
 from harness.report.history.store import open_history

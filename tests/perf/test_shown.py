@@ -12,7 +12,8 @@ from harness.judge.evidence import Evidence
 from harness.judge.verdict import judge, observe
 from harness.outcomes import Outcome
 from harness.perf.baseline import build
-from harness.perf.judging import Judge, Look
+from harness.perf.comparing import Look
+from harness.perf.judging import Judge
 from harness.records.case_record import CaseRecord
 from harness.report.load import load_run
 from harness.report.markdown import comment, job_summary

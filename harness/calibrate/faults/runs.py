@@ -22,6 +22,7 @@ from harness.frames.clip import Clip, read_clip
 from harness.frames.errors import FramesError
 from harness.records.base import Json
 from harness.records.generation import Generation
+from harness.records.run_folder import RunFolder
 from harness.session.context import SessionContext
 
 DONE = "generation.json"
@@ -183,7 +184,7 @@ class _Engine:
             context = self._context
             self._owner = EngineOwner(
                 self._case,
-                context.folder / "engines",
+                RunFolder(context.folder).engines,
                 {**context.device_env, **context.runtime_env(self._case)},
                 self._paths,
                 device=context.device.kind,

@@ -47,6 +47,7 @@ from harness.frames.clip import write_clip
 from harness.records.base import Json, write_text_atomic
 from harness.records.generation import NO_RECEIPTS, Generation, Receipts, Trace
 from harness.records.perf import Usage
+from harness.records.run_folder import CLIP_FILE
 
 DISTURBED = "generate_perturbed"
 """The method that disturbed runs are asked for by, as the diffusers backend names it."""
@@ -141,10 +142,10 @@ class CommandBackend:
         measured = any(USAGE in part for part in case.command)
         promised = any(RECEIPTS in part for part in case.command)
         proof = read_receipts(receipts) if promised else Receipts(modules=())
-        write_clip(out_dir / "clip.safetensors", delivered.clip, "raw")
+        write_clip(out_dir / CLIP_FILE, delivered.clip, "raw")
         _clear(out_dir, result, folder)
         return Generation(
-            clip="clip.safetensors",
+            clip=CLIP_FILE,
             clip_sha256=delivered.clip.digest,
             shape=delivered.clip.shape,
             float_stats=delivered.stats,

@@ -30,8 +30,7 @@ from harness.errors import InvalidCaseError
 from harness.frames.clip import write_clip
 from harness.records.base import Json
 from harness.records.generation import Generation, Trace
-
-CLIP_NAME = "clip.safetensors"
+from harness.records.run_folder import CLIP_FILE
 
 
 class DiffusersBackend:
@@ -100,7 +99,7 @@ class DiffusersBackend:
         finally:
             handle.remove()
         seconds = time.perf_counter() - began
-        write_clip(out_dir / CLIP_NAME, clip, "raw")
+        write_clip(out_dir / CLIP_FILE, clip, "raw")
         with DtypeWatch() as decoded:
             vae = vae_alone(pipe.vae, self._device)
         alone = recorder.alone.model_copy(
@@ -112,7 +111,7 @@ class DiffusersBackend:
         )
         emit({"stage": "decode", "step": 1, "steps": 1})
         return Generation(
-            clip=CLIP_NAME,
+            clip=CLIP_FILE,
             clip_sha256=clip.digest,
             shape=clip.shape,
             float_stats=watch.stats(),

@@ -36,8 +36,8 @@ from harness.errors import InfraError, InvalidCaseError
 from harness.frames.clip import Clip, write_clip
 from harness.records.base import Json
 from harness.records.generation import FloatStats, Generation, Receipts, Trace
+from harness.records.run_folder import CLIP_FILE
 
-CLIP_NAME = "clip.safetensors"
 POLL_SECONDS = 0.25
 ANSWER_SECONDS = 120.0
 """Longest time that one HTTP answer may take; a generation is polled and may take longer."""
@@ -152,10 +152,10 @@ class OpenaiVideoBackend:
         seconds = time.perf_counter() - began
         frames = decode_video(video, case)
         clip = Clip(frames)
-        write_clip(out_dir / CLIP_NAME, clip, "raw")
+        write_clip(out_dir / CLIP_FILE, clip, "raw")
         lost = (*NOT_AVAILABLE, UNSENT[self._server.dialect], *([OWN_CHECKPOINT] if self._server.url else []))
         return Generation(
-            clip=CLIP_NAME,
+            clip=CLIP_FILE,
             clip_sha256=clip.digest,
             shape=clip.shape,
             float_stats=FloatStats(nan=0, inf=0, minimum=float(frames.min()) / 255, maximum=float(frames.max()) / 255),

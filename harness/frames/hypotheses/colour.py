@@ -14,17 +14,17 @@ LUMA_709 = np.array([0.2126, 0.7152, 0.0722], dtype=np.float32)
 GAMMAS = (0.4, 0.4545, 0.5, 0.6, 0.7, 0.8, 0.85, 0.9, 0.95, 1.05, 1.1, 1.15, 1.2, 1.3, 1.4, 1.6, 1.8, 2.0, 2.2, 2.4)
 HUES = tuple(range(-175, 185, 5))
 LEAST_GAIN = 0.2
-"""A smaller factor leaves no picture: that is content overwritten, not gain."""
+"""A smaller factor leaves no picture: content was overwritten, not multiplied."""
 LEVELS = (4, 8, 16, 32, 64)
 
 
 def colour(pair: FramePair) -> Iterator[Explanation]:
-    """Every change of colour, fitted."""
+    """Yield every change of colour, fitted."""
     golden = pair.golden
     yield from _exchanged(pair)
     yield from _fixed(pair)
-    one = np.ones((1, 1, 1, 1), np.float32)
-    (offset,) = pair.solve(one)
+    constant = np.ones((1, 1, 1, 1), np.float32)
+    (offset,) = pair.solve(constant)
     share = pair.share(golden + offset)
     yield Explanation(
         "offset",
@@ -38,7 +38,7 @@ def colour(pair: FramePair) -> Iterator[Explanation]:
     yield Explanation(
         "gain", share, 1, f"every value is multiplied by {1 + gain:.3f} (gain, brightness)", values={"gain": 1 + gain}
     )
-    slope, level = pair.solve(golden, one)
+    slope, level = pair.solve(golden, constant)
     share = pair.share(golden * (1 + slope) + level) if 1 + slope > LEAST_GAIN else 0.0
     text = f"contrast: values are multiplied by {1 + slope:.3f} and moved by {level:+.1f} levels"
     yield Explanation("contrast", share, 2, text, values={"gain": 1 + slope, "offset": level})
@@ -49,6 +49,7 @@ def colour(pair: FramePair) -> Iterator[Explanation]:
 
 
 def _exchanged(pair: FramePair) -> Iterator[Explanation]:
+    """Yield the other orders of R, G and B, wholly or mixed with the golden."""
     for order in permutations(range(3)):
         if order != (0, 1, 2):
             names = "".join("RGB"[index] for index in order)
@@ -64,6 +65,7 @@ def _exchanged(pair: FramePair) -> Iterator[Explanation]:
 
 
 def _fixed(pair: FramePair) -> Iterator[Explanation]:
+    """Yield changes without a free parameter: value range, transfer function, colour matrix."""
     golden, unit = pair.golden, pair.golden / 255
     linear = np.where(unit <= 0.04045, unit / 12.92, ((unit + 0.055) / 1.055) ** 2.4)
     display = np.where(unit <= 0.0031308, unit * 12.92, 1.055 * np.maximum(unit, 1e-9) ** (1 / 2.4) - 0.055)
@@ -77,14 +79,13 @@ def _fixed(pair: FramePair) -> Iterator[Explanation]:
         ("gamma", "the sRGB transfer is applied twice (gamma)", display * 255),
         ("colour_matrix", "YCbCr by BT.601 is read as BT.709 (colour matrix)", _reread(golden, LUMA_601, LUMA_709)),
         ("colour_matrix", "YCbCr by BT.709 is read as BT.601 (colour matrix)", _reread(golden, LUMA_709, LUMA_601)),
-        ("wrapped", "values wrap around 8 bits (overflow)", golden),
     )
     for code, text, prediction in rows:
-        if code != "wrapped":
-            yield Explanation(code, pair.share(np.asarray(prediction, np.float32)), 0, text)
+        yield Explanation(code, pair.share(np.asarray(prediction, np.float32)), 0, text)
 
 
 def _reread(golden: Array, written: Array, read: Array) -> Array:
+    """Convert RGB to YCbCr with the luma weights ``written``, and back with ``read``."""
     luma = golden @ written
     blue = (golden[..., 2] - luma) / (2 * (1 - written[2]))
     red = (golden[..., 0] - luma) / (2 * (1 - written[0]))
@@ -95,6 +96,7 @@ def _reread(golden: Array, written: Array, read: Array) -> Array:
 
 
 def _gamma(pair: FramePair) -> Explanation:
+    """Fit a power of the values: coarse search over `GAMMAS` on every third pixel, then a fine search around it."""
     table = np.arange(256, dtype=np.float32) / 255
     index = np.clip(np.rint(pair.golden), 0, 255).astype(np.uint8)
     coarse = pair.golden[:: max(1, len(index) // 3), ::3, ::3], index[:: max(1, len(index) // 3), ::3, ::3]
@@ -110,26 +112,30 @@ def _gamma(pair: FramePair) -> Explanation:
 
 
 def _channels(pair: FramePair) -> Iterator[Explanation]:
+    """Yield offsets and gains per channel, and a 3x3 matrix."""
     golden, eye = pair.golden, np.eye(3, dtype=np.float32)
     moved = pair.solve(*eye)
-    text = "tint: red, green, blue are moved by " + ", ".join(f"{one:+.1f}" for one in moved) + " levels"
+    text = "tint: red, green, blue are moved by " + ", ".join(f"{shift:+.1f}" for shift in moved) + " levels"
     yield Explanation("tint", pair.share(golden + moved.astype(np.float32)), 3, text)
-    factors = pair.solve(*(golden * one for one in eye))
+    factors = pair.solve(*(golden * channel for channel in eye))
     if 1 + max(factors) < LEAST_GAIN:
         return
-    text = "tint: red, green, blue are multiplied by " + ", ".join(f"{1 + one:.3f}" for one in factors)
+    text = "tint: red, green, blue are multiplied by " + ", ".join(f"{1 + factor:.3f}" for factor in factors)
     yield Explanation("tint", pair.share(golden * (1 + factors.astype(np.float32))), 3, text)
-    both = pair.solve(*(golden * one for one in eye), *eye).astype(np.float32)
+    both = pair.solve(*(golden * channel for channel in eye), *eye).astype(np.float32)
     text = (
         "each colour channel has its own gain and offset, as with wrong latent mean and std of the VAE (VAE statistics)"
     )
     yield Explanation("channel_affine", pair.share(golden * (1 + both[:3]) + both[3:]), 6, text)
-    mixing = pair.solve(*(golden[..., [source]] * one for source in range(3) for one in eye), *eye).astype(np.float32)
+    mixing = pair.solve(*(golden[..., [source]] * channel for source in range(3) for channel in eye), *eye).astype(
+        np.float32
+    )
     prediction = golden + golden @ mixing[:9].reshape(3, 3) + mixing[9:]
     yield Explanation("colour_matrix", pair.share(prediction), 12, "colours go through another 3x3 matrix")
 
 
 def _saturation(pair: FramePair) -> Iterator[Explanation]:
+    """Yield a factor of the colour difference to luma, and a rotation of hue in YIQ."""
     golden = pair.golden
     for luma_weights in (LUMA_601, LUMA_709):
         chroma = golden - (golden @ luma_weights)[..., None]
@@ -155,7 +161,7 @@ def _saturation(pair: FramePair) -> Iterator[Explanation]:
 
 
 def _posterized(pair: FramePair) -> Explanation:
-    """Few levels: counted in the candidate itself, then tried with that step."""
+    """Fit few levels: the best of several counts and ways of rounding."""
     golden, best = pair.golden, (-np.inf, 0)
     for levels in LEVELS:
         step = 256 / levels

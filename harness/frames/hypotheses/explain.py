@@ -1,4 +1,4 @@
-"""The hypotheses in order, and which of them count as an explanation."""
+"""Fits all hypotheses, and decides which of them count as an explanation."""
 
 from __future__ import annotations
 
@@ -18,12 +18,13 @@ from harness.frames.hypotheses.timing import named, timing
 LEAST_SHARE = 0.85
 """Share of the error that a hypothesis without free parameters must explain."""
 PER_PARAMETER = 0.02
+"""Growth of the required share per free parameter: more parameters fit more by chance."""
 MOST_SHARE = 0.93
-"""The required share grows with the free parameters, up to this."""
+"""Largest required share."""
 LEAST_ERROR = 0.15
 """Mean squared error (levels squared) below which frames are too alike to be explained."""
 SIMPLER = 1.3, 0.02
-"""A hypothesis with fewer parameters is preferred while what it leaves is at most this factor and this share more."""
+"""A hypothesis with fewer parameters is preferred if its residual is larger by at most this factor and this share."""
 
 
 def explain(golden: npt.NDArray[np.uint8], candidate: npt.NDArray[np.uint8], most: int = 3) -> tuple[Explanation, ...]:
@@ -35,10 +36,10 @@ def explain(golden: npt.NDArray[np.uint8], candidate: npt.NDArray[np.uint8], mos
     Args:
         golden: uint8 [T, H, W, 3].
         candidate: the same shape.
-        most: how many are returned.
+        most: largest number of explanations that are returned.
 
     Returns:
-        The best first, at most one per code.
+        The best first, at most one explanation per code.
 
     Raises:
         ValueError: the shapes differ.
@@ -48,19 +49,19 @@ def explain(golden: npt.NDArray[np.uint8], candidate: npt.NDArray[np.uint8], mos
     sums = ErrorSums(golden, candidate)
     if sums.total / golden.size < LEAST_ERROR and sums.squares.max() / golden[0].size < LEAST_ERROR:
         return ()
-    rows = [one for one in _all(sums, golden, candidate) if one.share >= required(one)]
+    rows = [row for row in _all(sums, golden, candidate) if row.share >= required(row)]
     return ranked(rows)[:most]
 
 
 def required(explanation: Explanation) -> float:
-    """The share that an explanation with so many parameters must reach."""
-    if explanation.code == "codec":  # another coder than JPEG leaves more
+    """Return the share of the error that an explanation must reach, by its number of parameters."""
+    if explanation.code == "codec":  # the true coder is rarely the JPEG that is fitted, and leaves more
         return 0.7
     return min(MOST_SHARE, LEAST_SHARE + PER_PARAMETER * explanation.parameters)
 
 
 def ranked(rows: Iterable[Explanation]) -> tuple[Explanation, ...]:
-    """Explanations, best first, the best of each code: by what they leave, with a preference for fewer parameters."""
+    """Return the best explanation of each code, best first: small residual, with a preference for few parameters."""
     best: dict[str, Explanation] = {}
     for row in sorted(rows, key=lambda row: (_cost(row), row.parameters)):
         best.setdefault(row.code, row)
@@ -68,17 +69,19 @@ def ranked(rows: Iterable[Explanation]) -> tuple[Explanation, ...]:
 
 
 def _cost(row: Explanation) -> float:
+    """Return the residual, raised per parameter as `SIMPLER` states: the smallest is the best explanation."""
     factor, share = SIMPLER
-    # a brightness that changes in some frames only is a flash or a flicker; offset and gain name a whole clip's
+    # brightness that changes in some frames only is a flash or a flicker: offset and gain are changes of a whole clip
     local = share if row.frames and row.code in ("offset", "gain") else 0.0
     return float((1 - row.share) * factor ** (row.parameters / 3) + share * row.parameters / 3 + local)
 
 
 def _all(sums: ErrorSums, golden: npt.NDArray[np.uint8], candidate: npt.NDArray[np.uint8]) -> Iterator[Explanation]:
+    """Yield every fitted hypothesis: of the whole clip, of its affected frames, of one region in them."""
     yield from timing(sums)
     frames = sums.affected()
     part = float(sums.squares[frames].sum()) / sums.total
-    chosen = tuple(int(one) for one in frames) if len(frames) < sums.count else ()
+    chosen = tuple(int(frame) for frame in frames) if len(frames) < sums.count else ()
     place = f"{named(list(chosen), sums.count)}: " if chosen else ""
     if chosen == tuple(range(1, sums.count)) and sums.count > 2:
         place = "only the first frame is right; all others: "
@@ -89,23 +92,23 @@ def _all(sums: ErrorSums, golden: npt.NDArray[np.uint8], candidate: npt.NDArray[
     if box is not None:
         box = sharp(pair.golden, pair.candidate, box)
         inner = FramePair(pair.golden[:, box[0], box[1]], pair.candidate[:, box[0], box[1]])
-        where = f"a region of {_size(box)} at x {box[1].start}, y {box[0].start}"
+        region_text = f"a region of {_size(box)} at x {box[1].start}, y {box[0].start}"
         held = float(np.square(inner.difference).sum()) / max(float(np.square(pair.difference).sum()), 1e-9)
         shown = content(inner.golden, inner.candidate)
-        inside = ranked(one for one in colour(inner) if one.share >= 0.8) if min(inner.golden.shape[1:3]) >= 4 else ()
+        inside = ranked(row for row in colour(inner) if row.share >= 0.8) if min(inner.golden.shape[1:3]) >= 4 else ()
         if shown is not None:
-            text = f"{where} is overwritten with {shown[0]}"
+            text = f"{region_text} is overwritten with {shown[0]}"
             yield _placed(Explanation("region_overwritten", held * shown[1], 4, text), part, chosen, place)
         elif inside:
-            text = f"{where} is changed: {inside[0].sentence}"
+            text = f"{region_text} is changed: {inside[0].sentence}"
             yield _placed(Explanation("region_overwritten", held * inside[0].share, 4, text), part, chosen, place)
         elif held > 0.97 and (chosen or _square(pair, box)):
-            text = f"{where} shows something else (overwritten)"
+            text = f"{region_text} shows something else (overwritten)"
             yield _placed(Explanation("region_overwritten", held * 0.9, 5, text), part, chosen, place)
 
 
 def _within(pair: FramePair) -> Iterator[Explanation]:
-    """Explanations that hold alike for every frame of a pair."""
+    """Yield the explanations that are the same for every frame of a pair."""
     shown = content(pair.golden, pair.candidate)
     if shown is not None:
         code = "noise_added" if "noise" in shown[0] else "frames_overwritten"
@@ -119,7 +122,7 @@ def _within(pair: FramePair) -> Iterator[Explanation]:
 
 
 def _placed(row: Explanation, part: float, frames: tuple[int, ...], place: str) -> Explanation:
-    """The same explanation, of the affected frames only."""
+    """Return the explanation restricted to the affected frames; ``part`` is their share of the clip's error."""
     more = 1 if frames else 0
     return replace(
         row, share=row.share * part, parameters=row.parameters + more, frames=frames, sentence=f"{place}{row.sentence}"
@@ -131,7 +134,7 @@ def _size(box: tuple[slice, slice]) -> str:
 
 
 def _square(pair: FramePair, box: tuple[slice, slice]) -> bool:
-    """Whether the error ends at the box's sides: the rows and columns just inside hold as much as the middle."""
+    """Return whether the error ends at the box's sides: rows and columns just inside hold as much as the middle."""
     inside = np.square(pair.difference[:, box[0], box[1]]).mean(axis=(0, 3))
     if min(inside.shape) < 6:
         return False

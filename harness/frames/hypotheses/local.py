@@ -1,4 +1,4 @@
-"""Content that replaces the golden's, in frames or in a region, and patterns laid over every frame."""
+"""Replaced content, in frames or in a region, and patterns that lie over every frame."""
 
 from __future__ import annotations
 
@@ -11,15 +11,14 @@ from harness.frames.hypotheses.pair import Array, Explanation, FramePair
 from harness.frames.hypotheses.sums import BLOCK, ErrorSums
 
 REPLACED = 0.3
-"""Share of the golden's picture that a frame still shows, below which its content was replaced and not only
-disturbed."""
+"""A frame that shows less than this share of the golden's picture was replaced, not only disturbed."""
 GRIDS = ((1, 2), (2, 1), (2, 2), (1, 3), (3, 1), (2, 3), (3, 2), (2, 4), (3, 3), (4, 4))
 
 
 def content(golden: Array, candidate: Array) -> tuple[str, float] | None:
-    """Say what frames show instead of the golden, with the share of the error that this explains.
+    """Name the content that frames show instead of the golden's, with the share of the error that it explains.
 
-    Black, white, one colour, or noise; ``None`` for anything that looks like a picture.
+    Black, white, one colour, or noise; ``None`` if the frames look like a picture.
     """
     error = float(np.square(candidate - golden).mean())
     if error <= 0:
@@ -53,7 +52,7 @@ def content(golden: Array, candidate: Array) -> tuple[str, float] | None:
 
 
 def region(sums: ErrorSums, frames: npt.NDArray[np.int64]) -> tuple[slice, slice] | None:
-    """Rows and columns of the one rectangle that holds nearly all of the error, or ``None`` where there is none."""
+    """Return rows and columns of the rectangle that holds nearly all of the error, ``None`` if there is none."""
     energy = sums.blocks[frames].sum(axis=0)
     loud = energy > 0.02 * energy.max()
     rows, columns = np.flatnonzero(loud.any(axis=1)), np.flatnonzero(loud.any(axis=0))
@@ -65,7 +64,7 @@ def region(sums: ErrorSums, frames: npt.NDArray[np.int64]) -> tuple[slice, slice
 
 
 def sharp(golden: Array, candidate: Array, box: tuple[slice, slice]) -> tuple[slice, slice]:
-    """The box to the pixel: rows and columns inside it that hold any of its error."""
+    """Narrow a box of blocks to the pixels that hold its error."""
     energy = np.square(candidate[:, box[0], box[1]] - golden[:, box[0], box[1]]).sum(axis=(0, 3))
     rows, columns = (np.flatnonzero(energy.mean(axis=axis) > 0.05 * energy.mean()) for axis in (1, 0))
     if not len(rows) or not len(columns):
@@ -77,15 +76,16 @@ def sharp(golden: Array, candidate: Array, box: tuple[slice, slice]) -> tuple[sl
 
 
 def patterns(pair: FramePair) -> Iterator[Explanation]:
-    """What is laid over every frame alike: mesh, seams, tiles of other brightness, a mark."""
+    """Yield patterns that are the same in every frame: mesh, seams, tiles of another brightness."""
     if len(pair.golden) < 2:
-        overlay, odd = pair.difference[0], pair.difference
+        overlay, others = pair.difference[0], pair.difference
     else:
-        overlay, odd = pair.difference[::2].mean(axis=0), pair.difference[1::2]
-    error = float(np.square(odd).mean())
+        # taken from even frames and scored on odd ones: noise that happens once is no pattern
+        overlay, others = pair.difference[::2].mean(axis=0), pair.difference[1::2]
+    error = float(np.square(others).mean())
     if error <= 0:
         return
-    share = 1 - float(np.square(odd - overlay).mean()) / error
+    share = 1 - float(np.square(others - overlay).mean()) / error
     energy = float(np.square(overlay).mean())
     if energy > 0.04 and share > 0.25:
         periodic = _periodic(overlay)
@@ -111,7 +111,7 @@ def patterns(pair: FramePair) -> Iterator[Explanation]:
 
 
 def _periodic(overlay: Array) -> float:
-    """Share of a pattern's energy in its twelve strongest frequencies above four cycles a picture."""
+    """Return the share of a pattern's energy in its twelve strongest frequencies of 20 pixels a cycle or less."""
     grey = overlay.mean(axis=2)
     power = np.abs(np.fft.fft2(grey - grey.mean())) ** 2
     total = float(power.sum())
@@ -123,7 +123,7 @@ def _periodic(overlay: Array) -> float:
 
 
 def _lines(overlay: Array) -> float:
-    """Share of a pattern's energy in few whole rows or columns."""
+    """Return the share of a pattern's energy that lies in few whole rows or columns."""
     energy = np.square(overlay).sum(axis=2)
     best = 0.0
     loud = []

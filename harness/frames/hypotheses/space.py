@@ -1,4 +1,4 @@
-"""Changes inside every frame: moved, mirrored, softened, coarse, coded."""
+"""Changes inside every frame: moved, mirrored, blurred, coarse, compressed."""
 
 from __future__ import annotations
 
@@ -12,12 +12,12 @@ import numpy.typing as npt
 from harness.frames.hypotheses.pair import Array, Explanation, FramePair
 
 CORNER = 128
-"""Side in pixels of the part of a frame on which a coder's quality is searched."""
+"""Side in pixels of the part of a frame on which the quality of a codec is searched."""
 GRIDS = ((1, 2), (2, 1), (2, 2), (1, 4), (4, 1), (2, 4), (3, 3), (4, 4))
 
 
 def space(pair: FramePair) -> Iterator[Explanation]:
-    """Every change inside a frame, fitted."""
+    """Yield every change inside a frame, fitted."""
     yield from _mirrored(pair)
     yield from _shifted(pair)
     yield from _soft(pair)
@@ -27,6 +27,7 @@ def space(pair: FramePair) -> Iterator[Explanation]:
 
 
 def _mirrored(pair: FramePair) -> Iterator[Explanation]:
+    """Yield mirrored pictures and transposed layouts."""
     golden = pair.golden
     count, height, width, _ = golden.shape
     rows = (
@@ -54,15 +55,16 @@ def _mirrored(pair: FramePair) -> Iterator[Explanation]:
 
 
 def _shifted(pair: FramePair) -> Iterator[Explanation]:
+    """Yield a shift by whole pixels, found by cross-correlation, and a shift by a fraction of a pixel."""
     golden, candidate = pair.golden, pair.candidate
     flat = golden.mean(axis=3), candidate.mean(axis=3)
     chosen = np.unique(np.linspace(0, len(golden) - 1, min(5, len(golden))).round().astype(int))
     power: Array = np.zeros(golden.shape[1:3])
     for index in chosen:
-        pictures = [one[index] - one[index].mean() for one in flat]
+        pictures = [side[index] - side[index].mean() for side in flat]
         spectrum = np.fft.rfft2(pictures[1]) * np.conj(np.fft.rfft2(pictures[0]))
         power = power + np.fft.irfft2(spectrum, s=golden.shape[1:3])
-    down, across = (int(one) for one in np.unravel_index(int(power.argmax()), power.shape))
+    down, across = (int(place) for place in np.unravel_index(int(power.argmax()), power.shape))
     height, width = golden.shape[1:3]
     down, across = down - height * (down > height // 2), across - width * (across > width // 2)
     if down or across:
@@ -71,20 +73,22 @@ def _shifted(pair: FramePair) -> Iterator[Explanation]:
         text = f"the picture is shifted by {across:+d} pixels across and {down:+d} down"
         yield Explanation("shifted", share, 1, text, values={"x": across, "y": down})
     slope_y, slope_x = (np.asarray(np.gradient(golden, axis=axis)) for axis in (1, 2))
-    found = pair.solve(-slope_y, -slope_x)
-    steps = [float(np.clip(one, -2, 2)) for one in found]
+    # First-order Taylor expansion: a small shift adds its distance times the negative slope.
+    steps = [float(np.clip(step, -2, 2)) for step in pair.solve(-slope_y, -slope_x)]
     prediction = _subpixel(golden, *steps)
     text = f"the picture is shifted by {steps[1]:+.2f} pixels across and {steps[0]:+.2f} down"
     yield Explanation("shifted", pair.share(prediction), 2, text, values={"x": steps[1], "y": steps[0]})
 
 
 def _move(frames: Array, down: int, across: int) -> Array:
+    """Shift frames by whole pixels; the edge repeats."""
     rows = np.clip(np.arange(frames.shape[1]) - down, 0, frames.shape[1] - 1)
     columns = np.clip(np.arange(frames.shape[2]) - across, 0, frames.shape[2] - 1)
     return frames[:, rows][:, :, columns]
 
 
 def _subpixel(frames: Array, down: float, across: float) -> Array:
+    """Shift frames by fractions of a pixel with bilinear interpolation."""
     whole = int(np.floor(down)), int(np.floor(across))
     part = np.float32(down - whole[0]), np.float32(across - whole[1])
     first = _move(frames, *whole) * (1 - part[0]) + _move(frames, whole[0] + 1, whole[1]) * part[0]
@@ -93,7 +97,7 @@ def _subpixel(frames: Array, down: float, across: float) -> Array:
 
 
 def box(frames: Array, side: int) -> Array:
-    """Means of blocks of ``side`` pixels, drawn at full size (nearest); a rest at the edge keeps its own mean."""
+    """Replace blocks of ``side`` pixels by their means, as nearest resampling does; a rest at the edge has its own."""
     out = frames
     for axis in (1, 2):
         length = out.shape[axis]
@@ -108,7 +112,7 @@ def box(frames: Array, side: int) -> Array:
 
 
 def _smooth(frames: Array, side: int) -> Array:
-    """Means of blocks of ``side`` pixels, drawn at full size with linear interpolation."""
+    """Replace frames by means of blocks of ``side`` pixels, interpolated linearly to full size."""
     out = frames
     for axis in (1, 2):
         length = out.shape[axis]
@@ -139,6 +143,7 @@ def _repeated(frames: Array, side: int) -> Array:
 
 
 def _soft(pair: FramePair) -> Iterator[Explanation]:
+    """Yield blur, sharpening and lost resolution, each mixed with the golden by a fitted part."""
     golden = pair.golden
     kinds: list[tuple[str, str, Callable[[], Array]]] = [
         ("blur", f"blurred (softened), about {sigma:g} pixels", partial(_blurred, golden, sigma))
@@ -165,6 +170,7 @@ def _soft(pair: FramePair) -> Iterator[Explanation]:
 
 
 def _chroma(pair: FramePair) -> Iterator[Explanation]:
+    """Yield colour at a lower resolution than brightness, and colour shifted against brightness."""
     golden = pair.golden
     luma = (golden @ np.array([0.299, 0.587, 0.114], np.float32))[..., None]
     chroma = golden - luma
@@ -181,7 +187,7 @@ def _chroma(pair: FramePair) -> Iterator[Explanation]:
 
 
 def _coded(pair: FramePair) -> Iterator[Explanation]:
-    """Lossy compression. Quality is searched on the top left corner of one frame, where blocks are aligned."""
+    """Fit lossy compression. Quality is searched in the top left corner of a frame, where blocks are aligned."""
     frames = np.clip(np.rint(pair.golden), 0, 255).astype(np.uint8)
     middle = len(frames) // 2
     corner, wanted = frames[middle, :CORNER, :CORNER], pair.candidate[middle, :CORNER, :CORNER]
@@ -195,6 +201,7 @@ def _coded(pair: FramePair) -> Iterator[Explanation]:
 
 
 def _jpeg(frame: npt.NDArray[np.uint8], quality: int, sampling: int) -> Array:
+    """Compress and decompress a frame; ``sampling`` is Pillow's chroma subsampling (0 none, 2 half)."""
     from PIL import Image
 
     file = io.BytesIO()
@@ -203,7 +210,7 @@ def _jpeg(frame: npt.NDArray[np.uint8], quality: int, sampling: int) -> Array:
 
 
 def _tiles(pair: FramePair) -> Iterator[Explanation]:
-    """Tiles of the picture in each other's places."""
+    """Yield grids whose tiles are in each other's places."""
     chosen = np.unique(np.linspace(0, len(pair.golden) - 1, min(5, len(pair.golden))).round().astype(int))
     golden, candidate = pair.golden[chosen], pair.candidate[chosen]
     _, height, width, _ = golden.shape
@@ -214,7 +221,7 @@ def _tiles(pair: FramePair) -> Iterator[Explanation]:
         places = [(row * tall, column * wide) for row in range(rows) for column in range(columns)]
         cut = [(golden[:, y : y + tall, x : x + wide], candidate[:, y : y + tall, x : x + wide]) for y, x in places]
         error = float(np.square(candidate - golden).sum())
-        costs = np.array([[float(np.square(mine - theirs).sum()) for theirs, _ in cut] for _, mine in cut])
+        costs = np.array([[float(np.square(shown - source).sum()) for source, _ in cut] for _, shown in cut])
         nearest = costs.argmin(axis=1)
         moved = int((nearest != np.arange(len(cut))).sum())
         if moved and len(set(nearest.tolist())) == len(cut) and error > 0:

@@ -1,4 +1,4 @@
-"""One pass over both clips: where and when the error lies."""
+"""One pass over both clips that locates the error: by frame, by block, by channel mean."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from harness.frames.hypotheses.pair import Array
 
 BLOCK = 8
 QUIET = 0.08
-"""A frame whose squared error is below this share of the worst frame's is unaffected."""
+"""Share of the worst frame's squared error below which a frame is unaffected."""
 
 
 class ErrorSums:
@@ -39,11 +39,11 @@ class ErrorSums:
 
     @property
     def total(self) -> float:
-        """Sum of squared error of the clip."""
+        """Sum of squared errors of the clip."""
         return float(self.squares.sum())
 
     def affected(self) -> npt.NDArray[np.int64]:
-        """Frames that hold nearly all of the error; every frame where it is spread over all."""
+        """Return the frames that hold nearly all of the error, or every frame if it is spread over all."""
         worst = self.squares.max()
         loud = np.flatnonzero(self.squares > QUIET * worst)
         if self.squares[loud].sum() < 0.93 * self.total:
@@ -52,7 +52,7 @@ class ErrorSums:
 
 
 def _reduced(frames: npt.NDArray[np.uint8], stride: int) -> Array:
-    """Means of ``stride`` x ``stride`` pixels [T, h, w, 3], frame by frame."""
+    """Return means of ``stride`` x ``stride`` pixels [T, h, w, 3], frame by frame to save memory."""
     if stride == 1:
         return frames.astype(np.float32)
     rows, columns = np.arange(0, frames.shape[1], stride), np.arange(0, frames.shape[2], stride)

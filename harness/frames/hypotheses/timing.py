@@ -1,4 +1,4 @@
-"""Changes in time: frames in another order, repeated, blended, brighter for a moment."""
+"""Changes in time: frames in another order, repeated or blended, and brightness that changes over time."""
 
 from __future__ import annotations
 
@@ -12,11 +12,11 @@ from harness.frames.hypotheses.sums import ErrorSums
 
 Order = npt.NDArray[np.int64]
 SAME = 0.6
-"""A frame is taken for another of the golden only where its squared error there is under this share of its own."""
+"""A frame matches another golden frame only if its squared error there is below this share of that to its own."""
 
 
 def timing(sums: ErrorSums) -> Iterator[Explanation]:
-    """Every change in time, fitted."""
+    """Yield every change in time, fitted."""
     if sums.count < 2:
         return
     golden, candidate = sums.small
@@ -26,7 +26,7 @@ def timing(sums: ErrorSums) -> Iterator[Explanation]:
 
 
 def named(frames: tuple[int, ...] | list[int], count: int) -> str:
-    """``frame 8``, ``frames 3 to 7`` or ``9 of 17 frames``."""
+    """Return frames as text: ``frame 8``, ``frames 3 to 7`` or ``9 of 17 frames``."""
     if len(frames) == 1:
         return f"frame {frames[0]}"
     if len(frames) == count:
@@ -62,7 +62,7 @@ def _ordered(golden: Array, candidate: Array) -> Iterator[Explanation]:
     yield from _half(cost, error)
     order = cost.argmin(axis=1)
     order = np.where(cost[index, order] < SAME * own, order, index)
-    changed = [int(one) for one in np.flatnonzero(order != index)]
+    changed = [int(frame) for frame in np.flatnonzero(order != index)]
     if changed:
         share = 1 - float(cost[index, order].sum()) / error
         code, text = _describe(order, changed)
@@ -70,7 +70,7 @@ def _ordered(golden: Array, candidate: Array) -> Iterator[Explanation]:
 
 
 def _half(cost: npt.NDArray[np.float64], error: float) -> Iterator[Explanation]:
-    """Every n-th frame held: half the frame rate."""
+    """Yield a divided frame rate: every second, third or fourth frame is held."""
     count = len(cost)
     index = np.arange(count)
     for step in (2, 3, 4):
@@ -82,8 +82,9 @@ def _half(cost: npt.NDArray[np.float64], error: float) -> Iterator[Explanation]:
 
 
 def _describe(order: Order, changed: list[int]) -> tuple[str, str]:
+    """Return code and sentence of an order of golden frames in which those of ``changed`` differ."""
     count = len(order)
-    sources = [int(order[one]) for one in changed]
+    sources = [int(order[frame]) for frame in changed]
     if sorted(order.tolist()) == list(range(count)):
         if len(changed) == 2:
             return "frames_permuted", f"frames {changed[0]} and {changed[1]} are swapped (permuted)"
@@ -96,7 +97,7 @@ def _describe(order: Order, changed: list[int]) -> tuple[str, str]:
         return "frames_frozen", f"{text} stand still: they repeat frame {sources[0]} (frozen, duplicated frames)"
     if (np.diff(order) >= 0).all():
         steps = np.diff(order)
-        skipped = [int(one) + 1 for one in np.flatnonzero(steps > 1)]
+        skipped = [int(frame) + 1 for frame in np.flatnonzero(steps > 1)]
         if skipped and min(changed) + 1 >= min(skipped):
             return "frames_dropped", f"frames are dropped: from frame {changed[0]} on the clip runs ahead of the golden"
         return "frames_repeated", f"frames are duplicated: from frame {changed[0]} on the clip runs behind the golden"
@@ -124,22 +125,22 @@ def _brightness(sums: ErrorSums) -> Iterator[Explanation]:
     if sums.total <= 0:
         return
     grey = sums.means.mean(axis=1)
-    for moved, what in ((grey, "brightness"), (sums.means, "colour")):
-        energy = 3 * sums.pixels * grey**2 if what == "brightness" else sums.pixels * (sums.means**2).sum(axis=1)
+    for moved, quantity in ((grey, "brightness"), (sums.means, "colour")):
+        energy = 3 * sums.pixels * grey**2 if quantity == "brightness" else sums.pixels * (sums.means**2).sum(axis=1)
         if energy.max() <= 0:
             continue  # pixels were exchanged and no frame's mean moved: mirrored, shifted, channels in another order
         share = float(energy.sum()) / sums.total
         loud = np.flatnonzero(energy > 0.08 * energy.max())
-        if len(loud) == sums.count and np.ptp(grey) < 0.5 * abs(grey).max() and what == "brightness":
-            continue  # an offset of the clip
-        frames = tuple(int(one) for one in loud)
+        if len(loud) == sums.count and np.ptp(grey) < 0.5 * abs(grey).max() and quantity == "brightness":
+            continue  # all frames moved alike: an offset of the clip, which colour() fits
+        frames = tuple(int(frame) for frame in loud)
         place = named(frames, sums.count)
         signed = grey[loud]
         size = float(abs(signed).max())
         order = np.argsort(np.arange(len(grey)))
         slope = float(np.corrcoef(order, grey)[0, 1]) if grey.std() > 0 else 0.0
-        if what == "colour":
-            values = ", ".join(f"{one:+.1f}" for one in moved[loud].mean(axis=0))
+        if quantity == "colour":
+            values = ", ".join(f"{shift:+.1f}" for shift in moved[loud].mean(axis=0))
             yield Explanation(
                 "tint", share, 3 + len(loud), f"{place}: another colour (tint; RGB moved by {values})", frames
             )

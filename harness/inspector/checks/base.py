@@ -1,4 +1,4 @@
-"""Codes computed again from the base: exactly this base, another one, or a recipe for which nobody can tell."""
+"""Compares a checkpoint with its base: recomputed codes, unquantized tensors, and the right expert."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ from harness.formats.evidence import Exact
 from harness.formats.modules import summary_format
 from harness.formats.spec import known_formats
 from harness.inspector.checks.encoding import holds_other, other_base, other_votes, own_related, related
+from harness.inspector.checks.registration import check
 from harness.inspector.context import Context
 from harness.inspector.findings import finding, some
 from harness.inspector.gates import EXACT, FULL_BLOCKS, NEAR, STALE, UNROUNDED, bad_rows, gain_limit, gate_of
@@ -18,17 +19,17 @@ from harness.records.inspection import InspectionFinding
 
 
 def is_exact(exact: Exact) -> bool:
-    """Every recomputed value agrees: made from exactly this base by max calibration."""
+    """Return whether every recomputed value agrees: made from exactly this base by max calibration."""
     return exact.codes >= EXACT and exact.scales >= EXACT
 
 
 def claim_allowed(item: Measured, exact: Exact) -> bool:
-    """Whether a mismatch may be called stale: max calibration of almost these weights, and no smoothing."""
+    """Return whether a mismatch may be reported as stale: max calibration of almost these weights, no smoothing."""
     return item.module.recipe == "" and exact.full_blocks >= FULL_BLOCKS and exact.near >= NEAR
 
 
 def recipe_of(item: Measured) -> str:
-    """``max`` where codes could be recomputed, the module's own recipe, or ``other``."""
+    """Return the recipe of a module: its own, ``max`` if its codes could be recomputed, else ``other``."""
     if item.module.recipe:
         return item.module.recipe
     exact = item.fit.exact if item.fit else None
@@ -37,8 +38,15 @@ def recipe_of(item: Measured) -> str:
     return "max" if is_exact(exact) or claim_allowed(item, exact) else "other"
 
 
+@check(
+    "requantize",
+    cost="rows",
+    codes=("codes_from_unrounded_scale", "base_stale"),
+    notes=("recipe_not_recomputable",),
+    order=300,
+)
 def requantized_codes(context: Context) -> Iterator[InspectionFinding]:
-    """Stale bases, and codes that were computed with scales other than the stored ones."""
+    """Report codes of a stale base, and codes that were computed with scales other than the stored scales."""
     for expert in context.experts:
         stale: list[str] = []
         unrounded: list[str] = []
@@ -84,7 +92,7 @@ def requantized_codes(context: Context) -> Iterator[InspectionFinding]:
 
 
 def _of_other_weights(stale: list[str], measured: dict[str, Measured]) -> str:
-    """What a stale Linear is, said by how many there are and how far they lie from the base."""
+    """Return the end of the sentence about stale Linears: their share, and their distance from the base."""
     if len(stale) * 2 <= len(measured):
         return "were quantized from weights that differ from the base"
     far = sorted(distance for name in stale if (distance := distance_of(measured[name])) is not None)
@@ -100,10 +108,10 @@ def distance_of(item: Measured) -> float | None:
 
     Rounding and the difference of the weights are independent, so their squares add up to the relative error's.
     """
-    found = item.fit
-    if found is None:
+    fit = item.fit
+    if fit is None:
         return None
-    error, noise = found.scores[found.best].relative_error, known_formats()[item.module.format].noise
+    error, noise = fit.scores[fit.best].relative_error, known_formats()[item.module.format].noise
     return math.sqrt(max(error**2 - noise**2, 0.0)) if math.isfinite(error) else None
 
 
@@ -135,8 +143,9 @@ def _finding(code: str, expert: str, names: list[str], measured: dict[str, Measu
 MODULATION = ("scale_shift_table", "time_proj", "norm_out", "adaLN", "modulation", "norm.linear", "norm1.linear")
 
 
+@check("excluded", cost="rows", codes=("adaln_halves_swapped", "halves_swapped", "excluded_differs"), order=310)
 def excluded_rows(context: Context) -> Iterator[InspectionFinding]:
-    """Excluded tensors that differ; AdaLN halves that stand exchanged are named."""
+    """Report unquantized tensors that differ from the base, and exchanged halves of AdaLN tensors by their own code."""
     for expert, compared in context.compared.items():
         differing = [item for item in compared if not item.equal]
         swapped = [item for item in differing if item.halves_swapped]
@@ -182,8 +191,15 @@ def _excluded_finding(code: str, expert: str, items: list[Compared], first: Comp
 # Two experts: the right two, in the right order, quantized by one policy.
 
 
+@check(
+    "experts",
+    cost="header",
+    codes=("unexpected_format", "experts_mixed_precision"),
+    notes=("experts_policy_differs",),
+    order=240,
+)
 def experts_policy(context: Context) -> Iterator[InspectionFinding]:
-    """Formats against the case, and one expert against the other."""
+    """Report experts whose format is not the case's, and experts that are quantized differently."""
     formats = {expert: summary_format(context.modules[expert]) for expert in context.experts}
     for expert, wanted in context.options.expected.items():
         stored = formats.get(expert)
@@ -209,9 +225,9 @@ def experts_policy(context: Context) -> Iterator[InspectionFinding]:
             evidence=formats,
         )
         return
-    mine, theirs = (set(context.quantized(expert)) for expert in (first, second))
-    if mine != theirs:
-        only = sorted(mine ^ theirs)
+    first_names, second_names = (set(context.quantized(expert)) for expert in (first, second))
+    if first_names != second_names:
+        only = sorted(first_names ^ second_names)
         yield finding(
             "warning",
             "experts_policy_differs",
@@ -220,8 +236,9 @@ def experts_policy(context: Context) -> Iterator[InspectionFinding]:
         )
 
 
+@check("expert_identity", cost="rows", codes=("experts_swapped", "experts_identical", "wrong_expert"), order=250)
 def swapped_or_same(context: Context) -> Iterator[InspectionFinding]:
-    """Each expert must fit its own base better than the other expert's."""
+    """Report experts that fit the other expert's base better than their own: exchanged, or the same twice."""
     votes = {expert: other_votes(context, expert) for expert in context.experts}
     swapped = sorted(expert for expert in context.experts if holds_other(context, expert))
     if len(swapped) > 1:
@@ -245,8 +262,9 @@ def swapped_or_same(context: Context) -> Iterator[InspectionFinding]:
         )
 
 
+@check("base_identity", cost="rows", codes=("wrong_base",), order=260)
 def wrong_base(context: Context) -> Iterator[InspectionFinding]:
-    """A base whose unquantized tensors are other ones is not the base of this checkpoint, whatever its name says."""
+    """Report a base whose unquantized tensors differ: it is not this checkpoint's base, whatever its name."""
     for expert in context.experts:
         if other_base(context, expert):
             compared = context.compared[expert]

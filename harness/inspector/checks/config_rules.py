@@ -1,4 +1,4 @@
-"""The configuration against the tensors: what is declared, what is ignored, when the experts switch."""
+"""Compares the configuration with the tensors: declared format, ignore list, switch between the experts."""
 
 from __future__ import annotations
 
@@ -6,27 +6,33 @@ from collections.abc import Iterator, Mapping
 
 from harness.formats.config import Declaration
 from harness.formats.modules import Module
+from harness.inspector.checks.registration import check
 from harness.inspector.context import Context
 from harness.inspector.findings import finding, some
 from harness.inspector.index import Component
 from harness.records.inspection import InspectionFinding
 
 
+@check(
+    "declaration", cost="header", codes=("quantization_undeclared", "nothing_quantized", "format_mismatch"), order=60
+)
 def declaration_against_tensors(context: Context) -> Iterator[InspectionFinding]:
-    """Declared and stored format agree, and both exist or neither."""
+    """Report Linears whose declared and stored formats differ, or of which only one exists."""
     for expert, component in context.experts.items():
         declared, modules = component.declaration, context.modules[expert]
         quantized = context.quantized(expert)
         stored = sorted({module.format for module in quantized.values()})
-        silent = quantized and not declared.declared and not any(_says_itself(item) for item in quantized.values())
-        if silent:
-            told = _told_elsewhere(component, quantized)
+        undeclared = (
+            quantized and not declared.declared and not any(_declares_itself(item) for item in quantized.values())
+        )
+        if undeclared:
+            by_options = _read_by_options(component, quantized)
             yield finding(
-                "warning" if told else "fault",
+                "warning" if by_options else "fault",
                 "quantization_undeclared",
                 f"{expert}: {len(quantized)} Linears are stored as {', '.join(stored)} and neither config.json, "
                 "hf_quant_config.json nor shard metadata says so: a runtime "
-                + ("has to be told" if told else "reads it as unquantized")
+                + ("has to be told" if by_options else "reads it as unquantized")
                 + ".",
                 expert=expert,
                 evidence={"modules": len(quantized), "stored": stored},
@@ -48,26 +54,26 @@ def declaration_against_tensors(context: Context) -> Iterator[InspectionFinding]
             if declared.format_of(name) in DECIDED and module.format not in (declared.format_of(name), "unknown")
         )
         if wrong:
-            said = sorted({declared.algo_of(name) for name in wrong})
-            found = sorted({quantized[name].format for name in wrong})
+            algorithms = sorted({declared.algo_of(name) for name in wrong})
+            formats = sorted({quantized[name].format for name in wrong})
             yield finding(
                 "fault",
                 "format_mismatch",
-                f"{expert}: {declared.origin} declares {', '.join(said)} and {len(wrong)} Linears are stored as "
-                f"{', '.join(found)} ({some(wrong)}).",
+                f"{expert}: {declared.origin} declares {', '.join(algorithms)} and {len(wrong)} Linears are stored as "
+                f"{', '.join(formats)} ({some(wrong)}).",
                 expert=expert,
                 module=wrong[0],
-                evidence={"declared": said, "stored": stored, "modules": wrong[:20], "count": len(wrong)},
+                evidence={"declared": algorithms, "stored": stored, "modules": wrong[:20], "count": len(wrong)},
             )
 
 
-def _says_itself(module: Module) -> bool:
-    """Whether a Linear carries its declaration: a marker, a name, or a file type that every reader of it knows."""
+def _declares_itself(module: Module) -> bool:
+    """Return whether a Linear carries its own declaration: a marker, a name, or a file type that its readers know."""
     return module.dialect in ("comfy", "gguf", "bitsandbytes", "torchao", "quanto")
 
 
-def _told_elsewhere(component: Component, quantized: Mapping[str, Module]) -> bool:
-    """Whether these are files that a runtime is told about by its own options, as ComfyUI and LightX2V are.
+def _read_by_options(component: Component, quantized: Mapping[str, Module]) -> bool:
+    """Return whether a runtime reads such files by its own options, as ComfyUI and LightX2V do, not by a declaration.
 
     A file without a ``config.json``, Wan's own names, a bare cast, and scales as LightX2V writes them ([N, 1] and no
     scale of the activations). ModelOpt's exports in a Diffusers folder are not: there the declaration was lost.
@@ -84,14 +90,21 @@ def _told_elsewhere(component: Component, quantized: Mapping[str, Module]) -> bo
 
 
 DECIDED = ("nvfp4", "fp8", "mxfp8", "mxfp4", "int8")
-"""Formats that a declaration can name without doubt."""
+"""Formats that a declaration can name unambiguously."""
 LISTING = ("", "modelopt", "fp8", "fbgemm_fp8", "compressed-tensors", "mxfp8", "mxfp4", "nvfp4")
 """Declarations whose ignore list decides what a runtime allocates quantized. ComfyUI lists the quantized layers,
 torchao, bitsandbytes and quanto know them by their tensors."""
 
 
+@check(
+    "ignore_list",
+    cost="header",
+    codes=("ignore_contradicted", "ignore_incomplete", "carried_not_ignored"),
+    notes=("ignore_unmatched",),
+    order=70,
+)
 def ignore_against_tensors(context: Context) -> Iterator[InspectionFinding]:
-    """Every unquantized Linear is covered by the ignore list, and no quantized one is."""
+    """Report unquantized Linears that the ignore list does not cover, and quantized Linears that it does."""
     for expert, component in context.experts.items():
         declared, quantized = component.declaration, context.quantized(expert)
         if not quantized or not declared.declared or declared.method not in LISTING:
@@ -107,14 +120,14 @@ def ignore_against_tensors(context: Context) -> Iterator[InspectionFinding]:
                 module=contradicted[0],
                 evidence={"modules": contradicted[:20], "pattern": declared.ignores(contradicted[0])},
             )
-        known = context.base_modules.get(expert)
-        open_ = sorted(
+        base_modules = context.base_modules.get(expert)
+        uncovered = sorted(
             name
             for name, module in context.modules[expert].items()
             if not module.quantized and not left_out(declared, name)
         )
-        carried = [name for name in open_ if known and name not in known]
-        forgotten = [name for name in open_ if name not in carried]
+        carried = [name for name in uncovered if base_modules and name not in base_modules]
+        forgotten = [name for name in uncovered if name not in carried]
         if forgotten:
             yield finding(
                 "fault",
@@ -151,19 +164,20 @@ def ignore_against_tensors(context: Context) -> Iterator[InspectionFinding]:
 
 
 def left_out(declared: Declaration, name: str) -> bool:
-    """Whether a declaration keeps a Linear unquantized: it is ignored, or not among those that are listed."""
+    """Return whether a declaration keeps a Linear unquantized: by its ignore list, or by not listing it."""
     return declared.ignores(name) is not None or (bool(declared.layers) and name not in declared.layers)
 
 
 def declared_matches(pattern: str, name: str) -> bool:
-    """Whether one ignore pattern covers a module name."""
+    """Return whether an ignore pattern covers a module name."""
     from harness.formats.config import pattern_matches
 
     return pattern_matches(pattern, name)
 
 
+@check("boundary_ratio", cost="header", codes=("boundary_ratio_missing", "boundary_ratio_differs"), order=80)
 def boundary_ratio(context: Context) -> Iterator[InspectionFinding]:
-    """A repository with two experts must say where they switch."""
+    """Report a repository with two experts that does not state where they switch, or not as its base does."""
     index = context.model_index
     if index is None or "transformer_2" not in index or index.get("transformer_2") in (None, [None, None]):
         return

@@ -1,4 +1,4 @@
-"""Proven bytes against what each runtime will assume: one sentence with both sides, the rule and the remedy."""
+"""Compares the proven encoding with the assumptions of each runtime: sentences with both, the rule and the remedy."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ import fnmatch
 from collections.abc import Iterator
 
 from harness.inspector.checks.encoding import WORDS, own_related
+from harness.inspector.checks.registration import check
 from harness.inspector.context import Context
 from harness.inspector.contracts import Resolved, resolve
 from harness.inspector.contracts.resolve import remedies, resolve_loader
@@ -16,14 +17,14 @@ from harness.records.inspection import InspectionFinding
 
 
 def resolved(context: Context, expert: str) -> list[Resolved]:
-    """What every asked runtime, and our own loader, will assume for one expert."""
+    """Return the assumptions of every requested runtime, and of the harness's own loader, about an expert."""
     component, options = context.experts[expert], context.options
-    found = [resolve(contract, component, options.env) for contract in options.contracts]
-    return ([resolve_loader(options.loader)] if options.loader is not None else []) + found
+    runtimes = [resolve(contract, component, options.env) for contract in options.contracts]
+    return ([resolve_loader(options.loader)] if options.loader is not None else []) + runtimes
 
 
 def proven_readings(context: Context, expert: str) -> dict[str, Measured]:
-    """Modules whose NVFP4 reading the bytes prove."""
+    """Return the modules whose NVFP4 reading the bytes prove."""
     return {
         name: item
         for name, item in own_related(context, expert).items()
@@ -31,8 +32,9 @@ def proven_readings(context: Context, expert: str) -> dict[str, Measured]:
     }
 
 
+@check("contracts", cost="rows", codes=("nibble_order", "scale_layout", "contract_unproven"), order=340)
 def contracts(context: Context) -> Iterator[InspectionFinding]:
-    """Nibble order and scale layout: who assumes what, because of which rule."""
+    """Report runtimes that will assume another nibble order or scale layout than the proven, with the rule."""
     for expert in context.experts:
         proven = proven_readings(context, expert)
         for runtime in resolved(context, expert):
@@ -96,8 +98,24 @@ def _mismatch(
     )
 
 
+@check(
+    "contract_predictions",
+    cost="header",
+    codes=(
+        "contract_unread",
+        "contract_unmodelled",
+        "runtime_refuses",
+        "name_unmapped",
+        "scale_shape",
+        "declaration_unseen",
+        "scope_differs",
+        "scale_missing",
+        "input_scale_missing",
+    ),
+    order=360,
+)
 def contract_predictions(context: Context) -> Iterator[InspectionFinding]:
-    """What a runtime refuses, leaves unquantized, quantizes beyond what is stored, or fills with ones."""
+    """Report checkpoints that a runtime refuses, and Linears that it loads in another format or fills with ones."""
     for expert in context.experts:
         stored = frozenset(context.quantized(expert))
         for runtime in resolved(context, expert):
@@ -132,7 +150,7 @@ def contract_predictions(context: Context) -> Iterator[InspectionFinding]:
 
 
 def _loaded_otherwise(expert: str, runtime: Resolved, stored: frozenset[str]) -> Iterator[InspectionFinding]:
-    """Faults of a checkpoint that the runtime does load."""
+    """Yield the faults of a checkpoint that the runtime loads without an error."""
     prediction, name = runtime.prediction, runtime.name
     if stored and not prediction.quantized:
         yield finding(
@@ -204,8 +222,9 @@ def _unread(expert: str, runtime: Resolved) -> InspectionFinding:
     )
 
 
+@check("contract_settings", cost="header", codes=("backend_unknown",), order=350)
 def contract_settings(context: Context) -> Iterator[InspectionFinding]:
-    """Settings that a runtime takes from the environment."""
+    """Report settings in ``env`` that a runtime does not know."""
     for contract in context.options.contracts:
         backend = contract.rules.backend
         asked = context.options.env.get(backend.env) if backend is not None else None
@@ -222,6 +241,7 @@ def contract_settings(context: Context) -> Iterator[InspectionFinding]:
             )
 
 
+@check("contract_schedule", cost="header", codes=("contract_schedule", "scheduler_refused"), order=370)
 def contract_schedule(context: Context) -> Iterator[InspectionFinding]:
     """Say which flow shift and boundary each runtime will sample with, and which of the files it does not read."""
     model = next((item for item in context.experts.values() if item.role == "model"), None)
@@ -273,8 +293,9 @@ def _base(repository: str) -> str:
     return repository.rsplit("/", 1)[-1]
 
 
+@check("contract_repositories", cost="header", codes=(), notes=("repository_unregistered",), order=380)
 def contract_repositories(context: Context) -> Iterator[InspectionFinding]:
-    """Repositories that a runtime does not know by name."""
+    """Report repositories that a runtime does not recognise by name."""
     for contract in context.options.contracts:
         registry = contract.rules.registry
         model = next((item for item in context.experts.values() if item.role == "model"), None)

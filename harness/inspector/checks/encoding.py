@@ -1,4 +1,7 @@
-"""The reading that the bytes prove, against the reading that the checkpoint declares."""
+"""Compares the reading that the bytes prove with the reading that the checkpoint declares.
+
+A reading is nibble order and scale layout (NVFP4) or a code table (8 bits): the base decides which reading is right.
+"""
 
 from __future__ import annotations
 
@@ -7,6 +10,7 @@ from collections.abc import Iterable, Iterator, Mapping
 
 from harness.formats.modules import Module
 from harness.formats.spec import title_of
+from harness.inspector.checks.registration import check
 from harness.inspector.context import Context, declared_reading
 from harness.inspector.decoding import declared_rule
 from harness.inspector.findings import finding, some
@@ -17,6 +21,7 @@ from harness.records.inspection import InspectionFinding
 OTHER_MARGIN = 0.002
 """Lead in cosine by which the other expert's base must fit better."""
 OTHER_BASE_SHARE = 0.8
+"""Share of differing unquantized tensors above which the base is another model's."""
 PARTS = {"nibble_order": 0, "scale_layout": 1}
 WORDS = {
     "low_first": "low nibble first",
@@ -27,7 +32,7 @@ WORDS = {
 
 
 def declared_of(context: Context, expert: str, measured: Measured) -> str:
-    """The declared reading of one measured module."""
+    """Return the declared reading of a measured module; a free part (``any``) takes the proven value."""
     module = measured.module
     if module.format == "nvfp4":
         rule = declared_reading(context.experts[expert], module)[0]
@@ -38,22 +43,22 @@ def declared_of(context: Context, expert: str, measured: Measured) -> str:
     if "any" not in rule or measured.fit is None:
         return rule
     best = measured.fit.best.split("/")
-    return "/".join(proven if said == "any" else said for said, proven in zip(rule.split("/"), best, strict=True))
+    return "/".join(proven if stated == "any" else stated for stated, proven in zip(rule.split("/"), best, strict=True))
 
 
 def related(context: Context, expert: str) -> dict[str, Measured]:
-    """Measured modules that have a base to be compared with."""
+    """Return the measured modules that were compared with a base."""
     return {name: item for name, item in context.measured.get(expert, {}).items() if item.fit is not None}
 
 
 def holds_other(context: Context, expert: str) -> bool:
-    """Whether most of an expert's sampled tensors fit the OTHER expert's base: then nothing else is said of them."""
+    """Return whether most sampled tensors of an expert fit the OTHER expert's base; no other check then judges them."""
     for_other, total = other_votes(context, expert)
     return total > 0 and for_other * 2 > total
 
 
 def other_votes(context: Context, expert: str) -> tuple[int, int]:
-    """Tensors that fit the other expert's base better, and tensors for which that could be asked."""
+    """Return the number of tensors that fit the other expert's base better, and of tensors that could be compared."""
     votes = [
         item.fit.other > item.fit.scores[item.fit.best].cosine + OTHER_MARGIN and item.fit.other >= gate_of(item).cosine
         for item in related(context, expert).values()
@@ -65,19 +70,34 @@ def other_votes(context: Context, expert: str) -> tuple[int, int]:
 
 
 def own_related(context: Context, expert: str) -> dict[str, Measured]:
-    """``related``, and empty where the expert holds the other one's weights or those of another base altogether."""
+    """Return `related`; nothing if the expert holds the other expert's weights or those of another base."""
     return {} if holds_other(context, expert) or other_base(context, expert) else related(context, expert)
 
 
 def other_base(context: Context, expert: str) -> bool:
-    """Whether nearly every excluded tensor differs: then this is not the base that the checkpoint was made from."""
+    """Return whether nearly every unquantized tensor differs: then the checkpoint was made from another base."""
     compared = context.compared.get(expert, ())
     differing = sum(not item.equal for item in compared)
     return len(compared) >= 8 and differing > OTHER_BASE_SHARE * len(compared) and not holds_other(context, expert)
 
 
+@check(
+    "encoding",
+    cost="rows",
+    codes=(
+        "nibble_order",
+        "scale_layout",
+        "fp8_code_table",
+        "weight_transposed",
+        "weights_unrelated",
+        "row_corrupt",
+        "two_conventions",
+        "encoding_inconclusive",
+    ),
+    order=270,
+)
 def encoding(context: Context) -> Iterator[InspectionFinding]:
-    """Nibble order, scale layout and code table, tensor by tensor and row by row."""
+    """Report tensors and rows whose nibble order, scale layout or code table is not the declared one."""
     for expert in context.experts:
         measured = own_related(context, expert)
         states = {
@@ -194,20 +214,20 @@ def _numbers(item: Measured) -> dict[str, object]:
 
 
 def _rows(context: Context, expert: str, measured: dict[str, Measured]) -> Iterator[InspectionFinding]:
-    """Single rows that another reading explains, or none."""
+    """Report single rows that only another reading explains, or that no reading explains."""
     for name, item in measured.items():
-        found = item.fit
-        if found is None or is_fnuz(item):
+        fit = item.fit
+        if fit is None or is_fnuz(item):
             continue
-        rows = bad_rows(found)
+        rows = bad_rows(fit)
         if not rows or len(rows) * 2 >= len(item.rows) or _broken_scales(context, expert, item):
             continue
-        scores = {reading: float(sums.row_cosine()[rows].min()) for reading, sums in found.sums.items()}
+        scores = {reading: float(sums.row_cosine()[rows].min()) for reading, sums in fit.sums.items()}
         best = max(scores, key=lambda reading: scores[reading])
         numbers = [int(item.rows[row]) for row in rows]
         code = "row_corrupt"
         if scores[best] >= ROW_CLAIM and "/" in best:
-            code = "nibble_order" if best.split("/")[0] != found.best.split("/")[0] else "scale_layout"
+            code = "nibble_order" if best.split("/")[0] != fit.best.split("/")[0] else "scale_layout"
         text = f"are {best.replace('_', ' ')}" if code != "row_corrupt" else "fit the base under no reading"
         yield finding(
             "fault",
@@ -215,18 +235,19 @@ def _rows(context: Context, expert: str, measured: dict[str, Measured]) -> Itera
             f"{expert}: rows {some([str(number) for number in numbers])} of {name} {text}, unlike its other rows.",
             expert=expert,
             module=name,
-            evidence={"rows": numbers[:50], "cosine": scores, "tensor": found.best},
+            evidence={"rows": numbers[:50], "cosine": scores, "tensor": fit.best},
         )
 
 
 def _broken_scales(context: Context, expert: str, item: Measured) -> bool:
-    """NaN or zero block scales explain a broken row, and are named themselves."""
+    """Return whether NaN or zero block scales explain a broken row; `block_scale_values` reports those."""
     scale = item.module.scale
     return scale is not None and any(context.scanned.get(expert, {}).get(scale.name, (0, 0)))
 
 
+@check("blind_layout", cost="rows", codes=("scale_layout",), order=280)
 def layout_without_base(context: Context) -> Iterator[InspectionFinding]:
-    """Scale layout from codes and scales alone, where there is no base to compare with."""
+    """Report a wrong scale layout without a base: codes and scales fit together in one layout only."""
     for expert in context.experts:
         wrong: list[str] = []
         for name, item in context.measured.get(expert, {}).items():
@@ -259,7 +280,7 @@ KINDS = {
 
 
 def described(modules: Iterable[Module]) -> str:
-    """What quantized Linears are, for people: ``40 Linears are INT8 per channel in lightx2v's layout``."""
+    """Return a sentence about quantized Linears: ``40 Linears are INT8 per channel in lightx2v's layout``."""
     counts: Counter[str] = Counter()
     for module in modules:
         title = f"{title_of(module.format)} {module.code if module.format == 'gguf' else ''}".strip()
@@ -271,8 +292,9 @@ def described(modules: Iterable[Module]) -> str:
     return ", ".join(f"{count} Linears are {text}" for text, count in counts.most_common())
 
 
+@check("unproven", cost="header", codes=("base_missing", "encoding_unproven"), order=390)
 def without_base(context: Context) -> Iterator[InspectionFinding]:
-    """Says plainly what cannot be known without the base."""
+    """Report that the encoding is unproven without a base."""
     for expert in context.experts:
         quantized = context.quantized(expert)
         if not quantized or related(context, expert):

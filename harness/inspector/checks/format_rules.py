@@ -1,5 +1,5 @@
-"""What a file set is, said before anything else is judged: names of another dialect, formats that are only recognised,
-tensors in a format that is none of theirs, and what a Wan transformer needs even where no base says so."""
+"""Checks of the file set as a whole, before its values: names of another dialect, formats that are recognised and not
+decoded, tensors in a format that is not theirs, tensors that every Wan transformer needs."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ from collections.abc import Iterator
 from harness.formats.modules import block_of, is_scale
 from harness.formats.names import PREFIXES
 from harness.formats.spec import title_of
+from harness.inspector.checks.registration import check
 from harness.inspector.context import Context
 from harness.inspector.findings import finding, some
 from harness.records.inspection import InspectionFinding
@@ -22,12 +23,13 @@ REQUIRED = (
     "proj_out.weight",
     "scale_shift_table",
 )
-"""What every Wan transformer has outside its blocks (diffusers WanTransformer3DModel)."""
+"""Tensors that every Wan transformer has outside its blocks (diffusers WanTransformer3DModel)."""
 WAN_CLASSES = ("WanTransformer3DModel", "WanModel")
 
 
+@check("names", cost="header", codes=("names_mixed", "names_of_another_dialect"), notes=("names_prefixed",), order=20)
 def names_of_dialect(context: Context) -> Iterator[InspectionFinding]:
-    """Names that the folder's own loader does not know, and prefixes that a loader has to take away."""
+    """Report names that the folder's own loader does not know, and prefixes that a loader has to remove."""
     for expert, component in context.experts.items():
         naming = component.naming
         if naming.dialect == "mixed":
@@ -50,20 +52,21 @@ def names_of_dialect(context: Context) -> Iterator[InspectionFinding]:
                 next_command="convert the names: diffusers scripts/convert_wan_to_diffusers.py",
             )
         if naming.prefix and (component.config or naming.prefix not in PREFIXES):
-            who = PREFIXES.get(naming.prefix)
+            writer = PREFIXES.get(naming.prefix)
             yield finding(
                 "warning",
                 "names_prefixed",
                 f"{expert}: {naming.prefix!r} stands in front of the tensors' names"
-                + (f", as {who} writes it" if who else ", which nobody known here writes")
+                + (f", as {writer} writes it" if writer else ", which no program known here writes")
                 + ": a loader has to take it away. They are checked without it.",
                 expert=expert,
                 evidence={"prefix": naming.prefix},
             )
 
 
+@check("recognised", cost="header", codes=("format_not_decoded",), order=330)
 def recognised_only(context: Context) -> Iterator[InspectionFinding]:
-    """Linears whose format is named and not decoded: neither right nor wrong."""
+    """Report Linears whose format is recognised and not decoded: they are proven neither right nor wrong."""
     for expert in context.experts:
         groups: dict[tuple[str, str, str], list[str]] = {}
         for name, module in context.quantized(expert).items():
@@ -84,8 +87,9 @@ def recognised_only(context: Context) -> Iterator[InspectionFinding]:
             )
 
 
+@check("no_tensors", cost="header", codes=("no_tensors",), order=30)
 def nothing_here(context: Context) -> Iterator[InspectionFinding]:
-    """File sets without a single tensor."""
+    """Report file sets without a single tensor."""
     for expert, component in context.experts.items():
         if component.tensors or component.findings or not component.shards:
             continue
@@ -101,8 +105,12 @@ def nothing_here(context: Context) -> Iterator[InspectionFinding]:
         )
 
 
+@check("needed_tensors", cost="header", codes=("tensor_missing",), order=40)
 def needed_tensors(context: Context) -> Iterator[InspectionFinding]:
-    """Embeddings and head of a Wan transformer, and the same tensors in each block; asked where no base says so."""
+    """Report absent embeddings or head of a Wan transformer, and blocks that lack a tensor of the others.
+
+    Only without a base: `keys_against_base` compares with one.
+    """
     for expert, component in context.experts.items():
         blocks: dict[int, set[str]] = {}
         for name in component.tensors:
@@ -129,8 +137,9 @@ def needed_tensors(context: Context) -> Iterator[InspectionFinding]:
             )
 
 
+@check("eight_bits", cost="header", codes=("dtype_differs",), order=50)
 def eight_bits_elsewhere(context: Context) -> Iterator[InspectionFinding]:
-    """8-bit norms, biases, tables and embeddings: tensors that are no Linear's weight are never quantized."""
+    """Report 8-bit norms, biases, tables and embeddings: only the weights of Linears are ever quantized."""
     for expert, component in context.experts.items():
         if expert in context.base:
             continue  # shapes_and_dtypes compares dtypes with the base's
@@ -145,7 +154,7 @@ def eight_bits_elsewhere(context: Context) -> Iterator[InspectionFinding]:
                 "fault",
                 "dtype_differs",
                 f"{expert}: {len(odd)} tensors that are no Linear's weight are stored in 8 bits ({some(odd)}): norms, "
-                "biases and embeddings lose what they are for.",
+                "biases and embeddings lose the precision that they need.",
                 expert=expert,
                 tensor=odd[0],
                 evidence={"tensors": odd[:20], "count": len(odd)},

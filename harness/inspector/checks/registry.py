@@ -1,78 +1,110 @@
-"""The list of checks, in the order in which their findings are reported."""
+"""All checks, in the order in which their findings are reported, and all codes that the inspector reports."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Iterator
-from typing import NamedTuple
+import json
+import pkgutil
+from collections.abc import Collection, Iterator
+from functools import cache
+from importlib import import_module
+from importlib.metadata import entry_points
+from pathlib import Path
+from typing import Final
 
-from harness.inspector.checks import base, config_rules, contract_rules, encoding, format_rules, tensors, values
+from harness.definitions.causes import CHECKS_GROUP, INSPECTOR_CODES
+from harness.errors import InvalidCaseError
+from harness.inspector.checks.registration import Check, check, registered
 from harness.inspector.context import Context
 from harness.records.inspection import InspectionFinding
 
 
-class Check(NamedTuple):
-    """One check: its name, what it costs to feed, and its function."""
-
-    name: str
-    cost: str
-    """``header``, ``scalar``, ``rows`` or ``full``: how many bytes the evidence needs."""
-    run: Callable[[Context], Iterator[InspectionFinding]]
-
-
-def _files(context: Context) -> Iterator[InspectionFinding]:
-    """What reading headers, indexes and configurations already found."""
+@check(
+    "files",
+    cost="header",
+    order=10,
+    # Reading yields these findings before any check runs: headers, indexes, configurations, components.
+    codes=(
+        *("header_invalid", "html_page", "lfs_pointer", "pickle_file", "other_file", "source_failed"),
+        *("index_invalid", "index_stale", "unindexed_tensors", "shard_missing", "duplicate_tensors"),
+        *("config_invalid", "declarations_differ", "layers_unmatched", "weights_missing"),
+        *("component_missing", "component_broken", "component_unscaled", "component_mismatch", "component_differs"),
+        *("config_differs", "config_key_added"),
+    ),
+)
+def files(context: Context) -> Iterator[InspectionFinding]:
+    """Return the findings that reading headers, indexes and configurations made."""
     yield from context.reading_findings
     for component in context.experts.values():
         yield from component.findings
 
 
-CHECKS: tuple[Check, ...] = (
-    Check("files", "header", _files),
-    Check("names", "header", format_rules.names_of_dialect),
-    Check("no_tensors", "header", format_rules.nothing_here),
-    Check("needed_tensors", "header", format_rules.needed_tensors),
-    Check("eight_bits", "header", format_rules.eight_bits_elsewhere),
-    Check("declaration", "header", config_rules.declaration_against_tensors),
-    Check("ignore_list", "header", config_rules.ignore_against_tensors),
-    Check("boundary_ratio", "header", config_rules.boundary_ratio),
-    Check("key_set", "header", tensors.keys_against_base),
-    Check("shapes", "header", tensors.shapes_and_dtypes),
-    Check("config_shapes", "header", tensors.config_against_tensors),
-    Check("scale_tensors", "header", tensors.scale_tensors_present),
-    Check("casts", "rows", tensors.casts),
-    Check("left_over_scales", "header", tensors.leftovers),
-    Check("scale_dtypes", "header", tensors.scale_dtypes),
-    Check("scale_shapes", "header", tensors.scale_shapes),
-    Check("scalar_values", "scalar", values.scalar_values),
-    Check("qkv_scales", "scalar", values.qkv_scales),
-    Check("qkv_input_scales", "scalar", values.qkv_input_scales),
-    Check("weight_values", "rows", values.weight_values),
-    Check("plain_values", "rows", values.plain_values),
-    Check("subnormal_scales", "rows", values.subnormal_scales),
-    Check("block_scale_values", "full", values.block_scale_values),
-    Check("experts", "header", base.experts_policy),
-    Check("expert_identity", "rows", base.swapped_or_same),
-    Check("base_identity", "rows", base.wrong_base),
-    Check("encoding", "rows", encoding.encoding),
-    Check("blind_layout", "rows", encoding.layout_without_base),
-    Check("gain", "rows", values.gains),
-    Check("requantize", "rows", base.requantized_codes),
-    Check("excluded", "rows", base.excluded_rows),
-    Check("constant_scales", "scalar", values.constant_scales),
-    Check("recognised", "header", format_rules.recognised_only),
-    Check("contracts", "rows", contract_rules.contracts),
-    Check("contract_settings", "header", contract_rules.contract_settings),
-    Check("contract_predictions", "header", contract_rules.contract_predictions),
-    Check("contract_schedule", "header", contract_rules.contract_schedule),
-    Check("contract_repositories", "header", contract_rules.contract_repositories),
-    Check("unproven", "header", encoding.without_base),
-)
+def _all_checks() -> tuple[Check, ...]:
+    """Import every module of this package, which registers its checks, and sort them."""
+    package = Path(__file__).parent
+    for module in pkgutil.iter_modules([str(package)]):
+        if module.name not in ("__main__", Path(__file__).stem):
+            import_module(f"{__package__}.{module.name}")
+    return tuple(sorted(registered.values(), key=lambda item: (item.order, item.name)))
+
+
+CHECKS: Final = _all_checks()
+
+
+@cache
+def installed_checks() -> tuple[Check, ...]:
+    """Return the checks of other distributions, by rising order.
+
+    Raises:
+        InvalidCaseError: an entry point cannot be loaded, or its function is no check with the code of its name.
+    """
+    checks: dict[str, Check] = {}
+    for point in sorted(entry_points(group=CHECKS_GROUP), key=lambda point: point.name):
+        label = f"check {point.name} of {point.dist.name if point.dist else 'an unknown package'} ({point.value})"
+        try:
+            function = point.load()
+        except Exception as error:  # any fault of a plugin's module, named with its package
+            raise InvalidCaseError(f"{label} cannot be loaded: {error!r}") from error
+        item = next((item for item in registered.values() if item.run is function), None)
+        if item is None or point.name not in item.codes:
+            raise InvalidCaseError(
+                f"{label} is no check with the code {point.name!r}",
+                remedy=f"decorate it: @check(..., codes=({point.name!r},))",
+            )
+        checks[item.name] = item
+    return tuple(sorted(checks.values(), key=lambda item: (item.order, item.name)))
 
 
 def run_checks(context: Context, skip: Collection[str] = ()) -> list[InspectionFinding]:
-    """Run all checks but those named in ``skip`` (tests remove each one once)."""
-    found: list[InspectionFinding] = []
-    for check in CHECKS:
-        if check.name not in skip:
-            found += list(check.run(context))
-    return found
+    """Run all checks but those named in ``skip`` (tests remove each of them once) and return their findings.
+
+    Raises:
+        InvalidCaseError: see `installed_checks`.
+    """
+    findings: list[InspectionFinding] = []
+    for item in sorted((*CHECKS, *installed_checks()), key=lambda item: (item.order, item.name)):
+        if item.name not in skip:
+            findings += item.run(context)
+    return findings
+
+
+def cause_codes() -> tuple[str, ...]:
+    """Return all codes that can be the cause of a verdict, sorted."""
+    return tuple(sorted({code for item in CHECKS for code in item.codes}))
+
+
+def all_codes() -> frozenset[str]:
+    """Return all codes that the inspector reports, hints included."""
+    return frozenset(code for item in CHECKS for code in (*item.codes, *item.notes))
+
+
+def codes_text() -> str:
+    """Return the text of ``harness/definitions/inspector_codes.json``, the copy that the loader of case files reads.
+
+    The loader runs at every start of pytest; importing the checks would cost it numpy.
+    """
+    return json.dumps(list(cause_codes()), indent=2) + "\n"
+
+
+def codes_are_current() -> bool:
+    """Return whether the copy holds the codes that are registered."""
+    return INSPECTOR_CODES.is_file() and INSPECTOR_CODES.read_text(encoding="utf-8") == codes_text()

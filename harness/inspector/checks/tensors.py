@@ -1,4 +1,4 @@
-"""Scale tensors: all there, under their own names, in a dtype and shape that fit the weight."""
+"""Checks of names, shapes and dtypes: scale tensors of quantized Linears, and all tensors compared with the base."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ from harness.formats.codecs import FLOAT_DTYPES
 from harness.formats.config import Declaration
 from harness.formats.decode import MX_BLOCK
 from harness.formats.modules import SCALE_PARTS, WEIGHT_SUFFIXES, Module, block_of, is_scale
+from harness.inspector.checks.registration import check
 from harness.inspector.context import Context
 from harness.inspector.findings import finding, some
 from harness.inspector.gates import gain_limit, gate_of
@@ -18,8 +19,14 @@ from harness.records.inspection import InspectionFinding
 INVERSE_NAMES = ("weight_scale_inv", "weight_scale_inverse")
 
 
+@check(
+    "scale_tensors",
+    cost="header",
+    codes=("scale_renamed", "scale_missing", "global_scale_missing", "input_scale_missing"),
+    order=120,
+)
 def scale_tensors_present(context: Context) -> Iterator[InspectionFinding]:
-    """Block, global and input scales of every quantized Linear; renamed ones are named as such."""
+    """Report absent block, global and input scales, and scales under the name of their inverse."""
     for expert, component in context.experts.items():
         quantized = context.quantized(expert)
         renamed = sorted(
@@ -70,22 +77,26 @@ def _absent(code: str, expert: str, modules: list[str], text: str) -> Inspection
 
 
 def _input_needed(declared: Declaration, module: Module, quantized: Mapping[str, Module]) -> str:
-    """Why a Linear needs a static input scale, or empty."""
+    """Return the reason for which a Linear needs a static input scale, empty if it needs none."""
     if declared.flag("dynamic_input_scale") is True:
         return ""
-    algo, said = declared.algo_of(module.name), declared.static_inputs(module.name)
-    like = (one for one in quantized.values() if (one.format, declared.algo_of(one.name)) == (module.format, algo))
-    if any(one.input_scale is not None for one in like):
+    algo, static = declared.algo_of(module.name), declared.static_inputs(module.name)
+    alike = (item for item in quantized.values() if (item.format, declared.algo_of(item.name)) == (module.format, algo))
+    if any(item.input_scale is not None for item in alike):
         return "other Linears of the same file set have one"
-    if said:
+    if static:
         return "the config declares static activation scales"
-    if said is None and declared.method == "modelopt" and algo.upper() in ("NVFP4", "FP8"):
+    if static is None and declared.method == "modelopt" and algo.upper() in ("NVFP4", "FP8"):
         return f"ModelOpt's {algo.upper()} is static"
     return ""
 
 
+@check("scale_shapes", cost="header", codes=("scale_columns", "scale_shape"), order=160)
 def scale_shapes(context: Context) -> Iterator[InspectionFinding]:
-    """Block scales E4M3 [N, K/16] (or padded for swizzling), global scales F32 scalars, FP8 scales scalar or [N]."""
+    """Report scales of a wrong shape or dtype.
+
+    Right are block scales E4M3 [N, K/16] (or padded for swizzling), scalar global scales F32, FP8 scales scalar or [N].
+    """
     for expert in context.experts:
         quantized = context.quantized(expert)
         if context.dtype_error(expert):
@@ -135,16 +146,17 @@ def _block_columns(module: Module) -> str:
 
 
 def channel_kind(module: Module) -> str:
-    """``scalar`` [], ``one`` [1], ``channel`` [N], ``channel_column`` [N, 1], ``tile`` (blocks), or ``other``."""
+    """Return the kind of a scale: ``scalar`` [], ``one`` [1], ``channel`` [N], ``channel_column`` [N, 1], ``tile`` or
+    ``other``."""
     return "tile" if module.kind in ("block", "group") else module.kind
 
 
 LARGEST_WEIGHT = 16.0
-"""No weight of a trained transformer is as large; codes that were divided by their scale reach 448 (E5M2: 57344)."""
+"""Weights of a trained transformer stay below; codes that were divided by their scale reach 448 (E5M2: 57344)."""
 
 
 def cast_candidates(context: Context, expert: str) -> set[str]:
-    """FP8 Linears without any scale in a file set that has none and declares none: cast, or robbed of their scales."""
+    """Return the FP8 Linears of a file set that has and declares no scale: they were cast, or lost their scales."""
     component, quantized = context.experts[expert], context.quantized(expert)
     eight = {name: module for name, module in quantized.items() if module.format == "fp8"}
     if any(item.scale is not None or item.input_scale is not None for item in eight.values()):
@@ -156,8 +168,9 @@ def cast_candidates(context: Context, expert: str) -> set[str]:
     return set() if scaled else set(eight)
 
 
+@check("casts", cost="rows", codes=("scale_missing",), notes=("fp8_cast",), order=130)
 def casts(context: Context) -> Iterator[InspectionFinding]:
-    """Linears that were cast to FP8 without scales: right at gain 1, otherwise their scales were lost."""
+    """Report Linears in FP8 without scales: a plain cast decodes with gain 1; with another gain, scales were lost."""
     for expert in context.experts:
         names = cast_candidates(context, expert)
         if not names:
@@ -189,15 +202,17 @@ def casts(context: Context) -> Iterator[InspectionFinding]:
 
 
 def _wrong_size(item: Measured) -> bool:
-    found = item.fit
-    if found is None:
+    """Return whether a Linear fits the base with a gain other than 1."""
+    fit = item.fit
+    if fit is None:
         return False
-    score = found.scores[found.best]
+    score = fit.scores[fit.best]
     return score.cosine >= gate_of(item).unrelated and abs(score.gain - 1) > max(gain_limit(item), 0.05)
 
 
+@check("left_over_scales", cost="header", codes=("scale_left_over", "scale_orphaned"), order=140)
 def leftovers(context: Context) -> Iterator[InspectionFinding]:
-    """Scales beside an unquantized weight, and scales whose weight is absent."""
+    """Report scales beside an unquantized weight, and scales whose weight is absent."""
     for expert, component in context.experts.items():
         modules = context.modules[expert]
         stems = {
@@ -242,8 +257,9 @@ def _left(code: str, expert: str, names: list[str], text: str) -> InspectionFind
     )
 
 
+@check("scale_dtypes", cost="header", codes=("scale_dtype",), order=150)
 def scale_dtypes(context: Context) -> Iterator[InspectionFinding]:
-    """Scales of the first and second level in another dtype than float32: rounded, and refused by some loaders."""
+    """Report scales in 16 bits: they are rounded, and some loaders refuse them."""
     for expert in context.experts:
         odd: dict[str, list[str]] = {}
         for module in context.quantized(expert).values():
@@ -266,19 +282,20 @@ def scale_dtypes(context: Context) -> Iterator[InspectionFinding]:
             )
 
 
-# Which tensors there are, against the base.
+# Names of tensors, compared with the base.
 
 
+@check("key_set", cost="header", codes=("tensor_missing", "tensor_unexpected"), order=90)
 def keys_against_base(context: Context) -> Iterator[InspectionFinding]:
-    """Every tensor of the base is there, and nothing else but scales."""
+    """Report tensors of the base that are absent, and tensors other than scales that the base lacks."""
     for expert, component in context.experts.items():
         base = context.base.get(expert)
         if base is None or not base.tensors or not component.tensors:
             continue
         renamed = {module.weight.name: f"{name}.weight" for name, module in context.modules[expert].items()}
-        mine = {renamed.get(name, name) for name in component.tensors if not is_scale(name)}
-        missing = sorted(set(base.tensors) - mine)
-        extra = sorted(mine - set(base.tensors))
+        names = {renamed.get(name, name) for name in component.tensors if not is_scale(name)}
+        missing = sorted(set(base.tensors) - names)
+        extra = sorted(names - set(base.tensors))
         if missing:
             yield finding(
                 "fault",
@@ -299,11 +316,12 @@ def keys_against_base(context: Context) -> Iterator[InspectionFinding]:
             )
 
 
-# Shapes and dtypes against the base and against the model's own configuration.
+# Shapes and dtypes, compared with the base and with the model's own configuration.
 
 
+@check("shapes", cost="header", codes=("shape_differs", "dtype_differs"), order=100)
 def shapes_and_dtypes(context: Context) -> Iterator[InspectionFinding]:
-    """A packed weight is [N, K/2] of the base's [N, K]; everything else has the base's shape and a float dtype."""
+    """Report tensors of another shape than the base's (packed: [N, K/2] for [N, K]), and integers for floats."""
     for expert, component in context.experts.items():
         base = context.base.get(expert)
         if base is None:
@@ -343,15 +361,16 @@ def shapes_and_dtypes(context: Context) -> Iterator[InspectionFinding]:
             )
 
 
+@check("config_shapes", cost="header", codes=("config_contradicts_tensors",), order=110)
 def config_against_tensors(context: Context) -> Iterator[InspectionFinding]:
-    """A Wan transformer's ``config.json`` against block count, width and feed-forward width."""
+    """Compare a Wan transformer's ``config.json`` with block count, width and feed-forward width of the tensors."""
     for expert, component in context.experts.items():
         if component.config.get("_class_name") != "WanTransformer3DModel" or not component.tensors:
             continue
         wrong = [
-            f"{name}: config {said}, tensors {seen}"
-            for name, said, seen in _wan(component.config, context, expert)
-            if said != seen
+            f"{name}: config {stated}, tensors {actual}"
+            for name, stated, actual in _wan(component.config, context, expert)
+            if stated != actual
         ]
         if wrong:
             yield finding(
@@ -364,6 +383,7 @@ def config_against_tensors(context: Context) -> Iterator[InspectionFinding]:
 
 
 def _wan(config: Mapping[str, Any], context: Context, expert: str) -> Iterator[tuple[str, Any, Any]]:
+    """Yield name, value of the configuration and value of the tensors of each size."""
     tensors, modules = context.experts[expert].tensors, context.modules[expert]
     blocks = {number for number in map(block_of, tensors) if number is not None}
     if isinstance(config.get("num_layers"), int):

@@ -1,4 +1,4 @@
-"""Values of scales and codes: finite, positive, of a plausible size, shared where a runtime may fuse."""
+"""Checks of values: scales and weights that are not finite, of an impossible size, or off by a factor."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ import numpy as np
 from packaging.version import InvalidVersion, Version
 
 from harness.inspector.checks.encoding import own_related
+from harness.inspector.checks.registration import check
 from harness.inspector.context import Context
 from harness.inspector.findings import finding, some
 from harness.inspector.gates import ROW_GAIN, bad_rows, gain_limit, gate_of, is_fnuz
@@ -23,8 +24,14 @@ SMALLEST_INPUT = 1e-10
 LARGEST_INPUT = 1e5
 
 
+@check(
+    "scalar_values",
+    cost="scalar",
+    codes=("global_scale_degenerate", "input_scale_degenerate", "global_scale_inverted"),
+    order=170,
+)
 def scalar_values(context: Context) -> Iterator[InspectionFinding]:
-    """Global, per-tensor and input scales, read completely."""
+    """Report global, per-tensor and input scales that are degenerate or inverted; every scale is read."""
     for expert in context.experts:
         values, quantized = context.scalars.get(expert, {}), context.quantized(expert)
         broken: dict[str, list[str]] = {
@@ -72,8 +79,9 @@ def _worst(numbers: tuple[float, ...]) -> str:
     )
 
 
+@check("qkv_scales", cost="scalar", codes=("qkv_scales_differ",), order=180)
 def qkv_scales(context: Context) -> Iterator[InspectionFinding]:
-    """q, k and v of one attention share their scales; where they differ, a runtime that fuses them is wrong."""
+    """Report q, k and v of an attention with different scales: a runtime that fuses them keeps one scale."""
     for expert in context.experts:
         values, quantized = context.scalars.get(expert, {}), context.quantized(expert)
         apart: list[str] = []
@@ -103,8 +111,9 @@ def qkv_scales(context: Context) -> Iterator[InspectionFinding]:
             )
 
 
+@check("qkv_input_scales", cost="scalar", codes=("input_scales_differ",), order=190)
 def qkv_input_scales(context: Context) -> Iterator[InspectionFinding]:
-    """q, k and v of a self-attention (k and v of a cross-attention) read one input, so their input scales agree."""
+    """Report different input scales of q, k and v (k and v of a cross-attention), which read the same input."""
     for expert in context.experts:
         values, quantized = context.scalars.get(expert, {}), context.quantized(expert)
         far: list[str] = []
@@ -145,12 +154,14 @@ def qkv_input_scales(context: Context) -> Iterator[InspectionFinding]:
 
 
 SAME_INPUT = 1.01
+"""Ratio up to which two input scales count as equal."""
 OTHER_INPUT = 4.0
-"""Ratio above which calibrations of one input cannot lie apart."""
+"""Ratio that two calibrations of the same input cannot reach."""
 
 
+@check("constant_scales", cost="scalar", codes=("scale_constant",), order=320)
 def constant_scales(context: Context) -> Iterator[InspectionFinding]:
-    """One scale for all Linears of an expert: a default that nobody measured."""
+    """Report the same scale in all Linears of an expert: a default that was filled in, not measured."""
     for expert in context.experts:
         values, quantized = context.scalars.get(expert, {}), context.quantized(expert)
         own: dict[str, float] = {}
@@ -174,11 +185,12 @@ def constant_scales(context: Context) -> Iterator[InspectionFinding]:
 
 
 LEAST_LINEARS = 8
-"""Linears that must agree before one scale for all of them is no chance."""
+"""Fewest Linears whose equal scales cannot be chance."""
 
 
+@check("subnormal_scales", cost="rows", codes=("block_scale_subnormal",), order=220)
 def subnormal_scales(context: Context) -> Iterator[InspectionFinding]:
-    """Block scales in E4M3's subnormals: of four significant digits one is left."""
+    """Report block scales among E4M3's subnormals, which keep fewer significant bits."""
     for expert in context.experts:
         small = {
             name: item.blind.subnormal
@@ -206,8 +218,9 @@ SUBNORMAL_SHARE = 0.5
 """Share of subnormal block scales that no calibrated tensor reaches: its largest block scale is 448."""
 
 
+@check("plain_values", cost="rows", codes=("weights_nan", "weights_zero"), order=210)
 def plain_values(context: Context) -> Iterator[InspectionFinding]:
-    """Unquantized tensors without a base: NaN, infinity, and Linears that are zero throughout."""
+    """Report NaN, infinity and Linears of zeros among unquantized tensors, without a base."""
     for expert, sane in context.sanity.items():
         broken = sorted(name for name, item in sane.items() if item.not_finite)
         empty = sorted(name for name, item in sane.items() if item.all_zero and name in _linears(context, expert))
@@ -236,30 +249,32 @@ def _linears(context: Context, expert: str) -> set[str]:
     return {module.weight.name for module in context.modules[expert].values()}
 
 
+@check("weight_values", cost="rows", codes=("weights_nan",), order=200)
 def weight_values(context: Context) -> Iterator[InspectionFinding]:
-    """NaN among 8-bit codes and decoded rows: every token that meets one is NaN from there on."""
+    """Report NaN among 8-bit codes and decoded rows: it makes every token NaN that passes it."""
     for expert in context.experts:
-        found = {
+        nans = {
             name: item.nan_values
             for name, item in context.measured.get(expert, {}).items()
             if item.nan_values
             and not is_fnuz(item)
             and (item.fit is None or item.fit.best.startswith(item.module.code))
         }
-        if found:
+        if nans:
             yield finding(
                 "fault",
                 "weights_nan",
-                f"{expert}: {sum(found.values())} of the values that were read are NaN ({some(sorted(found))}).",
+                f"{expert}: {sum(nans.values())} of the values that were read are NaN ({some(sorted(nans))}).",
                 expert=expert,
-                module=min(found),
-                evidence={"modules": found},
+                module=min(nans),
+                evidence={"modules": nans},
                 next_command="export again: a NaN in the weights, or a scale of zero, made these codes",
             )
 
 
+@check("block_scale_values", cost="full", codes=("block_scale_nan", "block_scale_zero"), order=230)
 def block_scale_values(context: Context) -> Iterator[InspectionFinding]:
-    """NaN and zero among block scales: four bytes in a model are enough for a black video."""
+    """Report NaN and zero among block scales: four such bytes in a model are enough for a black video."""
     for expert in context.experts:
         scanned = context.scanned.get(expert, {})
         nans = {name: counts[0] for name, counts in scanned.items() if counts[0]}
@@ -287,22 +302,22 @@ def block_scale_values(context: Context) -> Iterator[InspectionFinding]:
 
 
 def _lost(context: Context, expert: str, tensor: str) -> bool:
-    """Whether the base's own values, where rows were sampled, are too large for the zeros of a block-scale tensor."""
+    """Return whether sampled rows of the base are too large for the zeros of a block-scale tensor."""
     measured = context.measured.get(expert, {}).get(tensor.removesuffix(".weight_scale"))
     exact = measured.fit.exact if measured is not None and measured.fit is not None else None
     return exact is not None and exact.lost > 0
 
 
 def _never_zero(context: Context, expert: str) -> bool:
-    """Whether the exporter says of itself that it cannot have written a zero: older ones round tiny blocks to it."""
-    name, said = context.experts[expert].declaration.producer
+    """Return whether the stated exporter cannot have written a zero: older versions round tiny blocks to zero."""
+    name, version = context.experts[expert].declaration.producer
     try:
-        return name == "modelopt" and Version(said) >= CLAMPS_SINCE
+        return name == "modelopt" and Version(version) >= CLAMPS_SINCE
     except InvalidVersion:
         return False
 
 
-# Fitted gains: an inverted, dropped or misread scale leaves every cosine as it is and shows only here.
+# Fitted gains: an inverted, dropped or misread scale changes no cosine; only the gain shows it.
 
 
 TEXTS = {
@@ -313,8 +328,9 @@ TEXTS = {
 }
 
 
+@check("gain", cost="rows", codes=("gain", "row_gain", "global_scale_inverted", "scale_dropped", "fp8_fnuz"), order=290)
 def gains(context: Context) -> Iterator[InspectionFinding]:
-    """Least-squares gain per tensor and per row."""
+    """Report tensors and rows whose least-squares gain over the base is not 1."""
     for expert in context.experts:
         groups: dict[str, list[str]] = {}
         measured = own_related(context, expert)

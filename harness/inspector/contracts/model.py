@@ -20,6 +20,7 @@ from packaging.version import InvalidVersion, Version
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
 
 from harness.formats.errors import ContractError
+from harness.project import Project
 
 Signal = Literal["packed_qkv", "comfy_quant"]
 """Something in the tensor names from which a runtime infers a layout."""
@@ -208,7 +209,7 @@ def _package() -> Path:
 
 def contract_files(runtime: str, root: Path | None = None) -> list[Path]:
     """Every file that holds rules of a runtime: learned before transcribed, the project's own before the shipped."""
-    folders = [root / PROJECT_FOLDER] if root is not None else []
+    folders = [Project(root).contracts] if root is not None else []
     files: list[Path] = []
     for folder in (*folders, _package()):
         files += sorted((folder / "learned").glob(f"{runtime}-*.yaml"))
@@ -244,7 +245,7 @@ def read_contract_file(place: Path) -> ContractFile:
 
 def known_contracts(root: Path | None = None) -> tuple[str, ...]:
     """Runtimes for which a contract file exists, shipped or in the project's ``contracts/``."""
-    folders = [_package(), *([root / PROJECT_FOLDER] if root is not None else [])]
+    folders = [_package(), *([Project(root).contracts] if root is not None else [])]
     names = {path.stem for folder in folders if folder.is_dir() for path in folder.glob("*.yaml")}
     for folder in folders:
         names |= {path.stem.rsplit("-", 1)[0] for path in (folder / "learned").glob("*.yaml")}

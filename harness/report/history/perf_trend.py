@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from rich.table import Table
 from rich.text import Text
 
-from harness.perf.judging import amount
+from harness.perf.comparing import amount
 from harness.perf.measures import WORDS
 from harness.perf.trend import change_points
 from harness.records.case_record import CaseRecord

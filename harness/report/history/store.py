@@ -14,7 +14,7 @@ from itertools import groupby
 from pathlib import Path
 from typing import Any
 
-from harness.perf.judging import BAD
+from harness.perf.comparing import BAD
 from harness.reading import UnreadableError
 from harness.records.case_record import CaseRecord
 from harness.report.load import ReportError
