@@ -3,8 +3,8 @@
     python -m benchmarks.sglang_incident runs/RUN [--picture docs/img/incident-in-sglang.png]
 
 Reads the records of a run of ``cases/incident_sglang.yaml``. The prediction is made of headers and a few rows before
-anything runs; what was seen is the verdict, and the mean SSIM of SGLang's own frames against the golden where there are
-frames. Exits with 1 if one of them disagrees. The picture shows four frames of each case that generated.
+anything runs. Seen is what SGLang drew: the mean SSIM of its frames against those of the BF16 model in SGLang 0.5.13,
+from the same run. Exits with 1 if one of them disagrees. The picture shows four frames of each case that generated.
 """
 
 from __future__ import annotations
@@ -21,7 +21,8 @@ from harness.records.case_record import CaseRecord
 PREFIX = "incident_sglang_"
 SHOWN = (0, 5, 10, 16)
 GARBLED = 0.5
-"""Mean SSIM against the golden below which nobody would call it the same video."""
+"""Mean SSIM against the BF16 model's frames below which nobody would call it the same video."""
+ANCHOR = "incident_sglang_bf16"
 
 
 @dataclass(frozen=True)
@@ -38,7 +39,7 @@ class Row:
     agrees: bool
 
 
-def row_of(record: CaseRecord) -> Row:
+def row_of(record: CaseRecord, run: Path) -> Row:
     """Prediction and observation of one case."""
     runtime = str(record.request["runtime"])
     rules = load_contract(runtime).rules
@@ -46,17 +47,26 @@ def row_of(record: CaseRecord) -> Row:
     faults = record.inspection.with_code("nibble_order") if record.inspection is not None else ()
     wrong = any(item.contract == runtime and item.severity == "fault" for item in faults)
     ssim = None
-    if record.comparison is not None:
-        ssim = next((item.mean for item in record.comparison.metrics if item.name == "ssim"), None)
-        ssim = 1.0 if record.comparison.bit_exact else ssim
     if record.generation is None:
         seen, agrees = "named before it ran", wrong and record.verdict.outcome is Outcome.PASS
-    elif ssim is None:
-        seen, agrees = f"no comparison ({record.verdict.cause})", False
+        seen = seen if agrees else f"did not run ({record.verdict.cause})"
     else:
-        garbled = ssim < GARBLED
-        seen, agrees = "garbled" if garbled else "right", garbled == wrong
+        ssim = mean_ssim(run / record.case / record.generation.clip, run / ANCHOR / "clip.safetensors")
+        garbled = ssim is not None and ssim < GARBLED
+        seen, agrees = ("garbled" if garbled else "right") if ssim is not None else "no anchor", garbled == wrong
+        agrees = agrees and ssim is not None
     return Row(record.case, runtime, how, "garbled" if wrong else "right", seen, ssim, agrees)
+
+
+def mean_ssim(clip: Path, anchor: Path) -> float | None:
+    """Mean SSIM of two clips over all frames; ``None`` where one is absent."""
+    from harness.frames.clip import read_clip
+    from harness.frames.compare import compare
+
+    if not (clip.exists() and anchor.exists()):
+        return None
+    found = compare(read_clip(anchor), read_clip(clip), ("ssim",))
+    return 1.0 if found.bit_exact else next(item.mean for item in found.metrics if item.name == "ssim")
 
 
 def picture(records: list[CaseRecord], run: Path, out: Path) -> None:
@@ -91,7 +101,7 @@ def main(arguments: list[str] | None = None) -> int:
         print(f"{options.run} holds no record of {PREFIX}*: pytest cases/incident_sglang.yaml --runner cpu")
         return 1
     records = [CaseRecord.read(path) for path in files]
-    rows = [row_of(record) for record in records]
+    rows = [row_of(record, options.run) for record in records]
     print(f"{'case':<38}{'runtime':<22}{'contract':<10}{'predicted':<11}{'seen':<22}{'SSIM':<7}agrees")
     for row in rows:
         ssim = "" if row.ssim is None else f"{row.ssim:.3f}"

@@ -17,7 +17,7 @@ from pathlib import Path
 from harness.definitions.case import Case
 from harness.errors import InvalidCaseError
 from harness.outcomes import Outcome
-from harness.perf.measures import EXPERTS, PERF_CAUSES, is_fresh, values_of, work_of
+from harness.perf.measures import EXPERTS, PERF_CAUSES, is_fresh, usage_of, values_of, work_of
 from harness.perf.quiet import disturbances
 from harness.perf.rule import LEAST_RUNS, SMALLEST_EFFECT
 from harness.reading import UnreadableError
@@ -90,12 +90,13 @@ def run_of(record: CaseRecord) -> PerfRun | Refused:
         return Refused(record.run, f"it ended {verdict.outcome.value} ({verdict.cause})")
     if disturbed := disturbances(record.conditions, None):
         return Refused(record.run, disturbed[0].message)
+    usage = usage_of(generation)
     return PerfRun(
         run=record.run,
         started=record.started,
         machine=record.conditions.machine if record.conditions else "",
         fresh=is_fresh(generation),
-        steps=generation.usage.steps if generation.usage else (),
+        steps=usage.steps if usage else (),
         values=values_of(generation, record.engine, record.conditions),
     )
 

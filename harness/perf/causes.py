@@ -7,7 +7,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import Final, NamedTuple
 
 from harness.perf.comparing import Look
-from harness.perf.measures import EXPERTS
+from harness.perf.measures import EXPERTS, usage_of
 from harness.perf.quiet import cold_cache, disturbances
 from harness.perf.rule import Rule
 from harness.records.identity import Fingerprint
@@ -154,7 +154,7 @@ def slow_blocks(profile: Profile, usual: Profile | None) -> Iterator[tuple[str, 
 
 def _by_expert(looks: Sequence[Look], file: PerfFile | None, pool: str) -> dict[str, float]:
     """How much slower the warm steps of each expert are than the baseline's of the same places."""
-    usage = looks[0].generation.usage
+    usage = usage_of(looks[0].generation)
     if usage is None or file is None:
         return {}
     pools = [one for one in file.pools if one.label == pool]

@@ -19,6 +19,7 @@ from harness.perf.measures import (
     WORDS,
     is_fresh,
     unit_of,
+    usage_of,
     values_of,
 )
 from harness.perf.quiet import Disturbance, cold_cache, disturbances
@@ -64,7 +65,8 @@ class Look:
     @property
     def warm(self) -> tuple[float, ...]:
         """Seconds of the steps without the first."""
-        return self.generation.usage.warm if self.generation.usage else ()
+        usage = usage_of(self.generation)
+        return usage.warm if usage else ()
 
 
 @dataclass(frozen=True)
@@ -113,7 +115,8 @@ class Comparer:
         """All warm steps, and those of each expert if there are two."""
         runs = [run.steps[1:] for run in self.pool.runs if len(run.steps) == len(look.warm) + 1]
         groups: dict[str, list[int]] = {STEP: list(range(len(look.warm)))}
-        experts = look.generation.usage.experts[1:] if look.generation.usage else ()
+        usage = usage_of(look.generation)
+        experts = usage.experts[1:] if usage else ()
         if len(set(experts)) > 1:
             for expert, name in EXPERT_STEPS.items():
                 groups[name] = [place for place, ran in enumerate(experts) if ran == expert]

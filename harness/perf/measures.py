@@ -8,7 +8,7 @@ from typing import Final, Literal
 from harness.definitions.case import Case
 from harness.records.base import Json
 from harness.records.generation import EngineStart, Expert, Generation
-from harness.records.perf import Conditions
+from harness.records.perf import Conditions, Usage
 
 EXPERTS: Final[tuple[Expert, ...]] = ("transformer", "transformer_2")
 PERF_CAUSES: Final = frozenset({"slower", "faster", "more_memory", "leak"})
@@ -53,12 +53,30 @@ def unit_of(measure: str) -> Literal["s", "bytes"]:
     return "s" if measure in TIMES else "bytes"
 
 
+def usage_of(generation: Generation) -> Usage | None:
+    """What a generation cost: as its backend measured it, else the seconds of the steps in its trace.
+
+    A runtime that is driven step by step has those; what the recorder does between two steps is part of them.
+    """
+    if generation.usage is not None:
+        return generation.usage
+    steps = generation.trace.steps
+    if not steps or not all(step.seconds > 0 for step in steps):
+        return None
+    return Usage(
+        clock="host",
+        steps=tuple(step.seconds for step in steps),
+        experts=tuple(step.expert for step in steps),
+        total=generation.generate_seconds,
+    )
+
+
 def values_of(generation: Generation, engine: EngineStart | None, conditions: Conditions | None) -> dict[str, float]:
     """Every measure of a run but its steps, as far as it was measured.
 
     A backend that measures nothing itself still has its whole duration, on the host's clock.
     """
-    usage = generation.usage
+    usage = usage_of(generation)
     values: dict[str, float | None] = {"total": generation.generate_seconds or None}
     if usage is not None:
         values |= {"total": usage.total, "text_encoder": usage.text_encoder, "vae": usage.vae}

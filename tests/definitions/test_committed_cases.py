@@ -34,8 +34,8 @@ def of(cases: dict[str, Case], prefix: str) -> list[Case]:
 
 def test_everything_is_collected(cases):
     assert {"bf16", "fp8", "nvfp4", "fp8_override", "nvfp4_override", "bf16_env"} <= set(cases)
-    assert len(of(cases, "incident_")) == 15
-    assert len(of(cases, "incident_sglang_")) == 8
+    assert len(of(cases, "incident_")) == 16
+    assert len(of(cases, "incident_sglang_")) == 9
     assert len(of(cases, "wan22_")) == 6
     assert len(of(cases, "wan22_sglang_")) == 2
 

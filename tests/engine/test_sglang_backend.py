@@ -81,6 +81,12 @@ def test_frames_trace_and_receipts_come_back(loaded: Any, tmp_path: Path) -> Non
     assert generation.receipts.modules[0].format == "nvfp4"
     assert [path.name for path in out.iterdir()] == ["clip.safetensors"]  # inputs are gone
     assert backend.runtime_facts()["flow_shift"] == 12.0
+    usage = generation.usage
+    assert usage is not None
+    assert (usage.clock, usage.ordinal, usage.experts, usage.emulated) == ("host", 1, ("transformer",), False)
+    again = backend.generate(case, out, lambda _: None).usage
+    assert again is not None
+    assert again.ordinal == 2
     assert backend.runtime_facts()["leaked"] == ""  # packages of two interpreters never mix
 
 

@@ -11,6 +11,7 @@ from harness.perf.baseline import build
 from harness.perf.causes import find_cause
 from harness.perf.comparing import Look
 from harness.perf.judging import Judge
+from harness.records.generation import Step, Trace
 from harness.records.perf import BlockTime, PerfReport, Profile
 from harness.records.perf_file import PerfFile
 
@@ -286,3 +287,24 @@ def test_a_leak_of_host_memory_is_told_from_caches_that_fill_once(machine: Any, 
     further = [look(machine, ordinal=place + 1, conditions=host(place, each, 80 * MIB)) for place in (1, 2, 3)]
     report, _ = judged(file, first, *further)
     assert report.state == state
+
+
+def test_a_runtime_that_tells_only_its_steps_is_judged_by_them(machine: Any) -> None:
+    """A runtime that is driven step by step has seconds in its trace, and measures nothing else."""
+
+    def traced(slower: float) -> Any:
+        whole = machine.generation(slower)
+        steps = tuple(
+            Step(index=place, timestep=999.0 - place, expert=expert, guidance_scale=3.0, latent_norm=1.0, seconds=took)
+            for place, (took, expert) in enumerate(zip(whole.usage.steps, whole.usage.experts, strict=True))
+        )
+        return whole.model_copy(update={"usage": None, "trace": Trace(steps=steps)})
+
+    history = [machine.record(day, traced(1.0)) for day in range(8)]
+    file, _ = build(runs.case(), "h200", history, author="ann", reason="first")
+    looks = [Look(traced(1.2), machine.engine(), machine.conditions()) for _ in range(3)]
+    report, _ = judged(file, *looks)
+    assert report.state == "slower"
+    assert "per step" in report.message
+    healthy, _ = judged(file, Look(traced(1.0), machine.engine(), machine.conditions()))
+    assert healthy.state == "within"

@@ -16,7 +16,7 @@ import subprocess
 import sys
 from collections.abc import Mapping
 from pathlib import Path
-from typing import IO, Any
+from typing import IO, Any, cast
 
 import numpy as np
 import numpy.typing as npt
@@ -33,6 +33,7 @@ from harness.frames.clip import write_clip
 from harness.records.base import Json
 from harness.records.generation import FloatStats, Generation, Receipts, Trace
 from harness.records.identity import Fingerprint
+from harness.records.perf import Usage
 from harness.records.run_folder import CLIP_FILE
 
 MAIN = Path(__file__).resolve().parents[1] / "inside" / "main.py"
@@ -156,6 +157,7 @@ class SglangBackend:
         self._latent_shape: dict[str, int] = {}
         self._facts: dict[str, Json] = {}
         self._device = "auto"
+        self._generations = 0
 
     def load(self, case: Case, paths: Mapping[str, Path], device: str, emit: Emit) -> None:
         """Start SGLang and load the model.
@@ -180,6 +182,7 @@ class SglangBackend:
         self._latent_shape = _vae_numbers(paths["model"])
         self.close()
         self._process = RuntimeProcess(python, MAIN, case.runtime)
+        self._generations = 0
         params = {
             "case": case.model_dump(mode="json"),
             "paths": {role: str(path) for role, path in paths.items()},
@@ -265,6 +268,21 @@ class SglangBackend:
             receipts=Receipts.model_validate({"modules": answer["receipts"]}),
             peak_memory_bytes=answer["peak_memory_bytes"],
             generate_seconds=answer["seconds"],
+            usage=self._usage(answer),
+        )
+
+    def _usage(self, answer: Mapping[str, Any]) -> Usage:
+        """What the generation cost: host clock, since each step's sketches wait for the device."""
+        self._generations += 1
+        steps = answer["trace"]["steps"]
+        return Usage(
+            clock="host",
+            steps=tuple(step.get("seconds", 0.0) for step in steps),
+            experts=tuple(step["expert"] for step in steps),
+            total=answer["seconds"],
+            ordinal=self._generations,
+            attention=str(self._facts.get("attention", "")),
+            emulated=any("product" in str(line) for line in cast("list[str]", self._facts.get("emulated") or [])),
         )
 
     def _inputs(self, case: Case, out_dir: Path, noise: Any) -> tuple[Path, str, Path | None]:
