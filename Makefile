@@ -7,7 +7,7 @@ export OMP_NUM_THREADS ?= 1
 export HF_HUB_OFFLINE ?= 1
 export PYTHONDONTWRITEBYTECODE ?=
 
-.PHONY: demo demo-sglang test-sglang test test-browser test-slow lint setup clean help
+.PHONY: demo demo-i2v demo-sglang test-sglang test test-browser test-slow lint setup clean help
 
 help: ## this list
 	@grep -E '^[a-z-]+:.*##' Makefile | sed -E 's/:.*## /\t/' | expand -t 18
@@ -26,8 +26,15 @@ tiny/exports/.made: $(STAMP) tiny/weights/manifest.json
 	$(BIN)/python -m tiny.export --out tiny/exports
 	touch $@
 
+tiny/exports/.made-i2v: $(STAMP) tiny/weights/manifest.json tiny/weights_i2v/manifest.json tiny/weights_ti2v/manifest.json
+	$(BIN)/python -m tiny.export_variants --out tiny/exports
+	touch $@
+
 demo: $(STAMP) tiny/exports/.made ## run the tiny suite and the incident on the CPU
 	$(BIN)/python -m pytest cases/tiny.yaml cases/incident.yaml --runner cpu
+
+demo-i2v: $(STAMP) tiny/exports/.made-i2v ## run the tiny image-to-video suites on the CPU
+	$(BIN)/python -m pytest cases/tiny_i2v.yaml cases/tiny_ti2v.yaml --runner cpu
 
 SGLANG_VERSIONS := 0.5.12.post1 0.5.13 0.5.23
 demo-sglang: $(STAMP) tiny/exports/.made ## the incident in the real SGLang on the CPU: installs three versions (3.3 GB), predicts, runs

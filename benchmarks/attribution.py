@@ -18,7 +18,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from statistics import median
 
-from benchmarks.attribution_faults import BENIGN, FRESH, Fault, dev_list, every_linear, sent
+from benchmarks.attribution_faults import BENIGN, FRESH, Fault, dev_list, every_linear, image_list, sent
 from benchmarks.attribution_setup import FAULTS, Bench, broken_checkpoint, prepare
 from benchmarks.peers import rules_without_weights
 from benchmarks.peers.base import PeerRule
@@ -209,6 +209,7 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument(
         "--matmul", choices=("auto", "dequantize", "emulate"), default="auto", help="emulate: activations quantized too"
     )
+    parser.add_argument("--model", choices=("t2v", "i2v", "ti2v"), default="t2v", help="the embedded model")
     parser.add_argument("--folder", type=Path, help="where runs go; kept, and its golden used again")
     parser.add_argument("--only", default="", help="faults whose name holds this")
     parser.add_argument("--no-linears", action="store_true", help="leave out the swap in every single Linear")
@@ -216,7 +217,7 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--every", type=int, default=1, help="of the single Linears every N-th")
     options = parser.parse_args(arguments)
     folder = options.folder or Path(tempfile.mkdtemp(prefix="attribution-"))
-    bench = prepare(folder, options.device, options.format, options.matmul)
+    bench = prepare(folder, options.device, options.format, options.matmul, options.model)
     print(f"{options.format} on {options.device}, matmul {options.matmul}; records in {folder}; code {bench.code}")
     if options.held_out:
         from benchmarks.attribution_held_out import FROZEN_AT, held_out
@@ -224,7 +225,8 @@ def main(arguments: list[str] | None = None) -> int:
         print(f"held-out faults, written after the rules were frozen at {FROZEN_AT}")
         faults: list[Fault] = [*held_out(options.format)]
     else:
-        faults = [*BENIGN, *_of_format(dev_list(), options.format)]
+        listed = dev_list() if options.model == "t2v" else image_list(options.model)
+        faults = [*BENIGN, *_of_format(listed, options.format)]
         if options.format == "nvfp4" and not options.no_linears:
             faults += list(every_linear(bench.quantized))[:: options.every]
     faults = [fault for fault in faults if options.only in fault.name]

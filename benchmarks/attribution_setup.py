@@ -13,6 +13,7 @@ from benchmarks.faults.engine import FAULT_FILE
 from harness.calibrate.apply import apply
 from harness.calibrate.regenerate import Plan, measure
 from harness.definitions.case import Case, Located
+from harness.definitions.checks import with_digests
 from harness.definitions.runner import load_runners, match_runner
 from harness.goldens.folder import FolderStore
 from harness.goldens.golden import Golden
@@ -25,6 +26,7 @@ from harness.session.perturbation import Perturbation, by_name, cpu_flags, plan
 
 ROOT = Path(__file__).parents[1]
 CASE_ID = "attribution"
+PICTURE = "red_circle_on_blue.png"
 
 
 class FaultFile:
@@ -66,13 +68,16 @@ class Bench:
         return self.golden.open_part("clip")
 
 
-def prepare(folder: Path, device: str, form: str, matmul: str = "auto") -> Bench:
-    """Snapshot weights, export, measure golden and limits, all below ``folder``; what is there is used again."""
+def prepare(folder: Path, device: str, form: str, matmul: str = "auto", model: str = "t2v") -> Bench:
+    """Snapshot weights, export, measure golden and limits, all below ``folder``; what is there is used again.
+
+    ``model``: the embedded ``t2v``, ``i2v`` or ``ti2v``.
+    """
     folder = folder.resolve()
     folder.mkdir(parents=True, exist_ok=True)
     FAULTS.at(folder / "fault.json")
     (folder / "tiny" / "broken").mkdir(parents=True, exist_ok=True)
-    _checkpoints(folder, form)
+    _checkpoints(folder, form, model)
     profiles = load_runners(ROOT / "runners")
     print_ = (gpu_devices() or (None,))[0] if device == "cuda" else cpu_device()
     if print_ is None:
@@ -90,7 +95,7 @@ def prepare(folder: Path, device: str, form: str, matmul: str = "auto") -> Bench
         leave_candidates=False,
         allow_python_backend=True,
     )
-    located = Located(case=_case(form, profile.name, matmul), path=folder / "case.yaml", line=1)
+    located = Located(case=_case(form, profile.name, matmul, model, folder), path=folder / "case.yaml", line=1)
     if not context.store.find(profile.name, CASE_ID):
         _measure(context, located, device)
     golden = context.store.find(profile.name, CASE_ID)[0]
@@ -104,14 +109,29 @@ def prepare(folder: Path, device: str, form: str, matmul: str = "auto") -> Bench
     return Bench(context, located, golden, quantized, golden.manifest.provenance.code)
 
 
-def _checkpoints(folder: Path, form: str) -> None:
+def _checkpoints(folder: Path, form: str, model: str) -> None:
     from tiny.export import CALIBRATION, WEIGHTS, export
 
+    if model != "t2v":
+        _image_checkpoints(folder, form, model)
+        return
     if not (folder / "tiny" / "weights").exists():
         shutil.copytree(WEIGHTS, folder / "tiny" / "weights")
         shutil.copy(CALIBRATION, folder / "tiny" / "calibration.json")
     if not (folder / "tiny" / "exports" / form).exists():
         export(form, folder / "tiny" / "exports", folder / "tiny" / "weights", folder / "tiny" / "calibration.json")
+
+
+def _image_checkpoints(folder: Path, form: str, model: str) -> None:
+    from tiny.export_variants import export
+
+    tiny = folder / "tiny"
+    if not (tiny / "weights").exists():
+        export(model, tiny).rename(tiny / "weights")
+        shutil.copy(ROOT / "cases" / "images" / PICTURE, folder / PICTURE)
+    if not (tiny / "exports" / form).exists():
+        (tiny / "exports").mkdir(exist_ok=True)
+        export(f"{model}-{form}", tiny / "made").rename(tiny / "exports" / form)
 
 
 def broken_checkpoint(bench: Bench, kind: str) -> Located:
@@ -146,7 +166,7 @@ def broken_checkpoint(bench: Bench, kind: str) -> Located:
     return bench.located.model_copy(update={"case": bench.located.case.model_copy(update={"model": model})})
 
 
-def _case(form: str, runner: str, matmul: str) -> Case:
+def _case(form: str, runner: str, matmul: str, model: str = "t2v", folder: Path = ROOT) -> Case:
     data: dict[str, Any] = {
         "id": CASE_ID,
         "runners": [runner],
@@ -168,7 +188,12 @@ def _case(form: str, runner: str, matmul: str) -> Case:
         },
         "timeouts": {"load": 300, "generate": 300},
     }
-    return Case.model_validate(data)
+    if model != "t2v":
+        data["sampling"]["image"] = {"path": f"./{PICTURE}"}
+        data["scheduler"] = {"flow_shift": 5.0, "boundary_ratio": 0.9}
+    if model == "ti2v":
+        data["quantization"] = {"transformer": form}
+    return with_digests(Case.model_validate(data), folder)
 
 
 def _measure(context: SessionContext, located: Located, device: str) -> None:

@@ -72,11 +72,11 @@ def export(name: str, out: Path, weights: Path = WEIGHTS, calibration: Path = CA
     target, part = out / name, out / f".{name}.{os.getpid()}.part"
     shutil.rmtree(part, ignore_errors=True)
     if spec.override:
-        _write_expert(weights / EXPERTS[0], part, amax[EXPERTS[0]], spec)
+        write_expert(weights / EXPERTS[0], part, amax[EXPERTS[0]], spec)
     else:
         shutil.copytree(weights, part, ignore=shutil.ignore_patterns(*EXPERTS, "manifest.json"))
         for expert in EXPERTS:
-            _write_expert(weights / expert, part / expert, amax[expert], spec)
+            write_expert(weights / expert, part / expert, amax[expert], spec)
         if spec.older_diffusers:
             path = part / "scheduler" / "scheduler_config.json"
             config = json.loads(path.read_text())
@@ -107,7 +107,11 @@ def quantization_config(fmt: Format, ignore: list[str], style: ConfigStyle) -> d
     }
 
 
-def _write_expert(source: Path, target: Path, amax: dict[str, float], spec: Export) -> None:
+def write_expert(source: Path, target: Path, amax: dict[str, float], spec: Export) -> None:
+    """Writes the BF16 expert in the folder `source`, quantized as `spec` says, to the new folder `target`.
+
+    `amax` holds the largest absolute input of each quantized Linear, by module name.
+    """
     if spec.fmt == "bf16":
         shutil.copytree(source, target)
         return

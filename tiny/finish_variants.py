@@ -81,13 +81,14 @@ def main(arguments: list[str] | None = None) -> None:
     """Entry point."""
     parser = argparse.ArgumentParser(prog="python -m tiny.finish_variants", description=__doc__)
     parser.add_argument("--trained", type=Path, required=True, help="folder that `tiny.train_variants` wrote")
-    parser.add_argument("--share", type=float, default=0.3, help="share of the robust stage, 0..1")
+    parser.add_argument("--share", type=float, help="share of the robust stage, 0..1 (default: the model's)")
     parser.add_argument("--out", type=Path, help="write to OUT/NAME instead of the committed folders")
     parser.add_argument("names", nargs="*", choices=[*VARIANTS, []], help="which models (default both)")
     options = parser.parse_args(arguments)
     for name in options.names or VARIANTS:
         variant = VARIANTS[name]
-        finish(variant, options.trained, options.share, options.out / name if options.out else variant.weights)
+        share = variant.robust_share if options.share is None else options.share
+        finish(variant, options.trained, share, options.out / name if options.out else variant.weights)
 
 
 if __name__ == "__main__":

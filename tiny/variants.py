@@ -26,7 +26,8 @@ class Variant:
 
     `experts` are component folders, high noise first. `boundary_ratio` is None with one expert. `kept_blocks` names the
     blocks of the text-to-video expert that the model starts from, in order, and `ffn_dim` the width left of its
-    feed-forward layers. `flow_shift` is that of the published model.
+    feed-forward layers. `flow_shift` is that of the published model. `robust_share` is the share of the stage with
+    weight noise in the committed weights.
     """
 
     name: str
@@ -38,6 +39,7 @@ class Variant:
     flow_shift: float
     boundary_ratio: float | None
     expand_timesteps: bool
+    robust_share: float
 
     @property
     def weights(self) -> Path:
@@ -67,6 +69,7 @@ I2V: Final = Variant(
     flow_shift=5.0,
     boundary_ratio=0.9,
     expand_timesteps=False,
+    robust_share=0.3,
 )
 TI2V: Final = Variant(
     name="ti2v",
@@ -78,5 +81,6 @@ TI2V: Final = Variant(
     flow_shift=5.0,
     boundary_ratio=None,
     expand_timesteps=True,
+    robust_share=0.3,
 )
 VARIANTS: Final = {variant.name: variant for variant in (I2V, TI2V)}

@@ -9,6 +9,7 @@ from typing import Any
 
 import torch
 
+from benchmarks.faults.conditioning import CONDITIONING
 from harness.engine.quantized import nvfp4
 from harness.engine.quantized.linear import Fp8Linear, Nvfp4Linear, QuantizedLinear
 
@@ -146,6 +147,10 @@ def _apply(spec: Spec, backend: Any, undos: list[Undo]) -> None:
     elif kind == "noise":
         hooks = [model.register_forward_pre_hook(_noisy, with_kwargs=True) for model in backend.experts.values()]
         undos += [hook.remove for hook in hooks]
+    elif kind == "condition":
+        context = CONDITIONING[spec["what"]].patch(pipe)
+        context.__enter__()
+        undos.append(lambda: context.__exit__(None, None, None))
     elif kind in SETTINGS:
         backend.overrides[kind] = spec["to"]
         undos.append(backend.overrides.clear)
@@ -241,7 +246,7 @@ def _batched(backend: Any, undos: list[Undo]) -> None:
             both = {**options}
             for name in ("hidden_states", "encoder_hidden_states"):
                 both[name] = torch.cat([options[name], options[name].flip(-1)])
-            both["timestep"] = options["timestep"].expand(2)
+            both["timestep"] = options["timestep"].expand(2, *options["timestep"].shape[1:])
             first, *rest = inner(*arguments, **both)
             return (first[:1], *rest)
 

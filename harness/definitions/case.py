@@ -52,11 +52,44 @@ class CheckpointRef(Frozen):
         return self.path.startswith(("./", "/", "~/"))
 
 
+class ImageRef(Frozen):
+    """A picture of the request: a file in the repository (``./...``), or one of a hub repository at a commit."""
+
+    path: str = Field(min_length=1, description="./file relative to the repository root, or owner/name on the hub")
+    file: str | None = Field(default=None, min_length=1, description="of a hub repository: the file in it")
+    revision: str | None = Field(
+        default=None,
+        pattern=r"^([0-9a-f]{40}|unresolved)$",
+        description="full commit of a hub repository; `unresolved` is collected and refused by a run",
+    )
+    sha256: str | None = Field(
+        default=None,
+        pattern=r"^[0-9a-f]{64}$",
+        description="of the file's bytes. Stated for a hub file; a file in the repository is digested when the case is "
+        "read, and must have it where it is stated",
+    )
+
+    @property
+    def is_local(self) -> bool:
+        """Whether this is a file on this machine."""
+        return self.path.startswith(("./", "/"))
+
+    @property
+    def name(self) -> str:
+        """How people are told of it: the path, or ``owner/name/file``."""
+        return self.path if self.file is None else f"{self.path}/{self.file}"
+
+
 class Sampling(Frozen):
     """What is asked of the model."""
 
     prompt: str
     negative_prompt: str = ""
+    image: ImageRef | None = Field(
+        default=None,
+        description="first frame, for models that take one: PNG, JPEG or WebP, resized to width x height with Lanczos",
+    )
+    last_image: ImageRef | None = Field(default=None, description="last frame, beside `image`, for I2V models")
     width: int = Field(ge=16, le=8192, multiple_of=8, description="pixels")
     height: int = Field(ge=16, le=8192, multiple_of=8, description="pixels")
     num_frames: int = Field(ge=1, le=1025)
@@ -67,13 +100,24 @@ class Sampling(Frozen):
     seed: int = Field(default=0, ge=0, lt=2**63)
     fps: int = Field(default=16, ge=1, le=240, description="of the preview only")
 
+    def images(self) -> dict[str, ImageRef]:
+        """The pictures of the request, by field."""
+        named = {"image": self.image, "last_image": self.last_image}
+        return {field: image for field, image in named.items() if image is not None}
+
 
 class SchedulerSettings(Frozen):
     """The sampler. Stated, so that a library's new default cannot move the output unseen."""
 
     name: Literal["UniPCMultistepScheduler", "FlowMatchEulerDiscreteScheduler"] = "UniPCMultistepScheduler"
     flow_shift: float = Field(default=3.0, gt=0)
-    boundary_ratio: float = Field(default=0.875, ge=0, le=1, description="experts switch at t = boundary_ratio * 1000")
+    boundary_ratio: float = Field(
+        default=0.875,
+        ge=0,
+        le=1,
+        description="experts switch at t = boundary_ratio * 1000 (T2V-A14B .875, I2V-A14B .9); a model of one expert "
+        "has no use for it",
+    )
 
 
 class Precision(Frozen):

@@ -29,7 +29,8 @@ _STAGE_CODES: Final = frozenset({
     # probes: single Linears and experts
     "first_divergence", "module_off", "norm_off", "not_finite", "precision_differs", "probe_structure",
     # trace: values that the model received, and settings
-    "attention_mask", "attention_scale", "boundary_ratio", "expert", "guidance", "initial_latents", "initial_noise",
+    "attention_mask", "attention_scale", "boundary_ratio", "expert", "guidance", "image_condition_differs",
+    "initial_latents", "initial_noise",
     "latents_between_steps", "model_latents", "model_text", "model_timestep", "not_available", "rope", "rounding",
     "schedule_differs", "schedule_unmodelled", "scheduler_settings", "sequence_length", "sigmas", "solver",
     "step_count", "text_dtype", "text_embedding", "text_tokens", "texts_exchanged", "timestep", "vae_alone",

@@ -11,10 +11,11 @@ from importlib.metadata import entry_points
 from pathlib import Path
 from typing import Final
 
-from harness.definitions.case import Case, CheckpointRef, Waiver
+from harness.definitions.case import Case, CheckpointRef, ImageRef, Waiver
 from harness.definitions.causes import STAGES, check_cause, names_nothing
 from harness.definitions.contract import parse_contract
 from harness.definitions.environment import check_leased, check_name
+from harness.definitions.image import PictureError, decode, digest, read_picture
 from harness.definitions.installed import attention_backends, check_contract
 from harness.definitions.program import check_command
 from harness.definitions.validation import did_you_mean
@@ -55,6 +56,7 @@ def check_case(case: Case, *, root: Path, runners: Collection[str]) -> Iterator[
             wrong = str(error)
         if wrong:
             yield ("contracts", index), wrong
+    yield from _images(case, root)
     yield from _names(case)
     yield from _meaning(case)
 
@@ -133,6 +135,71 @@ def _checkpoint(role: str, ref: CheckpointRef) -> Iterator[Finding]:
         yield (role, "path"), f"{ref.path!r} is neither ./folder nor owner/name on the hub"
     elif ref.revision is None:
         yield (role, "path"), f"{ref.path} needs `revision`: a full commit, or `unresolved` until one is known"
+
+
+def _images(case: Case, root: Path) -> Iterator[Finding]:
+    sampling = case.sampling
+    if sampling.images() and case.backend in (*RUNTIME_BACKENDS, "openai-video"):
+        said = f"backend {case.backend} does not hand pictures on yet; `diffusers` and `command` do"
+        yield ("sampling", "image" if sampling.image is not None else "last_image"), said
+    if sampling.last_image is not None and sampling.image is None:
+        yield ("sampling", "last_image"), "stands beside `image`: no pipeline takes a last frame alone"
+    for field, image in sampling.images().items():
+        if not image.is_local:
+            yield from _hub_image(field, image)
+            continue
+        if not _lies_in(image.path, root):
+            yield ("sampling", field, "path"), f"{image.path} leads out of the repository; pictures lie inside it"
+            continue
+        for name in ("revision", "file"):
+            if getattr(image, name) is not None:
+                yield ("sampling", field, name), f"a file in the repository has no {name}; its bytes are digested"
+        try:
+            data = read_picture(root / image.path)
+            decode(data, sampling.width, sampling.height)
+        except PictureError as error:
+            yield ("sampling", field, "path"), f"{image.path} {error}"
+            continue
+        if image.sha256 not in (None, digest(data)):
+            yield ("sampling", field, "sha256"), f"{image.path} has sha256 {digest(data)}: it is another picture"
+
+
+def _hub_image(field: str, image: ImageRef) -> Iterator[Finding]:
+    if not HUB_NAME.fullmatch(image.path) or ".." in image.path:
+        yield ("sampling", field, "path"), f"{image.path!r} is neither ./file nor owner/name on the hub"
+        return
+    for name, meaning in (
+        ("revision", "a full commit, or `unresolved` until one is known"),
+        ("file", "the picture's path in the repository"),
+        ("sha256", "of the picture, so that the request is known without fetching it"),
+    ):
+        if getattr(image, name) is None:
+            yield ("sampling", field, "path"), f"{image.path} needs `{name}`: {meaning}"
+    if image.file is not None and (image.file.startswith("/") or ".." in Path(image.file).parts):
+        yield ("sampling", field, "file"), f"{image.file!r} leads out of the hub repository"
+
+
+def with_digests(case: Case, root: Path) -> Case:
+    """``case`` with the sha256 of every picture that lies in the repository; one that cannot be read stays as it is."""
+    update: dict[str, ImageRef] = {}
+    for field, image in case.sampling.images().items():
+        if image.is_local and image.sha256 is None and _lies_in(image.path, root):
+            try:
+                update[field] = image.model_copy(update={"sha256": digest(read_picture(root / image.path))})
+            except PictureError:
+                continue
+    return case.model_copy(update={"sampling": case.sampling.model_copy(update=update)}) if update else case
+
+
+@cache
+def _lies_in(path: str, root: Path) -> bool:
+    """Whether ``path`` stays in ``root``, as written and after following links."""
+    top = os.path.normpath(root)
+    for start, seen in ((top, os.path.normpath), (os.path.realpath(top), os.path.realpath)):
+        target = seen(os.path.join(start, path))  # noqa: PTH118 - pathlib does not fold `..`
+        if target != start and not target.startswith(start.rstrip(os.sep) + os.sep):
+            return False
+    return True
 
 
 def _inside(path: str) -> bool:

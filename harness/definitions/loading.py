@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any, Final, NamedTuple
 
 from harness.definitions.case import Case, Located
-from harness.definitions.checks import Finding, absent_golden_of, check_case, check_golden_of
+from harness.definitions.checks import Finding, absent_golden_of, check_case, check_golden_of, with_digests
 from harness.definitions.program import at_its_place
 from harness.definitions.runner import load_runners
 from harness.definitions.validation import Written, did_you_mean, validate
@@ -318,7 +318,7 @@ def _case(
     fields = {**variant.fields, "id": variant.id}
     case, findings = validate(Case, fields, written)
     if case is not None:
-        case = case.resolved()
+        case = with_digests(case.resolved(), root)
         findings = list(check_case(case, root=root, runners=runners))
     else:
         findings += check_rest(fields, findings, root=root, runners=runners)

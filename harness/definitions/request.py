@@ -18,6 +18,11 @@ def request_of(case: Case) -> dict[str, Json]:
     """The request class of a case: everything it states that moves the output, flat."""
     request: dict[str, Json] = {}
     data = case.model_dump(mode="json")
+    for field in ("image", "last_image"):
+        image = data["sampling"].pop(field)
+        # a picture counts by its bytes, wherever they lie; without one the request is what it was before pictures
+        if image is not None:
+            data["sampling"][field] = {"sha256": image["sha256"]}
     for name in REQUEST_FIELDS:
         request.update(flat(name, data[name]))
     if case.server is not None:  # where it listens moves nothing

@@ -32,12 +32,13 @@ class Resolved(NamedTuple):
 
 
 def require_resolved(case: Case) -> Case:
-    """``case``, if every checkpoint it names is fixed.
+    """``case``, if every checkpoint and picture it names is fixed.
 
     Raises:
         InvalidCaseError: a revision is not resolved; the remedy is the command that resolves it.
     """
     open_refs = [f"{role} {ref.path}" for role, ref in case.checkpoints().items() if ref.revision == UNRESOLVED]
+    open_refs += [f"{field} {ref.name}" for field, ref in case.sampling.images().items() if ref.revision == UNRESOLVED]
     if open_refs:
         raise InvalidCaseError(
             f"no commit is known for {', '.join(open_refs)}; a branch would be another checkpoint tomorrow",

@@ -11,6 +11,7 @@ from typing import TypeVar
 from pydantic import ValidationError
 
 from harness.definitions.case import Case
+from harness.engine import pictures
 from harness.engine.environment import engine_environment, engine_key, secrets_of
 from harness.engine.failures import rebuild
 from harness.engine.process import WorkerProcess
@@ -73,7 +74,7 @@ class EngineOwner:
         self.log_path = workdir.resolve() / f"engine-{self.key[:12]}.log"
         self._workdir = workdir.resolve()
         self._device_env = {**device_env, **({"CUDA_VISIBLE_DEVICES": ""} if device == "cpu" else {})}
-        self._paths = {role: Path(path).resolve() for role, path in resolved_paths.items()}
+        self._take(resolved_paths)
         self._device = device
         self._runner = runner
         self._allow_python = allow_python_backend
@@ -112,6 +113,7 @@ class EngineOwner:
             raise RuntimeError("an engine is started once; take a fresh one")
         environment = engine_environment(self.case, self._device_env)
         self._kills_before = kernel_kills()
+        self.hand_over(self.case, self._pictures)
         self.stamps = stamps_of(self._paths)
         starter = self._starter
         if starter is None and self.case.backend in WARM_BACKENDS:
@@ -125,9 +127,26 @@ class EngineOwner:
         Raises:
             QuantgateError: as ``start``.
         """
-        self._paths = {role: Path(path).resolve() for role, path in resolved_paths.items()}
+        self._take(resolved_paths)
+        self.hand_over(self.case, self._pictures)
         self.stamps = stamps_of(self._paths)
         return self._load(None)
+
+    def _take(self, resolved_paths: Mapping[str, Path]) -> None:
+        folders, self._pictures = pictures.split(resolved_paths)
+        self._paths = {role: path.resolve() for role, path in folders.items()}
+
+    def hand_over(self, case: Case, files: Mapping[str, Path]) -> None:
+        """Give the engine the pictures that ``case`` asks for.
+
+        Args:
+            case: a case of this engine.
+            files: file by role, ``image`` and ``last_image``.
+
+        Raises:
+            InvalidCaseError: a picture is not the one that the case was read with.
+        """
+        pictures.hand_over(case, files, self._workdir)
 
     def _load(self, on_progress: OnProgress | None) -> EngineStart:
         params: dict[str, Json] = {
@@ -377,7 +396,8 @@ class EnginePool:
         """
         key = engine_key(case)
         engine = self._engines.pop(key, None)
-        paths = {role: path.resolve() for role, path in self._resolve(case).items()}
+        resolved = {role: path.resolve() for role, path in self._resolve(case).items()}
+        paths, files = pictures.split(resolved)
         if engine is not None and not (engine.alive and engine.stamps == stamps_of(paths)):
             engine.close()
             engine = None
@@ -388,7 +408,7 @@ class EnginePool:
                 case,
                 self._workdir,
                 {**self._device_env, **self._runtime_env(case)},
-                paths,
+                resolved,
                 device=self._device,
                 runner=self._runner,
                 allow_python_backend=self._allow_python,
@@ -397,6 +417,7 @@ class EnginePool:
             self.loads += 1
             engine.start(on_progress)
         self._engines[key] = engine
+        engine.hand_over(case, files)
         return engine
 
     def prepare(self, case: Case) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from pathlib import Path
 
-from harness.definitions.case import UNRESOLVED, Case, CheckpointRef
+from harness.definitions.case import UNRESOLVED, Case, CheckpointRef, ImageRef
 from harness.definitions.validation import near_folder
 from harness.errors import InfraError, InvalidCaseError
 from harness.project import local_folder
@@ -55,6 +55,41 @@ def resolve_checkpoint(reference: CheckpointRef, root: Path, *, where: str = "")
         ) from error
 
 
+def resolve_image(image: ImageRef, root: Path, *, where: str = "") -> Path:
+    """The file of one picture, downloaded at its pinned commit where it is on the hub and not cached.
+
+    Args:
+        image: the picture.
+        root: the repository's root: ``./`` paths are relative to it.
+        where: shown in errors.
+
+    Raises:
+        InvalidCaseError: the file is absent, or the revision is not a commit yet.
+        InfraError: kind ``download``: the hub cannot be reached.
+    """
+    if image.is_local:
+        file = (root / image.path).resolve()
+        if not file.is_file():
+            raise InvalidCaseError(f"there is no picture {image.path}", where=where, remedy="correct the path")
+        return file
+    if image.revision in (None, UNRESOLVED) or image.file is None:
+        raise InvalidCaseError(
+            f"{image.name} has no commit to take it at", where=where, remedy=f"quantgate resolve {where}".rstrip()
+        )
+    from huggingface_hub import hf_hub_download
+
+    try:
+        offline = hub_is_offline()
+        return Path(hf_hub_download(image.path, image.file, revision=image.revision, local_files_only=offline))
+    except Exception as error:
+        raise InfraError(
+            f"{image.name} at {str(image.revision)[:12]} cannot be fetched: {type(error).__name__}: {error}",
+            where=where,
+            remedy=f"hf download {image.path} {image.file} --revision {image.revision}",
+            kind="download",
+        ) from error
+
+
 def _shown(folder: Path, root: Path) -> str:
     top = root.resolve()
     return f"./{folder.relative_to(top).as_posix()}" if folder.is_relative_to(top) else str(folder)
@@ -81,8 +116,13 @@ def resolve_cached(reference: CheckpointRef) -> Path:
 
 
 def resolve_case(case: Case, root: Path) -> dict[str, Path]:
-    """Folder by role of everything that the engine of ``case`` loads (the ``base`` anchor is not among it)."""
-    return {
+    """Path by role of everything that the engine of ``case`` is given.
+
+    Folders of what it loads (the ``base`` anchor is not among them), and the files of the pictures of the request:
+    ``image``, ``last_image``.
+    """
+    pictures = {field: resolve_image(image, root, where=case.id) for field, image in case.sampling.images().items()}
+    return pictures | {
         role: resolve_checkpoint(reference, root, where=case.id)
         for role, reference in case.checkpoints().items()
         if role in ENGINE_ROLES

@@ -1,4 +1,4 @@
-"""The identity of every case's checkpoints in one committed file: a checkpoint cannot change without a diff."""
+"""The identity of every case's checkpoints and pictures in one committed file: none changes without a diff."""
 
 from __future__ import annotations
 
@@ -94,6 +94,13 @@ def make_lock(
                     left.append(f"{case.id}: {role}: {ref.path} could not be asked ({error.what})")
                     continue
             locked.setdefault(case.id, {})[role] = known[key]
+        for field, image in case.sampling.images().items():
+            if image.sha256 is None:
+                left.append(f"{case.id}: sampling.{field}: {image.name} could not be read")
+                continue
+            source = image.path if image.is_local else f"{image.path}@{image.revision}"
+            entry = LockedCheckpoint(source=source, digests={image.file or image.path: image.sha256})
+            locked.setdefault(case.id, {})[f"sampling.{field}"] = entry
     return CheckpointLock(cases=locked), left
 
 
@@ -123,8 +130,10 @@ def differences(lock: CheckpointLock, current: CheckpointLock, cases: Iterable[C
     found += [LockDifference(name, "-", "is in the lock and there is no such case") for name in gone]
     for name, case in sorted(known.items()):
         held, now = lock.cases.get(name, {}), current.cases.get(name, {})
-        for role in sorted(set(held) - set(case.checkpoints())):
-            found.append(LockDifference(name, role, "is in the lock and the case names no such checkpoint"))
+        images = {f"sampling.{field}" for field in case.sampling.images()}
+        for role in sorted(set(held) - set(case.checkpoints()) - images):
+            what = "picture" if role.startswith("sampling.") else "checkpoint"
+            found.append(LockDifference(name, role, f"is in the lock and the case names no such {what}"))
         for role, mine in sorted(now.items()):
             found += _compare(name, role, held.get(role), mine)
         for role, ref in case.checkpoints().items():

@@ -11,6 +11,7 @@ from typing import Any
 
 from harness.formats.codecs import FLOAT_DTYPES
 from harness.formats.header import TensorEntry
+from harness.inspector.architectures import PIPELINES, channels_wanted, misfits, unusual_boundary
 from harness.inspector.findings import finding, some
 from harness.inspector.gather import compare, read_windows, windows
 from harness.inspector.index import Component
@@ -60,6 +61,7 @@ def mismatched(
             evidence={"components": list(components)},
             next_command=f"take {components[0]}/ from the base that the transformers were made from",
         )
+    yield from unusual_boundary(index or {}, experts)
 
 
 def _mismatches(
@@ -73,16 +75,16 @@ def _mismatches(
         config = component.config
         pair = (config.get("in_channels"), config.get("out_channels"))
         if isinstance(size, int) and all(isinstance(item, int) for item in pair):
-            image = "ImageToVideo" in str(index.get("_class_name", "")) or config.get("image_dim") is not None
-            taken = (size, 2 * size + 4) if image else (size,)
-            if pair[1] != size or (index.get("_class_name") in KNOWN_PIPELINES and pair[0] not in taken):
-                yield (
-                    f"vae has z_dim {size}, and {expert} has in_channels {pair[0]} and out_channels {pair[1]}",
-                    ("vae", expert),
-                )
+            taken = channels_wanted(index, config, size)
+            if pair[1] != size or (index.get("_class_name") in PIPELINES and pair[0] not in taken):
+                sentence = f"vae has z_dim {size}, and {expert} has in_channels {pair[0]} and out_channels {pair[1]}"
+                if index.get("_class_name") in PIPELINES:
+                    sentence += f": {index['_class_name']} gives it {taken[0]} channels and takes {size}"
+                yield sentence, ("vae", expert)
         width, wanted = text.get("d_model", text.get("hidden_size")), config.get("text_dim")
         if isinstance(width, int) and isinstance(wanted, int) and width != wanted:
             yield f"text_encoder has width {width}, and {expert} takes text of width {wanted}", ("text_encoder", expert)
+    yield from misfits(index, experts, vae)
     for key in ("latents_mean", "latents_std"):
         values = vae.get(key)
         if isinstance(size, int) and isinstance(values, list) and len(values) != size:
@@ -98,9 +100,6 @@ def _mismatches(
         if isinstance(said, list) and len(said) == 2 and kind and said[1] not in (None, kind):
             yield f"model_index.json names {said[1]} for {name}, and its configuration is of {kind}", (name, name)
     del tokenizer
-
-
-KNOWN_PIPELINES = ("WanPipeline", "WanImageToVideoPipeline")
 
 
 def _positive(value: Any) -> bool:

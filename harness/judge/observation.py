@@ -66,7 +66,7 @@ def read_observation(path: Path) -> Observation:
     try:
         with safe_open(path, framework="numpy") as file:
             index = ObservationIndex.model_validate_json(json_of(file.metadata()))
-            names = [name for name in file.keys() if not name.startswith(("latents.", "text."))]  # noqa: SIM118
+            names = [name for name in file.keys() if not name.startswith(("latents.", "text.", "timesteps."))]  # noqa: SIM118
             tensors = {name: cast("F32", file.get_tensor(name)) for name in names}
     except (OSError, SafetensorError, ValidationError, KeyError, ValueError) as error:
         raise GoldenError(

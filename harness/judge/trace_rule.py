@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
+from harness.judge.condition_rule import judge_condition
 from harness.judge.evidence import Evidence
 from harness.judge.model_input_rule import first_not_finite, judge_alone, judge_received
 from harness.limits.probes import STEP, TEXT, step_errors, text_error, tolerance
@@ -32,6 +33,7 @@ def judge_trace(evidence: Evidence) -> Iterator[Finding]:
         data: dict[str, Json] = {"golden": reference.boundary_ratio, "run": mine.boundary_ratio}
         yield _finding("boundary_ratio", message, data)
     yield from _text(mine, reference, evidence)
+    yield from judge_condition(mine, reference)
     yield from judge_received(mine, reference)
     yield from judge_alone(mine, reference)
     yield from _steps(mine, reference)

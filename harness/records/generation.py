@@ -77,6 +77,34 @@ class Alone(Record):
     """Embedding of the negative prompt."""
 
 
+class Condition(Record):
+    """How the request's pictures reached the model. Errors are relative L2 distances from what the last stage gave."""
+
+    kind: Literal["channels", "first_frame"]
+    """``channels``: mask and latents behind the noisy latents (I2V-A14B). ``first_frame``: the first latent frame is
+    the picture, and its tokens have timestep 0 (TI2V-5B)."""
+    encoded: bool
+    """Whether the VAE's encoder was called at all."""
+    pixels_error: dict[str, float] = {}
+    """By ``image`` and ``last_image``: the frame that was encoded, from the decoded and resized file."""
+    pixels_cause: dict[str, str] = {}
+    """The simple mistake that explains it."""
+    other_frames: float = 0.0
+    """Root mean square of the encoded frames that must be grey (0)."""
+    encoder: tuple[float, ...] = ()
+    """Sketch of the VAE's answer (the mode of its distribution)."""
+    latents_error: float | None = None
+    """Latents that the first pass of an expert was given, from the normalised answer of the VAE."""
+    latents_cause: str = ""
+    mask_error: float | None = None
+    """Mean absolute difference of the mask (or of the frames with timestep 0) from what the request says."""
+    mask_cause: str = ""
+    given: tuple[float, ...] = ()
+    """Sketch of all conditioning of the first pass."""
+    drift: float = 0.0
+    """Largest distance of a later pass's conditioning from the first one's."""
+
+
 class Trace(Record):
     """How a generation went, step by step."""
 
@@ -100,6 +128,8 @@ class Trace(Record):
     vae_input_error: float | None = None
     """Relative L2 distance of what the VAE was given from the last latents times its standard deviation plus its mean,
     as its configuration states them."""
+    condition: Condition | None = None
+    """Conditioning on pictures; ``None`` without one, or in traces of older versions."""
     rounding_bias: float | None = None
     """Mean of the frames' values less that of the decoded values when rounded, in 8-bit levels: -0.5 is truncation."""
 

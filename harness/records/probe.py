@@ -41,7 +41,7 @@ class ProbeInput(Record):
 class ObservationIndex(Record):
     """What lies in an observation file. Tensors: ``velocity.I`` float32 [C, T, H, W] of probe I, ``points.I`` float32
     [points, 64] in order of execution, ``modules.EXPERT`` float32 [modules, 64]; in a recording also the inputs
-    ``latents.I`` and ``text.I``."""
+    ``latents.I`` and ``text.I``, and ``timesteps.I`` [1, tokens] where each token has its own."""
 
     schema_version: Literal[1] = 1
     probes: tuple[ProbeInput, ...]

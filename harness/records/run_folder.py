@@ -25,6 +25,8 @@ SKETCHES_FILE: Final = "sketches.safetensors"
 """Sketches of what the Linears computed from them."""
 EXPERIMENTS_FILE: Final = "experiments.json"
 """Results of the experiments that attribution made after a failure."""
+PICTURE_FILES: Final = ("image.png", "last_image.png")
+"""Pictures of the request, decoded and resized as the model gets them."""
 ORIGIN_FILE: Final = "origin.json"
 """Inputs of a calibration run. It is written last, so a folder that has it holds a finished run."""
 HISTORY_FILE: Final = "history.json"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import math
 from dataclasses import dataclass
 from pathlib import Path
@@ -10,6 +11,7 @@ import numpy as np
 import numpy.typing as npt
 from PIL import Image
 
+from harness.definitions.image import decode, read_picture
 from harness.frames.clip import Clip, read_clip
 from harness.frames.errors import ClipError
 from harness.records.base import Record
@@ -209,6 +211,7 @@ def _worst_tile(record: CaseRecord) -> Tile | None:
     return next((metric.worst_tile for metric in _tiled(record)), None)
 
 
+ROLES = ("image", "last_image")
 THUMBNAIL = (208, 125)
 FRAMES_PER_SECOND = 16
 """Wan2.2's own rate; only the preview's speed depends on it."""
@@ -247,6 +250,8 @@ class Media(Record):
     tile: TileView | None = None
     thumbnails: dict[str, str] = {}
     """Side to file, relative to the overview."""
+    given: dict[str, str] = {}
+    """Pictures of the request, ``image`` and ``last_image``, to file: what the first and last frame must look like."""
     problems: tuple[str, ...] = ()
 
 
@@ -265,8 +270,9 @@ def write_media(entry: Entry, root: Path) -> Media:
         if (clip := _read(entry, files, problems)) is not None
     }
     _drop_strangers(entry, clips, problems)
+    given = _given(entry, root, problems)
     if not clips:
-        return Media(problems=tuple(problems))
+        return Media(given=given, problems=tuple(problems))
     if len({clip.shape for clip in clips.values()}) > 1:
         shapes = " and ".join(f"{name} {list(clip.shape)}" for name, clip in clips.items())
         problems.append(f"golden and candidate have different shapes: {shapes}; only the candidate is shown")
@@ -284,8 +290,31 @@ def write_media(entry: Entry, root: Path) -> Media:
         start=start,
         tile=_tile(entry, clips, folder, where),
         thumbnails=_thumbnails(clips, start, folder, entry.slug),
+        given=given,
         problems=tuple(problems),
     )
+
+
+def _given(entry: Entry, root: Path, problems: list[str]) -> dict[str, str]:
+    """The pictures of the request, decoded and written anew: a run's folder may come from anywhere."""
+    written: dict[str, str] = {}
+    for role in ROLES:
+        path = entry.artifact(f"{role}.png")
+        if path is None:
+            continue
+        try:
+            data = read_picture(path)
+            with Image.open(io.BytesIO(data), formats=("PNG",)) as header:
+                width, height = header.size
+            picture = decode(data, width, height)
+        except (OSError, ValueError) as error:
+            problems.append(clean(redact_text(f"the request's {role} cannot be shown: it {error}")))
+            continue
+        folder = root / "media" / entry.slug
+        folder.mkdir(parents=True, exist_ok=True)
+        write_still(picture, folder / f"given-{role}.webp")
+        written[role] = f"../media/{entry.slug}/given-{role}.webp"
+    return written
 
 
 def _read(entry: Entry, files: tuple[str, ...], problems: list[str]) -> Clip | None:

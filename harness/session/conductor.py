@@ -55,6 +55,7 @@ from harness.session.stages import (
     clear,
     compare_with,
     find_golden,
+    keep_pictures,
     last_lines,
     leave_candidate,
     look_at_frames,
@@ -279,6 +280,7 @@ class Session:
         case, context = run.case, self.context
         require_resolved(case)
         paths = resolve_case(case, context.root)
+        keep_pictures(case, paths, run.folder)
         self.pool.prepare(case)
         with run.stage("inspect"):
             inspected = self._inspector.look(case, paths)

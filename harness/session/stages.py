@@ -10,6 +10,7 @@ from pathlib import Path
 from harness.definitions.case import Case
 from harness.engine.environment import secrets_of
 from harness.engine.failures import kind_of
+from harness.engine.pictures import pictures_of, split
 from harness.engine.secrets import redact
 from harness.errors import InfraError, QuantgateError
 from harness.frames.clip import Clip, read_clip
@@ -36,6 +37,7 @@ from harness.records.run_folder import (
     GOLDEN_CLIP_FILE,
     GOLDEN_TRACE_FILE,
     ORIGIN_FILE,
+    PICTURE_FILES,
     PROBES_FILE,
     RECORD_FILE,
     SKETCHES_FILE,
@@ -148,6 +150,22 @@ def look_at_frames(case: Case, generation: Generation, clip: Clip) -> SanityEvid
     return check_clip(clip, wanted=wanted, float_stats=generation.float_stats)
 
 
+def keep_pictures(case: Case, paths: Mapping[str, Path], folder: Path) -> None:
+    """Leave the pictures of the request in the run's folder as PNG, decoded and resized as the model gets them.
+
+    Args:
+        case: the resolved case.
+        paths: path by role, see ``harness.engine.resolve``.
+        folder: the run's.
+
+    Raises:
+        InvalidCaseError: one cannot be read, or is not the one that the case was read with.
+    """
+    _, files = split(paths)
+    for role, picture in pictures_of(case, files, folder).items():
+        picture.save(folder / f"{role}.png", "PNG")
+
+
 def place_golden(golden: Golden, clip: Path, folder: Path) -> None:
     """Put a golden beside the candidate, so that the run's folder can be looked at without the store.
 
@@ -258,6 +276,7 @@ EVIDENCE = (
     PROBES_FILE,
     SKETCHES_FILE,
     EXPERIMENTS_FILE,
+    *PICTURE_FILES,
 )
 """What a run leaves in its case's folder. Records of earlier attempts have names of their own, and stay."""
 

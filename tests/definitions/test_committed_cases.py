@@ -22,8 +22,12 @@ def cases() -> dict[str, Case]:
     return {one.case.id: one.case for one in load_cases(FILES, ROOT)}
 
 
-BASE = ("Wan-AI/Wan2.2-T2V-A14B-Diffusers", "5be7df9619b54f4e2667b2755bc6a756675b5cd7")
-"""The revision that MLPerf and others pin."""
+BASES = {
+    "Wan-AI/Wan2.2-T2V-A14B-Diffusers": "5be7df9619b54f4e2667b2755bc6a756675b5cd7",
+    "Wan-AI/Wan2.2-I2V-A14B-Diffusers": "596658fd9ca6b7b71d5057529bbf319ecbc61d74",
+    "Wan-AI/Wan2.2-TI2V-5B-Diffusers": "b8fff7315c768468a5333511427288870b2e9635",
+}
+"""The revisions that others pin; T2V's is MLPerf's."""
 
 
 def of(cases: dict[str, Case], prefix: str) -> list[Case]:
@@ -36,12 +40,15 @@ def test_everything_is_collected(cases):
     assert {"bf16", "fp8", "nvfp4", "fp8_override", "nvfp4_override", "bf16_env"} <= set(cases)
     assert len(of(cases, "incident_")) == 16
     assert len(of(cases, "incident_sglang_")) == 9
-    assert len(of(cases, "wan22_")) == 6
+    assert len(of(cases, "wan22_modelopt_")) == 4
     assert len(of(cases, "wan22_sglang_")) == 2
+    assert len(of(cases, "wan22_i2v_")) == 2
+    assert len(of(cases, "i2v_")) == len(of(cases, "ti2v_")) == 3
 
 
 def test_the_tiny_cases_ask_for_what_the_model_was_trained_for(cases):
     from tiny import spec
+    from tiny.variants import VARIANTS
 
     colours = "|".join(spec.COLOURS)
     sentence = (
@@ -52,12 +59,18 @@ def test_the_tiny_cases_ask_for_what_the_model_was_trained_for(cases):
             continue
         asked = case.sampling
         assert (asked.width, asked.height, asked.num_frames) == (spec.WIDTH, spec.HEIGHT, spec.FRAMES)
+        variant = VARIANTS.get(Path(case.model.path).name.partition("-")[0])
+        shift, boundary = spec.FLOW_SHIFT, spec.BOUNDARY_RATIO
+        if variant is not None:
+            shift, boundary = variant.flow_shift, variant.boundary_ratio or case.scheduler.boundary_ratio
+            assert set(asked.images()) <= {"image"}
+            assert asked.image is not None or variant.expand_timesteps
         if case.backend == "sglang":  # it computes with both of these, whatever a request says
             assert (asked.max_sequence_length, case.scheduler.flow_shift) == (512, 12.0)
         else:
             assert asked.max_sequence_length == spec.MAX_SEQUENCE_LENGTH
-            assert case.scheduler.flow_shift == spec.FLOW_SHIFT
-        assert case.scheduler.boundary_ratio == spec.BOUNDARY_RATIO
+            assert case.scheduler.flow_shift == shift
+        assert case.scheduler.boundary_ratio == boundary
         found = re.fullmatch(sentence, asked.prompt)
         assert found, asked.prompt
         assert found[1] != found[4], "an object of its background's colour is no object"
@@ -92,7 +105,7 @@ def test_the_incident_in_sglang_differs_in_the_version_alone(cases):
 
 
 def test_the_real_cases_carry_the_sampling_of_the_incident(cases):
-    for case in of(cases, "wan22_"):
+    for case in of(cases, "wan22_modelopt_"):
         asked = case.sampling
         assert (asked.prompt, asked.width, asked.height) == ("A curious raccoon", 640, 384)
         assert (asked.num_frames, asked.num_inference_steps, asked.seed) == (17, 12, 0)
@@ -105,8 +118,18 @@ def test_no_revision_is_invented(cases):
     at once."""
     for case in of(cases, "wan22_"):
         refs = case.checkpoints().values()
-        assert {ref.revision for ref in refs if ref.path == BASE[0]} == {BASE[1]}
-        assert len({ref.revision == UNRESOLVED for ref in refs if ref.path != BASE[0]}) == 1
+        assert all(ref.revision == BASES[ref.path] for ref in refs if ref.path in BASES)
+        assert len({ref.revision == UNRESOLVED for ref in refs if ref.path not in BASES}) <= 1
+        assert case.base is not None
+        assert case.base.path in BASES
+
+
+def test_the_real_cases_of_pictures_are_those_that_were_published(cases):
+    for case in of(cases, "wan22_i2v_"):
+        assert (case.scheduler.flow_shift, case.scheduler.boundary_ratio) == (5.0, 0.9)
+        assert case.sampling.image is not None
+    for case in of(cases, "wan22_ti2v_"):
+        assert case.sampling.width % 32 == case.sampling.height % 32 == 0, "latents of 16 pixels, patches of 2"
 
 
 def test_collection_imports_neither_torch_nor_pytest_nor_the_hub():

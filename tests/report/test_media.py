@@ -12,6 +12,7 @@ from harness.records.frames import Tile
 from harness.report import media as sprites
 from harness.report.load import load_run
 from harness.report.media import amplified_difference, crop, preview_size, write_media, write_sheets
+from harness.report.render import render_run
 
 
 def cell(sheet: sprites.Sheet, folder: Path, frame: int) -> np.ndarray:
@@ -96,3 +97,24 @@ def test_preview_cells_end_on_block_edges() -> None:
         assert cell_width % 16 == 0
         assert cell_height % 16 == 0
         assert cell_width <= 480
+
+
+def test_the_picture_of_the_request_is_shown_beside_the_frames(make: ModuleType, tmp_path: Path) -> None:
+    clip = make.drawn_clip(5)
+    folder = make.write_case(tmp_path / "run", make.measured_record("given", clip, clip), clip, clip)
+    Image.fromarray(clip[0]).save(folder / "image.png")
+    media = write_media(load_run(tmp_path / "run").entries[0], tmp_path / "out")
+    assert set(media.given) == {"image"}
+    kept = np.asarray(Image.open(tmp_path / "out" / media.given["image"].removeprefix("../")).convert("RGB"))
+    assert np.array_equal(kept, clip[0])
+    page = render_run(tmp_path / "run", tmp_path / "report").parent / "cases" / "given.html"
+    assert "image of the request: first frame" in page.read_text(encoding="utf-8")
+
+
+def test_a_picture_that_is_none_is_a_problem_and_no_end_of_the_report(make: ModuleType, tmp_path: Path) -> None:
+    clip = make.drawn_clip(5)
+    folder = make.write_case(tmp_path / "run", make.measured_record("given", clip, clip), clip, clip)
+    (folder / "image.png").write_bytes(b"<script>alert(1)</script>")
+    media = write_media(load_run(tmp_path / "run").entries[0], tmp_path / "out")
+    assert not media.given
+    assert any("the request's image cannot be shown" in problem for problem in media.problems)

@@ -22,7 +22,7 @@ from harness.records.perf_file import PerfFile
 Schema = dict[str, Any]
 FOLDER: Final = Path(__file__).parent
 DRAFT: Final = "https://json-schema.org/draft/2020-12/schema"
-_WHOLE: Final = ("CheckpointRef", "Waiver")
+_WHOLE: Final = ("CheckpointRef", "ImageRef", "Waiver")
 """Mappings that are never completed from ``defaults``, so that their required keys stay required."""
 
 

@@ -4,7 +4,8 @@ The argument list in ``command`` is run, never through a shell, in the repositor
 anywhere in an argument; ``harness.definitions.program`` lists them.
 
 ``{case_json}`` is ``{"case": <resolved case>, "paths": {"model": "/folder", ...}, "device": "cpu" | "cuda" | "auto",
-"disturb": null | {"seed": 3, "dtype": "bf16", "initial": true, "between": false}}``.
+"disturb": null | {"seed": 3, "dtype": "bf16", "initial": true, "between": false}}``. The pictures of a request are in
+``paths`` too, as ``image`` and ``last_image``: the files as they are.
 
 The program writes frames [T, H, W, 3], RGB, exactly as many and as large as the case asks for: see
 ``harness.engine.backends.delivery`` for the containers. Receipts are the JSON of
@@ -40,6 +41,7 @@ from harness.engine.backend import Emit, Method
 from harness.engine.backends.delivery import read_delivery
 from harness.engine.environment import secrets_of
 from harness.engine.failures import kind_of
+from harness.engine.pictures import place_of
 from harness.engine.process import describe_exit
 from harness.engine.secrets import redact
 from harness.errors import InfraError, InvalidCaseError
@@ -119,7 +121,7 @@ class CommandBackend:
         folder.mkdir(parents=True)
         data = {
             "case": case.model_dump(mode="json"),
-            "paths": {role: str(path) for role, path in self._paths.items()},
+            "paths": {role: str(path) for role, path in {**self._paths, **self._pictures(case)}.items()},
             "device": self._device,
             "disturb": disturb,
         }
@@ -156,6 +158,11 @@ class CommandBackend:
             generate_seconds=seconds,
             usage=_usage(cost, seconds) if measured else None,
         )
+
+    def _pictures(self, case: Case) -> dict[str, Path]:
+        """Files of the request's pictures, ``image`` and ``last_image``, neither decoded nor resized."""
+        places = {role: place_of(case, role, self._paths) for role in case.sampling.images()}
+        return {role: path.resolve() for role, path in places.items() if path is not None}
 
     def close(self) -> None:
         """Nothing is held between two generations."""

@@ -3,21 +3,24 @@
 from __future__ import annotations
 
 import hashlib
+import inspect
 import json
 import resource
 import time
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import ftfy  # noqa: F401 - diffusers cleans prompts only where it is there: a missing one must not pass unseen
 import torch
 
 from harness.definitions.case import Case
+from harness.engine import pictures
 from harness.engine.backend import Emit, Method
 from harness.engine.backends import wan_loading
 from harness.engine.backends.wan_alone import scheduler_alone, vae_alone
 from harness.engine.backends.wan_attention import AttentionScales
+from harness.engine.backends.wan_condition import ConditionWatch
 from harness.engine.backends.wan_loading import DTYPES, EXPERTS, load_pipeline
 from harness.engine.backends.wan_recorder import FloatWatch, Observer, Recorder, rounded
 from harness.engine.dtypes import DtypeWatch, first_call
@@ -32,12 +35,17 @@ from harness.records.base import Json
 from harness.records.generation import Generation, Trace
 from harness.records.run_folder import CLIP_FILE
 
+if TYPE_CHECKING:
+    from PIL.Image import Image
+
 
 class DiffusersBackend:
-    """Loads a WanPipeline once, then generates case after case with it."""
+    """Loads a Wan pipeline (T2V, I2V or TI2V) once, then generates case after case with it."""
 
     def __init__(self) -> None:
         self._pipe: Any = None
+        self._pictures: dict[str, Path] = {}
+        self._takes: wan_loading.Takes = "text"
         self._device = torch.device("cpu")
         self._dtype = torch.bfloat16
         self._promised: dict[str, dict[str, str]] = {}
@@ -51,12 +59,17 @@ class DiffusersBackend:
         wan_loading.apply(case.execution)
         self._device = wan_loading.pick_device(device)
         self._dtype = DTYPES[case.precision.transformer]
-        self._pipe, self._promised = load_pipeline(case, paths, self._device, emit)
+        folders, self._pictures = pictures.split(paths)
+        self._pipe, self._promised = load_pipeline(case, folders, self._device, emit)
+        config = {"_class_name": type(self._pipe).__name__, **self._pipe.config}
+        self._takes = wan_loading.takes(config)
+        if self._takes == "either":
+            self._choose_pipeline(case, with_image=case.sampling.image is not None)
         self._scheduler_config = dict(self._pipe.scheduler.config)
 
     @property
     def pipe(self) -> Any:
-        """The loaded ``WanPipeline``."""
+        """The loaded pipeline."""
         return self._pipe
 
     @property
@@ -74,8 +87,9 @@ class DiffusersBackend:
 
     def generate_with(self, case: Case, out_dir: Path, emit: Emit, noise: Noise | None) -> Generation:
         """``generate``, with its latents disturbed. The trace names the latents that were asked for."""
-        sampling, pipe = case.sampling, self._pipe
-        self._prepare(case)
+        sampling = case.sampling
+        given = self._prepare(case)
+        pipe = self._pipe
         latents = self.initial_latents(case)
         digest = hashlib.sha256(latents.numpy().tobytes()).hexdigest()
         if noise is not None:
@@ -84,7 +98,8 @@ class DiffusersBackend:
             disturber.hook(pipe.scheduler, sampling.num_inference_steps)
         meter = self._meter(case)
         began = time.perf_counter()
-        recorder, watch = Recorder(pipe, sampling.num_inference_steps, emit, self.observers, latents), FloatWatch()
+        condition, watch = ConditionWatch(pipe, given, sampling.num_frames), FloatWatch()
+        recorder = Recorder(pipe, sampling.num_inference_steps, emit, self.observers, latents, condition)
         scales = AttentionScales()
         handle = pipe.vae.decoder.register_forward_hook(watch)
         try:
@@ -95,7 +110,7 @@ class DiffusersBackend:
                 scales.watching(self.experts),
                 meter.watching(pipe),
             ):
-                clip = rounded(self._run(case, latents, "pt"))
+                clip = rounded(self._run(case, latents, "pt", given))
         finally:
             handle.remove()
         seconds = time.perf_counter() - began
@@ -129,6 +144,7 @@ class DiffusersBackend:
                 alone=alone,
                 attention_scale=scales.worst(),
                 vae_input_error=recorder.vae_input_error,
+                condition=condition.record(),
                 rounding_bias=watch.rounding_bias(clip),
             ),
             receipts=book.receipts(),
@@ -139,20 +155,45 @@ class DiffusersBackend:
 
     def denoise(self, case: Case) -> Any:
         """Run the case up to its last latents [1, C, T, H, W], without trace and without decoding."""
-        self._prepare(case)
-        return self._run(case, self.initial_latents(case), "latent")
+        given = self._prepare(case)
+        return self._run(case, self.initial_latents(case), "latent", given)
 
     @property
     def compute(self) -> tuple[torch.device, torch.dtype]:
         """Device and compute dtype of the transformers."""
         return self._device, self._dtype
 
-    def _prepare(self, case: Case) -> None:
+    def _prepare(self, case: Case) -> dict[str, Image]:
+        """Set the pipeline up for a case, and decode the pictures of its request by role.
+
+        Raises:
+            InvalidCaseError: a size, a frame count or a picture that the model cannot take.
+        """
         self._check_size(case)
+        wan_loading.require_takes(case, self._takes, "the loaded model")
+        given = pictures.pictures_of(case, self._pictures)
+        if self._takes == "either":
+            self._choose_pipeline(case, with_image=bool(given))
         self._pipe.scheduler = self.scheduler(case)
         self._pipe.register_to_config(boundary_ratio=case.scheduler.boundary_ratio if len(self.experts) == 2 else None)
 
-    def _run(self, case: Case, latents: torch.Tensor, output_type: str) -> Any:
+        return given
+
+    def _choose_pipeline(self, case: Case, *, with_image: bool) -> None:
+        """TI2V runs in one class with a picture and in another without one, around the same components."""
+        import diffusers
+
+        kind: Any = diffusers.WanImageToVideoPipeline if with_image else diffusers.WanPipeline
+        if isinstance(self._pipe, kind):
+            return
+        accepted = {name for name in inspect.signature(kind.__init__).parameters if name != "self"}
+        components = {name: part for name, part in self._pipe.components.items() if name in accepted}
+        self._pipe = kind(**components, expand_timesteps=True)
+        self._pipe.set_progress_bar_config(disable=True)
+        if case.execution.offload == "model" and self._device.type == "cuda":
+            self._pipe.enable_model_cpu_offload(device=self._device)
+
+    def _run(self, case: Case, latents: torch.Tensor, output_type: str, given: Mapping[str, Image]) -> Any:
         sampling = case.sampling
         return self._pipe(
             prompt=sampling.prompt,
@@ -166,6 +207,7 @@ class DiffusersBackend:
             latents=latents.to(self._device),
             output_type=output_type,
             max_sequence_length=sampling.max_sequence_length,
+            **given,
         ).frames[0]
 
     def scheduler(self, case: Case) -> Any:
@@ -190,7 +232,8 @@ class DiffusersBackend:
         pipe, sampling = self._pipe, case.sampling
         shape = (
             1,
-            pipe.transformer.config.in_channels,
+            # not in_channels: I2V's transformer takes mask and image latents beside the noise
+            int(pipe.vae.config.z_dim),
             (sampling.num_frames - 1) // pipe.vae_scale_factor_temporal + 1,
             sampling.height // pipe.vae_scale_factor_spatial,
             sampling.width // pipe.vae_scale_factor_spatial,

@@ -1,4 +1,4 @@
-"""A WanPipeline from a Diffusers repository, with overrides, quantized or not."""
+"""A Wan pipeline from a Diffusers repository, with overrides, quantized or not."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import importlib
 import json
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, cast
+from typing import Any, Literal
 
 import torch
 
@@ -31,6 +31,7 @@ COMPONENTS: dict[str, frozenset[tuple[str, str]]] = {
 }
 """Library and class that each component may be. ``model_index.json`` comes with the weights: without this list it could
 choose which function of two large libraries is called on this machine."""
+PIPELINES = ("WanPipeline", "WanImageToVideoPipeline")
 DTYPES: dict[DType, torch.dtype] = {"bf16": torch.bfloat16, "fp16": torch.float16, "fp32": torch.float32}
 
 
@@ -40,13 +41,13 @@ def load_pipeline(
     """Build the pipeline of ``case`` on ``device``.
 
     Returns:
-        The ``WanPipeline``, and the format of every quantized module by expert.
+        The pipeline that the repository names, and the format of every quantized module by expert.
 
     Raises:
         CheckpointFaultError: the folder is no Wan pipeline, or an expert's tensors are not what they must be.
         InvalidCaseError: the case asks for what this backend does not have.
     """
-    from harness.engine.backends.needs import WanPipeline
+    from harness.engine.backends.needs import diffusers
 
     if case.loader.packed_qkv:
         raise InvalidCaseError(
@@ -57,6 +58,7 @@ def load_pipeline(
     root = paths["model"]
     index = _model_index(root)
     _check_components(root, index)
+    require_takes(case, takes(index), str(root / "model_index.json"))
     promised: dict[str, dict[str, str]] = {}
     parts: dict[str, Any] = dict.fromkeys(EXPERTS)
     present = [role for role in EXPERTS if role in paths or _names_component(index, role)]
@@ -78,7 +80,8 @@ def load_pipeline(
     parts["text_encoder"] = load_component(root, index, "text_encoder", DTYPES[case.precision.text_encoder])
     for name in ("tokenizer", "scheduler"):
         parts[name] = _load_plain(root, index, name)
-    pipe = cast("Any", WanPipeline).from_pretrained(str(root), **parts, local_files_only=True)
+    kind: Any = getattr(diffusers, index["_class_name"])
+    pipe = kind.from_pretrained(str(root), **parts, local_files_only=True)
     pipe.set_progress_bar_config(disable=True)
     pipe.register_to_config(boundary_ratio=case.scheduler.boundary_ratio if "transformer_2" in present else None)
     if case.execution.offload == "model" and device.type == "cuda":
@@ -166,12 +169,43 @@ def _model_index(root: Path) -> dict[str, Any]:
         index = json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
         raise CheckpointFaultError(f"cannot be read: {error}", where=str(path), code="config_invalid") from error
-    if not isinstance(index, dict) or index.get("_class_name") != "WanPipeline":
+    if not isinstance(index, dict) or index.get("_class_name") not in PIPELINES:
         name = index.get("_class_name") if isinstance(index, dict) else type(index).__name__
         raise CheckpointFaultError(
-            f"_class_name is {name}, this backend runs WanPipeline", where=str(path), code="unsupported_layout"
+            f"_class_name is {name}, this backend runs {' and '.join(PIPELINES)}",
+            where=str(path),
+            code="unsupported_layout",
         )
     return index
+
+
+Takes = Literal["text", "image", "either"]
+"""What conditions a model beside the prompt: nothing (T2V), a first frame (I2V), a first frame if given (TI2V)."""
+
+
+def takes(index: Mapping[str, Any]) -> Takes:
+    """What the pipeline of a ``model_index.json``, or of a pipeline's configuration, takes."""
+    if index.get("expand_timesteps"):
+        return "either"
+    return "image" if index.get("_class_name") == "WanImageToVideoPipeline" else "text"
+
+
+def require_takes(case: Case, taken: Takes, where: str) -> None:
+    """Refuse a request that the model cannot serve.
+
+    Raises:
+        InvalidCaseError: a picture for a model that takes none, none for one that needs it, or a last frame for TI2V.
+    """
+    sampling = case.sampling
+    if taken == "text" and sampling.image is not None:
+        wrong, remedy = "sampling.image: this model takes text alone", "remove it, or name an I2V or TI2V model"
+    elif taken == "image" and sampling.image is None:
+        wrong, remedy = "this model begins with a picture, and the case has no sampling.image", "add sampling.image"
+    elif taken == "either" and sampling.last_image is not None:
+        wrong, remedy = "sampling.last_image: a model with expand_timesteps takes a first frame only", "remove it"
+    else:
+        return
+    raise InvalidCaseError(f"{wrong} ({where})", where=case.id, remedy=remedy)
 
 
 def _check_components(root: Path, index: Mapping[str, Any]) -> None:

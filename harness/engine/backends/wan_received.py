@@ -28,6 +28,15 @@ class Pass:
     """[L, D]."""
     prediction: torch.Tensor
     """[C, T, H, W]."""
+    timesteps: torch.Tensor | None = None
+    """[tokens], where each token has a timestep of its own."""
+
+    def denoised(self) -> list[int] | None:
+        """The latent frames that are not given clean (all their tokens at timestep 0); ``None``: every frame."""
+        if self.timesteps is None or self.latents is None or self.timesteps.numel() % self.latents.shape[1]:
+            return None
+        moving = (self.timesteps.reshape(self.latents.shape[1], -1) != 0).any(dim=1)
+        return None if bool(moving.all()) else torch.nonzero(moving).flatten().tolist()
 
 
 def passes(expert: str, inputs: tuple[Any, ...], options: dict[str, Any], output: torch.Tensor) -> list[Pass]:
@@ -49,6 +58,7 @@ def passes(expert: str, inputs: tuple[Any, ...], options: dict[str, Any], output
             None if timestep is None else _largest(timestep, row, rows),
             _row(text, row, rows),
             output[row],
+            _tokens(timestep, row, rows),
         )
         for row in range(rows)
     ]
@@ -66,6 +76,12 @@ def _largest(timestep: Any, row: int, rows: int) -> float:
         return float(timestep)
     mine = timestep[row] if timestep.dim() and timestep.shape[0] == rows else timestep
     return float(mine.max())
+
+
+def _tokens(timestep: Any, row: int, rows: int) -> torch.Tensor | None:
+    if not isinstance(timestep, torch.Tensor) or timestep.dim() < 2:
+        return None
+    return timestep[row] if timestep.shape[0] == rows else timestep[0]
 
 
 class Texts:

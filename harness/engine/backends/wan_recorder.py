@@ -13,6 +13,7 @@ from typing import Any, cast
 import torch
 
 from harness.engine.backend import Emit
+from harness.engine.backends.wan_condition import ConditionWatch
 from harness.engine.backends.wan_received import Pass, Texts, finite, fit, guidance, passes
 from harness.engine.sketch import sketch
 from harness.frames.clip import Clip
@@ -48,8 +49,10 @@ class Recorder:
         emit: Emit,
         observers: Sequence[Observer] = (),
         initial: torch.Tensor | None = None,
+        condition: ConditionWatch | None = None,
     ) -> None:
         """Prepare to watch ``pipe`` for ``steps`` steps; ``initial`` are the latents that it is told to start from."""
+        self._condition = condition
         self._pipe, self._count, self._emit, self._observers = pipe, steps, emit, tuple(observers)
         self._passes: list[Pass] = []
         self._carried = initial
@@ -88,6 +91,10 @@ class Recorder:
         decode, hidden = getattr(vae, "decode", None), vae is not None and "decode" in vars(vae)
         if vae is not None:
             vae.decode = self._decoding(decode)
+        watched: Any = vae if self._condition is not None and self._condition.active else None
+        encoded = vars(watched).get("encode") if watched is not None else None
+        if watched is not None:
+            watched.encode = self._encoding_image(watched.encode)
         try:
             yield
         finally:
@@ -99,12 +106,29 @@ class Recorder:
                 vae.decode = decode
             elif vae is not None:
                 del vae.decode
+            if watched is not None and encoded is not None:
+                watched.encode = encoded
+            elif watched is not None:
+                del watched.encode
             self.alone = self.alone.model_copy(update={"rope": self._rope})
+
+    def _encoding_image(self, encode: Any) -> Any:
+        def wrapped(video: torch.Tensor, *arguments: Any, **options: Any) -> Any:
+            answer = encode(video, *arguments, **options)
+            if self._condition is not None:
+                self._condition.encoded(video, answer)
+            return answer
+
+        return wrapped
 
     def _expert_hook(self, role: str) -> Any:
         def hook(_module: torch.nn.Module, inputs: tuple[Any, ...], options: dict[str, Any], output: Any) -> None:
             prediction = output[0] if isinstance(output, tuple) else output.sample
-            self._passes += passes(role, inputs, options, prediction)
+            calls = passes(role, inputs, options, prediction)
+            self._passes += calls
+            if self._condition is not None:
+                for call in calls:
+                    self._condition.received(call)
 
         return hook
 
@@ -125,7 +149,8 @@ class Recorder:
                 shape = (1, -1, 1, 1, 1)
                 spread = torch.tensor(config.latents_std, dtype=torch.float64, device=latents.device).view(shape)
                 mean = torch.tensor(config.latents_mean, dtype=torch.float64, device=latents.device).view(shape)
-                wanted = self._carried.to(latents.device).double() * spread + mean
+                carried = self._carried if self._condition is None else self._condition.carried(self._carried)
+                wanted = carried.to(latents.device).double() * spread + mean
                 _, error = fit(latents[0], wanted[0])
                 self.vae_input_error = error if error is not None and math.isfinite(error) else None
             return decode(latents, *arguments, **options)
@@ -327,5 +352,9 @@ def call_record(one: Pass, texts: Texts, latents: torch.Tensor) -> ModelCall:
         latents: what the scheduler's step was given, [1, C, T, H, W].
     """
     role, error = texts.role(one.text)
-    gain, apart = fit(one.latents, latents[0])
+    given, held, moving = one.latents, latents[0], one.denoised()
+    if given is not None and moving:
+        # frames that are given clean replace those of the scheduler: `Condition` is about them
+        given, held = given[:, moving], held[:, moving] if held.shape[1] == given.shape[1] else held
+    gain, apart = fit(given, held)
     return ModelCall(timestep=one.timestep, text=role, text_error=error, latents_gain=gain, latents_error=apart)

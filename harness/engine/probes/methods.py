@@ -50,6 +50,8 @@ def probe_methods(host: Host) -> Mapping[str, Method]:
         index, tensors = run.observe(host.experts, inputs, device, dtype)
         for number, item in enumerate(inputs):
             tensors[f"latents.{number}"], tensors[f"text.{number}"] = item.latents.contiguous(), item.text
+            if item.timesteps is not None:
+                tensors[f"timesteps.{number}"] = item.timesteps.contiguous()
         run.write(Path(str(params["out"])), index, tensors)
         return {"seconds": index.seconds, "probes": len(inputs), "denoise_seconds": time.perf_counter() - began}
 

@@ -121,11 +121,13 @@ def _kind(name: str, module: torch.nn.Module) -> PointKind | None:
 
 @dataclass(frozen=True)
 class Recorded:
-    """One recorded input: latents [1, C, T, H, W], the conditional text embedding [1, L, D], the timestep."""
+    """One recorded input: latents [1, C, T, H, W] with any conditioning, conditional text [1, L, D], the timestep."""
 
     probe: ProbeInput
     latents: torch.Tensor
     text: torch.Tensor
+    timesteps: torch.Tensor | None = None
+    """[1, tokens], where each token has a timestep of its own."""
 
 
 class InputWatch:
@@ -150,9 +152,10 @@ class InputWatch:
     def _hook(self, role: str) -> Any:
         def hook(_module: torch.nn.Module, _arguments: Any, options: dict[str, Any]) -> None:
             timestep = options["timestep"]
-            if float(timestep.reshape(-1)[0]) == self._last:
+            # with a timestep per token those of a given frame are 0: the largest is the step's
+            if float(timestep.max()) == self._last:
                 return
-            self._last = float(timestep.reshape(-1)[0])
+            self._last = float(timestep.max())
             kept = (
                 options["hidden_states"].detach().cpu().clone(),
                 options["encoder_hidden_states"].detach().cpu().clone(),
@@ -171,11 +174,12 @@ class InputWatch:
                 probe = ProbeInput(
                     expert=cast("Expert", role),
                     step=index,
-                    timestep=float(timestep.reshape(-1)[0]),
+                    timestep=float(timestep.max()),
                     timestep_dtype=str(timestep.dtype).removeprefix("torch."),
                     tokens=text.shape[1],
                 )
-                picked.append(Recorded(probe, latents, _trimmed(text)))
+                tokens = timestep.clone() if timestep.dim() == 2 else None
+                picked.append(Recorded(probe, latents, _trimmed(text), tokens))
         return tuple(picked)
 
 

@@ -114,6 +114,8 @@ def observe(
             continue
         text = torch.nn.functional.pad(item.text, (0, 0, 0, item.probe.tokens - item.text.shape[1]))
         timestep = torch.tensor([item.probe.timestep], dtype=getattr(torch, item.probe.timestep_dtype), device=device)
+        if item.timesteps is not None:
+            timestep = item.timesteps.to(device)
         call: dict[str, Any] = {
             "hidden_states": item.latents.to(device=device, dtype=dtype),
             "timestep": timestep,
@@ -174,8 +176,14 @@ def read_inputs(path: Path) -> tuple[ObservationIndex, tuple[Recorded, ...]]:
 
     with safe_open(path, framework="pt") as file:
         index = ObservationIndex.model_validate_json((file.metadata() or {})[METADATA_KEY])
+        names = frozenset(file.keys())
         inputs = tuple(
-            Recorded(probe, file.get_tensor(f"latents.{number}"), file.get_tensor(f"text.{number}"))
+            Recorded(
+                probe,
+                file.get_tensor(f"latents.{number}"),
+                file.get_tensor(f"text.{number}"),
+                file.get_tensor(f"timesteps.{number}") if f"timesteps.{number}" in names else None,
+            )
             for number, probe in enumerate(index.probes)
         )
     return index, inputs

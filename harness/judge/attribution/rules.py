@@ -30,8 +30,9 @@ FOLLOWS: dict[str, frozenset[str]] = {
     "sigmas": frozenset({"scheduler_settings", "step_count"}),
     "solver": frozenset({"scheduler_settings", "step_count", "sigmas", "timestep"}),
     "model_timestep": frozenset({"scheduler_settings", "step_count", "timestep"}),
+    "model_latents": frozenset({"image_condition_differs"}),
     "vae_alone": frozenset({"vae_settings"}),
-    "vae_input": frozenset({"vae_settings"}),
+    "vae_input": frozenset({"vae_settings", "image_condition_differs"}),
 }
 """A difference that follows from others, and so is no cause where one of them is there too."""
 IDENTITY = frozenset({"request_differs", "hardware_differs"})

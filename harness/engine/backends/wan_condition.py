@@ -1,0 +1,252 @@
+"""How a picture reached the model: the pixels that were encoded, and the mask and latents that the experts were given.
+
+Each stage is compared with what the stage before must give, computed here from the picture and from the VAE's own
+answer. So a difference has a place, and the simple mistakes (another range of values, channels exchanged, statistics
+left out, a mask turned round, a picture that never arrived) are recognised by trying them.
+
+Source of the rules: diffusers, pipelines/wan. I2V-A14B: 4 mask channels (one per frame that a latent frame stands for,
+1 where a frame is given) and the encoded video, grey but for the given frames, lie behind the noisy latents. TI2V-5B:
+the first latent frame is the encoded picture itself, and its tokens have timestep 0.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+
+from harness.engine.backends.wan_received import Pass, finite
+from harness.engine.sketch import sketch
+from harness.records.generation import Condition
+
+if TYPE_CHECKING:
+    from PIL.Image import Image
+
+LIKE = 0.02
+"""A wrong value is explained by a mistake if the mistake, made on purpose, gives it to within this."""
+SAME = 0.008
+"""What a cast to bfloat16 explains four times over, as in the judge."""
+
+
+class ConditionWatch:
+    """Collects the conditioning of one generation. Without pictures it does nothing."""
+
+    def __init__(self, pipe: Any, pictures: Mapping[str, Image], frames: int) -> None:
+        self._vae, self._frames = pipe.vae, frames
+        self._per_latent = int(getattr(pipe, "vae_scale_factor_temporal", 4))
+        self._expand = bool(pipe.config.get("expand_timesteps", False))
+        self._pictures = {role: _pixels(picture) for role, picture in pictures.items()}
+        self._pixels: dict[str, tuple[float, str]] = {}
+        self._others = 0.0
+        self._mode: torch.Tensor | None = None
+        self._wanted: torch.Tensor | None = None
+        self._encoder: tuple[float, ...] = ()
+        self._given: torch.Tensor | None = None
+        self._latents: tuple[float | None, str] = (None, "")
+        self._mask: tuple[float | None, str] = (None, "")
+        self._sketch: tuple[float, ...] = ()
+        self._drift = 0.0
+
+    @property
+    def active(self) -> bool:
+        """Whether the request has a picture."""
+        return bool(self._pictures)
+
+    def encoded(self, video: torch.Tensor, answer: Any) -> None:
+        """Take a call of the VAE's encoder: its input [1, 3, T, H, W] and its answer. Only the first call counts."""
+        if not self.active or self._mode is not None:
+            return
+        places = {"image": 0, "last_image": video.shape[2] - 1}
+        for role, wanted in self._pictures.items():
+            self._pixels[role] = _explain_pixels(video[0, :, places[role]].float().cpu(), wanted)
+        grey = [index for index in range(video.shape[2]) if index not in {places[role] for role in self._pictures}]
+        self._others = finite(float(video[0, :, grey].float().square().mean().sqrt())) if grey else 0.0
+        distribution: Any = getattr(answer, "latent_dist", answer[0] if isinstance(answer, tuple) else answer)
+        mode = distribution.mode() if hasattr(distribution, "mode") else None
+        if isinstance(mode, torch.Tensor):
+            self._mode = mode[0].detach().double().cpu()
+            self._encoder = tuple(map(finite, sketch(self._mode)))
+            mean, spread = self._statistics()
+            self._wanted = (self._mode - mean) / spread
+
+    def received(self, call: Pass) -> None:
+        """Take one pass of an expert."""
+        if not self.active or call.latents is None:
+            return
+        size = int(self._vae.config.z_dim)
+        if self._expand:
+            self._take(call.latents[:, :1], _frames_mask(call, call.latents.shape[1]), first_only=True)
+        else:
+            self._take(call.latents[size:], None, first_only=False)
+
+    def carried(self, latents: torch.Tensor) -> torch.Tensor:
+        """The latents [1, C, T, H, W] that the decoder must be given: with TI2V's clean first frame put back."""
+        if not (self.active and self._expand) or self._wanted is None:
+            return latents
+        first = self._wanted[:, :1].to(latents.device, latents.dtype)
+        if first.shape[2:] != latents.shape[3:]:
+            return latents
+        return torch.cat([first[None], latents[:, :, 1:]], dim=2)
+
+    def record(self) -> Condition | None:
+        """What was seen; ``None`` without a picture."""
+        if not self.active:
+            return None
+        return Condition(
+            kind="first_frame" if self._expand else "channels",
+            encoded=self._mode is not None,
+            pixels_error={role: error for role, (error, _) in self._pixels.items()},
+            pixels_cause={role: cause for role, (_, cause) in self._pixels.items() if cause},
+            other_frames=self._others,
+            encoder=self._encoder,
+            latents_error=self._latents[0],
+            latents_cause=self._latents[1],
+            mask_error=self._mask[0],
+            mask_cause=self._mask[1],
+            given=self._sketch,
+            drift=self._drift,
+        )
+
+    def _statistics(self) -> tuple[torch.Tensor, torch.Tensor]:
+        config = self._vae.config
+        shape = (-1, 1, 1, 1)
+        mean = torch.tensor(config.latents_mean, dtype=torch.float64).view(shape)
+        return mean, torch.tensor(config.latents_std, dtype=torch.float64).view(shape)
+
+    def _take(self, given: torch.Tensor, mask: torch.Tensor | None, *, first_only: bool) -> None:
+        kept = given.detach().double().cpu()
+        whole = kept if mask is None else torch.cat([kept.flatten(), mask.double()])
+        if self._given is not None:
+            if whole.shape == self._given.shape:
+                self._drift = max(self._drift, _distance(whole, self._given))
+            return
+        self._given = whole
+        self._sketch = tuple(map(finite, sketch(whole)))
+        if first_only:
+            self._mask = _explain_first(mask)
+            self._latents = self._explain_latents(kept, self._wanted, self._mode)
+            return
+        wanted = self._wanted_mask(kept.shape[-2:])
+        count = wanted.shape[0]
+        if self._wanted is not None and kept.shape[0] == count + self._wanted.shape[0]:
+            size = self._wanted.shape[0]
+            if torch.equal(kept[size:], wanted) and not torch.equal(kept[:count], wanted):
+                self._mask = (1.0, "mask and image latents are exchanged")
+                self._latents = self._explain_latents(kept[:size], self._wanted, self._mode)
+                return
+        self._mask = _explain_mask(kept[:count], wanted, self._wanted_mask(kept.shape[-2:], other=True))
+        self._latents = self._explain_latents(kept[count:], self._wanted, self._mode)
+
+    def _wanted_mask(self, size: torch.Size, *, other: bool = False) -> torch.Tensor:
+        """The mask [4, T, H, W]; with ``other``, that of a request with a last picture if this has none, and back."""
+        frames = torch.zeros(self._frames, dtype=torch.float64)
+        frames[0] = 1.0
+        if ("last_image" in self._pictures) != other:
+            frames[-1] = 1.0
+        whole = torch.cat([frames[:1].repeat(self._per_latent), frames[1:]])
+        mask = whole.view(-1, self._per_latent).T
+        return mask[:, :, None, None].expand(-1, -1, *size).contiguous()
+
+    def _explain_latents(
+        self, given: torch.Tensor, wanted: torch.Tensor | None, mode: torch.Tensor | None
+    ) -> tuple[float | None, str]:
+        if wanted is None or mode is None:
+            return None, ""
+        if given.shape != wanted.shape:
+            return 1.0, f"they have shape {list(given.shape)}, not {list(wanted.shape)}"
+        error = _distance(given, wanted)
+        if error <= SAME:
+            return error, ""
+        mean, spread = self._statistics()
+        mistakes = {
+            "they are zero: the image is lost": torch.zeros_like(wanted),
+            "the VAE's mean and standard deviation are left out": mode,
+            "multiplied by the standard deviation and not divided": (mode - mean) * spread,
+            "denormalised instead of normalised": mode * spread + mean,
+            "the VAE's mean is left out": mode / spread,
+            "the VAE's standard deviation is left out": mode - mean,
+            "their sign is turned round": -wanted,
+            "their frames are in reverse order": wanted.flip(1),
+        }
+        return error, _best(given, mistakes)
+
+
+def _pixels(picture: Image) -> torch.Tensor:
+    """A picture as [3, H, W] in -1..1."""
+    values = torch.from_numpy(np.asarray(picture, dtype=np.float32).copy())
+    return values.permute(2, 0, 1) / 127.5 - 1.0
+
+
+def _explain_pixels(given: torch.Tensor, wanted: torch.Tensor) -> tuple[float, str]:
+    if given.shape != wanted.shape:
+        return 1.0, f"it is {given.shape[-1]}x{given.shape[-2]}, not {wanted.shape[-1]}x{wanted.shape[-2]}"
+    error = _distance(given, wanted)
+    if error <= SAME:
+        return error, ""
+    mistakes = {
+        "it is grey: the image is lost": torch.zeros_like(wanted),
+        "its values lie in 0..1 and not in -1..1": (wanted + 1) / 2,
+        "its values lie in 0..255 and not in -1..1": (wanted + 1) * 127.5,
+        "red and blue are exchanged": wanted.flip(0),
+        "it is mirrored": wanted.flip(2),
+        "it is upside down": wanted.flip(1),
+        "its values are inverted": -wanted,
+    }
+    return error, _best(given, mistakes) or "it was resized or cropped otherwise, or is another image"
+
+
+def _explain_mask(given: torch.Tensor, wanted: torch.Tensor, other: torch.Tensor) -> tuple[float, str]:
+    if given.shape != wanted.shape:
+        return 1.0, f"it has shape {list(given.shape)}, not {list(wanted.shape)}"
+    error = float((given - wanted).abs().mean())
+    if error == 0:
+        return 0.0, ""
+    mistakes = {
+        "it is all zero: the image is lost": torch.zeros_like(wanted),
+        "it is inverted": 1 - wanted,
+        "it is all one": torch.ones_like(wanted),
+        "the last frame is marked otherwise than the request says": other,
+        "its frames are in reverse order": wanted.flip(1),
+        "its channels are in reverse order": wanted.flip(0),
+    }
+    return finite(error), _best(given, mistakes)
+
+
+def _explain_first(mask: torch.Tensor | None) -> tuple[float, str]:
+    """``mask``: by latent frame, 1 where it is to be denoised (timestep above 0)."""
+    if mask is None:
+        return 1.0, "one timestep is given for all tokens: the first frame is not marked as clean"
+    wanted = torch.ones_like(mask)
+    wanted[0] = 0
+    error = float((mask - wanted).abs().mean())
+    if error == 0:
+        return 0.0, ""
+    if bool((mask == 1).all()):
+        return finite(error), "no frame is marked as clean: the image is lost"
+    return finite(error), "it is inverted" if torch.equal(mask, 1 - wanted) else "other frames are marked as clean"
+
+
+def _frames_mask(call: Pass, frames: int) -> torch.Tensor | None:
+    """By latent frame 1, or 0 where all tokens of the frame have timestep 0; ``None`` with one timestep for all."""
+    tokens = call.timesteps
+    if tokens is None or tokens.numel() % frames:
+        return None
+    return (tokens.reshape(frames, -1) != 0).any(dim=1).double().cpu()
+
+
+def _best(given: torch.Tensor, mistakes: Mapping[str, torch.Tensor]) -> str:
+    """The mistake that gives ``given``; empty if none does."""
+    errors = {name: _distance(given, made) for name, made in mistakes.items()}
+    name = min(errors, key=lambda key: errors[key])
+    return name if errors[name] <= LIKE else ""
+
+
+def _distance(given: torch.Tensor, wanted: torch.Tensor) -> float:
+    """Relative L2 distance; of a reference of zeros the root mean square of ``given``."""
+    ours, theirs = given.double(), wanted.double()
+    length = float(theirs.square().sum())
+    if length == 0:
+        return finite(float(ours.square().mean().sqrt()))
+    return finite(float(((ours - theirs).square().sum() / length).sqrt()))

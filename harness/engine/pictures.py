@@ -1,0 +1,103 @@
+"""Pictures of a request on their way to the engine: copied beside its log under their sha256, and read from there.
+
+One engine serves cases with other pictures, so that a picture is no part of what an engine loads. The copy is what was
+checked: what happens to the file afterwards moves nothing.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from harness.definitions.image import PictureError, decode, digest, read_picture
+from harness.errors import InvalidCaseError
+from harness.records.base import write_bytes_atomic
+
+if TYPE_CHECKING:
+    from PIL.Image import Image
+
+    from harness.definitions.case import Case
+
+ROLES = ("image", "last_image")
+FOLDER = "pictures"
+"""Below the engine's working folder."""
+
+
+def split(paths: Mapping[str, Path]) -> tuple[dict[str, Path], dict[str, Path]]:
+    """Paths of checkpoints, and paths of pictures, by role."""
+    pictures = {role: Path(path) for role, path in paths.items() if role in ROLES}
+    return {role: Path(path) for role, path in paths.items() if role not in ROLES}, pictures
+
+
+def hand_over(case: Case, pictures: Mapping[str, Path], workdir: Path) -> None:
+    """Copy the pictures of ``case`` to where its engine reads them.
+
+    Args:
+        case: the resolved case.
+        pictures: file by role.
+        workdir: the engine's working folder.
+
+    Raises:
+        InvalidCaseError: a file cannot be read, or is not the one that the case was read with.
+    """
+    for role, image in case.sampling.images().items():
+        if role not in pictures:
+            continue
+        data = _read(pictures[role], image.name, case.id)
+        if image.sha256 != digest(data):
+            raise InvalidCaseError(
+                f"sampling.{role}: {image.name} has sha256 {digest(data)}, and the case says {image.sha256}",
+                where=case.id,
+                remedy="restore the picture, or run again with the new one",
+            )
+        target = workdir / FOLDER / image.sha256
+        if not target.exists():
+            target.parent.mkdir(parents=True, exist_ok=True)
+            write_bytes_atomic(target, data)
+
+
+def place_of(case: Case, role: str, pictures: Mapping[str, Path], workdir: Path | None = None) -> Path | None:
+    """The file of one picture of ``case``: the copy in the engine's working folder, else what its load was given."""
+    image = case.sampling.images().get(role)
+    if image is None:
+        return None
+    copy = (workdir or Path.cwd()) / FOLDER / str(image.sha256)
+    return copy if copy.is_file() else pictures.get(role)
+
+
+def pictures_of(case: Case, pictures: Mapping[str, Path], workdir: Path | None = None) -> dict[str, Image]:
+    """The decoded pictures of ``case`` by role, RGB, of the video's size.
+
+    Args:
+        case: the resolved case.
+        pictures: file by role, for an engine without a working folder of its own.
+        workdir: the engine's working folder; by default the current one.
+
+    Raises:
+        InvalidCaseError: one is absent, not the one that the case says, or cannot be decoded.
+    """
+    found: dict[str, Image] = {}
+    for role, image in case.sampling.images().items():
+        path = place_of(case, role, pictures, workdir)
+        if path is None:
+            raise InvalidCaseError(f"sampling.{role}: {image.name} was not handed to the engine", where=case.id)
+        data = _read(path, image.name, case.id)
+        if image.sha256 not in (None, digest(data)):
+            raise InvalidCaseError(
+                f"sampling.{role}: {image.name} has sha256 {digest(data)}, and the case says {image.sha256}",
+                where=case.id,
+                remedy="restore the picture, or state its new sha256",
+            )
+        try:
+            found[role] = decode(data, case.sampling.width, case.sampling.height)
+        except PictureError as error:
+            raise InvalidCaseError(f"sampling.{role}: {image.name} {error}", where=case.id) from error
+    return found
+
+
+def _read(path: Path, name: str, where: str) -> bytes:
+    try:
+        return read_picture(path)
+    except PictureError as error:
+        raise InvalidCaseError(f"{name} {error}", where=where, remedy="correct the path, or restore it") from error

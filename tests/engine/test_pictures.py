@@ -1,0 +1,75 @@
+"""Pictures on their way to the engine, and in the lock."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from harness.definitions.case import Case
+from harness.definitions.checks import with_digests
+from harness.engine.pictures import FOLDER, hand_over, pictures_of, split
+from harness.engine.resolve import resolve_case
+from harness.errors import InvalidCaseError
+from harness.inspector.lock import differences, make_lock
+
+TINY = Path(__file__).parents[2] / "tiny" / "weights"
+
+
+def case_in(root: Path, seed: int = 0) -> Case:
+    pixels = np.random.default_rng(seed).integers(0, 256, (64, 96, 3), dtype=np.uint8)
+    Image.fromarray(pixels).save(root / "a.png")
+    if not (root / "model").exists():
+        (root / "model").symlink_to(TINY)
+    sampling = {
+        "prompt": "a", "image": {"path": "./a.png"}, "width": 96, "height": 64, "num_frames": 17,
+        "num_inference_steps": 2, "guidance_scale": 1.0,
+    }  # fmt: skip
+    made = Case.model_validate({"id": "a", "runners": ["cpu"], "model": {"path": "./model"}, "sampling": sampling})
+    return with_digests(made, root)
+
+
+def test_the_engine_reads_what_was_checked_and_not_what_the_file_became(tmp_path: Path) -> None:
+    case, workdir = case_in(tmp_path), tmp_path / "work"
+    folders, files = split(resolve_case(case, tmp_path))
+    assert (set(folders), set(files)) == ({"model"}, {"image"})
+    wanted = np.asarray(Image.open(tmp_path / "a.png").convert("RGB"))
+    hand_over(case, files, workdir)
+    assert [path.name for path in (workdir / FOLDER).iterdir()] == [case.sampling.image.sha256]  # type: ignore[union-attr]
+    (tmp_path / "a.png").write_bytes(b"changed")
+    given = pictures_of(case, {}, workdir)
+    np.testing.assert_array_equal(np.asarray(given["image"]), wanted)
+
+
+def test_a_picture_that_changed_before_the_run_is_refused(tmp_path: Path) -> None:
+    case = case_in(tmp_path)
+    case_in(tmp_path, seed=1)
+    with pytest.raises(InvalidCaseError, match="has sha256"):
+        hand_over(case, split(resolve_case(case, tmp_path))[1], tmp_path / "work")
+
+
+def test_a_picture_that_went_away_is_named(tmp_path: Path) -> None:
+    case = case_in(tmp_path)
+    (tmp_path / "a.png").unlink()
+    with pytest.raises(InvalidCaseError, match=r"there is no picture \./a\.png"):
+        resolve_case(case, tmp_path)
+    with pytest.raises(InvalidCaseError, match="was not handed to the engine"):
+        pictures_of(case, {}, tmp_path / "work")
+
+
+def test_the_lock_holds_the_picture_and_sees_another_one(tmp_path: Path) -> None:
+    case = case_in(tmp_path)
+    lock, left = make_lock([case], tmp_path)
+    assert not left
+    assert lock.cases["a"]["sampling.image"].digests == {"./a.png": case.sampling.image.sha256}  # type: ignore[union-attr]
+    assert not differences(lock, lock, [case])
+    other = case_in(tmp_path, seed=1)
+    now, _ = make_lock([other], tmp_path)
+    assert [str(one) for one in differences(lock, now, [other])] == [
+        "a: sampling.image: ./a.png has another digest than the lock (or is new, or gone)"
+    ]
+    without = case.model_copy(update={"sampling": case.sampling.model_copy(update={"image": None})})
+    (gone,) = differences(lock, make_lock([without], tmp_path)[0], [without])
+    assert "names no such picture" in str(gone)
