@@ -29,8 +29,10 @@ class SquareBackend:
         """Write the frames, uint8 [T, H, W, 3], as the clip of the case."""
         sampling = case.sampling
         began = time.perf_counter()
-        colour = np.random.default_rng(sampling.seed).integers(64, 256, 3).astype(np.uint8)
+        colour = np.random.default_rng(sampling.seed).integers(160, 240, 3).astype(np.uint8)
         frames = np.zeros((sampling.num_frames, sampling.height, sampling.width, 3), dtype=np.uint8)
+        # A black background would be a finding of the sanity checks: most values would lie at the end of the range.
+        frames += np.linspace(40, 120, sampling.width, dtype=np.uint8)[:, np.newaxis]
         size = sampling.height // 2
         for index, frame in enumerate(frames):
             frame[size // 2 : size // 2 + size, index : index + size] = colour
@@ -41,7 +43,7 @@ class SquareBackend:
             clip="clip.safetensors",
             clip_sha256=clip.digest,
             shape=clip.shape,
-            float_stats=FloatStats(nan=0, inf=0, minimum=0.0, maximum=float(colour.max()) / 255),
+            float_stats=FloatStats(nan=0, inf=0, minimum=40 / 255, maximum=float(colour.max()) / 255),
             trace=Trace(steps=()),  # the steps that the runtime reports; without them no setting is compared
             receipts=Receipts(modules=()),  # required if a case asks for a quantized format
             generate_seconds=time.perf_counter() - began,

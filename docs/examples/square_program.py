@@ -12,8 +12,9 @@ from safetensors.numpy import save_file
 
 request = json.loads(Path(sys.argv[1]).read_text())
 sampling = request["case"]["sampling"]
-colour = np.random.default_rng(sampling["seed"]).integers(64, 256, 3).astype(np.uint8)
+colour = np.random.default_rng(sampling["seed"]).integers(160, 240, 3).astype(np.uint8)
 frames = np.zeros((sampling["num_frames"], sampling["height"], sampling["width"], 3), dtype=np.uint8)
+frames += np.linspace(40, 120, sampling["width"], dtype=np.uint8)[:, np.newaxis]
 size = sampling["height"] // 2
 for index, frame in enumerate(frames):
     frame[size // 2 : size // 2 + size, index : index + size] = colour

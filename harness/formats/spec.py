@@ -170,16 +170,18 @@ def registered_formats() -> tuple[Format, ...]:
     """
     formats: list[Format] = []
     for point in sorted(entry_points(group=GROUP), key=lambda point: point.name):
-        label = f"format {point.name} of {point.dist.name if point.dist else 'an unknown package'} ({point.value})"
+        package = point.dist.name if point.dist else "an unknown package"
+        label = f"format {point.name} of {package} ({point.value})"
+        remedy = f"repair the entry point of {package} and install it again, or uninstall it"
         try:
             value = point.load()
         except Exception as error:  # any fault of a plugin's module, named with its package
-            raise InvalidCaseError(f"{label} cannot be loaded: {error!r}") from error
+            raise InvalidCaseError(f"{label} cannot be loaded: {error!r}", remedy=remedy) from error
         taken = {*FORMATS, *FLOATS, "mixed", *(item.name for item in formats)}
         if not isinstance(value, Format) or value.name != point.name or value.name in taken:
-            raise InvalidCaseError(f"{label} is no Format of that name, or the name is taken")
+            raise InvalidCaseError(f"{label} is no Format of that name, or the name is taken", remedy=remedy)
         if value.recognise is None or (value.proof == "base" and value.decode is None):
-            raise InvalidCaseError(f"{label} lacks recognise or decode; see harness.formats.spec.Format")
+            raise InvalidCaseError(f"{label} lacks recognise or decode; see harness.formats.spec.Format", remedy=remedy)
         formats.append(value)
     return tuple(formats)
 

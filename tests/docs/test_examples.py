@@ -30,6 +30,7 @@ from harness.formats import spec
 from harness.frames import registry as metrics
 from harness.frames.clip import Clip, read_clip
 from harness.frames.compare import compare
+from harness.frames.sanity import check_clip
 from harness.inspector import inspect_checkpoint
 from harness.inspector.checks import registration
 from harness.inspector.checks import registry as checks
@@ -112,9 +113,9 @@ def square_case(**changes: Any) -> Case:
     """A case for the square."""
     sampling = {
         "prompt": "p",
-        "width": 32,
-        "height": 16,
-        "num_frames": 3,
+        "width": 96,
+        "height": 64,
+        "num_frames": 5,
         "num_inference_steps": 2,
         "guidance_scale": 1.0,
     }
@@ -245,9 +246,11 @@ def test_the_backend_runs_in_an_engine_and_the_program_draws_the_same(tmp_path: 
         generation = owner.generate(case, tmp_path / "engine")
     finally:
         owner.close()
-    frames = read_clip(tmp_path / "engine" / generation.clip).frames
-    assert frames.shape == (3, 16, 32, 3)
-    assert [int((frame.sum(axis=2) > 0).sum()) for frame in frames] == [64, 64, 64]  # an 8x8 square in each frame
+    clip = read_clip(tmp_path / "engine" / generation.clip)
+    frames = clip.frames
+    assert [int((frame.min(axis=2) >= 160).sum()) for frame in frames] == [1024] * 5  # a 32x32 square in each frame
+    sanity = check_clip(clip, wanted=(5, 64, 96, 3), float_stats=generation.float_stats)
+    assert [check.name for check in sanity.checks if not check.ok] == []
     program = str(EXAMPLES / "square_program.py")
     case = square_case(backend="command", command=[sys.executable, program, "{case_json}", "{out}"])
     backend = CommandBackend()

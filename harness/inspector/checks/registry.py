@@ -59,11 +59,13 @@ def installed_checks() -> tuple[Check, ...]:
     """
     checks: dict[str, Check] = {}
     for point in sorted(entry_points(group=CHECKS_GROUP), key=lambda point: point.name):
-        label = f"check {point.name} of {point.dist.name if point.dist else 'an unknown package'} ({point.value})"
+        package = point.dist.name if point.dist else "an unknown package"
+        label = f"check {point.name} of {package} ({point.value})"
         try:
             function = point.load()
         except Exception as error:  # any fault of a plugin's module, named with its package
-            raise InvalidCaseError(f"{label} cannot be loaded: {error!r}") from error
+            remedy = f"repair the entry point of {package} and install it again, or uninstall it"
+            raise InvalidCaseError(f"{label} cannot be loaded: {error!r}", remedy=remedy) from error
         item = next((item for item in registered.values() if item.run is function), None)
         if item is None or point.name not in item.codes:
             raise InvalidCaseError(
