@@ -78,17 +78,19 @@ def coarse(image: torch.Tensor) -> torch.Tensor:
     return whole
 
 
-def forgotten(pipe: Any) -> Any:
+@contextmanager
+def forgotten(pipe: Any) -> Iterator[None]:
     """The condition is lost when the low-noise expert takes over."""
 
-    def make(old: Any) -> Any:
-        def call(**options: Any) -> Any:
-            noise, condition = options["hidden_states"][:, :16], options["hidden_states"][:, 16:]
-            return old(**{**options, "hidden_states": torch.cat([noise, condition * 0], 1)})
+    def hook(_module: Any, arguments: Any, options: dict[str, Any]) -> Any:
+        noise, condition = options["hidden_states"][:, :16], options["hidden_states"][:, 16:]
+        return arguments, {**options, "hidden_states": torch.cat([noise, condition * 0], 1)}
 
-        return call
-
-    return replaced(pipe.transformer_2, "forward", make)
+    handle = pipe.transformer_2.register_forward_pre_hook(hook, with_kwargs=True)
+    try:
+        yield
+    finally:
+        handle.remove()
 
 
 BOTH, I2V, TI2V = ("i2v", "ti2v"), ("i2v",), ("ti2v",)

@@ -1,8 +1,8 @@
 """What a job installs: `python -m harness.adopt.requirements [--hosted]` prints a requirements file, tested versions.
 
 Plan, merge, report and comment import neither torch nor diffusers, so that a job on a hosted machine installs a tenth
-of what a GPU job does. The wheel itself is installed with ``--no-deps`` before; this module needs the standard library
-only.
+of what a GPU job does; scipy and ruptures are for the trend of times. The wheel itself is installed with ``--no-deps``
+before; this module needs the standard library only.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from harness.adopt.embedded import constraints_file
 
 HOSTED = frozenset({
     "filelock", "huggingface-hub", "jinja2", "ml-dtypes", "numpy", "nvidia-ml-py", "packaging", "pillow", "pydantic",
-    "rich", "ruamel-yaml", "safetensors", "typer",
+    "rich", "ruamel-yaml", "ruptures", "safetensors", "scipy", "typer",
 })  # fmt: skip
 """Distributions that the hosted jobs import. A test compares this list with what the command imports."""
 _NAME = re.compile(r"[A-Za-z0-9._-]+")

@@ -228,6 +228,13 @@ def _say(event: Event) -> None:
         typer.echo(f"  {record.run.rpartition('/')[2]:<14} {record.case:<36} {record.timing.total:6.1f} s")
 
 
+def _to_the_fault(margin: float) -> str:
+    """How far the limit lies from the nearest injected fault; a negative margin is a fault that it does not find."""
+    if margin >= 0:
+        return f", {margin:.4g} away from the nearest fault that it finds"
+    return f", and the nearest fault passes it by {-margin:.4g}"
+
+
 def _show(new: LimitFile, old: LimitFile | None) -> None:
     typer.echo(f"{new.runner}/{new.case}")
     for limit in new.limits:
@@ -236,8 +243,8 @@ def _show(new: LimitFile, old: LimitFile | None) -> None:
         values = [sample.value for sample in limit.samples if sample.side == "benign"]
         worst = min(values) if limit.direction == "higher_is_better" else max(values)
         now = "does not gate" if limit.limit is None else f"{limit.limit:.4g}"
-        known, unit = limit.margin_faulty is not None, f" {limit.unit}" if limit.unit else ""
-        far = f", {limit.margin_faulty:.4g} to the nearest fault that it finds" if known else ""
+        unit = f" {limit.unit}" if limit.unit else ""
+        far = _to_the_fault(limit.margin_faulty) if limit.margin_faulty is not None else ""
         typer.echo(f"  {limit.metric:<16} {was:>10} -> {now:<10} worst healthy {worst:.4g} of {len(values)}{unit}{far}")
     for control in new.controls:
         half, most = ("never" if one is None else f"{one:g}" for one in (control.strength_50, control.strength_95))

@@ -44,6 +44,8 @@ def try_command(
     Exit code 0: safe, alone or with the patch; 10: unsafe; 13: inconclusive.
     """
     from harness.records.base import write_text_atomic
+    from harness.report.render import render_run
+    from harness.trial.record import write_record
     from harness.trial.trying import candidate_case, patch, reference, try_candidate
 
     root = project_root(root)
@@ -60,12 +62,14 @@ def try_command(
     trial = try_candidate(context, located, candidate)
     folder = context.folder / "try" / case
     trial.write(folder / "trial.json")
+    write_record(context, located, trial, folder)
     _show(trial)
     if trial.yaml:
         text = patch(root / located.path, case, trial.yaml, root)
         write_text_atomic(folder / "case.patch", text)
         typer.echo(f"\n{text}\ngit apply {folder / 'case.patch'}")
     typer.echo(f"record: {folder / 'trial.json'}")
+    typer.echo(f"report: {render_run(folder, context.folder / 'report')}")
     raise typer.Exit({"safe": 0, "safe_with_changes": 0, "unsafe": 10, "inconclusive": 13}[trial.answer])
 
 

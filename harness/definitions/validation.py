@@ -78,15 +78,64 @@ def _sentence(model: type[BaseModel], loc: Location, detail: ErrorDetails, writt
     if kind == "extra_forbidden":
         return f"unknown key; {did_you_mean(str(loc[-1]), fields_at(model, loc[:-1]))}"
     if kind == "missing":
-        return f"is required, and neither the case nor `defaults` states it{_example(model, loc)}"
+        # a runner profile has no `defaults`
+        place = (
+            "neither the case nor `defaults` states it" if model.__name__ == "Case" else "this file does not state it"
+        )
+        return f"is required, and {place}{_example(model, loc)}"
     if kind == "string_type" and not isinstance(value, list | dict | None):
         source = written(loc)
         return f"must be text; write it in quotes: {json.dumps(json.dumps(value) if source is None else source)}"
+    if kind == "too_short":
+        return f"must have at least {detail.get('ctx', {}).get('min_length', 1)} entry"
+    if (plain := _plain(detail)) is not None:
+        return f"{plain}, not {_shown(value)}"
     if isinstance(value, dict | list):
         return message
     if kind == "string_pattern_mismatch" and (meant := _description(model, loc)):
         return f"{json.dumps(value, default=str)} is not what is meant here: {meant}"
     return f"{message}, not {json.dumps(value, default=str)}"
+
+
+_WORDS = {
+    "int_type": "must be a whole number",
+    "int_parsing": "must be a whole number",
+    "int_from_float": "must be a whole number",
+    "float_type": "must be a number",
+    "float_parsing": "must be a number",
+    "finite_number": "must be a finite number",
+    "bool_type": "must be true or false",
+    "bool_parsing": "must be true or false",
+    "string_type": "must be text",
+    "dict_type": "must be a mapping, `name: value`",
+    "model_type": "must be a mapping of fields",
+    "model_attributes_type": "must be a mapping of fields",
+    "list_type": "must be a list",
+    "tuple_type": "must be a list",
+    "literal_error": "must be {expected}",
+    "greater_than": "must be more than {gt}",
+    "greater_than_equal": "must be at least {ge}",
+    "less_than": "must be less than {lt}",
+    "less_than_equal": "must be at most {le}",
+    "multiple_of": "must be a multiple of {multiple_of}",
+    "date_parsing": "must be a date, such as 2026-12-31",
+    "date_from_datetime_parsing": "must be a date, such as 2026-12-31",
+}
+"""pydantic's errors in the words of somebody who writes YAML. https://docs.pydantic.dev/latest/errors/validation_errors/"""
+
+
+def _plain(detail: ErrorDetails) -> str | None:
+    words = _WORDS.get(detail["type"])
+    return None if words is None else words.format(**detail.get("ctx", {}))
+
+
+def _shown(value: object) -> str:
+    """What was written, in words where it is long."""
+    if value is None:
+        return "nothing"
+    if isinstance(value, dict):
+        return "a mapping"
+    return "a list" if isinstance(value, list) else json.dumps(value, default=str)
 
 
 def _description(model: type[BaseModel], loc: Location) -> str | None:

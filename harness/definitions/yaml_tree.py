@@ -157,12 +157,21 @@ def events(text: str, *, fast: bool = True) -> Iterator[Any]:
     except (yaml.MarkedYAMLError, MarkedYAMLError) as error:
         mark = error.problem_mark or error.context_mark
         said = " ".join(str(part) for part in (error.problem, error.context) if part)
+        if mark is not None and _is_tab(text, mark.line):
+            said = "a tab indents this line; YAML takes spaces only"
         raise YamlError([Problem(mark.line + 1 if mark else 1, said or "not YAML")]) from None
     except yaml.reader.ReaderError as error:
         line = text.count("\n", 0, error.position if isinstance(error.position, int) else 0) + 1
         raise YamlError([Problem(line, f"a character that YAML does not allow: {error.reason}")]) from None
     except (yaml.YAMLError, YAMLError, RecursionError, ValueError, OverflowError) as error:
         raise YamlError([Problem(1, str(error).splitlines()[0] if str(error) else type(error).__name__)]) from None
+
+
+def _is_tab(text: str, line: int) -> bool:
+    """Whether the indent of a line holds a tab."""
+    lines = text.splitlines()
+    found = lines[line] if line < len(lines) else ""
+    return "\t" in found[: len(found) - len(found.lstrip())]
 
 
 class _Composer:

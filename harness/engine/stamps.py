@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import NamedTuple
 
+from harness.engine.pictures import split
 from harness.errors import InfraError
 
 _SHOWN = 3
@@ -28,8 +29,12 @@ Stamps = dict[str, tuple[Stamp, ...]]
 
 
 def stamps_of(paths: Mapping[str, Path]) -> Stamps:
-    """The stamps of every folder, by role and path: another folder in the same role is another answer."""
-    return {f"{role}={path}": stamps(path) for role, path in sorted(paths.items())}
+    """The stamps of every folder, by role and path: another folder in the same role is another answer.
+
+    Pictures of a request are left out: an engine reads a copy of them, under their sha256.
+    """
+    folders, _ = split(paths)
+    return {f"{role}={path}": stamps(path) for role, path in sorted(folders.items())}
 
 
 def stamps(folder: Path) -> tuple[Stamp, ...]:

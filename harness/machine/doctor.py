@@ -86,6 +86,18 @@ def check_cache(checkpoints: Sequence[CheckpointRef], environ: Mapping[str, str]
         yield Check(name="model_cache", state="unfit", found="absent", wanted=found, message=message, remedy=remedy)
 
 
+def check_folders(checkpoints: Sequence[CheckpointRef], root: Path) -> Iterator[Check]:
+    """Every folder that a case names as a checkpoint: one that is not there ends its case."""
+    for path in sorted({ref.path for ref in checkpoints if ref.is_local}):
+        made_by = next((ref.made_by for ref in checkpoints if ref.path == path and ref.made_by), None)
+        if (root / Path(path).expanduser()).is_dir():
+            yield Check(name="checkpoint", state="fit", found=path)
+            continue
+        message = f"a case names the folder {path}, and it is not there"
+        remedy = made_by or "make the folder, or correct the path in the case"
+        yield Check(name="checkpoint", state="unfit", found="absent", wanted=path, message=message, remedy=remedy)
+
+
 def hub_cache(environ: Mapping[str, str]) -> Path:
     """Folder of the hub's cache, by the rules of huggingface_hub."""
     if environ.get("HF_HUB_CACHE"):
@@ -131,6 +143,7 @@ def examine(
         *check_packages(profile.packages),
         *check_disk(root, place.environ),
         *check_cache(checkpoints, place.environ),
+        *check_folders(checkpoints, root),
     ]
     return Preflight(runner=profile.name, checks=tuple(checks))
 

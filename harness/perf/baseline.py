@@ -87,7 +87,7 @@ def run_of(record: CaseRecord) -> PerfRun | Refused:
     if generation is None:
         return Refused(record.run, "nothing was generated")
     if verdict.outcome not in HEALTHY and verdict.cause not in PERF_CAUSES:
-        return Refused(record.run, f"it ended {verdict.outcome.value} ({verdict.cause})")
+        return Refused(record.run, f"it ended {verdict.label}")
     if disturbed := disturbances(record.conditions, None):
         return Refused(record.run, disturbed[0].message)
     usage = usage_of(generation)

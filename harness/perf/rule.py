@@ -19,13 +19,21 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy import stats
 
 F64 = NDArray[np.float64]
+
+
+def _stats() -> Any:
+    """scipy.stats, imported when a rule is computed: every command imports this module, and most need no statistics."""
+    from scipy import stats
+
+    return stats
+
+
 Direction = Literal["within", "slower", "faster"]
 
 LEAST_RUNS = 5
@@ -63,15 +71,15 @@ class Spread:
 
     def upper(self, level: float) -> float:
         """Upper end of the prediction interval for one more run, one-sided."""
-        return self.location + float(stats.t.ppf(1 - level, self.runs - 1)) * self._predicted()
+        return self.location + float(_stats().t.ppf(1 - level, self.runs - 1)) * self._predicted()
 
     def p_above(self, value: float) -> float:
         """Probability that one more healthy run lies as high as ``value`` (a logarithm)."""
-        return float(stats.t.sf((value - self.location) / self._predicted(), self.runs - 1))
+        return float(_stats().t.sf((value - self.location) / self._predicted(), self.runs - 1))
 
     def p_below(self, value: float) -> float:
         """Probability that one more healthy run lies as low as ``value`` (a logarithm)."""
-        return float(stats.t.cdf((value - self.location) / self._predicted(), self.runs - 1))
+        return float(_stats().t.cdf((value - self.location) / self._predicted(), self.runs - 1))
 
     def _predicted(self) -> float:
         # prediction of one more value: Student's t, scale * sqrt(1 + 1/n); the median costs pi/2 more than the mean
@@ -111,7 +119,7 @@ def spread_of(values: Sequence[float], rule: Rule = Rule()) -> Spread:
     logs = np.log(np.asarray(values, dtype=np.float64))
     floor = _SPREAD_FLOOR * rule.effect
     location = float(np.median(logs))
-    robust = max(float(stats.median_abs_deviation(logs, scale="normal")), floor)
+    robust = max(float(_stats().median_abs_deviation(logs, scale="normal")), floor)
     outliers = np.flatnonzero(np.abs(logs - location) > _OUTLIER * robust)
     kept = np.delete(logs, outliers)
     scale = max(float(kept.std(ddof=1)), floor)
@@ -149,9 +157,9 @@ def compare_steps(baseline: Sequence[Sequence[float]], steps: Sequence[float], r
     if 1 / math.comb(relative.size + own.size, own.size) <= rule.level:
         logged = math.log(float(np.median(own)))
         if logged > spread.location:
-            above = float(stats.mannwhitneyu(own, relative.ravel(), alternative="greater").pvalue)
+            above = float(_stats().mannwhitneyu(own, relative.ravel(), alternative="greater").pvalue)
         else:
-            below = float(stats.mannwhitneyu(own, relative.ravel(), alternative="less").pvalue)
+            below = float(_stats().mannwhitneyu(own, relative.ravel(), alternative="less").pvalue)
     return _decide(spread, math.log(float(np.median(own))), above, below, rule)
 
 
@@ -192,5 +200,5 @@ def leak_per_run(levels: Sequence[float]) -> float | None:
     """
     if len(levels) < LEAST_LEVELS:
         return None
-    low = float(stats.theilslopes(levels, np.arange(len(levels)), alpha=0.95).low_slope)
+    low = float(_stats().theilslopes(levels, np.arange(len(levels)), alpha=0.95).low_slope)
     return low if math.isfinite(low) and low > 0 else None

@@ -58,7 +58,7 @@ class CaseFailedError(Exception):
 
     def __str__(self) -> str:
         verdict = self.record.verdict
-        lines = [f"{verdict.outcome.value} ({verdict.cause}): {verdict.summary}", f"  case    {self.record.source}"]
+        lines = [f"{verdict.label}: {verdict.summary}", f"  case    {self.record.source}"]
         lines += [
             f"  {'gates' if finding.gating else 'shown':7} {finding.stage}/{finding.code}: {finding.message}"
             for finding in verdict.findings

@@ -194,9 +194,7 @@ def _report(state: PluginState, session: pytest.Session, located: Located, recor
         location=(located.path.as_posix(), located.line - 1, located.case.id),
         keywords={},
         outcome="failed",
-        longrepr=harmless(
-            f"{verdict.outcome.value} ({verdict.cause}): {verdict.summary}\n  next    {verdict.next_command}"
-        ),
+        longrepr=harmless(f"{verdict.label}: {verdict.summary}\n  next    {verdict.next_command}"),
         when="setup",
     )
     plugins = session.config.pluginmanager

@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 
 import pytest
 
+from harness.definitions.runner import load_runners
+from harness.definitions.validation import did_you_mean
+from harness.errors import InvalidCaseError
 from harness.plugin import options
 from harness.plugin.state import PluginState
 from harness.project import case_files_below, is_project
@@ -25,8 +29,10 @@ def why_no_case(config: pytest.Config, exitstatus: int) -> str:
     if exitstatus not in (pytest.ExitCode.NO_TESTS_COLLECTED, pytest.ExitCode.USAGE_ERROR):
         return ""
     state, cases = PluginState.of(config), options.project(config).cases
-    if state.collected or state.is_worker or config.pluginmanager.hasplugin("dsession"):
+    if state.is_worker or config.pluginmanager.hasplugin("dsession"):
         return ""
+    if state.collected:
+        return _unknown_marks(config)
     places = [Path(config.invocation_params.dir, argument.partition("::")[0]).resolve() for argument in config.args]
     nested = next((top for place in places if (top := _project_of(place)) and top != config.rootpath), None)
     if nested is not None and not any(_meets(place, cases) for place in places):
@@ -51,6 +57,27 @@ def why_no_case(config: pytest.Config, exitstatus: int) -> str:
     if not any(_meets(place, cases) for place in places):
         return f"the cases lie in {cases}, and this command does not look there\n  next: pytest {cases}"
     return ""
+
+
+_WORD = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
+
+
+def _unknown_marks(config: pytest.Config) -> str:
+    """Name a word of ``-m`` that is neither a runner nor a mark that pytest knows: most often a misspelt runner."""
+    words = set(_WORD.findall(str(config.getoption("markexpr", "") or ""))) - {"and", "or", "not"}
+    marks = {str(line).partition(":")[0].partition("(")[0].strip() for line in config.getini("markers")}
+    try:
+        profiles = load_runners(options.project(config).runners)
+    except InvalidCaseError:
+        return ""
+    runners = sorted(profile.marker for profile in profiles.values())
+    unknown = sorted(words - marks - set(runners))
+    if not unknown:
+        return ""
+    advice = did_you_mean(unknown[0], runners)
+    return (
+        f"-m {unknown[0]}: no runner is called that; {advice} (runners: {', '.join(runners)})\n  next: quantgate cases"
+    )
 
 
 def _project_of(place: Path) -> Path | None:

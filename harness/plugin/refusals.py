@@ -70,4 +70,4 @@ def refuse_skip(item: CaseItem, report: pytest.TestReport) -> None:
     report.outcome = "failed"
     report.__dict__.pop("wasxfail", None)
     next_line = f"\n  next    {verdict.next_command}" if verdict.outcome is Outcome.NOT_RUN else ""
-    report.longrepr = harmless(f"{verdict.outcome.value} ({verdict.cause}): {verdict.summary}{next_line}")
+    report.longrepr = harmless(f"{verdict.label}: {verdict.summary}{next_line}")

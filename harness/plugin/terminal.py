@@ -11,7 +11,6 @@ from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext
 from pathlib import Path
-from shutil import get_terminal_size
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -88,8 +87,7 @@ def print_verdicts(reporter: Any, state: PluginState) -> None:
         colour = {_COLOURS.get(verdict.outcome, "red"): True}
         reporter.write(f"{verdict.outcome.value:<21}", **colour)
         line = f"{record.case:<{width}}  {record.timing.total:6.1f} s{note}  {harmless(verdict.summary)}"
-        room = (get_terminal_size().columns if sys.stdout.isatty() else 180) - 22
-        reporter.write_line(line if verdict.outcome not in GREEN or len(line) <= room else f"{line[: room - 3]}...")
+        reporter.write_line(line)
         if record.perf is not None and record.perf.state not in ("within", "unmeasured") and perf_sentence(record):
             reporter.write_line(f"{'':21}{'':{width}}  time and memory: {harmless(perf_sentence(record))}")
         if verdict.next_command and verdict.outcome not in GREEN:

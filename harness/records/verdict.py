@@ -39,3 +39,9 @@ class Verdict(Record):
     next_command: str = ""
     observed: Outcome | None = None
     """What the evidence says, where ``expect`` or a waiver turned it into another outcome."""
+
+    @property
+    def label(self) -> str:
+        """``regression (flicker_above_limit)``; the outcome alone if the cause says no more."""
+        says_more = self.cause not in ("", "none", self.outcome.value)
+        return f"{self.outcome.value} ({self.cause})" if says_more else self.outcome.value

@@ -25,6 +25,7 @@ def test_runs_are_made_once_and_read_afterwards(
         folder=tmp_path,
         device=Device(kind="cpu", name="x86_64"),
         device_env={},
+        runtime_env=lambda _case: {},
         runner=SimpleNamespace(name="cpu"),
         allow_python_backend=False,
     )
@@ -66,7 +67,12 @@ def test_a_backend_of_ones_own_is_disturbed_where_it_is_allowed(
     path = {"path": str(random_wan / "bf16")}
     backend = "harness.engine.backends.diffusers_backend:DiffusersBackend"
     case = wan_case.model_copy(update={"model": wan_case.model.model_copy(update=path), "backend": backend})
-    fields: dict[str, Any] = {"root": random_wan, "device": Device(kind="cpu", name="x86_64"), "device_env": {}}
+    fields: dict[str, Any] = {
+        "root": random_wan,
+        "device": Device(kind="cpu", name="x86_64"),
+        "device_env": {},
+        "runtime_env": lambda _case: {},
+    }
     said: list[str] = []
     for allowed, count in ((False, 0), (True, 1)):
         context: Any = SimpleNamespace(
@@ -99,7 +105,7 @@ def test_a_foreign_program_is_disturbed_or_repeated(
     case = Case.model_validate({**data, "sampling": sampling})
     context: Any = SimpleNamespace(
         root=tmp_path, folder=tmp_path / "run", device=Device(kind="cpu", name="x86_64"), device_env={},
-        runner=SimpleNamespace(name="cpu"), allow_python_backend=False,
+        runtime_env=lambda _case: {}, runner=SimpleNamespace(name="cpu"), allow_python_backend=False,
     )  # fmt: skip
     said: list[str] = []
     made = runs.noisy_runs(context, case, "origin", 3, said.append)

@@ -60,7 +60,7 @@ def test_ids_stay_readable(load):
 
 def test_a_wrong_value_is_named_at_its_own_line(refused):
     (message,) = refused("cases:\n  one:\n    matrix:\n      sampling.seed:\n        - 0\n        - -1\n")
-    assert message.startswith(f"cases/a.yaml:{LINE + 4}: cases.one.sampling.seed: input should be greater")
+    assert message.startswith(f"cases/a.yaml:{LINE + 4}: cases.one.sampling.seed: must be at least 0")
 
 
 @pytest.mark.parametrize(

@@ -84,13 +84,13 @@ def test_the_same_case_round_trips_through_its_own_dump(load):
     [
         ("sampling: {widht: 64}", "sampling.widht: unknown key; did you mean width?"),
         ("smapling: {}", "smapling: unknown key; did you mean sampling?"),
-        ('sampling: {width: "96"}', 'sampling.width: input should be a valid integer, not "96"'),
-        ("sampling: {width: 96.5}", "sampling.width: input should be a valid integer"),
-        ("sampling: {seed: true}", "sampling.seed: input should be a valid integer, not true"),
-        ("sampling: {guidance_scale: .nan}", "sampling.guidance_scale: input should be a finite number"),
+        ('sampling: {width: "96"}', 'sampling.width: must be a whole number, not "96"'),
+        ("sampling: {width: 96.5}", "sampling.width: must be a whole number, not 96.5"),
+        ("sampling: {seed: true}", "sampling.seed: must be a whole number, not true"),
+        ("sampling: {guidance_scale: .nan}", "sampling.guidance_scale: must be a finite number"),
         ("env: {OMP_NUM_THREADS: 1}", 'env.OMP_NUM_THREADS: must be text; write it in quotes: "1"'),
-        ("execution: {tf32: on}", 'execution.tf32: input should be a valid boolean, not "on"'),
-        ("quantization: {transformer: int4}", "quantization.transformer: input should be 'bf16', 'fp8' or 'nvfp4'"),
+        ("execution: {tf32: on}", 'execution.tf32: must be true or false, not "on"'),
+        ("quantization: {transformer: int4}", "quantization.transformer: must be 'bf16', 'fp8' or 'nvfp4'"),
         ("model: {path: ./../../etc}", "model.path: ./../../etc leads out of the repository"),
         (
             "model: {path: ./a/../../b}",
@@ -102,7 +102,7 @@ def test_the_same_case_round_trips_through_its_own_dump(load):
         ("model: {path: ./weights, revision: unresolved}", "model.revision: a folder has no revision"),
         ("runners: [b20]", "runners.0: no runner 'b20' in runners/; did you mean b200?"),
         ("runners: [cpu, cpu]", "runners.1: runner 'cpu' is named twice"),
-        ("runners: []", "runners: tuple should have at least 1 item"),
+        ("runners: []", "runners: must have at least 1 entry"),
         ("backend: difusers", "backend: no backend 'difusers' is installed; did you mean diffusers?"),
         ("backend: command", "backend: backend command needs `command`"),
         ("{backend: command, command: [./run, '{out}']}", "command: the program would not know what is asked of it"),
@@ -314,7 +314,7 @@ def test_a_wrong_field_does_not_hide_the_next_mistake(refused):
     meant = "full commit of a hub repository; `unresolved` is collected and refused by a run"
     assert [message.split(": ", 1)[1] for message in said] == [
         f'cases.one.model.revision: "main" is not what is meant here: {meant}',
-        "cases.one.sampling: input should be an object, not 3",
+        "cases.one.sampling: must be a mapping of fields, not 3",
         "cases.one.base.path: a/b needs `revision`: a full commit, or `unresolved` until one is known",
     ]
 

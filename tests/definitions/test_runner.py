@@ -79,7 +79,7 @@ def test_what_the_committed_profiles_say(profiles):
         ({"cpu": CPU + "labls: [x]\n"}, "runners/cpu.yaml:6: labls: unknown key; did you mean labels?"),
         (
             {"cpu": CPU.replace("[x86_64]", "x86_64")},
-            "runners/cpu.yaml:3: architectures: input should be a valid array",
+            "runners/cpu.yaml:3: architectures: must be a list",
         ),
         ({"other": CPU}, "runners/other.yaml:1: name: must be 'other', as the file is called"),
         ({"cpu": "a: [\n"}, "runners/cpu.yaml:2: "),

@@ -12,6 +12,7 @@ from harness.definitions.case import Case
 from harness.definitions.checks import with_digests
 from harness.engine.pictures import FOLDER, hand_over, pictures_of, split
 from harness.engine.resolve import resolve_case
+from harness.engine.stamps import stamps_of
 from harness.errors import InvalidCaseError
 from harness.inspector.lock import differences, make_lock
 
@@ -41,6 +42,12 @@ def test_the_engine_reads_what_was_checked_and_not_what_the_file_became(tmp_path
     (tmp_path / "a.png").write_bytes(b"changed")
     given = pictures_of(case, {}, workdir)
     np.testing.assert_array_equal(np.asarray(given["image"]), wanted)
+
+
+def test_a_picture_is_no_file_of_the_checkpoint(tmp_path: Path) -> None:
+    paths = resolve_case(case_in(tmp_path), tmp_path)
+    assert [name.partition("=")[0] for name in stamps_of(paths)] == ["model"]
+    assert stamps_of(paths) == stamps_of(split(paths)[0])
 
 
 def test_a_picture_that_changed_before_the_run_is_refused(tmp_path: Path) -> None:

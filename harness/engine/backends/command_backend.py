@@ -240,10 +240,11 @@ class _Tail(threading.Thread):
         """Copy until the last process that holds the stream closes it."""
         if self._stream is None:
             return
-        while line := self._stream.readline(LINE_BYTES):
-            os.write(self._target, line)
-            if line.strip():
-                self._lines.append(line)
+        with self._stream as stream:
+            while line := stream.readline(LINE_BYTES):
+                os.write(self._target, line)
+                if line.strip():
+                    self._lines.append(line)
 
     def text(self) -> str:
         """The last lines that are not blank."""

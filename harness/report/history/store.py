@@ -152,6 +152,8 @@ def _upgrade(connection: sqlite3.Connection, path: Path) -> None:
     connection.execute("COMMIT")
 
 
+TRIED = "try_"
+"""Prefix of the cause of a record that `quantgate try` wrote."""
 DEFAULT = Path(".quantgate/history.sqlite")
 _PACKAGES = ("torch", "diffusers", "transformers", "quantgate")
 
@@ -290,9 +292,10 @@ class History:
 
 
 def is_calibration(record: CaseRecord) -> bool:
-    """Whether a run disturbed the case on purpose, to place limits: kept, and no part of any trend."""
+    """Whether a run was disturbed to place limits, or is a trial: kept, and no part of any trend."""
     subject = record.identity.subject if record.identity else {}
-    return record.run.startswith("regenerate-") or any(name.startswith("perturbation.") for name in subject)
+    disturbed = record.run.startswith("regenerate-") or any(name.startswith("perturbation.") for name in subject)
+    return disturbed or record.verdict.cause.startswith(TRIED)
 
 
 def measurements(record: CaseRecord) -> list[tuple[Any, ...]]:

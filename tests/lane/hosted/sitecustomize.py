@@ -9,7 +9,6 @@ ABSENT = {
     "modelopt",
     "numba",
     "pytest",
-    "scipy",
     "skimage",
     "torch",
     "torchao",
