@@ -34,14 +34,16 @@ class Shot(NamedTuple):
 
 
 def shots(case: str) -> tuple[Shot, ...]:
-    """Overview and one case, light and dark, and the case on a phone."""
+    """Overview and one case, light and dark, at a desk and on a phone."""
     page = f"cases/{case}.html"
     return (
-        Shot("overview-light", "index.html", 1280, 900, "light", ""),
-        Shot("overview-dark", "index.html", 1280, 900, "dark", ""),
-        Shot("case-light", page, 1280, 1000, "light", ""),
-        Shot("case-dark", page, 1280, 1000, "dark", ""),
+        Shot("overview-light", "index.html", 1440, 900, "light", ""),
+        Shot("overview-dark", "index.html", 1440, 900, "dark", ""),
+        Shot("overview-phone", "index.html", 390, 844, "light", ""),
+        Shot("case-light", page, 1440, 1000, "light", ""),
+        Shot("case-dark", page, 1440, 1000, "dark", ""),
         Shot("case-phone", page, 390, 844, "light", ""),
+        Shot("case-phone-dark", page, 390, 844, "dark", ""),
     )
 
 
