@@ -257,7 +257,7 @@ class Case(Frozen):
         default="",
         pattern=r"^([a-z0-9][a-z0-9_-]*==[0-9][0-9A-Za-z.+!-]*)?$",
         description="the runtime that backend sglang runs, at one version; its environment is made by "
-        "`quantgate runtime install`, or named by the runner",
+        "`quantgate runtime install sglang==0.5.23`, or named by the runner",
         examples=["sglang==0.5.23"],
     )
     runtime_args: dict[EnvName, bool | int | float | str] = Field(

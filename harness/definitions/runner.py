@@ -77,7 +77,7 @@ class RunnerProfile(Frozen):
     runtimes: dict[RuntimeName, str] = Field(
         default={},
         description="interpreters of runtimes that exist already: `sglang==0.5.23: /opt/sglang/bin/python`; others are "
-        "found where `quantgate runtime install` made them",
+        "found where `quantgate runtime install sglang==0.5.23` made them",
     )
     harmless_env: tuple[EnvGlob, ...] = Field(
         default=(),

@@ -28,7 +28,11 @@ from harness.machine.processes import MARKER, kill, look, new_marker
 LATE = frozenset({"CUDA_VISIBLE_DEVICES", "CUDA_DEVICE_ORDER", "CUBLAS_WORKSPACE_CONFIG", MARKER})
 """Variables that nothing reads before an engine first uses its device: CUDA reads the first two when it is initialized,
 cuBLAS the third when its first handle is made."""
-MODULES = ("harness.engine.backends.needs",)
+MODULES = (
+    "harness.engine.backends.needs",  # first: it hides packages that diffusers would pull in
+    "harness.engine.backends.diffusers_backend",
+    "harness.engine.fingerprint",
+)
 """What the starter imports: everything that the ``diffusers`` backend needs."""
 READY_SECONDS = 180.0
 """How long a fork waits for the starter's imports; then the engine is a process of its own."""

@@ -144,7 +144,7 @@ def pytest_runtest_makereport(
 
 def pytest_report_header(config: pytest.Config) -> list[str]:
     """Name the runner where it was named, and an option that does not count."""
-    from harness.plugin.selection import skipping_is_asked
+    from harness.plugin.options import skipping_is_asked
 
     runner = config.getoption("runner")
     lines = [f"quantgate runner: {runner}"] if runner else []

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -15,7 +14,6 @@ from harness.definitions.loading import check_unique
 from harness.engine.environment import engine_key
 from harness.errors import InvalidCaseError
 from harness.harmless import harmless
-from harness.in_ci import ci_variable
 from harness.plugin.collect import CaseItem
 from harness.plugin.sharding import refuse_missing
 from harness.plugin.state import PluginState
@@ -52,7 +50,7 @@ def select(config: pytest.Config, items: list[pytest.Item]) -> None:
         skip_without_device(state, mine)
     items[:] = [
         *(item for item in items if not isinstance(item, CaseItem)),
-        *by_engine(mine, {} if shard else state.expected_seconds(mine)),
+        *by_engine(mine, {} if shard else state.expected_seconds([item.case for item in mine])),
     ]
 
 
@@ -83,11 +81,6 @@ def skip_without_device(state: PluginState, cases: Iterable[CaseItem]) -> None:
             item.add_marker(pytest.mark.skip(reason=f"no runner {state.profile().name} in this machine"))
 
 
-def skipping_is_asked(config: pytest.Config) -> bool:
-    """Whether ``--allow-missing-runner`` counts; never in a CI job, where a lane without its device is not green."""
-    return bool(config.getoption("allow_missing_runner")) and not ci_variable(os.environ)
-
-
 # Which cases were selected: what pytest collected, less what the person who typed the command left out.
 
 
@@ -105,7 +98,10 @@ def dropped_cases(state: PluginState, session: pytest.Session) -> list[CaseItem]
     if state.shard() is not None or any(getattr(config.option, name, False) for name in _OWN_CHOICE):
         return []
     kept = {item.nodeid for item in session.items}
-    candidates = {item.nodeid: item for item in (*state.collected, *_uncollected(state, session))}
+    candidates = {
+        item.nodeid: item
+        for item in (*(one for one in state.collected if isinstance(one, CaseItem)), *_uncollected(state, session))
+    }
     if candidates.keys() <= kept:
         return []
     runner = state.profile().name

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from pathlib import Path
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, NamedTuple, TypeVar
 
 import pytest
 
@@ -15,8 +15,8 @@ if TYPE_CHECKING:
     from collections.abc import Collection, Sequence
 
     from harness.lane.plan import Plan, PlannedCase
-    from harness.plugin.collect import CaseItem
 
+ItemT = TypeVar("ItemT", bound=pytest.Item)
 _SHARD = re.compile(r"([1-9][0-9]*)/([1-9][0-9]*)\Z")
 
 
@@ -30,7 +30,7 @@ class Shard(NamedTuple):
         """Planned pytest ids that are not among ``nodes``."""
         return [case.node for case in self.planned if case.node not in nodes]
 
-    def pick(self, items: Sequence[CaseItem]) -> list[CaseItem]:
+    def pick(self, items: Sequence[ItemT]) -> list[ItemT]:
         """The planned ones of ``items``, in the order of the plan."""
         by_node = {item.nodeid: item for item in items}
         return [by_node[case.node] for case in self.planned if case.node in by_node]

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from harness.definitions.case import Located
+from harness.definitions.case import Case, Located
 from harness.errors import NoRunnerError, QuantgateError
 from harness.outcomes import RULES, Outcome
 from harness.plugin import options
@@ -22,7 +23,6 @@ if TYPE_CHECKING:
     from harness.definitions.runner import RunnerProfile
     from harness.lane.durations import History
     from harness.machine.leases import Lease
-    from harness.plugin.collect import CaseItem
     from harness.plugin.sharding import Shard
     from harness.project import CaseFiles
     from harness.session.conductor import Session
@@ -43,7 +43,7 @@ class PluginState:
         self.records: list[CaseRecord] = []
         self.expected: dict[str, Located] = {}
         """By pytest id: every case that this run was to judge. In the process that ends the run, not in its workers."""
-        self.collected: list[CaseItem] = []
+        self.collected: list[pytest.Item] = []
         """Every case that pytest collected, before anybody deselected."""
         self.collected_files: set[Path] = set()
         """Every case file of which pytest asked for the cases."""
@@ -96,7 +96,7 @@ class PluginState:
     def skips_missing_runner(self) -> bool:
         """Whether a person asked for cases to be skipped without their device, and the device is absent."""
         if self._skipping is None:
-            from harness.plugin.selection import skipping_is_asked
+            from harness.plugin.options import skipping_is_asked
 
             self._skipping = False
             if skipping_is_asked(self.config):
@@ -177,12 +177,12 @@ class PluginState:
         shard = self.shard()
         return shard.plan.id if shard else ""
 
-    def expected_seconds(self, items: list[CaseItem]) -> dict[str, float]:
+    def expected_seconds(self, cases: Sequence[Case]) -> dict[str, float]:
         """Expected seconds by case id, measured or estimated."""
         from harness.lane.durations import durations
 
         profile = self.profile()
-        expected = durations([item.case for item in items], self.history(), profile.name, profile.device_kind)
+        expected = durations(list(cases), self.history(), profile.name, profile.device_kind)
         return {case: duration.seconds for case, duration in expected.items()}
 
     def history(self) -> History:
@@ -337,7 +337,7 @@ class PluginState:
         return RunFolder(self.run_folder).case(case)
 
     def _attempt(self, located: Located, node: str, attempt: int) -> tuple[CaseRecord, Path]:
-        from harness.plugin.terminal import ProgressLine
+        from harness.plugin.progress import ProgressLine
         from harness.session.stages import as_ours
 
         try:

@@ -9,7 +9,7 @@ import sys
 import threading
 from collections import Counter
 from collections.abc import Iterator
-from contextlib import contextmanager, nullcontext
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -22,47 +22,12 @@ from harness.outcomes import GREEN, SEVERITY, Outcome
 from harness.plugin import options
 from harness.plugin.state import PluginState
 from harness.plugin.unwritable import or_said
-from harness.session.context import CaseFinished, Event, Progress, StageStarted
 
 if TYPE_CHECKING:
     from harness.plugin.state import PluginState
 
 
 _COLOURS = {Outcome.PASS: "green", Outcome.WAIVED: "yellow", Outcome.INFRA: "purple", Outcome.NO_RUNNER: "purple"}
-
-
-class ProgressLine:
-    """Consumes the events of one case: a terminal shows one line that is rewritten, a log the stages, with ``-v``."""
-
-    def __init__(self, config: pytest.Config, node: str) -> None:
-        self._reporter: Any = config.pluginmanager.get_plugin("terminalreporter")
-        self._capture: Any = config.pluginmanager.get_plugin("capturemanager")
-        self._verbose = config.option.verbose > 0
-        self._live = sys.__stdout__ is not None and sys.__stdout__.isatty()
-        self._node = node
-
-    def __call__(self, event: Event) -> None:
-        """Show ``event``."""
-        if self._reporter is None:
-            return
-        with self._capture.global_and_fixture_disabled() if self._capture else nullcontext():
-            self._consume(event)
-
-    def _consume(self, event: Event) -> None:
-        if isinstance(event, StageStarted):
-            self._show(event.stage)
-        elif isinstance(event, Progress):
-            if self._live:
-                what = "denoising step" if event.stage == "denoise" else "component"
-                self._show(f"{what} {event.done}/{event.total}")
-        elif isinstance(event, CaseFinished) and self._live:
-            self._reporter.rewrite("", erase=True)
-
-    def _show(self, text: str) -> None:
-        if self._live:
-            self._reporter.rewrite(f"{self._node}  {text}", erase=True)
-        elif self._verbose:
-            self._reporter.write_line(f"{self._node}  {text}")
 
 
 def print_verdicts(reporter: Any, state: PluginState) -> None:

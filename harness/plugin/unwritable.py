@@ -4,17 +4,20 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import TYPE_CHECKING
+from typing import Protocol
 
 from harness.harmless import harmless
 from harness.redaction import redact
 
-if TYPE_CHECKING:
-    from harness.plugin.state import PluginState
+
+class Unwritten(Protocol):
+    """Keeps the sentences about files that could not be written: the state of the run."""
+
+    unwritten: list[str]
 
 
 @contextmanager
-def or_said(state: PluginState, what: str) -> Iterator[None]:
+def or_said(state: Unwritten, what: str) -> Iterator[None]:
     """Note that ``what`` could not be written, where that fails; the end of the table says it."""
     try:
         yield
@@ -22,7 +25,7 @@ def or_said(state: PluginState, what: str) -> Iterator[None]:
         note(state, what, error)
 
 
-def note(state: PluginState, what: str, error: Exception) -> None:
+def note(state: Unwritten, what: str, error: Exception) -> None:
     """Note that ``what`` could not be written, once."""
     said = " ".join(f"{what} could not be written: {error or type(error).__name__}".split())
     if said not in state.unwritten:

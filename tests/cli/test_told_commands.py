@@ -15,12 +15,16 @@ from typer.main import get_command
 from harness.cli.app import app
 
 ROOT = Path(__file__).parents[2]
-FILLED = "x"
-"""Stands for every placeholder of an f-string."""
+FILLED = "7"
+"""Stands for every placeholder of an f-string; a number too, as some options need."""
 COMMAND = re.compile(r"\bquantgate (?=[\w-])((?:'[^']*'|[^\n`,;)'])*)")
 """A command ends with its sentence's part, with the backtick that it began with, or with the line."""
 PROSE = {
+    FILLED,
     "and is",
+    "is not",
+    "lacks the",
+    "on GitHub",
     "case file",
     f"knows {FILLED}",
     "lane -->",

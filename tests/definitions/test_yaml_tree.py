@@ -138,7 +138,7 @@ def test_the_span_of_a_scalar_is_its_place_in_the_text():
         ("a: 'x\n", 2, ""),
         ("a: \x01\n", 1, "a character that YAML does not allow"),
         ("a: 1\nb: x\u2028y\n", 2, 'write "\\u2028"'),
-        ("a:\n\tb: 1\n", 2, "cannot start any token"),
+        ("a:\n\tb: 1\n", 2, "a tab indents this line"),
         ("a: " + "9" * 5000, 1, "a number of 5000 characters"),
         ("a: " + "[" * (MAX_DEPTH + 1) + "]" * (MAX_DEPTH + 1), 1, "nested deeper"),
         ("[" * 100_000, 1, ""),

@@ -37,9 +37,6 @@ with hidden():
     from diffusers import AutoencoderKLWan, WanPipeline, WanTransformer3DModel
     from transformers import T5TokenizerFast, UMT5EncoderModel  # type: ignore[attr-defined]
 
-    import harness.engine.backends.diffusers_backend
-    import harness.engine.fingerprint
-
 __all__ = [
     "AutoencoderKLWan",
     "T5TokenizerFast",
@@ -47,6 +44,5 @@ __all__ = [
     "WanPipeline",
     "WanTransformer3DModel",
     "diffusers",
-    "harness",
     "transformers",
 ]
