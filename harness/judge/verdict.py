@@ -138,7 +138,7 @@ def _unwaived(case: Case, waiver: Waiver, observed: Verdict) -> Iterator[tuple[O
     """Yield every finding that fails this case and that the waiver does not cover, with the outcome it leads to."""
     for finding in observed.findings:
         outcome = _outcome(case, finding, observed)
-        # Broken output and missing limits hide every other failure; a code without a cause would waive all of them.
+        # Any breakage can have a code of `names_nothing`, so a waiver of it would cover failures that nobody reviewed.
         never = finding.stage in ("sanity", "limits") or names_nothing(finding.code)
         known = outcome == waiver.outcome and finding.code in waiver.causes and not never
         if outcome is not None and not known:
