@@ -14,7 +14,7 @@ from harness.records.verdict import Finding
 
 CODE = "image_condition_differs"
 GREY = 1e-3
-"""Largest root mean square of frames that must be grey, on a scale of -1 to 1."""
+"""Largest root mean square of frames that must be grey; pixel values have a range of 2."""
 
 
 def judge_condition(mine: Trace, reference: Trace) -> Iterator[Finding]:

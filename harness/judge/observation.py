@@ -108,7 +108,7 @@ def gain(run: F32, anchor: F32) -> float | None:
 
 
 def hold_against(run: Observation, base: Observation, golden: Observation | None) -> ProbeEvidence:
-    """Compare a run's observation with the base's recording and, if there is a golden, with the golden's observation."""
+    """Compare a run's observation with the base's recording and, if there is one, with the golden's observation."""
     experts = tuple(run.index.modules) or tuple(base.index.modules)
     missing = sorted(
         f"{expert}/{name}"
