@@ -67,7 +67,7 @@ class _Cursor:
         return self.take(self.number("<Q")).decode("utf-8", errors="replace")
 
     def value(self, kind: int, depth: int = 0) -> Any:
-        """Read a metadata value. Of arrays, only those of at most 64 numbers are kept; others are read and return []."""
+        """Read a metadata value. Arrays of at most 64 numbers are kept; other arrays are skipped and return []."""
         if kind == _STRING:
             return self.text()
         if kind == _ARRAY:
