@@ -309,9 +309,8 @@ def _families(rules: Rules, tensors: Mapping[str, Entry]) -> frozenset[str]:
             continue
         stem = name[: -len(".weight_scale")]
         weight = tensors.get(f"{stem}.weight")
-        if (
-            weight is None or weight.file != scale.file
-        ):  # the runtime examines each file alone, so a split pair is missed
+        # the runtime examines each file alone: it misses a pair that is split over two files
+        if weight is None or weight.file != scale.file:
             continue
         if rules.nvfp4.families == "weight_and_scale" or (
             weight.dtype == "U8" and scale.dtype.startswith("F8_E4M3") and len(scale.shape) >= 2
