@@ -2,8 +2,8 @@
 
 The rule: the file is PNG, JPEG or WebP with one frame. Its EXIF orientation is applied, and it becomes 8-bit RGB. If
 its size differs from the video's, it is resized with Pillow's Lanczos filter, never cropped. Its aspect ratio may
-differ from the video's by 5 % at most (1280x720 for 832x480 is 2.6 % off), so that no picture is squeezed unseen. Colour
-profiles are ignored.
+differ from the video's by 5 % at most (1280x720 for 832x480 is 2.6 % off), so that no picture is squeezed unseen.
+Colour profiles are ignored.
 """
 
 from __future__ import annotations
