@@ -116,6 +116,7 @@ class CommandBackend:
     def _generate(self, case: Case, out_dir: Path, emit: Emit, disturb: Json) -> Generation:
         request, result, receipts = out_dir / "case.json", out_dir / "frames.safetensors", out_dir / "receipts.json"
         folder, cost = out_dir / "program", out_dir / "usage.json"
+        # files of an earlier run must not be read as results of this run
         _clear(out_dir, result, receipts, cost, folder)
         folder.mkdir(parents=True)
         data = {
@@ -212,6 +213,7 @@ def _run(arguments: list[str], root: Path, case: Case) -> None:
     sys.stdout.flush()
     tails = {"stdout": _Tail(process.stdout, 1), "stderr": _Tail(process.stderr, 2)}
     code = process.wait()
+    # a daemon that the program started may hold a stream open, so the wait is limited
     deadline = time.monotonic() + STREAM_SECONDS
     for tail in tails.values():
         tail.join(deadline - time.monotonic())
@@ -219,6 +221,7 @@ def _run(arguments: list[str], root: Path, case: Case) -> None:
         return
     secrets = secrets_of(case)  # redact before lines are cut: half a secret would not be recognized
     output = {stream: text for stream, tail in tails.items() if (text := _short(redact(tail.text(), secrets)))}
+    # stderr first: programs usually write their errors there
     stream = "stderr" if "stderr" in output else "stdout"
     last = output[stream].splitlines()[-1].strip()[:_SENTENCE] if output else ""
     said = f"; its {stream} ends: {last}" if last else "; it wrote nothing"

@@ -65,6 +65,7 @@ class DiffusersBackend:
         self._takes = wan_loading.takes(config)
         if self._takes == "either":
             self._choose_pipeline(case, with_image=case.sampling.image is not None)
+        # keep the checkpoint's settings: each case gets a fresh scheduler made of them
         self._scheduler_config = dict(self._pipe.scheduler.config)
 
     @property
@@ -91,6 +92,7 @@ class DiffusersBackend:
         given = self._prepare(case)
         pipe = self._pipe
         latents = self.initial_latents(case)
+        # the digest covers the undisturbed latents, because a disturbance is not part of the request
         digest = hashlib.sha256(latents.numpy().tobytes()).hexdigest()
         if noise is not None:
             disturber = Disturber(noise)
@@ -108,6 +110,7 @@ class DiffusersBackend:
                 keep_receipts(self.experts) as book,
                 recorder.watching(),
                 scales.watching(self.experts),
+                # innermost, so that the work of the other watchers is not timed
                 meter.watching(pipe),
             ):
                 clip = rounded(self._run(case, latents, "pt", given))
@@ -115,6 +118,7 @@ class DiffusersBackend:
             handle.remove()
         seconds = time.perf_counter() - began
         write_clip(out_dir / CLIP_FILE, clip, "raw")
+        # outside the timed part: VAE and scheduler run once more alone, which is no part of the generation
         with DtypeWatch() as decoded:
             vae = vae_alone(pipe.vae, self._device)
         alone = recorder.alone.model_copy(

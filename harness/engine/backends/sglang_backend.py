@@ -60,6 +60,7 @@ class RuntimeProcess:
         self._ids = itertools.count(1)
         request_read, request_write = os.pipe()
         event_read, event_write = os.pipe()
+        # the harness's own packages must not be importable in the runtime's interpreter
         environment = {key: value for key, value in os.environ.items() if key not in FOREIGN}
         try:
             self._process = subprocess.Popen(
@@ -73,6 +74,7 @@ class RuntimeProcess:
                 os.close(descriptor)
             raise InfraError(f"{python} cannot be started for {name}: {error.strerror}", kind="download") from error
         finally:
+            # the child holds its own copies; an open copy here would hide the end of the stream
             os.close(request_read)
             os.close(event_write)
         self._requests: IO[str] = os.fdopen(request_write, "w", encoding="utf-8")
@@ -131,12 +133,14 @@ class RuntimeAnswerError(Exception):
     def told(self, runtime: str, where: str, *, loading: bool) -> QuantgateError:
         """Return the typed error: a refused request, no memory, a checkpoint that the runtime refuses, or a crash."""
         data, text = self.data, f"{self.data.get('type')}: {str(self.data.get('text'))[:600]}"
+        # the traceback goes to the engine's log; the error itself keeps one sentence
         print(data.get("traceback", ""), file=sys.stderr, flush=True)
         if data.get("refused"):
             return InvalidCaseError(str(data["text"]), where=where, remedy=str(data.get("remedy", "")))
         bases = set(data.get("bases", ()))
         memory = bases & {"MemoryError", "OutOfMemoryError"}
         kind = "oom" if memory else kind_of(RuntimeError(str(data.get("text"))))
+        # these base classes mean a broken environment, disk or network and not a broken checkpoint
         if loading and kind == "crash" and not bases & {"ImportError", "OSError", "ConnectionError"}:
             return CheckpointFaultError(
                 f"{runtime} refuses the checkpoint: {text}",
@@ -191,6 +195,7 @@ class SglangBackend:
             "options": dict(case.runtime_args),
         }
         self._facts = self._ask("load", params, emit, case.id, loading=True)
+        # the interpreter may hold another version than its environment's name states
         if self._facts.get("runtime") != case.runtime:
             raise InfraError(
                 f"{python} holds {self._facts.get('runtime')}, and the case asks for {case.runtime}",

@@ -61,6 +61,7 @@ class ConditionWatch:
         places = {"image": 0, "last_image": video.shape[2] - 1}
         for role, wanted in self._pictures.items():
             self._pixels[role] = _explain_pixels(video[0, :, places[role]].float().cpu(), wanted)
+        # all other frames of an I2V request must be grey, which is 0 in [-1, 1]
         grey = [index for index in range(video.shape[2]) if index not in {places[role] for role in self._pictures}]
         self._others = finite(float(video[0, :, grey].float().square().mean().sqrt())) if grey else 0.0
         distribution: Any = getattr(answer, "latent_dist", answer[0] if isinstance(answer, tuple) else answer)
@@ -118,6 +119,7 @@ class ConditionWatch:
     def _take(self, given: torch.Tensor, mask: torch.Tensor | None, *, first_only: bool) -> None:
         kept = given.detach().double().cpu()
         whole = kept if mask is None else torch.cat([kept.flatten(), mask.double()])
+        # the first pass is compared in full; later passes must get the same values, so only their distance is kept
         if self._given is not None:
             if whole.shape == self._given.shape:
                 self._drift = max(self._drift, _distance(whole, self._given))
@@ -132,6 +134,7 @@ class ConditionWatch:
         count = wanted.shape[0]
         if self._wanted is not None and kept.shape[0] == count + self._wanted.shape[0]:
             size = self._wanted.shape[0]
+            # the mask is correct, but behind the latents: the two parts were concatenated in the wrong order
             if torch.equal(kept[size:], wanted) and not torch.equal(kept[:count], wanted):
                 self._mask = (1.0, "mask and image latents are exchanged")
                 self._latents = self._explain_latents(kept[:size], self._wanted, self._mode)
@@ -147,6 +150,7 @@ class ConditionWatch:
         frames[0] = 1.0
         if ("last_image" in self._pictures) != other:
             frames[-1] = 1.0
+        # the first latent frame represents one video frame, so its flag is repeated to fill the four channels
         whole = torch.cat([frames[:1].repeat(self._per_latent), frames[1:]])
         mask = whole.view(-1, self._per_latent).T
         return mask[:, :, None, None].expand(-1, -1, *size).contiguous()

@@ -88,6 +88,7 @@ class Recorder:
             handles.append(pipe.text_encoder.register_forward_pre_hook(self._reading, with_kwargs=True))
         step, encode, vae = scheduler.step, pipe.encode_prompt, getattr(pipe, "vae", None)
         scheduler.step, pipe.encode_prompt = self._stepping(step), self._encoding(encode)
+        # a method that an instance already overrides must be put back, not deleted
         decode, hidden = getattr(vae, "decode", None), vae is not None and "decode" in vars(vae)
         if vae is not None:
             vae.decode = self._decoding(decode)
@@ -146,6 +147,7 @@ class Recorder:
         def wrapped(latents: torch.Tensor, *arguments: Any, **options: Any) -> Any:
             config = self._pipe.vae.config
             if self._carried is not None and self.vae_input_error is None and self._carried.shape == latents.shape:
+                # the correct input of the decoder: the last latents, without the normalization by the VAE's statistics
                 shape = (1, -1, 1, 1, 1)
                 spread = torch.tensor(config.latents_std, dtype=torch.float64, device=latents.device).view(shape)
                 mean = torch.tensor(config.latents_mean, dtype=torch.float64, device=latents.device).view(shape)

@@ -76,7 +76,7 @@ class Receipts:
     @contextmanager
     def watching(self, linears: Mapping[str, Mapping[str, Any]]) -> Iterator[None]:
         """Hook every Linear (expert to runtime name to module). The product of a Linear is observed in its first call
-        only: dispatching every operator through Python is slow.
+        only.
         """
         handles = []
         for expert, modules in linears.items():

@@ -49,6 +49,7 @@ def build_transformer(
     config, headers = read_config(folder), read_headers(folder)
     formats = formats_of(headers)
     model = _empty(config, folder)
+    # packed weights and scales keep their stored dtype; only the other tensors are cast
     quantized = {f"{module}.{name}" for module in formats for name in ("weight", *SCALES)}
     tensors = _read(
         headers, device, {name: _kept_dtype(name, model, dtype) for name in headers if name not in quantized}
@@ -57,6 +58,7 @@ def build_transformer(
     choices: dict[str, native.Choice] = {}
     for module, form in formats.items():
         if form not in choices:
+            # one choice per format, so that the self-check runs once and not per module
             choices[form] = native.choose("fp8" if form == "fp8" else "nvfp4", compute or device, policy)
         parts = {name: tensors.get(f"{module}.{name}") for name in ("weight", "bias", *SCALES)}
         where = f"{headers[f'{module}.weight'].file}: {module}"
@@ -161,6 +163,7 @@ def _linear(
         _expect(scale.numel() == high * wide, f"weight_scale holds {scale.numel()} values, not {high} x {wide}", where)
         scale = nvfp4.unswizzle(scale, rows, blocks)
     _expect(tuple(scale.shape) == (rows, blocks), f"weight_scale is {list(scale.shape)}, not {[rows, blocks]}", where)
+    # unpack here once: the kernels and the emulation take linear scales and low-nibble-first weights only
     if loader.nibble_order == "high_first":
         weight = nvfp4.swap_nibbles(weight)
     global_scale = _scalar(parts["weight_scale_2"], "weight_scale_2", where)

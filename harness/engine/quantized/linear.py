@@ -69,7 +69,7 @@ class QuantizedLinear(torch.nn.Module):
         return self.choice.note, "device" if self.choice.note else ""
 
     def stored_format(self) -> str:
-        """Return the format by the weight's dtype and width, not by the class, so that the receipt is independent."""
+        """Return the format by the weight's dtype and width, not by its class."""
         if self.weight.dtype == torch.uint8 and self.weight.shape[-1] * 2 == self.in_features:
             return "nvfp4"
         names = {torch.float8_e4m3fn: "fp8", torch.bfloat16: "bf16", torch.float16: "fp16", torch.float32: "fp32"}
