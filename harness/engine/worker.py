@@ -88,6 +88,7 @@ class Server:
             backend.set_root(Path(str(params["root"])))
         folders = {role: Path(str(path)) for role, path in paths.items()}
         meter = LoadMeter(folders)
+        # read the files into the page cache first, so that the load is timed without the disk
         meter.read()
         backend.load(case, folders, str(params["device"]), emit)
         self._backend = backend

@@ -151,6 +151,7 @@ def _read_safetensors(files: list[Path]) -> tuple[Frames, str]:
 
 def _read_npy(files: list[Path]) -> tuple[Frames, str]:
     try:
+        # pickled arrays could run code
         frames: Frames = np.load(files[0], allow_pickle=False)
     except (OSError, ValueError, EOFError) as error:
         raise _refused(f"the program's result cannot be read: {error}", files[0]) from error
@@ -166,6 +167,7 @@ def _read_pngs(files: list[Path]) -> tuple[Frames, str]:
             with Image.open(path, formats=["PNG"]) as picture:
                 if picture.mode not in ("RGB", "RGBA"):
                     raise _refused(f"its mode is {picture.mode}; a frame is 8-bit RGB", path)
+                # transparency has no defined color in a frame
                 if picture.mode == "RGBA" and picture.getchannel("A").getextrema() != (255, 255):
                     raise _refused("it is not opaque; a frame is 8-bit RGB", path)
                 frames.append(np.asarray(picture.convert("RGB")))
@@ -186,6 +188,7 @@ def _read_video(files: list[Path]) -> tuple[Frames, str]:
         ) from error
     frames: list[Frames] = []
     try:
+        # a playlist in a video file must not open other URLs
         with av.open(str(files[0]), options={"protocol_whitelist": "file"}) as container:
             if not container.streams.video:
                 raise _refused("it holds no video", files[0])

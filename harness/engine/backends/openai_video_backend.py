@@ -101,6 +101,7 @@ class OpenaiVideoBackend:
         if shutil.which(arguments[0]) is None:
             raise InvalidCaseError(f"there is no program {arguments[0]!r}", where=case.id, remedy="install it")
         self._url = f"http://127.0.0.1:{port}"
+        # its own session, so that `close` can end all of its processes by their group
         self._process = subprocess.Popen(arguments, stdin=subprocess.DEVNULL, start_new_session=True)
 
     def _wait_until_well(self, case: Case, emit: Emit) -> None:
@@ -143,11 +144,13 @@ class OpenaiVideoBackend:
                 text = json.dumps(job.get("error"))[:600]
                 raise InfraError(f"the server failed: {text}", where=case.id, kind=kind_of(RuntimeError(text)))
             video = self._open("GET", f"/v1/videos/{name}/content")
+            # a job that cannot be deleted does no harm to the result
             with contextlib.suppress(OSError, _HttpError):
                 self._open("DELETE", f"/v1/videos/{name}")
         except _HttpError as error:
             raise error.told(case) from None
         except OSError as error:
+            # a dead server is the more precise error, so look for it first
             self._require_alive(case, "generating")
             raise InfraError(f"the server does not answer: {error}", where=case.id, kind="crash") from error
         seconds = time.perf_counter() - began
@@ -186,6 +189,7 @@ class OpenaiVideoBackend:
         )
         try:
             with self._opener.open(request, timeout=seconds) as answer:
+                # one byte over the limit is enough to notice a longer response
                 data: bytes = answer.read(LARGEST_ANSWER + 1)
         except urllib.error.HTTPError as error:
             raise _HttpError(error.code, error.read(2000).decode("utf-8", "replace")) from None

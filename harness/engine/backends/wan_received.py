@@ -103,6 +103,7 @@ class Texts:
 def _distance(text: torch.Tensor, known: torch.Tensor) -> float:
     """Return the relative L2 distance of [L, D] to [K, D]. Rows that one of them lacks count as zeros."""
     rows = min(text.shape[0], known.shape[0])
+    # the encoder's text is rounded to the dtype of the pass first, so that a cast is no difference
     ours, theirs = text.double(), known.to(text.dtype).double()
     squared = (ours[:rows] - theirs[:rows]).square().sum() + ours[rows:].square().sum() + theirs[rows:].square().sum()
     return finite(float((squared / theirs.square().sum().clamp_min(1e-30)).sqrt()))
@@ -136,6 +137,7 @@ def guidance(velocity: torch.Tensor, seen: list[Pass], texts: Texts) -> float | 
     if len(seen) != 2:
         return None
     roles = [texts.role(one.text)[0] for one in seen]
+    # swap only if both are recognized: otherwise the first counts as the conditional pass
     ordered = seen[::-1] if roles == ["negative", "prompt"] else seen
     conditional, unconditional = (one.prediction.double() for one in ordered)
     direction = conditional - unconditional

@@ -184,6 +184,7 @@ class Engine:
 
         for role, model in self.experts.items():
             folder = Path(paths.get(role, paths["model"]))
+            # an override may be a whole repository or a bare transformer folder
             places = (folder / role, folder / "transformer", folder) if role in paths else (folder / role,)
             stored = next((names for place in places if place.is_dir() and (names := stored_modules(place))), [])
             mapping = get_param_names_mapping(model.param_names_mapping)

@@ -125,6 +125,7 @@ def decide(form: Format, capability: tuple[int, int], device: torch.device, prod
     except (RuntimeError, NotImplementedError, TypeError, ValueError) as failure:
         said = next(iter(str(failure).splitlines()), type(failure).__name__)
         return Choice(None, f"native {form} refused: {said[:200]}")
+    # `not <=` instead of `>`: a NaN error must refuse the product too
     if not error <= CHECK_TOLERANCE:
         return Choice(None, f"native {form} refused: relative error {error:.3g} against dequantized operands")
     return Choice(product)
@@ -140,6 +141,7 @@ def self_check(form: Format, device: torch.device, product: ScaledMM) -> float:
 
 
 def _check(form: Format, device: torch.device, product: ScaledMM, tokens: int, rows: int, columns: int) -> float:
+    # fixed seed: the decision must be the same in every process
     generator = torch.Generator("cpu").manual_seed(20260101)
     x = torch.randn(tokens, columns, generator=generator).to(device)
     sizes = torch.logspace(-2, 1, rows).unsqueeze(1)
