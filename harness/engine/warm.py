@@ -1,13 +1,13 @@
 """The starter's process: ``python -m harness.engine.warm``. Started by ``harness.engine.starter`` only.
 
-It imports what every engine of a backend needs, touches no GPU, starts no thread, and then forks an engine whenever it
-is asked. The fork is the engine's guard, and below it is what is below every guard (``harness.engine.supervisor``)::
+It imports the modules that every engine of a backend needs, touches no GPU, starts no thread, and then forks an engine
+per request. The fork is the engine's guard, with the usual processes below it (``harness.engine.supervisor``)::
 
     pytest ── starter ── guard ── supervisor ── worker ── whatever the backend starts
 
 A request is one message on a socket: a JSON object, and five descriptors (requests, events, life, output, status). The
 answer is ``{"pid": ...}``. When the guard has ended, its exit status is written to ``status`` as text. When the socket
-closes because the owner closed it or died, this process ends; its guards see that, and end their engines.
+closes because the owner closed it or died, this process ends; its guards notice that, and end their engines.
 """
 
 from __future__ import annotations

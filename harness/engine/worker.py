@@ -1,6 +1,6 @@
 """The engine's process: ``python -m harness.engine.worker``. Started by the owner only; see ``protocol``.
 
-Imports nothing heavy itself. The backend imports what it needs when it is loaded, after the environment is fixed.
+Imports nothing heavy itself. The backend imports its packages when it is loaded, after the environment is fixed.
 """
 
 from __future__ import annotations

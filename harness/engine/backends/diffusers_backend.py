@@ -11,7 +11,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import ftfy  # noqa: F401 - diffusers cleans prompts only where it is there: a missing one must not pass unseen
+import ftfy  # noqa: F401 - diffusers cleans prompts only if it is installed: its absence must fail
 import torch
 
 from harness.definitions.case import Case

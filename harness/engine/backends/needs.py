@@ -22,7 +22,7 @@ kernels are not listed, because a case may name them."""
 def hidden(names: tuple[str, ...] = NOT_NEEDED) -> Iterator[None]:
     """Make these packages look as if they were not installed. Packages that are imported already stay available."""
     absent = [name for name in names if name not in sys.modules]
-    sys.modules.update(dict.fromkeys(absent))  # type: ignore[arg-type]  # None: importlib says that there is no such module
+    sys.modules.update(dict.fromkeys(absent))  # type: ignore[arg-type]  # None: importlib reports no such module
     try:
         yield
     finally:

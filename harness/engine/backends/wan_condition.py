@@ -4,7 +4,7 @@ Each stage is compared with the correct output of the stage before, computed her
 own output. So a difference has a place, and simple mistakes (another range of values, exchanged channels, missing
 statistics, an inverted mask, a picture that never arrived) are recognized by trying them.
 
-Source of the rules: diffusers, pipelines/wan. I2V-A14B: 4 mask channels (one per frame that a latent frame stands for,
+Source of the rules: diffusers, pipelines/wan. I2V-A14B: 4 mask channels (one per frame that a latent frame represents,
 1 if a frame is given) and the encoded video, grey except for the given frames, follow the noisy latents. TI2V-5B:
 the first latent frame is the encoded picture itself, and its tokens have timestep 0.
 """

@@ -100,7 +100,7 @@ class Engine:
             os.environ.setdefault(name, value)
 
     def _import(self) -> None:
-        from sglang.multimodal_gen.runtime import server_args  # noqa: F401 - imported here so that its errors are told
+        from sglang.multimodal_gen.runtime import server_args  # noqa: F401 - imported early, so that the load reports its errors
         from sglang.multimodal_gen.runtime.managers import gpu_worker  # noqa: F401
 
         self._version = importlib.metadata.version("sglang")
