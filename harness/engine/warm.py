@@ -118,10 +118,12 @@ class _Forker:
         self._control, self._place = control, place
         self._status: dict[int, int] = {}
         self._woken, wake = os.pipe()
+        # non-blocking: a signal handler must never wait for a full pipe
         for descriptor in (self._woken, wake):
             os.set_blocking(descriptor, False)
         self._wake = wake
         signal.set_wakeup_fd(wake, warn_on_full_buffer=False)
+        # a handler is needed for the wakeup descriptor to be written; it has no work to do
         signal.signal(signal.SIGCHLD, lambda *_: None)
 
     def run(self) -> None:
@@ -155,6 +157,7 @@ class _Forker:
     def _engine(self, request: dict[str, Any], descriptors: list[int]) -> int:
         """Become the guard of an engine, with its own session, environment and folder."""
         requests, events, life, output, status = descriptors
+        # undo the starter's signal setup: the guard reaps its own children
         signal.set_wakeup_fd(-1)
         signal.signal(signal.SIGCHLD, signal.SIG_DFL)
         self._control.close()

@@ -88,12 +88,14 @@ class AttentionScales(TorchFunctionMode):
     ) -> Any:
         """Call ``function`` unchanged, and take its scale if it is the attention product."""
         options = options or {}
+        # two norms, of query and key: otherwise the lengths cannot be compared
         if function is PRODUCT and self._expert is not None and len(self._norms) == 2:
             query, key = (
                 arguments[place] if len(arguments) > place else options[name]
                 for place, name in enumerate(("query", "key"))
             )
             scale = options.get("scale")
+            # torch's default scale is 1 / sqrt(head size), which is factor 1
             factor = 1.0 if scale is None else float(scale) * float(query.shape[-1]) ** 0.5
             length = query.double().norm() * key.double().norm() / (self._norms[0] * self._norms[1])
             self._scales[self._expert].append(length * factor)

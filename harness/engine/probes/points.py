@@ -59,6 +59,7 @@ class PointWatch:
         self.points.append(Point(name=name, kind=kind))
         self.busy = True
         try:
+            # the first item of a batch only: a runtime may batch both guidance passes
             self.sketches.append(sketch(tensor[:1]))
         finally:
             self.busy = False
@@ -83,6 +84,7 @@ class PointWatch:
     def _before(self, name: str) -> Any:
         def hook(_module: torch.nn.Module, inputs: tuple[Any, ...]) -> None:
             x = inputs[0]
+            # this computation is the watch's, so it must not be counted as the model's
             self.busy = True
             self.amplitudes[name] = float(x.detach().to(torch.float32).square().mean().sqrt())
             self.busy = False

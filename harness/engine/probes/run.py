@@ -112,6 +112,7 @@ def observe(
         if model is None:
             points.append(())
             continue
+        # the recording stores the text without its padding; the model must get the padded length
         text = torch.nn.functional.pad(item.text, (0, 0, 0, item.probe.tokens - item.text.shape[1]))
         timestep = torch.tensor([item.probe.timestep], dtype=getattr(torch, item.probe.timestep_dtype), device=device)
         if item.timesteps is not None:
@@ -131,6 +132,7 @@ def observe(
             dtypes[item.probe.expert] = computed.counts
             in_parts[item.probe.expert] = tuple(sorted(watch.in_parts))
             tensors[f"points.{index}"] = torch.tensor(watch.sketches, dtype=torch.float32)
+            # a recording defines the signal sizes; a later probe must use the recorded sizes to be comparable
             if amplitudes is None:
                 sizes[item.probe.expert] = watch.amplitudes
         points.append(tuple(watch.points))

@@ -127,6 +127,7 @@ def override_folder(root: Path, role: str) -> Path:
     Raises:
         CheckpointFaultError: none of them holds a ``config.json``.
     """
+    # the subfolders first: a whole repository may also have a config.json at its top
     for folder in (root / role, root / "transformer", root):
         if (folder / "config.json").is_file():
             return folder
@@ -142,6 +143,7 @@ def _preferred(folder: Path, ending: str) -> list[Path]:
 
 
 def _inside(folder: Path, name: str, index: Path) -> Path:
+    # an index comes with the weights, so it must not lead out of its folder
     if Path(name).name != name:
         raise CheckpointFaultError(
             f"places tensors in {name!r}, outside its folder", where=str(index), code="index_invalid"
@@ -153,6 +155,7 @@ def _header(path: Path) -> dict[str, TensorInfo]:
     try:
         with path.open("rb") as file:
             (length,) = struct.unpack("<Q", file.read(8))
+            # a damaged length would otherwise allocate that much memory
             if length > HEADER_LIMIT:
                 raise ValueError(f"a header of {length} bytes")
             entries = json.loads(file.read(length))
