@@ -94,6 +94,7 @@ def connect(path: Path) -> sqlite3.Connection:
     """
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
+        # isolation_level=None: transactions are begun and ended explicitly
         connection = sqlite3.connect(path, timeout=WAIT_SECONDS, isolation_level=None)
     except (OSError, sqlite3.Error) as error:
         raise history_error(error, path) from error
@@ -132,6 +133,7 @@ def history_error(error: OSError | sqlite3.Error, path: Path) -> ReportError:
 
 def _upgrade(connection: sqlite3.Connection, path: Path) -> None:
     """Run the missing migrations in one transaction, so that two processes do not both create a new file."""
+    # IMMEDIATE takes the write lock before the version is read
     connection.execute("BEGIN IMMEDIATE")
     try:
         version = int(connection.execute("PRAGMA user_version").fetchone()[0])
