@@ -6,7 +6,7 @@ cover other users and other containers; the doctor finds their processes through
 There are two locks. A file lock (``flock``) works wherever the folder is shared. It is a lock on an inode: if the file
 is deleted or replaced, the next process locks another inode under the same name. So on Linux the holder also binds a
 socket in the abstract namespace, which is no file and cannot be deleted. On every platform the holder checks once a
-second whether the path still names the file that it locked, and creates and locks a new file if it does not.
+second whether the path still names the file that it locked; if not, it locks the file there (created if absent) again.
 """
 
 from __future__ import annotations
@@ -245,6 +245,7 @@ def acquire(
         raise ValueError("a GPU is leased by its UUID")
     place = _own_folder(folder or lease_folder())
     end_leftovers()  # else the doctor reports a GPU in use by an engine whose run was killed
+    # A stable sort: GPUs to avoid come last and are still used if no other is free.
     ordered = sorted(devices, key=lambda device: device.uuid in avoid)
     deadline = time.monotonic() + timeout
     told = False
@@ -279,6 +280,7 @@ def _try(device: Device, place: Path, run: str) -> Lease | None:
     if not held:
         return None
     record = place / f"{device.uuid}.json"
+    # A holder deletes its record when it releases the device, so a record under a free lock is of a holder that died.
     before = _holder(record)
     Holder(
         pid=os.getpid(), host=socket.gethostname(), since=datetime.now(UTC).isoformat(timespec="seconds"), run=run
@@ -303,7 +305,7 @@ def _holders(devices: Sequence[Device], place: Path) -> str:
 
 
 def _stopped(holder: Holder) -> str:
-    """Return a note if the holder is stopped (it waits for its terminal): it keeps the GPU while it is."""
+    """Return a note if the holder is stopped (it waits for its terminal and keeps the GPU); empty otherwise."""
     # A process id only identifies a process on this host.
     process = look(holder.pid) if holder.host == socket.gethostname() else None
     return f" (stopped: kill -CONT {holder.pid} lets it go on)" if process and process.state == "T" else ""
