@@ -1,9 +1,9 @@
-"""``quantgate goldens carry``: give goldens of an older version the contents of their weights, without a run.
+"""Add the contents of the weights to goldens of an older version, without a run: ``quantgate goldens carry``.
 
-An older golden names its weights by the sha256 of each file, so any resharded or reformatted copy looks like another
-checkpoint. If the files that it names are on this machine, their contents are what the golden was made from: they are
-read once, and golden, list and limits are written again under the golden's new name. Every part that a run made
-(frames, trace, probes) keeps its bytes, and nothing is measured again.
+An older golden names its weights by the sha256 of each file, so a resharded or reformatted copy looks like another
+checkpoint. If the files that it names are on this machine, the golden was made from their contents: they are read once,
+and golden, list and limits are written again under the golden's new name. Every part that a run made (frames, trace,
+probes) keeps its bytes, and nothing is measured again.
 """
 
 from __future__ import annotations
@@ -32,11 +32,11 @@ from harness.records.limits import LimitFile
 
 @dataclass
 class Carried:
-    """What one command did.
+    """Result of one command.
 
     Attributes:
-        goldens: ``runner/case/old -> new`` of each golden that was carried over.
-        left: a sentence for each golden that was not, and why.
+        goldens: ``runner/case/old -> new`` per golden that was carried over.
+        left: a sentence per golden that was not carried over, with the reason.
         changed: files and folders to commit, relative to the repository's root.
     """
 
@@ -50,12 +50,12 @@ def carry(workspace: Workspace, cases: Iterable[Located], select: Select = every
 
     Args:
         workspace: the project.
-        cases: all cases as they are written now.
-        select: which runners and cases.
+        cases: all cases of the case files.
+        select: returns whether a runner and case are wanted.
 
     Raises:
         GoldenError: a list or a golden is damaged.
-        InfraError: something cannot be written. What was written before stays, and the next call goes on.
+        InfraError: a file cannot be written. Goldens carried over before stay, and the next call continues.
     """
     store, done = FolderStore(workspace.goldens), Carried()
     known = {one.case.id: one.case for one in cases}
@@ -177,5 +177,5 @@ class _Reader:
         return self._contents[key]
 
     def file(self, case: Case) -> Path:
-        """The contents as a file that can be copied into a golden."""
+        """Write the contents to a file that can be copied into a golden, and return its path."""
         return self.contents(case).write(Project(self._root).state / "carry" / CONTENTS_FILE)

@@ -1,6 +1,6 @@
-"""``quantgate regenerate --check``: do cases, goldens and limits fit together, and is nothing of them out of date?
+"""Check that cases, goldens and limits fit together and are up to date: ``quantgate regenerate --check``.
 
-Runs nothing and needs no device. It does not say that the limits are right, only that they belong to what is there.
+Runs nothing and needs no device. It does not prove that the limits are right, only that they belong to the goldens.
 """
 
 from __future__ import annotations
@@ -33,24 +33,24 @@ NO_FILTERS = Filters()
 
 @dataclass(frozen=True)
 class Checked:
-    """What was found."""
+    """Result of a check."""
 
     checked: int
-    """Pairs of case and runner that have goldens and limits."""
+    """Number of pairs of case and runner that have goldens and limits."""
     faults: tuple[str, ...]
     notes: tuple[str, ...]
 
 
 def check_files(root: Path, filters: Filters = NO_FILTERS, today: date | None = None) -> Checked:
-    """Hold the files of a repository against each other.
+    """Compare the case files, goldens and limits of a repository with each other.
 
     Args:
         root: the repository's root.
-        filters: what of it; default: all.
-        today: for waivers; default the present day.
+        filters: cases and runners to check; default: all.
+        today: date that the expiry of waivers is compared with; default: the present day.
 
     Raises:
-        InvalidCaseError: a case file cannot be read, or the filters let nothing through.
+        InvalidCaseError: a case file cannot be read, or the filters match nothing.
     """
     paths = list(dict.fromkeys((*case_files(root), *filters.files)))
     located = {one.case.id: one for one in load_cases(paths, root)}
@@ -104,7 +104,7 @@ def _waivers(cases: Iterable[Case], today: date) -> Iterator[str]:
 
 
 def _pair(case: Case, store: GoldenStore, thresholds: Path, runner: str) -> Iterator[str]:
-    """Faults between one case, its goldens and its limits."""
+    """Yield the faults between one case, its goldens and its limits."""
     again = f"quantgate regenerate --case {case.id} --runner {runner}"
     try:
         limits = load_explained(thresholds, runner, case.id)
@@ -126,7 +126,7 @@ def _pair(case: Case, store: GoldenStore, thresholds: Path, runner: str) -> Iter
 
 
 def _beside(goldens: Sequence[Golden], limits: LimitFile, again: str) -> Iterator[str]:
-    """The further goldens of a bistable case: the limits name each that is accepted, and no other."""
+    """Yield a fault if the limits of a bistable case do not name exactly the goldens that are accepted."""
     mine = {one.digest for one in goldens if one.manifest.identity.digest() == limits.identity_digest}
     for digest in sorted(mine - set(limits.goldens)):
         yield f"the limits do not hold for golden {digest[:16]}, which is accepted beside theirs; {again}"

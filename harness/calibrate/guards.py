@@ -1,4 +1,4 @@
-"""When goldens and limits must not be made: each refusal with its way out."""
+"""Refuse to make goldens and limits in unsafe situations; each error names the remedy."""
 
 from __future__ import annotations
 
@@ -15,10 +15,10 @@ _SHOWN = 5
 
 
 def refuse_in_ci(environ: Mapping[str, str], allowed: bool) -> None:
-    """Refuse inside CI, which would make its own failures right.
+    """Refuse to regenerate inside CI: a job could accept its own failures.
 
     Raises:
-        InvalidCaseError: a variable says that this is a CI job, and nobody passed ``--in-ci``.
+        InvalidCaseError: a variable marks this as a CI job, and ``--in-ci`` was not passed.
     """
     if ci_variable(environ) and not allowed:
         raise InvalidCaseError(
@@ -28,13 +28,13 @@ def refuse_in_ci(environ: Mapping[str, str], allowed: bool) -> None:
 
 
 def refuse_dirty(root: Path, allowed: bool) -> tuple[str, ...]:
-    """Refuse where what is measured is not what is committed.
+    """Refuse if the working tree has changes: the measured state would not be the committed one.
 
     Returns:
-        The changed files, where that was allowed.
+        The changed files, if they are allowed.
 
     Raises:
-        InvalidCaseError: there are some, and nobody said ``--allow-dirty``.
+        InvalidCaseError: files are changed, and ``--allow-dirty`` was not passed.
     """
     changed = dirty_files(root)
     if changed and not allowed:
@@ -48,10 +48,10 @@ def refuse_dirty(root: Path, allowed: bool) -> tuple[str, ...]:
 
 
 def refuse_other_identity(match: Match, case: Case, where: str, replace: bool, reason: str) -> None:
-    """Refuse to put a golden in place of one that answers another question, unless that is said aloud.
+    """Refuse to replace a golden of another identity, unless ``replace`` is set and a reason is given.
 
     Raises:
-        GoldenError: the case accepts a golden of another identity.
+        GoldenError: the accepted golden of the case is of another identity.
     """
     if match.kind in (MatchKind.EXACT, MatchKind.MISSING) or (replace and reason.strip()):
         return

@@ -1,4 +1,4 @@
-"""Baselines of time and memory: runs that are made for one, what it lets through, and how it is written."""
+"""Make baselines of time and memory: run the case, compute the limits of a baseline, and write it."""
 
 from __future__ import annotations
 
@@ -22,17 +22,17 @@ from harness.session.conductor import Session
 from harness.session.context import SessionContext
 
 LOOSER = 1.01
-"""Factor by which a limit may rise without a reason: that much is noise of the runs it stands on."""
+"""Factor by which a limit may rise without a reason: so much is noise of the runs of the baseline."""
 
 
 def measure(context: SessionContext, located: Located, runs: int, say: Callable[[str], None]) -> tuple[CaseRecord, ...]:
-    """Run a case several times, each time in an engine of its own, so that the noise between runs is in the baseline.
+    """Run a case several times, each time in its own engine, so that the baseline contains the noise between runs.
 
     Args:
-        context: where; each run has its own folder below the context's run.
+        context: session context; each run has its own folder below the context's run.
         located: the case.
-        runs: how many times.
-        say: takes one line a run.
+        runs: number of runs.
+        say: called with one line per run.
     """
     records = []
     for number in range(1, runs + 1):
@@ -49,7 +49,7 @@ def measure(context: SessionContext, located: Located, runs: int, say: Callable[
 
 
 def limits_of(file: PerfFile) -> dict[tuple[str, str], float]:
-    """From which value on a run is slower or larger, by pool and measure, under the default settings of a case."""
+    """Return, per pool and measure, the value from which a run is slower or larger, for default settings of a case."""
     limits: dict[tuple[str, str], float] = {}
     for pool in file.pools:
         for name, limit in _limits(pool).items():
@@ -77,10 +77,10 @@ def _limits(pool: PerfPool) -> dict[str, float]:
 
 
 def write_baseline(workspace: Workspace, new: PerfFile, old: PerfFile | None, *, reason: str) -> str:
-    """Write a baseline. Returns the file to commit, relative to the root.
+    """Write a baseline. Return the file to commit, relative to the root.
 
     Raises:
-        InvalidCaseError: it would let more through than the old one, and no reason is given.
+        InvalidCaseError: the new baseline would let more through than the old one, and no reason is given.
     """
     if old is not None and not reason.strip() and (looser := _looser(old, new)):
         raise InvalidCaseError(

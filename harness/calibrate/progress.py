@@ -1,4 +1,4 @@
-"""What a regeneration is doing: n of N runs, an estimate, and the stage of the run that is under way."""
+"""Report the progress of a regeneration: n of N runs, an estimate, and the stage of the present run."""
 
 from __future__ import annotations
 
@@ -11,18 +11,18 @@ from harness.inspector.identity import HASHING
 from harness.session.context import Event, Progress, StageStarted
 
 FIRST_SECONDS = 2.0
-"""A stage that takes longer than this is told of."""
+"""A stage that takes longer than this is reported."""
 LONGEST_WAIT = 30.0
 """Seconds between two lines of one stage, at most; they begin at ``FIRST_SECONDS`` and double."""
 
 
 class RunProgress:
-    """Tells of every stage that takes longer than ``FIRST_SECONDS``, from a thread of its own.
+    """Reports every stage that takes longer than ``FIRST_SECONDS``, from its own thread.
 
     Args:
-        total: how many runs there are at most.
-        say: takes one line.
-        clock: seconds.
+        total: largest number of runs.
+        say: called with one line.
+        clock: returns seconds.
     """
 
     def __init__(self, total: int, say: Callable[[str], None], clock: Callable[[], float] = time.monotonic) -> None:
@@ -37,14 +37,14 @@ class RunProgress:
         self._thread = threading.Thread(target=self._run, name="progress", daemon=True)
 
     def begin(self, label: str) -> None:
-        """The next run begins; the one before it, if any, is done."""
+        """Record that the next run starts; the previous run, if any, is done."""
         with self._lock:
             self._begun += 1
             self._label = label
             self._enter("")
 
     def watch(self, event: Event) -> None:
-        """Take the stage of a session's event."""
+        """Record the stage or its progress from an event of the session."""
         with self._lock:
             if isinstance(event, StageStarted):
                 self._enter(event.stage)
@@ -52,7 +52,7 @@ class RunProgress:
                 self._part = f" {event.done} of {event.total}"
 
     def line(self) -> str:
-        """The line that would be said now; empty while the stage is young, or has been told of lately."""
+        """Return the line to report now; empty if the stage is new or was reported recently."""
         with self._lock:
             now = self._clock()
             spent = now - self._since
