@@ -152,6 +152,7 @@ def rounding_samples(frames: Frames) -> dict[str, Frames]:
 
 
 def _moved(frames: Frames, by: npt.NDArray[np.int16] | int) -> Frames:
+    # int16, because uint8 would wrap around at 0 and 255.
     moved: Frames = np.clip(frames.astype(np.int16) + by, 0, 255).astype(np.uint8)
     return moved
 

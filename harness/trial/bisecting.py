@@ -53,6 +53,7 @@ def ddmin(items: Sequence[T], test: Callable[[tuple[T, ...]], Answer]) -> tuple[
         if smaller is not None:
             current, parts = smaller, 2
             continue
+        # With two parts, each rest is the other part, which was tested already.
         rests = [tuple(one for one in current if one not in chunk) for chunk in chunks] if parts > 2 else []
         rest = next((one for one in rests if test(one) == "red"), None)
         if rest is not None:

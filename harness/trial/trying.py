@@ -164,6 +164,7 @@ def try_candidate(context: SessionContext, located: Located, candidate: Case) ->
         contract=contract_difference(case.runtime, candidate.runtime, root),
         yaml=_yaml(case, candidate, found),
     )
+    # Faulty bytes already make the candidate unsafe, so no engine time is spent on it.
     if found.bad:
         return _concluded(trial, found)
     session = Session(context)

@@ -148,6 +148,7 @@ def broken_runs(
                         engine.load(_broken(paths, fault, strength, copy))
                         clip = _keep(root / label, engine.get().generate(case, root / label))
                     except (CheckpointFaultError, InfraError) as error:
+                        # The formats of the checkpoint cannot have this fault: nothing to report.
                         if getattr(error, "code", "") != "nothing_to_break":
                             refused = isinstance(error, CheckpointFaultError)
                             why = "needs no limit, it does not load" if refused else "could not be run and is left out"

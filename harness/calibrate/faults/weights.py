@@ -127,6 +127,7 @@ def inject(
         tensors = _tensors(target / folder)
         modules = [name for name in linears(tensors) if _kind(tensors, name) in fault.formats]
         for module in spread(modules, strength):
+            # Copy before the change: a write through the link would change the checkpoint itself.
             _own(tensors[f"{module}.weight"].file)
             for name in (f"{module}.weight_scale", f"{module}.weight_scale_2"):
                 if name in tensors:
