@@ -80,7 +80,10 @@ def check_files(root: Path, filters: Filters = NO_FILTERS, today: date | None = 
         faults.append(f"{name}/{case_id}: {has}; quantgate regenerate --case {case_id} --runner {name}")
     for name, case_id in sorted(used - golden_pairs - limit_pairs):
         said = f"{name}/{case_id}: not measured yet; quantgate regenerate --case {case_id} --runner {name}"
-        (faults if name in measured else notes).append(said)
+        # A case inside an installed runtime can be measured only on a machine that has the runtime. Its own run is red
+        # until then (`golden_missing`), so this note hides nothing.
+        elsewhere = bool(cases[case_id].runtime)
+        (faults if name in measured and not elsewhere else notes).append(said)
     whole = sorted(golden_pairs & limit_pairs & used)
     for name, case_id in whole:
         faults += [f"{name}/{case_id}: {said}" for said in _pair(cases[case_id], store, thresholds, name)]

@@ -1,4 +1,4 @@
-"""What a runtime must offer to be driven by quantgate, and how one is found."""
+"""The interface of a runtime that quantgate can drive, and the lookup of a backend by name."""
 
 from __future__ import annotations
 
@@ -18,53 +18,53 @@ GROUP = "quantgate.backends"
 Emit = Callable[[dict[str, Json]], None]
 """Sends one progress event: ``{"stage": "denoise", "step": 3, "steps": 8, "seconds": 0.12}``."""
 Method = Callable[[dict[str, Json], Emit], Json]
-"""A further method, called through ``EngineOwner.call``: parameters in, JSON out."""
+"""An additional method, called through ``EngineOwner.call``: parameters in, JSON out."""
 
 
 @runtime_checkable
 class Backend(Protocol):
-    """One runtime, living in the engine's process. All methods run in the main thread, one at a time."""
+    """One runtime in the engine's process. All methods run in the main thread, one at a time."""
 
     def load(self, case: Case, paths: Mapping[str, Path], device: str, emit: Emit) -> None:
-        """Bring the model into memory.
+        """Load the model into memory.
 
         Args:
             case: any case of this engine.
-            paths: folder by role: ``model`` and, where the case names one, ``transformer`` and ``transformer_2``.
+            paths: folder by role: ``model``, and ``transformer`` and ``transformer_2`` if the case names them.
             device: ``cpu`` or ``cuda``.
             emit: progress.
 
         Raises:
-            CheckpointFaultError: the files are not what they say they are.
+            CheckpointFaultError: the files are not what their configuration declares.
         """
 
     def generate(self, case: Case, out_dir: Path, emit: Emit) -> Generation:
         """Run one case and write the clip below ``out_dir``."""
 
     def close(self) -> None:
-        """Let go of everything."""
+        """Release all resources."""
 
     def quantized_modules(self) -> dict[str, dict[str, str]]:
-        """What the checkpoints promise: expert to module name to format (``fp8``, ``nvfp4``)."""
+        """Return the formats that the checkpoints declare: expert to module name to ``fp8`` or ``nvfp4``."""
 
     def methods(self) -> Mapping[str, Method]:
-        """Further methods by name, such as ``probe``."""
+        """Return additional methods by name, such as ``probe``."""
 
 
 @runtime_checkable
 class RunsInRoot(Protocol):
-    """A backend that wants to know the repository's root; asked before ``load``."""
+    """A backend that needs the repository's root. ``set_root`` is called before ``load``."""
 
     def set_root(self, root: Path) -> None:
-        """Take the repository's root, absolute."""
+        """Store the repository's root, an absolute path."""
 
 
 def load_backend(name: str, *, allow_python: bool = False) -> Backend:
-    """The backend called ``name``.
+    """Return the backend called ``name``.
 
     Args:
-        name: name of an entry point in the group ``quantgate.backends``; or, where ``allow_python`` is set by a caller
-            in Python (never from a case file), ``module:Class`` or ``/path/file.py:Class``.
+        name: name of an entry point in the group ``quantgate.backends``; or, if a Python caller sets ``allow_python``
+            (never from a case file), ``module:Class`` or ``/path/file.py:Class``.
         allow_python: whether names with a colon are accepted.
 
     Raises:

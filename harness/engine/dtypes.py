@@ -1,7 +1,7 @@
-"""Receipts of precision: in which dtype each kind of operation really computed, seen by the dispatcher.
+"""Receipts of precision: count the dtype in which each kind of operation really computed, observed at the dispatcher.
 
-A configuration says what somebody asked for. What a norm, the residual stream or a softmax computed in stands in the
-operations that torch dispatched, whoever called them.
+A configuration states only the requested dtype. The dtype in which a norm, the residual stream or a softmax computed
+is visible in the operations that torch dispatched, whichever code called them.
 """
 
 from __future__ import annotations
@@ -22,14 +22,14 @@ SILENT = frozenset({
     "lift_fresh", "unfold", "flip", "roll", "empty_strided", "contiguous", "scalar_tensor",
     "item", "_local_scalar_dense",
 })  # fmt: skip
-"""Operations that move values and compute nothing."""
+"""Operations that move values and compute nothing, so that they are not counted."""
 
 
 class DtypeWatch(TorchDispatchMode):  # type: ignore[no-untyped-call]
     """Counts operations by kind and by the dtype that they computed in, while the context lasts.
 
     Args:
-        ignored: asked before each operation is counted; true while somebody else computes (a sketch inside a hook).
+        ignored: called before each operation is counted; true while other code computes (a sketch inside a hook).
     """
 
     def __init__(self, ignored: Callable[[], bool] = lambda: False) -> None:
@@ -39,13 +39,13 @@ class DtypeWatch(TorchDispatchMode):  # type: ignore[no-untyped-call]
 
     @property
     def counts(self) -> dict[str, int]:
-        """``operation:dtype`` to the number of calls, sorted, for example ``native_layer_norm:float32``."""
+        """Number of calls by ``operation:dtype``, sorted, for example ``native_layer_norm:float32``."""
         return dict(sorted(self._counts.items()))
 
     def __torch_dispatch__(
         self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
     ) -> Any:
-        """Call ``func`` as it was called, and count it."""
+        """Call ``func`` unchanged, and count it."""
         result = func(*args, **(kwargs or {}))
         if not self._ignored():
             name = str(func.overloadpacket.__name__)
@@ -56,7 +56,7 @@ class DtypeWatch(TorchDispatchMode):  # type: ignore[no-untyped-call]
 
 
 def _computed(name: str, args: tuple[Any, ...], result: Any) -> torch.dtype | None:
-    """The dtype that an operation computed in: the widest of its inputs'; of a cast, the dtype that it made."""
+    """Return the dtype that an operation computed in: the widest dtype of its inputs; of a cast, its result's dtype."""
     if name in ("_to_copy", "to", "type"):
         return result.dtype if isinstance(result, torch.Tensor) and _counts(result) else None
     dtypes = [tensor.dtype for tensor in _tensors(args) if _counts(tensor) and tensor.dim() > 0]

@@ -1,16 +1,16 @@
-"""The environment of an engine: a small documented base, what the case states, and nothing else.
+"""The environment of an engine: a small documented base, the settings of the case, and nothing else.
 
 In this order, later wins:
 
-1. *base*: inherited where the caller has them, because a process cannot start or find its libraries without them
+1. *base*: inherited if the caller has them, because a process cannot start or find its libraries without them
    (``BASE``);
 2. *execution*: thread counts, offline hub (checkpoints are resolved before the engine starts), and
-   ``CUBLAS_WORKSPACE_CONFIG`` where the case asks for determinism;
-3. *device*: what the device lease says (``CUDA_VISIBLE_DEVICES``), and what a perturbation forces;
+   ``CUBLAS_WORKSPACE_CONFIG`` if the case requests determinism;
+3. *device*: variables of the device lease (``CUDA_VISIBLE_DEVICES``), and those that a perturbation forces;
 4. *passed*: the names in ``pass_env``, with the caller's values, which are never recorded;
 5. *case*: ``env`` of the case.
 
-Neither of the last two says which GPU is seen (``LEASED``): no case takes a GPU that is not its own.
+The last two cannot set the visible GPUs (``LEASED``), so no case takes a GPU that it has not leased.
 """
 
 from __future__ import annotations
@@ -40,13 +40,13 @@ BASE = (
     "CUDA_DEVICE_ORDER",
     "PYTHONPATH",
 )
-"""Names that are taken over from the caller where it has them."""
+"""Names that are inherited from the caller if it has them."""
 
 
 def engine_environment(
     case: Case, device_env: Mapping[str, str], caller: Mapping[str, str] | None = None
 ) -> dict[str, str]:
-    """The whole environment of the engine of ``case``.
+    """Return the whole environment of the engine of ``case``.
 
     Args:
         case: the resolved case.
@@ -73,7 +73,7 @@ def engine_environment(
     if case.execution.deterministic:
         environment["CUBLAS_WORKSPACE_CONFIG"] = ":4096:8"
     environment |= device_env
-    # a name that `env` sets is listed in `pass_env` only to say that it has an effect
+    # `pass_env` may list a name that `env` sets, only to declare that it has an effect
     missing = [name for name in case.pass_env if name not in source and name not in case.env]
     if missing:
         raise InvalidCaseError(
@@ -86,16 +86,16 @@ def engine_environment(
 
 
 def secrets_of(case: Case, caller: Mapping[str, str] | None = None) -> dict[str, str]:
-    """Values that must never be shown, by the name that is shown in their place."""
+    """Return the values that must never be shown, by the name that is shown in their place."""
     source = os.environ if caller is None else caller
     return {name: source[name] for name in case.pass_env if worth_hiding(source.get(name, ""))}
 
 
-# Which cases may share a process: everything that is fixed once an engine stands.
+# Which cases may share a process: those with equal values in every field that is fixed after the load.
 
 
 RUNTIME_PYTHON = "QUANTGATE_RUNTIME_PYTHON"
-"""Environment variable of an engine: the interpreter of the case's runtime."""
+"""Environment variable that gives an engine the interpreter of the case's runtime."""
 
 KEY_FIELDS = (
     "backend",
@@ -113,12 +113,12 @@ KEY_FIELDS = (
     "precision",
     "quantization",
 )
-"""Fields of a case that decide how a model is loaded and in which environment. Sampling and scheduler are not among
-them: they are set anew for every generation."""
+"""Fields of a case that decide how a model is loaded, and in which environment. Sampling and scheduler are not
+included: they are set anew for every generation."""
 
 
 def engine_request(case: Case) -> dict[str, Json]:
-    """The part of ``case`` that its engine is made of, as data. ``made_by`` is a hint for people and is left out."""
+    """Return the fields of ``case`` that determine its engine, without ``made_by``, which is a hint for people."""
     data: dict[str, Json] = case.model_dump(mode="json", include=set(KEY_FIELDS))
     for role in ("model", "transformer", "transformer_2"):
         reference = data[role]
@@ -129,6 +129,6 @@ def engine_request(case: Case) -> dict[str, Json]:
 
 
 def engine_key(case: Case) -> str:
-    """sha256 (hex) over :func:`engine_request`: two cases with the same key are served by one process."""
+    """Return the sha256 (hex) over :func:`engine_request`: cases with the same key share one process."""
     text = json.dumps(engine_request(case), sort_keys=True, separators=(",", ":"))
     return hashlib.sha256(text.encode()).hexdigest()

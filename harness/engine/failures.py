@@ -1,4 +1,4 @@
-"""An exception in the worker becomes data, and an error of the same kind in the parent."""
+"""Send an exception of the worker to the parent as data, and rebuild an error of the same kind there."""
 
 from __future__ import annotations
 
@@ -23,16 +23,16 @@ _DEVICE = ("cuda error", "device-side assert", "cublas_status", "cudnn_status", 
 
 
 def kind_of(error: BaseException) -> str:
-    """Which of the ``InfraError`` kinds an exception is: ``oom``, ``device``, ``disk`` or ``crash``.
+    """Return the ``InfraError`` kind of an exception: ``oom``, ``device``, ``disk`` or ``crash``.
 
-    Told from class names and messages, so that torch need not be imported to tell torch's errors; and from all that an
-    exception was raised from, because libraries say "cannot be loaded" of what had no memory to be loaded into.
+    Class names and messages decide, so that torch's errors are recognized without importing torch. The whole chain of
+    causes is searched, because libraries report "cannot be loaded" for a model that did not fit into memory.
     """
     return next((kind for kind in map(_own_kind, _chain(error)) if kind != "crash"), "crash")
 
 
 def shortage(error: BaseException, what: str, where: str) -> InfraError | None:
-    """The error where loading failed for want of memory, disk or device: that says nothing of the files."""
+    """Return an infra error if loading failed for lack of memory, disk or device, which is no fault of the files."""
     kind = kind_of(error)
     return (
         None if kind == "crash" else InfraError(f"{what}: {str(error) or type(error).__name__}", where=where, kind=kind)
@@ -61,7 +61,7 @@ def _own_kind(error: BaseException) -> str:
 
 
 def describe(error: BaseException) -> dict[str, Json]:
-    """An exception as data for the parent."""
+    """Return an exception as data for the parent."""
     data: dict[str, Json] = {"traceback": "".join(traceback.format_exception(error))[-20000:]}
     if isinstance(error, QuantgateError) and type(error).__name__ in _CARRIED:
         kind = error.kind if isinstance(error, InfraError) else ""
@@ -83,7 +83,7 @@ def describe(error: BaseException) -> dict[str, Json]:
 
 
 def rebuild(data: dict[str, Json], *, where: str, remedy: str) -> QuantgateError:
-    """The parent's error for a described exception; ``where`` and ``remedy`` fill what the worker left empty."""
+    """Return the parent's error for a described exception; ``where`` and ``remedy`` replace empty fields."""
     kind = _CARRIED.get(str(data.get("type")), InfraError)
     what = str(data.get("what"))
     place, next_command = str(data.get("where") or where), str(data.get("remedy") or remedy)

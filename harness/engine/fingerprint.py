@@ -1,4 +1,4 @@
-"""What an engine runs on, told by the engine itself."""
+"""Fingerprint of an engine: its device, packages and code, reported by the engine's own process."""
 
 from __future__ import annotations
 
@@ -18,11 +18,11 @@ PACKAGES = ("torch", "diffusers", "transformers", "accelerate", "safetensors", "
 
 
 def take_fingerprint(runner: str, device: str) -> Fingerprint:
-    """The fingerprint of this process.
+    """Return the fingerprint of this process.
 
     Args:
         runner: name of the runner.
-        device: ``cpu``, ``cuda`` or ``auto``. torch is asked only if the backend has imported it.
+        device: ``cpu``, ``cuda`` or ``auto``. torch is queried only if the backend has imported it.
     """
     torch = sys.modules.get("torch")
     with_gpu = device != "cpu" and torch is not None and torch.cuda.is_available()
@@ -62,7 +62,7 @@ def _cpu() -> Device:
 
 
 def _commit(root: Path) -> str:
-    """Commit of the code, ``+dirty`` where tracked files were changed; empty outside a git work tree."""
+    """Return the commit of the code, with ``+dirty`` if tracked files were changed; empty outside a git work tree."""
     git = ["git", "-C", str(root)]
     try:
         head = subprocess.run([*git, "rev-parse", "HEAD"], capture_output=True, text=True, timeout=10, check=True)

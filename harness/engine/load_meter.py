@@ -1,8 +1,8 @@
-"""What a load costs: which bytes lie in the page cache, reading the others, and placing all of them.
+"""Measure a load: the share of the weights in the page cache, the time to read the rest, and the time to place them.
 
-A load from a cold page cache takes half as long again or more, whatever was changed. So the share of the weights that
-lies in the cache is taken before, and what does not is read first and timed apart: what is left is the part that a
-change of code can make slower.
+A load from a cold page cache takes half as long again or more, independently of the code. So the cached share is
+measured first, and the rest is read ahead and timed separately. The remaining time is the part that a change of code
+can make slower.
 """
 
 from __future__ import annotations
@@ -22,11 +22,11 @@ from harness.records.perf import LoadUsage, StageMemory
 SUFFIXES = (".safetensors", ".gguf")
 _CHUNK = 16 * 2**20
 _LEAST_FREE = 1.5
-"""Memory that must be available, as a multiple of what is to be read: else reading ahead would evict it again."""
+"""Memory that must be available, as a multiple of the weights' size: else reading ahead would evict them again."""
 
 
 def weight_files(paths: Mapping[str, Path]) -> tuple[Path, ...]:
-    """The weight files of a case, sorted. Those of an expert that another folder overrides are left out.
+    """Return the weight files of a case, sorted, without those of an expert that another folder overrides.
 
     Args:
         paths: folder by role, as a backend gets it: ``model``, and perhaps ``transformer`` and ``transformer_2``.
@@ -46,9 +46,9 @@ def _files(paths: Mapping[str, Path]) -> Iterator[Path]:
 
 
 def resident_share(files: tuple[Path, ...]) -> float | None:
-    """Share of the bytes of ``files`` that lie in the page cache, in [0, 1]; ``None`` where the system does not say.
+    """Return the share of the bytes of ``files`` in the page cache, in [0, 1]; ``None`` if the system cannot report it.
 
-    The kernel tells it of files that this user owns or may write to, and answers "all" of others (mincore(2)).
+    The kernel reports the truth for files that this user owns or may write to, and "all" for others (mincore(2)).
     """
     total = sum(path.stat().st_size for path in files)
     if not total or sys.platform != "linux":
@@ -63,7 +63,7 @@ def resident_share(files: tuple[Path, ...]) -> float | None:
 
 
 def _resident(path: Path) -> int | None:
-    """Bytes of one file in the page cache."""
+    """Return how many bytes of one file are in the page cache; ``None`` if the file cannot be mapped."""
     size = path.stat().st_size
     if not size:
         return 0
@@ -90,7 +90,7 @@ def _resident(path: Path) -> int | None:
 
 
 class LoadMeter:
-    """Times one load: make it before, call `read` first and `usage` when the model stands.
+    """Measures one load: create it before, call `read` first, and `usage` after the model is loaded.
 
     Args:
         paths: folder by role, as the backend gets it.
@@ -104,9 +104,9 @@ class LoadMeter:
         self._began = time.monotonic()
 
     def read(self) -> None:
-        """Read what is not in the page cache, if there is room for it in memory."""
+        """Read the files into the page cache if they are not in it and fit into memory."""
         began = time.monotonic()
-        with suppress(OSError):  # the backend reads the same files, and says what is wrong with them
+        with suppress(OSError):  # the backend reads the same files and reports the error better
             self._resident = resident_share(self._files)
             if self._resident is not None and self._resident < 1 and _available() > _LEAST_FREE * self._bytes:
                 for path in self._files:
@@ -115,7 +115,7 @@ class LoadMeter:
         self._began = time.monotonic()
 
     def usage(self) -> LoadUsage:
-        """What the load cost. Takes the peak of the GPU's memory too, if the backend uses torch on one."""
+        """Return the costs of the load, with the peak of GPU memory if the backend uses torch on a GPU."""
         return LoadUsage(
             checkpoint_bytes=self._bytes,
             cache_resident=self._resident,
@@ -141,7 +141,7 @@ def _available() -> float:
 
 
 def _gpu_memory() -> StageMemory | None:
-    """Peaks of this process so far, if it has a CUDA context. torch is never imported for it."""
+    """Return this process's peaks of GPU memory if it has a CUDA context. Never imports torch."""
     torch = sys.modules.get("torch")
     if torch is None or not torch.cuda.is_available() or not torch.cuda.is_initialized():
         return None

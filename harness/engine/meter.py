@@ -1,7 +1,7 @@
-"""Measures one generation inside the engine's process: seconds of steps, text encoder and VAE; memory by stage.
+"""Measure one generation in the engine's process: seconds of steps, text encoder and VAE; memory per stage.
 
-On CUDA a moment is an event on the stream, so nothing waits for the device while it works; the events are read once at
-the end. Elsewhere it is the host's clock. The pipeline's arithmetic is left as it is.
+On CUDA a time stamp is an event on the stream. The events are read once at the end, so that measuring never waits for
+the device. On other devices it is the host's clock. The pipeline's arithmetic is not changed.
 """
 
 from __future__ import annotations
@@ -18,15 +18,15 @@ from harness.records.perf import Stage, StageMemory, Usage
 
 EXPERTS = ("transformer", "transformer_2")
 Mark = Any
-"""A CUDA event, or seconds."""
+"""A CUDA event, or seconds of the host's clock."""
 
 
 class Meter:
     """Measures one generation of a diffusers pipeline.
 
     Args:
-        device: where the experts run.
-        ordinal: which generation of the engine this is.
+        device: device of the experts.
+        ordinal: number of this generation within the engine.
         attention: attention backend of the experts, for the record.
         emulated: whether products are emulated.
     """
@@ -48,8 +48,8 @@ class Meter:
     def watching(self, pipe: Any) -> Iterator[None]:
         """Hook text encoder, experts, scheduler and VAE while the context lasts.
 
-        Enter it after all other watchers: then its hooks stand nearest to the modules, and what the others do before
-        and after a call is no part of its time.
+        Enter it after all other watchers. Its hooks are then nearest to the modules, and the work that other watchers
+        do before and after a call is not counted.
         """
         if self._cuda:
             torch.cuda.synchronize()
@@ -91,7 +91,7 @@ class Meter:
             self._total = time.perf_counter() - self._began
 
     def usage(self) -> Usage:
-        """What was measured. Call it after the results of the generation were let go, as far as they are."""
+        """Return the measurements. Call this after the results of the generation were freed, as far as possible."""
         encoder, vae = (self._sum(self._spans[name]) for name in ("text_encoder", "vae"))
         compiled = _compilations()
         return Usage(
@@ -112,7 +112,7 @@ class Meter:
 
     @property
     def peak(self) -> int | None:
-        """Most bytes allocated on the GPU during the generation; ``None`` on a CPU."""
+        """Largest number of bytes allocated on the GPU during the generation; ``None`` on a CPU."""
         return max((one.allocated for one in self._memory), default=None)
 
     def _expert_begins(self, role: str) -> Any:
@@ -125,7 +125,7 @@ class Meter:
         return hook
 
     def _expert_ends(self, *_: Any) -> None:
-        if self._open is not None:  # the last pass of a step decides: guidance runs an expert twice
+        if self._open is not None:  # guidance runs an expert twice per step, so the last pass ends the step
             self._open = (self._open[0], self._now(), self._open[2])
 
     def _spanned(self, module: object, name: str) -> list[Any]:
@@ -143,7 +143,7 @@ class Meter:
         return [module.register_forward_pre_hook(begin), module.register_forward_hook(end, prepend=True)]
 
     def _enter(self, stage: Stage) -> None:
-        """Begin a stage: the peaks of the one before are taken."""
+        """Begin a stage, and take the memory peaks of the previous stage."""
         if stage != self._stage:
             self._close_stage()
             self._stage = stage
@@ -172,7 +172,7 @@ class Meter:
 
 
 def _compilations() -> int | None:
-    """Graphs that torch has compiled in this process; ``None`` if its compiler was never imported."""
+    """Return how many graphs torch compiled in this process; ``None`` if its compiler was never imported."""
     dynamo = sys.modules.get("torch._dynamo.utils")
     if dynamo is None:
         return None

@@ -1,4 +1,4 @@
-"""The parent's handle on one engine. Never imports torch: a broken device cannot break the parent."""
+"""The parent's handle on one engine, and the pool of engines. Imports no torch: a broken device cannot break it."""
 
 from __future__ import annotations
 
@@ -30,29 +30,29 @@ from harness.redaction import register, shapes
 R = TypeVar("R", bound=Record)
 OnProgress = Callable[[Progress], None]
 SILENCE_LIMIT_SECONDS = 300.0
-"""A worker beats once a second; a library that holds the interpreter lock may silence it long, so the limit is wide."""
+"""A worker sends a heartbeat per second. A library that holds the interpreter lock delays it, so the limit is wide."""
 CLOSE_SECONDS = 20.0
 WARM_BACKENDS = frozenset({"diffusers"})
-"""Backends whose imports take longer than a fork of a process that has made them."""
+"""Backends whose imports take longer than a fork of a process that has imported them."""
 
 
 class EngineOwner:
-    """One engine: a subprocess with exactly the case's environment, that has loaded one model.
+    """One engine: a subprocess with exactly the case's environment and one loaded model.
 
-    Every error but a refused request (``InvalidCaseError``) leaves the engine dead, with all its processes killed and
-    reaped; take a fresh one from the pool then.
+    Every error except a refused request (``InvalidCaseError``) leaves the engine dead, with all its processes killed
+    and reaped. Take a fresh engine from the pool then.
 
     Args:
         case: any case of the engine.
-        workdir: folder for the log and scratch files; made if absent.
+        workdir: folder for the log and scratch files; created if absent.
         device_env: variables that select the device, from the lease.
         resolved_paths: folder by role, ``model`` at least, see ``harness.engine.resolve``.
-        device: ``cpu``, ``cuda``, or ``auto``: cuda where the engine sees a device.
+        device: ``cpu``, ``cuda``, or ``auto``: cuda if the engine sees a device.
         runner: name that goes into the fingerprint.
-        allow_python_backend: accept ``module:Class`` as the backend (callers in Python only, never a case file).
-        silence_limit: seconds without heartbeat after which the worker is taken for frozen.
+        allow_python_backend: accept ``module:Class`` as the backend (Python callers only, never a case file).
+        silence_limit: seconds without heartbeat after which the worker counts as frozen.
         root: the repository's root, for backends that run programs there; ``None``: they run in ``workdir``.
-        starter: a warm process to fork the engine from; default: that of this process, for backends that it serves.
+        starter: a warm process to fork the engine from; default: this process's own, for backends that it serves.
     """
 
     def __init__(
@@ -89,11 +89,11 @@ class EngineOwner:
         self._fingerprint: Fingerprint | None = None
         self.start_record: EngineStart | None = None
         self.stamps: Stamps = {}
-        """The files that were there when the engine began to load them."""
+        """Stamps of the checkpoint files, taken just before the engine began to load them."""
 
     @property
     def alive(self) -> bool:
-        """Whether the engine stands and may be asked."""
+        """Return whether the engine runs, has loaded its model and takes requests."""
         return self._process is not None and self.start_record is not None and self._process.exit_code is None
 
     @property
@@ -106,14 +106,15 @@ class EngineOwner:
 
         Raises:
             InfraError: hang, crash, oom, device, protocol. The engine is dead.
-            CheckpointFaultError: the checkpoint cannot be loaded as what it says it is.
-            InvalidCaseError: the case asks for something the backend does not have.
+            CheckpointFaultError: the checkpoint cannot be loaded as its configuration declares it.
+            InvalidCaseError: the case requests a feature that the backend does not have.
         """
         if self._process is not None:
             raise RuntimeError("an engine is started once; take a fresh one")
         environment = engine_environment(self.case, self._device_env)
         self._kills_before = kernel_kills()
         self.hand_over(self.case, self._pictures)
+        # stamps before the load: a file that changes while the engine reads it is noticed afterwards
         self.stamps = stamps_of(self._paths)
         starter = self._starter
         if starter is None and self.case.backend in WARM_BACKENDS:
@@ -122,7 +123,7 @@ class EngineOwner:
         return self._load(on_progress)
 
     def reload(self, resolved_paths: Mapping[str, Path]) -> EngineStart:
-        """Load the model of other folders into the same process, in place of the one that it has.
+        """Load the model of other folders into the same process, replacing the present model.
 
         Raises:
             QuantgateError: as ``start``.
@@ -137,14 +138,14 @@ class EngineOwner:
         self._paths = {role: path.resolve() for role, path in folders.items()}
 
     def hand_over(self, case: Case, files: Mapping[str, Path]) -> None:
-        """Give the engine the pictures that ``case`` asks for.
+        """Copy the pictures of ``case`` into the engine's working folder.
 
         Args:
             case: a case of this engine.
             files: file by role, ``image`` and ``last_image``.
 
         Raises:
-            InvalidCaseError: a picture is not the one that the case was read with.
+            InvalidCaseError: a picture changed since the case was loaded.
         """
         pictures.hand_over(case, files, self._workdir)
 
@@ -169,8 +170,9 @@ class EngineOwner:
         """Run one case of this engine within its ``timeouts.generate``; the clip is written below ``out_dir``.
 
         Raises:
-            InvalidCaseError: the case is of another engine, or asks for what the model cannot do. The engine lives.
-            InfraError: hang, crash, oom, device, protocol; disk where files of the checkpoint changed meanwhile. The
+            InvalidCaseError: the case belongs to another engine, or requests a feature that the model lacks. The
+                engine lives.
+            InfraError: hang, crash, oom, device, protocol; ``disk`` if files of the checkpoint changed meanwhile. The
                 engine is dead.
         """
         if engine_key(case) != self.key:
@@ -185,7 +187,7 @@ class EngineOwner:
         return generation
 
     def fingerprint(self) -> Fingerprint:
-        """What the engine runs on. Asked once, then remembered."""
+        """Return the versions and device that the engine runs on. Requested once, then cached."""
         if self._fingerprint is None:
             params: dict[str, Json] = {"runner": self._runner, "device": self._device}
             self._fingerprint = self._parse(Fingerprint, self._ask("fingerprint", params, 120.0, None))
@@ -194,7 +196,7 @@ class EngineOwner:
     def call(
         self, method: str, params: dict[str, Json], deadline: float, on_progress: OnProgress | None = None
     ) -> Json:
-        """Call a further method of the backend, such as ``probe``.
+        """Call another method of the backend, such as ``probe``.
 
         Args:
             method: its name in ``Backend.methods``.
@@ -211,7 +213,7 @@ class EngineOwner:
         return data
 
     def _require_unchanged(self, where: str) -> None:
-        """What an engine says is said of the files that it loaded, as long as they are there."""
+        """Raise if the checkpoint files changed since the engine loaded them: its results describe other bytes."""
         try:
             require_unchanged(self.stamps, stamps_of(self._paths), where)
         except InfraError:
@@ -219,8 +221,8 @@ class EngineOwner:
             raise
 
     def _require_own_clip(self, out_dir: Path, name: str) -> None:
-        """Refuse a clip that is not a plain file in the folder that the engine was given: a link, or a path that leaves
-        the folder, would let a golden or any other file be judged in place of what was generated.
+        """Refuse a clip that is not a plain file in the engine's output folder. Through a link, or a path that leaves
+        the folder, a golden or any other file would be judged in place of the generated clip.
         """
         path = out_dir / name
         try:
@@ -238,7 +240,7 @@ class EngineOwner:
             )
 
     def log_tail(self, lines: int = 40) -> tuple[str, ...]:
-        """The last lines that the engine and its libraries printed, with passed-through values replaced by names."""
+        """Return the last lines that the engine and its libraries printed, with passed-through values redacted."""
         if self._process is not None:
             self._process.settle_log()
         return tail(self.log_path, lines, self._secrets)
@@ -246,7 +248,7 @@ class EngineOwner:
     def close(self) -> None:
         """Let the backend close, then end every process of the engine and reap it. Safe to call twice."""
         if self.alive:
-            # Whatever goes wrong here is overtaken by the end of the process.
+            # an error here does not matter: the process is ended next
             with contextlib.suppress(QuantgateError):
                 self._ask("close", {}, CLOSE_SECONDS, None)
         self._end()
@@ -282,6 +284,7 @@ class EngineOwner:
                 message = process.receive(deadline, self._silence_limit)
                 kind, data = message.get("event"), message.get("data")
                 if message.get("id") != number:
+                    # an answer to another request means that the two sides are out of step: end the engine
                     raise InfraError(
                         f"an answer to request {message.get('id')} while {number} is open", kind="protocol"
                     )
@@ -303,7 +306,7 @@ class EngineOwner:
             raise
 
     def _parse(self, kind: type[R], data: Json) -> R:
-        """A record from the worker; one that is not what it must be ends the engine."""
+        """Return a record from the worker's data. Invalid data ends the engine."""
         try:
             return kind.model_validate(data)
         except ValidationError as error:
@@ -316,7 +319,7 @@ class EngineOwner:
             ) from error
 
     def _told(self, error: InfraError, method: str, seconds: float, where: str) -> InfraError:
-        """The same error with what the parent knows: which method, how long, who killed it."""
+        """Return the error with facts that only the parent has: method, deadline, kill for memory by the kernel."""
         kind, what = error.kind, redact(error.what, self._secrets)
         if kind == "hang":
             what = f"{method} took longer than {seconds:g} s; {what}, and the engine was killed"
@@ -331,7 +334,7 @@ class EngineOwner:
         )
 
     def _clean(self, data: dict[str, Json]) -> dict[str, Json]:
-        """An error of the worker without secrets; its traceback goes to the log."""
+        """Return a worker's error without secrets; append its traceback to the log."""
         cleaned = redact_error(data, self._secrets)
         with self.log_path.open("a", encoding="utf-8") as log:
             log.write(shapes(str(cleaned.pop("traceback", ""))))
@@ -341,27 +344,27 @@ class EngineOwner:
         return f"read the engine's log: tail -n 60 {self.log_path}"
 
 
-# Engines by key: reused while they live, replaced when they died, few at a time.
+# Engines by key: reused while they live, replaced after they died, at most ``keep`` at a time.
 
 
 Resolve = Callable[[Case], Mapping[str, Path]]
 RuntimeEnvironment = Callable[[Case], Mapping[str, str]]
-"""Variables that tell an engine where the runtime of its case is; empty where the case names none."""
+"""Returns the variables that give an engine the place of its case's runtime; empty if the case names no runtime."""
 
 
 class EnginePool:
-    """Hands out started engines.
+    """Starts engines, and reuses them while they live.
 
     Args:
         workdir: folder for the engines' logs.
         device_env: variables that select the device.
-        resolve: gives the folder of every checkpoint of a case, by role.
+        resolve: returns the folder of every checkpoint of a case, by role.
         device: ``cpu``, ``cuda`` or ``auto``.
         runner: name that goes into fingerprints.
-        keep: how many engines may stand at once. One by default: a device that is full of one 14 B model has no room
-            for another; the engine that was used least recently makes room.
+        keep: how many engines may live at once. Default 1: a device that is full of one 14 B model has no room for
+            another. The least recently used engine is closed to make room.
         allow_python_backend, root: see ``EngineOwner``.
-        runtime_env: gives the variables that tell an engine where the runtime of its case is.
+        runtime_env: returns the variables that give an engine the place of its case's runtime.
     """
 
     def __init__(
@@ -384,17 +387,18 @@ class EnginePool:
         self._allow_python, self._root, self._runtime_env = allow_python_backend, root, runtime_env
         self._engines: dict[str, EngineOwner] = {}
         self.loads = 0
-        """How many engines were started: how often a model was loaded."""
+        """Number of started engines, that is of model loads."""
 
     def get(self, case: Case, on_progress: OnProgress | None = None) -> EngineOwner:
-        """The started engine of ``case``: the one that stands, or a fresh one.
+        """Return the started engine of ``case``: the living engine, or a fresh one.
 
-        One whose files are not on disk any more as it loaded them is ended: what is there now would be judged by it.
+        Close an engine whose checkpoint files changed on disk; otherwise stale weights would judge the new files.
 
         Raises:
             QuantgateError: as ``EngineOwner.start``; nothing is left running then.
         """
         key = engine_key(case)
+        # removed and inserted again below: the order of the dictionary is the order of last use
         engine = self._engines.pop(key, None)
         resolved = {role: path.resolve() for role, path in self._resolve(case).items()}
         paths, files = pictures.split(resolved)
@@ -421,14 +425,14 @@ class EnginePool:
         return engine
 
     def prepare(self, case: Case) -> None:
-        """Let a warm process make the backend's imports while the case is inspected. Nothing is waited for."""
+        """Start a warm process that makes the backend's imports while the case is inspected. Returns at once."""
         if case.backend in WARM_BACKENDS and engine_key(case) not in self._engines:
             device_env = {**self._device_env, **({"CUDA_VISIBLE_DEVICES": ""} if self._device == "cpu" else {})}
-            with contextlib.suppress(QuantgateError, OSError):  # whoever starts the engine says it
+            with contextlib.suppress(QuantgateError, OSError):  # the start of the engine reports the same error
                 SHARED.get(engine_environment(case, device_env))
 
     def discard(self, case: Case) -> None:
-        """Close the engine of ``case``, if one stands: the next ``get`` starts a fresh one."""
+        """Close the engine of ``case``, if it lives. The next ``get`` starts a fresh engine."""
         engine = self._engines.pop(engine_key(case), None)
         if engine is not None:
             engine.close()

@@ -1,7 +1,7 @@
-"""Pictures of a request on their way to the engine: copied beside its log under their sha256, and read from there.
+"""Hand a request's pictures to the engine: copy them beside its log under their sha256, and read them from there.
 
-One engine serves cases with other pictures, so that a picture is no part of what an engine loads. The copy is what was
-checked: what happens to the file afterwards moves nothing.
+One engine serves cases with different pictures, so a picture is not part of the engine's load. The checked copy is
+used, so that a later change of the original file has no effect.
 """
 
 from __future__ import annotations
@@ -21,17 +21,17 @@ if TYPE_CHECKING:
 
 ROLES = ("image", "last_image")
 FOLDER = "pictures"
-"""Below the engine's working folder."""
+"""Name of the folder below the engine's working folder."""
 
 
 def split(paths: Mapping[str, Path]) -> tuple[dict[str, Path], dict[str, Path]]:
-    """Paths of checkpoints, and paths of pictures, by role."""
+    """Split paths by role into checkpoint folders and picture files."""
     pictures = {role: Path(path) for role, path in paths.items() if role in ROLES}
     return {role: Path(path) for role, path in paths.items() if role not in ROLES}, pictures
 
 
 def hand_over(case: Case, pictures: Mapping[str, Path], workdir: Path) -> None:
-    """Copy the pictures of ``case`` to where its engine reads them.
+    """Copy the pictures of ``case`` to the place where its engine reads them.
 
     Args:
         case: the resolved case.
@@ -39,7 +39,7 @@ def hand_over(case: Case, pictures: Mapping[str, Path], workdir: Path) -> None:
         workdir: the engine's working folder.
 
     Raises:
-        InvalidCaseError: a file cannot be read, or is not the one that the case was read with.
+        InvalidCaseError: a file cannot be read, or changed since the case was loaded.
     """
     for role, image in case.sampling.images().items():
         if role not in pictures:
@@ -58,7 +58,9 @@ def hand_over(case: Case, pictures: Mapping[str, Path], workdir: Path) -> None:
 
 
 def place_of(case: Case, role: str, pictures: Mapping[str, Path], workdir: Path | None = None) -> Path | None:
-    """The file of one picture of ``case``: the copy in the engine's working folder, else what its load was given."""
+    """Return the file of one picture: the copy in the engine's working folder, else the file that its load was given.
+    ``None`` if there is neither, or if the case has no such picture.
+    """
     image = case.sampling.images().get(role)
     if image is None:
         return None
@@ -67,7 +69,7 @@ def place_of(case: Case, role: str, pictures: Mapping[str, Path], workdir: Path 
 
 
 def pictures_of(case: Case, pictures: Mapping[str, Path], workdir: Path | None = None) -> dict[str, Image]:
-    """The decoded pictures of ``case`` by role, RGB, of the video's size.
+    """Return the decoded pictures of ``case`` by role, RGB, in the size of the video.
 
     Args:
         case: the resolved case.
@@ -75,7 +77,7 @@ def pictures_of(case: Case, pictures: Mapping[str, Path], workdir: Path | None =
         workdir: the engine's working folder; by default the current one.
 
     Raises:
-        InvalidCaseError: one is absent, not the one that the case says, or cannot be decoded.
+        InvalidCaseError: a picture is missing, has another sha256 than the case states, or cannot be decoded.
     """
     found: dict[str, Image] = {}
     for role, image in case.sampling.images().items():

@@ -1,4 +1,4 @@
-"""The parent's side of an engine's process: start it with an exact environment, talk to it, end all of it."""
+"""The parent's side of an engine's process: start it with an exact environment, exchange messages, end all of it."""
 
 from __future__ import annotations
 
@@ -25,14 +25,14 @@ END_GRACE_SECONDS = 10.0
 
 
 class WorkerProcess:
-    """One guard, its supervisor, and one worker. Not for several threads at once.
+    """One guard, its supervisor, and one worker. Not thread-safe.
 
     Args:
         environment: the whole environment; nothing else is inherited.
         log: file that takes the standard streams of the worker and of everything it starts.
         folder: working directory.
         secrets: values that must not reach the log, by the name that is shown in their place.
-        starter: a warm process to fork the guard from; where it cannot, or ``None``, the guard is a program of its own.
+        starter: a warm process to fork the guard from; if ``None``, or if forking fails, the guard is a new program.
     """
 
     def __init__(
@@ -85,7 +85,7 @@ class WorkerProcess:
     def _forked(
         self, starter: Starter | None, environment: Mapping[str, str], folder: Path, descriptors: tuple[int, ...]
     ) -> Forked | None:
-        """The guard, forked; ``None`` where there is no starter, or it failed: then nothing that it made is left."""
+        """Return the forked guard; ``None`` without a usable starter or after a failed fork, whose rest is killed."""
         if starter is None or not starter.fits(environment):
             return None
         try:
@@ -98,20 +98,20 @@ class WorkerProcess:
             return None
 
     def _output(self, log: Path, secrets: Mapping[str, str]) -> IO[bytes]:
-        """What the engine's standard streams are: its log, or a pipe to whoever writes it without the secrets."""
+        """Return the file for the engine's standard streams: its log, or a pipe to the redacting log writer."""
         if not secrets:
             return log.open("ab")
         self._log = RedactedLog(log, secrets)
         return os.fdopen(self._log.writer, "wb")
 
     def settle_log(self) -> None:
-        """Have everything in the log that was said so far."""
+        """Write all output that has arrived so far to the log."""
         if self._log is not None:
             self._log.settle()
 
     @property
     def pid(self) -> int:
-        """Process id of the guard: leader of the session that everything of this engine runs in."""
+        """Process id of the guard, the leader of the session of all processes of this engine."""
         return self._process.pid
 
     def send(self, message: dict[str, Json]) -> None:
@@ -126,14 +126,14 @@ class WorkerProcess:
             raise InfraError("the engine's process is gone", kind="crash") from error
 
     def receive(self, deadline: float, silence_limit: float) -> dict[str, Json]:
-        """Wait for the next message that is no heartbeat.
+        """Wait for the next message that is no heartbeat, and return it.
 
         Args:
             deadline: on the clock of ``time.monotonic``.
-            silence_limit: seconds without any sign of life after which the worker is taken for frozen.
+            silence_limit: seconds without any output after which the worker counts as frozen.
 
         Raises:
-            InfraError: kind ``hang`` (deadline, or silence), ``crash`` (the process ended), ``protocol`` (nonsense).
+            InfraError: kind ``hang`` (deadline, or silence), ``crash`` (the process ended), ``protocol`` (no message).
         """
         heard = time.monotonic()
         while True:
@@ -163,7 +163,7 @@ class WorkerProcess:
 
     @property
     def exit_code(self) -> int | None:
-        """Exit status of the worker, 128 + signal where a signal ended it; ``None`` while it lives."""
+        """Exit status of the worker, 128 + signal if a signal ended it; ``None`` while it lives."""
         return self._process.poll()
 
     def end(self) -> None:
@@ -176,11 +176,11 @@ class WorkerProcess:
         while self._ours:
             os.close(self._ours.pop())
         guard = look(self._process.pid)
-        stopped = guard is not None and guard.state == "T"  # it would not see the signal
+        stopped = guard is not None and guard.state == "T"  # a stopped guard does not handle SIGTERM, so do not wait
         with contextlib.suppress(subprocess.TimeoutExpired):
             self._process.wait(0 if stopped else END_GRACE_SECONDS)
-        # Normally nothing is left. If guard and supervisor were killed or do not answer, what is left of the engine is
-        # known by its session, and by the marker in its environment where it made a session of its own.
+        # Normally nothing is left. If guard and supervisor were killed or do not react, find the engine's processes by
+        # their session, or by the marker in their environment if they made a session of their own.
         if self._process.poll() is None:
             self._process.kill()
         deadline = time.monotonic() + END_GRACE_SECONDS
@@ -197,7 +197,7 @@ class WorkerProcess:
 
 
 def describe_exit(code: int | None) -> str:
-    """An exit status in words."""
+    """Return an exit status in words."""
     if code is None:
         return "still ending"
     number = -code if code < 0 else code - 128

@@ -1,7 +1,7 @@
-"""The second, instrumented generation of a slow case: which blocks take how long, and how often the host waits.
+"""A second, instrumented generation of a slow case: seconds per block, and how often the host waits for the device.
 
-Offered by a backend as the method ``perf_profile``. Its times are slower than a plain run's, so they are compared only
-with each other: blocks of one expert are built alike and take equally long, so that a slow one stands out.
+A backend offers it as the method ``perf_profile``. Its times are longer than those of a plain run, so they are compared
+only with each other: blocks of one expert are built alike and take equally long, so a slow block is an outlier.
 """
 
 from __future__ import annotations
@@ -21,13 +21,13 @@ from harness.records.perf import PROFILE_METHOD, BlockTime, Profile
 
 _WAITS = ("cudaStreamSynchronize", "cudaDeviceSynchronize", "cudaEventSynchronize")
 _SCALAR = "aten::_local_scalar_dense"
-"""Reading one value on the host, which waits for the device if it lies there."""
+"""Reads one value on the host, which waits for the device if the value is there."""
 _TOP = 5
 _PROFILED_STEPS = 2
 
 
 class Host(Protocol):
-    """What a backend must offer to be profiled."""
+    """Interface that a backend needs to be profiled."""
 
     @property
     def experts(self) -> dict[str, torch.nn.Module]:
@@ -38,11 +38,11 @@ class Host(Protocol):
         """Device and dtype of the transformers."""
 
     def denoise(self, case: Case) -> Any:
-        """Run a case up to its last latents."""
+        """Run a case up to its last latents, without decoding."""
 
 
 def profile_methods(host: Host) -> Mapping[str, Any]:
-    """The method that `Backend.methods` offers."""
+    """Return the profiling method, for `Backend.methods`."""
 
     def call(params: dict[str, Json], _emit: Any) -> Json:
         return profile(host, Case.model_validate(params["case"])).model_dump(mode="json")
@@ -51,7 +51,7 @@ def profile_methods(host: Host) -> Mapping[str, Any]:
 
 
 def profile(host: Host, case: Case) -> Profile:
-    """Generate twice: with the blocks timed, and, for a few steps, with every kernel counted."""
+    """Generate twice: once with timed blocks, and once, for a few steps, with every kernel counted."""
     cuda = host.compute[0].type == "cuda"
     with timed_blocks(host.experts, cuda=cuda) as times:
         host.denoise(case)
@@ -72,7 +72,7 @@ def timed_blocks(experts: Mapping[str, torch.nn.Module], *, cuda: bool) -> Itera
     """Time every transformer block while the context lasts.
 
     Yields:
-        A function that gives the median seconds by block, to be called afterwards.
+        A function that returns the median seconds by block; call it afterwards.
     """
     spans: dict[str, list[tuple[Any, Any]]] = {}
     handles = []

@@ -1,9 +1,9 @@
-"""What the two ends of an engine say to each other: JSON lines on two pipes of their own.
+"""Messages between the two ends of an engine: JSON lines on two dedicated pipes.
 
-Parent to worker, one request a line: ``{"id": 3, "method": "generate", "params": {...}}``.
+Parent to worker, one request per line: ``{"id": 3, "method": "generate", "params": {...}}``.
 Worker to parent, events: ``{"id": 3, "event": "progress" | "result" | "error", "data": {...}}`` and, without an id,
 ``{"event": "heartbeat"}``. Exactly one ``result`` or ``error`` ends a request. The worker's standard streams belong
-to libraries and go to the log; they can say what they like.
+to libraries and go to the log, so that their output cannot disturb the protocol.
 """
 
 from __future__ import annotations
@@ -18,11 +18,11 @@ from harness.reading import UnreadableError, parse_object
 from harness.records.base import Json
 
 LINE_LIMIT = 64 * 1024 * 1024
-"""Most bytes of one message. A generation with 1000 steps and 800 receipts is below 5 MB."""
+"""Largest message in bytes. A generation with 1000 steps and 800 receipts is below 5 MB."""
 
 
 class LineBuffer:
-    """Turns chunks of bytes into messages."""
+    """Splits chunks of bytes into messages."""
 
     def __init__(self, limit: int = LINE_LIMIT) -> None:
         self._limit = limit
@@ -46,7 +46,7 @@ class LineBuffer:
 
 
 def parse(line: bytes) -> dict[str, Json]:
-    """One message from one line.
+    """Parse one line as a message.
 
     Raises:
         InfraError: kind ``protocol``: the line is no JSON object.
@@ -54,12 +54,12 @@ def parse(line: bytes) -> dict[str, Json]:
     try:
         return parse_object(line, "a message of the engine", finite=False)
     except UnreadableError as error:
-        # the line is not quoted: it may hold what the engine was passed
+        # do not quote the line: it may hold secrets that were passed to the engine
         raise InfraError(f"a message of {len(line)} bytes is not JSON: {error.what}", kind="protocol") from None
 
 
 def encode(message: dict[str, Json]) -> bytes:
-    """One message as one line.
+    """Return a message as one line.
 
     Raises:
         InfraError: kind ``protocol``: the message does not fit into one line of ``LINE_LIMIT`` bytes.
@@ -71,7 +71,7 @@ def encode(message: dict[str, Json]) -> bytes:
 
 
 class Writer:
-    """Writes whole lines to a file descriptor; threads of one process may share it."""
+    """Writes whole lines to a file descriptor. Thread-safe."""
 
     def __init__(self, descriptor: int) -> None:
         self._descriptor = descriptor

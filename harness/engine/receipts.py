@@ -1,4 +1,4 @@
-"""Receipts: written where the multiplication happens, from what was multiplied."""
+"""Receipts: records of each multiplication, written at its place by the module that multiplies."""
 
 from __future__ import annotations
 
@@ -23,11 +23,11 @@ class ReceiptBook:
         self._calls: Counter[tuple[str, str, str, str, str, str]] = Counter()
 
     def write(self, expert: str, module: str, form: str, kernel: str, note: str = "", fallback: str = "") -> None:
-        """One call. Called from inside a forward only."""
+        """Count one call. Call this only from inside a forward."""
         self._calls[expert, module, form, kernel, note, fallback] += 1
 
     def receipts(self) -> Receipts:
-        """Everything written so far, in a stable order."""
+        """Return all receipts written so far, in a stable order."""
         return Receipts(
             modules=tuple(
                 ModuleReceipt(
@@ -46,9 +46,9 @@ class ReceiptBook:
 
 @contextmanager
 def keep_receipts(experts: dict[str, torch.nn.Module]) -> Iterator[ReceiptBook]:
-    """Have every Linear of ``experts`` write its receipts while the context lasts.
+    """Make every Linear of ``experts`` write its receipts while the context lasts.
 
-    The modules are looked up anew each time: a Linear that was replaced since the load is seen as what it is now.
+    The modules are looked up each time, so that a Linear that was replaced after the load is recorded as it is now.
 
     Args:
         experts: module by expert name.

@@ -1,4 +1,4 @@
-"""From a checkpoint's name to a folder on this machine. The only place where the pipeline may reach the network."""
+"""Find or download the folders of checkpoints. The only place at which a run may use the network."""
 
 from __future__ import annotations
 
@@ -14,10 +14,10 @@ ENGINE_ROLES = ("model", "transformer", "transformer_2")
 
 
 def resolve_checkpoint(reference: CheckpointRef, root: Path, *, where: str = "") -> Path:
-    """The folder of one checkpoint, downloaded at its pinned commit where it is on the hub and not cached.
+    """Return the folder of one checkpoint; download it at its pinned commit if it is on the hub and not cached.
 
     Args:
-        reference: what the case names.
+        reference: the case's reference to the checkpoint.
         root: the repository's root: ``./`` paths are relative to it.
         where: shown in errors.
 
@@ -56,7 +56,7 @@ def resolve_checkpoint(reference: CheckpointRef, root: Path, *, where: str = "")
 
 
 def resolve_image(image: ImageRef, root: Path, *, where: str = "") -> Path:
-    """The file of one picture, downloaded at its pinned commit where it is on the hub and not cached.
+    """Return the file of one picture; download it at its pinned commit if it is on the hub and not cached.
 
     Args:
         image: the picture.
@@ -96,15 +96,15 @@ def _shown(folder: Path, root: Path) -> str:
 
 
 def hub_is_offline() -> bool:
-    """Whether the environment forbids the hub, as huggingface_hub reads it."""
+    """Return whether the environment forbids the hub, by huggingface_hub's rule for ``HF_HUB_OFFLINE``."""
     return os.environ.get("HF_HUB_OFFLINE", "").upper() in {"1", "ON", "YES", "TRUE"}
 
 
 def resolve_cached(reference: CheckpointRef) -> Path:
-    """The folder of a hub checkpoint in the local cache, without asking the hub.
+    """Return the folder of a hub checkpoint in the local cache, without a request to the hub.
 
     Raises:
-        FileNotFoundError: it is not there, or not whole.
+        FileNotFoundError: the checkpoint is not in the cache, or not complete.
     """
     from huggingface_hub import snapshot_download
     from huggingface_hub.errors import LocalEntryNotFoundError
@@ -116,10 +116,10 @@ def resolve_cached(reference: CheckpointRef) -> Path:
 
 
 def resolve_case(case: Case, root: Path) -> dict[str, Path]:
-    """Path by role of everything that the engine of ``case`` is given.
+    """Return all paths that the engine of ``case`` gets, by role.
 
-    Folders of what it loads (the ``base`` anchor is not among them), and the files of the pictures of the request:
-    ``image``, ``last_image``.
+    These are the folders of the checkpoints that it loads (without the ``base`` anchor), and the files of the
+    request's pictures: ``image``, ``last_image``.
     """
     pictures = {field: resolve_image(image, root, where=case.id) for field, image in case.sampling.images().items()}
     return pictures | {

@@ -1,4 +1,4 @@
-"""Keeps values of passed-through environment variables out of everything that is shown or kept."""
+"""Remove the values of passed-through environment variables from logs, records and errors of an engine."""
 
 from __future__ import annotations
 
@@ -18,11 +18,11 @@ from harness.redaction import Redactor
 
 SHORTEST_SECRET = 6
 TAIL_BYTES = 256 << 10
-"""Most bytes that are read from the end of a log."""
+"""Number of bytes that are read from the end of a log."""
 CUT_BYTES = 16 << 10
-"""Bytes after the cut that are left out where a log has no newline: the longest secret that could lie across it."""
+"""Bytes after the cut that are dropped if they hold no newline: longer than a secret that could lie across it."""
 LINE_CHARACTERS = 2000
-"""Most characters of one line of a log that a record keeps."""
+"""Number of characters that a record keeps of one log line."""
 NOT_SECRET = frozenset(
     {
         *RULES,
@@ -38,9 +38,10 @@ NOT_SECRET = frozenset(
         "disabled",
     }
 )
-"""Words of the program's own: replaced, a report would no longer say what happened, and guessing one takes one try."""
+"""The program's own words. Replacing them would make reports unreadable, and they are guessed in one try anyway."""
 
 
+# values of these keys are fixed codes of the program, so they are not searched for secrets
 _MACHINE = {
     "kind": KINDS,
     "code": CAUSES,
@@ -49,25 +50,26 @@ _MACHINE = {
 
 
 def worth_hiding(value: str) -> bool:
-    """Whether ``value`` may be a secret.
+    """Return whether ``value`` may be a secret.
 
-    A switch (``1``, ``true``, ``crash``) is none: it is in every other line by chance, and replacing it there makes the
-    line wrong and the value plain. What is shorter than six characters keeps nobody out.
+    A switch (``1``, ``true``, ``crash``) is no secret: it occurs in other lines by chance, and replacing it there
+    falsifies the line and reveals the value. A value shorter than six characters protects nothing.
     """
     return len(value) >= SHORTEST_SECRET and value.lower() not in NOT_SECRET
 
 
 def redact(text: str, secrets: Mapping[str, str]) -> str:
-    """``text`` with every secret's value replaced by ``<NAME>``, in every form that `harness.redaction` knows, longer
-    ones first, as one may hold another."""
+    """Return ``text`` with every secret's value replaced by ``<NAME>``, in every form that `harness.redaction`
+    recognizes; longer forms first, because a form may contain another.
+    """
     return Redactor({value: f"<{name}>" for name, value in secrets.items()}, {}).values(text)
 
 
 def redact_answer(data: Json, secrets: Mapping[str, str]) -> Json:
-    """An engine's answer without secrets: receipts and fingerprints go into records, goldens and reports.
+    """Return an engine's answer without secrets, since receipts and fingerprints go into records and reports.
 
-    Only the passed values are replaced here: what else looks like a secret is redacted where records are written, so
-    that numbers, paths and digests of a healthy answer stay what they are.
+    Only the passed-through values are replaced here. Other text that looks like a secret is redacted when a record is
+    written, so that numbers, paths and digests of a healthy answer stay unchanged until then.
     """
     redactor = Redactor({value: f"<{name}>" for name, value in secrets.items()}, {})
 
@@ -82,7 +84,7 @@ def redact_answer(data: Json, secrets: Mapping[str, str]) -> Json:
 
 
 def redact_error(data: Mapping[str, Json], secrets: Mapping[str, str]) -> dict[str, Json]:
-    """An error of a worker, see ``failures.describe``, without secrets; a code of ours is no text to look in."""
+    """Redact a worker error (from ``failures.describe``). Known codes (``kind``, ``code``, ``type``) are left as is."""
     return {
         key: redact(value, secrets) if isinstance(value, str) and value not in _MACHINE.get(key, ()) else value
         for key, value in data.items()
@@ -90,7 +92,7 @@ def redact_error(data: Mapping[str, Json], secrets: Mapping[str, str]) -> dict[s
 
 
 class StreamRedactor:
-    """``redact`` for bytes that come in pieces: what may become a secret is held back until it did or did not.
+    """Streaming ``redact``. Bytes that could be the start of a secret are buffered until the next chunk decides.
 
     Args:
         secrets: values that are not empty, by the name that is shown in their place.
@@ -103,11 +105,11 @@ class StreamRedactor:
         self._held = b""
 
     def feed(self, chunk: bytes) -> bytes:
-        """What can be shown once ``chunk`` came too."""
+        """Add ``chunk`` and return the bytes that can be shown now."""
         data, shown, at = self._held + chunk, bytearray(), 0
         hold = self._begun(data, at)
         for match in self._pattern.finditer(data):
-            if match.start() >= hold:  # a longer value may begin here
+            if match.start() >= hold:  # a longer value may begin here, so wait for the next chunk
                 break
             shown += data[at : match.start()] + self._names[match.group()]
             at = match.end()
@@ -118,13 +120,13 @@ class StreamRedactor:
         return bytes(shown)
 
     def finish(self) -> bytes:
-        """What is left at the end. The beginning of a value is no less secret than all of it."""
+        """Return the rest at the end of the stream. The beginning of a value is replaced like the whole value."""
         name = next((name for value, name in self._names.items() if self._held and value.startswith(self._held)), b"")
         self._held = b""
         return name
 
     def _begun(self, data: bytes, at: int) -> int:
-        """Where, from ``at`` on, the earliest value begins that the data's end cuts off; the end where none does."""
+        """Return the offset, from ``at`` on, at which the earliest value cut off by the end begins; else the length."""
         longest = max(
             (
                 size
@@ -138,9 +140,9 @@ class StreamRedactor:
 
 
 def tail(path: Path, lines: int, secrets: Mapping[str, str]) -> tuple[str, ...]:
-    """The last ``lines`` lines of a log, redacted; empty where there is no log.
+    """Return the last ``lines`` lines of a log, redacted; empty if there is no log.
 
-    However long the log or one of its lines is, ``TAIL_BYTES`` are read and ``LINE_CHARACTERS`` of a line are kept.
+    At most ``TAIL_BYTES`` of the log are read and ``LINE_CHARACTERS`` of a line are kept.
     """
     if not path.is_file():
         return ()
@@ -148,7 +150,7 @@ def tail(path: Path, lines: int, secrets: Mapping[str, str]) -> tuple[str, ...]:
         size = handle.seek(0, os.SEEK_END)
         handle.seek(max(0, size - TAIL_BYTES))
         data = handle.read(TAIL_BYTES)
-    if size > TAIL_BYTES:  # what the cut left of a line may be half a secret, which nobody would recognise
+    if size > TAIL_BYTES:  # the first, cut line may hold half a secret, which the redactor cannot recognize
         newline = data.find(b"\n", 0, CUT_BYTES)
         data = data[newline + 1 if newline >= 0 else CUT_BYTES :]
     text = Redactor({value: f"<{name}>" for name, value in secrets.items()}).text(data.decode(errors="replace"))
@@ -161,7 +163,7 @@ def _capped(line: str) -> str:
     return f"{line[:LINE_CHARACTERS]}… ({len(line) - LINE_CHARACTERS} more characters)"
 
 
-# The log of an engine that was given secrets: its output passes through the parent, which writes it without them.
+# The log of an engine with secrets: its output goes through a pipe to the parent, which redacts and writes it.
 
 
 CHUNK = 1 << 16
@@ -169,7 +171,7 @@ END_SECONDS = 5.0
 
 
 class RedactedLog:
-    """Reads a pipe in a thread of its own and appends to a file.
+    """Reads a pipe in its own thread and appends the redacted bytes to a file.
 
     Args:
         path: the file.
@@ -179,7 +181,7 @@ class RedactedLog:
     def __init__(self, path: Path, secrets: Mapping[str, str]) -> None:
         self._file = path.open("ab", buffering=0)
         self._read, self.writer = os.pipe()
-        """``writer`` is for the engine; who started it closes it."""
+        """``writer`` is the engine's end of the pipe; the starter of the engine closes it."""
         self._redactor = StreamRedactor(secrets)
         self._lock = threading.Lock()
         self._ended = False
@@ -187,12 +189,12 @@ class RedactedLog:
         self._thread.start()
 
     def settle(self) -> None:
-        """Write what the engine has said so far."""
+        """Write all output that has arrived so far."""
         while self._take():
             pass
 
     def close(self) -> None:
-        """Wait for the end of the output, which is there once every process of the engine is gone."""
+        """Wait (``END_SECONDS``) for the end of the output, which comes when every process of the engine is gone."""
         self._thread.join(END_SECONDS)
 
     def _pump(self) -> None:
@@ -205,7 +207,7 @@ class RedactedLog:
             os.close(self._read)
 
     def _take(self) -> bytes | None:
-        """Write one chunk: ``None`` where nothing is there yet, nothing at the end."""
+        """Write one chunk and return it: ``None`` if nothing is there yet, empty bytes at the end."""
         with self._lock:
             if self._ended or not select.select([self._read], [], [], 0)[0]:
                 return None
@@ -214,7 +216,7 @@ class RedactedLog:
             return chunk
 
     def _write(self, data: bytes) -> None:
-        # A full disk loses lines of the log; not reading on would block the engine.
+        # a full disk loses log lines; to stop reading would fill the pipe and block the engine
         with contextlib.suppress(OSError):
             while data:
                 data = data[self._file.write(data) or 0 :]

@@ -1,4 +1,4 @@
-"""Seeded random projections: 64 numbers that stand for a tensor of any size.
+"""Seeded random projections: 64 numbers that represent a tensor of any size.
 
 Entry j is ``sqrt(64) * sum_i s_i x_i`` over all i with ``i % 64 == j``, with signs ``s_i`` from a fixed hash of the
 position. So the expectation of the mean of squared entries is ``||x||^2``, and the squared distance of two sketches
@@ -30,9 +30,9 @@ def _signs(count: int, device: torch.device) -> torch.Tensor:
 
 
 def sketch(x: torch.Tensor) -> tuple[float, ...]:
-    """The 64 projections of ``x``, summed in float64 and rounded to 7 digits.
+    """Return the 64 projections of ``x``, summed in float64 and rounded to 7 digits.
 
-    The result does not depend on the device but for the rounding of the sums.
+    The result depends on the device only through the rounding of the sums.
     """
     flat = x.detach().reshape(-1)
     count = -(-flat.numel() // WIDTH) * WIDTH

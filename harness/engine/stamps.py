@@ -1,4 +1,4 @@
-"""Which files lie in a folder, without reading them: enough to see that one was replaced, written or renamed."""
+"""Stamps of the files in a folder: enough to notice a replaced, written or renamed file without reading it."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ _SHOWN = 3
 
 
 class Stamp(NamedTuple):
-    """One file. The change time is the kernel's: nobody can set it back, as they can the modification time."""
+    """One file. The kernel sets the change time (ctime), so that it cannot be set back like the modification time."""
 
     path: str
     size: int
@@ -25,21 +25,22 @@ class Stamp(NamedTuple):
 
 
 Stamps = dict[str, tuple[Stamp, ...]]
-"""Stamps by the folder that they are of."""
+"""Stamps by role and folder."""
 
 
 def stamps_of(paths: Mapping[str, Path]) -> Stamps:
-    """The stamps of every folder, by role and path: another folder in the same role is another answer.
+    """Return the stamps of every folder, by role and path, so that another folder in the same role counts as a change.
 
-    Pictures of a request are left out: an engine reads a copy of them, under their sha256.
+    Pictures are left out: an engine reads a copy of them, under their sha256.
     """
     folders, _ = split(paths)
     return {f"{role}={path}": stamps(path) for role, path in sorted(folders.items())}
 
 
 def stamps(folder: Path) -> tuple[Stamp, ...]:
-    """Every file below ``folder``, sorted. As the checkpoint's reader lists them: links are followed, also to folders,
-    and folders whose name begins with a dot are passed over. A link back to a folder above itself ends there.
+    """Return the stamps of every file below ``folder``, sorted. Lists files as the checkpoint's reader does: links are
+    followed, also to folders, and folders whose name begins with a dot are skipped. A link to a folder above itself is
+    not followed.
     """
     found: list[Stamp] = []
     _walk(folder, frozenset(), found)
@@ -62,13 +63,13 @@ def _walk(folder: Path, above: frozenset[tuple[int, int]], found: list[Stamp]) -
                     _walk(Path(entry.path), above | {key}, found)
                 continue
             state = Path(entry.path).stat()
-        except OSError:  # a dangling link, or a file that went away: not there
+        except OSError:  # a dangling link, or a file that was just deleted, counts as absent
             continue
         found.append(Stamp(entry.path, state.st_size, state.st_mtime_ns, state.st_ctime_ns, state.st_ino, state.st_dev))
 
 
 def changed_files(before: Stamps, after: Stamps) -> tuple[str, ...]:
-    """Paths of files that are not what they were, came, or went; folders where another folder is named."""
+    """Return the paths of changed, added and removed files; of folders if the roles name different folders."""
     if before.keys() != after.keys():
         return tuple(sorted(before.keys() ^ after.keys()))
     different = [set(before[name]) ^ set(after[name]) for name in before]
@@ -76,10 +77,10 @@ def changed_files(before: Stamps, after: Stamps) -> tuple[str, ...]:
 
 
 def require_unchanged(before: Stamps, after: Stamps, where: str) -> None:
-    """Refuse evidence about files that changed while it was gathered.
+    """Refuse evidence about files that changed while it was collected.
 
     Raises:
-        InfraError: kind ``disk``: files of the checkpoint are not what they were.
+        InfraError: kind ``disk``: files of the checkpoint changed.
     """
     changed = changed_files(before, after)
     if changed:

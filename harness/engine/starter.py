@@ -1,10 +1,10 @@
-"""A warm process from which engines are forked: what every engine imports is imported once, not once an engine.
+"""A warm process from which engines are forked, so that the common imports are made once instead of once per engine.
 
-It is used where an engine's environment allows it. Some variables count before the first import (thread counts, the
-instruction set, where the hub's files lie); an engine in which one of them has another value than in the starter is a
-process of its own, as is every engine whose backend imports nothing heavy. The record of a load says which it was.
+It is used if an engine's environment allows it. Some variables count before the first import (thread counts, the
+instruction set, the place of the hub's files). An engine in which such a variable differs from the starter's is started
+as a new program, as is every engine whose backend imports nothing heavy. The record of a load names the way.
 
-The starter holds no lease and no GPU. It ends with its owner; what it forked ends with it.
+The starter holds no lease and no GPU. It ends with its owner, and its forks end with it.
 """
 
 from __future__ import annotations
@@ -26,28 +26,28 @@ from typing import Any
 from harness.machine.processes import MARKER, kill, look, new_marker
 
 LATE = frozenset({"CUDA_VISIBLE_DEVICES", "CUDA_DEVICE_ORDER", "CUBLAS_WORKSPACE_CONFIG", MARKER})
-"""Variables that nothing reads before an engine first uses its device: CUDA reads the first two when it is initialized,
+"""Variables that are read only when an engine first uses its device: CUDA reads the first two when it is initialized,
 cuBLAS the third when its first handle is made."""
 MODULES = (
     "harness.engine.backends.needs",  # first: it hides packages that diffusers would pull in
     "harness.engine.backends.diffusers_backend",
     "harness.engine.fingerprint",
 )
-"""What the starter imports: everything that the ``diffusers`` backend needs."""
+"""Modules that the starter imports: everything that the ``diffusers`` backend needs."""
 READY_SECONDS = 180.0
-"""How long a fork waits for the starter's imports; then the engine is a process of its own."""
+"""How many seconds a fork waits for the starter's imports; after that the engine is started as a new program."""
 ANSWER_SECONDS = 20.0
 MESSAGE_LIMIT = 1 << 16
 SWITCH = "QUANTGATE_STARTER"
-"""``0`` in the caller's environment: every engine is a process of its own."""
+"""``0`` in the caller's environment turns the starter off: every engine is started as a new program."""
 
 
 class StarterError(Exception):
-    """The starter is gone, does not answer, or must not be forked."""
+    """The starter is gone, does not reply, or must not be forked."""
 
 
 class Forked:
-    """The guard of a forked engine: what ``subprocess.Popen`` is for one that was started."""
+    """The guard of a forked engine, with the interface of ``subprocess.Popen`` that ``WorkerProcess`` uses."""
 
     def __init__(self, pid: int, status: int) -> None:
         self.pid = pid
@@ -56,14 +56,14 @@ class Forked:
         self._started = look(pid)
 
     def poll(self) -> int | None:
-        """Exit status, negative where a signal ended it; ``None`` while it lives."""
+        """Return the exit status, negative if a signal ended the guard; ``None`` while it lives."""
         return self._end(0.0)
 
     def wait(self, timeout: float | None = None) -> int:
         """Wait for the exit status.
 
         Raises:
-            subprocess.TimeoutExpired: it lives still.
+            subprocess.TimeoutExpired: the guard still lives.
         """
         code = self._end(timeout)
         if code is None:
@@ -76,12 +76,12 @@ class Forked:
             if readable:
                 text = os.read(self._status, 64)
                 os.close(self._status)
-                # a starter that was killed says nothing of its forks, which end then
+                # a killed starter cannot report the status of its forks; they are killed with it
                 self.returncode = int(text) if text else -signal.SIGKILL
         return self.returncode
 
     def send_signal(self, number: int) -> None:
-        """Send a signal to the guard, and to no other process that got its number."""
+        """Send a signal to the guard, and never to another process that got its process id."""
         if self.returncode is not None:
             return
         with contextlib.suppress(ProcessLookupError):
@@ -94,7 +94,7 @@ class Forked:
                 os.close(handle)
 
     def kill(self) -> None:
-        """SIGKILL."""
+        """Send SIGKILL to the guard."""
         self.send_signal(signal.SIGKILL)
 
 
@@ -102,8 +102,8 @@ class Starter:
     """One warm process.
 
     Args:
-        environment: of the engines to come; ``LATE`` is left out.
-        modules: what is imported.
+        environment: environment of the later engines; ``LATE`` is removed.
+        modules: names of the modules to import.
     """
 
     def __init__(self, environment: Mapping[str, str], modules: Sequence[str] = MODULES) -> None:
@@ -122,15 +122,15 @@ class Starter:
             )
         self._control = ours
         self.why = ""
-        """Why nothing can be forked from it."""
+        """Reason why the starter cannot be forked; empty if it can."""
 
     @property
     def pid(self) -> int:
-        """Its process id."""
+        """Process id of the starter."""
         return self._process.pid
 
     def fits(self, environment: Mapping[str, str]) -> bool:
-        """Whether an engine with this environment may be forked from it."""
+        """Return whether an engine with this environment may be forked from this starter."""
         return not self.why and early(environment) == self._environment
 
     def fork(
@@ -139,13 +139,13 @@ class Starter:
         """Fork the guard of one engine, and leave the descriptors open here.
 
         Args:
-            environment: the engine's whole environment, its marker among it.
+            environment: the engine's whole environment, including its marker.
             folder: working directory.
             descriptors: requests (read end), events (write end), life (read end), output.
-            seconds: how long the starter's imports are waited for.
+            seconds: how long to wait for the starter's imports.
 
         Raises:
-            StarterError: it cannot be done. No process was made then, and the starter is ended.
+            StarterError: the fork failed. No process was created then, and the starter is ended.
         """
         status_read, status_write = os.pipe()
         try:
@@ -182,7 +182,7 @@ class Starter:
         return message
 
     def end(self) -> None:
-        """End it, and with it what was forked from it. Safe to call twice."""
+        """End the starter, and with it its forks. Safe to call twice."""
         self._control.close()
         self.why = self.why or "it was ended"
         try:
@@ -195,22 +195,22 @@ class Starter:
 
 
 def early(environment: Mapping[str, str]) -> dict[str, str]:
-    """The variables that may be read while modules are imported."""
+    """Return the variables that may be read while modules are imported."""
     return {name: value for name, value in environment.items() if name not in LATE}
 
 
 class _Shared:
-    """The starter of this process: made when an engine first wants one, of that engine's environment."""
+    """The starter of this process, created for the environment of the first engine that requests it."""
 
     def __init__(self) -> None:
         self._starter: Starter | None = None
         self._owner = 0
 
     def get(self, environment: Mapping[str, str]) -> Starter | None:
-        """The starter, if an engine with this environment may be forked from it."""
+        """Return the starter if an engine with this environment may be forked from it, else ``None``."""
         if not usable(os.environ):
             return None
-        if self._owner != os.getpid():  # none yet, or this process is a fork of the one that has it
+        if self._owner != os.getpid():  # no starter yet, or this process is a fork of the starter's owner
             self._owner, self._starter = os.getpid(), None
         if self._starter is None:
             self._starter = Starter(environment)
@@ -218,16 +218,16 @@ class _Shared:
         return self._starter if self._starter.fits(environment) else None
 
     def end(self) -> None:
-        """End it; the next ``get`` makes another one."""
+        """End the starter. The next ``get`` creates a new one."""
         if self._starter is not None and self._owner == os.getpid():
             self._starter.end()
         self._starter = None
 
 
 SHARED = _Shared()
-"""For all engines of this process."""
+"""The starter for all engines of this process."""
 
 
 def usable(caller: Mapping[str, str]) -> bool:
-    """Whether engines are forked here at all: on Linux, unless ``QUANTGATE_STARTER=0`` is set."""
+    """Return whether engines may be forked at all: on Linux, unless ``QUANTGATE_STARTER=0`` is set."""
     return sys.platform == "linux" and caller.get(SWITCH) != "0"

@@ -1,18 +1,18 @@
-"""Two small processes between the parent and the worker: they make sure that nothing of an engine outlives it.
+"""Two small processes between the parent and the worker. They make sure that no process of an engine outlives it.
 
 ::
 
     pytest ── guard ── supervisor ── worker ── whatever the backend starts
 
-Guard and supervisor are both the reaper of everything below them (``PR_SET_CHILD_SUBREAPER``), also of processes that
-left the worker's group or session. Each of them ends, and takes all of that with it, when its child ends, when it gets
-SIGTERM, and when the *life pipe* closes because the parent closed it or died in any way. There are two, so that each
-can look after the other: a supervisor that is killed or stopped (SIGSTOP) is seen by the guard, a guard by the
-supervisor. Neither ever imports a library that could hang or hold the interpreter lock.
+Guard and supervisor both reap everything below them (``PR_SET_CHILD_SUBREAPER``), also processes that left the
+worker's group or session. Each ends, and kills everything below it, when its child ends, when it gets SIGTERM, and
+when the *life pipe* closes because the parent closed it or died in any way. There are two, so that each can watch the
+other: the guard notices a supervisor that is killed or stopped (SIGSTOP), and the supervisor notices such a guard.
+Neither ever imports a library that could hang or hold the interpreter lock.
 
-If both are killed in the same instant, the kernel ends the worker (``PR_SET_PDEATHSIG``), and the parent ends what is
-left by the marker in its environment (``harness.machine.processes``); so does the next engine, if the parent died too.
-Outside of Linux there is neither reaper nor death signal: there only the worker's process group is ended.
+If both are killed at the same instant, the kernel ends the worker (``PR_SET_PDEATHSIG``), and the parent ends the rest,
+which it finds by the marker in the environment (``harness.machine.processes``). If the parent died too, the next engine
+does so. Outside Linux there is neither reaper nor death signal: only the worker's process group is ended there.
 """
 
 from __future__ import annotations
@@ -32,20 +32,20 @@ from harness.machine.processes import descendants, kill, look
 TERM_GRACE_SECONDS = 2.0
 POLL_SECONDS = 0.1
 STOP_GRACE_SECONDS = 2.0
-"""How long guard or supervisor may be stopped before the engine is ended."""
+"""How many seconds guard or supervisor may be stopped before the engine is ended."""
 _PR_SET_PDEATHSIG, _PR_SET_CHILD_SUBREAPER = 1, 36
 
 
 def supervise(life: int, close_in_supervisor: tuple[int, ...], work: Callable[[], int]) -> int:
-    """Run ``work`` two processes further down and return its exit status once nothing of it is left.
+    """Run ``work`` two processes further down. Return its exit status after all its processes are gone.
 
     Args:
         life: read end of a pipe whose other end only the parent holds.
         close_in_supervisor: descriptors that only the worker may hold.
-        work: what the worker does; returns its exit status.
+        work: the worker's function; returns its exit status.
 
     Returns:
-        The worker's exit status, or 128 + signal where a signal ended it, or the supervisor.
+        The worker's exit status, or 128 + signal if a signal ended the worker or the supervisor.
     """
 
     def supervisor() -> int:
@@ -61,13 +61,13 @@ def _worker(life: int, work: Callable[[], int]) -> int:
 
 
 def _watch(life: int, close_here: tuple[int, ...], work: Callable[[], int], *, worker: bool) -> int:
-    """Run ``work`` in a forked child and look after it; nothing below this process is left when it returns.
+    """Run ``work`` in a forked child and watch it. When this returns, no process below this one is left.
 
     Args:
         life, close_here: as for :func:`supervise`.
-        work: what the child does.
-        worker: whether the child is the worker. It leads a group of its own, and one that is stopped is the parent's
-            to notice (it is silent); a supervisor has no reason to be stopped.
+        work: the child's function.
+        worker: whether the child is the worker. The worker leads a group of its own, and the parent notices a stopped
+            worker by its silence. A supervisor has no reason to be stopped, so the guard checks for it.
     """
     _prctl(_PR_SET_CHILD_SUBREAPER, 1)
     parent, here = os.getppid(), os.getpid()
@@ -77,13 +77,14 @@ def _watch(life: int, close_here: tuple[int, ...], work: Callable[[], int], *, w
         if worker:
             _prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
         try:
-            if os.getppid() == here:  # else it died before the signal was asked for
+            if os.getppid() == here:  # else this parent died before the death signal was requested
                 code = work()
         finally:
             sys.stdout.flush()
             sys.stderr.flush()
             os._exit(code)
     if worker:
+        # the child calls setpgid as well: done on both sides, the group exists whichever of them runs first
         with contextlib.suppress(OSError):
             os.setpgid(child, child)
     for descriptor in close_here:
@@ -92,7 +93,7 @@ def _watch(life: int, close_here: tuple[int, ...], work: Callable[[], int], *, w
     status: int | None = None
     while status is None and not asked.to_end and _parent_lives(life, parent):
         status = _reap(child)
-        # The parent of the supervisor is the guard; the parent of the guard may be suspended by who typed Ctrl-Z.
+        # The supervisor checks its parent, the guard. The guard must not check its own: Ctrl-Z may suspend that.
         if status is None and stopped.too_long(parent if worker else child):
             status = 128 + signal.SIGSTOP
     if status is None and asked.to_end:
@@ -104,22 +105,22 @@ def _watch(life: int, close_here: tuple[int, ...], work: Callable[[], int], *, w
 
 
 def _end_stopped_guard(guard: int) -> None:
-    """SIGKILL to the guard if it is stopped: it would stay so, and its parent could not see that the engine ended."""
+    """Send SIGKILL to a stopped guard: it would stay stopped, and the parent could not see that the engine ended."""
     process = look(guard)
     if process is not None and process.state == "T" and os.getppid() == guard:
         kill(process)
 
 
 class _Stopped:
-    """Tells whether a process was stopped for longer than a hiccup."""
+    """Detects a process that is stopped for longer than ``STOP_GRACE_SECONDS``."""
 
     def __init__(self) -> None:
         self._since: float | None = None
 
     def too_long(self, pid: int) -> bool:
-        """Whether ``pid`` is stopped by a signal, and was at each look during the last ``STOP_GRACE_SECONDS``."""
+        """Return whether ``pid`` was stopped by a signal at each look during the last ``STOP_GRACE_SECONDS``."""
         process = look(pid)
-        if process is None or process.state != "T":  # a debugger's "t" is not meant
+        if process is None or process.state != "T":  # "t" means stopped by a debugger, which is allowed
             self._since = None
             return False
         now = time.monotonic()
@@ -128,7 +129,7 @@ class _Stopped:
 
 
 class _Asked:
-    """Remembers SIGTERM and SIGINT."""
+    """Remembers that SIGTERM, SIGINT or SIGHUP arrived."""
 
     def __init__(self) -> None:
         self.to_end = False
@@ -140,20 +141,20 @@ class _Asked:
 
 
 def _prctl(option: int, value: int) -> None:
-    """Ask Linux for something about this process; elsewhere nothing is asked, and only the group is ended."""
+    """Call Linux's ``prctl`` for this process; a no-op on other systems, where only the group is ended."""
     if sys.platform == "linux":
         ctypes.CDLL(None, use_errno=True).prctl(option, value, 0, 0, 0)
 
 
 def _parent_lives(life: int, parent: int) -> bool:
-    """Wait one poll interval; false once the other end of the life pipe is closed or the parent is another one."""
+    """Wait one poll interval. Return false if the other end of the life pipe is closed or the parent has changed."""
     readable, _, _ = select.select([life], [], [], POLL_SECONDS)
     closed = bool(readable) and os.read(life, 1) == b""
     return not closed and os.getppid() == parent
 
 
 def _reap(worker: int) -> int | None:
-    """Collect ended children; the worker's exit status once it has ended."""
+    """Collect ended children. Return the worker's exit status if it has ended."""
     status = None
     while True:
         try:
@@ -168,10 +169,10 @@ def _reap(worker: int) -> int | None:
 
 
 def _end_gently(worker: int, *, group: bool) -> int | None:
-    """SIGTERM to the child or its group, and its exit status where it ends within the grace time."""
+    """Send SIGTERM to the child or its group. Return its exit status if it ends within the grace time."""
     with contextlib.suppress(ProcessLookupError):
         (os.killpg if group else os.kill)(worker, signal.SIGTERM)
-    # The supervisor itself gives the worker its grace time, and needs some of its own.
+    # the supervisor gives the worker a grace time first, so the guard waits twice as long for the supervisor
     deadline = time.monotonic() + (TERM_GRACE_SECONDS if group else 2 * TERM_GRACE_SECONDS)
     while time.monotonic() < deadline:
         status = _reap(worker)
@@ -182,9 +183,10 @@ def _end_gently(worker: int, *, group: bool) -> int | None:
 
 
 def _kill_all(child: int, *, group: bool) -> int:
-    """SIGKILL to the group, which is atomic even against a fork bomb, then to whatever left the group; reap all."""
+    """Send SIGKILL to the group, which is atomic even against a fork bomb, then to all other descendants; reap all."""
     status = 128 + signal.SIGKILL
     quiet = 0
+    # two empty looks in a row: a process may fork between the listing and its death
     while quiet < 2:
         if group:
             with contextlib.suppress(ProcessLookupError, PermissionError):
@@ -199,14 +201,14 @@ def _kill_all(child: int, *, group: bool) -> int:
     return status
 
 
-# Whether the kernel killed for memory: told from the counter of this control group, not guessed from a signal.
+# Out-of-memory kills are read from a counter of this control group, not guessed from a signal.
 
 
 _COUNTERS = (Path("/sys/fs/cgroup/memory.events"), Path("/sys/fs/cgroup/memory/memory.oom_control"))
 
 
 def kernel_kills(counters: tuple[Path, ...] = _COUNTERS) -> int:
-    """How many processes of this control group the kernel has killed for memory; 0 where that cannot be read."""
+    """Return how many processes of this control group the kernel killed for memory; 0 if no counter can be read."""
     for path in counters:
         try:
             text = path.read_text(encoding="ascii")

@@ -37,12 +37,12 @@ DESCRIPTORS = 5
 MESSAGE_LIMIT = 1 << 20
 NVIDIA = "/dev/nvidia"
 CHECK_WITHOUT_CUDA = "PYTORCH_NVML_BASED_CUDA_CHECK"
-"""torch's switch for asking the driver's library, not CUDA, how many GPUs there are: to ask CUDA is to touch the GPU,
-and a process that did cannot be forked."""
+"""torch's switch for counting GPUs through the driver's library instead of CUDA: a call of CUDA touches the GPU, and a
+process that did so cannot be forked."""
 
 
 def main() -> int:
-    """Import, say what was imported, and fork engines until the socket closes."""
+    """Import the modules, report whether forking is possible, and fork engines until the socket closes."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--control", type=int, required=True)
     parser.add_argument("module", nargs="*")
@@ -59,7 +59,7 @@ def main() -> int:
     else:
         os.environ[CHECK_WITHOUT_CUDA] = before
     gc.collect()
-    gc.freeze()  # what is there now stays shared between the forks
+    gc.freeze()  # the collector no longer writes to present objects, so that forks keep sharing their memory
     why = unforkable() or place.unusable
     _send(control, {"ready": not why, "why": why, "seconds": time.monotonic() - began})
     if why:
@@ -69,7 +69,7 @@ def main() -> int:
 
 
 def unforkable() -> str:
-    """Why this process must not be forked: threads, or a GPU that it holds; empty if it may be."""
+    """Return the reason why this process must not be forked: threads, or an open GPU; empty if it may be."""
     threads = threading.active_count()
     with contextlib.suppress(OSError):
         threads = max(threads, len([*Path("/proc/self/task").iterdir()]))
@@ -83,9 +83,9 @@ def unforkable() -> str:
 
 
 class _Place:
-    """Where the marker lies in this process's first environment, which /proc shows of every fork for ever.
+    """The place of the marker in this process's initial environment, which /proc also shows for every fork.
 
-    The marker names the owner and the engine: a fork writes its own engine's over the starter's, byte by byte.
+    The marker names the owner and the engine. A fork overwrites the starter's marker with its engine's, byte by byte.
     """
 
     def __init__(self) -> None:
@@ -97,7 +97,7 @@ class _Place:
         self.unusable = "" if f"{MARKER}=".encode() + self.marker in shown else "/proc does not show the environment"
 
     def write(self, marker: str) -> None:
-        """Have /proc show this marker of the process that calls."""
+        """Make /proc show ``marker`` for the calling process."""
         data = marker.encode()
         if self._address is None or len(data) != len(self.marker):
             raise ValueError("this marker does not fit in the place of the starter's")
@@ -112,7 +112,7 @@ def _environ() -> bytes:
 
 
 class _Forker:
-    """Forks guards and says how they ended."""
+    """Forks guards and reports their exit statuses."""
 
     def __init__(self, control: socket.socket, place: _Place) -> None:
         self._control, self._place = control, place
@@ -125,7 +125,7 @@ class _Forker:
         signal.signal(signal.SIGCHLD, lambda *_: None)
 
     def run(self) -> None:
-        """Serve until the other end is closed."""
+        """Serve requests until the other end is closed."""
         while True:
             readable, _, _ = select.select([self._control.fileno(), self._woken], [], [])
             if self._woken in readable:
@@ -153,11 +153,12 @@ class _Forker:
         _send(self._control, {"pid": child})
 
     def _engine(self, request: dict[str, Any], descriptors: list[int]) -> int:
-        """Become the guard of an engine, in a session, an environment and a folder of its own."""
+        """Become the guard of an engine, with its own session, environment and folder."""
         requests, events, life, output, status = descriptors
         signal.set_wakeup_fd(-1)
         signal.signal(signal.SIGCHLD, signal.SIG_DFL)
         self._control.close()
+        # the other engines' status pipes too: an open copy here would keep them from closing
         for descriptor in (self._woken, self._wake, status, *self._status.values()):
             os.close(descriptor)
         os.setsid()
@@ -189,7 +190,7 @@ class _Forker:
 
 
 def _send(control: socket.socket, message: dict[str, Any]) -> None:
-    with contextlib.suppress(OSError):  # the owner is gone; the next read says so
+    with contextlib.suppress(OSError):  # the owner is gone; the next read reports it
         control.send(json.dumps(message).encode())
 
 

@@ -24,11 +24,11 @@ if TYPE_CHECKING:
 
 HEARTBEAT_SECONDS = 1.0
 UNHEARD_SECONDS = 3.0
-"""How long a worker that nobody listens to may still take to end in an orderly way."""
+"""Seconds that a worker without a listening parent may take to end in an orderly way."""
 
 
 class Server:
-    """Answers requests, one at a time."""
+    """Executes requests, one at a time."""
 
     def __init__(self, writer: Writer, started: Literal["process", "fork"] = "process") -> None:
         self._writer = writer
@@ -43,7 +43,7 @@ class Server:
         }
 
     def handle(self, request: dict[str, Json]) -> bool:
-        """Answer one request; false after the last one."""
+        """Execute one request and send its result. Return false after the last request (``close``)."""
         from harness.engine.failures import describe
 
         number, method = request.get("id"), str(request.get("method"))
@@ -117,7 +117,7 @@ class Server:
         from harness.engine.fingerprint import take_fingerprint
 
         own = getattr(self._backend, "fingerprint", None)
-        if own is not None:  # a runtime in a process of its own knows its packages and device
+        if own is not None:  # a runtime in its own process reports its own packages and device
             answer: Json = own(str(params["runner"])).model_dump(mode="json")
             return answer
         return take_fingerprint(str(params["runner"]), str(params["device"])).model_dump(mode="json")
@@ -129,14 +129,15 @@ class Server:
 
 
 def serve(requests: int, events: int, started: Literal["process", "fork"] = "process") -> int:
-    """Answer requests until ``close`` or until the parent's end of the pipe is closed.
+    """Execute requests until ``close`` or until the parent's end of the pipe is closed.
 
     Args:
         requests, events: descriptors of the two pipes.
-        started: how this process came to be, for the record of a load.
+        started: how this process was started, for the record of a load.
     """
     from harness.engine.protocol import LineBuffer, Writer
 
+    # the backend's child processes must not inherit the pipes: they would keep them open after this process ended
     for descriptor in (requests, events):
         os.set_inheritable(descriptor, False)
     writer, lines = Writer(events), LineBuffer()
@@ -150,10 +151,10 @@ def serve(requests: int, events: int, started: Literal["process", "fork"] = "pro
 
 
 def _beat(writer: Writer) -> None:
-    """Say once a second that the process is scheduled and the interpreter runs.
+    """Send a heartbeat per second: it shows that the process is scheduled and the interpreter runs.
 
-    If nobody listens any more, end this process and its group: guard and supervisor do that too, unless they are
-    stopped, and a stopped engine would keep a GPU that belongs to the next run by then.
+    If the pipe is closed, end this process and its group. Guard and supervisor do that too, unless they are stopped;
+    then a stopped engine would keep a GPU that already belongs to the next run.
     """
     while True:
         time.sleep(HEARTBEAT_SECONDS)

@@ -1,4 +1,4 @@
-"""Read all row evidence: one task a tensor or a handful of small ones, many in flight, and keep what arrived."""
+"""Read all row evidence: one task per large tensor or batch of small tensors, many at once; keep all results."""
 
 from __future__ import annotations
 
@@ -18,17 +18,17 @@ from harness.inspector.measure import Anchor, Measured, measure
 from harness.inspector.sampling import Budget, block_scale_values
 from harness.inspector.sources import Range, SharedReads, Source
 
-# Tensors that were not quantized must equal the base's: a few bytes of each, or all of them.
+# Tensors that were not quantized must equal the base's. A sample of each is compared, or all values.
 
 
 @dataclass(frozen=True, slots=True)
 class Compared:
-    """One excluded tensor held against the base."""
+    """Comparison of one excluded (not quantized) tensor with the base."""
 
     tensor: str
     equal: bool
     halves_swapped: bool
-    """The first and the second half of the first real axis stand exchanged."""
+    """The first and the second half of the first axis longer than 1 are exchanged."""
     elements: int
     """Elements compared."""
     whole: bool
@@ -40,7 +40,7 @@ class Compared:
 
 @dataclass(frozen=True, slots=True)
 class Sane:
-    """Values of an unquantized tensor that has no base to be compared with."""
+    """Sanity of an unquantized tensor that has no base to compare with."""
 
     not_finite: int
     all_zero: bool
@@ -49,12 +49,15 @@ class Sane:
 
 
 def look_alone(values: F32) -> Sane:
-    """Count what no trained tensor has; ``values`` is flat."""
+    """Count values that are not finite and detect all zeros: no trained tensor has either. ``values`` is flat."""
     return Sane(int((~np.isfinite(values)).sum()), bool(values.size and not values.any()), int(values.size))
 
 
 def windows(entry: TensorEntry, limit: int) -> list[tuple[int, int]]:
-    """Element windows ``(first, count)`` to compare: everything, or the beginning and what follows the half."""
+    """Return element windows ``(first, count)`` to compare: the whole tensor, or its start and the start of its half.
+
+    For example, ``limit=4`` gives ``[(0, 4), (50, 4)]`` for 100 elements and ``[(0, 8)]`` for 8.
+    """
     count = max(limit, 1)
     if entry.elements <= 2 * count:
         return [(0, entry.elements)]
@@ -62,13 +65,13 @@ def windows(entry: TensorEntry, limit: int) -> list[tuple[int, int]]:
 
 
 def ranges(entry: TensorEntry, spans: Sequence[tuple[int, int]]) -> list[Range]:
-    """File ranges of element windows."""
+    """Return the file ranges of element windows."""
     width = DTYPE_BITS[entry.dtype] // 8
     return [(entry.start + first * width, count * width) for first, count in spans]
 
 
 def halves_axis(shape: tuple[int, ...]) -> bool:
-    """Whether the flat halves of a tensor are halves of its first real axis, so that a swap has a meaning."""
+    """Return whether the flat halves of a tensor are halves of its first axis longer than 1: a swap needs that."""
     leading = next((size for size in shape if size > 1), 1)
     return leading % 2 == 0
 
@@ -100,9 +103,9 @@ def compare(entry: TensorEntry, mine: F32, base: F32, whole: bool, other: F32 | 
 
 
 def closeness(mine: F32, reference: F32) -> tuple[float, float]:
-    """Cosine with ``reference``, and the relative error against it.
+    """Return the cosine with ``reference`` and the error relative to its norm.
 
-    Sums by ``einsum`` and not by BLAS, whose threads would fight those that read.
+    Sums use ``einsum`` and not BLAS, whose threads would compete with the reading threads.
     """
     one, two = mine.astype(np.float64), reference.astype(np.float64)
     own, norm, gap = (float(np.sqrt(np.einsum("i,i->", vector, vector))) for vector in (one, two, one - two))
@@ -112,7 +115,7 @@ def closeness(mine: F32, reference: F32) -> tuple[float, float]:
 
 
 def read_windows(source: Source, entries: Sequence[TensorEntry], limit: int) -> list[F32]:
-    """The windows of several tensors, joined per tensor; near ones in one request."""
+    """Read the windows of several tensors, joined per tensor. Near windows of a file share a request."""
     by_file: dict[str, list[int]] = {}
     for index, entry in enumerate(entries):
         by_file.setdefault(entry.file, []).append(index)
@@ -132,7 +135,7 @@ MAX_SCALAR_BYTES = 1 << 20
 
 @dataclass
 class Gathered:
-    """Row evidence by expert, growing while tasks finish."""
+    """Row evidence per expert. It grows while tasks finish."""
 
     scalars: dict[str, dict[str, tuple[float, ...]]] = field(default_factory=dict)
     measured: dict[str, dict[str, Measured]] = field(default_factory=dict)
@@ -146,19 +149,19 @@ class Gathered:
 
 @dataclass(frozen=True)
 class Plan:
-    """What to gather."""
+    """Inputs of `gather`, per expert: components, modules, base, budgets."""
 
     experts: Mapping[str, Component]
     modules: Mapping[str, Mapping[str, Module]]
     base: Mapping[str, Component]
     budgets: Mapping[str, Budget]
     scan: Mapping[str, bool]
-    """Expert to whether every block scale is read."""
+    """Per expert, whether every block scale is read."""
     reads: SharedReads = field(default_factory=SharedReads)
 
 
 def gather(plan: Plan, pool: Executor) -> Gathered:
-    """Run all reads. A source that fails ends it early; what was read before stays and ``failed`` says why."""
+    """Run all reads. If the source fails, stop early: ``failed`` holds the error, results read before are kept."""
     found = Gathered()
     tasks: dict[Future[Any], Callable[[Any], None]] = {}
     try:
@@ -170,6 +173,7 @@ def gather(plan: Plan, pool: Executor) -> Gathered:
         pending = set(tasks)
         while pending:
             done, pending = wait(pending, return_when=FIRST_EXCEPTION)
+            # keep the results of this round before the first error is raised below
             for future in done:
                 if future.exception() is None:
                     tasks[future](future.result())
@@ -187,7 +191,7 @@ def gather(plan: Plan, pool: Executor) -> Gathered:
 
 
 def _scalars(component: Component, modules: Mapping[str, Module]) -> dict[str, tuple[float, ...]]:
-    """Every global, per-tensor, per-channel and input scale, in as few requests as the file's order allows."""
+    """Read every global, per-tensor, per-channel and input scale, one call per file so that near ranges are merged."""
     wanted: dict[str, list[TensorEntry]] = {}
     for module in modules.values():
         outer = module.scale if module.format in ("fp8", "int8") else None
@@ -267,7 +271,7 @@ def _scan_task(found: Gathered, component: Component, module: Module, scale: Ten
 
 
 def _sanity_tasks(plan: Plan, found: Gathered, component: Component) -> Iterator[Task]:
-    """Windows of every float tensor, in batches, where nothing can be compared."""
+    """Yield tasks that read windows of every float tensor, in batches, for an expert without a base."""
     entries = [entry for name, entry in component.tensors.items() if entry.dtype in FLOAT_DTYPES and not is_scale(name)]
     entries.sort(key=lambda entry: (entry.file, entry.start))
     limit = min(plan.budgets[component.expert].excluded, SANITY_ELEMENTS)
@@ -283,7 +287,7 @@ def _sanity_tasks(plan: Plan, found: Gathered, component: Component) -> Iterator
 
 
 SANITY_ELEMENTS = 4096
-"""Elements at the start and at the half of a tensor that are looked at without a base."""
+"""Elements read at the start and at the half of a tensor if there is no base."""
 
 
 def _excluded_tasks(
@@ -317,6 +321,7 @@ def _excluded_task(
             whole = len(windows(entry, limit)) == 1
             result = compare(entry, values, anchor, whole)
             rival = other.tensors.get(entry.name) if other is not None else None
+            # the other expert's base is read only for tensors that differ: equal ones need no second explanation
             if not result.equal and other is not None and rival is not None and rival.shape == entry.shape:
                 (theirs,) = read_windows(other.source, [rival], limit)
                 result = compare(entry, values, anchor, whole, theirs)

@@ -1,10 +1,10 @@
-"""Digests of checkpoint files: from hub metadata for files on the hub, hashed and remembered for files on this disk.
+"""Compute digests of checkpoint files: from hub metadata for files on the hub, by hashing (cached) for local files.
 
-Bytes and stamps decide, never a name: the cache of the hub names a large file by its sha256, and a torn download, a bad
+Bytes and stamps decide, never a file name: the hub's cache names a large file by its sha256, and a torn download, a bad
 disk or a program can leave other bytes under that name.
 
-A file that was hashed is not hashed again while its path, size, inode, and the times of its last write and of its last
-change stay the same. The second cannot be set: a file copied over another with `cp -p` is seen.
+A file is hashed again only if its path, size, device, inode, time of last write (mtime) or time of last change (ctime)
+differs. Programs cannot set ctime: a file copied over another with `cp -p` is detected.
 """
 
 from __future__ import annotations
@@ -27,25 +27,25 @@ from harness.records.inspection import FileDigest
 
 CHUNK = 1 << 22
 HASHERS = min(16, os.cpu_count() or 1)
-"""Files that are hashed at once: one file is hashed by one core."""
+"""Files that are hashed at once: each file occupies one core."""
 _SHA256 = re.compile(r"^[0-9a-f]{64}$")
 
 
 def cache_file() -> Path:
-    """``$QUANTGATE_CACHE/digests.json``, by default below ``~/.cache/quantgate``."""
+    """Return ``$QUANTGATE_CACHE/digests.json``, by default below ``~/.cache/quantgate``."""
     default = Path(os.environ.get("XDG_CACHE_HOME", Path.home() / ".cache")) / "quantgate"
     return Path(os.environ.get("QUANTGATE_CACHE", default)) / "digests.json"
 
 
 class HashMeter:
-    """How many bytes are to be hashed in this process, and how many are; safe between threads."""
+    """Count the bytes that this process has to hash and has hashed; safe between threads."""
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
         self._done = self._total = 0
 
     def add(self, *, total: int = 0, done: int = 0) -> None:
-        """Count bytes that are to be read, or were."""
+        """Add bytes to hash (``total``) and bytes hashed (``done``)."""
         with self._lock:
             self._total += total
             self._done += done
@@ -53,17 +53,17 @@ class HashMeter:
                 self._done = self._total = 0
 
     def state(self) -> tuple[int, int]:
-        """Bytes that were hashed and bytes that are to be, of what is open now; ``(0, 0)`` where nothing is."""
+        """Return bytes hashed and bytes to hash of the files in progress; ``(0, 0)`` if there are none."""
         with self._lock:
             return self._done, self._total
 
 
 HASHING = HashMeter()
-"""Of this process, for whoever shows progress."""
+"""The meter of this process, read by progress displays."""
 
 
 class DigestCache:
-    """Remembers sha256 by path, size, times, device and inode. A damaged cache file is an empty one."""
+    """Cache of sha256 by path, size, times, device and inode. A damaged cache file counts as empty."""
 
     def __init__(self, file: Path | None = None) -> None:
         self.file = file or cache_file()
@@ -76,7 +76,7 @@ class DigestCache:
             self._known = {}
 
     def digest(self, path: Path) -> tuple[str, bool]:
-        """sha256 of a file, and whether it was remembered.
+        """Return the sha256 of a file and whether it came from the cache.
 
         Raises:
             SourceError: the file changed while it was read, or lies in the hub's cache under the sha256 of other bytes.
@@ -99,6 +99,7 @@ class DigestCache:
                     left -= min(len(chunk), left)
             finally:
                 HASHING.add(done=left)
+            # bytes written during the read would give a digest of no version of the file
             if _stamp(file.fileno()) != stamp:
                 raise SourceError(
                     "the file changed while it was read",
@@ -112,7 +113,7 @@ class DigestCache:
         return _named_so(path, full, digest.hexdigest()), False
 
     def remembered(self, path: Path) -> str | None:
-        """sha256 of a file as it lies there, if it is known without reading the file."""
+        """Return the sha256 of a file if the cache has it for the present stamp; the file is not read."""
         try:
             full = path.resolve()
             with full.open("rb") as file:
@@ -123,7 +124,7 @@ class DigestCache:
             return self._known.get(key)
 
     def save(self) -> None:
-        """Write what was learned; a cache that cannot be written is not an error."""
+        """Write new digests. A cache that cannot be written is not an error."""
         with self._lock:
             if self._dirty:
                 try:
@@ -134,16 +135,16 @@ class DigestCache:
 
 
 def _stamp(handle: int) -> tuple[int, int, int, int, int]:
-    """Size, times, device and inode of an open file."""
+    """Return size, times, device and inode of an open file."""
     state = os.fstat(handle)
     return (state.st_size, state.st_mtime_ns, state.st_ctime_ns, state.st_dev, state.st_ino)
 
 
 def _named_so(path: Path, full: Path, digest: str) -> str:
-    """``digest``, unless the file is a blob of the hub's cache whose name says another one.
+    """Return ``digest``. Raise if the file is a blob of the hub's cache whose name is another sha256.
 
     Raises:
-        SourceError: it does. That is the cache's fault, not the checkpoint's: the hub has other bytes.
+        SourceError: name and digest differ. The cache is damaged, not the checkpoint: the hub has other bytes.
     """
     if path.is_symlink() and full.parent.name == "blobs" and _SHA256.match(full.name) and full.name != digest:
         raise SourceError(
@@ -157,9 +158,9 @@ def _named_so(path: Path, full: Path, digest: str) -> str:
 
 
 def digest_files(source: Source, paths: Iterable[str], cache: DigestCache) -> list[FileDigest]:
-    """Digest of each path: ``sha256`` everywhere but for small hub files, where the git blob id identifies it.
+    """Return the digest of each path: ``sha256``, but the git blob id for small hub files, which have no sha256.
 
-    Files of this machine are hashed several at a time, the largest first.
+    Local files are hashed several at a time, the largest first.
     """
     present = [path for path in sorted(set(paths)) if path in source.files]
     if not isinstance(source, LocalSource):
@@ -174,7 +175,7 @@ def digest_files(source: Source, paths: Iterable[str], cache: DigestCache) -> li
 
 
 def _hashed(files: Sequence[tuple[LocalSource, str]], cache: DigestCache) -> list[tuple[str, bool]]:
-    """What ``DigestCache.digest`` says of each file; the largest are begun first, since one file is one core's work."""
+    """Return the result of ``DigestCache.digest`` per file. The largest start first, since a file occupies one core."""
     order = sorted(range(len(files)), key=lambda index: -files[index][0].files[files[index][1]].size)
     with ThreadPoolExecutor(HASHERS, thread_name_prefix="hash") as pool:
         rows = {index: pool.submit(cache.digest, files[index][0].folder / files[index][1]) for index in order}
@@ -190,12 +191,12 @@ def _of_the_hub(info: FileInfo) -> FileDigest:
 def component_digests(
     components: Iterable[Component], cache: DigestCache | None = None, unread: int | None = None
 ) -> dict[str, str]:
-    """``expert/file`` to digest for shards, indexes and configurations of transformers.
+    """Return ``expert/file`` to digest for shards, indexes and configurations of transformers.
 
     Args:
         components: the transformers.
-        cache: where digests are remembered.
-        unread: bytes that may be read to hash them. Where more is not remembered yet, files that are not are left out;
+        cache: cache of digests.
+        unread: bytes that may be read for hashing. If the files without a cached digest are larger, they are left out;
             ``None``: every file is hashed.
     """
     known = cache or DigestCache()
@@ -214,7 +215,7 @@ def component_digests(
             for path in {*paths} & {*component.source.files}
         ],
         known,
-    )  # of both experts at once
+    )  # both experts in one pool: all cores stay busy; the calls below then find every digest in the cache
     digests: dict[str, str] = {}
     for component, paths, prefix in rows:
         for item in digest_files(component.source, paths, known):
@@ -231,7 +232,7 @@ def _unknown_bytes(source: Source, paths: Iterable[str], cache: DigestCache) -> 
 
 
 def _remembered(source: Source, paths: Iterable[str], cache: DigestCache) -> list[str]:
-    """The files whose digest needs no reading."""
+    """Return the files whose digest needs no reading."""
     if not isinstance(source, LocalSource):
         return [*paths]
     return [path for path in paths if path in source.files and cache.remembered(source.folder / path) is not None]

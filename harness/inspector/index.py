@@ -1,4 +1,4 @@
-"""One transformer on disk: shards, index, configuration, and what was wrong while reading them."""
+"""Read one transformer from disk: shards, index and configuration. Faults of the files become findings."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ Role = Literal["model", "override", "base"]
 
 @dataclass(frozen=True)
 class Component:
-    """One expert. ``tensors`` holds what the index points at, or everything where there is no index."""
+    """One expert. ``tensors`` holds the tensors that the index names, or all stored tensors if there is no index."""
 
     expert: str
     role: Role
@@ -45,16 +45,16 @@ class Component:
     hints: Hints = field(default_factory=Hints)
     """Markers and library metadata by module."""
     stored: Mapping[str, TensorEntry] = field(default_factory=dict)
-    """``tensors`` under the names that the files have, as a runtime meets them."""
+    """Tensors under the names that the files have: a runtime reads these."""
 
     @property
     def where(self) -> str:
-        """Source and folder, for people."""
+        """Return source and folder as text for messages."""
         return f"{self.source.label}/{self.folder}" if self.folder else self.source.label
 
 
 def read_json(source: Source, path: str) -> dict[str, Any]:
-    """A JSON object of the source. Raises ``ConfigError`` and ``SourceError``."""
+    """Read a JSON object of the source. Raises ``ConfigError`` and ``SourceError``."""
     size = source.files[path].size
     if size > MAX_CONFIG_BYTES:
         raise ConfigError(f"a configuration of {size} bytes", where=f"{source.label}/{path}")
@@ -66,7 +66,7 @@ MAX_MARKER_BYTES = 1 << 16
 
 
 class Report:
-    """Collects the findings of one component while it is read."""
+    """Collect the findings of one component while it is read."""
 
     def __init__(self, expert: str) -> None:
         self.expert = expert
@@ -85,7 +85,7 @@ def load_component(
     """Read the headers, the index and the configuration of one transformer.
 
     Args:
-        files: the weight files that belong to it, where the folder holds others' too.
+        files: the weight files of this transformer, if the folder holds those of another one too; ``None``: all.
 
     Faults of the files become findings of the component; only a source that fails raises (``SourceError``).
     """
@@ -141,7 +141,7 @@ def load_component(
 
 
 def _translated(stored: Mapping[str, TensorEntry], naming: Naming, report: Report) -> dict[str, TensorEntry]:
-    """The tensors under Diffusers' names."""
+    """Return the tensors under Diffusers' names. Report names that two stored tensors share."""
     if naming.clashes:
         text = (
             f"{len(naming.clashes)} tensors are stored under two names each ({some(naming.clashes)}): which of them a "
@@ -155,14 +155,18 @@ def _translated(stored: Mapping[str, TensorEntry], naming: Naming, report: Repor
 
 
 FUSED = {".to_qkv.": ("to_q", "to_k", "to_v"), ".to_kv.": ("to_k", "to_v")}
-"""Linears that are stored as one, and their parts in the order of their rows."""
+"""Name part of a fused Linear to the names of its parts, in the order of their rows."""
 
 
 def _unfused(entry: TensorEntry) -> dict[str, TensorEntry]:
-    """The parts of a fused q, k, v tensor: row ranges of it, or the same scalar for all of them."""
+    """Split a fused q, k, v tensor into its parts: row ranges, or the same scalar for each part.
+
+    Any other tensor is returned alone under its own name.
+    """
     mark = next((item for item in FUSED if item in entry.name), "")
     parts = FUSED.get(mark, ())
     rows = entry.shape[0] if entry.shape else 1
+    # rows that do not divide evenly belong to no known fusion: the tensor stays whole, so no row is guessed
     if not parts or (rows > 1 and rows % len(parts)):
         return {entry.name: entry}
     split: dict[str, TensorEntry] = {}
@@ -176,7 +180,7 @@ def _unfused(entry: TensorEntry) -> dict[str, TensorEntry]:
 
 
 def _json_tensors(source: Source, tensors: Mapping[str, TensorEntry], mark: str) -> dict[str, Mapping[str, Any]]:
-    """Module to the JSON object that a tensor of bytes holds; what is no JSON comes back as an empty object."""
+    """Return module to the JSON object that its byte tensor holds; bytes that are no JSON give an empty object."""
     by_file: dict[str, list[tuple[str, TensorEntry]]] = {}
     for name, entry in tensors.items():
         place = name.find(mark)
@@ -195,7 +199,7 @@ def _json_tensors(source: Source, tensors: Mapping[str, TensorEntry], mark: str)
 
 
 def _torchao_types(metadata: Mapping[str, str], naming: Naming) -> dict[str, str]:
-    """Module to torchao's class of its weight, from the header's metadata."""
+    """Return module to torchao's class of its weight, read from the header's metadata."""
     if naming.library != "torchao" and "tensor_names" not in metadata:
         return {}
     types: dict[str, str] = {}
@@ -213,7 +217,10 @@ def _torchao_types(metadata: Mapping[str, str], naming: Naming) -> dict[str, str
 
 
 def _variants(names: Sequence[str]) -> set[str]:
-    """Files of other precisions beside the weights, ``model.fp16.safetensors``: no loader takes both."""
+    """Return files of other precisions beside the weights, such as ``model.fp16.safetensors``: no loader takes both.
+
+    Empty if every weight file has such a name: then they are the weights.
+    """
     weights = [path for path in names if path.endswith((".safetensors", ".safetensors.index.json"))]
     other = {path for path in weights if _VARIANT.search(path)}
     return other if len(other) < len(weights) else set()
@@ -225,6 +232,7 @@ def _header(source: Source, path: str) -> Header | HeaderError | FileType:
     try:
         return reader(path, size, lambda start, length: source.read(path, start, length))
     except HeaderError as error:
+        # a git-lfs pointer, a web page or a pickle under this name explains more than "bad header" does
         found = sniff(source.read(path, 0, min(size, SNIFF)))
         return error if found is None or (path.endswith(".gguf") and "GGUF" in found.text) else found
 
@@ -241,6 +249,7 @@ def _weight_map(source: Source, names: Iterable[str], report: Any) -> dict[str, 
     if not isinstance(weight_map, dict) or not all(isinstance(item, str) for item in weight_map.values()):
         report("fault", "index_invalid", f"{indexes[0]}: weight_map is not a map of names.", file=indexes[0])
         return None
+    # the index is untrusted: it must not make the reader open files of other folders
     if outside := sorted({item for item in weight_map.values() if "/" in item or "\\" in item or item.startswith(".")}):
         report("fault", "index_invalid", f"{indexes[0]} points outside its folder: {some(outside)}.", files=outside)
         return None
@@ -333,8 +342,10 @@ def _configs(
                 continue
             if key == "quantization_config":
                 attempt("shard metadata", body, "shard metadata")
+            # layer formats in the header count only if no other place declares anything
             elif isinstance(body, Mapping) and not candidates:
                 attempt("shard metadata", _layers(body), "shard metadata")
+    # a declaration at the repository's root covers both experts and may differ from one expert's own
     _hold_together([item for item in candidates if not item.shared], report)
     if not candidates:
         return config, NOTHING, read
@@ -342,7 +353,7 @@ def _configs(
 
 
 def _named(declared: Declaration, naming: Naming, report: Any) -> Declaration:
-    """A declaration whose layers have Diffusers' names; layers that name no tensor are a fault."""
+    """Return the declaration with Diffusers' names for its layers. Report a fault for layers that name no tensor."""
     stems = {split_parts(name)[0].rpartition(".")[0]: name for name in naming.names}
     own = {module_to_diffusers(stem, naming.prefix): stem for stem in stems}
     if declared.method == "comfy" and naming.names:
@@ -364,7 +375,10 @@ def _named(declared: Declaration, naming: Naming, report: Any) -> Declaration:
 
 
 def _hold_together(declarations: list[Declaration], report: Any) -> None:
-    """Two places that declare different things: which one counts depends on the runtime."""
+    """Compare the first declaration with all others and report differences: runtimes choose between them differently.
+
+    Another format or other layers are a fault, other ignore lists a warning.
+    """
     for other in declarations[1:]:
         first = declarations[0]
         if (first.format, first.layers) != (other.format, other.layers):
@@ -379,7 +393,7 @@ def _hold_together(declarations: list[Declaration], report: Any) -> None:
 
 
 def _layers(body: Mapping[str, Any]) -> dict[str, Any]:
-    """``_quantization_metadata`` of Comfy and diffusers: one format a layer."""
+    """Return ``_quantization_metadata`` (Comfy, diffusers: one format per layer) as a ``quantization_config``."""
     layers = body.get("layers")
     items = layers.items() if isinstance(layers, Mapping) else ()
     algos = {str(name): _algo(str(item.get("format", ""))) for name, item in items if isinstance(item, Mapping)}

@@ -1,4 +1,4 @@
-"""Read the sampled rows of a tensor and compare them with the base: one task a tensor, many in flight."""
+"""Read the sampled rows of a tensor and compare them with the base. The caller runs one task per tensor."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ MIN_BLOCK_SCALE = 2.0**-9
 
 
 def as_exported(base: F32) -> tuple[F32, ...]:
-    """The base as it is stored and, where it is stored wider (Wan2.2's is in float32), as BF16: exporters load it so.
+    """Return the base as stored and, if it is stored wider (Wan2.2's is float32), rounded to BF16 as exporters load it.
 
     Args:
         base: [R, K] values as stored.
@@ -48,12 +48,12 @@ def as_exported(base: F32) -> tuple[F32, ...]:
 
 
 def closest(found: Iterable[Exact]) -> Exact:
-    """The recomputation that agrees best with what is stored."""
+    """Return the recomputation that agrees best with the stored codes and scales."""
     return max(found, key=lambda exact: (min(exact.codes, exact.scales), exact.unrounded))
 
 
 def exact_nvfp4(base: F32, codes: U8, scales: U8, global_scale: float, block: int = 16) -> Exact:
-    """Hold stored NVFP4 codes against a fresh max calibration of ``base``.
+    """Compare stored NVFP4 codes with a fresh max calibration of ``base``.
 
     The recipe is ModelOpt's (``NVFP4QTensor.get_weights_scaling_factor``): block scale = E4M3(clamp(amax / (6 ws2),
     2**-9, 448)), 1 for an all-zero block; code = E2M1(w / (block scale * ws2)).
@@ -93,7 +93,7 @@ def exact_nvfp4(base: F32, codes: U8, scales: U8, global_scale: float, block: in
 
 
 def exact_fp8(base: F32, stored: U8, scale: F32) -> Exact:
-    """Hold stored E4M3 bytes against ``base / scale``, divided in float32 and in bfloat16 (both are in use).
+    """Compare stored E4M3 bytes with ``base / scale``, divided in float32 and in bfloat16 (exporters use both).
 
     Args:
         base: [R, K]; stored: [R, K] bytes; scale: broadcastable to [R, 1].
@@ -107,8 +107,11 @@ def exact_fp8(base: F32, stored: U8, scale: F32) -> Exact:
 
 
 def _tolerant(same: Flags, retry: Callable[[np.float32], Flags]) -> Flags:
-    """Also accept what a last-bit difference of the divisor would have rounded: exact ties are common in BF16 weights,
-    and dialects that store a reciprocal, or multiply instead of dividing, break them the other way."""
+    """Also accept codes that a last-bit difference of the divisor gives.
+
+    Exact ties are common in BF16 weights, and dialects that store a reciprocal, or multiply instead of dividing, round
+    them the other way.
+    """
     if same.all():
         return same
     return np.asarray(same | retry(np.float32(1 - TIE)) | retry(np.float32(1 + TIE)))
@@ -120,7 +123,7 @@ def _equal_fp8(left: U8, right: U8) -> Flags:
 
 
 def _same(left: U8, right: U8) -> Flags:
-    """Equal as values: 0 and -0 are the same number."""
+    """Compare E2M1 codes as values: 0 and -0 are the same number."""
     zero = ((left & 7) == 0) & ((right & 7) == 0)
     return np.asarray((left == right) | zero)
 
@@ -140,7 +143,7 @@ class Anchor:
 
 @dataclass(frozen=True)
 class Measured:
-    """What the sampled rows of one quantized Linear gave."""
+    """Measurements on the sampled rows of one quantized Linear."""
 
     expert: str
     module: Module
@@ -150,14 +153,14 @@ class Measured:
     fit: Fit | None = None
     blind: Blind | None = None
     columns_fit: Fit | None = None
-    """FP8 only: against the transposed base, where the weight is square and was read whole."""
+    """FP8 only: fit to the transposed base, if the weight is square and was read whole."""
     nan_values: int = 0
     """FP8 codes among the sampled rows that stand for NaN."""
     channel_scale: F32 | None = None
     largest: float = 0.0
     """Largest magnitude among the sampled 8-bit float codes, before any scale."""
     note: str = ""
-    """Why nothing could be decoded; empty where it was, or where nothing was tried."""
+    """Why decoding failed; empty if it succeeded or was not tried."""
 
 
 def measure(
@@ -169,12 +172,12 @@ def measure(
     other: Anchor | None,
     global_scale: float | None,
 ) -> Measured:
-    """Sample one quantized module.
+    """Measure the sampled rows of one quantized module.
 
     Args:
-        base: the tensor it was quantized from; ``None``: only what is provable alone.
+        base: the tensor it was quantized from; ``None``: only measurements that need no base.
         other: the same tensor of the OTHER expert's base, to find swapped files.
-        global_scale: the stored scalar, read before with all others.
+        global_scale: the stored scalar, which the caller reads together with all others.
 
     Raises:
         SourceError: bytes could not be fetched.
@@ -198,13 +201,14 @@ PLAIN_KINDS = ("scalar", "one", "channel", "channel_column", "none")
 def _decoded(
     expert: str, source: Source, module: Module, rows: NDArray[np.int64], base: Anchor | None, other: Anchor | None
 ) -> Measured:
-    """A format that is read by one rule, or by one per scale layout and nibble order."""
+    """Measure a format that has one decoding rule, or one per scale layout and nibble order."""
     try:
         decoded = decode_module(source, module, rows)
     except (NotImplementedError, KeyError, ValueError, IndexError) as error:
         return Measured(expert, module, rows, None, note=f"{type(error).__name__}: {error}")
     nans = int(sum(np.isnan(values).sum() for values in decoded.values()) // max(len(decoded), 1))
     result = Measured(expert, module, rows, None, nan_values=nans)
+    # without rows of the base no gain and no cosine exist; the count of NaN is still evidence
     anchor_rows = _base_rows(base, module, rows)
     if anchor_rows is None or not decoded:
         return result
@@ -254,6 +258,7 @@ def _nvfp4(
     )
     wanted = _undo_recipe(source, module, rows, anchor_rows)
     found = fit(decoded, wanted, factor)
+    # AWQ and SVDQuant change the matrix before they quantize it, so a fresh max calibration would differ rightly
     if module.recipe == "" and np.isfinite(factor) and factor > 0:
         order, layout = found.best.split("/")
         codes = unpack_nibbles(stored.packed, "low_first" if order == "low_first" else "high_first")
@@ -269,7 +274,10 @@ def _nvfp4(
 
 
 def _undo_recipe(source: Source, module: Module, rows: NDArray[np.int64], base: F32) -> F32:
-    """The matrix that was quantized: AWQ and SVDQuant quantize W / s - B A, with y = Q(x s) + (x s) A^T B^T."""
+    """Return the matrix that was quantized: AWQ and SVDQuant quantize W / s - B A, with y = Q(x s) + (x s) A^T B^T.
+
+    Factors whose shapes do not fit, or a smoothing scale with zeros, leave the base unchanged.
+    """
     values = base
     if module.pre_quant_scale is not None:
         entry = module.pre_quant_scale
@@ -320,6 +328,7 @@ def _fp8(
     if other_rows is not None:
         found = replace(found, other=Sums.of(decoded[found.best], other_rows).score().cosine)
     turned = None
+    # a transposed square weight has the right shape: only the values can show it, and only if all rows were read
     if module.shape[0] == module.shape[1] == len(rows):
         turned = fit({"transposed": decoded[module.code or "e4m3"]}, np.ascontiguousarray(anchor_rows.T), 1.0)
     return replace(result, fit=found, columns_fit=turned)

@@ -1,4 +1,4 @@
-"""Which bytes to read: a few rows of every tensor, whole strips of scales, everything where that is asked for."""
+"""Choose the bytes to read: a few rows of every tensor, whole strips of scales, or all bytes if requested."""
 
 from __future__ import annotations
 
@@ -15,24 +15,27 @@ from harness.formats.modules import Module
 from harness.inspector.sources import Range, Source
 
 LEAST = 4096
-"""Stored elements below which a gain is told too badly."""
+"""Stored elements to read at least: fewer give too uncertain a gain."""
 STRIP = 128
-"""Rows of one scale strip: the same bytes whether its scales are linear or swizzled."""
+"""Rows of one scale strip: it occupies the same bytes in the linear and in the swizzled layout."""
 
 
 @dataclass(frozen=True, slots=True)
 class Budget:
-    """How much of a tensor is read."""
+    """Amount that is read of each tensor."""
 
     rows: int = 4
-    """Consecutive rows of a large tensor; more of a narrow one, so that ``LEAST`` stored elements are read."""
+    """Consecutive rows of a large tensor; more of a narrow tensor, so that ``LEAST`` stored elements are read."""
     whole_below: int = 0
     """Tensors of at most this many elements are read whole."""
     excluded: int = 1024
     """Elements at the start and at the half of a large excluded tensor."""
 
     def of(self, entry: TensorEntry, logical_rows: int) -> NDArray[np.int64]:
-        """The row numbers to read of one 2-D weight. The tensor's name decides which strip: spread, repeatable."""
+        """Return the row numbers to read of a 2-D weight.
+
+        A hash of the tensor's name picks the strip: samples are spread over tensors and the same in every run.
+        """
         if logical_rows <= self.rows or entry.elements <= self.whole_below:
             return np.arange(logical_rows, dtype=np.int64)
         rows = min(max(self.rows, -(-LEAST * logical_rows // entry.elements)), STRIP, logical_rows)
@@ -47,19 +50,19 @@ class Budget:
 LOCAL = Budget(rows=8, whole_below=1 << 21, excluded=1 << 13)
 REMOTE = Budget()
 REMOTE_WIDE = Budget(rows=2, excluded=512)
-"""For a base in float32, which takes as many bytes for half the values."""
+"""Budget for a base in float32: the same bytes hold half as many values as in BF16."""
 FULL = Budget(rows=STRIP, whole_below=1 << 21, excluded=1 << 62)
 """`--full`: all of every excluded tensor and all block scales; of large quantized weights still one strip each."""
 
 
 def row_range(entry: TensorEntry, rows: NDArray[np.int64]) -> Range:
-    """File range of consecutive rows of a 2-D tensor."""
+    """Return the file range of consecutive rows of a 2-D tensor."""
     width = entry.nbytes // max(entry.shape[0], 1)
     return entry.start + int(rows[0]) * width, width * len(rows)
 
 
 def strip_range(scale: TensorEntry, rows: NDArray[np.int64]) -> tuple[Range, int]:
-    """File range of the scale strips that cover ``rows``, and the first row of it."""
+    """Return the file range of the scale strips that cover ``rows``, and the first row of that range."""
     width = scale.shape[1]
     first = int(rows[0]) // STRIP * STRIP
     last = min((int(rows[-1]) // STRIP + 1) * STRIP, scale.shape[0])
@@ -67,12 +70,12 @@ def strip_range(scale: TensorEntry, rows: NDArray[np.int64]) -> tuple[Range, int
 
 
 def take_rows(data: bytes, count: int) -> U8:
-    """Bytes [count, width] of rows that were read."""
+    """Return the bytes of ``count`` rows as [count, width]."""
     return np.frombuffer(data, dtype=np.uint8).reshape(count, -1) if count else np.zeros((0, 0), np.uint8)
 
 
 def packed_rows(module: Module, rows: NDArray[np.int64], weight: bytes, strip: bytes, first: int) -> PackedRows:
-    """Cut the scales of ``rows`` out of a strip, under each layout that the shapes admit."""
+    """Return weight bytes and scales of ``rows``; scales are cut out of the strip per layout that the shapes admit."""
     scale = module.scale
     assert scale is not None  # noqa: S101 - callers ask only for modules with scales
     logical_rows, _ = module.shape
@@ -89,18 +92,19 @@ def packed_rows(module: Module, rows: NDArray[np.int64], weight: bytes, strip: b
 
 
 def scale_columns(module: Module) -> int:
-    """Logical scale columns: K / 16 where the stored (possibly padded) tensor holds as many, else what it holds."""
+    """Return logical scale columns: K / 16, or fewer if the stored (possibly padded) tensor has fewer."""
     assert module.scale is not None  # noqa: S101 - callers ask only for modules with scales
     stored = module.scale.shape[-1] if module.scale.shape else 1
     return min(-(-module.shape[1] // 16), stored)
 
 
 def scale_of(source: Source, module: Module) -> NDArray[np.float32]:
-    """An FP8 module's stored scale as float32 [1, 1] or [N, 1]; ones where there is none."""
+    """Read an FP8 module's scale as float32 [1, 1] or [N, 1]; 1 if no scale is stored."""
     entry = module.scale
     if entry is None or entry.elements == 0:
         return np.ones((1, 1), np.float32)
     values = decode_floats(source.read(entry.file, entry.start, entry.nbytes), entry.dtype)
+    # bitsandbytes stores the row's maximum (SCB), and its codes count steps of maximum / 127
     return values.reshape(-1, 1) / np.float32(127 if entry.name.endswith(".SCB") else 1)
 
 

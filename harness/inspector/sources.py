@@ -1,4 +1,4 @@
-"""Where bytes come from: a folder or a hub repository at a commit, behind one small protocol."""
+"""Read bytes of a checkpoint: from a folder or from a hub repository at a commit, behind one small protocol."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ T = TypeVar("T")
 
 
 class HubSource:
-    """Reads ``owner/name`` at a commit. The hub client is imported when the first object is made."""
+    """Read ``owner/name`` at a commit. The hub client is imported when the first object is made."""
 
     is_local = False
 
@@ -51,7 +51,7 @@ class HubSource:
         }
 
     def _ask(self, call: Callable[[], T], revision: str | None) -> T:
-        """One metadata call, with the hub's own errors turned into typed ones."""
+        """Run one metadata call. Errors of the hub client become ``SourceError`` or ``BadReferenceError``."""
         from huggingface_hub import errors
 
         self._meter.count(0)
@@ -69,7 +69,7 @@ class HubSource:
             raise _typed(error, where) from error
 
     def location(self, path: str, fresh: bool = False) -> str:
-        """URL of the bytes of one file, resolved once (again with ``fresh``: signed URLs expire)."""
+        """Return the URL of a file's bytes, resolved once (again with ``fresh``: signed URLs expire)."""
         from huggingface_hub import get_hf_file_metadata, hf_hub_url
 
         with self._lock:
@@ -87,7 +87,7 @@ class HubSource:
         return self.read_ranges(path, [(start, length)])[0]
 
     def read_ranges(self, path: str, ranges: Sequence[Range]) -> list[bytes]:
-        """Several ranges of one file; gaps up to 32 KiB are read through rather than asked for apart."""
+        """Return several ranges of one file. Ranges up to 32 KiB apart are fetched in one request, gap included."""
         found: list[bytes] = [b""] * len(ranges)
         for start, length, members in merge_ranges(ranges, HUB_MERGE_GAP):
             data = self._fetch(path, start, length) if length else b""
@@ -100,10 +100,12 @@ class HubSource:
         where = f"{self.repo}/{path}@{self.commit}"
         for attempt in (0, 1):
             response = self._get(self.location(path, fresh=attempt > 0), start, length, where)
+            # the signed URL may have expired: resolve it again once before the refusal counts
             if response.status_code in (401, 403) and attempt == 0:
                 continue
             break
         self._meter.count(len(response.content))
+        # a server without range support sends the whole file (200): usable only if the range starts at byte 0
         whole = response.status_code == 200 and start == 0 and len(response.content) >= length
         if response.status_code != 206 and not whole:
             raise SourceError(
@@ -131,7 +133,7 @@ class HubSource:
 
 
 def _typed(error: Exception, where: str) -> SourceError:
-    """Any failure of the client as one sentence; ``huggingface_hub`` raises errors of several HTTP libraries."""
+    """Return a client's failure as one sentence; ``huggingface_hub`` raises errors of several HTTP libraries."""
     text = " ".join(str(error).split())[:300] or type(error).__name__
     remedy = "check the network and the hub's status, then run again: nothing was said about the checkpoint"
     return SourceError(f"{type(error).__name__}: {text}", where=where, remedy=remedy)
@@ -145,10 +147,10 @@ MAX_FILES = 100_000
 
 
 class LocalSource:
-    """Ranged reads from files below ``folder``; symbolic links (the hub's cache) are followed.
+    """Read ranges of files below ``folder``; symbolic links (the hub's cache) are followed.
 
     Args:
-        only: file names of ``folder`` that are the whole source; ``None``: everything below it.
+        only: file names of ``folder`` that make up the source; ``None``: all files below ``folder``.
     """
 
     is_local = True
@@ -177,11 +179,12 @@ class LocalSource:
         return self.read_ranges(path, [(start, length)])[0]
 
     def read_ranges(self, path: str, ranges: Sequence[Range]) -> list[bytes]:
-        """Several ranges of one file, opened once."""
+        """Return several ranges of one file, which is opened once."""
         found: list[bytes] = [b""] * len(ranges)
         try:
             with (self.folder / path).open("rb", buffering=0) as file:
                 for start, length, members in merge_ranges(ranges, LOCAL_MERGE_GAP):
+                    # pread may return less than asked for; only an empty read means that the file ends
                     data = os.pread(file.fileno(), length, start)
                     while len(data) < length:
                         more = os.pread(file.fileno(), length - len(data), start + len(data))
@@ -218,7 +221,7 @@ class FileInfo:
 
 
 class Meter:
-    """Counts what was read; shared by all sources of an inspection and safe between threads."""
+    """Count bytes and requests; shared by all sources of an inspection and safe between threads."""
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
@@ -233,16 +236,17 @@ class Meter:
 
 
 class SharedReads:
-    """Reads each range of the base once, though both experts are compared with both of its transformers."""
+    """Read each range of the base once, though both experts are compared with both of its transformers."""
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
         self._known: dict[tuple[int, str, int, int], Future[bytes]] = {}
 
     def read(self, source: Source, path: str, start: int, length: int) -> bytes:
-        """Bytes of one range; a second caller waits for the first one's and then they are forgotten."""
+        """Return the bytes of one range. A second caller gets the bytes of the first; then they are dropped."""
         key = (id(source), path, start, length)
         with self._lock:
+            # two experts ask for each range, so the second request is the last: dropping it bounds the memory
             known = self._known.pop(key, None)
             if known is None:
                 mine: Future[bytes] = Future()
@@ -267,21 +271,21 @@ class Source(Protocol):
 
     @property
     def commit(self) -> str | None:
-        """The commit that is read; ``None`` for a folder."""
+        """Return the commit that is read; ``None`` for a folder."""
 
     @property
     def is_local(self) -> bool:
-        """Whether reads are cheap."""
+        """Return whether the bytes lie on this machine, so that reads are cheap."""
 
     @property
     def files(self) -> Mapping[str, FileInfo]:
-        """All files by path."""
+        """Return all files by path."""
 
     def read(self, path: str, start: int, length: int) -> bytes:
-        """Exactly ``length`` bytes from ``start`` of one file. Raises ``SourceError``."""
+        """Return exactly ``length`` bytes from ``start`` of one file. Raises ``SourceError``."""
 
     def read_ranges(self, path: str, ranges: Sequence[Range]) -> list[bytes]:
-        """Several ranges of one file; near ones may be fetched together. Raises ``SourceError``."""
+        """Return several ranges of one file; near ranges may be fetched together. Raises ``SourceError``."""
 
 
 def merge_ranges(ranges: Sequence[Range], gap: int) -> list[tuple[int, int, list[int]]]:
@@ -311,8 +315,8 @@ def open_source(ref: CheckpointRef | str | Path, meter: Meter, root: Path | None
         root: folder that ``./`` is relative to; default the current one.
 
     Raises:
-        BadReferenceError: nothing is there.
-        SourceError: the hub does not answer.
+        BadReferenceError: no such folder, repository or revision, or the revision is not resolved to a commit.
+        SourceError: the hub cannot be read.
     """
     if isinstance(ref, CheckpointRef):
         path, revision, made_by = ref.path, ref.revision, ref.made_by
@@ -352,7 +356,7 @@ def open_source(ref: CheckpointRef | str | Path, meter: Meter, root: Path | None
 
 
 def _with_shards(file: Path) -> frozenset[str]:
-    """A weight file that is named by its path, and the other parts where it is one of several."""
+    """Return a weight file's name and, if it is one shard (``-00001-of-00002.``), those of the other shards."""
     match = _SHARD.search(file.name)
     if match is None:
         return frozenset({file.name})
@@ -361,7 +365,7 @@ def _with_shards(file: Path) -> frozenset[str]:
 
 
 def _folder_hint(path: str, root: Path) -> str:
-    """What to type where a folder of this machine was probably meant; empty where it was not."""
+    """Return the path to type if a local folder was probably meant; empty if not."""
     first = path.partition("/")[0]
     if "/" not in path or not first or not (root / first).is_dir():
         return ""

@@ -1,4 +1,4 @@
-"""What a change does to the set of cases: the difference from the base branch, in words a reviewer can refuse."""
+"""Compare the set of cases with that of the base branch, as a list of changes that a reviewer can accept or refuse."""
 
 from __future__ import annotations
 
@@ -47,41 +47,41 @@ class Change(Record):
 
     kind: Kind
     case: str
-    """Id of the case; of a runner its file, of pytest's settings ``pytest``."""
+    """Id of the case; for a runner its file, for pytest's settings ``pytest``."""
     field: str = ""
-    """Empty: all of the case, or for a limit all of its file, which is gone."""
+    """Name of the field; empty for the whole case, or for a limit file that was removed."""
     before: Json = None
     after: Json = None
     reason: str = ""
-    """Why: of a waiver or a limit from its file, of everything else from the trailer of a commit."""
+    """Why it changed: for a waiver or a limit from its file, otherwise from the trailer of a commit."""
     looser: bool = False
-    """Whether it lets more through than before, or looks at less: it needs a reason."""
+    """Whether the change lets more through, or checks less, than before: it needs a reason."""
 
     @property
     def key(self) -> str:
-        """Under which a commit's trailer gives the reason: the case if all of it is gone, else case and field."""
+        """Return the key that a commit's trailer names: the case if all of it was removed, else case and field."""
         if self.kind == "removed" or (self.kind == "limit" and not self.field):
             return self.case
         return f"{self.case} {self.field}".strip()
 
 
 class Coverage(Record):
-    """Everything that changed, for one runner."""
+    """All changes from the base branch, for one runner."""
 
     against: str
-    """The reference as it was named, and its commit."""
+    """The reference as the user named it, and its commit."""
     changes: tuple[Change, ...]
     unreadable: tuple[str, ...] = ()
-    """Problems of the base's files under today's rules: what they hold could not be compared."""
+    """Problems of the base's files under the current rules: their content could not be compared."""
     faults: tuple[str, ...] = ()
-    """Files of this side that cannot be used, such as limits that were edited by hand: the plan is refused."""
+    """Unusable files of this side, such as limits that were edited by hand: the plan is refused."""
 
     def of(self, *kinds: Kind) -> tuple[Change, ...]:
-        """Changes of the given kinds."""
+        """Return the changes of the given kinds."""
         return tuple(change for change in self.changes if change.kind in kinds)
 
     def without_reason(self) -> tuple[Change, ...]:
-        """What a reviewer must not have to guess: removals and whatever lets more through, without a reason."""
+        """Return the removals and the changes that let more through, if they have no reason: a reviewer needs it."""
         return tuple(
             change for change in self.changes if (change.kind == "removed" or change.looser) and not change.reason
         )
@@ -90,16 +90,16 @@ class Coverage(Record):
 def compare_cases(
     before: Sequence[Case], after: Sequence[Case], runner: str, reasons: Mapping[str, str]
 ) -> list[Change]:
-    """List the differences between two sets of cases, as ``runner`` sees them.
+    """List the differences between two sets of cases, for ``runner``.
 
-    A case that is gone, or that left a runner, is listed whatever its runner: there may be no plan of the other one
-    that would say it.
+    A removed case, or a case that left a runner, is listed whatever its runner: the other runner may have no plan
+    that would report it.
 
     Args:
         before: cases of the base branch.
-        after: cases of this one.
+        after: cases of this branch.
         runner: name of the profile.
-        reasons: from commits, by `Change.key`.
+        reasons: reasons from commits, by `Change.key`.
     """
     old, new = {case.id: case for case in before}, {case.id: case for case in after}
     changes = []
@@ -133,13 +133,14 @@ def compare_project(
 
     Args:
         before: profiles of the base branch, by name.
-        after: profiles of this one.
-        settings_before: see `harness.lane.looser.pytest_settings`.
-        settings_after: of this branch.
-        reasons: from commits, by `Change.key`.
+        after: profiles of this branch.
+        settings_before: settings of the base branch; see `harness.lane.looser.pytest_settings`.
+        settings_after: settings of this branch.
+        reasons: reasons from commits, by `Change.key`.
     """
     changes = []
     for name in sorted(before):
+        # A profile that only this branch has is not listed: it cannot let more through than before.
         file = f"runners/{name}.yaml"
         if name not in after:
             changes.append(Change(kind="runner", case=file, field="file", before="present", looser=True))
@@ -166,12 +167,12 @@ def compare_project(
 def compare_limits(
     before: Mapping[str, LimitFile], after: Mapping[str, LimitFile], reasons: Mapping[str, str] | None = None
 ) -> list[Change]:
-    """Differences between the limit files of one runner, by case id.
+    """List the differences between the limit files of one runner, by case id.
 
     Args:
         before: files of the base branch.
-        after: files of this one.
-        reasons: why a case or its limits are gone, by id: a file that is gone cannot say it itself.
+        after: files of this branch.
+        reasons: why a case or its limits were removed, by id: a removed file cannot hold its reason.
     """
     changes = []
     for name in sorted(before.keys() | after.keys()):
@@ -237,7 +238,7 @@ def _fields(old: Case, new: Case, reasons: Mapping[str, str]) -> list[Change]:
 
 
 def _leaves(path: str, old: Json, new: Json) -> list[tuple[str, Json, Json]]:
-    """The differing leaves, so that a reviewer reads ``sampling.seed: 0 -> 1`` and not two whole mappings."""
+    """Return the differing leaves, so that a reviewer reads ``sampling.seed: 0 -> 1`` and not two whole mappings."""
     if not (isinstance(old, dict) and isinstance(new, dict)):
         return [(path, old, new)] if old != new else []
     return [
@@ -252,7 +253,7 @@ def _value(limit: Limit | None) -> Json:
 
 
 def _looser(old: Limit | None, new: Limit | None) -> bool:
-    """Whether ``new`` lets through what ``old`` stopped."""
+    """Return whether ``new`` lets through a value that ``old`` stopped."""
     if old is None or old.limit is None:
         return False
     if new is None or new.limit is None or new.direction != old.direction:
@@ -260,18 +261,18 @@ def _looser(old: Limit | None, new: Limit | None) -> bool:
     return new.limit < old.limit if old.direction == "higher_is_better" else new.limit > old.limit
 
 
-# The cases and limits of another commit, read from git without touching the working tree.
+# Read the cases and limits of another commit from git, without touching the working tree.
 
 
 TRAILER = "Quantgate-Removed"
-"""A commit that removes a case or its limits says why in a trailer: ``Quantgate-Removed: <case id>: <reason>``."""
+"""Trailer of a commit that removes a case or its limits: ``Quantgate-Removed: <case id>: <reason>``."""
 LOOSER = "Quantgate-Looser"
-"""A commit that lets more through says why: ``Quantgate-Looser: <case id> <field>: <reason>``."""
+"""Trailer of a commit that lets more through: ``Quantgate-Looser: <case id> <field>: <reason>``."""
 _FOLDERS = (*(path.name for path in (HERE.cases, HERE.runners, HERE.thresholds)), *PYTEST_FILES)
 
 
 def coverage_against(root: Path, reference: str, runner: str, cases: list[Case]) -> Coverage:
-    """Compare the working tree's cases and limits with those of ``reference``.
+    """Compare the cases and limits of the working tree with those of ``reference``.
 
     Args:
         root: the repository.
@@ -280,13 +281,13 @@ def coverage_against(root: Path, reference: str, runner: str, cases: list[Case])
         cases: the cases of the working tree.
 
     Raises:
-        InvalidCaseError: ``reference`` is no commit of this repository.
+        InvalidCaseError: ``reference`` is not a commit of this repository.
     """
     commit = _commit(root, reference)
     with _checkout(root, commit) as base:
         paths = case_files(base)
         old_profiles, unread = _profiles(base)
-        # The base's cases are read with the runners of both sides: a name that is refused by now must not hide them.
+        # The base's cases are read with the runners of both sides: a name that is invalid today must not hide them.
         names = {path.stem for path in (Project(base).runners).glob("*.yaml")}
         before, problems = check_cases(paths, base, runners=names) if paths else ((), ())
         old_limits, bad_before = _limits(base, runner)
@@ -294,7 +295,7 @@ def coverage_against(root: Path, reference: str, runner: str, cases: list[Case])
     new_limits, bad_after = _limits(root, runner)
     reasons = _reasons(root, commit)
     changes = compare_cases([one.case for one in before], cases, runner, reasons)
-    if before or problems:  # without a case on the other side nothing can let more through than before
+    if before or problems:  # if the base has no case, nothing can let more through than before
         profiles = load_runners(Project(root).runners)
         changes += compare_project(old_profiles, profiles, settings, pytest_settings(root), reasons)
     # The limits of a removed case go with it: one reason is enough.
@@ -316,7 +317,7 @@ def _profiles(base: Path) -> tuple[dict[str, RunnerProfile], list[str]]:
 
 
 def _edited(root: Path, limits: Mapping[str, LimitFile]) -> Iterator[str]:
-    """Limit files of the working tree that were changed after their limits were placed."""
+    """Yield a sentence per limit file of the working tree that was changed after its limits were placed."""
     for name, file in sorted(limits.items()):
         if fault := edited(file):
             where = limit_path(Project(root).thresholds, file.runner, name).relative_to(root)
@@ -324,6 +325,7 @@ def _edited(root: Path, limits: Mapping[str, LimitFile]) -> Iterator[str]:
 
 
 def _commit(root: Path, reference: str) -> str:
+    # git would read a leading dash as an option.
     if reference.startswith("-"):
         raise InvalidCaseError(f"{reference!r} is no commit", remedy="name a branch, tag or commit")
     found = _git(root, "rev-parse", "--verify", "--quiet", f"{reference}^{{commit}}", check=False)
@@ -337,7 +339,7 @@ def _commit(root: Path, reference: str) -> str:
 
 
 def _reasons(root: Path, commit: str) -> dict[str, str]:
-    """Reasons from the trailers of the commits since the branches parted, by `harness.lane.coverage.Change.key`."""
+    """Return the reasons from the trailers of the commits since ``commit``, by `harness.lane.coverage.Change.key`."""
     reasons: dict[str, str] = {}
     for trailer in (TRAILER, LOOSER):
         wanted = f"--format=%(trailers:key={trailer},valueonly,unfold,separator=%x0A)"
@@ -351,6 +353,7 @@ def _reasons(root: Path, commit: str) -> dict[str, str]:
 
 @contextmanager
 def _checkout(root: Path, commit: str) -> Iterator[Path]:
+    # git archive fails on a path that the commit does not have.
     there = _git(root, "ls-tree", "--name-only", commit, check=True).decode().split()
     wanted = [name for name in _FOLDERS if name in there]
     with tempfile.TemporaryDirectory(prefix="quantgate-base-") as folder:

@@ -1,4 +1,4 @@
-"""How long cases took on a runner, and what is assumed of one that was never measured."""
+"""Read how long cases took on a runner, and estimate the time of a case that was never measured."""
 
 from __future__ import annotations
 
@@ -17,14 +17,14 @@ from harness.records.case_record import CaseRecord
 from harness.records.run_folder import RECORD_FILE
 
 KEPT_SAMPLES = 7
-"""Newest samples kept a case. The median of them shrugs off a run on a cold disk."""
+"""Number of newest samples kept per case. Their median is robust to a run on a cold disk."""
 DEFAULT_LOAD_SECONDS = {"cpu": 5.0, "cuda": 90.0}
 DEFAULT_SECONDS_PER_GIGASTEP = {"cpu": 2000.0, "cuda": 120.0}
-"""Seconds for 1e9 pixels times denoising steps, where nothing was measured. A plan only needs their ratio."""
+"""Seconds per 1e9 pixels times denoising steps, if nothing was measured. A plan only needs their ratio."""
 
 
 LONGEST_SECONDS = 1e7
-"""Four months. A record that claims more is wrong, and would make every later plan wrong."""
+"""Four months. A record with a longer time is wrong, and would make every later plan wrong."""
 Seconds = Annotated[float, Field(ge=0, le=LONGEST_SECONDS)]
 
 
@@ -34,7 +34,7 @@ class CaseTimes(Record):
     seconds: tuple[Seconds, ...] = ()
     """Everything but the load of the model."""
     loads: tuple[Seconds, ...] = ()
-    """Load of the model, of those runs in which this case was the engine's first."""
+    """Seconds to load the model, from the runs in which this case was the first of its engine."""
 
 
 class History(Record):
@@ -44,14 +44,14 @@ class History(Record):
     runners: dict[str, dict[str, CaseTimes]] = {}
 
     def with_records(self, records: Iterable[CaseRecord]) -> History:
-        """The history with the times of ``records`` added; a case that generated nothing says nothing."""
+        """Return the history with the times of ``records`` added; a case without a generation adds nothing."""
         runners = {runner: dict(cases) for runner, cases in self.runners.items()}
         for record in sorted(records, key=lambda one: one.started):
             if record.generation is None or not _believable(record):
                 continue
             known = runners.setdefault(record.runner, {}).get(record.case, CaseTimes())
             seconds = max(0.0, record.timing.total - record.timing.load)
-            # A case that found its engine standing spent next to nothing on the load, whatever the engine had spent.
+            # A case on a running engine waits next to no time for the load, however long the engine had needed.
             loaded = record.engine is not None and record.timing.load > 0.5 * record.engine.load_seconds
             runners[record.runner][record.case] = CaseTimes(
                 seconds=(*known.seconds, round(seconds, 3))[-KEPT_SAMPLES:],
@@ -61,13 +61,13 @@ class History(Record):
 
 
 def _believable(record: CaseRecord) -> bool:
-    """Whether the times of a record can be times: one that cannot never reaches the file that later plans read."""
+    """Return whether the times of a record are possible: others must not reach the file that later plans read."""
     timing = record.timing
     return 0 <= timing.load <= LONGEST_SECONDS and 0 <= timing.total <= LONGEST_SECONDS
 
 
 class Duration(NamedTuple):
-    """What a case is expected to take, in seconds."""
+    """Expected seconds of a case."""
 
     seconds: float
     load: float
@@ -75,20 +75,20 @@ class Duration(NamedTuple):
 
 
 def work(case: Case) -> float:
-    """Pixels times denoising steps, in units of 1e9: what the time of a case grows with."""
+    """Return pixels times denoising steps, in units of 1e9: the time of a case grows with it."""
     sampling = case.sampling
     return sampling.width * sampling.height * sampling.num_frames * sampling.num_inference_steps / 1e9
 
 
 def durations(cases: Sequence[Case], history: History, runner: str, kind: str) -> dict[str, Duration]:
-    """Expected duration by case id.
+    """Return the expected duration by case id.
 
-    A case that was never measured is estimated from its work at the median rate of those that were, and at a fixed
-    rate where none was.
+    A case that was never measured is estimated from its work at the median rate of the measured cases, or at a fixed
+    rate if no case was measured.
 
     Args:
-        cases: what is planned.
-        history: what was measured.
+        cases: cases to plan.
+        history: measured times.
         runner: name of the runner profile.
         kind: ``cpu`` or ``cuda``, for the fixed rates.
     """
@@ -107,12 +107,12 @@ def durations(cases: Sequence[Case], history: History, runner: str, kind: str) -
 
 
 def read_history(paths: Iterable[Path]) -> History:
-    """Join history files and folders of records.
+    """Read and join history files and folders of records.
 
     A path that does not exist is an empty history: a first run has none.
 
     Raises:
-        InvalidCaseError: a history file cannot be read as one.
+        InvalidCaseError: a history file cannot be read.
     """
     history = History()
     for path in paths:
@@ -129,7 +129,7 @@ def read_history(paths: Iterable[Path]) -> History:
 
 
 def read_records(folder: Path) -> list[CaseRecord]:
-    """Every readable record below ``folder``. Others are passed over: a history may have gaps."""
+    """Return every readable record below ``folder``. Unreadable records are skipped: a history may have gaps."""
     records = []
     for path in sorted(folder.rglob(RECORD_FILE)):
         try:

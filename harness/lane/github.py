@@ -1,7 +1,7 @@
-"""What is written to GitHub: one comment on a pull request, and a pull request with new goldens or limits.
+"""Write to GitHub: one comment on a pull request, and a pull request with new goldens or limits.
 
-Both go through the ``gh`` command, which every hosted runner has, with arguments as lists and text through standard
-input: nothing that somebody wrote is ever part of a command line.
+Both use the ``gh`` command, which every hosted runner has. Arguments are passed as lists and text through standard
+input, so that no text of a user is ever part of a command line.
 """
 
 from __future__ import annotations
@@ -20,11 +20,11 @@ from harness.project import HERE
 
 BOT = "github-actions[bot]"
 COPIED_BRANCH = re.compile(r"(?:refs/heads/)?pull-request/([0-9]{1,9})\Z")
-"""A branch of this repository that holds the reviewed head of a pull request; only such branches reach a GPU."""
+"""A branch of this repository with the reviewed head of a pull request; only such branches reach a GPU."""
 PROPOSED = (HERE.goldens.name, HERE.thresholds.name)
 """Folders that a regeneration may change."""
 TESTS = "ci.yml"
-"""Workflow that is started on a proposal."""
+"""Workflow that is started for a proposal."""
 _PLAIN = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,119}")
 MAX_COMMENT = 60_000
 """GitHub refuses a comment of more than 65,536 characters."""
@@ -32,13 +32,13 @@ _REPOSITORY = re.compile(r"[A-Za-z0-9_.-]+/[A-Za-z0-9_.-]+\Z")
 
 
 def pull_request_of(branch: str) -> int | None:
-    """Number of the pull request whose vetted copy ``branch`` is; ``None`` for any other branch."""
+    """Return the number of the pull request whose reviewed copy ``branch`` is; ``None`` for any other branch."""
     match = COPIED_BRANCH.fullmatch(branch)
     return int(match[1]) if match else None
 
 
 def post_comment(repository: str, number: int, body: str) -> str:
-    """Write the lane's one comment on a pull request: the comment of an earlier run is replaced.
+    """Write the lane's single comment on a pull request; the comment of an earlier run is replaced.
 
     Returns:
         ``created`` or ``updated``.
@@ -66,21 +66,21 @@ def post_comment(repository: str, number: int, body: str) -> str:
 
 
 Check = Callable[[Path, Collection[tuple[str, str]]], None]
-"""Looks at proposed files before they are pushed: root of the checkout, and runner and case of each file."""
+"""Checks proposed files before they are pushed; arguments: root of the checkout, and runner and case of each file."""
 
 
 def propose(root: Path, changes: Path, branch: str, title: str, body: str, base: str, *, check: Check) -> str | None:
-    """Open a pull request with what a regeneration made.
+    """Open a pull request with the files of a regeneration.
 
     Copies ``goldens/`` and ``thresholds/`` from ``changes`` over the checkout, checks them, commits them to a new
-    branch, pushes it and opens the pull request. Nothing outside those folders can be changed by it. A pull request
-    that a workflow's own token opens starts no workflow, so the tests are dispatched on the branch.
+    branch, pushes it and opens the pull request. Files outside those folders are refused. A pull request that a
+    workflow's own token opens starts no workflow, so the tests are dispatched on the branch.
 
     Returns:
-        Address of the pull request, or ``None`` where nothing differs.
+        Address of the pull request, or ``None`` if nothing differs.
 
     Raises:
-        InvalidCaseError: ``changes`` holds something else, ``check`` refuses it, or ``branch`` is no plain name.
+        InvalidCaseError: ``changes`` holds other files, ``check`` refuses a file, or ``branch`` is no plain name.
         GoldenError: a link in the checkout leads out of it.
         InfraError: ``git`` or ``gh`` failed.
     """
@@ -91,6 +91,7 @@ def propose(root: Path, changes: Path, branch: str, title: str, body: str, base:
     for path in sorted(path for path in changes.rglob("*") if path.is_symlink() or not path.is_dir()):
         inside = path.relative_to(changes)
         target = root / inside
+        # An unchanged file passes whatever its name is: a regeneration returns the whole folders.
         same = not path.is_symlink() and target.is_file() and target.read_bytes() == path.read_bytes()
         if inside.parts[0] not in PROPOSED or path.is_symlink() or not (same or _named(inside)):
             raise InvalidCaseError(
@@ -118,7 +119,7 @@ def propose(root: Path, changes: Path, branch: str, title: str, body: str, base:
 
 
 def _named(inside: Path) -> bool:
-    """Whether a proposed path has the form of a golden's part, a list of goldens, or a limit file."""
+    """Return whether a proposed path has the form of a golden's part, a list of goldens, or a limit file."""
     plain = len(inside.parts) >= 3 and all(_PLAIN.fullmatch(part) for part in inside.parts)
     return plain and inside.suffix in (".json", ".safetensors")
 

@@ -1,7 +1,7 @@
-"""Which changes of a case, a runner profile or pytest's settings let more through than before.
+"""Find the changes of a case, a runner profile or pytest's settings that let more through than before.
 
-Such a change is not wrong by itself: a control may be renamed, a runner retired. It is refused only as long as nobody
-says why, in a trailer of a commit, where a reviewer reads it.
+Such a change is not wrong by itself: a control may be renamed, a runner retired. It is refused until a trailer of a
+commit gives the reason, where a reviewer reads it.
 """
 
 from __future__ import annotations
@@ -21,16 +21,16 @@ from harness.records.base import Json
 PYTEST_FILES = ("pytest.toml", ".pytest.toml", "pytest.ini", ".pytest.ini", "pyproject.toml", "tox.ini", "setup.cfg")
 """Files in which pytest looks for its settings."""
 _ALWAYS = frozenset({"expect", "golden_of"})
-"""Fields of a case of which every change lets something else pass than before."""
+"""Fields of a case whose every change counts as looser: another result passes than before."""
 
 
 def lets_more_through(field: str, old: Case, new: Case) -> bool:
-    """Whether the change of ``field``, a top-level field of a case, lets more through or looks at less.
+    """Return whether the change of ``field``, a top-level field of a case, lets more through or checks less.
 
     Args:
-        field: in which the two cases differ.
-        old: as it was.
-        new: as it is.
+        field: the field in which the two cases differ.
+        old: the case before the change.
+        new: the case after it.
     """
     if field in _ALWAYS:
         return True
@@ -42,7 +42,7 @@ def lets_more_through(field: str, old: Case, new: Case) -> bool:
         return not set(old.contracts) <= set(new.contracts)
     if field == "base":
         return new.base is None
-    if field == "pass_env":  # a value that no record states
+    if field == "pass_env":  # no record holds the value of such a variable
         return not set(new.pass_env) <= set(old.pass_env)
     if field == "quantization":
         formats = old.quantization.model_dump().items()
@@ -53,9 +53,9 @@ def lets_more_through(field: str, old: Case, new: Case) -> bool:
 
 
 def _waives_more(old: Case, new: Case) -> bool:
-    """Whether the waiver lasts longer or covers more than before, and gives the reason of before for it.
+    """Return whether the waiver lasts longer or covers more than before without a new reason or issue.
 
-    A waiver that is new, or that has a new reason or issue, brings its reason along.
+    A new waiver, or a waiver with a new reason or issue, states its own reason.
     """
     was, now = old.waiver, new.waiver
     if was is None or now is None or (was.reason, was.issue) != (now.reason, now.issue):
@@ -64,7 +64,7 @@ def _waives_more(old: Case, new: Case) -> bool:
 
 
 def profile_changes(old: RunnerProfile, new: RunnerProfile) -> list[tuple[str, Json, Json, bool]]:
-    """Differences of two versions of a profile: field, old and new value, and whether the new one lets more through."""
+    """List the differing fields of two profile versions: field, old value, new value, whether the new is looser."""
     was, now = old.model_dump(mode="json"), new.model_dump(mode="json")
     return [
         (name, was.get(name), now[name], _admits_more(name, was.get(name), now[name]))
@@ -74,7 +74,7 @@ def profile_changes(old: RunnerProfile, new: RunnerProfile) -> list[tuple[str, J
 
 
 def _admits_more(field: str, old: Json, new: Json) -> bool:
-    if field == "labels":  # where the job runs; what the device must be is in the other fields
+    if field == "labels":  # labels choose the machine of the job; other fields state what its device must be
         return False
     if field == "memory_gib":
         return isinstance(new, int | float) and isinstance(old, int | float) and new < old
@@ -92,9 +92,9 @@ def _version(text: Json) -> list[int]:
 
 
 def pytest_settings(root: Path) -> dict[str, str]:
-    """Pytest's settings that decide which cases run and how, by ``file setting``.
+    """Return pytest's settings that decide which cases run and how, by ``file setting``.
 
-    The file itself is listed too: an empty ``pytest.ini`` takes the place of the table in ``pyproject.toml``.
+    The file itself is an entry too: an empty ``pytest.ini`` takes the place of the table in ``pyproject.toml``.
     """
     found: dict[str, str] = {}
     for name in PYTEST_FILES:
@@ -107,7 +107,7 @@ def pytest_settings(root: Path) -> dict[str, str]:
             found |= {f"{name} {key}": value for key, value in settings.items() if _matters(key)}
     with suppress(QuantgateError):  # an unusable file ends every command with its own error
         project = Project.of_repository(root).root
-        if project != root.resolve():  # another folder holds other cases
+        if project != root.resolve():  # another project folder holds other cases
             found["pyproject.toml [tool.quantgate] root"] = str(project.relative_to(root.resolve()))
     return found
 
@@ -117,7 +117,7 @@ def _matters(key: str) -> bool:
 
 
 def _settings(path: Path) -> Mapping[str, str] | None:
-    """The settings in one file; ``None`` if pytest takes none from it."""
+    """Return the settings in one file; ``None`` if pytest takes none from it."""
     try:
         text = path.read_text(encoding="utf-8")
         if path.suffix == ".toml":

@@ -1,4 +1,4 @@
-"""The results of all shards, held against the plan: one folder of records, one JUnit file, one exit code."""
+"""Compare the results of all shards with the plan; write one folder of records, one JUnit file, one exit code."""
 
 from __future__ import annotations
 
@@ -22,11 +22,11 @@ from harness.records.run_folder import HISTORY_FILE, RECORD_FILE
 from harness.records.verdict import worst
 from harness.text import clean, one_line
 
-# JUnit files of the shards into one, with an error for every planned case that has no result.
+# Join the JUnit files of the shards, with an error for every planned case that has no result.
 
 
 PLAN_PROPERTY = "quantgate_plan"
-"""Property of a test suite: id of the plan that it ran."""
+"""Name of the test suite property that holds the id of the plan that the suite ran."""
 _COUNTED = {"failure": "failures", "error": "errors", "skipped": "skipped"}
 
 
@@ -38,17 +38,17 @@ def join_junit(
     plan: str = "",
     planned: Collection[str] = (),
 ) -> tuple[str, ...]:
-    """Join test suites and write ``out``.
+    """Join the test suites of ``files`` and write ``out``.
 
     Args:
         files: JUnit XML files.
-        missing: pytest id and reason of every planned case without a result; each becomes an error.
-        out: the joined file.
-        plan: id of the plan. A suite of another one is left out.
-        planned: pytest ids of its cases; of a suite that names no plan, they are left out.
+        missing: pytest id and reason per planned case without a result; each becomes an error.
+        out: path of the joined file.
+        plan: id of the plan. A suite of another plan is left out.
+        planned: pytest ids of the plan's cases; they are left out of a suite that names no plan.
 
     Returns:
-        Problems: files that could not be read, and what was left out.
+        Problems, a sentence each: unreadable files, and results that were left out.
     """
     joined = ET.Element("testsuites", name="quantgate")
     problems = []
@@ -82,16 +82,17 @@ def join_junit(
 
 
 def _names(node: str) -> tuple[str, str]:
-    """Class and name that pytest gives a case in JUnit."""
+    """Return the class name and name that pytest writes to JUnit for a case."""
     file, _, name = node.partition("::")
     return file.replace("/", "."), name
 
 
 def _of_another_plan(suite: ET.Element, plan: str, planned: Collection[tuple[str, str]]) -> str:
-    """Take out of ``suite`` what is no result of this plan, and say why; empty where all of it is one."""
+    """Remove the results that are not of this plan from ``suite``; return the reason, empty if none was removed."""
     marks = [one.get("value") for one in suite.findall("properties/property") if one.get("name") == PLAN_PROPERTY]
     if plan in marks:
         return ""
+    # Without the property, the suite may hold other tests: only names of planned cases are removed from it.
     stale = [
         case
         for case in suite.findall("testcase")
@@ -108,7 +109,7 @@ def _parse(path: Path) -> ET.Element:
 
 
 def _one_a_test(joined: ET.Element) -> None:
-    """Keep one entry a test. A case whose worker died and that ran again has two; what is not green stays."""
+    """Keep one entry per test. A case that ran again after its worker died has two: a failed entry wins."""
     kept: dict[tuple[str | None, str | None], tuple[ET.Element, ET.Element]] = {}
     for suite in joined:
         for case in suite.findall("testcase"):
@@ -133,14 +134,14 @@ def _count(suite: ET.Element) -> None:
         suite.set(name, str(sum(case.find(tag) is not None for case in cases)))
 
 
-# Does a green record carry what makes it green? Records come from other machines, as files that anybody may write.
+# Check that a green record carries its evidence: records come from other machines, as files that anybody may write.
 
 
 def unproven(record: CaseRecord, case: Case) -> str:
-    """Why a green record is no proof: it passes without the evidence that a pass stands on. Empty if it is one.
+    """Return why a green record lacks the evidence that a pass requires; empty if the evidence is complete.
 
     Args:
-        record: of any outcome; only ``pass`` and ``waived`` are looked at.
+        record: record of any outcome; only ``pass`` and ``waived`` are checked.
         case: the request of the record.
     """
     verdict = record.verdict
@@ -156,6 +157,7 @@ def unproven(record: CaseRecord, case: Case) -> str:
         return "it passes without a generation"
     if record.comparison is None or record.golden is None:
         return "it passes without a comparison with a golden"
+    # Limits that do not gate only inform: a pass must rest on at least one limit that could have failed.
     gating = [check for check in record.limits if check.gates]
     if not gating:
         return "it passes without a limit"
@@ -167,7 +169,8 @@ def unproven(record: CaseRecord, case: Case) -> str:
 
 
 def _control(record: CaseRecord, case: Case) -> str:
-    """A negative control passes by failing as its case says."""
+    """Return why a negative control does not pass: it passes only by failing as its case expects."""
+    # ``expect`` is "outcome" or "outcome:cause".
     outcome = case.expect.partition(":")[0]
     if record.verdict.observed != outcome:
         return f"it is a negative control, and nothing says that {outcome} was observed"
@@ -191,7 +194,7 @@ JUNIT = "junit.xml"
 
 
 class MergedCase(Record):
-    """One planned case after all shards."""
+    """The result of one planned case after all shards."""
 
     case: str
     node: str
@@ -203,13 +206,13 @@ class MergedCase(Record):
     attempt: int = 1
     seconds: float = 0.0
     device: str = ""
-    """UUID of the GPU, or the architecture of the CPU."""
+    """UUID of the GPU (its name without one), or the architecture of the CPU."""
     process: int | None = None
-    """Engine process that served the case."""
+    """Number of the engine process that served the case."""
 
 
 class Merged(Record):
-    """What ``quantgate merge`` found."""
+    """The result of ``quantgate merge``."""
 
     told: ClassVar[bool] = True
 
@@ -218,11 +221,11 @@ class Merged(Record):
     cases: tuple[MergedCase, ...]
     """In the order of the plan."""
     problems: tuple[str, ...] = ()
-    """Files that could not be used and records that no plan asked for."""
+    """Unusable files, and records that no plan asked for."""
     exit_code: int
 
     def missing(self) -> tuple[MergedCase, ...]:
-        """Planned cases without a result."""
+        """Return the planned cases without a result."""
         return tuple(case for case in self.cases if case.outcome is Outcome.NOT_RUN)
 
 
@@ -232,22 +235,22 @@ class _Found(NamedTuple):
 
 
 def merge(folders: Sequence[Path], plan: Plan, out: Path) -> Merged:
-    """Join what the shards left behind.
+    """Join the records and JUnit files of the shards.
 
     Copies the folder of every case to ``out/<case>``, and writes ``merge.json``, ``plan.json``, ``junit.xml`` and
     ``history.json`` beside them.
 
     Args:
-        folders: what the shards wrote, in any depth: folders of cases with their ``record.json``, and JUnit files.
-        plan: what was planned.
-        out: a folder that is new or empty.
+        folders: output folders of the shards: case folders with their ``record.json``, and JUnit files, at any depth.
+        plan: the plan that the shards ran.
+        out: a new or empty folder.
 
     Returns:
-        Every planned case with its outcome; ``not_run`` where there is no usable record. ``exit_code`` is that of the
-        worst case, and never 0 while one has no result.
+        Every planned case with its outcome; ``not_run`` if there is no usable record. ``exit_code`` is that of the
+        worst case, and never 0 if a case has no result.
 
     Raises:
-        PlanError: ``out`` holds something already.
+        PlanError: ``out`` is not empty.
     """
     if out.exists() and any(out.iterdir()):
         raise PlanError(f"{out} is not empty", remedy=f"rm -r {out}, or name another folder with --out")
@@ -281,7 +284,7 @@ def merge(folders: Sequence[Path], plan: Plan, out: Path) -> Merged:
 
 
 def _not_plain(folder: str, names: list[str], problems: list[str]) -> set[str]:
-    """Names in a shard's folder that are not copied: a link would bring a file of this machine into the artifact."""
+    """Return the names that are not copied: a link would bring a file of this machine into the artifact."""
     left_out = set()
     for name in names:
         path = Path(folder) / name
@@ -292,7 +295,7 @@ def _not_plain(folder: str, names: list[str], problems: list[str]) -> set[str]:
 
 
 def _records(folders: Iterable[Path], plan: Plan, problems: list[str]) -> tuple[dict[str, _Found], dict[str, str]]:
-    """The record that counts of each planned node, and why a node has none that can be used."""
+    """Return the record that counts per planned node, and the reason per node whose record is unusable."""
     planned = {case.node: case for case in plan.cases}
     by_folder = {case.case: case.node for case in plan.cases}
     found: dict[str, _Found] = {}
@@ -305,6 +308,7 @@ def _records(folders: Iterable[Path], plan: Plan, problems: list[str]) -> tuple[
         except (OSError, UnreadableError) as error:
             reason = f"{path} cannot be read: {why(error)}"
             problems.append(reason)
+            # An unreadable record does not name its case; its folder does.
             if path.parent.name in by_folder:
                 unusable[by_folder[path.parent.name]] = reason
             continue
@@ -317,6 +321,7 @@ def _records(folders: Iterable[Path], plan: Plan, problems: list[str]) -> tuple[
             problems.append(unusable[record.node])
             continue
         known = found.get(record.node)
+        # Both records count only if they hold a result: `not_run` is left by a shard that was stopped and restarted.
         if known is not None and Outcome.NOT_RUN not in (known.record.verdict.outcome, record.verdict.outcome):
             problems.append(f"{record.node} has two records, {known.folder} and {path.parent}: the worse one counts")
         found[record.node] = (
@@ -326,7 +331,7 @@ def _records(folders: Iterable[Path], plan: Plan, problems: list[str]) -> tuple[
 
 
 def _misfit(record: CaseRecord, planned: PlannedCase, plan: Plan) -> str:
-    """Why ``record`` is no result of ``planned``; empty where it is one."""
+    """Return why ``record`` is not a result of ``planned``; empty if it is."""
     if record.plan != plan.id:
         return f"it is of {f'plan {record.plan}' if record.plan else 'no plan'}, and this is plan {plan.id}"
     if record.runner != plan.runner:
@@ -341,7 +346,7 @@ def _misfit(record: CaseRecord, planned: PlannedCase, plan: Plan) -> str:
 
 
 def _worse(first: _Found, second: _Found) -> _Found:
-    """The worse of two results. A shard that was stopped and started again has left one that is none."""
+    """Return the worse of two records. `not_run` (left by a restarted shard) loses to any real result."""
     if Outcome.NOT_RUN in (first.record.verdict.outcome, second.record.verdict.outcome):
         return second if first.record.verdict.outcome is Outcome.NOT_RUN else first
     outcomes = [first.record.verdict.outcome, second.record.verdict.outcome]

@@ -1,4 +1,4 @@
-"""Which case runs on which shard: the plan, as a file that shards and merge are held against."""
+"""Assign each case to a shard, and write the plan that shards follow and ``merge`` compares the results with."""
 
 from __future__ import annotations
 
@@ -24,26 +24,26 @@ from harness.reading import UnreadableError, reason
 from harness.records.base import Json, Record
 from harness.records.golden import canonical_sha256
 
-# Longest processing time first: which unit goes to which machine.
+# Longest processing time first: assign units to machines.
 
 
 WORTH = 0.1
-"""Share of the makespan that tearing an engine apart must save."""
+"""Share of the makespan that splitting an engine must save at least (0.1: ten percent)."""
 
 
 @dataclass(frozen=True)
 class Unit:
-    """What is never torn apart: the cases of one engine, or a part of an engine that was too long for one machine."""
+    """Indivisible work: the cases of one engine, or a part of an engine that was too long for one machine."""
 
     key: str
     load: float
-    """Seconds to bring the model into memory, once."""
+    """Seconds to load the model into memory, once per unit."""
     cases: tuple[tuple[str, float], ...]
-    """Case id and seconds, in the order in which they run."""
+    """Case id and seconds, in execution order."""
 
     @property
     def seconds(self) -> float:
-        """Expected seconds of the whole unit."""
+        """Return the expected seconds of the whole unit, with its load."""
         return self.load + sum(seconds for _, seconds in self.cases)
 
 
@@ -58,7 +58,9 @@ class Split:
 
 
 def lpt(units: Sequence[Unit], machines: int) -> list[list[Unit]]:
-    """Units by machine, longest first on each. Ties are broken by key, so that a plan is reproducible.
+    """Assign units to machines (longest processing time first); return the units per machine, longest first.
+
+    Ties are broken by key, so that a plan is reproducible.
 
     Raises:
         ValueError: ``machines`` is less than one.
@@ -68,6 +70,7 @@ def lpt(units: Sequence[Unit], machines: int) -> list[list[Unit]]:
     bins: list[list[Unit]] = [[] for _ in range(machines)]
     free = [(0.0, index) for index in range(machines)]
     for unit in sorted(units, key=lambda one: (-one.seconds, one.key)):
+        # Each unit goes to the machine with the least work so far; the index breaks ties of the load.
         load, index = heapq.heappop(free)
         bins[index].append(unit)
         heapq.heappush(free, (load + unit.seconds, index))
@@ -75,12 +78,12 @@ def lpt(units: Sequence[Unit], machines: int) -> list[list[Unit]]:
 
 
 def makespan(bins: Sequence[Sequence[Unit]]) -> float:
-    """Seconds of the machine that ends last."""
+    """Return the seconds of the machine that ends last; 0 without machines."""
     return max((sum(unit.seconds for unit in one) for one in bins), default=0.0)
 
 
 def lower_bound(units: Sequence[Unit], machines: int) -> float:
-    """No plan of indivisible ``units`` on ``machines`` is shorter, in seconds.
+    """Return a lower bound, in seconds, of every plan of indivisible ``units`` on ``machines``.
 
     The largest of three: the mean, the longest unit, and the two shortest of the m + 1 longest units, since two of
     those run on one machine.
@@ -91,17 +94,19 @@ def lower_bound(units: Sequence[Unit], machines: int) -> float:
 
 
 def split_long(units: Sequence[Unit], machines: int) -> tuple[list[Unit], tuple[Split, ...]]:
-    """Tear an engine apart only where it alone is longer than the ideal makespan, and the plan gets much shorter by it.
+    """Split an engine if it alone is longer than the ideal makespan and splitting makes the plan much shorter.
 
-    Every part loads the model again, which costs machines their time: the makespan must fall by ``WORTH`` at least.
+    Every part loads the model again, which costs machine time: the makespan must fall by ``WORTH`` at least.
     """
     ideal = sum(unit.seconds for unit in units) / machines if machines else 0.0
     best, splits = list(units), []
     for unit in sorted(units, key=lambda one: (-one.seconds, one.key)):
+        # An engine within the ideal makespan does not delay the plan, and an engine of one case cannot be split.
         if machines < 2 or unit.seconds <= ideal or len(unit.cases) < 2:
             continue
         rest = [other for other in best if other.key != unit.key]
         plans = [rest + _parts(unit, count) for count in range(2, min(len(unit.cases), machines) + 1)]
+        # Rounding hides differences in the last digits, so that of equally long plans the one with fewer parts wins.
         chosen = min(plans, key=lambda plan: (round(makespan(lpt(plan, machines)), 6), len(plan)))
         if makespan(lpt(chosen, machines)) <= (1 - WORTH) * makespan(lpt(best, machines)):
             splits.append(Split(unit.key, len(chosen) - len(rest), unit.seconds, ideal))
@@ -110,17 +115,19 @@ def split_long(units: Sequence[Unit], machines: int) -> tuple[list[Unit], tuple[
 
 
 def _parts(unit: Unit, count: int) -> list[Unit]:
+    # The model load is left out here: every part pays it, so it does not change how the cases are distributed.
     singles = [Unit(f"{unit.key}/{name}", 0.0, ((name, seconds),)) for name, seconds in unit.cases]
     order = [name for name, _ in unit.cases]
     parts = []
     for index, one in enumerate(lpt(singles, count)):
+        # lpt orders by length; the cases of a part keep the order that they have in the engine.
         cases = sorted((case for single in one for case in single.cases), key=lambda case: order.index(case[0]))
         parts.append(Unit(f"{unit.key}/{index + 1}", unit.load, tuple(cases)))
     return parts
 
 
 class PlanError(QuantgateError):
-    """There is nothing to plan, or a plan and what is at hand do not fit together."""
+    """There is nothing to plan, or the plan does not fit the shards, the files or the cases at hand."""
 
     outcome = Outcome.NOT_RUN
 
@@ -132,15 +139,15 @@ class PlannedCase(Record):
     node: str
     """pytest id, such as ``cases/tiny.yaml::nvfp4``."""
     engine: str
-    """Engine key: cases of one engine run one after another in one process."""
+    """Engine key: the cases of one engine run in sequence in one process."""
     request: str
-    """:func:`request_digest` of the case: a record of another definition is no result of this one."""
+    """:func:`request_digest` of the case: ``merge`` rejects a record of another definition."""
     shard: int
-    """From 1."""
+    """Number of the shard, from 1."""
     seconds: float
-    """Expected, without the load of the model."""
+    """Expected seconds, without the load of the model."""
     load: float
-    """Expected seconds to load the model, once an engine and shard."""
+    """Expected seconds to load the model, once per engine and shard."""
     measured: bool
     """False: never measured on this runner, so ``seconds`` is an estimate."""
 
@@ -150,30 +157,30 @@ class Plan(Record):
 
     schema_version: Literal[1] = 1
     id: str = Field(min_length=1)
-    """`digest` of the plan: every record says of which plan it is, and ``merge`` takes no other's."""
+    """`digest` of the plan: every record names its plan, and ``merge`` rejects records of another plan."""
     nonce: str = ""
-    """Random, so that no two plans have one digest, however equal they are."""
+    """Random, so that two plans with equal content have different digests."""
     runner: str
     labels: tuple[str, ...]
-    """GitHub runner labels, all of which a shard's job asks for."""
+    """GitHub runner labels; a shard's job requires all of them."""
     shards: int
     code: str = ""
-    """Commit that was planned."""
+    """Commit for which the plan was made."""
     makespan: float
     """Expected seconds of the longest shard."""
     lower_bound: float
-    """Expected seconds that no plan can beat."""
+    """Expected seconds that no plan can undercut; see :func:`lower_bound`."""
     cases: tuple[PlannedCase, ...]
-    """Shard by shard, in the order in which they run."""
+    """Ordered by shard, then in execution order."""
     notes: tuple[str, ...] = ()
     coverage: Coverage | None = None
 
     def digest(self) -> str:
-        """sha256 (hex) over everything in the plan but its id: a plan that was changed has another one."""
+        """Return the sha256 (hex) of everything in the plan but its id: it changes when the plan is edited."""
         return canonical_sha256(self.model_copy(update={"id": "-"}))
 
     def of_shard(self, shard: int) -> tuple[PlannedCase, ...]:
-        """The cases of one shard, in order.
+        """Return the cases of one shard, in execution order.
 
         Raises:
             PlanError: the plan has no such shard.
@@ -183,7 +190,7 @@ class Plan(Record):
         return tuple(case for case in self.cases if case.shard == shard)
 
     def matrix(self) -> dict[str, Json]:
-        """The plan as a GitHub Actions matrix: one job a shard, for ``fromJSON``."""
+        """Return the plan as a GitHub Actions matrix for ``fromJSON``: one job per shard."""
         include: list[Json] = [
             {
                 "shard": f"{shard}/{self.shards}",
@@ -198,13 +205,13 @@ class Plan(Record):
 
 
 def request_digest(case: Case) -> str:
-    """sha256 (hex) over the whole resolved case."""
+    """Return the sha256 (hex) of the whole resolved case."""
     text = json.dumps(case.model_dump(mode="json"), sort_keys=True, separators=(",", ":"))
     return hashlib.sha256(text.encode()).hexdigest()
 
 
 def node_id(located: Located) -> str:
-    """The pytest id of a case."""
+    """Return the pytest id of a case, such as ``cases/tiny.yaml::nvfp4``."""
     return f"{located.path.as_posix()}::{located.case.id}"
 
 
@@ -217,18 +224,18 @@ def make_plan(
     code: str = "",
     coverage: Coverage | None = None,
 ) -> Plan:
-    """Plan the cases of ``profile`` over at most ``shards`` machines.
+    """Plan the cases that name runner ``profile`` on at most ``shards`` machines.
 
     Args:
-        located: every loaded case; those of other runners are left out.
+        located: every loaded case; cases of other runners are left out.
         profile: the runner.
-        shards: machines at hand. Fewer are used where there are fewer engines: no shard is empty.
+        shards: available machines. Fewer are used if there are fewer units to assign: no shard is empty.
         history: measured times.
-        code: commit that is planned.
-        coverage: difference from the base branch, carried along for the summary.
+        code: commit for which the plan is made.
+        coverage: difference from the base branch, stored in the plan for the summary.
 
     Raises:
-        PlanError: no case names this runner. A lane without cases must not be green.
+        PlanError: no case names this runner. A lane without cases must not pass.
         ValueError: ``shards`` is less than one.
     """
     mine = [one for one in located if profile.name in one.case.runners]
@@ -305,7 +312,8 @@ def _notes(planned: Sequence[PlannedCase], splits: Sequence[Split], *, asked: in
 
 
 def _job_minutes(cases: Sequence[PlannedCase]) -> int:
-    """Deadline of a shard's job: three times what is expected, at least 30 minutes, at most GitHub's six hours."""
+    """Return the timeout of a shard's job: three times the expected minutes, at least 30, at most GitHub's 360."""
+    # One load per engine of the shard, however many cases it serves.
     loads = {case.engine: case.load for case in cases}
     seconds = sum(case.seconds for case in cases) + sum(loads.values())
     return max(30, min(360, round(3 * seconds / 60)))
@@ -316,11 +324,11 @@ def read_plan(path: Path, plan_id: str | None = None) -> Plan:
 
     Args:
         path: the file.
-        plan_id: digest that it must have; ``None``: only that of its own content.
+        plan_id: digest that the plan must have; ``None``: the digest of its own content is enough.
 
     Raises:
-        InvalidCaseError: it cannot be read as one.
-        PlanError: it was changed after it was made, or another plan lies in its place.
+        InvalidCaseError: the file cannot be read as a plan.
+        PlanError: the plan was changed after it was made, or another plan replaced it.
     """
     try:
         plan = Plan.read(path)

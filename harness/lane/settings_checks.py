@@ -1,10 +1,10 @@
-"""Whether GitHub's settings protect the lane's machines: what a workflow file cannot say, and what a fork can change.
+"""Check whether GitHub's settings protect the lane's machines: a workflow file cannot state them.
 
 A pull request that edits a workflow runs its own version of the file, so no `if:` in a workflow protects a machine.
-What does: who may start a run (approval), which workflow files at which ref a runner group takes jobs of, that a
-machine lives for one job, who may write the branches that reach it, and who releases the job that measures goldens.
-All of it is read through `gh`; nothing is changed. Fields and paths are those of GitHub's REST schema
-(https://github.com/github/rest-api-description).
+These settings do: who may start a run (approval), which workflow files at which ref a runner group takes jobs of,
+whether a machine lives for one job only, who may write the branches that reach it, and who releases the job that
+measures goldens. All of them are read through `gh`; nothing is changed. Fields and paths are those of GitHub's REST
+schema (https://github.com/github/rest-api-description).
 """
 
 from __future__ import annotations
@@ -23,9 +23,9 @@ from harness.errors import InfraError, InvalidCaseError
 from harness.machine.preflight import Check
 
 ENVIRONMENT = "regenerate"
-"""Environment of the job that measures goldens."""
+"""Name of the GitHub environment of the job that measures goldens."""
 COPY = "pull-request/1"
-"""A branch of the kind that reaches a GPU: see `b200.yml`."""
+"""Example of a branch that reaches a GPU; `b200.yml` shows the pattern."""
 REACHING = ("lane.yml", "regenerate.yml")
 """Workflow files whose jobs run on the lane's machines."""
 SECONDS = 60.0
@@ -36,7 +36,7 @@ _HTTP = re.compile(r"\(HTTP (\d{3})\)")
 
 @dataclass(frozen=True)
 class Answer:
-    """What GitHub said: the JSON, or the status that it refused with."""
+    """GitHub's answer to one request: the JSON, or the HTTP status of the refusal with its error text."""
 
     data: Any = None
     status: int = 200
@@ -45,16 +45,16 @@ class Answer:
 
 @dataclass
 class GitHub:
-    """Reads one repository's settings through `gh api`; asks for each path once."""
+    """Read one repository's settings through `gh api`; request each path once."""
 
     repository: str
     _answers: dict[str, Answer] = field(default_factory=dict)
 
     def get(self, path: str) -> Answer:
-        """GET ``path``.
+        """Return the answer to GET ``path``.
 
         Raises:
-            InfraError: `gh` is not there, does not answer, or answers with something that is no JSON.
+            InfraError: `gh` is not installed, does not answer in time, or returns a text that is not JSON.
         """
         if path not in self._answers:
             self._answers[path] = self._ask(path)
@@ -72,7 +72,7 @@ class GitHub:
             ) from error
         if done.returncode:
             status = _HTTP.search(done.stderr)
-            if status is None:  # no answer of GitHub's at all
+            if status is None:  # without an HTTP status GitHub was not reached: the network or gh itself failed
                 said = " ".join(done.stderr.split())[:300] or f"exit status {done.returncode}"
                 raise InfraError(f"gh failed: {said}", kind="download", remedy="gh auth status")
             return Answer(status=int(status[1]), said=" ".join(done.stderr.split())[:200])
@@ -85,18 +85,18 @@ class GitHub:
 
 
 def check_settings(repository: str, labels: Sequence[str]) -> tuple[Check, ...]:
-    """Look at every setting that protects the machines of one runner.
+    """Check every setting that protects the machines of one runner.
 
     Args:
         repository: ``owner/name``.
-        labels: of the runner's profile; a machine that has all of them takes the lane's jobs.
+        labels: labels of the runner's profile; a machine that has all of them takes the lane's jobs.
 
     Returns:
-        One check a setting; what this token may not read is ``unfit``: what nobody has seen protects nothing.
+        One check per setting; a setting that this token may not read is ``unfit``: protection must be verified.
 
     Raises:
-        InvalidCaseError: ``repository`` is no ``owner/name``.
-        InfraError: `gh` does not work.
+        InvalidCaseError: ``repository`` is not ``owner/name``.
+        InfraError: `gh` failed.
     """
     if not _REPOSITORY.fullmatch(repository):
         raise InvalidCaseError(f"{repository!r} is no owner/name", where="--repo", remedy="--repo owner/name")
@@ -118,8 +118,9 @@ def check_settings(repository: str, labels: Sequence[str]) -> tuple[Check, ...]:
 
 
 def _approval(github: GitHub, *, private: bool) -> Check:
-    """Who needs a maintainer's click before a workflow of a fork's pull request runs at all."""
+    """Check who needs a maintainer's approval before a workflow of a fork's pull request runs at all."""
     name, base = "fork_approval", f"repos/{github.repository}/actions/permissions"
+    # GitHub has one setting for private repositories and another for public ones.
     if private:
         path, wanted = f"{base}/fork-pr-workflows-private-repos", "run_workflows_from_fork_pull_requests: false"
         command = f"gh api --method PUT {path} -F run_workflows_from_fork_pull_requests=false"
@@ -170,7 +171,7 @@ def _actions(github: GitHub) -> Iterator[Check]:
 
 
 def _own_runners(github: GitHub, labels: Sequence[str]) -> Iterator[Check]:
-    """Runners of the repository itself: they are in no group, so any workflow of any branch reaches them."""
+    """Report the repository's own runners: they are in no group, so any workflow of any branch reaches them."""
     path = f"repos/{github.repository}/actions/runners"
     answer = github.get(f"{path}?per_page=100")
     if answer.status != 200:
@@ -215,7 +216,7 @@ def _groups(github: GitHub, branch: str, labels: Sequence[str]) -> Iterator[Chec
         runners = github.get(f"{path}/{number}/runners?per_page=100")
         rows = [runner for runner in _rows(runners, "runners") if _takes(runner, labels)]
         if group.get("default") and runners.status == 200 and not rows:
-            continue  # every organization has it, and none of our machines is in it
+            continue  # every organization has the default group, and it holds no machine with the lane's labels
         judged += 1
         yield from _group(group, f"{path}/{number}", github.repository, branch)
         if runners.status != 200:
@@ -253,7 +254,7 @@ def _group(group: Mapping[str, Any], path: str, repository: str, branch: str) ->
 
 
 def _fixed(workflow: str, repository: str, branch: str) -> bool:
-    """Whether ``owner/name/.github/workflows/file@ref`` names our file at the protected branch or at a commit."""
+    """Return whether ``owner/name/.github/workflows/file@ref`` is in ``repository``, at ``branch`` or at a commit."""
     file, _, ref = workflow.partition("@")
     ours = file.lower().startswith(f"{repository}/.github/workflows/".lower())
     return ours and (ref in (branch, f"refs/heads/{branch}") or _COMMIT.fullmatch(ref) is not None)
@@ -282,6 +283,7 @@ def _environment(github: GitHub) -> Iterator[Check]:
     )
     command = f"echo {shlex.quote(body)} | gh api --method PUT {path} --input -   (id: of your team)"
     answer = github.get(path)
+    # 404 is a result here: GitHub creates an environment at its first use, without protection.
     if answer.status not in (200, 404):
         yield _unread("environment", answer, command)
         return
@@ -297,7 +299,7 @@ def _environment(github: GitHub) -> Iterator[Check]:
 
 
 def _branches(github: GitHub, branch: str) -> Iterator[Check]:
-    """Rules that hold for the branches: those of rulesets that are active, wherever they are defined."""
+    """Check the rules that apply to the branches: those of active rulesets, whatever level defines them."""
     wanted = {COPY: ("creation", "update"), branch: ("pull_request", "deletion", "non_fast_forward")}
     for name, types in wanted.items():
         path = f"repos/{github.repository}/rules/branches/{quote(name, safe='')}"
@@ -334,10 +336,10 @@ def _branches(github: GitHub, branch: str) -> Iterator[Check]:
 
 
 def check_callers(root: Path, repository: str) -> Iterator[Check]:
-    """Whether the workflows of this checkout call the lane at a ref, as a restricted runner group demands.
+    """Check whether the workflows of this checkout call the lane at a ref, as a restricted runner group requires.
 
-    GitHub gives a restricted group only the jobs that are defined in a selected file at the selected ref. A lane that
-    is called as ``./.github/workflows/lane.yml`` is the copied branch's own file: its jobs would wait for ever.
+    GitHub gives a restricted group only the jobs that are defined in a selected file at the selected ref. If the lane
+    is called as ``./.github/workflows/lane.yml``, its file is that of the copied branch: its jobs would wait for ever.
     """
     lane = f"{repository}/.github/workflows/lane.yml@main"
     local = "uses: ./.github/workflows/lane.yml"
@@ -356,10 +358,10 @@ def check_callers(root: Path, repository: str) -> Iterator[Check]:
 
 
 def check_home(environ: Mapping[str, str]) -> Iterator[Check]:
-    """What an earlier job may have left for this one in the home of a self-hosted runner; elsewhere nothing is said.
+    """Check the home of a self-hosted runner for files that an earlier job may have left; on other runners, nothing.
 
     Args:
-        environ: of the job; GitHub sets ``RUNNER_ENVIRONMENT``.
+        environ: environment of the job; GitHub sets ``RUNNER_ENVIRONMENT``.
     """
     if environ.get("RUNNER_ENVIRONMENT") != "self-hosted" or not environ.get("HOME"):
         return
@@ -390,7 +392,7 @@ _LEFT_IN_HOME = {
     ".pypirc": "it holds a token that every job can read",
     ".local/lib": "Python imports it before what the job installs",
 }
-"""What should not be in the home of a runner, and why."""
+"""Paths that must not exist in the home of a runner, and why."""
 
 
 def _check(
@@ -403,7 +405,7 @@ def _check(
 
 
 def _unread(name: str, answer: Answer, command: str) -> Check:
-    """A setting that this token may not see. 404 is what GitHub says to who has no right to know."""
+    """Return the check of a setting that this token may not read. GitHub answers 404 to a token without the right."""
     return Check(
         name=name,
         state="unfit",
@@ -427,7 +429,7 @@ def _new_group(organization: str, repository: str, branch: str) -> str:
 
 
 def _takes(runner: Mapping[str, Any], labels: Sequence[str]) -> bool:
-    """Whether a runner answers to every label of the lane; GitHub compares them without case."""
+    """Return whether a runner has every label of the lane; GitHub ignores the case of letters."""
     own = {str(label.get("name", "")).lower() for label in runner.get("labels") or () if isinstance(label, dict)}
     return {label.lower() for label in labels} <= own
 
@@ -446,5 +448,5 @@ def _name(runner: Mapping[str, Any]) -> str:
 
 
 def _shown(value: object) -> str:
-    """A JSON value as GitHub writes it; one that is absent is not said."""
+    """Return a JSON value as GitHub writes it; ``not said`` if it is absent."""
     return "not said" if value is None else json.dumps(value)

@@ -1,4 +1,4 @@
-"""What a reviewer reads first: the lane in Markdown, for the job summary and the one comment on the pull request."""
+"""Write the lane in Markdown for a reviewer: the job summary, and the single comment on the pull request."""
 
 from __future__ import annotations
 
@@ -15,13 +15,13 @@ from harness.records.base import Json
 from harness.text import clean
 
 MARK = "<!-- quantgate lane -->"
-"""First line of the comment, by which it is found again."""
+"""First line of the comment; a later run finds the comment by it."""
 MAX_ROWS = 200
 MAX_CELL = 300
 
 
 def plan_markdown(plan: Plan) -> str:
-    """The plan: shards, expected times, and what the change does to the coverage."""
+    """Return the plan in Markdown: shards, expected times, and the change of the coverage."""
     least = _ratio(plan.makespan, plan.lower_bound)
     expected = f"expected {_minutes(plan.makespan)}, {least} of the least possible"
     planned = f"{len(plan.cases)} cases on {plan.shards} shards; {expected}."
@@ -36,7 +36,7 @@ def plan_markdown(plan: Plan) -> str:
 
 
 def lane_markdown(merged: Merged, plan: Plan) -> str:
-    """The whole lane after the merge."""
+    """Return the result of the whole lane after the merge, in Markdown."""
     counts = Counter(case.outcome for case in merged.cases)
     counted = ", ".join(f"{counts[outcome]} {outcome.value}" for outcome in SEVERITY if counts[outcome])
     sign = "green" if merged.exit_code == 0 else f"red (exit code {merged.exit_code})"
@@ -58,7 +58,7 @@ def lane_markdown(merged: Merged, plan: Plan) -> str:
 
 
 def coverage_lines(coverage: Coverage | None) -> list[str]:
-    """What the change does to the set of cases, as a table; a sentence where it does nothing."""
+    """Return the change of the set of cases as a table; one sentence if nothing changed."""
     if coverage is None:
         return []
     if not coverage.changes and not coverage.unreadable and not coverage.faults:
@@ -109,11 +109,12 @@ def _json(value: Json) -> str:
 
 
 def _text(text: str) -> str:
-    """Text that was written elsewhere, so that it can neither break the table, nor mention a person, nor be HTML."""
+    """Escape text of unknown origin, so that it cannot break the table, mention a person, link or be HTML."""
     flat = " ".join(clean(text).split())
     flat = flat if len(flat) <= MAX_CELL else flat[: MAX_CELL - 1] + "…"
     flat = flat.replace("&", "&amp;").replace("<", "&lt;").replace(">", "&gt;")
     flat = re.sub(r"([\\`*_\[\]|#~!])", r"\\\1", flat)
+    # A zero-width space stops GitHub from making a link or a mention.
     flat = re.sub(r"(?i)\b(www)(?=\.)", "\\1\u200b", flat)
     return flat.replace("@", "@\u200b").replace("://", ":\u200b//")
 

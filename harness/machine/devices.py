@@ -1,4 +1,4 @@
-"""Which devices are in this machine, exactly as the driver names them. NVML only: no torch, no CUDA context."""
+"""List the devices of this machine, named exactly as by the driver. NVML only: no torch, no CUDA context."""
 
 from __future__ import annotations
 
@@ -18,18 +18,18 @@ from harness.records.base import Record
 from harness.records.identity import Device
 
 FAKE_DEVICES = "QUANTGATE_FAKE_DEVICES"
-"""For tests of this project only: a JSON list of devices that stands for what NVML says. Their UUIDs begin with
-``FAKE-``, so that no record of a real run can be mistaken, and an engine that asks CUDA for one finds none."""
+"""For tests of this project only: a JSON list of devices that replaces NVML's. Their UUIDs begin with ``FAKE-``, so
+that no record passes for one of a real run, and an engine that requests such a device from CUDA finds none."""
 
 
 def cpu_device() -> Device:
-    """Describe the CPU as a device: its class is the architecture, its marketing name is only shown."""
+    """Return the CPU as a device. Its name is the architecture; the marketing name is for display only."""
     model = cpu_info("model name") or platform.processor()
     return Device(kind="cpu", name=hardware_class(platform.machine()), model=model)
 
 
 def cpu_info(key: str) -> str:
-    """Value of the first ``key`` that Linux says of its CPUs, such as ``flags``; empty elsewhere."""
+    """Return the value of the first ``key``, such as ``flags``, in Linux's /proc/cpuinfo; empty on other systems."""
     try:
         lines = Path("/proc/cpuinfo").read_text(encoding="utf-8", errors="replace").splitlines()
     except OSError:
@@ -38,10 +38,10 @@ def cpu_info(key: str) -> str:
 
 
 def gpu_devices() -> tuple[Device, ...]:
-    """Every NVIDIA GPU that NVML sees and ``CUDA_VISIBLE_DEVICES`` admits, in NVML's order; empty without a driver.
+    """Return every NVIDIA GPU that NVML and ``CUDA_VISIBLE_DEVICES`` show, in NVML's order; empty without a driver.
 
     Raises:
-        InfraError: there is a driver and it does not answer.
+        InfraError: a driver is installed and does not answer.
     """
     if FAKE_DEVICES in os.environ:
         return _visible(_fake(os.environ[FAKE_DEVICES]), os.environ.get("CUDA_VISIBLE_DEVICES"))
@@ -64,7 +64,7 @@ def gpu_devices() -> tuple[Device, ...]:
 
 
 def driver_version() -> str | None:
-    """Version of the NVIDIA driver, or ``None`` without one."""
+    """Return the version of the NVIDIA driver, or ``None`` without a driver."""
     if FAKE_DEVICES in os.environ:
         return None
     import pynvml
@@ -103,7 +103,7 @@ def _gpu(handle: object) -> Device:
 
 
 def _visible(devices: tuple[Device, ...], mask: str | None) -> tuple[Device, ...]:
-    """``CUDA_VISIBLE_DEVICES`` by index or by (the beginning of a) UUID; CUDA stops at the first unknown entry."""
+    """Filter by ``CUDA_VISIBLE_DEVICES``: an index or a UUID prefix; as CUDA, stop at the first unknown entry."""
     if mask is None:
         return devices
     chosen: list[Device] = []
@@ -122,7 +122,7 @@ def _text(value: str | bytes) -> str:
     return value.decode() if isinstance(value, bytes) else value
 
 
-# What NVML says of a GPU, as a frozen value. What this GPU or driver does not give is ``None``, never a guess.
+# NVML's facts of a GPU, as a frozen value. A fact that this GPU or driver does not provide is ``None``, never a guess.
 
 
 THROTTLE_REASONS = {
@@ -135,7 +135,7 @@ THROTTLE_REASONS = {
     0x0000000000000080: "hardware power brake",
     0x0000000000000100: "display clocks are set",
 }
-"""Bits of ``nvmlDeviceGetCurrentClocksEventReasons`` (nvml.h); bit 0 is "idle" and says nothing."""
+"""Bits of ``nvmlDeviceGetCurrentClocksEventReasons`` (nvml.h); bit 0 is "idle" and is left out."""
 
 RECOVERY_ACTIONS = {
     1: "reset the GPU",
@@ -154,7 +154,7 @@ class GpuProcess(Record):
 
     pid: int
     name: str
-    """Command name, or why it cannot be told."""
+    """Command name, or why it cannot be read."""
     memory_bytes: int | None = None
 
 
@@ -171,15 +171,16 @@ class GpuFacts(Record):
     ecc_uncorrected: int | None = None
     """Uncorrected memory errors since the driver was loaded."""
     remap_pending: bool | None = None
-    """Rows wait for a reset to be remapped."""
+    """Whether rows wait for a reset to be remapped."""
     remap_failed: bool | None = None
     sm_clock: int | None = None
-    """MHz, now."""
+    """Current clock, MHz."""
     sm_clock_max: int | None = None
-    """MHz."""
+    """Highest clock, MHz."""
     throttle: tuple[str, ...] | None = None
+    """Reasons why clocks are held back, from ``THROTTLE_REASONS``."""
     recovery: str | None = None
-    """What the driver says must be done with this GPU: empty for nothing."""
+    """Action that the driver recommends for this GPU; empty if none."""
     mig: bool | None = None
     temperature: int | None = None
     """Degrees Celsius."""
@@ -188,10 +189,10 @@ class GpuFacts(Record):
 
 @contextmanager
 def started(nvml: Any) -> Iterator[bool]:
-    """Start NVML for a while; false where there is no driver.
+    """Start NVML for the duration of a block; yield false if there is no driver.
 
     Raises:
-        Exception: ``nvml.NVMLError``: there is a driver and it does not answer.
+        Exception: ``nvml.NVMLError``: a driver is installed and does not answer.
     """
     try:
         nvml.nvmlInit()
@@ -205,18 +206,18 @@ def started(nvml: Any) -> Iterator[bool]:
 
 
 def read_gpus(nvml: Any, comm: Callable[[int], str] | None = None) -> tuple[GpuFacts, ...]:
-    """Facts of every GPU, in NVML's order. ``nvml`` is started.
+    """Return the facts of every GPU, in NVML's order. ``nvml`` must be started.
 
     Args:
-        nvml: the ``pynvml`` module, or something like it.
-        comm: gives the name of a process; read from ``/proc`` if not given.
+        nvml: the ``pynvml`` module, or a stand-in with the same functions.
+        comm: returns the command name of a process id; read from ``/proc`` if not given.
     """
     handles = [nvml.nvmlDeviceGetHandleByIndex(index) for index in range(nvml.nvmlDeviceGetCount())]
     return tuple(_facts(nvml, handle, comm or process_name) for handle in handles)
 
 
 def process_name(pid: int) -> str:
-    """Command name of a process of this machine."""
+    """Return the command name of a process of this machine, or a note if /proc does not show it."""
     try:
         return Path(f"/proc/{pid}/comm").read_text(encoding="utf-8", errors="replace").strip()
     except OSError:
@@ -260,7 +261,7 @@ def _facts(nvml: Any, handle: object, comm: Callable[[int], str]) -> GpuFacts:
 
 
 class _Ask:
-    """Calls an NVML function that not every GPU and driver has; ``None`` where this one has not."""
+    """Call an NVML function that not every GPU and driver supports; return ``None`` if this one does not."""
 
     def __init__(self, nvml: Any, handle: object) -> None:
         self._nvml, self._handle = nvml, handle
@@ -272,7 +273,7 @@ class _Ask:
 
 
 def _recovery(nvml: Any, handle: object) -> str | None:
-    """The recovery action, in words; empty for none, ``None`` where the driver does not say (before R570)."""
+    """Return the recovery action in words; empty if none, ``None`` if the driver does not report it (before R570)."""
     field = getattr(nvml, "NVML_FI_DEV_GET_GPU_RECOVERY_ACTION", None)
     if field is None:
         return None

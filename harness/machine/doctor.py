@@ -1,4 +1,4 @@
-"""Whether this machine may run the lane now, before a model is loaded. Looks, names, and changes nothing."""
+"""Check whether this machine may run the lane now, before a model is loaded. Reports only, changes nothing."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from harness.machine.devices import GpuFacts, process_name, read_gpus, started
 from harness.machine.gpu_checks import at_least, check_gpu, read_kernel_log
 from harness.machine.preflight import Check, Preflight
 
-# Everything around the GPU: packages, disk, the cache of models.
+# Checks of everything but the GPU: packages, disk, model cache, checkpoint folders.
 
 
 GIB = 2**30
@@ -32,7 +32,7 @@ _YES = {"1", "ON", "YES", "TRUE"}
 
 
 def check_packages(wanted: Mapping[str, str]) -> Iterator[Check]:
-    """Installed versions against the specifiers of the runner's profile."""
+    """Compare installed versions with the specifiers of the runner's profile."""
     for name, specifier in sorted(wanted.items()):
         try:
             found = version(name)
@@ -47,8 +47,9 @@ def check_packages(wanted: Mapping[str, str]) -> Iterator[Check]:
 
 
 def check_disk(root: Path, environ: Mapping[str, str]) -> Iterator[Check]:
-    """Free space where runs are written and where models lie."""
+    """Check the free space of the disks that hold the runs and the models."""
     for label, path in (("runs", root), ("models", hub_cache(environ))):
+        # The folder may not exist yet: its nearest existing parent lies on the same disk.
         there = next((one for one in (path, *path.parents) if one.exists()), Path("/"))
         free = shutil.disk_usage(there).free / GIB
         found = f"{free:.1f} GiB free at {there} ({label})"
@@ -62,7 +63,7 @@ def check_disk(root: Path, environ: Mapping[str, str]) -> Iterator[Check]:
 
 
 def check_cache(checkpoints: Sequence[CheckpointRef], environ: Mapping[str, str]) -> Iterator[Check]:
-    """The model cache: its folder, and every pinned revision in it where the hub is offline."""
+    """Check the folder of the model cache and, if the hub is offline, that it holds every pinned revision."""
     cache = hub_cache(environ)
     named = environ.get("HF_HOME") or environ.get("HF_HUB_CACHE")
     if named and not Path(named).is_dir():
@@ -75,7 +76,7 @@ def check_cache(checkpoints: Sequence[CheckpointRef], environ: Mapping[str, str]
     pinned = {(ref.path, ref.revision) for ref in checkpoints if not ref.is_local}
     for path, revision in sorted(pinned, key=str):
         if revision in (None, UNRESOLVED):
-            continue  # such a case is refused by itself, with its own advice
+            continue  # the case itself is refused, with its own remedy
         snapshot = cache / f"models--{path.replace('/', '--')}" / "snapshots" / str(revision)
         found = f"{path}@{str(revision)[:12]}"
         if snapshot.is_dir():
@@ -87,7 +88,7 @@ def check_cache(checkpoints: Sequence[CheckpointRef], environ: Mapping[str, str]
 
 
 def check_folders(checkpoints: Sequence[CheckpointRef], root: Path) -> Iterator[Check]:
-    """Every folder that a case names as a checkpoint: one that is not there ends its case."""
+    """Check that every folder that a case names as a checkpoint exists: without it the case fails."""
     for path in sorted({ref.path for ref in checkpoints if ref.is_local}):
         made_by = next((ref.made_by for ref in checkpoints if ref.path == path and ref.made_by), None)
         if (root / Path(path).expanduser()).is_dir():
@@ -99,7 +100,7 @@ def check_folders(checkpoints: Sequence[CheckpointRef], root: Path) -> Iterator[
 
 
 def hub_cache(environ: Mapping[str, str]) -> Path:
-    """Folder of the hub's cache, by the rules of huggingface_hub."""
+    """Return the folder of the hub's cache, by the rules of huggingface_hub."""
     if environ.get("HF_HUB_CACHE"):
         return Path(environ["HF_HUB_CACHE"])
     home = environ.get("HF_HOME") or str(Path(environ.get("XDG_CACHE_HOME") or "~/.cache") / "huggingface")
@@ -108,16 +109,16 @@ def hub_cache(environ: Mapping[str, str]) -> Path:
 
 @dataclass(frozen=True)
 class Host:
-    """Where the doctor looks. Tests put their own things here."""
+    """Access to the machine for the checks. Tests pass stand-ins."""
 
     nvml: Any = None
-    """The ``pynvml`` module, or something like it; the real one if not given."""
+    """The ``pynvml`` module, or a stand-in with the same functions; the real module if not given."""
     kernel_log: Callable[[], tuple[str, ...] | None] = read_kernel_log
     comm: Callable[[int], str] = process_name
     environ: Mapping[str, str] = field(default_factory=lambda: os.environ)
     machine: Callable[[], str] = platform.machine
     own: frozenset[int] = frozenset()
-    """Processes that are this run's own."""
+    """Process ids of this run's own processes, besides the current one."""
 
 
 def examine(
@@ -131,11 +132,11 @@ def examine(
     """Examine this machine for ``profile``.
 
     Args:
-        profile: the runner it should be.
-        root: repository: the disk below it takes the runs.
-        checkpoints: what must be in the model cache where the hub is offline.
-        uuid: the one GPU to look at; every GPU of the profile if not given.
-        host: where to look.
+        profile: the runner profile that the machine must match.
+        root: root of the repository: its disk holds the runs.
+        checkpoints: checkpoints of the cases: folders must exist; hub models must be cached if the hub is offline.
+        uuid: UUID of the only GPU to check; every GPU of the profile if not given.
+        host: access to the machine.
     """
     place = host or Host()
     checks = [
@@ -149,7 +150,7 @@ def examine(
 
 
 def require_fit(preflight: Preflight) -> None:
-    """Refuse a machine that is not fit.
+    """Raise if the machine is not fit.
 
     Raises:
         InfraError: kind ``device``, with every reason.

@@ -1,4 +1,4 @@
-"""One GPU held against the runner's profile."""
+"""Compare one GPU with the runner's profile."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from harness.definitions.runner import RunnerProfile
 from harness.machine.devices import GpuFacts
 from harness.machine.preflight import Check
 
-# Xid errors of the NVIDIA driver since boot. NVML only reports them to whoever listens while they happen.
+# Xid errors of the NVIDIA driver since boot, from the kernel log: NVML reports them only while they happen.
 
 
 KMSG = Path("/dev/kmsg")
@@ -34,7 +34,7 @@ HARDWARE_XIDS = {
     140: "unrecovered ECC error",
     143: "GPU initialization failure",
 }
-"""Codes that speak of the hardware or the driver and not of a program (NVIDIA, "Xid Errors")."""
+"""Codes that are caused by the hardware or the driver, not by a program (NVIDIA, "Xid Errors")."""
 
 
 class Xid(NamedTuple):
@@ -46,24 +46,24 @@ class Xid(NamedTuple):
 
     @property
     def hardware(self) -> bool:
-        """Whether it speaks of the GPU and not of the program that ran on it."""
+        """Whether the GPU or the driver caused it, not the program that ran on it."""
         return self.code in HARDWARE_XIDS
 
 
 def parse_xids(lines: Iterable[str]) -> tuple[Xid, ...]:
-    """Every Xid report in the lines of a kernel log."""
+    """Return every Xid report in the lines of a kernel log."""
     found = (_XID.search(line) for line in lines)
     return tuple(Xid(one["pci"], int(one["code"]), (one["text"] or "").strip()) for one in found if one)
 
 
 def same_bus(pci: str, nvml_pci: str) -> bool:
-    """Whether a bus id of the kernel log (``0000:3b:00``) is that of NVML (``00000000:3B:00.0``)."""
+    """Return whether a bus id of the kernel log (``0000:3b:00``) is that of NVML (``00000000:3B:00.0``)."""
     domain, bus, device = nvml_pci.lower().rpartition(".")[0].split(":")
     return pci.lower().partition(".")[0] == f"{domain[-4:]}:{bus}:{device}"
 
 
 def read_kernel_log(path: Path = KMSG) -> tuple[str, ...] | None:
-    """Lines of the kernel's ring buffer; ``None`` where this user may not read it."""
+    """Return the lines of the kernel's ring buffer; ``None`` if this user may not read it."""
     try:
         handle = os.open(path, os.O_RDONLY | os.O_NONBLOCK)
     except OSError:
@@ -76,7 +76,7 @@ def read_kernel_log(path: Path = KMSG) -> tuple[str, ...] | None:
             except BlockingIOError:
                 break
             except BrokenPipeError:
-                continue  # overwritten while it was read; the next read goes on behind it
+                continue  # the message was overwritten while it was read; the next read continues behind it
             except OSError:
                 return None
             if not chunk:
@@ -89,19 +89,19 @@ def read_kernel_log(path: Path = KMSG) -> tuple[str, ...] | None:
 
 GIB = 2**30
 LEAST_FREE = 0.95
-"""Share of the memory that must be free: the driver keeps less than 1 %, so more is somebody's."""
+"""Share of the memory that must be free: the driver keeps less than 1 %, so a process holds the rest."""
 SLOWING = frozenset({"hardware slowdown", "hardware thermal slowdown", "hardware power brake"})
-"""Throttle reasons of a GPU that is not well; the others only move times."""
+"""Throttle reasons of a faulty or badly cooled GPU; other reasons only change times."""
 
 
 def check_gpu(gpu: GpuFacts, profile: RunnerProfile, log: tuple[str, ...] | None, own: Set[int]) -> list[Check]:
-    """Every check of one GPU.
+    """Return every check of one GPU.
 
     Args:
-        gpu: what NVML says.
-        profile: what it should be.
-        log: the kernel's log, or ``None`` where it may not be read.
-        own: process ids that are not foreign.
+        gpu: NVML's facts.
+        profile: the runner profile that the GPU must match.
+        log: the kernel's log, or ``None`` if it may not be read.
+        own: process ids that belong to this run.
     """
     checks = [*_identity(gpu, profile), *_memory(gpu, profile, own), *_errors(gpu), _xid(gpu, log), *_clocks(gpu)]
     return [check.model_copy(update={"device": gpu.uuid}) for check in checks]
@@ -142,6 +142,7 @@ def _memory(gpu: GpuFacts, profile: RunnerProfile, own: Set[int]) -> Iterator[Ch
     if total < profile.memory_gib:
         message = f"{total:.1f} GiB, and runner {profile.name} has {profile.memory_gib:g} at least"
         yield Check(name="memory", state="unfit", found=found, message=message, remedy="use a whole GPU, not a slice")
+        # Memory that this run's own engines hold is no fault.
     elif not (own_holds := any(process.pid in own for process in gpu.processes or ())) and free < LEAST_FREE * total:
         message = f"only {found}" + (f"; {named}" if named else ", and no process is seen that holds the rest")
         remedy = "find the holder with nvidia-smi; memory without a process needs a reset of the GPU"
@@ -174,7 +175,7 @@ _RESET = "drain the node, then nvidia-smi --gpu-reset; if it comes back, replace
 
 
 def _xid(gpu: GpuFacts, log: tuple[str, ...] | None) -> Check:
-    """A hardware Xid since boot is a warning only: a reset may have cured it, and then ``recovery`` is silent."""
+    """Check for a hardware Xid since boot. A warning only: after a reset that cured it, ``recovery`` is empty."""
     if log is None or gpu.pci is None:
         return Check(name="xid", state="unknown", message="the kernel's log cannot be read by this user")
     bad = [xid for xid in parse_xids(log) if xid.hardware and same_bus(xid.pci, gpu.pci)]
@@ -207,7 +208,7 @@ def _clocks(gpu: GpuFacts) -> Iterator[Check]:
 
 
 def at_least(found: str, wanted: str) -> bool:
-    """Whether the dotted version ``found`` is ``wanted`` or newer; false where it is no such version."""
+    """Return whether the dotted version ``found`` is ``wanted`` or newer; false if it is not a dotted version."""
     try:
         pairs = list(zip_longest(_numbers(found), _numbers(wanted), fillvalue=0))
     except ValueError:

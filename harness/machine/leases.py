@@ -1,12 +1,12 @@
-"""A GPU belongs to one process at a time: leased by UUID under locks that the kernel drops with their holder.
+"""Lease a GPU to one process at a time, by UUID, under locks that the kernel releases when their holder ends.
 
-Two pytest runs, or two workers of one run, of the same user on the same machine never share a GPU. What the locks
-cannot see (other users, other containers) the doctor finds through NVML.
+Two pytest runs, or two workers of one run, of the same user on the same machine never share a GPU. The locks do not
+cover other users and other containers; the doctor finds their processes through NVML.
 
-There are two locks. A file lock (``flock``) holds wherever the folder is shared. It is a lock on an inode: if the file
+There are two locks. A file lock (``flock``) works wherever the folder is shared. It is a lock on an inode: if the file
 is deleted or replaced, the next process locks another inode under the same name. So on Linux the holder also binds a
-socket in the abstract namespace, which is no file and cannot be deleted; and wherever it runs, it looks once a second
-whether the file of its name is still the one that it locked, and puts a locked one there again.
+socket in the abstract namespace, which is no file and cannot be deleted. On every platform the holder checks once a
+second whether the path still names the file that it locked, and creates and locks a new file if it does not.
 """
 
 from __future__ import annotations
@@ -35,11 +35,11 @@ FOLDER_VARIABLE = "QUANTGATE_LEASES"
 POLL_SECONDS = 0.2
 _NOBODY = "another process"
 WATCH_SECONDS = 1.0
-"""How often a holder looks whether the file that it locked is still there."""
+"""Seconds between two checks of a holder that its locked file is still in its place."""
 
 
 class Holder(Record):
-    """Who holds a lease. For messages only: the lock decides, never this file."""
+    """The holder of a lease, for messages only: the lock decides, never this file."""
 
     pid: int
     host: str
@@ -59,7 +59,7 @@ class _Lock:
         self._name: socket.socket | None = None
 
     def acquire(self) -> bool:
-        """Take both locks; false where another process (or another lease of this one) holds one of them."""
+        """Take both locks; return false if another process (or another lease of this one) holds one of them."""
         self._name = _bind(self.path)
         if self._name is None:
             return False
@@ -74,7 +74,7 @@ class _Lock:
         return True
 
     def renew(self) -> bool:
-        """Lock the file of this name again if it is another one by now; false where somebody else holds that."""
+        """Lock the file at the path again if it was replaced; return false if another process holds the new file."""
         with self._mutex:
             if self._done.is_set() or self._file is None or _is_at(self._file, self.path):
                 return True
@@ -83,7 +83,7 @@ class _Lock:
                 self.path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
             try:
                 fresh = _lock_file(self.path)
-            except OSError:  # nobody can make it now, so nobody else has it
+            except OSError:  # if this process cannot create the file, no other process holds it either
                 return True
             if fresh is None:
                 return False
@@ -92,7 +92,7 @@ class _Lock:
             return True
 
     def release(self) -> None:
-        """Drop both locks. The file stays: to delete it would be to take it from who waits for it."""
+        """Release both locks. The file stays: deleting it would make the next process lock another inode."""
         with self._mutex:
             self._done.set()
             if self._file is not None:
@@ -108,10 +108,10 @@ class _Lock:
 
 
 def _lock_file(path: Path) -> int | None:
-    """Descriptor of the locked file at ``path``, made if absent; ``None`` where another process holds it.
+    """Return the descriptor of the locked file at ``path``, created if absent; ``None`` if another process holds it.
 
     Raises:
-        OSError: it cannot be made or opened; also where a link is in its place.
+        OSError: the file cannot be created or opened, or a link is in its place.
     """
     while True:
         handle = os.open(path, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
@@ -125,11 +125,11 @@ def _lock_file(path: Path) -> int | None:
             raise
         if _is_at(handle, path):
             return handle
-        os.close(handle)  # deleted between opening and locking: this lock would keep nobody out
+        os.close(handle)  # deleted between opening and locking: this lock would exclude nobody
 
 
 def _is_at(handle: int, path: Path) -> bool:
-    """Whether ``path`` names the very file that is open as ``handle``."""
+    """Return whether ``path`` still names the file that is open as ``handle``."""
     try:
         there, here = path.lstat(), os.fstat(handle)
     except OSError:
@@ -138,13 +138,14 @@ def _is_at(handle: int, path: Path) -> bool:
 
 
 def _bind(path: Path) -> socket.socket | None:
-    """A socket bound to the abstract name of this lock; ``None`` where another process is.
+    """Return a socket bound to the abstract name of this lock; ``None`` if another process has bound it.
 
-    The name holds the folder: two folders are two sets of leases, as ``QUANTGATE_LEASES`` promises. It is of one
-    network namespace: containers that share GPUs share the folder, and are kept apart by the file lock.
+    The name contains the folder: two folders are two sets of leases, as ``QUANTGATE_LEASES`` promises. It is valid in
+    one network namespace: containers that share GPUs share the folder, and the file lock keeps them apart.
     """
     holder = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
     if sys.platform != "linux":
+        # Only Linux has abstract names: elsewhere the socket stays unbound, and the file lock alone decides.
         return holder
     name = hashlib.sha256(os.fsencode(path.parent.resolve() / path.name)).hexdigest()
     try:
@@ -157,21 +158,21 @@ def _bind(path: Path) -> socket.socket | None:
 
 @dataclass
 class Lease:
-    """A device that is this process's own until ``release``, or until the process ends in whatever way."""
+    """A device that belongs to this process until ``release``, or until the process ends in any way."""
 
     device: Device
     env: Mapping[str, str]
-    """What shows an engine exactly this device."""
+    """Environment variables that show an engine exactly this device."""
     recovered: Holder | None = None
-    """The holder that died without releasing it."""
+    """The previous holder, if it died without releasing the lease."""
     _lock: _Lock | None = field(default=None, repr=False)
     _record: Path | None = field(default=None, repr=False)
 
     def require_held(self) -> None:
-        """Check that the device still is this process's own; a lock whose file was deleted is made again first.
+        """Check that the device still belongs to this process; a lock whose file was deleted is taken again first.
 
         Raises:
-            InfraError: kind ``device``: the file was deleted, and another process leased the device since.
+            InfraError: kind ``device``: the file was deleted, and another process has leased the device since.
         """
         if self._lock is not None and not self._lock.renew():
             raise InfraError(
@@ -182,7 +183,7 @@ class Lease:
             )
 
     def release(self) -> None:
-        """Give the device back. Safe to call twice."""
+        """Return the device. Safe to call twice."""
         if self._record is not None:
             self._record.unlink(missing_ok=True)
             self._record = None
@@ -198,15 +199,15 @@ class Lease:
 
 
 def device_environment(device: Device) -> dict[str, str]:
-    """Environment that shows an engine exactly ``device``; a CPU engine sees no GPU at all."""
+    """Return the environment that shows an engine exactly ``device``; a CPU engine sees no GPU at all."""
     return {"CUDA_VISIBLE_DEVICES": (device.uuid or "") if device.kind == "cuda" else ""}
 
 
 def lease_folder() -> Path:
-    """Folder of the locks: one a user and machine.
+    """Return the folder of the locks: one per user and machine.
 
     ``/tmp/quantgate-<uid>`` and not ``XDG_RUNTIME_DIR`` or ``TMPDIR``: those differ between a login, a service and a
-    CI job of one user, and two folders would lease one GPU twice. ``QUANTGATE_LEASES`` names another one, for
+    CI job of one user, and two folders would lease one GPU twice. ``QUANTGATE_LEASES`` names another folder, for
     containers that share a machine's GPUs.
     """
     named = os.environ.get(FOLDER_VARIABLE)
@@ -226,14 +227,14 @@ def acquire(
 
     Args:
         devices: candidates, such as every GPU of the runner in this machine; a CPU is shared and needs no lock.
-        timeout: seconds to wait while all are held; 0 asks once.
-        folder: of the locks; :func:`lease_folder` if not given.
-        avoid: UUIDs that are taken last, such as the GPU on which an engine has just died.
-        run: shown to whoever waits for this lease.
-        on_wait: called once with who holds them, when the wait begins.
+        timeout: seconds to wait while all are held; 0: try once.
+        folder: folder of the locks; :func:`lease_folder` if not given.
+        avoid: UUIDs that are tried last, such as the GPU on which an engine has just died.
+        run: name of the run, shown to processes that wait for this lease.
+        on_wait: called once with a sentence that names the holders, when the wait begins.
 
     Raises:
-        InfraError: kind ``device``: all were held until the timeout, or the folder is not this user's own.
+        InfraError: kind ``device``: all were held until the timeout, or the folder does not belong to this user.
         ValueError: no device was given, or a GPU without a UUID.
     """
     if not devices:
@@ -243,7 +244,7 @@ def acquire(
     if any(device.uuid is None for device in devices):
         raise ValueError("a GPU is leased by its UUID")
     place = _own_folder(folder or lease_folder())
-    end_leftovers()  # else the doctor finds a GPU in use by an engine whose run was killed
+    end_leftovers()  # else the doctor reports a GPU in use by an engine whose run was killed
     ordered = sorted(devices, key=lambda device: device.uuid in avoid)
     deadline = time.monotonic() + timeout
     told = False
@@ -302,13 +303,14 @@ def _holders(devices: Sequence[Device], place: Path) -> str:
 
 
 def _stopped(holder: Holder) -> str:
-    """That the holder is stopped, where it is: it waits for its terminal, and keeps the GPU while it does."""
+    """Return a note if the holder is stopped (it waits for its terminal): it keeps the GPU while it is."""
+    # A process id only identifies a process on this host.
     process = look(holder.pid) if holder.host == socket.gethostname() else None
     return f" (stopped: kill -CONT {holder.pid} lets it go on)" if process and process.state == "T" else ""
 
 
 def _own_folder(folder: Path) -> Path:
-    """Make the folder, and refuse one that another user made first in a shared place."""
+    """Create the folder, and refuse one that another user created first in a shared place."""
     for part in (folder.parent, folder):
         part.mkdir(mode=0o700, parents=True, exist_ok=True)
     found = folder.lstat()

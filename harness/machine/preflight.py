@@ -1,4 +1,4 @@
-"""What the doctor found, as a record."""
+"""The doctor's result, as a record."""
 
 from __future__ import annotations
 
@@ -8,35 +8,35 @@ from harness.outcomes import RULES, Outcome
 from harness.records.base import Record
 
 State = Literal["fit", "warning", "unknown", "unfit"]
-"""``warning``: the lane runs, times may be off. ``unknown``: this machine does not say. ``unfit`` stops the lane."""
+"""``warning``: the lane runs, times may be off. ``unknown``: this machine gives no answer. ``unfit`` stops the lane."""
 
 
 class Check(Record):
-    """One thing that was looked at."""
+    """The result of one check."""
 
     name: str
     """Stable machine name, such as ``memory`` or ``processes``."""
     state: State
     device: str = ""
-    """UUID of the GPU it is about."""
+    """UUID of the GPU that was checked; empty for a check of the machine."""
     found: str = ""
     wanted: str = ""
     message: str = ""
-    """A sentence, wherever the state is not ``fit``."""
+    """A sentence, if the state is not ``fit``."""
     remedy: str = ""
     missing_device: bool = False
-    """There is no such device here at all: ``no_runner`` and not ``infra``."""
+    """The machine has no such device at all: the outcome is ``no_runner`` and not ``infra``."""
 
 
 class Preflight(Record):
-    """Everything the doctor looked at."""
+    """The results of all checks of one machine."""
 
     schema_version: Literal[1] = 1
     runner: str
     checks: tuple[Check, ...]
 
     def unfit(self) -> tuple[Check, ...]:
-        """The checks that stop the lane."""
+        """Return the checks that stop the lane."""
         return tuple(check for check in self.checks if check.state == "unfit")
 
     @property
@@ -46,14 +46,14 @@ class Preflight(Record):
 
     @property
     def exit_code(self) -> int:
-        """0, or the code of ``no_runner`` or ``infra``."""
+        """0 if fit, otherwise the exit code of ``no_runner`` or ``infra``."""
         if self.fit:
             return 0
         missing = any(check.missing_device for check in self.unfit())
         return RULES[Outcome.NO_RUNNER if missing else Outcome.INFRA].exit_code
 
     def lines(self) -> list[str]:
-        """The record for a terminal, worst last."""
+        """Return the record as lines for a terminal, worst last."""
         order = ("fit", "unknown", "warning", "unfit")
         lines = []
         for check in sorted(self.checks, key=lambda one: order.index(one.state)):

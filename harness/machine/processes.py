@@ -1,4 +1,4 @@
-"""Who runs on this machine, from /proc. Light enough for the supervisor."""
+"""List and end processes of this machine, from /proc. Imports little, so that the supervisor stays light."""
 
 from __future__ import annotations
 
@@ -14,22 +14,22 @@ from typing import NamedTuple
 
 
 class Process(NamedTuple):
-    """One process that is not a zombie."""
+    """A process that is not a zombie."""
 
     pid: int
     parent: int
     session: int
     state: str
-    """The letter of proc_pid_stat(5): ``T`` is stopped by a signal, ``t`` by a debugger."""
+    """State letter of proc_pid_stat(5): ``T`` is stopped by a signal, ``t`` by a debugger."""
     started: int
-    """When it started, in clock ticks since boot: with the number, it names a process once and for all."""
+    """Start time, in clock ticks since boot: together with the process id it is unique."""
 
 
 def look(pid: int) -> Process | None:
-    """Return one process; ``None`` where there is none, only a zombie, or no /proc.
+    """Return the process with id ``pid``; ``None`` if there is none, only a zombie, or no /proc.
 
-    The file of its main thread is read. QEMU's user-mode emulation answers ``/proc/<own pid>/stat`` itself, with
-    another start time than every other process reads: an engine would be taken for one whose owner is gone.
+    Reads the file of the main thread: QEMU's user-mode emulation answers ``/proc/<own pid>/stat`` itself, with a
+    start time that differs from the one that other processes read. An engine would then seem to have lost its owner.
     """
     with contextlib.suppress(OSError, ValueError, IndexError):
         # The command's name, in parentheses, may hold blanks and parentheses itself.
@@ -40,7 +40,7 @@ def look(pid: int) -> Process | None:
 
 
 def processes() -> Iterator[Process]:
-    """Every process but zombies; nothing where there is no /proc."""
+    """Yield every process but zombies; nothing if there is no /proc."""
     for entry in Path("/proc").glob("[0-9]*"):
         process = look(int(entry.name))
         if process is not None:
@@ -48,7 +48,7 @@ def processes() -> Iterator[Process]:
 
 
 def descendants(root: int) -> list[Process]:
-    """All children of ``root``, their children, and so on."""
+    """Return all children of ``root``, their children, and so on."""
     everything = list(processes())
     tree: list[Process] = []
     wave = {root}
@@ -60,22 +60,22 @@ def descendants(root: int) -> list[Process]:
 
 
 def session_members(leader: int) -> list[Process]:
-    """Every other process of the session led by ``leader``.
+    """Return every other process of the session led by ``leader``.
 
-    The leader may be reaped already: its number is not given away while its session has members.
+    The leader may be reaped already: the kernel does not reuse its number while its session has members.
     """
     return [process for process in processes() if process.session == leader and process.pid != leader]
 
 
 def kill(process: Process) -> None:
-    """SIGKILL to exactly this process: nothing happens if it ended and its number belongs to another one by now."""
+    """Send SIGKILL to exactly this process; do nothing if it ended, even if another process has its number now."""
     with contextlib.suppress(ProcessLookupError, PermissionError):
         if sys.platform != "linux":
             os.kill(process.pid, signal.SIGKILL)
             return
         handle = os.pidfd_open(process.pid)
         try:
-            # From here on the descriptor means one process. Is it the one that was looked at?
+            # The descriptor is bound to one process from here on; check that it is the process that was read before.
             now = look(process.pid)
             if now is not None and now.started == process.started:
                 signal.pidfd_send_signal(handle, signal.SIGKILL)
@@ -83,35 +83,35 @@ def kill(process: Process) -> None:
             os.close(handle)
 
 
-# Processes of engines whose owner is gone: told by a marker in their environment, and ended.
+# Processes of engines whose owner is gone: found by a marker in their environment, and ended.
 
 
 MARKER = "QUANTGATE_ENGINE"
-"""Name of the variable. Its value: ``<owner's pid>:<owner's start>:<PID namespace>:<random>``."""
+"""Name of the variable. Its value: ``<owner's pid>:<owner's start time>:<PID namespace>:<random>``."""
 END_SECONDS = 5.0
 
 
 def new_marker() -> str:
-    """A marker for one engine of this process."""
+    """Return a new marker for one engine of this process."""
     own = look(os.getpid())
     return f"{os.getpid()}:{own.started if own else 0}:{_namespace()}:{uuid.uuid4().hex}"
 
 
 def marked(marker: str) -> list[Process]:
-    """Every process of the engine with this marker."""
+    """Return every process of the engine with this marker."""
     return _with(lambda value: value == marker)
 
 
 def leftovers() -> list[Process]:
-    """Every process of an engine whose owner is gone.
+    """Return every process of an engine whose owner is gone.
 
-    Only engines of this PID namespace are looked at: of another container's owner nothing is known here.
+    Only engines of this PID namespace are checked: the owner of another container's engine is not visible here.
     """
     return _with(_orphaned)
 
 
 def end_leftovers() -> tuple[int, ...]:
-    """SIGKILL to all :func:`leftovers`, also to those that they start meanwhile.
+    """Send SIGKILL to all :func:`leftovers`, also to processes that they start meanwhile, for ``END_SECONDS`` at most.
 
     Returns:
         The process ids that were ended.
@@ -132,7 +132,7 @@ def _with(wanted: Callable[[str], bool]) -> list[Process]:
     for process in processes():
         try:
             entries = Path(f"/proc/{process.pid}/environ").read_bytes().split(b"\0")
-        except OSError:  # another user's, or gone
+        except OSError:  # it belongs to another user, or has ended
             continue
         value = next((entry[len(prefix) :] for entry in entries if entry.startswith(prefix)), None)
         if value is not None and wanted(value.decode(errors="replace")):
@@ -146,11 +146,12 @@ def _orphaned(marker: str) -> bool:
         owner = look(int(pid))
         return namespace == _namespace() and (owner is None or owner.started != int(started))
     except ValueError:
+        # Another program's value: leave its process alone.
         return False
 
 
 def _namespace() -> str:
-    """The PID namespace of this process: numbers of another one mean other processes."""
+    """Return the PID namespace of this process: the same number means another process in another namespace."""
     try:
         return str(Path("/proc/self/ns/pid").stat().st_ino)
     except OSError:

@@ -1,4 +1,4 @@
-"""Attempts at one case: earlier ones stay beside the record that counts, also where their process is gone."""
+"""Attempts at one case: keep the records of earlier attempts, write a record for a dead worker, decide on a retry."""
 
 from __future__ import annotations
 
@@ -18,31 +18,31 @@ from harness.records.verdict import Verdict
 
 
 class NeverJudgedError(QuantgateError):
-    """A case was selected, and its run ended without a verdict of it."""
+    """A case was selected, and the run ended without a verdict for it."""
 
     outcome = Outcome.NOT_RUN
     kind = "no_record"
 
 
 def forget(folder: Path) -> None:
-    """Remove what an earlier run left in the folder of a case: its record, its attempts and its frames."""
+    """Remove the folder of a case with everything of earlier runs: record, attempts and frames."""
     if folder.is_dir():
         shutil.rmtree(folder)
 
 
 def attempt_number(folder: Path) -> int:
-    """Number of the next attempt at the case whose folder this is: 1 where none was made in this run."""
+    """Return the number of the next attempt at the case of this folder: 1 if this run made none yet."""
     return 1 + len(attempt_files(folder))
 
 
 def put_aside(folder: Path, attempt: int) -> None:
-    """Keep the record of an attempt that will be repeated as ``record-attempt-N.json``."""
-    with suppress(FileNotFoundError):  # a full disk left none
+    """Rename the record of an attempt that is repeated to ``record-attempt-N.json``."""
+    with suppress(FileNotFoundError):  # a full disk can leave an attempt without a record
         (folder / RECORD_FILE).replace(folder / attempt_file(attempt))
 
 
 def last_attempt(folder: Path) -> CaseRecord | None:
-    """The record of the last attempt that was put aside; ``None`` where there is none that can be read."""
+    """Return the record of the last attempt that was put aside; ``None`` if no such record can be read."""
     found = []
     for path in attempt_files(folder):
         try:
@@ -63,7 +63,7 @@ def lost_record(
     next_command: str,
     plan: str = "",
 ) -> CaseRecord:
-    """The record of a case for which no session could write one: its worker died, or it never got a device.
+    """Return the record of a case for which no session wrote one: its worker died, or it never got a device.
 
     Args:
         located: the case and its place.
@@ -71,9 +71,9 @@ def lost_record(
         run: name of the run.
         runner: name of the profile.
         attempt: from 1.
-        error: what happened; an error of ours brings its own outcome and remedy.
-        next_command: what to type next, where the error does not say.
-        plan: id of the plan that asked for it.
+        error: the failure; a ``QuantgateError`` brings its own outcome and remedy.
+        next_command: the command to type next, if the error has no remedy.
+        plan: id of the plan that requested the run.
     """
     ours = isinstance(error, QuantgateError)
     summary = error.what if isinstance(error, QuantgateError) else error
@@ -96,16 +96,16 @@ def lost_record(
     )
 
 
-# Whether a case runs once more. The verdict's class decides, never the text of a log.
+# Decide whether a case runs once more. The outcome of the verdict decides, never the text of a log.
 
 
 ATTEMPTS = 2
-"""Infra gets one second chance. A quality miss never does: a rerun that differs would be a finding of its own."""
+"""Infra failures get one retry. A quality miss gets none: a rerun that differs would be a finding of its own."""
 
 
 @dataclass(frozen=True)
 class Retry:
-    """How the next attempt is made."""
+    """Number, devices to avoid and reason of the next attempt."""
 
     attempt: int
     avoid: tuple[str, ...]
@@ -114,9 +114,9 @@ class Retry:
 
 
 def next_attempt(record: CaseRecord) -> Retry | None:
-    """The attempt after ``record``, always on a fresh engine; ``None`` where its verdict stands."""
+    """Return the attempt after ``record``, always on a fresh engine; ``None`` if its verdict is final."""
     verdict = record.verdict
-    # A control that expects infra, or a waived case, has had its verdict turned: what was observed is not retried then.
+    # The outcome of a control that expects infra, or of a waived case, is inverted already, so it is not retried.
     if not RULES[verdict.outcome].retry or record.attempt >= ATTEMPTS:
         return None
     uuid = record.fingerprint.device.uuid if record.fingerprint else None

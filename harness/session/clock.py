@@ -1,4 +1,4 @@
-"""The newest time that a run knows of: a clock that was set back must not bring an expired waiver to life again."""
+"""The newest known time. A clock that was set back must not make an expired waiver valid again."""
 
 from __future__ import annotations
 
@@ -10,12 +10,12 @@ from pathlib import Path
 
 
 def newest_time(now: datetime, root: Path, stated: Iterable[str] = ()) -> datetime:
-    """The latest of this machine's clock, the checked-out commit, and the times that limits or goldens state.
+    """Return the latest of the clock, the time of the checked-out commit, and the times in limits or goldens.
 
     Args:
         now: the clock, with its time zone.
         root: the repository.
-        stated: times as ISO 8601; one that cannot be read is left out, one without a zone is UTC.
+        stated: times as ISO 8601; an unreadable time is ignored, a time without a zone is UTC.
     """
     known = [now, *(time for text in (*stated, _commit_time(root)) if (time := _read(text)) is not None)]
     return max(known)
@@ -31,7 +31,7 @@ def _read(text: str) -> datetime | None:
 
 @functools.cache
 def _commit_time(root: Path) -> str:
-    """When the checked-out commit was made; empty where that cannot be told."""
+    """Return the time of the checked-out commit (ISO 8601); empty if git cannot report it."""
     command = ["git", "-C", str(root), "log", "-1", "--format=%cI"]
     try:
         done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=30)

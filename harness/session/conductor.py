@@ -1,4 +1,4 @@
-"""The conductor: takes one case through the stages, cheapest evidence first, and says what happens."""
+"""Run one case through its stages, cheapest evidence first, and emit events and a judged record."""
 
 from __future__ import annotations
 
@@ -69,7 +69,7 @@ ARTIFACTS = {"candidate": CLIP_FILE, "golden": GOLDEN_CLIP_FILE}
 
 @dataclass
 class _Run:
-    """What is known so far of the case that runs."""
+    """State of the running case: the evidence collected so far and the data of its record."""
 
     located: Located
     node: str
@@ -79,11 +79,11 @@ class _Run:
     began: float = field(default_factory=time.monotonic)
     seconds: dict[str, float] = field(default_factory=dict)
     stamps: Stamps = field(default_factory=dict)
-    """The files that ``identity`` speaks of."""
+    """Stamps of the checkpoint files that ``identity`` was computed from."""
     contents: Contents | None = None
-    """What those files hold."""
+    """Contents of the same files, read on demand."""
     accepted: tuple[Golden, ...] = ()
-    """All goldens that the case accepts, whatever they are of."""
+    """All goldens that the case accepts, also those that do not match the run's identity."""
     identity: Identity | None = None
     engine: gen.EngineStart | None = None
     conditions: Conditions | None = None
@@ -95,24 +95,25 @@ class _Run:
         return self.located.case
 
     def know(self, **more: Any) -> None:
-        """Add to the evidence, which itself is never changed."""
+        """Add fields to the evidence. ``Evidence`` is immutable, so this replaces it."""
         self.evidence = self.evidence.plus(**more)
 
     def fail(self, error: Exception) -> None:
-        """Take what went wrong first for the verdict; what nobody foresaw with its traceback."""
+        """Record the first error for the verdict. An unexpected exception also adds its traceback to ``log_tail``."""
+        # later errors are often consequences of the first, so the first one stays the cause
         if self.evidence.error is None:
             self.know(error=as_ours(error, self.case))
         if not isinstance(error, QuantgateError):
             self.log_tail = (*self.log_tail, *last_lines(error, self.case))
 
     def show(self, progress: gen.Progress) -> None:
-        """Pass on the engine's progress."""
+        """Forward the engine's progress of denoising and loading to the watcher."""
         if progress.stage in ("denoise", "load"):
             self.watch(Progress(self.case.id, progress.step, progress.steps, progress.stage))
 
     @contextmanager
     def stage(self, name: Stage) -> Iterator[None]:
-        """Announce a stage and take its seconds."""
+        """Announce a stage and add its seconds. A stage that runs twice (``inspect``, ``load``) adds up."""
         self.watch(StageStarted(self.case.id, name))
         begin = time.monotonic()
         try:
@@ -125,8 +126,8 @@ class Session:
     """Runs cases on one device. An engine lives as long as consecutive cases share it.
 
     Args:
-        context: where.
-        inspector: one that other sessions of the same process use too.
+        context: folders, runner, device and options of the session.
+        inspector: a shared inspector, so that sessions of one process inspect a checkpoint once; default: a new one.
     """
 
     def __init__(self, context: SessionContext, inspector: Inspector | None = None) -> None:
@@ -152,10 +153,10 @@ class Session:
         self.pool.close_all()
 
     def run_case(self, located: Located, node: str, watch: Watch, attempt: int = 1) -> CaseFinished:
-        """Run and judge one case. Whatever happens, its record is written, and an older one does not stay.
+        """Run and judge one case. Always write a record; a record of an older run is removed first.
 
-        What nobody foresaw is infra, with the traceback in ``log_tail``; only an interrupt leaves no record. Where the
-        disk takes no record at all, it is in what is returned.
+        An unexpected exception becomes an infra verdict, with the traceback in ``log_tail``. Only an interrupt leaves
+        no record. If the disk takes no record at all, the returned event still holds it.
 
         Args:
             located: the case and its place.
@@ -182,16 +183,18 @@ class Session:
         return finished
 
     def _written(self, run: _Run, started: datetime, attempt: int) -> CaseRecord:
-        """Judge and write; what fails on the way is the verdict then."""
+        """Judge the case and write its record. An error on the way becomes the verdict of the second try."""
+        # two passes: the second judges again with the error of the first (a failed write, a broken limit file)
         for _ in range(2):
             try:
                 golden = run.evidence.golden
                 stated = [golden.limits.created] if golden is not None and golden.limits is not None else []
+                # a clock that was set back must not revive an expired waiver
                 newest = newest_time(started, self.context.root, stated)
                 verdict, checks = judge(run.evidence, self.context.runner.name, newest.date())
                 record = self._attributed(run, self._record(run, verdict, checks, started, attempt))
                 record = record.model_copy(update={"newest": newest.isoformat(timespec="seconds")})
-                record = record.redacted()  # before the candidate is made of it: its seal covers what is written
+                record = record.redacted()  # before the candidate is made: its seal covers the redacted record
                 record.write(run.folder / RECORD_FILE)
                 return self._with_candidate(run, record)
             except Exception as error:
@@ -199,12 +202,12 @@ class Session:
         return self._unwritten(run, started, attempt)
 
     def _with_candidate(self, run: _Run, record: CaseRecord) -> CaseRecord:
-        """Leave the candidate. Only ``golden_missing`` promises one; any other verdict stands without it."""
+        """Leave the candidate. Only ``golden_missing`` promises a candidate; other verdicts are kept without it."""
         try:
             if self.context.leave_candidates:
                 leave_candidate(self.context, record, run.folder, run.contents, run.accepted)
             elif record.verdict.outcome is Outcome.GOLDEN_MISSING and run.contents is not None:
-                run.contents.write(run.folder)  # regeneration makes a golden of it
+                run.contents.write(run.folder)  # regeneration turns this run into a golden, which needs its contents
             return record
         except Exception as error:
             if record.verdict.outcome is Outcome.GOLDEN_MISSING:
@@ -213,12 +216,12 @@ class Session:
             summary = f"{record.verdict.summary.rstrip('.')}. No candidate could be kept of it: {why}"
             verdict = record.verdict.model_copy(update={"summary": summary})
             record = record.model_copy(update={"verdict": verdict})
-            with contextlib.suppress(OSError):  # what lies there already says the same, less this sentence
+            with contextlib.suppress(OSError):  # the record on disk is the same without this sentence
                 record.write(run.folder / RECORD_FILE)
             return record
 
     def _unwritten(self, run: _Run, started: datetime, attempt: int) -> CaseRecord:
-        """The least that can be said, on disk if that can be."""
+        """Return a minimal record with the error, and write it if the disk allows."""
         error = run.evidence.error
         record = lost_record(
             run.located,
@@ -234,15 +237,15 @@ class Session:
         return record
 
     def _attributed(self, run: _Run, record: CaseRecord) -> CaseRecord:
-        """Look for the cause of a failure that says something about checkpoint or code, within the budget."""
+        """Look for the cause of a failure that concerns checkpoint or code, within the time budget."""
         said = record.verdict.observed or record.verdict.outcome
-        if record.verdict.cause in PERF_CAUSES:  # it has found its own cause
+        if record.verdict.cause in PERF_CAUSES:  # the performance stage has named the cause already
             return record
         if said not in ATTRIBUTED or run.evidence.error is not None or self.context.attribution_seconds <= 0:
             return record
         try:
             return self._investigated(run, record, said)
-        except Exception as error:  # the verdict stands without its cause
+        except Exception as error:  # a failed search must not change the verdict
             why = as_ours(error, run.case).what
             summary = f"{record.verdict.summary.rstrip('.')}. Its cause could not be looked for: {why}"
             verdict = record.verdict.model_copy(update={"summary": summary})
@@ -258,13 +261,13 @@ class Session:
         found = investigate(laboratory, record)
         summary = record.verdict.summary
         if said is not Outcome.CHECKPOINT_FAULT:  # a fault in the bytes is its own cause
-            told_already = found.summary.startswith(summary.rstrip("."))  # the finding names the cause itself
+            told_already = found.summary.startswith(summary.rstrip("."))  # avoid the same sentence twice
             summary = found.summary if told_already else f"{summary.rstrip('.')}. Cause: {found.summary}"
         told = record.verdict.model_copy(update={"summary": summary})
         return record.model_copy(update={"attribution": found, "verdict": told})
 
     def _repeat_passes(self, run: _Run, generation: gen.Generation, clip: Clip) -> bool | None:
-        """Judge a repeat as the first run was judged; ``None`` where no frames were compared."""
+        """Judge a repeat by the limits of the first run. Return ``None`` if no frames were compared."""
         golden = run.folder / ARTIFACTS["golden"]
         if run.evidence.comparison is None or not golden.exists():
             return None
@@ -281,6 +284,7 @@ class Session:
         require_resolved(case)
         paths = resolve_case(case, context.root)
         keep_pictures(case, paths, run.folder)
+        # before the inspection, so that the backend's imports run in a warm process at the same time
         self.pool.prepare(case)
         with run.stage("inspect"):
             inspected = self._inspector.look(case, paths)
@@ -307,7 +311,7 @@ class Session:
         if stop_before_generation(run.evidence):
             return
         self._probe(run, found)
-        # a negative control is run to the end: its frames are what it shows
+        # a negative control always runs to the end: the frames are needed to show that the fault is detected
         wanted = context.stop_on_probe and case.expect == "pass"
         if wanted and stop_before_generation(run.evidence):
             return
@@ -320,7 +324,7 @@ class Session:
         self._time(run, generation)
 
     def _time(self, run: _Run, generation: gen.Generation) -> None:
-        """Compare times and memory with the baseline. A control, or a disturbed run, has no times of its own."""
+        """Compare times and memory with the baseline. Skip controls and perturbed runs: they differ on purpose."""
         if run.case.expect != "pass" or self.context.perturbation.name != "none":
             return
         observed, _ = observe(run.evidence, self.context.runner.name)
@@ -332,14 +336,14 @@ class Session:
                 report = judge_perf(self.context, timed, lambda: self.pool.get(run.case))
             except QuantgateError:
                 raise
-            except Exception as error:  # the case stands without its times: a fault in here makes none red
+            except Exception as error:  # an unexpected fault of the timing code must not turn a case red
                 report = PerfReport(state="inconclusive", message=f"could not be compared: {error!r}")
                 run.log_tail = (*run.log_tail, *last_lines(error, run.case))
             run.know(perf=report)
 
     def _probe(self, run: _Run, found: Found) -> None:
-        """Feed recorded inputs in, where there are any: seconds, before minutes are spent on a generation."""
-        # a recording of another request may have other shapes, and its answers are of another question
+        """Feed the recorded inputs into the engine, if there are any: seconds, before the minutes of a generation."""
+        # a recording of another request may have other shapes, and its outputs belong to other inputs
         goldens = () if found.match.kind is MatchKind.REQUEST else found.match.goldens
         source = probe_source(self.context, run.case, goldens)
         if source is None:
@@ -368,9 +372,10 @@ class Session:
         return generation
 
     def _compare(self, run: _Run, found: Found, clip: Clip) -> None:
-        """Compare the clip with every golden that the case accepts, and keep the one that it does best against.
+        """Compare the clip with every golden that the case accepts, and keep the comparison with the best outcome.
 
-        A golden of another request has nothing to compare: the run keeps its candidate, as a first one does.
+        If the golden is of another request, there is nothing to compare: the run leaves a candidate, as a first run
+        does.
         """
         if found.match.kind is MatchKind.REQUEST:
             run.know(golden=found.first)

@@ -1,4 +1,4 @@
-"""Which content a run's components have, without reading what a golden already knows."""
+"""Content digests of a run's components. Reuses the digests in goldens, so that equal files are not read again."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from harness.records.identity import Identity, component_of, files_of, is_file
 
 
 class Contents:
-    """The contents of one checkpoint, computed if somebody asks for them and at most once.
+    """The contents of one checkpoint, computed on demand and at most once.
 
     Args:
         paths: folder by role, as the engine gets them.
@@ -33,10 +33,10 @@ class Contents:
         self._known: dict[str, ComponentContent] = {}
 
     def weights(self, known: Iterable[Identity] = ()) -> dict[str, str]:
-        """Rows for the weights of an identity: one content digest per component.
+        """Return the rows for the weights of an identity: one content digest per component.
 
-        A component whose files are those of a known identity has that identity's rows, and is not read. Where such an
-        identity knows files only (a golden of an older version), the rows are its files.
+        A component whose files equal those of a known identity gets that identity's rows, and is not read. If that
+        identity lists only files (a golden of an older version), the rows are its files.
 
         Args:
             known: identities of the accepted goldens.
@@ -52,7 +52,7 @@ class Contents:
         identities = list(known)
         for component, files in sorted(groups.items()):
             same = [one for one in identities if files_of(one).get(component) == files]
-            # a golden that knows the content comes before one that knows only the files
+            # prefer a golden with a content digest to an older golden that lists only files
             named = next((str(one.weights[component]) for one in same if component in one.weights), None)
             if named is not None:
                 rows[component] = named
@@ -62,12 +62,12 @@ class Contents:
                 unknown.append(component)
         for component in unknown:
             content = self.component(component)
-            # without a tensor or document that is understood, the files are all that is known
+            # without a readable tensor or document there is no content digest, so fall back to the file digests
             rows |= {component: content.digest()} if _holds(content) else groups[component]
         return rows
 
     def adopt(self, goldens: Iterable[Golden]) -> None:
-        """Take the contents that goldens hold for components of the same files, so that they need not be read.
+        """Reuse the contents stored in goldens for components with equal files, so that they need not be read.
 
         Raises:
             GoldenError: a golden's contents are damaged.
@@ -80,14 +80,14 @@ class Contents:
                     self._known.setdefault(name, content)
 
     def component(self, name: str) -> ComponentContent:
-        """The content of one component; an empty one if the checkpoint has no such component."""
+        """Return the content of one component; an empty content if the checkpoint has no such component."""
         if name not in self._known:
             wanted = [item for item in components_of(self._paths) if item.name == name]
             self._known |= contents_of(wanted).components
         return self._known.setdefault(name, ComponentContent())
 
     def complete(self) -> WeightContents:
-        """The content of every component of the run. Raises ``QuantgateError`` if a file cannot be read."""
+        """Return the content of every component of the run. Raises ``QuantgateError`` if a file cannot be read."""
         missing = [item for item in components_of(self._paths) if item.name not in self._known]
         self._known |= contents_of(missing).components
         return WeightContents(components={name: one for name, one in sorted(self._known.items()) if _holds(one)})
@@ -97,9 +97,9 @@ class Contents:
         return self.complete().write(folder / CONTENTS_FILE)
 
     def changes(self, golden: Golden, run: Identity) -> tuple[ContentChange, ...]:
-        """Which tensors and documents of the run are not the golden's, by component.
+        """Return the tensors and documents that differ between the run and the golden, by component.
 
-        A golden of an older version holds no contents: the names of the files that differ have to do.
+        A golden of an older version holds no contents: the names of the files that differ are returned instead.
 
         Raises:
             GoldenError: the golden's contents are damaged.
@@ -121,10 +121,10 @@ class Contents:
 
 
 def contents_part(golden: Golden) -> WeightContents | None:
-    """The contents that a golden holds, or ``None`` for one that was made before contents were known.
+    """Return the contents that a golden holds, or ``None`` for a golden of an older version without contents.
 
     Raises:
-        GoldenError: they are damaged.
+        GoldenError: the contents are damaged.
     """
     if CONTENTS not in golden.manifest.parts:
         return None

@@ -1,4 +1,4 @@
-"""Where a session reads and writes, and on what it runs."""
+"""Folders, runner, device and options of a session, and the events that it emits."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ from harness.session.perturbation import NONE, Perturbation
 
 @dataclass(frozen=True)
 class SessionContext:
-    """Fixed for one session."""
+    """Settings that are fixed for one session."""
 
     root: Path
     """Repository root: case paths are relative to it."""
@@ -40,46 +40,46 @@ class SessionContext:
     device_env: Mapping[str, str] = field(default_factory=dict)
     """Environment that pins the engines to the leased device, such as ``CUDA_VISIBLE_DEVICES``."""
     plan: str = ""
-    """Id of the plan that asked for this run; empty: none did."""
+    """Id of the plan that requested this run; empty without a plan."""
     perturbation: Perturbation = NONE
-    """A healthy change that is forced on every engine: recorded with the subject, never part of the request."""
+    """A healthy change that is forced on every engine. Recorded under the subject, never part of the request."""
     probe_inputs: Mapping[str, Path] = field(default_factory=dict)
-    """Recordings made just now, by case id: they are fed in instead of a golden's."""
+    """Recordings made for this session, by case id. They replace the golden's recording."""
     stop_on_probe: bool = True
-    """Whether a probe that fails for certain saves the generation."""
+    """Skip the generation if a probe fails beyond doubt."""
     attribution_seconds: float = 120.0
-    """Time that may be spent on finding the cause of a failure; 0: none."""
+    """Seconds that may be spent on finding the cause of a failure; 0: no search."""
     allow_python_backend: bool = False
-    """Accept ``module:Class`` as a backend: callers in Python only, never a case file."""
+    """Accept ``module:Class`` as a backend. Set only by Python callers: a case file must not name code to import."""
     leave_candidates: bool = True
-    """Whether a case without a usable golden leaves a pending candidate."""
+    """Leave a pending candidate for a case without a usable golden."""
 
     def runtime_env(self, case: Case) -> dict[str, str]:
-        """The variable that tells an engine the interpreter of the case's runtime; empty where the case names none.
+        """Return the variable that names the interpreter of the case's runtime; empty if the case names no runtime.
 
         Raises:
-            InfraError: there is no environment of that runtime on this machine.
+            InfraError: this machine has no environment of that runtime.
         """
         python = interpreter_of(case.runtime, self.runner.runtimes)
         return {} if python is None else {RUNTIME_PYTHON: str(python)}
 
     @property
     def folder(self) -> Path:
-        """Folder of this run."""
+        """Folder of this run: ``runs_dir/run``."""
         return self.runs_dir / self.run
 
     def case_folder(self, case: str) -> Path:
-        """Folder of one case in this run."""
+        """Return the folder of one case in this run."""
         return RunFolder(self.folder).case(case)
 
 
 def new_run_id(now: datetime | None = None) -> str:
-    """A name for a run that sorts by time: ``20260102-030405-1a2b``."""
+    """Return a run name that sorts by time: ``20260102-030405-1a2b``."""
     moment = now or datetime.now(UTC)
     return f"{moment:%Y%m%d-%H%M%S}-{secrets.token_hex(2)}"
 
 
-# What the session tells whoever watches. Every surface only consumes these.
+# Events of a session. Terminal, pytest and reports only read them.
 
 
 Stage = Literal["identity", "inspect", "load", "probe", "generate", "compare", "time", "judge"]
@@ -87,7 +87,7 @@ Stage = Literal["identity", "inspect", "load", "probe", "generate", "compare", "
 
 @dataclass(frozen=True)
 class StageStarted:
-    """A stage of a case begins."""
+    """A stage of a case has started."""
 
     case: str
     stage: Stage
@@ -95,7 +95,7 @@ class StageStarted:
 
 @dataclass(frozen=True)
 class Progress:
-    """A part of a stage is done: a denoising step, or a component that was loaded."""
+    """A part of a stage is done: a denoising step, or a loaded component."""
 
     case: str
     done: int
@@ -106,7 +106,7 @@ class Progress:
 
 @dataclass(frozen=True)
 class CaseFinished:
-    """The case is judged, and its record is on disk."""
+    """The case is judged, and its record is on disk unless the disk refused it."""
 
     record: CaseRecord
     folder: Path
@@ -115,14 +115,14 @@ class CaseFinished:
 Event: TypeAlias = StageStarted | Progress | CaseFinished
 
 
-# The devices of a runner that are in this machine.
+# Match the devices of this machine with a runner.
 
 
 def devices_for(profile: RunnerProfile) -> tuple[Device, ...]:
-    """Every device in this machine that is of ``profile``, by exact name and compute capability.
+    """Return every device of this machine that matches ``profile``, by exact name and compute capability.
 
     Raises:
-        NoRunnerError: none is.
+        NoRunnerError: no device matches.
     """
     present = (cpu_device(),) if profile.device_kind == "cpu" else gpu_devices()
     mine = tuple(device for device in present if is_of(device, profile))
@@ -136,33 +136,33 @@ def devices_for(profile: RunnerProfile) -> tuple[Device, ...]:
 
 
 def is_of(device: Device, profile: RunnerProfile) -> bool:
-    """Whether ``device`` is of ``profile``: exact name, never a part of it, and the same compute capability."""
+    """Return whether ``device`` matches ``profile``: the exact name, not a part of it, and equal compute capability."""
     if device.kind != profile.device_kind or device.name not in profile.identifiers:
         return False
     return device.kind == "cpu" or device.compute_capability == profile.compute_capability
 
 
-# Open a session for a command: the runner that was named or detected, one device of it, leased.
+# Open a session for a command: select the runner and lease one of its devices.
 
 
 LEASE_SECONDS = 1800.0
-"""How long a command waits for a GPU that another run holds, as ``pytest --gpu-wait`` does."""
+"""Seconds that a command waits for a GPU that another run holds, as ``pytest --gpu-wait`` does."""
 
 
 @contextmanager
 def open_context(root: Path, runner: str, run_id: str, kind: str) -> Iterator[SessionContext]:
-    """A context whose device is this process's own for as long as it lasts.
+    """Yield a context with a leased device; release the lease at the end.
 
     Args:
         root: the repository's root.
         runner: name of a profile; empty: detected from the device.
         run_id: name of the run's folder; empty: ``kind`` and the time.
-        kind: what the run is for, such as ``regenerate``.
+        kind: purpose of the run, such as ``regenerate``.
 
     Raises:
         InvalidCaseError: no profile has that name.
-        NoRunnerError: no device of the runner is in this machine.
-        InfraError: all of them are held by other runs for too long.
+        NoRunnerError: this machine has no device of the runner.
+        InfraError: other runs hold all devices for longer than ``LEASE_SECONDS``.
     """
     gpus = () if runner else gpu_devices()
     if runner:

@@ -1,4 +1,4 @@
-"""Carries out the judge's experiments within a time budget, and lets it name the cause."""
+"""Run the judge's experiments within a time budget, until the judge can name the cause."""
 
 from __future__ import annotations
 
@@ -25,16 +25,16 @@ from harness.session.probing import base_case
 from harness.session.readings import Components, open_experts, read_as
 
 ATTRIBUTED = frozenset({Outcome.REGRESSION, Outcome.CHECKPOINT_FAULT, Outcome.INCONCLUSIVE})
-"""Outcomes that say something about the checkpoint or the code, and so have a cause to be found."""
+"""Outcomes that concern the checkpoint or the code, so that a search for the cause makes sense."""
 PassesLimits = Callable[[Generation, Clip], bool | None]
-"""Whether a repeat passes sanity and the limits that the first run was judged by; ``None`` where neither was asked."""
+"""Return whether a repeat passes sanity and the first run's limits; ``None`` if no frames were compared."""
 
 
 def investigate(laboratory: Laboratory, record: CaseRecord) -> Attribution:
-    """Ask the judge what it wants to know, find it out, and ask again, until the cause is named or the time is up.
+    """Run the experiments that the judge requests, and repeat until it names the cause or the time is up.
 
-    Everything that was found lies in ``experiments.json`` beside the record: the same attribution follows from the
-    run's folder alone (``attribute_folder``).
+    All results are written to ``experiments.json`` beside the record: ``attribute_folder`` derives the same
+    attribution from the run's folder alone.
     """
     began, results = time.monotonic(), list[ExperimentResult]()
     while wanted := next_experiments(record, results):
@@ -49,7 +49,7 @@ def investigate(laboratory: Laboratory, record: CaseRecord) -> Attribution:
 
 
 def attribute_folder(folder: Path) -> Attribution:
-    """The attribution that the files of one case in a run's folder support."""
+    """Return the attribution that follows from the files of one case in a run's folder."""
     record, path = CaseRecord.read(folder / RECORD_FILE), folder / EXPERIMENTS_FILE
     results = Experiments.read(path).results if path.exists() else ()
     return attribute(record, results)
@@ -57,7 +57,7 @@ def attribute_folder(folder: Path) -> Attribution:
 
 @dataclass
 class Laboratory:
-    """What experiments need. One a case."""
+    """Engine pool, files and time budget of the experiments. Create one per case."""
 
     case: Case
     folder: Path
@@ -70,7 +70,7 @@ class Laboratory:
     _base: Components = field(default_factory=dict, init=False)
 
     def carry_out(self, experiment: Experiment, record: CaseRecord, left: float) -> ExperimentResult:
-        """One experiment; whatever goes wrong is its result."""
+        """Run one experiment. An error is returned as a result that was not done, with the reason."""
         if left <= 0.0:
             return ExperimentResult(experiment=experiment, done=False, why_not="the time budget is used up")
         began = time.monotonic()
@@ -124,6 +124,7 @@ class Laboratory:
             raise ValueError("there is no generation to repeat")
         case = self._in_time(left)
         if experiment.kind == "rerun_fresh":
+            # a fresh process separates a fault of the engine's state from a fault of its code or weights
             self.pool.discard(case)
         again = self.pool.get(case).generate(case, self.folder / experiment.kind)
         equal = again.clip_sha256 == record.generation.clip_sha256
@@ -133,7 +134,7 @@ class Laboratory:
         return ExperimentResult(experiment=experiment, done=True, data=data)
 
     def _judged(self, first: Generation, again: Generation, folder: Path) -> dict[str, Json]:
-        """Judge a repeat that is not bit-exact: does it pass, and how far does it lie (root mean square, levels)?"""
+        """Judge a repeat that is not bit-exact: does it pass, and how far is it away (root mean square, levels)?"""
         golden = self.folder / GOLDEN_CLIP_FILE
         if not golden.exists() or self.passes is None:
             return {}

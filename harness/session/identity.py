@@ -1,4 +1,4 @@
-"""The identity of a run: four classes, one rule each (see `harness.records.identity`)."""
+"""The identity of a run: four classes with one rule each (see ``harness.records.identity``), and the subject."""
 
 from __future__ import annotations
 
@@ -25,17 +25,17 @@ def identity_of(
     perturbation: Perturbation = NONE,
     programs: Mapping[str, str] | None = None,
 ) -> Identity:
-    """Put together what is known of a run.
+    """Assemble the identity of a run from the facts known so far.
 
     Args:
         case: the resolved case.
         device: the device that it runs on.
         weights: content digest of each component that the engine loads (``harness.session.contents``).
-        files: sha256 of each file that holds them, by ``component/file``.
-        harmless_env: names or globs of environment variables that move no pixel, as the runner's profile lists them.
-            They are shown with the subject.
-        fingerprint: what the engine reports of itself, if it was started.
-        receipts: what the modules did, if they ran.
+        files: sha256 of each file of the weights, by ``component/file``.
+        harmless_env: names or globs of environment variables that change no pixel, from the runner's profile. They
+            are listed under the subject.
+        fingerprint: versions that the engine reports, if it was started.
+        receipts: computations that the modules report, if they ran.
         perturbation: a healthy change that was forced on the engine.
         programs: sha256 of each file of the case's ``command`` (``harness.session.programs``).
     """
@@ -44,6 +44,7 @@ def identity_of(
         hardware["compute_capability"] = device.compute_capability
     rows: dict[str, Json] = dict(sorted(weights.items()))
     rows.update(flat("quantization", case.quantization.model_dump(mode="json")))
+    # values of passed-through variables may be secrets, so only their names are recorded
     env: dict[str, Json] = {**dict(sorted(case.env.items())), **dict.fromkeys(sorted(case.pass_env), "(passed)")}
     globs = tuple(harmless_env)
     shown: dict[str, Json] = {f"env.{name}": value for name, value in env.items() if is_harmless(name, globs)}
@@ -59,7 +60,7 @@ def identity_of(
 
 
 def is_harmless(name: str, globs: Iterable[str]) -> bool:
-    """Whether the runner's profile lists an environment variable as one that moves no pixel."""
+    """Return whether the runner's profile lists an environment variable as harmless, so that it changes no pixel."""
     return any(fnmatchcase(name, glob) for glob in globs)
 
 
@@ -69,7 +70,7 @@ def _subject(
     receipts: Receipts | None,
     perturbation: Perturbation,
 ) -> dict[str, Json]:
-    """What is being tested. The loader's options too: a runtime that reads bytes otherwise is a change of code."""
+    """Return the facts under test. Loader options count: a runtime that reads bytes differently is a code change."""
     subject = flat("loader", case.loader.model_dump(mode="json"))
     subject["execution.threads"] = case.execution.threads
     subject.update({"runtime": case.runtime} if case.runtime else {})

@@ -1,4 +1,4 @@
-"""Stage 1: what the checkpoints of a case are, before anything is loaded; looked at once a session while they stay."""
+"""Stage 1: inspect the checkpoints of a case before an engine loads them; once per session while they are unchanged."""
 
 from __future__ import annotations
 
@@ -20,21 +20,21 @@ R = TypeVar("R", bound=Record)
 
 @dataclass(frozen=True)
 class Inspected:
-    """What stage 1 found."""
+    """Results of stage 1."""
 
     report: InspectionReport
     digests: dict[str, str]
-    """Of every file that the engine loads, by ``component/file``."""
+    """sha256 of every file that the engine loads, by ``component/file``."""
     stamps: Stamps
-    """Of the same files, taken before they were looked at."""
+    """Stamps of the same files, taken before the inspection, so that a change during it is noticed."""
     contents: Contents
-    """Of the same files, read only if they are asked for."""
+    """Contents of the same files, read on demand."""
 
 
 class Inspector:
     """Inspects checkpoints for one session.
 
-    Cases that name the same checkpoints, loader and contracts share one inspection, as long as no file of theirs was
+    Cases that name the same checkpoints, loader and contracts share one inspection, as long as none of its files was
     replaced or written, see ``harness.engine.stamps``.
     """
 
@@ -43,7 +43,7 @@ class Inspector:
         self._known: dict[str, Inspected] = {}
 
     def look(self, case: Case, paths: Mapping[str, Path]) -> Inspected:
-        """Inspect the checkpoints of a case, or say again what was found.
+        """Inspect the checkpoints of a case, or return the earlier result.
 
         Args:
             case: the resolved case.
@@ -67,14 +67,14 @@ DEPENDS = ("contracts", "loader", "env", "quantization", "base", "backend", "run
 
 
 def _key(case: Case, stamps: Stamps, base: Path | CheckpointRef | None) -> str:
-    """Everything that an inspection depends on."""
+    """Return a key of everything that an inspection depends on."""
     asked = case.model_dump(mode="json", include=set(DEPENDS))
     anchor = stamps_of({"base": base}) if isinstance(base, Path) else {}
     return json.dumps([asked, stamps, anchor], sort_keys=True)
 
 
 def inspect(case: Case, root: Path, paths: Mapping[str, Path]) -> InspectionReport:
-    """Stage 1: the checkpoints that the engine will load, as they lie on this machine.
+    """Inspect the local checkpoints that the engine will load.
 
     Args:
         case: the resolved case.
@@ -101,19 +101,19 @@ def inspect(case: Case, root: Path, paths: Mapping[str, Path]) -> InspectionRepo
 
 
 def deployed_to(case: Case) -> tuple[str, ...]:
-    """The runtimes whose contracts the checkpoint is compared with: the one that runs the case, and those it names."""
+    """Return the runtimes whose contracts apply to the checkpoint: the case's own first, then ``contracts``."""
     return tuple(dict.fromkeys((*([case.runtime] if case.runtime else []), *case.contracts)))
 
 
 def difference(
     new: Mapping[str, Path], old: Mapping[str, Path], root: Path, *, proof: tuple[InspectionReport, InspectionReport]
 ) -> CheckpointComparison:
-    """What a switch of checkpoints changes: dialect, declarations, tensors, and what the bytes of both prove.
+    """Return the effects of a switch of checkpoints: dialect, declarations, tensors, and facts proved by both files.
 
     Args:
         new, old: folder by role.
         root: the repository's root.
-        proof: inspections of the new and of the old.
+        proof: inspections of the new and of the old checkpoint.
     """
     from harness.inspector.compare import compare_checkpoints, with_proof
 
@@ -129,13 +129,15 @@ def difference(
 
 
 def without_root(record: R, root: Path) -> R:
-    """The record with paths as the case writes them: where a checkout lies is nobody's business but its owner's."""
+    """Return the record with paths relative to the root: the absolute place of a checkout is private to its owner."""
     text = record.to_json().replace(json.dumps(f"{root}/")[1:-1], "./")
     return type(record).model_validate_json(text)
 
 
 def base_of(case: Case, root: Path) -> Path | CheckpointRef | None:
-    """The BF16 anchor: on disk where it is, else read by ranges from the hub; ``None`` where the hub is offline too."""
+    """Return the BF16 anchor: its local folder, else a reference that is read by ranges from the hub; ``None`` if the
+    case has no base, or if it is not local and the hub is offline.
+    """
     if case.base is None or case.base.is_local:
         return None if case.base is None else resolve_checkpoint(case.base, root, where=case.id)
     try:
@@ -145,7 +147,7 @@ def base_of(case: Case, root: Path) -> Path | CheckpointRef | None:
 
 
 def weight_digests(report: InspectionReport, model: Path) -> dict[str, str]:
-    """Digest of every file that the engine loads, by ``component/file``."""
+    """Return the sha256 of every file that the engine loads, by ``component/file``."""
     from harness.inspector.content import other_files
     from harness.inspector.identity import DigestCache, digest_files
     from harness.inspector.sources import Meter, open_source

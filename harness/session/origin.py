@@ -1,4 +1,4 @@
-"""What a run is made of, as far as it can be known before it runs: is one that lies on disk the one asked for?"""
+"""Digest everything that determines a run before it starts, to decide if an existing run can be reused."""
 
 from __future__ import annotations
 
@@ -26,66 +26,66 @@ from harness.session.perturbation import NONE, Perturbation
 from harness.session.programs import program_digests
 
 MOVES_NOTHING = frozenset({"description", "runners", "timeouts", "metrics", "waiver"})
-"""Fields of a case that change neither what a run makes nor whether it is healthy."""
+"""Fields of a case that change neither the output of a run nor whether it is healthy."""
 
 
 class Origin(Record):
-    """All that makes a run. Two runs of one origin are repeats of each other."""
+    """Everything that determines a run. Two runs of one origin are repeats of each other."""
 
     identity: str
     """Digest: request, hardware, content of the checkpoint, environment."""
     request: dict[str, Json]
-    """The case as it runs, without what moves nothing."""
+    """The case as it runs (perturbation applied), without the fields of ``MOVES_NOTHING``."""
     perturbation: dict[str, Json]
     code: str
-    """sha256 over the sources of this package, the tracked files of the repository, and what was changed in it."""
+    """sha256 over this package's sources, the tracked files of the repository, and its changed or untracked files."""
     programs: dict[str, str]
     """sha256 of every file of the case's program (``harness.session.programs``)."""
     packages: dict[str, str]
     probes: str = ""
-    """sha256 of the recording that is fed in; of stamps, where this is the origin of a recording."""
+    """sha256 of the recording that is fed in; for the origin of a recording: sha256 of the base's file stamps."""
 
     def digest(self) -> str:
-        """sha256 (hex): the name of a folder for what was made."""
+        """Return the sha256 (hex) of the origin; it names the folder of the run."""
         return hashlib.sha256(self.to_json().encode()).hexdigest()
 
     def differs(self, other: Origin) -> str:
-        """The names of the fields in which two origins differ."""
+        """Return the names of the fields in which two origins differ, separated by commas."""
         return ", ".join(name for name in type(self).model_fields if getattr(self, name) != getattr(other, name))
 
 
 class Origins:
-    """Tells the origin of runs. The code is looked at once: it is that of the process which asks.
+    """Computes the origin of runs. Code and packages are digested once: this process has imported them already.
 
     Args:
-        context: where it runs.
-        inspector: looks at checkpoints.
+        context: folders, runner and device of the session.
+        inspector: inspects checkpoints.
     """
 
     def __init__(self, context: SessionContext, inspector: Inspector) -> None:
         self._context, self._inspector = context, inspector
 
     def of(self, case: Case, perturbation: Perturbation = NONE, probes: Path | None = None) -> Origin:
-        """The origin of a run.
+        """Return the origin of a run.
 
         Args:
-            case: as it is written.
-            perturbation: what is forced on it.
+            case: the case as written, before the perturbation.
+            perturbation: the healthy change that is forced on the run.
             probes: the recording that is fed in.
 
         Raises:
-            QuantgateError: the checkpoint cannot be looked at, or git fails.
+            QuantgateError: the checkpoint cannot be inspected, or git fails.
         """
         inspected = self._inspector.look(case, resolve_case(case, self._context.root))
         fed = "" if probes is None else _sha256(probes)
         return self._origin(case, perturbation, inspected.contents.weights(), fed)
 
     def of_recording(self, base: Case) -> Origin:
-        """The origin of a recording of ``base``. Its files are told by their stamps: to read them all would cost more
-        than to record again.
+        """Return the origin of a recording of ``base``. The base's files count by their stamps, not by content: reading
+        them all costs more than recording again.
 
         Raises:
-            QuantgateError: a checkpoint is not there, or git fails.
+            QuantgateError: a checkpoint is missing, or git fails.
         """
         stamps = stamps_of(resolve_case(base, self._context.root))
         return self._origin(base, NONE, {}, hashlib.sha256(repr(stamps).encode()).hexdigest())
@@ -120,19 +120,19 @@ class Origins:
 
 
 WEIGHT_FILES = (".safetensors", ".gguf", ".bin", ".pt", ".pth", ".ckpt", ".onnx", ".npz", ".msgpack", ".h5")
-"""Endings of files that hold weights: which ones a run loads is in its identity, by content."""
+"""Endings of files that hold weights. The run's identity covers the loaded weights by content."""
 BESIDE_WEIGHTS = (".json", ".txt", ".model", ".md", ".jinja", ".vocab")
-"""Endings of what lies in a checkpoint's folders beside its weights."""
+"""Endings of the other files in a checkpoint's folders: configurations, tokenizers, model cards."""
 LARGEST_CODE = 8 << 20
-"""Bytes above which a file that changed is told by its stamp: nobody writes a program that long."""
+"""Bytes above which a changed file counts by size and times, not by content: no program is that long."""
 
 
 def code_digest(root: Path) -> str:
-    """sha256 over what a run's code is: this package, and where ``root`` is a git work tree, all that it holds but
+    """Return the sha256 over a run's code: this package and, if ``root`` is a git work tree, all files in it except
     cases, goldens and limits, committed or not.
 
-    Checkpoints in the work tree are not read: what a run loads is in its identity. A changed or untracked file of more
-    than ``LARGEST_CODE`` bytes counts by size and times.
+    Checkpoints in the work tree are not read: the run's identity covers the weights that it loads. A changed or
+    untracked file of more than ``LARGEST_CODE`` bytes counts by size and times.
 
     Raises:
         InvalidCaseError: git is needed and absent, or fails.
@@ -150,10 +150,10 @@ def code_digest(root: Path) -> str:
 
 
 def without_checkpoints(names: Iterable[str]) -> tuple[str, ...]:
-    """Those files that are no part of a checkpoint, sorted.
+    """Return the files that are no part of a checkpoint, sorted.
 
-    A folder is a checkpoint's where it holds weights, where its parent holds ``model_index.json``, or where it holds
-    that file itself. Of such a folder weights, documents and tables are left out, and programs stay in.
+    A folder belongs to a checkpoint if it holds weights, if it holds ``model_index.json``, or if its parent holds
+    ``model_index.json``. From such a folder weights, documents and tables are removed; programs are kept.
     """
     every = sorted(names)
     homes = {posixpath.dirname(name) for name in every if name.endswith(WEIGHT_FILES)}
@@ -162,14 +162,14 @@ def without_checkpoints(names: Iterable[str]) -> tuple[str, ...]:
     def of_a_checkpoint(name: str) -> bool:
         folder = posixpath.dirname(name)
         inside = folder in homes or folder in pipelines or posixpath.dirname(folder) in pipelines
-        # the repository's own top folder holds more than a checkpoint, whatever somebody put there
+        # never treat the repository's top folder as a checkpoint: it holds other documents, even beside weights
         return name.endswith(WEIGHT_FILES) or (bool(folder) and inside and name.endswith(BESIDE_WEIGHTS))
 
     return tuple(name for name in every if not of_a_checkpoint(name))
 
 
 def _small_sha256(path: Path) -> str:
-    """sha256 of a file; of a large one its size and times, without reading it; empty where there is none."""
+    """Return the sha256 of a file; of a large file size and times, without reading; empty if it is missing."""
     try:
         state = path.stat()
     except OSError:
@@ -180,7 +180,7 @@ def _small_sha256(path: Path) -> str:
 
 
 def _sha256(path: Path) -> str:
-    """Of a file; empty where there is none."""
+    """Return the sha256 of a file; an empty string if it is missing."""
     if not path.is_file():
         return ""
     with path.open("rb") as file:

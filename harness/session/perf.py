@@ -1,4 +1,4 @@
-"""Times and memory of a case in the session: its baseline, further generations where it is slow, and its cause."""
+"""Times and memory of a case: load its baseline, generate again if it is slow, and find the cause."""
 
 from __future__ import annotations
 
@@ -22,29 +22,29 @@ from harness.records.perf import PROFILE_METHOD, PerfReport, Profile
 from harness.session.context import SessionContext
 
 QUIET_SECONDS = 30.0
-"""How long is waited, before a disturbed run is generated again, until the GPU is free of others and cool."""
+"""Longest wait in seconds, before a disturbed run is repeated, until no other process uses the GPU and it is cool."""
 AGAIN = "perf-again"
 
 
 @dataclass(frozen=True)
 class Timed:
-    """A case's generation, as far as its time and memory are concerned."""
+    """A case's generation, reduced to what its times and memory need."""
 
     case: Case
     folder: Path
     look: Look
     fingerprint: Fingerprint | None
     red: bool
-    """The case is red already: nothing further is generated for its times."""
+    """The case is red already: no further generation is made for its times."""
 
 
 def judge_perf(context: SessionContext, timed: Timed, engine: Callable[[], EngineOwner]) -> PerfReport:
-    """Compare a case's times and memory with its baseline, and generate again where it is slower or larger.
+    """Compare a case's times and memory with its baseline. Generate again if it is slower or larger.
 
     Args:
-        context: the session's.
-        timed: what was generated.
-        engine: gives the engine that generated it, alive.
+        context: the session's context.
+        timed: the case's generation.
+        engine: returns the living engine that made the generation.
 
     Raises:
         InvalidCaseError: the baseline cannot be read.
@@ -79,14 +79,14 @@ def _generate_again(context: SessionContext, timed: Timed, engine: Callable[[], 
         with sampled(owner.pid, context.device.uuid) as seen:
             generation = owner.generate(timed.case, folder)
         return Look(generation, owner.start_record, seen())
-    except QuantgateError:  # the case itself was generated; that it cannot be again is told as such
+    except QuantgateError:  # the first generation is valid: the report says that no repeat was possible
         return None
     finally:
         shutil.rmtree(folder, ignore_errors=True)
 
 
 def _profile(case: Case, engine: Callable[[], EngineOwner]) -> Profile | None:
-    """The instrumented generation, if the backend offers one."""
+    """Return the profile of an instrumented generation; ``None`` if the backend offers none or it fails."""
     try:
         data = engine().call(PROFILE_METHOD, {"case": case.model_dump(mode="json")}, case.timeouts.generate)
         return Profile.model_validate(data)
@@ -99,6 +99,7 @@ def _wait_until_quiet(uuid: str | None) -> None:
         deadline = time.monotonic() + QUIET_SECONDS
         while gpu is not None and time.monotonic() < deadline:
             sample = gpu()
+            # one process is our own engine
             if len(sample.processes) <= 1 and not SLOWING & set(sample.throttle):
                 return
             time.sleep(1.0)

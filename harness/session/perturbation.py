@@ -1,4 +1,4 @@
-"""Healthy changes: what may differ between two good runs of one case, forced on purpose."""
+"""Healthy changes: differences between two good runs of one case, forced on purpose to measure their effect."""
 
 from __future__ import annotations
 
@@ -14,27 +14,27 @@ THREAD_VARIABLES = ("OMP_NUM_THREADS", "MKL_NUM_THREADS")
 
 @dataclass(frozen=True)
 class Perturbation:
-    """One way in which a healthy run may be another one."""
+    """One difference that a healthy run may have."""
 
     name: str
     env: dict[str, str] = field(default_factory=dict)
-    """Added to the engine's environment; shown with the subject, never part of the request."""
+    """Added to the engine's environment. Recorded under the subject, never part of the request."""
     threads: int | None = None
     """CPU threads of the engine instead of the case's."""
     attention: str = ""
     """A diffusers attention backend instead of the case's."""
     optional: bool = False
-    """Not every device and size has it: where it cannot run, it is said and left out."""
+    """Not available on every device and size: if it cannot run, it is reported and skipped."""
     needs: str = ""
-    """CPU flag, as the kernel names it, without which the instruction set cannot be forced."""
+    """CPU flag (kernel's name) without which the instruction set cannot be forced."""
 
     def taken(self, case: Case) -> tuple[str, ...]:
-        """The variables of this perturbation that the case sets itself: its own values reach the engine, not these."""
+        """Return the variables of this perturbation that the case sets itself: the engine gets the case's values."""
         mine = {*self.env, *(() if self.threads is None else THREAD_VARIABLES)}
         return tuple(sorted(mine & {*case.env, *case.pass_env}))
 
     def apply(self, case: Case) -> Case:
-        """The case as it runs under this perturbation."""
+        """Return the case as it runs under this perturbation."""
         update: dict[str, object] = {} if self.threads is None else {"threads": self.threads}
         if self.attention:
             update["attention_backend"] = self.attention
@@ -59,21 +59,21 @@ GPU: tuple[Perturbation, ...] = (
     Perturbation("fresh-process-2"),
     Perturbation("attention-efficient", attention="_native_efficient", optional=True),
 )
-"""On a GPU each perturbed run starts a process of its own; everything else about it is fixed by the case."""
+"""On a GPU each perturbed run starts a new process. The case fixes everything else."""
 
 
 def plan(profile: RunnerProfile, cpu_flags: frozenset[str]) -> tuple[Perturbation, ...]:
-    """The perturbations of a runner that this machine can force."""
+    """Return the perturbations of a runner that this machine can force."""
     if profile.device_kind == "cuda":
         return GPU
     return tuple(one for one in CPU if not one.needs or one.needs in cpu_flags)
 
 
 def by_name(name: str) -> Perturbation:
-    """The perturbation called ``name``.
+    """Return the perturbation called ``name``.
 
     Raises:
-        InvalidCaseError: there is none.
+        InvalidCaseError: no perturbation has that name.
     """
     known = {one.name: one for one in (NONE, *CPU, *GPU)}
     if name not in known:
@@ -82,5 +82,5 @@ def by_name(name: str) -> Perturbation:
 
 
 def cpu_flags() -> frozenset[str]:
-    """Instruction set flags of this CPU, as Linux lists them; empty elsewhere."""
+    """Return the instruction set flags of this CPU, as Linux lists them; empty on other systems."""
     return frozenset(cpu_info("flags").split())

@@ -1,4 +1,4 @@
-"""Probes of a case: where their inputs come from, and running them on an engine."""
+"""Probes of a case: select their inputs, and run them on an engine."""
 
 from __future__ import annotations
 
@@ -19,21 +19,21 @@ from harness.session.context import SessionContext
 from harness.session.origin import Origins
 
 PROBING = frozenset({"diffusers", "sglang"})
-"""Backends whose engines know the methods ``probe`` and ``record_probes``."""
+"""Backends whose engines implement the methods ``probe`` and ``record_probes``."""
 
 
 @dataclass(frozen=True)
 class ProbeSource:
-    """What a run's probes are fed with, and held against."""
+    """Inputs of a run's probes, and the sketches that they are compared with."""
 
     inputs: Path
     """Recording of the base."""
     sketches: tuple[Path, ...] = ()
-    """Observations of the golden's own configuration, of a bistable case one a golden."""
+    """Sketches of the golden's own configuration; of a bistable case one per golden."""
 
 
 def probe_source(context: SessionContext, case: Case, goldens: Sequence[Golden]) -> ProbeSource | None:
-    """The recording for a case: one that was just made (regeneration), or the golden's; ``None`` where there is none.
+    """Return the recording for a case: made for this session (regeneration), or the golden's; ``None`` without any.
 
     Raises:
         GoldenError: the golden's part is damaged.
@@ -46,7 +46,7 @@ def probe_source(context: SessionContext, case: Case, goldens: Sequence[Golden])
 
 
 def sketches_of(goldens: Sequence[Golden]) -> list[Path]:
-    """What the goldens' configuration made of the first one's recording; another recording cannot be compared.
+    """Return the goldens' sketches of the first golden's recording. Sketches of another recording are not comparable.
 
     Raises:
         GoldenError: a part is damaged.
@@ -63,7 +63,7 @@ def sketches_of(goldens: Sequence[Golden]) -> list[Path]:
 
 
 def run_probes(engine: EngineOwner, case: Case, source: ProbeSource, folder: Path) -> ProbeEvidence:
-    """Feed the recording into the engine. Leaves recording and observation in ``folder``, as a golden's parts to be.
+    """Feed the recording into the engine. Leave recording and sketches in ``folder``, as parts of a later golden.
 
     Raises:
         QuantgateError: the engine died, or a file is no recording.
@@ -76,10 +76,10 @@ def run_probes(engine: EngineOwner, case: Case, source: ProbeSource, folder: Pat
 
 
 def record_inputs(get_engine: Callable[[Case], EngineOwner], case: Case, folder: Path, origins: Origins) -> Path | None:
-    """Record the inputs of ``case`` from its base; a recording below ``folder`` of the same origin is kept.
+    """Record the inputs of ``case`` from its base. A recording of the same origin below ``folder`` is reused.
 
     Returns:
-        The recording, or ``None`` where the case has no base or its backend cannot be looked into.
+        The recording, or ``None`` if the case has no base or its backend has no probes.
 
     Raises:
         QuantgateError: the base cannot be resolved or does not run.
@@ -90,6 +90,7 @@ def record_inputs(get_engine: Callable[[Case], EngineOwner], case: Case, folder:
     out = folder / origins.of_recording(base).digest()[:16] / PROBES_FILE
     if not out.exists():
         out.parent.mkdir(parents=True, exist_ok=True)
+        # write under another name first: an interrupted recording must not look complete
         part = out.with_name(f"part-{out.name}")
         params: dict[str, Json] = {"case": base.model_dump(mode="json"), "out": str(part.resolve())}
         get_engine(base).call("record_probes", params, case.timeouts.generate)
@@ -98,7 +99,7 @@ def record_inputs(get_engine: Callable[[Case], EngineOwner], case: Case, folder:
 
 
 def base_case(case: Case) -> Case | None:
-    """The same request of the BF16 base: no overrides, nothing quantized."""
+    """Return the same request with the BF16 base: no overrides, nothing quantized. ``None`` without base or probes."""
     if case.base is None or (case.backend not in PROBING and ":" not in case.backend):
         return None
     update = {
@@ -112,7 +113,7 @@ def base_case(case: Case) -> Case | None:
 
 
 def base_on_disk(case: Case, root: Path) -> Path | None:
-    """Folder of the base where it lies on this machine; nothing is fetched."""
+    """Return the folder of the base if it is on this machine, else ``None``. Downloads nothing."""
     if case.base is None:
         return None
     try:
@@ -122,7 +123,8 @@ def base_on_disk(case: Case, root: Path) -> Path | None:
 
 
 def place(source: Path, target: Path) -> Path:
-    """Copy a file, in place of an older one. Never a link: the engine writes beside its own inputs."""
+    """Copy a file over an older one. Never link: the engine writes beside its own inputs."""
+    # nlink 1: the target is the source itself; a hard link to it has more names, and must become a copy
     if target.exists() and source.samefile(target) and target.stat().st_nlink == 1:
         return target
     return copy_private(source, target)

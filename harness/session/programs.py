@@ -1,4 +1,4 @@
-"""The files that a case's ``command`` runs, by content: an edited program is named in "what changed"."""
+"""Digest the files that a case's ``command`` runs, so that "what changed" can name an edited program."""
 
 from __future__ import annotations
 
@@ -14,18 +14,18 @@ from harness.definitions.program import ROOT, filled
 from harness.errors import InvalidCaseError
 
 MOST_FILES = 5000
-"""Files that one ``program_files`` may name: a glob that takes in a checkpoint is a mistake."""
+"""Most files that one ``program_files`` glob may match: a glob that covers a checkpoint is a mistake."""
 LARGEST_FILE = 256 << 20
-"""Bytes of the largest file that an argument may name as part of the program."""
+"""Bytes of the largest file that counts as part of the program if an argument names it."""
 _SKIPPED = frozenset({".git", ".venv", "__pycache__", "node_modules", "runs", "goldens", ".quantgate"})
 
 
 def program_digests(case: Case, root: Path) -> dict[str, str]:
     """Digest the program of a case.
 
-    The program is: the executable itself; every argument that names a file; ``-m module`` where the repository holds
-    it; the modules of the repository that those Python files import, directly or through each other; and what
-    ``program_files`` names. Libraries of the environment are told by their versions, if at all.
+    The program is: the executable itself; every argument that names a file; ``-m module`` if the repository holds
+    the module; the repository's modules that those Python files import, directly or indirectly; and the files that
+    ``program_files`` matches. Installed libraries are not digested; only their versions are recorded, if at all.
 
     Args:
         case: with ``{case_dir}`` replaced already.
@@ -35,7 +35,7 @@ def program_digests(case: Case, root: Path) -> dict[str, str]:
         sha256 by path, relative to the root for files below it; empty without a ``command``.
 
     Raises:
-        InvalidCaseError: a glob of ``program_files`` names nothing, or more than ``MOST_FILES`` files.
+        InvalidCaseError: a glob of ``program_files`` matches nothing, or more than ``MOST_FILES`` files.
     """
     if not case.command:
         return {}
@@ -48,7 +48,7 @@ def program_digests(case: Case, root: Path) -> dict[str, str]:
 
 
 def _named(case: Case, root: Path) -> Iterator[Path]:
-    """Files that the command names; the executable through PATH where it is no path."""
+    """Yield the files that the command names; the executable is looked up on PATH if it is a bare name."""
     words = [filled(word, {ROOT: str(root)}) for word in case.command]
     executable = shutil.which(words[0]) if "/" not in words[0] else None
     if executable is not None:
@@ -59,17 +59,18 @@ def _named(case: Case, root: Path) -> Iterator[Path]:
             yield from (path for path in [root.joinpath(*word.split("."), "__main__.py")] if path.is_file())
             continue
         value = word.partition("=")[2] if word.startswith("-") else word  # --config=settings.yaml
+        # 4096 (PATH_MAX) and NUL: the file system rejects longer or such paths with an error
         if value and len(value) < 4096 and "\0" not in value and _is_program(root / value):
             yield root / value
 
 
 def _is_program(path: Path) -> bool:
-    """Whether an argument names a file of a program. Weights are none: they have an identity of their own."""
+    """Return whether an argument names a program file. Large files are weights, which the identity covers."""
     return path.is_file() and path.stat().st_size <= LARGEST_FILE
 
 
 def _module(name: str, places: list[Path]) -> Iterator[Path]:
-    """The files that ``import name`` runs, in the first of ``places`` that has them: its packages, and itself."""
+    """Yield the files that ``import name`` runs, from the first of ``places`` that has them: packages and module."""
     parts = name.split(".")
     for place in places:
         packages = [place.joinpath(*parts[:end], "__init__.py") for end in range(1, len(parts) + 1)]
@@ -81,7 +82,7 @@ def _module(name: str, places: list[Path]) -> Iterator[Path]:
 
 
 def _imported(scripts: list[Path], root: Path) -> Iterator[Path]:
-    """Modules of the repository that Python files import, and what those import in turn."""
+    """Yield the repository's modules that Python files import, directly or indirectly."""
     waiting, seen = list(scripts), set(scripts)
     folders = [script.parent for script in scripts]
     while waiting:
@@ -95,7 +96,7 @@ def _imported(scripts: list[Path], root: Path) -> Iterator[Path]:
 
 
 def _imports(path: Path, root: Path) -> Iterator[str]:
-    """Absolute names of what a Python file imports; nothing where it cannot be parsed."""
+    """Yield the absolute names of a Python file's imports; none if the file cannot be parsed."""
     try:
         tree = ast.parse(path.read_bytes())
     except (SyntaxError, ValueError, OSError, RecursionError):
@@ -112,11 +113,12 @@ def _imports(path: Path, root: Path) -> Iterator[str]:
                 base = ".".join([*folder.relative_to(root).parts, *([base] if base else [])])
             if base:
                 yield base
+            # an imported name can be a submodule; names that are no module resolve to no file later
             yield from (f"{base}.{alias.name}".lstrip(".") for alias in node.names)
 
 
 def _inside(path: Path, root: Path) -> bool:
-    """Whether a module is the repository's own, and no installed library that lies below it."""
+    """Return whether a module belongs to the repository, and not to a library installed below it."""
     return path.is_relative_to(root) and not _SKIPPED.intersection(path.relative_to(root).parts)
 
 
@@ -135,7 +137,7 @@ def _globbed(glob: str, case: Case, root: Path) -> list[Path]:
 
 
 def _shown(path: Path, root: Path) -> str:
-    path = Path(os.path.normpath(path))  # the name alone: links stay what they are called
+    path = Path(os.path.normpath(path))  # lexical only: a symbolic link keeps its own name
     return path.relative_to(root).as_posix() if path.is_relative_to(root) else str(path)
 
 

@@ -1,7 +1,7 @@
-"""What did the engine really multiply? A Linear's answer to the fixed signal, explained by its bytes on disk.
+"""Find out how an engine read a Linear's weight, by comparing its output with outputs computed from the stored bytes.
 
-Every way in which the stored weight could have been read is decoded in numpy, fed the same signal, and its sketch is
-held against the sketch that the engine gave. The reading that fits to rounding is what happened, in loader and kernel.
+Decode the stored weight in every plausible way (numpy), feed it the same fixed signal, and compare its sketch with the
+engine's sketch. The reading that fits up to rounding is the reading that loader and kernel used.
 """
 
 from __future__ import annotations
@@ -41,7 +41,7 @@ Components = Mapping[str, Component]
 
 
 def open_experts(paths: Mapping[str, Path]) -> Components:
-    """The experts as the engine loads them, from the folders by role."""
+    """Open the experts' tensors as the engine loads them, from the folders by role."""
     with ThreadPoolExecutor(4) as pool:
         overrides = {role: paths[role] for role in ("transformer", "transformer_2") if role in paths}
         return assemble(paths["model"], Meter(), pool, overrides).experts
@@ -50,14 +50,14 @@ def open_experts(paths: Mapping[str, Path]) -> Components:
 def read_as(
     expert: Expert, module: str, observed: Observation, subject: Components, base: Components, loader: Loader
 ) -> tuple[Reading, ...]:
-    """Every reading of one module's bytes against what the engine answered, best first.
+    """Return every reading of one module's bytes with its error against the engine's output, best first.
 
     Args:
         expert, module: the Linear.
-        observed: what the engine answered.
+        observed: the engine's sketches.
         subject: the checkpoint that was loaded.
-        base: the BF16 anchor; empty where there is none.
-        loader: how the case says that the bytes are to be read.
+        base: the BF16 anchor; empty if there is no base.
+        loader: the byte layout that the case declares.
     """
     answer = observed.modules(expert).get(module)
     amplitude = observed.index.amplitudes.get(expert, {}).get(module)
@@ -74,7 +74,7 @@ def read_as(
 
 
 def _signals(expert: Expert, module: str, subject: Components, amplitude: float) -> tuple[F32, ...]:
-    """The signal as it may have been multiplied: in bfloat16, or quantized as a native kernel does."""
+    """Return the inputs that the engine may have multiplied: bfloat16, and quantized as a native kernel does."""
     own = subject.get(expert)
     weight = own.tensors.get(f"{module}.weight") if own is not None else None
     if own is None or weight is None:
@@ -96,7 +96,7 @@ def _reading(name: str, answer: F32, signal: F32, weight: F32, bias: F32 | None)
 
 
 def _gain_of_product(answer: F32, product: F32, bias: F32 | None) -> float | None:
-    """The factor on the weight that explains the answer best; the bias keeps its size."""
+    """Return the factor on the weight that fits the output best. The bias is subtracted, since it keeps its size."""
     rest = answer if bias is None else answer - sketch_array(np.broadcast_to(bias, product.shape))
     return gain(rest, sketch_array(product))
 
@@ -151,6 +151,7 @@ def _nvfp4(component: Component, module: str, entry: TensorEntry, loader: Loader
     straight = straight[:rows, :blocks]
     wrong: NibbleOrder = "low_first" if loader.nibble_order == "high_first" else "high_first"
     codes, swapped = unpack_nibbles(packed, loader.nibble_order), unpack_nibbles(packed, wrong)
+    # each layout below is a loader fault of its own: swizzled twice, not unswizzled, rows or columns shifted by one
     layouts: dict[str, U8] = {"": straight}
     tiled = swizzle(straight)
     layouts["scale_swizzled"] = tiled.reshape(-1)[: rows * blocks].reshape(rows, blocks)

@@ -1,4 +1,4 @@
-"""How much two clips show the same video."""
+"""Measure whether two clips show the same video."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from harness.goldens.refusing import FAR
 
 
 def similarity(golden: Path, candidate: Path) -> float | None:
-    """Mean SSIM over the frames of two clip files, in [-1, 1]; ``None`` if their shapes differ."""
+    """Return the mean SSIM over the frames of two clip files, in [-1, 1]; ``None`` if their shapes differ."""
     from harness.frames.compare import compare
 
     first, second = read_clip(golden), read_clip(candidate)
@@ -23,14 +23,14 @@ def similarity(golden: Path, candidate: Path) -> float | None:
 
 
 def require_near(clips: Mapping[str, Path], where: str) -> None:
-    """Refuse several accepted goldens of one request that show different videos: no limit around them sees a fault.
+    """Refuse accepted goldens of one request that show different videos: limits around them would hide any fault.
 
     Args:
         clips: frames of each golden, by its digest.
         where: the case, for the error.
 
     Raises:
-        GoldenError: two of them lie below ``FAR``.
+        GoldenError: the mean SSIM of two goldens is below ``FAR``.
     """
     for (first, one), (second, other) in combinations(clips.items(), 2):
         ssim = similarity(one, other)

@@ -1,4 +1,4 @@
-"""The stages that need no engine: golden, sanity, comparison."""
+"""The stages that need no engine: find the golden, check frames, compare frames, leave a candidate."""
 
 from __future__ import annotations
 
@@ -52,7 +52,7 @@ TRACE = "trace"
 
 @dataclass(frozen=True)
 class Found:
-    """The goldens of a case, and what the judge is told of the first."""
+    """The goldens of a case, and the evidence about them that the judge gets."""
 
     match: Match
     evidence: tuple[GoldenEvidence, ...]
@@ -61,7 +61,7 @@ class Found:
     harmless_env: tuple[str, ...] = ()
 
     def again(self, identity: Identity) -> Found:
-        """The same goldens and limits, matched with a run of which more is known by now."""
+        """Match the same goldens and limits with a more complete identity, without reading files again."""
         traces = {known.digest: known.trace for known in self.evidence}
         contents = {known.digest: known.contents for known in self.evidence}
         found = _found(self.accepted, self.limits, identity, traces, self.harmless_env)
@@ -70,7 +70,7 @@ class Found:
         )
 
     def with_contents(self, contents: Contents, identity: Identity) -> Found:
-        """The same, with the names of the tensors and documents that differ where the weights do.
+        """Add the names of tensors and documents that differ, for each golden whose weights differ.
 
         Raises:
             GoldenError: a golden's contents are damaged.
@@ -83,29 +83,31 @@ class Found:
 
     @property
     def first(self) -> GoldenEvidence | None:
-        """The golden that the what-changed table speaks of."""
+        """The golden that the "what changed" table compares the run with; ``None`` if no golden matches."""
         return self.evidence[0] if self.evidence else None
 
 
 def golden_name(case: Case) -> str:
-    """Whose golden and limits a case is held against: its own, or those that a negative control names."""
+    """Return the id of the case whose golden and limits apply: its own, or ``golden_of`` of a negative control."""
     return case.golden_of or case.id
 
 
 def accepted_goldens(context: SessionContext, case: Case) -> tuple[Golden, ...]:
-    """Every golden that the case accepts on this runner, newest last. Raises ``GoldenError`` for a damaged list."""
+    """Return every golden that the case accepts on this runner, newest last. Raises ``GoldenError`` if the list is
+    damaged.
+    """
     return tuple(context.store.find(context.runner.name, golden_name(case)))
 
 
 def find_golden(
     context: SessionContext, case: Case, identity: Identity, accepted: tuple[Golden, ...] | None = None
 ) -> Found:
-    """The accepted goldens that a run with ``identity`` may be compared with.
+    """Return the accepted goldens that a run with ``identity`` may be compared with.
 
     Args:
-        context: the session's.
+        context: the session's context.
         case: the resolved case.
-        identity: the run's.
+        identity: the run's identity.
         accepted: all accepted goldens, if the caller has looked them up already.
 
     Raises:
@@ -142,7 +144,7 @@ def _trace_of(golden: Golden) -> Trace | None:
 
 
 def look_at_frames(case: Case, generation: Generation, clip: Clip) -> SanityEvidence:
-    """Checks that need no golden."""
+    """Run the frame checks that need no golden, such as shape and finite values."""
     from harness.frames.sanity import check_clip
 
     sampling = case.sampling
@@ -151,15 +153,15 @@ def look_at_frames(case: Case, generation: Generation, clip: Clip) -> SanityEvid
 
 
 def keep_pictures(case: Case, paths: Mapping[str, Path], folder: Path) -> None:
-    """Leave the pictures of the request in the run's folder as PNG, decoded and resized as the model gets them.
+    """Save the request's input pictures in the run's folder as PNG, decoded and resized as the model gets them.
 
     Args:
         case: the resolved case.
         paths: path by role, see ``harness.engine.resolve``.
-        folder: the run's.
+        folder: the run's folder.
 
     Raises:
-        InvalidCaseError: one cannot be read, or is not the one that the case was read with.
+        InvalidCaseError: a picture cannot be read, or its content changed since the case was loaded.
     """
     _, files = split(paths)
     for role, picture in pictures_of(case, files, folder).items():
@@ -167,12 +169,12 @@ def keep_pictures(case: Case, paths: Mapping[str, Path], folder: Path) -> None:
 
 
 def place_golden(golden: Golden, clip: Path, folder: Path) -> None:
-    """Put a golden beside the candidate, so that the run's folder can be looked at without the store.
+    """Copy a golden beside the candidate, so that the run's folder can be viewed without the store.
 
     Args:
         golden: the golden.
-        clip: its frames, checked.
-        folder: the run's.
+        clip: the golden's frames, with their sha256 checked.
+        folder: the run's folder.
     """
     copy_private(clip, folder / GOLDEN_CLIP_FILE)
     if TRACE in golden.manifest.parts:
@@ -180,9 +182,9 @@ def place_golden(golden: Golden, clip: Path, folder: Path) -> None:
 
 
 def compare_with(golden: Path, case: Case, candidate: Clip) -> ComparisonEvidence | None:
-    """Compare every frame with the golden's. Returns ``None`` if the shapes differ, which sanity names.
+    """Compare every frame with the golden's. Return ``None`` if the shapes differ, which the sanity stage reports.
 
-    The golden is always decoded and its pixels are digested: "bit-exact" is never said on the word of a file's header.
+    The golden is always decoded and its pixels are digested: "bit-exact" never rests on a digest in a file's header.
 
     Args:
         golden: the golden's clip, a part whose sha256 was checked.
@@ -190,7 +192,7 @@ def compare_with(golden: Path, case: Case, candidate: Clip) -> ComparisonEvidenc
         candidate: the run's frames.
 
     Raises:
-        GoldenError: the golden's pixels are not those that its header has the digest of, or it is no clip.
+        GoldenError: the golden is no clip, or its pixels do not match the digest in its header.
     """
     from harness.frames.compare import compare
 
@@ -203,15 +205,15 @@ def compare_with(golden: Path, case: Case, candidate: Clip) -> ComparisonEvidenc
     return compare(reference, candidate, case.metrics or None)
 
 
-# A run whose golden is missing or stale leaves what it made, so that a person can accept it.
+# A run without a usable golden leaves a candidate, so that a person can accept it.
 
 
 LEAVES = frozenset({Outcome.GOLDEN_MISSING, Outcome.GOLDEN_STALE, Outcome.REGRESSION})
-"""Outcomes whose output a person may want to accept: new, made from other weights, or changed on purpose."""
+"""Outcomes that leave a candidate: no golden yet, a golden of other weights, or a change that may be intended."""
 
 
 def parts_of(record: CaseRecord, folder: Path) -> dict[str, Path]:
-    """The files of a run that a golden is made of, by part name. Writes the trace beside the record.
+    """Return the files of a run that a golden is made of, by part name. Writes the trace beside the record.
 
     Raises:
         ValueError: the run generated nothing.
@@ -221,6 +223,7 @@ def parts_of(record: CaseRecord, folder: Path) -> dict[str, Path]:
     trace = record.generation.trace.write(folder / TRACE_FILE)
     parts = {CLIP: folder / record.generation.clip, TRACE: trace}
     found = {PROBES: folder / PROBES_FILE, SKETCHES: folder / SKETCHES_FILE}
+    # probes and sketches are useful only together: a sketch is the output for a recording
     if all(path.exists() for path in found.values()):
         parts |= found
     if (contents := folder / CONTENTS_FILE).exists():
@@ -237,14 +240,14 @@ def leave_candidate(
 ) -> Path | None:
     """Leave a pending candidate if the verdict calls for one. ``record.json`` must be on disk.
 
-    A negative control has no golden of its own and leaves none.
+    A negative control has no golden of its own, so it leaves no candidate.
 
     Args:
-        context: the session's.
-        record: of the run.
+        context: the session's context.
+        record: the run's record.
         folder: the case's folder of the run.
-        contents: of the checkpoint that ran; they become part of the candidate.
-        accepted: goldens of the case, whose contents are taken where the files are theirs.
+        contents: contents of the checkpoint that ran; they become part of the candidate.
+        accepted: goldens of the case. Their contents are reused for components with equal files, to save reading.
 
     Returns:
         The candidate's folder, or ``None``.
@@ -257,11 +260,11 @@ def leave_candidate(
         contents.adopt(accepted)
         contents.write(folder)
     files = {**parts_of(record, folder), RECORD: folder / RECORD_FILE}
-    # candidate.json beside the record as well: an uploaded run is then an artifact for `accept --from`
+    # also write candidate.json beside the record: `accept --from` can then read an uploaded run folder
     return leave(Workspace(context.root), record, files, run_folder=folder)
 
 
-# When a run fails in a way that nobody foresaw: the error that its record names, and a folder without old evidence.
+# For an unexpected failure: remove old evidence before a run, and turn an exception into the record's error.
 
 
 TRACEBACK_LINES = 20
@@ -278,14 +281,14 @@ EVIDENCE = (
     EXPERIMENTS_FILE,
     *PICTURE_FILES,
 )
-"""What a run leaves in its case's folder. Records of earlier attempts have names of their own, and stay."""
+"""Files that a run leaves in its case's folder. Records of earlier attempts have other names, and stay."""
 
 
 def clear(folder: Path) -> None:
-    """Make the folder of a case, and take away what an earlier run of the same name left there.
+    """Create the folder of a case, and remove the files of an earlier run of the same name.
 
     Raises:
-        InfraError: kind ``disk``: it cannot be.
+        InfraError: kind ``disk``: the folder cannot be created or a file cannot be removed.
     """
     try:
         folder.mkdir(parents=True, exist_ok=True)
@@ -301,7 +304,7 @@ def clear(folder: Path) -> None:
 
 
 def as_ours(error: Exception, case: Case) -> QuantgateError:
-    """Any exception as one that a verdict can be made of: what is not ours already is infra."""
+    """Convert an exception to a ``QuantgateError``. Foreign exceptions become ``InfraError``, without secrets."""
     if isinstance(error, QuantgateError):
         return error
     return InfraError(
@@ -313,11 +316,11 @@ def as_ours(error: Exception, case: Case) -> QuantgateError:
 
 
 def named(error: Exception) -> str:
-    """An exception in one line."""
+    """Return type and message of an exception in one line."""
     return " ".join(f"{type(error).__name__}: {error}".split())
 
 
 def last_lines(error: Exception, case: Case) -> tuple[str, ...]:
-    """The end of an exception's traceback, without what the case passes through."""
+    """Return the last ``TRACEBACK_LINES`` lines of an exception's traceback, with the case's secrets redacted."""
     text = "".join(traceback.format_exception(error))
     return tuple(redact(text, secrets_of(case)).splitlines()[-TRACEBACK_LINES:])

@@ -2,17 +2,14 @@
 
 from __future__ import annotations
 
-import re
 import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
-from types import SimpleNamespace
 
 import pytest
 
 from harness.definitions.causes import CAUSES, check_cause
-from harness.inspector import findings
 from harness.inspector.checks import CHECKS, check, registration
 from harness.inspector.checks.__main__ import main
 from harness.inspector.checks.registry import all_codes, cause_codes, codes_are_current
@@ -56,21 +53,6 @@ def test_a_check_registers_itself(monkeypatch: pytest.MonkeyPatch) -> None:
     odd.__module__ = "another"
     with pytest.raises(ValueError, match="two checks are called 'encoding'"):
         check("encoding", cost="rows", codes=())(odd)
-
-
-def test_the_check_of_the_docs_works(monkeypatch: pytest.MonkeyPatch) -> None:
-    page = (ROOT / "docs" / "extending.md").read_text(encoding="utf-8")
-    (example,) = re.findall(r"```python\n(@check\(.*?)```", page, re.DOTALL)
-    monkeypatch.setattr(registration, "registered", dict(registration.registered))
-    monkeypatch.setattr(findings, "registered_codes", None)
-    names: dict[str, object] = {"check": check, "finding": finding, "Context": Context, "Iterator": Iterator}
-    names["InspectionFinding"] = InspectionFinding
-    exec(compile(example, "docs/extending.md", "exec", dont_inherit=True), names)  # noqa: S102
-    run = registration.registered["negative_scales"].run
-    scalars = {"transformer": {"a.weight_scale": (0.5,), "b.weight_scale": (-0.5,)}}
-    (result,) = run(SimpleNamespace(scalars=scalars))  # type: ignore[arg-type]
-    assert (result.code, result.tensor) == ("scale_negative", "b.weight_scale")
-    assert not list(run(SimpleNamespace(scalars={"transformer": {"a.weight_scale": (0.5,)}})))  # type: ignore[arg-type]
 
 
 def test_codes_are_written_and_compared(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -89,7 +89,7 @@ def test_what_a_runtime_does_wrong_is_a_fault_with_its_name(
 )
 def test_what_a_runtime_reads_right_raises_nothing(kind: str, base: Path, tmp_path: Path) -> None:
     report = inspected(kind, base, tmp_path, "sglang==0.5.13", "sglang==0.5.23")
-    assert [item.code for item in report.findings if item.contract and item.severity != "warning"] == []
+    assert [item.code for item in report.findings if item.contract and item.severity not in ("warning", "info")] == []
     assert {item.agrees for item in report.contracts} == {True}
 
 

@@ -207,7 +207,9 @@ def test_the_check_is_green_after_regeneration_and_names_every_disorder(project:
     code, said = check(project)
     assert code == MISSING
     assert "the waiver of a ended on 2020-01-01" in said
-    assert "cpu/two: not measured yet" in said
+    assert "fault: cpu/two: not measured yet" in said
+    project.cases("  one: {}\n  two: {backend: sglang, command: [], runtime: sglang==0.5.23}\n")
+    assert "note: cpu/two: not measured yet" in check(project)[1]
     project.cases("  one: {}\n")
     clip = next((project.root / "goldens").rglob("clip*.safetensors"), None) or next(
         path for path in (project.root / "goldens").rglob("*") if path.stat().st_size > 4000

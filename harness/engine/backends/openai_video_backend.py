@@ -38,6 +38,8 @@ from harness.records.base import Json
 from harness.records.generation import FloatStats, Generation, Receipts, Trace
 from harness.records.run_folder import CLIP_FILE
 
+DYING_SECONDS = 2.0
+"""Time between a closed connection and the exit of the server that closed it."""
 POLL_SECONDS = 0.25
 ANSWER_SECONDS = 120.0
 """Longest time that one HTTP answer may take; a generation is polled and may take longer."""
@@ -147,6 +149,10 @@ class OpenaiVideoBackend:
         except _HttpError as error:
             raise error.told(case) from None
         except OSError as error:
+            # A dying server closes its connections before its exit status can be read: the status says more, so wait.
+            if self._process is not None:
+                with contextlib.suppress(subprocess.TimeoutExpired):
+                    self._process.wait(DYING_SECONDS)
             self._require_alive(case, "generating")
             raise InfraError(f"the server does not answer: {error}", where=case.id, kind="crash") from error
         seconds = time.perf_counter() - began

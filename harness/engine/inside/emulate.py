@@ -1,8 +1,8 @@
-"""Operators that SGLang takes from GPU kernels, computed in float32: on a CPU, and on a GPU if a case asks for it.
+"""Compute the GPU operators of SGLang in float32: on a CPU, and on a GPU if a case requests it.
 
 SGLang's own configuration, loading, preparation of weights, quantization methods, layers, stages, scheduler and VAE
 run unchanged. Replaced are the products of FP8 and FP4 Linears, the two functions that prepare operands for them, and
-operators of ``sgl_kernel`` that no CPU wheel on PyPI holds. ``emulated`` lists each of them; the record carries it.
+operators of ``sgl_kernel`` that no CPU wheel on PyPI holds. ``emulated`` lists each of them and is part of the record.
 """
 
 from __future__ import annotations
@@ -18,26 +18,26 @@ import torch
 FP4_VALUES = torch.tensor([0, 0.5, 1, 1.5, 2, 3, 4, 6, -0.0, -0.5, -1, -1.5, -2, -3, -4, -6])
 """Value of each E2M1 code (OCP Microscaling Formats 1.0, table 5)."""
 FP4_BOUNDS = torch.tensor([0.25, 0.75, 1.25, 1.75, 2.5, 3.5, 5.0])
-"""Midpoints between the magnitudes; a value on one of them goes to the even code."""
+"""Midpoints between the magnitudes; a value at a midpoint is rounded to the even code."""
 FP4_LARGEST, FP8_LARGEST = 6.0, 448.0
 BLOCK = 16
 """Columns that share one block scale in NVFP4."""
 FP4_PRODUCT, FP8_PRODUCT = "emulated NVFP4 product (float32)", "emulated FP8 product (float32)"
 emulated: list[str] = []
-"""A sentence per replaced operator."""
+"""One sentence per replaced operator."""
 keep: list[Any] = []
 last: list[str] = []
-"""Name of the product that was computed last: the receipt of the Linear that called it."""
+"""Name of the last computed product; it becomes the receipt of the Linear that called it."""
 
 
 class DeclareTorchvision:
     """Declare ``torchvision::nms`` and ``qnms`` before torchvision registers their meta functions.
 
-    A build of torchvision for CUDA beside a torch for CPU brings neither operator, and its import fails without them.
+    A CUDA build of torchvision beside a CPU build of torch provides neither operator, and its import fails then.
     """
 
     def find_spec(self, name: str, path: Any, target: Any = None) -> None:
-        """Answer no import; declare the operators when torchvision is about to be imported."""
+        """Find no module. Declare the operators when torchvision is about to be imported."""
         if name == "torchvision":
             sys.meta_path.remove(self)
             make: Any = torch.library.Library
@@ -56,7 +56,7 @@ def quantize_fp4(x: torch.Tensor, scale_inverse: torch.Tensor, *_: Any, **__: An
 
     Returns:
         Packed codes uint8 [M, K / 2], the even column in the low nibble, and block scales E4M3 as uint8 [M, K / 16] in
-        rows: ``multiply_fp4`` reads rows, and nobody else reads them.
+        rows, the layout that ``multiply_fp4``, their only reader, expects.
     """
     blocks = (x.float() * scale_inverse.float()).reshape(x.shape[0], -1, BLOCK)
     scales = (blocks.abs().amax(-1) / FP4_LARGEST).clamp(max=FP8_LARGEST).to(torch.float8_e4m3fn)
@@ -64,15 +64,15 @@ def quantize_fp4(x: torch.Tensor, scale_inverse: torch.Tensor, *_: Any, **__: An
     values = torch.where(divisor > 0, blocks / divisor, torch.zeros_like(blocks)).reshape(x.shape[0], -1)
     size = values.abs()
     bounds = FP4_BOUNDS.to(x.device)
-    codes = torch.bucketize(size, bounds, right=True)  # a midpoint goes up ...
+    codes = torch.bucketize(size, bounds, right=True)  # round a midpoint up ...
     middle = (size == bounds[(codes - 1).clamp(min=0)]) & (codes % 2 == 1)
-    codes = torch.where(middle, codes - 1, codes)  # ... unless the code above it is odd
+    codes = torch.where(middle, codes - 1, codes)  # ... unless the upper code is odd: then down to the even code
     codes = codes.to(torch.uint8) | (values.signbit().to(torch.uint8) << 3)
     return codes[:, 0::2] | (codes[:, 1::2] << 4), scales.view(torch.uint8)
 
 
 def unpack_fp4(packed: torch.Tensor, scales: torch.Tensor) -> torch.Tensor:
-    """Packed codes [R, C / 2] and E4M3 block scales [>= R, >= C / 16] in rows to values [R, C], float32."""
+    """Convert packed codes [R, C / 2] and E4M3 block scales [>= R, >= C / 16] in rows to values [R, C], float32."""
     rows, columns = packed.shape[0], 2 * packed.shape[1]
     table = FP4_VALUES.to(packed.device)
     codes = torch.stack([table[(packed & 15).long()], table[(packed >> 4).long()]], -1)
@@ -89,7 +89,7 @@ def multiply_fp4(
     dtype: torch.dtype,
     **_: Any,
 ) -> torch.Tensor:
-    """The product of an NVFP4 Linear, with the arguments of ``flashinfer.mm_fp4``: [M, N] in ``dtype``.
+    """Compute the product of an NVFP4 Linear, with the arguments of ``flashinfer.mm_fp4``: [M, N] in ``dtype``.
 
     A dynamic shape of weights may be padded by rows (N) and columns; block scales of both operands lie in rows.
     """
@@ -108,10 +108,10 @@ def multiply_fp8(
     bias: torch.Tensor | None = None,
     **_: Any,
 ) -> torch.Tensor:
-    """The product of an FP8 Linear, with the arguments of SGLang's ``apply_fp8_linear``: [..., N] in the input's dtype.
+    """Compute the product of an FP8 Linear: [..., N] in the input's dtype. Arguments as SGLang's ``apply_fp8_linear``.
 
     Args:
-        input: [..., K]; quantized with ``input_scale``, or with one scale per row where there is none.
+        input: [..., K]; quantized with ``input_scale``, or with one scale per row if there is none.
         weight: E4M3 [K, N].
         weight_scale: one value, or [N] or [N, 1].
         input_scale: one value.
@@ -126,12 +126,12 @@ def multiply_fp8(
 
 
 def cast_fp8(x: torch.Tensor, scale: Any = None, *_: Any, **__: Any) -> tuple[torch.Tensor, Any]:
-    """``scaled_fp8_quant`` with a given scale: E4M3 codes and the same scale."""
+    """Quantize as ``scaled_fp8_quant`` with a given scale. Return E4M3 codes and the same scale."""
     return (x.float() / scale).clamp(-FP8_LARGEST, FP8_LARGEST).to(torch.float8_e4m3fn), scale
 
 
 def _normalized(x: torch.Tensor, weight: Any, bias: Any, kind: str, eps: float) -> torch.Tensor:
-    """LayerNorm (``layer``) or RMSNorm (``rms``) over the last dimension, in float32."""
+    """Return LayerNorm (``layer``) or RMSNorm (``rms``) over the last dimension, in float32."""
     values = x.float()
     if kind == "layer":
         values = values - values.mean(-1, keepdim=True)
@@ -158,7 +158,7 @@ def residual_norm_scale_shift(
     norm_type: str,
     eps: float,
 ) -> tuple[torch.Tensor, torch.Tensor]:
-    """Compute ``r = residual + x * gate``, then ``norm(r) * (1 + scale) + shift``; returns the second and the first."""
+    """Compute ``r = residual + x * gate`` and ``y = norm(r) * (1 + scale) + shift``; return ``y, r``."""
     total = residual.float() + (x.float() if gate is None else x.float() * gate.float())
     modulated = _normalized(total, weight, bias, norm_type, eps) * (1 + scale.float()) + shift.float()
     return modulated.to(x.dtype), total.to(residual.dtype)
@@ -179,7 +179,7 @@ MODULATION = (
     ),
     ("fused_scale_shift_cpu", "(Tensor x, Tensor scale, Tensor shift, float constant) -> Tensor", scale_shift),
 )
-"""Name, schema and stand-in of the operators of ``sgl_kernel`` that SGLang 0.5.21 and later call on a CPU."""
+"""Name, schema and replacement of the ``sgl_kernel`` operators that SGLang 0.5.21 and later call on a CPU."""
 
 
 def _declare_modulation() -> None:
@@ -197,7 +197,7 @@ def before_import() -> None:
     """Prepare the interpreter for importing SGLang on a machine without a GPU."""
     try:
         import torchvision  # noqa: F401
-    except (ImportError, OSError, RuntimeError):  # its build does not fit the torch beside it
+    except (ImportError, OSError, RuntimeError):  # this build of torchvision does not fit the installed torch
         for name in [name for name in sys.modules if name.partition(".")[0] == "torchvision"]:
             del sys.modules[name]
         finder: Any = DeclareTorchvision()
@@ -232,7 +232,7 @@ def replace_products() -> None:
 
 
 def replace_gpu_calls() -> None:
-    """Replace what else SGLang takes from a GPU, on a machine without one."""
+    """Replace the remaining GPU calls of SGLang on a machine without a GPU."""
     tensor: Any = torch.Tensor
     tensor.cuda = lambda self, *_, **__: self
     emulated.append("torch.Tensor.cuda returns the tensor where it is")
@@ -242,9 +242,9 @@ def replace_gpu_calls() -> None:
 
 
 def name_fp4_product() -> None:
-    """On a GPU: have the FP4 product say its name when it is called. It is called as before, with the same operands.
+    """Record the name of the FP4 product when a GPU calls it. The product itself runs unchanged.
 
-    Products of flashinfer do not go through torch's dispatcher, where all others are seen.
+    Products of flashinfer bypass torch's dispatcher, through which all other products are observed.
     """
     from sglang.multimodal_gen.runtime.layers.quantization import modelopt_quant
 

@@ -1,4 +1,4 @@
-"""SGLang-Diffusion in this process: its ``GPUWorker`` and stages, never its scheduler process."""
+"""Run SGLang-Diffusion in this process: its ``GPUWorker`` and stages, never its scheduler process."""
 
 from __future__ import annotations
 
@@ -26,16 +26,16 @@ PRECISION = {"bf16": "bf16", "fp16": "fp16", "fp32": "fp32"}
 PACKAGES = ("sglang", "torch", "diffusers", "transformers", "safetensors", "numpy", "flashinfer-python", "sgl-kernel",
             "triton", "accelerate", "ftfy")  # fmt: skip
 STATED = ("width", "height", "num_frames", "num_inference_steps", "guidance_scale", "guidance_scale_2", "seed")
-"""Fields of the request that SGLang may adjust; an adjusted one is refused."""
+"""Fields of the request that SGLang may adjust. An adjusted field is refused, since another request would run."""
 
 
 class RefusedError(Exception):
-    """The runtime would not do what the case states.
+    """The runtime cannot or would not run the case as stated.
 
     Args:
         text: one sentence.
-        remedy: what to change.
-        kind: ``case``: the request; ``checkpoint``: the files.
+        remedy: the change that helps.
+        kind: cause of the refusal: ``case`` (the request) or ``checkpoint`` (the files).
     """
 
     def __init__(self, text: str, remedy: str = "", kind: str = "case") -> None:
@@ -50,7 +50,7 @@ def _free_port() -> int:
 
 
 class Engine:
-    """One loaded model."""
+    """One model loaded by SGLang."""
 
     def __init__(self, channel: Any) -> None:
         self._channel = channel
@@ -63,13 +63,14 @@ class Engine:
     # ---- load
 
     def do_load(self, params: dict[str, Any]) -> dict[str, Any]:
-        """Load the model of ``params["paths"]``; answers with what the runtime resolved."""
+        """Load the model of ``params["paths"]``. Return the settings that the runtime resolved."""
         began = time.monotonic()
         self._cuda = params["device"] != "cpu" and torch.cuda.is_available()
         if params["device"] == "cuda" and not self._cuda:
             raise RuntimeError("no CUDA device is visible to the runtime's interpreter")
         torch.set_num_threads(int(params["threads"]))
         self._prepare_environment()
+        # before the import: torchvision may need its operators declared; after it: patch the imported modules
         if not self._cuda:
             emulate.before_import()
         self._channel.progress("load", 0, 3)
@@ -126,7 +127,7 @@ class Engine:
         arguments = server_args.ServerArgs.from_kwargs(**options)
         getattr(server_args, "set_global_server_args", lambda _: None)(arguments)
         config = arguments.pipeline_config
-        # settings of SGLang's own pipeline configuration; what it has no setting for is compared below
+        # set the precisions that SGLang's pipeline configuration has; `_check_request_of` compares other settings
         for field, wanted in (
             ("precision", precision["transformer"]),
             ("vae_precision", precision["vae"]),
@@ -141,7 +142,7 @@ class Engine:
         return arguments
 
     def _check_request_of(self, case: Mapping[str, Any]) -> None:
-        """Refuse what SGLang would ignore or change, before the model is loaded."""
+        """Refuse a request that SGLang would ignore or change, before the model is loaded."""
         config, scheduler = self._arguments.pipeline_config, case["scheduler"]
         shift = getattr(config, "flow_shift", None)
         name = f"sglang {self._version} ({type(config).__name__})"
@@ -163,7 +164,7 @@ class Engine:
             )
 
     def text_length(self) -> int | None:
-        """Tokens that every prompt is padded to; ``None`` where the configuration does not say."""
+        """Return the number of tokens that every prompt is padded to; ``None`` if the configuration has none."""
         for encoder in getattr(self._arguments.pipeline_config, "text_encoder_configs", None) or ():
             length = getattr(getattr(encoder, "arch_config", encoder), "text_len", None)
             if length:
@@ -195,7 +196,7 @@ class Engine:
         return {role: modules[role] for role in EXPERTS if modules.get(role) is not None}
 
     def linears(self) -> dict[str, dict[str, Any]]:
-        """Expert to runtime name to module, of every stored module with a matrix as its weight."""
+        """Return expert to runtime name to module, for every stored module whose weight is a matrix."""
         found: dict[str, dict[str, Any]] = {}
         for role, model in self.experts.items():
             modules = dict(model.named_modules())
@@ -243,10 +244,10 @@ class Engine:
         }
         return ", ".join(sorted(names))
 
-    # ---- what it runs on
+    # ---- fingerprint
 
     def do_fingerprint(self, _params: dict[str, Any]) -> dict[str, Any]:
-        """Packages and device of this interpreter."""
+        """Return packages and device of this interpreter."""
         packages = {}
         for name in PACKAGES:
             try:
@@ -275,7 +276,7 @@ class Engine:
     # ---- generate
 
     def do_generate(self, params: dict[str, Any]) -> dict[str, Any]:
-        """Run one case; the frames go to ``params["out"]`` as float32 [T, H, W, 3]."""
+        """Run one case. Write the frames to ``params["out"]`` as float32 [T, H, W, 3]."""
         case = params["case"]
         self._check_request_of(case)
         disturb = load_file(params["disturb"]) if params.get("disturb") else None
@@ -327,7 +328,7 @@ class Engine:
             forward = preparing.forward
 
             def given(batch: Any, server_args: Any) -> Any:
-                """Start from the latents of the case, in the dtype that this stage would draw."""
+                """Start from the case's latents, in the dtype in which this stage would draw its own."""
                 dtype = preparing._get_latent_dtype(batch, server_args)
                 batch.latents = latents.to(dtype)
                 trace.initial = latents
@@ -402,7 +403,7 @@ class Engine:
     # ---- probes
 
     def do_record_probes(self, params: dict[str, Any]) -> dict[str, Any]:
-        """Run the case, keep inputs of each expert, write them with what this engine makes of them."""
+        """Run the case, keep inputs of each expert, and write them with this engine's outputs for them."""
         case, watch, began = params["case"], probes.InputWatch(), time.perf_counter()
         latents = load_file(params["latents"])["latents"]
         trace = Trace(case["sampling"]["num_inference_steps"], self._channel.progress)
@@ -416,7 +417,7 @@ class Engine:
         return {"seconds": index["seconds"], "probes": len(inputs), "denoise_seconds": time.perf_counter() - began}
 
     def do_probe(self, params: dict[str, Any]) -> dict[str, Any]:
-        """Feed the inputs of a recording in; write what was seen."""
+        """Feed the inputs of a recording into the experts, and write the observed sketches."""
         recorded, inputs = probes.read_inputs(Path(params["inputs"]))
         index, tensors = self._observe(inputs, recorded["amplitudes"])
         probes.write(Path(params["out"]), index, tensors)
@@ -433,11 +434,11 @@ class Engine:
             if hasattr(self._arguments.pipeline_config, "dit_precision")
             else self._arguments.pipeline_config.precision
         ]
-        # as the denoising stage calls its experts
+        # the denoising stage calls its experts under the same autocast setting
         enabled = dtype != torch.float32 and not getattr(self._arguments, "disable_autocast", False)
 
         def call(model: Any, arguments: dict[str, Any]) -> Any:
-            # hooks inside functions that SGLang compiles would be traced, each anew: probes run them uncompiled
+            # hooks in functions that SGLang compiles would trigger a new trace each, so probes run uncompiled
             with (
                 torch.no_grad(),
                 torch.compiler.set_stance("force_eager"),
@@ -469,7 +470,7 @@ def _config_of(module: Any) -> dict[str, Any]:
 
 
 def _stats_of(frames: torch.Tensor) -> dict[str, Any]:
-    """Counts and range of finished frames: all that is known where the decoder could not be watched."""
+    """Return counts and range of finished frames, as a fallback if the decoder could not be watched."""
     bad = ~torch.isfinite(frames)
     first = int(bad.flatten(1).any(1).to(torch.int8).argmax()) if bool(bad.any()) else None
     good = frames[~bad]

@@ -1,4 +1,4 @@
-"""Run SGLang for the sglang backend: started by path, under the interpreter of the environment that holds SGLang.
+"""Run SGLang for the sglang backend. Started by path, with the interpreter of the environment that holds SGLang.
 
     python main.py REQUESTS EVENTS
 
@@ -8,7 +8,7 @@ one of ``progress``, ``result``, ``error``. Tensors travel in safetensors files.
 
 This process imports the standard library, numpy, torch, safetensors and SGLang. Of the harness it may import only
 modules that need no more than that; an import rule in pyproject.toml checks it. The harness is not on the path of the
-interpreter, because its own packages must not mix with the runtime's: ``_place_packages`` says where its modules lie.
+interpreter, because its own packages must not mix with the runtime's: ``_place_packages`` makes its modules importable.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from pathlib import Path
 from typing import Any
 
 TAIL = 20000
-"""Characters of a traceback that are passed on."""
+"""Characters of a traceback that are sent to the parent, counted from its end."""
 
 
 def _place_packages() -> None:
@@ -37,7 +37,7 @@ def _place_packages() -> None:
 
 
 class Channel:
-    """Sends events of the request that is being answered."""
+    """Sends events of the current request."""
 
     def __init__(self, descriptor: int) -> None:
         self._descriptor = descriptor
@@ -51,12 +51,12 @@ class Channel:
             line = line[os.write(self._descriptor, line) :]
 
     def progress(self, stage: str, step: int, steps: int, seconds: float = 0.0) -> None:
-        """Say how far the work is."""
+        """Report how much of a stage is done."""
         self.send("progress", {"stage": stage, "step": step, "steps": steps, "seconds": seconds})
 
 
 def describe(error: BaseException) -> dict[str, Any]:
-    """An exception as data: its class and those it derives from, its message, its traceback."""
+    """Return an exception as data: its class and base classes, its message, its traceback."""
     return {
         "type": type(error).__name__,
         "bases": [kind.__name__ for kind in type(error).__mro__],
@@ -68,7 +68,7 @@ def describe(error: BaseException) -> dict[str, Any]:
 
 
 def main(requests: int, events: int) -> None:
-    """Answer requests until ``close``, or until the other end of the pipe is closed."""
+    """Execute requests until ``close``, or until the other end of the pipe is closed."""
     channel = Channel(events)
     for descriptor in (requests, events):
         os.set_inheritable(descriptor, False)
@@ -90,7 +90,7 @@ def main(requests: int, events: int) -> None:
                 channel.send("error", describe(error))
             else:
                 channel.send("result", answer)
-    os._exit(0)  # the runtime's background threads keep an ordinary exit waiting
+    os._exit(0)  # an ordinary exit would wait for the runtime's background threads
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""The runtime's modules under the checkpoint's names."""
+"""Map the runtime's module names to the checkpoint's."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ WEIGHT = ".weight"
 
 
 def stored_modules(folder: Path) -> list[str]:
-    """Names of modules whose ``weight`` the safetensors files of a folder hold, sorted."""
+    """Return the names of modules whose ``weight`` the safetensors files of a folder hold, sorted."""
     names: set[str] = set()
     for path in sorted(folder.glob("*.safetensors")):
         with safe_open(path, "pt") as file:
@@ -23,7 +23,7 @@ def stored_modules(folder: Path) -> list[str]:
 def by_runtime_name(
     stored: Iterable[str], mapping: Callable[[str], Any], modules: Iterable[str]
 ) -> dict[str, list[str]]:
-    """Checkpoint names by the name of the runtime's module that holds their weights.
+    """Return checkpoint names by the name of the runtime module that holds their weights.
 
     Args:
         stored: names in the checkpoint.
@@ -31,7 +31,7 @@ def by_runtime_name(
         modules: names of the runtime's modules.
 
     Returns:
-        Runtime name to checkpoint names: several where the runtime fuses them (q, k and v).
+        Runtime name to checkpoint names: several if the runtime fuses them (q, k and v).
     """
     there = set(modules)
     named: dict[str, list[str]] = {}

@@ -1,6 +1,6 @@
-"""Record inputs of SGLang's experts, feed them in again, and sketch what happens inside, under the checkpoint's names.
+"""Record inputs of SGLang's experts, feed them in again, and sketch inner values under the checkpoint's names.
 
-The file that ``write`` makes is that of ``harness.records.probe.ObservationIndex``.
+``write`` produces the file format of ``harness.records.probe.ObservationIndex``.
 """
 
 from __future__ import annotations
@@ -24,12 +24,12 @@ from harness.engine.sketch import sketch
 METADATA_KEY = "quantgate.probe"
 ATTENTION_OUT = ("to_out.0", "to_out")
 NORM_AMPLITUDE = 0.01
-"""Norms are fed a faint signal, as in ``harness.engine.probes.run``."""
+"""Norms get a faint signal, as in ``harness.engine.probes.run``."""
 
 
 @dataclass(frozen=True)
 class Recorded:
-    """One recorded input: latents [1, C, T, H, W], the text embedding [1, L, D] without trailing zeros, the pass."""
+    """One recorded input: description of the pass, latents [1, C, T, H, W], text [1, L, D] without trailing zeros."""
 
     probe: dict[str, Any]
     latents: torch.Tensor
@@ -37,7 +37,7 @@ class Recorded:
 
 
 class InputWatch:
-    """Keeps the input of the first pass of every step: the conditional one."""
+    """Keeps the input of the first pass of every step, which is the conditional pass."""
 
     def __init__(self) -> None:
         self.seen: list[tuple[str, torch.Tensor, torch.Tensor, torch.Tensor]] = []
@@ -72,7 +72,7 @@ class InputWatch:
         return hook
 
     def chosen(self) -> list[Recorded]:
-        """The first and the last step of every expert: the ends of the noise range that it serves."""
+        """Return the first and the last step of every expert, the ends of its noise range."""
         picked = []
         for role in dict.fromkeys(role for role, *_ in self.seen):
             own = [index for index, (name, *_) in enumerate(self.seen) if name == role]
@@ -96,7 +96,7 @@ def _trimmed(text: torch.Tensor) -> torch.Tensor:
 
 
 class PointWatch:
-    """Sketches of one forward pass, in order of execution, and the size of every Linear's input."""
+    """Sketches of one forward pass in order of execution, and the amplitude of every Linear's input."""
 
     def __init__(self) -> None:
         self.names: list[tuple[str, str]] = []
@@ -105,7 +105,7 @@ class PointWatch:
         self.amplitudes: dict[str, float] = {}
 
     def take(self, name: str, kind: str, value: Any) -> None:
-        """Sketch a tensor, of a tuple its first; a point that is called twice in a pass is left out."""
+        """Sketch a tensor (of a tuple its first item). Drop a point that is called twice per pass."""
         tensor = value[0] if isinstance(value, tuple) else value
         if not isinstance(tensor, torch.Tensor) or name in self.in_parts:
             return
@@ -119,7 +119,7 @@ class PointWatch:
 
     @contextmanager
     def watching(self, model: Any, linears: Mapping[str, Any], names: Mapping[str, Sequence[str]]) -> Iterator[None]:
-        """Hook the Linears (under their checkpoint's names), norms and blocks of an expert."""
+        """Hook the Linears (under their checkpoint names), norms and blocks of an expert."""
         handles = []
         for name, module in model.named_modules():
             if name in linears:
@@ -171,16 +171,16 @@ def observe(
     call: Callable[[Any, dict[str, Any]], Any],
     amplitudes: Mapping[str, Mapping[str, float]] | None,
 ) -> tuple[dict[str, Any], dict[str, torch.Tensor]]:
-    """Feed ``inputs`` into ``experts``; the first probe of each is looked into, and each Linear is fed alone.
+    """Feed ``inputs`` into ``experts``. Sketch inside the first probe of each expert, and feed each Linear alone.
 
     Args:
         experts: loaded transformers by role.
         linears: expert to runtime name to module.
         names: expert to runtime name to checkpoint names.
-        inputs: what to feed in.
-        device: where the inputs go.
+        inputs: the recorded inputs.
+        device: device that the inputs are moved to.
         call: calls an expert with keyword arguments inside the runtime's forward context.
-        amplitudes: sizes of the signals of single Linears, by checkpoint name; ``None``: those of this very pass.
+        amplitudes: signal size per Linear, by checkpoint name; ``None``: the sizes measured in this pass.
 
     Returns:
         Index and tensors of an observation file.
@@ -246,7 +246,7 @@ def feed_alone(
     amplitudes: Mapping[str, float],
     device: torch.device,
 ) -> tuple[dict[str, tuple[float, ...]], dict[str, str]]:
-    """Sketch of the answer of every Linear to the fixed signal, and its stored format, by checkpoint name."""
+    """Return the sketch of every Linear's output for the fixed signal, and its stored format, by checkpoint name."""
     sketches: dict[str, tuple[float, ...]] = {}
     formats: dict[str, str] = {}
     compute = next((p.dtype for p in model.parameters() if p.dtype in (torch.bfloat16, torch.float16)), torch.float32)
@@ -267,7 +267,7 @@ def feed_alone(
 
 
 def write(path: Path, index: Mapping[str, Any], tensors: Mapping[str, torch.Tensor]) -> None:
-    """Write an observation atomically. The seconds are left out of the file: equal observations are equal bytes."""
+    """Write an observation atomically. Seconds are stored as 0, so that equal observations are equal bytes."""
     text = json.dumps({**index, "seconds": 0.0}, sort_keys=True, separators=(",", ":"))
     part = path.with_name(f".{path.name}.part")
     part.write_bytes(save({name: value.contiguous() for name, value in tensors.items()}, metadata={METADATA_KEY: text}))
@@ -275,7 +275,7 @@ def write(path: Path, index: Mapping[str, Any], tensors: Mapping[str, torch.Tens
 
 
 def read_inputs(path: Path) -> tuple[dict[str, Any], list[Recorded]]:
-    """The index and the inputs of a recording."""
+    """Return the index and the inputs of a recording."""
     with safe_open(str(path), "pt") as file:
         index = json.loads(file.metadata()[METADATA_KEY])
         inputs = [

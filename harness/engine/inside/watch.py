@@ -1,4 +1,4 @@
-"""Watch SGLang denoise: what each expert was given, what the scheduler made of it, which products ran."""
+"""Watch SGLang denoise: record the inputs of each expert, the scheduler's steps, and the products that ran."""
 
 from __future__ import annotations
 
@@ -26,19 +26,19 @@ MATRIX_PRODUCTS = ("mm", "addmm", "bmm", "matmul", "linear", "scaled_mm", "gemm"
 
 
 def numbers(values: Any) -> list[float]:
-    """A scheduler's list of numbers; empty without one."""
+    """Return a scheduler's list of numbers; empty for ``None``."""
     return [] if values is None else [float(value) for value in torch.as_tensor(values).double().flatten().tolist()]
 
 
 def plain(config: Mapping[str, Any]) -> dict[str, Any]:
-    """A configuration as JSON, without private entries."""
+    """Return a configuration as JSON, without private entries."""
     public = {key: value for key, value in config.items() if not str(key).startswith("_")}
     data: dict[str, Any] = json.loads(json.dumps(public, default=str))
     return data
 
 
 def stored_format(weight: torch.Tensor) -> str:
-    """Format of a stored weight: ``nvfp4``, ``fp8``, ``bf16``, ..."""
+    """Return the format of a stored weight: ``nvfp4``, ``fp8``, ``bf16``, ..."""
     return "fp8" if weight.dtype == torch.float8_e4m3fn else FORMATS.get(weight.dtype, str(weight.dtype))
 
 
@@ -52,7 +52,7 @@ def disturbed(latents: torch.Tensor, steps: torch.Tensor, dtype: str) -> torch.T
 
 
 class _Products(TorchDispatchMode):  # type: ignore[no-untyped-call]
-    """Remembers the matrix product that torch dispatched last."""
+    """Remembers the last matrix product that torch dispatched."""
 
     def __init__(self) -> None:
         super().__init__()  # type: ignore[no-untyped-call]
@@ -66,7 +66,7 @@ class _Products(TorchDispatchMode):  # type: ignore[no-untyped-call]
 
 
 class Receipts:
-    """Which Linear ran in which format through which method and product, counted by calls."""
+    """Counts calls of each Linear by format, method and product."""
 
     def __init__(self) -> None:
         self._calls: Counter[tuple[str, str, str, str]] = Counter()
@@ -75,7 +75,9 @@ class Receipts:
 
     @contextmanager
     def watching(self, linears: Mapping[str, Mapping[str, Any]]) -> Iterator[None]:
-        """Hook every Linear: expert to runtime name to module. The product of each is looked at in its first call."""
+        """Hook every Linear (expert to runtime name to module). The product of a Linear is observed in its first call
+        only: dispatching every operator through Python is slow.
+        """
         handles = []
         for expert, modules in linears.items():
             for name, module in modules.items():
@@ -110,7 +112,7 @@ class Receipts:
         return hook
 
     def rows(self, names: Mapping[str, Mapping[str, list[str]]]) -> list[dict[str, Any]]:
-        """One row per stored module of the checkpoint, format and product."""
+        """Return one row per stored module of the checkpoint, format and product."""
         found = []
         for (expert, name, form, kernel), calls in sorted(self._calls.items()):
             note = "emulated" if kernel.rpartition(": ")[2] in (
@@ -122,7 +124,7 @@ class Receipts:
 
 
 class FloatWatch:
-    """Looks at the values that the VAE's decoder gives, before anything clamps them to [-1, 1]."""
+    """Observes the values of the VAE's decoder, before they are clamped to [-1, 1]."""
 
     def __init__(self) -> None:
         self._nan = self._inf = self._frames = 0
@@ -130,7 +132,7 @@ class FloatWatch:
         self._first_bad: int | None = None
 
     def __call__(self, _module: Any, _inputs: Any, output: Any) -> None:
-        """Take [B, C, T, H, W] of the next frames into account."""
+        """Add the next frames, [B, C, T, H, W]."""
         tensor = output[0] if isinstance(output, tuple) else output
         if not isinstance(tensor, torch.Tensor) or tensor.dim() != 5:
             return
@@ -148,7 +150,7 @@ class FloatWatch:
         self._frames += output.shape[2] if isinstance(output, torch.Tensor) else 0
 
     def stats(self) -> dict[str, Any] | None:
-        """Counts and range, mapped to [0, 1] as the video is; ``None`` where the decoder was not seen."""
+        """Return counts and range, mapped to [0, 1] as the video is; ``None`` if the decoder was not observed."""
         if not self._frames:
             return None
         seen = self._low <= self._high
@@ -162,7 +164,7 @@ class FloatWatch:
 
 
 class Trace:
-    """The trace of one generation. Nothing is changed but by a disturbance that is asked for."""
+    """The trace of one generation. Changes nothing, except by a requested disturbance."""
 
     def __init__(
         self,
@@ -192,7 +194,7 @@ class Trace:
     def watching(
         self, experts: Mapping[str, Any], scheduler: type, denoising: Any, text_encoder: Any
     ) -> Iterator[None]:
-        """Hook the experts, the scheduler's class (each request has its own copy) and the denoising stage."""
+        """Hook experts, denoising stage and the scheduler's class, since each request gets its own scheduler copy."""
         handles = [model.register_forward_hook(self._expert(role), with_kwargs=True) for role, model in experts.items()]
         if isinstance(text_encoder, torch.nn.Module):
             handles.append(text_encoder.register_forward_pre_hook(self._reading, with_kwargs=True))
@@ -247,7 +249,7 @@ class Trace:
     def _stepping(self, step: Any) -> Any:
         watch = self
 
-        @functools.wraps(step)  # SGLang looks at its signature
+        @functools.wraps(step)  # SGLang inspects the signature of ``step``
         def wrapped(scheduler: Any, *arguments: Any, **options: Any) -> Any:
             given = dict(zip(("model_output", "timestep", "sample"), arguments, strict=False)) | options
             latents, velocity = given["sample"], given["model_output"]
@@ -310,7 +312,7 @@ class Trace:
         return lap
 
     def data(self) -> dict[str, Any]:
-        """The trace, in the shape of ``harness.records.generation.Trace``."""
+        """Return the trace, in the shape of ``harness.records.generation.Trace``."""
         texts = {name: [finite(value) for value in sketch(tensor)] for name, tensor in self._embeddings.items()}
         whole = [tensor.float() for tensor in self._embeddings.values()]
         prompt = self._embeddings.get("prompt")
@@ -335,7 +337,7 @@ class Trace:
 
 
 def _digest(parts: list[torch.Tensor]) -> str:
-    """16 hex digits of sha256 over the values without trailing zeros (padding), which a longer limit only adds to."""
+    """Return 16 hex digits of sha256 over the values without trailing zeros: a longer limit only adds such padding."""
     digest = hashlib.sha256()
     for part in parts:
         for row in part.reshape(-1, part.shape[-1]).to(device="cpu", dtype=torch.int64).tolist():
