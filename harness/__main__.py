@@ -1,4 +1,4 @@
-"""Lets ``python -m harness`` run the ``quantgate`` command."""
+"""Run the ``quantgate`` command for ``python -m harness``."""
 
 from harness.cli.app import main
 

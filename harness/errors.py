@@ -1,4 +1,4 @@
-"""The one error tree: every error that a person may see says what, where, and the next command."""
+"""All error classes. Each message names the fault, its place, and the next command."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ class QuantgateError(Exception):
 
     Args:
         what: one sentence that says what is wrong.
-        where: ``file:line``, a path, or a case id; empty where there is none.
+        where: ``file:line``, a path, or a case id; empty if the error has no place.
         remedy: what to type or change next.
     """
 
@@ -24,7 +24,7 @@ class QuantgateError(Exception):
 
     @property
     def exit_code(self) -> int:
-        """Process exit code of this class of error."""
+        """Return the process exit code of this class of error."""
         return RULES[self.outcome].exit_code
 
     def __str__(self) -> str:
@@ -32,6 +32,7 @@ class QuantgateError(Exception):
         return f"{text}\n  next: {self.remedy}" if self.remedy else text
 
     def __reduce__(self) -> tuple[object, ...]:
+        # default pickling would pass `str(self)` as `what` and lose place and remedy
         return (_rebuild, (type(self), self.what, self.where, self.remedy))
 
 
@@ -46,7 +47,7 @@ class InvalidCaseError(QuantgateError):
 
 
 class NoRunnerError(QuantgateError):
-    """No device of the asked runner is in this machine, or the device is of no known runner."""
+    """This machine has no device of the requested runner, or no runner profile names its device."""
 
     outcome = Outcome.NO_RUNNER
 
@@ -56,11 +57,11 @@ KINDS = ("oom", "hang", "crash", "device", "download", "disk", "protocol")
 
 
 class InfraError(QuantgateError):
-    """Something that says nothing about the checkpoint: download, memory, device, hang.
+    """A failure of the surroundings (download, memory, device, hang). It is no evidence about the checkpoint.
 
     Args:
-        kind: which, of ``KINDS``.
-        output: the last lines that a program wrote, by stream (``stdout``, ``stderr``).
+        kind: an entry of ``KINDS``.
+        output: the last lines that a program wrote, per stream (``stdout``, ``stderr``).
     """
 
     def __init__(
@@ -77,12 +78,12 @@ class InfraError(QuantgateError):
 
 
 def disk_error(error: OSError, then: str = "", *, where: str = "") -> InfraError:
-    """What the system said of a file or a disk, as one line.
+    """Convert an ``OSError`` of a file or a disk to an ``InfraError`` of one line.
 
     Args:
-        error: what it said.
-        then: what that means for what was being done.
-        where: the file, if it is another one than ``error`` names.
+        error: its ``strerror`` becomes the message.
+        then: consequence for the running command, appended to the message.
+        where: path to show instead of the file name of ``error``.
     """
     said = error.strerror or str(error) or type(error).__name__
     return InfraError(
@@ -94,7 +95,7 @@ def disk_error(error: OSError, then: str = "", *, where: str = "") -> InfraError
 
 
 class CheckpointFaultError(QuantgateError):
-    """The files of a checkpoint are not what they say they are.
+    """The files of a checkpoint are damaged, incomplete, or contradict their own metadata.
 
     Args:
         code: stable machine name of the fault, the inspector's (`harness.definitions.causes`): ``scale_missing``,
@@ -109,6 +110,6 @@ class CheckpointFaultError(QuantgateError):
 
 
 class GoldenError(QuantgateError):
-    """A golden is absent, truncated or not what its manifest says."""
+    """A golden is absent, truncated, or differs from its manifest."""
 
     outcome = Outcome.GOLDEN_MISSING

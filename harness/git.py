@@ -1,4 +1,4 @@
-"""What git says of the working tree: changed, untracked and tracked files."""
+"""Read the state of the working tree from git: changed, untracked and tracked files, commit and branch."""
 
 from __future__ import annotations
 
@@ -14,25 +14,25 @@ from harness.project import HERE
 from harness.records.case_record import Checkout
 
 MADE = HERE.written()
-"""What regeneration itself writes: a change there is no change of what is measured."""
+"""Folders that regeneration itself writes: a change there is no change of the code under test."""
 
 
 def git_top(root: Path) -> Path | None:
     """Return the top of the git work tree that ``root`` lies in: ``root`` itself, or a folder above it.
 
     Returns:
-        ``None`` where ``root`` lies in no work tree.
+        ``None`` if ``root`` lies in no work tree.
     """
     root = root.resolve()
     return next((place for place in (root, *root.parents) if (place / ".git").exists()), None)
 
 
 def dirty_files(root: Path) -> tuple[str, ...]:
-    """List changed and untracked files of the repository that ``root`` lies in.
+    """List changed and untracked files of the repository that contains ``root``.
 
     Returns:
-        Paths relative to ``root``; those of a file elsewhere in the repository begin with ``../``. Empty where ``root``
-        lies in no repository.
+        Paths relative to ``root``; the path of a file elsewhere in the repository begins with ``../``. Empty if
+        ``root`` lies in no repository.
 
     Raises:
         InvalidCaseError: git is needed and absent, or fails.
@@ -41,16 +41,16 @@ def dirty_files(root: Path) -> tuple[str, ...]:
     for field in fields:
         if field:
             names.append(_relative(root, field[3:]))
-            if field[0] in "RC":  # a rename is followed by the name it had
+            if field[0] in "RC":  # the next field is the old name of a rename
                 next(fields, None)
     return tuple(name for name in names if not name.startswith(MADE))
 
 
 def tracked_files(root: Path) -> tuple[str, ...]:
-    """List what the repository that ``root`` lies in tracks, but for cases and what regeneration writes.
+    """List tracked files of the repository that contains ``root``, without cases and folders of regeneration.
 
     Returns:
-        ``mode blob stage<TAB>name``, the name relative to ``root``; empty where ``root`` lies in no repository.
+        ``mode blob stage<TAB>name``, the name relative to ``root``; empty if ``root`` lies in no repository.
 
     Raises:
         InvalidCaseError: git is needed and absent, or fails.
@@ -65,7 +65,7 @@ def tracked_files(root: Path) -> tuple[str, ...]:
 
 
 def _relative(root: Path, name: str) -> str:
-    """A path that git gives relative to the top of the work tree, relative to ``root``."""
+    """Convert a path that is relative to the top of the work tree to a path relative to ``root``."""
     top = git_top(root)
     if top is None or top == root.resolve():
         return name
@@ -73,7 +73,7 @@ def _relative(root: Path, name: str) -> str:
 
 
 def _git(root: Path, *arguments: str) -> str:
-    """What git says of the whole work tree; nothing where ``root`` lies in none."""
+    """Return git's output for the whole work tree; empty if ``root`` lies in no work tree."""
     top = git_top(root)
     if top is None:
         return ""
@@ -97,13 +97,13 @@ _RUNS: tuple[dict[str, str], ...] = (
     {"commit": "BUILDKITE_COMMIT", "branch": "BUILDKITE_BRANCH", "pull": "BUILDKITE_PULL_REQUEST",
      "run": "BUILDKITE_BUILD_URL"},
 )  # fmt: skip
-"""Variables of GitHub Actions, GitLab and Buildkite, by what they tell."""
+"""Variables of GitHub Actions, GitLab and Buildkite, by the fact that each holds."""
 
 
 def checkout_of(root: Path, environ: Mapping[str, str]) -> Checkout:
-    """Say from where a run is started: commit, branch, pull request and CI run, as far as git and CI tell.
+    """Return commit, branch, pull request and CI run of a run, read from git and the CI service's variables.
 
-    Nothing fails here: what cannot be told is left empty.
+    Never raises: an unknown fact is left empty.
 
     Args:
         root: the project's root.
@@ -133,7 +133,7 @@ def checkout_of(root: Path, environ: Mapping[str, str]) -> Checkout:
 
 
 def _quiet(root: Path, *arguments: str) -> str:
-    """What git says; nothing where it cannot."""
+    """Return git's output; empty if git is absent, fails or takes more than 30 seconds."""
     env = {name: value for name, value in os.environ.items() if not name.startswith("GIT_")}
     try:
         done = subprocess.run(

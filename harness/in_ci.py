@@ -1,4 +1,4 @@
-"""Is this a CI job? Asked before a command does what only a person may ask for."""
+"""Detect a CI job, so that a command can refuse an action there that only a person may request."""
 
 from __future__ import annotations
 
@@ -14,5 +14,5 @@ _NO = ("", "0", "false", "no")
 
 
 def ci_variable(environ: Mapping[str, str]) -> str:
-    """Name the variable of ``environ`` that says that this is a CI job. Empty if none does."""
+    """Return the name of the variable of ``environ`` that marks a CI job; empty if none does."""
     return next((name for name in VARIABLES if environ.get(name, "").lower() not in _NO), "")

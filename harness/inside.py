@@ -1,8 +1,8 @@
-"""Files below a folder, and never outside it: no absolute path, no ``..``, no symbolic link on the way.
+"""Read, write and delete files below a folder, never outside it: no absolute path, no ``..``, no symbolic link.
 
-A path that was checked and is then opened by name can be exchanged for a link in between. The functions here open every
-folder on the way with ``O_NOFOLLOW``, relative to the descriptor of the folder above it, and then work relative to the
-last descriptor: what is checked is what is used.
+Between the check of a path and its use by name, somebody can replace it by a link. The functions here open every folder
+on the way with ``O_NOFOLLOW``, relative to the descriptor of the folder above it, and then work relative to the last
+descriptor. So the folder that was checked is the folder that is used.
 """
 
 from __future__ import annotations
@@ -19,11 +19,11 @@ from harness.errors import GoldenError
 
 _FOLDER = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
 _LINK_CODES = (errno.ELOOP, errno.ENOTDIR, errno.EMLINK)
-"""What opening a link with ``O_NOFOLLOW`` raises: ELOOP for a file, ENOTDIR with ``O_DIRECTORY``, EMLINK on BSD."""
+"""Errors of opening a link with ``O_NOFOLLOW``: ELOOP for a file, ENOTDIR with ``O_DIRECTORY``, EMLINK on BSD."""
 
 
 def relative_parts(path: str | PurePosixPath, root: Path) -> tuple[str, ...]:
-    """The components of a relative path.
+    """Split a relative path into its components.
 
     Args:
         path: relative to ``root``, with ``/``.
@@ -42,7 +42,7 @@ def relative_parts(path: str | PurePosixPath, root: Path) -> tuple[str, ...]:
 def require_inside(root: Path, path: Path) -> str:
     """Check that ``path`` lies below ``root`` and that nothing on the way is a symbolic link.
 
-    Use it where the file is opened by code that takes a path. What does not exist yet is accepted.
+    Use it if the file is then opened by code that takes a path. A path that does not exist yet is accepted.
 
     Returns:
         ``path`` relative to ``root``, with ``/``.
@@ -65,7 +65,7 @@ def require_inside(root: Path, path: Path) -> str:
 
 
 def read_inside(root: Path, path: str) -> bytes | None:
-    """Bytes of the regular file ``root/path``; ``None`` if there is none.
+    """Return the bytes of the regular file ``root/path``; ``None`` if it does not exist.
 
     Raises:
         GoldenError: ``path`` leaves ``root``, or is no regular file.
@@ -89,13 +89,13 @@ def read_inside(root: Path, path: str) -> bytes | None:
 
 
 def write_inside(root: Path, path: str, data: bytes) -> None:
-    """Give ``root/path`` the bytes ``data``, through a temporary file beside it and one rename; folders are made.
+    """Write ``data`` to ``root/path`` through a temporary file beside it and one rename; missing folders are created.
 
     A link in place of the file itself is replaced, not followed.
 
     Raises:
         GoldenError: ``path`` leaves ``root``.
-        OSError: it cannot be written; the file is what it was.
+        OSError: it cannot be written; the file is unchanged.
     """
     *above, name = relative_parts(path, root)
     temporary = f".{name}.{secrets.token_hex(8)}"
@@ -111,11 +111,12 @@ def write_inside(root: Path, path: str, data: bytes) -> None:
             with contextlib.suppress(FileNotFoundError):
                 os.unlink(temporary, dir_fd=folder)
             raise
+        # the rename itself survives a power cut only after a sync of the folder
         os.fsync(folder)
 
 
 def remove_inside(root: Path, path: str) -> None:
-    """Delete the file ``root/path``, or the link in its place; nothing happens if it is not there.
+    """Delete the file ``root/path``, or the link in its place; do nothing if neither exists.
 
     Raises:
         GoldenError: ``path`` leaves ``root``.
@@ -128,7 +129,7 @@ def remove_inside(root: Path, path: str) -> None:
 
 @contextlib.contextmanager
 def _folder(root: Path, parts: list[str], *, make: bool) -> Iterator[int]:
-    """Descriptor of ``root/parts``, opened without following a link below ``root``."""
+    """Yield a descriptor of ``root/parts``, opened without following a link below ``root``."""
     handle = os.open(root, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
     try:
         place = root

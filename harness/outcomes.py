@@ -1,4 +1,4 @@
-"""Every way in which a case can end, and the exit code, retry and JUnit result of each."""
+"""All outcomes of a case, with exit code, retry and JUnit result of each."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ class Outcome(StrEnum):
 
 
 class OutcomeRule(NamedTuple):
-    """What an outcome means outside the verdict itself."""
+    """Consequences of an outcome for the process, the lane and JUnit."""
 
     exit_code: int
     """Process exit code when this is the worst outcome of a run (1-5 belong to pytest)."""

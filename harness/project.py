@@ -1,4 +1,4 @@
-"""The folders of a project, for pytest and for every command alike, and the case files in them."""
+"""The folders of a project, shared by pytest and every command, and the case files in them."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ class Project:
 
     @classmethod
     def of_repository(cls, folder: Path) -> Project:
-        """The project of the repository at ``folder``.
+        """Return the project of the repository at ``folder``.
 
         Raises:
             InvalidCaseError: ``[tool.quantgate]`` in ``pyproject.toml`` cannot be used.
@@ -48,7 +48,7 @@ class Project:
 
     @property
     def goldens(self) -> Path:
-        """The store of goldens in a folder, and ``store.json`` if they lie on a hub. Committed."""
+        """The store of goldens, and ``store.json`` if the goldens lie on a hub. Committed."""
         return self.root / "goldens"
 
     @property
@@ -72,12 +72,12 @@ class Project:
         return self.state / "pending"
 
     def written(self) -> tuple[str, ...]:
-        """Folders that regeneration writes, relative to the root. A change there is no change of the code."""
+        """Return the folders that regeneration writes, relative to the root. A change there is no change of code."""
         return tuple(f"{path.name}/" for path in (self.goldens, self.thresholds, self.runs, self.state))
 
 
 def is_declared(repository: Path) -> bool:
-    """Whether the repository's ``pyproject.toml`` has a ``[tool.quantgate]`` table.
+    """Return whether the repository's ``pyproject.toml`` has a ``[tool.quantgate]`` table.
 
     Raises:
         InvalidCaseError: the file cannot be read.
@@ -115,15 +115,15 @@ def _configured_root(repository: Path) -> Path:
 
 
 def is_project(folder: Path) -> bool:
-    """Whether ``folder`` is the root of a project."""
+    """Return whether ``folder`` is the root of a project: it holds ``cases/``."""
     return Project(folder).cases.is_dir()
 
 
 def project_root(folder: Path) -> Path:
-    """``folder``, absolute, which is the root of a project.
+    """Return the absolute root of the project at ``folder``, or the root that its ``pyproject.toml`` names.
 
     Raises:
-        InvalidCaseError: it is none.
+        InvalidCaseError: ``folder`` is no root of a project and names none.
     """
     root = folder.resolve()
     if not is_project(root) and root.is_dir():
@@ -140,14 +140,14 @@ def project_root(folder: Path) -> Path:
 
 
 def local_folder(path: str, root: Path) -> Path:
-    """Return the folder that a case means by ``./folder``, ``/folder`` or ``~/folder``; symbolic links are followed.
+    """Return the folder of a case's ``./folder``, ``/folder`` or ``~/folder``; symbolic links are followed.
 
     Args:
         path: as the case writes it.
         root: the repository's root, which ``./`` is relative to.
 
     Raises:
-        InvalidCaseError: ``~`` is meant, and nobody's home is known here.
+        InvalidCaseError: the path begins with ``~/`` and this user has no home.
     """
     if not path.startswith("~/"):
         return (root / path).resolve()
@@ -157,15 +157,15 @@ def local_folder(path: str, root: Path) -> Path:
         raise InvalidCaseError(f"{path}: this user has no home", remedy="write the path in full") from error
 
 
-# Which case files there are: the same for every command, and for pytest.
+# Finding case files, with the same rules for every command and for pytest.
 
 
 SUFFIXES = (".yaml", ".yml")
-"""Endings of a case file, in capital letters too."""
+"""File name endings of a case file, in upper or lower case."""
 
 
 class CaseFiles(NamedTuple):
-    """What lies below a folder of case files."""
+    """The case files below a folder, and the entries that cannot be read."""
 
     files: tuple[Path, ...]
     """Every case file at any depth, hidden folders and folders called ``build`` included, sorted."""
@@ -174,21 +174,22 @@ class CaseFiles(NamedTuple):
 
 
 def is_case_name(name: str) -> bool:
-    """Whether a file called ``name`` is read as a case file."""
+    """Return whether a file called ``name`` is read as a case file."""
     return name.lower().endswith(SUFFIXES)
 
 
 def case_files_below(folder: Path) -> CaseFiles:
     """List the case files below ``folder``.
 
-    Links are refused and not followed: what they lead to is no part of the commit that a plan is compared with, and
-    programs differ in which links they follow.
+    Links are refused and not followed: the target of a link is no part of the commit that a plan is compared with,
+    and programs differ in which links they follow.
     """
     files: list[Path] = []
     problems: list[str] = []
     for place, folders, names in os.walk(folder):
         linked = [name for name in folders if (Path(place) / name).is_symlink()]
         problems += [_linked(folder, Path(place) / name, "folder") for name in linked]
+        # `os.walk` enters only folders that remain in this list
         folders[:] = [name for name in folders if name not in linked]
         for name in filter(is_case_name, names):
             path = Path(place) / name
@@ -202,7 +203,7 @@ def case_files_below(folder: Path) -> CaseFiles:
 
 
 def case_files(root: Path) -> list[Path]:
-    """Every case file of the repository at ``root``, at any depth below ``cases/``, sorted.
+    """Return every case file of the repository at ``root``, at any depth below ``cases/``, sorted.
 
     Raises:
         InvalidCaseError: a link, or something that is no plain file, lies where a case file belongs.

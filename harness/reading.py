@@ -1,9 +1,9 @@
-"""The one reader of files that quantgate wrote, or that say that it did: bounded, UTF-8, strict JSON, one sentence.
+"""Read files that quantgate wrote, or that claim so: bounded size, UTF-8, strict JSON, errors of one sentence.
 
-A record may come from a broken disk, an older version, a pull request or an artifact of a stranger. Whatever is wrong
-with it becomes an :class:`UnreadableError` of one sentence that names the place and never quotes the content: content
-may hold a secret. Errors of the system (no such file, no permission, a bad disk) stay ``OSError``: they say nothing
-about the file's content.
+A record may come from a broken disk, an older version, a pull request or a stranger's artifact. Every fault in its
+content becomes an :class:`UnreadableError` of one sentence that names the place. The sentence never quotes the content,
+which may hold a secret. Errors of the system (no such file, no permission, a bad disk) stay ``OSError``: they are no
+evidence about the file's content.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ _SHOWN = 80
 
 
 class UnreadableError(QuantgateError, ValueError):
-    """The content of a file is not what it must be."""
+    """The content of a file breaks a rule of its format."""
 
     outcome = Outcome.INVALID_CASE
 
@@ -48,11 +48,13 @@ def read_bytes(path: Path, *, limit: int = MAX_BYTES) -> bytes:
         OSError: the system cannot read it.
         UnreadableError: it is larger, or no regular file (a pipe or a device could block or never end).
     """
+    # O_NONBLOCK: opening a pipe without a writer must not block; the type is checked on the open descriptor
     handle = os.open(path, os.O_RDONLY | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_CLOEXEC", 0))
     with os.fdopen(handle, "rb") as file:
         state = os.fstat(handle)
         if not stat.S_ISREG(state.st_mode):
             raise UnreadableError("it is not a regular file", where=str(path))
+        # one byte more than the limit shows that the file grew after `fstat`
         data = file.read(limit + 1) if state.st_size <= limit else b""
     if state.st_size > limit or len(data) > limit:
         raise UnreadableError(f"it is larger than {limit} bytes, which is the most that is read", where=str(path))
@@ -60,7 +62,7 @@ def read_bytes(path: Path, *, limit: int = MAX_BYTES) -> bytes:
 
 
 def decode(data: bytes, where: str) -> str:
-    """Decode UTF-8; a byte order mark at the beginning is dropped.
+    """Decode UTF-8 and drop a byte order mark at the beginning.
 
     Raises:
         UnreadableError: it is not UTF-8; the message names byte and line.
@@ -87,7 +89,7 @@ def parse_json(data: bytes | str, where: str, *, finite: bool = True) -> Any:
 
     Args:
         data: UTF-8 bytes, or text.
-        where: the file, for messages.
+        where: name of the file, for messages.
         finite: refuse NaN and infinities, which no JSON file may hold; the engine protocol allows them.
 
     Raises:
@@ -122,7 +124,7 @@ def parse_json(data: bytes | str, where: str, *, finite: bool = True) -> Any:
 
 
 def read_json(path: Path, *, limit: int = MAX_BYTES) -> Any:
-    """Read one JSON file, see :func:`parse_json`.
+    """Read one JSON file with the rules of :func:`parse_json`.
 
     Raises:
         OSError: the system cannot read it.
@@ -146,6 +148,7 @@ def parse_record(kind: type[R], data: bytes | str, where: str) -> R:
         UnreadableError: not strict JSON, or not this record: the first field that is wrong is named, its value is not.
     """
     text = decode(data, where) if isinstance(data, bytes) else data
+    # pydantic's JSON parser accepts repeated keys; the strict parser refuses them first
     parse_json(text, where)
     try:
         return kind.model_validate_json(text)
@@ -168,11 +171,11 @@ def read_record(kind: type[R], path: Path, *, limit: int = MAX_BYTES) -> R:
 def parse_xml(data: bytes, where: str) -> ET.Element:
     """Parse XML in UTF-8 without a document type, nested at most ``MAX_XML_DEPTH`` levels.
 
-    Entities are the one way in which XML grows while it is read, and they need a document type. An encoding other
-    than UTF-8 could hide one from the check, so it is refused.
+    Only entities make XML grow while it is read, and entities need a document type. An encoding other than UTF-8
+    could hide a document type from the check, so it is refused.
 
     Raises:
-        UnreadableError: it is something else.
+        UnreadableError: the data is no such XML.
     """
     text = decode(data, where)
     if "<!" in text.replace("<![CDATA[", "").replace("<!--", ""):
@@ -198,7 +201,7 @@ def parse_xml(data: bytes, where: str) -> ET.Element:
 
 
 def reason(error: Exception) -> str:
-    """Say in one line why a file could not be read, without the path that an ``OSError`` repeats."""
+    """Return in one line why a file could not be read, without the path that an ``OSError`` repeats."""
     if isinstance(error, UnreadableError):
         place = error.where.rpartition(":")[2]
         return f"{error.what} (line {place})" if place.isdigit() else error.what

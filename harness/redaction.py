@@ -1,9 +1,9 @@
-"""The one redactor: secrets leave no channel, in the time that reading the text once takes.
+"""Remove secrets from every text that leaves the process, in time linear in its length.
 
-Two kinds of secret are known. Values: of variables whose names say so (``HF_TOKEN``) in this process, and of those that
-a case passes to its engine; they are replaced in every form in which text carries them (as they are, line by line,
-escaped for JSON, Python, HTML or a URL, in base64 or hexadecimal). Shapes: tokens of well-known services, credentials
-in a URL, private keys, and whatever follows a word such as ``password:``.
+Two kinds of secret are removed. Values: of this process's variables with a secret name (``HF_TOKEN``), and of variables
+that a case passes to its engine. Values are replaced in every form that text may carry (plain, line by line, escaped
+for JSON, Python, HTML or a URL, in base64 or hexadecimal). Shapes: tokens of well-known services, credentials in a URL,
+private keys, and the value after a word such as ``password:``.
 
 Every pattern below consumes what it scans or gives up after a bounded number of characters, so no text takes more than
 linear time. A run of one kind of character is entered only at its beginning (the lookbehinds), never at each of its
@@ -25,10 +25,10 @@ from typing import Any
 
 HIDDEN = "<redacted>"
 SHORTEST_VALUE = 8
-"""A shorter value of a variable cannot be told from a word."""
+"""Least characters of a value that is redacted. A shorter value could be an ordinary word."""
 _SHORTEST_LINE = 8
 _MAX_FORMS_OF = 1 << 14
-"""Longest value, in characters, of which every form is looked for; a longer one is looked for as it is and by line."""
+"""Longest value, in characters, that is searched in every form. A longer value is searched as it is and per line."""
 
 _WORD = (
     r"(?:tokens?(?<!s)|secrets?|passwords?|passwd|passphrase|api[_-]?key|access[_-]?key(?:[_-]?id)?|private[_-]?key"
@@ -66,31 +66,35 @@ _registered: dict[str, str] = {}
 
 
 def register(values: Mapping[str, str]) -> None:
-    """Hide these values from now on in everything that this process writes: name in the place, and value."""
+    """Redact these values from now on in every text that this process writes.
+
+    Args:
+        values: name to secret value, such as ``{"HF_TOKEN": "hf_..."}``; the text shows ``<HF_TOKEN>`` instead.
+    """
     with _lock:
         _registered.update({value: f"<{name}>" for name, value in values.items() if value})
 
 
 def registered() -> dict[str, str]:
-    """What :func:`register` was told in this process: value to what is shown in its place."""
+    """Return the values that :func:`register` took in this process: value to its replacement."""
     with _lock:
         return dict(_registered)
 
 
 def is_secret_name(name: str) -> bool:
-    """Whether a key or a variable of this name holds a secret: the name ends in such a word."""
+    """Return whether a key or variable of this name holds a secret: the name ends in a word such as ``token``."""
     return len(name) <= 300 and _SECRET_NAME.fullmatch(name) is not None
 
 
 def values_of(environment: Mapping[str, str]) -> tuple[str, ...]:
-    """Values of variables with secret names, longest first; values too short to be told from words are left alone."""
+    """Return the values of variables with secret names, longest first, without those below ``SHORTEST_VALUE``."""
     values = {value for name, value in environment.items() if is_secret_name(name) and len(value) >= SHORTEST_VALUE}
     return tuple(sorted(values, key=lambda value: (-len(value), value)))
 
 
 @lru_cache(maxsize=256)
 def forms(value: str) -> tuple[str, ...]:
-    """Every way in which text may carry ``value``, longest first: escaped, encoded, cut into its lines."""
+    """Return every form in which text may carry ``value``, longest first: escaped, encoded, cut into lines."""
     lines = [value, *(line.strip() for line in value.splitlines() if len(line.strip()) >= _SHORTEST_LINE)]
     found = set(lines)
     if len(value) <= _MAX_FORMS_OF:
@@ -128,8 +132,8 @@ class Redactor:
     """Redacts text by values and by shapes.
 
     Args:
-        values: value to what is shown in its place, beside the values that :func:`register` was told.
-        environment: variables with secret names are looked for too; ``os.environ`` if not given.
+        values: value to its replacement, in addition to the values that :func:`register` took.
+        environment: values of its variables with secret names are redacted too; ``os.environ`` if not given.
     """
 
     def __init__(self, values: Mapping[str, str] | None = None, environment: Mapping[str, str] | None = None) -> None:
@@ -137,25 +141,26 @@ class Redactor:
         known |= registered() if environment is None else {}
         known |= values or {}
         pairs = {form: mark for value, mark in known.items() for form in forms(value)}
+        # longest first: a form that contains another form must be replaced before it
         self._forms = sorted(pairs.items(), key=lambda pair: (-len(pair[0]), pair[0]))
 
     def values(self, text: str) -> str:
-        """``text`` without known values, in any of their forms."""
+        """Return ``text`` without known values, in any of their forms."""
         for form, mark in self._forms:
             if form in text:
                 text = text.replace(form, mark)
         return text
 
     def text(self, text: str) -> str:
-        """``text`` without known values, tokens of a known shape, and what follows a word such as ``password:``."""
+        """Return ``text`` without known values, tokens of known shapes, and values after words like ``password:``."""
         return shapes(self.values(text))
 
     def json(self, value: Any, *, plain: Iterable[str] = ()) -> Any:
-        """A JSON value with every string redacted, keys included, and whatever stands under a secret name.
+        """Return a JSON value with every string redacted, keys and values under secret names included.
 
         Args:
             value: nested at most ``harness.reading.MAX_DEPTH`` levels.
-            plain: keys of the outermost object below which only known values are replaced: what stands there is part
+            plain: keys of the outermost object below which only known values are replaced: their content is part
                 of a digest, and comes from files that anybody may read.
         """
         if isinstance(value, dict):
@@ -169,7 +174,7 @@ class Redactor:
         return self.text(value) if isinstance(value, str) else value
 
     def _under(self, key: str, item: Any, row: Mapping[str, Any]) -> Any:
-        # a row of what changed names its field beside the two values
+        # a row of the "what changed" table names its field in `field`, beside the values `golden` and `run`
         named = is_secret_name(key) or (key in ("golden", "run") and is_secret_name(str(row.get("field", ""))))
         if named and isinstance(item, str):
             return HIDDEN if item else item
@@ -199,10 +204,10 @@ def _hide_strings(value: Any) -> Any:
 
 
 def shapes(text: str) -> str:
-    """``text`` without tokens of a known shape, private keys, and values after words such as ``password:``."""
+    """Return ``text`` without tokens of a known shape, private keys, and values after words such as ``password:``."""
     if "PRIVATE KEY-----" in text:
         text = _without_keys(text)
-    # most text holds none of these; asking costs a hundredth of what the patterns cost
+    # most text holds none of these marks, and the search costs a hundredth of the patterns
     if any(mark in text for mark in _SHAPE_MARKS):
         text = _SHAPES.sub(HIDDEN, text)
     low = text.lower()
@@ -210,7 +215,7 @@ def shapes(text: str) -> str:
 
 
 def redact(text: str) -> str:
-    """``text`` as it may leave this process: see :class:`Redactor`."""
+    """Return ``text`` without secrets; see :class:`Redactor`."""
     return Redactor().text(text)
 
 
@@ -232,6 +237,7 @@ def _without_keys(text: str) -> str:
         shown += [text[at : begin.start()], HIDDEN]
         end = _KEY_END.search(text, begin.end())
         if end is None:
+            # the end of the key is missing, so everything after its beginning may be key
             return "".join(shown)
         at = end.end()
     return "".join([*shown, text[at:]])

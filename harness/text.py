@@ -1,4 +1,4 @@
-"""Foreign text made safe to print: no terminal colours, control characters or signs that turn the reading direction."""
+"""Make foreign text safe to print: remove terminal colours, control characters and signs of reading direction."""
 
 from __future__ import annotations
 
@@ -15,14 +15,14 @@ _CONTROL = re.compile(
 
 
 def clean(text: str) -> str:
-    """``text`` without terminal colours, control characters and signs that turn the reading direction.
+    """Return ``text`` without terminal colours, control characters and signs that turn the reading direction.
 
-    What is left is legal in XML 1.0, and reads in the order in which it is stored.
+    The result is legal in XML 1.0, and reads in the order in which it is stored.
     """
     return _CONTROL.sub("", _ANSI.sub("", text).replace("\r\n", "\n"))
 
 
 def one_line(text: str, limit: int = 400) -> str:
-    """``text`` cleaned, on one line, cut after ``limit`` characters."""
+    """Return ``text`` cleaned, on one line, with at most ``limit`` characters; an ellipsis marks a cut."""
     line = " ".join(clean(text).split())
     return line if len(line) <= limit else line[: limit - 1] + "…"

@@ -1,4 +1,4 @@
-"""A resolved case: one generation to run and to judge, with everything stated that moves its output."""
+"""A resolved case: one generation to run and judge, with every setting that moves its output."""
 
 from __future__ import annotations
 
@@ -76,7 +76,7 @@ class ImageRef(Frozen):
 
     @property
     def name(self) -> str:
-        """How people are told of it: the path, or ``owner/name/file``."""
+        """Name in messages: the path, or ``owner/name/file``."""
         return self.path if self.file is None else f"{self.path}/{self.file}"
 
 
@@ -101,7 +101,7 @@ class Sampling(Frozen):
     fps: int = Field(default=16, ge=1, le=240, description="of the preview only")
 
     def images(self) -> dict[str, ImageRef]:
-        """The pictures of the request, by field."""
+        """Return the pictures of the request, by field."""
         named = {"image": self.image, "last_image": self.last_image}
         return {field: image for field, image in named.items() if image is not None}
 
@@ -304,7 +304,10 @@ class Case(Frozen):
     waiver: Waiver | None = None
 
     def must_be_seen(self) -> tuple[tuple[str, str], ...]:
-        """Stage and cause of each finding that a negative control must have; the stage is empty where any will do."""
+        """Return stage and cause of each finding that a negative control must have; an empty stage means any stage.
+
+        For example, ``regression:frames/flat,noise`` gives ``(("frames", "flat"), ("", "noise"))``.
+        """
         named = [part for part in self.expect.partition(":")[2].split(",") if part]
         return tuple(
             (stage, cause)
@@ -312,7 +315,7 @@ class Case(Frozen):
         )
 
     def checkpoints(self) -> dict[str, CheckpointRef]:
-        """Every checkpoint the case names, by role."""
+        """Return every checkpoint that the case names, by role."""
         roles = {
             "model": self.model,
             "base": self.base,
@@ -322,9 +325,9 @@ class Case(Frozen):
         return {role: ref for role, ref in roles.items() if ref is not None}
 
     def resolved(self) -> Case:
-        """The same case with the one field stated that otherwise depends on another: the second guidance scale.
+        """Return the case with the second guidance scale stated, which is the first guidance scale if it is left out.
 
-        After this, ``model_dump`` of a loaded case is total: it names everything that moves the output.
+        After this, ``model_dump`` of a loaded case is total: it names every setting that moves the output.
         """
         if self.sampling.guidance_scale_2 is not None:
             return self

@@ -18,7 +18,7 @@ from harness.definitions.validation import did_you_mean
 from harness.frames.causes import EXPLANATIONS, SANITY
 
 INSPECTOR_CODES: Final = Path(__file__).with_name("inspector_codes.json")
-"""Codes that the inspector's checks register, written by ``python -m harness.inspector.checks --write``."""
+"""Codes that the inspector's checks register. ``python -m harness.inspector.checks --write`` writes the file."""
 CHECKS_GROUP: Final = "quantgate.checks"
 """Entry point group of checks in other distributions: ``code = "package.module:function"``, one per cause code."""
 _STAGE_CODES: Final = frozenset({
@@ -46,13 +46,13 @@ _STAGE_CODES: Final = frozenset({
 CAUSES: Final = _STAGE_CODES | SANITY | frozenset(json.loads(INSPECTOR_CODES.read_text(encoding="utf-8")))
 """Codes of all findings that can be the cause of a verdict. Limits of metrics (``ssim_below_limit``) are not listed."""
 FRAME_CAUSES: Final = EXPLANATIONS | {"unstable"}
-"""Causes that an attribution names and no finding has: changes of frames, and runs that differ from each other."""
+"""Causes that only an attribution names, never a finding: changes of frames, and runs that differ from each other."""
 MEASURES: Final = (
     "probe_base_error", "probe_golden_error", "probe_module_base_error", "probe_module_error", "probe_point_error",
 )  # fmt: skip
 """Limits of probes, as `harness.limits.probes` names them."""
 UNMEASURED: Final = frozenset({"metric_not_computed", "checkpoint_fault", "error"})
-"""Causes that name no fault: nothing was measured, or whatever broke would have them."""
+"""Causes that name no fault: nothing was measured, or any breakage would have them."""
 STAGES: Final = ("engine", "frames", "identity", "inspection", "perf", "probe", "receipts", "sanity", "trace")
 """Stages that a negative control may name."""
 _ENGINE: Final = frozenset({"oom", "hang", "crash", "device", "download", "disk", "protocol", "infra"})
@@ -66,10 +66,10 @@ def installed_codes() -> frozenset[str]:
 
 
 def check_cause(cause: str, metrics: Iterable[str]) -> str | None:
-    """What is wrong with a cause that a negative control waits for, or ``None``.
+    """Return the fault of a cause that a negative control expects, as a sentence, or ``None``.
 
     Args:
-        cause: what stands behind the colon of ``expect``.
+        cause: the text after the colon of ``expect``.
         metrics: names of the metrics that are installed.
     """
     limit = _LIMIT.fullmatch(cause)
@@ -83,7 +83,7 @@ def check_cause(cause: str, metrics: Iterable[str]) -> str | None:
 
 
 def names_nothing(cause: str) -> bool:
-    """Whether any breakage could have this cause, so that neither a control nor a waiver may wait for it."""
+    """Return whether any breakage could have this cause, so that neither a control nor a waiver may name it."""
     return cause in UNMEASURED or cause in _ENGINE or cause.startswith("limits_")
 
 

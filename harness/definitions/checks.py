@@ -1,4 +1,4 @@
-"""What a case may not say although each of its fields is well formed."""
+"""Check a case beyond the types of its fields: names, files, and combinations of fields."""
 
 from __future__ import annotations
 
@@ -27,16 +27,22 @@ HUB_NAME: Final = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9_][\w.-]*")
 """``owner/name``."""
 
 WAIVED_DAYS: Final = 90
-"""Days from today on within which a waiver ends."""
+"""Most days from today until a waiver expires."""
 MOST_WAIVED: Final = 4
-"""Causes that one waiver may name."""
+"""Most causes that one waiver may name."""
 
 Finding = tuple[tuple[str | int, ...], str]
-"""Path of the field, and what is wrong with it."""
+"""Path of the field, and its fault as a sentence."""
 
 
 def check_case(case: Case, *, root: Path, runners: Collection[str]) -> Iterator[Finding]:
-    """Everything that is wrong with ``case`` beyond its types."""
+    """Yield all faults of ``case`` beyond its types.
+
+    Args:
+        case: valid by its types.
+        root: the repository: pictures and contracts of the project are looked up below it.
+        runners: names that the case may use.
+    """
     yield from _runners(case, runners)
     yield from _backend(case)
     if case.backend == "command":
@@ -120,7 +126,7 @@ def _backend(case: Case) -> Iterator[Finding]:
 
 @cache
 def backends() -> tuple[str, ...]:
-    """Names of the backends that are installed, sorted."""
+    """Return the names of the installed backends, sorted."""
     return tuple(sorted({entry.name for entry in entry_points(group=BACKENDS)}))
 
 
@@ -180,7 +186,7 @@ def _hub_image(field: str, image: ImageRef) -> Iterator[Finding]:
 
 
 def with_digests(case: Case, root: Path) -> Case:
-    """``case`` with the sha256 of every picture that lies in the repository; one that cannot be read stays as it is."""
+    """Return ``case`` with the sha256 of every picture in the repository; an unreadable picture is left without."""
     update: dict[str, ImageRef] = {}
     for field, image in case.sampling.images().items():
         if image.is_local and image.sha256 is None and _lies_in(image.path, root):
@@ -193,7 +199,7 @@ def with_digests(case: Case, root: Path) -> Case:
 
 @cache
 def _lies_in(path: str, root: Path) -> bool:
-    """Whether ``path`` stays in ``root``, as written and after following links."""
+    """Return whether ``path`` stays in ``root``, as written and after following links."""
     top = os.path.normpath(root)
     for start, seen in ((top, os.path.normpath), (os.path.realpath(top), os.path.realpath)):
         target = seen(os.path.join(start, path))  # noqa: PTH118 - pathlib does not fold `..`
@@ -203,12 +209,12 @@ def _lies_in(path: str, root: Path) -> bool:
 
 
 def _inside(path: str) -> bool:
-    """Whether ``./path``, as it is written, stays in the repository. A link in it may lead anywhere on this machine."""
+    """Return whether ``./path`` stays in the repository as it is written. Links in it may lead anywhere."""
     return os.path.normpath(path).partition(os.sep)[0] != os.pardir
 
 
 def _waiver(waiver: Waiver, today: date) -> Iterator[Finding]:
-    """What a waiver may not say: it is for one known failure, for a while."""
+    """Yield the faults of a waiver: it must name a known failure, for a limited time."""
     for cause in sorted(waiver.causes):
         if cause in SANITY:
             yield ("waiver", "expect"), f"{cause} says that the output is no video, and is never waived"
@@ -241,7 +247,7 @@ def _meaning(case: Case) -> Iterator[Finding]:
     if case.inspection == "report" and case.expect == "pass":
         yield ("inspection",), "only a negative control may look past the inspector; set `expect` to how it must fail"
     if case.backend in ("diffusers", "sglang"):
-        # WanPipeline rounds both silently (a warning at most); what runs must be what the case says.
+        # WanPipeline rounds both silently (a warning at most), and the run must match the case.
         if case.sampling.num_frames % 4 != 1:
             yield ("sampling", "num_frames"), f"{case.sampling.num_frames} is not 4k+1, and would be rounded silently"
         for side in ("width", "height"):
@@ -249,20 +255,20 @@ def _meaning(case: Case) -> Iterator[Finding]:
                 yield ("sampling", side), f"{getattr(case.sampling, side)} pixels is no multiple of 16"
 
 
-# Cases that are compared with the golden of another one: both must ask for the same video, in the same file.
+# Cases that are compared with the golden of another case: both must request the same video, in the same file.
 
 
 def absent_golden_of(golden_of: object, ids: Collection[str]) -> str | None:
-    """What is wrong with a ``golden_of`` that names no case of its file, or ``None``."""
+    """Return the fault of a ``golden_of`` that names no case of its file, or ``None``."""
     if not isinstance(golden_of, str) or golden_of in ids:
         return None
     return f"no case {golden_of!r} in this file; {did_you_mean(golden_of, ids)}"
 
 
 def check_golden_of(cases: Sequence[Case]) -> Iterator[tuple[str, str, str]]:
-    """Case id, field and sentence of each ``golden_of`` of one file that names a case which it cannot be held against.
+    """Yield case id, field and sentence per ``golden_of`` of a file that names a case without a comparable golden.
 
-    A case that is wrong itself is not among ``cases``, and nothing is said of who names it.
+    A case with faults is not among ``cases``, and a ``golden_of`` that names it yields nothing.
     """
     by_id = {case.id: case for case in cases}
     for case in cases:

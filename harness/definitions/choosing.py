@@ -1,4 +1,4 @@
-"""Cases by an expression, as in ``pytest -k``: words that the id holds, ``and``, ``or``, ``not``, parentheses."""
+"""Choose cases by an expression as in ``pytest -k``: words of the id, ``and``, ``or``, ``not``, parentheses."""
 
 from __future__ import annotations
 
@@ -16,10 +16,13 @@ _PART = re.compile(r"\s*(\(|\)|[^\s()]+)")
 
 
 def matcher(expression: str) -> Matcher:
-    """A test of case ids. Case of letters does not count; an empty expression matches everything.
+    """Parse an expression into a test of case ids.
+
+    Upper and lower case are equal; an empty expression matches every id. For example, ``fp8 and not (tiny or big)``
+    matches ``ti2v_fp8_text``.
 
     Raises:
-        InvalidCaseError: it cannot be read.
+        InvalidCaseError: the expression cannot be parsed.
     """
     parts = _PART.findall(expression)
     if not parts:
@@ -73,7 +76,7 @@ class _Reader:
         return lambda name: word in name.lower()
 
 
-# Which pairs of runner and case ``regenerate --check`` is about: the same filters as of ``regenerate``.
+# The pairs of runner and case that ``regenerate --check`` examines, by the same filters as ``regenerate``.
 
 
 Pair = tuple[str, str]
@@ -82,24 +85,24 @@ Pair = tuple[str, str]
 
 @dataclass(frozen=True)
 class Filters:
-    """All of them hold at once; an empty one lets everything through."""
+    """Filters of pairs. A pair must pass all of them; an empty filter passes every pair."""
 
     runner: str = ""
     ids: tuple[str, ...] = ()
     keyword: str = ""
     files: tuple[Path, ...] = ()
-    """Absolute."""
+    """Absolute paths."""
 
     def choose(self, root: Path, cases: Mapping[str, Located], pairs: Collection[Pair]) -> frozenset[Pair]:
-        """Those of ``pairs`` that are meant; a golden or limits of no case are in no file.
+        """Return the pairs that pass all filters. A golden or limits without a case lie in no file.
 
         Args:
             root: the repository's root, absolute.
             cases: by id.
-            pairs: of cases, goldens and limits.
+            pairs: pairs of cases, goldens and limits.
 
         Raises:
-            InvalidCaseError: nothing is, and a check of nothing is not green.
+            InvalidCaseError: no case with its own golden passes: an empty check must not be green.
         """
         known = cases.keys() | {case for _, case in pairs}
         if unknown := sorted(set(self.ids) - known):

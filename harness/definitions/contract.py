@@ -11,7 +11,7 @@ _NAME: Final = re.compile(r"[a-z0-9]([a-z0-9._-]*[a-z0-9])?")
 
 
 class Contract(NamedTuple):
-    """A runtime at one version; what it assumes is known by version only, so a range says nothing."""
+    """A runtime at one version. Its assumptions are known per version, so a range of versions is no contract."""
 
     runtime: str
     version: Version
@@ -24,7 +24,7 @@ def parse_contract(text: str) -> Contract:
     """Read ``runtime==version``.
 
     Raises:
-        ValueError: it is not of that form, or the version is none by PEP 440.
+        ValueError: the text is not of that form, or the version is not valid by PEP 440.
     """
     runtime, mark, version = text.partition("==")
     if not mark or not _NAME.fullmatch(runtime):

@@ -1,4 +1,4 @@
-"""Which environment variables a case may set: a table, so that a misspelt one is an error and not a silent default."""
+"""The environment variables that a case may set. With this table a misspelt name is an error, no silent default."""
 
 from __future__ import annotations
 
@@ -13,26 +13,27 @@ GROUP: Final = "quantgate.environments"
 
 
 LEASED: Final = frozenset({"CUDA_VISIBLE_DEVICES", "CUDA_DEVICE_ORDER", "NVIDIA_VISIBLE_DEVICES"})
-"""Variables that say which GPU a process sees. The lease alone does: a case that did would take another run's GPU."""
+"""Variables that select the GPU of a process. Only the lease sets them: a case could take another run's GPU."""
 
 
 DIRECTING: Final = frozenset(
     {"HF_ENDPOINT", "HF_INFERENCE_ENDPOINT", "HTTP_PROXY", "HTTPS_PROXY", "ALL_PROXY", "SSL_CERT_FILE", "SSL_CERT_DIR",
      "REQUESTS_CA_BUNDLE", "CURL_CA_BUNDLE"}
 )  # fmt: skip
-"""Variables that say where a token goes, or who may read it on the way. A case file is data: the caller sets them."""
+"""Variables that direct a token to a server, or decide who may read it on the way. A case file is data, so only the
+caller sets them."""
 
 
 class EnvironmentRule(NamedTuple):
-    """What the libraries behind one backend are known to read."""
+    """The variables that the libraries of one backend are known to read."""
 
     names: frozenset[str] = frozenset()
     prefixes: tuple[str, ...] = ()
     anything: bool = False
-    """The backend runs a program that this project does not know, so whatever the case states is passed on."""
+    """Whether the backend runs an unknown program, so that every variable of the case is passed on."""
 
     def knows(self, name: str) -> bool:
-        """Whether a variable called ``name`` can have an effect, as far as this table says."""
+        """Return whether a variable called ``name`` can have an effect by this table."""
         return self.anything or name in self.names or name.startswith(self.prefixes)
 
 
@@ -70,7 +71,7 @@ _SECRET = re.compile(
 
 @functools.cache
 def environment_of(backend: str) -> EnvironmentRule:
-    """The rule of ``backend``: of this table, else of the distribution that brings the backend, else an empty one."""
+    """Return the rule of ``backend``: from this table, else from the backend's distribution, else an empty rule."""
     if backend in ENVIRONMENTS:
         return ENVIRONMENTS[backend]
     for entry in entry_points(group=GROUP, name=backend):
@@ -81,19 +82,19 @@ def environment_of(backend: str) -> EnvironmentRule:
 
 
 def looks_secret(name: str) -> bool:
-    """Whether a variable of this name is likely to carry a secret, which a case file and a record must never show."""
+    """Return whether a variable of this name is likely to hold a secret, which cases and records must never show."""
     return _SECRET.search(name) is not None
 
 
 def check_leased(name: str) -> str | None:
-    """What is wrong with a case that names ``name`` in ``env`` or ``pass_env``, or ``None``."""
+    """Return the fault of naming ``name`` in ``env`` or ``pass_env`` of a case, or ``None``."""
     if name not in LEASED:
         return None
     return f"{name} belongs to the lease of the GPU; take it out, and choose the runner with `runners:`"
 
 
 def check_name(name: str, backend: str, pass_env: tuple[str, ...]) -> str | None:
-    """What is wrong with setting ``name`` in the ``env`` of a case, or ``None``."""
+    """Return the fault of setting ``name`` in the ``env`` of a case, or ``None``."""
     if wrong := check_leased(name):
         return wrong
     if name.upper() in DIRECTING:

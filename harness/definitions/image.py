@@ -1,9 +1,9 @@
-"""Pictures that a request begins or ends with: read as untrusted bytes, decoded and resized by one stated rule.
+"""Read the pictures that a request begins or ends with: untrusted bytes, decoded and resized by one stated rule.
 
-The rule: the file is PNG, JPEG or WebP with one frame. Its EXIF orientation is applied, it becomes 8-bit RGB. If its
-size is another than the video's it is resized with Pillow's Lanczos filter, never cropped. Its aspect ratio may differ
-from the video's by 5 % at most (1280x720 for 832x480 is 2.6 % off), so that nothing is squeezed unseen. Colour profiles
-are left out.
+The rule: the file is PNG, JPEG or WebP with one frame. Its EXIF orientation is applied, and it becomes 8-bit RGB. If
+its size differs from the video's, it is resized with Pillow's Lanczos filter, never cropped. Its aspect ratio may
+differ from the video's by 5 % at most (1280x720 for 832x480 is 2.6 % off), so that no picture is squeezed unseen.
+Colour profiles are ignored.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ MAX_BYTES: Final = 64 << 20
 MAX_PIXELS: Final = 1 << 26
 """64 Mi pixels, an 8192x8192 picture: the largest video that a case may ask for."""
 ASPECT: Final = 0.05
-"""Relative difference of the two aspect ratios that is still resized."""
+"""Largest relative difference of the two aspect ratios that is resized."""
 _MODES: Final = frozenset({"RGB", "RGBA", "L", "LA", "P", "1"})
 _OTHERS: Final = (
     (b"version https://git-lfs", "a Git LFS pointer and not the picture; fetch it with `git lfs pull`"),
@@ -38,17 +38,17 @@ _OTHERS: Final = (
 
 
 class PictureError(ValueError):
-    """A picture that cannot be used; the message says why, without naming the file."""
+    """A picture cannot be used. The message gives the reason, without the name of the file."""
 
 
 def read_picture(path: Path) -> bytes:
-    """The bytes of a picture file.
+    """Read the bytes of a picture file.
 
     Raises:
         PictureError: it is absent, no regular file, empty or larger than 64 MiB.
     """
     try:
-        # a pipe or a device would block or never end: the type is checked on what was opened, not on a name
+        # a pipe or a device would block or never end: the type of the open file is checked, since a name can change
         descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK)
     except OSError as error:
         raise PictureError(f"cannot be read: {error.strerror}") from None
@@ -66,12 +66,12 @@ def read_picture(path: Path) -> bytes:
 
 
 def digest(data: bytes) -> str:
-    """sha256 (hex) of a picture's bytes."""
+    """Return the sha256 (hex) of a picture's bytes."""
     return hashlib.sha256(data).hexdigest()
 
 
 def decode(data: bytes, width: int, height: int) -> Image:
-    """The picture as 8-bit RGB of ``width`` x ``height`` pixels, by the rule of this module.
+    """Decode a picture to 8-bit RGB of ``width`` x ``height`` pixels, by the rule of this module.
 
     Raises:
         PictureError: another format, several frames, transparency, too large, another aspect ratio, or damaged.
@@ -91,7 +91,7 @@ def decode(data: bytes, width: int, height: int) -> Image:
             turned = ImageOps.exif_transpose(picture)
     except PictureError:
         raise
-    except Exception as error:  # decoders of untrusted bytes raise anything
+    except Exception as error:  # decoders of untrusted bytes raise exceptions of any class
         first = (str(error) or type(error).__name__).splitlines()[0]
         raise PictureError(f"is damaged or no picture: {first[:200]}") from None
     if turned.mode in ("RGBA", "LA") or "transparency" in turned.info:
@@ -106,7 +106,7 @@ def decode(data: bytes, width: int, height: int) -> Image:
 
 
 def _check_header(picture: Image) -> None:
-    """Refuse before a pixel is decoded."""
+    """Refuse a picture by its header, before a pixel is decoded: a small file can hold a huge picture."""
     wide, high = picture.size
     if wide * high > MAX_PIXELS:
         raise PictureError(f"has {wide}x{high} pixels; at most {MAX_PIXELS} are decoded")

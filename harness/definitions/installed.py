@@ -1,4 +1,4 @@
-"""Names that other rooms and libraries know, told without importing them: loading cases must not cost torch."""
+"""Names from other rooms and libraries, read without importing them: loading cases must not import torch."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ CONTRACTS: Final = Path(__file__).parents[1] / "inspector" / "contracts"
 
 @cache
 def attention_backends() -> tuple[str, ...]:
-    """Names of the attention backends of the diffusers that is installed, read from its source; empty: unknown."""
+    """Return the attention backends of the installed diffusers, read from its source; empty if unknown."""
     try:
         found = find_spec("diffusers")
     except ImportError:
@@ -34,9 +34,9 @@ def attention_backends() -> tuple[str, ...]:
 
 
 def check_contract(contract: Contract, root: Path | None = None) -> str | None:
-    """What is wrong with a contract that is well formed: no rules of that runtime are shipped or in the project.
+    """Return the fault of a well-formed contract, or ``None``: no rules of its runtime are shipped or in the project.
 
-    A version that nobody read is not refused here: the inspection says so, and names the command that learns it.
+    A version without rules is not refused here: the inspection reports it, with the command that learns its rules.
     """
     known = _runtimes(root)
     if contract.runtime in known:
@@ -45,7 +45,7 @@ def check_contract(contract: Contract, root: Path | None = None) -> str | None:
 
 
 def _runtimes(root: Path | None) -> list[str]:
-    """Runtimes that have a contract, by the names of their files."""
+    """Return the runtimes that have a contract, from the names of the contract files."""
     folders = [CONTRACTS, *([Project(root).contracts] if root is not None else [])]
     names = {path.stem for folder in folders for path in folder.glob("*.yaml")}
     names |= {path.stem.rsplit("-", 1)[0] for folder in folders for path in (folder / "learned").glob("*.yaml")}

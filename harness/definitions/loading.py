@@ -1,4 +1,4 @@
-"""``cases/*.yaml`` into frozen cases; every fault of every file at once, as ``file:line: field: what; advice``."""
+"""Load ``cases/*.yaml`` as frozen cases. All faults of all files become ``file:line: field: fault; advice``."""
 
 from __future__ import annotations
 
@@ -17,11 +17,11 @@ from harness.definitions.yaml_tree import Node, Problem, YamlError, parse, read_
 from harness.errors import InvalidCaseError
 from harness.project import Project
 
-# ``defaults`` and ``matrix``: from what is written to the plain fields of each case.
+# Expanding ``defaults`` and ``matrix`` to the plain fields of each case.
 
 
 MAX_VARIANTS: Final = 1000
-"""Cases that one ``matrix`` may give."""
+"""Most cases of one ``matrix``."""
 
 Plain = dict[str, Any]
 
@@ -32,18 +32,19 @@ class Variant(NamedTuple):
     id: str
     fields: Plain
     nodes: dict[str, Node]
-    """The matrix value by the dotted field that it was put into."""
+    """Matrix value by its dotted field."""
 
     @property
     def chosen(self) -> dict[str, int]:
-        """Line of each of them."""
+        """Line of each matrix value, by its dotted field."""
         return {field: node.line for field, node in self.nodes.items()}
 
 
 def merge(under: Any, over: Any) -> Any:
-    """``over`` laid on ``under``, mapping by mapping; lists and scalars are replaced whole.
+    """Return ``over`` merged over ``under``, mapping by mapping; lists and scalars are replaced whole.
 
-    So is a mapping that names a ``path``: a checkpoint never gets the revision of another one.
+    A mapping with a ``path`` is replaced whole too, so that a checkpoint never gets another checkpoint's revision. For
+    example, ``merge({"a": {"x": 1, "y": 2}}, {"a": {"x": 3}})`` is ``{"a": {"x": 3, "y": 2}}``.
     """
     if not (isinstance(under, dict) and isinstance(over, dict)) or "path" in over:
         return over
@@ -51,10 +52,10 @@ def merge(under: Any, over: Any) -> Any:
 
 
 def expand(name: str, entry: Node, defaults: Plain) -> tuple[list[Variant], list[Problem]]:
-    """The cases that the entry ``name`` of ``cases:`` stands for, in the order written.
+    """Return the cases of the entry ``name`` of ``cases:``, in the order written.
 
     Returns:
-        The variants, one where there is no ``matrix``; and what is wrong with the matrix.
+        The variants (a single one without ``matrix``), and the faults of the matrix.
     """
     written = entry.plain() or {}
     matrix = entry.value.get("matrix") if isinstance(entry.value, dict) else None
@@ -82,7 +83,7 @@ def expand(name: str, entry: Node, defaults: Plain) -> tuple[list[Variant], list
 
 
 def put(fields: Plain, path: list[str], value: Any) -> Plain:
-    """A copy of ``fields`` with ``value`` at ``path``; what is not on the path is shared with the original."""
+    """Return a copy of ``fields`` with ``value`` at ``path``; values outside the path are shared with the original."""
     head, *rest = path
     if rest:
         inner = fields.get(head)
@@ -111,7 +112,7 @@ def _problems(name: str, matrix: Node) -> Iterator[Problem]:
 
 
 def _choices(field: str, values: Node) -> list[tuple[str, Node]]:
-    """Label and value of each choice: the label written, else the field's last word and the value."""
+    """Return label and value of each choice: the written label, else last word of the field and value (``seed_1``)."""
     if isinstance(values.value, dict):
         return [(_slug(label), node) for label, node in values.value.items()]
     leaf = _slug(field.rpartition(".")[2])
@@ -122,7 +123,7 @@ def _slug(text: str) -> str:
     return re.sub(r"[^a-z0-9_.]+", "_", text.lower()).strip("_.") or "empty"
 
 
-# The rest of a case with wrong fields, so that one mistyped number does not hide the other mistakes of the entry.
+# Checking the valid fields of a case with faults, so that one mistyped number does not hide the other faults.
 
 
 _PLACEHOLDERS: Final[dict[str, Any]] = {
@@ -138,14 +139,14 @@ _PLACEHOLDERS: Final[dict[str, Any]] = {
     },
 }
 _DECIDES_OTHERS: Final = {"backend", "command", "pass_env", "quantization"}
-"""Fields by which other fields are judged: where one of them is wrong, nothing is said of the others."""
+"""Fields that other fields are checked by: if one of them is wrong, the other fields are not checked."""
 _CHECKPOINTS: Final = {"model", "base", "transformer", "transformer_2"}
 
 
 def check_rest(
     fields: dict[str, Any], wrong: Iterable[Finding], *, root: Path, runners: frozenset[str]
 ) -> Iterator[Finding]:
-    """What :func:`check_case` says of the fields that are not ``wrong``."""
+    """Yield the faults that :func:`check_case` finds in the fields that are not ``wrong``."""
     bad = [loc for loc, _ in wrong]
     if any(loc and loc[0] in _DECIDES_OTHERS for loc in bad):
         return
@@ -155,7 +156,7 @@ def check_rest(
     known = {**_PLACEHOLDERS, "runners": sorted(runners)[:1] or ["x"]}
     case, still = validate(Case, merge(known, rest))
     if case is None:
-        # A mapping lost a field that it needs; then the mapping goes too.
+        # A mapping lost a field that it needs, so the whole mapping is dropped.
         case, _ = validate(
             Case, merge(known, {key: rest[key] for key in rest if key not in {loc[0] for loc, _ in still}})
         )
@@ -166,7 +167,7 @@ def check_rest(
 
 
 def _without(fields: Any, path: tuple[str | int, ...]) -> Any:
-    """A copy without what is at ``path``; a list is dropped whole, so that no index shifts."""
+    """Return a copy without the value at ``path``; a list is dropped whole, so that no index shifts."""
     if not isinstance(fields, dict) or not path or path[0] not in fields:
         return fields
     head, *rest = path
@@ -176,7 +177,7 @@ def _without(fields: Any, path: tuple[str | int, ...]) -> Any:
 
 
 def _same(a: tuple[str | int, ...], b: tuple[str | int, ...]) -> bool:
-    """Whether two paths speak of one thing; a checkpoint is one thing."""
+    """Return whether one path contains the other. All fields of a checkpoint count as one path."""
     if not b or (a[0] == b[0] and a[0] in _CHECKPOINTS):
         return True
     return all(x == y for x, y in zip(a, b, strict=False))
@@ -186,7 +187,7 @@ TOP_LEVEL: Final = ("defaults", "cases")
 
 
 class FileProblem(NamedTuple):
-    """One thing that is wrong with a case file."""
+    """One fault of a case file."""
 
     path: Path
     line: int
@@ -202,11 +203,11 @@ def load_cases(paths: Sequence[Path], root: Path, *, runners: Collection[str] | 
     Args:
         paths: YAML files; a case id may occur once in all of them.
         root: the repository: ``./folder`` of a checkpoint and the paths in messages are relative to it.
-        runners: names a case may use; by default those of ``root/runners``.
+        runners: names that a case may use; by default the profiles in ``root/runners``.
 
     Returns:
-        The cases, file by file in the order given and written. ``Located.path`` is relative to ``root`` where the
-        file lies inside it.
+        The cases, file by file in the order given and written. ``Located.path`` is relative to ``root`` if the file
+        lies inside it.
 
     Raises:
         InvalidCaseError: with all problems of all files, in order.
@@ -225,7 +226,7 @@ def load_case_file(path: Path, root: Path, *, runners: Collection[str] | None = 
 def check_cases(
     paths: Sequence[Path], root: Path, *, runners: Collection[str] | None = None
 ) -> tuple[tuple[Located, ...], tuple[FileProblem, ...]]:
-    """The cases that are right, and every problem of those that are not.
+    """Return the valid cases, and every problem of the other cases.
 
     Raises:
         InvalidCaseError: the runner profiles themselves cannot be read.
@@ -247,7 +248,7 @@ def check_cases(
 
 
 def check_unique(located: Iterable[Located]) -> None:
-    """Hold cases of files that were loaded apart against each other.
+    """Check that case ids are unique among files that were loaded separately.
 
     Raises:
         InvalidCaseError: two cases have one id, so that one golden and one set of limits would serve both.
@@ -264,7 +265,7 @@ def _taken(item: Located, first: dict[str, Located]) -> str | None:
 
 
 def invalid(problems: Sequence[FileProblem]) -> InvalidCaseError:
-    """The one error that says all ``problems``."""
+    """Return one error that lists all ``problems``."""
     if len(problems) == 1:
         only = problems[0]
         return InvalidCaseError(only.message, where=f"{only.path}:{only.line}")
@@ -280,7 +281,7 @@ def _file(path: Path, root: Path, runners: frozenset[str]) -> tuple[list[Located
     if problems:
         return [], problems
     shared = tree.value.get("defaults")
-    # Fields of a case from here; where a field is not written in the entry, it is written in these defaults.
+    # A field that the entry does not state comes from these defaults, and so does its line in messages.
     defaults: dict[str, Any] = shared.plain() if shared is not None and shared.value else {}
     located: list[Located] = []
     origin: dict[str, tuple[str, _Lines]] = {}
@@ -335,7 +336,7 @@ def _bad_id(name: str) -> str:
 
 
 class _Lines(NamedTuple):
-    """Finds the line of a field: in the matrix, in the entry, in the defaults, else the entry's own."""
+    """Find the line of a field: in the matrix, in the entry, in the defaults, else the line of the entry."""
 
     entry: Node
     defaults: Node | None
@@ -354,7 +355,7 @@ class _Lines(NamedTuple):
         return self.line
 
     def written(self, path: tuple[str | int, ...]) -> str | None:
-        """The scalar at ``path`` as it was written."""
+        """Return the scalar at ``path`` as it was written."""
         for end in range(len(path), 0, -1):
             node = self.variant.nodes.get(".".join(map(str, path[:end])))
             if node is not None:

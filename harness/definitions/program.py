@@ -1,4 +1,4 @@
-"""The ``command`` of a case: its placeholders, and what is checked of it before anything runs."""
+"""The ``command`` of a case: its placeholders, and the checks before it runs."""
 
 from __future__ import annotations
 
@@ -33,13 +33,13 @@ _LIKE_A_PLACEHOLDER: Final = re.compile(r"\{[A-Za-z_]{2,20}\}")
 _CLOSE: Final = 0.75
 
 Finding = tuple[tuple[str | int, ...], str]
-"""Path of the field, and what is wrong with it."""
+"""Path of the field, and its fault as a sentence."""
 
 
 def check_command(command: tuple[str, ...]) -> Iterator[Finding]:
-    """Find what cannot work in a ``command``, whatever the program is.
+    """Yield the faults of a ``command`` that no program can work with.
 
-    A brace that resembles no placeholder is left to the program: it may take templates of its own.
+    Braces that resemble no placeholder are left to the program, which may take its own templates.
     """
     if not command:
         return
@@ -69,7 +69,7 @@ def at_its_place(command: tuple[str, ...], case_file: Path) -> tuple[str, ...]:
 
 
 def filled(argument: str, places: dict[str, str]) -> str:
-    """Replace placeholders in one pass, so that nothing in a path is taken for a placeholder.
+    """Replace placeholders in one pass, so that a placeholder inside a replacement stays as it is.
 
     Args:
         argument: one argument of ``command``.

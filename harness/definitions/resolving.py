@@ -1,6 +1,6 @@
-"""``revision: unresolved`` into the commit that the hub has now, written into the YAML and nowhere else.
+"""Replace ``revision: unresolved`` in case files by the commit that the hub has now.
 
-Only the one word is replaced, at its place in the text: comments, order and layout stay as they are, byte for byte.
+Only this word is replaced, at its place in the text: comments, order and layout stay as they are, byte for byte.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ class Resolved(NamedTuple):
 
 
 def require_resolved(case: Case) -> Case:
-    """``case``, if every checkpoint and picture it names is fixed.
+    """Return ``case`` if every checkpoint and picture in it has a commit.
 
     Raises:
         InvalidCaseError: a revision is not resolved; the remedy is the command that resolves it.
@@ -56,21 +56,21 @@ def resolve_cases(
     revision: str = "main",
     lookup: Lookup | None = None,
 ) -> tuple[Resolved, ...]:
-    """Write the commits of everything unresolved in the given cases.
+    """Write the commits of all unresolved revisions in the given cases.
 
     Args:
         paths: case files.
         root: the repository, to which paths in the result are relative.
-        ids: cases to resolve; empty means all. What a case takes from ``defaults`` is resolved there.
+        ids: cases to resolve; empty means all. A revision that a case takes from ``defaults`` is resolved there.
         revision: branch or tag whose commit is taken.
-        lookup: who is asked; :func:`hub_commit` by default. Each repository is asked for once.
+        lookup: function that returns the commit; :func:`hub_commit` by default. It is called once per repository.
 
     Returns:
-        What was written, in the order of files and lines; empty if all was resolved before.
+        The written revisions, sorted by file and line; empty if all were resolved before.
 
     Raises:
         InvalidCaseError: a file is not YAML, or no case is called like one of ``ids``.
-        InfraError: the hub did not say; nothing of any file was written then.
+        InfraError: the hub gave no commit; then no file was written.
     """
     ask = lookup or hub_commit
     commits: dict[str, str] = {}
@@ -93,13 +93,14 @@ def resolve_cases(
             texts.append((path, _edited(text, edits)))
     if missing := sorted(set(ids) - found):
         raise InvalidCaseError(f"no case is called {', '.join(missing)}", remedy="quantgate cases")
+    # written last: an error of the hub or a wrong id must leave every file unchanged
     for path, text in texts:
         write_text_atomic(path, text)
     return tuple(sorted(done, key=lambda one: (str(one.path), one.line)))
 
 
 def hub_commit(repository: str, revision: str) -> str:
-    """Commit of ``revision`` of a model repository, from the hub that ``HF_ENDPOINT`` names.
+    """Return the commit of ``revision`` of a model repository, from the hub that ``HF_ENDPOINT`` names.
 
     Raises:
         InfraError: no answer, no such repository or revision, or no right to read it.
@@ -122,7 +123,7 @@ def hub_commit(repository: str, revision: str) -> str:
 
 
 def _open_refs(tree: Node, ids: Collection[str], found: set[str]) -> Iterator[tuple[str, Node]]:
-    """Repository and ``unresolved`` scalar of each reference that the cases ``ids`` are made of."""
+    """Yield repository and ``unresolved`` scalar of each reference in the cases ``ids`` and their defaults."""
     cases = tree.value.get("cases") if isinstance(tree.value, dict) else None
     if cases is None or not isinstance(cases.value, dict):
         return
@@ -152,8 +153,9 @@ def _walk(node: Node) -> Iterator[tuple[str, Node]]:
 
 
 def _edited(text: str, edits: dict[tuple[int, int], str]) -> str:
+    # from the end: a replacement must not shift the places of the others
     for (start, end), commit in sorted(edits.items(), reverse=True):
-        # In quotes, because a commit of digits only would be read as a number.
+        # In quotes if YAML would read the commit as a number.
         text = text[:start] + (commit if _reads_as_text(commit) else f'"{commit}"') + text[end:]
     return text
 

@@ -1,4 +1,4 @@
-"""``runners/*.yaml``: which machines the cases run on. A device is matched by its exact name, never by a part of it."""
+"""``runners/*.yaml``: the machines that cases run on. A device is matched by its exact name, never by a part of it."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ RESERVED = frozenset({
 })  # fmt: skip
 """Words of ``-m`` expressions and marks that pytest or a common plugin acts on, whether or not it is installed here.
 
-A case carries the names of its runners as marks, so a runner called ``skip`` would switch its cases off. Marks of
+A case has the names of its runners as marks, so a runner called ``skip`` would switch its cases off. Marks of
 plugins that are not listed are refused by pytest itself, see `harness.plugin.refusals`.
 """
 
@@ -104,10 +104,10 @@ class RunnerProfile(Frozen):
 
 
 def load_runners(folder: Path) -> dict[str, RunnerProfile]:
-    """Profiles by name, sorted.
+    """Return the profiles by name, in the order of their files.
 
     Raises:
-        InvalidCaseError: a file is wrong, its name is not the profile's, two profiles claim one device or marker.
+        InvalidCaseError: a file is wrong, its name is not the profile's, or two profiles share a device or marker.
     """
     root = folder.parent
     profiles: dict[str, RunnerProfile] = {}
@@ -134,10 +134,10 @@ def load_runners(folder: Path) -> dict[str, RunnerProfile]:
 
 
 def named_runner(folder: Path, name: str) -> RunnerProfile:
-    """The profile called ``name``.
+    """Return the profile called ``name``.
 
     Raises:
-        InvalidCaseError: there is none.
+        InvalidCaseError: no profile has this name.
     """
     profiles = load_runners(folder)
     if name not in profiles:
@@ -162,10 +162,10 @@ def _clashes(profile: RunnerProfile, others: Iterable[RunnerProfile]) -> list[st
 
 
 def match_runner(device: Device, profiles: Mapping[str, RunnerProfile]) -> RunnerProfile:
-    """The runner that ``device`` is.
+    """Return the runner whose profile names ``device``.
 
     Raises:
-        NoRunnerError: it is none: an unknown device is never taken for a known one.
+        NoRunnerError: no profile matches: an unknown device is never treated as a known device.
     """
     named = [profile for profile in profiles.values() if _named(device, profile)]
     for profile in named:

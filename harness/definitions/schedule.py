@@ -1,8 +1,8 @@
-"""The denoising schedule that a case asks for: noise levels, timesteps, and the step at which the experts switch.
+"""Compute the denoising schedule of a case: noise levels, timesteps, and the step at which the experts switch.
 
-Computed from the case's numbers alone, in the arithmetic of each scheduler, so that a run can be compared with what was
-asked for and not only with an earlier run. Sources: diffusers' ``UniPCMultistepScheduler`` and
-``FlowMatchEulerDiscreteScheduler`` (set_timesteps), and Wan's ``FlowUniPCMultistepScheduler``, which SGLang uses.
+It uses the case's numbers alone, in the arithmetic of each scheduler, so that a run is compared with the request and
+not only with an earlier run. Sources: diffusers' ``UniPCMultistepScheduler`` and ``FlowMatchEulerDiscreteScheduler``
+(set_timesteps), and Wan's ``FlowUniPCMultistepScheduler``, which SGLang uses.
 """
 
 from __future__ import annotations
@@ -19,39 +19,39 @@ RULES: Mapping[str, Rule] = {
     "FlowUniPCMultistepScheduler": "flow_unipc",
     "FlowMatchEulerDiscreteScheduler": "euler",
 }
-"""Scheduler class to the rule of its present version."""
+"""Scheduler class to the rule of its current version."""
 TRAIN_STEPS = 1000
 EPSILON = 1e-6
-"""What diffusers takes off a first noise level of 1."""
+"""Amount that diffusers subtracts from a first noise level of 1."""
 SIGMA_TOLERANCE = 1e-5
-"""Noise levels are float32; two of them are equal within this."""
+"""Largest difference of two equal noise levels, which are float32."""
 TIMESTEP_TOLERANCE = 1e-3
 
 
 @dataclass(frozen=True)
 class Schedule:
-    """What a scheduler goes through."""
+    """Noise levels and timesteps of a scheduler."""
 
     sigmas: tuple[float, ...]
     """Noise level before each step, and the last one, 0."""
     timesteps: tuple[float, ...]
-    """What the model is told, in [0, 1000]: whole numbers but for Euler."""
+    """Timesteps that the model receives, in [0, 1000]: whole numbers except with Euler."""
     switch: int | None
-    """Index of the first step of the low-noise expert: the number of steps if it never runs; ``None``: one expert."""
+    """Index of the first step of the low-noise expert; number of steps if it never runs; ``None`` with one expert."""
 
 
 def shifted(sigma: float, shift: float) -> float:
-    """The flow shift of a noise level. Two shifts after each other are one by their product."""
+    """Apply the flow shift to a noise level in [0, 1]. Two shifts in a row equal one shift by their product."""
     return shift * sigma / (1 + (shift - 1) * sigma)
 
 
 def schedule(
     rule: Rule, steps: int, shift: float, boundary: float | None = None, *, switch_at_boundary: bool = False
 ) -> Schedule:
-    """The schedule of one scheduler.
+    """Compute the schedule of one scheduler.
 
     Args:
-        rule: whose arithmetic.
+        rule: the scheduler's arithmetic.
         steps: denoising steps, at least 1.
         shift: flow shift.
         boundary: the high-noise expert serves timesteps of at least ``boundary * 1000``; ``None``: one expert.
@@ -64,7 +64,7 @@ def schedule(
 
 
 def switch_of(timesteps: Sequence[float], boundary: float | None, *, switch_at_boundary: bool = False) -> int | None:
-    """Index of the first step of the low-noise expert; see `schedule`."""
+    """Return the index of the first step of the low-noise expert; see `schedule`."""
     if boundary is None:
         return None
     limit = boundary * TRAIN_STEPS
@@ -81,24 +81,24 @@ def _sigmas(rule: Rule, steps: int, shift: float) -> tuple[float, ...]:
         return tuple(shifted(sigma, shift) for sigma in reversed(levels[1:]))
     if rule == "flow_unipc":
         return tuple(shifted(sigma, shift) for sigma in _spread(_largest(shift), 0.0, steps + 1)[:-1])
-    # Euler spreads its timesteps between ends that are shifted already, and shifts all of them again
+    # Euler spreads its timesteps between ends that are already shifted, and shifts all of them again
     least = shifted(1 / TRAIN_STEPS, shift)
     return tuple(shifted(time / TRAIN_STEPS, shift) for time in _spread(TRAIN_STEPS, least * TRAIN_STEPS, steps))
 
 
 def _largest(shift: float) -> float:
-    """Wan's largest noise level before the second shift, .999 shifted in float32."""
+    """Return Wan's largest noise level before the second shift: .999 shifted in float32."""
     level = _single(1 - 1 / TRAIN_STEPS)
     return _single(_single(shift * level) / _single(1 + _single((shift - 1) * level)))
 
 
 def _single(value: float) -> float:
-    """The nearest float32."""
+    """Round to the nearest float32."""
     return float(struct.unpack("<f", struct.pack("<f", value))[0])
 
 
 def _spread(first: float, last: float, count: int) -> list[float]:
-    """``count`` equally spaced values, in the arithmetic of ``numpy.linspace``."""
+    """Return ``count`` equally spaced values, in the arithmetic of ``numpy.linspace``."""
     if count == 1:
         return [first]
     step = (last - first) / (count - 1)
@@ -106,7 +106,7 @@ def _spread(first: float, last: float, count: int) -> list[float]:
 
 
 def unmodelled(config: Mapping[str, Any]) -> str:
-    """The setting of a scheduler's configuration that no rule here covers, or an empty text."""
+    """Return the setting of a scheduler's configuration that no rule here covers, or an empty text."""
     for name in ("use_karras_sigmas", "use_exponential_sigmas", "use_beta_sigmas", "use_dynamic_shifting"):
         if config.get(name):
             return name
@@ -118,13 +118,13 @@ def unmodelled(config: Mapping[str, Any]) -> str:
 
 
 def explain(rule: Rule, steps: int, shift: float, sigmas: Sequence[float]) -> str:
-    """Say which other schedule these noise levels are, or nothing.
+    """Return the other schedule that gives these noise levels, as words; empty if none does.
 
     Args:
-        rule: of the scheduler that ran.
-        steps: as stated.
-        shift: as stated.
-        sigmas: as they were, with or without the last one.
+        rule: rule of the scheduler that ran.
+        steps: denoising steps that the case states.
+        shift: flow shift that the case states.
+        sigmas: measured noise levels, with or without the last one.
     """
     seen = tuple(sigmas)[:steps]
     if len(seen) != steps:
@@ -151,7 +151,7 @@ def _near(one: Sequence[float], other: Sequence[float]) -> bool:
 
 
 def _fitted_shift(rule: Rule, steps: int, seen: Sequence[float]) -> float | None:
-    """The shift under which ``rule`` gives these noise levels, by bisection on the middle one; ``None`` without one."""
+    """Return the shift with which ``rule`` gives these noise levels, by bisection on the middle level, or ``None``."""
     if steps < 2:
         return None
     middle = max(steps // 2, 1)

@@ -1,4 +1,4 @@
-"""Plain fields into a frozen model, and pydantic's errors into sentences."""
+"""Validate plain fields as a frozen model, and rewrite pydantic's errors as sentences."""
 
 from __future__ import annotations
 
@@ -14,11 +14,11 @@ from pydantic import BaseModel, ValidationError
 from pydantic.fields import FieldInfo
 from pydantic_core import ErrorDetails
 
-# Turns a misspelt word into advice.
+# Advice for a misspelt word.
 
 
 def did_you_mean(word: str, known: Iterable[str]) -> str:
-    """``did you mean X?`` where something is close, else the list of what is known."""
+    """Return ``did you mean X?`` if a known word is close, else the list of known words."""
     names = sorted(known)
     close = difflib.get_close_matches(word, names, n=1, cutoff=0.6)
     if close:
@@ -27,7 +27,10 @@ def did_you_mean(word: str, known: Iterable[str]) -> str:
 
 
 def near_folder(path: Path) -> Path | None:
-    """The folder that was probably meant by an absent one: each absent part put right; ``None`` where one cannot be."""
+    """Return an existing folder with a name similar to an absent folder, or ``None``.
+
+    Each absent part of the path is replaced by the most similar folder beside it.
+    """
     parts = path.parts
     known = Path(parts[0]) if parts else Path()
     for index, part in enumerate(parts):
@@ -48,13 +51,13 @@ Location = tuple[str | int, ...]
 
 
 Written = Callable[[Location], str | None]
-"""What a person wrote for a field: 1.10 and not 1.1. ``None`` where that is not known."""
+"""Function that returns the text of a field as a person wrote it: 1.10 and not 1.1. ``None`` if unknown."""
 
 
 def validate(
     model: type[M], fields: Any, written: Written = lambda _: None
 ) -> tuple[M | None, list[tuple[Location, str]]]:
-    """Validate strictly: text is no number, 1 is not true.
+    """Validate strictly: text is not read as a number, and 1 not as true.
 
     Returns:
         The value and no errors, or ``None`` and every error as (path of the field, sentence).
@@ -130,7 +133,7 @@ def _plain(detail: ErrorDetails) -> str | None:
 
 
 def _shown(value: object) -> str:
-    """What was written, in words where it is long."""
+    """Return the written value as JSON, or in words if it is a container or missing."""
     if value is None:
         return "nothing"
     if isinstance(value, dict):
@@ -158,7 +161,7 @@ def _field(model: type[BaseModel], loc: Location) -> FieldInfo | None:
 
 
 def fields_at(model: type[BaseModel], path: Location) -> list[str]:
-    """Names of the fields that the mapping at ``path`` may have; empty where its keys are free."""
+    """Return the fields that the mapping at ``path`` may have; empty if its keys are free."""
     current: type[BaseModel] | None = model
     for step in path:
         if current is None or step not in current.model_fields:
@@ -168,7 +171,7 @@ def fields_at(model: type[BaseModel], path: Location) -> list[str]:
 
 
 def model_of(annotation: Any) -> type[BaseModel] | None:
-    """The model that a field holds, ``None`` beside it or not; ``None`` for a field of any other type."""
+    """Return the model of a field of type ``Model`` or ``Model | None``; ``None`` for any other type."""
     parts = typing.get_args(annotation) if typing.get_origin(annotation) in (typing.Union, types.UnionType) else ()
     models = [part for part in parts or (annotation,) if isinstance(part, type) and issubclass(part, BaseModel)]
     return models[0] if len(models) == 1 else None

@@ -1,9 +1,9 @@
-"""YAML text into a tree of plain values that remembers where each value was written.
+"""Parse YAML text as a tree of plain values with the place of each value.
 
-Syntax comes from libyaml's event stream, which is many times as fast as a parser in Python, or from ruamel.yaml's where
-PyYAML was built without it. Scalars are read by the YAML 1.2 core schema (https://yaml.org/spec/1.2.2/#103-core-schema),
-so ``1e-3`` is a number and ``on`` is a string. What a case file has no use for is refused: tags, merge keys, several
-documents, duplicate keys, and anything past the bounds below (an alias is counted as often as it is expanded).
+Syntax comes from libyaml's event stream, which is many times as fast as a parser in Python, or from ruamel.yaml's if
+PyYAML lacks it. Scalars are read by the YAML 1.2 core schema (https://yaml.org/spec/1.2.2/#103-core-schema),
+so ``1e-3`` is a number and ``on`` is a string. Features that a case file does not need are refused: tags, merge keys,
+several documents, duplicate keys, and values past the bounds below (an alias counts as often as it is expanded).
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ MAX_BYTES: Final = 4 * 2**20
 MAX_DEPTH: Final = 32
 MAX_NODES: Final = 1_000_000
 MAX_NUMBER: Final = 64
-"""Characters of a number; more are no setting of anything."""
+"""Most characters of a number; a longer number is no sensible setting."""
 
 _BREAKS: Final = "\x85\u2028\u2029"
 _INT = re.compile(r"[-+]?[0-9]+|0o[0-7]+|0x[0-9a-fA-F]+")
@@ -33,14 +33,14 @@ _WORDS: Final[dict[str, bool | float | None]] = {
 
 
 class Problem(NamedTuple):
-    """One thing that is wrong, and the line (from 1) it is wrong on."""
+    """One fault, and its line (from 1)."""
 
     line: int
     message: str
 
 
 class YamlError(Exception):
-    """The text is no YAML that a case file may hold."""
+    """The text is no YAML, or uses features that a case file may not use."""
 
     def __init__(self, problems: list[Problem]) -> None:
         self.problems = problems
@@ -48,7 +48,7 @@ class YamlError(Exception):
 
 
 class Node:
-    """A value and where it was written.
+    """A value and its place in the text.
 
     Attributes:
         value: ``dict[str, Node]``, ``list[Node]``, or a scalar (str, int, float, bool, None).
@@ -67,7 +67,7 @@ class Node:
         self.text: str | None = None
 
     def plain(self) -> Any:
-        """The value without positions; every call gives new containers."""
+        """Return the value without positions; every call returns new containers."""
         value = self.value
         if type(value) is dict:
             return {key: node.plain() for key, node in value.items()}
@@ -76,7 +76,7 @@ class Node:
         return value
 
     def find(self, path: tuple[str | int, ...]) -> int | None:
-        """Line of the key (or list entry) at ``path``, or ``None`` where this tree has nothing there."""
+        """Return the line of the key (or list entry) at ``path``, or ``None`` if this tree has no such path."""
         node, line = self, self.line
         for step in path:
             if isinstance(node.value, dict) and step in node.value:
@@ -89,7 +89,7 @@ class Node:
         return line
 
     def written(self, path: tuple[str | int, ...]) -> str | None:
-        """Text of the scalar at ``path`` as it was written, or ``None`` where this tree has none there."""
+        """Return the text of the scalar at ``path`` as it was written, or ``None`` if there is no scalar."""
         if self.find(path) is None:
             return None
         node = self
@@ -102,7 +102,7 @@ def parse(text: str) -> Node:
     """Read one YAML document.
 
     Raises:
-        YamlError: with every duplicate key, or with the one fault after which reading could not go on.
+        YamlError: with every duplicate key, or with the single fault that ended parsing.
     """
     if len(text) > MAX_BYTES:
         raise YamlError([Problem(1, f"larger than {MAX_BYTES // 2**20} MiB; split the file")])
@@ -116,7 +116,7 @@ def parse(text: str) -> Node:
 
 
 def scalar(text: str) -> str | int | float | bool | None:
-    """A plain (unquoted) scalar by the YAML 1.2 core schema.
+    """Convert a plain (unquoted) scalar by the YAML 1.2 core schema: ``1e-3`` is a number, ``on`` is text.
 
     Raises:
         ValueError: a number of more than ``MAX_NUMBER`` characters.
@@ -140,7 +140,7 @@ def _bounded(text: str) -> None:
 
 
 def events(text: str, *, fast: bool = True) -> Iterator[Any]:
-    """YAML events, from libyaml where it is there and ``fast``; ruamel's have the same names and fields.
+    """Yield YAML events, from libyaml if it is installed and ``fast``; ruamel's have the same names and fields.
 
     Raises:
         YamlError: a syntax error, with its line.
@@ -168,14 +168,14 @@ def events(text: str, *, fast: bool = True) -> Iterator[Any]:
 
 
 def _is_tab(text: str, line: int) -> bool:
-    """Whether the indent of a line holds a tab."""
+    """Return whether the indent of a line holds a tab."""
     lines = text.splitlines()
     found = lines[line] if line < len(lines) else ""
     return "\t" in found[: len(found) - len(found.lstrip())]
 
 
 class _Composer:
-    """Events into nodes, by recursive descent bounded by ``MAX_DEPTH``."""
+    """Compose nodes from events, by recursive descent bounded by ``MAX_DEPTH``."""
 
     def __init__(self, stream: Iterator[Any]) -> None:
         self._events = stream
@@ -268,11 +268,11 @@ def _fail(event: Any, message: str) -> NoReturn:
     raise YamlError([Problem(event.start_mark.line + 1, message)])
 
 
-# Reading files that a person wrote, with errors for a person.
+# Reading files that a person wrote.
 
 
 def read_text(path: Path) -> str:
-    """Text of a file, never more than ``MAX_BYTES``.
+    """Read the text of a file of at most ``MAX_BYTES``.
 
     Raises:
         YamlError: it cannot be read, is too large, or is not UTF-8.
@@ -292,6 +292,6 @@ def read_text(path: Path) -> str:
 
 
 def shown(path: Path, root: Path) -> Path:
-    """``path`` relative to ``root`` where it lies inside, as it is shown and recorded."""
+    """Return ``path`` as it is shown and recorded: relative to ``root`` if it lies inside."""
     whole = path if path.is_absolute() else root / path
     return whole.relative_to(root) if whole.is_relative_to(root) else path

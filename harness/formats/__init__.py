@@ -1,4 +1,5 @@
-"""Number formats of quantized checkpoints: codecs, what is stored in which, and the names that programs give tensors.
+"""Number formats of quantized checkpoints: codecs, file headers, declarations, and dialects of tensor names.
 
-numpy and ml_dtypes only (``gguf`` is imported when a GGUF file is read). Knows no file, no source and no check.
+Needs numpy and ml_dtypes only (``gguf`` is imported when a GGUF file is read). Opens no file and runs no check: callers
+pass bytes or a function that reads them.
 """

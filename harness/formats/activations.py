@@ -1,4 +1,4 @@
-"""The signal as a native kernel multiplies it: activations are quantized too, in the format of the weight."""
+"""Round activations as a native kernel does before it multiplies: to the number format of the weight."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ E4M3_MAX, E2M1_MAX, E4M3_TINY, BLOCK = 448.0, 6.0, 2.0**-9, 16
 
 
 def as_bfloat16(signal: F32) -> F32:
-    """Rounded to bfloat16."""
+    """Return the signal rounded to bfloat16."""
     import ml_dtypes
 
     rounded: F32 = signal.astype(ml_dtypes.bfloat16).astype(np.float32)
@@ -18,7 +18,10 @@ def as_bfloat16(signal: F32) -> F32:
 
 
 def as_fp8(signal: F32, scale: float | None) -> F32:
-    """Through E4M3 with the stored input scale, or with ``amax / 448`` where none is stored."""
+    """Return the signal rounded to E4M3 with the stored input scale, or with ``amax / 448`` if ``scale`` is ``None``.
+
+    A scale that is not positive leaves the signal unchanged.
+    """
     factor = np.float32(scale if scale is not None else float(np.abs(signal).max()) / E4M3_MAX)
     if not factor > 0:
         return signal
@@ -26,7 +29,10 @@ def as_fp8(signal: F32, scale: float | None) -> F32:
 
 
 def as_nvfp4(signal: F32, scale: float | None) -> F32:
-    """Through NVFP4 with the stored input scale; unchanged where none is stored or blocks do not fit."""
+    """Return the signal [R, K] rounded to NVFP4 with the stored input scale.
+
+    It is returned unchanged if there is no positive scale or K is no multiple of 16.
+    """
     if scale is None or not scale > 0 or signal.shape[1] % BLOCK:
         return signal
     factor = np.float32(scale)

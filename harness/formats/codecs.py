@@ -35,7 +35,7 @@ FLOAT_DTYPES: dict[str, np.dtype[np.generic]] = {
 
 
 def decode_floats(data: bytes, dtype: str) -> F32:
-    """Flat float32 values of BF16, F16, F32, F64 or 8-bit float bytes."""
+    """Return flat float32 values of BF16, F16, F32, F64, 8-bit float or I8 bytes. ``dtype`` is safetensors' name."""
     if dtype in FLOAT_DTYPES:
         return np.frombuffer(data, dtype=FLOAT_DTYPES[dtype]).astype(np.float32)
     table = {"F8_E4M3": "e4m3", "F8_E5M2": "e5m2", "F8_E4M3FNUZ": "e4m3_fnuz", "I8": "int8"}[dtype]
@@ -43,7 +43,7 @@ def decode_floats(data: bytes, dtype: str) -> F32:
 
 
 def decode_e4m3(data: U8) -> F32:
-    """E4M3 (``fn``: no infinities, 0x7F and 0xFF are NaN) bytes as float32, any shape."""
+    """Decode E4M3 bytes (``fn``: no infinities, 0x7F and 0xFF are NaN) to float32, any shape."""
     return FP8_TABLES["e4m3"][data]
 
 
@@ -54,7 +54,10 @@ def encode_e4m3(values: F32) -> U8:
 
 
 def unpack_nibbles(packed: U8, order: NibbleOrder) -> U8:
-    """Codes [..., K] of packed bytes [..., K/2]; ``low_first``: the even column lies in the low nibble."""
+    """Return codes [..., K] of packed bytes [..., K/2]; ``low_first``: the even column is in the low nibble.
+
+    For example, byte 0x21 gives codes 1, 2 in ``low_first`` and 2, 1 in ``high_first`` order.
+    """
     codes = np.empty((*packed.shape[:-1], packed.shape[-1] * 2), dtype=np.uint8)
     low, high = packed & 0xF, packed >> 4
     codes[..., 0::2], codes[..., 1::2] = (low, high) if order == "low_first" else (high, low)
@@ -62,29 +65,33 @@ def unpack_nibbles(packed: U8, order: NibbleOrder) -> U8:
 
 
 def pack_nibbles(codes: U8, order: NibbleOrder = "low_first") -> U8:
-    """The inverse of ``unpack_nibbles``."""
+    """Pack codes [..., K] into bytes [..., K/2]: the inverse of ``unpack_nibbles``."""
     even, odd = codes[..., 0::2], codes[..., 1::2]
     joined = (odd << 4 | even) if order == "low_first" else (even << 4 | odd)
     return joined.astype(np.uint8)
 
 
 def encode_e2m1(values: F32) -> U8:
-    """E2M1 codes of scaled values; ties go to the even code, above 6 saturates, -0 keeps no sign (as ModelOpt)."""
+    """Return E2M1 codes of scaled values: ties go to the even code, values above 6 saturate, -0 loses its sign.
+
+    ModelOpt rounds in the same way.
+    """
     magnitude = np.abs(values)
     code = np.searchsorted(E2M1_BOUNDS, magnitude, side="left").astype(np.uint8)
+    # searchsorted puts a tie into the lower code; for these bounds the lower code is odd, so ties move up by one
     tie = np.isin(magnitude, E2M1_BOUNDS[[1, 3, 5]])
     return code + tie.astype(np.uint8) + ((values < 0).astype(np.uint8) << 3)
 
 
 def dequantize_nvfp4(codes: U8, scales: F32, global_scale: float, block: int = 16) -> F32:
-    """W = e2m1 * block scale * global scale; codes [R, K], scales [R, K / block] -> float32 [R, K]."""
+    """Return W = e2m1 * block scale * global scale; codes [R, K], scales [R, K / block] -> float32 [R, K]."""
     with np.errstate(over="ignore", invalid="ignore"):
         values = E2M1_VALUES[codes].reshape(*codes.shape[:-1], -1, block)
         return np.asarray((values * (scales * np.float32(global_scale))[..., None]).reshape(codes.shape))
 
 
 def swizzled_offsets(rows: NDArray[np.int64], columns: int, stored_columns: int) -> NDArray[np.int64]:
-    """Byte offsets of scale elements in the 128 x 4 tiled layout.
+    """Return byte offsets of scale elements in the 128 x 4 tiled layout.
 
     Args:
         rows: row numbers [R].
@@ -102,7 +109,7 @@ def swizzled_offsets(rows: NDArray[np.int64], columns: int, stored_columns: int)
 
 
 def swizzle(scales: U8) -> U8:
-    """Linear scales [N, C] to the tiled layout, zero-padded to [ceil(N/128)*128, ceil(C/4)*4]."""
+    """Return linear scales [N, C] in the tiled layout, zero-padded to [ceil(N/128)*128, ceil(C/4)*4]."""
     rows, columns = scales.shape
     padded = np.zeros((-(-rows // 128) * 128, -(-columns // 4) * 4), dtype=np.uint8)
     offsets = swizzled_offsets(np.arange(rows, dtype=np.int64), columns, padded.shape[1])
@@ -112,6 +119,6 @@ def swizzle(scales: U8) -> U8:
 
 
 def unswizzle(stored: U8, rows: int, columns: int) -> U8:
-    """The inverse of ``swizzle``: the first [rows, columns] of a stored tiled tensor."""
+    """Return the first [rows, columns] of a stored tiled tensor in linear layout: the inverse of ``swizzle``."""
     offsets = swizzled_offsets(np.arange(rows, dtype=np.int64), columns, stored.shape[1])
     return stored.reshape(-1)[offsets]

@@ -1,4 +1,4 @@
-"""What a checkpoint says of its own quantization: new and old ModelOpt schema, compressed-tensors, shard metadata."""
+"""Read a checkpoint's quantization declaration: new and old ModelOpt schema, compressed-tensors, shard metadata."""
 
 from __future__ import annotations
 
@@ -27,37 +27,37 @@ class Declaration:
     group_size: int | None = None
     raw: Mapping[str, Any] = field(default_factory=dict)
     layers: Mapping[str, str] = field(default_factory=dict)
-    """Algorithm by module, where the declaration names every quantized Linear (ModelOpt's MIXED_PRECISION, Comfy)."""
+    """Algorithm by module, if the declaration names every quantized Linear (ModelOpt's MIXED_PRECISION, Comfy)."""
     shared: bool = False
-    """Stands at the repository's root, and so speaks of both experts."""
+    """The file is at the repository's root, so it covers both experts."""
     loose: bool = False
     """The ignore list follows transformers' rule: a name covers every module that has it among its parts."""
     originals: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
-    """Module to the names that the file itself gives it, where they were translated."""
+    """Module to the names that the file itself gives it, if they were translated."""
 
     @property
     def declared(self) -> bool:
-        """Whether anything was declared."""
+        """Return whether the checkpoint declares anything."""
         return bool(self.origin)
 
     def flag(self, name: str) -> Any:
-        """A runtime switch such as ``swap_weight_nibbles``, from the top level or the old schema's section."""
+        """Return a runtime switch such as ``swap_weight_nibbles``, from the top level or the old schema's section."""
         section = self.raw.get("quantization")
         nested = section.get(name) if isinstance(section, Mapping) else None
         return self.raw.get(name, nested)
 
     def algo_of(self, module: str) -> str:
-        """The algorithm of one Linear."""
+        """Return the algorithm declared for one Linear."""
         return self.layers.get(module, self.algo)
 
     def format_of(self, module: str) -> StoredFormat | None:
-        """The format that one Linear is declared to have; ``None`` where nothing this version knows is said of it."""
+        """Return the format declared for one Linear; ``None`` if none is declared or this version knows none for it."""
         if self.layers:
             return declared_format(self.layers.get(module, ""), {})
         return self.format
 
     def static_inputs(self, module: str) -> bool | None:
-        """Whether activations of one Linear are quantized with a stored scale; ``None`` where nothing is said."""
+        """Return whether activations of one Linear are quantized with a stored scale; ``None`` if not declared."""
         algo = self.algo_of(module).upper()
         if self.flag("dynamic_input_scale") is True or algo.endswith("_PER_TOKEN") or algo.startswith(WEIGHT_ONLY):
             return False
@@ -69,13 +69,13 @@ class Declaration:
 
     @property
     def producer(self) -> tuple[str, str]:
-        """Name and version of the exporter; empty where it does not say."""
+        """Return name and version of the exporter; empty if not declared."""
         said = self.raw.get("producer")
         said = said if isinstance(said, Mapping) else {}
         return str(said.get("name", "")), str(said.get("version", ""))
 
     def ignores(self, module: str) -> str | None:
-        """The first ignore pattern that covers ``module`` under any of its names."""
+        """Return the first ignore pattern that covers ``module`` under any of its names, or ``None``."""
         names = (module, *self.originals.get(module, ()))
         return next((pattern for pattern in self.ignore if any(self._covers(pattern, name) for name in names)), None)
 
@@ -84,7 +84,10 @@ class Declaration:
 
 
 def pattern_matches(pattern: str, module: str) -> bool:
-    """Glob against the full name, ``re:`` regular expression (compressed-tensors), or a parent's name."""
+    """Return whether a pattern covers a module: a glob of the full name, ``re:`` and a regex, or a parent's name.
+
+    ``re:`` is compressed-tensors' notation. A regex that does not compile covers nothing.
+    """
     if pattern.startswith("re:"):
         import re
 
@@ -96,14 +99,14 @@ def pattern_matches(pattern: str, module: str) -> bool:
 
 
 IGNORE_KEYS = ("modules_to_not_convert", "ignored_layers", "llm_int8_skip_modules", "skip_modules", "exclude")
-"""Where transformers, vLLM and diffusers list the modules that stay as they are."""
+"""Keys under which transformers, vLLM and diffusers list the modules that are not quantized."""
 WEIGHT_ONLY = ("W4A16", "W8A16")
-"""Algorithms that leave activations as they are."""
+"""Prefixes of algorithms that do not quantize activations."""
 NOTHING = Declaration(origin="")
 
 
 def parse_json(data: bytes, where: str) -> dict[str, Any]:
-    """Strict JSON object: duplicate keys, NaN and non-objects are errors. Raises ``ConfigError``."""
+    """Parse a JSON object strictly: duplicate keys, NaN and non-objects are errors. Raises ``ConfigError``."""
 
     def unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
         result = dict(pairs)
@@ -129,10 +132,10 @@ def parse_json(data: bytes, where: str) -> dict[str, Any]:
 
 
 def declaration(body: Mapping[str, Any], origin: str) -> Declaration:
-    """A declaration from ``quantization_config`` or from a whole ``hf_quant_config.json``.
+    """Return the declaration of a ``quantization_config`` or of a whole ``hf_quant_config.json``.
 
     Raises:
-        ConfigError: fields of the wrong type, or an algorithm that is not named.
+        ConfigError: a field of the wrong type.
     """
     section = body.get("quantization")
     if section is not None and not isinstance(section, Mapping):
@@ -158,7 +161,7 @@ def declaration(body: Mapping[str, Any], origin: str) -> Declaration:
 
 
 def _algo_of_method(method: str, body: Mapping[str, Any]) -> str:
-    """The algorithm's name where ``quant_method`` says it, or a field that only this method has."""
+    """Return the algorithm's name from ``quant_method`` or from a field that only this method has; empty if unknown."""
     if method == "compressed-tensors":
         return str(body.get("format", ""))
     if method == "bitsandbytes":
@@ -171,7 +174,10 @@ def _algo_of_method(method: str, body: Mapping[str, Any]) -> str:
 
 
 def declared_format(algo: str, body: Mapping[str, Any]) -> StoredFormat | None:
-    """The stored format that an algorithm's name stands for; ``None`` where this version knows no rule for it."""
+    """Return the stored format of an algorithm's name or, if the name is unknown, of ``config_groups``.
+
+    ``None`` if this version has no rule for either.
+    """
     name = algo.upper().replace("-", "_")
     if "MXFP8" in name:
         return "mxfp8"
@@ -197,13 +203,13 @@ def declared_format(algo: str, body: Mapping[str, Any]) -> StoredFormat | None:
 
 
 def _layers(said: Any) -> dict[str, str]:
-    """Algorithm by module name."""
+    """Return algorithm by module name."""
     items = said.items() if isinstance(said, Mapping) else ()
     return {str(name): str(entry.get("quant_algo", "")) for name, entry in items if isinstance(entry, Mapping)}
 
 
 def _targets(group: Mapping[str, Any], module: str) -> bool:
-    """Whether a group of ``config_groups`` speaks of a Linear: by its class, its name or a pattern."""
+    """Return whether a group of ``config_groups`` covers a Linear: by its class, its name or a pattern."""
     targets = group.get("targets")
     if not isinstance(targets, list):
         return True

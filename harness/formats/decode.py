@@ -1,6 +1,6 @@
-"""Rows of the formats that are read by one rule: microscaling, blocks of FP8, INT8, NF4 and GGUF. numpy only.
+"""Decode rows of the formats with a single decoding rule: microscaling, blocks of FP8, INT8, NF4 and GGUF. numpy only.
 
-NVFP4 and FP8 per tensor or channel are read in several ways at once; see ``harness.formats.hypotheses``.
+NVFP4, and FP8 per tensor or channel, have several candidate readings; see ``harness.formats.hypotheses``.
 """
 
 from __future__ import annotations
@@ -24,46 +24,53 @@ NF4_CODES: tuple[float, ...] = (
 
 
 def decode_e8m0(data: U8) -> F32:
-    """Powers of two of E8M0 bytes (OCP MX v1.0, 5.4.1: bias 127, 255 is NaN), any shape."""
+    """Return the powers of two of E8M0 bytes (OCP MX v1.0, 5.4.1: bias 127, 255 is NaN), any shape."""
     powers = np.ldexp(1.0, np.arange(256) - E8M0_BIAS)
     powers[E8M0_NAN] = np.nan
     return np.asarray(powers[data], dtype=np.float32)
 
 
 def expand(scales: F32, columns: int, block: int) -> F32:
-    """Scales [R, C] repeated over their ``block`` values, cut to [R, columns]."""
+    """Repeat scales [R, C] over their ``block`` values and cut the result to [R, columns]."""
     return np.repeat(scales, block, axis=1)[:, :columns]
 
 
 def decode_mx8(codes: U8, exponents: U8, table: str) -> F32:
-    """MXFP8 rows: codes [R, K] of ``e4m3`` or ``e5m2``, exponents [R, K / 32] -> float32 [R, K]."""
+    """Decode MXFP8 rows: codes [R, K] of ``e4m3`` or ``e5m2``, exponents [R, K / 32] -> float32 [R, K]."""
     return np.asarray(FP8_TABLES[table][codes] * expand(decode_e8m0(exponents), codes.shape[1], MX_BLOCK))
 
 
 def decode_mx4(packed: U8, exponents: U8, order: NibbleOrder) -> F32:
-    """MXFP4 rows: packed [R, K / 2], exponents [R, K / 32] -> float32 [R, K]."""
+    """Decode MXFP4 rows: packed [R, K / 2], exponents [R, K / 32] -> float32 [R, K]."""
     codes = unpack_nibbles(packed, order)
     return np.asarray(E2M1_VALUES[codes] * expand(decode_e8m0(exponents), codes.shape[1], MX_BLOCK))
 
 
 def decode_blocks(codes: U8, table: str, scales: F32, rows: NDArray[np.int64], block: tuple[int, int]) -> F32:
-    """8-bit rows whose scale tensor has one value per block of rows x columns.
+    """Decode 8-bit rows whose scale tensor has one value per block of rows x columns.
 
     Args:
         codes: [R, K] bytes of the rows ``rows``.
         table: key of ``FP8_TABLES``.
         scales: the whole scale tensor [ceil(N / block rows), ceil(K / block columns)].
+        rows: row numbers [R] in the weight.
+        block: rows and columns that share a scale.
+
+    Returns:
+        float32 [R, K].
     """
     own = scales[np.minimum(rows // block[0], len(scales) - 1)]
     return np.asarray(FP8_TABLES[table][codes] * expand(own, codes.shape[1], block[1]))
 
 
 def decode_nf4(packed: U8, absmax: F32, table: Sequence[float], blocksize: int, columns: int) -> F32:
-    """Rows of a flat 4-bit tensor of bitsandbytes: the first code of a byte lies in its HIGH nibble.
+    """Decode rows of a flat 4-bit tensor of bitsandbytes: the first code of a byte is in its HIGH nibble.
 
     Args:
         packed: flat bytes of whole rows, starting at a block's first byte.
         absmax: one value per ``blocksize`` codes.
+        table: the 16 values of the codes.
+        blocksize: codes that share a value of ``absmax``.
         columns: K.
 
     Returns:
@@ -78,7 +85,7 @@ GGUF_PREFIX = "GGUF_"
 
 
 def decode_gguf(data: bytes, kind: str, columns: int) -> F32:
-    """Rows of a GGUF tensor through ``gguf.quants``.
+    """Decode rows of a GGUF tensor with ``gguf.quants``.
 
     Args:
         data: bytes of whole rows.
@@ -97,7 +104,10 @@ def decode_gguf(data: bytes, kind: str, columns: int) -> F32:
 
 
 def gguf_sizes(kind: str) -> tuple[int, int]:
-    """Values in a block of a ggml type, and its bytes. Raises ``KeyError`` for a type that the library lacks."""
+    """Return values and bytes per block of a ggml type. Raises ``KeyError`` for a type that the library lacks.
+
+    For example, ``Q4_0`` gives ``(32, 18)``.
+    """
     from gguf import GGML_QUANT_SIZES, GGMLQuantizationType
 
     block, size = GGML_QUANT_SIZES[GGMLQuantizationType[kind]]

@@ -1,4 +1,4 @@
-"""Errors of the inspector. What is wrong in the bytes is a finding, not an exception; these say why there is none."""
+"""Errors of the inspector. A fault in the bytes is a finding; these errors mean that no finding could be made."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ class HeaderError(QuantgateError):
     """A safetensors file whose header cannot be trusted.
 
     Args:
-        code: which: ``header_truncated``, ``header_too_large``, ``header_not_json``, ``header_duplicate_key``,
+        code: kind of fault: ``header_truncated``, ``header_too_large``, ``header_not_json``, ``header_duplicate_key``,
             ``header_bad_entry``, ``header_overlap``, ``header_hole``, ``data_truncated``, ``data_trailing``.
     """
 
@@ -23,13 +23,13 @@ class HeaderError(QuantgateError):
 
 
 class ConfigError(QuantgateError):
-    """A configuration file that is not what its format says."""
+    """A configuration file that violates its format."""
 
     outcome = Outcome.CHECKPOINT_FAULT
 
 
 class BadReferenceError(InvalidCaseError):
-    """A checkpoint reference that names nothing that can be read."""
+    """A checkpoint reference without a readable checkpoint behind it."""
 
 
 class ContractError(InvalidCaseError):
@@ -37,13 +37,13 @@ class ContractError(InvalidCaseError):
 
 
 class SourceError(InfraError):
-    """Bytes could not be fetched: nothing is said about the checkpoint."""
+    """Bytes could not be fetched. The error is no verdict on the checkpoint."""
 
     def __init__(self, what: str, *, where: str = "", remedy: str = "", kind: str = "download") -> None:
         super().__init__(what, where=where, remedy=remedy, kind=kind)
 
 
 class InspectionInterruptedError(SourceError):
-    """The source failed half-way. ``report`` holds what was proven before it did."""
+    """The source failed half-way. ``report`` holds the findings proven before the failure."""
 
     report: InspectionReport

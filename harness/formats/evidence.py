@@ -1,4 +1,4 @@
-"""Numbers that compare decoded rows with the base's rows: cosine, relative error, gain, row by row and over all."""
+"""Compare decoded rows with the base's rows: cosine, relative error, gain, per row and over all rows."""
 
 from __future__ import annotations
 
@@ -23,27 +23,27 @@ class Sums:
 
     @classmethod
     def of(cls, decoded: F32, base: F32) -> Sums:
-        """Row sums of [R, K] against [R, K]; values that are not finite count as zero."""
+        """Return the row sums of decoded and base rows, both [R, K]; decoded values that are not finite count as 0."""
         finite = decoded if np.isfinite(decoded).all() else np.nan_to_num(decoded, nan=0.0, posinf=0.0, neginf=0.0)
         return cls(_dot(finite, finite), _dot(finite, base), _dot(base, base))
 
     def score(self, scale: float = 1.0) -> Score:
-        """Over all rows, with the global scale applied."""
+        """Return the score over all rows, with the global scale applied."""
         return _score(float(self.qq.sum()), float(self.qb.sum()), float(self.bb.sum()), scale)
 
     def row_cosine(self) -> F64:
-        """[R]; 0 where either row is all zero."""
+        """Return the cosine per row, [R]; 0 if either row is all zero."""
         norm = np.sqrt(self.qq * self.bb)
         return np.divide(self.qb, norm, out=np.zeros_like(norm), where=norm > 0)
 
     def row_gain(self, scale: float = 1.0) -> F64:
-        """[R]; 1 where the base row is all zero."""
+        """Return the gain per row, [R]; 1 if the base row is all zero."""
         return np.divide(self.qb * scale, self.bb, out=np.ones_like(self.qb), where=self.bb > 0)
 
 
 @dataclass(frozen=True, slots=True)
 class Score:
-    """One reading of one tensor."""
+    """Agreement of one reading of one tensor with the base."""
 
     cosine: float
     relative_error: float
@@ -52,12 +52,12 @@ class Score:
 
 @dataclass(frozen=True)
 class Fit:
-    """All readings of the sampled rows of one quantized tensor, against the base."""
+    """All readings of the sampled rows of one quantized tensor, compared with the base."""
 
     sums: Mapping[str, Sums]
     scores: Mapping[str, Score]
     scale: float
-    """The factor that stands outside the codes and block scales, as the dialect defines it."""
+    """The factor that multiplies codes and block scales, as the dialect defines it."""
     other: float | None = None
     """Cosine of the best reading with the same rows of the OTHER expert's base."""
     exact: Exact | None = None
@@ -66,17 +66,17 @@ class Fit:
 
     @property
     def best(self) -> str:
-        """The reading with the highest cosine."""
+        """Return the reading with the highest cosine."""
         return self.ranking[0]
 
     @property
     def runner_up(self) -> str:
-        """The next reading that differs; empty where only one could be tried."""
+        """Return the reading with the second highest cosine; empty if only one was tried."""
         return self.ranking[1] if len(self.ranking) > 1 else ""
 
     @property
     def gap(self) -> float | None:
-        """Cosine of the best minus the runner-up's."""
+        """Return the cosine of the best reading minus the runner-up's; ``None`` without a runner-up."""
         if not self.runner_up:
             return None
         return self.scores[self.best].cosine - self.scores[self.runner_up].cosine
@@ -84,12 +84,12 @@ class Fit:
 
 @dataclass(frozen=True, slots=True)
 class Exact:
-    """The base quantized again, held against what is stored. Shares of values that agree, in [0, 1]."""
+    """The base quantized again, compared with the stored tensors. Shares of values that agree, in [0, 1]."""
 
     codes: float
     """Codes recomputed with the STORED scales."""
     scales: float
-    """Block scales recomputed from the base and the stored global scale; 1 where the format has none."""
+    """Block scales recomputed from the base and the stored global scale; 1 if the format has none."""
     near: float
     """Block scales within one E4M3 step: true of any max-calibrated export of nearly these weights."""
     unrounded: float
@@ -98,7 +98,7 @@ class Exact:
     """Blocks whose largest code is the format's largest: true of all of them after max calibration."""
     blocks: int
     lost: int = 0
-    """Blocks whose stored scale is zero, and whose weights are not so small that a zero is what they round to."""
+    """Blocks whose stored scale is zero although their weights are too large for their scale to round to zero."""
 
 
 def fit(decoded: Mapping[str, F32], base: F32, scale: float) -> Fit:
@@ -124,7 +124,7 @@ def _score(qq: float, qb: float, bb: float, scale: float) -> Score:
 
 
 def layout_correlation(log_scale: F32, magnitude: F32) -> tuple[float, int]:
-    """How far block scales explain their own codes; proves a scale layout without the base.
+    """Correlate block scales with their own codes: proves a scale layout without the base.
 
     A large block scale means an outlier, and its other codes are small: in the right layout log scale and the mean
     of the non-largest codes correlate negatively, in a wrong one they do not.
@@ -138,6 +138,7 @@ def layout_correlation(log_scale: F32, magnitude: F32) -> tuple[float, int]:
     """
     usable = np.isfinite(log_scale) & np.isfinite(magnitude)
     left, right = log_scale[usable].astype(np.float64), magnitude[usable].astype(np.float64)
+    # fewer pairs or constant values have no meaningful correlation: 0 proves nothing either way
     if left.size < 16 or left.std() == 0 or right.std() == 0:
         return 0.0, int(left.size)
     correlation = float(np.clip(np.corrcoef(left, right)[0, 1], -0.999999, 0.999999))

@@ -1,16 +1,16 @@
-"""Files that stand where weights should be and are none: what their first bytes say, and what to do about it."""
+"""Recognise files that are not weights although their name promises them, and suggest the next command."""
 
 from __future__ import annotations
 
 from typing import NamedTuple
 
 SNIFF = 512
-"""Bytes that are looked at."""
+"""Bytes at the start of a file that are examined."""
 PICKLES = (".bin", ".pt", ".pth", ".ckpt", ".pkl")
 
 
 class FileType(NamedTuple):
-    """What a file is instead of weights."""
+    """Type of a file that is not weights."""
 
     code: str
     """``lfs_pointer``, ``html_page``, ``pickle_file`` or ``other_file``."""
@@ -20,7 +20,7 @@ class FileType(NamedTuple):
 
 
 def sniff(data: bytes) -> FileType | None:
-    """Name a file by its first bytes; ``None`` where they are of nothing that is known here."""
+    """Return the type of a file by its first bytes; ``None`` if no known type matches."""
     text = data.lstrip()[:200].lower()
     if data.startswith(b"version https://git-lfs.github.com/spec/"):
         return FileType(
@@ -40,6 +40,7 @@ def sniff(data: bytes) -> FileType | None:
             "the text of a failed download, not weights",
             "hf download OWNER/NAME --local-dir FOLDER, with a token where the repository is gated",
         )
+    # torch.save writes a zip archive (PK), or a bare pickle of protocol 2 to 5 before torch 1.6
     if data.startswith(b"PK\x03\x04") or (data[:1] == b"\x80" and data[1:2] in b"\x02\x03\x04\x05"):
         return FileType(
             "pickle_file",

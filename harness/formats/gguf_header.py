@@ -1,4 +1,4 @@
-"""A strict reader of GGUF headers by ranged reads; data is decoded elsewhere, through the ``gguf`` library.
+"""Read GGUF headers strictly, by ranged reads. ``harness.formats.decode`` decodes the data.
 
 Format: https://github.com/ggml-org/ggml/blob/master/docs/gguf.md (versions 2 and 3, little-endian).
 """
@@ -33,14 +33,14 @@ ORIGINAL_SHAPE = "comfy.gguf.orig_shape."
 
 
 class _Cursor:
-    """Reads forward through a file in growing pieces."""
+    """Read forward through a file in growing pieces."""
 
     def __init__(self, file: str, size: int, read: Callable[[int, int], bytes]) -> None:
         self.file, self.size, self._read = file, size, read
         self._data, self.position = b"", 0
 
     def take(self, count: int) -> bytes:
-        """The next ``count`` bytes. Raises ``HeaderError``."""
+        """Return the next ``count`` bytes. Raises ``HeaderError``."""
         end = self.position + count
         if end > self.size:
             what = f"the header ends at byte {end} or later and the file has {self.size}"
@@ -52,21 +52,22 @@ class _Cursor:
                 f"the header is longer than {MAX_HEADER_BYTES} bytes", where=self.file, code="header_too_large"
             )
         if end > len(self._data):
+            # each read doubles the buffer, so a long vocabulary over the network costs few requests
             more = min(max(end - len(self._data), len(self._data), 1 << 18), self.size - len(self._data))
             self._data += self._read(len(self._data), more)
         self.position = end
         return self._data[end - count : end]
 
     def number(self, code: str) -> Any:
-        """One scalar of a ``struct`` code."""
+        """Read one scalar of a ``struct`` code."""
         return struct.unpack(code, self.take(struct.calcsize(code)))[0]
 
     def text(self) -> str:
-        """A string: u64 length and UTF-8."""
+        """Read a string: u64 length and UTF-8."""
         return self.take(self.number("<Q")).decode("utf-8", errors="replace")
 
     def value(self, kind: int, depth: int = 0) -> Any:
-        """A metadata value of one type; arrays of strings are skipped over and come back empty."""
+        """Read a metadata value. Arrays of at most 64 numbers are kept; other arrays are skipped and return []."""
         if kind == _STRING:
             return self.text()
         if kind == _ARRAY:
@@ -91,7 +92,7 @@ def read_gguf_header(file: str, file_size: int, read: Callable[[int, int], bytes
     Args:
         file: name for messages.
         file_size: bytes of the whole file.
-        read: ``read(start, length)`` gives exactly those bytes.
+        read: ``read(start, length)`` returns exactly those bytes.
 
     Returns:
         Tensors by stored name; shapes are row-major as in safetensors. The dtype of a quantized tensor is ``GGUF_``

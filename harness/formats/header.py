@@ -1,7 +1,7 @@
-"""A strict safetensors header parser: every byte of the file is accounted for, or the file is refused.
+"""Parse safetensors headers strictly: every byte of the file belongs to the header or a tensor, or the file is refused.
 
 Format: https://huggingface.co/docs/safetensors/index#format - 8 bytes little-endian header length, JSON, data.
-The reference reader's rules are kept (at most 100 MB of header, no holes, no overlaps), and made errors by name.
+The rules are the reference reader's (bounded header, no holes, no overlaps); each violation has an error code.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from typing import Any
 from harness.formats.errors import HeaderError
 
 MAX_HEADER_BYTES = 32 << 20
-"""Most bytes of a header that are read. The format allows 100 MB; 10,000 quantized Linears need 4 MB."""
+"""Longest header that is read, 32 MiB. The format allows 100 MB; 10,000 quantized Linears need 4 MB."""
 MAX_TENSORS = 2_000_000
 MAX_RANK = 8
 DTYPE_BITS: dict[str, int] = {
@@ -27,7 +27,7 @@ DTYPE_BITS: dict[str, int] = {
 
 @dataclass(frozen=True, slots=True)
 class TensorEntry:
-    """Where a tensor lies: ``start`` is the offset of its first byte in the FILE (header included)."""
+    """Location of a tensor: ``start`` is the offset of its first byte in the FILE (header included)."""
 
     name: str
     dtype: str
@@ -38,7 +38,7 @@ class TensorEntry:
 
     @property
     def elements(self) -> int:
-        """Number of stored elements."""
+        """Return the number of stored elements."""
         return math.prod(self.shape)
 
 
@@ -59,11 +59,11 @@ def read_header(file: str, file_size: int, read: Callable[[int, int], bytes], gu
     Args:
         file: name for messages.
         file_size: bytes of the whole file.
-        read: ``read(start, length)`` gives exactly those bytes.
-        guess: how much to ask for in the first read; one more read follows where the header is longer.
+        read: ``read(start, length)`` returns exactly those bytes.
+        guess: bytes of the first read; if the header is longer, a second read fetches the rest.
 
     Raises:
-        HeaderError: with a ``code`` for what is wrong. Memory stays under a few times ``MAX_HEADER_BYTES``.
+        HeaderError: with a ``code`` for the fault. Memory stays under a few times ``MAX_HEADER_BYTES``.
     """
     if file_size < 8:
         raise HeaderError(f"the file has {file_size} bytes, and a header needs 8", where=file, code="header_truncated")
@@ -155,7 +155,7 @@ def _entry(file: str, name: str, value: Any, data_start: int) -> TensorEntry:
 
 
 def _check_layout(file: str, tensors: dict[str, TensorEntry], data_start: int, file_size: int) -> None:
-    """No overlap, no hole, nothing beyond the end, nothing behind the last tensor."""
+    """Raise ``HeaderError`` for an overlap, a hole, a tensor beyond the end, or bytes behind the last tensor."""
     position, before = data_start, "the header"
     for entry in sorted(tensors.values(), key=lambda item: (item.start, item.nbytes)):
         if entry.start < position:

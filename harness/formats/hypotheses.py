@@ -1,4 +1,4 @@
-"""Every way in which stored bytes could be read: nibble order x scale layout for NVFP4, code tables for FP8."""
+"""Decode stored bytes under every candidate reading: nibble order x scale layout for NVFP4, code tables for FP8."""
 
 from __future__ import annotations
 
@@ -22,9 +22,9 @@ from harness.formats.evidence import layout_correlation
 
 NIBBLE_ORDERS: tuple[NibbleOrder, ...] = ("low_first", "high_first")
 FP8_READINGS = ("e4m3", "e5m2", "int8")
-"""e4m3_fnuz is e4m3 times 1/2 and the same code for every other purpose: it shows in the gain, not in the cosine."""
+"""Code tables to try. e4m3_fnuz is left out: it is e4m3 times 1/2, which the gain shows and the cosine does not."""
 LAYOUT_PROVEN_Z = -6.0
-"""Without a base: this many standard deviations prove a layout (measured: right below -9, wrong within 3)."""
+"""Below this many standard deviations a layout is proven without a base (measured: right below -9, wrong within 3)."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,7 +32,7 @@ class PackedRows:
     """Rows of an NVFP4 weight as stored.
 
     ``packed`` [R, K/2]; ``linear`` and ``swizzled``: the E4M3 bytes [R, C] that each layout gives to these rows
-    (``None`` where the stored shape does not admit the layout).
+    (``None`` if the stored shape does not admit the layout).
     """
 
     rows: NDArray[np.int64]
@@ -41,7 +41,7 @@ class PackedRows:
     swizzled: U8 | None
 
     def scales(self, layout: str) -> U8:
-        """Scale bytes under one layout."""
+        """Return the scale bytes under one layout. Raises ``KeyError`` if the stored shape does not admit it."""
         chosen = self.linear if layout == "linear" else self.swizzled
         if chosen is None:
             raise KeyError(layout)
@@ -49,7 +49,7 @@ class PackedRows:
 
     @property
     def layouts(self) -> tuple[ScaleLayout, ...]:
-        """Layouts that the stored shape admits."""
+        """Return the layouts that the stored shape admits."""
         options: list[ScaleLayout] = []
         if self.linear is not None:
             options.append("linear")
@@ -59,7 +59,7 @@ class PackedRows:
 
 
 def admits(layout: ScaleLayout, rows: int, columns: int, stored: tuple[int, ...]) -> bool:
-    """Whether a stored scale tensor of shape ``stored`` can hold ``rows`` x ``columns`` scales in this layout."""
+    """Return whether a scale tensor of shape ``stored`` can hold ``rows`` x ``columns`` scales in this layout."""
     if len(stored) != 2:
         return False
     if layout == "linear":
@@ -68,18 +68,18 @@ def admits(layout: ScaleLayout, rows: int, columns: int, stored: tuple[int, ...]
 
 
 def linear_offsets(rows: NDArray[np.int64], columns: int, stored_columns: int) -> NDArray[np.int64]:
-    """Byte offsets [R, columns] in a row-major tensor."""
+    """Return byte offsets [R, columns] in a row-major tensor."""
     return np.asarray(rows[:, None] * stored_columns + np.arange(columns, dtype=np.int64)[None, :])
 
 
 def offsets(layout: str, rows: NDArray[np.int64], columns: int, stored_columns: int) -> NDArray[np.int64]:
-    """Byte offsets of scales under a layout, from the start of the tensor."""
+    """Return byte offsets [R, columns] of scales under a layout, from the start of the tensor."""
     rule = linear_offsets if layout == "linear" else swizzled_offsets
     return rule(rows, columns, stored_columns)
 
 
 def decode_readings(rows: PackedRows, block: int) -> dict[str, F32]:
-    """All readings ``order/layout`` of the rows, [R, K], without the global scale."""
+    """Return reading ``order/layout`` to decoded rows [R, K], without the global scale."""
     decoded: dict[str, F32] = {}
     columns = rows.packed.shape[1] * 2
     for layout in rows.layouts:
@@ -91,13 +91,13 @@ def decode_readings(rows: PackedRows, block: int) -> dict[str, F32]:
 
 
 def decode_fp8_readings(stored: U8, scale: F32) -> dict[str, F32]:
-    """All code tables for 8-bit rows [R, K]; ``scale`` [R, 1] holds per-row factors without their mean."""
+    """Return code table to decoded 8-bit rows [R, K]; ``scale`` [R, 1]: row factors divided by their mean."""
     return {name: np.asarray(FP8_TABLES[name][stored] * scale, dtype=np.float32) for name in FP8_READINGS}
 
 
 @dataclass(frozen=True, slots=True)
 class Blind:
-    """What the rows say without a base."""
+    """Statistics of sampled NVFP4 rows that need no base."""
 
     z: dict[str, float]
     """Layout to standard deviations of its scale-to-code correlation; strongly negative proves it."""
@@ -105,11 +105,11 @@ class Blind:
     """Share of blocks of 16 whose largest code is 6.0."""
     blocks: int
     subnormal: float = 0.0
-    """Share of the block scales that were read which are zero or subnormal in E4M3."""
+    """Share of the block scales read that are zero or subnormal in E4M3."""
 
     @property
     def layout(self) -> str:
-        """The proven layout, or empty."""
+        """Return the proven layout, or empty."""
         if not self.z:
             return ""
         best = min(self.z, key=lambda name: self.z[name])
@@ -119,7 +119,7 @@ class Blind:
 
 
 def look_blind(rows: PackedRows, block: int) -> Blind:
-    """Statistics of codes and scales alone. Nibble order is not among them: every one is identical under a swap."""
+    """Return statistics of codes and scales alone. They cannot show the nibble order: a swap changes none of them."""
     magnitude = np.abs(E2M1_VALUES[unpack_nibbles(rows.packed, "low_first")])
     blocks = magnitude.reshape(len(magnitude), -1, block)
     largest = blocks.max(axis=2)

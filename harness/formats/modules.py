@@ -1,4 +1,4 @@
-"""Tensors grouped into Linears: which format each is stored in, in which dialect, and with which scales."""
+"""Group tensors into Linears, and decide the format, the dialect and the scales of each Linear."""
 
 from __future__ import annotations
 
@@ -28,18 +28,18 @@ SCALE_SUFFIXES = (
     ".proj_down", ".proj_up", ".wtscale", ".wcscales", ".smooth_factor_orig",
 )  # fmt: skip
 SCALE_PARTS = re.compile(r"\.weight\.(absmax|quant_map|nested_absmax|nested_quant_map|quant_state\.bitsandbytes__\w+)$")
-"""What bitsandbytes stores beside a weight."""
+"""Names of tensors that bitsandbytes stores beside a weight."""
 PACKED_QKV = re.compile(r"^(double_blocks\.\d+\.(img|txt)_attn\.qkv|single_blocks\.\d+\.linear1)\.")
 _BLOCK = re.compile(r"(?:^|\.)blocks\.(\d+)\.")
 FP8_DTYPES = {"F8_E4M3": "e4m3", "F8_E5M2": "e5m2", "F8_E4M3FNUZ": "e4m3", "F8_E5M2FNUZ": "e5m2"}
-"""Code table by dtype; FNUZ codes differ by a factor of two, which shows in the gain."""
+"""Code table by dtype; FNUZ codes differ by a factor of two, which the fitted gain shows."""
 FP8_TILE = 128
 FLOATS = ("F32", "BF16", "F16", "F64")
 
 
 @dataclass(frozen=True, slots=True)
 class Hints:
-    """What a file set says of its Linears beside their tensors."""
+    """Information of a file set about its Linears, beside their tensors."""
 
     declared: Declaration | None = None
     markers: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
@@ -57,7 +57,7 @@ NO_HINTS = Hints()
 
 @dataclass(frozen=True, slots=True)
 class Module:
-    """One Linear: its weight and everything that scales it."""
+    """One Linear: its weight and all tensors that scale it."""
 
     name: str
     format: StoredFormat
@@ -75,28 +75,28 @@ class Module:
     """Carries a ``comfy_quant`` marker."""
     kind: str = ""
     """How its scale lies over the weight: ``scalar``, ``one``, ``channel``, ``channel_column``, ``block``, ``group``,
-    ``mx``, ``none`` (a cast), ``other``; empty where the format has one way only."""
+    ``mx``, ``none`` (a cast), ``other``; empty if the format has only one way."""
     block: tuple[int, int] = (1, 1)
     """Rows and columns that share a scale, for ``block`` and ``group``."""
     code: str = ""
     """Code table of 8-bit floats, ggml's type of GGUF, ``nf4`` or ``fp4`` of bitsandbytes."""
     logical: tuple[int, int] | None = None
-    """[N, K] where the stored shape does not say it."""
+    """[N, K] if the stored shape does not show it."""
     parts: Mapping[str, TensorEntry] = field(default_factory=dict)
     """Every further tensor of the Linear by its suffix."""
     state: Mapping[str, Any] = field(default_factory=dict)
     """bitsandbytes' ``quant_state``."""
     opaque: str = ""
-    """Why this version decodes nothing of it; empty where it does."""
+    """Why this version does not decode it; empty if it does."""
 
     @property
     def quantized(self) -> bool:
-        """Whether the weight is not stored as plain floats."""
+        """Return whether the weight is stored in anything but plain floats."""
         return self.format not in ("bf16", "fp16", "fp32")
 
     @property
     def shape(self) -> tuple[int, int]:
-        """[N, K] of the weight it stands for: two NVFP4 codes lie in a byte."""
+        """Return [N, K] of the logical weight: NVFP4 and MXFP4 store two codes per byte."""
         if self.logical is not None:
             return self.logical
         rows, columns = self.weight.shape
@@ -104,29 +104,29 @@ class Module:
 
     @property
     def recipe(self) -> str:
-        """``svdquant`` or ``awq`` where extra tensors say so; empty otherwise."""
+        """Return ``svdquant`` or ``awq`` if extra tensors show it, else empty."""
         if self.lora_a is not None:
             return "svdquant"
         return "awq" if self.pre_quant_scale is not None else ""
 
 
 def block_of(name: str) -> int | None:
-    """N of ``blocks.N.``, or ``None``."""
+    """Return N of ``blocks.N.``, or ``None``."""
     match = _BLOCK.search(name)
     return int(match[1]) if match else None
 
 
 def is_scale(name: str) -> bool:
-    """Whether a tensor belongs to a quantized weight rather than to the model."""
+    """Return whether a tensor belongs to a quantized weight rather than to the model."""
     return name.endswith(SCALE_SUFFIXES) or SCALE_PARTS.search(name) is not None
 
 
 def group(tensors: Mapping[str, TensorEntry], hints: Hints = NO_HINTS) -> dict[str, Module]:
-    """All 2-D weights by module name, in the order of their names.
+    """Return all Linears by module name, in the order of their names.
 
     Args:
         tensors: by Diffusers' names.
-        hints: what the file set says of them beside dtypes, names and shapes.
+        hints: information of the file set beside dtypes, names and shapes.
     """
     modules: dict[str, Module] = {}
     siblings: dict[str, dict[str, TensorEntry]] = {}
@@ -136,6 +136,7 @@ def group(tensors: Mapping[str, TensorEntry], hints: Hints = NO_HINTS) -> dict[s
         elif "." in name:
             stem, _, suffix = name.rpartition(".")
             siblings.setdefault(stem, {})[suffix] = entry
+    # bytes without a scale are ambiguous; if other Linears here are NVFP4 for certain, a lost scale is likelier
     four = any(
         entry.dtype == "U8" and (scale := siblings.get(name[:-7], {}).get("weight_scale")) and scale.dtype == "F8_E4M3"
         for name, entry in tensors.items()
@@ -203,7 +204,7 @@ def _dialect(
     packed: bool,
     tiles: bool,
 ) -> Dialect:
-    """Who writes tensors of these names and shapes."""
+    """Return the dialect of tensors with these names and shapes. The most specific marks are checked first."""
     scale = parts.get("weight_scale")
     if weight.dtype in FLOAT_FORMATS:
         return "plain"
@@ -241,7 +242,7 @@ class Decided:
 
 
 def replace_opaque(decided: Decided, why: str) -> Decided:
-    """The same format, of which nothing is decoded."""
+    """Return ``decided`` with ``why`` as the reason that this version does not decode it."""
     return Decided(decided.format, decided.kind, decided.block, decided.code, decided.logical, why)
 
 
@@ -253,11 +254,11 @@ def decide(
     stem: str,
     four: bool,
 ) -> Decided:
-    """Decide a Linear's format from dtype, scale names, scale dtype and shape, and what the file set says of it.
+    """Decide a Linear's format from dtype, scale names, scale dtype and shape, and the hints of the file set.
 
     Args:
         weight: the stored weight.
-        scale: its first scale.
+        scale: its weight scale, if any.
         parts: every further tensor of the Linear by suffix.
         hints: declarations, markers, and library metadata.
         stem: the module's name.
@@ -267,6 +268,7 @@ def decide(
     if kind in FLOAT_FORMATS:
         return Decided(FLOAT_FORMATS[kind])
     declared = hints.declared.raw if hints.declared is not None else {}
+    # registered formats come before the built-in rules, which would claim every U8 and I8 weight
     for form in registered_formats():
         shape = form.recognise(weight, parts, declared) if form.recognise is not None else None
         if shape is not None:
@@ -305,7 +307,10 @@ def _integers(weight: TensorEntry, scale: TensorEntry | None) -> Decided:
 
 
 def scale_kind(weight: TensorEntry, scale: TensorEntry, hints: Hints) -> tuple[str, tuple[int, int]]:
-    """How a float scale lies over an 8-bit weight [N, K], and the rows and columns that share one value."""
+    """Return the kind of a float scale of an 8-bit weight [N, K], and the rows and columns that share a value.
+
+    For example, a scale of shape [N] gives ``("channel", (1, K))``.
+    """
     rows, columns = weight.shape
     shape = tuple(scale.shape)
     if scale.dtype not in FLOATS:
@@ -363,7 +368,7 @@ def _bitsandbytes(state: Mapping[str, Any]) -> Decided:
 
 
 def summary_format(modules: Mapping[str, Module]) -> StoredFormat:
-    """The one format of all quantized Linears, ``mixed`` where there are several, or that of the plain weights."""
+    """Return the common format of all quantized Linears, or ``mixed``; without any, that of the plain weights."""
     formats = {module.format for module in modules.values() if module.quantized}
     if len(formats) == 1:
         return next(iter(formats))

@@ -1,8 +1,8 @@
-"""Dialects of tensor names, each translated to Diffusers' by one table.
+"""Translate the dialects of tensor names to Diffusers' names, by one table.
 
 Diffusers: ``blocks.0.attn1.to_q.weight``. Wan's own repository, ComfyUI, LightX2V and GGUF files:
 ``blocks.0.self_attn.q.weight``, often behind ``model.diffusion_model.``. torchao and optimum-quanto split
-a weight into tensors of their own names. Scales keep their suffix, whoever wrote them.
+a weight into tensors of their own names. Scales keep their suffix in every other dialect.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ PREFIXES: dict[str, str] = {
     "model.": "a training wrapper",
     "dit.": "a training wrapper",
 }
-"""Known prefixes, and who writes them."""
+"""Known prefixes, and the programs that write them."""
 _RULES: tuple[tuple[str, str], ...] = (
     (r"^time_embedding\.0\.", "condition_embedder.time_embedder.linear_1."),
     (r"^time_embedding\.2\.", "condition_embedder.time_embedder.linear_2."),
@@ -86,26 +86,26 @@ class Naming:
     """The dialect of one file set, and every stored name's translation."""
 
     dialect: str = "diffusers"
-    """``diffusers``, ``wan``, or ``mixed`` where both stand in one transformer."""
+    """``diffusers``, ``wan``, or ``mixed`` if one transformer has names of both."""
     prefix: str = ""
-    """What stands in front of every name."""
+    """Prefix of every name."""
     library: str = ""
-    """``torchao`` or ``quanto`` where a library's own tensor names were translated."""
+    """``torchao`` or ``quanto`` if a library's own tensor names were translated."""
     names: Mapping[str, str] = field(default_factory=dict)
     """Stored name to Diffusers' name."""
     other: tuple[str, ...] = ()
-    """Stored names of other components and of markers: no tensors of the transformer."""
+    """Stored names of other components and of markers, which are no tensors of the transformer."""
     clashes: tuple[str, ...] = ()
     """Translated names that two stored names share."""
 
     @property
     def translated(self) -> bool:
-        """Whether any name changed."""
+        """Return whether any name changed."""
         return any(old != new for old, new in self.names.items())
 
 
 def to_diffusers(name: str) -> str:
-    """One tensor name without prefix, as Diffusers calls it; names of unknown modules stay as they are."""
+    """Return Diffusers' name of a tensor name without prefix; names of unknown modules are returned unchanged."""
     for pattern, new in _COMPILED:
         if pattern.search(name):
             return pattern.sub(new, name)
@@ -113,7 +113,10 @@ def to_diffusers(name: str) -> str:
 
 
 def split_parts(name: str) -> tuple[str, str]:
-    """A library's tensor name as ``weight``, ``weight_scale`` ..., and the library; empty where it needs none."""
+    """Return a tensor name with the usual suffix (``weight``, ``weight_scale`` ...), and the library that it is from.
+
+    For example, ``to_q.weight._data`` gives ``("to_q.weight", "quanto")``. The library is empty if no rule applies.
+    """
     for pattern, new, library in _PARTS:
         if pattern.search(name):
             return pattern.sub(new, name), library
@@ -121,13 +124,13 @@ def split_parts(name: str) -> tuple[str, str]:
 
 
 def common_prefix(names: Collection[str]) -> str:
-    """What stands in front of ``blocks.N.`` in most names that have it; empty where it stands first."""
+    """Return the most frequent prefix of ``blocks.N.``; empty if there is none."""
     counts = Counter(name[: match.start(0) + len(match[1])] for name in names if (match := BLOCK.search(name)))
     return counts.most_common(1)[0][0] if counts else ""
 
 
 def translate(stored: Collection[str]) -> Naming:
-    """Find the dialect of a file set's tensor names and translate every one of them."""
+    """Find the dialect of a file set's tensor names and translate every name."""
     prefix = common_prefix(stored)
     names: dict[str, str] = {}
     other: list[str] = []
@@ -156,6 +159,6 @@ def translate(stored: Collection[str]) -> Naming:
 
 
 def module_to_diffusers(name: str, prefix: str) -> str:
-    """A module's name of a configuration or of header metadata, as Diffusers calls it."""
+    """Return Diffusers' name of a module that a configuration or header metadata names."""
     bare = name.removeprefix(prefix).replace("_orig_mod.", "")
     return to_diffusers(f"{bare}.").removesuffix(".")

@@ -1,4 +1,4 @@
-"""docs/formats.md from the registry; ``python -m harness.formats.page`` writes it, ``--check`` compares it."""
+"""Generate docs/formats.md from the registry: ``python -m harness.formats.page`` writes it, ``--check`` compares it."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ REFUSED = (
 
 
 def page() -> str:
-    """The text of docs/formats.md."""
+    """Return the text of docs/formats.md."""
     lines = [
         "# Formats and dialects",
         "",
@@ -82,7 +82,7 @@ def page() -> str:
 
 
 def main() -> int:
-    """Write the page, or (``--check``) compare it with the file. Returns 1 where it is stale."""
+    """Write the page, or compare it with the file (``--check``). Return 1 if the file is stale."""
     if "--check" in sys.argv[1:]:
         return int(PAGE.read_text(encoding="utf-8") != page())
     PAGE.write_text(page(), encoding="utf-8")

@@ -1,8 +1,8 @@
-"""The number formats of quantized Linears: names, proof limits, and the proofs that are possible for each.
+"""List the number formats of quantized Linears: names, proof limits, and the proofs possible for each.
 
-A format says how the stored bytes of one Linear become numbers. Who wrote the file and under which tensor names is its
-dialect (see ``harness.formats.names``). Limits are calibrated by ``python -m benchmarks.fault_corpus``: the smallest
-cosine of a right export lies above ``cosine``, that of other weights below ``unrelated``.
+A format defines how the stored bytes of one Linear become numbers. The program that wrote the file, and its tensor
+names, are the dialect (see ``harness.formats.names``). Limits are calibrated by ``python -m benchmarks.fault_corpus``:
+the smallest cosine of a right export lies above ``cosine``, that of other weights below ``unrelated``.
 
 Another distribution adds a format with one `Format` value in the entry point group ``quantgate.formats``. Its
 ``recognise`` and ``decode`` do what `harness.formats.modules` and `harness.formats.decode` do for the formats below.
@@ -27,11 +27,11 @@ GROUP: Final = "quantgate.formats"
 FLOATS: Final = ("bf16", "fp16", "fp32")
 """Names of plain weights. No format may take one."""
 Recognise = Callable[[TensorEntry, Mapping[str, TensorEntry], Mapping[str, Any]], tuple[int, int] | None]
-"""From a Linear's weight, its further tensors by suffix (``weight_scale``) and the quantization declaration of the
-checkpoint to the shape [N, K] of the weight that it stands for; ``None`` if it is of another format."""
+"""Takes a Linear's weight, its further tensors by suffix (``weight_scale``) and the checkpoint's quantization
+declaration. Returns the shape [N, K] of the logical weight; ``None`` if the Linear has another format."""
 Decode = Callable[[bytes, Mapping[str, bytes], tuple[int, int], NDArray[np.int64]], NDArray[np.float32]]
-"""From the stored bytes of some rows, all bytes of the further tensors by suffix, the shape [N, K] and the row numbers
-to the values [rows, K]."""
+"""Takes the stored bytes of some rows, all bytes of the further tensors by suffix, the shape [N, K] and the row
+numbers. Returns the values [rows, K]."""
 
 Proof = Literal["base", "recognised"]
 """``base``: rows are decoded and compared with the base. ``recognised``: the format is named and nothing is decoded."""
@@ -42,9 +42,9 @@ class Gate:
     """Limits of one stored format."""
 
     cosine: float
-    """At least this: these are codes of this base."""
+    """At or above this cosine, the codes were made from this base."""
     unrelated: float
-    """Below this under every reading: these are not codes of this base."""
+    """Below this cosine under every reading, the codes were not made from this base."""
     gap: float
     """Cosine by which the best reading must lead."""
     gain: float
@@ -56,11 +56,11 @@ class Format:
     """One number format."""
 
     name: str
-    """As in records: ``nvfp4``, ``mxfp8`` ..."""
+    """Name in records: ``nvfp4``, ``mxfp8`` ..."""
     title: str
-    """As people call it."""
+    """Name in texts for people."""
     stored: str
-    """What lies on disk, for docs/formats.md."""
+    """Layout on disk, for docs/formats.md."""
     proof: Proof
     gate: Gate
     noise: float
@@ -68,9 +68,9 @@ class Format:
     source: str
     """Publication or library from which the rule was read."""
     recognise: Recognise | None = None
-    """Of a registered format. It is asked before the rules of the built-in formats."""
+    """Set for a registered format. It is called before the rules of the built-in formats."""
     decode: Decode | None = None
-    """Of a registered format whose ``proof`` is ``base``."""
+    """Set for a registered format whose ``proof`` is ``base``."""
 
 
 FORMATS: dict[str, Format] = {

@@ -1,4 +1,4 @@
-"""Accept a candidate: golden, limits and pin change together, or nothing does."""
+"""Accept a candidate: golden, limits and pin change together, or none of them does."""
 
 from __future__ import annotations
 
@@ -44,16 +44,16 @@ from harness.records.limits import LimitFile
 
 @dataclass(frozen=True)
 class Acceptance:
-    """What accepting changed.
+    """The changes that accepting made.
 
     Attributes:
-        manifest: of the new golden.
-        digest: its digest.
+        manifest: manifest of the new golden.
+        digest: digest of the new golden.
         replaced: digests that are no longer accepted.
-        limits: what became of the limits.
-        changes: of limits that came with the candidate: old and new, a line each.
+        limits: fate of the case's limits.
+        changes: changes of limits that came with the candidate: old and new value, a line each.
         changed: files and folders to commit, relative to the repository's root.
-        recovered: what an earlier, interrupted command had left to do.
+        recovered: sentences on an earlier, interrupted command that was finished or undone first.
     """
 
     manifest: GoldenManifest
@@ -82,30 +82,30 @@ def accept(
     similarity: Similarity | None = None,
     hook: Hook = lambda _step: None,
 ) -> Acceptance:
-    """Make a candidate the golden of its case. Needs no GPU: the identity is the one the candidate was made with.
+    """Make a candidate the golden of its case. Needs no GPU: the identity is that of the run that made the candidate.
 
     Args:
         workspace: the project.
         case: id of the case.
         reason: why this output is right.
-        author: who says so.
-        runner: needed where candidates of several runners are there.
+        author: name of the person who accepts.
+        runner: required if there are candidates of several runners.
         source: a downloaded CI artifact, folder or zip; ``None``: the pending candidate of this checkout.
-        also: accept it beside the present goldens (a bistable case) instead of in place of one.
+        also: accept it beside the present goldens (a bistable case) instead of replacing one.
         over: accept it in place of all present goldens, whatever it was judged against and whether or not they can
             still be read.
-        request: the case's request as it is written now, where the caller knows it; a candidate made from another one
-            is refused, since it would be stale at once.
+        request: the case's present request, if the caller knows it; a candidate of another request is refused, since
+            it would be stale at once.
         extra: further files that change with it, such as the checkpoint lock.
         loosen_limits: take limits that came with the candidate although they gate less than the committed ones.
-        allow: what is accepted although it would be refused.
-        similarity: mean SSIM of two clip files; ``None``: how far the candidate is from the goldens is not asked.
+        allow: refusals that the person overrides.
+        similarity: returns the mean SSIM of two clip files; ``None``: the distance to the goldens is not checked.
         hook: called at every step; for tests.
 
     Raises:
         GoldenError: there is no such candidate, it was changed or damaged, it was judged against other goldens than the
-            accepted ones, its clip is not what its header says, limits that came with it let more through than the
-            committed ones, something of ``Allow`` is not allowed, or an interrupted command cannot be finished.
+            accepted ones, its clip differs from its header, limits that came with it let more through than the
+            committed ones, ``Allow`` does not override a refusal, or an interrupted command cannot be finished.
             Nothing was changed.
         InfraError: a file cannot be written, or the upload to the hub failed. Nothing was changed that a run can see.
     """
@@ -154,7 +154,7 @@ def install(
     also: bool = False,
     hook: Hook = lambda _step: None,
 ) -> Acceptance:
-    """Accept a candidate that was never left pending: for a command that measures golden and limits in one go.
+    """Accept a candidate that was never pending: for a command that measures golden and limits in one run.
 
     Args and errors as for :func:`accept`; ``candidate.limits`` become the case's limits.
     """
@@ -203,6 +203,7 @@ def _accept(
     if CLIP in candidate.parts:
         check_frames(found.files[CLIP], candidate.shape, remedy="run the case again, and accept what it leaves")
     if also:
+        # With --also nothing is replaced, so the goldens that the run was judged against do not matter.
         _check_beside(found, store)
     elif not over:
         _check_base(candidate, before)
@@ -214,6 +215,7 @@ def _accept(
     limit_path = workspace.limits(runner, case)
     still = [one.digest for one in kept]
     if similarity is not None:
+        # With --over the goldens are replaced even if they are damaged, so unreadable ones are skipped.
         refuse_far(found, _readable(store, before, over), still, similarity, allow)
     changes = changes_of(candidate, limit_path)
     limits = limits_after(manifest, candidate.limits, limit_path, kept=still)
@@ -249,12 +251,13 @@ def _shown(path: Path, root: Path) -> str:
 def _publish(
     workspace: Workspace, transaction: Transaction, store: HubStore, addition: Addition, after: AcceptedIndex
 ) -> Path:
-    """Upload now, pin with the rest: a commit that nothing pins changes no run, so an interruption leaves no trace."""
+    """Upload now, pin with the rest: a commit that is not pinned changes no run, so an interruption has no effect."""
+    # The pin is written last: check that it can be before the slow upload.
     require_writable(workspace.goldens / CONFIG_FILE)
     what = f"Accept {after.runner}/{after.case}"
     revision = store.publish([addition], [after], message=f"{what}: {addition.manifest.reason}"[:200])
     config = read_config(workspace.goldens)
-    if config.hub is None:  # the store came from this very file
+    if config.hub is None:  # the hub store was opened from this file, so it held a pin a moment ago
         raise GoldenError("store.json changed meanwhile", where=str(workspace.goldens / CONFIG_FILE))
     pinned = config.model_copy(update={"hub": config.hub.model_copy(update={"revision": revision})})
     path = workspace.goldens / CONFIG_FILE
@@ -270,7 +273,7 @@ def _store_of(store: GoldenStore, runner: str) -> FolderStore | HubStore:
 
 
 def _readable(store: GoldenStore, before: AcceptedIndex, over: bool) -> Iterator[Golden]:
-    """The accepted goldens. With ``over`` they are replaced whether or not they can be read."""
+    """Yield the accepted goldens. With ``over``, skip those that cannot be read: they are replaced in any case."""
     for digest in before.digests():
         try:
             yield store.get(before.runner, before.case, digest)
@@ -280,7 +283,10 @@ def _readable(store: GoldenStore, before: AcceptedIndex, over: bool) -> Iterator
 
 
 def _check_base(candidate: Candidate, before: AcceptedIndex) -> None:
-    """Accepting replaces what the run was judged against, and never what somebody accepted since."""
+    """Raise unless the run was judged against an accepted golden, or without a golden while none is accepted.
+
+    A golden that a person accepted after the run must not be replaced.
+    """
     accepted, judged = before.digests(), candidate.golden
     if judged in accepted or (judged is None and not accepted):
         return
@@ -294,7 +300,7 @@ def _check_base(candidate: Candidate, before: AcceptedIndex) -> None:
 
 
 def _check_beside(found: Found, store: GoldenStore) -> None:
-    """Refuse a further golden that answers another question, or that shows the same pixels as an accepted one."""
+    """Refuse a further golden of another configuration, or with the same pixels as an accepted golden."""
     candidate = found.candidate
     where = f"{candidate.runner}/{candidate.case}"
     for golden in store.find(candidate.runner, candidate.case):
@@ -309,12 +315,15 @@ def _check_beside(found: Found, store: GoldenStore) -> None:
 
 
 def _same_pixels(golden: Golden, clip: Path) -> bool:
-    """Compare decoded frames: the bytes of two clip files of one video may differ in the order of their metadata."""
+    """Compare decoded frames: two clip files of one video may differ in the order of their metadata."""
     return read_clip(golden.open_part(CLIP)).digest == read_clip(clip).digest
 
 
 def _kept(candidate: Candidate, before: AcceptedIndex, store: GoldenStore, also: bool, over: bool) -> list[Accepted]:
-    """What stays accepted: the other answers of a bistable case, as long as they answer the same question."""
+    """Return the goldens that stay accepted beside the candidate.
+
+    All with ``also``, none with ``over``, otherwise the others of the candidate's identity (a bistable case).
+    """
     if also or over:
         return list(before.goldens) if also else []
     others = [entry for entry in before.goldens if entry.digest != candidate.golden]
@@ -342,7 +351,7 @@ def _manifest(candidate: Candidate, before: AcceptedIndex, *, reason: str, autho
     )
 
 
-# What the repository says now of a case whose candidate is accepted: its request, and the lock of its checkpoints.
+# Read the present state of a case whose candidate is accepted: its request, and the lock of its checkpoints.
 
 
 @dataclass(frozen=True)
@@ -350,8 +359,8 @@ class Present:
     """A case as it is written now.
 
     Attributes:
-        request: what it asks for; ``None`` where the repository has no such case.
-        extra: files that change with the golden: the lock, where the case's checkpoints are other ones by now.
+        request: the request; ``None`` if the repository has no such case.
+        extra: files that change with the golden: the lock, if the case's checkpoints have changed since.
         notes: sentences for the person who accepts.
     """
 
@@ -361,12 +370,12 @@ class Present:
 
 
 def present_cases(root: Path) -> dict[str, Case]:
-    """Every case as it is written now, by id. Raises ``InvalidCaseError`` for a wrong case file."""
+    """Return every case as it is written now, by id. Raises ``InvalidCaseError`` for a wrong case file."""
     return {one.case.id: one.case for one in load_cases(case_files(root), root)}
 
 
 def present_case(root: Path, case_id: str, cases: Mapping[str, Case] | None = None) -> Present:
-    """Look a case up.
+    """Return the present state of a case.
 
     Args:
         root: the repository's root, absolute.
@@ -384,7 +393,7 @@ def present_case(root: Path, case_id: str, cases: Mapping[str, Case] | None = No
 
 
 def present_requests(root: Path) -> dict[str, Mapping[str, Json]]:
-    """What every case asks for as it is written now, by case id. Raises ``InvalidCaseError`` for a wrong case file."""
+    """Return the present request of every case, by case id. Raises ``InvalidCaseError`` for a wrong case file."""
     return {one.case.id: request_of(one.case) for one in load_cases(case_files(root), root)}
 
 

@@ -1,8 +1,8 @@
-"""Candidates in what CI left: a downloaded artifact, as a folder or as the zip it came in.
+"""Read candidates from a downloaded CI artifact, as a folder or as the zip that CI made.
 
 Nothing is unpacked by the names in the archive. ``candidate.json`` is read first; then exactly its parts are read, each
-no further than the size it states, and written under names of our own; so no entry can leave its folder, and no
-archive can unpack into more than its candidates admit to.
+up to the size that it states, and written under names that quantgate chooses. So no entry can leave its folder, and no
+archive can unpack into more bytes than its candidates state.
 """
 
 from __future__ import annotations
@@ -20,15 +20,15 @@ from harness.records.candidate import CANDIDATE_FILE, Candidate
 
 MAX_ENTRIES = 100_000
 MAX_MANIFEST_BYTES = 8 << 20
-"""Most bytes of one ``candidate.json``, unpacked; that of a case with 1,600 Linears is below 1 MiB."""
+"""Most bytes of one ``candidate.json``, unpacked; the file of a case with 1,600 Linears is below 1 MiB."""
 MAX_MANIFESTS_BYTES = 64 << 20
-"""Most bytes of all of them: an archive of 2 MB can unpack into gigabytes."""
+"""Most bytes of all ``candidate.json`` files: an archive of 2 MB can unpack into gigabytes."""
 MAX_TOTAL_BYTES = 16 << 30
 _CHUNK = 1 << 20
 _AGAIN = "download the artifact again"
 _METHODS = (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED)
 _DAMAGED = (zipfile.BadZipFile, zlib.error, EOFError, NotImplementedError, RuntimeError, ValueError, OSError)
-"""What zipfile raises on bad bytes, found by changing bytes at random: seeking to a wild offset is an OSError."""
+"""Errors of zipfile on bad bytes, found by changing bytes at random: seeking to a wild offset is an OSError."""
 
 
 @dataclass(frozen=True)
@@ -36,7 +36,7 @@ class Found:
     """One candidate in an artifact.
 
     Attributes:
-        candidate: what it says.
+        candidate: its content.
         files: path by part name, checked.
     """
 
@@ -45,16 +45,16 @@ class Found:
 
 
 def take(source: Path, case: str, runner: str, scratch: Path) -> Found:
-    """The candidate of a case in an artifact.
+    """Return the candidate of a case in an artifact.
 
     Args:
         source: a folder (searched at every depth) or a zip file.
         case: the case.
-        runner: the runner, or ``""`` where the artifact holds the case of one runner only.
-        scratch: an empty or absent folder that a zip's parts are written to.
+        runner: the runner, or ``""`` if the artifact holds the case of one runner only.
+        scratch: an empty or absent folder for the parts of a zip.
 
     Raises:
-        GoldenError: no such candidate, several, a damaged or tampered one, or an archive that is not to be trusted.
+        GoldenError: there is no such candidate, there are several, it was damaged or changed, or the archive is unsafe.
     """
     if source.is_dir():
         return _from_folder(source, case, runner)
@@ -65,12 +65,12 @@ def take(source: Path, case: str, runner: str, scratch: Path) -> Found:
             return _from_zip(archive, source, case, runner, scratch)
     except _DAMAGED as error:
         if isinstance(error, OSError) and error.errno != errno.EINVAL:
-            raise  # the disk's fault, not the archive's
+            raise  # a fault of the disk, not of the archive
         raise GoldenError(f"the archive is damaged: {error}", where=str(source), remedy=_AGAIN) from error
 
 
 def held_in(source: Path) -> tuple[tuple[str, str], ...]:
-    """Runner and case of every candidate in an artifact, sorted; damaged ones are left out, :func:`take` names them.
+    """List runner and case of every candidate in an artifact, sorted, without damaged ones (:func:`take` names them).
 
     Raises:
         GoldenError: there is no such artifact, or the archive is damaged.
@@ -91,7 +91,7 @@ def held_in(source: Path) -> tuple[tuple[str, str], ...]:
 
 
 Candidates = tuple[dict[str, Candidate], list[GoldenError]]
-"""Candidates by place, and what is wrong with those that cannot be read."""
+"""Candidates by place, and the errors of those that cannot be read."""
 
 
 def _of_folder(source: Path) -> Candidates:
@@ -149,6 +149,7 @@ def _entries(archive: zipfile.ZipFile, source: Path) -> dict[str, zipfile.ZipInf
         raise GoldenError(f"the archive has {len(infos)} entries, the bound is {MAX_ENTRIES}", where=str(source))
     entries: dict[str, zipfile.ZipInfo] = {}
     for info in infos:
+        # Backslashes count as separators too, so that no name escapes the checks below.
         path = PurePosixPath(info.filename.replace("\\", "/"))
         if not path.parts or "\0" in info.filename:
             raise GoldenError("an entry has no name", where=str(source), remedy=_AGAIN)
@@ -165,6 +166,7 @@ def _entries(archive: zipfile.ZipFile, source: Path) -> dict[str, zipfile.ZipInf
 
 def _read_bounded(archive: zipfile.ZipFile, entry: zipfile.ZipInfo, bound: int, source: Path) -> bytes:
     with archive.open(entry) as stream:
+        # One byte more than the bound shows that the entry is too long, whatever size the archive states.
         data = stream.read(bound + 1)
     if len(data) > bound:
         raise GoldenError(f"{entry.filename} is larger than {bound} bytes", where=str(source), remedy=_AGAIN)
@@ -172,7 +174,7 @@ def _read_bounded(archive: zipfile.ZipFile, entry: zipfile.ZipInfo, bound: int, 
 
 
 def _unpack(archive: zipfile.ZipFile, entry: zipfile.ZipInfo, target: Path, size: int) -> None:
-    """Write at most one byte more than ``size``: enough for the later check to call it too long."""
+    """Write at most one byte more than ``size``: enough for the later check to detect that the part is too long."""
     left = size + 1
     with archive.open(entry) as stream, target.open("wb") as out:
         while left > 0 and (block := stream.read(min(_CHUNK, left))):
@@ -181,7 +183,7 @@ def _unpack(archive: zipfile.ZipFile, entry: zipfile.ZipInfo, target: Path, size
 
 
 def _one(candidates: dict[str, Candidate], faults: Sequence[GoldenError], case: str, runner: str, source: Path) -> str:
-    """The place of the one candidate that is meant. A damaged one matters only where it may be the one."""
+    """Return the place of the requested candidate. A damaged one is an error only if no sound one matches."""
     meant = [
         place for place, candidate in candidates.items() if candidate.case == case and runner in ("", candidate.runner)
     ]
@@ -198,7 +200,7 @@ def _one(candidates: dict[str, Candidate], faults: Sequence[GoldenError], case: 
             remedy="name the artifact of the run that tested this case on this runner",
         )
     if len({candidates[place].seal for place in meant}) == 1:
-        return meant[0]  # the same candidate twice: in the run's folder and among the pending ones
+        return meant[0]  # the same candidate twice: in the run's folder and in the pending folder
     raise GoldenError(
         f"the artifact holds {len(meant)} candidates of {wanted}: {', '.join(meant)}",
         where=str(source),

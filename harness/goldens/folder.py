@@ -1,4 +1,4 @@
-"""Goldens in a folder, such as ``goldens/`` in the repository.
+"""Store goldens in a folder, such as ``goldens/`` in the repository.
 
 ::
 
@@ -6,9 +6,9 @@
     <root>/<runner>/<case>/<digest16>/manifest.json immutable, as is everything beside it
     <root>/<runner>/<case>/<digest16>/<part>
 
-A golden's folder holds all its parts: two goldens with equal bytes do not share a file. One rename then publishes or
-removes a golden as a whole, a damaged file damages one golden, and nothing needs counting; git and the hub store equal
-files once in any case, since both address content by digest themselves.
+A golden's folder holds all its parts: two goldens with equal bytes do not share a file. So one rename publishes or
+removes a golden as a whole, a damaged file damages one golden, and no references need counting. Git and the hub store
+equal files once in any case, since both address content by digest.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ from harness.inside import require_inside
 from harness.records.golden import INDEX_FILE, MANIFEST_FILE, AcceptedIndex, GoldenManifest, Part, SafeName
 
 SHORT = 16
-"""Hex digits of a digest in a folder's name: 64 bits, and the full digest is still checked."""
+"""Hex digits of a digest in a folder's name: 64 bits; the full digest is checked after reading the manifest."""
 
 _NAME = TypeAdapter(SafeName)
 
@@ -45,7 +45,7 @@ class FolderStore:
     """A golden store in a local folder. Safe for several writing processes at once.
 
     Args:
-        root: the folder; made on the first write.
+        root: the folder; created at the first write.
     """
 
     def __init__(self, root: Path) -> None:
@@ -54,11 +54,11 @@ class FolderStore:
 
     @property
     def origin(self) -> str:
-        """Where this store is, for messages."""
+        """Address of this store, for messages."""
         return str(self.root)
 
     def folder(self, runner: str, case: str, digest: str = "") -> Path:
-        """Folder of a case, or of one of its goldens.
+        """Return the folder of a case, or of one of its goldens.
 
         Raises:
             GoldenError: ``runner`` or ``case`` cannot be a folder's name.
@@ -70,11 +70,11 @@ class FolderStore:
         return base / digest[:SHORT] if digest else base
 
     def index_path(self, runner: str, case: str) -> Path:
-        """The file that lists the accepted goldens of a case."""
+        """Return the path of the file that lists the accepted goldens of a case."""
         return self.folder(runner, case) / INDEX_FILE
 
     def index(self, runner: str, case: str) -> AcceptedIndex:
-        """The accepted goldens of a case, empty where it has none.
+        """Return the accepted goldens of a case; empty if it has none.
 
         Raises:
             GoldenError: the list is damaged or belongs to another case.
@@ -82,7 +82,7 @@ class FolderStore:
         return read_index(self.index_path(runner, case), runner, case, remedy=self._remedy)
 
     def set_index(self, index: AcceptedIndex) -> None:
-        """Write which goldens a case accepts.
+        """Write the list of goldens that a case accepts.
 
         Raises:
             GoldenError: a golden of the list is not in the store, or a link leads out of the store.
@@ -91,7 +91,7 @@ class FolderStore:
             self._set_index(index)
 
     def find(self, runner: str, case: str) -> tuple[Golden, ...]:
-        """The accepted goldens of a case, in the order of the list; empty where it has none.
+        """Return the accepted goldens of a case, in the order of the list; empty if it has none.
 
         Raises:
             GoldenError: an accepted golden is missing, or its manifest was changed.
@@ -100,10 +100,10 @@ class FolderStore:
         return tuple(self.get(runner, case, entry.digest, reason=entry.reason) for entry in entries)
 
     def get(self, runner: str, case: str, digest: str, *, reason: str = "") -> Golden:
-        """One golden by its digest (full, or at least its first 16 digits), accepted or not.
+        """Return one golden by its digest (full, or at least its first 16 digits), accepted or not.
 
         Raises:
-            GoldenError: it is not there, or its manifest was changed.
+            GoldenError: the golden is missing, or its manifest was changed.
         """
         folder = self.folder(runner, case, digest)
         manifest = read_manifest(folder / MANIFEST_FILE, runner, case, digest, remedy=self._remedy)
@@ -117,32 +117,32 @@ class FolderStore:
         )
 
     def cases(self) -> tuple[tuple[str, str], ...]:
-        """Every ``(runner, case)`` that has a folder, sorted."""
+        """Return every ``(runner, case)`` that has a folder, sorted."""
         folders = (path for path in self.root.glob("*/*") if path.is_dir() and not path.parent.name.startswith("."))
         return tuple(sorted((path.parent.name, path.name) for path in folders))
 
     def digests(self, runner: str, case: str) -> tuple[str, ...]:
-        """Folder names (first 16 digits of the digest) of all goldens of a case, accepted or not, sorted."""
+        """Return the folder names (first 16 digits of the digest) of all goldens of a case, accepted or not, sorted."""
         return tuple(sorted(path.name for path in self.folder(runner, case).glob("*/") if path.is_dir()))
 
     def add(self, manifest: GoldenManifest, files: Mapping[str, Path]) -> Golden:
-        """Put a golden into the store; it is not accepted yet. Adding the same golden again changes nothing.
+        """Add a golden to the store; it is not accepted yet. Adding the same golden again changes nothing.
 
         Args:
-            manifest: what made it, with sha256 and size of every part.
+            manifest: the manifest, with sha256 and size of every part.
             files: path by part name, exactly the parts of the manifest. They are copied.
 
         Raises:
-            GoldenError: a file is not what the manifest says, or another golden stands under this digest.
+            GoldenError: a file differs from the manifest, or the golden under this digest is damaged.
         """
         with self._locked():
             return self._add(manifest, files)
 
     def install(self, manifest: GoldenManifest, files: Mapping[str, Path], index: AcceptedIndex) -> Golden:
-        """:meth:`add` and :meth:`set_index` under one lock: no clean-up in between can take the golden away again.
+        """Call :meth:`add` and :meth:`set_index` under one lock: no clean-up in between can remove the golden again.
 
         Raises:
-            GoldenError: as :meth:`add` and :meth:`set_index`.
+            GoldenError: as for :meth:`add` and :meth:`set_index`.
         """
         with self._locked():
             golden = self._add(manifest, files)
@@ -150,10 +150,10 @@ class FolderStore:
         return golden
 
     def require_writable(self, runner: str, case: str) -> None:
-        """Take the lock, and try to write where a golden of this case will be.
+        """Check that a golden of this case can be written: take the lock, and create a file where it would be.
 
         Raises:
-            InfraError: it cannot be done; nothing was changed.
+            InfraError: it cannot be written; nothing was changed.
         """
         try:
             with self._locked():
@@ -162,10 +162,10 @@ class FolderStore:
             raise disk_error(error, NOTHING_CHANGED) from error
 
     def remove(self, runner: str, case: str, digest: str) -> None:
-        """Delete a golden that no list refers to.
+        """Delete a golden that no list names.
 
         Raises:
-            GoldenError: it is accepted.
+            GoldenError: the golden is accepted.
         """
         with self._locked():
             if any(entry.startswith(digest[:SHORT]) for entry in self.index(runner, case).digests()):
@@ -173,7 +173,7 @@ class FolderStore:
             target = self.folder(runner, case, digest)
             require_inside(self.root, target)
             stage = self._work() / uuid.uuid4().hex
-            target.rename(stage)  # whole, before the slow part: a reader never sees half a golden
+            target.rename(stage)  # one rename before the slow deletion: a reader never sees half a golden
             shutil.rmtree(stage)
             if not any(target.parent.iterdir()):
                 target.parent.rmdir()
@@ -188,6 +188,7 @@ class FolderStore:
         try:
             copy_parts(manifest.parts, files, stage)
             manifest.write(stage / MANIFEST_FILE)
+            # The files must be on the disk before the rename publishes them, and the rename before a list names them.
             sync_folder(stage)
             target.parent.mkdir(parents=True, exist_ok=True)
             stage.rename(target)
@@ -203,7 +204,7 @@ class FolderStore:
         index.write(self.index_path(index.runner, index.case))
 
     def _same(self, manifest: GoldenManifest, digest: str) -> Golden:
-        """The golden that already stands under ``digest``, once it is this one and sound."""
+        """Return the golden that exists under ``digest`` if it is undamaged; raise its first fault otherwise."""
         present = self.get(manifest.runner, manifest.case, digest)
         faults = present.verify()
         if faults:
@@ -211,9 +212,9 @@ class FolderStore:
         return present
 
     def _work(self) -> Path:
-        """A scratch folder on the store's file system (a rename must not cross one) that git never sees."""
+        """Return a scratch folder on the store's file system (a rename must not cross two) that git ignores."""
         work = self.root / ".work"
-        require_inside(self.root, work)  # what lies in it is deleted: it must not be a link to somewhere else
+        require_inside(self.root, work)  # its content is deleted, so it must not be a link to another folder
         work.mkdir(parents=True, exist_ok=True)
         ignore = work / ".gitignore"
         if not ignore.exists():
@@ -222,7 +223,7 @@ class FolderStore:
 
     @contextmanager
     def _locked(self) -> Iterator[None]:
-        """Hold the store's lock. Whatever lies in the scratch folder then belongs to a writer that died."""
+        """Hold the store's lock. Folders that are in the scratch folder then belong to a writer that died."""
         work = self._work()
         with FileLock(work / "lock"):
             for left in work.iterdir():

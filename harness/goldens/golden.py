@@ -1,4 +1,4 @@
-"""One golden: its manifest, and its parts, checked every time before they are used."""
+"""Read goldens: a manifest and its parts, which are checked every time before they are used."""
 
 from __future__ import annotations
 
@@ -18,16 +18,16 @@ from harness.reading import UnreadableError, reason
 from harness.records.frames import Shape
 from harness.records.golden import CLIP, AcceptedIndex, GoldenManifest, Part
 
-# Bytes of goldens: hashing, copying while hashing, checking against a manifest.
+# Bytes of goldens: hash, copy, compare with a manifest.
 
 
 _CHUNK = 1 << 20
 _FICLONE = 0x40049409
-"""ioctl_ficlone(2)."""
+"""Request code of the ioctl that shares blocks, see ioctl_ficlone(2)."""
 
 
 def sha256_file(path: Path) -> tuple[str, int]:
-    """sha256 (hex) and size in bytes of a file, read once."""
+    """Return the sha256 (hex) and the size in bytes of a file, read once."""
     digest, size = hashlib.sha256(), 0
     with path.open("rb") as source:
         while block := source.read(_CHUNK):
@@ -37,19 +37,20 @@ def sha256_file(path: Path) -> tuple[str, int]:
 
 
 def describe(path: Path, media: str, name: str | None = None) -> Part:
-    """The :class:`Part` for a file as it lies on disk; ``name`` is the file name in the golden (default: its own)."""
+    """Return the :class:`Part` of a file on disk; ``name`` is its file name in the golden (default: its own)."""
     sha256, size = sha256_file(path)
     return Part(path=name or path.name, sha256=sha256, bytes=size, media=media)
 
 
 def check_part(name: str, part: Part, path: Path, *, remedy: str) -> Path:
-    """``path``, once its size and sha256 are what ``part`` says.
+    """Return ``path`` if its size and sha256 are those of ``part``.
 
     Raises:
         GoldenError: the part is missing, truncated, too long, or has other bytes. The message names the part.
     """
     if not path.is_file():
         raise GoldenError(f"part {name!r} is missing", where=str(path), remedy=remedy)
+    # The size is compared first: it needs no read, and distinguishes truncation from a change.
     size = path.stat().st_size
     if size != part.bytes:
         how = "truncated" if size < part.bytes else "too long"
@@ -65,10 +66,10 @@ def check_part(name: str, part: Part, path: Path, *, remedy: str) -> Path:
 
 
 def copy_parts(parts: Mapping[str, Part], files: Mapping[str, Path], folder: Path) -> None:
-    """Copy every part into ``folder`` and flush it, checking what was written, not what was meant.
+    """Copy every part into ``folder``, flush it, and check the bytes that were written.
 
     Raises:
-        GoldenError: ``files`` and ``parts`` have other names, or a file is not what its part says.
+        GoldenError: ``files`` and ``parts`` have other names, or a file differs from its part.
     """
     if files.keys() != parts.keys():
         odd = sorted(files.keys() ^ parts.keys())
@@ -79,7 +80,7 @@ def copy_parts(parts: Mapping[str, Part], files: Mapping[str, Path], folder: Pat
         if not source.is_file():
             raise GoldenError(f"part {name!r} is missing", where=str(source), remedy="run the case again")
         target = folder / part.path
-        if target.exists() and source.samefile(target):  # it lies in its place already; copying would empty it
+        if target.exists() and source.samefile(target):  # the file is in its place; copying would empty it
             check_part(name, part, target, remedy="run the case again")
             continue
         with source.open("rb") as reader, target.open("wb") as writer:
@@ -90,10 +91,10 @@ def copy_parts(parts: Mapping[str, Part], files: Mapping[str, Path], folder: Pat
 
 
 def copy_private(source: Path, target: Path) -> Path:
-    """Give ``target`` the bytes of ``source`` as a file of its own, in place of an older one; returns ``target``.
+    """Write the bytes of ``source`` to ``target`` as an independent file, replacing an older one; return ``target``.
 
-    The blocks are shared (``FICLONE``) where the file system can, and copied elsewhere. Never a hard link: a program
-    that writes to its own copy would write to the committed file too.
+    The blocks are shared (``FICLONE``) if the file system supports it, otherwise copied. Never a hard link: a program
+    that writes to its copy would change the committed file too.
 
     Raises:
         OSError: ``source`` cannot be read, or ``target`` cannot be written.
@@ -104,6 +105,7 @@ def copy_private(source: Path, target: Path) -> Path:
         with os.fdopen(handle, "wb") as writer, source.open("rb") as reader:
             if not _share_blocks(reader.fileno(), writer.fileno()):
                 shutil.copyfileobj(reader, writer, _CHUNK)
+        # mkstemp makes the file private to this user; a committed file is readable by all.
         part.chmod(0o644)
         part.replace(target)
     except BaseException:
@@ -113,7 +115,7 @@ def copy_private(source: Path, target: Path) -> Path:
 
 
 def _share_blocks(source: int, target: int) -> bool:
-    """Clone a file (btrfs, XFS, bcachefs, overlay on them); false where the kernel or the file system cannot."""
+    """Clone a file (btrfs, XFS, bcachefs, overlay on them); return false if the kernel or file system cannot."""
     if sys.platform != "linux":
         return False
     import fcntl
@@ -126,7 +128,7 @@ def _share_blocks(source: int, target: int) -> bool:
 
 
 def sync_folder(folder: Path) -> None:
-    """Make renames inside ``folder`` durable, where the platform can."""
+    """Make renames inside ``folder`` durable, if the platform can."""
     if os.name != "posix":
         return
     handle = os.open(folder, os.O_RDONLY)
@@ -136,21 +138,21 @@ def sync_folder(folder: Path) -> None:
         os.close(handle)
 
 
-# Are the frames of a golden what its manifest and its own header say? Answered by decoding every frame.
+# Compare the frames of a golden with its manifest and with its own header, by decoding every frame.
 
 
 def check_frames(path: Path, shape: Shape | None, *, remedy: str = "") -> None:
-    """Decode the clip at ``path``: every frame, its digest against the header, its shape against ``shape``.
+    """Decode every frame of the clip at ``path``; compare their digest with the header, their shape with ``shape``.
 
-    A part whose bytes have the right sha256 may still lie about its pixels, since its header was written with it.
+    A part with the right sha256 may still state wrong pixels, since its header was written with it.
 
     Args:
         path: the clip.
-        shape: frames, height, width, channels that the manifest or the candidate states.
-        remedy: what to do where it is wrong.
+        shape: frames, height, width, channels from the manifest or the candidate.
+        remedy: next step for the error.
 
     Raises:
-        GoldenError: it is no clip, its header has the digest of other pixels, or it has another shape.
+        GoldenError: the file is no clip, its header has the digest of other pixels, or the shape differs.
     """
     try:
         clip = read_clip(path)
@@ -165,12 +167,12 @@ def check_frames(path: Path, shape: Shape | None, *, remedy: str = "") -> None:
 
 
 def frames_error(path: Path, error: ClipError, remedy: str) -> GoldenError:
-    """Say of a golden's clip at ``path`` what `harness.frames.clip.read_clip` says of the file."""
+    """Return the error for a golden's clip at ``path`` that `harness.frames.clip.read_clip` refused."""
     return GoldenError(f"its frames cannot be used: {error.what}", where=str(path), remedy=remedy)
 
 
 Fetch = Callable[[Part, bool], Path]
-"""Where a part lies on this machine; the flag says that a cached copy must not be trusted."""
+"""Returns the local path of a part; the flag is true if a cached copy must not be trusted."""
 
 
 @dataclass(frozen=True)
@@ -178,9 +180,9 @@ class Golden:
     """A golden of a store.
 
     Attributes:
-        manifest: what made it, and its parts.
+        manifest: what made the golden, and its parts.
         digest: sha256 (hex) of the canonical manifest.
-        reason: why it is accepted; for one that is not accepted, why it was made.
+        reason: why it is accepted; if it is not accepted, why it was made.
         origin: the folder or the hub repository, for messages.
     """
 
@@ -190,11 +192,11 @@ class Golden:
     origin: str
     fetch: Fetch = field(repr=False, compare=False)
     refetches: bool = field(default=False, repr=False, compare=False)
-    """Whether asking again may give other bytes (a download), so that a damaged cache mends itself."""
+    """Whether a second fetch may return other bytes (a download), so that a damaged cache is repaired."""
     remedy: str = field(default="", repr=False, compare=False)
 
     def open_part(self, name: str) -> Path:
-        """Path of part ``name``, whose size and sha256 were just checked.
+        """Return the path of part ``name`` after checking its size and sha256.
 
         Raises:
             GoldenError: the golden has no such part, or it is missing, truncated or changed.
@@ -213,7 +215,7 @@ class Golden:
                 path = self.fetch(part, True)
             except InfraError:
                 path = None
-            if path is None:  # without a network the damage is the news
+            if path is None:  # without a network, report the damage and not the failed download
                 raise
         return check_part(name, part, path, remedy=self.remedy)
 
@@ -239,7 +241,7 @@ class Golden:
 
 
 def read_manifest(path: Path, runner: str, case: str, digest: str, *, remedy: str) -> GoldenManifest:
-    """The manifest at ``path``, once it is the one that ``digest`` (full, or its first 16 digits) names.
+    """Return the manifest at ``path`` if ``digest`` (full, or its first 16 digits) names it.
 
     Raises:
         GoldenError: the file is missing, is no manifest, belongs to another case, or its content was changed.
@@ -266,7 +268,7 @@ def read_manifest(path: Path, runner: str, case: str, digest: str, *, remedy: st
 
 
 def read_index(path: Path, runner: str, case: str, *, remedy: str) -> AcceptedIndex:
-    """The list of accepted goldens at ``path``; an empty one where there is no file.
+    """Return the list of accepted goldens at ``path``; an empty list if there is no file.
 
     Raises:
         GoldenError: the file is damaged or belongs to another case.
@@ -286,17 +288,17 @@ def read_index(path: Path, runner: str, case: str, *, remedy: str) -> AcceptedIn
     return index
 
 
-# Can a file be written? Asked before the first of several is, since half of them must never be.
+# Check that every target is writable before writing the first, so that an update never stops half-way.
 
 
 NOTHING_CHANGED = "nothing was changed"
 
 
 def require_writable(target: Path) -> None:
-    """Make a nameless file where ``target`` will be, or in the nearest folder above it that is there.
+    """Check that ``target`` can be written: create a nameless file in the nearest existing folder above it.
 
     Raises:
-        InfraError: it cannot be made.
+        InfraError: the file cannot be created.
     """
     folder = next(one for one in target.absolute().parents if one.exists())
     try:

@@ -1,9 +1,9 @@
-"""Goldens in a Hugging Face dataset at a pinned commit, in the same layout as the folder store.
+"""Store goldens in a Hugging Face dataset at a pinned commit, in the same layout as the folder store.
 
-Reading downloads only what is asked for: the case's list, its manifests, and a part when it is opened. Everything goes
-through huggingface_hub's cache, so that a second run needs no network, and an interrupted upload or download goes on
-with the files that are still to do. Writing makes one commit; the pin in the project moves only when the caller moves
-it, so that a commit nobody pinned changes no result.
+Reading downloads only the requested files: the case's list, its manifests, and a part when it is opened. Everything
+goes through huggingface_hub's cache, so that a second run needs no network, and an interrupted upload or download
+continues with the missing files. Writing makes one commit; the pin in the project moves only when the caller moves it,
+so that a commit without a pin changes no result.
 """
 
 from __future__ import annotations
@@ -33,23 +33,25 @@ if TYPE_CHECKING:
     from huggingface_hub import CommitOperationAdd, CommitOperationDelete, HfApi
 
 
-# huggingface_hub's errors, as ours: what the dataset says is about goldens, what the network says is not.
+# Map hub errors: a missing dataset or revision, or a concurrent commit, is a `GoldenError`; a network failure is an
+# `InfraError`.
 
 
 ENTRY_MISSING = RemoteEntryNotFoundError
-"""The hub answered that the commit has no such file (as opposed to: nobody could be asked)."""
+"""The hub answered that the commit has no such file (as opposed to: the hub could not be reached)."""
 
 _CONFLICT = (409, 412)
 _TRANSPORT: type[Exception] = HfHubHTTPError.__bases__[0]
-"""HTTPError of the HTTP library in use: httpx or httpx2, by version of huggingface_hub."""
+"""HTTPError of the installed HTTP library: httpx or httpx2, depending on the version of huggingface_hub."""
 
 
 @contextmanager
 def hub_errors(origin: str, doing: str) -> Iterator[None]:
-    """Turn what huggingface_hub raises while ``doing`` into a :class:`GoldenError` or an :class:`InfraError`."""
+    """Convert an error of huggingface_hub while ``doing`` into a :class:`GoldenError` or an :class:`InfraError`."""
     try:
         yield
     except RemoteEntryNotFoundError:
+        # A missing file is an answer, which the caller handles.
         raise
     except RepositoryNotFoundError as error:
         remedy = "check goldens/store.json and your token: a private dataset looks missing without one"
@@ -69,7 +71,7 @@ def hub_errors(origin: str, doing: str) -> Iterator[None]:
             raise GoldenError(what, where=origin, remedy="type the same command again") from error
         raise InfraError(f"cannot {doing}: {_first_line(error)}", where=origin, kind="download") from error
     except (_TRANSPORT, OSError, RuntimeError, ValueError) as error:
-        # a failed LFS upload is a RuntimeError around the reason, a refused one a ValueError
+        # huggingface_hub raises a RuntimeError around the reason of a failed LFS upload, a ValueError if it is refused
         remedy = "type the same command again: what arrived is kept"
         reason = _first_line(error.__cause__ or error)
         raise InfraError(f"cannot {doing}: {reason}", where=origin, remedy=remedy, kind="download") from error
@@ -93,10 +95,10 @@ class HubStore:
 
     Args:
         repo_id: ``owner/name`` of the dataset.
-        revision: the pinned commit (40 hex digits) that is read.
-        branch: the branch that uploads go to.
+        revision: the pinned commit (40 hex digits) from which the store reads.
+        branch: the branch that receives uploads.
         cache: huggingface_hub's cache folder; ``None``: its own setting (``HF_HUB_CACHE``).
-        offline: ``True``: never ask the network. ``False``: as ``HF_HUB_OFFLINE`` says.
+        offline: ``True``: never use the network. ``False``: ``HF_HUB_OFFLINE`` decides.
         endpoint: base URL of the hub; ``None``: huggingface_hub's own setting (``HF_ENDPOINT``).
     """
 
@@ -116,7 +118,7 @@ class HubStore:
 
     @property
     def origin(self) -> str:
-        """Where this store is, for messages."""
+        """Address of this store, for messages."""
         return f"hf://datasets/{self.repo_id}@{self.revision[:12]}"
 
     @cached_property
@@ -126,7 +128,7 @@ class HubStore:
         return HfApi(endpoint=self._endpoint)
 
     def at(self, revision: str) -> HubStore:
-        """The same dataset at another commit."""
+        """Return a store of the same dataset at another commit."""
         return HubStore(
             self.repo_id,
             revision,
@@ -137,11 +139,11 @@ class HubStore:
         )
 
     def index(self, runner: str, case: str) -> AcceptedIndex:
-        """The accepted goldens of a case at the pinned commit, empty where it has none.
+        """Return the accepted goldens of a case at the pinned commit; empty if it has none.
 
         Raises:
             GoldenError: the list is damaged.
-            InfraError: it could be neither downloaded nor read from the cache.
+            InfraError: the list could be neither downloaded nor read from the cache.
         """
         path = self._optional(f"{runner}/{case}/{INDEX_FILE}")
         if path is None:
@@ -149,7 +151,7 @@ class HubStore:
         return read_index(path, runner, case, remedy=self._remedy)
 
     def find(self, runner: str, case: str) -> tuple[Golden, ...]:
-        """The accepted goldens of a case. Their parts are downloaded when they are opened.
+        """Return the accepted goldens of a case. Their parts are downloaded when they are opened.
 
         Raises:
             GoldenError: an accepted golden is missing, or its manifest was changed.
@@ -159,7 +161,7 @@ class HubStore:
         return tuple(self.get(runner, case, entry.digest, reason=entry.reason) for entry in entries)
 
     def get(self, runner: str, case: str, digest: str, *, reason: str = "") -> Golden:
-        """One golden by its digest (full, or at least its first 16 digits), accepted or not.
+        """Return one golden by its digest (full, or at least its first 16 digits), accepted or not.
 
         Raises:
             GoldenError: it is not in the dataset at the pinned commit, or its manifest was changed.
@@ -173,7 +175,7 @@ class HubStore:
         except GoldenError:
             if self._offline:
                 raise
-            with suppress(InfraError):  # a damaged cache mends itself; without a network the damage is the news
+            with suppress(InfraError):  # replaces a damaged cache; without a network the damage itself is reported
                 self._download(f"{folder}/{MANIFEST_FILE}", again=True)
             path = self._download(f"{folder}/{MANIFEST_FILE}")
             manifest = read_manifest(path, runner, case, digest, remedy=self._remedy)
@@ -192,11 +194,12 @@ class HubStore:
         )
 
     def cases(self) -> tuple[tuple[str, str], ...]:
-        """Every ``(runner, case)`` with goldens at the pinned commit, sorted. Asks the network."""
+        """Return every ``(runner, case)`` with goldens at the pinned commit, sorted. Uses the network."""
         return tuple(sorted({(parts[0], parts[1]) for parts in self._listing()}))
 
     def digests(self, runner: str, case: str) -> tuple[str, ...]:
-        """First 16 digits of every golden of a case, sorted. Asks the network."""
+        """Return the first 16 digits of every golden of a case, sorted. Uses the network."""
+        # A golden's file has four path parts, runner/case/digest/file; with three it is the list of a case.
         return tuple(sorted({parts[2] for parts in self._listing() if parts[:2] == (runner, case) and len(parts) == 4}))
 
     def _listing(self) -> list[tuple[str, ...]]:
@@ -206,20 +209,20 @@ class HubStore:
         return [parts for parts in split if len(parts) in (3, 4)]
 
     def head(self) -> str:
-        """The newest commit of the branch.
+        """Return the newest commit of the branch.
 
         Raises:
-            InfraError: the hub could not be asked.
+            InfraError: the hub could not be reached.
         """
         with hub_errors(self.origin, "read the branch"):
             return str(self._api.dataset_info(self.repo_id, revision=self.branch).sha)
 
     def add(self, manifest: GoldenManifest, files: Mapping[str, Path]) -> Golden:
-        """Upload a golden, as one commit, and read this store at that commit from now on.
+        """Upload a golden as one commit, and read this store at that commit from now on.
 
         Raises:
-            GoldenError: a file is not what the manifest says.
-            InfraError: the upload did not go through; nothing of it can be seen, and trying again goes on.
+            GoldenError: a file differs from the manifest.
+            InfraError: the upload failed; the branch is unchanged, and another try continues the upload.
         """
         self.revision = self.publish([Addition(manifest, files)], [])
         return self.get(manifest.runner, manifest.case, manifest.digest())
@@ -230,11 +233,11 @@ class HubStore:
         """Upload goldens and lists of accepted goldens, as one commit.
 
         Returns:
-            The new commit. Nothing is pinned by it.
+            The new commit. It is not pinned.
 
         Raises:
-            GoldenError: a file is not what its manifest says, or somebody else changed one of the lists since the pin.
-            InfraError: the upload did not go through; the branch is as it was.
+            GoldenError: a file differs from its manifest, or another commit changed one of the lists since the pin.
+            InfraError: the upload failed; the branch is unchanged.
         """
         from huggingface_hub import CommitOperationAdd
 
@@ -259,7 +262,7 @@ class HubStore:
         """Remove goldens (``runner/case/digest16``) from the branch, as one commit. Older commits keep them.
 
         Raises:
-            InfraError: the commit did not go through; the branch is as it was.
+            InfraError: the commit failed; the branch is unchanged.
         """
         from huggingface_hub import CommitOperationDelete
 
@@ -276,7 +279,7 @@ class HubStore:
                 commit_message=message,
                 repo_type="dataset",
                 revision=self.branch,
-                parent_commit=parent,  # somebody else's commit in between is refused by the hub, never overwritten
+                parent_commit=parent,  # the hub refuses the commit if the branch moved meanwhile, so nothing is lost
             )
         return str(info.oid)
 
@@ -292,7 +295,7 @@ class HubStore:
                 one.manifest.parts for one in additions if (one.manifest.runner, one.manifest.case) == (runner, case)
             ]
             if new and all(newest.get(runner, case, digest).manifest.parts in parts for digest in new):
-                continue  # an earlier try of this very upload, which was interrupted before the pin moved
+                continue  # an interrupted earlier try of this very upload, before the pin moved
             raise GoldenError(
                 f"the accepted goldens of {runner}/{case} changed on branch {self.branch} since the pin: "
                 f"{[digest[:SHORT] for digest in now.digests()]} at {head[:12]}",
@@ -307,7 +310,7 @@ class HubStore:
         return found
 
     def _optional(self, path: str, *, again: bool = False) -> Path | None:
-        """The local copy of a file of the dataset, or ``None`` where the pinned commit has no such file."""
+        """Return the local copy of a file of the dataset, or ``None`` if the pinned commit has no such file."""
         from huggingface_hub import hf_hub_download, try_to_load_from_cache
 
         if not again:
@@ -317,7 +320,7 @@ class HubStore:
             if isinstance(cached, str):
                 return Path(cached)
             if cached is not None:
-                return None  # the cache knows that this commit, which cannot change, has no such file
+                return None  # the cache records that this commit, which cannot change, has no such file
         with hub_errors(self.origin, f"download {path}"):
             try:
                 found = hf_hub_download(

@@ -1,9 +1,9 @@
-"""Several files change together or not at all, also when the process dies in between.
+"""Change several files together or not at all, also if the process dies in between.
 
-A redo log. Everything new is staged under ``.quantgate/transactions/<id>/``; then ``journal.json`` is renamed into
-place, which is the moment of no return; then every operation is applied, each of them harmless when repeated; then the
-journal goes. A folder without a journal never happened and is deleted; one with a journal is finished by the next
-command. All of it under the workspace's lock.
+A redo log. Everything new is staged under ``.quantgate/transactions/<id>/``. Then ``journal.json`` is renamed into
+place: from here on the changes are certain. Then every operation is applied; each can be repeated without harm. Last,
+the journal is removed. A folder without a journal has changed nothing and is deleted; the next command finishes a
+folder with a journal. All of it happens under the workspace's lock.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ from harness.records.golden import AcceptedIndex, GoldenManifest, SafeName
 
 JOURNAL_FILE = "journal.json"
 WRITTEN = tuple(path.name for path in (HERE.goldens, HERE.thresholds, HERE.cases))
-"""Folders of the project that a journal may change; no command writes a journal that names another file."""
+"""Folders of the project that a journal may change; ``recover`` refuses a journal that names another file."""
 Hook = Callable[[str], None]
 """Called before and after every step with the step's name; tests stop the process in it."""
 
@@ -47,18 +47,19 @@ class Install(Record):
 
 
 class Write(Record):
-    """Give a file other bytes, or delete it (``staged`` is ``None``)."""
+    """Write other bytes to a file, or delete it (``staged`` is ``None``)."""
 
     kind: Literal["write"] = "write"
     target: str
     staged: SafeName | None
     before: str | None
-    """sha256 (hex) of the bytes that are replaced; ``None``: there is no file."""
+    """sha256 (hex) of the bytes to replace; ``None``: there is no file."""
     after: str | None
+    """sha256 (hex) of the new bytes; ``None``: the file is deleted."""
 
 
 class Discard(Record):
-    """Delete a pending candidate, if it is still the one with this seal."""
+    """Delete a pending candidate, if it still has this seal."""
 
     kind: Literal["discard"] = "discard"
     folder: str
@@ -69,20 +70,20 @@ Operation = Annotated[Install | Write | Discard, Field(discriminator="kind")]
 
 
 class Journal(Record):
-    """``journal.json``."""
+    """Content of ``journal.json``."""
 
     schema_version: Literal[1] = 1
     what: str
-    """One sentence for the person who finds it unfinished."""
+    """One sentence that describes the change to the person who finds it unfinished."""
     operations: tuple[Operation, ...]
 
 
 class Transaction:
-    """Collects changes, then makes them. Use it under ``workspace.locked()``, after :func:`recover`.
+    """Collect changes, then make them. Use it under ``workspace.locked()``, after :func:`recover`.
 
     Args:
         workspace: the project.
-        what: one sentence that says what is being done.
+        what: one sentence that describes the change.
         hook: see :data:`Hook`.
     """
 
@@ -95,10 +96,10 @@ class Transaction:
     def install(
         self, store: FolderStore, manifest: GoldenManifest, files: Mapping[str, Path], after: AcceptedIndex
     ) -> None:
-        """Put a golden in and accept it. The parts are copied and checked now, so that later steps cannot fail on them.
+        """Add a golden and accept it. The parts are copied and checked now, so that later steps cannot fail on them.
 
         Raises:
-            GoldenError: a part is not what the manifest says, or the store leaves the project.
+            GoldenError: a part differs from the manifest, or the store leaves the project.
         """
         staged = self._name()
         relative = self._relative(store.root)
@@ -109,7 +110,7 @@ class Transaction:
         self._hook("staged golden")
 
     def write(self, target: Path, data: bytes | None) -> None:
-        """Give ``target`` the bytes ``data``; ``None`` deletes it.
+        """Write ``data`` to ``target``; ``None`` deletes it.
 
         Raises:
             GoldenError: ``target`` is outside of the folders that a journal may change.
@@ -128,14 +129,14 @@ class Transaction:
         self._hook(f"staged {target.name}")
 
     def discard(self, folder: Path, seal: str) -> None:
-        """Delete a pending candidate at the end."""
+        """Delete a pending candidate, as the last step."""
         self._operations.append(Discard(folder=self._relative(folder), seal=seal))
 
     def commit(self) -> None:
-        """Make the changes. After the journal is written they happen, now or with the next command.
+        """Make the changes. Once the journal is written they happen, now or with the next command.
 
         Raises:
-            InfraError: something that is to change cannot be written. Nothing was changed, unless the message says so.
+            InfraError: a target cannot be written. Nothing was changed, unless the message states it.
         """
         journal = Journal(what=self.what, operations=tuple(self._operations))
         for operation in journal.operations:
@@ -147,7 +148,7 @@ class Transaction:
         finish(self.workspace, self.folder, journal, self._hook)
 
     def abandon(self) -> None:
-        """Forget the changes, if the journal is not written yet."""
+        """Drop the changes, if the journal is not written yet."""
         if not (self.folder / JOURNAL_FILE).exists():
             shutil.rmtree(self.folder, ignore_errors=True)
 
@@ -155,18 +156,18 @@ class Transaction:
         return f"{len(self._operations):02d}"
 
     def _relative(self, path: Path) -> str:
-        """``path`` as the journal names it: below the project, with no link on the way."""
+        """Return ``path`` as the journal names it: relative to the project, with no link on the way."""
         return require_inside(self.workspace.root, path)
 
 
 def recover(workspace: Workspace, hook: Hook = lambda _step: None) -> tuple[str, ...]:
-    """Finish or undo what interrupted commands left; call it under the lock, before anything else.
+    """Finish or undo the work of interrupted commands; call it under the lock, before anything else.
 
     Returns:
-        A sentence for each thing that was finished or undone.
+        A sentence per command that was finished or undone.
 
     Raises:
-        GoldenError: a file that an interrupted command was to change was changed by somebody else since.
+        GoldenError: a target of an interrupted command was changed since, or its journal cannot be used.
     """
     said: list[str] = []
     folders = sorted(workspace.transactions.iterdir()) if workspace.transactions.is_dir() else []
@@ -194,8 +195,8 @@ def finish(workspace: Workspace, folder: Path, journal: Journal, hook: Hook) -> 
     """Apply every operation of a journal, whether or not it was applied before, and remove the journal.
 
     Raises:
-        GoldenError: a file was changed by somebody else since.
-        InfraError: a file cannot be written; the journal stays, and says what is left to do.
+        GoldenError: a target was changed by another program since.
+        InfraError: a file cannot be written; the journal stays, and the next command finishes it.
     """
     for number, operation in enumerate(journal.operations):
         hook(f"before {number} {operation.kind}")
@@ -204,16 +205,17 @@ def finish(workspace: Workspace, folder: Path, journal: Journal, hook: Hook) -> 
         except OSError as error:
             raise disk_error(error, f"begun, and finished by the next command: {journal.what}") from error
         hook(f"after {number} {operation.kind}")
+    # The journal goes first: a folder without it counts as scratch, so a stop in rmtree is harmless.
     (folder / JOURNAL_FILE).unlink()
     hook("journal removed")
     shutil.rmtree(folder)
 
 
 def _check_places(workspace: Workspace, folder: Path, journal: Journal) -> None:
-    """Refuse a journal that would touch anything but goldens, limits, cases and pending candidates.
+    """Refuse a journal that would touch files other than goldens, limits, cases and pending candidates.
 
     Raises:
-        GoldenError: it would. Nothing was changed.
+        GoldenError: it would touch another file. Nothing was changed.
     """
     root = workspace.root
     try:
@@ -254,7 +256,7 @@ def _sha256_inside(root: Path, path: str) -> str | None:
 
 
 def _require_writable(workspace: Workspace, operation: Operation) -> None:
-    """Before the journal is written: what it holds is done sooner or later, whatever the command said of it."""
+    """Check the target before the journal is written: its operations are applied later even if the command fails."""
     if isinstance(operation, Install):
         manifest = operation.manifest
         FolderStore(workspace.root / operation.store).require_writable(manifest.runner, manifest.case)
@@ -276,6 +278,7 @@ def _apply_install(workspace: Workspace, folder: Path, operation: Install) -> No
     manifest = operation.manifest
     require_inside(workspace.root, store.index_path(manifest.runner, manifest.case))
     now = store.index(manifest.runner, manifest.case)
+    # The list is the old one, or already the new one if an earlier try came this far; any other list is a conflict.
     if now not in (operation.before, operation.after):
         raise _conflict(store.index_path(manifest.runner, manifest.case), folder)
     files = {name: folder / operation.staged / part.path for name, part in manifest.parts.items()}
@@ -308,9 +311,9 @@ def _apply_discard(workspace: Workspace, scratch: Path, operation: Discard) -> N
     try:
         seal = Candidate.read(folder / CANDIDATE_FILE).seal
     except (OSError, UnreadableError):
-        return  # gone already, or no longer the one that was accepted
+        return  # already removed, or replaced by a newer candidate that was not accepted
     if seal == operation.seal:
-        folder.rename(scratch / "discarded")  # whole, and deleted with the transaction's folder
+        folder.rename(scratch / "discarded")  # one rename, so never half a candidate; deleted with the transaction
 
 
 def _conflict(path: Path, folder: Path) -> GoldenError:

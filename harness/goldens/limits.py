@@ -1,14 +1,15 @@
-"""What happens to a case's limits when another golden is accepted.
+"""Decide what happens to a case's limits when another golden is accepted.
 
 Limits are samples measured against one golden of one configuration. So:
 
 - new limits that were measured against the candidate come with it;
 - without them, and with the same request, hardware, weights and environment (only the code changed), the old ones are
-  carried over: the noise of a configuration is a property of the configuration. The file says that it was done;
-- without them, and with another configuration, the old ones are removed: they say nothing of this one, and a case
+  carried over: the noise of a configuration is a property of the configuration. The file records that;
+- without them, and with another configuration, the old ones are removed: they do not describe this one, and a case
   without limits ends red with the command that measures them, while wrong limits might end green;
-- where the old golden stays accepted (a bistable case), they hold for the new one too, and the file says so: the noise
-  around each answer is that of the configuration, until `quantgate regenerate` holds every run against the nearest.
+- if the old golden stays accepted (a bistable case), they hold for the new one too, and the file records that: the
+  noise around each answer is that of the configuration, until `quantgate regenerate` compares every run with the
+  nearest golden.
 """
 
 from __future__ import annotations
@@ -29,11 +30,11 @@ Fate = Literal["new", "carried", "removed", "extended", "none"]
 
 @dataclass(frozen=True)
 class LimitChange:
-    """What becomes of a limit file.
+    """The new state of a limit file.
 
     Attributes:
-        fate: in one word.
-        limits: its new content; ``None`` where it is removed or was never there.
+        fate: the decision, in one word.
+        limits: the new content; ``None`` if the file is removed or never existed.
     """
 
     fate: Fate
@@ -43,16 +44,16 @@ class LimitChange:
 def limits_after(
     manifest: GoldenManifest, measured: LimitFile | None, path: Path, *, kept: Sequence[str]
 ) -> LimitChange:
-    """The limits of a case once ``manifest`` is accepted.
+    """Return the limits of a case after ``manifest`` is accepted.
 
     Args:
         manifest: the new golden.
         measured: limits that were measured against its clip (``golden_digest`` is the clip's sha256).
-        path: the limit file as it is now, if there is one.
+        path: the present limit file, if there is one.
         kept: digests of older goldens of the same configuration that stay accepted.
 
     Raises:
-        GoldenError: the limit file cannot be read, or ``measured`` belongs to something else.
+        GoldenError: the limit file cannot be read, or ``measured`` is of another case, runner, identity or clip.
     """
     digest, identity = manifest.digest(), manifest.identity.digest()
     if measured is not None:
@@ -88,10 +89,10 @@ def limits_after(
 
 
 def read_committed(path: Path) -> LimitFile | None:
-    """Read the committed limits at ``path``. Returns ``None`` if there are none.
+    """Read the committed limits at ``path``. Return ``None`` if there are none.
 
     Raises:
-        GoldenError: they cannot be read, or were edited by hand.
+        GoldenError: the limits cannot be read, or were edited by hand.
     """
     try:
         limits = LimitFile.read(path)

@@ -1,4 +1,4 @@
-"""Care of a golden store: verify, collect garbage, move between the folder and the hub."""
+"""Maintain a golden store: verify, delete unused goldens, copy between the folder and the hub."""
 
 from __future__ import annotations
 
@@ -12,24 +12,24 @@ from harness.goldens.store import GoldenStore
 from harness.records.golden import AcceptedIndex
 
 Select = Callable[[str, str], bool]
-"""Which ``(runner, case)`` a command is about."""
+"""Returns whether a command applies to ``(runner, case)``."""
 
 
 @dataclass(frozen=True)
 class Stored:
-    """One golden as it lies in a store."""
+    """One golden in a store."""
 
     runner: str
     case: str
     digest: str
-    """First 16 digits."""
+    """First 16 digits, or ``accepted`` for the fault of a list."""
     accepted: bool
     faults: tuple[str, ...] = ()
-    """What is wrong with it, each as a sentence that names the part."""
+    """Its faults, each a sentence that names the part."""
 
     @property
     def name(self) -> str:
-        """``runner/case/digest16``."""
+        """Name for messages: ``runner/case/digest16``."""
         return f"{self.runner}/{self.case}/{self.digest}"
 
 
@@ -39,10 +39,10 @@ def everything(_runner: str, _case: str) -> bool:
 
 
 def verify(store: GoldenStore, select: Select = everything) -> tuple[Stored, ...]:
-    """Check every byte of every golden, accepted or not. Damage is reported, not raised, so that all of it shows.
+    """Check every byte of every golden, accepted or not. Damage is returned, not raised, so that all of it shows.
 
     Raises:
-        InfraError: the store could not be asked.
+        InfraError: the store could not be reached.
     """
     return tuple(
         Stored(runner, case, digest, accepted, faults)
@@ -57,6 +57,7 @@ def _verify_case(store: GoldenStore, runner: str, case: str) -> Iterator[tuple[s
         accepted = {digest[:SHORT] for digest in store.index(runner, case).digests()}
     except GoldenError as error:
         yield "accepted", True, (str(error),)
+        # Without its list, every golden of the case is still checked, as one that is not accepted.
         accepted = set()
     for digest in sorted(accepted | set(store.digests(runner, case))):
         try:
@@ -67,10 +68,10 @@ def _verify_case(store: GoldenStore, runner: str, case: str) -> Iterator[tuple[s
 
 
 def unused(store: GoldenStore, select: Select = everything) -> tuple[Stored, ...]:
-    """Goldens that no list refers to.
+    """Return the goldens that no list names.
 
     Raises:
-        GoldenError: a list cannot be read, so that nobody knows what it refers to.
+        GoldenError: a list cannot be read, so that its goldens are unknown.
     """
     found: list[Stored] = []
     for runner, case in store.cases():
@@ -83,13 +84,13 @@ def unused(store: GoldenStore, select: Select = everything) -> tuple[Stored, ...
 
 
 def collect_folder(store: FolderStore, listed: Sequence[Stored]) -> None:
-    """Delete goldens that :func:`unused` listed; one that was accepted since then is refused."""
+    """Delete goldens that :func:`unused` listed; a golden that was accepted meanwhile is refused."""
     for item in listed:
         store.remove(item.runner, item.case, item.digest)
 
 
 def collect_hub(store: HubStore, listed: Sequence[Stored]) -> str:
-    """Delete goldens that :func:`unused` listed from the branch; returns the new commit. Older pins still find them."""
+    """Delete goldens that :func:`unused` listed from the branch; return the new commit. Older pins still find them."""
     return store.delete([item.name for item in listed], message=f"Remove {len(listed)} goldens that no case accepts")
 
 
@@ -97,11 +98,11 @@ def push(source: FolderStore, target: HubStore, select: Select = everything, *, 
     """Copy accepted goldens and their lists from the folder to the hub, as one commit.
 
     Returns:
-        The commit to pin; the one that is pinned already where there was nothing to copy.
+        The commit to pin; the present pin if there was nothing to copy.
 
     Raises:
         GoldenError: a golden is damaged, or the hub accepts goldens that the folder does not (``replace`` drops them).
-        InfraError: the upload did not go through.
+        InfraError: the upload failed.
     """
     additions: list[Addition] = []
     indexes: list[AcceptedIndex] = []
@@ -123,11 +124,11 @@ def push(source: FolderStore, target: HubStore, select: Select = everything, *, 
 
 
 def pull(source: HubStore, target: FolderStore, select: Select = everything, *, replace: bool = False) -> int:
-    """Copy accepted goldens and their lists from the pinned commit into the folder. Returns how many goldens came.
+    """Copy accepted goldens and their lists from the pinned commit into the folder. Return the number of new goldens.
 
     Raises:
         GoldenError: a golden is damaged, or the folder accepts goldens that the hub does not (``replace`` drops them).
-        InfraError: a download failed; what came before it stays, and the next pull goes on.
+        InfraError: a download failed; earlier downloads stay, and the next pull continues.
     """
     count = 0
     for runner, case in source.cases():
@@ -140,6 +141,7 @@ def pull(source: HubStore, target: FolderStore, select: Select = everything, *, 
             if golden.digest not in known.digests():
                 target.add(golden.manifest, {name: golden.open_part(name) for name in golden.manifest.parts})
                 count += 1
+        # The list comes last: a store refuses a list that names a golden that it does not hold.
         if index != known:
             target.set_index(index)
     return count

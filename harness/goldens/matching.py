@@ -1,4 +1,4 @@
-"""Which golden a run may be compared with: the four identity classes, as one pure function."""
+"""Select the goldens that a run is compared with: the four identity classes, as one pure function."""
 
 from __future__ import annotations
 
@@ -12,18 +12,18 @@ from harness.records.identity import FieldChange, Identity, IdentityClass, diffe
 
 
 class MatchKind(StrEnum):
-    """What the nearest golden allows, best first."""
+    """How far the run may be judged by the nearest golden, best first."""
 
     EXACT = "exact"
-    """Request, hardware, weights and env are the same: pixels gate. The subject may differ; it is shown."""
+    """Request, hardware, weights and env are the same: pixels gate. The subject may differ; the report shows it."""
     CPU = "cpu"
-    """Another architecture of CPU: the frames are compared all the same, and inside their limits the run is green."""
+    """Another CPU architecture: the frames are compared nevertheless, and inside their limits the run is green."""
     WEIGHTS = "weights"
-    """Other weights or environment: the frames are compared all the same, and a clean result is ``golden_stale``."""
+    """Other weights or environment: the frames are compared nevertheless, and a clean result is ``golden_stale``."""
     HARDWARE = "hardware"
     """Another class of hardware: ``environment_mismatch``."""
     REQUEST = "request"
-    """The case asks for something else by now: ``golden_stale``, and the run leaves its candidate like a first one."""
+    """The case's request has changed since: ``golden_stale``, and the run leaves its candidate like a first one."""
     MISSING = "missing"
     """The case accepts no golden: ``golden_missing``."""
 
@@ -35,13 +35,13 @@ _KIND = (MatchKind.EXACT, MatchKind.CPU, MatchKind.WEIGHTS, MatchKind.HARDWARE, 
 
 @dataclass(frozen=True)
 class Match:
-    """The answer of :func:`select`.
+    """The result of :func:`select`.
 
     Attributes:
-        kind: what the comparison may say.
+        kind: how the run may be judged.
         goldens: the goldens that the run is compared with: all exact ones (several if a case is bistable), otherwise
-            the nearest golden that ``changes`` speaks of, with ``WEIGHTS`` also the others of its identity; empty if
-            there is none.
+            the nearest golden, which ``changes`` describes, with ``CPU`` or ``WEIGHTS`` also the others of its
+            identity; empty if there is none.
         changes: every field in which the first of ``goldens`` differs from the run, the subject's included.
     """
 
@@ -50,18 +50,18 @@ class Match:
     changes: tuple[FieldChange, ...]
 
     def of(self, *classes: IdentityClass) -> tuple[FieldChange, ...]:
-        """The changes that belong to ``classes``."""
+        """Return the changes that belong to ``classes``."""
         return tuple(change for change in self.changes if change.identity_class in classes)
 
 
 def kind_of(changes: Sequence[FieldChange]) -> MatchKind:
-    """Say what a set of differences means. The request outranks the hardware: another question has no answer yet."""
+    """Return the kind that a set of differences means. The request outranks the hardware: it has no golden yet."""
     ranks = (_OTHER_CPU if change.is_other_cpu else _RANK[change.identity_class] for change in changes)
     return _KIND[max(ranks, default=0)]
 
 
 def without_harmless(changes: Sequence[FieldChange], harmless_env: Sequence[str]) -> tuple[FieldChange, ...]:
-    """The changes, with environment variables that the runner's profile lists as harmless moved to the subject."""
+    """Return the changes; environment variables that the runner's profile lists as harmless count as the subject's."""
     return tuple(
         change.model_copy(update={"identity_class": "subject", "field": f"env.{change.field}"})
         if change.identity_class == "env" and any(fnmatchcase(change.field, glob) for glob in harmless_env)
@@ -71,12 +71,12 @@ def without_harmless(changes: Sequence[FieldChange], harmless_env: Sequence[str]
 
 
 def select(goldens: Sequence[Golden], run: Identity, harmless_env: Sequence[str] = ()) -> Match:
-    """The goldens that a run is to be compared with.
+    """Return the goldens that a run is compared with.
 
     Args:
         goldens: accepted goldens of the case on this runner, in the order of the list (newest last).
         run: identity of the run. Its ``subject`` may still be incomplete: it never decides.
-        harmless_env: names or globs of environment variables that move no pixel, from the runner's profile.
+        harmless_env: names or globs of environment variables that change no pixel, from the runner's profile.
     """
     compared = [
         (golden, without_harmless(differences(golden.manifest.identity, run), harmless_env)) for golden in goldens

@@ -1,4 +1,4 @@
-"""Candidates that wait for a person: left by a run, listed, opened, rejected."""
+"""Candidates that wait for a person's decision: written by a run, listed, read, rejected."""
 
 from __future__ import annotations
 
@@ -27,13 +27,13 @@ _RUN_AGAIN = "run the case again; its candidate is left anew"
 
 @dataclass(frozen=True)
 class Pending:
-    """A pending candidate as it lies on disk.
+    """A pending candidate on disk.
 
     Attributes:
-        runner, case: from its place.
-        folder: where it lies.
-        candidate: what it says, or ``None`` where it is damaged.
-        fault: what is wrong with it, as a sentence.
+        runner, case: from its path.
+        folder: its folder.
+        candidate: its content, or ``None`` if it is damaged.
+        fault: the damage, as a sentence.
     """
 
     runner: str
@@ -46,16 +46,16 @@ class Pending:
 def candidate_of(
     record: CaseRecord, files: Mapping[str, Path], *, run_code: str = "", limits: LimitFile | None = None
 ) -> Candidate:
-    """The candidate that a case's record and its files make.
+    """Return the candidate that a case's record and its files make.
 
     Args:
-        record: of a run that generated something; its identity becomes the golden's.
+        record: record of a run with an identity, which becomes the golden's.
         files: path by part name: ``clip``, ``trace``, ``sketches``, ... Media types follow from the suffixes.
-        run_code: commit of the code under test, where the record's fingerprint does not say it.
+        run_code: commit of the code under test, if the record's fingerprint has none.
         limits: limits measured against this candidate; their ``golden_digest`` is set to the clip's sha256.
 
     Raises:
-        GoldenError: the record has no identity, or there is a clip and the record does not say its shape.
+        GoldenError: the record has no identity, or there is a clip and the record does not state its shape.
     """
     if record.identity is None:
         raise GoldenError("a run without an identity leaves no candidate", where=record.node, remedy=_RUN_AGAIN)
@@ -93,14 +93,14 @@ def leave(
     limits: LimitFile | None = None,
     run_folder: Path | None = None,
 ) -> Path:
-    """Copy a case's output to the pending candidates, in place of an older one of the same case and runner.
+    """Copy a case's output to the pending candidates, replacing an older one of the same case and runner.
 
     Args:
         workspace: the project.
         record, files, run_code, limits: as for :func:`candidate_of`.
         run_folder: the case's folder of the run, such as ``runs/<run>/<case>``: ``candidate.json`` is written there
             too, so that an uploaded run is an artifact for ``accept --from``. Files that lie there under the names
-            ``<part><suffix>`` stay where they are; others are copied there.
+            ``<part><suffix>`` stay in place; others are copied there.
 
     Returns:
         The pending candidate's folder.
@@ -115,10 +115,11 @@ def leave(
 
 
 def leave_candidate(workspace: Workspace, candidate: Candidate, files: Mapping[str, Path]) -> Path:
-    """As :func:`leave`, with a candidate that was made before."""
+    """Do the same as :func:`leave` with a candidate that was made before."""
     target = workspace.pending(candidate.runner, candidate.case)
     stage = workspace.state / "leaving" / uuid.uuid4().hex
     try:
+        # The slow copy happens outside the lock; under it, two renames replace the candidate.
         write_candidate(stage / "new", candidate, files)
         with workspace.locked():
             target.parent.mkdir(parents=True, exist_ok=True)
@@ -131,29 +132,29 @@ def leave_candidate(workspace: Workspace, candidate: Candidate, files: Mapping[s
 
 
 def write_candidate(folder: Path, candidate: Candidate, files: Mapping[str, Path]) -> Path:
-    """Write a candidate and copies of its parts into a folder. ``candidate.json`` comes last: without it, it is none.
+    """Write a candidate and copies of its parts into a folder. ``candidate.json`` comes last and makes it complete.
 
     Raises:
-        GoldenError: a file is not what the candidate says.
+        GoldenError: a file differs from the candidate's part.
     """
     copy_parts(candidate.parts, files, folder)
     return candidate.write(folder / CANDIDATE_FILE)
 
 
 def read_candidate(folder: Path) -> Candidate:
-    """The candidate in a folder, once its seal holds; the parts are checked by :func:`part_files`.
+    """Return the candidate in a folder if its seal is valid; :func:`part_files` checks the parts.
 
     Raises:
-        GoldenError: there is none, it is damaged, or it was changed by hand.
+        GoldenError: there is no candidate, it is damaged, or it was changed by hand.
     """
     return parse_candidate(_read(folder / CANDIDATE_FILE), str(folder / CANDIDATE_FILE))
 
 
 def parse_candidate(data: bytes, where: str) -> Candidate:
-    """The candidate that ``candidate.json``'s bytes say, once its seal holds.
+    """Return the candidate that the bytes of ``candidate.json`` hold, if its seal is valid.
 
     Raises:
-        GoldenError: it is damaged, or it was changed by hand.
+        GoldenError: the candidate is damaged, or it was changed by hand.
     """
     try:
         candidate = Candidate.parse(data, where)
@@ -165,10 +166,10 @@ def parse_candidate(data: bytes, where: str) -> Candidate:
 
 
 def part_files(folder: Path, candidate: Candidate) -> dict[str, Path]:
-    """Path of every part, each with its size and sha256 just checked, and the record held against the candidate.
+    """Return the path of every part after checking its size and sha256, and compare the record with the candidate.
 
     Raises:
-        GoldenError: a part is missing, truncated or changed, or the record tells of another run.
+        GoldenError: a part is missing, truncated or changed, or the record is of another run.
     """
     files = {
         name: check_part(name, part, folder / part.path, remedy=_RUN_AGAIN) for name, part in candidate.parts.items()
@@ -179,7 +180,7 @@ def part_files(folder: Path, candidate: Candidate) -> dict[str, Path]:
 
 
 def listed(workspace: Workspace) -> tuple[Pending, ...]:
-    """All pending candidates, sorted; a damaged one is listed with what is wrong."""
+    """Return all pending candidates, sorted; a damaged one is listed with its fault."""
     found: list[Pending] = []
     for path in sorted(workspace.pending_root.glob(f"*/*/{CANDIDATE_FILE}")):
         folder = path.parent
@@ -195,7 +196,7 @@ def listed(workspace: Workspace) -> tuple[Pending, ...]:
 
 
 def choose(workspace: Workspace, case: str, runner: str = "") -> Path:
-    """Folder of the one pending candidate of a case.
+    """Return the folder of the only pending candidate of a case.
 
     Raises:
         GoldenError: there is none, or there are several runners and none was named.
@@ -216,13 +217,14 @@ def choose(workspace: Workspace, case: str, runner: str = "") -> Path:
 
 
 def reject(workspace: Workspace, case: str, runner: str = "") -> Path:
-    """Drop a pending candidate; the run's own folder keeps what it has. Returns where the candidate was.
+    """Delete a pending candidate; the run's own folder is unchanged. Return the folder that the candidate had.
 
     Raises:
         GoldenError: there is none, or there are several runners and none was named.
     """
     with workspace.locked():
         folder = choose(workspace, case, runner)
+        # One rename under the lock removes the candidate as a whole; the slow deletion follows outside it.
         grave = workspace.state / "leaving" / uuid.uuid4().hex
         grave.parent.mkdir(parents=True, exist_ok=True)
         folder.rename(grave)

@@ -1,4 +1,4 @@
-"""What nobody may accept without saying so: each refusal has a flag of its own, and names it."""
+"""Refuse candidates that need an explicit decision; each refusal names its own flag, which overrides it."""
 
 from __future__ import annotations
 
@@ -25,23 +25,23 @@ from harness.records.golden import CLIP
 from harness.records.limits import Limit, LimitFile
 
 FAR = 0.5
-"""Mean SSIM below which two clips do not show the same video: healthy runs of one request lie above .9, and limits that
-hold for two videos see neither."""
+"""Mean SSIM below which two clips show different videos: healthy runs of one request lie above .9, and limits that hold
+for two different videos detect errors in neither."""
 Similarity = Callable[[Path, Path], float | None]
-"""Mean SSIM of two clip files; ``None`` if their shapes differ."""
+"""Returns the mean SSIM of two clip files; ``None`` if their shapes differ."""
 _MAX_SHOWN = 1 << 24
 
 
 @dataclass(frozen=True)
 class Allow:
-    """What the person who accepts takes upon themselves. By default nothing.
+    """Refusals that the person who accepts overrides; by default none.
 
     Attributes:
-        other_request: the candidate answers another request than the case file asks now.
-        failed_sanity: its frames failed a check that needs no golden, or none was made.
+        other_request: the candidate's request differs from the case file's present request.
+        failed_sanity: its frames failed a check that needs no golden, or no such check was made.
         unseen: no report shows it.
-        another_video: it shows another video than the golden that it takes the place of.
-        drop_limits: the limits of the case are deleted with it.
+        another_video: it shows another video than the golden that it replaces.
+        drop_limits: accepting it deletes the limits of the case.
     """
 
     other_request: bool = False
@@ -53,11 +53,11 @@ class Allow:
 
 NOTHING = Allow()
 ALL = Allow(other_request=True, failed_sanity=True, unseen=True, another_video=True, drop_limits=True)
-"""For a command that makes golden and limits itself, and refuses on its own."""
+"""For a command that makes golden and limits itself, with its own refusals."""
 
 
 def request_changes(candidate: Candidate, request: Mapping[str, Json]) -> tuple[str, ...]:
-    """``field: candidate's value -> value that the case file asks for now``, for each field that differs."""
+    """List ``field: candidate's value -> present value of the case file`` for each field that differs."""
     made = candidate.identity.request
     return tuple(
         f"{name}: {made.get(name)!r} -> {request.get(name)!r}"
@@ -67,10 +67,10 @@ def request_changes(candidate: Candidate, request: Mapping[str, Json]) -> tuple[
 
 
 def refuse_request(candidate: Candidate, request: Mapping[str, Json] | None, allow: Allow) -> None:
-    """Refuse a candidate of another request than the case file asks now: it would be stale at once.
+    """Refuse a candidate of another request than the case file's present one: it would be stale at once.
 
     Raises:
-        GoldenError: it is, and nobody allowed it.
+        GoldenError: the request differs, and ``allow`` does not override it.
     """
     changes = () if request is None else request_changes(candidate, request)
     if changes and not allow.other_request:
@@ -85,7 +85,7 @@ def refuse_sick(found: Found, allow: Allow) -> None:
     """Refuse a candidate whose frames failed sanity, or were never checked.
 
     Raises:
-        GoldenError: they did, and nobody allowed it.
+        GoldenError: they failed or were not checked, and ``allow`` does not override it.
     """
     if allow.failed_sanity:
         return
@@ -105,10 +105,10 @@ def refuse_sick(found: Found, allow: Allow) -> None:
 
 
 def refuse_unseen(workspace: Workspace, found: Found, source: Path | None, allow: Allow) -> None:
-    """Refuse a candidate that no report shows: nobody can have looked at it.
+    """Refuse a candidate that no report shows: no person can have looked at it.
 
     Raises:
-        GoldenError: there is no such report, and nobody allowed it.
+        GoldenError: there is no such report, and ``allow`` does not override it.
     """
     if allow.unseen or is_shown(workspace, found.candidate, source):
         return
@@ -132,17 +132,17 @@ def refuse_far(
 ) -> None:
     """Refuse a candidate that shows another video than the goldens of its case.
 
-    Limits of a case that accepts two different videos see neither: so beside a golden that stays, there is no flag.
+    Limits of a case that accepts two different videos detect errors in neither: if a golden stays, no flag overrides.
 
     Args:
         found: the candidate.
-        goldens: those that the case accepts now.
-        kept: digests of those that stay accepted.
-        similarity: mean SSIM of two clip files.
-        allow: what was allowed.
+        goldens: the goldens that the case accepts now.
+        kept: digests of the goldens that stay accepted.
+        similarity: returns the mean SSIM of two clip files.
+        allow: refusals that the person overrides.
 
     Raises:
-        GoldenError: it lies below ``FAR``.
+        GoldenError: the mean SSIM is below ``FAR``.
     """
     stays = set(kept)
     if CLIP not in found.files:
@@ -174,12 +174,12 @@ def refuse_loss(candidate: Candidate, old: LimitFile, path: Path, allow: Allow) 
 
     Args:
         candidate: the candidate, of another configuration than the limits.
-        old: the limits that would go.
-        path: their file, as it is shown.
-        allow: what was allowed.
+        old: the limits that would be deleted.
+        path: path of their file, for the message.
+        allow: refusals that the person overrides.
 
     Raises:
-        GoldenError: nobody allowed it.
+        GoldenError: ``allow`` does not override it.
     """
     if allow.drop_limits:
         return
@@ -194,18 +194,18 @@ def refuse_loss(candidate: Candidate, old: LimitFile, path: Path, allow: Allow) 
 
 
 def record_of(found: Found) -> CaseRecord | None:
-    """The record of the run that left a candidate, if it came along; it was checked with the other parts."""
+    """Return the record of the run that left a candidate, if it has one; it was checked with the other parts."""
     path = found.files.get(RECORD)
     return CaseRecord.read(path) if path is not None else None
 
 
 def is_shown(workspace: Workspace, candidate: Candidate, source: Path | None = None) -> bool:
-    """Whether a report of this checkout, or of the artifact ``source``, shows the candidate."""
+    """Return whether a report of this checkout, or of the artifact ``source``, shows the candidate."""
     return any(seal == candidate.seal for seal in _shown(workspace, source))
 
 
 def _shown(workspace: Workspace, source: Path | None) -> Iterable[str]:
-    """Seals of the candidates that a report of this checkout, or of the artifact, shows."""
+    """Yield the seals of the candidates that a report of this checkout, or of the artifact, shows."""
     places = [Project(workspace.root).runs, workspace.state]
     if source is not None and source.is_dir():
         places.append(source)
@@ -231,24 +231,25 @@ def _name(candidate: Candidate) -> str:
     return f"{candidate.runner}/{candidate.case}"
 
 
-# A look at limits that come with a candidate: nobody here measured them, and the seal on them is no signature.
+# Check limits that come with a candidate: they were measured elsewhere, and the seal on them is no signature.
 
 
 def refuse_loose(candidate: Candidate, path: Path) -> None:
-    """Refuse limits that let more through than the committed ones, or in which a metric of the frames does not gate.
+    """Refuse limits that let more through than the committed ones, or in which a frame metric does not gate.
 
     Args:
-        candidate: with the limits that came along, if any did.
+        candidate: the candidate, with the limits that came along, if any did.
         path: the committed limit file, if there is one.
 
     Raises:
-        GoldenError: they do; or the committed ones cannot be read.
+        GoldenError: the limits are looser, or the committed limits cannot be read.
     """
     new = candidate.limits
     if new is None:
         return
     old = read_committed(path)
     known = {limit.metric for limit in old.limits} if old is not None else set()
+    # A metric that the committed file lists is compared by `loosened`; only new metrics that do not gate are added.
     loose = list(loosened(old, new))
     loose += [
         f"{limit.metric}: does not gate ({limit.why})"
@@ -266,7 +267,7 @@ def refuse_loose(candidate: Candidate, path: Path) -> None:
 
 
 def vouched(candidate: Candidate, author: str, reason: str) -> Candidate:
-    """The candidate with its limits under the name and the reason of the person who takes them as they are."""
+    """Return the candidate with its limits under the name and reason of the person who accepts them unchanged."""
     limits = candidate.limits
     if limits is None:
         return candidate
@@ -275,7 +276,7 @@ def vouched(candidate: Candidate, author: str, reason: str) -> Candidate:
 
 
 def changes_of(candidate: Candidate, path: Path) -> tuple[str, ...]:
-    """Every limit that came with the candidate, old and new, a line each; none where none came."""
+    """List every limit that came with the candidate, old and new, a line each; nothing if none came."""
     if candidate.limits is None:
         return ()
     old = read_committed(path)

@@ -1,4 +1,4 @@
-"""Which candidates a command is for: cases by name, by glob, with or without a runner, or all of them."""
+"""Select the candidates of a command: cases by name, by glob, with or without a runner, or all of them."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ _SHOWN = 10
 
 
 class Held(NamedTuple):
-    """A candidate by its place."""
+    """A candidate, named by runner and case."""
 
     runner: str
     case: str
@@ -22,24 +22,25 @@ class Held(NamedTuple):
 
 
 def is_plain(names: Sequence[str], everything: bool) -> bool:
-    """Whether a command names one case as it is called: then its own errors are the better ones."""
+    """Return whether a command names one case by its plain id: the errors for a single case are then more precise."""
     return len(names) == 1 and not everything and not any(sign in names[0] for sign in "*?[/")
 
 
 def select(
     names: Sequence[str], everything: bool, held: Iterable[tuple[str, str]], *, runner: str = "", place: str = ""
 ) -> tuple[Held, ...]:
-    """The candidates that a command is for, sorted, once each.
+    """Return the candidates that a command is for, sorted, without duplicates.
 
     Args:
         names: ``case``, ``runner/case``, or a glob of either, such as ``wan22_*`` or ``b200/*``.
-        everything: all of them; no name is given then.
-        held: runner and case of each candidate that is there.
-        runner: only those of this runner.
-        place: where they lie, for errors.
+        everything: select all of them; no name may be given then.
+        held: runner and case of each present candidate.
+        runner: select only candidates of this runner; empty: of every runner.
+        place: folder or artifact of the candidates, for errors.
 
     Raises:
-        GoldenError: no name and not ``everything``, both, nothing is there, or a name matches nothing.
+        GoldenError: neither names nor ``everything`` is given, or both are, there is no candidate, or a name matches
+            none.
     """
     known = sorted({Held(*pair) for pair in held if runner in ("", pair[0])})
     if bool(names) == everything:

@@ -1,4 +1,4 @@
-"""What a golden store can do, and which one a project uses for which runner."""
+"""Define the interface of a golden store, and open the store that a project uses per runner."""
 
 from __future__ import annotations
 
@@ -22,29 +22,29 @@ CONFIG_FILE = "store.json"
 
 
 class GoldenStore(Protocol):
-    """A place for goldens. Reading never changes it; a golden in it never changes."""
+    """A store of goldens. Reading never changes it; a golden in it never changes."""
 
     @property
     def origin(self) -> str:
-        """Where this store is, for messages."""
+        """Address of this store, for messages."""
 
     def cases(self) -> tuple[tuple[str, str], ...]:
-        """Every ``(runner, case)`` with goldens, sorted."""
+        """Return every ``(runner, case)`` with goldens, sorted."""
 
     def index(self, runner: str, case: str) -> AcceptedIndex:
-        """Which goldens a case accepts; empty where it has none."""
+        """Return the list of goldens that a case accepts; empty if it has none."""
 
     def find(self, runner: str, case: str) -> tuple[Golden, ...]:
-        """The accepted goldens of a case; empty where it has none."""
+        """Return the accepted goldens of a case; empty if it has none."""
 
     def get(self, runner: str, case: str, digest: str, *, reason: str = "") -> Golden:
-        """One golden by digest, accepted or not."""
+        """Return one golden by digest, accepted or not."""
 
     def digests(self, runner: str, case: str) -> tuple[str, ...]:
-        """First 16 digits of every golden of a case, accepted or not, sorted."""
+        """Return the first 16 digits of every golden of a case, accepted or not, sorted."""
 
     def add(self, manifest: GoldenManifest, files: Mapping[str, Path]) -> Golden:
-        """Put a golden in; adding the same one again changes nothing."""
+        """Add a golden; adding the same golden again changes nothing."""
 
 
 class HubPin(Record):
@@ -54,7 +54,7 @@ class HubPin(Record):
     revision: str = Field(pattern=r"^[0-9a-f]{40}$")
     branch: str = "main"
     endpoint: str | None = None
-    """Only ``null`` is allowed: this file is data, and whoever writes it must not choose where the token goes."""
+    """Only ``null`` is allowed: this file is data, and its author must not choose the server that gets the token."""
 
     @field_validator("endpoint")
     @classmethod
@@ -64,20 +64,20 @@ class HubPin(Record):
 
 
 class StoreConfig(Record):
-    """``goldens/store.json``, committed: the pin is what makes a run's references reproducible.
+    """Content of ``goldens/store.json``, committed: the pin makes a run's references reproducible.
 
-    Where there is no file, all goldens are in the folder.
+    If there is no file, all goldens are in the folder.
     """
 
     schema_version: Literal[1] = 1
     hub: HubPin | None = None
     runners: tuple[SafeName, ...] = ()
-    """Runners whose goldens are in the dataset; those of all others are in the folder."""
+    """Runners whose goldens are in the dataset; the goldens of all others are in the folder."""
 
 
 @dataclass(frozen=True)
 class RoutedStore:
-    """Goldens of some runners in one store, of all others in another."""
+    """Goldens of some runners in one store, of all others in another store."""
 
     default: GoldenStore
     special: GoldenStore
@@ -85,42 +85,43 @@ class RoutedStore:
 
     @property
     def origin(self) -> str:
-        """Both places."""
+        """Addresses of both stores."""
         return f"{self.default.origin} and {self.special.origin}"
 
     def route(self, runner: str) -> GoldenStore:
-        """The store that holds the goldens of ``runner``."""
+        """Return the store that holds the goldens of ``runner``."""
         return self.special if runner in self.runners else self.default
 
     def cases(self) -> tuple[tuple[str, str], ...]:
-        """Every ``(runner, case)`` with goldens, sorted."""
+        """Return every ``(runner, case)`` with goldens, sorted."""
+        # A store may also hold goldens of runners that are routed to the other one: those do not count.
         here = [key for key in self.default.cases() if key[0] not in self.runners]
         there = [key for key in self.special.cases() if key[0] in self.runners]
         return tuple(sorted(here + there))
 
     def index(self, runner: str, case: str) -> AcceptedIndex:
-        """Which goldens a case accepts."""
+        """Return the list of goldens that a case accepts."""
         return self.route(runner).index(runner, case)
 
     def find(self, runner: str, case: str) -> tuple[Golden, ...]:
-        """The accepted goldens of a case."""
+        """Return the accepted goldens of a case."""
         return self.route(runner).find(runner, case)
 
     def get(self, runner: str, case: str, digest: str, *, reason: str = "") -> Golden:
-        """One golden by digest."""
+        """Return one golden by digest."""
         return self.route(runner).get(runner, case, digest, reason=reason)
 
     def digests(self, runner: str, case: str) -> tuple[str, ...]:
-        """First 16 digits of every golden of a case."""
+        """Return the first 16 digits of every golden of a case."""
         return self.route(runner).digests(runner, case)
 
     def add(self, manifest: GoldenManifest, files: Mapping[str, Path]) -> Golden:
-        """Put a golden in."""
+        """Add a golden to the store of its runner."""
         return self.route(manifest.runner).add(manifest, files)
 
 
 def read_config(folder: Path) -> StoreConfig:
-    """``store.json`` of a goldens folder; the default where there is none.
+    """Read ``store.json`` of a goldens folder; return the default if there is no file.
 
     Raises:
         GoldenError: the file cannot be read.
@@ -139,17 +140,17 @@ def read_config(folder: Path) -> StoreConfig:
 
 
 def hub_store(pin: HubPin, *, offline: bool = False) -> HubStore:
-    """The dataset that a pin names, at the hub that the environment names (``HF_ENDPOINT``)."""
+    """Return the dataset that a pin names, at the hub that the environment names (``HF_ENDPOINT``)."""
     endpoint = os.environ.get("HF_ENDPOINT") or None
     return HubStore(pin.repo_id, pin.revision, branch=pin.branch, offline=offline, endpoint=endpoint)
 
 
 def open_store(folder: Path, *, offline: bool = False) -> GoldenStore:
-    """The golden store of a project.
+    """Return the golden store of a project.
 
     Args:
         folder: the goldens folder, with or without a ``store.json``.
-        offline: never ask the network, whatever ``HF_HUB_OFFLINE`` says.
+        offline: never use the network, whatever ``HF_HUB_OFFLINE`` is set to.
 
     Raises:
         GoldenError: ``store.json`` cannot be read.

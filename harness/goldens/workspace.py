@@ -1,4 +1,4 @@
-"""Where a project keeps what the review changes."""
+"""Paths of the files that the review of a project changes, and their lock."""
 
 from __future__ import annotations
 
@@ -30,26 +30,26 @@ class Workspace:
 
     @property
     def goldens(self) -> Path:
-        """The folder store, and ``store.json``."""
+        """The folder store, which also holds ``store.json``."""
         return Project(self.root).goldens
 
     @property
     def state(self) -> Path:
-        """What is never committed: pending candidates, unfinished transactions, the lock."""
+        """Folder that is never committed: pending candidates, unfinished transactions, the lock."""
         return Project(self.root).state
 
     @property
     def transactions(self) -> Path:
-        """One folder an unfinished transaction."""
+        """Folder with one folder per unfinished transaction."""
         return self.state / "transactions"
 
     @property
     def pending_root(self) -> Path:
-        """All pending candidates."""
+        """Folder of all pending candidates."""
         return Project(self.root).pending
 
     def pending(self, runner: str, case: str) -> Path:
-        """Folder of the pending candidate of a case.
+        """Return the folder of the pending candidate of a case.
 
         Raises:
             GoldenError: ``runner`` or ``case`` cannot be a folder's name.
@@ -57,7 +57,7 @@ class Workspace:
         return self.pending_root / self._named(runner) / self._named(case)
 
     def limits(self, runner: str, case: str) -> Path:
-        """``thresholds/<runner>/<case>.json``."""
+        """Return the path of the limits of a case: ``thresholds/<runner>/<case>.json``."""
         return Project(self.root).thresholds / self._named(runner) / f"{self._named(case)}.json"
 
     def _named(self, name: str) -> str:
@@ -68,10 +68,10 @@ class Workspace:
 
     @contextmanager
     def locked(self) -> Iterator[None]:
-        """Hold the lock of everything that the review changes: one accept, reject or recovery at a time.
+        """Hold the lock of all files that the review changes: one accept, reject or recovery at a time.
 
         Raises:
-            GoldenError: ``.quantgate`` or a folder in it is a link, behind which a clean-up would delete other files.
+            GoldenError: ``.quantgate`` or a folder in it is a link: a clean-up would delete other files behind it.
         """
         for folder in (self.transactions, self.pending_root, self.state / "leaving"):
             require_inside(self.root, folder)

@@ -1,4 +1,4 @@
-"""The checkpoint inspector: proves from bytes how a checkpoint is encoded, and who will read it otherwise. No torch."""
+"""The checkpoint inspector: prove from bytes how a checkpoint is encoded, and which runtimes misread it. No torch."""
 
 from harness.formats.errors import BadReferenceError, ContractError, InspectionInterruptedError, SourceError
 from harness.inspector.contracts import load_contract

@@ -1,6 +1,6 @@
-"""What the parts of one Wan2.2 pipeline demand of each other: index, transformers and VAE. And the published models.
+"""Check that the parts of a Wan2.2 pipeline fit together: index, transformers and VAE. List the published models.
 
-Source of the rules: diffusers pipelines/wan (which channels go in, what `expand_timesteps` and `boundary_ratio` do) and
+Source of the rules: diffusers pipelines/wan (input channels, effect of `expand_timesteps` and `boundary_ratio`) and
 its Wan converter (sizes of the published models); the boundaries are those of Wan's own configurations.
 """
 
@@ -17,12 +17,12 @@ from harness.records.inspection import InspectionFinding
 T2V, I2V = "WanPipeline", "WanImageToVideoPipeline"
 PIPELINES = (T2V, I2V)
 Misfit = tuple[str, tuple[str, str]]
-"""A sentence without its full stop, and the two components that it is about."""
+"""A sentence without its full stop, and the two components that it names."""
 
 
 @dataclass(frozen=True)
 class Published:
-    """One published model of Wan2.2, as its configurations tell it from the others."""
+    """One published model of Wan2.2: the configuration values that distinguish it from the others."""
 
     name: str
     layers: int
@@ -43,7 +43,10 @@ PUBLISHED = (
 
 
 def published(experts: Mapping[str, Component]) -> Published | None:
-    """The published model that the transformers are of, by their sizes; Wan2.1 has the same with one expert."""
+    """Return the published model with the transformers' sizes and number of experts, or ``None``.
+
+    The number of experts counts because Wan2.1 has the same sizes with one expert.
+    """
     for model in PUBLISHED:
         sizes = {_sizes(component.config) for component in experts.values() if component.config}
         wanted = (model.layers, model.width, model.in_channels, model.latent_channels)
@@ -59,9 +62,10 @@ def _sizes(config: Mapping[str, Any]) -> tuple[Any, ...]:
 
 
 def channels_wanted(index: Mapping[str, Any], config: Mapping[str, Any], size: int) -> tuple[int, ...]:
-    """Input channels that the pipeline of an index gives a transformer, for latents of ``size`` channels.
+    """Return the input channels that the index's pipeline gives a transformer, for latents of ``size`` channels.
 
-    I2V gives noise, a mask of 4 and the image's latents; with ``expand_timesteps`` the image replaces noise instead.
+    I2V concatenates noise, a mask of 4 channels and the image's latents: 2 * 16 + 4 = 36 for A14B. With
+    ``expand_timesteps`` the image replaces noise instead, so there are ``size`` channels.
     """
     expand = index.get("expand_timesteps") is True
     image = index.get("_class_name") == I2V or config.get("image_dim") is not None
@@ -69,7 +73,7 @@ def channels_wanted(index: Mapping[str, Any], config: Mapping[str, Any], size: i
 
 
 def misfits(index: Mapping[str, Any], experts: Mapping[str, Component], vae: Mapping[str, Any]) -> Iterator[Misfit]:
-    """Parts of a pipeline that cannot work together, whatever the weights."""
+    """Yield parts of a pipeline that cannot work together, independent of the weights."""
     if index.get("_class_name") not in PIPELINES:
         return
     second = index.get("transformer_2") not in (None, [None, None])
@@ -86,7 +90,7 @@ def misfits(index: Mapping[str, Any], experts: Mapping[str, Component], vae: Map
             ("transformer", "transformer"),
         )
     sizes = {expert: _sizes(component.config) for expert, component in experts.items() if component.config}
-    # a configuration that leaves a size out says nothing of it
+    # a configuration that omits a size cannot contradict the other expert
     if any(len({value for value in column if value is not None}) > 1 for column in zip(*sizes.values(), strict=True)):
         yield f"the experts are not of one model: {_told(sizes)}", ("transformer_2", "transformer")
     patch, channels = vae.get("patch_size"), vae.get("in_channels")
@@ -117,7 +121,7 @@ def _told(sizes: Mapping[str, tuple[Any, ...]]) -> str:
 
 
 def unusual_boundary(index: Mapping[str, Any], experts: Mapping[str, Component]) -> Iterator[InspectionFinding]:
-    """A boundary that the published model does not have; a base, if there is one, decides."""
+    """Warn of a boundary that differs from the published model's. Only a base could prove it wrong."""
     model, boundary = published(experts), index.get("boundary_ratio")
     if model is None or model.boundary_ratio is None or boundary in (None, model.boundary_ratio):
         return

@@ -1,4 +1,4 @@
-"""Which transformers a checkpoint consists of: a full repository, overrides, or one transformer alone."""
+"""Assemble the transformers of a checkpoint: a full repository, overrides, or one transformer alone."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ class Assembly:
     findings: tuple[InspectionFinding, ...] = ()
     sources: Mapping[str, Source] = field(default_factory=dict)
     parts: Parts = field(default_factory=Parts)
-    """What a pipeline loads beside its transformers."""
+    """Components that a pipeline loads beside its transformers."""
 
 
 def assemble(
@@ -45,10 +45,15 @@ def assemble(
     """Open a checkpoint and read all headers and configurations.
 
     Args:
+        ref: the checkpoint.
+        meter: counts bytes and requests.
+        pool: runs the header reads.
         overrides: expert to the repository or folder whose transformer replaces it.
+        root: folder that ``./`` is relative to; default the current folder.
+        role: ``base``: the parts of the pipeline are not judged, they are the reference.
 
     Raises:
-        BadReferenceError: there is no transformer in it.
+        BadReferenceError: the checkpoint or an override contains no transformer.
         SourceError: the source failed.
     """
     source = open_source(ref, meter, root)
@@ -63,6 +68,7 @@ def assemble(
         replacement = open_source(other, meter, root)
         sources[expert] = replacement
         options = places_of(replacement)
+        # an override folder often holds one transformer under the plain name, whichever expert it replaces
         place = options.get(expert, options.get("transformer"))
         if place is None and len(options) == 1:
             place = next(iter(options.values()))

@@ -1,4 +1,4 @@
-"""What changes when a case switches from checkpoint B to checkpoint A: the question that a reviewer asks."""
+"""List the changes between checkpoint B and checkpoint A, for the review of a case that switches from B to A."""
 
 from __future__ import annotations
 
@@ -41,12 +41,12 @@ def compare_checkpoints(
 
     Args:
         first: the new checkpoint (A).
-        second: what it replaces (B).
+        second: the checkpoint that it replaces (B).
         transformer, transformer_2: overrides of A.
         against_transformer: override of the primary expert of B.
 
     Raises:
-        BadReferenceError, SourceError: one of them cannot be read.
+        BadReferenceError, SourceError: a checkpoint cannot be read.
     """
     meter = Meter()
     with ThreadPoolExecutor(16) as pool:
@@ -71,10 +71,10 @@ def compare_checkpoints(
 
 
 def with_proof(comparison: CheckpointComparison, new: InspectionReport, old: InspectionReport) -> CheckpointComparison:
-    """Add what the bytes prove of both, against one base: headers alone cannot tell a nibble order.
+    """Add changes of the proven reading, recipe and faults: headers alone cannot show a nibble order.
 
     Args:
-        comparison: of the same two checkpoints.
+        comparison: comparison of the same two checkpoints.
         new: inspection of A.
         old: inspection of B.
     """

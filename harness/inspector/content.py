@@ -1,7 +1,7 @@
 """Compute the content of a checkpoint's components (see ``harness.records.contents``).
 
-Everything is read once: the digests of a file's tensors are kept in the cache folder under the file's own sha256. That
-one is remembered by the file's stamp (see ``harness.inspector.identity``).
+Each tensor is read once: the digests of a file's tensors are cached under the file's own sha256, and that sha256 is
+cached under the file's stamp (see ``harness.inspector.identity``).
 """
 
 from __future__ import annotations
@@ -38,10 +38,11 @@ UNREAD = frozenset({
     "license", "name_or_path", "notes", "special_tokens_map_file", "tags", "tokenizer_file", "torch_dtype",
     "transformers_version",
 })  # fmt: skip
-"""Keys of a configuration that move no value. The case states the dtypes (``precision``), ``model_index.json`` the
-classes; the rest is documentation. To leave a key out is always safe: with an equal identity the pixels gate."""
+"""Keys of a configuration that change no computed value. The case states the dtypes (``precision``) and
+``model_index.json`` the classes; the rest is documentation. An entry too many here hides no fault: if two identities
+are equal, the pixels are still compared."""
 KEPT_PRIVATE = frozenset({"_class_name"})
-"""The one key with a leading underscore that is read; Diffusers and Transformers keep their own notes in the others."""
+"""The only key with a leading underscore that is read; Diffusers and Transformers keep notes in the others."""
 TABLES = frozenset({"vocab.json", "added_tokens.json", "special_tokens_map.json"})
 """JSON files whose top-level keys are tokens and not settings: no key of them is left out."""
 _DOCUMENTATION = (".md", ".rst", ".png", ".jpg", ".jpeg", ".gif", ".webp", ".mp4", ".gitattributes", ".gitignore")
@@ -54,7 +55,7 @@ _TABLE = TypeAdapter(dict[str, str])
 
 @dataclass(frozen=True)
 class ComponentFiles:
-    """Where one component lies.
+    """Files and tensors of one component.
 
     Attributes:
         name: ``transformer``, ``vae``, ...
@@ -71,7 +72,7 @@ class ComponentFiles:
 
 
 def components_of(paths: Mapping[str, Path]) -> tuple[ComponentFiles, ...]:
-    """Every component of the checkpoints that an engine loads; headers are read, tensors are not.
+    """Return every component of the checkpoints that an engine loads. Headers are read, tensors are not.
 
     Args:
         paths: folder by role: ``model``, and ``transformer`` or ``transformer_2`` for an override.
@@ -111,11 +112,11 @@ def _files(name: str, source: LocalSource, folder: str, pool: ThreadPoolExecutor
 
 
 UNREADABLE = ("header_invalid", "lfs_pointer", "html_page", "pickle_file", "other_file")
-"""Findings of a file that holds no tensors that can be read: its content is the file's own."""
+"""Codes of findings for files without readable tensors: the digest of such a file's bytes is its content."""
 
 
 def _counts(path: str, component: str) -> bool:
-    """Whether a file that holds no safetensors can move the output."""
+    """Return whether a file other than safetensors can change the output."""
     name = posixpath.basename(path).lower()
     if name.endswith((".safetensors", ".index.json", *_DOCUMENTATION)) or name.startswith(_DOCUMENTATION_NAMES):
         return False
@@ -124,7 +125,7 @@ def _counts(path: str, component: str) -> bool:
 
 
 def file_digests(paths: Mapping[str, Path], cache: DigestCache) -> dict[str, str]:
-    """sha256 of each file that an engine loads, by ``component/file``; from the cache as far as possible.
+    """Return the sha256 of each file that an engine loads, by ``component/file``; from the cache if possible.
 
     Args:
         paths: folder by role.
@@ -144,12 +145,12 @@ def file_digests(paths: Mapping[str, Path], cache: DigestCache) -> dict[str, str
 
 
 def other_files(files: Iterable[str]) -> list[str]:
-    """Those files of a checkpoint that a pipeline loads beside its transformers."""
+    """Return the files of a checkpoint that a pipeline loads beside its transformers."""
     return [path for path in files if path == "model_index.json" or path.partition("/")[0] in OTHER_PARTS]
 
 
 def contents_of(components: Iterable[ComponentFiles], cache: DigestCache | None = None) -> WeightContents:
-    """Read every tensor and document that no cache knows, several at a time, and give the content of each component.
+    """Return the content of each component. Tensors that are not in the cache are read, several at a time.
 
     Raises:
         SourceError: a file cannot be read.
@@ -173,7 +174,7 @@ def _content(item: ComponentFiles, cache: DigestCache, pool: ThreadPoolExecutor)
 
 
 def _table(file: Path, sha256: str, entries: list[TensorEntry], pool: ThreadPoolExecutor) -> dict[str, str]:
-    """The digests of some tensors of one file, from the cache or from its bytes."""
+    """Return the digests of ``entries`` of one file, from the cache or from its bytes."""
     kept = cache_file().parent / "tensors" / f"{sha256}.json"
     try:
         table = _TABLE.validate_json(kept.read_bytes())
@@ -192,7 +193,7 @@ def _table(file: Path, sha256: str, entries: list[TensorEntry], pool: ThreadPool
 
 
 def tensor_digest(file: Path, entry: TensorEntry) -> str:
-    """``DTYPE[shape] digest`` of one tensor, read in blocks. Raises ``OSError``."""
+    """Return ``DTYPE[shape] digest`` of one tensor, read in blocks. Raises ``OSError``."""
     digest = hashlib.sha256()
     with file.open("rb", buffering=0) as stream:
         position, end = entry.start, entry.start + entry.nbytes
@@ -218,7 +219,7 @@ def _document(source: LocalSource, path: str) -> str:
 
 
 def document_digest(name: str, data: bytes) -> str:
-    """Digest of a JSON file by its values, without the keys that nothing reads; of anything else by its bytes."""
+    """Return the digest of a JSON file's values, without keys that no loader reads; of other files, of their bytes."""
     try:
         value = json.loads(data)
     except (ValueError, RecursionError):
@@ -226,7 +227,7 @@ def document_digest(name: str, data: bytes) -> str:
     if isinstance(value, dict) and name not in TABLES:
         value = {key: inner for key, inner in value.items() if _is_read(key)}
         quantization = value.get("quantization_config")
-        if isinstance(quantization, dict):  # which program wrote the export, in which version
+        if isinstance(quantization, dict):  # ``producer`` names the exporter and its version: no value depends on it
             value["quantization_config"] = {key: inner for key, inner in quantization.items() if key != "producer"}
     text = json.dumps(_plain(value), sort_keys=True, separators=(",", ":"))
     return hashlib.sha256(text.encode("utf-8", "surrogatepass")).hexdigest()[:_DIGITS]
@@ -237,7 +238,7 @@ def _is_read(key: str) -> bool:
 
 
 def _plain(value: Any) -> Any:
-    """The value with whole numbers written one way: ``3.0`` and ``3`` are the same setting."""
+    """Return the value with whole floats as integers: ``3.0`` and ``3`` are the same setting."""
     if isinstance(value, dict):
         return {key: _plain(inner) for key, inner in value.items()}
     if isinstance(value, list):

@@ -1,4 +1,4 @@
-"""Everything that the checks look at: headers, configurations, measured rows. Filled once, then only read."""
+"""Input of all checks: headers, configurations, measured rows. Filled once, then only read."""
 
 from __future__ import annotations
 
@@ -17,11 +17,11 @@ from harness.records.inspection import InspectionFinding
 
 @dataclass(frozen=True)
 class Options:
-    """What was asked of the inspection."""
+    """Options of the inspection."""
 
     contracts: tuple[Contract, ...] = ()
     loader: Loader | None = None
-    """The harness's own loader options: a contract like any other. ``None``: nobody of ours will load it."""
+    """The harness's own loader options, checked like a contract. ``None``: the harness will not load the checkpoint."""
     env: Mapping[str, str] = field(default_factory=dict)
     full: bool = False
     expected: Mapping[str, str] = field(default_factory=dict)
@@ -31,7 +31,7 @@ class Options:
 
 @dataclass(frozen=True)
 class Context:
-    """One checkpoint, its base, and what was read of both."""
+    """One checkpoint, its base, and the data read of both."""
 
     options: Options
     experts: Mapping[str, Component]
@@ -39,36 +39,37 @@ class Context:
     modules: Mapping[str, Mapping[str, Module]]
     base_modules: Mapping[str, Mapping[str, Module]]
     model_index: Mapping[str, Any] | None
-    """``None`` where the checkpoint is a single transformer."""
+    """``None`` if the checkpoint is a single transformer."""
     base_index: Mapping[str, Any] | None
     scheduler: Mapping[str, Any] = field(default_factory=dict)
-    """``scheduler_config.json``; empty where there is none."""
+    """``scheduler_config.json``; empty if absent."""
     scalars: Mapping[str, Mapping[str, tuple[float, ...]]] = field(default_factory=dict)
     """Expert to tensor to the values of every scale scalar (or per-channel vector)."""
     measured: Mapping[str, Mapping[str, Measured]] = field(default_factory=dict)
     compared: Mapping[str, tuple[Compared, ...]] = field(default_factory=dict)
     sanity: Mapping[str, Mapping[str, Sane]] = field(default_factory=dict)
-    """Expert to unquantized tensor to what was read of it, where there is no base."""
+    """Expert to unquantized tensor to its sanity; only for experts without a base."""
     scanned: Mapping[str, Mapping[str, tuple[int, int]]] = field(default_factory=dict)
     """Expert to block-scale tensor to (NaN, zero) counts of a full read."""
     reading_findings: tuple[InspectionFinding, ...] = ()
 
     def quantized(self, expert: str) -> dict[str, Module]:
-        """Quantized Linears of one expert."""
+        """Return the quantized Linears of one expert."""
         return {name: module for name, module in self.modules[expert].items() if module.quantized}
 
     def dtype_error(self, expert: str) -> bool:
-        """Whether the expert's declaration and storage disagree so far that scales cannot be judged."""
+        """Return whether no quantized Linear has the declared format (NVFP4, FP8): then scales cannot be judged."""
         declared = self.experts[expert].declaration.format
         stored = {module.format for module in self.quantized(expert).values()}
         return declared in ("nvfp4", "fp8") and bool(stored) and declared not in stored
 
 
 def declared_reading(component: Component, module: Module) -> tuple[str, str]:
-    """How the checkpoint itself says an NVFP4 weight is to be read.
+    """Return the reading of an NVFP4 weight that the checkpoint itself declares.
 
     Returns:
-        ``order/layout`` and why: a flag in the configuration, a marker, packed-QKV key names, or the format's rule
+        ``order/layout`` (such as ``low_first/linear``; ``any`` if a dialect leaves the layout open) and the reason:
+        a flag in the configuration, a marker, packed-QKV key names, or the format's rule
         (ModelOpt and compressed-tensors: even column in the low nibble, row-major scales).
     """
     swap = component.declaration.flag("swap_weight_nibbles")

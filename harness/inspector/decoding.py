@@ -34,7 +34,7 @@ FP4_CODES = (
 
 
 def decode_module(source: Source, module: Module, rows: NDArray[np.int64]) -> dict[str, F32]:
-    """Reading to decoded rows [R, K].
+    """Decode rows of one Linear. Return reading to rows [R, K].
 
     Args:
         source: of the checkpoint.
@@ -43,7 +43,7 @@ def decode_module(source: Source, module: Module, rows: NDArray[np.int64]) -> di
 
     Raises:
         ValueError, KeyError, IndexError: tensors do not fit together.
-        NotImplementedError: a library does not decode this type.
+        NotImplementedError: the ``gguf`` library does not decode this type.
         SourceError: bytes could not be fetched.
     """
     registered = known_formats()[module.format].decode
@@ -74,7 +74,7 @@ def decode_module(source: Source, module: Module, rows: NDArray[np.int64]) -> di
 
 
 def declared_rule(module: Module) -> str:
-    """The reading of these formats that their dialect defines; ``any/...`` where it does not define a part of it."""
+    """Return the reading that the dialect defines, such as ``low_first/any``; ``any``: it leaves that part open."""
     if module.format == "mxfp4":
         return "high_first/any" if module.dialect == "comfy" else "low_first/any"
     if module.format == "mxfp8":
@@ -86,7 +86,7 @@ def _small_parts(module: Module) -> Iterator[tuple[str, TensorEntry]]:
     """Yield the tensors beside the weight and its bias.
 
     Raises:
-        ValueError: one is larger than ``MAX_SCALE_BYTES``.
+        ValueError: a tensor is larger than ``MAX_SCALE_BYTES``.
     """
     for name, entry in module.parts.items():
         if entry is module.weight or name == "bias":
@@ -138,6 +138,7 @@ def _mx(source: Source, module: Module, rows: NDArray[np.int64]) -> dict[str, F3
 
 def _bitsandbytes(source: Source, module: Module, rows: NDArray[np.int64]) -> F32:
     size, columns = int(module.state["blocksize"]), module.shape[1]
+    # blocks run over the flat tensor, across row ends: rows can be cut out only if they begin with a block and a byte
     first, count = int(rows[0]) * columns, len(rows) * columns
     if first % size or first % 2 or module.weight.elements * 2 < first + count:
         raise ValueError("the rows that were chosen do not begin with a block")
@@ -148,7 +149,7 @@ def _bitsandbytes(source: Source, module: Module, rows: NDArray[np.int64]) -> F3
 
 
 def _absmax(source: Source, module: Module) -> F32:
-    """Scales per block; with double quantization they are 8-bit codes of a table, in blocks of their own."""
+    """Return scales per block. With double quantization they are stored as 8-bit codes of a table, in own blocks."""
     entry = module.parts["weight.absmax"]
     raw = source.read(entry.file, entry.start, entry.nbytes)
     if entry.dtype != "U8":

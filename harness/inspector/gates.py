@@ -1,6 +1,6 @@
-"""Where the inspector says "proven", "contradicted" and "inconclusive"; measured by ``benchmarks.inspect_gates``.
+"""Limits for "proven", "contradicted" and "inconclusive"; ``benchmarks.inspect_gates`` measures them.
 
-Between two gates the answer is ``inconclusive``, never a pass.
+A value between two gates is ``inconclusive``, never a pass.
 """
 
 from __future__ import annotations
@@ -33,24 +33,24 @@ GGUF_GATES = {
 ROW_COSINE = 0.90
 """A row below this contradicts the reading that fits its tensor (measured: right rows stay above .97)."""
 ROW_CLAIM = 0.98
-"""A row may be said to follow another reading only above this: a wrong scale layout alone reaches .95."""
+"""A row follows another reading only above this: a wrong scale layout alone reaches .95."""
 OTHER_CODES = 0.99
-"""8-bit codes of another table are named above this: E5M2 itself has a cosine of .998 only."""
+"""Above this, 8-bit codes belong to another table than declared: E5M2 itself has a cosine of .998 only."""
 ROW_GAIN = 0.15
 EXACT = 0.999
-"""Share of recomputed codes that must agree to say: made from exactly this base."""
+"""Share of recomputed codes that must agree to prove that the export was made from exactly this base."""
 STALE = 0.9975
-"""Below this share, where the recipe allows the claim: made from another base."""
+"""Below this share, if the recipe allows the claim, the export was made from another base."""
 UNROUNDED = 0.99
 """Share of codes that the unrounded scale must explain (the division's own precision moves the rest)."""
 NEAR = 0.97
-"""Share of block scales within one E4M3 step that the claim asks for: other calibrations lie further away."""
+"""Share of block scales within one E4M3 step that the claim requires: other calibrations lie further away."""
 FULL_BLOCKS = 0.999
-"""Share of blocks that use their largest code, which max calibration gives to all."""
+"""Share of blocks that use the format's largest code: all of them after max calibration."""
 
 
 def gain_limit(measured: Measured) -> float:
-    """Largest distance of the fitted gain from 1: the gate, or six standard errors where few values were read.
+    """Return the largest distance of the fitted gain from 1: the gate, or six standard errors if few values were read.
 
     Rounding to E2M1 leaves a relative error of .095 (E4M3: .027) that is nearly independent from value to value, so
     the gain fitted to n values scatters by that over the square root of n.
@@ -62,7 +62,7 @@ def gain_limit(measured: Measured) -> float:
 
 
 def gate_of(measured: Measured) -> Gate:
-    """The limits for the module's stored format."""
+    """Return the limits for the module's stored format."""
     if measured.module.format == "fp8" and measured.module.code == "e5m2":
         return E5M2
     if measured.module.format == "gguf":
@@ -71,7 +71,10 @@ def gate_of(measured: Measured) -> Gate:
 
 
 def is_fnuz(item: Measured) -> bool:
-    """E4M3 FNUZ has one more in its exponent bias: the same byte stands for half the value."""
+    """Return whether the fitted gain is 2 within .1, so that the codes are E4M3 FNUZ.
+
+    FNUZ has one more in its exponent bias: the same byte has half the value of E4M3.
+    """
     found = item.fit
     if item.module.format != "fp8" or item.module.kind in ("block", "group") or found is None or found.best != "e4m3":
         return False
@@ -79,7 +82,10 @@ def is_fnuz(item: Measured) -> bool:
 
 
 def state_of(measured: Measured, declared: str) -> State:
-    """What the sampled rows say of the declared reading of one module."""
+    """Return whether the sampled rows prove or contradict the declared reading of one module.
+
+    ``not_provable``: no rows of a base were compared.
+    """
     found = measured.fit
     if found is None:
         return "not_provable"
@@ -99,14 +105,17 @@ def state_of(measured: Measured, declared: str) -> State:
 
 
 def bad_rows(found: Fit) -> list[int]:
-    """Rows (positions in the sample) that the tensor's best reading does not explain."""
+    """Return rows (positions in the sample) that the tensor's best reading does not explain; all-zero rows never."""
     sums = found.sums[found.best]
     cosine = sums.row_cosine()
     return [int(i) for i in range(len(cosine)) if sums.bb[i] > 0 and cosine[i] < ROW_COSINE]
 
 
 def good_score(found: Fit) -> float:
-    """Cosine of the best reading over the rows that it explains: one broken row must not blur what the rest proves."""
+    """Return the best reading's cosine over the rows that it explains: one broken row must not hide the others' proof.
+
+    If at least half of the rows are broken, all rows count.
+    """
     rows = set(bad_rows(found))
     sums = found.sums[found.best]
     if not rows or len(rows) * 2 >= len(sums.qq):

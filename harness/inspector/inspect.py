@@ -1,4 +1,4 @@
-"""The conductor: open, read headers, sample rows, run every check, write one report."""
+"""Inspect a checkpoint: open it, read headers, sample rows, run every check, build one report."""
 
 from __future__ import annotations
 
@@ -25,11 +25,11 @@ from harness.inspector.summarize import build_report
 from harness.records.inspection import InspectionFinding, InspectionReport
 
 WORKERS = 16
-"""Reads in flight."""
+"""Reads that run at once."""
 
 
 class Asked(TypedDict, total=False):
-    """What an inspection is asked beside the checkpoint itself; everything may be left out."""
+    """Arguments of an inspection beside the checkpoint; all are optional."""
 
     base: Ref | None
     """The BF16 checkpoint it was quantized from. Without it nibble order, gains, stale and swapped experts cannot be
@@ -40,7 +40,7 @@ class Asked(TypedDict, total=False):
     contracts: Sequence[str | Contract]
     """Runtimes it is deployed to, ``sglang==0.5.23``."""
     loader: Loader | None
-    """The harness's own loader options, held against the bytes like any runtime."""
+    """The harness's own loader options, compared with the bytes like those of any runtime."""
     env: Mapping[str, str] | None
     """Environment of the runtimes."""
     expected: Mapping[str, str] | None
@@ -60,15 +60,15 @@ def inspect_checkpoint(
     skip: Collection[str] = (),
     **asked: Unpack[Asked],
 ) -> InspectionReport:
-    """Prove from bytes how a checkpoint is encoded, and hold it against everything that will read it.
+    """Prove from bytes how a checkpoint is encoded, and compare that with the assumptions of every runtime asked for.
 
     Args:
         ref: the checkpoint: a folder, ``owner/name@revision`` or a case's reference.
-        digests: also hash local files (remembered by size, mtime and inode) or ask the hub for theirs. They are hashed
-            while the rows are read and compared.
-        unread: bytes that may be read to hash files. Where more is not remembered yet, only the files that are
-            remembered get a digest, and the report says so; ``None``: all are hashed.
-        cache: where hashes are remembered.
+        digests: also hash local files (cached by stamp, see `harness.inspector.identity`) or take the hub's digests.
+            Files are hashed while the rows are read and compared.
+        unread: bytes that may be read to hash files. If the files without a cached digest are larger, they get none,
+            and the report lists that; ``None``: all are hashed.
+        cache: cache of digests.
         skip: names of checks to leave out; for tests that prove a check's worth.
         asked: see ``Asked``.
 
@@ -106,7 +106,7 @@ def inspect_checkpoint(
 
 
 def _unhashed(subject: Assembly, names: Mapping[str, str]) -> int:
-    """How many weight files have no digest."""
+    """Return the number of weight files without a digest."""
     return sum(len(component.shards) for component in subject.experts.values()) - sum(
         f"{component.expert}/{path.removeprefix(f'{component.folder}/' if component.folder else '')}" in names
         for component in subject.experts.values()
@@ -116,7 +116,7 @@ def _unhashed(subject: Assembly, names: Mapping[str, str]) -> int:
 
 @dataclass(frozen=True)
 class Examined:
-    """Everything that was read of a checkpoint; the checks can be run over it any number of times."""
+    """All data read of a checkpoint. Checks can run on it any number of times."""
 
     context: Context
     plan: Plan
@@ -126,7 +126,7 @@ class Examined:
     meter: Meter
 
     def report(self, findings: list[InspectionFinding], digests: dict[str, str], seconds: float) -> InspectionReport:
-        """The record of these findings."""
+        """Return the report of these findings."""
         return build_report(
             self.context,
             findings,
@@ -141,7 +141,7 @@ class Examined:
 
 
 def examine(ref: Ref, opened: Callable[[Assembly], None] | None = None, **asked: Unpack[Asked]) -> Examined:
-    """Read what the checks need and judge nothing.
+    """Read the data that the checks need, and run no check.
 
     Args:
         ref, asked: as of ``inspect_checkpoint``, and so are the errors.
@@ -163,7 +163,7 @@ def examine(ref: Ref, opened: Callable[[Assembly], None] | None = None, **asked:
 
 
 def _with_base(subject: Assembly, anchor: Assembly, pool: Executor) -> Assembly:
-    """The checkpoint with what its other components say beside the base's."""
+    """Return the checkpoint with findings from comparing its other components with the base's."""
     held = against_base(subject.sources["model"], subject.parts, anchor.sources["model"], anchor.parts, pool)
     settings = tuple(added_settings(subject.experts, anchor.experts))
     left = tuple(line for line in subject.parts.not_done if not (held.done and "no weight was read" in line))
@@ -186,7 +186,7 @@ def _options(asked: Asked) -> Options:
 
 
 def inspect_case(case: Case, *, root: Path | None = None, full: bool = False) -> InspectionReport:
-    """Stage 1 of a case: its checkpoints, overrides, contracts, loader options and environment."""
+    """Run stage 1 of a case: inspect its checkpoint with its overrides, contracts, loader options and environment."""
     return inspect_checkpoint(
         case.model,
         base=case.base,

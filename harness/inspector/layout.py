@@ -1,4 +1,4 @@
-"""Which files of a folder are which expert: Diffusers, Wan's own repository, ComfyUI, LightX2V and GGUF layouts."""
+"""Assign a folder's files to experts: Diffusers, Wan's own repository, ComfyUI, LightX2V and GGUF layouts."""
 
 from __future__ import annotations
 
@@ -22,12 +22,12 @@ OTHER = re.compile(
     r"loras?|upscale_models|examples)(/|$)",
     re.IGNORECASE,
 )
-"""Folders of everything that is no transformer."""
+"""Folders of components other than the transformer."""
 OTHER_FILES = re.compile(r"(^|[/_-])(vae|umt5|t5|clip|lora|taehv|taew)", re.IGNORECASE)
 
 
 class Place(NamedTuple):
-    """Where one expert lies in a source."""
+    """Folder and weight files of one expert in a source."""
 
     folder: str
     files: tuple[str, ...] | None = None
@@ -35,7 +35,10 @@ class Place(NamedTuple):
 
 
 def noise_of(path: str) -> str:
-    """``transformer`` or ``transformer_2`` where a path names its noise level; empty otherwise."""
+    """Return ``transformer`` (high noise) or ``transformer_2`` (low noise) if a path names its noise level, else "".
+
+    For example, ``HighNoise/model.gguf`` gives ``transformer``. A path that names both levels gives "".
+    """
     name = re.sub(r"([a-z])([A-Z])", r"\1_\2", path)
     high, low = HIGH.search(name) is not None, LOW.search(name) is not None
     if high == low:
@@ -44,7 +47,7 @@ def noise_of(path: str) -> str:
 
 
 def places_of(source: Source) -> dict[str, Place]:
-    """Expert to its place. Weights that name no expert are a single transformer.
+    """Return expert to its place. Weights that name no expert are a single transformer.
 
     Raises:
         BadReferenceError: several complete files could be the same expert.
@@ -66,12 +69,12 @@ def places_of(source: Source) -> dict[str, Place]:
 
 
 def folders(source: Source) -> dict[str, str]:
-    """Expert to folder; the root is the empty string."""
+    """Return expert to folder; the root is the empty string."""
     return {expert: place.folder for expert, place in places_of(source).items()}
 
 
 def _loose(source: Source) -> dict[str, Place]:
-    """Files at the root, or in folders of any name."""
+    """Return the places of weight files at the root, or in folders of any name."""
     paths = [path for path in source.files if path.endswith(WEIGHT_FILES)]
     if not paths:
         paths = [path for path in source.files if path.endswith(PICKLES)]

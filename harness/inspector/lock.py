@@ -1,4 +1,4 @@
-"""The identity of every case's checkpoints and pictures in one committed file: none changes without a diff."""
+"""Lock the identity of every case's checkpoints and pictures in one committed file: no change goes without a diff."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ NEXT = "quantgate lock"
 
 @dataclass(frozen=True)
 class LockDifference:
-    """One way in which a case and its lock disagree."""
+    """One difference between a case and its lock."""
 
     case: str
     role: str
@@ -36,16 +36,16 @@ class LockDifference:
 def identify(
     ref: CheckpointRef, root: Path | None, cache: DigestCache, held: LockedCheckpoint | None = None
 ) -> LockedCheckpoint:
-    """Identity of one reference.
+    """Return the identity of one reference: digests of its files and, for a local folder, of its contents.
 
     Args:
         ref: the checkpoint.
         root: the repository's root.
-        cache: remembers digests by file stamp.
-        held: what a lock says of it: if its files are the same, their contents are not read again.
+        cache: cache of digests by file stamp.
+        held: the checkpoint's entry in a lock: if the file digests are equal, its contents are taken, not read again.
 
     Raises:
-        BadReferenceError, SourceError: there is no transformer in it, or a file cannot be read.
+        BadReferenceError, SourceError: the checkpoint contains no transformer, or a file cannot be read.
     """
     with ThreadPoolExecutor(8) as pool:
         found = assemble(ref, Meter(), pool, root=root)
@@ -63,12 +63,12 @@ def identify(
 def make_lock(
     cases: Iterable[Case], root: Path | None = None, held: CheckpointLock | None = None
 ) -> tuple[CheckpointLock, list[str]]:
-    """Identities of all checkpoints of all cases.
+    """Return the identities of all checkpoints and pictures of all cases.
 
     Args:
         cases: the cases.
         root: the repository's root.
-        held: the lock as it is, see :func:`identify`.
+        held: the present lock, see :func:`identify`.
 
     Returns:
         The lock, and a sentence for each reference that could not be locked (unresolved, or its folder not made yet).
@@ -108,7 +108,7 @@ def read_lock(path: Path) -> CheckpointLock:
     """Read a lock file.
 
     Raises:
-        InvalidCaseError: it is absent, or not a lock.
+        InvalidCaseError: the file is absent, or not a lock.
     """
     if not path.is_file():
         raise InvalidCaseError("there is no lock of the cases' checkpoints", where=str(path), remedy=NEXT)
@@ -119,10 +119,10 @@ def read_lock(path: Path) -> CheckpointLock:
 
 
 def differences(lock: CheckpointLock, current: CheckpointLock, cases: Iterable[Case]) -> list[LockDifference]:
-    """Where cases as they are now and the committed lock disagree; CI fails on any.
+    """Return the differences between the present cases and the committed lock; CI fails on any.
 
-    A reference that cannot be identified here (unresolved revision, a folder that is made later) is only compared by
-    its presence, so that a machine without the generated folders can still check the rest.
+    If a reference cannot be identified here (unresolved revision, a folder not made yet), only its presence and a hub
+    repository's name are compared, so that a machine without the generated folders can still check the rest.
     """
     found: list[LockDifference] = []
     known = {case.id: case for case in cases}
@@ -155,6 +155,6 @@ def _compare(case: str, role: str, held: LockedCheckpoint | None, now: LockedChe
 
 
 def _holds_the_same(path: str, held: LockedCheckpoint, now: LockedCheckpoint) -> bool:
-    """Whether the expert that a file belongs to has the same content: it was resharded, reordered or reformatted."""
+    """Return whether the file's expert has the same content: then it was only resharded, reordered or reformatted."""
     expert = path.partition("/")[0]
     return expert in held.contents and held.contents[expert] == now.contents.get(expert)

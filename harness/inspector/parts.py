@@ -1,6 +1,6 @@
-"""What a pipeline loads beside its transformers: is it there, does its JSON parse, are its safetensors files whole?
+"""Check the components beside the transformers: present, JSON valid, safetensors files whole.
 
-Cheap, and the same for a folder and the hub: headers, indexes and small JSON files are read, weights are not.
+The checks are cheap, and the same for a folder and the hub: headers, indexes and small JSON files are read, no weights.
 """
 
 from __future__ import annotations
@@ -21,29 +21,29 @@ from harness.records.inspection import InspectionFinding
 
 EXPERTS = ("transformer", "transformer_2")
 WHOLE = ("vae", "text_encoder", "tokenizer", "scheduler")
-"""Folders of which one beside the transformers makes a whole pipeline; an export of transformers alone has none."""
+"""Folders that mark a whole pipeline if any is present; an export of transformers alone has none."""
 WITHOUT_WEIGHTS = ("Tokenizer", "Scheduler", "Processor", "FeatureExtractor")
-"""In the class's name: such a component is configuration only."""
+"""Parts of class names whose components are configuration only."""
 MAX_JSON = 64 * 1024 * 1024
 MAX_HUB_JSON = 1024 * 1024
-"""A tokenizer of 16 MB is not fetched to see whether it parses; ``not_done`` says so."""
+"""Limit on the hub: a tokenizer of 16 MB is not fetched only to parse it; ``not_done`` lists it."""
 INDEX = ".safetensors.index.json"
 PART = re.compile(r"-\d+-of-\d+\.safetensors$")
 
 
 @dataclass(frozen=True)
 class PartFiles:
-    """What was read of one component."""
+    """Data read of one component."""
 
     tensors: Mapping[str, TensorEntry] = field(default_factory=dict)
     json: Mapping[str, Any] = field(default_factory=dict)
     """JSON files by their name inside the component's folder."""
     vocabulary: int = 0
-    """Pieces of a tokenizer; 0 where they could not be counted."""
+    """Pieces of a tokenizer; 0 if they could not be counted."""
 
     @property
     def config(self) -> Mapping[str, Any]:
-        """``config.json``, or a scheduler's or tokenizer's own file."""
+        """Return ``config.json``, or a scheduler's or tokenizer's own file; empty if absent or no object."""
         names = ("config.json", "scheduler_config.json", "tokenizer_config.json")
         body: Any = next((self.json[name] for name in names if name in self.json), {})
         return body if isinstance(body, Mapping) else {}
@@ -51,22 +51,22 @@ class PartFiles:
 
 @dataclass(frozen=True)
 class Parts:
-    """What was found of them, what was looked at and what was not."""
+    """Findings on all components, with lists of work done and not done."""
 
     findings: tuple[InspectionFinding, ...] = ()
     done: tuple[str, ...] = ()
     not_done: tuple[str, ...] = ()
     files: Mapping[str, PartFiles] = field(default_factory=dict)
-    """Component to what was read of it."""
+    """Component to the data read of it."""
 
 
 def look_at_parts(source: Source, index: Mapping[str, Any] | None, pool: Executor) -> Parts:
-    """Hold the files of a checkpoint against what its ``model_index.json`` names.
+    """Compare the files of a checkpoint with the components that its ``model_index.json`` names.
 
     Args:
         source: the checkpoint.
-        index: its ``model_index.json``; ``None`` where it is absent or broken.
-        pool: for the reads.
+        index: its ``model_index.json``; ``None`` if absent or broken.
+        pool: runs the reads.
 
     Raises:
         SourceError: the source failed.
@@ -108,7 +108,10 @@ def _files(source: Source, name: str) -> list[str]:
 
 
 def _pieces(body: Any) -> int:
-    """The largest id of a ``tokenizer.json`` plus one; 0 where it is not laid out as expected."""
+    """Return the number of pieces of a ``tokenizer.json``: largest id plus one, or the list's length.
+
+    0 if the file has another layout.
+    """
     model = body.get("model") if isinstance(body, dict) else None
     vocabulary = model.get("vocab") if isinstance(model, dict) else None
     if isinstance(vocabulary, list):
@@ -119,7 +122,7 @@ def _pieces(body: Any) -> int:
 
 
 class _Look:
-    """One component."""
+    """Checks of one component, with the data that they read."""
 
     def __init__(self, source: Source, name: str, kind: str) -> None:
         self.source, self.name, self.kind = source, name, kind

@@ -1,6 +1,6 @@
-"""What a pipeline loads beside its transformers, judged as a whole and against the base: values, not only headers.
+"""Judge the components beside the transformers, as a pipeline and against the base: values, not only headers.
 
-Source of the rules: diffusers pipelines/wan (which channels go in and come out), transformers UMT5.
+Source of the rules: diffusers pipelines/wan (input and output channels), transformers UMT5.
 """
 
 from __future__ import annotations
@@ -25,14 +25,14 @@ UNREAD = frozenset({
     "architectures", "name_or_path", "tokenizer_file", "tokenizer_class", "special_tokens_map_file", "use_cache",
     "quantization_config", "_class_name", "backend", "is_local", "processor_class", "local_files_only",
 })  # fmt: skip
-"""Keys of configurations that change nothing of what is computed, or that are judged elsewhere."""
+"""Keys of configurations that change no computed value, or that other checks judge."""
 JSON_FILES = ("config.json", "scheduler_config.json", "tokenizer_config.json")
 BATCH = 32
 LOCAL_ELEMENTS, REMOTE_ELEMENTS = 1 << 14, 512
 
 
 def unscaled(parts: Parts) -> Iterator[InspectionFinding]:
-    """Weights of a text encoder or VAE in FP8 without scales and without a declaration."""
+    """Yield a fault per component (text encoder, VAE) with FP8 weights that have no scale and no declaration."""
     for name, part in parts.files.items():
         eight = [key for key, entry in part.tensors.items() if entry.dtype.startswith("F8_E") and len(entry.shape) > 1]
         scaled = {key.rsplit(f".{suffix}", 1)[0] for key in part.tensors for suffix in SCALES if f".{suffix}" in key}
@@ -52,7 +52,7 @@ def unscaled(parts: Parts) -> Iterator[InspectionFinding]:
 def mismatched(
     index: Mapping[str, Any] | None, experts: Mapping[str, Component], parts: Parts
 ) -> Iterator[InspectionFinding]:
-    """Sizes that two components of one pipeline must share."""
+    """Yield a fault per size that two components of one pipeline must share and do not."""
     for text, components in _mismatches(index or {}, experts, parts):
         yield finding(
             "fault",
@@ -131,7 +131,7 @@ def against_base(source: Source, parts: Parts, base: Source, anchor: Parts, pool
 
 
 def _settings(name: str, mine: PartFiles, theirs: PartFiles) -> Iterator[InspectionFinding]:
-    """Values of configurations, and files of a tokenizer, that are not the base's."""
+    """Yield findings for configuration values and tokenizer files that differ from the base's."""
     for file in sorted(mine.json.keys() & theirs.json.keys()):
         one, two = mine.json[file], theirs.json[file]
         if one == two:
@@ -192,7 +192,7 @@ def _weights(
 def _compare(
     source: Source, base: Source, pairs: list[tuple[TensorEntry, TensorEntry]], limit: int
 ) -> list[tuple[str, float]]:
-    """Names and relative errors of the tensors of a batch that differ."""
+    """Return names and relative errors of the tensors of a batch that differ."""
     mine = read_windows(source, [pair[0] for pair in pairs], limit)
     theirs = read_windows(base, [pair[1] for pair in pairs], limit)
     differing = []
@@ -215,7 +215,7 @@ def _differs(name: str, names: list[str], text: str) -> InspectionFinding:
 
 
 def added_settings(experts: Mapping[str, Component], base: Mapping[str, Component]) -> Iterator[InspectionFinding]:
-    """Keys of a transformer's configuration that the base lacks or has otherwise: they change what is computed."""
+    """Yield findings for keys of a transformer's configuration that the base lacks (warning) or that differ (fault)."""
     for expert, component in experts.items():
         if expert not in base or not component.config or not base[expert].config:
             continue

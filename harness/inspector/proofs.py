@@ -1,12 +1,12 @@
-"""What was proven of a checkpoint is kept, so that nothing is read again while nothing changed on disk.
+"""Cache inspection reports, so that a checkpoint is not read again while its files are unchanged on disk.
 
-An inspection depends on the bytes of the checkpoint and of its base, on what was asked, and on the rules. Its report is
+An inspection depends on the bytes of the checkpoint and of its base, on its arguments, and on the rules. Its report is
 kept in the cache folder under the content of the checkpoint's files (sha256) and the stamps of its base, and found
 again by the stamps of both: size, times, inode and device of every file (see ``harness.inspector.identity``). A second
 case, another worker and the next run read the report; a file that was written anew with the same bytes is hashed and
 then needs no proof.
 
-Only checkpoints on this machine are kept. A report of a source that failed is not, and a damaged entry is none.
+Only reports of local checkpoints are kept, and none of a source that failed. A damaged entry counts as absent.
 """
 
 from __future__ import annotations
@@ -43,17 +43,17 @@ from harness.records.inspection import InspectionReport
 RULE_FOLDERS = ("inspector", "formats", "runtimes", "records", "definitions")
 """Rooms whose source decides what an inspection finds."""
 PLUGIN_GROUPS = (FORMATS_GROUP, CHECKS_GROUP)
-"""Entry point groups whose modules decide it as well."""
+"""Entry point groups of third-party formats and checks: their modules decide findings as well."""
 WAIT_SECONDS = 600.0
-"""How long an inspection waits for another process that inspects the same checkpoint; after that it does so itself."""
+"""Longest wait for another process that inspects the same checkpoint; after that this process inspects it too."""
 
 
 @dataclass(frozen=True)
 class Key:
-    """Where a proof is kept.
+    """Key of a cached report (a proof).
 
     Attributes:
-        question: digest of everything but the bytes: folders, what is asked, and the rules.
+        question: digest of all inputs but the bytes: folders, arguments, and the rules.
         stamps: digest of the stamps of every file.
         files: every file of the checkpoint itself.
         base: digest of the stamps of the base's files.
@@ -66,16 +66,16 @@ class Key:
 
     @property
     def folder(self) -> Path:
-        """Folder of all proofs of one question."""
+        """Return the folder of all proofs of this question."""
         return cache_file().parent / "proofs" / self.question
 
     @property
     def pointer(self) -> Path:
-        """The file that names the proof of files with these stamps."""
+        """Return the file that names the proof for files with these stamps."""
         return self.folder / f"at-{self.stamps}"
 
     def content(self, digests: DigestCache) -> str | None:
-        """Name of the proof by content; ``None`` where a file was never hashed."""
+        """Return the proof's name by content; ``None`` if the digest of a file is not cached."""
         rows = [(str(path), digests.remembered(path)) for path in self.files]
         if any(value is None for _, value in rows):
             return None
@@ -85,10 +85,10 @@ class Key:
 def inspect_once(
     ref: Ref, *, unread: int | None = None, cache: DigestCache | None = None, **asked: Unpack[Asked]
 ) -> InspectionReport:
-    """``inspect_checkpoint``, or what it said of the same bytes before: then nothing is read and nothing is counted.
+    """Return the cached report of the same bytes (with 0 bytes read and 0 requests), or run ``inspect_checkpoint``.
 
     Args:
-        ref, unread, cache, asked: as of ``inspect_checkpoint``.
+        ref, unread, cache, asked: as for ``inspect_checkpoint``.
 
     Raises:
         QuantgateError: as ``inspect_checkpoint``.
@@ -113,11 +113,11 @@ def inspect_once(
 
 
 def key_of(ref: Ref, asked: Asked, *, hashed: bool = True) -> Key | None:
-    """The key of one inspection; ``None`` where a part of it is not on this machine.
+    """Return the key of one inspection; ``None`` if a checkpoint of it is not on this machine.
 
     Args:
-        ref, asked: as of ``inspect_checkpoint``.
-        hashed: whether every file is to have a digest in the report.
+        ref, asked: as for ``inspect_checkpoint``.
+        hashed: whether the report must contain a digest of every file.
 
     Raises:
         ContractError: no such contract.
@@ -158,7 +158,7 @@ def key_of(ref: Ref, asked: Asked, *, hashed: bool = True) -> Key | None:
 
 @remember
 def rules_digest() -> str:
-    """sha256 over the sources and tables that decide what is found: a proof of other rules is none."""
+    """Return a sha256 over the sources and tables that decide findings, so that new rules make old proofs invalid."""
     package = Path(harness.__file__).resolve().parent
     digest = hashlib.sha256()
     for room in RULE_FOLDERS:
@@ -174,7 +174,10 @@ def rules_digest() -> str:
 
 
 def _place(ref: Ref, root: Path | None) -> Path | None:
-    """The folder or file of a reference, as ``harness.inspector.sources.open_source`` finds it."""
+    """Return the folder or file of a reference, as ``harness.inspector.sources.open_source`` finds it.
+
+    ``None`` if it is not on this machine or is pinned to a revision.
+    """
     if isinstance(ref, CheckpointRef):
         text, pinned = ref.path, ref.revision
     else:
@@ -184,9 +187,9 @@ def _place(ref: Ref, root: Path | None) -> Path | None:
 
 
 def _stamps(place: Path) -> list[tuple[str, int, int, int, int, int]]:
-    """Path, size, times, inode and device of every file, as a local source lists them; links are followed.
+    """Return path, size, times, inode and device of every file, as a local source lists them; links are followed.
 
-    Of a file that is named itself, its folder's files: it may be one of several shards, and its settings lie beside it.
+    If ``place`` is a file, its folder is listed: the file may be a shard, and its configuration is beside it.
     """
     found = []
     seen: set[tuple[int, int]] = set()
@@ -214,7 +217,7 @@ def _by_stamps(key: Key) -> InspectionReport | None:
 
 
 def _by_content(key: Key, digests: DigestCache) -> InspectionReport | None:
-    """The proof of the same bytes with other stamps, if this question was ever answered."""
+    """Return the proof of the same bytes with other stamps, if there is one for this question."""
     if not key.folder.is_dir() or not any(key.folder.glob("content-*")):
         return None
     _hash(key, digests)
@@ -226,7 +229,7 @@ def _by_content(key: Key, digests: DigestCache) -> InspectionReport | None:
 
 
 def _hash(key: Key, digests: DigestCache) -> None:
-    """Have the digest of every file; an engine's identity asks for them all, and one that cannot be read has none."""
+    """Compute the digest of every file, since an engine's identity needs all. A file that cannot be read gets none."""
 
     def digest(path: Path) -> None:
         with contextlib.suppress(OSError, SourceError):
@@ -263,7 +266,10 @@ def _write(path: Path, text: str) -> bool:
 
 @contextlib.contextmanager
 def _alone(key: Key) -> Iterator[None]:
-    """Hold the question's lock: of several workers one proves and the others read. Without a lock file nobody waits."""
+    """Hold the question's lock: one worker inspects and the others read its report.
+
+    If the lock file cannot be made or the wait is over, go on without the lock.
+    """
     lock = FileLock(key.folder / "lock")
     try:
         key.folder.mkdir(parents=True, exist_ok=True)

@@ -1,4 +1,4 @@
-"""Findings and evidence as one record, with what was done and what was not."""
+"""Build the inspection report from findings and evidence, with lists of work done and not done."""
 
 from __future__ import annotations
 
@@ -38,8 +38,9 @@ def build_report(
     meter: Meter,
     seconds: float,
 ) -> InspectionReport:
-    """The report of one inspection."""
+    """Return the report of one inspection."""
     outcome, cause = decide(findings)
+    # a fault proven before the source failed stays a fault; a clean part of the reads must not pass
     if found.failed is not None:
         text = f"the source failed: {found.failed.what}"
         findings = [*findings, finding("inconclusive", "source_failed", text, evidence={"where": found.failed.where})]
@@ -65,7 +66,7 @@ def build_report(
 
 
 def decide(findings: Sequence[InspectionFinding]) -> tuple[InspectionOutcome, str]:
-    """Outcome and leading cause: the first fault, else the first inconclusive finding, else clean."""
+    """Return outcome and leading cause: the first fault, else the first inconclusive finding, else clean."""
     for outcome in ("fault", "inconclusive"):
         first = next((item for item in findings if item.severity == outcome), None)
         if first is not None:
@@ -85,7 +86,7 @@ def _summary(context: Context, findings: Sequence[InspectionFinding]) -> str:
 
 
 def expert_summary(context: Context, expert: str) -> ExpertSummary:
-    """What one transformer is."""
+    """Return the summary of one transformer: format, dialect, recipe, proven reading, sizes."""
     component, modules, quantized = context.experts[expert], context.modules[expert], context.quantized(expert)
     measured = related(context, expert)
     readings = Counter(
@@ -112,14 +113,17 @@ def expert_summary(context: Context, expert: str) -> ExpertSummary:
 
 
 def _parameters(context: Context, expert: str) -> int:
-    """Logical parameters: two a byte of a packed weight; scales are not parameters."""
+    """Count logical parameters: two per byte of a packed NVFP4 weight; scales are not parameters."""
     packed = {module.weight.name for module in context.quantized(expert).values() if module.format == "nvfp4"}
     tensors = context.experts[expert].tensors
     return sum(entry.elements * (2 if name in packed else 1) for name, entry in tensors.items() if not is_scale(name))
 
 
 def collapse(names: Sequence[str]) -> tuple[str, ...]:
-    """Module names with block numbers joined: ``blocks.{0,1}.attn1.to_q``; a whole block becomes ``blocks.{0,1}.*``."""
+    """Return module names with block numbers joined, such as ``blocks.{0,1}.attn1.to_q``.
+
+    Blocks with several modules become ``blocks.{0,1}.(4 Linears)``.
+    """
     by_block: dict[int, set[str]] = {}
     rest: list[str] = []
     for name in names:
@@ -140,7 +144,7 @@ def collapse(names: Sequence[str]) -> tuple[str, ...]:
 
 
 def layers(context: Context, expert: str) -> list[LayerEvidence]:
-    """One row a quantized Linear, and one an excluded Linear that was compared."""
+    """Return one row per quantized Linear, and one per excluded Linear that was compared."""
     rows: list[LayerEvidence] = []
     for name, item in context.measured.get(expert, {}).items():
         rows.append(_layer(context, expert, name, item))
@@ -188,13 +192,13 @@ def _layer(context: Context, expert: str, name: str, item: Measured) -> LayerEvi
 
 
 def _number(value: float | None) -> float | None:
-    """Six significant digits; ``None`` for what is no finite number."""
+    """Return six significant digits; ``None`` if the value is not a finite number."""
     clean = jsonable(value)
     return clean if isinstance(clean, float) else None
 
 
 def contract_reports(context: Context, expert: str, findings: Sequence[InspectionFinding]) -> list[ContractReport]:
-    """Every runtime's assumptions for one expert, and whether the bytes agree."""
+    """Return every runtime's assumptions for one expert, and whether the bytes agree (``None``: not proven)."""
     reports = []
     four = any(module.format == "nvfp4" for module in context.quantized(expert).values())
     for runtime in resolved(context, expert):
@@ -213,7 +217,7 @@ def contract_reports(context: Context, expert: str, findings: Sequence[Inspectio
 
 
 def coverage(context: Context, plan: Plan, found: Gathered) -> tuple[list[str], list[str]]:
-    """What was checked and what was not, as sentences."""
+    """Return sentences of what was checked and of what was not checked."""
     done = ["headers, indexes, configurations and key sets of every shard", "every global and input scale"]
     left: list[str] = []
     for expert, component in context.experts.items():

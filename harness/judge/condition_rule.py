@@ -1,6 +1,6 @@
-"""Did the request's picture reach the model? Facts of one generation, stage by stage, and the VAE's answer to it.
+"""Check that the request's image reached the model: facts of one generation per stage, and the VAE's encoding.
 
-Bounds are those of rounding, as in `model_input_rule`: each stage is compared with what the stage before gave.
+Bounds are those of rounding, as in `model_input_rule`: each stage is compared with the output of the stage before.
 """
 
 from __future__ import annotations
@@ -14,13 +14,13 @@ from harness.records.verdict import Finding
 
 CODE = "image_condition_differs"
 GREY = 1e-3
-"""Root mean square of frames that must be grey, of a range of 2."""
+"""Largest root mean square of frames that must be grey; pixel values have a range of 2."""
 
 
 def judge_condition(mine: Trace, reference: Trace) -> Iterator[Finding]:
-    """Findings where pixels, encoder, latents or mask of a picture are not those that the request gives.
+    """Yield a finding per stage (pixels, mask, latents, encoder) that differs from the image of the request.
 
-    A run without any record of its conditioning is judged only against a golden that has one.
+    A run without a record of its conditioning fails only if the golden has one.
     """
     ours, theirs = mine.condition, reference.condition
     if ours is None:
@@ -73,7 +73,7 @@ def _drift(ours: Condition) -> Iterator[Finding]:
 
 
 def _against(ours: Condition, theirs: Condition, dtype: str) -> Iterator[Finding]:
-    """The same picture through the same stages: what is left is the encoder, or another way of conditioning."""
+    """Compare with the golden, after all stages agree: the kind, then the VAE's encoding, then the conditioning."""
     if ours.kind != theirs.kind:
         message = f"the image conditions the model as {ours.kind}, in the golden as {theirs.kind}"
         yield _finding("kind", message, {"run": ours.kind, "golden": theirs.kind})

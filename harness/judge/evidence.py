@@ -1,4 +1,4 @@
-"""Everything that may be known of a case when it is judged. Absent evidence is ``None``, never a default."""
+"""Define the input of the judge: all evidence of one case. Absent evidence is ``None``, never a default."""
 
 from __future__ import annotations
 
@@ -19,19 +19,19 @@ from harness.records.probe import ProbeEvidence
 
 @dataclass(frozen=True)
 class GoldenEvidence:
-    """The golden that a run is held against."""
+    """The golden that a run is compared with."""
 
     digest: str
     changes: tuple[FieldChange, ...]
-    """Where its identity differs from the run's."""
+    """Fields of its identity that differ from the run's."""
     trace: Trace | None = None
     limits: LimitFile | None = None
-    """The limits of the case, which must hold for this golden (``limits.goldens``)."""
+    """The limits of the case. They apply only if ``limits.goldens`` contains this golden."""
     contents: tuple[ContentChange, ...] = ()
-    """Which tensors and documents of the checkpoint are not the golden's, by component."""
+    """Tensors and documents of the checkpoint that differ from the golden's, per component."""
 
     def changed(self, *classes: str) -> tuple[FieldChange, ...]:
-        """The changes of the named identity classes."""
+        """Return the changes of the named identity classes."""
         return tuple(change for change in self.changes if change.identity_class in classes)
 
 
@@ -43,20 +43,20 @@ class Evidence:
     node: str
     run_dir: str
     native_formats: frozenset[Format] = frozenset()
-    """Formats that the runner's device is to multiply itself, as its profile says."""
+    """Formats that the runner's device must multiply natively, from the runner profile."""
     golden: GoldenEvidence | None = None
     inspection: InspectionReport | None = None
     error: QuantgateError | None = None
-    """What stopped the run, if something did."""
+    """The error that stopped the run, if any."""
     probe: ProbeEvidence | None = None
     generation: Generation | None = None
     promised: dict[Expert, frozenset[str]] = field(default_factory=dict)
-    """Names of the modules that the checkpoint stores quantized, by expert."""
+    """Names of the modules that the checkpoint stores quantized, per expert."""
     sanity: SanityEvidence | None = None
     comparison: ComparisonEvidence | None = None
     perf: PerfReport | None = None
     """Time and memory, compared with the baseline."""
 
     def plus(self, **more: Any) -> Evidence:
-        """The same evidence and ``more`` of it."""
+        """Return a copy with the fields ``more`` set."""
         return replace(self, **more)

@@ -1,4 +1,4 @@
-"""Measured values against the limits of the case."""
+"""Compare measured values with the limits of the case."""
 
 from __future__ import annotations
 
@@ -11,19 +11,19 @@ from harness.records.frames import MetricResult
 from harness.records.limits import Limit, LimitCheck, LimitFile
 from harness.records.verdict import Finding
 
-# What a limit file lets through that another one did not, and what it lets through at all.
+# Compare two limit files: failures that only one of them lets through, and files that let every frame through.
 
 
 _MEASURES = frozenset(measure.name for measure in MEASURES)
 
 
 def of_frames(file: LimitFile) -> tuple[Limit, ...]:
-    """The limits of frame metrics: neither of probes nor of traces."""
+    """Return the limits of frame metrics, without those of probes and traces."""
     return tuple(limit for limit in file.limits if limit.metric not in _MEASURES)
 
 
 def gates_nothing(frames: Sequence[Limit]) -> str:
-    """Why no frame can fail under these limits, a sentence; empty where a metric gates."""
+    """Return a sentence on why no frame can fail under these limits; empty if a metric gates."""
     if any(limit.gates for limit in frames):
         return ""
     whys = dict.fromkeys(limit.why for limit in frames)
@@ -31,7 +31,7 @@ def gates_nothing(frames: Sequence[Limit]) -> str:
 
 
 def loosened(old: LimitFile | None, new: LimitFile) -> tuple[str, ...]:
-    """One sentence a limit that lets more through than before."""
+    """Return one sentence per limit that lets more through than before, and one on the faults no longer detected."""
     if old is None:
         return ()
     sentences = []
@@ -52,7 +52,7 @@ def loosened(old: LimitFile | None, new: LimitFile) -> tuple[str, ...]:
 
 
 def check_limits(evidence: Evidence) -> tuple[LimitCheck, ...]:
-    """Every metric that was measured and has a limit, held against it."""
+    """Return one check per measured metric that has a limit: the value compared with the limit."""
     golden, comparison = evidence.golden, evidence.comparison
     if golden is None or golden.limits is None or comparison is None:
         return ()
@@ -75,7 +75,7 @@ def _check(limit: Limit, metric: MetricResult) -> LimitCheck:
 
 
 def _consumed(limit: Limit, metric: MetricResult) -> float | None:
-    """Compute the share of the way from the ideal value to the limit that the worst frame uses up.
+    """Return the share of the distance from the ideal value to the limit that the worst frame uses up.
 
     Linear in the error for every metric: decibels are compared as root mean square levels, so that 45 dB against a
     limit of 29 dB uses 16 % of the margin.
@@ -88,7 +88,7 @@ def _consumed(limit: Limit, metric: MetricResult) -> float | None:
 
 
 def judge_limits(evidence: Evidence, checks: tuple[LimitCheck, ...]) -> Iterator[Finding]:
-    """Findings where a gating metric lies outside its limit, has none, or could not be computed."""
+    """Yield a finding per gating metric outside its limit, and per metric that could not be computed."""
     comparison, golden = evidence.comparison, evidence.golden
     if comparison is None or golden is None:
         return
@@ -110,9 +110,9 @@ def judge_limits(evidence: Evidence, checks: tuple[LimitCheck, ...]) -> Iterator
 
 
 def limits_problem(evidence: Evidence) -> Finding | None:
-    """Say why the limits cannot gate: absent, of another golden, without one for a metric, or gating nothing at all.
+    """Return why the limits cannot gate: absent, of another golden, incomplete, or without any gating metric.
 
-    Of a bit-exact run too: limits that went away would be missed only once the output differs.
+    A bit-exact run is checked too, because missing limits would otherwise stay unnoticed until the output differs.
     """
     golden, comparison = evidence.golden, evidence.comparison
     if golden is None or comparison is None:
@@ -139,9 +139,9 @@ def _problem(code: str, message: str) -> Finding:
 
 
 def undetectable(old: Sequence[Limit], new: Sequence[Limit]) -> tuple[str, ...]:
-    """Known faulty runs that the old limits find and the new ones let pass: what loosening costs.
+    """Return the known faulty runs that the old limits detect and the new ones let pass: the cost of loosening.
 
-    The samples of both files are asked; a run is named as ``fault at strength`` or by its label.
+    The runs come from the samples of both files. A name is ``gain at 0.25`` (fault and strength), or the run's label.
     """
     runs: dict[str, dict[str, float]] = {}
     for limit in (*old, *new):

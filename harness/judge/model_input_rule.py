@@ -1,7 +1,7 @@
-"""Did the model get what the pipeline says, and do scheduler, VAE and rotary tables answer alone as they did?
+"""Check the inputs of the model, and the outputs of scheduler, VAE and rotary tables when each is fed alone.
 
-Whatever is compared here is a fact of one call or the answer to a fixed signal, so chaos cannot grow in it, and its
-bounds are those of rounding: they need no measured limits.
+Every value compared here is a fact of one call or the output for a fixed signal, so no chaotic drift grows in it. The
+bounds are those of rounding and need no measured limits.
 """
 
 from __future__ import annotations
@@ -15,18 +15,18 @@ from harness.records.generation import Step, Trace
 from harness.records.verdict import Finding
 
 TIMESTEP = 1e-3
-"""Timesteps lie in [0, 1000]: equal means within this."""
+"""Timesteps lie in [0, 1000]; a smaller difference than this counts as equal."""
 CAST = 0.008
 """Relative error that a cast of latents or texts to bfloat16 explains four times over (about .0017)."""
 UNTOUCHED = 1e-4
-"""Latents that were handed on are the same values; a cast to bfloat16 on the way is about .0017."""
+"""Relative error of latents that one stage passes to the next unchanged; a cast to bfloat16 between is about .0017."""
 SIGMA = 1e-4
 SOLVER = 2e-4
 """A scheduler's sums in float32, in any order, agree to about 1e-6; its state in bfloat16 moves them by 1e-3."""
 ROPE = 1e-4
 """Rotary tables in float32 and float64 agree to about 1e-7; tables in bfloat16 are about .0016 off."""
 VAE = {"float32": 2e-3, "": 1e-2}
-"""A decoder in float32 on the same class of device, channels last or not; another dtype."""
+"""Relative error per dtype of the decoder: float32 on the same class of device, channels last or not; any other."""
 SCALE = 0.003
 """Factor on the attention scores: rounding of query and key to bfloat16 moves it by less than .0005."""
 BIAS = 0.25
@@ -36,14 +36,14 @@ BROKEN = 1e300
 
 
 def first_not_finite(trace: Trace) -> int | None:
-    """Index of the first step with a value that is not finite, or ``None``."""
+    """Return the index of the first step with a value that is not finite, or ``None``."""
     return next((step.index for step in trace.steps if _place_of_nan(step)), None)
 
 
 def judge_received(mine: Trace, reference: Trace) -> Iterator[Finding]:
-    """Findings where an expert, the scheduler or the VAE was given something else than the step before made.
+    """Yield a finding if an expert, the scheduler or the VAE was given other values than the step before produced.
 
-    A golden of an older version holds none of it; the run is then compared with what it says of itself.
+    The golden of an older version lacks these records; the run is then compared with its own trace only.
     """
     yield from _not_finite(mine)
     yield from _initial(mine, reference)
@@ -61,7 +61,10 @@ def judge_received(mine: Trace, reference: Trace) -> Iterator[Finding]:
 
 
 def judge_alone(mine: Trace, reference: Trace) -> Iterator[Finding]:
-    """Findings where scheduler, VAE, rotary tables or attention scale answer otherwise than the golden's did."""
+    """Yield a finding per component whose output differs from the golden's: scheduler, VAE, rotary tables, scale.
+
+    Dtypes of VAE and text encoder are compared too.
+    """
     ours, theirs = mine.alone, reference.alone
     yield from _sigmas(mine, reference)
     yield from _solver(mine, reference)
@@ -100,7 +103,7 @@ def _solver(mine: Trace, reference: Trace) -> Iterator[Finding]:
     if first is None:
         return
     data: dict[str, Json] = {"step": first, "error": errors[first]}
-    # where the noise levels moved, that is the cause and no rounding
+    # If the noise levels moved, they are the cause, and the small error is no rounding.
     if max(errors) < CAST and not any(_sigmas(mine, reference)):
         message = f"the scheduler computes as if rounded to 16 bits: fed alone, {max(errors):.3g} off the golden's"
         yield _finding("precision_differs", message, {**data, "place": "scheduler state"})
@@ -113,7 +116,7 @@ def _solver(mine: Trace, reference: Trace) -> Iterator[Finding]:
 
 
 def distance(ours: Sequence[float], theirs: Sequence[float]) -> float | None:
-    """Relative L2 distance of two sketches; ``None`` where one is absent or of another length."""
+    """Return the relative L2 distance of two sketches; ``None`` if one is absent or their lengths differ."""
     if not ours or len(ours) != len(theirs):
         return None
     length = math.hypot(*theirs)
@@ -133,7 +136,7 @@ def _not_finite(mine: Trace) -> Iterator[Finding]:
 
 
 def _place_of_nan(step: Step) -> str:
-    """The first place of a step, in order of execution, whose values are not finite."""
+    """Return the first place of a step, in order of execution, whose values are not finite; empty if all are."""
     if any((call.latents_error or 0.0) >= BROKEN for call in step.calls):
         return f"latents that {step.expert} was given"
     if any((call.text_error or 0.0) >= BROKEN for call in step.calls):
@@ -185,7 +188,7 @@ def _carried(mine: Trace, reference: Trace) -> Iterator[Finding]:
 
 
 def _calls(mine: Trace, reference: Trace) -> Iterator[Finding]:
-    """What each pass was given; the first step at which it is wrong, by kind."""
+    """Check the inputs of each pass. Yields the first wrong step per code; later ones follow from it."""
     yield from _exchanged(mine, reference)
     seen: set[str] = set()
     for step, theirs in zip(mine.steps, reference.steps, strict=False):
@@ -244,7 +247,7 @@ def _latents(step: Step, theirs: Step) -> Iterator[Finding]:
 
 
 def _exchanged(mine: Trace, reference: Trace) -> Iterator[Finding]:
-    """Prompt and negative prompt in each other's place: in the encoder's answer, or in how the passes are combined."""
+    """Yield a finding if prompt and negative prompt are exchanged, in the encoder's output or in the two passes."""
     ours, theirs = mine.alone, reference.alone
     crossed = (distance(ours.prompt, theirs.negative), distance(ours.negative, theirs.prompt))
     straight = distance(ours.prompt, theirs.prompt)
@@ -253,6 +256,7 @@ def _exchanged(mine: Trace, reference: Trace) -> Iterator[Finding]:
         return
     for step, other in zip(mine.steps, reference.steps, strict=False):
         applied, wanted = step.guidance_measured, other.guidance_measured
+        # An exchange turns a scale g into 1 - g. Near 0.5 both are alike, so such a step decides nothing.
         if applied is None or wanted is None or abs(wanted - 0.5) < 0.1:
             continue
         if abs(applied - (1.0 - wanted)) < 0.05 and {call.text for call in step.calls} == {"prompt", "negative"}:

@@ -1,4 +1,4 @@
-"""Observations of probes read from disk, and held against the two anchors. numpy only."""
+"""Read observations of probes from disk, and compare them with the two anchors (base and golden). numpy only."""
 
 from __future__ import annotations
 
@@ -37,11 +37,11 @@ class Observation:
     tensors: dict[str, F32]
 
     def velocity(self, probe: int) -> F32 | None:
-        """Predicted velocity [C, T, H, W] of a probe."""
+        """Return the predicted velocity [C, T, H, W] of a probe; ``None`` if the file has none."""
         return self.tensors.get(f"velocity.{probe}")
 
     def points(self, probe: int) -> dict[str, F32]:
-        """Sketch by point. A point that was passed twice keeps its first sketch."""
+        """Return the sketch per point of a probe. A point that was passed twice keeps its first sketch."""
         rows = self.tensors.get(f"points.{probe}")
         found: dict[str, F32] = {}
         if rows is not None:
@@ -50,16 +50,16 @@ class Observation:
         return found
 
     def modules(self, expert: Expert) -> dict[str, F32]:
-        """Sketch of the answer of every Linear that was fed alone."""
+        """Return the sketch of the output per Linear or norm that was fed alone."""
         rows = self.tensors.get(f"modules.{expert}")
         return {} if rows is None else dict(zip(self.index.modules[expert], rows, strict=True))
 
 
 def read_observation(path: Path) -> Observation:
-    """Read an observation or a recording; the inputs of a recording are left on disk.
+    """Read an observation or a recording; the inputs of a recording stay on disk.
 
     Raises:
-        GoldenError: it is none.
+        GoldenError: the file cannot be read, or it is neither.
     """
     from safetensors import SafetensorError, safe_open
 
@@ -78,10 +78,11 @@ def read_observation(path: Path) -> Observation:
 
 
 def json_of(metadata: dict[str, str] | None) -> str:
-    """The index in a safetensors header.
+    """Return the index, as JSON text, from the metadata of a safetensors header.
 
     Raises:
-        KeyError: there is none.
+        KeyError: the metadata has no index.
+        ValueError: the index is no JSON.
     """
     text = (metadata or {})[METADATA_KEY]
     json.loads(text)
@@ -89,7 +90,7 @@ def json_of(metadata: dict[str, str] | None) -> str:
 
 
 def cosine(run: NDArray[Any], anchor: NDArray[Any]) -> float:
-    """Cosine of the angle, in [-1, 1]; 0 where it has none."""
+    """Return the cosine of the angle, in [-1, 1]; 0 if shapes differ, a value is not finite or a side is all zero."""
     a, b = run.astype(np.float64).reshape(-1), anchor.astype(np.float64).reshape(-1)
     if a.shape != b.shape or not (np.isfinite(a).all() and np.isfinite(b).all()):
         return 0.0
@@ -98,7 +99,7 @@ def cosine(run: NDArray[Any], anchor: NDArray[Any]) -> float:
 
 
 def gain(run: F32, anchor: F32) -> float | None:
-    """Least-squares g of ``run = g * anchor``; ``None`` where there is none."""
+    """Return the least-squares g of ``run = g * anchor``; ``None`` if a value is not finite or the anchor is zero."""
     a, b = run.astype(np.float64), anchor.astype(np.float64)
     size = float(b @ b)
     if not np.isfinite(a).all() or not np.isfinite(size) or size == 0.0:
@@ -107,7 +108,7 @@ def gain(run: F32, anchor: F32) -> float | None:
 
 
 def hold_against(run: Observation, base: Observation, golden: Observation | None) -> ProbeEvidence:
-    """Compare what a run saw with the base's recording and, where there is one, with the golden's observation."""
+    """Compare a run's observation with the base's recording and, if there is one, with the golden's observation."""
     experts = tuple(run.index.modules) or tuple(base.index.modules)
     missing = sorted(
         f"{expert}/{name}"
@@ -133,7 +134,7 @@ def hold_against(run: Observation, base: Observation, golden: Observation | None
 
 
 def hold_against_nearest(run: Observation, base: Observation, goldens: Sequence[Observation]) -> ProbeEvidence:
-    """As :func:`hold_against`, with the golden that the run is nearest to: a bistable case has several."""
+    """Compare like :func:`hold_against`, with the golden nearest to the run: a bistable case has several."""
     found = [hold_against(run, base, golden) for golden in goldens or (None,)]
     return found[0] if len(found) == 1 else min(found, key=_off)
 
@@ -154,9 +155,10 @@ def _unanswered(number: int, run: Observation, base: Observation, golden: Observ
 
 
 def _unanchored(run: Observation, base: Observation, golden: Observation) -> Iterator[str]:
-    """What golden and run cannot be compared in, where the run answered at all.
+    """Yield every probe, point and module that cannot be compared with the golden. Probes without output are skipped.
 
-    What the run has and the golden has not, but for a whole step, is no fault: later versions look at more places.
+    A point or module that only the run has is no fault, because later versions record more of them. A whole step that
+    only the run has is one.
     """
     for number, probe in enumerate(base.index.probes):
         if run.velocity(number) is None:

@@ -1,7 +1,7 @@
-"""Is the golden of the same request, hardware, weights and environment as the run? And if not, do the frames agree?
+"""Compare request, hardware, weights and environment of golden and run, and combine a difference with the frames.
 
-Frames are compared with a golden of other weights or another environment too: the same video from an exchanged
-checkpoint makes the golden stale, another video is a regression whose cause is known.
+Frames are compared with a golden of other weights or another environment too: if an exchanged checkpoint generates the
+same video, the golden is stale; if it generates another video, the case is a regression with a known cause.
 """
 
 from __future__ import annotations
@@ -19,20 +19,20 @@ REQUEST, HARDWARE, WEIGHTS, ENV = "request_differs", "hardware_differs", "weight
 CPU = "cpu_differs"
 """The golden was made on a CPU of another architecture."""
 CPU_REACH = 3.0
-"""How far beyond a limit, in parts of its margin, another architecture of CPU may move the frames. Frames further off
-than that are a regression on any CPU: `scripts/arm64.sh` prints what one architecture costs."""
+"""Distance beyond a limit, in multiples of its margin, by which another CPU architecture may move the frames. Frames
+further off are a regression on any CPU. `scripts/arm64.sh` prints the distance for one architecture."""
 MOVED = (WEIGHTS, ENV)
 """Causes of a regression, and of a stale golden if the frames agree."""
 COMPARED_STAGES = ("sanity", "trace", "frames")
 """Stages whose failure a change of weights or environment explains."""
 _SHOWN_FIELDS = 4
 _WIDTH = 36
-"""Characters of a value that are shown, and how many of them stand before the first that differs."""
+"""Number of characters of a value in a message; `_BEFORE` of them precede the first that differs."""
 _BEFORE = 12
 
 
 def frames_compare(evidence: Evidence) -> bool:
-    """Whether trace and frames of the run can be compared with the golden's: same request and hardware, any CPU."""
+    """Return whether trace and frames can be compared with the golden's: same request and hardware, any CPU."""
     golden = evidence.golden
     if golden is None:
         return False
@@ -40,13 +40,13 @@ def frames_compare(evidence: Evidence) -> bool:
 
 
 def other_cpu(evidence: Evidence) -> FieldChange | None:
-    """The change of the CPU's architecture between golden and run, if there is one."""
+    """Return the change of the CPU's architecture between golden and run, or ``None``."""
     changes = evidence.golden.changed("hardware") if evidence.golden is not None else ()
     return next((change for change in changes if change.is_other_cpu), None)
 
 
 def same_origin(evidence: Evidence) -> bool:
-    """Whether the golden was made from the same request, hardware, weights and environment."""
+    """Return whether the golden was made from the same request, hardware, weights and environment."""
     return frames_compare(evidence) and not _moved(evidence) and other_cpu(evidence) is None
 
 
@@ -55,9 +55,9 @@ def _moved(evidence: Evidence) -> tuple[FieldChange, ...]:
 
 
 def judge_origin(evidence: Evidence) -> Iterator[Finding]:
-    """Findings where the golden is of another request, hardware, checkpoint or environment.
+    """Yield a finding per identity class in which golden and run differ: request, hardware, weights, environment.
 
-    Those of weights and environment gate nothing here; ``with_outcome`` decides once the frames are judged.
+    Findings of weights and environment do not gate here; ``with_outcome`` decides after the frames are judged.
     """
     golden = evidence.golden
     if golden is None:
@@ -93,9 +93,9 @@ def judge_origin(evidence: Evidence) -> Iterator[Finding]:
 def with_outcome(
     evidence: Evidence, findings: Sequence[Finding], checks: tuple[LimitCheck, ...]
 ) -> tuple[Finding, ...]:
-    """The findings, those of changed weights and environment completed by what the frames say.
+    """Return the findings; those of changed weights and environment get the result of the frames appended.
 
-    They gate if sanity, trace or frames fail: then they name the cause, and a waiver of the symptom does not cover it.
+    They gate if sanity, trace or frames fail: they then name the cause, and a waiver of the symptom does not cover it.
     """
     failed = next((f for f in findings if f.gating and f.stage in COMPARED_STAGES), None)
     said = _distance(evidence) if failed is not None else _agreement(evidence, checks)
@@ -113,7 +113,7 @@ def with_outcome(
 
 
 def _within_reach(findings: Sequence[Finding], checks: tuple[LimitCheck, ...]) -> bool:
-    """Whether frames alone fail, and no further beyond their limits than another CPU may move them."""
+    """Return whether only frames fail, by no more than another CPU may move them (`CPU_REACH`)."""
     failed = [check for check in checks if check.gates and not check.passed]
     return all(finding.stage in ("frames", "identity") for finding in findings if finding.gating) and all(
         check.margin_consumed is not None and check.margin_consumed <= 1 + CPU_REACH for check in failed
@@ -121,7 +121,7 @@ def _within_reach(findings: Sequence[Finding], checks: tuple[LimitCheck, ...]) -
 
 
 def _agreement(evidence: Evidence, checks: tuple[LimitCheck, ...]) -> str:
-    """Whether the frames agree with those of the golden, and by how much; nothing fails here."""
+    """Return a sentence on how well the frames agree with the golden's. Called only if nothing fails."""
     comparison = evidence.comparison
     if comparison is None:
         return ""
@@ -140,7 +140,7 @@ def _distance(evidence: Evidence) -> str:
 
 
 def _weights(golden: GoldenEvidence, changes: tuple[FieldChange, ...]) -> str:
-    """Components and tensors by name; fields of the identity that no component explains as they are."""
+    """Return the changed components and tensors by name, and identity fields that no component explains."""
     named = {change.component for change in golden.contents}
     files = {document for change in golden.contents for document in change.documents}
     rest = tuple(c for c in changes if c.field not in named and c.field not in files)
@@ -155,7 +155,7 @@ def _fields(changes: tuple[FieldChange, ...]) -> str:
 
 
 def _shorts(first: object, second: object) -> tuple[str, str]:
-    """Two values, each cut to what fits around the place where they begin to differ."""
+    """Return both values, each cut to `_WIDTH` characters around the first character that differs."""
     texts = [value if isinstance(value, str) else str(value) for value in (first, second)]
     same = next((i for i, (a, b) in enumerate(zip(*texts, strict=False)) if a != b), min(map(len, texts)))
     start = max(min(same - _BEFORE, max(map(len, texts)) - _WIDTH), 0)

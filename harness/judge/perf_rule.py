@@ -1,4 +1,4 @@
-"""Time and memory in the verdict: what is slower, larger or leaking, after it was confirmed, makes the case red."""
+"""Convert the report on time and memory to findings: confirmed slowness, growth or a leak makes the case red."""
 
 from __future__ import annotations
 
@@ -9,10 +9,10 @@ from harness.records.verdict import Finding
 
 
 def judge_perf(evidence: Evidence) -> Iterator[Finding]:
-    """Findings of time and memory.
+    """Yield the finding of time and memory.
 
-    Only a confirmed change for the worse gates, and an improvement if the case says so. What is not measured, or not
-    conclusive, is told and gates nothing: a busy machine makes no case red.
+    Only a confirmed change for the worse gates, and an improvement if the case sets ``perf.improvement: red``. An
+    inconclusive result is reported and does not gate: a busy machine must make no case red.
     """
     report = evidence.perf
     if report is None or report.state in ("within", "unmeasured"):

@@ -1,4 +1,4 @@
-"""Receipts of precision compared: which operations computed in a narrower dtype than the golden's did."""
+"""Compare receipts of precision: find operations that computed in a narrower dtype than the golden's."""
 
 from __future__ import annotations
 
@@ -16,22 +16,23 @@ PLACES: Final = {
     "convolution": "convolutions", "cos": "rotary tables", "sin": "rotary tables", "silu": "activations",
     "gelu": "activations",
 }  # fmt: skip
-"""What an operation of a transformer mostly belongs to, for people."""
+"""Part of a transformer that an operation mostly belongs to, for messages."""
 FUSED: Final = ("scaled_dot_product", "native_layer_norm", "_fused_rms_norm")
-"""Kernels that accumulate in float32 whatever they are given."""
+"""Kernels that accumulate in float32, for inputs of any dtype."""
 WRITTEN_OUT: Final = {"softmax": ("exp", "_softmax"), "norms": ("mean", "var", "rsqrt", "pow")}
-"""What a fused kernel is written out as: computed in 16 bits, the float32 of its accumulation is lost."""
+"""Operations that replace a fused kernel. In 16 bits they lose the kernel's accumulation in float32."""
 ROUNDING: Final = ("round", "fake_quantize_per_tensor_affine", "quantize_per_tensor")
 
 
 def lowered(golden: Mapping[str, int], run: Mapping[str, int]) -> Iterator[str]:
-    """A sentence per operation that computed in a narrower dtype than the golden's.
+    """Yield a sentence per operation that computed in a narrower dtype than the golden's.
 
-    Operations that one side lacks are another way of computing and no finding: q, k and v as one product, a
-    feed-forward in chunks, attention written out in float32.
+    An operation that one side lacks is no finding, because the same result can be computed otherwise: q, k and v as
+    one product, a feed-forward in chunks, attention written out in float32.
 
     Args:
-        golden: ``operation:dtype`` to calls, see `harness.engine.dtypes`; empty: nothing was recorded.
+        golden: ``operation:dtype`` to number of calls, see `harness.engine.dtypes`; empty if nothing was recorded.
+            Example: ``{"mm:bfloat16": 120}``.
         run: the same of the run.
     """
     if not golden or not run:
@@ -54,7 +55,7 @@ def lowered(golden: Mapping[str, int], run: Mapping[str, int]) -> Iterator[str]:
 
 
 def _written_out(theirs: Mapping[str, Mapping[str, int]], ours: Mapping[str, Mapping[str, int]]) -> Iterator[str]:
-    """A fused kernel that vanished, and its elementary operations in 16 bits in its place."""
+    """Yield a sentence if calls of a fused kernel are gone and its elementary operations run in 16 bits instead."""
     for place, operations in WRITTEN_OUT.items():
         fused = [name for name in theirs if any(word in name for word in FUSED) and _belongs(name, place)]
         gone = sum(sum(theirs[name].values()) - sum(ours.get(name, {}).values()) for name in fused)
@@ -85,7 +86,7 @@ def _by_operation(counts: Mapping[str, int]) -> dict[str, dict[str, int]]:
 
 
 def _moved(golden: Mapping[str, int], run: Mapping[str, int]) -> tuple[str, str]:
-    """The wide dtype that lost calls and the narrower one that won some; empty if there is no such pair."""
+    """Return the wide dtype that lost calls and a narrower one that gained some; two empty texts if there is none."""
     lost = [dtype for dtype, count in golden.items() if run.get(dtype, 0) < count]
     won = [dtype for dtype, count in run.items() if golden.get(dtype, 0) < count]
     for wide in sorted(lost, key=lambda dtype: -BITS.get(dtype, 0)):

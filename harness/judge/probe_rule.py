@@ -1,4 +1,4 @@
-"""Probes held against their limits: which modules are off, where an expert first diverges, how far its velocity is."""
+"""Compare probes with their limits: modules that are off, the first diverging point, and the error of velocities."""
 
 from __future__ import annotations
 
@@ -17,19 +17,19 @@ NORM = "norm"
 
 
 def judge_probe(evidence: Evidence, *, anchored: bool) -> Iterator[Finding]:
-    """Findings of the probes.
+    """Yield the findings of the probes.
 
     Args:
-        evidence: with the probes of this run.
-        anchored: whether the golden was made from these weights in this environment. Where it was not, only the base
-            anchor gates: another good checkpoint is as near to the base as this one was, and not the same.
+        evidence: evidence with the probes of this run.
+        anchored: whether the golden was made from these weights in this environment. If not, only the base anchor
+            gates: another good checkpoint is as near to the base, but differs from the golden's.
     """
     probe, golden = evidence.probe, evidence.golden
     if probe is None or golden is None:
         return
     limits = golden.limits
     if limits is None or golden.digest not in limits.goldens:
-        return  # the limits rule says so
+        return  # `limits_problem` reports it
     wanted = [MODULE_BASE, VELOCITY_BASE, *((MODULE, VELOCITY, POINT) if anchored and probe.golden_anchor else ())]
     absent = [measure.name for measure in wanted if limits.get(measure.name) is None]
     if absent:
@@ -49,7 +49,7 @@ def judge_probe(evidence: Evidence, *, anchored: bool) -> Iterator[Finding]:
 
 
 def _structure(probe: ProbeEvidence, anchored: bool) -> Iterator[Finding]:
-    """What was not compared, because one side lacks it. A golden of other weights may have other points."""
+    """Yield a finding per kind of thing that one side lacks. A golden of other weights may have other points."""
     rows: tuple[tuple[str, str, tuple[str, ...]], ...] = (
         ("modules", "modules of the recording are not here", probe.missing),
         ("steps", "probe steps got no answer", probe.missing_steps),
@@ -65,7 +65,7 @@ def _structure(probe: ProbeEvidence, anchored: bool) -> Iterator[Finding]:
 
 
 def modules_off(probe: ProbeEvidence, limits: LimitFile, anchored: bool) -> tuple[ModuleEvidence, ...]:
-    """Linears and norms that, fed alone, are off the golden's (where that counts) or off what their format costs."""
+    """Return the Linears and norms that, fed alone, exceed a limit: of the base, and if ``anchored`` of the golden."""
     return tuple(
         module
         for module in probe.modules

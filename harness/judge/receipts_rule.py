@@ -1,4 +1,4 @@
-"""Did the quantized path really run? The checkpoint's promise and the case's request against the receipts."""
+"""Check that the quantized path ran: compare receipts with the checkpoint's formats and the case's request."""
 
 from __future__ import annotations
 
@@ -13,14 +13,14 @@ QUANTIZED = ("fp8", "nvfp4")
 _SHOWN = 5
 
 Ran = Mapping[str, Sequence[ModuleReceipt]]
-"""Receipts of an expert by module, without those of no call: a module that ran in two formats has two."""
+"""Receipts of an expert, per module, without those of zero calls. A module that ran in two formats has two."""
 
 
 def judge_receipts(evidence: Evidence) -> Iterator[Finding]:
-    """Findings where a module did not run in the format that the case asks for.
+    """Yield a finding per expert with modules that did not run in the format that the case asks for.
 
-    A program that is not handed ``{receipts}`` proves no format (``Generation.unproven``). That is shown for each
-    expert that is asked to run quantized, and fails nothing. A program that is handed it and writes none fails.
+    A program without the placeholder ``{receipts}`` proves no format (``Generation.unproven``). The finding for each
+    expert that must run quantized then does not gate. A program that gets the placeholder and writes none fails.
     """
     generation, case = evidence.generation, evidence.case
     if generation is None:
@@ -39,7 +39,7 @@ def judge_receipts(evidence: Evidence) -> Iterator[Finding]:
                 data: dict[str, object] = {"expert": expert, "wanted": wanted}
                 yield _finding("kernels_unproven", message, data).model_copy(update={"gating": False})
         elif any(item.startswith("receipts:") for item in generation.not_available):
-            continue  # said by `judge_not_available`
+            continue  # `judge_not_available` reports it
         elif wanted != "bf16" or (used and case.backend == "diffusers"):
             message = f"the case asks for {wanted}, and no Linear of {expert} wrote a receipt: nothing proves what ran"
             yield _finding("no_receipts", message, {"expert": expert, "wanted": wanted})
@@ -78,11 +78,11 @@ def _of_expert(expert: Expert, wanted: str, ran: Ran, evidence: Evidence) -> Ite
 
 
 FUSED = {"to_q": ("to_qkv",), "to_k": ("to_qkv", "to_kv"), "to_v": ("to_qkv", "to_kv")}
-"""Products that take the place of single ones, as diffusers' ``fuse_projections`` names them."""
+"""Fused Linears that replace single ones, named as in diffusers' ``fuse_projections``."""
 
 
 def _ran_as(name: str, ran: Ran) -> Sequence[ModuleReceipt]:
-    """Receipts of a Linear, or, if it wrote none, of the fused product beside it that multiplies its weight too."""
+    """Return the receipts of a Linear or, if it wrote none, of the fused Linear that contains its weight."""
     if ran.get(name):
         return ran[name]
     parent, _, leaf = name.rpartition(".")
@@ -90,7 +90,10 @@ def _ran_as(name: str, ran: Ran) -> Sequence[ModuleReceipt]:
 
 
 def _native(expert: Expert, wanted: str, ran: Ran) -> Iterator[Finding]:
-    """The runner multiplies this format itself; only a module that its kernel does not take may be dequantized."""
+    """Yield a finding if Linears were dequantized although the runner multiplies their format natively.
+
+    Only a module that the kernel does not support (``fallback == "module"``) may be dequantized.
+    """
     fell = {
         name: [one for one in mine if one.format == wanted and one.kernel == DEQUANTIZE and one.fallback != "module"]
         for name, mine in ran.items()

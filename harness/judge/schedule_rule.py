@@ -1,4 +1,4 @@
-"""Did the run go through the schedule that the case asks for? No golden is needed to tell."""
+"""Check that the run followed the schedule of the case. Needs no golden: the schedule is computed from the case."""
 
 from __future__ import annotations
 
@@ -20,11 +20,11 @@ from harness.records.generation import Trace
 from harness.records.verdict import Finding
 
 SHOWN = 4
-"""Values of each list that a message shows."""
+"""Number of values of each list in a message."""
 
 
 def judge_schedule(evidence: Evidence) -> Iterator[Finding]:
-    """Findings where noise levels, timesteps or the switch of experts are not those that follow from the case.
+    """Yield a finding if noise levels, timesteps or the switch of experts differ from those of the case.
 
     A backend that records no schedule (a foreign program, a server) is not judged by this rule.
     """
@@ -78,7 +78,7 @@ def _levels(trace: Trace, wanted: Schedule, evidence: Evidence) -> Iterator[Find
 def _switch(trace: Trace, wanted: Schedule, boundary: float | None) -> Iterator[Finding]:
     if boundary is None:
         return
-    # where the timesteps themselves differ, the switch follows from those that were run
+    # If the timesteps differ, `_levels` reports them; compute the switch from those that ran, to not report it twice.
     expected = switch_of([step.timestep for step in trace.steps], boundary)
     low = (step.index for step in trace.steps if step.expert == "transformer_2")
     actual = next(low, len(trace.steps))

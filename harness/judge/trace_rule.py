@@ -1,4 +1,4 @@
-"""Did the generation take the same way? Exact facts of the trace against the golden's, before any pixel."""
+"""Compare the trace of a generation with the golden's: settings and facts per step, which need no pixels."""
 
 from __future__ import annotations
 
@@ -13,18 +13,18 @@ from harness.records.generation import Step, Trace
 from harness.records.verdict import Finding
 
 TIMESTEP_TOLERANCE = 1e-3
-"""Timesteps lie in [0, 1000] and are computed in float32 or float64 by schedulers: equal means within this."""
+"""Timesteps lie in [0, 1000], and schedulers compute them in float32 or float64; a smaller difference is none."""
 GUIDANCE_TOLERANCE = 0.05
 """The measured scale is a least-squares fit over predictions that were rounded to the compute dtype."""
 
 
 def judge_trace(evidence: Evidence) -> Iterator[Finding]:
-    """Findings where timestep, expert, guidance, scheduler or VAE settings differ from the golden's trace."""
+    """Yield a finding per difference from the golden's trace: settings, text, image, steps, initial latents."""
     golden = evidence.golden
     if evidence.generation is None or golden is None or golden.trace is None:
         return
     mine, reference = evidence.generation.trace, golden.trace
-    # Settings come before the steps that they move: the first finding names the cause, and not what followed from it.
+    # Settings come before the steps that they change: the first finding names the cause, later ones follow from it.
     yield from _settings("scheduler", mine.scheduler, reference.scheduler)
     if mine.boundary_ratio != reference.boundary_ratio:
         message = (
@@ -53,7 +53,7 @@ def _steps(mine: Trace, reference: Trace) -> Iterator[Finding]:
         yield _finding("step_count", message, {"golden": len(reference.steps), "run": len(mine.steps)})
         return
     pairs = list(zip(mine.steps, reference.steps, strict=True))
-    # a guidance that is solved from NaN says nothing; `not_finite` names the place
+    # A guidance solved from NaN is meaningless, so later steps are left out; `not_finite` names the place.
     broken = first_not_finite(mine)
     yield from _guidance(pairs[:broken] if broken is not None else pairs)
     for code, name in (("timestep", "timestep"), ("expert", "expert"), ("guidance", "guidance_scale")):
@@ -72,7 +72,10 @@ def _same(mine: Step, reference: Step, name: str) -> bool:
 
 
 def _guidance(pairs: list[tuple[Step, Step]]) -> Iterator[Finding]:
-    """The scale that was really applied, solved from the predictions, whatever was stated."""
+    """Yield a finding at the first step whose measured guidance scale differs from the golden's.
+
+    The measured scale is solved from the predictions, so it shows the applied scale even if the stated one is equal.
+    """
     for mine, theirs in pairs:
         ours, wanted = mine.guidance_measured, theirs.guidance_measured
         if ours is None and wanted is None:
@@ -92,7 +95,7 @@ TEXT_FACTS = (
 
 
 def _text(mine: Trace, reference: Trace, evidence: Evidence) -> Iterator[Finding]:
-    """What the prompt became: exact facts first, then the embedding itself, within what healthy runs measured."""
+    """Yield findings on the text: exact facts first, then the embedding, compared with the limit of healthy runs."""
     differs = False
     for name, code, meaning in TEXT_FACTS:
         ours, theirs = mine.text.get(name), reference.text.get(name)
@@ -108,7 +111,10 @@ def _text(mine: Trace, reference: Trace, evidence: Evidence) -> Iterator[Finding
 
 
 def _divergence(mine: Trace, reference: Trace, evidence: Evidence) -> Iterator[Finding]:
-    """The first step whose velocity is further from the golden's than in healthy runs. Shown; it fails nothing."""
+    """Yield the first step whose velocity is further from the golden's than in healthy runs. It never gates.
+
+    If no step is and the clip is not bit-exact, yield the worst error, which attribution needs.
+    """
     limits = evidence.golden.limits if evidence.golden is not None else None
     limit = limits.get(STEP.name) if limits is not None else None
     errors = step_errors(mine, reference)

@@ -1,4 +1,4 @@
-"""Evidence in, verdict out. The order below is the order in which evidence is believed."""
+"""Compute the verdict of a case from its evidence. `_decide` ranks the evidence, most trusted first."""
 
 from __future__ import annotations
 
@@ -34,20 +34,20 @@ from harness.records.frames import ComparisonEvidence
 from harness.records.limits import LimitCheck
 from harness.records.verdict import Finding, Verdict
 
-# From what the evidence says to what the case is worth: negative controls and waivers.
+# Expectation and waiver: convert the observed verdict of a negative control or of a waived case.
 
 
 WAIVABLE = frozenset({Outcome.REGRESSION, Outcome.CHECKPOINT_FAULT, Outcome.INCONCLUSIVE})
 BROKEN = frozenset({"nan", "inf", "shape", "flat", "frozen"})
-"""Checks of sanity that fail only if the output is broken. A control that does not name them is not met by them."""
+"""Sanity checks that fail only if the output is broken. They never satisfy a control that does not name them."""
 
 
 def apply_expectation(case: Case, observed: Verdict, today: date) -> Verdict:
-    """Hold the observed verdict against ``expect`` and ``waiver`` of the case.
+    """Compare the observed verdict with ``expect`` and ``waiver`` of the case, and return the final verdict.
 
-    A negative control passes only if the evidence fails it by every cause that was named, in the stage that was named,
-    and if the output is not broken besides; that it was expected to fail is never evidence. Infra and everything else
-    that says nothing about the checkpoint stays what it is. A waiver never covers what sanity finds.
+    A negative control passes only if the evidence shows every named cause, in the named stage, and the output is not
+    broken besides; the expectation to fail is never evidence. ``infra`` and every other outcome that does not concern
+    the checkpoint stays as it is. A waiver never covers a finding of sanity.
     """
     if case.expect != "pass":
         return _negative_control(case, observed)
@@ -60,6 +60,7 @@ def _negative_control(case: Case, observed: Verdict) -> Verdict:
     outcome, _, named = case.expect.partition(":")
     wanted = case.must_be_seen()
     unseen = [cause for stage, cause in wanted if not _is_seen(stage, cause, observed)]
+    # Broken output fails any gate, so a control that breaks it proves nothing about the cause that it names.
     broken = [
         finding
         for finding in observed.findings
@@ -95,7 +96,7 @@ def _negative_control(case: Case, observed: Verdict) -> Verdict:
 
 
 def _is_seen(stage: str, cause: str, observed: Verdict) -> bool:
-    """Whether a finding that fails the case has this cause, and is of this stage where one is named."""
+    """Return whether a gating finding has this cause and, if ``stage`` is not empty, is of this stage."""
     return any(
         finding.gating and finding.code == cause and stage in ("", finding.stage) for finding in observed.findings
     ) or (not stage and cause == observed.cause)
@@ -134,9 +135,10 @@ def _waived(case: Case, observed: Verdict, today: date) -> Verdict:
 
 
 def _unwaived(case: Case, waiver: Waiver, observed: Verdict) -> Iterator[tuple[Outcome, Finding]]:
-    """Everything that fails this case and is not what the waiver expects."""
+    """Yield every finding that fails this case and that the waiver does not cover, with the outcome it leads to."""
     for finding in observed.findings:
         outcome = _outcome(case, finding, observed)
+        # Any breakage can have a code of `names_nothing`, so a waiver of it would cover failures that nobody reviewed.
         never = finding.stage in ("sanity", "limits") or names_nothing(finding.code)
         known = outcome == waiver.outcome and finding.code in waiver.causes and not never
         if outcome is not None and not known:
@@ -144,7 +146,7 @@ def _unwaived(case: Case, waiver: Waiver, observed: Verdict) -> Iterator[tuple[O
 
 
 def _outcome(case: Case, finding: Finding, observed: Verdict) -> Outcome | None:
-    """How the case would end by this finding alone; ``None`` where it would not fail by it."""
+    """Return the outcome of the case if this were its only finding; ``None`` if it would not fail."""
     if finding.stage == "inspection":
         if case.inspection != "gate":
             return None
@@ -169,23 +171,23 @@ def _red(waiver: Waiver, observed: Verdict, others: Sequence[tuple[Outcome, Find
     return observed.model_copy(update={"outcome": outcome, "cause": finding.code, "summary": summary})
 
 
-# The next command to type, by outcome and cause.
+# The next command to type, per outcome and cause.
 
 
 _NO_BASE = frozenset({"base_missing", "contract_unproven"})
-"""What an inspection without a base cannot prove: the same run would say it again."""
+"""Codes of an inspection that has no base. A repeat returns the same code, so the next command asks for a base."""
 _ACCEPT = frozenset({Outcome.GOLDEN_MISSING, Outcome.GOLDEN_STALE})
 
 
 def next_command(evidence: Evidence, outcome: Outcome, cause: str, runner: str) -> str:
-    """One line that can be pasted into a shell; every name in it is quoted. `accept` never stands there alone."""
+    """Return one line to paste into a shell, with every name quoted. `accept` never comes without `report` before."""
     case, node = shlex.quote(evidence.case.id), shlex.quote(evidence.node)
     if outcome in (Outcome.PASS, Outcome.WAIVED):
         return ""
     if evidence.error is not None and evidence.error.remedy:
         return evidence.error.remedy
     if outcome in _ACCEPT:
-        # a shell runs the first command alone: nobody is to accept what nobody has looked at
+        # The shell runs `report` only, because `accept` follows in a comment: frames must be seen before acceptance.
         look = f"quantgate report {shlex.quote(evidence.run_dir)}  # look at its frames; if they are right:"
         if cause == "request_differs":
             again = f"quantgate regenerate --case {case} --runner {shlex.quote(runner)}"
@@ -219,22 +221,23 @@ def judge(evidence: Evidence, runner: str, today: date) -> tuple[Verdict, tuple[
     """Decide a case.
 
     Args:
-        evidence: what was found out; a stage that did not run is absent.
+        evidence: results of all stages; a stage that did not run is ``None``.
         runner: name of the runner profile, for the next command.
-        today: for the expiry of waivers.
+        today: date that the expiry of waivers is compared with.
 
     Returns:
-        The verdict after expectation and waiver, and every limit as it was held against the measured value.
+        The verdict after expectation and waiver, and one check per metric that has a limit.
     """
     observed, checks = observe(evidence, runner)
     final = apply_expectation(evidence.case, observed, today)
-    if final.observed is None and final.cause != observed.cause:  # something that the waiver is not for
+    # The waiver left another cause to fail the case, so the command of the first cause would mislead.
+    if final.observed is None and final.cause != observed.cause:
         final = final.model_copy(update={"next_command": next_command(evidence, final.outcome, final.cause, runner)})
     return final, checks
 
 
 def observe(evidence: Evidence, runner: str) -> tuple[Verdict, tuple[LimitCheck, ...]]:
-    """What the evidence says, before the case's expectation and waiver are asked."""
+    """Compute the verdict from the evidence alone, without expectation and waiver, and the limit checks."""
     checks = check_limits(evidence) if frames_compare(evidence) else ()
     findings = with_outcome(evidence, tuple(_findings(evidence, checks)), checks)
     outcome, leading = _decide(evidence, findings)
@@ -250,7 +253,7 @@ def observe(evidence: Evidence, runner: str) -> tuple[Verdict, tuple[LimitCheck,
 
 
 def stop_before_generation(evidence: Evidence) -> bool:
-    """Whether what is known already decides the case, so that no GPU time need be spent on it."""
+    """Return whether the evidence before generation already fails the case, so that the GPU time can be saved."""
     findings = tuple(_findings(evidence, ()))
     return any(_stops(finding) for finding in findings)
 
@@ -302,7 +305,10 @@ def _inspection(evidence: Evidence) -> Iterator[Finding]:
 
 
 def judge_not_available(evidence: Evidence) -> Iterator[Finding]:
-    """Say what this kind of backend cannot tell: it does not decide, and it is never green by silence."""
+    """Yield one finding, which does not gate, per kind of evidence that this backend cannot provide.
+
+    Without it a case would look green for evidence that nobody collected.
+    """
     for item in evidence.generation.not_available if evidence.generation is not None else ():
         topic = item.partition(":")[0]
         yield Finding(
@@ -332,8 +338,10 @@ def _decide(evidence: Evidence, findings: tuple[Finding, ...]) -> tuple[Outcome,
     def first(*stages: str, code: str | None = None, gating: bool = True) -> Finding | None:
         return next((f for f in findings if f.stage in stages and f.gating is gating and code in (None, f.code)), None)
 
+    # After an error the other evidence is incomplete, so the error alone decides.
     if evidence.error is not None:
         return evidence.error.outcome, first("engine")
+    # Causes come before their symptoms (bytes, kernels, weights before frames): the first match is the named cause.
     ordered: tuple[tuple[Outcome, Finding | None], ...] = (
         (Outcome.CHECKPOINT_FAULT, first("inspection")),
         (Outcome.ENVIRONMENT_MISMATCH, first("identity", code=HARDWARE)),
@@ -383,7 +391,7 @@ def _how_near(evidence: Evidence, checks: tuple[LimitCheck, ...]) -> str:
 
 
 def _unproven(evidence: Evidence) -> str:
-    """The mark of a pass whose quantized kernels nothing proves."""
+    """Return the remark for a pass that has no proof of its quantized kernels; empty for a case all in bf16."""
     formats = set(evidence.case.quantization.model_dump().values())
     generation = evidence.generation
     return f"; {generation.unproven}" if generation is not None and generation.unproven and formats != {"bf16"} else ""

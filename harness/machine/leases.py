@@ -6,7 +6,7 @@ cover other users and other containers; the doctor finds their processes through
 There are two locks. A file lock (``flock``) works wherever the folder is shared. It is a lock on an inode: if the file
 is deleted or replaced, the next process locks another inode under the same name. So on Linux the holder also binds a
 socket in the abstract namespace, which is no file and cannot be deleted. On every platform the holder checks once a
-second whether the path still names the file that it locked, and creates and locks a new file if it does not.
+second whether the path still names the file that it locked; if not, it locks the file there (created if absent) again.
 """
 
 from __future__ import annotations
@@ -303,7 +303,7 @@ def _holders(devices: Sequence[Device], place: Path) -> str:
 
 
 def _stopped(holder: Holder) -> str:
-    """Return a note if the holder is stopped (it waits for its terminal): it keeps the GPU while it is."""
+    """Return a note if the holder is stopped (it waits for its terminal and keeps the GPU); empty otherwise."""
     # A process id only identifies a process on this host.
     process = look(holder.pid) if holder.host == socket.gethostname() else None
     return f" (stopped: kill -CONT {holder.pid} lets it go on)" if process and process.state == "T" else ""

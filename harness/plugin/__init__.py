@@ -1,1 +1,1 @@
-"""The parts of the pytest door: options, collection, selection, items, terminal, xdist."""
+"""The parts of the pytest plugin: options, collection, selection, items, terminal, xdist."""

@@ -1,4 +1,4 @@
-"""Case files as collectors, cases as items."""
+"""Collect case files as pytest files, and cases as items."""
 
 from __future__ import annotations
 
@@ -20,12 +20,12 @@ from harness.redaction import redact
 
 
 def is_case_file(config: pytest.Config, path: Path) -> bool:
-    """Whether ``path`` lies in the folder of the case files of a project that is configured."""
+    """Return whether ``path`` lies in the folder of the case files of a configured project."""
     return PluginState.of(config).is_configured and path.is_relative_to(options.project(config).cases)
 
 
 def holds_cases(config: pytest.Config, path: Path) -> bool:
-    """Whether ``path`` is a case file, or a folder below ``cases/`` with a case file in it at any depth."""
+    """Return whether ``path`` is a case file, or a folder below ``cases/`` with a case file at any depth."""
     folder = options.project(config).cases
     if not PluginState.of(config).is_configured or not path.is_relative_to(folder):
         return False
@@ -33,10 +33,10 @@ def holds_cases(config: pytest.Config, path: Path) -> bool:
 
 
 class CaseFile(pytest.File):
-    """One ``cases/*.yaml``."""
+    """One file ``cases/*.yaml``."""
 
     def collect(self) -> Iterator[CaseItem]:
-        """One item a case, in the order of the file."""
+        """Yield one item per case, in the order of the file."""
         from harness.definitions.loading import load_case_file
 
         PluginState.of(self.config).collected_files.add(self.path)
@@ -50,7 +50,7 @@ class CaseFile(pytest.File):
 
 
 class CaseFailedError(Exception):
-    """Carries a verdict that is not green to pytest."""
+    """Carry a verdict to pytest; raised if it is not green."""
 
     def __init__(self, record: CaseRecord, folder: Path) -> None:
         self.record, self.folder = record, folder
@@ -89,14 +89,14 @@ class CaseItem(pytest.Item):
         return self.located.case
 
     def setup(self) -> None:
-        """Run the case. Raises for a verdict that JUnit calls an error."""
+        """Run the case; raise if JUnit calls its verdict an error."""
         record, folder = PluginState.of(self.config).run(self.located, self.nodeid)
         self.finished = CaseFailedError(record, folder)
         if RULES[record.verdict.outcome].junit == "error":
             raise self.finished
 
     def runtest(self) -> None:
-        """Raise for a verdict that is not green."""
+        """Raise if the verdict is not green."""
         if self.finished is None:
             raise RuntimeError(f"{self.nodeid} was not set up")
         outcome = self.finished.record.verdict.outcome
@@ -106,28 +106,28 @@ class CaseItem(pytest.Item):
             raise self.finished
 
     def repr_failure(self, excinfo: pytest.ExceptionInfo[BaseException], style: Any = None) -> Any:
-        """The verdict instead of a traceback of ours."""
+        """Return the verdict instead of a traceback of quantgate."""
         if isinstance(excinfo.value, CaseFailedError | QuantgateError):
             return harmless(str(excinfo.value))
         return super().repr_failure(excinfo, style)
 
     def reportinfo(self) -> tuple[Path, int, str]:
-        """File, line and id, for the log and the editor."""
+        """Return file, line (from 0) and case id, for the log and the editor."""
         return self.path, self.located.line - 1, self.case.id
 
 
-# From a pytest id back to its case: the controller of xdist collects nothing, and is told ids only.
+# Find the case of a pytest id: the controller of xdist collects nothing, and receives ids only.
 
 
 class CasesById:
-    """Reads each case file once."""
+    """Find cases by pytest id; each case file is read once."""
 
     def __init__(self, config: pytest.Config) -> None:
         self._config = config
         self._files: dict[str, dict[str, Located]] = {}
 
     def find(self, nodeid: str) -> Located | None:
-        """The case with this pytest id; ``None`` where it is another kind of test."""
+        """Return the case with this pytest id; ``None`` if it is another kind of test."""
         path, _, case = nodeid.partition("::")
         if not is_case_name(path):
             return None

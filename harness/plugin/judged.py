@@ -1,4 +1,4 @@
-"""Which of the selected cases were judged. One that was not is named: what did not run must not look green."""
+"""Determine which selected cases were judged. A case that was not gets a record: it must not look green."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ _ENDED_BY_ITSELF = (int(pytest.ExitCode.OK), int(pytest.ExitCode.TESTS_FAILED))
 
 
 def expect(state: PluginState, cases: Iterable[tuple[str, Located]]) -> None:
-    """These pytest ids are judged in this run; what an earlier one left of them in the same folder does not count."""
+    """Expect a verdict of these pytest ids in this run; records that an earlier run left in the folder are removed."""
     for node, located in cases:
         if node not in state.expected:
             state.expected[node] = located
@@ -37,7 +37,7 @@ def expect(state: PluginState, cases: Iterable[tuple[str, Located]]) -> None:
 
 
 def keep(state: PluginState, records: Iterable[CaseRecord]) -> None:
-    """Add ``records`` to those of the run: one a case, of its last attempt."""
+    """Add ``records`` to those of the run: one per case, that of its last attempt."""
     known = {record.node: record for record in state.records}
     for record in records:
         if record.node not in known or record.attempt >= known[record.node].attempt:
@@ -46,7 +46,7 @@ def keep(state: PluginState, records: Iterable[CaseRecord]) -> None:
 
 
 def on_disk(state: PluginState) -> list[CaseRecord]:
-    """Records of the expected cases that were written, also by a worker that could not send them any more."""
+    """Read the records of the expected cases from the disk, also those that a dead worker could not send."""
     found = []
     for node, located in state.expected.items():
         if node in state.not_cleared:
@@ -61,7 +61,7 @@ def on_disk(state: PluginState) -> list[CaseRecord]:
 
 
 class CollectedHooks:
-    """Registered in every process that collects: pytest itself, and each worker of xdist."""
+    """Hooks of every process that collects: pytest itself, and each worker of xdist."""
 
     def __init__(self, state: PluginState) -> None:
         self._state = state
@@ -74,7 +74,7 @@ class CollectedHooks:
 
     @pytest.hookimpl(tryfirst=True)
     def pytest_runtestloop(self, session: pytest.Session) -> None:
-        """Find the cases that were selected and will not run; a worker tells the controller of them."""
+        """Find the selected cases that will not run; a worker reports them to the controller."""
         if session.config.option.collectonly or (session.testsfailed and not _goes_on(session)):
             return
         if not self._state.is_worker and session.config.pluginmanager.hasplugin("dsession"):
@@ -91,28 +91,28 @@ def _goes_on(session: pytest.Session) -> bool:
 
 
 def note_dropped(state: PluginState, cases: Iterable[tuple[str, Located]]) -> None:
-    """Expect ``cases``, which were selected and which somebody took out of the run before it began."""
+    """Expect ``cases``: selected cases that a plugin or a ``conftest.py`` removed before the run began."""
     cases = list(cases)
     state.dropped |= {node for node, _ in cases}
     expect(state, cases)
 
 
 class JudgedHooks:
-    """Registered in the process that ends the run: pytest itself, or the controller of xdist."""
+    """Hooks of the process that ends the run: pytest itself, or the controller of xdist."""
 
     def __init__(self, state: PluginState) -> None:
         self._state = state
 
     @pytest.hookimpl(tryfirst=True)
     def pytest_runtestloop(self, session: pytest.Session) -> None:
-        """Note which cases are to be judged: what remains after every plugin has deselected."""
+        """Note the cases to judge: those that remain after every plugin has deselected."""
         if session.config.option.collectonly or (session.testsfailed and not _goes_on(session)):
             return
         expect(self._state, ((item.nodeid, item.located) for item in session.items if isinstance(item, CaseItem)))
 
     @pytest.hookimpl
     def pytest_collectreport(self, report: pytest.CollectReport) -> None:
-        """Note a case file that cannot be read; the controller of xdist learns of it from its workers."""
+        """Note a case file that cannot be read; the controller of xdist receives the report from its workers."""
         path = self._state.config.rootpath / report.nodeid
         if report.failed and is_case_name(report.nodeid) and is_case_file(self._state.config, path):
             self._state.invalid_files.append(str(path))
@@ -120,7 +120,7 @@ class JudgedHooks:
 
     @pytest.hookimpl
     def pytest_runtest_logreport(self, report: pytest.TestReport) -> None:
-        """Note what pytest itself says: a case may be skipped, or fail before it is judged."""
+        """Note pytest's own report: a case may be skipped, or fail before it is judged."""
         if report.skipped:
             self._state.skipped.setdefault(report.nodeid, skip_reason(report))
         elif report.failed:
@@ -128,7 +128,7 @@ class JudgedHooks:
 
     @pytest.hookimpl(tryfirst=True)
     def pytest_sessionfinish(self, session: pytest.Session, exitstatus: int) -> None:
-        """Give every expected case without a record one, before JUnit is written, and say there of which plan it is."""
+        """Give every expected case a record before JUnit is written, and write the id of the plan to JUnit."""
         xml = session.config.stash.get(xml_key, None)
         if xml is not None and self._state.expected and self._state.plan_id():
             xml.add_global_property(PLAN_PROPERTY, self._state.plan_id())
@@ -136,12 +136,12 @@ class JudgedHooks:
 
     @pytest.hookimpl(tryfirst=True)
     def pytest_report_teststatus(self, report: pytest.TestReport) -> tuple[str, str, str] | None:
-        """A run that was stopped shows what it left out as a number, and not as a list of errors."""
+        """Count the cases that a stopped run left out, instead of listing them as errors."""
         return ("not_run", "", "") if getattr(report, "quantgate_stopped", False) else None
 
 
 def name_unjudged(state: PluginState, session: pytest.Session, exitstatus: int) -> None:
-    """Give every expected case without a record one, and tell pytest's summary and JUnit of it."""
+    """Give every expected case without a record one, and report it to pytest's summary and JUnit."""
     if not state.expected:
         return
     keep(state, on_disk(state))
@@ -160,6 +160,7 @@ def name_unjudged(state: PluginState, session: pytest.Session, exitstatus: int) 
 def _unjudged(state: PluginState, node: str, located: Located) -> CaseRecord:
     folder = state.case_folder(located.case.id)
     before = last_attempt(folder)
+    # A first attempt was judged, and the run ended before the second: its verdict is the best there is.
     if before is not None:
         summary = f"{before.verdict.summary}; the run ended before it was tried once more"
         record = before.model_copy(update={"verdict": before.verdict.model_copy(update={"summary": summary})})
@@ -177,7 +178,7 @@ def _unjudged(state: PluginState, node: str, located: Located) -> CaseRecord:
 
 
 def skip_reason(report: pytest.TestReport) -> str:
-    """What pytest says of a skip, and where it was asked for, in one line."""
+    """Return pytest's reason of a skip and the place that requested it, in one line."""
     if hasattr(report, "wasxfail"):
         return f"xfail {report.wasxfail}".strip()
     if isinstance(report.longrepr, tuple):
@@ -187,7 +188,7 @@ def skip_reason(report: pytest.TestReport) -> str:
 
 
 def _report(state: PluginState, session: pytest.Session, located: Located, record: CaseRecord, stopped: bool) -> None:
-    """One error a case. Where a person stopped the run, ``--lf`` and the list of errors stay as pytest has them."""
+    """Report one error per case. If a person stopped the run, ``--lf`` and the list of errors stay as pytest's."""
     verdict = record.verdict
     report: Any = pytest.TestReport(
         nodeid=record.node,
@@ -200,6 +201,6 @@ def _report(state: PluginState, session: pytest.Session, located: Located, recor
     plugins = session.config.pluginmanager
     report.quantgate_stopped = stopped and verdict.outcome is Outcome.NOT_RUN
     if record.node in state.crashed:
-        report.node = state.crashed[record.node]  # JUnit's entry of the attempt that was lost
+        report.node = state.crashed[record.node]  # JUnit finds the entry of the lost attempt by its worker
     deaf = [session, *([plugins.get_plugin(name) for name in ("lfplugin", "stepwiseplugin")] if stopped else [])]
     plugins.subset_hook_caller("pytest_runtest_logreport", deaf)(report=report)

@@ -1,4 +1,4 @@
-"""Why a run collected no case, in one sentence: "no tests ran" alone sends people to the wrong place."""
+"""Explain in one sentence why a run collected no case: "no tests ran" alone sends people to the wrong place."""
 
 from __future__ import annotations
 
@@ -16,15 +16,15 @@ from harness.project import case_files_below, is_project
 
 
 def why_no_case(config: pytest.Config, exitstatus: int) -> str:
-    """Say why pytest collected no case of quantgate.
+    """Return the reason why pytest collected no case of quantgate.
 
     Args:
-        config: of the run.
-        exitstatus: of the run; anything but "no tests" and "usage error" needs no explanation.
+        config: pytest's configuration of the run.
+        exitstatus: exit status of the run; only "no tests" and "usage error" need an explanation.
 
     Returns:
-        One sentence and the next command; empty where the run has nothing to do with quantgate, or where pytest itself
-        says enough (cases were collected, and all of them were deselected).
+        One sentence and the next command; empty if the run has nothing to do with quantgate, or if pytest's own message
+        is enough (cases were collected, and all of them were deselected).
     """
     if exitstatus not in (pytest.ExitCode.NO_TESTS_COLLECTED, pytest.ExitCode.USAGE_ERROR):
         return ""
@@ -63,7 +63,7 @@ _WORD = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
 
 
 def _unknown_marks(config: pytest.Config) -> str:
-    """Name a word of ``-m`` that is neither a runner nor a mark that pytest knows: most often a misspelt runner."""
+    """Name a word of ``-m`` that is neither a runner nor a registered mark: most often a misspelt runner."""
     words = set(_WORD.findall(str(config.getoption("markexpr", "") or ""))) - {"and", "or", "not"}
     marks = {str(line).partition(":")[0].partition("(")[0].strip() for line in config.getini("markers")}
     try:
@@ -81,10 +81,10 @@ def _unknown_marks(config: pytest.Config) -> str:
 
 
 def _project_of(place: Path) -> Path | None:
-    """The project with runner profiles that ``place`` lies in or is."""
+    """Return the project with runner profiles that contains ``place`` or is it; ``None`` if there is none."""
     return next((top for top in (place, *place.parents) if is_project(top) and (top / "runners").is_dir()), None)
 
 
 def _meets(place: Path, cases: Path) -> bool:
-    """Whether ``place`` lies below the folder of the cases, or holds it."""
+    """Return whether ``place`` lies below the folder of the cases, or contains it."""
     return place.is_relative_to(cases) or cases.is_relative_to(place)

@@ -1,4 +1,4 @@
-"""Every option and ini setting of the pytest door, declared once."""
+"""Declare and check every option and ini setting of the pytest plugin."""
 
 from __future__ import annotations
 
@@ -63,10 +63,10 @@ def declare(parser: pytest.Parser) -> None:
 
 
 def check(config: pytest.Config) -> None:
-    """Refuse a run id that leads elsewhere: what an earlier run left of a case below it is removed.
+    """Refuse a run id that leads to another folder: files that an earlier run left below it are removed.
 
     Raises:
-        pytest.UsageError: it is no plain name.
+        pytest.UsageError: the run id is no plain name.
     """
     name = config.option.run_id
     if name is not None and not re.fullmatch(r"[A-Za-z0-9_][A-Za-z0-9_.-]*", name):
@@ -74,12 +74,12 @@ def check(config: pytest.Config) -> None:
 
 
 def check_plan(config: pytest.Config) -> None:
-    """Refuse ``--plan FILE`` where the space misled pytest: it looks for its root before it knows this option.
+    """Refuse ``--plan FILE`` if the space misled pytest, which looks for its root before it parses this option.
 
-    Such a file counts there as a test to run, so one that lies elsewhere moves the root, and other tests are collected.
-
+    Pytest takes the file for a test to run: a file outside the start folder moves the root, and other tests are
+    collected.
     Raises:
-        pytest.UsageError: the file does not lie below the folder that pytest was started in.
+        pytest.UsageError: the file lies outside the folder in which pytest was started.
     """
     arguments, start = config.invocation_params.args, config.invocation_params.dir
     for option, file in pairwise(map(str, arguments)):
@@ -91,7 +91,7 @@ def check_plan(config: pytest.Config) -> None:
 
 
 def project(config: pytest.Config) -> Project:
-    """The project of this pytest run: the one that every command sees from the same folder.
+    """Return the project of this pytest run: the same project that every command uses from the same folder.
 
     Raises:
         pytest.UsageError: ``[tool.quantgate]`` in ``pyproject.toml`` cannot be used.
@@ -103,16 +103,17 @@ def project(config: pytest.Config) -> Project:
 
 
 def runs_folder(config: pytest.Config) -> Path:
-    """Folder that this pytest run writes its run below."""
+    """Return the folder below which this pytest run writes its run."""
     named = config.getoption("runs")
+    # A relative ``--runs`` is resolved from the folder in which the person typed it, not from pytest's root.
     return project(config).runs if named is None else Path(config.invocation_params.dir, named)
 
 
 def check_folders(config: pytest.Config) -> None:
-    """Refuse folders that only pytest would see: ``quantgate accept`` would write to another store.
+    """Refuse folders that only pytest would use: ``quantgate accept`` would write to another store.
 
     Raises:
-        pytest.UsageError: an ini setting names one.
+        pytest.UsageError: an ini setting names such a folder.
     """
     named = [name for name in FOLDERS if config.getini(f"quantgate_{name}") not in ("", name)]
     if named:
@@ -130,11 +131,11 @@ _ASKED = ("runner", "plan", "shard")
 
 
 def is_configured(config: pytest.Config) -> bool:
-    """Whether the project says that its folder of YAML files holds cases of quantgate.
+    """Return whether the project declares that its folder of YAML files holds cases of quantgate.
 
-    quantgate may be installed in the environment of another project that has a ``cases/`` folder too. A project says it
-    by ``quantgate_cases`` in pytest's settings, by ``[tool.quantgate]`` in ``pyproject.toml`` or by a runner profile;
-    a command says it by an option such as ``--runner``.
+    quantgate may be installed in the environment of another project that has a ``cases/`` folder too. A project
+    declares it by ``quantgate_cases`` in pytest's settings, by ``[tool.quantgate]`` in ``pyproject.toml`` or by a
+    runner profile; a command line declares it by an option such as ``--runner``.
     """
     if (
         config.getini("quantgate_cases")
@@ -151,7 +152,7 @@ def is_configured(config: pytest.Config) -> bool:
     return False
 
 
-# Which runner ``-m`` asks for: the one without whose marker the expression is true of no case.
+# Infer the runner from ``-m``: the one runner marker that every match of the expression requires.
 
 
 _NAME = re.compile(r"[\w:+\-.\[\]\\/]+")
@@ -159,14 +160,14 @@ _MOST_NAMES = 12
 
 
 def marked_runner(expression: str, runners: Collection[str]) -> str:
-    """The runner that ``expression`` requires; empty where it names none.
+    """Return the runner that ``expression`` requires; empty if it names none.
 
     Args:
-        expression: what ``-m`` was given.
+        expression: the argument of ``-m``.
         runners: names of the profiles, each a marker.
 
     Raises:
-        pytest.UsageError: it names runners, and requires none or several of them.
+        pytest.UsageError: the expression names runners, and requires none or several of them.
     """
     names: list[str] = sorted(set(_NAME.findall(expression)) - {"and", "or", "not"})
     named = [name for name in names if name in runners]
@@ -175,7 +176,8 @@ def marked_runner(expression: str, runners: Collection[str]) -> str:
     try:
         compiled = Expression.compile(expression)
     except SyntaxError:
-        return ""  # pytest itself says what is wrong with it
+        return ""  # pytest itself reports the syntax error
+    # All 2^n combinations of marks are tried, so the number of names is bounded; above it the run is refused.
     required = set(named) if len(names) <= _MOST_NAMES else set()
     for values in product((False, True), repeat=len(names)) if required else ():
         marks = {name for name, value in zip(names, values, strict=True) if value}
@@ -190,19 +192,19 @@ def marked_runner(expression: str, runners: Collection[str]) -> str:
 
 
 def marker_line(name: str) -> str:
-    """Line by which runner ``name`` is registered as a marker."""
+    """Return the line that registers runner ``name`` as a marker."""
     return f"{name}: a case for the runner profile runners/{name}.yaml"
 
 
 def taken_by(name: str, lines: Iterable[str]) -> str:
-    """The line of ``lines`` by which a plugin, a ``conftest.py`` or the project registers the marker ``name`` too.
+    """Return the line of ``lines`` with which a plugin, a ``conftest.py`` or the project also registers ``name``.
 
     Args:
-        name: of a runner.
+        name: name of a runner.
         lines: pytest's ini setting ``markers`` after all plugins added theirs, such as ``skip(reason=None): ...``.
 
     Returns:
-        An empty string if only quantgate registers it.
+        The line; an empty string if only quantgate registers the marker.
     """
     return next(
         (
@@ -224,5 +226,5 @@ def _listed(names: list[str]) -> str:
 
 
 def skipping_is_asked(config: pytest.Config) -> bool:
-    """Whether ``--allow-missing-runner`` counts; never in a CI job, where a lane without its device is not green."""
+    """Return whether ``--allow-missing-runner`` applies: never in CI, where a lane without its device must not pass."""
     return bool(config.getoption("allow_missing_runner")) and not ci_variable(os.environ)

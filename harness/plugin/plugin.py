@@ -1,7 +1,7 @@
-"""The pytest door: collects case YAML natively and runs it through the session.
+"""The pytest plugin: collects case YAML files as tests and runs them through the session.
 
 Registered as the ``pytest11`` entry point ``quantgate``, so this module is imported in every pytest run of the
-environment: what is heavy is imported inside the hooks that need it, and a run without cases does not notice it.
+environment: heavy modules are imported inside the hooks that need them, so that a run without cases is not slowed.
 """
 
 from __future__ import annotations
@@ -38,6 +38,7 @@ def pytest_configure(config: pytest.Config) -> None:
         config.addinivalue_line("markers", marker_line(name))
     config.pluginmanager.register(CollectedHooks(state), "quantgate-collected")
     if not state.is_worker:
+        # A worker does not end the run: it sends its records to the controller.
         config.pluginmanager.register(JudgedHooks(state), "quantgate-judged")
     if config.pluginmanager.hasplugin("xdist"):
         from harness.plugin.scheduling import XdistHooks
@@ -47,7 +48,7 @@ def pytest_configure(config: pytest.Config) -> None:
 
 @pytest.hookimpl(tryfirst=True, optionalhook=True)
 def pytest_xdist_auto_num_workers(config: pytest.Config) -> int | None:
-    """``-n auto``: one worker a GPU."""
+    """Return the number of workers for ``-n auto``: one per GPU."""
     from harness.plugin.terminal import workers
 
     return workers(config)
@@ -62,9 +63,9 @@ def pytest_unconfigure(config: pytest.Config) -> None:
 
 @pytest.hookimpl(tryfirst=True)
 def pytest_sessionstart(session: pytest.Session) -> None:
-    """Refuse, before a case is collected, what would let pytest see other cases than the commands do.
+    """Refuse, before a case is collected, a project in which pytest would see other cases than the commands.
 
-    In the controller of xdist as well: a worker that refuses would be an internal error.
+    Runs in the controller of xdist as well: a refusal in a worker would be an internal error.
     """
     from harness.plugin.terminal import runs_cases
 
@@ -77,9 +78,9 @@ def pytest_sessionstart(session: pytest.Session) -> None:
 
 @pytest.hookimpl(tryfirst=True)
 def pytest_ignore_collect(collection_path: Path, config: pytest.Config) -> bool | None:
-    """See the case files that ``quantgate cases`` and ``plan`` see: in hidden folders and in ``build/`` too.
+    """Keep the case files that ``quantgate cases`` and ``plan`` see: in hidden folders and in ``build/`` too.
 
-    A path of ``--ignore`` and ``--ignore-glob`` stays ignored: a person typed it.
+    With ``--ignore`` or ``--ignore-glob`` pytest decides alone: a person typed them.
     """
     if config.option.ignore or config.option.ignore_glob:
         return None
@@ -99,7 +100,7 @@ def pytest_collect_file(file_path: Path, parent: pytest.Collector) -> CaseFile |
 
 @pytest.hookimpl(trylast=True)
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    """After ``-k`` and ``-m``: choose the runner, drop cases of other runners, group cases by engine."""
+    """Choose the runner after ``-k`` and ``-m``, drop cases of other runners, group the rest by engine."""
     from harness.plugin.selection import select
 
     select(config, items)
@@ -107,7 +108,7 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
 
 @pytest.hookimpl(wrapper=True)
 def pytest_runtestloop(session: pytest.Session) -> Generator[None, object, object]:
-    """A scheduler ends a job by SIGTERM. With cases that is an interrupt: engines are closed and JUnit is written."""
+    """Treat SIGTERM as an interrupt if there are cases (a scheduler sends it): engines close and JUnit is written."""
     from harness.plugin.collect import CaseItem
 
     if not any(isinstance(item, CaseItem) for item in session.items):
@@ -124,10 +125,10 @@ def pytest_runtestloop(session: pytest.Session) -> Generator[None, object, objec
 def pytest_runtest_makereport(
     item: pytest.Item, call: pytest.CallInfo[None]
 ) -> Generator[None, pytest.TestReport, pytest.TestReport]:
-    """Report a case as its verdict says, whatever a mark or another plugin makes of it.
+    """Report a case by its verdict, whatever a mark or another plugin makes of it.
 
-    A verdict that JUnit calls an error is raised in setup, where pytest would print our own stack above it. A case
-    that was skipped before it was judged is an error, and one that failed stays failed under an ``xfail`` mark.
+    A verdict that JUnit calls an error is raised in setup, where pytest would print quantgate's own stack above it. A
+    case that was skipped before it was judged is an error, and a failed case stays failed under an ``xfail`` mark.
     """
     report = yield
     if call.excinfo is not None:
@@ -143,7 +144,7 @@ def pytest_runtest_makereport(
 
 
 def pytest_report_header(config: pytest.Config) -> list[str]:
-    """Name the runner where it was named, and an option that does not count."""
+    """Return header lines: the runner if it was named, and an option that is ignored."""
     from harness.plugin.options import skipping_is_asked
 
     runner = config.getoption("runner")
@@ -155,9 +156,9 @@ def pytest_report_header(config: pytest.Config) -> list[str]:
 
 @pytest.hookimpl(wrapper=True, trylast=True)
 def pytest_sessionfinish(session: pytest.Session, exitstatus: int) -> Generator[None, object, object]:
-    """The exit code of a run is that of its worst case, also where pytest cannot write its JUnit file.
+    """Set the exit code of the run to that of its worst case, also if pytest cannot write its JUnit file.
 
-    Inside the terminal's own wrapper, which then prints the verdicts.
+    Runs inside the terminal's own wrapper, which prints the verdicts afterwards.
     """
     from harness.outcomes import RULES, Outcome
     from harness.plugin.state import PluginState
@@ -177,13 +178,13 @@ def pytest_sessionfinish(session: pytest.Session, exitstatus: int) -> Generator[
     code = state.exit_code(int(exitstatus), session)
     if code is not None:
         session.exitstatus = code
-    if lost and int(session.exitstatus) == 0:  # whoever reads the file next would take its absence for no failures
+    if lost and int(session.exitstatus) == 0:  # a reader of JUnit would take the missing file for "no failures"
         session.exitstatus = RULES[Outcome.INFRA].exit_code
     return done
 
 
 def pytest_terminal_summary(terminalreporter: Any, exitstatus: int, config: pytest.Config) -> None:
-    """Print the verdict table, or why there is none."""
+    """Print the verdict table, or the reason why there is none."""
     from harness.plugin.nothing import why_no_case
     from harness.plugin.state import PluginState
     from harness.plugin.terminal import print_verdicts

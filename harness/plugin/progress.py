@@ -1,4 +1,4 @@
-"""Progress of the case that runs: stage, step n of N."""
+"""Show the progress of the running case: stage, step n of N."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from harness.session.context import CaseFinished, Event, Progress, StageStarted
 
 
 class ProgressLine:
-    """Consumes the events of one case: a terminal shows one line that is rewritten, a log the stages, with ``-v``."""
+    """Consume the events of one case: a terminal shows one line that is rewritten, a log the stages with ``-v``."""
 
     def __init__(self, config: pytest.Config, node: str) -> None:
         self._reporter: Any = config.pluginmanager.get_plugin("terminalreporter")

@@ -1,4 +1,4 @@
-"""What pytest is not allowed to do to a case: switch it off by a mark, skip it, or see another set of files."""
+"""Prevent pytest from changing the result of a case by a mark, a skip, or another set of files."""
 
 from __future__ import annotations
 
@@ -30,10 +30,10 @@ def refuse_links(config: pytest.Config) -> None:
 
 
 def refuse_taken_names(config: pytest.Config) -> None:
-    """End the run if the name of a runner is a mark that somebody else gives a meaning.
+    """End the run if the name of a runner is a mark that a plugin or the project also defines.
 
     Each case carries the names of its runners as marks, so that ``-m b200`` selects it. A runner called ``slow``
-    would hand its cases to whatever the project does with that mark.
+    would subject its cases to the project's meaning of that mark.
 
     Raises:
         pytest.exit.Exception: with the exit code of ``invalid_case``.
@@ -51,10 +51,10 @@ def refuse_taken_names(config: pytest.Config) -> None:
 
 
 def refuse_skip(item: CaseItem, report: pytest.TestReport) -> None:
-    """Turn a skip or an expected failure of a case into what its verdict says. Changes ``report``.
+    """Replace a skip or an expected failure of a case by its verdict. Changes ``report``.
 
-    A case is skipped rightly in two situations: its waiver says so, or a person passed ``--allow-missing-runner`` and
-    the device is absent.
+    A skip is right in two situations: the waiver of the case covers its verdict, or a person passed
+    ``--allow-missing-runner`` and the device is absent.
     """
     state = PluginState.of(item.config)
     record = item.finished.record if item.finished is not None else None

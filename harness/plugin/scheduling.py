@@ -1,7 +1,7 @@
 """xdist: cases of one engine stay on one worker; a case whose worker died is infra and runs once more.
 
 ``--dist loadgroup`` scatters groups under pytest 9.2 and xdist 3.8 (xdist #1386), so the scheduler hook is used: it
-groups by engine key, which the controller computes from the case files, whatever ``--dist`` says.
+groups by engine key, which the controller computes from the case files, whichever mode of ``--dist`` is given.
 """
 
 from __future__ import annotations
@@ -22,9 +22,9 @@ from harness.records.case_record import CaseRecord
 
 
 class EngineScheduling(LoadScopeScheduling):  # type: ignore[misc]
-    """Scope of a test id: its engine for a case, the id itself for everything else.
+    """Schedule by scope: the engine for a case, the id itself for every other test.
 
-    Scopes are given out in the order of the collection, which is longest engine first (``selection.by_engine``).
+    Scopes are assigned in the order of the collection, which is longest engine first (``selection.by_engine``).
     """
 
     def __init__(self, config: pytest.Config, log: Any) -> None:
@@ -35,7 +35,7 @@ class EngineScheduling(LoadScopeScheduling):  # type: ignore[misc]
         self._scopes: dict[str, str] = {}
 
     def mark_test_pending(self, item: str) -> None:
-        """Run ``item`` again, before everything that is still to do."""
+        """Run ``item`` again, before all pending tests."""
         scope = self._split_scope(item)
         rest = self.workqueue.pop(scope, {})
         self._to_the_front({scope: {item: False, **rest}})
@@ -43,9 +43,10 @@ class EngineScheduling(LoadScopeScheduling):  # type: ignore[misc]
             self._reschedule(node)
 
     def remove_node(self, node: Any) -> str | None:
-        """As xdist, but a test during which its worker died is not given out again: its handler decides."""
+        """As xdist, but do not reschedule the test during which the worker died: ``pytest_handlecrashitem`` decides."""
         workload = self.assigned_work.pop(node)
         left = {scope: [test for test, done in unit.items() if not done] for scope, unit in workload.items()}
+        # xdist runs the tests of a worker in order, so the first one that is not done is the one that crashed.
         crashed = next((tests.pop(0) for tests in left.values() if tests), None)
         if crashed is not None:
             self._to_the_front({scope: dict.fromkeys(tests, False) for scope, tests in left.items() if tests})
@@ -62,11 +63,11 @@ class EngineScheduling(LoadScopeScheduling):  # type: ignore[misc]
         return self._scopes[nodeid]
 
     def _reschedule(self, node: Any) -> None:
-        """As xdist, but a worker gets its next engine as late as it can.
+        """As xdist, but assign the next engine to a worker as late as possible.
 
-        A worker begins a test once it knows the one after it, so one test must wait in its queue; xdist keeps two,
-        which binds an engine to a worker while another may be free sooner. A worker that replaces a dead one is asked
-        only once, so it gets as many engines as it needs to begin, or is told that there will be no more.
+        A worker begins a test when it has received the next one, so one test must wait in its queue; xdist keeps two,
+        which binds an engine to a worker while another may be free sooner. This method is called only once for a
+        worker that replaces a dead one, so it assigns as many engines as the worker needs to begin, or shuts it down.
         """
         if node.shutting_down:
             return
@@ -80,7 +81,7 @@ class EngineScheduling(LoadScopeScheduling):  # type: ignore[misc]
 
 
 class XdistHooks:
-    """Registered only where xdist is."""
+    """Hooks that are registered only if xdist is installed."""
 
     @pytest.hookimpl
     def pytest_xdist_make_scheduler(self, config: pytest.Config, log: Any) -> EngineScheduling | None:
@@ -89,19 +90,20 @@ class XdistHooks:
 
     @pytest.hookimpl
     def pytest_configure_node(self, node: Any) -> None:
-        """Tell each worker the run it belongs to, and what is known of times."""
+        """Send each worker the id and runner of the run, and the measured times."""
         state = PluginState.of(node.config)
         node.workerinput["quantgate_run_id"] = state.run_id()
         node.workerinput["quantgate_runner"] = node.config.getoption("runner") or ""
+        # The history is read once: the file may change while workers start, and all must order alike.
         if not hasattr(node.config, "_quantgate_history"):
             node.config._quantgate_history = state.history().model_dump_json()
         node.workerinput["quantgate_history"] = node.config._quantgate_history
 
     @pytest.hookimpl
     def pytest_xdist_node_collection_finished(self, node: Any, ids: list[str]) -> None:
-        """Refuse a case file that cannot be read, a shard without a planned case, an open runner; note the cases.
+        """Refuse an invalid case file, a shard that lacks a planned case, an undetermined runner; note the cases.
 
-        A worker refuses too, and xdist would call that an internal error: the controller is first to say it.
+        A worker refuses too, but xdist would report that as an internal error: the controller refuses first.
         """
         state = PluginState.of(node.config)
         if state.invalid_files and not node.config.option.continue_on_collection_errors:
@@ -118,7 +120,7 @@ class XdistHooks:
 
     @pytest.hookimpl
     def pytest_handlecrashitem(self, crashitem: str, report: pytest.TestReport, sched: Any) -> None:
-        """A case during which its worker died: infra, and once more on a fresh worker with a fresh engine."""
+        """Record a case during which its worker died as infra; run it once more on a fresh worker and engine."""
         located = sched.cases.find(crashitem) if isinstance(sched, EngineScheduling) else None
         if located is None:
             return
@@ -148,7 +150,7 @@ class XdistHooks:
 
     @pytest.hookimpl
     def pytest_testnodedown(self, node: Any, error: object | None) -> None:
-        """Collect the records of a worker that ended: as sent, or from the disk where it died before."""
+        """Collect the records of a worker that ended: those it sent, or those on the disk if it died before."""
         state = PluginState.of(node.config)
         output = getattr(node, "workeroutput", {})
         cases = CasesById(node.config)

@@ -1,4 +1,4 @@
-"""Which of the collected cases run here, on which device, and in which order."""
+"""Select the collected cases that run here, on which device, and in which order."""
 
 from __future__ import annotations
 
@@ -55,11 +55,11 @@ def select(config: pytest.Config, items: list[pytest.Item]) -> None:
 
 
 def by_engine(items: list[CaseItem], seconds: Mapping[str, float]) -> list[CaseItem]:
-    """Cases of one engine side by side; the engine that takes longest first, then in the order of their first case.
+    """Return the cases grouped by engine; the engine that takes longest first, ties in the order of collection.
 
     Args:
-        items: in the order collected.
-        seconds: expected seconds by case id; 0 where nothing is said.
+        items: cases in the order of collection.
+        seconds: expected seconds by case id; 0 for a case that is not listed.
     """
     keys = [engine_key(item.case) for item in items]
     first: dict[str, int] = {}
@@ -72,7 +72,7 @@ def by_engine(items: list[CaseItem], seconds: Mapping[str, float]) -> list[CaseI
 
 
 def skip_without_device(state: PluginState, cases: Iterable[CaseItem]) -> None:
-    """Skip ``cases`` where their runner is not in this machine and a person asked for that.
+    """Skip ``cases`` if their runner is not in this machine and a person asked for skipping.
 
     Otherwise they run, and each ends as ``no_runner``: a verdict that the table, JUnit and the report show.
     """
@@ -81,18 +81,18 @@ def skip_without_device(state: PluginState, cases: Iterable[CaseItem]) -> None:
             item.add_marker(pytest.mark.skip(reason=f"no runner {state.profile().name} in this machine"))
 
 
-# Which cases were selected: what pytest collected, less what the person who typed the command left out.
+# Determine the selected cases: those that pytest collected, without those that the command line left out.
 
 
 _OWN_CHOICE = ("lf", "stepwise")
-"""Options by which pytest itself runs a part of the collected tests only."""
+"""Options with which pytest itself runs only a part of the collected tests."""
 
 
 def dropped_cases(state: PluginState, session: pytest.Session) -> list[CaseItem]:
-    """Cases of this run's runner that were collected, or should have been, and are not among the session's items.
+    """List this runner's cases that were collected, or should have been, and are not among the session's items.
 
     A case is not listed if the command line leaves it out: by its paths, ``-k``, ``-m``, ``--deselect``, ``--ignore``,
-    ``--lf`` or ``--sw``. With ``--plan`` nothing is listed: a shard refuses to start without each of its cases.
+    ``--lf`` or ``--sw``. With ``--plan`` nothing is listed: a shard does not start unless it has all of its cases.
     """
     config = session.config
     if state.shard() is not None or any(getattr(config.option, name, False) for name in _OWN_CHOICE):
@@ -110,7 +110,7 @@ def dropped_cases(state: PluginState, session: pytest.Session) -> list[CaseItem]
 
 
 def _asked_for(config: pytest.Config, item: CaseItem) -> bool:
-    """Whether ``-k``, ``-m`` and ``--deselect`` of the command leave this case in."""
+    """Return whether ``-k``, ``-m`` and ``--deselect`` of the command line keep this case."""
     if any(item.nodeid.startswith(prefix) for prefix in config.option.deselect or ()):
         return False
     keyword, marks = str(config.option.keyword or "").strip(), str(config.option.markexpr or "")
@@ -120,7 +120,7 @@ def _asked_for(config: pytest.Config, item: CaseItem) -> bool:
 
 
 def _uncollected(state: PluginState, session: pytest.Session) -> Iterator[CaseItem]:
-    """Cases of files that the command names, or that lie below a folder that it names, and that nobody collected."""
+    """Yield the cases of files that the command line names, directly or by a folder, and that were not collected."""
     from harness.plugin.collect import CaseFile
 
     config = session.config
@@ -138,5 +138,5 @@ def _uncollected(state: PluginState, session: pytest.Session) -> Iterator[CaseIt
 
 
 def _named_places(config: pytest.Config) -> Iterable[Path]:
-    """Files and folders that the command names. ``file::id`` names one case, which is collected or an error."""
+    """Return the files and folders of the command line. ``file::id`` is left out: pytest collects it or fails."""
     return [Path(config.invocation_params.dir, argument) for argument in config.args if "::" not in argument]

@@ -1,4 +1,4 @@
-"""``--plan FILE --shard 2/4``: exactly the cases of one shard, in the order of the plan."""
+"""``--plan FILE --shard 2/4``: run exactly the cases of one shard, in the order of the plan."""
 
 from __future__ import annotations
 
@@ -21,26 +21,26 @@ _SHARD = re.compile(r"([1-9][0-9]*)/([1-9][0-9]*)\Z")
 
 
 class Shard(NamedTuple):
-    """What this pytest run was asked to do of a plan."""
+    """The part of a plan that this pytest run has to execute."""
 
     plan: Plan
     planned: tuple[PlannedCase, ...]
 
     def missing(self, nodes: Collection[str]) -> list[str]:
-        """Planned pytest ids that are not among ``nodes``."""
+        """Return the planned pytest ids that are not among ``nodes``."""
         return [case.node for case in self.planned if case.node not in nodes]
 
     def pick(self, items: Sequence[ItemT]) -> list[ItemT]:
-        """The planned ones of ``items``, in the order of the plan."""
+        """Return the planned items, in the order of the plan."""
         by_node = {item.nodeid: item for item in items}
         return [by_node[case.node] for case in self.planned if case.node in by_node]
 
 
 def read_shard(config: pytest.Config) -> Shard | None:
-    """The plan and the shard that were asked for; ``None`` without ``--plan``.
+    """Return the plan and the cases of the requested shard (all cases without ``--shard``); ``None`` without a plan.
 
     Raises:
-        pytest.UsageError: the options do not fit together, or the plan is of another runner.
+        pytest.UsageError: the options do not fit together, the plan cannot be used, or it is of another runner.
     """
     file, shard = config.getoption("plan"), config.getoption("shard")
     if not file:
@@ -70,7 +70,7 @@ def read_shard(config: pytest.Config) -> Shard | None:
 
 
 def refuse_missing(missing: Sequence[str], shard: Shard) -> None:
-    """End the run where a planned case was not collected: what does not run must not look green.
+    """End the run if a planned case was not collected: a case that does not run must not look green.
 
     Raises:
         pytest.exit.Exception: with the exit code of ``not_run``.

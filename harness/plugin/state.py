@@ -1,4 +1,4 @@
-"""What the items of one pytest run share: runner, device, session context, engine pool, records."""
+"""State that the items of one pytest run share: runner, device, session context, engine pool, records."""
 
 from __future__ import annotations
 
@@ -32,34 +32,36 @@ _PYTESTS_OWN = (int(pytest.ExitCode.OK), int(pytest.ExitCode.TESTS_FAILED), int(
 
 
 class PluginState:
-    """One a pytest process. Everything heavy is made on first use."""
+    """State of one pytest process. Expensive members are created on first use."""
 
     def __init__(self, config: pytest.Config) -> None:
         self.config = config
         self.invalid_files: list[str] = []
         self.invalid_texts: dict[str, str] = {}
-        """By path of a case file that cannot be used: what is wrong with it."""
+        """Error text by path of an invalid case file."""
         self.other_runners: list[str] = []
+        """Runners whose cases were deselected, because this run is on another runner."""
         self.records: list[CaseRecord] = []
         self.expected: dict[str, Located] = {}
-        """By pytest id: every case that this run was to judge. In the process that ends the run, not in its workers."""
+        """By pytest id: every case that this run has to judge. Filled where the run ends, not in workers."""
         self.collected: list[pytest.Item] = []
-        """Every case that pytest collected, before anybody deselected."""
+        """Every case that pytest collected, before any deselection."""
         self.collected_files: set[Path] = set()
-        """Every case file of which pytest asked for the cases."""
+        """Every case file whose cases pytest collected."""
         self.skipped: dict[str, str] = {}
-        """By pytest id: why pytest skipped it, as far as it says."""
+        """By pytest id: the reason of pytest's skip, as far as it is known."""
         self.dropped: set[str] = set()
-        """Pytest ids of cases that were selected and that a plugin or a ``conftest.py`` took out of the run."""
+        """Pytest ids of selected cases that a plugin or a ``conftest.py`` removed from the run."""
         self.failed: set[str] = set()
+        """Pytest ids that pytest reported as failed."""
         self.unjudged: set[str] = set()
-        """Pytest ids of cases that the run ended without a verdict of: pytest counts none of them as failed."""
+        """Pytest ids of cases without a verdict when the run ended: pytest counts none of them as failed."""
         self.crashed: dict[str, Any] = {}
-        """The xdist worker that died while it ran this pytest id."""
+        """By pytest id: the xdist worker that died while it ran the case."""
         self.not_cleared: set[str] = set()
-        """Pytest ids of cases whose folder still holds what an earlier run left: nothing in it counts."""
+        """Pytest ids of cases whose folder still holds files of an earlier run: none of them counts."""
         self.unwritten: list[str] = []
-        """What could not be written, a line each; see ``writing``."""
+        """One line per file that could not be written; see ``unwritable``."""
         self._profiles: dict[str, RunnerProfile] | None = None
         self._profile: RunnerProfile | None = None
         self._session: Session | None = None
@@ -71,7 +73,7 @@ class PluginState:
 
     @classmethod
     def of(cls, config: pytest.Config) -> PluginState:
-        """The state of this pytest run."""
+        """Return the state of this pytest run; it is created at the first call."""
         state = config.stash.get(_KEY, None)
         if state is None:
             state = config.stash[_KEY] = cls(config)
@@ -79,7 +81,7 @@ class PluginState:
 
     @property
     def is_configured(self) -> bool:
-        """Whether this project has cases of quantgate; asked once per run."""
+        """Whether this project has cases of quantgate; determined once per run."""
         if self._configured is None:
             self._configured = options.is_configured(self.config)
         return self._configured
@@ -94,7 +96,7 @@ class PluginState:
         return self._case_files
 
     def skips_missing_runner(self) -> bool:
-        """Whether a person asked for cases to be skipped without their device, and the device is absent."""
+        """Return whether cases are skipped: a person passed ``--allow-missing-runner`` and the device is absent."""
         if self._skipping is None:
             from harness.plugin.options import skipping_is_asked
 
@@ -107,16 +109,16 @@ class PluginState:
         return self._skipping
 
     def runner_names(self) -> list[str]:
-        """List the names of the runner profiles, read off the folder without parsing a file."""
+        """List the names of the runner profiles, read from the folder without parsing a file."""
         if not self.is_configured:
             return []
         return sorted(path.stem for path in options.project(self.config).runners.glob("*.yaml"))
 
     def profile(self) -> RunnerProfile:
-        """The runner of this run: named by ``--runner``, required by ``-m``, or detected.
+        """Return the runner of this run: named by ``--runner`` or the plan, required by ``-m``, or detected.
 
         Raises:
-            pytest.UsageError: the name or the GPU is of no profile, or ``-m`` leaves open which runner is meant.
+            pytest.UsageError: no profile has the name or the GPU, or ``-m`` does not determine the runner.
         """
         if self._profile is None:
             self._profile = self._choose()
@@ -141,27 +143,27 @@ class PluginState:
             raise pytest.UsageError(str(error)) from error
 
     def marked(self) -> str:
-        """The runner that ``-m`` requires; empty where it names none.
+        """Return the runner that ``-m`` requires; empty if it names none.
 
         Raises:
-            pytest.UsageError: it names runners and does not say which one.
+            pytest.UsageError: the expression names runners, but does not require exactly one of them.
         """
         from harness.plugin.options import marked_runner
 
         return marked_runner(str(self.config.getoption("markexpr") or ""), self.runner_names())
 
     def device(self) -> Device:
-        """A device of the chosen runner.
+        """Return a device of the chosen runner.
 
         Raises:
-            NoRunnerError: none is in this machine.
+            NoRunnerError: this machine has none.
         """
         from harness.session.context import devices_for
 
         return devices_for(self.profile())[0]
 
     def shard(self) -> Shard | None:
-        """The part of a plan that this run was asked for.
+        """Return the part of a plan that this run has to execute; ``None`` without ``--plan``.
 
         Raises:
             pytest.UsageError: ``--plan`` and ``--shard`` cannot be used as given.
@@ -173,12 +175,12 @@ class PluginState:
         return self._shard[0]
 
     def plan_id(self) -> str:
-        """Id of the plan that asked for this run; empty where none did."""
+        """Return the id of the plan that this run executes; empty without a plan."""
         shard = self.shard()
         return shard.plan.id if shard else ""
 
     def expected_seconds(self, cases: Sequence[Case]) -> dict[str, float]:
-        """Expected seconds by case id, measured or estimated."""
+        """Return the expected seconds by case id, measured or estimated."""
         from harness.lane.durations import durations
 
         profile = self.profile()
@@ -186,7 +188,7 @@ class PluginState:
         return {case: duration.seconds for case, duration in expected.items()}
 
     def history(self) -> History:
-        """Times of earlier runs; a worker gets the controller's, so that all order alike."""
+        """Return the times of earlier runs. A worker uses the controller's, so that all order the cases alike."""
         from harness.lane.durations import History
 
         sent = self.worker_input("history")
@@ -194,11 +196,11 @@ class PluginState:
 
     @property
     def history_file(self) -> Path:
-        """Where the times of earlier runs are kept."""
+        """File with the times of earlier runs."""
         return options.runs_folder(self.config) / HISTORY_FILE
 
     def read_history(self) -> History:
-        """The history file; a broken one is empty, since it only orders what runs anyway, and is then written anew."""
+        """Read the history file. A broken file counts as empty (it only orders cases); the next write replaces it."""
         from harness.lane.durations import History, read_history
 
         try:
@@ -207,7 +209,7 @@ class PluginState:
             return History()
 
     def worker_input(self, name: str) -> str | None:
-        """What the xdist controller sent to this worker under ``name``."""
+        """Return the value that the xdist controller sent to this worker as ``name``; ``None`` without one."""
         sent: dict[str, Any] = getattr(self.config, "workerinput", {})
         value = sent.get(f"quantgate_{name}")
         return str(value) if value else None
@@ -218,7 +220,7 @@ class PluginState:
         return hasattr(self.config, "workerinput")
 
     def run_id(self) -> str:
-        """Name of this run, the same in the controller and its workers."""
+        """Return the name of this run, the same in the controller and its workers."""
         from harness.session.context import new_run_id
 
         if self.config.option.run_id is None:
@@ -231,11 +233,14 @@ class PluginState:
         return options.runs_folder(self.config) / self.run_id()
 
     def lease(self, avoid: tuple[str, ...] = ()) -> Lease:
-        """The device that is this process's own until ``close``.
+        """Return the lease of the device that belongs to this process until ``close``; acquire it if needed.
+
+        Args:
+            avoid: UUIDs of GPUs that are tried last.
 
         Raises:
-            NoRunnerError: no device of the runner is in this machine.
-            InfraError: every one stayed in use.
+            NoRunnerError: this machine has no device of the runner.
+            InfraError: every device stayed in use.
         """
         if self._lease is None:
             from harness.machine.leases import acquire
@@ -252,7 +257,7 @@ class PluginState:
         return self._lease
 
     def session(self) -> Session:
-        """The conductor of this process."""
+        """Return the session that runs the cases of this process; it is created on first use."""
         if self._session is None:
             from harness.goldens.store import open_store
             from harness.session.conductor import Session
@@ -280,10 +285,10 @@ class PluginState:
         return self._session
 
     def _require_fit(self, device: Device) -> None:
-        """The doctor's look at the leased GPU, before a model is loaded on it. A CPU has no state to look at.
+        """Let the doctor check the leased GPU before a model is loaded on it. A CPU has no such checks.
 
         Raises:
-            InfraError: it is not fit; the case is tried once more on another GPU, where there is one.
+            InfraError: the GPU is not fit; the case is tried once more, on another GPU if there is one.
         """
         from harness.machine import doctor
 
@@ -291,7 +296,7 @@ class PluginState:
             doctor.require_fit(doctor.examine(self.profile(), self.config.rootpath, uuid=device.uuid))
 
     def run(self, located: Located, node: str) -> tuple[CaseRecord, Path]:
-        """Run one case, once more on another engine where its verdict class allows it, and keep its record."""
+        """Run one case and record it; run it once more on another engine if its verdict class allows that."""
         from harness.session.attempts import attempt_number, next_attempt, put_aside
 
         attempt = attempt_number(self.case_folder(located.case.id))
@@ -303,9 +308,10 @@ class PluginState:
             try:
                 put_aside(folder, attempt)
             except OSError:
-                break  # its record is on no disk: nor would be that of another attempt
+                break  # the first record is on no disk, and a second would not be either
             avoid = (self._lease.device.uuid or "",) if self._lease else ()
             self.close()
+            # The next attempt needs a fresh engine, and on a GPU runner another GPU if there is one.
             with suppress(
                 QuantgateError, OSError
             ):  # a device that stays in use is found out again, and recorded, below
@@ -315,7 +321,7 @@ class PluginState:
         return record, folder
 
     def _keep(self, record: CaseRecord) -> None:
-        """Add ``record`` to those of the run; a worker sends all of its own when it ends."""
+        """Add ``record`` to those of the run; a worker sends all of its records when it ends."""
         self.records.append(record)
         if self.is_worker:
             self.config.workeroutput["quantgate_records"] = [one.to_json() for one in self.records]  # type: ignore[attr-defined]
@@ -333,7 +339,7 @@ class PluginState:
         return record
 
     def case_folder(self, case: str) -> Path:
-        """Folder of one case in this run."""
+        """Return the folder of one case in this run."""
         return RunFolder(self.run_folder).case(case)
 
     def _attempt(self, located: Located, node: str, attempt: int) -> tuple[CaseRecord, Path]:
@@ -350,7 +356,7 @@ class PluginState:
         return finished.record, finished.folder
 
     def lost(self, located: Located, node: str, attempt: int, error: str | QuantgateError) -> CaseRecord:
-        """Make the record of a case that no session could judge, and write it where that can be."""
+        """Make the record of a case that no session could judge, and write it if the disk allows it."""
         from harness.session.attempts import lost_record
 
         runner = self.profile().name
@@ -368,24 +374,25 @@ class PluginState:
         return record
 
     def write(self, record: CaseRecord, path: Path) -> None:
-        """Write ``record`` where the disk takes it; the verdict counts either way."""
+        """Write ``record``; a failed write is queued for the summary, since the verdict counts either way."""
         with or_said(self, f"the record of {record.case}"):
             record.write(path)
 
     def exit_code(self, pytest_code: int, session: pytest.Session) -> int | None:
-        """Exit code by verdict class, where every failure of the run is a verdict; otherwise pytest's own stands."""
+        """Return the exit code by verdict class if every failure of the run is a verdict; else ``None`` (pytest's)."""
         if self.invalid_files and pytest_code == int(pytest.ExitCode.INTERRUPTED):
             return RULES[Outcome.INVALID_CASE].exit_code
         if pytest_code == int(pytest.ExitCode.NO_TESTS_COLLECTED) and self.other_runners and not self.records:
             return RULES[Outcome.NO_RUNNER].exit_code
         red = [record for record in self.records if RULES[record.verdict.outcome].junit in ("failure", "error")]
+        # pytest does not count the cases without a verdict as failed.
         told = [record for record in red if record.node not in self.unjudged]
         if pytest_code not in _PYTESTS_OWN or not red or session.testsfailed > len(told):
             return None
         return RULES[worst([record.verdict.outcome for record in red])].exit_code
 
     def close(self) -> None:
-        """Stop the engines and give the device back."""
+        """Stop the engines and release the device."""
         if self._session is not None:
             self._session.close()
             self._session = None

@@ -1,4 +1,4 @@
-"""What a run looks like in the terminal: progress while it runs, the verdict table at its end."""
+"""Terminal output of a run: the verdict table at its end; signals, the number of workers, and the times of a run."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ _COLOURS = {Outcome.PASS: "green", Outcome.WAIVED: "yellow", Outcome.INFRA: "pur
 
 
 def print_verdicts(reporter: Any, state: PluginState) -> None:
-    """Print one line a case, worst last, and where the records are."""
+    """Print one line per case, worst last, and the folder of the records."""
     records = state.records
     if state.other_runners:
         reporter.write_line(f"cases for other runners were deselected: {', '.join(state.other_runners)}")
@@ -73,7 +73,7 @@ def print_verdicts(reporter: Any, state: PluginState) -> None:
         reporter.write_line(line, red=True)
 
 
-# SIGTERM as an interrupt: pytest then ends as after Ctrl-C, instead of on the spot.
+# Treat SIGTERM as an interrupt: pytest then ends as after Ctrl-C, instead of immediately.
 
 
 _PR_SET_PDEATHSIG = 1
@@ -83,7 +83,7 @@ _PR_SET_PDEATHSIG = 1
 def as_interrupt() -> Iterator[None]:
     """Raise ``KeyboardInterrupt`` at the first SIGTERM; a second one ends the process at once.
 
-    Nothing is changed where somebody else handles SIGTERM, and outside the main thread, which alone may.
+    Nothing is changed if another handler of SIGTERM is set, or outside the main thread, which alone may set one.
     """
     ours = threading.current_thread() is threading.main_thread()
     if not ours or signal.getsignal(signal.SIGTERM) is not signal.SIG_DFL:
@@ -102,24 +102,24 @@ def _interrupt(_number: int, _frame: object) -> None:
 
 
 def end_with_parent() -> None:
-    """Have the kernel send SIGTERM to this process if its parent dies in whatever way: for workers of xdist.
+    """Let the kernel send SIGTERM to this process when its parent dies in any way: for workers of xdist.
 
-    A worker whose controller was killed would finish its case first, for nobody. Linux only; elsewhere the worker
-    notices at its next message. Call it in the main thread of a process that was started by the main thread of another.
+    A worker whose controller was killed would finish its case first, without a reader. Linux only; elsewhere the worker
+    notices at its next message. Call it in the main thread of a process that the main thread of another one started.
     """
     if sys.platform != "linux":
         return
     parent = os.getppid()
     ctypes.CDLL(None, use_errno=True).prctl(_PR_SET_PDEATHSIG, signal.SIGTERM, 0, 0, 0)
-    if os.getppid() != parent:  # it died before it was asked for
+    if os.getppid() != parent:  # the parent died before the request took effect
         os.kill(os.getpid(), signal.SIGTERM)
 
 
-# What pytest owes the lane: one worker a GPU by default, and the times of this run for the next plan.
+# Hooks for the lane: one worker per GPU by default, and the times of this run for the next plan.
 
 
 def workers(config: pytest.Config) -> int | None:
-    """How many workers ``-n auto`` starts: one a GPU of the runner. ``None`` where xdist's own rule is right."""
+    """Return the number of workers for ``-n auto``: one per GPU of the runner. ``None``: xdist's own rule applies."""
     if not runs_cases(config):
         return None
     from harness.session.context import devices_for
@@ -128,20 +128,21 @@ def workers(config: pytest.Config) -> int | None:
         profile = PluginState.of(config).profile()
         return len(devices_for(profile)) if profile.device_kind == "cuda" else None
     except (QuantgateError, pytest.UsageError):
-        return 1  # no device, or an option that is wrong: said once, by the run itself
+        return 1  # no device, or a wrong option: the run itself reports it, once
 
 
 def note_times(config: pytest.Config) -> None:
-    """Add the times of this run to ``runs/history.json``, by which the next run and the next plan are ordered."""
+    """Add the times of this run to ``runs/history.json``, which orders the next run and the next plan."""
     state = PluginState.of(config)
     if state.is_worker or not any(record.generation for record in state.records):
         return
+    # Two runs may end at the same time: each must read, add and write without the other in between.
     with FileLock(state.history_file.with_suffix(".lock")):
         state.read_history().with_records(state.records).write(state.history_file)
 
 
 def runs_cases(config: pytest.Config) -> bool:
-    """Whether a path of the command lies below the folder of the case files, or holds it."""
+    """Return whether a path of the command line lies below the folder of the case files, or contains it."""
     if not PluginState.of(config).is_configured:
         return False
     cases = options.project(config).cases

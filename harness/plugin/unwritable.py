@@ -1,4 +1,4 @@
-"""What cannot be written is said in one line, and never replaces a verdict."""
+"""Report a file that cannot be written in one line; a failed write never replaces a verdict."""
 
 from __future__ import annotations
 
@@ -11,14 +11,14 @@ from harness.redaction import redact
 
 
 class Unwritten(Protocol):
-    """Keeps the sentences about files that could not be written: the state of the run."""
+    """State that collects the sentences about files that could not be written."""
 
     unwritten: list[str]
 
 
 @contextmanager
 def or_said(state: Unwritten, what: str) -> Iterator[None]:
-    """Note that ``what`` could not be written, where that fails; the end of the table says it."""
+    """Context manager: if the write fails, queue "<what> could not be written" for the end of the table; no raise."""
     try:
         yield
     except Exception as error:
@@ -26,7 +26,7 @@ def or_said(state: Unwritten, what: str) -> Iterator[None]:
 
 
 def note(state: Unwritten, what: str, error: Exception) -> None:
-    """Note that ``what`` could not be written, once."""
+    """Queue the sentence that ``what`` could not be written; the same sentence only once."""
     said = " ".join(f"{what} could not be written: {error or type(error).__name__}".split())
     if said not in state.unwritten:
         state.unwritten.append(harmless(redact(said)))

@@ -1,4 +1,4 @@
-"""What was tried to find the cause of a failure, and the cause that was named."""
+"""The experiments that searched for the cause of a failure, and the cause that they named."""
 
 from __future__ import annotations
 
@@ -11,27 +11,27 @@ ExperimentKind = Literal["frames", "readings", "rerun_same", "rerun_fresh", "pro
 
 
 class Experiment(Record):
-    """Something that the judge wants to know. The session carries it out."""
+    """An experiment that the judge requests. The session carries it out."""
 
     kind: ExperimentKind
     expert: Expert | None = None
-    """Of ``readings``."""
+    """The expert whose bytes ``readings`` reads."""
     module: str = ""
     why: str = ""
 
 
 class Reading(Record):
-    """One way to read a module's bytes, and how far its answer is from what the engine answered."""
+    """One way to read a module's bytes, and the distance of its output from the engine's output."""
 
     name: str
     """``declared``, ``nibble_swapped``, ``scale_swizzled``, ``scale_rolled_rows_+1``, ``other_expert``, ``base`` ..."""
     error: float
     gain: float | None = None
-    """Factor on the weight that explains the answer best under this reading."""
+    """Factor on the weight that explains the engine's output best under this reading."""
 
 
 class ExperimentResult(Record):
-    """What an experiment brought."""
+    """The result of an experiment."""
 
     experiment: Experiment
     done: bool
@@ -47,7 +47,7 @@ class Experiments(Record):
     schema_version: Literal[1] = 1
     results: tuple[ExperimentResult, ...]
     budget: float
-    """Seconds that were allowed."""
+    """Seconds that the experiments were allowed to take."""
     seconds: float
 
 
@@ -63,12 +63,12 @@ class Cause(Record):
 
 
 class Attribution(Record):
-    """Why a case failed: one cause, or which ones remain."""
+    """Why a case failed: one proven cause, or the causes that remain possible."""
 
     cause: Cause | None
     also: tuple[Cause, ...] = ()
     """Further causes that the evidence proves beside the first."""
     remaining: tuple[str, ...] = ()
-    """Where none is proven: causes that the evidence does not rule out."""
+    """Causes that the evidence does not rule out, if no cause is proven."""
     ruled_out: tuple[str, ...] = ()
     summary: str

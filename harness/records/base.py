@@ -1,4 +1,4 @@
-"""What every record shares: frozen, strict, and the same value in memory and on disk."""
+"""Base class of all records: frozen, strict, and equal in memory and on disk."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ R = TypeVar("R", bound="Record")
 
 
 class Record(BaseModel):
-    """A frozen value that one stage hands to the next, and that is written to disk as JSON."""
+    """A frozen value that a stage passes to the next stage, and that is written to disk as JSON."""
 
     # pydantic would quote the offending value in every message, and that may be a secret
     model_config = ConfigDict(
@@ -26,12 +26,12 @@ class Record(BaseModel):
     )
 
     told: ClassVar[bool] = False
-    """Whether people and CI read this record: it is redacted when it is written. Not so a record under a digest."""
+    """Whether people and CI read this record: then writing it redacts it. A record under a digest is not redacted."""
     plain: ClassVar[tuple[str, ...]] = ()
     """Fields in which only known values are replaced: they come from committed files and are compared by digest."""
 
     def to_json(self) -> str:
-        """The record as indented JSON, ending in a newline; the same record always gives the same bytes."""
+        """Return the record as indented JSON, ending in a newline; equal records give equal bytes."""
         return self.model_dump_json(indent=2, exclude_none=False) + "\n"
 
     def write(self, path: Path) -> Path:
@@ -40,8 +40,8 @@ class Record(BaseModel):
         return path
 
     def redacted(self: R) -> R:
-        """The record without secrets, see `harness.redaction`; the same record where it holds none."""
-        from harness.redaction import Redactor  # it asks the environment, which only writing needs
+        """Return the record without secrets, see `harness.redaction`; the same record if it holds no secret."""
+        from harness.redaction import Redactor  # only writing needs the redactor, which reads the environment
 
         data = json.loads(self.to_json())
         cleaned = Redactor().json(data, plain=self.plain)
@@ -61,10 +61,14 @@ class Record(BaseModel):
 
     @classmethod
     def parse(cls: type[R], data: bytes | str, where: str) -> R:
-        """Read a record back from its bytes; ``where`` names their place for messages.
+        """Read a record back from its bytes.
+
+        Args:
+            data: the record's JSON.
+            where: place of the bytes, for messages.
 
         Raises:
-            UnreadableError: they are not this record.
+            UnreadableError: the bytes are not this record.
         """
         from harness.reading import parse_record
 
@@ -83,7 +87,9 @@ def write_bytes_atomic(path: Path, data: bytes) -> None:
         with temporary.open("wb") as out:
             out.write(data)
             out.flush()
+            # without it a power cut after the rename could leave an empty file
             os.fsync(out.fileno())
+        # `mkstemp` creates files that only their owner can read
         temporary.chmod(0o644)
         temporary.replace(path)
     except BaseException:

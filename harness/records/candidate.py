@@ -1,4 +1,4 @@
-"""``candidate.json``: what a run would like to see accepted, with everything that accepting needs."""
+"""``candidate.json``: the output that a run proposes as golden, with everything that accepting needs."""
 
 from __future__ import annotations
 
@@ -24,11 +24,11 @@ from harness.records.limits import LimitFile
 __all__ = ["CANDIDATE_FILE", "SHOWN_FILE", "Candidate"]
 
 SHOWN_FILE = "shown-candidates.json"
-"""In a report's folder: the page of each candidate that the report shows, by the candidate's seal."""
+"""File in a report's folder: the page of each candidate that the report shows, by the candidate's seal."""
 
 
 class Candidate(Record):
-    """A golden to be: it lies beside its parts, in the run's folder, among the pending ones, or in a CI artifact."""
+    """A proposed golden. It lies beside its parts: in the run's folder, among pending candidates or in an artifact."""
 
     schema_version: Literal[1] = 1
     case: SafeName
@@ -44,10 +44,10 @@ class Candidate(Record):
     summary: str
     """The verdict's sentence."""
     golden: Sha256 | None = None
-    """Digest of the golden that the run was judged against: accepting takes the place of that one, and
-    of those of another configuration."""
+    """Digest of the golden that the run was judged against. Accepting replaces this golden, and goldens of another
+    configuration."""
     changes: tuple[FieldChange, ...] = ()
-    """What differs from that golden's identity."""
+    """Fields that differ from that golden's identity."""
     limits: LimitFile | None = None
     """Limits that were measured against this candidate. Their ``golden_digest`` is the sha256 of the candidate's clip
     until the candidate is accepted, since only then the golden has a name."""
@@ -69,11 +69,11 @@ class Candidate(Record):
         return self
 
     def expected_seal(self) -> str:
-        """The seal that these fields have."""
+        """Compute the seal of these fields."""
         return canonical_sha256(self.model_copy(update={"seal": ""}))
 
     @classmethod
     def sealed(cls, **fields: Any) -> Candidate:
-        """A candidate with its seal."""
+        """Create a candidate and set its seal."""
         bare = cls(**fields)
         return bare.model_copy(update={"seal": bare.expected_seal()})

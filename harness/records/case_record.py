@@ -1,4 +1,4 @@
-"""The record of one case: everything that was found out, also when it passed."""
+"""The record of one case: all evidence, for passed cases too."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from harness.records.verdict import Verdict
 
 
 class Timing(Record):
-    """Seconds by stage, host clock."""
+    """Seconds per stage, host clock."""
 
     inspect: float = 0.0
     load: float = 0.0
@@ -30,7 +30,7 @@ class Timing(Record):
 
 
 class Checkout(Record):
-    """From where a run was started: what the header of a report says."""
+    """The checkout from which a run was started. The header of a report shows it."""
 
     commit: str = ""
     """Of the project's repository, with ``+dirty`` if tracked files were changed."""
@@ -50,7 +50,7 @@ class CaseRecord(Record):
     schema_version: Literal[1] = 1
     run: str
     plan: str = ""
-    """Id of the plan that asked for it; empty where none did."""
+    """Id of the plan that requested the case; empty without a plan."""
     case: str
     node: str
     """pytest id, such as ``cases/tiny.yaml::nvfp4``."""
@@ -60,19 +60,19 @@ class CaseRecord(Record):
     started: str
     """UTC, ISO 8601."""
     checkout: Checkout | None = None
-    """From where it was started; ``None`` in records of older versions."""
+    """The checkout that started the run; ``None`` in records of older versions."""
     newest: str = ""
-    """Newest time that the run knew of, by which waivers expire: its clock, its commit or its limits. ISO 8601."""
+    """Newest of the times of the run's clock, commit and limits. Waivers expire by it. ISO 8601."""
     attempt: int = 1
     request: dict[str, Json]
     """The resolved case, as data, with values of passed-through environment variables left out."""
     verdict: Verdict
     attribution: Attribution | None = None
-    """Why it failed; ``None`` where it did not, or where nobody asked."""
+    """Why the case failed; ``None`` if it passed, or if attribution did not run."""
     fingerprint: Fingerprint | None = None
     identity: Identity | None = None
     golden: str | None = None
-    """Digest of the golden that was compared with."""
+    """Digest of the golden that the frames were compared with."""
     changes: tuple[FieldChange, ...] = ()
     inspection: InspectionReport | None = None
     engine: EngineStart | None = None

@@ -1,7 +1,7 @@
-"""The content of a checkpoint's components: what a model is, however it is stored.
+"""The content of a checkpoint's components, independent of its storage.
 
 Two checkpoints with the same content give the same video. Sharding, order of tensors, file names, header metadata,
-index files and the formatting of JSON are storage, and are no part of it.
+index files and the formatting of JSON are storage, and are no part of the content.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ class ComponentContent(Record):
     """Name of each file without tensors to its digest: JSON by its values, anything else by its bytes."""
 
     def digest(self) -> str:
-        """The component's identity: sha256 (hex) over all tensors and documents, sorted by name."""
+        """Return the component's identity: sha256 (hex) over all tensors and documents, sorted by name."""
         text = json.dumps([self.tensors, self.documents], sort_keys=True, separators=(",", ":"))
         return hashlib.sha256(text.encode("utf-8")).hexdigest()
 
@@ -42,7 +42,7 @@ class WeightContents(Record):
     components: dict[str, ComponentContent]
 
     def digests(self) -> dict[str, str]:
-        """Identity of each component, by its name."""
+        """Return the identity of each component, by its name."""
         return {name: component.digest() for name, component in sorted(self.components.items())}
 
 
@@ -68,7 +68,7 @@ class ContentChange:
     example: tuple[str, str] = ("", "")
 
     def __str__(self) -> str:
-        """``text_encoder: 12 of 24 tensors changed (shared.weight, ... 10 more)``."""
+        """Return a line such as ``text_encoder: 12 of 24 tensors changed (a.weight, b.weight and 10 more)``."""
         parts = []
         if self.changed:
             named = f"{_names(self.changed)}{self._kind()}"
@@ -82,13 +82,13 @@ class ContentChange:
         return f"{self.component}: {', '.join(parts) or 'changed'}"
 
     def _kind(self) -> str:
-        """The new dtype and shape of the first changed tensor, if they are not the golden's."""
+        """Return dtype and shape of the first changed tensor, golden and run, if they differ."""
         before, after = (value.rpartition(" ")[0] for value in self.example)
         return f"; {before} -> {after}" if before != after else ""
 
 
 def content_change(component: str, golden: ComponentContent, run: ComponentContent) -> ContentChange | None:
-    """Compare one component. Returns ``None`` if the content is the same."""
+    """Compare one component with the golden's. Return ``None`` if the content is equal."""
     if golden == run:
         return None
     changed = tuple(name for name, value in sorted(golden.tensors.items()) if run.tensors.get(name, value) != value)

@@ -1,4 +1,4 @@
-"""What comparing two clips, and looking at one, brought to light."""
+"""Evidence from frames: the comparison of two clips, and the reference-free checks of one clip."""
 
 from __future__ import annotations
 
@@ -24,10 +24,10 @@ class Tile(Record):
 
 
 class MetricResult(Record):
-    """One metric over one pair of clips.
+    """The result of one metric over one pair of clips.
 
-    ``worst`` is the value that gates: of a metric of scope ``frame`` the worst of all frames, of scope ``clip`` the
-    one value there is. A metric that could not be computed says so in ``status`` and ``why``; its case fails.
+    ``worst`` is the value that gates: for scope ``frame`` the worst of all frames, for scope ``clip`` the only value.
+    If the metric could not be computed, ``status`` and ``why`` record it, and its case fails.
     """
 
     name: str
@@ -36,9 +36,9 @@ class MetricResult(Record):
     scope: Literal["frame", "clip"] = "frame"
     status: Literal["computed", "not_computed"] = "computed"
     implementation: str = ""
-    """``numba``, ``torch``, ``scikit-image``; ``digest`` where the clips were bit-exact and nothing was measured."""
+    """``numba``, ``torch``, ``scikit-image``; ``digest`` if the clips were bit-exact and nothing was measured."""
     setting: str = ""
-    """What the value depends on beside the frames, such as the window of SSIM or the cap of PSNR."""
+    """Settings that the value depends on, such as the window of SSIM or the cap of PSNR."""
     ideal: float
     """The value of two identical clips."""
     worst: float | None = None
@@ -46,9 +46,9 @@ class MetricResult(Record):
     worst_tile: Tile | None = None
     mean: float | None = None
     per_frame: tuple[float, ...] = ()
-    """One value a frame; empty for scope ``clip``."""
+    """One value per frame; empty for scope ``clip``."""
     why: str = ""
-    """Reason and remedy where the metric was not computed."""
+    """Reason and remedy if the metric was not computed."""
 
     @model_validator(mode="after")
     def _value_or_reason(self) -> MetricResult:
@@ -60,7 +60,7 @@ class MetricResult(Record):
 
     @property
     def gating_value(self) -> float | None:
-        """``worst`` made one-sided: for a two-sided metric the distance from ``ideal``, of which less is better."""
+        """``worst`` as a one-sided value: for a two-sided metric its distance from ``ideal``, where less is better."""
         if self.worst is None or self.direction != "two_sided":
             return self.worst
         return math.fabs(self.worst - self.ideal)
@@ -72,7 +72,7 @@ class MetricResult(Record):
 
 
 class ComparisonEvidence(Record):
-    """A candidate clip held against its golden."""
+    """A candidate clip compared with its golden."""
 
     bit_exact: bool
     golden_sha256: str
@@ -83,11 +83,11 @@ class ComparisonEvidence(Record):
     metrics: tuple[MetricResult, ...]
 
     def get(self, name: str) -> MetricResult | None:
-        """The result of ``name``, or ``None`` where it was not asked for."""
+        """Return the result of metric ``name``, or ``None`` if it was not requested."""
         return next((result for result in self.metrics if result.name == name), None)
 
     def distance(self) -> str:
-        """How far the candidate is from the golden, for a sentence: ``ssim 0.26, psnr 4.8 dB`` of the worst frame."""
+        """Return the distance from the golden for a sentence: ``ssim 0.26, psnr 4.8 dB`` of the worst frame."""
         if self.bit_exact:
             return "every frame is equal"
         rows = [result for result in self.metrics if result.name in ("ssim", "psnr") and result.worst is not None]
@@ -95,7 +95,7 @@ class ComparisonEvidence(Record):
         return ", ".join(f"{row.name} {row.worst:.3g}{f' {row.unit}' if row.unit else ''}" for row in rows)
 
     def not_computed(self) -> tuple[MetricResult, ...]:
-        """Results that must fail the case, because they were asked for and have no value."""
+        """Return the results that must fail the case, because they were requested and have no value."""
         return tuple(result for result in self.metrics if result.status == "not_computed")
 
 
@@ -106,14 +106,14 @@ class SanityCheck(Record):
     """Stable machine name: ``nan``, ``inf``, ``shape``, ``flat``, ``noise``, ``speckle``, ``frozen``, ``clipped``,
     ``levels``, ``flicker``."""
     value: float | None
-    """``None`` only where the check could not be made, which is not ``ok``."""
+    """``None`` only if the check could not be made; such a check is not ``ok``."""
     limit: float
     direction: Literal["higher_is_better", "lower_is_better"]
     """``lower_is_better``: the limit is the largest healthy value."""
     unit: str
     ok: bool
     frame: int | None = None
-    """The frame that decided, where one did."""
+    """The frame that decided, if a single frame did."""
     message: str
 
 
@@ -133,5 +133,5 @@ class SanityEvidence(Record):
         return tuple(check for check in self.checks if not check.ok)
 
     def get(self, name: str) -> SanityCheck | None:
-        """The check called ``name``, or ``None`` where it was not made."""
+        """Return the check called ``name``, or ``None`` if it was not made."""
         return next((check for check in self.checks if check.name == name), None)

@@ -1,4 +1,4 @@
-"""What the engine brings back from one generation: trace, receipts, clip."""
+"""The results that an engine returns from one generation: trace, receipts, clip."""
 
 from __future__ import annotations
 
@@ -18,16 +18,16 @@ TextRole = Literal["prompt", "negative"]
 
 
 class ModelCall(Record):
-    """What an expert was given in one pass, seen at its own door. A batch of two passes is two of these."""
+    """The inputs of an expert in one pass, recorded at its own forward. A batch of two passes gives two records."""
 
     timestep: float | None = None
-    """The largest timestep that it was given."""
+    """The largest timestep that the expert received."""
     text: TextRole | Literal[""] = ""
-    """Which text of the encoder its text is nearest to."""
+    """The encoder's text that is nearest to the received text."""
     text_error: float | None = None
     """Relative L2 distance to that text."""
     latents_gain: float | None = None
-    """Least-squares factor from the latents that the scheduler's step was given to those that the expert was given."""
+    """Least-squares factor from the latents that the scheduler's step received to those that the expert received."""
     latents_error: float | None = None
     """Relative L2 distance of the two; a cast to bfloat16 is about .002."""
 
@@ -39,28 +39,28 @@ class Step(Record):
     timestep: float
     expert: Expert
     guidance_scale: float
-    """The scale that the pipeline was told to use with this expert."""
+    """The scale that was set in the pipeline for this expert."""
     guidance_measured: float | None = None
-    """The scale solved from the predictions that were really combined; ``None`` where there was no guidance."""
+    """The scale solved from the predictions that were really combined; ``None`` without guidance."""
     latent_norm: float
     """L2 norm of the latents after the step."""
     latent_sketch: tuple[float, ...] = ()
     """Seeded random projection of the latents after the step (unit-variance projections)."""
     velocity_sketch: tuple[float, ...] = ()
     calls: tuple[ModelCall, ...] = ()
-    """What the experts were given, pass by pass; their order means nothing."""
+    """Inputs of the experts, pass by pass; the order has no meaning."""
     carried_error: float | None = None
-    """Relative L2 distance between the latents that this step was given and those that it should have been given: the
-    initial latents, or the result of the step before. 0 where nothing touched them."""
+    """Relative L2 distance between the latents that this step received and the latents that it should have received:
+    the initial latents, or the result of the step before. 0 if no code changed them in between."""
     carried_gain: float | None = None
     """Least-squares factor between the same two."""
     seconds: float = 0.0
 
 
 class Alone(Record):
-    """Answers of components that were fed a fixed signal, so that no error of another one reaches them; sketches.
+    """Sketches of the outputs of components that were fed a fixed signal, so that errors of other components stay out.
 
-    Empty where a component was not fed alone, or in goldens of versions that did not do it.
+    Empty if a component was not fed alone, or in goldens of versions that did not do it.
     """
 
     scheduler: tuple[tuple[float, ...], ...] = ()
@@ -78,7 +78,7 @@ class Alone(Record):
 
 
 class Condition(Record):
-    """How the request's pictures reached the model. Errors are relative L2 distances from what the last stage gave."""
+    """How the request's pictures reached the model. Errors are relative L2 distances from the stage before."""
 
     kind: Literal["channels", "first_frame"]
     """``channels``: mask and latents behind the noisy latents (I2V-A14B). ``first_frame``: the first latent frame is
@@ -86,18 +86,18 @@ class Condition(Record):
     encoded: bool
     """Whether the VAE's encoder was called at all."""
     pixels_error: dict[str, float] = {}
-    """By ``image`` and ``last_image``: the frame that was encoded, from the decoded and resized file."""
+    """Per ``image`` and ``last_image``: distance of the encoded frame from the decoded and resized file."""
     pixels_cause: dict[str, str] = {}
-    """The simple mistake that explains it."""
+    """The simple mistake that explains the error."""
     other_frames: float = 0.0
     """Root mean square of the encoded frames that must be grey (0)."""
     encoder: tuple[float, ...] = ()
-    """Sketch of the VAE's answer (the mode of its distribution)."""
+    """Sketch of the VAE's output (the mode of its distribution)."""
     latents_error: float | None = None
-    """Latents that the first pass of an expert was given, from the normalised answer of the VAE."""
+    """Distance of the latents in the first pass of an expert from the normalised output of the VAE."""
     latents_cause: str = ""
     mask_error: float | None = None
-    """Mean absolute difference of the mask (or of the frames with timestep 0) from what the request says."""
+    """Mean absolute difference of the mask (or of the frames with timestep 0) from the request."""
     mask_cause: str = ""
     given: tuple[float, ...] = ()
     """Sketch of all conditioning of the first pass."""
@@ -106,7 +106,7 @@ class Condition(Record):
 
 
 class Trace(Record):
-    """How a generation went, step by step."""
+    """The measured course of a generation, step by step."""
 
     steps: tuple[Step, ...]
     scheduler: dict[str, Json] = {}
@@ -114,10 +114,10 @@ class Trace(Record):
     boundary_ratio: float | None = None
     text_embedding_sketch: tuple[float, ...] = ()
     text: dict[str, Json] = {}
-    """What the prompt became: ``length`` and ``dtype`` of the embedding, digests of ``tokens`` and ``mask``."""
+    """The encoded prompt: ``length`` and ``dtype`` of the embedding, digests of ``tokens`` and ``mask``."""
     initial_latents_sha256: str = ""
     repeated_frames: int = 0
-    """Latent frames of the first step that equal the frame before."""
+    """Number of latent frames in the first step that equal the frame before."""
     sigmas: tuple[float, ...] = ()
     """Noise levels of the scheduler, as they were set for this generation."""
     timesteps: tuple[float, ...] = ()
@@ -126,8 +126,8 @@ class Trace(Record):
     attention_scale: dict[Expert, float] = {}
     """Factor on the attention scores against 1 / sqrt(head size), worst self-attention of the expert's first call."""
     vae_input_error: float | None = None
-    """Relative L2 distance of what the VAE was given from the last latents times its standard deviation plus its mean,
-    as its configuration states them."""
+    """Relative L2 distance of the VAE's input from the last latents times the standard deviation plus the mean that its
+    configuration states."""
     condition: Condition | None = None
     """Conditioning on pictures; ``None`` without one, or in traces of older versions."""
     rounding_bias: float | None = None
@@ -135,7 +135,7 @@ class Trace(Record):
 
 
 class ModuleReceipt(Record):
-    """What one quantized Linear really did, written inside its forward."""
+    """The kernel and format that one quantized Linear really used, recorded inside its forward."""
 
     expert: Expert
     module: str
@@ -145,19 +145,19 @@ class ModuleReceipt(Record):
     """The operation that was called: ``torch._scaled_mm``, ``dequantize+linear``, ``linear``."""
     calls: int
     note: str = ""
-    """Why not the native kernel, where it was asked for and refused."""
+    """Why the native kernel did not run, if it was requested and refused."""
     fallback: Literal["", "module", "device"] = ""
-    """Whose doing ``note`` is: the kernel does not take this module (its shape, its scales), or the device refused the
-    kernel for all of them."""
+    """The reason of ``note``. ``module``: the kernel does not take this module (its shape, its scales). ``device``: the
+    device refused the kernel for all modules."""
 
 
 class Receipts(Record):
-    """Every Linear of the transformer blocks that ran, with how often and on which kernel."""
+    """Every Linear of the transformer blocks that ran, with its kernel and its number of calls."""
 
     modules: tuple[ModuleReceipt, ...]
 
     def count(self, expert: Expert) -> dict[str, int]:
-        """Number of modules of ``expert`` by ``format/kernel``."""
+        """Return the number of modules of ``expert`` per ``format/kernel``."""
         counts: dict[str, int] = {}
         for module in self.modules:
             if module.expert == expert:
@@ -167,7 +167,7 @@ class Receipts(Record):
 
 
 class FloatStats(Record):
-    """The decoded video before rounding and clipping, in [0, 1] where healthy."""
+    """Statistics of the decoded video before rounding and clipping; healthy values lie in [0, 1]."""
 
     nan: int
     inf: int
@@ -180,15 +180,15 @@ Container = Literal["safetensors", "npy", "png", "video"]
 
 
 class Delivery(Record):
-    """How a program handed over its frames, and what that hides."""
+    """How a program delivered its frames, and which evidence that loses."""
 
     container: Container
     dtype: str
-    """Of the values that came: ``uint8``, ``float16``, ``float32``."""
+    """Type of the delivered values: ``uint8``, ``float16``, ``float32``."""
     codec: str = ""
-    """Of a video: codec and pixel format, such as ``h264 yuv420p``."""
+    """Codec and pixel format of a video, such as ``h264 yuv420p``."""
     costs: str = ""
-    """What cannot be seen any more, as a sentence; empty where nothing is lost."""
+    """The evidence that is lost, as a sentence; empty if nothing is lost."""
 
 
 NO_RECEIPTS = "not proven which kernels ran: the program writes no receipts"
@@ -207,41 +207,41 @@ class Generation(Record):
     trace: Trace
     receipts: Receipts
     unproven: str = ""
-    """Why there are no receipts; empty where the engine wrote them. Such a run does not prove which kernels ran."""
+    """Why there are no receipts; empty if the engine wrote them. A run without receipts does not prove its kernels."""
     delivery: Delivery | None = None
-    """How the frames came out of a foreign program; ``None`` where the engine is quantgate's own."""
+    """How a foreign program delivered the frames; ``None`` for quantgate's own engine."""
     peak_memory_bytes: int | None = None
     generate_seconds: float = 0.0
     not_available: tuple[str, ...] = ()
-    """What this kind of backend cannot tell, as ``topic: sentence``; whoever reads the record must know what was not
-    looked at."""
+    """Evidence that this kind of backend cannot give, as ``topic: sentence``, so that a reader knows the checks that
+    were not made."""
     usage: Usage | None = None
     """Time and memory by stage, if the backend measures them."""
 
 
 class EngineStart(Record):
-    """What an engine says of itself once the model stands in memory."""
+    """The report of an engine after it loaded its model."""
 
     engine: str
-    """Engine key: the digest over everything that makes two cases share a process."""
+    """Engine key: digest over the settings that two cases must have in common to share a process."""
     process: int
     load_seconds: float
     loads: int
     """How many times a model was loaded in this process: 1, however many cases it served."""
     quantized_modules: dict[Expert, dict[str, str]] = {}
-    """What the checkpoints promise: expert to module name to format (``fp8``, ``nvfp4``), read from their tensors."""
+    """Formats that the checkpoints store, read from tensors: expert to module to format (``fp8``, ``nvfp4``)."""
     runtime: dict[str, Json] = {}
-    """What a runtime in a process of its own resolved while loading: its configuration, flow shift, boundary,
+    """Settings that a runtime in its own process resolved while loading: its configuration, flow shift, boundary,
     precisions, and a sentence per operator that was emulated because the machine has no GPU."""
     load: LoadUsage | None = None
-    """What the load cost."""
+    """Time and memory of the load."""
     started: Literal["process", "fork"] = "process"
-    """``fork``: of a warm process that had imported the backend's libraries and touched no GPU; ``process``: a program
-    of its own, because its environment, or a variable in it, had to precede an import."""
+    """``fork``: forked from a warm process that had imported the backend's libraries and touched no GPU. ``process``: a
+    new program, because its environment, or a variable in it, had to precede an import."""
 
 
 class Progress(Record):
-    """Where a load or a generation stands."""
+    """Progress of a load or a generation."""
 
     stage: str
     """``load``, ``encode``, ``denoise``, ``decode``, ``command``."""

@@ -1,4 +1,4 @@
-"""The manifest of a golden, and the list of goldens that a case accepts."""
+"""The manifest of a golden, and the index of goldens that a case accepts."""
 
 from __future__ import annotations
 
@@ -34,11 +34,11 @@ class Part(Record):
     sha256: Sha256
     bytes: int = Field(ge=0)
     media: str = Field(min_length=1)
-    """What the bytes are: ``application/json``, ``application/vnd.safetensors``, the clip codec's name."""
+    """Type of the bytes: ``application/json``, ``application/vnd.safetensors``, the clip codec's name."""
 
 
 class Provenance(Record):
-    """Which run made a golden, with which code, on what."""
+    """The run, code and machine that made a golden."""
 
     run: str = Field(min_length=1)
     code: str = ""
@@ -54,16 +54,16 @@ class GoldenManifest(Record):
     runner: SafeName
     identity: Identity
     parts: dict[SafeName, Part] = Field(min_length=1)
-    """Part by name: ``clip``, ``trace``, ``sketches``, ``probes``; later stages add theirs."""
+    """Part by name: ``clip``, ``trace``, ``sketches``, ``probes``; later stages add further parts."""
     shape: tuple[int, int, int, int] | None = None
-    """Frames, height, width, channels of the clip; ``None`` exactly where there is no clip."""
+    """Frames, height, width, channels of the clip; ``None`` exactly if there is no clip."""
     created: str = Field(min_length=1)
     """UTC, ISO 8601."""
     author: str = Field(min_length=1)
     reason: str = Field(min_length=1)
     provenance: Provenance
     previous: Sha256 | None = None
-    """Digest of the golden that this one took the place of."""
+    """Digest of the golden that this golden replaced."""
 
     @model_validator(mode="after")
     def _coherent(self) -> GoldenManifest:
@@ -71,10 +71,10 @@ class GoldenManifest(Record):
         return self
 
     def digest(self) -> str:
-        """sha256 (hex) of the canonical manifest: the golden's name. It covers every part through its sha256.
+        """Return the sha256 (hex) of the canonical manifest: the golden's name. It covers each part through its sha256.
 
-        Canonical is what JSON carries, with sorted keys and no spaces, so that reformatting the file on disk (or a
-        checkout with other line ends) leaves the digest alone and any change of content does not.
+        The canonical form is JSON with sorted keys and no spaces. So reformatting the file on disk (or a checkout with
+        other line ends) keeps the digest, and any change of content changes it.
         """
         return canonical_sha256(self)
 
@@ -84,20 +84,20 @@ class Accepted(Record):
 
     digest: Sha256
     reason: str = Field(min_length=1)
-    """Why this output is right; where a case accepts several, why there are several."""
+    """Why this output is right; if a case accepts several goldens, why there are several."""
     author: str = Field(min_length=1)
     accepted: str = Field(min_length=1)
     """UTC, ISO 8601."""
 
 
 class AcceptedIndex(Record):
-    """``<store>/<runner>/<case>/accepted.json``: the only thing in a case's folder that ever changes."""
+    """``<store>/<runner>/<case>/accepted.json``: the only file in a case's folder that ever changes."""
 
     schema_version: Literal[1] = 1
     case: SafeName
     runner: SafeName
     goldens: tuple[Accepted, ...] = ()
-    """Newest last. More than one: the case is bistable, each is a right answer."""
+    """Newest last. If there are several, the case is bistable and each golden is a right result."""
 
     @model_validator(mode="after")
     def _once_each(self) -> AcceptedIndex:
@@ -107,17 +107,18 @@ class AcceptedIndex(Record):
         return self
 
     def digests(self) -> tuple[str, ...]:
-        """Full digests, in the order of the file."""
+        """Return the full digests, in the order of the file."""
         return tuple(entry.digest for entry in self.goldens)
 
 
 def check_files(parts: Mapping[str, Part], shape: tuple[int, int, int, int] | None) -> None:
-    """Hold the parts of a golden, or of one to be, against each other.
+    """Check that the parts of a golden or a candidate fit together.
 
     Raises:
         ValueError: two parts share a file, a part has a reserved name, clip and shape do not go together, or a
             side of the shape is 0.
     """
+    # lower case: on some file systems two names that differ only in case are one file
     paths = [part.path.lower() for part in parts.values()]
     if len(set(paths)) != len(paths):
         raise ValueError("two parts share one file (names that differ only in case count as one)")
@@ -130,7 +131,7 @@ def check_files(parts: Mapping[str, Part], shape: tuple[int, int, int, int] | No
 
 
 def canonical_sha256(record: Record) -> str:
-    """sha256 (hex) of a record's content: its JSON with sorted keys and no spaces."""
+    """Return the sha256 (hex) of a record's content: its JSON with sorted keys and no spaces."""
     body = json.loads(record.to_json())
     text = json.dumps(body, sort_keys=True, separators=(",", ":"), allow_nan=False)
     return hashlib.sha256(text.encode("utf-8")).hexdigest()

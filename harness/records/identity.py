@@ -1,16 +1,16 @@
-"""What makes two runs comparable: four classes, one rule each.
+"""The identity of a run, which decides if two runs are comparable: four classes that decide, with one rule each.
 
-``request``: everything the case states. Differs: the golden is stale.
+``request``: the case's fields that move the output. Differs: the golden is stale.
 ``hardware``: exact device name and compute capability; on a CPU its architecture. Differs: environment mismatch, except
 between two architectures of CPUs: there the frames are compared, and inside the limits the run is green.
 ``weights``: the content of each component of the checkpoint (``harness.records.contents``). Differs: the frames are
 compared all the same; outside their limits the run is red, inside them the golden is stale.
-``env``: environment variables, but those that the runner's profile lists as harmless. Differ: as ``weights``.
-``subject``: code, packages, driver, receipts, the files that hold the weights. Shown, never blocks: it is what is being
-tested.
+``env``: environment variables, without those that the runner's profile lists as harmless. Differ: as ``weights``.
+``subject``: code, packages, driver, receipts, the files that hold the weights. Shown, never blocks: the subject is
+under test.
 
-Goldens that were made before contents were known hold the sha256 of each file among their weights, under
-``component/file``. Such a golden and a run have the same weights if their files are the same.
+Goldens of versions without contents hold the sha256 of each file among their weights, under ``component/file``. Such a
+golden and a run have the same weights if their files are the same.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ CLASSES: tuple[IdentityClass, ...] = ("request", "hardware", "weights", "env", "
 
 
 class Identity(Record):
-    """Flat ``field: value`` maps, one a class, so that a difference has a name."""
+    """Flat ``field: value`` maps, one per class, so that every difference has a name."""
 
     request: dict[str, Json]
     hardware: dict[str, Json]
@@ -37,7 +37,7 @@ class Identity(Record):
     subject: dict[str, Json]
 
     def digest(self) -> str:
-        """sha256 (hex) over everything but the subject: the name under which goldens and limits are looked up."""
+        """Return the sha256 (hex) over all classes except the subject. Goldens and limits are looked up by it."""
         body = {name: getattr(self, name) for name in CLASSES if name != "subject"}
         return hashlib.sha256(json.dumps(body, sort_keys=True, separators=(",", ":")).encode()).hexdigest()
 
@@ -47,12 +47,12 @@ LATE_GROUPS = ("package.", "receipts.")
 
 
 def is_late(field: str) -> bool:
-    """Whether a field of the subject is known only once an engine stands (receipts: once it ran)."""
+    """Return whether a field of the subject is known only after an engine started (receipts: after it ran)."""
     return field in LATE or field.startswith(LATE_GROUPS)
 
 
 class FieldChange(Record):
-    """One row of the "what changed" table. A missing field reads ``None``."""
+    """One row of the "what changed" table. The value of a missing field is ``None``."""
 
     identity_class: IdentityClass
     field: str
@@ -61,7 +61,7 @@ class FieldChange(Record):
 
     @property
     def is_other_cpu(self) -> bool:
-        """Whether golden and run were made on CPUs of two architectures: their frames are compared all the same."""
+        """Whether golden and run were made on CPUs of two architectures: their frames are compared nevertheless."""
         return (
             self.identity_class == "hardware"
             and self.field == "device"
@@ -71,9 +71,9 @@ class FieldChange(Record):
 
 
 def differences(golden: Identity, run: Identity) -> tuple[FieldChange, ...]:
-    """Every field that differs between the golden's identity and this run's, in a stable order.
+    """Return every field that differs between the identities of golden and run, in a stable order.
 
-    What the engine would have said, had it stood already, is unknown and no difference.
+    Before the engine started, the fields that only it can report are unknown. They count as no difference.
     """
     before_engine = "code" not in run.subject
     changes: list[FieldChange] = []
@@ -97,23 +97,23 @@ def differences(golden: Identity, run: Identity) -> tuple[FieldChange, ...]:
 
 
 FILE = "file."
-"""Prefix of the subject's fields that hold the sha256 of a file: how the weights are stored, not what they are."""
+"""Prefix of the subject's fields that hold the sha256 of a file: the storage of the weights, not their content."""
 PROGRAM = "program."
 """Prefix of the subject's fields that hold the sha256 of a file of the case's ``command``."""
 
 
 def component_of(file: str) -> str:
-    """The component that a file belongs to: ``vae`` of ``vae/config.json``, ``model_index`` of ``model_index.json``."""
+    """Return the component of a file: ``vae`` of ``vae/config.json``, ``model_index`` of ``model_index.json``."""
     return file.partition("/")[0] if "/" in file else file.removesuffix(".json")
 
 
 def is_file(field: str) -> bool:
-    """Whether a field of the weights is the digest of one file."""
+    """Return whether a field of the weights is the digest of one file (goldens of older versions)."""
     return "/" in field or field == "model_index.json"
 
 
 def files_of(identity: Identity) -> dict[str, dict[str, Json]]:
-    """sha256 by file, by component, wherever the identity holds them."""
+    """Return sha256 by file, by component, from the subject and (older versions) from the weights."""
     files: dict[str, dict[str, Json]] = {}
     for field, value in identity.subject.items():
         if field.startswith(FILE):
@@ -126,7 +126,7 @@ def files_of(identity: Identity) -> dict[str, dict[str, Json]]:
 
 
 def _hardware(fields: dict[str, Json]) -> dict[str, Json]:
-    """The fields with the CPU's architecture under one name: a golden from macOS may say ``arm64``."""
+    """Return the fields with the CPU's architecture under Linux's name: a golden from macOS may hold ``arm64``."""
     device = fields.get("device")
     return {**fields, "device": hardware_class(device)} if isinstance(device, str) else fields
 
@@ -136,12 +136,12 @@ def _has_files(subject: dict[str, Json]) -> bool:
 
 
 def _has(subject: dict[str, Json]) -> bool:
-    """Whether the files of a program are known: an identity of an older version does not name them."""
+    """Return whether the files of a program are known: identities of older versions do not name them."""
     return any(field.startswith(PROGRAM) for field in subject)
 
 
 def _weights(golden: Identity, run: Identity) -> list[FieldChange]:
-    """Compare components by content; one whose content either side does not know by the files that hold it."""
+    """Compare components by content, or by their files if the content is unknown on either side."""
     before, after = _comparable(golden, run)
     return [
         FieldChange(identity_class="weights", field=field, golden=before.get(field), run=after.get(field))
@@ -159,7 +159,7 @@ def _comparable(golden: Identity, run: Identity) -> tuple[dict[str, Json], dict[
     for component in files[0].keys() | files[1].keys():
         if all(component in side for side in rows):
             continue
-        if all(component in side for side in files):  # the content of one side is not known
+        if all(component in side for side in files):  # content unknown on a side: compare files
             for side in rows:
                 side.pop(component, None)
         for side, held in zip(rows, files, strict=True):
@@ -168,7 +168,7 @@ def _comparable(golden: Identity, run: Identity) -> tuple[dict[str, Json], dict[
     return rows[0], rows[1]
 
 
-# What a run ran on.
+# The machine of a run.
 
 
 class Device(Record):
@@ -182,7 +182,7 @@ class Device(Record):
     uuid: str | None = None
     memory_bytes: int | None = None
     model: str = ""
-    """On a CPU the marketing name. Shown, never compared."""
+    """Marketing name of a CPU. Shown, never compared."""
 
 
 class Fingerprint(Record):
@@ -197,6 +197,6 @@ class Fingerprint(Record):
     threads: int = 1
     python: str = ""
     packages: dict[str, str] = {}
-    """Version by distribution: torch, diffusers, transformers, numpy, quantgate."""
+    """Version per distribution: torch, diffusers, transformers, numpy, quantgate."""
     code: str = ""
-    """Commit of the harness or of the code under test, with ``+dirty`` where the tree had changes."""
+    """Commit of the harness or of the code under test, with ``+dirty`` if the tree had changes."""

@@ -1,4 +1,4 @@
-"""What the checkpoint inspector found: sentences, numbers, and what was and was not read."""
+"""The report of the checkpoint inspector: findings, numbers, and the list of checks that were and were not made."""
 
 from __future__ import annotations
 
@@ -16,15 +16,15 @@ StoredFormat = Annotated[str, StringConstraints(pattern=r"^[a-z0-9_]{1,32}$")]
 
 
 class InspectionFinding(Record):
-    """One thing that was found, as a sentence and as numbers."""
+    """One finding, as a sentence and as numbers."""
 
     code: str
     """Stable machine name, such as ``nibble_order`` or ``shard_missing``."""
     severity: Severity
     message: str
-    """One sentence: what is so, by which evidence, and who will read it otherwise."""
+    """One sentence: the fact, its evidence, and the runtime that will read the bytes otherwise."""
     expert: str = ""
-    """``transformer``, ``transformer_2``, or empty where the finding is about the whole repository."""
+    """``transformer``, ``transformer_2``, or empty if the finding is about the whole repository."""
     module: str = ""
     tensor: str = ""
     contract: str = ""
@@ -34,7 +34,7 @@ class InspectionFinding(Record):
 
 
 class LayerEvidence(Record):
-    """What the sampled rows of one tensor say, held against the BF16 base."""
+    """Evidence from the sampled rows of one tensor, compared with the BF16 base."""
 
     expert: str
     block: int | None
@@ -44,13 +44,13 @@ class LayerEvidence(Record):
     hypothesis: str
     """The reading that fits best, such as ``low_first/linear``; for an excluded tensor ``equal`` or ``differs``."""
     declared: str
-    """The reading that the checkpoint says of itself."""
+    """The reading that the checkpoint's metadata declares."""
     cosine: float | None = None
-    """Of the decoded rows with the base's rows, in [-1, 1]."""
+    """Cosine of the decoded rows with the base's rows, in [-1, 1]."""
     relative_error: float | None = None
     """L2 norm of the difference over the L2 norm of the base's rows."""
     gain: float | None = None
-    """Least-squares factor: decoded = gain * base. 1 where scales are right."""
+    """Least-squares factor: decoded = gain * base. 1 if the scales are right."""
     gap: float | None = None
     """Cosine of the best reading minus the cosine of the runner-up."""
     runner_up: str = ""
@@ -67,12 +67,12 @@ class ExpertSummary(Record):
     role: Literal["model", "override"] = "model"
     format: StoredFormat = "unknown"
     dialect: str = ""
-    """Who writes such tensors: ``modelopt``, ``compressed-tensors``, ``comfy``, ``lightx2v``, ``bitsandbytes``,
+    """Tool that writes such tensors: ``modelopt``, ``compressed-tensors``, ``comfy``, ``lightx2v``, ``bitsandbytes``,
     ``torchao``, ``quanto``, ``deepseek``, ``gguf`` or ``plain``."""
     recipe: str = ""
-    """``max``, ``awq``, ``svdquant``, ``other`` or empty: which codes could be recomputed from the base."""
+    """``max``, ``awq``, ``svdquant``, ``other`` or empty: the recipe whose codes could be recomputed from the base."""
     encoding: str = ""
-    """The reading that the bytes prove, such as ``low_first/linear``; empty where nothing could prove it."""
+    """The reading that the bytes prove, such as ``low_first/linear``; empty if no reading could be proven."""
     quantized_modules: int = 0
     unquantized_linears: int = 0
     tensors: int = 0
@@ -83,26 +83,26 @@ class ExpertSummary(Record):
 
 
 class ContractAssumption(Record):
-    """One thing a runtime will assume, and the rule that makes it so."""
+    """One assumption of a runtime, and the rule that causes it."""
 
     field: str
     """``nibble_order``, ``scale_layout``, ``missing_scales``, ``boundary_ratio``, ``registered`` ..."""
     value: Json
     rule: str
-    """Why: ``default``, ``config: swap_weight_nibbles``, ``inferred: packed QKV keys`` ..."""
+    """Reason: ``default``, ``config: swap_weight_nibbles``, ``inferred: packed QKV keys`` ..."""
     source: str = ""
-    """Where the rule was read."""
+    """Source of the rule."""
 
 
 class ContractReport(Record):
-    """A runtime held against the proven bytes."""
+    """The assumptions of a runtime, compared with the proven bytes."""
 
     contract: str
-    """As asked for, such as ``sglang==0.5.23``."""
+    """The contract as requested, such as ``sglang==0.5.23``."""
     expert: str
     assumptions: tuple[ContractAssumption, ...]
     agrees: bool | None
-    """``None`` where the bytes could not prove enough to compare."""
+    """``None`` if the bytes could not prove enough for a comparison."""
 
 
 class FileDigest(Record):
@@ -112,7 +112,7 @@ class FileDigest(Record):
     size: int
     sha256: str
     origin: Literal["hub", "cache", "computed", "etag"]
-    """Who says so: hub metadata, remembered by size, mtime and inode, hashed now, or a git blob id of the hub."""
+    """Source of the digest: hub metadata, a cache by size, mtime and inode, hashed now, or a git blob id of the hub."""
 
 
 class InspectionReport(Record):
@@ -132,15 +132,15 @@ class InspectionReport(Record):
     digests: dict[str, str] = {}
     """``role/path`` to digest of every weight and configuration file that was inspected."""
     done: tuple[str, ...] = ()
-    """What was checked, as sentences."""
+    """The checks that were made, as sentences."""
     not_done: tuple[str, ...] = ()
-    """What was not checked, and why. Empty only where everything that can be checked was."""
+    """The checks that were not made, and why. Empty only if every possible check was made."""
     bytes_read: int = 0
     requests: int = 0
     seconds: float = 0.0
 
     def with_code(self, code: str) -> tuple[InspectionFinding, ...]:
-        """All findings of that code."""
+        """Return all findings with this code."""
         return tuple(finding for finding in self.findings if finding.code == code)
 
     @property
@@ -150,15 +150,15 @@ class InspectionReport(Record):
 
 
 class CheckpointChange(Record):
-    """One thing that a switch from B to A changes."""
+    """One difference between the checkpoints A and B."""
 
     expert: str
     """Empty: the whole repository."""
     field: str
     new: Json
-    """In A."""
+    """Value in A."""
     old: Json
-    """In B."""
+    """Value in B."""
 
 
 class CheckpointComparison(Record):
@@ -181,7 +181,7 @@ class LockedCheckpoint(Record):
     digests: dict[str, str]
     """``expert/file`` to sha256 (``git:`` and a blob id for small hub files)."""
     contents: dict[str, str] = {}
-    """Content digest by expert (``harness.records.contents``): files that differ and hold the same are no difference.
+    """Content digest per expert (``harness.records.contents``): different files with equal content are no difference.
     Empty if it was locked by an older version, or without the files on this machine."""
 
 

@@ -1,4 +1,4 @@
-"""``thresholds/<runner>/<case>.json``: limits, and the measurements they stand on."""
+"""``thresholds/<runner>/<case>.json``: limits, and the measurements that support them."""
 
 from __future__ import annotations
 
@@ -18,17 +18,18 @@ class Sample(Record):
 
     value: float
     run: str
-    """Which run gave it: ``repeat-1``, ``isa-AVX2``, ``nibble_swap@1.0``."""
+    """The run that gave the value: ``repeat-1``, ``isa-AVX2``, ``nibble_swap@1.0``."""
     side: Literal["benign", "faulty"]
     fingerprint: dict[str, Json] = {}
     clip: str = ""
-    """sha256 of the frames that were measured; runs of equal frames are one run. Empty: not known."""
+    """sha256 of the frames that were measured; runs with equal frames count as one run. Empty: not known."""
     drawn: bool = False
-    """Made from the golden's own frames by arithmetic, not run: a floor of the limit and no evidence of spread."""
+    """Whether the sample was computed from the golden's frames without a run: it gives a floor of the limit, and is no
+    evidence of spread."""
     fault: str = ""
-    """Of a faulty sample: what was injected."""
+    """The fault that was injected into a faulty sample."""
     strength: float | None = None
-    """Of a faulty sample: how strongly, in (0, 1], 1 the strongest of its kind."""
+    """Strength of a faulty sample's fault, in (0, 1]; 1 is the strongest of its kind."""
 
 
 class ControlResult(Record):
@@ -36,13 +37,13 @@ class ControlResult(Record):
 
     fault: str
     found: dict[str, float]
-    """Share of runs that some gating metric found, by strength."""
+    """Share of runs in which some gating metric found the fault, by strength."""
     runs: int
     strength_50: float | None
-    """Least strength tried from which on half of the runs are found; ``None``: never."""
+    """Least tried strength from which on the fault is found in half of the runs; ``None``: never."""
     strength_95: float | None
     metrics: tuple[str, ...] = ()
-    """Gating metrics that find it at its strongest."""
+    """Gating metrics that find the fault at its greatest strength."""
 
 
 class Limit(Record):
@@ -51,9 +52,9 @@ class Limit(Record):
     metric: str
     direction: Direction
     gates: bool
-    """False: the metric is measured and shown, and its value never fails the case (``why`` says the reason)."""
+    """False: the metric is measured and shown, and its value never fails the case (``why`` gives the reason)."""
     limit: float | None
-    """Worst value that still passes. ``None`` exactly where ``gates`` is false."""
+    """Worst value that still passes. ``None`` exactly if ``gates`` is false."""
     unit: str = ""
     samples: tuple[Sample, ...] = Field(min_length=1)
     method: str
@@ -73,7 +74,7 @@ class Limit(Record):
         return self
 
     def admits(self, value: float) -> bool:
-        """Whether ``value`` lies inside the limit. A metric that does not gate admits everything."""
+        """Return whether ``value`` lies inside the limit. A metric that does not gate admits every value."""
         if self.limit is None:
             return True
         return value >= self.limit if self.direction == "higher_is_better" else value <= self.limit
@@ -88,8 +89,8 @@ class LimitFile(Record):
     golden_digest: str
     """Digest of the golden that the samples were measured against."""
     also: tuple[str, ...] = ()
-    """Digests of further goldens, accepted beside it, that these limits hold for: a bistable case has several right
-    answers, and the noise around each is that of the configuration."""
+    """Digests of further accepted goldens for which these limits hold: a bistable case has several right results, and
+    the noise around each result is the noise of the configuration."""
     identity_digest: str
     limits: tuple[Limit, ...]
     repeats: int
@@ -97,19 +98,19 @@ class LimitFile(Record):
     controls: tuple[ControlResult, ...] = ()
     """Negative controls that were injected into this very case."""
     notes: tuple[str, ...] = ()
-    """What these limits do not promise, and what the gate cannot see here, a sentence each."""
+    """Sentences: promises that these limits do not make, and faults that the gate cannot see here."""
     author: str
     reason: str
     created: str
     """UTC, ISO 8601."""
     seal: str = ""
-    """sha256 (hex) over all other fields, see `expected_seal`. Whatever writes the file sets it; an edit by hand breaks
-    it. It is no signature: what it protects against is an edit that nobody notices."""
+    """sha256 (hex) over all other fields, see `expected_seal`. Every command that writes the file sets it, and an edit
+    by hand breaks it. It is no signature: it protects against edits that nobody notices."""
 
     def expected_seal(self) -> str:
-        """Compute the seal that these samples, rules, limits, goldens and reasons have.
+        """Compute the seal of these samples, rules, limits, goldens and reasons.
 
-        Fields that have their default value are left out, so that a field which a later version adds changes no seal.
+        Fields with their default value are left out, so that a field of a later version changes no existing seal.
         """
         body = self.model_dump(mode="json", exclude={"seal"}, exclude_defaults=True)
         text = json.dumps(body, sort_keys=True, separators=(",", ":"), allow_nan=False)
@@ -117,11 +118,11 @@ class LimitFile(Record):
 
     @property
     def is_sealed(self) -> bool:
-        """Whether the content is what some command of this project wrote."""
+        """Whether a command of this project wrote this content: the seal is the expected seal."""
         return self.seal == self.expected_seal()
 
     def to_json(self) -> str:
-        """The file's content, with the seal of this content."""
+        """Return the file's content, with the seal of this content."""
         sealed = self.model_copy(update={"seal": self.expected_seal()})
         return Record.to_json(sealed)
 
@@ -131,16 +132,16 @@ class LimitFile(Record):
         return (self.golden_digest, *self.also)
 
     def get(self, metric: str) -> Limit | None:
-        """The limit of ``metric``, or ``None`` where the file has no entry for it."""
+        """Return the limit of ``metric``, or ``None`` if the file has no entry for it."""
         return next((limit for limit in self.limits if limit.metric == metric), None)
 
 
 class LimitCheck(Record):
-    """One limit held against one measured value."""
+    """One measured value compared with its limit."""
 
     metric: str
     value: float | None
-    """Worst value over the frames; ``None`` where it could not be computed, which never passes."""
+    """Worst value over the frames; ``None`` if it could not be computed, which never passes."""
     limit: float | None
     direction: Direction
     gates: bool

@@ -1,4 +1,4 @@
-"""Time and memory of a run: what the engine measured, under which conditions, and how it compares with its baseline.
+"""Time and memory of a run: measurements of the engine, conditions of the machine, comparison with the baseline.
 
 Seconds and bytes throughout. ``None`` means "could not be measured here", never zero.
 """
@@ -26,16 +26,16 @@ class StageMemory(Record):
 
 
 class LoadUsage(Record):
-    """What a load cost."""
+    """Time and memory of a load."""
 
     checkpoint_bytes: int
     """Bytes of the weight files that the case names."""
     cache_resident: float | None = None
-    """Share of those bytes that lay in the page cache before the load, in [0, 1]."""
+    """Share of ``checkpoint_bytes`` that lay in the page cache before the load, in [0, 1]."""
     read_seconds: float = 0.0
-    """Reading what was not in the page cache, host clock."""
+    """Time to read the bytes that were not in the page cache, host clock."""
     place_seconds: float = 0.0
-    """Everything after that: building the modules and bringing the weights to the device, host clock."""
+    """Rest of the load: building the modules and moving the weights to the device, host clock."""
     memory: StageMemory | None = None
 
 
@@ -45,7 +45,7 @@ class BlockTime(Record):
     block: str
     """``transformer.blocks.3``."""
     seconds: float
-    """Median over its calls."""
+    """Median over the block's calls."""
 
 
 class Profile(Record):
@@ -53,7 +53,7 @@ class Profile(Record):
 
     blocks: tuple[BlockTime, ...] = ()
     kernels: int | None = None
-    """Kernels that one step launches on the GPU; on a CPU the operators that it runs."""
+    """Kernels that one step launches on the GPU; on a CPU the operators that the step runs."""
     synchronizations: int | None = None
     """How often the host waits for the GPU in one step."""
     top: tuple[str, ...] = ()
@@ -61,32 +61,32 @@ class Profile(Record):
 
 
 class Usage(Record):
-    """What one generation cost, as its engine measured it."""
+    """Time and memory of one generation, as its engine measured them."""
 
     clock: Literal["device", "host"]
     """``device``: CUDA events on the stream. ``host``: the host's monotonic clock."""
     steps: tuple[float, ...] = ()
-    """Seconds of each denoising step, from the first call of an expert to the end of its last. The first one holds
-    compilation and autotuning and is judged apart."""
+    """Seconds of each denoising step, from the first call of an expert to the end of its last call. The first step
+    holds compilation and autotuning and is judged apart."""
     experts: tuple[str, ...] = ()
     """The expert of each step."""
     text_encoder: float | None = None
     vae: float | None = None
     total: float
-    """Of the whole generation, host clock."""
+    """Seconds of the whole generation, host clock."""
     memory: tuple[StageMemory, ...] = ()
     allocated_before: int | None = None
     """Bytes that were allocated on the GPU when the generation began."""
     allocated_after: int | None = None
-    """Bytes that were allocated when it had ended and its results were let go."""
+    """Bytes that were allocated after the generation ended and its results were released."""
     ordinal: int = 1
-    """Which generation of its engine this was: 1 is the first."""
+    """Number of this generation in its engine, counted from 1."""
     compilations: int | None = None
     """Graphs that torch compiled in this generation."""
     attention: str = ""
     """Attention backend of the experts."""
     emulated: bool = False
-    """The clock ran, but the products were emulated: the times say nothing of the real kernels."""
+    """Whether the matrix products were emulated: then the times are no measure of the real kernels."""
 
     @property
     def warm(self) -> tuple[float, ...]:
@@ -94,17 +94,17 @@ class Usage(Record):
         return self.steps[1:]
 
     def peak(self, stage: Stage) -> int | None:
-        """Most bytes allocated in a stage."""
+        """Return the peak of allocated bytes in a stage; ``None`` if it was not measured."""
         return next((one.allocated for one in self.memory if one.stage == stage), None)
 
 
 class Conditions(Record):
-    """The machine while a generation ran, as the parent saw it."""
+    """State of the machine while a generation ran, measured by the parent process."""
 
     machine: str = ""
     """UUID of the GPU, or the name of the host."""
     pool: str = ""
-    """Label of the machines that are taken to be alike (``QUANTGATE_POOL``); empty: nobody stated one."""
+    """Label of machines that count as alike (``QUANTGATE_POOL``); empty if none was stated."""
     samples: int = 0
     sm_clock: int | None = None
     """Median over the samples, MHz."""
@@ -114,9 +114,9 @@ class Conditions(Record):
     temperature: int | None = None
     """Highest, degrees Celsius."""
     throttle: tuple[str, ...] = ()
-    """Every reason for low clocks that was seen."""
+    """All reasons for low clocks that the driver reported."""
     foreign: tuple[str, ...] = ()
-    """Processes of others that used the GPU meanwhile."""
+    """Other processes that used the GPU meanwhile."""
     waiting: float | None = None
     """Share of the engine's runnable time in which it waited for a CPU, in [0, 1]."""
     host_before: int | None = None
@@ -135,7 +135,7 @@ class PerfComparison(Record):
     baseline: float | None
     """Median over the runs of the baseline."""
     limit: float | None
-    """From which value on it is slower, or larger."""
+    """Value from which on the measure counts as slower, or larger."""
     ratio: float | None = None
     p: float | None = None
     """The larger of the p values of its tests; ``None`` for memory, which has no noise to test against."""
@@ -160,7 +160,7 @@ class PerfReport(Record):
     """Stable name of the first cause that holds, if the run is slower or larger."""
     cause_message: str = ""
     confirmations: int = 0
-    """Further generations that were made to confirm it."""
+    """Further generations that were made to confirm the finding."""
     message: str = ""
     """One sentence for a person: ``+12 % per step (p = 2e-05, pool h200-a)``."""
     profile: Profile | None = None

@@ -37,7 +37,7 @@ class PerfPool(Record):
 
     @property
     def days(self) -> int:
-        """On how many days (UTC) the runs were made."""
+        """Number of days (UTC) on which the runs were made."""
         return len({run.started[:10] for run in self.runs})
 
 
@@ -48,13 +48,13 @@ class PerfFile(Record):
     case: str
     runner: str
     request: dict[str, Json]
-    """What the case asks for, as far as it decides how much work there is. Another request has no baseline here."""
+    """The case's fields that decide the amount of work. Another request has no baseline here."""
     pools: tuple[PerfPool, ...] = Field(min_length=1)
     facts: PerfFacts = PerfFacts()
     covers: str
-    """What the runs cover, in words: how many runs, days and machines in each pool."""
+    """Coverage of the runs in words: numbers of runs, days and machines per pool."""
     notes: tuple[str, ...] = ()
-    """What this baseline does not promise."""
+    """Promises that this baseline does not make."""
     author: str
     reason: str
     created: str
@@ -63,8 +63,9 @@ class PerfFile(Record):
     """sha256 (hex) over all other fields, as in `harness.records.limits.LimitFile`."""
 
     def expected_seal(self) -> str:
-        """Compute the seal of this content. Fields at their default value are left out, so that a later version may
-        add fields.
+        """Compute the seal of this content.
+
+        Fields with their default value are left out, so that a later version may add fields.
         """
         body = self.model_dump(mode="json", exclude={"seal"}, exclude_defaults=True)
         text = json.dumps(body, sort_keys=True, separators=(",", ":"), allow_nan=False)
@@ -72,9 +73,9 @@ class PerfFile(Record):
 
     @property
     def is_sealed(self) -> bool:
-        """Whether the content is what some command of this project wrote."""
+        """Whether a command of this project wrote this content: the seal is the expected seal."""
         return self.seal == self.expected_seal()
 
     def to_json(self) -> str:
-        """The file's content, with the seal of this content."""
+        """Return the file's content, with the seal of this content."""
         return Record.to_json(self.model_copy(update={"seal": self.expected_seal()}))

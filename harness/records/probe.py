@@ -1,4 +1,4 @@
-"""Probes: recorded inputs fed into an expert, what was seen inside, and how far it is from both anchors."""
+"""Probes: recorded inputs of an expert, observations inside it, and their distance from base and golden."""
 
 from __future__ import annotations
 
@@ -8,15 +8,15 @@ from harness.records.base import Record
 from harness.records.generation import Expert
 
 PROBES = "probes"
-"""Golden part: inputs recorded from the BF16 base, and what the base made of them."""
+"""Golden part: inputs recorded from the BF16 base, and the base's outputs for them."""
 SKETCHES = "sketches"
-"""Golden part: what the golden's own configuration made of the same inputs."""
+"""Golden part: outputs of the golden's own configuration for the same inputs."""
 METADATA_KEY = "quantgate.probe"
-"""Key of the safetensors header under which the index lies as JSON."""
+"""Key of the safetensors header that holds the index as JSON."""
 
 PointKind = Literal["linear", "norm", "attention", "block", "other"]
 BROKEN = 1e9
-"""Stands for an error that is not finite: records are JSON."""
+"""Replaces an error that is not finite, since a record is JSON and holds no NaN or infinity."""
 
 
 class Point(Record):
@@ -39,30 +39,30 @@ class ProbeInput(Record):
 
 
 class ObservationIndex(Record):
-    """What lies in an observation file. Tensors: ``velocity.I`` float32 [C, T, H, W] of probe I, ``points.I`` float32
+    """Index of an observation file. Tensors: ``velocity.I`` float32 [C, T, H, W] of probe I, ``points.I`` float32
     [points, 64] in order of execution, ``modules.EXPERT`` float32 [modules, 64]; in a recording also the inputs
-    ``latents.I`` and ``text.I``, and ``timesteps.I`` [1, tokens] where each token has its own."""
+    ``latents.I`` and ``text.I``, and ``timesteps.I`` [1, tokens] if each token has its own timestep."""
 
     schema_version: Literal[1] = 1
     probes: tuple[ProbeInput, ...]
     points: tuple[tuple[Point, ...], ...]
-    """By probe; empty for a probe that was not looked into."""
+    """Points per probe; empty for a probe without observation inside."""
     modules: dict[Expert, tuple[str, ...]]
     """Linears that were fed alone, in the order of the rows of ``modules.EXPERT``."""
     formats: dict[Expert, dict[str, str]]
-    """Stored format of every one of them."""
+    """Stored format of each Linear of ``modules``."""
     amplitudes: dict[Expert, dict[str, float]]
-    """Root mean square of each Linear's input in the base's forward pass: the size of what it is fed alone."""
+    """Root mean square of each Linear's input in the base's forward pass: amplitude of its test signal."""
     dtypes: dict[Expert, dict[str, int]] = {}
-    """Calls by ``operation:dtype`` in the pass that was looked into; empty in recordings of older versions."""
+    """Calls per ``operation:dtype`` in the observed pass; empty in recordings of older versions."""
     in_parts: dict[Expert, tuple[str, ...]] = {}
-    """Points that were computed in several calls, and so are not comparable with a whole one."""
+    """Points that were computed in several calls, and so are not comparable with a point of one call."""
     seconds: float = 0.0
     """Host seconds that the passes took."""
 
 
 class PointEvidence(Record):
-    """How far the tensor at one point is from the anchors: relative L2 error, estimated from sketches."""
+    """Distance of the tensor at one point from base and golden: relative L2 error, estimated from sketches."""
 
     name: str
     kind: PointKind
@@ -71,7 +71,7 @@ class PointEvidence(Record):
 
 
 class ProbeStep(Record):
-    """One probe. Errors are relative L2 errors of the predicted velocity, over all its values."""
+    """Result of one probe. Errors are relative L2 errors of the predicted velocity, over all its values."""
 
     expert: Expert
     step: int
@@ -92,11 +92,11 @@ class ModuleEvidence(Record):
     base_error: float | None = None
     golden_error: float | None = None
     golden_gain: float | None = None
-    """Least-squares factor between the golden's output and this one's: 1.01 is a weight that grew by a percent."""
+    """Least-squares factor between the golden's output and this run's: 1.01 is a weight that grew by one percent."""
 
 
 class ProbeEvidence(Record):
-    """Stage 2 of a case."""
+    """Evidence of stage 2 of a case: all probes."""
 
     steps: tuple[ProbeStep, ...]
     modules: tuple[ModuleEvidence, ...]
@@ -105,7 +105,7 @@ class ProbeEvidence(Record):
     missing: tuple[str, ...] = ()
     """``expert/module`` that the recording has and this engine lacks."""
     missing_steps: tuple[str, ...] = ()
-    """``expert at step N`` that the recording or the golden answered and this engine did not."""
+    """``expert at step N`` that the recording or the golden has a result for and this engine has not."""
     lowered: tuple[str, ...] = ()
     """Sentences: operations that computed in a narrower dtype than the golden's, with their expert."""
     unanchored: tuple[str, ...] = ()

@@ -1,4 +1,4 @@
-"""The files of a run, named in one place.
+"""The names of all files of a run, in one place.
 
 ``runs/<run>/<case>/`` holds one case of one run; `RunFolder` finds the cases, and the constants name what lies in each.
 """
@@ -22,7 +22,7 @@ GOLDEN_TRACE_FILE: Final = "golden-trace.json"
 PROBES_FILE: Final = "probes.safetensors"
 """Recorded inputs of the Linears."""
 SKETCHES_FILE: Final = "sketches.safetensors"
-"""Sketches of what the Linears computed from them."""
+"""Sketches of the Linears' outputs for these inputs."""
 EXPERIMENTS_FILE: Final = "experiments.json"
 """Results of the experiments that attribution made after a failure."""
 PICTURE_FILES: Final = ("image.png", "last_image.png")
@@ -30,7 +30,7 @@ PICTURE_FILES: Final = ("image.png", "last_image.png")
 ORIGIN_FILE: Final = "origin.json"
 """Inputs of a calibration run. It is written last, so a folder that has it holds a finished run."""
 HISTORY_FILE: Final = "history.json"
-"""Durations of earlier runs, beside the runs: planning balances shards by it."""
+"""Durations of earlier runs, beside the runs. Planning balances shards by them."""
 REPORT_FOLDER: Final = "report"
 ENGINES_FOLDER: Final = "engines"
 """Logs of the engines of a run."""
@@ -39,7 +39,7 @@ _ATTEMPT = "record-attempt-{}.json"
 
 
 def attempt_file(attempt: int) -> str:
-    """Name of the record of an earlier attempt.
+    """Return the file name of the record of an earlier attempt.
 
     Args:
         attempt: counted from 1.
@@ -48,7 +48,7 @@ def attempt_file(attempt: int) -> str:
 
 
 def attempt_files(folder: Path) -> list[Path]:
-    """Records of earlier attempts in the folder of a case, in no particular order."""
+    """Return the records of earlier attempts in the folder of a case, in no particular order."""
     return list(folder.glob(_ATTEMPT.format("*")))
 
 
@@ -59,7 +59,7 @@ class RunFolder:
     path: Path
 
     def case(self, case: str) -> Path:
-        """Folder of one case.
+        """Return the folder of one case.
 
         Args:
             case: id of the case; characters that a file name cannot hold become ``_``.
@@ -77,5 +77,5 @@ class RunFolder:
         return self.path / REPORT_FOLDER
 
     def records(self) -> Iterator[Path]:
-        """Every case's record, sorted by path. Earlier attempts are not among them."""
+        """Yield the path of every case's record, sorted, without earlier attempts."""
         yield from sorted(self.path.rglob(RECORD_FILE))

@@ -1,4 +1,4 @@
-"""The table of verdicts in ``docs/verdicts.md``: ``python -m harness.records.table`` writes it."""
+"""Write the table of verdicts in ``docs/verdicts.md``: ``python -m harness.records.table``."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ BEGIN, END = "<!-- table: written by python -m harness.records.table -->", "<!--
 
 
 def table() -> str:
-    """Verdict, exit code, retry, JUnit outcome, meaning; worst first."""
+    """Return the Markdown table of verdict, exit code, retry, JUnit outcome and meaning; worst first."""
     rows = ["| verdict | exit code | retried | JUnit | meaning |", "|---|---|---|---|---|"]
     for outcome in SEVERITY:
         rule = RULES[outcome]
@@ -22,10 +22,10 @@ def table() -> str:
 
 
 def written(page: str) -> str:
-    """``page`` with the table between its marks.
+    """Return ``page`` with the table between its marks.
 
     Raises:
-        ValueError: the marks are not there.
+        ValueError: ``page`` lacks a mark.
     """
     before, begin, rest = page.partition(BEGIN)
     _, end, after = rest.partition(END)

@@ -1,4 +1,4 @@
-"""Temporary files beside the file that they become. What a killed command left is removed by the next one."""
+"""Temporary files beside their target. The next command removes files that a killed command left."""
 
 from __future__ import annotations
 
@@ -15,8 +15,8 @@ _REST = re.compile(r"(?P<host>[0-9a-f]{8})-(?P<pid>[0-9]+)-[A-Za-z0-9_]+\.tmp")
 def temporary_beside(target: Path) -> Path:
     """Create an empty temporary file in the folder of ``target``, to be renamed to it.
 
-    Its name holds the machine and the process that made it. Files of processes of this machine that are gone are
-    removed on the way; those of another machine, in a shared folder, are left to that machine.
+    Its name holds the machine and the process that made it. Files of ended processes of this machine are removed on
+    the way. Files of another machine, in a shared folder, are left to that machine.
 
     Raises:
         OSError: the folder cannot be written to.
@@ -30,7 +30,7 @@ def temporary_beside(target: Path) -> Path:
 
 
 def remove_leftovers(target: Path) -> None:
-    """Remove temporary files of ``target`` whose process is gone."""
+    """Remove temporary files of ``target`` whose process on this machine has ended."""
     prefix = f".{target.name}."
     with suppress(OSError):
         for entry in os.scandir(target.parent):
@@ -40,13 +40,13 @@ def remove_leftovers(target: Path) -> None:
 
 
 def _is_leftover(rest: str) -> bool:
-    """Whether a temporary file whose name ends so was made by a process of this machine that is gone."""
+    """Return whether the end of a file name is of a process of this machine that has ended."""
     match = _REST.fullmatch(rest)
     return match is not None and match["host"] == _host() and not _alive(int(match["pid"]))
 
 
 def _host() -> str:
-    """Eight digits of this machine and the pid namespace, in which the number of a process means something."""
+    """Return eight hex digits of machine and pid namespace: a pid is unique only within both."""
     try:
         namespace = str(Path("/proc/self/ns/pid").readlink())
     except OSError:
@@ -60,5 +60,5 @@ def _alive(pid: int) -> bool:
     except ProcessLookupError:
         return False
     except (OSError, OverflowError):
-        return True  # another user's
+        return True  # the process belongs to another user
     return True

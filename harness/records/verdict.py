@@ -1,4 +1,4 @@
-"""The verdict of a case, and what each one means for exit code, retry and JUnit."""
+"""The verdict of a case, with its findings."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from harness.records.base import Json, Record
 
 
 def worst(outcomes: list[Outcome]) -> Outcome:
-    """The outcome that decides the exit code of a run; an empty run is ``not_run``."""
+    """Return the outcome that decides the exit code of a run; an empty run is ``not_run``."""
     return min(outcomes, key=SEVERITY.index, default=Outcome.NOT_RUN)
 
 
@@ -28,7 +28,7 @@ class Finding(Record):
 
 
 class Verdict(Record):
-    """What is said of a case: the outcome, why, and the next command to type."""
+    """The verdict of a case: outcome, cause, findings, and the next command to type."""
 
     outcome: Outcome
     cause: str
@@ -38,10 +38,10 @@ class Verdict(Record):
     findings: tuple[Finding, ...] = ()
     next_command: str = ""
     observed: Outcome | None = None
-    """What the evidence says, where ``expect`` or a waiver turned it into another outcome."""
+    """Outcome by the evidence alone, if ``expect`` or a waiver changed it."""
 
     @property
     def label(self) -> str:
-        """``regression (flicker_above_limit)``; the outcome alone if the cause says no more."""
+        """Outcome and cause: ``regression (flicker_above_limit)``; only the outcome if the cause adds nothing."""
         says_more = self.cause not in ("", "none", self.outcome.value)
         return f"{self.outcome.value} ({self.cause})" if says_more else self.outcome.value

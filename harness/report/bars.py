@@ -1,4 +1,4 @@
-"""Limits as bars: how much of the way from the best value to the limit is used up."""
+"""Draw limits as bars: the share of the way from the best value to the limit that a measurement uses up."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from harness.report.text import is_control, number, percent
 
 BAR_WIDTH = 120.0
 LIMIT_AT = 80.0
-"""Where the limit stands on a bar of ``BAR_WIDTH``: a third of the bar is left for what lies beyond it."""
+"""Position of the limit on a bar of ``BAR_WIDTH``: a third of the bar is left for values beyond the limit."""
 
 
 @dataclass(frozen=True)
@@ -23,12 +23,12 @@ class Bar:
     value: str
     limit: str
     sign: str
-    """``≥`` or ``≤``: on which side of the limit the value must lie."""
+    """``≥`` or ``≤``: the side of the limit on which the value must lie."""
     frame: int | None
     consumed: str
     width: float
     beyond: bool
-    """The bar is cut: the value lies further out than it can show."""
+    """Whether the bar is cut, because the value lies further out than the bar can show."""
     state: str
     """``passed``, ``failed``, ``expected`` (a negative control breaks it, as it must), ``shown`` (does not gate),
     ``none`` (measured, no limit), ``missing`` (not computed)."""
@@ -36,7 +36,9 @@ class Bar:
 
 
 def bars(record: CaseRecord) -> tuple[Bar, ...]:
-    """Failed limits first, then by margin consumed, then what does not gate, then what has no limit."""
+    """Return the bars of a case: failed limits first, then passed limits (least room first), then limits that do not
+    gate, then metrics without a limit.
+    """
     metrics = {metric.name: metric for metric in (record.comparison.metrics if record.comparison else ())}
     ranked = sorted(record.limits, key=_rank)
     rows = [_bar(check, metrics.get(check.metric), is_control(record)) for check in ranked]
@@ -53,6 +55,7 @@ def _rank(check: LimitCheck) -> tuple[int, float, str]:
 def _bar(check: LimitCheck, metric: MetricResult | None, control: bool) -> Bar:
     width = LIMIT_AT * (check.margin_consumed or 0.0)
     state = "shown" if not check.gates else ("passed" if check.passed else "failed")
+    # a negative control must break its limits: that is no failure
     if control and state == "failed":
         state = "expected"
     if check.value is None:

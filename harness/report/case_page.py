@@ -1,4 +1,4 @@
-"""What the page of one case shows."""
+"""Collect everything that the page of one case shows."""
 
 from __future__ import annotations
 
@@ -34,12 +34,12 @@ from harness.report.text import (
 )
 from harness.report.times import time_bars
 
-# What the checkpoints promised against what the modules did.
+# Receipts: formats that the checkpoints store, compared with the kernels that the modules ran.
 
 
 @dataclass(frozen=True)
 class ReceiptRow:
-    """One expert, one format, one kernel."""
+    """Receipts of one expert, one format and one kernel."""
 
     expert: str
     format: str
@@ -47,12 +47,12 @@ class ReceiptRow:
     modules: int
     calls: int
     promised: int | None
-    """Modules that the checkpoint stores in this format; ``None`` where the engine said nothing of it."""
+    """Modules that the checkpoint stores in this format; ``None`` if the engine did not report it."""
     notes: tuple[str, ...]
 
 
 def receipt_rows(record: CaseRecord) -> tuple[ReceiptRow, ...]:
-    """Receipts by expert, format and kernel, and a row of zero modules for a promised format of which none ran."""
+    """Return receipts per expert, format and kernel, and a row of zero modules per stored format that did not run."""
     if record.generation is None:
         return ()
     promised = _promised(record)
@@ -86,7 +86,7 @@ def _promised(record: CaseRecord) -> dict[tuple[str, str], int]:
     }
 
 
-# What accepting a case's output would change, said before anybody does it.
+# The consequences of accepting a case's output, shown before a person accepts it.
 
 
 _CONFIGURATION = frozenset({"request", "hardware", "weights", "env"})
@@ -94,7 +94,7 @@ _CONFIGURATION = frozenset({"request", "hardware", "weights", "env"})
 
 @dataclass(frozen=True)
 class Accepting:
-    """The consequences, and the two commands."""
+    """The consequences of accepting, and the commands that accept and reject."""
 
     sentences: tuple[str, ...]
     accept: Command
@@ -102,7 +102,7 @@ class Accepting:
 
 
 def accepting(record: CaseRecord, candidate: Candidate | None) -> Accepting | None:
-    """``None`` where the run left no candidate."""
+    """Return the consequences of accepting the candidate; ``None`` if the run left no candidate."""
     if candidate is None:
         return None
     parts = ", ".join(f"{name} ({size(part.bytes)})" for name, part in sorted(candidate.parts.items()))
@@ -141,7 +141,7 @@ _SEVERITY = ("fault", "inconclusive", "warning", "info")
 
 
 def case_page(run: Run, place: int, media: Media) -> dict[str, Any]:
-    """Context of ``case.html.j2`` for the case at ``place`` of the run's order."""
+    """Return the context of ``case.html.j2`` for the case at index ``place`` of ``run.entries``."""
     entry = run.entries[place]
     record = entry.record
     inspection = record.inspection
@@ -185,20 +185,20 @@ def case_page(run: Run, place: int, media: Media) -> dict[str, Any]:
 
 
 def _expected(record: CaseRecord) -> str:
-    """What a negative control must be seen by; empty for any other case."""
+    """Return the ``expect`` of a negative control; empty for any other case."""
     expect = record.request.get("expect", "pass")
     return "" if expect == "pass" else str(expect)
 
 
 def _is_of_checkpoint(record: CaseRecord) -> bool:
-    """Whether the inspection decides the case, so that it comes before the frames."""
+    """Return whether the inspection decides the case: then the page shows it before the frames."""
     verdict = record.verdict
     codes = {finding.code for finding in record.inspection.findings} if record.inspection else set()
     return Outcome.CHECKPOINT_FAULT in (verdict.outcome, verdict.observed) or verdict.cause in codes
 
 
 def _findings(record: CaseRecord) -> tuple[Finding, ...]:
-    """What the page lists: not the inspector's findings, which have their own section, nor the one in the headline."""
+    """Return the findings to list, without the inspector's (own section) and the headline's only one."""
     shown = tuple(
         finding for finding in record.verdict.findings if record.inspection is None or finding.stage != "inspection"
     )
@@ -206,7 +206,7 @@ def _findings(record: CaseRecord) -> tuple[Finding, ...]:
 
 
 def golden_trace(entry: Entry) -> Trace | None:
-    """The golden's trace, which the session leaves beside the record; ``None`` where there is none that can be read."""
+    """Return the golden's trace, which the session leaves beside the record; ``None`` if absent or unreadable."""
     path = entry.artifact("golden_trace", "golden-trace.json")
     if path is None:
         return None
@@ -217,7 +217,7 @@ def golden_trace(entry: Entry) -> Trace | None:
 
 
 def _links(run: Run, place: int) -> dict[str, str | int | None]:
-    """File names of the neighbouring pages; the red ones come first in a run's order, and the ring of them closes."""
+    """Return file names of neighbouring pages. Red cases come first in a run, and their links form a ring."""
     slugs = [f"{entry.slug}.html" for entry in run.entries]
     red = len(run.red)
     return {
@@ -231,7 +231,7 @@ def _links(run: Run, place: int) -> dict[str, str | int | None]:
 
 
 def _player(record: CaseRecord, media: Media) -> dict[str, Any] | None:
-    """What the player's script reads from the page."""
+    """Return the data that the player's script reads from the page; ``None`` without clips."""
     if not media.sides:
         return None
     tile = media.tile

@@ -1,4 +1,4 @@
-"""Where this run leaves the golden's way: distance of the latents' sketches, step by step.
+"""Find the step at which a run leaves the golden: distance of the latents' sketches, step by step.
 
 A sketch is a seeded random projection with unit variance, so that the distance of two sketches estimates the distance
 of the latents themselves (Johnson-Lindenstrauss): relative distance = |a - b| / |b|.
@@ -25,11 +25,11 @@ LEFT, RIGHT, TOP, BOTTOM = 56.0, 10.0, 10.0, 14.0
 
 @dataclass(frozen=True)
 class Curve:
-    """One metric over the frames, in the coordinates of a ``WIDTH`` x ``HEIGHT`` view box."""
+    """The curve of one metric over the frames, in the coordinates of a ``WIDTH`` x ``HEIGHT`` view box."""
 
     metric: str
     points: str
-    """Of a polyline: ``x,y x,y``."""
+    """Points of a polyline: ``x,y x,y``."""
     limit_y: float | None
     worst_x: float
     worst_y: float
@@ -38,12 +38,12 @@ class Curve:
     high: str
     failed: bool
     caption: str
-    """What the curve shows, for a reader who does not see it."""
+    """Text alternative of the curve, for a screen reader."""
     values: tuple[float, ...]
 
 
 def curves(record: CaseRecord) -> tuple[Curve, ...]:
-    """A curve for every metric with a value a frame; those whose limit is broken come first."""
+    """Return a curve for every metric with a value per frame, curves with a broken limit first."""
     if record.comparison is None:
         return ()
     checks = {check.metric: check for check in record.limits}
@@ -57,7 +57,7 @@ def curves(record: CaseRecord) -> tuple[Curve, ...]:
 
 
 def frame_x(frame: float, count: int) -> float:
-    """Where frame ``frame`` of ``count`` stands."""
+    """Return the x coordinate of frame ``frame`` of ``count``."""
     return LEFT + (WIDTH - LEFT - RIGHT) * frame / max(1, count - 1)
 
 
@@ -66,6 +66,7 @@ def _curve(metric: MetricResult, check: LimitCheck | None, control: bool) -> Cur
     limit = check.limit if check and check.gates else None
     marks = [*values, *([limit] if limit is not None and metric.direction != "two_sided" else [])]
     low, high = min(marks), max(marks)
+    # a constant curve gets room on both sides: `_Scale` divides by the range
     if low == high:
         low, high = low - 0.5 * (abs(low) or 1.0), high + 0.5 * (abs(high) or 1.0)
     y = _Scale(low, high)
@@ -102,7 +103,7 @@ class _Scale:
 
 
 def polyline(xs: Sequence[float], ys: Sequence[float]) -> str:
-    """Coordinates as the ``points`` attribute wants them, a tenth of a unit exact."""
+    """Format coordinates for the ``points`` attribute, rounded to a tenth: ``56.0,10.0 66.0,12.5``."""
     return " ".join(f"{x:.1f},{y:.1f}" for x, y in zip(xs, ys, strict=True))
 
 
@@ -111,7 +112,7 @@ LEFT, RIGHT, TOP, BOTTOM = 56.0, 10.0, 24.0, 26.0
 DECADES = (-6, 1)
 """Powers of ten that the axis spans."""
 ONSET = 0.01
-"""Relative distance from which on a step is called diverged: above a kernel's rounding noise, below what is seen."""
+"""Relative distance above which a step counts as diverged: above a kernel's rounding noise, below visible changes."""
 
 
 @dataclass(frozen=True)
@@ -137,7 +138,7 @@ class Band:
 
 @dataclass(frozen=True)
 class Divergence:
-    """The chart, and the sentence that it says."""
+    """The chart, and its summary in one sentence."""
 
     dots: tuple[Dot, ...]
     points: str
@@ -149,7 +150,7 @@ class Divergence:
 
 
 def divergence(golden: Trace | None, run: Trace | None) -> Divergence | None:
-    """Compare two traces; ``None`` where one is absent or holds no sketches."""
+    """Compare two traces step by step. Return ``None`` if a trace is absent or holds no comparable sketches."""
     if golden is None or run is None:
         return None
     pairs = [(mine, theirs) for mine, theirs in zip(run.steps, golden.steps, strict=False) if _sketched(mine, theirs)]
@@ -180,7 +181,7 @@ def divergence(golden: Trace | None, run: Trace | None) -> Divergence | None:
 
 
 def relative_distance(mine: tuple[float, ...], theirs: tuple[float, ...]) -> float:
-    """|mine - theirs| / |theirs|, L2; infinite where only ``theirs`` is zero."""
+    """Return |mine - theirs| / |theirs|, L2; 0 if both are zero, infinite if only ``theirs`` is zero."""
     norm = math.hypot(*theirs)
     gap = math.dist(mine, theirs)
     return gap / norm if norm > 0 else (0.0 if gap == 0 else math.inf)

@@ -1,4 +1,4 @@
-"""JUnit from the records: no pytest needed, strict to the schema that Jenkins publishes."""
+"""Write JUnit XML from the records, without pytest, valid by the schema that Jenkins publishes."""
 
 from __future__ import annotations
 
@@ -16,9 +16,9 @@ _YAML = re.compile(r"\.ya?ml$")
 
 
 def junit_xml(run: Run) -> str:
-    """One suite a runner, one test case a case; an unreadable record is an error, never an absence.
+    """Return JUnit XML with one suite per runner and one test case per case; an unreadable record is an error.
 
-    Facts of the machine are properties of the suite: strict readers refuse properties of a test case.
+    Facts of the machine are properties of the suite, because strict readers refuse properties of a test case.
     """
     root = ET.Element("testsuites", name="quantgate")
     by_runner: dict[str, list[CaseRecord]] = {}

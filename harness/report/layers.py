@@ -1,4 +1,4 @@
-"""Per-layer evidence of the inspector as a picture: modules by blocks, one cell a tensor."""
+"""Draw the inspector's evidence per layer as a map: modules by blocks, one cell per tensor."""
 
 from __future__ import annotations
 
@@ -11,26 +11,27 @@ from harness.report.text import number
 
 CELL, ROW, LEFT, TOP = 14.0, 18.0, 150.0, 20.0
 OTHER = "cosine as the runtime reads it"
-"""What a runtime gets that reads the bytes as declared, or as its contract assumes; drawn if that is the runner-up."""
+"""Cosine for a runtime that reads the bytes as declared, or as its contract assumes; drawn if that reading is the
+runner-up."""
 _BLOCK = re.compile(r"^(?:.*?\.)?blocks\.\d+\.")
 _STATES = {"proven": "", "inconclusive": "?", "contradicted": "✕", "not_provable": "–"}
 
 
 @dataclass(frozen=True)
 class Cell:
-    """One tensor."""
+    """The cell of one tensor."""
 
     x: float
     y: float
     level: int
-    """0 (equals the base) to 6 (nothing in common); -1 without a value."""
+    """0 (equal to the base) to 6 (nothing in common with the base); -1 without a value."""
     sign: str
     title: str
 
 
 @dataclass(frozen=True)
 class LayerMap:
-    """One expert, one quantity."""
+    """The map of one expert and one quantity."""
 
     expert: str
     quantity: str
@@ -43,10 +44,10 @@ class LayerMap:
 
 
 def layer_maps(report: InspectionReport | None) -> tuple[LayerMap, ...]:
-    """Cosine and gain for every expert with evidence in its blocks, what is wrong first.
+    """Return maps of cosine and gain for every expert with evidence in its blocks, the worst map first.
 
-    Where the bytes are sound and a runtime will read them otherwise, neither shows anything wrong: then the cosine of
-    that reading is drawn, and says so. It is not drawn where it explains nothing.
+    If the bytes are sound and a runtime will read them otherwise, cosine and gain show no fault. Then a map with the
+    cosine of that reading is added, named `OTHER`. It is left out if no module is misread.
     """
     layers = report.layers if report else ()
     experts = dict.fromkeys(layer.expert for layer in layers)
@@ -61,7 +62,7 @@ def layer_maps(report: InspectionReport | None) -> tuple[LayerMap, ...]:
 
 
 def _misread(layer: LayerEvidence, report: InspectionReport) -> bool:
-    """Whether the runner-up among the readings is what is declared, or what a disagreeing runtime assumes."""
+    """Return whether the runner-up among the readings is the declared one, or the one a disagreeing runtime assumes."""
     if not layer.runner_up or report.outcome != "fault":
         return False
     if layer.state == "contradicted" and layer.declared == layer.runner_up:
@@ -77,13 +78,13 @@ def _misread(layer: LayerEvidence, report: InspectionReport) -> bool:
 
 
 def first_bad_block(report: InspectionReport | None) -> LayerEvidence | None:
-    """The earliest layer whose bytes contradict what is declared."""
+    """Return the earliest layer whose bytes contradict the declared reading; layers outside the blocks come first."""
     bad = [layer for layer in (report.layers if report else ()) if layer.state == "contradicted"]
     return min(bad, key=lambda layer: (layer.expert, -1 if layer.block is None else layer.block), default=None)
 
 
 def outside_blocks(report: InspectionReport | None) -> tuple[LayerEvidence, ...]:
-    """Layers that stand in no block."""
+    """Return the layers outside the blocks."""
     return tuple(layer for layer in (report.layers if report else ()) if layer.block is None)
 
 
@@ -124,7 +125,7 @@ def _map(expert: str, quantity: str, layers: list[LayerEvidence], misread: set[s
 
 
 def short_module(module: str) -> str:
-    """The module's name inside its block."""
+    """Return the module's name inside its block: ``attn1.to_q`` of ``blocks.3.attn1.to_q``."""
     return _BLOCK.sub("", module)
 
 
@@ -137,11 +138,12 @@ def _value(layer: LayerEvidence, quantity: str, misread: set[str]) -> float | No
 
 
 def _level(value: float | None, quantity: str) -> int:
-    """0 where the value is that of a healthy FP4 or FP8 tensor, up to 6 where it says nothing of the base any more."""
+    """Return 0 for the value of a healthy FP4 or FP8 tensor, up to 6 for a value without relation to the base."""
     if value is None or not math.isfinite(value):
         return -1
     if quantity != "gain":
         return sum(value < edge for edge in (0.999, 0.99, 0.97, 0.9, 0.7, 0.3))
+    # in octaves, so that a doubled and a halved gain are equally bad
     distance = abs(math.log2(value)) if value > 0 else math.inf
     return sum(distance > edge for edge in (0.02, 0.05, 0.15, 0.5, 1.0, 3.0))
 

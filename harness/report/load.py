@@ -1,4 +1,4 @@
-"""Finds the records of a run on disk. Every surface starts from the value that this gives."""
+"""Load the records of a run from disk as a `Run`. HTML, Markdown, JUnit and terminal output all start from it."""
 
 from __future__ import annotations
 
@@ -21,32 +21,33 @@ from harness.report.redact import redact_record, redact_text
 from harness.report.text import is_red, worst_first
 from harness.text import one_line
 
-# What can go wrong when a report is made.
+# Errors of making a report.
 
 
 class ReportError(QuantgateError):
-    """There is nothing to report on, or no place to write it to."""
+    """A report cannot be made: there is no record, or no place to write it to."""
 
 
 @dataclass(frozen=True)
 class Entry:
-    """One case of a run, redacted, and where its files lie."""
+    """One case of a run: its redacted record and its folder."""
 
     folder: Path
     record: CaseRecord
     slug: str
     """File name of its page, unique in the run."""
     candidate: Candidate | None = None
-    """What the run would like to see accepted, where it left something."""
+    """The golden that the run proposes, if it left one."""
     elsewhere: Mapping[str, Path] = field(default_factory=dict)
     """Artifacts that were found outside the folder, such as the golden of a pending candidate."""
 
     def artifact(self, *names: str) -> Path | None:
-        """The first of the named artifacts that exists; never a file outside the record's folder."""
+        """Return the first named artifact that exists; a path in the record never leads outside its folder."""
         for name in names:
             if name in self.elsewhere:
                 return self.elsewhere[name]
             path = self.folder / self.record.artifacts.get(name, name)
+            # a record is untrusted: its artifact paths and links must stay in its folder
             if path.is_file() and path.resolve().is_relative_to(self.folder.resolve()):
                 return path
         return None
@@ -54,7 +55,7 @@ class Entry:
 
 @dataclass(frozen=True)
 class Unreadable:
-    """A record that cannot be read. It is never counted as green."""
+    """A record that cannot be read. It never counts as green."""
 
     path: str
     why: str
@@ -81,13 +82,13 @@ class Run:
 
     @property
     def outcome(self) -> Outcome:
-        """The worst outcome; ``not_run`` where there is no record, ``infra`` where only a record is damaged."""
+        """The worst outcome; ``not_run`` without any record. A damaged record counts as ``infra``."""
         found = [entry.record.verdict.outcome for entry in self.entries]
         return worst([*found, Outcome.INFRA] if self.unreadable else found)
 
 
 def load_run(folder: Path) -> Run:
-    """Read every ``record.json`` under ``folder``: a run, one case of it, or several shards joined.
+    """Read every ``record.json`` under ``folder``: a run, one case of a run, or several joined shards.
 
     Raises:
         ReportError: the folder is absent, or holds no record.
@@ -111,6 +112,7 @@ def load_run(folder: Path) -> Run:
             unreadable.append(Unreadable(str(path.relative_to(folder)), redact_text(one_line(reason(error)))))
             continue
         slug = _slug(path.parent, folder, record.case)
+        # lower case: two pages must not share a file on a file system that ignores case
         if slug.lower() in taken:
             slug = f"{slug}-{hashlib.sha256(str(path.relative_to(folder)).encode()).hexdigest()[:8]}"
         taken.add(slug.lower())
@@ -121,7 +123,7 @@ def load_run(folder: Path) -> Run:
 
 
 def _candidate(folder: Path, record: CaseRecord) -> Candidate | None:
-    """The candidate beside a record; one that cannot be read, or is another case's, is refused by ``accept`` itself."""
+    """Return the candidate beside a record; ``None`` if unreadable or another case's: ``accept`` refuses those."""
     path = folder / CANDIDATE_FILE
     try:
         found = Candidate.read(path) if path.is_file() else None
@@ -139,25 +141,25 @@ def _slug(folder: Path, root: Path, case: str) -> str:
     return re.sub(r"[^A-Za-z0-9_-]", "_", name)[:100] or "case"
 
 
-# Pending candidates as a run: the same pages, old against new, before anything is accepted.
+# Pending candidates as a run: the same pages, golden beside candidate, before a candidate is accepted.
 
 
 _PARTS = {"clip": "golden", "trace": "golden_trace"}
-"""Part of a golden to the artifact that a page looks for."""
+"""Part of a golden to the name of the artifact that a page shows."""
 
 
 def is_pending(folder: Path) -> bool:
-    """Whether a folder is a project's pending candidates."""
+    """Return whether a folder holds a project's pending candidates."""
     return folder.resolve().parts[-2:] == HERE.pending.parts
 
 
 def load_pending(folder: Path) -> Run:
-    """The candidates under ``<root>/.quantgate/pending``, each with the golden that it was judged against.
+    """Load the candidates under ``<root>/.quantgate/pending``, each with the golden that it was judged against.
 
-    A golden that is only on a hub, and was never fetched, is left out: nothing here uses the network.
+    A golden that lies only on a hub, and was never fetched, is left out: this function does not use the network.
 
     Raises:
-        ReportError: nothing is pending.
+        ReportError: no candidate is pending.
     """
     run = load_run(folder)
     store = open_store(Project(folder.resolve().parent.parent).goldens, offline=True)

@@ -1,4 +1,4 @@
-"""The run as GitHub Markdown: the job summary, and the comment that is kept up to date on a pull request."""
+"""Write a run as GitHub Markdown: the job summary, and the comment that is updated on a pull request."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from harness.report.text import LABELS, case_commands, count_words, is_control, 
 from harness.report.times import perf_counts, perf_sentence
 from harness.text import clean, one_line
 
-# Foreign text inside Markdown that GitHub will render: it is shown, and does nothing.
+# Foreign text inside Markdown that GitHub renders: it must show as text, without links, mentions or markup.
 
 
 _GAP = "&#8203;"
@@ -24,7 +24,7 @@ _ADDRESS = re.compile(r"(?i)(https?|ftp|mailto|xmpp)(?=:)|([a-z][a-z0-9+.-]{1,15
 
 
 def neutral(text: str, limit: int = 400) -> str:
-    """One line of foreign text, safe in running Markdown and in a table's cell."""
+    """Return foreign text as one line that is safe in running Markdown and in a table cell."""
     line = one_line(text, limit)
     marked = _ADDRESS.sub(lambda match: match.group(0) + "\0", line)
     return "".join(_escape(character) for character in marked)
@@ -40,12 +40,15 @@ def _escape(character: str) -> str:
 
 
 def code(text: str, limit: int = 400) -> str:
-    """One line of foreign text as inline code; references inside ``<code>`` are shown as what they stand for."""
+    """Return foreign text as one line of inline code.
+
+    ``<code>`` instead of backticks: GitHub shows character references inside it as their characters.
+    """
     return f"<code>{neutral(text, limit)}</code>"
 
 
 def fenced(text: str, language: str = "") -> str:
-    """Text as a code block whose fence is longer than any run of backticks in it, so that nothing in it can end it."""
+    """Return text as a code block whose fence is longer than any run of backticks in it, so the text cannot end it."""
     body = clean(text).strip("\n")
     longest = max((len(run) for run in re.findall(r"`+", body)), default=0)
     fence = "`" * max(3, longest + 1)
@@ -53,22 +56,22 @@ def fenced(text: str, language: str = "") -> str:
 
 
 SUMMARY_BYTES = 1024 * 1024
-"""GitHub refuses a longer step summary."""
+"""Largest step summary in bytes; GitHub refuses a longer summary."""
 COMMENT_CHARACTERS = 65536
-"""GitHub refuses a longer comment."""
+"""Longest comment in characters; GitHub refuses a longer comment."""
 _ROOM = 400
 _TONES = {"good": "🟢", "bad": "🔴", "doubt": "🟡", "infra": "🟣"}
 _COMMENT_DETAILS = 10
 
 
 def job_summary(run: Run) -> str:
-    """For ``$GITHUB_STEP_SUMMARY``: every case in a table, details of each that is not green."""
+    """Return the text for ``$GITHUB_STEP_SUMMARY``: a table of all cases, and details of each red case."""
     head = [f"## {_headline(run)}", "", *_machines(run), "", *_table(run.entries), "", *_times(run), *_unreadable(run)]
     return _fit(head, [_details(entry.record) for entry in run.red], SUMMARY_BYTES)
 
 
 def comment(run: Run) -> str:
-    """For a pull request: what is not green, and what to type. Its first line is the mark to find it by."""
+    """Return the comment for a pull request: cases that are not green, and commands. The first line is its marker."""
     head = [marker(run), f"### {_headline(run)}", ""]
     if run.red:
         head += [*_table(run.red), ""]
@@ -82,7 +85,7 @@ def comment(run: Run) -> str:
 
 
 def marker(run: Run) -> str:
-    """An HTML comment that names the comment's place: one a set of runners, whatever the run is called."""
+    """Return an HTML comment by which a later run finds and replaces the comment: equal for equal sets of runners."""
     runners = "+".join(sorted({re.sub(r"[^A-Za-z0-9_]", "_", entry.record.runner) for entry in run.entries}))
     return f"<!-- quantgate-report:{runners} -->"
 
@@ -96,7 +99,7 @@ def _machines(run: Run) -> list[str]:
 
 
 def _times(run: Run) -> list[str]:
-    """Time and memory of the run: how many cases were compared, and each that is not as usual."""
+    """Return the lines on time and memory: the number of compared cases, and each unusual case."""
     counted = perf_counts(entry.record for entry in run.entries)
     unusual = [
         f"- {code(entry.record.case)}: {neutral(entry.record.perf.message)}"
@@ -154,9 +157,10 @@ def _changes(record: CaseRecord) -> Iterable[str]:
 
 
 def _fit(head: list[str], details: list[str], limit: int) -> str:
-    """Head and as many details as fit under ``limit`` bytes; what is left out is counted."""
+    """Join head and as many details as fit under ``limit`` bytes; a last line counts the details left out."""
     text = "\n".join(head).rstrip() + "\n\n"
     if len(text.encode()) > limit - _ROOM:
+        # cut at the end of a line, so that no tag or character reference is cut in two
         whole = text.encode()[: limit - _ROOM].decode("utf-8", errors="ignore")
         return whole[: whole.rfind("\n") + 1] + "\nThis is cut: the rest is in the report.\n"
     for place, detail in enumerate(details):
@@ -167,19 +171,19 @@ def _fit(head: list[str], details: list[str], limit: int) -> str:
 
 
 def totals(run: Run) -> dict[str, int]:
-    """Cases by outcome."""
+    """Return the number of cases per outcome."""
     found = count_words([entry.record.verdict.outcome for entry in run.entries])
     return {outcome.value: count for outcome, count in found}
 
 
-# The run as one JSON document, for programs.
+# The run as a JSON document, for programs.
 
 
 SCHEMA_VERSION = 1
 
 
 def run_json(run: Run) -> str:
-    """Counts, exit code, and every record with the commands that go with it; redacted like every other surface."""
+    """Return the run as JSON: counts, exit code, and every record with its commands, redacted like all other output."""
     document = {
         "schema_version": SCHEMA_VERSION,
         "run": run.name,

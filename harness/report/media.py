@@ -1,4 +1,4 @@
-"""The pictures of one case, written beside its page."""
+"""Write the pictures of one case beside its page."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ from harness.report.redact import redact_text
 from harness.report.text import is_red, number
 from harness.text import clean
 
-# Clips as pictures that a page can seek in: contact sheets for playing, single frames without loss for deciding.
+# Clips as pictures that a page can seek in: contact sheets to play, lossless single frames to judge.
 
 
 Bytes = npt.NDArray[np.uint8]
@@ -32,10 +32,10 @@ Bytes = npt.NDArray[np.uint8]
 PREVIEW_WIDTH = 480
 """Widest cell of a lossy contact sheet, in pixels."""
 LOSSLESS_PIXELS = 2_000_000
-"""A clip of at most this many pixels (frames x height x width) is played without loss."""
+"""Most pixels (frames x height x width) of a clip that is played without loss."""
 FRAMES_PER_SHEET = 49
 _MACROBLOCK = 16
-"""Lossy WebP predicts across blocks of 16: cells that end on a block's edge do not bleed into each other."""
+"""Lossy WebP predicts across blocks of 16 pixels: cells that end on a block's edge do not bleed into each other."""
 _QUALITY = 82
 
 
@@ -43,7 +43,7 @@ class Sheet(Record):
     """The contact sheets of one clip. Frame ``i`` lies on file ``i // per_sheet``."""
 
     files: tuple[str, ...]
-    """Relative to the page."""
+    """Paths relative to the page."""
     columns: int
     per_sheet: int
     cell_width: int
@@ -56,9 +56,9 @@ def write_sheets(frames: Bytes, folder: Path, name: str, prefix: str) -> Sheet:
 
     Args:
         frames: uint8 RGB.
-        folder: where the files go.
+        folder: folder of the files.
         name: start of the file names.
-        prefix: what a page puts before a file name, such as ``../media/case``.
+        prefix: path from the page to the files, such as ``../media/case``.
     """
     count, height, width, _ = frames.shape
     lossless = count * height * width <= LOSSLESS_PIXELS
@@ -92,12 +92,15 @@ def write_sheets(frames: Bytes, folder: Path, name: str, prefix: str) -> Sheet:
 
 
 def write_still(picture: Image.Image, path: Path) -> None:
-    """One picture as lossless WebP."""
+    """Write one picture as lossless WebP."""
     picture.save(path, "WEBP", lossless=True, quality=20, method=1)
 
 
 def preview_size(width: int, height: int) -> tuple[int, int]:
-    """Cell of a lossy sheet: at most ``PREVIEW_WIDTH`` wide, sides a multiple of 16; the page restores the aspect."""
+    """Return the cell size of a lossy sheet: at most ``PREVIEW_WIDTH`` wide, sides a multiple of 16.
+
+    The page restores the aspect ratio.
+    """
     scale = min(1.0, PREVIEW_WIDTH / width)
     return _round(width * scale), _round(height * scale)
 
@@ -107,7 +110,7 @@ def _round(side: float) -> int:
 
 
 def crop(frame: Bytes, tile: Tile, margin: float = 0.5) -> Bytes:
-    """The tile with ``margin`` of its size on every side, cut at the frame's edge. frame [H, W, 3]."""
+    """Return the tile of ``frame`` [H, W, 3] with ``margin`` of its size on every side, cut at the frame's edge."""
     height, width = frame.shape[:2]
     left, top = max(0, int(tile.x - tile.width * margin)), max(0, int(tile.y - tile.height * margin))
     right = min(width, int(tile.x + tile.width * (1 + margin)) + 1)
@@ -116,7 +119,7 @@ def crop(frame: Bytes, tile: Tile, margin: float = 0.5) -> Bytes:
 
 
 def amplified_difference(golden: Bytes, candidate: Bytes) -> tuple[Bytes, int]:
-    """Absolute difference of two pictures [H, W, 3], and the power of two it was multiplied by to be seen."""
+    """Return the absolute difference of two pictures [H, W, 3], amplified, and the gain: a power of two up to 64."""
     difference = np.abs(golden.astype(np.int16) - candidate.astype(np.int16))
     peak = int(difference.max(initial=0))
     gain = 1
@@ -125,13 +128,13 @@ def amplified_difference(golden: Bytes, candidate: Bytes) -> tuple[Bytes, int]:
     return (difference * gain).astype(np.uint8), gain
 
 
-# Where to look first: the frame and the tile that decided.
+# The frame and the tile that decided the verdict.
 
 
 MOST_KEY_FRAMES = 8
-"""Of a case that is not green."""
+"""Lossless frames of a case that is not green."""
 GREEN_KEY_FRAMES = 2
-"""Of a green one: a lane of 300 large cases must still be an artifact that can be uploaded."""
+"""Lossless frames of a green case: the report of a lane with 300 large cases must be small enough to upload."""
 _PAST_ANY_LIMIT = 1e9
 
 
@@ -145,10 +148,10 @@ class Focus:
 
 
 def focus(record: CaseRecord) -> Focus | None:
-    """The worst frame: of the failed sanity check, of the limit that the verdict names, of the one broken by most.
+    """Return the worst frame: of the failed sanity check, else of the verdict's limit, else of the most broken limit.
 
-    Where everything passed, it is the frame that comes nearest to a limit.
-    ``None`` where no measurement points at a frame: nothing was measured, or the clips are bit-exact.
+    If everything passed, it is the frame nearest to a limit. Return ``None`` if no measurement names a frame: nothing
+    was measured, or the clips are bit-exact.
     """
     tile = _worst_tile(record)
     for failure in record.sanity.failures if record.sanity else ():
@@ -171,7 +174,7 @@ def focus(record: CaseRecord) -> Focus | None:
 
 
 def key_frames(record: CaseRecord, count: int) -> tuple[int, ...]:
-    """Frames that are kept without loss, once each: the worst ones, then first, middle and last."""
+    """Return the frames to keep without loss, each once: the worst frames, then first, middle and last."""
     first = focus(record)
     wanted = [first.frame] if first else []
     wanted += [check.frame for check in record.limits if check.frame is not None and not check.passed]
@@ -203,7 +206,7 @@ def _tiled(record: CaseRecord) -> tuple[MetricResult, ...]:
 
 
 def tile_frame(record: CaseRecord) -> int | None:
-    """The frame in which the worst tile lies."""
+    """Return the frame that holds the worst tile; ``None`` without one."""
     return next((metric.worst_frame for metric in _tiled(record) if metric.worst_frame is not None), None)
 
 
@@ -224,7 +227,7 @@ class Side(Record):
     """``golden`` or ``candidate``."""
     sheet: Sheet
     stills: dict[int, str] = {}
-    """Frame to lossless picture, where the sheet is lossy."""
+    """Frame to lossless picture, if the sheet is lossy."""
 
 
 class TileView(Record):
@@ -238,7 +241,7 @@ class TileView(Record):
 
 
 class Media(Record):
-    """Everything that a case's page shows as pictures."""
+    """All pictures of a case's page."""
 
     frames: int = 0
     width: int = 0
@@ -246,19 +249,19 @@ class Media(Record):
     fps: int = FRAMES_PER_SECOND
     sides: tuple[Side, ...] = ()
     start: int = 0
-    """The frame that the player opens at: the worst one."""
+    """The frame at which the player opens: the worst frame."""
     tile: TileView | None = None
     thumbnails: dict[str, str] = {}
     """Side to file, relative to the overview."""
     given: dict[str, str] = {}
-    """Pictures of the request, ``image`` and ``last_image``, to file: what the first and last frame must look like."""
+    """Pictures of the request to file: ``image`` and ``last_image``, the targets of first and last frame."""
     problems: tuple[str, ...] = ()
 
 
 def write_media(entry: Entry, root: Path) -> Media:
     """Write the pictures of a case under ``root/media/<slug>``.
 
-    A clip that is absent is left out; a damaged one, or two of different shapes, are named in ``problems``.
+    An absent clip is left out; a damaged clip, or two clips of different shapes, are named in ``problems``.
     """
     problems: list[str] = []
     clips = {
@@ -296,7 +299,11 @@ def write_media(entry: Entry, root: Path) -> Media:
 
 
 def _given(entry: Entry, root: Path, problems: list[str]) -> dict[str, str]:
-    """The pictures of the request, decoded and written anew: a run's folder may come from anywhere."""
+    """Write the pictures of the request, decoded and encoded again: a run's folder is untrusted.
+
+    Returns:
+        Role (``image``, ``last_image``) to file, relative to the page.
+    """
     written: dict[str, str] = {}
     for role in ROLES:
         path = entry.artifact(f"{role}.png")
@@ -329,7 +336,7 @@ def _read(entry: Entry, files: tuple[str, ...], problems: list[str]) -> Clip | N
 
 
 def _drop_strangers(entry: Entry, clips: dict[str, Clip], problems: list[str]) -> None:
-    """Leave out a clip that is not the one that was measured: pictures beside other numbers would mislead."""
+    """Leave out a clip whose digest differs from the measured clip: its pictures would not fit the numbers."""
     comparison = entry.record.comparison
     if comparison is None:
         return
@@ -347,6 +354,7 @@ def _sides(entry: Entry, clips: dict[str, Clip], folder: Path) -> tuple[Side, ..
     sides: list[Side] = []
     for name, clip in clips.items():
         if sides and clip == clips[sides[0].name]:
+            # equal clips share their files
             sides.append(Side(name=name, sheet=sides[0].sheet, stills=sides[0].stills))
             continue
         sheet = write_sheets(clip.frames, folder, name, prefix)
@@ -384,7 +392,7 @@ def _enlarged(pixels: Bytes) -> Image.Image:
 
 
 def _thumbnails(clips: dict[str, Clip], frame: int, folder: Path, slug: str) -> dict[str, str]:
-    """Both sides at the worst frame, and their difference, amplified, unless they are equal there."""
+    """Write thumbnails of both sides at the worst frame, and of their amplified difference unless they are equal."""
     found = {name: _thumbnail(clip.frames[frame], folder, name, slug) for name, clip in clips.items()}
     if len(clips) == 2:
         golden, candidate = (clips[name].frames[frame] for name in ("golden", "candidate"))

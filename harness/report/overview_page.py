@@ -1,4 +1,4 @@
-"""What the overview shows."""
+"""Collect everything that the overview shows."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ class Row:
     nearest: Bar | None
     """The gating limit with the least room left."""
     used: float
-    """Share of its margin, to sort by; -1 without a limit."""
+    """Largest share of a gating limit's margin that is used up, as sort key; -1 without a limit."""
     thumbnails: dict[str, str]
 
 
@@ -44,7 +44,7 @@ class Group:
 
 
 def overview_page(run: Run, media: dict[str, Media]) -> dict[str, Any]:
-    """Context of ``overview.html.j2``."""
+    """Return the context of ``overview.html.j2``."""
     rows = [_row(entry, media[entry.slug]) for entry in run.entries]
     outcomes = [row.record.verdict.outcome for row in rows]
     return {
@@ -63,7 +63,7 @@ def overview_page(run: Run, media: dict[str, Media]) -> dict[str, Any]:
 
 
 def sentence(run: Run) -> str:
-    """The run in one sentence."""
+    """Return the result of the run in one sentence, such as ``2 of 9 cases not green: 2 regression.``"""
     total, red = len(run.entries), len(run.red)
     parts = [
         f"{count} {LABELS[outcome].word}" for outcome, count in count_words([e.record.verdict.outcome for e in run.red])
@@ -77,13 +77,13 @@ def sentence(run: Run) -> str:
 
 
 def machines(run: Run) -> tuple[str, ...]:
-    """Every machine that the run used, as one line each."""
+    """Return one line per machine that the run used, the most used first."""
     lines = Counter(_machine(entry.record) for entry in run.entries)
     return tuple(line for line, _ in lines.most_common() if line)
 
 
 def checkouts(run: Run) -> tuple[Checkout, ...]:
-    """From where the run's records were started, most cases first."""
+    """Return at most three checkouts that the run's records were started from, most cases first."""
     found = Counter(entry.record.checkout for entry in run.entries if entry.record.checkout is not None)
     return tuple(checkout for checkout, _ in found.most_common(3))
 

@@ -1,7 +1,7 @@
-"""Probes as a picture: the error along one forward pass, point by point in the order of execution.
+"""Draw probes as a chart: the error along one forward pass, point by point in the order of execution.
 
-The input of a probe is recorded, so nothing before it can have gone wrong: the first point that leaves the golden is
-where the fault sits.
+The input of a probe is recorded, so no earlier step can cause its errors: the fault lies at the first point that leaves
+the golden.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ _BLOCK = re.compile(r"(?:^|\.)blocks\.(\d+)(?:\.|$)")
 
 @dataclass(frozen=True)
 class ProbeChart:
-    """One probe: errors of its points, and the first one that leaves the golden."""
+    """The chart of one probe: errors of its points, and the first point that leaves the golden."""
 
     title: str
     points: str
@@ -36,13 +36,13 @@ class ProbeChart:
 
 
 def probe_charts(evidence: ProbeEvidence | None) -> tuple[ProbeChart, ...]:
-    """A chart for every probe that was looked into."""
+    """Return a chart for every probe with at least two observed points."""
     steps = evidence.steps if evidence else ()
     return tuple(chart for step in steps if (chart := _chart(step)) is not None)
 
 
 def worst_modules(evidence: ProbeEvidence | None) -> tuple[ModuleEvidence, ...]:
-    """The Linears that are furthest from the golden, or from the base where the golden has no sketches."""
+    """Return the Linears that are furthest from the golden, or from the base if the golden has no sketches."""
     found = [module for module in (evidence.modules if evidence else ()) if _error(module) is not None]
     return tuple(sorted(found, key=lambda module: -(_error(module) or 0.0))[:WORST_MODULES])
 
@@ -84,7 +84,7 @@ def _sentence(
 
 
 def _blocks(points: list[PointEvidence], xs: list[float]) -> tuple[tuple[float, str], ...]:
-    """Where each block begins; every other name is left out where there are many."""
+    """Return x and number of each block's first point; with many blocks only every n-th, at most 23."""
     starts: dict[str, float] = {}
     for point, x in zip(points, xs, strict=True):
         if match := _BLOCK.search(point.name):

@@ -1,4 +1,4 @@
-"""Secrets never reach a report: records are redacted on the way into every surface, see `harness.redaction`."""
+"""Redact records before any report shows them; see `harness.redaction`."""
 
 from __future__ import annotations
 
@@ -12,10 +12,10 @@ __all__ = ["HIDDEN", "known_secrets", "redact_record", "redact_text"]
 
 
 def redact_text(text: str, known: tuple[str, ...] = ()) -> str:
-    """``text`` without the ``known`` values, tokens of a known shape, and values assigned to secret names."""
+    """Return ``text`` without the ``known`` values, tokens of a known shape, and values assigned to secret names."""
     return shapes(Redactor(dict.fromkeys(known, HIDDEN), {}).values(text))
 
 
 def redact_record(record: CaseRecord, environment: Mapping[str, str] | None = None) -> CaseRecord:
-    """The record with every string redacted, keys included."""
+    """Return the record with every string redacted, keys included."""
     return CaseRecord.model_validate(Redactor(environment=environment).json(record.model_dump(mode="json")))

@@ -1,4 +1,4 @@
-"""One folder of offline HTML from the records of a run."""
+"""Render the records of a run as a folder of offline HTML."""
 
 from __future__ import annotations
 
@@ -27,13 +27,13 @@ from harness.text import clean
 
 HERE = Path(__file__).parent
 MARKER = ".quantgate-report"
-"""A folder with this file in it was made here, and may be replaced."""
+"""Name of a file that marks a folder as a report, which may be replaced."""
 
 POLICY = (
     "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self'; "
     "base-uri 'none'; form-action 'none'; require-trusted-types-for 'script'"
 )
-"""Nothing inline, nothing from elsewhere. Under ``file://`` Chromium takes ``'self'`` to mean files."""
+"""Content security policy: no inline code, no foreign source. Under ``file://`` Chromium reads ``'self'`` as files."""
 
 
 def render_run(run_dir: Path, out: Path | None = None) -> Path:
@@ -41,7 +41,7 @@ def render_run(run_dir: Path, out: Path | None = None) -> Path:
 
     Args:
         run_dir: a run's folder, or any folder with records below it.
-        out: where the report goes; ``<run_dir>/report`` by default. A report that is there already is replaced.
+        out: folder of the report; ``<run_dir>/report`` by default. An existing report is replaced.
 
     Returns:
         The overview, ``<out>/index.html``.
@@ -53,17 +53,17 @@ def render_run(run_dir: Path, out: Path | None = None) -> Path:
 
 
 def render(run: Run, target: Path) -> Path:
-    """Render a run that was loaded before. Returns and raises as :func:`render_run`."""
+    """Render a loaded run. Returns and raises as :func:`render_run`."""
     return replace_folder(target, lambda folder: write_report(run, folder)) / "index.html"
 
 
 def render_review(run: Run, target: Path, notes: Notes, source: Path | None = None) -> Path:
-    """Render candidates and the page on which they are decided.
+    """Render candidates and the page on which a person decides about them.
 
     Args:
         run: of ``load_pending``, or of an artifact.
-        target: where the report goes.
-        notes: what accepting would refuse, by runner and case.
+        target: folder of the report.
+        notes: reasons for which ``accept`` would refuse a candidate, by runner and case.
         source: the artifact; ``None``: the candidates are pending in this checkout.
 
     Returns:
@@ -84,7 +84,8 @@ def render_review(run: Run, target: Path, notes: Notes, source: Path | None = No
 def write_report(run: Run, folder: Path) -> dict[str, Media]:
     """Write the overview, a page for each case, pictures, styles and scripts into ``folder``.
 
-    Which candidates the report shows is written too: ``quantgate accept`` refuses one that no report shows.
+    `SHOWN_FILE` lists the candidates that the report shows: ``quantgate accept`` refuses a candidate that no report
+    shows.
     """
     media = {entry.slug: write_media(entry, folder) for entry in run.entries}
     shutil.copytree(HERE / "static", folder / "static")
@@ -99,10 +100,10 @@ def write_report(run: Run, folder: Path) -> dict[str, Media]:
 
 
 def replace_folder(target: Path, write: Callable[[Path], object]) -> Path:
-    """Let ``write`` fill a new folder, then put it in the place of ``target``; a failure leaves ``target`` as it was.
+    """Fill a new folder with ``write``, then replace ``target`` by it; if ``write`` fails, ``target`` is unchanged.
 
     Raises:
-        ReportError: ``target`` is there and is no report of ours.
+        ReportError: ``target`` exists and is no report of quantgate.
     """
     if target.exists() and not (target / MARKER).is_file():
         raise ReportError(
@@ -113,6 +114,7 @@ def replace_folder(target: Path, write: Callable[[Path], object]) -> Path:
     target.parent.mkdir(parents=True, exist_ok=True)
     fresh = Path(tempfile.mkdtemp(prefix=f".{target.name}.", dir=target.parent))
     try:
+        # `mkdtemp` creates folders that only their owner can enter
         fresh.chmod(0o755)
         (fresh / MARKER).write_text(
             "This folder was written by quantgate and is replaced as a whole.\n", encoding="utf-8"
@@ -133,7 +135,7 @@ def replace_folder(target: Path, write: Callable[[Path], object]) -> Path:
 
 @cache
 def environment() -> Environment:
-    """The templates' environment: always escaping, an unknown name is an error, foreign text is cleaned."""
+    """Return the templates' environment: it escapes always, cleans text, and raises at an unknown name."""
     env = Environment(
         loader=FileSystemLoader(HERE / "templates"),
         autoescape=True,
@@ -160,7 +162,7 @@ def _clean(value: object) -> object:
 
 
 def renderer() -> Callable[..., str]:
-    """A function that renders a template by name."""
+    """Return a function that renders a template by name."""
 
     def page(template: str, **context: Any) -> str:
         return environment().get_template(template).render(**context)

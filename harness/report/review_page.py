@@ -1,4 +1,4 @@
-"""The page on which all candidates are decided: the accepted golden beside each, and the decisions as one command."""
+"""The page on which a person decides about all candidates: each beside its golden, the decisions as one command."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from harness.text import one_line
 
 REVIEW_FILE = "review.html"
 Notes = Mapping[tuple[str, str], Sequence[str]]
-"""What keeps a candidate from being accepted as it is, by runner and case."""
+"""Reasons that keep a candidate from being accepted as it is, by runner and case."""
 
 
 @dataclass(frozen=True)
@@ -28,20 +28,20 @@ class Choice:
     """``runner/case``, quoted for a shell."""
     summary: str
     distance: str
-    """How far it is from the golden; empty for a first one."""
+    """Distance from the golden; empty for a first candidate."""
     notes: tuple[str, ...]
     pictures: dict[str, str]
     """``golden``, ``candidate``, ``difference`` to file."""
 
 
 def review_page(run: Run, media: Mapping[str, Media], notes: Notes, source: Path | None) -> dict[str, Any]:
-    """Context of ``review.html.j2``.
+    """Return the context of ``review.html.j2``.
 
     Args:
-        run: the candidates, and what the runs said of them.
+        run: the candidates, with the records of their runs.
         media: pictures by slug.
-        notes: what accepting would refuse.
-        source: the artifact that they lie in; ``None``: they are pending in this checkout.
+        notes: reasons for which ``accept`` would refuse a candidate.
+        source: the artifact that holds the candidates; ``None``: they are pending in this checkout.
     """
     choices = tuple(_choice(entry, media[entry.slug], notes) for entry in run.entries if entry.candidate is not None)
     return {

@@ -1,4 +1,4 @@
-"""Pictures of a report for a README: ``python -m harness.report.screenshots RUN_DIR --out docs/img``.
+"""Take pictures of a report for a README: ``python -m harness.report.screenshots RUN_DIR --out docs/img``.
 
 Needs the optional dependency ``playwright`` and a Chromium on this machine.
 """
@@ -30,11 +30,11 @@ class Shot(NamedTuple):
     height: int
     scheme: str
     key: str
-    """Pressed before the picture is taken; empty: none."""
+    """Key that is pressed before the picture is taken; empty: none."""
 
 
 def shots(case: str) -> tuple[Shot, ...]:
-    """Overview and one case, light and dark, at a desk and on a phone."""
+    """Return the shots of the overview and one case: light and dark, at a desk and on a phone."""
     page = f"cases/{case}.html"
     return (
         Shot("overview-light", "index.html", 1440, 900, "light", ""),
@@ -48,10 +48,10 @@ def shots(case: str) -> tuple[Shot, ...]:
 
 
 def chromium() -> str:
-    """Path of a Chromium.
+    """Return the path of a Chromium: ``QUANTGATE_CHROMIUM``, or ``chromium`` on the ``PATH``.
 
     Raises:
-        ReportError: there is none.
+        ReportError: there is no Chromium.
     """
     found = os.environ.get("QUANTGATE_CHROMIUM") or shutil.which("chromium") or shutil.which("chromium-browser")
     if found is None:
@@ -97,7 +97,7 @@ def take(run_dir: Path, out: Path, case: str = "") -> tuple[Path, ...]:
 
 
 def _first(index: Path) -> str:
-    """The case that stands first on the overview."""
+    """Return the slug of the first case on the overview."""
     text = index.read_text(encoding="utf-8")
     return text.split('href="cases/', 1)[1].split(".html", 1)[0]
 

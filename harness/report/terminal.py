@@ -1,4 +1,4 @@
-"""One case of a run, and the difference of two runs, as text for a terminal. Nothing is run again."""
+"""Show one case of a run, and the difference of two runs, as text for a terminal, from records alone."""
 
 from __future__ import annotations
 
@@ -23,11 +23,11 @@ _WIDEST = 400
 
 
 def find_run(name: str, runs: Path) -> Path:
-    """The folder of a run.
+    """Return the folder of a run.
 
     Args:
-        name: a folder, the name of one below ``runs``, or ``last``.
-        runs: where runs are kept.
+        name: a folder, the name of a folder below ``runs``, or ``last``.
+        runs: folder of all runs.
 
     Raises:
         ReportError: there is no such run.
@@ -45,10 +45,10 @@ def find_run(name: str, runs: Path) -> Path:
 
 
 def find_case(run: Run, case: str) -> Entry:
-    """The one entry of a case.
+    """Return the entry of a case, named ``case`` or ``runner/case``.
 
     Raises:
-        ReportError: there is none, or several runners have it.
+        ReportError: there is no such case, or several runners have it.
     """
     found = [
         entry for entry in run.entries if case in (entry.record.case, f"{entry.record.runner}/{entry.record.case}")
@@ -63,7 +63,7 @@ def find_case(run: Run, case: str) -> Entry:
 
 
 def show_case(entry: Entry) -> str:
-    """One case: verdict, findings, limits, what changed, receipts, files, next command."""
+    """Return the text of one case: verdict, findings, limits, what changed, receipts, files, next command."""
     record = entry.record
     verdict = record.verdict
     took = seconds(record.timing.total)
@@ -91,7 +91,7 @@ def _section(title: str, rows: Iterable[str]) -> list[str]:
 
 
 def _line(text: str) -> str:
-    """One line that keeps its columns."""
+    """Return text on one line, with its columns kept, of at most ``_WIDEST`` characters."""
     return clean(text).replace("\n", " ")[:_WIDEST]
 
 
@@ -156,9 +156,9 @@ def _receipts(record: CaseRecord) -> list[str]:
 
 
 def diff_runs(before: Run, after: Run) -> str:
-    """What is not in the second run as it was in the first: verdicts, measurements, and what the runs were made of.
+    """Return the differences between two runs: verdicts, measurements, and fields of the identities.
 
-    Cases whose verdict changed come first, then those that only measure otherwise. Equal cases are counted.
+    Cases with a changed verdict come first, then cases with changed measurements only. Equal cases are counted.
     """
     first, second = _by_name(before), _by_name(after)
     lines = [f"{before.name} -> {after.name}"]
@@ -201,7 +201,7 @@ def _said(record: CaseRecord) -> str:
 
 
 def _measurements(before: CaseRecord, after: CaseRecord) -> Iterator[str]:
-    """Worst values of the metrics that both runs measured, and that differ."""
+    """Yield a line for every metric that both runs measured with different worst values."""
     values = [
         {metric.name: metric.worst for metric in (record.comparison.metrics if record.comparison else ())}
         for record in (before, after)
@@ -215,7 +215,7 @@ def _measurements(before: CaseRecord, after: CaseRecord) -> Iterator[str]:
 
 
 def _made_of(first: dict[str, Entry], second: dict[str, Entry]) -> list[str]:
-    """Fields of the identities that differ, once each with the number of cases."""
+    """Return each field of the identities that differs, with the number of cases, most cases first."""
     counts: dict[str, int] = {}
     for name in sorted(first.keys() & second.keys()):
         one, other = first[name].record.identity, second[name].record.identity

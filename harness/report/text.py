@@ -1,4 +1,4 @@
-"""Numbers and foreign text as a person reads them."""
+"""Format numbers, outcomes, commands and foreign text for a person."""
 
 from __future__ import annotations
 
@@ -15,19 +15,19 @@ from harness.text import one_line
 
 
 def number(value: float | None) -> str:
-    """Four significant digits; a dash where there is no value."""
+    """Format a number with four significant digits; a dash without a value."""
     return "–" if value is None else f"{value:.4g}"
 
 
 def percent(value: float | None) -> str:
-    """A share as a whole percentage; a dash where there is no value."""
+    """Format a share as a whole percentage (0.42 is ``42 %``), at most ``> 999 %``; a dash without a value."""
     if value is None:
         return "–"
     return "> 999 %" if value > 9.99 else f"{value * 100:.0f} %"
 
 
 def seconds(value: float | None) -> str:
-    """A duration: ``0.42 s``, ``12.3 s``, ``4 min 05 s``."""
+    """Format a duration in seconds: ``0.42 s``, ``12.3 s``, ``4 min 05 s``."""
     if value is None:
         return "–"
     if value < 60:
@@ -36,7 +36,7 @@ def seconds(value: float | None) -> str:
 
 
 def size(value: int | None) -> str:
-    """Bytes in binary units."""
+    """Format bytes in binary units: ``512 B``, ``1.5 MiB``."""
     if value is None:
         return "–"
     amount = float(value)
@@ -48,18 +48,18 @@ def size(value: int | None) -> str:
 
 
 def plain(value: Json) -> str:
-    """A JSON value on one line: strings bare, ``None`` as a dash, anything else as JSON."""
+    """Format a JSON value on one line: strings bare, ``None`` as a dash, any other value as JSON."""
     if value is None:
         return "–"
     return value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
 
 
 _SENTENCE = 200
-"""Characters of a headline, about."""
+"""Approximate length of a headline, in characters."""
 
 
 def headline(summary: str) -> tuple[str, str]:
-    """A verdict's summary as one sentence, and the rest of it; what is cut off comes whole in the rest.
+    """Split a verdict's summary into its first sentence and the rest; if a sentence is cut, the rest is the whole text.
 
     The sentence ends at the first full stop before a capital letter, else at a semicolon or a comma near ``_SENTENCE``
     characters.
@@ -79,22 +79,22 @@ def headline(summary: str) -> tuple[str, str]:
 
 
 def short_digest(value: str | None) -> str:
-    """The first 12 characters of a digest."""
+    """Return the first 12 characters of a digest; a dash without a value."""
     return value[:12] if value else "–"
 
 
-# How an outcome is shown: a word, a sign and a tone, never a colour alone.
+# Labels of outcomes: a word, a sign and a tone, because colour alone does not reach every reader.
 
 
 Tone = Literal["good", "bad", "doubt", "infra"]
 
 
 class Label(NamedTuple):
-    """One outcome on a page."""
+    """The label of one outcome on a page."""
 
     word: str
     sign: str
-    """One character that tells the tones apart without colour."""
+    """A character that distinguishes the tones without colour."""
     tone: Tone
 
 
@@ -116,28 +116,28 @@ LABELS: dict[Outcome, Label] = {
 
 
 def is_red(record: CaseRecord) -> bool:
-    """Whether the case keeps the run from being green."""
+    """Return whether the case keeps the run from being green."""
     return record.verdict.outcome not in GREEN
 
 
 def is_control(record: CaseRecord) -> bool:
-    """Whether this is a case that must fail, and did: green, though the evidence says otherwise."""
+    """Return whether this is a negative control that failed as it must: green, although its evidence is red."""
     verdict = record.verdict
     return verdict.outcome is Outcome.PASS and verdict.observed not in (None, Outcome.PASS)
 
 
 def worst_first(record: CaseRecord) -> tuple[int, str, str]:
-    """Sort key: the outcome's severity, negative controls before other passes, then the name."""
+    """Return a sort key: the outcome's severity, negative controls before other passes, then the name."""
     control = 0 if is_control(record) else 1
     return SEVERITY.index(record.verdict.outcome) * 2 + control, record.case, record.runner
 
 
 def count_words(outcomes: list[Outcome]) -> list[tuple[Outcome, int]]:
-    """How many cases ended how, worst first, without the outcomes that none had."""
+    """Count the cases per outcome, worst first, without outcomes that no case had."""
     return [(outcome, outcomes.count(outcome)) for outcome in SEVERITY if outcome in outcomes]
 
 
-# The commands that a page offers: pasted into a shell they do what they say, whatever the case is called.
+# The commands that a page offers. They are quoted: pasted into a shell they are safe with any name of a case.
 
 
 _ACCEPTABLE = frozenset({Outcome.REGRESSION, Outcome.GOLDEN_MISSING, Outcome.GOLDEN_STALE})
@@ -145,23 +145,24 @@ _ACCEPTABLE = frozenset({Outcome.REGRESSION, Outcome.GOLDEN_MISSING, Outcome.GOL
 
 @dataclass(frozen=True)
 class Command:
-    """One line for a shell, and what it does."""
+    """A line for a shell, and its effect in words."""
 
     line: str
     does: str
 
 
 def reproduce(record: CaseRecord) -> Command:
-    """Run this one case again on this runner."""
+    """Return the command that runs this case again on this runner."""
     return Command(
         f"pytest {_quote(record.node)} --runner {_quote(record.runner)}", "run this case again, on this runner"
     )
 
 
 def next_step(record: CaseRecord) -> str:
-    """What to do next, as the terminal says it; empty for a green case.
+    """Return the next command or advice, as the terminal shows it; empty for a green case.
 
-    Records of older versions send a regression to its report, which is where this is shown: the case is run again.
+    Records of older versions name the report as next step of a regression. This text is shown in the report itself,
+    so the command to run the case again is returned instead.
     """
     line = one_line(record.verdict.next_command)
     if record.verdict.outcome in GREEN:
@@ -187,10 +188,10 @@ _ENDS = re.compile(r"""(?:'[^']*'|"[^"]*"|[^'"])*?(?=$|  \#|[,;] |`)""")
 
 
 def parts(advice: str) -> tuple[Part, ...]:
-    """Take an advice apart, so that only what a shell understands is offered to be copied.
+    """Split an advice into commands and words, so that a page offers only commands for copying.
 
-    ``quantgate report runs/1  # look; if right: quantgate accept a --reason '...'`` has two commands, and words
-    between them. Words are what is left, without the comment's sign.
+    For example, ``quantgate report runs/1  # look; if right: quantgate accept a --reason '...'`` has two commands, and
+    words between them. The words come without the comment's ``#``.
     """
     found: list[Part] = []
     place = 0
@@ -206,6 +207,7 @@ def parts(advice: str) -> tuple[Part, ...]:
         try:
             shlex.split(command)
         except ValueError:
+            # unbalanced quotes: pasting it would leave the shell waiting, so it is shown as words
             return (*found, Part(advice[start.start() :].strip(), False))
         found.append(Part(command, True))
         place = start.start() + len(command)
@@ -213,7 +215,7 @@ def parts(advice: str) -> tuple[Part, ...]:
 
 
 def case_commands(record: CaseRecord) -> tuple[Command, ...]:
-    """Reproduce, inspect, accept, history: those that make sense for this outcome."""
+    """Return the commands that fit this outcome: reproduce, inspect, accept, history."""
     case, runner = _quote(record.case), _quote(record.runner)
     found = [reproduce(record)]
     if record.inspection is not None:
@@ -225,13 +227,13 @@ def case_commands(record: CaseRecord) -> tuple[Command, ...]:
 
 
 def accept_command(record: CaseRecord) -> Command:
-    """Make this run's output the golden."""
+    """Return the command that makes this run's output the golden."""
     line = f"quantgate accept {_quote(record.case)} --runner {_quote(record.runner)} --reason '...'"
     return Command(line, "take this run's output as the new golden; no GPU needed")
 
 
 def reject_command(record: CaseRecord) -> Command:
-    """Drop the pending candidate."""
+    """Return the command that drops the pending candidate."""
     line = f"quantgate reject {_quote(record.case)} --runner {_quote(record.runner)}"
     return Command(line, "drop the pending candidate; the run's own folder keeps what it has")
 

@@ -1,4 +1,4 @@
-"""Time and memory of a run as bars: how far each measure lies from its baseline, and where its limit is."""
+"""Draw time and memory of a run as bars: the distance of each measure from its baseline, relative to its limit."""
 
 from __future__ import annotations
 
@@ -17,14 +17,14 @@ _SIGNS = {"slower": "failed", "more_memory": "failed", "leak": "failed", "within
 
 @dataclass(frozen=True)
 class TimeBar:
-    """One row of the table of times and memory. It has the fields that the bar of a limit is drawn from."""
+    """One row of the table of times and memory. It has the fields that a template needs to draw a limit's bar."""
 
     measure: str
     value: str
     baseline: str
     limit: str
     change: str
-    """``+12.3 %`` against the baseline."""
+    """Change relative to the baseline, such as ``+12.3%``."""
     consumed: str
     width: float
     beyond: bool
@@ -35,13 +35,13 @@ class TimeBar:
 
 
 def time_bars(record: CaseRecord) -> tuple[TimeBar, ...]:
-    """Every measure of time and memory: what is worse first, then what gates, then the rest."""
+    """Return a bar per measure of time and memory: gating measures that are worse first, then other gating ones."""
     rows = record.perf.comparisons if record.perf else ()
     return tuple(map(_bar, sorted(rows, key=lambda row: (row.state not in BAD or not row.gates, not row.gates))))
 
 
 def perf_sentence(record: CaseRecord) -> str:
-    """Time and memory in one sentence, for tables: empty where nothing was generated, or nothing can be compared."""
+    """Return time and memory in one sentence, for tables; empty if there is no comparison or the summary holds it."""
     report = record.perf
     if report is None or report.state == "unmeasured" or record.verdict.summary.startswith(report.message):
         return ""
@@ -49,7 +49,7 @@ def perf_sentence(record: CaseRecord) -> str:
 
 
 def perf_counts(records: Iterable[CaseRecord]) -> str:
-    """How many cases had their time and memory compared, in one line: a missing baseline is told, never silent."""
+    """Return in one line how many cases had their time and memory compared; missing baselines are counted too."""
     states = Counter(record.perf.state for record in records if record.perf is not None)
     total = sum(states.values())
     if not total:

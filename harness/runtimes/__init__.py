@@ -1,1 +1,1 @@
-"""Runtimes that load a checkpoint: what each version does with it, learned by running the runtime's own loader."""
+"""Runtimes that load a checkpoint: learn each version's behaviour by running the runtime's own loader."""

@@ -1,4 +1,4 @@
-"""Which cases another version of a runtime would load otherwise: from headers alone."""
+"""List the cases that another version of a runtime would load differently, from headers alone."""
 
 from __future__ import annotations
 
@@ -18,12 +18,14 @@ READERS = 8
 
 
 def affected(cases: Iterable[Case], runtime: str, rules: Rules, root: Path) -> Iterator[str]:
-    """A line per case whose contracts name the runtime: what the new rules change for its checkpoint.
+    """Yield a line per case whose contracts name the runtime: the changes that the new rules make for its checkpoint.
+
+    A checkpoint that cannot be read gets a line with the reason, and the other cases go on.
 
     Args:
-        cases: of the project.
+        cases: cases of the project.
         runtime: such as ``sglang``.
-        rules: of the version to compare with the one that each case names.
+        rules: rules of the version to compare with the version that each case names.
         root: folder that ``./`` is relative to.
     """
     for case in cases:

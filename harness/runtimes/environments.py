@@ -1,8 +1,7 @@
-"""Environments of runtimes: an interpreter per version, made from a pinned set, cached, listed, removed.
+"""Make, find, list and remove environments of runtimes: one interpreter per version, from pinned dependencies.
 
-Versions share one environment of dependencies (3 GB); each version is a folder of its own package beside an
-interpreter that
-sees both. A runner may name environments that exist already instead.
+CPU versions share one environment of dependencies (3 GB); each version is a folder with its own package and an
+interpreter that imports from both. A runner may name existing environments instead.
 """
 
 from __future__ import annotations
@@ -27,12 +26,12 @@ CACHE = "QUANTGATE_RUNTIMES"
 READY = "ready.txt"
 INSTALL_SECONDS = 3600.0
 INSTALLABLE = {"sglang": "sglang"}
-"""Runtime to the distribution's name."""
+"""Runtime to the name of its distribution."""
 
 
 @dataclass(frozen=True)
 class RuntimeVersion:
-    """``sglang==0.5.23``."""
+    """A runtime at one version, such as ``sglang==0.5.23``."""
 
     runtime: str
     version: Version
@@ -51,14 +50,14 @@ class Environment:
     """``installed`` by the command, or ``runner``: named by a runner's profile."""
     kind: str = "cpu"
     size: int = 0
-    """Bytes of what is this environment's alone."""
+    """Bytes of this environment, without shared dependencies."""
 
 
 def parse_runtime(text: str) -> RuntimeVersion:
     """Read ``sglang==0.5.23``.
 
     Raises:
-        InvalidCaseError: it names no single version.
+        InvalidCaseError: the text does not name exactly one version.
     """
     try:
         requirement = Requirement(text)
@@ -71,7 +70,7 @@ def parse_runtime(text: str) -> RuntimeVersion:
 
 
 def cache_folder() -> Path:
-    """Where environments live: ``$QUANTGATE_RUNTIMES``, or the user's cache."""
+    """Return the folder of environments: ``$QUANTGATE_RUNTIMES``, or ``quantgate/runtimes`` in the user's cache."""
     named = os.environ.get(CACHE)
     if named:
         return Path(named).expanduser()
@@ -79,10 +78,10 @@ def cache_folder() -> Path:
 
 
 def pins(runtime: str, kind: str) -> str:
-    """The pinned dependencies of a runtime on one kind of machine, as a requirements file.
+    """Return the pinned dependencies of a runtime on one kind of machine, as the text of a requirements file.
 
     Raises:
-        InvalidCaseError: no set is shipped for it.
+        InvalidCaseError: no pinned set is shipped for it.
     """
     file = resources.files("harness.runtimes.pins").joinpath(f"{runtime}-{kind}.txt")
     if not file.is_file():
@@ -94,12 +93,12 @@ def pins(runtime: str, kind: str) -> str:
 
 
 def place_of(name: RuntimeVersion, kind: str) -> Path:
-    """Folder of one version's environment."""
+    """Return the folder of one version's environment."""
     return cache_folder() / f"{name.runtime}-{name.version}-{kind}"
 
 
 def installed(kind: str | None = None) -> list[Environment]:
-    """Environments that ``install`` finished, oldest version first."""
+    """Return the environments that ``install`` finished, oldest version first."""
     found = []
     for ready in sorted(cache_folder().glob(f"*/{READY}")):
         try:
@@ -117,14 +116,14 @@ def _size(folder: Path) -> int:
 
 
 def find(name: RuntimeVersion, named: Mapping[str, str] | None = None) -> Environment:
-    """The environment of a version: one that the runner names, or one that was installed.
+    """Return the environment of a version: from the runner's profile, else an installed one.
 
     Args:
-        name: the runtime.
+        name: runtime and version.
         named: ``runtimes`` of the runner's profile.
 
     Raises:
-        InfraError: there is none; the message names the command that makes it.
+        InfraError: there is none (the remedy names the command that installs it), or the runner's path is no program.
     """
     for text, python in (named or {}).items():
         if parse_runtime(text) == name:
@@ -143,7 +142,7 @@ def find(name: RuntimeVersion, named: Mapping[str, str] | None = None) -> Enviro
 
 
 def interpreter_of(runtime: str, named: Mapping[str, str]) -> Path | None:
-    """The interpreter of ``sglang==0.5.23``; ``None`` for an empty text.
+    """Return the interpreter of a text such as ``sglang==0.5.23``; ``None`` for an empty text.
 
     Raises:
         InvalidCaseError, InfraError: as ``find``.
@@ -152,17 +151,17 @@ def interpreter_of(runtime: str, named: Mapping[str, str]) -> Path | None:
 
 
 def install(name: RuntimeVersion, kind: str, say: Callable[[str], None]) -> Environment:
-    """Make the environment of one version, or return the one that is there.
+    """Make the environment of one version, or return it if it exists.
 
-    Interrupted half-way, it is made again: only a finished one carries ``ready.txt``.
+    An interrupted installation is made again: only a finished environment has ``ready.txt``.
 
     Args:
-        name: the runtime.
+        name: runtime and version.
         kind: ``cpu`` or ``cuda``.
         say: called with a line per step.
 
     Raises:
-        InvalidCaseError: a runtime that cannot be installed by name.
+        InvalidCaseError: the runtime is not in ``INSTALLABLE``, or no pinned dependencies are shipped.
         InfraError: pip failed; the message carries its last lines.
     """
     if name.runtime not in INSTALLABLE:
@@ -191,6 +190,7 @@ def install(name: RuntimeVersion, kind: str, say: Callable[[str], None]) -> Envi
         )
     else:
         python = shared / "bin" / "python"
+        # --no-deps: the shared environment has the dependencies, and pip must not add 3 GB per version
         _run([str(python), "-m", "pip", "install", "--quiet", "--no-deps", "--target", str(site), distribution])
         (site / "shared.pth").write_text(
             f"{next((shared / 'lib').glob('python*')) / 'site-packages'}\n", encoding="utf-8"
@@ -208,7 +208,10 @@ def install(name: RuntimeVersion, kind: str, say: Callable[[str], None]) -> Envi
 
 
 def _shared(runtime: str, kind: str, say: Callable[[str], None]) -> Path:
-    """The environment of dependencies that all versions of a runtime use. Named by the digest of its pins."""
+    """Make or return the environment of dependencies that all versions of a runtime share.
+
+    Its folder is named by the digest of the pins, so that changed pins get a new environment.
+    """
     text = pins(runtime, kind)
     place = cache_folder() / f"{runtime}-dependencies-{hashlib.sha256(text.encode()).hexdigest()[:12]}"
     if (place / READY).exists():
@@ -230,7 +233,10 @@ def _shared(runtime: str, kind: str, say: Callable[[str], None]) -> Path:
 
 
 def remove(name: RuntimeVersion) -> Path | None:
-    """Delete an environment that was installed. Dependencies go with the last version that used them."""
+    """Delete an installed environment and return its folder; ``None`` if it is not installed.
+
+    Shared dependencies are deleted with the last version that uses them.
+    """
     item = next((item for item in installed() if item.name == name), None)
     if item is None:
         return None
@@ -260,5 +266,5 @@ def _run(command: list[str]) -> None:
 
 
 def _clean() -> dict[str, str]:
-    """The environment without what would mix packages of two interpreters."""
+    """Return the environment variables without those that would mix packages of two interpreters."""
     return {key: value for key, value in os.environ.items() if key not in ("PYTHONPATH", "PYTHONHOME", "VIRTUAL_ENV")}

@@ -1,8 +1,8 @@
-"""Small generated checkpoints, one per way in which a checkpoint can speak to a runtime.
+"""Generate small checkpoints (kinds), one per way in which a checkpoint can declare itself to a runtime.
 
-A runtime's loader is asked with checkpoints whose values are all distinguishable: what it made of the bytes can then be
-read off its own weights. A kind states how the bytes are stored, what every file declares, and nothing else; the
-same kinds are what ``quantgate learn`` asks and what ``benchmarks.contracts`` scores.
+All values of a kind are distinguishable, so the weights that a runtime's loader makes of it show how the loader read
+the bytes. A kind defines how the bytes are stored and the declaration of every file, and nothing else.
+``quantgate learn`` runs loaders over the same kinds that ``benchmarks.contracts`` scores.
 """
 
 from __future__ import annotations
@@ -54,20 +54,20 @@ TRANSFORMER: dict[str, Any] = {
 
 @dataclass(frozen=True)
 class Stored:
-    """How the bytes of the quantized Linears are written."""
+    """Storage of the quantized Linears: format, nibble order, scale layout and shape."""
 
     format: Format = "nvfp4"
     high_first: bool = False
-    """The even column lies in the high nibble."""
+    """The even column is in the high nibble."""
     swizzled: bool = False
-    """Block scales lie in 128x4 tiles."""
+    """Block scales are in 128x4 tiles."""
     scale_shape: ScaleShape = "scalar"
     """Shape of an FP8 weight scale: ``[]``, ``[1]``, ``[N]`` or ``[N, 1]``."""
 
 
 @dataclass(frozen=True)
 class Kind:
-    """One checkpoint: the bytes, and what every file declares about them."""
+    """One generated checkpoint: the bytes, and the declarations of every file."""
 
     name: str
     stored: Stored = field(default_factory=Stored)
@@ -86,7 +86,7 @@ class Kind:
 
 
 def linear_shapes() -> dict[str, tuple[int, int]]:
-    """Every Linear of the generated transformer: name to ``[N, K]``."""
+    """Return every Linear of the generated transformer: name to ``[N, K]``."""
     shapes = {
         "condition_embedder.time_embedder.linear_1": (DIM, FREQ),
         "condition_embedder.time_embedder.linear_2": (DIM, DIM),
@@ -105,16 +105,16 @@ def linear_shapes() -> dict[str, tuple[int, int]]:
 
 
 def quantized_names() -> tuple[str, ...]:
-    """Linears that the generated exports quantize, in the order of their names."""
+    """Return the Linears that the generated exports quantize, in the order of their names."""
     wanted = tuple(f"blocks.{block}." for block in QUANTIZED_BLOCKS)
     return tuple(sorted(name for name in linear_shapes() if name.startswith(wanted)))
 
 
 @cache
 def base_tensors(seed: int = 0) -> Mapping[str, Array]:
-    """The BF16 transformer that every kind quantizes.
+    """Return the BF16 transformer that every kind quantizes.
 
-    Rows and blocks of 16 columns have magnitudes of their own, so that a wrong scale layout cannot go unnoticed.
+    Each row and each block of 16 columns has its own magnitude, so that a wrong scale layout changes the values.
     """
     rng = np.random.default_rng(seed)
     tensors: dict[str, Array] = {}
@@ -135,7 +135,7 @@ def base_tensors(seed: int = 0) -> Mapping[str, Array]:
 
 
 def quantize(tensors: Mapping[str, Array], stored: Stored) -> dict[str, Array]:
-    """The base with the Linears of ``quantized_names`` in the stored format."""
+    """Return the base with the Linears of ``quantized_names`` in the stored format."""
     result = dict(tensors)
     if stored.format == "bf16":
         return result
@@ -149,7 +149,10 @@ def quantize(tensors: Mapping[str, Array], stored: Stored) -> dict[str, Array]:
 
 
 def _nvfp4(weight: Array, stored: Stored) -> dict[str, Array]:
-    """ModelOpt's rule: ``ws2 = amax / (6 * 448)``, block scale ``amax / (6 * ws2)`` in E4M3, nearest E2M1 code."""
+    """Quantize [N, K] by ModelOpt's rule.
+
+    ``ws2 = amax / (6 * 448)``, block scale ``amax / (6 * ws2)`` in E4M3, nearest E2M1 code.
+    """
     rows, columns = weight.shape
     blocks = weight.reshape(rows, columns // 16, 16)
     second = np.float32(np.abs(weight).max() / (6 * 448))
@@ -167,7 +170,7 @@ def _nvfp4(weight: Array, stored: Stored) -> dict[str, Array]:
 
 
 def swizzled(scale: Array) -> Array:
-    """Row-major block scales ``[N, C]`` in 128x4 tiles, written in the same shape (both sides are padded already)."""
+    """Return row-major block scales ``[N, C]`` in 128x4 tiles, in the same shape (both sides are padded already)."""
     rows, columns = scale.shape
     tiles = scale.reshape(rows // 128, 4, 32, columns // 4, 4)
     return np.ascontiguousarray(tiles.transpose(0, 3, 2, 1, 4)).reshape(rows, columns)
@@ -183,7 +186,7 @@ def _fp8(weight: Array, stored: Stored) -> dict[str, Array]:
 
 
 def write_kind(kind: Kind, folder: Path) -> Path:
-    """Write a kind as a folder: ``transformer/`` for a model, the files themselves for an override.
+    """Write a kind as a folder: files in ``transformer/`` for a model, directly in the folder for an override.
 
     Returns:
         The folder.
@@ -219,7 +222,7 @@ def write_kind(kind: Kind, folder: Path) -> Path:
 
 
 def files_of(kind: Kind) -> dict[str, tuple[dict[str, Array], dict[str, str]]]:
-    """The safetensors files of a kind: name to tensors and header metadata. Shards take every n-th tensor."""
+    """Return the safetensors files of a kind: name to tensors and header metadata. Shards take every n-th tensor."""
     tensors = _quantized(kind.stored)
     if kind.edit is not None:
         tensors = kind.edit(dict(tensors))
@@ -246,7 +249,7 @@ def _text(value: Any) -> str:
 
 
 def base_kind() -> Kind:
-    """The BF16 model itself: what overrides are laid over and what answers are compared with."""
+    """Return the BF16 model: overrides replace its transformer, and loaded weights are compared with it."""
     return Kind("base", Stored("bf16"))
 
 
@@ -328,8 +331,7 @@ _RUNTIME_WORDS = (
 
 
 def _runtime_names() -> list[str]:
-    """The same modules as SGLang calls them: self-attention lies in the block itself, the feed-forward parts are
-    fc_in and fc_out."""
+    """Return SGLang's names of the modules: self-attention is in the block itself, feed-forward is fc_in and fc_out."""
     names = []
     for name in _exact():
         for old, new in _RUNTIME_WORDS:
@@ -339,12 +341,12 @@ def _runtime_names() -> list[str]:
 
 
 def _layers(format_name: str) -> dict[str, Any]:
-    """Header metadata of Comfy and diffusers: one format a layer."""
+    """Return header metadata of Comfy and diffusers: one format per layer."""
     return {"format_version": "1.0", "layers": {name: {"format": format_name} for name in quantized_names()}}
 
 
 def nvfp4_kinds() -> Iterator[Kind]:
-    """Everything that an NVFP4 repository can say about nibbles, scale layout, scope and itself."""
+    """Yield NVFP4 kinds: every declaration of nibble order, scale layout, scope and algorithm."""
     yield Kind("nvfp4_silent", LOW, config=_flat())
     yield Kind("nvfp4_silent_high", HIGH, config=_flat())
     for word, value in (
@@ -523,7 +525,7 @@ def fp8_kinds() -> Iterator[Kind]:
 
 
 def other_kinds() -> Iterator[Kind]:
-    """BF16 under a declaration and without."""
+    """Yield BF16 kinds, with and without a declaration."""
     bf16 = Stored("bf16")
     yield Kind("bf16_plain", bf16)
     yield Kind("bf16_declared_fp8", bf16, config=_flat("FP8"))
@@ -532,7 +534,7 @@ def other_kinds() -> Iterator[Kind]:
 
 
 def override_kinds() -> Iterator[Kind]:
-    """The same checkpoints as a transformer that is laid over the BF16 repository."""
+    """Yield override kinds: a transformer that replaces the one of the BF16 repository."""
     kept = {
         "nvfp4_silent", "nvfp4_silent_high", "nvfp4_swap_false", "nvfp4_swap_true_high",
         "nvfp4_swap_true", "nvfp4_swap_text_false",
@@ -552,16 +554,16 @@ def override_kinds() -> Iterator[Kind]:
 
 
 def all_kinds() -> tuple[Kind, ...]:
-    """Every kind, in a fixed order. Names are unique."""
+    """Return every kind, in a fixed order. Names are unique."""
     return (*nvfp4_kinds(), *fp8_kinds(), *other_kinds(), *override_kinds())
 
 
 def drawn_kinds(seed: int, count: int) -> tuple[Kind, ...]:
-    """Checkpoints whose every property is drawn by chance: none of them was looked at while rules were written.
+    """Return kinds whose every property is drawn at random: no rule was written with these in view.
 
     Args:
-        seed: of the draw.
-        count: how many.
+        seed: seed of the draw.
+        count: number of kinds.
     """
     rng = np.random.default_rng(seed)
 

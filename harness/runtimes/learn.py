@@ -1,11 +1,8 @@
-"""Learn a contract: run a runtime's own loader over generated checkpoints, and fit the schema's parameters to its
-answers.
+"""Learn a contract: run a runtime's own loader over generated checkpoints, and fit the schema's parameters.
 
 The schema of a contract (`harness.inspector.contracts.model`) is a model of a loader with a few discrete parameters.
-Each
-parameter is set to the value under which the predictions agree with most answers; what no value explains is written
-into
-the contract as ``unexplained``, and is not guessed.
+Each parameter is set to the value under which most predictions agree with the loader's results. Kinds that no value
+explains are listed in the contract as ``unexplained``; nothing is guessed for them.
 """
 
 from __future__ import annotations
@@ -37,12 +34,12 @@ ROUNDS = 4
 SECONDS = 900.0
 """Longest time that one runtime gets for all checkpoints (it takes one to two minutes)."""
 RESTARTS = 3
-"""Times that a reader which died is started again; the checkpoint that killed it is then skipped."""
+"""Times that a reader is started again after it died; the checkpoint that killed it counts as refused."""
 
 
 @dataclass(frozen=True)
 class Asked:
-    """One kind with what it says of itself and what the runtime made of it."""
+    """One kind, its declarations, and the outcome of loading it in the runtime."""
 
     kind: Kind
     declared: Declared
@@ -51,20 +48,20 @@ class Asked:
 
 @dataclass(frozen=True)
 class Answers:
-    """What one version answered."""
+    """Outcomes of all kinds in one version of a runtime."""
 
     name: RuntimeVersion
     rows: tuple[Asked, ...]
     facts: Mapping[str, Any]
-    """What the runtime says of itself: registry, names, methods, stubs, torch."""
+    """Facts that the reader reports of the runtime: registry, names, methods, stubs, torch."""
 
 
 def ask(environment: Environment, kinds: Sequence[Kind], say: Callable[[str], None]) -> Answers:
-    """Run the reader in the runtime's environment over written kinds.
+    """Write the kinds to a temporary folder and run the reader over them in the runtime's environment.
 
     Args:
-        environment: of the runtime.
-        kinds: what to ask.
+        environment: environment of the runtime.
+        kinds: the checkpoints to load.
         say: called with a line per step and per twenty checkpoints.
 
     Raises:
@@ -101,7 +98,7 @@ def _read(environment: Environment, jobs: Path, answers: Path, count: int, say: 
             env=kept, cwd=jobs.parent, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True,
             start_new_session=True,
         ) as process:  # fmt: skip
-            watchdog = threading.Timer(SECONDS, process.kill)  # also ends a reader that says nothing
+            watchdog = threading.Timer(SECONDS, process.kill)  # a timer also ends a reader that prints nothing
             watchdog.start()
             try:
                 for line in process.stderr or ():
@@ -133,7 +130,7 @@ def _read(environment: Environment, jobs: Path, answers: Path, count: int, say: 
 
 
 def disagreements(rules: Rules, rows: Sequence[Asked]) -> list[tuple[Asked, Outcome]]:
-    """Kinds whose prediction is not what the runtime did, with the prediction."""
+    """Return the kinds whose predicted outcome differs from the runtime's, with the prediction."""
     wrong = []
     for row in rows:
         outcome = predicted_outcome(predict(rules, row.declared), row.kind, row.declared)
@@ -143,7 +140,7 @@ def disagreements(rules: Rules, rows: Sequence[Asked]) -> list[tuple[Asked, Outc
 
 
 def _choices() -> Iterator[tuple[tuple[str, ...], list[Any]]]:
-    """Every parameter of the schema that answers decide, with its candidates."""
+    """Yield the path of every parameter of the schema that is fitted, with its candidate values."""
     places = [("top",), ("section", "top"), ("top", "section"), ("section",), ()]
     yield ("nvfp4", "families"), ["weight_and_scale", "u8_and_block_scale"]
     yield (
@@ -176,14 +173,14 @@ def _choices() -> Iterator[tuple[tuple[str, ...], list[Any]]]:
 
 
 def fit(start: Rules, answers: Answers) -> tuple[Rules, list[str]]:
-    """Set every parameter to the value that explains most answers.
+    """Set every parameter to the value that explains most outcomes.
 
     Args:
-        start: rules to start from; of another version, or plainly wrong ones.
-        answers: of the version to learn.
+        start: rules to start from, of another version or even wrong.
+        answers: outcomes in the version to learn.
 
     Returns:
-        The rules, and the kinds that they do not explain.
+        The rules, and the names of the kinds that they do not explain.
     """
     body = start.model_dump(mode="json")
     body |= {"versions": f"=={answers.name.version}", "read_at": [str(answers.name.version)], "learned": None}
@@ -201,6 +198,7 @@ def fit(start: Rules, answers: Answers) -> tuple[Rules, list[str]]:
         for names in body["names"].values():
             names["rename"] = dict(answers.facts["names"])
     best = len(disagreements(Rules.model_validate(body), answers.rows))
+    # parameters interact, so one pass over them may miss a better value: repeat until a pass improves nothing
     for _ in range(ROUNDS):
         before = best
         for path, candidates in _choices():
@@ -227,22 +225,25 @@ def _with(body: dict[str, Any], path: tuple[str, ...], value: Any) -> dict[str, 
 def learn(
     environment: Environment, say: Callable[[str], None], root: Path | None = None
 ) -> tuple[ContractFile, Answers]:
-    """Ask a runtime and write down its contract.
+    """Run a runtime's loader over all kinds and return its contract with the outcomes.
 
     Args:
-        environment: of the runtime.
+        environment: environment of the runtime.
         say: called with a line per step.
-        root: a project, whose own contracts may be started from.
+        root: a project, whose own contracts are candidates to start from.
 
     Raises:
-        InfraError: the runtime could not be asked.
+        InfraError: the runtime could not be run.
     """
     answers = ask(environment, all_kinds(), say)
     return contract_of(answers, environment, root), answers
 
 
 def contract_of(answers: Answers, environment: Environment, root: Path | None = None) -> ContractFile:
-    """The contract that explains a version's answers."""
+    """Return the contract that explains a version's outcomes.
+
+    The fit starts from the transcribed rules that explain most outcomes.
+    """
     known = [rules for rules in rules_of(answers.name.runtime, root) if rules.learned is None]
     start = min(known, key=lambda rules: len(disagreements(rules, answers.rows)))
     rules, unexplained = fit(start, answers)
@@ -261,7 +262,7 @@ def contract_of(answers: Answers, environment: Environment, root: Path | None = 
 
 
 def _registry(rules: Rules, answers: Answers) -> Any:
-    """Flow shifts that the runtime's own registry gives to the repositories that it knows."""
+    """Return the registry rule with the flow shifts of the runtime's own registry."""
     rows = answers.facts.get("registry") or {}
     if rules.registry is None or not rows:
         return rules.registry
@@ -274,7 +275,7 @@ def _registry(rules: Rules, answers: Answers) -> Any:
 
 
 def package_digest(environment: Environment) -> str:
-    """Sha256 of the installed distribution's record of files, which names the digest of every file; empty if absent."""
+    """Return the sha256 of the installed distribution's RECORD, which lists every file's digest; empty if absent."""
     name = environment.name.runtime
     code = (
         "import hashlib, importlib.metadata as m; "
@@ -290,7 +291,7 @@ def package_digest(environment: Environment) -> str:
 
 
 def as_yaml(contract: ContractFile) -> str:
-    """The text of a contract file."""
+    """Return the text of a contract file."""
     yaml = YAML()
     yaml.width = 120
     yaml.indent(mapping=2, sequence=4, offset=2)
@@ -304,7 +305,7 @@ def as_yaml(contract: ContractFile) -> str:
 
 
 def changed(before: Rules, after: Rules) -> list[str]:
-    """What differs between two sets of rules, a line per parameter, for people."""
+    """Return the differences between two sets of rules, a line per parameter, for people."""
     lines: list[str] = []
 
     def walk(path: str, old: Any, new: Any) -> None:

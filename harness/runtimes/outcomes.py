@@ -1,4 +1,4 @@
-"""One word for what a runtime made of a checkpoint: from its answer, and from a prediction, in the same vocabulary."""
+"""Classify how a runtime loads a checkpoint, in one word: from the loaded weights and from a prediction alike."""
 
 from __future__ import annotations
 
@@ -22,9 +22,8 @@ Outcome = Literal[
     "input_scale",
     "unmodelled",
 ]
-"""``right``: every value and every method as stored. ``scope``: other Linears run quantized than are stored so.
-``plain``:
-values are right, and nothing runs quantized. ``input_scale``: an absent input scale is taken for 1."""
+"""``right``: every value and every method as stored. ``scope``: other Linears run quantized than are stored quantized.
+``plain``: values are right, and nothing runs quantized. ``input_scale``: an absent input scale is taken for 1."""
 RIGHT_COSINE, RIGHT_GAIN = 0.98, 0.05
 """FP8 and NVFP4 of the generated weights lie above .994 and within .01; a wrong layout lies below .9."""
 
@@ -39,11 +38,11 @@ class Header:
 
 
 DTYPES = {"bfloat16": "BF16", "float32": "F32", "uint8": "U8", "float8_e4m3fn": "F8_E4M3"}
-"""Safetensors' names of the dtypes that kinds are written in."""
+"""numpy's names of the dtypes in kinds to safetensors' names."""
 
 
 def declared_of(kind: Kind) -> Declared:
-    """What a kind says of itself, as its files would."""
+    """Return a kind's declarations and tensor headers, as its files state them."""
     tensors: dict[str, Header] = {}
     metadata: dict[str, str] = {}
     for file, (part, header) in files_of(kind).items():
@@ -55,7 +54,7 @@ def declared_of(kind: Kind) -> Declared:
 
 
 def stored_quantized(declared: Declared) -> frozenset[str]:
-    """Modules that are stored quantized, whatever is said of them."""
+    """Return the modules that are stored quantized, by dtype alone: declarations do not count."""
     return frozenset(
         name[: -len(".weight")]
         for name, entry in declared.tensors.items()
@@ -64,7 +63,7 @@ def stored_quantized(declared: Declared) -> frozenset[str]:
 
 
 def predicted_outcome(prediction: Prediction, kind: Kind, declared: Declared) -> Outcome:
-    """What a prediction means for this kind, whose bytes are known."""
+    """Return the outcome that a prediction means for this kind, whose storage is known."""
     if prediction.unmodelled:
         return "unmodelled"
     if prediction.refused:
@@ -84,7 +83,7 @@ def predicted_outcome(prediction: Prediction, kind: Kind, declared: Declared) ->
 
 
 def real_outcome(answer: Mapping[str, Any], kind: Kind, declared: Declared) -> Outcome:
-    """What the runtime's own weights say."""
+    """Return the outcome that the runtime's loaded weights show."""
     if not answer["loaded"]:
         return "refused"
     linears: Mapping[str, list[Any]] = answer["linears"]

@@ -1,14 +1,15 @@
-"""Ask one installed SGLang what it makes of checkpoints, on a CPU. Runs under that runtime's own interpreter.
+"""Load checkpoints with an installed SGLang on a CPU and report the weights that it makes of them.
+
+Runs under that runtime's own interpreter:
 
     python sglang_reader.py JOBS.json ANSWERS.jsonl
 
 ``JOBS.json`` holds ``{"base": FOLDER, "checkpoints": [{"name", "folder", "role"}]}``. Every answer is a line of JSON
-and
-is flushed at once, so that a loader that kills the process loses one answer. Names that ``ANSWERS.jsonl`` already
-holds are not asked again.
+and is flushed at once, so that a loader that kills the process loses one answer. Checkpoints whose names are in
+``ANSWERS.jsonl`` already are skipped.
 
-SGLang's own configuration, loader and weight processing run unchanged. Replaced are only operations that need a GPU;
-``STUBS`` lists every one of them, and the contract that is written from the answers carries the list.
+SGLang's own configuration, loader and weight processing run unchanged. Only operations that need a GPU are replaced;
+``STUBS`` lists them all, and the contract that is learned from the answers contains the list.
 
 This file imports the standard library, numpy, torch, safetensors and sglang: nothing of the harness.
 """
@@ -53,7 +54,7 @@ def _environment() -> None:
 
 
 class _Torchvision:
-    """Declares the two operators before torchvision registers their meta functions: its CUDA build brings neither."""
+    """Declare the two operators before torchvision registers their meta functions: its CUDA build lacks both here."""
 
     def find_spec(self, name: str, path: Any, target: Any = None) -> None:
         if name == "torchvision":
@@ -71,7 +72,7 @@ keep: list[Any] = []
 
 
 def _stub(torch: Any, mq: Any) -> None:
-    """Replace what needs a GPU, and nothing else."""
+    """Replace the operations that need a GPU, and nothing else. ``STUBS`` must list every replacement."""
     torch.Tensor.cuda = lambda self, *args, **kwargs: self
     mq._get_fp4_gemm_op = lambda: ((lambda *args, **kwargs: None), "trtllm")
     mq._get_fp4_quantize_op = lambda: lambda *args, **kwargs: None
@@ -87,7 +88,7 @@ def _stub(torch: Any, mq: Any) -> None:
 
 
 def effective(torch: Any, layer: Any) -> tuple[str, Any]:
-    """The weight ``[N, K]`` that the layer's kernel would compute with, from what the loader left behind."""
+    """Return the layer's method and the weight ``[N, K]`` that its kernel would use, from the loaded parameters."""
     method = type(layer.quant_method).__name__ if getattr(layer, "quant_method", None) is not None else "none"
     weight = layer.weight.data
     if weight.dtype == torch.uint8 and hasattr(layer, "weight_scale_interleaved"):
@@ -114,7 +115,7 @@ def _input_scale(layer: Any) -> float | None:
 
 
 def _config(config: Any) -> dict[str, Any] | None:
-    """What the runtime resolved from the declarations."""
+    """Return the quantization configuration that the runtime resolved, as plain values."""
     if config is None:
         return None
     names = ("swap_weight_nibbles", "checkpoint_weight_scale_layout", "checkpoint_uses_packed_qkv", "group_size")
@@ -127,7 +128,10 @@ def _plain(value: Any) -> Any:
 
 
 def compare(torch: Any, module: Any, reference: Any) -> list[Any]:
-    """Method, cosine and norm ratio of a layer against the base's weight, and the input scale that it will use."""
+    """Return method, cosine with the base's weight, ratio of norms, and the input scale of a layer.
+
+    Numbers are ``None`` if the shapes differ.
+    """
     method, weight = effective(torch, module)
     if tuple(weight.shape) != tuple(reference.shape):
         return [method, None, None, None]
@@ -182,7 +186,7 @@ def _ask(job: dict[str, Any], base: str, references: dict[str, Any], runtime: An
 
 
 def _runtime() -> Any:
-    """Import the runtime, stub, and watch what it resolves."""
+    """Import the runtime, replace GPU operations, and record the quantization configuration that it resolves."""
     import torch
 
     try:
@@ -226,11 +230,11 @@ REPOSITORIES = (
     "/models/Wan2.2-T2V-A14B-Diffusers", "/models/nvfp4",
     "/root/.cache/huggingface/hub/models--nvidia--Wan2.2-T2V-A14B-Diffusers-NVFP4/snapshots/abc",
 )  # fmt: skip
-"""Names whose pipeline configuration is asked: exact, contained, cased, local and cached ones."""
+"""Names to look up in the runtime's registry: exact, contained, with other case, local and cached."""
 
 
 def registry() -> dict[str, Any]:
-    """Per repository name or path: the pipeline configuration, its flow shift, its boundary and its guidance scales."""
+    """Return, per repository name or path: pipeline configuration, flow shift, boundary and guidance scales."""
     from sglang.multimodal_gen import registry as known
 
     for name in ("maybe_download_model_index",):
@@ -257,7 +261,7 @@ def registry() -> dict[str, Any]:
 
 
 def main(jobs_file: str, answers_file: str) -> None:
-    """Answer every job that has no answer yet."""
+    """Load every checkpoint that has no answer yet, and append its answer."""
     _environment()
     began = time.time()
     jobs = json.loads(Path(jobs_file).read_text(encoding="utf-8"))

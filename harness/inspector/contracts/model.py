@@ -1,10 +1,9 @@
-"""The shape of a contract: what one range of versions of a runtime does with a checkpoint, as data.
+"""Schema of contracts: how a range of versions of a runtime loads a checkpoint, as data.
 
-A contract is either *transcribed* (somebody read the runtime's code: ``<runtime>.yaml``) or *learned* (``quantgate
-learn``
-ran the runtime's own loader over generated checkpoints: ``learned/<runtime>-<version>.yaml``). A project's own
-``contracts/`` folder may hold both. ``predict`` turns a contract and a checkpoint's declarations into what the runtime
-will load.
+A contract is either *transcribed* by hand from the runtime's code (``<runtime>.yaml``) or *learned*: ``quantgate
+learn`` ran the runtime's own loader over generated checkpoints (``learned/<runtime>-<version>.yaml``). A project's own
+``contracts/`` folder may hold both. ``predict`` computes from a contract and a checkpoint's declarations how the
+runtime will load it.
 """
 
 from __future__ import annotations
@@ -23,15 +22,14 @@ from harness.formats.errors import ContractError
 from harness.project import Project
 
 Signal = Literal["packed_qkv", "comfy_quant"]
-"""Something in the tensor names from which a runtime infers a layout."""
+"""Mark in the tensor names from which a runtime infers a layout."""
 Place = Literal["top", "section"]
-"""Where a key of a declaration stands: at its top level, or in its section ``quantization`` (ModelOpt's old schema)."""
+"""Place of a key in a declaration: its top level, or its section ``quantization`` (ModelOpt's old schema)."""
 Reading = Literal["config", "metadata", "tensors"]
-"""What a runtime reads to learn how an override is quantized: its ``config.json``, the header's metadata, its
-tensors."""
+"""Source from which a runtime learns how an override is quantized: ``config.json``, header metadata, or tensors."""
 Method = Literal["by_algorithm", "nvfp4", "fp8", "fp8_generic", "other"]
 PROJECT_FOLDER = "contracts"
-"""Folder of a project that holds contracts of its own."""
+"""Folder of a project for its own contracts."""
 
 
 class Rule(BaseModel):
@@ -41,11 +39,10 @@ class Rule(BaseModel):
 
 
 class SwitchRule(Rule):
-    """How a runtime decides one yes-or-no of the stored NVFP4 bytes.
+    """How a runtime decides one yes-or-no question about the stored NVFP4 bytes.
 
-    The value of a key is its Python truth (``"false"`` is true, ``null`` is false) unless ``word`` is set: then the
-    value
-    must be exactly that word.
+    The value of a key counts by its Python truth (``"false"`` is true, ``null`` is false) unless ``word`` is set: then
+    only exactly that word means yes.
     """
 
     default: bool
@@ -64,7 +61,7 @@ class SwitchRule(Rule):
 
 
 class Nvfp4Rule(Rule):
-    """What a runtime makes of an NVFP4 transformer."""
+    """How a runtime recognises and reads an NVFP4 transformer."""
 
     algorithms: tuple[str, ...] = Field(description="names of quant_algo that are accepted, letter for letter")
     families: Literal["weight_and_scale", "u8_and_block_scale"] = Field(
@@ -76,14 +73,14 @@ class Nvfp4Rule(Rule):
 
 
 class Fp8Rule(Rule):
-    """What a runtime makes of an FP8 transformer."""
+    """Which FP8 weight scales a runtime accepts."""
 
     scale_shapes: tuple[Literal["scalar", "one", "channel", "channel_column"], ...]
     source: str = ""
 
 
 class Dispatch(Rule):
-    """From the words of a declaration to a loading method."""
+    """Mapping from the words of a declaration to a loading method."""
 
     methods: dict[str, Method] = Field(description="quant_method to method; a word that is not listed is refused")
     fp8: tuple[str, ...] = Field(description="globs of quant_algo, in upper case, that mean FP8; asked before nvfp4")
@@ -92,7 +89,7 @@ class Dispatch(Rule):
 
 
 class OverrideRule(Rule):
-    """What is read of a transformer that is laid over a repository."""
+    """Which declarations a runtime reads of an override: a transformer that replaces a repository's own."""
 
     reads: tuple[Reading, ...] = Field(min_length=1)
     join: Literal["first", "merged"] = Field(
@@ -103,7 +100,7 @@ class OverrideRule(Rule):
 
 
 class Names(Rule):
-    """How the runtime calls the checkpoint's modules. Ignore patterns are compared with these names."""
+    """The runtime's names of the checkpoint's modules. Ignore patterns are compared with these names."""
 
     rename: dict[str, str] = Field(
         description="regular expression of a tensor's name to the runtime's, first match wins"
@@ -116,7 +113,7 @@ class Names(Rule):
 
 
 class RegistryRule(Rule):
-    """Repository ids that the runtime maps to a native pipeline: exactly, or where its name contains a known name."""
+    """Repository ids that the runtime maps to a native pipeline: exactly, or if the name contains a known name."""
 
     known: tuple[str, ...]
     otherwise: str = Field(description="what happens to an id that is not known")
@@ -127,7 +124,7 @@ class RegistryRule(Rule):
 
 
 class BackendRule(Rule):
-    """Which kernel family runs, by environment variable."""
+    """Choice of the kernel family by environment variable."""
 
     env: str
     default: str
@@ -152,7 +149,7 @@ class Learned(Rule):
 
 
 class Rules(Rule):
-    """What one range of versions does."""
+    """Behaviour of one range of versions."""
 
     versions: str = Field(description="PEP 440 range, closed towards versions that nobody read")
     read_at: tuple[str, ...] = Field(min_length=1, description="versions whose code was read, or whose loader was run")
@@ -192,14 +189,14 @@ class Contract(Rule):
     """A runtime at a version, with the rules that apply to it."""
 
     name: str
-    """As asked for: ``sglang==0.5.23``."""
+    """The requirement as given: ``sglang==0.5.23``."""
     runtime: str
     version: str
     rules: Rules
 
     @property
     def read(self) -> bool:
-        """Whether exactly this version was read or learned, not only one that shares its range."""
+        """Return whether exactly this version was read or learned, and not only another version of its range."""
         return any(Version(self.version) == Version(item) for item in self.rules.read_at)
 
 
@@ -208,7 +205,7 @@ def _package() -> Path:
 
 
 def contract_files(runtime: str, root: Path | None = None) -> list[Path]:
-    """Every file that holds rules of a runtime: learned before transcribed, the project's own before the shipped."""
+    """Return every file with rules of a runtime: the project's own before the shipped; in each, learned first."""
     folders = [Project(root).contracts] if root is not None else []
     files: list[Path] = []
     for folder in (*folders, _package()):
@@ -244,7 +241,7 @@ def read_contract_file(place: Path) -> ContractFile:
 
 
 def known_contracts(root: Path | None = None) -> tuple[str, ...]:
-    """Runtimes for which a contract file exists, shipped or in the project's ``contracts/``."""
+    """Return the runtimes that have a contract file, shipped or in the project's ``contracts/``."""
     folders = [_package(), *([Project(root).contracts] if root is not None else [])]
     names = {path.stem for folder in folders if folder.is_dir() for path in folder.glob("*.yaml")}
     for folder in folders:
@@ -253,15 +250,15 @@ def known_contracts(root: Path | None = None) -> tuple[str, ...]:
 
 
 def rules_of(runtime: str, root: Path | None = None) -> list[Rules]:
-    """All rules of a runtime, the most trusted first: a learned version before a transcribed range."""
+    """Return all rules of a runtime, the most trusted first: a learned version before a transcribed range."""
     return [rules for path in contract_files(runtime, root) for rules in read_contract_file(path).rules]
 
 
 def load_contract(name: str, root: Path | None = None) -> Contract:
-    """Find the rules for ``runtime==version``.
+    """Return the contract for ``runtime==version``.
 
     A version that no range covers gets the rules of the nearest version below it (or above, if there is none below);
-    ``Contract.read`` is false then, and the inspection says that nobody read that version.
+    ``Contract.read`` is false then, and the inspection reports that this version was not read.
 
     Raises:
         ContractError: unknown runtime, or no exact version.
@@ -288,7 +285,7 @@ def load_contract(name: str, root: Path | None = None) -> Contract:
 
 
 def _nearest(candidates: list[Rules], version: Version) -> Rules:
-    """The rules read at the newest version below, or else at the oldest above."""
+    """Return the rules read at the newest version below, else those read at the oldest version above."""
     read = sorted(((Version(at), rules) for rules in candidates for at in rules.read_at), key=lambda item: item[0])
     below = [rules for at, rules in read if at <= version]
     return below[-1] if below else read[0][1]

@@ -1,5 +1,4 @@
-"""What a runtime will load, worked out from its contract, the declarations and the tensors' headers. No data is
-read."""
+"""Predict how a runtime will load a checkpoint, from contract, declarations and tensor headers. No data is read."""
 
 from __future__ import annotations
 
@@ -17,24 +16,24 @@ PACKED_QKV = re.compile(r"^(double_blocks\.\d+\.(img|txt)_attn\.qkv|single_block
 
 
 class Entry(Protocol):
-    """What a header says of one tensor."""
+    """Header entry of one tensor."""
 
     @property
     def dtype(self) -> str:
-        """Safetensors' name of the dtype."""
+        """Return safetensors' name of the dtype."""
 
     @property
     def shape(self) -> tuple[int, ...]:
-        """Its shape as stored."""
+        """Return the shape as stored."""
 
     @property
     def file(self) -> str:
-        """The file that holds it."""
+        """Return the file that holds the tensor."""
 
 
 @dataclass(frozen=True)
 class Declared:
-    """What one transformer says of itself, and the headers of its tensors."""
+    """Declarations of one transformer, and the headers of its tensors."""
 
     role: Literal["model", "override"]
     config: Any
@@ -55,14 +54,14 @@ class Switch:
 
 @dataclass(frozen=True)
 class Prediction:
-    """What the runtime will have loaded."""
+    """Predicted result of loading: refusal, or method and readings per module."""
 
     refused: str = ""
-    """Why it refuses the checkpoint; empty: it loads."""
+    """Why the runtime refuses the checkpoint; empty: it loads."""
     refused_code: str = ""
     """``name_unmapped``, ``scale_shape``, or ``runtime_refuses`` for any other reason."""
     method: Literal["", "nvfp4", "fp8", "fp8_generic"] = ""
-    """How quantized Linears are computed; empty: as plain floats."""
+    """Loading method of quantized Linears; empty: plain floats."""
     swap: Switch = field(default_factory=Switch)
     tiled: Switch = field(default_factory=Switch)
     quantized: frozenset[str] = frozenset()
@@ -72,7 +71,7 @@ class Prediction:
     input_scale_of_one: frozenset[str] = frozenset()
     """Quantized modules whose activations are divided by 1 because no input scale is stored."""
     unmodelled: str = ""
-    """What of the declaration no rule of the contract covers; empty: nothing."""
+    """Part of the declaration that no rule of the contract covers; empty: all is covered."""
 
 
 @dataclass(frozen=True)
@@ -98,10 +97,10 @@ class _Unmodelled(Exception):  # noqa: N818 - a declaration that no rule covers
 
 
 def predict(rules: Rules, declared: Declared) -> Prediction:
-    """Work out what the runtime will load.
+    """Return how the runtime will load the transformer.
 
     Args:
-        rules: of one range of versions.
+        rules: rules of one range of versions.
         declared: one transformer's declarations and headers.
     """
     try:
@@ -160,7 +159,11 @@ def _shows_quantized(declared: Declared) -> bool:
 
 
 def _from_metadata(rules: Rules, metadata: Mapping[str, str], *, strict: bool) -> _Config | None:
-    """The declaration in a header. Before declarations were merged, one that could not be parsed was skipped."""
+    """Return the declaration in a header, or ``None``.
+
+    Args:
+        strict: whether a refused declaration stops the load. Versions before declarations were merged skip it.
+    """
     for key in ("_quantization_metadata", "quantization_config"):
         if not metadata.get(key):
             continue
@@ -189,7 +192,7 @@ def _from_metadata(rules: Rules, metadata: Mapping[str, str], *, strict: bool) -
 
 
 def _parse(rules: Rules, body: Any) -> _Config:
-    """A declaration as the runtime parses it. Raises ``_Refused`` with its reason."""
+    """Parse a declaration as the runtime does. Raises ``_Refused`` with the runtime's reason."""
     if not isinstance(body, Mapping):
         raise _Refused("quantization_config is not an object")
     word = body.get("quant_method")
@@ -267,7 +270,10 @@ def _nested_group_size(body: Mapping[str, Any], section: Mapping[str, Any]) -> A
 
 
 def _switch(rule: SwitchRule, body: Mapping[str, Any], section: Mapping[str, Any], flat: bool) -> Switch:
-    """Look a key up where this form of declaration is read, else what implies it, else the default."""
+    """Decide a switch by its key, if that is in a place read for this form of declaration.
+
+    Otherwise a key that implies it decides, else the default.
+    """
     if rule.config_key is None:
         return Switch(rule.default, "always")
     holders = {"top": body, "section": section}
@@ -285,7 +291,7 @@ def _switch(rule: SwitchRule, body: Mapping[str, Any], section: Mapping[str, Any
 
 
 def signals(tensors: Mapping[str, Entry]) -> set[Signal]:
-    """What tensor names give away: ``packed_qkv`` and ``comfy_quant``."""
+    """Return the signals that tensor names show: ``packed_qkv`` and ``comfy_quant``."""
     seen: set[Signal] = set()
     for name in tensors:
         if PACKED_QKV.match(name):
@@ -296,14 +302,15 @@ def signals(tensors: Mapping[str, Entry]) -> set[Signal]:
 
 
 def _families(rules: Rules, tensors: Mapping[str, Entry]) -> frozenset[str]:
-    """Modules whose tensors the runtime takes for NVFP4."""
+    """Return the modules whose tensors the runtime takes for NVFP4."""
     modules: set[str] = set()
     for name, scale in tensors.items():
         if not name.endswith(".weight_scale"):
             continue
         stem = name[: -len(".weight_scale")]
         weight = tensors.get(f"{stem}.weight")
-        if weight is None or weight.file != scale.file:  # every file is looked at by itself
+        # the runtime examines each file alone: it misses a pair that is split over two files
+        if weight is None or weight.file != scale.file:
             continue
         if rules.nvfp4.families == "weight_and_scale" or (
             weight.dtype == "U8" and scale.dtype.startswith("F8_E4M3") and len(scale.shape) >= 2
@@ -313,10 +320,10 @@ def _families(rules: Rules, tensors: Mapping[str, Entry]) -> frozenset[str]:
 
 
 def _inferred(rules: Rules, declared: Declared, *, grouped: bool) -> _Config | None:
-    """What the tensors and the header's ``_quantization_metadata`` show.
+    """Infer a configuration from the tensors and the header's ``_quantization_metadata``; ``None`` if they show none.
 
     Args:
-        grouped: whether a declaration states the group size. Else a tensor pair must show it.
+        grouped: whether a declaration states the group size. If not, a tensor pair must show it.
     """
     families = _families(rules, declared.tensors)
     layers, signalled = _signalled(declared.metadata)
@@ -334,7 +341,7 @@ def _inferred(rules: Rules, declared: Declared, *, grouped: bool) -> _Config | N
 
 
 def _signalled(metadata: Mapping[str, str]) -> tuple[frozenset[str], bool]:
-    """Layers that ``_quantization_metadata`` calls nvfp4, and whether it names an FP4 algorithm."""
+    """Return the layers that ``_quantization_metadata`` calls nvfp4, and whether it names an FP4 algorithm."""
     try:
         body = json.loads(metadata.get("_quantization_metadata", ""))
     except ValueError:
@@ -365,7 +372,7 @@ def _merge(rules: Rules, existing: _Config | None, inferred: _Config | None) -> 
 
 
 def linears(names: Names, tensors: Mapping[str, Entry]) -> dict[str, str]:
-    """Modules that the runtime can quantize: the checkpoint's name to the runtime's."""
+    """Return the modules that the runtime can quantize: the checkpoint's name to the runtime's."""
     found: dict[str, str] = {}
     for name, entry in tensors.items():
         if name.endswith(".weight") and len(entry.shape) == 2:
@@ -376,7 +383,7 @@ def linears(names: Names, tensors: Mapping[str, Entry]) -> dict[str, str]:
 
 
 def runtime_name(names: Names, tensor: str) -> str:
-    """A tensor's name as the runtime calls it."""
+    """Return the runtime's name of a tensor; the first pattern that matches decides."""
     for pattern, target in names.rename.items():
         match = _compiled(pattern).match(tensor)
         if match is not None:
@@ -390,8 +397,10 @@ def _compiled(pattern: str) -> re.Pattern[str]:
 
 
 def ignored(patterns: tuple[str, ...], module: str) -> bool:
-    """Whether a list of ignored modules covers a runtime's module: ``*`` globs, matched whole; every other sign is
-    itself."""
+    """Return whether a list of ignored modules covers a runtime's module.
+
+    Patterns match the whole name. Only ``*`` is special: ``?`` and ``[`` stand for themselves, as in the runtime.
+    """
     return any(re.fullmatch(re.escape(item).replace(r"\*", ".*"), module) for item in patterns)
 
 
@@ -428,7 +437,7 @@ def _loaded(rules: Rules, declared: Declared, config: _Config | None) -> Predict
 SCALES = re.compile(
     r".*\.(weight_scale|weight_scale_2|input_scale|scale_weight.*|scale_input|comfy_quant|weight_scale_inv)"
 )
-"""Tensors beside a weight. A loader drops the ones that it has no place for."""
+"""Names of tensors beside a weight. A loader drops them silently if it has no parameter for them."""
 
 
 def _known(names: Names, tensors: Mapping[str, Entry]) -> None:
@@ -449,7 +458,7 @@ def _lacks_scale(declared: Declared, name: str, method: str) -> bool:
 
 
 def _fits(rules: Rules, declared: Declared, modules: Mapping[str, str], chosen: frozenset[str], method: str) -> None:
-    """Refuse what the runtime's parameters cannot take. Raises ``_Refused``."""
+    """Refuse tensors that do not fit the runtime's parameters by dtype or shape. Raises ``_Refused``."""
     for name in sorted(modules):
         weight = declared.tensors[f"{name}.weight"]
         if name not in chosen or method != "nvfp4":
@@ -480,7 +489,7 @@ def _fits(rules: Rules, declared: Declared, modules: Mapping[str, str], chosen: 
 
 
 def scale_kind(shape: tuple[int, ...]) -> str:
-    """``scalar`` for ``[]``, ``one`` for ``[1]``, ``channel`` for ``[N]``, ``channel_column`` for ``[N, 1]``."""
+    """Return ``scalar`` for ``[]``, ``one`` for ``[1]``, ``channel`` for ``[N]``, ``channel_column`` for ``[N, 1]``."""
     if not shape:
         return "scalar"
     if len(shape) == 1:

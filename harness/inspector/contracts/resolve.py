@@ -1,4 +1,4 @@
-"""What a runtime WILL assume for one checkpoint: its prediction as rows for a report, and remedies that were tried."""
+"""Resolve a contract for one checkpoint: a runtime's assumptions as rows of a report, and remedies that work."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ LAYOUTS = {True: "swizzled", False: "linear"}
 
 @dataclass(frozen=True)
 class Resolved:
-    """The assumptions, ready to be compared with proven bytes."""
+    """The assumptions of one runtime, ready to compare with the proven reading."""
 
     name: str
     nibble_order: str
@@ -40,7 +40,7 @@ class Resolved:
 
 
 def declared_by(component: Component) -> Declared:
-    """What one transformer's files say of it, as a runtime sees them."""
+    """Return the declarations of one transformer's files, as a runtime reads them."""
     return Declared(
         role="override" if component.role == "override" else "model",
         config=component.config.get("quantization_config"),
@@ -51,7 +51,7 @@ def declared_by(component: Component) -> Declared:
 
 
 def resolve(contract: Contract, component: Component, env: Mapping[str, str]) -> Resolved:
-    """Resolve one contract for one expert."""
+    """Return the assumptions of one contract for one expert. ``env`` is the runtime's environment."""
     rules, declared = contract.rules, declared_by(component)
     prediction = predict(rules, declared)
     order, layout = ORDERS[prediction.swap.on], LAYOUTS[prediction.tiled.on]
@@ -103,7 +103,7 @@ def _rows(
 
 
 def resolve_loader(loader: Loader) -> Resolved:
-    """The harness's own loader, whose options the case states: nothing is inferred and nothing is a silent default."""
+    """Return the assumptions of the harness's own loader. The case states its options, so nothing is inferred."""
     rows = tuple(
         ContractAssumption(field=field, value=value, rule=f"case: loader.{field}", source="harness/definitions/case.py")
         for field, value in loader.model_dump().items()
@@ -120,10 +120,12 @@ def resolve_loader(loader: Loader) -> Resolved:
 
 
 def remedies(resolved: Resolved, order: str, layout: str, root: Path | None = None) -> list[str]:
-    """What makes this runtime read the bytes as they are: only what was tried on the contract and works.
+    """Return remedies that make this runtime read the bytes correctly: keys to set, or versions to use.
+
+    Each remedy was tried on the contract: its prediction is right.
 
     Args:
-        resolved: a runtime that reads them otherwise.
+        resolved: a runtime that misreads the bytes.
         order: nibble order that the bytes prove.
         layout: scale layout that the bytes prove.
         root: the project, for contracts of its own.
@@ -139,6 +141,7 @@ def remedies(resolved: Resolved, order: str, layout: str, root: Path | None = No
 
     found = []
     keys = _keys(contract.rules, order, layout)
+    # single keys are tried before both, so that the smallest edit that works is suggested
     for chosen in (keys[:1], keys[1:], keys):
         if (
             chosen
@@ -166,7 +169,7 @@ def _keys(rules: Rules, order: str, layout: str) -> list[tuple[str, Any]]:
 
 
 def _with(declared: Declared, keys: Mapping[str, Any]) -> Declared:
-    """The same files with keys set where the declaration's form is read: in its section if that names the algorithm."""
+    """Return the same files with keys set at the top level, and in the section too if only that names the algorithm."""
     body = dict(declared.config)
     section = body.get("quantization")
     if isinstance(section, Mapping) and body.get("quant_algo") is None:
@@ -179,7 +182,7 @@ def _word(value: Any) -> str:
 
 
 def _range(versions: list[tuple[Version, bool]]) -> str:
-    """The versions that read right, as a range if they are all at one end, else listed."""
+    """Return the versions that read correctly: as a range if they are all at one end, else as a list."""
     good = [version for version, right in versions if right]
     first = versions.index((good[0], True))
     if all(right for _, right in versions[first:]):

@@ -1,4 +1,4 @@
-"""From a red case to a named cause: pure rules over what lies in the run's folder."""
+"""Name the cause of a red case: pure rules over the record and the experiments in the run's folder."""
 
 from harness.judge.attribution.rules import attribute, next_experiments
 

@@ -1,4 +1,4 @@
-"""The order in which causes are believed, and which experiments are worth their time."""
+"""Rank the possible causes of a failure, and choose the experiments that are worth their time."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from harness.records.case_record import CaseRecord
 from harness.records.generation import Expert
 from harness.records.verdict import Finding
 
-# Causes that the trace, the receipts, the identity and the inspection prove: facts, compared exactly.
+# Causes that trace, receipts, identity and inspection prove: these are facts, which are compared exactly.
 
 
 FLOW_SHIFT = frozenset({"flow_shift", "shift"})
@@ -34,40 +34,40 @@ FOLLOWS: dict[str, frozenset[str]] = {
     "vae_alone": frozenset({"vae_settings"}),
     "vae_input": frozenset({"vae_settings", "image_condition_differs"}),
 }
-"""A difference that follows from others, and so is no cause where one of them is there too."""
+"""Per code, the codes that can cause it. If one of them is found too, the difference is a consequence, no cause."""
 IDENTITY = frozenset({"request_differs", "hardware_differs"})
 
 
 def inspected(record: CaseRecord) -> Iterator[Cause]:
-    """Faults that the bytes of the checkpoint prove."""
+    """Yield a cause per fault that the bytes of the checkpoint prove."""
     for fault in record.inspection.faults if record.inspection is not None else ():
         where = "/".join(part for part in (fault.expert, fault.module) if part)
         yield Cause(code=fault.code, where=where, sentence=fault.message, evidence={"stage": "inspection"})
 
 
 def identity(record: CaseRecord) -> Iterator[Cause]:
-    """The golden was made from another request or on other hardware."""
+    """Yield a cause if the golden was made from another request or on other hardware."""
     for finding in record.verdict.findings:
         if finding.code in IDENTITY:
             yield _cause(finding.code, finding)
 
 
 def moved(record: CaseRecord) -> Iterator[Cause]:
-    """Weights or environment are not those of the golden, and frames, trace or sanity fail."""
+    """Yield a cause if weights or environment differ from the golden's and frames, trace or sanity fail."""
     for finding in record.verdict.findings:
         if finding.stage == "identity" and finding.code in MOVED and finding.gating:
             yield _cause(finding.code, finding, where=", ".join(sorted(finding.data)))
 
 
 def receipts(record: CaseRecord) -> Iterator[Cause]:
-    """The quantized path did not run, or ran where it should not."""
+    """Yield a cause per gating receipt finding: the quantized path did not run, or ran although bf16 was asked for."""
     for finding in record.verdict.findings:
         if finding.stage == "receipts" and finding.gating:
             yield _cause(finding.code, finding, where=str(finding.data.get("expert", "")))
 
 
 def traced(record: CaseRecord) -> Iterator[Cause]:
-    """Settings that differ from the golden's; what only follows from another setting is left out."""
+    """Yield the settings that differ from the golden's. Consequences of another difference are left out (`FOLLOWS`)."""
     found = [finding for finding in record.verdict.findings if finding.stage == "trace" and finding.gating]
     codes = {finding.code for finding in found}
     for finding in found:
@@ -93,22 +93,22 @@ def _cause(code: str, finding: Finding, where: str = "") -> Cause:
     return Cause(code=code, where=where, sentence=finding.message, evidence=dict(finding.data))
 
 
-# Causes on finished frames: a simple change of the golden's frames that gives the candidate's.
+# Causes on finished frames: a simple change of the golden's frames that results in the candidate's.
 
 
 def comparable(record: CaseRecord) -> bool:
-    """Whether frames or sanity fail and a golden of the same shape lies beside the candidate."""
+    """Return whether frames or sanity fail and the frames differ from those of a golden of the same shape."""
     failed = any(finding.stage in ("frames", "sanity") and finding.gating for finding in record.verdict.findings)
     compared = record.comparison is not None and not record.comparison.bit_exact
     return failed and compared and record.golden is not None
 
 
 def explained(results: Sequence[ExperimentResult], *, decoder: bool = False) -> Iterator[Cause]:
-    """Name the change that explains the frames best, with the share of the error, and the runner-up.
+    """Yield the change that explains the frames best, with its share of the error, and the runner-up.
 
     Args:
-        results: of the experiments.
-        decoder: no velocity on the way differs, so the change happened in the VAE or after it.
+        results: results of the experiments made so far.
+        decoder: true if no velocity differs, so that the change happened in the VAE or after it.
     """
     for result in results:
         rows = result.data.get("explanations")
@@ -132,15 +132,15 @@ def _percent(share: Json) -> str:
     return f"{share:.0%}" if isinstance(share, int | float) else "?"
 
 
-# What a repeat of a failed run says: noise is measured by the limits and by distances, not by equality of bytes.
+# Repeats of a failed run. Limits and distances measure noise; unequal bytes alone do not prove it.
 
 
 LIKE_THE_FIRST = 0.5
-"""Two failing runs are one failure if they are nearer to each other than this share of the way to the golden."""
+"""Two failing runs show the same failure if their distance is at most this share of the distance to the golden."""
 
 
 def ruled_out(result: ExperimentResult | None) -> bool:
-    """Whether a repeat rules noise out: it is bit-exact, or it fails as the first run does, at a like distance."""
+    """Return whether a repeat rules noise out: it is bit-exact, or fails near the first run (`LIKE_THE_FIRST`)."""
     if result is None or not result.done:
         return False
     if result.data.get("equal") is True:
@@ -149,7 +149,7 @@ def ruled_out(result: ExperimentResult | None) -> bool:
 
 
 def differs(result: ExperimentResult | None) -> bool:
-    """Whether a repeat gives another result: other bytes where nothing was judged, another failure where it was."""
+    """Return whether a repeat has another result: another failure if it was judged, else other bytes."""
     if result is None or not result.done or result.data.get("equal") is not False:
         return False
     passes = result.data.get("passes")
@@ -157,7 +157,7 @@ def differs(result: ExperimentResult | None) -> bool:
 
 
 def unstable(results: Sequence[ExperimentResult]) -> Iterator[Cause]:
-    """The first run fails and a repeat passes: the verdict depends on chance."""
+    """Yield a cause if the first run fails and a repeat passes: the verdict depends on chance."""
     for result in results:
         if result.experiment.kind == "rerun_same" and result.done and result.data.get("passes") is True:
             text = (
@@ -182,11 +182,11 @@ def _distances(result: ExperimentResult) -> str:
 
 Results = Sequence[ExperimentResult]
 UNMOVED = 0.005
-"""Worst relative error of velocities that did not move: then what differs in the frames comes from the decoder."""
+"""Largest relative error of velocities that count as equal. The frames' difference then comes from the decoder."""
 
 
 def attribute(record: CaseRecord, results: Results) -> Attribution:
-    """Name the cause of a failure from its record and the experiments that were made; runs nothing, reads nothing."""
+    """Return the cause of a failure, from its record and the experiments so far. Runs no engine and reads no file."""
     causes = list(_causes(record, results))
     if causes:
         first, *rest = causes
@@ -202,7 +202,7 @@ def attribute(record: CaseRecord, results: Results) -> Attribution:
 
 
 def next_experiments(record: CaseRecord, results: Results) -> tuple[Experiment, ...]:
-    """What to find out next, cheapest first; empty where the cause is proven or nothing more can be learned."""
+    """Return the next experiments, cheapest first; empty if the cause is proven or no experiment is left."""
     done = {(result.experiment.kind, result.experiment.expert, result.experiment.module) for result in results}
     readings = [
         Experiment(kind="readings", expert=cast("Expert", expert), module=module, why="off when fed alone")
@@ -241,7 +241,7 @@ def _proven(record: CaseRecord, results: Results) -> Iterator[Cause]:
 
 def _causes(record: CaseRecord, results: Results) -> Iterator[Cause]:
     proven = list(_proven(record, results))
-    # A wrong sampler setting moves no probe and a wrong weight no setting: where both are there, both are causes.
+    # A wrong sampler setting moves no probe and a wrong weight changes no setting: if both differ, both are causes.
     yield from proven
     codes = {cause.code for cause in proven}
     if not codes & {cause.code for cause in inspected(record)}:
@@ -283,13 +283,13 @@ def _repeated(results: Results) -> Iterator[Cause]:
 
 
 def _only_decoder(record: CaseRecord) -> bool:
-    """Whether every velocity on the way is the golden's, so that only VAE and post-processing can have failed."""
+    """Return whether every velocity equals the golden's within `UNMOVED`: only VAE or post-processing can differ."""
     drift = _trajectory_error(record)
     return drift is not None and drift <= UNMOVED
 
 
 def _decoded(record: CaseRecord, results: Results) -> Iterator[Cause]:
-    """Frames differ, and no velocity on the way did: what is left is the decoder."""
+    """Yield the decoder as cause if the frames fail, no velocity differs and a repeat rules noise out."""
     failed = any(finding.stage in ("frames", "sanity") and finding.gating for finding in record.verdict.findings)
     base = _result(results, "base_probe")
     repeated = ruled_out(_result(results, "rerun_same"))
@@ -300,7 +300,7 @@ def _decoded(record: CaseRecord, results: Results) -> Iterator[Cause]:
 
 
 def _trajectory_error(record: CaseRecord) -> float | None:
-    """Worst relative error of a velocity on the way, where none was further off than in healthy runs."""
+    """Return the worst relative error of the velocities; ``None`` if a step diverged more than in healthy runs."""
     found = next((one for one in record.verdict.findings if one.code == "trajectory_error"), None)
     value = None if found is None else found.data.get("error")
     return float(value) if isinstance(value, int | float) else None

@@ -1,4 +1,4 @@
-"""Causes inside an expert: which Linears were multiplied wrongly, and how, or which other operation diverged first."""
+"""Name causes inside an expert: Linears that were multiplied wrongly, or the other operation that diverged first."""
 
 from __future__ import annotations
 
@@ -10,17 +10,17 @@ from harness.records.case_record import CaseRecord
 from harness.records.verdict import Finding
 
 FITS = 0.008
-"""Largest relative error of a reading that explains an answer: rounding of operands and result to bfloat16 is .003."""
+"""Largest relative error of a reading that explains an output: rounding of operands and result to bfloat16 is .003."""
 GAIN_SEEN = 0.004
-"""Least distance of a gain from 1 that is called one; rounding moves it by .0005."""
+"""Least distance from 1 of a factor that counts as a gain; rounding moves it by .0005."""
 READ_AT_MOST = 8
-"""Modules whose bytes are read anew: enough to tell one cause from several."""
+"""Number of modules whose bytes are read again: enough to separate a single cause from several."""
 CODES = {"nibble_swapped": "nibble_order", "other_expert": "experts_swapped", "base": "unquantized"}
 _BLOCK = "blocks."
 
 
 def off(record: CaseRecord) -> tuple[str, ...]:
-    """``expert/module`` of every Linear that is off when fed alone, in order of execution."""
+    """Return ``expert/module`` of every Linear that is off when fed alone, in order of execution."""
     for finding in record.verdict.findings:
         if finding.code == "module_off" and isinstance(finding.data.get("modules"), list):
             return tuple(str(name) for name in finding.data["modules"])  # type: ignore[union-attr]
@@ -28,14 +28,14 @@ def off(record: CaseRecord) -> tuple[str, ...]:
 
 
 def to_read(names: Sequence[str]) -> tuple[str, ...]:
-    """Which of the modules are worth reading: all of a few, else some of them spread evenly."""
+    """Return the modules to read: all if they are at most `READ_AT_MOST`, else that many, spread evenly."""
     if len(names) <= READ_AT_MOST:
         return tuple(names)
     return tuple(names[index * (len(names) - 1) // (READ_AT_MOST - 1)] for index in range(READ_AT_MOST))
 
 
 def from_readings(record: CaseRecord, results: Sequence[ExperimentResult]) -> Iterator[Cause]:
-    """One cause a kind of misreading; the modules that were not read go with the kind of their neighbours."""
+    """Yield one cause per kind of misreading. Modules that were not read join the kind if all others agree on it."""
     names = off(record)
     said: dict[str, list[tuple[str, Reading | None]]] = {}
     for result in results:
@@ -46,6 +46,7 @@ def from_readings(record: CaseRecord, results: Sequence[ExperimentResult]) -> It
     unread = set(names) - {module for rows in said.values() for module, _ in rows}
     for code, rows in sorted(said.items(), key=lambda item: -len(item[1])):
         mine = [module for module, _ in rows]
+        # With several kinds it is unknown which of them an unread module has, so none of them claims it.
         alone = len(said) == 1
         everywhere = [name for name in names if name in mine or (alone and name in unread)]
         where = scope(everywhere, record)
@@ -57,7 +58,7 @@ def from_readings(record: CaseRecord, results: Sequence[ExperimentResult]) -> It
 
 
 def best(readings: Sequence[Reading]) -> Reading | None:
-    """The reading that explains the answer, as it is or after one factor on the weight; ``None``: no reading does."""
+    """Return the reading that explains the output, as it is or with one factor on the weight; ``None`` if none does."""
     fitting = [reading for reading in readings if reading.error <= FITS and not _scaled(reading)]
     if fitting:
         return fitting[0]
@@ -71,7 +72,7 @@ def _scaled(reading: Reading) -> bool:
 
 
 def _pure_gain(reading: Reading) -> bool:
-    """Whether the error is no more than the factor explains: what is left after it is rounding."""
+    """Return whether the factor explains the error: the rest is rounding."""
     if reading.gain is None:
         return False
     apart = abs(reading.gain - 1.0)
@@ -90,7 +91,7 @@ def _code(reading: Reading | None) -> str:
 
 
 def scope(names: Sequence[str], record: CaseRecord) -> str:
-    """The smallest name that covers the modules: one module, one block, one expert, or both experts."""
+    """Return the smallest name that covers the modules: a module, a block, an expert, or both experts."""
     if len(names) == 1:
         return names[0]
     experts = sorted({name.partition("/")[0] for name in names})
@@ -131,12 +132,12 @@ def _sentence(code: str, where: str, reading: Reading | None, record: CaseRecord
 
 
 def proven_bytes(record: CaseRecord) -> bool:
-    """Whether the inspection proved the bytes: finding no fault is not enough, for without a base it proves nothing."""
+    """Return whether the inspection proved the bytes. Without a base it may find no fault and still prove nothing."""
     return record.inspection is not None and record.inspection.outcome == "clean"
 
 
 def norms(record: CaseRecord) -> Iterator[Cause]:
-    """Norms that answer otherwise when fed alone."""
+    """Yield a cause per finding of norms whose output differs from the golden's when they are fed alone."""
     for finding in record.verdict.findings:
         if finding.code == "norm_off" and isinstance(finding.data.get("modules"), list):
             names = [str(name) for name in finding.data["modules"]]  # type: ignore[union-attr]
@@ -146,7 +147,7 @@ def norms(record: CaseRecord) -> Iterator[Cause]:
 
 
 def first_divergence(record: CaseRecord) -> Iterator[Cause]:
-    """Where an expert first diverges, for experts none of whose Linears is off."""
+    """Yield the first diverging operation of each expert that has no Linear and no norm off."""
     broken = {name.partition("/")[0] for name in (*off(record), *_norm_names(record))}
     seen: set[str] = set()
     for finding in record.verdict.findings:
