@@ -82,6 +82,7 @@ def _git(root: Path, *arguments: str) -> str:
         raise InvalidCaseError(
             f"{root} is a git repository, and there is no git to ask for changes", remedy="install git"
         )
+    # a hook of git sets GIT_DIR and the like, which would direct these calls to another repository
     env = {name: value for name, value in os.environ.items() if not name.startswith("GIT_")}
     command = [git, "-C", str(top), *arguments]
     done = subprocess.run(command, capture_output=True, text=True, check=False, env=env)

@@ -99,6 +99,7 @@ def parse_json(data: bytes | str, where: str, *, finite: bool = True) -> Any:
 
     def unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
         result = dict(pairs)
+        # `json` alone would silently keep the last of two equal keys
         if len(result) != len(pairs):
             raise UnreadableError(f"the key {_short(_twice(pairs))} stands twice in one object", where=where)
         return result
@@ -225,6 +226,7 @@ def _check_values(root: Any, where: str, finite: bool) -> None:
     """Walk without recursion: depth, numbers, and text that cannot be written as UTF-8 again."""
     stack: list[tuple[Any, int]] = [([root], 0)]
     while stack:
+        # a stack and no recursion, so that deep nesting never hits Python's limit
         holder, depth = stack.pop()
         if depth > MAX_DEPTH:
             raise UnreadableError(f"it is nested deeper than {MAX_DEPTH} levels", where=where)

@@ -111,6 +111,7 @@ def _escaped(text: str) -> set[str]:
     references.add(marked.replace("&#x27;", "&#39;").replace("&quot;", "&#34;"))
     urls = {urllib.parse.quote(text, safe=safe, errors="replace") for safe in ("", "/")}
     urls.add(urllib.parse.quote_plus(text, errors="replace"))
+    # percent escapes are equally valid in lower case
     urls |= {re.sub(r"%[0-9A-F]{2}", lambda found: found[0].lower(), url) for url in set(urls)}
     return once | {json.dumps(form)[1:-1] for form in once} | references | urls
 

@@ -1,4 +1,4 @@
-"""Write what regeneration proposes: golden and limits of a case in one transaction, or limits alone."""
+"""Write the proposal of a regeneration: golden and limits of a case in one transaction, or limits alone."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Applied:
-    """What was written for one case."""
+    """Result of writing one case."""
 
     case: str
     golden: str
@@ -36,12 +36,12 @@ class Applied:
 
 
 def apply(workspace: Workspace, proposal: Proposal, *, reason: str, author: str) -> Applied:
-    """Write one case.
+    """Write golden and limits of one case, or the limits alone if the accepted golden stays.
 
     Raises:
         RegenerateError: no metric of the frames would gate; or a limit would let more through than before, or a golden
             would be replaced, without a reason.
-        GoldenError: as ``harness.goldens.accept.install``.
+        GoldenError: same as ``harness.goldens.accept.install``.
     """
     new = limit_file(proposal, author, reason or "measured")
     _refuse_blind(new, proposal.located.where)
@@ -57,7 +57,7 @@ def apply(workspace: Workspace, proposal: Proposal, *, reason: str, author: str)
 
 
 def apply_again(workspace: Workspace, old: LimitFile, new: LimitFile, *, reason: str) -> str:
-    """Write limits that were placed anew from the samples of their own file. Returns the file to commit.
+    """Write limits that were placed again from the samples of their own file. Return the file to commit.
 
     Raises:
         RegenerateError: no metric of the frames would gate; or a limit would let more through than before, without a
@@ -106,13 +106,13 @@ def _write(workspace: Workspace, new: LimitFile) -> str:
 def limit_file(proposal: Proposal, author: str, reason: str) -> LimitFile:
     """Place the limits of one case.
 
-    Where the golden is new it has no digest yet: the clip's sha256 stands for it until it is accepted.
+    A new golden has no digest yet: ``golden_digest`` stays empty until `apply` installs the golden.
     """
     record = proposal.reference.record
     metrics = proposal.comparisons[0][1].metrics
     limits = place_limits(metrics, {metric.name: _samples(proposal, metric.name) for metric in metrics})
     controls = control_results(limits)
-    # a golden that stays gives the name: one of an older version names the same weights by their files
+    # A golden that stays gives the identity: a golden of an older version names the same weights by their files.
     identity = record.identity if proposal.golden is None else proposal.golden.manifest.identity
     return LimitFile(
         case=record.case,
@@ -132,7 +132,7 @@ def limit_file(proposal: Proposal, author: str, reason: str) -> LimitFile:
 
 
 def _samples(proposal: Proposal, metric: str) -> list[Sample]:
-    """What one metric said of every run, healthy, drawn and faulty."""
+    """Return the values of one metric for all runs: healthy, drawn and faulty. Runs without a value are left out."""
     samples = [
         Sample(
             value=value,

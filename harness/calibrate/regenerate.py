@@ -1,4 +1,4 @@
-"""Goldens and limits measured anew: one reference run, every healthy perturbation, then the limits."""
+"""Measure goldens and limits: one reference run per case, its perturbations, disturbed runs and injected faults."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ from harness.session.stages import find_golden
 
 
 class RegenerateError(QuantgateError):
-    """A golden or a limit must not be made from this."""
+    """No golden or limit may be made from these runs."""
 
     outcome = Outcome.INCONCLUSIVE
 
@@ -56,20 +56,20 @@ Controls = Literal["all", "frames", "none"]
 
 @dataclass(frozen=True)
 class Plan:
-    """What is run for each case beside the case itself."""
+    """Runs to make per case, besides the reference run."""
 
     perturbations: tuple[Perturbation, ...] = ()
     repeats: int = 0
-    """Disturbed runs."""
+    """Number of disturbed runs."""
     controls: Controls = "none"
     """Faults to inject: ``frames`` are arithmetic on the golden, ``all`` also breaks copies of the checkpoint."""
     results: tuple[Result, ...] = ()
-    """Runs made elsewhere. With them, and an accepted golden, nothing healthy is run here."""
+    """Runs made elsewhere. If there are any, no healthy run is made here."""
     replace_golden: bool = False
     reason: str = ""
     say: Say = lambda _line: None
     begin: Say = lambda _label: None
-    """Called with the name of every run before it begins; ``planned_runs`` tells how many there will be at most."""
+    """Called with the name of every run before it starts, at most ``planned_runs`` times."""
 
 
 @dataclass(frozen=True)
@@ -84,39 +84,37 @@ class Injected:
 
 @dataclass(frozen=True)
 class Proposal:
-    """What regeneration found for one case, before anything is written."""
+    """Result of the regeneration of one case, before anything is written."""
 
     located: Located
     reference: Measured
-    """The run as it is."""
+    """The unperturbed run."""
     runs: tuple[Measured, ...]
     """The perturbed runs."""
     golden: Golden | None
-    """The accepted golden of exactly this identity, which stays; ``None``: the reference becomes the golden."""
+    """The accepted golden of exactly this identity, which stays. If ``None``, the reference becomes the golden."""
     comparisons: tuple[tuple[str, ComparisonEvidence, dict[str, Json]], ...]
-    """Label, comparison with the golden to be, fingerprint."""
+    """Rows of label, comparison with the present or future golden, and fingerprint of the run."""
     old: LimitFile | None
     samples: dict[str, tuple[Sample, ...]] = field(default_factory=dict)
-    """Of probes and traces, by measure."""
+    """Samples of probes and traces, per measure."""
     drawn: frozenset[str] = frozenset()
-    """Labels of comparisons that no run stands behind."""
+    """Labels of comparisons with computed clips (`rounding_samples`), for which no run was made."""
     injected: tuple[Injected, ...] = ()
     also: tuple[Golden, ...] = ()
-    """Further accepted goldens of this identity: each run is held against the nearest."""
+    """Further accepted goldens of this identity: each run is compared with the nearest."""
 
 
 def measure(context: SessionContext, cases: tuple[Located, ...], plan: Plan, watch: Watch) -> tuple[Proposal, ...]:
-    """Run every case healthy, once as it is and once a perturbation, then disturbed, then broken.
+    """Run every case unperturbed, once per perturbation, disturbed, and with injected faults.
 
-    Nothing outside the run's folder is written.
-
-    A run that is already on disk under the context's run id and is of the same origin (checkpoint, request,
-    environment, perturbation, code) is read, not repeated: an interrupted regeneration goes on where it stopped.
-    Anything else there is run again, and that is said.
+    Writes nothing outside the run's folder. A run that is already on disk under the context's run id with the same
+    origin (checkpoint, request, environment, perturbation, code) is read, not repeated, so an interrupted regeneration
+    continues. A run of another origin is repeated, and ``Plan.say`` gets a line about it.
 
     Raises:
-        RegenerateError: a healthy run is not healthy: a fault of the checkpoint, of sanity or of the receipts.
-        GoldenError: the accepted golden is of another identity, and it was not said that it is to be replaced.
+        RegenerateError: a run that must be healthy has a fault of the checkpoint, of sanity or of the receipts.
+        GoldenError: the accepted golden is of another identity, and the plan does not replace it.
     """
     inspector = Inspector(context.root)
     origins = Origins(context, inspector)
@@ -131,7 +129,7 @@ def measure(context: SessionContext, cases: tuple[Located, ...], plan: Plan, wat
 
 
 def planned_runs(cases: tuple[Located, ...], plan: Plan) -> int:
-    """How many times ``Plan.begin`` is called at most: recordings, healthy, disturbed and broken runs."""
+    """Return the largest number of calls of ``Plan.begin``: recordings, healthy, disturbed and broken runs."""
     if plan.results:
         return 0
     broken = len(FAULTS) * len(WEIGHT_STRENGTHS) if plan.controls == "all" else 0
@@ -140,7 +138,7 @@ def planned_runs(cases: tuple[Located, ...], plan: Plan) -> int:
 
 
 def _from_results(context: SessionContext, located: Located, plan: Plan, origins: Origins) -> Proposal:
-    """The limits of one case from runs that were made elsewhere, all of one identity."""
+    """Return the proposal for one case from runs that were made elsewhere, all of one identity."""
     mine = [one for one in plan.results if one.record.case == located.case.id and one.record.identity]
     identities = {one.record.identity.digest() for one in mine if one.record.identity}
     if len(identities) > 1:
@@ -164,7 +162,7 @@ def _sweep(
     plan: Plan,
     inspector: Inspector,
 ) -> list[Measured | None]:
-    """Run all cases under one perturbation, without a golden to be judged by."""
+    """Run all cases under one perturbation, with an empty golden store, so that no golden decides their verdict."""
     bare = replace(
         context,
         run=f"{context.run}/{perturbation.name}",
@@ -191,7 +189,7 @@ def _one(
         return None
     try:
         origin = origins.of(case, perturbation, session.context.probe_inputs.get(case.id))
-    except QuantgateError:  # the run says it again, in a record
+    except QuantgateError:  # The run below meets the same error and records it.
         origin = None
     kept = read_kept(folder, origin) if origin is not None else None
     if isinstance(kept, CaseRecord):
@@ -251,7 +249,7 @@ def _proposal(
 def _inject(
     context: SessionContext, located: Located, plan: Plan, clip: Clip, hold: Hold, beside: str
 ) -> tuple[Injected, ...]:
-    """Every negative control of one case, held against its golden."""
+    """Make every negative control of one case, and compare it with the golden. Clips of another shape are left out."""
     runs: list[Run] = []
     if plan.controls != "none":
         runs += [

@@ -1,4 +1,4 @@
-"""Regeneration's part in probes and traces: record the base, and collect samples over the healthy runs."""
+"""Record the base of cases, and collect the samples of healthy runs, for a regeneration."""
 
 from __future__ import annotations
 
@@ -42,12 +42,16 @@ def record_all(
     origins: Origins,
     begin: Callable[[str], None] = lambda _label: None,
 ) -> dict[str, Path]:
-    """The recording of every case that has a base: that of an accepted golden of the same request, one of this run of
-    the same base, request and code, or a fresh one.
+    """Return the path of the probe recording per case that has a base.
+
+    Reuses the recording of an accepted golden of the same request, else one of this run with the same base, request
+    and code, else makes one.
 
     Args:
-        context, cases, origins: where, which, and of what origin a recording is.
-        begin: called with a label before the recording of a case that has a base.
+        context: session context; new recordings are written below its folder.
+        cases: the cases.
+        origins: computes the origin of a recording.
+        begin: called with a label before each case that has a base.
 
     Raises:
         QuantgateError: a base cannot be resolved or does not run, or a golden is damaged.
@@ -81,12 +85,12 @@ def _recorded(context: SessionContext, case: Case) -> Path | None:
 
 
 def samples_of(goldens: Sequence[Golden], reference: Run, runs: Iterable[Run]) -> dict[str, tuple[Sample, ...]]:
-    """Samples by measure: every healthy run against the golden to be.
+    """Return samples per measure: every healthy run compared with the golden, or with the run that becomes it.
 
     Args:
-        goldens: those that stay, of a bistable case several; none: the reference run becomes it.
-        reference: the run as it is.
-        runs: the perturbed runs. The reference is a sample too: base errors count even where it is alone.
+        goldens: accepted goldens that stay, several for a bistable case. If empty, the reference becomes the golden.
+        reference: the unperturbed run. It is a sample too, because its errors against the base count.
+        runs: the perturbed runs.
     """
     label, record, folder = reference
     traces = [record.generation.trace] if record.generation is not None else []
@@ -121,7 +125,7 @@ def _fingerprint(record: CaseRecord) -> dict[str, Json]:
     return {} if print_ is None else print_.model_dump(mode="json", exclude={"packages", "code"})
 
 
-# The smallest changes that eight bits can show. No limit may lie closer to its golden than these.
+# The smallest changes that eight bits can show. No limit may lie nearer to its golden than these.
 
 
 Frames = npt.NDArray[np.uint8]
@@ -129,11 +133,11 @@ SEED = 20260520
 
 
 def rounding_samples(frames: Frames) -> dict[str, Frames]:
-    """By label: clips [T, H, W, 3] that differ from ``frames`` by at most one level of 255 in any value.
+    """Return, per label, clips [T, H, W, 3] that differ from ``frames`` by at most one level of 255 in any value.
 
-    ``noise``: every value by -1, 0 or +1, seeded. ``up`` and ``down``: every value by one level, a shift of the mean
-    that noise does not have. ``frames``: every other pixel of a frame by one level, up or down by frame, seeded: a
-    flicker.
+    ``rounding-noise`` changes every value by -1, 0 or +1, seeded. ``rounding-up`` and ``rounding-down`` change every
+    value by one level, a shift of the mean that noise does not have. ``rounding-frames`` changes every other pixel by
+    one level, up or down per frame, seeded: a flicker.
     """
     random = np.random.default_rng(SEED)
     noise = random.integers(-1, 2, size=frames.shape, dtype=np.int16)
@@ -152,7 +156,7 @@ def _moved(frames: Frames, by: npt.NDArray[np.int16] | int) -> Frames:
     return moved
 
 
-# Healthy runs that were made elsewhere: other hosts, other days, downloaded artifacts. Read, never repeated.
+# Healthy runs from elsewhere: other hosts, other days, downloaded artifacts. They are read, never repeated.
 
 
 HEALTHY = frozenset({Outcome.PASS, Outcome.GOLDEN_MISSING})
@@ -160,7 +164,7 @@ HEALTHY = frozenset({Outcome.PASS, Outcome.GOLDEN_MISSING})
 
 @dataclass(frozen=True)
 class Result:
-    """One run of a case, as it lies in a folder of results."""
+    """One run of a case, read from a folder of results."""
 
     label: str
     record: CaseRecord
@@ -168,15 +172,15 @@ class Result:
 
 
 def read_results(folders: Sequence[Path], runner: str) -> tuple[Result, ...]:
-    """Every record below ``folders`` that generated something, of this runner.
+    """Read every record below ``folders`` that has a generation.
 
     Args:
-        folders: of runs, at any depth.
+        folders: folders that contain runs at any depth.
         runner: the runner whose limits are placed.
 
     Raises:
-        InvalidCaseError: a folder holds no record, a record cannot be read, is of another runner, or its frames are
-            not those that it speaks of.
+        InvalidCaseError: a folder holds no record; or a record cannot be read, is of another runner, or its frames
+            do not match the digest in it.
     """
     found: list[Result] = []
     for number, folder in enumerate(folders):
@@ -218,10 +222,10 @@ def _check_frames(folder: Path, record: CaseRecord) -> None:
 
 
 def healthy(results: Sequence[Result], case: str, identity: str) -> tuple[Result, ...]:
-    """The results of a case that may stand on the healthy side: of this identity, and found healthy.
+    """Return the results of a case that count as healthy samples of this identity.
 
-    A run that failed by its frames alone is what limits are measured for, so it counts; one that anything else found
-    broken does not, nor does a negative control, however it ended.
+    A run that failed only by its frames counts, because new limits are measured for such runs. A run that fails any
+    other stage does not count, nor does a negative control or a waived case.
     """
     mine = [one for one in results if one.record.case == case]
     return tuple(
@@ -232,23 +236,23 @@ def healthy(results: Sequence[Result], case: str, identity: str) -> tuple[Result
 def _is_healthy(result: Result) -> bool:
     verdict = result.record.verdict
     if verdict.observed is not None or result.record.request.get("expect", "pass") != "pass":
-        return False  # a negative control or a waived case: its verdict was turned, or is to be
+        return False  # Negative control or waived case: the outcome is not that of the evidence.
     if verdict.outcome in HEALTHY:
         return True
     gating = {finding.stage for finding in verdict.findings if finding.gating}
     return verdict.outcome is Outcome.REGRESSION and gating == {"frames"}
 
 
-# Runs that lie on disk from before, and whether they may be taken for the ones that are asked for now.
+# Reuse of runs on disk from an interrupted regeneration: only if their origin is the same.
 
 
 def keep(folder: Path, origin: Origin) -> None:
-    """Say of the run in ``folder`` what it was made of. Written last: what has none is run again."""
+    """Write the origin of the run in ``folder``, which marks it as complete. A run without it is repeated."""
     origin.write(folder / ORIGIN_FILE)
 
 
 def read_kept(folder: Path, origin: Origin) -> CaseRecord | str:
-    """The record of a healthy run of this origin, or why there is none; empty where nothing is there at all."""
+    """Return the record of a healthy run of this origin, or why it cannot be reused; empty if there is no record."""
     if not (folder / RECORD_FILE).exists():
         return ""
     try:

@@ -1,4 +1,4 @@
-"""Lets ``python -m harness.cli`` run the command."""
+"""Run the ``quantgate`` command for ``python -m harness.cli``."""
 
 from harness.cli.app import main
 

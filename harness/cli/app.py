@@ -1,4 +1,4 @@
-"""The command line door: parses, calls the rooms, prints."""
+"""The ``quantgate`` command: registers all subcommands and turns errors into messages and exit codes."""
 
 from __future__ import annotations
 
@@ -59,7 +59,8 @@ app.add_typer(goldens_app, name="goldens")
 
 
 def main() -> NoReturn:
-    """Run the ``quantgate`` command: errors of ours and of the disk become one message and an exit code."""
+    """Run the ``quantgate`` command. A `QuantgateError` or ``OSError`` becomes one message and an exit code."""
+    # GitHub runs commands that it finds in a job's log, so foreign text must not print any
     if os.environ.get("GITHUB_ACTIONS"):
         sys.stdout, sys.stderr = cast("TextIO", HarmlessStream(sys.stdout)), cast("TextIO", HarmlessStream(sys.stderr))
     try:

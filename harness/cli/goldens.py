@@ -1,4 +1,4 @@
-"""``quantgate goldens verify | gc | push | pull | pin``. Thin: parse, call :mod:`.maintenance`, print."""
+"""``quantgate goldens verify | gc | push | pull | pin | carry``: parse, call `harness.goldens`, print."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ Replace = Annotated[bool, typer.Option("--replace", help="drop goldens that only
 
 
 def selection(runner: str, case: str) -> Select:
-    """Select by globs."""
+    """Return a filter of runner and case by globs."""
     return lambda a_runner, a_case: fnmatchcase(a_runner, runner) and fnmatchcase(a_case, case)
 
 
@@ -125,10 +125,10 @@ def pin(
 
 
 def _select(folder: Path, store: GoldenStore, runner: str, case: str) -> Select:
-    """The globs, once they let something through: a check of nothing is not green.
+    """Return the filter of the globs. Raise if it matches no golden: an empty check must not pass.
 
     Raises:
-        InvalidCaseError: they do not, or ``folder`` is no goldens folder.
+        InvalidCaseError: the globs match no golden, or ``folder`` is no goldens folder.
     """
     known = store.cases()
     if not known and not is_project(folder.resolve().parent):
@@ -173,14 +173,14 @@ def _target(folder: Path, repo: str) -> HubStore:
 
 def _save_pin(folder: Path, revision: str, *, repo_id: str = "") -> None:
     config = read_config(folder)
-    # validated anew: a record's copy is not
+    # built again and not copied: `model_copy` does not validate
     pin = config.hub.model_dump() if config.hub is not None else {"repo_id": repo_id}
     saved = StoreConfig(hub=HubPin(**{**pin, "revision": revision}), runners=config.runners)
     if saved != config:
         saved.write(folder / CONFIG_FILE)
 
 
-# ``quantgate goldens carry``. Thin: parse, carry over, print.
+# ``quantgate goldens carry``: parse, carry over, print.
 
 
 def carry_command(
@@ -202,7 +202,11 @@ def carry_command(
 
 
 def _lock(root: Path, cases: Sequence[Located]) -> list[Path]:
-    """Write the contents of locked checkpoints into the lock, if it agrees with the files that are here."""
+    """Write the contents of locked checkpoints into the lock, if the lock agrees with the files on this machine.
+
+    Returns:
+        The lock file if it changed, else nothing.
+    """
     path = Project(root).cases / LOCK_NAME
     if not path.exists():
         return []
@@ -218,7 +222,7 @@ def _lock(root: Path, cases: Sequence[Located]) -> list[Path]:
     if odd:
         typer.echo(f"left     {path.relative_to(root)}: {odd[0]}; quantgate lock")
         return []
-    # a checkpoint that is not on this machine keeps what the lock says of it
+    # a checkpoint that is not on this machine keeps its entry in the lock
     merged = {name: {**held.cases.get(name, {}), **roles} for name, roles in {**held.cases, **now.cases}.items()}
     new = held.model_copy(update={"cases": dict(sorted(merged.items()))})
     if new == held:

@@ -1,4 +1,4 @@
-"""The options of ``quantgate inspect`` and ``quantgate lock``; what they do is in `harness.cli.inspect`."""
+"""``quantgate inspect`` and ``quantgate lock``: parse, call `harness.inspector`, print."""
 
 from __future__ import annotations
 
@@ -29,16 +29,16 @@ if TYPE_CHECKING:
     from harness.inspector.inspect import Asked
 
 
-# What ``quantgate inspect`` is asked: its options, over what a case says. Nothing that was given is dropped.
+# Options of ``quantgate inspect``, which override the fields of a case. No given option is ignored.
 
 
 NONE = "none"
-"""Takes an override of the case away."""
+"""Value of an option that removes an override of the case."""
 
 
 @dataclass(frozen=True)
 class Options:
-    """The options as they were typed; ``None`` and empty: not given."""
+    """The options as they were typed; ``None`` or empty: not given."""
 
     reference: str = ""
     base: str | None = None
@@ -52,15 +52,15 @@ class Options:
 
 
 def question(options: Options, case: Case | None = None, root: Path | None = None) -> tuple[Ref, Asked]:
-    """The checkpoint to inspect and what is asked of it: what was typed, and where nothing was, what the case says.
+    """Return the checkpoint to inspect and the settings: the typed options, and the case's fields for the others.
 
     Args:
         options: as typed; paths are relative to the current folder.
-        case: its checkpoints, contracts and loader stand in for what was not typed.
+        case: its checkpoints, contracts and loader are used for options that were not typed.
         root: the repository, to which the case's paths are relative.
 
     Raises:
-        InvalidCaseError: nothing to inspect, an unknown value, or a checkpoint of which nothing would be read.
+        InvalidCaseError: nothing to inspect, an unknown value, or a checkpoint that would not be read at all.
     """
     asked: Asked = {"full": options.full, "root": root}
     if case is not None:
@@ -94,10 +94,10 @@ def question(options: Options, case: Case | None = None, root: Path | None = Non
 
 
 def refuse_beside_against(given: Mapping[str, Any]) -> None:
-    """A comparison reads headers (and, with a base, proofs); what else was typed would not be looked at.
+    """Refuse options that ``--against`` ignores: a comparison reads only headers and, with a base, proofs.
 
     Raises:
-        InvalidCaseError: something of it was given.
+        InvalidCaseError: an option of ``given`` is set.
     """
     names = [f"--{name.replace('_', '-')}" for name, value in given.items() if value]
     if names:
@@ -109,7 +109,7 @@ def refuse_beside_against(given: Mapping[str, Any]) -> None:
 
 
 def typed(text: str) -> str:
-    """A reference as typed, whose folder stays the same one whatever ``./`` is relative to."""
+    """Return a typed reference; a folder becomes absolute, because ``./`` of a case is relative to another folder."""
     folder = Path(text).expanduser()
     if folder.exists() or text.startswith(("./", "../", "~")):
         return str(folder.absolute())
@@ -129,7 +129,7 @@ def _choice(name: str, value: str) -> str:
 
 
 def _refuse_hidden(options: Options, case: Case) -> None:
-    """A checkpoint put in the model's place, whose experts the overrides of the case would hide."""
+    """Refuse a checkpoint in the model's place whose experts the overrides of the case would hide."""
     if not options.reference:
         return
     hidden = [name for name in EXPERTS if getattr(case, name) is not None and getattr(options, name) is None]
@@ -156,7 +156,7 @@ STYLES = {
 
 
 def print_report(report: InspectionReport, console: Console, layers: bool = False) -> None:
-    """Verdict, findings, experts, contracts and what was not done; ``layers`` adds a row a Linear."""
+    """Print verdict, findings, experts, contracts and missing checks; ``layers`` adds a row per Linear."""
     from rich.markup import escape
     from rich.table import Table
 
@@ -204,7 +204,7 @@ def _layer_table(layers: tuple[LayerEvidence, ...]) -> object:
 
 
 def print_comparison(comparison: CheckpointComparison, console: Console) -> None:
-    """What a switch changes, one row a field."""
+    """Print the changes of a switch of checkpoints, one row per field."""
     from rich.markup import escape
     from rich.table import Table
 
@@ -217,22 +217,22 @@ def print_comparison(comparison: CheckpointComparison, console: Console) -> None
         console.print(f"{len(comparison.identical_files)} files are byte-identical", style="dim")
 
 
-# ``quantgate inspect`` and ``quantgate lock``: arguments in, exit code out. The command line door only wires them.
+# ``quantgate inspect`` and ``quantgate lock`` as functions that return an exit code.
 
 
 HASHED_BYTES = 1 << 30
-"""Weights beyond this are hashed with ``--full`` only: to hash a file is to read it whole."""
+"""Larger weights are hashed with ``--full`` only, because hashing reads a whole file."""
 EXIT: dict[InspectionOutcome, int] = {
     "clean": RULES[Outcome.PASS].exit_code,
     "fault": RULES[Outcome.CHECKPOINT_FAULT].exit_code,
     "inconclusive": RULES[Outcome.INCONCLUSIVE].exit_code,
     "infra": RULES[Outcome.INFRA].exit_code,
 }
-"""The same codes as for verdicts; a bad reference or contract exits as ``invalid_case``."""
+"""The exit codes of verdicts; a bad reference or contract exits as ``invalid_case``."""
 
 
 class Given(TypedDict, total=False):
-    """Options of ``inspect`` that say what is looked at, as `harness.cli.inspect.Options`."""
+    """Options of ``inspect`` that select the checks, as in `Options`."""
 
     base: str | None
     transformer: str | None
@@ -254,12 +254,12 @@ def inspect_command(
     output: Path | None = None,
     **given: Unpack[Given],
 ) -> int:
-    """Inspect one checkpoint or a case's, or say what changes against another one.
+    """Inspect one checkpoint or a case's, or compare it with another checkpoint.
 
     Args:
-        reference: a folder or ``owner/name@revision``; with a case, what is put in its model's place.
-        case: inspected as stage 1 of a run does, with what is given in place of what it says.
-        root: the project, whose `contracts/` go before the shipped ones, and to which `./` is relative.
+        reference: a folder or ``owner/name@revision``; with a case, it replaces the case's model.
+        case: inspected as in stage 1 of a run; given options replace its fields.
+        root: the project. Its `contracts/` precede the shipped contracts, and `./` is relative to it.
         layers: print a row for each Linear.
         as_json: print the record; ``output`` writes it to a file as well.
         given: the other options; see ``Given``.
@@ -289,7 +289,7 @@ def inspect_command(
 
 
 def _console() -> Console:
-    """A console that never cuts a name: in a log there is no width to fit into."""
+    """Return a console that never cuts a name, since a log has no width."""
     from rich.console import Console
 
     return Console(soft_wrap=True, highlight=False, width=None if sys.stdout.isatty() else 240)
@@ -326,10 +326,10 @@ def _compare(ref: Ref, against: str, asked: Asked, as_json: bool, output: Path |
 
 
 def lock_command(cases: Iterable[Case], lock_file: Path, *, check: bool = False, root: Path | None = None) -> int:
-    """Write the identity of every case's checkpoints, or (``check``) fail where cases and lock differ.
+    """Write the identity of every case's checkpoints, or (``check``) fail if cases and lock differ.
 
     Returns:
-        0; 17 where ``check`` found a difference or no lock; 18 where a source failed.
+        0; 17 if ``check`` found a difference or no lock; 18 if a source failed.
     """
     from harness.inspector.lock import differences, make_lock, read_lock
 

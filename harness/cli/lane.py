@@ -1,6 +1,6 @@
-"""``quantgate plan | merge | doctor | comment | propose``. Thin: parse, call :mod:`.operations`, exit with its code.
+"""``quantgate plan | merge | doctor | comment | propose``: parse, call `harness.lane`, exit with its code.
 
-``--github`` stands where a workflow would name ``$GITHUB_STEP_SUMMARY`` and ``$GITHUB_OUTPUT``: the runner's own files.
+``--github`` writes to the files ``$GITHUB_STEP_SUMMARY`` and ``$GITHUB_OUTPUT`` of the GitHub runner.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ from harness.reading import read_text
 from harness.records.base import write_text_atomic
 from harness.records.run_folder import HISTORY_FILE
 
-# What the lane's commands do, as plain functions: read files, call the lane, print, return an exit code.
+# The lane's commands as functions: they read files, call the lane, print, and return an exit code.
 
 
 Say = Callable[[str], None]
@@ -46,7 +46,7 @@ def say(text: str) -> None:
 
 
 def complain(text: str) -> None:
-    """Print to standard error: what a matrix on standard output must not be mixed with."""
+    """Print to standard error, so that messages do not mix with a matrix on standard output."""
     sys.stderr.write(text + "\n")
 
 
@@ -110,10 +110,10 @@ def merge(
     summary: Path | None = None,
     plan_id: str | None = None,
 ) -> int:
-    """Join what the shards left and hold it against the plan.
+    """Join the results of the shards and compare them with the plan.
 
     Args:
-        folders: artifacts of the shards; one that is absent is a shard that left nothing.
+        folders: artifacts of the shards; an absent folder is a shard without results.
         plan_file: the plan.
         out: folder for records, ``junit.xml``, ``merge.json``, ``history.json`` and ``summary.md``.
         history: a history file that the measured times are added to; made if absent.
@@ -150,10 +150,10 @@ def doctor(*, root: Path, runner: str, out: Path | None = None, as_json: bool = 
         runner: name of a profile.
         out: the record is also written there.
         as_json: print the record instead of lines.
-        host: where to look; this machine if not given.
+        host: access to the examined machine; this machine if not given.
 
     Returns:
-        0 where it is fit, else the code of ``infra``, or of ``no_runner`` where there is no such device.
+        0 if the machine is fit, else the code of ``infra``, or of ``no_runner`` if it has no such device.
     """
     root = project_root(root)
     profile = named_runner(Project(root).runners, runner)
@@ -175,18 +175,18 @@ def doctor_of_lane(
     as_json: bool = False,
     environ: Mapping[str, str] | None = None,
 ) -> int:
-    """Examine the settings on GitHub that keep code of others away from the lane's machines, and print them.
+    """Examine the settings on GitHub that keep foreign code away from the lane's machines, and print them.
 
     Args:
         root: the repository.
-        runner: name of a profile; its labels say which machines are meant.
+        runner: name of a profile; its labels select the machines.
         repository: ``owner/name``.
         out: the record is also written there.
         as_json: print the record instead of lines.
-        environ: of this process; on a self-hosted runner its home is looked at, too.
+        environ: variables of this process; on a self-hosted runner its home is examined too.
 
     Returns:
-        0 where every setting protects, else the code of ``infra``.
+        0 if every setting protects, else the code of ``infra``.
 
     Raises:
         QuantgateError: there is no such runner, or `gh` does not work.
@@ -202,10 +202,10 @@ def doctor_of_lane(
 
 
 def comment(*, repository: str, branch: str, body: Path) -> int:
-    """Write the lane's summary as the one comment of the pull request that ``branch`` is the vetted copy of.
+    """Write the lane's summary as the single comment on the pull request whose vetted copy is ``branch``.
 
     Returns:
-        0, also where ``branch`` belongs to no pull request: a nightly has nobody to tell.
+        0, also if ``branch`` belongs to no pull request, as in a nightly run.
     """
     number = pull_request_of(branch)
     if number is None:
@@ -216,23 +216,23 @@ def comment(*, repository: str, branch: str, body: Path) -> int:
 
 
 def propose_changes(*, root: Path, changes: Path, branch: str, title: str, reason: str, base: str = "main") -> int:
-    """Open a pull request with the goldens and limits below ``changes``, once they were checked."""
+    """Check the goldens and limits below ``changes``, then open a pull request with them."""
     address = propose(root, changes, branch, title, reason, base, check=check_proposal)
     say(address or "nothing differs: no pull request")
     return 0
 
 
 def check_proposal(root: Path, pairs: Collection[tuple[str, str]]) -> None:
-    """Check goldens and limits by ``quantgate regenerate --check`` before anybody else sees them.
+    """Check proposed goldens and limits with ``quantgate regenerate --check``, before they are published.
 
-    In a process of its own: it decodes frames, which this room does not import.
+    It runs in a separate process: the check decodes frames, which this room does not import.
 
     Args:
         root: the checkout, with the proposed files in it.
         pairs: runner and case of each proposed file.
 
     Raises:
-        InvalidCaseError: they do not fit together, are damaged, or were edited; with what the check printed.
+        InvalidCaseError: they do not fit together, are damaged, or were edited. It holds the output of the check.
     """
     for runner in sorted({runner for runner, _ in pairs}):
         named = [part for name, case in sorted(pairs) if name == runner for part in ("--case", case)]
@@ -248,7 +248,7 @@ def check_proposal(root: Path, pairs: Collection[tuple[str, str]]) -> None:
 
 
 def _unexplained(coverage: Coverage | None, runner: str) -> int:
-    """Print what nobody gave a reason for, and which files cannot be used. Returns the exit code."""
+    """Print changes without a reason, and files that cannot be used. Return the exit code."""
     if coverage is None:
         return 0
     bad = coverage.without_reason()
@@ -261,7 +261,7 @@ def _unexplained(coverage: Coverage | None, runner: str) -> int:
 
 
 def _refusal(change: Change, runner: str) -> tuple[str, str]:
-    """What was done, and the command by which its reason is given."""
+    """Return a change in words, and the command that gives a reason for it."""
     commit = "git commit --amend --trailer"
     if change.kind == "removed":
         what = f"removed from {change.before}" if change.field else "removed"

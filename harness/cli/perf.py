@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Request:
-    """What was asked on the command line."""
+    """The options of ``quantgate regenerate --perf``."""
 
     measure: int
     since: str
@@ -29,7 +29,7 @@ class Request:
 
 
 def make_baselines(context: SessionContext, cases: Sequence[Located], request: Request) -> None:
-    """Make a baseline of each case, show it beside the old one, and write it.
+    """Build a baseline of each case, show it beside the old baseline, and write it.
 
     A case with too few runs is named and left out.
 

@@ -148,7 +148,7 @@ def regenerate_command(
 def _place_again(
     root: Path, runner: str, ids: list[str], keyword: str, reason: str, author: str, dry_run: bool
 ) -> None:
-    """Limits of all files, or of these cases and this runner, by the rule as it is now."""
+    """Place the limits of all files, or of the chosen cases and runner, again by the current rule."""
     from harness.calibrate.apply import apply_again
     from harness.definitions.choosing import matcher
     from harness.goldens.workspace import Workspace
@@ -198,7 +198,7 @@ def _check(root: Path, filters: Filters) -> None:
 
 
 def _choose(root: Path, files: list[Path], ids: list[str], keyword: str, runner: str) -> tuple[Located, ...]:
-    """The cases of this runner, negative controls left out: they have no golden of their own."""
+    """Return the chosen cases of this runner, without negative controls, which have no golden of their own."""
     from harness.definitions.choosing import matcher
     from harness.definitions.loading import load_cases
     from harness.project import case_files
@@ -229,7 +229,7 @@ def _say(event: Event) -> None:
 
 
 def _to_the_fault(margin: float) -> str:
-    """How far the limit lies from the nearest injected fault; a negative margin is a fault that it does not find."""
+    """Return the distance of a limit from the nearest injected fault in words; a negative margin is a missed fault."""
     if margin >= 0:
         return f", {margin:.4g} away from the nearest fault that it finds"
     return f", and the nearest fault passes it by {-margin:.4g}"

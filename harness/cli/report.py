@@ -1,4 +1,4 @@
-"""``quantgate report`` and ``quantgate history``. Thin: parse, call, print."""
+"""``quantgate report``, ``show``, ``diff`` and ``history``: parse, call `harness.report`, print."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ from harness.report.terminal import diff_runs, find_case, find_run, show_case
 
 
 class Format(StrEnum):
-    """What a run can be rendered as."""
+    """The output formats of a run."""
 
     HTML = "html"
     JUNIT = "junit"
@@ -44,15 +44,15 @@ TEXTS: dict[Format, Callable[[Run], str]] = {
 
 
 def report(directory: Path, kind: Format = Format.HTML, out: Path | None = None) -> str:
-    """Render the records under ``directory``; nothing is run again.
+    """Render the records under ``directory``; no case is run again.
 
     Args:
-        directory: a run's folder, one case of it, shards joined, or ``.quantgate/pending``.
-        kind: ``html`` writes a folder; the others are one text.
-        out: where to write; by default ``<directory>/report`` for ``html``, and for a text nowhere.
+        directory: a run's folder, one case of a run, joined shards, or ``.quantgate/pending``.
+        kind: ``html`` writes a folder; the other formats are one text.
+        out: path to write to; by default ``<directory>/report`` for ``html``, and no file for a text.
 
     Returns:
-        What to print: the path of what was written, or the text itself where ``out`` is absent.
+        Text to print: the path that was written, or the text itself if ``out`` is not given.
 
     Raises:
         ReportError: no records, or ``out`` holds something else.
@@ -128,7 +128,7 @@ def history_command(
 
 
 def add_runs(history: History, folder: Path) -> int:
-    """Add every readable record under ``folder``; returns how many were new. An empty folder adds nothing."""
+    """Add every readable record under ``folder`` to the history. Return the number of new records."""
     try:
         run = load_run(folder)
     except ReportError:

@@ -1,4 +1,4 @@
-"""``quantgate pending | review | accept | reject``. Thin: parse, call the review, print."""
+"""``quantgate pending | review | accept | reject``: parse, call `harness.goldens`, print."""
 
 from __future__ import annotations
 
@@ -79,7 +79,7 @@ def run_accept(
     allow: Allow = NOTHING,
     similarity: Similarity | None = None,
 ) -> Acceptance:
-    """Accept and print what changed. Arguments as for ``harness.goldens.accept.accept``."""
+    """Accept a candidate and print the changes. Arguments as for ``harness.goldens.accept.accept``."""
     done = accept_candidate(
         workspace,
         case,
@@ -174,7 +174,7 @@ def review_command(
 
 
 def _has_display() -> bool:
-    """Whether somebody sits in front of this: a terminal and a screen, and no CI."""
+    """Return whether a person can see a browser window: a terminal and a screen, and no CI."""
     screen = sys.platform == "darwin" or any(os.environ.get(name) for name in ("DISPLAY", "WAYLAND_DISPLAY"))
     return sys.stdout.isatty() and screen and not ci_variable(os.environ)
 
@@ -184,13 +184,13 @@ def _pending(workspace: Workspace) -> list[tuple[str, str]]:
 
 
 def notes(workspace: Workspace, item: Pending, request: Mapping[str, Json] | None, *, shown: bool = False) -> list[str]:
-    """Say what keeps a pending candidate from being accepted as it is, a sentence each.
+    """Return the reasons that keep a pending candidate from being accepted as it is, one sentence per reason.
 
     Args:
         workspace: the project.
         item: the candidate.
-        request: what the case file asks for now; ``None``: there is no such case.
-        shown: a report is about to show it.
+        request: request of the case file now; ``None``: there is no such case.
+        shown: whether a report is about to show the candidate.
     """
     candidate = item.candidate
     if candidate is None:
@@ -208,7 +208,7 @@ def notes(workspace: Workspace, item: Pending, request: Mapping[str, Json] | Non
 
 
 def describe(item: Pending, notes: Sequence[str] = ()) -> list[str]:
-    """A pending candidate in a few lines: what is pending, against which golden, and how far from it."""
+    """Describe a pending candidate in a few lines: its parts, its golden, and its distance from the golden."""
     head = f"{item.runner}/{item.case}"
     candidate = item.candidate
     if candidate is None:
@@ -242,7 +242,7 @@ def _against(item: Pending, candidate: Candidate) -> str:
 
 
 def record_of(item: Pending) -> CaseRecord | None:
-    """The record beside a pending candidate; ``None`` if there is none that can be read."""
+    """Return the record beside a pending candidate; ``None`` if it is absent or unreadable."""
     part = item.candidate.parts.get(RECORD) if item.candidate is not None else None
     if part is None:
         return None
@@ -253,10 +253,10 @@ def record_of(item: Pending) -> CaseRecord | None:
 
 
 def default_author(root: Path) -> str:
-    """git's ``user.name``, else the login name.
+    """Return git's ``user.name``, else the login name.
 
     Raises:
-        GoldenError: there is neither.
+        GoldenError: both are unset.
     """
     try:
         asked = subprocess.run(
@@ -271,7 +271,7 @@ def default_author(root: Path) -> str:
         raise GoldenError("nobody is known who accepts", remedy="add --author NAME") from error
 
 
-# ``quantgate accept``. Thin: parse, look the case up as it is written now, call the review.
+# ``quantgate accept``: parse, look up the case as its file states it now, accept.
 
 
 def accept(

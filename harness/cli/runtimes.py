@@ -1,4 +1,4 @@
-"""``quantgate learn`` and ``quantgate runtime``: ask real runtimes, and make their environments."""
+"""``quantgate learn`` and ``quantgate runtime``: examine real runtimes, and create their environments."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ def _say(text: str) -> None:
 
 
 def _cases(root: Path) -> list[Case]:
-    """Cases of the project; none if it has no case files."""
+    """Return the cases of the project; empty if it has no case files."""
     files = sorted((Project(root).cases).glob("*.yaml"))
     return [located.case for located in load_cases(files, root)] if files else []
 

@@ -140,7 +140,7 @@ def _short(value: Json) -> str:
 
 
 _WIDE = 60
-"""Characters of a value that are shown; the record holds all of it."""
+"""Most characters of a value that are shown; the record holds the whole value."""
 
 
 def _located(root: Path, case: str) -> Located:

@@ -35,6 +35,8 @@ def matcher(expression: str) -> Matcher:
 
 
 class _Reader:
+    """Recursive descent over ``or`` (binds weakest), ``and``, ``not`` and parentheses."""
+
     def __init__(self, expression: str, parts: list[str]) -> None:
         self._expression, self._parts = expression, parts
 
@@ -118,6 +120,7 @@ class Filters:
             and matches(case)
             and (not self.files or (case in cases and root / cases[case].path in self.files))
         )
+        # `all` of nothing is true: an empty choice is refused here too
         if all(case in cases and cases[case].case.golden_of is not None for _, case in found):
             raise InvalidCaseError(
                 f"no case with a golden of its own{self._said()}", where=str(root), remedy="quantgate cases"

@@ -97,6 +97,7 @@ def check_name(name: str, backend: str, pass_env: tuple[str, ...]) -> str | None
     """Return the fault of setting ``name`` in the ``env`` of a case, or ``None``."""
     if wrong := check_leased(name):
         return wrong
+    # programs read `http_proxy` in lower case too
     if name.upper() in DIRECTING:
         how = f"take it from the caller: `pass_env: [{name}]`"
         return f"{name} says where tokens are sent, which a data file must not; {how}"

@@ -85,6 +85,7 @@ def decode(data: bytes, width: int, height: int) -> Image:
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
+            # only the decoders of these formats run on untrusted bytes
             picture = Pillow.open(io.BytesIO(data), formats=FORMATS)
             _check_header(picture)
             picture.load()

@@ -67,6 +67,7 @@ def expand(name: str, entry: Node, defaults: Plain) -> tuple[list[Variant], list
     if problems:
         return [], problems
     axes = [[(field, *choice) for choice in _choices(field, values)] for field, values in matrix.value.items()]
+    # counted before the product is built: a small file can describe millions of cases
     count = 1
     for axis in axes:
         count *= len(axis)
@@ -243,6 +244,7 @@ def check_cases(
                 located.append(item)
             else:
                 wrong.append(Problem(item.line, said))
+        # a set: variants of one entry repeat the fault of their common line
         problems += [FileProblem(shown(path, root), *problem) for problem in sorted(set(wrong))]
     return tuple(located), tuple(problems)
 
@@ -295,6 +297,7 @@ def _file(path: Path, root: Path, runners: frozenset[str]) -> tuple[list[Located
             lines = _Lines(entry, shared, line, variant)
             case, findings = _case(variant, root, runners, lines.written)
             named = variant.fields.get("golden_of") if isinstance(variant.fields, dict) else None
+            # a broken matrix leaves ids unknown, so no `golden_of` is judged then
             absent = None if any(bad for _, bad in entries.values()) else absent_golden_of(named, ids)
             if absent is not None:
                 findings.append((("golden_of",), absent))

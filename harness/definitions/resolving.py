@@ -85,6 +85,7 @@ def resolve_cases(
             raise InvalidCaseError(str(error), where=str(shown(path, root))) from None
         edits: dict[tuple[int, int], str] = {}
         for repository, node in _open_refs(tree, ids, found):
+            # an alias yields its node again: one place in the text is written once
             if node.span not in edits:
                 commits[repository] = commits.get(repository) or ask(repository, revision)
                 edits[node.span] = commits[repository]

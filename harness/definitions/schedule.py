@@ -157,6 +157,7 @@ def _fitted_shift(rule: Rule, steps: int, seen: Sequence[float]) -> float | None
     middle = max(steps // 2, 1)
     low, high = 1e-3, 1e3
     for _ in range(200):
+        # geometric mean, because the interval spans six powers of ten
         guess = (low * high) ** 0.5
         low, high = (guess, high) if _sigmas(rule, steps, guess)[middle] < seen[middle] else (low, guess)
     fitted = round((low * high) ** 0.5, 3)

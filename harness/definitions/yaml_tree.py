@@ -200,6 +200,7 @@ class _Composer:
         if kind == "AliasEvent":
             if event.anchor not in self._anchors:
                 _fail(event, f"alias *{event.anchor} names no anchor above it")
+            # the node is shared; `size` counts it once per use, which bounds nested aliases
             return self._anchors[event.anchor]
         if depth > MAX_DEPTH:
             _fail(event, f"nested deeper than {MAX_DEPTH} levels")
@@ -220,6 +221,7 @@ class _Composer:
     def _scalar(self, event: Any) -> Node:
         mark = event.start_mark
         value = event.value
+        # a quoted scalar is not implicit and stays text
         if event.implicit[0]:
             try:
                 value = scalar(value)
@@ -249,6 +251,7 @@ class _Composer:
             key, line = self._key(inner), inner.start_mark.line + 1
             child = self._node(next(self._events), depth + 1)
             if key in items:
+                # parsing goes on, so that all duplicate keys are reported at once
                 first = node.keys[key]
                 self._duplicates.append(Problem(line, f"duplicate key {key!r}; it is on line {first} already"))
                 continue

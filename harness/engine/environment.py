@@ -60,11 +60,13 @@ def engine_environment(
     environment = {name: source[name] for name in BASE if name in source}
     root = str(Path(harness.__file__).resolve().parent.parent)
     inherited = [part for part in environment.get("PYTHONPATH", "").split(os.pathsep) if part and part != root]
+    # this checkout first: the engine must import the same harness as the parent
     environment["PYTHONPATH"] = os.pathsep.join([root, *inherited])
     threads = str(case.execution.threads)
     environment |= {
         "OMP_NUM_THREADS": threads,
         "MKL_NUM_THREADS": threads,
+        # checkpoints are resolved before the engine starts
         "HF_HUB_OFFLINE": "1",
         "HF_HUB_DISABLE_TELEMETRY": "1",
         "PYTHONUNBUFFERED": "1",

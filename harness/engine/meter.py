@@ -59,6 +59,7 @@ class Meter:
             model = getattr(pipe, role, None)
             if isinstance(model, torch.nn.Module):
                 handles.append(model.register_forward_pre_hook(self._expert_begins(role)))
+                # prepended hooks run before those of other watchers, so that their work after a call is not timed
                 handles.append(model.register_forward_hook(self._expert_ends, prepend=True))
         handles += self._spanned(getattr(pipe, "text_encoder", None), "text_encoder")
         vae = getattr(pipe, "vae", None)
@@ -70,6 +71,7 @@ class Meter:
         hidden = "step" in vars(pipe.scheduler)
 
         def stepping(*arguments: Any, **options: Any) -> Any:
+            # the step ends with its last expert pass, before the scheduler's own work
             if self._open is not None:
                 self._steps.append(self._open)
                 self._open = None

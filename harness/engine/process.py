@@ -54,6 +54,7 @@ class WorkerProcess:
             arguments += [f"--{name}", str(descriptor)]
         self._ours = [request_write, event_read, life_write]
         self._log: RedactedLog | None = None
+        # engines of a dead parent may still hold the GPU that this engine needs
         end_leftovers()
         self._marker = new_marker()
         try:

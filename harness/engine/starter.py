@@ -85,6 +85,7 @@ class Forked:
         if self.returncode is not None:
             return
         with contextlib.suppress(ProcessLookupError):
+            # the pidfd pins the process: if its start time is right now, the signal cannot reach a successor
             handle = os.pidfd_open(self.pid)
             try:
                 now = look(self.pid)
@@ -160,6 +161,7 @@ class Starter:
             self.end()
             raise StarterError(str(error)) from error
         finally:
+            # the starter has its own copy; an open copy here would hide the end of the pipe
             os.close(status_write)
 
     def _require_ready(self, seconds: float) -> None:

@@ -82,6 +82,7 @@ def _watch(life: int, close_here: tuple[int, ...], work: Callable[[], int], *, w
         finally:
             sys.stdout.flush()
             sys.stderr.flush()
+            # `_exit`: the fork must not run the parent's exit handlers
             os._exit(code)
     if worker:
         # the child calls setpgid as well: done on both sides, the group exists whichever of them runs first

@@ -1,13 +1,13 @@
 """The starter's process: ``python -m harness.engine.warm``. Started by ``harness.engine.starter`` only.
 
-It imports what every engine of a backend needs, touches no GPU, starts no thread, and then forks an engine whenever it
-is asked. The fork is the engine's guard, and below it is what is below every guard (``harness.engine.supervisor``)::
+It imports the modules that every engine of a backend needs, touches no GPU, starts no thread, and then forks an engine
+per request. The fork is the engine's guard, with the usual processes below it (``harness.engine.supervisor``)::
 
     pytest ── starter ── guard ── supervisor ── worker ── whatever the backend starts
 
 A request is one message on a socket: a JSON object, and five descriptors (requests, events, life, output, status). The
 answer is ``{"pid": ...}``. When the guard has ended, its exit status is written to ``status`` as text. When the socket
-closes because the owner closed it or died, this process ends; its guards see that, and end their engines.
+closes because the owner closed it or died, this process ends; its guards notice that, and end their engines.
 """
 
 from __future__ import annotations
@@ -118,10 +118,12 @@ class _Forker:
         self._control, self._place = control, place
         self._status: dict[int, int] = {}
         self._woken, wake = os.pipe()
+        # non-blocking: a signal handler must never wait for a full pipe
         for descriptor in (self._woken, wake):
             os.set_blocking(descriptor, False)
         self._wake = wake
         signal.set_wakeup_fd(wake, warn_on_full_buffer=False)
+        # a handler is needed for the wakeup descriptor to be written; it has no work to do
         signal.signal(signal.SIGCHLD, lambda *_: None)
 
     def run(self) -> None:
@@ -155,6 +157,7 @@ class _Forker:
     def _engine(self, request: dict[str, Any], descriptors: list[int]) -> int:
         """Become the guard of an engine, with its own session, environment and folder."""
         requests, events, life, output, status = descriptors
+        # undo the starter's signal setup: the guard reaps its own children
         signal.set_wakeup_fd(-1)
         signal.signal(signal.SIGCHLD, signal.SIG_DFL)
         self._control.close()

@@ -1,6 +1,6 @@
 """The engine's process: ``python -m harness.engine.worker``. Started by the owner only; see ``protocol``.
 
-Imports nothing heavy itself. The backend imports what it needs when it is loaded, after the environment is fixed.
+Imports nothing heavy itself. The backend imports its packages when it is loaded, after the environment is fixed.
 """
 
 from __future__ import annotations
@@ -88,6 +88,7 @@ class Server:
             backend.set_root(Path(str(params["root"])))
         folders = {role: Path(str(path)) for role, path in paths.items()}
         meter = LoadMeter(folders)
+        # read the files into the page cache first, so that the load is timed without the disk
         meter.read()
         backend.load(case, folders, str(params["device"]), emit)
         self._backend = backend

@@ -117,6 +117,7 @@ def parse_json(data: bytes, where: str) -> dict[str, Any]:
     def constant(name: str) -> Any:
         raise ConfigError(f"{name} is not JSON", where=where)
 
+    # checkpoints are untrusted: a huge file must not fill the memory
     if len(data) > MAX_CONFIG_BYTES:
         raise ConfigError(f"a configuration of {len(data)} bytes", where=where)
     try:

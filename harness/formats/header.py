@@ -82,6 +82,7 @@ def read_header(file: str, file_size: int, read: Callable[[int, int], bytes], gu
             remedy="fetch the file again: it was cut short",
             code="header_truncated",
         )
+    # if the first read contains the whole header, one request per shard is enough
     raw = first[8 : 8 + length] if 8 + length <= len(first) else first[8:] + read(len(first), 8 + length - len(first))
     return parse_header(file, raw, file_size)
 

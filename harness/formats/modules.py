@@ -320,6 +320,7 @@ def scale_kind(weight: TensorEntry, scale: TensorEntry, hints: Hints) -> tuple[s
         return plain[shape], (1, columns)
     if len(shape) != 2 or not shape[0] or not shape[1]:
         return "other", (1, 1)
+    # a declared block size wins: the number of blocks is rounded up, so several block sizes give the same shape
     said = hints.declared.raw.get("weight_block_size") if hints.declared is not None else None
     sizes = isinstance(said, list) and len(said) == 2 and all(isinstance(item, int) and item > 0 for item in said)
     if isinstance(said, list) and sizes and shape == (-(-rows // said[0]), -(-columns // said[1])):

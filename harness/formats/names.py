@@ -142,6 +142,7 @@ def translate(stored: Collection[str]) -> Naming:
             other.append(name)
             continue
         bare = name.removeprefix(prefix)
+        # torch.compile's part may be in some names only: then the rest of the prefix is removed alone
         if bare == name and inner != prefix:
             bare = name.removeprefix(inner)
         bare = bare.replace("_orig_mod.", "")

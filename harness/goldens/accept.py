@@ -222,6 +222,7 @@ def _accept(
     if limits.fate == "removed":
         refuse_loss(candidate, LimitFile.read(limit_path), limit_path.relative_to(workspace.root), allow)
     changed: list[Path] = []
+    # A folder store joins the transaction; a hub is outside of it, so its upload comes first and the pin joins instead.
     if isinstance(store, FolderStore):
         transaction.install(store, manifest, files, after)
         changed += [store.folder(runner, case, manifest.digest()), store.index_path(runner, case)]
@@ -233,6 +234,7 @@ def _accept(
     for path, data in extra.items():
         transaction.write(path, data)
         changed.append(path)
+    # The seal is recorded, so that a newer candidate in the same place is not deleted.
     transaction.discard(workspace.pending(runner, case), candidate.seal)
     return Acceptance(
         manifest=manifest,
@@ -336,6 +338,7 @@ def _kept(candidate: Candidate, before: AcceptedIndex, store: GoldenStore, also:
 
 
 def _manifest(candidate: Candidate, before: AcceptedIndex, *, reason: str, author: str) -> GoldenManifest:
+    # The record describes the run that made the candidate; it is no part of the reference.
     parts = {name: part for name, part in candidate.parts.items() if name != RECORD}
     return GoldenManifest(
         case=candidate.case,

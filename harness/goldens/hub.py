@@ -242,6 +242,7 @@ class HubStore:
         from huggingface_hub import CommitOperationAdd
 
         head, wanted = self.head(), list(additions)
+        # The caller read the lists at the pin: if the branch moved since, a changed list must not be overwritten.
         if head != self.revision:
             self._refuse_lost_update(wanted, indexes, head)
         operations: list[CommitOperationAdd | CommitOperationDelete] = []

@@ -173,6 +173,7 @@ def recover(workspace: Workspace, hook: Hook = lambda _step: None) -> tuple[str,
     folders = sorted(workspace.transactions.iterdir()) if workspace.transactions.is_dir() else []
     for folder in folders:
         path = folder / JOURNAL_FILE
+        # The journal is written last: without it no operation was applied.
         if not path.exists():
             shutil.rmtree(folder)
             said.append("an interrupted command had changed nothing yet; its scratch files were removed")
@@ -185,6 +186,7 @@ def recover(workspace: Workspace, hook: Hook = lambda _step: None) -> tuple[str,
                 where=str(path),
                 remedy=f"delete {folder}",
             ) from error
+        # The journal is a file that another program may have written, so its paths are checked before they are used.
         _check_places(workspace, folder, journal)
         finish(workspace, folder, journal, hook)
         said.append(f"an interrupted command was finished: {journal.what}")
@@ -288,6 +290,7 @@ def _apply_install(workspace: Workspace, folder: Path, operation: Install) -> No
 def _apply_write(workspace: Workspace, folder: Path, operation: Write) -> None:
     root = workspace.root
     now = _sha256_inside(root, operation.target)
+    # The operation was applied before the interruption.
     if now == operation.after:
         return
     if now != operation.before:

@@ -88,6 +88,7 @@ def select(goldens: Sequence[Golden], run: Identity, harmless_env: Sequence[str]
         # the newest first: its code is nearest to the run's, so its "what changed" table is the shortest
         exact.reverse()
         return Match(MatchKind.EXACT, tuple(golden for golden, _ in exact), exact[0][1])
+    # Reversed, so that of equally near goldens the newest is chosen.
     nearest, changes = min(reversed(compared), key=_distance)
     kind, alike = kind_of(changes), [nearest]
     if kind in (MatchKind.CPU, MatchKind.WEIGHTS):

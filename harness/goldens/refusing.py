@@ -112,6 +112,7 @@ def refuse_unseen(workspace: Workspace, found: Found, source: Path | None, allow
     """
     if allow.unseen or is_shown(workspace, found.candidate, source):
         return
+    # A report can only be made of a folder, so an archive has to be unpacked first.
     if source is not None and not source.is_dir():
         remedy = "unpack the archive and make its report (quantgate report FOLDER), look, and accept --from FOLDER"
     else:

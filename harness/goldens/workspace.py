@@ -77,6 +77,7 @@ class Workspace:
             require_inside(self.root, folder)
         self.state.mkdir(parents=True, exist_ok=True)
         ignore = self.state / ".gitignore"
+        # The folder ignores itself, so that git never lists it, whatever the project's .gitignore holds.
         if not ignore.exists():
             ignore.write_text("*\n", encoding="utf-8")
         with FileLock(self.state / "review.lock"):

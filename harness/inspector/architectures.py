@@ -97,7 +97,7 @@ def misfits(index: Mapping[str, Any], experts: Mapping[str, Component], vae: Map
     if isinstance(patch, int) and isinstance(channels, int) and channels != 3 * patch * patch:
         yield f"vae takes patches of {patch}x{patch} pixels and has in_channels {channels}", ("vae", "vae")
     model = published(experts)
-    if model is None:
+    if model is None:  # sizes of no published model: nothing to compare the class and expand_timesteps with
         return
     if index["_class_name"] not in model.pipelines:
         yield (

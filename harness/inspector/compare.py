@@ -100,6 +100,7 @@ def _label(item: Assembly) -> str:
 
 def _repository(new: Assembly, old: Assembly) -> list[CheckpointChange]:
     changes = _difference("", "source", new.reference, old.reference)
+    # the version of diffusers and the exporter's path do not describe the model
     keys = sorted({*(new.model_index or {}), *(old.model_index or {})} - {"_diffusers_version", "_name_or_path"})
     for key in keys:
         mine, theirs = ((item.model_index or {}).get(key) for item in (new, old))

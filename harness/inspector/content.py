@@ -106,6 +106,7 @@ def _files(name: str, source: LocalSource, folder: str, pool: ThreadPoolExecutor
     }
     for path in source.files:
         inside = path.startswith(prefix) and (bool(folder) or "/" not in path)
+        # without readable tensors the file's bytes are its content: a change must not go unnoticed
         if inside and (path in unreadable or _counts(path, name)):
             documents[path.removeprefix(prefix)] = path
     return ComponentFiles(name, source, component.stored, documents)

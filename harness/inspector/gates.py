@@ -118,6 +118,7 @@ def good_score(found: Fit) -> float:
     """
     rows = set(bad_rows(found))
     sums = found.sums[found.best]
+    # with half of the rows broken, the reading itself is in doubt: leaving rows out would hide that
     if not rows or len(rows) * 2 >= len(sums.qq):
         return found.scores[found.best].cosine
     keep = [index for index in range(len(sums.qq)) if index not in rows]

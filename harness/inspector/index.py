@@ -92,6 +92,7 @@ def load_component(
     empty = Component(expert, role, source, folder, {})
     prefix = f"{folder}/" if folder else ""
     names = [path for path in source.files if path.startswith(prefix) and "/" not in path[len(prefix) :]]
+    # folders of ComfyUI and GGUF files hold both experts; an index there may be the other expert's
     if files is not None:
         names = [path for path in names if path in files or not path.endswith((*WEIGHT_FILES, ".index.json"))]
     variants = _variants(names)

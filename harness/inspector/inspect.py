@@ -152,6 +152,7 @@ def examine(ref: Ref, opened: Callable[[Assembly], None] | None = None, **asked:
     options = _options(asked)
     with ThreadPoolExecutor(WORKERS, thread_name_prefix="inspect") as pool:
         subject = assemble(ref, meter, pool, experts, root)
+        # hashing starts before the base is opened, so that it overlaps all further reads
         if opened is not None:
             opened(subject)
         anchor = assemble(base, meter, pool, root=root, role="base") if base is not None else None
@@ -222,6 +223,7 @@ def _context(subject: Assembly, anchor: Assembly | None, options: Options) -> tu
         wide = any(module.weight.dtype == "F32" for module in context.base_modules.get(expert, {}).values())
         far = REMOTE_WIDE if wide else REMOTE
         budgets[expert] = FULL if options.full else LOCAL if local else far
+        # a full read of block scales is cheap on a disk, and too many bytes over the network unless requested
         scan[expert] = options.full or component.source.is_local
     return context, Plan(subject.experts, modules, base, budgets, scan)
 

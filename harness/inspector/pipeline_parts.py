@@ -107,11 +107,12 @@ def _positive(value: Any) -> bool:
 
 
 def against_base(source: Source, parts: Parts, base: Source, anchor: Parts, pool: Executor) -> Parts:
-    """Hold every component beside the transformers against the base's: configurations and vocabularies by value,
-    weights by windows of every tensor.
+    """Compare every component beside the transformers with the base's.
+
+    Configurations and vocabularies are compared by value, weights by windows of every tensor.
 
     Returns:
-        Findings, and what was and was not compared.
+        Findings, and a list of the comparisons made.
 
     Raises:
         SourceError: a source failed.

@@ -104,6 +104,7 @@ def inspect_once(
             kept = _by_stamps(key) or _by_content(key, digests)
             if kept is None:
                 report = inspect_checkpoint(ref, unread=unread, cache=digests, **asked)
+                # `_keep` names the proof by content only if every digest is cached; the check below covers this too
                 if unread is None:
                     _hash(key, digests)
                 if key_of(ref, asked, hashed=unread is None) == key:  # nothing was written meanwhile
@@ -147,6 +148,7 @@ def key_of(ref: Ref, asked: Asked, *, hashed: bool = True) -> Key | None:
         "hashed": hashed,
         "rules": rules_digest(),
     }
+    # the base counts by its stamps only, so its files need no digest
     own = tuple(Path(row[0]) for role, rows in stamps.items() if role != "base" for row in rows)
     return Key(
         _sha256(json.dumps(rest, sort_keys=True)),
@@ -218,6 +220,7 @@ def _by_stamps(key: Key) -> InspectionReport | None:
 
 def _by_content(key: Key, digests: DigestCache) -> InspectionReport | None:
     """Return the proof of the same bytes with other stamps, if there is one for this question."""
+    # hashing reads every byte: it pays only if a proof by content exists to be found
     if not key.folder.is_dir() or not any(key.folder.glob("content-*")):
         return None
     _hash(key, digests)
@@ -241,7 +244,7 @@ def _hash(key: Key, digests: DigestCache) -> None:
 
 
 def _keep(key: Key, report: InspectionReport, digests: DigestCache) -> None:
-    if report.outcome == "infra":
+    if report.outcome == "infra":  # the next run must try the source again
         return
     name = key.content(digests)
     file = f"content-{name}.json" if name else f"stamps-{key.stamps}.json"

@@ -38,6 +38,7 @@ class Budget:
         """
         if logical_rows <= self.rows or entry.elements <= self.whole_below:
             return np.arange(logical_rows, dtype=np.int64)
+        # the sample stays inside one strip, so one strip of scales covers it
         rows = min(max(self.rows, -(-LEAST * logical_rows // entry.elements)), STRIP, logical_rows)
         strips = max(logical_rows // STRIP, 1)
         chance = zlib.crc32(entry.name.encode())

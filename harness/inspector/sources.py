@@ -83,7 +83,7 @@ class HubSource:
         return found
 
     def read(self, path: str, start: int, length: int) -> bytes:
-        """Exactly ``length`` bytes from ``start``."""
+        """Return exactly ``length`` bytes from ``start``."""
         return self.read_ranges(path, [(start, length)])[0]
 
     def read_ranges(self, path: str, ranges: Sequence[Range]) -> list[bytes]:
@@ -175,7 +175,7 @@ class LocalSource:
                     raise BadReferenceError(f"more than {MAX_FILES} files", where=str(folder))
 
     def read(self, path: str, start: int, length: int) -> bytes:
-        """Exactly ``length`` bytes from ``start``."""
+        """Return exactly ``length`` bytes from ``start``."""
         return self.read_ranges(path, [(start, length)])[0]
 
     def read_ranges(self, path: str, ranges: Sequence[Range]) -> list[bytes]:

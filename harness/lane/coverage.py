@@ -108,6 +108,7 @@ def compare_cases(
         if now is None:
             changes.append(Change(kind="removed", case=name, reason=reasons.get(name, "")))
             continue
+        # Leaving a runner counts as removal, because the case no longer runs there.
         if was is not None and (left := sorted(set(was.runners) - set(now.runners))):
             gone = Change(kind="removed", case=name, field="runners", before=", ".join(left))
             changes.append(gone.model_copy(update={"reason": reasons.get(name, "")}))

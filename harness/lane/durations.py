@@ -50,6 +50,7 @@ class History(Record):
             if record.generation is None or not _believable(record):
                 continue
             known = runners.setdefault(record.runner, {}).get(record.case, CaseTimes())
+            # The load is kept apart, because a plan counts it once per engine and shard.
             seconds = max(0.0, record.timing.total - record.timing.load)
             # A case on a running engine waits next to no time for the load, however long the engine had needed.
             loaded = record.engine is not None and record.timing.load > 0.5 * record.engine.load_seconds

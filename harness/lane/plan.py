@@ -339,6 +339,7 @@ def read_plan(path: Path, plan_id: str | None = None) -> Plan:
     again = f"quantgate plan --runner {plan.runner} --out {path}"
     if plan.id != plan.digest():
         raise PlanError("the plan was changed after it was made", where=str(path), remedy=again)
+    # The content alone may be consistent and still be another plan: the caller's id detects a replaced file.
     if plan_id is not None and plan.id != plan_id:
         raise PlanError(
             f"it was replaced: this is plan {plan.id[:16]}, and the job that planned made {plan_id[:16] or 'none'}",

@@ -102,6 +102,7 @@ def check_settings(repository: str, labels: Sequence[str]) -> tuple[Check, ...]:
         raise InvalidCaseError(f"{repository!r} is no owner/name", where="--repo", remedy="--repo owner/name")
     github = GitHub(repository)
     about = github.get(f"repos/{repository}")
+    # Without the repository itself no other setting can be read.
     if about.status != 200 or not isinstance(about.data, dict):
         return (_unread("repository", about, f"gh api repos/{repository}"),)
     branch = str(about.data.get("default_branch") or "main")
@@ -247,6 +248,7 @@ def _group(group: Mapping[str, Any], path: str, repository: str, branch: str) ->
         message = f"group {name!r} takes jobs of any workflow file: a branch that edits one reaches the machines"
         yield _check("group_workflows", False, "restricted_to_workflows: false", "true", message, restrict)
         return
+    # A ref that is neither the protected branch nor a commit can be moved to an edited workflow file.
     loose = [item for item in chosen if not _fixed(item, repository, branch)]
     message = f"group {name!r} takes {', '.join(loose)}: not a file of this repository at {branch} or at a commit"
     found = ", ".join(chosen) or "none"

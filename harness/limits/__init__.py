@@ -1,5 +1,5 @@
-"""How far a healthy run strays, where a limit goes, and what a gate with that limit can and cannot see.
+"""Place limits from samples of healthy and faulty runs, and compute the faults that a gate with them detects.
 
-Pure arithmetic on samples: nothing here runs anything. All of it works on *distances*: how far a value lies from the
-value of two identical clips, larger is worse, zero is perfect (``distance``).
+Pure arithmetic on samples: no engine is run here. It works on *distances* (``distance``): the distance of a value from
+the value of two identical clips; larger is worse, zero is perfect.
 """

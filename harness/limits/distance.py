@@ -1,4 +1,4 @@
-"""Values of metrics as distances from the ideal, and back."""
+"""Convert values of metrics to distances from the ideal value, and back."""
 
 from __future__ import annotations
 
@@ -8,14 +8,16 @@ from harness.records.frames import MetricResult
 
 DECIBEL = "dB"
 FULL_SCALE = 255.0
-"""A difference in decibel is a factor; its amplitude is additive. 0 dB is this amplitude, in levels."""
+"""Amplitude of 0 dB, in 8-bit levels. Distances use amplitudes because these add; decibels are factors."""
 
 
 def distance(metric: MetricResult, value: float) -> float:
-    """How far a gating value lies from the ideal: in the metric's unit, or, for decibels, root mean squared levels.
+    """Return the distance of a gating value from the ideal, at least 0, in the metric's unit.
+
+    Decibels are converted to root mean square levels: 40 dB is 2.55 levels.
 
     Args:
-        metric: any result of the metric: direction, ideal and unit are read.
+        metric: any result of the metric; direction, ideal and unit are read.
         value: a ``gating_value``, finite.
     """
     if metric.unit == DECIBEL:
@@ -26,7 +28,7 @@ def distance(metric: MetricResult, value: float) -> float:
 
 
 def value_at(metric: MetricResult, dist: float) -> float:
-    """The gating value that lies at a distance: the inverse of :func:`distance`."""
+    """Return the gating value at a distance from the ideal: the inverse of :func:`distance`."""
     if metric.unit == DECIBEL:
         return -20.0 * math.log10((dist + _amplitude(metric.ideal)) / FULL_SCALE)
     if metric.direction == "higher_is_better":
@@ -35,7 +37,7 @@ def value_at(metric: MetricResult, dist: float) -> float:
 
 
 def _ideal(metric: MetricResult) -> float:
-    """The gating value of a two-sided metric is its distance already."""
+    """Return the ideal gating value; 0 for a two-sided metric, whose gating value is a distance already."""
     return 0.0 if metric.direction == "two_sided" else metric.ideal
 
 

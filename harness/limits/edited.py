@@ -1,4 +1,4 @@
-"""The limit file of one case, from what regeneration measured."""
+"""Place the limits of a file again from its own samples, and find limits that were edited by hand."""
 
 from __future__ import annotations
 
@@ -19,13 +19,13 @@ if TYPE_CHECKING:
 
 
 def placed_again(old: LimitFile, author: str, reason: str) -> LimitFile:
-    """Place the limits of a file anew from the samples in it, by the rule as it is now. Golden and samples stay.
+    """Place the limits of a file again from its samples, by the present rule. Golden and samples stay.
 
-    For a rule that changed, a file that carries no seal yet, or one whose limits were changed by hand. If every limit
-    is what the samples give already, author, reason and time stay too.
+    Used if the rule changed, the file has no seal yet, or its limits were changed by hand. If every limit already
+    equals the result, the file is returned as it is, with author, reason and time.
 
     Raises:
-        UnknownMetricError: a metric that no package here provides.
+        UnknownMetricError: no installed package provides a metric of the file.
     """
     measures = {measure.name for measure in MEASURES}
     frames = [limit for limit in old.limits if limit.metric not in measures]
@@ -49,8 +49,8 @@ def load_explained(folder: Path, runner: str, case: str) -> LimitFile | None:
     """Read limits as `harness.limits.stored.load_limits` does, and name the limits that were edited by hand.
 
     Raises:
-        InvalidCaseError: the file is wrong.
-        EditedLimitsError: it was changed; the message has the limits that are not what the samples in the file give.
+        InvalidCaseError: the file cannot be read or is invalid.
+        EditedLimitsError: the file was changed; the message lists the limits that differ from those of its samples.
     """
     try:
         return load_limits(folder, runner, case)
@@ -59,19 +59,19 @@ def load_explained(folder: Path, runner: str, case: str) -> LimitFile | None:
 
 
 def odd_limits(file: LimitFile, shown: int = 4) -> str:
-    """Name the limits of ``file`` that are not what its own samples give by the rule, each with both values.
+    """Return the limits of ``file`` that differ from those that the rule places from its samples, with both values.
 
     Args:
-        file: as it lies on disk.
-        shown: how many are named.
+        file: the file as read from disk.
+        shown: largest number of limits to name.
 
     Returns:
-        Such as ``ssim is 0.2, and its samples give 0.913``; empty if all are what the samples give.
+        For example ``ssim 0.2 (higher is better), and its samples give 0.913 (higher is better)``; empty if all agree.
     """
     try:
         placed = placed_again(file, file.author, file.reason)
     except (QuantgateError, ValueError, ArithmeticError):
-        return ""  # samples of which no limit can be placed: the seal alone speaks
+        return ""  # No limit can be placed from these samples, so only the seal shows that the file was edited.
     rows = [
         f"{limit.metric} {_said(limit)}, and its samples give {_said(right)}"
         for limit in file.limits

@@ -1,4 +1,4 @@
-"""All limits of one case, and what a gate with them can and cannot see."""
+"""Place all limits of one case, and report the faults that a gate with them detects and misses."""
 
 from __future__ import annotations
 
@@ -10,22 +10,23 @@ from harness.limits.placing import LEAST_RUNS, Rule, distinct, keeps_promise, pl
 from harness.records.frames import MetricResult
 from harness.records.limits import ControlResult, Limit, Sample
 
-# From which strength on a fault is found.
+# Detection: the least strength from which a fault is found.
 
 
 @dataclass(frozen=True)
 class Found:
-    """Detection of one fault by its strength."""
+    """Detection of one fault, per strength."""
 
     fault: str
     shares: tuple[tuple[float, float, int], ...]
-    """Strength, share of runs found, number of runs; strength rises."""
+    """Rows of strength, share of runs found in [0, 1] and number of runs, sorted by rising strength."""
 
     def strength_for(self, share: float) -> float | None:
-        """Least strength tried from which on, at every strength tried, at least ``share`` of the runs are found.
+        """Return the least tried strength from which at least ``share`` of the runs are found at every tried strength.
 
-        ``None`` where not even the strongest reaches it. A strength that is found more seldom than a weaker one undoes
-        the weaker one's credit: no curve is fitted.
+        ``None`` if the strongest does not reach it. If a strength is found less often than a weaker one, the weaker
+        one does not count: no curve is fitted. Example: shares 1.0 at 0.1, 0.5 at 0.5 and 1.0 at 1.0 return 1.0 for
+        ``share`` 0.95.
         """
         answer = None
         for strength, found, _ in reversed(self.shares):
@@ -36,7 +37,7 @@ class Found:
 
 
 def detection(fault: str, runs: Iterable[tuple[float, bool]]) -> Found:
-    """Shares from (strength, found) of single runs."""
+    """Compute the shares per strength from pairs (strength, found) of single runs."""
     heaps: defaultdict[float, list[bool]] = defaultdict(list)
     for strength, found in runs:
         heaps[strength].append(found)
@@ -44,24 +45,24 @@ def detection(fault: str, runs: Iterable[tuple[float, bool]]) -> Found:
     return Found(fault, rows)
 
 
-# Where a limit goes, by the rule ``repeats``: twice as far from the ideal value as the worst healthy run.
+# The rule ``repeats``: place a limit twice as far from the ideal value as the worst healthy run.
 
 
 METHOD = "repeats"
 FACTOR = 2.0
 """Room beyond the worst healthy run, as a multiple of its distance from the ideal value."""
 LEAST_ROOM = 0.01
-"""Least distance of a limit from the ideal value of a metric without unit (SSIM, the ratios): a percent of its scale.
-Where every healthy run is bit-exact, their spread is zero and says nothing of the next machine."""
+"""Least distance of a limit from the ideal value, for a metric without unit (SSIM, the ratios): 1 % of its scale.
+If every healthy run is bit-exact, their spread is zero and predicts nothing for the next machine."""
 DECIBEL = "dB"
 
 
 def place(metric: MetricResult, samples: Sequence[Sample]) -> Limit:
-    """The limit of one metric.
+    """Place the limit of one metric by the rule ``repeats``.
 
     Args:
-        metric: any result of it: name, direction, ideal and unit are read.
-        samples: gating values of healthy runs, at least one.
+        metric: any result of the metric; name, direction, ideal and unit are read.
+        samples: gating values of runs, at least one of them healthy. Faulty ones set ``margin_faulty`` only.
 
     Raises:
         ValueError: no healthy sample.
@@ -91,7 +92,7 @@ def place(metric: MetricResult, samples: Sequence[Sample]) -> Limit:
 
 def _limit(metric: MetricResult, worst: float, higher: bool) -> float:
     if metric.unit == DECIBEL:
-        # a factor on the error's amplitude is a difference in decibel
+        # A factor on the amplitude of the error is a difference in decibels: FACTOR 2 is 20 * log10(2), about 6 dB.
         return worst - 6.0 if higher else worst + 6.0
     ideal = 0.0 if metric.direction == "two_sided" else metric.ideal
     room = FACTOR * abs(worst - ideal)
@@ -105,11 +106,11 @@ Samples = Mapping[str, Sequence[Sample]]
 
 
 def place_limits(metrics: Sequence[MetricResult], samples: Samples, rule: Rule | None = None) -> tuple[Limit, ...]:
-    """A limit for every metric: by ``tolerance_bound`` where enough distinct healthy runs are known, else ``repeats``.
+    """Place a limit per metric: by ``tolerance_bound`` if enough distinct healthy runs are known, else ``repeats``.
 
     Args:
-        metrics: any result of each.
-        samples: by metric name.
+        metrics: any result of each metric.
+        samples: samples per metric name.
         rule: constants of ``tolerance_bound``.
     """
     enough = [metric for metric in metrics if len(distinct(samples[metric.name])) >= LEAST_RUNS]
@@ -119,7 +120,7 @@ def place_limits(metrics: Sequence[MetricResult], samples: Samples, rule: Rule |
 
 
 def control_results(limits: Sequence[Limit]) -> tuple[ControlResult, ...]:
-    """What the gating limits make of every injected fault: a run is found where any of them finds it."""
+    """Compute the detection per injected fault. A run counts as found if any limit does not admit its value."""
     runs: dict[tuple[str, float], dict[str, set[str]]] = {}
     for limit in limits:
         for sample in limit.samples:
@@ -145,7 +146,7 @@ def _control(fault: str, runs: Mapping[tuple[str, float], Mapping[str, set[str]]
 
 
 def notes(limits: Sequence[Limit], controls: Sequence[ControlResult]) -> tuple[str, ...]:
-    """What the limits do not promise, and what the gate cannot see, a sentence each."""
+    """Return one sentence per promise that the limits do not keep and per weakness of the gate."""
     said: list[str] = []
     few = [limit.metric for limit in limits if limit.method == "repeats"]
     if few:

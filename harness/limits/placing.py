@@ -1,13 +1,13 @@
-"""Where a limit goes, by the rule ``tolerance_bound``: between the healthy runs and the injected faults.
+"""Place limits by the rule ``tolerance_bound``: between the healthy runs and the injected faults.
 
-The promise is a case's, not a metric's: a share of healthy runs that pass all limits of the case. So what may fail is
-divided among its metrics (Bonferroni), and the healthy side of each ends at a tolerance bound for its part, and never
-below what eight bits can show.
+The promise holds per case, not per metric: a share of healthy runs passes all limits of the case. So the share that may
+fail is divided among its metrics (Bonferroni). The healthy side of each metric ends at a tolerance bound for its part,
+and never below the smallest change that eight bits can show.
 
-Beyond it the limit takes room, ``ROOM`` times that distance. It gives room up only for a fault that no metric of the
-case would find if all of them took theirs: then it goes no further than the geometric mean of the healthy end and the
-nearest such fault that it can tell from a healthy run at full strength. Where every metric gave room up to every fault
-that it barely tells, healthy runs failed for nothing.
+The limit lies at ``ROOM`` times that distance. It is placed nearer only for a fault that no metric of the case would
+find with full room: then it lies no further than the geometric mean of the healthy end and the nearest such fault that
+this metric separates from healthy runs at full strength. If every metric came nearer for every fault that it barely
+separates, healthy runs would fail without need.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from harness.records.base import Json
 from harness.records.frames import MetricResult
 from harness.records.limits import Limit, Sample
 
-# Is a case bistable? Several right answers to one question show as several heaps of distances.
+# Detect a bistable case: if a request has several correct results, the distances of its runs form several clusters.
 
 
 SEPARATION = 4.0
@@ -33,22 +33,22 @@ LEAST = 3
 
 @dataclass(frozen=True)
 class Mode:
-    """One heap of runs."""
+    """One cluster of runs."""
 
     runs: tuple[float, ...]
     """Distances, sorted."""
 
     @property
     def center(self) -> float:
-        """Median distance."""
+        """Return the median distance."""
         return float(median(self.runs))
 
 
 def find_modes(distances: Sequence[float]) -> tuple[Mode, ...]:
-    """The heaps of these runs, nearest first; one where nothing tells them apart.
+    """Return the clusters of these runs, nearest first; a single one if no gap separates them.
 
     Args:
-        distances: of all runs; bit-identical ones count each, since how often a mode is met is what is asked.
+        distances: distances of all runs. Bit-identical runs count each, because the frequency of a mode matters.
     """
     ordered = sorted(distances)
     gaps = sorted(range(1, len(ordered)), key=lambda place: ordered[place - 1] - ordered[place])
@@ -61,10 +61,10 @@ def find_modes(distances: Sequence[float]) -> tuple[Mode, ...]:
 
 
 def _apart(heaps: Sequence[Sequence[float]]) -> bool:
-    """Whether the least room between two heaps is much wider than the widest heap."""
+    """Return whether the least gap between two clusters is over `SEPARATION` times the width of the widest cluster."""
     width = max(heap[-1] - heap[0] for heap in heaps)
     room = min(after[0] - before[-1] for before, after in pairwise(heaps))
-    # equal but for rounding is no room
+    # A gap as small as rounding does not separate clusters, even if every cluster has width 0.
     return min(map(len, heaps)) >= LEAST and room > max(SEPARATION * width, 1e-9 * max(1.0, abs(heaps[-1][-1])))
 
 
@@ -73,12 +73,12 @@ COVERAGE = 0.99
 CONFIDENCE = 0.95
 ROOM = 2.0
 LEAST_RUNS = 6
-"""Distinct healthy runs without which this rule says nothing: k of normal theory is 5.1 there and grows fast below."""
+"""Least number of distinct healthy runs for this rule: k of normal theory is 5.1 there and grows fast below."""
 
 
 @dataclass(frozen=True)
 class Rule:
-    """The constants of the rule, all of which go into the file."""
+    """The constants of the rule; all of them are written to the limit file."""
 
     coverage: float = COVERAGE
     """Share of healthy runs that pass every limit of the case."""
@@ -86,38 +86,41 @@ class Rule:
     room: float = ROOM
 
     def share(self, metrics: int) -> float:
-        """Share of healthy runs that one of so many metrics has to cover."""
+        """Return the share of healthy runs that each of ``metrics`` metrics must cover.
+
+        Example: a coverage of 0.99 and 5 metrics give 0.998.
+        """
         return 1.0 - (1.0 - self.coverage) / metrics
 
 
 @dataclass(frozen=True)
 class Sides:
-    """What is known of one metric before its limit is placed. All are distances."""
+    """Healthy and faulty side of one metric, before its limit is placed. All values are distances."""
 
     bound: Bound
     modes: tuple[Mode, ...]
     floor: float
-    """What eight bits can show."""
+    """Smallest change that eight bits can show."""
     strongest: Mapping[str, float]
-    """By fault: the nearest run at the greatest strength that was tried."""
+    """Per fault, the distance of the nearest run at the greatest strength that was tried."""
 
     @property
     def end(self) -> float:
-        """Where the healthy side ends."""
+        """Return the distance at which the healthy side ends."""
         return max(self.bound.value, self.floor)
 
     @property
     def told(self) -> dict[str, float]:
-        """The faults that lie beyond the healthy side."""
+        """Return the faults beyond the healthy side, with their distances."""
         return {fault: near for fault, near in self.strongest.items() if near > self.end}
 
     def found_with(self, room: float) -> frozenset[str]:
-        """The faults that a limit with all its room would find."""
+        """Return the faults that a limit at ``room`` times the healthy end would find."""
         return frozenset(fault for fault, near in self.strongest.items() if near > room * self.end)
 
 
 def distinct(samples: Sequence[Sample]) -> tuple[Sample, ...]:
-    """Healthy samples that were run, each set of frames once. Without a digest every sample is one of its own."""
+    """Return the healthy samples of real runs, each set of frames once. A sample without digest counts as distinct."""
     kept: dict[str, Sample] = {}
     for index, sample in enumerate(samples):
         if sample.side == "benign" and not sample.drawn:
@@ -128,18 +131,18 @@ def distinct(samples: Sequence[Sample]) -> tuple[Sample, ...]:
 def place_together(
     rows: Sequence[tuple[MetricResult, Sequence[Sample]]], rule: Rule | None = None
 ) -> tuple[Limit, ...]:
-    """The limits of the metrics of one case.
+    """Place the limits of the metrics of one case.
 
-    Where faults were injected and a metric tells none of them from a healthy run, it does not gate, and ``why`` names
-    them. With no fault injected it gates, and the margin to the faulty side is unknown.
+    If faults were injected and a metric separates none of them from healthy runs, it does not gate, and ``why`` names
+    them. If no fault was injected, it gates, and the margin to the faulty side is unknown.
 
     Args:
         rows: any result of each metric (name, direction, ideal and unit are read), and its gating values: healthy runs,
             drawn floors, and faulty runs with fault and strength.
-        rule: its constants.
+        rule: constants of the rule; default `Rule`.
 
     Raises:
-        ValueError: a metric without a healthy run.
+        ValueError: a metric has no healthy run.
     """
     rule = rule or Rule()
     known = [_sides(metric, samples, rule, len(rows)) for metric, samples in rows]
@@ -151,7 +154,7 @@ def place_together(
 
 
 def _sides(metric: MetricResult, samples: Sequence[Sample], rule: Rule, metrics: int) -> Sides:
-    """The healthy and the faulty side of one of ``metrics`` metrics."""
+    """Compute the healthy and the faulty side of one of ``metrics`` metrics."""
     runs = distinct(samples)
     if not runs:
         raise ValueError(f"{metric.name}: a limit needs at least one healthy run")
@@ -162,7 +165,7 @@ def _sides(metric: MetricResult, samples: Sequence[Sample], rule: Rule, metrics:
 
 
 def _bound(distances: Sequence[float], modes: Sequence[Mode], coverage: float, confidence: float) -> Bound:
-    """Of several modes the farthest bound: no mean or deviation is ever taken over two of them."""
+    """Return the tolerance bound; of several modes the farthest. No mean or deviation is taken across modes."""
     if len(modes) == 1:
         return tolerance_bound(distances, coverage, confidence)
     heaps = [[one for one in distances if mode.runs[0] <= one <= mode.runs[-1]] for mode in modes]
@@ -170,7 +173,7 @@ def _bound(distances: Sequence[float], modes: Sequence[Mode], coverage: float, c
 
 
 def _strongest(metric: MetricResult, samples: Sequence[Sample]) -> dict[str, float]:
-    """By fault: the least distance among its runs at the greatest strength that was tried."""
+    """Return, per fault, the least distance among its runs at the greatest strength that was tried."""
     heaps: dict[str, list[Sample]] = {}
     for sample in samples:
         if sample.side == "faulty":
@@ -192,7 +195,7 @@ def _between(end: float, fault: float | None, room: float) -> float:
 def _limit(
     metric: MetricResult, samples: Sequence[Sample], known: Sides, rule: Rule, metrics: int, found: frozenset[str]
 ) -> Limit:
-    """The limit of one metric, where ``found`` are the faults that some metric finds with all its room."""
+    """Build the limit of one metric. ``found`` are the faults that some metric finds with full room."""
     needed = [near for fault, near in known.told.items() if fault not in found]
     gates = bool(known.told) or not known.strongest
     dist = _between(known.end, min(needed, default=None), rule.room) if gates else None
@@ -243,18 +246,21 @@ def _why(metric: MetricResult, bound: Bound, untold: tuple[str, ...]) -> str:
 
 
 def keeps_promise(limit: Limit) -> bool:
-    """Whether there were runs enough for what the rule was asked; true of limits of other rules, which ask nothing."""
+    """Return whether the runs suffice for the promise of the rule; true for other rules, which promise nothing."""
     said = limit.parameters
     return limit.method != METHOD or float(str(said["attained"])) >= _share(said)
 
 
 def _share(said: Mapping[str, Json]) -> float:
-    """What this limit has to cover; files that were written before the promise was a case's have no such entry."""
+    """Return the share that this limit must cover. Older files, with a promise per metric, lack the entry ``share``."""
     return float(str(said.get("share", said["coverage"])))
 
 
 def promise(limit: Limit) -> str:
-    """What this rule promises of a limit, or why it does not, without the metric's name; empty for other rules."""
+    """Return a sentence on the promise of a limit, or on why it is not kept; empty for other rules.
+
+    The name of the metric is left out.
+    """
     said = limit.parameters
     if limit.method != METHOD:
         return ""

@@ -1,4 +1,4 @@
-"""What of probes and traces has a limit, and where it goes: samples and rule as for frames, with a floor."""
+"""Define the limited probe and trace measures. A limit is factor x worst healthy sample, at least a floor."""
 
 from __future__ import annotations
 
@@ -19,26 +19,26 @@ Values = dict[str, float]
 
 @dataclass(frozen=True)
 class Measure:
-    """One number that is calibrated. All are relative errors: 0 is ideal, less is better."""
+    """One calibrated measure. All are relative errors: 0 is ideal, less is better."""
 
     name: str
     factor: float
-    """Room beyond the worst healthy run."""
+    """Limit as a multiple of the worst healthy run."""
     floor: float
-    """Least limit: what rounding in the compute dtype explains on a machine whose healthy runs are all bit-exact."""
+    """Least limit, for a machine whose healthy runs are all bit-exact: covers rounding in the compute dtype."""
     gates: bool = True
     why: str = ""
 
 
 MODULE = Measure("probe_module_error", 2.0, 0.006)
-"""Linears fed alone, worst, against the golden's. Between bf16 and fp32 compute the worst of 132 was .0039."""
+"""Worst Linear fed alone, compared with the golden's. Between bf16 and fp32 compute the worst of 132 was .0039."""
 MODULE_BASE = Measure("probe_module_base_error", 1.25, 0.01)
-"""The same against the base: what the format costs."""
+"""The same compared with the base: the error of the number format."""
 VELOCITY = Measure("probe_golden_error", 2.0, 0.025)
-"""Predicted velocity, worst probe, against the golden's. Between bf16 and fp32 compute it was .0113."""
+"""Predicted velocity of the worst probe, compared with the golden's. Between bf16 and fp32 compute it was .0113."""
 VELOCITY_BASE = Measure("probe_base_error", 1.25, 0.025)
 POINT = Measure("probe_point_error", 2.0, 0.035)
-"""Sketched points inside the experts, worst, against the golden's; an error of a sketch is known to 9 %."""
+"""Worst sketched point inside the experts, compared with the golden's; a sketch gives an error to within 9 %."""
 TEXT = Measure("trace_text_error", 2.0, 0.02)
 STEP = Measure(
     "trace_velocity_error",
@@ -51,7 +51,7 @@ MEASURES = (MODULE, MODULE_BASE, VELOCITY, VELOCITY_BASE, POINT, TEXT, STEP)
 
 
 def probe_values(probe: ProbeEvidence) -> Values:
-    """The calibrated numbers of one run's probes; golden-anchored ones only where there is that anchor."""
+    """Return the calibrated measures of one run's probes. Those against the golden only if there is that anchor."""
     values: Values = {}
     rows: tuple[tuple[Measure, list[float | None]], ...] = (
         (MODULE, [module.golden_error for module in probe.modules]),
@@ -68,7 +68,10 @@ def probe_values(probe: ProbeEvidence) -> Values:
 
 
 def step_errors(mine: Trace, reference: Trace) -> tuple[float, ...]:
-    """Relative error of the velocity sketch by denoising step; empty where there are no sketches of one length."""
+    """Return the relative error of the velocity sketch per denoising step; empty if any pair of sketches is unusable.
+
+    A pair is unusable if a sketch is absent or the lengths differ.
+    """
     pairs = list(zip(mine.steps, reference.steps, strict=False))
     if any(
         not ours.velocity_sketch or len(ours.velocity_sketch) != len(theirs.velocity_sketch) for ours, theirs in pairs
@@ -78,13 +81,13 @@ def step_errors(mine: Trace, reference: Trace) -> tuple[float, ...]:
 
 
 def text_error(mine: Trace, reference: Trace) -> float | None:
-    """Relative error of the text embedding's sketch; ``None`` where one has none."""
+    """Return the relative error of the text embedding's sketch; ``None`` if one is absent or the lengths differ."""
     ours, theirs = mine.text_embedding_sketch, reference.text_embedding_sketch
     return _error(ours, theirs) if ours and len(ours) == len(theirs) else None
 
 
 def trace_values(mine: Trace, reference: Trace) -> Values:
-    """The calibrated numbers of one run's trace."""
+    """Return the calibrated measures of one run's trace; of the steps the worst."""
     values: Values = {}
     if (text := text_error(mine, reference)) is not None:
         values[TEXT.name] = text
@@ -94,7 +97,7 @@ def trace_values(mine: Trace, reference: Trace) -> Values:
 
 
 def place_all(samples: Mapping[str, Sequence[Sample]]) -> tuple[Limit, ...]:
-    """The limit of every measure that has samples of healthy runs."""
+    """Place the limit of every measure that has samples of healthy runs."""
     return tuple(_place(measure, samples[measure.name]) for measure in MEASURES if samples.get(measure.name))
 
 
@@ -116,7 +119,7 @@ def _place(measure: Measure, samples: Sequence[Sample]) -> Limit:
 
 
 def tolerance(limit: Limit, measure: Measure) -> float:
-    """The bound of a measure that does not gate, from the samples in its file."""
+    """Compute the bound of a measure that does not gate, from the samples of its limit."""
     return max(measure.factor * max(sample.value for sample in limit.samples), measure.floor)
 
 
@@ -127,7 +130,10 @@ def _error(ours: Sequence[float], theirs: Sequence[float]) -> float:
 
 
 def relative_error(run: NDArray[Any], anchor: NDArray[Any]) -> float:
-    """``|run - anchor| / |anchor|`` in L2; ``BROKEN`` where either is not finite or the anchor is zero alone."""
+    """Return ``|run - anchor| / |anchor|`` in L2.
+
+    ``BROKEN`` if the shapes differ, a value is not finite, or only the anchor is zero; 0 if both are zero.
+    """
     a, b = run.astype(np.float64), anchor.astype(np.float64)
     if a.shape != b.shape or not (np.isfinite(a).all() and np.isfinite(b).all()):
         return BROKEN

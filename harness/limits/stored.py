@@ -1,4 +1,4 @@
-"""Reads ``thresholds/<runner>/<case>.json``."""
+"""Read limit files: ``thresholds/<runner>/<case>.json``."""
 
 from __future__ import annotations
 
@@ -12,22 +12,22 @@ from harness.records.limits import LimitFile
 
 
 def limit_paths(folder: Path, runner: str = "*") -> list[Path]:
-    """Every limit file of ``thresholds/``, of one runner or of all; baselines of times (``*.perf.json``) are none."""
+    """Return every limit file of ``thresholds/``, of one runner or of all, without baselines (``*.perf.json``)."""
     return sorted(path for path in folder.glob(f"{runner}/*.json") if not path.name.endswith(".perf.json"))
 
 
 def limit_path(folder: Path, runner: str, case: str) -> Path:
-    """Where the limits of a case on a runner lie, whether or not there are any."""
+    """Return the path of the limit file of a case on a runner. The file may not exist."""
     return folder / runner / f"{case}.json"
 
 
 class EditedLimitsError(InvalidCaseError):
-    """A limit file is not as the command that placed its limits wrote it.
+    """A limit file was changed after the command that placed its limits wrote it.
 
     Args:
-        limits: what the file says now.
-        path: where it lies.
-        detail: which limits are not what their samples give, where somebody compared them.
+        limits: the present content of the file.
+        path: its path.
+        detail: the limits that differ from those of their samples, if they were compared.
     """
 
     def __init__(self, limits: LimitFile, path: Path, detail: str = "") -> None:
@@ -43,7 +43,7 @@ class EditedLimitsError(InvalidCaseError):
 
 
 def edited(limits: LimitFile) -> str:
-    """Why the content of a limit file cannot be used: it was changed after it was sealed. Empty if it can."""
+    """Return why a limit file cannot be used: its seal does not fit or is missing. Empty if it can be used."""
     if limits.is_sealed:
         return ""
     if limits.seal:
@@ -52,25 +52,25 @@ def edited(limits: LimitFile) -> str:
 
 
 def place_again(limits: LimitFile) -> str:
-    """The command that places the limits of a file anew from the samples in it, and seals it."""
+    """Return the command that places the limits of a file again from its samples, and seals the file."""
     return f"quantgate regenerate --from-samples --case {limits.case} --runner {limits.runner} --reason '...'"
 
 
 def load_limits(folder: Path, runner: str, case: str, *, allow_edited: bool = False) -> LimitFile | None:
-    """Read the limits of ``case`` on ``runner``. Returns ``None`` if none were measured yet.
+    """Read the limits of ``case`` on ``runner``. Return ``None`` if none were measured yet.
 
     Args:
         folder: ``thresholds/``.
-        runner: name of the profile.
+        runner: name of the runner profile.
         case: id of the case.
-        allow_edited: read a file that was edited by hand too, in order to place its limits anew.
+        allow_edited: also read a file that was edited by hand, to place its limits again.
 
     Raises:
-        InvalidCaseError: the file is there and wrong: each fault with its JSON pointer (RFC 6901).
-        EditedLimitsError: it was changed after its limits were placed, or it carries no seal.
+        InvalidCaseError: the file exists and is invalid; each fault has its JSON pointer (RFC 6901).
+        EditedLimitsError: the file was changed after its limits were placed, or it has no seal.
     """
     path = limit_path(folder, runner, case)
-    # regenerate reads the old file too, so one that cannot be read must go first
+    # `regenerate` reads the old file too, so an unreadable file must be restored or removed first.
     again = f"quantgate regenerate --case {case} --runner {runner} --reason '...'"
     remedy = f"restore it from git, or remove it and measure anew: {again}"
     try:

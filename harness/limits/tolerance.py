@@ -1,4 +1,4 @@
-"""One-sided tolerance bounds: a value that, with a stated confidence, covers a stated share of all healthy runs.
+"""Compute one-sided tolerance bounds: values that cover a stated share of healthy runs with a stated confidence.
 
 Sources: S. S. Wilks (1941), "Determination of sample sizes for setting tolerance limits", for the bound by order
 statistics; G. J. Hahn and W. Q. Meeker, "Statistical Intervals", for both; the factor k of normal theory is a quantile
@@ -14,7 +14,7 @@ from typing import Literal
 
 Way = Literal["order_statistic", "normal"]
 NORMALITY = 0.01
-"""Samples that the Shapiro-Wilk test rejects at this level are not taken for normal."""
+"""Significance level: samples that the Shapiro-Wilk test rejects at it do not count as normal."""
 LEAST_FOR_NORMALITY = 3
 
 
@@ -26,35 +26,39 @@ class Bound:
     way: Way
     n: int
     coverage: float
-    """Share of healthy runs that was promised."""
+    """Promised share of healthy runs."""
     confidence: float
     attained: float
-    """Share that the bound covers at that confidence: below ``coverage`` where there were too few runs."""
+    """Share that the bound covers at that confidence: below ``coverage`` if there were too few runs."""
     k: float | None = None
     """Factor of the standard deviation, for ``normal``."""
 
     @property
     def kept(self) -> bool:
-        """Whether the promise is kept."""
+        """Return whether the promise is kept."""
         return self.attained >= self.coverage
 
 
 def runs_needed(coverage: float, confidence: float) -> int:
-    """Least number of runs whose worst one covers ``coverage`` with ``confidence``: 1 - coverage^n >= confidence.
+    """Return the least n for which the worst of n runs covers ``coverage``: 1 - coverage^n >= confidence.
 
-    59 for 95 % / 95 %, 299 for 99 % / 95 %.
+    Examples: 59 for 95 % / 95 %, 299 for 99 % / 95 %.
     """
     _check(coverage, confidence)
     return math.ceil(math.log1p(-confidence) / math.log(coverage) - 1e-12)
 
 
 def covered_by_worst(n: int, confidence: float) -> float:
-    """Share of runs that the worst of ``n`` covers with ``confidence``, whatever their distribution."""
+    """Return the share of runs that the worst of ``n`` covers with ``confidence``, for any distribution."""
     return float((1.0 - confidence) ** (1.0 / n))
 
 
 def k_factor(n: int, coverage: float, confidence: float) -> float:
-    """Factor k of normal theory: mean + k * s covers ``coverage`` with ``confidence``. ``n`` is at least 2."""
+    """Return factor k of normal theory: mean + k * s covers ``coverage`` with ``confidence``.
+
+    Raises:
+        ValueError: ``n`` is below 2, or a share lies outside (0, 1).
+    """
     from scipy.stats import nct, norm
 
     _check(coverage, confidence)
@@ -65,14 +69,13 @@ def k_factor(n: int, coverage: float, confidence: float) -> float:
 
 
 def tolerance_bound(distances: Sequence[float], coverage: float, confidence: float) -> Bound:
-    """Upper bound of healthy distances.
+    """Return an upper bound of healthy distances, never below the worst run.
 
-    With :func:`runs_needed` runs or more, the worst of them, which needs no assumption. With fewer, normal theory,
-    where the runs may be normal; where they are visibly not, the worst of them again, which then keeps less than the
-    promise and says so in ``attained``. Never below the worst run.
+    With :func:`runs_needed` runs or more it is the worst run, which needs no assumption. With fewer it comes from
+    normal theory if the runs may be normal. If not, it is the worst run, which covers less than promised: ``attained``.
 
     Args:
-        distances: of distinct runs, one at least.
+        distances: distances of distinct runs, at least one.
         coverage: share of runs to cover, in (0, 1).
         confidence: in (0, 1).
 
@@ -93,7 +96,7 @@ def tolerance_bound(distances: Sequence[float], coverage: float, confidence: flo
 
 
 def may_be_normal(distances: Sequence[float]) -> bool:
-    """Whether normal theory may speak of these runs: three or more, not all equal, not rejected by Shapiro-Wilk."""
+    """Return whether normal theory applies: three runs or more, not all equal, not rejected by Shapiro-Wilk."""
     if len(distances) < LEAST_FOR_NORMALITY:
         return False
     spread = max(distances) - min(distances)
@@ -101,7 +104,7 @@ def may_be_normal(distances: Sequence[float]) -> bool:
         return False
     from scipy.stats import shapiro
 
-    # the test's own arithmetic underflows on tiny numbers; it does not care about location and scale
+    # Rescale to [0, 1]: the test underflows on tiny numbers, and its result does not depend on location and scale.
     low = min(distances)
     return bool(shapiro([(one - low) / spread for one in distances]).pvalue >= NORMALITY)
 

@@ -209,6 +209,7 @@ def _gpus(profile: RunnerProfile, uuid: str | None, host: Host) -> list[Check]:
                 remedy=remedy,
             )
         ]
+    # The log is read once for all GPUs.
     log = host.kernel_log()
     return [_driver(driver, profile), *(check for gpu in mine for check in _one(gpu, profile, log, host))]
 

@@ -245,6 +245,7 @@ def acquire(
         raise ValueError("a GPU is leased by its UUID")
     place = _own_folder(folder or lease_folder())
     end_leftovers()  # else the doctor reports a GPU in use by an engine whose run was killed
+    # A stable sort: GPUs to avoid come last and are still used if no other is free.
     ordered = sorted(devices, key=lambda device: device.uuid in avoid)
     deadline = time.monotonic() + timeout
     told = False
@@ -279,6 +280,7 @@ def _try(device: Device, place: Path, run: str) -> Lease | None:
     if not held:
         return None
     record = place / f"{device.uuid}.json"
+    # A holder deletes its record when it releases the device, so a record under a free lock is of a holder that died.
     before = _holder(record)
     Holder(
         pid=os.getpid(), host=socket.gethostname(), since=datetime.now(UTC).isoformat(timespec="seconds"), run=run

@@ -100,6 +100,7 @@ class CaseItem(pytest.Item):
         if self.finished is None:
             raise RuntimeError(f"{self.nodeid} was not set up")
         outcome = self.finished.record.verdict.outcome
+        # pytest and JUnit show a waived case as skipped, so that it does not look like a pass.
         if outcome is Outcome.WAIVED:
             pytest.skip(harmless(self.finished.record.verdict.summary))
         if outcome is not Outcome.PASS:

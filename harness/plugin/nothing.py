@@ -29,6 +29,7 @@ def why_no_case(config: pytest.Config, exitstatus: int) -> str:
     if exitstatus not in (pytest.ExitCode.NO_TESTS_COLLECTED, pytest.ExitCode.USAGE_ERROR):
         return ""
     state, cases = PluginState.of(config), options.project(config).cases
+    # The controller of xdist collects nothing itself, so an empty collection has no meaning there.
     if state.is_worker or config.pluginmanager.hasplugin("dsession"):
         return ""
     if state.collected:

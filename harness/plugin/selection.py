@@ -50,6 +50,7 @@ def select(config: pytest.Config, items: list[pytest.Item]) -> None:
         skip_without_device(state, mine)
     items[:] = [
         *(item for item in items if not isinstance(item, CaseItem)),
+        # With a plan its own order stays: no times are passed, so only cases of one engine are moved together.
         *by_engine(mine, {} if shard else state.expected_seconds([item.case for item in mine])),
     ]
 

@@ -48,7 +48,7 @@ class WeightContents(Record):
 
 @dataclass(frozen=True)
 class ContentChange:
-    """How one component of a run differs from the golden's.
+    """The difference of one component between a run and its golden.
 
     Attributes:
         component: its name.

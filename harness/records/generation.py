@@ -227,7 +227,7 @@ class EngineStart(Record):
     process: int
     load_seconds: float
     loads: int
-    """How many times a model was loaded in this process: 1, however many cases it served."""
+    """Number of loads of a model in this process: 1, for any number of cases."""
     quantized_modules: dict[Expert, dict[str, str]] = {}
     """Formats that the checkpoints store, read from tensors: expert to module to format (``fp8``, ``nvfp4``)."""
     runtime: dict[str, Json] = {}

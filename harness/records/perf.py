@@ -55,7 +55,7 @@ class Profile(Record):
     kernels: int | None = None
     """Kernels that one step launches on the GPU; on a CPU the operators that the step runs."""
     synchronizations: int | None = None
-    """How often the host waits for the GPU in one step."""
+    """Number of times that the host waits for the GPU in one step."""
     top: tuple[str, ...] = ()
     """Names of the kernels or operators that take the longest, the longest first."""
 

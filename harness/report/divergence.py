@@ -153,6 +153,7 @@ def divergence(golden: Trace | None, run: Trace | None) -> Divergence | None:
     """Compare two traces step by step. Return ``None`` if a trace is absent or holds no comparable sketches."""
     if golden is None or run is None:
         return None
+    # not strict: runs of different lengths are compared over their common steps
     pairs = [(mine, theirs) for mine, theirs in zip(run.steps, golden.steps, strict=False) if _sketched(mine, theirs)]
     if not pairs:
         return None

@@ -119,6 +119,7 @@ def load_run(folder: Path) -> Run:
         entries.append(Entry(path.parent, record, slug, _candidate(path.parent, record)))
     entries.sort(key=lambda entry: worst_first(entry.record))
     names = {entry.record.run for entry in entries}
+    # joined shards have several run ids: then the folder names the run
     return Run(folder, names.pop() if len(names) == 1 else folder.name, tuple(entries), tuple(unreadable))
 
 

@@ -36,6 +36,7 @@ def _escape(character: str) -> str:
     if not _HARMLESS.match(character):
         return character
     reference = f"&#{ord(character)};"
+    # a zero-width space after the sign breaks mentions and links to issues
     return reference + _GAP if character in "@#" else reference
 
 

@@ -105,6 +105,7 @@ def replace_folder(target: Path, write: Callable[[Path], object]) -> Path:
     Raises:
         ReportError: ``target`` exists and is no report of quantgate.
     """
+    # never delete a folder that quantgate did not write
     if target.exists() and not (target / MARKER).is_file():
         raise ReportError(
             "this is there already and is no report, so it is not replaced",
@@ -112,6 +113,7 @@ def replace_folder(target: Path, write: Callable[[Path], object]) -> Path:
             remedy="give another folder with --out",
         )
     target.parent.mkdir(parents=True, exist_ok=True)
+    # beside the target, because a rename cannot cross file systems
     fresh = Path(tempfile.mkdtemp(prefix=f".{target.name}.", dir=target.parent))
     try:
         # `mkdtemp` creates folders that only their owner can enter

@@ -170,7 +170,7 @@ def install(name: RuntimeVersion, kind: str, say: Callable[[str], None]) -> Envi
     if (place / READY).exists():
         say(f"{name} is installed in {place}")
         return find(name)
-    shutil.rmtree(place, ignore_errors=True)
+    shutil.rmtree(place, ignore_errors=True)  # remains of an interrupted installation
     place.parent.mkdir(parents=True, exist_ok=True)
     shared = _shared(name.runtime, kind, say) if kind == "cpu" else None
     say(f"2 of 3: the package {name}")

@@ -463,7 +463,7 @@ def nvfp4_kinds() -> Iterator[Kind]:
 
 
 def fp8_kinds() -> Iterator[Kind]:
-    """FP8: shapes of the scale, who is excluded, and in which words."""
+    """Yield FP8 kinds: shapes of the scale, excluded modules, and the words of the declaration."""
     shapes: tuple[ScaleShape, ...] = ("scalar", "one", "channel", "channel_column")
     for shape in shapes:
         yield Kind(f"fp8_scale_{shape}", Stored("fp8", scale_shape=shape), config=_flat("FP8"))

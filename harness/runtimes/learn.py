@@ -205,6 +205,7 @@ def fit(start: Rules, answers: Answers) -> tuple[Rules, list[str]]:
             for candidate in candidates if best else ():
                 tried = _with(body, path, candidate)
                 wrong = len(disagreements(Rules.model_validate(tried), answers.rows))
+                # only a strict gain moves a parameter: if no outcome decides it, the value of the start stays
                 if wrong < best:
                     body, best = tried, wrong
         if best == before:

@@ -95,6 +95,7 @@ def real_outcome(answer: Mapping[str, Any], kind: Kind, declared: Declared) -> O
         low = max(abs(row[1] or 0.0) for row in wrong)
         resolved = answer.get("config") or {}
         tiled = (resolved.get("checkpoint_weight_scale_layout") == "swizzled") != kind.stored.swizzled
+        # swapped nibbles leave almost no correlation with the base; a wrong scale layout alone leaves more
         if low < 0.2:
             return "both_orders" if tiled else "nibble_order"
         return "scale_layout" if tiled else "gain"

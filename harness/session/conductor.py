@@ -170,6 +170,7 @@ class Session:
         evidence = Evidence(located.case, node, run_dir=str(self.context.folder), native_formats=native)
         run = _Run(located, node, folder, watch, evidence)
         try:
+            # first, so that a failure below cannot leave the record of an older run as this run's
             clear(folder)
             located = located.model_copy(update={"case": self.context.perturbation.apply(located.case)})
             run.located = located

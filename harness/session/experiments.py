@@ -37,6 +37,7 @@ def investigate(laboratory: Laboratory, record: CaseRecord) -> Attribution:
     attribution from the run's folder alone.
     """
     began, results = time.monotonic(), list[ExperimentResult]()
+    # the judge decides anew after each round, because its next question depends on the results
     while wanted := next_experiments(record, results):
         for experiment in wanted:
             left = laboratory.budget - (time.monotonic() - began)

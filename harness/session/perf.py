@@ -28,7 +28,7 @@ AGAIN = "perf-again"
 
 @dataclass(frozen=True)
 class Timed:
-    """A case's generation, reduced to what its times and memory need."""
+    """A case's generation, with the facts that its times and memory depend on."""
 
     case: Case
     folder: Path

@@ -79,6 +79,7 @@ def _signals(expert: Expert, module: str, subject: Components, amplitude: float)
     weight = own.tensors.get(f"{module}.weight") if own is not None else None
     if own is None or weight is None:
         return ()
+    # U8 packs two values per byte, so the stored width is half of the real width
     columns = weight.shape[1] * (2 if weight.dtype == "U8" else 1)
     plain = as_bfloat16(stimulus(columns, amplitude))
     stored = _floats(own, f"{module}.input_scale")
@@ -89,6 +90,7 @@ def _signals(expert: Expert, module: str, subject: Components, amplitude: float)
 
 
 def _reading(name: str, answer: F32, signal: F32, weight: F32, bias: F32 | None) -> Reading:
+    # wrong readings may overflow; their infinite error is a valid result
     with np.errstate(all="ignore"):
         product = signal @ weight.T
         said = sketch_array(product if bias is None else product + bias)
@@ -109,6 +111,7 @@ def _weights(
         bias = _floats(own, f"{module}.bias")
         for name, weight in _stored(own, module, loader):
             yield name, weight, bias
+    # a loader may have exchanged the experts, so the other expert's weight is a candidate too
     other = next((component for role, component in subject.items() if role != expert), None)
     if other is not None:
         bias = _floats(other, f"{module}.bias")

@@ -62,6 +62,7 @@ class Found:
 
     def again(self, identity: Identity) -> Found:
         """Match the same goldens and limits with a more complete identity, without reading files again."""
+        # traces and contents are taken from the first match, so that no file is read again
         traces = {known.digest: known.trace for known in self.evidence}
         contents = {known.digest: known.contents for known in self.evidence}
         found = _found(self.accepted, self.limits, identity, traces, self.harmless_env)

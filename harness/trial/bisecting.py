@@ -1,4 +1,4 @@
-"""``quantgate bisect``: which of the differences between a good and a bad configuration turns the case red."""
+"""Find the differences between a good and a bad configuration that turn the case red: ``quantgate bisect``."""
 
 from __future__ import annotations
 
@@ -34,14 +34,14 @@ Answer = Literal["green", "red", "unresolved"]
 
 
 def ddmin(items: Sequence[T], test: Callable[[tuple[T, ...]], Answer]) -> tuple[T, ...]:
-    """A subset of ``items`` that is red and of which no single item can be left out.
+    """Return a red subset of ``items`` from which no single item can be removed.
 
     Args:
         items: all differences; together they must be red.
-        test: runs with a subset applied. An ``unresolved`` answer (the run said nothing) counts as not red.
+        test: runs with a subset applied. ``unresolved`` (the run decided nothing) counts as not red.
 
     Raises:
-        ValueError: all differences together are not red: there is nothing to find.
+        ValueError: all differences together are not red, so there is nothing to find.
     """
     current = tuple(items)
     if test(current) != "red":
@@ -87,7 +87,7 @@ COMPARED = (
     "loader",
     "execution",
 )
-"""Parts of a case in which two configurations may differ. A checkpoint is one difference, whatever it consists of."""
+"""Parts of a case in which two configurations may differ. A checkpoint is one difference (`WHOLE`)."""
 WHOLE = frozenset({"model", "transformer", "transformer_2"})
 
 
@@ -100,7 +100,7 @@ class Difference(Record):
 
 
 class Tried(Record):
-    """One line of the log."""
+    """One run, as one line of the log."""
 
     key: str
     fields: tuple[str, ...]
@@ -110,18 +110,18 @@ class Tried(Record):
 
 @dataclass(frozen=True)
 class Found:
-    """What bisecting brought."""
+    """Result of a bisection."""
 
     smallest: tuple[Difference, ...]
     tried: tuple[Tried, ...]
     runs: int
-    """Runs that were made now; the rest of ``tried`` was in the log already."""
+    """Number of runs made now; the rest of ``tried`` was in the log already."""
     notes: tuple[str, ...] = ()
-    """What of the log could not be read, and was run again where it was needed."""
+    """Lines of the log that could not be read. Their runs were repeated if needed."""
 
 
 def differences(good: Case, bad: Case) -> tuple[Difference, ...]:
-    """Every field in which two cases differ."""
+    """Return every field in which two cases differ."""
     before, after = good.model_dump(mode="json"), bad.model_dump(mode="json")
     found: list[Difference] = []
     for name in COMPARED:
@@ -139,7 +139,7 @@ def differences(good: Case, bad: Case) -> tuple[Difference, ...]:
 
 
 def apply_differences(good: Case, chosen: tuple[Difference, ...]) -> Case:
-    """The good case with some differences applied."""
+    """Return the good case with some differences applied."""
     data = good.model_dump(mode="json")
     for one in chosen:
         name, _, key = one.field.partition(".")
@@ -157,8 +157,8 @@ def bisect(good: Case, bad: Case, test: Callable[[Case], tuple[Answer, str]], lo
 
     Args:
         good, bad: two configurations.
-        test: runs a configuration, and says why it answers so.
-        log: JSON lines, one a run, written as each ends: an interrupted search goes on where it stopped.
+        test: runs a configuration, and returns its answer and the reason.
+        log: JSON lines, one per run, each written when its run ends, so that an interrupted search continues.
 
     Raises:
         InvalidCaseError: nothing differs, or the bad configuration is not red.
@@ -197,14 +197,14 @@ def bisect(good: Case, bad: Case, test: Callable[[Case], tuple[Answer, str]], lo
 
 
 class Tester:
-    """Runs a configuration, and holds it against the good configuration's golden and limits.
+    """Runs a configuration, and compares it with the good configuration's golden and limits.
 
-    Identity is not asked: that something differs is why one bisects. Red: the bytes are faulty, the frames fail a check
-    without reference, or lie outside the limits of the good configuration.
+    Identity is not compared, because a bisection starts from configurations that differ. Red: the bytes are faulty, the
+    frames fail a check of sanity, have another shape, or lie outside the limits of the good configuration.
 
     Args:
-        context: where to run.
-        good: the good case, whose golden and limits count.
+        context: session context of the runs.
+        good: the good case, whose golden and limits are used.
 
     Raises:
         InvalidCaseError: the good case has no golden or no limits here.
@@ -228,7 +228,7 @@ class Tester:
         self._session.close()
 
     def __call__(self, case: Case) -> tuple[Answer, str]:
-        """Run one configuration."""
+        """Run one configuration, and return its answer and the reason."""
         report = inspect(case, self._context.root, resolve_case(case, self._context.root))
         if report.faults:
             return "red", f"{report.faults[0].code}: {report.faults[0].message}"
@@ -247,7 +247,7 @@ class Tester:
 
 
 def _within(metrics: tuple[MetricResult, ...], limits: LimitFile) -> tuple[Answer, str]:
-    """Red where one limit is broken. Green only where every metric was computed and something gates."""
+    """Return red if a limit is broken; green only if every metric was computed, has a limit, and at least one gates."""
     inside: list[str] = []
     unknown: list[str] = []
     for metric in metrics:
@@ -273,9 +273,9 @@ def _key(case: Case) -> str:
 
 
 def read_log(log: Path) -> tuple[list[Tried], tuple[str, ...]]:
-    """What was tried before, and notes on lines that cannot be read.
+    """Read the runs in the log, and return them with notes on unreadable lines.
 
-    A last line that whatever interrupted the search tore is cut off, so that the next one does not continue it.
+    An incomplete last line, left by an interruption, is removed from the file; the next line would be appended to it.
     """
     if not log.exists():
         return [], ()

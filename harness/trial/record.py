@@ -1,4 +1,4 @@
-"""A trial as a record: the report shows both clips of ``quantgate try`` as it shows a golden and its candidate."""
+"""Write a trial as a case record: the report shows both clips of ``quantgate try`` like golden and candidate."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from harness.session.context import SessionContext
 from harness.trial.trying import Trial
 
 CAUSE = "try_"
-"""Prefix of a trial's cause. Such records are no part of a trend."""
+"""Prefix of a trial's cause. Records with it are left out of trends."""
 _OUTCOMES = {
     "safe": Outcome.PASS,
     "safe_with_changes": Outcome.PASS,
@@ -27,13 +27,13 @@ _SIDES = {"now": "golden", "then": "candidate"}
 
 
 def write_record(context: SessionContext, located: Located, trial: Trial, folder: Path) -> CaseRecord:
-    """Write ``record.json`` beside a trial: the present clip stands where a golden does, the candidate's beside it.
+    """Write ``record.json`` in the folder of a trial, with the present clip as golden and the candidate's as candidate.
 
     Args:
-        context: where the trial ran.
+        context: session context of the trial.
         located: the case as it is written.
-        trial: what was found.
-        folder: where the trial's clips lie.
+        trial: result of the trial.
+        folder: folder of the record; it contains the trial's clips.
     """
     clips = {side: Path(trial.clips[label]) for label, side in _SIDES.items() if label in trial.clips}
     sentences = "; ".join(trial.reasons)

@@ -1,4 +1,4 @@
-"""Two runs of one request side by side, for ``quantgate try``: the text embedding, and both clips."""
+"""Compare two runs of one request for ``quantgate try``: the text embeddings and the clips."""
 
 from __future__ import annotations
 
@@ -12,18 +12,18 @@ from harness.records.generation import Trace
 from harness.records.limits import LimitFile
 
 TEXT_COST = 0.25
-"""Relative error of the text embedding beyond which no format of the text encoder explains it. An encoder whose scales
-are lost is off by its whole length."""
+"""Largest relative error of the text embedding that a format of the text encoder explains. An encoder that lost its
+scales has an error of about 1."""
 
 
 @dataclass(frozen=True)
 class Sides:
-    """What the comparison says.
+    """Result of a comparison.
 
     Attributes:
-        bad: sentences that make a candidate unsafe.
-        doubts: sentences that leave it open.
-        distance: how far the clips are apart, for a sentence.
+        bad: sentences on differences that make a candidate unsafe.
+        doubts: sentences on differences that make the answer inconclusive.
+        distance: distance between the clips, as text.
     """
 
     bad: tuple[str, ...] = ()
@@ -37,7 +37,7 @@ def hold_texts(now: Trace, then: Trace, limits: LimitFile | None) -> Sides:
     Args:
         now: trace of the present configuration.
         then: trace of the candidate.
-        limits: of the case, if there are any.
+        limits: limits of the case, if there are any; else the floor of the measure is the bound.
     """
     error = text_error(then, now)
     if error is None:
@@ -53,10 +53,10 @@ def hold_texts(now: Trace, then: Trace, limits: LimitFile | None) -> Sides:
 
 
 def hold_clips(now: Clip, then: Clip, limits: LimitFile | None, *, experts_changed: bool) -> Sides:
-    """Compare the clips of both.
+    """Compare the clips of both configurations.
 
-    Another checkpoint of an expert gives other frames of the same video, so only another video is bad then. If the
-    experts are the same, the candidate has to stay inside the limits of the case.
+    Another checkpoint of an expert results in other frames of the same video, so only another video is bad then. If the
+    experts are the same, the candidate must stay inside the limits of the case.
 
     Args:
         now: frames of the present configuration.

@@ -1,4 +1,4 @@
-"""``quantgate try``: is another checkpoint, override or environment safe for a case that exists?"""
+"""Validate another checkpoint, override, environment or runtime for an existing case: ``quantgate try``."""
 
 from __future__ import annotations
 
@@ -37,13 +37,13 @@ from harness.session.stages import accepted_goldens, golden_name, look_at_frames
 from harness.trial.side_by_side import hold_clips, hold_texts
 
 ROOM = 1.25
-"""How much further from the base than the present checkpoint a candidate may be."""
+"""Largest error of a candidate against the base, as a multiple of the present checkpoint's."""
 FLOOR = VELOCITY_BASE.floor
 ROLES = ("model", "transformer", "transformer_2")
 
 
 class ProbePair(Record):
-    """One probe of the present configuration and of the candidate, both against the base."""
+    """One probe of the present configuration and of the candidate, both compared with the base."""
 
     expert: Expert
     timestep: float
@@ -53,30 +53,30 @@ class ProbePair(Record):
 
 
 class Trial(Record):
-    """What was found out of a candidate."""
+    """Result of validating a candidate."""
 
     schema_version: Literal[1] = 1
     case: str
     answer: Literal["safe", "safe_with_changes", "unsafe", "inconclusive"]
-    """``safe_with_changes``: only together with further keys of the case, which the patch holds."""
+    """``safe_with_changes``: safe only together with further keys of the case, which the patch contains."""
     reasons: tuple[str, ...]
-    """Why, worst first."""
+    """Reasons for the answer, worst first."""
     changes: tuple[FieldChange, ...]
-    """What the identity of the case would change in."""
+    """Fields of the case's identity that would change."""
     probes: tuple[ProbePair, ...] = ()
     inspection: InspectionReport | None = None
     difference: CheckpointComparison | None = None
-    """What the switch changes in the checkpoints; ``None`` where it changes none."""
+    """Differences between the checkpoints; ``None`` if both use the same."""
     contract: tuple[str, ...] = ()
-    """What the other version of the runtime does otherwise, a line per parameter; empty where the runtime stays."""
+    """Differences between the contracts of both runtime versions, a line per parameter; empty if the runtime stays."""
     must_change: tuple[str, ...] = ()
-    """What has to be changed together with it."""
+    """Changes that must be made together with the switch."""
     yaml: dict[str, Json] = {}
     """Keys of the case to set."""
     clips: dict[str, str] = {}
-    """``now`` and ``then``: clips to be looked at side by side."""
+    """Paths of the clips to view side by side: ``now`` (present) and ``then`` (candidate)."""
     distance: str = ""
-    """How far the two clips are apart, for a sentence; empty if there are not both."""
+    """Distance between the two clips, as text; empty if one is missing or their shapes differ."""
 
 
 @dataclass
@@ -91,10 +91,10 @@ class _Findings:
 def candidate_case(
     case: Case, changes: dict[str, CheckpointRef | None], env: dict[str, str], runtime: str = ""
 ) -> Case:
-    """The case with other checkpoints, environment or runtime. An override given as ``None`` is taken away.
+    """Return the case with other checkpoints, environment or runtime. An override given as ``None`` is removed.
 
     Raises:
-        InvalidCaseError: nothing would change, or a case file could not say it.
+        InvalidCaseError: nothing would change, or the change is not valid in a case file.
     """
     refuse_env(env, case, "--env")
     update: dict[str, object] = {**changes, "env": {**case.env, **env}}
@@ -117,17 +117,17 @@ def candidate_case(
 
 
 def contract_difference(before: str, after: str, root: Path) -> tuple[str, ...]:
-    """What one version of a runtime does otherwise than another, by their contracts: a line per parameter."""
+    """Return the differences between the contracts of two runtime versions, a line per parameter."""
     if before == after:
         return ()
     return tuple(changed_rules(load_contract(before, root).rules, load_contract(after, root).rules))
 
 
 def refuse_env(names: Iterable[str], case: Case, option: str) -> None:
-    """Hold variables against the rule of a case file, before one of them is set, recorded or shown.
+    """Check names of variables by the rule of case files, before a variable is set, recorded or shown.
 
     Raises:
-        InvalidCaseError: one is a secret, or nothing that the backend reads. Its value is not in the message.
+        InvalidCaseError: a variable is a secret, or the backend does not read it. The message omits its value.
     """
     wrong = [said for name in names if (said := check_name(name, case.backend, case.pass_env))]
     if wrong:
@@ -135,11 +135,11 @@ def refuse_env(names: Iterable[str], case: Case, option: str) -> None:
 
 
 def try_candidate(context: SessionContext, located: Located, candidate: Case) -> Trial:
-    """Validate a candidate: inspection, probes of both against the base, sanity, generation side by side.
+    """Validate a candidate: inspection, probes of both compared with the base, sanity, generation side by side.
 
-    What the bytes of the candidate prove (formats, nibble order, scale layout) is put into the case before it runs, as
-    whoever switches would have to; where that differs from what the case says, the answer says that both must change
-    together. Nothing is written to the repository.
+    Properties that the bytes of the candidate prove (formats, nibble order, scale layout) are set in the case before it
+    runs, because a user who switches must set them too. If they differ from the case, the answer is at best
+    ``safe_with_changes``. Nothing is written to the repository.
 
     Raises:
         QuantgateError: a checkpoint cannot be resolved, or an engine died while the present configuration ran.
@@ -202,7 +202,7 @@ def _as_proven(candidate: Case, report: InspectionReport, found: _Findings) -> C
         proven = {
             name: value for name, value in proven.items() if value in ("low_first", "high_first", "linear", "swizzled")
         }
-        # a runtime reads the bytes as its contract says: the inspection has compared that already
+        # A runtime reads the bytes by its contract, not by `loader`; the inspection has compared both already.
         if proven and expert.format == "nvfp4" and not candidate.runtime:
             before = f"{candidate.loader.nibble_order}/{candidate.loader.scale_layout}"
             found.with_it.append(f"loader: {expert.expert} is stored {expert.encoding}, and the case reads {before}")
@@ -275,7 +275,7 @@ def _probes(
 
 
 def _structure(now: ProbeEvidence, then: ProbeEvidence, found: _Findings) -> None:
-    """What the recording has and the candidate lacks is bad; what the present configuration lacks stays open."""
+    """Compare both with the recording: parts that only the candidate lacks are bad, parts that ``now`` lacks open."""
     for what, mine, theirs in (
         ("steps", now.missing_steps, then.missing_steps),
         ("modules", now.missing, then.missing),
@@ -287,7 +287,7 @@ def _structure(now: ProbeEvidence, then: ProbeEvidence, found: _Findings) -> Non
 
 
 _FORMAT_COST = 0.25
-"""Velocity error beyond which no format of four bits explains it: another format may cost more than the present one."""
+"""Largest velocity error that a format of four bits explains. Up to it, another format leaves the answer open."""
 
 
 def _source(context: SessionContext, session: Session, case: Case, folder: Path) -> ProbeSource | None:
@@ -307,7 +307,7 @@ def _run(session: Session, case: Case, source: ProbeSource, folder: Path) -> Pro
 
 
 def _experts_changed(changes: Iterable[FieldChange]) -> bool:
-    """Whether weights or format of a transformer differ, so that other frames of the same video are to be expected."""
+    """Return whether weights or format of a transformer differ, so that frames may differ but not the video."""
     names = (change.field for change in changes if change.identity_class == "weights")
     return any(name.startswith(("transformer", "quantization.")) for name in names)
 
@@ -321,7 +321,7 @@ def _clips(
     found: _Findings,
     experts_changed: bool,
 ) -> tuple[dict[str, str], str]:
-    """Generate with both, and compare the text embedding and the clips."""
+    """Generate with both, and compare text embeddings and clips. Return the clips' paths and their distance."""
     files: dict[str, str] = {}
     made: dict[str, tuple[Generation, Clip]] = {}
     for label, one in (("then", candidate), ("now", case)):
@@ -348,7 +348,13 @@ def _clips(
 
 
 def reference(text: str, previous: CheckpointRef | None) -> CheckpointRef:
-    """``./folder``, ``owner/name@commit`` or ``owner/name`` as a reference."""
+    """Parse ``./folder``, ``owner/name@commit`` or ``owner/name`` to a reference.
+
+    ``owner/name`` keeps the revision of ``previous`` if that has the same path.
+
+    Raises:
+        InvalidCaseError: the text is none of these.
+    """
     path, _, revision = text.partition("@")
     if path.startswith(("./", "/")):
         return CheckpointRef(path=path)
@@ -362,17 +368,17 @@ def reference(text: str, previous: CheckpointRef | None) -> CheckpointRef:
     return CheckpointRef(path=path, revision=cast("str", revision or known))
 
 
-# A change of a case as a patch of the file that it was written in, with comments and order kept.
+# Patch the case file with the change, and keep its comments and order.
 
 
 def patch(path: Path, case: str, changes: Mapping[str, Json], root: Path) -> str:
-    """The unified diff that sets keys of one case in a case file; nothing is written.
+    """Return the unified diff that sets keys of one case in a case file. Writes nothing.
 
     Args:
         path: the case file.
-        case: id under ``cases:``; a case that a matrix made has no entry of its own.
-        changes: ``key`` or ``key.inner`` to value.
-        root: names in the diff are relative to it, so that ``git apply`` takes it.
+        case: id under ``cases:``. A case from a matrix has no entry of its own.
+        changes: ``key`` or ``key.inner`` to value, for example ``{"loader.nibble_order": "high_first"}``.
+        root: names in the diff are relative to it, so that ``git apply`` accepts the diff.
 
     Raises:
         InvalidCaseError: the file has no such entry.
@@ -414,7 +420,7 @@ def patch(path: Path, case: str, changes: Mapping[str, Json], root: Path) -> str
 
 
 def _changed_only(original: str, normal: str, changed: str) -> str:
-    """``changed`` with the lines that only the YAML writer set otherwise put back as a person wrote them."""
+    """Return ``changed`` with the original text of lines that only the YAML writer formatted differently."""
     if original == normal:
         return changed
     written = dict(_pairs(normal.split("\n"), original.split("\n")))

@@ -1,1 +1,1 @@
-"""Negative controls: faults injected into the very case whose limits are placed, so that the file knows both sides."""
+"""Inject faults into the case whose limits are placed, so that the limit file has healthy and faulty samples."""

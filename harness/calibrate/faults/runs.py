@@ -1,7 +1,7 @@
-"""Runs beside the case's own: disturbed healthy ones, and ones from a broken copy of its checkpoint.
+"""Make additional runs of a case: healthy disturbed runs, and runs from broken copies of its checkpoint.
 
-Each lies in its own folder, with the engine's answer as ``generation.json`` written last: a regeneration that was
-interrupted reads what is there and runs the rest.
+Each run has its own folder. The engine's result ``generation.json`` is written last and marks the run as complete: an
+interrupted regeneration reads complete runs and makes the rest.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ NOISES: tuple[tuple[str, dict[str, Json]], ...] = (
     ("ulp-between", {"initial": False, "between": True}),
     ("ulp-both", {"initial": True, "between": True}),
 )
-"""One unit in the last place of bf16, which is what the experts read: where it goes in."""
+"""Disturbances by one unit in the last place of bf16, the dtype that the experts read, per place in the generation."""
 
 
 @dataclass(frozen=True)
@@ -57,10 +57,11 @@ def noisy_runs(
     first_seed: int = 1,
     begin: Say = lambda _label: None,
 ) -> tuple[Run, ...]:
-    """Make ``count`` disturbed runs of a case in one process, by each of ``NOISES`` in turn.
+    """Make ``count`` disturbed runs of a case in one process, with each of ``NOISES`` in turn.
 
-    Where the backend, or the case's program, cannot disturb a generation, the case is repeated as it is instead, and
-    that is said. Runs of the same ``origin`` that lie there are read: the digest of what the case's run is made of.
+    If the backend, or the case's program, cannot disturb a generation, the unchanged case is repeated instead, and
+    ``say`` gets a line about it. Complete runs on disk with the same ``origin`` (digest of all inputs of the case's
+    run) are read.
 
     Raises:
         QuantgateError: the engine failed.
@@ -85,9 +86,9 @@ def noisy_runs(
 
 
 def _repeats(engine: _Engine, case: Case, root: Path, count: int, say: Say) -> tuple[Run, ...]:
-    """Repeat a case as it is: how far do two healthy runs of one request lie from each other?
+    """Repeat the unchanged case, to measure the distance between healthy runs of one request.
 
-    Ends after two repeats with the same pixels: what is bit-exact stays so, and measures no noise.
+    Stops after two repeats with the same pixels: further repeats would be bit-exact too and measure no noise.
     """
     runs: list[Run] = []
     for index in range(1, count + 1):
@@ -96,7 +97,7 @@ def _repeats(engine: _Engine, case: Case, root: Path, count: int, say: Say) -> t
         if clip is None:
             try:
                 clip = _keep(folder, engine.get().generate(case, folder))
-            except InvalidCaseError:  # the engine itself is refused: the ordinary runs say so
+            except InvalidCaseError:  # The engine itself is refused; the ordinary runs report it.
                 return tuple(runs)
         runs.append(Run(f"repeat-{index}", clip))
         say(f"{case.id}: repeat-{index}")
@@ -124,14 +125,14 @@ def broken_runs(
     strengths: tuple[float, ...] = STRENGTHS,
     begin: Say = lambda _label: None,
 ) -> tuple[Run, ...]:
-    """Every fault that the case's checkpoint can have, at every strength, each in an engine that loads the broken copy.
+    """Generate with every fault that the case's checkpoint can have, at every strength, from broken copies.
 
-    A fault that its formats cannot have is passed over. One that the engine refuses to load needs no limit to be found,
-    and one whose engine failed says nothing: both are said and left out. The copies are deleted. Runs of the same
-    ``origin`` that lie there are read.
+    Faults that do not apply to its formats are skipped. If the engine refuses to load a copy, the fault needs no limit
+    to be detected; if the engine fails, the run gives no sample. ``say`` gets a line about both. The copies are
+    deleted. Complete runs on disk with the same ``origin`` are read.
 
     Raises:
-        QuantgateError: the checkpoint is not there.
+        QuantgateError: the checkpoint does not exist.
     """
     paths = resolve_case(case, context.root)
     root, runs = context.folder / "controls" / case.id / origin[:ORIGIN_DIGITS], []
@@ -160,7 +161,7 @@ def broken_runs(
 
 
 def _broken(paths: dict[str, Path], fault: WeightFault, strength: float, copy: Path) -> dict[str, Path]:
-    """The folders by role, with the case's subject broken: its overrides where it has any, else its repository."""
+    """Return the folders per role, with broken copies of the expert overrides if there are any, else of the model."""
     overrides = [role for role in EXPERTS if role in paths]
     if not overrides:
         inject(fault, strength, paths["model"], copy)
@@ -171,14 +172,14 @@ def _broken(paths: dict[str, Path], fault: WeightFault, strength: float, copy: P
 
 
 class _Engine:
-    """One engine at a time, started when it is first asked for."""
+    """Owner of one engine at a time, started on first use."""
 
     def __init__(self, context: SessionContext, case: Case, paths: dict[str, Path]) -> None:
         self._context, self._case, self._paths = context, case, paths
         self._owner: EngineOwner | None = None
 
     def get(self) -> EngineOwner:
-        """The engine, started."""
+        """Return the running engine; start it if there is none or it died."""
         if self._owner is None or not self._owner.alive:
             self.close()
             context = self._context
@@ -196,7 +197,7 @@ class _Engine:
         return self._owner
 
     def load(self, paths: dict[str, Path]) -> None:
-        """Load from other folders. A GPU gets a fresh engine, since it may have no room for two models at once."""
+        """Load from other folders. On a GPU the engine is restarted: its memory may not hold two models at once."""
         self._paths, owner = paths, self._owner
         if owner is None or not owner.alive or self._context.device.kind != "cpu":
             self.close()
@@ -204,7 +205,7 @@ class _Engine:
         owner.reload(paths)
 
     def close(self) -> None:
-        """End it."""
+        """Stop the engine."""
         if self._owner is not None:
             self._owner.close()
             self._owner = None
@@ -220,7 +221,7 @@ def _engine(context: SessionContext, case: Case, paths: dict[str, Path]) -> Iter
 
 
 def _read(folder: Path) -> Clip | None:
-    """The frames of a run that is done, as its answer says they are; anything less is run again."""
+    """Return the frames of a complete run whose digest matches ``generation.json``; ``None``: it must be repeated."""
     try:
         said = Generation.read(folder / DONE)
         clip = read_clip(folder / said.clip)

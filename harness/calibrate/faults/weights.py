@@ -1,6 +1,6 @@
-"""Faults of a checkpoint, made by changing bytes in a copy of it. Needs no torch and no memory for a whole shard.
+"""Break a copy of a checkpoint by changing bytes. Needs no torch and no memory for a whole shard.
 
-Only the files that a fault touches are copied; all others are links to the checkpoint, which is never written to.
+Only files that a fault changes are copied; all others are links to the checkpoint, which is never written to.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from harness.errors import CheckpointFaultError
 Bytes = npt.NDArray[np.uint8]
 EXPERTS = ("transformer", "transformer_2")
 STRENGTHS = (0.1, 0.25, 0.5, 1.0)
-"""Shares of the Linears of an expert that a fault touches; one Linear at least."""
+"""Shares of the Linears of an expert that a fault changes, at least one Linear."""
 GAIN = 1.25
 _DTYPES: dict[str, Any] = {
     "F32": np.dtype("<f4"),
@@ -37,7 +37,7 @@ _DTYPES: dict[str, Any] = {
 
 @dataclass(frozen=True)
 class Place:
-    """Where one tensor lies."""
+    """File, dtype, shape and byte range of one tensor."""
 
     file: Path
     dtype: str
@@ -46,7 +46,7 @@ class Place:
     end: int
 
     def open(self) -> np.memmap[Any, Any]:
-        """The tensor's bytes, writable, in its own dtype and shape (a scalar as [1])."""
+        """Map the tensor's bytes, writable, in its own dtype and shape (a scalar as [1])."""
         shape = self.shape or (1,)
         return np.memmap(self.file, dtype=_DTYPES[self.dtype], mode="r+", offset=self.begin, shape=shape)
 
@@ -56,27 +56,27 @@ Change = Callable[[Tensors, str], None]
 
 
 def nibble_swap(tensors: Tensors, module: str) -> None:
-    """The two FP4 codes of every byte change places: the other packing order."""
+    """Exchange the two FP4 codes of every byte, like a loader with the other packing order."""
     codes = tensors[f"{module}.weight"].open()
     codes[...] = (codes >> 4) | (codes << 4)
 
 
 def scale_roll(tensors: Tensors, module: str) -> None:
-    """Every block gets its neighbour's scale: another layout of the scales."""
+    """Give every block the scale of its neighbour, like a loader with another layout of scales."""
     scales = tensors[f"{module}.weight_scale"].open()
     raw = scales.view(np.uint8)
     raw[...] = np.roll(raw, 1, axis=-1)
 
 
 def gain(tensors: Tensors, module: str) -> None:
-    """The Linear is ``GAIN`` times too strong: a scale applied wrongly."""
+    """Multiply the Linear by ``GAIN``, like a scale that is applied wrongly."""
     name = next(n for n in (f"{module}.weight_scale_2", f"{module}.weight_scale", f"{module}.weight") if n in tensors)
     values = tensors[name].open()
     values[...] = (np.asarray(values, dtype=np.float32) * GAIN).astype(values.dtype)
 
 
 def row_roll(tensors: Tensors, module: str) -> None:
-    """Every output gets the weights of its neighbour: a shard joined at the wrong place."""
+    """Give every output the weights of its neighbour, like a shard that is joined at the wrong place."""
     weight = tensors[f"{module}.weight"].open()
     raw = weight.view(np.uint8).reshape(weight.shape[0], -1)
     raw[...] = np.roll(raw, 1, axis=0)
@@ -89,7 +89,7 @@ class WeightFault:
     name: str
     change: Change
     formats: frozenset[str]
-    """Where it can be: ``bf16``, ``fp8``, ``nvfp4``."""
+    """Formats that can have it: ``bf16``, ``fp8``, ``nvfp4``."""
 
 
 FAULTS: tuple[WeightFault, ...] = (
@@ -110,13 +110,13 @@ def inject(
         strength: share of the Linears of each expert, in (0, 1]; they are spread evenly over the network.
         source: a Diffusers repository, or the folder of one transformer. Never written to.
         target: an absent folder.
-        experts: which experts of a repository; those that it does not have are passed over.
+        experts: experts of a repository to break; those that it does not have are skipped.
 
     Returns:
         The broken Linears, as ``expert/module``.
 
     Raises:
-        CheckpointFaultError: no Linear there that this fault can break.
+        CheckpointFaultError: the checkpoint has no Linear that this fault can break (code ``nothing_to_break``).
     """
     source = source.resolve()
     whole = (source / "model_index.json").is_file()
@@ -139,7 +139,7 @@ def inject(
 
 
 def linears(tensors: Tensors) -> list[str]:
-    """Linears of the blocks that are quantized, or all of them where none is; sorted."""
+    """Return the quantized Linears, or all Linears of the blocks if none is quantized; sorted."""
     quantized = sorted(name.removesuffix(".weight_scale") for name in tensors if name.endswith(".weight_scale"))
     return quantized or sorted(
         name.removesuffix(".weight")
@@ -149,7 +149,7 @@ def linears(tensors: Tensors) -> list[str]:
 
 
 def spread(modules: list[str], strength: float) -> Iterator[str]:
-    """``strength`` of the modules, at least one, evenly."""
+    """Yield a share ``strength`` of the modules, at least one, spread evenly."""
     count = max(1, round(strength * len(modules))) if modules else 0
     for index in range(count):
         yield modules[math.floor((index + 0.5) * len(modules) / count)]
@@ -162,7 +162,7 @@ def _kind(tensors: Tensors, module: str) -> str:
 
 
 def _tensors(folder: Path) -> dict[str, Place]:
-    """Every tensor of the safetensors files of a folder."""
+    """Read the place of every tensor in the safetensors files of a folder."""
     found: dict[str, Place] = {}
     for file in sorted(folder.glob("*.safetensors")):
         with file.open("rb") as raw:
@@ -176,7 +176,7 @@ def _tensors(folder: Path) -> dict[str, Place]:
 
 
 def _link(source: Path, target: Path, own: frozenset[str]) -> None:
-    """Folders that will be changed as folders of links, everything else as one link."""
+    """Link ``source`` at ``target``: folders to change as folders of links, every other entry as one link."""
     target.mkdir(parents=True)
     if own == {""}:
         _link_files(source, target)
@@ -195,7 +195,7 @@ def _link_files(source: Path, target: Path) -> None:
 
 
 def _own(file: Path) -> None:
-    """Turn a link into a copy, atomically."""
+    """Replace a link by a copy of its file, atomically."""
     if file.is_symlink():
         part = file.with_name(f".{file.name}.{os.getpid()}.part")
         shutil.copyfile(file.resolve(), part)

@@ -1,24 +1,23 @@
-"""Any program in its own environment: the door through which other runtimes come (docs/bring-your-runtime.md).
+"""Run any program in its own environment, so that other runtimes can be tested (docs/bring-your-runtime.md).
 
-The argument list in ``command`` is run, never through a shell, in the repository's root. Placeholders are replaced
+The argument list in ``command`` is run in the repository's root, never through a shell. Placeholders are replaced
 anywhere in an argument; ``harness.definitions.program`` lists them.
 
 ``{case_json}`` is ``{"case": <resolved case>, "paths": {"model": "/folder", ...}, "device": "cpu" | "cuda" | "auto",
 "disturb": null | {"seed": 3, "dtype": "bf16", "initial": true, "between": false}}``. The pictures of a request are in
-``paths`` too, as ``image`` and ``last_image``: the files as they are.
+``paths`` too, as ``image`` and ``last_image``: the original files.
 
-The program writes frames [T, H, W, 3], RGB, exactly as many and as large as the case asks for: see
+The program writes frames [T, H, W, 3], RGB, in exactly the number and size that the case requests: see
 ``harness.engine.backends.delivery`` for the containers. Receipts are the JSON of
-``harness.records.generation.Receipts``; a program that is not handed ``{receipts}`` proves no kernel, and the record
-says so.
+``harness.records.generation.Receipts``. A program whose command has no ``{receipts}`` proves no kernel, and the record
+reports that.
 
-To ``{usage}`` it may write what the generation cost, the JSON of ``harness.records.perf.Usage``: seconds of each step
-at least, on the clock that it names. Without it only the whole duration is known.
+To ``{usage}`` it may write the costs of the generation, the JSON of ``harness.records.perf.Usage``: seconds of each
+step at least, on the clock that it names. Without this file only the whole duration is known.
 
-The program runs with the engine's environment, which is exactly what the case states over a small base. Its standard
-streams go to the engine's log. Exit status 0 means that its frames are complete; any other status is a crash, whose
-verdict shows the end of both streams. It is killed, with all of its children, at ``timeouts.generate``. No trace comes
-back from such a program.
+The program runs with the engine's environment: the settings of the case over a small base. Its standard streams go to
+the engine's log. Exit status 0 means that its frames are complete; any other status is a crash, whose verdict shows the
+end of both streams. It is killed, with all of its children, at ``timeouts.generate``. Such a program returns no trace.
 """
 
 from __future__ import annotations
@@ -52,17 +51,17 @@ from harness.records.perf import Usage
 from harness.records.run_folder import CLIP_FILE
 
 DISTURBED = "generate_perturbed"
-"""The method that disturbed runs are asked for by, as the diffusers backend names it."""
+"""Name of the method for disturbed runs, the same as in the diffusers backend."""
 TAIL_LINES = 20
 LINE_BYTES = 1 << 16
 LINE_CHARACTERS = 500
 STREAM_SECONDS = 2.0
-"""How long a stream may stay open after the program ended: a daemon that it started may hold it for ever."""
+"""Seconds that a stream may stay open after the program ended: a daemon started by it may hold it open forever."""
 _SENTENCE = 300
 
 
 class CommandBackend:
-    """Runs the case's program once a generation."""
+    """Runs the case's program once per generation."""
 
     def __init__(self) -> None:
         self._paths: dict[str, Path] = {}
@@ -70,14 +69,14 @@ class CommandBackend:
         self._root = Path.cwd()
 
     def set_root(self, root: Path) -> None:
-        """Take the repository's root: the program's working directory."""
+        """Store the repository's root, the program's working directory."""
         self._root = root
 
     def load(self, case: Case, paths: Mapping[str, Path], device: str, emit: Emit) -> None:
         """Find the program.
 
         Raises:
-            InvalidCaseError: there is no command, it lacks a placeholder, or its program is not there.
+            InvalidCaseError: there is no command, it lacks a placeholder, or its program does not exist.
         """
         if not case.command:
             raise InvalidCaseError(
@@ -106,17 +105,18 @@ class CommandBackend:
             raise InvalidCaseError(f"{name} is not executable", where=case.id, remedy=f"chmod +x {name}")
 
     def generate(self, case: Case, out_dir: Path, emit: Emit) -> Generation:
-        """Run the program and take its frames.
+        """Run the program and read its frames.
 
         Raises:
-            InfraError: kind ``crash``, ``oom`` or ``device``: another exit status than 0. Kind ``protocol``: frames or
-                receipts that are not what was asked for.
+            InfraError: kind ``crash``, ``oom`` or ``device``: the exit status is not 0. Kind ``protocol``: frames or
+                receipts are not as requested.
         """
         return self._generate(case, out_dir, emit, None)
 
     def _generate(self, case: Case, out_dir: Path, emit: Emit, disturb: Json) -> Generation:
         request, result, receipts = out_dir / "case.json", out_dir / "frames.safetensors", out_dir / "receipts.json"
         folder, cost = out_dir / "program", out_dir / "usage.json"
+        # files of an earlier run must not be read as results of this run
         _clear(out_dir, result, receipts, cost, folder)
         folder.mkdir(parents=True)
         data = {
@@ -160,19 +160,19 @@ class CommandBackend:
         )
 
     def _pictures(self, case: Case) -> dict[str, Path]:
-        """Files of the request's pictures, ``image`` and ``last_image``, neither decoded nor resized."""
+        """Return the original files of the request's pictures, ``image`` and ``last_image``, not decoded or resized."""
         places = {role: place_of(case, role, self._paths) for role in case.sampling.images()}
         return {role: path.resolve() for role, path in places.items() if path is not None}
 
     def close(self) -> None:
-        """Nothing is held between two generations."""
+        """Do nothing: no resource is held between two generations."""
 
     def quantized_modules(self) -> dict[str, dict[str, str]]:
-        """Unknown for a foreign program."""
+        """Return an empty mapping: a foreign program does not report its modules."""
         return {}
 
     def methods(self) -> Mapping[str, Method]:
-        """``generate_perturbed``: ``{"case", "out_dir", "noise"}``, for a program whose command holds ``{disturb}``."""
+        """Return ``generate_perturbed``: ``{"case", "out_dir", "noise"}``, for commands that contain ``{disturb}``."""
         return {DISTURBED: self._disturbed}
 
     def _disturbed(self, params: dict[str, Json], emit: Emit) -> Json:
@@ -184,7 +184,7 @@ class CommandBackend:
 
 
 def _clear(out_dir: Path, result: Path, *others: Path) -> None:
-    """Delete what a program leaves, so that nothing of an earlier run is taken for this one's."""
+    """Delete a program's output files, so that files of an earlier run are not read as results of this one."""
     for path in [*out_dir.glob(f"{result.name}*"), *others]:
         if path.is_dir() and not path.is_symlink():
             shutil.rmtree(path)
@@ -193,10 +193,10 @@ def _clear(out_dir: Path, result: Path, *others: Path) -> None:
 
 
 def _run(arguments: list[str], root: Path, case: Case) -> None:
-    """Run the program to its end. Both of its streams go to the engine's log, and their ends into the error.
+    """Run the program to its end. Both of its streams go to the engine's log, and their last lines into the error.
 
     Raises:
-        InfraError: it cannot be started, or ended with another status than 0.
+        InfraError: the program cannot be started, or its exit status is not 0.
     """
     name = case.command[0] if len(case.command) < 2 else f"{case.command[0]} {case.command[1]}"
     try:
@@ -213,13 +213,15 @@ def _run(arguments: list[str], root: Path, case: Case) -> None:
     sys.stdout.flush()
     tails = {"stdout": _Tail(process.stdout, 1), "stderr": _Tail(process.stderr, 2)}
     code = process.wait()
+    # a daemon that the program started may hold a stream open, so the wait is limited
     deadline = time.monotonic() + STREAM_SECONDS
     for tail in tails.values():
         tail.join(deadline - time.monotonic())
     if code == 0:
         return
-    secrets = secrets_of(case)  # before a line is cut: half a secret is recognised by nobody
+    secrets = secrets_of(case)  # redact before lines are cut: half a secret would not be recognized
     output = {stream: text for stream, tail in tails.items() if (text := _short(redact(tail.text(), secrets)))}
+    # stderr first: programs usually write their errors there
     stream = "stderr" if "stderr" in output else "stdout"
     last = output[stream].splitlines()[-1].strip()[:_SENTENCE] if output else ""
     said = f"; its {stream} ends: {last}" if last else "; it wrote nothing"
@@ -237,7 +239,7 @@ class _Tail(threading.Thread):
         self.start()
 
     def run(self) -> None:
-        """Copy until the last process that holds the stream closes it."""
+        """Copy until the last process that holds the stream open closes it."""
         if self._stream is None:
             return
         with self._stream as stream:
@@ -247,7 +249,7 @@ class _Tail(threading.Thread):
                     self._lines.append(line)
 
     def text(self) -> str:
-        """The last lines that are not blank."""
+        """Return the last lines that are not blank."""
         return b"\n".join(line.rstrip() for line in tuple(self._lines)).decode(errors="replace")
 
 
@@ -268,13 +270,13 @@ def read_receipts(path: Path) -> Receipts:
 
 
 def _usage(path: Path, seconds: float) -> Usage:
-    """What the program says that the generation cost; only its duration, if it wrote nothing.
+    """Return the costs of the generation that the program reports; only the duration if it wrote no file.
 
     Raises:
-        InfraError: kind ``protocol``: there is a file, and it is no usage.
+        InfraError: kind ``protocol``: the file is no usage record.
     """
     try:
-        return Usage.read(path).model_copy(update={"ordinal": 1})  # every generation is a process of its own
+        return Usage.read(path).model_copy(update={"ordinal": 1})  # each generation is the first of its own process
     except FileNotFoundError:
         return Usage(clock="host", total=seconds)
     except (OSError, ValueError) as error:

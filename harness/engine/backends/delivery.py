@@ -1,7 +1,7 @@
-"""The frames that a program hands over: which containers are read, and what each of them hides.
+"""Read the frames that a program delivers: the accepted containers, and the information that each of them loses.
 
-A container is told by the first bytes of a file, never by its name: ``numpy.save`` appends ``.npy`` to a name, and
-runtimes write videos under names of their own. Nothing is read that could run code: an ``npy`` file that holds Python
+The first bytes of a file decide its container, never its name: ``numpy.save`` appends ``.npy`` to a name, and runtimes
+write videos under names of their own. No file is read in a way that could run code: an ``npy`` file that holds Python
 objects is refused.
 """
 
@@ -29,19 +29,19 @@ LOSSY = (
     "encoder is part of what is compared, and NaN, infinity and overshoot before rounding are not seen"
 )
 _ORDER: tuple[Container, ...] = ("safetensors", "npy", "png", "video")
-"""Best fidelity first: of several containers with the same video the best is read."""
+"""Best fidelity first: if several containers hold the same video, the best is read."""
 _MOST_HEADER = 16
 _MOST_LISTED = 5
 
 
 @dataclass(frozen=True)
 class Delivered:
-    """Frames of a program.
+    """Frames that a program delivered.
 
     Attributes:
         clip: the frames, uint8.
-        stats: of the floats before rounding, or of the rounded values where no floats came.
-        delivery: the container, and what it hides.
+        stats: statistics of the floats before rounding; of the rounded values if the program delivered no floats.
+        delivery: the container, and the information that it loses.
     """
 
     clip: Clip
@@ -50,17 +50,17 @@ class Delivered:
 
 
 def read_delivery(out: Path, folder: Path, case: Case) -> Delivered:
-    """Read the frames that a program wrote, and check them against what the case asked for.
+    """Read the frames that a program wrote, and check them against the request of the case.
 
     Args:
-        out: the path that ``{out}`` stood for. A file, a folder, or a file whose name begins with it.
-        folder: the folder that ``{out_dir}`` stood for.
-        case: states count, height and width of the frames.
+        out: the path that replaced ``{out}``: a file, a folder, or the beginning of a file's name.
+        folder: the folder that replaced ``{out_dir}``.
+        case: states number, height and width of the frames.
 
     Raises:
-        InfraError: kind ``protocol``: nothing that holds frames, several of one kind, or frames that are not what was
-            asked for.
-        InvalidCaseError: a video came, and no decoder is installed.
+        InfraError: kind ``protocol``: no file holds frames, several of one kind do, or the frames are not those
+            requested.
+        InvalidCaseError: the program delivered a video, and no decoder is installed.
     """
     container, files = _choose(out, folder)
     where = files[0] if container != "png" else files[0].parent
@@ -84,7 +84,7 @@ def read_delivery(out: Path, folder: Path, case: Case) -> Delivered:
 
 
 def _choose(out: Path, folder: Path) -> tuple[Container, list[Path]]:
-    """The container to read and its files; of several containers the one that loses least."""
+    """Return the container to read and its files; of several containers the one that loses least."""
     found: dict[Container, list[Path]] = {}
     for path in _files(out, folder):
         if (container := container_of(path)) is not None:
@@ -104,7 +104,7 @@ def _choose(out: Path, folder: Path) -> tuple[Container, list[Path]]:
 
 
 def _files(out: Path, folder: Path) -> list[Path]:
-    """Files that may hold frames. Links are not followed: they could lead to a golden."""
+    """Return the files that may hold frames. Links are not followed: they could lead to a golden."""
     beside = sorted(out.parent.glob(f"{out.name}*")) if out.parent.is_dir() else []
     places = [path for path in beside if path.is_file() and not path.is_symlink()]
     for place in (out, folder):
@@ -114,7 +114,7 @@ def _files(out: Path, folder: Path) -> list[Path]:
 
 
 def container_of(path: Path) -> Container | None:
-    """Tell a file's container by its first bytes; ``None`` for a file of another kind."""
+    """Return a file's container by its first bytes; ``None`` for a file of another kind."""
     with path.open("rb") as file:
         head = file.read(_MOST_HEADER)
     if head.startswith(b"\x93NUMPY"):
@@ -132,7 +132,7 @@ def container_of(path: Path) -> Container | None:
 
 
 def _natural(path: Path) -> tuple[str | int, ...]:
-    """Sort key under which ``frame_10`` comes after ``frame_9``."""
+    """Return a sort key that puts ``frame_10`` after ``frame_9``."""
     return tuple(int(part) if part.isdigit() else part for part in re.split(r"(\d+)", path.as_posix()))
 
 
@@ -151,6 +151,7 @@ def _read_safetensors(files: list[Path]) -> tuple[Frames, str]:
 
 def _read_npy(files: list[Path]) -> tuple[Frames, str]:
     try:
+        # pickled arrays could run code
         frames: Frames = np.load(files[0], allow_pickle=False)
     except (OSError, ValueError, EOFError) as error:
         raise _refused(f"the program's result cannot be read: {error}", files[0]) from error
@@ -166,6 +167,7 @@ def _read_pngs(files: list[Path]) -> tuple[Frames, str]:
             with Image.open(path, formats=["PNG"]) as picture:
                 if picture.mode not in ("RGB", "RGBA"):
                     raise _refused(f"its mode is {picture.mode}; a frame is 8-bit RGB", path)
+                # transparency has no defined color in a frame
                 if picture.mode == "RGBA" and picture.getchannel("A").getextrema() != (255, 255):
                     raise _refused("it is not opaque; a frame is 8-bit RGB", path)
                 frames.append(np.asarray(picture.convert("RGB")))
@@ -186,6 +188,7 @@ def _read_video(files: list[Path]) -> tuple[Frames, str]:
         ) from error
     frames: list[Frames] = []
     try:
+        # a playlist in a video file must not open other URLs
         with av.open(str(files[0]), options={"protocol_whitelist": "file"}) as container:
             if not container.streams.video:
                 raise _refused("it holds no video", files[0])
@@ -212,7 +215,7 @@ _READERS: dict[Container, Callable[[list[Path]], tuple[Frames, str]]] = {
 def round_video(video: npt.NDArray[np.float32]) -> Clip:
     """Round [T, H, W, 3], clipped to [0, 1], to uint8 as diffusers' ``numpy_to_pil`` does: times 255, half to even.
 
-    NaN becomes 0: that it was there is in the float statistics, and the clip stays a clip that can be looked at.
+    NaN becomes 0, so that the clip can still be viewed; the float statistics count it.
     """
     frames = np.empty(video.shape, dtype=np.uint8)
     for index, frame in enumerate(video):
@@ -222,9 +225,9 @@ def round_video(video: npt.NDArray[np.float32]) -> Clip:
 
 
 def stats_of(video: npt.NDArray[np.floating[Any]]) -> FloatStats:
-    """Count NaN and infinity in a float video [T, H, W, 3] in [0, 1], and find its extremes.
+    """Count NaN and infinity in a float video [T, H, W, 3] in [0, 1], and return them with its extremes.
 
-    Extremes are of the finite values; 0 if there are none.
+    Extremes are those of the finite values; 0 if there are none.
     """
     finite = np.isfinite(video)
     bad = np.flatnonzero(~finite.reshape(video.shape[0], -1).all(axis=1))

@@ -1,4 +1,4 @@
-"""Wan2.2 in this process, through diffusers."""
+"""Run Wan2.2 in this process, through diffusers."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import ftfy  # noqa: F401 - diffusers cleans prompts only where it is there: a missing one must not pass unseen
+import ftfy  # noqa: F401 - diffusers cleans prompts only if it is installed: its absence must fail
 import torch
 
 from harness.definitions.case import Case
@@ -40,7 +40,7 @@ if TYPE_CHECKING:
 
 
 class DiffusersBackend:
-    """Loads a Wan pipeline (T2V, I2V or TI2V) once, then generates case after case with it."""
+    """Loads a Wan pipeline (T2V, I2V or TI2V) once, then generates cases with it."""
 
     def __init__(self) -> None:
         self._pipe: Any = None
@@ -65,6 +65,7 @@ class DiffusersBackend:
         self._takes = wan_loading.takes(config)
         if self._takes == "either":
             self._choose_pipeline(case, with_image=case.sampling.image is not None)
+        # keep the checkpoint's settings: each case gets a fresh scheduler made of them
         self._scheduler_config = dict(self._pipe.scheduler.config)
 
     @property
@@ -81,16 +82,17 @@ class DiffusersBackend:
         """See ``Backend``. Writes ``clip.safetensors`` below ``out_dir``.
 
         Raises:
-            InvalidCaseError: a size or frame count that the model would silently round.
+            InvalidCaseError: a size or frame count that the model would round without an error.
         """
         return self.generate_with(case, out_dir, emit, None)
 
     def generate_with(self, case: Case, out_dir: Path, emit: Emit, noise: Noise | None) -> Generation:
-        """``generate``, with its latents disturbed. The trace names the latents that were asked for."""
+        """Generate with disturbed latents if ``noise`` is given. The trace names the undisturbed latents."""
         sampling = case.sampling
         given = self._prepare(case)
         pipe = self._pipe
         latents = self.initial_latents(case)
+        # the digest covers the undisturbed latents, because a disturbance is not part of the request
         digest = hashlib.sha256(latents.numpy().tobytes()).hexdigest()
         if noise is not None:
             disturber = Disturber(noise)
@@ -108,6 +110,7 @@ class DiffusersBackend:
                 keep_receipts(self.experts) as book,
                 recorder.watching(),
                 scales.watching(self.experts),
+                # innermost, so that the work of the other watchers is not timed
                 meter.watching(pipe),
             ):
                 clip = rounded(self._run(case, latents, "pt", given))
@@ -115,6 +118,7 @@ class DiffusersBackend:
             handle.remove()
         seconds = time.perf_counter() - began
         write_clip(out_dir / CLIP_FILE, clip, "raw")
+        # outside the timed part: VAE and scheduler run once more alone, which is no part of the generation
         with DtypeWatch() as decoded:
             vae = vae_alone(pipe.vae, self._device)
         alone = recorder.alone.model_copy(
@@ -164,7 +168,7 @@ class DiffusersBackend:
         return self._device, self._dtype
 
     def _prepare(self, case: Case) -> dict[str, Image]:
-        """Set the pipeline up for a case, and decode the pictures of its request by role.
+        """Set the pipeline up for a case. Return the decoded pictures of its request by role.
 
         Raises:
             InvalidCaseError: a size, a frame count or a picture that the model cannot take.
@@ -180,7 +184,7 @@ class DiffusersBackend:
         return given
 
     def _choose_pipeline(self, case: Case, *, with_image: bool) -> None:
-        """TI2V runs in one class with a picture and in another without one, around the same components."""
+        """Select the class: TI2V uses one class with a picture and another without, around the same components."""
         import diffusers
 
         kind: Any = diffusers.WanImageToVideoPipeline if with_image else diffusers.WanPipeline
@@ -211,7 +215,7 @@ class DiffusersBackend:
         ).frames[0]
 
     def scheduler(self, case: Case) -> Any:
-        """A fresh scheduler: the checkpoint's settings, overruled by what the case states."""
+        """Return a fresh scheduler with the checkpoint's settings, overridden by the settings of the case."""
         import diffusers
 
         kind = getattr(diffusers, case.scheduler.name)
@@ -228,7 +232,7 @@ class DiffusersBackend:
         return kind.from_config(known, **stated)
 
     def initial_latents(self, case: Case) -> torch.Tensor:
-        """Seeded noise [1, C, T, H, W], float32 on the CPU: every machine and device starts from the same."""
+        """Return seeded noise [1, C, T, H, W], float32 on the CPU, equal on every machine and for every device."""
         pipe, sampling = self._pipe, case.sampling
         shape = (
             1,
@@ -241,7 +245,7 @@ class DiffusersBackend:
         return initial_noise(shape, sampling.seed)
 
     def close(self) -> None:
-        """Let go of the model."""
+        """Release the model."""
         self._pipe = None
 
     def quantized_modules(self) -> dict[str, dict[str, str]]:
@@ -249,7 +253,7 @@ class DiffusersBackend:
         return self._promised
 
     def methods(self) -> Mapping[str, Method]:
-        """Further methods by name."""
+        """Return the additional methods by name."""
         return {**probe_methods(self), **noise_methods(self), **profile_methods(self)}
 
     def _check_size(self, case: Case) -> None:
@@ -271,14 +275,14 @@ class DiffusersBackend:
             )
 
     def _meter(self, case: Case) -> Meter:
-        """The meter of the next generation."""
+        """Return the meter of the next generation."""
         self._generations += 1
         emulated = case.execution.matmul == "emulate"
         return Meter(self._device, self._generations, case.execution.attention_backend, emulated=emulated)
 
 
 def _plain(config: Mapping[str, Any]) -> dict[str, Json]:
-    """A diffusers configuration as JSON, without private entries."""
+    """Return a diffusers configuration as JSON, without private entries."""
     plain: dict[str, Json] = json.loads(
         json.dumps({k: v for k, v in config.items() if not k.startswith("_")}, default=str)
     )

@@ -1,7 +1,7 @@
-"""Imports what the ``diffusers`` backend needs, and nothing else that happens to be installed.
+"""Import the packages that the ``diffusers`` backend needs, and no others that happen to be installed.
 
-diffusers and transformers look for some forty further packages, and import those that they find. What they would do
-with the ones below is not asked of them here: checkpoints are loaded by this project's own loaders.
+diffusers and transformers look for some forty further packages, and import those that they find. The features of the
+packages below are not used here: checkpoints are loaded by this project's own loaders.
 """
 
 from __future__ import annotations
@@ -14,15 +14,15 @@ NOT_NEEDED = (
     "bitsandbytes", "flax", "jax", "k_diffusion", "librosa", "modelopt", "nvidia_modelopt", "onnx", "onnxruntime",
     "optimum", "peft", "sklearn", "tensorboard", "tensorflow", "timm", "torchao", "torchaudio", "wandb",
 )  # fmt: skip
-"""Packages that are hidden from diffusers and transformers while they are imported. None of them takes part in what a
-case does: attention kernels, which a case may name, are not among them."""
+"""Packages that are hidden from diffusers and transformers during their import. No case uses any of them. Attention
+kernels are not listed, because a case may name them."""
 
 
 @contextmanager
 def hidden(names: tuple[str, ...] = NOT_NEEDED) -> Iterator[None]:
-    """Let these packages look as if they were not installed. What is imported already stays as it is."""
+    """Make these packages look as if they were not installed. Packages that are imported already stay available."""
     absent = [name for name in names if name not in sys.modules]
-    sys.modules.update(dict.fromkeys(absent))  # type: ignore[arg-type]  # None: importlib says that there is no such module
+    sys.modules.update(dict.fromkeys(absent))  # type: ignore[arg-type]  # None: importlib reports no such module
     try:
         yield
     finally:

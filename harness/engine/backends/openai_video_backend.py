@@ -1,11 +1,12 @@
-"""Any server with the OpenAI-style video API: a job is posted, polled, and its MP4 downloaded.
+"""Use any server with the OpenAI-style video API: post a job, poll it, and download its MP4.
 
-Two dialects. ``sglang``: JSON; takes no flow shift and no boundary (it ignores them without a word, so they are not
-sent). ``vllm-omni``: multipart form, as docs/serving/videos_api.md of that project states it; its ``guidance_scale`` is
-that of the low-noise expert and its ``guidance_scale_2`` that of the high-noise one, the other way round than here.
+Two dialects. ``sglang``: JSON; the server ignores flow shift and boundary without an error, so they are not sent.
+``vllm-omni``: multipart form, as docs/serving/videos_api.md of that project states it; its ``guidance_scale`` belongs
+to the low-noise expert and its ``guidance_scale_2`` to the high-noise expert, the reverse of the order here.
 
-A server tells neither what it resolved nor what ran: receipts, probes, trace and raw frames are not available, and the
-record says so. The frames went through a lossy codec at its best quality; a golden of such a case went through it too.
+A server reports neither the settings that it resolved nor the kernels that ran: receipts, probes, trace and raw frames
+are not available, and the record lists that. The frames went through a lossy codec at its best quality; the golden of
+such a case did so too.
 """
 
 from __future__ import annotations
@@ -42,7 +43,7 @@ DYING_SECONDS = 2.0
 """Time between a closed connection and the exit of the server that closed it."""
 POLL_SECONDS = 0.25
 ANSWER_SECONDS = 120.0
-"""Longest time that one HTTP answer may take; a generation is polled and may take longer."""
+"""Longest time in seconds for one HTTP response. A generation is polled and may take longer."""
 END_SECONDS = 10.0
 LARGEST_ANSWER = 1 << 30
 BEST = 100
@@ -54,7 +55,7 @@ NOT_AVAILABLE = (
     "resolved parameters: the server does not say what it really used",
     "raw frames: the clip went through the server's video codec",
 )
-"""What no server of this API can tell."""
+"""Facts that no server of this API reports."""
 UNSENT = {
     "sglang": "flow_shift and boundary_ratio: this API ignores them, so the server's own are used",
     "vllm-omni": "max_sequence_length: this API does not take it, so the server's own is used",
@@ -63,7 +64,7 @@ OWN_CHECKPOINT = "checkpoint: a server that is given by URL does not say which f
 
 
 class OpenaiVideoBackend:
-    """Starts a server, or uses one that runs, and asks it for one clip a generation."""
+    """Starts a server, or uses a running one, and requests one clip per generation."""
 
     def __init__(self) -> None:
         self._process: subprocess.Popen[bytes] | None = None
@@ -72,10 +73,10 @@ class OpenaiVideoBackend:
         self._opener = urllib.request.build_opener()
 
     def load(self, case: Case, paths: Mapping[str, Path], device: str, emit: Emit) -> None:
-        """Start the server and wait until it says that it is well.
+        """Start the server and wait until it reports that it is healthy.
 
         Raises:
-            InvalidCaseError: the case names neither a program nor a URL, or the program is not there.
+            InvalidCaseError: the case names neither a program nor a URL, or the program does not exist.
             InfraError: kind ``crash``: the server ended.
         """
         if case.server is None or bool(case.server.command) == bool(case.server.url):
@@ -90,7 +91,7 @@ class OpenaiVideoBackend:
         if case.server.url:
             self._url = case.server.url.rstrip("/")
         else:
-            # a proxy of the environment is not for a server on this machine
+            # the server runs on this machine, so the environment's proxy must not be used
             self._opener = urllib.request.build_opener(urllib.request.ProxyHandler({}))
             self._start(case, paths, device)
         self._wait_until_well(case, emit)
@@ -102,6 +103,7 @@ class OpenaiVideoBackend:
         if shutil.which(arguments[0]) is None:
             raise InvalidCaseError(f"there is no program {arguments[0]!r}", where=case.id, remedy="install it")
         self._url = f"http://127.0.0.1:{port}"
+        # its own session, so that `close` can end all of its processes by their group
         self._process = subprocess.Popen(arguments, stdin=subprocess.DEVNULL, start_new_session=True)
 
     def _wait_until_well(self, case: Case, emit: Emit) -> None:
@@ -122,11 +124,11 @@ class OpenaiVideoBackend:
             raise InfraError(f"the server ended while {what} ({describe_exit(code)})", where=case.id, kind="crash")
 
     def generate(self, case: Case, out_dir: Path, emit: Emit) -> Generation:
-        """Post one job, wait for it, and take its frames.
+        """Post one job, wait for it, and read its frames.
 
         Raises:
             InvalidCaseError: the server refuses the request.
-            InfraError: it failed, ended, or sent what is no video.
+            InfraError: the server failed, ended, or sent data that is no video.
         """
         began = time.perf_counter()
         body, kind = encode_request(case, self._server.dialect)
@@ -144,12 +146,13 @@ class OpenaiVideoBackend:
                 text = json.dumps(job.get("error"))[:600]
                 raise InfraError(f"the server failed: {text}", where=case.id, kind=kind_of(RuntimeError(text)))
             video = self._open("GET", f"/v1/videos/{name}/content")
+            # a job that cannot be deleted does no harm to the result
             with contextlib.suppress(OSError, _HttpError):
                 self._open("DELETE", f"/v1/videos/{name}")
         except _HttpError as error:
             raise error.told(case) from None
         except OSError as error:
-            # A dying server closes its connections before its exit status can be read: the status says more, so wait.
+            # A dying server closes its connections before its exit status can be read: wait for that better error.
             if self._process is not None:
                 with contextlib.suppress(subprocess.TimeoutExpired):
                     self._process.wait(DYING_SECONDS)
@@ -191,6 +194,7 @@ class OpenaiVideoBackend:
         )
         try:
             with self._opener.open(request, timeout=seconds) as answer:
+                # one byte over the limit is enough to notice a longer response
                 data: bytes = answer.read(LARGEST_ANSWER + 1)
         except urllib.error.HTTPError as error:
             raise _HttpError(error.code, error.read(2000).decode("utf-8", "replace")) from None
@@ -199,7 +203,7 @@ class OpenaiVideoBackend:
         return data
 
     def close(self) -> None:
-        """End the server with everything that it started."""
+        """End the server and all processes that it started."""
         process, self._process = self._process, None
         if process is None:
             return
@@ -211,11 +215,11 @@ class OpenaiVideoBackend:
         process.wait()
 
     def quantized_modules(self) -> dict[str, dict[str, str]]:
-        """Unknown: a server does not say what it loaded."""
+        """Return an empty mapping: a server does not report the modules that it loaded."""
         return {}
 
     def methods(self) -> Mapping[str, Method]:
-        """None."""
+        """Return an empty mapping: there are no additional methods."""
         return {}
 
 
@@ -225,8 +229,9 @@ class _HttpError(Exception):
         self.code, self.text = code, text
 
     def told(self, case: Case) -> InvalidCaseError | InfraError:
-        """A refused request is the case's fault, anything else the server's."""
+        """Return the typed error: a refused request is the case's fault, any other failure the server's."""
         text = " ".join(self.text.split())[:600]
+        # 408 (timeout) and 429 (too many requests) are conditions of the server, not of the request
         if 400 <= self.code < 500 and self.code not in (408, 429):
             return InvalidCaseError(f"the server refuses the request ({self.code}): {text}", where=case.id)
         kind = kind_of(RuntimeError(self.text))
@@ -234,7 +239,7 @@ class _HttpError(Exception):
 
 
 def parameters(case: Case, dialect: str) -> dict[str, Json]:
-    """Every parameter of a case that the dialect takes, under the dialect's names; none is left to a default."""
+    """Return every parameter of a case that the dialect takes, by the dialect's names; none is left to a default."""
     sampling = case.sampling
     high = sampling.guidance_scale
     low = high if sampling.guidance_scale_2 is None else sampling.guidance_scale_2
@@ -267,7 +272,7 @@ def parameters(case: Case, dialect: str) -> dict[str, Json]:
 
 
 def encode_request(case: Case, dialect: str) -> tuple[bytes, str]:
-    """The body of the request and its content type."""
+    """Return the body of the request and its content type."""
     fields = parameters(case, dialect)
     if dialect == "sglang":
         return json.dumps(fields).encode(), "application/json"
@@ -291,7 +296,7 @@ def _reader() -> Any:
 
 
 def decode_video(data: bytes, case: Case) -> npt.NDArray[np.uint8]:
-    """Every frame of a video file, RGB uint8 [T, H, W, 3]; how many and how large they are is sanity's to compare.
+    """Return every frame of a video file, RGB uint8 [T, H, W, 3]. The sanity stage checks number and size.
 
     Raises:
         InfraError: kind ``protocol``: the bytes are no video.
@@ -305,7 +310,7 @@ def decode_video(data: bytes, case: Case) -> npt.NDArray[np.uint8]:
         if not frames:
             raise ValueError("no frames")
         return np.stack(frames)
-    except (OSError, ValueError, IndexError) as error:  # errors of PyAV are among them
+    except (OSError, ValueError, IndexError) as error:  # PyAV's errors derive from these
         raise InfraError(f"the server's content is no video: {error}", where=case.id, kind="protocol") from error
 
 

@@ -1,8 +1,8 @@
-"""The real SGLang-Diffusion: its ``GPUWorker`` and stages in a process under its own interpreter, driven from here.
+"""Run the real SGLang-Diffusion: its ``GPUWorker`` and stages, in a process with their own interpreter.
 
-The engine's worker starts ``harness/engine/inside/main.py`` with the interpreter of the case's ``runtime`` and talks
-to it in JSON lines; tensors travel in safetensors files. That process sees nothing of the harness's packages. It is a
-child of the worker: whatever ends the engine ends it too, and its death is the engine's crash.
+The engine's worker starts ``harness/engine/inside/main.py`` with the interpreter of the case's ``runtime`` and
+exchanges JSON lines with it; tensors travel in safetensors files. That process sees none of the harness's packages. It
+is a child of the worker: it ends with the engine, and its death is a crash of the engine.
 """
 
 from __future__ import annotations
@@ -41,18 +41,18 @@ MAIN = Path(__file__).resolve().parents[1] / "inside" / "main.py"
 EXPERTS = ("transformer", "transformer_2")
 CLOSE_SECONDS = 5.0
 FOREIGN = ("PYTHONPATH", "PYTHONHOME", "VIRTUAL_ENV", "PYTHONSTARTUP")
-"""Environment variables that would mix packages of two interpreters."""
+"""Environment variables that would mix the packages of two interpreters."""
 LATENT_DEFAULTS = {"z_dim": 16, "scale_factor_temporal": 4, "scale_factor_spatial": 8}
-"""Of Wan 2.1's VAE, whose configuration does not state them."""
+"""Values of Wan 2.1's VAE, whose configuration does not state them."""
 
 
 class RuntimeProcess:
-    """A process under another interpreter that answers JSON lines. Not for several threads at once.
+    """A process under another interpreter that executes requests in JSON lines. Not thread-safe.
 
     Args:
         python: the interpreter.
-        script: what it runs; it gets the numbers of two pipes as its arguments.
-        name: for messages.
+        script: the script to run; its arguments are the numbers of two pipes.
+        name: name of the process in messages.
     """
 
     def __init__(self, python: Path, script: Path, name: str) -> None:
@@ -60,6 +60,7 @@ class RuntimeProcess:
         self._ids = itertools.count(1)
         request_read, request_write = os.pipe()
         event_read, event_write = os.pipe()
+        # the harness's own packages must not be importable in the runtime's interpreter
         environment = {key: value for key, value in os.environ.items() if key not in FOREIGN}
         try:
             self._process = subprocess.Popen(
@@ -73,17 +74,18 @@ class RuntimeProcess:
                 os.close(descriptor)
             raise InfraError(f"{python} cannot be started for {name}: {error.strerror}", kind="download") from error
         finally:
+            # the child holds its own copies; an open copy here would hide the end of the stream
             os.close(request_read)
             os.close(event_write)
         self._requests: IO[str] = os.fdopen(request_write, "w", encoding="utf-8")
         self._events: IO[str] = os.fdopen(event_read, encoding="utf-8")
 
     def ask(self, method: str, params: Mapping[str, Any], emit: Emit) -> Any:
-        """Send one request and wait for its answer; progress goes to ``emit``.
+        """Send one request and return its result; progress goes to ``emit``.
 
         Raises:
-            RuntimeAnswerError: the process answered with an error.
-            InfraError: kind ``crash``: it is gone. Kind ``protocol``: it answered something else.
+            RuntimeAnswerError: the process returned an error.
+            InfraError: kind ``crash``: the process is gone. Kind ``protocol``: it sent an invalid message.
         """
         number = next(self._ids)
         try:
@@ -108,7 +110,7 @@ class RuntimeProcess:
         raise InfraError(f"the process of {self._name} ended during {method} ({describe_exit(code)})", kind="crash")
 
     def close(self) -> None:
-        """Ask it to end, then end it."""
+        """Request an orderly end, then end the process."""
         with contextlib.suppress(OSError, QuantgateError, RuntimeAnswerError):
             self.ask("close", {}, lambda _: None)
         for stream in (self._requests, self._events):
@@ -122,21 +124,23 @@ class RuntimeProcess:
 
 
 class RuntimeAnswerError(Exception):
-    """What the process under the other interpreter raised, as data."""
+    """An exception of the process under the other interpreter, as data."""
 
     def __init__(self, data: Mapping[str, Any]) -> None:
         super().__init__(f"{data.get('type')}: {data.get('text')}")
         self.data = data
 
     def told(self, runtime: str, where: str, *, loading: bool) -> QuantgateError:
-        """The typed error: a refused request, no memory, a checkpoint that the runtime refuses, or a crash."""
+        """Return the typed error: a refused request, no memory, a checkpoint that the runtime refuses, or a crash."""
         data, text = self.data, f"{self.data.get('type')}: {str(self.data.get('text'))[:600]}"
+        # the traceback goes to the engine's log; the error itself keeps one sentence
         print(data.get("traceback", ""), file=sys.stderr, flush=True)
         if data.get("refused"):
             return InvalidCaseError(str(data["text"]), where=where, remedy=str(data.get("remedy", "")))
         bases = set(data.get("bases", ()))
         memory = bases & {"MemoryError", "OutOfMemoryError"}
         kind = "oom" if memory else kind_of(RuntimeError(str(data.get("text"))))
+        # these base classes mean a broken environment, disk or network and not a broken checkpoint
         if loading and kind == "crash" and not bases & {"ImportError", "OSError", "ConnectionError"}:
             return CheckpointFaultError(
                 f"{runtime} refuses the checkpoint: {text}",
@@ -148,7 +152,7 @@ class RuntimeAnswerError(Exception):
 
 
 class SglangBackend:
-    """Loads a repository into one SGLang process, then generates case after case with it."""
+    """Loads a repository into one SGLang process, then generates cases with it."""
 
     def __init__(self) -> None:
         self._process: RuntimeProcess | None = None
@@ -163,7 +167,7 @@ class SglangBackend:
         """Start SGLang and load the model.
 
         Raises:
-            InvalidCaseError: the case asks for something that this runtime ignores or changes.
+            InvalidCaseError: the case states a setting that this runtime ignores or changes.
             CheckpointFaultError: the runtime refuses the checkpoint.
             InfraError: no environment of this runtime, no memory, a crash.
         """
@@ -191,6 +195,7 @@ class SglangBackend:
             "options": dict(case.runtime_args),
         }
         self._facts = self._ask("load", params, emit, case.id, loading=True)
+        # the interpreter may hold another version than its environment's name states
         if self._facts.get("runtime") != case.runtime:
             raise InfraError(
                 f"{python} holds {self._facts.get('runtime')}, and the case asks for {case.runtime}",
@@ -200,10 +205,10 @@ class SglangBackend:
             )
 
     def _require_plain(self, case: Case) -> None:
-        """Refuse settings of our own loader, which SGLang does not have."""
+        """Refuse settings of the diffusers backend's loader that SGLang does not have."""
         stated, defaults = case.execution, type(case.execution)()
         for name in ("attention_backend", "matmul", "tf32", "offload"):
-            # products may be emulated on any device: without a GPU they are
+            # `matmul: emulate` is accepted on any device, because SGLang's products are emulated without a GPU anyway
             taken = name == "matmul" and stated.matmul == "emulate"
             if getattr(stated, name) != getattr(defaults, name) and not taken:
                 raise InvalidCaseError(
@@ -230,13 +235,13 @@ class SglangBackend:
         """Run one case and write the clip below ``out_dir``.
 
         Raises:
-            InvalidCaseError: SGLang would ignore or change something that the case states.
+            InvalidCaseError: SGLang would ignore or change a setting of the case.
             InfraError: no memory, a crash.
         """
         return self.generate_with(case, out_dir, emit, None)
 
     def generate_with(self, case: Case, out_dir: Path, emit: Emit, noise: Any) -> Generation:
-        """``generate``, with its latents disturbed. The trace names the latents that were asked for."""
+        """Generate with disturbed latents if ``noise`` is given. The trace names the undisturbed latents."""
         from safetensors.numpy import load_file
 
         latents, digest, disturbance = self._inputs(case, out_dir, noise)
@@ -272,7 +277,7 @@ class SglangBackend:
         )
 
     def _usage(self, answer: Mapping[str, Any]) -> Usage:
-        """What the generation cost: host clock, since each step's sketches wait for the device."""
+        """Return the costs of the generation, by the host's clock: each step's sketches wait for the device."""
         self._generations += 1
         steps = answer["trace"]["steps"]
         return Usage(
@@ -286,7 +291,7 @@ class SglangBackend:
         )
 
     def _inputs(self, case: Case, out_dir: Path, noise: Any) -> tuple[Path, str, Path | None]:
-        """Write the initial latents and the disturbance of each step; the digest is of the undisturbed latents."""
+        """Write the initial latents and the disturbance of each step. The digest covers the undisturbed latents."""
         import torch
         from safetensors.torch import save_file
 
@@ -326,15 +331,15 @@ class SglangBackend:
             self._process = None
 
     def quantized_modules(self) -> dict[str, dict[str, str]]:
-        """What the checkpoints promise, read from headers."""
+        """Return the formats that the checkpoints declare, read from headers."""
         return self._promised
 
     def runtime_facts(self) -> dict[str, Json]:
-        """What the runtime resolved while loading: configuration, shift, boundary, precision, emulated operators."""
+        """Return the runtime's settings after loading: configuration, shift, boundary, precision, emulations."""
         return self._facts
 
     def fingerprint(self, runner: str) -> Fingerprint:
-        """Packages and device of the runtime's interpreter."""
+        """Return packages and device of the runtime's interpreter."""
         from harness.engine.fingerprint import take_fingerprint
 
         own = take_fingerprint(runner, "cpu")
@@ -355,7 +360,7 @@ class SglangBackend:
         return own.model_copy(update=update)
 
     def methods(self) -> Mapping[str, Method]:
-        """``generate_perturbed``, ``record_probes``, ``probe``."""
+        """Return ``generate_perturbed``, ``record_probes`` and ``probe``."""
         from harness.engine.noise import noise_methods
 
         def record(params: dict[str, Json], emit: Emit) -> Json:
@@ -376,7 +381,7 @@ class SglangBackend:
 
 
 def promised_formats(paths: Mapping[str, Path]) -> dict[str, dict[str, str]]:
-    """Expert to module to ``fp8`` or ``nvfp4``, by the dtype of the stored weight; experts without any are left out."""
+    """Return expert to module to ``fp8`` or ``nvfp4``, by the stored weight's dtype, without unquantized experts."""
     promised: dict[str, dict[str, str]] = {}
     for role in EXPERTS:
         folder = paths["model"] / role
@@ -386,7 +391,7 @@ def promised_formats(paths: Mapping[str, Path]) -> dict[str, dict[str, str]]:
         try:
             headers = read_headers(folder)
         except CheckpointFaultError:
-            continue  # the runtime's own error says more
+            continue  # the runtime reads the same files, and its own error is more precise
         formats = {
             name.removesuffix(".weight"): QUANTIZED_DTYPES[info.dtype]
             for name, info in headers.items()
@@ -398,7 +403,7 @@ def promised_formats(paths: Mapping[str, Path]) -> dict[str, dict[str, str]]:
 
 
 def _vae_numbers(model: Path) -> dict[str, int]:
-    """Channels and strides of the VAE that the latents' shape follows from."""
+    """Return the VAE's channels and strides, which determine the shape of the latents."""
     try:
         config = json.loads((model / "vae" / "config.json").read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:

@@ -1,7 +1,7 @@
-"""Scheduler and VAE fed alone with a fixed signal: no error of the denoiser reaches them, and no chaos grows.
+"""Feed scheduler and VAE alone with a fixed signal, so that neither errors of the denoiser nor chaos affect them.
 
 The scheduler gets seeded latents and seeded velocities instead of the experts' predictions; the VAE decodes a small
-seeded latent. Their answers are sketched and compared with the golden's.
+seeded latent. Their outputs are sketched and compared with the golden's.
 """
 
 from __future__ import annotations
@@ -15,18 +15,18 @@ from harness.engine.noise import initial_noise
 from harness.engine.sketch import sketch
 
 SHAPE = (1, 4, 2, 8, 8)
-"""Latents of the scheduler: its arithmetic is the same for every value, so a few hundred stand for all."""
+"""Latents for the scheduler. Its arithmetic is the same for every value, so a few hundred represent all."""
 LATENT = (2, 6, 6)
-"""Latent frames, height and width that the VAE decodes: two frames, so that its cache between frames is used."""
+"""Latent frames, height and width for the VAE: two frames, so that its cache between frames is used."""
 
 
 def scheduler_alone(scheduler: Any, steps: int, device: torch.device) -> tuple[tuple[float, ...], ...]:
-    """Let a fresh scheduler do ``steps`` steps on seeded velocities, and sketch the latents after each.
+    """Make a fresh scheduler do ``steps`` steps on seeded velocities. Return a sketch of the latents after each step.
 
     Args:
-        scheduler: set up for the case; it is used up.
+        scheduler: a scheduler prepared for the case; it cannot be used afterwards.
         steps: denoising steps.
-        device: where its arithmetic runs in a generation.
+        device: device of its arithmetic in a generation.
     """
     scheduler.set_timesteps(steps, device=device)
     scheduler.set_begin_index(0)
@@ -40,11 +40,11 @@ def scheduler_alone(scheduler: Any, steps: int, device: torch.device) -> tuple[t
 
 
 def vae_alone(vae: Any, device: torch.device) -> tuple[float, ...]:
-    """Decode a seeded latent [1, C, 2, 6, 6] and sketch the video.
+    """Decode a seeded latent [1, C, 2, 6, 6] and return a sketch of the video.
 
     Args:
         vae: an ``AutoencoderKLWan``.
-        device: where it lies.
+        device: device of the VAE.
     """
     latents = initial_noise((1, int(vae.config.z_dim), *LATENT), 1).to(device, vae.dtype)
     with torch.no_grad():

@@ -1,4 +1,4 @@
-"""By which factor attention scores are really scaled, measured at the first call of each expert."""
+"""Measure the real scale of attention scores, at the first call of each expert."""
 
 from __future__ import annotations
 
@@ -16,11 +16,11 @@ PRODUCT = torch.nn.functional.scaled_dot_product_attention
 
 
 class AttentionScales(TorchFunctionMode):
-    """Watches ``scaled_dot_product_attention`` inside self-attention modules with query and key norms.
+    """Observes ``scaled_dot_product_attention`` inside self-attention modules with query and key norms.
 
-    Rotary embedding turns query and key and leaves their length as it is. So the scale that is given to the product,
-    times the lengths that reach it over the lengths that left the norms, is 1 / sqrt(head size) wherever somebody may
-    have put a factor. A kernel that is not called through torch is not measured.
+    Rotary embedding turns query and key and keeps their length. So the scale passed to the product, times the lengths
+    that reach the product over the lengths behind the norms, is 1 / sqrt(head size), unless a factor was inserted
+    anywhere between. A kernel that is not called through torch is not measured.
     """
 
     def __init__(self) -> None:
@@ -32,7 +32,7 @@ class AttentionScales(TorchFunctionMode):
 
     @contextmanager
     def watching(self, experts: Mapping[str, torch.nn.Module]) -> Iterator[None]:
-        """Watch the first call of each of ``experts`` while the context lasts."""
+        """Observe the first call of each of ``experts`` while the context lasts."""
         handles = []
         for expert, model in experts.items():
             handles.append(model.register_forward_pre_hook(self._enter(cast("Expert", expert))))
@@ -50,9 +50,9 @@ class AttentionScales(TorchFunctionMode):
                 handle.remove()
 
     def worst(self) -> dict[Expert, float]:
-        """Factor against 1 / sqrt(head size) by expert: that of the self-attention furthest from 1.
+        """Return the factor relative to 1 / sqrt(head size) by expert, of the self-attention furthest from 1.
 
-        A NaN on the way says nothing of the scale, and the trace names it by itself.
+        NaN values are skipped: they carry no information about the scale, and the trace reports them separately.
         """
         values = {expert: [float(scale.detach()) for scale in scales] for expert, scales in self._scales.items()}
         finite = {expert: [value for value in row if math.isfinite(value)] for expert, row in values.items()}
@@ -86,14 +86,16 @@ class AttentionScales(TorchFunctionMode):
     def __torch_function__(
         self, function: Any, _types: Any, arguments: tuple[Any, ...] = (), options: dict[str, Any] | None = None
     ) -> Any:
-        """Call ``function`` as it was called, and take its scale if it is the attention product."""
+        """Call ``function`` unchanged, and take its scale if it is the attention product."""
         options = options or {}
+        # two norms, of query and key: otherwise the lengths cannot be compared
         if function is PRODUCT and self._expert is not None and len(self._norms) == 2:
             query, key = (
                 arguments[place] if len(arguments) > place else options[name]
                 for place, name in enumerate(("query", "key"))
             )
             scale = options.get("scale")
+            # torch's default scale is 1 / sqrt(head size), which is factor 1
             factor = 1.0 if scale is None else float(scale) * float(query.shape[-1]) ** 0.5
             length = query.double().norm() * key.double().norm() / (self._norms[0] * self._norms[1])
             self._scales[self._expert].append(length * factor)

@@ -1,11 +1,11 @@
-"""How a picture reached the model: the pixels that were encoded, and the mask and latents that the experts were given.
+"""Check how a picture reached the model: the encoded pixels, and the mask and latents that the experts received.
 
-Each stage is compared with what the stage before must give, computed here from the picture and from the VAE's own
-answer. So a difference has a place, and the simple mistakes (another range of values, channels exchanged, statistics
-left out, a mask turned round, a picture that never arrived) are recognised by trying them.
+Each stage is compared with the correct output of the stage before, computed here from the picture and from the VAE's
+own output. So a difference has a place, and simple mistakes (another range of values, exchanged channels, missing
+statistics, an inverted mask, a picture that never arrived) are recognized by trying them.
 
-Source of the rules: diffusers, pipelines/wan. I2V-A14B: 4 mask channels (one per frame that a latent frame stands for,
-1 where a frame is given) and the encoded video, grey but for the given frames, lie behind the noisy latents. TI2V-5B:
+Source of the rules: diffusers, pipelines/wan. I2V-A14B: 4 mask channels (one per frame that a latent frame represents,
+1 if a frame is given) and the encoded video, grey except for the given frames, follow the noisy latents. TI2V-5B:
 the first latent frame is the encoded picture itself, and its tokens have timestep 0.
 """
 
@@ -25,13 +25,13 @@ if TYPE_CHECKING:
     from PIL.Image import Image
 
 LIKE = 0.02
-"""A wrong value is explained by a mistake if the mistake, made on purpose, gives it to within this."""
+"""Largest relative distance at which a mistake, made on purpose, explains a wrong value."""
 SAME = 0.008
-"""What a cast to bfloat16 explains four times over, as in the judge."""
+"""Relative distance up to which values count as equal: four times the error of a cast to bfloat16, as in the judge."""
 
 
 class ConditionWatch:
-    """Collects the conditioning of one generation. Without pictures it does nothing."""
+    """Collects the conditioning of one generation. Inactive without pictures."""
 
     def __init__(self, pipe: Any, pictures: Mapping[str, Image], frames: int) -> None:
         self._vae, self._frames = pipe.vae, frames
@@ -51,16 +51,17 @@ class ConditionWatch:
 
     @property
     def active(self) -> bool:
-        """Whether the request has a picture."""
+        """Return whether the request has a picture."""
         return bool(self._pictures)
 
     def encoded(self, video: torch.Tensor, answer: Any) -> None:
-        """Take a call of the VAE's encoder: its input [1, 3, T, H, W] and its answer. Only the first call counts."""
+        """Take a call of the VAE's encoder: its input [1, 3, T, H, W] and its output. Only the first call counts."""
         if not self.active or self._mode is not None:
             return
         places = {"image": 0, "last_image": video.shape[2] - 1}
         for role, wanted in self._pictures.items():
             self._pixels[role] = _explain_pixels(video[0, :, places[role]].float().cpu(), wanted)
+        # all other frames of an I2V request must be grey, which is 0 in [-1, 1]
         grey = [index for index in range(video.shape[2]) if index not in {places[role] for role in self._pictures}]
         self._others = finite(float(video[0, :, grey].float().square().mean().sqrt())) if grey else 0.0
         distribution: Any = getattr(answer, "latent_dist", answer[0] if isinstance(answer, tuple) else answer)
@@ -82,7 +83,7 @@ class ConditionWatch:
             self._take(call.latents[size:], None, first_only=False)
 
     def carried(self, latents: torch.Tensor) -> torch.Tensor:
-        """The latents [1, C, T, H, W] that the decoder must be given: with TI2V's clean first frame put back."""
+        """Return the latents [1, C, T, H, W] that the decoder must get: with TI2V's clean first frame put back."""
         if not (self.active and self._expand) or self._wanted is None:
             return latents
         first = self._wanted[:, :1].to(latents.device, latents.dtype)
@@ -91,7 +92,7 @@ class ConditionWatch:
         return torch.cat([first[None], latents[:, :, 1:]], dim=2)
 
     def record(self) -> Condition | None:
-        """What was seen; ``None`` without a picture."""
+        """Return the collected record; ``None`` without a picture."""
         if not self.active:
             return None
         return Condition(
@@ -118,6 +119,7 @@ class ConditionWatch:
     def _take(self, given: torch.Tensor, mask: torch.Tensor | None, *, first_only: bool) -> None:
         kept = given.detach().double().cpu()
         whole = kept if mask is None else torch.cat([kept.flatten(), mask.double()])
+        # the first pass is compared in full; later passes must get the same values, so only their distance is kept
         if self._given is not None:
             if whole.shape == self._given.shape:
                 self._drift = max(self._drift, _distance(whole, self._given))
@@ -132,6 +134,7 @@ class ConditionWatch:
         count = wanted.shape[0]
         if self._wanted is not None and kept.shape[0] == count + self._wanted.shape[0]:
             size = self._wanted.shape[0]
+            # the mask is correct, but behind the latents: the two parts were concatenated in the wrong order
             if torch.equal(kept[size:], wanted) and not torch.equal(kept[:count], wanted):
                 self._mask = (1.0, "mask and image latents are exchanged")
                 self._latents = self._explain_latents(kept[:size], self._wanted, self._mode)
@@ -140,11 +143,14 @@ class ConditionWatch:
         self._latents = self._explain_latents(kept[count:], self._wanted, self._mode)
 
     def _wanted_mask(self, size: torch.Size, *, other: bool = False) -> torch.Tensor:
-        """The mask [4, T, H, W]; with ``other``, that of a request with a last picture if this has none, and back."""
+        """Return the mask [4, T, H, W]. With ``other``, return the mask of a request with a last picture if this
+        request has none, and the reverse.
+        """
         frames = torch.zeros(self._frames, dtype=torch.float64)
         frames[0] = 1.0
         if ("last_image" in self._pictures) != other:
             frames[-1] = 1.0
+        # the first latent frame represents one video frame, so its flag is repeated to fill the four channels
         whole = torch.cat([frames[:1].repeat(self._per_latent), frames[1:]])
         mask = whole.view(-1, self._per_latent).T
         return mask[:, :, None, None].expand(-1, -1, *size).contiguous()
@@ -174,7 +180,7 @@ class ConditionWatch:
 
 
 def _pixels(picture: Image) -> torch.Tensor:
-    """A picture as [3, H, W] in -1..1."""
+    """Return a picture as [3, H, W] in [-1, 1]."""
     values = torch.from_numpy(np.asarray(picture, dtype=np.float32).copy())
     return values.permute(2, 0, 1) / 127.5 - 1.0
 
@@ -215,7 +221,7 @@ def _explain_mask(given: torch.Tensor, wanted: torch.Tensor, other: torch.Tensor
 
 
 def _explain_first(mask: torch.Tensor | None) -> tuple[float, str]:
-    """``mask``: by latent frame, 1 where it is to be denoised (timestep above 0)."""
+    """Compare ``mask`` with the correct one: per latent frame 1 if it is to be denoised (timestep above 0)."""
     if mask is None:
         return 1.0, "one timestep is given for all tokens: the first frame is not marked as clean"
     wanted = torch.ones_like(mask)
@@ -229,7 +235,7 @@ def _explain_first(mask: torch.Tensor | None) -> tuple[float, str]:
 
 
 def _frames_mask(call: Pass, frames: int) -> torch.Tensor | None:
-    """By latent frame 1, or 0 where all tokens of the frame have timestep 0; ``None`` with one timestep for all."""
+    """Return 1 per latent frame, or 0 if all its tokens have timestep 0; ``None`` with one timestep for all."""
     tokens = call.timesteps
     if tokens is None or tokens.numel() % frames:
         return None
@@ -237,14 +243,14 @@ def _frames_mask(call: Pass, frames: int) -> torch.Tensor | None:
 
 
 def _best(given: torch.Tensor, mistakes: Mapping[str, torch.Tensor]) -> str:
-    """The mistake that gives ``given``; empty if none does."""
+    """Return the mistake that results in ``given``; empty if none does."""
     errors = {name: _distance(given, made) for name, made in mistakes.items()}
     name = min(errors, key=lambda key: errors[key])
     return name if errors[name] <= LIKE else ""
 
 
 def _distance(given: torch.Tensor, wanted: torch.Tensor) -> float:
-    """Relative L2 distance; of a reference of zeros the root mean square of ``given``."""
+    """Return the relative L2 distance; for a reference of zeros the root mean square of ``given``."""
     ours, theirs = given.double(), wanted.double()
     length = float(theirs.square().sum())
     if length == 0:

@@ -1,4 +1,4 @@
-"""A Wan pipeline from a Diffusers repository, with overrides, quantized or not."""
+"""Load a Wan pipeline from a Diffusers repository, with overrides, quantized or not."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ COMPONENTS: dict[str, frozenset[tuple[str, str]]] = {
         for name in ("UniPCMultistep", "FlowMatchEulerDiscrete", "FlowMatchHeunDiscrete", "DPMSolverMultistep")
     ),
 }
-"""Library and class that each component may be. ``model_index.json`` comes with the weights: without this list it could
+"""Allowed library and class per component. ``model_index.json`` comes with the weights: without this list it could
 choose which function of two large libraries is called on this machine."""
 PIPELINES = ("WanPipeline", "WanImageToVideoPipeline")
 DTYPES: dict[DType, torch.dtype] = {"bf16": torch.bfloat16, "fp16": torch.float16, "fp32": torch.float32}
@@ -41,11 +41,11 @@ def load_pipeline(
     """Build the pipeline of ``case`` on ``device``.
 
     Returns:
-        The pipeline that the repository names, and the format of every quantized module by expert.
+        The pipeline class that the repository names, and the format of every quantized module by expert.
 
     Raises:
-        CheckpointFaultError: the folder is no Wan pipeline, or an expert's tensors are not what they must be.
-        InvalidCaseError: the case asks for what this backend does not have.
+        CheckpointFaultError: the folder is no Wan pipeline, or an expert's tensors are wrong.
+        InvalidCaseError: the case requests a feature that this backend does not have.
     """
     from harness.engine.backends.needs import diffusers
 
@@ -93,13 +93,13 @@ def load_pipeline(
 
 
 def load_component(root: Path, index: Mapping[str, Any], name: str, dtype: torch.dtype) -> Any:
-    """One component of a Diffusers repository, in eval mode on the CPU.
+    """Load one component of a Diffusers repository, in eval mode on the CPU.
 
-    The libraries only warn of weights that are absent and leave them random; here that is an error.
+    The libraries only warn of absent weights and leave them random, so this function raises an error for them.
 
     Raises:
-        CheckpointFaultError: it cannot be loaded, or it lacks weights.
-        InfraError: there was no memory, disk or device to load it.
+        CheckpointFaultError: the component cannot be loaded, or it lacks weights.
+        InfraError: memory, disk or device were not available to load it.
     """
     folder = root / name
     try:
@@ -123,7 +123,7 @@ def load_component(root: Path, index: Mapping[str, Any], name: str, dtype: torch
 
 
 def _load_plain(root: Path, index: Mapping[str, Any], name: str) -> Any:
-    """A component without weights: the pipeline itself would load it, and not say which file is broken."""
+    """Load a component without weights here, because the pipeline's own error would not name the broken file."""
     folder = root / name
     try:
         library, kind = index[name]
@@ -136,7 +136,7 @@ def _load_plain(root: Path, index: Mapping[str, Any], name: str) -> Any:
 
 
 def _load_error(name: str, folder: Path, error: Exception) -> QuantgateError:
-    """A fault of the checkpoint, unless it was memory, disk or device that was short."""
+    """Return a fault of the checkpoint, or an infra error if memory, disk or device were short."""
     short = shortage(error, f"{name} could not be loaded", str(folder))
     if short is not None:
         return short
@@ -180,11 +180,11 @@ def _model_index(root: Path) -> dict[str, Any]:
 
 
 Takes = Literal["text", "image", "either"]
-"""What conditions a model beside the prompt: nothing (T2V), a first frame (I2V), a first frame if given (TI2V)."""
+"""Conditioning beside the prompt: none (T2V), a first frame (I2V), a first frame if given (TI2V)."""
 
 
 def takes(index: Mapping[str, Any]) -> Takes:
-    """What the pipeline of a ``model_index.json``, or of a pipeline's configuration, takes."""
+    """Return the conditioning that a pipeline takes, from its ``model_index.json`` or its configuration."""
     if index.get("expand_timesteps"):
         return "either"
     return "image" if index.get("_class_name") == "WanImageToVideoPipeline" else "text"
@@ -194,7 +194,8 @@ def require_takes(case: Case, taken: Takes, where: str) -> None:
     """Refuse a request that the model cannot serve.
 
     Raises:
-        InvalidCaseError: a picture for a model that takes none, none for one that needs it, or a last frame for TI2V.
+        InvalidCaseError: a picture for a model that takes none, no picture for a model that needs one, or a last frame
+            for TI2V.
     """
     sampling = case.sampling
     if taken == "text" and sampling.image is not None:
@@ -209,10 +210,10 @@ def require_takes(case: Case, taken: Takes, where: str) -> None:
 
 
 def _check_components(root: Path, index: Mapping[str, Any]) -> None:
-    """Refuse an index that names a component or a class that Wan does not have; an absent one reads ``[null, null]``.
+    """Refuse an index with a component or class that Wan does not have. An absent component reads ``[null, null]``.
 
     Raises:
-        CheckpointFaultError: it does. Nothing was imported.
+        CheckpointFaultError: the index names such a component. Nothing was imported.
     """
     for name, entry in index.items():
         if isinstance(entry, list) and any(part is not None for part in entry):
@@ -233,31 +234,31 @@ def _check_component(root: Path, name: str, library: object, kind: object) -> No
 
 
 def _names_component(index: Mapping[str, Any], role: str) -> bool:
-    """Whether ``model_index.json`` names a component; an absent one reads ``[null, null]``."""
+    """Return whether ``model_index.json`` names a component. An absent component reads ``[null, null]``."""
     entry = index.get(role)
     return isinstance(entry, list) and len(entry) == 2 and entry[0] is not None
 
 
-# Everything global that torch must be told before a model is loaded.
+# Global settings of torch, to be set before a model is loaded.
 
 
 def pick_device(asked: str) -> torch.device:
-    """The device of the engine.
+    """Return the device of the engine.
 
     Args:
-        asked: ``cpu``, ``cuda``, or ``auto``: cuda where there is one.
+        asked: ``cpu``, ``cuda``, or ``auto``: cuda if there is one.
     """
     if asked == "auto":
         asked = "cuda" if torch.cuda.is_available() else "cpu"
-    # With an index, as CUDA's own functions give it: torch.device("cuda") and cuda:0 are not equal.
+    # with an index, as CUDA's own functions return it: torch.device("cuda") and cuda:0 are not equal
     return torch.device("cuda", 0) if asked == "cuda" else torch.device(asked)
 
 
 def apply(execution: Execution) -> None:
-    """Threads, TF32, determinism.
+    """Set threads, TF32 and determinism.
 
-    Determinism is asked for with a warning where an operation has no deterministic form (the log shows it): what counts
-    is measured by repeating a run, not promised by a flag.
+    An operation without a deterministic form only causes a warning (in the log): repeating a run measures determinism,
+    a flag would only promise it.
     """
     torch.set_num_threads(execution.threads)
     if torch.get_num_interop_threads() != 1:
@@ -267,6 +268,6 @@ def apply(execution: Execution) -> None:
     torch.backends.cudnn.benchmark = False
     torch.backends.cudnn.deterministic = execution.deterministic
     torch.use_deterministic_algorithms(execution.deterministic, warn_only=True)
-    # Filling fresh memory with NaN, which deterministic mode would do, costs time and changes nothing.
+    # deterministic mode would fill fresh memory with NaN, which costs time and changes nothing
     torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]
     torch.set_grad_enabled(False)

@@ -1,7 +1,7 @@
-"""What the model was really given: a forward hook sees what the pipeline's own variables do not tell.
+"""The inputs that the model really received, taken by a forward hook, since the pipeline's variables may differ.
 
-Both guidance passes may come in one batch, in the other order, or one may be left out. So a pass is named by its text
-and not by its place, and every row of a batch counts as a pass of its own.
+Both guidance passes may come in one batch or in the other order, or one may be left out. So a pass is recognized by its
+text and not by its position, and every row of a batch counts as a separate pass.
 """
 
 from __future__ import annotations
@@ -22,17 +22,17 @@ class Pass:
 
     expert: str
     latents: torch.Tensor | None
-    """[C, T, H, W], as the expert received them."""
+    """[C, T, H, W], as received by the expert."""
     timestep: float | None
     text: torch.Tensor | None
     """[L, D]."""
     prediction: torch.Tensor
     """[C, T, H, W]."""
     timesteps: torch.Tensor | None = None
-    """[tokens], where each token has a timestep of its own."""
+    """[tokens], if each token has its own timestep."""
 
     def denoised(self) -> list[int] | None:
-        """The latent frames that are not given clean (all their tokens at timestep 0); ``None``: every frame."""
+        """Return the latent frames that are not given clean (all their tokens at timestep 0); ``None``: every frame."""
         if self.timesteps is None or self.latents is None or self.timesteps.numel() % self.latents.shape[1]:
             return None
         moving = (self.timesteps.reshape(self.latents.shape[1], -1) != 0).any(dim=1)
@@ -40,13 +40,13 @@ class Pass:
 
 
 def passes(expert: str, inputs: tuple[Any, ...], options: dict[str, Any], output: torch.Tensor) -> list[Pass]:
-    """Take one forward call apart into its rows; an argument that is not there is ``None`` in each.
+    """Split one forward call into its rows. An absent argument is ``None`` in each row.
 
     Args:
         expert: role of the transformer that was called.
         inputs: positional arguments of the call.
         options: keyword arguments of the call.
-        output: its prediction, [B, C, T, H, W].
+        output: the prediction of the call, [B, C, T, H, W].
     """
     given = {**dict(zip(ARGUMENTS, inputs, strict=False)), **options}
     latents, timestep, text = (given.get(name) for name in ARGUMENTS)
@@ -71,7 +71,7 @@ def _row(tensor: Any, row: int, rows: int) -> torch.Tensor | None:
 
 
 def _largest(timestep: Any, row: int, rows: int) -> float:
-    """A pipeline with a timestep per token sets those of given frames to 0: the largest is the step's."""
+    """Return the timestep of a row. With one timestep per token, given frames have 0, so the largest is the step's."""
     if not isinstance(timestep, torch.Tensor):
         return float(timestep)
     mine = timestep[row] if timestep.dim() and timestep.shape[0] == rows else timestep
@@ -85,14 +85,14 @@ def _tokens(timestep: Any, row: int, rows: int) -> torch.Tensor | None:
 
 
 class Texts:
-    """The texts that the encoder gave, by which the texts of the passes are recognised."""
+    """The texts from the encoder, by which the texts of the passes are recognized."""
 
     def __init__(self, prompt: Any = None, negative: Any = None) -> None:
         pairs: tuple[tuple[TextRole, Any], ...] = (("prompt", prompt), ("negative", negative))
         self._texts = {role: text[0] for role, text in pairs if isinstance(text, torch.Tensor)}
 
     def role(self, text: torch.Tensor | None) -> tuple[TextRole | Literal[""], float | None]:
-        """Name the nearest text of the encoder, with the relative L2 distance to it; nothing without texts."""
+        """Return the name of the nearest encoder text and the relative L2 distance to it; ``""`` without texts."""
         if text is None or not self._texts:
             return "", None
         errors = {role: _distance(text, known) for role, known in self._texts.items()}
@@ -101,18 +101,19 @@ class Texts:
 
 
 def _distance(text: torch.Tensor, known: torch.Tensor) -> float:
-    """Relative L2 distance of [L, D] to [K, D]; rows that only one of them has count as zeros in the other."""
+    """Return the relative L2 distance of [L, D] to [K, D]. Rows that one of them lacks count as zeros."""
     rows = min(text.shape[0], known.shape[0])
+    # the encoder's text is rounded to the dtype of the pass first, so that a cast is no difference
     ours, theirs = text.double(), known.to(text.dtype).double()
     squared = (ours[:rows] - theirs[:rows]).square().sum() + ours[rows:].square().sum() + theirs[rows:].square().sum()
     return finite(float((squared / theirs.square().sum().clamp_min(1e-30)).sqrt()))
 
 
 def fit(mine: torch.Tensor | None, reference: torch.Tensor) -> tuple[float | None, float | None]:
-    """Least-squares factor from ``reference`` to ``mine``, and the relative L2 distance of the two as they are.
+    """Return the least-squares factor from ``reference`` to ``mine``, and their relative L2 distance without it.
 
-    ``None`` twice for other shapes or a reference of zeros. Further channels of ``mine`` (a conditioning image) are
-    left out.
+    Both are ``None`` if the shapes differ or the reference is zero. Additional channels of ``mine`` (a conditioning
+    image) are ignored.
     """
     if mine is None or mine.dim() != reference.dim() or mine.shape[0] < reference.shape[0]:
         return None, None
@@ -128,14 +129,15 @@ def fit(mine: torch.Tensor | None, reference: torch.Tensor) -> tuple[float | Non
 
 
 def guidance(velocity: torch.Tensor, seen: list[Pass], texts: Texts) -> float | None:
-    """The scale g that best explains ``v = u + g (c - u)``, by least squares over all values; 4 decimals.
+    """Return the scale g that best explains ``v = u + g (c - u)``, by least squares over all values; 4 decimals.
 
-    c is the prediction under the prompt and u the one under the negative prompt, whichever came first. If both were
-    made under one text, the first counts as c. ``None`` without two predictions, or where both are equal.
+    c is the prediction for the prompt and u the prediction for the negative prompt, in any order. If both were made
+    with one text, the first counts as c. ``None`` without two predictions, or if both are equal.
     """
     if len(seen) != 2:
         return None
     roles = [texts.role(one.text)[0] for one in seen]
+    # swap only if both are recognized: otherwise the first counts as the conditional pass
     ordered = seen[::-1] if roles == ["negative", "prompt"] else seen
     conditional, unconditional = (one.prediction.double() for one in ordered)
     direction = conditional - unconditional
@@ -146,5 +148,5 @@ def guidance(velocity: torch.Tensor, seen: list[Pass], texts: Texts) -> float | 
 
 
 def finite(value: float) -> float:
-    """NaN and infinities as the largest float: records are JSON, and what broke is told by the float statistics."""
+    """Return the value, or 1e300 for NaN and infinities: records are JSON, and the float statistics count them."""
     return value if abs(value) <= 1e300 else 1e300

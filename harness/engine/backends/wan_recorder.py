@@ -1,4 +1,4 @@
-"""Watches a WanPipeline denoise: what each step saw, on which expert, with which guidance."""
+"""Record a WanPipeline's denoising: the inputs, expert and guidance of each step."""
 
 from __future__ import annotations
 
@@ -23,24 +23,24 @@ from harness.records.generation import Alone, Expert, FloatStats, ModelCall, Ste
 
 @dataclass(frozen=True, eq=False)
 class Moment:
-    """One finished denoising step, with its tensors, for whoever wants more than the trace holds."""
+    """One finished denoising step with its tensors, for observers that need more than the trace."""
 
     index: int
     timestep: float
     expert: Expert
     latents_before: torch.Tensor
-    """[1, C, T, H, W], float32: what the expert was fed (after a cast to its dtype)."""
+    """[1, C, T, H, W], float32; the expert gets them cast to its dtype."""
     velocity: torch.Tensor
     """[1, C, T, H, W]: the prediction after guidance."""
     latents_after: torch.Tensor
 
 
 Observer = Callable[[Moment], None]
-"""Looks at a step. It must leave the tensors as they are."""
+"""Called with each step. It must not change the tensors."""
 
 
 class Recorder:
-    """Collects the trace of one generation. The pipeline's arithmetic is left as it is."""
+    """Collects the trace of one generation. Does not change the pipeline's arithmetic."""
 
     def __init__(
         self,
@@ -51,7 +51,7 @@ class Recorder:
         initial: torch.Tensor | None = None,
         condition: ConditionWatch | None = None,
     ) -> None:
-        """Prepare to watch ``pipe`` for ``steps`` steps; ``initial`` are the latents that it is told to start from."""
+        """Prepare to watch ``pipe`` for ``steps`` steps; ``initial`` are the latents passed to it."""
         self._condition = condition
         self._pipe, self._count, self._emit, self._observers = pipe, steps, emit, tuple(observers)
         self._passes: list[Pass] = []
@@ -88,6 +88,7 @@ class Recorder:
             handles.append(pipe.text_encoder.register_forward_pre_hook(self._reading, with_kwargs=True))
         step, encode, vae = scheduler.step, pipe.encode_prompt, getattr(pipe, "vae", None)
         scheduler.step, pipe.encode_prompt = self._stepping(step), self._encoding(encode)
+        # a method that an instance already overrides must be put back, not deleted
         decode, hidden = getattr(vae, "decode", None), vae is not None and "decode" in vars(vae)
         if vae is not None:
             vae.decode = self._decoding(decode)
@@ -100,7 +101,7 @@ class Recorder:
         finally:
             for handle in handles:
                 handle.remove()
-            # The wrappers hide methods of the classes; taking them away uncovers those.
+            # the wrappers are instance attributes that hide the class's methods; deleting them restores the methods
             del scheduler.step, pipe.encode_prompt
             if vae is not None and hidden:
                 vae.decode = decode
@@ -146,6 +147,7 @@ class Recorder:
         def wrapped(latents: torch.Tensor, *arguments: Any, **options: Any) -> Any:
             config = self._pipe.vae.config
             if self._carried is not None and self.vae_input_error is None and self._carried.shape == latents.shape:
+                # the correct input of the decoder: the last latents, without the normalization by the VAE's statistics
                 shape = (1, -1, 1, 1, 1)
                 spread = torch.tensor(config.latents_std, dtype=torch.float64, device=latents.device).view(shape)
                 mean = torch.tensor(config.latents_mean, dtype=torch.float64, device=latents.device).view(shape)
@@ -158,7 +160,7 @@ class Recorder:
         return wrapped
 
     def _reading(self, _module: torch.nn.Module, inputs: tuple[Any, ...], options: dict[str, Any]) -> None:
-        """Take what the tokenizer made of a prompt: ids, and which of them are not padding."""
+        """Take the tokenizer's output for a prompt: ids, and the mask of those that are not padding."""
         ids = inputs[0] if inputs else options.get("input_ids")
         mask = inputs[1] if len(inputs) > 1 else options.get("attention_mask")
         if isinstance(ids, torch.Tensor):
@@ -196,7 +198,7 @@ class Recorder:
         return wrapped
 
     def _first(self, latents: torch.Tensor) -> None:
-        """Take what the scheduler was set to, and whether the noise of a frame is that of the frame before."""
+        """Take the scheduler's settings, and check whether frames repeat the noise of the previous frame."""
         scheduler = self._pipe.scheduler
         self.sigmas, self.timesteps = (_numbers(getattr(scheduler, name, None)) for name in ("sigmas", "timesteps"))
         if latents.dim() == 5 and latents.shape[2] > 1:
@@ -212,7 +214,7 @@ class Recorder:
         carried = None if self._carried is None else self._carried.to(before.device)
         gain, apart = (None, None) if carried is None else fit(before[0], carried[0])
         self._carried = after
-        # The sketches wait for the device, so the lap is measured after them.
+        # the sketches wait for the device, so measure the lap after them
         norm = float(after.double().norm())
         latent_sketch, velocity_sketch = sketch(after), sketch(velocity)
         record = Step(
@@ -240,7 +242,7 @@ class Recorder:
 
 
 def _text_facts(embeds: Any, ids: list[torch.Tensor], masks: list[torch.Tensor | None]) -> dict[str, Json]:
-    """What the prompt became, as exact facts: length and dtype of the embedding, digests of tokens and mask."""
+    """Return exact facts of the encoded prompt: length and dtype of the embedding, digests of tokens and mask."""
     if not isinstance(embeds, torch.Tensor):
         return {}
     return {
@@ -252,7 +254,7 @@ def _text_facts(embeds: Any, ids: list[torch.Tensor], masks: list[torch.Tensor |
 
 
 def _digest(parts: list[torch.Tensor]) -> str:
-    """16 hex digits of sha256 over the values without trailing zeros (padding), which a longer limit only adds to."""
+    """Return 16 hex digits of sha256 over the values without trailing zeros: a longer limit only adds such padding."""
     digest = hashlib.sha256()
     for part in parts:
         for row in part.reshape(-1, part.shape[-1]).to(device="cpu", dtype=torch.int64).tolist():
@@ -263,19 +265,19 @@ def _digest(parts: list[torch.Tensor]) -> str:
 
 
 def _numbers(values: Any) -> tuple[float, ...]:
-    """A scheduler's list of numbers, as it lies there; empty without one."""
+    """Return a scheduler's list of numbers, unchanged; empty for ``None``."""
     if values is None:
         return ()
     return tuple(float(value) for value in torch.as_tensor(values).double().flatten().tolist())
 
 
-# What comes out of the decoder: its floats before anything clamps them, and the frames that they are rounded to.
+# Output of the decoder: its floats before they are clamped, and the frames that they are rounded to.
 
 
 def rounded(video: torch.Tensor) -> Clip:
-    """Round video [T, 3, H, W] in [0, 1] to a clip, bit by bit as `round_video` does, where it lies.
+    """Round video [T, 3, H, W] in [0, 1] to a clip, bit by bit as `round_video` does, on the video's device.
 
-    A quarter of the bytes leaves the device, and no core is busy with arithmetic on every pixel.
+    So a quarter of the bytes leaves the device, and no CPU core computes every pixel.
     """
     healthy = video.float().nan_to_num(nan=0.0, posinf=1.0, neginf=0.0).clamp_(0.0, 1.0)
     frames = healthy.mul_(255).round_().to(torch.uint8).permute(0, 2, 3, 1).contiguous()
@@ -283,7 +285,7 @@ def rounded(video: torch.Tensor) -> Clip:
 
 
 class FloatWatch:
-    """Looks at what the VAE's decoder gives, before diffusers clamps and rounds it.
+    """Observes the output of the VAE's decoder, before diffusers clamps and rounds it.
 
     ``AutoencoderKLWan`` decodes a few frames at a time and clamps their concatenation to [-1, 1]. A clamp hides
     infinities and out-of-range values, so the watch is a forward hook on the decoder itself. Values are mapped to
@@ -298,12 +300,12 @@ class FloatWatch:
         self._sum, self._values = 0.0, 0
 
     def __call__(self, _module: torch.nn.Module, _inputs: Any, output: torch.Tensor) -> None:
-        """Take [B, C, T, H, W] of the next frames into account."""
+        """Add the next frames, [B, C, T, H, W]."""
         finite = torch.isfinite(output)
         if bool(finite.all()):
             low, high = torch.aminmax(output)
             self._spread(float(low), float(high))
-            # mapped as `rounded` maps it: a flat frame's own fraction of a level is no bias then
+            # round as `rounded` does: otherwise the fraction of a level in a flat frame would look like a bias
             levels = output.float().clamp(-1.0, 1.0).div_(2).add_(0.5).mul_(255).round_()
             self._sum += float(levels.sum(dtype=torch.float64))
             self._values += output.numel()
@@ -319,9 +321,10 @@ class FloatWatch:
         self._frames += output.shape[2]
 
     def rounding_bias(self, clip: Clip) -> float | None:
-        """Mean of the frames' 8-bit values less that of the decoded values when rounded: 0, or -0.5 if truncated.
+        """Return the mean of the frames' 8-bit values minus the mean of the rounded decoded values: 0, or -0.5 if the
+        frames were truncated.
 
-        ``None`` where the decoder gave another number of values than the clip has (tiles that overlap), or a NaN.
+        ``None`` if the decoder produced another number of values than the clip has (overlapping tiles), or a NaN.
         """
         if self._values != clip.frames.size:
             return None
@@ -332,7 +335,7 @@ class FloatWatch:
         self._minimum, self._maximum = min(self._minimum, low), max(self._maximum, high)
 
     def stats(self) -> FloatStats:
-        """What was seen. Minimum and maximum are those of the finite values, 0 where there is none."""
+        """Return the statistics. Minimum and maximum are those of the finite values, 0 if there are none."""
         seen = self._minimum <= self._maximum
         return FloatStats(
             nan=self._nan,
@@ -344,17 +347,17 @@ class FloatWatch:
 
 
 def call_record(one: Pass, texts: Texts, latents: torch.Tensor) -> ModelCall:
-    """Describe one pass.
+    """Return the record of one pass.
 
     Args:
         one: the pass.
-        texts: what the encoder gave.
-        latents: what the scheduler's step was given, [1, C, T, H, W].
+        texts: the encoder's texts.
+        latents: the latents passed to the scheduler's step, [1, C, T, H, W].
     """
     role, error = texts.role(one.text)
     given, held, moving = one.latents, latents[0], one.denoised()
     if given is not None and moving:
-        # frames that are given clean replace those of the scheduler: `Condition` is about them
+        # clean given frames replace the scheduler's frames and are covered by `Condition`, so compare only the others
         given, held = given[:, moving], held[:, moving] if held.shape[1] == given.shape[1] else held
     gain, apart = fit(given, held)
     return ModelCall(timestep=one.timestep, text=role, text_error=error, latents_gain=gain, latents_error=apart)

@@ -100,7 +100,7 @@ class Engine:
             os.environ.setdefault(name, value)
 
     def _import(self) -> None:
-        from sglang.multimodal_gen.runtime import server_args  # noqa: F401 - imported here so that its errors are told
+        from sglang.multimodal_gen.runtime import server_args  # noqa: F401 - imported early, so that the load reports its errors
         from sglang.multimodal_gen.runtime.managers import gpu_worker  # noqa: F401
 
         self._version = importlib.metadata.version("sglang")
@@ -184,6 +184,7 @@ class Engine:
 
         for role, model in self.experts.items():
             folder = Path(paths.get(role, paths["model"]))
+            # an override may be a whole repository or a bare transformer folder
             places = (folder / role, folder / "transformer", folder) if role in paths else (folder / role,)
             stored = next((names for place in places if place.is_dir() and (names := stored_modules(place))), [])
             mapping = get_param_names_mapping(model.param_names_mapping)

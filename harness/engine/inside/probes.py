@@ -59,6 +59,7 @@ class InputWatch:
         def hook(_module: Any, _arguments: Any, options: dict[str, Any]) -> None:
             timestep = options["timestep"]
             value = float(timestep.reshape(-1)[0])
+            # the second call of a step is the unconditional pass
             if value == self._last:
                 return
             self._last = value

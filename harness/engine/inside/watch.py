@@ -76,7 +76,7 @@ class Receipts:
     @contextmanager
     def watching(self, linears: Mapping[str, Mapping[str, Any]]) -> Iterator[None]:
         """Hook every Linear (expert to runtime name to module). The product of a Linear is observed in its first call
-        only: dispatching every operator through Python is slow.
+        only.
         """
         handles = []
         for expert, modules in linears.items():
@@ -91,7 +91,9 @@ class Receipts:
 
     def _before(self, expert: str, name: str) -> Any:
         def hook(_module: Any, _inputs: Any) -> None:
+            # cleared before the call: a name found afterwards belongs to this Linear
             emulate.last.clear()
+            # a dispatch mode cannot be entered while torch.compile traces the module
             if (expert, name) not in self._kernel and not torch.compiler.is_compiling():
                 self._mode[expert, name] = _Products()
                 self._mode[expert, name].__enter__()  # type: ignore[no-untyped-call]
@@ -208,6 +210,7 @@ class Trace:
         finally:
             for handle in handles:
                 handle.remove()
+            # restore an own method; delete the wrapper if the method is inherited
             if own:
                 kind.step = step
             else:
@@ -259,6 +262,7 @@ class Trace:
             after = result[0] if isinstance(result, tuple) else result.prev_sample
             watch._record(velocity, float(given["timestep"]), before, after)
             moved = watch._disturb.get(f"step.{len(watch.steps) - 1}")
+            # disturb after the record, so that the trace holds the scheduler's own result
             if moved is not None:
                 after = disturbed(after, moved, watch._dtype)
                 result = (after, *result[1:])

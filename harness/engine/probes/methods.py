@@ -1,4 +1,4 @@
-"""The methods that a backend with a WanPipeline offers: ``record_probes`` and ``probe``."""
+"""The methods ``record_probes`` and ``probe`` of a backend with a WanPipeline."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from harness.records.base import Json
 
 
 class Host(Protocol):
-    """What these methods need of a backend."""
+    """Interface that these methods need from a backend."""
 
     @property
     def experts(self) -> dict[str, torch.nn.Module]:
@@ -32,12 +32,12 @@ class Host(Protocol):
 
 
 def probe_methods(host: Host) -> Mapping[str, Method]:
-    """Methods by name. Both take and give JSON:
+    """Return the methods by name. Both take and return JSON:
 
     ``record_probes``: ``{"case", "out"}``; generates the case without decoding, keeps inputs of each expert, and writes
-    them to ``out`` with what this engine makes of them.
-    ``probe``: ``{"inputs", "out"}``; feeds the inputs of a recording in, and writes what was seen to ``out``.
-    Both answer ``{"seconds": ..., "probes": ...}``; seconds are those of the probe passes.
+    them to ``out`` with this engine's sketches for them.
+    ``probe``: ``{"inputs", "out"}``; feeds the inputs of a recording in, and writes the observed sketches to ``out``.
+    Both return ``{"seconds": ..., "probes": ...}``; seconds are those of the probe passes.
     """
 
     def record(params: dict[str, Json], _emit: Emit) -> Json:

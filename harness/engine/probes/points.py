@@ -1,4 +1,4 @@
-"""Sketches taken inside an expert while it runs: rotary tables, every Linear, every norm, attention, every block."""
+"""Sketch values inside an expert while it runs: rotary tables, every Linear, every norm, attention, every block."""
 
 from __future__ import annotations
 
@@ -16,16 +16,16 @@ from harness.records.probe import Point, PointKind, ProbeInput
 
 ATTENTION_OUT = ".to_out.0"
 ROPE = "rope"
-"""Name of the module that gives the rotary tables, cosine and sine."""
+"""Name of the module that returns the rotary tables, cosine and sine."""
 
 
 def is_linear(module: torch.nn.Module) -> bool:
-    """Whether this is a Linear, packed or plain."""
+    """Return whether this is a Linear, packed or plain."""
     return isinstance(module, torch.nn.Linear | QuantizedLinear)
 
 
 def is_norm(name: str, module: torch.nn.Module) -> bool:
-    """Whether this is a norm that does something."""
+    """Return whether this is a norm that computes (not an identity or a container)."""
     return "norm" in name.rpartition(".")[2] and hasattr(module, "eps") and not list(module.children())
 
 
@@ -36,18 +36,17 @@ class PointWatch:
         self.points: list[Point] = []
         self.sketches: list[tuple[float, ...]] = []
         self.in_parts: set[str] = set()
-        """Points that were called more than once and left out."""
+        """Points that were called more than once per pass, and so were dropped."""
         self.busy = False
-        """True while a hook of this watch computes: what it does is not the model's."""
+        """True while a hook of this watch computes, so that its operations are not counted as the model's."""
         self.amplitudes: dict[str, float] = {}
         """Root mean square of the input of every Linear."""
 
     def take(self, name: str, kind: PointKind, value: Any) -> None:
-        """Sketch one tensor; of a tuple its first, and of a batch its first item: a runtime may batch more together.
+        """Sketch a tensor: of a tuple the first item, and of a batch the first item, as a runtime may batch more.
 
-        A module that is called twice in one pass computes in parts (a feed-forward in two chunks). No part is
-        comparable
-        with the whole, so the point is left out.
+        A module that is called twice per pass computes in parts (a feed-forward in two chunks). No part is comparable
+        with the whole, so the point is dropped.
         """
         tensor = value[0] if isinstance(value, tuple) else value
         if not isinstance(tensor, torch.Tensor) or name in self.in_parts:
@@ -60,13 +59,14 @@ class PointWatch:
         self.points.append(Point(name=name, kind=kind))
         self.busy = True
         try:
+            # the first item of a batch only: a runtime may batch both guidance passes
             self.sketches.append(sketch(tensor[:1]))
         finally:
             self.busy = False
 
     @contextmanager
     def watching(self, model: torch.nn.Module) -> Iterator[None]:
-        """Hook ``model`` while the context lasts. Nothing that it computes is changed."""
+        """Hook ``model`` while the context lasts. Its computations are not changed."""
         handles = []
         for name, module in model.named_modules():
             kind = _kind(name, module)
@@ -84,11 +84,12 @@ class PointWatch:
     def _before(self, name: str) -> Any:
         def hook(_module: torch.nn.Module, inputs: tuple[Any, ...]) -> None:
             x = inputs[0]
+            # this computation is the watch's, so it must not be counted as the model's
             self.busy = True
             self.amplitudes[name] = float(x.detach().to(torch.float32).square().mean().sqrt())
             self.busy = False
             if name.endswith(ATTENTION_OUT):
-                # what attention made of q, k and v, before the projection
+                # the output of attention before the projection
                 self.take(name.removesuffix(ATTENTION_OUT) + ".attention", "attention", x)
 
         return hook
@@ -116,7 +117,7 @@ def _kind(name: str, module: torch.nn.Module) -> PointKind | None:
     return "other" if leaf in (ROPE, "patch_embedding") else None
 
 
-# Record probe inputs: a generation of the base, from which chosen inputs of each expert are kept.
+# Record probe inputs: run a generation of the base, and keep chosen inputs of each expert.
 
 
 @dataclass(frozen=True)
@@ -127,7 +128,7 @@ class Recorded:
     latents: torch.Tensor
     text: torch.Tensor
     timesteps: torch.Tensor | None = None
-    """[1, tokens], where each token has a timestep of its own."""
+    """[1, tokens], if each token has its own timestep."""
 
 
 class InputWatch:
@@ -152,7 +153,7 @@ class InputWatch:
     def _hook(self, role: str) -> Any:
         def hook(_module: torch.nn.Module, _arguments: Any, options: dict[str, Any]) -> None:
             timestep = options["timestep"]
-            # with a timestep per token those of a given frame are 0: the largest is the step's
+            # with a timestep per token, those of a given frame are 0, so the largest is the step's
             if float(timestep.max()) == self._last:
                 return
             self._last = float(timestep.max())
@@ -165,7 +166,7 @@ class InputWatch:
         return hook
 
     def chosen(self) -> tuple[Recorded, ...]:
-        """The first and the last step of every expert: the ends of the noise range that it serves."""
+        """Return the first and the last step of every expert, the ends of its noise range."""
         picked: list[Recorded] = []
         for role in dict.fromkeys(role for role, *_ in self.seen):
             mine = [index for index, (name, *_) in enumerate(self.seen) if name == role]
@@ -188,7 +189,7 @@ def _ends(indices: Sequence[int]) -> list[int]:
 
 
 def _trimmed(text: torch.Tensor) -> torch.Tensor:
-    """Without trailing rows of zeros, with which the pipeline pads."""
+    """Return the text without the trailing rows of zeros, with which the pipeline pads."""
     used = text[0].abs().amax(dim=1).nonzero()
     rows = int(used[-1]) + 1 if len(used) else 1
     return text[:, :rows].contiguous()

@@ -1,4 +1,4 @@
-"""Run probes: recorded inputs into the experts that stand here, and everything that was seen."""
+"""Run probes: feed recorded inputs into the loaded experts, and collect sketches of everything inside."""
 
 from __future__ import annotations
 
@@ -19,13 +19,13 @@ from harness.records.base import write_bytes_atomic
 from harness.records.generation import Expert
 from harness.records.probe import METADATA_KEY, ObservationIndex, Point
 
-# Every Linear and norm of an expert, fed alone: its answer depends on its own weights and kernel only.
+# Feed every Linear and norm of an expert alone, so that its output depends only on its own weights and kernel.
 
 
 NORM = "norm"
-"""Format of a norm among the modules."""
+"""Format of a norm in the list of modules."""
 NORM_AMPLITUDE = 0.01
-"""Norms are fed a faint signal: at the size of real activations an epsilon of 1e-2 hardly moves one, here 1e-5 does."""
+"""Norms get a faint signal: at the size of real activations an epsilon of 1e-2 hardly changes one, here 1e-5 does."""
 _FORMATS = {torch.bfloat16: "bf16", torch.float16: "fp16", torch.float32: "fp32"}
 
 
@@ -37,10 +37,10 @@ def feed_alone(
     Args:
         model: an expert.
         amplitudes: module to root mean square of its signal.
-        dtype: compute dtype of packed Linears; a plain one is fed in the dtype of its weight.
+        dtype: compute dtype of packed Linears; a plain Linear is fed in the dtype of its weight.
 
     Returns:
-        Sketch of the answer by module, and the module's stored format.
+        Sketch of the output by module, and the module's stored format.
     """
     sketches: dict[str, tuple[float, ...]] = {}
     formats: dict[str, str] = {}
@@ -54,8 +54,8 @@ def feed_alone(
         packed = isinstance(module, QuantizedLinear)
         columns = int(module.in_features)
         signal = torch.from_numpy(stimulus(columns, amplitudes[name])).to(weight.device)
-        # The signal has 16 magnitudes. Where one lies on a rounding boundary of FP8 or FP4, another compute dtype would
-        # move a sixteenth of all values to the next code: a packed Linear gets the same values in every dtype.
+        # The signal has 16 magnitudes. If one lies on a rounding boundary of FP8 or FP4, another compute dtype would
+        # move a sixteenth of all values to the next code. So a packed Linear gets the same values in every dtype.
         x = signal.to(torch.bfloat16).to(dtype) if packed else signal.to(weight.dtype)
         sketches[name] = sketch(module(x))
         formats[name] = (
@@ -87,14 +87,14 @@ def observe(
     dtype: torch.dtype,
     amplitudes: Amplitudes | None = None,
 ) -> tuple[ObservationIndex, dict[str, torch.Tensor]]:
-    """Feed ``inputs`` into ``experts`` and sketch what happens inside; the first probe of each expert is looked into.
+    """Feed ``inputs`` into ``experts`` and sketch the first probe of each expert inside.
 
     Args:
         experts: loaded transformers by role.
         inputs: recorded by ``record.InputWatch`` or read by ``read_inputs``.
-        device: where the inputs go.
+        device: device that the inputs are moved to.
         dtype: compute dtype of the experts.
-        amplitudes: sizes of the signals of single Linears; ``None``: those of this very pass (a recording).
+        amplitudes: signal size per Linear; ``None``: the sizes measured in this pass (a recording).
 
     Returns:
         The index and the tensors of an observation file, on the CPU.
@@ -112,6 +112,7 @@ def observe(
         if model is None:
             points.append(())
             continue
+        # the recording stores the text without its padding; the model must get the padded length
         text = torch.nn.functional.pad(item.text, (0, 0, 0, item.probe.tokens - item.text.shape[1]))
         timestep = torch.tensor([item.probe.timestep], dtype=getattr(torch, item.probe.timestep_dtype), device=device)
         if item.timesteps is not None:
@@ -131,6 +132,7 @@ def observe(
             dtypes[item.probe.expert] = computed.counts
             in_parts[item.probe.expert] = tuple(sorted(watch.in_parts))
             tensors[f"points.{index}"] = torch.tensor(watch.sketches, dtype=torch.float32)
+            # a recording defines the signal sizes; a later probe must use the recorded sizes to be comparable
             if amplitudes is None:
                 sizes[item.probe.expert] = watch.amplitudes
         points.append(tuple(watch.points))
@@ -157,7 +159,7 @@ def observe(
 
 
 def write(path: Path, index: ObservationIndex, tensors: Mapping[str, torch.Tensor]) -> Path:
-    """Write an observation atomically. The seconds are left out of the file: equal observations are equal bytes."""
+    """Write an observation atomically. Seconds are stored as 0, so that equal observations are equal bytes."""
     from safetensors.torch import save
 
     bare = index.model_copy(update={"seconds": 0.0}).model_dump(mode="json")
@@ -167,7 +169,7 @@ def write(path: Path, index: ObservationIndex, tensors: Mapping[str, torch.Tenso
 
 
 def read_inputs(path: Path) -> tuple[ObservationIndex, tuple[Recorded, ...]]:
-    """The inputs of a recording.
+    """Return the index and the inputs of a recording.
 
     Raises:
         safetensors.SafetensorError, pydantic.ValidationError: the file is no recording.

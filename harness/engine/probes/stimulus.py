@@ -1,7 +1,7 @@
-"""The fixed signal that every Linear is fed alone, and the sketch of what it answers, in numpy alone.
+"""The fixed signal that is fed into every Linear alone, and the sketch of its output, with numpy only.
 
-The signal is signs from a fixed hash times magnitudes in [1, 2), scaled to the size of what the module sees in a real
-forward pass. It reaches every column alike, so a fault in any column shows.
+The signal is signs from a fixed hash times magnitudes in [1, 2), scaled to the size of the module's input in a real
+forward pass. It reaches every column equally, so that a fault in any column shows.
 """
 
 from __future__ import annotations
@@ -14,12 +14,12 @@ ROWS = 8
 """Rows of the signal."""
 WIDTH = 64
 SEED = 0x51_7E_7C_4A_11_0D_1F_37
-"""Both as in ``harness.engine.sketch``, which needs torch."""
+"""Width and seed as in ``harness.engine.sketch``, which needs torch and so is not imported."""
 _RMS = float(np.sqrt(np.mean((1.0 + np.arange(16) / 16.0) ** 2)))
 
 
 def signs(count: int, start: int = 0) -> NDArray[np.int8]:
-    """-1 or 1 by position: the top bit of SplitMix64 (Steele, Lea and Flood, 2014)."""
+    """Return -1 or 1 by position: the top bit of SplitMix64 (Steele, Lea and Flood, 2014)."""
     with np.errstate(over="ignore"):
         z = np.arange(start + 1, start + count + 1, dtype=np.uint64) * np.uint64(0x9E3779B97F4A7C15) + np.uint64(SEED)
         z = (z ^ (z >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
@@ -28,7 +28,7 @@ def signs(count: int, start: int = 0) -> NDArray[np.int8]:
 
 
 def stimulus(columns: int, amplitude: float) -> F32:
-    """The signal [ROWS, columns], root mean square ``amplitude``. Positions start far from those that sketches use."""
+    """Return the signal [ROWS, columns], root mean square ``amplitude``. Its positions start far from the sketches'."""
     count = ROWS * columns
     size = 1.0 + (np.arange(count) * 7 % 16) / 16.0
     values = signs(count, start=1 << 40) * size * (amplitude / _RMS)
@@ -36,7 +36,7 @@ def stimulus(columns: int, amplitude: float) -> F32:
 
 
 def sketch_array(x: NDArray[np.floating]) -> F32:
-    """As ``harness.engine.sketch.sketch``, of a numpy array."""
+    """Return the sketch of a numpy array, as ``harness.engine.sketch.sketch`` does of a tensor."""
     flat = np.asarray(x, dtype=np.float64).reshape(-1)
     signed = np.zeros(-(-flat.size // WIDTH) * WIDTH)
     signed[: flat.size] = flat * signs(flat.size)

@@ -1,1 +1,1 @@
-"""ModelOpt FP8 and NVFP4 checkpoints in a diffusers Wan transformer: read, held packed, multiplied, receipted."""
+"""Read ModelOpt FP8 and NVFP4 checkpoints into a diffusers Wan transformer, multiply them packed, write receipts."""

@@ -1,6 +1,6 @@
-"""A transformer from safetensors: built empty, filled strictly, its quantized Linears kept packed.
+"""Build a transformer from safetensors: empty at first, then filled strictly, with its quantized Linears kept packed.
 
-Unquantized checkpoints take the same way: diffusers would only warn of missing tensors and leave them random.
+Unquantized checkpoints are built the same way: diffusers would only warn of missing tensors and leave them random.
 """
 
 from __future__ import annotations
@@ -35,20 +35,21 @@ def build_transformer(
     Args:
         folder: holds ``config.json`` and safetensors, plain or in ModelOpt's layout.
         dtype: compute dtype; modules that diffusers keeps in float32 stay so.
-        device: where the weights go.
-        loader: how packed bytes are to be read.
-        policy: which products may be used.
-        compute: where it will multiply, if that is not where the weights go (offloading).
+        device: device of the weights.
+        loader: byte layout of packed weights.
+        policy: the products that may be used.
+        compute: device of the multiplication, if it is not that of the weights (offloading).
 
     Returns:
         The model in eval mode, and the format of every quantized module.
 
     Raises:
-        CheckpointFaultError: a missing, unexpected or misshapen tensor.
+        CheckpointFaultError: a tensor is missing, unexpected or of the wrong shape.
     """
     config, headers = read_config(folder), read_headers(folder)
     formats = formats_of(headers)
     model = _empty(config, folder)
+    # packed weights and scales keep their stored dtype; only the other tensors are cast
     quantized = {f"{module}.{name}" for module in formats for name in ("weight", *SCALES)}
     tensors = _read(
         headers, device, {name: _kept_dtype(name, model, dtype) for name in headers if name not in quantized}
@@ -57,6 +58,7 @@ def build_transformer(
     choices: dict[str, native.Choice] = {}
     for module, form in formats.items():
         if form not in choices:
+            # one choice per format, so that the self-check runs once and not per module
             choices[form] = native.choose("fp8" if form == "fp8" else "nvfp4", compute or device, policy)
         parts = {name: tensors.get(f"{module}.{name}") for name in ("weight", "bias", *SCALES)}
         where = f"{headers[f'{module}.weight'].file}: {module}"
@@ -85,7 +87,7 @@ def _empty(config: Mapping[str, Any], folder: Path) -> torch.nn.Module:
             where=str(folder / "config.json"),
             code="unsupported_layout",
         )
-    # Buffers such as the rotary tables are computed, not loaded: they must not be left empty.
+        # buffers such as the rotary tables are computed, not loaded, so they must not stay empty
     with init_empty_weights(include_buffers=False):
         model: torch.nn.Module = kind.from_config({k: v for k, v in config.items() if k != "quantization_config"})
     return model
@@ -94,7 +96,7 @@ def _empty(config: Mapping[str, Any], folder: Path) -> torch.nn.Module:
 def _read(
     headers: Mapping[str, TensorInfo], device: torch.device, dtypes: Mapping[str, torch.dtype]
 ) -> dict[str, torch.Tensor]:
-    """All tensors on ``device``, floats in their dtype at once: a base in float32 must not be there twice as large."""
+    """Return all tensors on ``device``. Floats are cast at once, so that a float32 base never takes double memory."""
     from safetensors import safe_open
 
     tensors: dict[str, torch.Tensor] = {}
@@ -161,6 +163,7 @@ def _linear(
         _expect(scale.numel() == high * wide, f"weight_scale holds {scale.numel()} values, not {high} x {wide}", where)
         scale = nvfp4.unswizzle(scale, rows, blocks)
     _expect(tuple(scale.shape) == (rows, blocks), f"weight_scale is {list(scale.shape)}, not {[rows, blocks]}", where)
+    # unpack here once: the kernels and the emulation take linear scales and low-nibble-first weights only
     if loader.nibble_order == "high_first":
         weight = nvfp4.swap_nibbles(weight)
     global_scale = _scalar(parts["weight_scale_2"], "weight_scale_2", where)
@@ -187,13 +190,13 @@ def _replace(model: torch.nn.Module, module: str, fresh: torch.nn.Module) -> Non
 
 
 def _kept_dtype(name: str, model: torch.nn.Module, dtype: torch.dtype) -> torch.dtype:
-    """The dtype that diffusers gives a parameter: float32 where a part of its name is listed, else ``dtype``."""
+    """Return the dtype that diffusers gives a parameter: float32 if a part of its name is listed, else ``dtype``."""
     kept = getattr(model, "_keep_in_fp32_modules", None) or []
     return torch.float32 if any(part in kept for part in name.split(".")) else dtype
 
 
 def _fill(model: torch.nn.Module, tensors: Mapping[str, torch.Tensor], folder: Path) -> None:
-    """Assign every remaining tensor; nothing may be left over on either side."""
+    """Assign every remaining tensor. Raise if a tensor or a parameter is left over."""
     packed = {name for name, module in model.named_modules() if isinstance(module, QuantizedLinear)}
     plain = {name: tensor for name, tensor in tensors.items() if name.rpartition(".")[0] not in packed}
     try:

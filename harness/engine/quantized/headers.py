@@ -1,4 +1,4 @@
-"""What a transformer folder holds and promises, from headers alone: no weights are read, torch is not needed."""
+"""Read the tensors and declared formats of a transformer folder from headers alone, without weights and torch."""
 
 from __future__ import annotations
 
@@ -13,17 +13,17 @@ from harness.formats.config import Declaration, declaration
 from harness.formats.errors import ConfigError
 
 QUANTIZED_DTYPES = {"U8": "nvfp4", "F8_E4M3": "fp8"}
-"""Safetensors dtype of a quantized weight, and the format that it means in a ModelOpt export."""
+"""Safetensors dtype of a quantized weight, and its format in a ModelOpt export."""
 ABSENT = {
     "weight_scale": "scale_missing", "weight_scale_2": "global_scale_missing", "input_scale": "input_scale_missing",
 }  # fmt: skip
-"""The inspector's name for a scale that is not there."""
+"""The inspector's cause code for each missing scale."""
 HEADER_LIMIT = 100 * 1024 * 1024
 
 
 @dataclass(frozen=True)
 class TensorInfo:
-    """Where a tensor is and what it is."""
+    """Place, dtype and shape of a stored tensor."""
 
     file: Path
     dtype: str
@@ -31,10 +31,10 @@ class TensorInfo:
 
 
 def read_config(folder: Path) -> dict[str, Any]:
-    """``config.json`` of a model folder.
+    """Read ``config.json`` of a model folder.
 
     Raises:
-        CheckpointFaultError: absent, or no JSON object.
+        CheckpointFaultError: the file is absent or holds no JSON object.
     """
     path = folder / "config.json"
     try:
@@ -47,11 +47,11 @@ def read_config(folder: Path) -> dict[str, Any]:
 
 
 def read_headers(folder: Path) -> dict[str, TensorInfo]:
-    """Every tensor of a model folder, by name: from the shards that the index names, or from the only shard.
+    """Return every tensor of a model folder by name, from the shards in the index, or from the only shard.
 
     Raises:
-        CheckpointFaultError: no weights, several shards and no index, a missing shard, an index that names tensors
-            which its shards do not hold, or a damaged header.
+        CheckpointFaultError: no weights, several shards without an index, a missing shard, an index with tensors that
+            its shards do not hold, or a damaged header.
     """
     indices = _preferred(folder, ".safetensors.index.json")
     shards = _preferred(folder, ".safetensors")
@@ -77,7 +77,7 @@ def read_headers(folder: Path) -> dict[str, TensorInfo]:
 
 
 def formats_of(tensors: dict[str, TensorInfo]) -> dict[str, str]:
-    """What the tensors promise: module name to ``fp8`` or ``nvfp4``, for every quantized module.
+    """Return the formats that the tensors imply: module name to ``fp8`` or ``nvfp4``, for every quantized module.
 
     Raises:
         CheckpointFaultError: a quantized weight without its scales, or scales without a quantized weight.
@@ -106,10 +106,10 @@ def formats_of(tensors: dict[str, TensorInfo]) -> dict[str, str]:
 
 
 def declared(config: dict[str, Any], folder: Path) -> Declaration:
-    """What ``config.json`` says of the quantization.
+    """Return the quantization that ``config.json`` declares.
 
     Raises:
-        CheckpointFaultError: it is not what such a section says.
+        CheckpointFaultError: the section is invalid.
     """
     said = config.get("quantization_config") or {}
     where = str(folder / "config.json")
@@ -122,11 +122,12 @@ def declared(config: dict[str, Any], folder: Path) -> Declaration:
 
 
 def override_folder(root: Path, role: str) -> Path:
-    """Where an override keeps its weights: in ``root`` itself, or in its subfolder ``role`` or ``transformer``.
+    """Return the folder of an override's weights: ``root``, or its subfolder ``role`` or ``transformer``.
 
     Raises:
         CheckpointFaultError: none of them holds a ``config.json``.
     """
+    # the subfolders first: a whole repository may also have a config.json at its top
     for folder in (root / role, root / "transformer", root):
         if (folder / "config.json").is_file():
             return folder
@@ -136,12 +137,13 @@ def override_folder(root: Path, role: str) -> Path:
 
 
 def _preferred(folder: Path, ending: str) -> list[Path]:
-    """Files with this ending: only the one with diffusers' standard name where there is one, else all (no variants)."""
+    """Return the file of diffusers' standard name with this ending if it exists (so no variants), else all files."""
     standard = folder / f"diffusion_pytorch_model{ending}"
     return [standard] if standard.is_file() else sorted(folder.glob(f"*{ending}"))
 
 
 def _inside(folder: Path, name: str, index: Path) -> Path:
+    # an index comes with the weights, so it must not lead out of its folder
     if Path(name).name != name:
         raise CheckpointFaultError(
             f"places tensors in {name!r}, outside its folder", where=str(index), code="index_invalid"
@@ -153,6 +155,7 @@ def _header(path: Path) -> dict[str, TensorInfo]:
     try:
         with path.open("rb") as file:
             (length,) = struct.unpack("<Q", file.read(8))
+            # a damaged length would otherwise allocate that much memory
             if length > HEADER_LIMIT:
                 raise ValueError(f"a header of {length} bytes")
             entries = json.loads(file.read(length))

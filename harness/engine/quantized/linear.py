@@ -1,4 +1,4 @@
-"""Linears that keep their weights as they are on disk and say of every call what they did."""
+"""Linears that keep their weights packed as on disk, and write a receipt for every call."""
 
 from __future__ import annotations
 
@@ -11,22 +11,22 @@ from harness.engine.quantized import fp8, native, nvfp4
 from harness.records.generation import DEQUANTIZE
 
 Write = Callable[[str, str, str, str], None]
-"""Takes the format, the kernel, a note and the fallback of one call."""
+"""Called with format, kernel, note and fallback of each call."""
 
 
 class ReceiptHandle:
-    """Ends the writing of receipts."""
+    """Stops the writing of receipts."""
 
     def __init__(self, owner: QuantizedLinear) -> None:
         self._owner = owner
 
     def remove(self) -> None:
-        """Write no more."""
+        """Stop writing."""
         self._owner.write = None
 
 
 class QuantizedLinear(torch.nn.Module):
-    """``y = x W.T + b`` with W held packed. ``forward`` takes [..., K] and gives [..., N] in the dtype of x."""
+    """``y = x W.T + b`` with packed W. ``forward`` takes [..., K] and returns [..., N] in the dtype of x."""
 
     weight: torch.Tensor
     bias: torch.Tensor | None
@@ -38,12 +38,12 @@ class QuantizedLinear(torch.nn.Module):
         self.write: Write | None = None
 
     def register_receipts(self, write: Write) -> ReceiptHandle:
-        """Have every call written until the handle is removed."""
+        """Write a receipt for every call until the handle is removed."""
         self.write = write
         return ReceiptHandle(self)
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
-        """Multiply natively where that was chosen and the shape allows it, else dequantize."""
+        """Multiply natively if that was chosen and the shape allows it, else dequantize."""
         note, fallback = self._fallback()
         if self.choice.product is not None and not note:
             flat = x.reshape(-1, self.in_features)
@@ -60,16 +60,16 @@ class QuantizedLinear(torch.nn.Module):
         return result
 
     def _fallback(self) -> tuple[str, str]:
-        """Why the native product does not run, and whose doing it is; empty where it runs, or nobody asked for it."""
+        """Return why the native product does not run and the cause; both empty if it runs or was not requested."""
         if self.choice.product is None and not self.choice.note:
             return "", ""
-        # the module's own obstacle first: it would stand on any device
+        # report the module's own obstacle first: it exists on every device
         if obstacle := self.obstacle():
             return obstacle, "module"
         return self.choice.note, "device" if self.choice.note else ""
 
     def stored_format(self) -> str:
-        """The format, told from the weight's dtype and width and not from the class."""
+        """Return the format by the weight's dtype and width, not by its class."""
         if self.weight.dtype == torch.uint8 and self.weight.shape[-1] * 2 == self.in_features:
             return "nvfp4"
         names = {torch.float8_e4m3fn: "fp8", torch.bfloat16: "bf16", torch.float16: "fp16", torch.float32: "fp32"}
@@ -77,18 +77,18 @@ class QuantizedLinear(torch.nn.Module):
 
     @abstractmethod
     def dequantized(self, dtype: torch.dtype) -> torch.Tensor:
-        """The weight [N, K] in ``dtype``."""
+        """Return the weight [N, K] in ``dtype``."""
 
     @abstractmethod
     def obstacle(self) -> str:
-        """Why the native product cannot take this module; empty where it can."""
+        """Return why the native product cannot take this module; empty if it can."""
 
     @abstractmethod
     def _native(self, x: torch.Tensor, product: native.ScaledMM) -> torch.Tensor:
-        """``x W.T`` for x [M, K], without bias."""
+        """Return ``x W.T`` for x [M, K], without bias."""
 
     def extra_repr(self) -> str:
-        """Shown in the printed model."""
+        """Return the sizes and the format for the printed model."""
         return f"{self.in_features}, {self.out_features}, {self.stored_format()}"
 
 
@@ -112,11 +112,11 @@ class Fp8Linear(QuantizedLinear):
         self.register_buffer("input_scale", input_scale)
 
     def dequantized(self, dtype: torch.dtype) -> torch.Tensor:
-        """The weight [N, K] in ``dtype``."""
+        """Return the weight [N, K] in ``dtype``."""
         return fp8.dequantize(self.weight, self.weight_scale, dtype)
 
     def obstacle(self) -> str:
-        """Why the native product cannot take this module; empty where it can."""
+        """Return why the native product cannot take this module; empty if it can."""
         if self.in_features % 16 or self.out_features % 16:
             return f"native fp8 needs sides that are multiples of 16, not {self.out_features} x {self.in_features}"
         return "" if self.weight_scale.numel() == 1 else "native fp8 is used with one scale a tensor only"
@@ -150,11 +150,11 @@ class Nvfp4Linear(QuantizedLinear):
         self._swizzled: torch.Tensor | None = None
 
     def dequantized(self, dtype: torch.dtype) -> torch.Tensor:
-        """The weight [N, K] in ``dtype``."""
+        """Return the weight [N, K] in ``dtype``."""
         return nvfp4.dequantize(self.weight, self.weight_scale, self.weight_scale_2, dtype)
 
     def obstacle(self) -> str:
-        """Why the native product cannot take this module; empty where it can."""
+        """Return why the native product cannot take this module; empty if it can."""
         if self.in_features % 32 or self.out_features % 16:
             return f"native nvfp4 needs K % 32 == 0 and N % 16 == 0, not {self.out_features} x {self.in_features}"
         return "" if self.input_scale is not None else "native nvfp4 needs a stored input_scale"

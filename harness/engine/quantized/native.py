@@ -1,11 +1,11 @@
-"""Matrix products on packed operands: which device has which, and whether it computes what it should.
+"""Matrix products on packed operands: select the product of a device, and check that it computes correctly.
 
 FP8: ``torch._scaled_mm`` with float8_e4m3fn operands and one float32 scale each, on compute capability 8.9 and above.
 
 NVFP4: ``torch._scaled_mm`` with float4_e2m1fn_x2 operands and 128x4-swizzled float8_e4m3fn block scales, on compute
 capability 10.0 and above; the two global scales multiply the result. **Not yet run on such a device**: it is written
-against the documented interface, and its packing, swizzle and scales are proven with an emulated product. That is why
-no kernel is used before it has multiplied two random operands on this very device as the dequantized path does.
+against the documented interface, and its packing, swizzle and scales are proven with an emulated product. So no kernel
+is used before it has multiplied two random operands on the device with the same result as the dequantized path.
 """
 
 from __future__ import annotations
@@ -22,26 +22,26 @@ from harness.engine.quantized import nvfp4 as emulated
 Format = Literal["fp8", "nvfp4"]
 Policy = Literal["auto", "dequantize", "emulate"]
 CHECK_SHAPES = ((192, 320, 256), (1, 16, 96), (129, 112, 96))
-"""Tokens, N, K."""
+"""Tokens, N, K of the products in the self-check."""
 ScaledMM = Callable[..., torch.Tensor]
 FP8_SINCE, NVFP4_SINCE = (8, 9), (10, 0)
 SCALED_MM = "torch._scaled_mm"
 CHECK_TOLERANCE = 0.01
-"""Largest relative error of a row or a column of the self-check. Both ways multiply the same quantized operands and
-differ by the rounding of the result to bfloat16 only (2**-9); a wrong layout or nibble order is off by far more."""
+"""Largest relative error of a row or a column of the self-check. Both paths multiply the same quantized operands, so
+they differ only by the rounding of the result to bfloat16 (2**-9). A wrong layout or nibble order differs far more."""
 FEWEST = 16
-"""Values below which a row or a column is not looked at alone: few may cancel to next to nothing."""
+"""Rows or columns with fewer values are not checked alone: few values may cancel to almost zero."""
 
 
 def scaled_mm(*operands: Any, **options: Any) -> torch.Tensor:
-    """torch's product of scaled operands; one place to find it by."""
+    """Call torch's product of scaled operands. All native products go through this function."""
     return torch._scaled_mm(*operands, **options)
 
 
 def fp8_matmul(
     x: torch.Tensor, weight: torch.Tensor, weight_scale: torch.Tensor, input_scale: torch.Tensor, product: ScaledMM
 ) -> torch.Tensor:
-    """``x @ W.T`` [M, N] in bfloat16, without bias: x is quantized with ``input_scale``, then multiplied in FP8.
+    """Return ``x @ W.T`` [M, N] in bfloat16, without bias: quantize x with ``input_scale``, multiply in FP8.
 
     Args:
         x: [M, K].
@@ -68,7 +68,7 @@ def nvfp4_matmul(
     input_scale: torch.Tensor,
     product: ScaledMM,
 ) -> torch.Tensor:
-    """``x @ W.T`` [M, N] in bfloat16, without bias: x is quantized to NVFP4, then both are multiplied in FP4.
+    """Return ``x @ W.T`` [M, N] in bfloat16, without bias: quantize x to NVFP4, multiply in FP4.
 
     Args:
         x: [M, K].
@@ -91,21 +91,21 @@ def nvfp4_matmul(
 
 @dataclass(frozen=True)
 class Choice:
-    """How the modules of one format are multiplied on one device."""
+    """The way in which the modules of one format are multiplied on one device."""
 
     product: ScaledMM | None
     """The product of quantized operands, or ``None``: dequantize."""
     note: str = ""
-    """Why not native, where the device should have had it."""
+    """Reason for not using a native product that the device should have; else empty."""
     kernel: str = SCALED_MM
     """Name of the product in receipts."""
 
 
 def choose(form: Format, device: torch.device, policy: Policy, product: ScaledMM = scaled_mm) -> Choice:
-    """Decide once for a device; native only after the self-check.
+    """Select the product for a device. A native product is selected only after the self-check.
 
-    On a CPU ``auto`` means to dequantize: weights are multiplied in the compute dtype (weight-only), and activations
-    are not quantized. ``emulate`` quantizes them as the native product asks, on every device.
+    On a CPU ``auto`` means dequantization: weights are multiplied in the compute dtype (weight-only), and activations
+    are not quantized. ``emulate`` quantizes them as the native product requires, on every device.
     """
     if policy == "emulate":
         return Choice(emulated.scaled_mm, kernel=emulated.NAME)
@@ -115,7 +115,7 @@ def choose(form: Format, device: torch.device, policy: Policy, product: ScaledMM
 
 
 def decide(form: Format, capability: tuple[int, int], device: torch.device, product: ScaledMM) -> Choice:
-    """The decision for a compute capability. ``product`` is tried on ``device``."""
+    """Select the product for a compute capability. ``product`` is checked on ``device``."""
     since = FP8_SINCE if form == "fp8" else NVFP4_SINCE
     if capability < since:
         needed, has = (".".join(map(str, pair)) for pair in (since, capability))
@@ -125,21 +125,23 @@ def decide(form: Format, capability: tuple[int, int], device: torch.device, prod
     except (RuntimeError, NotImplementedError, TypeError, ValueError) as failure:
         said = next(iter(str(failure).splitlines()), type(failure).__name__)
         return Choice(None, f"native {form} refused: {said[:200]}")
+    # `not <=` instead of `>`: a NaN error must refuse the product too
     if not error <= CHECK_TOLERANCE:
         return Choice(None, f"native {form} refused: relative error {error:.3g} against dequantized operands")
     return Choice(product)
 
 
 def self_check(form: Format, device: torch.device, product: ScaledMM) -> float:
-    """Relative error of the native product against the product of the dequantized operands: the worst row or column.
+    """Return the relative error of the native product compared with dequantized operands, of the worst row or column.
 
-    One row or column that is wrong must not drown in the others. Counts that are no multiples of 128 and of 4 make the
-    padding of the swizzle part of the check, and a single token is what the time embedding multiplies.
+    The worst is taken so that one wrong row or column does not drown in the others. Sizes that are no multiples of 128
+    and 4 include the swizzle's padding in the check. The time embedding multiplies a single token, so that is included.
     """
     return max(_check(form, device, product, *sides) for sides in CHECK_SHAPES)
 
 
 def _check(form: Format, device: torch.device, product: ScaledMM, tokens: int, rows: int, columns: int) -> float:
+    # fixed seed: the decision must be the same in every process
     generator = torch.Generator("cpu").manual_seed(20260101)
     x = torch.randn(tokens, columns, generator=generator).to(device)
     sizes = torch.logspace(-2, 1, rows).unsqueeze(1)

@@ -1,4 +1,4 @@
-"""The NVFP4 code in torch: E2M1 values, two in a byte, a float8 scale for every 16 of them, one float32 scale for all.
+"""The NVFP4 code in torch: two E2M1 values per byte, a float8 scale per 16 values, one float32 scale per tensor.
 
 ``W = e2m1 * weight_scale * weight_scale_2``. ModelOpt puts the even column into the low nibble.
 Codes 0 to 7 mean 0, 0.5, 1, 1.5, 2, 3, 4, 6; bit 3 is the sign (OCP Microscaling Formats 1.0, section 5.3.3).
@@ -14,16 +14,16 @@ BLOCK = 16
 E2M1 = (0.0, 0.5, 1.0, 1.5, 2.0, 3.0, 4.0, 6.0, -0.0, -0.5, -1.0, -1.5, -2.0, -3.0, -4.0, -6.0)
 E2M1_MAX, E4M3_MAX = 6.0, 448.0
 E4M3_TINY = 2.0**-9
-"""Smallest positive float8_e4m3fn: a block scale is never rounded to zero."""
+"""Smallest positive float8_e4m3fn: the lower bound of a block scale, so that none is rounded to zero."""
 TILE_ROWS, TILE_COLUMNS = 128, 4
 _MIDPOINTS = (0.25, 0.75, 1.25, 1.75, 2.5, 3.5, 5.0)
 CHUNK = 1 << 26
-"""Values quantized at once: some 20 bytes are needed for each, and an activation of 81 frames at 720p has a billion."""
+"""Values quantized at once: each needs some 20 bytes, and an activation of 81 frames at 720p has a billion values."""
 _tables: dict[tuple[torch.device, torch.dtype], torch.Tensor] = {}
 
 
 def _pairs(device: torch.device, dtype: torch.dtype) -> torch.Tensor:
-    """[256, 2]: the values of a byte, low nibble first."""
+    """Return the table [256, 2] of the two values of a byte, low nibble first."""
     key = (device, dtype)
     if key not in _tables:
         values = torch.tensor(E2M1, dtype=dtype)
@@ -33,12 +33,12 @@ def _pairs(device: torch.device, dtype: torch.dtype) -> torch.Tensor:
 
 
 def swap_nibbles(packed: torch.Tensor) -> torch.Tensor:
-    """Bytes with their halves exchanged: turns high-nibble-first into low-nibble-first and back. Any shape, uint8."""
+    """Exchange the halves of bytes: turns high-nibble-first into low-nibble-first and back. Any shape, uint8."""
     return (packed << 4) | (packed >> 4)
 
 
 def unpack(packed: torch.Tensor, dtype: torch.dtype = torch.float32) -> torch.Tensor:
-    """E2M1 values [N, K] of packed bytes [N, K/2], even columns from low nibbles."""
+    """Return the E2M1 values [N, K] of packed bytes [N, K/2], even columns from low nibbles."""
     pairs = torch.nn.functional.embedding(packed.to(torch.int32), _pairs(packed.device, dtype))
     return pairs.reshape(*packed.shape[:-1], packed.shape[-1] * 2)
 
@@ -46,13 +46,13 @@ def unpack(packed: torch.Tensor, dtype: torch.dtype = torch.float32) -> torch.Te
 def dequantize(
     packed: torch.Tensor, scale: torch.Tensor, global_scale: torch.Tensor, dtype: torch.dtype = torch.float32
 ) -> torch.Tensor:
-    """Weights [N, K] in ``dtype``; computed in float32 and rounded once.
+    """Return weights [N, K] in ``dtype``; computed in float32 and rounded once.
 
     Args:
         packed: uint8 [N, K/2].
         scale: float8_e4m3fn [N, K/16], linear layout.
         global_scale: float32 [].
-        dtype: of the result.
+        dtype: dtype of the result.
     """
     factors = scale.to(torch.float32) * global_scale
     rows = packed.shape[0]
@@ -84,7 +84,7 @@ def _quantize(x: torch.Tensor, global_scale: torch.Tensor) -> tuple[torch.Tensor
     bounds = torch.tensor(_MIDPOINTS, device=x.device)
     size = scaled.abs()
     code = torch.bucketize(size, bounds, out_int32=True).to(torch.uint8)
-    # A value on a midpoint goes to the even code; bucketize has put it on the lower one, which is odd at every other.
+    # A midpoint must go to the even code. bucketize puts it on the lower code, which is odd at every second midpoint.
     for bound in _MIDPOINTS[1::2]:
         code += size == bound
     code = (code | (torch.signbit(scaled).to(torch.uint8) << 3)).view(x.shape[0], -1)
@@ -92,12 +92,12 @@ def _quantize(x: torch.Tensor, global_scale: torch.Tensor) -> tuple[torch.Tensor
 
 
 def padded_shape(rows: int, columns: int) -> tuple[int, int]:
-    """Rows padded to 128 and columns to 4: the shape of a swizzled scale tensor."""
+    """Return rows padded to 128 and columns padded to 4: the shape of a swizzled scale tensor."""
     return -(-rows // TILE_ROWS) * TILE_ROWS, -(-columns // TILE_COLUMNS) * TILE_COLUMNS
 
 
 def swizzle(scale: torch.Tensor) -> torch.Tensor:
-    """Block scales [R, C] in the layout of cuBLAS' 128x4 tiles: padded with zeros, shape [padded R, padded C].
+    """Return block scales [R, C] in the layout of cuBLAS' 128x4 tiles: zero-padded, shape [padded R, padded C].
 
     In a tile, row r and column c lie at ``(r % 32) * 16 + (r // 32) * 4 + c``; tiles follow each other row-major
     (cuBLAS documentation, "1D Block Scaling Factors Layout").
@@ -111,14 +111,14 @@ def swizzle(scale: torch.Tensor) -> torch.Tensor:
 
 
 def unswizzle(stored: torch.Tensor, rows: int, columns: int) -> torch.Tensor:
-    """Block scales [rows, columns], linear, from a swizzled tensor of ``padded_shape(rows, columns)`` values."""
+    """Return linear block scales [rows, columns] from a swizzled tensor of ``padded_shape(rows, columns)`` values."""
     high, wide = padded_shape(rows, columns)
     tiles = stored.contiguous().view(torch.uint8).view(high // 128, wide // 4, 32, 4, 4)
     linear = tiles.permute(0, 3, 2, 1, 4).reshape(high, wide)[:rows, :columns]
     return linear.contiguous().view(stored.dtype)
 
 
-# ``torch._scaled_mm`` in plain torch: what a device without the product would have given, for any device.
+# ``torch._scaled_mm`` in plain torch: the result of the native product, for devices that do not have it.
 
 
 NAME = "emulated _scaled_mm"
@@ -127,14 +127,14 @@ NAME = "emulated _scaled_mm"
 def scaled_mm(
     a: torch.Tensor, b: torch.Tensor, *, scale_a: torch.Tensor, scale_b: torch.Tensor, out_dtype: torch.dtype
 ) -> torch.Tensor:
-    """``a @ b`` [M, N].
+    """Return ``a @ b`` [M, N].
 
     Args:
         a: float8_e4m3fn [M, K], or float4_e2m1fn_x2 [M, K/2].
         b: the same dtype, [K, N] or [K/2, N], a transposed view.
         scale_a: float32 [1], or float8_e4m3fn block scales of M rows, swizzled and flat.
         scale_b: the same for N rows.
-        out_dtype: of the result.
+        out_dtype: dtype of the result.
 
     Raises:
         TypeError: operands of another dtype.

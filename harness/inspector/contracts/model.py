@@ -237,6 +237,7 @@ def read_contract_file(place: Path) -> ContractFile:
         state = place.stat()
     except OSError as error:
         raise ContractError(f"the contract file cannot be read: {error}", where=str(place)) from error
+    # the stamp is part of the cache key: a file edited during a long session is read again
     return _read(place, (state.st_mtime_ns, state.st_size))
 
 

@@ -1,4 +1,4 @@
-"""Times and memory over past runs: one series a measure and pool, and the commits between which its level changed."""
+"""Times and memory over past runs: one series per measure and pool, and the commits between which its level changed."""
 
 from __future__ import annotations
 
@@ -18,14 +18,14 @@ from harness.text import one_line
 
 SHOWN = ("step", "high_noise_step", "low_noise_step", "text_encoder", "vae", "place", "total", "denoise_memory",
          "decode_memory", "host_memory")  # fmt: skip
-"""Measures that have a trend: those that every run has and that a change of code can move."""
+"""Measures with a trend: every run has them, and a change of code can move them."""
 _BLOCKS = "▁▂▃▄▅▆▇█"
 _POINTS = 30
 
 
 @dataclass(frozen=True)
 class PerfPoint:
-    """One measure of one run."""
+    """One measure of one run, compared with its baseline."""
 
     run: str
     started: str
@@ -44,7 +44,7 @@ class PerfSeries:
     points: tuple[PerfPoint, ...]
 
     def changes(self) -> tuple[tuple[PerfPoint, str], ...]:
-        """The first run after each change of level, with a sentence that names the commits between which it lies."""
+        """Return the first run after each change of level, with a sentence that names the commits around it."""
         found = []
         for change in change_points([point.comparison.value for point in self.points]):
             before, after = self.points[change.index - 1], self.points[change.index]
@@ -55,11 +55,11 @@ class PerfSeries:
 
 
 def perf_series(records: Sequence[CaseRecord], measure: str | None = None) -> tuple[PerfSeries, ...]:
-    """Group what records say of time and memory by measure and pool.
+    """Group the times and memory of records by measure and pool.
 
     Args:
-        records: of one case on one runner, oldest first.
-        measure: only this one.
+        records: records of one case on one runner, oldest first.
+        measure: restrict to this measure; ``None``: all of `SHOWN`.
     """
     groups: dict[tuple[str, str], list[PerfPoint]] = {}
     for record in records:
@@ -71,6 +71,7 @@ def perf_series(records: Sequence[CaseRecord], measure: str | None = None) -> tu
                 continue
             code = record.fingerprint.code if record.fingerprint else ""
             point = PerfPoint(record.run, record.started, code, row)
+            # without a stated pool every machine counts as its own pool
             groups.setdefault((row.measure, record.perf.pool or machine), []).append(point)
     first = records[0] if records else None
     return tuple(
@@ -81,7 +82,7 @@ def perf_series(records: Sequence[CaseRecord], measure: str | None = None) -> tu
 
 
 def perf_table(history: History, case: str | None, runner: str | None, measure: str | None = None) -> Table:
-    """One row a case, measure and pool: how it went, the latest value beside its baseline, and where it changed."""
+    """Return a table with a row per case, measure and pool: course, latest value, baseline, changes of level."""
     table = Table(title="time and memory")
     for name in ("case", "runner", "measure", "pool", "runs", "", "latest", "baseline", "state", "changes"):
         table.add_column(name, justify="right" if name in ("runs", "latest", "baseline") else "left", overflow="fold")
@@ -107,7 +108,7 @@ def perf_table(history: History, case: str | None, runner: str | None, measure: 
 
 
 def _spark(values: Sequence[float]) -> str:
-    """Values as blocks between the lowest and the highest of them; a level line if they differ by less than 2 %."""
+    """Draw values as blocks between the lowest and the highest; a level line if they differ by at most 2 %."""
     shown = values[-_POINTS:]
     low, high = min(shown), max(shown)
     if high <= low * 1.02:

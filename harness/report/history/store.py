@@ -1,4 +1,4 @@
-"""Every record of every run in one SQLite file, and the questions that are asked of it."""
+"""Store all records of all runs in one SQLite file, and query it for trends."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from harness.records.case_record import CaseRecord
 from harness.report.load import ReportError
 from harness.report.redact import redact_record
 
-# Tables of the history, and how an older file becomes a newer one.
+# Tables of the history, and the migrations from older versions of the file.
 
 
 _RECORDS = """
@@ -72,28 +72,29 @@ MIGRATIONS: tuple[str, ...] = (
     _RECORDS.format(name="records", key="run, runner, case_id, attempt")
     + _MEASUREMENTS.format(name="measurements", records="records")
     + _INDEX,
-    # A run id that was used again has its own row. SQLite changes no constraint, so both tables are made anew.
+    # A reused run id gets its own row. SQLite cannot change a constraint, so both tables are created again.
     _RECORDS.format(name="records_2", key="run, runner, case_id, attempt, started")
     + _MEASUREMENTS.format(name="measurements_2", records="records_2")
     + _MOVE
     + _INDEX,
 )
-"""One script a version; a file at version N has run the first N. Never edit one that was released: add the next."""
+"""One script per version; a file at version N has run the first N. Never edit a released script: add a new one."""
 
 VERSION = len(MIGRATIONS)
 WAIT_SECONDS = 30.0
-"""How long another process may hold the history."""
+"""Seconds to wait while another process holds the history."""
 _UNREACHABLE = (sqlite3.SQLITE_CANTOPEN, sqlite3.SQLITE_READONLY, sqlite3.SQLITE_PERM, sqlite3.SQLITE_IOERR)
 
 
 def connect(path: Path) -> sqlite3.Connection:
-    """Open the history at ``path``, making or upgrading it.
+    """Open the history at ``path``; create or upgrade the file if needed.
 
     Raises:
         ReportError: not a database, one of a newer quantgate, in use, on a full disk, or it cannot be opened.
     """
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
+        # isolation_level=None: transactions are begun and ended explicitly
         connection = sqlite3.connect(path, timeout=WAIT_SECONDS, isolation_level=None)
     except (OSError, sqlite3.Error) as error:
         raise history_error(error, path) from error
@@ -110,9 +111,9 @@ def connect(path: Path) -> sqlite3.Connection:
 
 
 def history_error(error: OSError | sqlite3.Error, path: Path) -> ReportError:
-    """What SQLite or the system said of the history as one sentence, with what to do about it.
+    """Convert an error of SQLite or the system to one sentence about the history, with the next step.
 
-    Only a damaged file is to be moved away: one that is in use, or on a full disk, is sound.
+    The advice is to move the file away only if it is damaged: a file in use, or on a full disk, is sound.
     """
     code = (getattr(error, "sqlite_errorcode", None) or 0) & 0xFF  # the low byte is the primary code
     place = shlex.quote(str(path))
@@ -131,7 +132,8 @@ def history_error(error: OSError | sqlite3.Error, path: Path) -> ReportError:
 
 
 def _upgrade(connection: sqlite3.Connection, path: Path) -> None:
-    """Run what is missing, in one transaction: two processes that open a new file at once do not both make it."""
+    """Run the missing migrations in one transaction, so that two processes do not both create a new file."""
+    # IMMEDIATE takes the write lock before the version is read
     connection.execute("BEGIN IMMEDIATE")
     try:
         version = int(connection.execute("PRAGMA user_version").fetchone()[0])
@@ -186,12 +188,12 @@ class History:
         self._db = connection
 
     def add(self, records: Iterable[CaseRecord]) -> int:
-        """Add records; one that is there already is replaced by what it says now.
+        """Add records; a record that exists already is replaced.
 
-        The same one has the same run, runner, case, attempt and start: a run id may be used every night.
+        Records are the same if run, runner, case, attempt and start are equal: a run id may be used every night.
 
         Returns:
-            How many were new.
+            Number of new records.
         """
         clean = [redact_record(record) for record in records]
         self._db.execute("BEGIN IMMEDIATE")
@@ -239,7 +241,7 @@ class History:
         self._db.executemany("INSERT INTO measurements VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)", rows)
 
     def cases(self, runner: str | None = None) -> list[tuple[str, str]]:
-        """Every ``(case, runner)`` there are records of, sorted."""
+        """Return every ``(case, runner)`` with records, sorted."""
         rows = self._db.execute(
             "SELECT DISTINCT case_id, runner FROM records WHERE calibration = 0 AND (?1 IS NULL OR runner = ?1)"
             " ORDER BY case_id, runner",
@@ -248,7 +250,7 @@ class History:
         return [(str(case), str(name)) for case, name in rows]
 
     def outcomes(self, case: str, runner: str) -> list[tuple[str, str, str]]:
-        """``(run, started, outcome)`` of a case, oldest first."""
+        """Return ``(run, started, outcome)`` of a case, oldest first."""
         return self._db.execute(
             "SELECT run, started, outcome FROM records WHERE calibration = 0 AND case_id = ? AND runner = ?"
             " ORDER BY started, run, attempt",
@@ -256,7 +258,7 @@ class History:
         ).fetchall()
 
     def points(self, case: str | None = None, metric: str | None = None, runner: str | None = None) -> list[Point]:
-        """Measurements, oldest first; a filter that is ``None`` lets everything through."""
+        """Return measurements, oldest first; a filter that is ``None`` matches all."""
         rows = self._db.execute(
             "SELECT run, runner, case_id, started, outcome, golden, code, device, driver, versions,"
             " metric, value, limit_value, passed, margin_consumed"
@@ -269,7 +271,7 @@ class History:
         return [_point(row) for row in rows]
 
     def records(self, case: str, runner: str) -> list[CaseRecord]:
-        """Whole records of a case on a runner, oldest first; those that cannot be read any more are left out."""
+        """Return whole records of a case on a runner, oldest first, without records that this version cannot read."""
         rows = self._db.execute(
             "SELECT record FROM records WHERE calibration = 0 AND case_id = ? AND runner = ?"
             " ORDER BY started, run, attempt",
@@ -277,12 +279,12 @@ class History:
         )
         found = []
         for (text,) in rows:
-            with suppress(UnreadableError):  # of a version whose records meant something else
+            with suppress(UnreadableError):  # written by a version with other records
                 found.append(CaseRecord.parse(text, f"the history's record of {case}"))
         return found
 
     def record(self, run: str, runner: str, case: str, attempt: int = 1) -> CaseRecord | None:
-        """One whole record, as it was added; the newest where a run id was used again."""
+        """Return one whole record as it was added; the newest if a run id was used again."""
         row = self._db.execute(
             "SELECT record FROM records WHERE (run, runner, case_id, attempt) = (?, ?, ?, ?)"
             " ORDER BY started DESC LIMIT 1",
@@ -292,14 +294,14 @@ class History:
 
 
 def is_calibration(record: CaseRecord) -> bool:
-    """Whether a run was disturbed to place limits, or is a trial: kept, and no part of any trend."""
+    """Return whether a run was disturbed to place limits, or is a trial: it is stored, and is no part of any trend."""
     subject = record.identity.subject if record.identity else {}
     disturbed = record.run.startswith("regenerate-") or any(name.startswith("perturbation.") for name in subject)
     return disturbed or record.verdict.cause.startswith(TRIED)
 
 
 def measurements(record: CaseRecord) -> list[tuple[Any, ...]]:
-    """Rows of a record: every limit, every other metric, and what the generation cost."""
+    """Return the rows of a record: every limit, every other metric, and time and memory of the generation."""
     rows: dict[str, tuple[Any, ...]] = {
         check.metric: (
             check.metric,
@@ -325,7 +327,7 @@ def measurements(record: CaseRecord) -> list[tuple[Any, ...]]:
             if value is not None:
                 rows.setdefault(name, (name, float(value), None, "lower_is_better", 0, None, None, None))
     for row in record.perf.comparisons if record.perf else ():
-        # no margin: times scatter around their baseline, and how near one is to its limit is no drift
+        # no margin: times scatter around their baseline, so the distance of one time to its limit is no drift
         passed = None if row.state in ("unmeasured", "inconclusive") else int(row.state not in BAD)
         name = f"perf.{row.measure}"
         rows[name] = (name, row.value, row.limit, "lower_is_better", int(row.gates), passed, None, None)
@@ -354,7 +356,7 @@ def _point(row: tuple[Any, ...]) -> Point:
 
 @contextmanager
 def open_history(path: Path = DEFAULT) -> Iterator[History]:
-    """The history at ``path``, made where it is absent.
+    """Open the history at ``path``, created if absent, and close it afterwards.
 
     Raises:
         ReportError: not a history, one of a newer quantgate, or one that turns out to be damaged, in use, or on a full
@@ -369,36 +371,36 @@ def open_history(path: Path = DEFAULT) -> Iterator[History]:
         connection.close()
 
 
-# Is a measurement on its way to its limit? Asked while every run still passes.
+# Drift: a measurement that moves towards its limit while every run still passes.
 
 
 FEWEST = 5
-"""Runs below which no trend is claimed: with four, Kendall's test cannot reach the level at all."""
+"""Least runs of a trend: with four runs Kendall's test cannot reach the level at all."""
 LEVEL = 0.05
 
 
 @dataclass(frozen=True)
 class Drift:
-    """A series of margins consumed, oldest first, of one case, metric, runner and golden."""
+    """The trend of the margin consumed, for one case, metric, runner and golden."""
 
     runs: int
     latest: float | None
     slope: float | None
-    """Share of the margin a run, by Theil and Sen (median of pairwise slopes); ``None`` without a trend."""
+    """Share of the margin per run, by Theil and Sen (median of pairwise slopes); ``None`` without a trend."""
     runs_left: int | None
     """Runs until the limit at this slope; ``None`` without a rising trend."""
 
     @property
     def rising(self) -> bool:
-        """Whether the margin is being used up."""
+        """Whether the margin is being used up: the slope is positive."""
         return self.slope is not None and self.slope > 0
 
 
 def drift(points: Sequence[Point]) -> Drift:
-    """Look for a monotonic trend in ``margin_consumed`` since the golden or the runner last changed.
+    """Test for a monotonic trend in ``margin_consumed`` since golden, limit or runner last changed.
 
-    Kendall's tau against the order of runs (two-sided, level ``LEVEL``) says whether there is one, the Theil-Sen
-    estimator how steep it is: neither minds a single outlier.
+    Kendall's tau against the order of runs (two-sided, level ``LEVEL``) decides whether there is a trend, and the
+    Theil-Sen estimator gives its slope. Both tolerate a single outlier.
     """
     values = [point.margin_consumed for point in same_basis(points)]
     margins = [value for value in values if value is not None and math.isfinite(value)]
@@ -416,13 +418,13 @@ def drift(points: Sequence[Point]) -> Drift:
 
 
 def same_basis(points: Sequence[Point]) -> list[Point]:
-    """The last points that share runner and golden: margins before that were measured against something else."""
+    """Return the last points with equal runner, golden and limit: earlier margins had another reference."""
     groups = [list(group) for _, group in groupby(points, key=lambda point: (point.runner, point.golden, point.limit))]
     return groups[-1] if groups else []
 
 
 def sentence(found: Drift) -> str:
-    """The drift in words; empty where there is none."""
+    """Return the drift in words; empty without a trend."""
     if found.slope is None:
         return ""
     if not found.rising:

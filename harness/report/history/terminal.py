@@ -1,4 +1,4 @@
-"""The history as tables in the terminal."""
+"""Show the history as tables in the terminal."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ _SHOWN = 20
 
 
 def sparkline(values: Sequence[float | None]) -> str:
-    """Margins as blocks, the highest block at the limit and beyond; a dot where a run has none."""
+    """Draw margins as blocks, the highest block at the limit and beyond; a dot for a run without margin."""
     last = len(_BLOCKS) - 1
     return "".join(
         "·" if value is None else _BLOCKS[min(last, max(0, int(value * last)))] for value in values[-_SHOWN:]
@@ -24,7 +24,7 @@ def sparkline(values: Sequence[float | None]) -> str:
 
 
 def cases_table(history: History, runner: str | None = None) -> Table:
-    """One row a case and runner: how often it ran, how it ended, which limit is nearest, where it drifts."""
+    """Return a table with a row per case and runner: number of runs, last outcome, nearest limit, drifts."""
     table = Table(title="history")
     for name in ("case", "runner", "runs", "last", "nearest limit", "margin used", "drift"):
         table.add_column(name, justify="right" if name == "runs" else "left", overflow="fold")
@@ -49,7 +49,7 @@ def cases_table(history: History, runner: str | None = None) -> Table:
 
 
 def case_table(points: Sequence[Point], case: str, metric: str | None) -> Table:
-    """One row a run and metric, oldest first."""
+    """Return a table with a row per run and metric, oldest first."""
     table = Table(title=one_line(case if metric is None else f"{case} · {metric}"))
     for name in ("started", "run", "runner", "metric", "value", "limit", "margin used", "verdict", "torch", "code"):
         table.add_column(name, justify="right" if name in ("value", "limit") else "left", overflow="fold")
@@ -72,7 +72,7 @@ def case_table(points: Sequence[Point], case: str, metric: str | None) -> Table:
 
 
 def by_metric(points: Sequence[Point]) -> dict[str, list[Point]]:
-    """Points by metric, in their order."""
+    """Group points by metric, in their order."""
     series: dict[str, list[Point]] = {}
     for point in points:
         series.setdefault(point.metric, []).append(point)

@@ -1,4 +1,4 @@
-"""The history as pages: a chart a metric, runners side by side, marks where a version changed."""
+"""Render the history as pages: a chart per metric with all runners, and marks at changes of versions."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ WIDTH, HEIGHT = 760.0, 150.0
 LEFT, RIGHT, TOP, BOTTOM = 56.0, 12.0, 22.0, 18.0
 LevelChanges = dict[str, list[tuple[str, str]]]
 _CEILING = 1.5
-"""Margin consumed at the top of a chart; what lies above is drawn there, and its title tells the value."""
+"""Margin consumed at the top of a chart; a larger value is drawn there, and its title shows the value."""
 
 
 @dataclass(frozen=True)
@@ -38,7 +38,7 @@ class Line:
 
     runner: str
     shape: int
-    """Index of its sign, so that runners are told apart without colour."""
+    """Index of the runner's sign, which distinguishes runners without colour."""
     points: str
     marks: tuple[Mark, ...]
     drift: str
@@ -51,7 +51,7 @@ class Chart:
 
     metric: str
     limited: bool
-    """The axis shows margin consumed; otherwise the value, as there is no limit."""
+    """Whether the axis shows margin consumed; otherwise it shows the value, since there is no limit."""
     lines: tuple[Line, ...]
     changes: tuple[Mark, ...]
     limit_y: float | None
@@ -61,7 +61,7 @@ class Chart:
 
 
 def render_history(history: History, out: Path, case: str | None = None, runner: str | None = None) -> Path:
-    """Write the trend pages of one case or of all. Returns the first page.
+    """Write the trend pages of one case or of all cases. Return the first page.
 
     Raises:
         ReportError: ``out`` holds something else.
@@ -87,7 +87,7 @@ def render_history(history: History, out: Path, case: str | None = None, runner:
 
 
 def level_changes(history: History, case: str, runner: str | None) -> LevelChanges:
-    """Where the level of a time or a peak of memory changed: metric to run and sentence."""
+    """Return the runs at which the level of a time or a peak of memory changed: metric to run and sentence."""
     found: LevelChanges = {}
     for name, where in history.cases(runner):
         for series in perf_series(history.records(name, where)) if name == case else ():
@@ -97,7 +97,7 @@ def level_changes(history: History, case: str, runner: str | None) -> LevelChang
 
 
 def charts_of(points: Sequence[Point], levels: LevelChanges | None = None) -> tuple[Chart, ...]:
-    """A chart for every metric; those with a limit first, the nearest to it on top.
+    """Return a chart for every metric: metrics with a limit first, the least room first.
 
     Args:
         points: measurements, oldest first.
@@ -162,7 +162,7 @@ def _title(point: Point) -> str:
 
 
 def _changes(series: list[Point], x: Callable[[str], float]) -> tuple[Mark, ...]:
-    """Where the versions, the driver or the golden differ from the same runner's run before."""
+    """Return a mark per run whose versions, driver or golden differ from the same runner's run before."""
     marks: list[Mark] = []
     before: dict[str, dict[str, str]] = {}
     for point in series:
