@@ -15,8 +15,8 @@ from harness.records.inspection import InspectionFinding
 
 NEEDED: dict[str, set[str]] = {}
 """Check to the mutants that are no longer named when it is removed; filled by the fault tests, read by the last one."""
-ELSEWHERE = {"blind_layout", "unproven", "contract_settings", "contract_repositories"}
-"""Checks for checkpoints without a base (test_without_base.py), and warnings about a runtime (test_contracts.py)."""
+ELSEWHERE = {"blind_layout", "unproven", "contract_settings", "contract_repositories", "contract_schedule"}
+"""Checks for checkpoints without a base (test_without_base.py), and remarks about a runtime (test_contracts.py)."""
 
 
 def named(fault: Fault, findings: list[InspectionFinding]) -> bool:
