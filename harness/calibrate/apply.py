@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from datetime import UTC, datetime
-from typing import TYPE_CHECKING
 
 from harness.calibrate.regenerate import Proposal, RegenerateError
 from harness.goldens.accept import install
@@ -17,9 +16,6 @@ from harness.limits.probes import place_all
 from harness.records.frames import ComparisonEvidence
 from harness.records.limits import LimitFile, Sample
 from harness.session.stages import parts_of
-
-if TYPE_CHECKING:
-    from harness.calibrate.regenerate import Proposal
 
 
 @dataclass(frozen=True)

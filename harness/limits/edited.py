@@ -5,7 +5,6 @@ from __future__ import annotations
 import math
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from harness.errors import QuantgateError
 from harness.frames.compare import describe
@@ -13,9 +12,6 @@ from harness.limits.file import control_results, notes, place_limits
 from harness.limits.probes import MEASURES, place_all
 from harness.limits.stored import EditedLimitsError, load_limits
 from harness.records.limits import Limit, LimitFile
-
-if TYPE_CHECKING:
-    pass
 
 
 def placed_again(old: LimitFile, author: str, reason: str) -> LimitFile:
