@@ -42,7 +42,7 @@ def test_a_killed_run_leaves_no_secret_and_no_engine(project: Any, number: signa
     _hanging(project)
     process = _started(project, "--junitxml", "junit.xml")
     engines = project.root / "runs" / "r" / "engines"
-    assert _wait(lambda: (engines / "said").exists()), process.poll()
+    assert _wait(lambda: (project.root / "said").exists()), process.poll()
     children = psutil.Process(process.pid).children(recursive=True)
     process.send_signal(number)
     output, _ = process.communicate(timeout=60)

@@ -21,7 +21,7 @@ harness.{module}.{name} = broken
     ("module", "name", "said"),
     [
         ("report.render", "render_run", "the report could not be written: [Errno 28]"),
-        ("plugin.lane", "note_times", "the times of this run could not be written: [Errno 28]"),
+        ("plugin.terminal", "note_times", "the times of this run could not be written: [Errno 28]"),
     ],
 )
 def test_the_exit_code_stays_that_of_the_verdict(project: Any, module: str, name: str, said: str) -> None:
