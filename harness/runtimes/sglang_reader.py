@@ -11,7 +11,7 @@ and is flushed at once, so that a loader that kills the process loses one answer
 SGLang's own configuration, loader and weight processing run unchanged. Only operations that need a GPU are replaced;
 ``STUBS`` lists them all, and the contract that is learned from the answers contains the list.
 
-This file imports the standard library, numpy, torch, safetensors and sglang: nothing of the harness.
+This file imports the standard library, numpy, torch, torchvision, safetensors and sglang: nothing of the harness.
 """
 
 from __future__ import annotations

@@ -142,7 +142,7 @@ def test_only_known_runtimes_are_installed_by_name() -> None:
 
 
 def test_the_reader_imports_nothing_of_the_harness() -> None:
-    """It runs under the runtime's interpreter, which has numpy, torch, safetensors and the runtime alone."""
+    """It runs under the runtime's interpreter, which has numpy, torch, torchvision, safetensors and the runtime."""
     import ast
 
     tree = ast.parse(learn.READER.with_name("sglang_reader.py").read_text(encoding="utf-8"))
@@ -153,5 +153,5 @@ def test_the_reader_imports_nothing_of_the_harness() -> None:
         for alias in node.names
     }
     tops = {name.split(".")[0] for name in modules} - set(sys.stdlib_module_names)
-    assert tops <= {"numpy", "torch", "safetensors", "sglang"}
+    assert tops <= {"numpy", "torch", "torchvision", "safetensors", "sglang"}
     assert json.dumps(sorted(tops))
