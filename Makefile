@@ -51,7 +51,7 @@ lint: $(STAMP) ## ruff, mypy, import rules
 	$(BIN)/mypy
 	$(BIN)/lint-imports
 
-test: $(STAMP) tiny/exports/.made lint ## lint and every test but the slow ones
+test: $(STAMP) tiny/exports/.made tiny/exports/.made-i2v lint ## lint and every test but the slow ones
 	$(BIN)/python -m pytest tests --ignore=tests/browser -m 'not slow' -n 2 --dist loadfile --no-loadscope-reorder
 
 test-browser: $(STAMP) ## a real browser drives the report; fails without one
@@ -59,7 +59,7 @@ test-browser: $(STAMP) ## a real browser drives the report; fails without one
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[test,browser]'
 	$(BIN)/python -m pytest tests/browser
 
-test-slow: $(STAMP) tiny/exports/.made ## the slow tests
+test-slow: $(STAMP) tiny/exports/.made tiny/exports/.made-i2v ## the slow tests
 	$(BIN)/python -m pytest tests --ignore=tests/browser -m slow
 
 clean: ## remove what the commands above made, the goldens stay

@@ -92,6 +92,7 @@ def test_the_design_holds_out_what_calibration_knows() -> None:
     assert len(keys) == len(Design().tasks())
 
 
+@pytest.mark.slow
 def test_a_small_run_from_generation_to_tables(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
+import pytest
+
 from harness.outcomes import Outcome
 from harness.records.limits import LimitFile
 
@@ -23,6 +25,7 @@ def regenerate(project: Any, *more: str) -> Any:
     return project.quantgate("regenerate", "--runner", "cpu", "--author", "ann", "--controls", "frames", *more)
 
 
+@pytest.mark.slow
 def test_limits_hold_around_both_goldens(project: Any) -> None:
     project.cases("  one: {}\n")
     assert regenerate(project).returncode == 0
@@ -56,6 +59,7 @@ def test_limits_hold_around_both_goldens(project: Any) -> None:
     assert f"the limits also name golden {'9' * 16}, which is not accepted" in checked.stdout
 
 
+@pytest.mark.slow
 def test_regeneration_holds_each_run_against_the_nearest(project: Any) -> None:
     """Runs of the second mode are no spread of the first."""
     project.cases("  one: {}\n")

@@ -19,6 +19,7 @@ from tiny.training.optimizer import MuonAdamW, orthogonalise
 pytestmark = pytest.mark.filterwarnings("ignore")
 
 
+@pytest.mark.slow
 def test_smoke_training_learns_and_writes_a_pipeline(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
     from tiny.evaluate import load
 

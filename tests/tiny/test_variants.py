@@ -150,7 +150,10 @@ def test_ti2v_is_trained_on_the_timesteps_that_the_pipeline_gives(
     assert batch.weight.mean() == pytest.approx(1.0)
 
 
+@pytest.mark.slow
 def test_training_goes_on_where_it_stopped(trained: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    # the budget is time: a busy machine does fewer steps
+    done = train_variants.progress(trained / "ti2v-robust.safetensors")["done"]
     train_variants.main(["--only", "ti2v", "--smoke", "--device", "cpu", "--out", str(trained), "--resume"])
-    assert "ti2v-robust: resumed at step 3" in capfd.readouterr().err
-    assert train_variants.progress(trained / "ti2v-robust.safetensors")["done"] == 3
+    assert f"ti2v-robust: resumed at step {done}" in capfd.readouterr().err
+    assert train_variants.progress(trained / "ti2v-robust.safetensors")["done"] >= done >= 1
