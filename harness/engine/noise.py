@@ -20,6 +20,7 @@ from pydantic import Field
 
 from harness.definitions.case import Case
 from harness.engine.backend import Emit, Method
+from harness.engine.observed import moved
 from harness.records.base import Json, Record
 from harness.records.generation import Generation
 
@@ -71,8 +72,6 @@ def _box_muller(uniform: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
 # Disturb a generation by the smallest possible amount, to measure how chaotic a case is.
 
 
-MANTISSA = {"float32": 23, "bf16": 7}
-"""Stored bits of the mantissa."""
 METHOD = "generate_perturbed"
 
 
@@ -95,12 +94,7 @@ def disturbed(latents: torch.Tensor, dtype: str, generator: torch.Generator) -> 
     The moves are drawn on the CPU, so that a seed gives the same moves on every device. Zeros and values that are not
     finite stay.
     """
-    steps = torch.randint(-1, 2, latents.shape, generator=generator, dtype=torch.int8).to(latents.device)
-    _, exponent = torch.frexp(latents.float())
-    # frexp's mantissa lies in [.5, 1): the leading bit is worth 2^(exponent - 1)
-    unit = torch.ldexp(torch.ones_like(latents, dtype=torch.float32), exponent - 1 - MANTISSA[dtype])
-    unit = torch.where((latents == 0) | ~torch.isfinite(latents), torch.zeros_like(unit), unit)
-    return (latents.float() + steps * unit).to(latents.dtype)
+    return moved(latents, torch.randint(-1, 2, latents.shape, generator=generator, dtype=torch.int8), dtype)
 
 
 class Disturber:

@@ -109,6 +109,29 @@ def _distance(text: torch.Tensor, known: torch.Tensor) -> float:
     return finite(float((squared / theirs.square().sum().clamp_min(1e-30)).sqrt()))
 
 
+def call_facts(one: Pass, texts: Texts, latents: torch.Tensor) -> dict[str, Any]:
+    """Return the fields of ``harness.records.generation.ModelCall`` for one pass.
+
+    Args:
+        one: the pass.
+        texts: the encoder's texts.
+        latents: the latents passed to the scheduler's step, [1, C, T, H, W].
+    """
+    role, error = texts.role(one.text)
+    given, held, moving = one.latents, latents[0], one.denoised()
+    if given is not None and moving:
+        # clean given frames replace the scheduler's frames and are covered by `Condition`, so compare only the others
+        given, held = given[:, moving], held[:, moving] if held.shape[1] == given.shape[1] else held
+    gain, apart = fit(given, held)
+    return {
+        "timestep": one.timestep,
+        "text": role,
+        "text_error": error,
+        "latents_gain": gain,
+        "latents_error": apart,
+    }
+
+
 def fit(mine: torch.Tensor | None, reference: torch.Tensor) -> tuple[float | None, float | None]:
     """Return the least-squares factor from ``reference`` to ``mine``, and their relative L2 distance without it.
 

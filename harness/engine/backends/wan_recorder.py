@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import math
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -14,7 +13,8 @@ import torch
 
 from harness.engine.backend import Emit
 from harness.engine.backends.wan_condition import ConditionWatch
-from harness.engine.backends.wan_received import Pass, Texts, finite, fit, guidance, passes
+from harness.engine.backends.wan_received import Pass, Texts, call_facts, finite, fit, guidance, passes
+from harness.engine.observed import FloatRange, numbers, repeated_frames, text_facts
 from harness.engine.sketch import sketch
 from harness.frames.clip import Clip
 from harness.records.base import Json
@@ -179,7 +179,7 @@ class Recorder:
                 if isinstance(part, torch.Tensor)
             }
             self.alone = self.alone.model_copy(update=parts)
-            self.text = _text_facts(embeds[0], self._text_inputs, self._masks)
+            self.text = text_facts(embeds[0], self._text_inputs, self._masks)
             self._emit({"stage": "encode", "step": 1, "steps": 1, "seconds": self._lap()})
             return embeds
 
@@ -200,15 +200,13 @@ class Recorder:
     def _first(self, latents: torch.Tensor) -> None:
         """Take the scheduler's settings, and check whether frames repeat the noise of the previous frame."""
         scheduler = self._pipe.scheduler
-        self.sigmas, self.timesteps = (_numbers(getattr(scheduler, name, None)) for name in ("sigmas", "timesteps"))
-        if latents.dim() == 5 and latents.shape[2] > 1:
-            same = (latents[:, :, 1:] == latents[:, :, :-1]).flatten(3).all(dim=3).all(dim=1)
-            self.repeated_frames = int(same.sum())
+        self.sigmas, self.timesteps = (numbers(getattr(scheduler, name, None)) for name in ("sigmas", "timesteps"))
+        self.repeated_frames = repeated_frames(latents)
 
     def _record(self, velocity: torch.Tensor, timestep: float, before: torch.Tensor, after: torch.Tensor) -> Expert:
         expert = cast("Expert", self._passes[-1].expert)
         low = expert == "transformer_2" and self._pipe._guidance_scale_2 is not None
-        calls = tuple(call_record(one, self._texts, before) for one in self._passes)
+        calls = tuple(ModelCall(**call_facts(one, self._texts, before)) for one in self._passes)
         measured = guidance(velocity, self._passes, self._texts)
         self._passes.clear()
         carried = None if self._carried is None else self._carried.to(before.device)
@@ -241,36 +239,6 @@ class Recorder:
         return lap
 
 
-def _text_facts(embeds: Any, ids: list[torch.Tensor], masks: list[torch.Tensor | None]) -> dict[str, Json]:
-    """Return exact facts of the encoded prompt: length and dtype of the embedding, digests of tokens and mask."""
-    if not isinstance(embeds, torch.Tensor):
-        return {}
-    return {
-        "length": embeds.shape[1],
-        "dtype": str(embeds.dtype).removeprefix("torch."),
-        "tokens": _digest(ids),
-        "mask": _digest([torch.zeros(0) if mask is None else mask for mask in masks]),
-    }
-
-
-def _digest(parts: list[torch.Tensor]) -> str:
-    """Return 16 hex digits of sha256 over the values without trailing zeros: a longer limit only adds such padding."""
-    digest = hashlib.sha256()
-    for part in parts:
-        for row in part.reshape(-1, part.shape[-1]).to(device="cpu", dtype=torch.int64).tolist():
-            while row and row[-1] == 0:
-                row.pop()
-            digest.update(repr(row).encode())
-    return digest.hexdigest()[:16]
-
-
-def _numbers(values: Any) -> tuple[float, ...]:
-    """Return a scheduler's list of numbers, unchanged; empty for ``None``."""
-    if values is None:
-        return ()
-    return tuple(float(value) for value in torch.as_tensor(values).double().flatten().tolist())
-
-
 # Output of the decoder: its floats before they are clamped, and the frames that they are rounded to.
 
 
@@ -284,41 +252,24 @@ def rounded(video: torch.Tensor) -> Clip:
     return Clip(frames.cpu().numpy())
 
 
-class FloatWatch:
+class FloatWatch(FloatRange):
     """Observes the output of the VAE's decoder, before diffusers clamps and rounds it.
 
-    ``AutoencoderKLWan`` decodes a few frames at a time and clamps their concatenation to [-1, 1]. A clamp hides
-    infinities and out-of-range values, so the watch is a forward hook on the decoder itself. Values are mapped to
-    [0, 1] as the video processor does, ``x / 2 + 0.5``.
+    ``AutoencoderKLWan`` decodes a few frames at a time and clamps their concatenation to [-1, 1], so the watch is a
+    forward hook on the decoder itself.
     """
 
     def __init__(self) -> None:
-        self._nan = self._inf = 0
-        self._minimum, self._maximum = float("inf"), float("-inf")
-        self._frames = 0
-        self._first_bad: int | None = None
+        super().__init__()
         self._sum, self._values = 0.0, 0
 
-    def __call__(self, _module: torch.nn.Module, _inputs: Any, output: torch.Tensor) -> None:
-        """Add the next frames, [B, C, T, H, W]."""
-        finite = torch.isfinite(output)
-        if bool(finite.all()):
-            low, high = torch.aminmax(output)
-            self._spread(float(low), float(high))
-            # round as `rounded` does: otherwise the fraction of a level in a flat frame would look like a bias
-            levels = output.float().clamp(-1.0, 1.0).div_(2).add_(0.5).mul_(255).round_()
-            self._sum += float(levels.sum(dtype=torch.float64))
-            self._values += output.numel()
-        else:
-            self._nan += int(torch.isnan(output).sum())
-            self._inf += int(torch.isinf(output).sum())
-            bad = (~finite).any(dim=1).flatten(2).any(dim=2).any(dim=0)
-            if self._first_bad is None:
-                self._first_bad = self._frames + int(bad.to(torch.int8).argmax())
-            if bool(finite.any()):
-                low, high = torch.aminmax(output[finite])
-                self._spread(float(low), float(high))
-        self._frames += output.shape[2]
+    def add_finite(self, frames: torch.Tensor) -> None:
+        """Sum the frames as `rounded` rounds them: otherwise the fraction of a level in a flat frame would look like a
+        bias.
+        """
+        levels = frames.float().clamp(-1.0, 1.0).div_(2).add_(0.5).mul_(255).round_()
+        self._sum += float(levels.sum(dtype=torch.float64))
+        self._values += frames.numel()
 
     def rounding_bias(self, clip: Clip) -> float | None:
         """Return the mean of the frames' 8-bit values minus the mean of the rounded decoded values: 0, or -0.5 if the
@@ -331,33 +282,6 @@ class FloatWatch:
         bias = float(clip.frames.mean(dtype="float64")) - self._sum / self._values
         return bias if math.isfinite(bias) else None
 
-    def _spread(self, low: float, high: float) -> None:
-        self._minimum, self._maximum = min(self._minimum, low), max(self._maximum, high)
-
     def stats(self) -> FloatStats:
-        """Return the statistics. Minimum and maximum are those of the finite values, 0 if there are none."""
-        seen = self._minimum <= self._maximum
-        return FloatStats(
-            nan=self._nan,
-            inf=self._inf,
-            minimum=self._minimum / 2 + 0.5 if seen else 0.0,
-            maximum=self._maximum / 2 + 0.5 if seen else 0.0,
-            first_bad_frame=self._first_bad,
-        )
-
-
-def call_record(one: Pass, texts: Texts, latents: torch.Tensor) -> ModelCall:
-    """Return the record of one pass.
-
-    Args:
-        one: the pass.
-        texts: the encoder's texts.
-        latents: the latents passed to the scheduler's step, [1, C, T, H, W].
-    """
-    role, error = texts.role(one.text)
-    given, held, moving = one.latents, latents[0], one.denoised()
-    if given is not None and moving:
-        # clean given frames replace the scheduler's frames and are covered by `Condition`, so compare only the others
-        given, held = given[:, moving], held[:, moving] if held.shape[1] == given.shape[1] else held
-    gain, apart = fit(given, held)
-    return ModelCall(timestep=one.timestep, text=role, text_error=error, latents_gain=gain, latents_error=apart)
+        """Return the statistics."""
+        return FloatStats(**self.facts())

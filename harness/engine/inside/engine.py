@@ -19,7 +19,8 @@ from safetensors.torch import load_file, save_file
 
 from harness.engine.inside import emulate, probes
 from harness.engine.inside.names import by_runtime_name, stored_modules
-from harness.engine.inside.watch import FloatWatch, Receipts, Trace, plain
+from harness.engine.inside.watch import Receipts, Trace, plain, stored_format
+from harness.engine.observed import FloatRange
 
 EXPERTS = ("transformer", "transformer_2")
 PRECISION = {"bf16": "bf16", "fp16": "fp16", "fp32": "fp32"}
@@ -213,8 +214,6 @@ class Engine:
     def _facts(self) -> dict[str, Any]:
         config = self._arguments.pipeline_config
         formats: dict[str, dict[str, int]] = {}
-        from harness.engine.inside.watch import stored_format
-
         for role, modules in self.linears().items():
             for module in modules.values():
                 counts = formats.setdefault(role, {})
@@ -287,7 +286,7 @@ class Engine:
             disturb,
             params.get("disturb_dtype", "bf16"),
         )
-        receipts, floats = Receipts(), FloatWatch()
+        receipts, floats = Receipts(), FloatRange()
         if self._cuda:
             torch.cuda.synchronize()
             torch.cuda.reset_peak_memory_stats()
@@ -305,13 +304,13 @@ class Engine:
         return {
             "trace": data,
             "receipts": receipts.rows(self._names),
-            "float_stats": floats.stats() or _stats_of(frames),
+            "float_stats": floats.facts() if floats.frames else _stats_of(frames),
             "seconds": seconds,
             "peak_memory_bytes": int(peak),
         }
 
     @contextmanager
-    def _watching(self, trace: Trace, receipts: Receipts, floats: FloatWatch, latents: torch.Tensor) -> Iterator[None]:
+    def _watching(self, trace: Trace, receipts: Receipts, floats: FloatRange, latents: torch.Tensor) -> Iterator[None]:
         pipeline = self._worker.pipeline
         stages = list(pipeline.stages)
         denoising = _stage(stages, "Denoising")
@@ -408,7 +407,7 @@ class Engine:
         case, watch, began = params["case"], probes.InputWatch(), time.perf_counter()
         latents = load_file(params["latents"])["latents"]
         trace = Trace(case["sampling"]["num_inference_steps"], self._channel.progress)
-        with watch.watching(self.experts), self._watching(trace, Receipts(), FloatWatch(), latents):
+        with watch.watching(self.experts), self._watching(trace, Receipts(), FloatRange(), latents):
             self._run(case, trace)
         inputs = watch.chosen()
         index, tensors = self._observe(inputs, None)

@@ -8,7 +8,6 @@ from __future__ import annotations
 import json
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -18,11 +17,11 @@ from safetensors import safe_open
 from safetensors.torch import save
 
 from harness.engine.inside.watch import stored_format
+from harness.engine.probes import watching
 from harness.engine.probes.stimulus import stimulus
 from harness.engine.sketch import sketch
 
 METADATA_KEY = "quantgate.probe"
-ATTENTION_OUT = ("to_out.0", "to_out")
 NORM_AMPLITUDE = 0.01
 """Norms get a faint signal, as in ``harness.engine.probes.run``."""
 
@@ -36,122 +35,23 @@ class Recorded:
     text: torch.Tensor
 
 
-class InputWatch:
-    """Keeps the input of the first pass of every step, which is the conditional pass."""
-
-    def __init__(self) -> None:
-        self.seen: list[tuple[str, torch.Tensor, torch.Tensor, torch.Tensor]] = []
-        self._last: float | None = None
-
-    @contextmanager
-    def watching(self, experts: Mapping[str, Any]) -> Iterator[None]:
-        """Hook the experts while the context lasts."""
-        handles = [
-            model.register_forward_pre_hook(self._hook(role), with_kwargs=True) for role, model in experts.items()
-        ]
-        try:
-            yield
-        finally:
-            for handle in handles:
-                handle.remove()
-
-    def _hook(self, role: str) -> Any:
-        def hook(_module: Any, _arguments: Any, options: dict[str, Any]) -> None:
-            timestep = options["timestep"]
-            value = float(timestep.reshape(-1)[0])
-            # the second call of a step is the unconditional pass
-            if value == self._last:
-                return
-            self._last = value
-            text = options["encoder_hidden_states"]
-            text = text[0] if isinstance(text, list | tuple) else text
-            latents = options["hidden_states"]
-            self.seen.append(
-                (role, timestep.detach().cpu(), latents[:1].detach().cpu().clone(), text[:1].detach().cpu().clone())
-            )
-
-        return hook
+class InputWatch(watching.InputWatch):
+    """Keeps the inputs of the experts for a recording."""
 
     def chosen(self) -> list[Recorded]:
         """Return the first and the last step of every expert, the ends of its noise range."""
-        picked = []
-        for role in dict.fromkeys(role for role, *_ in self.seen):
-            own = [index for index, (name, *_) in enumerate(self.seen) if name == role]
-            for index in sorted({own[0], own[-1]}):
-                _, timestep, latents, text = self.seen[index]
-                probe = {
-                    "expert": role,
-                    "step": index,
-                    "timestep": float(timestep.reshape(-1)[0]),
-                    "timestep_dtype": str(timestep.dtype).removeprefix("torch."),
-                    "tokens": text.shape[1],
-                }
-                picked.append(Recorded(probe, latents.contiguous(), _trimmed(text)))
-        return picked
+        return [Recorded(item.facts(), item.latents.contiguous(), item.trimmed()) for item in self.ends()]
 
 
-def _trimmed(text: torch.Tensor) -> torch.Tensor:
-    used = text[0].float().abs().amax(dim=1).nonzero()
-    rows = int(used[-1]) + 1 if len(used) else 1
-    return text[:, :rows].contiguous()
-
-
-class PointWatch:
-    """Sketches of one forward pass in order of execution, and the amplitude of every Linear's input."""
-
-    def __init__(self) -> None:
-        self.names: list[tuple[str, str]] = []
-        self.sketches: list[tuple[float, ...]] = []
-        self.in_parts: set[str] = set()
-        self.amplitudes: dict[str, float] = {}
-
-    def take(self, name: str, kind: str, value: Any) -> None:
-        """Sketch a tensor (of a tuple its first item). Drop a point that is called twice per pass."""
-        tensor = value[0] if isinstance(value, tuple) else value
-        if not isinstance(tensor, torch.Tensor) or name in self.in_parts:
-            return
-        place = next((index for index, (other, _) in enumerate(self.names) if other == name), None)
-        if place is not None:
-            self.in_parts.add(name)
-            del self.names[place], self.sketches[place]
-            return
-        self.names.append((name, kind))
-        self.sketches.append(sketch(tensor[:1]))
-
-    @contextmanager
-    def watching(self, model: Any, linears: Mapping[str, Any], names: Mapping[str, Sequence[str]]) -> Iterator[None]:
-        """Hook the Linears (under their checkpoint names), norms and blocks of an expert."""
-        handles = []
-        for name, module in model.named_modules():
-            if name in linears:
-                known = names[name][0]
-                handles.append(module.register_forward_pre_hook(self._before(known)))
-                handles.append(module.register_forward_hook(self._after(known, "linear")))
-            elif kind := _kind(name, module):
-                handles.append(module.register_forward_hook(self._after(name, kind)))
-        try:
-            yield
-        finally:
-            for handle in handles:
-                handle.remove()
-
-    def _before(self, name: str) -> Any:
-        def hook(_module: Any, inputs: tuple[Any, ...]) -> None:
-            if not inputs or not isinstance(inputs[0], torch.Tensor):
-                return
-            self.amplitudes[name] = float(inputs[0].detach().float().square().mean().sqrt())
-            for leaf in ATTENTION_OUT:
-                if name.endswith(f".{leaf}"):
-                    self.take(f"{name.removesuffix(leaf)}attention", "attention", inputs[0])
-                    break
-
-        return hook
-
-    def _after(self, name: str, kind: str) -> Any:
-        def hook(_module: Any, _inputs: Any, output: Any) -> None:
-            self.take(name, kind, output)
-
-        return hook
+def points_of(
+    model: Any, linears: Mapping[str, Any], names: Mapping[str, Sequence[str]]
+) -> Iterator[tuple[str, str, torch.nn.Module]]:
+    """Yield the Linears (under their checkpoint names), norms and blocks of an expert."""
+    for name, module in model.named_modules():
+        if name in linears:
+            yield names[name][0], "linear", module
+        elif kind := _kind(name, module):
+            yield name, kind, module
 
 
 def _kind(name: str, module: Any) -> str | None:
@@ -205,12 +105,12 @@ def observe(
             "timestep": torch.tensor([item.probe["timestep"]], device=device).to(kind),
             "encoder_hidden_states": text.to(device),
         }
-        watch = PointWatch()
+        watch = watching.SketchWatch()
         if role in looked:
             output = call(model, arguments)
         else:
             looked.add(role)
-            with watch.watching(model, linears[role], names[role]):
+            with watch.hooked(points_of(model, linears[role], names[role])):
                 output = call(model, arguments)
             in_parts[role] = sorted(watch.in_parts)
             tensors[f"points.{number}"] = torch.tensor(watch.sketches, dtype=torch.float32)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import functools
-import hashlib
 import json
 import math
 import time
@@ -15,19 +14,13 @@ from typing import Any
 import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from harness.engine.backends.wan_received import Pass, Texts, finite, fit, guidance, passes
+from harness.engine.backends.wan_received import Pass, Texts, call_facts, finite, fit, guidance, passes
 from harness.engine.inside import emulate
+from harness.engine.observed import moved, numbers, repeated_frames, text_facts
 from harness.engine.sketch import sketch
 
-MANTISSA = {"float32": 23, "bf16": 7}
-"""Stored bits of the mantissa."""
 FORMATS = {torch.bfloat16: "bf16", torch.float16: "fp16", torch.float32: "fp32", torch.uint8: "nvfp4"}
 MATRIX_PRODUCTS = ("mm", "addmm", "bmm", "matmul", "linear", "scaled_mm", "gemm")
-
-
-def numbers(values: Any) -> list[float]:
-    """Return a scheduler's list of numbers; empty for ``None``."""
-    return [] if values is None else [float(value) for value in torch.as_tensor(values).double().flatten().tolist()]
 
 
 def plain(config: Mapping[str, Any]) -> dict[str, Any]:
@@ -40,15 +33,6 @@ def plain(config: Mapping[str, Any]) -> dict[str, Any]:
 def stored_format(weight: torch.Tensor) -> str:
     """Return the format of a stored weight: ``nvfp4``, ``fp8``, ``bf16``, ..."""
     return "fp8" if weight.dtype == torch.float8_e4m3fn else FORMATS.get(weight.dtype, str(weight.dtype))
-
-
-def disturbed(latents: torch.Tensor, steps: torch.Tensor, dtype: str) -> torch.Tensor:
-    """Move latents by ``steps`` (int8: -1, 0, 1) units in the last place of ``dtype``; zeros stay."""
-    _, exponent = torch.frexp(latents.float())
-    # frexp's mantissa lies in [.5, 1): the leading bit is worth 2^(exponent - 1)
-    unit = torch.ldexp(torch.ones_like(latents, dtype=torch.float32), exponent - 1 - MANTISSA[dtype])
-    unit = torch.where((latents == 0) | ~torch.isfinite(latents), torch.zeros_like(unit), unit)
-    return (latents.float() + steps.to(latents.device) * unit).to(latents.dtype)
 
 
 class _Products(TorchDispatchMode):  # type: ignore[no-untyped-call]
@@ -123,46 +107,6 @@ class Receipts:
                 row = {"expert": expert, "module": module, "format": form, "kernel": kernel, "calls": calls}
                 found.append({**row, "note": note})
         return found
-
-
-class FloatWatch:
-    """Observes the values of the VAE's decoder, before they are clamped to [-1, 1]."""
-
-    def __init__(self) -> None:
-        self._nan = self._inf = self._frames = 0
-        self._low, self._high = float("inf"), float("-inf")
-        self._first_bad: int | None = None
-
-    def __call__(self, _module: Any, _inputs: Any, output: Any) -> None:
-        """Add the next frames, [B, C, T, H, W]."""
-        tensor = output[0] if isinstance(output, tuple) else output
-        if not isinstance(tensor, torch.Tensor) or tensor.dim() != 5:
-            return
-        finite_ones = torch.isfinite(tensor)
-        if not bool(finite_ones.all()):
-            self._nan += int(torch.isnan(tensor).sum())
-            self._inf += int(torch.isinf(tensor).sum())
-            bad = (~finite_ones).any(dim=1).flatten(2).any(dim=2).any(dim=0)
-            if self._first_bad is None:
-                self._first_bad = self._frames + int(bad.to(torch.int8).argmax())
-            tensor = tensor[finite_ones]
-        if tensor.numel():
-            low, high = torch.aminmax(tensor.float())
-            self._low, self._high = min(self._low, float(low)), max(self._high, float(high))
-        self._frames += output.shape[2] if isinstance(output, torch.Tensor) else 0
-
-    def stats(self) -> dict[str, Any] | None:
-        """Return counts and range, mapped to [0, 1] as the video is; ``None`` if the decoder was not observed."""
-        if not self._frames:
-            return None
-        seen = self._low <= self._high
-        return {
-            "nan": self._nan,
-            "inf": self._inf,
-            "minimum": self._low / 2 + 0.5 if seen else 0.0,
-            "maximum": self._high / 2 + 0.5 if seen else 0.0,
-            "first_bad_frame": self._first_bad,
-        }
 
 
 class Trace:
@@ -261,10 +205,10 @@ class Trace:
             before, result = latents.detach(), step(scheduler, *arguments, **options)
             after = result[0] if isinstance(result, tuple) else result.prev_sample
             watch._record(velocity, float(given["timestep"]), before, after)
-            moved = watch._disturb.get(f"step.{len(watch.steps) - 1}")
+            steps_of_noise = watch._disturb.get(f"step.{len(watch.steps) - 1}")
             # disturb after the record, so that the trace holds the scheduler's own result
-            if moved is not None:
-                after = disturbed(after, moved, watch._dtype)
+            if steps_of_noise is not None:
+                after = moved(after, steps_of_noise, watch._dtype)
                 result = (after, *result[1:])
             watch._carried = after
             return result
@@ -272,22 +216,13 @@ class Trace:
         return wrapped
 
     def _first(self, scheduler: Any, latents: torch.Tensor) -> None:
-        self.sigmas, self.timesteps = numbers(scheduler.sigmas), numbers(scheduler.timesteps)
+        self.sigmas, self.timesteps = list(numbers(scheduler.sigmas)), list(numbers(scheduler.timesteps))
         self.scheduler = plain(dict(scheduler.config)) | {"class": type(scheduler).__name__}
-        if latents.dim() == 5 and latents.shape[2] > 1:
-            same = (latents[:, :, 1:] == latents[:, :, :-1]).flatten(3).all(dim=3).all(dim=1)
-            self.repeated_frames = int(same.sum())
+        self.repeated_frames = repeated_frames(latents)
 
     def _record(self, velocity: torch.Tensor, timestep: float, before: torch.Tensor, after: torch.Tensor) -> None:
         expert = self._passes[-1].expert if self._passes else "transformer"
-        calls = []
-        for item in self._passes:
-            role, error = self._texts.role(item.text)
-            gain, apart = fit(item.latents, before[0])
-            calls.append(
-                {"timestep": item.timestep, "text": role, "text_error": error, "latents_gain": gain,
-                 "latents_error": apart}
-            )  # fmt: skip
+        calls = [call_facts(item, self._texts, before) for item in self._passes]
         measured = guidance(velocity, self._passes, self._texts)
         self._passes.clear()
         carried = None if self._carried is None else self._carried.to(before.device)
@@ -319,33 +254,14 @@ class Trace:
         """Return the trace, in the shape of ``harness.records.generation.Trace``."""
         texts = {name: [finite(value) for value in sketch(tensor)] for name, tensor in self._embeddings.items()}
         whole = [tensor.float() for tensor in self._embeddings.values()]
-        prompt = self._embeddings.get("prompt")
         return {
             "steps": self.steps,
             "scheduler": self.scheduler,
             "boundary_ratio": self.boundary,
             "text_embedding_sketch": [finite(value) for value in sketch(torch.cat(whole))] if whole else [],
-            "text": {}
-            if prompt is None
-            else {
-                "length": prompt.shape[1],
-                "dtype": str(prompt.dtype).removeprefix("torch."),
-                "tokens": _digest(self._tokens),
-                "mask": _digest([torch.zeros(1) if mask is None else mask for mask in self._masks]),
-            },
+            "text": text_facts(self._embeddings.get("prompt"), self._tokens, self._masks),
             "repeated_frames": self.repeated_frames,
             "sigmas": self.sigmas,
             "timesteps": self.timesteps,
             "alone": texts,
         }
-
-
-def _digest(parts: list[torch.Tensor]) -> str:
-    """Return 16 hex digits of sha256 over the values without trailing zeros: a longer limit only adds such padding."""
-    digest = hashlib.sha256()
-    for part in parts:
-        for row in part.reshape(-1, part.shape[-1]).to(device="cpu", dtype=torch.int64).tolist():
-            while row and row[-1] == 0:
-                row.pop()
-            digest.update(repr(row).encode())
-    return digest.hexdigest()[:16]

@@ -2,21 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
-from typing import Any, cast
+from typing import cast
 
 import torch
 
+from harness.engine.probes import watching
+from harness.engine.probes.watching import ROPE, SketchWatch
 from harness.engine.quantized.linear import QuantizedLinear
-from harness.engine.sketch import sketch
-from harness.records.generation import Expert
 from harness.records.probe import Point, PointKind, ProbeInput
-
-ATTENTION_OUT = ".to_out.0"
-ROPE = "rope"
-"""Name of the module that returns the rotary tables, cosine and sine."""
 
 
 def is_linear(module: torch.nn.Module) -> bool:
@@ -29,80 +24,18 @@ def is_norm(name: str, module: torch.nn.Module) -> bool:
     return "norm" in name.rpartition(".")[2] and hasattr(module, "eps") and not list(module.children())
 
 
-class PointWatch:
-    """Sketches of one forward pass, in order of execution."""
+class PointWatch(SketchWatch):
+    """Sketches of one forward pass of a diffusers expert."""
 
-    def __init__(self) -> None:
-        self.points: list[Point] = []
-        self.sketches: list[tuple[float, ...]] = []
-        self.in_parts: set[str] = set()
-        """Points that were called more than once per pass, and so were dropped."""
-        self.busy = False
-        """True while a hook of this watch computes, so that its operations are not counted as the model's."""
-        self.amplitudes: dict[str, float] = {}
-        """Root mean square of the input of every Linear."""
+    @property
+    def points(self) -> tuple[Point, ...]:
+        """The points in order of execution."""
+        return tuple(Point(name=name, kind=cast("PointKind", kind)) for name, kind in self.names)
 
-    def take(self, name: str, kind: PointKind, value: Any) -> None:
-        """Sketch a tensor: of a tuple the first item, and of a batch the first item, as a runtime may batch more.
-
-        A module that is called twice per pass computes in parts (a feed-forward in two chunks). No part is comparable
-        with the whole, so the point is dropped.
-        """
-        tensor = value[0] if isinstance(value, tuple) else value
-        if not isinstance(tensor, torch.Tensor) or name in self.in_parts:
-            return
-        seen = next((place for place, point in enumerate(self.points) if point.name == name), None)
-        if seen is not None:
-            self.in_parts.add(name)
-            del self.points[seen], self.sketches[seen]
-            return
-        self.points.append(Point(name=name, kind=kind))
-        self.busy = True
-        try:
-            # the first item of a batch only: a runtime may batch both guidance passes
-            self.sketches.append(sketch(tensor[:1]))
-        finally:
-            self.busy = False
-
-    @contextmanager
-    def watching(self, model: torch.nn.Module) -> Iterator[None]:
+    def watching(self, model: torch.nn.Module) -> AbstractContextManager[None]:
         """Hook ``model`` while the context lasts. Its computations are not changed."""
-        handles = []
-        for name, module in model.named_modules():
-            kind = _kind(name, module)
-            if kind is None:
-                continue
-            if kind == "linear":
-                handles.append(module.register_forward_pre_hook(self._before(name)))
-            handles.append(module.register_forward_hook(self._after(name, kind)))
-        try:
-            yield
-        finally:
-            for handle in handles:
-                handle.remove()
-
-    def _before(self, name: str) -> Any:
-        def hook(_module: torch.nn.Module, inputs: tuple[Any, ...]) -> None:
-            x = inputs[0]
-            # this computation is the watch's, so it must not be counted as the model's
-            self.busy = True
-            self.amplitudes[name] = float(x.detach().to(torch.float32).square().mean().sqrt())
-            self.busy = False
-            if name.endswith(ATTENTION_OUT):
-                # the output of attention before the projection
-                self.take(name.removesuffix(ATTENTION_OUT) + ".attention", "attention", x)
-
-        return hook
-
-    def _after(self, name: str, kind: PointKind) -> Any:
-        def hook(_module: torch.nn.Module, _inputs: Any, output: Any) -> None:
-            if name.rpartition(".")[2] == ROPE and isinstance(output, tuple):
-                self.busy = True
-                output = torch.cat([table.detach().float() for table in output], dim=-1)  # cosine and sine
-                self.busy = False
-            self.take(name, kind, output)
-
-        return hook
+        named = ((name, _kind(name, module), module) for name, module in model.named_modules())
+        return self.hooked((name, kind, module) for name, kind, module in named if kind is not None)
 
 
 def _kind(name: str, module: torch.nn.Module) -> PointKind | None:
@@ -131,65 +64,17 @@ class Recorded:
     """[1, tokens], if each token has its own timestep."""
 
 
-class InputWatch:
-    """Keeps every input of the experts' conditional passes: a pipeline calls conditional first, then unconditional."""
-
-    def __init__(self) -> None:
-        self.seen: list[tuple[str, Any, torch.Tensor, torch.Tensor]] = []
-        self._last: Any = None
-
-    @contextmanager
-    def watching(self, experts: dict[str, torch.nn.Module]) -> Iterator[None]:
-        """Hook the experts while the context lasts."""
-        handles = [
-            model.register_forward_pre_hook(self._hook(role), with_kwargs=True) for role, model in experts.items()
-        ]
-        try:
-            yield
-        finally:
-            for handle in handles:
-                handle.remove()
-
-    def _hook(self, role: str) -> Any:
-        def hook(_module: torch.nn.Module, _arguments: Any, options: dict[str, Any]) -> None:
-            timestep = options["timestep"]
-            # with a timestep per token, those of a given frame are 0, so the largest is the step's
-            if float(timestep.max()) == self._last:
-                return
-            self._last = float(timestep.max())
-            kept = (
-                options["hidden_states"].detach().cpu().clone(),
-                options["encoder_hidden_states"].detach().cpu().clone(),
-            )
-            self.seen.append((role, timestep.detach().cpu(), *kept))
-
-        return hook
+class InputWatch(watching.InputWatch):
+    """Keeps the inputs of the experts as records."""
 
     def chosen(self) -> tuple[Recorded, ...]:
         """Return the first and the last step of every expert, the ends of its noise range."""
-        picked: list[Recorded] = []
-        for role in dict.fromkeys(role for role, *_ in self.seen):
-            mine = [index for index, (name, *_) in enumerate(self.seen) if name == role]
-            for index in _ends(mine):
-                _, timestep, latents, text = self.seen[index]
-                probe = ProbeInput(
-                    expert=cast("Expert", role),
-                    step=index,
-                    timestep=float(timestep.max()),
-                    timestep_dtype=str(timestep.dtype).removeprefix("torch."),
-                    tokens=text.shape[1],
-                )
-                tokens = timestep.clone() if timestep.dim() == 2 else None
-                picked.append(Recorded(probe, latents, _trimmed(text), tokens))
-        return tuple(picked)
-
-
-def _ends(indices: Sequence[int]) -> list[int]:
-    return sorted({indices[0], indices[-1]})
-
-
-def _trimmed(text: torch.Tensor) -> torch.Tensor:
-    """Return the text without the trailing rows of zeros, with which the pipeline pads."""
-    used = text[0].abs().amax(dim=1).nonzero()
-    rows = int(used[-1]) + 1 if len(used) else 1
-    return text[:, :rows].contiguous()
+        return tuple(
+            Recorded(
+                ProbeInput(**item.facts()),
+                item.latents,
+                item.trimmed(),
+                item.timestep.clone() if item.timestep.dim() == 2 else None,
+            )
+            for item in self.ends()
+        )

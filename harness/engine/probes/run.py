@@ -91,7 +91,7 @@ def observe(
 
     Args:
         experts: loaded transformers by role.
-        inputs: recorded by ``record.InputWatch`` or read by ``read_inputs``.
+        inputs: recorded by ``points.InputWatch`` or read by ``read_inputs``.
         device: device that the inputs are moved to.
         dtype: compute dtype of the experts.
         amplitudes: signal size per Linear; ``None``: the sizes measured in this pass (a recording).
@@ -135,7 +135,7 @@ def observe(
             # a recording defines the signal sizes; a later probe must use the recorded sizes to be comparable
             if amplitudes is None:
                 sizes[item.probe.expert] = watch.amplitudes
-        points.append(tuple(watch.points))
+        points.append(watch.points)
         tensors[f"velocity.{index}"] = output[0].detach().to(device="cpu", dtype=torch.float32).contiguous()
     modules: dict[Expert, tuple[str, ...]] = {}
     formats: dict[Expert, dict[str, str]] = {}

@@ -9,8 +9,9 @@ import torch
 
 from harness.engine.inside import emulate
 from harness.engine.inside.names import by_runtime_name
-from harness.engine.inside.watch import FloatWatch, Receipts, Trace, disturbed
-from harness.engine.noise import disturbed as ours
+from harness.engine.inside.watch import Receipts, Trace
+from harness.engine.noise import disturbed
+from harness.engine.observed import FloatRange, moved
 
 
 class Expert(torch.nn.Module):
@@ -106,7 +107,7 @@ def test_the_disturbance_is_that_of_the_other_backend() -> None:
     latents = torch.randn(64) * torch.tensor([1e-3, 1.0, 50.0, 0.0]).repeat(16)
     for dtype in ("float32", "bf16"):
         steps = torch.randint(-1, 2, latents.shape, generator=torch.Generator().manual_seed(3), dtype=torch.int8)
-        assert torch.equal(disturbed(latents, steps, dtype), ours(latents, dtype, torch.Generator().manual_seed(3)))
+        assert torch.equal(moved(latents, steps, dtype), disturbed(latents, dtype, torch.Generator().manual_seed(3)))
 
 
 def test_receipts_count_calls_and_name_the_product() -> None:
@@ -143,13 +144,13 @@ def test_an_emulated_product_is_said_in_the_receipt() -> None:
 
 
 def test_values_that_a_clamp_would_hide_are_counted() -> None:
-    watch = FloatWatch()
+    watch = FloatRange()
     healthy, broken = torch.zeros(1, 3, 2, 4, 4), torch.full((1, 3, 2, 4, 4), 3.0)
     broken[0, 0, 1, 0, 0] = float("nan")
     for part in (healthy, broken):
         watch(None, None, part)
-    stats = watch.stats()
-    assert stats is not None
+    stats = watch.facts()
+    assert watch.frames == 4
     assert (stats["nan"], stats["inf"], stats["first_bad_frame"], stats["maximum"]) == (1, 0, 3, 2.0)
 
 
