@@ -394,9 +394,14 @@ class Engine:
             video = video[0]
         sampling = case["sampling"]
         wanted = (3, sampling["num_frames"], sampling["height"], sampling["width"])
-        if tuple(video.shape) != wanted or not video.dtype.is_floating_point:
-            raise RuntimeError(
-                f"sglang {self._version} gave {video.dtype} {list(video.shape)}, asked for floats {list(wanted)}"
+        if not video.dtype.is_floating_point:
+            raise RuntimeError(f"sglang {self._version} gave {video.dtype}, asked for floats")
+        if tuple(video.shape) != wanted:
+            # some versions round silently what others refuse
+            raise RefusedError(
+                f"sglang {self._version} gave a video of {list(video.shape)} (channels, num_frames, height, width), "
+                f"asked for {list(wanted)}",
+                f"sampling: {{num_frames: {video.shape[1]}, height: {video.shape[2]}, width: {video.shape[3]}}}",
             )
         return video.permute(1, 2, 3, 0).float().cpu().contiguous()
 
