@@ -11,11 +11,12 @@ import time
 from collections import Counter
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from typing import Any, Protocol
+from typing import Any
 
 import torch
 
 from harness.definitions.case import Case
+from harness.engine.probes.methods import Host
 from harness.records.base import Json
 from harness.records.perf import PROFILE_METHOD, BlockTime, Profile
 
@@ -24,21 +25,6 @@ _SCALAR = "aten::_local_scalar_dense"
 """Reads one value on the host, which waits for the device if the value is there."""
 _TOP = 5
 _PROFILED_STEPS = 2
-
-
-class Host(Protocol):
-    """Interface that a backend needs to be profiled."""
-
-    @property
-    def experts(self) -> dict[str, torch.nn.Module]:
-        """The loaded transformers by expert."""
-
-    @property
-    def compute(self) -> tuple[torch.device, torch.dtype]:
-        """Device and dtype of the transformers."""
-
-    def denoise(self, case: Case) -> Any:
-        """Run a case up to its last latents, without decoding."""
 
 
 def profile_methods(host: Host) -> Mapping[str, Any]:
