@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Callable
 from pathlib import Path
 
 from harness.definitions.case import UNRESOLVED, Case, CheckpointRef, ImageRef
@@ -44,15 +45,7 @@ def resolve_checkpoint(reference: CheckpointRef, root: Path, *, where: str = "")
         )
     from huggingface_hub import snapshot_download
 
-    try:
-        return Path(snapshot_download(reference.path, revision=reference.revision, local_files_only=hub_is_offline()))
-    except Exception as error:
-        raise InfraError(
-            f"{reference.path} at {reference.revision[:12]} cannot be fetched: {type(error).__name__}: {error}",
-            where=where,
-            remedy=f"hf download {reference.path} --revision {reference.revision}",
-            kind="download",
-        ) from error
+    return _fetched(snapshot_download, (reference.path,), reference.revision, reference.path, where)
 
 
 def resolve_image(image: ImageRef, root: Path, *, where: str = "") -> Path:
@@ -78,16 +71,7 @@ def resolve_image(image: ImageRef, root: Path, *, where: str = "") -> Path:
         )
     from huggingface_hub import hf_hub_download
 
-    try:
-        offline = hub_is_offline()
-        return Path(hf_hub_download(image.path, image.file, revision=image.revision, local_files_only=offline))
-    except Exception as error:
-        raise InfraError(
-            f"{image.name} at {str(image.revision)[:12]} cannot be fetched: {type(error).__name__}: {error}",
-            where=where,
-            remedy=f"hf download {image.path} {image.file} --revision {image.revision}",
-            kind="download",
-        ) from error
+    return _fetched(hf_hub_download, (image.path, image.file), str(image.revision), image.name, where)
 
 
 def _shown(folder: Path, root: Path) -> str:
@@ -127,3 +111,27 @@ def resolve_case(case: Case, root: Path) -> dict[str, Path]:
         for role, reference in case.checkpoints().items()
         if role in ENGINE_ROLES
     }
+
+
+def _fetched(download: Callable[..., str], of: tuple[str, ...], revision: str, name: str, where: str) -> Path:
+    """Return what a function of the hub client downloads at a commit; offline, what is cached.
+
+    Args:
+        download: ``snapshot_download`` or ``hf_hub_download``.
+        of: its positional arguments: the repository, and the file.
+        revision: the commit.
+        name: of the checkpoint or picture, for the error.
+        where: shown in the error.
+
+    Raises:
+        InfraError: kind ``download``.
+    """
+    try:
+        return Path(download(*of, revision=revision, local_files_only=hub_is_offline()))
+    except Exception as error:
+        raise InfraError(
+            f"{name} at {revision[:12]} cannot be fetched: {type(error).__name__}: {error}",
+            where=where,
+            remedy=f"hf download {' '.join(of)} --revision {revision}",
+            kind="download",
+        ) from error
