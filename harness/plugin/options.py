@@ -19,6 +19,9 @@ FOLDERS = ("cases", "runners", "thresholds", "goldens", "runs")
 """Folders of a project. ``quantgate_<folder>`` in pytest's settings may confirm one of these names, never change it."""
 
 
+_PROJECT: pytest.StashKey[Project] = pytest.StashKey()
+
+
 def declare(parser: pytest.Parser) -> None:
     """Add options and ini settings to pytest's parser."""
     group = parser.getgroup("quantgate", "quantized video-diffusion cases")
@@ -96,10 +99,14 @@ def project(config: pytest.Config) -> Project:
     Raises:
         pytest.UsageError: ``[tool.quantgate]`` in ``pyproject.toml`` cannot be used.
     """
-    try:
-        return Project.of_repository(config.rootpath)
-    except QuantgateError as error:
-        raise pytest.UsageError(str(error)) from error
+    # pytest asks for every path that it collects, so the settings are read once per run
+    found = config.stash.get(_PROJECT, None)
+    if found is None:
+        try:
+            found = config.stash[_PROJECT] = Project.of_repository(config.rootpath)
+        except QuantgateError as error:
+            raise pytest.UsageError(str(error)) from error
+    return found
 
 
 def runs_folder(config: pytest.Config) -> Path:
