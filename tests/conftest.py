@@ -1,9 +1,24 @@
-"""One torch thread in every test: two busy threads on a shared machine are far slower than one."""
+"""One torch thread in every test, and no test changes the modes of torch for the next one."""
 
 from __future__ import annotations
 
 import os
+import sys
+from collections.abc import Iterator
 
+import pytest
+
+# two busy threads on a shared machine are far slower than one
 for name in ("OMP_NUM_THREADS", "MKL_NUM_THREADS"):
     os.environ.setdefault(name, "1")
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
+
+
+@pytest.fixture(autouse=True)
+def _modes_of_torch() -> Iterator[None]:
+    """Restore what ``wan_loading.apply`` sets for a whole process: an engine's process ends, that of the tests goes on."""
+    yield
+    torch = sys.modules.get("torch")  # most tests need no torch, and its import takes seconds
+    if torch is not None and hasattr(torch, "set_grad_enabled"):
+        torch.set_grad_enabled(True)
+        torch.use_deterministic_algorithms(False)

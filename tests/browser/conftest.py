@@ -5,7 +5,6 @@
 
 from __future__ import annotations
 
-import importlib.util
 import os
 import shutil
 from collections.abc import Iterator
@@ -13,6 +12,7 @@ from pathlib import Path
 from types import ModuleType
 
 import pytest
+import report_runs
 from playwright.sync_api import Browser, BrowserContext, Page, sync_playwright
 
 ARGUMENTS = [
@@ -72,13 +72,7 @@ def context(chromium: Browser) -> Iterator[BrowserContext]:
 @pytest.fixture(scope="session")
 def make() -> ModuleType:
     """The factories of ``tests/support/report_runs.py``."""
-    path = Path(__file__).parents[1] / "support" / "report_runs.py"
-    spec = importlib.util.spec_from_file_location("report_runs", path)
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
+    return report_runs
 
 
 @pytest.fixture(scope="session")

@@ -2,33 +2,18 @@
 
 from __future__ import annotations
 
-import importlib.util
-import sys
 from pathlib import Path
-from types import ModuleType
 from typing import Any
 
 import pytest
-
-PIPELINE = Path(__file__).parents[1] / "engine"
-
-
-def _load(name: str) -> ModuleType:
-    spec = importlib.util.spec_from_file_location(name, PIPELINE / f"{name}.py")
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    sys.modules[name] = module
-    spec.loader.exec_module(module)
-    return module
+from random_wan import make_pipeline
 
 
 @pytest.fixture(scope="session")
 def random_wan(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder with ``bf16``, a small random Wan2.2 repository."""
-    helpers = _load("random_wan")
     root = tmp_path_factory.mktemp("random_wan")
-    helpers.make_pipeline(root / "bf16")
+    make_pipeline(root / "bf16")
     return root
 
 

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import importlib.util
 import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from types import ModuleType
 from typing import Any
 
 import pytest
+from random_wan import export, make_pipeline
 
 from harness.definitions.case import Case
 from harness.definitions.causes import CAUSES
@@ -76,25 +75,13 @@ def make_case() -> Callable[..., Case]:
     return fault_case
 
 
-def _load(name: str) -> ModuleType:
-    """A helper beside this file, which is not in a package."""
-    spec = importlib.util.spec_from_file_location(name, Path(__file__).with_name(f"{name}.py"))
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    sys.modules[name] = module
-    spec.loader.exec_module(module)
-    return module
-
-
 @pytest.fixture(scope="session")
 def random_wan(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder with `bf16`, a small random Wan2.2 repository, and `nvfp4` and `fp8`: ModelOpt exports of one expert."""
-    helpers = _load("random_wan")
     root = tmp_path_factory.mktemp("random_wan")
-    helpers.make_pipeline(root / "bf16")
+    make_pipeline(root / "bf16")
     for form in ("nvfp4", "fp8"):
-        helpers.export(root / "bf16" / "transformer", root / form, form)
+        export(root / "bf16" / "transformer", root / form, form)
     return root
 
 

@@ -12,8 +12,8 @@ import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
-import psutil
 import pytest
+from engine_processes import alive, chain_of, left
 
 from harness.definitions.case import Case
 from harness.engine.owner import EngineOwner
@@ -30,33 +30,12 @@ KINDS = 5
 """What the fault `all_kinds` starts: a child, one in a session of its own, an orphan, a daemon, one deaf to SIGTERM."""
 
 
-def _alive(pid: int) -> bool:
-    try:
-        return psutil.Process(pid).status() != psutil.STATUS_ZOMBIE
-    except psutil.NoSuchProcess:
-        return False
-
-
-def _left(pids: list[int], seconds: float = 15.0) -> list[int]:
-    deadline = time.monotonic() + seconds
-    while time.monotonic() < deadline and any(map(_alive, pids)):
-        time.sleep(0.02)
-    return [pid for pid in pids if _alive(pid)]
-
-
-def _chain(guard: int) -> tuple[int, int, int]:
-    """Guard, supervisor and worker."""
-    (supervisor,) = psutil.Process(guard).children()
-    worker = next(child for child in supervisor.children() if os.getpgid(child.pid) == child.pid)
-    return guard, supervisor.pid, worker.pid
-
-
 @pytest.fixture
 def last_resort(tmp_path: Path) -> Iterator[None]:
     """Kill what a failed test left."""
     yield
     for line in (tmp_path / "pids").read_text().split() if (tmp_path / "pids").exists() else []:
-        if _alive(int(line)):
+        if alive(int(line)):
             os.kill(int(line), signal.SIGKILL)
 
 
@@ -78,7 +57,7 @@ def test_the_engine_ends_with_whoever_guards_it(
 ) -> None:
     owner = start_owner(make_case())
     assert owner.pid is not None
-    chain = dict(zip(("guard", "supervisor", "worker"), _chain(owner.pid), strict=True))
+    chain = dict(zip(("guard", "supervisor", "worker"), chain_of(owner.pid), strict=True))
 
     def strike() -> None:
         for name in victims:
@@ -93,7 +72,7 @@ def test_the_engine_ends_with_whoever_guards_it(
     assert time.monotonic() - began < 40
     pids = [int(line) for line in (tmp_path / "pids").read_text().split()]
     assert len(pids) == KINDS
-    assert _left([*pids, *chain.values()]) == []
+    assert left([*pids, *chain.values()]) == []
 
 
 PARENT = """
@@ -131,7 +110,7 @@ def test_a_dead_parent_leaves_neither_processes_nor_its_lease(
     guard = int(parent.stdout.readline())
     while parent.stdout.readline() not in ("spawned\n", ""):
         pass
-    chain = dict(zip(("guard", "supervisor", "worker"), _chain(guard), strict=True))
+    chain = dict(zip(("guard", "supervisor", "worker"), chain_of(guard), strict=True))
     for name in stopped:
         os.kill(chain[name], signal.SIGSTOP)
     parent.kill()
@@ -143,11 +122,11 @@ def test_a_dead_parent_leaves_neither_processes_nor_its_lease(
     assert len(pids) == KINDS
     if killed or len(stopped) == 2:
         # Nobody is left, or nobody who runs: the worker ends by itself, and the next run ends what it left.
-        assert _left([chain["worker"]]) == []
+        assert left([chain["worker"]]) == []
     else:
-        assert _left([*pids, *chain.values()]) == []
+        assert left([*pids, *chain.values()]) == []
     with acquire([Device(kind="cuda", name="NVIDIA B200", uuid="FAKE-0")], 10, folder=tmp_path / "leases"):
-        assert _left([*pids, *chain.values()], 1.0) == []
+        assert left([*pids, *chain.values()], 1.0) == []
 
 
 @pytest.mark.slow
@@ -160,21 +139,21 @@ def test_seeded_kill_points(tmp_path: Path, seed: int) -> None:
     parent = subprocess.Popen([sys.executable, "-c", PARENT, helpers, str(tmp_path)], stdout=subprocess.PIPE, text=True)
     assert parent.stdout is not None
     guard = int(parent.stdout.readline())
-    chain = _chain(guard)
+    chain = chain_of(guard)
     threading.Thread(target=parent.stdout.read, daemon=True).start()
     time.sleep(draw.uniform(0, 1.5))
     struck = {pid: draw.choice([signal.SIGKILL, signal.SIGSTOP]) for pid in draw.sample(chain, draw.randint(0, 3))}
     for pid, number in struck.items():
-        if _alive(pid):
+        if alive(pid):
             os.kill(pid, number)
             time.sleep(draw.choice([0, 0, 0.05]))
     parent.kill()
     parent.wait()
     if len(struck) < len(chain):  # else nobody runs who could notice
-        assert _left([chain[2]]) == []
+        assert left([chain[2]]) == []
     end_leftovers()
     pids = [int(line) for line in (tmp_path / "pids").read_text().split()] if (tmp_path / "pids").exists() else []
-    assert _left([*pids, *chain], 5.0) == []
+    assert left([*pids, *chain], 5.0) == []
 
 
 def _sleeper(marker: str | None) -> subprocess.Popen[bytes]:
@@ -235,4 +214,4 @@ def test_a_process_ends_with_the_parent_that_it_was_started_by(tmp_path: Path) -
         "child.stdout.readline(); print(child.pid, flush=True); os.kill(os.getpid(), 9)"
     )
     ended = subprocess.run([sys.executable, "-c", parent], capture_output=True, text=True, timeout=60, check=False)
-    assert _left([int(ended.stdout)]) == []
+    assert left([int(ended.stdout)]) == []

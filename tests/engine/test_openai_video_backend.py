@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.util
 import json
 import sys
 import threading
@@ -13,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import video_server
 
 from harness.definitions.case import Case
 from harness.definitions.checks import check_case
@@ -24,18 +24,6 @@ from harness.judge.verdict import observe
 from harness.outcomes import Outcome
 
 DOUBLE = Path(__file__).parents[1] / "support" / "video_server.py"
-
-
-def _double() -> Any:
-    spec = importlib.util.spec_from_file_location("video_server", DOUBLE)
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
-
-
-video_server = _double()
 
 
 def served(dialect: str = "sglang", fault: str = "", **changes: Any) -> Case:

@@ -13,11 +13,9 @@ from harness.engine.quantized import native, nvfp4
 
 
 @pytest.fixture(autouse=True)
-def _clean(monkeypatch: pytest.MonkeyPatch) -> object:
+def _clean(monkeypatch: pytest.MonkeyPatch) -> None:
     torch.set_num_threads(1)
     monkeypatch.setattr(sys, "argv", ["selfcheck", "--device", "cpu"])
-    yield
-    torch.set_grad_enabled(True)
 
 
 def test_a_cpu_dequantizes(capsys: pytest.CaptureFixture[str]) -> None:

@@ -7,13 +7,13 @@ import signal
 import subprocess
 import sys
 import threading
-import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import psutil
 import pytest
+from engine_processes import chain_of, left
 
 from harness.definitions.case import Case
 from harness.engine import starter as module
@@ -26,27 +26,6 @@ from harness.machine.processes import MARKER, leftovers, marked
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="subreapers, death signals and /proc are Linux's")
 Make = Callable[..., Case]
 Start = Callable[..., EngineOwner]
-
-
-def _alive(pid: int) -> bool:
-    try:
-        return psutil.Process(pid).status() != psutil.STATUS_ZOMBIE
-    except psutil.NoSuchProcess:
-        return False
-
-
-def _left(pids: list[int], seconds: float = 20.0) -> list[int]:
-    deadline = time.monotonic() + seconds
-    while time.monotonic() < deadline and any(map(_alive, pids)):
-        time.sleep(0.02)
-    return [pid for pid in pids if _alive(pid)]
-
-
-def _chain(guard: int) -> tuple[int, int, int]:
-    """Guard, supervisor and worker."""
-    (supervisor,) = psutil.Process(guard).children()
-    worker = next(child for child in supervisor.children() if os.getpgid(child.pid) == child.pid)
-    return guard, supervisor.pid, worker.pid
 
 
 def _pids(folder: Path) -> list[int]:
@@ -80,7 +59,7 @@ def test_engines_are_forked_and_the_record_says_so(
     owner, plain = forked(make_case(id="first")), start_owner(make_case(id="first"))
     assert (started(owner), started(plain)) == ("fork", "process")
     assert owner.pid is not None
-    guard, supervisor, worker = _chain(owner.pid)
+    guard, supervisor, worker = chain_of(owner.pid)
     assert psutil.Process(guard).ppid() == starter.pid
     assert {os.getsid(pid) for pid in (guard, supervisor, worker)} == {guard}
     assert psutil.Process(worker).cwd() == str(tmp_path)
@@ -98,7 +77,7 @@ def test_engines_are_forked_and_the_record_says_so(
     assert started(again) == "fork"
     assert again.generate(make_case("noise"), tmp_path / "c").clip
     owner.close()
-    assert _left([guard, supervisor, worker]) == []
+    assert left([guard, supervisor, worker], 20.0) == []
     assert psutil.pid_exists(starter.pid)
 
 
@@ -117,7 +96,7 @@ def test_whatever_it_starts_ends_with_a_forked_engine(forked: Start, make_case: 
         owner.generate(make_case("children_then_hang", timeouts={"load": 60, "generate": 4}), tmp_path)
     assert caught.value.kind == "hang"
     assert len(_pids(tmp_path)) == 3
-    assert _left(_pids(tmp_path)) == []
+    assert left(_pids(tmp_path), 20.0) == []
 
 
 def test_how_a_forked_engine_died_is_told(forked: Start, make_case: Make, tmp_path: Path) -> None:
@@ -133,12 +112,12 @@ def test_the_fate_of_guard_and_supervisor_leaves_nothing(
 ) -> None:
     owner = forked(make_case())
     assert owner.pid is not None
-    chain = _chain(owner.pid)
+    chain = chain_of(owner.pid)
     owner.generate(make_case("children"), tmp_path)
     for victim in victims:
         os.kill(chain[victim], number)
     owner.close()
-    assert _left([*chain, *_pids(tmp_path)]) == []
+    assert left([*chain, *_pids(tmp_path)], 20.0) == []
 
 
 def test_the_marker_in_proc_is_the_engines_own(forked: Start, starter: Starter, make_case: Make) -> None:
@@ -146,7 +125,7 @@ def test_the_marker_in_proc_is_the_engines_own(forked: Start, starter: Starter, 
     assert owner.pid is not None
     environment = psutil.Process(owner.pid).environ()
     mine = marked(environment[MARKER])
-    assert {process.pid for process in mine} == set(_chain(owner.pid))
+    assert {process.pid for process in mine} == set(chain_of(owner.pid))
     assert psutil.Process(starter.pid).environ()[MARKER] != environment[MARKER]
     assert not leftovers()
 
@@ -156,12 +135,12 @@ def test_the_death_of_the_starter_is_a_crash_and_the_next_engine_is_a_process(
 ) -> None:
     owner = forked(make_case())
     assert owner.pid is not None
-    chain = _chain(owner.pid)
+    chain = chain_of(owner.pid)
     threading.Timer(0.3, os.kill, (starter.pid, signal.SIGKILL)).start()
     with pytest.raises(InfraError) as caught:
         owner.generate(make_case("hang"), tmp_path)
     assert caught.value.kind == "crash"
-    assert _left([*chain]) == []
+    assert left([*chain], 20.0) == []
     assert started(forked(make_case())) == "process"
 
 
@@ -172,7 +151,7 @@ def test_a_starter_that_does_not_answer_is_given_up(
     monkeypatch.setattr(module, "ANSWER_SECONDS", 0.5)
     os.kill(starter.pid, signal.SIGSTOP)
     assert started(forked(make_case())) == "process"
-    assert _left([starter.pid]) == []
+    assert left([starter.pid], 20.0) == []
 
 
 def test_a_library_that_starts_a_thread_is_not_forked(
@@ -208,7 +187,7 @@ os.kill(os.getpid(), 9)
 """
     ended = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, timeout=60, check=False)
     assert ended.returncode == -signal.SIGKILL, ended.stderr
-    assert _left([*map(int, ended.stdout.split()[-2:]), *_pids(tmp_path)]) == []
+    assert left([*map(int, ended.stdout.split()[-2:]), *_pids(tmp_path)], 20.0) == []
 
 
 def test_it_can_be_switched_off(monkeypatch: pytest.MonkeyPatch, make_case: Make) -> None:

@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-import importlib.util
-import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from types import ModuleType
 from typing import Any
 
 import numpy as np
 import pytest
+from hub_server import HubServer
 
 from harness.frames.clip import Clip, write_clip
 from harness.goldens.golden import describe
@@ -20,22 +18,10 @@ from harness.records.identity import Identity
 Made = tuple[GoldenManifest, dict[str, Path]]
 
 
-def load_support(name: str) -> ModuleType:
-    """A module of tests/support, which is not a package."""
-    path = Path(__file__).parents[1] / "support" / f"{name}.py"
-    spec = importlib.util.spec_from_file_location(f"quantgate_tests_{name}", path)
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    sys.modules[spec.name] = module
-    spec.loader.exec_module(module)
-    return module
-
-
 @pytest.fixture(scope="session")
 def hub_server() -> Iterator[Any]:
     """A hub on loopback, in a process of its own; one for all tests, each in a repository of its own."""
-    with load_support("hub_server").HubServer() as server:
+    with HubServer() as server:
         yield server
 
 

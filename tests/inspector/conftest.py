@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import importlib.util
 import itertools
-import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
+from hub_server import HubServer
 
 pytest.importorskip("modelopt", reason="the corpus is made by nvidia-modelopt's exporter (extra: test)")
 
@@ -43,14 +42,7 @@ def own_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 @pytest.fixture(scope="session")
 def hub_server() -> Iterator[Any]:
     """A hub on loopback, in a process of its own."""
-    path = Path(__file__).parents[1] / "support" / "hub_server.py"
-    spec = importlib.util.spec_from_file_location("quantgate_tests_checkpoint_hub", path)
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    sys.modules[spec.name] = module
-    spec.loader.exec_module(module)
-    with module.HubServer() as server:
+    with HubServer() as server:
         yield server
 
 

@@ -2,27 +2,17 @@
 
 from __future__ import annotations
 
-import importlib.util
 from pathlib import Path
 from types import ModuleType
 
 import pytest
-
-
-def _support() -> ModuleType:
-    path = Path(__file__).parents[1] / "support" / "report_runs.py"
-    spec = importlib.util.spec_from_file_location("report_runs", path)
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
+import report_runs
 
 
 @pytest.fixture(scope="session")
 def make() -> ModuleType:
     """The factories of ``tests/support/report_runs.py``."""
-    return _support()
+    return report_runs
 
 
 @pytest.fixture(scope="session")

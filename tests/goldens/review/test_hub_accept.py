@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import importlib.util
-import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
+from hub_server import HubServer
 
 from harness.errors import GoldenError, InfraError
 from harness.goldens.accept import accept
@@ -32,17 +31,10 @@ def hub(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[Any]:
     """A hub in a process of its own; the client is set as HF_HUB_* variables set it at import."""
     from huggingface_hub import constants
 
-    path = Path(__file__).parents[2] / "support" / "hub_server.py"
-    spec = importlib.util.spec_from_file_location("quantgate_tests_hub_server", path)
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    sys.modules[spec.name] = module
-    spec.loader.exec_module(module)
     monkeypatch.setattr(constants, "HF_HUB_DISABLE_XET", True)
     monkeypatch.setattr(constants, "HF_HUB_OFFLINE", False)
     monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path / "hf"))
-    with module.HubServer() as server:
+    with HubServer() as server:
         monkeypatch.setenv("HF_ENDPOINT", server.url)  # never store.json: a data file does not say where a token goes
         yield server
 
