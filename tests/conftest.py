@@ -16,7 +16,7 @@ os.environ.setdefault("HF_HUB_OFFLINE", "1")
 
 @pytest.fixture(autouse=True)
 def _modes_of_torch() -> Iterator[None]:
-    """Restore what ``wan_loading.apply`` sets for a whole process: an engine's process ends, that of the tests goes on."""
+    """Restore what ``wan_loading.apply`` sets for a whole process: an engine's process ends, the tests' goes on."""
     yield
     torch = sys.modules.get("torch")  # most tests need no torch, and its import takes seconds
     if torch is not None and hasattr(torch, "set_grad_enabled"):
