@@ -255,7 +255,9 @@ class _HttpError(Exception):
                 remedy="correct the setting that the answer names in the case file",
             )
         kind = kind_of(RuntimeError(self.text))
-        return InfraError(f"the server answered {self.code}: {text}", where=case.id, remedy=_look_at(case.server), kind=kind)
+        return InfraError(
+            f"the server answered {self.code}: {text}", where=case.id, remedy=_look_at(case.server), kind=kind
+        )
 
 
 def parameters(case: Case, dialect: str) -> dict[str, Json]:
