@@ -92,7 +92,9 @@ def _settings(repository: Path) -> dict[str, Any] | None:
     except FileNotFoundError:
         return None
     except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
-        raise InvalidCaseError(f"cannot be read: {error}", where=str(file)) from error
+        raise InvalidCaseError(
+            f"cannot be read: {error}", where=str(file), remedy="correct the file, which must be TOML in UTF-8"
+        ) from error
     if table is None:
         return None
     if not isinstance(table, dict) or set(table) - {"root"} or not isinstance(table.get("root", "."), str):
@@ -109,7 +111,9 @@ def _configured_root(repository: Path) -> Path:
     root: Path = (repository / named).resolve()
     if not root.is_relative_to(repository):
         raise InvalidCaseError(
-            f"[tool.quantgate] root leads out of the repository: {named}", where=str(repository / "pyproject.toml")
+            f"[tool.quantgate] root leads out of the repository: {named}",
+            where=str(repository / "pyproject.toml"),
+            remedy='name a folder of this repository, such as root = "ci/video"',
         )
     return root
 

@@ -91,7 +91,12 @@ def export_quantized(root: Path) -> bool:
     if done.returncode:
         shutil.rmtree(folder, ignore_errors=True)
         last = (done.stderr.strip().splitlines() or ["no message"])[-1]
-        raise InfraError(f"the embedded model could not be quantized: {last}", where=str(target), kind="crash")
+        raise InfraError(
+            f"the embedded model could not be quantized: {last}",
+            where=str(target),
+            remedy="see that the disk has room (df -h), then type it again: quantgate init --demo",
+            kind="crash",
+        )
     (folder / EXPORT).replace(target)
     shutil.rmtree(folder)
     return True

@@ -94,7 +94,9 @@ def pictures_of(case: Case, pictures: Mapping[str, Path], workdir: Path | None =
         try:
             found[role] = decode(data, case.sampling.width, case.sampling.height)
         except PictureError as error:
-            raise InvalidCaseError(f"sampling.{role}: {image.name} {error}", where=case.id) from error
+            raise InvalidCaseError(
+                f"sampling.{role}: {image.name} {error}", where=case.id, remedy="replace the picture in the case"
+            ) from error
     return found
 
 

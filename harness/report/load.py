@@ -100,7 +100,7 @@ def load_run(folder: Path) -> Run:
         raise ReportError(
             f"there is no {RECORD_FILE} in this folder or below it",
             where=str(folder),
-            remedy="pytest cases/tiny.yaml --runner cpu",
+            remedy="pytest cases",
         )
     entries: list[Entry] = []
     unreadable: list[Unreadable] = []

@@ -13,6 +13,7 @@ import pytest
 from PIL import Image
 
 from harness.definitions.case import Case
+from harness.definitions.checks import check_case
 from harness.definitions.image import PictureError, decode, read_picture
 from harness.definitions.loading import load_case_file
 from harness.definitions.request import request_of
@@ -171,6 +172,8 @@ WRONG = {
     "revision of a file": (f"{{path: ./a.png, revision: {COMMIT}}}", "has no revision"),
     "hub without a commit": ("{path: owner/name, file: a.png}", "needs `revision`"),
     "hub without a digest": (f"{{path: owner/name, file: a.png, revision: {COMMIT}}}", "needs `sha256`"),
+    "hub without a file": (f"{{path: owner/name, revision: {COMMIT}, sha256: {'f' * 64}}}", "needs `file`"),
+    "hub absolute": (f"{{path: owner/name, file: /a, revision: {COMMIT}, sha256: {'f' * 64}}}", "leads out"),
     "hub above": (f"{{path: owner/name, file: ../a, revision: {COMMIT}, sha256: {'f' * 64}}}", "leads out"),
     "neither": ("{path: just-a-word}", "neither ./file nor owner/name"),
 }
@@ -205,3 +208,16 @@ def test_a_picture_at_no_commit_is_collected_and_does_not_run(tmp_path: Path) ->
     case = load(tmp_path, f"{{path: owner/name, file: a.png, revision: unresolved, sha256: {'f' * 64}}}")
     with pytest.raises(InvalidCaseError, match=r"image owner/name/a\.png"):
         require_resolved(case)
+
+
+@pytest.mark.parametrize(
+    ("backend", "taken"),
+    [("diffusers", True), ("command", True), ("sglang", False), ("openai-video", False)],
+)
+def test_a_backend_that_hands_no_picture_on_refuses_it(tmp_path: Path, backend: str, taken: bool) -> None:
+    (tmp_path / "a.png").write_bytes(encoded(picture()))
+    case = load(tmp_path, "{path: ./a.png}").model_copy(update={"backend": backend})
+    findings = [text for place, text in check_case(case, root=tmp_path, runners=["cpu"]) if place[0] == "sampling"]
+    assert findings == (
+        [] if taken else [f"backend {backend} does not hand pictures on yet; `diffusers` and `command` do"]
+    )

@@ -117,6 +117,15 @@ def test_the_same_case_round_trips_through_its_own_dump(load):
             "program_files.0: '../a' leads out of the repository",
         ),
         ("command: [./run]", "command: `command` is read by backend command only"),
+        ("backend: openai-video", "backend: backend openai-video needs `server` with either `command` or `url`"),
+        (
+            "{backend: openai-video, server: {url: 'http://x', command: [serve]}}",
+            "backend: backend openai-video needs `server` with either `command` or `url`",
+        ),
+        ("server: {url: 'http://x'}", "server: `server` is read by backend openai-video only"),
+        ("backend: sglang", "backend: backend sglang needs `runtime`: which version runs"),
+        ("runtime: sglang==0.5.23", "runtime: `runtime` is read by backend sglang, and this is diffusers"),
+        ("runtime_args: {a: 1}", "runtime_args: `runtime_args` is read by backend sglang, and this is diffusers"),
         ("env: {OMP_NUM_THREDS: '1'}", "env.OMP_NUM_THREDS: OMP_NUM_THREDS: no environment variable that backend"),
         ("env: {CUDA_VISIBLE_DEVICES: '0'}", "env.CUDA_VISIBLE_DEVICES: CUDA_VISIBLE_DEVICES belongs to the lease"),
         ("pass_env: [CUDA_DEVICE_ORDER]", "pass_env.0: CUDA_DEVICE_ORDER belongs to the lease of the GPU"),
@@ -196,6 +205,19 @@ def test_a_wrong_field_is_named_with_its_line(refused, fields, said):
     line = LINE if fields.startswith("{") else LINE + 1
     (message,) = refused(f"cases:\n  one: {body}\n")
     assert message.startswith(f"cases/a.yaml:{line}: cases.one.{said}")
+
+
+@pytest.mark.parametrize(
+    "fields",
+    [
+        "{backend: command, command: [./run, '{case_json}', '{out_dir}', '{curly}'], program_files: [a/*.cu]}",
+        "{backend: openai-video, server: {url: 'http://x'}}",
+        "{backend: openai-video, server: {command: [serve, '{port}']}}",
+        "{backend: sglang, runtime: sglang==0.5.23, runtime_args: {a: 1}}",
+    ],
+)
+def test_each_backend_takes_its_own_fields(load, fields):
+    assert len(load(f"cases:\n  one: {fields}\n")) == 1
 
 
 @pytest.mark.parametrize(

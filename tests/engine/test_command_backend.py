@@ -13,6 +13,7 @@ import psutil
 import pytest
 
 from harness.definitions.case import Case
+from harness.engine.backends.command_backend import _run, _usage
 from harness.engine.owner import EngineOwner
 from harness.errors import InfraError, InvalidCaseError
 from harness.frames.clip import read_clip
@@ -184,6 +185,27 @@ def test_receipts_that_are_none_are_an_error(run: Run, tmp_path: Path) -> None:
     with pytest.raises(InfraError, match="receipts cannot be read") as caught:
         run(_with_receipts("receipts"))
     assert caught.value.kind == "protocol"
+
+
+def test_a_program_of_another_machine_cannot_be_started(tmp_path: Path) -> None:
+    program = tmp_path / "binary"
+    program.write_bytes(b"\x7fELF of another machine")
+    program.chmod(0o755)
+    with pytest.raises(InfraError, match="cannot be started: Exec format error") as caught:
+        _run([str(program)], tmp_path, _case(command=[str(program), "{case_json}", "{out}"]))
+    assert caught.value.remedy.startswith("begin `command` with a program for this machine")
+
+
+def test_a_usage_that_is_none_is_an_error(tmp_path: Path) -> None:
+    path = tmp_path / "usage.json"
+    assert _usage(path, 2.5).total == 2.5  # a program that wrote none
+    path.write_text("{}")
+    with pytest.raises(InfraError, match="usage cannot be read") as caught:
+        _usage(path, 2.5)
+    assert (caught.value.kind, caught.value.where) == ("protocol", str(path))
+    assert "take {usage} out of `command`" in caught.value.remedy
+    path.write_text('{"clock": "host", "total": 4.0, "ordinal": 9}')
+    assert (_usage(path, 2.5).total, _usage(path, 2.5).ordinal) == (4.0, 1)
 
 
 def test_a_stale_result_is_not_taken(run: Run, tmp_path: Path) -> None:

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import io
+import sys
 from collections.abc import Callable
+from fractions import Fraction
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +18,7 @@ from safetensors.numpy import save_file
 
 from harness.definitions.case import Case
 from harness.engine.backends.delivery import LOSSY, ROUNDED, container_of, read_delivery
-from harness.errors import InfraError
+from harness.errors import InfraError, InvalidCaseError
 
 COUNT, HEIGHT, WIDTH = 5, 32, 48
 SHAPE = (COUNT, HEIGHT, WIDTH, 3)
@@ -123,6 +126,40 @@ def test_of_several_containers_the_one_that_loses_least_is_read(tmp_path: Path) 
     assert read(tmp_path).delivery.container == "safetensors"
 
 
+def sound(path: Path) -> None:
+    """An MP4 that holds sound and no picture."""
+    import av
+
+    with av.open(str(path), "w") as container:
+        stream = container.add_stream("aac", rate=44100)
+        frame = av.AudioFrame.from_ndarray(np.zeros((1, 1024), np.float32), format="fltp", layout="mono")
+        frame.sample_rate = 44100
+        container.mux(stream.encode(frame))
+        container.mux(stream.encode())
+
+
+def two_sizes(path: Path) -> None:
+    """A video whose second frame is half as large; Motion JPEG states the size in each frame."""
+    import av
+
+    with av.open(str(path), "w") as container:
+        stream = container.add_stream("mjpeg", rate=16)
+        stream.width, stream.height, stream.pix_fmt = WIDTH, HEIGHT, "yuvj420p"
+        for index, size in enumerate([(WIDTH, HEIGHT), (WIDTH // 2, HEIGHT // 2)]):
+            data = io.BytesIO()
+            Image.fromarray(bytes_of()[index]).resize(size).save(data, "JPEG")
+            packet = av.Packet(data.getvalue())
+            packet.stream, packet.pts, packet.dts = stream, index, index
+            packet.time_base = Fraction(1, 16)
+            container.mux(packet)
+
+
+def see_through(path: Path) -> None:
+    picture = Image.fromarray(bytes_of()[0]).convert("RGBA")
+    picture.putpixel((1, 1), (0, 0, 0, 254))
+    picture.save(path)
+
+
 class _Payload:
     def __reduce__(self) -> Any:
         return (Path("/tmp/never").touch, ())  # noqa: S108 - never run
@@ -158,6 +195,15 @@ def link(tmp_path: Path) -> None:
         (lambda at: (at / "program" / "a.png").write_bytes(b"\x89PNG\r\n\x1a\n" + b"0" * 40), "cannot be read"),
         (lambda at: (at / "program" / "a.mp4").write_bytes(b"\0\0\0\x18ftypisom" + b"0" * 400), "cannot be read"),
         (lambda at: write_video(at / "program" / "a.mp4", bytes_of()[:-1]), "[4, 32, 48, 3]"),
+        (lambda at: see_through(at / "program" / "a.png"), "it is not opaque"),
+        (lambda at: save_file({"video": video()}, at / "frames.safetensors"), "holds ['video'], not one tensor"),
+        (lambda at: save_file({}, at / "frames.safetensors"), "holds nothing, not one tensor"),
+        (
+            lambda at: (at / "frames.safetensors").write_bytes(b"\x0b" + bytes(7) + b'{"frames": 1}'),
+            "the program's result cannot be read",
+        ),
+        (lambda at: sound(at / "program" / "a.mp4"), "it holds no video"),
+        (lambda at: two_sizes(at / "program" / "a.mkv"), "frames of different sizes"),
     ],
 )
 def test_anything_else_is_refused(tmp_path: Path, write: Callable[[Path], Any], words: str) -> None:
@@ -173,6 +219,33 @@ def test_two_files_of_one_kind_are_not_guessed_between(tmp_path: Path) -> None:
         npy(tmp_path / "program" / name, bytes_of())
     with pytest.raises(InfraError, match=r"2 npy files \(a.npy, b.npy\)"):
         read(tmp_path)
+
+
+def test_opaque_pictures_with_transparency_are_taken(tmp_path: Path) -> None:
+    folder = tmp_path / "program"
+    for index, frame in enumerate(bytes_of()):
+        Image.fromarray(frame).convert("RGBA").save(folder / f"{index}.png")
+    np.testing.assert_array_equal(read(tmp_path).clip.frames, bytes_of())
+
+
+def test_a_video_without_a_decoder_names_what_to_install(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    write_video(tmp_path / "program" / "a.mp4", bytes_of())
+    with monkeypatch.context() as patch:
+        patch.setitem(sys.modules, "av", None)  # as if PyAV were not installed
+        with pytest.raises(InvalidCaseError, match=r"a video \(a\.mp4\), and no decoder") as caught:
+            read(tmp_path)
+    assert caught.value.remedy.startswith("pip install 'quantgate[video]'")
+    assert read(tmp_path).delivery.container == "video"
+
+
+def test_frames_that_are_not_as_asked_name_where_the_forms_are_listed(tmp_path: Path) -> None:
+    with pytest.raises(InfraError, match="it wrote nothing") as caught:
+        read(tmp_path)
+    assert caught.value.remedy == "", "what the program printed is in the engine's log, which the parent names"
+    npy(tmp_path / "program" / "a.npy", bytes_of()[:-1])
+    with pytest.raises(InfraError) as caught:
+        read(tmp_path)
+    assert "docs/bring-your-runtime.md" in caught.value.remedy
 
 
 @given(data=st.binary(max_size=64))

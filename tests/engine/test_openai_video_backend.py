@@ -129,10 +129,51 @@ def test_each_end_of_a_job_is_a_typed_error(loaded: Any, tmp_path: Path, fault: 
     assert detail in f"{error.value} {error.value.kind}"
 
 
+def test_a_server_of_others_has_a_log_of_its_own(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    for server, remedy in (({"url": "http://x"}, "read the log of the server that `server.url` names"), ({}, "")):
+        case = served(**({"server": server} if server else {}))
+        backend = OpenaiVideoBackend()
+        backend._server = case.server  # type: ignore[assignment]
+        monkeypatch.setattr(backend, "_open", lambda *_, **__: b"[]")
+        with pytest.raises(InfraError, match="answered no object") as error:
+            backend.generate(case, tmp_path, lambda _: None)
+        assert error.value.remedy == remedy
+        monkeypatch.setattr(backend, "_open", lambda *_, **__: b"{")
+        with pytest.raises(InfraError, match="answered what is no JSON") as error:
+            backend.generate(case, tmp_path, lambda _: None)
+        assert error.value.remedy == remedy
+        monkeypatch.setattr(backend, "_open", lambda *_, **__: b"{}")
+        with pytest.raises(InfraError, match="names no job") as error:
+            backend.generate(case, tmp_path, lambda _: None)
+        assert error.value.remedy == remedy
+
+
+def test_an_answer_without_an_end_is_cut(monkeypatch: pytest.MonkeyPatch) -> None:
+    server = video_server.serve("vllm-omni", 0)
+    threading.Thread(target=server.serve_forever, daemon=True).start()
+    backend = OpenaiVideoBackend()
+    backend._url = f"http://127.0.0.1:{server.server_address[1]}"
+    try:
+        assert backend._open("GET", "/seen") == b"[]"
+        monkeypatch.setattr("harness.engine.backends.openai_video_backend.LARGEST_ANSWER", 1)
+        with pytest.raises(InfraError, match="more than 1 bytes"):
+            backend._open("GET", "/seen")
+    finally:
+        server.shutdown()
+        server.server_close()
+
+
+def test_a_program_that_is_not_installed_is_told(loaded: Any) -> None:
+    with pytest.raises(InvalidCaseError, match="there is no program 'no-such-server'"):
+        loaded(served(server={"command": ["no-such-server", "{port}"]}))
+    with pytest.raises(InvalidCaseError, match="needs `server` with either `command` or `url`"):
+        loaded(served(server=None))
+
+
 def test_a_request_that_the_server_refuses_is_the_cases_fault(loaded: Any, tmp_path: Path) -> None:
     case = served("vllm-omni")
     sampling = case.sampling.model_copy(update={"num_inference_steps": 500})
-    with pytest.raises(InvalidCaseError, match=r"422.*outside of 1 to 200"):
+    with pytest.raises(InvalidCaseError, match=r"(?s)422.*outside of 1 to 200.*next: correct the setting"):
         loaded(case).generate(case.model_copy(update={"sampling": sampling}), tmp_path, lambda _: None)
 
 

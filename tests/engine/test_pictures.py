@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from pathlib import Path
 
 import numpy as np
@@ -80,3 +81,28 @@ def test_the_lock_holds_the_picture_and_sees_another_one(tmp_path: Path) -> None
     without = case.model_copy(update={"sampling": case.sampling.model_copy(update={"image": None})})
     (gone,) = differences(lock, make_lock([without], tmp_path)[0], [without])
     assert "names no such picture" in str(gone)
+
+
+def test_a_copy_that_is_no_picture_is_refused(tmp_path: Path) -> None:
+    case = case_in(tmp_path)
+    (tmp_path / "a.png").write_bytes(b"no picture at all")
+    case = with_digest(case, hashlib.sha256(b"no picture at all").hexdigest())
+    with pytest.raises(InvalidCaseError, match=r"sampling\.image: \./a\.png") as caught:
+        pictures_of(case, {"image": tmp_path / "a.png"}, tmp_path / "work")
+    assert caught.value.remedy == "replace the picture in the case"
+
+
+def test_a_picture_that_goes_away_before_it_is_handed_over_is_named(tmp_path: Path) -> None:
+    case = case_in(tmp_path)
+    with pytest.raises(InvalidCaseError, match="cannot be read") as caught:
+        hand_over(case, {"image": tmp_path / "absent.png"}, tmp_path / "work")
+    assert (caught.value.where, caught.value.remedy) == ("a", "correct the path, or restore it")
+    hand_over(case, {}, tmp_path / "work")
+    assert not (tmp_path / "work").exists()
+
+
+def with_digest(case: Case, sha256: str) -> Case:
+    image = case.sampling.image
+    assert image is not None
+    sampling = case.sampling.model_copy(update={"image": image.model_copy(update={"sha256": sha256})})
+    return case.model_copy(update={"sampling": sampling})

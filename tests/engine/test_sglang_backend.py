@@ -14,7 +14,7 @@ from safetensors.numpy import save_file
 import harness.engine.backends.sglang_backend as module
 from harness.definitions.case import Case
 from harness.definitions.checks import check_case
-from harness.engine.backends.sglang_backend import SglangBackend, promised_formats
+from harness.engine.backends.sglang_backend import SglangBackend, _vae_numbers, promised_formats
 from harness.engine.environment import RUNTIME_PYTHON, engine_key
 from harness.engine.noise import Noise
 from harness.engine.owner import EngineOwner
@@ -136,6 +136,23 @@ def test_each_end_of_a_load_is_a_typed_error(loaded: Any, fault: str, kind: type
     with pytest.raises(kind) as error:
         loaded(sglang_case(f"load: {fault}"))
     assert detail in f"{error.value} {getattr(error.value, 'kind', '')}"
+
+
+def test_a_checkpoint_that_the_runtime_refuses_is_looked_at_by_its_case(loaded: Any) -> None:
+    case = sglang_case("load: wrong")
+    with pytest.raises(CheckpointFaultError) as error:
+        loaded(case)
+    assert (error.value.code, error.value.remedy) == ("runtime_refuses", f"quantgate inspect --case {case.id}")
+
+
+def test_a_vae_without_a_configuration_is_a_fault_of_the_checkpoint(tmp_path: Path) -> None:
+    with pytest.raises(CheckpointFaultError, match="cannot be read") as error:
+        _vae_numbers(tmp_path)
+    assert error.value.where == str(tmp_path / "vae" / "config.json")
+    assert error.value.remedy == f"quantgate inspect {tmp_path}"
+    (tmp_path / "vae").mkdir()
+    (tmp_path / "vae" / "config.json").write_text('{"z_dim": 48}')
+    assert _vae_numbers(tmp_path)["z_dim"] == 48
 
 
 @pytest.mark.parametrize(("fault", "kind"), [("wrong", "crash"), ("oom", "oom"), ("killed", "crash")])

@@ -11,6 +11,7 @@ import numpy.typing as npt
 import pytest
 
 from harness.definitions.causes import FRAME_CAUSES
+from harness.frames.causes import EXPLANATIONS
 from harness.frames.hypotheses import explain
 
 Frames = npt.NDArray[np.floating[Any]]
@@ -65,6 +66,51 @@ def grey(f: Frames) -> Frames:
     return np.asarray((f @ np.array([0.299, 0.587, 0.114]))[..., None])
 
 
+def smooth(f: Frames, sigma: float) -> Frames:
+    from scipy.ndimage import gaussian_filter
+
+    return np.asarray(gaussian_filter(f, (0, sigma, sigma, 0)))
+
+
+def means(f: Frames, side: int) -> Frames:
+    """Blocks of ``side`` pixels, each replaced by its mean."""
+    cut = f.reshape(T, H // side, side, W // side, side, 3)
+    return np.asarray(cut.mean((2, 4)).repeat(side, 1).repeat(side, 2))
+
+
+def other_matrix(f: Frames) -> Frames:
+    """Write YCbCr with the luma weights of BT.601, and read it with those of BT.709."""
+    written, read = np.array([0.299, 0.587, 0.114]), np.array([0.2126, 0.7152, 0.0722])
+    luma = f @ written
+    red = luma + (f[..., 0] - luma) * (1 - read[0]) / (1 - written[0])
+    blue = luma + (f[..., 2] - luma) * (1 - read[2]) / (1 - written[2])
+    green = (luma - read[0] * red - read[2] * blue) / read[1]
+    return np.stack([red, green, blue], axis=-1)
+
+
+def hue(f: Frames) -> Frames:
+    """Turn the colours by 40 degrees in YIQ (NTSC 1953)."""
+    yiq = np.array([[0.299, 0.587, 0.114], [0.596, -0.274, -0.322], [0.211, -0.523, 0.312]])
+    turn = np.radians(40)
+    rotation = [[1, 0, 0], [0, np.cos(turn), -np.sin(turn)], [0, np.sin(turn), np.cos(turn)]]
+    return np.asarray(f @ (np.linalg.inv(yiq) @ rotation @ yiq).T)
+
+
+def over_time(values: Any) -> Callable[[Frames], Frames]:
+    return lambda f: f + np.asarray(values)[:, None, None, None]
+
+
+def salt(f: Frames) -> Frames:
+    rng = np.random.default_rng(4)
+    return np.where(rng.random((T, H, W, 1)) < 0.02, rng.integers(0, 2, (T, H, W, 1)), f)
+
+
+def exchanged_tiles(f: Frames) -> Frames:
+    out = f.copy()
+    out[:, :24, :32], out[:, 24:, 32:] = f[:, 24:, 32:], f[:, :24, :32]
+    return out
+
+
 NOISE = np.random.default_rng(3).random((T, H, W, 3))
 FAULTS: dict[str, tuple[str, Callable[[Frames], Frames]]] = {
     "reversed": ("frames_reversed", lambda f: f[::-1]),
@@ -88,6 +134,31 @@ FAULTS: dict[str, tuple[str, Callable[[Frames], Frames]]] = {
     "flash": ("flash", put(4, lambda f: f + 0.08)),
     "black frame": ("frames_overwritten", put(5, 0.0)),
     "noise from frame 1": ("frames_overwritten", put(slice(1, None), NOISE[1:])),
+    "averaged blocks": ("blocks", lambda f: means(f, 8)),
+    "soft": ("blur", lambda f: smooth(f, 1.6)),
+    "sharp": ("sharpened", lambda f: f + 0.8 * (f - smooth(f, 1.0))),
+    "fade": ("brightness_drift", over_time(np.linspace(-0.08, 0.08, T))),
+    "blinking": ("flicker", over_time(np.where(np.arange(T) % 2, 0.05, -0.05))),
+    "statistics of the VAE": (
+        "channel_affine",
+        lambda f: f * np.array([1.3, 1.0, 0.75]) + np.array([-0.1, 0.05, 0.12]),
+    ),
+    "BT.601 read as BT.709": ("colour_matrix", other_matrix),
+    "coarse colour": ("chroma_subsampling", lambda f: grey(f) + means(f - grey(f), 4)),
+    "hue": ("hue", hue),
+    "contrast": ("contrast", lambda f: (f - 0.5) * 1.3 + 0.47),
+    "negative": ("inverted", lambda f: 1 - f),
+    "lines": ("tile_seams", put((slice(None), slice(24, 25)), lambda f: f + 0.15)),
+    "bright tile": ("tile_seams", put((slice(None), slice(0, 24), slice(0, 32)), lambda f: f + 0.05)),
+    "exchanged tiles": ("tiles_exchanged", exchanged_tiles),
+    "rows for columns": ("transposed", lambda f: f.transpose(0, 2, 1, 3).reshape(T, H, W, 3)),
+    "half frame rate": ("frames_repeated", lambda f: f[np.arange(T) // 2 * 2]),
+    "one frame twice": ("frames_repeated", order(0, 1, 2, 3, 4, 4, 6, 7, 8)),
+    "grain": ("noise_added", lambda f: f + 0.3 * (NOISE - 0.5)),
+    "salt and pepper": ("noise_added", salt),
+    "eight levels": ("quantized_levels", lambda f: np.floor(f * 8) / 8),
+    "lower half lost": ("value_range", lambda f: f * 2 - 1),
+    "half plus a half": ("value_range", lambda f: f / 2 + 0.5),
     "black box": ("region_overwritten", put((slice(None), slice(8, 24), slice(16, 40)), 0.0)),
 }
 
@@ -99,6 +170,10 @@ def test_a_change_of_finished_frames_is_named(name: str) -> None:
     assert code in FRAME_CAUSES
     named = [row.code for row in explain(levels(golden), levels(change(golden)))]
     assert code in named[:2], named
+
+
+def test_every_explanation_is_named_by_some_change() -> None:
+    assert {code for code, _ in FAULTS.values()} == EXPLANATIONS
 
 
 def test_another_picture_has_no_cause() -> None:

@@ -132,6 +132,11 @@ def test_the_file_comes_back_and_an_edit_is_noticed(machine: Any, tmp_path: Path
     path.write_text("{")
     with pytest.raises(InvalidCaseError, match="is no baseline"):
         load_baseline(tmp_path, "h200", "wan")
+    path.unlink()
+    path.mkdir()
+    with pytest.raises(InvalidCaseError, match="cannot be read: Is a directory") as caught:
+        load_baseline(tmp_path, "h200", "wan")
+    assert "quantgate regenerate --perf --case wan --runner h200" in caught.value.remedy
 
 
 def test_a_file_of_another_case_is_refused(machine: Any, tmp_path: Path) -> None:

@@ -12,7 +12,7 @@ from harness.perf.causes import find_cause
 from harness.perf.comparing import Look
 from harness.perf.judging import Judge
 from harness.records.generation import Step, Trace
-from harness.records.perf import BlockTime, PerfReport, Profile
+from harness.records.perf import BlockTime, PerfComparison, PerfReport, Profile
 from harness.records.perf_file import PerfFile
 
 runs: Any = sys.modules["perf_runs"]  # tests/perf/conftest.py loads it
@@ -234,12 +234,20 @@ def blocks(**slow: float) -> Profile:
     [
         ({"kernel": "dequantize+linear"}, {}, None, "other_kernel"),
         ({"compilations": 9}, {"compilations": 2}, None, "recompiled"),
+        ({"compilations": None}, {"compilations": 2}, None, "recompiled"),
+        ({"compilations": 2}, {"compilations": 2}, None, "everywhere"),
         ({}, {"attention": "flash"}, None, "attention_backend"),
         ({}, {"driver": "570.0"}, None, "other_version"),
         ({}, {"packages": {"torch": "2.10.0", "diffusers": "0.42.1"}}, None, "other_version"),
         ({}, {}, Profile(synchronizations=400, kernels=900), "synchronizing"),
+        ({}, {}, Profile(synchronizations=1, kernels=900), "everywhere"),
+        ({}, {"profile": Profile(synchronizations=10)}, Profile(synchronizations=17), "synchronizing"),
+        ({}, {"profile": Profile(synchronizations=10)}, Profile(synchronizations=16), "everywhere"),
         ({}, {"profile": Profile(kernels=400)}, Profile(kernels=900, synchronizations=0), "more_kernels"),
+        ({}, {"profile": Profile(kernels=400)}, Profile(kernels=600, synchronizations=0), "everywhere"),
         ({}, {}, blocks(b3=2.0), "some_blocks"),
+        ({}, {"profile": blocks()}, blocks(b3=2.0), "some_blocks"),
+        ({}, {"profile": blocks(b3=2.0)}, blocks(b3=2.0), "everywhere"),
         ({}, {}, blocks(), "everywhere"),
         ({}, {}, None, "everywhere"),
         ({"by_step": lambda place: 1.0 if place < 6 else 1.25}, {}, None, "one_expert"),
@@ -308,3 +316,51 @@ def test_a_runtime_that_tells_only_its_steps_is_judged_by_them(machine: Any) -> 
     assert "per step" in report.message
     healthy, _ = judged(file, Look(traced(1.0), machine.engine(), machine.conditions()))
     assert healthy.state == "within"
+
+
+def test_more_memory_on_the_same_versions_is_larger(machine: Any, file: PerfFile) -> None:
+    peak = 20 * GIB + 64 * MIB
+    report, judge = judged(file, look(machine, peak=peak), *again(machine, 2, peak=peak))
+    assert report.state == "more_memory"
+    assert find_cause(report, judge.looks, file, slow_fingerprint(), None).name == "larger"
+
+
+def test_less_memory_is_told_and_a_segment_less_is_within(machine: Any, file: PerfFile) -> None:
+    report, _ = judged(file, look(machine, peak=10 * GIB))
+    assert report.state == "less_memory"
+    assert report.message.startswith("-10 GiB GPU memory of the steps")
+    within, _ = judged(file, look(machine, peak=20 * GIB - MIB))
+    assert within.state == "within"
+
+
+@pytest.mark.parametrize(("resident", "name"), [(0.1, "cold_cache"), (1.0, "everywhere")])
+def test_a_slow_run_from_a_cold_cache_has_it_as_its_cause(
+    machine: Any, file: PerfFile, resident: float, name: str
+) -> None:
+    row = PerfComparison(measure="total", unit="s", value=40.0, baseline=9.0, limit=9.5, state="slower", gates=True)
+    report = PerfReport(state="slower", pool="h200", comparisons=(row,))
+    cold = Look(machine.generation(), machine.engine(cache_resident=resident), machine.conditions())
+    assert find_cause(report, [cold], file, slow_fingerprint(), None).name == name
+    ungated = report.model_copy(update={"comparisons": (row.model_copy(update={"gates": False}),)})
+    assert find_cause(ungated, [cold], file, slow_fingerprint(), None).name == "everywhere"
+
+
+@pytest.mark.parametrize(("emulated", "state"), [(True, "unmeasured"), (False, "within")])
+def test_times_of_emulated_products_are_not_compared(machine: Any, file: PerfFile, emulated: bool, state: str) -> None:
+    report, _ = judged(file, look(machine, emulated=emulated))
+    assert report.state == state
+    assert ("the products are emulated" in report.message) is emulated
+
+
+def test_an_improvement_on_a_disturbed_machine_says_what_disturbed_it(machine: Any, file: PerfFile) -> None:
+    report, _ = judged(file, look(machine, 0.64, conditions={"foreign": ("python (pid 7)",)}))
+    assert report.state == "faster"
+    assert "shared with python (pid 7)" in report.reasons[0]
+    assert judged(file, look(machine, 0.64))[0].reasons == ()
+
+
+def test_a_baseline_without_any_gating_measure_is_unmeasured(machine: Any, file: PerfFile) -> None:
+    report, _ = judged(file, look(machine), gates=("text_encoder",))
+    assert report.state == "unmeasured", "its text encoder costs less than 1 % of the run, so nothing gates"
+    report, _ = judged(file, look(machine), gates=("step",))
+    assert report.state == "within"

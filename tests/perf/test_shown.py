@@ -52,6 +52,25 @@ def test_nothing_else_is_red(machine: Any, state: str) -> None:
     assert any(finding.stage == "perf" for finding in verdict.findings) is (state not in ("within", "unmeasured"))
 
 
+@pytest.mark.parametrize(
+    ("state", "code", "gating"),
+    [
+        ("slower", "slower", True),
+        ("more_memory", "more_memory", True),
+        ("leak", "leak", True),
+        ("faster", "faster", False),
+        ("less_memory", "faster", False),
+        ("inconclusive", "perf_inconclusive", False),
+    ],
+)
+def test_each_state_has_its_code(machine: Any, state: str, code: str, gating: bool) -> None:
+    report = slow_report(machine).model_copy(update={"state": state})
+    verdict, _ = observe(evidence(report), "h200")
+    [finding] = [finding for finding in verdict.findings if finding.stage == "perf"]
+    assert (finding.code, finding.gating) == (code, gating)
+    assert (verdict.outcome is Outcome.REGRESSION) is gating
+
+
 def test_an_improvement_is_red_if_the_case_says_so(machine: Any) -> None:
     report = slow_report(machine, 0.64)
     assert report.state == "faster"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +13,7 @@ from harness.definitions.case import Case
 from harness.errors import InvalidCaseError
 from harness.machine.devices import cpu_device
 from harness.records.identity import differences
+from harness.session import programs
 from harness.session.identity import identity_of
 from harness.session.programs import program_digests
 
@@ -94,6 +96,15 @@ def test_a_case_without_a_command_has_no_program(root: Path) -> None:
 def test_a_glob_that_names_nothing_is_an_error(root: Path) -> None:
     with pytest.raises(InvalidCaseError, match=r"kernels/\*.ptx' names no file"):
         program_digests(case("sh", "{case_json}", program_files=["kernels/*.ptx"]), root)
+
+
+@pytest.mark.parametrize(("most", "refused"), [(1, True), (2, False)])
+def test_a_glob_that_covers_too_much_is_an_error(
+    root: Path, monkeypatch: pytest.MonkeyPatch, most: int, refused: bool
+) -> None:
+    monkeypatch.setattr(programs, "MOST_FILES", most)
+    with pytest.raises(InvalidCaseError, match="names more than 1 files") if refused else nullcontext():
+        program_digests(case("sh", "{case_json}", program_files=["kernels/*.cu"]), root)
 
 
 def test_an_edited_program_is_a_change_with_a_name_and_blocks_nothing(root: Path) -> None:

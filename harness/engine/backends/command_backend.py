@@ -209,7 +209,12 @@ def _run(arguments: list[str], root: Path, case: Case) -> None:
             stderr=subprocess.PIPE,
         )
     except OSError as error:
-        raise InfraError(f"{name} cannot be started: {error.strerror}", where=case.id, kind="crash") from error
+        raise InfraError(
+            f"{name} cannot be started: {error.strerror}",
+            where=case.id,
+            remedy="begin `command` with a program for this machine, or with the interpreter of a script",
+            kind="crash",
+        ) from error
     sys.stdout.flush()
     tails = {"stdout": _Tail(process.stdout, 1), "stderr": _Tail(process.stderr, 2)}
     code = process.wait()
@@ -266,7 +271,12 @@ def read_receipts(path: Path) -> Receipts:
     try:
         return Receipts.read(path)
     except (OSError, ValueError) as error:
-        raise InfraError(f"the program's receipts cannot be read: {error}", where=str(path), kind="protocol") from error
+        raise InfraError(
+            f"the program's receipts cannot be read: {error}",
+            where=str(path),
+            remedy=f"let it write the JSON of harness.records.generation.Receipts, or take {RECEIPTS} out of `command`",
+            kind="protocol",
+        ) from error
 
 
 def _usage(path: Path, seconds: float) -> Usage:
@@ -280,4 +290,9 @@ def _usage(path: Path, seconds: float) -> Usage:
     except FileNotFoundError:
         return Usage(clock="host", total=seconds)
     except (OSError, ValueError) as error:
-        raise InfraError(f"the program's usage cannot be read: {error}", where=str(path), kind="protocol") from error
+        raise InfraError(
+            f"the program's usage cannot be read: {error}",
+            where=str(path),
+            remedy=f"let it write the JSON of harness.records.perf.Usage, or take {USAGE} out of `command`",
+            kind="protocol",
+        ) from error

@@ -30,6 +30,8 @@ LOSSY = (
 )
 _ORDER: tuple[Container, ...] = ("safetensors", "npy", "png", "video")
 """Best fidelity first: if several containers hold the same video, the best is read."""
+FORMS = "correct what the program writes: docs/bring-your-runtime.md lists the files and values that are read"
+"""Next step for frames that are not as requested."""
 _MOST_HEADER = 16
 _MOST_LISTED = 5
 
@@ -93,13 +95,20 @@ def _choose(out: Path, folder: Path) -> tuple[Container, list[Path]]:
         files = found.get(container, [])
         if len(files) > 1 and container != "png":
             names = ", ".join(path.name for path in files[:_MOST_LISTED])
-            raise _refused(f"the program wrote {len(files)} {container} files ({names}); which are the frames?", folder)
+            raise _refused(
+                f"the program wrote {len(files)} {container} files ({names}); which are the frames?",
+                folder,
+                remedy="let it write one of them, or all frames into one file",
+            )
         if files:
             return container, sorted(files, key=_natural)
     seen = [path.name for path in _files(out, folder)][:_MOST_LISTED]
     said = f"{', '.join(seen)}, which is no such file" if seen else "nothing"
+    # the engine's log is the place to look: the parent names it where an error has no remedy
     raise _refused(
-        f"the program's result cannot be read: it wrote {said}, where safetensors, npy, PNG or a video is read", out
+        f"the program's result cannot be read: it wrote {said}, where safetensors, npy, PNG or a video is read",
+        out,
+        remedy="",
     )
 
 
@@ -241,5 +250,5 @@ def stats_of(video: npt.NDArray[np.floating[Any]]) -> FloatStats:
     )
 
 
-def _refused(what: str, where: Path) -> InfraError:
-    return InfraError(what, where=str(where), kind="protocol")
+def _refused(what: str, where: Path, *, remedy: str = FORMS) -> InfraError:
+    return InfraError(what, where=str(where), remedy=remedy, kind="protocol")

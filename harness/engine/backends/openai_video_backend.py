@@ -136,7 +136,9 @@ class OpenaiVideoBackend:
             job = self._json("POST", "/v1/videos", body, kind)
             name = str(job.get("id", ""))
             if not name:
-                raise InfraError("the server's answer names no job", where=case.id, kind="protocol")
+                raise InfraError(
+                    "the server's answer names no job", where=case.id, remedy=_look_at(self._server), kind="protocol"
+                )
             while str(job.get("status")) not in ("completed", "failed"):
                 self._require_alive(case, "generating")
                 time.sleep(POLL_SECONDS)
@@ -144,7 +146,12 @@ class OpenaiVideoBackend:
                 emit({"stage": "command", "step": int(job.get("progress") or 0), "steps": 100})
             if job["status"] == "failed":
                 text = json.dumps(job.get("error"))[:600]
-                raise InfraError(f"the server failed: {text}", where=case.id, kind=kind_of(RuntimeError(text)))
+                raise InfraError(
+                    f"the server failed: {text}",
+                    where=case.id,
+                    remedy=_look_at(self._server),
+                    kind=kind_of(RuntimeError(text)),
+                )
             video = self._open("GET", f"/v1/videos/{name}/content")
             # a job that cannot be deleted does no harm to the result
             with contextlib.suppress(OSError, _HttpError):
@@ -157,7 +164,9 @@ class OpenaiVideoBackend:
                 with contextlib.suppress(subprocess.TimeoutExpired):
                     self._process.wait(DYING_SECONDS)
             self._require_alive(case, "generating")
-            raise InfraError(f"the server does not answer: {error}", where=case.id, kind="crash") from error
+            raise InfraError(
+                f"the server does not answer: {error}", where=case.id, remedy=_look_at(self._server), kind="crash"
+            ) from error
         seconds = time.perf_counter() - began
         frames = decode_video(video, case)
         clip = Clip(frames)
@@ -179,9 +188,10 @@ class OpenaiVideoBackend:
         try:
             answer = json.loads(data)
         except ValueError as error:
-            raise InfraError(f"{method} {path} answered what is no JSON", kind="protocol") from error
+            message = f"{method} {path} answered what is no JSON"
+            raise InfraError(message, remedy=_look_at(self._server), kind="protocol") from error
         if not isinstance(answer, dict):
-            raise InfraError(f"{method} {path} answered no object", kind="protocol")
+            raise InfraError(f"{method} {path} answered no object", remedy=_look_at(self._server), kind="protocol")
         return answer
 
     def _open(
@@ -199,7 +209,8 @@ class OpenaiVideoBackend:
         except urllib.error.HTTPError as error:
             raise _HttpError(error.code, error.read(2000).decode("utf-8", "replace")) from None
         if len(data) > LARGEST_ANSWER:
-            raise InfraError(f"{method} {path} answered more than {LARGEST_ANSWER} bytes", kind="protocol")
+            message = f"{method} {path} answered more than {LARGEST_ANSWER} bytes"
+            raise InfraError(message, remedy=_look_at(self._server), kind="protocol")
         return data
 
     def close(self) -> None:
@@ -223,6 +234,11 @@ class OpenaiVideoBackend:
         return {}
 
 
+def _look_at(server: Server | None) -> str:
+    """Return the next step after a failure of the server; empty if the engine started it: its log is named then."""
+    return "read the log of the server that `server.url` names" if server is not None and server.url else ""
+
+
 class _HttpError(Exception):
     def __init__(self, code: int, text: str) -> None:
         super().__init__(f"{code} {text}")
@@ -233,9 +249,15 @@ class _HttpError(Exception):
         text = " ".join(self.text.split())[:600]
         # 408 (timeout) and 429 (too many requests) are conditions of the server, not of the request
         if 400 <= self.code < 500 and self.code not in (408, 429):
-            return InvalidCaseError(f"the server refuses the request ({self.code}): {text}", where=case.id)
+            return InvalidCaseError(
+                f"the server refuses the request ({self.code}): {text}",
+                where=case.id,
+                remedy="correct the setting that the answer names in the case file",
+            )
         kind = kind_of(RuntimeError(self.text))
-        return InfraError(f"the server answered {self.code}: {text}", where=case.id, kind=kind)
+        return InfraError(
+            f"the server answered {self.code}: {text}", where=case.id, remedy=_look_at(case.server), kind=kind
+        )
 
 
 def parameters(case: Case, dialect: str) -> dict[str, Json]:
@@ -311,7 +333,12 @@ def decode_video(data: bytes, case: Case) -> npt.NDArray[np.uint8]:
             raise ValueError("no frames")
         return np.stack(frames)
     except (OSError, ValueError, IndexError) as error:  # PyAV's errors derive from these
-        raise InfraError(f"the server's content is no video: {error}", where=case.id, kind="protocol") from error
+        raise InfraError(
+            f"the server's content is no video: {error}",
+            where=case.id,
+            remedy=_look_at(case.server),
+            kind="protocol",
+        ) from error
 
 
 def _free_port() -> int:

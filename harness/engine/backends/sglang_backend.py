@@ -12,6 +12,7 @@ import hashlib
 import itertools
 import json
 import os
+import shlex
 import subprocess
 import sys
 from collections.abc import Mapping
@@ -145,7 +146,7 @@ class RuntimeAnswerError(Exception):
             return CheckpointFaultError(
                 f"{runtime} refuses the checkpoint: {text}",
                 where=where,
-                remedy=f"quantgate inspect {where}",
+                remedy=f"quantgate inspect --case {shlex.quote(where)}",
                 code="runtime_refuses",
             )
         return InfraError(f"{runtime}: {text}", where=where, kind=kind)
@@ -408,6 +409,9 @@ def _vae_numbers(model: Path) -> dict[str, int]:
         config = json.loads((model / "vae" / "config.json").read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
         raise CheckpointFaultError(
-            f"cannot be read: {error}", where=str(model / "vae" / "config.json"), code="config_invalid"
+            f"cannot be read: {error}",
+            where=str(model / "vae" / "config.json"),
+            remedy=f"quantgate inspect {shlex.quote(str(model))}",
+            code="config_invalid",
         ) from error
     return {name: int(config.get(name) or default) for name, default in LATENT_DEFAULTS.items()}

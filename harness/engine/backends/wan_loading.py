@@ -174,6 +174,7 @@ def _model_index(root: Path) -> dict[str, Any]:
         raise CheckpointFaultError(
             f"_class_name is {name}, this backend runs {' and '.join(PIPELINES)}",
             where=str(path),
+            remedy="name a checkpoint of one of these, or run the model by a program of its own (backend command)",
             code="unsupported_layout",
         )
     return index
