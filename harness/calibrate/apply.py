@@ -7,7 +7,7 @@ from datetime import UTC, datetime
 
 from harness.calibrate.regenerate import Proposal, RegenerateError
 from harness.goldens.accept import install
-from harness.goldens.journal import Transaction, recover
+from harness.goldens.journal import committing
 from harness.goldens.pending import candidate_of
 from harness.goldens.workspace import Workspace
 from harness.judge.limits_rule import gates_nothing, loosened, of_frames
@@ -87,15 +87,8 @@ def _refuse_unexplained(old: LimitFile | None, new: LimitFile, where: str, reaso
 
 def _write(workspace: Workspace, new: LimitFile) -> str:
     target = workspace.limits(new.runner, new.case)
-    with workspace.locked():
-        recover(workspace)
-        transaction = Transaction(workspace, f"limits of {new.runner}/{new.case}")
-        try:
-            transaction.write(target, new.to_json().encode())
-            transaction.commit()
-        except Exception:
-            transaction.abandon()
-            raise
+    with committing(workspace, f"limits of {new.runner}/{new.case}") as transaction:
+        transaction.write(target, new.to_json().encode())
     return str(target.relative_to(workspace.root))
 
 

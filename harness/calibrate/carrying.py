@@ -17,7 +17,7 @@ from harness.engine.resolve import resolve_case
 from harness.errors import QuantgateError
 from harness.goldens.folder import SHORT, FolderStore
 from harness.goldens.golden import Golden, describe
-from harness.goldens.journal import Transaction, recover
+from harness.goldens.journal import committing
 from harness.goldens.maintenance import Select, everything
 from harness.goldens.workspace import Workspace
 from harness.inspector.content import components_of, contents_of, file_digests
@@ -105,18 +105,11 @@ def _write(
 ) -> None:
     """The list and the limits change together."""
     limits = workspace.limits(index.runner, index.case)
-    with workspace.locked():
-        recover(workspace)
-        transaction = Transaction(workspace, f"carry the goldens of {index.runner}/{index.case} over")
-        try:
-            transaction.write(store.index_path(index.runner, index.case), index.to_json().encode())
-            if limits.exists():
-                transaction.write(limits, _renamed(limits.read_text(encoding="utf-8"), renamed).encode())
-                done.changed.append(limits)
-            transaction.commit()
-        except Exception:
-            transaction.abandon()
-            raise
+    with committing(workspace, f"carry the goldens of {index.runner}/{index.case} over") as transaction:
+        transaction.write(store.index_path(index.runner, index.case), index.to_json().encode())
+        if limits.exists():
+            transaction.write(limits, _renamed(limits.read_text(encoding="utf-8"), renamed).encode())
+            done.changed.append(limits)
     done.changed.append(store.index_path(index.runner, index.case))
 
 

@@ -9,7 +9,7 @@ from dataclasses import replace
 
 from harness.definitions.case import Located
 from harness.errors import InvalidCaseError
-from harness.goldens.journal import Transaction, recover
+from harness.goldens.journal import committing
 from harness.goldens.workspace import Workspace
 from harness.perf.baseline import baseline_path
 from harness.perf.comparing import SUSPICIOUS, exact_limit
@@ -82,22 +82,15 @@ def write_baseline(workspace: Workspace, new: PerfFile, old: PerfFile | None, *,
     Raises:
         InvalidCaseError: the new baseline would let more through than the old one, and no reason is given.
     """
+    target = baseline_path(Project(workspace.root).thresholds, new.runner, new.case)
     if old is not None and not reason.strip() and (looser := _looser(old, new)):
         raise InvalidCaseError(
             f"this baseline would let more through than before: {'; '.join(looser)}",
-            where=str(baseline_path(Project(workspace.root).thresholds, new.runner, new.case)),
+            where=str(target),
             remedy=f"if so: quantgate regenerate --perf --case {new.case} --runner {new.runner} --reason '...'",
         )
-    target = baseline_path(Project(workspace.root).thresholds, new.runner, new.case)
-    with workspace.locked():
-        recover(workspace)
-        transaction = Transaction(workspace, f"baseline of {new.runner}/{new.case}")
-        try:
-            transaction.write(target, new.to_json().encode())
-            transaction.commit()
-        except Exception:
-            transaction.abandon()
-            raise
+    with committing(workspace, f"baseline of {new.runner}/{new.case}") as transaction:
+        transaction.write(target, new.to_json().encode())
     return str(target.relative_to(workspace.root))
 
 

@@ -16,7 +16,7 @@ from harness.goldens.artifact import Found, take
 from harness.goldens.folder import SHORT, FolderStore
 from harness.goldens.golden import Golden, check_frames, require_writable
 from harness.goldens.hub import Addition, HubStore
-from harness.goldens.journal import Hook, Transaction, recover
+from harness.goldens.journal import Hook, Transaction, committing
 from harness.goldens.limits import Fate, limits_after
 from harness.goldens.pending import RECORD, choose, part_files, read_candidate
 from harness.goldens.refusing import (
@@ -113,35 +113,27 @@ def accept(
         raise GoldenError("a golden is accepted with a reason", where=case, remedy="add --reason '…'")
     if also and over:
         raise GoldenError("--also keeps the present goldens, --over drops them", where=case, remedy="leave one out")
-    with workspace.locked():
-        recovered = recover(workspace, hook)
-        transaction = Transaction(workspace, f"accept {case}: {reason}", hook)
-        try:
-            found = _found(workspace, case, runner, source, transaction.folder / "artifact")
-            refuse_request(found.candidate, request, allow)
-            refuse_sick(found, allow)
-            refuse_unseen(workspace, found, source, allow)
-            if loosen_limits:
-                found = replace(found, candidate=vouched(found.candidate, author, reason))
-            else:
-                refuse_loose(found.candidate, workspace.limits(found.candidate.runner, found.candidate.case))
-            done = _accept(
-                workspace,
-                transaction,
-                found,
-                reason=reason,
-                author=author,
-                also=also,
-                over=over,
-                extra=extra or {},
-                allow=allow,
-                similarity=similarity,
-            )
-            transaction.commit()
-        except Exception:
-            transaction.abandon()
-            raise
-    return replace(done, recovered=recovered)
+    with committing(workspace, f"accept {case}: {reason}", hook) as transaction:
+        found = _found(workspace, case, runner, source, transaction.folder / "artifact")
+        refuse_request(found.candidate, request, allow)
+        refuse_sick(found, allow)
+        refuse_unseen(workspace, found, source, allow)
+        if loosen_limits:
+            found = replace(found, candidate=vouched(found.candidate, author, reason))
+        else:
+            refuse_loose(found.candidate, workspace.limits(found.candidate.runner, found.candidate.case))
+        return _accept(
+            workspace,
+            transaction,
+            found,
+            reason=reason,
+            author=author,
+            also=also,
+            over=over,
+            extra=extra or {},
+            allow=allow,
+            similarity=similarity,
+        )
 
 
 def install(
@@ -151,26 +143,24 @@ def install(
     *,
     reason: str,
     author: str,
-    also: bool = False,
-    hook: Hook = lambda _step: None,
 ) -> Acceptance:
     """Accept a candidate that was never pending: for a command that measures golden and limits in one run.
 
     Args and errors as for :func:`accept`; ``candidate.limits`` become the case's limits.
     """
-    with workspace.locked():
-        recovered = recover(workspace, hook)
-        transaction = Transaction(workspace, f"install {candidate.runner}/{candidate.case}: {reason}", hook)
-        try:
-            found = Found(candidate, dict(files))
-            done = _accept(
-                workspace, transaction, found, reason=reason, author=author, also=also, extra={}, over=True, allow=ALL
-            )
-            transaction.commit()
-        except Exception:
-            transaction.abandon()
-            raise
-    return replace(done, recovered=recovered)
+    with committing(workspace, f"install {candidate.runner}/{candidate.case}: {reason}") as transaction:
+        return _accept(
+            workspace,
+            transaction,
+            Found(candidate, dict(files)),
+            reason=reason,
+            author=author,
+            also=False,
+            over=True,
+            extra={},
+            allow=ALL,
+            similarity=None,
+        )
 
 
 def _found(workspace: Workspace, case: str, runner: str, source: Path | None, scratch: Path) -> Found:
@@ -191,10 +181,10 @@ def _accept(
     reason: str,
     author: str,
     also: bool,
+    over: bool,
     extra: Mapping[Path, bytes],
-    over: bool = False,
     allow: Allow,
-    similarity: Similarity | None = None,
+    similarity: Similarity | None,
 ) -> Acceptance:
     candidate = found.candidate
     runner, case = candidate.runner, candidate.case
@@ -243,6 +233,7 @@ def _accept(
         limits=limits.fate,
         changed=tuple(_shown(path, workspace.root) for path in changed),
         changes=changes,
+        recovered=transaction.recovered,
     )
 
 

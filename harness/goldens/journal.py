@@ -11,7 +11,8 @@ from __future__ import annotations
 import hashlib
 import shutil
 import uuid
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Annotated, Literal
 
@@ -79,16 +80,17 @@ class Journal(Record):
 
 
 class Transaction:
-    """Collect changes, then make them. Use it under ``workspace.locked()``, after :func:`recover`.
+    """Collect changes, then make them. :func:`committing` creates it.
 
     Args:
         workspace: the project.
         what: one sentence that describes the change.
         hook: see :data:`Hook`.
+        recovered: sentences on interrupted commands that were finished or undone before.
     """
 
-    def __init__(self, workspace: Workspace, what: str, hook: Hook = lambda _step: None) -> None:
-        self.workspace, self.what, self._hook = workspace, what, hook
+    def __init__(self, workspace: Workspace, what: str, hook: Hook, recovered: tuple[str, ...]) -> None:
+        self.workspace, self.what, self._hook, self.recovered = workspace, what, hook, recovered
         self.folder = workspace.transactions / uuid.uuid4().hex
         self.folder.mkdir(parents=True)
         self._operations: list[Install | Write | Discard] = []
@@ -158,6 +160,31 @@ class Transaction:
     def _relative(self, path: Path) -> str:
         """Return ``path`` as the journal names it: relative to the project, with no link on the way."""
         return require_inside(self.workspace.root, path)
+
+
+@contextmanager
+def committing(workspace: Workspace, what: str, hook: Hook = lambda _step: None) -> Iterator[Transaction]:
+    """Lock the project, finish interrupted commands, and make the changes that the block collects when it ends.
+
+    If the block raises, nothing is changed.
+
+    Args:
+        workspace: the project.
+        what: one sentence that describes the change.
+        hook: see :data:`Hook`.
+
+    Raises:
+        GoldenError: as for :func:`recover`.
+        InfraError: as for :meth:`Transaction.commit`.
+    """
+    with workspace.locked():
+        transaction = Transaction(workspace, what, hook, recover(workspace, hook))
+        try:
+            yield transaction
+            transaction.commit()
+        except Exception:
+            transaction.abandon()
+            raise
 
 
 def recover(workspace: Workspace, hook: Hook = lambda _step: None) -> tuple[str, ...]:

@@ -2,17 +2,18 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 from pathlib import Path
-from typing import ClassVar, TypeVar
+from typing import TYPE_CHECKING, ClassVar, TypeVar
 
 from pydantic import BaseModel, ConfigDict
 from pydantic import JsonValue as Json
 
 from harness.records.temporary import temporary_beside
 
-__all__ = ["Json", "Record", "write_bytes_atomic", "write_text_atomic"]
+__all__ = ["Json", "Record", "SealedRecord", "write_bytes_atomic", "write_text_atomic"]
 
 R = TypeVar("R", bound="Record")
 
@@ -73,6 +74,35 @@ class Record(BaseModel):
         from harness.reading import parse_record
 
         return parse_record(cls, data, where)
+
+
+class SealedRecord(Record):
+    """A committed record with a seal, so that no edit by hand stays unnoticed. The seal is no signature.
+
+    A subclass declares ``seal: str = ""`` as its last field: a field of this class would precede all others in the
+    file.
+    """
+
+    if TYPE_CHECKING:
+        seal: str
+
+    def expected_seal(self) -> str:
+        """Compute the seal of the other fields: sha256 (hex).
+
+        Fields with their default value are left out, so that a field of a later version changes no existing seal.
+        """
+        body = self.model_dump(mode="json", exclude={"seal"}, exclude_defaults=True)
+        text = json.dumps(body, sort_keys=True, separators=(",", ":"), allow_nan=False)
+        return hashlib.sha256(text.encode("utf-8")).hexdigest()
+
+    @property
+    def is_sealed(self) -> bool:
+        """Whether a command of this project wrote this content: the seal is the expected seal."""
+        return self.seal == self.expected_seal()
+
+    def to_json(self) -> str:
+        """Return the file's content, with the seal of this content."""
+        return Record.to_json(self.model_copy(update={"seal": self.expected_seal()}))
 
 
 def write_text_atomic(path: Path, text: str) -> None:

@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-import hashlib
-import json
 from typing import Literal
 
 from pydantic import Field, model_validator
 
-from harness.records.base import Json, Record
+from harness.records.base import Json, Record, SealedRecord
 
 Direction = Literal["higher_is_better", "lower_is_better"]
 
@@ -80,7 +78,7 @@ class Limit(Record):
         return value >= self.limit if self.direction == "higher_is_better" else value <= self.limit
 
 
-class LimitFile(Record):
+class LimitFile(SealedRecord):
     """All limits of one case on one runner."""
 
     schema_version: Literal[1] = 1
@@ -106,25 +104,6 @@ class LimitFile(Record):
     seal: str = ""
     """sha256 (hex) over all other fields, see `expected_seal`. Every command that writes the file sets it, and an edit
     by hand breaks it. It is no signature: it protects against edits that nobody notices."""
-
-    def expected_seal(self) -> str:
-        """Compute the seal of these samples, rules, limits, goldens and reasons.
-
-        Fields with their default value are left out, so that a field of a later version changes no existing seal.
-        """
-        body = self.model_dump(mode="json", exclude={"seal"}, exclude_defaults=True)
-        text = json.dumps(body, sort_keys=True, separators=(",", ":"), allow_nan=False)
-        return hashlib.sha256(text.encode("utf-8")).hexdigest()
-
-    @property
-    def is_sealed(self) -> bool:
-        """Whether a command of this project wrote this content: the seal is the expected seal."""
-        return self.seal == self.expected_seal()
-
-    def to_json(self) -> str:
-        """Return the file's content, with the seal of this content."""
-        sealed = self.model_copy(update={"seal": self.expected_seal()})
-        return Record.to_json(sealed)
 
     @property
     def goldens(self) -> tuple[str, ...]:

@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-import hashlib
-import json
 from typing import Literal
 
 from pydantic import Field
 
-from harness.records.base import Json, Record
+from harness.records.base import Json, Record, SealedRecord
 from harness.records.perf import PerfFacts
 
 
@@ -41,7 +39,7 @@ class PerfPool(Record):
         return len({run.started[:10] for run in self.runs})
 
 
-class PerfFile(Record):
+class PerfFile(SealedRecord):
     """Baseline of one case on one runner, pool by pool."""
 
     schema_version: Literal[1] = 1
@@ -61,21 +59,3 @@ class PerfFile(Record):
     """UTC, ISO 8601."""
     seal: str = ""
     """sha256 (hex) over all other fields, as in `harness.records.limits.LimitFile`."""
-
-    def expected_seal(self) -> str:
-        """Compute the seal of this content.
-
-        Fields with their default value are left out, so that a later version may add fields.
-        """
-        body = self.model_dump(mode="json", exclude={"seal"}, exclude_defaults=True)
-        text = json.dumps(body, sort_keys=True, separators=(",", ":"), allow_nan=False)
-        return hashlib.sha256(text.encode("utf-8")).hexdigest()
-
-    @property
-    def is_sealed(self) -> bool:
-        """Whether a command of this project wrote this content: the seal is the expected seal."""
-        return self.seal == self.expected_seal()
-
-    def to_json(self) -> str:
-        """Return the file's content, with the seal of this content."""
-        return Record.to_json(self.model_copy(update={"seal": self.expected_seal()}))

@@ -57,7 +57,7 @@ def curves(record: CaseRecord) -> tuple[Curve, ...]:
 
 
 def frame_x(frame: float, count: int) -> float:
-    """Return the x coordinate of frame ``frame`` of ``count``."""
+    """Return the x coordinate of frame (or point) ``frame`` of ``count``."""
     return LEFT + (WIDTH - LEFT - RIGHT) * frame / max(1, count - 1)
 
 
@@ -107,12 +107,35 @@ def polyline(xs: Sequence[float], ys: Sequence[float]) -> str:
     return " ".join(f"{x:.1f},{y:.1f}" for x, y in zip(xs, ys, strict=True))
 
 
-WIDTH, HEIGHT = 600.0, 180.0
-LEFT, RIGHT, TOP, BOTTOM = 56.0, 10.0, 24.0, 26.0
 DECADES = (-6, 1)
 """Powers of ten that the axis spans."""
 ONSET = 0.01
 """Relative distance above which a step counts as diverged: above a kernel's rounding noise, below visible changes."""
+
+
+@dataclass(frozen=True)
+class LogAxis:
+    """Vertical axis of a chart of relative distances, over ``DECADES``. Lengths in the coordinates of its view box."""
+
+    height: float
+    top: float
+    """Room above the highest power of ten."""
+    bottom: float
+
+    def y(self, distance: float) -> float:
+        """Return the y coordinate of a distance; beyond an end of the axis, that end."""
+        low, high = DECADES
+        power = low if distance <= 0 else min(max(math.log10(distance), low), high) if math.isfinite(distance) else high
+        return round(
+            self.height - self.bottom - (self.height - self.top - self.bottom) * (power - low) / (high - low), 1
+        )
+
+    def ticks(self) -> tuple[tuple[float, str], ...]:
+        """Return y and label of every second power of ten."""
+        return tuple((self.y(10.0**power), f"1e{power}" if power else "1") for power in range(*DECADES, 2))
+
+
+AXIS = LogAxis(height=180.0, top=24.0, bottom=26.0)
 
 
 @dataclass(frozen=True)
@@ -162,7 +185,7 @@ def divergence(golden: Trace | None, run: Trace | None) -> Divergence | None:
         Dot(
             index=mine.index,
             x=round(LEFT + spread * (place + 0.5), 1),
-            y=_y(distance := relative_distance(mine.latent_sketch, theirs.latent_sketch)),
+            y=AXIS.y(distance := relative_distance(mine.latent_sketch, theirs.latent_sketch)),
             distance=distance,
             expert=mine.expert,
             timestep=mine.timestep,
@@ -174,8 +197,8 @@ def divergence(golden: Trace | None, run: Trace | None) -> Divergence | None:
         dots=dots,
         points=polyline([dot.x for dot in dots], [dot.y for dot in dots]),
         bands=_bands(dots, spread),
-        ticks=tuple((_y(10.0**power), f"1e{power}" if power else "1") for power in range(DECADES[0], DECADES[1], 2)),
-        onset_y=_y(ONSET),
+        ticks=AXIS.ticks(),
+        onset_y=AXIS.y(ONSET),
         first=first,
         sentence=_sentence(dots, first),
     )
@@ -190,12 +213,6 @@ def relative_distance(mine: tuple[float, ...], theirs: tuple[float, ...]) -> flo
 
 def _sketched(mine: Step, theirs: Step) -> bool:
     return bool(mine.latent_sketch) and len(mine.latent_sketch) == len(theirs.latent_sketch)
-
-
-def _y(distance: float) -> float:
-    low, high = DECADES
-    power = low if distance <= 0 else min(max(math.log10(distance), low), high) if math.isfinite(distance) else high
-    return round(HEIGHT - BOTTOM - (HEIGHT - TOP - BOTTOM) * (power - low) / (high - low), 1)
 
 
 def _bands(dots: tuple[Dot, ...], spread: float) -> tuple[Band, ...]:

@@ -6,17 +6,14 @@ the golden.
 
 from __future__ import annotations
 
-import math
 import re
 from dataclasses import dataclass
 
 from harness.records.probe import ModuleEvidence, PointEvidence, ProbeEvidence, ProbeStep
-from harness.report.divergence import ONSET, polyline
+from harness.report.divergence import ONSET, LogAxis, frame_x, polyline
 from harness.report.text import number
 
-WIDTH, HEIGHT = 600.0, 150.0
-LEFT, RIGHT, TOP, BOTTOM = 56.0, 10.0, 12.0, 22.0
-DECADES = (-6, 1)
+AXIS = LogAxis(height=150.0, top=12.0, bottom=22.0)
 WORST_MODULES = 8
 _BLOCK = re.compile(r"(?:^|\.)blocks\.(\d+)(?:\.|$)")
 
@@ -56,16 +53,16 @@ def _chart(step: ProbeStep) -> ProbeChart | None:
     if len(points) < 2:
         return None
     against_golden = any(point.golden_error is not None for point, _ in points)
-    xs = [round(LEFT + (WIDTH - LEFT - RIGHT) * place / (len(points) - 1), 1) for place in range(len(points))]
+    xs = [round(frame_x(place, len(points)), 1) for place in range(len(points))]
     first = next((place for place, (_, error) in enumerate(points) if error > ONSET), None) if against_golden else None
     return ProbeChart(
         title=f"{step.expert}, timestep {step.timestep:.0f}, against the {'golden' if against_golden else 'BF16 base'}",
-        points=polyline(xs, [_y(error) for _, error in points]),
-        ticks=tuple((_y(10.0**power), f"1e{power}" if power else "1") for power in range(*DECADES, 2)),
+        points=polyline(xs, [AXIS.y(error) for _, error in points]),
+        ticks=AXIS.ticks(),
         blocks=_blocks([point for point, _ in points], xs),
-        onset_y=_y(ONSET) if against_golden else None,
+        onset_y=AXIS.y(ONSET) if against_golden else None,
         first_x=xs[first] if first is not None else None,
-        first_y=_y(points[first][1]) if first is not None else None,
+        first_y=AXIS.y(points[first][1]) if first is not None else None,
         sentence=_sentence(step, points, first, against_golden),
     )
 
@@ -91,9 +88,3 @@ def _blocks(points: list[PointEvidence], xs: list[float]) -> tuple[tuple[float, 
             starts.setdefault(match[1], x)
     step = max(1, len(starts) // 12)
     return tuple((x, name) for place, (name, x) in enumerate(starts.items()) if place % step == 0)
-
-
-def _y(error: float) -> float:
-    low, high = DECADES
-    power = low if error <= 0 else min(max(math.log10(error), low), high)
-    return round(HEIGHT - BOTTOM - (HEIGHT - TOP - BOTTOM) * (power - low) / (high - low), 1)

@@ -43,6 +43,7 @@ def test_curves_show_every_frame_and_mark_the_worst(make: ModuleType) -> None:
         points = [tuple(map(float, point.split(","))) for point in curve.points.split()]
         assert len(points) == 9
         assert all(0 <= x <= WIDTH and 0 <= y <= HEIGHT for x, y in points)
+        assert all(10 <= y <= 82 for _, y in points), "the plot of a box of 600 x 96, of which 10 and 14 are margins"
         assert points[curve.worst_frame] == (curve.worst_x, curve.worst_y)
         assert curve.failed
         assert "broken" in curve.caption
