@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, Literal
 
 from harness.formats.config import Declaration
@@ -171,7 +171,7 @@ def _module(
     state = hints.states.get(stem, {})
     decided = decide(weight, scale, parts, hints, stem, four)
     if marker is not None and marker.get("convrot"):
-        decided = replace_opaque(decided, "its rows are rotated (convrot), and this version does not undo rotations")
+        decided = replace(decided, opaque="its rows are rotated (convrot), and this version does not undo rotations")
     return Module(
         name=stem,
         format=decided.format,
@@ -239,11 +239,6 @@ class Decided:
     code: str = ""
     logical: tuple[int, int] | None = None
     opaque: str = ""
-
-
-def replace_opaque(decided: Decided, why: str) -> Decided:
-    """Return ``decided`` with ``why`` as the reason that this version does not decode it."""
-    return Decided(decided.format, decided.kind, decided.block, decided.code, decided.logical, why)
 
 
 def decide(

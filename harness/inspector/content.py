@@ -99,7 +99,7 @@ def components_of(paths: Mapping[str, Path]) -> tuple[ComponentFiles, ...]:
 
 def _files(name: str, source: LocalSource, folder: str, pool: ThreadPoolExecutor) -> ComponentFiles:
     component = load_component(source, folder, name, "model", pool)
-    prefix = f"{folder}/" if folder else ""
+    prefix = component.prefix
     unreadable = {str(item.evidence.get("file")) for item in component.findings if item.code in UNREADABLE}
     documents = {
         path.removeprefix(prefix) if path.startswith(prefix) else f"../{path}": path for path in component.configs

@@ -21,7 +21,7 @@ from pathlib import Path
 
 from harness.formats.errors import SourceError
 from harness.inspector.index import Component
-from harness.inspector.sources import FileInfo, LocalSource, Source
+from harness.inspector.sources import LocalSource, Source
 from harness.records.base import write_text_atomic
 from harness.records.inspection import FileDigest
 
@@ -162,30 +162,25 @@ def digest_files(source: Source, paths: Iterable[str], cache: DigestCache) -> li
 
     Local files are hashed several at a time, the largest first.
     """
-    present = [path for path in sorted(set(paths)) if path in source.files]
-    if not isinstance(source, LocalSource):
-        return [_of_the_hub(source.files[path]) for path in present]
-    values = _hashed([(source, path) for path in present], cache)
-    return [
-        FileDigest(
-            path=path, size=source.files[path].size, sha256=value, origin="cache" if remembered else "computed",
-        )
-        for path, (value, remembered) in zip(present, values, strict=True)
-    ]  # fmt: skip
+    return _digested([(source, path) for path in sorted(set(paths)) if path in source.files], cache)
 
 
-def _hashed(files: Sequence[tuple[LocalSource, str]], cache: DigestCache) -> list[tuple[str, bool]]:
-    """Return the result of ``DigestCache.digest`` per file. The largest start first, since a file occupies one core."""
-    order = sorted(range(len(files)), key=lambda index: -files[index][0].files[files[index][1]].size)
+def _digested(files: Sequence[tuple[Source, str]], cache: DigestCache) -> list[FileDigest]:
+    """Return the digest of each file. The largest start first, since a file occupies one core."""
     with ThreadPoolExecutor(HASHERS, thread_name_prefix="hash") as pool:
-        rows = {index: pool.submit(cache.digest, files[index][0].folder / files[index][1]) for index in order}
-        return [rows[index].result() for index in range(len(files))]
+        largest_first = sorted(files, key=lambda file: -file[0].files[file[1]].size)
+        results = {(source, path): pool.submit(_digest, source, path, cache) for source, path in largest_first}
+        return [results[file].result() for file in files]
 
 
-def _of_the_hub(info: FileInfo) -> FileDigest:
+def _digest(source: Source, path: str, cache: DigestCache) -> FileDigest:
+    info = source.files[path]
+    if isinstance(source, LocalSource):
+        value, remembered = cache.digest(source.folder / path)
+        return FileDigest(path=path, size=info.size, sha256=value, origin="cache" if remembered else "computed")
     if info.sha256 is not None:
-        return FileDigest(path=info.path, size=info.size, sha256=info.sha256, origin="hub")
-    return FileDigest(path=info.path, size=info.size, sha256=f"git:{info.blob_id}", origin="etag")
+        return FileDigest(path=path, size=info.size, sha256=info.sha256, origin="hub")
+    return FileDigest(path=path, size=info.size, sha256=f"git:{info.blob_id}", origin="etag")
 
 
 def component_digests(
@@ -200,39 +195,35 @@ def component_digests(
             ``None``: every file is hashed.
     """
     known = cache or DigestCache()
-    rows: list[tuple[Component, list[str], str]] = []
-    for component in components:
-        prefix = f"{component.folder}/" if component.folder else ""
-        indexes = [path for path in component.source.files if path.startswith(prefix) and path.endswith(".index.json")]
-        rows.append((component, [*component.shards, *component.configs, *indexes], prefix))
-    if unread is not None and sum(_unknown_bytes(row[0].source, row[1], known) for row in rows) > unread:
-        rows = [(one, _remembered(one.source, paths, known), prefix) for one, paths, prefix in rows]
-    _hashed(
-        [
-            (component.source, path)
-            for component, paths, _ in rows
-            if isinstance(component.source, LocalSource)
-            for path in {*paths} & {*component.source.files}
-        ],
-        known,
-    )  # both experts in one pool: all cores stay busy; the calls below then find every digest in the cache
-    digests: dict[str, str] = {}
-    for component, paths, prefix in rows:
-        for item in digest_files(component.source, paths, known):
-            digests[f"{component.expert}/{item.path.removeprefix(prefix)}"] = item.sha256
+    files = [(component, path) for component in components for path in sorted(_files(component))]
+    if unread is not None:
+        cached = [(component, path) for component, path in files if _is_known(component.source, path, known)]
+        if _size(files) - _size(cached) > unread:
+            files = cached
+    # both experts in one pool: all cores stay busy
+    digests = _digested([(component.source, path) for component, path in files], known)
     known.save()
-    return digests
+    return {
+        digest_name(component, path): digest.sha256
+        for (component, path), digest in zip(files, digests, strict=True)
+    }  # fmt: skip
 
 
-def _unknown_bytes(source: Source, paths: Iterable[str], cache: DigestCache) -> int:
-    if not isinstance(source, LocalSource):
-        return 0
-    absent = {*paths} & {*source.files} - {*_remembered(source, paths, cache)}
-    return sum(source.files[path].size for path in absent)
+def _files(component: Component) -> set[str]:
+    present = component.source.files
+    indexes = {path for path in present if path.startswith(component.prefix) and path.endswith(".index.json")}
+    return indexes | ({*component.shards, *component.configs} & present.keys())
 
 
-def _remembered(source: Source, paths: Iterable[str], cache: DigestCache) -> list[str]:
-    """Return the files whose digest needs no reading."""
-    if not isinstance(source, LocalSource):
-        return [*paths]
-    return [path for path in paths if path in source.files and cache.remembered(source.folder / path) is not None]
+def _size(files: Iterable[tuple[Component, str]]) -> int:
+    return sum(component.source.files[path].size for component, path in files)
+
+
+def digest_name(component: Component, path: str) -> str:
+    """Return the name of a file in the result of ``component_digests``: ``expert/file``."""
+    return f"{component.expert}/{path.removeprefix(component.prefix)}"
+
+
+def _is_known(source: Source, path: str, cache: DigestCache) -> bool:
+    """Return whether the digest of a file needs no reading."""
+    return not isinstance(source, LocalSource) or cache.remembered(source.folder / path) is not None

@@ -52,6 +52,11 @@ class Component:
         """Return source and folder as text for messages."""
         return f"{self.source.label}/{self.folder}" if self.folder else self.source.label
 
+    @property
+    def prefix(self) -> str:
+        """Return the folder with a slash behind it; empty for the source's root."""
+        return f"{self.folder}/" if self.folder else ""
+
 
 def read_json(source: Source, path: str) -> dict[str, Any]:
     """Read a JSON object of the source. Raises ``ConfigError`` and ``SourceError``."""
@@ -90,7 +95,7 @@ def load_component(
     Faults of the files become findings of the component; only a source that fails raises (``SourceError``).
     """
     empty = Component(expert, role, source, folder, {})
-    prefix = f"{folder}/" if folder else ""
+    prefix = empty.prefix
     names = [path for path in source.files if path.startswith(prefix) and "/" not in path[len(prefix) :]]
     # folders of ComfyUI and GGUF files hold both experts; an index there may be the other expert's
     if files is not None:

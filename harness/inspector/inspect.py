@@ -17,7 +17,7 @@ from harness.inspector.checks import run_checks
 from harness.inspector.context import Context, Options
 from harness.inspector.contracts import Contract, load_contract
 from harness.inspector.gather import Gathered, Plan, gather
-from harness.inspector.identity import DigestCache, component_digests
+from harness.inspector.identity import DigestCache, component_digests, digest_name
 from harness.inspector.pipeline_parts import added_settings, against_base
 from harness.inspector.sampling import FULL, LOCAL, REMOTE, REMOTE_WIDE, Budget
 from harness.inspector.sources import Meter
@@ -107,11 +107,11 @@ def inspect_checkpoint(
 
 def _unhashed(subject: Assembly, names: Mapping[str, str]) -> int:
     """Return the number of weight files without a digest."""
-    return sum(len(component.shards) for component in subject.experts.values()) - sum(
-        f"{component.expert}/{path.removeprefix(f'{component.folder}/' if component.folder else '')}" in names
+    return sum(
+        digest_name(component, path) not in names
         for component in subject.experts.values()
         for path in component.shards
-    )
+    )  # fmt: skip
 
 
 @dataclass(frozen=True)

@@ -128,6 +128,10 @@ def test_nothing_on_the_hub_is_kept(pair: tuple[Path, Path]) -> None:
     assert key_of(model, {"base": "owner/name@main"}) is None
 
 
+def test_the_home_of_a_user_that_is_not_here_is_no_checkpoint() -> None:
+    assert key_of("~nobody-has-this-name/model", {}) is None
+
+
 def test_files_are_hashed_only_as_far_as_was_allowed(pair: tuple[Path, Path]) -> None:
     model, base = pair
     few = inspect_once(model, base=base, unread=10)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 
-from harness.formats.config import Declaration
+from harness.formats.config import Declaration, pattern_matches
 from harness.formats.modules import Module
 from harness.inspector.checks.registration import check
 from harness.inspector.context import Context
@@ -150,8 +150,8 @@ def ignore_against_tensors(context: Context) -> Iterator[InspectionFinding]:
         idle = [
             pattern
             for pattern in declared.ignore
-            if not any(declared_matches(pattern, name) for name in context.modules[expert])
-            and not any(declared_matches(pattern, name.rsplit(".", 1)[0]) for name in component.tensors)
+            if not any(pattern_matches(pattern, name) for name in context.modules[expert])
+            and not any(pattern_matches(pattern, name.rsplit(".", 1)[0]) for name in component.tensors)
         ]
         if idle:
             yield finding(
@@ -166,13 +166,6 @@ def ignore_against_tensors(context: Context) -> Iterator[InspectionFinding]:
 def left_out(declared: Declaration, name: str) -> bool:
     """Return whether a declaration keeps a Linear unquantized: by its ignore list, or by not listing it."""
     return declared.ignores(name) is not None or (bool(declared.layers) and name not in declared.layers)
-
-
-def declared_matches(pattern: str, name: str) -> bool:
-    """Return whether an ignore pattern covers a module name."""
-    from harness.formats.config import pattern_matches
-
-    return pattern_matches(pattern, name)
 
 
 @check("boundary_ratio", cost="header", codes=("boundary_ratio_missing", "boundary_ratio_differs"), order=80)

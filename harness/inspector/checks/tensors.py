@@ -145,12 +145,6 @@ def _block_columns(module: Module) -> str:
     return "" if fits else f"{module.name} {module.scale.dtype} {list(shape)} for [{rows}, {columns}]"
 
 
-def channel_kind(module: Module) -> str:
-    """Return the kind of a scale: ``scalar`` [], ``one`` [1], ``channel`` [N], ``channel_column`` [N, 1], ``tile`` or
-    ``other``."""
-    return "tile" if module.kind in ("block", "group") else module.kind
-
-
 LARGEST_WEIGHT = 16.0
 """Weights of a trained transformer stay below; codes that were divided by their scale reach 448 (E5M2: 57344)."""
 
