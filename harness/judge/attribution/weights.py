@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 
+from harness.formats.registry import is_quantized
 from harness.records.attribution import Cause, ExperimentResult, Reading
 from harness.records.base import Json
 from harness.records.case_record import CaseRecord
@@ -103,7 +104,7 @@ def scope(names: Sequence[str], record: CaseRecord) -> str:
     quantized = {
         f"{module.expert}/{module.module}"
         for module in (record.probe.modules if record.probe else ())
-        if module.expert == experts[0] and module.format in ("fp8", "nvfp4")
+        if module.expert == experts[0] and is_quantized(module.format)
     }
     if quantized <= set(names) or len(names) > 3:
         return experts[0]
