@@ -115,6 +115,10 @@ class Fp8Linear(QuantizedLinear):
         """Return the weight [N, K] in ``dtype``."""
         return fp8.dequantize(self.weight, self.weight_scale, dtype)
 
+    def largest_input(self) -> float | None:
+        """Return the largest input that the static scale can represent; ``None`` without one."""
+        return None if self.input_scale is None else 448.0 * float(self.input_scale.float().max())
+
     def obstacle(self) -> str:
         """Return why the native product cannot take this module; empty if it can."""
         if self.in_features % 16 or self.out_features % 16:
@@ -152,6 +156,10 @@ class Nvfp4Linear(QuantizedLinear):
     def dequantized(self, dtype: torch.dtype) -> torch.Tensor:
         """Return the weight [N, K] in ``dtype``."""
         return nvfp4.dequantize(self.weight, self.weight_scale, self.weight_scale_2, dtype)
+
+    def largest_input(self) -> float | None:
+        """Return the largest input that the static scale can represent (6 x 448 times it); ``None`` without one."""
+        return None if self.input_scale is None else 6.0 * 448.0 * float(self.input_scale.float().max())
 
     def obstacle(self) -> str:
         """Return why the native product cannot take this module; empty if it can."""
