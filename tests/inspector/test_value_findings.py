@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import pytest
@@ -63,6 +64,17 @@ def test_codes_between_the_gates_are_neither_proven_nor_a_fault(edit: Edit) -> N
 def test_codes_of_other_weights_altogether(edit: Edit) -> None:
     found = only(changed(edit, remade(edit, 2.0)), "weights_unrelated")
     assert (found.severity, found.module) == ("fault", LINEAR)
+
+
+@pytest.mark.parametrize(("size", "codes"), [(32, ["group_size_contradicted"]), (16, [])])
+def test_a_group_size_that_the_format_cannot_have(edit: Edit, size: int, codes: list[str]) -> None:
+    path = edit.folder / "transformer" / "config.json"
+    body = json.loads(path.read_text())
+    body["quantization_config"]["config_groups"]["group_0"]["weights"]["group_size"] = size
+    path.unlink()
+    path.write_text(json.dumps(body))
+    found = [item for item in inspected(edit).findings if item.severity == "fault"]
+    assert [item.code for item in found] == codes
 
 
 def test_a_row_that_is_twice_too_large(edit: Edit) -> None:

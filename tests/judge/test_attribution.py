@@ -69,9 +69,18 @@ def did(kind: str, **data: Json) -> ExperimentResult:
 SWAPPED = (("nibble_swapped", 0.003, 1.0), ("base", 1.4, 0.0), ("declared", 1.4, 0.0))
 
 
+PATTERN = tuple(f"transformer/blocks.{block}.attn1.to_k" for block in range(1, 5))
+
+
 @pytest.mark.parametrize(
     ("names", "where"),
-    [((A,), A), ((A, B), "transformer/blocks.1"), ((A, B, LOW), "both experts"), ((LOW,), LOW)],
+    [
+        ((A,), A),
+        ((A, B), "transformer/blocks.1"),
+        ((A, B, LOW), "both experts/blocks.1"),
+        (PATTERN, "transformer/blocks.*.attn1.to_k"),
+        ((LOW,), LOW),
+    ],
 )
 def test_a_misreading_is_named_with_its_scope(record: Any, names: tuple[str, ...], where: str) -> None:
     given = record(finding("probe", "module_off", modules=list(names)))

@@ -103,6 +103,9 @@ def scope(names: Sequence[str], record: CaseRecord) -> str:
     inside = {name.partition("/")[2] for name in names}
     if len(inside) == 1:
         return f"{who}/{inside.pop()}"
+    blocks, kinds = {_block(name) for name in names}, {_NUMBER.sub(".*", name) for name in inside}
+    if len(blocks) == 1 and "" not in blocks:
+        return f"{who}/{blocks.pop()}"
     quantized = {
         f"{module.expert}/{module.module}"
         for module in (record.probe.modules if record.probe else ())
@@ -110,7 +113,6 @@ def scope(names: Sequence[str], record: CaseRecord) -> str:
     }
     if quantized and quantized <= set(names):
         return who
-    blocks, kinds = {_block(name) for name in names}, {_NUMBER.sub(".*", name) for name in inside}
     if "" not in blocks and len(blocks) <= FEW_BLOCKS:
         return f"{who}/{', '.join(sorted(blocks))}"
     if len(kinds) == 1:
