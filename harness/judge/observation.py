@@ -131,7 +131,7 @@ def hold_against(run: Observation, base: Observation, golden: Observation | None
         lowered=() if golden is None else tuple(_lowered(run, golden)),
         held={} if golden is None else differing(run.index.held, golden.index.held),
         input_ranges=run.index.input_ranges,
-        unanchored=() if golden is None else tuple(_unanchored(run, base, golden)),
+        unanchored=() if golden is None else tuple(dict.fromkeys(_unanchored(run, base, golden))),
         seconds=run.index.seconds,
     )
 
