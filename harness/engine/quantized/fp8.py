@@ -118,6 +118,10 @@ class Fp8Linear(QuantizedLinear):
         """Return the weight [N, K] in ``dtype``."""
         return dequantize(self.weight, self.weight_scale, dtype)
 
+    def largest_input(self) -> float | None:
+        """Return the largest input that the static scale can represent; ``None`` without one."""
+        return None if self.input_scale is None else E4M3_MAX * float(self.input_scale.float().max())
+
     def obstacle(self) -> str:
         """Return why the native product cannot take this module; empty if it can."""
         if self.in_features % 16 or self.out_features % 16:

@@ -170,6 +170,10 @@ class QuantizedLinear(torch.nn.Module):
     def dequantized(self, dtype: torch.dtype) -> torch.Tensor:
         """Return the weight [N, K] in ``dtype``."""
 
+    def largest_input(self) -> float | None:
+        """Return the largest input that a static input scale can represent; ``None`` without one."""
+        return None
+
     def obstacle(self) -> str:
         """Return why the native product cannot take this module; empty if it can."""
         return f"{self.form} has no native product"

@@ -233,6 +233,10 @@ class Nvfp4Linear(QuantizedLinear):
         """Return the weight [N, K] in ``dtype``."""
         return dequantize(self.weight, self.weight_scale, self.weight_scale_2, dtype)
 
+    def largest_input(self) -> float | None:
+        """Return the largest input that the static scale can represent (6 x 448 times it); ``None`` without one."""
+        return None if self.input_scale is None else E2M1_MAX * E4M3_MAX * float(self.input_scale.float().max())
+
     def obstacle(self) -> str:
         """Return why the native product cannot take this module; empty if it can."""
         if self.in_features % 32 or self.out_features % 16:

@@ -117,7 +117,7 @@ def encoding(context: Context) -> Iterator[InspectionFinding]:
             yield finding(
                 "fault",
                 "two_conventions",
-                f"{expert}: one file set holds two conventions "
+                f"{expert}: one file set holds two conventions (nibble order or code table) "
                 f"({', '.join(f'{n} Linears {r}' for r, n in readings.items())}): no loader option reads both.",
                 expert=expert,
                 evidence=dict(readings),
