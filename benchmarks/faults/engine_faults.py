@@ -11,7 +11,9 @@ import torch
 
 from benchmarks.faults.conditioning import CONDITIONING
 from harness.engine.quantized import nvfp4
-from harness.engine.quantized.linear import Fp8Linear, Nvfp4Linear, QuantizedLinear
+from harness.engine.quantized.fp8 import Fp8Linear
+from harness.engine.quantized.linear import QuantizedLinear
+from harness.engine.quantized.nvfp4 import Nvfp4Linear
 
 Undo = Callable[[], None]
 Spec = dict[str, Any]

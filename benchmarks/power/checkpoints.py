@@ -46,7 +46,7 @@ def _stale(tensors: Tensors, module: str) -> None:
 
 
 LINEAR: dict[str, WeightFault] = {
-    **{fault.name: fault for fault in weights.FAULTS},
+    **{fault.name: fault for fault in weights.weight_faults()},
     "global_scale_inverted": WeightFault("global_scale_inverted", _inverted, NVFP4),
     "global_scale_ones": WeightFault("global_scale_ones", _ones, NVFP4),
     "block_scale_zero": WeightFault("block_scale_zero", _zeroed, NVFP4),

@@ -363,7 +363,7 @@ def coverage_against(root: Path, reference: str, runner: str, cases: list[Case])
         changes=(*changes, *limits),
         unreadable=(
             *map(str, problems),
-            *(f"{reference}: {name}" for name in (*unread, *bad_before, *bad_baselines_before)),
+            *(f"{reference}: {name}" for name in (*unread, *bad_before, *unusable)),
         ),
         faults=(*bad_after, *_edited(root, new_limits), *bad_baselines),
     )
