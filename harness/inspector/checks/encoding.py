@@ -9,7 +9,7 @@ from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping
 
 from harness.formats.modules import Module
-from harness.formats.spec import title_of
+from harness.formats.registry import title_of
 from harness.inspector.checks.registration import check
 from harness.inspector.context import Context, declared_reading
 from harness.inspector.decoding import declared_rule
@@ -117,7 +117,7 @@ def encoding(context: Context) -> Iterator[InspectionFinding]:
             yield finding(
                 "fault",
                 "two_conventions",
-                f"{expert}: one file set holds two conventions "
+                f"{expert}: one file set holds two conventions (nibble order or code table) "
                 f"({', '.join(f'{n} Linears {r}' for r, n in readings.items())}): no loader option reads both.",
                 expert=expert,
                 evidence=dict(readings),

@@ -338,7 +338,7 @@ def gains(context: Context) -> Iterator[InspectionFinding]:
             code = _name(item)
             if code:
                 groups.setdefault(code, []).append(name)
-            elif rows := _rows(item):
+            elif rows := gain_rows(item):
                 yield _row_finding(expert, name, item, rows)
         for code, names in groups.items():
             found = measured[names[0]].fit
@@ -385,7 +385,8 @@ def _unscaled(item: Measured) -> bool:
     return outer is None or found is None or not math.isfinite(found.scale) or found.scale <= 0
 
 
-def _rows(item: Measured) -> list[int]:
+def gain_rows(item: Measured) -> list[int]:
+    """Return rows (positions in the sample) whose least-squares gain over the base is not 1; `gains` names them."""
     found = item.fit
     assert found is not None  # noqa: S101 - `related` keeps only these
     sums = found.sums[found.best]
