@@ -163,8 +163,12 @@ def _apply(spec: Spec, backend: Any, undos: list[Undo]) -> None:
 
 
 SETTINGS = frozenset(
-    {"boundary", "flow_shift", "guidance", "sequence_length", "steps", "negative_prompt", "seed", "solver_order"}
+    {
+        *("boundary", "flow_shift", "guidance", "sequence_length", "steps", "negative_prompt", "seed", "solver_order"),
+        "disturbed",
+    }
 )
+"""``disturbed`` takes a `harness.engine.noise.Noise` as data and is no fault."""
 
 
 def _set(target: Any, name: str, value: Any, undos: list[Undo], also: dict[str, Any] | None = None) -> None:

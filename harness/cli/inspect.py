@@ -283,7 +283,7 @@ def inspect_command(
         print(error, file=sys.stderr)
         return EXIT[error.report.outcome]
     except QuantgateError as error:
-        print(error, file=sys.stderr)
+        print(f"error: {error}", file=sys.stderr)
         return error.exit_code
     _show(report, as_json, layers, output)
     return EXIT[report.outcome]
@@ -339,7 +339,7 @@ def lock_command(cases: Iterable[Case], lock_file: Path, *, check: bool = False,
         held = read_lock(lock_file) if check else None
         current, left = make_lock(known, root, held)
     except QuantgateError as error:
-        print(error, file=sys.stderr)
+        print(f"error: {error}", file=sys.stderr)
         return error.exit_code
     for line in left:
         print(f"not locked: {line}")
@@ -423,10 +423,11 @@ def lock(
 
 
 def _case(root: Path, wanted: str) -> Case:
+    from harness.definitions.choosing import no_such_case
     from harness.definitions.loading import load_cases
     from harness.project import case_files
 
-    found = [one.case for one in load_cases(case_files(root), root) if one.case.id == wanted]
-    if not found:
-        raise InvalidCaseError(f"there is no case {wanted}", remedy="quantgate cases")
-    return found[0]
+    cases = {located.case.id: located.case for located in load_cases(case_files(root), root)}
+    if wanted not in cases:
+        raise no_such_case([wanted], cases)
+    return cases[wanted]

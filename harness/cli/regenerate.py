@@ -90,7 +90,9 @@ def regenerate_command(
             make_baselines(context, chosen, Request(measure_runs, since, runs, store, reason, by, dry_run))
         return
     if controls not in ("all", "frames", "none"):
-        raise InvalidCaseError(f"{controls!r} is none of all, frames, none", where="--controls")
+        raise InvalidCaseError(
+            f"{controls!r} is none of all, frames, none", where="--controls", remedy="--controls frames"
+        )
     if not dry_run:
         refuse_in_ci(os.environ, in_ci)
     if from_samples:
@@ -191,14 +193,14 @@ def _check(root: Path, filters: Filters) -> None:
 
 def _choose(root: Path, files: list[Path], ids: list[str], keyword: str, runner: str) -> tuple[Located, ...]:
     """Return the chosen cases of this runner, without negative controls, which have no golden of their own."""
-    from harness.definitions.choosing import matcher
+    from harness.definitions.choosing import matcher, no_such_case
     from harness.definitions.loading import load_cases
     from harness.project import case_files
 
     located = load_cases([path.resolve() for path in files] or case_files(root), root)
     unknown = sorted(set(ids) - {one.case.id for one in located})
     if unknown:
-        raise InvalidCaseError(f"there is no case {', '.join(unknown)}", remedy="quantgate cases")
+        raise no_such_case(unknown, {item.case.id for item in located})
     chosen = [one for one in located if (one.case.id in ids) or (not ids and runner in one.case.runners)]
     wrong = [one.case.id for one in chosen if runner not in one.case.runners]
     if wrong:

@@ -142,12 +142,13 @@ _WIDE = 60
 
 
 def _located(root: Path, case: str) -> Located:
+    from harness.definitions.choosing import no_such_case
     from harness.definitions.loading import load_cases
     from harness.project import case_files
 
     known = {one.case.id: one for one in load_cases(case_files(root), root)}
     if case not in known:
-        raise InvalidCaseError(f"there is no case {case}", remedy="quantgate cases")
+        raise no_such_case([case], known)
     return known[case]
 
 
