@@ -48,7 +48,7 @@ def schema_command(
     name: Annotated[str, typer.Argument(help="which schema; default: all of them")] = "",
     out: options.OptionalOut = None,
 ) -> None:
-    """Print the JSON Schemas of case files, runner profiles and limit files; with --out, write them into that folder."""
+    """Print the JSON Schemas of case files, runner profiles and limit files; --out writes them into that folder."""
     import json
 
     from harness.definitions.schemas import SCHEMAS, text_of
