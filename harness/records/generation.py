@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Literal
 
 from harness.records.base import Json, Record
+from harness.records.inspection import StoredFormat
 from harness.records.perf import LoadUsage, Usage
 
 Expert = Literal["transformer", "transformer_2"]
@@ -148,7 +149,7 @@ class ModuleReceipt(Record):
 
     expert: Expert
     module: str
-    format: Literal["bf16", "fp16", "fp32", "fp8", "nvfp4"]
+    format: StoredFormat
     """From the dtype and shape of the stored weight that was used."""
     kernel: str
     """The operation that was called: ``torch._scaled_mm``, ``dequantize+linear``, ``linear``."""

@@ -140,6 +140,21 @@ def test_of_many_modules_some_are_read(record: Any) -> None:
         ((finding("trace", "sequence_length"), finding("trace", "text_tokens")), "sequence_length"),
         ((finding("trace", "text_tokens"), finding("trace", "attention_mask")), "text_tokens"),
         ((finding("trace", "vae_settings", latents_mean={}),), "vae_statistics"),
+        (
+            (
+                finding("trace", "image_condition_differs", place="given"),
+                finding("trace", "vae_settings", latents_mean={}),
+            ),
+            "vae_statistics",
+        ),
+        (
+            (
+                finding("trace", "image_condition_differs", place="encoder"),
+                finding("trace", "precision_differs", place="vae"),
+                finding("trace", "vae_settings", dtype={}),
+            ),
+            "vae_dtype",
+        ),
         ((finding("trace", "vae_settings", dtype={}),), "vae_dtype"),
         ((finding("receipts", "quantized_path_not_run", expert="transformer"),), "quantized_path_not_run"),
         ((finding("probe", "norm_off", modules=["transformer/blocks.0.norm2"]),), "norm"),
@@ -214,6 +229,24 @@ def test_without_time_it_says_what_remains(record: Any) -> None:
     assert next_experiments(given, [late]) == ()
     assert any("noise" in one for one in found.remaining)
     assert any("no probes" in one for one in found.remaining)
+
+
+@pytest.mark.parametrize(
+    "findings",
+    [
+        (finding("trace", "image_condition_differs", place="pixels"), finding("trace", "vae_settings", dtype={})),
+        (
+            finding("trace", "image_condition_differs", place="encoder"),
+            finding("trace", "vae_settings", latents_std={}),
+        ),
+        (finding("trace", "precision_differs", place="text_encoder"), finding("trace", "vae_settings", dtype={})),
+        (finding("trace", "image_condition_differs", place="given"),),
+    ],
+)
+def test_a_setting_of_the_vae_hides_no_fault_that_it_cannot_cause(record: Any, findings: tuple[Finding, ...]) -> None:
+    named = attribute(record(*findings), ())
+    assert named.cause is not None
+    assert named.cause.code == findings[0].code
 
 
 def decoded(alone: float, run: float = 10.0) -> ExperimentResult:

@@ -15,7 +15,7 @@ from harness.engine.dtypes import DtypeWatch
 from harness.engine.held import held_weights
 from harness.engine.probes.points import PointWatch, Recorded, is_linear, is_norm, projection_of
 from harness.engine.probes.stimulus import stimulus
-from harness.engine.quantized.linear import Fp8Linear, Nvfp4Linear, QuantizedLinear
+from harness.engine.quantized.linear import QuantizedLinear
 from harness.engine.sketch import sketch
 from harness.records.base import write_bytes_atomic
 from harness.records.generation import Expert
@@ -74,7 +74,7 @@ def input_ranges(model: torch.nn.Module, amplitudes: Mapping[str, float]) -> dic
     """
     ranges: dict[str, float] = {}
     for name, module in model.named_modules():
-        largest = module.largest_input() if isinstance(module, Fp8Linear | Nvfp4Linear) else None
+        largest = module.largest_input() if isinstance(module, QuantizedLinear) else None
         size = amplitudes.get(name, 0.0)
         if largest is not None and size > 0:
             ratio = largest / size

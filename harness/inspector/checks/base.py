@@ -7,7 +7,7 @@ from collections.abc import Iterator
 
 from harness.formats.evidence import Exact
 from harness.formats.modules import summary_format
-from harness.formats.spec import known_formats
+from harness.formats.registry import known_formats
 from harness.inspector.checks.encoding import holds_other, other_base, other_votes, own_related, related
 from harness.inspector.checks.registration import check
 from harness.inspector.checks.values import gain_rows

@@ -36,6 +36,13 @@ FOLLOWS: dict[str, frozenset[str]] = {
     "vae_input": frozenset({"vae_settings", "image_condition_differs"}),
 }
 """Per code, the codes that can cause it. If one of them is found too, the difference is a consequence, no cause."""
+VAE_EXPLAINS: dict[tuple[str, str], bool] = {
+    ("image_condition_differs", "encoder"): False,
+    ("image_condition_differs", "given"): True,
+    ("precision_differs", "vae"): False,
+}
+"""Per code and place of a finding: true if the VAE's statistics of latents explain it, false if its other settings do,
+the dtype among them. The VAE's encoder does not read the statistics; the image latents are normalized by them."""
 IN_MEMORY = frozenset({"held_weights_differ"})
 IDENTITY = frozenset({"request_differs", "hardware_differs"})
 
@@ -76,8 +83,11 @@ def traced(record: CaseRecord) -> Iterator[Cause]:
         if finding.stage == "trace" and finding.gating and finding.code not in IN_MEMORY
     ]
     codes = {finding.code for finding in found}
+    settings = {name for finding in found if finding.code == "vae_settings" for name in finding.data}
     for finding in found:
-        if FOLLOWS.get(finding.code, frozenset()) & codes:
+        by_statistics = VAE_EXPLAINS.get((finding.code, str(finding.data.get("place", ""))))
+        explaining = settings & VAE_STATISTICS if by_statistics else settings - VAE_STATISTICS
+        if FOLLOWS.get(finding.code, frozenset()) & codes or (by_statistics is not None and explaining):
             continue
         if finding.code == "scheduler_settings":
             names = set(finding.data)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator, Sequence
 
+from harness.formats.registry import is_quantized
 from harness.records.attribution import Cause, ExperimentResult, Reading
 from harness.records.base import Json
 from harness.records.case_record import CaseRecord
@@ -109,7 +110,7 @@ def scope(names: Sequence[str], record: CaseRecord) -> str:
     quantized = {
         f"{module.expert}/{module.module}"
         for module in (record.probe.modules if record.probe else ())
-        if module.expert in experts and module.format in ("fp8", "nvfp4")
+        if module.expert in experts and is_quantized(module.format)
     }
     if quantized and quantized <= set(names):
         return who
