@@ -230,7 +230,14 @@ def coverage(context: Context, plan: Plan, found: Gathered) -> tuple[list[str], 
                 left.append(f"{expert}: {total - rows} rows of quantized Linears were not read")
         if any(module.format == "nvfp4" for module in context.quantized(expert).values()):
             if plan.scan[expert]:
-                done.append(f"{expert}: every block scale of {len(found.scanned.get(expert, {}))} tensors")
+                names = found.scanned.get(expert, {})
+                total, read = sum(component.tensors[name].nbytes for name in names), found.scale_bytes.get(expert, 0)
+                share = "every block scale" if read >= total else f"{read} of {total} block scales"
+                done.append(f"{expert}: {share} of {len(names)} tensors")
+                if read < total:
+                    left.append(
+                        f"{expert}: {total - read} block scales were not read for NaN and zero; --full reads them"
+                    )
             else:
                 left.append(
                     f"{expert}: block scales outside the sampled strips were not read (NaN and zero); --full reads them"
