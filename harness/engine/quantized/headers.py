@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
-import json
-import struct
+import os
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from harness.errors import CheckpointFaultError
 from harness.formats.config import Declaration, declaration
-from harness.formats.errors import ConfigError
+from harness.formats.errors import ConfigError, HeaderError
+from harness.formats.header import read_header
+from harness.reading import UnreadableError, read_foreign, reason
 
 QUANTIZED_DTYPES = {"U8": "nvfp4", "F8_E4M3": "fp8"}
 """Safetensors dtype of a quantized weight, and its format in a ModelOpt export."""
@@ -18,7 +19,6 @@ ABSENT = {
     "weight_scale": "scale_missing", "weight_scale_2": "global_scale_missing", "input_scale": "input_scale_missing",
 }  # fmt: skip
 """The inspector's cause code for each missing scale."""
-HEADER_LIMIT = 100 * 1024 * 1024
 
 
 @dataclass(frozen=True)
@@ -38,9 +38,11 @@ def read_config(folder: Path) -> dict[str, Any]:
     """
     path = folder / "config.json"
     try:
-        config = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise CheckpointFaultError(f"cannot be read: {error}", where=str(path), code="config_invalid") from error
+        config = read_foreign(path)
+    except (OSError, UnreadableError) as error:
+        raise CheckpointFaultError(
+            f"cannot be read: {reason(error)}", where=str(path), code="config_invalid"
+        ) from error
     if not isinstance(config, dict):
         raise CheckpointFaultError("holds no JSON object", where=str(path), code="config_invalid")
     return config
@@ -62,9 +64,14 @@ def read_headers(folder: Path) -> dict[str, TensorInfo]:
         return _header(shards[0])
     index = indices[0]
     try:
-        placed: dict[str, str] = json.loads(index.read_text(encoding="utf-8"))["weight_map"]
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        raise CheckpointFaultError(f"is no index: {error!r}", where=str(index), code="index_invalid") from error
+        body = read_foreign(index)
+    except (OSError, UnreadableError) as error:
+        raise CheckpointFaultError(f"is no index: {reason(error)}", where=str(index), code="index_invalid") from error
+    placed = body.get("weight_map") if isinstance(body, dict) else None
+    if not isinstance(placed, dict) or not all(isinstance(name, str) for name in placed.values()):
+        raise CheckpointFaultError(
+            "is no index: weight_map is not a map of names", where=str(index), code="index_invalid"
+        )
     tensors: dict[str, TensorInfo] = {}
     headers = {name: _header(_inside(folder, name, index)) for name in sorted(set(placed.values()))}
     for tensor, name in placed.items():
@@ -153,22 +160,17 @@ def _inside(folder: Path, name: str, index: Path) -> Path:
 
 def _header(path: Path) -> dict[str, TensorInfo]:
     try:
-        with path.open("rb") as file:
-            (length,) = struct.unpack("<Q", file.read(8))
-            # a damaged length would otherwise allocate that much memory
-            if length > HEADER_LIMIT:
-                raise ValueError(f"a header of {length} bytes")
-            entries = json.loads(file.read(length))
+        with path.open("rb", buffering=0) as file:
+            header = read_header(
+                str(path), os.fstat(file.fileno()).st_size, lambda start, size: os.pread(file.fileno(), size, start)
+            )
     except FileNotFoundError as error:
         raise CheckpointFaultError(
             "the index names it and it is not there", where=str(path), code="shard_missing"
         ) from error
-    except (OSError, ValueError, struct.error) as error:
+    except (OSError, HeaderError) as error:
+        text = error.what if isinstance(error, HeaderError) else reason(error)
         raise CheckpointFaultError(
-            f"its header cannot be read: {error}", where=str(path), code="header_invalid"
+            f"its header cannot be read: {text}", where=str(path), code="header_invalid"
         ) from error
-    return {
-        name: TensorInfo(path, str(entry["dtype"]), tuple(entry["shape"]))
-        for name, entry in entries.items()
-        if name != "__metadata__"
-    }
+    return {name: TensorInfo(path, entry.dtype, entry.shape) for name, entry in header.tensors.items()}

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from harness.perf.comparing import BAD
-from harness.reading import UnreadableError
+from harness.reading import UnreadableError, parse_object
 from harness.records.case_record import CaseRecord
 from harness.report.load import ReportError
 from harness.report.redact import redact_record
@@ -345,7 +345,7 @@ def _point(row: tuple[Any, ...]) -> Point:
         code=row[6],
         device=row[7],
         driver=row[8],
-        versions=json.loads(row[9]),
+        versions=parse_object(row[9], "versions"),
         metric=row[10],
         value=row[11],
         limit=row[12],
