@@ -5,9 +5,9 @@ configurations of a checkpoint, may hold anything that their own loaders accept 
 ``json.loads`` and ``tomllib.loads`` in every other module of this package.
 
 A record may come from a broken disk, an older version, a pull request or a stranger's artifact. Every fault in its
-content becomes an :class:`UnreadableError` of one sentence that names the place. The sentence never quotes the content,
-which may hold a secret. Errors of the system (no such file, no permission, a bad disk) stay ``OSError``: they are no
-evidence about the file's content.
+content becomes an :class:`UnreadableError` of one sentence that names the place. The sentence may name a field, and
+never quotes a value, which may be a secret. Errors of the system (no such file, no permission, a bad disk) stay
+``OSError``: they are no evidence about the file's content.
 """
 
 from __future__ import annotations
@@ -23,7 +23,6 @@ from typing import Any, TypeVar
 from xml.etree import ElementTree as ET
 
 from pydantic import BaseModel, ValidationError
-from pydantic import JsonValue as Json
 
 from harness.errors import QuantgateError
 from harness.outcomes import Outcome
@@ -199,7 +198,7 @@ def read_json(path: Path, *, limit: int = MAX_BYTES) -> Any:
     return parse_json(read_bytes(path, limit=limit), str(path))
 
 
-def parse_object(data: bytes | str, where: str, *, finite: bool = True) -> dict[str, Json]:
+def parse_object(data: bytes | str, where: str, *, finite: bool = True) -> dict[str, Any]:
     """Parse strict JSON that must be an object. Raises ``UnreadableError``."""
     value = parse_json(data, where, finite=finite)
     if not isinstance(value, dict):

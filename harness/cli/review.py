@@ -33,6 +33,7 @@ from harness.records.candidate import Candidate
 from harness.records.case_record import CaseRecord
 from harness.redaction import redact
 from harness.session.similarity import similarity
+from harness.text import clean
 
 Root = Annotated[Path, typer.Option("--root", help="the repository's root")]
 RunnerName = Annotated[str, typer.Option("--runner", help="where candidates of several runners are there")]
@@ -344,7 +345,7 @@ def accept(
             if len(chosen) == 1:
                 raise
             refused.append(error)
-            typer.echo(f"refused {one}: {redact(str(error))}", err=True)
+            typer.echo(f"refused {one}: {clean(redact(str(error)))}", err=True)
             continue
         changed.update(dict.fromkeys(done.changed))
     if len(chosen) > 1:

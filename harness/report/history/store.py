@@ -110,7 +110,7 @@ def connect(path: Path) -> sqlite3.Connection:
     return connection
 
 
-def history_error(error: OSError | sqlite3.Error, path: Path) -> ReportError:
+def history_error(error: OSError | sqlite3.Error | UnicodeDecodeError, path: Path) -> ReportError:
     """Convert an error of SQLite or the system to one sentence about the history, with the next step.
 
     The advice is to move the file away only if it is damaged: a file in use, or on a full disk, is sound.
@@ -365,7 +365,7 @@ def open_history(path: Path = DEFAULT) -> Iterator[History]:
     connection = connect(path)
     try:
         yield History(connection)
-    except sqlite3.Error as error:
+    except (sqlite3.Error, UnicodeDecodeError) as error:  # a damaged page may hold text that is not UTF-8
         raise history_error(error, path) from error
     finally:
         connection.close()
