@@ -303,7 +303,8 @@ READERS: tuple[Reader, ...] = (
     Reader("probes", "probes.safetensors", lambda: _golden("probes.safetensors"), lambda _, p: read_observation(p)),
     Reader("trace", "trace.json", lambda: _golden("trace.json"), lambda _, p: Trace.read(p)),
     Reader("contents", "contents.json", lambda: _golden("contents.json"), lambda _, p: WeightContents.read(p)),
-    Reader("experiments", "experiments.json", lambda: Experiments(results=(), budget=1.0, seconds=0.0).to_json().encode(),
+    Reader("experiments", "experiments.json",
+           lambda: b'{"schema_version": 1, "results": [], "budget": 1.0, "seconds": 0.0}',
            lambda _, p: Experiments.read(p)),
     Reader("proof", "proof.json", lambda: samples.record().inspection.to_json().encode(),  # type: ignore[union-attr]
            lambda _, p: InspectionReport.read(p)),

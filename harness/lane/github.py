@@ -17,7 +17,7 @@ from harness.errors import InfraError, InvalidCaseError
 from harness.inside import write_inside
 from harness.lane.summary import MARK
 from harness.project import HERE
-from harness.reading import UnreadableError, parse_foreign
+from harness.reading import UnreadableError, parse_foreign, read_bytes
 
 BOT = "github-actions[bot]"
 COPIED_BRANCH = re.compile(r"(?:refs/heads/)?pull-request/([0-9]{1,9})\Z")
@@ -27,6 +27,8 @@ PROPOSED = (HERE.goldens.name, HERE.thresholds.name)
 TESTS = "ci.yml"
 """Workflow that is started for a proposal."""
 _PLAIN = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,119}")
+MAX_PROPOSED = 1 << 30
+"""Most bytes of one proposed file; the clip of a golden at full size takes 100 MB."""
 MAX_COMMENT = 60_000
 """GitHub refuses a comment of more than 65,536 characters."""
 _REPOSITORY = re.compile(r"[A-Za-z0-9_.-]+/[A-Za-z0-9_.-]+\Z")
@@ -93,14 +95,15 @@ def propose(root: Path, changes: Path, branch: str, title: str, body: str, base:
         inside = path.relative_to(changes)
         target = root / inside
         # An unchanged file passes whatever its name is: a regeneration returns the whole folders.
-        same = not path.is_symlink() and target.is_file() and target.read_bytes() == path.read_bytes()
+        data = b"" if path.is_symlink() else read_bytes(path, limit=MAX_PROPOSED)  # also refuses pipes and devices
+        same = not path.is_symlink() and target.is_file() and target.read_bytes() == data
         if inside.parts[0] not in PROPOSED or path.is_symlink() or not (same or _named(inside)):
             raise InvalidCaseError(
                 f"a regeneration may change {', '.join(PROPOSED)} and nothing else",
                 where=str(inside),
                 remedy="remove it",
             )
-        write_inside(root, inside.as_posix(), path.read_bytes())
+        write_inside(root, inside.as_posix(), data)
     there = [name for name in PROPOSED if (root / name).exists()]
     _run(["git", "-C", str(root), "add", "--", *there])
     if not _run(["git", "-C", str(root), "diff", "--cached", "--name-only", "--relative"]).strip():
