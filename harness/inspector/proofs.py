@@ -187,7 +187,10 @@ def _place(ref: Ref, root: Path | None) -> Path | None:
         text, pinned = ref.path, ref.revision
     else:
         text, _, pinned = str(ref).partition("@")
-    place = ((root or Path.cwd()) / Path(text).expanduser()).resolve()
+    try:
+        place = ((root or Path.cwd()) / Path(text).expanduser()).resolve()
+    except RuntimeError:  # `~name` of a user that this machine does not have, or a loop of links
+        return None
     return place if not pinned and place.exists() else None
 
 
