@@ -136,11 +136,14 @@ def project_root(folder: Path) -> Path:
     if is_project(root):
         return root
     above = next((one for one in root.parents if is_project(one) and Project(one).runners.is_dir()), None)
-    meant = f" ({above})" if above else ""
+    below = [] if above else sorted(one for pattern in ("*/cases", "*/*/cases") for one in root.glob(pattern))
+    inside = next((one.parent for one in below if Project(one.parent).runners.is_dir()), None)
+    meant = f" ({above or inside})" if above or inside else ""
+    start = "" if meant or not root.is_dir() else "; `quantgate init` makes a project of this folder"
     raise InvalidCaseError(
         "no cases/ folder here" if root.is_dir() else "there is no such folder",
         where=str(root),
-        remedy=f"run it in the repository's root{meant}, or pass --root",
+        remedy=f"run it in the project's folder{meant}, or pass --root{start}",
     )
 
 

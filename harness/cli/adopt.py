@@ -8,6 +8,7 @@ from typing import Annotated
 import typer
 
 from harness import __version__
+from harness.cli import options
 from harness.errors import InvalidCaseError
 from harness.reading import parse_json
 
@@ -46,9 +47,9 @@ def init_command(
 
 def schema_command(
     name: Annotated[str, typer.Argument(help="which schema; default: all of them")] = "",
-    out: Annotated[Path | None, typer.Option("--out", help="write them into this folder")] = None,
+    out: options.OptionalOut = None,
 ) -> None:
-    """Print the JSON Schemas of case files, runner profiles and limit files, or write them for the editor."""
+    """Print the JSON Schemas of case files, runner profiles and limit files; --out writes them into that folder."""
     import json
 
     from harness.definitions.schemas import SCHEMAS, text_of

@@ -130,7 +130,9 @@ def load_runners(folder: Path) -> dict[str, RunnerProfile]:
             problems += [f"{where}:1: {said}" for said in _clashes(profile, profiles.values())]
             profiles[profile.name] = profile
     if problems:
-        raise InvalidCaseError(problem_list(problems), remedy="correct the runner profile")
+        raise InvalidCaseError(
+            problem_list(problems), remedy="correct the runner profile; `quantgate cases` reads it again"
+        )
     return profiles
 
 

@@ -14,7 +14,7 @@ from harness.definitions.case import Case
 from harness.engine import pictures
 from harness.engine.environment import engine_environment, engine_key, secrets_of
 from harness.engine.failures import rebuild
-from harness.engine.process import WorkerProcess
+from harness.engine.process import DEADLINE_PASSED, WorkerProcess
 from harness.engine.secrets import redact, redact_answer, redact_error, tail
 from harness.engine.stamps import Stamps, require_unchanged, stamps_of
 from harness.engine.starter import SHARED, Starter
@@ -322,7 +322,9 @@ class EngineOwner:
         """Return the error with facts that only the parent has: method, deadline, kill for memory by the kernel."""
         kind, what = error.kind, redact(error.what, self._secrets)
         if kind == "hang":
-            what = f"{method} took longer than {seconds:g} s; {what}, and the engine was killed"
+            late = what == DEADLINE_PASSED
+            what = f"{method} took longer than {seconds:g} s; {what}" if late else f"{method}: {what}"
+            what += ", and the engine was killed"
         if kind == "crash" and "SIGKILL" in what and kernel_kills() > self._kills_before:
             kind, what = "oom", f"the kernel killed the engine for memory during {method} ({what})"
         return InfraError(

@@ -20,6 +20,8 @@ from harness.errors import InfraError
 from harness.machine.processes import MARKER, Process, end_leftovers, kill, look, marked, new_marker, session_members
 from harness.records.base import Json
 
+DEADLINE_PASSED = "its deadline passed"
+"""Message of a hang that the deadline ended. Any other hang is a worker that went silent before it."""
 POLL_SECONDS = 0.25
 END_GRACE_SECONDS = 10.0
 
@@ -147,7 +149,7 @@ class WorkerProcess:
                     return message
             now = time.monotonic()
             if now >= deadline:
-                raise InfraError("its deadline passed", kind="hang")
+                raise InfraError(DEADLINE_PASSED, kind="hang")
             if now - heard > silence_limit:
                 raise InfraError(f"no sign of life for {silence_limit:g} s", kind="hang")
             readable, _, _ = select.select([self._events], [], [], max(0.0, min(POLL_SECONDS, deadline - now)))
