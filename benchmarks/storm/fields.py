@@ -198,5 +198,5 @@ def stream_fault(text: str) -> str:
     import io
 
     out = io.StringIO()
-    HarmlessStream(out).write(text)  # type: ignore[arg-type]
+    HarmlessStream(out).write(text)
     return "a command of GitHub in the stream" if COMMAND.search(out.getvalue()) else ""

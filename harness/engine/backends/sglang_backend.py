@@ -95,7 +95,8 @@ class RuntimeProcess:
             self._requests.flush()
             for line in self._events:
                 message = parse_object(line, self._name, finite=False)
-                kind, data = message.get("event"), message.get("data")
+                kind = message.get("event")
+                data: Any = message.get("data")
                 if message.get("id") != number or kind not in ("progress", "result", "error"):
                     raise InfraError(f"{self._name} answered another question", kind="protocol")
                 if kind == "progress":
