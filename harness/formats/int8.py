@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 from harness.formats.codecs import F32
 from harness.formats.damage import PLAIN
 from harness.formats.scaled import readings
-from harness.formats.spec import Format, Gate
+from harness.formats.spec import Format, Gate, Scale
 
 
 def encode(values: F32) -> dict[str, NDArray[Any]]:
@@ -30,6 +30,7 @@ INT8: Final = Format(
     source="weight = code * scale",
     readings=readings,
     algorithms=r"^(INT8|INT_QUANTIZED|INT8_TENSORWISE|INT8_ROWWISE)$",
+    scales=(Scale("weight_scale", absent="scale_missing"),),
     encode=encode,
     faults=PLAIN,
 )

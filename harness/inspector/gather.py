@@ -223,7 +223,7 @@ def _work(plan: Plan, found: Gathered) -> Iterator[Task]:
                 yield _measure_task(plan, found, component, module, own, other)
                 if (
                     plan.scan[expert]
-                    and module.format == "nvfp4"
+                    and module.spec.two_level
                     and module.scale is not None
                     and module.scale.dtype == "F8_E4M3"
                 ):
