@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import os
-import tomllib
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
 
 from harness.errors import InvalidCaseError
+from harness.reading import UnreadableError, parse_toml, read_bytes, reason
 
 
 @dataclass(frozen=True)
@@ -88,12 +88,13 @@ def is_declared(repository: Path) -> bool:
 def _settings(repository: Path) -> dict[str, Any] | None:
     file = repository / "pyproject.toml"
     try:
-        table = tomllib.loads(file.read_text(encoding="utf-8")).get("tool", {}).get("quantgate")
+        tool = parse_toml(read_bytes(file), str(file)).get("tool", {})
+        table = tool.get("quantgate") if isinstance(tool, dict) else None
     except FileNotFoundError:
         return None
-    except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
+    except (OSError, UnreadableError) as error:
         raise InvalidCaseError(
-            f"cannot be read: {error}", where=str(file), remedy="correct the file, which must be TOML in UTF-8"
+            f"cannot be read: {reason(error)}", where=str(file), remedy="correct the file, which must be TOML in UTF-8"
         ) from error
     if table is None:
         return None

@@ -10,6 +10,7 @@ import typer
 from harness import __version__
 from harness.cli import options
 from harness.errors import InvalidCaseError
+from harness.reading import parse_json
 
 
 def init_command(
@@ -62,7 +63,7 @@ def schema_command(
         )
     chosen = [names[name]] if name else sorted(SCHEMAS)
     if out is None:
-        texts = {full: json.loads(text_of(full)) for full in chosen}
+        texts = {full: parse_json(text_of(full), full) for full in chosen}
         typer.echo(text_of(chosen[0]).rstrip() if name else json.dumps(texts, indent=2))
         return
     out.mkdir(parents=True, exist_ok=True)

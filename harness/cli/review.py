@@ -34,6 +34,7 @@ from harness.records.candidate import Candidate
 from harness.records.case_record import CaseRecord
 from harness.redaction import redact
 from harness.session.similarity import similarity
+from harness.text import clean
 
 Cases = Annotated[
     list[str] | None, typer.Argument(metavar="[CASE]...", help="cases, runner/case, or globs such as 'wan22_*'")
@@ -346,7 +347,7 @@ def accept(
             if len(chosen) == 1:
                 raise
             refused.append(error)
-            typer.echo(f"refused {one}: {redact(str(error))}", err=True)
+            typer.echo(f"refused {one}: {clean(redact(str(error)))}", err=True)
             continue
         changed.update(dict.fromkeys(done.changed))
     if len(chosen) > 1:

@@ -12,6 +12,7 @@ from harness.cli import options
 from harness.definitions.case import UNRESOLVED
 from harness.errors import InvalidCaseError
 from harness.project import project_root
+from harness.reading import parse_json
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -168,7 +169,7 @@ def _changed(case: Case, changes: list[str]) -> Case:
         name, value = _pair(text, "--set")
         outer, _, inner = name.partition(".")
         try:
-            parsed = json.loads(value)
+            parsed = parse_json(value, "--set")
         except ValueError:
             parsed = value
         if outer not in data or (inner and not isinstance(data[outer], dict)):

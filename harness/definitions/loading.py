@@ -16,6 +16,7 @@ from harness.definitions.validation import Written, did_you_mean, validate
 from harness.definitions.yaml_tree import Node, Problem, YamlError, parse, read_text, shown
 from harness.errors import InvalidCaseError
 from harness.project import Project
+from harness.text import problem_list
 
 # Expanding ``defaults`` and ``matrix`` to the plain fields of each case.
 
@@ -277,7 +278,7 @@ def invalid(problems: Sequence[FileProblem]) -> InvalidCaseError:
             only.message, where=f"{only.path}:{only.line}", remedy=f"correct this line; {_READ_AGAIN}"
         )
     remedy = f"correct these {len(problems)} places; {_READ_AGAIN}"
-    return InvalidCaseError("\n".join(map(str, problems)), remedy=remedy)
+    return InvalidCaseError(problem_list(map(str, problems)), remedy=remedy)
 
 
 def _file(path: Path, root: Path, runners: frozenset[str]) -> tuple[list[Located], list[Problem]]:

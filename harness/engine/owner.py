@@ -25,7 +25,7 @@ from harness.reading import sentence
 from harness.records.base import Json, Record
 from harness.records.generation import EngineStart, Generation, Progress
 from harness.records.identity import Fingerprint
-from harness.redaction import register, shapes
+from harness.redaction import register
 
 R = TypeVar("R", bound=Record)
 OnProgress = Callable[[Progress], None]
@@ -338,8 +338,9 @@ class EngineOwner:
     def _clean(self, data: dict[str, Json]) -> dict[str, Json]:
         """Return a worker's error without secrets; append its traceback to the log."""
         cleaned = redact_error(data, self._secrets)
-        with self.log_path.open("a", encoding="utf-8") as log:
-            log.write(shapes(str(cleaned.pop("traceback", ""))))
+        traceback = str(cleaned.pop("traceback", ""))
+        if self._process is not None:
+            self._process.append_to_log(traceback)
         return cleaned
 
     def _remedy(self) -> str:
