@@ -77,6 +77,9 @@ def main(requests: int, events: int) -> None:
             out.flush()
         elif method == "load":
             send(number, "progress", {"stage": "load", "step": 1, "steps": 1})
+            if fault == "rewrites the checkpoint":  # as SGLang does
+                with open(f"{params['paths']['model']}/vae/config.json", "w") as config:
+                    config.write("{}")
             version = "sglang==0.5.99" if fault == "another version" else params["case"]["runtime"]
             send(number, "result", {"runtime": version, "flow_shift": 12.0, "leaked": os.environ.get("PYTHONPATH", "")})
         elif method == "generate":
