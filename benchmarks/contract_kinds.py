@@ -108,7 +108,7 @@ def unseen_kinds() -> tuple[Kind, ...]:
     two_sizes = {"group_0": {"weights": {**GROUP}}, "group_1": {"weights": {**GROUP, "group_size": 32}}}
     exact_quantized = [name for name in linear_shapes() if name not in quantized_names()]
     last = quantized_names()[-1]
-    kinds = [
+    kinds: list[tuple[str, Stored, dict[str, Any]]] = [
         # what counts as true
         ("swap_two", HIGH, {"config": _flat(swap_weight_nibbles=2)}),
         ("swap_zero_float", LOW, {"config": _flat(swap_weight_nibbles=0.0)}),
@@ -121,7 +121,11 @@ def unseen_kinds() -> tuple[Kind, ...]:
         # where keys stand, and how they are written
         ("swap_other_case", HIGH, {"config": _flat(Swap_Weight_Nibbles=True)}),
         ("swap_dashes", HIGH, {"config": _flat(**{"swap-weight-nibbles": True})}),
-        ("swap_in_group", HIGH, {"config": _flat(config_groups={"group_0": {"weights": {**GROUP, "swap_weight_nibbles": True}}})}),
+        (
+            "swap_in_group",
+            HIGH,
+            {"config": _flat(config_groups={"group_0": {"weights": {**GROUP, "swap_weight_nibbles": True}}})},
+        ),
         ("swap_in_producer", HIGH, {"config": _flat(producer={**PRODUCER, "swap_weight_nibbles": True})}),
         ("layout_true", TILED, {"config": _flat(checkpoint_weight_scale_layout=True)}),
         ("layout_null", TILED, {"config": _flat(checkpoint_weight_scale_layout=None)}),
@@ -133,7 +137,11 @@ def unseen_kinds() -> tuple[Kind, ...]:
         ("section_is_a_list", LOW, {"config": _flat(quantization=["NVFP4"])}),
         ("section_is_text", LOW, {"config": _flat(quantization="NVFP4")}),
         ("section_null", LOW, {"config": _flat(quantization=None)}),
-        ("section_in_section", HIGH, {"config": _nested(quantization={"quantization": {"quant_algo": "NVFP4"}, "swap_weight_nibbles": True})}),
+        (
+            "section_in_section",
+            HIGH,
+            {"config": _nested(quantization={"quantization": {"quant_algo": "NVFP4"}, "swap_weight_nibbles": True})},
+        ),
         ("nested_exclude_at_top", LOW, {"config": {**_nested(), "ignore": ["*"]}}),
         ("declared_empty", LOW, {"config": {}}),
         ("declared_text", LOW, {"config": "modelopt"}),
@@ -155,7 +163,15 @@ def unseen_kinds() -> tuple[Kind, ...]:
         ("group_sizes_differ", LOW, {"config": _flat(config_groups=two_sizes)}),
         ("groups_empty", LOW, {"config": _flat(config_groups={})}),
         ("groups_list", LOW, {"config": _flat(config_groups=[{"weights": GROUP}])}),
-        ("nested_group_size_32", LOW, {"config": _nested(quantization={"quant_algo": "NVFP4", "exclude_modules": list(IGNORE), "group_size": 32})}),
+        (
+            "nested_group_size_32",
+            LOW,
+            {
+                "config": _nested(
+                    quantization={"quant_algo": "NVFP4", "exclude_modules": list(IGNORE), "group_size": 32}
+                )
+            },
+        ),
         # ignore lists
         ("ignore_text", FP8, {"config": _flat("FP8", ignore="blocks.0*")}),
         ("ignore_text_star", FP8, {"config": _flat("FP8", ignore="*")}),
@@ -165,57 +181,155 @@ def unseen_kinds() -> tuple[Kind, ...]:
         ("ignore_brackets", FP8, {"config": _flat("FP8", ignore=["blocks.[03].*", "proj_out"])}),
         ("ignore_other_case", FP8, {"config": _flat("FP8", ignore=["Blocks.0*", "Blocks.3*", "Proj_Out"])}),
         ("ignore_weight_names", FP8, {"config": _flat("FP8", ignore=[f"{name}.weight" for name in exact_quantized])}),
-        ("ignore_double_star", FP8, {"config": _flat("FP8", ignore=["blocks.0.**", "blocks.3.**", "proj_out", "condition_embedder.**"])}),
+        (
+            "ignore_double_star",
+            FP8,
+            {"config": _flat("FP8", ignore=["blocks.0.**", "blocks.3.**", "proj_out", "condition_embedder.**"])},
+        ),
         ("ignore_middle_star", FP8, {"config": _flat("FP8", ignore=["b*0.*", "b*3.*", "p*_out"])}),
         ("ignore_with_newline", FP8, {"config": _flat("FP8", ignore=["blocks.0*\n", "blocks.3*", "proj_out"])}),
         ("ignore_all_but_one_block", LOW, {"config": _flat(ignore=[*IGNORE, "blocks.2*"]), "edit": _one_block_in_bf16}),
         ("ignore_misses_a_bf16_block", LOW, {"config": _flat(), "edit": _one_block_in_bf16}),
         ("ignore_stored_nvfp4", LOW, {"config": _flat(ignore=[*IGNORE, "blocks.1.attn2*"])}),
         ("fp8_nested_ignore_at_top", FP8, {"config": {**_nested("FP8"), "ignore": ["*"]}}),
-        ("fp8_nested_exclude_null", FP8, {"config": _nested("FP8", quantization={"quant_algo": "FP8", "exclude_modules": None})}),
+        (
+            "fp8_nested_exclude_null",
+            FP8,
+            {"config": _nested("FP8", quantization={"quant_algo": "FP8", "exclude_modules": None})},
+        ),
         # markers
-        ("one_marker", TILED_HIGH, {"config": _flat(), "edit": _each_linear("comfy_quant", _marker('{"format": "nvfp4"}'), (last,))}),
-        ("marker_of_fp8", LOW, {"config": _flat(), "edit": _each_linear("comfy_quant", _marker('{"format": "float8_e4m3fn"}'))}),
+        (
+            "one_marker",
+            TILED_HIGH,
+            {"config": _flat(), "edit": _each_linear("comfy_quant", _marker('{"format": "nvfp4"}'), (last,))},
+        ),
+        (
+            "marker_of_fp8",
+            LOW,
+            {"config": _flat(), "edit": _each_linear("comfy_quant", _marker('{"format": "float8_e4m3fn"}'))},
+        ),
         ("marker_empty", TILED_HIGH, {"config": _flat(), "edit": _each_linear("comfy_quant", _marker("{}"))}),
-        ("markers_on_fp8", FP8, {"config": _flat("FP8"), "edit": _each_linear("comfy_quant", _marker('{"format": "float8_e4m3fn"}'))}),
-        ("markers_on_fp8_undeclared", FP8, {"edit": _each_linear("comfy_quant", _marker('{"format": "float8_e4m3fn"}'))}),
+        (
+            "markers_on_fp8",
+            FP8,
+            {"config": _flat("FP8"), "edit": _each_linear("comfy_quant", _marker('{"format": "float8_e4m3fn"}'))},
+        ),
+        (
+            "markers_on_fp8_undeclared",
+            FP8,
+            {"edit": _each_linear("comfy_quant", _marker('{"format": "float8_e4m3fn"}'))},
+        ),
         ("marker_at_top", TILED_HIGH, {"config": _flat(), "edit": _with(comfy_quant=_marker('{"format": "nvfp4"}'))}),
-        ("marker_other_case", LOW, {"config": _flat(), "edit": _each_linear("Comfy_Quant", _marker('{"format": "nvfp4"}'))}),
-        ("markers_nested_swap_false", TILED_HIGH, {"config": _nested(swap_weight_nibbles=False), "edit": _each_linear("comfy_quant", _marker("{}"))}),
+        (
+            "marker_other_case",
+            LOW,
+            {"config": _flat(), "edit": _each_linear("Comfy_Quant", _marker('{"format": "nvfp4"}'))},
+        ),
+        (
+            "markers_nested_swap_false",
+            TILED_HIGH,
+            {"config": _nested(swap_weight_nibbles=False), "edit": _each_linear("comfy_quant", _marker("{}"))},
+        ),
         # other tensors and dtypes
-        ("pre_quant_scale", LOW, {"config": _flat(), "edit": _each_linear("pre_quant_scale", np.ones(128, dtype=bfloat16))}),
-        ("amax_left_over", FP8, {"config": _flat("FP8"), "edit": _each_linear("input_quantizer._amax", np.ones((), dtype=np.float32))}),
-        ("output_scale", FP8, {"config": _flat("FP8"), "edit": _each_linear("output_scale", np.ones((), dtype=np.float32))}),
-        ("extra_norm", LOW, {"config": _flat(), "edit": _with(**{"blocks.1.norm3.weight": np.ones(128, dtype=bfloat16)})}),
+        (
+            "pre_quant_scale",
+            LOW,
+            {"config": _flat(), "edit": _each_linear("pre_quant_scale", np.ones(128, dtype=bfloat16))},
+        ),
+        (
+            "amax_left_over",
+            FP8,
+            {"config": _flat("FP8"), "edit": _each_linear("input_quantizer._amax", np.ones((), dtype=np.float32))},
+        ),
+        (
+            "output_scale",
+            FP8,
+            {"config": _flat("FP8"), "edit": _each_linear("output_scale", np.ones((), dtype=np.float32))},
+        ),
+        (
+            "extra_norm",
+            LOW,
+            {"config": _flat(), "edit": _with(**{"blocks.1.norm3.weight": np.ones(128, dtype=bfloat16)})},
+        ),
         ("no_biases", LOW, {"config": _flat(), "edit": _without_biases}),
         ("bf16_weight_scales", FP8, {"config": _flat("FP8"), "edit": _cast(".weight_scale", bfloat16)}),
         ("second_scale_of_one_element", LOW, {"config": _flat(), "edit": _cast(".weight_scale_2", np.float32, (1,))}),
         ("input_scale_of_one_element", LOW, {"config": _flat(), "edit": _cast(".input_scale", np.float32, (1,))}),
-        ("block_scales_in_float", LOW, {"config": _flat(), "edit": _cast("blocks.1.ffn.net.2.weight_scale", np.float32)}),
-        ("packed_as_int8", LOW, {"config": _flat(), "edit": lambda t: {n: v.view(np.int8) if v.dtype == np.uint8 else v for n, v in t.items()}}),
+        (
+            "block_scales_in_float",
+            LOW,
+            {"config": _flat(), "edit": _cast("blocks.1.ffn.net.2.weight_scale", np.float32)},
+        ),
+        (
+            "packed_as_int8",
+            LOW,
+            {
+                "config": _flat(),
+                "edit": lambda t: {n: v.view(np.int8) if v.dtype == np.uint8 else v for n, v in t.items()},
+            },
+        ),
         ("e5m2", FP8, {"config": _flat("FP8"), "edit": _to_e5m2}),
         ("float32_rest", LOW, {"config": _flat(), "edit": _unquantized_in(np.float32)}),
         ("float16_rest", FP8, {"config": _flat("FP8"), "edit": _unquantized_in(np.float16)}),
         ("a_norm_in_fp8", FP8, {"config": _flat("FP8"), "edit": _a_norm_in_fp8}),
         # other declarations
         ("metadata_text_swap", HIGH, {"metadata": {"quantization_config": _flat(swap_weight_nibbles="yes")}}),
-        ("metadata_not_json", LOW, {"config": _flat(), "metadata": {"_quantization_metadata": "nvfp4", "quantization_config": "{"}}),
-        ("metadata_against_config", HIGH, {"config": _flat(), "metadata": {"quantization_config": _flat(swap_weight_nibbles=True)}}),
-        ("metadata_quant_type", LOW, {"metadata": {"_quantization_metadata": {"quant_type": "nvfp4", "group_size": 16}}}),
-        ("metadata_one_layer", LOW, {"config": _flat(), "metadata": {"_quantization_metadata": {"format_version": "1.0", "layers": {last: {"format": "nvfp4"}}}}}),
+        (
+            "metadata_not_json",
+            LOW,
+            {"config": _flat(), "metadata": {"_quantization_metadata": "nvfp4", "quantization_config": "{"}},
+        ),
+        (
+            "metadata_against_config",
+            HIGH,
+            {"config": _flat(), "metadata": {"quantization_config": _flat(swap_weight_nibbles=True)}},
+        ),
+        (
+            "metadata_quant_type",
+            LOW,
+            {"metadata": {"_quantization_metadata": {"quant_type": "nvfp4", "group_size": 16}}},
+        ),
+        (
+            "metadata_one_layer",
+            LOW,
+            {
+                "config": _flat(),
+                "metadata": {
+                    "_quantization_metadata": {"format_version": "1.0", "layers": {last: {"format": "nvfp4"}}}
+                },
+            },
+        ),
         ("method_upper", LOW, {"config": _flat(quant_method="MODELOPT")}),
         ("method_modelopt_fp4_swap", HIGH, {"config": _flat(quant_method="modelopt_fp4", swap_weight_nibbles=True)}),
         ("method_modelopt_fp8_nested", FP8, {"config": _nested("FP8", quant_method="modelopt_fp8")}),
         ("method_modelopt_mixed", LOW, {"config": _flat(quant_method="modelopt_mixed")}),
         ("hf_quant_against_config", LOW, {"config": _flat(), "hf_quant": _nested("FP8")}),
-        ("kv_cache_named", LOW, {"config": _flat(kv_cache_scheme={"num_bits": 8, "type": "float"}, kv_cache_quant_algo="FP8")}),
-        ("sparse_attention", FP8, {"config": _flat("FP8", sparse_attention_config={"method": "skip_softmax", "threshold": 0.1})}),
+        (
+            "kv_cache_named",
+            LOW,
+            {"config": _flat(kv_cache_scheme={"num_bits": 8, "type": "float"}, kv_cache_quant_algo="FP8")},
+        ),
+        (
+            "sparse_attention",
+            FP8,
+            {"config": _flat("FP8", sparse_attention_config={"method": "skip_softmax", "threshold": 0.1})},
+        ),
         ("fp8_dynamic_declared", FP8, {"config": _flat("FP8", dynamic_input_scale=True, activation_scheme="dynamic")}),
-        ("fp8_generic_both_lists", FP8, {"config": {"quant_method": "fp8", "activation_scheme": "static", "ignored_layers": [], "modules_to_not_convert": exact_quantized}}),
-        ("fp8_generic_block_size", FP8, {"config": {"quant_method": "fp8", "activation_scheme": "dynamic", "weight_block_size": [128, 128]}}),
+        (
+            "fp8_generic_both_lists",
+            FP8,
+            {
+                "config": {
+                    "quant_method": "fp8",
+                    "activation_scheme": "static",
+                    "ignored_layers": [],
+                    "modules_to_not_convert": exact_quantized,
+                }
+            },
+        ),
         ("three_shards_swap", HIGH, {"config": _flat(swap_weight_nibbles=True), "shards": 3}),
         ("fp8_three_shards_undeclared", FP8, {"shards": 3}),
-    ]  # fmt: skip
+    ]
     asked = [Kind(f"unseen_{name}", stored, **more) for name, stored, more in kinds]
     overrides = {
         "swap_list_of_false", "packed_text_false", "swap_in_group", "section_is_text", "declared_empty",

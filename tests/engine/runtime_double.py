@@ -10,6 +10,7 @@ import os
 import signal
 import sys
 import time
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -78,8 +79,7 @@ def main(requests: int, events: int) -> None:
         elif method == "load":
             send(number, "progress", {"stage": "load", "step": 1, "steps": 1})
             if fault == "rewrites the checkpoint":  # as SGLang does
-                with open(f"{params['paths']['model']}/vae/config.json", "w") as config:
-                    config.write("{}")
+                Path(params["paths"]["model"], "vae", "config.json").write_text("{}")
             version = "sglang==0.5.99" if fault == "another version" else params["case"]["runtime"]
             send(number, "result", {"runtime": version, "flow_shift": 12.0, "leaked": os.environ.get("PYTHONPATH", "")})
         elif method == "generate":
