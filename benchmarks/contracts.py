@@ -37,6 +37,10 @@ DRAWN = {7: 120, 11: 150}
 """Seed to number of drawn checkpoints."""
 
 
+SCHEDULE = ", shift "
+"""Part of every answer about a schedule that is no refusal."""
+
+
 @dataclass(frozen=True)
 class Score:
     """One version against one list."""
@@ -49,12 +53,14 @@ class Score:
     @property
     def false_greens(self) -> int:
         """Called right, and is not."""
-        return sum(predicted == "right" or real == "refused" for _, predicted, real in self.wrong)
+        return sum(predicted == "right" or SCHEDULE in predicted for _, predicted, _ in self.wrong)
 
     @property
     def false_alarms(self) -> int:
         """Called wrong, and is right."""
-        return sum(real == "right" or predicted == "refused" for _, predicted, real in self.wrong)
+        return sum(
+            real == "right" or (SCHEDULE in real and predicted == "refused") for _, predicted, real in self.wrong
+        )
 
 
 def lists() -> dict[str, tuple[Kind, ...]]:

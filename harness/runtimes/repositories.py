@@ -48,6 +48,9 @@ EULER: dict[str, Any] = {
 }  # fmt: skip
 
 
+FOLDERS = ("scheduler", "text_encoder", "tokenizer", "transformer", "transformer_2", "vae")
+
+
 @dataclass(frozen=True)
 class Repository:
     """One generated repository: changes of the index and of the scheduler's file, and the name that it is served as."""
@@ -150,7 +153,7 @@ def repositories() -> tuple[Repository, ...]:
 def write_repository(repository: Repository, folder: Path) -> Path:
     """Write a repository as a folder: two JSON files, and a placeholder per other component. Return the folder."""
     shutil.rmtree(folder, ignore_errors=True)
-    for component in ("scheduler", "text_encoder", "tokenizer", "transformer", "transformer_2", "vae"):
+    for component in FOLDERS:
         (folder / component).mkdir(parents=True)
         (folder / component / "config.json").write_text("{}", encoding="utf-8")
         # later versions look for weights, and the pipeline is built without reading them
@@ -166,7 +169,8 @@ def write_repository(repository: Repository, folder: Path) -> Path:
 
 def predicted_sampling(rules: Rules, repository: Repository) -> str:
     """Return the predicted result in the words of ``answered_sampling``."""
-    return _words(predict_sampling(rules, repository.index_body(), repository.scheduler_body(), repository.model_id))
+    index, scheduler = repository.index_body(), repository.scheduler_body()
+    return _words(predict_sampling(rules, index, scheduler, repository.model_id, FOLDERS))
 
 
 def answered_sampling(answer: Mapping[str, Any]) -> str:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -29,7 +29,11 @@ class SamplingPrediction:
 
 
 def predict_sampling(
-    rules: Rules, index: Mapping[str, Any], scheduler: Mapping[str, Any], repository: str | None
+    rules: Rules,
+    index: Mapping[str, Any],
+    scheduler: Mapping[str, Any],
+    repository: str | None,
+    folders: Collection[str] | None = None,
 ) -> SamplingPrediction:
     """Return the schedule settings that the runtime will use.
 
@@ -39,6 +43,7 @@ def predict_sampling(
         scheduler: ``scheduler_config.json``; empty: the file is absent, and nothing is said of it.
         repository: name that the repository is served as (``model_id``, or ``owner/name``); ``None``: only a local
             path is known.
+        folders: folders of the repository; ``None``: not known, and none is missed.
     """
     known = _known_as(rules, repository)
     shift = rules.registry.flow_shift[known] if rules.registry is not None and known else UNKNOWN_SHIFT
@@ -46,7 +51,11 @@ def predict_sampling(
     second = index.get("transformer_2")
     present = second is not None and list(second) != [None, None]
     keys = refused_keys(rules, scheduler)
-    refused = refused_index(index) or _refused_scheduler(rules, scheduler, keys) or _refused_boundary(boundary, second)
+    refused = (
+        _refused_index(index, folders)
+        or _refused_scheduler(rules, scheduler, keys)
+        or _refused_boundary(boundary, second)
+    )
     if refused:
         return SamplingPrediction(refused, flow_shift=shift, known_as=known, refused_keys=keys)
     # without a boundary the pipeline never asks for the second expert, whatever the folder holds
@@ -54,11 +63,12 @@ def predict_sampling(
     return SamplingPrediction("", two, float(boundary) if two else None, shift, known)
 
 
-def refused_index(index: Mapping[str, Any]) -> str:
-    """Return why the runtime refuses ``model_index.json``; empty: it takes it."""
+def _refused_index(index: Mapping[str, Any], folders: Collection[str] | None) -> str:
     if "_diffusers_version" not in index:
         return "model_index.json states no _diffusers_version"
-    return ""
+    pairs = (name for name, value in index.items() if isinstance(value, list) and len(value) == 2 and None not in value)
+    lost = sorted(name for name in pairs if folders is not None and name not in folders)
+    return f"model_index.json names {', '.join(lost)}, and there is no such folder" if lost else ""
 
 
 def refused_keys(rules: Rules, scheduler: Mapping[str, Any]) -> tuple[str, ...]:
