@@ -18,7 +18,7 @@ from pathlib import Path
 from benchmarks.fault_corpus import build
 from harness.formats.evidence import Fit
 from harness.formats.modules import group
-from harness.formats.spec import FORMATS
+from harness.formats.registry import built_in_formats
 from harness.inspector.assemble import assemble
 from harness.inspector.gates import EXACT, ROW_COSINE, STALE
 from harness.inspector.gather import Plan, gather
@@ -74,7 +74,7 @@ def main() -> int:
         for recipe in ("nvfp4", "nvfp4_awq", "nvfp4_svdquant", "fp8", "fp8_channel"):
             for rows in ROWS:
                 print(line(recipe, rows, fits(exports / recipe, exports / "base", rows)))
-    for name, gate in ((name, item.gate) for name, item in FORMATS.items()):
+    for name, gate in ((name, item.gate) for name, item in built_in_formats().items()):
         limits = f"cos >= {gate.cosine}, gap >= {gate.gap}, |gain - 1| <= {gate.gain}"
         print(f"gate {name}: {limits}; below {gate.unrelated}: unrelated")
     print(f"a row below {ROW_COSINE} contradicts; recomputed codes: exact from {EXACT}, stale below {STALE}")

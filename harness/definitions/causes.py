@@ -6,7 +6,6 @@ its checks write, codes of frames from a module without numpy.
 
 from __future__ import annotations
 
-import json
 import re
 from collections.abc import Iterable
 from functools import cache
@@ -16,6 +15,7 @@ from typing import Final
 
 from harness.definitions.validation import did_you_mean
 from harness.frames.causes import EXPLANATIONS, SANITY
+from harness.reading import read_json
 
 INSPECTOR_CODES: Final = Path(__file__).with_name("inspector_codes.json")
 """Codes that the inspector's checks register. ``python -m harness.inspector.checks --write`` writes the file."""
@@ -27,14 +27,17 @@ _STAGE_CODES: Final = frozenset({
     # identity
     "cpu_differs", "env_changed", "weights_changed",
     # probes: single Linears and experts
-    "first_divergence", "module_off", "norm_off", "not_finite", "precision_differs", "probe_structure",
+    "activation_off", "first_divergence", "input_scale_off", "module_off", "norm_off", "not_finite",
+    "precision_differs",
+    "probe_structure",
     # trace: values that the model received, and settings
-    "attention_mask", "attention_scale", "boundary_ratio", "expert", "guidance", "image_condition_differs",
+    "attention_mask", "attention_result", "attention_scale", "boundary_ratio", "expert", "guidance",
+    "held_weights_differ", "image_condition_differs",
     "initial_latents", "initial_noise",
     "latents_between_steps", "model_latents", "model_text", "model_timestep", "not_available", "rope", "rounding",
     "schedule_differs", "schedule_unmodelled", "scheduler_settings", "sequence_length", "sigmas", "solver",
     "step_count", "text_dtype", "text_embedding", "text_tokens", "texts_exchanged", "timestep", "vae_alone",
-    "vae_input", "vae_settings",
+    "vae_input", "vae_settings", "velocity_changed", "velocity_kept",
     # receipts: kernels that ran
     "kernels_unproven", "native_path_not_run", "no_receipts", "quantized_path_not_run", "unexpected_quantization",
     # time and memory
@@ -43,7 +46,7 @@ _STAGE_CODES: Final = frozenset({
     "limits_gate_nothing", "limits_incomplete", "limits_missing", "limits_of_another_golden", "metric_not_computed",
 })  # fmt: skip
 """Codes of findings of the engine and the judge, by stage."""
-CAUSES: Final = _STAGE_CODES | SANITY | frozenset(json.loads(INSPECTOR_CODES.read_text(encoding="utf-8")))
+CAUSES: Final = _STAGE_CODES | SANITY | frozenset(read_json(INSPECTOR_CODES))
 """Codes of all findings that can be the cause of a verdict. Limits of metrics (``ssim_below_limit``) are not listed."""
 FRAME_CAUSES: Final = EXPLANATIONS | {"unstable"}
 """Causes that only an attribution names, never a finding: changes of frames, and runs that differ from each other."""

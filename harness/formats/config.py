@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import fnmatch
-import json
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any, Literal
+from typing import Any
 
 from harness.formats.errors import ConfigError
+from harness.formats.registry import known_formats
+from harness.reading import UnreadableError, parse_object, reason
 from harness.records.inspection import StoredFormat
 
 MAX_CONFIG_BYTES = 16 * 1024 * 1024
@@ -108,28 +109,14 @@ NOTHING = Declaration(origin="")
 def parse_json(data: bytes, where: str) -> dict[str, Any]:
     """Parse a JSON object strictly: duplicate keys, NaN and non-objects are errors. Raises ``ConfigError``."""
 
-    def unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-        result = dict(pairs)
-        if len(result) != len(pairs):
-            raise ConfigError("a key stands twice in one object", where=where)
-        return result
-
-    def constant(name: str) -> Any:
-        raise ConfigError(f"{name} is not JSON", where=where)
-
     # checkpoints are untrusted: a huge file must not fill the memory
     if len(data) > MAX_CONFIG_BYTES:
         raise ConfigError(f"a configuration of {len(data)} bytes", where=where)
     try:
-        body = json.loads(data.decode("utf-8"), object_pairs_hook=unique, parse_constant=constant)
-    except ConfigError:
-        raise
-    except (UnicodeDecodeError, ValueError, RecursionError) as error:
+        return parse_object(data, where)
+    except UnreadableError as error:
         remedy = "a runtime that swallows this error loads the checkpoint as unquantized"
-        raise ConfigError(f"not JSON ({error})", where=where, remedy=remedy) from None
-    if not isinstance(body, dict):
-        raise ConfigError("not a JSON object", where=where)
-    return body
+        raise ConfigError(f"not a JSON object that can be read ({reason(error)})", where=where, remedy=remedy) from None
 
 
 def declaration(body: Mapping[str, Any], origin: str) -> Declaration:
@@ -171,7 +158,7 @@ def _algo_of_method(method: str, body: Mapping[str, Any]) -> str:
         kind = body.get("quant_type")
         default = kind.get("default") if isinstance(kind, Mapping) else kind
         return str(default.get("_type", "")) if isinstance(default, Mapping) else str(default or "")
-    return method.upper() if method in ("fp8", "fbgemm_fp8", "mxfp8", "mxfp4", "nvfp4") else ""
+    return method.upper() if method in (*known_formats(), "fbgemm_fp8") else ""
 
 
 def declared_format(algo: str, body: Mapping[str, Any]) -> StoredFormat | None:
@@ -180,16 +167,9 @@ def declared_format(algo: str, body: Mapping[str, Any]) -> StoredFormat | None:
     ``None`` if this version has no rule for either.
     """
     name = algo.upper().replace("-", "_")
-    if "MXFP8" in name:
-        return "mxfp8"
-    if "MXFP4" in name:
-        return "mxfp4"
-    if "NVFP4" in name or name == "FP4":  # not bitsandbytes' FP4, which is called bnb_fp4 above
-        return "nvfp4"
-    if "FP8" in name:
-        return "fp8"
-    if name in ("INT8", "INT_QUANTIZED", "INT8_TENSORWISE", "INT8_ROWWISE"):
-        return "int8"
+    for form in known_formats().values():
+        if form.matches(name):
+            return form.name
     if name == "MIXED_PRECISION":
         return "mixed"
     bits, kinds = set(), set()
@@ -198,8 +178,8 @@ def declared_format(algo: str, body: Mapping[str, Any]) -> StoredFormat | None:
         if isinstance(weights, Mapping):
             bits.add(weights.get("num_bits"))
             kinds.add(weights.get("type"))
-    formats: dict[int, Literal["nvfp4", "fp8"]] = {4: "nvfp4", 8: "fp8"}
     only = next(iter(bits)) if len(bits) == 1 else None
+    formats = {form.group_bits: form.name for form in known_formats().values() if form.group_bits is not None}
     return formats.get(only) if kinds == {"float"} and isinstance(only, int) else None
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,8 +12,10 @@ from numpy.typing import NDArray
 from pydantic import ValidationError
 
 from harness.errors import GoldenError
+from harness.judge.held_rule import differing
 from harness.judge.precision import lowered
 from harness.limits.probes import relative_error
+from harness.reading import check_safetensors, parse_json
 from harness.records.generation import Expert
 from harness.records.probe import (
     BROKEN,
@@ -64,6 +65,7 @@ def read_observation(path: Path) -> Observation:
     from safetensors import SafetensorError, safe_open
 
     try:
+        check_safetensors(path)
         with safe_open(path, framework="numpy") as file:
             index = ObservationIndex.model_validate_json(json_of(file.metadata()))
             names = [name for name in file.keys() if not name.startswith(("latents.", "text.", "timesteps."))]  # noqa: SIM118
@@ -85,7 +87,7 @@ def json_of(metadata: dict[str, str] | None) -> str:
         ValueError: the index is no JSON.
     """
     text = (metadata or {})[METADATA_KEY]
-    json.loads(text)
+    parse_json(text, "the index of the probes")
     return text
 
 
@@ -128,7 +130,9 @@ def hold_against(run: Observation, base: Observation, golden: Observation | None
         missing=tuple(missing),
         missing_steps=tuple(_named(number, base) for number in numbers if _unanswered(number, run, base, golden)),
         lowered=() if golden is None else tuple(_lowered(run, golden)),
-        unanchored=() if golden is None else tuple(_unanchored(run, base, golden)),
+        held={} if golden is None else differing(run.index.held, golden.index.held),
+        input_ranges=run.index.input_ranges,
+        unanchored=() if golden is None else tuple(dict.fromkeys(_unanchored(run, base, golden))),
         seconds=run.index.seconds,
     )
 

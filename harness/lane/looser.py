@@ -7,15 +7,15 @@ commit gives the reason, where a reviewer reads it.
 from __future__ import annotations
 
 import configparser
-import tomllib
 from collections.abc import Mapping
 from contextlib import suppress
 from pathlib import Path
 
-from harness.definitions.case import Case
+from harness.definitions.case import Case, PerfSettings
 from harness.definitions.runner import RunnerProfile
 from harness.errors import QuantgateError
 from harness.project import Project
+from harness.reading import UnreadableError, parse_toml, read_text
 from harness.records.base import Json
 
 PYTEST_FILES = ("pytest.toml", ".pytest.toml", "pytest.ini", ".pytest.ini", "pyproject.toml", "tox.ini", "setup.cfg")
@@ -49,7 +49,20 @@ def lets_more_through(field: str, old: Case, new: Case) -> bool:
         return any(was != "bf16" and getattr(new.quantization, name) == "bf16" for name, was in formats)
     if field == "waiver":
         return _waives_more(old, new)
+    if field == "perf":
+        return _gates_less(old.perf, new.perf)
     return False
+
+
+def _gates_less(old: PerfSettings, new: PerfSettings) -> bool:
+    """Return whether time and memory gate less than before: a larger effect, fewer measures, fewer generations."""
+    return (
+        new.effect > old.effect
+        or new.memory_effect > old.memory_effect
+        or not set(old.gates) <= set(new.gates)
+        or new.generations < old.generations
+        or (old.improvement == "red" and new.improvement == "report")
+    )
 
 
 def _waives_more(old: Case, new: Case) -> bool:
@@ -119,9 +132,9 @@ def _matters(key: str) -> bool:
 def _settings(path: Path) -> Mapping[str, str] | None:
     """Return the settings in one file; ``None`` if pytest takes none from it."""
     try:
-        text = path.read_text(encoding="utf-8")
+        text = read_text(path)
         if path.suffix == ".toml":
-            data = tomllib.loads(text)
+            data = parse_toml(text, str(path))
             tool = data if path.name.endswith("pytest.toml") else data.get("tool", {})
             table = tool.get("pytest")
             if table is None:
@@ -129,7 +142,7 @@ def _settings(path: Path) -> Mapping[str, str] | None:
             return {key: str(value) for key, value in {**table, **table.get("ini_options", {})}.items()}
         parser = configparser.ConfigParser(interpolation=None, strict=False)
         parser.read_string(text)
-    except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError, configparser.Error, AttributeError, TypeError):
+    except (OSError, UnreadableError, configparser.Error, AttributeError, TypeError):
         return {"addopts": "not readable"}
     section = "tool:pytest" if path.name == "setup.cfg" else "pytest"
     if parser.has_section(section):

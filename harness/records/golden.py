@@ -18,6 +18,8 @@ SafeName = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]
 
 CLIP = "clip"
 """Name of the part that holds the frames."""
+LATENTS = "latents"
+"""Name of the part that holds the last latents, which the VAE made the frames of."""
 
 MANIFEST_FILE = "manifest.json"
 INDEX_FILE = "accepted.json"
@@ -132,6 +134,6 @@ def check_files(parts: Mapping[str, Part], shape: tuple[int, int, int, int] | No
 
 def canonical_sha256(record: Record) -> str:
     """Return the sha256 (hex) of a record's content: its JSON with sorted keys and no spaces."""
-    body = json.loads(record.to_json())
+    body = record.as_json()
     text = json.dumps(body, sort_keys=True, separators=(",", ":"), allow_nan=False)
     return hashlib.sha256(text.encode("utf-8")).hexdigest()

@@ -29,9 +29,10 @@ from harness.engine.backends.delivery import round_video
 from harness.engine.environment import RUNTIME_PYTHON
 from harness.engine.failures import kind_of
 from harness.engine.process import describe_exit
-from harness.engine.quantized.headers import QUANTIZED_DTYPES, override_folder, read_headers
+from harness.engine.quantized.headers import formats_promised, override_folder, read_config, read_headers
 from harness.errors import CheckpointFaultError, InfraError, InvalidCaseError, QuantgateError
 from harness.frames.clip import write_clip
+from harness.reading import UnreadableError, parse_object, read_foreign, reason
 from harness.records.base import Json
 from harness.records.generation import FloatStats, Generation, Receipts, Trace
 from harness.records.identity import Fingerprint
@@ -94,8 +95,9 @@ class RuntimeProcess:
             self._requests.write(json.dumps({"id": number, "method": method, "params": dict(params)}) + "\n")
             self._requests.flush()
             for line in self._events:
-                message = json.loads(line)
-                kind, data = message.get("event"), message.get("data")
+                message = parse_object(line, self._name, finite=False)
+                kind = message.get("event")
+                data: Any = message.get("data")
                 if message.get("id") != number or kind not in ("progress", "result", "error"):
                     raise InfraError(f"{self._name} answered another question", kind="protocol")
                 if kind == "progress":
@@ -385,7 +387,7 @@ class SglangBackend:
 
 
 def promised_formats(paths: Mapping[str, Path]) -> dict[str, dict[str, str]]:
-    """Return expert to module to ``fp8`` or ``nvfp4``, by the stored weight's dtype, without unquantized experts."""
+    """Return expert to module to format, by the stored weight's dtype, without unquantized experts."""
     promised: dict[str, dict[str, str]] = {}
     for role in EXPERTS:
         folder = paths["model"] / role
@@ -396,11 +398,10 @@ def promised_formats(paths: Mapping[str, Path]) -> dict[str, dict[str, str]]:
             headers = read_headers(folder)
         except CheckpointFaultError:
             continue  # the runtime reads the same files, and its own error is more precise
-        formats = {
-            name.removesuffix(".weight"): QUANTIZED_DTYPES[info.dtype]
-            for name, info in headers.items()
-            if name.endswith(".weight") and info.dtype in QUANTIZED_DTYPES
-        }
+        declaration = None
+        with contextlib.suppress(CheckpointFaultError):
+            declaration = read_config(folder).get("quantization_config")
+        formats = formats_promised(headers, declaration if isinstance(declaration, dict) else {})
         if formats:
             promised[role] = formats
     return promised
@@ -409,10 +410,10 @@ def promised_formats(paths: Mapping[str, Path]) -> dict[str, dict[str, str]]:
 def _vae_numbers(model: Path) -> dict[str, int]:
     """Return the VAE's channels and strides, which determine the shape of the latents."""
     try:
-        config = json.loads((model / "vae" / "config.json").read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
+        config = read_foreign(model / "vae" / "config.json")
+    except (OSError, UnreadableError) as error:
         raise CheckpointFaultError(
-            f"cannot be read: {error}",
+            f"cannot be read: {reason(error)}",
             where=str(model / "vae" / "config.json"),
             remedy=f"quantgate inspect {shlex.quote(str(model))}",
             code="config_invalid",

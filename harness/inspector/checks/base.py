@@ -7,9 +7,10 @@ from collections.abc import Iterator
 
 from harness.formats.evidence import Exact
 from harness.formats.modules import summary_format
-from harness.formats.spec import known_formats
+from harness.formats.registry import known_formats
 from harness.inspector.checks.encoding import holds_other, other_base, other_votes, own_related, related
 from harness.inspector.checks.registration import check
+from harness.inspector.checks.values import gain_rows
 from harness.inspector.context import Context
 from harness.inspector.findings import finding, some
 from harness.inspector.gates import EXACT, FULL_BLOCKS, NEAR, STALE, UNROUNDED, bad_rows, gain_limit, gate_of
@@ -62,6 +63,8 @@ def requantized_codes(context: Context) -> Iterator[InspectionFinding]:
                 continue  # the rows are named one by one
             if is_exact(exact) or (abs(item.fit.scores[item.fit.best].gain - 1) > gain_limit(item)):
                 continue
+            if min(exact.codes, exact.scales) >= EXACT - len(gain_rows(item)) / max(len(item.rows), 1):
+                continue  # the rows with a wrong gain, which are named one by one, explain all of the difference
             if exact.scales >= EXACT and exact.unrounded >= UNROUNDED and exact.codes < STALE:
                 unrounded.append(name)
             elif not claim_allowed(item, exact):

@@ -1,6 +1,6 @@
 """Compares the reading that the bytes prove with the reading that the checkpoint declares.
 
-A reading is nibble order and scale layout (NVFP4) or a code table (8 bits): the base decides which reading is right.
+A reading is nibble order and scale layout (4 bits) or a code table (8 bits): the base decides which reading is right.
 """
 
 from __future__ import annotations
@@ -9,7 +9,7 @@ from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping
 
 from harness.formats.modules import Module
-from harness.formats.spec import title_of
+from harness.formats.registry import title_of
 from harness.inspector.checks.registration import check
 from harness.inspector.context import Context, declared_reading
 from harness.inspector.decoding import declared_rule
@@ -34,7 +34,7 @@ WORDS = {
 def declared_of(context: Context, expert: str, measured: Measured) -> str:
     """Return the declared reading of a measured module; a free part (``any``) takes the proven value."""
     module = measured.module
-    if module.format == "nvfp4":
+    if module.spec.loader_options:
         rule = declared_reading(context.experts[expert], module)[0]
     elif module.format in ("fp8", "int8") and module.kind in PLAIN_KINDS:
         rule = module.code
@@ -117,7 +117,7 @@ def encoding(context: Context) -> Iterator[InspectionFinding]:
             yield finding(
                 "fault",
                 "two_conventions",
-                f"{expert}: one file set holds two conventions "
+                f"{expert}: one file set holds two conventions (nibble order or code table) "
                 f"({', '.join(f'{n} Linears {r}' for r, n in readings.items())}): no loader option reads both.",
                 expert=expert,
                 evidence=dict(readings),
@@ -301,7 +301,7 @@ def without_base(context: Context) -> Iterator[InspectionFinding]:
             continue
         if all(module.opaque for module in quantized.values()):
             continue  # recognised_only says it
-        four = any(module.format == "nvfp4" for module in quantized.values())
+        four = any(module.spec.loader_options for module in quantized.values())
         open_ = "nibble order, gains, stale or swapped experts" if four else "scales' gains, stale or swapped experts"
         why = "no base was given" if not context.options.base_given else "no Linear could be compared with the base"
         yield finding(

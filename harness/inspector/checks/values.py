@@ -40,12 +40,12 @@ def scalar_values(context: Context) -> Iterator[InspectionFinding]:
             "global_scale_inverted": [],
         }
         for module in quantized.values():
-            outer = module.global_scale if module.format == "nvfp4" else module.scale
-            if outer is not None and outer.name in values and module.format in ("nvfp4", "fp8", "int8"):
+            outer = module.outer_scale
+            if outer is not None and outer.name in values and module.spec.scales:
                 numbers = values[outer.name]
                 if not all(math.isfinite(item) and item > 0 for item in numbers):
                     broken["global_scale_degenerate"].append(f"{outer.name} = {_worst(numbers)}")
-                elif module.format == "nvfp4" and numbers and _inverse(numbers[0], module.reciprocal):
+                elif module.spec.two_level and numbers and _inverse(numbers[0], module.reciprocal):
                     broken["global_scale_inverted"].append(f"{outer.name} = {numbers[0]:.6g}")
             if module.input_scale is not None and module.input_scale.name in values:
                 numbers = values[module.input_scale.name]
@@ -86,7 +86,7 @@ def qkv_scales(context: Context) -> Iterator[InspectionFinding]:
         values, quantized = context.scalars.get(expert, {}), context.quantized(expert)
         apart: list[str] = []
         for name, module in quantized.items():
-            if not name.endswith(".to_q") or module.format != "nvfp4":
+            if not name.endswith(".to_q") or not module.spec.two_level:
                 continue
             stem = name.removesuffix("to_q")
             group = [quantized.get(f"{stem}{part}") for part in ("to_q", "to_k", "to_v")]
@@ -166,13 +166,13 @@ def constant_scales(context: Context) -> Iterator[InspectionFinding]:
         values, quantized = context.scalars.get(expert, {}), context.quantized(expert)
         own: dict[str, float] = {}
         for name, module in quantized.items():
-            entry = module.global_scale if module.format == "nvfp4" else module.scale
-            if entry is not None and module.format in ("nvfp4", "fp8") and len(values.get(entry.name, ())) == 1:
+            entry = module.outer_scale
+            if entry is not None and module.spec.modelopt and len(values.get(entry.name, ())) == 1:
                 own[name] = values[entry.name][0]
         if len(own) < LEAST_LINEARS or len(set(own.values())) > 1:
             continue
         value = next(iter(own.values()))
-        four = any(module.format == "nvfp4" for module in quantized.values())
+        four = any(module.spec.two_level for module in quantized.values())
         yield finding(
             "warning" if four or expert in context.base else "fault",
             "scale_constant",
@@ -338,7 +338,7 @@ def gains(context: Context) -> Iterator[InspectionFinding]:
             code = _name(item)
             if code:
                 groups.setdefault(code, []).append(name)
-            elif rows := _rows(item):
+            elif rows := gain_rows(item):
                 yield _row_finding(expert, name, item, rows)
         for code, names in groups.items():
             found = measured[names[0]].fit
@@ -370,7 +370,7 @@ def _name(item: Measured) -> str:
         return ""
     if found.scale and abs(score.gain / found.scale**2 - 1) < 0.1 and abs(found.scale - 1) > 0.1:
         return "global_scale_inverted"
-    if found.scale == 1.0 and item.module.format in ("nvfp4", "fp8") and item.module.kind not in ("block", "group"):
+    if found.scale == 1.0 and item.module.spec.modelopt and item.module.kind not in ("block", "group"):
         return "scale_dropped"
     if is_fnuz(item):
         return "fp8_fnuz"
@@ -385,7 +385,8 @@ def _unscaled(item: Measured) -> bool:
     return outer is None or found is None or not math.isfinite(found.scale) or found.scale <= 0
 
 
-def _rows(item: Measured) -> list[int]:
+def gain_rows(item: Measured) -> list[int]:
+    """Return rows (positions in the sample) whose least-squares gain over the base is not 1; `gains` names them."""
     found = item.fit
     assert found is not None  # noqa: S101 - `related` keeps only these
     sums = found.sums[found.best]
