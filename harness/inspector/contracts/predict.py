@@ -172,8 +172,8 @@ def _joined_declaration(rules: Rules, declared: Declared) -> dict[str, Any] | No
         if key not in declared.metadata:
             continue
         try:
-            body = json.loads(declared.metadata[key])
-        except ValueError:
+            body = parse_foreign(declared.metadata[key], key)
+        except UnreadableError:
             body = None
         if not isinstance(body, Mapping):
             raise _Refused(f"the header's {key} is no JSON object")
