@@ -171,7 +171,7 @@ class Laboratory:
         """Let this engine's VAE decode the golden's last latents, and measure its distance from the golden's frames."""
         latents = self.folder / GOLDEN_LATENTS_FILE
         if record.generation is None or not latents.exists():
-            raise ValueError("this golden has no latents: quantgate regenerate records them")
+            raise ValueError("this golden has no latents; `quantgate regenerate` records them")
         case, out = self._in_time(left), self.folder / "decoded" / CLIP_FILE
         params: dict[str, Json] = {"latents": str(latents.resolve()), "out": str(out.resolve())}
         self.pool.get(case).call("decode_latents", params, case.timeouts.generate)
