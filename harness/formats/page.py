@@ -19,7 +19,7 @@ DIALECTS = (
     ),
     (
         "LightX2V",
-        "Wan's or Diffusers' names, `weight_scale` [N, 1], `weight_global_scale`, `input_absmax`",
+        "Wan's or Diffusers' names, `weight_scale` [N, 1], `weight_global_scale`, a file per block",
         "one table",
     ),
     ("City96 / QuantStack", "GGUF, Wan's names, `HighNoise/`, `LowNoise/`", "one table"),
@@ -27,6 +27,17 @@ DIALECTS = (
     ("optimum-quanto", "`to_q.weight._data`, `to_q.weight._scale`", "by parts of a weight"),
     ("bitsandbytes", "`to_q.weight.absmax`, `quant_state`, `SCB`", "beside the weight"),
     ("compressed-tensors", "`weight_packed`, `weight_global_scale` (a reciprocal)", "as they are"),
+    (
+        "comfy-kitchen",
+        "a `comfy_quant` tensor or `_quantization_metadata` per Linear; INT8 rotated in groups of columns (`convrot`)",
+        "one table",
+    ),
+    (
+        "msModelSlim",
+        "`quant_model_description*.json`, `weight_offset`, `deq_scale`; Wan's names",
+        "by the description",
+    ),
+    ("nunchaku", "`qweight`, `wscales`, `proj_down`", "named, not decoded"),
     ("packed QKV", "`attn1.to_qkv`, `self_attn.qkv`", "split into row ranges"),
 )
 REFUSED = (

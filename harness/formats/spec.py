@@ -115,7 +115,7 @@ FORMATS: dict[str, Format] = {
         Format(
             "int8",
             "INT8",
-            "I8; scale per tensor, per channel or per group",
+            "I8; scale per tensor, per channel or per group; zero point; rotated in groups of columns (ConvRot)",
             "base",
             Gate(0.999, 0.95, 0.03, 0.01),
             0.02,
@@ -142,7 +142,7 @@ FORMATS: dict[str, Format] = {
         Format(
             "int4",
             "INT4",
-            "I32 or U8 packed groups (GPTQ, AWQ, torchao, compressed-tensors, SVDQuant)",
+            "I32, U8 or I8 packed groups (GPTQ, AWQ, torchao, compressed-tensors, SVDQuant, ConvRot W4A4)",
             "recognised",
             Gate(0.98, 0.90, 0.03, 0.05),
             0.12,

@@ -11,12 +11,15 @@ from harness.formats.codecs import F32, FP8_TABLES, U8, decode_floats
 from harness.formats.decode import (
     MX_BLOCK,
     NF4_CODES,
+    ROTATIONS,
     decode_blocks,
     decode_gguf,
     decode_mx4,
     decode_mx8,
     decode_nf4,
     expand,
+    rotated_name,
+    undo_rotation,
 )
 from harness.formats.header import TensorEntry
 from harness.formats.hypotheses import NIBBLE_ORDERS, admits, offsets
@@ -62,15 +65,26 @@ def decode_module(source: Source, module: Module, rows: NDArray[np.int64]) -> di
     if module.kind in ("block", "group"):
         assert module.scale is not None  # noqa: S101 - a kind follows from a scale
         scales = _floats(source, module.scale).reshape(module.scale.shape)
-        if "weight_zero_point" not in module.parts:
+        if module.rotation:
+            values = decode_blocks(codes, "int8", scales, rows, module.block)
+            return _rotations(values, module.rotation)
+        if module.zero_point is None:
             return {module.code: decode_blocks(codes, module.code, scales, rows, module.block)}
         zeros = _zero_point(source, module).reshape(module.scale.shape)
         values = FP8_TABLES[module.code][codes] - expand(zeros[rows], codes.shape[1], module.block[1])
         return {module.code: np.asarray(values * expand(scales[rows], codes.shape[1], module.block[1]))}
     scale = np.ones((1, 1), np.float32) if module.scale is None else _floats(source, module.scale).reshape(-1, 1)
-    zero = _zero_point(source, module).reshape(-1, 1) if "weight_zero_point" in module.parts else np.zeros((1, 1))
+    zero = np.zeros((1, 1)) if module.zero_point is None else _zero_point(source, module).reshape(-1, 1)
     own, nil = (item[rows] if len(item) == module.shape[0] else item[:1] for item in (scale, zero))
+    if module.rotation:
+        return _rotations(np.asarray((FP8_TABLES["int8"][codes] - nil) * own, dtype=np.float32), module.rotation)
     return {module.code: np.asarray((FP8_TABLES[module.code][codes] - nil) * own, dtype=np.float32)}
+
+
+def _rotations(values: F32, size: int) -> dict[str, F32]:
+    """Return INT8 rows [R, K] with the declared rotation undone, with each other usual one undone, and as stored."""
+    sizes = {size, *(item for item in ROTATIONS if values.shape[1] % item == 0)}
+    return {rotated_name(item): undo_rotation(values, item) for item in sorted(sizes)} | {"int8": values}
 
 
 def declared_rule(module: Module) -> str:
@@ -109,7 +123,8 @@ def _floats(source: Source, entry: TensorEntry) -> F32:
 
 
 def _zero_point(source: Source, module: Module) -> F32:
-    entry = module.parts["weight_zero_point"]
+    entry = module.zero_point
+    assert entry is not None  # noqa: S101 - the callers ask for it before
     return decode_floats(source.read(entry.file, entry.start, entry.nbytes), entry.dtype)
 
 

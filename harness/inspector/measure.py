@@ -20,6 +20,7 @@ from harness.formats.codecs import (
     encode_e4m3,
     unpack_nibbles,
 )
+from harness.formats.decode import ROTATIONS, rotated_name, undo_rotation
 from harness.formats.evidence import Exact, Fit, Sums, fit
 from harness.formats.header import TensorEntry
 from harness.formats.hypotheses import Blind, decode_fp8_readings, decode_readings, look_blind
@@ -102,8 +103,37 @@ def exact_fp8(base: F32, stored: U8, scale: F32) -> Exact:
     half = ml_dtypes.bfloat16
     in_bf16 = encode_e4m3((base.astype(half) / scale.astype(half)).astype(np.float32))
     agree = max(_share(_equal_fp8(in_f32, stored)), _share(_equal_fp8(in_bf16, stored)))
+    unrounded = agree
+    # a search costs 160 encodings, so it runs only if the scale can have been rounded and the codes say that it was
+    if agree < UNEXPLAINED and np.array_equal(scale.astype(half).astype(np.float32), scale):
+        unrounded = max(agree, _before_rounding(base, stored, scale))
     alive = base.size > 0
-    return Exact(agree, 1.0, 1.0, agree, 1.0, int(stored.size if alive else 0))
+    return Exact(agree, 1.0, 1.0, unrounded, 1.0, int(stored.size if alive else 0))
+
+
+UNEXPLAINED = 0.99
+"""Share of agreeing codes below which a scale that was rounded to BF16 is looked for."""
+SEARCHED_ROWS = 16
+
+
+def _before_rounding(base: F32, stored: U8, scale: F32) -> float:
+    """Return the largest share of codes that one scale within BF16's rounding (2**-8) of the stored one explains.
+
+    Args:
+        base: [R, K]; stored: [R, K] bytes; scale: [R, 1] or [1, 1], in steps of BF16. Rows with a scale each are
+            searched one by one.
+    """
+    base, stored = base[:SEARCHED_ROWS], stored[:SEARCHED_ROWS]
+    scale = scale[:SEARCHED_ROWS] if len(scale) > 1 else scale
+    best, share = np.ones_like(scale), np.zeros(scale.shape)
+    for step in (2.0**-14, 2.0**-18):
+        centre = best
+        for shift in np.arange(-64, 65) * step:
+            factor = np.asarray(centre + shift, dtype=np.float32)
+            equal = _equal_fp8(encode_e4m3(base / (scale * factor)), stored)
+            agree = equal.mean(axis=1, keepdims=True) if len(scale) > 1 else equal.mean().reshape(1, 1)
+            best, share = np.where(agree > share, factor, best), np.maximum(share, agree)
+    return float(share.mean())
 
 
 def _tolerant(same: Flags, retry: Callable[[np.float32], Flags]) -> Flags:
@@ -187,7 +217,8 @@ def measure(
         return _nvfp4(expert, source, module, rows, base, other, global_scale)
     if module.opaque:
         return Measured(expert, module, rows, global_scale)
-    if module.format in ("fp8", "int8") and module.kind in PLAIN_KINDS and "weight_zero_point" not in module.parts:
+    plain = module.kind in PLAIN_KINDS and module.zero_point is None and not module.rotation
+    if module.format in ("fp8", "int8") and plain:
         return _fp8(expert, source, module, rows, base, other)
     if module.kind == "other":
         return Measured(expert, module, rows, global_scale)  # the scale_shapes check names it
@@ -217,6 +248,18 @@ def _decoded(
     if other_rows is not None:
         found = replace(found, other=Sums.of(decoded[found.best], other_rows).score().cosine)
     return replace(result, fit=found)
+
+
+def _unrotated(values: F32, base: F32) -> dict[str, F32]:
+    """Return the readings of INT8 rows [R, K] with a rotation undone, if the rows do not fit the base as they are."""
+    if Sums.of(values, base).score().cosine >= UNROTATED:
+        return {}
+    sizes = [size for size in ROTATIONS if values.shape[1] % size == 0]
+    return {rotated_name(size): undo_rotation(values, size) for size in sizes}
+
+
+UNROTATED = 0.9
+"""Cosine from which INT8 rows are the base's own; rotated ones stay below .1."""
 
 
 def _base_rows(anchor: Anchor | None, module: Module, rows: NDArray[np.int64]) -> F32 | None:
@@ -321,6 +364,8 @@ def _fp8(
     finite = np.where(np.isfinite(channel) & (channel != 0), channel, np.float32(1))
     mean = float(np.exp(np.log(np.abs(finite)).mean()))
     decoded = decode_fp8_readings(stored, (finite / np.float32(mean)).astype(np.float32))
+    if module.format == "int8":
+        decoded |= _unrotated(decoded["int8"], anchor_rows)
     found = fit(decoded, anchor_rows, mean if np.isfinite(channel).all() and (channel != 0).all() else float("nan"))
     if found.best == "e4m3" and module.weight.dtype == "F8_E4M3" and module.scale is not None:
         found = replace(found, exact=closest(exact_fp8(values, stored, finite) for values in as_exported(anchor_rows)))

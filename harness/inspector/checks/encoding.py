@@ -88,6 +88,7 @@ def other_base(context: Context, expert: str) -> bool:
         "nibble_order",
         "scale_layout",
         "fp8_code_table",
+        "rotation_differs",
         "weight_transposed",
         "weights_unrelated",
         "row_corrupt",
@@ -107,7 +108,9 @@ def encoding(context: Context) -> Iterator[InspectionFinding]:
         }
         by_format: dict[str, Counter[str]] = {}
         for item in measured.values():
-            if item.fit and item.fit.scores[item.fit.best].cosine >= gate_of(item).cosine:
+            if item.fit is None or item.module.rotation or "_rotated_" in item.fit.best:
+                continue  # each Linear says whether it is rotated: ComfyUI rotates those whose width allows it
+            if item.fit.scores[item.fit.best].cosine >= gate_of(item).cosine:
                 by_format.setdefault(item.module.format, Counter())[item.fit.best] += 1
         yield from _contradicted(context, expert, measured, states)
         yield from _rows(context, expert, measured)
@@ -158,6 +161,8 @@ def _contradicted(
             for code, part in PARTS.items():
                 if said[part] != proven[part]:
                     groups.setdefault(code, []).append(name)
+        elif "_rotated_" in item.fit.best or item.module.rotation:
+            groups.setdefault("rotation_differs", []).append(name)
         else:
             groups.setdefault("fp8_code_table", []).append(name)
     for code, names in groups.items():
@@ -191,9 +196,18 @@ def _sentence(context: Context, expert: str, code: str, names: list[str], item: 
         return f"{expert}: bytes of {count} say {proven} ({cosines}), and the checkpoint says otherwise ({why})."
     if code == "fp8_code_table":
         return f"{expert}: 8-bit codes of {count} are {item.fit.best}, not {declared} ({cosines})."
+    if code == "rotation_differs":
+        proven, stated = (_rotation_text(name) for name in (item.fit.best, declared))
+        return f"{expert}: rows of {count} are {proven} ({cosines}), and the checkpoint says {stated}."
     if code == "weight_transposed":
         return f"{expert}: {count} are stored transposed."
     return f"{expert}: {count} are codes of other weights than the base's under every reading ({cosines})."
+
+
+def _rotation_text(reading: str) -> str:
+    """Return a reading of INT8 codes in words: ``int8_rotated_256`` gives ``rotated in groups of 256 columns``."""
+    size = reading.rpartition("_rotated_")[2]
+    return f"rotated in groups of {size} columns" if "_rotated_" in reading else "not rotated"
 
 
 def _remedy(code: str, item: Measured) -> str:
@@ -204,6 +218,10 @@ def _remedy(code: str, item: Measured) -> str:
         )
     if code == "scale_layout":
         return f"set checkpoint_weight_scale_layout: {item.fit.best.split('/')[1]} in quantization_config"
+    if code == "rotation_differs":
+        size = item.fit.best.rpartition("_rotated_")[2]
+        state = f'"convrot": true, "convrot_groupsize": {size}' if size.isdigit() else 'no "convrot"'
+        return f"write {state} into the comfy_quant marker of these layers"
     return "compare with the export that made it: quantgate inspect A --against B"
 
 
