@@ -1,12 +1,15 @@
-"""What sees a fault, and what cause is named: ``python -m benchmarks.attribution``.
+"""Which evidence shows a fault, and which cause is named: ``python -m benchmarks.attribution``.
 
 Breaks a running engine of the tiny Wan2.2 in every way of `benchmarks.attribution_faults`, judges each run, and then
-names the cause from the run's folder on disk alone. Peers' rules see the same frames. Exit code 1: a target is missed.
+names the cause from the run's folder on disk alone; `benchmarks.attribution_images` lists the faults of a model that
+takes a picture. Peers' rules judge the same frames. With ``--folder``, a later call of the same code runs only the
+faults that are left. Exit code 1: a target is missed; 2: the budget is spent.
 """
 
 from __future__ import annotations
 
 import argparse
+import hashlib
 import json
 import os
 import sys
@@ -18,12 +21,14 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from statistics import median
 
-from benchmarks.attribution_faults import BENIGN, FRESH, Fault, dev_list, every_linear, image_list, sent
-from benchmarks.attribution_setup import FAULTS, Bench, broken_checkpoint, prepare
+from benchmarks.attribution_faults import BENIGN, FRESH, Fault, dev_list, every_linear, sent
+from benchmarks.attribution_images import healthy_runs, image_list
+from benchmarks.attribution_setup import FAULTS, ROOT, Bench, broken_checkpoint, prepare
 from benchmarks.peers import rules_without_weights
 from benchmarks.peers.base import PeerRule
 from harness.frames.clip import Clip, read_clip
 from harness.records.attribution import Attribution
+from harness.records.base import write_text_atomic
 from harness.records.case_record import CaseRecord
 from harness.records.probe import PROBES, SKETCHES
 from harness.session.conductor import Session
@@ -72,6 +77,41 @@ class Row:
         first = self.attribution.cause
         more = f" (+{', '.join(cause.code for cause in self.attribution.also)})" if self.attribution.also else ""
         return f"{first.code} @ {first.where}{more}" if first.where else first.code + more
+
+    def write(self, path: Path) -> None:
+        """Keep the row, so that a later call need not run the fault again."""
+        data = {
+            "record": self.record.model_dump(mode="json"),
+            "attribution": self.attribution and self.attribution.model_dump(mode="json"),
+            "peers": self.peers,
+            "seconds": self.seconds,
+        }
+        write_text_atomic(path, json.dumps(data))
+
+
+def kept_row(path: Path, fault: Fault) -> Row | None:
+    """Return the row that an earlier call kept at ``path``, or ``None`` if there is none."""
+    if not path.exists():
+        return None
+    data = json.loads(path.read_text(encoding="utf-8"))
+    record = CaseRecord.model_validate(data["record"])
+    attribution = Attribution.model_validate(data["attribution"]) if data["attribution"] else None
+    return Row(fault, record, attribution, seen_by(record), data["peers"], data["seconds"])
+
+
+def place_of_row(folder: Path, fault: Fault, code: str) -> Path:
+    """Return the file of a fault's row: its name depends on the fault and on the code that judged it."""
+    key = hashlib.sha256(f"{code} {fault.name} {fault.specs} {fault.checkpoint} {fault.generates}".encode()).hexdigest()
+    return folder / "rows" / f"{key[:24]}.json"
+
+
+def code_digest() -> str:
+    """Return a digest of the sources of ``harness``, ``benchmarks`` and ``tiny``, which decide a row."""
+    digest = hashlib.sha256()
+    for room in ("harness", "benchmarks", "tiny"):
+        for path in sorted((ROOT / room).rglob("*.py")):
+            digest.update(path.read_bytes())
+    return digest.hexdigest()
 
 
 def seen_by(record: CaseRecord) -> frozenset[str]:
@@ -214,8 +254,13 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--only", default="", help="faults whose name holds this")
     parser.add_argument("--no-linears", action="store_true", help="leave out the swap in every single Linear")
     parser.add_argument("--held-out", action="store_true", help="the held-out faults, and nothing else")
+    parser.add_argument("--healthy", type=int, default=0, help="further healthy runs, disturbed by their last bit")
+    parser.add_argument(
+        "--budget-seconds", type=float, default=float("inf"), help="stop then (exit code 2); call again to go on"
+    )
     parser.add_argument("--every", type=int, default=1, help="of the single Linears every N-th")
     options = parser.parse_args(arguments)
+    deadline = time.monotonic() + options.budget_seconds
     folder = options.folder or Path(tempfile.mkdtemp(prefix="attribution-"))
     bench = prepare(folder, options.device, options.format, options.matmul, options.model)
     print(f"{options.format} on {options.device}, matmul {options.matmul}; records in {folder}; code {bench.code}")
@@ -226,7 +271,7 @@ def main(arguments: list[str] | None = None) -> int:
         faults: list[Fault] = [*held_out(options.format)]
     else:
         listed = dev_list() if options.model == "t2v" else image_list(options.model)
-        faults = [*BENIGN, *_of_format(listed, options.format)]
+        faults = [*BENIGN, *_of_format(listed, options.format), *healthy_runs(options.healthy)]
         if options.format == "nvfp4" and not options.no_linears:
             faults += list(every_linear(bench.quantized))[:: options.every]
     faults = [fault for fault in faults if options.only in fault.name]
@@ -237,10 +282,19 @@ def main(arguments: list[str] | None = None) -> int:
         + " " * 40
         + "seen   peers  cause named     (P probe, T trace, S sketch, X pixels, o other; peers: rules that pass it)"
     )
-    rows = []
+    rows: list[Row] = []
+    code = code_digest()
     try:
         for number, fault in enumerate(faults):
-            rows.append(run(bench, sessions, fault, number))
+            place = place_of_row(folder, fault, code)
+            row = kept_row(place, fault)
+            if row is None and time.monotonic() > deadline:
+                print(f"the budget is spent: {len(faults) - len(rows)} of {len(faults)} faults are left")
+                return 2
+            if row is None:
+                row = run(bench, sessions, fault, number)
+                row.write(place)
+            rows.append(row)
             show(rows[-1])
     finally:
         sessions[True].close()

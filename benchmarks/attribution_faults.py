@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any
-
-from benchmarks.faults.conditioning import CONDITIONING
 
 Spec = dict[str, Any]
 
@@ -22,7 +20,7 @@ class Fault:
     where: str = ""
     """What ``where`` of the cause must hold."""
     checkpoint: str = ""
-    """Name of a broken export that is loaded instead, of `benchmarks.attribution_setup`."""
+    """Name of a broken export to load instead: ``stale``, ``nibbles``, or a task of `benchmarks.power.design`."""
     generates: bool = True
     """Whether the generation is run although a probe may have decided: for what pixels would have said."""
 
@@ -68,40 +66,6 @@ def dev_list() -> tuple[Fault, ...]:
         one("eps 1e-6 -> 1e-2", "norm", "blocks.2.norm2", where_="transformer_2/blocks.2.norm2", to=1e-2),
         one("eps 1e-6 -> 1 in qk", "norm", "blocks.1.attn1.norm_q", where_="transformer/blocks.1.attn1.norm_q", to=1.0),
     )
-
-
-def image_list(model: str) -> tuple[Fault, ...]:
-    """The list of the issue for a model that takes a picture, ``i2v`` or ``ti2v``, and the faults of its conditioning.
-
-    A model of one expert has no boundary and nothing to exchange; places in the low-noise expert move to its only one.
-    """
-    faults = [fault for fault in dev_list() if not fault.checkpoint]
-    faults = [fault for fault in faults if not fault.name.startswith(("flow_shift", "boundary"))]
-    faults.append(one("flow_shift 5 -> 3", "flow_shift", to=3.0))
-    if model == "ti2v":
-        double = ("experts_swapped", "nibble both", "nibble high", "expert_bf16 high")
-        faults = [_of_one_expert(fault) for fault in faults if not fault.name.startswith(double)]
-    else:
-        faults += [
-            one("boundary .9 -> .875", "boundary_ratio", to=0.875),
-            one("boundary .9 -> .5", "boundary_ratio", to=0.5),
-        ]
-    faults += [
-        one(f"condition {name}", "image_condition_differs", what=name)
-        for name, fault in CONDITIONING.items()
-        if model in fault.models
-    ]
-    return tuple(faults)
-
-
-def _of_one_expert(fault: Fault) -> Fault:
-    specs = tuple(
-        {key: value.replace("transformer_2", "transformer") if isinstance(value, str) else value
-         for key, value in spec.items()}
-        for spec in fault.specs
-    )  # fmt: skip
-    where = "" if fault.where == "both experts" else fault.where.replace("transformer_2", "transformer")
-    return replace(fault, specs=specs, where=where)
 
 
 FRESH = "fresh process"

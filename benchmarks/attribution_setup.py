@@ -10,6 +10,8 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.faults.engine import FAULT_FILE
+from benchmarks.power.checkpoints import prepare as break_export
+from benchmarks.power.design import GENERATED
 from harness.calibrate.apply import apply
 from harness.calibrate.regenerate import Plan, measure
 from harness.definitions.case import Case, Located
@@ -135,7 +137,11 @@ def _image_checkpoints(folder: Path, form: str, model: str) -> None:
 
 
 def broken_checkpoint(bench: Bench, kind: str) -> Located:
-    """The case with an export that is broken on disk: of another base (``stale``), or packed the other way."""
+    """Return the case with an export that is broken on disk.
+
+    ``kind``: ``stale`` (quantized from another base), ``nibbles`` (packed the other way), or the name of a broken
+    export of ``benchmarks.power``. An export that an earlier call has broken is used again.
+    """
     from dataclasses import replace as changed
 
     import numpy as np
@@ -145,7 +151,14 @@ def broken_checkpoint(bench: Bench, kind: str) -> Located:
 
     tiny = bench.context.root / "tiny"
     name, target = "nvfp4", tiny / "broken" / kind
-    if not target.exists() and kind == "stale":
+    listed = {task.name: task for task in GENERATED if task.kind == "checkpoint"}
+    if kind in listed:
+        if not target.exists():
+            engine = listed[kind].engine
+            made = tiny / "breaking"
+            shutil.rmtree(made, ignore_errors=True)
+            break_export(engine, tiny / "exports" / name, made, tiny / "weights").rename(target)
+    elif not target.exists() and kind == "stale":
         weights = tiny / "weights-stale"
         shutil.copytree(tiny / "weights", weights, dirs_exist_ok=True)
         random = np.random.default_rng(3)

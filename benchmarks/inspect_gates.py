@@ -4,8 +4,8 @@
 
 Prints for each recipe and number of rows: the lowest cosine of the right reading, the highest of any reading with the
 wrong nibble order and of any with only the wrong scale layout, relative error and gain. The gates that are in force
-(harness/inspector/gates.py) stand below. ``--gguf`` prints the ggml types only: quantized by ggml itself, decoded by the
-``gguf`` library, from the tiny model's Linears and from normal and heavy-tailed weights, 8 rows of each.
+(harness/inspector/gates.py) stand below. ``--gguf`` prints the ggml types only: quantized by ggml itself, decoded
+by the ``gguf`` library, from the tiny model's Linears and from normal and heavy-tailed weights, 8 rows of each.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ from benchmarks.fault_corpus import build
 from harness.formats.decode import decode_gguf
 from harness.formats.evidence import Fit, Sums
 from harness.formats.modules import group
-from harness.formats.spec import FORMATS
+from harness.formats.registry import built_in_formats
 from harness.inspector.assemble import assemble
 from harness.inspector.gates import EXACT, GGUF_GATES, ROW_COSINE, STALE
 from harness.inspector.gather import Plan, gather
@@ -101,7 +101,7 @@ def gguf_lines() -> list[str]:
             gains.append(score.gain)
             other = base + random.normal(0, 1, base.shape).astype(np.float32) * base.std() * 0.5
             moved.append(Sums.of(decoded, other.astype(np.float32)).score().cosine)
-        gate = GGUF_GATES.get(kind, FORMATS["gguf"].gate)
+        gate = GGUF_GATES.get(kind, built_in_formats()["gguf"].gate)
         limits = f"cos >= {gate.cosine}, |gain - 1| <= {gate.gain}, unrelated below {gate.unrelated}"
         spread = f"{min(gains):.4f}-{max(gains):.4f}"
         lines.append(f"{kind:10} {min(right):10.4f} {spread:>17} {max(moved):12.4f}  {limits}")
@@ -124,7 +124,7 @@ def main() -> int:
         for recipe in ("nvfp4", "nvfp4_awq", "nvfp4_svdquant", "fp8", "fp8_channel"):
             for rows in ROWS:
                 print(line(recipe, rows, fits(exports / recipe, exports / "base", rows)))
-    for name, gate in ((name, item.gate) for name, item in FORMATS.items()):
+    for name, gate in ((name, item.gate) for name, item in built_in_formats().items()):
         limits = f"cos >= {gate.cosine}, gap >= {gate.gap}, |gain - 1| <= {gate.gain}"
         print(f"gate {name}: {limits}; below {gate.unrelated}: unrelated")
     print(f"a row below {ROW_COSINE} contradicts; recomputed codes: exact from {EXACT}, stale below {STALE}")

@@ -26,7 +26,7 @@ from harness.engine.quantized import fp8, native, nvfp4
 from harness.engine.quantized.build import build_transformer
 from harness.engine.receipts import keep_receipts
 
-FORMATS: tuple[native.Format, ...] = ("fp8", "nvfp4")
+FORMATS = ("fp8", "nvfp4")
 OUTPUT_TOLERANCE = 0.10
 """Largest relative difference of the two outputs. Emulated activations move this transformer's output by .7 % in FP8
 and by 1.7 % in NVFP4; a wrong scale moves it by far more."""
@@ -56,9 +56,9 @@ def main() -> int:
     return 0 if healthy else 1
 
 
-def _product(form: native.Format, device: torch.device) -> bool:
+def _product(form: str, device: torch.device) -> bool:
     choice = native.choose(form, device, "auto")
-    since = native.FP8_SINCE if form == "fp8" else native.NVFP4_SINCE
+    since = native.linear_class(form).native_since or (0, 0)
     should = device.type == "cuda" and torch.cuda.get_device_capability(device) >= since
     if choice.product is None:
         print(f"{form:<11} dequantized: {choice.note or 'this device has no native product'}")
@@ -69,7 +69,7 @@ def _product(form: native.Format, device: torch.device) -> bool:
 
 
 def output_difference(
-    form: native.Format, folder: Path, device: torch.device, policies: tuple[native.Policy, native.Policy]
+    form: str, folder: Path, device: torch.device, policies: tuple[native.Policy, native.Policy]
 ) -> float:
     """Relative difference of a small transformer's output under two policies; prints it, and what the receipts say."""
     inputs = _write_export(form, folder, device)
@@ -84,7 +84,7 @@ def output_difference(
     return difference
 
 
-def _write_export(form: native.Format, folder: Path, device: torch.device) -> dict[str, torch.Tensor]:
+def _write_export(form: str, folder: Path, device: torch.device) -> dict[str, torch.Tensor]:
     """Write a random transformer with quantized blocks in ModelOpt's layout; returns inputs for it."""
     from diffusers import WanTransformer3DModel
     from safetensors.torch import save_file
@@ -123,7 +123,7 @@ def _write_export(form: native.Format, folder: Path, device: torch.device) -> di
     return inputs
 
 
-def _quantized(form: native.Format, weight: torch.Tensor, amax: float) -> dict[str, torch.Tensor]:
+def _quantized(form: str, weight: torch.Tensor, amax: float) -> dict[str, torch.Tensor]:
     """A weight [N, K] whose inputs reach ``amax``, as ModelOpt stores it."""
     if form == "fp8":
         scale = fp8.dynamic_scale(weight)
@@ -154,7 +154,7 @@ def _times(device: torch.device) -> None:
         scale, x_scale = fp8.dynamic_scale(weight), fp8.dynamic_scale(x)
         stored = fp8.quantize(weight, scale)
         plain = _seconds(torch.nn.functional.linear, x, weight) * 1e3
-        fast = _seconds(native.fp8_matmul, x, stored, scale, x_scale, choice.product) * 1e3
+        fast = _seconds(fp8.matmul, x, stored, scale, x_scale, choice.product) * 1e3
         print(f"time        [{tokens}, {columns}] x [{columns}, {rows}]: bf16 {plain:.3f} ms, fp8 {fast:.3f} ms")
 
 

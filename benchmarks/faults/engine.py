@@ -15,6 +15,7 @@ from benchmarks.faults.engine_faults import inside
 from harness.definitions.case import Case
 from harness.engine.backend import Emit, Method
 from harness.engine.backends.diffusers_backend import DiffusersBackend
+from harness.engine.noise import Noise
 from harness.records.base import Json
 from harness.records.generation import Generation
 
@@ -47,7 +48,9 @@ class FaultBackend(DiffusersBackend):
     def generate(self, case: Case, out_dir: Path, emit: Emit) -> Generation:
         """See ``Backend``."""
         with self._faults():
-            return super().generate(self._bent(case), out_dir, emit)
+            disturbed = self.overrides.get("disturbed")
+            noise = Noise.model_validate(disturbed) if disturbed else None
+            return super().generate_with(self._bent(case), out_dir, emit, noise)
 
     def scheduler(self, case: Case) -> Any:
         """The scheduler, with another solver order where a fault says so."""

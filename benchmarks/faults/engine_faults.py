@@ -11,7 +11,9 @@ import torch
 
 from benchmarks.faults.conditioning import CONDITIONING
 from harness.engine.quantized import nvfp4
-from harness.engine.quantized.linear import Fp8Linear, Nvfp4Linear, QuantizedLinear
+from harness.engine.quantized.fp8 import Fp8Linear
+from harness.engine.quantized.linear import QuantizedLinear
+from harness.engine.quantized.nvfp4 import Nvfp4Linear
 
 Undo = Callable[[], None]
 Spec = dict[str, Any]
@@ -161,8 +163,12 @@ def _apply(spec: Spec, backend: Any, undos: list[Undo]) -> None:
 
 
 SETTINGS = frozenset(
-    {"boundary", "flow_shift", "guidance", "sequence_length", "steps", "negative_prompt", "seed", "solver_order"}
+    {
+        *("boundary", "flow_shift", "guidance", "sequence_length", "steps", "negative_prompt", "seed", "solver_order"),
+        "disturbed",
+    }
 )
+"""``disturbed`` takes a `harness.engine.noise.Noise` as data and is no fault."""
 
 
 def _set(target: Any, name: str, value: Any, undos: list[Undo], also: dict[str, Any] | None = None) -> None:

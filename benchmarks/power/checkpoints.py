@@ -46,7 +46,7 @@ def _stale(tensors: Tensors, module: str) -> None:
 
 
 LINEAR: dict[str, WeightFault] = {
-    **{fault.name: fault for fault in weights.FAULTS},
+    **{fault.name: fault for fault in weights.weight_faults()},
     "global_scale_inverted": WeightFault("global_scale_inverted", _inverted, NVFP4),
     "global_scale_ones": WeightFault("global_scale_ones", _ones, NVFP4),
     "block_scale_zero": WeightFault("block_scale_zero", _zeroed, NVFP4),
@@ -56,13 +56,14 @@ LINEAR: dict[str, WeightFault] = {
 FOLDER = ("experts_swapped", "expert_twice", "expert_unquantized", "adaln_halves", "excluded_moved")
 
 
-def prepare(engine: Engine, healthy: Path, target: Path) -> Path:
-    """The repository that an engine loads.
+def prepare(engine: Engine, healthy: Path, target: Path, base: Path = BASE) -> Path:
+    """Return the repository that an engine loads.
 
     Args:
-        engine: what is wrong with it.
+        engine: its checkpoint, fault and strength.
         healthy: the NVFP4 export, which is never written to.
         target: an absent folder for a broken copy.
+        base: the unquantized repository.
 
     Raises:
         ValueError: no such fault.
@@ -77,6 +78,7 @@ def prepare(engine: Engine, healthy: Path, target: Path) -> Path:
         raise ValueError(f"no fault {name!r}")
     shutil.copytree(healthy, target)
     first, second = (target / expert for expert in EXPERTS)
+    present = [folder for folder in (first, second) if folder.exists()]
     if name == "experts_swapped":
         first.rename(target / "swap")
         second.rename(first)
@@ -87,9 +89,9 @@ def prepare(engine: Engine, healthy: Path, target: Path) -> Path:
     elif name == "expert_unquantized":
         for expert in engine.experts:
             shutil.rmtree(target / expert)
-            shutil.copytree(BASE / expert, target / expert)
+            shutil.copytree(base / expert, target / expert)
     else:
-        for folder in (first, second):
+        for folder in present:
             _move(weights._tensors(folder), name)
     return target
 

@@ -42,6 +42,21 @@ def decode(
     return np.asarray(VALUES[codes] * scales[rows], np.float32)
 
 
+def encode(values: NDArray[np.float32]) -> dict[str, NDArray[Any]]:
+    """Return the tensors of a Linear [N, K] by suffix, as an exporter writes them: the nearest code of each value."""
+    scale = np.abs(values).max(axis=1, keepdims=True).astype(np.float32)
+    scale[scale == 0] = 1.0  # a row of zeros would divide by zero
+    with np.errstate(divide="ignore"):
+        steps = np.rint(np.log2(np.abs(values) / scale) * 8) + 127
+    codes = np.where(values < 0, 128, 0) + np.clip(steps, 0, 127)
+    return {"weight": codes.astype(np.uint8), "weight_scale": scale}
+
+
+def sign_lost(tensors: Mapping[str, NDArray[Any]]) -> None:
+    """Clear bit 7 of every code in place: the damage that calibration injects to place limits."""
+    tensors["weight"] &= 127
+
+
 LOG8 = Format(
     name="log8",
     title="LOG8",
@@ -52,5 +67,7 @@ LOG8 = Format(
     noise=0.025,
     source="an example",
     recognise=recognise,
-    decode=decode,
+    decode=decode,  # also runs it: the engine decodes the weight and multiplies floats
+    encode=encode,
+    faults={"sign_lost": sign_lost},
 )

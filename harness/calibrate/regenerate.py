@@ -8,8 +8,8 @@ from typing import Literal
 
 from harness.calibrate.faults.runs import Run, Say, broken_runs, noisy_runs
 from harness.calibrate.faults.spoiling import SPOILS, STRENGTHS, spoiled
-from harness.calibrate.faults.weights import FAULTS
 from harness.calibrate.faults.weights import STRENGTHS as WEIGHT_STRENGTHS
+from harness.calibrate.faults.weights import weight_faults
 from harness.calibrate.guards import refuse_other_identity
 from harness.calibrate.samples import Result, healthy, keep, read_kept, record_all, rounding_samples, samples_of
 from harness.definitions.case import Located
@@ -132,7 +132,7 @@ def planned_runs(cases: tuple[Located, ...], plan: Plan) -> int:
     """Return the largest number of calls of ``Plan.begin``: recordings, healthy, disturbed and broken runs."""
     if plan.results:
         return 0
-    broken = len(FAULTS) * len(WEIGHT_STRENGTHS) if plan.controls == "all" else 0
+    broken = len(weight_faults()) * len(WEIGHT_STRENGTHS) if plan.controls == "all" else 0
     recordings = sum(base_case(located.case) is not None for located in cases)
     return recordings + len(cases) * (1 + len(plan.perturbations) + plan.repeats + broken)
 

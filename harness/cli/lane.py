@@ -266,6 +266,11 @@ def _refusal(change: Change, runner: str) -> tuple[str, str]:
     if change.kind == "removed":
         what = f"removed from {change.before}" if change.field else "removed"
         return what, f"{commit} '{TRAILER}: {change.key}: <reason>'"
+    if change.kind == "baseline":
+        removed = f"{commit} '{TRAILER if not change.field else LOOSER}: {change.key}: <reason>'"
+        make = f"quantgate regenerate --perf --runner {runner} --case {change.case} --reason '<reason>'"
+        what = f"baseline of {change.field} loosened" if change.field else "baseline of time and memory removed"
+        return what, f"{make}; or {removed}"
     if change.kind != "limit":
         what = f"{change.field} lets more through"
         return what, f"{commit} '{LOOSER}: {change.key}: <reason>'"

@@ -36,11 +36,12 @@ def make_baselines(context: SessionContext, cases: Sequence[Located], request: R
     Raises:
         InvalidCaseError: no case has enough quiet runs, or a baseline would let more through and no reason is given.
     """
-    from harness.calibrate.perf import limits_of, measure, write_baseline
+    from harness.calibrate.perf import measure, write_baseline
     from harness.cli.report import add_runs
     from harness.errors import InvalidCaseError
     from harness.goldens.workspace import Workspace
     from harness.perf.baseline import build, load_baseline
+    from harness.perf.ceilings import limits_of
     from harness.report.history.store import open_history
 
     context = replace(context, leave_candidates=False)

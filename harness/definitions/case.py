@@ -4,9 +4,11 @@ from __future__ import annotations
 
 from datetime import date
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Final, Literal
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, StringConstraints
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, StringConstraints, WithJsonSchema
+
+from harness.formats.registry import built_in_names, runnable_formats
 
 
 def _names_no_baseline(case_id: str) -> str:
@@ -19,7 +21,25 @@ def _names_no_baseline(case_id: str) -> str:
 CaseId = Annotated[str, StringConstraints(pattern=r"^[a-z0-9][a-z0-9_.-]{0,79}$"), AfterValidator(_names_no_baseline)]
 EnvName = Annotated[str, StringConstraints(pattern=r"^[A-Za-z_][A-Za-z0-9_]*$")]
 DType = Literal["bf16", "fp16", "fp32"]
-Format = Literal["bf16", "fp8", "nvfp4"]
+
+
+def _runnable(name: str) -> str:
+    """Refuse a format that the engine cannot run. Formats of other distributions are among the names."""
+    if name not in BUILT_IN_FORMATS and name not in runnable_formats():
+        *first, last = (repr(each) for each in runnable_formats())
+        raise ValueError(f"must be {', '.join(first)} or {last}")
+    return name
+
+
+BUILT_IN_FORMATS: Final = ("bf16", *built_in_names(runs=True))
+_NOT_RUN: Final = [*built_in_names(runs=False), "fp16", "fp32"]
+_OTHERS: Final = {"type": "string", "pattern": "^[a-z0-9_]{1,32}$", "not": {"enum": _NOT_RUN}}
+Format = Annotated[
+    str,
+    AfterValidator(_runnable),
+    # editors complete the built-in names, and accept those of installed distributions
+    WithJsonSchema({"anyOf": [{"enum": list(BUILT_IN_FORMATS)}, _OTHERS]}),
+]
 UNRESOLVED = "unresolved"
 
 

@@ -27,14 +27,17 @@ _STAGE_CODES: Final = frozenset({
     # identity
     "cpu_differs", "env_changed", "weights_changed",
     # probes: single Linears and experts
-    "first_divergence", "module_off", "norm_off", "not_finite", "precision_differs", "probe_structure",
+    "activation_off", "first_divergence", "input_scale_off", "module_off", "norm_off", "not_finite",
+    "precision_differs",
+    "probe_structure",
     # trace: values that the model received, and settings
-    "attention_mask", "attention_scale", "boundary_ratio", "expert", "guidance", "image_condition_differs",
+    "attention_mask", "attention_result", "attention_scale", "boundary_ratio", "expert", "guidance",
+    "held_weights_differ", "image_condition_differs",
     "initial_latents", "initial_noise",
     "latents_between_steps", "model_latents", "model_text", "model_timestep", "not_available", "rope", "rounding",
     "schedule_differs", "schedule_unmodelled", "scheduler_settings", "sequence_length", "sigmas", "solver",
     "step_count", "text_dtype", "text_embedding", "text_tokens", "texts_exchanged", "timestep", "vae_alone",
-    "vae_input", "vae_settings",
+    "vae_input", "vae_settings", "velocity_changed", "velocity_kept",
     # receipts: kernels that ran
     "kernels_unproven", "native_path_not_run", "no_receipts", "quantized_path_not_run", "unexpected_quantization",
     # time and memory

@@ -19,6 +19,7 @@ from harness.definitions.image import PictureError, decode, digest, read_picture
 from harness.definitions.installed import attention_backends, check_contract
 from harness.definitions.program import check_command
 from harness.definitions.validation import did_you_mean
+from harness.formats.registry import loader_options, runnable_formats
 from harness.frames.causes import SANITY
 from harness.frames.registry import metric_names
 
@@ -234,10 +235,11 @@ def _waiver(waiver: Waiver, today: date) -> Iterator[Finding]:
 
 def _meaning(case: Case) -> Iterator[Finding]:
     formats = {case.quantization.transformer, case.quantization.transformer_2}
-    if "nvfp4" not in formats:
-        for option, default in (("nibble_order", "low_first"), ("scale_layout", "linear")):
-            if getattr(case.loader, option) != default:
-                yield ("loader", option), "has no effect: `quantization` says that no expert is nvfp4"
+    effective = {option for name in formats for option in loader_options(name)}
+    for option, default in (("nibble_order", "low_first"), ("scale_layout", "linear")):
+        if option not in effective and getattr(case.loader, option) != default:
+            names = [name for name in runnable_formats() if option in loader_options(name)]
+            yield ("loader", option), f"has no effect: `quantization` says that no expert is {' or '.join(names)}"
     if case.loader.packed_qkv and formats == {"bf16"}:
         yield ("loader", "packed_qkv"), "has no effect: `quantization` says that no expert is quantized"
     if case.waiver is not None and case.expect != "pass":

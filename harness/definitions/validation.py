@@ -116,6 +116,7 @@ _WORDS = {
     "list_type": "must be a list",
     "tuple_type": "must be a list",
     "literal_error": "must be {expected}",
+    "value_error": "{error}",
     "greater_than": "must be more than {gt}",
     "greater_than_equal": "must be at least {ge}",
     "less_than": "must be less than {lt}",

@@ -45,7 +45,7 @@ class Backend(Protocol):
         """Release all resources."""
 
     def quantized_modules(self) -> dict[str, dict[str, str]]:
-        """Return the formats that the checkpoints declare: expert to module name to ``fp8`` or ``nvfp4``."""
+        """Return the formats that the checkpoints declare: expert to module name to format."""
 
     def methods(self) -> Mapping[str, Method]:
         """Return additional methods by name, such as ``probe``."""

@@ -42,6 +42,12 @@ def decode_floats(data: bytes, dtype: str) -> F32:
     return FP8_TABLES[table][np.frombuffer(data, dtype=np.uint8)]
 
 
+def as_bfloat16(signal: F32) -> F32:
+    """Return the signal rounded to bfloat16."""
+    rounded: F32 = signal.astype(ml_dtypes.bfloat16).astype(np.float32)
+    return rounded
+
+
 def decode_e4m3(data: U8) -> F32:
     """Decode E4M3 bytes (``fn``: no infinities, 0x7F and 0xFF are NaN) to float32, any shape."""
     return FP8_TABLES["e4m3"][data]

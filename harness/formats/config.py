@@ -7,9 +7,10 @@ import json
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any, Literal
+from typing import Any
 
 from harness.formats.errors import ConfigError
+from harness.formats.registry import known_formats
 from harness.records.inspection import StoredFormat
 
 MAX_CONFIG_BYTES = 16 * 1024 * 1024
@@ -193,7 +194,7 @@ def _algo_of_method(method: str, body: Mapping[str, Any]) -> str:
         kind = body.get("quant_type")
         default = kind.get("default") if isinstance(kind, Mapping) else kind
         return str(default.get("_type", "")) if isinstance(default, Mapping) else str(default or "")
-    return method.upper() if method in ("fp8", "fbgemm_fp8", "mxfp8", "mxfp4", "nvfp4") else ""
+    return method.upper() if method in (*known_formats(), "fbgemm_fp8") else ""
 
 
 def declared_format(algo: str, body: Mapping[str, Any]) -> StoredFormat | None:
@@ -202,18 +203,9 @@ def declared_format(algo: str, body: Mapping[str, Any]) -> StoredFormat | None:
     ``None`` if this version has no rule for either.
     """
     name = algo.upper().replace("-", "_")
-    if "MXFP8" in name:
-        return "mxfp8"
-    if "MXFP4" in name:
-        return "mxfp4"
-    if "NVFP4" in name or name == "FP4":  # not bitsandbytes' FP4, which is called bnb_fp4 above
-        return "nvfp4"
-    if "FP8" in name:
-        return "fp8"
-    if name in ("INT8", "INT_QUANTIZED") or name.startswith(("INT8_", "W8A8", "W8A16")):
-        return "int8"
-    if name.startswith(("W4A16", "W4A8", "W4A4", "INT4")):
-        return "int4"
+    for form in known_formats().values():
+        if form.matches(name):
+            return form.name
     if name == "MIXED_PRECISION":
         return "mixed"
     bits, kinds = set(), set()
@@ -222,8 +214,8 @@ def declared_format(algo: str, body: Mapping[str, Any]) -> StoredFormat | None:
         if isinstance(weights, Mapping):
             bits.add(weights.get("num_bits"))
             kinds.add(weights.get("type"))
-    formats: dict[int, Literal["nvfp4", "fp8"]] = {4: "nvfp4", 8: "fp8"}
     only = next(iter(bits)) if len(bits) == 1 else None
+    formats = {form.group_bits: form.name for form in known_formats().values() if form.group_bits is not None}
     return formats.get(only) if kinds == {"float"} and isinstance(only, int) else None
 
 

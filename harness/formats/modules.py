@@ -10,7 +10,8 @@ from typing import Any, Literal
 from harness.formats.config import Declaration
 from harness.formats.decode import GGUF_PREFIX, MX_BLOCK, is_rotation, rotated_name
 from harness.formats.header import TensorEntry
-from harness.formats.spec import registered_formats
+from harness.formats.registry import known_formats, registered_formats
+from harness.formats.spec import Format
 from harness.records.inspection import StoredFormat
 
 Dialect = Literal[
@@ -106,11 +107,21 @@ class Module:
 
     @property
     def shape(self) -> tuple[int, int]:
-        """Return [N, K] of the logical weight: NVFP4 and MXFP4 store two codes per byte."""
+        """Return [N, K] of the logical weight: formats of 4 bits store two codes per byte."""
         if self.logical is not None:
             return self.logical
         rows, columns = self.weight.shape
-        return rows, columns * 2 if self.format in ("nvfp4", "mxfp4") else columns
+        return rows, columns * self.spec.values_per_byte
+
+    @property
+    def spec(self) -> Format:
+        """Return the format's object; that of ``unknown`` for plain floats."""
+        return known_formats().get(self.format) or known_formats()["unknown"]
+
+    @property
+    def outer_scale(self) -> TensorEntry | None:
+        """Return the scale that multiplies the whole weight: the second level if the format has two."""
+        return self.global_scale if self.spec.two_level else self.scale
 
     @property
     def recipe(self) -> str:
@@ -316,7 +327,7 @@ def decide(
     for form in registered_formats():
         shape = form.recognise(weight, parts, declared) if form.recognise is not None else None
         if shape is not None:
-            undecoded = "" if form.decode is not None else "its format is only recognised"
+            undecoded = "" if form.proof == "base" else "its format is only recognised"
             return Decided(form.name, code=form.name, logical=shape, opaque=undecoded)
     if kind.startswith(GGUF_PREFIX):
         return Decided("gguf", code=kind.removeprefix(GGUF_PREFIX))

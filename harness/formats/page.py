@@ -6,7 +6,7 @@ import sys
 from pathlib import Path
 
 from harness.formats.names import PREFIXES
-from harness.formats.spec import FORMATS
+from harness.formats.registry import built_in_formats
 
 PAGE = Path(__file__).parents[2] / "docs" / "formats.md"
 DIALECTS = (
@@ -62,7 +62,7 @@ def page() -> str:
         "| format | on disk | with a base | proven from cosine | other weights below | source |",
         "|---|---|---|---|---|---|",
     ]
-    for item in FORMATS.values():
+    for item in built_in_formats().values():
         proof = "rows are decoded and compared" if item.proof == "base" else "named, not decoded: `inconclusive`"
         gate = (f"{item.gate.cosine:g}", f"{item.gate.unrelated:g}") if item.proof == "base" else ("-", "-")
         lines.append(f"| {item.title} | {item.stored} | {proof} | {gate[0]} | {gate[1]} | {item.source} |")

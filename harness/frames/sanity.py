@@ -28,6 +28,8 @@ SAMPLE = 1_000_003
 """About how many values of a clip are read to count its levels. The stride is odd, so that it meets every channel."""
 FEWEST_LEVELS = 16
 """Frames with fewer levels may be plain graphics, whose steps mean nothing."""
+MANY_LEVELS = 48
+"""From so many levels on, two of a full-range picture are neighbours by chance, unless bits were lost."""
 
 
 @dataclass(frozen=True)
@@ -165,11 +167,18 @@ def jumps(statistics: ClipStatistics) -> Floats:
 
 
 def level_step(clip: Clip) -> int:
-    """Return the step between the 8-bit levels of a clip: 1, or 2 if every value is even (7 bits); 1 for few levels."""
+    """Return the step between the 8-bit levels of a clip: 1, or 2 if the last bit was lost (7 bits); 1 for few levels.
+
+    Seven bits that were spread over 0 to 255 have steps of 2 and one of 3. So with many levels the least step counts;
+    with few levels, which plain graphics may have, every step must be a multiple of it.
+    """
     values = clip.frames.reshape(-1)
     stride = (values.size // SAMPLE + 1) | 1
     used = np.flatnonzero(np.bincount(values[::stride], minlength=256))
-    return int(np.gcd.reduce(np.diff(used))) if len(used) >= FEWEST_LEVELS else 1
+    if len(used) < FEWEST_LEVELS:
+        return 1
+    steps = np.diff(used)
+    return int(steps.min() if len(used) >= MANY_LEVELS else np.gcd.reduce(steps))
 
 
 def _at_least(name: str, values: Floats, limit: float, unit: str, quantity: str) -> SanityCheck:
@@ -240,6 +249,6 @@ def _frozen(statistics: ClipStatistics, limit: int) -> SanityCheck:
 
 def _levels(clip: Clip) -> SanityCheck:
     step = level_step(clip)
-    lost = f"the frames use only every {step}. of the 256 levels: bits were lost"
+    lost = f"the frames use at most every {step}. of the 256 levels: bits were lost in rounding"
     message = lost if step > 1 else "the frames use levels without a regular gap"
     return _count("levels", step, 1, None, "levels of 255", message)

@@ -9,7 +9,8 @@ import math
 from typing import Literal
 
 from harness.formats.evidence import Fit
-from harness.formats.spec import FORMATS, Gate, known_formats
+from harness.formats.registry import built_in_formats, known_formats
+from harness.formats.spec import Gate
 from harness.inspector.measure import Measured
 
 State = Literal["proven", "inconclusive", "contradicted", "not_provable"]
@@ -69,7 +70,7 @@ def gate_of(measured: Measured) -> Gate:
     if measured.module.format == "fp8" and measured.module.code == "e5m2":
         return E5M2
     if measured.module.format == "gguf":
-        return GGUF_GATES.get(measured.module.code, FORMATS["gguf"].gate)
+        return GGUF_GATES.get(measured.module.code, built_in_formats()["gguf"].gate)
     return known_formats()[measured.module.format].gate
 
 

@@ -101,19 +101,49 @@ def exact_fp8(base: F32, stored: U8, scale: F32) -> Exact:
     """
     in_f32 = encode_e4m3(base / scale)
     half = ml_dtypes.bfloat16
-    in_bf16 = encode_e4m3((base.astype(half) / scale.astype(half)).astype(np.float32))
-    agree = max(_share(_equal_fp8(in_f32, stored)), _share(_equal_fp8(in_bf16, stored)))
+    narrow = base.astype(half)
+    in_bf16 = encode_e4m3((narrow / scale.astype(half)).astype(np.float32))
+    # comfy-kitchen multiplies by the reciprocal, rounded to the weight's dtype
+    by_reciprocal = encode_e4m3((narrow * (np.float32(1) / scale).astype(half)).astype(np.float32))
+    agree = max(_share(_equal_fp8(codes, stored)) for codes in (in_f32, in_bf16, by_reciprocal))
     unrounded = agree
     # a search costs 160 encodings, so it runs only if the scale can have been rounded and the codes say that it was
     if agree < UNEXPLAINED and np.array_equal(scale.astype(half).astype(np.float32), scale):
         unrounded = max(agree, _before_rounding(base, stored, scale))
     alive = base.size > 0
-    return Exact(agree, 1.0, 1.0, unrounded, 1.0, int(stored.size if alive else 0))
+    near = 1.0 if agree >= UNEXPLAINED else _bracketing(base / scale, stored)
+    return Exact(agree, 1.0, near, unrounded, 1.0, int(stored.size if alive else 0))
 
 
-UNEXPLAINED = 0.99
-"""Share of agreeing codes below which a scale that was rounded to BF16 is looked for."""
+UNEXPLAINED = 0.999
+"""Share of agreeing codes below which their rounding is looked into."""
 SEARCHED_ROWS = 16
+
+
+def _bracketing(values: F32, stored: U8) -> float:
+    """Return the share of E4M3 codes that are one of the two neighbours of their value, or one step further at most.
+
+    Args:
+        values: [R, K] base over scale; stored: [R, K] bytes. Any way of rounding gives a neighbour; the further step is
+            room for arithmetic in BF16, and is granted on the side of the value only.
+    """
+    fresh = encode_e4m3(values)
+    table = FP8_TABLES["e4m3"]
+    steps = _ordered(stored) - _ordered(fresh)
+    side = np.sign(np.clip(values, -448.0, 448.0) - table[fresh])
+    return _share(
+        (steps == 0) | (steps == side) | (np.abs(steps) == 1) & (np.abs(values - table[fresh]) < SLACK * np.abs(values))
+    )
+
+
+SLACK = 2.0**-7
+"""Relative room for division and scale in BF16."""
+
+
+def _ordered(codes: U8) -> NDArray[np.int64]:
+    """Return E4M3 bytes as integers that rise with their value: 0 and -0 are 0."""
+    magnitude = (codes & 0x7F).astype(np.int64)
+    return np.where(codes & 0x80, -magnitude, magnitude)
 
 
 def _before_rounding(base: F32, stored: U8, scale: F32) -> float:

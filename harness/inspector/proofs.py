@@ -32,7 +32,7 @@ import harness
 from harness.definitions.case import CheckpointRef
 from harness.definitions.causes import CHECKS_GROUP
 from harness.formats.errors import SourceError
-from harness.formats.spec import GROUP as FORMATS_GROUP
+from harness.formats.registry import GROUP as FORMATS_GROUP
 from harness.inspector.assemble import Ref
 from harness.inspector.contracts import load_contract
 from harness.inspector.identity import HASHERS, DigestCache, cache_file

@@ -9,8 +9,8 @@ from harness.formats.modules import block_of, is_scale, summary_format
 from harness.inspector.assemble import Assembly
 from harness.inspector.checks.contract_rules import resolved
 from harness.inspector.checks.encoding import declared_of, related
-from harness.inspector.checks.gains import recipe_of
 from harness.inspector.context import Context
+from harness.inspector.explain import recipe_of
 from harness.inspector.findings import finding, jsonable
 from harness.inspector.gates import state_of
 from harness.inspector.gather import Gathered, Plan

@@ -20,6 +20,8 @@ CAST = 0.008
 """Relative error that a cast of latents or texts to bfloat16 explains four times over (about .0017)."""
 UNTOUCHED = 1e-4
 """Relative error of latents that one stage passes to the next unchanged; a cast to bfloat16 between is about .0017."""
+COMBINED = 0.02
+"""Relative error of a velocity against the best combination of its predictions; in bfloat16 about .005."""
 SIGMA = 1e-4
 SOLVER = 2e-4
 """A scheduler's sums in float32, in any order, agree to about 1e-6; its state in bfloat16 moves them by 1e-3."""
@@ -29,6 +31,8 @@ VAE = {"float32": 2e-3, "": 1e-2}
 """Relative error per dtype of the decoder: float32 on the same class of device, channels last or not; any other."""
 SCALE = 0.003
 """Factor on the attention scores: rounding of query and key to bfloat16 moves it by less than .0005."""
+ATTENTION = 0.01
+"""Relative error of a self-attention's result, whose probabilities and values were rounded to bfloat16: about .003."""
 BIAS = 0.25
 """8-bit levels: rounding has a mean of 0, truncation of -0.5."""
 BROKEN = 1e300
@@ -48,6 +52,7 @@ def judge_received(mine: Trace, reference: Trace) -> Iterator[Finding]:
     yield from _not_finite(mine)
     yield from _initial(mine, reference)
     yield from _calls(mine, reference)
+    yield from _velocities(mine, reference)
     yield from _carried(mine, reference)
     error, theirs = mine.vae_input_error, reference.vae_input_error
     if error is not None and error > max(CAST, 2 * (theirs or 0.0)):
@@ -80,6 +85,15 @@ def judge_alone(mine: Trace, reference: Trace) -> Iterator[Finding]:
         if abs(scale / wanted - 1.0) > SCALE:
             message = f"attention scores of {expert} are scaled by {scale:.4g} times 1/sqrt(d), {wanted:.4g} expected"
             yield _finding("attention_scale", message, {"expert": expert, "run": scale, "golden": wanted})
+    for expert, error in sorted(mine.attention_error.items()):
+        usual = reference.attention_error.get(expert)
+        scaled = abs(mine.attention_scale.get(expert, 1.0) - 1.0) > SCALE
+        if usual is not None and error > max(ATTENTION, 3 * usual) and not scaled:
+            message = (
+                f"self-attention of {expert} gives another result than its query, key and value make: {error:.3g} off, "
+                f"in the golden {usual:.3g} (mask, window, a lost key, or lower precision)"
+            )
+            yield _finding("attention_result", message, {"expert": expert, "error": error, "golden": usual})
     kind = str(reference.vae.get("dtype", "")).removeprefix("torch.")
     error = distance(ours.vae, theirs.vae)
     if error is not None and error > VAE.get(kind, VAE[""]):
@@ -185,6 +199,36 @@ def _carried(mine: Trace, reference: Trace) -> Iterator[Finding]:
             message = f"latents are {how} between steps {step.index - 1} and {step.index} ({error:.3g} off)"
             yield _finding("latents_between_steps", message, data)
         return
+
+
+def _velocities(mine: Trace, reference: Trace) -> Iterator[Finding]:
+    """Yield the first step whose velocity this step's predictions do not make: kept from another step, or changed."""
+    theirs = {step.index: step for step in reference.steps}
+    for step in mine.steps:
+        other = theirs.get(step.index)
+        if other is None or (other.velocity_error is None and other.velocity_of is None):
+            continue  # the golden's predictions were not recorded, or its own velocities cannot be told either
+        error, usual = step.velocity_error, other.velocity_error or 0.0
+        if step.velocity_of is not None and other.velocity_of is None:
+            message = (
+                f"the velocity of denoising step {step.index} was kept from step {step.velocity_of} (a step cache): "
+                "the predictions of that step make it, and those of its own do not"
+            )
+            yield _finding("velocity_kept", message, {"step": step.index, "from": step.velocity_of, "error": error})
+            return
+        if error is None and not step.calls and other.calls:
+            message = (
+                f"at denoising step {step.index} no expert was called, and no earlier predictions make its velocity"
+            )
+            yield _finding("velocity_changed", message, {"step": step.index})
+            return
+        if error is not None and error > max(COMBINED, 3 * usual):
+            message = (
+                f"the velocity of denoising step {step.index} is {error:.3g} off every guidance of its predictions: "
+                "it was rescaled or changed between the experts and the scheduler"
+            )
+            yield _finding("velocity_changed", message, {"step": step.index, "error": error, "golden": usual})
+            return
 
 
 def _calls(mine: Trace, reference: Trace) -> Iterator[Finding]:

@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 from pydantic import ValidationError
 
 from harness.errors import GoldenError
+from harness.judge.held_rule import differing
 from harness.judge.precision import lowered
 from harness.limits.probes import relative_error
 from harness.records.generation import Expert
@@ -128,7 +129,9 @@ def hold_against(run: Observation, base: Observation, golden: Observation | None
         missing=tuple(missing),
         missing_steps=tuple(_named(number, base) for number in numbers if _unanswered(number, run, base, golden)),
         lowered=() if golden is None else tuple(_lowered(run, golden)),
-        unanchored=() if golden is None else tuple(_unanchored(run, base, golden)),
+        held={} if golden is None else differing(run.index.held, golden.index.held),
+        input_ranges=run.index.input_ranges,
+        unanchored=() if golden is None else tuple(dict.fromkeys(_unanchored(run, base, golden))),
         seconds=run.index.seconds,
     )
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from harness.judge.evidence import Evidence
+from harness.judge.held_rule import findings_of
 from harness.limits.probes import MODULE, MODULE_BASE, POINT, VELOCITY, VELOCITY_BASE, Measure
 from harness.records.base import Json
 from harness.records.limits import LimitFile
@@ -12,8 +13,12 @@ from harness.records.probe import ModuleEvidence, ProbeEvidence, ProbeStep
 from harness.records.verdict import Finding
 
 _SHOWN = 4
-NORM = "norm"
-"""Format that probes give a norm."""
+SATURATES, VANISHES = 2.0, 28672.0
+"""Bounds of the largest representable input over the inputs' root mean square. Normally distributed inputs of a
+calibration reach 4 or more, and beyond 2 they clip 5 % of their values; 448 x 64 times is where the root mean square
+itself becomes subnormal in E4M3."""
+NORM, ACTIVATION = "norm", "activation"
+"""Formats that probes give a norm, and an activation with its own projection."""
 
 
 def judge_probe(evidence: Evidence, *, anchored: bool) -> Iterator[Finding]:
@@ -40,12 +45,39 @@ def judge_probe(evidence: Evidence, *, anchored: bool) -> Iterator[Finding]:
         more = f" and {len(probe.lowered) - _SHOWN} more" if len(probe.lowered) > _SHOWN else ""
         message = f"another precision than the golden's: {'; '.join(probe.lowered[:_SHOWN])}{more}"
         yield _finding("precision_differs", message, {"lowered": list(probe.lowered)})
+    if anchored:
+        yield from findings_of("probe", probe.held)
+    yield from _input_ranges(probe)
     yield from _modules(probe, limits, MODULE in wanted)
     if POINT in wanted:
         yield from _points(probe, limits)
     yield from _velocity(probe.steps, limits, VELOCITY_BASE, "base")
     if VELOCITY in wanted:
         yield from _velocity(probe.steps, limits, VELOCITY, "golden")
+
+
+def _input_ranges(probe: ProbeEvidence) -> Iterator[Finding]:
+    """Yield a finding if static input scales do not fit the inputs that the base's Linears get. Needs no golden."""
+    off = {
+        f"{expert}/{name}": ratio
+        for expert, ranges in probe.input_ranges.items()
+        for name, ratio in ranges.items()
+        if not SATURATES <= ratio <= VANISHES
+    }
+    if not off:
+        return
+    worst = min(off, key=lambda name: min(off[name] / SATURATES, VANISHES / max(off[name], 1e-30)))
+    small = off[worst] < SATURATES
+    effect = "most values are clipped" if small else "most values are rounded to zero"
+    names = sorted(off)
+    more = f" and {len(names) - _SHOWN} more" if len(names) > _SHOWN else ""
+    message = (
+        f"{len(names)} input scales (input_scale) do not fit the inputs that the base's Linears get: "
+        f"{', '.join(names[:_SHOWN])}{more}; that of {worst} represents values up to {off[worst]:.3g} times their root "
+        f"mean square, so that {effect}"
+    )
+    data: dict[str, Json] = {"modules": list(names[:50]), "worst": worst, "range": off[worst]}
+    yield _finding("input_scale_off", message, data)
 
 
 def _structure(probe: ProbeEvidence, anchored: bool) -> Iterator[Finding]:
@@ -80,7 +112,17 @@ def _modules(probe: ProbeEvidence, limits: LimitFile, anchored: bool) -> Iterato
         names = [f"{module.expert}/{module.module}" for module in norms]
         message = f"fed alone, {len(norms)} norms answer otherwise than they did: {', '.join(names[:_SHOWN])}"
         yield _finding("norm_off", message, {"modules": list(names)}, stops=True)
-    off = [module for module in every if module.format != NORM]
+    linears = {f"{module.expert}/{module.module}" for module in every if module.format not in (NORM, ACTIVATION)}
+    # with a wrong projection the function behind it answers otherwise too: only the others are off by themselves
+    acting = [module for module in every if module.format == ACTIVATION]
+    alone = [name for one in acting if f"{(name := f'{one.expert}/{one.module}')}.proj" not in linears]
+    if alone:
+        message = (
+            f"fed alone, {len(alone)} activations answer otherwise than they did, and their projections do not: "
+            f"{', '.join(alone[:_SHOWN])}"
+        )
+        yield _finding("activation_off", message, {"modules": list(alone)}, stops=True)
+    off = [module for module in every if module.format not in (NORM, ACTIVATION)]
     if not off:
         return
     worst = max(off, key=lambda module: module.golden_error or module.base_error or 0.0)
@@ -88,8 +130,8 @@ def _modules(probe: ProbeEvidence, limits: LimitFile, anchored: bool) -> Iterato
     against = "golden" if anchored and worst.golden_error is not None else "base"
     error = worst.golden_error if against == "golden" else worst.base_error
     listed = ", ".join(names[:_SHOWN]) + (f" and {len(names) - _SHOWN} more" if len(names) > _SHOWN else "")
-    linears = sum(module.format != NORM for module in probe.modules)
-    count = f"{len(off)} of {linears} Linears"
+    total = sum(module.format not in (NORM, ACTIVATION) for module in probe.modules)
+    count = f"{len(off)} of {total} Linears"
     message = f"fed alone, {count} are off: {listed}; the worst by {error:.3g} of the {against}"
     yield _finding("module_off", message, {"modules": list(names), "worst": names[off.index(worst)]}, stops=True)
 

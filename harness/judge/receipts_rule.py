@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 
+from harness.formats.registry import is_quantized
 from harness.judge.evidence import Evidence
 from harness.records.generation import DEQUANTIZE, Expert, ModuleReceipt
 from harness.records.verdict import Finding
 
 EXPERTS: tuple[Expert, ...] = ("transformer", "transformer_2")
-QUANTIZED = ("fp8", "nvfp4")
 _SHOWN = 5
 
 Ran = Mapping[str, Sequence[ModuleReceipt]]
@@ -54,7 +54,7 @@ def _ran(receipts: Sequence[ModuleReceipt]) -> Ran:
 
 
 def _of_expert(expert: Expert, wanted: str, ran: Ran, evidence: Evidence) -> Iterator[Finding]:
-    quantized = sorted(name for name, mine in ran.items() if any(one.format in QUANTIZED for one in mine))
+    quantized = sorted(name for name, mine in ran.items() if any(is_quantized(one.format) for one in mine))
     if wanted == "bf16":
         if quantized:
             message = (

@@ -6,7 +6,9 @@ from collections.abc import Iterator
 
 from harness.judge.condition_rule import judge_condition
 from harness.judge.evidence import Evidence
+from harness.judge.held_rule import judge_held
 from harness.judge.model_input_rule import first_not_finite, judge_alone, judge_received
+from harness.judge.origin_rule import same_origin
 from harness.limits.probes import STEP, TEXT, step_errors, text_error, tolerance
 from harness.records.base import Json
 from harness.records.generation import Step, Trace
@@ -33,6 +35,8 @@ def judge_trace(evidence: Evidence) -> Iterator[Finding]:
         data: dict[str, Json] = {"golden": reference.boundary_ratio, "run": mine.boundary_ratio}
         yield _finding("boundary_ratio", message, data)
     yield from _text(mine, reference, evidence)
+    if same_origin(evidence):
+        yield from judge_held(mine, reference)
     yield from judge_condition(mine, reference)
     yield from judge_received(mine, reference)
     yield from judge_alone(mine, reference)

@@ -17,14 +17,19 @@ from harness.definitions.runner import RunnerProfile, load_runners
 from harness.errors import InvalidCaseError
 from harness.lane.looser import PYTEST_FILES, lets_more_through, profile_changes, pytest_settings
 from harness.limits.stored import edited, limit_path, limit_paths, place_again
+from harness.perf.baseline import baseline_paths, load_baseline
+from harness.perf.ceilings import raised
+from harness.perf.measures import work_of
 from harness.project import HERE, Project, case_files
 from harness.reading import UnreadableError
 from harness.records.base import Json, Record
 from harness.records.limits import Limit, LimitFile
+from harness.records.perf_file import PerfFile
 
 Kind = Literal[
-    "added", "removed", "waived", "unwaived", "checkpoint", "env", "limit", "expectation", "request", "runner", "pytest"
-]
+    "added", "removed", "waived", "unwaived", "checkpoint", "env", "limit", "baseline", "expectation", "request",
+    "runner", "pytest",
+]  # fmt: skip
 
 _KINDS: dict[str, Kind] = {
     "model": "checkpoint",
@@ -49,7 +54,7 @@ class Change(Record):
     case: str
     """Id of the case; for a runner its file, for pytest's settings ``pytest``."""
     field: str = ""
-    """Name of the field; empty for the whole case, or for a limit file that was removed."""
+    """Name of the field; empty for the whole case, or for a file of limits or a baseline that was removed."""
     before: Json = None
     after: Json = None
     reason: str = ""
@@ -60,7 +65,7 @@ class Change(Record):
     @property
     def key(self) -> str:
         """Return the key that a commit's trailer names: the case if all of it was removed, else case and field."""
-        if self.kind == "removed" or (self.kind == "limit" and not self.field):
+        if self.kind == "removed" or (self.kind in ("limit", "baseline") and not self.field):
             return self.case
         return f"{self.case} {self.field}".strip()
 
@@ -207,6 +212,53 @@ def _file_gone(name: str, old: LimitFile, reason: str) -> Change:
     return Change(kind="limit", case=name, before=values, reason=reason, looser=looser)
 
 
+def compare_baselines(
+    before: Mapping[str, PerfFile], after: Mapping[str, PerfFile], reasons: Mapping[str, str], cases: Sequence[Case]
+) -> list[Change]:
+    """List the baselines of one runner that are gone, that allow more time or memory, or that apply no longer.
+
+    A new baseline is listed without its values, which are those of its runs.
+
+    Args:
+        before: baselines of the base branch, by case id.
+        after: baselines of this branch.
+        reasons: reasons from commits, by `Change.key`.
+        cases: cases of this branch.
+    """
+    changes = []
+    works = {case.id: work_of(case) for case in cases}
+    for name in sorted(before.keys() | after.keys()):
+        old, new = before.get(name), after.get(name)
+        if new is None:
+            covered = old.covers if old else ""
+            gone = Change(kind="baseline", case=name, before=covered, looser=True)
+            changes.append(gone.model_copy(update={"reason": reasons.get(name, "")}))
+            continue
+        if name in works and works[name] != new.request:
+            changes.append(Change(kind="baseline", case=name, field="size", after="the case has another: unmeasured"))
+        if old is None:
+            changes.append(Change(kind="baseline", case=name, field="file", after=new.covers, reason=new.reason))
+            continue
+        # A reason counts only for the baseline that it was written for.
+        stated = new.reason if new.created != old.created else ""
+        for rise in raised(old, new):
+            field = f"{rise.measure}:{rise.pool}"
+            reason = stated or reasons.get(f"{name} {field}", "")
+            before_, now = (float(f"{value:.4g}") if value is not None else None for value in (rise.before, rise.now))
+            changes.append(
+                Change(
+                    kind="baseline",
+                    case=name,
+                    field=field,
+                    before=before_,
+                    after="unmeasured" if now is None else now,
+                    reason=reason,
+                    looser=True,
+                )
+            )
+    return changes
+
+
 def _waiver(name: str, old: Case | None, new: Case, reasons: Mapping[str, str]) -> list[Change]:
     was, now = (old.waiver if old else None), new.waiver
     if was == now:
@@ -273,7 +325,7 @@ _FOLDERS = (*(path.name for path in (HERE.cases, HERE.runners, HERE.thresholds))
 
 
 def coverage_against(root: Path, reference: str, runner: str, cases: list[Case]) -> Coverage:
-    """Compare the cases and limits of the working tree with those of ``reference``.
+    """Compare the cases, limits and baselines of the working tree with those of ``reference``.
 
     Args:
         root: the repository.
@@ -292,8 +344,10 @@ def coverage_against(root: Path, reference: str, runner: str, cases: list[Case])
         names = {path.stem for path in (Project(base).runners).glob("*.yaml")}
         before, problems = check_cases(paths, base, runners=names) if paths else ((), ())
         old_limits, bad_before = _limits(base, runner)
+        old_baselines, unusable = _baselines(base, runner)
         settings = pytest_settings(base)
     new_limits, bad_after = _limits(root, runner)
+    new_baselines, bad_baselines = _baselines(root, runner)
     reasons = _reasons(root, commit)
     changes = compare_cases([one.case for one in before], cases, runner, reasons)
     if before or problems:  # if the base has no case, nothing can let more through than before
@@ -302,11 +356,16 @@ def coverage_against(root: Path, reference: str, runner: str, cases: list[Case])
     # The limits of a removed case go with it: one reason is enough.
     removed = {change.case for change in changes if change.kind == "removed"}
     limits = [change for change in compare_limits(old_limits, new_limits, reasons) if change.case not in removed]
+    baselines = compare_baselines(old_baselines, new_baselines, reasons, cases)
+    limits += [change for change in baselines if change.case not in removed]
     return Coverage(
         against=f"{reference} ({commit[:12]})",
         changes=(*changes, *limits),
-        unreadable=(*map(str, problems), *(f"{reference}: {name}" for name in (*unread, *bad_before))),
-        faults=(*bad_after, *_edited(root, new_limits)),
+        unreadable=(
+            *map(str, problems),
+            *(f"{reference}: {name}" for name in (*unread, *bad_before, *unusable)),
+        ),
+        faults=(*bad_after, *_edited(root, new_limits), *bad_baselines),
     )
 
 
@@ -375,6 +434,24 @@ def _limits(root: Path, runner: str) -> tuple[dict[str, LimitFile], list[str]]:
             continue
         found[limits.case] = limits
     return found, bad
+
+
+def _baselines(root: Path, runner: str) -> tuple[dict[str, PerfFile], list[str]]:
+    """Return the baselines of a runner by case id, and a sentence per file that cannot be used or was edited."""
+    files, bad = {}, []
+    thresholds = Project(root).thresholds
+    for path in baseline_paths(thresholds, runner):
+        case = path.name.removesuffix(".perf.json")
+        try:
+            file = load_baseline(thresholds, runner, case)
+        except InvalidCaseError as error:
+            shown = path.relative_to(root)
+            remedy = error.remedy.replace(str(path), str(shown))
+            bad.append(f"{shown}: {error.what}\n  next: {remedy}")
+            continue
+        if file is not None:
+            files[case] = file
+    return files, bad
 
 
 def _git(root: Path, *arguments: str, check: bool) -> bytes:

@@ -12,7 +12,7 @@ from collections.abc import Mapping
 from contextlib import suppress
 from pathlib import Path
 
-from harness.definitions.case import Case
+from harness.definitions.case import Case, PerfSettings
 from harness.definitions.runner import RunnerProfile
 from harness.errors import QuantgateError
 from harness.project import Project
@@ -49,7 +49,20 @@ def lets_more_through(field: str, old: Case, new: Case) -> bool:
         return any(was != "bf16" and getattr(new.quantization, name) == "bf16" for name, was in formats)
     if field == "waiver":
         return _waives_more(old, new)
+    if field == "perf":
+        return _gates_less(old.perf, new.perf)
     return False
+
+
+def _gates_less(old: PerfSettings, new: PerfSettings) -> bool:
+    """Return whether time and memory gate less than before: a larger effect, fewer measures, fewer generations."""
+    return (
+        new.effect > old.effect
+        or new.memory_effect > old.memory_effect
+        or not set(old.gates) <= set(new.gates)
+        or new.generations < old.generations
+        or (old.improvement == "red" and new.improvement == "report")
+    )
 
 
 def _waives_more(old: Case, new: Case) -> bool:

@@ -85,6 +85,8 @@ def _change(change: Change) -> str:
     label: str = change.kind
     if change.looser and change.kind == "limit":
         label = "limit loosened" if change.field else "limits removed"
+    elif change.looser and change.kind == "baseline":
+        label = "baseline loosened" if change.field else "baseline removed"
     elif change.looser:
         label = f"{change.kind}: lets more through"
     reason = change.reason or ("NONE GIVEN" if change.kind == "removed" or change.looser else "")

@@ -40,6 +40,11 @@ def baseline_path(thresholds: Path, runner: str, case: str) -> Path:
     return thresholds / runner / f"{case}.perf.json"
 
 
+def baseline_paths(thresholds: Path, runner: str) -> list[Path]:
+    """Return every baseline file of a runner, sorted."""
+    return sorted(thresholds.glob(f"{runner}/*.perf.json"))
+
+
 def load_baseline(thresholds: Path, runner: str, case: str, *, allow_edited: bool = False) -> PerfFile | None:
     """Read the baseline of a case on a runner. Returns ``None`` if there is none.
 

@@ -7,7 +7,9 @@ from typing import Literal
 from harness.records.base import Json, Record
 from harness.records.generation import Expert
 
-ExperimentKind = Literal["frames", "readings", "rerun_same", "rerun_fresh", "probe_again", "base_probe"]
+ExperimentKind = Literal[
+    "frames", "readings", "rerun_same", "rerun_fresh", "probe_again", "base_probe", "golden_latents"
+]
 
 
 class Experiment(Record):

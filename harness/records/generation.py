@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Literal
 
 from harness.records.base import Json, Record
+from harness.records.inspection import StoredFormat
 from harness.records.perf import LoadUsage, Usage
 
 Expert = Literal["transformer", "transformer_2"]
@@ -42,6 +43,11 @@ class Step(Record):
     """The scale that was set in the pipeline for this expert."""
     guidance_measured: float | None = None
     """The scale solved from the predictions that were really combined; ``None`` without guidance."""
+    velocity_error: float | None = None
+    """Relative L2 distance of the velocity that the scheduler got from the best combination of this step's predictions:
+    0 if guidance combined them and no code changed the result; ``None`` if it cannot be told."""
+    velocity_of: int | None = None
+    """Index of the earlier step whose predictions make the velocity, if it was kept from there."""
     latent_norm: float
     """L2 norm of the latents after the step."""
     latent_sketch: tuple[float, ...] = ()
@@ -75,6 +81,8 @@ class Alone(Record):
     """Embedding of the prompt."""
     negative: tuple[float, ...] = ()
     """Embedding of the negative prompt."""
+    held: dict[str, dict[str, str]] = {}
+    """Digests of the weights that each component holds in memory, by kind of tensor: see `harness.engine.held`."""
 
 
 class Condition(Record):
@@ -125,6 +133,8 @@ class Trace(Record):
     alone: Alone = Alone()
     attention_scale: dict[Expert, float] = {}
     """Factor on the attention scores against 1 / sqrt(head size), worst self-attention of the expert's first call."""
+    attention_error: dict[Expert, float] = {}
+    """Relative L2 distance of the first self-attention's result from the same computed in float64, by expert."""
     vae_input_error: float | None = None
     """Relative L2 distance of the VAE's input from the last latents times the standard deviation plus the mean that its
     configuration states."""
@@ -139,7 +149,7 @@ class ModuleReceipt(Record):
 
     expert: Expert
     module: str
-    format: Literal["bf16", "fp16", "fp32", "fp8", "nvfp4"]
+    format: StoredFormat
     """From the dtype and shape of the stored weight that was used."""
     kernel: str
     """The operation that was called: ``torch._scaled_mm``, ``dequantize+linear``, ``linear``."""

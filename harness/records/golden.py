@@ -18,6 +18,8 @@ SafeName = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]
 
 CLIP = "clip"
 """Name of the part that holds the frames."""
+LATENTS = "latents"
+"""Name of the part that holds the last latents, which the VAE made the frames of."""
 
 MANIFEST_FILE = "manifest.json"
 INDEX_FILE = "accepted.json"

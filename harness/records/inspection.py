@@ -12,7 +12,7 @@ Severity = Literal["fault", "inconclusive", "warning", "info"]
 """``fault`` and ``inconclusive`` decide the outcome; ``warning`` and ``info`` never do."""
 InspectionOutcome = Literal["clean", "fault", "inconclusive", "infra"]
 StoredFormat = Annotated[str, StringConstraints(pattern=r"^[a-z0-9_]{1,32}$")]
-"""``bf16``, ``fp16``, ``fp32``, a name of `harness.formats.spec.known_formats`, or ``mixed``."""
+"""``bf16``, ``fp16``, ``fp32``, a name of `harness.formats.registry.known_formats`, or ``mixed``."""
 
 
 class InspectionFinding(Record):

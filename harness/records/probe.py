@@ -55,6 +55,11 @@ class ObservationIndex(Record):
     """Root mean square of each Linear's input in the base's forward pass: amplitude of its test signal."""
     dtypes: dict[Expert, dict[str, int]] = {}
     """Calls per ``operation:dtype`` in the observed pass; empty in recordings of older versions."""
+    held: dict[str, dict[str, str]] = {}
+    """Digests of the weights that each expert holds in memory: see `harness.engine.held`."""
+    input_ranges: dict[Expert, dict[str, float]] = {}
+    """Per quantized Linear with a static input scale: the largest input that it can represent, over the root mean
+    square of the input that the base's Linear gets."""
     in_parts: dict[Expert, tuple[str, ...]] = {}
     """Points that were computed in several calls, and so are not comparable with a point of one call."""
     seconds: float = 0.0
@@ -108,6 +113,11 @@ class ProbeEvidence(Record):
     """``expert at step N`` that the recording or the golden has a result for and this engine has not."""
     lowered: tuple[str, ...] = ()
     """Sentences: operations that computed in a narrower dtype than the golden's, with their expert."""
+    held: dict[str, dict[str, str]] = {}
+    """Per expert the kinds of tensors that hold other values in memory than in the golden's run: ``rounded`` (to
+    bfloat16) or ``other``."""
+    input_ranges: dict[Expert, dict[str, float]] = {}
+    """See ``ObservationIndex.input_ranges``."""
     unanchored: tuple[str, ...] = ()
     """Points and modules of the golden that this run lacks, and steps that the golden lacks: they were not compared."""
     seconds: float = 0.0

@@ -20,7 +20,15 @@ from harness.records.attribution import Attribution, Experiment, ExperimentResul
 from harness.records.base import Json
 from harness.records.case_record import CaseRecord
 from harness.records.generation import Generation
-from harness.records.run_folder import EXPERIMENTS_FILE, GOLDEN_CLIP_FILE, PROBES_FILE, RECORD_FILE, SKETCHES_FILE
+from harness.records.run_folder import (
+    CLIP_FILE,
+    EXPERIMENTS_FILE,
+    GOLDEN_CLIP_FILE,
+    GOLDEN_LATENTS_FILE,
+    PROBES_FILE,
+    RECORD_FILE,
+    SKETCHES_FILE,
+)
 from harness.session.probing import base_case
 from harness.session.readings import Components, open_experts, read_as
 
@@ -56,6 +64,11 @@ def attribute_folder(folder: Path) -> Attribution:
     return attribute(record, results)
 
 
+def rms(one: Clip, other: Clip) -> float:
+    """Return the root mean square difference of two clips of one shape, in levels of 255."""
+    return float((squared_error(one, other) / one.frames.size) ** 0.5)
+
+
 @dataclass
 class Laboratory:
     """Engine pool, files and time budget of the experiments. Create one per case."""
@@ -86,6 +99,8 @@ class Laboratory:
             return self._readings(experiment)
         if experiment.kind == "frames":
             return self._frames(experiment, record)
+        if experiment.kind == "golden_latents":
+            return self._golden_latents(experiment, record, left)
         if experiment.kind == "probe_again":
             return self._probe_again(experiment, left)
         if experiment.kind == "base_probe":
@@ -144,9 +159,6 @@ class Laboratory:
             return {}
         anchor, run, repeat = clips
 
-        def rms(one: Clip, other: Clip) -> float:
-            return float((squared_error(one, other) / one.frames.size) ** 0.5)
-
         return {
             "passes": self.passes(again, repeat),
             "repeat": str((folder / again.clip).relative_to(self.folder)),
@@ -154,6 +166,22 @@ class Laboratory:
             "rms_repeat": rms(anchor, repeat),
             "rms_between": rms(run, repeat),
         }
+
+    def _golden_latents(self, experiment: Experiment, record: CaseRecord, left: float) -> ExperimentResult:
+        """Let this engine's VAE decode the golden's last latents, and measure its distance from the golden's frames."""
+        latents = self.folder / GOLDEN_LATENTS_FILE
+        if record.generation is None or not latents.exists():
+            raise ValueError("this golden has no latents: quantgate regenerate records them")
+        case, out = self._in_time(left), self.folder / "decoded" / CLIP_FILE
+        params: dict[str, Json] = {"latents": str(latents.resolve()), "out": str(out.resolve())}
+        self.pool.get(case).call("decode_latents", params, case.timeouts.generate)
+        golden, decoded, run = (
+            read_clip(path) for path in (self.folder / GOLDEN_CLIP_FILE, out, self.folder / record.generation.clip)
+        )
+        if decoded.shape != golden.shape or run.shape != golden.shape:
+            raise ValueError("the decoded latents have another shape than the golden's frames")
+        data: dict[str, Json] = {"rms_decoded": rms(golden, decoded), "rms_first": rms(golden, run)}
+        return ExperimentResult(experiment=experiment, done=True, data=data)
 
     def _probe_again(self, experiment: Experiment, left: float) -> ExperimentResult:
         case, out = self._in_time(left), self.folder / "sketches-again.safetensors"

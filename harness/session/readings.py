@@ -11,24 +11,13 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
-from numpy.typing import NDArray
 
 from harness.definitions.case import Loader
 from harness.engine.probes.stimulus import sketch_array, stimulus
-from harness.formats.activations import as_bfloat16, as_fp8, as_nvfp4
-from harness.formats.codecs import (
-    F32,
-    FP8_TABLES,
-    U8,
-    NibbleOrder,
-    decode_e4m3,
-    decode_floats,
-    dequantize_nvfp4,
-    swizzle,
-    unpack_nibbles,
-    unswizzle,
-)
+from harness.formats.codecs import F32, as_bfloat16, decode_floats
 from harness.formats.header import TensorEntry
+from harness.formats.registry import stored_format
+from harness.formats.spec import Format, StoredLinear
 from harness.inspector.assemble import assemble
 from harness.inspector.index import Component
 from harness.inspector.sources import Meter
@@ -79,14 +68,14 @@ def _signals(expert: Expert, module: str, subject: Components, amplitude: float)
     weight = own.tensors.get(f"{module}.weight") if own is not None else None
     if own is None or weight is None:
         return ()
-    # U8 packs two values per byte, so the stored width is half of the real width
-    columns = weight.shape[1] * (2 if weight.dtype == "U8" else 1)
+    recognised = _format_of(own, module, weight)
+    columns = weight.shape[-1] if recognised is None else recognised[1][1]
     plain = as_bfloat16(stimulus(columns, amplitude))
+    if recognised is None or recognised[0].activations is None:
+        return (plain,)
     stored = _floats(own, f"{module}.input_scale")
     scale = None if stored is None else float(stored.reshape(-1)[0])
-    if weight.dtype == "F8_E4M3":
-        return plain, as_fp8(plain, scale)
-    return (plain, as_nvfp4(plain, scale)) if weight.dtype == "U8" else (plain,)
+    return plain, recognised[0].activations(plain, scale)
 
 
 def _reading(name: str, answer: F32, signal: F32, weight: F32, bias: F32 | None) -> Reading:
@@ -128,54 +117,31 @@ def _stored(component: Component, module: str, loader: Loader) -> Iterator[tuple
     entry = component.tensors.get(f"{module}.weight")
     if entry is None:
         return
-    if entry.dtype == "U8":
-        yield from _nvfp4(component, module, entry, loader)
-    elif entry.dtype == "F8_E4M3":
-        scale = _floats(component, f"{module}.weight_scale")
-        factor = np.float32(1.0) if scale is None else scale.reshape(-1, 1)
-        codes = _bytes(component, entry)
-        yield "declared", np.asarray(FP8_TABLES["e4m3"][codes] * factor, dtype=np.float32)
-        yield "scale_missing", FP8_TABLES["e4m3"][codes]
-        yield "scale_inverted", np.asarray(FP8_TABLES["e4m3"][codes] / factor, dtype=np.float32)
-    else:
+    recognised = _format_of(component, module, entry)
+    if recognised is None:
         plain = _floats(component, f"{module}.weight")
         if plain is not None:
             yield "declared", plain
-
-
-def _nvfp4(component: Component, module: str, entry: TensorEntry, loader: Loader) -> Iterator[tuple[str, F32]]:
-    scale_entry = component.tensors.get(f"{module}.weight_scale")
-    outer = _floats(component, f"{module}.weight_scale_2")
-    if scale_entry is None or outer is None:
         return
-    packed, stored = _bytes(component, entry), _bytes(component, scale_entry)
-    rows, blocks = packed.shape[0], packed.shape[1] * 2 // 16
-    straight = unswizzle(stored, rows, blocks) if loader.scale_layout == "swizzled" else stored
-    straight = straight[:rows, :blocks]
-    wrong: NibbleOrder = "low_first" if loader.nibble_order == "high_first" else "high_first"
-    codes, swapped = unpack_nibbles(packed, loader.nibble_order), unpack_nibbles(packed, wrong)
-    # each layout below is a loader fault of its own: swizzled twice, not unswizzled, rows or columns shifted by one
-    layouts: dict[str, U8] = {"": straight}
-    tiled = swizzle(straight)
-    layouts["scale_swizzled"] = tiled.reshape(-1)[: rows * blocks].reshape(rows, blocks)
-    if tiled.shape == straight.shape:
-        layouts["scale_unswizzled"] = unswizzle(straight, rows, blocks)
-    for axis, word in ((0, "rows"), (1, "columns")):
-        for by in (1, -1):
-            layouts[f"scale_rolled_{word}_{by:+d}"] = np.roll(straight, by, axis=axis)
-    factor = float(outer.reshape(-1)[0])
-    for name, scales in layouts.items():
-        decoded = decode_e4m3(scales)
-        yield name or "declared", dequantize_nvfp4(codes, decoded, factor)
-        if name in ("", "scale_swizzled"):
-            yield f"nibble_swapped{'+' + name if name else ''}", dequantize_nvfp4(swapped, decoded, factor)
-    yield "scale_missing", dequantize_nvfp4(codes, np.ones_like(decode_e4m3(straight)), factor)
-    yield "scale_inverted", dequantize_nvfp4(codes, decode_e4m3(straight), 1.0 / factor if factor else 0.0)
+    form, shape = recognised
+    parts = _parts(component, module)
+
+    def read(tensor: TensorEntry, start: int, length: int) -> bytes:
+        return component.source.read(tensor.file, tensor.start + start, length)
+
+    rows = np.arange(shape[0], dtype=np.int64)
+    stored = StoredLinear(entry, parts, shape, rows, read, scale=parts.get("weight_scale"), code=form.name)
+    yield from form.misread(stored, loader.model_dump())
 
 
-def _bytes(component: Component, entry: TensorEntry) -> NDArray[np.uint8]:
-    data = component.source.read(entry.file, entry.start, entry.nbytes)
-    return np.frombuffer(data, dtype=np.uint8).reshape(entry.shape)
+def _format_of(component: Component, module: str, weight: TensorEntry) -> tuple[Format, tuple[int, int]] | None:
+    return stored_format(weight, _parts(component, module), component.declaration.raw)
+
+
+def _parts(component: Component, module: str) -> dict[str, TensorEntry]:
+    prefix = f"{module}."
+    parts = {name.removeprefix(prefix): entry for name, entry in component.tensors.items() if name.startswith(prefix)}
+    return {suffix: entry for suffix, entry in parts.items() if suffix not in ("weight", "bias")}
 
 
 def _floats(component: Component, name: str) -> F32 | None:

@@ -27,7 +27,7 @@ from harness.records.case_record import CaseRecord
 from harness.records.contents import CONTENTS, CONTENTS_FILE
 from harness.records.frames import ComparisonEvidence, SanityEvidence
 from harness.records.generation import Generation, Trace
-from harness.records.golden import CLIP
+from harness.records.golden import CLIP, LATENTS
 from harness.records.identity import Identity
 from harness.records.limits import LimitFile
 from harness.records.probe import PROBES, SKETCHES
@@ -35,7 +35,9 @@ from harness.records.run_folder import (
     CLIP_FILE,
     EXPERIMENTS_FILE,
     GOLDEN_CLIP_FILE,
+    GOLDEN_LATENTS_FILE,
     GOLDEN_TRACE_FILE,
+    LATENTS_FILE,
     ORIGIN_FILE,
     PICTURE_FILES,
     PROBES_FILE,
@@ -180,6 +182,8 @@ def place_golden(golden: Golden, clip: Path, folder: Path) -> None:
     copy_private(clip, folder / GOLDEN_CLIP_FILE)
     if TRACE in golden.manifest.parts:
         copy_private(golden.open_part(TRACE), folder / "golden-trace.json")
+    if LATENTS in golden.manifest.parts:
+        copy_private(golden.open_part(LATENTS), folder / GOLDEN_LATENTS_FILE)
 
 
 def compare_with(golden: Path, case: Case, candidate: Clip) -> ComparisonEvidence | None:
@@ -229,6 +233,8 @@ def parts_of(record: CaseRecord, folder: Path) -> dict[str, Path]:
         parts |= found
     if (contents := folder / CONTENTS_FILE).exists():
         parts[CONTENTS] = contents
+    if (latents := folder / LATENTS_FILE).exists():
+        parts[LATENTS] = latents
     return parts
 
 

@@ -14,6 +14,7 @@ from harness.definitions.checks import HUB_NAME
 from harness.definitions.environment import check_name
 from harness.engine.resolve import resolve_case
 from harness.errors import InvalidCaseError, QuantgateError
+from harness.formats.registry import loader_options, runnable_formats
 from harness.frames.clip import Clip, read_clip
 from harness.goldens.golden import Golden
 from harness.inspector.contracts import load_contract
@@ -191,20 +192,21 @@ def _concluded(trial: Trial, found: _Findings) -> Trial:
 
 
 def _as_proven(candidate: Case, report: InspectionReport, found: _Findings) -> Case:
-    formats = {one.expert: one.format for one in report.experts if one.format in ("bf16", "fp8", "nvfp4")}
+    formats = {one.expert: one.format for one in report.experts if one.format in runnable_formats()}
     wanted = {**candidate.quantization.model_dump(), **formats}
     if wanted != candidate.quantization.model_dump():
         found.with_it.append(f"quantization: {candidate.quantization.model_dump()} -> {wanted}")
         candidate = candidate.model_copy(update={"quantization": candidate.quantization.model_validate(wanted)})
     for expert in report.experts:
         order, _, layout = expert.encoding.partition("/")
-        said = {"nibble_order": order, "scale_layout": layout}
+        options = loader_options(expert.format)
+        said = {name: value for name, value in (("nibble_order", order), ("scale_layout", layout)) if name in options}
         proven = {name: value for name, value in said.items() if value and value != getattr(candidate.loader, name)}
         proven = {
             name: value for name, value in proven.items() if value in ("low_first", "high_first", "linear", "swizzled")
         }
         # A runtime reads the bytes by its contract, not by `loader`; the inspection has compared both already.
-        if proven and expert.format == "nvfp4" and not candidate.runtime:
+        if proven and not candidate.runtime:
             before = f"{candidate.loader.nibble_order}/{candidate.loader.scale_layout}"
             found.with_it.append(f"loader: {expert.expert} is stored {expert.encoding}, and the case reads {before}")
             candidate = candidate.model_copy(update={"loader": candidate.loader.model_copy(update=proven)})

@@ -18,6 +18,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from children import WITHOUT_TEST_TOOLS
 
 from harness import __version__
 
@@ -61,6 +62,7 @@ class Tour:
         home = base / "home"
         home.mkdir()
         self.env = {"PATH": os.environ["PATH"], "HOME": str(home), "OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1"}
+        self.env["PYTEST_ADDOPTS"] = WITHOUT_TEST_TOOLS
 
     def run(self, *arguments: str, code: int = 0) -> str:
         """Run a module of the fresh environment in the project; what it printed."""

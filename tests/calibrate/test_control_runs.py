@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from harness.calibrate.faults import runs
-from harness.calibrate.faults.weights import FAULTS
+from harness.calibrate.faults.weights import weight_faults
 from harness.definitions.case import Case
 from harness.frames.clip import Clip
 from harness.records.identity import Device
@@ -31,7 +31,7 @@ def test_runs_are_made_once_and_read_afterwards(
     )
     said: list[str] = []
     before = {path: path.read_bytes() for path in (random_wan / "bf16" / "transformer").iterdir()}
-    gain = tuple(fault for fault in FAULTS if fault.name in ("gain", "nibble_swap"))
+    gain = tuple(fault for fault in weight_faults() if fault.name in ("gain", "nibble_swap"))
     noisy = runs.noisy_runs(context, case, "origin", 2, said.append)
     broken = runs.broken_runs(context, case, "origin", said.append, gain, (0.5, 1.0))
     assert [run.label for run in noisy] == ["ulp-initial-1", "ulp-between-2"]

@@ -14,11 +14,12 @@ from hypothesis import strategies as st
 from safetensors.numpy import save_file
 from safetensors.torch import load_file as load_torch
 
-from harness.calibrate.faults.weights import FAULTS, GAIN, STRENGTHS, inject, spread
+from harness.calibrate.faults.weights import STRENGTHS, inject, spread, weight_faults
 from harness.errors import CheckpointFaultError
+from harness.formats.damage import GAIN
 
 FILE = "diffusion_pytorch_model.safetensors"
-BY_NAME = {fault.name: fault for fault in FAULTS}
+BY_NAME = {fault.name: fault for fault in weight_faults()}
 LINEARS = 8
 
 

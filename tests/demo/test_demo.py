@@ -5,12 +5,12 @@ The CPU runner's class is the architecture, so its goldens and limits must hold 
 
 from __future__ import annotations
 
-import os
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
+from children import child_environment
 
 from harness.definitions.loading import load_cases
 from harness.outcomes import Outcome
@@ -45,7 +45,7 @@ def test_every_case_ends_as_it_must(perturbation: Perturbation, tmp_path: Path) 
     done = subprocess.run(
         [sys.executable, "-m", "pytest", *FILES, "-p", "no:cacheprovider", "-q", *options],
         cwd=REPOSITORY,
-        env={name: value for name, value in os.environ.items() if not name.startswith("PYTEST")},
+        env=child_environment(),
         capture_output=True,
         text=True,
         timeout=900,

@@ -14,7 +14,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from safetensors.numpy import save_file
+from safetensors.numpy import load_file, save_file
 from typer.testing import CliRunner
 
 from harness.cli.app import app
@@ -25,8 +25,8 @@ from harness.definitions.runner import load_runners, match_runner
 from harness.engine.backend import load_backend
 from harness.engine.backends.command_backend import CommandBackend
 from harness.engine.owner import EngineOwner
-from harness.errors import InvalidCaseError, NoRunnerError
-from harness.formats import spec
+from harness.errors import CheckpointFaultError, InvalidCaseError, NoRunnerError
+from harness.formats import registry as formats
 from harness.frames import registry as metrics
 from harness.frames.clip import Clip, read_clip
 from harness.frames.compare import compare
@@ -35,11 +35,12 @@ from harness.inspector import inspect_checkpoint
 from harness.inspector.checks import registration
 from harness.inspector.checks import registry as checks
 from harness.records.frames import MetricResult
+from harness.records.generation import DEQUANTIZE
 from harness.records.identity import Device
 
 ROOT = Path(__file__).parents[2]
 EXAMPLES = ROOT / "docs" / "examples"
-CACHED = (metrics, checks, causes, environment, spec)
+CACHED = (metrics, checks, causes, environment, formats)
 """Modules that look entry points up once."""
 
 
@@ -222,6 +223,96 @@ def test_damage_of_the_format_is_a_fault(log8: Callable[..., Path]) -> None:
     _, codes = reported(log8(lambda tensors: (lose_the_sign(tensors), double_the_scale(tensors))))
     assert codes >= {"gain"}
     assert len(codes) >= 2
+
+
+@pytest.mark.usefixtures("installed")
+def test_the_exporter_of_the_format_agrees_with_its_definition() -> None:
+    values = np.random.default_rng(3).normal(0, 0.05, (4, 64)).astype(np.float32)
+    values[2] = 0
+    encode = formats.known_formats()["log8"].encode
+    assert encode is not None
+    scale = np.abs(values).max(axis=1)
+    codes = [[encode_log8(v, s or 1.0) for v in row] for row, s in zip(values.tolist(), scale.tolist(), strict=True)]
+    assert encode(values)["weight"].tolist() == codes
+
+
+def wan(folder: Path) -> dict[str, np.ndarray]:
+    """Write a random Wan transformer whose q and v are in LOG8. Return the values of these Linears by name.
+
+    The values follow from the codes by the text of the format: sign, and a power of two in steps of an eighth.
+    """
+    config = {
+        "_class_name": "WanTransformer3DModel", "attention_head_dim": 12, "num_attention_heads": 2, "num_layers": 1,
+        "ffn_dim": 32, "freq_dim": 32, "text_dim": 32, "in_channels": 4, "out_channels": 4,
+    }  # fmt: skip
+    model = pytest.importorskip("diffusers").WanTransformer3DModel.from_config(config)
+    tensors = {name: value.detach().float().numpy() for name, value in model.state_dict().items()}
+    values: dict[str, np.ndarray] = {}
+    for name in [name for name in tensors if name.endswith(("to_q.weight", "to_v.weight"))]:
+        scale = np.abs(tensors[name]).max(axis=1, keepdims=True)
+        rows = zip(tensors[name].tolist(), scale[:, 0].tolist(), strict=True)
+        codes = np.array([[encode_log8(value, own) for value in row] for row, own in rows])
+        sign, e = np.where(codes >= 128, -1.0, 1.0), codes % 128
+        values[name.removesuffix(".weight")] = np.where(e == 0, 0.0, sign * 2.0 ** ((e - 127) / 8)) * scale
+        tensors |= {name: codes.astype(np.uint8), f"{name}_scale": scale}
+    folder.mkdir()
+    save_file(tensors, folder / "diffusion_pytorch_model.safetensors")
+    (folder / "config.json").write_text(json.dumps(config | {"quantization_config": {"quant_method": "log8"}}))
+    return values
+
+
+@pytest.mark.usefixtures("installed")
+def test_the_engine_multiplies_what_the_format_says_and_writes_receipts(tmp_path: Path) -> None:
+    import torch
+
+    from harness.definitions.case import Loader
+    from harness.engine.quantized.build import build_transformer
+    from harness.engine.receipts import keep_receipts
+
+    values = wan(tmp_path / "model")
+    model, kinds = build_transformer(
+        tmp_path / "model", dtype=torch.float32, device=torch.device("cpu"), loader=Loader(), policy="auto"
+    )
+    assert kinds == dict.fromkeys(values, "log8")
+    with keep_receipts({"transformer": model}) as book:
+        for name, weight in values.items():
+            linear = model.get_submodule(name)
+            x = torch.randn(3, weight.shape[1], generator=torch.Generator().manual_seed(1))
+            bias = linear.get_parameter("bias").numpy()
+            assert np.allclose(linear(x).numpy(), x.numpy() @ weight.T + bias, atol=1e-5)
+    receipts = book.receipts().modules
+    assert {receipt.module for receipt in receipts} == set(values)
+    assert {(receipt.format, receipt.kernel) for receipt in receipts} == {("log8", DEQUANTIZE)}
+
+
+@pytest.mark.usefixtures("installed")
+def test_a_case_may_ask_for_the_format() -> None:
+    assert square_case(quantization={"transformer": "log8"}).quantization.transformer == "log8"
+
+
+@pytest.mark.usefixtures("nothing_installed")
+def test_without_its_registration_no_case_may_ask_for_it_and_the_engine_refuses_it(tmp_path: Path) -> None:
+    from harness.engine.quantized.headers import formats_of, read_headers
+
+    with pytest.raises(ValueError, match="must be 'bf16', 'fp8' or 'nvfp4'"):
+        square_case(quantization={"transformer": "log8"})
+    wan(tmp_path / "model")
+    with pytest.raises(CheckpointFaultError, match="no weight_scale_2"):
+        formats_of(read_headers(tmp_path / "model"), {"quant_method": "log8"})
+
+
+@pytest.mark.usefixtures("installed")
+def test_calibration_injects_the_damage_of_the_format(tmp_path: Path) -> None:
+    from harness.calibrate.faults.weights import inject, weight_faults
+
+    values = wan(tmp_path / "model")
+    fault = next(fault for fault in weight_faults() if fault.name == "sign_lost")
+    assert fault.formats == {"log8"}
+    assert {name.removeprefix("/") for name in inject(fault, 1.0, tmp_path / "model", tmp_path / "broken")} == set(
+        values
+    )
+    weights = load_file(tmp_path / "broken" / "diffusion_pytorch_model.safetensors")
+    assert all((weights[f"{name}.weight"] < 128).all() for name in values)
 
 
 @pytest.mark.usefixtures("nothing_installed")

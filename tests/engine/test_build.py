@@ -15,8 +15,10 @@ from safetensors.torch import load_file, save_file
 from harness.definitions.case import Loader
 from harness.engine.quantized import native, nvfp4
 from harness.engine.quantized.build import build_transformer
+from harness.engine.quantized.fp8 import Fp8Linear
 from harness.engine.quantized.headers import formats_of, read_headers
-from harness.engine.quantized.linear import Fp8Linear, Nvfp4Linear, QuantizedLinear
+from harness.engine.quantized.linear import QuantizedLinear
+from harness.engine.quantized.nvfp4 import Nvfp4Linear
 from harness.errors import CheckpointFaultError
 
 torch.set_num_threads(1)
@@ -275,5 +277,5 @@ def test_fp8_scales_of_other_writers(random_wan: Path, tmp_path: Path, shape: tu
 
 def test_the_promise_is_read_from_headers_alone(random_wan: Path) -> None:
     for form in ("nvfp4", "fp8"):
-        assert formats_of(read_headers(random_wan / form)) == _build(random_wan / form)[1]
-    assert formats_of(read_headers(random_wan / "bf16" / "transformer")) == {}
+        assert formats_of(read_headers(random_wan / form), {}) == _build(random_wan / form)[1]
+    assert formats_of(read_headers(random_wan / "bf16" / "transformer"), {}) == {}

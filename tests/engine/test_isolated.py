@@ -8,8 +8,8 @@ import torch
 
 from harness.engine.probes.run import feed_alone
 from harness.engine.probes.stimulus import stimulus
-from harness.engine.quantized import fp8, native, nvfp4
-from harness.engine.quantized.linear import Fp8Linear
+from harness.engine.quantized import emulated, fp8, native
+from harness.engine.quantized.fp8 import Fp8Linear
 
 COLUMNS = 64
 
@@ -17,7 +17,7 @@ COLUMNS = 64
 def packed(input_scale: float) -> torch.nn.Module:
     weight = torch.randn(96, COLUMNS, generator=torch.Generator().manual_seed(5)) / COLUMNS**0.5
     scale = fp8.dynamic_scale(weight)
-    choice = native.Choice(nvfp4.scaled_mm, kernel=nvfp4.NAME)
+    choice = native.Choice(emulated.scaled_mm, kernel=emulated.NAME)
     linear = Fp8Linear(fp8.quantize(weight, scale), scale, torch.tensor(input_scale), None, choice)
     return torch.nn.ModuleDict({"one": linear})
 

@@ -76,17 +76,18 @@ def test_the_engine_ends_with_whoever_guards_it(
 
 
 PARENT = """
-import os, sys, importlib.util, pathlib, signal
-spec = importlib.util.spec_from_file_location("helpers", sys.argv[1])
-helpers = importlib.util.module_from_spec(spec); spec.loader.exec_module(helpers)
+import os, sys, pathlib
+sys.path.insert(0, sys.argv[1])
+from fault_cases import fault_case
+from harness.engine.owner import EngineOwner
 from harness.machine.leases import acquire
 from harness.records.identity import Device
 folder = pathlib.Path(sys.argv[2])
 lease = acquire([Device(kind="cuda", name="NVIDIA B200", uuid="FAKE-0")], 0, folder=folder / "leases")
-owner = helpers.EngineOwner(helpers.fault_case(), folder, {}, {"model": folder / "model"}, allow_python_backend=True)
+owner = EngineOwner(fault_case(), folder, {}, {"model": folder / "model"}, allow_python_backend=True)
 owner.start()
 print(owner.pid, flush=True)
-owner.generate(helpers.fault_case("all_kinds"), folder, lambda e: print(e.stage, flush=True))
+owner.generate(fault_case("all_kinds"), folder, lambda e: print(e.stage, flush=True))
 """
 
 
@@ -104,8 +105,8 @@ owner.generate(helpers.fault_case("all_kinds"), folder, lambda e: print(e.stage,
 def test_a_dead_parent_leaves_neither_processes_nor_its_lease(
     tmp_path: Path, stopped: list[str], killed: list[str]
 ) -> None:
-    helpers = str(Path(__file__).with_name("conftest.py"))
-    parent = subprocess.Popen([sys.executable, "-c", PARENT, helpers, str(tmp_path)], stdout=subprocess.PIPE, text=True)
+    support = str(Path(__file__).parents[1] / "support")
+    parent = subprocess.Popen([sys.executable, "-c", PARENT, support, str(tmp_path)], stdout=subprocess.PIPE, text=True)
     assert parent.stdout is not None
     guard = int(parent.stdout.readline())
     while parent.stdout.readline() not in ("spawned\n", ""):
@@ -135,8 +136,8 @@ def test_a_dead_parent_leaves_neither_processes_nor_its_lease(
 def test_seeded_kill_points(tmp_path: Path, seed: int) -> None:
     """Parent, guard, supervisor or worker, each killed, stopped or left alone, at a random moment from the start on."""
     draw = random.Random(seed)
-    helpers = str(Path(__file__).with_name("conftest.py"))
-    parent = subprocess.Popen([sys.executable, "-c", PARENT, helpers, str(tmp_path)], stdout=subprocess.PIPE, text=True)
+    support = str(Path(__file__).parents[1] / "support")
+    parent = subprocess.Popen([sys.executable, "-c", PARENT, support, str(tmp_path)], stdout=subprocess.PIPE, text=True)
     assert parent.stdout is not None
     guard = int(parent.stdout.readline())
     chain = chain_of(guard)

@@ -9,9 +9,10 @@ import numpy as np
 import pytest
 import torch
 
+from harness.engine.quantized import emulated as ours
 from harness.engine.quantized import fp8, native, nvfp4
-from harness.engine.quantized import nvfp4 as ours
-from harness.engine.quantized.linear import Fp8Linear, Nvfp4Linear
+from harness.engine.quantized.fp8 import Fp8Linear
+from harness.engine.quantized.nvfp4 import Nvfp4Linear
 
 torch.set_num_threads(1)
 CPU = torch.device("cpu")
@@ -131,7 +132,7 @@ def test_a_wrong_product_is_refused(fault: str) -> None:
         ("nvfp4", (12, 0), True),
     ],
 )
-def test_which_device_has_what(form: native.Format, capability: tuple[int, int], is_native: bool) -> None:
+def test_which_device_has_what(form: str, capability: tuple[int, int], is_native: bool) -> None:
     choice = native.decide(form, capability, CPU, emulated)
     assert (choice.product is not None) == is_native
     assert bool(choice.note) != is_native

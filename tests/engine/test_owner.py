@@ -197,14 +197,15 @@ def test_the_parents_side_never_imports_torch() -> None:
 
 def test_the_death_of_the_parent_ends_the_engine(tmp_path: Path) -> None:
     program = f"""
-import os, sys, importlib.util, pathlib
-spec = importlib.util.spec_from_file_location("helpers", {str(Path(__file__).with_name("conftest.py"))!r})
-helpers = importlib.util.module_from_spec(spec); spec.loader.exec_module(helpers)
+import os, sys, pathlib
+sys.path.insert(0, {str(Path(__file__).parents[1] / "support")!r})
+from fault_cases import fault_case
+from harness.engine.owner import EngineOwner
 folder = pathlib.Path({str(tmp_path)!r})
 paths = {{"model": folder / "model"}}
-owner = helpers.EngineOwner(helpers.fault_case(), folder, {{}}, paths, allow_python_backend=True)
+owner = EngineOwner(fault_case(), folder, {{}}, paths, allow_python_backend=True)
 owner.start()
-owner.generate(helpers.fault_case("children"), folder)
+owner.generate(fault_case("children"), folder)
 print(owner.pid, flush=True)
 os.kill(os.getpid(), 9)
 """
@@ -242,13 +243,14 @@ def test_passed_values_are_never_shown_or_kept(
 
 def test_the_death_of_the_parent_ends_an_engine_whose_output_it_reads(tmp_path: Path) -> None:
     program = f"""
-import os, sys, importlib.util, pathlib
-spec = importlib.util.spec_from_file_location("helpers", {str(Path(__file__).with_name("conftest.py"))!r})
-helpers = importlib.util.module_from_spec(spec); spec.loader.exec_module(helpers)
+import os, sys, pathlib
+sys.path.insert(0, {str(Path(__file__).parents[1] / "support")!r})
+from fault_cases import fault_case
+from harness.engine.owner import EngineOwner
 folder = pathlib.Path({str(tmp_path)!r})
 paths = {{"model": folder / "model"}}
-case = helpers.fault_case("noise_then_hang", pass_env=["FAULT_SECRET"])
-owner = helpers.EngineOwner(case, folder, {{}}, paths, allow_python_backend=True)
+case = fault_case("noise_then_hang", pass_env=["FAULT_SECRET"])
+owner = EngineOwner(case, folder, {{}}, paths, allow_python_backend=True)
 owner.start()
 print(owner.pid, flush=True)
 owner.generate(case, folder, lambda _: os.kill(os.getpid(), 9) if _.stage == "said" else None)

@@ -10,8 +10,8 @@ import numpy as np
 import pytest
 import torch
 
-from harness.engine.backends.wan_alone import scheduler_alone, vae_alone
-from harness.engine.backends.wan_attention import AttentionScales
+from harness.engine.backends.wan_alone import decode_latents, save_latents, scheduler_alone, vae_alone
+from harness.engine.backends.wan_attention import AttentionCheck, AttentionScales, measured_scales
 from harness.engine.backends.wan_recorder import FloatWatch, Recorder, rounded
 from harness.frames.clip import Clip
 
@@ -82,7 +82,7 @@ def _run(order: str = "cond first", **fault: Any) -> Any:
     with recorder.watching():
         prompt, negative = pipe.encode_prompt()
         prompt, negative = fault.get("texts", (prompt, negative))
-        latents = NOISE * fault.get("noise", 1.0)
+        latents, earlier = NOISE * fault.get("noise", 1.0), None
         for timestep in pipe.scheduler.timesteps:
             given = latents.bfloat16() * fault.get("given", 1.0)
             at = (timestep + fault.get("later", 0.0)).expand(1)
@@ -94,7 +94,10 @@ def _run(order: str = "cond first", **fault: Any) -> Any:
                 cond = pipe.transformer(hidden_states=given, timestep=at, encoder_hidden_states=prompt)[0]
             else:
                 cond, out = pipe.transformer(given, at, prompt)[0], pipe.transformer(given, at, negative)[0]
-            latents = pipe.scheduler.step(out + 3.0 * (cond - out), timestep, latents, return_dict=False)[0]
+            made = out + 3.0 * (cond - out)
+            velocity = fault.get("velocity", lambda made, _earlier: made)(made, earlier)
+            earlier = made
+            latents = pipe.scheduler.step(velocity, timestep, latents, return_dict=False)[0]
             latents = latents.to(fault.get("between", torch.float32)).float()
         mean, std = torch.tensor([0.5, -0.5]), torch.tensor([2.0, 3.0]) * fault.get("std", 1.0)
         pipe.vae.decode(latents * std.view(1, 2, 1, 1, 1) + mean.view(1, 2, 1, 1, 1))
@@ -167,6 +170,85 @@ def test_the_attention_scale_is_measured_wherever_it_was_applied(
     with scales.watching({"transformer": expert}):
         assert torch.equal(expert(x), alone)
     assert scales.worst()["transformer"] == pytest.approx(wanted, abs=1e-5)
+
+
+def test_a_velocity_is_told_from_one_that_another_step_made() -> None:
+    assert all(step.velocity_error < 1e-6 and step.velocity_of is None for step in _run().steps)
+    rescaled = _run(velocity=lambda made, _earlier: made + 0.2 * NOISE).steps[1]
+    assert (rescaled.velocity_error > 0.02, rescaled.velocity_of) == (True, None)
+    kept = _run(velocity=lambda made, earlier: made if earlier is None else earlier).steps[1]
+    assert (kept.velocity_error > 0.02, kept.velocity_of) == (True, 0)
+
+
+class Wan(torch.nn.Module):
+    """Self-attention as Wan has it, written out, with a factor on the scores or a window."""
+
+    def __init__(self, factor: float = 1.0, window: int = 99) -> None:
+        super().__init__()
+        self.norm_q, self.norm_k, self.to_v = (torch.nn.Identity() for _ in range(3))
+        self.to_out = torch.nn.ModuleList([torch.nn.Identity()])
+        self.heads, self.factor, self.window = 2, factor, window
+
+    def forward(self, x: torch.Tensor, tables: tuple[torch.Tensor, torch.Tensor]) -> torch.Tensor:
+        count = x.shape[1]
+        heads = [part.view(count, 2, 4).transpose(0, 1) for part in (self.norm_q(x)[0], self.norm_k(x)[0])]
+        angle = torch.view_as_complex(torch.stack([tables[0][0, :, 0, ::2], tables[1][0, :, 0, ::2]], -1))
+        turned = [torch.view_as_real(torch.view_as_complex(h.reshape(2, count, 2, 2)) * angle) for h in heads]
+        query, key = (part.flatten(-2) for part in turned)
+        far = (torch.arange(count)[:, None] - torch.arange(count)[None]).abs() > self.window
+        scores = (query @ key.transpose(1, 2) * self.factor / 2).masked_fill(far, -torch.inf)
+        values = self.to_v(x)[0].view(count, 2, 4).transpose(0, 1)
+        made: torch.Tensor = self.to_out[0]((scores.softmax(-1) @ values).transpose(0, 1).reshape(1, count, 8))
+        return made
+
+
+class Tables(torch.nn.Module):
+    def forward(self, x: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        angle = (torch.arange(x.shape[1])[:, None] * torch.tensor([1.0, 0.1])).repeat_interleave(2, -1)
+        return angle.cos()[None, :, None], angle.sin()[None, :, None]
+
+
+class WanExpert(torch.nn.Module):
+    def __init__(self, **options: Any) -> None:
+        super().__init__()
+        self.rope, self.attn1 = Tables(), Wan(**options)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        made: torch.Tensor = self.attn1(x, self.rope(x))
+        return made
+
+
+@pytest.mark.parametrize(("options", "scale"), [({}, 1.0), ({"factor": 1.01}, 1.01), ({"factor": 0.98}, 0.98)])
+def test_the_scale_of_attention_that_calls_no_product_is_fitted(options: Any, scale: float) -> None:
+    expert, check, x = WanExpert(**options), AttentionCheck(), torch.randn(1, 30, 8)
+    alone = expert(x)
+    with check.watching({"transformer": expert}):
+        assert torch.equal(expert(x), alone)
+    assert measured_scales(AttentionScales(), check)["transformer"] == pytest.approx(scale, abs=2e-3)
+    assert (check.samples["transformer"].error < 1e-5) == (scale == 1.0)
+
+
+def test_a_window_in_attention_is_no_factor_but_another_result() -> None:
+    expert, check = WanExpert(window=3), AttentionCheck()
+    with check.watching({"transformer": expert}):
+        expert(torch.randn(1, 30, 8))
+    assert check.samples["transformer"].rest > 0.1
+    assert measured_scales(AttentionScales(), check) == {}
+
+
+def test_latents_are_kept_and_decoded_with_the_statistics_of_the_vae(tmp_path: Path) -> None:
+    path = tmp_path / "latents.safetensors"
+    assert save_latents(path, None) == ""
+    assert save_latents(path, NOISE.bfloat16()) == path.name
+    pipe = _pipe()
+    pipe.vae.decode = lambda latents, return_dict: (latents,)
+    shown = decode_latents(pipe, path, torch.device("cpu"))
+    mean, std = torch.tensor([0.5, -0.5]).view(1, 2, 1, 1), torch.tensor([2.0, 3.0]).view(1, 2, 1, 1)
+    wanted = (NOISE[0].bfloat16().float().transpose(0, 1) * std + mean) / 2 + 0.5
+    torch.testing.assert_close(shown, wanted)
+    pipe.vae.config = SimpleNamespace(latents_mean=[0.0], latents_std=[1.0])
+    with pytest.raises(ValueError, match="no latents of this VAE"):
+        decode_latents(pipe, path, torch.device("cpu"))
 
 
 def test_truncation_to_8_bits_has_a_bias_and_rounding_has_none(tmp_path: Path) -> None:

@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from benchmarks import selfcheck
-from harness.engine.quantized import native, nvfp4
+from harness.engine.quantized import emulated, native
 
 
 @pytest.fixture(autouse=True)
@@ -37,7 +37,7 @@ def _with(monkeypatch: pytest.MonkeyPatch, native_form: str, product: native.Sca
 def test_a_native_product_runs_a_whole_transformer(
     form: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    _with(monkeypatch, form, nvfp4.scaled_mm)
+    _with(monkeypatch, form, emulated.scaled_mm)
     assert selfcheck.main() == 0
     printed = capsys.readouterr().out
     assert "native, relative error" in printed
@@ -48,7 +48,7 @@ def test_a_native_product_runs_a_whole_transformer(
 @pytest.mark.parametrize("form", ["fp8", "nvfp4"])
 def test_a_wrong_product_fails(form: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
     def wrong(a: torch.Tensor, b: torch.Tensor, **options: Any) -> torch.Tensor:
-        return nvfp4.scaled_mm(a, b, **options) * 1.5
+        return emulated.scaled_mm(a, b, **options) * 1.5
 
     _with(monkeypatch, form, wrong)
     assert selfcheck.main() == 1

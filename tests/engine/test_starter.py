@@ -171,17 +171,18 @@ def test_a_library_that_starts_a_thread_is_not_forked(
 
 def test_the_death_of_the_owner_ends_starter_and_engine(tmp_path: Path) -> None:
     program = f"""
-import os, importlib.util, pathlib
-spec = importlib.util.spec_from_file_location("helpers", {str(Path(__file__).with_name("conftest.py"))!r})
-helpers = importlib.util.module_from_spec(spec); spec.loader.exec_module(helpers)
+import os, sys, pathlib
+sys.path.insert(0, {str(Path(__file__).parents[1] / "support")!r})
+from fault_cases import fault_case
+from harness.engine.owner import EngineOwner
 from harness.engine.environment import engine_environment
 from harness.engine.starter import Starter
-folder, case = pathlib.Path({str(tmp_path)!r}), helpers.fault_case()
+folder, case = pathlib.Path({str(tmp_path)!r}), fault_case()
 starter = Starter(engine_environment(case, {{}}), ())
 paths = {{"model": folder / "model"}}
-owner = helpers.EngineOwner(case, folder, {{}}, paths, allow_python_backend=True, starter=starter)
+owner = EngineOwner(case, folder, {{}}, paths, allow_python_backend=True, starter=starter)
 assert owner.start().started == "fork"
-owner.generate(helpers.fault_case("children"), folder)
+owner.generate(fault_case("children"), folder)
 print(owner.pid, starter.pid, flush=True)
 os.kill(os.getpid(), 9)
 """

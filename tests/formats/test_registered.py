@@ -8,8 +8,9 @@ from pathlib import Path
 import pytest
 
 from harness.errors import InvalidCaseError
-from harness.formats import spec
-from harness.formats.spec import FORMATS, Format
+from harness.formats import registry
+from harness.formats.registry import built_in_formats
+from harness.formats.spec import Format
 from harness.inspector import proofs
 
 
@@ -18,14 +19,15 @@ def install(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Callabl
     """Return a function that installs a distribution with one format: its name, and the Python text of its value."""
 
     def clear() -> None:
-        spec.registered_formats.cache_clear()
+        registry._points.cache_clear()
+        registry.registered_formats.cache_clear()
         proofs.rules_digest.cache_clear()
 
     def make(name: str, value: str) -> None:
         info = tmp_path / "brings_formats-1.0.dist-info"
         info.mkdir(exist_ok=True)
         (info / "METADATA").write_text("Metadata-Version: 2.1\nName: brings-formats\nVersion: 1.0\n")
-        (info / "entry_points.txt").write_text(f"[{spec.GROUP}]\n{name} = brings_formats:VALUE\n")
+        (info / "entry_points.txt").write_text(f"[{registry.GROUP}]\n{name} = brings_formats:VALUE\n")
         (tmp_path / "brings_formats.py").write_text(f"{value}\n")
         monkeypatch.syspath_prepend(str(tmp_path))
         monkeypatch.delitem(__import__("sys").modules, "brings_formats", raising=False)
@@ -38,15 +40,15 @@ def install(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Callabl
 def written(changes: str) -> str:
     """The Python text of a format that only lacks or changes the named members."""
     return (
-        "from dataclasses import replace\nfrom harness.formats.spec import FORMATS\n"
-        f"VALUE = replace(FORMATS['int4'], {changes})"
+        "from dataclasses import replace\nfrom harness.formats.registry import built_in_formats\n"
+        f"VALUE = replace(built_in_formats()['int4'], {changes})"
     )
 
 
 def test_a_format_of_another_distribution_is_known(install: Callable[[str, str], None]) -> None:
     install("mine", written("name='mine', title='MINE', recognise=lambda *_: None"))
-    assert spec.known_formats()["mine"].title == "MINE"
-    assert spec.title_of("mine") == "MINE"
+    assert registry.known_formats()["mine"].title == "MINE"
+    assert registry.title_of("mine") == "MINE"
 
 
 @pytest.mark.parametrize(
@@ -66,7 +68,7 @@ def test_a_broken_registration_names_its_package(
 ) -> None:
     install(name, value)
     with pytest.raises(InvalidCaseError, match=f"brings-formats.*{message}"):
-        spec.known_formats()
+        registry.known_formats()
 
 
 def test_what_was_proven_without_a_format_is_proven_again(install: Callable[[str, str], None]) -> None:
@@ -78,4 +80,4 @@ def test_what_was_proven_without_a_format_is_proven_again(install: Callable[[str
 
 
 def test_the_built_in_formats_have_no_functions_of_their_own() -> None:
-    assert all(isinstance(form, Format) and form.recognise is None for form in FORMATS.values())
+    assert all(isinstance(form, Format) and form.recognise is None for form in built_in_formats().values())

@@ -18,6 +18,15 @@ def test_the_step_of_the_levels_tells_how_many_bits_there_are(bits: int, step: i
     assert check.ok == (step == 1)
 
 
+def test_seven_bits_that_were_spread_over_the_whole_range_are_seen() -> None:
+    """``round(x * 127) / 127`` in 8 bits: steps of 2 and one of 3, which have no common divisor."""
+    values = np.random.default_rng(0).random((3, 16, 16, 3))
+    clip = Clip(np.rint(np.rint(values * 127) / 127 * 255).astype(np.uint8))
+    assert level_step(clip) == 2
+    (check,) = (item for item in check_clip(clip).checks if item.name == "levels")
+    assert not check.ok
+
+
 def test_plain_graphics_have_no_step() -> None:
     frames = np.zeros((2, 8, 8, 3), dtype=np.uint8)
     frames[:, :4] = 200

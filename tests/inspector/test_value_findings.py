@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import pytest
@@ -65,16 +66,36 @@ def test_codes_of_other_weights_altogether(edit: Edit) -> None:
     assert (found.severity, found.module) == ("fault", LINEAR)
 
 
+@pytest.mark.parametrize(("size", "codes"), [(32, ["group_size_contradicted"]), (16, [])])
+def test_a_group_size_that_the_format_cannot_have(edit: Edit, size: int, codes: list[str]) -> None:
+    path = edit.folder / "transformer" / "config.json"
+    body = json.loads(path.read_text())
+    body["quantization_config"]["config_groups"]["group_0"]["weights"]["group_size"] = size
+    path.unlink()
+    path.write_text(json.dumps(body))
+    found = [item for item in inspected(edit).findings if item.severity == "fault"]
+    assert [item.code for item in found] == codes
+
+
 def test_a_row_that_is_twice_too_large(edit: Edit) -> None:
     tensors = edit.tensors("transformer")
     scales = tensors[f"{LINEAR}.weight_scale"].float()
     scales[5] *= 2
     tensors[f"{LINEAR}.weight_scale"] = scales.to(FP8)
     report = changed(edit, tensors)
-    (found,) = report.with_code("row_gain")
+    found = only(report, "row_gain")  # and no second fault for the same row, such as base_stale
     assert (found.severity, found.module, found.evidence["rows"]) == ("fault", LINEAR, [5])
     assert found.evidence["gain"] == pytest.approx(2.0, rel=0.05)
     assert report.cause == "row_gain"
+
+
+def test_a_row_that_is_twice_too_large_hides_no_stale_base(edit: Edit) -> None:
+    tensors = remade(edit, 0.02)
+    scales = tensors[f"{LINEAR}.weight_scale"].float()
+    scales[5] *= 2
+    tensors[f"{LINEAR}.weight_scale"] = scales.to(FP8)
+    codes = {item.code for item in changed(edit, tensors).findings if item.severity == "fault"}
+    assert codes == {"row_gain", "base_stale"}
 
 
 def test_a_scale_that_is_wrong_by_a_factor_with_no_name(edit: Edit) -> None:

@@ -69,9 +69,18 @@ def did(kind: str, **data: Json) -> ExperimentResult:
 SWAPPED = (("nibble_swapped", 0.003, 1.0), ("base", 1.4, 0.0), ("declared", 1.4, 0.0))
 
 
+PATTERN = tuple(f"transformer/blocks.{block}.attn1.to_k" for block in range(1, 5))
+
+
 @pytest.mark.parametrize(
     ("names", "where"),
-    [((A,), A), ((A, B), "transformer/blocks.1"), ((A, B, LOW), "both experts"), ((LOW,), LOW)],
+    [
+        ((A,), A),
+        ((A, B), "transformer/blocks.1"),
+        ((A, B, LOW), "both experts/blocks.1"),
+        (PATTERN, "transformer/blocks.*.attn1.to_k"),
+        ((LOW,), LOW),
+    ],
 )
 def test_a_misreading_is_named_with_its_scope(record: Any, names: tuple[str, ...], where: str) -> None:
     given = record(finding("probe", "module_off", modules=list(names)))
@@ -131,6 +140,21 @@ def test_of_many_modules_some_are_read(record: Any) -> None:
         ((finding("trace", "sequence_length"), finding("trace", "text_tokens")), "sequence_length"),
         ((finding("trace", "text_tokens"), finding("trace", "attention_mask")), "text_tokens"),
         ((finding("trace", "vae_settings", latents_mean={}),), "vae_statistics"),
+        (
+            (
+                finding("trace", "image_condition_differs", place="given"),
+                finding("trace", "vae_settings", latents_mean={}),
+            ),
+            "vae_statistics",
+        ),
+        (
+            (
+                finding("trace", "image_condition_differs", place="encoder"),
+                finding("trace", "precision_differs", place="vae"),
+                finding("trace", "vae_settings", dtype={}),
+            ),
+            "vae_dtype",
+        ),
         ((finding("trace", "vae_settings", dtype={}),), "vae_dtype"),
         ((finding("receipts", "quantized_path_not_run", expert="transformer"),), "quantized_path_not_run"),
         ((finding("probe", "norm_off", modules=["transformer/blocks.0.norm2"]),), "norm"),
@@ -205,3 +229,72 @@ def test_without_time_it_says_what_remains(record: Any) -> None:
     assert next_experiments(given, [late]) == ()
     assert any("noise" in one for one in found.remaining)
     assert any("no probes" in one for one in found.remaining)
+
+
+@pytest.mark.parametrize(
+    "findings",
+    [
+        (finding("trace", "image_condition_differs", place="pixels"), finding("trace", "vae_settings", dtype={})),
+        (
+            finding("trace", "image_condition_differs", place="encoder"),
+            finding("trace", "vae_settings", latents_std={}),
+        ),
+        (finding("trace", "precision_differs", place="text_encoder"), finding("trace", "vae_settings", dtype={})),
+        (finding("trace", "image_condition_differs", place="given"),),
+    ],
+)
+def test_a_setting_of_the_vae_hides_no_fault_that_it_cannot_cause(record: Any, findings: tuple[Finding, ...]) -> None:
+    named = attribute(record(*findings), ())
+    assert named.cause is not None
+    assert named.cause.code == findings[0].code
+
+
+def decoded(alone: float, run: float = 10.0) -> ExperimentResult:
+    data: dict[str, Json] = {"rms_decoded": alone, "rms_first": run}
+    return ExperimentResult(experiment=Experiment(kind="golden_latents"), done=True, data=data)
+
+
+@pytest.mark.parametrize(
+    ("alone", "blamed", "cleared"), [(9.0, True, False), (0.2, False, True), (3.0, False, False), (0.0, False, True)]
+)
+def test_the_goldens_latents_separate_the_vae_from_the_denoiser(
+    record: Any, alone: float, blamed: bool, cleared: bool
+) -> None:
+    found = attribute(record(finding("frames", "ssim_below_limit")), [decoded(alone)])
+    assert (found.cause is not None and (found.cause.code, found.cause.where) == ("decode", "vae")) == blamed
+    assert any("the VAE" in text for text in found.ruled_out) == cleared
+
+
+def test_weights_in_memory_come_before_what_follows_from_them(record: Any) -> None:
+    given = record(
+        finding("trace", "vae_alone"),
+        finding("trace", "held_weights_differ", component="vae", tensors=["decoder.conv_in.weight"]),
+    )
+    found = attribute(given, [])
+    assert found.cause is not None
+    assert (found.cause.code, found.cause.where) == ("held_weights_differ", "vae/decoder.conv_in.weight")
+    assert [cause.code for cause in found.also] == ["vae_alone"]
+
+
+def test_probes_and_trace_name_the_same_weights_once(record: Any) -> None:
+    rows = [
+        finding(stage, "held_weights_differ", component="transformer", tensors=["a"]) for stage in ("probe", "trace")
+    ]
+    found = attribute(record(*rows), [])
+    assert (found.cause is not None, found.also) == (True, ())
+
+
+def test_a_cache_is_blamed_and_not_the_guidance_that_it_spoils(record: Any) -> None:
+    found = attribute(record(finding("trace", "guidance", step=5), finding("trace", "velocity_kept", step=5)), [])
+    assert found.cause is not None
+    assert (found.cause.code, found.also) == ("velocity_kept", ())
+    found = attribute(record(finding("trace", "guidance", step=0), finding("trace", "velocity_changed", step=0)), [])
+    assert found.cause is not None
+    assert (found.cause.code, found.also) == ("guidance", ())
+
+
+def test_an_activation_is_named_where_it_is_off(record: Any) -> None:
+    names = [f"transformer/blocks.{block}.ffn.net.0" for block in range(4)]
+    found = attribute(record(finding("probe", "activation_off", modules=names)), [])
+    assert found.cause is not None
+    assert (found.cause.code, found.cause.where) == ("activation", "transformer/blocks.*.ffn.net.0")

@@ -26,6 +26,7 @@ def _trace(make: Any) -> Trace:
                 "carried_error": 0.0,
                 "carried_gain": 1.0,
                 "guidance_measured": 3.0,
+                "velocity_error": 0.004,
                 "velocity_sketch": (1.0, 2.0),
             }
         )
@@ -37,12 +38,14 @@ def _trace(make: Any) -> Trace:
         rope={"transformer": (1.0, 1.0)},
         prompt=(1.0, 0.0),
         negative=(0.0, 1.0),
+        held={"transformer": {"blocks.*.bias": "aa/a0 bb/b0", "proj_out.bias": "cc/c0"}},
     )
     facts: dict[str, Any] = {
         "steps": steps,
         "alone": alone,
         "sigmas": (1.0, 0.5, 0.0),
         "attention_scale": {"transformer": 1.0},
+        "attention_error": {"transformer": 0.003},
         "vae_input_error": 0.0,
         "rounding_bias": 0.001,
         "vae": {"dtype": "torch.float32"},
@@ -90,6 +93,18 @@ FAULTS: dict[str, tuple[Any, str]] = {
     "decoder": (lambda t: _alone(t, vae=(1.0, 1.1)), "vae_alone"),
     "input of the decoder": (lambda t: t.model_copy(update={"vae_input_error": 0.1}), "vae_input"),
     "truncation": (lambda t: t.model_copy(update={"rounding_bias": -0.49}), "rounding"),
+    "a step cache": (lambda t: _step(t, 1, velocity_error=0.3, velocity_of=0), "velocity_kept"),
+    "a step without a call": (lambda t: _step(t, 1, calls=(), velocity_error=None, velocity_of=0), "velocity_kept"),
+    "no call and no source": (lambda t: _step(t, 1, calls=(), velocity_error=None), "velocity_changed"),
+    "rescaled guidance": (lambda t: _step(t, 1, velocity_error=0.1), "velocity_changed"),
+    "a window in attention": (
+        lambda t: t.model_copy(update={"attention_error": {"transformer": 0.2}}),
+        "attention_result",
+    ),
+    "parameters rounded": (
+        lambda t: _alone(t, held={"transformer": {"blocks.*.bias": "aa/a0 b0/b0", "proj_out.bias": "cc/c0"}}),
+        "held_weights_differ",
+    ),
     "NaN in a prediction": (
         lambda t: _step(t, 1, velocity_sketch=(1e300, 1.0), guidance_measured=None, latent_norm=1e300),
         "not_finite",
@@ -112,6 +127,11 @@ HEALTHY: dict[str, Any] = {
     "rounding of the scheduler": lambda t: _alone(t, scheduler=((1.0, 2.0), (3.0, 4.00001))),
     "a channels-last decoder": lambda t: _alone(t, vae=(1.0, 1.0001)),
     "rounding of query and key": lambda t: t.model_copy(update={"attention_scale": {"transformer": 1.0005}}),
+    "guidance in another order": lambda t: _step(t, 1, velocity_error=0.009),
+    "attention written out": lambda t: t.model_copy(update={"attention_error": {"transformer": 0.0001}}),
+    "q, k and v in one tensor": lambda t: _alone(
+        t, held={"transformer": {"blocks.*.fused": "ee/ee ff/ff", "proj_out.bias": "cc/c0"}}
+    ),
     "a program that records nothing": lambda t: _step(
         t.model_copy(update={"alone": Alone(), "sigmas": (), "attention_scale": {}, "vae_input_error": None}),
         1,
@@ -141,6 +161,16 @@ def test_an_older_golden_says_what_it_does_not_record_and_the_run_is_checked_aga
     for name in ("timestep one off", "noise scaled", "softmax scale", "truncation", "text of another run"):
         change, code = FAULTS[name]
         assert _judge(make, change(mine), old).cause == code, name
+
+
+def test_rounded_weights_are_told_from_others(make: Any) -> None:
+    """``b0`` is the digest of the golden's value after a cast to bfloat16, and ``99`` that of any other value."""
+    golden = _trace(make)
+    for words, text in (("aa/a0 b0/b0", "rounded to bfloat16"), ("99/98 bb/b0", "overwritten after the load")):
+        verdict = _judge(make, _alone(golden, held={"transformer": {"blocks.*.bias": words}}), golden)
+        (found,) = [finding for finding in verdict.findings if finding.code == "held_weights_differ"]
+        assert text in found.message
+        assert found.data["tensors"] == ["blocks.*.bias"]
 
 
 def test_nan_is_blamed_where_it_first_appears_and_not_on_guidance(make: Any) -> None:

@@ -67,6 +67,13 @@ def probe(
     return ProbeEvidence(**{"steps": (step,), "modules": modules, "golden_anchor": True, **more})
 
 
+def acting(error: float) -> ModuleEvidence:
+    """The activation behind a projection."""
+    return ModuleEvidence(
+        expert="transformer", module="blocks.1.ffn.net.0", format="activation", base_error=0.1, golden_error=error
+    )
+
+
 @pytest.fixture
 def evidence(make: Any) -> Any:
     def build(found: ProbeEvidence, *, changes: tuple[FieldChange, ...] = (), **more: Any) -> Any:
@@ -98,6 +105,10 @@ def test_healthy_probes_say_nothing(evidence: Any) -> None:
         (probe(missing_steps=("transformer_2 at step 4",)), "probe_structure", True),
         (probe(unanchored=("transformer/blocks.1.norm2",)), "probe_structure", True),
         (probe(steps=()), "probe_structure", True),
+        (probe(held={"transformer": {"blocks.*.bias": "rounded"}}), "held_weights_differ", False),
+        (probe(input_ranges={"transformer": {"blocks.1.attn1.to_q": 0.9}}), "input_scale_off", False),
+        (probe(input_ranges={"transformer": {"blocks.1.attn1.to_q": 1e6}}), "input_scale_off", False),
+        (probe(modules=(acting(0.02),)), "activation_off", True),
     ],
 )
 def test_every_limit_fails_the_case(evidence: Any, found: ProbeEvidence, cause: str, stops: bool) -> None:
@@ -114,6 +125,24 @@ def test_the_module_and_the_point_are_named(evidence: Any) -> None:
     assert (by_code["first_divergence"].data["point"], by_code["first_divergence"].data["kind"]) == (
         "blocks.1.norm2",
         "norm",
+    )
+
+
+def test_an_activation_is_not_blamed_for_its_projection(evidence: Any) -> None:
+    projection = acting(0.02).model_copy(update={"module": "blocks.1.ffn.net.0.proj", "format": "nvfp4"})
+    verdict, _ = observe(evidence(probe(modules=(acting(0.02), projection))), "cpu")
+    assert {finding.code for finding in verdict.findings if finding.gating} == {"module_off"}
+
+
+def test_input_scales_that_fit_say_nothing_and_need_no_golden(evidence: Any) -> None:
+    ranges = {"transformer": {"a": 8.2, "b": 25.5, "c": 900.0}}
+    assert observe(evidence(probe(input_ranges=ranges)), "cpu")[0].outcome is Outcome.PASS
+    change = (FieldChange(identity_class="weights", field="transformer/x", golden="a", run="b"),)
+    verdict, _ = observe(evidence(probe(input_ranges={"transformer": {"a": 0.8}}), changes=change), "cpu")
+    assert (verdict.outcome, verdict.cause) == (Outcome.REGRESSION, "input_scale_off")
+    held = probe(held={"transformer": {"blocks.*.bias": "other"}})
+    assert observe(evidence(held, changes=change), "cpu")[0].outcome is Outcome.GOLDEN_STALE, (
+        "other files, other values"
     )
 
 

@@ -11,6 +11,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from children import child_environment
 
 from harness.records.case_record import CaseRecord
 from harness.records.identity import Device
@@ -59,7 +60,7 @@ class Project:
 
     def environment(self) -> dict[str, str]:
         """The environment of commands that run in this project."""
-        environment = {name: value for name, value in os.environ.items() if not name.startswith(("PYTEST", "GITHUB"))}
+        environment = child_environment("GITHUB")
         devices = [device.model_dump(mode="json") for device in fake_gpus(self.gpus)]
         return environment | {
             "PATH": f"{Path(sys.executable).parent}{os.pathsep}{environment['PATH']}",

@@ -7,6 +7,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import perf_runs
 import pytest
 
 from harness.cli import lane
@@ -18,6 +19,7 @@ from harness.lane.durations import CaseTimes, History, read_history
 from harness.lane.looser import pytest_settings
 from harness.lane.plan import Plan, PlanError, lower_bound, make_plan, request_digest
 from harness.lane.summary import plan_markdown
+from harness.perf.baseline import build
 from harness.records.limits import Limit, LimitFile, Sample
 
 if TYPE_CHECKING:
@@ -369,6 +371,46 @@ def test_a_looser_limit_in_git_fails_without_a_reason(branch: Project, capsys: p
     assert code == 17
     assert "limit of ssim loosened without a reason\n  next: quantgate regenerate --runner b200 --case one" in said
     limits(0.5, "now").model_copy(update={"case": "one"}).write(file)
+    assert plan_it(branch, capsys)[0] == 0
+
+
+def test_a_baseline_in_git_is_refused_if_it_is_edited_loosened_or_gone(
+    branch: Project, capsys: pytest.CaptureFixture[str]
+) -> None:
+    runs: Any = perf_runs
+    file = branch.root / "thresholds/b200/one.perf.json"
+
+    def write(slower: float, created: str, reason: str = "") -> None:
+        machine = runs.Machine()
+        records = [machine.record(number, machine.generation(slower)) for number in range(8)]
+        made, _ = build(runs.case(), "b200", records, author="ann", reason=reason)
+        made.model_copy(update={"case": "one", "created": created}).write(file)
+
+    write(1.0, "then")
+    branch.git("add", ".")
+    branch.git("commit", "-q", "-m", "a baseline")
+    branch.git("branch", "-f", "main")
+    assert plan_it(branch, capsys)[0] == 0
+    write(1.2, "now")
+    code, _, said = plan_it(branch, capsys)
+    assert code == 17
+    assert "one: baseline of step:b200 loosened without a reason" in said
+    assert "quantgate regenerate --perf --runner b200 --case one --reason" in said
+    write(1.2, "now", "the exact attention costs a fifth")
+    assert plan_it(branch, capsys)[0] == 0
+    file.write_text(file.read_text().replace('"reason":"the exact', '"reason":"an exact').replace("the exact", "an ex"))
+    code, _, said = plan_it(branch, capsys)
+    assert code == 17
+    assert "thresholds/b200/one.perf.json: was changed after it was made; its seal does not fit" in said
+    file.write_text("{")
+    code, _, said = plan_it(branch, capsys)
+    assert code == 17
+    assert "thresholds/b200/one.perf.json: is no baseline" in said
+    file.unlink()
+    code, _, said = plan_it(branch, capsys)
+    assert code == 17
+    assert "one: baseline of time and memory removed without a reason" in said
+    branch.git("commit", "-q", "-am", f"No baseline\n\n{TRAILER}: one: the machine was retired")
     assert plan_it(branch, capsys)[0] == 0
 
 

@@ -9,10 +9,11 @@ from typing import Any
 import pytest
 from typer.testing import CliRunner
 
-from harness.calibrate.perf import limits_of, write_baseline
+from harness.calibrate.perf import write_baseline
 from harness.errors import InvalidCaseError
 from harness.goldens.workspace import Workspace
 from harness.perf.baseline import baseline_path, build
+from harness.perf.ceilings import limits_of
 from harness.perf.comparing import Look
 from harness.perf.judging import Judge
 from harness.records.case_record import CaseRecord

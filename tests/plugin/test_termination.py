@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import signal
 import subprocess
 import sys
@@ -12,6 +11,7 @@ from typing import Any
 
 import psutil
 import pytest
+from children import child_environment
 
 VALUE = "hunter2-value"
 
@@ -25,8 +25,7 @@ def _hanging(project: Any) -> None:
 
 def _started(project: Any, *more: str) -> subprocess.Popen[str]:
     arguments = [sys.executable, "-m", "pytest", "-p", "no:cacheprovider", "--run-id", "r", *more]
-    kept = {name: value for name, value in os.environ.items() if name != "CI" and not name.startswith("PYTEST")}
-    environment = {**kept, "QUANTGATE_TOKEN": VALUE}
+    environment = child_environment("CI", QUANTGATE_TOKEN=VALUE)
     return subprocess.Popen(arguments, cwd=project.root, env=environment, stdout=subprocess.PIPE, text=True)
 
 

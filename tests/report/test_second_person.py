@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-import importlib.util
 import re
 import shlex
 import shutil
 import zipfile
 from html import unescape
 from pathlib import Path
-from typing import Any
+
+from command_project import Project
 
 from harness.goldens.store import open_store
 from harness.outcomes import Outcome
@@ -18,16 +18,10 @@ from harness.records.limits import Limit, LimitFile, Sample
 CASE = "  one: {metrics: [mad]}\n"
 
 
-def project_at(root: Path) -> Any:
+def project_at(root: Path) -> Project:
     """The small project of the tests of the pytest door."""
-    path = Path(__file__).parents[1] / "plugin" / "conftest.py"
-    spec = importlib.util.spec_from_file_location("plugin_conftest", path)
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
     root.mkdir()
-    project = module.Project(root)
+    project = Project(root)
     project.cases(CASE)
     return project
 

@@ -13,8 +13,10 @@ from harness.definitions.case import Loader
 from harness.engine.probes import run
 from harness.engine.probes.run import feed_alone
 from harness.engine.quantized import fp8, native, nvfp4
-from harness.engine.quantized.linear import Fp8Linear, Nvfp4Linear
-from harness.formats.activations import as_fp8, as_nvfp4
+from harness.engine.quantized.fp8 import Fp8Linear
+from harness.engine.quantized.nvfp4 import Nvfp4Linear
+from harness.formats import fp8 as fp8_format
+from harness.formats import nvfp4 as nvfp4_format
 from harness.judge.attribution.weights import best
 from harness.judge.observation import read_observation
 from harness.records.probe import ObservationIndex
@@ -141,7 +143,7 @@ def test_activations_are_quantized_as_the_engine_does() -> None:
     signal = torch.randn((8, 64), generator=torch.Generator().manual_seed(0)).to(torch.bfloat16)
     scale = torch.tensor(2.5 / (6 * 448))
     wanted = nvfp4.dequantize(*nvfp4.quantize(signal, scale), scale).numpy()
-    assert (as_nvfp4(signal.float().numpy(), float(scale)) == wanted).all()
+    assert (nvfp4_format.round_activations(signal.float().numpy(), float(scale)) == wanted).all()
     whole = torch.tensor(2.5 / 448)
     wanted = fp8.dequantize(fp8.quantize(signal, whole), whole).numpy()
-    assert (as_fp8(signal.float().numpy(), float(whole)) == wanted).all()
+    assert (fp8_format.round_activations(signal.float().numpy(), float(whole)) == wanted).all()

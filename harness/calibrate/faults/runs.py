@@ -13,7 +13,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-from harness.calibrate.faults.weights import EXPERTS, FAULTS, STRENGTHS, WeightFault, inject
+from harness.calibrate.faults.weights import EXPERTS, STRENGTHS, WeightFault, inject, weight_faults
 from harness.definitions.case import Case
 from harness.engine.owner import EngineOwner
 from harness.engine.resolve import resolve_case
@@ -121,7 +121,7 @@ def broken_runs(
     case: Case,
     origin: str,
     say: Say,
-    faults: tuple[WeightFault, ...] = FAULTS,
+    faults: tuple[WeightFault, ...] | None = None,
     strengths: tuple[float, ...] = STRENGTHS,
     begin: Say = lambda _label: None,
 ) -> tuple[Run, ...]:
@@ -137,7 +137,7 @@ def broken_runs(
     paths = resolve_case(case, context.root)
     root, runs = context.folder / "controls" / case.id / origin[:ORIGIN_DIGITS], []
     with tempfile.TemporaryDirectory(prefix="quantgate-controls-") as scratch, _engine(context, case, paths) as engine:
-        for fault in faults:
+        for fault in weight_faults() if faults is None else faults:
             for strength in strengths:
                 label = f"{fault.name}@{strength:g}"
                 begin(f"{case.id}, {label}")

@@ -12,6 +12,7 @@ import shutil
 import struct
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -20,18 +21,27 @@ import numpy as np
 import numpy.typing as npt
 
 from harness.errors import CheckpointFaultError
+from harness.formats.damage import PLAIN
+from harness.formats.header import TensorEntry
+from harness.formats.registry import known_formats, stored_format
 
 Bytes = npt.NDArray[np.uint8]
 EXPERTS = ("transformer", "transformer_2")
 STRENGTHS = (0.1, 0.25, 0.5, 1.0)
 """Shares of the Linears of an expert that a fault changes, at least one Linear."""
-GAIN = 1.25
+ORDER = ("nibble_swap", "scale_roll", "row_roll", "gain")
+"""Order of the damages of built-in formats in limit files; those of other formats follow."""
 _DTYPES: dict[str, Any] = {
     "F32": np.dtype("<f4"),
     "F16": np.dtype("<f2"),
     "BF16": np.dtype(ml_dtypes.bfloat16),
     "F8_E4M3": np.dtype(ml_dtypes.float8_e4m3fn),
+    "F8_E5M2": np.dtype(ml_dtypes.float8_e5m2),
     "U8": np.dtype(np.uint8),
+    "I8": np.dtype(np.int8),
+    "F8_E8M0": np.dtype(np.uint8),
+    "U16": np.dtype("<u2"),
+    "I32": np.dtype("<i4"),
 }
 
 
@@ -55,33 +65,6 @@ Tensors = Mapping[str, Place]
 Change = Callable[[Tensors, str], None]
 
 
-def nibble_swap(tensors: Tensors, module: str) -> None:
-    """Exchange the two FP4 codes of every byte, like a loader with the other packing order."""
-    codes = tensors[f"{module}.weight"].open()
-    codes[...] = (codes >> 4) | (codes << 4)
-
-
-def scale_roll(tensors: Tensors, module: str) -> None:
-    """Give every block the scale of its neighbour, like a loader with another layout of scales."""
-    scales = tensors[f"{module}.weight_scale"].open()
-    raw = scales.view(np.uint8)
-    raw[...] = np.roll(raw, 1, axis=-1)
-
-
-def gain(tensors: Tensors, module: str) -> None:
-    """Multiply the Linear by ``GAIN``, like a scale that is applied wrongly."""
-    name = next(n for n in (f"{module}.weight_scale_2", f"{module}.weight_scale", f"{module}.weight") if n in tensors)
-    values = tensors[name].open()
-    values[...] = (np.asarray(values, dtype=np.float32) * GAIN).astype(values.dtype)
-
-
-def row_roll(tensors: Tensors, module: str) -> None:
-    """Give every output the weights of its neighbour, like a shard that is joined at the wrong place."""
-    weight = tensors[f"{module}.weight"].open()
-    raw = weight.view(np.uint8).reshape(weight.shape[0], -1)
-    raw[...] = np.roll(raw, 1, axis=0)
-
-
 @dataclass(frozen=True)
 class WeightFault:
     """One way to break Linears."""
@@ -89,15 +72,28 @@ class WeightFault:
     name: str
     change: Change
     formats: frozenset[str]
-    """Formats that can have it: ``bf16``, ``fp8``, ``nvfp4``."""
+    """Formats that can have it."""
 
 
-FAULTS: tuple[WeightFault, ...] = (
-    WeightFault("nibble_swap", nibble_swap, frozenset({"nvfp4"})),
-    WeightFault("scale_roll", scale_roll, frozenset({"nvfp4"})),
-    WeightFault("row_roll", row_roll, frozenset({"bf16", "fp8"})),
-    WeightFault("gain", gain, frozenset({"bf16", "fp8", "nvfp4"})),
-)
+def weight_faults() -> tuple[WeightFault, ...]:
+    """Return every damage that a number format names, in the order of the formats: the format carries it out."""
+    runnable = {name: form.faults or PLAIN for name, form in known_formats().items() if form.runs}
+    damages = {"bf16": PLAIN, **runnable}
+    names: dict[str, set[str]] = {name: set() for name in ORDER}
+    for form, faults in damages.items():
+        for name in faults:
+            names.setdefault(name, set()).add(form)
+    return tuple(WeightFault(name, _carried_out(name), frozenset(forms)) for name, forms in names.items() if forms)
+
+
+def _carried_out(name: str) -> Change:
+    def change(tensors: Tensors, module: str) -> None:
+        prefix = f"{module}."
+        stored = {full.removeprefix(prefix): place.open() for full, place in tensors.items() if full.startswith(prefix)}
+        form = known_formats().get(kind_of(tensors, module))
+        (PLAIN if form is None else form.faults or PLAIN)[name](stored)
+
+    return change
 
 
 def inject(
@@ -125,12 +121,12 @@ def inject(
     broken: list[str] = []
     for folder in folders:
         tensors = _tensors(target / folder)
-        modules = [name for name in linears(tensors) if _kind(tensors, name) in fault.formats]
+        modules = [name for name in linears(tensors) if kind_of(tensors, name) in fault.formats]
         for module in spread(modules, strength):
             # Copy before the change: a write through the link would change the checkpoint itself.
             _own(tensors[f"{module}.weight"].file)
-            for name in (f"{module}.weight_scale", f"{module}.weight_scale_2"):
-                if name in tensors:
+            for name in tensors:
+                if name.startswith(f"{module}."):
                     _own(tensors[name].file)
             fault.change(tensors, module)
             broken.append(f"{folder}/{module}" if folder else module)
@@ -141,12 +137,13 @@ def inject(
 
 def linears(tensors: Tensors) -> list[str]:
     """Return the quantized Linears, or all Linears of the blocks if none is quantized; sorted."""
-    quantized = sorted(name.removesuffix(".weight_scale") for name in tensors if name.endswith(".weight_scale"))
-    return quantized or sorted(
+    weights = [
         name.removesuffix(".weight")
         for name, place in tensors.items()
-        if name.startswith("blocks.") and name.endswith(".weight") and len(place.shape) == 2
-    )
+        if name.endswith(".weight") and len(place.shape) == 2
+    ]
+    quantized = sorted(name for name in weights if kind_of(tensors, name) != "bf16")
+    return quantized or sorted(name for name in weights if name.startswith("blocks."))
 
 
 def spread(modules: list[str], strength: float) -> Iterator[str]:
@@ -156,10 +153,29 @@ def spread(modules: list[str], strength: float) -> Iterator[str]:
         yield modules[math.floor((index + 0.5) * len(modules) / count)]
 
 
-def _kind(tensors: Tensors, module: str) -> str:
-    if f"{module}.weight_scale" not in tensors:
-        return "bf16"
-    return "nvfp4" if tensors[f"{module}.weight"].dtype == "U8" else "fp8"
+def kind_of(tensors: Tensors, module: str) -> str:
+    """Return the stored format of a Linear; ``bf16`` for plain floats."""
+    weight = _entry(tensors, f"{module}.weight")
+    prefix = f"{module}."
+    parts = {name.removeprefix(prefix): _entry(tensors, name) for name in tensors if name.startswith(prefix)}
+    recognised = stored_format(weight, parts, _declared(tensors[f"{module}.weight"].file.parent))
+    return "bf16" if recognised is None else recognised[0].name
+
+
+def _entry(tensors: Tensors, name: str) -> TensorEntry:
+    place = tensors[name]
+    return TensorEntry(name, place.dtype, place.shape, place.file.name, place.begin, place.end - place.begin)
+
+
+@cache
+def _declared(folder: Path) -> Mapping[str, Any]:
+    """Return the quantization that ``config.json`` of a folder declares; empty if it declares none."""
+    try:
+        config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return {}
+    declared = config.get("quantization_config") if isinstance(config, dict) else None
+    return declared if isinstance(declared, dict) else {}
 
 
 def _tensors(folder: Path) -> dict[str, Place]:

@@ -18,12 +18,13 @@ from harness.definitions.case import Case
 from harness.engine import pictures
 from harness.engine.backend import Emit, Method
 from harness.engine.backends import wan_loading
-from harness.engine.backends.wan_alone import scheduler_alone, vae_alone
-from harness.engine.backends.wan_attention import AttentionScales
+from harness.engine.backends.wan_alone import decode_latents, save_latents, scheduler_alone, vae_alone
+from harness.engine.backends.wan_attention import AttentionCheck, AttentionScales, measured_scales
 from harness.engine.backends.wan_condition import ConditionWatch
 from harness.engine.backends.wan_loading import DTYPES, EXPERTS, load_pipeline
 from harness.engine.backends.wan_recorder import FloatWatch, Observer, Recorder, rounded
 from harness.engine.dtypes import DtypeWatch, first_call
+from harness.engine.held import held_weights
 from harness.engine.meter import Meter
 from harness.engine.noise import Disturber, Noise, initial_noise, noise_methods
 from harness.engine.probes.methods import probe_methods
@@ -33,7 +34,7 @@ from harness.errors import InvalidCaseError
 from harness.frames.clip import write_clip
 from harness.records.base import Json
 from harness.records.generation import Generation, Trace
-from harness.records.run_folder import CLIP_FILE
+from harness.records.run_folder import CLIP_FILE, LATENTS_FILE
 
 if TYPE_CHECKING:
     from PIL.Image import Image
@@ -102,7 +103,7 @@ class DiffusersBackend:
         began = time.perf_counter()
         condition, watch = ConditionWatch(pipe, given, sampling.num_frames), FloatWatch()
         recorder = Recorder(pipe, sampling.num_inference_steps, emit, self.observers, latents, condition)
-        scales = AttentionScales()
+        scales, check = AttentionScales(), AttentionCheck()
         handle = pipe.vae.decoder.register_forward_hook(watch)
         try:
             with (
@@ -110,6 +111,7 @@ class DiffusersBackend:
                 keep_receipts(self.experts) as book,
                 recorder.watching(),
                 scales.watching(self.experts),
+                check.watching(self.experts),
                 # innermost, so that the work of the other watchers is not timed
                 meter.watching(pipe),
             ):
@@ -118,6 +120,7 @@ class DiffusersBackend:
             handle.remove()
         seconds = time.perf_counter() - began
         write_clip(out_dir / CLIP_FILE, clip, "raw")
+        save_latents(out_dir / LATENTS_FILE, recorder.last_latents)
         # outside the timed part: VAE and scheduler run once more alone, which is no part of the generation
         with DtypeWatch() as decoded:
             vae = vae_alone(pipe.vae, self._device)
@@ -126,6 +129,7 @@ class DiffusersBackend:
                 "scheduler": scheduler_alone(self.scheduler(case), sampling.num_inference_steps, self._device),
                 "vae": vae,
                 "dtypes": {"vae": decoded.counts, "text_encoder": encoded.counts},
+                "held": held_weights({**self.experts, "text_encoder": pipe.text_encoder, "vae": pipe.vae}),
             }
         )
         emit({"stage": "decode", "step": 1, "steps": 1})
@@ -146,7 +150,8 @@ class DiffusersBackend:
                 sigmas=recorder.sigmas,
                 timesteps=recorder.timesteps,
                 alone=alone,
-                attention_scale=scales.worst(),
+                attention_scale=measured_scales(scales, check),
+                attention_error={expert: one.error for expert, one in check.samples.items()},
                 vae_input_error=recorder.vae_input_error,
                 condition=condition.record(),
                 rounding_bias=watch.rounding_bias(clip),
@@ -254,7 +259,20 @@ class DiffusersBackend:
 
     def methods(self) -> Mapping[str, Method]:
         """Return the additional methods by name."""
-        return {**probe_methods(self), **noise_methods(self), **profile_methods(self)}
+        return {
+            **probe_methods(self),
+            **noise_methods(self),
+            **profile_methods(self),
+            "decode_latents": self._decode_latents,
+        }
+
+    def _decode_latents(self, params: dict[str, Json], _emit: Emit) -> Json:
+        """Decode the latents of the file ``latents`` with the VAE alone, and write the clip to ``out``."""
+        out = Path(str(params["out"]))
+        clip = rounded(decode_latents(self._pipe, Path(str(params["latents"])), self._device))
+        out.parent.mkdir(parents=True, exist_ok=True)
+        write_clip(out, clip, "raw")
+        return {"clip": str(out)}
 
     def _check_size(self, case: Case) -> None:
         pipe, sampling = self._pipe, case.sampling

@@ -28,7 +28,7 @@ from harness.engine.backends.delivery import round_video
 from harness.engine.environment import RUNTIME_PYTHON
 from harness.engine.failures import kind_of
 from harness.engine.process import describe_exit
-from harness.engine.quantized.headers import QUANTIZED_DTYPES, override_folder, read_headers
+from harness.engine.quantized.headers import formats_promised, override_folder, read_config, read_headers
 from harness.errors import CheckpointFaultError, InfraError, InvalidCaseError, QuantgateError
 from harness.frames.clip import write_clip
 from harness.records.base import Json
@@ -382,7 +382,7 @@ class SglangBackend:
 
 
 def promised_formats(paths: Mapping[str, Path]) -> dict[str, dict[str, str]]:
-    """Return expert to module to ``fp8`` or ``nvfp4``, by the stored weight's dtype, without unquantized experts."""
+    """Return expert to module to format, by the stored weight's dtype, without unquantized experts."""
     promised: dict[str, dict[str, str]] = {}
     for role in EXPERTS:
         folder = paths["model"] / role
@@ -393,11 +393,10 @@ def promised_formats(paths: Mapping[str, Path]) -> dict[str, dict[str, str]]:
             headers = read_headers(folder)
         except CheckpointFaultError:
             continue  # the runtime reads the same files, and its own error is more precise
-        formats = {
-            name.removesuffix(".weight"): QUANTIZED_DTYPES[info.dtype]
-            for name, info in headers.items()
-            if name.endswith(".weight") and info.dtype in QUANTIZED_DTYPES
-        }
+        declaration = None
+        with contextlib.suppress(CheckpointFaultError):
+            declaration = read_config(folder).get("quantization_config")
+        formats = formats_promised(headers, declaration if isinstance(declaration, dict) else {})
         if formats:
             promised[role] = formats
     return promised

@@ -6,13 +6,16 @@ seeded latent. Their outputs are sketched and compared with the golden's.
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import torch
+from safetensors.torch import load, save
 
 from harness.engine.backends.wan_received import finite
 from harness.engine.noise import initial_noise
 from harness.engine.sketch import sketch
+from harness.records.base import write_bytes_atomic
 
 SHAPE = (1, 4, 2, 8, 8)
 """Latents for the scheduler. Its arithmetic is the same for every value, so a few hundred represent all."""
@@ -37,6 +40,38 @@ def scheduler_alone(scheduler: Any, steps: int, device: torch.device) -> tuple[t
         latents = scheduler.step(velocity, timestep, latents, return_dict=False)[0]
         answers.append(tuple(map(finite, sketch(latents))))
     return tuple(answers)
+
+
+def save_latents(path: Path, latents: torch.Tensor | None) -> str:
+    """Write the last latents [1, C, T, H, W] to ``path`` in float32; return the file's name, empty without latents."""
+    if latents is None:
+        return ""
+    values = latents.detach().to(device="cpu", dtype=torch.float32).contiguous()
+    write_bytes_atomic(path, save({"latents": values}))
+    return path.name
+
+
+def decode_latents(pipe: Any, path: Path, device: torch.device) -> torch.Tensor:
+    """Decode stored latents with the pipeline's VAE, and return the video [T, 3, H, W] in [0, 1].
+
+    The statistics are those that the VAE's configuration states, so that the pipeline's own handling stays out.
+
+    Raises:
+        ValueError: the file holds no latents of this VAE.
+    """
+    latents = load(path.read_bytes()).get("latents")
+    config = pipe.vae.config
+    if latents is None or latents.dim() != 5 or latents.shape[1] != len(config.latents_mean):
+        raise ValueError(f"{path} holds no latents of this VAE")
+    shape = (1, -1, 1, 1, 1)
+    spread, mean = (
+        torch.tensor(row, dtype=torch.float32).view(shape) for row in (config.latents_std, config.latents_mean)
+    )
+    given = (latents * spread + mean).to(device=device, dtype=pipe.vae.dtype)
+    with torch.no_grad():
+        video = pipe.vae.decode(given, return_dict=False)[0]
+    frames: torch.Tensor = video[0].permute(1, 0, 2, 3).float().div(2).add(0.5)
+    return frames
 
 
 def vae_alone(vae: Any, device: torch.device) -> tuple[float, ...]:

@@ -1,10 +1,11 @@
-"""Measure the real scale of attention scores, at the first call of each expert."""
+"""Measure what attention really computes, at the first call of each expert: the scale of its scores, its result."""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from dataclasses import dataclass
 from typing import Any, cast
 
 import torch
@@ -100,3 +101,153 @@ class AttentionScales(TorchFunctionMode):
             length = query.double().norm() * key.double().norm() / (self._norms[0] * self._norms[1])
             self._scales[self._expert].append(length * factor)
         return function(*arguments, **options)
+
+
+QUERIES = 64
+"""Query rows of a sample: attention is computed again for these only, so that long videos cost little."""
+HEADS = 4
+
+
+@dataclass(frozen=True)
+class AttentionSample:
+    """Attention computed again for some queries, compared with the result that reached the output projection."""
+
+    scale: float
+    """Least-squares factor on the scores, relative to 1 / sqrt(head size)."""
+    error: float
+    """Relative L2 distance of the result from attention with factor 1."""
+    rest: float
+    """The same distance from attention with the factor ``scale``, to first order."""
+
+
+class AttentionCheck:
+    """Computes the first self-attention of each expert again, in float64, from the query, key and value that it got.
+
+    Unlike `AttentionScales`, this does not depend on the function that a runtime calls: inputs and result are taken
+    from the norms of query and key, the value projection, the rotary tables, and the output projection.
+    """
+
+    def __init__(self) -> None:
+        self._kept: dict[str, torch.Tensor] = {}
+        self._tables: tuple[torch.Tensor, torch.Tensor] | None = None
+        self._samples: dict[Expert, AttentionSample] = {}
+
+    @property
+    def samples(self) -> dict[Expert, AttentionSample]:
+        """The sample per expert; an expert whose modules are not Wan's has none."""
+        return dict(self._samples)
+
+    @contextmanager
+    def watching(self, experts: Mapping[str, torch.nn.Module]) -> Iterator[None]:
+        """Observe the first call of each of ``experts`` while the context lasts."""
+        handles = []
+        for expert, model in experts.items():
+            attention = next((part for name, part in model.named_modules() if name.endswith("attn1")), None)
+            parts = {name: getattr(attention, name, None) for name in ("norm_q", "norm_k", "to_v", "to_out", "heads")}
+            rope = getattr(model, "rope", None)
+            if rope is None or any(part is None for part in parts.values()):
+                continue
+            role = cast("Expert", expert)
+            handles.append(rope.register_forward_hook(self._turning))
+            handles += [
+                cast("torch.nn.Module", parts[name]).register_forward_hook(self._keep(role, name))
+                for name in ("norm_q", "norm_k", "to_v")
+            ]
+            last = cast("Any", parts["to_out"])
+            last = last[0] if isinstance(last, torch.nn.ModuleList | torch.nn.Sequential) else last
+            handles.append(last.register_forward_pre_hook(self._close(role, int(cast("Any", parts["heads"])))))
+        try:
+            yield
+        finally:
+            for handle in handles:
+                handle.remove()
+            self._kept, self._tables = {}, None
+
+    def _turning(self, _module: torch.nn.Module, _inputs: Any, output: Any) -> None:
+        if isinstance(output, tuple) and len(output) == 2:
+            self._tables = output
+
+    def _keep(self, expert: Expert, name: str) -> Any:
+        def hook(_module: torch.nn.Module, _inputs: Any, output: Any) -> None:
+            if expert not in self._samples and isinstance(output, torch.Tensor):
+                self._kept[name] = output[:1]
+
+        return hook
+
+    def _close(self, expert: Expert, heads: int) -> Any:
+        def hook(_module: torch.nn.Module, inputs: tuple[Any, ...]) -> None:
+            kept, self._kept = self._kept, {}
+            if expert in self._samples or len(kept) < 3 or self._tables is None:
+                return
+            result = inputs[0][:1] if inputs and isinstance(inputs[0], torch.Tensor) else None
+            found = sample(kept["norm_q"], kept["norm_k"], kept["to_v"], result, heads, self._tables)
+            if found is not None:
+                self._samples[expert] = found
+
+        return hook
+
+
+def sample(
+    query: torch.Tensor,
+    key: torch.Tensor,
+    value: torch.Tensor,
+    result: torch.Tensor | None,
+    heads: int,
+    tables: tuple[torch.Tensor, torch.Tensor],
+) -> AttentionSample | None:
+    """Compute attention for at most `QUERIES` queries and `HEADS` heads, and compare it with ``result``.
+
+    Args:
+        query, key: [1, S, H * D], behind their norms and before the rotary embedding.
+        value: [1, S, H * D].
+        result: [1, S, H * D], attention as the model computed it.
+        heads: H.
+        tables: rotary cosine and sine, [1, S, 1, D], each value for two neighbours of D.
+
+    Returns:
+        ``None`` if a shape does not fit or a value is not finite.
+    """
+    places, size = query.shape[1], query.shape[2] // max(heads, 1)
+    shapes = {tuple(part.shape) for part in (query, key, value)}
+    if result is None or tuple(result.shape) not in shapes or len(shapes) != 1 or tables[0].shape[-3] != places:
+        return None
+    chosen = torch.linspace(0, places - 1, min(QUERIES, places), device=query.device).round().long()
+    cos, sin = (table.reshape(places, -1).double() for table in tables)
+    q, k, v, out = (
+        part[0].reshape(places, heads, size)[:, :HEADS].double().transpose(0, 1) for part in (query, key, value, result)
+    )
+    q, out = _turned(q, cos, sin)[:, chosen], out[:, chosen]
+    scores = q @ _turned(k, cos, sin).transpose(1, 2) / math.sqrt(size)
+    weights = scores.softmax(-1)
+    wanted = weights @ v
+    # derivative of the result by a factor on the scores, at factor 1
+    slope = (weights * (scores - (weights * scores).sum(-1, keepdim=True))) @ v
+    length, steep = float(wanted.square().sum()), float(slope.square().sum())
+    off = out - wanted
+    if not 0 < length < float("inf") or not 0 < steep < float("inf") or not bool(torch.isfinite(off).all()):
+        return None
+    factor = float((off * slope).sum()) / steep
+    rest = off - factor * slope
+    return AttentionSample(
+        1.0 + factor, (float(off.square().sum()) / length) ** 0.5, (float(rest.square().sum()) / length) ** 0.5
+    )
+
+
+def _turned(heads: torch.Tensor, cos: torch.Tensor, sin: torch.Tensor) -> torch.Tensor:
+    """Return [H, S, D] turned by the rotary tables [S, D], pairs of neighbours as complex numbers."""
+    even, odd = heads[..., 0::2], heads[..., 1::2]
+    c, s = cos[:, 0::2], sin[:, 1::2]
+    return torch.stack((even * c - odd * s, even * s + odd * c), dim=-1).flatten(-2)
+
+
+PURE = 0.02
+"""Largest distance that a factor on the scores may leave: beyond it, attention differs in another way."""
+
+
+def measured_scales(scales: AttentionScales, check: AttentionCheck) -> dict[Expert, float]:
+    """Return the factor on the scores by expert: the one furthest from 1, of the called products and of the sample."""
+    found = scales.worst()
+    for expert, one in check.samples.items():
+        if one.rest <= PURE and abs(one.scale - 1.0) > abs(found.get(expert, 1.0) - 1.0):
+            found[expert] = one.scale
+    return found

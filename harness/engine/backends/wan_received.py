@@ -170,6 +170,29 @@ def guidance(velocity: torch.Tensor, seen: list[Pass], texts: Texts) -> float | 
     return finite(round(float(((velocity[0].double() - unconditional) * direction).sum()) / length, 4))
 
 
+def combination_error(velocity: torch.Tensor, seen: list[Pass]) -> float | None:
+    """Return the relative L2 distance of ``velocity`` from the nearest ``a + g (b - a)`` of two predictions a and b.
+
+    With one prediction, the distance from that. ``None`` without a prediction of the velocity's shape, or for a
+    velocity that is zero or not finite.
+    """
+    rows = [one.prediction.double() for one in seen]
+    wanted = velocity[0].double()
+    if len(rows) not in (1, 2) or any(row.shape != wanted.shape for row in rows):
+        return None
+    length = float(wanted.square().sum())
+    if not 0 < length < float("inf"):
+        return None
+    rest = wanted - rows[0]
+    if len(rows) == 2:
+        direction = rows[1] - rows[0]
+        size = float(direction.square().sum())
+        if size > 0:
+            rest = rest - direction * (float((rest * direction).sum()) / size)
+    error = (float(rest.square().sum()) / length) ** 0.5
+    return error if error < float("inf") else None
+
+
 def finite(value: float) -> float:
     """Return the value, or 1e300 for NaN and infinities: records are JSON, and the float statistics count them."""
     return value if abs(value) <= 1e300 else 1e300

@@ -13,7 +13,16 @@ import torch
 
 from harness.engine.backend import Emit
 from harness.engine.backends.wan_condition import ConditionWatch
-from harness.engine.backends.wan_received import Pass, Texts, call_facts, finite, fit, guidance, passes
+from harness.engine.backends.wan_received import (
+    Pass,
+    Texts,
+    call_facts,
+    combination_error,
+    finite,
+    fit,
+    guidance,
+    passes,
+)
 from harness.engine.observed import FloatRange, numbers, repeated_frames, text_facts
 from harness.engine.sketch import sketch
 from harness.frames.clip import Clip
@@ -39,6 +48,10 @@ Observer = Callable[[Moment], None]
 """Called with each step. It must not change the tensors."""
 
 
+KEPT = 0.02
+"""Relative error up to which predictions make a velocity: a combination in bfloat16 is about .005 off."""
+
+
 class Recorder:
     """Collects the trace of one generation. Does not change the pipeline's arithmetic."""
 
@@ -55,6 +68,8 @@ class Recorder:
         self._condition = condition
         self._pipe, self._count, self._emit, self._observers = pipe, steps, emit, tuple(observers)
         self._passes: list[Pass] = []
+        self._earlier: tuple[int, list[Pass]] = (0, [])
+        self._expert = "transformer"
         self._carried = initial
         self._texts = Texts()
         self._rope: dict[Expert, tuple[float, ...]] = {}
@@ -69,6 +84,13 @@ class Recorder:
         self.text: dict[str, Json] = {}
         self._text_inputs: list[torch.Tensor] = []
         self._masks: list[torch.Tensor | None] = []
+
+    @property
+    def last_latents(self) -> torch.Tensor | None:
+        """The result of the last step, [1, C, T, H, W], of TI2V with the given frame put in."""
+        if self._carried is None or not self.steps:
+            return None
+        return self._carried if self._condition is None else self._condition.carried(self._carried)
 
     @contextmanager
     def watching(self) -> Iterator[None]:
@@ -204,11 +226,13 @@ class Recorder:
         self.repeated_frames = repeated_frames(latents)
 
     def _record(self, velocity: torch.Tensor, timestep: float, before: torch.Tensor, after: torch.Tensor) -> Expert:
-        expert = cast("Expert", self._passes[-1].expert)
+        # a cache may leave out the experts for a whole step: the step is then the last expert's, without a call
+        expert = cast("Expert", self._passes[-1].expert if self._passes else self._expert)
+        self._expert = expert
         low = expert == "transformer_2" and self._pipe._guidance_scale_2 is not None
         calls = tuple(ModelCall(**call_facts(one, self._texts, before)) for one in self._passes)
         measured = guidance(velocity, self._passes, self._texts)
-        self._passes.clear()
+        error, source = self._velocity_source(velocity)
         carried = None if self._carried is None else self._carried.to(before.device)
         gain, apart = (None, None) if carried is None else fit(before[0], carried[0])
         self._carried = after
@@ -221,6 +245,8 @@ class Recorder:
             expert=expert,
             guidance_scale=float(self._pipe._guidance_scale_2 if low else self._pipe._guidance_scale),
             guidance_measured=measured,
+            velocity_error=error,
+            velocity_of=source,
             latent_norm=finite(norm),
             latent_sketch=tuple(map(finite, latent_sketch)),
             velocity_sketch=tuple(map(finite, velocity_sketch)),
@@ -232,6 +258,21 @@ class Recorder:
         self.steps.append(record)
         self._emit({"stage": "denoise", "step": len(self.steps), "steps": self._count, "seconds": record.seconds})
         return expert
+
+    def _velocity_source(self, velocity: torch.Tensor) -> tuple[float | None, int | None]:
+        """Return the velocity's distance from this step's predictions, and the earlier step that made it, if one did.
+
+        Only the predictions of the last step with a call are kept: a step cache reuses those.
+        """
+        mine, self._passes = self._passes, []
+        error, source = combination_error(velocity, mine), None
+        index, earlier = self._earlier
+        if earlier and (error is None or error > KEPT):
+            kept = combination_error(velocity, earlier)
+            source = index if kept is not None and kept <= KEPT else None
+        if mine and source is None:
+            self._earlier = (len(self.steps), mine)
+        return error, source
 
     def _lap(self) -> float:
         now = time.perf_counter()

@@ -24,6 +24,15 @@ def is_norm(name: str, module: torch.nn.Module) -> bool:
     return "norm" in name.rpartition(".")[2] and hasattr(module, "eps") and not list(module.children())
 
 
+def projection_of(module: torch.nn.Module) -> str:
+    """Return the name of the only child of an activation with its own projection (diffusers' ``GELU``), else ``""``.
+
+    Such a module is a Linear called ``proj`` and a function behind it, which belongs to no Linear.
+    """
+    children = dict(module.named_children())
+    return "proj" if list(children) == ["proj"] and is_linear(children["proj"]) else ""
+
+
 class PointWatch(SketchWatch):
     """Sketches of one forward pass of a diffusers expert."""
 

@@ -5,25 +5,29 @@ from __future__ import annotations
 import json
 import time
 from collections.abc import Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 from typing import Any, cast
 
 import torch
 
 from harness.engine.dtypes import DtypeWatch
-from harness.engine.probes.points import PointWatch, Recorded, is_linear, is_norm
+from harness.engine.held import held_weights
+from harness.engine.probes.points import PointWatch, Recorded, is_linear, is_norm, projection_of
 from harness.engine.probes.stimulus import stimulus
 from harness.engine.quantized.linear import QuantizedLinear
 from harness.engine.sketch import sketch
 from harness.records.base import write_bytes_atomic
 from harness.records.generation import Expert
-from harness.records.probe import METADATA_KEY, ObservationIndex, Point
+from harness.records.probe import BROKEN, METADATA_KEY, ObservationIndex, Point
 
 # Feed every Linear and norm of an expert alone, so that its output depends only on its own weights and kernel.
 
 
 NORM = "norm"
 """Format of a norm in the list of modules."""
+ACTIVATION = "activation"
+"""Format of an activation with its own projection, such as the GELU of a feed-forward."""
 NORM_AMPLITUDE = 0.01
 """Norms get a faint signal: at the size of real activations an epsilon of 1e-2 hardly changes one, here 1e-5 does."""
 _FORMATS = {torch.bfloat16: "bf16", torch.float16: "fp16", torch.float32: "fp32"}
@@ -32,7 +36,7 @@ _FORMATS = {torch.bfloat16: "bf16", torch.float16: "fp16", torch.float32: "fp32"
 def feed_alone(
     model: torch.nn.Module, amplitudes: Mapping[str, float], dtype: torch.dtype
 ) -> tuple[dict[str, tuple[float, ...]], dict[str, str]]:
-    """Feed the fixed signal into every Linear that ``amplitudes`` names, and into every norm.
+    """Feed the fixed signal into every Linear that ``amplitudes`` names, into the activation around it, and every norm.
 
     Args:
         model: an expert.
@@ -48,22 +52,42 @@ def feed_alone(
         if is_norm(name, module):
             sketches[name] = sketch(_norm(module, dtype))
             formats[name] = NORM
+        around = f"{name}.{projection_of(module)}"
+        if around in amplitudes:
+            sketches[name] = sketch(module(_signal(module.get_submodule("proj"), amplitudes[around], dtype)))
+            formats[name] = ACTIVATION
         if name not in amplitudes or not is_linear(module):
             continue
         weight: torch.Tensor = module.weight
-        packed = isinstance(module, QuantizedLinear)
-        columns = int(module.in_features)
-        signal = torch.from_numpy(stimulus(columns, amplitudes[name])).to(weight.device)
-        # The signal has 16 magnitudes. If one lies on a rounding boundary of FP8 or FP4, another compute dtype would
-        # move a sixteenth of all values to the next code. So a packed Linear gets the same values in every dtype.
-        x = signal.to(torch.bfloat16).to(dtype) if packed else signal.to(weight.dtype)
-        sketches[name] = sketch(module(x))
+        sketches[name] = sketch(module(_signal(module, amplitudes[name], dtype)))
         formats[name] = (
             module.stored_format()
             if isinstance(module, QuantizedLinear)
             else _FORMATS.get(weight.dtype, str(weight.dtype))
         )
     return sketches, formats
+
+
+def input_ranges(model: torch.nn.Module, amplitudes: Mapping[str, float]) -> dict[str, float]:
+    """Return, per quantized Linear with a static input scale, the largest input that the scale can represent over the
+    root mean square ``amplitudes`` of the input that the base's Linear gets. A Linear without input is left out.
+    """
+    ranges: dict[str, float] = {}
+    for name, module in model.named_modules():
+        largest = module.largest_input() if isinstance(module, QuantizedLinear) else None
+        size = amplitudes.get(name, 0.0)
+        if largest is not None and size > 0:
+            ratio = largest / size
+            ranges[name] = ratio if 0.0 <= ratio <= BROKEN else BROKEN
+    return ranges
+
+
+def _signal(linear: torch.nn.Module, amplitude: float, dtype: torch.dtype) -> torch.Tensor:
+    weight = cast("torch.Tensor", linear.weight)
+    signal = torch.from_numpy(stimulus(int(cast("Any", linear).in_features), amplitude)).to(weight.device)
+    # The signal has 16 magnitudes. If one lies on a rounding boundary of FP8 or FP4, another compute dtype would
+    # move a sixteenth of all values to the next code. So a packed Linear gets the same values in every dtype.
+    return signal.to(torch.bfloat16).to(dtype) if isinstance(linear, QuantizedLinear) else signal.to(weight.dtype)
 
 
 def _norm(module: torch.nn.Module, dtype: torch.dtype) -> torch.Tensor:
@@ -87,7 +111,7 @@ def observe(
     dtype: torch.dtype,
     amplitudes: Amplitudes | None = None,
 ) -> tuple[ObservationIndex, dict[str, torch.Tensor]]:
-    """Feed ``inputs`` into ``experts`` and sketch the first probe of each expert inside.
+    """Feed ``inputs`` into ``experts``, and sketch every pass inside.
 
     Args:
         experts: loaded transformers by role.
@@ -123,15 +147,15 @@ def observe(
             "encoder_hidden_states": text.to(device=device, dtype=dtype),
             "return_dict": False,
         }
-        if item.probe.expert in looked:
+        first = item.probe.expert not in looked
+        # every pass is watched inside, and not only the first: a value kept from an earlier call shows in the second
+        with watch.watching(model), _counting(watch, first) as computed:
             output = model(**call)[0]
-        else:
+        in_parts[item.probe.expert] = tuple(sorted({*in_parts.get(item.probe.expert, ()), *watch.in_parts}))
+        tensors[f"points.{index}"] = torch.tensor(watch.sketches, dtype=torch.float32)
+        if computed is not None:
             looked.add(item.probe.expert)
-            with watch.watching(model), DtypeWatch(lambda watch=watch: watch.busy) as computed:  # type: ignore[misc]
-                output = model(**call)[0]
             dtypes[item.probe.expert] = computed.counts
-            in_parts[item.probe.expert] = tuple(sorted(watch.in_parts))
-            tensors[f"points.{index}"] = torch.tensor(watch.sketches, dtype=torch.float32)
             # a recording defines the signal sizes; a later probe must use the recorded sizes to be comparable
             if amplitudes is None:
                 sizes[item.probe.expert] = watch.amplitudes
@@ -139,11 +163,13 @@ def observe(
         tensors[f"velocity.{index}"] = output[0].detach().to(device="cpu", dtype=torch.float32).contiguous()
     modules: dict[Expert, tuple[str, ...]] = {}
     formats: dict[Expert, dict[str, str]] = {}
+    ranges: dict[Expert, dict[str, float]] = {}
     for role, model in experts.items():
         expert = cast("Expert", role)
         if expert in sizes:
             sketches, formats[expert] = feed_alone(model, sizes[expert], dtype)
             modules[expert] = tuple(sketches)
+            ranges[expert] = input_ranges(model, sizes[expert])
             tensors[f"modules.{role}"] = torch.tensor(list(sketches.values()), dtype=torch.float32)
     found = ObservationIndex(
         probes=tuple(item.probe for item in inputs),
@@ -153,9 +179,15 @@ def observe(
         amplitudes=sizes,
         dtypes=dtypes,
         in_parts=in_parts,
+        held=held_weights(experts),
+        input_ranges=ranges,
         seconds=time.perf_counter() - began,
     )
     return found, tensors
+
+
+def _counting(watch: PointWatch, first: bool) -> AbstractContextManager[DtypeWatch | None]:
+    return DtypeWatch(lambda: watch.busy) if first else nullcontext()
 
 
 def write(path: Path, index: ObservationIndex, tensors: Mapping[str, torch.Tensor]) -> Path:

@@ -13,12 +13,19 @@ import torch
 
 from harness.definitions.case import Loader
 from harness.engine.failures import shortage
-from harness.engine.quantized import native, nvfp4
-from harness.engine.quantized.headers import ABSENT, TensorInfo, declared, formats_of, read_config, read_headers
-from harness.engine.quantized.linear import Fp8Linear, Nvfp4Linear, QuantizedLinear
+from harness.engine.quantized import native
+from harness.engine.quantized.headers import (
+    ABSENT,
+    TensorInfo,
+    declared,
+    formats_of,
+    parts_of,
+    read_config,
+    read_headers,
+)
+from harness.engine.quantized.linear import Choice, QuantizedLinear, StoredTensors
 from harness.errors import CheckpointFaultError
-
-SCALES = ("weight_scale", "weight_scale_2", "input_scale")
+from harness.formats.registry import known_formats
 
 
 def build_transformer(
@@ -47,31 +54,37 @@ def build_transformer(
         CheckpointFaultError: a tensor is missing, unexpected or of the wrong shape.
     """
     config, headers = read_config(folder), read_headers(folder)
-    formats = formats_of(headers)
+    said = declared(config, folder)
+    formats = formats_of(headers, said.raw)
     model = _empty(config, folder)
     # packed weights and scales keep their stored dtype; only the other tensors are cast
-    quantized = {f"{module}.{name}" for module in formats for name in ("weight", *SCALES)}
+    parts = {module: parts_of(form, module, headers) for module, form in formats.items()}
+    quantized = {f"{module}.{suffix}" for module, suffixes in parts.items() for suffix in suffixes}
     tensors = _read(
         headers, device, {name: _kept_dtype(name, model, dtype) for name in headers if name not in quantized}
     )
-    said = declared(config, folder)
-    choices: dict[str, native.Choice] = {}
+    choices: dict[str, Choice] = {}
     for module, form in formats.items():
         if form not in choices:
             # one choice per format, so that the self-check runs once and not per module
-            choices[form] = native.choose("fp8" if form == "fp8" else "nvfp4", compute or device, policy)
-        parts = {name: tensors.get(f"{module}.{name}") for name in ("weight", "bias", *SCALES)}
+            choices[form] = native.choose(form, compute or device, policy)
+        names = {suffix: f"{module}.{suffix}" for suffix in ("bias", *parts[module])}
+        own = {suffix: tensors[name] for suffix, name in names.items() if name in tensors}
         where = f"{headers[f'{module}.weight'].file}: {module}"
-        if said.static_inputs(module) is not False and parts["input_scale"] is None:
+        static = known_formats()[form].static_inputs and said.static_inputs(module) is not False
+        if static and "input_scale" not in own:
             raise CheckpointFaultError(
                 "no input_scale, and the export's configuration speaks of static activation scales",
                 where=where,
                 code=ABSENT["input_scale"],
             )
         linear = _submodule(model, module, where)
-        fresh = _linear(parts, form, linear, loader, choices[form], where)
-        _replace(model, module, fresh)
-    _fill(model, tensors, folder)
+        stored = StoredTensors(
+            own, linear.out_features, linear.in_features, where, loader.model_dump(mode="json"), ABSENT
+        )
+        _check_bias(stored, linear)
+        _replace(model, module, native.linear_class(form).from_stored(stored, choices[form]))
+    _fill(model, tensors, folder, parts)
     return model.eval().to(device), formats
 
 
@@ -128,60 +141,13 @@ def _submodule(model: torch.nn.Module, module: str, where: str) -> torch.nn.Line
     return found
 
 
-def _linear(
-    parts: Mapping[str, torch.Tensor | None],
-    form: str,
-    linear: torch.nn.Linear,
-    loader: Loader,
-    choice: native.Choice,
-    where: str,
-) -> QuantizedLinear:
-    weight, scale = parts["weight"], parts["weight_scale"]
-    if weight is None or scale is None:
-        raise CheckpointFaultError("weight or weight_scale is missing", where=where, code=ABSENT["weight_scale"])
-    rows, columns = linear.out_features, linear.in_features
-    width = columns // 2 if form == "nvfp4" else columns
-    _expect(tuple(weight.shape) == (rows, width), f"weight is {list(weight.shape)}, not {[rows, width]}", where)
-    bias = parts["bias"]
-    if (bias is None) != (linear.bias is None):
-        raise CheckpointFaultError(
-            "bias is missing" if bias is None else "bias is unexpected", where=where, code="tensor_missing"
-        )
-    _expect(bias is None or tuple(bias.shape) == (rows,), "bias has another length than the weight has rows", where)
-    input_scale = _scalar(parts["input_scale"], "input_scale", where)
-    if form == "fp8":
-        _expect(scale.numel() in (1, rows), f"weight_scale holds {scale.numel()} values, not 1 or {rows}", where)
-        return Fp8Linear(weight, scale.to(torch.float32), input_scale, bias, choice)
-    blocks = columns // nvfp4.BLOCK
-    _expect(columns % nvfp4.BLOCK == 0, f"{columns} columns are no multiple of {nvfp4.BLOCK}", where)
-    if scale.dtype != torch.float8_e4m3fn:
-        raise CheckpointFaultError(
-            f"weight_scale is {scale.dtype}, not float8_e4m3fn", where=where, code="dtype_differs"
-        )
-    if loader.scale_layout == "swizzled":
-        high, wide = nvfp4.padded_shape(rows, blocks)
-        _expect(scale.numel() == high * wide, f"weight_scale holds {scale.numel()} values, not {high} x {wide}", where)
-        scale = nvfp4.unswizzle(scale, rows, blocks)
-    _expect(tuple(scale.shape) == (rows, blocks), f"weight_scale is {list(scale.shape)}, not {[rows, blocks]}", where)
-    # unpack here once: the kernels and the emulation take linear scales and low-nibble-first weights only
-    if loader.nibble_order == "high_first":
-        weight = nvfp4.swap_nibbles(weight)
-    global_scale = _scalar(parts["weight_scale_2"], "weight_scale_2", where)
-    if global_scale is None:
-        raise CheckpointFaultError("weight_scale_2 is missing", where=where, code=ABSENT["weight_scale_2"])
-    return Nvfp4Linear(weight, scale, global_scale, input_scale, bias, choice)
-
-
-def _scalar(value: torch.Tensor | None, name: str, where: str) -> torch.Tensor | None:
-    if value is None:
-        return None
-    _expect(value.numel() == 1, f"{name} holds {value.numel()} values, not 1", where)
-    return value.to(torch.float32).reshape(())
-
-
-def _expect(holds: bool, what: str, where: str) -> None:
-    if not holds:
-        raise CheckpointFaultError(what, where=where, code="shape_differs")
+def _check_bias(stored: StoredTensors, linear: torch.nn.Linear) -> None:
+    """Raise ``CheckpointFaultError`` if the model's Linear has a bias and the checkpoint none, or the reverse."""
+    bias = stored.tensors.get("bias")
+    fault = "bias is missing" if bias is None else "bias is unexpected"
+    stored.expect((bias is None) == (linear.bias is None), fault, "tensor_missing")
+    fits = bias is None or tuple(bias.shape) == (stored.rows,)
+    stored.expect(fits, "bias has another length than the weight has rows")
 
 
 def _replace(model: torch.nn.Module, module: str, fresh: torch.nn.Module) -> None:
@@ -195,7 +161,9 @@ def _kept_dtype(name: str, model: torch.nn.Module, dtype: torch.dtype) -> torch.
     return torch.float32 if any(part in kept for part in name.split(".")) else dtype
 
 
-def _fill(model: torch.nn.Module, tensors: Mapping[str, torch.Tensor], folder: Path) -> None:
+def _fill(
+    model: torch.nn.Module, tensors: Mapping[str, torch.Tensor], folder: Path, parts: Mapping[str, set[str]]
+) -> None:
     """Assign every remaining tensor. Raise if a tensor or a parameter is left over."""
     packed = {name for name, module in model.named_modules() if isinstance(module, QuantizedLinear)}
     plain = {name: tensor for name, tensor in tensors.items() if name.rpartition(".")[0] not in packed}
@@ -209,7 +177,7 @@ def _fill(model: torch.nn.Module, tensors: Mapping[str, torch.Tensor], folder: P
     missing = [name for name in missing if name.rpartition(".")[0] not in packed]
     ignored = tuple(getattr(model, "_keys_to_ignore_on_load_unexpected", None) or ())
     odd = [name for name in unexpected if not any(part in name for part in ignored)]
-    odd += [f"{module}.{name}" for module in packed for name in _left_over(module, tensors)]
+    odd += [f"{module}.{name}" for module in packed for name in _left_over(module, tensors, parts.get(module, set()))]
     for code, names, said in (("tensor_missing", missing, "lacks"), ("tensor_unexpected", odd, "holds unexpected")):
         if names:
             more = f" and {len(names) - 5} more" if len(names) > 5 else ""
@@ -218,7 +186,7 @@ def _fill(model: torch.nn.Module, tensors: Mapping[str, torch.Tensor], folder: P
         parameter.requires_grad_(False)
 
 
-def _left_over(module: str, tensors: Mapping[str, torch.Tensor]) -> list[str]:
+def _left_over(module: str, tensors: Mapping[str, torch.Tensor], parts: set[str]) -> list[str]:
     prefix = f"{module}."
     names = (name.removeprefix(prefix) for name in tensors if name.startswith(prefix))
-    return [name for name in names if name not in {"weight", "bias", *SCALES}]
+    return [name for name in names if name not in {"bias", *parts}]

@@ -3,22 +3,21 @@
 from __future__ import annotations
 
 import json
-import struct
+import os
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from harness.errors import CheckpointFaultError
 from harness.formats.config import Declaration, declaration
-from harness.formats.errors import ConfigError
+from harness.formats.errors import ConfigError, HeaderError
+from harness.formats.header import TensorEntry, read_header
+from harness.formats.registry import built_in_formats, stored_format
+from harness.formats.spec import Format
 
-QUANTIZED_DTYPES = {"U8": "nvfp4", "F8_E4M3": "fp8"}
-"""Safetensors dtype of a quantized weight, and its format in a ModelOpt export."""
-ABSENT = {
-    "weight_scale": "scale_missing", "weight_scale_2": "global_scale_missing", "input_scale": "input_scale_missing",
-}  # fmt: skip
-"""The inspector's cause code for each missing scale."""
-HEADER_LIMIT = 100 * 1024 * 1024
+ABSENT = {scale.suffix: scale.absent for form in built_in_formats().values() for scale in form.scales}
+"""The inspector's cause code for each missing scale of a built-in format."""
 
 
 @dataclass(frozen=True)
@@ -26,8 +25,17 @@ class TensorInfo:
     """Place, dtype and shape of a stored tensor."""
 
     file: Path
-    dtype: str
-    shape: tuple[int, ...]
+    entry: TensorEntry
+
+    @property
+    def dtype(self) -> str:
+        """Return the safetensors dtype."""
+        return self.entry.dtype
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """Return the stored shape."""
+        return self.entry.shape
 
 
 def read_config(folder: Path) -> dict[str, Any]:
@@ -76,33 +84,75 @@ def read_headers(folder: Path) -> dict[str, TensorInfo]:
     return tensors
 
 
-def formats_of(tensors: dict[str, TensorInfo]) -> dict[str, str]:
-    """Return the formats that the tensors imply: module name to ``fp8`` or ``nvfp4``, for every quantized module.
+def formats_of(tensors: Mapping[str, TensorInfo], declaration: Mapping[str, Any]) -> dict[str, str]:
+    """Return the formats that the tensors imply: module name to format, for every quantized module.
+
+    Args:
+        tensors: of the model folder.
+        declaration: ``quantization_config``, which a registered format may need to recognise itself.
 
     Raises:
-        CheckpointFaultError: a quantized weight without its scales, or scales without a quantized weight.
+        CheckpointFaultError: a format that the engine cannot run, a quantized weight without its scales, or scales
+            without a quantized weight.
     """
     formats: dict[str, str] = {}
+    for module, beside in sorted(_by_module(tensors).items()):
+        if (form := _format_of(beside, declaration)) is not None:
+            formats[module] = form.name
+            _check_scales(module, form, beside)
     for name, info in sorted(tensors.items()):
         module, _, kind = name.rpartition(".")
-        if kind == "weight" and info.dtype in QUANTIZED_DTYPES:
-            formats[module] = QUANTIZED_DTYPES[info.dtype]
-    for module, form in formats.items():
-        wanted = ("weight_scale", "weight_scale_2") if form == "nvfp4" else ("weight_scale",)
-        for scale in wanted:
-            if f"{module}.{scale}" not in tensors:
-                where = str(tensors[f"{module}.weight"].file)
-                raise CheckpointFaultError(
-                    f"{module} holds an {form} weight and no {scale}", where=where, code=ABSENT[scale]
-                )
-    for name, info in sorted(tensors.items()):
-        module, _, kind = name.rpartition(".")
-        if kind in {"weight_scale", "weight_scale_2", "input_scale"} and module not in formats:
+        if kind in ABSENT and module not in formats:
             held = tensors[f"{module}.weight"].dtype if f"{module}.weight" in tensors else "no"
             raise CheckpointFaultError(
                 f"{module} has a {kind} and {held} weight", where=str(info.file), code="dtype_differs"
             )
     return formats
+
+
+def parts_of(form: str, module: str, tensors: Mapping[str, TensorInfo]) -> set[str]:
+    """Return the suffixes that the tensors of a quantized Linear may have: of a registered format all that are stored.
+
+    A built-in format has the names of ``ABSENT`` only; any other tensor beside the weight is unexpected.
+    """
+    if form in built_in_formats():
+        return {"weight", *ABSENT}
+    prefix = f"{module}."
+    return {name.removeprefix(prefix) for name in tensors if name.startswith(prefix)} - {"bias"}
+
+
+def formats_promised(tensors: Mapping[str, TensorInfo], declaration: Mapping[str, Any]) -> dict[str, str]:
+    """Return module name to format of every quantized weight, without a check of its scales."""
+    formats = {module: _format_of(beside, declaration) for module, beside in _by_module(tensors).items()}
+    return {module: form.name for module, form in formats.items() if form is not None}
+
+
+def _by_module(tensors: Mapping[str, TensorInfo]) -> dict[str, dict[str, TensorInfo]]:
+    """Return the tensors of every module by suffix."""
+    modules: dict[str, dict[str, TensorInfo]] = {}
+    for name, info in tensors.items():
+        module, _, suffix = name.rpartition(".")
+        modules.setdefault(module, {})[suffix] = info
+    return modules
+
+
+def _format_of(beside: Mapping[str, TensorInfo], declaration: Mapping[str, Any]) -> Format | None:
+    if "weight" not in beside:
+        return None
+    parts = {suffix: info.entry for suffix, info in beside.items() if suffix not in ("weight", "bias")}
+    recognised = stored_format(beside["weight"].entry, parts, declaration)
+    return None if recognised is None else recognised[0]
+
+
+def _check_scales(module: str, form: Format, beside: Mapping[str, TensorInfo]) -> None:
+    place = str(beside["weight"].file)
+    if not form.runs:
+        fault = f"{module} is stored as {form.title}, which this engine does not run"
+        raise CheckpointFaultError(fault, where=place, code="unsupported_layout")
+    for scale in form.scales:
+        if scale.required and scale.suffix not in beside:
+            fault = f"{module} holds an {form.name} weight and no {scale.suffix}"
+            raise CheckpointFaultError(fault, where=place, code=scale.absent)
 
 
 def declared(config: dict[str, Any], folder: Path) -> Declaration:
@@ -154,21 +204,19 @@ def _inside(folder: Path, name: str, index: Path) -> Path:
 def _header(path: Path) -> dict[str, TensorInfo]:
     try:
         with path.open("rb") as file:
-            (length,) = struct.unpack("<Q", file.read(8))
-            # a damaged length would otherwise allocate that much memory
-            if length > HEADER_LIMIT:
-                raise ValueError(f"a header of {length} bytes")
-            entries = json.loads(file.read(length))
+
+            def read(start: int, length: int) -> bytes:
+                file.seek(start)
+                return file.read(length)
+
+            header = read_header(path.name, os.fstat(file.fileno()).st_size, read)
     except FileNotFoundError as error:
         raise CheckpointFaultError(
             "the index names it and it is not there", where=str(path), code="shard_missing"
         ) from error
-    except (OSError, ValueError, struct.error) as error:
+    except (OSError, HeaderError) as error:
+        fault = error.what if isinstance(error, HeaderError) else error
         raise CheckpointFaultError(
-            f"its header cannot be read: {error}", where=str(path), code="header_invalid"
+            f"its header cannot be read: {fault}", where=str(path), code="header_invalid"
         ) from error
-    return {
-        name: TensorInfo(path, str(entry["dtype"]), tuple(entry["shape"]))
-        for name, entry in entries.items()
-        if name != "__metadata__"
-    }
+    return {name: TensorInfo(path, entry) for name, entry in header.tensors.items()}

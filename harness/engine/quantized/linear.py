@@ -3,15 +3,70 @@
 from __future__ import annotations
 
 from abc import abstractmethod
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import ClassVar, Self
 
 import torch
 
-from harness.engine.quantized import fp8, native, nvfp4
+from harness.engine.quantized import emulated
+from harness.errors import CheckpointFaultError
 from harness.records.generation import DEQUANTIZE
+
+ScaledMM = Callable[..., torch.Tensor]
+SCALED_MM = "torch._scaled_mm"
 
 Write = Callable[[str, str, str, str], None]
 """Called with format, kernel, note and fallback of each call."""
+
+
+@dataclass(frozen=True)
+class Choice:
+    """The way in which the modules of one format are multiplied on one device."""
+
+    product: ScaledMM | None
+    """The product of quantized operands, or ``None``: dequantize."""
+    note: str = ""
+    """Reason for not using a native product that the device should have; else empty."""
+    kernel: str = SCALED_MM
+    """Name of the product in receipts."""
+
+
+@dataclass(frozen=True)
+class StoredTensors:
+    """The tensors of one Linear as read from its checkpoint, and the numbers that they must fit."""
+
+    tensors: Mapping[str, torch.Tensor]
+    """By suffix: ``weight``, ``bias``, ``weight_scale`` ..."""
+    rows: int
+    columns: int
+    """N and K of the model's Linear."""
+    place: str
+    """File and module, for errors."""
+    options: Mapping[str, str]
+    """Fields of the case's ``loader:``."""
+    absent: Mapping[str, str]
+    """Suffix of a scale to the cause code of the fault if it is missing."""
+
+    def get(self, suffix: str) -> torch.Tensor:
+        """Return a tensor. Raises ``CheckpointFaultError`` if it is missing."""
+        if suffix not in self.tensors:
+            code = self.absent.get(suffix, "tensor_missing")
+            raise CheckpointFaultError(f"{suffix} is missing", where=self.place, code=code)
+        return self.tensors[suffix]
+
+    def scalar(self, suffix: str) -> torch.Tensor | None:
+        """Return a scale of one value as float32 []; ``None`` if it is absent."""
+        value = self.tensors.get(suffix)
+        if value is None:
+            return None
+        self.expect(value.numel() == 1, f"{suffix} holds {value.numel()} values, not 1")
+        return value.to(torch.float32).reshape(())
+
+    def expect(self, holds: bool, fault: str, code: str = "shape_differs") -> None:
+        """Raise ``CheckpointFaultError`` with a sentence unless a condition holds."""
+        if not holds:
+            raise CheckpointFaultError(fault, where=self.place, code=code)
 
 
 class ReceiptHandle:
@@ -28,10 +83,14 @@ class ReceiptHandle:
 class QuantizedLinear(torch.nn.Module):
     """``y = x W.T + b`` with packed W. ``forward`` takes [..., K] and returns [..., N] in the dtype of x."""
 
+    form: ClassVar[str]
+    """Name of the number format, see ``harness.formats.registry``."""
+    native_since: ClassVar[tuple[int, int] | None] = None
+    """Lowest compute capability with a native product; ``None``: no device has one."""
     weight: torch.Tensor
     bias: torch.Tensor | None
 
-    def __init__(self, in_features: int, out_features: int, bias: torch.Tensor | None, choice: native.Choice) -> None:
+    def __init__(self, in_features: int, out_features: int, bias: torch.Tensor | None, choice: Choice) -> None:
         super().__init__()
         self.in_features, self.out_features, self.choice = in_features, out_features, choice
         self.register_parameter("bias", None if bias is None else torch.nn.Parameter(bias, requires_grad=False))
@@ -68,10 +127,42 @@ class QuantizedLinear(torch.nn.Module):
             return obstacle, "module"
         return self.choice.note, "device" if self.choice.note else ""
 
+    @classmethod
+    @abstractmethod
+    def from_stored(cls, stored: StoredTensors, choice: Choice) -> Self:
+        """Return the Linear of a checkpoint's tensors.
+
+        Raises:
+            CheckpointFaultError: a tensor is missing, or has another shape or dtype than the format requires.
+        """
+
+    @classmethod
+    def emulation(cls) -> Choice:
+        """Return the native product in plain torch; no product if the format has none."""
+        return Choice(None) if cls.native_since is None else Choice(emulated.scaled_mm, kernel=emulated.NAME)
+
+    @classmethod
+    def self_check(cls, weight: torch.Tensor, x: torch.Tensor, product: ScaledMM) -> tuple[torch.Tensor, torch.Tensor]:
+        """Return the native product of random operands, and the product of the same operands dequantized.
+
+        Args:
+            weight: float32 [N, K].
+            x: float32 [M, K].
+            product: ``torch._scaled_mm`` or an emulation.
+
+        Raises:
+            NotImplementedError: the format has no native product.
+        """
+        raise NotImplementedError(f"{cls.form} has no native product")
+
+    def holds_stored(self) -> bool:
+        """Return whether dtype and width of the weight are still those of the stored format."""
+        return True
+
     def stored_format(self) -> str:
-        """Return the format by the weight's dtype and width, not by its class."""
-        if self.weight.dtype == torch.uint8 and self.weight.shape[-1] * 2 == self.in_features:
-            return "nvfp4"
+        """Return the format by the weight's dtype and width, not by its class: a weight may have been replaced."""
+        if self.holds_stored():
+            return self.form
         names = {torch.float8_e4m3fn: "fp8", torch.bfloat16: "bf16", torch.float16: "fp16", torch.float32: "fp32"}
         return names.get(self.weight.dtype, str(self.weight.dtype))
 
@@ -79,89 +170,18 @@ class QuantizedLinear(torch.nn.Module):
     def dequantized(self, dtype: torch.dtype) -> torch.Tensor:
         """Return the weight [N, K] in ``dtype``."""
 
-    @abstractmethod
+    def largest_input(self) -> float | None:
+        """Return the largest input that a static input scale can represent; ``None`` without one."""
+        return None
+
     def obstacle(self) -> str:
         """Return why the native product cannot take this module; empty if it can."""
+        return f"{self.form} has no native product"
 
-    @abstractmethod
-    def _native(self, x: torch.Tensor, product: native.ScaledMM) -> torch.Tensor:
+    def _native(self, x: torch.Tensor, product: ScaledMM) -> torch.Tensor:
         """Return ``x W.T`` for x [M, K], without bias."""
+        raise NotImplementedError
 
     def extra_repr(self) -> str:
         """Return the sizes and the format for the printed model."""
         return f"{self.in_features}, {self.out_features}, {self.stored_format()}"
-
-
-class Fp8Linear(QuantizedLinear):
-    """W in float8_e4m3fn [N, K] with a float32 scale; native: activations in FP8 too (W8A8), as ModelOpt calibrated."""
-
-    weight_scale: torch.Tensor
-    input_scale: torch.Tensor | None
-
-    def __init__(
-        self,
-        weight: torch.Tensor,
-        weight_scale: torch.Tensor,
-        input_scale: torch.Tensor | None,
-        bias: torch.Tensor | None,
-        choice: native.Choice,
-    ) -> None:
-        super().__init__(weight.shape[1], weight.shape[0], bias, choice)
-        self.register_buffer("weight", weight)
-        self.register_buffer("weight_scale", weight_scale)
-        self.register_buffer("input_scale", input_scale)
-
-    def dequantized(self, dtype: torch.dtype) -> torch.Tensor:
-        """Return the weight [N, K] in ``dtype``."""
-        return fp8.dequantize(self.weight, self.weight_scale, dtype)
-
-    def obstacle(self) -> str:
-        """Return why the native product cannot take this module; empty if it can."""
-        if self.in_features % 16 or self.out_features % 16:
-            return f"native fp8 needs sides that are multiples of 16, not {self.out_features} x {self.in_features}"
-        return "" if self.weight_scale.numel() == 1 else "native fp8 is used with one scale a tensor only"
-
-    def _native(self, x: torch.Tensor, product: native.ScaledMM) -> torch.Tensor:
-        scale = fp8.dynamic_scale(x) if self.input_scale is None else self.input_scale
-        return native.fp8_matmul(x, self.weight, self.weight_scale, scale, product)
-
-
-class Nvfp4Linear(QuantizedLinear):
-    """W as packed E2M1 [N, K/2] with block scales; native: activations in NVFP4 too (W4A4), not yet run on a device."""
-
-    weight_scale: torch.Tensor
-    weight_scale_2: torch.Tensor
-    input_scale: torch.Tensor | None
-
-    def __init__(
-        self,
-        weight: torch.Tensor,
-        weight_scale: torch.Tensor,
-        weight_scale_2: torch.Tensor,
-        input_scale: torch.Tensor | None,
-        bias: torch.Tensor | None,
-        choice: native.Choice,
-    ) -> None:
-        super().__init__(weight.shape[1] * 2, weight.shape[0], bias, choice)
-        self.register_buffer("weight", weight)
-        self.register_buffer("weight_scale", weight_scale)
-        self.register_buffer("weight_scale_2", weight_scale_2)
-        self.register_buffer("input_scale", input_scale)
-        self._swizzled: torch.Tensor | None = None
-
-    def dequantized(self, dtype: torch.dtype) -> torch.Tensor:
-        """Return the weight [N, K] in ``dtype``."""
-        return nvfp4.dequantize(self.weight, self.weight_scale, self.weight_scale_2, dtype)
-
-    def obstacle(self) -> str:
-        """Return why the native product cannot take this module; empty if it can."""
-        if self.in_features % 32 or self.out_features % 16:
-            return f"native nvfp4 needs K % 32 == 0 and N % 16 == 0, not {self.out_features} x {self.in_features}"
-        return "" if self.input_scale is not None else "native nvfp4 needs a stored input_scale"
-
-    def _native(self, x: torch.Tensor, product: native.ScaledMM) -> torch.Tensor:
-        if self.input_scale is None:
-            raise RuntimeError("no input_scale")
-        if self._swizzled is None or self._swizzled.device != self.weight_scale.device:
-            self._swizzled = nvfp4.swizzle(self.weight_scale)
-        return native.nvfp4_matmul(x, self.weight, self._swizzled, self.weight_scale_2, self.input_scale, product)

@@ -1,14 +1,21 @@
-"""The NVFP4 code in torch: two E2M1 values per byte, a float8 scale per 16 values, one float32 scale per tensor.
+"""NVFP4 in torch: two E2M1 values per byte, a float8 scale per 16 values, one float32 scale per tensor.
 
 ``W = e2m1 * weight_scale * weight_scale_2``. ModelOpt puts the even column into the low nibble.
 Codes 0 to 7 mean 0, 0.5, 1, 1.5, 2, 3, 4, 6; bit 3 is the sign (OCP Microscaling Formats 1.0, section 5.3.3).
+
+Native product: ``torch._scaled_mm`` with float4_e2m1fn_x2 operands and 128x4-swizzled float8_e4m3fn block scales, on
+compute capability 10.0 and above; the two global scales multiply the result. **Not yet run on such a device**: it is
+written against the documented interface, and its packing, swizzle and scales are proven with an emulated product.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from typing import Self
 
 import torch
+
+from harness.engine.quantized.emulated import OPERANDS
+from harness.engine.quantized.linear import Choice, QuantizedLinear, ScaledMM, StoredTensors
 
 BLOCK = 16
 E2M1 = (0.0, 0.5, 1.0, 1.5, 2.0, 3.0, 4.0, 6.0, -0.0, -0.5, -1.0, -1.5, -2.0, -3.0, -4.0, -6.0)
@@ -118,46 +125,127 @@ def unswizzle(stored: torch.Tensor, rows: int, columns: int) -> torch.Tensor:
     return linear.contiguous().view(stored.dtype)
 
 
-# ``torch._scaled_mm`` in plain torch: the result of the native product, for devices that do not have it.
-
-
-NAME = "emulated _scaled_mm"
-
-
-def scaled_mm(
-    a: torch.Tensor, b: torch.Tensor, *, scale_a: torch.Tensor, scale_b: torch.Tensor, out_dtype: torch.dtype
-) -> torch.Tensor:
-    """Return ``a @ b`` [M, N].
-
-    Args:
-        a: float8_e4m3fn [M, K], or float4_e2m1fn_x2 [M, K/2].
-        b: the same dtype, [K, N] or [K/2, N], a transposed view.
-        scale_a: float32 [1], or float8_e4m3fn block scales of M rows, swizzled and flat.
-        scale_b: the same for N rows.
-        out_dtype: dtype of the result.
-
-    Raises:
-        TypeError: operands of another dtype.
-    """
-    decode = _DECODERS.get(a.dtype)
-    if decode is None or a.dtype != b.dtype:
-        raise TypeError(f"no product of {a.dtype} and {b.dtype}")
-    left, right = decode(a, scale_a), decode(b.t(), scale_b)
-    return (left @ right.t()).to(out_dtype)
-
-
-def _fp8(stored: torch.Tensor, scale: torch.Tensor) -> torch.Tensor:
-    return stored.to(torch.float32) * scale
-
-
-def _nvfp4(stored: torch.Tensor, scale: torch.Tensor) -> torch.Tensor:
+def _operand(stored: torch.Tensor, scale: torch.Tensor) -> torch.Tensor:
     packed = stored.contiguous().view(torch.uint8)
     rows, blocks = packed.shape[0], packed.shape[1] * 2 // BLOCK
     linear = unswizzle(scale.view(padded_shape(rows, blocks)), rows, blocks)
     return dequantize(packed, linear, torch.ones((), device=packed.device))
 
 
-_DECODERS: dict[torch.dtype, Callable[[torch.Tensor, torch.Tensor], torch.Tensor]] = {
-    torch.float8_e4m3fn: _fp8,
-    torch.float4_e2m1fn_x2: _nvfp4,
-}
+OPERANDS[torch.float4_e2m1fn_x2] = _operand
+
+
+def matmul(
+    x: torch.Tensor,
+    packed: torch.Tensor,
+    swizzled_scale: torch.Tensor,
+    weight_scale_2: torch.Tensor,
+    input_scale: torch.Tensor,
+    product: ScaledMM,
+) -> torch.Tensor:
+    """Return ``x @ W.T`` [M, N] in bfloat16, without bias: quantize x to NVFP4, multiply in FP4.
+
+    Args:
+        x: [M, K].
+        packed: uint8 [N, K/2], low nibble first; N a multiple of 16, K of 32.
+        swizzled_scale: float8_e4m3fn, ``swizzle`` of the block scales.
+        weight_scale_2: float32, one value.
+        input_scale: float32, one value, ``amax / (6 * 448)`` of the activations.
+        product: ``torch._scaled_mm`` or an emulation.
+    """
+    x_packed, x_scale = quantize(x.contiguous(), input_scale)
+    result = product(
+        x_packed.view(torch.float4_e2m1fn_x2),
+        packed.view(torch.float4_e2m1fn_x2).t(),
+        scale_a=swizzle(x_scale).flatten(),
+        scale_b=swizzled_scale.flatten(),
+        out_dtype=torch.bfloat16,
+    )
+    return (result.to(torch.float32) * (input_scale * weight_scale_2)).to(torch.bfloat16)
+
+
+class Nvfp4Linear(QuantizedLinear):
+    """W as packed E2M1 [N, K/2] with block scales; native: activations in NVFP4 too (W4A4), not yet run on a device."""
+
+    form = "nvfp4"
+    native_since = (10, 0)
+    weight_scale: torch.Tensor
+    weight_scale_2: torch.Tensor
+    input_scale: torch.Tensor | None
+
+    def __init__(
+        self,
+        weight: torch.Tensor,
+        weight_scale: torch.Tensor,
+        weight_scale_2: torch.Tensor,
+        input_scale: torch.Tensor | None,
+        bias: torch.Tensor | None,
+        choice: Choice,
+    ) -> None:
+        super().__init__(weight.shape[1] * 2, weight.shape[0], bias, choice)
+        self.register_buffer("weight", weight)
+        self.register_buffer("weight_scale", weight_scale)
+        self.register_buffer("weight_scale_2", weight_scale_2)
+        self.register_buffer("input_scale", input_scale)
+        self._swizzled: torch.Tensor | None = None
+
+    @classmethod
+    def from_stored(cls, stored: StoredTensors, choice: Choice) -> Self:
+        """Return the Linear of a checkpoint's tensors, with low nibbles first and linear block scales."""
+        weight, scale = stored.get("weight"), stored.get("weight_scale")
+        rows, columns, blocks = stored.rows, stored.columns, stored.columns // BLOCK
+        shape = [rows, columns // 2]
+        stored.expect(list(weight.shape) == shape, f"weight is {list(weight.shape)}, not {shape}")
+        input_scale = stored.scalar("input_scale")
+        stored.expect(columns % BLOCK == 0, f"{columns} columns are no multiple of {BLOCK}")
+        right = scale.dtype == torch.float8_e4m3fn
+        stored.expect(right, f"weight_scale is {scale.dtype}, not float8_e4m3fn", "dtype_differs")
+        if stored.options.get("scale_layout") == "swizzled":
+            high, wide = padded_shape(rows, blocks)
+            fits = scale.numel() == high * wide
+            stored.expect(fits, f"weight_scale holds {scale.numel()} values, not {high} x {wide}")
+            scale = unswizzle(scale, rows, blocks)
+        shape = [rows, blocks]
+        stored.expect(list(scale.shape) == shape, f"weight_scale is {list(scale.shape)}, not {shape}")
+        # unpack here once: the kernels and the emulation take linear scales and low-nibble-first weights only
+        if stored.options.get("nibble_order") == "high_first":
+            weight = swap_nibbles(weight)
+        stored.get("weight_scale_2")
+        outer = stored.scalar("weight_scale_2")
+        assert outer is not None  # noqa: S101 - `get` has raised if it is absent
+        return cls(weight, scale, outer, input_scale, stored.tensors.get("bias"), choice)
+
+    @classmethod
+    def self_check(cls, weight: torch.Tensor, x: torch.Tensor, product: ScaledMM) -> tuple[torch.Tensor, torch.Tensor]:
+        """Return the product of packed operands, and that of the same operands dequantized."""
+        unit = E2M1_MAX * E4M3_MAX
+        x_scale, w_scale = x.abs().amax() / unit, weight.abs().amax() / unit
+        packed, scale = quantize(weight, w_scale)
+        result = matmul(x, packed, swizzle(scale), w_scale, x_scale, product)
+        rounded = dequantize(*quantize(x, x_scale), x_scale)
+        return result, rounded @ dequantize(packed, scale, w_scale).t()
+
+    def holds_stored(self) -> bool:
+        """Return whether the weight is bytes of half the width."""
+        return self.weight.dtype == torch.uint8 and self.weight.shape[-1] * 2 == self.in_features
+
+    def dequantized(self, dtype: torch.dtype) -> torch.Tensor:
+        """Return the weight [N, K] in ``dtype``."""
+        return dequantize(self.weight, self.weight_scale, self.weight_scale_2, dtype)
+
+    def largest_input(self) -> float | None:
+        """Return the largest input that the static scale can represent (6 x 448 times it); ``None`` without one."""
+        return None if self.input_scale is None else E2M1_MAX * E4M3_MAX * float(self.input_scale.float().max())
+
+    def obstacle(self) -> str:
+        """Return why the native product cannot take this module; empty if it can."""
+        if self.in_features % 32 or self.out_features % 16:
+            return f"native nvfp4 needs K % 32 == 0 and N % 16 == 0, not {self.out_features} x {self.in_features}"
+        return "" if self.input_scale is not None else "native nvfp4 needs a stored input_scale"
+
+    def _native(self, x: torch.Tensor, product: ScaledMM) -> torch.Tensor:
+        if self.input_scale is None:
+            raise RuntimeError("no input_scale")
+        if self._swizzled is None or self._swizzled.device != self.weight_scale.device:
+            self._swizzled = swizzle(self.weight_scale)
+        return matmul(x, self.weight, self._swizzled, self.weight_scale_2, self.input_scale, product)

@@ -46,6 +46,8 @@ def colour(pair: FramePair) -> Iterator[Explanation]:
     yield from _channels(pair)
     yield from _saturation(pair)
     yield _posterized(pair)
+    yield _dithered(pair)
+    yield from _wrapped(pair)
 
 
 def _exchanged(pair: FramePair) -> Iterator[Explanation]:
@@ -158,6 +160,35 @@ def _saturation(pair: FramePair) -> Iterator[Explanation]:
     if best[1]:
         share = pair.share(golden @ matrix(best[1]))
         yield Explanation("hue", share, 1, f"hue is turned by about {best[1]} degrees", values={"degrees": best[1]})
+
+
+def _wrapped(pair: FramePair) -> Iterator[Explanation]:
+    """Fit an offset after which values beyond 255 start again at 0, as additions of unsigned bytes do."""
+    moved = np.rint(pair.difference[pair.fit_rows]).astype(np.int64) % 256
+    offset = int(np.bincount(moved.reshape(-1), minlength=256).argmax())
+    prediction = np.mod(pair.golden + np.float32(offset), np.float32(256))
+    over = float((pair.golden + offset >= 256).mean())
+    if offset and 0.001 < over < 0.999:
+        text = f"values overflow 8 bits and wrap around (golden plus {offset}, modulo 256)"
+        yield Explanation("wrapped", pair.share(prediction), 1, text, values={"offset": offset})
+
+
+def _dithered(pair: FramePair) -> Explanation:
+    """Fit few levels with an ordered pattern: each place of a 2x2 or 4x4 grid has a threshold of its own."""
+    golden, best = pair.golden, (-np.inf, 0)
+    for levels in (8, 16, 32, 64):
+        step = np.float32(255 / (levels - 1))
+        for side in (2, 4):
+            pattern = np.zeros(golden.shape[1:], np.float32)
+            for row in range(side):
+                for column in range(side):
+                    part = np.s_[:, row::side, column::side]
+                    mean = float((pair.candidate - golden)[part].mean() / step)
+                    # thresholds of a 2x2 pattern are multiples of 1/8, those of 4x4 of 1/32; a mean is not that exact
+                    pattern[row::side, column::side] = round(mean * 2 * side**2) / (2 * side**2)
+            best = max(best, (pair.share(np.rint(golden / step + pattern[None]) * step), levels))
+    text = f"values are quantized to {best[1]} levels with an ordered pattern (dither)"
+    return Explanation("quantized_levels", best[0], 2, text, values={"levels": best[1]})
 
 
 def _posterized(pair: FramePair) -> Explanation:

@@ -13,7 +13,7 @@ from harness.frames.hypotheses.local import content, patterns, region, sharp
 from harness.frames.hypotheses.pair import Explanation, FramePair, thin
 from harness.frames.hypotheses.space import space
 from harness.frames.hypotheses.sums import ErrorSums
-from harness.frames.hypotheses.timing import named, timing
+from harness.frames.hypotheses.timing import interlaced, named, timing
 
 LEAST_SHARE = 0.85
 """Share of the error that a hypothesis without free parameters must explain."""
@@ -79,6 +79,7 @@ def _cost(row: Explanation) -> float:
 def _all(sums: ErrorSums, golden: npt.NDArray[np.uint8], candidate: npt.NDArray[np.uint8]) -> Iterator[Explanation]:
     """Yield every fitted hypothesis: of the whole clip, of its affected frames, of one region in them."""
     yield from timing(sums)
+    yield from interlaced(golden, candidate)
     frames = sums.affected()
     part = float(sums.squares[frames].sum()) / sums.total
     chosen = tuple(int(frame) for frame in frames) if len(frames) < sums.count else ()

@@ -13,6 +13,8 @@ from harness.frames.hypotheses.pair import Array, Explanation, FramePair
 
 CORNER = 128
 """Side in pixels of the part of a frame on which the quality of a codec is searched."""
+FACTORS = (0.8, 0.75, 2 / 3, 0.6, 0.5)
+"""Usual factors of a resize; whole divisors by means of blocks are fitted apart."""
 GRIDS = ((1, 2), (2, 1), (2, 2), (1, 4), (4, 1), (2, 4), (3, 3), (4, 4))
 
 
@@ -142,6 +144,30 @@ def _repeated(frames: Array, side: int) -> Array:
     return large[:, : frames.shape[1], : frames.shape[2]]
 
 
+def _resampling(length: int, other: int, *, linear: bool) -> Array:
+    """Return the matrix [other, length] that resamples a row: nearest, or linear over as many pixels as one stands for.
+
+    The second is the triangle filter of Pillow's ``BILINEAR``, centred on half pixels.
+    """
+    centre = (np.arange(other) + 0.5) * length / other - 0.5
+    if not linear:
+        return np.asarray(np.eye(length, dtype=np.float32)[np.floor(centre + 0.5).astype(int).clip(0, length - 1)])
+    reach = max(1.0, length / other)
+    weights = np.maximum(0.0, 1.0 - np.abs(np.arange(length)[None, :] - centre[:, None]) / reach)
+    return np.asarray(weights / weights.sum(axis=1, keepdims=True), np.float32)
+
+
+def resampled(frames: Array, factor: float, *, linear: bool) -> Array:
+    """Resize frames [T, H, W, C] to ``factor`` of their sides and back, both ways with the same filter."""
+    out = frames
+    for axis in (1, 2):
+        length = frames.shape[axis]
+        small = max(1, round(length * factor))
+        both = _resampling(small, length, linear=linear) @ _resampling(length, small, linear=linear)
+        out = np.moveaxis(np.tensordot(both, out, axes=(1, axis)), 0, axis)
+    return np.asarray(out)
+
+
 def _soft(pair: FramePair) -> Iterator[Explanation]:
     """Yield blur, sharpening and lost resolution, each mixed with the golden by a fitted part."""
     golden = pair.golden
@@ -157,6 +183,11 @@ def _soft(pair: FramePair) -> Iterator[Explanation]:
     for side in (2, 4, 8):
         text = f"every {side}th pixel is repeated (resized to 1/{side} and back by nearest)"
         kinds.append(("resized", text, partial(_repeated, golden, side)))
+    for factor in FACTORS:
+        for linear in (False, True):
+            way = "linear" if linear else "nearest"
+            text = f"resized to {factor:.2g} of its sides and back by {way} (resolution lost)"
+            kinds.append(("resized", text, partial(resampled, golden, factor, linear=linear)))
     kinds.append(("blocks", "blocks of 16x16 pixels", partial(box, golden, 16)))
     for code, text, make in kinds:
         step = make() - golden
@@ -175,7 +206,7 @@ def _chroma(pair: FramePair) -> Iterator[Explanation]:
     luma = (golden @ np.array([0.299, 0.587, 0.114], np.float32))[..., None]
     chroma = golden - luma
     for side in (2, 4, 8):
-        for spread in (box, _smooth):
+        for spread in (box, _smooth, _repeated):
             step = spread(chroma, side) - chroma
             (part,) = pair.solve(step)
             if part > 0.3:

@@ -121,6 +121,27 @@ def _blended(golden: Array, candidate: Array) -> Iterator[Explanation]:
             yield Explanation("frames_blended", share, 2, sentence)
 
 
+INTERLACED = 9
+"""Frames that are read for lines of other frames: neighbours in time, so they cannot be thinned."""
+
+
+def interlaced(golden: npt.NDArray[np.uint8], candidate: npt.NDArray[np.uint8]) -> Iterator[Explanation]:
+    """Yield every second line taken from the frame before or after, as of two fields that belong to other times."""
+    count = len(golden)
+    if count < 2:
+        return
+    start = max(0, (count - INTERLACED) // 2)
+    chosen = np.arange(start, min(count, start + INTERLACED))
+    pair = FramePair(golden[chosen], candidate[chosen])
+    for step, name in ((1, "next"), (-1, "previous")):
+        other = golden[np.clip(chosen + step, 0, count - 1)].astype(np.float32)
+        for first, lines in ((0, "even"), (1, "odd")):
+            prediction = pair.golden.copy()
+            prediction[:, first::2] = other[:, first::2]
+            text = f"{lines} lines are those of the {name} frame (interlaced fields of other times)"
+            yield Explanation("interlaced", pair.share(prediction), 1, text)
+
+
 def _brightness(sums: ErrorSums) -> Iterator[Explanation]:
     if sums.total <= 0:
         return

@@ -93,7 +93,7 @@ def _marked_otherwise(expert: str, quantized: Mapping[str, Module]) -> Iterator[
 
 def _declares_itself(module: Module) -> bool:
     """Return whether a Linear carries its own declaration: a marker, a name, or a file type that its readers know."""
-    return module.dialect in ("comfy", "gguf", "bitsandbytes", "torchao", "quanto")
+    return module.dialect in ("comfy", "gguf", "bitsandbytes", "torchao", "quanto", "nunchaku", "modelslim")
 
 
 def _read_by_options(component: Component, quantized: Mapping[str, Module]) -> bool:
@@ -195,6 +195,30 @@ def ignore_against_tensors(context: Context) -> Iterator[InspectionFinding]:
 def left_out(declared: Declaration, name: str) -> bool:
     """Return whether a declaration keeps a Linear unquantized: by its ignore list, or by not listing it."""
     return declared.ignores(name) is not None or (bool(declared.layers) and name not in declared.layers)
+
+
+GROUPS = {"nvfp4": 16, "mxfp8": 32, "mxfp4": 32}
+"""Values that share a block scale, where the format itself fixes the number."""
+
+
+@check("group_size", cost="header", codes=("group_size_contradicted",), order=75)
+def group_size(context: Context) -> Iterator[InspectionFinding]:
+    """Report a declared group size that the stored format cannot have."""
+    for expert, component in context.experts.items():
+        stated = component.declaration.group_size
+        stored = sorted({module.format for module in context.quantized(expert).values()} & GROUPS.keys())
+        # with formats of several sizes the declaration may mean any of them
+        if stated is None or len(stored) != 1 or stated == GROUPS[stored[0]]:
+            continue
+        yield finding(
+            "fault",
+            "group_size_contradicted",
+            f"{expert}: the configuration declares block scales for {stated} values each (group_size), and {stored[0]} "
+            f"has one for every {GROUPS[stored[0]]}: a loader that believes it reads the wrong scales or refuses.",
+            expert=expert,
+            evidence={"declared": stated, "stored": GROUPS[stored[0]], "format": stored[0]},
+            next_command=f"write group_size: {GROUPS[stored[0]]}",
+        )
 
 
 @check("boundary_ratio", cost="header", codes=("boundary_ratio_missing", "boundary_ratio_differs"), order=80)

@@ -9,10 +9,11 @@ from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping
 
 from harness.formats.modules import Module
-from harness.formats.spec import title_of
+from harness.formats.registry import title_of
 from harness.inspector.checks.registration import check
 from harness.inspector.context import Context, declared_reading
 from harness.inspector.decoding import declared_rule
+from harness.inspector.explain import explain
 from harness.inspector.findings import finding, some
 from harness.inspector.gates import ROW_CLAIM, bad_rows, gate_of, is_fnuz, state_of
 from harness.inspector.measure import PLAIN_KINDS, Measured
@@ -22,6 +23,8 @@ OTHER_MARGIN = 0.002
 """Lead in cosine by which the other expert's base must fit better."""
 OTHER_BASE_SHARE = 0.8
 """Share of differing unquantized tensors above which the base is another model's."""
+MIXED_CODES = ("gguf", "nf4")
+"""Formats whose tensors each state their own code: GGUF files mix Q4_K, Q5_0 and Q6_K by design."""
 PARTS = {"nibble_order": 0, "scale_layout": 1}
 WORDS = {
     "low_first": "low nibble first",
@@ -108,7 +111,12 @@ def encoding(context: Context) -> Iterator[InspectionFinding]:
         }
         by_format: dict[str, Counter[str]] = {}
         for item in measured.values():
-            if item.fit is None or item.module.rotation or "_rotated_" in item.fit.best:
+            if (
+                item.fit is None
+                or item.module.format in MIXED_CODES
+                or item.module.rotation
+                or "_rotated_" in item.fit.best
+            ):
                 continue  # each Linear says whether it is rotated: ComfyUI rotates those whose width allows it
             if item.fit.scores[item.fit.best].cosine >= gate_of(item).cosine:
                 by_format.setdefault(item.module.format, Counter())[item.fit.best] += 1
@@ -120,12 +128,14 @@ def encoding(context: Context) -> Iterator[InspectionFinding]:
             yield finding(
                 "fault",
                 "two_conventions",
-                f"{expert}: one file set holds two conventions "
+                f"{expert}: one file set holds two conventions (nibble order or code table) "
                 f"({', '.join(f'{n} Linears {r}' for r, n in readings.items())}): no loader option reads both.",
                 expert=expert,
                 evidence=dict(readings),
             )
-        unclear = sorted(name for name, state in states.items() if state == "inconclusive")
+        unclear = sorted(
+            name for name, state in states.items() if state == "inconclusive" and not _has_reason(measured[name])
+        )
         if unclear:
             worst = min(unclear, key=lambda name: measured[name].fit.scores[measured[name].fit.best].cosine)  # type: ignore[union-attr]
             yield finding(
@@ -142,6 +152,12 @@ def encoding(context: Context) -> Iterator[InspectionFinding]:
                     else "quantgate inspect … --full"
                 ),
             )
+
+
+def _has_reason(item: Measured) -> bool:
+    """Return whether `gains` names the reason for which a Linear lies between the gates."""
+    explained = explain(item)
+    return explained is not None and explained.reason != "recipe_not_recomputable"
 
 
 def _contradicted(
@@ -232,11 +248,12 @@ def _numbers(item: Measured) -> dict[str, object]:
 
 
 def _rows(context: Context, expert: str, measured: dict[str, Measured]) -> Iterator[InspectionFinding]:
-    """Report single rows that only another reading explains, or that no reading explains."""
+    """Report single rows that only another reading explains, or that no reading explains, in a sentence per reading."""
+    groups: dict[tuple[str, str], dict[str, tuple[list[int], dict[str, float], str]]] = {}
     for name, item in measured.items():
         fit = item.fit
-        if fit is None or is_fnuz(item):
-            continue
+        if fit is None or is_fnuz(item) or item.nan_values:
+            continue  # weight_values names NaN, which spoil their rows under every reading
         rows = bad_rows(fit)
         if not rows or len(rows) * 2 >= len(item.rows) or _broken_scales(context, expert, item):
             continue
@@ -247,13 +264,24 @@ def _rows(context: Context, expert: str, measured: dict[str, Measured]) -> Itera
         if scores[best] >= ROW_CLAIM and "/" in best:
             code = "nibble_order" if best.split("/")[0] != fit.best.split("/")[0] else "scale_layout"
         text = f"are {best.replace('_', ' ')}" if code != "row_corrupt" else "fit the base under no reading"
+        groups.setdefault((code, text), {})[name] = (numbers, scores, fit.best)
+    for (code, text), names in groups.items():
+        first, others = next(iter(names)), len(names) - 1
+        numbers, scores, best = names[first]
+        more = f", and rows of {others} more Linears," if others else ""
         yield finding(
             "fault",
             code,
-            f"{expert}: rows {some([str(number) for number in numbers])} of {name} {text}, unlike its other rows.",
+            f"{expert}: rows {some([str(row) for row in numbers])} of {first}{more} {text}, unlike the other rows.",
             expert=expert,
-            module=name,
-            evidence={"rows": numbers[:50], "cosine": scores, "tensor": fit.best},
+            module=first,
+            evidence={
+                "rows": numbers[:50],
+                "cosine": scores,
+                "tensor": best,
+                "modules": list(names)[:20],
+                "count": len(names),
+            },
         )
 
 

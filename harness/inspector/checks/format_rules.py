@@ -7,7 +7,7 @@ from collections.abc import Iterator
 
 from harness.formats.modules import block_of, is_scale
 from harness.formats.names import PREFIXES
-from harness.formats.spec import title_of
+from harness.formats.registry import title_of
 from harness.inspector.checks.registration import check
 from harness.inspector.context import Context
 from harness.inspector.findings import finding, some

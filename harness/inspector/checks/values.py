@@ -8,9 +8,9 @@ from collections.abc import Collection, Iterator
 from packaging.version import InvalidVersion, Version
 
 from harness.inspector.checks.encoding import own_related
-from harness.inspector.checks.gains import FACTORS, explain
 from harness.inspector.checks.registration import check
 from harness.inspector.context import Context
+from harness.inspector.explain import FACTORS, explain
 from harness.inspector.findings import finding, some
 from harness.inspector.gates import SUBNORMAL_SHARE, is_fnuz
 from harness.records.inspection import InspectionFinding

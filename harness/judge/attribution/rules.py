@@ -24,7 +24,8 @@ FOLLOWS: dict[str, frozenset[str]] = {
     "attention_mask": frozenset({"text_tokens", "sequence_length"}),
     "text_tokens": frozenset({"sequence_length"}),
     "initial_latents": frozenset(),
-    "guidance": frozenset({"texts_exchanged", "model_text", "not_finite"}),
+    "guidance": frozenset({"texts_exchanged", "model_text", "not_finite", "velocity_kept"}),
+    "velocity_changed": frozenset({"guidance", "not_finite"}),
     "text_embedding": frozenset({"texts_exchanged"}),
     "initial_noise": frozenset({"initial_latents"}),
     "sigmas": frozenset({"scheduler_settings", "step_count"}),
@@ -35,6 +36,14 @@ FOLLOWS: dict[str, frozenset[str]] = {
     "vae_input": frozenset({"vae_settings", "image_condition_differs"}),
 }
 """Per code, the codes that can cause it. If one of them is found too, the difference is a consequence, no cause."""
+VAE_EXPLAINS: dict[tuple[str, str], bool] = {
+    ("image_condition_differs", "encoder"): False,
+    ("image_condition_differs", "given"): True,
+    ("precision_differs", "vae"): False,
+}
+"""Per code and place of a finding: true if the VAE's statistics of latents explain it, false if its other settings do,
+the dtype among them. The VAE's encoder does not read the statistics; the image latents are normalized by them."""
+IN_MEMORY = frozenset({"held_weights_differ"})
 IDENTITY = frozenset({"request_differs", "hardware_differs"})
 
 
@@ -68,10 +77,17 @@ def receipts(record: CaseRecord) -> Iterator[Cause]:
 
 def traced(record: CaseRecord) -> Iterator[Cause]:
     """Yield the settings that differ from the golden's. Consequences of another difference are left out (`FOLLOWS`)."""
-    found = [finding for finding in record.verdict.findings if finding.stage == "trace" and finding.gating]
+    found = [
+        finding
+        for finding in record.verdict.findings
+        if finding.stage == "trace" and finding.gating and finding.code not in IN_MEMORY
+    ]
     codes = {finding.code for finding in found}
+    settings = {name for finding in found if finding.code == "vae_settings" for name in finding.data}
     for finding in found:
-        if FOLLOWS.get(finding.code, frozenset()) & codes:
+        by_statistics = VAE_EXPLAINS.get((finding.code, str(finding.data.get("place", ""))))
+        explaining = settings & VAE_STATISTICS if by_statistics else settings - VAE_STATISTICS
+        if FOLLOWS.get(finding.code, frozenset()) & codes or (by_statistics is not None and explaining):
             continue
         if finding.code == "scheduler_settings":
             names = set(finding.data)
@@ -87,6 +103,20 @@ def traced(record: CaseRecord) -> Iterator[Cause]:
         else:
             step = finding.data.get("step")
             yield _cause(finding.code, finding, where="" if step is None else f"step {step}")
+
+
+def held(record: CaseRecord) -> Iterator[Cause]:
+    """Yield what the values in memory prove: weights that are not the golden's, and input scales that do not fit."""
+    seen: set[str] = set()
+    for finding in record.verdict.findings:
+        if finding.code == "input_scale_off":
+            yield _cause(finding.code, finding, where=str(finding.data.get("worst", "")))
+        elif finding.code == "held_weights_differ" and finding.gating:
+            tensors, component = finding.data.get("tensors"), str(finding.data.get("component"))
+            listed = ", ".join(str(name) for name in tensors[:3]) if isinstance(tensors, list) else ""
+            if component not in seen:  # probes and trace may both say it
+                seen.add(component)
+                yield _cause(finding.code, finding, where=f"{component}/{listed}")
 
 
 def _cause(code: str, finding: Finding, where: str = "") -> Cause:
@@ -221,6 +251,9 @@ def next_experiments(record: CaseRecord, results: Results) -> tuple[Experiment, 
     elif record.generation is not None:
         if comparable(record):
             wanted.append(Experiment(kind="frames", why="does a simple change of the golden's frames give these?"))
+            wanted.append(
+                Experiment(kind="golden_latents", why="does the VAE give the golden's frames of its latents?")
+            )
         wanted.append(Experiment(kind="rerun_same", why="does the same engine repeat itself?"))
         if ruled_out(_result(results, "rerun_same")) and not any(explained(results)):
             wanted.append(Experiment(kind="rerun_fresh", why="does a fresh process give the same?"))
@@ -233,6 +266,7 @@ def _proven(record: CaseRecord, results: Results) -> Iterator[Cause]:
     yield from inspected(record)
     yield from identity(record)
     yield from receipts(record)
+    yield from held(record)
     yield from weights.from_readings(record, results)
     yield from weights.norms(record)
     yield from moved(record)
@@ -289,14 +323,45 @@ def _only_decoder(record: CaseRecord) -> bool:
 
 
 def _decoded(record: CaseRecord, results: Results) -> Iterator[Cause]:
-    """Yield the decoder as cause if the frames fail, no velocity differs and a repeat rules noise out."""
+    """Yield the VAE as cause: if it decodes the golden's own latents otherwise, or if the frames fail, no velocity
+    differs and a repeat rules noise out.
+    """
+    share = vae_share(results)
+    if share is not None and share >= VAE_AT_FAULT:
+        data = dict(cast("ExperimentResult", _result(results, "golden_latents")).data)
+        sentence = (
+            f"fed alone with the golden's last latents, the VAE gives other frames ({data['rms_decoded']:.2f} levels "
+            f"rms from the golden's, the run {data['rms_first']:.2f}): the VAE decodes otherwise"
+        )
+        yield Cause(code="decode", where="vae", sentence=sentence, evidence=data)
+        return
     failed = any(finding.stage in ("frames", "sanity") and finding.gating for finding in record.verdict.findings)
     base = _result(results, "base_probe")
     repeated = ruled_out(_result(results, "rerun_same"))
+    right = share is not None and share <= VAE_RIGHT
     if failed and _only_decoder(record) and repeated and record.golden is not None:
         build = {} if base is None else {"base_in_build": dict(base.data)}
         sentence = "every velocity on the way is the golden's, and the frames are not: the VAE decoded otherwise"
+        if right:
+            sentence = (
+                "every velocity on the way is the golden's, and the VAE gives the golden's frames of its latents: the "
+                "difference arises between the last step and the VAE, or after it"
+            )
         yield Cause(code="decode", where="vae", sentence=sentence, evidence=build)
+
+
+VAE_AT_FAULT, VAE_RIGHT = 0.5, 0.1
+"""Distance of the golden's latents, decoded by this run's VAE, from the golden's frames, over the run's distance: from
+the first on the VAE makes most of the difference, up to the second it makes none that matters."""
+
+
+def vae_share(results: Results) -> float | None:
+    """Return that ratio; ``None`` if the golden's latents were not decoded."""
+    found = _result(results, "golden_latents")
+    alone, run = (found.data.get(name) if found is not None else None for name in ("rms_decoded", "rms_first"))
+    if not isinstance(alone, int | float) or not isinstance(run, int | float) or run <= 0:
+        return None
+    return alone / run
 
 
 def _trajectory_error(record: CaseRecord) -> float | None:
@@ -339,6 +404,9 @@ def _ruled_out(record: CaseRecord, results: Results) -> tuple[str, ...]:
         gone.append("the bytes of the checkpoint")
     if record.probe is not None and not any(one.stage == "probe" for one in record.verdict.findings):
         gone.append("single forward passes of the experts")
+    share = vae_share(results)
+    if share is not None and share <= VAE_RIGHT:
+        gone.append("the VAE (fed alone with the golden's last latents)")
     if ruled_out(_result(results, "rerun_same")):
         gone.append("noise")
     if ruled_out(_result(results, "rerun_fresh")):

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator, Sequence
 
+from harness.formats.registry import is_quantized
 from harness.records.attribution import Cause, ExperimentResult, Reading
 from harness.records.base import Json
 from harness.records.case_record import CaseRecord
@@ -17,6 +19,9 @@ READ_AT_MOST = 8
 """Number of modules whose bytes are read again: enough to separate a single cause from several."""
 CODES = {"nibble_swapped": "nibble_order", "other_expert": "experts_swapped", "base": "unquantized"}
 _BLOCK = "blocks."
+_NUMBER = re.compile(r"\.\d+(?=\.)")
+FEW_BLOCKS = 2
+"""Blocks up to which modules are named by their blocks."""
 
 
 def off(record: CaseRecord) -> tuple[str, ...]:
@@ -91,23 +96,29 @@ def _code(reading: Reading | None) -> str:
 
 
 def scope(names: Sequence[str], record: CaseRecord) -> str:
-    """Return the smallest name that covers the modules: a module, a block, an expert, or both experts."""
+    """Return the smallest name that covers the modules: a module, a block, a kind of module, an expert, or both."""
     if len(names) == 1:
         return names[0]
     experts = sorted({name.partition("/")[0] for name in names})
-    if len(experts) > 1:
-        return "both experts"
-    blocks = {_block(name) for name in names}
-    if len(blocks) == 1 and (block := blocks.pop()):
-        return f"{experts[0]}/{block}"
+    who = experts[0] if len(experts) == 1 else "both experts"
+    inside = {name.partition("/")[2] for name in names}
+    if len(inside) == 1:
+        return f"{who}/{inside.pop()}"
+    blocks, kinds = {_block(name) for name in names}, {_NUMBER.sub(".*", name) for name in inside}
+    if len(blocks) == 1 and "" not in blocks:
+        return f"{who}/{blocks.pop()}"
     quantized = {
         f"{module.expert}/{module.module}"
         for module in (record.probe.modules if record.probe else ())
-        if module.expert == experts[0] and module.format in ("fp8", "nvfp4")
+        if module.expert in experts and is_quantized(module.format)
     }
-    if quantized <= set(names) or len(names) > 3:
-        return experts[0]
-    return ", ".join(names)
+    if quantized and quantized <= set(names):
+        return who
+    if "" not in blocks and len(blocks) <= FEW_BLOCKS:
+        return f"{who}/{', '.join(sorted(blocks))}"
+    if len(kinds) == 1:
+        return f"{who}/{kinds.pop()}"
+    return who if len(experts) > 1 or len(names) > 3 else ", ".join(names)
 
 
 def _block(name: str) -> str:
@@ -137,13 +148,20 @@ def proven_bytes(record: CaseRecord) -> bool:
 
 
 def norms(record: CaseRecord) -> Iterator[Cause]:
-    """Yield a cause per finding of norms whose output differs from the golden's when they are fed alone."""
+    """Yield a cause per finding of norms or activations whose output differs from the golden's, fed alone."""
     for finding in record.verdict.findings:
         if finding.code == "norm_off" and isinstance(finding.data.get("modules"), list):
             names = [str(name) for name in finding.data["modules"]]  # type: ignore[union-attr]
             where = scope(names, record)
             sentence = f"{where}: the norm itself computes otherwise (epsilon or weight), fed alone"
             yield Cause(code="norm", where=where, sentence=sentence, evidence=dict(finding.data))
+        elif finding.code == "activation_off" and isinstance(finding.data.get("modules"), list):
+            names = [str(name) for name in finding.data["modules"]]  # type: ignore[union-attr]
+            where = scope(names, record)
+            sentence = (
+                f"{where}: the activation itself computes otherwise (another function or approximation), fed alone"
+            )
+            yield Cause(code="activation", where=where, sentence=sentence, evidence=dict(finding.data))
 
 
 def first_divergence(record: CaseRecord) -> Iterator[Cause]:

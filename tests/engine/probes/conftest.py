@@ -10,7 +10,7 @@ import torch
 
 from harness.engine.probes.points import Recorded
 from harness.engine.quantized import native, nvfp4
-from harness.engine.quantized.linear import Nvfp4Linear
+from harness.engine.quantized.nvfp4 import Nvfp4Linear
 from harness.records.probe import ProbeInput
 
 

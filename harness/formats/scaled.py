@@ -1,0 +1,33 @@
+"""Decode 8-bit codes with a float scale per tensor, row, group or block: FP8 and INT8."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from harness.formats.codecs import F32, FP8_TABLES
+from harness.formats.decode import decode_blocks, expand
+from harness.formats.header import TensorEntry
+from harness.formats.spec import StoredLinear
+
+
+def scale_values(stored: StoredLinear, entry: TensorEntry) -> F32:
+    """Return a scale's values, flat. bitsandbytes stores the row's maximum (SCB); its codes count maximum / 127."""
+    return stored.floats(entry) / np.float32(127 if entry.name.endswith(".SCB") else 1)
+
+
+def readings(stored: StoredLinear) -> dict[str, F32]:
+    """Return the values [rows, K] under the stored code table."""
+    codes = stored.codes()
+    zero_point = stored.parts.get("weight_zero_point") or stored.parts.get("weight_offset")
+    if stored.kind in ("block", "group") and stored.scale is not None:
+        scales = scale_values(stored, stored.scale).reshape(stored.scale.shape)
+        if zero_point is None:
+            return {stored.code: decode_blocks(codes, stored.code, scales, stored.rows, stored.block)}
+        columns, width = codes.shape[1], stored.block[1]
+        zeros = stored.floats(zero_point).reshape(stored.scale.shape)
+        values = FP8_TABLES[stored.code][codes] - expand(zeros[stored.rows], columns, width)
+        return {stored.code: np.asarray(values * expand(scales[stored.rows], columns, width))}
+    scale = np.ones((1, 1), np.float32) if stored.scale is None else scale_values(stored, stored.scale).reshape(-1, 1)
+    zero = np.zeros((1, 1)) if zero_point is None else stored.floats(zero_point).reshape(-1, 1)
+    own, nil = (item[stored.rows] if len(item) == stored.shape[0] else item[:1] for item in (scale, zero))
+    return {stored.code: np.asarray((FP8_TABLES[stored.code][codes] - nil) * own, dtype=np.float32)}
