@@ -335,6 +335,9 @@ def decide(
     if marker_format(stated) == "int4" and kind in ("I8", "U8") and len(weight.shape) == 2:
         packed = (weight.shape[0], weight.shape[1] * 2)
         return Decided("int4", logical=packed, opaque=f"its marker says {stated}, which is packed for one kernel")
+    slim = hints.declared is not None and hints.declared.method == "modelslim"
+    if slim and hints.declared is not None and hints.declared.algo_of(stem).upper().startswith("W4A"):
+        return Decided("int4", opaque=f"msModelSlim packs {hints.declared.algo_of(stem)} for its own kernels")
     if {"wscales", "wtscale", "proj_down"} & set(parts):
         return Decided("int4", opaque="nunchaku packs it for its own kernels (SVDQuant)")
     if "Int4" in hints.types.get(stem, "") or "UIntx" in hints.types.get(stem, ""):

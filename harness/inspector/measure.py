@@ -93,11 +93,12 @@ def exact_nvfp4(base: F32, codes: U8, scales: U8, global_scale: float, block: in
     )
 
 
-def exact_fp8(base: F32, stored: U8, scale: F32) -> Exact:
+def exact_fp8(base: F32, stored: U8, scale: F32, *, search: bool = True) -> Exact:
     """Compare stored E4M3 bytes with ``base / scale``, divided in float32 and in bfloat16 (exporters use both).
 
     Args:
         base: [R, K]; stored: [R, K] bytes; scale: broadcastable to [R, 1].
+        search: whether to look for the scale before it was rounded to BF16; not for one that is stored in 16 bits.
     """
     in_f32 = encode_e4m3(base / scale)
     half = ml_dtypes.bfloat16
@@ -108,7 +109,7 @@ def exact_fp8(base: F32, stored: U8, scale: F32) -> Exact:
     agree = max(_share(_equal_fp8(codes, stored)) for codes in (in_f32, in_bf16, by_reciprocal))
     unrounded = agree
     # a search costs 160 encodings, so it runs only if the scale can have been rounded and the codes say that it was
-    if agree < UNEXPLAINED and np.array_equal(scale.astype(half).astype(np.float32), scale):
+    if search and agree < UNEXPLAINED and np.array_equal(scale.astype(half).astype(np.float32), scale):
         unrounded = max(agree, _before_rounding(base, stored, scale))
     alive = base.size > 0
     near = 1.0 if agree >= UNEXPLAINED else _bracketing(base / scale, stored)
@@ -398,7 +399,9 @@ def _fp8(
         decoded |= _unrotated(decoded["int8"], anchor_rows)
     found = fit(decoded, anchor_rows, mean if np.isfinite(channel).all() and (channel != 0).all() else float("nan"))
     if found.best == "e4m3" and module.weight.dtype == "F8_E4M3" and module.scale is not None:
-        found = replace(found, exact=closest(exact_fp8(values, stored, finite) for values in as_exported(anchor_rows)))
+        wide = module.scale.dtype not in ("BF16", "F16")
+        recomputed = (exact_fp8(values, stored, finite, search=wide) for values in as_exported(anchor_rows))
+        found = replace(found, exact=closest(recomputed))
     other_rows = _base_rows(other, module, rows)
     if other_rows is not None:
         found = replace(found, other=Sums.of(decoded[found.best], other_rows).score().cosine)
