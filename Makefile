@@ -5,7 +5,8 @@ BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 export OMP_NUM_THREADS ?= 1
 export HF_HUB_OFFLINE ?= 1
-export PYTHONDONTWRITEBYTECODE ?=
+# every engine and command would compile this project anew, which takes longer than its work
+export PYTHONDONTWRITEBYTECODE :=
 
 .PHONY: demo demo-i2v demo-sglang test-sglang test test-browser test-slow lint setup clean help
 

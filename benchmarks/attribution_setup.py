@@ -199,7 +199,7 @@ def _case(form: str, runner: str, matmul: str, model: str = "t2v", folder: Path 
             "guidance_scale_2": 3.0,
             "max_sequence_length": 64,
         },
-        "timeouts": {"load": 300, "generate": 300},
+        "timeouts": {"load": 1800, "generate": 1800},
     }
     if model != "t2v":
         data["sampling"]["image"] = {"path": f"./{PICTURE}"}

@@ -9,15 +9,16 @@ mean of the same baseline (SGLang's real numbers are placed by hand).
 Scenarios are simulated; their parameters stand in ``SCENARIOS`` and are assumptions, some after published reports: two
 pools of one GPU that are 1.6 times apart, loads that take 26 to 58 % longer from a cold page cache, natural variance of
 4 to 7 %. The rule was chosen on ``SCENARIOS`` with seed 0. ``--held-out`` scores other scenarios, written after the
-rule was frozen, with another seed. Recorded histories (``--recorded FILE``, as `benchmarks.perf_gpu` writes them) are
-scored by taking each run in turn against a baseline of others.
+rule was frozen, with another seed. Recorded histories (``--recorded PATH``) are scored by comparing each run with a
+baseline of others. PATH is a file as `benchmarks.perf_gpu` writes it, or a folder of runs, whose records also state
+which runs were disturbed: the gate takes no such run into a baseline, and calls no such run slower.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -25,11 +26,18 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy import stats
 
-from harness.perf.rule import CONFIRMATIONS, Comparison, bears_out, compare_steps, compare_values
+from harness.perf.quiet import disturbances
+from harness.perf.rule import CONFIRMATIONS, LEAST_RUNS, Comparison, bears_out, compare_steps, compare_values
 from harness.perf.trend import change_points
+from harness.records.case_record import CaseRecord
+from harness.records.run_folder import RECORD_FILE
 
 F64 = NDArray[np.float64]
 EFFECTS = (0.05, 0.10, 0.20, 0.50)
+LEAST_STEPS = 3
+"""Fewest warm steps of a recorded run that a rank test can use."""
+MOST_RECORDED = 20
+"""Runs of a baseline that is drawn from a recorded history."""
 
 
 @dataclass(frozen=True)
@@ -230,23 +238,81 @@ def table(scenarios: Sequence[Scenario], trials: int, seed: int) -> None:
         )
 
 
-def recorded(path: Path, trials: int, seed: int) -> None:
-    """Score histories that were recorded: each trial takes one run out and draws a baseline from the others."""
-    histories: dict[str, list[list[float]]] = json.loads(path.read_text(encoding="utf-8"))
-    for name, history in histories.items():
-        runs, random = [np.asarray(run) for run in history], np.random.default_rng(seed)
-        size = min(20, len(runs) - 2)
+@dataclass(frozen=True)
+class Recorded:
+    """One run that was recorded: seconds of each warm step, and whether the machine was disturbed meanwhile."""
+
+    steps: F64
+    disturbed: bool = False
+
+
+def read_recorded(path: Path) -> dict[str, list[Recorded]]:
+    """Return recorded runs by name, in the order in which they were made.
+
+    Args:
+        path: JSON (name to runs to seconds of each warm step), or a folder that is searched for records of cases. Runs
+            of one case, machine and number of steps are one history; a fresh engine's first generation counts too,
+            since its first step is left out.
+    """
+    if path.is_file():
+        histories: dict[str, list[list[float]]] = json.loads(path.read_text(encoding="utf-8"))
+        return {name: [Recorded(np.asarray(run)) for run in history] for name, history in histories.items()}
+    kept: dict[str, list[tuple[str, Recorded]]] = {}
+    for file in sorted(path.rglob(RECORD_FILE)):
+        record = CaseRecord.read(file)
+        usage = record.generation.usage if record.generation else None
+        if usage is None or len(usage.warm) < LEAST_STEPS:
+            continue
+        machine = record.conditions.machine if record.conditions else ""
+        run = Recorded(np.asarray(usage.warm), bool(disturbances(record.conditions, None)))
+        name = f"{record.case} on {machine or 'a machine'}, {len(usage.warm)} warm steps"
+        kept.setdefault(name, []).append((record.started, run))
+    return {name: [run for _, run in sorted(rows, key=lambda row: row[0])] for name, rows in kept.items()}
+
+
+def recorded(histories: Mapping[str, Sequence[Recorded]], trials: int, seed: int) -> Iterator[str]:
+    """Score recorded histories; yield one line per history and effect.
+
+    Each trial takes two runs out, the second to confirm the first, and draws a baseline from the others. ``steps
+    alone`` is the gate's rule without its knowledge of disturbances.
+    """
+    for name, runs in histories.items():
+        quiet = [run for run in runs if not run.disturbed]
+        steps = np.concatenate([run.steps / np.median(run.steps) for run in runs])
+        between = np.array([np.log(np.median(run.steps)) for run in runs])
+        yield (
+            f"{name}: {len(runs)} runs, {len(runs) - len(quiet)} of them disturbed; steps scatter by {steps.std():.1%} "
+            f"within a run, runs by {between.std(ddof=1) if len(runs) > 1 else 0.0:.1%}"
+        )
+        if len(runs) < LEAST_RUNS + 2:
+            yield f"  too few to be scored: {LEAST_RUNS + 2} are needed"
+            continue
+        if len(quiet) < LEAST_RUNS:
+            yield f"  the gate has no baseline ({len(quiet)} quiet runs, {LEAST_RUNS} are needed): nothing is judged"
         for effect in (0.0, *EFFECTS):
-            counts = dict.fromkeys(RULES, 0)
+            random = np.random.default_rng(seed)
+            counts = dict.fromkeys(("gate", "steps alone", *RULES[1:]), 0)
             for _ in range(trials):
                 order = random.permutation(len(runs))
-                first, second, rest = runs[order[0]], runs[order[1]], [runs[place] for place in order[2 : 2 + size]]
-                again = (1 + effect) * second
-                counts["gate"] += gate(rest, (1 + effect) * first, lambda again=again: again)  # type: ignore[misc]
-                for rule, slower in peers(rest, (1 + effect) * first).items():
-                    counts[rule] += slower
-            shown = ", ".join(f"{rule} {count / trials:.2%}" for rule, count in counts.items())
-            print(f"{name} ({len(runs)} runs, baseline of {size}) at {effect:+.0%}: {shown}")
+                first, second = (runs[place] for place in order[:2])
+                others = [runs[place] for place in order[2:]]
+                slower = _recorded_trial(first, second, others, effect)
+                for rule in counts:
+                    counts[rule] += slower[rule]
+            shown = ", ".join(f"{rule} {count / trials:.1%}" for rule, count in counts.items())
+            yield f"  {effect:+.0%}: called slower by {shown}"
+
+
+def _recorded_trial(first: Recorded, second: Recorded, others: Sequence[Recorded], effect: float) -> Answers:
+    run, again = (1 + effect) * first.steps, (1 + effect) * second.steps
+    rest = [other.steps for other in others[:MOST_RECORDED]]
+    quiet = [other.steps for other in others if not other.disturbed][:MOST_RECORDED]
+    judged = len(quiet) >= LEAST_RUNS and not first.disturbed and not second.disturbed
+    return {
+        "gate": judged and gate(quiet, run, lambda: again),
+        "steps alone": gate(rest, run, lambda: again),
+        **peers(rest, run),
+    }
 
 
 def trends(trials: int, seed: int) -> None:
@@ -271,7 +337,7 @@ def main() -> None:
     parser.add_argument("--trials", type=int, default=10_000, help="healthy runs a scenario; a tenth for each effect")
     parser.add_argument("--seed", type=int, default=None, help="default: 0, and 1 for --held-out")
     parser.add_argument("--held-out", action="store_true", help="scenarios that were written after the rule was frozen")
-    parser.add_argument("--recorded", type=Path, help="JSON: name to runs to seconds of each warm step")
+    parser.add_argument("--recorded", type=Path, help="recorded histories: JSON, or a folder of runs")
     parser.add_argument("--trend", action="store_true", help="score the change points of histories instead")
     parser.add_argument("--only", default="", help="scenarios whose name contains this")
     options = parser.parse_args()
@@ -280,7 +346,8 @@ def main() -> None:
         trends(options.trials, seed)
         return
     if options.recorded is not None:
-        recorded(options.recorded, options.trials, seed)
+        for line in recorded(read_recorded(options.recorded), options.trials, seed):
+            print(line, flush=True)
         return
     scenarios = [one for one in (HELD_OUT if options.held_out else SCENARIOS) if options.only in one.name]
     table([replace(one) for one in scenarios], options.trials, seed)

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import os
-import tomllib
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
 
 from harness.errors import InvalidCaseError
+from harness.reading import UnreadableError, parse_toml, read_bytes, reason
 
 
 @dataclass(frozen=True)
@@ -88,12 +88,13 @@ def is_declared(repository: Path) -> bool:
 def _settings(repository: Path) -> dict[str, Any] | None:
     file = repository / "pyproject.toml"
     try:
-        table = tomllib.loads(file.read_text(encoding="utf-8")).get("tool", {}).get("quantgate")
+        tool = parse_toml(read_bytes(file), str(file)).get("tool", {})
+        table = tool.get("quantgate") if isinstance(tool, dict) else None
     except FileNotFoundError:
         return None
-    except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
+    except (OSError, UnreadableError) as error:
         raise InvalidCaseError(
-            f"cannot be read: {error}", where=str(file), remedy="correct the file, which must be TOML in UTF-8"
+            f"cannot be read: {reason(error)}", where=str(file), remedy="correct the file, which must be TOML in UTF-8"
         ) from error
     if table is None:
         return None
@@ -135,11 +136,14 @@ def project_root(folder: Path) -> Path:
     if is_project(root):
         return root
     above = next((one for one in root.parents if is_project(one) and Project(one).runners.is_dir()), None)
-    meant = f" ({above})" if above else ""
+    below = [] if above else sorted(one for pattern in ("*/cases", "*/*/cases") for one in root.glob(pattern))
+    inside = next((one.parent for one in below if Project(one.parent).runners.is_dir()), None)
+    meant = f" ({above or inside})" if above or inside else ""
+    start = "" if meant or not root.is_dir() else "; `quantgate init` makes a project of this folder"
     raise InvalidCaseError(
         "no cases/ folder here" if root.is_dir() else "there is no such folder",
         where=str(root),
-        remedy=f"run it in the repository's root{meant}, or pass --root",
+        remedy=f"run it in the project's folder{meant}, or pass --root{start}",
     )
 
 

@@ -1,9 +1,13 @@
-"""Read files that quantgate wrote, or that claim so: bounded size, UTF-8, strict JSON, errors of one sentence.
+"""Read every file as untrusted: bounded size, UTF-8, bounded nesting, errors of one sentence.
+
+Files that quantgate wrote, or that claim so, are strict JSON (:func:`parse_json`). Files of others, such as the
+configurations of a checkpoint, may hold anything that their own loaders accept (:func:`parse_foreign`). ruff refuses
+``json.loads`` and ``tomllib.loads`` in every other module of this package.
 
 A record may come from a broken disk, an older version, a pull request or a stranger's artifact. Every fault in its
-content becomes an :class:`UnreadableError` of one sentence that names the place. The sentence never quotes the content,
-which may hold a secret. Errors of the system (no such file, no permission, a bad disk) stay ``OSError``: they are no
-evidence about the file's content.
+content becomes an :class:`UnreadableError` of one sentence that names the place. The sentence may name a field, and
+never quotes a value, which may be a secret. Errors of the system (no such file, no permission, a bad disk) stay
+``OSError``: they are no evidence about the file's content.
 """
 
 from __future__ import annotations
@@ -12,12 +16,13 @@ import json
 import math
 import os
 import stat
+import tomllib
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any, TypeVar
 from xml.etree import ElementTree as ET
 
 from pydantic import BaseModel, ValidationError
-from pydantic import JsonValue as Json
 
 from harness.errors import QuantgateError
 from harness.outcomes import Outcome
@@ -26,10 +31,14 @@ R = TypeVar("R", bound=BaseModel)
 
 MAX_BYTES = 64 << 20
 """Most bytes of one JSON file. The record of a case with 1,000 steps and 800 receipts is below 5 MB."""
+MAX_HEADER_BYTES = 8 << 20
+"""Longest header of a clip or an observation. A clip of 16,000 frames needs 1.5 MB."""
 MAX_DEPTH = 64
 """Deepest nesting of JSON. Records nest 12 levels; code that walks one recursively must never hit Python's limit."""
 MAX_BITS = 128
 """Largest whole number, in bits: Python reads numbers of any size, and converting one to a float raises."""
+MAX_FOREIGN_DEPTH = 100
+"""Deepest nesting of JSON that others wrote. Configurations nest 6 levels, tokenizers 8."""
 MAX_XML_DEPTH = 16
 """Deepest nesting of JUnit: test suites, suite, case, result, properties, property are six levels."""
 _SHOWN = 80
@@ -124,6 +133,61 @@ def parse_json(data: bytes | str, where: str, *, finite: bool = True) -> Any:
     return value
 
 
+def parse_foreign(data: bytes | str, where: str) -> Any:
+    """Parse JSON as the loaders of others do: NaN, large numbers and repeated keys (the last counts) are accepted.
+
+    Raises:
+        UnreadableError: not UTF-8, not JSON, or nested deeper than ``MAX_FOREIGN_DEPTH``.
+    """
+    text = decode(data, where) if isinstance(data, bytes) else data
+    try:
+        value = json.loads(text)
+    except json.JSONDecodeError as error:
+        raise UnreadableError(f"it is not JSON: {error.msg}", where=f"{where}:{error.lineno}") from None
+    except RecursionError:
+        raise UnreadableError(f"it is nested deeper than {MAX_FOREIGN_DEPTH} levels", where=where) from None
+    except ValueError:  # the only other one: Python refuses to convert thousands of digits
+        raise UnreadableError("it holds a number of thousands of digits", where=where) from None
+    stack: list[tuple[Any, int]] = [([value], 0)]
+    while stack:
+        holder, depth = stack.pop()
+        if depth > MAX_FOREIGN_DEPTH:
+            raise UnreadableError(f"it is nested deeper than {MAX_FOREIGN_DEPTH} levels", where=where)
+        items = holder.values() if isinstance(holder, dict) else holder
+        stack.extend((item, depth + 1) for item in items if isinstance(item, dict | list))
+    return value
+
+
+def as_json(value: Any, *, default: Callable[[Any], Any] | None = None) -> Any:
+    """Return a value as it comes back from JSON: tuples as lists, keys as text; ``default`` converts other types."""
+    return json.loads(json.dumps(value, default=default))
+
+
+def read_foreign(path: Path, *, limit: int = MAX_BYTES) -> Any:
+    """Read one JSON file that others wrote, with the rules of :func:`parse_foreign`.
+
+    Raises:
+        OSError: the system cannot read it.
+        UnreadableError: its content breaks a rule.
+    """
+    return parse_foreign(read_bytes(path, limit=limit), str(path))
+
+
+def parse_toml(data: bytes | str, where: str) -> dict[str, Any]:
+    """Parse TOML.
+
+    Raises:
+        UnreadableError: not UTF-8, not TOML, or nested too deep.
+    """
+    text = decode(data, where) if isinstance(data, bytes) else data
+    try:
+        return tomllib.loads(text)
+    except RecursionError:
+        raise UnreadableError("it is nested too deep", where=where) from None
+    except ValueError as error:  # ``TOMLDecodeError`` is one; thousands of digits raise another
+        raise UnreadableError(f"it is not TOML: {' '.join(str(error).split())[:200]}", where=where) from None
+
+
 def read_json(path: Path, *, limit: int = MAX_BYTES) -> Any:
     """Read one JSON file with the rules of :func:`parse_json`.
 
@@ -134,7 +198,7 @@ def read_json(path: Path, *, limit: int = MAX_BYTES) -> Any:
     return parse_json(read_bytes(path, limit=limit), str(path))
 
 
-def parse_object(data: bytes | str, where: str, *, finite: bool = True) -> dict[str, Json]:
+def parse_object(data: bytes | str, where: str, *, finite: bool = True) -> dict[str, Any]:
     """Parse strict JSON that must be an object. Raises ``UnreadableError``."""
     value = parse_json(data, where, finite=finite)
     if not isinstance(value, dict):
@@ -199,6 +263,26 @@ def parse_xml(data: bytes, where: str) -> ET.Element:
     if root is None:
         raise UnreadableError("it is not XML: no element found", where=where)
     return root
+
+
+def check_safetensors(path: Path, *, limit: int = MAX_HEADER_BYTES) -> None:
+    """Check the length of a safetensors header before a library reads it: the format allows 100 MB.
+
+    Raises:
+        OSError: the system cannot read the file.
+        UnreadableError: no regular file, shorter than a header, or a header of more than ``limit`` bytes.
+    """
+    handle = os.open(path, os.O_RDONLY | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_CLOEXEC", 0))
+    with os.fdopen(handle, "rb", buffering=0) as file:
+        state = os.fstat(handle)
+        if not stat.S_ISREG(state.st_mode):
+            raise UnreadableError("it is not a regular file", where=str(path))
+        first = file.read(8)
+    length = int.from_bytes(first, "little")
+    if len(first) < 8 or length + 8 > state.st_size:
+        raise UnreadableError("its header is incomplete", where=str(path))
+    if length > limit:
+        raise UnreadableError(f"its header of {length} bytes is longer than {limit}", where=str(path))
 
 
 def reason(error: Exception) -> str:

@@ -26,6 +26,8 @@ from typing import Any
 HIDDEN = "<redacted>"
 SHORTEST_VALUE = 8
 """Least characters of a value that is redacted. A shorter value could be an ordinary word."""
+SHORTEST_BEGINNING = 4
+"""Least characters of the beginning of a value that is hidden if a text ends with it."""
 _SHORTEST_LINE = 8
 _MAX_FORMS_OF = 1 << 14
 """Longest value, in characters, that is searched in every form. A longer value is searched as it is and per line."""
@@ -58,8 +60,8 @@ _SHAPE_MARKS = (
     *("earer ", "asic ", "://"),
 )
 _WORD_MARKS = ("token", "secret", "passw", "passphrase", "key", "credential")
-_KEY_BEGIN = re.compile(r"-----BEGIN [A-Z0-9 ]{0,40}PRIVATE KEY-----")
-_KEY_END = re.compile(r"-----END [A-Z0-9 ]{0,40}PRIVATE KEY-----")
+KEY_BEGIN = re.compile(r"-----BEGIN [A-Z0-9 ]{0,40}PRIVATE KEY-----")
+KEY_END = re.compile(r"-----END [A-Z0-9 ]{0,40}PRIVATE KEY-----")
 
 _lock = threading.Lock()
 _registered: dict[str, str] = {}
@@ -144,12 +146,24 @@ class Redactor:
         pairs = {form: mark for value, mark in known.items() for form in forms(value)}
         # longest first: a form that contains another form must be replaced before it
         self._forms = sorted(pairs.items(), key=lambda pair: (-len(pair[0]), pair[0]))
+        self.longest = max((len(form.encode("utf-8", "surrogateescape")) for form in pairs), default=0)
+        """Bytes of the longest form of a value; 0 without values."""
+        self.several_lines = tuple(sorted(value for value in known if len(value.splitlines()) > 1))
+        """Values that lie across several lines of a text."""
 
     def values(self, text: str) -> str:
         """Return ``text`` without known values, in any of their forms."""
         for form, mark in self._forms:
             if form in text:
                 text = text.replace(form, mark)
+        return text
+
+    def cut_off(self, text: str) -> str:
+        """Return ``text``, a text that ended in the middle, without the beginning of a known value at its end."""
+        for form, mark in self._forms:
+            for size in range(min(len(form) - 1, len(text)), SHORTEST_BEGINNING - 1, -1):
+                if text.endswith(form[:size]):
+                    return text[:-size] + mark
         return text
 
     def text(self, text: str) -> str:
@@ -234,9 +248,9 @@ def _hidden_value(match: re.Match[str]) -> str:
 
 def _without_keys(text: str) -> str:
     shown, at = [], 0
-    while (begin := _KEY_BEGIN.search(text, at)) is not None:
+    while (begin := KEY_BEGIN.search(text, at)) is not None:
         shown += [text[at : begin.start()], HIDDEN]
-        end = _KEY_END.search(text, begin.end())
+        end = KEY_END.search(text, begin.end())
         if end is None:
             # the end of the key is missing, so everything after its beginning may be key
             return "".join(shown)

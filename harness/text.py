@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Iterable
 
 _ANSI = re.compile(r"\x1b(?:\[[0-?]*[ -/]*[@-~]|\][^\x07\x1b]*(?:\x07|\x1b\\)?|[@-Z\\-_])")
 
@@ -20,6 +21,20 @@ def clean(text: str) -> str:
     The result is legal in XML 1.0, and reads in the order in which it is stored.
     """
     return _CONTROL.sub("", _ANSI.sub("", text).replace("\r\n", "\n"))
+
+
+MOST_PROBLEMS = 50
+"""Most problems of one error; a file that is damaged all over has thousands."""
+_PROBLEM_CHARACTERS = 1000
+
+
+def problem_list(problems: Iterable[str]) -> str:
+    """Return problems as text, a line each; after ``MOST_PROBLEMS`` lines only their number."""
+    lines = list(problems)
+    shown = [one_line(line, _PROBLEM_CHARACTERS) for line in lines[:MOST_PROBLEMS]]
+    if len(lines) > MOST_PROBLEMS:
+        shown.append(f"... and {len(lines) - MOST_PROBLEMS} more")
+    return "\n".join(shown)
 
 
 def one_line(text: str, limit: int = 400) -> str:

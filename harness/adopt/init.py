@@ -77,7 +77,7 @@ def init(root: Path, devices: tuple[Device, ...], source: Source, *, demo: bool 
     steps.append(_pytest(root))
     runner = next((name for name in profiles if name not in ("cpu", "b200")), "b200")
     steps.append(_workflow(root, source, runner))
-    return Made(tuple(steps), _commands(runner, demo), tuple(_notes(root, source, steps)))
+    return Made(tuple(steps), _commands(root, runner, demo), tuple(_notes(root, source, steps)))
 
 
 def _schemas() -> tuple[str, ...]:
@@ -193,7 +193,14 @@ def _workflow(root: Path, source: Source, runner: str) -> Step:
     return step if folder == "." else step._replace(path=f"{top / WORKFLOW}")
 
 
-def _commands(runner: str, demo: bool) -> tuple[str, ...]:
+def _commands(root: Path, runner: str, demo: bool) -> tuple[str, ...]:
+    names = sorted(path.name for path in case_files_below(root / "cases").files)
+    if names and names != ["first.yaml"] and not demo:  # the project had cases before
+        return (
+            "quantgate cases             # what the cases run, and on which runner",
+            f"pytest cases/{names[0]} --runner RUNNER",
+            "quantgate review            # what the first run produced, to accept or reject",
+        )
     if demo:
         return (
             "pytest cases/demo.yaml --runner cpu      # two cases on the CPU: both green",

@@ -8,11 +8,11 @@ from __future__ import annotations
 
 import configparser
 import re
-import tomllib
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from harness.reading import parse_toml, read_text
 from harness.records.base import write_text_atomic
 
 KEY = "quantgate_cases"
@@ -45,34 +45,34 @@ def configure(root: Path) -> Setting:
     """
     for name in _TOML:
         if (root / name).is_file():
-            return _edit(root / name, tomllib.loads, ("pytest",), _TOML_LINE)
+            return _edit(root / name, _toml, ("pytest",), _TOML_LINE)
     for name in _INI:
         if (root / name).is_file():
             return _edit(root / name, _ini, ("pytest",), _INI_LINE)
     pyproject = root / "pyproject.toml"
     if pyproject.is_file():
-        tool = _section(_read(pyproject, tomllib.loads), ("tool", "pytest"))
+        tool = _section(_read(pyproject, _toml), ("tool", "pytest"))
         if tool is not None:
             native = any(name != "ini_options" for name in tool)
             section: tuple[str, ...] = ("tool", "pytest") if native else ("tool", "pytest", "ini_options")
-            return _edit(pyproject, tomllib.loads, section, _TOML_LINE)
+            return _edit(pyproject, _toml, section, _TOML_LINE)
     for name, header in (("tox.ini", "pytest"), ("setup.cfg", "tool:pytest")):
         if (root / name).is_file() and _section(_read(root / name, _ini), (header,)) is not None:
             return _edit(root / name, _ini, (header,), _INI_LINE)
     if pyproject.is_file():
-        return _edit(pyproject, tomllib.loads, ("tool", "pytest", "ini_options"), _TOML_LINE)
+        return _edit(pyproject, _toml, ("tool", "pytest", "ini_options"), _TOML_LINE)
     write_text_atomic(root / "pytest.ini", NEW)
     return Setting(root / "pytest.ini", changed=True)
 
 
 def _edit(path: Path, parse: _Parse, section: tuple[str, ...], line: str) -> Setting:
-    text = path.read_text(encoding="utf-8")
     before = _read(path, parse)
     if before is not None and KEY in (_section(before, section) or {}):
         return Setting(path, changed=False)
     by_hand = f"{'.'.join(section)}: {line}"
     if before is None:
         return Setting(path, changed=False, by_hand=by_hand)
+    text = read_text(path)
     header = re.compile(rf"^\[\s*{re.escape('.'.join(section))}\s*\][^\n]*$", re.MULTILINE)
     match = header.search(text)
     if match:
@@ -97,9 +97,13 @@ def _edit(path: Path, parse: _Parse, section: tuple[str, ...], line: str) -> Set
 def _read(path: Path, parse: _Parse) -> dict[str, Any] | None:
     """The settings, or ``None`` where pytest could not read the file either."""
     try:
-        return parse(path.read_text(encoding="utf-8"))
+        return parse(read_text(path))
     except (ValueError, configparser.Error):
         return None
+
+
+def _toml(text: str) -> dict[str, Any]:
+    return parse_toml(text, "settings")
 
 
 def _ini(text: str) -> dict[str, Any]:

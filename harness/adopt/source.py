@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import json
 import re
 from importlib.metadata import PackageNotFoundError, distribution
 from typing import NamedTuple
 
 from harness import __version__
 from harness.errors import InvalidCaseError
+from harness.reading import parse_object
 
 UNKNOWN = "OWNER/quantgate"
 """Written where the repository is not known; `quantgate init` says so."""
@@ -50,7 +50,7 @@ def source_of(stated: str = "") -> Source:
             )
         return _from_git(match[1], match[2])
     try:
-        noted = json.loads(distribution("quantgate").read_text("direct_url.json") or "{}")
+        noted = parse_object(distribution("quantgate").read_text("direct_url.json") or "{}", "direct_url.json")
     except (PackageNotFoundError, ValueError):
         noted = {}
     url, commit = str(noted.get("url", "")), str(noted.get("vcs_info", {}).get("commit_id", ""))

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from pathlib import Path
 
-from harness.calibrate.regenerate import Proposal, RegenerateError
+from harness.calibrate.regenerate import Measured, Proposal, RegenerateError
 from harness.goldens.accept import install
 from harness.goldens.journal import committing
 from harness.goldens.pending import candidate_of
@@ -13,6 +14,8 @@ from harness.goldens.workspace import Workspace
 from harness.judge.limits_rule import gates_nothing, loosened, of_frames
 from harness.limits.file import control_results, notes, place_limits
 from harness.limits.probes import place_all
+from harness.records.candidate import Candidate
+from harness.records.contents import CONTENTS, CONTENTS_FILE
 from harness.records.frames import ComparisonEvidence
 from harness.records.limits import LimitFile, Sample
 from harness.session.stages import parts_of
@@ -42,14 +45,41 @@ def apply(workspace: Workspace, proposal: Proposal, *, reason: str, author: str)
     new = limit_file(proposal, author, reason or "measured")
     _refuse_blind(new, proposal.located.where)
     _refuse_unexplained(proposal.old, new, proposal.located.where, reason)
-    if proposal.golden is not None:
+    if proposal.golden is not None and not proposal.modes:
         return Applied(new.case, proposal.golden.digest, False, new, (_write(workspace, new),))
-    record, folder = proposal.reference.record, proposal.reference.folder
-    files = parts_of(record, folder)
-    candidate = candidate_of(record, files, limits=new)
-    done = install(workspace, candidate, files, reason=reason or "first golden of this case", author=author)
+    if proposal.golden is not None and not reason.strip():
+        raise RegenerateError(
+            f"the case is bistable: {len(proposal.modes)} further goldens would be accepted beside the present one",
+            where=proposal.located.where,
+            remedy=f"quantgate regenerate --case {new.case} --runner {new.runner} --reason '...', if all are right",
+        )
+    made = proposal.modes if proposal.golden is not None else (proposal.reference, *proposal.modes)
+    (candidate, files), *others = (
+        _candidate(proposal, one, new if place == 0 else None) for place, one in enumerate(made)
+    )
+    done = install(
+        workspace,
+        candidate,
+        files,
+        reason=reason or "first golden of this case",
+        author=author,
+        also=proposal.golden is not None,
+        beside=others,
+    )
     written = new.model_copy(update={"golden_digest": done.digest})
     return Applied(new.case, done.digest, True, written, done.changed)
+
+
+def _candidate(proposal: Proposal, run: Measured, limits: LimitFile | None) -> tuple[Candidate, dict[str, Path]]:
+    """Return a run as a candidate, with its files. A further golden has the identity of the one that stays."""
+    record = run.record
+    if proposal.golden is not None:
+        record = record.model_copy(update={"identity": proposal.golden.manifest.identity})
+    files = parts_of(record, run.folder)
+    contents = proposal.reference.folder / CONTENTS_FILE
+    if CONTENTS not in files and contents.exists():  # a repeat loads the same weights and writes no list of its own
+        files[CONTENTS] = contents
+    return candidate_of(record, files, limits=limits), files
 
 
 def apply_again(workspace: Workspace, old: LimitFile, new: LimitFile, *, reason: str) -> str:

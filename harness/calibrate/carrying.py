@@ -23,6 +23,7 @@ from harness.goldens.workspace import Workspace
 from harness.inspector.content import components_of, contents_of, file_digests
 from harness.inspector.identity import DigestCache
 from harness.project import Project
+from harness.reading import read_text
 from harness.records.base import Json
 from harness.records.contents import CONTENTS, CONTENTS_FILE, WeightContents
 from harness.records.golden import Accepted, AcceptedIndex, GoldenManifest, Part
@@ -108,17 +109,17 @@ def _write(
     with committing(workspace, f"carry the goldens of {index.runner}/{index.case} over") as transaction:
         transaction.write(store.index_path(index.runner, index.case), index.to_json().encode())
         if limits.exists():
-            transaction.write(limits, _renamed(limits.read_text(encoding="utf-8"), renamed).encode())
+            transaction.write(limits, _renamed(read_text(limits), renamed).encode())
             done.changed.append(limits)
     done.changed.append(store.index_path(index.runner, index.case))
 
 
 def _renamed(text: str, renamed: Mapping[str, str]) -> str:
     """The text of a limit file with other digests. A seal that fitted fits again; one that was broken stays broken."""
-    was_sealed = LimitFile.model_validate_json(text).is_sealed
+    was_sealed = LimitFile.parse(text, "limits").is_sealed
     for old, new in renamed.items():
         text = text.replace(old, new)
-    limits = LimitFile.model_validate_json(text)
+    limits = LimitFile.parse(text, "limits")
     return limits.to_json() if was_sealed else text
 
 

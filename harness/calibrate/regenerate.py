@@ -2,28 +2,33 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Literal
 
-from harness.calibrate.faults.runs import Run, Say, broken_runs, noisy_runs
+from harness.calibrate.faults.runs import DONE, Run, Say, broken_runs, noisy_runs
 from harness.calibrate.faults.spoiling import SPOILS, STRENGTHS, spoiled
 from harness.calibrate.faults.weights import STRENGTHS as WEIGHT_STRENGTHS
 from harness.calibrate.faults.weights import weight_faults
 from harness.calibrate.guards import refuse_other_identity
+from harness.calibrate.modes import groups_of, nearest_group
 from harness.calibrate.samples import Result, healthy, keep, read_kept, record_all, rounding_samples, samples_of
 from harness.definitions.case import Located
 from harness.errors import QuantgateError
 from harness.frames.clip import Clip, read_clip
+from harness.frames.compare import compare
 from harness.frames.nearest import Hold, nearest_of
 from harness.goldens.folder import FolderStore
 from harness.goldens.golden import Golden
 from harness.goldens.matching import MatchKind
+from harness.goldens.refusing import FAR
 from harness.limits.edited import load_explained
 from harness.outcomes import Outcome
 from harness.records.base import Json
 from harness.records.case_record import CaseRecord
 from harness.records.frames import ComparisonEvidence
+from harness.records.generation import Generation
 from harness.records.golden import CLIP
 from harness.records.limits import LimitFile, Sample
 from harness.records.run_folder import RECORD_FILE
@@ -103,6 +108,8 @@ class Proposal:
     injected: tuple[Injected, ...] = ()
     also: tuple[Golden, ...] = ()
     """Further accepted goldens of this identity: each run is compared with the nearest."""
+    modes: tuple[Measured, ...] = ()
+    """Runs that become further goldens: the case is bistable, and these are the middles of groups without a golden."""
 
 
 def measure(context: SessionContext, cases: tuple[Located, ...], plan: Plan, watch: Watch) -> tuple[Proposal, ...]:
@@ -223,7 +230,12 @@ def _proposal(
     goldens = found.match.goldens if found.match.kind is MatchKind.EXACT else ()
     golden = goldens[0] if goldens else None
     compared = runs if golden is None else (reference, *runs)
+    repeats = 0 if plan.results else plan.repeats
+    beside = origins.of(located.case).digest() if repeats or plan.controls == "all" else ""
+    disturbed = noisy_runs(context, located.case, beside, repeats, plan.say, begin=plan.begin)
     clips = [read_clip(path) for path in ([one.open_part(CLIP) for one in goldens] or [_clip_of(reference)])]
+    modes = _modes(located, plan.say, clips, (reference, *runs), disturbed)
+    clips += [read_clip(_clip_of(one)) for one in modes]
     clip, hold = clips[0], nearest_of(clips, located.case.metrics or None)
     rows: list[tuple[str, ComparisonEvidence, dict[str, Json]]] = [
         (label if one is clip else f"{label}-{number}", hold(Clip(frames)), {})
@@ -237,13 +249,67 @@ def _proposal(
         rows.append((run.label, hold(read_clip(_clip_of(run))), said))
     old = load_explained(context.thresholds, context.runner.name, located.case.id)
     ordinary = [(run.label, run.record, run.folder) for run in (reference, *runs)]
-    repeats = 0 if plan.results else plan.repeats
-    beside = origins.of(located.case).digest() if repeats or plan.controls == "all" else ""
-    disturbed = noisy_runs(context, located.case, beside, repeats, plan.say, begin=plan.begin)
     rows += [(run.label, hold(run.clip), {}) for run in disturbed]
     injected = _inject(context, located, plan, clip, hold, beside)
-    samples = samples_of(goldens, ordinary[0], ordinary[1:])
-    return Proposal(located, reference, runs, golden, tuple(rows), old, samples, drawn, injected, goldens[1:])
+    others = [(one.label, one.record, one.folder) for one in modes]
+    samples = samples_of(goldens, ordinary[0], ordinary[1:], others)
+    return Proposal(located, reference, runs, golden, tuple(rows), old, samples, drawn, injected, goldens[1:], modes)
+
+
+def _modes(
+    located: Located, say: Say, goldens: Sequence[Clip], ordinary: Sequence[Measured], disturbed: Sequence[Run]
+) -> tuple[Measured, ...]:
+    """Return one run per group of healthy runs that has no golden yet, if the runs form several groups.
+
+    Args:
+        located: the case.
+        say: gets a line about what was recognised.
+        goldens: frames of the goldens that stay, or of the reference, which becomes the golden.
+        ordinary: the reference and the perturbed runs.
+        disturbed: further healthy runs; only undisturbed repeats among them may become a golden.
+
+    Raises:
+        RegenerateError: two groups show different videos, so that limits around both would see no fault.
+    """
+    case = located.case.id
+    clips = [*(read_clip(_clip_of(one)) for one in ordinary), *(run.clip for run in disturbed)]
+    groups = groups_of(clips)
+    if not groups:
+        return ()
+    sizes = ", ".join(str(len(group.members)) for group in groups)
+    say(f"{case}: bistable: {len(groups)} groups of healthy runs ({sizes} runs), with nothing in between")
+    covered = {nearest_group(golden, clips, groups) for golden in goldens}
+    chosen: list[Measured] = []
+    for number, group in enumerate(groups):
+        if number in covered:
+            continue
+        order = sorted(group.members, key=lambda member: member != group.middle)
+        found = next((one for member in order if (one := _undisturbed(member, ordinary, disturbed))), None)
+        if found is None:
+            say(f"{case}: only disturbed runs are in group {number + 1}, so that no golden of it is proposed")
+            continue
+        ssim = compare(goldens[0], read_clip(_clip_of(found)), ["ssim"]).metrics[0].mean
+        if ssim is not None and ssim < FAR:
+            raise RegenerateError(
+                f"repeats of one request show different videos (mean ssim {ssim:.2f}, below {FAR}): limits around both "
+                "would see no fault",
+                where=located.where,
+                remedy="make the runtime repeat itself first (seed, kernels, state left by earlier runs)",
+            )
+        say(f"{case}: {found.label} is proposed as a golden of its own (mean ssim {ssim or 0:.3f} to the first)")
+        chosen.append(found)
+    return tuple(chosen)
+
+
+def _undisturbed(member: int, ordinary: Sequence[Measured], disturbed: Sequence[Run]) -> Measured | None:
+    """Return a healthy run by its number among all; ``None`` for a disturbed one, whose trace is not healthy."""
+    if member < len(ordinary):
+        return ordinary[member]
+    run, record = disturbed[member - len(ordinary)], ordinary[0].record
+    if run.repeat is None:
+        return None
+    said = Generation.read(run.repeat / DONE)
+    return Measured(run.label, record.model_copy(update={"generation": said}), run.repeat)
 
 
 def _inject(

@@ -84,13 +84,16 @@ def _recorded(context: SessionContext, case: Case) -> Path | None:
     return None
 
 
-def samples_of(goldens: Sequence[Golden], reference: Run, runs: Iterable[Run]) -> dict[str, tuple[Sample, ...]]:
+def samples_of(
+    goldens: Sequence[Golden], reference: Run, runs: Iterable[Run], others: Sequence[Run] = ()
+) -> dict[str, tuple[Sample, ...]]:
     """Return samples per measure: every healthy run compared with the golden, or with the run that becomes it.
 
     Args:
         goldens: accepted goldens that stay, several for a bistable case. If empty, the reference becomes the golden.
         reference: the unperturbed run. It is a sample too, because its errors against the base count.
         runs: the perturbed runs.
+        others: runs that become further goldens.
     """
     label, record, folder = reference
     traces = [record.generation.trace] if record.generation is not None else []
@@ -98,6 +101,8 @@ def samples_of(goldens: Sequence[Golden], reference: Run, runs: Iterable[Run]) -
     if goldens:
         traces = [Trace.read(one.open_part(TRACE)) for one in goldens if TRACE in one.manifest.parts]
         sketches = sketches_of(goldens)
+    traces += [ran.generation.trace for _, ran, _ in others if ran.generation is not None]
+    sketches = [*sketches, *(place / SKETCHES_FILE for _, _, place in others)]
     table: dict[str, list[Sample]] = {}
     for name, ran, place in ((label, record, folder), *runs):
         for measure, value in _values(ran, place, traces, sketches).items():

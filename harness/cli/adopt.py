@@ -8,7 +8,9 @@ from typing import Annotated
 import typer
 
 from harness import __version__
+from harness.cli import options
 from harness.errors import InvalidCaseError
+from harness.reading import parse_json
 
 
 def init_command(
@@ -45,9 +47,9 @@ def init_command(
 
 def schema_command(
     name: Annotated[str, typer.Argument(help="which schema; default: all of them")] = "",
-    out: Annotated[Path | None, typer.Option("--out", help="write them into this folder")] = None,
+    out: options.OptionalOut = None,
 ) -> None:
-    """Print the JSON Schemas of case files, runner profiles and limit files, or write them for the editor."""
+    """Print the JSON Schemas of case files, runner profiles and limit files; --out writes them into that folder."""
     import json
 
     from harness.definitions.schemas import SCHEMAS, text_of
@@ -61,7 +63,7 @@ def schema_command(
         )
     chosen = [names[name]] if name else sorted(SCHEMAS)
     if out is None:
-        texts = {full: json.loads(text_of(full)) for full in chosen}
+        texts = {full: parse_json(text_of(full), full) for full in chosen}
         typer.echo(text_of(chosen[0]).rstrip() if name else json.dumps(texts, indent=2))
         return
     out.mkdir(parents=True, exist_ok=True)

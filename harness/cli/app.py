@@ -21,6 +21,7 @@ from harness.cli.trial import bisect_command, try_command
 from harness.errors import QuantgateError, disk_error
 from harness.harmless import HarmlessStream
 from harness.redaction import redact
+from harness.text import clean
 
 app = typer.Typer(
     name="quantgate",
@@ -68,10 +69,10 @@ def main() -> NoReturn:
     try:
         app()
     except QuantgateError as error:
-        sys.stderr.write(f"error: {redact(str(error))}\n")
+        sys.stderr.write(f"error: {clean(redact(str(error)))}\n")
         sys.exit(error.exit_code)
     except OSError as error:
         told = disk_error(error)
-        sys.stderr.write(f"error: {redact(str(told))}\n")
+        sys.stderr.write(f"error: {clean(redact(str(told)))}\n")
         sys.exit(told.exit_code)
     sys.exit(0)

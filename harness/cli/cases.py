@@ -7,16 +7,15 @@ from typing import Annotated
 
 import typer
 
+from harness.cli import options
 from harness.errors import InvalidCaseError
 from harness.project import Project, case_files, project_root
 
-Root = Annotated[Path, typer.Option("--root", help="root of the repository")]
-
 
 def cases_command(
-    root: Root = Path(),
-    runner: Annotated[str, typer.Option("--runner", help="only cases of this runner")] = "",
-    as_json: Annotated[bool, typer.Option("--json", help="the resolved cases, everything stated")] = False,
+    root: options.Root = Path(),
+    runner: options.Runner = "",
+    as_json: options.AsJson = False,
 ) -> None:
     """List the cases: what each runs, where, and how it must end."""
     import json
@@ -49,7 +48,7 @@ def resolve_command(
     case: Annotated[
         list[str] | None, typer.Argument(help="ids of cases; default: all with an unresolved revision")
     ] = None,
-    root: Root = Path(),
+    root: options.Root = Path(),
     revision: Annotated[str, typer.Option("--revision", help="branch or tag to take the commit of")] = "main",
 ) -> None:
     """Write the commit that the hub has now in the place of ``revision: unresolved``."""

@@ -10,6 +10,7 @@ from typing import Annotated
 import typer
 
 from harness.calibrate.carrying import carry
+from harness.cli import options
 from harness.definitions.case import Located
 from harness.definitions.loading import load_cases
 from harness.errors import GoldenError, InvalidCaseError, QuantgateError
@@ -24,11 +25,6 @@ from harness.project import HERE, Project, case_files, is_project, project_root
 
 goldens_app = typer.Typer(help="Verify, clean up and move goldens.", no_args_is_help=True)
 
-Folder = Annotated[Path, typer.Option("--goldens", help="the goldens folder")]
-Runner = Annotated[str, typer.Option("--runner", help="only this runner (a glob)")]
-Case = Annotated[str, typer.Option("--case", help="only these cases (a glob)")]
-Replace = Annotated[bool, typer.Option("--replace", help="drop goldens that only the other side accepts")]
-
 
 def selection(runner: str, case: str) -> Select:
     """Return a filter of runner and case by globs."""
@@ -36,7 +32,7 @@ def selection(runner: str, case: str) -> Select:
 
 
 @goldens_app.command()
-def verify(folder: Folder = HERE.goldens, runner: Runner = "*", case: Case = "*") -> None:
+def verify(folder: options.Goldens = HERE.goldens, runner: options.Runner = "*", case: options.OneCase = "*") -> None:
     """Read every byte of every golden and hold it against its manifest."""
     store = open_store(folder)
     select = _select(folder, store, runner, case)
@@ -54,9 +50,9 @@ def verify(folder: Folder = HERE.goldens, runner: Runner = "*", case: Case = "*"
 
 @goldens_app.command()
 def gc(
-    folder: Folder = HERE.goldens,
-    runner: Runner = "*",
-    case: Case = "*",
+    folder: options.Goldens = HERE.goldens,
+    runner: options.Runner = "*",
+    case: options.OneCase = "*",
     apply: Annotated[
         bool, typer.Option("--apply", help="delete what is listed; without it nothing is deleted")
     ] = False,
@@ -79,11 +75,11 @@ def gc(
 
 @goldens_app.command()
 def push(
-    folder: Folder = HERE.goldens,
-    runner: Runner = "*",
-    case: Case = "*",
-    repo: Annotated[str, typer.Option("--repo", help="owner/name, where store.json names no dataset yet")] = "",
-    replace: Replace = False,
+    folder: options.Goldens = HERE.goldens,
+    runner: options.Runner = "*",
+    case: options.OneCase = "*",
+    repo: options.DatasetRepo = "",
+    replace: options.Replace = False,
 ) -> None:
     """Copy accepted goldens from the folder to the dataset, as one commit, and pin that commit."""
     target = _target(folder, repo)
@@ -98,7 +94,12 @@ def push(
 
 
 @goldens_app.command()
-def pull(folder: Folder = HERE.goldens, runner: Runner = "*", case: Case = "*", replace: Replace = False) -> None:
+def pull(
+    folder: options.Goldens = HERE.goldens,
+    runner: options.Runner = "*",
+    case: options.OneCase = "*",
+    replace: options.Replace = False,
+) -> None:
     """Copy accepted goldens from the pinned commit of the dataset into the folder."""
     source = _pinned(folder)
     count = maintenance.pull(source, FolderStore(folder), selection(runner, case), replace=replace)
@@ -108,7 +109,7 @@ def pull(folder: Folder = HERE.goldens, runner: Runner = "*", case: Case = "*", 
 @goldens_app.command()
 def pin(
     revision: Annotated[str, typer.Argument(help="a commit; without it the newest of the branch")] = "",
-    folder: Folder = HERE.goldens,
+    folder: options.Goldens = HERE.goldens,
 ) -> None:
     """Read goldens at another commit of the dataset from now on."""
     store = _pinned(folder)
@@ -183,9 +184,7 @@ def _save_pin(folder: Path, revision: str, *, repo_id: str = "") -> None:
 # ``quantgate goldens carry``: parse, carry over, print.
 
 
-def carry_command(
-    runner: Runner = "*", case: Case = "*", root: Annotated[Path, typer.Option("--root")] = Path()
-) -> None:
+def carry_command(runner: options.Runner = "*", case: options.OneCase = "*", root: options.Root = Path()) -> None:
     """Give goldens and the lock of an older version the contents of their weights; frames stay, and nothing is run."""
     root = project_root(root)
     cases = load_cases(case_files(root), root)

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any, TypedDict, Unpack, get_args
 
 import typer
 
+from harness.cli import options as shared
 from harness.definitions.case import Case, Loader
 from harness.errors import InvalidCaseError, QuantgateError
 from harness.formats.errors import InspectionInterruptedError
@@ -282,7 +283,7 @@ def inspect_command(
         print(error, file=sys.stderr)
         return EXIT[error.report.outcome]
     except QuantgateError as error:
-        print(error, file=sys.stderr)
+        print(f"error: {error}", file=sys.stderr)
         return error.exit_code
     _show(report, as_json, layers, output)
     return EXIT[report.outcome]
@@ -338,7 +339,7 @@ def lock_command(cases: Iterable[Case], lock_file: Path, *, check: bool = False,
         held = read_lock(lock_file) if check else None
         current, left = make_lock(known, root, held)
     except QuantgateError as error:
-        print(error, file=sys.stderr)
+        print(f"error: {error}", file=sys.stderr)
         return error.exit_code
     for line in left:
         print(f"not locked: {line}")
@@ -357,21 +358,16 @@ def lock_command(cases: Iterable[Case], lock_file: Path, *, check: bool = False,
 
 
 LOCK = HERE.cases / LOCK_NAME
-Root = Annotated[Path, typer.Option("--root", help="root of the repository")]
 
 
 def inspect(
     reference: Annotated[
         str, typer.Argument(help="a folder, or owner/name@revision; with --case, in place of the case's model")
     ] = "",
-    case: Annotated[str, typer.Option("--case", help="as stage 1 of this case; other options override it")] = "",
-    base: Annotated[str | None, typer.Option("--base", help="the BF16 checkpoint it was quantized from")] = None,
-    transformer: Annotated[
-        str | None, typer.Option("--transformer", help="override of the high-noise expert; or none")
-    ] = None,
-    transformer_2: Annotated[
-        str | None, typer.Option("--transformer-2", help="override of the low-noise expert, or none")
-    ] = None,
+    case: shared.OneCase = "",
+    base: shared.OriginalCheckpoint = None,
+    transformer: shared.Transformer = None,
+    transformer_2: shared.Transformer2 = None,
     contract: Annotated[
         list[str] | None,
         typer.Option("--contract", help="a runtime it is deployed to, sglang==0.5.23; may be repeated"),
@@ -382,12 +378,12 @@ def inspect(
     scale_layout: Annotated[
         str | None, typer.Option("--scale-layout", help="hold it against a loader that reads linear or swizzled")
     ] = None,
-    against: Annotated[str | None, typer.Option("--against", help="say what a switch from this one changes")] = None,
+    against: shared.Against = None,
     full: Annotated[bool, typer.Option("--full", help="read every byte of scales and excluded tensors")] = False,
     layers: Annotated[bool, typer.Option("--layers", help="a row for each Linear")] = False,
-    as_json: Annotated[bool, typer.Option("--json", help="print the record")] = False,
-    out: Annotated[Path | None, typer.Option("--out", help="also write the record there")] = None,
-    root: Root = Path(),
+    as_json: shared.AsJson = False,
+    out: shared.OptionalOut = None,
+    root: shared.Root = Path(),
 ) -> None:
     """Prove from bytes how a checkpoint is encoded, and who would read it otherwise. Needs no GPU and no torch."""
 
@@ -413,9 +409,9 @@ def inspect(
 
 
 def lock(
-    check: Annotated[bool, typer.Option("--check", help="fail where cases and lock differ; write nothing")] = False,
-    file: Annotated[Path, typer.Option("--file", help="the lock file, relative to the root")] = LOCK,
-    root: Root = Path(),
+    check: shared.Check = False,
+    file: shared.LockFile = LOCK,
+    root: shared.Root = Path(),
 ) -> None:
     """Write down the identity of every case's checkpoints, so that a change of one is a change in review."""
     from harness.definitions.loading import load_cases
@@ -427,10 +423,11 @@ def lock(
 
 
 def _case(root: Path, wanted: str) -> Case:
+    from harness.definitions.choosing import no_such_case
     from harness.definitions.loading import load_cases
     from harness.project import case_files
 
-    found = [one.case for one in load_cases(case_files(root), root) if one.case.id == wanted]
-    if not found:
-        raise InvalidCaseError(f"there is no case {wanted}", remedy="quantgate cases")
-    return found[0]
+    cases = {located.case.id: located.case for located in load_cases(case_files(root), root)}
+    if wanted not in cases:
+        raise no_such_case([wanted], cases)
+    return cases[wanted]

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated, cast
 
 import typer
 
+from harness.cli import options
 from harness.errors import GoldenError, InvalidCaseError
 from harness.project import Project
 
@@ -19,21 +20,18 @@ if TYPE_CHECKING:
     from harness.records.limits import LimitFile
     from harness.session.context import Event
 
-Ids = Annotated[list[str] | None, typer.Option("--case", help="id of a case; may be repeated")]
-Files = Annotated[list[Path] | None, typer.Option("--file", help="a case file; default: all of cases/")]
-
 
 def regenerate_command(
     ctx: typer.Context,
-    case: Ids = None,
-    file: Files = None,
+    case: options.SeveralCases = None,
+    file: options.CaseFiles = None,
     keyword: Annotated[
         str, typer.Option("-k", help="cases whose id matches, as in pytest: 'nvfp4 and not override'")
     ] = "",
-    runner: Annotated[str, typer.Option("--runner", "-m", help="runner profile, as the marker in pytest -m b200")] = "",
-    reason: Annotated[str, typer.Option("--reason", help="why; needed to loosen a limit or to replace a golden")] = "",
-    author: Annotated[str, typer.Option("--author", help="default: the user of this machine")] = "",
-    run_id: Annotated[str, typer.Option("--run-id", help="go on with an interrupted regeneration")] = "",
+    runner: options.RunnerMark = "",
+    reason: options.Reason = "",
+    author: options.Author = "",
+    run_id: options.RunId = "",
     repeats: Annotated[int, typer.Option("--repeats", min=0, help="runs disturbed by one unit in the last place")] = 12,
     controls: Annotated[
         str, typer.Option("--controls", help="faults to inject: all; frames (no further run); none")
@@ -50,24 +48,18 @@ def regenerate_command(
     ] = False,
     in_ci: Annotated[bool, typer.Option("--in-ci", help="allow it where CI is set")] = False,
     allow_dirty: Annotated[bool, typer.Option("--allow-dirty", help="allow uncommitted changes")] = False,
-    check: Annotated[bool, typer.Option("--check", help="run nothing: are cases, goldens and limits current?")] = False,
+    check: options.Check = False,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="measure and show, write nothing")] = False,
-    perf: Annotated[
-        bool, typer.Option("--perf", help="make baselines of time and memory of past runs; goldens and limits stay")
-    ] = False,
+    perf: options.Perf = False,
     measure_runs: Annotated[
         int, typer.Option("--measure", min=0, help="with --perf: make so many runs first, each in a fresh engine")
     ] = 0,
     since: Annotated[
         str, typer.Option("--since", help="with --perf: leave out runs that began before this day, such as 2026-01-31")
     ] = "",
-    runs: Annotated[Path, typer.Option("--runs", help="with --perf: folder whose records are added first")] = Path(
-        "runs"
-    ),
-    store: Annotated[Path, typer.Option("--store", help="with --perf: the history")] = Path(
-        ".quantgate/history.sqlite"
-    ),
-    root: Annotated[Path, typer.Option("--root", help="root of the repository")] = Path(),
+    runs: options.Runs = Path("runs"),
+    store: options.HistoryStore = Path(".quantgate/history.sqlite"),
+    root: options.Root = Path(),
 ) -> None:
     """Measure goldens and limits anew, or baselines of time and memory; show the difference, and write it."""
     from dataclasses import replace
@@ -98,7 +90,9 @@ def regenerate_command(
             make_baselines(context, chosen, Request(measure_runs, since, runs, store, reason, by, dry_run))
         return
     if controls not in ("all", "frames", "none"):
-        raise InvalidCaseError(f"{controls!r} is none of all, frames, none", where="--controls")
+        raise InvalidCaseError(
+            f"{controls!r} is none of all, frames, none", where="--controls", remedy="--controls frames"
+        )
     if not dry_run:
         refuse_in_ci(os.environ, in_ci)
     if from_samples:
@@ -199,14 +193,14 @@ def _check(root: Path, filters: Filters) -> None:
 
 def _choose(root: Path, files: list[Path], ids: list[str], keyword: str, runner: str) -> tuple[Located, ...]:
     """Return the chosen cases of this runner, without negative controls, which have no golden of their own."""
-    from harness.definitions.choosing import matcher
+    from harness.definitions.choosing import matcher, no_such_case
     from harness.definitions.loading import load_cases
     from harness.project import case_files
 
     located = load_cases([path.resolve() for path in files] or case_files(root), root)
     unknown = sorted(set(ids) - {one.case.id for one in located})
     if unknown:
-        raise InvalidCaseError(f"there is no case {', '.join(unknown)}", remedy="quantgate cases")
+        raise no_such_case(unknown, {item.case.id for item in located})
     chosen = [one for one in located if (one.case.id in ids) or (not ids and runner in one.case.runners)]
     wrong = [one.case.id for one in chosen if runner not in one.case.runners]
     if wrong:

@@ -11,6 +11,7 @@ from typing import Annotated
 import typer
 from rich.console import Console
 
+from harness.cli import options
 from harness.project import HERE
 from harness.records.base import write_text_atomic
 from harness.records.run_folder import RunFolder
@@ -71,28 +72,28 @@ def report(directory: Path, kind: Format = Format.HTML, out: Path | None = None)
 def report_command(
     directory: Annotated[Path, typer.Argument(help="a run's folder, such as runs/<run>; or .quantgate/pending")],
     kind: Annotated[Format, typer.Option("--format", help="what to write")] = Format.HTML,
-    out: Annotated[
-        Path | None, typer.Option("--out", help="where to; default: DIRECTORY/report, or for a text the terminal")
-    ] = None,
+    out: options.OptionalOut = None,
 ) -> None:
-    """Render a run's records: offline HTML, JUnit, a job summary, a comment, JSON. Nothing is run again."""
+    """Render a run's records: offline HTML, JUnit, a job summary, a comment, JSON. Nothing is run again.
+
+    Without --out, HTML goes to DIRECTORY/report, and a text to the terminal.
+    """
     typer.echo(report(directory, kind, out).rstrip("\n"))
 
 
 RunName = Annotated[str, typer.Argument(help="a folder, the name of a run below --runs, or `last`")]
-Runs = Annotated[Path, typer.Option("--runs", help="where runs are kept")]
 
 
 def show_command(
     run: RunName,
     case: Annotated[str, typer.Argument(help="id of the case, or runner/case")],
-    runs: Runs = Path("runs"),
+    runs: options.Runs = Path("runs"),
 ) -> None:
     """Show one case of a run in the terminal: verdict, findings, limits, what changed, next command."""
     typer.echo(show_case(find_case(load_run(find_run(run, runs)), case)))
 
 
-def diff_command(before: RunName, after: RunName, runs: Runs = Path("runs")) -> None:
+def diff_command(before: RunName, after: RunName, runs: options.Runs = Path("runs")) -> None:
     """Say in which verdicts, measurements and ingredients the second run differs from the first."""
     typer.echo(diff_runs(load_run(find_run(before, runs)), load_run(find_run(after, runs))))
 
@@ -100,13 +101,11 @@ def diff_command(before: RunName, after: RunName, runs: Runs = Path("runs")) -> 
 def history_command(
     case: Annotated[str | None, typer.Argument(help="id of a case; none: all cases")] = None,
     metric: Annotated[str | None, typer.Option("--metric", help="only this metric")] = None,
-    runner: Annotated[str | None, typer.Option("--runner", help="only this runner")] = None,
-    runs: Annotated[Path, typer.Option("--runs", help="folder whose records are added first")] = HERE.runs,
-    store: Annotated[Path, typer.Option("--store", help="the SQLite file")] = DEFAULT,
+    runner: options.OptionalRunner = None,
+    runs: options.Runs = HERE.runs,
+    store: options.HistoryStore = DEFAULT,
     html: Annotated[Path | None, typer.Option("--html", help="write trend pages into this folder")] = None,
-    perf: Annotated[
-        bool, typer.Option("--perf", help="times and memory only, with the commits between which they changed")
-    ] = False,
+    perf: options.Perf = False,
 ) -> None:
     """How measurements moved over past runs, margin consumed, and what drifts towards its limit."""
     with open_history(store) as history:

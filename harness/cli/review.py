@@ -15,6 +15,7 @@ from typing import Annotated
 
 import typer
 
+from harness.cli import options
 from harness.errors import GoldenError
 from harness.goldens.accept import Acceptance, present_case, present_cases, present_requests
 from harness.goldens.accept import accept as accept_candidate
@@ -33,9 +34,8 @@ from harness.records.candidate import Candidate
 from harness.records.case_record import CaseRecord
 from harness.redaction import redact
 from harness.session.similarity import similarity
+from harness.text import clean
 
-Root = Annotated[Path, typer.Option("--root", help="the repository's root")]
-RunnerName = Annotated[str, typer.Option("--runner", help="where candidates of several runners are there")]
 Cases = Annotated[
     list[str] | None, typer.Argument(metavar="[CASE]...", help="cases, runner/case, or globs such as 'wan22_*'")
 ]
@@ -49,7 +49,7 @@ LIMITS = {
 }
 
 
-def pending(root: Root = Path()) -> None:
+def pending(root: options.Root = Path()) -> None:
     """List the candidates that wait to be accepted or rejected, each with the golden that it was compared with."""
     root = project_root(root)
     workspace = Workspace(root)
@@ -108,9 +108,9 @@ def run_accept(
 
 def reject(
     cases: Cases = None,
-    everything: Annotated[bool, typer.Option("--all", help="every pending candidate")] = False,
-    runner: RunnerName = "",
-    root: Root = Path(),
+    everything: options.Everything = False,
+    runner: options.Runner = "",
+    root: options.Root = Path(),
 ) -> None:
     """Drop pending candidates."""
     workspace = Workspace(project_root(root))
@@ -129,15 +129,18 @@ def reject(
 
 
 def review_command(
-    source: Annotated[Path | None, typer.Option("--from", help="an unpacked CI artifact instead of .quantgate")] = None,
-    runner: Annotated[str, typer.Option("--runner", help="only candidates of this runner")] = "",
-    out: Annotated[Path | None, typer.Option("--out", help="where the page goes; default: .quantgate/report")] = None,
+    source: options.Artifact = None,
+    runner: options.Runner = "",
+    out: options.OptionalOut = None,
     browse: Annotated[
         bool | None, typer.Option("--open/--no-open", help="open the page; default: where there is a display")
     ] = None,
-    root: Root = Path(),
+    root: options.Root = Path(),
 ) -> None:
-    """Show all candidates on one page, the accepted golden beside each; the page gives the decisions as one command."""
+    """Show all candidates on one page, the accepted golden beside each; the page gives the decisions as one command.
+
+    Without --out, the page goes to .quantgate/report.
+    """
     from harness.report.load import load_pending, load_run
     from harness.report.render import render_review
 
@@ -275,12 +278,12 @@ def default_author(root: Path) -> str:
 
 
 def accept(
-    reason: Annotated[str, typer.Option("--reason", help="why these outputs are right")],
+    reason: options.Reason,
     cases: Cases = None,
-    everything: Annotated[bool, typer.Option("--all", help="every candidate that is there")] = False,
-    source: Annotated[Path | None, typer.Option("--from", help="a downloaded CI artifact: folder or zip")] = None,
-    runner: RunnerName = "",
-    author: Annotated[str, typer.Option("--author", help="default: git's user.name")] = "",
+    everything: options.Everything = False,
+    source: options.Artifact = None,
+    runner: options.Runner = "",
+    author: options.Author = "",
     also: Annotated[bool, typer.Option("--also", help="beside the present goldens: the case is bistable")] = False,
     over: Annotated[bool, typer.Option("--over", help="in place of all present goldens, even unreadable ones")] = False,
     loosen_limits: Annotated[
@@ -299,7 +302,7 @@ def accept(
         bool, typer.Option("--failed-sanity", help="take it though its frames are NaN, static, frozen, ...")
     ] = False,
     unseen: Annotated[bool, typer.Option("--unseen", help="take it though no report shows it")] = False,
-    root: Root = Path(),
+    root: options.Root = Path(),
 ) -> None:
     """Make candidates the goldens of their cases. Each is accepted or refused on its own."""
     root = project_root(root)
@@ -344,7 +347,7 @@ def accept(
             if len(chosen) == 1:
                 raise
             refused.append(error)
-            typer.echo(f"refused {one}: {redact(str(error))}", err=True)
+            typer.echo(f"refused {one}: {clean(redact(str(error)))}", err=True)
             continue
         changed.update(dict.fromkeys(done.changed))
     if len(chosen) > 1:

@@ -7,6 +7,7 @@ from typing import Annotated
 
 import typer
 
+from harness.cli import options
 from harness.definitions.case import Case
 from harness.definitions.loading import load_cases
 from harness.errors import InvalidCaseError
@@ -18,7 +19,6 @@ from harness.runtimes.environments import Environment, find, install, installed,
 from harness.runtimes.learn import as_yaml, ask, changed, contract_of, disagreements
 
 runtime_app = typer.Typer(help="Environments of runtimes: install, list, remove.", no_args_is_help=True)
-Root = Annotated[Path, typer.Option("--root", help="root of the project")]
 Name = Annotated[str, typer.Argument(help="runtime==version, such as sglang==0.5.23")]
 
 
@@ -38,13 +38,8 @@ def learn_command(
         Path | None,
         typer.Option("--python", help="an interpreter that can import the runtime; default: the installed one"),
     ] = None,
-    check: Annotated[
-        bool,
-        typer.Option(
-            "--check", help="compare the known contract with the runtime and write nothing; exit 1 if they differ"
-        ),
-    ] = False,
-    root: Root = Path(),
+    check: options.Check = False,
+    root: options.Root = Path(),
 ) -> None:
     """Run a runtime's own loader over generated checkpoints and write down what it assumes."""
     from harness.runtimes.kinds import all_kinds

@@ -8,9 +8,11 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from harness.cli import options
 from harness.definitions.case import UNRESOLVED
 from harness.errors import InvalidCaseError
 from harness.project import project_root
+from harness.reading import parse_json
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -21,9 +23,6 @@ if TYPE_CHECKING:
     from harness.trial.trying import Trial
 
 CaseArgument = Annotated[str, typer.Argument(help="id of the case")]
-Runner = Annotated[str, typer.Option("--runner", help="runner profile")]
-Root = Annotated[Path, typer.Option("--root", help="root of the repository")]
-RunId = Annotated[str, typer.Option("--run-id", help="name of the run's folder; bisect goes on where that one stopped")]
 Reference = Annotated[str, typer.Option(help="./folder, or owner/name@commit")]
 
 
@@ -31,13 +30,13 @@ def try_command(
     ctx: typer.Context,
     case: CaseArgument,
     model: Reference = "",
-    transformer: Annotated[str, typer.Option(help="override; `none` takes it away")] = "",
-    transformer_2: Annotated[str, typer.Option("--transformer-2", help="override; `none` takes it away")] = "",
+    transformer: options.Transformer = None,
+    transformer_2: options.Transformer2 = None,
     env: Annotated[list[str] | None, typer.Option("--env", help="NAME=VALUE; may be repeated")] = None,
     runtime: Annotated[str, typer.Option(help="another version, sglang==0.5.23, for a case of backend sglang")] = "",
-    runner: Runner = "",
-    run_id: RunId = "",
-    root: Root = Path(),
+    runner: options.Runner = "",
+    run_id: options.RunId = "",
+    root: options.Root = Path(),
 ) -> None:
     """Is another checkpoint, environment or version of the runtime safe for a case?
 
@@ -78,9 +77,9 @@ def bisect_command(
     good: Annotated[str, typer.Argument(help="id of a case that passes here")],
     bad: Annotated[str, typer.Argument(help="id of a case that does not; or leave out and use --set")] = "",
     change: Annotated[list[str] | None, typer.Option("--set", help="field=JSON, such as sampling.seed=1")] = None,
-    runner: Runner = "",
-    run_id: RunId = "",
-    root: Root = Path(),
+    runner: options.Runner = "",
+    run_id: options.RunId = "",
+    root: options.Root = Path(),
 ) -> None:
     """Find the smallest set of differences between two configurations that turns the good one red."""
     from harness.trial.bisecting import Tester, bisect
@@ -144,12 +143,13 @@ _WIDE = 60
 
 
 def _located(root: Path, case: str) -> Located:
+    from harness.definitions.choosing import no_such_case
     from harness.definitions.loading import load_cases
     from harness.project import case_files
 
     known = {one.case.id: one for one in load_cases(case_files(root), root)}
     if case not in known:
-        raise InvalidCaseError(f"there is no case {case}", remedy="quantgate cases")
+        raise no_such_case([case], known)
     return known[case]
 
 
@@ -169,7 +169,7 @@ def _changed(case: Case, changes: list[str]) -> Case:
         name, value = _pair(text, "--set")
         outer, _, inner = name.partition(".")
         try:
-            parsed = json.loads(value)
+            parsed = parse_json(value, "--set")
         except ValueError:
             parsed = value
         if outer not in data or (inner and not isinstance(data[outer], dict)):

@@ -6,7 +6,6 @@ its checks write, codes of frames from a module without numpy.
 
 from __future__ import annotations
 
-import json
 import re
 from collections.abc import Iterable
 from functools import cache
@@ -16,6 +15,7 @@ from typing import Final
 
 from harness.definitions.validation import did_you_mean
 from harness.frames.causes import EXPLANATIONS, SANITY
+from harness.reading import read_json
 
 INSPECTOR_CODES: Final = Path(__file__).with_name("inspector_codes.json")
 """Codes that the inspector's checks register. ``python -m harness.inspector.checks --write`` writes the file."""
@@ -46,7 +46,7 @@ _STAGE_CODES: Final = frozenset({
     "limits_gate_nothing", "limits_incomplete", "limits_missing", "limits_of_another_golden", "metric_not_computed",
 })  # fmt: skip
 """Codes of findings of the engine and the judge, by stage."""
-CAUSES: Final = _STAGE_CODES | SANITY | frozenset(json.loads(INSPECTOR_CODES.read_text(encoding="utf-8")))
+CAUSES: Final = _STAGE_CODES | SANITY | frozenset(read_json(INSPECTOR_CODES))
 """Codes of all findings that can be the cause of a verdict. Limits of metrics (``ssim_below_limit``) are not listed."""
 FRAME_CAUSES: Final = EXPLANATIONS | {"unstable"}
 """Causes that only an attribution names, never a finding: changes of frames, and runs that differ from each other."""

@@ -90,7 +90,8 @@ def _names(case: Case) -> Iterator[Finding]:
 def _runners(case: Case, runners: Collection[str]) -> Iterator[Finding]:
     for index, name in enumerate(case.runners):
         if name not in runners:
-            yield ("runners", index), f"no runner {name!r} in runners/; {did_you_mean(name, runners)}"
+            advice = did_you_mean(name, runners) if runners else "it holds no profile; `quantgate init` writes some"
+            yield ("runners", index), f"no runner {name!r} in runners/; {advice}"
         elif name in case.runners[:index]:
             yield ("runners", index), f"runner {name!r} is named twice"
 

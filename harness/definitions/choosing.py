@@ -34,6 +34,27 @@ def matcher(expression: str) -> Matcher:
     return found
 
 
+def no_such_case(unknown: Collection[str], known: Collection[str]) -> InvalidCaseError:
+    """Return the error for ids that no case has. It suggests the most similar id for the first of them.
+
+    Args:
+        unknown: one or more ids that were asked for.
+        known: the ids of all cases.
+    """
+    advice = did_you_mean(next(iter(unknown)), known) if len(known) <= _LISTED else _near(next(iter(unknown)), known)
+    what = f"there is no case {', '.join(unknown)}"
+    return InvalidCaseError(f"{what}; {advice}" if advice else what, where="cases", remedy="quantgate cases")
+
+
+_LISTED = 12
+"""Most ids that an error lists."""
+
+
+def _near(word: str, known: Collection[str]) -> str:
+    advice = did_you_mean(word, known)
+    return advice if advice.startswith("did you mean") else ""
+
+
 class _Reader:
     """Recursive descent over ``or`` (binds weakest), ``and``, ``not`` and parentheses."""
 
@@ -108,9 +129,7 @@ class Filters:
         """
         known = cases.keys() | {case for _, case in pairs}
         if unknown := sorted(set(self.ids) - known):
-            raise InvalidCaseError(
-                f"there is no case {', '.join(unknown)}", where="--case", remedy=did_you_mean(unknown[0], known)
-            )
+            raise no_such_case(unknown, known)
         matches = matcher(self.keyword)
         found = frozenset(
             (runner, case)

@@ -16,6 +16,7 @@ from harness.definitions.validation import Written, did_you_mean, validate
 from harness.definitions.yaml_tree import Node, Problem, YamlError, parse, read_text, shown
 from harness.errors import InvalidCaseError
 from harness.project import Project
+from harness.text import problem_list
 
 # Expanding ``defaults`` and ``matrix`` to the plain fields of each case.
 
@@ -266,12 +267,18 @@ def _taken(item: Located, first: dict[str, Located]) -> str | None:
     return None if other is item else f"cases.{item.case.id}: duplicate case id; it is at {other.where} already"
 
 
+_READ_AGAIN = "`quantgate cases` reads the files again, without a run"
+
+
 def invalid(problems: Sequence[FileProblem]) -> InvalidCaseError:
     """Return one error that lists all ``problems``."""
     if len(problems) == 1:
         only = problems[0]
-        return InvalidCaseError(only.message, where=f"{only.path}:{only.line}")
-    return InvalidCaseError("\n".join(map(str, problems)), remedy=f"correct these {len(problems)} places")
+        return InvalidCaseError(
+            only.message, where=f"{only.path}:{only.line}", remedy=f"correct this line; {_READ_AGAIN}"
+        )
+    remedy = f"correct these {len(problems)} places; {_READ_AGAIN}"
+    return InvalidCaseError(problem_list(map(str, problems)), remedy=remedy)
 
 
 def _file(path: Path, root: Path, runners: frozenset[str]) -> tuple[list[Located], list[Problem]]:

@@ -44,9 +44,12 @@ def check_command(command: tuple[str, ...]) -> Iterator[Finding]:
     if not command:
         return
     if not any(CASE_JSON in part for part in command):
-        yield ("command",), f"the program would not know what is asked of it: hand it {CASE_JSON}"
+        yield ("command",), f"the program gets no request: add an argument with {CASE_JSON}"
     if not any(OUT in part or OUT_DIR in part for part in command):
-        yield ("command",), f"the program would not know where its frames go: hand it {OUT}, or {OUT_DIR} for a folder"
+        yield (
+            ("command",),
+            f"the program gets no place for its frames: add an argument with {OUT}, or {OUT_DIR} for a folder",
+        )
     for index, part in enumerate(command):
         for text in _LIKE_A_PLACEHOLDER.findall(part):
             close = difflib.get_close_matches(text, PLACEHOLDERS, n=1, cutoff=_CLOSE)

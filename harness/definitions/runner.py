@@ -15,6 +15,7 @@ from harness.definitions.validation import validate
 from harness.definitions.yaml_tree import YamlError, parse, read_text, shown
 from harness.errors import InvalidCaseError, NoRunnerError
 from harness.records.identity import Device
+from harness.text import problem_list
 
 
 def _specifier(text: str) -> str:
@@ -129,7 +130,9 @@ def load_runners(folder: Path) -> dict[str, RunnerProfile]:
             problems += [f"{where}:1: {said}" for said in _clashes(profile, profiles.values())]
             profiles[profile.name] = profile
     if problems:
-        raise InvalidCaseError("\n".join(problems), remedy="correct the runner profile")
+        raise InvalidCaseError(
+            problem_list(problems), remedy="correct the runner profile; `quantgate cases` reads it again"
+        )
     return profiles
 
 

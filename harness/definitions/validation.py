@@ -77,7 +77,8 @@ def _sentences(model: type[BaseModel], error: ValidationError, written: Written)
 
 def _sentence(model: type[BaseModel], loc: Location, detail: ErrorDetails, written: Written) -> str:
     kind, value = detail["type"], detail.get("input")
-    message = detail["msg"][:1].lower() + detail["msg"][1:]
+    message = detail["msg"].removeprefix("Value error, ")  # pydantic's prefix of a validator's own sentence
+    message = message[:1].lower() + message[1:]
     if kind == "extra_forbidden":
         return f"unknown key; {did_you_mean(str(loc[-1]), fields_at(model, loc[:-1]))}"
     if kind == "missing":
@@ -96,7 +97,7 @@ def _sentence(model: type[BaseModel], loc: Location, detail: ErrorDetails, writt
     if isinstance(value, dict | list):
         return message
     if kind == "string_pattern_mismatch" and (meant := _description(model, loc)):
-        return f"{json.dumps(value, default=str)} is not what is meant here: {meant}"
+        return f"{json.dumps(value, default=str)} cannot stand here; write: {meant}"
     return f"{message}, not {json.dumps(value, default=str)}"
 
 

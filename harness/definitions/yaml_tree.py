@@ -13,6 +13,8 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, Final, NamedTuple, NoReturn
 
+from harness.reading import UnreadableError, read_bytes, reason
+
 MAX_BYTES: Final = 4 * 2**20
 MAX_DEPTH: Final = 32
 MAX_NODES: Final = 1_000_000
@@ -281,12 +283,13 @@ def read_text(path: Path) -> str:
         YamlError: it cannot be read, is too large, or is not UTF-8.
     """
     try:
-        with path.open("rb") as file:
-            data = file.read(MAX_BYTES + 1)
-    except OSError as error:
-        raise YamlError([Problem(1, f"cannot be read: {error.strerror or error}")]) from None
-    if len(data) > MAX_BYTES:
-        raise YamlError([Problem(1, f"larger than {MAX_BYTES // 2**20} MiB; split the file")])
+        size = path.stat().st_size
+        if size > MAX_BYTES:
+            raise YamlError([Problem(1, f"larger than {MAX_BYTES // 2**20} MiB; split the file")])
+        # the shared reader refuses pipes and devices, which would block or never end
+        data = read_bytes(path, limit=MAX_BYTES)
+    except (OSError, UnreadableError) as error:
+        raise YamlError([Problem(1, f"cannot be read: {reason(error)}")]) from None
     try:
         return data.decode("utf-8-sig")
     except UnicodeDecodeError as error:

@@ -14,7 +14,7 @@ from harness.definitions.case import Case
 from harness.engine import pictures
 from harness.engine.environment import engine_environment, engine_key, secrets_of
 from harness.engine.failures import rebuild
-from harness.engine.process import WorkerProcess
+from harness.engine.process import DEADLINE_PASSED, WorkerProcess
 from harness.engine.secrets import redact, redact_answer, redact_error, tail
 from harness.engine.stamps import Stamps, require_unchanged, stamps_of
 from harness.engine.starter import SHARED, Starter
@@ -25,7 +25,7 @@ from harness.reading import sentence
 from harness.records.base import Json, Record
 from harness.records.generation import EngineStart, Generation, Progress
 from harness.records.identity import Fingerprint
-from harness.redaction import register, shapes
+from harness.redaction import register
 
 R = TypeVar("R", bound=Record)
 OnProgress = Callable[[Progress], None]
@@ -322,7 +322,9 @@ class EngineOwner:
         """Return the error with facts that only the parent has: method, deadline, kill for memory by the kernel."""
         kind, what = error.kind, redact(error.what, self._secrets)
         if kind == "hang":
-            what = f"{method} took longer than {seconds:g} s; {what}, and the engine was killed"
+            late = what == DEADLINE_PASSED
+            what = f"{method} took longer than {seconds:g} s; {what}" if late else f"{method}: {what}"
+            what += ", and the engine was killed"
         if kind == "crash" and "SIGKILL" in what and kernel_kills() > self._kills_before:
             kind, what = "oom", f"the kernel killed the engine for memory during {method} ({what})"
         return InfraError(
@@ -336,8 +338,9 @@ class EngineOwner:
     def _clean(self, data: dict[str, Json]) -> dict[str, Json]:
         """Return a worker's error without secrets; append its traceback to the log."""
         cleaned = redact_error(data, self._secrets)
-        with self.log_path.open("a", encoding="utf-8") as log:
-            log.write(shapes(str(cleaned.pop("traceback", ""))))
+        traceback = str(cleaned.pop("traceback", ""))
+        if self._process is not None:
+            self._process.append_to_log(traceback)
         return cleaned
 
     def _remedy(self) -> str:

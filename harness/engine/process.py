@@ -13,13 +13,15 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import IO
 
+from harness.engine.log import RedactedLog
 from harness.engine.protocol import LineBuffer, Writer
-from harness.engine.secrets import RedactedLog
 from harness.engine.starter import Forked, Starter, StarterError
 from harness.errors import InfraError
 from harness.machine.processes import MARKER, Process, end_leftovers, kill, look, marked, new_marker, session_members
 from harness.records.base import Json
 
+DEADLINE_PASSED = "its deadline passed"
+"""Message of a hang that the deadline ended. Any other hang is a worker that went silent before it."""
 POLL_SECONDS = 0.25
 END_GRACE_SECONDS = 10.0
 
@@ -99,9 +101,7 @@ class WorkerProcess:
             return None
 
     def _output(self, log: Path, secrets: Mapping[str, str]) -> IO[bytes]:
-        """Return the file for the engine's standard streams: its log, or a pipe to the redacting log writer."""
-        if not secrets:
-            return log.open("ab")
+        """Return the file for the engine's standard streams: a pipe to the writer of its log, which redacts."""
         self._log = RedactedLog(log, secrets)
         return os.fdopen(self._log.writer, "wb")
 
@@ -109,6 +109,11 @@ class WorkerProcess:
         """Write all output that has arrived so far to the log."""
         if self._log is not None:
             self._log.settle()
+
+    def append_to_log(self, text: str) -> None:
+        """Write a text of the parent to the log, redacted like the engine's own output."""
+        if self._log is not None:
+            self._log.append(text)
 
     @property
     def pid(self) -> int:
@@ -144,7 +149,7 @@ class WorkerProcess:
                     return message
             now = time.monotonic()
             if now >= deadline:
-                raise InfraError("its deadline passed", kind="hang")
+                raise InfraError(DEADLINE_PASSED, kind="hang")
             if now - heard > silence_limit:
                 raise InfraError(f"no sign of life for {silence_limit:g} s", kind="hang")
             readable, _, _ = select.select([self._events], [], [], max(0.0, min(POLL_SECONDS, deadline - now)))

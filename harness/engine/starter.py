@@ -24,6 +24,7 @@ from pathlib import Path
 from typing import Any
 
 from harness.machine.processes import MARKER, kill, look, new_marker
+from harness.reading import UnreadableError, parse_object
 
 LATE = frozenset({"CUDA_VISIBLE_DEVICES", "CUDA_DEVICE_ORDER", "CUBLAS_WORKSPACE_CONFIG", MARKER})
 """Variables that are read only when an engine first uses its device: CUDA reads the first two when it is initialized,
@@ -178,10 +179,10 @@ class Starter:
         data = self._control.recv(MESSAGE_LIMIT) if readable else b""
         if not data:
             raise StarterError("it does not answer" if not readable else "it ended")
-        message = json.loads(data)
-        if not isinstance(message, dict):
-            raise StarterError("its answer is no object")
-        return message
+        try:
+            return parse_object(data, "the starter")
+        except UnreadableError as error:
+            raise StarterError("its answer is no object") from error
 
     def end(self) -> None:
         """End the starter, and with it its forks. Safe to call twice."""

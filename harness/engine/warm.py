@@ -32,6 +32,7 @@ from typing import Any
 from harness.engine.supervisor import supervise
 from harness.engine.worker import serve
 from harness.machine.processes import MARKER
+from harness.reading import parse_object
 
 DESCRIPTORS = 5
 MESSAGE_LIMIT = 1 << 20
@@ -138,7 +139,7 @@ class _Forker:
                 message, descriptors = _receive(self._control)
                 if not message:
                     return
-                self._fork(json.loads(message), descriptors)
+                self._fork(parse_object(message, "the parent"), descriptors)
 
     def _fork(self, request: dict[str, Any], descriptors: list[int]) -> None:
         *_, status = descriptors

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import fnmatch
-import json
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -11,6 +10,7 @@ from typing import Any
 
 from harness.formats.errors import ConfigError
 from harness.formats.registry import known_formats
+from harness.reading import UnreadableError, parse_object, reason
 from harness.records.inspection import StoredFormat
 
 MAX_CONFIG_BYTES = 16 * 1024 * 1024
@@ -108,28 +108,14 @@ NOTHING = Declaration(origin="")
 def parse_json(data: bytes, where: str) -> dict[str, Any]:
     """Parse a JSON object strictly: duplicate keys, NaN and non-objects are errors. Raises ``ConfigError``."""
 
-    def unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-        result = dict(pairs)
-        if len(result) != len(pairs):
-            raise ConfigError("a key stands twice in one object", where=where)
-        return result
-
-    def constant(name: str) -> Any:
-        raise ConfigError(f"{name} is not JSON", where=where)
-
     # checkpoints are untrusted: a huge file must not fill the memory
     if len(data) > MAX_CONFIG_BYTES:
         raise ConfigError(f"a configuration of {len(data)} bytes", where=where)
     try:
-        body = json.loads(data.decode("utf-8"), object_pairs_hook=unique, parse_constant=constant)
-    except ConfigError:
-        raise
-    except (UnicodeDecodeError, ValueError, RecursionError) as error:
+        return parse_object(data, where)
+    except UnreadableError as error:
         remedy = "a runtime that swallows this error loads the checkpoint as unquantized"
-        raise ConfigError(f"not JSON ({error})", where=where, remedy=remedy) from None
-    if not isinstance(body, dict):
-        raise ConfigError("not a JSON object", where=where)
-    return body
+        raise ConfigError(f"not a JSON object that can be read ({reason(error)})", where=where, remedy=remedy) from None
 
 
 def declaration(body: Mapping[str, Any], origin: str) -> Declaration:

@@ -113,7 +113,7 @@ def _load_json(file: str, raw: bytes) -> dict[str, Any]:
     if not raw.lstrip(b" ")[:1] == b"{":
         raise HeaderError("the header is not a JSON object", where=file, code="header_not_json")
     try:
-        body = json.loads(raw.decode("utf-8"), object_pairs_hook=unique)
+        body = json.loads(raw.decode("utf-8"), object_pairs_hook=unique)  # noqa: TID251 - each rule has its own code
     except HeaderError:
         raise
     except (UnicodeDecodeError, json.JSONDecodeError, RecursionError, ValueError) as error:

@@ -12,7 +12,7 @@ from harness.formats.codecs import F32
 from harness.formats.damage import PLAIN
 from harness.formats.decode import ROTATIONS, rotated_name, undo_rotation
 from harness.formats.scaled import readings
-from harness.formats.spec import Format, Gate, StoredLinear
+from harness.formats.spec import Format, Gate, Scale, StoredLinear
 
 
 def encode(values: F32) -> dict[str, NDArray[Any]]:
@@ -41,6 +41,7 @@ INT8: Final = Format(
     source="weight = code * scale",
     readings=rotated_readings,
     algorithms=r"^(INT8|INT_QUANTIZED|INT8_.*|W8A8(?!.*FP8).*|W8A16(?!.*FP8).*)$",
+    scales=(Scale("weight_scale", absent="scale_missing"),),
     encode=encode,
     faults=PLAIN,
 )

@@ -161,8 +161,8 @@ class Format:
     """Columns that share a block scale; 0 if that is not fixed."""
     scale_dtypes: tuple[str, ...] = ()
     """Safetensors dtypes that a block scale may have."""
-    static_inputs: bool = False
-    """Exports of ModelOpt store a scale for activations, unless they declare otherwise."""
+    modelopt: bool = False
+    """ModelOpt exports it, with its scales in F32 and, unless it declares otherwise, with a scale for activations."""
     weight_dtypes: tuple[str, ...] = ()
     """Safetensors dtypes of a weight that the engine reads in this format, without asking ``recognise``."""
     scales: tuple[Scale, ...] = ()

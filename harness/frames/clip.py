@@ -24,6 +24,7 @@ import numpy as np
 import numpy.typing as npt
 
 from harness.frames.errors import ClipError
+from harness.reading import UnreadableError, check_safetensors, parse_json
 from harness.records.frames import Shape
 from harness.records.temporary import temporary_beside
 
@@ -146,6 +147,7 @@ def _read(path: Path) -> tuple[Shape | None, str | None, Bytes]:
     from safetensors import SafetensorError, safe_open
 
     try:
+        check_safetensors(path)
         with safe_open(path, framework="numpy") as file:
             metadata = file.metadata() or {}
             shape = _stated_shape(path, metadata)
@@ -154,12 +156,11 @@ def _read(path: Path) -> tuple[Shape | None, str | None, Bytes]:
                 return shape, metadata.get("sha256"), file.get_tensor("frames")
             if metadata.get("codec") != "webp" or shape is None:
                 raise ClipError(f"{path}: not a clip: it holds neither `frames` nor WebP frames with a shape")
-            expected = {frame_name(index) for index in range(shape[0])}
-            if names != expected:
-                odd = sorted(names ^ expected)[0]
+            # the stated number is untrusted: names of its frames are made only if there are as many tensors
+            if len(names) != shape[0] or names != {frame_name(index) for index in range(shape[0])}:
                 raise ClipError(
-                    f"{path}: its metadata states {shape[0]} frames, it holds {len(names)} "
-                    f"({odd} is missing or unexpected); fetch it again"
+                    f"{path}: its metadata states {shape[0]} frames, it holds {len(names)}, or frames of other names; "
+                    "fetch it again"
                 )
             frames = np.empty((0, 0, 0, 3), dtype=np.uint8)
             for index in range(shape[0]):
@@ -172,6 +173,8 @@ def _read(path: Path) -> tuple[Shape | None, str | None, Bytes]:
                     frames = np.empty(shape, dtype=np.uint8)
                 frames[index] = frame
             return shape, metadata.get("sha256"), frames
+    except UnreadableError as error:
+        raise ClipError(f"{path}: cannot be read as a clip: {error.what}; fetch or generate it again") from error
     except ValueError as error:
         raise ClipError(f"{path}: {error}") from error
     except (SafetensorError, OSError) as error:
@@ -182,7 +185,7 @@ def _stated_shape(path: Path, metadata: dict[str, str]) -> Shape | None:
     """Return the shape in the metadata, None if it states none."""
     if "shape" not in metadata:
         return None
-    sides = json.loads(metadata["shape"])
+    sides = parse_json(metadata["shape"], f"{path}: shape")
     if not isinstance(sides, list) or len(sides) != 4 or not all(type(side) is int and side > 0 for side in sides):
         raise ClipError(f"{path}: its metadata gives the shape {metadata['shape']}, not four positive numbers")
     return sides[0], sides[1], sides[2], sides[3]

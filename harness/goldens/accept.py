@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from pathlib import Path
@@ -143,10 +143,17 @@ def install(
     *,
     reason: str,
     author: str,
+    also: bool = False,
+    beside: Sequence[tuple[Candidate, Mapping[str, Path]]] = (),
 ) -> Acceptance:
     """Accept a candidate that was never pending: for a command that measures golden and limits in one run.
 
-    Args and errors as for :func:`accept`; ``candidate.limits`` become the case's limits.
+    Args and errors as for :func:`accept`; ``candidate.limits`` become the case's limits, for all goldens that are
+    accepted then.
+
+    Args:
+        also: keep the present goldens; otherwise they are replaced.
+        beside: further candidates that become goldens in the same step (a bistable case), each with its files.
     """
     with committing(workspace, f"install {candidate.runner}/{candidate.case}: {reason}") as transaction:
         return _accept(
@@ -155,11 +162,12 @@ def install(
             Found(candidate, dict(files)),
             reason=reason,
             author=author,
-            also=False,
-            over=True,
+            also=also,
+            over=not also,
             extra={},
             allow=ALL,
             similarity=None,
+            beside=[Found(other, dict(paths)) for other, paths in beside],
         )
 
 
@@ -185,6 +193,7 @@ def _accept(
     extra: Mapping[Path, bytes],
     allow: Allow,
     similarity: Similarity | None,
+    beside: Sequence[Found] = (),
 ) -> Acceptance:
     candidate = found.candidate
     runner, case = candidate.runner, candidate.case
@@ -201,6 +210,14 @@ def _accept(
     files = {name: path for name, path in found.files.items() if name in manifest.parts}
     entry = Accepted(digest=manifest.digest(), reason=reason, author=author, accepted=manifest.created)
     kept = _kept(candidate, before, store, also, over)
+    additions = [
+        Addition(made, {name: path for name, path in one.files.items() if name in made.parts})
+        for one in beside
+        if (made := _manifest(one.candidate, before, reason=reason, author=author))
+    ]
+    for one in additions:
+        digest = one.manifest.digest()
+        kept.append(Accepted(digest=digest, reason=reason, author=author, accepted=one.manifest.created))
     after = AcceptedIndex(case=case, runner=runner, goldens=(*kept, entry))
     limit_path = workspace.limits(runner, case)
     still = [one.digest for one in kept]
@@ -214,10 +231,21 @@ def _accept(
     changed: list[Path] = []
     # A folder store joins the transaction; a hub is outside of it, so its upload comes first and the pin joins instead.
     if isinstance(store, FolderStore):
-        transaction.install(store, manifest, files, after)
+        # every golden of the command is a step of its own, and each step knows the lists that the others leave
+        first = len(kept) - len(additions) + 1
+        lists = [
+            after.model_copy(update={"goldens": after.goldens[: first + place]}) for place in range(len(additions))
+        ]
+        steps = [*additions, Addition(manifest, files)]
+        for place, (one, part) in enumerate(zip(steps, [*lists, after], strict=True)):
+            previous = lists[place - 1] if place else None
+            later = (*lists[place + 1 :], after) if place < len(lists) else ()
+            transaction.install(store, one.manifest, one.files, part, before=previous, later=later)
+            if place < len(lists):
+                changed.append(store.folder(runner, case, one.manifest.digest()))
         changed += [store.folder(runner, case, manifest.digest()), store.index_path(runner, case)]
     else:
-        changed.append(_publish(workspace, transaction, store, Addition(manifest, files), after))
+        changed.append(_publish(workspace, transaction, store, [*additions, Addition(manifest, files)], after))
     if limits.fate != "none":
         transaction.write(limit_path, limits.limits.to_json().encode() if limits.limits is not None else None)
         changed.append(limit_path)
@@ -242,13 +270,17 @@ def _shown(path: Path, root: Path) -> str:
 
 
 def _publish(
-    workspace: Workspace, transaction: Transaction, store: HubStore, addition: Addition, after: AcceptedIndex
+    workspace: Workspace,
+    transaction: Transaction,
+    store: HubStore,
+    additions: Sequence[Addition],
+    after: AcceptedIndex,
 ) -> Path:
     """Upload now, pin with the rest: a commit that is not pinned changes no run, so an interruption has no effect."""
     # The pin is written last: check that it can be before the slow upload.
     require_writable(workspace.goldens / CONFIG_FILE)
     what = f"Accept {after.runner}/{after.case}"
-    revision = store.publish([addition], [after], message=f"{what}: {addition.manifest.reason}"[:200])
+    revision = store.publish(additions, [after], message=f"{what}: {additions[-1].manifest.reason}"[:200])
     config = read_config(workspace.goldens)
     if config.hub is None:  # the hub store was opened from this file, so it held a pin a moment ago
         raise GoldenError("store.json changed meanwhile", where=str(workspace.goldens / CONFIG_FILE))

@@ -27,7 +27,7 @@ MAX_TOTAL_BYTES = 16 << 30
 _CHUNK = 1 << 20
 _AGAIN = "download the artifact again"
 _METHODS = (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED)
-_DAMAGED = (zipfile.BadZipFile, zlib.error, EOFError, NotImplementedError, RuntimeError, ValueError, OSError)
+DAMAGED = (zipfile.BadZipFile, zlib.error, EOFError, NotImplementedError, RuntimeError, ValueError, OSError)
 """Errors of zipfile on bad bytes, found by changing bytes at random: seeking to a wild offset is an OSError."""
 
 
@@ -63,7 +63,7 @@ def take(source: Path, case: str, runner: str, scratch: Path) -> Found:
     try:
         with zipfile.ZipFile(source) as archive:
             return _from_zip(archive, source, case, runner, scratch)
-    except _DAMAGED as error:
+    except DAMAGED as error:
         if isinstance(error, OSError) and error.errno != errno.EINVAL:
             raise  # a fault of the disk, not of the archive
         raise GoldenError(f"the archive is damaged: {error}", where=str(source), remedy=_AGAIN) from error
@@ -83,7 +83,7 @@ def held_in(source: Path) -> tuple[tuple[str, str], ...]:
         try:
             with zipfile.ZipFile(source) as archive:
                 candidates, _ = _of_zip(archive, _entries(archive, source), source)
-        except _DAMAGED as error:
+        except DAMAGED as error:
             if isinstance(error, OSError) and error.errno != errno.EINVAL:
                 raise
             raise GoldenError(f"the archive is damaged: {error}", where=str(source), remedy=_AGAIN) from error

@@ -45,6 +45,8 @@ class Install(Record):
     manifest: GoldenManifest
     before: AcceptedIndex
     after: AcceptedIndex
+    later: tuple[AcceptedIndex, ...] = ()
+    """Lists that later steps of the same command leave."""
 
 
 class Write(Record):
@@ -96,9 +98,24 @@ class Transaction:
         self._operations: list[Install | Write | Discard] = []
 
     def install(
-        self, store: FolderStore, manifest: GoldenManifest, files: Mapping[str, Path], after: AcceptedIndex
+        self,
+        store: FolderStore,
+        manifest: GoldenManifest,
+        files: Mapping[str, Path],
+        after: AcceptedIndex,
+        *,
+        before: AcceptedIndex | None = None,
+        later: tuple[AcceptedIndex, ...] = (),
     ) -> None:
         """Add a golden and accept it. The parts are copied and checked now, so that later steps cannot fail on them.
+
+        Args:
+            store: the store.
+            manifest: of the golden.
+            files: path by part name.
+            after: the list of accepted goldens afterwards.
+            before: the list that an earlier step of this transaction leaves; by default the present one.
+            later: the lists that later steps of this transaction leave.
 
         Raises:
             GoldenError: a part differs from the manifest, or the store leaves the project.
@@ -107,8 +124,10 @@ class Transaction:
         relative = self._relative(store.root)
         require_inside(self.workspace.root, store.index_path(manifest.runner, manifest.case))
         copy_parts(manifest.parts, files, self.folder / staged)
-        before = store.index(manifest.runner, manifest.case)
-        self._operations.append(Install(store=relative, staged=staged, manifest=manifest, before=before, after=after))
+        old = store.index(manifest.runner, manifest.case) if before is None else before
+        self._operations.append(
+            Install(store=relative, staged=staged, manifest=manifest, before=old, after=after, later=later)
+        )
         self._hook("staged golden")
 
     def write(self, target: Path, data: bytes | None) -> None:
@@ -307,11 +326,12 @@ def _apply_install(workspace: Workspace, folder: Path, operation: Install) -> No
     manifest = operation.manifest
     require_inside(workspace.root, store.index_path(manifest.runner, manifest.case))
     now = store.index(manifest.runner, manifest.case)
-    # The list is the old one, or already the new one if an earlier try came this far; any other list is a conflict.
-    if now not in (operation.before, operation.after):
+    # The list is the old one, or already the new one if an earlier try came this far, or that of a later golden of the
+    # same command; any other list is a conflict.
+    if now not in (operation.before, operation.after, *operation.later):
         raise _conflict(store.index_path(manifest.runner, manifest.case), folder)
     files = {name: folder / operation.staged / part.path for name, part in manifest.parts.items()}
-    store.install(manifest, files, operation.after)
+    store.install(manifest, files, now if now in operation.later else operation.after)
 
 
 def _apply_write(workspace: Workspace, folder: Path, operation: Write) -> None:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import shutil
-import uuid
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,11 +11,13 @@ from pathlib import Path
 from harness.errors import GoldenError
 from harness.goldens.golden import check_part, copy_parts, describe
 from harness.goldens.workspace import Workspace
-from harness.reading import UnreadableError
+from harness.inside import require_inside
+from harness.reading import UnreadableError, read_bytes
 from harness.records.candidate import CANDIDATE_FILE, Candidate
 from harness.records.case_record import CaseRecord
 from harness.records.golden import CLIP, Provenance
 from harness.records.limits import LimitFile
+from harness.records.temporary import temporary_folder
 
 RECORD = "record"
 """Name of the part that holds the case's record."""
@@ -117,7 +118,8 @@ def leave(
 def leave_candidate(workspace: Workspace, candidate: Candidate, files: Mapping[str, Path]) -> Path:
     """Do the same as :func:`leave` with a candidate that was made before."""
     target = workspace.pending(candidate.runner, candidate.case)
-    stage = workspace.state / "leaving" / uuid.uuid4().hex
+    require_inside(workspace.root, workspace.state / "leaving")
+    stage = temporary_folder(workspace.state / "leaving")
     try:
         # The slow copy happens outside the lock; under it, two renames replace the candidate.
         write_candidate(stage / "new", candidate, files)
@@ -225,8 +227,8 @@ def reject(workspace: Workspace, case: str, runner: str = "") -> Path:
     with workspace.locked():
         folder = choose(workspace, case, runner)
         # One rename under the lock removes the candidate as a whole; the slow deletion follows outside it.
-        grave = workspace.state / "leaving" / uuid.uuid4().hex
-        grave.parent.mkdir(parents=True, exist_ok=True)
+        require_inside(workspace.root, workspace.state / "leaving")
+        grave = temporary_folder(workspace.state / "leaving")
         folder.rename(grave)
     shutil.rmtree(grave)
     return folder
@@ -251,7 +253,9 @@ def _check_record(path: Path, candidate: Candidate) -> None:
 
 def _read(path: Path) -> bytes:
     try:
-        return path.read_bytes()
+        return read_bytes(path)
+    except UnreadableError as error:
+        raise GoldenError(f"no candidate there: {error.what}", where=str(path), remedy=_RUN_AGAIN) from error
     except OSError as error:
         raise GoldenError(
             f"no candidate there: {os.strerror(error.errno or 0)}", where=str(path), remedy=_RUN_AGAIN

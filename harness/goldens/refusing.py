@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import json
+import contextlib
 import shlex
 import zipfile
 from collections.abc import Callable, Iterable, Mapping
@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from harness.errors import GoldenError
-from harness.goldens.artifact import Found
+from harness.goldens.artifact import DAMAGED, Found
 from harness.goldens.folder import SHORT
 from harness.goldens.golden import Golden
 from harness.goldens.limits import read_committed
@@ -18,6 +18,7 @@ from harness.goldens.pending import RECORD
 from harness.goldens.workspace import Workspace
 from harness.judge.limits_rule import loosened, of_frames
 from harness.project import Project
+from harness.reading import UnreadableError, parse_json, read_bytes
 from harness.records.base import Json
 from harness.records.candidate import SHOWN_FILE, Candidate
 from harness.records.case_record import CaseRecord
@@ -212,18 +213,22 @@ def _shown(workspace: Workspace, source: Path | None) -> Iterable[str]:
         places.append(source)
     for place in places:
         for path in place.rglob(SHOWN_FILE) if place.is_dir() else ():
-            yield from _seals(path.read_bytes())
+            with contextlib.suppress(OSError, UnreadableError):  # a damaged list shows no candidate
+                yield from _seals(read_bytes(path, limit=_MAX_SHOWN))
     if source is not None and source.is_file():
-        with zipfile.ZipFile(source) as archive:
+        # a damaged archive is refused where its candidates are read
+        with contextlib.suppress(*DAMAGED), zipfile.ZipFile(source) as archive:
+            left = _MAX_SHOWN  # for all of them: many small entries may unpack into many gigabytes
             for entry in archive.infolist():
-                if entry.filename.rpartition("/")[2] == SHOWN_FILE and entry.file_size <= _MAX_SHOWN:
+                if entry.filename.rpartition("/")[2] == SHOWN_FILE and entry.file_size <= left:
+                    left -= entry.file_size
                     yield from _seals(archive.read(entry))
 
 
 def _seals(data: bytes) -> Iterable[str]:
     try:
-        body = json.loads(data)
-    except ValueError:
+        body = parse_json(data, SHOWN_FILE)
+    except UnreadableError:
         return ()
     return [str(seal) for seal in body] if isinstance(body, dict) else ()
 

@@ -122,7 +122,7 @@ def _expert(expert: str, new: Component | None, old: Component | None) -> list[C
 def _facts(component: Component) -> dict[str, Json]:
     modules = group(component.tensors, component.hints)
     quantized = {name: module for name, module in modules.items() if module.quantized}
-    four = next((module for module in quantized.values() if module.format == "nvfp4"), None)
+    four = next((module for module in quantized.values() if module.spec.loader_options), None)
     facts: dict[str, Json] = {
         "source": component.where,
         "format": summary_format(modules),

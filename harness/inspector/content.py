@@ -27,6 +27,7 @@ from harness.inspector.index import load_component
 from harness.inspector.layout import folders
 from harness.inspector.parts import EXPERTS
 from harness.inspector.sources import LocalSource, Meter
+from harness.reading import UnreadableError, parse_foreign, read_json
 from harness.records.base import write_text_atomic
 from harness.records.contents import ComponentContent, WeightContents
 
@@ -178,8 +179,8 @@ def _table(file: Path, sha256: str, entries: list[TensorEntry], pool: ThreadPool
     """Return the digests of ``entries`` of one file, from the cache or from its bytes."""
     kept = cache_file().parent / "tensors" / f"{sha256}.json"
     try:
-        table = _TABLE.validate_json(kept.read_bytes())
-    except (OSError, ValidationError):
+        table = _TABLE.validate_python(read_json(kept), strict=True)
+    except (OSError, UnreadableError, ValidationError):
         table = {}
     missing = [entry for entry in entries if entry.name not in table]
     if missing:
@@ -222,8 +223,8 @@ def _document(source: LocalSource, path: str) -> str:
 def document_digest(name: str, data: bytes) -> str:
     """Return the digest of a JSON file's values, without keys that no loader reads; of other files, of their bytes."""
     try:
-        value = json.loads(data)
-    except (ValueError, RecursionError):
+        value = parse_foreign(data, name)
+    except UnreadableError:
         return hashlib.sha256(data).hexdigest()[:_DIGITS]
     if isinstance(value, dict) and name not in TABLES:
         value = {key: inner for key, inner in value.items() if _is_read(key)}

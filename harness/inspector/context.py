@@ -8,6 +8,7 @@ from typing import Any
 
 from harness.definitions.case import Loader
 from harness.formats.modules import PACKED_QKV, Module
+from harness.formats.registry import known_formats
 from harness.inspector.contracts import Contract
 from harness.inspector.gather import Compared, Sane
 from harness.inspector.index import Component
@@ -58,14 +59,15 @@ class Context:
         return {name: module for name, module in self.modules[expert].items() if module.quantized}
 
     def dtype_error(self, expert: str) -> bool:
-        """Return whether no quantized Linear has the declared format (NVFP4, FP8): then scales cannot be judged."""
+        """Return whether no quantized Linear has the declared format of ModelOpt: then scales cannot be judged."""
         declared = self.experts[expert].declaration.format
         stored = {module.format for module in self.quantized(expert).values()}
-        return declared in ("nvfp4", "fp8") and bool(stored) and declared not in stored
+        form = known_formats().get(declared or "")
+        return form is not None and form.modelopt and bool(stored) and declared not in stored
 
 
 def declared_reading(component: Component, module: Module) -> tuple[str, str]:
-    """Return the reading of an NVFP4 weight that the checkpoint itself declares.
+    """Return the reading of a weight with several readings that the checkpoint itself declares.
 
     Returns:
         ``order/layout`` (such as ``low_first/linear``; ``any`` if a dialect leaves the layout open) and the reason:

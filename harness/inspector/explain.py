@@ -98,7 +98,7 @@ def _factor(item: Measured, fit: Fit) -> Reason | None:
         return None  # a few rows only: they are named one by one
     if fit.scale and abs(score.gain / fit.scale**2 - 1) < 0.1 and abs(fit.scale - 1) > 0.1:
         return "global_scale_inverted"
-    if fit.scale == 1.0 and item.module.format in ("nvfp4", "fp8") and item.module.kind not in ("block", "group"):
+    if fit.scale == 1.0 and item.module.spec.modelopt and item.module.kind not in ("block", "group"):
         return "scale_dropped"
     return "fp8_fnuz" if is_fnuz(item) else "gain"
 

@@ -15,7 +15,7 @@ from harness.formats.header import DTYPE_BITS, TensorEntry
 from harness.formats.modules import Module, is_scale
 from harness.inspector.index import Component
 from harness.inspector.measure import Anchor, Measured, measure
-from harness.inspector.sampling import Budget, block_scale_values
+from harness.inspector.sampling import Budget, block_scale_values, scale_windows
 from harness.inspector.sources import Range, SharedReads, Source
 
 # Tensors that were not quantized must equal the base's. A sample of each is compared, or all values.
@@ -141,6 +141,8 @@ class Gathered:
     measured: dict[str, dict[str, Measured]] = field(default_factory=dict)
     compared: dict[str, list[Compared]] = field(default_factory=dict)
     scanned: dict[str, dict[str, tuple[int, int]]] = field(default_factory=dict)
+    scale_bytes: dict[str, int] = field(default_factory=dict)
+    """Per expert, block scales in which NaN and zero were counted; each has one byte."""
     sanity: dict[str, dict[str, Sane]] = field(default_factory=dict)
     failed: SourceError | None = None
     planned: int = 0
@@ -156,7 +158,7 @@ class Plan:
     base: Mapping[str, Component]
     budgets: Mapping[str, Budget]
     scan: Mapping[str, bool]
-    """Per expert, whether every block scale is read."""
+    """Per expert, whether NaN and zero are counted among the block scales."""
     reads: SharedReads = field(default_factory=SharedReads)
 
 
@@ -221,11 +223,11 @@ def _work(plan: Plan, found: Gathered) -> Iterator[Task]:
                 yield _measure_task(plan, found, component, module, own, other)
                 if (
                     plan.scan[expert]
-                    and module.format == "nvfp4"
+                    and module.spec.two_level
                     and module.scale is not None
                     and module.scale.dtype == "F8_E4M3"
                 ):
-                    yield _scan_task(found, component, module, module.scale)
+                    yield _scan_task(found, component, module, module.scale, plan.budgets[expert].scales)
         if own is not None:
             yield from _excluded_tasks(plan, found, component, own, other)
         else:
@@ -256,16 +258,21 @@ def _measure_task(
     return work, keep
 
 
-def _scan_task(found: Gathered, component: Component, module: Module, scale: TensorEntry) -> Task:
+def _scan_task(found: Gathered, component: Component, module: Module, scale: TensorEntry, limit: int) -> Task:
     rows, columns = module.shape
     padding = max(scale.elements - rows * -(-columns // 16), 0)  # a swizzled layout pads with zeros
+    # zeros of padding lie anywhere, so they can be told from lost scales only in a count over the whole tensor
+    windows = scale_windows(scale, scale.nbytes if padding else limit)
 
     def work() -> tuple[int, int]:
-        nans, zeros = block_scale_values(component.source, scale)
+        nans, zeros = block_scale_values(component.source, scale, windows)
         return nans, max(zeros - padding, 0)
 
     def keep(result: tuple[int, int]) -> None:
         found.scanned[component.expert][scale.name] = result
+        found.scale_bytes[component.expert] = found.scale_bytes.get(component.expert, 0) + sum(
+            length for _, length in windows
+        )
 
     return work, keep
 

@@ -22,6 +22,7 @@ from pathlib import Path
 from harness.formats.errors import SourceError
 from harness.inspector.index import Component
 from harness.inspector.sources import LocalSource, Source
+from harness.reading import read_json
 from harness.records.base import write_text_atomic
 from harness.records.inspection import FileDigest
 
@@ -70,7 +71,7 @@ class DigestCache:
         self._lock = threading.Lock()
         self._dirty = False
         try:
-            known = json.loads(self.file.read_text(encoding="utf-8"))
+            known = read_json(self.file)
             self._known: dict[str, str] = {str(key): str(value) for key, value in known.items()}
         except (OSError, ValueError, AttributeError):
             self._known = {}

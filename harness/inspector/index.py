@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import re
 from collections.abc import Iterable, Mapping, Sequence
 from concurrent.futures import Executor
@@ -26,6 +25,7 @@ from harness.formats.modules import Hints
 from harness.formats.names import Naming, module_to_diffusers, split_parts, translate
 from harness.inspector.findings import finding, some
 from harness.inspector.sources import Source
+from harness.reading import UnreadableError, parse_foreign, reason
 from harness.records.inspection import InspectionFinding, Severity
 
 _VARIANT = re.compile(r"[^/.]+\.(?!safetensors)[^/]+\.safetensors(\.index\.json)?$")
@@ -212,8 +212,8 @@ def _json_tensors(source: Source, tensors: Mapping[str, TensorEntry], mark: str)
         data = source.read_ranges(file, [(entry.start, entry.nbytes) for _, entry in items])
         for (module, _), raw in zip(items, data, strict=True):
             try:
-                body = json.loads(raw.decode("utf-8"))
-            except (ValueError, RecursionError):
+                body = parse_foreign(raw, file)
+            except UnreadableError:
                 body = {}
             bodies[module] = body if isinstance(body, dict) else {}
     return bodies
@@ -228,8 +228,8 @@ def _torchao_types(metadata: Mapping[str, str], naming: Naming) -> dict[str, str
         if not name.endswith(".weight"):
             continue
         try:
-            body = json.loads(text)
-        except (ValueError, RecursionError):
+            body = parse_foreign(text, name)
+        except UnreadableError:
             continue
         kind = body.get("_type") if isinstance(body, dict) else None
         if isinstance(kind, str) and kind != "Tensor":
@@ -363,9 +363,9 @@ def _configs(
     for key in ("quantization_config", "_quantization_metadata"):
         if key in metadata:
             try:
-                body = json.loads(metadata[key])
-            except ValueError as error:
-                report("fault", "config_invalid", f"shard metadata {key} is not JSON ({error}).", key=key)
+                body = parse_foreign(metadata[key], f"shard metadata {key}")
+            except UnreadableError as error:
+                report("fault", "config_invalid", f"shard metadata {key} is not JSON ({reason(error)}).", key=key)
                 continue
             if key == "quantization_config":
                 attempt("shard metadata", body, "shard metadata")

@@ -223,7 +223,7 @@ def _context(subject: Assembly, anchor: Assembly | None, options: Options) -> tu
         wide = any(module.weight.dtype == "F32" for module in context.base_modules.get(expert, {}).values())
         far = REMOTE_WIDE if wide else REMOTE
         budgets[expert] = FULL if options.full else LOCAL if local else far
-        # a full read of block scales is cheap on a disk, and too many bytes over the network unless requested
+        # windows of all block scales are cheap on a disk, and too many requests over the network unless asked for
         scan[expert] = options.full or component.source.is_local
     return context, Plan(subject.experts, modules, base, budgets, scan)
 

@@ -5,7 +5,6 @@ The checks are cheap, and the same for a folder and the hub: headers, indexes an
 
 from __future__ import annotations
 
-import json
 import re
 from collections.abc import Iterator, Mapping
 from concurrent.futures import Executor
@@ -17,6 +16,7 @@ from harness.formats.file_types import SNIFF, sniff
 from harness.formats.header import TensorEntry, read_header
 from harness.inspector.findings import finding, some
 from harness.inspector.sources import Source
+from harness.reading import UnreadableError, parse_foreign, reason
 from harness.records.inspection import InspectionFinding
 
 EXPERTS = ("transformer", "transformer_2")
@@ -175,9 +175,9 @@ class _Look:
             self.left.append(f"{path}: {size} bytes were not read")
             return
         try:
-            body = json.loads(self.source.read(path, 0, size).decode("utf-8"))
-        except (ValueError, RecursionError) as error:
-            yield self._finding("broken", f"{path} is not JSON ({error}).", path)
+            body = parse_foreign(self.source.read(path, 0, size), path)
+        except UnreadableError as error:
+            yield self._finding("broken", f"{path} is not JSON ({reason(error)}).", path)
             return
         self.bodies[path.removeprefix(f"{self.name}/")] = body
         if path.endswith("/tokenizer.json"):

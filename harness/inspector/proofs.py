@@ -15,6 +15,7 @@ import contextlib
 import hashlib
 import json
 import os
+import re
 import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -26,7 +27,6 @@ from pathlib import Path
 from typing import Any, Unpack
 
 from filelock import FileLock, Timeout
-from pydantic import ValidationError
 
 import harness
 from harness.definitions.case import CheckpointRef
@@ -37,6 +37,7 @@ from harness.inspector.assemble import Ref
 from harness.inspector.contracts import load_contract
 from harness.inspector.identity import HASHERS, DigestCache, cache_file
 from harness.inspector.inspect import Asked, inspect_checkpoint
+from harness.reading import UnreadableError, read_text
 from harness.records.base import write_text_atomic
 from harness.records.inspection import InspectionReport
 
@@ -44,6 +45,8 @@ RULE_FOLDERS = ("inspector", "formats", "runtimes", "records", "definitions")
 """Rooms whose source decides what an inspection finds."""
 PLUGIN_GROUPS = (FORMATS_GROUP, CHECKS_GROUP)
 """Entry point groups of third-party formats and checks: their modules decide findings as well."""
+_POINTER_BYTES = 4096
+_POINTED = re.compile(r"(content|stamps)-[0-9a-f]{1,128}\.json")
 WAIT_SECONDS = 600.0
 """Longest wait for another process that inspects the same checkpoint; after that this process inspects it too."""
 
@@ -184,7 +187,10 @@ def _place(ref: Ref, root: Path | None) -> Path | None:
         text, pinned = ref.path, ref.revision
     else:
         text, _, pinned = str(ref).partition("@")
-    place = ((root or Path.cwd()) / Path(text).expanduser()).resolve()
+    try:
+        place = ((root or Path.cwd()) / Path(text).expanduser()).resolve()
+    except RuntimeError:  # `~name` of a user that this machine does not have, or a loop of links
+        return None
     return place if not pinned and place.exists() else None
 
 
@@ -213,9 +219,11 @@ def _stamps(place: Path) -> list[tuple[str, int, int, int, int, int]]:
 
 def _by_stamps(key: Key) -> InspectionReport | None:
     try:
-        return _read(key.folder / key.pointer.read_text(encoding="utf-8").strip())
-    except OSError:
+        name = read_text(key.pointer, limit=_POINTER_BYTES).strip()
+    except (OSError, UnreadableError):
         return None
+    # the pointer names a file of its folder: a damaged one must not lead elsewhere
+    return _read(key.folder / name) if _POINTED.fullmatch(name) else None
 
 
 def _by_content(key: Key, digests: DigestCache) -> InspectionReport | None:
@@ -254,8 +262,8 @@ def _keep(key: Key, report: InspectionReport, digests: DigestCache) -> None:
 
 def _read(path: Path) -> InspectionReport | None:
     try:
-        return InspectionReport.model_validate_json(path.read_bytes())
-    except (OSError, ValidationError):
+        return InspectionReport.read(path)
+    except (OSError, UnreadableError):
         return None
 
 

@@ -1,8 +1,9 @@
-"""Choose the bytes to read: a few rows of every tensor, whole strips of scales, or all bytes if requested."""
+"""Choose the bytes to read: a few rows of every tensor, strips and windows of scales, or all bytes if requested."""
 
 from __future__ import annotations
 
 import zlib
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -30,6 +31,8 @@ class Budget:
     """Tensors of at most this many elements are read whole."""
     excluded: int = 1024
     """Elements at the start and at the half of a large excluded tensor."""
+    scales: int = 1 << 16
+    """Bytes of a large tensor of block scales in which NaN and zero are counted; a smaller one is read whole."""
 
     def of(self, entry: TensorEntry, logical_rows: int) -> NDArray[np.int64]:
         """Return the row numbers to read of a 2-D weight.
@@ -52,7 +55,7 @@ LOCAL = Budget(rows=8, whole_below=1 << 21, excluded=1 << 13)
 REMOTE = Budget()
 REMOTE_WIDE = Budget(rows=2, excluded=512)
 """Budget for a base in float32: the same bytes hold half as many values as in BF16."""
-FULL = Budget(rows=STRIP, whole_below=1 << 21, excluded=1 << 62)
+FULL = Budget(rows=STRIP, whole_below=1 << 21, excluded=1 << 62, scales=1 << 62)
 """`--full`: all of every excluded tensor and all block scales; of large quantized weights still one strip each."""
 
 
@@ -109,13 +112,47 @@ def scale_of(source: Source, module: Module) -> NDArray[np.float32]:
     return values.reshape(-1, 1) / np.float32(127 if entry.name.endswith(".SCB") else 1)
 
 
-def block_scale_values(source: Source, entry: TensorEntry, chunk: int = 1 << 24) -> tuple[int, int]:
-    """Read every block scale of a tensor. Returns how many are NaN and how many are zero."""
+SCALE_WINDOWS = 16
+"""Windows of a large tensor of block scales: the first and the last bytes, and one in each of the parts between."""
+_CHUNK = 1 << 24
+
+
+def scale_windows(entry: TensorEntry, limit: int) -> list[Range]:
+    """Return the file ranges of the block scales to read.
+
+    A tensor of at most twice ``limit`` bytes is read whole. Of a larger one, ``SCALE_WINDOWS`` windows of equal length
+    are read, ``limit`` bytes together. A hash of the tensor's name places each window within its part of the tensor:
+    Linears of one shape are read at different rows, and every run reads the same bytes.
+
+    Args:
+        entry: a tensor of one-byte scales.
+        limit: bytes.
+    """
+    if entry.nbytes <= 2 * limit:
+        return [(entry.start + first, min(_CHUNK, entry.nbytes - first)) for first in range(0, entry.nbytes, _CHUNK)]
+    length = limit // SCALE_WINDOWS
+    part = entry.nbytes // SCALE_WINDOWS
+    starts = [0]
+    for number in range(1, SCALE_WINDOWS - 1):
+        chance = zlib.crc32(f"{entry.name} {number}".encode())
+        starts.append(number * part + chance % (part - length + 1))
+    return [(entry.start + first, length) for first in (*starts, entry.nbytes - length)]
+
+
+def block_scale_values(source: Source, entry: TensorEntry, windows: Sequence[Range]) -> tuple[int, int]:
+    """Count the block scales in ``windows`` that are NaN, and those that are zero.
+
+    Args:
+        source: the checkpoint.
+        entry: a tensor of E4M3 scales.
+        windows: file ranges, see `scale_windows`.
+    """
     nans = zeros = 0
-    for start in range(0, entry.nbytes, chunk):
-        size = min(chunk, entry.nbytes - start)
-        data = np.frombuffer(source.read(entry.file, entry.start + start, size), dtype=np.uint8)
-        magnitude = data & 0x7F  # without the sign; 0x7F is the only NaN of E4M3
-        nans += int(np.count_nonzero(magnitude == 0x7F))
-        zeros += magnitude.size - int(np.count_nonzero(magnitude))
+    batch: Sequence[Range]
+    # windows of a sampled tensor are read together, chunks of a whole one in turn, so that memory stays bounded
+    for batch in [windows] if sum(length for _, length in windows) <= _CHUNK else [[one] for one in windows]:
+        for raw in source.read_ranges(entry.file, batch):
+            magnitude = np.frombuffer(raw, dtype=np.uint8) & 0x7F  # without the sign; 0x7F is the only NaN of E4M3
+            nans += int(np.count_nonzero(magnitude == 0x7F))
+            zeros += magnitude.size - int(np.count_nonzero(magnitude))
     return nans, zeros

@@ -335,7 +335,9 @@ def open_source(ref: CheckpointRef | str | Path, meter: Meter, root: Path | None
         if not folder.is_dir():
             near = near_folder(folder)
             remedy = "check the path; ./ is relative to the repository root"
-            remedy = f"make it: {made_by}" if made_by else f"did you mean {near}?" if near else remedy
+            hints = [f"did you mean {near}?"] if near else []
+            hints += [f"make it: {made_by}"] if made_by else []
+            remedy = " If not, ".join(hints) or remedy
             raise BadReferenceError("there is no such folder", where=str(folder), remedy=remedy)
 
         return LocalSource(folder, meter, label=path)

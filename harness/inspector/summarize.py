@@ -113,8 +113,8 @@ def expert_summary(context: Context, expert: str) -> ExpertSummary:
 
 
 def _parameters(context: Context, expert: str) -> int:
-    """Count logical parameters: two per byte of a packed NVFP4 weight; scales are not parameters."""
-    packed = {module.weight.name for module in context.quantized(expert).values() if module.format == "nvfp4"}
+    """Count logical parameters: two per byte of a packed weight of 4 bits; scales are not parameters."""
+    packed = {module.weight.name for module in context.quantized(expert).values() if module.spec.two_level}
     tensors = context.experts[expert].tensors
     return sum(entry.elements * (2 if name in packed else 1) for name, entry in tensors.items() if not is_scale(name))
 
@@ -200,7 +200,7 @@ def _number(value: float | None) -> float | None:
 def contract_reports(context: Context, expert: str, findings: Sequence[InspectionFinding]) -> list[ContractReport]:
     """Return every runtime's assumptions for one expert, and whether the bytes agree (``None``: not proven)."""
     reports = []
-    four = any(module.format == "nvfp4" for module in context.quantized(expert).values())
+    four = any(module.spec.two_level for module in context.quantized(expert).values())
     for runtime in resolved(context, expert):
         mine = [item for item in findings if item.contract == runtime.name and item.expert in (expert, "")]
         wrong = any(item.severity == "fault" for item in mine)
@@ -228,9 +228,16 @@ def coverage(context: Context, plan: Plan, found: Gathered) -> tuple[list[str], 
             done.append(f"{expert}: {rows} of {total} rows of {len(items)} quantized Linears against the base")
             if rows < total:
                 left.append(f"{expert}: {total - rows} rows of quantized Linears were not read")
-        if any(module.format == "nvfp4" for module in context.quantized(expert).values()):
+        if any(module.spec.two_level for module in context.quantized(expert).values()):
             if plan.scan[expert]:
-                done.append(f"{expert}: every block scale of {len(found.scanned.get(expert, {}))} tensors")
+                names = found.scanned.get(expert, {})
+                total, read = sum(component.tensors[name].nbytes for name in names), found.scale_bytes.get(expert, 0)
+                share = "every block scale" if read >= total else f"{read} of {total} block scales"
+                done.append(f"{expert}: {share} of {len(names)} tensors")
+                if read < total:
+                    left.append(
+                        f"{expert}: {total - read} block scales were not read for NaN and zero; --full reads them"
+                    )
             else:
                 left.append(
                     f"{expert}: block scales outside the sampled strips were not read (NaN and zero); --full reads them"

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,6 +15,7 @@ from harness.errors import GoldenError
 from harness.judge.held_rule import differing
 from harness.judge.precision import lowered
 from harness.limits.probes import relative_error
+from harness.reading import check_safetensors, parse_json
 from harness.records.generation import Expert
 from harness.records.probe import (
     BROKEN,
@@ -65,6 +65,7 @@ def read_observation(path: Path) -> Observation:
     from safetensors import SafetensorError, safe_open
 
     try:
+        check_safetensors(path)
         with safe_open(path, framework="numpy") as file:
             index = ObservationIndex.model_validate_json(json_of(file.metadata()))
             names = [name for name in file.keys() if not name.startswith(("latents.", "text.", "timesteps."))]  # noqa: SIM118
@@ -86,7 +87,7 @@ def json_of(metadata: dict[str, str] | None) -> str:
         ValueError: the index is no JSON.
     """
     text = (metadata or {})[METADATA_KEY]
-    json.loads(text)
+    parse_json(text, "the index of the probes")
     return text
 
 

@@ -17,6 +17,7 @@ from harness.errors import InfraError, InvalidCaseError
 from harness.inside import write_inside
 from harness.lane.summary import MARK
 from harness.project import HERE
+from harness.reading import UnreadableError, parse_foreign, read_bytes
 
 BOT = "github-actions[bot]"
 COPIED_BRANCH = re.compile(r"(?:refs/heads/)?pull-request/([0-9]{1,9})\Z")
@@ -26,6 +27,8 @@ PROPOSED = (HERE.goldens.name, HERE.thresholds.name)
 TESTS = "ci.yml"
 """Workflow that is started for a proposal."""
 _PLAIN = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,119}")
+MAX_PROPOSED = 1 << 30
+"""Most bytes of one proposed file; the clip of a golden at full size takes 100 MB."""
 MAX_COMMENT = 60_000
 """GitHub refuses a comment of more than 65,536 characters."""
 _REPOSITORY = re.compile(r"[A-Za-z0-9_.-]+/[A-Za-z0-9_.-]+\Z")
@@ -54,8 +57,8 @@ def post_comment(repository: str, number: int, body: str) -> str:
     if len(body) > MAX_COMMENT:
         body = body[:MAX_COMMENT] + "\n\nThe rest is in the job summary.\n"
     comments = f"repos/{repository}/issues/{number}/comments"
-    pages: list[list[dict[str, Any]]] = json.loads(_gh(["api", "--paginate", "--slurp", comments]))
-    mine = [one for page in pages for one in page if one["user"]["login"] == BOT and one["body"].startswith(MARK)]
+    earlier = _comments(_gh(["api", "--paginate", "--slurp", comments]))
+    mine = [one for one in earlier if one["user"]["login"] == BOT and one["body"].startswith(MARK)]
     payload = json.dumps({"body": body})
     if mine:
         path = f"repos/{repository}/issues/comments/{int(mine[0]['id'])}"
@@ -92,14 +95,15 @@ def propose(root: Path, changes: Path, branch: str, title: str, body: str, base:
         inside = path.relative_to(changes)
         target = root / inside
         # An unchanged file passes whatever its name is: a regeneration returns the whole folders.
-        same = not path.is_symlink() and target.is_file() and target.read_bytes() == path.read_bytes()
+        data = b"" if path.is_symlink() else read_bytes(path, limit=MAX_PROPOSED)  # also refuses pipes and devices
+        same = not path.is_symlink() and target.is_file() and target.read_bytes() == data
         if inside.parts[0] not in PROPOSED or path.is_symlink() or not (same or _named(inside)):
             raise InvalidCaseError(
                 f"a regeneration may change {', '.join(PROPOSED)} and nothing else",
                 where=str(inside),
                 remedy="remove it",
             )
-        write_inside(root, inside.as_posix(), path.read_bytes())
+        write_inside(root, inside.as_posix(), data)
     there = [name for name in PROPOSED if (root / name).exists()]
     _run(["git", "-C", str(root), "add", "--", *there])
     if not _run(["git", "-C", str(root), "diff", "--cached", "--name-only", "--relative"]).strip():
@@ -118,6 +122,22 @@ def propose(root: Path, changes: Path, branch: str, title: str, body: str, base:
     return address
 
 
+def _comments(text: str) -> list[dict[str, Any]]:
+    """Return the comments in an answer of ``gh --paginate --slurp``: a list of pages, each a list of comments.
+
+    Raises:
+        InfraError: it is something else.
+    """
+    try:
+        pages = parse_foreign(text, "gh api")
+        comments = [item for page in pages for item in page]
+        return [item for item in comments if isinstance(item["user"]["login"], str) and isinstance(item["body"], str)]
+    except (UnreadableError, TypeError, KeyError) as error:
+        raise InfraError(
+            "gh answered with no list of comments", kind="protocol", remedy="read the log of the job"
+        ) from error
+
+
 def _named(inside: Path) -> bool:
     """Return whether a proposed path has the form of a golden's part, a list of goldens, or a limit file."""
     plain = len(inside.parts) >= 3 and all(_PLAIN.fullmatch(part) for part in inside.parts)
@@ -131,7 +151,14 @@ def _gh(arguments: Sequence[str], text: str | None = None, cwd: Path | None = No
 def _run(command: Sequence[str], text: str | None = None, cwd: Path | None = None) -> str:
     try:
         done = subprocess.run(
-            list(command), input=text, capture_output=True, text=True, check=False, timeout=300, cwd=cwd
+            list(command),
+            input=text,
+            capture_output=True,
+            encoding="utf-8",
+            errors="replace",
+            check=False,
+            timeout=300,
+            cwd=cwd,
         )
     except (OSError, subprocess.TimeoutExpired) as error:
         raise InfraError(f"{command[0]} did not run: {error}", kind="crash", remedy=f"install {command[0]}") from error

@@ -7,7 +7,6 @@ commit gives the reason, where a reviewer reads it.
 from __future__ import annotations
 
 import configparser
-import tomllib
 from collections.abc import Mapping
 from contextlib import suppress
 from pathlib import Path
@@ -16,6 +15,7 @@ from harness.definitions.case import Case, PerfSettings
 from harness.definitions.runner import RunnerProfile
 from harness.errors import QuantgateError
 from harness.project import Project
+from harness.reading import UnreadableError, parse_toml, read_text
 from harness.records.base import Json
 
 PYTEST_FILES = ("pytest.toml", ".pytest.toml", "pytest.ini", ".pytest.ini", "pyproject.toml", "tox.ini", "setup.cfg")
@@ -132,9 +132,9 @@ def _matters(key: str) -> bool:
 def _settings(path: Path) -> Mapping[str, str] | None:
     """Return the settings in one file; ``None`` if pytest takes none from it."""
     try:
-        text = path.read_text(encoding="utf-8")
+        text = read_text(path)
         if path.suffix == ".toml":
-            data = tomllib.loads(text)
+            data = parse_toml(text, str(path))
             tool = data if path.name.endswith("pytest.toml") else data.get("tool", {})
             table = tool.get("pytest")
             if table is None:
@@ -142,7 +142,7 @@ def _settings(path: Path) -> Mapping[str, str] | None:
             return {key: str(value) for key, value in {**table, **table.get("ini_options", {})}.items()}
         parser = configparser.ConfigParser(interpolation=None, strict=False)
         parser.read_string(text)
-    except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError, configparser.Error, AttributeError, TypeError):
+    except (OSError, UnreadableError, configparser.Error, AttributeError, TypeError):
         return {"addopts": "not readable"}
     section = "tool:pytest" if path.name == "setup.cfg" else "pytest"
     if parser.has_section(section):

@@ -332,6 +332,8 @@ def _records(folders: Iterable[Path], plan: Plan, problems: list[str]) -> tuple[
 
 def _misfit(record: CaseRecord, planned: PlannedCase, plan: Plan) -> str:
     """Return why ``record`` is not a result of ``planned``; empty if it is."""
+    if record.case != planned.case:
+        return f"it is of the case {record.case}, and its node is that of {planned.case}"
     if record.plan != plan.id:
         return f"it is of {f'plan {record.plan}' if record.plan else 'no plan'}, and this is plan {plan.id}"
     if record.runner != plan.runner:

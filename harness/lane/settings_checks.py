@@ -21,6 +21,7 @@ from urllib.parse import quote
 
 from harness.errors import InfraError, InvalidCaseError
 from harness.machine.preflight import Check
+from harness.reading import UnreadableError, parse_foreign, read_text
 
 ENVIRONMENT = "regenerate"
 """Name of the GitHub environment of the job that measures goldens."""
@@ -63,7 +64,9 @@ class GitHub:
     def _ask(self, path: str) -> Answer:
         command = ["gh", "api", "--method", "GET", "-H", "X-GitHub-Api-Version: 2022-11-28", path]
         try:
-            done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=SECONDS)
+            done = subprocess.run(
+                command, capture_output=True, encoding="utf-8", errors="replace", check=False, timeout=SECONDS
+            )
         except (OSError, subprocess.TimeoutExpired) as error:
             raise InfraError(
                 f"gh did not run: {error}",
@@ -77,8 +80,8 @@ class GitHub:
                 raise InfraError(f"gh failed: {said}", kind="download", remedy="gh auth status")
             return Answer(status=int(status[1]), said=" ".join(done.stderr.split())[:200])
         try:
-            return Answer(json.loads(done.stdout))
-        except ValueError as error:
+            return Answer(parse_foreign(done.stdout, path))
+        except UnreadableError as error:
             raise InfraError(
                 f"gh answered with no JSON for {path}", kind="protocol", remedy=f"gh api {path}"
             ) from error
@@ -346,7 +349,11 @@ def check_callers(root: Path, repository: str) -> Iterator[Check]:
     lane = f"{repository}/.github/workflows/lane.yml@main"
     local = "uses: ./.github/workflows/lane.yml"
     for path in sorted((root / ".github/workflows").glob("*.y*ml")):
-        if local not in path.read_text(encoding="utf-8", errors="replace"):
+        try:
+            text = read_text(path)
+        except (OSError, UnreadableError):  # GitHub runs no file that is no text
+            continue
+        if local not in text:
             continue
         shown = path.relative_to(root)
         yield Check(

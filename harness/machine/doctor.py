@@ -17,10 +17,12 @@ from packaging.specifiers import SpecifierSet
 from harness.architecture import hardware_class
 from harness.definitions.case import UNRESOLVED, CheckpointRef
 from harness.definitions.runner import RunnerProfile
+from harness.definitions.validation import near_folder
 from harness.errors import InfraError
 from harness.machine.devices import GpuFacts, process_name, read_gpus, started
 from harness.machine.gpu_checks import at_least, check_gpu, read_kernel_log
 from harness.machine.preflight import Check, Preflight
+from harness.project import local_folder
 
 # Checks of everything but the GPU: packages, disk, model cache, checkpoint folders.
 
@@ -94,7 +96,9 @@ def check_folders(checkpoints: Sequence[CheckpointRef], root: Path) -> Iterator[
         if (root / Path(path).expanduser()).is_dir():
             yield Check(name="checkpoint", state="fit", found=path)
             continue
-        message = f"a case names the folder {path}, and it is not there"
+        near = near_folder(local_folder(path, root))
+        hint = f"; did you mean {near}?" if near else ""
+        message = f"a case names the folder {path}, and it is not there{hint}"
         remedy = made_by or "make the folder, or correct the path in the case"
         yield Check(name="checkpoint", state="unfit", found="absent", wanted=path, message=message, remedy=remedy)
 

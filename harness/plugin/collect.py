@@ -17,6 +17,7 @@ from harness.plugin.state import PluginState
 from harness.project import is_case_name
 from harness.records.case_record import CaseRecord
 from harness.redaction import redact
+from harness.text import clean
 
 
 def is_case_file(config: pytest.Config, path: Path) -> bool:
@@ -44,7 +45,7 @@ class CaseFile(pytest.File):
             located = load_case_file(self.path, self.config.rootpath)
         except InvalidCaseError as error:
             PluginState.of(self.config).invalid_files.append(str(self.path))
-            raise self.CollectError(harmless(redact(str(error)))) from error
+            raise self.CollectError(harmless(clean(redact(str(error))))) from error
         for one in located:
             yield CaseItem.from_parent(self, name=one.case.id, located=one)
 

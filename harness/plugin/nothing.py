@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Collection
 from pathlib import Path
 
 import pytest
 
+from harness.definitions.loading import check_cases
 from harness.definitions.runner import load_runners
 from harness.definitions.validation import did_you_mean
 from harness.errors import InvalidCaseError
@@ -33,7 +35,7 @@ def why_no_case(config: pytest.Config, exitstatus: int) -> str:
     if state.is_worker or config.pluginmanager.hasplugin("dsession"):
         return ""
     if state.collected:
-        return _unknown_marks(config)
+        return _unknown_marks(config, state)
     places = [Path(config.invocation_params.dir, argument.partition("::")[0]).resolve() for argument in config.args]
     nested = next((top for place in places if (top := _project_of(place)) and top != config.rootpath), None)
     if nested is not None and not any(_meets(place, cases) for place in places):
@@ -51,7 +53,7 @@ def why_no_case(config: pytest.Config, exitstatus: int) -> str:
             f"cases of quantgate\n  next: quantgate init, or write quantgate_cases = {cases.name} into {settings}"
         )
     if exitstatus == pytest.ExitCode.USAGE_ERROR:  # pytest itself names the path that it did not find
-        return ""
+        return _unknown_case(config, files)
     if not files:
         asked = bool(config.getini("quantgate_cases")) or cases.is_dir()
         return f"there is no case file in {cases}\n  next: quantgate init, or write one" if asked else ""
@@ -63,8 +65,28 @@ def why_no_case(config: pytest.Config, exitstatus: int) -> str:
 _WORD = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
 
 
-def _unknown_marks(config: pytest.Config) -> str:
-    """Name a word of ``-m`` that is neither a runner nor a registered mark: most often a misspelt runner."""
+def _unknown_case(config: pytest.Config, files: Collection[Path]) -> str:
+    """Name a case of the command line that its file does not hold, with the most similar case of that file."""
+    for argument in config.args:
+        name, _, wanted = argument.partition("::")
+        path = Path(config.invocation_params.dir, name).resolve()
+        if not wanted or path not in files:
+            continue
+        try:
+            located, _ = check_cases([path], options.project(config).root)
+        except InvalidCaseError:  # a profile that cannot be read is told at collection
+            return ""
+        ids = [item.case.id for item in located]
+        if ids and wanted not in ids:
+            return f"{name} has no case {wanted}; {did_you_mean(wanted, ids)}\n  next: quantgate cases"
+    return ""
+
+
+def _unknown_marks(config: pytest.Config, state: PluginState) -> str:
+    """Name a word of ``-m`` that is neither a runner nor a registered mark, or a runner that no collected case names.
+
+    The first is most often a misspelt runner; the second a project whose cases are all for another machine.
+    """
     words = set(_WORD.findall(str(config.getoption("markexpr", "") or ""))) - {"and", "or", "not"}
     marks = {str(line).partition(":")[0].partition("(")[0].strip() for line in config.getini("markers")}
     try:
@@ -74,6 +96,13 @@ def _unknown_marks(config: pytest.Config) -> str:
     runners = sorted(profile.marker for profile in profiles.values())
     unknown = sorted(words - marks - set(runners))
     if not unknown:
+        asked = sorted(words & set(runners))
+        named = sorted({mark.name for item in state.collected for mark in item.iter_markers()} & set(runners))
+        if asked and named and not set(asked) & set(named):
+            return (
+                f"-m {asked[0]}: no case that pytest collected names runner {asked[0]} (their runners: "
+                f"{', '.join(named)})\n  next: add {asked[0]} to the `runners` of a case, or pytest -m {named[0]}"
+            )
         return ""
     advice = did_you_mean(unknown[0], runners)
     return (

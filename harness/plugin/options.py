@@ -14,6 +14,7 @@ from _pytest.mark.expression import Expression
 from harness.errors import QuantgateError
 from harness.in_ci import ci_variable
 from harness.project import Project, is_declared
+from harness.reading import UnreadableError, read_bytes
 
 FOLDERS = ("cases", "runners", "thresholds", "goldens", "runs")
 """Folders of a project. ``quantgate_<folder>`` in pytest's settings may confirm one of these names, never change it."""
@@ -134,6 +135,8 @@ def check_folders(config: pytest.Config) -> None:
 
 _PROFILE = re.compile(r"^(device_kind|device_names|architectures|compute_capability|native_formats|marker)\s*:", re.M)
 """Fields that only a runner profile has."""
+_MAX_PROFILE = 4 << 20
+"""Most bytes of a runner profile that are looked at."""
 _ASKED = ("runner", "plan", "shard")
 
 
@@ -152,10 +155,11 @@ def is_configured(config: pytest.Config) -> bool:
         return True
     for path in sorted(project(config).runners.glob("*.yaml")):
         try:
-            if _PROFILE.search(path.read_text(encoding="utf-8", errors="replace")):
-                return True
-        except OSError:
+            data = read_bytes(path, limit=_MAX_PROFILE)
+        except (OSError, UnreadableError):
             continue
+        if _PROFILE.search(data.decode("utf-8", "replace")):
+            return True
     return False
 
 

@@ -6,7 +6,7 @@ import hashlib
 import json
 import os
 from pathlib import Path
-from typing import TYPE_CHECKING, ClassVar, TypeVar
+from typing import TYPE_CHECKING, Any, ClassVar, TypeVar
 
 from pydantic import BaseModel, ConfigDict
 from pydantic import JsonValue as Json
@@ -35,6 +35,10 @@ class Record(BaseModel):
         """Return the record as indented JSON, ending in a newline; equal records give equal bytes."""
         return self.model_dump_json(indent=2, exclude_none=False) + "\n"
 
+    def as_json(self) -> Any:
+        """Return the record as the value that its JSON holds."""
+        return json.loads(self.to_json())  # noqa: TID251 - text of this process, and the reader imports records
+
     def write(self, path: Path) -> Path:
         """Write the record to ``path`` atomically: a reader sees the old file or the new one, never a part."""
         write_text_atomic(path, (self.redacted() if self.told else self).to_json())
@@ -44,7 +48,7 @@ class Record(BaseModel):
         """Return the record without secrets, see `harness.redaction`; the same record if it holds no secret."""
         from harness.redaction import Redactor  # only writing needs the redactor, which reads the environment
 
-        data = json.loads(self.to_json())
+        data = self.as_json()
         cleaned = Redactor().json(data, plain=self.plain)
         return self if cleaned == data else type(self).model_validate(cleaned)
 

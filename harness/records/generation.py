@@ -239,7 +239,7 @@ class EngineStart(Record):
     loads: int
     """Number of loads of a model in this process: 1, for any number of cases."""
     quantized_modules: dict[Expert, dict[str, str]] = {}
-    """Formats that the checkpoints store, read from tensors: expert to module to format (``fp8``, ``nvfp4``)."""
+    """Formats that the checkpoints store, read from tensors: expert to module to format (``fp8`` ...)."""
     runtime: dict[str, Json] = {}
     """Settings that a runtime in its own process resolved while loading: its configuration, flow shift, boundary,
     precisions, and a sentence per operator that was emulated because the machine has no GPU."""

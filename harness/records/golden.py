@@ -134,6 +134,6 @@ def check_files(parts: Mapping[str, Part], shape: tuple[int, int, int, int] | No
 
 def canonical_sha256(record: Record) -> str:
     """Return the sha256 (hex) of a record's content: its JSON with sorted keys and no spaces."""
-    body = json.loads(record.to_json())
+    body = record.as_json()
     text = json.dumps(body, sort_keys=True, separators=(",", ":"), allow_nan=False)
     return hashlib.sha256(text.encode("utf-8")).hexdigest()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import re
+import shutil
 import tempfile
 import zlib
 from contextlib import suppress
@@ -37,6 +38,27 @@ def remove_leftovers(target: Path) -> None:
             if entry.name.startswith(prefix) and _is_leftover(entry.name.removeprefix(prefix)):
                 with suppress(OSError):
                     Path(entry.path).unlink()
+
+
+def temporary_folder(parent: Path, name: str = "") -> Path:
+    """Create a folder in ``parent`` for files that are moved to their place when they are complete.
+
+    Folders that ended processes of this machine made under the same name are removed on the way.
+
+    Args:
+        parent: it is created if it is absent.
+        name: beginning of the folder's name, such as ``.report.``.
+
+    Raises:
+        OSError: ``parent`` cannot be written to.
+    """
+    parent.mkdir(parents=True, exist_ok=True)
+    with suppress(OSError):
+        for entry in os.scandir(parent):
+            dead = entry.name.startswith(name) and _is_leftover(entry.name.removeprefix(name))
+            if dead and entry.is_dir(follow_symlinks=False):
+                shutil.rmtree(entry.path, ignore_errors=True)
+    return Path(tempfile.mkdtemp(prefix=f"{name}{_host()}-{os.getpid()}-", suffix=".tmp", dir=parent))
 
 
 def _is_leftover(rest: str) -> bool:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import shutil
-import tempfile
 from collections.abc import Callable
 from functools import cache
 from pathlib import Path
@@ -16,6 +15,7 @@ from markupsafe import Markup
 from harness.records.base import write_text_atomic
 from harness.records.candidate import SHOWN_FILE
 from harness.records.run_folder import RunFolder
+from harness.records.temporary import temporary_folder
 from harness.report import text
 from harness.report.case_page import case_page
 from harness.report.load import ReportError, Run, load_run
@@ -114,7 +114,7 @@ def replace_folder(target: Path, write: Callable[[Path], object]) -> Path:
         )
     target.parent.mkdir(parents=True, exist_ok=True)
     # beside the target, because a rename cannot cross file systems
-    fresh = Path(tempfile.mkdtemp(prefix=f".{target.name}.", dir=target.parent))
+    fresh = temporary_folder(target.parent, f".{target.name}.")
     try:
         # `mkdtemp` creates folders that only their owner can enter
         fresh.chmod(0o755)
@@ -123,7 +123,7 @@ def replace_folder(target: Path, write: Callable[[Path], object]) -> Path:
         )
         write(fresh)
         if target.exists():
-            old = Path(tempfile.mkdtemp(prefix=f".{target.name}.old.", dir=target.parent))
+            old = temporary_folder(target.parent, f".{target.name}.")
             target.replace(old)
             fresh.replace(target)
             shutil.rmtree(old)

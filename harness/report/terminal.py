@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
+from shlex import quote
 
 from harness.outcomes import SEVERITY
 from harness.records.case_record import CaseRecord
@@ -58,8 +59,10 @@ def find_case(run: Run, case: str) -> Entry:
     if found:
         names = ", ".join(f"{entry.record.runner}/{entry.record.case}" for entry in found)
         raise ReportError(f"several runners have a case {case!r}", where=str(run.folder), remedy=f"name one of {names}")
-    known = ", ".join(sorted(entry.record.case for entry in run.entries)[:20])
-    raise ReportError(f"there is no case {case!r} in this run", where=str(run.folder), remedy=f"it has {known}")
+    ids = sorted({entry.record.case for entry in run.entries})
+    known = ", ".join(ids[:20]) + (f" and {len(ids) - 20} more" if len(ids) > 20 else "")
+    remedy = f"quantgate show {quote(str(run.folder))} CASE, with a case of this run: {known}"
+    raise ReportError(f"there is no case {case!r} in this run", where=str(run.folder), remedy=remedy)
 
 
 def show_case(entry: Entry) -> str:

@@ -25,6 +25,7 @@ from ruamel.yaml import YAML
 from harness.errors import InfraError
 from harness.inspector.contracts.model import ContractFile, Learned, Rules, rules_of
 from harness.inspector.contracts.predict import Declared, predict
+from harness.reading import as_json
 from harness.runtimes.environments import Environment, RuntimeVersion
 from harness.runtimes.kinds import Kind, all_kinds, base_kind, write_kind
 from harness.runtimes.outcomes import Outcome, declared_of, predicted_outcome, real_outcome
@@ -215,7 +216,7 @@ def fit(start: Rules, answers: Answers) -> tuple[Rules, list[str]]:
 
 
 def _with(body: dict[str, Any], path: tuple[str, ...], value: Any) -> dict[str, Any]:
-    copy: dict[str, Any] = json.loads(json.dumps(body))
+    copy: dict[str, Any] = as_json(body)
     at = copy
     for key in path[:-1]:
         at = at[key]

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Literal
 
 from harness.inspector.contracts.predict import Declared, Prediction
+from harness.reading import as_json
 from harness.runtimes.kinds import Kind, files_of
 
 Outcome = Literal[
@@ -49,7 +49,7 @@ def declared_of(kind: Kind) -> Declared:
         metadata.update(header)
         tensors.update({name: Header(DTYPES[value.dtype.name], value.shape, file) for name, value in part.items()})
     # a config passes through JSON, so that null, true and lists are what a runtime reads
-    config = json.loads(json.dumps(kind.config)) if kind.config_file and kind.config is not None else None
+    config = as_json(kind.config) if kind.config_file and kind.config is not None else None
     return Declared(kind.role, config, tensors, metadata)
 
 

@@ -98,3 +98,17 @@ def test_an_empty_folder_and_a_command_that_looks_elsewhere(collect: Collect, tm
     write(tmp_path, {"cases/a.yaml": CASE, "runners/cpu.yaml": PROFILE})
     code, said = collect("other")
     assert (code, "this command does not look there" in said) == (5, True), said
+
+
+def test_a_runner_without_cases_and_a_case_that_is_not_there_are_named(collect: Collect, tmp_path: Path) -> None:
+    gpu = (
+        "name: big\ndevice_kind: cuda\ndevice_names: [NVIDIA X]\ncompute_capability: '9.0'\nmarker: big\nlabels: [x]\n"
+    )
+    write(tmp_path, {"cases/a.yaml": CASE, "runners/cpu.yaml": PROFILE, "runners/big.yaml": gpu})
+    code, said = collect("-m", "big")
+    assert (code, "no case that pytest collected names runner big (their runners: cpu)" in said) == (5, True), said
+    assert "next: add big to the `runners` of a case, or pytest -m cpu" in said
+    code, said = collect("-m", "cpu")
+    assert (code, "next:" in said) == (0, False), said
+    code, said = collect("cases/a.yaml::oen")
+    assert (code, "cases/a.yaml has no case oen; did you mean one?" in said) == (4, True), said

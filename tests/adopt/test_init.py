@@ -190,6 +190,15 @@ def test_a_file_where_a_folder_belongs_is_told(tmp_path: Path) -> None:
     assert [path.name for path in tmp_path.iterdir()] == ["cases"]
 
 
+def test_a_project_with_cases_is_told_of_its_own_files(tmp_path: Path) -> None:
+    (tmp_path / "cases").mkdir()
+    (tmp_path / "cases/own.yaml").write_text("cases: {}\n")
+    made = init(tmp_path, (), SOURCE)
+    assert len(made.commands) == 3
+    assert "cases/own.yaml" in made.commands[1]
+    assert not any("first.yaml" in command for command in made.commands)
+
+
 def test_the_commands(tmp_path: Path) -> None:
     from harness import __version__
 

@@ -1,7 +1,13 @@
 """The tour of docs/adopting.md, from the built wheel, in a fresh environment and a fresh folder.
 
 Nothing of this checkout is on the path: the wheel is installed into a new virtual environment, which borrows only the
-libraries (torch, diffusers, ...) of the environment of the tests.
+libraries (torch, diffusers, ...) of the environment of the tests. To borrow nothing, let pip install the wheel with all
+that its metadata asks for, and name that environment's Python::
+
+    pip wheel --no-deps -w /tmp/wheel . && python3 -m venv /tmp/env
+    /tmp/env/bin/pip install torch --index-url https://download.pytorch.org/whl/cpu
+    /tmp/env/bin/pip install /tmp/wheel/quantgate-*.whl
+    QUANTGATE_TOUR_PYTHON=/tmp/env/bin/python pytest tests/adopt/test_tour.py -m slow
 """
 
 from __future__ import annotations
@@ -47,18 +53,41 @@ cases:
 """
 
 
+INSTALLED = "QUANTGATE_TOUR_PYTHON"
+"""Names the Python of an environment into which pip installed the wheel and its dependencies."""
+
+
+def borrowing_environment(folder: Path, wheel: Path) -> Path:
+    """Return the Python of a new environment that holds the wheel, and borrows the libraries of the tests."""
+    venv.create(folder, with_pip=False)
+    site = folder / "lib" / f"python{sys.version_info.major}.{sys.version_info.minor}" / "site-packages"
+    with zipfile.ZipFile(wheel) as archive:  # a pure wheel is installed by unpacking it
+        archive.extractall(site)
+    (site / "libraries.pth").write_text(sysconfig.get_path("purelib") + "\n")
+    return folder / "bin" / "python"
+
+
+def installed_environment(python: Path) -> Path:
+    """Return ``python`` after a check that pip is content with the environment, and that this checkout is not in it."""
+    subprocess.run([python, "-m", "pip", "check"], check=True, timeout=300)
+    where = subprocess.run(
+        [python, "-c", "import harness, sysconfig; print(harness.__file__, sysconfig.get_path('purelib'), sep='\\n')"],
+        cwd="/", check=True, capture_output=True, text=True, timeout=60,
+    ).stdout.splitlines()  # fmt: skip
+    assert Path(where[0]).is_relative_to(where[1]), "the package is not installed but linked"
+    return python
+
+
 class Tour:
     """A fresh environment with the wheel, and a fresh folder."""
 
     def __init__(self, base: Path, wheel: Path) -> None:
-        self.folder, environment = base / "project", base / "env"
+        self.folder = base / "project"
         self.folder.mkdir()
-        venv.create(environment, with_pip=False)
-        self.python = environment / "bin" / "python"
-        site = environment / "lib" / f"python{sys.version_info.major}.{sys.version_info.minor}" / "site-packages"
-        with zipfile.ZipFile(wheel) as archive:  # a pure wheel is installed by unpacking it
-            archive.extractall(site)
-        (site / "libraries.pth").write_text(sysconfig.get_path("purelib") + "\n")
+        installed = os.environ.get(INSTALLED)
+        self.python = (
+            installed_environment(Path(installed)) if installed else borrowing_environment(base / "env", wheel)
+        )
         home = base / "home"
         home.mkdir()
         self.env = {"PATH": os.environ["PATH"], "HOME": str(home), "OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1"}
@@ -134,7 +163,10 @@ def test_the_whole_tour(tour: Tour) -> None:
     assert "limits_missing" in tour.pytest("cases/own.yaml", "--runner", "cpu", code=13)
     tour.git("add", ".")
     tour.git("commit", "-q", "-m", "a case")
-    tour.quantgate("regenerate", "--case", "own", "--runner", "cpu", "--reason", "first limits", "--author", "ann")
+    tour.quantgate(
+        *("regenerate", "--case", "own", "--runner", "cpu", "--repeats", "6", "--controls", "frames"),
+        *("--reason", "first limits", "--author", "ann"),
+    )
     tour.git("add", ".")
     tour.git("commit", "-q", "-m", "limits")
 

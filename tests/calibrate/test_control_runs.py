@@ -89,7 +89,7 @@ PROGRAM = str(Path(__file__).parents[1] / "engine" / "a_runtime.py")
     ("fault", "arguments", "labels", "words"),
     [
         ("disturb", ["{disturb}"], ["ulp-initial-1", "ulp-between-2", "ulp-both-3"], "ulp-both-3"),
-        ("fine", [], ["repeat-1", "repeat-2"], "bit-exact, so no more are made"),
+        ("fine", [], ["repeat-1", "repeat-2", "repeat-3", "repeat-4"], "bit-exact, so no more are made"),
         ("random", [], ["repeat-1", "repeat-2", "repeat-3"], "repeat-3"),
     ],
 )
@@ -108,7 +108,7 @@ def test_a_foreign_program_is_disturbed_or_repeated(
         runtime_env=lambda _case: {}, runner=SimpleNamespace(name="cpu"), allow_python_backend=False,
     )  # fmt: skip
     said: list[str] = []
-    made = runs.noisy_runs(context, case, "origin", 3, said.append)
+    made = runs.noisy_runs(context, case, "origin", 5 if fault == "fine" else 3, said.append)
     assert [run.label for run in made] == labels
     assert len({run.clip.digest for run in made}) == (1 if fault == "fine" else 3)
     assert words in said[-1]

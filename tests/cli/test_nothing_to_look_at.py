@@ -8,7 +8,8 @@ import pytest
 from typer.testing import CliRunner
 
 from harness.cli.app import app
-from harness.errors import QuantgateError
+from harness.errors import InvalidCaseError, QuantgateError
+from harness.project import project_root
 
 REPOSITORY = Path(__file__).parents[2]
 
@@ -49,13 +50,24 @@ def test_a_folder_that_is_no_project(line: str, named: bool, tmp_path: Path, mon
     assert error.exit_code == 17
     assert error.what == ("there is no such folder" if named else "no cases/ folder here")
     assert "pass --root" in error.remedy
+    assert ("`quantgate init`" in error.remedy) is not named
     assert list(tmp_path.rglob("*")) == [docs]
+
+
+def test_a_project_in_a_folder_of_the_monorepo_is_named(tmp_path: Path) -> None:
+    for name in ("cases", "runners"):
+        (tmp_path / "models/gate" / name).mkdir(parents=True)
+    (tmp_path / "other/cases").mkdir(parents=True)
+    with pytest.raises(InvalidCaseError) as caught:
+        project_root(tmp_path)
+    assert f"({tmp_path / 'models/gate'})" in caught.value.remedy
+    assert "quantgate init" not in caught.value.remedy
 
 
 def test_the_project_above_is_named(tmp_path: Path) -> None:
     for name in ("cases", "runners", "docs"):
         (tmp_path / name).mkdir()
-    assert f"root ({tmp_path})" in failing("pending", "--root", str(tmp_path / "docs")).remedy
+    assert f"folder ({tmp_path})" in failing("pending", "--root", str(tmp_path / "docs")).remedy
 
 
 @pytest.mark.parametrize(

@@ -7,7 +7,7 @@ from _pytest.mark.expression import Expression
 from hypothesis import given
 from hypothesis import strategies as st
 
-from harness.definitions.choosing import matcher
+from harness.definitions.choosing import matcher, no_such_case
 from harness.errors import InvalidCaseError
 
 IDS = ("nvfp4", "nvfp4_override", "fp8", "fp8_override", "bf16_env", "WAN.bf16-x")
@@ -54,3 +54,11 @@ def test_what_cannot_be_read_is_told(text: str, said: str) -> None:
     with pytest.raises(InvalidCaseError, match="and, or, not") as refused:
         matcher(text)
     assert said in str(refused.value)
+
+
+def test_an_unknown_case_is_told_with_the_most_similar_one_and_a_command() -> None:
+    assert str(no_such_case(["nvfp5"], IDS)).endswith("no case nvfp5; did you mean nvfp4?\n  next: quantgate cases")
+    assert "; known: a, b\n" in str(no_such_case(["zzz"], ["b", "a"]))
+    many = [f"case-{number}" for number in range(40)]
+    assert "there is no case zzz\n" in str(no_such_case(["zzz"], many)), "no list that fills the screen"
+    assert "did you mean case-7?" in str(no_such_case(["caze-7"], many))

@@ -98,15 +98,15 @@ def test_the_same_case_round_trips_through_its_own_dump(load):
         ),
         ("model: {path: a/../b}", "model.path: 'a/../b' is neither ./folder nor owner/name"),
         ("model: {path: a/b}", "model.path: a/b needs `revision`"),
-        ("model: {path: a/b, revision: main}", 'model.revision: "main" is not what is meant here: full commit'),
+        ("model: {path: a/b, revision: main}", 'model.revision: "main" cannot stand here; write: full commit'),
         ("model: {path: ./weights, revision: unresolved}", "model.revision: a folder has no revision"),
         ("runners: [b20]", "runners.0: no runner 'b20' in runners/; did you mean b200?"),
         ("runners: [cpu, cpu]", "runners.1: runner 'cpu' is named twice"),
         ("runners: []", "runners: must have at least 1 entry"),
         ("backend: difusers", "backend: no backend 'difusers' is installed; did you mean diffusers?"),
         ("backend: command", "backend: backend command needs `command`"),
-        ("{backend: command, command: [./run, '{out}']}", "command: the program would not know what is asked of it"),
-        ("{backend: command, command: [./run, '{case_json}']}", "command: the program would not know where its frames"),
+        ("{backend: command, command: [./run, '{out}']}", "command: the program gets no request"),
+        ("{backend: command, command: [./run, '{case_json}']}", "command: the program gets no place for its frames"),
         (
             "{backend: command, command: [./run, '{case_json}', '{out}', '--log={case_dri}/a']}",
             "command.3: there is no placeholder {case_dri}; did you mean {case_dir}?",
@@ -132,7 +132,7 @@ def test_the_same_case_round_trips_through_its_own_dump(load):
         ("env: {HF_TOKEN: abc}", "env.HF_TOKEN: HF_TOKEN looks like a secret"),
         ("env: {BAD-NAME: x}", "env.BAD-NAME: string should match pattern"),
         ("contracts: ['sglang>=0.5']", "contracts.0: 'sglang>=0.5' is not of the form runtime==version"),
-        ("expect: fial", 'expect: "fial" is not what is meant here: `pass`, or what a negative control'),
+        ("expect: fial", 'expect: "fial" cannot stand here; write: `pass`, or what a negative control'),
         ("loader: {nibble_order: high_first}", "loader.nibble_order: has no effect"),
         ("loader: {packed_qkv: true}", "loader.packed_qkv: has no effect"),
         ("sampling: {num_frames: 16}", "sampling.num_frames: 16 is not 4k+1"),
@@ -149,10 +149,10 @@ def test_the_same_case_round_trips_through_its_own_dump(load):
             "expect: 'regression:sim_below_limit'",
             "expect: no verdict has the cause 'sim_below_limit': no metric is called",
         ),
-        ("expect: regression", 'expect: "regression" is not what is meant here: `pass`, or what a negative control'),
-        ("expect: inconclusive", 'expect: "inconclusive" is not what is meant here'),
-        ("expect: infra", 'expect: "infra" is not what is meant here'),
-        ("expect: 'infra:oom'", 'expect: "infra:oom" is not what is meant here'),
+        ("expect: regression", 'expect: "regression" cannot stand here; write: `pass`, or what a negative control'),
+        ("expect: inconclusive", 'expect: "inconclusive" cannot stand here; write'),
+        ("expect: infra", 'expect: "infra" cannot stand here; write'),
+        ("expect: 'infra:oom'", 'expect: "infra:oom" cannot stand here; write'),
         ("expect: 'regression:crash'", "expect: crash is met by any breakage"),
         ("expect: 'regression:metric_not_computed,noise'", "expect: metric_not_computed is met by any breakage"),
         ("expect: 'regression:limits_missing'", "expect: limits_missing is met by any breakage"),
@@ -188,7 +188,7 @@ def test_the_same_case_round_trips_through_its_own_dump(load):
         ),
         (
             "{waiver: {expect: regression, owner: o, reason: r, issue: 'https://x', expires: 2030-01-01}}",
-            'waiver.expect: "regression" is not what is meant here: `outcome:cause` of the known failure',
+            'waiver.expect: "regression" cannot stand here; write: `outcome:cause` of the known failure',
         ),
         (
             "{waiver: {expect: 'inconclusive:limits_x', owner: o, reason: r, issue: 'https://x', expires: 2026-01-01}}",
@@ -316,7 +316,9 @@ def test_right_cases_survive_beside_wrong_ones(tmp_path):
 def test_runner_profiles_of_the_repository_are_the_default(tmp_path):
     path = tmp_path / "c.yaml"
     path.write_text("cases:\n  one: {runners: [cpu]}\n")
-    with pytest.raises(InvalidCaseError, match="no runner 'cpu' in runners/; none is known"):
+    with pytest.raises(
+        InvalidCaseError, match="no runner 'cpu' in runners/; it holds no profile; `quantgate init` writes some"
+    ):
         load_cases([path], tmp_path)
 
 
@@ -335,7 +337,7 @@ def test_a_wrong_field_does_not_hide_the_next_mistake(refused):
     said = refused("cases:\n  one:\n    model: {revision: main}\n    sampling: 3\n    base: {path: a/b}\n")
     meant = "full commit of a hub repository; `unresolved` is collected and refused by a run"
     assert [message.split(": ", 1)[1] for message in said] == [
-        f'cases.one.model.revision: "main" is not what is meant here: {meant}',
+        f'cases.one.model.revision: "main" cannot stand here; write: {meant}',
         "cases.one.sampling: must be a mapping of fields, not 3",
         "cases.one.base.path: a/b needs `revision`: a full commit, or `unresolved` until one is known",
     ]
@@ -415,3 +417,15 @@ def test_the_folder_of_the_case_file_is_told_relative_to_the_root(load: Callable
         "cases:\n  a: {backend: command, command: ['{case_dir}/run', '{root}', '{json}', '{case_json}', '{out_dir}']}\n"
     )
     assert one.case.command == ("cases/run", "{root}", "{json}", "{case_json}", "{out_dir}")
+
+
+@pytest.mark.parametrize(
+    "text",
+    ["cases:\n\tone: {}\n", "- a\n", "cases: {one: 3}\n", "cases:\n  one: {runners: [cpu]}\n", "a: *x\n", ""],
+)
+def test_every_mistake_names_file_line_and_the_next_command(tmp_path, text):
+    path = tmp_path / "c.yaml"
+    path.write_text(text)
+    with pytest.raises(InvalidCaseError, match=r"^c\.yaml:\d+: ") as caught:
+        load_cases([path], tmp_path, runners=["cpu"])
+    assert "quantgate cases" in caught.value.remedy

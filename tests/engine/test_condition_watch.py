@@ -156,6 +156,23 @@ def test_each_mistake_with_the_mask_is_named(words: str) -> None:
     assert condition.mask_cause == words
 
 
+def test_a_mask_that_was_rounded_is_the_same_mask() -> None:
+    """One unit of BF16: 1 becomes 1.0078, 0 the smallest number above it."""
+    moved = torch.nextafter(mask(0).bfloat16(), torch.tensor(9.0).bfloat16()).double()
+    assert not torch.equal(moved, mask(0))
+    condition = run(video(), moved, NORMAL)
+    assert (condition.mask_error, condition.mask_cause) == (0.0, "")
+
+
+@pytest.mark.parametrize("value", [0.98, 1.02, float("nan"), float("inf")])
+def test_a_mask_with_one_wrong_value_is_another_one(value: float) -> None:
+    wrong = mask(0).clone()
+    wrong[0, 0, 0, 0] = value
+    condition = run(video(), wrong, NORMAL)
+    assert condition.mask_error
+    assert condition.mask_cause == "", "a picture's mask is the same with its channels reversed: that explains nothing"
+
+
 def test_latents_of_fewer_frames_are_told_by_their_shapes() -> None:
     one = watch()
     one.encoded(video(), ANSWER)

@@ -2,15 +2,21 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
+from hypothesis import given
+from hypothesis import strategies as st
 
 from benchmarks.corpus.edit import Edit, quantized
+from harness.formats.header import TensorEntry
 from harness.inspector import inspect_checkpoint
 from harness.inspector.measure import exact_nvfp4
+from harness.inspector.sampling import FULL, LOCAL, block_scale_values, scale_windows
+from harness.inspector.sources import Meter, open_source
 from harness.records.inspection import InspectionReport
 
 
@@ -60,3 +66,46 @@ def test_fp8_scales_of_blocks_are_read_and_a_wrong_one_is_a_gain(exports: Path, 
         report = inspect_checkpoint(edit.folder, base=exports / "base", digests=False)
         assert severity(report, "gain") == codes
         assert not severity(report, "scale_shape")
+
+
+def entry(rows: int, columns: int, start: int = 1000) -> TensorEntry:
+    return TensorEntry("blocks.0.x.weight_scale", "F8_E4M3", (rows, columns), "a.safetensors", start, rows * columns)
+
+
+@given(rows=st.integers(1, 40_000), columns=st.integers(1, 2048), limit=st.sampled_from([1 << 8, 1 << 17, 1 << 62]))
+def test_windows_of_scales_lie_in_the_tensor_and_keep_the_budget(rows: int, columns: int, limit: int) -> None:
+    tensor = entry(rows, columns)
+    windows = scale_windows(tensor, limit)
+    assert windows == scale_windows(tensor, limit)
+    assert windows[0][0] == tensor.start
+    assert sum(windows[-1]) == tensor.start + tensor.nbytes
+    ends = [start + length for start, length in windows]
+    assert all(end <= start for end, (start, _) in zip(ends, windows[1:], strict=False)), "no byte is counted twice"
+    total = sum(length for _, length in windows)
+    assert total == (tensor.nbytes if tensor.nbytes <= 2 * limit else limit)
+
+
+def test_other_tensors_have_other_windows() -> None:
+    one = entry(6144, 384)
+    assert scale_windows(one, LOCAL.scales) != scale_windows(replace(one, name="blocks.1.x.weight_scale"), LOCAL.scales)
+
+
+@pytest.mark.parametrize("window", [0, 7, 15])
+@pytest.mark.parametrize(("byte", "counts"), [(0x7F, (1, 0)), (0xFF, (1, 0)), (0x00, (0, 1)), (0x80, (0, 1))])
+def test_a_nan_or_a_zero_is_counted_in_every_window_and_only_there(
+    tmp_path: Path, window: int, byte: int, counts: tuple[int, int]
+) -> None:
+    tensor = entry(6144, 384)
+    data = np.full(tensor.start + tensor.nbytes, 0x38, np.uint8)
+    windows = scale_windows(tensor, LOCAL.scales)
+    data[sum(windows[window]) - 1] = byte
+    (tmp_path / tensor.file).write_bytes(data.tobytes())
+    source = open_source(tmp_path, Meter())
+    assert block_scale_values(source, tensor, windows) == counts
+    data[sum(windows[window]) - 1] = 0x38
+    outside = sum(windows[3])
+    assert outside < windows[4][0]
+    data[outside] = byte
+    (tmp_path / tensor.file).write_bytes(data.tobytes())
+    assert block_scale_values(source, tensor, windows) == (0, 0)
+    assert block_scale_values(source, tensor, scale_windows(tensor, FULL.scales)) == counts

@@ -11,7 +11,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from children import child_environment
+from children import child_environment, run_command
 
 from harness.records.case_record import CaseRecord
 from harness.records.identity import Device
@@ -73,9 +73,7 @@ class Project:
 
     def run(self, *arguments: str, **more: str) -> subprocess.CompletedProcess[str]:
         """Run a command in the project."""
-        return subprocess.run(
-            arguments, cwd=self.root, env=self.environment() | more, capture_output=True, text=True, timeout=300
-        )
+        return run_command(arguments, self.root, self.environment() | more)
 
     def pytest(self, *arguments: str) -> subprocess.CompletedProcess[str]:
         """Run pytest on the cases."""

@@ -13,6 +13,8 @@ from harness.definitions.loading import check_cases
 from harness.definitions.runner import load_runners
 from harness.engine.environment import engine_environment
 from harness.errors import InvalidCaseError
+from harness.formats.errors import BadReferenceError
+from harness.inspector.sources import Meter, open_source
 from harness.machine.doctor import check_folders
 from harness.outcomes import Outcome
 from harness.records.verdict import Verdict
@@ -77,6 +79,19 @@ def test_a_machine_without_a_folder_that_a_case_needs_is_not_fit(tmp_path: Path)
     refs = [CheckpointRef(path="./there"), CheckpointRef(path="./absent", made_by="make it")]
     states = {check.wanted or check.found: (check.state, check.remedy) for check in check_folders(refs, tmp_path)}
     assert states == {"./there": ("fit", ""), "./absent": ("unfit", "make it")}
+
+
+def test_a_misspelt_folder_is_told_with_the_one_that_is_there(tmp_path: Path) -> None:
+    (tmp_path / "demo/model").mkdir(parents=True)
+    (check,) = check_folders([CheckpointRef(path="./demo/modle", made_by="make it")], tmp_path)
+    assert (check.state, check.remedy) == ("unfit", "make it")
+    assert check.message.endswith(f"did you mean {tmp_path / 'demo/model'}?")
+    with pytest.raises(BadReferenceError) as caught:
+        open_source(CheckpointRef(path="./demo/modle", made_by="quantgate init"), Meter(), tmp_path)
+    assert caught.value.remedy == f"did you mean {tmp_path / 'demo/model'}? If not, make it: quantgate init"
+    with pytest.raises(BadReferenceError) as caught:
+        open_source(CheckpointRef(path="./zzz", made_by="quantgate init"), Meter(), tmp_path)
+    assert caught.value.remedy == "make it: quantgate init"
 
 
 @pytest.mark.parametrize(

@@ -4,8 +4,12 @@ from __future__ import annotations
 
 from typing import Any
 
+import pytest
+
+from harness.goldens.folder import FolderStore
 from harness.outcomes import RULES, Outcome
 from harness.records.limits import LimitFile
+from tests.support.command_project import PROGRAM
 
 
 def limits(project: Any) -> LimitFile:
@@ -146,3 +150,37 @@ def test_runs_that_are_not_whole_are_run_again(project: Any) -> None:
     assert "one: none is run again: its record is not whole, or does not say what it was made of" in said
     assert "one: threads-2 is run again: its frames cannot be read" in said
     assert said.count("is run again") == 2
+
+
+@pytest.mark.slow
+def test_two_results_by_chance_become_two_goldens_and_a_broken_run_is_red_at_both(project: Any) -> None:
+    """A runtime whose kernel picks one of two algorithms: the picture stands still or moves by a third of a pixel."""
+    project.cases("  one: {}\n")
+    modes(project, None)
+    done = regenerate(project, "--repeats", "8", "--controls", "frames", "--run-id", "twice")
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert "bistable: 2 groups of healthy runs" in done.stdout
+    assert "is proposed as a golden of its own" in done.stdout
+    digests = FolderStore(project.root / "goldens").index("cpu", "one").digests()
+    file = limits(project)
+    assert (len(digests), set(file.goldens)) == (2, set(digests))
+    for mode in (0, 1):
+        modes(project, mode)
+        passed = project.pytest("--run-id", f"mode-{mode}")
+        assert passed.returncode == 0, passed.stdout
+    modes(project, 1, "video[4:] += 0.08")
+    assert project.pytest("--run-id", "broken").returncode == RULES[Outcome.REGRESSION].exit_code
+
+
+def modes(project: Any, mode: int | None, fault: str = "") -> None:
+    """Make the program draw one of two videos, by chance if ``mode`` is ``None``, with noise below a level."""
+    counter = project.root / "counter"
+    pick = f"int((open({str(counter)!r}, 'a').write('x'), os.path.getsize({str(counter)!r}))[1] // 2 % 2)"
+    chosen = pick if mode is None else str(mode)
+    lines = f"""
+if {chosen}:
+    video = 0.7 * video + 0.3 * np.roll(video, 1, axis=2)
+video += np.random.default_rng().normal(0, 0.001, video.shape).astype(np.float32)
+{fault}
+save_file("""
+    project.program.write_text(PROGRAM.replace("\nsave_file(", lines), encoding="utf-8")

@@ -13,7 +13,7 @@ import pytest
 from harness.frames.clip import Clip, write_clip
 from harness.in_ci import ci_variable
 from harness.records.base import write_text_atomic
-from harness.records.temporary import remove_leftovers, temporary_beside
+from harness.records.temporary import remove_leftovers, temporary_beside, temporary_folder
 
 KILLED = """
 import os, signal, sys
@@ -72,3 +72,22 @@ def test_a_clip_is_written_through_such_a_file_too(tmp_path: Path) -> None:
 )
 def test_a_ci_job_is_recognised_without_the_variable_ci(environ: dict[str, str], said: str) -> None:
     assert ci_variable(environ) == said
+
+
+def test_the_next_command_removes_the_folder_of_a_killed_one(tmp_path: Path) -> None:
+    made = "(temporary_folder(Path(sys.argv[1]), '.report.') / 'x')"
+    code = KILLED.replace("temporary_beside(Path(sys.argv[1]))", made)
+    code = code.replace("import temporary_beside", "import temporary_folder")
+    done = subprocess.run([sys.executable, "-c", code, str(tmp_path)], timeout=60, check=False)
+    assert done.returncode == -signal.SIGKILL
+    (left,) = tmp_path.iterdir()
+    assert (left / "x").read_text() == "half"
+    (tmp_path / ".report.photos").mkdir()
+    running = temporary_folder(tmp_path, ".other.")
+    assert left.exists(), "a folder of another command"
+    mine = temporary_folder(tmp_path, ".report.")
+    assert not left.exists()
+    temporary_folder(tmp_path, ".report.")
+    assert mine.exists(), "its process runs"
+    assert running.exists()
+    assert (tmp_path / ".report.photos").exists()

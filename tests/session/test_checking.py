@@ -56,7 +56,7 @@ def test_every_filter_holds_for_the_check(project: Path) -> None:
     [
         (Filters(runner="nope"), "there is no runner 'nope'\n  next: name one of the profiles: b200, cpu"),
         (Filters(runner="b200"), "no case with a golden of its own matches --runner b200"),
-        (Filters(ids=("oen",)), "there is no case oen\n  next: did you mean one?"),
+        (Filters(ids=("oen",)), "there is no case oen; did you mean one?\n  next: quantgate cases"),
         (Filters(keyword="three"), "matches -k three"),
         (Filters(ids=("one",), keyword="two"), "matches --case one and -k two"),
     ],

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import ml_dtypes
 import numpy as np
-from children import child_environment
+from children import child_environment, run_command
 from safetensors.numpy import save_file
 
 from harness.frames.registry import find_metric, gating_names
@@ -114,14 +114,14 @@ class Project:
 
     def quantgate(self, *arguments: str, **env: str) -> subprocess.CompletedProcess[str]:
         """Run the command."""
-        return self.run("-c", "from harness.cli.app import main; main()", *arguments, **env)
+        return run_command(["quantgate", *arguments], self.root, self._environment(**env))
 
     def run(self, *arguments: str, **env: str) -> subprocess.CompletedProcess[str]:
         """Run this Python in the project."""
-        environment = child_environment("CI", OMP_NUM_THREADS="1", COLUMNS="160") | env
-        return subprocess.run(
-            [sys.executable, *arguments], cwd=self.root, env=environment, capture_output=True, text=True, timeout=300
-        )
+        return run_command([sys.executable, *arguments], self.root, self._environment(**env))
+
+    def _environment(self, **env: str) -> dict[str, str]:
+        return child_environment("CI", OMP_NUM_THREADS="1", COLUMNS="160") | env
 
     def records(self, run: str) -> dict[str, CaseRecord]:
         """The records of a run, by case."""

@@ -5,11 +5,9 @@ Only files that a fault changes are copied; all others are links to the checkpoi
 
 from __future__ import annotations
 
-import json
 import math
 import os
 import shutil
-import struct
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from functools import cache
@@ -22,8 +20,9 @@ import numpy.typing as npt
 
 from harness.errors import CheckpointFaultError
 from harness.formats.damage import PLAIN
-from harness.formats.header import TensorEntry
+from harness.formats.header import TensorEntry, read_header
 from harness.formats.registry import known_formats, stored_format
+from harness.reading import UnreadableError, read_foreign
 
 Bytes = npt.NDArray[np.uint8]
 EXPERTS = ("transformer", "transformer_2")
@@ -171,8 +170,8 @@ def _entry(tensors: Tensors, name: str) -> TensorEntry:
 def _declared(folder: Path) -> Mapping[str, Any]:
     """Return the quantization that ``config.json`` of a folder declares; empty if it declares none."""
     try:
-        config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
-    except (OSError, ValueError):
+        config = read_foreign(folder / "config.json")
+    except (OSError, UnreadableError):
         return {}
     declared = config.get("quantization_config") if isinstance(config, dict) else None
     return declared if isinstance(declared, dict) else {}
@@ -182,13 +181,12 @@ def _tensors(folder: Path) -> dict[str, Place]:
     """Read the place of every tensor in the safetensors files of a folder."""
     found: dict[str, Place] = {}
     for file in sorted(folder.glob("*.safetensors")):
-        with file.open("rb") as raw:
-            (length,) = struct.unpack("<Q", raw.read(8))
-            header = json.loads(raw.read(length))
-        header.pop("__metadata__", None)
-        for name, entry in header.items():
-            begin, end = entry["data_offsets"]
-            found[name] = Place(file, entry["dtype"], tuple(entry["shape"]), 8 + length + begin, 8 + length + end)
+        with file.open("rb", buffering=0) as raw:
+            header = read_header(
+                str(file), file.stat().st_size, lambda start, size: os.pread(raw.fileno(), size, start)
+            )
+        for name, entry in header.tensors.items():
+            found[name] = Place(file, entry.dtype, entry.shape, entry.start, entry.start + entry.nbytes)
     return found
 
 

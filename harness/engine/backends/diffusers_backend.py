@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import inspect
-import json
 import resource
 import time
 from collections.abc import Mapping
@@ -32,6 +31,7 @@ from harness.engine.profile import profile_methods
 from harness.engine.receipts import keep_receipts
 from harness.errors import InvalidCaseError
 from harness.frames.clip import write_clip
+from harness.reading import as_json
 from harness.records.base import Json
 from harness.records.generation import Generation, Trace
 from harness.records.run_folder import CLIP_FILE, LATENTS_FILE
@@ -301,7 +301,5 @@ class DiffusersBackend:
 
 def _plain(config: Mapping[str, Any]) -> dict[str, Json]:
     """Return a diffusers configuration as JSON, without private entries."""
-    plain: dict[str, Json] = json.loads(
-        json.dumps({k: v for k, v in config.items() if not k.startswith("_")}, default=str)
-    )
+    plain: dict[str, Json] = as_json({k: v for k, v in config.items() if not k.startswith("_")}, default=str)
     return plain

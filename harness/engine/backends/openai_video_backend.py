@@ -35,6 +35,7 @@ from harness.engine.failures import kind_of
 from harness.engine.process import describe_exit
 from harness.errors import InfraError, InvalidCaseError
 from harness.frames.clip import Clip, write_clip
+from harness.reading import UnreadableError, parse_foreign
 from harness.records.base import Json
 from harness.records.generation import FloatStats, Generation, Receipts, Trace
 from harness.records.run_folder import CLIP_FILE
@@ -186,8 +187,8 @@ class OpenaiVideoBackend:
     def _json(self, method: str, path: str, body: bytes | None = None, kind: str = "") -> dict[str, Any]:
         data = self._open(method, path, body, kind)
         try:
-            answer = json.loads(data)
-        except ValueError as error:
+            answer = parse_foreign(data, path)
+        except UnreadableError as error:
             message = f"{method} {path} answered what is no JSON"
             raise InfraError(message, remedy=_look_at(self._server), kind="protocol") from error
         if not isinstance(answer, dict):

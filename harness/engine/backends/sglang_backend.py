@@ -31,6 +31,7 @@ from harness.engine.process import describe_exit
 from harness.engine.quantized.headers import formats_promised, override_folder, read_config, read_headers
 from harness.errors import CheckpointFaultError, InfraError, InvalidCaseError, QuantgateError
 from harness.frames.clip import write_clip
+from harness.reading import UnreadableError, parse_object, read_foreign, reason
 from harness.records.base import Json
 from harness.records.generation import FloatStats, Generation, Receipts, Trace
 from harness.records.identity import Fingerprint
@@ -93,8 +94,9 @@ class RuntimeProcess:
             self._requests.write(json.dumps({"id": number, "method": method, "params": dict(params)}) + "\n")
             self._requests.flush()
             for line in self._events:
-                message = json.loads(line)
-                kind, data = message.get("event"), message.get("data")
+                message = parse_object(line, self._name, finite=False)
+                kind = message.get("event")
+                data: Any = message.get("data")
                 if message.get("id") != number or kind not in ("progress", "result", "error"):
                     raise InfraError(f"{self._name} answered another question", kind="protocol")
                 if kind == "progress":
@@ -405,10 +407,10 @@ def promised_formats(paths: Mapping[str, Path]) -> dict[str, dict[str, str]]:
 def _vae_numbers(model: Path) -> dict[str, int]:
     """Return the VAE's channels and strides, which determine the shape of the latents."""
     try:
-        config = json.loads((model / "vae" / "config.json").read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
+        config = read_foreign(model / "vae" / "config.json")
+    except (OSError, UnreadableError) as error:
         raise CheckpointFaultError(
-            f"cannot be read: {error}",
+            f"cannot be read: {reason(error)}",
             where=str(model / "vae" / "config.json"),
             remedy=f"quantgate inspect {shlex.quote(str(model))}",
             code="config_invalid",

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import importlib
-import json
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Literal
@@ -16,6 +15,7 @@ from harness.engine.failures import shortage
 from harness.engine.quantized.build import build_transformer
 from harness.engine.quantized.headers import override_folder
 from harness.errors import CheckpointFaultError, InvalidCaseError, QuantgateError
+from harness.reading import UnreadableError, read_foreign, reason
 
 EXPERTS = ("transformer", "transformer_2")
 COMPONENTS: dict[str, frozenset[tuple[str, str]]] = {
@@ -146,8 +146,8 @@ def _load_error(name: str, folder: Path, error: Exception) -> QuantgateError:
 
 def _is_json(path: Path) -> bool:
     try:
-        json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError, RecursionError):
+        read_foreign(path)
+    except (OSError, UnreadableError):
         return False
     return True
 
@@ -166,9 +166,11 @@ def _set_attention(model: Any, case: Case) -> None:
 def _model_index(root: Path) -> dict[str, Any]:
     path = root / "model_index.json"
     try:
-        index = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise CheckpointFaultError(f"cannot be read: {error}", where=str(path), code="config_invalid") from error
+        index = read_foreign(path)
+    except (OSError, UnreadableError) as error:
+        raise CheckpointFaultError(
+            f"cannot be read: {reason(error)}", where=str(path), code="config_invalid"
+        ) from error
     if not isinstance(index, dict) or index.get("_class_name") not in PIPELINES:
         name = index.get("_class_name") if isinstance(index, dict) else type(index).__name__
         raise CheckpointFaultError(

@@ -209,7 +209,7 @@ def read_inputs(path: Path) -> tuple[ObservationIndex, tuple[Recorded, ...]]:
     from safetensors import safe_open
 
     with safe_open(path, framework="pt") as file:
-        index = ObservationIndex.model_validate_json((file.metadata() or {})[METADATA_KEY])
+        index = ObservationIndex.parse((file.metadata() or {})[METADATA_KEY], str(path))
         names = frozenset(file.keys())
         inputs = tuple(
             Recorded(

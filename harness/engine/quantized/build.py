@@ -71,7 +71,7 @@ def build_transformer(
         names = {suffix: f"{module}.{suffix}" for suffix in ("bias", *parts[module])}
         own = {suffix: tensors[name] for suffix, name in names.items() if name in tensors}
         where = f"{headers[f'{module}.weight'].file}: {module}"
-        static = known_formats()[form].static_inputs and said.static_inputs(module) is not False
+        static = known_formats()[form].modelopt and said.static_inputs(module) is not False
         if static and "input_scale" not in own:
             raise CheckpointFaultError(
                 "no input_scale, and the export's configuration speaks of static activation scales",

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -15,6 +14,7 @@ from harness.formats.errors import ConfigError, HeaderError
 from harness.formats.header import TensorEntry, read_header
 from harness.formats.registry import built_in_formats, stored_format
 from harness.formats.spec import Format
+from harness.reading import UnreadableError, read_foreign, reason
 
 ABSENT = {scale.suffix: scale.absent for form in built_in_formats().values() for scale in form.scales}
 """The inspector's cause code for each missing scale of a built-in format."""
@@ -46,9 +46,11 @@ def read_config(folder: Path) -> dict[str, Any]:
     """
     path = folder / "config.json"
     try:
-        config = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise CheckpointFaultError(f"cannot be read: {error}", where=str(path), code="config_invalid") from error
+        config = read_foreign(path)
+    except (OSError, UnreadableError) as error:
+        raise CheckpointFaultError(
+            f"cannot be read: {reason(error)}", where=str(path), code="config_invalid"
+        ) from error
     if not isinstance(config, dict):
         raise CheckpointFaultError("holds no JSON object", where=str(path), code="config_invalid")
     return config
@@ -70,9 +72,14 @@ def read_headers(folder: Path) -> dict[str, TensorInfo]:
         return _header(shards[0])
     index = indices[0]
     try:
-        placed: dict[str, str] = json.loads(index.read_text(encoding="utf-8"))["weight_map"]
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        raise CheckpointFaultError(f"is no index: {error!r}", where=str(index), code="index_invalid") from error
+        body = read_foreign(index)
+    except (OSError, UnreadableError) as error:
+        raise CheckpointFaultError(f"is no index: {reason(error)}", where=str(index), code="index_invalid") from error
+    placed = body.get("weight_map") if isinstance(body, dict) else None
+    if not isinstance(placed, dict) or not all(isinstance(name, str) for name in placed.values()):
+        raise CheckpointFaultError(
+            "is no index: weight_map is not a map of names", where=str(index), code="index_invalid"
+        )
     tensors: dict[str, TensorInfo] = {}
     headers = {name: _header(_inside(folder, name, index)) for name in sorted(set(placed.values()))}
     for tensor, name in placed.items():
@@ -203,7 +210,8 @@ def _inside(folder: Path, name: str, index: Path) -> Path:
 
 def _header(path: Path) -> dict[str, TensorInfo]:
     try:
-        with path.open("rb") as file:
+        # opening a pipe without O_NONBLOCK would wait for a writer
+        with os.fdopen(os.open(path, os.O_RDONLY | os.O_NONBLOCK), "rb") as file:
 
             def read(start: int, length: int) -> bytes:
                 file.seek(start)
@@ -215,7 +223,7 @@ def _header(path: Path) -> dict[str, TensorInfo]:
             "the index names it and it is not there", where=str(path), code="shard_missing"
         ) from error
     except (OSError, HeaderError) as error:
-        fault = error.what if isinstance(error, HeaderError) else error
+        fault = error.what if isinstance(error, HeaderError) else reason(error)
         raise CheckpointFaultError(
             f"its header cannot be read: {fault}", where=str(path), code="header_invalid"
         ) from error

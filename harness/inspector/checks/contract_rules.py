@@ -28,7 +28,9 @@ def proven_readings(context: Context, expert: str) -> dict[str, Measured]:
     return {
         name: item
         for name, item in own_related(context, expert).items()
-        if item.module.format == "nvfp4" and item.fit and item.fit.scores[item.fit.best].cosine >= gate_of(item).cosine
+        if item.module.spec.loader_options
+        and item.fit
+        and item.fit.scores[item.fit.best].cosine >= gate_of(item).cosine
     }
 
 
@@ -49,7 +51,7 @@ def contracts(context: Context) -> Iterator[InspectionFinding]:
                 )
                 if wrong:
                     yield _mismatch(expert, runtime, code, part, assumed, rule, wrong, proven[wrong[0]])
-            if not proven and any(module.format == "nvfp4" for module in context.quantized(expert).values()):
+            if not proven and any(module.spec.loader_options for module in context.quantized(expert).values()):
                 yield finding(
                     "inconclusive",
                     "contract_unproven",

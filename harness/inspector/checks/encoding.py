@@ -1,6 +1,6 @@
 """Compares the reading that the bytes prove with the reading that the checkpoint declares.
 
-A reading is nibble order and scale layout (NVFP4) or a code table (8 bits): the base decides which reading is right.
+A reading is nibble order and scale layout (4 bits) or a code table (8 bits): the base decides which reading is right.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ WORDS = {
 def declared_of(context: Context, expert: str, measured: Measured) -> str:
     """Return the declared reading of a measured module; a free part (``any``) takes the proven value."""
     module = measured.module
-    if module.format == "nvfp4":
+    if module.spec.loader_options:
         rule = declared_reading(context.experts[expert], module)[0]
     elif module.format in ("fp8", "int8") and module.kind in PLAIN_KINDS:
         rule = module.code
@@ -347,7 +347,7 @@ def without_base(context: Context) -> Iterator[InspectionFinding]:
             continue
         if all(module.opaque for module in quantized.values()):
             continue  # recognised_only says it
-        four = any(module.format == "nvfp4" for module in quantized.values())
+        four = any(module.spec.loader_options for module in quantized.values())
         open_ = "nibble order, gains, stale or swapped experts" if four else "scales' gains, stale or swapped experts"
         why = "no base was given" if not context.options.base_given else "no Linear could be compared with the base"
         yield finding(

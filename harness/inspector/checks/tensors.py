@@ -7,8 +7,8 @@ from typing import Any
 
 from harness.formats.codecs import FLOAT_DTYPES
 from harness.formats.config import Declaration
-from harness.formats.decode import MX_BLOCK
 from harness.formats.modules import SCALE_PARTS, WEIGHT_SUFFIXES, Module, block_of, is_scale
+from harness.formats.registry import known_formats
 from harness.inspector.checks.registration import check
 from harness.inspector.context import Context
 from harness.inspector.findings import finding, some
@@ -37,15 +37,13 @@ def scale_tensors_present(context: Context) -> Iterator[InspectionFinding]:
         if renamed:
             yield _absent("scale_renamed", expert, renamed, "carry their scale under the name of its inverse")
         # torchao's class may have one level only: then no Linear of the file set has the second
-        four = [item for item in quantized.values() if item.format == "nvfp4"]
+        four = [item for item in quantized.values() if item.spec.two_level]
         if not any(item.global_scale is not None for item in four):
             measured = context.measured.get(expert, {})
             four = [m for m in four if m.dialect != "torchao" or (m.name in measured and _wrong_size(measured[m.name]))]
         casts = cast_candidates(context, expert)
         absent = sorted(
-            m.name
-            for m in quantized.values()
-            if m.scale is None and m.name not in (*renamed, *casts) and m.format in ("fp8", "int8", "nvfp4")
+            m.name for m in quantized.values() if m.scale is None and m.name not in (*renamed, *casts) and m.spec.scales
         )
         if absent:
             yield _absent(
@@ -90,9 +88,14 @@ def _input_needed(declared: Declaration, module: Module, quantized: Mapping[str,
         return "other Linears of the same file set have one"
     if static:
         return "the config declares static activation scales"
-    if static is None and declared.method == "modelopt" and algo.upper() in ("NVFP4", "FP8"):
+    if static is None and declared.method == "modelopt" and algo.lower() in _modelopt():
         return f"ModelOpt's {algo.upper()} is static"
     return ""
+
+
+def _modelopt() -> set[str]:
+    """Return the names of formats that ModelOpt exports with static input scales."""
+    return {name for name, form in known_formats().items() if form.modelopt}
 
 
 @check("scale_shapes", cost="header", codes=("scale_columns", "scale_shape"), order=160)
@@ -138,14 +141,12 @@ def _shape(code: str, expert: str, names: list[str], text: str) -> InspectionFin
 
 
 def _block_columns(module: Module) -> str:
-    blocks = {"nvfp4": 16, "mxfp8": MX_BLOCK, "mxfp4": MX_BLOCK}
-    if module.format not in blocks or module.scale is None:
+    if not module.spec.block or module.scale is None:
         return ""
     rows, width = module.shape
-    shape, columns = module.scale.shape, -(-width // blocks[module.format])
+    shape, columns = module.scale.shape, -(-width // module.spec.block)
     padded = (-(-rows // 128) * 128, -(-columns // 4) * 4)
-    dtypes = ("F8_E4M3",) if module.format == "nvfp4" else ("U8", "F8_E8M0")
-    fits = module.scale.dtype in dtypes and tuple(shape) in ((rows, columns), padded)
+    fits = module.scale.dtype in module.spec.scale_dtypes and tuple(shape) in ((rows, columns), padded)
     return "" if fits else f"{module.name} {module.scale.dtype} {list(shape)} for [{rows}, {columns}]"
 
 
@@ -261,8 +262,8 @@ def scale_dtypes(context: Context) -> Iterator[InspectionFinding]:
     for expert in context.experts:
         odd: dict[str, list[str]] = {}
         for module in context.quantized(expert).values():
-            if module.format in ("nvfp4", "fp8") and not module.opaque:
-                own = module.global_scale if module.format == "nvfp4" else module.scale
+            if module.spec.modelopt and not module.opaque:
+                own = module.outer_scale
                 for entry in (own, module.input_scale):
                     if entry is not None and entry.dtype in ("BF16", "F16"):
                         odd.setdefault(entry.dtype, []).append(entry.name)

@@ -39,12 +39,12 @@ def scalar_values(context: Context) -> Iterator[InspectionFinding]:
             "global_scale_inverted": [],
         }
         for module in quantized.values():
-            outer = module.global_scale if module.format == "nvfp4" else module.scale
-            if outer is not None and outer.name in values and module.format in ("nvfp4", "fp8", "int8"):
+            outer = module.outer_scale
+            if outer is not None and outer.name in values and module.spec.scales:
                 numbers = values[outer.name]
                 if not all(math.isfinite(item) and item > 0 for item in numbers):
                     broken["global_scale_degenerate"].append(f"{outer.name} = {_worst(numbers)}")
-                elif module.format == "nvfp4" and numbers and _inverse(numbers[0], module.reciprocal):
+                elif module.spec.two_level and numbers and _inverse(numbers[0], module.reciprocal):
                     broken["global_scale_inverted"].append(f"{outer.name} = {numbers[0]:.6g}")
             if module.input_scale is not None and module.input_scale.name in values:
                 numbers = values[module.input_scale.name]
@@ -85,7 +85,7 @@ def qkv_scales(context: Context) -> Iterator[InspectionFinding]:
         values, quantized = context.scalars.get(expert, {}), context.quantized(expert)
         apart: list[str] = []
         for name, module in quantized.items():
-            if not name.endswith(".to_q") or module.format != "nvfp4":
+            if not name.endswith(".to_q") or not module.spec.two_level:
                 continue
             stem = name.removesuffix("to_q")
             group = [quantized.get(f"{stem}{part}") for part in ("to_q", "to_k", "to_v")]
@@ -165,15 +165,15 @@ def constant_scales(context: Context) -> Iterator[InspectionFinding]:
         values, quantized = context.scalars.get(expert, {}), context.quantized(expert)
         own: dict[str, float] = {}
         for name, module in quantized.items():
-            entry = module.global_scale if module.format == "nvfp4" else module.scale
-            if entry is not None and module.format in ("nvfp4", "fp8") and len(values.get(entry.name, ())) == 1:
+            entry = module.outer_scale
+            if entry is not None and module.spec.modelopt and len(values.get(entry.name, ())) == 1:
                 own[name] = values[entry.name][0]
         if len(own) < LEAST_LINEARS or len(set(own.values())) > 1:
             continue
         if _explained(context, expert, own):
             continue
         value = next(iter(own.values()))
-        four = any(module.format == "nvfp4" for module in quantized.values())
+        four = any(module.spec.two_level for module in quantized.values())
         yield finding(
             "warning" if four or expert in context.base else "fault",
             "scale_constant",

@@ -18,6 +18,7 @@ from packaging.specifiers import InvalidSpecifier, SpecifierSet
 from packaging.version import InvalidVersion, Version
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
 
+from harness.definitions.yaml_tree import YamlError, parse, read_text
 from harness.formats.errors import ContractError
 from harness.project import Project
 
@@ -216,13 +217,10 @@ def contract_files(runtime: str, root: Path | None = None) -> list[Path]:
 
 @cache
 def _read(place: Path, stamp: tuple[int, int]) -> ContractFile:  # noqa: ARG001 - the stamp keys the cache
-    from ruamel.yaml import YAML
-    from ruamel.yaml.error import YAMLError
-
     try:
-        return ContractFile.model_validate(YAML(typ="safe", pure=True).load(place.read_text(encoding="utf-8")))
-    except (OSError, UnicodeDecodeError, YAMLError, ValidationError) as error:
-        text = str(error).splitlines()[0] if not isinstance(error, ValidationError) else _first_problem(error)
+        return ContractFile.model_validate(parse(read_text(place)).plain())
+    except (YamlError, ValidationError) as error:
+        text = _first_problem(error) if isinstance(error, ValidationError) else str(error)
         raise ContractError(f"the contract file is malformed: {text}", where=str(place)) from error
 
 

@@ -11,6 +11,7 @@ from functools import lru_cache
 from typing import Any, Literal, Protocol
 
 from harness.inspector.contracts.model import Names, Rules, Signal, SwitchRule
+from harness.reading import UnreadableError, parse_foreign
 
 PACKED_QKV = re.compile(r"^(double_blocks\.\d+\.(img|txt)_attn\.qkv|single_blocks\.\d+\.linear1)\.")
 
@@ -168,8 +169,8 @@ def _from_metadata(rules: Rules, metadata: Mapping[str, str], *, strict: bool) -
         if not metadata.get(key):
             continue
         try:
-            body = json.loads(metadata[key])
-        except ValueError:
+            body = parse_foreign(metadata[key], key)
+        except UnreadableError:
             continue
         if not isinstance(body, Mapping):
             continue
@@ -343,8 +344,8 @@ def _inferred(rules: Rules, declared: Declared, *, grouped: bool) -> _Config | N
 def _signalled(metadata: Mapping[str, str]) -> tuple[frozenset[str], bool]:
     """Return the layers that ``_quantization_metadata`` calls nvfp4, and whether it names an FP4 algorithm."""
     try:
-        body = json.loads(metadata.get("_quantization_metadata", ""))
-    except ValueError:
+        body = parse_foreign(metadata.get("_quantization_metadata", ""), "_quantization_metadata")
+    except UnreadableError:
         return frozenset(), False
     if not isinstance(body, Mapping):
         return frozenset(), False

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from harness.perf.comparing import BAD
-from harness.reading import UnreadableError
+from harness.reading import UnreadableError, parse_object
 from harness.records.case_record import CaseRecord
 from harness.report.load import ReportError
 from harness.report.redact import redact_record
@@ -110,7 +110,7 @@ def connect(path: Path) -> sqlite3.Connection:
     return connection
 
 
-def history_error(error: OSError | sqlite3.Error, path: Path) -> ReportError:
+def history_error(error: OSError | sqlite3.Error | UnicodeDecodeError, path: Path) -> ReportError:
     """Convert an error of SQLite or the system to one sentence about the history, with the next step.
 
     The advice is to move the file away only if it is damaged: a file in use, or on a full disk, is sound.
@@ -345,7 +345,7 @@ def _point(row: tuple[Any, ...]) -> Point:
         code=row[6],
         device=row[7],
         driver=row[8],
-        versions=json.loads(row[9]),
+        versions=parse_object(row[9], "versions"),
         metric=row[10],
         value=row[11],
         limit=row[12],
@@ -365,7 +365,7 @@ def open_history(path: Path = DEFAULT) -> Iterator[History]:
     connection = connect(path)
     try:
         yield History(connection)
-    except sqlite3.Error as error:
+    except (sqlite3.Error, UnicodeDecodeError) as error:  # a damaged page may hold text that is not UTF-8
         raise history_error(error, path) from error
     finally:
         connection.close()

@@ -1,0 +1,66 @@
+"""Options that several commands have, each defined once: its flag, its help text and its type."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Final
+
+import typer
+
+_RUNNER: Final = "name of a profile in runners/, such as b200; `goldens` takes a glob"
+_CASE: Final = "id of a case; `goldens` takes a glob, `regenerate` takes several"
+_FILE: Final = "regenerate: a case file (default: all of cases/, may be repeated); lock: the lock file"
+_HISTORY: Final = "history.json of measured times; plan: or a folder of records, may be repeated"
+_OUT: Final = "file or folder to write"
+
+Root = Annotated[Path, typer.Option("--root", help="root of the project")]
+Runner = Annotated[str, typer.Option("--runner", help=_RUNNER)]
+OptionalRunner = Annotated[str | None, typer.Option("--runner", help=_RUNNER)]
+RunnerMark = Annotated[str, typer.Option("--runner", "-m", help=_RUNNER)]
+"""``-m`` too, as in ``pytest -m b200``."""
+OneCase = Annotated[str, typer.Option("--case", help=_CASE)]
+SeveralCases = Annotated[list[str] | None, typer.Option("--case", help=_CASE)]
+Author = Annotated[str, typer.Option("--author", help="who decides; default: git's user.name, else the login name")]
+_REASON: Final = "why; kept with the change"
+Reason = Annotated[str, typer.Option("--reason", help=_REASON)]
+RunId = Annotated[str, typer.Option("--run-id", help="name of the run's folder; a run of that name is continued")]
+Runs = Annotated[Path, typer.Option("--runs", help="folder of runs")]
+HistoryStore = Annotated[Path, typer.Option("--store", help="the history of runs, an SQLite file")]
+Goldens = Annotated[Path, typer.Option("--goldens", help="the goldens folder")]
+Replace = Annotated[bool, typer.Option("--replace", help="drop goldens that only the other side accepts")]
+CaseFiles = Annotated[list[Path] | None, typer.Option("--file", help=_FILE)]
+LockFile = Annotated[Path, typer.Option("--file", help=_FILE)]
+Out = Annotated[Path, typer.Option("--out", help=_OUT)]
+OptionalOut = Annotated[Path | None, typer.Option("--out", help=_OUT)]
+Check = Annotated[bool, typer.Option("--check", help="compare and write nothing; fails if there is a difference")]
+AsJson = Annotated[bool, typer.Option("--json", help="print JSON")]
+Everything = Annotated[bool, typer.Option("--all", help="every pending candidate")]
+Artifact = Annotated[
+    Path | None,
+    typer.Option(
+        "--from", help="a downloaded CI artifact instead of .quantgate: a folder; `accept` also takes its zip"
+    ),
+]
+Transformer = Annotated[
+    str | None, typer.Option("--transformer", help="override of the high-noise expert; `none` removes the case's")
+]
+Transformer2 = Annotated[
+    str | None, typer.Option("--transformer-2", help="override of the low-noise expert; `none` removes the case's")
+]
+Perf = Annotated[
+    bool, typer.Option("--perf", help="times and memory only: `regenerate` makes baselines, `history` lists changes")
+]
+Github = Annotated[bool, typer.Option("--github", help="also write the job summary and the job's outputs")]
+_REPO: Final = "owner/name of the repository on GitHub, or of the dataset of goldens"
+Repo = Annotated[str, typer.Option("--repo", envvar="GITHUB_REPOSITORY", help=_REPO)]
+DatasetRepo = Annotated[str, typer.Option("--repo", help=_REPO)]
+_AGAINST: Final = "compare with this: a checkpoint (inspect) or a commit (plan)"
+Against = Annotated[str | None, typer.Option("--against", help=_AGAINST)]
+_BASE: Final = "inspect: the BF16 checkpoint that it was quantized from; ci propose: the branch to propose to"
+_BRANCH: Final = "ci comment: pull-request/<number>; ci propose: the new branch"
+Histories = Annotated[list[Path] | None, typer.Option("--history", help=_HISTORY)]
+OptionalHistory = Annotated[Path | None, typer.Option("--history", help=_HISTORY)]
+OriginalCheckpoint = Annotated[str | None, typer.Option("--base", help=_BASE)]
+TargetBranch = Annotated[str, typer.Option("--base", help=_BASE)]
+CommentBranch = Annotated[str, typer.Option("--branch", envvar="GITHUB_REF_NAME", help=_BRANCH)]
+NewBranch = Annotated[str, typer.Option("--branch", help=_BRANCH)]
