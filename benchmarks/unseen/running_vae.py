@@ -78,11 +78,15 @@ def _in_time_chunks(original: Any, latents: Tensor) -> Tensor:
 
 
 def _reordered(original: Any, latents: Tensor) -> Tensor:
-    return _plain(original, latents[:, :, [0, 1, 3, 2, 4]])
+    order = list(range(latents.shape[2]))
+    first = min(2, len(order) - 2)  # frames 2 and 3, or the last two of fewer
+    order[first : first + 2] = order[first : first + 2][::-1]
+    return _plain(original, latents[:, :, order])
 
 
 def _last_latent_repeated(original: Any, latents: Tensor) -> Tensor:
-    return _plain(original, latents[:, :, [0, 1, 2, 3, 3]])
+    count = latents.shape[2]
+    return _plain(original, latents[:, :, [*range(count - 1), max(count - 2, 0)]])
 
 
 def _cache_one_late(patch: Patch) -> None:

@@ -16,7 +16,7 @@ from harness.project import Project
 from harness.records.base import write_text_atomic
 from harness.runtimes.affected import affected
 from harness.runtimes.environments import Environment, find, install, installed, parse_runtime, remove
-from harness.runtimes.learn import as_yaml, ask, changed, contract_of, disagreements
+from harness.runtimes.learn import as_yaml, ask, changed, contract_of, disagreements, schedule_disagreements
 
 runtime_app = typer.Typer(help="Environments of runtimes: install, list, remove.", no_args_is_help=True)
 Name = Annotated[str, typer.Argument(help="runtime==version, such as sglang==0.5.23")]
@@ -43,17 +43,19 @@ def learn_command(
 ) -> None:
     """Run a runtime's own loader over generated checkpoints and write down what it assumes."""
     from harness.runtimes.kinds import all_kinds
+    from harness.runtimes.repositories import repositories
 
     version = parse_runtime(name)
     environment = Environment(version, python, "runner") if python is not None else find(version)
-    answers = ask(environment, all_kinds(), _say)
+    answers = ask(environment, all_kinds(), _say, repositories())
     known = load_contract(str(version), root)
-    wrong = disagreements(known.rules, answers.rows)
-    typer.echo(
-        f"{version}: the known contract predicts {len(answers.rows) - len(wrong)} of {len(answers.rows)} answers"
-    )
-    for row, predicted in wrong:
-        typer.echo(f"  {row.kind.name}: predicted {predicted}, the runtime: {row.outcome}")
+    wrong = [
+        (row.kind.name, predicted, row.outcome) for row, predicted in disagreements(known.rules, answers.rows)
+    ] + schedule_disagreements(known.rules, answers.sampling)
+    count = len(answers.rows) + len(answers.sampling)
+    typer.echo(f"{version}: the known contract predicts {count - len(wrong)} of {count} answers")
+    for kind, predicted, real in wrong:
+        typer.echo(f"  {kind}: predicted {predicted}, the runtime: {real}")
     if check:
         raise typer.Exit(1 if wrong else 0)
     contract = contract_of(answers, environment, root)

@@ -322,6 +322,9 @@ def open_source(ref: CheckpointRef | str | Path, meter: Meter, root: Path | None
         path, revision, made_by = ref.path, ref.revision, ref.made_by
     else:
         path, _, name = str(ref).partition("@")
+        # a folder has no revision, so an @ belongs to its name
+        if path.startswith(("./", "/", "~")) or ((root or Path.cwd()) / str(ref)).exists():
+            path, name = str(ref), ""
         revision, made_by = name or None, None
     if revision == UNRESOLVED:
         raise BadReferenceError(

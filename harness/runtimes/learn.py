@@ -15,7 +15,7 @@ import subprocess
 import tempfile
 import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -29,6 +29,13 @@ from harness.reading import as_json
 from harness.runtimes.environments import Environment, RuntimeVersion
 from harness.runtimes.kinds import Kind, all_kinds, base_kind, write_kind
 from harness.runtimes.outcomes import Outcome, declared_of, predicted_outcome, real_outcome
+from harness.runtimes.repositories import (
+    Repository,
+    answered_sampling,
+    predicted_sampling,
+    repositories,
+    write_repository,
+)
 
 READER = Path(__file__).with_name("sglang_reader.py")
 ROUNDS = 4
@@ -54,15 +61,23 @@ class Answers:
     name: RuntimeVersion
     rows: tuple[Asked, ...]
     facts: Mapping[str, Any]
-    """Facts that the reader reports of the runtime: registry, names, methods, stubs, torch."""
+    """Facts that the reader reports of the runtime: registry, schedulers, names, methods, stubs, torch."""
+    sampling: Mapping[str, str] = field(default_factory=dict)
+    """Repository's name to the schedule that the runtime takes of it."""
 
 
-def ask(environment: Environment, kinds: Sequence[Kind], say: Callable[[str], None]) -> Answers:
+def ask(
+    environment: Environment,
+    kinds: Sequence[Kind],
+    say: Callable[[str], None],
+    asked: Sequence[Repository] = (),
+) -> Answers:
     """Write the kinds to a temporary folder and run the reader over them in the runtime's environment.
 
     Args:
         environment: environment of the runtime.
         kinds: the checkpoints to load.
+        asked: repositories whose schedule is asked for.
         say: called with a line per step and per twenty checkpoints.
 
     Raises:
@@ -72,20 +87,30 @@ def ask(environment: Environment, kinds: Sequence[Kind], say: Callable[[str], No
         folder = Path(text)
         say(f"writing {len(kinds)} checkpoints")
         write_kind(base_kind(), folder / "base")
-        jobs = [
+        jobs: list[dict[str, str | None]] = [
             {"name": kind.name, "folder": str(write_kind(kind, folder / kind.name)), "role": kind.role}
             for kind in kinds
         ]
+        jobs += [
+            {
+                "name": item.name,
+                "folder": str(write_repository(item, folder / "repositories" / item.name)),
+                "role": "repository",
+                "model_id": item.model_id,
+            }
+            for item in asked
+        ]
         (folder / "jobs.json").write_text(json.dumps({"base": str(folder / "base"), "checkpoints": jobs}))
         answers = folder / "answers.jsonl"
-        _read(environment, folder / "jobs.json", answers, len(kinds), say)
+        _read(environment, folder / "jobs.json", answers, len(jobs), say)
         found = {row["name"]: row for row in map(json.loads, answers.read_text(encoding="utf-8").splitlines())}
         rows = []
         for kind in kinds:
             declared = declared_of(kind)
             answer = found.get(kind.name, {"loaded": False, "error": "the runtime died over it"})
             rows.append(Asked(kind, declared, real_outcome(answer, kind, declared)))
-    return Answers(environment.name, tuple(rows), found.get("_runtime", {}))
+        sampling = {item.name: answered_sampling(found.get(item.name, {"loaded": False})) for item in asked}
+    return Answers(environment.name, tuple(rows), found.get("_runtime", {}), sampling)
 
 
 def _read(environment: Environment, jobs: Path, answers: Path, count: int, say: Callable[[str], None]) -> None:
@@ -138,6 +163,12 @@ def disagreements(rules: Rules, rows: Sequence[Asked]) -> list[tuple[Asked, Outc
         if outcome != row.outcome:
             wrong.append((row, outcome))
     return wrong
+
+
+def schedule_disagreements(rules: Rules, sampling: Mapping[str, str]) -> list[tuple[str, str, str]]:
+    """Return the repositories whose predicted schedule differs from the runtime's: name, predicted, real."""
+    rows = [(item.name, predicted_sampling(rules, item), sampling.get(item.name)) for item in repositories()]
+    return [(name, predicted, real) for name, predicted, real in rows if real is not None and predicted != real]
 
 
 def _choices() -> Iterator[tuple[tuple[str, ...], list[Any]]]:
@@ -237,7 +268,7 @@ def learn(
     Raises:
         InfraError: the runtime could not be run.
     """
-    answers = ask(environment, all_kinds(), say)
+    answers = ask(environment, all_kinds(), say, repositories())
     return contract_of(answers, environment, root), answers
 
 
@@ -249,16 +280,21 @@ def contract_of(answers: Answers, environment: Environment, root: Path | None = 
     known = [rules for rules in rules_of(answers.name.runtime, root) if rules.learned is None]
     start = min(known, key=lambda rules: len(disagreements(rules, answers.rows)))
     rules, unexplained = fit(start, answers)
+    if answers.facts.get("schedulers"):
+        rules = rules.model_copy(update={"schedulers": answers.facts["schedulers"], "scheduler_refuses": ()})
+    rules = rules.model_copy(update={"registry": _registry(rules, answers)})
+    unexplained += [name for name, _, _ in schedule_disagreements(rules, answers.sampling)]
     learned = Learned(
         version=str(answers.name.version),
         package_sha256=package_digest(environment),
         date=datetime.now(UTC).date().isoformat(),
         checkpoints=len(answers.rows),
+        repositories=len(answers.sampling),
         unexplained=tuple(unexplained),
         stubs=tuple(answers.facts.get("stubs", ())),
         torch=str(answers.facts.get("torch", "")),
     )
-    rules = rules.model_copy(update={"learned": learned, "registry": _registry(rules, answers)})
+    rules = rules.model_copy(update={"learned": learned})
     summary = f"{answers.name}, learned by running its loader over {len(answers.rows)} generated checkpoints"
     return ContractFile(runtime=answers.name.runtime, summary=summary, rules=(rules,))
 

@@ -37,7 +37,10 @@ class Header:
     file: str
 
 
-DTYPES = {"bfloat16": "BF16", "float32": "F32", "uint8": "U8", "float8_e4m3fn": "F8_E4M3"}
+DTYPES = {
+    "bfloat16": "BF16", "float16": "F16", "float32": "F32", "uint8": "U8", "int8": "I8",
+    "float8_e4m3fn": "F8_E4M3", "float8_e5m2": "F8_E5M2",
+}  # fmt: skip
 """numpy's names of the dtypes in kinds to safetensors' names."""
 
 

@@ -4,7 +4,8 @@ Runs under that runtime's own interpreter:
 
     python sglang_reader.py JOBS.json ANSWERS.jsonl
 
-``JOBS.json`` holds ``{"base": FOLDER, "checkpoints": [{"name", "folder", "role"}]}``. Every answer is a line of JSON
+``JOBS.json`` holds ``{"base": FOLDER, "checkpoints": [{"name", "folder", "role"}]}``; the role ``repository`` asks for
+the schedule of a repository without weights. Every answer is a line of JSON
 and is flushed at once, so that a loader that kills the process loses one answer. Checkpoints whose names are in
 ``ANSWERS.jsonl`` already are skipped.
 
@@ -222,6 +223,68 @@ def _runtime() -> Any:
     )  # fmt: skip
 
 
+def _ask_repository(job: dict[str, Any], runtime: Any) -> dict[str, Any]:
+    """Build the pipeline of a repository without its weights. Return experts, boundary and flow shift."""
+    from sglang.multimodal_gen.runtime.pipelines.wan_pipeline import WanPipeline
+
+    class Bare(WanPipeline):  # type: ignore[misc]
+        def __post_init__(self) -> None:
+            """Nothing: the stages need the modules' weights."""
+
+        # a list of its own: some versions append to the class's
+        _required_config_modules = list(WanPipeline._required_config_modules)
+
+    try:
+        named = {"model_id": job["model_id"]} if job["model_id"] else {}
+        arguments = runtime.ServerArgs.from_kwargs(model_path=job["folder"], num_gpus=1, **named)
+        (getattr(runtime.server_args, "set_global_server_args", None) or (lambda value: None))(arguments)
+        # every module but the scheduler counts as loaded already
+        parts = ("text_encoder", "tokenizer", "vae", "transformer", "transformer_2")
+        pipeline = Bare(job["folder"], arguments, None, {name: object() for name in parts}, object())
+        loaded = pipeline.modules
+        pipeline.initialize_pipeline(arguments)
+        boundary: Any = getattr(arguments.pipeline_config.dit_config, "boundary_ratio", None)
+        if "transformer_2" in loaded:
+            # the denoising stage compares timesteps with this product
+            boundary = float(runtime.torch.tensor([boundary * 1000], dtype=runtime.torch.float64)[0]) / 1000
+        return {
+            "loaded": True,
+            "experts": [name for name in ("transformer", "transformer_2") if name in loaded],
+            "boundary_ratio": boundary,
+            "flow_shift": float(pipeline.modules["scheduler"].config.shift),
+        }
+    except BaseException as error:
+        if isinstance(error, KeyboardInterrupt):
+            raise
+        return {"loaded": False, "error": f"{type(error).__name__}: {str(error)[:TAIL]}"}
+
+
+SCHEDULERS = ("UniPCMultistepScheduler", "FlowMatchEulerDiscreteScheduler", "FlowUniPCMultistepScheduler",
+              "DPMSolverMultistepScheduler", "EulerDiscreteScheduler", "LCMScheduler")  # fmt: skip
+"""Classes to look up in the runtime's registry of schedulers."""
+
+
+def schedulers() -> dict[str, Any]:
+    """Return, per scheduler class that the runtime has, the keys that it takes; ``None``: any."""
+    import inspect
+
+    from sglang.multimodal_gen.runtime.loader.component_loaders import scheduler_loader
+    from sglang.multimodal_gen.runtime.models.registry import ModelRegistry
+
+    rows: dict[str, Any] = {}
+    for name in SCHEDULERS:
+        try:
+            kind, _ = ModelRegistry.resolve_model_cls(name)
+        except Exception:  # noqa: S112 - the runtime has no such class, which is the answer
+            continue
+        parameters = inspect.signature(kind.__init__).parameters
+        takes_all = any(item.kind == inspect.Parameter.VAR_KEYWORD for item in parameters.values())
+        # later versions leave out the keys that a class does not take
+        filtered = hasattr(scheduler_loader, "_supported_init_kwargs")
+        rows[name] = None if takes_all or filtered else sorted(key for key in parameters if key != "self")
+    return rows
+
+
 REPOSITORIES = (
     "Wan-AI/Wan2.2-T2V-A14B-Diffusers", "nvidia/Wan2.2-T2V-A14B-Diffusers-NVFP4",
     "nvidia/Wan2.2-T2V-A14B-Diffusers-FP8",
@@ -285,13 +348,17 @@ def main(jobs_file: str, answers_file: str) -> None:
             if job["name"] in done:
                 continue
             print(f"{number} of {len(jobs['checkpoints'])} {job['name']}", file=sys.stderr, flush=True)
-            write({"name": job["name"], **_ask(job, jobs["base"], references, runtime)})
+            if job["role"] == "repository":
+                write({"name": job["name"], **_ask_repository(job, runtime)})
+            else:
+                write({"name": job["name"], **_ask(job, jobs["base"], references, runtime)})
         if "_runtime" not in done:
             write(
                 {
                     "name": "_runtime",
                     "stubs": STUBS,
                     "registry": registry(),
+                    "schedulers": schedulers(),
                     "names": runtime.names,
                     "methods": sorted(map(str, runtime.methods)),
                     "torch": runtime.torch.__version__,

@@ -151,7 +151,7 @@ def try_candidate(context: SessionContext, located: Located, candidate: Case) ->
     asked, candidate = candidate, _as_proven(candidate, report, found)
     if candidate != asked:
         report = inspect(candidate, root, resolve_case(candidate, root))
-    _inspected(report, found)
+    _inspected(report, found, candidate.runtime)
     paths, new_paths = resolve_case(case, root), resolve_case(candidate, root)
     present = inspect(case, root, paths)
     changes = differences(_identity(context, case, present, paths), _identity(context, candidate, report, new_paths))
@@ -214,7 +214,10 @@ def _as_proven(candidate: Case, report: InspectionReport, found: _Findings) -> C
     return candidate
 
 
-def _inspected(report: InspectionReport, found: _Findings) -> None:
+def _inspected(report: InspectionReport, found: _Findings, runtime: str = "") -> None:
+    # only a warning for a deployment; a trial inside that very runtime cannot load the repository
+    refused = [one for one in report.with_code("scheduler_refused") if runtime and one.contract == runtime]
+    found.bad += [f"{one.code}: {one.message}" for one in refused]
     found.bad += [f"{fault.code}: {fault.message}" for fault in report.faults]
     found.open += [f"{one.code}: {one.message}" for one in report.findings if one.severity == "inconclusive"]
     for contract in report.contracts:

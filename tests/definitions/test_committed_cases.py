@@ -41,7 +41,7 @@ def test_everything_is_collected(cases):
     assert len(of(cases, "incident_")) == 16
     assert len(of(cases, "incident_sglang_")) == 9
     assert len(of(cases, "wan22_modelopt_")) == 4
-    assert len(of(cases, "wan22_sglang_")) == 2
+    assert len(of(cases, "wan22_sglang_")) == 4
     assert len(of(cases, "wan22_i2v_")) == 2
     assert len(of(cases, "i2v_")) == len(of(cases, "ti2v_")) == 3
 

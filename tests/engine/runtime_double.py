@@ -10,6 +10,7 @@ import os
 import signal
 import sys
 import time
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -77,6 +78,8 @@ def main(requests: int, events: int) -> None:
             out.flush()
         elif method == "load":
             send(number, "progress", {"stage": "load", "step": 1, "steps": 1})
+            if fault == "rewrites the checkpoint":  # as SGLang does
+                Path(params["paths"]["model"], "vae", "config.json").write_text("{}")
             version = "sglang==0.5.99" if fault == "another version" else params["case"]["runtime"]
             send(number, "result", {"runtime": version, "flow_shift": 12.0, "leaked": os.environ.get("PYTHONPATH", "")})
         elif method == "generate":

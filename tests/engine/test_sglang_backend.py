@@ -68,6 +68,13 @@ def loaded(model: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[[C
         backend.close()
 
 
+def test_a_runtime_that_rewrites_the_checkpoint_changes_its_own_view_alone(loaded: Any, model: Path) -> None:
+    backend = loaded(sglang_case("load: rewrites the checkpoint"))
+    assert (model / "vae" / "config.json").read_text() == '{"z_dim": 4}'
+    backend.close()
+    assert (model / "vae" / "config.json").exists()
+
+
 def test_frames_trace_and_receipts_come_back(loaded: Any, tmp_path: Path) -> None:
     case = sglang_case()
     backend = loaded(case)

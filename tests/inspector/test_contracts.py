@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -164,6 +166,27 @@ def test_a_scheduler_that_a_runtime_does_not_load_is_named(
     assert [item.evidence["keys"] for item in found] == (
         [["shift_terminal", "sigma_max", "sigma_min"]] if refused else []
     )
+
+
+@pytest.mark.parametrize(
+    ("file", "key", "value", "code", "said"),
+    [
+        ("model_index.json", "boundary_ratio", None, "contract_schedule", "`transformer` serves every step"),
+        ("model_index.json", "boundary_ratio", "0.875", "scheduler_refused", "is no number"),
+        ("model_index.json", "boundary_ratio", 0.5, "contract_schedule", "experts switch at 0.5"),
+        ("scheduler/scheduler_config.json", "_class_name", "LCMScheduler", "scheduler_refused", "no scheduler"),
+    ],
+)
+def test_an_index_and_a_scheduler_are_taken_as_the_runtime_takes_them(
+    exports: Path, tmp_path: Path, file: str, key: str, value: Any, code: str, said: str
+) -> None:
+    edit = Edit(exports / "nvfp4", tmp_path / "made")
+    place = edit.folder / file
+    place.parent.mkdir(exist_ok=True)
+    body = json.loads(place.read_text()) if place.exists() else {}
+    place.write_text(json.dumps({**body, key: value}))
+    report = inspect_checkpoint(edit.folder, contracts=["sglang==0.5.13"], digests=False)
+    assert said in " ".join(item.message for item in report.with_code(code))
 
 
 def test_a_transformer_alone_has_no_schedule(exports: Path) -> None:

@@ -7,14 +7,13 @@ import os
 import shutil
 import subprocess
 import sys
-from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 from children import child_environment, run_command
+from fake_gpus import fake_gpus
 
 from harness.records.case_record import CaseRecord
-from harness.records.identity import Device
 
 HERE = Path(__file__).parent
 ROOT = HERE.parents[1]
@@ -28,14 +27,6 @@ defaults:
   timeouts: {{load: 60, generate: 60}}
 cases:
 """
-
-
-def fake_gpus(count: int) -> tuple[Device, ...]:
-    """GPUs of runner b200 that are not there."""
-    return tuple(
-        Device(kind="cuda", name="NVIDIA B200", compute_capability="10.0", uuid=f"FAKE-{index}", memory_bytes=180 << 30)
-        for index in range(count)
-    )
 
 
 class Project:
@@ -102,9 +93,3 @@ def project(tmp_path: Path) -> Project:
     root = tmp_path / "repo"
     root.mkdir()
     return Project(root)
-
-
-@pytest.fixture
-def gpus() -> Callable[[int], tuple[Device, ...]]:
-    """Fake GPUs by count."""
-    return fake_gpus

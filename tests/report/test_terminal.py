@@ -116,3 +116,11 @@ def test_a_case_that_several_runners_have_is_named_with_its_runner(make: Any, tm
     assert find_case(run, "h200/x").record.runner == "h200"
     with pytest.raises(ReportError, match="no case 'y'"):
         find_case(run, "y")
+
+
+def test_an_unknown_case_of_several_runs_names_each_case_once(make: Any, tmp_path: Path) -> None:
+    for name in ("a", "b"):
+        make.write_case(tmp_path / name, make.record("twice", run=name))
+    with pytest.raises(ReportError, match="there is no case 'nope'") as caught:
+        find_case(load_run(tmp_path), "nope")
+    assert caught.value.remedy == f"quantgate show {tmp_path} CASE, with a case of this run: twice"

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
+import resource
+import signal
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +24,8 @@ from harness.judge.evidence import Evidence
 from harness.judge.observation import read_observation
 from harness.judge.receipts_rule import judge_receipts
 from harness.judge.schedule_rule import judge_schedule
+from harness.machine.processes import descendants
+from harness.records.generation import Progress
 from harness.runtimes.environments import find, parse_runtime
 
 ROOT = Path(__file__).parents[2]
@@ -112,26 +116,89 @@ def test_what_sglang_would_ignore_or_change_is_refused(
     assert owner.alive
 
 
-def test_the_real_server_gives_the_clip_that_was_asked_for(cases: dict[str, Case], tmp_path: Path) -> None:
-    """SGLang 0.5.20 serves the BF16 model on a CPU as published. Its clip is near what the same engine makes inside."""
+def _real_case(cases: dict[str, Case], backend: str) -> tuple[Case, dict[str, str]]:
+    """The BF16 model in SGLang 0.5.20, inside the engine or behind SGLang's own server, with the engine's environment.
+
+    0.5.20 serves on a CPU as published.
+    """
     python = _python("sglang==0.5.20")
+    new = cases["incident_sglang_export_new"]
+    inside = new.model_copy(update={"runtime": "sglang==0.5.20", "model": new.base, "quantization": Quantization()})
+    if backend == "sglang":
+        return inside, {RUNTIME_PYTHON: python}
     launcher = ROOT / "tests" / "support" / "serve_sglang.py"
     command = [
         python, str(launcher), "serve", "--model-path", "{model}", "--model-id", "Wan2.2-T2V-A14B-Diffusers",
         "--port", "{port}", "--num-gpus", "1",
     ]  # fmt: skip
-    inside = cases["incident_sglang_export_new"].model_copy(
-        update={"runtime": "sglang==0.5.20", "model": cases["incident_sglang_export_new"].base}
-    )
-    plain = {"runtime": "", "runtime_args": {}, "quantization": Quantization(), "backend": "openai-video"}
-    served = inside.model_copy(update={**plain, "server": Server(dialect="sglang", command=command)})
+    server = Server(dialect="sglang", command=command)
+    return inside.model_copy(update={"runtime": "", "runtime_args": {}, "backend": backend, "server": server}), {}
+
+
+def _processes_of_the_runtime(owner: EngineOwner) -> list[int]:
+    """Return the process that the engine started under the runtime's interpreter, and all that it started itself."""
+    assert owner.pid is not None
+    roots = []
+    for process in descendants(owner.pid):
+        command = Path(f"/proc/{process.pid}/cmdline").read_text().split("\0")
+        # SGLang changes the title of its own process
+        if {"main.py", "serve_sglang.py"} & {Path(part).name for part in command} or command[0].startswith("sgl"):
+            roots.append(process.pid)
+    return sorted({*roots, *(process.pid for root in roots for process in descendants(root))})
+
+
+def _no_more_memory(pid: int) -> None:
+    size = int(Path(f"/proc/{pid}/statm").read_text().split()[0]) * resource.getpagesize()
+    resource.prlimit(pid, resource.RLIMIT_AS, (size, size))
+
+
+FAULTS: dict[str, tuple[Callable[[int], None], set[str]]] = {
+    "killed": (lambda pid: os.kill(pid, signal.SIGKILL), {"crash"}),
+    "crash": (lambda pid: os.kill(pid, signal.SIGSEGV), {"crash"}),
+    "hang": (lambda pid: os.kill(pid, signal.SIGSTOP), {"hang"}),
+    "memory": (_no_more_memory, {"oom"}),
+}
+
+
+@pytest.mark.parametrize("fault", FAULTS)
+@pytest.mark.parametrize("backend", ["sglang", "openai-video"])
+def test_each_end_of_the_real_runtime_is_a_typed_error(
+    cases: dict[str, Case], tmp_path: Path, backend: str, fault: str
+) -> None:
+    """The fault is done to every process of SGLang itself, in the middle of a generation."""
+    case, environment = _real_case(cases, backend)
+    case = case.model_copy(update={"timeouts": case.timeouts.model_copy(update={"generate": 90})})
+    paths = {"model": (ROOT / case.model.path).resolve()}
+    do, kinds = FAULTS[fault]
+    with EngineOwner(case, tmp_path, environment, paths, device="cpu") as owner:
+        owner.start()
+        runtime = _processes_of_the_runtime(owner)
+        assert runtime
+        done: list[str] = []
+
+        def on_progress(progress: Progress) -> None:
+            if progress.stage in ("denoise", "command") and not done:
+                done.append(fault)
+                for pid in runtime:
+                    do(pid)
+
+        with pytest.raises(InfraError) as error:
+            owner.generate(case, tmp_path / "out", on_progress)
+        assert done == [fault]
+        assert error.value.kind in kinds, str(error.value)
+        assert not any(Path(f"/proc/{pid}").exists() for pid in runtime)
+
+
+def test_the_real_server_gives_the_clip_that_was_asked_for(cases: dict[str, Case], tmp_path: Path) -> None:
+    """Its clip is near the one that the same version makes inside the engine."""
     clips = []
-    for case, environment in ((served, {}), (inside, {RUNTIME_PYTHON: python})):
-        paths = {"model": (ROOT / inside.model.path).resolve()}
-        with EngineOwner(case, tmp_path / case.backend, environment, paths, device="cpu") as owner:
+    for backend in ("openai-video", "sglang"):
+        case, environment = _real_case(cases, backend)
+        paths = {"model": (ROOT / case.model.path).resolve()}
+        with EngineOwner(case, tmp_path / backend, environment, paths, device="cpu") as owner:
             owner.start()
-            generation = owner.generate(case, tmp_path / case.backend / "out")
-            clips.append(read_clip(tmp_path / case.backend / "out" / generation.clip).frames.astype(float))
+            generation = owner.generate(case, tmp_path / backend / "out")
+            clips.append(read_clip(tmp_path / backend / "out" / generation.clip).frames.astype(float))
     # another seed's noise (the server draws its own), the same prompt: the same colours in the same places
     assert clips[0].shape == clips[1].shape == (17, 64, 96, 3)
     assert abs(clips[0].mean(axis=(0, 1, 2)) - clips[1].mean(axis=(0, 1, 2))).max() < 25

@@ -31,6 +31,7 @@ import numpy.typing as npt
 
 from harness.definitions.case import Case, Server
 from harness.engine.backend import Emit, Method
+from harness.engine.backends.checkpoint_view import CheckpointView
 from harness.engine.failures import kind_of
 from harness.engine.process import describe_exit
 from harness.errors import InfraError, InvalidCaseError
@@ -72,6 +73,7 @@ class OpenaiVideoBackend:
         self._url = ""
         self._server = Server()
         self._opener = urllib.request.build_opener()
+        self._view = CheckpointView()
 
     def load(self, case: Case, paths: Mapping[str, Path], device: str, emit: Emit) -> None:
         """Start the server and wait until it reports that it is healthy.
@@ -99,7 +101,8 @@ class OpenaiVideoBackend:
 
     def _start(self, case: Case, paths: Mapping[str, Path], device: str) -> None:
         port = _free_port()
-        places = {"{port}": str(port), "{device}": device, **{f"{{{role}}}": str(path) for role, path in paths.items()}}
+        given = self._view.open(paths)
+        places = {"{port}": str(port), "{device}": device, **{f"{{{role}}}": str(path) for role, path in given.items()}}
         arguments = [_filled(part, places) for part in self._server.command]
         if shutil.which(arguments[0]) is None:
             raise InvalidCaseError(f"there is no program {arguments[0]!r}", where=case.id, remedy="install it")
@@ -215,9 +218,10 @@ class OpenaiVideoBackend:
         return data
 
     def close(self) -> None:
-        """End the server and all processes that it started."""
+        """End the server and all processes that it started, and remove its view of the checkpoint."""
         process, self._process = self._process, None
         if process is None:
+            self._view.close()
             return
         for number in (signal.SIGTERM, signal.SIGKILL):
             with contextlib.suppress(ProcessLookupError, PermissionError):
@@ -225,6 +229,7 @@ class OpenaiVideoBackend:
             with contextlib.suppress(subprocess.TimeoutExpired):
                 process.wait(END_SECONDS)
         process.wait()
+        self._view.close()
 
     def quantized_modules(self) -> dict[str, dict[str, str]]:
         """Return an empty mapping: a server does not report the modules that it loaded."""

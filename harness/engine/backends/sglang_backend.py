@@ -24,6 +24,7 @@ import numpy.typing as npt
 
 from harness.definitions.case import Case
 from harness.engine.backend import Emit, Method
+from harness.engine.backends.checkpoint_view import CheckpointView
 from harness.engine.backends.delivery import round_video
 from harness.engine.environment import RUNTIME_PYTHON
 from harness.engine.failures import kind_of
@@ -165,6 +166,7 @@ class SglangBackend:
         self._facts: dict[str, Json] = {}
         self._device = "auto"
         self._generations = 0
+        self._view = CheckpointView()
 
     def load(self, case: Case, paths: Mapping[str, Path], device: str, emit: Emit) -> None:
         """Start SGLang and load the model.
@@ -192,7 +194,7 @@ class SglangBackend:
         self._generations = 0
         params = {
             "case": case.model_dump(mode="json"),
-            "paths": {role: str(path) for role, path in paths.items()},
+            "paths": {role: str(path) for role, path in self._view.open(paths).items()},
             "device": device,
             "threads": case.execution.threads,
             "options": dict(case.runtime_args),
@@ -328,10 +330,11 @@ class SglangBackend:
         return path, digest, disturbance
 
     def close(self) -> None:
-        """End the runtime's process."""
+        """End the runtime's process, and remove its view of the checkpoint."""
         if self._process is not None:
             self._process.close()
             self._process = None
+        self._view.close()
 
     def quantized_modules(self) -> dict[str, dict[str, str]]:
         """Return the formats that the checkpoints declare, read from headers."""

@@ -10,6 +10,7 @@ from harness.inspector.checks.registration import check
 from harness.inspector.context import Context
 from harness.inspector.contracts import Resolved, resolve
 from harness.inspector.contracts.resolve import remedies, resolve_loader
+from harness.inspector.contracts.sampling import UNKNOWN_SHIFT, predict_sampling, short_name
 from harness.inspector.findings import finding, some
 from harness.inspector.gates import gate_of
 from harness.inspector.measure import Measured
@@ -250,39 +251,47 @@ def contract_schedule(context: Context) -> Iterator[InspectionFinding]:
     if model is None or context.model_index is None:
         return
     for contract in context.options.contracts:
-        if refused := sorted(set(contract.rules.scheduler_refuses) & context.scheduler.keys()):
+        repository = None if model.source.is_local else model.source.label.split("@")[0]
+        expected = predict_sampling(contract.rules, context.model_index, context.scheduler, repository)
+        if expected.refused:
             yield finding(
                 "warning",
                 "scheduler_refused",
-                f"{contract.name} does not load scheduler/scheduler_config.json with {some(refused)}: its class takes "
-                "no such argument, and the repository cannot be served.",
+                f"{contract.name} does not load this repository: {expected.refused}.",
                 contract=contract.name,
-                evidence={"keys": list(refused)},
-                next_command="take these keys out of scheduler_config.json, or use a later version",
+                evidence={"reason": expected.refused, "keys": list(expected.refused_keys)},
+                next_command="correct model_index.json or scheduler_config.json, or use another version",
             )
         registry = contract.rules.registry
         if registry is None or not registry.flow_shift:
             continue
-        label = model.source.label.split("@")[0]
-        known = next(
-            (item for item in registry.flow_shift if not model.source.is_local and _short(item) in _short(label)), None
-        )
         shifts = ", ".join(f"{shift:g} as {_base(item)}" for item, shift in registry.flow_shift.items())
-        shift = f"{registry.flow_shift[known]:g} (as {known})" if known else f"by model_id: {shifts}"
+        known = expected.known_as
+        shift = (
+            f"{expected.flow_shift:g} (as {known})"
+            if known
+            else f"by model_id: {shifts}, and {UNKNOWN_SHIFT:g} without one"
+        )
         boundary = contract.rules.boundary_ratio
         index = context.model_index.get("boundary_ratio")
         where = f"{index} (model_index.json)" if boundary == "model_index" else f"{boundary}"
+        experts = f"experts switch at {where}"
+        if not expected.two_experts and not expected.refused:
+            experts = (
+                "`transformer` serves every step, since model_index.json lacks a second expert or a boundary_ratio"
+            )
         written = context.scheduler.get("flow_shift", context.scheduler.get("shift"))
         said = f", which says flow_shift {written:g}" if isinstance(written, int | float) else ""
         yield finding(
             "info",
             "contract_schedule",
-            f"{contract.name} will sample with flow_shift {shift}; experts switch at {where}; "
+            f"{contract.name} will sample with flow_shift {shift}; {experts}; "
             f"the values of scheduler/scheduler_config.json are not used{said}.",
             contract=contract.name,
             evidence={
-                "flow_shift": registry.flow_shift[known] if known else dict(registry.flow_shift),
+                "flow_shift": expected.flow_shift if known else dict(registry.flow_shift),
                 "boundary_ratio": index if boundary == "model_index" else boundary,
+                "experts": ["transformer", "transformer_2"][: 1 + expected.two_experts],
                 "ignored_files": ["scheduler/scheduler_config.json"],
                 "written_flow_shift": written,
                 "otherwise": registry.otherwise,
@@ -304,7 +313,7 @@ def contract_repositories(context: Context) -> Iterator[InspectionFinding]:
         if registry is None or model is None or model.source.is_local:
             continue
         name = model.source.label.split("@")[0]
-        if name not in registry.known and not any(_short(item) in _short(name) for item in registry.known):
+        if name not in registry.known and not any(short_name(item) in short_name(name) for item in registry.known):
             yield finding(
                 "warning",
                 "repository_unregistered",
@@ -312,7 +321,3 @@ def contract_repositories(context: Context) -> Iterator[InspectionFinding]:
                 contract=contract.name,
                 evidence={"source": registry.source},
             )
-
-
-def _short(name: str) -> str:
-    return name.rsplit("/", 1)[-1].lower()

@@ -106,9 +106,10 @@ class Names(Rule):
     rename: dict[str, str] = Field(
         description="regular expression of a tensor's name to the runtime's, first match wins"
     )
-    known: tuple[str, ...] = Field(
+    known: tuple[str, ...] = Field(default=(), description="not read any more: a tensor of an unknown name is skipped")
+    required: tuple[str, ...] = Field(
         default=(),
-        description="regular expressions of every tensor that the runtime has a place for; any other stops the load",
+        description="tensors without which the load stops, by the checkpoint's names; {block} stands for each block",
     )
     linears: tuple[str, ...] = Field(description="regular expressions of the runtime's modules that can be quantized")
 
@@ -144,6 +145,7 @@ class Learned(Rule):
     )
     date: str
     checkpoints: int = Field(description="generated checkpoints that were asked")
+    repositories: int = Field(default=0, description="generated repositories whose schedule was asked for")
     unexplained: tuple[str, ...] = Field(default=(), description="kinds whose answer no rule of the schema explains")
     stubs: tuple[str, ...] = ()
     torch: str = ""
@@ -163,6 +165,11 @@ class Rules(Rule):
     scheduler_refuses: tuple[str, ...] = Field(
         default=(),
         description="keys of scheduler_config.json that stop the load: the runtime's class takes no such argument",
+    )
+    schedulers: dict[str, tuple[str, ...] | None] = Field(
+        default={},
+        description="scheduler classes that the runtime has, with the keys of scheduler_config.json that each takes: "
+        "another key stops the load; null: any key is taken. Empty: not known, and scheduler_refuses applies",
     )
     registry: RegistryRule | None = None
     backend: BackendRule | None = None

@@ -13,6 +13,10 @@ from typing import Any, Literal, Protocol
 from harness.inspector.contracts.model import Names, Rules, Signal, SwitchRule
 from harness.reading import UnreadableError, parse_foreign
 
+PACKED = ("U8", "I8")
+"""Dtypes in which packed FP4 codes may be stored: one byte per two codes."""
+METADATA_KEYS = ("_quantization_metadata", "quantization_config")
+"""Keys of a safetensors header that declare a quantization, in the order in which they are read."""
 PACKED_QKV = re.compile(r"^(double_blocks\.\d+\.(img|txt)_attn\.qkv|single_blocks\.\d+\.linear1)\.")
 
 
@@ -133,22 +137,61 @@ def _override_config(rules: Rules, declared: Declared) -> _Config | None:
                 if found is not None:
                     return found
         return inferred
+    declaration = _joined_declaration(rules, declared)
     existing: _Config | None = None
-    if "config" in rules.override.reads and declared.config is not None:
-        existing = _parse(rules, declared.config)
-    if existing is None and "metadata" in rules.override.reads:
+    if declaration is not None and "quant_method" in declaration:
+        existing = _parse(rules, declaration)
+    elif "metadata" in rules.override.reads:
         existing = _from_metadata(rules, declared.metadata, strict=True)
     if existing is not None and existing.method != "nvfp4":
         return existing
     inferred = _inferred(rules, declared, grouped=existing is not None)
     if (
-        existing is None
+        declaration is None
+        and existing is None
         and inferred is None
         and rules.override.undeclared_fp8 == "refused"
         and _shows_quantized(declared)
     ):
         raise _Refused("the override holds quantized tensors and declares no quantization that it supports")
     return _merge(rules, existing, inferred)
+
+
+def _joined_declaration(rules: Rules, declared: Declared) -> dict[str, Any] | None:
+    """Return the declarations of an override's ``config.json`` and header as one; ``None`` if nothing declares.
+
+    A key that both state must have the same value in both, and header metadata must be JSON objects. Raises
+    ``_Refused`` otherwise.
+    """
+    joined: dict[str, Any] | None = None
+    if "config" in rules.override.reads and declared.config:  # an empty declaration declares nothing
+        if not isinstance(declared.config, Mapping):
+            raise _Refused("quantization_config is not an object")
+        joined = dict(declared.config)
+    for key in METADATA_KEYS if "metadata" in rules.override.reads else ():
+        if key not in declared.metadata:
+            continue
+        try:
+            body = parse_foreign(declared.metadata[key], key)
+        except UnreadableError:
+            body = None
+        if not isinstance(body, Mapping):
+            raise _Refused(f"the header's {key} is no JSON object")
+        joined = _join(joined or {}, body)
+    return joined
+
+
+def _join(first: Mapping[str, Any], second: Mapping[str, Any]) -> dict[str, Any]:
+    joined = dict(first)
+    for key, value in second.items():
+        before = joined.get(key)
+        if isinstance(before, Mapping) and isinstance(value, Mapping):
+            joined[key] = _join(before, value)
+        elif key in joined and before != value:
+            raise _Refused(f"config.json and the header state different values of {key}")
+        else:
+            joined[key] = value
+    return joined
 
 
 def _shows_quantized(declared: Declared) -> bool:
@@ -165,7 +208,7 @@ def _from_metadata(rules: Rules, metadata: Mapping[str, str], *, strict: bool) -
     Args:
         strict: whether a refused declaration stops the load. Versions before declarations were merged skip it.
     """
-    for key in ("_quantization_metadata", "quantization_config"):
+    for key in METADATA_KEYS:
         if not metadata.get(key):
             continue
         try:
@@ -216,11 +259,21 @@ def _parse(rules: Rules, body: Any) -> _Config:
         if "FP8" not in str(text):
             raise _Refused(f"its FP8 loader does not take quant_algo {text!r}")
         ignore = body.get("ignore") if flat else section.get("exclude_modules")
-        return _Config("fp8", ignore=tuple(map(str, ignore or ())))
+        return _Config("fp8", ignore=_patterns(ignore or ()))
     if "activation_scheme" not in body:
         raise _Refused("quant_method fp8 needs an activation_scheme")
+    if body.get("weight_block_size"):
+        raise _Unmodelled("weight_block_size of quant_method fp8: the versions refuse it without AMX or a GPU")
     ignore = body.get("ignored_layers") or body.get("modules_to_not_convert") or ()
     return _Config("fp8_generic", ignore=tuple(map(str, ignore)))
+
+
+def _patterns(ignore: Any) -> tuple[str, ...]:
+    """Return the ignore list as the runtime iterates over it: a text counts as a list of its characters."""
+    patterns = tuple(ignore)
+    if any(not isinstance(item, str) for item in patterns):
+        raise _Refused("the list of ignored modules holds an entry that is no text")
+    return patterns
 
 
 def _by_algorithm(rules: Rules, text: str) -> Literal["nvfp4", "fp8"]:
@@ -247,7 +300,7 @@ def _nvfp4(rules: Rules, body: Mapping[str, Any], section: Mapping[str, Any]) ->
         raise _Refused("the NVFP4 declaration lacks group_size or the list of ignored modules")
     swap = _switch(rules.nvfp4.swap_weight_nibbles, body, section, flat)
     tiled = _switch(rules.nvfp4.swizzled_scales, body, section, flat)
-    return _Config("nvfp4", swap, tiled, tuple(map(str, ignore)))
+    return _Config("nvfp4", swap, tiled, _patterns(ignore))
 
 
 def _flat_group_size(body: Mapping[str, Any]) -> Any:
@@ -409,7 +462,7 @@ def _loaded(rules: Rules, declared: Declared, config: _Config | None) -> Predict
     names = rules.names.get(declared.class_name)
     if names is None:
         raise _Unmodelled(f"the names of {declared.class_name}")
-    _known(names, declared.tensors)
+    _complete(names, declared.tensors)
     modules = linears(names, declared.tensors)
     if config is None:
         chosen: frozenset[str] = frozenset()
@@ -435,20 +488,20 @@ def _loaded(rules: Rules, declared: Declared, config: _Config | None) -> Predict
     )
 
 
-SCALES = re.compile(
-    r".*\.(weight_scale|weight_scale_2|input_scale|scale_weight.*|scale_input|comfy_quant|weight_scale_inv)"
-)
-"""Names of tensors beside a weight. A loader drops them silently if it has no parameter for them."""
+def _complete(names: Names, tensors: Mapping[str, Entry]) -> None:
+    """Refuse a checkpoint without a tensor that the runtime cannot fill in. Raises ``_Refused``.
+
+    Tensors of unknown names are no reason: without FSDP the runtime skips them.
+    """
+    blocks = {int(match.group(1)) for name in tensors if (match := BLOCK.match(name))}
+    for name in names.required:
+        for block in range(max(blocks, default=-1) + 1) if "{block}" in name else (0,):
+            wanted = name.replace("{block}", str(block))
+            if wanted not in tensors:
+                raise _Refused(f"it finds no tensor {wanted}", "name_unmapped")
 
 
-def _known(names: Names, tensors: Mapping[str, Entry]) -> None:
-    """Refuse tensors that the runtime has no parameter for. Raises ``_Refused``."""
-    if not names.known:
-        return
-    rule = _compiled("|".join(f"(?:{pattern})" for pattern in names.known))
-    lost = next((name for name in sorted(tensors) if not SCALES.fullmatch(name) and not rule.fullmatch(name)), None)
-    if lost is not None:
-        raise _Refused(f"it has no parameter for {lost}", "name_unmapped")
+BLOCK = re.compile(r"blocks\.(\d+)\.")
 
 
 def _lacks_scale(declared: Declared, name: str, method: str) -> bool:
@@ -463,9 +516,9 @@ def _fits(rules: Rules, declared: Declared, modules: Mapping[str, str], chosen: 
     for name in sorted(modules):
         weight = declared.tensors[f"{name}.weight"]
         if name not in chosen or method != "nvfp4":
-            if weight.dtype == "U8":
+            if weight.dtype in PACKED:
                 raise _Refused(f"{name} is stored as packed codes, and the runtime prepares room for a full weight")
-        elif weight.dtype != "U8":
+        elif weight.dtype not in PACKED:
             raise _Refused(f"{name} is stored as {weight.dtype}, and the runtime prepares room for packed codes")
         scale = declared.tensors.get(f"{name}.weight_scale")
         if (

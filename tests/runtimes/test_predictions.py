@@ -32,6 +32,34 @@ def test_every_answer_of_a_real_runtime_is_predicted(version: str) -> None:
     assert [miss for item in scores for miss in item.wrong] == []
 
 
+SCHEDULES = sorted(version for version, answers in VERSIONS.items() if "sampling_as_published" in answers)
+
+
+def test_versions_on_both_sides_of_the_incident_were_asked_for_schedules() -> None:
+    assert {"sglang==0.5.12.post1", "sglang==0.5.13"} <= set(SCHEDULES)
+
+
+@pytest.mark.parametrize("version", SCHEDULES)
+def test_every_schedule_of_a_real_runtime_is_predicted(version: str) -> None:
+    score = benchmark.score_schedules(version, VERSIONS[version])
+    assert score.asked >= 50
+    assert score.wrong == ()
+
+
+def test_a_wrong_rule_of_the_scheduler_is_found_by_the_answers() -> None:
+    """0.5.12.post1 refuses the keys that diffusers writes since 0.36, 0.5.13 takes them."""
+    older = benchmark.score_schedules("sglang==0.5.12.post1", VERSIONS["sglang==0.5.13"])
+    assert "scheduler_of_diffusers_037" in [name for name, _, _ in older.wrong]
+    assert older.false_alarms > 0
+
+
+def test_an_index_without_a_boundary_leaves_the_second_expert_unused() -> None:
+    answers = VERSIONS["sglang==0.5.13"]
+    assert answers["sampling_as_published"] == "switch at 0.875, shift 12"
+    assert answers["boundary_absent"] == answers["boundary_null"] == "one expert, shift 12"
+    assert answers["local_folder"] == "switch at 0.875, shift 3"
+
+
 def test_a_wrong_rule_is_found_by_the_answers() -> None:
     """The comparison can fail: the rules of before the incident mispredict the version after it."""
     rules = load_contract("sglang==0.5.12").rules

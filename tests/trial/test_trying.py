@@ -94,6 +94,15 @@ def test_a_runtime_that_reads_otherwise_is_said() -> None:
     assert "sglang==0.5.12" in found.must[0]
 
 
+@pytest.mark.parametrize(("runtime", "bad"), [("sglang==0.5.12.post1", 1), ("sglang==0.5.13", 0), ("", 0)])
+def test_a_scheduler_that_the_candidates_runtime_refuses_is_unsafe(runtime: str, bad: int) -> None:
+    found = findings()
+    told = {"message": "takes no shift_terminal", "contract": "sglang==0.5.12.post1"}
+    warning = InspectionFinding.model_validate({"code": "scheduler_refused", "severity": "warning", **told})
+    trying._inspected(report(findings=(warning,)), found, runtime)
+    assert len(found.bad) == bad
+
+
 def test_an_override_can_be_taken_away_and_environment_added() -> None:
     present = case(transformer={"path": "./over"})
     changed = candidate_case(present, {"transformer": None}, {"ATEN_CPU_CAPABILITY": "default"})
