@@ -60,24 +60,29 @@ class Explained:
     """Numbers of the wrong rows, for ``row_gain``."""
 
 
-def explain(item: Measured) -> Explained | None:
-    """Return the one reason for which a Linear does not decode to its base; ``None`` if it does.
+def explain(item: Measured) -> tuple[Explained, ...]:
+    """Return the reason for which a Linear does not decode to its base; nothing if it does.
 
-    ``None`` as well where another check names the reason: a scale that is absent, zero or among E4M3's subnormals, rows
-    that fit under no reading, other weights, another code table.
+    There are two reasons only if a few rows have a wrong factor and more codes differ than those rows have.
+
+    Nothing is returned where another check names the reason: a scale that is absent, zero or among E4M3's subnormals,
+    rows that fit under no reading, other weights, another code table.
     """
     fit = item.fit
     if fit is None or fit.scores[fit.best].cosine < gate_of(item).unrelated or _in_subnormals(item):
-        return None
+        return ()
     gain = fit.scores[fit.best].gain
     factor = _factor(item, fit)
     if factor is not None:
-        return Explained(factor, gain)
-    if rows := _rows(item, fit):
-        numbers = tuple(int(item.rows[row]) for row in rows)
-        return Explained("row_gain", float(fit.sums[fit.best].row_gain(fit.scale)[rows[0]]), numbers)
+        return (Explained(factor, gain),)
+    rows = _rows(item, fit)
+    numbers = tuple(int(item.rows[row]) for row in rows)
+    wrong = (Explained("row_gain", float(fit.sums[fit.best].row_gain(fit.scale)[rows[0]]), numbers),) if rows else ()
+    share = len(rows) / max(len(item.rows), 1)
+    if fit.exact is None or min(fit.exact.codes, fit.exact.scales) >= EXACT - share:
+        return wrong
     reason = _codes(item, fit)
-    return None if reason is None else Explained(reason, gain)
+    return wrong if reason is None else (*wrong, Explained(reason, gain))
 
 
 def _in_subnormals(item: Measured) -> bool:

@@ -156,8 +156,7 @@ def encoding(context: Context) -> Iterator[InspectionFinding]:
 
 def _has_reason(item: Measured) -> bool:
     """Return whether `gains` names the reason for which a Linear lies between the gates."""
-    explained = explain(item)
-    return explained is not None and explained.reason != "recipe_not_recomputable"
+    return any(explained.reason != "recipe_not_recomputable" for explained in explain(item))
 
 
 def _contradicted(

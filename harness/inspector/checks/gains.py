@@ -33,8 +33,7 @@ def gains(context: Context) -> Iterator[InspectionFinding]:
         measured = own_related(context, expert)
         groups: dict[Reason, dict[str, Explained]] = {}
         for name, item in measured.items():
-            explained = explain(item)
-            if explained is not None:
+            for explained in explain(item):
                 groups.setdefault(explained.reason, {})[name] = explained
         for reason in sorted(groups, key=lambda reason: ORDER.index(reason)):
             names = groups[reason]

@@ -194,7 +194,7 @@ def _explained(context: Context, expert: str, names: Collection[str]) -> bool:
         if name in names
     )
     reasons = (explain(item) for name, item in own_related(context, expert).items() if name in names)
-    return small or any(item is not None and item.reason in FACTORS for item in reasons)
+    return small or any(item.reason in FACTORS for items in reasons for item in items)
 
 
 LEAST_LINEARS = 8
