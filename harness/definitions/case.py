@@ -50,7 +50,7 @@ class Frozen(BaseModel):
 
 
 class CheckpointRef(Frozen):
-    """Where weights come from: a folder in the repository (``./...``) or on this machine's disk (``/models/...``,
+    """The place of weights: a folder in the repository (``./...``) or on this machine's disk (``/models/...``,
     ``~/...``), or a Hugging Face repository at a commit.
     """
 
@@ -62,9 +62,12 @@ class CheckpointRef(Frozen):
     revision: str | None = Field(
         default=None,
         pattern=r"^([0-9a-f]{40}|unresolved)$",
-        description="full commit of a hub repository; `unresolved` is collected and refused by a run",
+        description="full commit of a hub repository; a run refuses `unresolved` until `quantgate resolve` has "
+        "replaced it",
     )
-    made_by: str | None = Field(default=None, description="command that makes a local folder, shown where it is absent")
+    made_by: str | None = Field(
+        default=None, description="command that makes a local folder; shown if the folder is absent"
+    )
 
     @property
     def is_local(self) -> bool:
@@ -76,7 +79,7 @@ class ImageRef(Frozen):
     """A picture of the request: a file in the repository (``./...``), or one of a hub repository at a commit."""
 
     path: str = Field(min_length=1, description="./file relative to the repository root, or owner/name on the hub")
-    file: str | None = Field(default=None, min_length=1, description="of a hub repository: the file in it")
+    file: str | None = Field(default=None, min_length=1, description="path of the file inside a hub repository")
     revision: str | None = Field(
         default=None,
         pattern=r"^([0-9a-f]{40}|unresolved)$",
@@ -101,7 +104,7 @@ class ImageRef(Frozen):
 
 
 class Sampling(Frozen):
-    """What is asked of the model."""
+    """The request: prompt, size, length, steps, guidance, seed."""
 
     prompt: str
     negative_prompt: str = ""
@@ -114,11 +117,13 @@ class Sampling(Frozen):
     height: int = Field(ge=16, le=8192, multiple_of=8, description="pixels")
     num_frames: int = Field(ge=1, le=1025)
     num_inference_steps: int = Field(ge=1, le=1000)
-    guidance_scale: float = Field(ge=0, description="of the high-noise expert")
-    guidance_scale_2: float | None = Field(default=None, ge=0, description="of the low-noise expert; null: the same")
+    guidance_scale: float = Field(ge=0, description="guidance scale of the high-noise expert")
+    guidance_scale_2: float | None = Field(
+        default=None, ge=0, description="guidance scale of the low-noise expert; null: the same as guidance_scale"
+    )
     max_sequence_length: int = Field(default=512, ge=1, le=4096, description="text tokens, pads included")
     seed: int = Field(default=0, ge=0, lt=2**63)
-    fps: int = Field(default=16, ge=1, le=240, description="of the preview only")
+    fps: int = Field(default=16, ge=1, le=240, description="frames per second of the preview; no comparison uses it")
 
     def images(self) -> dict[str, ImageRef]:
         """Return the pictures of the request, by field."""
@@ -127,7 +132,7 @@ class Sampling(Frozen):
 
 
 class SchedulerSettings(Frozen):
-    """The sampler. Stated, so that a library's new default cannot move the output unseen."""
+    """The sampler, stated so that a library's new default cannot change the output unnoticed."""
 
     name: Literal["UniPCMultistepScheduler", "FlowMatchEulerDiscreteScheduler"] = "UniPCMultistepScheduler"
     flow_shift: float = Field(default=3.0, gt=0)
@@ -135,8 +140,8 @@ class SchedulerSettings(Frozen):
         default=0.875,
         ge=0,
         le=1,
-        description="experts switch at t = boundary_ratio * 1000 (T2V-A14B .875, I2V-A14B .9); a model of one expert "
-        "has no use for it",
+        description="experts switch at t = boundary_ratio * 1000 (T2V-A14B .875, I2V-A14B .9); a model of one "
+        "expert ignores it",
     )
 
 
@@ -149,30 +154,31 @@ class Precision(Frozen):
 
 
 class Quantization(Frozen):
-    """The format in which each expert's quantized Linears must really run; receipts are held against it."""
+    """Number format in which each expert's quantized Linears must run; the receipts of a run are compared with it."""
 
     transformer: Format = "bf16"
     transformer_2: Format = "bf16"
 
 
 class Loader(Frozen):
-    """What a runtime would resolve silently while loading, said aloud."""
+    """How packed weights are read. A runtime decides this silently; a case states it."""
 
     nibble_order: Literal["low_first", "high_first"] = Field(
         default="low_first", description="which nibble of a packed byte holds the even column (ModelOpt: the low one)"
     )
-    scale_layout: Literal["linear", "swizzled"] = Field(default="linear", description="layout of NVFP4 block scales")
+    scale_layout: Literal["linear", "swizzled"] = Field(default="linear", description="layout of block scales on disk")
     packed_qkv: bool = False
 
 
 class Execution(Frozen):
-    """How the engine computes."""
+    """How the engine computes: kernels, precision, threads."""
 
     attention_backend: str = Field(default="native", description="a diffusers attention backend name")
     matmul: Literal["auto", "dequantize", "emulate"] = Field(
         default="auto",
-        description="auto: the native kernel where the device has one; dequantize: never, activations stay as they "
-        "are; emulate: activations are quantized as for the native kernel, and multiplied in float32 on any device",
+        description="auto: the native kernel if the device has one; dequantize: weights are decoded and "
+        "activations are not quantized; emulate: activations are quantized as for the native kernel, "
+        "and multiplied in float32 on any device",
     )
     tf32: bool = False
     deterministic: bool = True
@@ -193,7 +199,11 @@ class PerfSettings(Frozen):
         default=0.05, ge=0.01, le=1, description="smallest relative change of a time that is worth red: 0.05 is 5 %"
     )
     memory_effect: float = Field(
-        default=0.0, ge=0, le=1, description="the same of a peak of memory; 0: exact, to the allocator's granularity"
+        default=0.0,
+        ge=0,
+        le=1,
+        description="smallest relative change of a peak of memory that is worth red; 0: any change beyond "
+        "the allocator's granularity",
     )
     gates: tuple[PerfMeasure, ...] = Field(
         default=(
@@ -203,13 +213,15 @@ class PerfSettings(Frozen):
         description="measures that can turn the case red; the others are only shown",
     )  # fmt: skip
     improvement: Literal["report", "red"] = Field(
-        default="report", description="a run beyond the limit on the good side: report it, or fail until a new baseline"
+        default="report",
+        description="a run that is faster or smaller than the limit: report it, or fail until a new baseline is "
+        "accepted",
     )
     generations: int = Field(
         default=1,
         ge=1,
         le=50,
-        description="generations a run; from 5 on, memory that grows with each is found by itself",
+        description="generations per run; with 5 or more, memory that grows with each generation is detected",
     )
 
 
@@ -226,15 +238,15 @@ class Server(Frozen):
     dialect: Literal["sglang", "vllm-omni"] = "sglang"
     command: tuple[str, ...] = Field(
         default=(),
-        description="argument list that starts it, never a shell line; {port}, {model}, {transformer}, "
+        description="program and arguments that start the server; no shell runs it; {port}, {model}, {transformer}, "
         "{transformer_2} and {device} are replaced",
     )
-    url: str = Field(default="", pattern=r"^(https?://[^\s]+)?$", description="of a server that runs already")
-    health: str = Field(default="/health", pattern=r"^/", description="path that answers once the model stands")
+    url: str = Field(default="", pattern=r"^(https?://[^\s]+)?$", description="address of a server that runs already")
+    health: str = Field(default="/health", pattern=r"^/", description="path that responds once the model is loaded")
 
 
 class Waiver(Frozen):
-    """A known failure that may be red for a while."""
+    """A known failure that is tolerated until a date."""
 
     expect: str = Field(
         pattern=r"^(regression|checkpoint_fault|inconclusive):[a-z0-9_]+(,[a-z0-9_]+)*$",
@@ -265,7 +277,7 @@ class Case(Frozen):
     runners: tuple[str, ...] = Field(min_length=1)
     backend: str = "diffusers"
     command: tuple[str, ...] = Field(
-        default=(), description="argument list of the `command` backend; never a shell line"
+        default=(), description="program and arguments of the `command` backend; no shell runs it"
     )
     program_files: tuple[str, ...] = Field(
         default=(),
@@ -276,24 +288,34 @@ class Case(Frozen):
     runtime: str = Field(
         default="",
         pattern=r"^([a-z0-9][a-z0-9_-]*==[0-9][0-9A-Za-z.+!-]*)?$",
-        description="the runtime that backend sglang runs, at one version; its environment is made by "
-        "`quantgate runtime install sglang==0.5.23`, or named by the runner",
+        description="runtime and version that the backend runs, such as sglang==0.5.23; `quantgate runtime "
+        "install` makes its environment, or the runner names an interpreter",
         examples=["sglang==0.5.23"],
     )
     runtime_args: dict[EnvName, bool | int | float | str] = Field(
         default={},
-        description="further arguments of the runtime, by its own names",
+        description="further arguments of the runtime, under its own names",
         examples=[{"model_id": "Wan2.2-T2V-A14B-Diffusers"}],
     )
-    server: Server | None = Field(default=None, description="of backend openai-video")
+    server: Server | None = Field(default=None, description="server that the backend openai-video talks to")
     model: CheckpointRef
-    base: CheckpointRef | None = Field(default=None, description="the BF16 anchor")
+    base: CheckpointRef | None = Field(
+        default=None,
+        description="the BF16 checkpoint that the model was quantized from; proves encodings and anchors the probes",
+    )
     transformer: CheckpointRef | None = Field(default=None, description="override of the high-noise expert")
     transformer_2: CheckpointRef | None = Field(default=None, description="override of the low-noise expert")
-    contracts: tuple[str, ...] = Field(default=(), description="runtimes the checkpoint is deployed to: sglang==0.5.23")
-    env: dict[EnvName, str] = Field(default={}, description="set before the engine's first import")
+    contracts: tuple[str, ...] = Field(
+        default=(),
+        description="runtimes that will serve the checkpoint, such as sglang==0.5.23; the inspector checks how "
+        "each would read it",
+    )
+    env: dict[EnvName, str] = Field(
+        default={}, description="environment variables of the engine, set before its first import"
+    )
     pass_env: tuple[EnvName, ...] = Field(
-        default=(), description="names taken over from the caller; values are never recorded"
+        default=(),
+        description="names of environment variables that the engine inherits; their values are never recorded",
     )
     sampling: Sampling
     scheduler: SchedulerSettings = SchedulerSettings()
@@ -303,22 +325,24 @@ class Case(Frozen):
     execution: Execution = Execution()
     timeouts: Timeouts = Timeouts()
     perf: PerfSettings = PerfSettings()
-    metrics: tuple[str, ...] = Field(default=(), description="empty: the whole gating set")
+    metrics: tuple[str, ...] = Field(
+        default=(), description="metrics that gate this case; empty: all metrics that gate by default"
+    )
     inspection: Literal["gate", "report"] = Field(
         default="gate",
-        description="report: faults of the inspector are shown and do not decide, and no probe stops the generation; "
-        "only for negative controls of the frames",
+        description="report: the inspector's faults are shown but do not decide, and no probe stops the "
+        "generation; only for a negative control that must fail by its frames",
     )
     golden_of: CaseId | None = Field(
         default=None,
-        description="compare with the golden and the limits of this case: negative controls have none of their own",
+        description="case whose golden and limits are used; a negative control has none of its own",
     )
     expect: str = Field(
         default="pass",
         pattern=r"^(pass|(regression|checkpoint_fault):([a-z]+/)?[a-z0-9_]+(,([a-z]+/)?[a-z0-9_]+)*)$",
-        description="`pass`, or what a negative control must be seen by: `regression:cause` or "
-        "`checkpoint_fault:cause`, several causes with commas, each with its stage where it matters "
-        "(`regression:frames/ssim_below_limit`); an outcome alone would be met by any breakage",
+        description="`pass`, or the failure by which a negative control must be detected: `regression:cause` or "
+        "`checkpoint_fault:cause`, several causes with commas, each with its stage if that matters "
+        "(`regression:frames/ssim_below_limit`); an outcome alone would match any breakage",
         examples=["regression:ssim_below_limit", "checkpoint_fault:nibble_order"],
     )
     waiver: Waiver | None = None

@@ -53,37 +53,39 @@ Architecture = Annotated[str, AfterValidator(hardware_class)]
 
 
 class RunnerProfile(Frozen):
-    """One class of machine. Goldens and limits hold on one of them only."""
+    """One class of machine. Goldens and limits hold for one class only."""
 
-    name: RunnerName = Field(description="equals the file's name; folder of its limits")
+    name: RunnerName = Field(description="name of the file without .yaml, and of the folder of its limits and goldens")
     description: str = ""
     device_kind: Literal["cpu", "cuda"]
     device_names: tuple[str, ...] = Field(
-        default=(), description="exact names as NVML and torch give them: `NVIDIA B200`, which is not `NVIDIA GB200`"
+        default=(), description="exact names as NVML and torch report them: `NVIDIA B200`, which is not `NVIDIA GB200`"
     )
     compute_capability: str | None = Field(default=None, pattern=r"^[0-9]{1,2}\.[0-9]$", description="such as 10.0")
     architectures: tuple[Architecture, ...] = Field(
         default=(),
-        description="of a CPU, such as x86_64 and aarch64, which macOS calls arm64; frames of one are compared with "
-        "the golden of another",
+        description="CPU architectures, such as x86_64 and aarch64 (macOS: arm64); frames of one are compared "
+        "with the golden of another",
     )
     native_formats: tuple[Format, ...] = Field(
-        default=("bf16",), description="formats that the device multiplies itself; the others are dequantized"
+        default=("bf16",), description="number formats that the device has kernels for; others are dequantized"
     )
     marker: RunnerName = Field(description="pytest -m MARKER")
     labels: tuple[str, ...] = Field(min_length=1, description="GitHub runner labels, all of which the job asks for")
-    memory_gib: float = Field(default=0, ge=0, description="least memory of one device, GiB")
-    driver: str | None = Field(default=None, pattern=r"^[0-9]+(\.[0-9]+)*$", description="least driver version")
-    packages: dict[str, Specifier] = Field(default={}, description="version specifier by distribution")
+    memory_gib: float = Field(default=0, ge=0, description="lowest memory of one device, in GiB")
+    driver: str | None = Field(default=None, pattern=r"^[0-9]+(\.[0-9]+)*$", description="lowest driver version")
+    packages: dict[str, Specifier] = Field(
+        default={}, description="distribution to version specifier, such as torch: '>=2.7'"
+    )
     runtimes: dict[RuntimeName, str] = Field(
         default={},
-        description="interpreters of runtimes that exist already: `sglang==0.5.23: /opt/sglang/bin/python`; others are "
-        "found where `quantgate runtime install sglang==0.5.23` made them",
+        description="interpreters of runtimes that are installed already: `sglang==0.5.23: "
+        "/opt/sglang/bin/python`; others are those that `quantgate runtime install` made",
     )
     harmless_env: tuple[EnvGlob, ...] = Field(
         default=(),
-        description="environment variables that move no pixel here, as names or globs such as `NCCL_DEBUG*`: another "
-        "value than the golden's is shown and does not make the golden stale",
+        description="environment variables that change no pixel here, as names or globs such as `NCCL_DEBUG*`; a "
+        "value that differs from the golden's is shown and does not make the golden stale",
     )
 
     @model_validator(mode="after")

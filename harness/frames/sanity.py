@@ -89,16 +89,6 @@ def float_stats(video: npt.NDArray[np.floating[Any]] | torch.Tensor) -> FloatSta
     )
 
 
-def check_output(
-    video: npt.NDArray[np.floating[Any]], wanted: Shape | None = None, limits: SanityLimits | None = None
-) -> SanityEvidence:
-    """Check float video [T, H, W, 3] in [0, 1]. If it holds NaN or infinity, only those two checks are made."""
-    floats = float_stats(video)
-    if floats.nan or floats.inf:
-        return SanityEvidence(checks=_finite(floats))
-    return check_clip(Clip.from_float(video), wanted=wanted, float_stats=floats, limits=limits)
-
-
 def check_clip(
     clip: Clip,
     *,

@@ -31,7 +31,7 @@ class Sample(Record):
 
 
 class ControlResult(Record):
-    """What the gate with these limits made of one injected fault."""
+    """Whether the gate with these limits detects one injected fault."""
 
     fault: str
     found: dict[str, float]

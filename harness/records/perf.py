@@ -49,7 +49,7 @@ class BlockTime(Record):
 
 
 class Profile(Record):
-    """What a second, instrumented generation showed. Its times are not compared with those of plain runs."""
+    """Times per block of a second, instrumented generation. They are not compared with those of plain runs."""
 
     blocks: tuple[BlockTime, ...] = ()
     kernels: int | None = None
@@ -167,7 +167,7 @@ class PerfReport(Record):
 
 
 class PerfFacts(Record):
-    """What the runs of a baseline ran on, to tell what another run does differently."""
+    """Hardware and software of a baseline's runs, to name the difference of another run."""
 
     receipts: dict[str, Json] = {}
     """``expert`` to number of modules by ``format/kernel``."""

@@ -26,7 +26,7 @@ class PerfRun(Record):
 
 
 class PerfPool(Record):
-    """Machines that have shown to be alike, and their runs."""
+    """Machines whose times proved to be alike, and their runs."""
 
     label: str
     machines: tuple[str, ...] = Field(min_length=1)

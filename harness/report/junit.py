@@ -1,4 +1,9 @@
-"""Write JUnit XML from the records, without pytest, valid by the schema that Jenkins publishes."""
+"""Write JUnit XML from the records alone, valid by the schema that Jenkins publishes.
+
+pytest writes the JUnit file of a run, and ``quantgate merge`` joins those of the shards. This writer,
+``quantgate report --format junit``, is for records that pytest did not judge: those of ``quantgate try``, of an
+artifact on another machine, and of a run whose pytest was killed before it wrote its file.
+"""
 
 from __future__ import annotations
 

@@ -1,4 +1,8 @@
-"""Write a run as GitHub Markdown: the job summary, and the comment that is updated on a pull request."""
+"""Write a run as GitHub Markdown: the job summary, and the comment that is updated on a pull request.
+
+``harness/lane/summary.py`` writes another text: the plan of a lane, and the coverage of its merged shards. This file
+has the verdicts and causes of a run that was not planned.
+"""
 
 from __future__ import annotations
 

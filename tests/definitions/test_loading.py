@@ -132,7 +132,7 @@ def test_the_same_case_round_trips_through_its_own_dump(load):
         ("env: {HF_TOKEN: abc}", "env.HF_TOKEN: HF_TOKEN looks like a secret"),
         ("env: {BAD-NAME: x}", "env.BAD-NAME: string should match pattern"),
         ("contracts: ['sglang>=0.5']", "contracts.0: 'sglang>=0.5' is not of the form runtime==version"),
-        ("expect: fial", 'expect: "fial" cannot stand here; write: `pass`, or what a negative control'),
+        ("expect: fial", 'expect: "fial" cannot stand here; write: `pass`, or the failure by which a negative control'),
         ("loader: {nibble_order: high_first}", "loader.nibble_order: has no effect"),
         ("loader: {packed_qkv: true}", "loader.packed_qkv: has no effect"),
         ("sampling: {num_frames: 16}", "sampling.num_frames: 16 is not 4k+1"),
@@ -149,7 +149,7 @@ def test_the_same_case_round_trips_through_its_own_dump(load):
             "expect: 'regression:sim_below_limit'",
             "expect: no verdict has the cause 'sim_below_limit': no metric is called",
         ),
-        ("expect: regression", 'expect: "regression" cannot stand here; write: `pass`, or what a negative control'),
+        ("expect: regression", 'expect: "regression" cannot stand here; write: `pass`, or the failure by which a'),
         ("expect: inconclusive", 'expect: "inconclusive" cannot stand here; write'),
         ("expect: infra", 'expect: "infra" cannot stand here; write'),
         ("expect: 'infra:oom'", 'expect: "infra:oom" cannot stand here; write'),
@@ -335,7 +335,7 @@ def test_nothing_is_guessed_of_fields_that_a_wrong_one_decides(refused):
 
 def test_a_wrong_field_does_not_hide_the_next_mistake(refused):
     said = refused("cases:\n  one:\n    model: {revision: main}\n    sampling: 3\n    base: {path: a/b}\n")
-    meant = "full commit of a hub repository; `unresolved` is collected and refused by a run"
+    meant = "full commit of a hub repository; a run refuses `unresolved` until `quantgate resolve` has replaced it"
     assert [message.split(": ", 1)[1] for message in said] == [
         f'cases.one.model.revision: "main" cannot stand here; write: {meant}',
         "cases.one.sampling: must be a mapping of fields, not 3",

@@ -298,3 +298,32 @@ def test_an_activation_is_named_where_it_is_off(record: Any) -> None:
     found = attribute(record(finding("probe", "activation_off", modules=names)), [])
     assert found.cause is not None
     assert (found.cause.code, found.cause.where) == ("activation", "transformer/blocks.*.ffn.net.0")
+
+
+@pytest.mark.parametrize(
+    ("codes", "order"),
+    [
+        (("block_scale_zero", "weights_unrelated", "scale_layout"), ("scale_layout", "block_scale_zero")),
+        (("block_scale_zero", "two_conventions"), ("block_scale_zero", "two_conventions")),
+        (("wrong_base", "scale_layout"), ("wrong_base", "scale_layout")),
+    ],
+)
+def test_a_layout_comes_before_the_zeros_and_the_misfits_that_it_explains(
+    record: Any, codes: tuple[str, ...], order: tuple[str, str]
+) -> None:
+    faults = tuple(InspectionFinding(code=code, severity="fault", message=code, expert="transformer") for code in codes)
+    report = InspectionReport(reference="r", base=None, outcome="fault", summary="s", findings=faults)
+    named = attribute(record(inspection=report), ())
+    assert named.cause is not None
+    assert (named.cause.code, named.also[0].code) == order
+
+
+def test_a_layout_explains_nothing_in_the_other_expert(record: Any) -> None:
+    faults = (
+        InspectionFinding(code="block_scale_zero", severity="fault", message="zero", expert="transformer"),
+        InspectionFinding(code="scale_layout", severity="fault", message="layout", expert="transformer_2"),
+    )
+    report = InspectionReport(reference="r", base=None, outcome="fault", summary="s", findings=faults)
+    named = attribute(record(inspection=report), ())
+    assert named.cause is not None
+    assert named.cause.code == "block_scale_zero"

@@ -17,7 +17,7 @@ from harness.records.case_record import CaseRecord
 from harness.records.identity import Identity
 from harness.records.limits import LimitCheck
 from harness.report.history import store
-from harness.report.history.store import MIGRATIONS, VERSION, drift, open_history, sentence
+from harness.report.history.store import VERSION, drift, open_history, sentence
 from harness.report.history.terminal import case_table, cases_table, sparkline
 from harness.report.history.trend_page import charts_of, render_history
 from harness.report.load import ReportError
@@ -71,21 +71,14 @@ def test_a_run_id_that_is_used_every_night_has_a_row_a_night(make: ModuleType, t
         assert history.record("shard-1", "cpu", "case") == nights[-1]
 
 
-def test_a_file_of_the_first_version_is_brought_up_with_all_it_holds(make: ModuleType, tmp_path: Path) -> None:
-    path, (first, second) = tmp_path / "h.sqlite", series(make, [0.1, 0.2])
+def test_a_file_of_an_older_version_is_refused_and_kept(tmp_path: Path) -> None:
+    path = tmp_path / "history.sqlite"
     with sqlite3.connect(path) as raw:
-        raw.executescript(MIGRATIONS[0] + "PRAGMA user_version = 1;")
-        row = (first.run, "cpu", "case", 1, first.started, "pass", "none", "", "", "", "{}", 0, first.model_dump_json())
-        raw.execute(
-            "INSERT INTO records (run, runner, case_id, attempt, started, outcome, cause, summary, code, device,"
-            " versions, calibration, record) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
-            row,
-        )
-        raw.execute("INSERT INTO measurements (record_id, metric, gates, margin_consumed) VALUES (1, 'mad', 1, 0.1)")
-    with open_history(path) as history:
-        assert history.add([first, second]) == 1
-        assert history.add([second.model_copy(update={"run": first.run})]) == 1
-        assert [point.margin_consumed for point in history.points("case", "mad")] == [0.1, 0.2, 0.2]
+        raw.execute(f"PRAGMA user_version = {VERSION - 1}")
+    before = path.read_bytes()
+    with pytest.raises(ReportError, match=r"mv .*history\.sqlite\.old"), open_history(path):
+        pass
+    assert path.read_bytes() == before
 
 
 def test_a_run_folder_is_added_once(make: ModuleType, sample: Path, tmp_path: Path) -> None:

@@ -47,9 +47,16 @@ IN_MEMORY = frozenset({"held_weights_differ"})
 IDENTITY = frozenset({"request_differs", "hardware_differs"})
 
 
+BY_LAYOUT = frozenset({"block_scale_zero", "row_corrupt", "two_conventions", "weights_unrelated"})
+"""Faults that a wrong layout of block scales causes beside itself: a swizzled layout is padded with zeros, and a small
+Linear whose padded scales were cut off fits the base under no reading."""
+
+
 def inspected(record: CaseRecord) -> Iterator[Cause]:
-    """Yield a cause per fault that the bytes of the checkpoint prove."""
-    for fault in record.inspection.faults if record.inspection is not None else ():
+    """Yield a cause per fault that the bytes prove; what a wrong layout of block scales explains comes after it."""
+    faults = record.inspection.faults if record.inspection is not None else ()
+    swizzled = {fault.expert for fault in faults if fault.code == "scale_layout"}
+    for fault in sorted(faults, key=lambda fault: fault.code in BY_LAYOUT and fault.expert in swizzled):
         where = "/".join(part for part in (fault.expert, fault.module) if part)
         yield Cause(code=fault.code, where=where, sentence=fault.message, evidence={"stage": "inspection"})
 

@@ -20,11 +20,11 @@ from harness.records.case_record import CaseRecord
 from harness.report.load import ReportError
 from harness.report.redact import redact_record
 
-# Tables of the history, and the migrations from older versions of the file.
+# Tables of the history.
 
 
 _RECORDS = """
-    CREATE TABLE {name} (
+    CREATE TABLE records (
         id INTEGER PRIMARY KEY,
         run TEXT NOT NULL,
         runner TEXT NOT NULL,
@@ -42,12 +42,12 @@ _RECORDS = """
         versions TEXT NOT NULL,
         calibration INTEGER NOT NULL,
         record TEXT NOT NULL,
-        UNIQUE ({key})
+        UNIQUE (run, runner, case_id, attempt, started)
     );
 """
 _MEASUREMENTS = """
-    CREATE TABLE {name} (
-        record_id INTEGER NOT NULL REFERENCES {records} (id) ON DELETE CASCADE,
+    CREATE TABLE measurements (
+        record_id INTEGER NOT NULL REFERENCES records (id) ON DELETE CASCADE,
         metric TEXT NOT NULL,
         value REAL,
         limit_value REAL,
@@ -60,37 +60,19 @@ _MEASUREMENTS = """
     ) WITHOUT ROWID;
 """
 _INDEX = "CREATE INDEX records_by_case ON records (case_id, runner, started);"
-_MOVE = """
-    INSERT INTO records_2 SELECT * FROM records;
-    INSERT INTO measurements_2 SELECT * FROM measurements;
-    DROP TABLE measurements;
-    DROP TABLE records;
-    ALTER TABLE records_2 RENAME TO records;
-    ALTER TABLE measurements_2 RENAME TO measurements;
-"""
-MIGRATIONS: tuple[str, ...] = (
-    _RECORDS.format(name="records", key="run, runner, case_id, attempt")
-    + _MEASUREMENTS.format(name="measurements", records="records")
-    + _INDEX,
-    # A reused run id gets its own row. SQLite cannot change a constraint, so both tables are created again.
-    _RECORDS.format(name="records_2", key="run, runner, case_id, attempt, started")
-    + _MEASUREMENTS.format(name="measurements_2", records="records_2")
-    + _MOVE
-    + _INDEX,
-)
-"""One script per version; a file at version N has run the first N. Never edit a released script: add a new one."""
-
-VERSION = len(MIGRATIONS)
+TABLES = _RECORDS + _MEASUREMENTS + _INDEX
+VERSION = 2
+"""Version of the tables. Raise it with every change of them."""
 WAIT_SECONDS = 30.0
 """Seconds to wait while another process holds the history."""
 _UNREACHABLE = (sqlite3.SQLITE_CANTOPEN, sqlite3.SQLITE_READONLY, sqlite3.SQLITE_PERM, sqlite3.SQLITE_IOERR)
 
 
 def connect(path: Path) -> sqlite3.Connection:
-    """Open the history at ``path``; create or upgrade the file if needed.
+    """Open the history at ``path``; create the file if needed.
 
     Raises:
-        ReportError: not a database, one of a newer quantgate, in use, on a full disk, or it cannot be opened.
+        ReportError: not a database, one of another version, in use, on a full disk, or it cannot be opened.
     """
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -100,7 +82,7 @@ def connect(path: Path) -> sqlite3.Connection:
         raise history_error(error, path) from error
     try:
         connection.execute("PRAGMA foreign_keys = ON")
-        _upgrade(connection, path)
+        _create(connection, path)
     except sqlite3.Error as error:
         connection.close()
         raise history_error(error, path) from error
@@ -131,21 +113,28 @@ def history_error(error: OSError | sqlite3.Error | UnicodeDecodeError, path: Pat
     return ReportError(what, where=str(path), remedy=remedy)
 
 
-def _upgrade(connection: sqlite3.Connection, path: Path) -> None:
-    """Run the missing migrations in one transaction, so that two processes do not both create a new file."""
+def _create(connection: sqlite3.Connection, path: Path) -> None:
+    """Create the tables of a new file in one transaction, so that two processes do not both create them.
+
+    Raises:
+        ReportError: the file has another version. No version but this one was ever released.
+    """
     # IMMEDIATE takes the write lock before the version is read
     connection.execute("BEGIN IMMEDIATE")
     try:
         version = int(connection.execute("PRAGMA user_version").fetchone()[0])
-        if version > VERSION:
+        if version not in (0, VERSION):
+            place = shlex.quote(str(path))
+            newer = version > VERSION
             raise ReportError(
-                f"the history has version {version}, and this quantgate knows {VERSION}",
+                f"the history has version {version}, and this quantgate reads version {VERSION}",
                 where=str(path),
-                remedy="pip install --upgrade quantgate",
+                remedy="pip install --upgrade quantgate"
+                if newer
+                else f"mv {place} {place}.old; the next command makes the history again from the runs that are kept",
             )
-        for script in MIGRATIONS[version:]:
-            for statement in filter(str.strip, script.split(";")):
-                connection.execute(statement)
+        for statement in filter(str.strip, TABLES.split(";") if version == 0 else ()):
+            connection.execute(statement)
         connection.execute(f"PRAGMA user_version = {VERSION}")
     except BaseException:
         with contextlib.suppress(sqlite3.Error):  # a full disk has rolled back already
