@@ -279,7 +279,7 @@ def check_safetensors(path: Path, *, limit: int = MAX_HEADER_BYTES) -> None:
             raise UnreadableError("it is not a regular file", where=str(path))
         first = file.read(8)
     length = int.from_bytes(first, "little")
-    if len(first) < 8 or length + 8 > state.st_size:
+    if len(first) < 8 or length < 2 or length + 8 > state.st_size:
         raise UnreadableError("its header is incomplete", where=str(path))
     if length > limit:
         raise UnreadableError(f"its header of {length} bytes is longer than {limit}", where=str(path))

@@ -41,7 +41,7 @@ from harness.report.render import render_run
 CALLS = ("open", "os.rename", "os.remove", "os.mkdir", "os.rmdir", "os.link", "os.truncate", "os.chmod", "os.utime")
 """System calls that Python announces (`sys.audit`) and that a writer makes."""
 WORK = (".quantgate/leaving", ".quantgate/transactions", "goldens/.work")
-"""Folders in which commands prepare their files; each command leaves them empty."""
+"""Folders in which commands prepare their files; each command leaves no folder in them."""
 SLOWEST = 0.08
 """Longest time after which a kill at a random moment comes, in seconds."""
 
@@ -82,7 +82,7 @@ def attack(rng: random.Random, folder: Path) -> tuple[str, str]:
     if writer.check(folder) not in ("old", "new"):
         return what, "torn after the next command"
     left = [path.name for path in folder.rglob("*") if path.name.endswith(".tmp")]
-    left += [str(path.relative_to(folder)) for name in WORK for path in folder.glob(f"project/{name}/*")]
+    left += [str(path.relative_to(folder)) for name in WORK for path in folder.glob(f"project/{name}/*/")]
     return what, f"left over after the next command: {left[0]}" if left else ""
 
 
@@ -288,7 +288,13 @@ WRITERS: tuple[Writer, ...] = (
         lambda folder: samples.pending(_workspace(folder), 2),
         _pending_state,
     ),
-    Writer("reject", lambda folder: samples.pending(_workspace(folder), 1), _reject, _rejected),
+    Writer(
+        "reject",
+        lambda folder: samples.pending(_workspace(folder), 1),
+        _reject,
+        _rejected,
+        lambda folder: samples.pending(_workspace(folder), 2),
+    ),
     Writer("history database", _first_history, _add_to_history, _history_state),
     Writer("digest cache", lambda folder: _digest(folder, "a"), lambda folder: _digest(folder, "b"), _cache_state),
     Writer("junit", lambda folder: _join(folder, 1), lambda folder: _join(folder, 3), _junit_state),

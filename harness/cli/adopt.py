@@ -57,9 +57,9 @@ def schema_command(
 
     names = {full: full for full in SCHEMAS} | {full.partition(".")[0]: full for full in SCHEMAS}
     if name and name not in names:
-        known = ", ".join(sorted(full.partition(".")[0] for full in SCHEMAS))
+        names_of_schemas = ", ".join(sorted(full.partition(".")[0] for full in SCHEMAS))
         raise InvalidCaseError(
-            f"there is no schema {name!r}", where="schema", remedy=f"quantgate schema NAME, of: {known}"
+            f"there is no schema {name!r}", where="schema", remedy=f"quantgate schema NAME, of: {names_of_schemas}"
         )
     chosen = [names[name]] if name else sorted(SCHEMAS)
     if out is None:

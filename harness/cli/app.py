@@ -72,7 +72,7 @@ def main() -> NoReturn:
         sys.stderr.write(f"error: {clean(redact(str(error)))}\n")
         sys.exit(error.exit_code)
     except OSError as error:
-        told = disk_error(error)
-        sys.stderr.write(f"error: {clean(redact(str(told)))}\n")
-        sys.exit(told.exit_code)
+        message = disk_error(error)
+        sys.stderr.write(f"error: {clean(redact(str(message)))}\n")
+        sys.exit(message.exit_code)
     sys.exit(0)

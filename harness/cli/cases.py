@@ -26,21 +26,21 @@ def cases_command(
     root = project_root(root)
     if runner:
         named_runner(Project(root).runners, runner)
-    known = load_cases(case_files(root), root)
-    located = [one for one in known if runner in ("", *one.case.runners)]
+    every_case = load_cases(case_files(root), root)
+    located = [item for item in every_case if runner in ("", *item.case.runners)]
     if runner and not located:
-        used = ", ".join(sorted({name for one in known for name in one.case.runners}))
+        used = ", ".join(sorted({name for item in every_case for name in item.case.runners}))
         raise InvalidCaseError(f"no case of runner {runner}", where="--runner", remedy=f"cases have {used or 'none'}")
     if as_json:
-        rows = [{"source": one.where, **one.case.model_dump(mode="json")} for one in located]
+        rows = [{"source": item.where, **item.case.model_dump(mode="json")} for item in located]
         typer.echo(json.dumps(rows, indent=2, sort_keys=True))
         return
-    width = max((len(one.case.id) for one in located), default=0)
-    for one in located:
-        case = one.case
+    width = max((len(item.case.id) for item in located), default=0)
+    for item in located:
+        case = item.case
         over = "".join(f" + {role} {ref.path}" for role, ref in case.checkpoints().items() if "transformer" in role)
         expect = "" if case.expect == "pass" else f"  must fail: {case.expect}"
-        typer.echo(f"{case.id:<{width}}  {','.join(case.runners):<10} {case.model.path}{over}{expect}  ({one.where})")
+        typer.echo(f"{case.id:<{width}}  {','.join(case.runners):<10} {case.model.path}{over}{expect}  ({item.where})")
     typer.echo(f"{len(located)} cases")
 
 
@@ -56,6 +56,6 @@ def resolve_command(
 
     root = project_root(root)
     done = resolve_cases(case_files(root), root, case or [], revision=revision)
-    for one in done:
-        typer.echo(str(one))
+    for resolved in done:
+        typer.echo(str(resolved))
     typer.echo(f"{len(done)} revisions written")

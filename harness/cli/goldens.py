@@ -36,16 +36,16 @@ def verify(folder: options.Goldens = HERE.goldens, runner: options.Runner = "*",
     """Read every byte of every golden and hold it against its manifest."""
     store = open_store(folder)
     select = _select(folder, store, runner, case)
-    found = maintenance.verify(store, select)
-    for item in found:
+    checked = maintenance.verify(store, select)
+    for item in checked:
         state = "accepted" if item.accepted else "unused  "
         typer.echo(f"{'DAMAGED ' if item.faults else 'ok      '} {state} {item.name}")
         for fault in item.faults:
             typer.echo(f"         {fault}")
-    damaged = [item.name for item in found if item.faults]
-    typer.echo(f"{len(found)} goldens, {len(damaged)} damaged, in {store.origin}")
+    damaged = [item.name for item in checked if item.faults]
+    typer.echo(f"{len(checked)} goldens, {len(damaged)} damaged, in {store.origin}")
     if damaged:
-        raise GoldenError(f"{len(damaged)} of {len(found)} goldens are damaged: {', '.join(damaged)}")
+        raise GoldenError(f"{len(damaged)} of {len(checked)} goldens are damaged: {', '.join(damaged)}")
 
 
 @goldens_app.command()
@@ -131,16 +131,16 @@ def _select(folder: Path, store: GoldenStore, runner: str, case: str) -> Select:
     Raises:
         InvalidCaseError: the globs match no golden, or ``folder`` is no goldens folder.
     """
-    known = store.cases()
-    if not known and not is_project(folder.resolve().parent):
+    accepted = store.cases()
+    if not accepted and not is_project(folder.resolve().parent):
         raise InvalidCaseError(
             "no goldens here" if folder.is_dir() else "there is no such folder",
             where=str(folder.resolve()),
             remedy="run it in the repository's root, or pass --goldens",
         )
     select = selection(runner, case)
-    if (runner, case) != ("*", "*") and not any(select(*pair) for pair in known):
-        names = ", ".join(f"{a_runner}/{a_case}" for a_runner, a_case in known[:20])
+    if (runner, case) != ("*", "*") and not any(select(*pair) for pair in accepted):
+        names = ", ".join(f"{a_runner}/{a_case}" for a_runner, a_case in accepted[:20])
         raise InvalidCaseError(
             f"no golden of {runner}/{case}",
             where=store.origin,
@@ -209,15 +209,15 @@ def _lock(root: Path, cases: Sequence[Located]) -> list[Path]:
     path = Project(root).cases / LOCK_NAME
     if not path.exists():
         return []
-    known = [one.case for one in cases]
-    local = [case for case in known if all(ref.is_local for ref in case.checkpoints().values())]
+    all_cases = [located.case for located in cases]
+    local = [case for case in all_cases if all(ref.is_local for ref in case.checkpoints().values())]
     try:
         held = read_lock(path)
         now, _ = make_lock(local, root, held)
     except QuantgateError as error:
         typer.echo(f"left     {path.relative_to(root)}: {error.what}; quantgate lock")
         return []
-    odd = [one for one in differences(held, now, known) if one.case in now.cases]
+    odd = [difference for difference in differences(held, now, all_cases) if difference.case in now.cases]
     if odd:
         typer.echo(f"left     {path.relative_to(root)}: {odd[0]}; quantgate lock")
         return []

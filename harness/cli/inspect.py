@@ -122,10 +122,11 @@ def _override(text: str) -> str | None:
 
 
 def _choice(name: str, value: str) -> str:
-    known = get_args(Loader.model_fields[name].annotation)
-    if value not in known:
+    allowed = get_args(Loader.model_fields[name].annotation)
+    if value not in allowed:
         option = f"--{name.replace('_', '-')}"
-        raise InvalidCaseError(f"{value!r} is none of {', '.join(known)}", where=option, remedy=f"{option} {known[0]}")
+        fault = f"{value!r} is none of {', '.join(allowed)}"
+        raise InvalidCaseError(fault, where=option, remedy=f"{option} {allowed[0]}")
     return value
 
 
@@ -334,10 +335,10 @@ def lock_command(cases: Iterable[Case], lock_file: Path, *, check: bool = False,
     """
     from harness.inspector.lock import differences, make_lock, read_lock
 
-    known = list(cases)
+    all_cases = list(cases)
     try:
         held = read_lock(lock_file) if check else None
-        current, left = make_lock(known, root, held)
+        current, left = make_lock(all_cases, root, held)
     except QuantgateError as error:
         print(f"error: {error}", file=sys.stderr)
         return error.exit_code
@@ -347,10 +348,10 @@ def lock_command(cases: Iterable[Case], lock_file: Path, *, check: bool = False,
         current.write(lock_file)
         print(f"{lock_file}: {sum(map(len, current.cases.values()))} checkpoints of {len(current.cases)} cases")
         return 0
-    found = differences(held, current, known)
-    for item in found:
+    changes = differences(held, current, all_cases)
+    for item in changes:
         print(item)
-    if found:
+    if changes:
         print("  next: quantgate lock, and review the diff")
         return RULES[Outcome.INVALID_CASE].exit_code
     print(f"{lock_file}: cases and lock agree")
@@ -418,7 +419,7 @@ def lock(
     from harness.project import case_files
 
     root = project_root(root)
-    cases = [one.case for one in load_cases(case_files(root), root)]
+    cases = [located.case for located in load_cases(case_files(root), root)]
     raise typer.Exit(lock_command(cases, root / file, check=check, root=root))
 
 

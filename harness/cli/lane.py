@@ -88,7 +88,7 @@ def plan(
     located = load_cases(case_files(root), root)
     coverage = None
     if against is not None:
-        coverage = coverage_against(root, against, runner, [one.case for one in located])
+        coverage = coverage_against(root, against, runner, [item.case for item in located])
     made = make_plan(located, profile, shards, read_history(history), code=_head(root), coverage=coverage)
     made.write(out)
     matrix = json.dumps(made.matrix(), separators=(",", ":"))
@@ -158,13 +158,13 @@ def doctor(*, root: Path, runner: str, out: Path | None = None, as_json: bool = 
     """
     root = project_root(root)
     profile = named_runner(Project(root).runners, runner)
-    cases = [one.case for one in load_cases(case_files(root), root) if runner in one.case.runners]
+    cases = [located.case for located in load_cases(case_files(root), root) if runner in located.case.runners]
     checkpoints = tuple(ref for case in cases for ref in case.checkpoints().values())
-    found = examine(profile, root, checkpoints=checkpoints, host=host)
+    preflight = examine(profile, root, checkpoints=checkpoints, host=host)
     if out is not None:
-        found.write(out)
-    say(found.to_json().rstrip() if as_json else "\n".join(found.lines()))
-    return found.exit_code
+        preflight.write(out)
+    say(preflight.to_json().rstrip() if as_json else "\n".join(preflight.lines()))
+    return preflight.exit_code
 
 
 def doctor_of_lane(
@@ -195,11 +195,11 @@ def doctor_of_lane(
     profile = named_runner(Project(project_root(root)).runners, runner)
     checks = (*check_settings(repository, profile.labels), *check_callers(project_root(root), repository))
     home = check_home(os.environ if environ is None else environ)
-    found = Preflight(runner=profile.name, checks=(*checks, *home))
+    preflight = Preflight(runner=profile.name, checks=(*checks, *home))
     if out is not None:
-        found.write(out)
-    say(found.to_json().rstrip() if as_json else "\n".join(found.lines()))
-    return found.exit_code
+        preflight.write(out)
+    say(preflight.to_json().rstrip() if as_json else "\n".join(preflight.lines()))
+    return preflight.exit_code
 
 
 def comment(*, repository: str, branch: str, body: Path) -> int:

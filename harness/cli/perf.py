@@ -54,7 +54,7 @@ def make_baselines(context: SessionContext, cases: Sequence[Located], request: R
             if request.measure:
                 new = measure(context, located, request.measure, lambda line: typer.echo(f"  {line}"))
                 history.add(new)
-            records = [one for one in history.records(case.id, runner) if one.started >= request.since]
+            records = [record for record in history.records(case.id, runner) if record.started >= request.since]
             try:
                 file, refused = build(case, runner, records, author=request.author, reason=request.reason or "measured")
             except InvalidCaseError as error:
@@ -63,8 +63,8 @@ def make_baselines(context: SessionContext, cases: Sequence[Located], request: R
                 continue
             old = load_baseline(context.thresholds, runner, case.id, allow_edited=True)
             _show(file, limits_of(file), limits_of(old) if old else {})
-            for one in refused:
-                typer.echo(f"  left out: {one.run}: {one.why}")
+            for run in refused:
+                typer.echo(f"  left out: {run.run}: {run.why}")
             if not request.dry_run:
                 path = write_baseline(Workspace(context.root), file, old, reason=request.reason)
                 typer.echo(f"  to commit: {path}")

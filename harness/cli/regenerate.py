@@ -103,12 +103,12 @@ def regenerate_command(
     chosen = _choose(root, file or [], case or [], keyword, context.runner.name)
     results = read_results(from_results or [], context.runner.name)
     if results:
-        there = {one.record.case for one in results}
-        chosen = tuple(one for one in chosen if one.case.id in there or one.case.id in (case or []))
+        there = {result.record.case for result in results}
+        chosen = tuple(located for located in chosen if located.case.id in there or located.case.id in (case or []))
     perturbations = plan(context.runner, cpu_flags())
-    names = ", ".join(("none", *(one.name for one in perturbations), f"{repeats} disturbed"))
-    said = f"results: {len(results)}" if results else f"runs: {names}"
-    typer.echo(f"{len(chosen)} cases on {context.runner.name}; {said}; records: {context.folder}")
+    names = ", ".join(("none", *(perturbation.name for perturbation in perturbations), f"{repeats} disturbed"))
+    runs_text = f"results: {len(results)}" if results else f"runs: {names}"
+    typer.echo(f"{len(chosen)} cases on {context.runner.name}; {runs_text}; records: {context.folder}")
     wanted = Plan(
         perturbations,
         repeats,
@@ -150,10 +150,10 @@ def _place_again(
     from harness.limits.stored import limit_paths, load_limits
 
     matches = matcher(keyword)
-    found = sorted((path.parent.name, path.stem) for path in limit_paths(Project(root).thresholds))
-    mine = [(name, case) for name, case in found if runner in ("", name) and (not ids or case in ids)]
-    missing = sorted(set(ids) - {case for _, case in mine})
-    chosen = [(name, case) for name, case in mine if matches(case)]
+    limit_files = sorted((path.parent.name, path.stem) for path in limit_paths(Project(root).thresholds))
+    of_runner = [(name, case) for name, case in limit_files if runner in ("", name) and (not ids or case in ids)]
+    missing = sorted(set(ids) - {case for _, case in of_runner})
+    chosen = [(name, case) for name, case in of_runner if matches(case)]
     if missing or not chosen:
         raise InvalidCaseError(
             f"no limits of {', '.join(missing) or (f'a case that matches {keyword!r}' if keyword else 'any case')}"
@@ -179,15 +179,15 @@ def _place_again(
 def _check(root: Path, filters: Filters) -> None:
     from harness.calibrate.checking import check_files
 
-    found = check_files(root, filters)
-    for note in found.notes:
+    report = check_files(root, filters)
+    for note in report.notes:
         typer.echo(f"note: {note}")
-    for fault in found.faults:
+    for fault in report.faults:
         typer.echo(f"fault: {fault}")
-    typer.echo(f"{found.checked} cases with goldens and limits, {len(found.faults)} faults")
-    if found.faults:
+    typer.echo(f"{report.checked} cases with goldens and limits, {len(report.faults)} faults")
+    if report.faults:
         raise GoldenError(
-            f"{len(found.faults)} faults in cases, goldens and limits", where=str(root), remedy="see the lines above"
+            f"{len(report.faults)} faults in cases, goldens and limits", where=str(root), remedy="see the lines above"
         )
 
 
@@ -198,20 +198,20 @@ def _choose(root: Path, files: list[Path], ids: list[str], keyword: str, runner:
     from harness.project import case_files
 
     located = load_cases([path.resolve() for path in files] or case_files(root), root)
-    unknown = sorted(set(ids) - {one.case.id for one in located})
+    unknown = sorted(set(ids) - {item.case.id for item in located})
     if unknown:
         raise no_such_case(unknown, {item.case.id for item in located})
-    chosen = [one for one in located if (one.case.id in ids) or (not ids and runner in one.case.runners)]
-    wrong = [one.case.id for one in chosen if runner not in one.case.runners]
+    chosen = [item for item in located if (item.case.id in ids) or (not ids and runner in item.case.runners)]
+    wrong = [item.case.id for item in chosen if runner not in item.case.runners]
     if wrong:
         raise InvalidCaseError(f"{', '.join(wrong)}: not a case of runner {runner}", remedy="quantgate cases")
     matches = matcher(keyword)
-    found = tuple(one for one in chosen if one.case.golden_of is None and matches(one.case.id))
-    if not found:
-        said = f"matches {keyword!r}" if keyword else "has a golden of its own"
+    matching = tuple(item for item in chosen if item.case.golden_of is None and matches(item.case.id))
+    if not matching:
+        condition = f"matches {keyword!r}" if keyword else "has a golden of its own"
         where = "-k" if keyword else ", ".join(ids)
-        raise InvalidCaseError(f"no case of runner {runner} {said}", where=where, remedy="quantgate cases")
-    return found
+        raise InvalidCaseError(f"no case of runner {runner} {condition}", where=where, remedy="quantgate cases")
+    return matching
 
 
 def _say(event: Event) -> None:
@@ -241,7 +241,9 @@ def _show(new: LimitFile, old: LimitFile | None) -> None:
         far = _to_the_fault(limit.margin_faulty) if limit.margin_faulty is not None else ""
         typer.echo(f"  {limit.metric:<16} {was:>10} -> {now:<10} worst healthy {worst:.4g} of {len(values)}{unit}{far}")
     for control in new.controls:
-        half, most = ("never" if one is None else f"{one:g}" for one in (control.strength_50, control.strength_95))
+        half, most = (
+            "never" if strength is None else f"{strength:g}" for strength in (control.strength_50, control.strength_95)
+        )
         typer.echo(f"  {control.fault:<16} found by frames in 50 % of runs from strength {half}, in 95 % from {most}")
     for note in new.notes:
         typer.echo(f"  note: {note}")

@@ -111,8 +111,8 @@ def history_command(
     with open_history(store) as history:
         if runs.is_dir():
             add_runs(history, runs)
-        known = {name for name, _ in history.cases(runner)}
-        if case is not None and case not in known:
+        case_ids = {name for name, _ in history.cases(runner)}
+        if case is not None and case not in case_ids:
             raise ReportError(f"no record of case {case!r}", where=str(store), remedy="quantgate history")
         if html is not None:
             typer.echo(str(render_history(history, html, case, runner)))

@@ -56,11 +56,11 @@ def pending(root: options.Root = Path()) -> None:
     with workspace.locked():
         for sentence in recover(workspace):
             typer.echo(sentence)
-    found = listed(workspace)
-    requests = present_requests(root) if found else {}
-    for item in found:
+    candidates = listed(workspace)
+    requests = present_requests(root) if candidates else {}
+    for item in candidates:
         typer.echo("\n".join(describe(item, notes(workspace, item, requests.get(item.case)))))
-    typer.echo(f"{len(found)} pending" if found else "nothing is pending")
+    typer.echo(f"{len(candidates)} pending" if candidates else "nothing is pending")
 
 
 def run_accept(
@@ -123,8 +123,8 @@ def reject(
         if is_plain(names, everything)
         else select(names, everything, _pending(workspace), runner=runner, place=str(workspace.pending_root))
     )
-    for one in chosen:
-        folder = reject_candidate(workspace, one.case, one.runner)
+    for item in chosen:
+        folder = reject_candidate(workspace, item.case, item.runner)
         typer.echo(f"rejected: {folder} is gone; the run's own folder keeps what it has")
 
 
@@ -155,8 +155,8 @@ def review_command(
             where=str(source),
             remedy=f"unzip {shlex.quote(str(source))} -d FOLDER, then quantgate review --from FOLDER",
         )
-    found = [item for item in listed(workspace) if runner in ("", item.runner)] if source is None else []
-    if source is None and not any(item.candidate for item in found):
+    candidates = [item for item in listed(workspace) if runner in ("", item.runner)] if source is None else []
+    if source is None and not any(item.candidate for item in candidates):
         raise GoldenError("nothing is pending", where=str(workspace.pending_root), remedy="run the cases first")
     run = load_pending(workspace.pending_root) if source is None else load_run(source)
     entries = tuple(entry for entry in run.entries if entry.candidate and runner in ("", entry.record.runner))
@@ -165,10 +165,12 @@ def review_command(
             "there is no candidate", where=str(source or workspace.pending_root), remedy="quantgate pending"
         )
     requests = present_requests(root)
-    told = {(item.runner, item.case): notes(workspace, item, requests.get(item.case), shown=True) for item in found}
+    notes_by_case = {
+        (item.runner, item.case): notes(workspace, item, requests.get(item.case), shown=True) for item in candidates
+    }
     target = out or (workspace.state if source is None else source) / "report"
-    page = render_review(replace(run, entries=entries), target, told, source)
-    for item in found:
+    page = render_review(replace(run, entries=entries), target, notes_by_case, source)
+    for item in candidates:
         if item.candidate is None:
             typer.echo(f"{item.runner}/{item.case} is damaged and not shown: {item.fault}")
     typer.echo(f"{len(entries)} candidates: {page}")
@@ -198,16 +200,16 @@ def notes(workspace: Workspace, item: Pending, request: Mapping[str, Json] | Non
     candidate = item.candidate
     if candidate is None:
         return []
-    said = []
+    doubts = []
     changes = request_changes(candidate, request) if request is not None else ()
     if changes:
-        said.append(f"the case file asks for something else now: {'; '.join(changes)}")
+        doubts.append(f"the case file asks for something else now: {'; '.join(changes)}")
     record = record_of(item)
     if record is not None and record.sanity is not None and record.sanity.failures:
-        said.append(f"its frames are sick: {'; '.join(check.message for check in record.sanity.failures)}")
+        doubts.append(f"its frames are sick: {'; '.join(check.message for check in record.sanity.failures)}")
     if not shown and not is_shown(workspace, candidate):
-        said.append("no report shows it yet: quantgate review")
-    return said
+        doubts.append("no report shows it yet: quantgate review")
+    return doubts
 
 
 def describe(item: Pending, notes: Sequence[str] = ()) -> list[str]:
@@ -271,7 +273,8 @@ def default_author(root: Path) -> str:
     try:
         return name or getpass.getuser()
     except (KeyError, OSError) as error:
-        raise GoldenError("nobody is known who accepts", remedy="add --author NAME") from error
+        fault = "cannot determine the author: git's user.name and the login name are both unset"
+        raise GoldenError(fault, remedy="add --author NAME") from error
 
 
 # ``quantgate accept``: parse, look up the case as its file states it now, accept.
@@ -323,19 +326,19 @@ def accept(
     author = author or default_author(root)
     changed: dict[str, None] = {}
     refused: list[GoldenError] = []
-    for one in chosen:
-        now = present_case(root, one.case, present)
+    for item in chosen:
+        now = present_case(root, item.case, present)
         for sentence in now.notes:
             typer.echo(sentence)
         try:
             done = run_accept(
                 workspace,
-                one.case,
+                item.case,
                 request=now.request,
                 extra=now.extra,
                 reason=reason,
                 source=source,
-                runner=one.runner,
+                runner=item.runner,
                 author=author,
                 also=also,
                 over=over,
@@ -347,7 +350,7 @@ def accept(
             if len(chosen) == 1:
                 raise
             refused.append(error)
-            typer.echo(f"refused {one}: {clean(redact(str(error)))}", err=True)
+            typer.echo(f"refused {item}: {clean(redact(str(error)))}", err=True)
             continue
         changed.update(dict.fromkeys(done.changed))
     if len(chosen) > 1:

@@ -48,10 +48,10 @@ def learn_command(
     version = parse_runtime(name)
     environment = Environment(version, python, "runner") if python is not None else find(version)
     answers = ask(environment, all_kinds(), _say, repositories())
-    known = load_contract(str(version), root)
+    contract_before = load_contract(str(version), root)
     wrong = [
-        (row.kind.name, predicted, row.outcome) for row, predicted in disagreements(known.rules, answers.rows)
-    ] + schedule_disagreements(known.rules, answers.sampling)
+        (row.kind.name, predicted, row.outcome) for row, predicted in disagreements(contract_before.rules, answers.rows)
+    ] + schedule_disagreements(contract_before.rules, answers.sampling)
     count = len(answers.rows) + len(answers.sampling)
     typer.echo(f"{version}: the known contract predicts {count - len(wrong)} of {count} answers")
     for kind, predicted, real in wrong:
@@ -64,7 +64,7 @@ def learn_command(
     place.parent.mkdir(parents=True, exist_ok=True)
     write_text_atomic(place, as_yaml(contract))
     typer.echo(f"written: {place}")
-    for line in changed(known.rules, contract.rules[0]):
+    for line in changed(contract_before.rules, contract.rules[0]):
         typer.echo(f"  {line}")
     for line in affected(_cases(root), version.runtime, contract.rules[0], root):
         typer.echo(f"  case {line}")

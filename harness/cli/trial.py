@@ -56,7 +56,7 @@ def try_command(
         if text
     }
     _require_commits(changes)
-    candidate = candidate_case(located.case, changes, dict(_pair(one, "--env") for one in env or []), runtime)
+    candidate = candidate_case(located.case, changes, dict(_pair(text, "--env") for text in env or []), runtime)
     context = _open(ctx, root, runner, located.case, run_id or "")
     trial = try_candidate(context, located, candidate)
     folder = context.folder / "try" / case
@@ -92,16 +92,16 @@ def bisect_command(
     tester = Tester(context, first)
     log = context.folder / "bisect" / "log.jsonl"
     try:
-        found = bisect(first, second, tester, log)
+        result = bisect(first, second, tester, log)
     finally:
         tester.close()
-    for note in found.notes:
+    for note in result.notes:
         typer.echo(f"note: {note}")
-    for one in found.tried:
-        typer.echo(f"  {one.answer:<10} {', '.join(one.fields)}: {one.why[:120]}")
-    typer.echo(f"\n{found.runs} runs now, {len(found.tried) - found.runs} from the log {log}")
+    for attempt in result.tried:
+        typer.echo(f"  {attempt.answer:<10} {', '.join(attempt.fields)}: {attempt.why[:120]}")
+    typer.echo(f"\n{result.runs} runs now, {len(result.tried) - result.runs} from the log {log}")
     typer.echo("red because of:")
-    for item in found.smallest:
+    for item in result.smallest:
         typer.echo(f"  {item.field}: {json.dumps(item.good)} -> {json.dumps(item.bad)}")
 
 
@@ -114,9 +114,9 @@ def _show(trial: Trial) -> None:
         typer.echo(f"  {change.identity_class:<8} {change.field}: {str(change.golden)[:24]} -> {str(change.run)[:24]}")
     if len(trial.changes) > 12:
         typer.echo(f"  and {len(trial.changes) - 12} more fields of the identity")
-    for one in trial.difference.changes if trial.difference else ():
-        place = f"{one.expert} " if one.expert else ""
-        typer.echo(f"  checkpoint {place}{one.field}: {_short(one.old)} -> {_short(one.new)}")
+    for part in trial.difference.changes if trial.difference else ():
+        place = f"{part.expert} " if part.expert else ""
+        typer.echo(f"  checkpoint {place}{part.field}: {_short(part.old)} -> {_short(part.new)}")
     for line in trial.contract:
         typer.echo(f"  runtime  {line}")
     for pair in trial.probes:
@@ -147,16 +147,16 @@ def _located(root: Path, case: str) -> Located:
     from harness.definitions.loading import load_cases
     from harness.project import case_files
 
-    known = {one.case.id: one for one in load_cases(case_files(root), root)}
-    if case not in known:
-        raise no_such_case([case], known)
-    return known[case]
+    cases = {located.case.id: located for located in load_cases(case_files(root), root)}
+    if case not in cases:
+        raise no_such_case([case], cases)
+    return cases[case]
 
 
 def _pair(text: str, option: str) -> tuple[str, str]:
     name, sign, value = text.partition("=")
     if not sign or not name:
-        raise InvalidCaseError("one is not NAME=VALUE (not shown: it may be a secret)", where=option)
+        raise InvalidCaseError("a value is not NAME=VALUE (not shown: it may be a secret)", where=option)
     return name, value
 
 
@@ -182,8 +182,8 @@ def _changed(case: Case, changes: list[str]) -> Case:
     refuse_env([name for name in env if name not in case.env], case, "--set")
     changed, wrong = validate(type(case), data)
     if changed is None:
-        said = "; ".join(f"{'.'.join(map(str, path))}: {text}" for path, text in wrong)
-        raise InvalidCaseError(said, where="--set", remedy="correct the value")
+        faults = "; ".join(f"{'.'.join(map(str, path))}: {text}" for path, text in wrong)
+        raise InvalidCaseError(faults, where="--set", remedy="correct the value")
     return changed
 
 

@@ -17,6 +17,7 @@ from pathlib import Path, PurePosixPath
 from harness.errors import GoldenError
 from harness.goldens.pending import parse_candidate, part_files, read_candidate
 from harness.records.candidate import CANDIDATE_FILE, Candidate
+from harness.text import one_line
 
 MAX_ENTRIES = 100_000
 MAX_MANIFEST_BYTES = 8 << 20
@@ -66,7 +67,7 @@ def take(source: Path, case: str, runner: str, scratch: Path) -> Found:
     except DAMAGED as error:
         if isinstance(error, OSError) and error.errno != errno.EINVAL:
             raise  # a fault of the disk, not of the archive
-        raise GoldenError(f"the archive is damaged: {error}", where=str(source), remedy=_AGAIN) from error
+        raise GoldenError(f"the archive is damaged: {_damage(error)}", where=str(source), remedy=_AGAIN) from error
 
 
 def held_in(source: Path) -> tuple[tuple[str, str], ...]:
@@ -86,7 +87,7 @@ def held_in(source: Path) -> tuple[tuple[str, str], ...]:
         except DAMAGED as error:
             if isinstance(error, OSError) and error.errno != errno.EINVAL:
                 raise
-            raise GoldenError(f"the archive is damaged: {error}", where=str(source), remedy=_AGAIN) from error
+            raise GoldenError(f"the archive is damaged: {_damage(error)}", where=str(source), remedy=_AGAIN) from error
     return tuple(sorted({(candidate.runner, candidate.case) for candidate in candidates.values()}))
 
 
@@ -162,6 +163,11 @@ def _entries(archive: zipfile.ZipFile, source: Path) -> dict[str, zipfile.ZipInf
         if not info.is_dir():
             entries[str(path)] = info
     return entries
+
+
+def _damage(error: Exception) -> str:
+    """Return zipfile's message without the bytes of the archive that it quotes after a wrong name."""
+    return one_line(str(error).partition(" and header ")[0], 160) or type(error).__name__
 
 
 def _read_bounded(archive: zipfile.ZipFile, entry: zipfile.ZipInfo, bound: int, source: Path) -> bytes:

@@ -10,14 +10,12 @@ import pytest
 
 from harness.definitions.case import Case, Located
 from harness.errors import InvalidCaseError, QuantgateError
-from harness.harmless import harmless
 from harness.outcomes import RULES, Outcome
 from harness.plugin import options
+from harness.plugin.printing import printable
 from harness.plugin.state import PluginState
 from harness.project import is_case_name
 from harness.records.case_record import CaseRecord
-from harness.redaction import redact
-from harness.text import clean
 
 
 def is_case_file(config: pytest.Config, path: Path) -> bool:
@@ -45,7 +43,7 @@ class CaseFile(pytest.File):
             located = load_case_file(self.path, self.config.rootpath)
         except InvalidCaseError as error:
             PluginState.of(self.config).invalid_files.append(str(self.path))
-            raise self.CollectError(harmless(clean(redact(str(error))))) from error
+            raise self.CollectError(printable(str(error))) from error
         for one in located:
             yield CaseItem.from_parent(self, name=one.case.id, located=one)
 
@@ -71,7 +69,7 @@ class CaseFailedError(Exception):
         lines.append(f"  record  {self.folder / 'record.json'}")
         if verdict.next_command:
             lines.append(f"  next    {verdict.next_command}")
-        return harmless("\n".join(lines))
+        return printable("\n".join(lines))
 
 
 class CaseItem(pytest.Item):
@@ -103,14 +101,14 @@ class CaseItem(pytest.Item):
         outcome = self.finished.record.verdict.outcome
         # pytest and JUnit show a waived case as skipped, so that it does not look like a pass.
         if outcome is Outcome.WAIVED:
-            pytest.skip(harmless(self.finished.record.verdict.summary))
+            pytest.skip(printable(self.finished.record.verdict.summary))
         if outcome is not Outcome.PASS:
             raise self.finished
 
     def repr_failure(self, excinfo: pytest.ExceptionInfo[BaseException], style: Any = None) -> Any:
         """Return the verdict instead of a traceback of quantgate."""
         if isinstance(excinfo.value, CaseFailedError | QuantgateError):
-            return harmless(str(excinfo.value))
+            return printable(str(excinfo.value))
         return super().repr_failure(excinfo, style)
 
     def reportinfo(self) -> tuple[Path, int, str]:

@@ -9,10 +9,10 @@ import pytest
 from _pytest.junitxml import xml_key
 
 from harness.definitions.case import Located
-from harness.harmless import harmless
 from harness.lane.merge import PLAN_PROPERTY
 from harness.outcomes import Outcome
 from harness.plugin.collect import CaseItem, is_case_file
+from harness.plugin.printing import printable
 from harness.plugin.selection import dropped_cases
 from harness.plugin.state import PluginState
 from harness.plugin.unwritable import or_said
@@ -195,7 +195,7 @@ def _report(state: PluginState, session: pytest.Session, located: Located, recor
         location=(located.path.as_posix(), located.line - 1, located.case.id),
         keywords={},
         outcome="failed",
-        longrepr=harmless(f"{verdict.label}: {verdict.summary}\n  next    {verdict.next_command}"),
+        longrepr=printable(f"{verdict.label}: {verdict.summary}\n  next    {verdict.next_command}"),
         when="setup",
     )
     plugins = session.config.pluginmanager

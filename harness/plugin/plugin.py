@@ -67,9 +67,10 @@ def pytest_sessionstart(session: pytest.Session) -> None:
 
     Runs in the controller of xdist as well: a refusal in a worker would be an internal error.
     """
-    from harness.plugin.terminal import runs_cases
+    from harness.plugin.terminal import pass_no_command_on, runs_cases
 
     if runs_cases(session.config):
+        pass_no_command_on(session.config)  # before the first line that names a file
         from harness.plugin.refusals import refuse_links, refuse_taken_names
 
         refuse_links(session.config)

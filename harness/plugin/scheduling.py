@@ -12,10 +12,10 @@ from typing import Any
 import pytest
 from xdist.scheduler import LoadScopeScheduling
 
-from harness.harmless import harmless
 from harness.outcomes import RULES, Outcome
 from harness.plugin.collect import CasesById
 from harness.plugin.judged import expect, keep, note_dropped, on_disk
+from harness.plugin.printing import printable
 from harness.plugin.sharding import refuse_missing
 from harness.plugin.state import PluginState
 from harness.records.case_record import CaseRecord
@@ -108,7 +108,7 @@ class XdistHooks:
         state = PluginState.of(node.config)
         if state.invalid_files and not node.config.option.continue_on_collection_errors:
             said = "\n".join(text for _, text in sorted(state.invalid_texts.items()))
-            pytest.exit(f"nothing was run:\n{harmless(said)}", returncode=RULES[Outcome.INVALID_CASE].exit_code)
+            pytest.exit(f"nothing was run:\n{printable(said)}", returncode=RULES[Outcome.INVALID_CASE].exit_code)
         shard = state.shard()
         if shard is not None:
             refuse_missing(shard.missing(set(ids)), shard)

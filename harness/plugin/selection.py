@@ -13,8 +13,8 @@ from _pytest.mark.expression import Expression
 from harness.definitions.loading import check_unique
 from harness.engine.environment import engine_key
 from harness.errors import InvalidCaseError
-from harness.harmless import harmless
 from harness.plugin.collect import CaseItem
+from harness.plugin.printing import printable
 from harness.plugin.sharding import refuse_missing
 from harness.plugin.state import PluginState
 
@@ -32,7 +32,7 @@ def select(config: pytest.Config, items: list[pytest.Item]) -> None:
     try:
         check_unique([item.located for item in cases])
     except InvalidCaseError as error:
-        pytest.exit(harmless(str(error)), returncode=error.exit_code)
+        pytest.exit(printable(str(error)), returncode=error.exit_code)
     profile = state.profile()
     other = [item for item in cases if profile.name not in item.case.runners]
     if other:

@@ -17,9 +17,10 @@ import pytest
 from filelock import FileLock
 
 from harness.errors import QuantgateError
-from harness.harmless import harmless
+from harness.harmless import HarmlessStream
 from harness.outcomes import GREEN, SEVERITY, Outcome
 from harness.plugin import options
+from harness.plugin.printing import printable
 from harness.plugin.state import PluginState
 from harness.plugin.unwritable import or_said
 
@@ -51,12 +52,12 @@ def print_verdicts(reporter: Any, state: PluginState) -> None:
         )
         colour = {_COLOURS.get(verdict.outcome, "red"): True}
         reporter.write(f"{verdict.outcome.value:<21}", **colour)
-        line = f"{record.case:<{width}}  {record.timing.total:6.1f} s{note}  {harmless(verdict.summary)}"
+        line = f"{record.case:<{width}}  {record.timing.total:6.1f} s{note}  {printable(verdict.summary)}"
         reporter.write_line(line)
         if record.perf is not None and record.perf.state not in ("within", "unmeasured") and perf_sentence(record):
-            reporter.write_line(f"{'':21}{'':{width}}  time and memory: {harmless(perf_sentence(record))}")
+            reporter.write_line(f"{'':21}{'':{width}}  time and memory: {printable(perf_sentence(record))}")
         if verdict.next_command and verdict.outcome not in GREEN:
-            reporter.write_line(f"{'':21}{'':{width}}  next: {harmless(verdict.next_command)}")
+            reporter.write_line(f"{'':21}{'':{width}}  next: {printable(verdict.next_command)}")
     counts = Counter(record.verdict.outcome for record in records)
     counted = ", ".join(f"{counts[outcome]} {outcome.value}" for outcome in SEVERITY if counts[outcome])
     reporter.write_line("")
@@ -77,6 +78,14 @@ def print_verdicts(reporter: Any, state: PluginState) -> None:
 
 
 _PR_SET_PDEATHSIG = 1
+
+
+def pass_no_command_on(config: pytest.Config) -> None:
+    """Let nothing that pytest prints be a command to GitHub Actions: pytest prints names of files as they are."""
+    reporter: Any = config.pluginmanager.get_plugin("terminalreporter")
+    if os.environ.get("GITHUB_ACTIONS") and reporter is not None:
+        writer = reporter._tw  # there is no public way to the stream
+        writer._file = HarmlessStream(writer._file)
 
 
 @contextmanager

@@ -6,8 +6,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Protocol
 
-from harness.harmless import harmless
-from harness.redaction import redact
+from harness.plugin.printing import printable
 
 
 class Unwritten(Protocol):
@@ -29,4 +28,4 @@ def note(state: Unwritten, what: str, error: Exception) -> None:
     """Queue the sentence that ``what`` could not be written; the same sentence only once."""
     said = " ".join(f"{what} could not be written: {error or type(error).__name__}".split())
     if said not in state.unwritten:
-        state.unwritten.append(harmless(redact(said)))
+        state.unwritten.append(printable(said))

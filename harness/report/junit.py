@@ -17,6 +17,9 @@ from harness.report.load import Run
 from harness.report.text import next_step
 from harness.text import clean, one_line
 
+_TIME = re.compile(r"[0-9]{4}-[0-9]{2}-[0-9]{2}T[0-9]{2}:[0-9]{2}:[0-9]{2}", re.ASCII)
+_NO_TIME = "1970-01-01T00:00:00"
+"""Strict readers require a time; a record of others may hold any text in its place."""
 _YAML = re.compile(r"\.ya?ml$")
 
 
@@ -37,13 +40,18 @@ def junit_xml(run: Run) -> str:
             case = ET.SubElement(suite, "testcase", classname="records", name=clean(item.path), time="0.000")
             ET.SubElement(case, "error", message=one_line(item.why), type="unreadable_record").text = clean(item.why)
         _totals(suite, tests=len(run.unreadable), failures=0, errors=len(run.unreadable), skipped=0, time=0.0)
+    for element in root.iter():  # here and not per value, so that no field is forgotten
+        element.text = clean(element.text) if element.text else element.text
+        for name, value in element.attrib.items():
+            element.set(name, clean(value))
     ET.indent(root)
     return '<?xml version="1.0" encoding="utf-8"?>\n' + ET.tostring(root, encoding="unicode") + "\n"
 
 
 def _suite(root: ET.Element, runner: str, records: list[CaseRecord]) -> None:
     suite = ET.SubElement(root, "testsuite", name=clean(runner), hostname=clean(runner))
-    suite.set("timestamp", min(record.started for record in records)[:19])
+    started = min(record.started for record in records)[:19]
+    suite.set("timestamp", started if _TIME.fullmatch(started) else _NO_TIME)
     properties = ET.SubElement(suite, "properties")
     for name, value in _facts(records):
         ET.SubElement(properties, "property", name=clean(name), value=one_line(value))

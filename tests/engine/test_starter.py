@@ -206,6 +206,11 @@ def test_packages_that_happen_to_be_installed_are_hidden_and_come_back() -> None
         "with needs.hidden(('hypothesis',)):\n"
         "    assert u.find_spec('hypothesis') is None\n"
         "assert u.find_spec('hypothesis') is not None\n"
+        "from harness.engine.backends.wan_loading import COMPONENTS, PIPELINES\n"
+        "before = set(sys.modules)\n"
+        "for library, kind in set().union(*COMPONENTS.values(), {('diffusers', name) for name in PIPELINES}):\n"
+        "    getattr(sys.modules[library], kind)\n"
+        "assert set(sys.modules) == before, sorted(set(sys.modules) - before)[:20]\n"
         "from harness.engine.warm import unforkable\n"
         "assert unforkable() == ''\n"
     )

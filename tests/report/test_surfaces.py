@@ -75,6 +75,11 @@ def test_junit_of_hostile_text_and_of_a_damaged_record_is_valid(make: ModuleType
     assert len(parse(text).findall(".//error")) == 1
 
 
+def test_junit_of_a_record_whose_time_is_no_time_is_valid(make: ModuleType, tmp_path: Path) -> None:
+    make.write_case(tmp_path, make.record("case", started="\x1b[31mred \x00"))
+    xmlschema.XMLSchema(SCHEMA).validate(junit_xml(load_run(tmp_path)))
+
+
 def rendered(markdown: str) -> ET.Element:
     """As GitHub sees it: CommonMark with tables, strikethrough, HTML let through, parsed as XML."""
     html = MarkdownIt("commonmark", {"html": True}).enable(["table", "strikethrough"]).render(markdown)

@@ -6,6 +6,7 @@ import contextlib
 import os
 import signal
 import sqlite3
+import zipfile
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -22,6 +23,7 @@ from harness.engine.quantized.headers import read_config, read_headers
 from harness.errors import CheckpointFaultError, GoldenError, InfraError, InvalidCaseError, QuantgateError
 from harness.frames.clip import read_clip
 from harness.frames.errors import ClipError
+from harness.goldens.artifact import held_in
 from harness.goldens.pending import read_candidate
 from harness.inspector.content import document_digest
 from harness.inspector.contracts.model import read_contract_file
@@ -174,3 +176,16 @@ def test_an_error_on_the_terminal_has_no_control_characters(
     with pytest.raises(SystemExit):
         app.main()
     assert capsys.readouterr().err == "error: a.yaml:1: name\n  next: next\n"
+
+
+def test_a_damaged_archive_is_one_sentence_without_its_bytes(tmp_path: Path) -> None:
+    path = tmp_path / "a.zip"
+    with zipfile.ZipFile(path, "w") as archive:
+        archive.writestr("run/nvfp4/candidate.json", "secret bytes " * 1000)
+    data = bytearray(path.read_bytes())
+    data[26:28] = (9000).to_bytes(2, "little")  # the length of the name in the header of the entry
+    path.write_bytes(data)
+    with pytest.raises(GoldenError, match="the archive is damaged") as caught:
+        held_in(path)
+    assert "secret" not in str(caught.value)
+    assert len(str(caught.value)) < 400

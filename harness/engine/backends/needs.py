@@ -2,6 +2,10 @@
 
 diffusers and transformers look for some forty further packages, and import those that they find. The features of the
 packages below are not used here: checkpoints are loaded by this project's own loaders.
+
+Both libraries import the module of a class when the class is named. All classes that a ``model_index.json`` may name
+are named here, so that the starter (`harness.engine.starter`) imports them once and no forked engine does it again:
+the scheduler alone pulls in scipy.stats, 490 modules.
 """
 
 from __future__ import annotations
@@ -34,13 +38,34 @@ def hidden(names: tuple[str, ...] = NOT_NEEDED) -> Iterator[None]:
 with hidden():
     import diffusers.utils.import_utils
     import transformers.utils.import_utils
-    from diffusers import AutoencoderKLWan, WanPipeline, WanTransformer3DModel
-    from transformers import T5TokenizerFast, UMT5EncoderModel  # type: ignore[attr-defined]
+    from diffusers import (
+        AutoencoderKLWan,
+        DPMSolverMultistepScheduler,
+        FlowMatchEulerDiscreteScheduler,
+        FlowMatchHeunDiscreteScheduler,
+        UniPCMultistepScheduler,
+        WanImageToVideoPipeline,
+        WanPipeline,
+        WanTransformer3DModel,
+    )
+    from transformers import (  # type: ignore[attr-defined]
+        T5EncoderModel,
+        T5Tokenizer,
+        T5TokenizerFast,
+        UMT5EncoderModel,
+    )
 
 __all__ = [
     "AutoencoderKLWan",
+    "DPMSolverMultistepScheduler",
+    "FlowMatchEulerDiscreteScheduler",
+    "FlowMatchHeunDiscreteScheduler",
+    "T5EncoderModel",
+    "T5Tokenizer",
     "T5TokenizerFast",
     "UMT5EncoderModel",
+    "UniPCMultistepScheduler",
+    "WanImageToVideoPipeline",
     "WanPipeline",
     "WanTransformer3DModel",
     "diffusers",

@@ -1,0 +1,12 @@
+"""Make text fit for pytest's output: no secrets, no control characters, no commands to GitHub Actions."""
+
+from __future__ import annotations
+
+from harness.harmless import harmless
+from harness.redaction import redact
+from harness.text import clean
+
+
+def printable(text: str) -> str:
+    """Return ``text`` as pytest may print it, or write it into JUnit."""
+    return harmless(clean(redact(text)))
