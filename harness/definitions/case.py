@@ -288,8 +288,8 @@ class Case(Frozen):
     runtime: str = Field(
         default="",
         pattern=r"^([a-z0-9][a-z0-9_-]*==[0-9][0-9A-Za-z.+!-]*)?$",
-        description="runtime and version that the backend runs, such as sglang==0.5.23; `quantgate runtime "
-        "install` makes its environment, or the runner names an interpreter",
+        description="runtime and version that the backend runs, such as sglang==0.5.23; "
+        "`quantgate runtime install sglang==0.5.23` makes its environment, or the runner names an interpreter",
         examples=["sglang==0.5.23"],
     )
     runtime_args: dict[EnvName, bool | int | float | str] = Field(

@@ -80,7 +80,7 @@ class RunnerProfile(Frozen):
     runtimes: dict[RuntimeName, str] = Field(
         default={},
         description="interpreters of runtimes that are installed already: `sglang==0.5.23: "
-        "/opt/sglang/bin/python`; others are those that `quantgate runtime install` made",
+        "/opt/sglang/bin/python`; others are those that `quantgate runtime install sglang==0.5.23` made",
     )
     harmless_env: tuple[EnvGlob, ...] = Field(
         default=(),

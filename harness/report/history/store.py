@@ -127,7 +127,7 @@ def _create(connection: sqlite3.Connection, path: Path) -> None:
             place = shlex.quote(str(path))
             newer = version > VERSION
             raise ReportError(
-                f"the history has version {version}, and this quantgate reads version {VERSION}",
+                f"the history has version {version}, and version {VERSION} is needed",
                 where=str(path),
                 remedy="pip install --upgrade quantgate"
                 if newer
