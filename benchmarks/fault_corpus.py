@@ -20,7 +20,7 @@ from pathlib import Path
 from benchmarks.corpus.dialects import DIALECTS, Dialect, make
 from benchmarks.corpus.edit import Edit
 from benchmarks.corpus.exports import BASE, RECIPES, WIDE, base_folder, base_of, export, wide_base
-from benchmarks.corpus.faults import FAULTS, INVISIBLE, Fault
+from benchmarks.corpus.faults import FAULTS, INVISIBLE, KINDS, Fault, kind_of
 from harness.inspector.checks import run_checks
 from harness.inspector.inspect import Examined, examine
 from harness.inspector.summarize import decide
@@ -134,12 +134,19 @@ def main() -> int:
     finally:
         if options.keep is None:
             shutil.rmtree(place, ignore_errors=True)
-    _print(faults, "faults")
+    kinds = {item.id: kind_of(item) for item in FAULTS}
+    for _, kind in KINDS:
+        if own := [item for item in faults if kinds[item.name] == kind]:
+            _print(own, f"faults: {kind}")
     for item in INVISIBLE:
         print(f"{item.row:02d}-{item.name:41} not visible: {item.why}")
     _print(dialects, "valid dialects (detected must be no)")
     missed = [item for item in faults if not (item.detected and item.named)]
     alarms = [item for item in dialects if item.detected]
+    print("\nmutants by kind")
+    for _, kind in KINDS:
+        own = [item for item in faults if kinds[item.name] == kind]
+        print(f"{sum(item.detected and item.named for item in own):4} of {len(own):3}  {kind}")
     print(f"\n{len(faults) - len(missed)} of {len(faults)} mutants detected and named")
     print(f"{len(alarms)} alarms on {len(dialects)} valid dialects")
     return 1 if missed or alarms else 0

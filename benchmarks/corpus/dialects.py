@@ -12,7 +12,7 @@ from typing import Any
 import torch
 from safetensors.torch import load_file
 
-from benchmarks.corpus import written
+from benchmarks.corpus import libraries, written
 from benchmarks.corpus.edit import Edit, Tensors, quantized, swap_nibbles, swizzle
 from benchmarks.corpus.exports import EXPERTS
 from benchmarks.corpus.mixed import mixed
@@ -283,7 +283,7 @@ def microscaling(edit: Edit, algo: str) -> dict[str, Any]:
 
 BOTH = {"transformer": "nvfp4", "transformer_2": "nvfp4"}
 NEW = ("sglang==0.5.13", "sglang==0.5.23")
-DIALECTS: tuple[Dialect, ...] = (
+BASIC_DIALECTS: tuple[Dialect, ...] = (
     Dialect("modelopt NVFP4", "nvfp4", as_is, NEW, BOTH),
     Dialect("modelopt FP8 per tensor", "fp8", as_is, ("sglang==0.5.12", *NEW)),
     Dialect("modelopt FP8 per channel", "fp8_channel", as_is),
@@ -351,6 +351,42 @@ DIALECTS: tuple[Dialect, ...] = (
     Dialect("_orig_mod. in front", "fp8", written.compiled),
     Dialect("Wan's own repository, BF16", "base", written.wan_repository),
 )
+LIBRARY_DIALECTS: tuple[Dialect, ...] = (
+    Dialect("GGUF Q6_K (ggml)", "fp8", lambda edit: libraries.gguf(edit, "Q6_K")),
+    Dialect("GGUF Q5_K (ggml)", "fp8", lambda edit: libraries.gguf(edit, "Q5_K", "F16")),
+    Dialect("GGUF Q4_K (ggml)", "fp8", lambda edit: libraries.gguf(edit, "Q4_K", "F16")),
+    Dialect("GGUF Q3_K (ggml)", "fp8", lambda edit: libraries.gguf(edit, "Q3_K")),
+    Dialect("GGUF Q2_K (ggml)", "fp8", lambda edit: libraries.gguf(edit, "Q2_K")),
+    Dialect("GGUF IQ4_XS (ggml)", "fp8", lambda edit: libraries.gguf(edit, "IQ4_XS")),
+    Dialect("GGUF F16", "fp8", lambda edit: libraries.gguf(edit, "F16")),
+    Dialect("comfy-kitchen INT8, rotated by 256", "fp8", lambda edit: libraries.comfy(edit, "convrot")),
+    Dialect("comfy-kitchen INT8, rotated by 64", "fp8", lambda edit: libraries.comfy(edit, "convrot", 64)),
+    Dialect("comfy-kitchen INT8 per channel", "fp8", lambda edit: libraries.comfy(edit, "int8")),
+    Dialect("comfy-kitchen INT8 per tensor", "fp8", lambda edit: libraries.comfy(edit, "int8_scalar", single=False)),
+    Dialect("comfy-kitchen NVFP4", "fp8", lambda edit: libraries.comfy(edit, "nvfp4")),
+    Dialect("comfy-kitchen MXFP8", "fp8", lambda edit: libraries.comfy(edit, "mxfp8")),
+    Dialect("comfy-kitchen FP8", "fp8", lambda edit: libraries.comfy(edit, "fp8")),
+    Dialect("ComfyUI, a whole pipeline per file", "fp8", libraries.whole_pipeline),
+    Dialect("Kijai scaled FP8 E4M3", "fp8", libraries.kijai),
+    Dialect("Kijai scaled FP8 E5M2", "fp8", lambda edit: libraries.kijai(edit, torch.float8_e5m2)),
+    Dialect("torchao INT8", "fp8", lambda edit: libraries.torchao(edit, "int8")),
+    Dialect("torchao MXFP8", "fp8", lambda edit: libraries.torchao(edit, "mxfp8")),
+    Dialect("torchao NVFP4", "fp8", lambda edit: libraries.torchao(edit, "nvfp4")),
+    Dialect("bitsandbytes FP4", "fp8", lambda edit: libraries.bitsandbytes(edit, "fp4")),
+    Dialect("bitsandbytes NF4 in blocks of 128", "fp8", lambda edit: libraries.bitsandbytes(edit, "nf4", 128)),
+    Dialect("bitsandbytes LLM.int8", "fp8", lambda edit: libraries.bitsandbytes(edit, "int8")),
+    Dialect("compressed-tensors' NVFP4 compressor", "fp8", lambda edit: libraries.compressed(edit, "nvfp4")),
+    Dialect("compressed-tensors FP8 in blocks", "fp8", lambda edit: libraries.compressed(edit, "block")),
+    Dialect("optimum-quanto FP8 E5M2", "fp8", lambda edit: libraries.quanto(edit, "e5m2")),
+    Dialect("msModelSlim W8A8_DYNAMIC", "fp8", libraries.modelslim),
+    Dialect("msModelSlim W8A8", "fp8", lambda edit: libraries.modelslim(edit, "W8A8")),
+    Dialect("msModelSlim W8A8_MXFP8", "fp8", lambda edit: libraries.modelslim(edit, "W8A8_MXFP8")),
+    Dialect("LightX2V FP8, a file per block", "fp8", libraries.lightx2v_blocks),
+    Dialect("FSDP's prefix", "fp8", lambda edit: libraries.prefixed(edit, "_fsdp_wrapped_module.")),
+    Dialect("F16, two single files", "base", libraries.half),
+)
+"""Written down with the right answer before they were run for the first time."""
+DIALECTS = (*BASIC_DIALECTS, *LIBRARY_DIALECTS)
 
 
 def make(dialect: Dialect, exports: Path, folder: Path) -> Path:

@@ -12,7 +12,7 @@ from dataclasses import field as default
 import torch
 
 from benchmarks.corpus import field_faults as field
-from benchmarks.corpus import written
+from benchmarks.corpus import libraries, written
 from benchmarks.corpus.mutations import (
     INFINITE,
     INVERTED,
@@ -95,6 +95,28 @@ class Invisible:
     why: str
 
 
+KINDS: tuple[tuple[int, str], ...] = (
+    (5, "encoding, scales and runtime defaults"),
+    (14, "scales and names"),
+    (20, "declarations and layers"),
+    (24, "files and index"),
+    (30, "shapes, conventions, experts' formats"),
+    (35, "pipeline, experts, other weights"),
+    (37, "code tables, key sets, shapes"),
+    (40, "names and files that are no weights"),
+    (45, "tensors and scales that nobody claims; plain weights; configuration"),
+    (50, "INT8, MX, blocks, NF4, GGUF"),
+    (52, "ComfyUI's markers, msModelSlim's description"),
+    (56, "libraries' layouts, merged weights, failed downloads"),
+)
+"""Last row number of each kind, and its title."""
+
+
+def kind_of(fault: Fault) -> str:
+    """Return the title of a fault's kind."""
+    return next(title for last, title in KINDS if fault.row <= last)
+
+
 INVISIBLE = (
     Invisible(4, "kernel-side scale permutation", "the bytes are right: a clean inspection blames the runtime"),
     Invisible(13, "FP8 loads and is never applied", "the bytes are right: receipts of the engine show it"),
@@ -107,7 +129,7 @@ def _many(row: int, name: str, strengths: str, recipe: str, mutate: Mutation, co
 
 OLD, NEW = ("sglang==0.5.12",), ("sglang==0.5.23",)
 BOTH_NVFP4 = {"transformer": "nvfp4", "transformer_2": "nvfp4"}
-FAULTS: tuple[Fault, ...] = (
+BASIC_FAULTS: tuple[Fault, ...] = (
     Fault(1, "nibble_default_flipped", "all", "nvfp4", nothing, "nibble_order", contracts=OLD),
     *_many(2, "nibble_order", "all expert layer row", "nvfp4", nibbles, "nibble_order"),
     *_many(3, "input_scale_missing", "all layer", "nvfp4", drop("input_scale"), "input_scale_missing"),
@@ -220,3 +242,41 @@ FAULTS: tuple[Fault, ...] = (
     Fault(50, "gguf_cut_short", "expert", "fp8", field.cut_gguf, "header_invalid"),
     Fault(50, "gguf_exchanged", "both", "fp8", field.exchanged_gguf, "experts_swapped"),
 )  # fmt: skip
+LIBRARY_FAULTS: tuple[Fault, ...] = (
+    Fault(50, "gguf_scales_doubled", "expert", "fp8", libraries.broken_q4, "gain"),
+    Fault(51, "rotation_unmarked", "all", "fp8", libraries.unmarked_rotation, "rotation_differs"),
+    Fault(51, "rotation_of_other_width", "all", "fp8", libraries.other_rotation, "rotation_differs"),
+    Fault(51, "marker_of_another_format", "all", "fp8", libraries.marked_otherwise, "format_mismatch"),
+    Fault(51, "marker_of_another_format", "baseless", "fp8", libraries.marked_otherwise, "format_mismatch",
+          baseless=True),
+    Fault(51, "w4a4", "all", "fp8", libraries.w4a4, "format_not_decoded",
+          "inconclusive"),
+    Fault(51, "nunchaku", "all", "fp8", libraries.nunchaku, "format_not_decoded", "inconclusive"),
+    Fault(51, "same_level_twice", "one", "fp8", libraries.same_level_twice, "experts_identical"),
+    Fault(52, "described_as_float", "layer", "fp8", libraries.described_wrongly("float"), "ignore_contradicted"),
+    Fault(52, "described_as_quantized", "layer", "fp8", libraries.described_wrongly("quantized"), "ignore_incomplete"),
+    Fault(52, "described_and_absent", "layer", "fp8", libraries.described_wrongly("absent"), "layers_unmatched"),
+    Fault(53, "torchao_scale_lost", "all", "fp8", libraries.without_part("int8", "_weight_scale"), "scale_missing"),
+    Fault(53, "torchao_second_level_lost", "all", "fp8",
+          libraries.without_part("nvfp4", "_weight_per_tensor_scale"), "global_scale_missing"),
+    Fault(53, "scb_divided", "all", "fp8",
+          field.remade(libraries.half_scb, libraries.half_scb, {"quant_method": "bitsandbytes", "load_in_8bit": True}),
+          "gain"),
+    Fault(53, "compressed_global_direct", "all", "fp8", libraries.direct_global, "global_scale_inverted"),
+    Fault(53, "packed_int4", "all", "fp8", libraries.packed_int4,
+          "format_not_decoded", "inconclusive"),
+    Fault(53, "quanto_int4", "all", "fp8", libraries.quanto_int4,
+          "format_not_decoded", "inconclusive"),
+    *_many(54, "scale_inv_is_inverse", "all layer", "fp8", field.remade(written.blocks, libraries.really_inverse),
+           "gain"),
+    *_many(54, "exponent_nan", "all layer", "fp8", field.remade(written.mxfp8(), libraries.nan_exponents),
+           "weights_nan"),
+    Fault(54, "rows_of_channel_scales", "all", "fp8", libraries.one_row, "row_gain"),
+    Fault(54, "scale_rounded_then_widened", "all", "fp8", libraries.rounded_before, "scale_dtype", "warning"),
+    Fault(55, "lora_merged", "5_percent", "fp8", libraries.merged(0.05), "base_stale"),
+    Fault(55, "lora_merged", "1_percent", "fp8", libraries.merged(0.01), "base_stale"),
+    Fault(56, "object_store_error", "expert", "fp8", libraries.error_body(libraries.DENIED), "html_page"),
+    Fault(56, "json_error", "expert", "fp8", libraries.error_body(libraries.JSON_ERROR), "html_page"),
+)  # fmt: skip
+"""Written down with the right answer before they were run for the first time."""
+FAULTS = (*BASIC_FAULTS, *LIBRARY_FAULTS)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import fnmatch
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
@@ -90,8 +91,6 @@ def pattern_matches(pattern: str, module: str) -> bool:
     ``re:`` is compressed-tensors' notation. A regex that does not compile covers nothing.
     """
     if pattern.startswith("re:"):
-        import re
-
         try:
             return re.match(pattern[3:], module) is not None
         except re.error:
@@ -146,6 +145,29 @@ def declaration(body: Mapping[str, Any], origin: str) -> Declaration:
     layers = _layers(body.get("quantized_layers", inner.get("quantized_layers")))
     form = declared_format(algo, body)
     return Declaration(origin, method, algo, form, tuple(ignore), group, dict(body), layers, loose=loose)
+
+
+DESCRIPTION = re.compile(r"(^|/)quant_model_description[^/]*\.json$")
+"""msModelSlim's file beside the weights: an algorithm for every tensor, ``FLOAT`` if it is not quantized."""
+
+
+def described(body: Mapping[str, Any]) -> dict[str, Any]:
+    """Return msModelSlim's ``quant_model_description.json`` as a ``quantization_config`` with an algorithm per layer.
+
+    Raises:
+        ConfigError: no entry names a weight.
+    """
+    weights = {
+        name.removesuffix(".weight"): algo
+        for name, algo in body.items()
+        if name.endswith(".weight") and isinstance(algo, str)
+    }
+    if not weights:
+        raise ConfigError("no entry names a weight", where="quant_model_description.json")
+    layers = {name: {"quant_algo": algo} for name, algo in weights.items() if algo != "FLOAT"}
+    algos = {item["quant_algo"] for item in layers.values()}
+    algo = next(iter(algos)) if len(algos) == 1 else "MIXED_PRECISION" if algos else "FLOAT"
+    return {"quant_method": "modelslim", "quant_algo": algo, "quantized_layers": layers}
 
 
 def _algo_of_method(method: str, body: Mapping[str, Any]) -> str:

@@ -81,6 +81,43 @@ def decode_nf4(packed: U8, absmax: F32, table: Sequence[float], blocksize: int, 
     return np.asarray((codes * scale).reshape(-1, columns), dtype=np.float32)
 
 
+ROTATIONS = (256, 64, 16)
+"""Columns per group of the rotations that are tried where no marker declares one; 256 is ComfyUI's own."""
+
+
+def hadamard(size: int) -> F32:
+    """Return the regular Hadamard matrix [size, size] of ConvRot, scaled to be orthogonal: its own inverse.
+
+    A Kronecker power of one 4 x 4 matrix whose rows have three equal signs (comfy-kitchen ``int8_utils``).
+
+    Raises:
+        ValueError: ``size`` is no power of 4.
+    """
+    if not is_rotation(size):
+        raise ValueError(f"a rotation of {size} columns: the size must be a power of 4")
+    seed = np.array([[1, 1, 1, -1], [1, 1, -1, 1], [1, -1, 1, 1], [-1, 1, 1, 1]], dtype=np.float32)
+    matrix = seed
+    while len(matrix) < size:
+        matrix = np.kron(matrix, seed)
+    return np.asarray(matrix / np.float32(np.sqrt(size)), dtype=np.float32)
+
+
+def is_rotation(size: int) -> bool:
+    """Return whether a regular Hadamard matrix of this size exists: a power of 4, from 4 to 65536."""
+    return 4 <= size <= 1 << 16 and size & (size - 1) == 0 and size.bit_length() % 2 == 1
+
+
+def undo_rotation(values: F32, size: int) -> F32:
+    """Return rows [R, K] without the rotation that mixes every ``size`` columns. ``size`` divides K."""
+    groups = values.reshape(len(values), -1, size)
+    return np.asarray((groups @ hadamard(size)).reshape(values.shape), dtype=np.float32)
+
+
+def rotated_name(size: int) -> str:
+    """Return the name of the reading with a rotation of ``size`` columns: ``int8_rotated_256``."""
+    return f"int8_rotated_{size}"
+
+
 GGUF_PREFIX = "GGUF_"
 
 

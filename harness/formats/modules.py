@@ -8,7 +8,7 @@ from dataclasses import dataclass, field, replace
 from typing import Any, Literal
 
 from harness.formats.config import Declaration
-from harness.formats.decode import GGUF_PREFIX, MX_BLOCK
+from harness.formats.decode import GGUF_PREFIX, MX_BLOCK, is_rotation, rotated_name
 from harness.formats.header import TensorEntry
 from harness.formats.registry import known_formats, registered_formats
 from harness.formats.spec import Format
@@ -16,7 +16,7 @@ from harness.records.inspection import StoredFormat
 
 Dialect = Literal[
     "modelopt", "compressed-tensors", "comfy", "lightx2v", "bitsandbytes", "torchao", "quanto", "deepseek", "gguf",
-    "plain",
+    "modelslim", "nunchaku", "plain",
 ]  # fmt: skip
 FLOAT_FORMATS: dict[str, StoredFormat] = {"BF16": "bf16", "F16": "fp16", "F32": "fp32", "F64": "fp32"}
 WEIGHT_SUFFIXES = (".weight", ".weight_packed", ".qweight")
@@ -26,7 +26,8 @@ SCALE_SUFFIXES = (
     ".weight_scale_inverse", ".weight_shape", ".scale_weight", ".scale_input", ".weight_zero_point", ".SCB",
     ".weight_format", ".input_absmax", ".alpha", ".qzeros", ".scales", ".g_idx", ".wscales", ".smooth_factor",
     ".weight_act_pre_scale", ".weight_act_scale", ".weight_act_zero_point", ".output_scale",
-    ".proj_down", ".proj_up", ".wtscale", ".wcscales", ".smooth_factor_orig",
+    ".proj_down", ".proj_up", ".wtscale", ".wcscales", ".smooth_factor_orig", ".wzeros", ".lora_down", ".lora_up",
+    ".weight_offset", ".input_offset", ".quant_bias", ".deq_scale",
 )  # fmt: skip
 SCALE_PARTS = re.compile(r"\.weight\.(absmax|quant_map|nested_absmax|nested_quant_map|quant_state\.bitsandbytes__\w+)$")
 """Names of tensors that bitsandbytes stores beside a weight."""
@@ -89,6 +90,15 @@ class Module:
     """bitsandbytes' ``quant_state``."""
     opaque: str = ""
     """Why this version does not decode it; empty if it does."""
+    rotation: int = 0
+    """Columns per group that a declared Hadamard rotation mixes; 0: none is declared."""
+    stated: StoredFormat | None = None
+    """Format that the Linear's own ``comfy_quant`` marker states; ``None``: it states none that is known here."""
+
+    @property
+    def zero_point(self) -> TensorEntry | None:
+        """Return the tensor that is subtracted from the codes before they are scaled, if any."""
+        return self.parts.get("weight_zero_point") or self.parts.get("weight_offset")
 
     @property
     def quantized(self) -> bool:
@@ -181,8 +191,7 @@ def _module(
     dialect = _dialect(weight, parts, hints, stem, marked=marked, packed=packed, tiles=tiles)
     state = hints.states.get(stem, {})
     decided = decide(weight, scale, parts, hints, stem, four)
-    if marker is not None and marker.get("convrot"):
-        decided = replace(decided, opaque="its rows are rotated (convrot), and this version does not undo rotations")
+    rotation, decided = _rotated(decided, weight, marker or {})
     return Module(
         name=stem,
         format=decided.format,
@@ -203,7 +212,43 @@ def _module(
         parts=parts,
         state=state,
         opaque=decided.opaque,
+        rotation=rotation,
+        stated=marker_format(str(marker.get("format", ""))) if marker is not None else None,
     )
+
+
+MARKED: dict[str, StoredFormat] = {
+    "float8_e4m3fn": "fp8",
+    "float8_e5m2": "fp8",
+    "nvfp4": "nvfp4",
+    "mxfp8": "mxfp8",
+    "mxfp4": "mxfp4",
+    "int8_tensorwise": "int8",
+    "int8_rowwise": "int8",
+    "int8_blockwise": "int8",
+}
+"""Formats of ``comfy_quant`` markers and of ``_quantization_metadata`` (ComfyUI's quant_ops.py), without suffixes."""
+PACKED_BY_KERNEL = ("w4a4", "w4a8", "w4a16", "int4", "svdquant", "awq", "gptq")
+"""Parts of a marker's format whose codes are packed for one kernel, two per byte."""
+
+
+def marker_format(name: str) -> StoredFormat | None:
+    """Return the format that a marker names: its scaling is a suffix (``float8_e4m3fn_rowwise``)."""
+    if any(part in name for part in PACKED_BY_KERNEL):
+        return "int4"
+    return next((form for start, form in MARKED.items() if name == start or name.startswith(f"{start}_")), None)
+
+
+def _rotated(decided: Decided, weight: TensorEntry, marker: Mapping[str, Any]) -> tuple[int, Decided]:
+    """Return the declared rotation of a Linear, and its format: not decoded if the rotation cannot be undone."""
+    if not marker.get("convrot") or decided.opaque or decided.format in FLOAT_FORMATS.values():
+        return 0, decided
+    size = marker.get("convrot_groupsize", 256)
+    if decided.format != "int8":
+        return 0, replace(decided, opaque="its rows are rotated (convrot), which is known for INT8 only")
+    if not isinstance(size, int) or isinstance(size, bool) or not is_rotation(size) or weight.shape[1] % size:
+        return 0, replace(decided, opaque=f"its marker declares a rotation of {size} columns, which fits no such row")
+    return size, replace(decided, code=rotated_name(size))
 
 
 def _dialect(
@@ -223,6 +268,10 @@ def _dialect(
         return "gguf"
     if "weight.absmax" in parts or "SCB" in parts:
         return "bitsandbytes"
+    if {"wscales", "wtscale", "proj_down"} & set(parts):
+        return "nunchaku"
+    if {"weight_offset", "deq_scale", "input_offset"} & set(parts) or hints.library == "modelslim":
+        return "modelslim"
     if stem in hints.types or hints.library == "torchao":
         return "torchao"
     if hints.library == "quanto":
@@ -282,6 +331,15 @@ def decide(
             return Decided(form.name, code=form.name, logical=shape, opaque=undecoded)
     if kind.startswith(GGUF_PREFIX):
         return Decided("gguf", code=kind.removeprefix(GGUF_PREFIX))
+    stated = str((hints.markers.get(stem) or {}).get("format", ""))
+    if marker_format(stated) == "int4" and kind in ("I8", "U8") and len(weight.shape) == 2:
+        packed = (weight.shape[0], weight.shape[1] * 2)
+        return Decided("int4", logical=packed, opaque=f"its marker says {stated}, which is packed for one kernel")
+    slim = hints.declared is not None and hints.declared.method == "modelslim"
+    if slim and hints.declared is not None and hints.declared.algo_of(stem).upper().startswith("W4A"):
+        return Decided("int4", opaque=f"msModelSlim packs {hints.declared.algo_of(stem)} for its own kernels")
+    if {"wscales", "wtscale", "proj_down"} & set(parts):
+        return Decided("int4", opaque="nunchaku packs it for its own kernels (SVDQuant)")
     if "Int4" in hints.types.get(stem, "") or "UIntx" in hints.types.get(stem, ""):
         return Decided("int4", opaque="torchao packs it for its own kernels")
     if kind in FP8_DTYPES:

@@ -17,6 +17,7 @@ PREFIXES: dict[str, str] = {
     "diffusion_model.": "ComfyUI",
     "_orig_mod.": "torch.compile",
     "module.": "DistributedDataParallel",
+    "_fsdp_wrapped_module.": "FullyShardedDataParallel",
     "transformer.": "a pipeline's state dict",
     "model.": "a training wrapper",
     "dit.": "a training wrapper",

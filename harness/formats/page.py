@@ -6,7 +6,7 @@ import sys
 from pathlib import Path
 
 from harness.formats.names import PREFIXES
-from harness.formats.registry import built_in_formats
+from harness.formats.registry import built_in_formats, title_of
 
 PAGE = Path(__file__).parents[2] / "docs" / "formats.md"
 DIALECTS = (
@@ -19,7 +19,7 @@ DIALECTS = (
     ),
     (
         "LightX2V",
-        "Wan's or Diffusers' names, `weight_scale` [N, 1], `weight_global_scale`, `input_absmax`",
+        "Wan's or Diffusers' names, `weight_scale` [N, 1], `weight_global_scale`, a file per block",
         "one table",
     ),
     ("City96 / QuantStack", "GGUF, Wan's names, `HighNoise/`, `LowNoise/`", "one table"),
@@ -27,8 +27,34 @@ DIALECTS = (
     ("optimum-quanto", "`to_q.weight._data`, `to_q.weight._scale`", "by parts of a weight"),
     ("bitsandbytes", "`to_q.weight.absmax`, `quant_state`, `SCB`", "beside the weight"),
     ("compressed-tensors", "`weight_packed`, `weight_global_scale` (a reciprocal)", "as they are"),
+    (
+        "comfy-kitchen",
+        "a `comfy_quant` tensor or `_quantization_metadata` per Linear; INT8 rotated in groups of columns (`convrot`)",
+        "one table",
+    ),
+    (
+        "msModelSlim",
+        "`quant_model_description*.json`, `weight_offset`, `deq_scale`; Wan's names",
+        "by the description",
+    ),
+    ("nunchaku", "`qweight`, `wscales`, `proj_down`", "named, not decoded"),
     ("packed QKV", "`attn1.to_qkv`, `self_attn.qkv`", "split into row ranges"),
 )
+PAIRS: tuple[tuple[str, tuple[str, ...], str], ...] = (
+    ("ModelOpt, SGLang's converter", ("nvfp4", "fp8", "mxfp8", "mxfp4"), "-"),
+    ("compressed-tensors", ("nvfp4", "fp8", "int8"), "INT4 in 32-bit words"),
+    ("ComfyUI, comfy-kitchen, Kijai", ("fp8", "nvfp4", "mxfp8", "int8"), "4-bit ConvRot, SVDQuant, AWQ markers"),
+    ("LightX2V", ("fp8", "int8", "nvfp4"), "-"),
+    ("DeepSeek's blocks", ("fp8",), "-"),
+    ("torchao", ("fp8", "int8", "mxfp8", "nvfp4"), "Int4Tensor, UIntx"),
+    ("bitsandbytes", ("nf4", "int8"), "a `quant_state` without type, shape or block size"),
+    ("optimum-quanto", ("fp8", "int8"), "qint4, qint2"),
+    ("msModelSlim", ("int8", "mxfp8"), "W4A4, W4A8, W4A16"),
+    ("ggml", ("gguf",), "types that the `gguf` library does not decode"),
+    ("nunchaku, GPTQ, AWQ", (), "all: packed for one kernel"),
+)
+"""Writer, formats that are proven against a base, and what of it is recognised and not decoded (`inconclusive`).
+`benchmarks/corpus/` holds a right checkpoint of each proven pair."""
 REFUSED = (
     ("PyTorch pickle (`.bin`, `.pt`, `.pth`, `.ckpt`)", "inconclusive", "never opened: loading one runs code"),
     ("git-lfs pointer", "fault", "the weights were not fetched"),
@@ -59,6 +85,14 @@ def page() -> str:
         "",
         "Without a base a quantized file is at best `inconclusive`: headers, names, key sets, scale values and the",
         "sanity of what is not quantized are checked; gains, nibble order, stale and exchanged experts are not proven.",
+        "",
+        "The limits of each ggml type, and what they were set from: `python -m benchmarks.inspect_gates --gguf`.",
+        "",
+        "## Formats by writer",
+        "",
+        "| written by | proven against a base | recognised, named, not decoded |",
+        "|---|---|---|",
+        *(f"| {who} | {', '.join(title_of(name) for name in proven) or '-'} | {not_} |" for who, proven, not_ in PAIRS),
         "",
         "## Dialects of names",
         "",

@@ -9,7 +9,7 @@ from harness.formats.spec import Format, Gate
 INT4: Final = Format(
     name="int4",
     title="INT4",
-    stored="I32 or U8 packed groups (GPTQ, AWQ, torchao, compressed-tensors, SVDQuant)",
+    stored="I32, U8 or I8 packed groups (GPTQ, AWQ, torchao, compressed-tensors, SVDQuant, ConvRot W4A4)",
     proof="recognised",
     gate=Gate(0.98, 0.90, 0.03, 0.05),
     noise=0.12,

@@ -18,7 +18,7 @@ def scale_values(stored: StoredLinear, entry: TensorEntry) -> F32:
 def readings(stored: StoredLinear) -> dict[str, F32]:
     """Return the values [rows, K] under the stored code table."""
     codes = stored.codes()
-    zero_point = stored.parts.get("weight_zero_point")
+    zero_point = stored.parts.get("weight_zero_point") or stored.parts.get("weight_offset")
     if stored.kind in ("block", "group") and stored.scale is not None:
         scales = scale_values(stored, stored.scale).reshape(stored.scale.shape)
         if zero_point is None:

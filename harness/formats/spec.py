@@ -74,6 +74,8 @@ class StoredLinear:
     dialect: str = ""
     state: Mapping[str, Any] = field(default_factory=dict)
     """bitsandbytes' ``quant_state``."""
+    rotation: int = 0
+    """Columns per group that a declared Hadamard rotation mixes; 0: none."""
 
     def row_bytes(self) -> bytes:
         """Return the bytes of the wanted rows."""

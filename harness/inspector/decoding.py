@@ -30,6 +30,7 @@ def stored_rows(source: Source, module: Module, rows: NDArray[np.int64]) -> Stor
         code=module.code,
         dialect=module.dialect,
         state=module.state,
+        rotation=module.rotation,
     )
 
 

@@ -30,7 +30,8 @@ GGUF_GATES = {
     "Q3_K": Gate(0.950, 0.85, 0.03, 0.08),
     "Q2_K": Gate(0.890, 0.70, 0.03, 0.15),
 }
-"""By ggml type; measured on the embedded model's Linears by ``python -m benchmarks.fault_corpus``."""
+"""By ggml type; ``python -m benchmarks.inspect_gates --gguf`` prints what they were set from: ggml's own quantizers,
+without an importance matrix, on the embedded model's and on drawn weights."""
 ROW_COSINE = 0.90
 """A row below this contradicts the reading that fits its tensor (measured: right rows stay above .97)."""
 ROW_CLAIM = 0.98
@@ -46,6 +47,8 @@ UNROUNDED = 0.99
 """Share of codes that the unrounded scale must explain (the division's own precision moves the rest)."""
 NEAR = 0.97
 """Share of block scales within one E4M3 step that the claim requires: other calibrations lie further away."""
+SUBNORMAL_SHARE = 0.5
+"""Share of subnormal block scales that no calibrated tensor reaches: its largest block scale is 448."""
 FULL_BLOCKS = 0.999
 """Share of blocks that use the format's largest code: all of them after max calibration."""
 
@@ -99,6 +102,8 @@ def state_of(measured: Measured, declared: str) -> State:
         and best >= OTHER_CODES
         and (found.gap or 0) >= gate.gap
     ):
+        return "contradicted"
+    if "_rotated_" in found.best + declared and found.best != declared and best >= gate.unrelated:
         return "contradicted"
     if best >= gate.cosine and (found.gap is None or found.gap >= gate.gap):
         return "proven" if found.best == declared else "contradicted"

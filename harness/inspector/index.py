@@ -8,7 +8,15 @@ from concurrent.futures import Executor
 from dataclasses import dataclass, field, replace
 from typing import Any, Literal
 
-from harness.formats.config import MAX_CONFIG_BYTES, NOTHING, Declaration, declaration, parse_json
+from harness.formats.config import (
+    DESCRIPTION,
+    MAX_CONFIG_BYTES,
+    NOTHING,
+    Declaration,
+    declaration,
+    described,
+    parse_json,
+)
 from harness.formats.errors import ConfigError, HeaderError
 from harness.formats.file_types import PICKLES, SNIFF, FileType, sniff
 from harness.formats.gguf_header import read_gguf_header
@@ -126,10 +134,10 @@ def load_component(
     config, declared, configs = _configs(source, prefix, names, metadata, naming, report)
     hints = Hints(
         declared,
-        _json_tensors(source, tensors, ".comfy_quant"),
+        {**_layer_markers(declared, naming), **_json_tensors(source, tensors, ".comfy_quant")},
         _torchao_types(metadata, naming),
         _json_tensors(source, tensors, ".weight.quant_state.bitsandbytes__"),
-        naming.library,
+        naming.library or ("modelslim" if declared.method == "modelslim" else ""),
     )
     return replace(
         empty,
@@ -183,6 +191,13 @@ def _unfused(entry: TensorEntry) -> dict[str, TensorEntry]:
             size, shape = entry.nbytes // len(parts), (rows // len(parts), *entry.shape[1:])
             split[name] = replace(entry, name=name, shape=shape, start=entry.start + number * size, nbytes=size)
     return split
+
+
+def _layer_markers(declared: Declaration, naming: Naming) -> dict[str, Mapping[str, Any]]:
+    """Return module to its entry in ``_quantization_metadata``, which says the same as a ``comfy_quant`` tensor."""
+    layers = declared.raw.get("layers") if declared.method == "comfy" else None
+    items = layers.items() if isinstance(layers, Mapping) else ()
+    return {module_to_diffusers(str(name), naming.prefix): item for name, item in items if isinstance(item, Mapping)}
 
 
 def _json_tensors(source: Source, tensors: Mapping[str, TensorEntry], mark: str) -> dict[str, Mapping[str, Any]]:
@@ -339,6 +354,12 @@ def _configs(
         config = body
         if body.get("quantization_config") is not None:
             attempt(path, body["quantization_config"], "config.json")
+    for path in sorted(name for name in present if DESCRIPTION.search(name) and not candidates):
+        read.append(path)
+        try:
+            attempt(path, described(read_json(source, path)), path.removeprefix(prefix))
+        except ConfigError as error:
+            report("fault", "config_invalid", f"{path}: {error.what}.", file=path)
     for key in ("quantization_config", "_quantization_metadata"):
         if key in metadata:
             try:

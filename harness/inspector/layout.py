@@ -14,7 +14,8 @@ from harness.inspector.sources import Source
 
 HIGH = re.compile(r"(^|[^a-z])high([^a-z]|noise|$)", re.IGNORECASE)
 LOW = re.compile(r"(^|[^a-z])low([^a-z]|noise|$)", re.IGNORECASE)
-SHARD = re.compile(r"-\d+-of-\d+\.(safetensors|gguf)$")
+SHARD = re.compile(r"-\d+-of-\d+\.(safetensors|gguf)$|(^|[/_-])(non_)?block(_\d+)?\.safetensors$")
+"""Parts of one transformer: numbered shards, and the files per block that LightX2V writes."""
 WAN_FOLDERS = {"high_noise_model": "transformer", "low_noise_model": "transformer_2"}
 """Wan's own repository: the expert of high noise runs first, as Diffusers' ``transformer`` does."""
 OTHER = re.compile(

@@ -20,6 +20,7 @@ from harness.formats.codecs import (
     encode_e4m3,
     unpack_nibbles,
 )
+from harness.formats.decode import ROTATIONS, rotated_name, undo_rotation
 from harness.formats.evidence import Exact, Fit, Sums, fit
 from harness.formats.header import TensorEntry
 from harness.formats.hypotheses import Blind, decode_fp8_readings, decode_readings, look_blind
@@ -92,18 +93,78 @@ def exact_nvfp4(base: F32, codes: U8, scales: U8, global_scale: float, block: in
     )
 
 
-def exact_fp8(base: F32, stored: U8, scale: F32) -> Exact:
+def exact_fp8(base: F32, stored: U8, scale: F32, *, search: bool = True) -> Exact:
     """Compare stored E4M3 bytes with ``base / scale``, divided in float32 and in bfloat16 (exporters use both).
 
     Args:
         base: [R, K]; stored: [R, K] bytes; scale: broadcastable to [R, 1].
+        search: whether to look for the scale before it was rounded to BF16; not for one that is stored in 16 bits.
     """
     in_f32 = encode_e4m3(base / scale)
     half = ml_dtypes.bfloat16
-    in_bf16 = encode_e4m3((base.astype(half) / scale.astype(half)).astype(np.float32))
-    agree = max(_share(_equal_fp8(in_f32, stored)), _share(_equal_fp8(in_bf16, stored)))
+    narrow = base.astype(half)
+    in_bf16 = encode_e4m3((narrow / scale.astype(half)).astype(np.float32))
+    # comfy-kitchen multiplies by the reciprocal, rounded to the weight's dtype
+    by_reciprocal = encode_e4m3((narrow * (np.float32(1) / scale).astype(half)).astype(np.float32))
+    agree = max(_share(_equal_fp8(codes, stored)) for codes in (in_f32, in_bf16, by_reciprocal))
+    unrounded = agree
+    # a search costs 160 encodings, so it runs only if the scale can have been rounded and the codes say that it was
+    if search and agree < UNEXPLAINED and np.array_equal(scale.astype(half).astype(np.float32), scale):
+        unrounded = max(agree, _before_rounding(base, stored, scale))
     alive = base.size > 0
-    return Exact(agree, 1.0, 1.0, agree, 1.0, int(stored.size if alive else 0))
+    near = 1.0 if agree >= UNEXPLAINED else _bracketing(base / scale, stored)
+    return Exact(agree, 1.0, near, unrounded, 1.0, int(stored.size if alive else 0))
+
+
+UNEXPLAINED = 0.999
+"""Share of agreeing codes below which their rounding is looked into."""
+SEARCHED_ROWS = 16
+
+
+def _bracketing(values: F32, stored: U8) -> float:
+    """Return the share of E4M3 codes that are one of the two neighbours of their value, or one step further at most.
+
+    Args:
+        values: [R, K] base over scale; stored: [R, K] bytes. Any way of rounding gives a neighbour; the further step is
+            room for arithmetic in BF16, and is granted on the side of the value only.
+    """
+    fresh = encode_e4m3(values)
+    table = FP8_TABLES["e4m3"]
+    steps = _ordered(stored) - _ordered(fresh)
+    side = np.sign(np.clip(values, -448.0, 448.0) - table[fresh])
+    return _share(
+        (steps == 0) | (steps == side) | (np.abs(steps) == 1) & (np.abs(values - table[fresh]) < SLACK * np.abs(values))
+    )
+
+
+SLACK = 2.0**-7
+"""Relative room for division and scale in BF16."""
+
+
+def _ordered(codes: U8) -> NDArray[np.int64]:
+    """Return E4M3 bytes as integers that rise with their value: 0 and -0 are 0."""
+    magnitude = (codes & 0x7F).astype(np.int64)
+    return np.where(codes & 0x80, -magnitude, magnitude)
+
+
+def _before_rounding(base: F32, stored: U8, scale: F32) -> float:
+    """Return the largest share of codes that one scale within BF16's rounding (2**-8) of the stored one explains.
+
+    Args:
+        base: [R, K]; stored: [R, K] bytes; scale: [R, 1] or [1, 1], in steps of BF16. Rows with a scale each are
+            searched one by one.
+    """
+    base, stored = base[:SEARCHED_ROWS], stored[:SEARCHED_ROWS]
+    scale = scale[:SEARCHED_ROWS] if len(scale) > 1 else scale
+    best, share = np.ones_like(scale), np.zeros(scale.shape)
+    for step in (2.0**-14, 2.0**-18):
+        centre = best
+        for shift in np.arange(-64, 65) * step:
+            factor = np.asarray(centre + shift, dtype=np.float32)
+            equal = _equal_fp8(encode_e4m3(base / (scale * factor)), stored)
+            agree = equal.mean(axis=1, keepdims=True) if len(scale) > 1 else equal.mean().reshape(1, 1)
+            best, share = np.where(agree > share, factor, best), np.maximum(share, agree)
+    return float(share.mean())
 
 
 def _tolerant(same: Flags, retry: Callable[[np.float32], Flags]) -> Flags:
@@ -187,7 +248,8 @@ def measure(
         return _nvfp4(expert, source, module, rows, base, other, global_scale)
     if module.opaque:
         return Measured(expert, module, rows, global_scale)
-    if module.format in ("fp8", "int8") and module.kind in PLAIN_KINDS and "weight_zero_point" not in module.parts:
+    plain = module.kind in PLAIN_KINDS and module.zero_point is None and not module.rotation
+    if module.format in ("fp8", "int8") and plain:
         return _fp8(expert, source, module, rows, base, other)
     if module.kind == "other":
         return Measured(expert, module, rows, global_scale)  # the scale_shapes check names it
@@ -217,6 +279,18 @@ def _decoded(
     if other_rows is not None:
         found = replace(found, other=Sums.of(decoded[found.best], other_rows).score().cosine)
     return replace(result, fit=found)
+
+
+def _unrotated(values: F32, base: F32) -> dict[str, F32]:
+    """Return the readings of INT8 rows [R, K] with a rotation undone, if the rows do not fit the base as they are."""
+    if Sums.of(values, base).score().cosine >= UNROTATED:
+        return {}
+    sizes = [size for size in ROTATIONS if values.shape[1] % size == 0]
+    return {rotated_name(size): undo_rotation(values, size) for size in sizes}
+
+
+UNROTATED = 0.9
+"""Cosine from which INT8 rows are the base's own; rotated ones stay below .1."""
 
 
 def _base_rows(anchor: Anchor | None, module: Module, rows: NDArray[np.int64]) -> F32 | None:
@@ -321,9 +395,13 @@ def _fp8(
     finite = np.where(np.isfinite(channel) & (channel != 0), channel, np.float32(1))
     mean = float(np.exp(np.log(np.abs(finite)).mean()))
     decoded = decode_fp8_readings(stored, (finite / np.float32(mean)).astype(np.float32))
+    if module.format == "int8":
+        decoded |= _unrotated(decoded["int8"], anchor_rows)
     found = fit(decoded, anchor_rows, mean if np.isfinite(channel).all() and (channel != 0).all() else float("nan"))
     if found.best == "e4m3" and module.weight.dtype == "F8_E4M3" and module.scale is not None:
-        found = replace(found, exact=closest(exact_fp8(values, stored, finite) for values in as_exported(anchor_rows)))
+        wide = module.scale.dtype not in ("BF16", "F16")
+        recomputed = (exact_fp8(values, stored, finite, search=wide) for values in as_exported(anchor_rows))
+        found = replace(found, exact=closest(recomputed))
     other_rows = _base_rows(other, module, rows)
     if other_rows is not None:
         found = replace(found, other=Sums.of(decoded[found.best], other_rows).score().cosine)

@@ -7,10 +7,10 @@ from collections.abc import Sequence
 
 from harness.formats.modules import block_of, is_scale, summary_format
 from harness.inspector.assemble import Assembly
-from harness.inspector.checks.base import recipe_of
 from harness.inspector.checks.contract_rules import resolved
 from harness.inspector.checks.encoding import declared_of, related
 from harness.inspector.context import Context
+from harness.inspector.explain import recipe_of
 from harness.inspector.findings import finding, jsonable
 from harness.inspector.gates import state_of
 from harness.inspector.gather import Gathered, Plan
@@ -256,7 +256,9 @@ def coverage(context: Context, plan: Plan, found: Gathered) -> tuple[list[str], 
         if expert not in plan.base and not context.quantized(expert) and component.tensors:
             left.append(f"{expert}: without its base nothing shows that these are the weights that they should be")
         if expert not in plan.base and context.quantized(expert):
-            left.append(f"{expert}: without its base: nibble order, gains, stale or swapped experts, excluded tensors")
+            four = any(module.format in ("nvfp4", "mxfp4") for module in context.quantized(expert).values())
+            order = "nibble order, " if four else ""
+            left.append(f"{expert}: without its base: {order}gains, stale or swapped experts, excluded tensors")
         if component.source.is_local is False and found.failed is not None:
             left.append(f"{expert}: {found.planned - found.finished} of {found.planned} planned reads")
     if not context.options.contracts:

@@ -1,144 +1,16 @@
-"""Compares a checkpoint with its base: recomputed codes, unquantized tensors, and the right expert."""
+"""Compares a checkpoint with its base: unquantized tensors, and the right expert."""
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterator
 
-from harness.formats.evidence import Exact
 from harness.formats.modules import summary_format
-from harness.formats.registry import known_formats
-from harness.inspector.checks.encoding import holds_other, other_base, other_votes, own_related, related
+from harness.inspector.checks.encoding import holds_other, other_base, other_votes, related
 from harness.inspector.checks.registration import check
-from harness.inspector.checks.values import gain_rows
 from harness.inspector.context import Context
 from harness.inspector.findings import finding, some
-from harness.inspector.gates import EXACT, FULL_BLOCKS, NEAR, STALE, UNROUNDED, bad_rows, gain_limit, gate_of
 from harness.inspector.gather import Compared
-from harness.inspector.measure import Measured
 from harness.records.inspection import InspectionFinding
-
-
-def is_exact(exact: Exact) -> bool:
-    """Return whether every recomputed value agrees: made from exactly this base by max calibration."""
-    return exact.codes >= EXACT and exact.scales >= EXACT
-
-
-def claim_allowed(item: Measured, exact: Exact) -> bool:
-    """Return whether a mismatch may be reported as stale: max calibration of almost these weights, no smoothing."""
-    return item.module.recipe == "" and exact.full_blocks >= FULL_BLOCKS and exact.near >= NEAR
-
-
-def recipe_of(item: Measured) -> str:
-    """Return the recipe of a module: its own, ``max`` if its codes could be recomputed, else ``other``."""
-    if item.module.recipe:
-        return item.module.recipe
-    exact = item.fit.exact if item.fit else None
-    if exact is None:
-        return ""
-    return "max" if is_exact(exact) or claim_allowed(item, exact) else "other"
-
-
-@check(
-    "requantize",
-    cost="rows",
-    codes=("codes_from_unrounded_scale", "base_stale"),
-    notes=("recipe_not_recomputable",),
-    order=300,
-)
-def requantized_codes(context: Context) -> Iterator[InspectionFinding]:
-    """Report codes of a stale base, and codes that were computed with scales other than the stored scales."""
-    for expert in context.experts:
-        stale: list[str] = []
-        unrounded: list[str] = []
-        unknown: list[str] = []
-        measured = own_related(context, expert)
-        for name, item in measured.items():
-            exact = item.fit.exact if item.fit else None
-            if item.fit is None or exact is None or item.fit.scores[item.fit.best].cosine < gate_of(item).unrelated:
-                continue
-            if item.module.scale is not None and item.module.scale.dtype in ("BF16", "F16"):
-                continue  # a rounded scale explains other codes, and scale_dtypes names it
-            if bad_rows(item.fit):
-                continue  # the rows are named one by one
-            if is_exact(exact) or (abs(item.fit.scores[item.fit.best].gain - 1) > gain_limit(item)):
-                continue
-            if min(exact.codes, exact.scales) >= EXACT - len(gain_rows(item)) / max(len(item.rows), 1):
-                continue  # the rows with a wrong gain, which are named one by one, explain all of the difference
-            if exact.scales >= EXACT and exact.unrounded >= UNROUNDED and exact.codes < STALE:
-                unrounded.append(name)
-            elif not claim_allowed(item, exact):
-                unknown.append(name)
-            elif min(exact.codes, exact.scales) < STALE:
-                stale.append(name)
-            else:
-                unknown.append(name)
-        if unrounded:
-            yield _finding(
-                "codes_from_unrounded_scale",
-                expert,
-                unrounded,
-                measured,
-                "were rounded with block scales before those were rounded to E4M3",
-            )
-        if stale:
-            yield _finding("base_stale", expert, stale, measured, _of_other_weights(stale, measured))
-        if unknown:
-            yield finding(
-                "info",
-                "recipe_not_recomputable",
-                f"{expert}: {len(unknown)} Linears ({some(unknown)}) follow a recipe that cannot be recomputed "
-                "bit-exactly from the base: a base that changed by under about 3 % would not be seen.",
-                expert=expert,
-                evidence={"count": len(unknown)},
-            )
-
-
-def _of_other_weights(stale: list[str], measured: dict[str, Measured]) -> str:
-    """Return the end of the sentence about stale Linears: their share, and their distance from the base."""
-    if len(stale) * 2 <= len(measured):
-        return "were quantized from weights that differ from the base"
-    far = sorted(distance for name in stale if (distance := distance_of(measured[name])) is not None)
-    size = f", by about {far[len(far) // 2] * 100:.2g} % in the median Linear" if far else ""
-    return (
-        f"and so {len(stale)} of {len(measured)} Linears are other weights than the base's{size}: a base of another "
-        "version, or a distilled, merged or further trained model, which the case names as its own base"
-    )
-
-
-def distance_of(item: Measured) -> float | None:
-    """Relative L2 distance of the quantized weights from the base, the format's own rounding taken off.
-
-    Rounding and the difference of the weights are independent, so their squares add up to the relative error's.
-    """
-    fit = item.fit
-    if fit is None:
-        return None
-    error, noise = fit.scores[fit.best].relative_error, known_formats()[item.module.format].noise
-    return math.sqrt(max(error**2 - noise**2, 0.0)) if math.isfinite(error) else None
-
-
-def _finding(code: str, expert: str, names: list[str], measured: dict[str, Measured], text: str) -> InspectionFinding:
-    found = measured[names[0]].fit
-    exact = found.exact if found else None
-    assert exact is not None  # noqa: S101 - only modules with recomputed codes come here
-    return finding(
-        "fault",
-        code,
-        f"{expert}: codes of {some(names)} {text} ({(1 - exact.codes) * 100:.2f} % of codes and "
-        f"{(1 - exact.scales) * 100:.2f} % of block scales differ).",
-        expert=expert,
-        module=names[0],
-        evidence={
-            "codes": exact.codes,
-            "scales": exact.scales,
-            "unrounded": exact.unrounded,
-            "modules": names[:20],
-            "count": len(names),
-        },
-        next_command="export again from the case's base, or name the base that was used (base: in the case)",
-    )
-
 
 # What was not quantized must be the base's, byte for byte.
 
@@ -218,6 +90,8 @@ def experts_policy(context: Context) -> Iterator[InspectionFinding]:
     if len(formats) < 2:
         return
     first, second = sorted(formats)[:2]
+    if not all(context.modules[expert] for expert in (first, second)):
+        return  # nothing was read of one of them: files names why, and its format is not known
     if formats[first] != formats[second]:
         overridden = [name for name, component in context.experts.items() if component.role == "override"]
         why = f" (only {some(overridden)} is overridden)" if overridden else ""

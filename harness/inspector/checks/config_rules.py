@@ -51,8 +51,11 @@ def declaration_against_tensors(context: Context) -> Iterator[InspectionFinding]
         wrong = sorted(
             name
             for name, module in quantized.items()
-            if declared.format_of(name) in DECIDED and module.format not in (declared.format_of(name), "unknown")
+            if module.stated is None
+            and declared.format_of(name) in DECIDED
+            and module.format not in (declared.format_of(name), "unknown")
         )
+        yield from _marked_otherwise(expert, quantized)
         if wrong:
             algorithms = sorted({declared.algo_of(name) for name in wrong})
             formats = sorted({quantized[name].format for name in wrong})
@@ -67,9 +70,30 @@ def declaration_against_tensors(context: Context) -> Iterator[InspectionFinding]
             )
 
 
+def _marked_otherwise(expert: str, quantized: Mapping[str, Module]) -> Iterator[InspectionFinding]:
+    """Report Linears whose own ``comfy_quant`` marker names another format than their bytes have."""
+    wrong = sorted(
+        name
+        for name, module in quantized.items()
+        if module.stated is not None and module.format not in (module.stated, "unknown")
+    )
+    if wrong:
+        stated = sorted({str(quantized[name].stated) for name in wrong})
+        stored = sorted({quantized[name].format for name in wrong})
+        yield finding(
+            "fault",
+            "format_mismatch",
+            f"{expert}: the markers of {len(wrong)} Linears state {', '.join(stated)}, and they are stored as "
+            f"{', '.join(stored)} ({some(wrong)}).",
+            expert=expert,
+            module=wrong[0],
+            evidence={"declared": stated, "stored": stored, "modules": wrong[:20], "count": len(wrong)},
+        )
+
+
 def _declares_itself(module: Module) -> bool:
     """Return whether a Linear carries its own declaration: a marker, a name, or a file type that its readers know."""
-    return module.dialect in ("comfy", "gguf", "bitsandbytes", "torchao", "quanto")
+    return module.dialect in ("comfy", "gguf", "bitsandbytes", "torchao", "quanto", "nunchaku", "modelslim")
 
 
 def _read_by_options(component: Component, quantized: Mapping[str, Module]) -> bool:
@@ -91,7 +115,7 @@ def _read_by_options(component: Component, quantized: Mapping[str, Module]) -> b
 
 DECIDED = ("nvfp4", "fp8", "mxfp8", "mxfp4", "int8")
 """Formats that a declaration can name unambiguously."""
-LISTING = ("", "modelopt", "fp8", "fbgemm_fp8", "compressed-tensors", "mxfp8", "mxfp4", "nvfp4")
+LISTING = ("", "modelslim", "modelopt", "fp8", "fbgemm_fp8", "compressed-tensors", "mxfp8", "mxfp4", "nvfp4")
 """Declarations whose ignore list decides what a runtime allocates quantized. ComfyUI lists the quantized layers,
 torchao, bitsandbytes and quanto know them by their tensors."""
 
@@ -132,8 +156,13 @@ def ignore_against_tensors(context: Context) -> Iterator[InspectionFinding]:
             yield finding(
                 "fault",
                 "ignore_incomplete",
-                f"{expert}: {some(forgotten)} are stored unquantized and the ignore list of {declared.origin} does not "
-                "name them: a runtime allocates them quantized and fills their scales.",
+                f"{expert}: {some(forgotten)} are stored unquantized and "
+                + (
+                    f"{declared.origin} lists them as quantized"
+                    if declared.layers
+                    else f"the ignore list of {declared.origin} does not name them"
+                )
+                + ": a runtime allocates them quantized and fills their scales.",
                 expert=expert,
                 module=forgotten[0],
                 evidence={"modules": forgotten[:20], "count": len(forgotten)},

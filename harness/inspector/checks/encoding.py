@@ -13,6 +13,7 @@ from harness.formats.registry import title_of
 from harness.inspector.checks.registration import check
 from harness.inspector.context import Context, declared_reading
 from harness.inspector.decoding import declared_rule
+from harness.inspector.explain import explain
 from harness.inspector.findings import finding, some
 from harness.inspector.gates import ROW_CLAIM, bad_rows, gate_of, is_fnuz, state_of
 from harness.inspector.measure import PLAIN_KINDS, Measured
@@ -22,6 +23,8 @@ OTHER_MARGIN = 0.002
 """Lead in cosine by which the other expert's base must fit better."""
 OTHER_BASE_SHARE = 0.8
 """Share of differing unquantized tensors above which the base is another model's."""
+MIXED_CODES = ("gguf", "nf4")
+"""Formats whose tensors each state their own code: GGUF files mix Q4_K, Q5_0 and Q6_K by design."""
 PARTS = {"nibble_order": 0, "scale_layout": 1}
 WORDS = {
     "low_first": "low nibble first",
@@ -88,6 +91,7 @@ def other_base(context: Context, expert: str) -> bool:
         "nibble_order",
         "scale_layout",
         "fp8_code_table",
+        "rotation_differs",
         "weight_transposed",
         "weights_unrelated",
         "row_corrupt",
@@ -107,7 +111,14 @@ def encoding(context: Context) -> Iterator[InspectionFinding]:
         }
         by_format: dict[str, Counter[str]] = {}
         for item in measured.values():
-            if item.fit and item.fit.scores[item.fit.best].cosine >= gate_of(item).cosine:
+            if (
+                item.fit is None
+                or item.module.format in MIXED_CODES
+                or item.module.rotation
+                or "_rotated_" in item.fit.best
+            ):
+                continue  # each Linear says whether it is rotated: ComfyUI rotates those whose width allows it
+            if item.fit.scores[item.fit.best].cosine >= gate_of(item).cosine:
                 by_format.setdefault(item.module.format, Counter())[item.fit.best] += 1
         yield from _contradicted(context, expert, measured, states)
         yield from _rows(context, expert, measured)
@@ -122,7 +133,9 @@ def encoding(context: Context) -> Iterator[InspectionFinding]:
                 expert=expert,
                 evidence=dict(readings),
             )
-        unclear = sorted(name for name, state in states.items() if state == "inconclusive")
+        unclear = sorted(
+            name for name, state in states.items() if state == "inconclusive" and not _has_reason(measured[name])
+        )
         if unclear:
             worst = min(unclear, key=lambda name: measured[name].fit.scores[measured[name].fit.best].cosine)  # type: ignore[union-attr]
             yield finding(
@@ -139,6 +152,11 @@ def encoding(context: Context) -> Iterator[InspectionFinding]:
                     else "quantgate inspect … --full"
                 ),
             )
+
+
+def _has_reason(item: Measured) -> bool:
+    """Return whether `gains` names the reason for which a Linear lies between the gates."""
+    return any(explained.reason != "recipe_not_recomputable" for explained in explain(item))
 
 
 def _contradicted(
@@ -158,6 +176,8 @@ def _contradicted(
             for code, part in PARTS.items():
                 if said[part] != proven[part]:
                     groups.setdefault(code, []).append(name)
+        elif "_rotated_" in item.fit.best or item.module.rotation:
+            groups.setdefault("rotation_differs", []).append(name)
         else:
             groups.setdefault("fp8_code_table", []).append(name)
     for code, names in groups.items():
@@ -191,9 +211,18 @@ def _sentence(context: Context, expert: str, code: str, names: list[str], item: 
         return f"{expert}: bytes of {count} say {proven} ({cosines}), and the checkpoint says otherwise ({why})."
     if code == "fp8_code_table":
         return f"{expert}: 8-bit codes of {count} are {item.fit.best}, not {declared} ({cosines})."
+    if code == "rotation_differs":
+        proven, stated = (_rotation_text(name) for name in (item.fit.best, declared))
+        return f"{expert}: rows of {count} are {proven} ({cosines}), and the checkpoint says {stated}."
     if code == "weight_transposed":
         return f"{expert}: {count} are stored transposed."
     return f"{expert}: {count} are codes of other weights than the base's under every reading ({cosines})."
+
+
+def _rotation_text(reading: str) -> str:
+    """Return a reading of INT8 codes in words: ``int8_rotated_256`` gives ``rotated in groups of 256 columns``."""
+    size = reading.rpartition("_rotated_")[2]
+    return f"rotated in groups of {size} columns" if "_rotated_" in reading else "not rotated"
 
 
 def _remedy(code: str, item: Measured) -> str:
@@ -204,6 +233,10 @@ def _remedy(code: str, item: Measured) -> str:
         )
     if code == "scale_layout":
         return f"set checkpoint_weight_scale_layout: {item.fit.best.split('/')[1]} in quantization_config"
+    if code == "rotation_differs":
+        size = item.fit.best.rpartition("_rotated_")[2]
+        state = f'"convrot": true, "convrot_groupsize": {size}' if size.isdigit() else 'no "convrot"'
+        return f"write {state} into the comfy_quant marker of these layers"
     return "compare with the export that made it: quantgate inspect A --against B"
 
 
@@ -214,11 +247,12 @@ def _numbers(item: Measured) -> dict[str, object]:
 
 
 def _rows(context: Context, expert: str, measured: dict[str, Measured]) -> Iterator[InspectionFinding]:
-    """Report single rows that only another reading explains, or that no reading explains."""
+    """Report single rows that only another reading explains, or that no reading explains, in a sentence per reading."""
+    groups: dict[tuple[str, str], dict[str, tuple[list[int], dict[str, float], str]]] = {}
     for name, item in measured.items():
         fit = item.fit
-        if fit is None or is_fnuz(item):
-            continue
+        if fit is None or is_fnuz(item) or item.nan_values:
+            continue  # weight_values names NaN, which spoil their rows under every reading
         rows = bad_rows(fit)
         if not rows or len(rows) * 2 >= len(item.rows) or _broken_scales(context, expert, item):
             continue
@@ -229,13 +263,24 @@ def _rows(context: Context, expert: str, measured: dict[str, Measured]) -> Itera
         if scores[best] >= ROW_CLAIM and "/" in best:
             code = "nibble_order" if best.split("/")[0] != fit.best.split("/")[0] else "scale_layout"
         text = f"are {best.replace('_', ' ')}" if code != "row_corrupt" else "fit the base under no reading"
+        groups.setdefault((code, text), {})[name] = (numbers, scores, fit.best)
+    for (code, text), names in groups.items():
+        first, others = next(iter(names)), len(names) - 1
+        numbers, scores, best = names[first]
+        more = f", and rows of {others} more Linears," if others else ""
         yield finding(
             "fault",
             code,
-            f"{expert}: rows {some([str(number) for number in numbers])} of {name} {text}, unlike its other rows.",
+            f"{expert}: rows {some([str(row) for row in numbers])} of {first}{more} {text}, unlike the other rows.",
             expert=expert,
-            module=name,
-            evidence={"rows": numbers[:50], "cosine": scores, "tensor": fit.best},
+            module=first,
+            evidence={
+                "rows": numbers[:50],
+                "cosine": scores,
+                "tensor": best,
+                "modules": list(names)[:20],
+                "count": len(names),
+            },
         )
 
 

@@ -36,7 +36,11 @@ def scale_tensors_present(context: Context) -> Iterator[InspectionFinding]:
         )
         if renamed:
             yield _absent("scale_renamed", expert, renamed, "carry their scale under the name of its inverse")
-        four = [item for item in quantized.values() if item.spec.two_level and item.dialect != "torchao"]
+        # torchao's class may have one level only: then no Linear of the file set has the second
+        four = [item for item in quantized.values() if item.spec.two_level]
+        if not any(item.global_scale is not None for item in four):
+            measured = context.measured.get(expert, {})
+            four = [m for m in four if m.dialect != "torchao" or (m.name in measured and _wrong_size(measured[m.name]))]
         casts = cast_candidates(context, expert)
         absent = sorted(
             m.name for m in quantized.values() if m.scale is None and m.name not in (*renamed, *casts) and m.spec.scales

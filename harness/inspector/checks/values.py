@@ -3,17 +3,16 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 
-import numpy as np
 from packaging.version import InvalidVersion, Version
 
 from harness.inspector.checks.encoding import own_related
 from harness.inspector.checks.registration import check
 from harness.inspector.context import Context
+from harness.inspector.explain import FACTORS, explain
 from harness.inspector.findings import finding, some
-from harness.inspector.gates import ROW_GAIN, bad_rows, gain_limit, gate_of, is_fnuz
-from harness.inspector.measure import Measured
+from harness.inspector.gates import SUBNORMAL_SHARE, is_fnuz
 from harness.records.inspection import InspectionFinding
 
 LARGEST_GLOBAL = 1.0
@@ -171,6 +170,8 @@ def constant_scales(context: Context) -> Iterator[InspectionFinding]:
                 own[name] = values[entry.name][0]
         if len(own) < LEAST_LINEARS or len(set(own.values())) > 1:
             continue
+        if _explained(context, expert, own):
+            continue
         value = next(iter(own.values()))
         four = any(module.spec.two_level for module in quantized.values())
         yield finding(
@@ -182,6 +183,18 @@ def constant_scales(context: Context) -> Iterator[InspectionFinding]:
             evidence={"scale": value, "count": len(own)},
             next_command="export again with calibrated scales",
         )
+
+
+def _explained(context: Context, expert: str, names: Collection[str]) -> bool:
+    """Return whether another check reports the wrong scales of an expert: by their factors, or as subnormal."""
+    measured = context.measured.get(expert, {})
+    small = any(
+        item.blind is not None and item.blind.subnormal > SUBNORMAL_SHARE
+        for name, item in measured.items()
+        if name in names
+    )
+    reasons = (explain(item) for name, item in own_related(context, expert).items() if name in names)
+    return small or any(item.reason in FACTORS for items in reasons for item in items)
 
 
 LEAST_LINEARS = 8
@@ -212,10 +225,6 @@ def subnormal_scales(context: Context) -> Iterator[InspectionFinding]:
             evidence={"share": small[name], "global_scale": outer, "modules": sorted(small)[:20], "count": len(small)},
             next_command="export again with weight_scale_2 = amax / (6 * 448)",
         )
-
-
-SUBNORMAL_SHARE = 0.5
-"""Share of subnormal block scales that no calibrated tensor reaches: its largest block scale is 448."""
 
 
 @check("plain_values", cost="rows", codes=("weights_nan", "weights_zero"), order=210)
@@ -315,98 +324,3 @@ def _never_zero(context: Context, expert: str) -> bool:
         return name == "modelopt" and Version(version) >= CLAMPS_SINCE
     except InvalidVersion:
         return False
-
-
-# Fitted gains: an inverted, dropped or misread scale changes no cosine; only the gain shows it.
-
-
-TEXTS = {
-    "global_scale_inverted": "their scale is the reciprocal of what it must be",
-    "scale_dropped": "their scale is exactly 1: it was dropped, or a converter filled it in",
-    "fp8_fnuz": "their bytes are E4M3 FNUZ, read as E4M3 FN they are twice too large",
-    "gain": "their scale is wrong by that factor",
-}
-
-
-@check("gain", cost="rows", codes=("gain", "row_gain", "global_scale_inverted", "scale_dropped", "fp8_fnuz"), order=290)
-def gains(context: Context) -> Iterator[InspectionFinding]:
-    """Report tensors and rows whose least-squares gain over the base is not 1."""
-    for expert in context.experts:
-        groups: dict[str, list[str]] = {}
-        measured = own_related(context, expert)
-        for name, item in measured.items():
-            code = _name(item)
-            if code:
-                groups.setdefault(code, []).append(name)
-            elif rows := gain_rows(item):
-                yield _row_finding(expert, name, item, rows)
-        for code, names in groups.items():
-            found = measured[names[0]].fit
-            assert found is not None  # noqa: S101 - `related` keeps only these
-            gain = found.scores[found.best].gain
-            yield finding(
-                "fault",
-                code,
-                f"{expert}: {some(names)} decode to {gain:.4g} times the base "
-                f"(cos {found.scores[found.best].cosine:.4f}): {TEXTS[code]}.",
-                expert=expert,
-                module=names[0],
-                evidence={"gain": gain, "scale": found.scale, "modules": names[:20], "count": len(names)},
-            )
-
-
-def _name(item: Measured) -> str:
-    found = item.fit
-    assert found is not None  # noqa: S101 - `related` keeps only these
-    gate, limit, score = gate_of(item), gain_limit(item), found.scores[found.best]
-    if _unscaled(item) or (item.module.format == "fp8" and found.best != (item.module.code or "e4m3")):
-        return ""  # scale_tensors and scalar_values name a scale that is absent, zero or not finite
-    if score.cosine < gate.unrelated or abs(score.gain - 1) <= limit or not math.isfinite(score.gain):
-        return ""
-    if len(bad_rows(found)) and abs(float(np.median(found.sums[found.best].row_gain(found.scale))) - 1) <= limit:
-        return ""  # a few broken rows: named row by row
-    per_row = found.sums[found.best].row_gain(found.scale)
-    if item.channel_scale is not None and item.channel_scale.size > 1 and abs(float(np.median(per_row)) - 1) <= limit:
-        return ""
-    if found.scale and abs(score.gain / found.scale**2 - 1) < 0.1 and abs(found.scale - 1) > 0.1:
-        return "global_scale_inverted"
-    if found.scale == 1.0 and item.module.spec.modelopt and item.module.kind not in ("block", "group"):
-        return "scale_dropped"
-    if is_fnuz(item):
-        return "fp8_fnuz"
-    return "gain"
-
-
-def _unscaled(item: Measured) -> bool:
-    found = item.fit
-    if item.module.format in ("gguf", "nf4"):
-        return False
-    outer = item.module.global_scale if item.module.format == "nvfp4" else item.module.scale
-    return outer is None or found is None or not math.isfinite(found.scale) or found.scale <= 0
-
-
-def gain_rows(item: Measured) -> list[int]:
-    """Return rows (positions in the sample) whose least-squares gain over the base is not 1; `gains` names them."""
-    found = item.fit
-    assert found is not None  # noqa: S101 - `related` keeps only these
-    sums = found.sums[found.best]
-    if found.scores[found.best].cosine < gate_of(item).unrelated or _unscaled(item):
-        return []
-    gain = sums.row_gain(found.scale)
-    broken = set(bad_rows(found))
-    return [int(i) for i in range(len(gain)) if abs(gain[i] - 1) > ROW_GAIN and i not in broken and sums.bb[i] > 0]
-
-
-def _row_finding(expert: str, name: str, item: Measured, rows: list[int]) -> InspectionFinding:
-    found = item.fit
-    assert found is not None  # noqa: S101 - `related` keeps only these
-    numbers = [int(item.rows[row]) for row in rows]
-    gain = float(found.sums[found.best].row_gain(found.scale)[rows[0]])
-    return finding(
-        "fault",
-        "row_gain",
-        f"{expert}: rows {some([str(number) for number in numbers])} of {name} decode to {gain:.4g} times the base.",
-        expert=expert,
-        module=name,
-        evidence={"rows": numbers[:50], "gain": gain},
-    )
