@@ -17,8 +17,12 @@ from harness.records.inspection import InspectionFinding
 
 NEEDED: dict[str, set[str]] = {}
 """Check to the mutants that are no longer named when it is removed; filled by the fault tests, read by the last one."""
-ELSEWHERE = {"blind_layout", "unproven", "contract_settings", "contract_repositories", "contract_schedule"}
-"""Checks for checkpoints without a base (test_without_base.py), and remarks about a runtime (test_contracts.py)."""
+ELSEWHERE = {
+    *("blind_layout", "unproven"),  # checkpoints without a base: test_without_base.py
+    *("contract_settings", "contract_repositories", "contract_schedule"),  # remarks about a runtime: test_contracts.py
+    "group_size",  # test_value_findings.py
+}
+"""Checks that no mutant of the corpus needs."""
 
 
 def named(fault: Fault, findings: list[InspectionFinding]) -> bool:

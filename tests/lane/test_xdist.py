@@ -6,16 +6,15 @@ import re
 import subprocess
 import sys
 from collections import defaultdict
-from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 import pytest
+from fake_gpus import fake_gpus
 from lane_actions import alive
 
 from harness.lane.durations import CaseTimes, History
 from harness.machine.leases import acquire
 from harness.records.case_record import CaseRecord
-from harness.records.identity import Device
 
 if TYPE_CHECKING:
     from conftest import Project
@@ -158,11 +157,11 @@ def test_two_runs_on_one_gpu_wait_for_each_other(project: Project) -> None:
 
 
 def test_a_run_that_gets_no_gpu_says_who_holds_it_and_leaves_a_record(
-    project: Project, gpus: Callable[[int], tuple[Device, ...]]
+    project: Project,
 ) -> None:
     project.gpus = 1
     project.write_cases({"one": ("m1", "pass")})
-    with acquire(gpus(1), 0, folder=project.root / "leases", run="mine"):
+    with acquire(fake_gpus(1), 0, folder=project.root / "leases", run="mine"):
         done = project.pytest("--gpu-wait", "0.5")
     assert done.returncode == 18
     assert "FAKE-0 by process" in done.stdout

@@ -18,6 +18,8 @@ import socket
 import sys
 from typing import Any
 
+from xdist import workermanage
+
 WITH_TORCH = ("engine", "runtimes")
 """Rooms with modules that import torch."""
 
@@ -52,6 +54,8 @@ def become(request: dict[str, Any]) -> None:
     sys.argv = [request["program"], *request["arguments"]]
     paths = [path for path in request["environment"].get("PYTHONPATH", "").split(os.pathsep) if path]
     sys.path[:0] = [request["cwd"] if request["program"] == "pytest" else "", *paths]
+    # xdist gives its workers the path that it found when it was imported, which was in the server
+    workermanage._sys_path = list(sys.path)
 
 
 def run(program: str) -> int:
@@ -59,7 +63,7 @@ def run(program: str) -> int:
     if program == "pytest":
         import pytest
 
-        return pytest.console_main()
+        return int(pytest.main())
     from harness.cli.app import main
 
     main()
