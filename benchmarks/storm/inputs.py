@@ -79,7 +79,7 @@ class Reader(NamedTuple):
     keeps: bool = True
     """Whether reading must leave the file as it is. A torn last line of a log is cut off on purpose."""
     names: bool = False
-    """Whether the file's content is names of files, which an error must quote."""
+    """Whether an error must quote names from the file: of files, or of the case and runner that it belongs to."""
     lists: bool = False
     """Whether the error lists several problems, a line each: files that a person writes by hand."""
 
@@ -269,6 +269,7 @@ READERS: tuple[Reader, ...] = (
         f"t/{RUNNER}/{CASE}.perf.json",
         lambda: samples.baseline().to_json().encode(),
         lambda f, _: load_baseline(f / "t", RUNNER, CASE),
+        names=True,
     ),
     Reader("baseline record", "x.perf.json", lambda: samples.baseline().to_json().encode(),
            lambda _, p: PerfFile.read(p)),
@@ -278,12 +279,14 @@ READERS: tuple[Reader, ...] = (
         "manifest.json",
         lambda: _golden("manifest.json"),
         lambda _, p: read_manifest(p, "cpu", CASE, "", remedy="r"),
+        names=True,
     ),
     Reader(
         "accepted goldens",
         "accepted.json",
         lambda: AcceptedIndex(case=CASE, runner=RUNNER).to_json().encode(),
         lambda _, p: read_index(p, RUNNER, CASE, remedy="r"),
+        names=True,
     ),
     Reader("store", "store.json", lambda: b'{"schema_version": 1}', lambda f, _: read_store(f)),
     Reader("candidate", f"{_STATE}/pending/{RUNNER}/{CASE}/candidate.json", lambda: _made("candidate"), _pending),
