@@ -180,9 +180,12 @@ def print_report(report: InspectionReport, console: Console, layers: bool = Fals
         if finding.next_command and finding.severity in ("fault", "inconclusive"):
             console.print(f"  next: {escape(finding.next_command)}", style="dim")
     for contract in report.contracts:
-        word = {True: "agrees", False: "differs", None: "not provable"}[contract.agrees]
+        bare = {item.expert for item in report.experts if not item.quantized_modules}
+        unproven = "no quantized Linear to compare" if contract.expert in bare else "not provable"
+        word = {True: "agrees", False: "differs", None: unproven}[contract.agrees]
         rows = ", ".join(f"{item.field}={item.value} ({item.rule})" for item in contract.assumptions[:2])
-        console.print(f"{contract.contract} {contract.expert}: {word}; {escape(rows)}", style="dim")
+        about = " about" if contract.agrees else ";"
+        console.print(f"{contract.contract} {contract.expert}: {word}{about} {escape(rows)}", style="dim")
     if layers:
         console.print(_layer_table(report.layers))
     for line in report.not_done:

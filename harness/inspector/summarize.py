@@ -197,10 +197,14 @@ def _number(value: float | None) -> float | None:
     return clean if isinstance(clean, float) else None
 
 
+OF_FP4 = ("nibble_order", "scale_layout", "fp4_backend")
+
+
 def contract_reports(context: Context, expert: str, findings: Sequence[InspectionFinding]) -> list[ContractReport]:
     """Return every runtime's assumptions for one expert, and whether the bytes agree (``None``: not proven)."""
     reports = []
-    four = any(module.spec.two_level for module in context.quantized(expert).values())
+    quantized = context.quantized(expert)
+    four = any(module.spec.two_level for module in quantized.values())
     for runtime in resolved(context, expert):
         mine = [item for item in findings if item.contract == runtime.name and item.expert in (expert, "")]
         wrong = any(item.severity == "fault" for item in mine)
@@ -209,8 +213,10 @@ def contract_reports(context: Context, expert: str, findings: Sequence[Inspectio
             ContractReport(
                 contract=runtime.name,
                 expert=expert,
-                assumptions=runtime.assumptions,
-                agrees=False if wrong else None if unproven else True,
+                # how a runtime reads FP4 says nothing about an expert without it
+                assumptions=tuple(item for item in runtime.assumptions if four or item.field not in OF_FP4),
+                # without a quantized Linear, nothing of the bytes was compared
+                agrees=False if wrong else None if unproven or not quantized else True,
             )
         )
     return reports

@@ -42,6 +42,23 @@ def test_default_flipped_between_versions() -> None:
     assert not load_contract("sglang==0.6.0").read
 
 
+@pytest.mark.parametrize(("folder", "agrees", "count"), [("fp8", True, 40), ("base", None, 0)])
+def test_a_runtime_agrees_only_about_what_was_compared(
+    folder: str, agrees: bool | None, count: int, exports: Path
+) -> None:
+    report = inspect_checkpoint(exports / folder, contracts=["sglang==0.5.23"], digests=False)
+    for item in report.contracts:
+        fields = {row.field: row.value for row in item.assumptions}
+        assert (item.agrees, fields["quantized_linears"]) == (agrees, count)
+        assert not fields.keys() & {"nibble_order", "scale_layout", "fp4_backend"}
+
+
+def test_without_a_base_the_next_command_names_this_checkpoint(exports: Path) -> None:
+    report = inspect_checkpoint(exports / "nvfp4", contracts=["sglang==0.5.23"], digests=False)
+    commands = {item.next_command for item in report.findings if item.code in ("base_missing", "contract_unproven")}
+    assert commands == {f"quantgate inspect {exports / 'nvfp4'} --base owner/name@commit"}
+
+
 def test_incident_sentence(exports: Path) -> None:
     report = inspect_checkpoint(
         exports / "nvfp4", base=exports / "base", contracts=["sglang==0.5.12", "sglang==0.5.23"], digests=False

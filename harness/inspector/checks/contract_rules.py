@@ -5,7 +5,7 @@ from __future__ import annotations
 import fnmatch
 from collections.abc import Iterator
 
-from harness.inspector.checks.encoding import WORDS, own_related
+from harness.inspector.checks.encoding import WORDS, own_related, with_base
 from harness.inspector.checks.registration import check
 from harness.inspector.context import Context
 from harness.inspector.contracts import Resolved, resolve
@@ -60,7 +60,7 @@ def contracts(context: Context) -> Iterator[InspectionFinding]:
                     "the bytes alone do not prove that this is right.",
                     expert=expert,
                     contract=runtime.name,
-                    next_command="quantgate inspect … --base owner/name@commit",
+                    next_command=with_base(context.experts[expert]),
                 )
 
 

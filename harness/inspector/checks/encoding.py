@@ -5,6 +5,7 @@ A reading is nibble order and scale layout (4 bits) or a code table (8 bits): th
 
 from __future__ import annotations
 
+import shlex
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping
 
@@ -16,6 +17,7 @@ from harness.inspector.decoding import declared_rule
 from harness.inspector.explain import explain
 from harness.inspector.findings import finding, some
 from harness.inspector.gates import ROW_CLAIM, bad_rows, gate_of, is_fnuz, state_of
+from harness.inspector.index import Component
 from harness.inspector.measure import PLAIN_KINDS, Measured
 from harness.records.inspection import InspectionFinding
 
@@ -82,6 +84,11 @@ def other_base(context: Context, expert: str) -> bool:
     compared = context.compared.get(expert, ())
     differing = sum(not item.equal for item in compared)
     return len(compared) >= 8 and differing > OTHER_BASE_SHARE * len(compared) and not holds_other(context, expert)
+
+
+def with_base(component: Component) -> str:
+    """Return the command that inspects this checkpoint again, with a base."""
+    return f"quantgate inspect {shlex.quote(component.source.label)} --base owner/name@commit"
 
 
 @check(
@@ -359,6 +366,6 @@ def without_base(context: Context) -> Iterator[InspectionFinding]:
             next_command=(
                 "name the base that these weights were quantized from"
                 if context.options.base_given
-                else "quantgate inspect … --base owner/name@commit"
+                else with_base(context.experts[expert])
             ),
         )
