@@ -17,7 +17,7 @@ from harness.engine.owner import EngineOwner
 from harness.errors import CheckpointFaultError
 
 
-@pytest.fixture(scope="session", autouse=True)
+@pytest.fixture(scope="package", autouse=True)
 def only_known_codes() -> Iterator[None]:
     """A checkpoint fault of the engine with a code that no case could wait for fails the test in which it is made."""
     plain = CheckpointFaultError.__init__

@@ -21,7 +21,7 @@ def exports(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return build(tmp_path_factory.mktemp("exports"))
 
 
-@pytest.fixture(scope="session", autouse=True)
+@pytest.fixture(scope="package", autouse=True)
 def only_declared_codes() -> Iterator[None]:
     """A finding with a code that no check declares fails the test in which it is made."""
     from harness.inspector import findings
