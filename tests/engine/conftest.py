@@ -17,8 +17,8 @@ from harness.engine.owner import EngineOwner
 from harness.errors import CheckpointFaultError
 
 
-@pytest.fixture(scope="package", autouse=True)
-def only_known_codes() -> Iterator[None]:
+@pytest.fixture(autouse=True)
+def only_known_codes(monkeypatch: pytest.MonkeyPatch) -> None:
     """A checkpoint fault of the engine with a code that no case could wait for fails the test in which it is made."""
     plain = CheckpointFaultError.__init__
 
@@ -27,9 +27,7 @@ def only_known_codes() -> Iterator[None]:
         if self.code and sys._getframe(1).f_globals["__name__"].startswith("harness.engine"):
             assert self.code in CAUSES, f"{self.code}: add it to harness/definitions/causes.py"
 
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(CheckpointFaultError, "__init__", checked)
-        yield
+    monkeypatch.setattr(CheckpointFaultError, "__init__", checked)
 
 
 @pytest.fixture

@@ -21,15 +21,13 @@ def exports(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return build(tmp_path_factory.mktemp("exports"))
 
 
-@pytest.fixture(scope="package", autouse=True)
-def only_declared_codes() -> Iterator[None]:
+@pytest.fixture(autouse=True)
+def only_declared_codes(monkeypatch: pytest.MonkeyPatch) -> None:
     """A finding with a code that no check declares fails the test in which it is made."""
     from harness.inspector import findings
     from harness.inspector.checks.registry import all_codes
 
-    findings.registered_codes = all_codes()
-    yield
-    findings.registered_codes = None
+    monkeypatch.setattr(findings, "registered_codes", all_codes())
 
 
 @pytest.fixture(autouse=True)
