@@ -179,8 +179,8 @@ def print_report(report: InspectionReport, console: Console, layers: bool = Fals
         console.print(f"[{STYLES[finding.severity]}]{finding.severity} {finding.code}[/] {escape(finding.message)}")
         if finding.next_command and finding.severity in ("fault", "inconclusive"):
             console.print(f"  next: {escape(finding.next_command)}", style="dim")
+    bare = {item.expert for item in report.experts if not item.quantized_modules}
     for contract in report.contracts:
-        bare = {item.expert for item in report.experts if not item.quantized_modules}
         unproven = "no quantized Linear to compare" if contract.expert in bare else "not provable"
         word = {True: "agrees", False: "differs", None: unproven}[contract.agrees]
         rows = ", ".join(f"{item.field}={item.value} ({item.rule})" for item in contract.assumptions[:2])
