@@ -11,7 +11,6 @@ import sys
 import time
 from collections.abc import Mapping
 from pathlib import Path
-from typing import IO
 
 from harness.engine.log import RedactedLog
 from harness.engine.protocol import LineBuffer, Writer
@@ -55,12 +54,13 @@ class WorkerProcess:
         for name, descriptor in zip(("requests", "events", "life"), theirs, strict=True):
             arguments += [f"--{name}", str(descriptor)]
         self._ours = [request_write, event_read, life_write]
-        self._log: RedactedLog | None = None
         # engines of a dead parent may still hold the GPU that this engine needs
         end_leftovers()
         self._marker = new_marker()
         try:
-            with self._output(log, secrets) as out:
+            # the engine prints into a pipe, and the writer of its log redacts what comes out
+            self._log = RedactedLog(log, secrets)
+            with os.fdopen(self._log.writer, "wb") as out:
                 whole = {**environment, MARKER: self._marker}
                 forked = self._forked(starter, whole, folder, (*theirs, out.fileno()))
                 self._process: subprocess.Popen[bytes] | Forked = forked or subprocess.Popen(
@@ -100,20 +100,13 @@ class WorkerProcess:
                     kill(process)
             return None
 
-    def _output(self, log: Path, secrets: Mapping[str, str]) -> IO[bytes]:
-        """Return the file for the engine's standard streams: a pipe to the writer of its log, which redacts."""
-        self._log = RedactedLog(log, secrets)
-        return os.fdopen(self._log.writer, "wb")
-
     def settle_log(self) -> None:
         """Write all output that has arrived so far to the log."""
-        if self._log is not None:
-            self._log.settle()
+        self._log.settle()
 
     def append_to_log(self, text: str) -> None:
         """Write a text of the parent to the log, redacted like the engine's own output."""
-        if self._log is not None:
-            self._log.append(text)
+        self._log.append(text)
 
     @property
     def pid(self) -> int:
@@ -195,8 +188,7 @@ class WorkerProcess:
                 kill(process)
             time.sleep(0.01)
         self._process.wait()
-        if self._log is not None:
-            self._log.close()
+        self._log.close()
 
     def _left(self) -> list[Process]:
         return session_members(self._process.pid) or marked(self._marker)

@@ -93,10 +93,11 @@ def check_folders(checkpoints: Sequence[CheckpointRef], root: Path) -> Iterator[
     """Check that every folder that a case names as a checkpoint exists: without it the case fails."""
     for path in sorted({ref.path for ref in checkpoints if ref.is_local}):
         made_by = next((ref.made_by for ref in checkpoints if ref.path == path and ref.made_by), None)
-        if (root / Path(path).expanduser()).is_dir():
+        folder = local_folder(path, root)
+        if folder.is_dir():
             yield Check(name="checkpoint", state="fit", found=path)
             continue
-        near = near_folder(local_folder(path, root))
+        near = near_folder(folder)
         hint = f"; did you mean {near}?" if near else ""
         message = f"a case names the folder {path}, and it is not there{hint}"
         remedy = made_by or "make the folder, or correct the path in the case"

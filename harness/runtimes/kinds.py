@@ -50,6 +50,20 @@ TRANSFORMER: dict[str, Any] = {
     "image_dim": None,
     "pos_embed_seq_len": None,
 }
+INDEX: dict[str, Any] = {
+    "_class_name": "WanPipeline", "_diffusers_version": "0.37.0", "boundary_ratio": 0.875,
+    "scheduler": ["diffusers", "UniPCMultistepScheduler"], "text_encoder": ["transformers", "UMT5EncoderModel"],
+    "tokenizer": ["transformers", "T5TokenizerFast"], "transformer": ["diffusers", "WanTransformer3DModel"],
+    "transformer_2": ["diffusers", "WanTransformer3DModel"], "vae": ["diffusers", "AutoencoderKLWan"],
+}  # fmt: skip
+"""``model_index.json`` of a model."""
+ABSENT = object()
+"""Value of a key that is taken out of a configuration."""
+
+
+def without_absent(body: Mapping[str, Any]) -> dict[str, Any]:
+    """Return a configuration without the keys whose value is ``ABSENT``."""
+    return {key: value for key, value in body.items() if value is not ABSENT}
 
 
 @dataclass(frozen=True)
@@ -208,16 +222,10 @@ def write_kind(kind: Kind, folder: Path) -> Path:
     if kind.hf_quant is not None:
         (place / "hf_quant_config.json").write_text(json.dumps(kind.hf_quant, indent=1), encoding="utf-8")
     if kind.role == "model":
-        model_index = {
-            "_class_name": "WanPipeline", "_diffusers_version": "0.37.0", "boundary_ratio": 0.875,
-            "scheduler": ["diffusers", "UniPCMultistepScheduler"], "text_encoder": ["transformers", "UMT5EncoderModel"],
-            "tokenizer": ["transformers", "T5TokenizerFast"], "transformer": ["diffusers", "WanTransformer3DModel"],
-            "transformer_2": ["diffusers", "WanTransformer3DModel"], "vae": ["diffusers", "AutoencoderKLWan"],
-        }  # fmt: skip
-        for component, value in model_index.items():
+        for component, value in INDEX.items():
             if isinstance(value, list):  # a runtime looks for the folder of every component that the index names
                 (folder / component).mkdir(exist_ok=True)
-        (folder / "model_index.json").write_text(json.dumps(model_index), encoding="utf-8")
+        (folder / "model_index.json").write_text(json.dumps(INDEX), encoding="utf-8")
     return folder
 
 
@@ -265,7 +273,7 @@ def _flat(algo: Any = "NVFP4", **more: Any) -> dict[str, Any]:
         "producer": PRODUCER, "quant_method": "modelopt",
     }  # fmt: skip
     body.update(more)
-    return {key: value for key, value in body.items() if value is not ABSENT}
+    return without_absent(body)
 
 
 def _nested(algo: str = "NVFP4", top: Mapping[str, Any] | None = None, **section: Any) -> dict[str, Any]:
@@ -274,11 +282,9 @@ def _nested(algo: str = "NVFP4", top: Mapping[str, Any] | None = None, **section
     if "4" in algo:
         inner["group_size"] = 16
     inner.update(section)
-    inner = {key: value for key, value in inner.items() if value is not ABSENT}
-    return {"producer": PRODUCER, "quant_method": "modelopt", "quantization": inner, **(top or {})}
+    return {"producer": PRODUCER, "quant_method": "modelopt", "quantization": without_absent(inner), **(top or {})}
 
 
-ABSENT = object()
 LOW, HIGH = Stored(), Stored(high_first=True)
 TILED, TILED_HIGH = Stored(swizzled=True), Stored(high_first=True, swizzled=True)
 FP8 = Stored("fp8")

@@ -18,17 +18,9 @@ from safetensors.numpy import save_file
 
 from harness.inspector.contracts.model import Rules
 from harness.inspector.contracts.sampling import SamplingPrediction, predict_sampling
+from harness.runtimes.kinds import ABSENT, INDEX, WEIGHTS, without_absent
 
-WEIGHTS = "diffusion_pytorch_model.safetensors"
 MODEL_ID = "Wan2.2-T2V-A14B-Diffusers"
-ABSENT = object()
-"""Value of a key that is taken out."""
-INDEX: dict[str, Any] = {
-    "_class_name": "WanPipeline", "_diffusers_version": "0.37.0", "boundary_ratio": 0.875,
-    "scheduler": ["diffusers", "UniPCMultistepScheduler"], "text_encoder": ["transformers", "UMT5EncoderModel"],
-    "tokenizer": ["transformers", "T5TokenizerFast"], "transformer": ["diffusers", "WanTransformer3DModel"],
-    "transformer_2": ["diffusers", "WanTransformer3DModel"], "vae": ["diffusers", "AutoencoderKLWan"],
-}  # fmt: skip
 UNIPC: dict[str, Any] = {
     "_class_name": "UniPCMultistepScheduler", "_diffusers_version": "0.33.0.dev0", "beta_end": 0.02,
     "beta_schedule": "linear", "beta_start": 0.0001, "disable_corrector": [], "dynamic_thresholding_ratio": 0.995,
@@ -65,11 +57,11 @@ class Repository:
 
     def index_body(self) -> dict[str, Any]:
         """Return ``model_index.json``."""
-        return {key: value for key, value in {**INDEX, **self.index}.items() if value is not ABSENT}
+        return without_absent({**INDEX, **self.index})
 
     def scheduler_body(self) -> dict[str, Any]:
         """Return ``scheduler_config.json``."""
-        return {key: value for key, value in {**self.base, **self.scheduler}.items() if value is not ABSENT}
+        return without_absent({**self.base, **self.scheduler})
 
 
 def repositories() -> tuple[Repository, ...]:

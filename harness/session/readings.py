@@ -17,7 +17,7 @@ from harness.engine.probes.stimulus import sketch_array, stimulus
 from harness.formats.codecs import F32, as_bfloat16, decode_floats
 from harness.formats.header import TensorEntry
 from harness.formats.registry import stored_format
-from harness.formats.spec import Format, StoredLinear
+from harness.formats.spec import StoredLinear
 from harness.inspector.assemble import assemble
 from harness.inspector.index import Component
 from harness.inspector.sources import Meter
@@ -68,7 +68,7 @@ def _signals(expert: Expert, module: str, subject: Components, amplitude: float)
     weight = own.tensors.get(f"{module}.weight") if own is not None else None
     if own is None or weight is None:
         return ()
-    recognised = _format_of(own, module, weight)
+    recognised = stored_format(weight, _parts(own, module), own.declaration.raw)
     columns = weight.shape[-1] if recognised is None else recognised[1][1]
     plain = as_bfloat16(stimulus(columns, amplitude))
     if recognised is None or recognised[0].activations is None:
@@ -117,14 +117,14 @@ def _stored(component: Component, module: str, loader: Loader) -> Iterator[tuple
     entry = component.tensors.get(f"{module}.weight")
     if entry is None:
         return
-    recognised = _format_of(component, module, entry)
+    parts = _parts(component, module)
+    recognised = stored_format(entry, parts, component.declaration.raw)
     if recognised is None:
         plain = _floats(component, f"{module}.weight")
         if plain is not None:
             yield "declared", plain
         return
     form, shape = recognised
-    parts = _parts(component, module)
 
     def read(tensor: TensorEntry, start: int, length: int) -> bytes:
         return component.source.read(tensor.file, tensor.start + start, length)
@@ -132,10 +132,6 @@ def _stored(component: Component, module: str, loader: Loader) -> Iterator[tuple
     rows = np.arange(shape[0], dtype=np.int64)
     stored = StoredLinear(entry, parts, shape, rows, read, scale=parts.get("weight_scale"), code=form.name)
     yield from form.misread(stored, loader.model_dump())
-
-
-def _format_of(component: Component, module: str, weight: TensorEntry) -> tuple[Format, tuple[int, int]] | None:
-    return stored_format(weight, _parts(component, module), component.declaration.raw)
 
 
 def _parts(component: Component, module: str) -> dict[str, TensorEntry]:

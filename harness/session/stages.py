@@ -181,7 +181,7 @@ def place_golden(golden: Golden, clip: Path, folder: Path) -> None:
     """
     copy_private(clip, folder / GOLDEN_CLIP_FILE)
     if TRACE in golden.manifest.parts:
-        copy_private(golden.open_part(TRACE), folder / "golden-trace.json")
+        copy_private(golden.open_part(TRACE), folder / GOLDEN_TRACE_FILE)
     if LATENTS in golden.manifest.parts:
         copy_private(golden.open_part(LATENTS), folder / GOLDEN_LATENTS_FILE)
 

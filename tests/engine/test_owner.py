@@ -7,12 +7,12 @@ import signal
 import subprocess
 import sys
 import threading
-import time
 from collections.abc import Callable
 from pathlib import Path
 
 import psutil
 import pytest
+from engine_processes import alive, left
 
 from harness.definitions.case import Case
 from harness.engine import owner as owner_module
@@ -27,25 +27,11 @@ Start = Callable[..., EngineOwner]
 Make = Callable[..., Case]
 
 
-def _alive(pid: int) -> bool:
-    try:
-        return psutil.Process(pid).status() != psutil.STATUS_ZOMBIE
-    except psutil.NoSuchProcess:
-        return False
-
-
-def _wait_gone(pids: list[int], seconds: float = 20.0) -> list[int]:
-    deadline = time.monotonic() + seconds
-    while time.monotonic() < deadline and any(map(_alive, pids)):
-        time.sleep(0.05)
-    return [pid for pid in pids if _alive(pid)]
-
-
 def _session_members(leader: int) -> list[int]:
     members = []
     for pid in psutil.pids():
         try:
-            if os.getsid(pid) == leader and _alive(pid):
+            if os.getsid(pid) == leader and alive(pid):
                 members.append(pid)
         except (ProcessLookupError, PermissionError):
             continue
@@ -140,17 +126,17 @@ def test_children_orphans_and_escapees_die_with_the_engine(
         owner.generate(make_case(fault, timeouts={"load": 60, "generate": 5}), tmp_path)
     pids = [int(line) for line in (tmp_path / "pids").read_text().split()]
     assert len(pids) == 3
-    assert _wait_gone(pids) == []
+    assert left(pids) == []
 
 
 def test_closing_ends_children_too(start_owner: Start, make_case: Make, tmp_path: Path) -> None:
     owner = start_owner(make_case())
     owner.generate(make_case("children"), tmp_path)
     pids = [int(line) for line in (tmp_path / "pids").read_text().split()]
-    assert all(map(_alive, pids))
+    assert all(map(alive, pids))
     owner.close()
     owner.close()
-    assert _wait_gone(pids) == []
+    assert left(pids) == []
 
 
 def test_a_fork_bomb_dies_with_its_group(start_owner: Start, make_case: Make, tmp_path: Path) -> None:
@@ -159,7 +145,7 @@ def test_a_fork_bomb_dies_with_its_group(start_owner: Start, make_case: Make, tm
     assert leader is not None
     with pytest.raises(InfraError):
         owner.generate(make_case("fork_bomb", timeouts={"load": 60, "generate": 0.3}), tmp_path)
-    assert _wait_gone(_session_members(leader)) == []
+    assert left(_session_members(leader)) == []
     assert _session_members(leader) == []
 
 
@@ -214,7 +200,7 @@ os.kill(os.getpid(), 9)
     assert ended.returncode == -signal.SIGKILL, ended.stderr
     leader = int(ended.stdout.split()[-1])
     pids = [int(line) for line in (tmp_path / "pids").read_text().split()]
-    assert _wait_gone([leader, *pids]) == []
+    assert left([leader, *pids]) == []
     assert _session_members(leader) == []
 
 
@@ -261,7 +247,7 @@ owner.generate(case, folder, lambda _: os.kill(os.getpid(), 9) if _.stage == "sa
         [sys.executable, "-c", program], capture_output=True, text=True, timeout=60, check=False, env=environment
     )
     assert ended.returncode == -signal.SIGKILL, ended.stderr
-    assert _wait_gone([int(ended.stdout.split()[-1])]) == []
+    assert left([int(ended.stdout.split()[-1])]) == []
     log = next(tmp_path.glob("engine-*.log")).read_text()
     assert '"event": "result"' in log
     assert "hunter2-value" not in log

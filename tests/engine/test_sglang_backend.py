@@ -158,6 +158,10 @@ def test_a_vae_without_a_configuration_is_a_fault_of_the_checkpoint(tmp_path: Pa
     assert error.value.where == str(tmp_path / "vae" / "config.json")
     assert error.value.remedy == f"quantgate inspect {tmp_path}"
     (tmp_path / "vae").mkdir()
+    (tmp_path / "vae" / "config.json").write_text("[48]")
+    with pytest.raises(CheckpointFaultError, match="holds no JSON object") as error:
+        _vae_numbers(tmp_path)
+    assert error.value.remedy == f"quantgate inspect {tmp_path}"
     (tmp_path / "vae" / "config.json").write_text('{"z_dim": 48}')
     assert _vae_numbers(tmp_path)["z_dim"] == 48
 

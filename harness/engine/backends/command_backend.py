@@ -45,7 +45,7 @@ from harness.engine.process import describe_exit
 from harness.engine.secrets import redact
 from harness.errors import InfraError, InvalidCaseError
 from harness.frames.clip import write_clip
-from harness.records.base import Json, write_text_atomic
+from harness.records.base import Json, Record, write_text_atomic
 from harness.records.generation import NO_RECEIPTS, Generation, Receipts, Trace
 from harness.records.perf import Usage
 from harness.records.run_folder import CLIP_FILE
@@ -271,12 +271,7 @@ def read_receipts(path: Path) -> Receipts:
     try:
         return Receipts.read(path)
     except (OSError, ValueError) as error:
-        raise InfraError(
-            f"the program's receipts cannot be read: {error}",
-            where=str(path),
-            remedy=f"let it write the JSON of harness.records.generation.Receipts, or take {RECEIPTS} out of `command`",
-            kind="protocol",
-        ) from error
+        raise _unreadable(Receipts, RECEIPTS, path, error) from error
 
 
 def _usage(path: Path, seconds: float) -> Usage:
@@ -290,9 +285,15 @@ def _usage(path: Path, seconds: float) -> Usage:
     except FileNotFoundError:
         return Usage(clock="host", total=seconds)
     except (OSError, ValueError) as error:
-        raise InfraError(
-            f"the program's usage cannot be read: {error}",
-            where=str(path),
-            remedy=f"let it write the JSON of harness.records.perf.Usage, or take {USAGE} out of `command`",
-            kind="protocol",
-        ) from error
+        raise _unreadable(Usage, USAGE, path, error) from error
+
+
+def _unreadable(record: type[Record], placeholder: str, path: Path, error: Exception) -> InfraError:
+    """Return the error for a file that a program wrote and that does not hold ``record``."""
+    name = record.__name__
+    return InfraError(
+        f"the program's {name.lower()} cannot be read: {error}",
+        where=str(path),
+        remedy=f"let it write the JSON of {record.__module__}.{name}, or take {placeholder} out of `command`",
+        kind="protocol",
+    )

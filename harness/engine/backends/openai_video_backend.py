@@ -220,16 +220,18 @@ class OpenaiVideoBackend:
     def close(self) -> None:
         """End the server and all processes that it started, and remove its view of the checkpoint."""
         process, self._process = self._process, None
-        if process is None:
-            self._view.close()
-            return
+        if process is not None:
+            self._end(process)
+        self._view.close()
+
+    @staticmethod
+    def _end(process: subprocess.Popen[bytes]) -> None:
         for number in (signal.SIGTERM, signal.SIGKILL):
             with contextlib.suppress(ProcessLookupError, PermissionError):
                 os.killpg(process.pid, number)
             with contextlib.suppress(subprocess.TimeoutExpired):
                 process.wait(END_SECONDS)
         process.wait()
-        self._view.close()
 
     def quantized_modules(self) -> dict[str, dict[str, str]]:
         """Return an empty mapping: a server does not report the modules that it loaded."""

@@ -32,7 +32,7 @@ from harness.engine.process import describe_exit
 from harness.engine.quantized.headers import formats_promised, override_folder, read_config, read_headers
 from harness.errors import CheckpointFaultError, InfraError, InvalidCaseError, QuantgateError
 from harness.frames.clip import write_clip
-from harness.reading import UnreadableError, parse_object, read_foreign, reason
+from harness.reading import parse_object
 from harness.records.base import Json
 from harness.records.generation import FloatStats, Generation, Receipts, Trace
 from harness.records.identity import Fingerprint
@@ -409,13 +409,5 @@ def promised_formats(paths: Mapping[str, Path]) -> dict[str, dict[str, str]]:
 
 def _vae_numbers(model: Path) -> dict[str, int]:
     """Return the VAE's channels and strides, which determine the shape of the latents."""
-    try:
-        config = read_foreign(model / "vae" / "config.json")
-    except (OSError, UnreadableError) as error:
-        raise CheckpointFaultError(
-            f"cannot be read: {reason(error)}",
-            where=str(model / "vae" / "config.json"),
-            remedy=f"quantgate inspect {shlex.quote(str(model))}",
-            code="config_invalid",
-        ) from error
+    config = read_config(model / "vae", remedy=f"quantgate inspect {shlex.quote(str(model))}")
     return {name: int(config.get(name) or default) for name, default in LATENT_DEFAULTS.items()}

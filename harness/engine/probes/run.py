@@ -127,7 +127,6 @@ def observe(
     tensors: dict[str, torch.Tensor] = {}
     points: list[tuple[Point, ...]] = []
     sizes: Amplitudes = {} if amplitudes is None else amplitudes
-    looked: set[str] = set()
     dtypes: dict[Expert, dict[str, int]] = {}
     in_parts: dict[Expert, tuple[str, ...]] = {}
     for index, item in enumerate(inputs):
@@ -147,14 +146,13 @@ def observe(
             "encoder_hidden_states": text.to(device=device, dtype=dtype),
             "return_dict": False,
         }
-        first = item.probe.expert not in looked
+        first = item.probe.expert not in dtypes
         # every pass is watched inside, and not only the first: a value kept from an earlier call shows in the second
         with watch.watching(model), _counting(watch, first) as computed:
             output = model(**call)[0]
         in_parts[item.probe.expert] = tuple(sorted({*in_parts.get(item.probe.expert, ()), *watch.in_parts}))
         tensors[f"points.{index}"] = torch.tensor(watch.sketches, dtype=torch.float32)
         if computed is not None:
-            looked.add(item.probe.expert)
             dtypes[item.probe.expert] = computed.counts
             # a recording defines the signal sizes; a later probe must use the recorded sizes to be comparable
             if amplitudes is None:
@@ -204,7 +202,7 @@ def read_inputs(path: Path) -> tuple[ObservationIndex, tuple[Recorded, ...]]:
     """Return the index and the inputs of a recording.
 
     Raises:
-        safetensors.SafetensorError, pydantic.ValidationError: the file is no recording.
+        safetensors.SafetensorError, UnreadableError: the file is no recording.
     """
     from safetensors import safe_open
 

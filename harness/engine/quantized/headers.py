@@ -38,8 +38,12 @@ class TensorInfo:
         return self.entry.shape
 
 
-def read_config(folder: Path) -> dict[str, Any]:
+def read_config(folder: Path, remedy: str = "") -> dict[str, Any]:
     """Read ``config.json`` of a model folder.
+
+    Args:
+        folder: of a transformer or another component.
+        remedy: next command of the error.
 
     Raises:
         CheckpointFaultError: the file is absent or holds no JSON object.
@@ -49,10 +53,10 @@ def read_config(folder: Path) -> dict[str, Any]:
         config = read_foreign(path)
     except (OSError, UnreadableError) as error:
         raise CheckpointFaultError(
-            f"cannot be read: {reason(error)}", where=str(path), code="config_invalid"
+            f"cannot be read: {reason(error)}", where=str(path), remedy=remedy, code="config_invalid"
         ) from error
     if not isinstance(config, dict):
-        raise CheckpointFaultError("holds no JSON object", where=str(path), code="config_invalid")
+        raise CheckpointFaultError("holds no JSON object", where=str(path), remedy=remedy, code="config_invalid")
     return config
 
 
