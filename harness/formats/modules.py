@@ -11,6 +11,7 @@ from harness.formats.config import Declaration
 from harness.formats.decode import GGUF_PREFIX, MX_BLOCK, is_rotation, rotated_name
 from harness.formats.header import TensorEntry
 from harness.formats.registry import known_formats, recognised
+from harness.formats.scaled import zero_point_of
 from harness.formats.spec import Format
 from harness.records.inspection import StoredFormat
 
@@ -98,7 +99,7 @@ class Module:
     @property
     def zero_point(self) -> TensorEntry | None:
         """Return the tensor that is subtracted from the codes before they are scaled, if any."""
-        return self.parts.get("weight_zero_point") or self.parts.get("weight_offset")
+        return zero_point_of(self.parts)
 
     @property
     def quantized(self) -> bool:
