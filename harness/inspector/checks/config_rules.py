@@ -88,6 +88,7 @@ def _marked_otherwise(expert: str, quantized: Mapping[str, Module]) -> Iterator[
             expert=expert,
             module=wrong[0],
             evidence={"declared": stated, "stored": stored, "modules": wrong[:20], "count": len(wrong)},
+            next_command="write the stored format into the comfy_quant markers of these layers, or export them again",
         )
 
 
@@ -211,11 +212,11 @@ def group_size(context: Context) -> Iterator[InspectionFinding]:
         yield finding(
             "fault",
             "group_size_contradicted",
-            f"{expert}: the configuration declares block scales for {stated} values each (group_size), and {stored[0]} "
-            f"has one for every {block}: a loader that believes it reads the wrong scales or refuses.",
+            f"{expert}: {component.declaration.origin} declares block scales for {stated} values each (group_size), "
+            f"and {stored[0]} has one for every {block}: a loader that believes it reads the wrong scales or refuses.",
             expert=expert,
             evidence={"declared": stated, "stored": block, "format": stored[0]},
-            next_command=f"write group_size: {block}",
+            next_command=f"write group_size: {block} in {component.declaration.origin}",
         )
 
 
