@@ -150,7 +150,7 @@ def block_scale_values(source: Source, entry: TensorEntry, windows: Sequence[Ran
     nans = zeros = 0
     batch: Sequence[Range]
     # windows of a sampled tensor are read together, chunks of a whole one in turn, so that memory stays bounded
-    for batch in [windows] if sum(length for _, length in windows) <= _CHUNK else [[one] for one in windows]:
+    for batch in [windows] if sum(length for _, length in windows) <= _CHUNK else [[window] for window in windows]:
         for raw in source.read_ranges(entry.file, batch):
             magnitude = np.frombuffer(raw, dtype=np.uint8) & 0x7F  # without the sign; 0x7F is the only NaN of E4M3
             nans += int(np.count_nonzero(magnitude == 0x7F))

@@ -191,6 +191,12 @@ def test_nibble_order_is_open_only_where_codes_have_four_bits(exports: Path, edi
     assert any("nibble order" in line for line in four.not_done)
 
 
+def test_a_packed_weight_counts_its_values_and_not_its_bytes(edit: Edit) -> None:
+    eight = inspected(edit, based=False).experts[0].parameters
+    written.remake(edit, written.mxfp4)
+    assert inspected(edit, based=False).experts[0].parameters == eight
+
+
 def test_an_expert_that_was_not_read_has_no_precision_to_compare(edit: Edit) -> None:
     edit.own("transformer")
     (shard,) = edit.shards("transformer")
