@@ -275,8 +275,8 @@ LIBRARY_FAULTS: tuple[Fault, ...] = (
     Fault(54, "scale_rounded_then_widened", "all", "fp8", libraries.rounded_before, "scale_dtype", "warning"),
     Fault(55, "lora_merged", "5_percent", "fp8", libraries.merged(0.05), "base_stale"),
     Fault(55, "lora_merged", "1_percent", "fp8", libraries.merged(0.01), "base_stale"),
-    Fault(56, "object_store_error", "expert", "fp8", libraries.error_body(libraries.DENIED), "html_page"),
-    Fault(56, "json_error", "expert", "fp8", libraries.error_body(libraries.JSON_ERROR), "html_page"),
+    Fault(56, "object_store_error", "expert", "fp8", field.file_of(libraries.DENIED), "html_page"),
+    Fault(56, "json_error", "expert", "fp8", field.file_of(libraries.JSON_ERROR), "html_page"),
 )  # fmt: skip
 """Written down with the right answer before they were run for the first time."""
 FAULTS = (*BASIC_FAULTS, *LIBRARY_FAULTS)

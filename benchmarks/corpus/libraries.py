@@ -90,20 +90,7 @@ def gguf(edit: Edit, kind: str, plain: str = "F32") -> None:
         writer.write_kv_data_to_file()
         writer.write_tensors_to_file()
         writer.close()
-    drop_folders(edit)
-
-
-def drop_folders(edit: Edit) -> None:
-    """Remove the Diffusers folders and ``model_index.json``."""
-    import shutil
-
-    for expert in EXPERTS:
-        place = edit.folder / expert
-        if place.is_symlink():
-            place.unlink()
-        elif place.is_dir():
-            shutil.rmtree(place)
-    (edit.folder / "model_index.json").unlink(missing_ok=True)
+    written.drop_folders(edit)
 
 
 # ComfyUI: comfy-kitchen's layouts.
@@ -165,37 +152,25 @@ def comfy_linear(tensors: Tensors, module: str, weight: torch.Tensor, kind: str,
         tensors[f"{module}.comfy_quant"] = marker(format="convrot_w4a4", convrot_groupsize=64)
 
 
-def unmarked_rotation(edit: Edit, strength: str) -> None:
-    """ConvRot's codes whose markers lost ``convrot``: a loader multiplies rotated weights with plain inputs."""
-    comfy(edit, "convrot", 64, single=False)
-    for expert in EXPERTS:
-        tensors = edit.tensors(expert)
-        for name in list(tensors):
-            if name.endswith(".comfy_quant"):
-                tensors[name] = marker(format="int8_tensorwise")
-        edit.write(expert, tensors)
+def marked(kind: str, group: int = 256, **fields: Any) -> Mutation:
+    """comfy-kitchen's codes of a ``kind`` (see `comfy`) beside markers that hold other ``fields``."""
+
+    def mutate(edit: Edit, strength: str) -> None:
+        comfy(edit, kind, group, single=False)
+        for expert in EXPERTS:
+            tensors = edit.tensors(expert)
+            markers = {name: marker(**fields) for name in tensors if name.endswith(".comfy_quant")}
+            edit.write(expert, tensors | markers)
+
+    return mutate
 
 
-def other_rotation(edit: Edit, strength: str) -> None:
-    """Rotated in groups of 64 columns, declared in groups of 16."""
-    comfy(edit, "convrot", 64, single=False)
-    for expert in EXPERTS:
-        tensors = edit.tensors(expert)
-        for name in list(tensors):
-            if name.endswith(".comfy_quant"):
-                tensors[name] = marker(format="int8_tensorwise", convrot=True, convrot_groupsize=16)
-        edit.write(expert, tensors)
-
-
-def marked_otherwise(edit: Edit, strength: str) -> None:
-    """Markers that say ``float8_e4m3fn`` beside INT8 codes."""
-    comfy(edit, "int8", single=False)
-    for expert in EXPERTS:
-        tensors = edit.tensors(expert)
-        for name in list(tensors):
-            if name.endswith(".comfy_quant"):
-                tensors[name] = marker(format="float8_e4m3fn")
-        edit.write(expert, tensors)
+unmarked_rotation = marked("convrot", 64, format="int8_tensorwise")
+"""ConvRot's codes whose markers lost ``convrot``: a loader multiplies rotated weights with plain inputs."""
+other_rotation = marked("convrot", 64, format="int8_tensorwise", convrot=True, convrot_groupsize=16)
+"""Rotated in groups of 64 columns, declared in groups of 16."""
+marked_otherwise = marked("int8", format="float8_e4m3fn")
+"""Markers that say ``float8_e4m3fn`` beside INT8 codes."""
 
 
 def whole_pipeline(edit: Edit) -> None:
@@ -569,7 +544,7 @@ def same_level_twice(edit: Edit, strength: str) -> None:
 
 
 def broken_q4(edit: Edit, strength: str) -> None:
-    """Q4_K super-block scales twice as large in one GGUF file."""
+    """Block scales of Q4_0 twice as large in one GGUF file."""
     gguf(edit, "Q4_0")
     file = next(edit.folder.rglob("*High*.gguf"))
     from gguf import GGUFReader
@@ -582,12 +557,7 @@ def broken_q4(edit: Edit, strength: str) -> None:
     reader.data.flush()
 
 
-def error_body(text: bytes) -> Mutation:
-    """An object store's answer where the weights should be."""
-    from benchmarks.corpus.field_faults import file_of
-
-    return file_of(text)
-
+# Bodies of an object store's answers, where the weights should be.
 
 DENIED = (
     b'<?xml version="1.0" encoding="UTF-8"?>\n<Error><Code>AccessDenied</Code><Message>Access Denied</Message></Error>'

@@ -218,12 +218,8 @@ def compressed(edit: Edit, kind: str) -> None:
     remake(edit, change, said)
 
 
-def single_files(edit: Edit, prefix: str = "", metadata: dict[str, dict[str, str]] | None = None) -> None:
-    """Each expert as one file in one folder under Wan's own names, as ComfyUI's repackaged models are."""
-    for expert in EXPERTS:
-        body = {f"{prefix}{wan_name(name)}": value.contiguous().clone() for name, value in edit.tensors(expert).items()}
-        file = edit.folder / f"wan2.2_t2v_{NOISE[expert]}_noise_14B.safetensors"
-        save_file(body, file, metadata={"format": "pt", **(metadata or {}).get(expert, {})})
+def drop_folders(edit: Edit) -> None:
+    """Remove the Diffusers folders and ``model_index.json``."""
     for expert in EXPERTS:
         place = edit.folder / expert
         if place.is_symlink():
@@ -231,6 +227,15 @@ def single_files(edit: Edit, prefix: str = "", metadata: dict[str, dict[str, str
         else:
             shutil.rmtree(place)
     (edit.folder / "model_index.json").unlink(missing_ok=True)
+
+
+def single_files(edit: Edit, prefix: str = "", metadata: dict[str, dict[str, str]] | None = None) -> None:
+    """Each expert as one file in one folder under Wan's own names, as ComfyUI's repackaged models are."""
+    for expert in EXPERTS:
+        body = {f"{prefix}{wan_name(name)}": value.contiguous().clone() for name, value in edit.tensors(expert).items()}
+        file = edit.folder / f"wan2.2_t2v_{NOISE[expert]}_noise_14B.safetensors"
+        save_file(body, file, metadata={"format": "pt", **(metadata or {}).get(expert, {})})
+    drop_folders(edit)
 
 
 def wan_repository(edit: Edit) -> None:
@@ -302,13 +307,7 @@ def gguf(edit: Edit, kind: str) -> None:
         writer.write_kv_data_to_file()
         writer.write_tensors_to_file()
         writer.close()
-    for expert in EXPERTS:
-        place = edit.folder / expert
-        if place.is_symlink():
-            place.unlink()
-        else:
-            shutil.rmtree(place)
-    (edit.folder / "model_index.json").unlink(missing_ok=True)
+    drop_folders(edit)
 
 
 def scaled_single_files(edit: Edit) -> None:

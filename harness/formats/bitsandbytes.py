@@ -6,7 +6,7 @@ from typing import Final
 
 import numpy as np
 
-from harness.formats.codecs import F32, decode_floats
+from harness.formats.codecs import F32
 from harness.formats.decode import NF4_CODES, decode_nf4
 from harness.formats.spec import Format, Gate, StoredLinear
 
@@ -37,13 +37,12 @@ def readings(stored: StoredLinear) -> dict[str, F32]:
 def _absmax(stored: StoredLinear) -> F32:
     """Return scales per block. With double quantization they are stored as 8-bit codes of a table, in own blocks."""
     entry = stored.parts["weight.absmax"]
-    raw = stored.read(entry, 0, entry.nbytes)
     if entry.dtype != "U8":
-        return decode_floats(raw, entry.dtype)
+        return stored.floats(entry)
     inner = stored.floats(stored.parts["weight.nested_absmax"])
     table = stored.floats(stored.parts["weight.nested_quant_map"])
     size, offset = int(stored.state["nested_blocksize"]), np.float32(stored.state.get("nested_offset", 0.0))
-    codes = table[np.frombuffer(raw, np.uint8)]
+    codes = table[np.frombuffer(stored.whole(entry), np.uint8)]
     return np.asarray(codes * np.repeat(inner, size)[: codes.size] + offset, dtype=np.float32)
 
 

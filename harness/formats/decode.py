@@ -113,9 +113,17 @@ def undo_rotation(values: F32, size: int) -> F32:
     return np.asarray((groups @ hadamard(size)).reshape(values.shape), dtype=np.float32)
 
 
+_ROTATED = "int8_rotated_"
+
+
 def rotated_name(size: int) -> str:
     """Return the name of the reading with a rotation of ``size`` columns: ``int8_rotated_256``."""
-    return f"int8_rotated_{size}"
+    return f"{_ROTATED}{size}"
+
+
+def rotation_of(reading: str) -> int:
+    """Return the columns per group of a reading's rotation, the inverse of `rotated_name`; 0 if it is not rotated."""
+    return int(reading.removeprefix(_ROTATED)) if reading.startswith(_ROTATED) else 0
 
 
 GGUF_PREFIX = "GGUF_"

@@ -10,7 +10,8 @@ from typing import Any, Literal
 from harness.formats.config import Declaration
 from harness.formats.decode import GGUF_PREFIX, MX_BLOCK, is_rotation, rotated_name
 from harness.formats.header import TensorEntry
-from harness.formats.registry import known_formats, registered_formats
+from harness.formats.registry import known_formats, recognised
+from harness.formats.scaled import zero_point_of
 from harness.formats.spec import Format
 from harness.records.inspection import StoredFormat
 
@@ -98,7 +99,7 @@ class Module:
     @property
     def zero_point(self) -> TensorEntry | None:
         """Return the tensor that is subtracted from the codes before they are scaled, if any."""
-        return self.parts.get("weight_zero_point") or self.parts.get("weight_offset")
+        return zero_point_of(self.parts)
 
     @property
     def quantized(self) -> bool:
@@ -324,11 +325,11 @@ def decide(
         return Decided(FLOAT_FORMATS[kind])
     declared = hints.declared.raw if hints.declared is not None else {}
     # registered formats come before the built-in rules, which would claim every U8 and I8 weight
-    for form in registered_formats():
-        shape = form.recognise(weight, parts, declared) if form.recognise is not None else None
-        if shape is not None:
-            undecoded = "" if form.proof == "base" else "its format is only recognised"
-            return Decided(form.name, code=form.name, logical=shape, opaque=undecoded)
+    registered = recognised(weight, parts, declared)
+    if registered is not None:
+        form, shape = registered
+        undecoded = "" if form.proof == "base" else "its format is only recognised"
+        return Decided(form.name, code=form.name, logical=shape, opaque=undecoded)
     if kind.startswith(GGUF_PREFIX):
         return Decided("gguf", code=kind.removeprefix(GGUF_PREFIX))
     stated = str((hints.markers.get(stem) or {}).get("format", ""))

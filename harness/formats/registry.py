@@ -136,6 +136,17 @@ def is_quantized(name: str) -> bool:
     return name.isidentifier() and name not in (*FLOATS, "norm")
 
 
+def recognised(
+    weight: TensorEntry, parts: Mapping[str, TensorEntry], declared: Mapping[str, Any]
+) -> tuple[Format, tuple[int, int]] | None:
+    """Return the first registered format that recognises a weight, and its [N, K]; ``None`` if none does."""
+    for form in registered_formats():
+        shape = form.recognise(weight, parts, declared) if form.recognise is not None else None
+        if shape is not None:
+            return form, shape
+    return None
+
+
 def stored_format(
     weight: TensorEntry, parts: Mapping[str, TensorEntry], declared: Mapping[str, Any]
 ) -> tuple[Format, tuple[int, int]] | None:
@@ -144,10 +155,9 @@ def stored_format(
     Registered formats are asked first. The inspector looks closer (``harness.formats.modules.decide``): it also names
     formats that the engine cannot run.
     """
-    for form in registered_formats():
-        shape = form.recognise(weight, parts, declared) if form.recognise is not None else None
-        if shape is not None:
-            return form, shape
+    registered = recognised(weight, parts, declared)
+    if registered is not None:
+        return registered
     for form in built_in_formats().values():
         if weight.dtype in form.weight_dtypes and len(weight.shape) == 2:
             return form, (weight.shape[0], weight.shape[1] * form.values_per_byte)

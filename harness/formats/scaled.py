@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 import numpy as np
 
 from harness.formats.codecs import F32, FP8_TABLES
@@ -10,15 +12,28 @@ from harness.formats.header import TensorEntry
 from harness.formats.spec import StoredLinear
 
 
+def zero_point_of(parts: Mapping[str, TensorEntry]) -> TensorEntry | None:
+    """Return the tensor that is subtracted from the codes before they are scaled, if any, from a Linear's tensors."""
+    return parts.get("weight_zero_point") or parts.get("weight_offset")
+
+
+def per_code(values: F32, name: str) -> F32:
+    """Return what one step of a code counts, from the values of the scale tensor ``name``.
+
+    bitsandbytes stores the row's maximum (``SCB``), and its codes count steps of maximum / 127.
+    """
+    return values / np.float32(127 if name.endswith(".SCB") else 1)
+
+
 def scale_values(stored: StoredLinear, entry: TensorEntry) -> F32:
-    """Return a scale's values, flat. bitsandbytes stores the row's maximum (SCB); its codes count maximum / 127."""
-    return stored.floats(entry) / np.float32(127 if entry.name.endswith(".SCB") else 1)
+    """Return a scale's values, flat."""
+    return per_code(stored.floats(entry), entry.name)
 
 
 def readings(stored: StoredLinear) -> dict[str, F32]:
     """Return the values [rows, K] under the stored code table."""
     codes = stored.codes()
-    zero_point = stored.parts.get("weight_zero_point") or stored.parts.get("weight_offset")
+    zero_point = zero_point_of(stored.parts)
     if stored.kind in ("block", "group") and stored.scale is not None:
         scales = scale_values(stored, stored.scale).reshape(stored.scale.shape)
         if zero_point is None:

@@ -69,7 +69,7 @@ def explain(item: Measured) -> tuple[Explained, ...]:
     rows that fit under no reading, other weights, another code table.
     """
     fit = item.fit
-    if fit is None or fit.scores[fit.best].cosine < gate_of(item).unrelated or _in_subnormals(item):
+    if fit is None or fit.scores[fit.best].cosine < gate_of(item).unrelated or in_subnormals(item):
         return ()
     gain = fit.scores[fit.best].gain
     factor = _factor(item, fit)
@@ -85,7 +85,7 @@ def explain(item: Measured) -> tuple[Explained, ...]:
     return wrong if reason is None else (*wrong, Explained(reason, gain))
 
 
-def _in_subnormals(item: Measured) -> bool:
+def in_subnormals(item: Measured) -> bool:
     """Return whether block scales without enough digits explain every difference; `subnormal_scales` names them."""
     return item.blind is not None and item.blind.subnormal > SUBNORMAL_SHARE
 
@@ -112,8 +112,7 @@ def _unscaled(item: Measured, fit: Fit) -> bool:
     """Return whether the format's scale is absent, zero, negative or not finite."""
     if item.module.format in ("gguf", "nf4"):
         return False
-    outer = item.module.global_scale if item.module.format == "nvfp4" else item.module.scale
-    return outer is None or not math.isfinite(fit.scale) or fit.scale <= 0
+    return item.module.outer_scale is None or not math.isfinite(fit.scale) or fit.scale <= 0
 
 
 def _rows(item: Measured, fit: Fit) -> list[int]:

@@ -8,6 +8,7 @@ from __future__ import annotations
 import math
 from typing import Literal
 
+from harness.formats.decode import rotation_of
 from harness.formats.evidence import Fit
 from harness.formats.registry import built_in_formats, known_formats
 from harness.formats.spec import Gate
@@ -103,7 +104,8 @@ def state_of(measured: Measured, declared: str) -> State:
         and (found.gap or 0) >= gate.gap
     ):
         return "contradicted"
-    if "_rotated_" in found.best + declared and found.best != declared and best >= gate.unrelated:
+    rotated = rotation_of(found.best) or rotation_of(declared)
+    if rotated and found.best != declared and best >= gate.unrelated:
         return "contradicted"
     if best >= gate.cosine and (found.gap is None or found.gap >= gate.gap):
         return "proven" if found.best == declared else "contradicted"

@@ -108,7 +108,7 @@ def exact_fp8(base: F32, stored: U8, scale: F32, *, search: bool = True) -> Exac
     by_reciprocal = encode_e4m3((narrow * (np.float32(1) / scale).astype(half)).astype(np.float32))
     agree = max(_share(_equal_fp8(codes, stored)) for codes in (in_f32, in_bf16, by_reciprocal))
     unrounded = agree
-    # a search costs 160 encodings, so it runs only if the scale can have been rounded and the codes say that it was
+    # a search costs 258 encodings, so it runs only if the scale can have been rounded and the codes say that it was
     if search and agree < UNEXPLAINED and np.array_equal(scale.astype(half).astype(np.float32), scale):
         unrounded = max(agree, _before_rounding(base, stored, scale))
     alive = base.size > 0

@@ -13,6 +13,7 @@ from harness.formats.codecs import U8, decode_floats
 from harness.formats.header import TensorEntry
 from harness.formats.hypotheses import PackedRows, admits, offsets
 from harness.formats.modules import Module
+from harness.formats.scaled import per_code
 from harness.inspector.sources import Range, Source
 
 LEAST = 4096
@@ -108,8 +109,7 @@ def scale_of(source: Source, module: Module) -> NDArray[np.float32]:
     if entry is None or entry.elements == 0:
         return np.ones((1, 1), np.float32)
     values = decode_floats(source.read(entry.file, entry.start, entry.nbytes), entry.dtype)
-    # bitsandbytes stores the row's maximum (SCB), and its codes count steps of maximum / 127
-    return values.reshape(-1, 1) / np.float32(127 if entry.name.endswith(".SCB") else 1)
+    return per_code(values.reshape(-1, 1), entry.name)
 
 
 SCALE_WINDOWS = 16
@@ -150,7 +150,7 @@ def block_scale_values(source: Source, entry: TensorEntry, windows: Sequence[Ran
     nans = zeros = 0
     batch: Sequence[Range]
     # windows of a sampled tensor are read together, chunks of a whole one in turn, so that memory stays bounded
-    for batch in [windows] if sum(length for _, length in windows) <= _CHUNK else [[one] for one in windows]:
+    for batch in [windows] if sum(length for _, length in windows) <= _CHUNK else [[window] for window in windows]:
         for raw in source.read_ranges(entry.file, batch):
             magnitude = np.frombuffer(raw, dtype=np.uint8) & 0x7F  # without the sign; 0x7F is the only NaN of E4M3
             nans += int(np.count_nonzero(magnitude == 0x7F))

@@ -114,9 +114,9 @@ def expert_summary(context: Context, expert: str) -> ExpertSummary:
 
 def _parameters(context: Context, expert: str) -> int:
     """Count logical parameters: two per byte of a packed weight of 4 bits; scales are not parameters."""
-    packed = {module.weight.name for module in context.quantized(expert).values() if module.spec.two_level}
+    packed = {module.weight.name: module.spec.values_per_byte for module in context.quantized(expert).values()}
     tensors = context.experts[expert].tensors
-    return sum(entry.elements * (2 if name in packed else 1) for name, entry in tensors.items() if not is_scale(name))
+    return sum(entry.elements * packed.get(name, 1) for name, entry in tensors.items() if not is_scale(name))
 
 
 def collapse(names: Sequence[str]) -> tuple[str, ...]:
@@ -262,7 +262,7 @@ def coverage(context: Context, plan: Plan, found: Gathered) -> tuple[list[str], 
         if expert not in plan.base and not context.quantized(expert) and component.tensors:
             left.append(f"{expert}: without its base nothing shows that these are the weights that they should be")
         if expert not in plan.base and context.quantized(expert):
-            four = any(module.format in ("nvfp4", "mxfp4") for module in context.quantized(expert).values())
+            four = any(module.spec.values_per_byte > 1 for module in context.quantized(expert).values())
             order = "nibble order, " if four else ""
             left.append(f"{expert}: without its base: {order}gains, stale or swapped experts, excluded tensors")
         if component.source.is_local is False and found.failed is not None:

@@ -14,6 +14,7 @@ from harness.definitions.case import Loader
 from harness.formats.errors import ContractError
 from harness.inspector import inspect_checkpoint, load_contract
 from harness.inspector.contracts import known_contracts
+from harness.inspector.contracts.sampling import predict_sampling
 from harness.records.inspection import InspectionReport
 
 
@@ -204,6 +205,17 @@ def test_an_index_and_a_scheduler_are_taken_as_the_runtime_takes_them(
     place.write_text(json.dumps({**body, key: value}))
     report = inspect_checkpoint(edit.folder, contracts=["sglang==0.5.13"], digests=False)
     assert said in " ".join(item.message for item in report.with_code(code))
+
+
+@pytest.mark.parametrize(
+    ("second", "present"),
+    [(None, False), ([None, None], False), (["diffusers", "WanTransformer3DModel"], True), (5, True), ({}, True)],
+)
+def test_an_index_of_any_type_is_predicted(second: Any, present: bool) -> None:
+    index = {"_diffusers_version": "0.36.0", "transformer_2": second}
+    assert not predict_sampling(load_contract("sglang==0.5.13").rules, index, {}, None).two_experts
+    index["boundary_ratio"] = 0.875
+    assert predict_sampling(load_contract("sglang==0.5.13").rules, index, {}, None).two_experts == present
 
 
 def test_a_transformer_alone_has_no_schedule(exports: Path) -> None:

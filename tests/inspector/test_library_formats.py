@@ -15,7 +15,7 @@ from benchmarks.corpus import libraries, written
 from benchmarks.corpus.edit import Edit
 from harness.formats.codecs import encode_e4m3
 from harness.formats.config import described
-from harness.formats.decode import decode_gguf, hadamard, is_rotation, undo_rotation
+from harness.formats.decode import decode_gguf, hadamard, is_rotation, rotated_name, rotation_of, undo_rotation
 from harness.formats.errors import ConfigError
 from harness.formats.evidence import Sums
 from harness.inspector import inspect_checkpoint
@@ -43,6 +43,16 @@ def test_only_powers_of_four_are_rotations(size: int) -> None:
     if size not in powers:
         with pytest.raises(ValueError, match="power of 4"):
             hadamard(size)
+
+
+def test_the_name_of_a_reading_gives_its_rotation() -> None:
+    assert [rotation_of(name) for name in (rotated_name(64), "int8", "e4m3", "low_first/linear", "")] == [
+        64,
+        0,
+        0,
+        0,
+        0,
+    ]
 
 
 @pytest.mark.parametrize("kind", ["Q4_0", "Q8_0", "Q2_K", "Q3_K", "Q4_K", "Q5_K", "Q6_K", "IQ4_XS"])
@@ -179,6 +189,12 @@ def test_nibble_order_is_open_only_where_codes_have_four_bits(exports: Path, edi
     four = inspect_checkpoint(exports / "nvfp4", digests=False)
     assert not any("nibble order" in line for line in eight.not_done)
     assert any("nibble order" in line for line in four.not_done)
+
+
+def test_a_packed_weight_counts_its_values_and_not_its_bytes(edit: Edit) -> None:
+    eight = inspected(edit, based=False).experts[0].parameters
+    written.remake(edit, written.mxfp4)
+    assert inspected(edit, based=False).experts[0].parameters == eight
 
 
 def test_an_expert_that_was_not_read_has_no_precision_to_compare(edit: Edit) -> None:

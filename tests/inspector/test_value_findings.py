@@ -75,6 +75,7 @@ def test_a_group_size_that_the_format_cannot_have(edit: Edit, size: int, codes: 
     path.write_text(json.dumps(body))
     found = [item for item in inspected(edit).findings if item.severity == "fault"]
     assert [item.code for item in found] == codes
+    assert all("config.json" in item.message and "config.json" in item.next_command for item in found)
 
 
 def test_a_row_that_is_twice_too_large(edit: Edit) -> None:

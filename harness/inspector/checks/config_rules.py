@@ -88,6 +88,7 @@ def _marked_otherwise(expert: str, quantized: Mapping[str, Module]) -> Iterator[
             expert=expert,
             module=wrong[0],
             evidence={"declared": stated, "stored": stored, "modules": wrong[:20], "count": len(wrong)},
+            next_command="write the stored format into the comfy_quant markers of these layers, or export them again",
         )
 
 
@@ -197,27 +198,25 @@ def left_out(declared: Declaration, name: str) -> bool:
     return declared.ignores(name) is not None or (bool(declared.layers) and name not in declared.layers)
 
 
-GROUPS = {"nvfp4": 16, "mxfp8": 32, "mxfp4": 32}
-"""Values that share a block scale, where the format itself fixes the number."""
-
-
 @check("group_size", cost="header", codes=("group_size_contradicted",), order=75)
 def group_size(context: Context) -> Iterator[InspectionFinding]:
     """Report a declared group size that the stored format cannot have."""
     for expert, component in context.experts.items():
         stated = component.declaration.group_size
-        stored = sorted({module.format for module in context.quantized(expert).values()} & GROUPS.keys())
+        blocks = {module.format: module.spec.block for module in context.quantized(expert).values()}
+        stored = sorted(form for form, block in blocks.items() if block)
         # with formats of several sizes the declaration may mean any of them
-        if stated is None or len(stored) != 1 or stated == GROUPS[stored[0]]:
+        if stated is None or len(stored) != 1 or stated == blocks[stored[0]]:
             continue
+        block = blocks[stored[0]]
         yield finding(
             "fault",
             "group_size_contradicted",
-            f"{expert}: the configuration declares block scales for {stated} values each (group_size), and {stored[0]} "
-            f"has one for every {GROUPS[stored[0]]}: a loader that believes it reads the wrong scales or refuses.",
+            f"{expert}: {component.declaration.origin} declares block scales for {stated} values each (group_size), "
+            f"and {stored[0]} has one for every {block}: a loader that believes it reads the wrong scales or refuses.",
             expert=expert,
-            evidence={"declared": stated, "stored": GROUPS[stored[0]], "format": stored[0]},
-            next_command=f"write group_size: {GROUPS[stored[0]]}",
+            evidence={"declared": stated, "stored": block, "format": stored[0]},
+            next_command=f"write group_size: {block} in {component.declaration.origin}",
         )
 
 

@@ -9,6 +9,7 @@ import shlex
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping
 
+from harness.formats.decode import rotation_of
 from harness.formats.modules import Module
 from harness.formats.registry import title_of
 from harness.inspector.checks.registration import check
@@ -122,7 +123,7 @@ def encoding(context: Context) -> Iterator[InspectionFinding]:
                 item.fit is None
                 or item.module.format in MIXED_CODES
                 or item.module.rotation
-                or "_rotated_" in item.fit.best
+                or rotation_of(item.fit.best)
             ):
                 continue  # each Linear says whether it is rotated: ComfyUI rotates those whose width allows it
             if item.fit.scores[item.fit.best].cosine >= gate_of(item).cosine:
@@ -183,7 +184,7 @@ def _contradicted(
             for code, part in PARTS.items():
                 if said[part] != proven[part]:
                     groups.setdefault(code, []).append(name)
-        elif "_rotated_" in item.fit.best or item.module.rotation:
+        elif rotation_of(item.fit.best) or item.module.rotation:
             groups.setdefault("rotation_differs", []).append(name)
         else:
             groups.setdefault("fp8_code_table", []).append(name)
@@ -228,8 +229,8 @@ def _sentence(context: Context, expert: str, code: str, names: list[str], item: 
 
 def _rotation_text(reading: str) -> str:
     """Return a reading of INT8 codes in words: ``int8_rotated_256`` gives ``rotated in groups of 256 columns``."""
-    size = reading.rpartition("_rotated_")[2]
-    return f"rotated in groups of {size} columns" if "_rotated_" in reading else "not rotated"
+    size = rotation_of(reading)
+    return f"rotated in groups of {size} columns" if size else "not rotated"
 
 
 def _remedy(code: str, item: Measured) -> str:
@@ -241,8 +242,8 @@ def _remedy(code: str, item: Measured) -> str:
     if code == "scale_layout":
         return f"set checkpoint_weight_scale_layout: {item.fit.best.split('/')[1]} in quantization_config"
     if code == "rotation_differs":
-        size = item.fit.best.rpartition("_rotated_")[2]
-        state = f'"convrot": true, "convrot_groupsize": {size}' if size.isdigit() else 'no "convrot"'
+        size = rotation_of(item.fit.best)
+        state = f'"convrot": true, "convrot_groupsize": {size}' if size else 'no "convrot"'
         return f"write {state} into the comfy_quant marker of these layers"
     return "compare with the export that made it: quantgate inspect A --against B"
 

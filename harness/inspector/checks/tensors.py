@@ -88,14 +88,10 @@ def _input_needed(declared: Declaration, module: Module, quantized: Mapping[str,
         return "other Linears of the same file set have one"
     if static:
         return "the config declares static activation scales"
-    if static is None and declared.method == "modelopt" and algo.lower() in _modelopt():
+    form = known_formats().get(algo.lower())
+    if static is None and declared.method == "modelopt" and form is not None and form.modelopt:
         return f"ModelOpt's {algo.upper()} is static"
     return ""
-
-
-def _modelopt() -> set[str]:
-    """Return the names of formats that ModelOpt exports with static input scales."""
-    return {name for name, form in known_formats().items() if form.modelopt}
 
 
 @check("scale_shapes", cost="header", codes=("scale_columns", "scale_shape"), order=160)

@@ -10,7 +10,7 @@ from packaging.version import InvalidVersion, Version
 from harness.inspector.checks.encoding import own_related
 from harness.inspector.checks.registration import check
 from harness.inspector.context import Context
-from harness.inspector.explain import FACTORS, explain
+from harness.inspector.explain import FACTORS, explain, in_subnormals
 from harness.inspector.findings import finding, some
 from harness.inspector.gates import SUBNORMAL_SHARE, is_fnuz
 from harness.records.inspection import InspectionFinding
@@ -188,11 +188,7 @@ def constant_scales(context: Context) -> Iterator[InspectionFinding]:
 def _explained(context: Context, expert: str, names: Collection[str]) -> bool:
     """Return whether another check reports the wrong scales of an expert: by their factors, or as subnormal."""
     measured = context.measured.get(expert, {})
-    small = any(
-        item.blind is not None and item.blind.subnormal > SUBNORMAL_SHARE
-        for name, item in measured.items()
-        if name in names
-    )
+    small = any(in_subnormals(item) for name, item in measured.items() if name in names)
     reasons = (explain(item) for name, item in own_related(context, expert).items() if name in names)
     return small or any(item.reason in FACTORS for items in reasons for item in items)
 

@@ -49,7 +49,7 @@ def predict_sampling(
     shift = rules.registry.flow_shift[known] if rules.registry is not None and known else UNKNOWN_SHIFT
     boundary: Any = index.get("boundary_ratio") if rules.boundary_ratio == "model_index" else rules.boundary_ratio
     second = index.get("transformer_2")
-    present = second is not None and list(second) != [None, None]
+    present = second not in (None, [None, None])
     keys = refused_keys(rules, scheduler)
     refused = (
         _refused_index(index, folders)
