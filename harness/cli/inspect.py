@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any, TypedDict, Unpack, get_args
 import typer
 
 from harness.cli import options as shared
+from harness.cli.cases import named_case
 from harness.definitions.case import Case, Loader
 from harness.errors import InvalidCaseError, QuantgateError
 from harness.formats.errors import InspectionInterruptedError
@@ -395,7 +396,7 @@ def inspect(
     raise typer.Exit(
         inspect_command(
             reference,
-            case=_case(top, case) if case else None,
+            case=named_case(top, case).case if case else None,
             root=top,  # also without a case: contracts/ of the project hold for any checkpoint
             base=base,
             transformer=transformer,
@@ -424,14 +425,3 @@ def lock(
     root = project_root(root)
     cases = [located.case for located in load_cases(case_files(root), root)]
     raise typer.Exit(lock_command(cases, root / file, check=check, root=root))
-
-
-def _case(root: Path, wanted: str) -> Case:
-    from harness.definitions.choosing import no_such_case
-    from harness.definitions.loading import load_cases
-    from harness.project import case_files
-
-    cases = {located.case.id: located.case for located in load_cases(case_files(root), root)}
-    if wanted not in cases:
-        raise no_such_case([wanted], cases)
-    return cases[wanted]
