@@ -22,6 +22,7 @@ from harness.inspector.parts import EXPERTS
 from harness.outcomes import RULES, Outcome
 from harness.project import HERE, project_root
 from harness.records.inspection import CheckpointComparison, InspectionOutcome, InspectionReport, LayerEvidence
+from harness.redaction import safe_text
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -285,10 +286,10 @@ def inspect_command(
         report = inspect_once(ref, unread=None if options.full else HASHED_BYTES, **asked)
     except InspectionInterruptedError as error:
         _show(error.report, as_json, layers, output)
-        print(error, file=sys.stderr)
+        print(safe_text(str(error)), file=sys.stderr)
         return EXIT[error.report.outcome]
     except QuantgateError as error:
-        print(f"error: {error}", file=sys.stderr)
+        print(f"error: {safe_text(str(error))}", file=sys.stderr)
         return error.exit_code
     _show(report, as_json, layers, output)
     return EXIT[report.outcome]
@@ -344,7 +345,7 @@ def lock_command(cases: Iterable[Case], lock_file: Path, *, check: bool = False,
         held = read_lock(lock_file) if check else None
         current, left = make_lock(all_cases, root, held)
     except QuantgateError as error:
-        print(f"error: {error}", file=sys.stderr)
+        print(f"error: {safe_text(str(error))}", file=sys.stderr)
         return error.exit_code
     for line in left:
         print(f"not locked: {line}")
