@@ -17,9 +17,10 @@ import math
 import os
 import stat
 import tomllib
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, BinaryIO, TypeVar
 from xml.etree import ElementTree as ET
 
 from pydantic import BaseModel, ValidationError
@@ -57,17 +58,29 @@ def read_bytes(path: Path, *, limit: int = MAX_BYTES) -> bytes:
         OSError: the system cannot read it.
         UnreadableError: it is larger, or no regular file (a pipe or a device could block or never end).
     """
+    with _regular(path) as (file, size):
+        # one byte more than the limit shows that the file grew after its size was read
+        data = file.read(limit + 1) if size <= limit else b""
+    if size > limit or len(data) > limit:
+        raise UnreadableError(f"it is larger than {limit} bytes, which is the most that is read", where=str(path))
+    return data
+
+
+@contextmanager
+def _regular(path: Path) -> Iterator[tuple[BinaryIO, int]]:
+    """Open a regular file for reading. Yields it and its size in bytes.
+
+    Raises:
+        OSError: the system cannot read it.
+        UnreadableError: it is no regular file.
+    """
     # O_NONBLOCK: opening a pipe without a writer must not block; the type is checked on the open descriptor
     handle = os.open(path, os.O_RDONLY | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_CLOEXEC", 0))
     with os.fdopen(handle, "rb") as file:
         state = os.fstat(handle)
         if not stat.S_ISREG(state.st_mode):
             raise UnreadableError("it is not a regular file", where=str(path))
-        # one byte more than the limit shows that the file grew after `fstat`
-        data = file.read(limit + 1) if state.st_size <= limit else b""
-    if state.st_size > limit or len(data) > limit:
-        raise UnreadableError(f"it is larger than {limit} bytes, which is the most that is read", where=str(path))
-    return data
+        yield file, state.st_size
 
 
 def decode(data: bytes, where: str) -> str:
@@ -118,17 +131,8 @@ def parse_json(data: bytes | str, where: str, *, finite: bool = True) -> Any:
             raise UnreadableError(f"{word} is no JSON", where=where)
         return float(word)
 
-    text = decode(data, where) if isinstance(data, bytes) else data
-    try:
-        value = json.loads(text, object_pairs_hook=unique, parse_constant=constant)
-    except UnreadableError:
-        raise
-    except json.JSONDecodeError as error:
-        raise UnreadableError(f"it is not JSON: {error.msg}", where=f"{where}:{error.lineno}") from None
-    except RecursionError:
-        raise UnreadableError(f"it is nested deeper than {MAX_DEPTH} levels", where=where) from None
-    except ValueError:  # the only other one: Python refuses to convert thousands of digits
-        raise UnreadableError(f"it holds a number of more than {MAX_BITS} bits", where=where) from None
+    long_number = f"it holds a number of more than {MAX_BITS} bits"
+    value = _loads(data, where, MAX_DEPTH, long_number, object_pairs_hook=unique, parse_constant=constant)
     _check_values(value, where, finite)
     return value
 
@@ -139,23 +143,42 @@ def parse_foreign(data: bytes | str, where: str) -> Any:
     Raises:
         UnreadableError: not UTF-8, not JSON, or nested deeper than ``MAX_FOREIGN_DEPTH``.
     """
+    value = _loads(data, where, MAX_FOREIGN_DEPTH, "it holds a number of thousands of digits")
+    for _ in _containers(value, where, MAX_FOREIGN_DEPTH):
+        pass  # only their depth is checked
+    return value
+
+
+def _loads(data: bytes | str, where: str, deepest: int, long_number: str, **hooks: Any) -> Any:
+    """Decode JSON. ``json`` itself stops only far beyond ``deepest`` levels: `_containers` checks the depth."""
     text = decode(data, where) if isinstance(data, bytes) else data
     try:
-        value = json.loads(text)
+        return json.loads(text, **hooks)
+    except UnreadableError:  # of a hook
+        raise
     except json.JSONDecodeError as error:
         raise UnreadableError(f"it is not JSON: {error.msg}", where=f"{where}:{error.lineno}") from None
     except RecursionError:
-        raise UnreadableError(f"it is nested deeper than {MAX_FOREIGN_DEPTH} levels", where=where) from None
+        raise UnreadableError(f"it is nested deeper than {deepest} levels", where=where) from None
     except ValueError:  # the only other one: Python refuses to convert thousands of digits
-        raise UnreadableError("it holds a number of thousands of digits", where=where) from None
-    stack: list[tuple[Any, int]] = [([value], 0)]
+        raise UnreadableError(long_number, where=where) from None
+
+
+def _containers(root: Any, where: str, deepest: int) -> Iterator[dict[str, Any] | list[Any]]:
+    """Yield the objects and lists of a JSON value, and a list of the value itself.
+
+    Raises:
+        UnreadableError: they are nested deeper than ``deepest`` levels.
+    """
+    stack: list[tuple[Any, int]] = [([root], 0)]
     while stack:
+        # a stack and no recursion, so that deep nesting never hits Python's limit
         holder, depth = stack.pop()
-        if depth > MAX_FOREIGN_DEPTH:
-            raise UnreadableError(f"it is nested deeper than {MAX_FOREIGN_DEPTH} levels", where=where)
+        if depth > deepest:
+            raise UnreadableError(f"it is nested deeper than {deepest} levels", where=where)
+        yield holder
         items = holder.values() if isinstance(holder, dict) else holder
         stack.extend((item, depth + 1) for item in items if isinstance(item, dict | list))
-    return value
 
 
 def as_json(value: Any, *, default: Callable[[Any], Any] | None = None) -> Any:
@@ -272,14 +295,10 @@ def check_safetensors(path: Path, *, limit: int = MAX_HEADER_BYTES) -> None:
         OSError: the system cannot read the file.
         UnreadableError: no regular file, shorter than a header, or a header of more than ``limit`` bytes.
     """
-    handle = os.open(path, os.O_RDONLY | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_CLOEXEC", 0))
-    with os.fdopen(handle, "rb", buffering=0) as file:
-        state = os.fstat(handle)
-        if not stat.S_ISREG(state.st_mode):
-            raise UnreadableError("it is not a regular file", where=str(path))
+    with _regular(path) as (file, size):
         first = file.read(8)
     length = int.from_bytes(first, "little")
-    if len(first) < 8 or length < 2 or length + 8 > state.st_size:
+    if len(first) < 8 or length < 2 or length + 8 > size:
         raise UnreadableError("its header is incomplete", where=str(path))
     if length > limit:
         raise UnreadableError(f"its header of {length} bytes is longer than {limit}", where=str(path))
@@ -307,20 +326,13 @@ def sentence(error: ValidationError) -> str:
 
 
 def _check_values(root: Any, where: str, finite: bool) -> None:
-    """Walk without recursion: depth, numbers, and text that cannot be written as UTF-8 again."""
-    stack: list[tuple[Any, int]] = [([root], 0)]
-    while stack:
-        # a stack and no recursion, so that deep nesting never hits Python's limit
-        holder, depth = stack.pop()
-        if depth > MAX_DEPTH:
-            raise UnreadableError(f"it is nested deeper than {MAX_DEPTH} levels", where=where)
+    """Check depth, numbers, and text that cannot be written as UTF-8 again."""
+    for holder in _containers(root, where, MAX_DEPTH):
         if isinstance(holder, dict):
             for key in holder:
                 _check_text(key, where)
         for item in holder.values() if isinstance(holder, dict) else holder:
-            if isinstance(item, dict | list):
-                stack.append((item, depth + 1))
-            elif isinstance(item, str):
+            if isinstance(item, str):
                 _check_text(item, where)
             elif isinstance(item, float):
                 if finite and not math.isfinite(item):

@@ -23,6 +23,8 @@ from collections.abc import Iterable, Mapping
 from functools import lru_cache
 from typing import Any
 
+from harness.text import clean
+
 HIDDEN = "<redacted>"
 SHORTEST_VALUE = 8
 """Least characters of a value that is redacted. A shorter value could be an ordinary word."""
@@ -232,6 +234,11 @@ def shapes(text: str) -> str:
 def redact(text: str) -> str:
     """Return ``text`` without secrets; see :class:`Redactor`."""
     return Redactor().text(text)
+
+
+def safe_text(text: str) -> str:
+    """Return ``text`` for a terminal or a log: without secrets, terminal colours and control characters."""
+    return clean(redact(text))
 
 
 def _hidden_value(match: re.Match[str]) -> str:

@@ -56,6 +56,8 @@ class Measured:
     folder: Path
 
 
+Shown = tuple[Measured, Clip]
+"""A run and its frames."""
 Controls = Literal["all", "frames", "none"]
 
 
@@ -229,66 +231,68 @@ def _proposal(
     refuse_other_identity(found.match, located.case, located.where, plan.replace_golden, plan.reason)
     goldens = found.match.goldens if found.match.kind is MatchKind.EXACT else ()
     golden = goldens[0] if goldens else None
-    compared = runs if golden is None else (reference, *runs)
+    ordinary = [(run, read_clip(_clip_of(run))) for run in (reference, *runs)]
     repeats = 0 if plan.results else plan.repeats
     beside = origins.of(located.case).digest() if repeats or plan.controls == "all" else ""
     disturbed = noisy_runs(context, located.case, beside, repeats, plan.say, begin=plan.begin)
-    clips = [read_clip(path) for path in ([one.open_part(CLIP) for one in goldens] or [_clip_of(reference)])]
-    modes = _modes(located, plan.say, clips, (reference, *runs), disturbed)
-    clips += [read_clip(_clip_of(one)) for one in modes]
+    clips = [read_clip(one.open_part(CLIP)) for one in goldens] or [ordinary[0][1]]
+    bistable = _modes(located, plan.say, clips, ordinary, disturbed)
+    clips += [frames for _, frames in bistable]
     clip, hold = clips[0], nearest_of(clips, located.case.metrics or None)
     rows: list[tuple[str, ComparisonEvidence, dict[str, Json]]] = [
-        (label if one is clip else f"{label}-{number}", hold(Clip(frames)), {})
+        (label if one is clip else f"{label}-{number}", hold(Clip(rounded)), {})
         for number, one in enumerate(clips, 1)
-        for label, frames in rounding_samples(one.frames).items()
+        for label, rounded in rounding_samples(one.frames).items()
     ]
     drawn = frozenset(label for label, _, _ in rows)
-    for run in compared:
+    for run, frames in ordinary if golden is not None else ordinary[1:]:
         print_ = run.record.fingerprint
         said: dict[str, Json] = {} if print_ is None else print_.model_dump(mode="json", exclude={"packages", "code"})
-        rows.append((run.label, hold(read_clip(_clip_of(run))), said))
+        rows.append((run.label, hold(frames), said))
     old = load_explained(context.thresholds, context.runner.name, located.case.id)
-    ordinary = [(run.label, run.record, run.folder) for run in (reference, *runs)]
     rows += [(run.label, hold(run.clip), {}) for run in disturbed]
     injected = _inject(context, located, plan, clip, hold, beside)
-    others = [(one.label, one.record, one.folder) for one in modes]
-    samples = samples_of(goldens, ordinary[0], ordinary[1:], others)
+    modes = tuple(run for run, _ in bistable)
+    first, *others = ((run.label, run.record, run.folder) for run in (reference, *runs))
+    samples = samples_of(goldens, first, others, [(run.label, run.record, run.folder) for run in modes])
     return Proposal(located, reference, runs, golden, tuple(rows), old, samples, drawn, injected, goldens[1:], modes)
 
 
 def _modes(
-    located: Located, say: Say, goldens: Sequence[Clip], ordinary: Sequence[Measured], disturbed: Sequence[Run]
-) -> tuple[Measured, ...]:
+    located: Located, say: Say, goldens: Sequence[Clip], ordinary: Sequence[Shown], disturbed: Sequence[Run]
+) -> tuple[Shown, ...]:
     """Return one run per group of healthy runs that has no golden yet, if the runs form several groups.
 
     Args:
         located: the case.
         say: gets a line about what was recognised.
         goldens: frames of the goldens that stay, or of the reference, which becomes the golden.
-        ordinary: the reference and the perturbed runs.
+        ordinary: the reference and the perturbed runs, each with its frames.
         disturbed: further healthy runs; only undisturbed repeats among them may become a golden.
 
     Raises:
         RegenerateError: two groups show different videos, so that limits around both would see no fault.
     """
     case = located.case.id
-    clips = [*(read_clip(_clip_of(one)) for one in ordinary), *(run.clip for run in disturbed)]
+    clips = [*(frames for _, frames in ordinary), *(run.clip for run in disturbed)]
     groups = groups_of(clips)
     if not groups:
         return ()
     sizes = ", ".join(str(len(group.members)) for group in groups)
     say(f"{case}: bistable: {len(groups)} groups of healthy runs ({sizes} runs), with nothing in between")
     covered = {nearest_group(golden, clips, groups) for golden in goldens}
-    chosen: list[Measured] = []
+    chosen: list[Shown] = []
     for number, group in enumerate(groups):
         if number in covered:
             continue
         order = sorted(group.members, key=lambda member: member != group.middle)
-        found = next((one for member in order if (one := _undisturbed(member, ordinary, disturbed))), None)
+        candidates = ((one, clips[member]) for member in order if (one := _undisturbed(member, ordinary, disturbed)))
+        found = next(candidates, None)
         if found is None:
             say(f"{case}: only disturbed runs are in group {number + 1}, so that no golden of it is proposed")
             continue
-        ssim = compare(goldens[0], read_clip(_clip_of(found)), ["ssim"]).metrics[0].mean
+        run, frames = found
+        ssim = compare(goldens[0], frames, ["ssim"]).metrics[0].mean
         if ssim is not None and ssim < FAR:
             raise RegenerateError(
                 f"repeats of one request show different videos (mean ssim {ssim:.2f}, below {FAR}): limits around both "
@@ -296,16 +300,16 @@ def _modes(
                 where=located.where,
                 remedy="make the runtime repeat itself first (seed, kernels, state left by earlier runs)",
             )
-        say(f"{case}: {found.label} is proposed as a golden of its own (mean ssim {ssim or 0:.3f} to the first)")
-        chosen.append(found)
+        say(f"{case}: {run.label} is proposed as a golden of its own (mean ssim {ssim or 0:.3f} to the first)")
+        chosen.append((run, frames))
     return tuple(chosen)
 
 
-def _undisturbed(member: int, ordinary: Sequence[Measured], disturbed: Sequence[Run]) -> Measured | None:
+def _undisturbed(member: int, ordinary: Sequence[Shown], disturbed: Sequence[Run]) -> Measured | None:
     """Return a healthy run by its number among all; ``None`` for a disturbed one, whose trace is not healthy."""
     if member < len(ordinary):
-        return ordinary[member]
-    run, record = disturbed[member - len(ordinary)], ordinary[0].record
+        return ordinary[member][0]
+    run, record = disturbed[member - len(ordinary)], ordinary[0][0].record
     if run.repeat is None:
         return None
     said = Generation.read(run.repeat / DONE)

@@ -20,8 +20,7 @@ from harness.cli.runtimes import learn_command, runtime_app
 from harness.cli.trial import bisect_command, try_command
 from harness.errors import QuantgateError, disk_error
 from harness.harmless import HarmlessStream
-from harness.redaction import redact
-from harness.text import clean
+from harness.redaction import safe_text
 
 app = typer.Typer(
     name="quantgate",
@@ -69,10 +68,10 @@ def main() -> NoReturn:
     try:
         app()
     except QuantgateError as error:
-        sys.stderr.write(f"error: {clean(redact(str(error)))}\n")
+        sys.stderr.write(f"error: {safe_text(str(error))}\n")
         sys.exit(error.exit_code)
     except OSError as error:
         message = disk_error(error)
-        sys.stderr.write(f"error: {clean(redact(str(message)))}\n")
+        sys.stderr.write(f"error: {safe_text(str(message))}\n")
         sys.exit(message.exit_code)
     sys.exit(0)

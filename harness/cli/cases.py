@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from harness.cli import options
 from harness.errors import InvalidCaseError
 from harness.project import Project, case_files, project_root
+
+if TYPE_CHECKING:
+    from harness.definitions.case import Located
 
 
 def cases_command(
@@ -59,3 +62,18 @@ def resolve_command(
     for resolved in done:
         typer.echo(str(resolved))
     typer.echo(f"{len(done)} revisions written")
+
+
+def named_case(root: Path, wanted: str) -> Located:
+    """Return the case of an id.
+
+    Raises:
+        InvalidCaseError: no case of the project has this id, or a case file is invalid.
+    """
+    from harness.definitions.choosing import no_such_case
+    from harness.definitions.loading import load_cases
+
+    cases = {located.case.id: located for located in load_cases(case_files(root), root)}
+    if wanted not in cases:
+        raise no_such_case([wanted], cases)
+    return cases[wanted]

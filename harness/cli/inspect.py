@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any, TypedDict, Unpack, get_args
 import typer
 
 from harness.cli import options as shared
+from harness.cli.cases import named_case
 from harness.definitions.case import Case, Loader
 from harness.errors import InvalidCaseError, QuantgateError
 from harness.formats.errors import InspectionInterruptedError
@@ -21,6 +22,7 @@ from harness.inspector.parts import EXPERTS
 from harness.outcomes import RULES, Outcome
 from harness.project import HERE, project_root
 from harness.records.inspection import CheckpointComparison, InspectionOutcome, InspectionReport, LayerEvidence
+from harness.redaction import safe_text
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -284,10 +286,10 @@ def inspect_command(
         report = inspect_once(ref, unread=None if options.full else HASHED_BYTES, **asked)
     except InspectionInterruptedError as error:
         _show(error.report, as_json, layers, output)
-        print(error, file=sys.stderr)
+        print(safe_text(str(error)), file=sys.stderr)
         return EXIT[error.report.outcome]
     except QuantgateError as error:
-        print(f"error: {error}", file=sys.stderr)
+        print(f"error: {safe_text(str(error))}", file=sys.stderr)
         return error.exit_code
     _show(report, as_json, layers, output)
     return EXIT[report.outcome]
@@ -343,7 +345,7 @@ def lock_command(cases: Iterable[Case], lock_file: Path, *, check: bool = False,
         held = read_lock(lock_file) if check else None
         current, left = make_lock(all_cases, root, held)
     except QuantgateError as error:
-        print(f"error: {error}", file=sys.stderr)
+        print(f"error: {safe_text(str(error))}", file=sys.stderr)
         return error.exit_code
     for line in left:
         print(f"not locked: {line}")
@@ -395,7 +397,7 @@ def inspect(
     raise typer.Exit(
         inspect_command(
             reference,
-            case=_case(top, case) if case else None,
+            case=named_case(top, case).case if case else None,
             root=top,  # also without a case: contracts/ of the project hold for any checkpoint
             base=base,
             transformer=transformer,
@@ -424,14 +426,3 @@ def lock(
     root = project_root(root)
     cases = [located.case for located in load_cases(case_files(root), root)]
     raise typer.Exit(lock_command(cases, root / file, check=check, root=root))
-
-
-def _case(root: Path, wanted: str) -> Case:
-    from harness.definitions.choosing import no_such_case
-    from harness.definitions.loading import load_cases
-    from harness.project import case_files
-
-    cases = {located.case.id: located.case for located in load_cases(case_files(root), root)}
-    if wanted not in cases:
-        raise no_such_case([wanted], cases)
-    return cases[wanted]

@@ -32,9 +32,8 @@ from harness.reading import UnreadableError
 from harness.records.base import Json
 from harness.records.candidate import Candidate
 from harness.records.case_record import CaseRecord
-from harness.redaction import redact
+from harness.redaction import safe_text
 from harness.session.similarity import similarity
-from harness.text import clean
 
 Cases = Annotated[
     list[str] | None, typer.Argument(metavar="[CASE]...", help="cases, runner/case, or globs such as 'wan22_*'")
@@ -350,7 +349,7 @@ def accept(
             if len(chosen) == 1:
                 raise
             refused.append(error)
-            typer.echo(f"refused {item}: {clean(redact(str(error)))}", err=True)
+            typer.echo(f"refused {item}: {safe_text(str(error))}", err=True)
             continue
         changed.update(dict.fromkeys(done.changed))
     if len(chosen) > 1:

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from harness.cli import options
+from harness.cli.cases import named_case
 from harness.definitions.case import UNRESOLVED
 from harness.errors import InvalidCaseError
 from harness.project import project_root
@@ -17,7 +18,7 @@ from harness.reading import parse_json
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-    from harness.definitions.case import Case, CheckpointRef, Located
+    from harness.definitions.case import Case, CheckpointRef
     from harness.records.base import Json
     from harness.session.context import SessionContext
     from harness.trial.trying import Trial
@@ -48,7 +49,7 @@ def try_command(
     from harness.trial.trying import candidate_case, patch, reference, try_candidate
 
     root = project_root(root)
-    located = _located(root, case)
+    located = named_case(root, case)
     named = {"model": model, "transformer": transformer, "transformer_2": transformer_2}
     changes = {
         role: None if text == "none" else reference(text, getattr(located.case, role))
@@ -85,8 +86,8 @@ def bisect_command(
     from harness.trial.bisecting import Tester, bisect
 
     root = project_root(root)
-    first = _located(root, good).case
-    second = _located(root, bad).case if bad else first
+    first = named_case(root, good).case
+    second = named_case(root, bad).case if bad else first
     second = _changed(second, change or [])
     context = _open(ctx, root, runner, first, run_id)
     tester = Tester(context, first)
@@ -140,17 +141,6 @@ def _short(value: Json) -> str:
 
 _WIDE = 60
 """Most characters of a value that are shown; the record holds the whole value."""
-
-
-def _located(root: Path, case: str) -> Located:
-    from harness.definitions.choosing import no_such_case
-    from harness.definitions.loading import load_cases
-    from harness.project import case_files
-
-    cases = {located.case.id: located for located in load_cases(case_files(root), root)}
-    if case not in cases:
-        raise no_such_case([case], cases)
-    return cases[case]
 
 
 def _pair(text: str, option: str) -> tuple[str, str]:

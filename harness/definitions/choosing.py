@@ -41,18 +41,15 @@ def no_such_case(unknown: Collection[str], known: Collection[str]) -> InvalidCas
         unknown: one or more ids that were asked for.
         known: the ids of all cases.
     """
-    advice = did_you_mean(next(iter(unknown)), known) if len(known) <= _LISTED else _near(next(iter(unknown)), known)
+    advice = did_you_mean(next(iter(unknown)), known)
+    if len(known) > _LISTED and not advice.startswith("did you mean"):
+        advice = ""  # a list would fill the screen
     what = f"there is no case {', '.join(unknown)}"
     return InvalidCaseError(f"{what}; {advice}" if advice else what, where="cases", remedy="quantgate cases")
 
 
 _LISTED = 12
 """Most ids that an error lists."""
-
-
-def _near(word: str, known: Collection[str]) -> str:
-    advice = did_you_mean(word, known)
-    return advice if advice.startswith("did you mean") else ""
 
 
 class _Reader:

@@ -10,7 +10,8 @@ from __future__ import annotations
 import errno
 import zipfile
 import zlib
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 
@@ -59,15 +60,8 @@ def take(source: Path, case: str, runner: str, scratch: Path) -> Found:
     """
     if source.is_dir():
         return _from_folder(source, case, runner)
-    if not source.is_file():
-        raise GoldenError("no such artifact", where=str(source), remedy=_AGAIN)
-    try:
-        with zipfile.ZipFile(source) as archive:
-            return _from_zip(archive, source, case, runner, scratch)
-    except DAMAGED as error:
-        if isinstance(error, OSError) and error.errno != errno.EINVAL:
-            raise  # a fault of the disk, not of the archive
-        raise GoldenError(f"the archive is damaged: {_damage(error)}", where=str(source), remedy=_AGAIN) from error
+    with _archive(source) as archive:
+        return _from_zip(archive, source, case, runner, scratch)
 
 
 def held_in(source: Path) -> tuple[tuple[str, str], ...]:
@@ -78,16 +72,9 @@ def held_in(source: Path) -> tuple[tuple[str, str], ...]:
     """
     if source.is_dir():
         candidates, _ = _of_folder(source)
-    elif not source.is_file():
-        raise GoldenError("no such artifact", where=str(source), remedy=_AGAIN)
     else:
-        try:
-            with zipfile.ZipFile(source) as archive:
-                candidates, _ = _of_zip(archive, _entries(archive, source), source)
-        except DAMAGED as error:
-            if isinstance(error, OSError) and error.errno != errno.EINVAL:
-                raise
-            raise GoldenError(f"the archive is damaged: {_damage(error)}", where=str(source), remedy=_AGAIN) from error
+        with _archive(source) as archive:
+            candidates, _ = _of_zip(archive, _entries(archive, source), source)
     return tuple(sorted({(candidate.runner, candidate.case) for candidate in candidates.values()}))
 
 
@@ -163,6 +150,24 @@ def _entries(archive: zipfile.ZipFile, source: Path) -> dict[str, zipfile.ZipInf
         if not info.is_dir():
             entries[str(path)] = info
     return entries
+
+
+@contextmanager
+def _archive(source: Path) -> Iterator[zipfile.ZipFile]:
+    """Open a zip file; an error of its content in the block becomes a `GoldenError`.
+
+    Raises:
+        GoldenError: there is no such file, or it is damaged.
+    """
+    if not source.is_file():
+        raise GoldenError("no such artifact", where=str(source), remedy=_AGAIN)
+    try:
+        with zipfile.ZipFile(source) as archive:
+            yield archive
+    except DAMAGED as error:
+        if isinstance(error, OSError) and error.errno != errno.EINVAL:
+            raise  # a fault of the disk, not of the archive
+        raise GoldenError(f"the archive is damaged: {_damage(error)}", where=str(source), remedy=_AGAIN) from error
 
 
 def _damage(error: Exception) -> str:

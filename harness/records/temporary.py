@@ -7,6 +7,7 @@ import re
 import shutil
 import tempfile
 import zlib
+from collections.abc import Iterator
 from contextlib import suppress
 from pathlib import Path
 
@@ -32,12 +33,9 @@ def temporary_beside(target: Path) -> Path:
 
 def remove_leftovers(target: Path) -> None:
     """Remove temporary files of ``target`` whose process on this machine has ended."""
-    prefix = f".{target.name}."
-    with suppress(OSError):
-        for entry in os.scandir(target.parent):
-            if entry.name.startswith(prefix) and _is_leftover(entry.name.removeprefix(prefix)):
-                with suppress(OSError):
-                    Path(entry.path).unlink()
+    for entry in _leftovers(target.parent, f".{target.name}."):
+        with suppress(OSError):
+            Path(entry.path).unlink()
 
 
 def temporary_folder(parent: Path, name: str = "") -> Path:
@@ -53,18 +51,19 @@ def temporary_folder(parent: Path, name: str = "") -> Path:
         OSError: ``parent`` cannot be written to.
     """
     parent.mkdir(parents=True, exist_ok=True)
-    with suppress(OSError):
-        for entry in os.scandir(parent):
-            dead = entry.name.startswith(name) and _is_leftover(entry.name.removeprefix(name))
-            if dead and entry.is_dir(follow_symlinks=False):
-                shutil.rmtree(entry.path, ignore_errors=True)
+    for entry in _leftovers(parent, name):
+        if entry.is_dir(follow_symlinks=False):
+            shutil.rmtree(entry.path, ignore_errors=True)
     return Path(tempfile.mkdtemp(prefix=f"{name}{_host()}-{os.getpid()}-", suffix=".tmp", dir=parent))
 
 
-def _is_leftover(rest: str) -> bool:
-    """Return whether the end of a file name is of a process of this machine that has ended."""
-    match = _REST.fullmatch(rest)
-    return match is not None and match["host"] == _host() and not _alive(int(match["pid"]))
+def _leftovers(folder: Path, prefix: str) -> Iterator[os.DirEntry[str]]:
+    """Yield the entries whose name is ``prefix`` and the mark of a process of this machine that has ended."""
+    with suppress(OSError):
+        for entry in os.scandir(folder):
+            match = _REST.fullmatch(entry.name.removeprefix(prefix)) if entry.name.startswith(prefix) else None
+            if match is not None and match["host"] == _host() and not _alive(int(match["pid"])):
+                yield entry
 
 
 def _host() -> str:

@@ -37,8 +37,8 @@ def junit_xml(run: Run) -> str:
     if run.unreadable:
         suite = ET.SubElement(root, "testsuite", name="unreadable records")
         for item in run.unreadable:
-            case = ET.SubElement(suite, "testcase", classname="records", name=clean(item.path), time="0.000")
-            ET.SubElement(case, "error", message=one_line(item.why), type="unreadable_record").text = clean(item.why)
+            case = ET.SubElement(suite, "testcase", classname="records", name=item.path, time="0.000")
+            ET.SubElement(case, "error", message=one_line(item.why), type="unreadable_record").text = item.why
         _totals(suite, tests=len(run.unreadable), failures=0, errors=len(run.unreadable), skipped=0, time=0.0)
     for element in root.iter():  # here and not per value, so that no field is forgotten
         element.text = clean(element.text) if element.text else element.text
@@ -49,12 +49,12 @@ def junit_xml(run: Run) -> str:
 
 
 def _suite(root: ET.Element, runner: str, records: list[CaseRecord]) -> None:
-    suite = ET.SubElement(root, "testsuite", name=clean(runner), hostname=clean(runner))
+    suite = ET.SubElement(root, "testsuite", name=runner, hostname=runner)
     started = min(record.started for record in records)[:19]
     suite.set("timestamp", started if _TIME.fullmatch(started) else _NO_TIME)
     properties = ET.SubElement(suite, "properties")
     for name, value in _facts(records):
-        ET.SubElement(properties, "property", name=clean(name), value=one_line(value))
+        ET.SubElement(properties, "property", name=name, value=one_line(value))
     kinds = [RULES[record.verdict.outcome].junit for record in records]
     for record in records:
         _case(suite, record)
@@ -80,8 +80,8 @@ def _case(suite: ET.Element, record: CaseRecord) -> None:
     case = ET.SubElement(
         suite,
         "testcase",
-        classname=clean(_YAML.sub("", file).replace("/", ".")),
-        name=clean(name or record.case),
+        classname=_YAML.sub("", file).replace("/", "."),
+        name=name or record.case,
         time=f"{record.timing.total:.3f}",
     )
     verdict, kind = record.verdict, RULES[record.verdict.outcome].junit
@@ -92,11 +92,11 @@ def _case(suite: ET.Element, record: CaseRecord) -> None:
         detail = ET.SubElement(case, kind, type=verdict.outcome.value, message=message)
         detail.text = "\n".join(_detail(record))
     if record.log_tail and kind in ("failure", "error"):
-        ET.SubElement(case, "system-out").text = clean("\n".join(record.log_tail))
+        ET.SubElement(case, "system-out").text = "\n".join(record.log_tail)
 
 
 def _detail(record: CaseRecord) -> Iterable[str]:
-    yield clean(record.verdict.summary)
+    yield record.verdict.summary
     for finding in record.verdict.findings:
         yield f"- {finding.stage}/{one_line(finding.code)}: {one_line(finding.message)}"
     command = next_step(record)

@@ -112,7 +112,6 @@ def replace_folder(target: Path, write: Callable[[Path], object]) -> Path:
             where=str(target),
             remedy="give another folder with --out",
         )
-    target.parent.mkdir(parents=True, exist_ok=True)
     # beside the target, because a rename cannot cross file systems
     fresh = temporary_folder(target.parent, f".{target.name}.")
     try:

@@ -45,6 +45,19 @@ def test_exit_codes_by_class(exports: Path, tmp_path: Path, capsys: pytest.Captu
     assert "no such folder" in capsys.readouterr().err
 
 
+def test_an_error_shows_neither_a_secret_nor_control_characters(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("HF_TOKEN", token := "not-a-real-token-of-anyone")
+    absent = tmp_path / f"\x1b[31m{token}"
+    assert inspect_command(str(absent)) == 17
+    assert lock_command([], absent, check=True) == 17
+    err = capsys.readouterr().err
+    assert err.count("error: ") == 2
+    assert token not in err
+    assert "\x1b" not in err
+
+
 def test_json_is_the_record(exports: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     out = tmp_path / "report.json"
     inspect_command(str(exports / "fp8"), base=str(exports / "base"), as_json=True, output=out)

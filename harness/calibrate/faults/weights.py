@@ -46,18 +46,16 @@ _DTYPES: dict[str, Any] = {
 
 @dataclass(frozen=True)
 class Place:
-    """File, dtype, shape and byte range of one tensor."""
+    """One tensor and the file that holds it."""
 
     file: Path
-    dtype: str
-    shape: tuple[int, ...]
-    begin: int
-    end: int
+    entry: TensorEntry
 
     def open(self) -> np.memmap[Any, Any]:
         """Map the tensor's bytes, writable, in its own dtype and shape (a scalar as [1])."""
-        shape = self.shape or (1,)
-        return np.memmap(self.file, dtype=_DTYPES[self.dtype], mode="r+", offset=self.begin, shape=shape)
+        entry = self.entry
+        dtype, shape = _DTYPES[entry.dtype], entry.shape or (1,)
+        return np.memmap(self.file, dtype=dtype, mode="r+", offset=entry.start, shape=shape)
 
 
 Tensors = Mapping[str, Place]
@@ -87,8 +85,7 @@ def weight_faults() -> tuple[WeightFault, ...]:
 
 def _carried_out(name: str) -> Change:
     def change(tensors: Tensors, module: str) -> None:
-        prefix = f"{module}."
-        stored = {full.removeprefix(prefix): place.open() for full, place in tensors.items() if full.startswith(prefix)}
+        stored = {part: place.open() for part, place in _parts(tensors, module).items()}
         form = known_formats().get(kind_of(tensors, module))
         (PLAIN if form is None else form.faults or PLAIN)[name](stored)
 
@@ -120,13 +117,11 @@ def inject(
     broken: list[str] = []
     for folder in folders:
         tensors = _tensors(target / folder)
-        modules = [name for name in linears(tensors) if kind_of(tensors, name) in fault.formats]
+        modules = [name for name, form in linears(tensors).items() if form in fault.formats]
         for module in spread(modules, strength):
             # Copy before the change: a write through the link would change the checkpoint itself.
-            _own(tensors[f"{module}.weight"].file)
-            for name in tensors:
-                if name.startswith(f"{module}."):
-                    _own(tensors[name].file)
+            for place in _parts(tensors, module).values():
+                _own(place.file)
             fault.change(tensors, module)
             broken.append(f"{folder}/{module}" if folder else module)
     if not broken:
@@ -134,15 +129,19 @@ def inject(
     return tuple(broken)
 
 
-def linears(tensors: Tensors) -> list[str]:
-    """Return the quantized Linears, or all Linears of the blocks if none is quantized; sorted."""
-    weights = [
+def linears(tensors: Tensors) -> dict[str, str]:
+    """Return the stored formats of the quantized Linears, or of all Linears of the blocks if none is quantized.
+
+    The names are sorted.
+    """
+    weights = sorted(
         name.removesuffix(".weight")
         for name, place in tensors.items()
-        if name.endswith(".weight") and len(place.shape) == 2
-    ]
-    quantized = sorted(name for name in weights if kind_of(tensors, name) != "bf16")
-    return quantized or sorted(name for name in weights if name.startswith("blocks."))
+        if name.endswith(".weight") and len(place.entry.shape) == 2
+    )
+    formats = {name: kind_of(tensors, name) for name in weights}
+    quantized = {name: form for name, form in formats.items() if form != "bf16"}
+    return quantized or {name: form for name, form in formats.items() if name.startswith("blocks.")}
 
 
 def spread(modules: list[str], strength: float) -> Iterator[str]:
@@ -154,16 +153,17 @@ def spread(modules: list[str], strength: float) -> Iterator[str]:
 
 def kind_of(tensors: Tensors, module: str) -> str:
     """Return the stored format of a Linear; ``bf16`` for plain floats."""
-    weight = _entry(tensors, f"{module}.weight")
-    prefix = f"{module}."
-    parts = {name.removeprefix(prefix): _entry(tensors, name) for name in tensors if name.startswith(prefix)}
-    recognised = stored_format(weight, parts, _declared(tensors[f"{module}.weight"].file.parent))
+    places = _parts(tensors, module)
+    weight = places["weight"]
+    parts = {name: place.entry for name, place in places.items()}
+    recognised = stored_format(weight.entry, parts, _declared(weight.file.parent))
     return "bf16" if recognised is None else recognised[0].name
 
 
-def _entry(tensors: Tensors, name: str) -> TensorEntry:
-    place = tensors[name]
-    return TensorEntry(name, place.dtype, place.shape, place.file.name, place.begin, place.end - place.begin)
+def _parts(tensors: Tensors, module: str) -> dict[str, Place]:
+    """Return the tensors of a module, by the ends of their names: ``weight``, ``weight_scale`` ..."""
+    prefix = f"{module}."
+    return {name.removeprefix(prefix): place for name, place in tensors.items() if name.startswith(prefix)}
 
 
 @cache
@@ -185,8 +185,7 @@ def _tensors(folder: Path) -> dict[str, Place]:
             header = read_header(
                 str(file), file.stat().st_size, lambda start, size: os.pread(raw.fileno(), size, start)
             )
-        for name, entry in header.tensors.items():
-            found[name] = Place(file, entry.dtype, entry.shape, entry.start, entry.start + entry.nbytes)
+        found |= {name: Place(file, entry) for name, entry in header.tensors.items()}
     return found
 
 

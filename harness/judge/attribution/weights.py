@@ -18,6 +18,11 @@ GAIN_SEEN = 0.004
 READ_AT_MOST = 8
 """Number of modules whose bytes are read again: enough to separate a single cause from several."""
 CODES = {"nibble_swapped": "nibble_order", "other_expert": "experts_swapped", "base": "unquantized"}
+ALONE = {
+    "norm_off": ("norm", "epsilon or weight"),
+    "activation_off": ("activation", "another function or approximation"),
+}
+"""Per code of a finding about modules that were fed alone: the code of its cause, and how they can differ."""
 _BLOCK = "blocks."
 _NUMBER = re.compile(r"\.\d+(?=\.)")
 FEW_BLOCKS = 2
@@ -150,18 +155,12 @@ def proven_bytes(record: CaseRecord) -> bool:
 def norms(record: CaseRecord) -> Iterator[Cause]:
     """Yield a cause per finding of norms or activations whose output differs from the golden's, fed alone."""
     for finding in record.verdict.findings:
-        if finding.code == "norm_off" and isinstance(finding.data.get("modules"), list):
-            names = [str(name) for name in finding.data["modules"]]  # type: ignore[union-attr]
-            where = scope(names, record)
-            sentence = f"{where}: the norm itself computes otherwise (epsilon or weight), fed alone"
-            yield Cause(code="norm", where=where, sentence=sentence, evidence=dict(finding.data))
-        elif finding.code == "activation_off" and isinstance(finding.data.get("modules"), list):
-            names = [str(name) for name in finding.data["modules"]]  # type: ignore[union-attr]
-            where = scope(names, record)
-            sentence = (
-                f"{where}: the activation itself computes otherwise (another function or approximation), fed alone"
-            )
-            yield Cause(code="activation", where=where, sentence=sentence, evidence=dict(finding.data))
+        code, how = ALONE.get(finding.code, ("", ""))
+        modules = finding.data.get("modules")
+        if code and isinstance(modules, list):
+            where = scope([str(name) for name in modules], record)
+            sentence = f"{where}: the {code} itself computes otherwise ({how}), fed alone"
+            yield Cause(code=code, where=where, sentence=sentence, evidence=dict(finding.data))
 
 
 def first_divergence(record: CaseRecord) -> Iterator[Cause]:
