@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import io
 import json
 import random
@@ -16,7 +17,7 @@ import numpy as np
 from safetensors.numpy import save
 
 from benchmarks.storm import samples
-from benchmarks.storm.inputs import _made
+from benchmarks.storm.inputs import made
 from benchmarks.storm.mutate import CHANGES, flip, restructure, truncate
 from benchmarks.storm.samples import CASE, RUNNER
 from harness.definitions.case import Case
@@ -24,10 +25,10 @@ from harness.errors import QuantgateError
 from harness.frames.clip import Clip
 from harness.goldens.accept import accept
 from harness.goldens.folder import FolderStore
+from harness.goldens.refusing import Allow
 from harness.goldens.workspace import Workspace
-from harness.lane.durations import History
 from harness.lane.merge import merge
-from harness.lane.plan import Plan, PlannedCase, request_digest
+from harness.lane.plan import request_digest
 from harness.outcomes import Outcome
 from harness.records.candidate import Candidate
 from harness.records.case_record import CaseRecord
@@ -35,6 +36,8 @@ from harness.records.frames import ComparisonEvidence
 from harness.records.golden import Part
 
 Files = dict[str, bytes]
+EVERYTHING = Allow(**dict.fromkeys(Allow.__dataclass_fields__, True))
+"""A person who was not shown the clip is refused before: here every such question is answered with yes."""
 NAMES = ("../x", "/etc/x", "a/../../x", "..\\..\\x", "C:\\x", "", "./", "a\0b", "goldens/x", ".git/hooks/pre-commit")
 
 
@@ -45,7 +48,7 @@ def attack(rng: random.Random, folder: Path) -> tuple[str, str]:
 
 def _candidate(rng: random.Random, folder: Path) -> tuple[str, str]:
     """Accept a poisoned zip or folder: it is refused, or the golden is the honest candidate's."""
-    with zipfile.ZipFile(io.BytesIO(_made("artifact"))) as archive:
+    with zipfile.ZipFile(io.BytesIO(made("artifact"))) as archive:
         files = {name.rpartition("/")[2]: archive.read(name) for name in archive.namelist()}
     honest = Candidate.parse(files["candidate.json"], "honest")
     way = rng.choice((*FILES, "entries", "bytes of the zip"))
@@ -67,7 +70,7 @@ def _candidate(rng: random.Random, folder: Path) -> tuple[str, str]:
     workspace = Workspace(folder / "project")
     what = f"candidate: {way}"
     try:
-        done = accept(workspace, CASE, reason="r", author="Ada", source=source, allow=_everything())
+        done = accept(workspace, CASE, reason="r", author="Ada", source=source, allow=EVERYTHING)
     except (QuantgateError, OSError):
         done = None
     outside = {path.name for path in folder.iterdir()} - {"project", "victim", "artifact", "artifact.zip"}
@@ -85,47 +88,38 @@ def _candidate(rng: random.Random, folder: Path) -> tuple[str, str]:
     return what, "" if same == wanted and golden.manifest.identity == honest.identity else "another golden was accepted"
 
 
-def _everything() -> Any:
-    from harness.goldens.refusing import Allow
-
-    # a person who was not shown the clip is refused before: here every such question is answered with yes
-    return Allow(**dict.fromkeys(Allow.__dataclass_fields__, True))
-
-
 def _zipped(files: Files, rng: random.Random | None) -> bytes:
     """Pack the files; with random numbers, add entries that lead elsewhere, lie about their size, or come twice."""
     out = io.BytesIO()
     with zipfile.ZipFile(out, "w", zipfile.ZIP_DEFLATED) as archive:
         for name, data in files.items():
             archive.writestr(f"run/{CASE}/{name}", data)
-        if rng is None:
-            return _closed(archive, out)
-        kind = rng.choice(("name", "twice", "link", "bomb", "many", "case"))
-        if kind == "name":
-            info = zipfile.ZipInfo("placeholder")
-            info.filename = rng.choice(NAMES)
-            archive.writestr(info, b"owned")
-        elif kind == "twice":
-            name = rng.choice(tuple(files))
-            archive.writestr(f"run/{CASE}/{name}", b"{}")
-        elif kind == "link":
-            info = zipfile.ZipInfo(f"run/{CASE}/link")
-            info.external_attr = (stat.S_IFLNK | 0o777) << 16
-            archive.writestr(info, b"../../../victim")
-        elif kind == "bomb":
-            for number in range(12):
-                archive.writestr(f"b{number}/candidate.json", b" " * (20 << 20))
-        elif kind == "many":
-            for number in range(2000):
-                archive.writestr(f"m{number}/candidate.json", b"{}")
-        else:
-            archive.writestr(f"RUN/{CASE}/candidate.json", files["candidate.json"])
+        if rng is not None:
+            _add_entries(rng, archive, files)
     return out.getvalue()
 
 
-def _closed(archive: zipfile.ZipFile, out: io.BytesIO) -> bytes:
-    archive.close()
-    return out.getvalue()
+def _add_entries(rng: random.Random, archive: zipfile.ZipFile, files: Files) -> None:
+    kind = rng.choice(("name", "twice", "link", "bomb", "many", "case"))
+    if kind == "name":
+        info = zipfile.ZipInfo("placeholder")
+        info.filename = rng.choice(NAMES)
+        archive.writestr(info, b"owned")
+    elif kind == "twice":
+        name = rng.choice(tuple(files))
+        archive.writestr(f"run/{CASE}/{name}", b"{}")
+    elif kind == "link":
+        info = zipfile.ZipInfo(f"run/{CASE}/link")
+        info.external_attr = (stat.S_IFLNK | 0o777) << 16
+        archive.writestr(info, b"../../../victim")
+    elif kind == "bomb":
+        for number in range(12):
+            archive.writestr(f"b{number}/candidate.json", b" " * (20 << 20))
+    elif kind == "many":
+        for number in range(2000):
+            archive.writestr(f"m{number}/candidate.json", b"{}")
+    else:
+        archive.writestr(f"RUN/{CASE}/candidate.json", files["candidate.json"])
 
 
 def _changed(rng: random.Random, files: Files) -> Files:
@@ -160,8 +154,6 @@ def _resealed(rng: random.Random, files: Files) -> Files:
 
 def _with_clip(files: Files, clip: bytes, **changes: Any) -> Files:
     """Replace the clip, and state its true size and sha256 in a candidate with a valid seal."""
-    import hashlib
-
     old = Candidate.parse(files["candidate.json"], "honest")
     part = old.parts["clip"]
     new = Part.model_validate({**part.model_dump(), "sha256": hashlib.sha256(clip).hexdigest(), "bytes": len(clip)})
@@ -252,14 +244,7 @@ def _passed(case: Case, plan: str) -> CaseRecord:
 def _shards(rng: random.Random, folder: Path) -> tuple[str, str]:
     """Poison one shard of a green lane: the merged lane is red."""
     case = _case()
-    planned = PlannedCase(
-        case=CASE, node=f"cases/a.yaml::{CASE}", engine="e", request=request_digest(case), shard=1, seconds=1, load=1,
-        measured=True,
-    )  # fmt: skip
-    plan = Plan(
-        id="-", nonce="n", runner=RUNNER, labels=(RUNNER,), shards=1, makespan=1.0, lower_bound=1.0, cases=(planned,)
-    )
-    plan = plan.model_copy(update={"id": plan.digest()})
+    plan = samples.plan(request_digest(case))
     shard = folder / "shards/shard-1" / CASE
     record = _passed(case, plan.id)
     record.write(shard / "record.json")
@@ -273,9 +258,6 @@ def _shards(rng: random.Random, folder: Path) -> tuple[str, str]:
     elif way == "damaged":
         data = truncate(rng, (shard / "record.json").read_bytes()[:-3])
         (shard / "record.json").write_bytes(data)
-    elif way == "a link":
-        (shard / "record.json").rename(folder / "elsewhere.json")
-        (shard / "record.json").symlink_to(folder / "elsewhere.json")
     elif way == "twice, once red":
         shutil.copytree(shard, folder / "shards/shard-2" / CASE)
         body["verdict"] |= {"outcome": "regression", "cause": "x"}
@@ -289,7 +271,6 @@ def _shards(rng: random.Random, folder: Path) -> tuple[str, str]:
         target[last] = value
         (shard / "record.json").write_text(json.dumps(body))
     merged = merge([folder / "shards"], plan, folder / "out")
-    History().write(folder / "h.json")
     if way == "nothing":
         return what, "" if merged.exit_code == 0 else f"an honest shard is red: {merged.cases[0].summary}"
     return what, "" if merged.exit_code else "green"

@@ -8,14 +8,14 @@ import re
 from collections import Counter
 from html.parser import HTMLParser
 from pathlib import Path
-from typing import Any
 
 from markdown_it import MarkdownIt
 from pydantic import ValidationError
 
 from benchmarks.storm import samples
+from benchmarks.storm.mutate import texts
 from benchmarks.storm.trial import unexpected
-from harness.harmless import HarmlessStream, harmless
+from harness.harmless import harmless
 from harness.reading import parse_xml
 from harness.records.case_record import CaseRecord
 from harness.report.junit import junit_xml
@@ -52,32 +52,16 @@ DIRECTION = re.compile("[\u202a-\u202e\u2066-\u2069\u200b-\u200f\x00-\x08\x0b\x0
 COMMAND = re.compile(r"^\s*(::[a-zA-Z-]+|##\[)", re.M)
 """A line that GitHub obeys if it stands in a job's log."""
 MARKDOWN_TAGS = frozenset(
-    [
-        "body",
-        "h1",
-        "h2",
-        "h3",
-        "p",
-        "sub",
-        "table",
-        "thead",
-        "tbody",
-        "tr",
-        "th",
-        "td",
-        "code",
-        "details",
-        "summary",
-        "ul",
-    ]
-) | {"ol", "li", "pre", "br", "strong", "em", "hr", "a"}
+    ("body", "h1", "h2", "h3", "p", "sub", "table", "thead", "tbody", "tr", "th", "td", "code", "details", "summary",
+     "ul", "ol", "li", "pre", "br", "strong", "em", "hr", "a")
+)  # fmt: skip
 MENTION = re.compile(r"(?<![\w`/])@octocat")
 
 
 def attack(rng: random.Random, folder: Path) -> tuple[str, str]:
     """Put hostile text into one field, some fields or all fields of a record, and look at every surface."""
     body = samples.record().as_json()
-    places = _texts(body)
+    places = texts(body)
     text = rng.choice(HOSTILE)
     if rng.random() < 0.3:
         text += rng.choice(HOSTILE)
@@ -98,20 +82,6 @@ def attack(rng: random.Random, folder: Path) -> tuple[str, str]:
     surface = rng.choice(("page", "page", "markdown", "junit", "terminal"))
     what = f"{surface}: {HOSTILE.index(text) if text in HOSTILE else 'two texts'}"
     return what, _look(surface, run)
-
-
-def _texts(body: Any) -> list[tuple[Any, Any]]:
-    """Return holder and key of every text in a JSON value."""
-    found: list[tuple[Any, Any]] = []
-    stack = [body]
-    while stack:
-        holder = stack.pop()
-        for key in list(holder) if isinstance(holder, dict) else range(len(holder)):
-            if isinstance(holder[key], str):
-                found.append((holder, key))
-            elif isinstance(holder[key], dict | list):
-                stack.append(holder[key])
-    return found
 
 
 def _look(surface: str, run: Path) -> str:
@@ -191,12 +161,3 @@ def text_fault(text: str, name: str) -> str:
     """Return which character hides or turns text."""
     match = DIRECTION.search(text)
     return f"{name} holds U+{ord(match[0]):04X}" if match else ""
-
-
-def stream_fault(text: str) -> str:
-    """Return how a job's log would obey a text that goes through the stream of the command line."""
-    import io
-
-    out = io.StringIO()
-    HarmlessStream(out).write(text)
-    return "a command of GitHub in the stream" if COMMAND.search(out.getvalue()) else ""

@@ -6,11 +6,16 @@ import os
 import random
 import stat
 import struct
+import tempfile
 import zipfile
 from collections.abc import Callable
 from functools import cache
 from pathlib import Path
 from typing import Any, NamedTuple
+
+import numpy as np
+from PIL import Image
+from safetensors.numpy import save
 
 from benchmarks.storm import samples
 from benchmarks.storm.mutate import CHANGES, misplace
@@ -43,7 +48,7 @@ from harness.lane.durations import History, read_history
 from harness.lane.github import _comments
 from harness.lane.looser import pytest_settings
 from harness.lane.merge import join_junit
-from harness.lane.plan import Plan, PlannedCase, read_plan
+from harness.lane.plan import read_plan
 from harness.perf.baseline import load_baseline
 from harness.project import Project
 from harness.reading import read_foreign
@@ -130,22 +135,8 @@ def _golden(name: str) -> bytes:
 
 
 @cache
-def _plan() -> bytes:
-    planned = PlannedCase(
-        case=CASE, node=f"cases/a.yaml::{CASE}", engine="e", request="r", shard=1, seconds=1, load=1, measured=True
-    )
-    plan = Plan(
-        id="-", nonce="n", runner=RUNNER, labels=("b200",), shards=1, code="", makespan=1.0, lower_bound=1.0,
-        cases=(planned,), notes=(),
-    )  # fmt: skip
-    return plan.model_copy(update={"id": plan.digest()}).to_json().encode()
-
-
-@cache
-def _made(kind: str) -> bytes:
-    """A file that needs a folder to be made."""
-    import tempfile
-
+def made(kind: str) -> bytes:
+    """Return the bytes of a file that needs a folder to be made."""
     with tempfile.TemporaryDirectory(prefix="storm-made-") as text:
         folder = Path(text)
         workspace = Workspace(folder / "project")
@@ -162,16 +153,9 @@ def _made(kind: str) -> bytes:
                 history.add([samples.record()])
             return (folder / "h.sqlite").read_bytes()
         if kind == "picture":
-            import numpy as np
-            from PIL import Image
-
             Image.fromarray(np.arange(48 * 32 * 3, dtype=np.uint8).reshape(32, 48, 3)).save(folder / "p.png")
             return (folder / "p.png").read_bytes()
-        from safetensors.numpy import save
-
         if kind == "weights":
-            import numpy as np
-
             return save({"a.weight": np.zeros((4, 4), np.float32)}, metadata={"format": "pt"})
     raise ValueError(kind)
 
@@ -248,14 +232,14 @@ READERS: tuple[Reader, ...] = (
     Reader(
         "run", f"run/{CASE}/record.json", lambda: samples.record().to_json().encode(), lambda f, _: load_run(f / "run")
     ),
-    Reader("plan", "plan.json", _plan, lambda _, p: read_plan(p)),
+    Reader("plan", "plan.json", lambda: samples.plan().to_json().encode(), lambda _, p: read_plan(p)),
     Reader(
         "history",
         "history.json",
         lambda: History().with_records([samples.record()]).to_json().encode(),
         lambda _, p: read_history([p]),
     ),
-    Reader("history database", "h.sqlite", lambda: _made("history database"), _database, keeps=False, misplaced=False),
+    Reader("history database", "h.sqlite", lambda: made("history database"), _database, keeps=False, misplaced=False),
     Reader("limits", _LIMITS, lambda: samples.limits().to_json().encode(), lambda _, p: read_committed(p)),
     Reader(
         "limits to carry over",
@@ -289,8 +273,8 @@ READERS: tuple[Reader, ...] = (
         names=True,
     ),
     Reader("store", "store.json", lambda: b'{"schema_version": 1}', lambda f, _: read_store(f)),
-    Reader("candidate", f"{_STATE}/pending/{RUNNER}/{CASE}/candidate.json", lambda: _made("candidate"), _pending),
-    Reader("artifact", "a.zip", lambda: _made("artifact"), lambda _, p: held_in(p)),
+    Reader("candidate", f"{_STATE}/pending/{RUNNER}/{CASE}/candidate.json", lambda: made("candidate"), _pending),
+    Reader("artifact", "a.zip", lambda: made("artifact"), lambda _, p: held_in(p)),
     Reader("shown candidates", f"{_STATE}/report/{SHOWN_FILE}", lambda: b'{"s": "cases/a.html"}', _shown_list),
     Reader(
         "journal",
@@ -327,11 +311,11 @@ READERS: tuple[Reader, ...] = (
     Reader("pyproject", "pyproject.toml", lambda: b'[tool.quantgate]\nroot = "."\n[tool.pytest.ini_options]\na = 1\n',
            _settings),
     Reader("pytest.ini", "pytest.ini", lambda: b"[pytest]\naddopts = -q\n", _settings),
-    Reader("picture", "p.png", lambda: _made("picture"), lambda _, p: decode(read_picture(p), 48, 32),
+    Reader("picture", "p.png", lambda: made("picture"), lambda _, p: decode(read_picture(p), 48, 32),
            (QuantgateError, OSError, PictureError)),
-    Reader("safetensors header", "w.safetensors", lambda: _made("weights"), _of_file(read_header)),
+    Reader("safetensors header", "w.safetensors", lambda: made("weights"), _of_file(read_header)),
     Reader("GGUF header", "w.gguf", _gguf, _of_file(read_gguf_header)),
-    Reader("weights", "m/diffusion_pytorch_model.safetensors", lambda: _made("weights"),
+    Reader("weights", "m/diffusion_pytorch_model.safetensors", lambda: made("weights"),
            lambda f, _: read_headers(f / "m")),
     Reader("weights index", "m/diffusion_pytorch_model.safetensors.index.json",
            lambda: b'{"metadata": {}, "weight_map": {"a.weight": "a.safetensors"}}',

@@ -88,7 +88,7 @@ def restructure(rng: random.Random, data: bytes) -> bytes:
         body = json.loads(data)
     except (ValueError, RecursionError):
         return flip(rng, data)
-    places = list(_places([body]))
+    places = _places([body])
     for _ in range(rng.choice((1, 1, 1, 3))):
         holder, key = rng.choice(places)
         change = rng.randrange(5)
@@ -118,16 +118,22 @@ def _unquoted(text: str, mark: str) -> list[str]:
     return bare
 
 
+def texts(body: Any) -> list[tuple[Any, Any]]:
+    """Return holder and key of every text in a JSON value."""
+    return [(holder, key) for holder, key in _places(body) if isinstance(holder[key], str)]
+
+
 def _places(root: Any) -> list[tuple[Any, Any]]:
-    found: list[tuple[Any, Any]] = []
+    """Return holder and key of every value in a JSON object or array."""
+    places: list[tuple[Any, Any]] = []
     stack = [root]
     while stack:
         holder = stack.pop()
         for key in holder if isinstance(holder, dict) else range(len(holder)):
-            found.append((holder, key))
+            places.append((holder, key))
             if isinstance(holder[key], dict | list):
                 stack.append(holder[key])
-    return found
+    return places
 
 
 CHANGES: tuple[Change, ...] = (

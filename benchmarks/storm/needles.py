@@ -17,7 +17,7 @@ from typing import Any
 from pydantic import ValidationError
 
 from benchmarks.storm import samples
-from benchmarks.storm.fields import _texts
+from benchmarks.storm.mutate import texts
 from benchmarks.storm.samples import CASE
 from harness import redaction
 from harness.engine.log import RedactedLog
@@ -162,7 +162,7 @@ def _hidden_in(printed: str, rng: random.Random) -> CaseRecord:
         body = samples.record().as_json()
         # fields under a digest keep shapes: they come from files that anybody may read
         top = rng.choice([key for key in body if key not in CaseRecord.plain])
-        places = _texts({top: body[top]}) if not isinstance(body[top], str) else [(body, top)]
+        places = texts({top: body[top]}) if not isinstance(body[top], str) else [(body, top)]
         if not places:
             continue
         holder, key = rng.choice(places)

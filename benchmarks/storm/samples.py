@@ -12,6 +12,7 @@ import numpy as np
 from harness.frames.clip import Clip, write_clip
 from harness.goldens.pending import leave
 from harness.goldens.workspace import Workspace
+from harness.lane.plan import Plan, PlannedCase
 from harness.outcomes import Outcome
 from harness.records.candidate import SHOWN_FILE
 from harness.records.case_record import CaseRecord
@@ -181,6 +182,17 @@ def pending(
     shown.parent.mkdir(parents=True, exist_ok=True)
     shown.write_text(json.dumps({seal: "cases/nvfp4.html"}))
     return folder
+
+
+def plan(request: str = "r") -> Plan:
+    """Return a plan of the case alone, in one shard; ``request`` is the digest of what the case asks for."""
+    planned = PlannedCase(
+        case=CASE, node=f"cases/a.yaml::{CASE}", engine="e", request=request, shard=1, seconds=1, load=1, measured=True
+    )
+    made = Plan(
+        id="-", nonce="n", runner=RUNNER, labels=(RUNNER,), shards=1, makespan=1.0, lower_bound=1.0, cases=(planned,)
+    )
+    return made.model_copy(update={"id": made.digest()})
 
 
 def baseline() -> PerfFile:
