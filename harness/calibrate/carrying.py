@@ -93,25 +93,40 @@ def _carry_case(
         entries.append(entry.model_copy(update={"digest": new.digest}))
         done.goldens.append(f"{runner}/{case.id}/{golden.digest[:SHORT]} -> {new.digest[:SHORT]}")
         done.changed += [store.folder(runner, case.id, golden.digest), store.folder(runner, case.id, new.digest)]
-    if not renamed:
-        return
-    _write(workspace, store, AcceptedIndex(case=case.id, runner=runner, goldens=tuple(entries)), renamed, done)
-    for digest in index.digests():
-        if digest in renamed:
-            store.remove(runner, case.id, digest)
+    if renamed:
+        done.changed += replace_goldens(workspace, store, index, entries, renamed)
 
 
-def _write(
-    workspace: Workspace, store: FolderStore, index: AcceptedIndex, renamed: Mapping[str, str], done: Carried
-) -> None:
-    """The list and the limits change together."""
-    limits = workspace.limits(index.runner, index.case)
-    with committing(workspace, f"carry the goldens of {index.runner}/{index.case} over") as transaction:
-        transaction.write(store.index_path(index.runner, index.case), index.to_json().encode())
+def replace_goldens(
+    workspace: Workspace,
+    store: FolderStore,
+    index: AcceptedIndex,
+    entries: Iterable[Accepted],
+    renamed: Mapping[str, str],
+) -> list[Path]:
+    """Put goldens that the store holds already in the place of others of the same frames: list and limits together.
+
+    Args:
+        workspace: the project.
+        store: holds the old and the new goldens of the case.
+        index: the case's present list.
+        entries: its new list.
+        renamed: new digest by old digest, of goldens and, if they changed, of identities.
+
+    Returns:
+        The files that were written. The old goldens are removed.
+    """
+    limits, listed = workspace.limits(index.runner, index.case), store.index_path(index.runner, index.case)
+    written = [listed]
+    with committing(workspace, f"replace goldens of {index.runner}/{index.case}") as transaction:
+        transaction.write(listed, index.model_copy(update={"goldens": tuple(entries)}).to_json().encode())
         if limits.exists():
             transaction.write(limits, _renamed(read_text(limits), renamed).encode())
-            done.changed.append(limits)
-    done.changed.append(store.index_path(index.runner, index.case))
+            written.append(limits)
+    for digest in index.digests():
+        if digest in renamed:
+            store.remove(index.runner, index.case, digest)
+    return written
 
 
 def _renamed(text: str, renamed: Mapping[str, str]) -> str:

@@ -177,12 +177,12 @@ class Result:
     folder: Path
 
 
-def read_results(folders: Sequence[Path], runner: str) -> tuple[Result, ...]:
+def read_results(folders: Sequence[Path], runner: str | None = None) -> tuple[Result, ...]:
     """Read every record below ``folders`` that has a generation.
 
     Args:
         folders: folders that contain runs at any depth.
-        runner: the runner whose limits are placed.
+        runner: the runner whose limits are placed; ``None`` reads the records of all runners.
 
     Raises:
         InvalidCaseError: a folder holds no record; or a record cannot be read, is of another runner, or its frames
@@ -197,13 +197,13 @@ def read_results(folders: Sequence[Path], runner: str) -> tuple[Result, ...]:
     return tuple(found)
 
 
-def _read(folder: Path, number: int, runner: str) -> Iterator[Result]:
+def _read(folder: Path, number: int, runner: str | None) -> Iterator[Result]:
     for path in sorted(folder.rglob(RECORD_FILE)):
         try:
             record = CaseRecord.read(path)
         except (OSError, UnreadableError) as error:
             raise InvalidCaseError(f"cannot be read: {reason(error)}", where=str(path)) from None
-        if record.runner != runner:
+        if runner is not None and record.runner != runner:
             raise InvalidCaseError(
                 f"is a run on {record.runner}, and the limits are those of {runner}",
                 where=str(path),

@@ -1,4 +1,4 @@
-"""``quantgate goldens verify | gc | push | pull | pin | carry``: parse, call `harness.goldens`, print."""
+"""``quantgate goldens verify | gc | push | pull | pin | carry | renew``: parse, call `harness.goldens`, print."""
 
 from __future__ import annotations
 
@@ -10,7 +10,10 @@ from typing import Annotated
 import typer
 
 from harness.calibrate.carrying import carry
+from harness.calibrate.renewing import renew
+from harness.calibrate.samples import read_results
 from harness.cli import options
+from harness.cli.review import default_author
 from harness.definitions.case import Located
 from harness.definitions.loading import load_cases
 from harness.errors import GoldenError, InvalidCaseError, QuantgateError
@@ -193,8 +196,32 @@ def carry_command(runner: options.Runner = "*", case: options.OneCase = "*", roo
         typer.echo(f"carried  {line}")
     for line in done.left:
         typer.echo(f"left     {line}")
-    changed = [*done.changed, *_lock(root, cases)]
     typer.echo(f"{len(done.goldens)} goldens were carried over, {len(done.left)} left as they were")
+    _print_changed(root, [*done.changed, *_lock(root, cases)])
+
+
+def renew_command(
+    run: Annotated[Path, typer.Argument(help="folder of a run, such as runs/20260131-120000-ab12")],
+    reason: options.Reason = "evidence that this version takes",
+    author: options.Author = "",
+    case: options.OneCase = "*",
+    root: options.Root = Path(),
+) -> None:
+    """Add the evidence of a run to goldens with exactly its frames; limits stay, and nothing is run."""
+    root = project_root(root)
+    results = read_results([run])
+    done = renew(
+        Workspace(root), results, author=author or default_author(root), reason=reason, select=selection("*", case)
+    )
+    for line in done.goldens:
+        typer.echo(f"renewed  {line}")
+    for line in done.left:
+        typer.echo(f"left     {line}")
+    typer.echo(f"{len(done.goldens)} goldens were renewed, {len(done.left)} left as they were")
+    _print_changed(root, done.changed)
+
+
+def _print_changed(root: Path, changed: Sequence[Path]) -> None:
     if changed:
         folders = sorted({str(Path(*path.relative_to(root).parts[:2])) for path in changed})
         typer.echo(f"to commit: git add --all {' '.join(folders)}")

@@ -1,0 +1,123 @@
+"""Add the evidence that this version takes to accepted goldens, from a finished run: ``quantgate goldens renew``.
+
+Each version of the gate may take more evidence with a run (latents, probes of norms, weights in memory). A golden of an
+older version lacks it, so the checks that need it are silent. If a run passed and its frames are the golden's, value by
+value, then the rest of what it left belongs to these frames as well: golden, list and limits are written again under
+the golden's new name. The frames keep their bytes, and nothing is measured again.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from pathlib import Path
+
+from harness.calibrate.carrying import replace_goldens
+from harness.calibrate.samples import Result
+from harness.frames.clip import read_clip
+from harness.goldens.folder import SHORT, FolderStore
+from harness.goldens.golden import Golden
+from harness.goldens.maintenance import Select, everything
+from harness.goldens.pending import candidate_of
+from harness.goldens.workspace import Workspace
+from harness.outcomes import Outcome
+from harness.records.golden import CLIP, GoldenManifest
+from harness.records.probe import PROBES, SKETCHES
+from harness.session.stages import parts_of
+
+
+@dataclass
+class Renewed:
+    """Result of one command.
+
+    Attributes:
+        goldens: ``runner/case/old -> new: parts`` per golden that was renewed.
+        left: a sentence per case that was not, with the reason.
+        changed: files and folders to commit, absolute.
+    """
+
+    goldens: list[str] = field(default_factory=list)
+    left: list[str] = field(default_factory=list)
+    changed: list[Path] = field(default_factory=list)
+
+
+def renew(
+    workspace: Workspace, results: Iterable[Result], *, author: str, reason: str, select: Select = everything
+) -> Renewed:
+    """Renew the goldens that runs are equal to.
+
+    Args:
+        workspace: the project.
+        results: finished runs of one runner; their frames were read and fit their records.
+        author: name of the person who renews.
+        reason: why; it becomes the reason of the new manifests. The list keeps the reason of each acceptance.
+        select: returns whether a runner and case are wanted.
+
+    Raises:
+        GoldenError: a list or a golden is damaged.
+        InfraError: a file cannot be written. Goldens renewed before stay, and the next call continues.
+    """
+    store, done = FolderStore(workspace.goldens), Renewed()
+    for result in results:
+        record = result.record
+        # a negative control is compared with the golden of another case, and has none of its own
+        if select(record.runner, record.case) and not record.request.get("golden_of"):
+            _renew_case(workspace, store, result, author, reason, done)
+    return done
+
+
+def _renew_case(
+    workspace: Workspace, store: FolderStore, result: Result, author: str, reason: str, done: Renewed
+) -> None:
+    record = result.record
+    name = f"{record.runner}/{record.case}"
+    goldens = store.find(record.runner, record.case)
+    # a run that failed, or that waits for a person, shows frames whose evidence nobody vouched for
+    if record.verdict.outcome is not Outcome.PASS or record.generation is None or record.identity is None:
+        done.left.append(f"{name}: its run ended {record.verdict.outcome.value}, and only one that passed renews")
+        return
+    golden = next((one for one in goldens if _equal(one, result)), None)
+    if golden is None:
+        done.left.append(f"{name}: the run's frames are not those of an accepted golden, value by value")
+        return
+    files = _files(golden, result)
+    candidate = candidate_of(record, files)
+    before = golden.manifest.parts
+    parts = {**candidate.parts, CLIP: before[CLIP]}
+    news = sorted(part for part in parts if part not in before or parts[part].sha256 != before[part].sha256)
+    if not news:
+        done.left.append(f"{name}: it holds everything that the run left")
+        return
+    fields = golden.manifest.model_dump() | {
+        "parts": parts, "previous": golden.digest, "provenance": candidate.provenance, "author": author,
+        "reason": reason, "created": datetime.now(UTC).isoformat(timespec="seconds"),
+    }  # fmt: skip
+    new = store.add(GoldenManifest.model_validate(fields), files)
+    index = store.index(record.runner, record.case)
+    entries = [
+        entry.model_copy(update={"digest": new.digest}) if entry.digest == golden.digest else entry
+        for entry in index.goldens
+    ]
+    done.changed += replace_goldens(workspace, store, index, entries, {golden.digest: new.digest})
+    done.changed += [store.folder(record.runner, record.case, digest) for digest in (golden.digest, new.digest)]
+    done.goldens.append(f"{name}/{golden.digest[:SHORT]} -> {new.digest[:SHORT]}: {', '.join(news)}")
+
+
+def _equal(golden: Golden, result: Result) -> bool:
+    """Return whether a run and a golden have one identity and the same frames. Decodes the golden's clip."""
+    record, manifest = result.record, golden.manifest
+    if record.identity is None or record.generation is None or CLIP not in manifest.parts:
+        return False
+    same = record.identity.digest() == manifest.identity.digest()
+    return same and read_clip(golden.open_part(CLIP)).digest == record.generation.clip_sha256
+
+
+def _files(golden: Golden, result: Result) -> dict[str, Path]:
+    """Return the parts of the new golden: the run's, except for the frames, which keep their bytes."""
+    old = {part: golden.open_part(part) for part in golden.manifest.parts}
+    new = {part: path for part, path in parts_of(result.record, result.folder).items() if part != CLIP}
+    if PROBES in old and PROBES in new and old[PROBES].read_bytes() != new[PROBES].read_bytes():
+        # limits of probes were measured on the golden's recording, and sketches fit one recording only
+        new = {part: path for part, path in new.items() if part not in (PROBES, SKETCHES)}
+    return {**old, **new}
