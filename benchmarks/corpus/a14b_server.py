@@ -164,8 +164,8 @@ def _row(expert: str, name: str, dtype: str, row: int, width: int) -> bytes:
         codes = _codes(weight, _scales(weight))
         return ((codes[1::2] << 4) | codes[0::2]).tobytes()
     if dtype == "F8_E4M3" and not name.endswith("_scale"):
-        codes = in_bf16(row_values(expert, name, row, width)) / FP8_SCALE
-        return codes.astype(ml_dtypes.float8_e4m3fn).tobytes()
+        steps = in_bf16(row_values(expert, name, row, width)) / FP8_SCALE
+        return steps.astype(ml_dtypes.float8_e4m3fn).tobytes()
     if dtype == "F8_E4M3":
         weight = in_bf16(row_values(expert, name.removesuffix("_scale"), row, width * 16))
         return _scales(weight).tobytes()
