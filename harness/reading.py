@@ -20,8 +20,9 @@ import stat
 import tomllib
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from io import BufferedReader
 from pathlib import Path
-from typing import Any, BinaryIO, TypeVar
+from typing import Any, TypeVar
 from xml.etree import ElementTree as ET
 
 from pydantic import BaseModel, ValidationError
@@ -68,7 +69,7 @@ def read_bytes(path: Path, *, limit: int = MAX_BYTES) -> bytes:
 
 
 @contextmanager
-def _regular(path: Path) -> Iterator[tuple[BinaryIO, int]]:
+def _regular(path: Path) -> Iterator[tuple[BufferedReader, int]]:
     """Open a regular file for reading. Yields it and its size in bytes.
 
     Raises:
