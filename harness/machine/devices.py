@@ -30,6 +30,7 @@ def cpu_device() -> Device:
 
 def cpu_info(key: str) -> str:
     """Return the value of the first ``key``, such as ``flags``, in Linux's /proc/cpuinfo; empty on other systems."""
+    # psutil gives neither the model nor the instruction sets of a CPU.
     try:
         lines = Path("/proc/cpuinfo").read_text(encoding="utf-8", errors="replace").splitlines()
     except OSError:
@@ -210,17 +211,19 @@ def read_gpus(nvml: Any, comm: Callable[[int], str] | None = None) -> tuple[GpuF
 
     Args:
         nvml: the ``pynvml`` module, or a stand-in with the same functions.
-        comm: returns the command name of a process id; read from ``/proc`` if not given.
+        comm: returns the command name of a process id; :func:`process_name` if not given.
     """
     handles = [nvml.nvmlDeviceGetHandleByIndex(index) for index in range(nvml.nvmlDeviceGetCount())]
     return tuple(_facts(nvml, handle, comm or process_name) for handle in handles)
 
 
 def process_name(pid: int) -> str:
-    """Return the command name of a process of this machine, or a note if /proc does not show it."""
+    """Return the command name of a process of this machine, or a note if the process is not visible."""
+    import psutil  # only named processes need it, and most commands name none
+
     try:
-        return Path(f"/proc/{pid}/comm").read_text(encoding="utf-8", errors="replace").strip()
-    except OSError:
+        return str(psutil.Process(pid).name())
+    except psutil.Error:
         return "not visible from here, such as a process of another container"
 
 

@@ -1,4 +1,9 @@
-"""List and end processes of this machine, from /proc. Imports little, so that the supervisor stays light."""
+"""List and end processes of this machine, from /proc. Imports little, so that the supervisor stays light.
+
+psutil is not used here. Its ``create_time`` adds the time of boot, which moves when the clock is corrected: the owner
+of a running engine would then seem to be another process, and its engine would be ended as a leftover. psutil also
+checks a process before it sends a signal to its number; :func:`kill` sends the signal to the process itself.
+"""
 
 from __future__ import annotations
 
