@@ -54,7 +54,7 @@ def test_zero_and_what_is_not_finite_stay() -> None:
 
 @pytest.mark.parametrize("options", [{}, {"initial": False, "between": True}])
 def test_a_disturbed_generation_is_near_and_seeded(
-    options: dict[str, Any], random_wan: Path, wan_case: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    options: dict[str, Any], random_wan: Path, make_wan_case: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(wan_loading, "apply", lambda _: torch.set_num_threads(1))
     backend = DiffusersBackend()
@@ -64,7 +64,7 @@ def test_a_disturbed_generation_is_near_and_seeded(
         noise = Noise(seed=seed, **options).model_dump(mode="json")
         out = tmp_path / name
         said = backend.methods()[METHOD](
-            {"case": wan_case.model_dump(mode="json"), "out_dir": str(out), "noise": noise}, lambda _: None
+            {"case": make_wan_case().model_dump(mode="json"), "out_dir": str(out), "noise": noise}, lambda _: None
         )
         assert isinstance(said, dict)
         return read_clip(out / str(said["clip"])).frames, said
