@@ -250,15 +250,17 @@ def _facts(nvml: Any, handle: object, comm: Callable[[int], str]) -> GpuFacts:
         remap_failed=bool(remapped[3]) if remapped is not None else None,
         sm_clock=ask("nvmlDeviceGetClockInfo", nvml.NVML_CLOCK_SM),
         sm_clock_max=ask("nvmlDeviceGetMaxClockInfo", nvml.NVML_CLOCK_SM),
-        throttle=None if reasons is None else tuple(said for bit, said in THROTTLE_REASONS.items() if reasons & bit),
+        throttle=None
+        if reasons is None
+        else tuple(reason for bit, reason in THROTTLE_REASONS.items() if reasons & bit),
         recovery=_recovery(nvml, handle),
         mig=bool(mig[0]) if mig is not None else None,
         temperature=ask("nvmlDeviceGetTemperature", nvml.NVML_TEMPERATURE_GPU),
         processes=None
         if running is None
         else tuple(
-            GpuProcess(pid=one.pid, name=comm(one.pid), memory_bytes=one.usedGpuMemory)
-            for one in sorted(running, key=lambda one: int(one.pid))
+            GpuProcess(pid=process.pid, name=comm(process.pid), memory_bytes=process.usedGpuMemory)
+            for process in sorted(running, key=lambda one: int(one.pid))
         ),
     )
 

@@ -98,8 +98,8 @@ END_SECONDS = 5.0
 
 def new_marker() -> str:
     """Return a new marker for one engine of this process."""
-    own = look(os.getpid())
-    return f"{os.getpid()}:{own.started if own else 0}:{_namespace()}:{uuid.uuid4().hex}"
+    process = look(os.getpid())
+    return f"{os.getpid()}:{process.started if process else 0}:{_namespace()}:{uuid.uuid4().hex}"
 
 
 def marked(marker: str) -> list[Process]:
@@ -123,8 +123,8 @@ def end_leftovers() -> tuple[int, ...]:
     """
     ended: set[int] = set()
     deadline = time.monotonic() + END_SECONDS
-    while (left := leftovers()) and time.monotonic() < deadline:
-        for process in left:
+    while (processes_left := leftovers()) and time.monotonic() < deadline:
+        for process in processes_left:
             kill(process)
             ended.add(process.pid)
         time.sleep(0.01)

@@ -206,8 +206,8 @@ def sample_gpu(nvml: Any, handle: object) -> GpuSample:
         sm_clock_max=ask("nvmlDeviceGetMaxClockInfo", nvml.NVML_CLOCK_SM),
         power=None if power is None else power / 1000,
         temperature=ask("nvmlDeviceGetTemperature", nvml.NVML_TEMPERATURE_GPU),
-        throttle=tuple(said for bit, said in THROTTLE_REASONS.items() if reasons & bit),
-        processes=tuple(int(one.pid) for one in ask("nvmlDeviceGetComputeRunningProcesses") or ()),
+        throttle=tuple(reason for bit, reason in THROTTLE_REASONS.items() if reasons & bit),
+        processes=tuple(int(process.pid) for process in ask("nvmlDeviceGetComputeRunningProcesses") or ()),
     )
 
 
