@@ -75,9 +75,9 @@ def _module(name: str, places: list[Path]) -> Iterator[Path]:
     for place in places:
         packages = [place.joinpath(*parts[:end], "__init__.py") for end in range(1, len(parts) + 1)]
         whole = place.joinpath(*parts)
-        found = [path for path in (whole.with_suffix(".py"), *packages) if path.is_file()]
+        files = [path for path in (whole.with_suffix(".py"), *packages) if path.is_file()]
         if whole.with_suffix(".py").is_file() or whole.is_dir():
-            yield from found
+            yield from files
             return
 
 
@@ -88,11 +88,11 @@ def _imported(scripts: list[Path], root: Path) -> Iterator[Path]:
     while waiting:
         path = waiting.pop()
         for name in _imports(path, root):
-            for found in _module(name, [*folders, root]):
-                if found not in seen and _inside(found, root):
-                    seen.add(found)
-                    waiting.append(found)
-                    yield found
+            for file in _module(name, [*folders, root]):
+                if file not in seen and _inside(file, root):
+                    seen.add(file)
+                    waiting.append(file)
+                    yield file
 
 
 def _imports(path: Path, root: Path) -> Iterator[str]:
