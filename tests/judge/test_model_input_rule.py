@@ -46,7 +46,7 @@ def _trace() -> Trace:
         "alone": alone,
         "sigmas": (1.0, 0.5, 0.0),
         "attention_scale": {"transformer": 1.0},
-        "attention_error": {"transformer": 0.003},
+        "attention_error": {"transformer": 0.0019},
         "vae_input_error": 0.0,
         "rounding_bias": 0.001,
         "vae": {"dtype": "torch.float32"},
@@ -102,6 +102,10 @@ FAULTS: dict[str, tuple[Any, str]] = {
         lambda t: t.model_copy(update={"attention_error": {"transformer": 0.2}}),
         "attention_result",
     ),
+    "attention summed in bfloat16": (
+        lambda t: t.model_copy(update={"attention_error": {"transformer": 0.0033}}),
+        "precision_differs",
+    ),
     "parameters rounded": (
         lambda t: _alone(t, held={"transformer": {"blocks.*.bias": "aa/a0 b0/b0", "proj_out.bias": "cc/c0"}}),
         "held_weights_differ",
@@ -130,6 +134,7 @@ HEALTHY: dict[str, Any] = {
     "rounding of query and key": lambda t: t.model_copy(update={"attention_scale": {"transformer": 1.0005}}),
     "guidance in another order": lambda t: _step(t, 1, velocity_error=0.009),
     "attention written out": lambda t: t.model_copy(update={"attention_error": {"transformer": 0.0001}}),
+    "probabilities in bfloat16": lambda t: t.model_copy(update={"attention_error": {"transformer": 0.0022}}),
     "q, k and v in one tensor": lambda t: _alone(
         t, held={"transformer": {"blocks.*.fused": "ee/ee ff/ff", "proj_out.bias": "cc/c0"}}
     ),
