@@ -14,7 +14,7 @@ _COMMAND = re.compile(r"(?:(?<=[\r\n])|\A)(\s*)::|##\[")
 
 def harmless(text: str) -> str:
     """Return ``text`` without workflow commands, still legible: ``::error::x`` becomes ``: :error::x``."""
-    return _COMMAND.sub(lambda found: "## [" if found[1] is None else f"{found[1]}: :", text)
+    return _COMMAND.sub(lambda match: "## [" if match[1] is None else f"{match[1]}: :", text)
 
 
 class HarmlessStream:

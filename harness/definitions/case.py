@@ -360,7 +360,7 @@ class Case(Frozen):
         named = [part for part in self.expect.partition(":")[2].split(",") if part]
         return tuple(
             (stage, cause)
-            for stage, _, cause in (("", "", one) if "/" not in one else one.partition("/") for one in named)
+            for stage, _, cause in (("", "", entry) if "/" not in entry else entry.partition("/") for entry in named)
         )
 
     def checkpoints(self) -> dict[str, CheckpointRef]:

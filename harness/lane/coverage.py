@@ -113,8 +113,8 @@ def compare_cases(
             changes.append(Change(kind="removed", case=name, reason=reasons.get(name, "")))
             continue
         # Leaving a runner counts as removal, because the case no longer runs there.
-        if was is not None and (left := sorted(set(was.runners) - set(now.runners))):
-            gone = Change(kind="removed", case=name, field="runners", before=", ".join(left))
+        if was is not None and (lost := sorted(set(was.runners) - set(now.runners))):
+            gone = Change(kind="removed", case=name, field="runners", before=", ".join(lost))
             changes.append(gone.model_copy(update={"reason": reasons.get(name, "")}))
         if runner not in now.runners:
             continue
@@ -277,7 +277,7 @@ def _fields(old: Case, new: Case, reasons: Mapping[str, str]) -> list[Change]:
             kind=_KINDS.get(field, "request"),
             case=new.id,
             field=path,
-            before=one,
+            before=value,
             after=other,
             looser=looser,
             reason=(reasons.get(f"{new.id} {path}") or reasons.get(f"{new.id} {field}", "")) if looser else "",
@@ -285,7 +285,7 @@ def _fields(old: Case, new: Case, reasons: Mapping[str, str]) -> list[Change]:
         for field in was
         if field not in _NOT_COMPARED and was[field] != now[field]
         for looser in (lets_more_through(field, old, new),)
-        for path, one, other in _leaves(field, was[field], now[field])
+        for path, value, other in _leaves(field, was[field], now[field])
     ]
 
 
@@ -348,7 +348,7 @@ def coverage_against(root: Path, reference: str, runner: str, cases: list[Case])
     new_limits, bad_after = _limits(root, runner)
     new_baselines, bad_baselines = _baselines(root, runner)
     reasons = _reasons(root, commit)
-    changes = compare_cases([one.case for one in before], cases, runner, reasons)
+    changes = compare_cases([located.case for located in before], cases, runner, reasons)
     if before or problems:  # if the base has no case, nothing can let more through than before
         profiles = load_runners(Project(root).runners)
         changes += compare_project(old_profiles, profiles, settings, pytest_settings(root), reasons)
@@ -379,22 +379,22 @@ def _edited(root: Path, limits: Mapping[str, LimitFile]) -> Iterator[str]:
     """Yield a sentence per limit file of the working tree that was changed after its limits were placed."""
     for name, file in sorted(limits.items()):
         if fault := edited(file):
-            where = limit_path(Project(root).thresholds, file.runner, name).relative_to(root)
-            yield f"{where}: {fault}\n  next: git checkout {where}, or {place_again(file)}"
+            file_path = limit_path(Project(root).thresholds, file.runner, name).relative_to(root)
+            yield f"{file_path}: {fault}\n  next: git checkout {file_path}, or {place_again(file)}"
 
 
 def _commit(root: Path, reference: str) -> str:
     # git would read a leading dash as an option.
     if reference.startswith("-"):
         raise InvalidCaseError(f"{reference!r} is no commit", remedy="name a branch, tag or commit")
-    found = _git(root, "rev-parse", "--verify", "--quiet", f"{reference}^{{commit}}", check=False)
-    if not found:
+    commit = _git(root, "rev-parse", "--verify", "--quiet", f"{reference}^{{commit}}", check=False)
+    if not commit:
         raise InvalidCaseError(
             f"{reference!r} is no commit of this repository",
             where=str(root),
             remedy="git fetch origin (a workflow checks out with fetch-depth: 0)",
         )
-    return found.decode().strip()
+    return commit.decode().strip()
 
 
 def _reasons(root: Path, commit: str) -> dict[str, str]:
@@ -464,15 +464,15 @@ def _contents(root: Path, digests: Sequence[bytes]) -> list[bytes]:
 
 
 def _limits(root: Path, runner: str) -> tuple[dict[str, LimitFile], list[str]]:
-    found, bad = {}, []
+    readable, bad = {}, []
     for path in limit_paths(Project(root).thresholds, runner):
         try:
             limits = LimitFile.read(path)
         except (OSError, UnreadableError):
             bad.append(f"thresholds/{runner}/{path.name} cannot be read as limits")
             continue
-        found[limits.case] = limits
-    return found, bad
+        readable[limits.case] = limits
+    return readable, bad
 
 
 def _baselines(root: Path, runner: str) -> tuple[dict[str, PerfFile], list[str]]:
@@ -497,13 +497,13 @@ def _git(root: Path, *arguments: str, check: bool, stdin: bytes = b"") -> bytes:
     # a hook of git sets GIT_DIR and the like, and replacement objects could show another base: neither counts here
     env = {name: value for name, value in os.environ.items() if not name.startswith("GIT_")}
     env["GIT_NO_REPLACE_OBJECTS"] = "1"
-    done = subprocess.run(
+    completed = subprocess.run(
         ["git", "-C", str(root), *arguments], input=stdin, capture_output=True, check=False, timeout=120, env=env
     )
-    if check and done.returncode:
+    if check and completed.returncode:
         raise InvalidCaseError(
-            f"git {arguments[0]} failed: {done.stderr.decode(errors='replace').strip()}",
+            f"git {arguments[0]} failed: {completed.stderr.decode(errors='replace').strip()}",
             where=str(root),
             remedy="git status",
         )
-    return done.stdout
+    return completed.stdout

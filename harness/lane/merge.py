@@ -108,7 +108,7 @@ def _names(node: str) -> tuple[str, str]:
 
 def _of_another_plan(suite: ET.Element, plan: str, planned: Collection[tuple[str, str]]) -> str:
     """Remove the results that are not of this plan from ``suite``; return the reason, empty if none was removed."""
-    marks = [one.get("value") for one in suite.findall("properties/property") if one.get("name") == PLAN_PROPERTY]
+    marks = [entry.get("value") for entry in suite.findall("properties/property") if entry.get("name") == PLAN_PROPERTY]
     if plan in marks:
         return ""
     # Without the property, the suite may hold other tests: only names of planned cases are removed from it.
@@ -129,17 +129,17 @@ def _parse(path: Path) -> ET.Element:
 
 def _one_a_test(joined: ET.Element) -> None:
     """Keep one entry per test. A case that ran again after its worker died has two: a failed entry wins."""
-    kept: dict[tuple[str | None, str | None], tuple[ET.Element, ET.Element]] = {}
+    latest: dict[tuple[str | None, str | None], tuple[ET.Element, ET.Element]] = {}
     for suite in joined:
         for case in suite.findall("testcase"):
             name = (case.get("classname"), case.get("name"))
-            if name in kept:
-                drop_new = _bad(kept[name][1]) and not _bad(case)
-                loser = (suite, case) if drop_new else kept[name]
+            if name in latest:
+                drop_new = _bad(latest[name][1]) and not _bad(case)
+                loser = (suite, case) if drop_new else latest[name]
                 loser[0].remove(loser[1])
                 if drop_new:
                     continue
-            kept[name] = (suite, case)
+            latest[name] = (suite, case)
 
 
 def _bad(case: ET.Element) -> bool:
@@ -184,8 +184,8 @@ def unproven(record: CaseRecord, case: Case) -> str:
     failed = [check.metric for check in gating if not (check.passed and _kept(check))]
     if failed:
         return f"it passes although {', '.join(failed)} lies outside its limit"
-    found = [finding.code for finding in verdict.findings if finding.gating]
-    return f"it passes although {', '.join(found)} was found" if found else ""
+    codes = [finding.code for finding in verdict.findings if finding.gating]
+    return f"it passes although {', '.join(codes)} was found" if codes else ""
 
 
 def _kept(check: LimitCheck) -> bool:
@@ -297,24 +297,24 @@ def merge(folders: Sequence[Path], plan: Plan, out: Path) -> Merged:
         raise PlanError(f"{out} is not empty", remedy=f"rm -r {out}, or name another folder with --out")
     out.mkdir(parents=True, exist_ok=True)
     problems: list[str] = []
-    found, unusable = _records(folders, plan, problems)
+    records, unusable = _records(folders, plan, problems)
     cases = []
     for planned in plan.cases:
-        one = found.get(planned.node)
-        if one is None:
+        shown = records.get(planned.node)
+        if shown is None:
             cases.append(_lost(planned, unusable.get(planned.node), plan))
         else:
             shutil.copytree(
-                one.folder, out / planned.case, ignore=lambda place, names: _not_plain(place, names, problems)
+                shown.folder, out / planned.case, ignore=lambda place, names: _not_plain(place, names, problems)
             )
-            cases.append(_merged(planned, one.record))
+            cases.append(_merged(planned, shown.record))
     lost = [(case.node, case.summary) for case in cases if case.outcome is Outcome.NOT_RUN]
     red = {case.node: f"{case.outcome.value}: {case.summary}" for case in cases if RULES[case.outcome].exit_code}
     junit = [path for folder in folders for path in folder.rglob("junit*.xml")]
     planned_nodes = [planned.node for planned in plan.cases]
     problems += join_junit(junit, lost, out / JUNIT, plan=plan.id, planned=planned_nodes, red=red)
     plan.write(out / PLAN)
-    History().with_records(one.record for one in found.values()).write(out / HISTORY_FILE)
+    History().with_records(item.record for item in records.values()).write(out / HISTORY_FILE)
     merged = Merged(
         runner=plan.runner,
         cases=tuple(cases),
@@ -340,7 +340,7 @@ def _records(folders: Iterable[Path], plan: Plan, problems: list[str]) -> tuple[
     """Return the record that counts per planned node, and the reason per node whose record is unusable."""
     planned = {case.node: case for case in plan.cases}
     by_folder = {case.case: case.node for case in plan.cases}
-    found: dict[str, _Found] = {}
+    records: dict[str, _Found] = {}
     unusable: dict[str, str] = {}
     for path in sorted(path for folder in folders for path in folder.rglob(RECORD_FILE)):
         try:
@@ -362,14 +362,14 @@ def _records(folders: Iterable[Path], plan: Plan, problems: list[str]) -> tuple[
             unusable[record.node] = f"{path}: {reason}"
             problems.append(unusable[record.node])
             continue
-        known = found.get(record.node)
+        earlier = records.get(record.node)
         # Both records count only if they hold a result: `not_run` is left by a shard that was stopped and restarted.
-        if known is not None and Outcome.NOT_RUN not in (known.record.verdict.outcome, record.verdict.outcome):
-            problems.append(f"{record.node} has two records, {known.folder} and {path.parent}: the worse one counts")
-        found[record.node] = (
-            _Found(record, path.parent) if known is None else _worse(known, _Found(record, path.parent))
+        if earlier is not None and Outcome.NOT_RUN not in (earlier.record.verdict.outcome, record.verdict.outcome):
+            problems.append(f"{record.node} has two records, {earlier.folder} and {path.parent}: the worse one counts")
+        records[record.node] = (
+            _Found(record, path.parent) if earlier is None else _worse(earlier, _Found(record, path.parent))
         )
-    return found, unusable
+    return records, unusable
 
 
 def _misfit(record: CaseRecord, folder: Path, planned: PlannedCase, plan: Plan) -> str:

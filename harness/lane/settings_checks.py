@@ -91,7 +91,7 @@ class GitHub:
     def _ask(self, path: str) -> Answer:
         command = ["gh", "api", "--method", "GET", "-H", "X-GitHub-Api-Version: 2022-11-28", path]
         try:
-            done = subprocess.run(
+            completed = subprocess.run(
                 command, capture_output=True, encoding="utf-8", errors="replace", check=False, timeout=SECONDS
             )
         except (OSError, subprocess.TimeoutExpired) as error:
@@ -100,14 +100,14 @@ class GitHub:
                 kind="crash",
                 remedy="install gh (https://cli.github.com), then gh auth login",
             ) from error
-        if done.returncode:
-            status = _HTTP.search(done.stderr)
+        if completed.returncode:
+            status = _HTTP.search(completed.stderr)
             if status is None:  # without an HTTP status GitHub was not reached: the network or gh itself failed
-                said = " ".join(done.stderr.split())[:300] or f"exit status {done.returncode}"
-                raise InfraError(f"gh failed: {said}", kind="download", remedy="gh auth status")
-            return Answer(status=int(status[1]), said=" ".join(done.stderr.split())[:200])
+                problem = " ".join(completed.stderr.split())[:300] or f"exit status {completed.returncode}"
+                raise InfraError(f"gh failed: {problem}", kind="download", remedy="gh auth status")
+            return Answer(status=int(status[1]), said=" ".join(completed.stderr.split())[:200])
         try:
-            return Answer(parse_foreign(done.stdout, path))
+            return Answer(parse_foreign(completed.stdout, path))
         except UnreadableError as error:
             raise InfraError(
                 f"gh answered with no JSON for {path}", kind="protocol", remedy=f"gh api {path}"
@@ -182,9 +182,9 @@ def _token(github: GitHub) -> Iterator[Check]:
     if answer.status != 200:
         yield _unread("default_token", answer, command)
         return
-    given = _of(answer, "default_workflow_permissions")
+    permissions = _of(answer, "default_workflow_permissions")
     message = "a job that states no permissions gets a token that may write"
-    yield _check("default_token", given == "read", str(given), "read", message, command)
+    yield _check("default_token", permissions == "read", str(permissions), "read", message, command)
 
 
 def _actions(github: GitHub) -> Iterator[Check]:
@@ -195,10 +195,12 @@ def _actions(github: GitHub) -> Iterator[Check]:
         yield _unread("allowed_actions", answer, command)
         return
     pinned, allowed = _of(answer, "sha_pinning_required"), _of(answer, "allowed_actions")
-    found = f"allowed_actions: {allowed}, sha_pinning_required: {_shown(pinned)}"
-    message = f"{found}: a workflow may use any action at a tag that its owner can move"
+    present_state = f"allowed_actions: {allowed}, sha_pinning_required: {_shown(pinned)}"
+    message = f"{present_state}: a workflow may use any action at a tag that its owner can move"
     fine = pinned is True or allowed in ("local_only",)
-    yield _check("allowed_actions", fine, found, "sha_pinning_required: true", message, command, state="warning")
+    yield _check(
+        "allowed_actions", fine, present_state, "sha_pinning_required: true", message, command, state="warning"
+    )
 
 
 def _own_runners(github: GitHub, labels: Sequence[str]) -> Iterator[Check]:
@@ -208,10 +210,10 @@ def _own_runners(github: GitHub, labels: Sequence[str]) -> Iterator[Check]:
     if answer.status != 200:
         yield _unread("repository_runners", answer, f"gh api {path}")
         return
-    own = [runner for runner in _rows(answer, "runners") if _takes(runner, labels)]
-    if not own:
+    matching = [runner for runner in _rows(answer, "runners") if _takes(runner, labels)]
+    if not matching:
         yield Check(name="repository_runners", state="fit", found="none with the lane's labels")
-    for runner in own:
+    for runner in matching:
         yield Check(
             name="repository_runners",
             state="unfit",
@@ -284,8 +286,8 @@ def _group(group: Mapping[str, Any], path: str, repository: str, branch: str) ->
     loose = [item for item in chosen if not _fixed(item, repository, branch)]
     files = " or ".join(REACHING)
     message = f"group {name!r} takes {', '.join(loose)}: not a file of the lane ({files}) at {branch} or at a commit"
-    found = ", ".join(chosen) or "none"
-    yield _check("group_workflows", not loose, found, f"workflows at refs/heads/{branch}", message, restrict)
+    names = ", ".join(chosen) or "none"
+    yield _check("group_workflows", not loose, names, f"workflows at refs/heads/{branch}", message, restrict)
 
 
 def _group_repositories(github: GitHub, name: str, path: str) -> Check:
@@ -342,9 +344,9 @@ def _environment(github: GitHub, branch: str) -> Iterator[Check]:
         return
     rules = [rule for rule in (_of(answer, "protection_rules") or ()) if isinstance(rule, dict)]
     reviewed = any(rule.get("type") == "required_reviewers" and rule.get("reviewers") for rule in rules)
-    found = "absent" if answer.status == 404 else f"reviewers: {'required' if reviewed else 'none'}"
+    present_state = "absent" if answer.status == 404 else f"reviewers: {'required' if reviewed else 'none'}"
     message = f"environment {ENVIRONMENT} asks nobody before goldens are measured on the machine"
-    yield _check("environment", reviewed, found, "required reviewers", message, command)
+    yield _check("environment", reviewed, present_state, "required reviewers", message, command)
     if reviewed:
         alone = any(rule.get("prevent_self_review") is True for rule in rules)
         message = f"whoever starts a job of environment {ENVIRONMENT} may also release it"
@@ -439,10 +441,10 @@ def check_home(environ: Mapping[str, str]) -> Iterator[Check]:
     if environ.get("RUNNER_ENVIRONMENT") != "self-hosted" or not environ.get("HOME"):
         return
     home = Path(environ["HOME"])
-    left = [name for name in _LEFT_IN_HOME if (home / name).exists()]
-    if not left:
+    remains = [name for name in _LEFT_IN_HOME if (home / name).exists()]
+    if not remains:
         yield Check(name="home", state="fit", found=f"{home} holds nothing that another job could have left")
-    for name in left:
+    for name in remains:
         yield Check(
             name="home",
             state="unfit",
@@ -510,8 +512,8 @@ def _new_group(organization: str, repository: str, branch: str) -> str:
 
 def _takes(runner: Mapping[str, Any], labels: Sequence[str]) -> bool:
     """Return whether a runner has every label of the lane; GitHub ignores the case of letters."""
-    own = {str(label.get("name", "")).lower() for label in runner.get("labels") or () if isinstance(label, dict)}
-    return {label.lower() for label in labels} <= own
+    names = {str(label.get("name", "")).lower() for label in runner.get("labels") or () if isinstance(label, dict)}
+    return {label.lower() for label in labels} <= names
 
 
 def _rows(answer: Answer, key: str) -> list[dict[str, Any]]:

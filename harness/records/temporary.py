@@ -69,6 +69,7 @@ def _leftovers(folder: Path, prefix: str) -> Iterator[os.DirEntry[str]]:
 def _host() -> str:
     """Return eight hex digits of machine and pid namespace: a pid is unique only within both."""
     try:
+        # psutil gives no namespaces.
         namespace = str(Path("/proc/self/ns/pid").readlink())
     except OSError:
         namespace = ""

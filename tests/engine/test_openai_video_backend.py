@@ -13,6 +13,7 @@ from typing import Any
 
 import pytest
 import video_server
+from builders import bare_evidence, make_case
 
 from harness.definitions.case import Case
 from harness.definitions.checks import check_case
@@ -24,7 +25,6 @@ from harness.engine.backends.openai_video_backend import (
 )
 from harness.errors import InfraError, InvalidCaseError
 from harness.frames.clip import read_clip
-from harness.judge.evidence import Evidence
 from harness.judge.verdict import observe
 from harness.outcomes import Outcome
 
@@ -33,19 +33,18 @@ DOUBLE = Path(__file__).parents[1] / "support" / "video_server.py"
 
 def served(dialect: str = "sglang", fault: str = "", **changes: Any) -> Case:
     command = [sys.executable, str(DOUBLE), dialect, "{port}", *([fault] if fault else [])]
-    data: dict[str, Any] = {
+    sampling = {
+        "prompt": 'a "red" cat\nrunning; rm -rf', "negative_prompt": "blur", "width": 64, "height": 48,
+        "num_frames": 9, "num_inference_steps": 3, "guidance_scale": 4.0, "guidance_scale_2": 3.0, "seed": 7,
+    }  # fmt: skip
+    usual = {
         "id": "served",
-        "runners": ["cpu"],
         "backend": "openai-video",
         "server": {"dialect": dialect, "command": command},
-        "model": {"path": "./nothing"},
-        "sampling": {
-            "prompt": 'a "red" cat\nrunning; rm -rf', "negative_prompt": "blur", "width": 64, "height": 48,
-            "num_frames": 9, "num_inference_steps": 3, "guidance_scale": 4.0, "guidance_scale_2": 3.0, "seed": 7,
-        },
+        "sampling": sampling,
         "scheduler": {"flow_shift": 12.0},
-    }  # fmt: skip
-    return Case.model_validate(data | changes)
+    }
+    return make_case(**{**usual, **changes})
 
 
 @pytest.fixture
@@ -201,13 +200,13 @@ def test_a_clip_of_another_size_is_kept_and_fails_sanity(loaded: Any, tmp_path: 
 def test_what_a_server_cannot_tell_is_said_and_no_format_is_green_by_silence(loaded: Any, tmp_path: Path) -> None:
     case = served(quantization={"transformer": "nvfp4", "transformer_2": "nvfp4"})
     generation = loaded(case).generate(case, tmp_path, lambda _: None)
-    verdict, _ = observe(Evidence(case, "node", run_dir="runs/1", generation=generation), "cpu")
+    verdict, _ = observe(bare_evidence(case, generation=generation), "cpu")
     lost = [finding for finding in verdict.findings if finding.code == "not_available"]
     assert any("receipts" in finding.message for finding in lost)
     assert not any(finding.gating for finding in lost)
     assert verdict.outcome is Outcome.GOLDEN_MISSING
     silent = generation.model_copy(update={"not_available": ()})
-    verdict, _ = observe(Evidence(case, "node", run_dir="runs/1", generation=silent), "cpu")
+    verdict, _ = observe(bare_evidence(case, generation=silent), "cpu")
     assert verdict.cause == "no_receipts"
 
 

@@ -8,11 +8,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from lane_proof import CHECK, evidence_of_a_pass
+from builders import PASSED, bare_generation, evidence_of_a_pass, make_record, planned_case
 from pydantic import ValidationError
 
 from harness.cli import lane
-from harness.definitions.case import Case, Located, Waiver
+from harness.definitions.case import Waiver
 from harness.definitions.runner import load_runners
 from harness.lane.durations import CaseTimes, History
 from harness.lane.merge import Merged, join_junit, merge, unproven
@@ -21,7 +21,7 @@ from harness.lane.summary import MARK, lane_markdown, plan_markdown
 from harness.outcomes import Outcome
 from harness.reading import parse_xml
 from harness.records.case_record import CaseRecord, Timing
-from harness.records.generation import EngineStart, FloatStats, Generation, Receipts, Trace
+from harness.records.generation import EngineStart
 from harness.records.identity import Device, Fingerprint
 from harness.records.verdict import Finding, Verdict
 
@@ -35,25 +35,7 @@ JUNIT = """<?xml version="1.0" encoding="utf-8"?>
 """
 
 
-def a_case(name: str, model: str) -> Located:
-    """A case of an engine."""
-    data: dict[str, Any] = {
-        "id": name,
-        "runners": ["b200"],
-        "model": {"path": f"./{model}"},
-        "sampling": {
-            "prompt": "p",
-            "width": 16,
-            "height": 16,
-            "num_frames": 1,
-            "num_inference_steps": 1,
-            "guidance_scale": 1.0,
-        },
-    }
-    return Located(case=Case.model_validate(data).resolved(), path=Path("cases/a.yaml"), line=1)
-
-
-CASES = {name: a_case(name, model) for name, model in (("a", "m1"), ("b", "m2"), ("c", "m3"))}
+CASES = {name: planned_case(name, model) for name, model in (("a", "m1"), ("b", "m2"), ("c", "m3"))}
 
 
 @pytest.fixture
@@ -65,29 +47,20 @@ def plan() -> Plan:
 def record(name: str, outcome: Outcome = Outcome.PASS, **changes: Any) -> CaseRecord:
     """What a shard writes of a case."""
     values: dict[str, Any] = {
-        "run": "r",
         "plan": "p",
         "case": name,
         "node": f"cases/a.yaml::{name}",
         "source": "cases/a.yaml:1",
         "runner": "b200",
-        "started": "2026-01-01T00:00:00+00:00",
         "request": CASES[name].case.model_dump(mode="json"),
         "verdict": Verdict(outcome=outcome, cause="x", summary="as it was"),
         "fingerprint": Fingerprint(runner="b200", device=Device(kind="cuda", name="NVIDIA B200", uuid="GPU-1")),
         "engine": EngineStart(engine="e", process=4, load_seconds=20, loads=1),
-        "generation": Generation(
-            clip="c",
-            clip_sha256="0",
-            shape=(1, 1, 1, 3),
-            float_stats=FloatStats(nan=0, inf=0, minimum=0, maximum=1),
-            trace=Trace(steps=()),
-            receipts=Receipts(modules=()),
-        ),
+        "generation": bare_generation(),
         "timing": Timing(load=20, total=50),
         **evidence_of_a_pass(),
     }
-    return CaseRecord.model_validate(values | changes)
+    return make_record(**(values | changes))
 
 
 def write(folder: Path, *records: CaseRecord) -> Path:
@@ -261,10 +234,10 @@ def passes(observed: Outcome | None = None, *findings: Finding) -> Verdict:
         ({"comparison": None}, "it passes without a comparison with a golden"),
         ({"golden": None}, "it passes without a comparison with a golden"),
         ({"limits": ()}, "it passes without a limit"),
-        ({"limits": (CHECK.model_copy(update={"gates": False, "limit": None}),)}, "it passes without a limit"),
-        ({"limits": (CHECK.model_copy(update={"passed": False}),)}, "it passes although ssim lies outside its limit"),
-        ({"limits": (CHECK.model_copy(update={"value": 0.5}),)}, "it passes although ssim lies outside its limit"),
-        ({"limits": (CHECK.model_copy(update={"value": None}),)}, "it passes although ssim lies outside its limit"),
+        ({"limits": (PASSED.model_copy(update={"gates": False, "limit": None}),)}, "it passes without a limit"),
+        ({"limits": (PASSED.model_copy(update={"passed": False}),)}, "it passes although ssim lies outside its limit"),
+        ({"limits": (PASSED.model_copy(update={"value": 0.5}),)}, "it passes although ssim lies outside its limit"),
+        ({"limits": (PASSED.model_copy(update={"value": None}),)}, "it passes although ssim lies outside its limit"),
         ({"verdict": passes(None, finding("sanity", "nan"))}, "it passes although nan was found"),
         ({"verdict": passes(Outcome.REGRESSION)}, "it passes although regression was observed"),
         ({"verdict": Verdict(outcome=Outcome.WAIVED, cause="x", summary="x")}, "it is waived, and the case has no"),

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from builders import make_case
 
 from harness.definitions.case import Case
 from harness.definitions.checks import check_case
@@ -20,19 +21,7 @@ from harness.session.programs import program_digests
 
 
 def case(*command: str, **more: Any) -> Case:
-    sampling = {
-        "prompt": "x",
-        "height": 16,
-        "width": 16,
-        "num_frames": 1,
-        "num_inference_steps": 1,
-        "guidance_scale": 1.0,
-    }
-    data: dict[str, Any] = {
-        "id": "a", "runners": ["cpu"], "backend": "command", "command": command, "model": {"path": "./m"},
-        "sampling": sampling,
-    }  # fmt: skip
-    return Case.model_validate(data | more)
+    return make_case(**{"backend": "command", "command": command, **more})
 
 
 @pytest.fixture
