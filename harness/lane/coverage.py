@@ -427,13 +427,13 @@ def _checkout(root: Path, commit: str) -> Iterator[Path]:
         mode, kind, digest = told.split()
         if kind == b"blob":
             (links if mode == _LINK else blobs)[os.fsdecode(name)] = digest
-    for name, target in zip(links, _contents(root, list(links.values())), strict=True):
-        named = os.path.normpath(os.path.join(os.path.dirname(name), os.fsdecode(target)))  # noqa: PTH118, PTH120
+    for link, target in zip(links, _contents(root, list(links.values())), strict=True):
+        named = os.path.normpath(os.path.join(os.path.dirname(link), os.fsdecode(target)))  # noqa: PTH118, PTH120
         if named in blobs:
-            blobs[name] = blobs[named]
+            blobs[link] = blobs[named]
     with tempfile.TemporaryDirectory(prefix="quantgate-base-") as folder:
-        for name, data in zip(blobs, _contents(root, list(blobs.values())), strict=True):
-            place = Path(folder) / name
+        for path, data in zip(blobs, _contents(root, list(blobs.values())), strict=True):
+            place = Path(folder) / path
             place.parent.mkdir(parents=True, exist_ok=True)
             place.write_bytes(data)
         yield Path(folder)
