@@ -215,9 +215,9 @@ def _accept(
         for entry in beside
         if (made := _manifest(entry.candidate, before, reason=reason, author=author))
     ]
-    for step in additions:
-        digest = step.manifest.digest()
-        remaining.append(Accepted(digest=digest, reason=reason, author=author, accepted=step.manifest.created))
+    for addition in additions:
+        digest = addition.manifest.digest()
+        remaining.append(Accepted(digest=digest, reason=reason, author=author, accepted=addition.manifest.created))
     after = AcceptedIndex(case=case, runner=runner, goldens=(*remaining, entry))
     limit_path = workspace.limits(runner, case)
     still = [golden.digest for golden in remaining]
@@ -237,12 +237,12 @@ def _accept(
             after.model_copy(update={"goldens": after.goldens[: first + place]}) for place in range(len(additions))
         ]
         steps = [*additions, Addition(manifest, files)]
-        for place, (step, part) in enumerate(zip(steps, [*lists, after], strict=True)):
+        for place, (addition, part) in enumerate(zip(steps, [*lists, after], strict=True)):
             previous = lists[place - 1] if place else None
             later = (*lists[place + 1 :], after) if place < len(lists) else ()
-            transaction.install(store, step.manifest, step.files, part, before=previous, later=later)
+            transaction.install(store, addition.manifest, addition.files, part, before=previous, later=later)
             if place < len(lists):
-                changed.append(store.folder(runner, case, step.manifest.digest()))
+                changed.append(store.folder(runner, case, addition.manifest.digest()))
         changed += [store.folder(runner, case, manifest.digest()), store.index_path(runner, case)]
     else:
         changed.append(_publish(workspace, transaction, store, [*additions, Addition(manifest, files)], after))

@@ -352,8 +352,8 @@ class Engine:
         if len(self.experts) == 2 and configured is not None and abs(float(configured) - boundary) > 1e-9:
             if "boundary_ratio" not in getattr(SamplingParams, "__dataclass_fields__", {}):
                 raise RefusedError(
-                    f"sglang {self._version} switches experts at {configured}, as model_index.json says, and the case states "
-                    f"{boundary}",
+                    f"sglang {self._version} switches experts at {configured}, as model_index.json says, and the "
+                    f"case states {boundary}",
                     f"scheduler: {{boundary_ratio: {configured}}}",
                 )
             more["boundary_ratio"] = boundary
