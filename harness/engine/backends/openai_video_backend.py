@@ -101,8 +101,12 @@ class OpenaiVideoBackend:
 
     def _start(self, case: Case, paths: Mapping[str, Path], device: str) -> None:
         port = _free_port()
-        given = self._view.open(paths)
-        places = {"{port}": str(port), "{device}": device, **{f"{{{role}}}": str(path) for role, path in given.items()}}
+        folder = self._view.open(paths)
+        places = {
+            "{port}": str(port),
+            "{device}": device,
+            **{f"{{{role}}}": str(path) for role, path in folder.items()},
+        }
         arguments = [_filled(part, places) for part in self._server.command]
         if shutil.which(arguments[0]) is None:
             raise InvalidCaseError(f"there is no program {arguments[0]!r}", where=case.id, remedy="install it")
