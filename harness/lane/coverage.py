@@ -5,7 +5,6 @@ from __future__ import annotations
 import io
 import subprocess
 import tarfile
-import tempfile
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -25,6 +24,7 @@ from harness.reading import UnreadableError
 from harness.records.base import Json, Record
 from harness.records.limits import Limit, LimitFile
 from harness.records.perf_file import PerfFile
+from harness.records.temporary import scratch_folder
 
 Kind = Literal[
     "added", "removed", "waived", "unwaived", "checkpoint", "env", "limit", "baseline", "expectation", "request",
@@ -416,12 +416,12 @@ def _checkout(root: Path, commit: str) -> Iterator[Path]:
     # git archive fails on a path that the commit does not have.
     there = _git(root, "ls-tree", "--name-only", commit, check=True).decode().split()
     wanted = [name for name in _FOLDERS if name in there]
-    with tempfile.TemporaryDirectory(prefix="quantgate-base-") as folder:
+    with scratch_folder("quantgate-base-") as folder:
         if wanted:
             archive = _git(root, "archive", "--format=tar", commit, "--", *wanted, check=True)
             with tarfile.open(fileobj=io.BytesIO(archive)) as tar:
                 tar.extractall(folder, filter="data")
-        yield Path(folder)
+        yield folder
 
 
 def _limits(root: Path, runner: str) -> tuple[dict[str, LimitFile], list[str]]:
