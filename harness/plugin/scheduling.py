@@ -12,6 +12,8 @@ from typing import Any
 import pytest
 from xdist.scheduler import LoadScopeScheduling
 
+from harness.definitions.loading import check_unique
+from harness.errors import InvalidCaseError
 from harness.outcomes import RULES, Outcome
 from harness.plugin.collect import CasesById
 from harness.plugin.judged import expect, keep, note_dropped, on_disk
@@ -115,6 +117,10 @@ class XdistHooks:
         cases = CasesById(node.config)
         found = [(one, located) for one in ids if (located := cases.find(one)) is not None]
         if found:
+            try:
+                check_unique([located for _, located in found])
+            except InvalidCaseError as error:
+                pytest.exit(printable(str(error)), returncode=error.exit_code)
             state.profile()
         expect(state, found)
 

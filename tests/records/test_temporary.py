@@ -67,6 +67,12 @@ def test_a_clip_is_written_through_such_a_file_too(tmp_path: Path) -> None:
         ({"TF_BUILD": "True"}, "TF_BUILD"),
         ({"TEAMCITY_VERSION": "2026.1"}, "TEAMCITY_VERSION"),
         ({"BUILDKITE": "true"}, "BUILDKITE"),
+        ({"CI": "false", "TASKCLUSTER_ROOT_URL": "https://ci.example.org/"}, "TASKCLUSTER_ROOT_URL"),
+        ({"BITRISE_IO": "true"}, "BITRISE_IO"),
+        ({"CI_NAME": "codeship"}, "CI_NAME"),
+        ({"GITEA_ACTIONS": "true"}, "GITEA_ACTIONS"),
+        ({"BUILD_NUMBER": "1204"}, "BUILD_NUMBER"),
+        ({"KUBERNETES_SERVICE_HOST": "10.0.0.1", "SLURM_JOB_ID": "7"}, ""),
     ],
 )
 def test_a_ci_job_is_recognised_without_the_variable_ci(environ: dict[str, str], said: str) -> None:
