@@ -47,6 +47,7 @@ def _ended(match: re.Match[str]) -> bool:
 def _host() -> str:
     """Return eight hex digits of machine and pid namespace: a pid is unique only within both."""
     try:
+        # psutil gives no namespaces.
         namespace = str(Path("/proc/self/ns/pid").readlink())
     except OSError:
         namespace = ""

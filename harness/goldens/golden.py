@@ -56,10 +56,10 @@ def check_part(name: str, part: Part, path: Path, *, remedy: str) -> Path:
     if size != part.bytes:
         how = "truncated" if size < part.bytes else "too long"
         raise GoldenError(f"part {name!r} is {how}: {size} of {part.bytes} bytes", where=str(path), remedy=remedy)
-    found, _ = sha256_file(path)
-    if found != part.sha256:
+    digest, _ = sha256_file(path)
+    if digest != part.sha256:
         raise GoldenError(
-            f"part {name!r} was changed: sha256 {found[:16]}…, the manifest says {part.sha256[:16]}…",
+            f"part {name!r} was changed: sha256 {digest[:16]}…, the manifest says {part.sha256[:16]}…",
             where=str(path),
             remedy=remedy,
         )
@@ -300,7 +300,7 @@ def require_writable(target: Path) -> None:
     Raises:
         InfraError: the file cannot be created.
     """
-    folder = next(one for one in target.absolute().parents if one.exists())
+    folder = next(parent for parent in target.absolute().parents if parent.exists())
     try:
         with tempfile.TemporaryFile(dir=folder):
             pass

@@ -44,7 +44,7 @@ def print_verdicts(reporter: Any, state: PluginState) -> None:
 
     reporter.section("quantgate verdicts")
     width = max(len(record.case) for record in records)
-    for record in sorted(records, key=lambda one: (-SEVERITY.index(one.verdict.outcome), one.node)):
+    for record in sorted(records, key=lambda item: (-SEVERITY.index(item.verdict.outcome), item.node)):
         verdict = record.verdict
         note = (
             f" [{verdict.observed.value}: {verdict.cause}]"

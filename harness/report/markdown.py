@@ -89,8 +89,8 @@ def _table(entries: tuple[Entry, ...]) -> list[str]:
             word += " (negative control)"
         gating = [bar for bar in bars(record) if bar.state in ("passed", "failed", "missing")]
         near = f"{neutral(gating[0].metric)} {neutral(gating[0].consumed)}" if gating else ""
-        said = "; ".join(text for text in (record.verdict.summary, perf_sentence(record)) if text)
-        rows.append(f"| {word} | {code(record.case)} | {neutral(said)} | {near} |")
+        sentence = "; ".join(text for text in (record.verdict.summary, perf_sentence(record)) if text)
+        rows.append(f"| {word} | {code(record.case)} | {neutral(sentence)} | {near} |")
     return rows
 
 
@@ -137,8 +137,8 @@ def _fit(head: list[str], details: list[str], limit: int) -> str:
 
 def totals(run: Run) -> dict[str, int]:
     """Return the number of cases per outcome."""
-    found = count_words([entry.record.verdict.outcome for entry in run.entries])
-    return {outcome.value: count for outcome, count in found}
+    counts = count_words([entry.record.verdict.outcome for entry in run.entries])
+    return {outcome.value: count for outcome, count in counts}
 
 
 # The run as a JSON document, for programs.

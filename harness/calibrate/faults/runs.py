@@ -75,10 +75,10 @@ def noisy_runs(
     root, runs = context.folder / "noise" / case.id / origin[:ORIGIN_DIGITS], []
     with _engine(context, case, resolve_case(case, context.root)) as engine:
         for index in range(count):
-            name, where = NOISES[index % len(NOISES)]
+            name, places = NOISES[index % len(NOISES)]
             seed = first_seed + index
             begin(f"{case.id}, {name}-{seed}")
-            noise: dict[str, Json] = {"seed": seed, "dtype": "bf16", **where}
+            noise: dict[str, Json] = {"seed": seed, "dtype": "bf16", **places}
             try:
                 run = _disturbed(engine, case, root / f"{name}-{seed}", noise)
             except InvalidCaseError as error:
@@ -112,12 +112,12 @@ def _repeats(engine: _Engine, case: Case, root: Path, count: int, say: Say) -> t
 
 
 def _disturbed(engine: _Engine, case: Case, folder: Path, noise: dict[str, Json]) -> Clip:
-    done = _read(folder)
-    if done is not None:
-        return done
+    clip = _read(folder)
+    if clip is not None:
+        return clip
     params: dict[str, Json] = {"case": case.model_dump(mode="json"), "out_dir": str(folder.resolve()), "noise": noise}
-    said = engine.get().call("generate_perturbed", params, case.timeouts.generate)
-    return _keep(folder, Generation.model_validate(said))
+    answer = engine.get().call("generate_perturbed", params, case.timeouts.generate)
+    return _keep(folder, Generation.model_validate(answer))
 
 
 def broken_runs(
@@ -228,13 +228,13 @@ def _engine(context: SessionContext, case: Case, paths: dict[str, Path]) -> Iter
 def _read(folder: Path) -> Clip | None:
     """Return the frames of a complete run whose digest matches ``generation.json``; ``None``: it must be repeated."""
     try:
-        said = Generation.read(folder / DONE)
-        clip = read_clip(folder / said.clip)
+        generation = Generation.read(folder / DONE)
+        clip = read_clip(folder / generation.clip)
     except (OSError, ValueError, FramesError):
         return None
-    return clip if clip.digest == said.clip_sha256 else None
+    return clip if clip.digest == generation.clip_sha256 else None
 
 
-def _keep(folder: Path, said: Generation) -> Clip:
-    said.write(folder / DONE)
-    return read_clip(folder / said.clip)
+def _keep(folder: Path, generation: Generation) -> Clip:
+    generation.write(folder / DONE)
+    return read_clip(folder / generation.clip)
