@@ -189,7 +189,7 @@ def _token(github: GitHub) -> Iterator[Check]:
 
 def _actions(github: GitHub) -> Iterator[Check]:
     path = f"repos/{github.repository}/actions/permissions"
-    command = f"gh api --method PUT {path} -F enabled=true -f allowed_actions=selected -F sha_pinning_required=true"
+    command = f"gh api --method PUT {path} -F enabled=true -f allowed_actions=all -F sha_pinning_required=true"
     answer = github.get(path)
     if answer.status != 200:
         yield _unread("allowed_actions", answer, command)
@@ -505,7 +505,7 @@ def _selected(repository: str, branch: str) -> str:
 def _new_group(organization: str, repository: str, branch: str) -> str:
     return (
         f"gh api --method POST orgs/{organization}/actions/runner-groups -f name=gpu -f visibility=selected "
-        f"-F 'selected_repository_ids[]='$(gh api repos/{repository} --jq .id) -F restricted_to_workflows=true "
+        f'-F "selected_repository_ids[]=$(gh api repos/{repository} --jq .id)" -F restricted_to_workflows=true '
         f"{_selected(repository, branch)}"
     )
 

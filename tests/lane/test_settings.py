@@ -12,6 +12,7 @@ import re
 import shutil
 import subprocess
 import sys
+import textwrap
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -438,6 +439,20 @@ def test_commands_are_commands(settings: Look) -> None:
         if command.startswith("echo "):
             echoed = command.partition(" | gh api")[0]
             json.loads(subprocess.run(["bash", "-c", echoed], capture_output=True, text=True, check=True).stdout)
+
+
+def test_the_commands_of_the_page_parse_as_shell_and_send_json() -> None:
+    page = (ROOT / "docs/lane.md").read_text()
+    blocks = [textwrap.dedent(block) for block in re.findall(r"^ *```\n(.*?)^ *```$", page, re.DOTALL | re.MULTILINE)]
+    commands = [block for block in blocks if "──" not in block]
+    assert len(commands) >= 6
+    for block in commands:
+        done = subprocess.run(["bash", "-n"], input=block, capture_output=True, text=True, check=False)
+        assert done.returncode == 0, f"{done.stderr}\n{block}"
+    bodies = re.findall(r"echo '(\{.*?\})' \|", "\n".join(commands), re.DOTALL)
+    assert len(bodies) == 3
+    for body in bodies:
+        json.loads(body.replace("TEAM_ID", "1"))
 
 
 def test_a_broken_gh_is_one_sentence(settings: Look, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
