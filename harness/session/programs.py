@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import ast
-import hashlib
 import os
 import shutil
 from collections.abc import Iterator
@@ -12,6 +11,7 @@ from pathlib import Path
 from harness.definitions.case import Case
 from harness.definitions.program import ROOT, filled
 from harness.errors import InvalidCaseError
+from harness.goldens.golden import sha256_file
 
 MOST_FILES = 5000
 """Most files that one ``program_files`` glob may match: a glob that covers a checkpoint is a mistake."""
@@ -44,7 +44,7 @@ def program_digests(case: Case, root: Path) -> dict[str, str]:
         files.setdefault(path)
     for glob in case.program_files:
         files.update(dict.fromkeys(_globbed(glob, case, root)))
-    return {_shown(path, root): _sha256(path) for path in files}
+    return {_shown(path, root): sha256_file(path)[0] for path in files}
 
 
 def _named(case: Case, root: Path) -> Iterator[Path]:
@@ -139,8 +139,3 @@ def _globbed(glob: str, case: Case, root: Path) -> list[Path]:
 def _shown(path: Path, root: Path) -> str:
     path = Path(os.path.normpath(path))  # lexical only: a symbolic link keeps its own name
     return path.relative_to(root).as_posix() if path.is_relative_to(root) else str(path)
-
-
-def _sha256(path: Path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
