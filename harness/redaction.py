@@ -40,16 +40,32 @@ _WORD = (
 )
 _SECRET_NAME = re.compile(rf"[A-Z0-9_.-]{{0,200}}{_WORD}", re.IGNORECASE)
 _ASSIGNED = re.compile(
-    rf"(?P<head>{_WORD}[\"'\\]{{0,6}}[ \t]{{0,8}}(?:=>|:=|[=:])[ \t]{{0,8}})"
+    rf"(?P<head>{_WORD}[\"'\\]{{0,6}}[ \t]{{0,8}}(?:=>|:=|[=:]|%3[AD])[ \t]{{0,8}})"
     r"(?P<value>\\{0,3}\"(?P<double>[^\"\n]*)|\\{0,3}'(?P<single>[^'\n]*)|[^\s\"',;<>]+)",
     re.IGNORECASE,
 )
+_BESIDE = re.compile(
+    # an option of a command: --api-key VALUE
+    rf"(?P<head>(?<![A-Za-z0-9-])--(?:[a-z0-9]{{1,20}}-){{0,3}}{_WORD}[ \t]{{1,8}})(?P<value>(?!-)[^\s\"',;<>]+)"
+    # an element of XML or HTML, escaped or not
+    rf"|(?P<tag>{_WORD}(?:>|&gt;))(?P<inner>[^\s<&]{{1,300}}+)(?=</|&lt;/)"
+    # a line of .netrc
+    r"|(?P<login>login[ \t]{1,8}[^\s]{1,200}[ \t]{1,8}password[ \t]{1,8})(?P<netrc>[^\s]+)"
+    # a connection string or a query, and a signature that stands for a token
+    r"|(?P<pair>[;&?]pwd=|[?&]sig=|(?<![a-z])(?:x-(?:amz|goog|oss)-)?signature=)(?P<paired>[^\s;&\"'<>]{8,})"
+    r"|(?P<cookie>(?<![a-z])(?:set-)?cookie[\"']?:[ \t]{1,8}[\"']?)(?P<jar>[^\r\n\"']{1,4000})",
+    re.IGNORECASE,
+)
+_BESIDE_MARKS = ("--", "</", "&lt;/", "login", "pwd=", "sig=", "signature=", "cookie")
 _PLAIN_VALUES = frozenset({"true", "false", "null", "none", "yes", "no", "0", "1", "required", "missing", "unset"})
 _SHAPES = re.compile(
     r"""hf_[A-Za-z0-9]{16,}
     | gh[pousr]_[A-Za-z0-9]{16,} | github_pat_[A-Za-z0-9_]{16,}
     | glpat-[A-Za-z0-9_-]{16,} | xox[abprs]-[A-Za-z0-9-]{10,}
     | (?<![A-Za-z0-9_-])sk-[A-Za-z0-9_-]{20,} | (?:AKIA|ASIA)[0-9A-Z]{16}
+    | (?<![A-Za-z0-9])(?:dckr_[a-z]{3}_[A-Za-z0-9_-]{16,} | [rs]k_(?:live|test)_[A-Za-z0-9]{16,} | r8_[A-Za-z0-9]{20,})
+    | (?<![A-Za-z0-9])SG\.[A-Za-z0-9_-]{16,}+\.[A-Za-z0-9_-]{16,} | (?<![A-Za-z0-9])ya29\.[A-Za-z0-9_-]{20,}
+    | GOCSPX-[A-Za-z0-9_-]{16,} | (?<=uthorization:\ token\ )[^\s"'<>]{8,} | (?<=://):[^/\s@"'<>]{1,1000}+(?=@)
     | nvapi-[A-Za-z0-9_-]{16,} | npm_[A-Za-z0-9]{30,} | pypi-[A-Za-z0-9_-]{30,} | AIza[A-Za-z0-9_-]{30,}
     | (?<![A-Za-z0-9_-])eyJ[A-Za-z0-9_-]{8,}+\.eyJ[A-Za-z0-9_-]{8,}+\.[A-Za-z0-9_-]+
     | (?<=[Bb]earer\ )[A-Za-z0-9._~+/=-]{8,} | (?<=[Bb]asic\ )[A-Za-z0-9+/=]{8,}
@@ -59,6 +75,7 @@ _SHAPES = re.compile(
 )
 _SHAPE_MARKS = (
     *("hf_", "gh", "github_pat_", "glpat-", "xox", "sk-", "AKIA", "ASIA", "nvapi-", "npm_", "pypi-", "AIza", "eyJ"),
+    *("dckr_", "k_live_", "k_test_", "r8_", "SG.", "ya29.", "GOCSPX-", "uthorization: token "),
     *("earer ", "asic ", "://"),
 )
 _WORD_MARKS = ("token", "secret", "passw", "passphrase", "key", "credential")
@@ -228,7 +245,9 @@ def shapes(text: str) -> str:
     if any(mark in text for mark in _SHAPE_MARKS):
         text = _SHAPES.sub(HIDDEN, text)
     low = text.lower()
-    return _ASSIGNED.sub(_hidden_value, text) if any(mark in low for mark in _WORD_MARKS) else text
+    if any(mark in low for mark in _WORD_MARKS):
+        text = _ASSIGNED.sub(_hidden_value, text)
+    return _BESIDE.sub(_hidden_beside, text) if any(mark in low for mark in _BESIDE_MARKS) else text
 
 
 def redact(text: str) -> str:
@@ -251,6 +270,15 @@ def _hidden_value(match: re.Match[str]) -> str:
     if not quote and word.isdigit() and len(word) < 6:  # a count of tokens
         return match[0]
     return f"{match['head']}{quote}{HIDDEN}{value[len(quote) + len(bare) :]}"
+
+
+def _hidden_beside(match: re.Match[str]) -> str:
+    """Hide the value of a match of ``_BESIDE``: the second of the two groups that matched."""
+    head, value = (part for part in match.groups() if part is not None)
+    bare = value.strip("\"'`)]}.")
+    if not bare or HIDDEN in value or bare.lower() in _PLAIN_VALUES or (bare.isdigit() and len(bare) < 6):
+        return match[0]
+    return f"{head}{HIDDEN}"
 
 
 def _without_keys(text: str) -> str:
