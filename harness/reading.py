@@ -12,6 +12,7 @@ never quotes a value, which may be a secret. Errors of the system (no such file,
 
 from __future__ import annotations
 
+import hashlib
 import json
 import math
 import os
@@ -64,6 +65,17 @@ def read_bytes(path: Path, *, limit: int = MAX_BYTES) -> bytes:
     if size > limit or len(data) > limit:
         raise UnreadableError(f"it is larger than {limit} bytes, which is the most that is read", where=str(path))
     return data
+
+
+def file_sha256(path: Path) -> str:
+    """Return the sha256 (hex) of a regular file of any size, read in pieces.
+
+    Raises:
+        OSError: the system cannot read it.
+        UnreadableError: it is no regular file.
+    """
+    with _regular(path) as (file, _):
+        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 @contextmanager

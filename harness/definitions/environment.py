@@ -18,10 +18,22 @@ LEASED: Final = frozenset({"CUDA_VISIBLE_DEVICES", "CUDA_DEVICE_ORDER", "NVIDIA_
 
 DIRECTING: Final = frozenset(
     {"HF_ENDPOINT", "HF_INFERENCE_ENDPOINT", "HTTP_PROXY", "HTTPS_PROXY", "ALL_PROXY", "SSL_CERT_FILE", "SSL_CERT_DIR",
-     "REQUESTS_CA_BUNDLE", "CURL_CA_BUNDLE"}
+     "REQUESTS_CA_BUNDLE", "CURL_CA_BUNDLE", "HUGGINGFACE_CO_STAGING", "OPENSSL_CONF", "SSLKEYLOGFILE",
+     "PYTHONHTTPSVERIFY", "GIT_SSL_NO_VERIFY", "NODE_TLS_REJECT_UNAUTHORIZED", "NETRC", "PIP_TRUSTED_HOST"}
 )  # fmt: skip
 """Variables that direct a token to a server, or decide who may read it on the way. A case file is data, so only the
 caller sets them."""
+_DIRECTING_NAME = re.compile(
+    r"(?:[A-Z0-9_]*_)?(?:ENDPOINT|ENDPOINT_URL(?:_[A-Z0-9]+)?|PROXY|BASE_URL|API_BASE|INDEX_URL|REGISTRY"
+    r"|CA_BUNDLE|CA_CERTS|CAINFO|CERT_FILE|CERT_DIR)"
+)
+"""Names by which libraries call such a variable, each under its own prefix: ``AWS_ENDPOINT_URL_S3``."""
+
+
+def directs_tokens(name: str) -> bool:
+    """Return whether a variable of this name decides where tokens are sent, or who may read them on the way."""
+    # programs read `http_proxy` in lower case too
+    return name.upper() in DIRECTING or _DIRECTING_NAME.fullmatch(name.upper()) is not None
 
 
 class EnvironmentRule(NamedTuple):
@@ -97,8 +109,7 @@ def check_name(name: str, backend: str, pass_env: tuple[str, ...]) -> str | None
     """Return the fault of setting ``name`` in the ``env`` of a case, or ``None``."""
     if wrong := check_leased(name):
         return wrong
-    # programs read `http_proxy` in lower case too
-    if name.upper() in DIRECTING:
+    if directs_tokens(name):
         how = f"take it from the caller: `pass_env: [{name}]`"
         return f"{name} says where tokens are sent, which a data file must not; {how}"
     if looks_secret(name):

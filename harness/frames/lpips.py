@@ -20,12 +20,15 @@ import numpy as np
 
 from harness.frames.errors import MetricUnavailableError
 from harness.frames.metric import Measurement, Pair
+from harness.reading import UnreadableError, check_safetensors, read_bytes, reason
 from harness.records.frames import MetricDirection
 
 if TYPE_CHECKING:
     import torch
 
 Net = Literal["alex", "vgg", "squeeze"]
+LARGEST_TRUNK = 1 << 30
+"""Bytes. The convolutions of VGG16 take 59 MB, the whole network 528 MB."""
 SMALLEST_SIDE = 32
 """Pixels. On smaller frames the last layers of the trunks have no output."""
 
@@ -119,17 +122,18 @@ def read_trunk(net: Net) -> tuple[dict[str, torch.Tensor], str]:
         raise MetricUnavailableError(f"{variable} is set and {variable}_SHA256 is not: unpinned weights are not used")
     path = _download(location) if location.startswith("hub:") else Path(location)
     try:
-        data = path.read_bytes()
-    except OSError as error:
-        raise MetricUnavailableError(f"{path}: LPIPS weights cannot be read: {error.strerror}") from error
+        data = read_bytes(path, limit=LARGEST_TRUNK)
+    except (OSError, UnreadableError) as error:
+        raise MetricUnavailableError(f"{path}: LPIPS weights cannot be read: {reason(error)}") from error
     # Digest and parameters come from the same bytes: the file cannot change in between.
     digest = hashlib.sha256(data).hexdigest()
     if digest != expected:
         raise MetricUnavailableError(f"{path}: LPIPS weights have sha256 {digest}, {variable}_SHA256 is {expected}")
     try:
+        check_safetensors(path)  # the format allows a header of 100 MB
         return load(data), digest
-    except SafetensorError as error:
-        raise MetricUnavailableError(f"{path}: not a safetensors file: {error}") from error
+    except (SafetensorError, UnreadableError) as error:
+        raise MetricUnavailableError(f"{path}: not a safetensors file: {reason(error)}") from error
 
 
 def load_model(net: Net, trunk: dict[str, torch.Tensor]) -> Any:

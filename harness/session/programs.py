@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import ast
-import hashlib
 import os
 import shutil
 from collections.abc import Iterator
@@ -12,11 +11,14 @@ from pathlib import Path
 from harness.definitions.case import Case
 from harness.definitions.program import ROOT, filled
 from harness.errors import InvalidCaseError
+from harness.reading import UnreadableError, file_sha256, read_bytes, reason
 
 MOST_FILES = 5000
 """Most files that one ``program_files`` glob may match: a glob that covers a checkpoint is a mistake."""
 LARGEST_FILE = 256 << 20
 """Bytes of the largest file that counts as part of the program if an argument names it."""
+LARGEST_SOURCE = 8 << 20
+"""Bytes of the largest Python file whose imports are followed."""
 _SKIPPED = frozenset({".git", ".venv", "__pycache__", "node_modules", "runs", "goldens", ".quantgate"})
 
 
@@ -35,7 +37,8 @@ def program_digests(case: Case, root: Path) -> dict[str, str]:
         sha256 by path, relative to the root for files below it; empty without a ``command``.
 
     Raises:
-        InvalidCaseError: a glob of ``program_files`` matches nothing, or more than ``MOST_FILES`` files.
+        InvalidCaseError: a glob of ``program_files`` matches nothing, or more than ``MOST_FILES`` files; or a file of
+            the program cannot be read.
     """
     if not case.command:
         return {}
@@ -98,8 +101,9 @@ def _imported(scripts: list[Path], root: Path) -> Iterator[Path]:
 def _imports(path: Path, root: Path) -> Iterator[str]:
     """Yield the absolute names of a Python file's imports; none if the file cannot be parsed."""
     try:
-        tree = ast.parse(path.read_bytes())
-    except (SyntaxError, ValueError, OSError, RecursionError):
+        # Python source declares its own encoding, so the parser gets bytes; nothing of the file is run
+        tree = ast.parse(read_bytes(path, limit=LARGEST_SOURCE))
+    except (SyntaxError, ValueError, OSError, RecursionError, MemoryError, UnreadableError):
         return
     for node in ast.walk(tree):
         if isinstance(node, ast.Import):
@@ -142,5 +146,12 @@ def _shown(path: Path, root: Path) -> str:
 
 
 def _sha256(path: Path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
+    # only digested, never decoded: a program may hold any bytes
+    try:
+        return file_sha256(path)
+    except (OSError, UnreadableError) as error:
+        raise InvalidCaseError(
+            f"a file of the program cannot be read: {reason(error)}",
+            where=str(path),
+            remedy="make it readable, or remove it from `command` and `program_files`",
+        ) from error

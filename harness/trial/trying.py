@@ -20,6 +20,7 @@ from harness.goldens.golden import Golden
 from harness.inspector.contracts import load_contract
 from harness.limits.probes import VELOCITY_BASE
 from harness.limits.stored import load_limits
+from harness.reading import read_text
 from harness.records.base import Json, Record
 from harness.records.generation import Expert, Generation
 from harness.records.identity import FieldChange, Identity, differences
@@ -388,6 +389,7 @@ def patch(path: Path, case: str, changes: Mapping[str, Json], root: Path) -> str
 
     Raises:
         InvalidCaseError: the file has no such entry.
+        UnreadableError: the file is too large, no regular file, or not UTF-8.
     """
     from ruamel.yaml import YAML
     from ruamel.yaml.comments import CommentedMap
@@ -396,7 +398,7 @@ def patch(path: Path, case: str, changes: Mapping[str, Json], root: Path) -> str
     yaml.preserve_quotes = True
     yaml.width = 4096
     yaml.indent(mapping=2, sequence=4, offset=2)
-    before = path.read_text(encoding="utf-8")
+    before = read_text(path).replace("\r\n", "\n")  # the patch has lines as git stores them
     document: Any = yaml.load(before)
     entry: Any = document.get("cases", {}).get(case) if isinstance(document, Mapping) else None
     if not isinstance(entry, CommentedMap):

@@ -68,6 +68,8 @@ def test_a_clip_is_written_through_such_a_file_too(tmp_path: Path) -> None:
         ({"TF_BUILD": "True"}, "TF_BUILD"),
         ({"TEAMCITY_VERSION": "2026.1"}, "TEAMCITY_VERSION"),
         ({"BUILDKITE": "true"}, "BUILDKITE"),
+        ({"CONTINUOUS_INTEGRATION": "true"}, "CONTINUOUS_INTEGRATION"),
+        ({"HARNESS_BUILD_ID": "7"}, "HARNESS_BUILD_ID"),
     ],
 )
 def test_a_ci_job_is_recognised_without_the_variable_ci(environ: dict[str, str], said: str) -> None:

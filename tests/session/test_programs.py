@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import os
 from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
@@ -125,3 +126,15 @@ def test_a_golden_of_an_older_version_names_no_program_and_nothing_changed(root:
     one = case("sh", "runtimes/run.py", "{case_json}", "{out}")
     old = identity_of(one, cpu_device(), {})
     assert differences(old, identity_of(one, cpu_device(), {}, programs=program_digests(one, root))) == ()
+
+
+def test_a_program_that_is_no_plain_file_ends_in_one_sentence(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    # a pipe that takes the place of a file after it was listed: reading it would wait for ever
+    os.mkfifo(root / "pipe.py")
+    with pytest.raises(InvalidCaseError, match="cannot be read: it is not a regular file"):
+        programs._sha256(root / "pipe.py")
+    with pytest.raises(InvalidCaseError, match="cannot be read: No such file"):
+        programs._sha256(root / "gone.py")
+    assert list(programs._imports(root / "pipe.py", root)) == []
+    monkeypatch.setattr(programs, "LARGEST_SOURCE", 10)
+    assert list(programs._imports(root / "runtimes/run.py", root)) == []

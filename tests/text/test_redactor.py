@@ -87,9 +87,18 @@ def test_no_data_file_says_where_a_token_goes(monkeypatch: pytest.MonkeyPatch) -
     assert HubPin(**pin, endpoint=None).endpoint is None
     monkeypatch.setenv("HF_ENDPOINT", "https://hub.example")
     assert hub_store(HubPin(**pin))._endpoint == "https://hub.example"
-    for name in ("HF_ENDPOINT", "https_proxy"):
+    names = (
+        "HF_ENDPOINT",
+        "https_proxy",
+        "HUGGINGFACE_CO_STAGING",
+        "AWS_ENDPOINT_URL_S3",
+        "WANDB_BASE_URL",
+        "SSLKEYLOGFILE",
+    )
+    for name in names:
         assert "where tokens are sent" in (check_name(name, "command", ()) or "")
-    assert check_name("MODE", "command", ()) is None
+    for name in ("MODE", "SGLANG_ENDPOINT_COUNT", "PROXY_MODEL"):
+        assert check_name(name, "command", ()) is None
 
 
 VALUE = "abcdefghijkl123"

@@ -10,6 +10,7 @@ import pytest
 import yaml
 
 from harness.errors import InvalidCaseError
+from harness.reading import UnreadableError
 from harness.trial.trying import patch
 
 REPOSITORY = Path(__file__).parents[2]
@@ -44,3 +45,10 @@ def test_a_case_without_an_entry_is_refused(tmp_path: Path) -> None:
     file.write_text("cases:\n  one:\n    model: {path: ./a}\n")
     with pytest.raises(InvalidCaseError, match="no entry of its own"):
         patch(file, "one_from_a_matrix", {"model": {"path": "./b"}}, tmp_path)
+
+
+def test_a_case_file_that_is_not_utf8_is_named_with_its_line(tmp_path: Path) -> None:
+    file = tmp_path / "a.yaml"
+    file.write_bytes(b"cases:\n  a: {description: caf\xe9}\n")
+    with pytest.raises(UnreadableError, match=r"a\.yaml:2: it is not UTF-8"):
+        patch(file, "a", {}, tmp_path)
