@@ -40,7 +40,7 @@ _WORD = (
 )
 _SECRET_NAME = re.compile(rf"[A-Z0-9_.-]{{0,200}}{_WORD}", re.IGNORECASE)
 _ASSIGNED = re.compile(
-    rf"(?P<head>{_WORD}[\"'\\]{{0,6}}[ \t]{{0,8}}(?:=>|:=|[=:])[ \t]{{0,8}})"
+    rf"(?P<head>{_WORD}[\"'\\]{{0,6}}[ \t]{{0,8}}(?:=>|:=|[=:]|%3[AD])[ \t]{{0,8}})"
     r"(?P<value>\\{0,3}\"(?P<double>[^\"\n]*)|\\{0,3}'(?P<single>[^'\n]*)|[^\s\"',;<>]+)",
     re.IGNORECASE,
 )
@@ -49,6 +49,7 @@ _SHAPES = re.compile(
     r"""hf_[A-Za-z0-9]{16,}
     | gh[pousr]_[A-Za-z0-9]{16,} | github_pat_[A-Za-z0-9_]{16,}
     | gl(?:pat|rt|dt|ft|soat|cbt|ptt|oas|agent)-[A-Za-z0-9_-]{16,} | (?:xox[abeprs]|xapp)-[A-Za-z0-9-]{10,}
+    | GOCSPX-[A-Za-z0-9_-]{16,} | (?<=://):[^/\s@"'<>]{1,1000}+(?=@)
     | api_org_[A-Za-z0-9]{16,} | (?<![A-Za-z0-9])r8_[A-Za-z0-9]{30,} | dckr_(?:pat|oat)_[A-Za-z0-9_-]{16,}
     | (?:sk|rk)_(?:live|test)_[A-Za-z0-9]{16,} | whsec_[A-Za-z0-9+/=]{16,} | glsa_[A-Za-z0-9_]{16,}
     | do[opr]_v1_[0-9a-f]{32,} | shp(?:at|ca|pa|ss)_[0-9a-fA-F]{16,} | ya29\.[A-Za-z0-9_.-]{16,}
@@ -79,7 +80,22 @@ _SHAPE_MARKS = (
         "aiza",
         "eyj",
     ),
-    *("api_org_", "r8_", "dckr_", "_live_", "_test_", "whsec_", "_v1_", "shp", "ya29.", "hvs.", "hvb.", "hvr.", "sg."),
+    *(
+        "api_org_",
+        "gocspx-",
+        "r8_",
+        "dckr_",
+        "_live_",
+        "_test_",
+        "whsec_",
+        "_v1_",
+        "shp",
+        "ya29.",
+        "hvs.",
+        "hvb.",
+        "hvr.",
+        "sg.",
+    ),
     *("hooks.slack.com/", "earer ", "asic ", "://"),
 )
 """In small letters: text without one of these has no token of a known shape."""
@@ -90,17 +106,22 @@ _ARGUMENT = re.compile(
 )
 """An option with its value in the next word: ``--token abc``, ``["--token", "abc"]``."""
 _HEADER = re.compile(
-    r"(?P<head>authorization[\"'\\]{0,6}[ \t]{0,8}[:=][ \t]{0,8}[\"'\\]{0,6}(?:[A-Za-z]{2,20}[ \t]{1,4})?"
-    r"|(?<![A-Za-z])cookie[\"'\\]{0,6}[ \t]{0,8}[:=][ \t]{0,8}[\"'\\]{0,6}[^\s=;\"'<>]{1,100}=)"
+    r"(?P<head>authorization[\"'\\]{0,6}[ \t]{0,8}[:=][ \t]{0,8}[\"'\\]{0,6}(?:[A-Za-z]{2,20}[ \t]{1,4})?)"
     r"(?P<value>[^\s\"'<>,;\\]+)",
     re.IGNORECASE,
 )
+_COOKIE = re.compile(
+    r"(?P<head>(?<![A-Za-z])cookie[\"'\\]{0,6}:[ \t]{1,8}[\"'\\]{0,6})"
+    r"(?P<value>[^\s=;\"'<>\\]{1,100}=[^\r\n\"'\\]{1,4000})",
+    re.IGNORECASE,
+)
+"""All cookies of a header: any of them may be the session."""
 _ELEMENT = re.compile(
-    rf"(?P<head><[A-Za-z0-9_.-]{{0,40}}?{_WORD}>)(?P<value>[^\s<]+)(?=</)",
+    rf"(?P<head>{_WORD}(?:>|&gt;))(?P<value>[^\s<&]{{1,1000}}+)(?=</|&lt;/)",
     re.IGNORECASE,
 )
 _PARAMETER = re.compile(
-    r"(?P<head>(?<=[?&;])(?:sig|signature|x-amz-signature|x-amz-credential|pwd|auth|code|key)="
+    r"(?P<head>(?<=[?&;])(?:sig|signature|x-(?:amz|goog|oss)-(?:signature|credential)|pwd|auth|code|key)="
     r"|(?<![A-Za-z])(?:account|sharedaccess)key="
     r"|[\"']auth\\{0,3}[\"'][ \t]{0,4}:[ \t]{0,4}\\{0,3}[\"']"
     r"|(?<![\w-])(?:-u|--user)[ =][^\s:\"']{1,100}:"
@@ -110,8 +131,9 @@ _PARAMETER = re.compile(
 )
 _PHRASES = (
     (("-",), _ARGUMENT),
-    (("authorization", "cookie"), _HEADER),
-    (("</",), _ELEMENT),
+    (("authorization",), _HEADER),
+    (("cookie",), _COOKIE),
+    (("</", "&lt;/"), _ELEMENT),
     (("sig", "pwd=", "auth", "code=", "key=", "credential=", "-u", "user", "login"), _PARAMETER),
 )
 """Pairs of marks in small letters, one of which the text must hold, and the pattern that is then searched."""
@@ -154,12 +176,12 @@ def values_of(environment: Mapping[str, str]) -> tuple[str, ...]:
 def forms(value: str) -> tuple[str, ...]:
     """Return every form in which text may carry ``value``, longest first: escaped, encoded, cut into lines."""
     lines = [value, *(line.strip() for line in value.splitlines() if len(line.strip()) >= _SHORTEST_LINE)]
-    found = set(lines)
+    shapes_of_value = set(lines)
     if len(value) <= _MAX_FORMS_OF:
         for text in lines:
-            found |= _escaped(text)
-        found |= _encoded(value)
-    return tuple(sorted((form for form in found if form), key=lambda form: (-len(form), form)))
+            shapes_of_value |= _escaped(text)
+        shapes_of_value |= _encoded(value)
+    return tuple(sorted((form for form in shapes_of_value if form), key=lambda form: (-len(form), form)))
 
 
 def _escaped(text: str) -> set[str]:
@@ -179,21 +201,21 @@ def _escaped(text: str) -> set[str]:
     # a URL inside the query of another URL is escaped twice
     urls |= {urllib.parse.quote(url, safe="") for url in set(urls)}
     # percent escapes are equally valid in lower case
-    urls |= {re.sub(r"%[0-9A-F]{2}", lambda found: found[0].lower(), url) for url in set(urls)}
+    urls |= {re.sub(r"%[0-9A-F]{2}", lambda match: match[0].lower(), url) for url in set(urls)}
     return once | {json.dumps(form)[1:-1] for form in once} | references | urls
 
 
 def _encoded(text: str) -> set[str]:
     data = text.encode("utf-8", "surrogateescape")
-    found = {data.hex(), data.hex().upper()}
+    encodings = {data.hex(), data.hex().upper()}
     for padding in range(3):  # inside other data the same bytes have one of three base64 forms
         code = base64.b64encode(b"\0" * padding + data).decode()
         first = (padding * 8 + 5) // 6  # characters that the bytes before the value have a part in
         last = len(code.rstrip("=")) - (1 if (padding + len(data)) % 3 else 0)
         core = code[first:last]
         if len(core) >= SHORTEST_VALUE:
-            found |= {core, core.replace("+", "-").replace("/", "_")}
-    return found
+            encodings |= {core, core.replace("+", "-").replace("/", "_")}
+    return encodings
 
 
 class Redactor:
@@ -205,15 +227,15 @@ class Redactor:
     """
 
     def __init__(self, values: Mapping[str, str] | None = None, environment: Mapping[str, str] | None = None) -> None:
-        known = dict.fromkeys(values_of(os.environ if environment is None else environment), HIDDEN)
-        known |= registered() if environment is None else {}
-        known |= values or {}
-        pairs = {form: mark for value, mark in known.items() for form in forms(value)}
+        hidden = dict.fromkeys(values_of(os.environ if environment is None else environment), HIDDEN)
+        hidden |= registered() if environment is None else {}
+        hidden |= values or {}
+        pairs = {form: mark for value, mark in hidden.items() for form in forms(value)}
         # longest first: a form that contains another form must be replaced before it
         self._forms = sorted(pairs.items(), key=lambda pair: (-len(pair[0]), pair[0]))
         self.longest = max((len(form.encode("utf-8", "surrogateescape")) for form in pairs), default=0)
         """Bytes of the longest form of a value; 0 without values."""
-        self.several_lines = tuple(sorted(value for value in known if len(value.splitlines()) > 1))
+        self.several_lines = tuple(sorted(value for value in hidden if len(value.splitlines()) > 1))
         """Values that lie across several lines of a text."""
 
     def values(self, text: str) -> str:

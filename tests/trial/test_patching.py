@@ -10,7 +10,6 @@ import pytest
 import yaml
 
 from harness.errors import InvalidCaseError
-from harness.reading import UnreadableError
 from harness.trial.trying import patch
 
 REPOSITORY = Path(__file__).parents[2]
@@ -47,8 +46,20 @@ def test_a_case_without_an_entry_is_refused(tmp_path: Path) -> None:
         patch(file, "one_from_a_matrix", {"model": {"path": "./b"}}, tmp_path)
 
 
-def test_a_case_file_that_is_not_utf8_is_named_with_its_line(tmp_path: Path) -> None:
-    file = tmp_path / "a.yaml"
-    file.write_bytes(b"cases:\n  a: {description: caf\xe9}\n")
-    with pytest.raises(UnreadableError, match=r"a\.yaml:2: it is not UTF-8"):
-        patch(file, "a", {}, tmp_path)
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        (b"cases:\n  one: {model: {path: \xff}}\n", "not UTF-8"),
+        (b"cases: {one: {model: {path: ./a}}, one: {}}\n", "one"),
+        (b"cases: [one]\n", "no entry of its own"),
+        (b"x: " + b"[" * 3000, "nest"),
+    ],
+    ids=["bytes", "a key twice", "a list", "too deep"],
+)
+def test_a_file_that_was_damaged_during_the_trial_is_one_sentence(tmp_path: Path, content: bytes, message: str) -> None:
+    file = tmp_path / "x.yaml"
+    file.write_bytes(content)
+    with pytest.raises(InvalidCaseError, match=message) as error:
+        patch(file, "one", {"model": {"path": "./b"}}, tmp_path)
+    assert "x.yaml" in error.value.where
+    assert file.read_bytes() == content

@@ -5,17 +5,20 @@ from __future__ import annotations
 import base64
 import html
 import json
+import signal
 import urllib.parse
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from pydantic import ValidationError
 
-from harness.definitions.environment import check_name
+from harness.definitions.environment import check_leased, check_name
 from harness.engine.secrets import LINE_CHARACTERS, redact_answer, tail
 from harness.goldens.store import HubPin, hub_store
+from harness.inspector.sources import HubSource
 from harness.redaction import HIDDEN, Redactor, shapes
 
 NEEDLE = 'n33dle "quoted" <tag>&\n/second+line\tof it é'
@@ -87,18 +90,34 @@ def test_no_data_file_says_where_a_token_goes(monkeypatch: pytest.MonkeyPatch) -
     assert HubPin(**pin, endpoint=None).endpoint is None
     monkeypatch.setenv("HF_ENDPOINT", "https://hub.example")
     assert hub_store(HubPin(**pin))._endpoint == "https://hub.example"
-    names = (
-        "HF_ENDPOINT",
-        "https_proxy",
-        "HUGGINGFACE_CO_STAGING",
-        "AWS_ENDPOINT_URL_S3",
-        "WANDB_BASE_URL",
-        "SSLKEYLOGFILE",
-    )
-    for name in names:
-        assert "where tokens are sent" in (check_name(name, "command", ()) or "")
-    for name in ("MODE", "SGLANG_ENDPOINT_COUNT", "PROXY_MODEL"):
+    for name in (
+        "HF_ENDPOINT", "https_proxy", "HUGGINGFACE_CO_STAGING", "AWS_ENDPOINT_URL_S3", "OPENAI_BASE_URL",
+        "PIP_INDEX_URL", "UV_EXTRA_INDEX_URL", "socks5_proxy", "HF_XET_ENDPOINT", "NODE_EXTRA_CA_CERTS",
+        "PYTHONHTTPSVERIFY", "GIT_SSL_NO_VERIFY", "GIT_SSH_COMMAND", "GIT_CONFIG_COUNT", "SSLKEYLOGFILE", "NETRC",
+    ):  # fmt: skip
+        for backend in ("command", "openai-video", "diffusers"):
+            assert "where tokens are sent" in (check_name(name, backend, (name,)) or ""), name
+    assert "marks the processes" in (check_name("QUANTGATE_ENGINE", "command", ()) or "")
+    assert "marks the processes" in (check_leased("QUANTGATE_ENGINE") or "")
+    for name in ("MODE", "NCCL_PROXY_CPUSET", "SGLANG_STAGING_BUFFER", "NO_PROXY"):
         assert check_name(name, "command", ()) is None
+
+
+def test_the_hub_s_token_goes_to_no_other_origin(monkeypatch: pytest.MonkeyPatch) -> None:
+    sent: list[tuple[str, bool]] = []
+    monkeypatch.setattr("huggingface_hub.utils.build_hf_headers", lambda: {"authorization": "Bearer t"})
+    monkeypatch.setattr(
+        "huggingface_hub.utils.http_backoff",
+        lambda _method, url, *, headers, **_: sent.append((url, "authorization" in headers)),
+    )
+    source = HubSource.__new__(HubSource)
+    source._api = SimpleNamespace(endpoint="https://hub.example")  # type: ignore[assignment]
+    for url in (
+        "https://hub.example/x", "http://hub.example/x", "https://hub.example:444/x", "https://cdn.example/x",
+        "https://hub.example@cdn.example/x", "https://cdn.example/hub.example",
+    ):  # fmt: skip
+        source._get(url, 0, 1, "x")
+    assert [url for url, with_token in sent if with_token] == ["https://hub.example/x"]
 
 
 VALUE = "abcdefghijkl123"
@@ -120,6 +139,10 @@ SERVICE = "AbCdEfGhIjKlMnOpQrStUvWxYz012345"
         f"{{'Authorization': 'ApiKey {VALUE}'}}",
         f"Cookie: session={VALUE}",
         f"Set-Cookie: sid={VALUE}; Path=/",
+        f"Cookie: theme=dark; session={VALUE}",
+        f"redis://:{VALUE}@host:1",
+        f"password%3D{VALUE}",
+        f"&lt;token&gt;{VALUE}&lt;/token&gt;",
         f"<password>{VALUE}</password>",
         f"<hub_token>{VALUE}</hub_token>",
         f"https://host/file?sv=2020&sig={VALUE}",
@@ -140,7 +163,8 @@ def test_a_secret_is_recognised_by_the_place_where_it_stands(text: str) -> None:
 @pytest.mark.parametrize(
     "head",
     [
-        "api_org_", "glrt-", "dckr_pat_", "ya29.", "xapp-1-", "sk_live_", "rk_test_", "whsec_", "glsa_", "hvs.", "r8_",
+        "api_org_", "glrt-", "dckr_pat_", "ya29.", "xapp-1-", "sk_live_", "rk_test_", "whsec_", "glsa_", "hvs.",
+        "r8_", "GOCSPX-",
         "SG.abcdefghijklmnopqrstuv.", "https://hooks.slack.com/services/T01/B01/",
     ],
 )  # fmt: skip
@@ -168,6 +192,11 @@ def test_characters_that_are_not_shown_hide_no_secret(between: str) -> None:
         "sg.conv and layer8_weight",
         "see ?key=1&code=2",
         "authorization: required",
+        "cookie cutter: 3",
+        "signature=(a, b)",
+        "PWD=/work/project",
+        "--token -v",
+        "login failed for ann",
     ],
 )
 def test_ordinary_text_beside_such_words_stays(text: str) -> None:
@@ -179,3 +208,12 @@ def test_forms_of_a_value_in_a_url_within_a_url_and_in_json_with_escaped_slashes
     redactor = Redactor({value: "<KEY>"}, environment={})
     assert redactor.text("plus%252Bslash%252Fequals%253Dneedle") == "<KEY>"
     assert redactor.text(r"plus+slash\/equals=needle") == "<KEY>"
+
+
+@pytest.mark.parametrize("piece", ["token>", "login x ", "--a-b-c-token ", "cookie: ", "?sig=", "SG.a", "://:", "-u a"])
+def test_a_line_of_beginnings_takes_linear_time(piece: str) -> None:
+    signal.alarm(20)  # quadratic time would take minutes
+    try:
+        shapes(piece * (200_000 // len(piece)))
+    finally:
+        signal.alarm(0)
