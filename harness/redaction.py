@@ -50,7 +50,7 @@ _SHAPES = re.compile(
     | gh[pousr]_[A-Za-z0-9]{16,} | github_pat_[A-Za-z0-9_]{16,}
     | gl(?:pat|rt|dt|ft|soat|cbt|ptt|oas|agent)-[A-Za-z0-9_-]{16,} | (?:xox[abeprs]|xapp)-[A-Za-z0-9-]{10,}
     | GOCSPX-[A-Za-z0-9_-]{16,} | (?<=://):[^/\s@"'<>]{1,1000}+(?=@)
-    | api_org_[A-Za-z0-9]{16,} | (?<![A-Za-z0-9])r8_[A-Za-z0-9]{30,} | dckr_(?:pat|oat)_[A-Za-z0-9_-]{16,}
+    | api_org_[A-Za-z0-9]{16,} | (?<![A-Za-z0-9])r8_[A-Za-z0-9]{20,} | dckr_(?:pat|oat)_[A-Za-z0-9_-]{16,}
     | (?:sk|rk)_(?:live|test)_[A-Za-z0-9]{16,} | whsec_[A-Za-z0-9+/=]{16,} | glsa_[A-Za-z0-9_]{16,}
     | do[opr]_v1_[0-9a-f]{32,} | shp(?:at|ca|pa|ss)_[0-9a-fA-F]{16,} | ya29\.[A-Za-z0-9_.-]{16,}
     | (?<![A-Za-z0-9])hv[sbr]\.[A-Za-z0-9_-]{16,} | (?<![A-Za-z0-9])SG\.[A-Za-z0-9_-]{16,}+\.[A-Za-z0-9_-]{16,}

@@ -120,6 +120,45 @@ def test_the_hub_s_token_goes_to_no_other_origin(monkeypatch: pytest.MonkeyPatch
     assert [url for url, with_token in sent if with_token] == ["https://hub.example/x"]
 
 
+@pytest.mark.parametrize(
+    "text",
+    [
+        "dckr_pat_{}", "sk_live_{}", "rk_test_{}", "r8_{}", "SG.{}.{}", "ya29.{}", "GOCSPX-{}",
+        "--token {}", "run --api-key {} --steps 4", "--hf-access-token  {}", "Authorization: token {}",
+        "Cookie: session={}; theme=dark", "set-cookie: sid={}", '"Cookie": "sid={}"', "redis://:{}@host:1",
+        "Server=x;pwd={};", "https://h/a?sig={}&b=1", "https://h/a?X-Amz-Signature={}", "password%3D{}",
+        "<password>{}</password>", "&lt;token&gt;{}&lt;/token&gt;", "machine h login ann password {}",
+    ],
+)  # fmt: skip
+def test_shapes_and_places_of_secrets_are_hidden(text: str) -> None:
+    needle = "S3cretaB1cS3cretaB1c99"
+    assert needle not in shapes(text.replace("{}", needle))
+    assert needle not in shapes(f"error: {text.replace('{}', needle)} (see the log)")
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "run it with --max-tokens 512", "see <token> and </token>", "--api-key", "--token -v", "login failed for ann",
+        "PWD=/work/project", "signature=(a, b)", "cookie cutter: 3", "SG.1.2", "sk_live", "the key is lost",
+        "--key 4", "https://host:443/a?b=c", "password%3D",
+    ],
+)  # fmt: skip
+def test_text_that_only_looks_like_it_stays(text: str) -> None:
+    assert shapes(text) == text
+
+
+@pytest.mark.parametrize(
+    "piece", ["token>", "login x ", "--a-b-c-token ", "cookie: ", "?sig=", "SG.a", "://:", "ya29."]
+)
+def test_a_line_of_beginnings_takes_linear_time(piece: str) -> None:
+    signal.alarm(20)  # quadratic time would take minutes
+    try:
+        shapes(piece * (200_000 // len(piece)))
+    finally:
+        signal.alarm(0)
+
+
 VALUE = "abcdefghijkl123"
 SERVICE = "AbCdEfGhIjKlMnOpQrStUvWxYz012345"
 
@@ -208,12 +247,3 @@ def test_forms_of_a_value_in_a_url_within_a_url_and_in_json_with_escaped_slashes
     redactor = Redactor({value: "<KEY>"}, environment={})
     assert redactor.text("plus%252Bslash%252Fequals%253Dneedle") == "<KEY>"
     assert redactor.text(r"plus+slash\/equals=needle") == "<KEY>"
-
-
-@pytest.mark.parametrize("piece", ["token>", "login x ", "--a-b-c-token ", "cookie: ", "?sig=", "SG.a", "://:", "-u a"])
-def test_a_line_of_beginnings_takes_linear_time(piece: str) -> None:
-    signal.alarm(20)  # quadratic time would take minutes
-    try:
-        shapes(piece * (200_000 // len(piece)))
-    finally:
-        signal.alarm(0)
