@@ -12,7 +12,7 @@ from dataclasses import field as default
 import torch
 
 from benchmarks.corpus import field_faults as field
-from benchmarks.corpus import libraries, written
+from benchmarks.corpus import libraries, variants, written
 from benchmarks.corpus.mutations import (
     INFINITE,
     INVERTED,
@@ -108,6 +108,7 @@ KINDS: tuple[tuple[int, str], ...] = (
     (50, "INT8, MX, blocks, NF4, GGUF"),
     (52, "ComfyUI's markers, msModelSlim's description"),
     (56, "libraries' layouts, merged weights, failed downloads"),
+    (62, "variants of Wan, other models, converters that change more than weights"),
 )
 """Last row number of each kind, and its title."""
 
@@ -279,4 +280,22 @@ LIBRARY_FAULTS: tuple[Fault, ...] = (
     Fault(56, "json_error", "expert", "fp8", field.file_of(libraries.JSON_ERROR), "html_page"),
 )  # fmt: skip
 """Written down with the right answer before they were run for the first time."""
-FAULTS = (*BASIC_FAULTS, *LIBRARY_FAULTS)
+VARIANT_FAULTS: tuple[Fault, ...] = (
+    Fault(61, "marker_e4m3_of_e5m2", "all", "fp8", variants.marked_e4m3, "format_mismatch"),
+    Fault(61, "marker_e4m3_of_e5m2", "baseless", "fp8", variants.marked_e4m3, "format_mismatch", baseless=True),
+    Fault(61, "two_scales", "all", "fp8", variants.two_scales, "two_scales"),
+    Fault(61, "two_scales", "baseless", "fp8", variants.two_scales, "two_scales", baseless=True),
+    Fault(61, "dtype_lost", "all", "fp8", variants.plain_bytes, "dtype_lost"),
+    Fault(61, "dtype_lost", "baseless", "fp8", variants.plain_bytes, "dtype_lost", baseless=True),
+    Fault(61, "nf4_blocksize", "baseless", "fp8", variants.other_state(blocksize=128), "scale_shape", baseless=True),
+    Fault(61, "nf4_table_doubled", "all", "fp8", variants.other_table, "gain"),
+    Fault(61, "nf4_declared_int8", "baseless", "fp8", variants.declared_eight_bits, "format_mismatch", baseless=True),
+    Fault(61, "bias_far_off", "all", "fp8", variants.far_biases, "excluded_differs"),
+    Fault(61, "f16_overflow", "row", "base", variants.overflowed, "weights_nan"),
+    Fault(62, "distilled", "all", "fp8", variants.distilled, "wrong_base"),
+    Fault(62, "block_absent", "middle", "fp8", variants.without_block, "tensor_missing", baseless=True),
+    Fault(62, "vace_layers", "one", "fp8", variants.vace_layers, "tensor_missing"),
+    Fault(62, "flux", "file", "fp8", variants.flux, "other_model", baseless=True),
+)  # fmt: skip
+"""Faults of `benchmarks.corpus.variants`."""
+FAULTS = (*BASIC_FAULTS, *LIBRARY_FAULTS, *VARIANT_FAULTS)
