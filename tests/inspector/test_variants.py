@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 
 import pytest
@@ -59,7 +60,7 @@ def test_distilled_weights_are_called_near_and_drawn_ones_another_model(exports:
     variants.distilled(edit, "all")
     (first, second) = findings_of(inspected(edit.folder, exports / "base"), "wrong_base")
     for item in (first, second):
-        assert "by 2 % in the median" in item.message
+        assert re.search(r"by (1\.9|2|2\.1) % in the median", item.message)
         assert "distilled, merged or further trained" in item.message
         assert "base: in the case" in item.next_command
 
