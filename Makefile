@@ -38,7 +38,7 @@ demo-i2v: $(STAMP) tiny/exports/.made-i2v ## run the tiny image-to-video suites 
 	$(BIN)/python -m pytest cases/tiny_i2v.yaml cases/tiny_ti2v.yaml --runner cpu
 
 SGLANG_VERSIONS := 0.5.12.post1 0.5.13 0.5.23
-demo-sglang: $(STAMP) tiny/exports/.made ## the incident in the real SGLang on the CPU: installs three versions (3.3 GB), predicts, runs
+demo-sglang: $(STAMP) tiny/exports/.made ## the incident in the real SGLang on the CPU: installs three versions (several GB), predicts, runs
 	for version in $(SGLANG_VERSIONS); do $(BIN)/quantgate runtime install sglang==$$version --cpu || exit 1; done
 	$(BIN)/python -m pytest cases/incident_sglang.yaml --runner cpu --run-id demo-sglang; $(BIN)/python -m benchmarks.sglang_incident runs/demo-sglang
 

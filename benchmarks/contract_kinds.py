@@ -1,7 +1,7 @@
 """Checkpoints that were written by hand after the rules of the contracts were settled, for `benchmarks.contracts`.
 
-None of them was in view while the rules were written. The first comparison of each list with the real runtimes is the
-figure that docs/runtimes.md gives for it; what was predicted wrongly then was mended afterwards.
+None of them was in view while the rules were written. What the first comparison with the real runtimes showed to be
+predicted wrongly was mended afterwards; docs/runtimes.md lists it.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
-"""Inspect an A14B-shaped NVFP4 checkpoint and its BF16 base over HTTP: bytes, requests and seconds.
+"""Inspect an A14B-shaped FP8 or NVFP4 checkpoint and its float32 base over HTTP: bytes, requests and seconds.
 
     python -m benchmarks.inspect_a14b [--repo corpus/nvfp4] [--contract NAME]
-    python -m benchmarks.inspect_a14b --local
+    python -m benchmarks.inspect_a14b --local [--repo corpus/fp8]
 
 The bytes are computed by a loopback server in a process of its own (``benchmarks.corpus.a14b_server``) and read
 through the unpatched ``huggingface_hub`` client; only ``HF_ENDPOINT`` is set. ``--local`` writes files of the same
@@ -26,7 +26,7 @@ BUDGET = 120 * 2**20
 def main() -> int:
     """Print one line of figures and the verdict; exit 1 where the verdict or the budget is missed."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--repo", default="corpus/nvfp4", help="corpus/nvfp4 or corpus/nvfp4-swapped")
+    parser.add_argument("--repo", default="corpus/nvfp4", help="corpus/nvfp4, corpus/nvfp4-swapped or corpus/fp8")
     parser.add_argument("--contract", action="append", default=[])
     parser.add_argument("--local", action="store_true", help="count the bytes read of local files of these shapes")
     options = parser.parse_args()
@@ -53,14 +53,14 @@ def main() -> int:
         server.terminate()
         server.wait(timeout=10)
     total = sum(expert.bytes_on_disk for expert in report.experts)
-    quantized = sum(layer.format == "nvfp4" for layer in report.layers)
-    proven = sum(layer.state == "proven" for layer in report.layers if layer.format == "nvfp4")
+    quantized = [layer for layer in report.layers if layer.format in ("nvfp4", "fp8")]
+    proven = sum(layer.state == "proven" for layer in quantized)
     print(f"verdict       {report.outcome}: {report.summary}")
     for item in report.experts:
         print(
             f"{item.expert:13} {item.format} {item.encoding} {item.quantized_modules} Linears, {item.tensors} tensors"
         )
-    print(f"proven        {proven} of {quantized} quantized Linears")
+    print(f"proven        {proven} of {len(quantized)} quantized Linears")
     print(
         f"read          {report.bytes_read / 2**20:.1f} MiB of {total / 1e9:.1f} GB and the base, "
         f"{report.requests} requests"

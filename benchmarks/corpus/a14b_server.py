@@ -2,9 +2,9 @@
 
     python -m benchmarks.corpus.a14b_server
 
-Three repositories: ``corpus/base`` (float32, as Wan2.2 is published), ``corpus/nvfp4`` and ``corpus/nvfp4-swapped``
-(experts exchanged). The answers follow the public hub API as ``huggingface_hub`` calls it: revision, tree, HEAD and
-ranged GET of ``resolve``.
+Four repositories: ``corpus/base`` (float32, as Wan2.2 is published), ``corpus/nvfp4``, ``corpus/nvfp4-swapped``
+(experts exchanged) and ``corpus/fp8`` (one scale per tensor). The answers follow the public hub API as
+``huggingface_hub`` calls it: revision, tree, HEAD and ranged GET of ``resolve``.
 
 Weights are windows into one fixed table of heavy-tailed values; the window is a hash of tensor and row, so any row of
 any tensor can be computed alone. NVFP4 rows are quantized when asked for, the ModelOpt way, from values in BF16.
@@ -28,6 +28,7 @@ COMMIT = "1" * 40
 WIDTH, FEED, LAYERS = 5120, 13824, 40
 KEPT = {0, 1, 2, 37, 38, 39}
 GLOBAL = np.float32(0.5 / (6 * 448))
+FP8_SCALE = np.float32(0.5 / 448)
 ITEM = {"BF16": 2, "F32": 4, "F8_E4M3": 1, "U8": 1}
 ORDER = {"F32": 0, "BF16": 1, "F8_E4M3": 2, "U8": 3}
 TABLE_SIZE = 1 << 22
@@ -56,8 +57,8 @@ def linears() -> list[tuple[str, int, int]]:
     return found
 
 
-def tensors(quantized: bool) -> dict[str, tuple[str, tuple[int, ...]]]:
-    """Name to dtype and shape of one expert: 1095 tensors of the base."""
+def tensors(kind: str) -> dict[str, tuple[str, tuple[int, ...]]]:
+    """Name to dtype and shape of one expert: 1095 tensors of the base. ``kind`` is the name of a repository."""
     found: dict[str, tuple[str, tuple[int, ...]]] = {
         "scale_shift_table": ("F32", (1, 2, WIDTH)),
         "patch_embedding.weight": ("BF16", (WIDTH, 16, 1, 2, 2)),
@@ -83,13 +84,17 @@ def tensors(quantized: bool) -> dict[str, tuple[str, tuple[int, ...]]]:
                 found[f"blocks.{block}.{attention}.{norm}.weight"] = ("BF16", (WIDTH,))
     for name, rows, columns in linears():
         found[f"{name}.bias"] = ("BF16", (rows,))
-        if quantized and int(name.split(".")[1]) not in KEPT:
+        kept = kind == "base" or int(name.split(".")[1]) in KEPT
+        if not kept and kind == "fp8":
+            found[f"{name}.weight"] = ("F8_E4M3", (rows, columns))
+            found[f"{name}.weight_scale"] = found[f"{name}.input_scale"] = ("F32", ())
+        elif not kept:
             found[f"{name}.weight"] = ("U8", (rows, columns // 2))
             found[f"{name}.weight_scale"] = ("F8_E4M3", (rows, columns // 16))
             found[f"{name}.weight_scale_2"] = found[f"{name}.input_scale"] = ("F32", ())
         else:
             found[f"{name}.weight"] = ("BF16", (rows, columns))
-    return found if quantized else {name: ("F32", shape) for name, (_, shape) in found.items()}
+    return {name: ("F32", shape) for name, (_, shape) in found.items()} if kind == "base" else found
 
 
 class File:
@@ -142,6 +147,8 @@ def tensor_bytes(expert: str, name: str, dtype: str, shape: tuple[int, ...], sta
     """Bytes ``start:stop`` of one tensor."""
     if name.endswith("weight_scale_2"):
         return GLOBAL.tobytes()[start:stop]
+    if name.endswith("weight_scale") and shape == ():
+        return FP8_SCALE.tobytes()[start:stop]
     if name.endswith("input_scale"):
         return np.float32(0.01).tobytes()[start:stop]
     rows, width = (shape[0], int(np.prod(shape[1:]))) if len(shape) > 1 else (1, shape[0])
@@ -156,6 +163,9 @@ def _row(expert: str, name: str, dtype: str, row: int, width: int) -> bytes:
         weight = in_bf16(row_values(expert, name, row, width * 2))
         codes = _codes(weight, _scales(weight))
         return ((codes[1::2] << 4) | codes[0::2]).tobytes()
+    if dtype == "F8_E4M3" and not name.endswith("_scale"):
+        steps = in_bf16(row_values(expert, name, row, width)) / FP8_SCALE
+        return steps.astype(ml_dtypes.float8_e4m3fn).tobytes()
     if dtype == "F8_E4M3":
         weight = in_bf16(row_values(expert, name.removesuffix("_scale"), row, width * 16))
         return _scales(weight).tobytes()
@@ -176,14 +186,14 @@ def _codes(weight: NDArray[np.float32], scales: NDArray[np.uint8]) -> NDArray[np
     return np.asarray(signed.reshape(-1), dtype=np.uint8)
 
 
-def quantization() -> dict[str, Any]:
-    """What ModelOpt writes into config.json."""
-    group = {"dynamic": False, "num_bits": 4, "type": "float", "group_size": 16}
+def quantization(bits: int) -> dict[str, Any]:
+    """What ModelOpt writes into config.json, for 4 or 8 bits."""
+    group = {"dynamic": False, "num_bits": bits, "type": "float"} | ({"group_size": 16} if bits == 4 else {})
     kept = [*(f"blocks.{block}.*" for block in sorted(KEPT)), "condition_embedder*", "patch_embedding", "proj_out"]
     return {
         "config_groups": {"group_0": {"weights": group, "input_activations": group, "targets": ["Linear"]}},
         "ignore": kept,
-        "quant_algo": "NVFP4",
+        "quant_algo": "NVFP4" if bits == 4 else "FP8",
         "producer": {"name": "modelopt", "version": "0.47.0"},
         "quant_method": "modelopt",
     }
@@ -199,13 +209,13 @@ def repository(kind: str) -> dict[str, bytes | File]:
         "ffn_dim": FEED,
     }
     if kind != "base":
-        config["quantization_config"] = quantization()
+        config["quantization_config"] = quantization(8 if kind == "fp8" else 4)
     index = {
         "_class_name": "WanPipeline", "boundary_ratio": 0.875,
         "transformer": ["diffusers", "WanTransformer3DModel"], "transformer_2": ["diffusers", "WanTransformer3DModel"],
     }  # fmt: skip
     files: dict[str, bytes | File] = {"model_index.json": json.dumps(index).encode()}
-    entries = tensors(kind != "base")
+    entries = tensors(kind)
     parts = 12 if kind == "base" else 3
     names = sorted(entries)
     for expert in ("transformer", "transformer_2"):
@@ -296,7 +306,7 @@ class Server(ThreadingHTTPServer):
 def main() -> None:
     """Serve on a free port of the loopback; its number is the first line printed."""
     table()
-    Handler.repositories = {kind: repository(kind) for kind in ("base", "nvfp4", "nvfp4-swapped")}
+    Handler.repositories = {kind: repository(kind) for kind in ("base", "nvfp4", "nvfp4-swapped", "fp8")}
     server = Server(("127.0.0.1", 0), Handler)
     print(server.server_address[1], flush=True)
     try:

@@ -19,7 +19,7 @@ from harness.inspector.contracts import Contract, load_contract
 from harness.inspector.gather import Gathered, Plan, gather
 from harness.inspector.identity import DigestCache, component_digests, digest_name
 from harness.inspector.pipeline_parts import added_settings, against_base
-from harness.inspector.sampling import FULL, LOCAL, REMOTE, REMOTE_WIDE, Budget
+from harness.inspector.sampling import FULL, LOCAL, LOCAL_WIDE, REMOTE, REMOTE_WIDE, Budget
 from harness.inspector.sources import Meter
 from harness.inspector.summarize import build_report
 from harness.records.inspection import InspectionFinding, InspectionReport
@@ -221,8 +221,8 @@ def _context(subject: Assembly, anchor: Assembly | None, options: Options) -> tu
     for expert, component in subject.experts.items():
         local = component.source.is_local and (expert not in base or base[expert].source.is_local)
         wide = any(module.weight.dtype == "F32" for module in context.base_modules.get(expert, {}).values())
-        far = REMOTE_WIDE if wide else REMOTE
-        budgets[expert] = FULL if options.full else LOCAL if local else far
+        near, far = (LOCAL_WIDE, REMOTE_WIDE) if wide else (LOCAL, REMOTE)
+        budgets[expert] = FULL if options.full else near if local else far
         # windows of all block scales are cheap on a disk, and too many requests over the network unless asked for
         scan[expert] = options.full or component.source.is_local
     return context, Plan(subject.experts, modules, base, budgets, scan)

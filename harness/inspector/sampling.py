@@ -32,7 +32,7 @@ class Budget:
     """Tensors of at most this many elements are read whole."""
     excluded: int = 1024
     """Elements at the start and at the half of a large excluded tensor."""
-    scales: int = 1 << 16
+    scales: int = 1 << 15
     """Bytes of a large tensor of block scales in which NaN and zero are counted; a smaller one is read whole."""
 
     def of(self, entry: TensorEntry, logical_rows: int) -> NDArray[np.int64]:
@@ -52,10 +52,11 @@ class Budget:
         return np.arange(start, min(start + rows, logical_rows), dtype=np.int64)
 
 
-LOCAL = Budget(rows=8, whole_below=1 << 21, excluded=1 << 13)
+LOCAL = Budget(whole_below=1 << 21, excluded=1 << 12)
+LOCAL_WIDE = Budget(rows=2, whole_below=1 << 21, excluded=1 << 12)
 REMOTE = Budget()
 REMOTE_WIDE = Budget(rows=2, excluded=512)
-"""Budget for a base in float32: the same bytes hold half as many values as in BF16."""
+"""The wide budgets are for a base in float32: the same bytes hold half as many values as in BF16."""
 FULL = Budget(rows=STRIP, whole_below=1 << 21, excluded=1 << 62, scales=1 << 62)
 """`--full`: all of every excluded tensor and all block scales; of large quantized weights still one strip each."""
 

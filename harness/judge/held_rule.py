@@ -13,61 +13,67 @@ Held = dict[str, dict[str, str]]
 SHOWN = 3
 
 
-def differing(ours: Held, theirs: Held) -> Held:
+def differing(run: Held, golden: Held) -> Held:
     """Return, per component, the kinds of tensors that hold other values: ``rounded`` (to bfloat16) or ``other``.
 
     A kind of tensor that one side lacks is left out: a runtime may fuse q, k and v, or keep scales in another form.
 
     Args:
-        ours: of the run, see `harness.engine.held`.
-        theirs: of the golden.
+        run: of the run, see `harness.engine.held`.
+        golden: of the golden.
     """
-    found: Held = {}
-    for component in sorted(ours.keys() & theirs.keys()):
-        mine, golden = ours[component], theirs[component]
+    kinds: Held = {}
+    for component in sorted(run.keys() & golden.keys()):
+        run_words, golden_words = run[component], golden[component]
         changed = {
-            kind: word for kind in sorted(mine.keys() & golden.keys()) if (word := _changed(mine[kind], golden[kind]))
+            kind: word
+            for kind in sorted(run_words.keys() & golden_words.keys())
+            if (word := _changed(run_words[kind], golden_words[kind]))
         }
         if changed:
-            found[component] = changed
-    return found
+            kinds[component] = changed
+    return kinds
 
 
-def findings_of(stage: Literal["probe", "trace"], held: Held) -> Iterator[Finding]:
+def findings_of(stage: Literal["probe", "trace"], differences: Held) -> Iterator[Finding]:
     """Yield a finding per component of what `differing` returned. Call it only if both runs loaded the same weights."""
-    for component, changed in held.items():
+    for component, changed in differences.items():
         listed = ", ".join(changed) if len(changed) <= SHOWN else _listed(changed)
         message = (
             f"{component} holds other values in memory than the golden's run, though the files are the same: "
             f"{listed}; {_how(changed)}"
         )
-        data: dict[str, Json] = {"component": component, "tensors": list[Json](sorted(changed))}
+        data: dict[str, Json] = {
+            "component": component,
+            "tensors": list[Json](sorted(changed)),
+            "rounded": set(changed.values()) == {"rounded"},
+        }
         yield Finding(stage=stage, code="held_weights_differ", gating=True, message=message, data=data)
 
 
-def judge_held(mine: Trace, reference: Trace) -> Iterator[Finding]:
+def judge_held(run: Trace, reference: Trace) -> Iterator[Finding]:
     """Yield a finding per component that holds other values than in the golden's run of the same weights."""
-    yield from findings_of("trace", differing(mine.alone.held, reference.alone.held))
+    yield from findings_of("trace", differing(run.alone.held, reference.alone.held))
 
 
 def _listed(changed: Mapping[str, str]) -> str:
     return f"{', '.join(list(changed)[:SHOWN])} and {len(changed) - SHOWN} more kinds of tensors"
 
 
-def _changed(ours: str, theirs: str) -> str:
+def _changed(run: str, golden: str) -> str:
     """Return how a kind of tensor differs: ``rounded``, ``other``, or an empty text if it does not (or cannot be told).
 
     Args:
-        ours: words ``exact/rounded`` of the run, one per tensor.
-        theirs: the same of the golden.
+        run: words ``exact/rounded`` of the run, one per tensor.
+        golden: the same of the golden.
     """
-    pairs = list(zip(ours.split(), theirs.split(), strict=False))
-    if len(ours.split()) != len(theirs.split()):
+    pairs = list(zip(run.split(), golden.split(), strict=False))
+    if len(run.split()) != len(golden.split()):
         return ""  # other layers are held, which a probe or an inspection names
-    differing = [(one, other) for one, other in pairs if one.partition("/")[0] != other.partition("/")[0]]
+    differing = [(word, other) for word, other in pairs if word.partition("/")[0] != other.partition("/")[0]]
     if not differing:
         return ""
-    return "rounded" if all(one.partition("/")[0] == other.partition("/")[2] for one, other in differing) else "other"
+    return "rounded" if all(word.partition("/")[0] == other.partition("/")[2] for word, other in differing) else "other"
 
 
 def _how(changed: Mapping[str, str]) -> str:

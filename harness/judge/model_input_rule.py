@@ -33,6 +33,9 @@ SCALE = 0.003
 """Factor on the attention scores: rounding of query and key to bfloat16 moves it by less than .0005."""
 ATTENTION = 0.01
 """Relative error of a self-attention's result, whose probabilities and values were rounded to bfloat16: about .003."""
+ROUNDED = 0.0025
+"""The same with probabilities and values in bfloat16 and sums in float32 is .0017 to .0022 for any number of keys; with
+sums in bfloat16, or queries and keys in 8 bits, it is .0027 and more."""
 BIAS = 0.25
 """8-bit levels: rounding has a mean of 0, truncation of -0.5."""
 BROKEN = 1e300
@@ -44,81 +47,87 @@ def first_not_finite(trace: Trace) -> int | None:
     return next((step.index for step in trace.steps if _place_of_nan(step)), None)
 
 
-def judge_received(mine: Trace, reference: Trace) -> Iterator[Finding]:
+def judge_received(run: Trace, reference: Trace) -> Iterator[Finding]:
     """Yield a finding if an expert, the scheduler or the VAE was given other values than the step before produced.
 
     The golden of an older version lacks these records; the run is then compared with its own trace only.
     """
-    yield from _not_finite(mine)
-    yield from _initial(mine, reference)
-    yield from _calls(mine, reference)
-    yield from _velocities(mine, reference)
-    yield from _carried(mine, reference)
-    error, theirs = mine.vae_input_error, reference.vae_input_error
-    if error is not None and error > max(CAST, 2 * (theirs or 0.0)):
+    yield from _not_finite(run)
+    yield from _initial(run, reference)
+    yield from _calls(run, reference)
+    yield from _velocities(run, reference)
+    yield from _carried(run, reference)
+    error, usual = run.vae_input_error, reference.vae_input_error
+    if error is not None and error > max(CAST, 2 * (usual or 0.0)):
         message = f"the VAE was fed other latents than the last step made, {error:.3g} off after its own statistics"
-        yield _finding("vae_input", message, {"error": error, "golden": theirs})
-    bias, wanted = mine.rounding_bias, reference.rounding_bias
+        yield _finding("vae_input", message, {"error": error, "golden": usual})
+    bias, wanted = run.rounding_bias, reference.rounding_bias
     if bias is not None and abs(bias - (wanted or 0.0)) > BIAS:
         how = "truncated" if bias < 0 else "raised"
         message = f"decoded values are {how} and not rounded to 8 bits: {bias:+.2f} levels on average"
         yield _finding("rounding", message, {"run": bias, "golden": wanted})
 
 
-def judge_alone(mine: Trace, reference: Trace) -> Iterator[Finding]:
+def judge_alone(run: Trace, reference: Trace) -> Iterator[Finding]:
     """Yield a finding per component whose output differs from the golden's: scheduler, VAE, rotary tables, scale.
 
     Dtypes of VAE and text encoder are compared too.
     """
-    ours, theirs = mine.alone, reference.alone
-    yield from _sigmas(mine, reference)
-    yield from _solver(mine, reference)
-    for expert in sorted(ours.rope.keys() & theirs.rope.keys()):
-        error = distance(ours.rope[expert], theirs.rope[expert])
+    alone, golden = run.alone, reference.alone
+    yield from _sigmas(run, reference)
+    yield from _solver(run, reference)
+    for expert in sorted(alone.rope.keys() & golden.rope.keys()):
+        error = distance(alone.rope[expert], golden.rope[expert])
         if error is not None and error > ROPE:
             low = " (as if rounded to 16 bits)" if error < CAST else ""
             message = f"the rotary tables (RoPE) of {expert} are {error:.3g} off the golden's{low}"
             code = "precision_differs" if low else "rope"
             yield _finding(code, message, {"expert": expert, "error": error, "place": "RoPE"})
-    for expert, scale in sorted(mine.attention_scale.items()):
+    for expert, scale in sorted(run.attention_scale.items()):
         wanted = reference.attention_scale.get(expert, 1.0)
         if abs(scale / wanted - 1.0) > SCALE:
             message = f"attention scores of {expert} are scaled by {scale:.4g} times 1/sqrt(d), {wanted:.4g} expected"
             yield _finding("attention_scale", message, {"expert": expert, "run": scale, "golden": wanted})
-    for expert, error in sorted(mine.attention_error.items()):
+    for expert, error in sorted(run.attention_error.items()):
         usual = reference.attention_error.get(expert)
-        scaled = abs(mine.attention_scale.get(expert, 1.0) - 1.0) > SCALE
-        if usual is not None and error > max(ATTENTION, 3 * usual) and not scaled:
-            message = (
-                f"self-attention of {expert} gives another result than its query, key and value make: {error:.3g} off, "
-                f"in the golden {usual:.3g} (mask, window, a lost key, or lower precision)"
-            )
+        scaled = abs(run.attention_scale.get(expert, 1.0) - 1.0) > SCALE
+        if usual is None or scaled:
+            continue
+        result = (
+            f"self-attention of {expert} gives another result than its query, key and value make: {error:.3g} off, "
+        )
+        if error > max(ATTENTION, 3 * usual):
+            message = f"{result}in the golden {usual:.3g} (mask, window, a lost key, or lower precision)"
             yield _finding("attention_result", message, {"expert": expert, "error": error, "golden": usual})
+        elif error > max(ROUNDED, 1.5 * usual):
+            message = f"{result}in the golden {usual:.3g}: attention is summed or stored in fewer bits"
+            data: dict[str, Json] = {"expert": expert, "error": error, "golden": usual, "place": "attention"}
+            yield _finding("precision_differs", message, data)
     kind = str(reference.vae.get("dtype", "")).removeprefix("torch.")
-    error = distance(ours.vae, theirs.vae)
+    error = distance(alone.vae, golden.vae)
     if error is not None and error > VAE.get(kind, VAE[""]):
         message = f"the VAE itself decodes otherwise: fed alone with a fixed latent, {error:.3g} off the golden's"
         yield _finding("vae_alone", message, {"error": error})
     for part, name in (("vae", "the VAE"), ("text_encoder", "the text encoder")):
-        sentences = tuple(lowered(theirs.dtypes.get(part, {}), ours.dtypes.get(part, {})))
+        sentences = tuple(lowered(golden.dtypes.get(part, {}), alone.dtypes.get(part, {})))
         if sentences:
             message = f"another precision than the golden's in {name}: {'; '.join(sentences[:3])}"
             yield _finding("precision_differs", message, {"place": part, "lowered": list(sentences)})
-    if ours.scheduler and not theirs.scheduler:
+    if alone.scheduler and not golden.scheduler:
         message = "this golden is of an older version: it does not record how scheduler, VAE and RoPE answer alone"
         yield Finding(stage="trace", code="not_recorded", gating=False, message=message)
 
 
-def _solver(mine: Trace, reference: Trace) -> Iterator[Finding]:
+def _solver(run: Trace, reference: Trace) -> Iterator[Finding]:
     """Compare the scheduler fed alone: lower precision is a little off at each step, another solver by more."""
-    pairs = zip(mine.alone.scheduler, reference.alone.scheduler, strict=False)
-    errors = [distance(one, other) or 0.0 for one, other in pairs]
+    pairs = zip(run.alone.scheduler, reference.alone.scheduler, strict=False)
+    errors = [distance(row, other) or 0.0 for row, other in pairs]
     first = next((index for index, error in enumerate(errors) if error > SOLVER), None)
     if first is None:
         return
     data: dict[str, Json] = {"step": first, "error": errors[first]}
     # If the noise levels moved, they are the cause, and the small error is no rounding.
-    if max(errors) < CAST and not any(_sigmas(mine, reference)):
+    if max(errors) < CAST and not any(_sigmas(run, reference)):
         message = f"the scheduler computes as if rounded to 16 bits: fed alone, {max(errors):.3g} off the golden's"
         yield _finding("precision_differs", message, {**data, "place": "scheduler state"})
         return
@@ -129,20 +138,20 @@ def _solver(mine: Trace, reference: Trace) -> Iterator[Finding]:
     yield _finding("solver", message, data)
 
 
-def distance(ours: Sequence[float], theirs: Sequence[float]) -> float | None:
+def distance(values: Sequence[float], reference: Sequence[float]) -> float | None:
     """Return the relative L2 distance of two sketches; ``None`` if one is absent or their lengths differ."""
-    if not ours or len(ours) != len(theirs):
+    if not values or len(values) != len(reference):
         return None
-    length = math.hypot(*theirs)
-    apart = math.hypot(*(one - other for one, other in zip(ours, theirs, strict=True)))
+    length = math.hypot(*reference)
+    apart = math.hypot(*(value - other for value, other in zip(values, reference, strict=True)))
     return apart / length if length else float(apart > 0)
 
 
-def _not_finite(mine: Trace) -> Iterator[Finding]:
-    if any(abs(value) >= BROKEN for value in mine.text_embedding_sketch):
+def _not_finite(run: Trace) -> Iterator[Finding]:
+    if any(abs(value) >= BROKEN for value in run.text_embedding_sketch):
         yield _finding("not_finite", "NaN or infinity first appears in the text embedding", {"place": "text"})
         return
-    for step in mine.steps:
+    for step in run.steps:
         if place := _place_of_nan(step):
             message = f"NaN or infinity first appears at denoising step {step.index}, in the {place}"
             yield _finding("not_finite", message, {"step": step.index, "place": place, "expert": step.expert})
@@ -160,15 +169,15 @@ def _place_of_nan(step: Step) -> str:
     return "latents after the scheduler's step" if step.latent_norm >= BROKEN else ""
 
 
-def _initial(mine: Trace, reference: Trace) -> Iterator[Finding]:
-    if mine.repeated_frames > reference.repeated_frames:
-        message = f"the initial noise repeats itself: {mine.repeated_frames} latent frames equal the frame before"
-        yield _finding("initial_noise", message, {"run": mine.repeated_frames, "golden": reference.repeated_frames})
-    first = mine.steps[0] if mine.steps else None
-    theirs = reference.steps[0].carried_error if reference.steps else None
+def _initial(run: Trace, reference: Trace) -> Iterator[Finding]:
+    if run.repeated_frames > reference.repeated_frames:
+        message = f"the initial noise repeats itself: {run.repeated_frames} latent frames equal the frame before"
+        yield _finding("initial_noise", message, {"run": run.repeated_frames, "golden": reference.repeated_frames})
+    first = run.steps[0] if run.steps else None
+    usual = reference.steps[0].carried_error if reference.steps else None
     if first is None or first.carried_error is None or first.carried_error >= BROKEN:
         return
-    if first.carried_error > max(UNTOUCHED, 2 * (theirs or 0.0)):
+    if first.carried_error > max(UNTOUCHED, 2 * (usual or 0.0)):
         gain, error = first.carried_gain, first.carried_error
         if error < CAST:
             message = f"the initial latents were rounded inside the pipeline ({error:.3g} off)"
@@ -176,7 +185,7 @@ def _initial(mine: Trace, reference: Trace) -> Iterator[Finding]:
             return
         how = _scaled(gain, error)
         message = f"the initial noise was {how} inside the pipeline before the first step ({error:.3g} off)"
-        yield _finding("initial_noise", message, {"error": error, "gain": gain, "golden": theirs})
+        yield _finding("initial_noise", message, {"error": error, "gain": gain, "golden": usual})
 
 
 def _scaled(gain: float | None, error: float) -> str:
@@ -184,11 +193,11 @@ def _scaled(gain: float | None, error: float) -> str:
     return f"multiplied by {gain:.4g}" if pure else "changed"
 
 
-def _carried(mine: Trace, reference: Trace) -> Iterator[Finding]:
-    theirs = {step.index: step.carried_error or 0.0 for step in reference.steps}
-    for step in mine.steps[1:]:
+def _carried(run: Trace, reference: Trace) -> Iterator[Finding]:
+    usual = {step.index: step.carried_error or 0.0 for step in reference.steps}
+    for step in run.steps[1:]:
         error = step.carried_error
-        if error is None or error >= BROKEN or error <= max(UNTOUCHED, 2 * theirs.get(step.index, 0.0)):
+        if error is None or error >= BROKEN or error <= max(UNTOUCHED, 2 * usual.get(step.index, 0.0)):
             continue
         data: dict[str, Json] = {"step": step.index, "error": error, "gain": step.carried_gain}
         if error < CAST:
@@ -201,11 +210,11 @@ def _carried(mine: Trace, reference: Trace) -> Iterator[Finding]:
         return
 
 
-def _velocities(mine: Trace, reference: Trace) -> Iterator[Finding]:
+def _velocities(run: Trace, reference: Trace) -> Iterator[Finding]:
     """Yield the first step whose velocity this step's predictions do not make: kept from another step, or changed."""
-    theirs = {step.index: step for step in reference.steps}
-    for step in mine.steps:
-        other = theirs.get(step.index)
+    golden_steps = {step.index: step for step in reference.steps}
+    for step in run.steps:
+        other = golden_steps.get(step.index)
         if other is None or (other.velocity_error is None and other.velocity_of is None):
             continue  # the golden's predictions were not recorded, or its own velocities cannot be told either
         error, usual = step.velocity_error, other.velocity_error or 0.0
@@ -231,31 +240,31 @@ def _velocities(mine: Trace, reference: Trace) -> Iterator[Finding]:
             return
 
 
-def _calls(mine: Trace, reference: Trace) -> Iterator[Finding]:
+def _calls(run: Trace, reference: Trace) -> Iterator[Finding]:
     """Check the inputs of each pass. Yields the first wrong step per code; later ones follow from it."""
-    yield from _exchanged(mine, reference)
+    yield from _exchanged(run, reference)
     seen: set[str] = set()
-    for step, theirs in zip(mine.steps, reference.steps, strict=False):
-        for finding in (*_timestep(step, theirs), *_text(step, theirs), *_latents(step, theirs)):
+    for step, golden in zip(run.steps, reference.steps, strict=False):
+        for finding in (*_timestep(step, golden), *_text(step, golden), *_latents(step, golden)):
             if finding.code not in seen:
                 seen.add(finding.code)
                 yield finding
 
 
-def _timestep(step: Step, theirs: Step) -> Iterator[Finding]:
-    wanted = sorted({call.timestep for call in theirs.calls if call.timestep is not None}) or [step.timestep]
+def _timestep(step: Step, golden: Step) -> Iterator[Finding]:
+    wanted = sorted({call.timestep for call in golden.calls if call.timestep is not None}) or [step.timestep]
     for call in step.calls:
-        given = call.timestep
-        if given is not None and min(abs(given - value) for value in wanted) > TIMESTEP:
+        timestep = call.timestep
+        if timestep is not None and min(abs(timestep - value) for value in wanted) > TIMESTEP:
             message = (
-                f"at denoising step {step.index} {step.expert} was given timestep {given:g}, {wanted[0]:g} expected"
+                f"at denoising step {step.index} {step.expert} was given timestep {timestep:g}, {wanted[0]:g} expected"
             )
-            yield _finding("model_timestep", message, {"step": step.index, "run": given, "golden": wanted[0]})
+            yield _finding("model_timestep", message, {"step": step.index, "run": timestep, "golden": wanted[0]})
             return
 
 
-def _text(step: Step, theirs: Step) -> Iterator[Finding]:
-    allowed = max([CAST, *(2 * (call.text_error or 0.0) for call in theirs.calls)])
+def _text(step: Step, golden: Step) -> Iterator[Finding]:
+    allowed = max([CAST, *(2 * (call.text_error or 0.0) for call in golden.calls)])
     for call in step.calls:
         if call.text_error is not None and allowed < call.text_error < BROKEN:
             message = (
@@ -264,21 +273,21 @@ def _text(step: Step, theirs: Step) -> Iterator[Finding]:
             )
             yield _finding("model_text", message, {"step": step.index, "error": call.text_error})
             return
-    ours, wanted = ({call.text for call in one.calls if call.text} for one in (step, theirs))
-    if len(step.calls) == len(theirs.calls) and wanted and ours and ours != wanted:
+    texts, wanted = ({call.text for call in side.calls if call.text} for side in (step, golden))
+    if len(step.calls) == len(golden.calls) and wanted and texts and texts != wanted:
         message = (
-            f"at denoising step {step.index} the passes of {step.expert} were given {' and '.join(sorted(ours))} text, "
-            f"in the golden {' and '.join(sorted(wanted))}"
+            f"at denoising step {step.index} the passes of {step.expert} were given "
+            f"{' and '.join(sorted(texts))} text, in the golden {' and '.join(sorted(wanted))}"
         )
         yield _finding(
             "model_text",
             message,
-            {"step": step.index, "run": " ".join(sorted(ours)), "golden": " ".join(sorted(wanted))},
+            {"step": step.index, "run": " ".join(sorted(texts)), "golden": " ".join(sorted(wanted))},
         )
 
 
-def _latents(step: Step, theirs: Step) -> Iterator[Finding]:
-    allowed = max([CAST, *(2 * (call.latents_error or 0.0) for call in theirs.calls)])
+def _latents(step: Step, golden: Step) -> Iterator[Finding]:
+    allowed = max([CAST, *(2 * (call.latents_error or 0.0) for call in golden.calls)])
     for call in step.calls:
         if call.latents_error is not None and allowed < call.latents_error < BROKEN:
             how = _scaled(call.latents_gain, call.latents_error)
@@ -290,15 +299,15 @@ def _latents(step: Step, theirs: Step) -> Iterator[Finding]:
             return
 
 
-def _exchanged(mine: Trace, reference: Trace) -> Iterator[Finding]:
+def _exchanged(run: Trace, reference: Trace) -> Iterator[Finding]:
     """Yield a finding if prompt and negative prompt are exchanged, in the encoder's output or in the two passes."""
-    ours, theirs = mine.alone, reference.alone
-    crossed = (distance(ours.prompt, theirs.negative), distance(ours.negative, theirs.prompt))
-    straight = distance(ours.prompt, theirs.prompt)
-    if straight is not None and all(one is not None and one < min(0.1, straight / 2) for one in crossed):
+    alone, golden = run.alone, reference.alone
+    crossed = (distance(alone.prompt, golden.negative), distance(alone.negative, golden.prompt))
+    straight = distance(alone.prompt, golden.prompt)
+    if straight is not None and all(error is not None and error < min(0.1, straight / 2) for error in crossed):
         yield _finding("texts_exchanged", "the embeddings of prompt and negative prompt are exchanged", {})
         return
-    for step, other in zip(mine.steps, reference.steps, strict=False):
+    for step, other in zip(run.steps, reference.steps, strict=False):
         applied, wanted = step.guidance_measured, other.guidance_measured
         # An exchange turns a scale g into 1 - g. Near 0.5 both are alike, so such a step decides nothing.
         if applied is None or wanted is None or abs(wanted - 0.5) < 0.1:
@@ -309,13 +318,15 @@ def _exchanged(mine: Trace, reference: Trace) -> Iterator[Finding]:
         return
 
 
-def _sigmas(mine: Trace, reference: Trace) -> Iterator[Finding]:
-    pairs = list(zip(mine.sigmas, reference.sigmas, strict=False))
-    moved = next((row for row, (one, other) in enumerate(pairs) if abs(one - other) > SIGMA), None)
+def _sigmas(run: Trace, reference: Trace) -> Iterator[Finding]:
+    pairs = list(zip(run.sigmas, reference.sigmas, strict=False))
+    moved = next((row for row, (sigma, other) in enumerate(pairs) if abs(sigma - other) > SIGMA), None)
     if moved is not None:
-        one, other = pairs[moved]
-        message = f"the scheduler's noise levels (sigmas) differ from number {moved} on: {one:.5g}, golden {other:.5g}"
-        yield _finding("sigmas", message, {"index": moved, "run": one, "golden": other})
+        sigma, other = pairs[moved]
+        message = (
+            f"the scheduler's noise levels (sigmas) differ from number {moved} on: {sigma:.5g}, golden {other:.5g}"
+        )
+        yield _finding("sigmas", message, {"index": moved, "run": sigma, "golden": other})
 
 
 def _finding(code: str, message: str, data: dict[str, Json]) -> Finding:

@@ -44,11 +44,11 @@ class Observation:
     def points(self, probe: int) -> dict[str, F32]:
         """Return the sketch per point of a probe. A point that was passed twice keeps its first sketch."""
         rows = self.tensors.get(f"points.{probe}")
-        found: dict[str, F32] = {}
+        by_name: dict[str, F32] = {}
         if rows is not None:
             for point, row in zip(self.index.points[probe], rows, strict=True):
-                found.setdefault(point.name, row)
-        return found
+                by_name.setdefault(point.name, row)
+        return by_name
 
     def modules(self, expert: Expert) -> dict[str, F32]:
         """Return the sketch of the output per Linear or norm that was fed alone."""
@@ -139,8 +139,8 @@ def hold_against(run: Observation, base: Observation, golden: Observation | None
 
 def hold_against_nearest(run: Observation, base: Observation, goldens: Sequence[Observation]) -> ProbeEvidence:
     """Compare like :func:`hold_against`, with the golden nearest to the run: a bistable case has several."""
-    found = [hold_against(run, base, golden) for golden in goldens or (None,)]
-    return found[0] if len(found) == 1 else min(found, key=_off)
+    evidences = [hold_against(run, base, golden) for golden in goldens or (None,)]
+    return evidences[0] if len(evidences) == 1 else min(evidences, key=_off)
 
 
 def _off(probe: ProbeEvidence) -> float:
@@ -155,7 +155,7 @@ def _named(number: int, base: Observation) -> str:
 
 def _unanswered(number: int, run: Observation, base: Observation, golden: Observation | None) -> bool:
     others = [base, *([golden] if golden is not None else [])]
-    return run.velocity(number) is None and any(one.velocity(number) is not None for one in others)
+    return run.velocity(number) is None and any(other.velocity(number) is not None for other in others)
 
 
 def _unanchored(run: Observation, base: Observation, golden: Observation) -> Iterator[str]:
@@ -185,26 +185,26 @@ def _lowered(run: Observation, golden: Observation) -> Iterator[str]:
 
 
 def _step(number: int, run: Observation, base: Observation, golden: Observation | None) -> ProbeStep | None:
-    probe, mine, anchor = base.index.probes[number], run.velocity(number), base.velocity(number)
-    if mine is None or anchor is None:
+    probe, velocity, anchor = base.index.probes[number], run.velocity(number), base.velocity(number)
+    if velocity is None or anchor is None:
         return None
     same = None if golden is None else golden.velocity(number)
-    theirs, wanted = base.points(number), {} if golden is None else golden.points(number)
+    base_points, wanted = base.points(number), {} if golden is None else golden.points(number)
     ran = run.points(number)
     kinds = {point.name: point.kind for point in run.index.points[number]}
     return ProbeStep(
         expert=probe.expert,
         step=probe.step,
         timestep=probe.timestep,
-        base_error=relative_error(mine, anchor),
-        base_cosine=cosine(mine, anchor),
-        golden_error=None if same is None else relative_error(mine, same),
-        golden_cosine=None if same is None else cosine(mine, same),
+        base_error=relative_error(velocity, anchor),
+        base_cosine=cosine(velocity, anchor),
+        golden_error=None if same is None else relative_error(velocity, same),
+        golden_cosine=None if same is None else cosine(velocity, same),
         points=tuple(
             PointEvidence(
                 name=name,
                 kind=kinds[name],
-                base_error=relative_error(row, theirs[name]) if name in theirs else None,
+                base_error=relative_error(row, base_points[name]) if name in base_points else None,
                 golden_error=relative_error(row, wanted[name]) if name in wanted else None,
             )
             for name, row in ran.items()
@@ -215,12 +215,12 @@ def _step(number: int, run: Observation, base: Observation, golden: Observation 
 def _module(
     expert: Expert, name: str, run: Observation, base: Observation, golden: Observation | None
 ) -> ModuleEvidence:
-    mine, same = run.modules(expert)[name], None if golden is None else golden.modules(expert).get(name)
+    output, same = run.modules(expert)[name], None if golden is None else golden.modules(expert).get(name)
     return ModuleEvidence(
         expert=expert,
         module=name,
         format=run.index.formats.get(expert, {}).get(name, ""),
-        base_error=relative_error(mine, base.modules(expert)[name]),
-        golden_error=None if same is None else relative_error(mine, same),
-        golden_gain=None if same is None else gain(mine, same),
+        base_error=relative_error(output, base.modules(expert)[name]),
+        golden_error=None if same is None else relative_error(output, same),
+        golden_gain=None if same is None else gain(output, same),
     )

@@ -98,18 +98,18 @@ def with_outcome(
     They gate if sanity, trace or frames fail: they then name the cause, and a waiver of the symptom does not cover it.
     """
     failed = next((f for f in findings if f.gating and f.stage in COMPARED_STAGES), None)
-    said = _distance(evidence) if failed is not None else _agreement(evidence, checks)
-    done = []
+    agreement = _distance(evidence) if failed is not None else _agreement(evidence, checks)
+    completed = []
     for finding in findings:
         if finding.stage == "identity" and finding.code in MOVED and frames_compare(evidence):
-            tail = f"{failed.message}{f' ({said})' if said else ''}" if failed is not None else said
+            tail = f"{failed.message}{f' ({agreement})' if agreement else ''}" if failed is not None else agreement
             message = f"{finding.message}; {tail}" if tail else finding.message
             finding = finding.model_copy(update={"gating": failed is not None, "message": message})
         if finding.code == CPU and failed is not None and _within_reach(findings, checks):
             message = f"{finding.message}, which may be all that moved the frames: {failed.message}"
             finding = finding.model_copy(update={"gating": True, "message": message})
-        done.append(finding)
-    return tuple(done)
+        completed.append(finding)
+    return tuple(completed)
 
 
 def _within_reach(findings: Sequence[Finding], checks: tuple[LimitCheck, ...]) -> bool:

@@ -37,34 +37,38 @@ def lowered(golden: Mapping[str, int], run: Mapping[str, int]) -> Iterator[str]:
     """
     if not golden or not run:
         return
-    theirs, ours = _by_operation(golden), _by_operation(run)
-    for operation in sorted(theirs.keys() & ours.keys()):
-        wide, narrow = _moved(theirs[operation], ours[operation])
+    golden_counts, run_counts = _by_operation(golden), _by_operation(run)
+    for operation in sorted(golden_counts.keys() & run_counts.keys()):
+        wide, narrow = _moved(golden_counts[operation], run_counts[operation])
         if wide and narrow:
-            count = ours[operation][narrow] - theirs[operation].get(narrow, 0)
+            count = run_counts[operation][narrow] - golden_counts[operation].get(narrow, 0)
             yield f"{_placed(operation)}: {count} calls compute in {narrow}, the golden's in {wide}"
-    yield from _written_out(theirs, ours)
+    yield from _written_out(golden_counts, run_counts)
     for operation in ROUNDING:
-        if operation in ours and operation not in theirs:
+        if operation in run_counts and operation not in golden_counts:
             yield f"values are rounded to a coarser grid ({operation}), which nothing of the golden does"
-    new = {dtype for counts in ours.values() for dtype in counts} - {d for counts in theirs.values() for d in counts}
+    new = {dtype for counts in run_counts.values() for dtype in counts} - {
+        d for counts in golden_counts.values() for d in counts
+    }
     for dtype in sorted(new):
         if BITS.get(dtype, 64) <= 16:
-            places = sorted(operation for operation, counts in ours.items() if dtype in counts)
+            places = sorted(operation for operation, counts in run_counts.items() if dtype in counts)
             yield f"{', '.join(map(_placed, places[:3]))} compute in {dtype}, which nothing of the golden does"
 
 
-def _written_out(theirs: Mapping[str, Mapping[str, int]], ours: Mapping[str, Mapping[str, int]]) -> Iterator[str]:
+def _written_out(
+    golden_counts: Mapping[str, Mapping[str, int]], run_counts: Mapping[str, Mapping[str, int]]
+) -> Iterator[str]:
     """Yield a sentence if calls of a fused kernel are gone and its elementary operations run in 16 bits instead."""
     for place, operations in WRITTEN_OUT.items():
-        fused = [name for name in theirs if any(word in name for word in FUSED) and _belongs(name, place)]
-        gone = sum(sum(theirs[name].values()) - sum(ours.get(name, {}).values()) for name in fused)
+        fused = [name for name in golden_counts if any(word in name for word in FUSED) and _belongs(name, place)]
+        gone = sum(sum(golden_counts[name].values()) - sum(run_counts.get(name, {}).values()) for name in fused)
         for operation in operations:
-            for dtype, count in ours.get(operation, {}).items():
-                more = count - theirs.get(operation, {}).get(dtype, 0)
+            for dtype, count in run_counts.get(operation, {}).items():
+                more = count - golden_counts.get(operation, {}).get(dtype, 0)
                 if gone > 0 and more > 0 and BITS.get(dtype, 64) <= 16:
-                    kept = "the golden's kernel keeps it in float32"
-                    yield f"{place}: {more} calls of {operation} compute in {dtype}; {kept}"
+                    reason = "the golden's kernel keeps it in float32"
+                    yield f"{place}: {more} calls of {operation} compute in {dtype}; {reason}"
                     return
 
 

@@ -115,7 +115,9 @@ def _modules(probe: ProbeEvidence, limits: LimitFile, anchored: bool) -> Iterato
     linears = {f"{module.expert}/{module.module}" for module in every if module.format not in (NORM, ACTIVATION)}
     # with a wrong projection the function behind it answers otherwise too: only the others are off by themselves
     acting = [module for module in every if module.format == ACTIVATION]
-    alone = [name for one in acting if f"{(name := f'{one.expert}/{one.module}')}.proj" not in linears]
+    alone = [
+        name for activation in acting if f"{(name := f'{activation.expert}/{activation.module}')}.proj" not in linears
+    ]
     if alone:
         message = (
             f"fed alone, {len(alone)} activations answer otherwise than they did, and their projections do not: "
@@ -159,8 +161,8 @@ def _velocity(steps: tuple[ProbeStep, ...], limits: LimitFile, measure: Measure,
     if limit is None or limit.limit is None:
         return
     for expert in dict.fromkeys(step.expert for step in steps):
-        mine = [step for step in steps if step.expert == expert]
-        worst = max(mine, key=lambda step: getattr(step, f"{anchor}_error") or 0.0)
+        of_expert = [step for step in steps if step.expert == expert]
+        worst = max(of_expert, key=lambda step: getattr(step, f"{anchor}_error") or 0.0)
         error, cosine = getattr(worst, f"{anchor}_error"), getattr(worst, f"{anchor}_cosine")
         if error is None or limit.admits(error):
             continue

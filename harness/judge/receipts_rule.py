@@ -28,11 +28,11 @@ def judge_receipts(evidence: Evidence) -> Iterator[Finding]:
     used = {step.expert for step in generation.trace.steps}
     for expert in EXPERTS:
         wanted = getattr(case.quantization, expert)
-        mine = [receipt for receipt in generation.receipts.modules if receipt.expert == expert]
+        of_expert = [receipt for receipt in generation.receipts.modules if receipt.expert == expert]
         if used and expert not in used:
             continue
-        if mine:
-            yield from _of_expert(expert, wanted, _ran(mine), evidence)
+        if of_expert:
+            yield from _of_expert(expert, wanted, _ran(of_expert), evidence)
         elif generation.unproven:
             if wanted != "bf16":
                 message = f"the case asks for {wanted} in {expert}, and it is {generation.unproven}"
@@ -54,7 +54,9 @@ def _ran(receipts: Sequence[ModuleReceipt]) -> Ran:
 
 
 def _of_expert(expert: Expert, wanted: str, ran: Ran, evidence: Evidence) -> Iterator[Finding]:
-    quantized = sorted(name for name, mine in ran.items() if any(is_quantized(one.format) for one in mine))
+    quantized = sorted(
+        name for name, receipts in ran.items() if any(is_quantized(receipt.format) for receipt in receipts)
+    )
     if wanted == "bf16":
         if quantized:
             message = (
@@ -63,9 +65,9 @@ def _of_expert(expert: Expert, wanted: str, ran: Ran, evidence: Evidence) -> Ite
             yield _finding("unexpected_quantization", message, {"expert": expert, "modules": list(quantized)})
         return
     owed = sorted(evidence.promised.get(expert, frozenset()) | set(quantized)) or sorted(ran)
-    missing = [name for name in owed if {one.format for one in _ran_as(name, ran)} != {wanted}]
+    missing = [name for name in owed if {receipt.format for receipt in _ran_as(name, ran)} != {wanted}]
     if missing:
-        formats = {one.format for name in missing for one in _ran_as(name, ran)}
+        formats = {receipt.format for name in missing for receipt in _ran_as(name, ran)}
         lazy = any(not _ran_as(name, ran) for name in missing)
         as_what = ", ".join([*sorted(formats), *(["not at all"] if lazy else [])])
         message = (
@@ -86,7 +88,7 @@ def _ran_as(name: str, ran: Ran) -> Sequence[ModuleReceipt]:
     if ran.get(name):
         return ran[name]
     parent, _, leaf = name.rpartition(".")
-    return next((mine for other in FUSED.get(leaf, ()) if (mine := ran.get(f"{parent}.{other}"))), ())
+    return next((receipts for other in FUSED.get(leaf, ()) if (receipts := ran.get(f"{parent}.{other}"))), ())
 
 
 def _native(expert: Expert, wanted: str, ran: Ran) -> Iterator[Finding]:
@@ -95,13 +97,17 @@ def _native(expert: Expert, wanted: str, ran: Ran) -> Iterator[Finding]:
     Only a module that the kernel does not support (``fallback == "module"``) may be dequantized.
     """
     fell = {
-        name: [one for one in mine if one.format == wanted and one.kernel == DEQUANTIZE and one.fallback != "module"]
-        for name, mine in ran.items()
+        name: [
+            receipt
+            for receipt in receipts
+            if receipt.format == wanted and receipt.kernel == DEQUANTIZE and receipt.fallback != "module"
+        ]
+        for name, receipts in ran.items()
     }
-    names = sorted(name for name, mine in fell.items() if mine)
+    names = sorted(name for name, receipts in fell.items() if receipts)
     if not names:
         return
-    notes = sorted({one.note or "no reason given" for name in names for one in fell[name]})
+    notes = sorted({receipt.note or "no reason given" for name in names for receipt in fell[name]})
     message = (
         f"this runner multiplies {wanted} natively, and {len(names)} Linears of {expert} were dequantized "
         f"({_some(names)}): {'; '.join(notes[:_SHOWN])}"

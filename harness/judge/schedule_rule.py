@@ -50,12 +50,12 @@ def _levels(trace: Trace, wanted: Schedule, evidence: Evidence) -> Iterator[Find
     steps, shift = case.sampling.num_inference_steps, case.scheduler.flow_shift
     same = len(trace.timesteps) == len(wanted.timesteps) and len(trace.sigmas) == len(wanted.sigmas)
     moved = not same or any(
-        abs(one - other) > tolerance
+        abs(value - other) > tolerance
         for seen, asked, tolerance in (
             (trace.sigmas, wanted.sigmas, SIGMA_TOLERANCE),
             (trace.timesteps, wanted.timesteps, TIMESTEP_TOLERANCE),
         )
-        for one, other in zip(seen, asked, strict=True)
+        for value, other in zip(seen, asked, strict=True)
     )
     if not moved:
         return

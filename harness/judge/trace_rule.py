@@ -25,54 +25,54 @@ def judge_trace(evidence: Evidence) -> Iterator[Finding]:
     golden = evidence.golden
     if evidence.generation is None or golden is None or golden.trace is None:
         return
-    mine, reference = evidence.generation.trace, golden.trace
+    run, reference = evidence.generation.trace, golden.trace
     # Settings come before the steps that they change: the first finding names the cause, later ones follow from it.
-    yield from _settings("scheduler", mine.scheduler, reference.scheduler)
-    if mine.boundary_ratio != reference.boundary_ratio:
+    yield from _settings("scheduler", run.scheduler, reference.scheduler)
+    if run.boundary_ratio != reference.boundary_ratio:
         message = (
-            f"experts switch at {mine.boundary_ratio} of the noise range, in the golden at {reference.boundary_ratio}"
+            f"experts switch at {run.boundary_ratio} of the noise range, in the golden at {reference.boundary_ratio}"
         )
-        data: dict[str, Json] = {"golden": reference.boundary_ratio, "run": mine.boundary_ratio}
+        data: dict[str, Json] = {"golden": reference.boundary_ratio, "run": run.boundary_ratio}
         yield _finding("boundary_ratio", message, data)
-    yield from _text(mine, reference, evidence)
+    yield from _text(run, reference, evidence)
     if same_origin(evidence):
-        yield from judge_held(mine, reference)
-    yield from judge_condition(mine, reference)
-    yield from judge_received(mine, reference)
-    yield from judge_alone(mine, reference)
-    yield from _steps(mine, reference)
-    yield from _settings("vae", mine.vae, reference.vae)
-    yield from _divergence(mine, reference, evidence)
-    if mine.initial_latents_sha256 != reference.initial_latents_sha256:
+        yield from judge_held(run, reference)
+    yield from judge_condition(run, reference)
+    yield from judge_received(run, reference)
+    yield from judge_alone(run, reference)
+    yield from _steps(run, reference)
+    yield from _settings("vae", run.vae, reference.vae)
+    yield from _divergence(run, reference, evidence)
+    if run.initial_latents_sha256 != reference.initial_latents_sha256:
         yield _finding(
             "initial_latents",
             "the initial latents are other bytes than the golden's, under the same seed",
-            {"golden": reference.initial_latents_sha256, "run": mine.initial_latents_sha256},
+            {"golden": reference.initial_latents_sha256, "run": run.initial_latents_sha256},
         )
 
 
-def _steps(mine: Trace, reference: Trace) -> Iterator[Finding]:
-    if len(mine.steps) != len(reference.steps):
-        message = f"{len(mine.steps)} denoising steps ran, the golden has {len(reference.steps)}"
-        yield _finding("step_count", message, {"golden": len(reference.steps), "run": len(mine.steps)})
+def _steps(run: Trace, reference: Trace) -> Iterator[Finding]:
+    if len(run.steps) != len(reference.steps):
+        message = f"{len(run.steps)} denoising steps ran, the golden has {len(reference.steps)}"
+        yield _finding("step_count", message, {"golden": len(reference.steps), "run": len(run.steps)})
         return
-    pairs = list(zip(mine.steps, reference.steps, strict=True))
+    pairs = list(zip(run.steps, reference.steps, strict=True))
     # A guidance solved from NaN is meaningless, so later steps are left out; `not_finite` names the place.
-    broken = first_not_finite(mine)
+    broken = first_not_finite(run)
     yield from _guidance(pairs[:broken] if broken is not None else pairs)
     for code, name in (("timestep", "timestep"), ("expert", "expert"), ("guidance", "guidance_scale")):
         first = next((pair for pair in pairs if not _same(*pair, name)), None)
         if first is not None:
-            ours, theirs = getattr(first[0], name), getattr(first[1], name)
-            message = f"from denoising step {first[0].index} on, {name} is {ours} where the golden has {theirs}"
-            yield _finding(code, message, {"step": first[0].index, "golden": theirs, "run": ours})
+            value, usual = getattr(first[0], name), getattr(first[1], name)
+            message = f"from denoising step {first[0].index} on, {name} is {value} where the golden has {usual}"
+            yield _finding(code, message, {"step": first[0].index, "golden": usual, "run": value})
 
 
-def _same(mine: Step, reference: Step, name: str) -> bool:
-    ours, theirs = getattr(mine, name), getattr(reference, name)
-    if isinstance(ours, float):
-        return bool(abs(ours - theirs) <= TIMESTEP_TOLERANCE)
-    return bool(ours == theirs)
+def _same(step: Step, reference: Step, name: str) -> bool:
+    value, usual = getattr(step, name), getattr(reference, name)
+    if isinstance(value, float):
+        return bool(abs(value - usual) <= TIMESTEP_TOLERANCE)
+    return bool(value == usual)
 
 
 def _guidance(pairs: list[tuple[Step, Step]]) -> Iterator[Finding]:
@@ -80,13 +80,15 @@ def _guidance(pairs: list[tuple[Step, Step]]) -> Iterator[Finding]:
 
     The measured scale is solved from the predictions, so it shows the applied scale even if the stated one is equal.
     """
-    for mine, theirs in pairs:
-        ours, wanted = mine.guidance_measured, theirs.guidance_measured
-        if ours is None and wanted is None:
+    for step, golden_step in pairs:
+        measured, wanted = step.guidance_measured, golden_step.guidance_measured
+        if measured is None and wanted is None:
             continue
-        if ours is None or wanted is None or abs(ours - wanted) > GUIDANCE_TOLERANCE:
-            message = f"at denoising step {mine.index} guidance was applied with {ours}, in the golden with {wanted}"
-            yield _finding("guidance", message, {"step": mine.index, "golden": wanted, "run": ours})
+        if measured is None or wanted is None or abs(measured - wanted) > GUIDANCE_TOLERANCE:
+            message = (
+                f"at denoising step {step.index} guidance was applied with {measured}, in the golden with {wanted}"
+            )
+            yield _finding("guidance", message, {"step": step.index, "golden": wanted, "run": measured})
             return
 
 
@@ -98,34 +100,34 @@ TEXT_FACTS = (
 )
 
 
-def _text(mine: Trace, reference: Trace, evidence: Evidence) -> Iterator[Finding]:
+def _text(run: Trace, reference: Trace, evidence: Evidence) -> Iterator[Finding]:
     """Yield findings on the text: exact facts first, then the embedding, compared with the limit of healthy runs."""
     differs = False
     for name, code, meaning in TEXT_FACTS:
-        ours, theirs = mine.text.get(name), reference.text.get(name)
-        if theirs is not None and ours != theirs:
+        value, usual = run.text.get(name), reference.text.get(name)
+        if usual is not None and value != usual:
             differs = True
-            yield _finding(code, f"{meaning}: {ours}, in the golden {theirs}", {"golden": theirs, "run": ours})
+            yield _finding(code, f"{meaning}: {value}, in the golden {usual}", {"golden": usual, "run": value})
     limits = evidence.golden.limits if evidence.golden is not None else None
     limit = limits.get(TEXT.name) if limits is not None else None
-    error = text_error(mine, reference)
+    error = text_error(run, reference)
     if not differs and limit is not None and error is not None and not limit.admits(error):
         message = f"the text embedding is {error:.3g} off the golden's, of the same tokens (limit {limit.limit:.3g})"
         yield _finding("text_embedding", message, {"error": error, "limit": limit.limit})
 
 
-def _divergence(mine: Trace, reference: Trace, evidence: Evidence) -> Iterator[Finding]:
+def _divergence(run: Trace, reference: Trace, evidence: Evidence) -> Iterator[Finding]:
     """Yield the first step whose velocity is further from the golden's than in healthy runs. It never gates.
 
     If no step is and the clip is not bit-exact, yield the worst error, which attribution needs.
     """
     limits = evidence.golden.limits if evidence.golden is not None else None
     limit = limits.get(STEP.name) if limits is not None else None
-    errors = step_errors(mine, reference)
+    errors = step_errors(run, reference)
     if limit is None or not errors:
         return
     bound = tolerance(limit, STEP)
-    for step, error in zip(mine.steps, errors, strict=False):
+    for step, error in zip(run.steps, errors, strict=False):
         if error > bound:
             message = f"{step.expert} first diverges at denoising step {step.index}: its velocity is {error:.3g} off"
             data: dict[str, Json] = {"step": step.index, "expert": step.expert, "error": error, "tolerance": bound}
@@ -134,22 +136,22 @@ def _divergence(mine: Trace, reference: Trace, evidence: Evidence) -> Iterator[F
     if evidence.comparison is not None and not evidence.comparison.bit_exact:
         worst = max(errors)
         message = f"every velocity is within {worst:.3g} of the golden's, as in healthy runs (up to {bound:.3g})"
-        known: dict[str, Json] = {"error": worst, "tolerance": bound}
-        yield Finding(stage="trace", code="trajectory_error", gating=False, message=message, data=known)
+        details: dict[str, Json] = {"error": worst, "tolerance": bound}
+        yield Finding(stage="trace", code="trajectory_error", gating=False, message=message, data=details)
 
 
-def _settings(what: str, mine: dict[str, Json], reference: dict[str, Json]) -> Iterator[Finding]:
+def _settings(what: str, run: dict[str, Json], reference: dict[str, Json]) -> Iterator[Finding]:
     names = sorted(
         name
-        for name in mine.keys() | reference.keys()
-        if not name.startswith("_") and mine.get(name) != reference.get(name)
+        for name in run.keys() | reference.keys()
+        if not name.startswith("_") and run.get(name) != reference.get(name)
     )
     if names:
-        rows = ", ".join(f"{name} {reference.get(name)!r} -> {mine.get(name)!r}" for name in names[:5])
+        rows = ", ".join(f"{name} {reference.get(name)!r} -> {run.get(name)!r}" for name in names[:5])
         yield _finding(
             f"{what}_settings",
             f"the {what} is set otherwise than the golden's: {rows}",
-            {name: {"golden": reference.get(name), "run": mine.get(name)} for name in names},
+            {name: {"golden": reference.get(name), "run": run.get(name)} for name in names},
         )
 
 

@@ -115,7 +115,7 @@ def _waived(case: Case, observed: Verdict, today: date) -> Verdict:
         )
         return observed.model_copy(update={"findings": (*observed.findings, finding)})
     if observed.outcome in WAIVABLE:
-        others = tuple(_unwaived(case, waiver, observed))
+        others = tuple(unwaived(case, waiver, observed))
         if others:
             return _red(waiver, observed, others)
         summary = f"waived until {waiver.expires.isoformat()} by {waiver.owner} ({waiver.issue}): {observed.summary}"
@@ -134,14 +134,14 @@ def _waived(case: Case, observed: Verdict, today: date) -> Verdict:
     return observed
 
 
-def _unwaived(case: Case, waiver: Waiver, observed: Verdict) -> Iterator[tuple[Outcome, Finding]]:
+def unwaived(case: Case, waiver: Waiver, observed: Verdict) -> Iterator[tuple[Outcome, Finding]]:
     """Yield every finding that fails this case and that the waiver does not cover, with the outcome it leads to."""
     for finding in observed.findings:
         outcome = _outcome(case, finding, observed)
         # Any breakage can have a code of `names_nothing`, so a waiver of it would cover failures that nobody reviewed.
         never = finding.stage in ("sanity", "limits") or names_nothing(finding.code)
-        known = outcome == waiver.outcome and finding.code in waiver.causes and not never
-        if outcome is not None and not known:
+        covered = outcome == waiver.outcome and finding.code in waiver.causes and not never
+        if outcome is not None and not covered:
             yield outcome, finding
 
 
@@ -164,7 +164,7 @@ def _outcome(case: Case, finding: Finding, observed: Verdict) -> Outcome | None:
 
 def _red(waiver: Waiver, observed: Verdict, others: Sequence[tuple[Outcome, Finding]]) -> Verdict:
     outcome, finding = others[0]
-    codes = ", ".join(dict.fromkeys(one.code for _, one in others))
+    codes = ", ".join(dict.fromkeys(other.code for _, other in others))
     summary = (
         f"{finding.message}; {codes} not waived: the waiver of {waiver.owner} ({waiver.issue}) is for {waiver.expect}"
     )
@@ -213,8 +213,8 @@ def next_command(evidence: Evidence, outcome: Outcome, cause: str, runner: str) 
 
 
 def _inspected(evidence: Evidence) -> set[str]:
-    found = evidence.inspection.findings if evidence.inspection is not None else ()
-    return {one.code for one in found}
+    findings = evidence.inspection.findings if evidence.inspection is not None else ()
+    return {finding.code for finding in findings}
 
 
 def judge(evidence: Evidence, runner: str, today: date) -> tuple[Verdict, tuple[LimitCheck, ...]]:
@@ -259,8 +259,8 @@ def stop_before_generation(evidence: Evidence) -> bool:
 
 
 def _stops(finding: Finding) -> bool:
-    known = finding.stage == "inspection" or finding.code == HARDWARE or bool(finding.data.get("stops"))
-    return finding.gating and known
+    stops = finding.stage == "inspection" or finding.code == HARDWARE or bool(finding.data.get("stops"))
+    return finding.gating and stops
 
 
 def _findings(evidence: Evidence, checks: tuple[LimitCheck, ...]) -> Iterator[Finding]:

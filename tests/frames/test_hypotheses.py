@@ -257,3 +257,22 @@ def test_an_exact_change_is_named_without_noise_too(
     """Pixels in another place, exactly: the sums of every frame stay what they were."""
     golden = levels(scene())
     assert explain(golden, np.ascontiguousarray(change(golden)))[0].code == code
+
+
+@pytest.mark.parametrize("amplitude", [0.03, 0.06, 0.1])
+def test_a_crosshatch_is_a_mesh_and_not_an_ordered_dither(amplitude: float) -> None:
+    golden = scene()
+    y, x = np.mgrid[:H, :W]
+    hatch = np.where(((x + y) % 4 == 0) | ((x - y) % 4 == 0), 1, -1)[None, :, :, None]
+    noise = np.random.default_rng(2).normal(0, 0.002, golden.shape)
+    assert explain(levels(golden), levels(golden + amplitude * hatch + noise))[0].code == "mesh"
+
+
+@pytest.mark.parametrize("count", [8, 16, 32])
+def test_an_ordered_dither_is_no_mesh(count: int) -> None:
+    golden = scene()
+    bayer = np.array([[0, 8, 2, 10], [12, 4, 14, 6], [3, 11, 1, 9], [15, 7, 13, 5]]) / 16 - 15 / 32
+    threshold = np.tile(bayer, (-(-H // 4), -(-W // 4)))[None, :H, :W, None]
+    finished = levels(golden) / 255  # a codec dithers finished frames
+    dithered = np.rint(finished * (count - 1) + threshold) / (count - 1)
+    assert explain(levels(golden), levels(dithered))[0].code == "quantized_levels"

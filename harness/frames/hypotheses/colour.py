@@ -46,7 +46,7 @@ def colour(pair: FramePair) -> Iterator[Explanation]:
     yield from _channels(pair)
     yield from _saturation(pair)
     yield _posterized(pair)
-    yield _dithered(pair)
+    yield from _dithered(pair)
     yield from _wrapped(pair)
 
 
@@ -173,22 +173,34 @@ def _wrapped(pair: FramePair) -> Iterator[Explanation]:
         yield Explanation("wrapped", pair.share(prediction), 1, text, values={"offset": offset})
 
 
-def _dithered(pair: FramePair) -> Explanation:
+def _dithered(pair: FramePair) -> Iterator[Explanation]:
     """Fit few levels with an ordered pattern: each place of a 2x2 or 4x4 grid has a threshold of its own."""
     golden, best = pair.golden, (-np.inf, 0)
     for levels in (8, 16, 32, 64):
         step = np.float32(255 / (levels - 1))
         for side in (2, 4):
             pattern = np.zeros(golden.shape[1:], np.float32)
-            for row in range(side):
-                for column in range(side):
-                    part = np.s_[:, row::side, column::side]
-                    mean = float((pair.candidate - golden)[part].mean() / step)
-                    # thresholds of a 2x2 pattern are multiples of 1/8, those of 4x4 of 1/32; a mean is not that exact
-                    pattern[row::side, column::side] = round(mean * 2 * side**2) / (2 * side**2)
+            for row, column in np.ndindex(side, side):
+                part = np.s_[:, row::side, column::side]
+                pattern[part[1:]] = _threshold(golden[part] / step, pair.candidate[part] / step, side)
+            if np.abs(pattern).max() > 0.5:
+                continue  # a threshold moves a value by half a step at most: a larger pattern lies over the frames
             best = max(best, (pair.share(np.rint(golden / step + pattern[None]) * step), levels))
-    text = f"values are quantized to {best[1]} levels with an ordered pattern (dither)"
-    return Explanation("quantized_levels", best[0], 2, text, values={"levels": best[1]})
+    if best[1]:
+        text = f"values are quantized to {best[1]} levels with an ordered pattern (dither)"
+        yield Explanation("quantized_levels", best[0], 2, text, values={"levels": best[1]})
+
+
+def _threshold(golden: Array, candidate: Array, side: int) -> float:
+    """Return the threshold that was added before rounding, in steps, at one place of a pattern of ``side`` x ``side``.
+
+    Thresholds of such a pattern are odd multiples of 1 / (2 side^2) in the field's matrices, and multiples of it in
+    all. The mean change estimates it to within a few multiples, and the nearest of these explains most.
+    """
+    unit, sample = 2 * side**2, np.s_[:: max(1, len(golden) // 3)]
+    middle = round(float((candidate - golden).mean()) * unit)
+    near = ((middle + move) / unit for move in (0, -1, 1, -2, 2, -3, 3))
+    return min(near, key=lambda value: float(np.square(np.rint(golden[sample] + value) - candidate[sample]).mean()))
 
 
 def _posterized(pair: FramePair) -> Explanation:

@@ -57,8 +57,8 @@ def inspected(record: CaseRecord) -> Iterator[Cause]:
     faults = record.inspection.faults if record.inspection is not None else ()
     swizzled = {fault.expert for fault in faults if fault.code == "scale_layout"}
     for fault in sorted(faults, key=lambda fault: fault.code in BY_LAYOUT and fault.expert in swizzled):
-        where = "/".join(part for part in (fault.expert, fault.module) if part)
-        yield Cause(code=fault.code, where=where, sentence=fault.message, evidence={"stage": "inspection"})
+        place = "/".join(part for part in (fault.expert, fault.module) if part)
+        yield Cause(code=fault.code, where=place, sentence=fault.message, evidence={"stage": "inspection"})
 
 
 def identity(record: CaseRecord) -> Iterator[Cause]:
@@ -84,14 +84,14 @@ def receipts(record: CaseRecord) -> Iterator[Cause]:
 
 def traced(record: CaseRecord) -> Iterator[Cause]:
     """Yield the settings that differ from the golden's. Consequences of another difference are left out (`FOLLOWS`)."""
-    found = [
+    findings = [
         finding
         for finding in record.verdict.findings
         if finding.stage == "trace" and finding.gating and finding.code not in IN_MEMORY
     ]
-    codes = {finding.code for finding in found}
-    settings = {name for finding in found if finding.code == "vae_settings" for name in finding.data}
-    for finding in found:
+    codes = {finding.code for finding in findings}
+    settings = {name for finding in findings if finding.code == "vae_settings" for name in finding.data}
+    for finding in findings:
         by_statistics = VAE_EXPLAINS.get((finding.code, str(finding.data.get("place", ""))))
         explaining = settings & VAE_STATISTICS if by_statistics else settings - VAE_STATISTICS
         if FOLLOWS.get(finding.code, frozenset()) & codes or (by_statistics is not None and explaining):
@@ -112,18 +112,45 @@ def traced(record: CaseRecord) -> Iterator[Cause]:
             yield _cause(finding.code, finding, where="" if step is None else f"step {step}")
 
 
-def held(record: CaseRecord) -> Iterator[Cause]:
-    """Yield what the values in memory prove: weights that are not the golden's, and input scales that do not fit."""
-    seen: set[str] = set()
+def input_scales(record: CaseRecord) -> Iterator[Cause]:
+    """Yield a cause per finding of input scales that do not fit the inputs."""
     for finding in record.verdict.findings:
         if finding.code == "input_scale_off":
             yield _cause(finding.code, finding, where=str(finding.data.get("worst", "")))
-        elif finding.code == "held_weights_differ" and finding.gating:
-            tensors, component = finding.data.get("tensors"), str(finding.data.get("component"))
-            listed = ", ".join(str(name) for name in tensors[:3]) if isinstance(tensors, list) else ""
-            if component not in seen:  # probes and trace may both say it
-                seen.add(component)
-                yield _cause(finding.code, finding, where=f"{component}/{listed}")
+
+
+def held_values(record: CaseRecord, named: Sequence[Cause]) -> Iterator[Cause]:
+    """Yield the weights in memory that are not those of the golden's run, unless ``named`` causes name them all.
+
+    A Linear or norm that was fed alone is named by its module and by how its bytes were read, which is closer to the
+    cause than the list of tensors. A VAE in another dtype holds rounded weights: the dtype is the cause.
+    """
+    seen: set[str] = set()
+    for finding in record.verdict.findings:
+        component, tensors = str(finding.data.get("component")), finding.data.get("tensors")
+        if finding.code not in IN_MEMORY or not finding.gating or component in seen:  # probes and trace may both say it
+            continue
+        seen.add(component)
+        listed = [str(name) for name in tensors] if isinstance(tensors, list) else []
+        modules = weights.kinds_of(named, component)
+        left = [name for name in listed if name.rpartition(".")[0] not in modules]
+        if (listed and not left) or (component == "vae" and _other_dtype(record)):
+            continue
+        yield _cause(finding.code, finding, where=f"{component}/{', '.join(left[:3])}")
+
+
+def _other_dtype(record: CaseRecord) -> bool:
+    return any(finding.code == "vae_settings" and "dtype" in finding.data for finding in record.verdict.findings)
+
+
+def _in_memory(record: CaseRecord, results: Results) -> Iterator[Cause]:
+    """Yield what probes and memory prove of the weights: rounded tensors, then modules, then other tensors."""
+    modules = [*weights.from_readings(record, results), *weights.norms(record)]
+    held = list(held_values(record, modules))
+    # A cast changes every tensor a little, and only some modules visibly: the cast is the cause, the modules follow.
+    yield from (cause for cause in held if cause.evidence.get("rounded") is True)
+    yield from modules
+    yield from (cause for cause in held if cause.evidence.get("rounded") is not True)
 
 
 def _cause(code: str, finding: Finding, where: str = "") -> Cause:
@@ -240,12 +267,14 @@ def attribute(record: CaseRecord, results: Results) -> Attribution:
 
 def next_experiments(record: CaseRecord, results: Results) -> tuple[Experiment, ...]:
     """Return the next experiments, cheapest first; empty if the cause is proven or no experiment is left."""
-    done = {(result.experiment.kind, result.experiment.expert, result.experiment.module) for result in results}
+    finished = {(result.experiment.kind, result.experiment.expert, result.experiment.module) for result in results}
     readings = [
         Experiment(kind="readings", expert=cast("Expert", expert), module=module, why="off when fed alone")
         for expert, _, module in (name.partition("/") for name in weights.to_read(weights.off(record)))
     ]
-    fresh = [one for one in readings if (one.kind, one.expert, one.module) not in done]
+    fresh = [
+        experiment for experiment in readings if (experiment.kind, experiment.expert, experiment.module) not in finished
+    ]
     if fresh:
         return tuple(fresh)
     if any(_proven(record, results)):
@@ -266,16 +295,15 @@ def next_experiments(record: CaseRecord, results: Results) -> tuple[Experiment, 
             wanted.append(Experiment(kind="rerun_fresh", why="does a fresh process give the same?"))
             if record.probe is not None:
                 wanted.append(Experiment(kind="base_probe", why="is the base in this build what it was?"))
-    return tuple(one for one in wanted if (one.kind, None, "") not in done)
+    return tuple(experiment for experiment in wanted if (experiment.kind, None, "") not in finished)
 
 
 def _proven(record: CaseRecord, results: Results) -> Iterator[Cause]:
     yield from inspected(record)
     yield from identity(record)
     yield from receipts(record)
-    yield from held(record)
-    yield from weights.from_readings(record, results)
-    yield from weights.norms(record)
+    yield from input_scales(record)
+    yield from _in_memory(record, results)
     yield from moved(record)
     yield from traced(record)
 
@@ -297,12 +325,12 @@ def _causes(record: CaseRecord, results: Results) -> Iterator[Cause]:
 
 
 def _with_base(cause: Cause, results: Results) -> Cause:
-    found = next((one for one in results if one.experiment.kind == "base_probe" and one.done), None)
-    if found is None:
+    base_probe = next((result for result in results if result.experiment.kind == "base_probe" and result.done), None)
+    if base_probe is None:
         return cause
-    also = bool(found.data.get("differs"))
+    also = bool(base_probe.data.get("differs"))
     text = "the base diverges in this build too: code or environment" if also else "the base in this build does not"
-    evidence = {**cause.evidence, "base_in_build": dict(found.data)}
+    evidence = {**cause.evidence, "base_in_build": dict(base_probe.data)}
     return cause.model_copy(update={"sentence": f"{cause.sentence}; {text}", "evidence": evidence})
 
 
@@ -345,11 +373,11 @@ def _decoded(record: CaseRecord, results: Results) -> Iterator[Cause]:
     failed = any(finding.stage in ("frames", "sanity") and finding.gating for finding in record.verdict.findings)
     base = _result(results, "base_probe")
     repeated = ruled_out(_result(results, "rerun_same"))
-    right = share is not None and share <= VAE_RIGHT
+    decoded_right = share is not None and share <= VAE_RIGHT
     if failed and _only_decoder(record) and repeated and record.golden is not None:
         build = {} if base is None else {"base_in_build": dict(base.data)}
         sentence = "every velocity on the way is the golden's, and the frames are not: the VAE decoded otherwise"
-        if right:
+        if decoded_right:
             sentence = (
                 "every velocity on the way is the golden's, and the VAE gives the golden's frames of its latents: the "
                 "difference arises between the last step and the VAE, or after it"
@@ -364,8 +392,8 @@ the first on the VAE makes most of the difference, up to the second it makes non
 
 def vae_share(results: Results) -> float | None:
     """Return that ratio; ``None`` if the golden's latents were not decoded."""
-    found = _result(results, "golden_latents")
-    alone, run = (found.data.get(name) if found is not None else None for name in ("rms_decoded", "rms_first"))
+    decoded = _result(results, "golden_latents")
+    alone, run = (decoded.data.get(name) if decoded is not None else None for name in ("rms_decoded", "rms_first"))
     if not isinstance(alone, int | float) or not isinstance(run, int | float) or run <= 0:
         return None
     return alone / run
@@ -373,8 +401,8 @@ def vae_share(results: Results) -> float | None:
 
 def _trajectory_error(record: CaseRecord) -> float | None:
     """Return the worst relative error of the velocities; ``None`` if a step diverged more than in healthy runs."""
-    found = next((one for one in record.verdict.findings if one.code == "trajectory_error"), None)
-    value = None if found is None else found.data.get("error")
+    finding = next((row for row in record.verdict.findings if row.code == "trajectory_error"), None)
+    value = None if finding is None else finding.data.get("error")
     return float(value) if isinstance(value, int | float) else None
 
 
@@ -393,7 +421,7 @@ def _remaining(record: CaseRecord, results: Results) -> tuple[str, ...]:
         rest.append("code or environment (the base was not run)")
     elif base.data.get("differs"):
         rest.append("code or environment (the base diverges in this build too)")
-    step = next((one for one in record.verdict.findings if one.code == "first_diverging_step"), None)
+    step = next((finding for finding in record.verdict.findings if finding.code == "first_diverging_step"), None)
     if step is not None:
         rest.append(f"sampler, from step {step.data.get('step')} on")
     drift = _trajectory_error(record)
@@ -409,7 +437,7 @@ def _ruled_out(record: CaseRecord, results: Results) -> tuple[str, ...]:
     gone = []
     if weights.proven_bytes(record):
         gone.append("the bytes of the checkpoint")
-    if record.probe is not None and not any(one.stage == "probe" for one in record.verdict.findings):
+    if record.probe is not None and not any(finding.stage == "probe" for finding in record.verdict.findings):
         gone.append("single forward passes of the experts")
     share = vae_share(results)
     if share is not None and share <= VAE_RIGHT:
@@ -425,9 +453,9 @@ def _ruled_out(record: CaseRecord, results: Results) -> tuple[str, ...]:
 
 
 def _result(results: Results, kind: ExperimentKind) -> ExperimentResult | None:
-    return next((one for one in results if one.experiment.kind == kind and one.done), None)
+    return next((result for result in results if result.experiment.kind == kind and result.done), None)
 
 
 def _equal(results: Results, kind: ExperimentKind) -> bool:
-    found = _result(results, kind)
-    return found is not None and found.data.get("equal") is True
+    result = _result(results, kind)
+    return result is not None and result.data.get("equal") is True

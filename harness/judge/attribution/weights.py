@@ -25,6 +25,7 @@ ALONE = {
 """Per code of a finding about modules that were fed alone: the code of its cause, and how they can differ."""
 _BLOCK = "blocks."
 _NUMBER = re.compile(r"\.\d+(?=\.)")
+_NUMBERS = re.compile(r"\.\d+(?=\.|$)")
 FEW_BLOCKS = 2
 """Blocks up to which modules are named by their blocks."""
 
@@ -47,24 +48,24 @@ def to_read(names: Sequence[str]) -> tuple[str, ...]:
 def from_readings(record: CaseRecord, results: Sequence[ExperimentResult]) -> Iterator[Cause]:
     """Yield one cause per kind of misreading. Modules that were not read join the kind if all others agree on it."""
     names = off(record)
-    said: dict[str, list[tuple[str, Reading | None]]] = {}
+    by_code: dict[str, list[tuple[str, Reading | None]]] = {}
     for result in results:
         if result.experiment.kind == "readings" and result.done:
             reading = best(result.readings)
             module = f"{result.experiment.expert}/{result.experiment.module}"
-            said.setdefault(_code(reading), []).append((module, reading))
-    unread = set(names) - {module for rows in said.values() for module, _ in rows}
-    for code, rows in sorted(said.items(), key=lambda item: -len(item[1])):
-        mine = [module for module, _ in rows]
+            by_code.setdefault(_code(reading), []).append((module, reading))
+    unread = set(names) - {module for rows in by_code.values() for module, _ in rows}
+    for code, rows in sorted(by_code.items(), key=lambda item: -len(item[1])):
+        modules = [module for module, _ in rows]
         # With several kinds it is unknown which of them an unread module has, so none of them claims it.
-        alone = len(said) == 1
-        everywhere = [name for name in names if name in mine or (alone and name in unread)]
-        where = scope(everywhere, record)
+        alone = len(by_code) == 1
+        everywhere = [name for name in names if name in modules or (alone and name in unread)]
+        place = scope(everywhere, record)
         reading = rows[0][1]
         evidence: dict[str, Json] = {"modules": list(everywhere), "reading": reading.name if reading else None}
         if reading is not None:
             evidence |= {"error": reading.error, "gain": reading.gain}
-        yield Cause(code=code, where=where, sentence=_sentence(code, where, reading, record), evidence=evidence)
+        yield Cause(code=code, where=place, sentence=_sentence(code, place, reading, record), evidence=evidence)
 
 
 def best(readings: Sequence[Reading]) -> Reading | None:
@@ -131,20 +132,30 @@ def _block(name: str) -> str:
     return ".".join(module.split(".")[:2]) if module.startswith(_BLOCK) else ""
 
 
-def _sentence(code: str, where: str, reading: Reading | None, record: CaseRecord) -> str:
+def _sentence(code: str, place: str, reading: Reading | None, record: CaseRecord) -> str:
     disk = "; the bytes on disk are right: loader or kernel" if proven_bytes(record) else ""
     if reading is None:
-        return f"{where}: no reading of the bytes on disk explains what was multiplied"
+        text = f"{place}: no reading of the bytes on disk explains what was multiplied"
+        changed = any(finding.code == "held_weights_differ" for finding in record.verdict.findings)
+        how = ", and memory holds other values than in the golden's run: rounded, merged, or overwritten after the load"
+        return f"{text}{how}" if changed else text
     texts = {
-        "nibble_order": f"{where} was multiplied with its nibbles swapped{disk}",
-        "scale_layout": f"{where} was multiplied with its block scales in another layout ({reading.name}){disk}",
-        "scale_value": f"{where} was multiplied with wrong scales ({reading.name}){disk}",
-        "experts_swapped": f"{where} was multiplied with the weights of the other expert",
-        "unquantized": f"{where} was multiplied with the weights of the BF16 base",
-        "gain": f"{where} was multiplied with its weight times {reading.gain:.4g}",
-        "golden_differs": f"{where} was multiplied as its bytes say, and the golden's was not: other weights or golden",
+        "nibble_order": f"{place} was multiplied with its nibbles swapped{disk}",
+        "scale_layout": f"{place} was multiplied with its block scales in another layout ({reading.name}){disk}",
+        "scale_value": f"{place} was multiplied with wrong scales ({reading.name}){disk}",
+        "experts_swapped": f"{place} was multiplied with the weights of the other expert",
+        "unquantized": f"{place} was multiplied with the weights of the BF16 base",
+        "gain": f"{place} was multiplied with its weight times {reading.gain:.4g}",
+        "golden_differs": f"{place} was multiplied as its bytes say, and the golden's was not: other weights or golden",
     }
-    return texts.get(code, f"{where}: {code} ({reading.name})")
+    return texts.get(code, f"{place}: {code} ({reading.name})")
+
+
+def kinds_of(causes: Sequence[Cause], expert: str) -> set[str]:
+    """Return the modules of ``expert`` that causes list, with ``*`` for numbers: ``blocks.*.attn1.to_q``."""
+    listed = [cause.evidence.get("modules") for cause in causes]
+    names = [str(name) for modules in listed if isinstance(modules, list) for name in modules]
+    return {_NUMBERS.sub(".*", name.partition("/")[2]) for name in names if name.partition("/")[0] == expert}
 
 
 def proven_bytes(record: CaseRecord) -> bool:
@@ -158,9 +169,9 @@ def norms(record: CaseRecord) -> Iterator[Cause]:
         code, how = ALONE.get(finding.code, ("", ""))
         modules = finding.data.get("modules")
         if code and isinstance(modules, list):
-            where = scope([str(name) for name in modules], record)
-            sentence = f"{where}: the {code} itself computes otherwise ({how}), fed alone"
-            yield Cause(code=code, where=where, sentence=sentence, evidence=dict(finding.data))
+            place = scope([str(name) for name in modules], record)
+            sentence = f"{place}: the {code} itself computes otherwise ({how}), fed alone"
+            yield Cause(code=code, where=place, sentence=sentence, evidence=dict(finding.data))
 
 
 def first_divergence(record: CaseRecord) -> Iterator[Cause]:
@@ -176,8 +187,8 @@ def first_divergence(record: CaseRecord) -> Iterator[Cause]:
 
 
 def _norm_names(record: CaseRecord) -> list[str]:
-    found = (cause.evidence.get("modules") for cause in norms(record))
-    return [str(name) for names in found if isinstance(names, list) for name in names]
+    per_cause = (cause.evidence.get("modules") for cause in norms(record))
+    return [str(name) for names in per_cause if isinstance(names, list) for name in names]
 
 
 def _operation(expert: str, finding: Finding) -> Cause:
