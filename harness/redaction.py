@@ -100,12 +100,12 @@ def values_of(environment: Mapping[str, str]) -> tuple[str, ...]:
 def forms(value: str) -> tuple[str, ...]:
     """Return every form in which text may carry ``value``, longest first: escaped, encoded, cut into lines."""
     lines = [value, *(line.strip() for line in value.splitlines() if len(line.strip()) >= _SHORTEST_LINE)]
-    found = set(lines)
+    shapes_of_value = set(lines)
     if len(value) <= _MAX_FORMS_OF:
         for text in lines:
-            found |= _escaped(text)
-        found |= _encoded(value)
-    return tuple(sorted((form for form in found if form), key=lambda form: (-len(form), form)))
+            shapes_of_value |= _escaped(text)
+        shapes_of_value |= _encoded(value)
+    return tuple(sorted((form for form in shapes_of_value if form), key=lambda form: (-len(form), form)))
 
 
 def _escaped(text: str) -> set[str]:
@@ -116,21 +116,21 @@ def _escaped(text: str) -> set[str]:
     urls = {urllib.parse.quote(text, safe=safe, errors="replace") for safe in ("", "/")}
     urls.add(urllib.parse.quote_plus(text, errors="replace"))
     # percent escapes are equally valid in lower case
-    urls |= {re.sub(r"%[0-9A-F]{2}", lambda found: found[0].lower(), url) for url in set(urls)}
+    urls |= {re.sub(r"%[0-9A-F]{2}", lambda match: match[0].lower(), url) for url in set(urls)}
     return once | {json.dumps(form)[1:-1] for form in once} | references | urls
 
 
 def _encoded(text: str) -> set[str]:
     data = text.encode("utf-8", "surrogateescape")
-    found = {data.hex(), data.hex().upper()}
+    encodings = {data.hex(), data.hex().upper()}
     for padding in range(3):  # inside other data the same bytes have one of three base64 forms
         code = base64.b64encode(b"\0" * padding + data).decode()
         first = (padding * 8 + 5) // 6  # characters that the bytes before the value have a part in
         last = len(code.rstrip("=")) - (1 if (padding + len(data)) % 3 else 0)
         core = code[first:last]
         if len(core) >= SHORTEST_VALUE:
-            found |= {core, core.replace("+", "-").replace("/", "_")}
-    return found
+            encodings |= {core, core.replace("+", "-").replace("/", "_")}
+    return encodings
 
 
 class Redactor:
@@ -142,15 +142,15 @@ class Redactor:
     """
 
     def __init__(self, values: Mapping[str, str] | None = None, environment: Mapping[str, str] | None = None) -> None:
-        known = dict.fromkeys(values_of(os.environ if environment is None else environment), HIDDEN)
-        known |= registered() if environment is None else {}
-        known |= values or {}
-        pairs = {form: mark for value, mark in known.items() for form in forms(value)}
+        hidden = dict.fromkeys(values_of(os.environ if environment is None else environment), HIDDEN)
+        hidden |= registered() if environment is None else {}
+        hidden |= values or {}
+        pairs = {form: mark for value, mark in hidden.items() for form in forms(value)}
         # longest first: a form that contains another form must be replaced before it
         self._forms = sorted(pairs.items(), key=lambda pair: (-len(pair[0]), pair[0]))
         self.longest = max((len(form.encode("utf-8", "surrogateescape")) for form in pairs), default=0)
         """Bytes of the longest form of a value; 0 without values."""
-        self.several_lines = tuple(sorted(value for value in known if len(value.splitlines()) > 1))
+        self.several_lines = tuple(sorted(value for value in hidden if len(value.splitlines()) > 1))
         """Values that lie across several lines of a text."""
 
     def values(self, text: str) -> str:

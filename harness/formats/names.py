@@ -63,7 +63,7 @@ _PARTS: tuple[tuple[re.Pattern[str], str, str], ...] = (
     (re.compile(r"\._weight_per_tensor_scale$"), ".weight_scale_2", "torchao"),
     (re.compile(r"\._weight_act_per_tensor_scale$"), ".input_scale", "torchao"),
     (re.compile(r"\._weight_(scale|zero_point|act_pre_scale)$"), r".weight_\1", "torchao"),
-    (re.compile(r"\.weight\._data$"), ".weight", "quanto"),
+    (re.compile(r"\.weight\._data(\._data)?$"), ".weight", "quanto"),
     (re.compile(r"\.weight\._scale$"), ".weight_scale", "quanto"),
     (re.compile(r"\.weight\._shift$"), ".weight_zero_point", "quanto"),
     (re.compile(r"\.weight_quantizer\._scale$"), ".weight_scale", "modelopt"),

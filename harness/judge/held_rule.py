@@ -43,7 +43,11 @@ def findings_of(stage: Literal["probe", "trace"], differences: Held) -> Iterator
             f"{component} holds other values in memory than the golden's run, though the files are the same: "
             f"{listed}; {_how(changed)}"
         )
-        data: dict[str, Json] = {"component": component, "tensors": list[Json](sorted(changed))}
+        data: dict[str, Json] = {
+            "component": component,
+            "tensors": list[Json](sorted(changed)),
+            "rounded": set(changed.values()) == {"rounded"},
+        }
         yield Finding(stage=stage, code="held_weights_differ", gating=True, message=message, data=data)
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
+from builders import make_record
 
 from harness.judge.attribution import attribute, next_experiments
 from harness.outcomes import Outcome
@@ -32,23 +33,10 @@ def probed(*names: str, fmt: str = "nvfp4") -> ProbeEvidence:
 
 
 @pytest.fixture
-def record(make: Any) -> Any:
+def record() -> Any:
     def build(*findings: Finding, **more: Any) -> CaseRecord:
         verdict = Verdict(outcome=Outcome.REGRESSION, cause="x", summary="red", findings=findings)
-        fields: dict[str, Any] = {
-            "run": "r",
-            "case": "one",
-            "node": "n",
-            "source": "s:1",
-            "runner": "cpu",
-            "started": "now",
-            "request": {},
-            "verdict": verdict,
-            "golden": make.GOLDEN,
-            "generation": make.generation(),
-            "probe": probed(A, B, LOW),
-        }
-        return CaseRecord(**{**fields, **more})
+        return make_record(verdict=verdict, **{"probe": probed(A, B, LOW), **more})
 
     return build
 
@@ -274,6 +262,39 @@ def test_weights_in_memory_come_before_what_follows_from_them(record: Any) -> No
     assert found.cause is not None
     assert (found.cause.code, found.cause.where) == ("held_weights_differ", "vae/decoder.conv_in.weight")
     assert [cause.code for cause in found.also] == ["vae_alone"]
+
+
+@pytest.mark.parametrize(("dtype", "codes"), [(True, ["vae_dtype"]), (False, ["held_weights_differ", "vae"])])
+def test_a_vae_in_another_dtype_is_named_by_its_dtype(record: Any, dtype: bool, codes: list[str]) -> None:
+    held = finding("trace", "held_weights_differ", component="vae", tensors=["decoder.conv_in.weight"], rounded=True)
+    settings = finding("trace", "vae_settings", **({"dtype": "bf16"} if dtype else {"other": 1}))
+    found = attribute(record(settings, held), [])
+    assert found.cause is not None
+    assert [cause.code for cause in (found.cause, *found.also)] == codes
+
+
+@pytest.mark.parametrize(
+    ("tensors", "rounded", "codes"),
+    [
+        (["blocks.*.attn1.to_q.weight", "blocks.*.attn1.to_q.weight_scale"], False, ["nibble_order"]),
+        (["blocks.*.attn1.to_q.weight", "proj_out.bias"], False, ["nibble_order", "held_weights_differ"]),
+        (["blocks.*.attn1.to_q.weight_scale", "proj_out.bias"], True, ["held_weights_differ", "nibble_order"]),
+    ],
+)
+def test_a_module_that_was_read_otherwise_is_named_before_the_tensors_in_memory(
+    record: Any, tensors: list[str], rounded: bool, codes: list[str]
+) -> None:
+    """The module and its reading are closer to the cause than the list of tensors, which a cast moves all at once."""
+    given = record(
+        finding("probe", "module_off", modules=["transformer/blocks.1.attn1.to_q"]),
+        finding("probe", "held_weights_differ", component="transformer", tensors=tensors, rounded=rounded),
+    )
+    found = attribute(given, [read("transformer/blocks.1.attn1.to_q", ("nibble_swapped", 0.001, 1.0))])
+    assert found.cause is not None
+    assert [cause.code for cause in (found.cause, *found.also)] == codes
+    if len(codes) > 1:
+        held = next(cause for cause in (found.cause, *found.also) if cause.code == "held_weights_differ")
+        assert held.where == "transformer/proj_out.bias"
 
 
 def test_probes_and_trace_name_the_same_weights_once(record: Any) -> None:

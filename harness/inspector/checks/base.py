@@ -58,9 +58,7 @@ def excluded_rows(context: Context) -> Iterator[InspectionFinding]:
                 evidence={"tensors": names[:20], "count": len(names), "cosine": min(item.cosine for item in moved)},
             )
         elif moved:
-            yield _excluded_finding(
-                "excluded_differs", expert, moved, moved[0], "were not quantized and still differ from the base"
-            )
+            yield _excluded_finding("excluded_differs", expert, moved, moved[0], *_other_values(context, expert, moved))
 
 
 LEAST_CORRECTED = 8
@@ -83,7 +81,30 @@ def _corrected(context: Context, expert: str, moved: list[Compared]) -> bool:
     )
 
 
-def _excluded_finding(code: str, expert: str, items: list[Compared], first: Compared, text: str) -> InspectionFinding:
+def _other_values(context: Context, expert: str, moved: list[Compared]) -> tuple[str, str]:
+    """Return the end of the sentence about unquantized tensors that differ, and the next command.
+
+    If most unquantized Linears of the blocks differ, the weights are another model's as a whole.
+    """
+    plain = {
+        module.weight.name
+        for name, module in context.modules[expert].items()
+        if not module.quantized and name.startswith("blocks.")
+    }
+    far = sorted(item.relative_error for item in moved if item.tensor in plain)
+    if len(far) < 8 or len(far) * 2 <= len(plain):
+        return "were not quantized and still differ from the base", ""
+    text = (
+        f"differ from the base, and so {len(far)} of {len(plain)} unquantized Linears are other weights than the "
+        f"base's, by about {far[len(far) // 2] * 100:.2g} % in the median: a base of another version, or a distilled, "
+        "merged or further trained model, which the case names as its own base"
+    )
+    return text, "name the weights that it was made from (base: in the case)"
+
+
+def _excluded_finding(
+    code: str, expert: str, items: list[Compared], first: Compared, text: str, next_command: str = ""
+) -> InspectionFinding:
     names = [item.tensor for item in items]
     return finding(
         "fault",
@@ -99,6 +120,7 @@ def _excluded_finding(code: str, expert: str, items: list[Compared], first: Comp
             "elements": first.elements,
             "whole": first.whole,
         },
+        next_command=next_command,
     )
 
 
@@ -155,6 +177,16 @@ def experts_policy(context: Context) -> Iterator[InspectionFinding]:
 @check("expert_identity", cost="rows", codes=("experts_swapped", "experts_identical", "wrong_expert"), order=250)
 def swapped_or_same(context: Context) -> Iterator[InspectionFinding]:
     """Report experts that fit the other expert's base better than their own: exchanged, or the same twice."""
+    if context.same_experts:
+        yield finding(
+            "fault",
+            "experts_identical",
+            "both experts hold the same tensors with the same bytes in every one that was compared: one expert is "
+            "stored twice, and the other is absent.",
+            expert=sorted(context.experts)[-1],
+            next_command="fetch the other expert's file",
+        )
+        return
     votes = {expert: other_votes(context, expert) for expert in context.experts}
     swapped = sorted(expert for expert in context.experts if holds_other(context, expert))
     if len(swapped) > 1:

@@ -55,7 +55,7 @@ def declaration_against_tensors(context: Context) -> Iterator[InspectionFinding]
             and declared.format_of(name) in DECIDED
             and module.format not in (declared.format_of(name), "unknown")
         )
-        yield from _marked_otherwise(expert, quantized)
+        yield from _marked_otherwise(expert, modules)
         if wrong:
             algorithms = sorted({declared.algo_of(name) for name in wrong})
             formats = sorted({quantized[name].format for name in wrong})
@@ -70,16 +70,16 @@ def declaration_against_tensors(context: Context) -> Iterator[InspectionFinding]
             )
 
 
-def _marked_otherwise(expert: str, quantized: Mapping[str, Module]) -> Iterator[InspectionFinding]:
+def _marked_otherwise(expert: str, modules: Mapping[str, Module]) -> Iterator[InspectionFinding]:
     """Report Linears whose own ``comfy_quant`` marker names another format than their bytes have."""
     wrong = sorted(
         name
-        for name, module in quantized.items()
+        for name, module in modules.items()
         if module.stated is not None and module.format not in (module.stated, "unknown")
     )
     if wrong:
-        stated = sorted({str(quantized[name].stated) for name in wrong})
-        stored = sorted({quantized[name].format for name in wrong})
+        stated = sorted({str(modules[name].stated) for name in wrong})
+        stored = sorted({modules[name].format for name in wrong})
         yield finding(
             "fault",
             "format_mismatch",

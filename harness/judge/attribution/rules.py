@@ -112,18 +112,45 @@ def traced(record: CaseRecord) -> Iterator[Cause]:
             yield _cause(finding.code, finding, where="" if step is None else f"step {step}")
 
 
-def held_values(record: CaseRecord) -> Iterator[Cause]:
-    """Yield what the values in memory prove: weights that are not the golden's, and input scales that do not fit."""
-    seen: set[str] = set()
+def input_scales(record: CaseRecord) -> Iterator[Cause]:
+    """Yield a cause per finding of input scales that do not fit the inputs."""
     for finding in record.verdict.findings:
         if finding.code == "input_scale_off":
             yield _cause(finding.code, finding, where=str(finding.data.get("worst", "")))
-        elif finding.code == "held_weights_differ" and finding.gating:
-            tensors, component = finding.data.get("tensors"), str(finding.data.get("component"))
-            listed = ", ".join(str(name) for name in tensors[:3]) if isinstance(tensors, list) else ""
-            if component not in seen:  # probes and trace may both say it
-                seen.add(component)
-                yield _cause(finding.code, finding, where=f"{component}/{listed}")
+
+
+def held_values(record: CaseRecord, named: Sequence[Cause]) -> Iterator[Cause]:
+    """Yield the weights in memory that are not those of the golden's run, unless ``named`` causes name them all.
+
+    A Linear or norm that was fed alone is named by its module and by how its bytes were read, which is closer to the
+    cause than the list of tensors. A VAE in another dtype holds rounded weights: the dtype is the cause.
+    """
+    seen: set[str] = set()
+    for finding in record.verdict.findings:
+        component, tensors = str(finding.data.get("component")), finding.data.get("tensors")
+        if finding.code not in IN_MEMORY or not finding.gating or component in seen:  # probes and trace may both say it
+            continue
+        seen.add(component)
+        listed = [str(name) for name in tensors] if isinstance(tensors, list) else []
+        modules = weights.kinds_of(named, component)
+        left = [name for name in listed if name.rpartition(".")[0] not in modules]
+        if (listed and not left) or (component == "vae" and _other_dtype(record)):
+            continue
+        yield _cause(finding.code, finding, where=f"{component}/{', '.join(left[:3])}")
+
+
+def _other_dtype(record: CaseRecord) -> bool:
+    return any(finding.code == "vae_settings" and "dtype" in finding.data for finding in record.verdict.findings)
+
+
+def _in_memory(record: CaseRecord, results: Results) -> Iterator[Cause]:
+    """Yield what probes and memory prove of the weights: rounded tensors, then modules, then other tensors."""
+    modules = [*weights.from_readings(record, results), *weights.norms(record)]
+    held = list(held_values(record, modules))
+    # A cast changes every tensor a little, and only some modules visibly: the cast is the cause, the modules follow.
+    yield from (cause for cause in held if cause.evidence.get("rounded") is True)
+    yield from modules
+    yield from (cause for cause in held if cause.evidence.get("rounded") is not True)
 
 
 def _cause(code: str, finding: Finding, where: str = "") -> Cause:
@@ -275,9 +302,8 @@ def _proven(record: CaseRecord, results: Results) -> Iterator[Cause]:
     yield from inspected(record)
     yield from identity(record)
     yield from receipts(record)
-    yield from held_values(record)
-    yield from weights.from_readings(record, results)
-    yield from weights.norms(record)
+    yield from input_scales(record)
+    yield from _in_memory(record, results)
     yield from moved(record)
     yield from traced(record)
 

@@ -25,6 +25,7 @@ ALONE = {
 """Per code of a finding about modules that were fed alone: the code of its cause, and how they can differ."""
 _BLOCK = "blocks."
 _NUMBER = re.compile(r"\.\d+(?=\.)")
+_NUMBERS = re.compile(r"\.\d+(?=\.|$)")
 FEW_BLOCKS = 2
 """Blocks up to which modules are named by their blocks."""
 
@@ -134,7 +135,10 @@ def _block(name: str) -> str:
 def _sentence(code: str, place: str, reading: Reading | None, record: CaseRecord) -> str:
     disk = "; the bytes on disk are right: loader or kernel" if proven_bytes(record) else ""
     if reading is None:
-        return f"{place}: no reading of the bytes on disk explains what was multiplied"
+        text = f"{place}: no reading of the bytes on disk explains what was multiplied"
+        changed = any(finding.code == "held_weights_differ" for finding in record.verdict.findings)
+        how = ", and memory holds other values than in the golden's run: rounded, merged, or overwritten after the load"
+        return f"{text}{how}" if changed else text
     texts = {
         "nibble_order": f"{place} was multiplied with its nibbles swapped{disk}",
         "scale_layout": f"{place} was multiplied with its block scales in another layout ({reading.name}){disk}",
@@ -145,6 +149,13 @@ def _sentence(code: str, place: str, reading: Reading | None, record: CaseRecord
         "golden_differs": f"{place} was multiplied as its bytes say, and the golden's was not: other weights or golden",
     }
     return texts.get(code, f"{place}: {code} ({reading.name})")
+
+
+def kinds_of(causes: Sequence[Cause], expert: str) -> set[str]:
+    """Return the modules of ``expert`` that causes list, with ``*`` for numbers: ``blocks.*.attn1.to_q``."""
+    listed = [cause.evidence.get("modules") for cause in causes]
+    names = [str(name) for modules in listed if isinstance(modules, list) for name in modules]
+    return {_NUMBERS.sub(".*", name.partition("/")[2]) for name in names if name.partition("/")[0] == expert}
 
 
 def proven_bytes(record: CaseRecord) -> bool:
