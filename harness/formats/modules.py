@@ -392,9 +392,9 @@ def decide(
     if "Int4" in type_ or "UIntx" in type_ or "IntxOpaque" in type_:
         return Decided("int4", opaque="torchao packs it for its own kernels")
     if hints.library == "modelopt" and kind == "U8" and scale is not None and scale.dtype in FLOATS:
-        shape = (weight.shape[0], weight.shape[1] * 2) if len(weight.shape) == 2 else None
         why = "ModelOpt compressed it in memory, and its blocks are stored flat"
-        return Decided("int4", logical=shape, opaque=why)
+        logical = (weight.shape[0], weight.shape[1] * 2) if len(weight.shape) == 2 else None
+        return Decided("int4", logical=logical, opaque=why)
     if kind == "U8" and stated.startswith("float8_") and (code := FP8_DTYPES.get(MARKED_CODES.get(stated[:10], ""))):
         return _eight(weight, scale, hints, code)
     if kind in FP8_DTYPES:
