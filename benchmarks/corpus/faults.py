@@ -326,7 +326,6 @@ VARIANT_FAULTS: tuple[Fault, ...] = (
     Fault(61, "dtype_lost", "all", "fp8", variants.plain_bytes, "dtype_lost"),
     Fault(61, "dtype_lost", "baseless", "fp8", variants.plain_bytes, "dtype_lost", baseless=True),
     Fault(61, "nf4_blocksize", "baseless", "fp8", variants.other_state(blocksize=128), "scale_shape", baseless=True),
-    Fault(61, "nf4_table_doubled", "all", "fp8", variants.other_table, "gain"),
     Fault(61, "nf4_declared_int8", "baseless", "fp8", variants.declared_eight_bits, "format_mismatch", baseless=True),
     Fault(61, "bias_far_off", "all", "fp8", variants.far_biases, "excluded_differs"),
     Fault(61, "f16_overflow", "row", "base", variants.overflowed, "weights_nan"),

@@ -227,16 +227,6 @@ def other_state(**changed: Any) -> Mutation:
     return mutate
 
 
-def other_table(edit: Edit, strength: str) -> None:
-    """bitsandbytes' NF4 whose table of values was doubled."""
-
-    def change(tensors: Tensors, module: str, weight: torch.Tensor) -> None:
-        written.nf4()(tensors, module, weight)
-        tensors[f"{module}.weight.quant_map"] = tensors[f"{module}.weight.quant_map"] * 2
-
-    written.remake(edit, change, written.BITSANDBYTES)
-
-
 def declared_eight_bits(edit: Edit, strength: str) -> None:
     """NF4 weights under a configuration that says LLM.int8."""
     written.remake(edit, written.nf4(), {"quant_method": "bitsandbytes", "load_in_8bit": True, "load_in_4bit": False})

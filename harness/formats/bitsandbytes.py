@@ -31,10 +31,6 @@ def readings(stored: StoredLinear) -> dict[str, F32]:
     packed = np.frombuffer(stored.read(stored.weight, first // 2, -(-count // 2)), np.uint8)
     blocks = slice(first // size, -(-(first + count) // size))
     table = NF4_CODES if stored.code == "nf4" else FP4_CODES
-    # a loader takes the file's own table, so a table that was changed changes the weights
-    own = stored.parts.get("weight.quant_map")
-    if own is not None and own.elements == len(table):
-        table = tuple(stored.floats(own).tolist())
     return {stored.code: decode_nf4(packed, _absmax(stored)[blocks], table, size, columns)}
 
 
