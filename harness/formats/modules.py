@@ -122,8 +122,9 @@ class Module:
         """Return [N, K] of the logical weight: formats of 4 bits store two codes per byte."""
         if self.logical is not None:
             return self.logical
-        rows, columns = self.weight.shape
-        return rows, columns * self.spec.values_per_byte
+        # tiles of a kernel have more axes: only the number of bytes is known then
+        rows = self.weight.shape[0] if self.weight.shape else 1
+        return rows, self.weight.elements // max(rows, 1) * self.spec.values_per_byte
 
     @property
     def spec(self) -> Format:
@@ -186,7 +187,8 @@ def group(tensors: Mapping[str, TensorEntry], hints: Hints = NO_HINTS) -> dict[s
             continue
         stem = name[: -len(ending)]
         entry, parts = tensors[name], siblings.get(stem, {})
-        if len(entry.shape) == 2 or (stem in hints.types and entry.dtype not in FLOATS):
+        packed = (stem in hints.types or stem in hints.markers) and entry.dtype not in FLOATS
+        if len(entry.shape) == 2 or packed:
             modules[stem] = _module(stem, entry, parts, hints, packed=ending == ".weight_packed", four=four)
     return modules
 
@@ -377,7 +379,10 @@ def decide(
         return Decided("gguf", code=kind.removeprefix(GGUF_PREFIX))
     marker = hints.markers.get(stem) or {}
     stated = str(marker.get("format", ""))
-    if marker_format(stated) == "int4" and kind in ("I8", "U8") and len(weight.shape) == 2:
+    if len(weight.shape) != 2:
+        return Decided("int4" if marker_format(stated) == "int4" else _of_tiles(hints.types.get(stem, "")),
+                       opaque=f"its bytes are in tiles of {len(weight.shape)} axes for one kernel")  # fmt: skip
+    if marker_format(stated) == "int4" and kind in ("I8", "U8"):
         return _marked_four(weight, scale, parts, marker, stated)
     slim = hints.declared is not None and hints.declared.method == "modelslim"
     if slim and hints.declared is not None and hints.declared.algo_of(stem).upper().startswith("W4A"):
@@ -406,6 +411,11 @@ def decide(
     if kind in ("I32", "U32"):
         return _words(weight, scale, parts, hints)
     return Decided("unknown", opaque=f"weights of dtype {kind} are of no format that is known here")
+
+
+def _of_tiles(type_: str) -> StoredFormat:
+    """Return the format of torchao's class of a weight with another number of axes than two."""
+    return "int4" if "Int4" in type_ or "Intx" in type_ else "unknown"
 
 
 MARKED_CODES: dict[str, str] = {"float8_e4m": "F8_E4M3", "float8_e5m": "F8_E5M2"}

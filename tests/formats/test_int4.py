@@ -227,6 +227,17 @@ def test_other_bits_are_named_and_not_decoded(bits: int) -> None:
     assert "not known here" in module.opaque
 
 
+@pytest.mark.parametrize(
+    "hints", [marked(format="svdquant_w4a4"), Hints(types={"m": "Int4TilePackedTo4dTensor"}, library="torchao")]
+)
+def test_tiles_of_a_kernel_are_named_and_not_decoded(hints: Hints) -> None:
+    tensors = {"m.weight": torch.zeros(1, 3, 32, 128, dtype=torch.int8), "m.weight_scale": torch.ones(1, 3, 128)}
+    module = only(entries(tensors)[0], hints)
+    assert module.format == "int4"
+    assert "tiles of 4 axes" in module.opaque
+    assert module.shape == (1, 12288)
+
+
 def test_axes_of_length_one_are_no_axes_of_a_scale() -> None:
     def shape(*size: int) -> tuple[int, ...]:
         scale = without_single_axes(TensorEntry("s", "F32", size, "f", 0, 4))
