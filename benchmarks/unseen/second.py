@@ -56,7 +56,7 @@ _RUNNING: dict[str, Accepted] = {
         "sigmas_from_timesteps": (SIGMA,),
         "sigmas_start_lower": (SIGMA + "|" + STEP,),
         "timestep_next": (STEP,),
-        "solver_predicts_noise": (SOLVER + "|predict_x0",),
+        "solver_predicts_noise": (SOLVER + r"|predict_x0|not.?finite|nan\b",),
         "dpm_solver": (SOLVER + "|dpm",),
         "ancestral_noise": (SOLVER + "|" + NOISE + "|ancestral|stochastic",),
         "expert_switch_early": (r"expert|boundary",),
@@ -138,7 +138,7 @@ _FILES: dict[str, Accepted] = {
         "tok_word_split": (r"token",),
     },
     "files: scheduler": {
-        "sched_predicts_noise": (SOLVER + "|predict_x0",),
+        "sched_predicts_noise": (SOLVER + r"|predict_x0|not.?finite|nan\b",),
         "sched_thresholding": (SOLVER + "|threshold",),
         "sched_order_3": (SOLVER,),
     },

@@ -315,12 +315,12 @@ def _temporal_tiles(original: Any, latents: Tensor) -> Tensor:
     return torch.cat([first, second[:, :, 1:]], dim=2)
 
 
-def _unpatchified(states: Tensor, size: int) -> Tensor:
+def _unpatchified(states: Tensor, patch_size: int) -> Tensor:
     """Rows and columns inside each patch change places (``c ph pw`` in place of ``c pw ph``)."""
     batch, folded, frames, height, width = states.shape
-    channels = folded // size**2
-    split = states.view(batch, channels, size, size, frames, height, width)
-    return split.permute(0, 1, 4, 5, 2, 6, 3).reshape(batch, channels, frames, height * size, width * size)
+    channels = folded // patch_size**2
+    split = states.view(batch, channels, patch_size, patch_size, frames, height, width)
+    return split.permute(0, 1, 4, 5, 2, 6, 3).reshape(batch, channels, frames, height * patch_size, width * patch_size)
 
 
 def _replicated(patch: Patch) -> None:
