@@ -96,7 +96,7 @@ def _ignore(*names: str) -> Edit:
         data["quantization_config"]["ignore"] += list(names)
 
     return together(
-        *(lambda folder, expert=expert: edit_json(folder / expert / "config.json", change) for expert in EXPERTS)  # type: ignore[misc]
+        *(lambda folder, expert=expert: edit_json(folder / expert / "config.json", change) for expert in EXPERTS)
     )
 
 

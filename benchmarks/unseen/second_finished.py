@@ -68,7 +68,7 @@ def _chroma_shifted(frames: Frames) -> Frames:
     return _bytes(planes @ np.linalg.inv(forth).T)
 
 
-def _gains(gain: Callable[[NDArray[np.int64], int], NDArray[np.float64]]) -> Callable[[Frames], Frames]:
+def _gains(gain: Callable[[NDArray[np.int64], int], NDArray[np.floating[Any]]]) -> Callable[[Frames], Frames]:
     """Multiply each frame by a factor of its own."""
 
     def change(frames: Frames) -> Frames:
@@ -127,7 +127,8 @@ def _nudged_both_ways(frames: Frames) -> Frames:
     """Every twentieth value is one level up or down, as another order of sums leaves it."""
     random = np.random.default_rng(4)
     step = random.choice([-1, 1], frames.shape) * (random.random(frames.shape) < 0.05)
-    return np.clip(frames.astype(np.int64) + step, 0, 255).astype(np.uint8)
+    made: Frames = np.clip(frames.astype(np.int64) + step, 0, 255).astype(np.uint8)
+    return made
 
 
 SECOND_CHANGES: Final[dict[str, Callable[[Frames], Frames]]] = {

@@ -105,7 +105,8 @@ def _fp8_embedder(patch: Patch) -> None:
 def _bf16_vae_norm(original: Any, states: Tensor) -> Tensor:
     norm, x = original.__self__, states.to(BF16)
     made = x * torch.rsqrt(x.pow(2).sum(1, keepdim=True) + 1e-12) * norm.scale * norm.gamma.to(BF16)
-    return made.to(states.dtype)
+    answer: Tensor = made.to(states.dtype)
+    return answer
 
 
 def _bf16_denormalised(pipe: Any, latents: Tensor) -> Tensor:
@@ -187,7 +188,7 @@ def _turn_halves(states: Tensor, tables: tuple[Tensor, Tensor]) -> Tensor:
 
 def _turn_complex(states: Tensor, tables: tuple[Tensor, Tensor]) -> Tensor:
     """Pairs as complex numbers in double precision, as Wan's own code does."""
-    pairs = torch.view_as_complex(states.double().unflatten(-1, (-1, 2)).contiguous())
+    pairs = torch.view_as_complex(states.double().contiguous().view(*states.shape[:-1], -1, 2))
     unit = torch.complex(tables[0][..., 0::2].double(), tables[1][..., 1::2].double())
     return torch.view_as_real(pairs * unit).flatten(-2).type_as(states)
 
@@ -221,9 +222,10 @@ def _rope_interpolated(patch: Patch) -> None:
 def _norm_per_head(original: Any, states: Tensor) -> Tensor:
     """Queries and keys are normalised within each head, not across all of them."""
     norm = original.__self__
-    split = states.float().unflatten(-1, (HEADS, HEAD_SIZE))
+    split = states.float().reshape(*states.shape[:-1], HEADS, HEAD_SIZE)
     made = split * torch.rsqrt(split.pow(2).mean(-1, keepdim=True) + norm.eps)
-    return (made.flatten(-2) * norm.weight.float()).to(states.dtype)
+    answer: Tensor = (made.flatten(-2) * norm.weight.float()).to(states.dtype)
+    return answer
 
 
 def _silu(original: Any, states: Tensor) -> Tensor:
@@ -286,6 +288,12 @@ def _ancestral(patch: Patch) -> None:
         return (made + 0.15 * level * torch.randn(made.shape, generator=random),)
 
     patch.stepping("step", step)
+
+
+def _dpm(made: Any) -> Any:
+    """Another solver on the same noise levels."""
+    solver: Any = DPMSolverMultistepScheduler
+    return solver.from_config(dict(made.config) | {"solver_type": "midpoint"})
 
 
 def _expert_early(patch: Patch) -> None:
@@ -502,7 +510,8 @@ def _dequantizers(pick: Callable[[str], bool], change: Callable[[Any, Tensor], T
 def _unscaled(module: Any, weight: Tensor) -> Tensor:
     """The scale of the whole tensor is left out."""
     scale = module.weight_scale_2 if hasattr(module, "weight_scale_2") else module.weight_scale
-    return (weight.float() / scale.float()).to(weight.dtype)
+    answer: Tensor = (weight.float() / scale.float()).to(weight.dtype)
+    return answer
 
 
 def _codebook(module: Any, weight: Tensor) -> Tensor:
@@ -647,7 +656,7 @@ def _by_heads(patch: Patch) -> None:
     plain = transformer_wan.dispatch_attention_fn
 
     def attend(query: Tensor, key: Tensor, value: Tensor, *arguments: Any, **options: Any) -> Any:
-        heads = zip(*(part.split(1, dim=2) for part in (query, key, value)), strict=True)
+        heads = zip(*(part.tensor_split(part.shape[2], dim=2) for part in (query, key, value)), strict=True)
         return torch.cat([plain(*head, *arguments, **options) for head in heads], dim=2)
 
     patch.put(transformer_wan, "dispatch_attention_fn", attend)
@@ -684,7 +693,8 @@ def _own_layer_norm(patch: Patch) -> None:
 def _own_rms_norm(original: Any, states: Tensor) -> Tensor:
     """Norms of queries and keys in float32, written out."""
     norm, x = original.__self__, states.float()
-    return (x / torch.sqrt((x * x).mean(-1, keepdim=True) + norm.eps) * norm.weight.float()).to(states.dtype)
+    made: Tensor = x / torch.sqrt((x * x).mean(-1, keepdim=True) + norm.eps) * norm.weight.float()
+    return made.to(states.dtype)
 
 
 def _patch_as_product(patch: Patch) -> None:
@@ -742,6 +752,12 @@ def _weights_kept(patch: Patch) -> None:
                 patch.override(module, "dequantized", once)
 
 
+def _slicing(patch: Patch) -> None:
+    """The VAE decodes one video of a batch after the other; the batch has one."""
+    patch.pipe.vae.enable_slicing()
+    patch.later(patch.pipe.vae.disable_slicing)
+
+
 def _shared_memory(patch: Patch) -> None:
     """Weights lie in memory that several processes could read."""
     for expert in patch.experts:
@@ -785,9 +801,7 @@ SECOND_INJECTIONS: Final[dict[str, Injection]] = {
     "sigmas_start_lower": _after_timesteps(lambda scheduler: _put_sigmas(scheduler, scheduler.sigmas[:-1] * 0.96)),
     "timestep_next": _next_timestep,
     "solver_predicts_noise": lambda patch: patch.configure(predict_x0=False),
-    "dpm_solver": lambda patch: patch.schedule(
-        lambda made: DPMSolverMultistepScheduler.from_config(dict(made.config) | {"solver_type": "midpoint"})
-    ),
+    "dpm_solver": lambda patch: patch.schedule(_dpm),
     "ancestral_noise": _ancestral,
     "expert_switch_early": _expert_early,
     # VAE at runtime
@@ -835,10 +849,7 @@ SECOND_INJECTIONS: Final[dict[str, Injection]] = {
         "WanUpsample",
         lambda _original, states: functional.interpolate(states.float(), scale_factor=2.0).type_as(states),
     ),
-    "vae_slicing": lambda patch: (
-        patch.pipe.vae.enable_slicing(),
-        patch.later(patch.pipe.vae.disable_slicing),
-    )[1],
+    "vae_slicing": _slicing,
     "cross_keys_kept": _cross_kept,
     "text_projected_once": _text_projected_once,
     "attention_by_heads": _by_heads,
