@@ -55,13 +55,13 @@ def tracked_files(root: Path) -> tuple[str, ...]:
     Raises:
         InvalidCaseError: git is needed and absent, or fails.
     """
-    kept = []
+    paths = []
     for row in _git(root, "ls-files", "--stage", "-z").split("\0"):
-        told, tab, name = row.partition("\t")
+        state, tab, name = row.partition("\t")
         name = _relative(root, name) if name else ""
         if name and not name.startswith((f"{HERE.cases.name}/", *MADE)):
-            kept.append(f"{told}{tab}{name}")
-    return tuple(kept)
+            paths.append(f"{state}{tab}{name}")
+    return tuple(paths)
 
 
 def _relative(root: Path, name: str) -> str:
@@ -85,10 +85,10 @@ def _git(root: Path, *arguments: str) -> str:
     # a hook of git sets GIT_DIR and the like, which would direct these calls to another repository
     env = {name: value for name, value in os.environ.items() if not name.startswith("GIT_")}
     command = [git, "-C", str(top), *arguments]
-    done = subprocess.run(command, capture_output=True, text=True, check=False, env=env)
-    if done.returncode:
-        raise InvalidCaseError(f"git {arguments[0]} failed: {done.stderr.strip()}", where=str(root))
-    return done.stdout
+    completed = subprocess.run(command, capture_output=True, text=True, check=False, env=env)
+    if completed.returncode:
+        raise InvalidCaseError(f"git {arguments[0]} failed: {completed.stderr.strip()}", where=str(root))
+    return completed.stdout
 
 
 _PULL = re.compile(r"^refs/pull/([0-9]+)/")
@@ -112,21 +112,21 @@ def checkout_of(root: Path, environ: Mapping[str, str]) -> Checkout:
     """
     names = next((names for names in _RUNS if environ.get(names["commit"])), {})
 
-    def told(name: str) -> str:
+    def fact(name: str) -> str:
         return environ.get(names.get(name, ""), "")
 
-    pull = told("pull") if told("pull").isdigit() else ""
+    pull = fact("pull") if fact("pull").isdigit() else ""
     if match := _PULL.match(environ.get("GITHUB_REF", "")):
         pull = match[1]
-    run = told("run")
+    run = fact("run")
     if environ.get("GITHUB_RUN_ID", "").isdigit():
         server, repository = environ.get("GITHUB_SERVER_URL", ""), environ.get("GITHUB_REPOSITORY", "")
         run = f"{server}/{repository}/actions/runs/{environ['GITHUB_RUN_ID']}"
     head = _quiet(root, "rev-parse", "HEAD")
     dirty = "+dirty" if head and _quiet(root, "status", "--porcelain", "--untracked-files=no") else ""
-    branch = told("branch") or told("ref") or _quiet(root, "symbolic-ref", "--short", "-q", "HEAD")
+    branch = fact("branch") or fact("ref") or _quiet(root, "symbolic-ref", "--short", "-q", "HEAD")
     return Checkout(
-        commit=f"{head or told('commit')}{dirty}",
+        commit=f"{head or fact('commit')}{dirty}",
         branch=branch,
         pull_request=pull,
         ci_run=run if run.startswith("https://") else "",
@@ -137,9 +137,9 @@ def _quiet(root: Path, *arguments: str) -> str:
     """Return git's output; empty if git is absent, fails or takes more than 30 seconds."""
     env = {name: value for name, value in os.environ.items() if not name.startswith("GIT_")}
     try:
-        done = subprocess.run(
+        completed = subprocess.run(
             ["git", "-C", str(root), *arguments], capture_output=True, text=True, check=False, env=env, timeout=30
         )
     except (OSError, subprocess.SubprocessError):
         return ""
-    return done.stdout.strip() if done.returncode == 0 else ""
+    return completed.stdout.strip() if completed.returncode == 0 else ""

@@ -135,9 +135,9 @@ def project_root(folder: Path) -> Path:
         root = _configured_root(root)
     if is_project(root):
         return root
-    above = next((one for one in root.parents if is_project(one) and Project(one).runners.is_dir()), None)
-    below = [] if above else sorted(one for pattern in ("*/cases", "*/*/cases") for one in root.glob(pattern))
-    inside = next((one.parent for one in below if Project(one.parent).runners.is_dir()), None)
+    above = next((parent for parent in root.parents if is_project(parent) and Project(parent).runners.is_dir()), None)
+    below = [] if above else sorted(folder for pattern in ("*/cases", "*/*/cases") for folder in root.glob(pattern))
+    inside = next((folder.parent for folder in below if Project(folder.parent).runners.is_dir()), None)
     meant = f" ({above or inside})" if above or inside else ""
     start = "" if meant or not root.is_dir() else "; `quantgate init` makes a project of this folder"
     raise InvalidCaseError(
@@ -201,7 +201,11 @@ def case_files_below(folder: Path) -> CaseFiles:
         folders[:] = [name for name in folders if name not in linked]
         for name in filter(is_case_name, names):
             path = Path(place) / name
-            if path.is_symlink():
+            shown = str(path.relative_to(folder.parent))
+            if not shown.isprintable():
+                # bytes that are not UTF-8, line breaks, signs of reading direction: no report could show such a name
+                problems.append(f"{shown!a}: not all characters of the name can be shown; rename it")
+            elif path.is_symlink():
                 problems.append(_linked(folder, path, "file"))
             elif not path.is_file():
                 problems.append(f"{path.relative_to(folder.parent)}: no plain file; remove it")
@@ -216,19 +220,19 @@ def case_files(root: Path) -> list[Path]:
     Raises:
         InvalidCaseError: a link, or something that is no plain file, lies where a case file belongs.
     """
-    found = case_files_below(Project(root).cases)
-    refuse(found)
-    return list(found.files)
+    files = case_files_below(Project(root).cases)
+    refuse(files)
+    return list(files.files)
 
 
-def refuse(found: CaseFiles) -> None:
-    """Raise one error with all problems of ``found``, if it has any.
+def refuse(files: CaseFiles) -> None:
+    """Raise one error with all problems of ``files``, if it has any.
 
     Raises:
         InvalidCaseError: with a line per problem.
     """
-    if found.problems:
-        raise InvalidCaseError("\n".join(found.problems), remedy="quantgate cases, once these are plain files")
+    if files.problems:
+        raise InvalidCaseError("\n".join(files.problems), remedy="quantgate cases, once these are plain files")
 
 
 def _linked(folder: Path, path: Path, kind: str) -> str:

@@ -40,16 +40,32 @@ _WORD = (
 )
 _SECRET_NAME = re.compile(rf"[A-Z0-9_.-]{{0,200}}{_WORD}", re.IGNORECASE)
 _ASSIGNED = re.compile(
-    rf"(?P<head>{_WORD}[\"'\\]{{0,6}}[ \t]{{0,8}}(?:=>|:=|[=:])[ \t]{{0,8}})"
+    rf"(?P<head>{_WORD}[\"'\\]{{0,6}}[ \t]{{0,8}}(?:=>|:=|[=:]|%3[AD])[ \t]{{0,8}})"
     r"(?P<value>\\{0,3}\"(?P<double>[^\"\n]*)|\\{0,3}'(?P<single>[^'\n]*)|[^\s\"',;<>]+)",
     re.IGNORECASE,
 )
+_BESIDE = re.compile(
+    # an option of a command: --api-key VALUE
+    rf"(?P<head>(?<![A-Za-z0-9-])--(?:[a-z0-9]{{1,20}}-){{0,3}}{_WORD}[ \t]{{1,8}})(?P<value>(?!-)[^\s\"',;<>]+)"
+    # an element of XML or HTML, escaped or not
+    rf"|(?P<tag>{_WORD}(?:>|&gt;))(?P<inner>[^\s<&]{{1,300}}+)(?=</|&lt;/)"
+    # a line of .netrc
+    r"|(?P<login>login[ \t]{1,8}[^\s]{1,200}[ \t]{1,8}password[ \t]{1,8})(?P<netrc>[^\s]+)"
+    # a connection string or a query, and a signature that stands for a token
+    r"|(?P<pair>[;&?]pwd=|[?&]sig=|(?<![a-z])(?:x-(?:amz|goog|oss)-)?signature=)(?P<paired>[^\s;&\"'<>]{8,})"
+    r"|(?P<cookie>(?<![a-z])(?:set-)?cookie[\"']?:[ \t]{1,8}[\"']?)(?P<jar>[^\r\n\"']{1,4000})",
+    re.IGNORECASE,
+)
+_BESIDE_MARKS = ("--", "</", "&lt;/", "login", "pwd=", "sig=", "signature=", "cookie")
 _PLAIN_VALUES = frozenset({"true", "false", "null", "none", "yes", "no", "0", "1", "required", "missing", "unset"})
 _SHAPES = re.compile(
     r"""hf_[A-Za-z0-9]{16,}
     | gh[pousr]_[A-Za-z0-9]{16,} | github_pat_[A-Za-z0-9_]{16,}
     | glpat-[A-Za-z0-9_-]{16,} | xox[abprs]-[A-Za-z0-9-]{10,}
     | (?<![A-Za-z0-9_-])sk-[A-Za-z0-9_-]{20,} | (?:AKIA|ASIA)[0-9A-Z]{16}
+    | (?<![A-Za-z0-9])(?:dckr_[a-z]{3}_[A-Za-z0-9_-]{16,} | [rs]k_(?:live|test)_[A-Za-z0-9]{16,} | r8_[A-Za-z0-9]{20,})
+    | (?<![A-Za-z0-9])SG\.[A-Za-z0-9_-]{16,}+\.[A-Za-z0-9_-]{16,} | (?<![A-Za-z0-9])ya29\.[A-Za-z0-9_-]{20,}
+    | GOCSPX-[A-Za-z0-9_-]{16,} | (?<=uthorization:\ token\ )[^\s"'<>]{8,} | (?<=://):[^/\s@"'<>]{1,1000}+(?=@)
     | nvapi-[A-Za-z0-9_-]{16,} | npm_[A-Za-z0-9]{30,} | pypi-[A-Za-z0-9_-]{30,} | AIza[A-Za-z0-9_-]{30,}
     | (?<![A-Za-z0-9_-])eyJ[A-Za-z0-9_-]{8,}+\.eyJ[A-Za-z0-9_-]{8,}+\.[A-Za-z0-9_-]+
     | (?<=[Bb]earer\ )[A-Za-z0-9._~+/=-]{8,} | (?<=[Bb]asic\ )[A-Za-z0-9+/=]{8,}
@@ -59,6 +75,7 @@ _SHAPES = re.compile(
 )
 _SHAPE_MARKS = (
     *("hf_", "gh", "github_pat_", "glpat-", "xox", "sk-", "AKIA", "ASIA", "nvapi-", "npm_", "pypi-", "AIza", "eyJ"),
+    *("dckr_", "k_live_", "k_test_", "r8_", "SG.", "ya29.", "GOCSPX-", "uthorization: token "),
     *("earer ", "asic ", "://"),
 )
 _WORD_MARKS = ("token", "secret", "passw", "passphrase", "key", "credential")
@@ -100,12 +117,12 @@ def values_of(environment: Mapping[str, str]) -> tuple[str, ...]:
 def forms(value: str) -> tuple[str, ...]:
     """Return every form in which text may carry ``value``, longest first: escaped, encoded, cut into lines."""
     lines = [value, *(line.strip() for line in value.splitlines() if len(line.strip()) >= _SHORTEST_LINE)]
-    found = set(lines)
+    shapes_of_value = set(lines)
     if len(value) <= _MAX_FORMS_OF:
         for text in lines:
-            found |= _escaped(text)
-        found |= _encoded(value)
-    return tuple(sorted((form for form in found if form), key=lambda form: (-len(form), form)))
+            shapes_of_value |= _escaped(text)
+        shapes_of_value |= _encoded(value)
+    return tuple(sorted((form for form in shapes_of_value if form), key=lambda form: (-len(form), form)))
 
 
 def _escaped(text: str) -> set[str]:
@@ -116,21 +133,21 @@ def _escaped(text: str) -> set[str]:
     urls = {urllib.parse.quote(text, safe=safe, errors="replace") for safe in ("", "/")}
     urls.add(urllib.parse.quote_plus(text, errors="replace"))
     # percent escapes are equally valid in lower case
-    urls |= {re.sub(r"%[0-9A-F]{2}", lambda found: found[0].lower(), url) for url in set(urls)}
+    urls |= {re.sub(r"%[0-9A-F]{2}", lambda match: match[0].lower(), url) for url in set(urls)}
     return once | {json.dumps(form)[1:-1] for form in once} | references | urls
 
 
 def _encoded(text: str) -> set[str]:
     data = text.encode("utf-8", "surrogateescape")
-    found = {data.hex(), data.hex().upper()}
+    encodings = {data.hex(), data.hex().upper()}
     for padding in range(3):  # inside other data the same bytes have one of three base64 forms
         code = base64.b64encode(b"\0" * padding + data).decode()
         first = (padding * 8 + 5) // 6  # characters that the bytes before the value have a part in
         last = len(code.rstrip("=")) - (1 if (padding + len(data)) % 3 else 0)
         core = code[first:last]
         if len(core) >= SHORTEST_VALUE:
-            found |= {core, core.replace("+", "-").replace("/", "_")}
-    return found
+            encodings |= {core, core.replace("+", "-").replace("/", "_")}
+    return encodings
 
 
 class Redactor:
@@ -142,15 +159,15 @@ class Redactor:
     """
 
     def __init__(self, values: Mapping[str, str] | None = None, environment: Mapping[str, str] | None = None) -> None:
-        known = dict.fromkeys(values_of(os.environ if environment is None else environment), HIDDEN)
-        known |= registered() if environment is None else {}
-        known |= values or {}
-        pairs = {form: mark for value, mark in known.items() for form in forms(value)}
+        hidden = dict.fromkeys(values_of(os.environ if environment is None else environment), HIDDEN)
+        hidden |= registered() if environment is None else {}
+        hidden |= values or {}
+        pairs = {form: mark for value, mark in hidden.items() for form in forms(value)}
         # longest first: a form that contains another form must be replaced before it
         self._forms = sorted(pairs.items(), key=lambda pair: (-len(pair[0]), pair[0]))
         self.longest = max((len(form.encode("utf-8", "surrogateescape")) for form in pairs), default=0)
         """Bytes of the longest form of a value; 0 without values."""
-        self.several_lines = tuple(sorted(value for value in known if len(value.splitlines()) > 1))
+        self.several_lines = tuple(sorted(value for value in hidden if len(value.splitlines()) > 1))
         """Values that lie across several lines of a text."""
 
     def values(self, text: str) -> str:
@@ -228,7 +245,9 @@ def shapes(text: str) -> str:
     if any(mark in text for mark in _SHAPE_MARKS):
         text = _SHAPES.sub(HIDDEN, text)
     low = text.lower()
-    return _ASSIGNED.sub(_hidden_value, text) if any(mark in low for mark in _WORD_MARKS) else text
+    if any(mark in low for mark in _WORD_MARKS):
+        text = _ASSIGNED.sub(_hidden_value, text)
+    return _BESIDE.sub(_hidden_beside, text) if any(mark in low for mark in _BESIDE_MARKS) else text
 
 
 def redact(text: str) -> str:
@@ -251,6 +270,15 @@ def _hidden_value(match: re.Match[str]) -> str:
     if not quote and word.isdigit() and len(word) < 6:  # a count of tokens
         return match[0]
     return f"{match['head']}{quote}{HIDDEN}{value[len(quote) + len(bare) :]}"
+
+
+def _hidden_beside(match: re.Match[str]) -> str:
+    """Hide the value of a match of ``_BESIDE``: the second of the two groups that matched."""
+    head, value = (part for part in match.groups() if part is not None)
+    bare = value.strip("\"'`)]}.")
+    if not bare or HIDDEN in value or bare.lower() in _PLAIN_VALUES or (bare.isdigit() and len(bare) < 6):
+        return match[0]
+    return f"{head}{HIDDEN}"
 
 
 def _without_keys(text: str) -> str:

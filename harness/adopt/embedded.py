@@ -80,7 +80,7 @@ def export_quantized(root: Path) -> bool:
     folder = _part(target)
     path = os.pathsep.join([str(source), *filter(None, [os.environ.get("PYTHONPATH")])])
     # a process of its own: `tiny` is a top-level name that is nobody's business in the process of a user
-    done = subprocess.run(
+    export = subprocess.run(
         [sys.executable, "-m", "tiny.export", "--out", str(folder), EXPORT],
         env={**os.environ, "PYTHONPATH": path},
         cwd=source,
@@ -88,9 +88,9 @@ def export_quantized(root: Path) -> bool:
         text=True,
         check=False,
     )
-    if done.returncode:
+    if export.returncode:
         shutil.rmtree(folder, ignore_errors=True)
-        last = (done.stderr.strip().splitlines() or ["no message"])[-1]
+        last = (export.stderr.strip().splitlines() or ["no message"])[-1]
         raise InfraError(
             f"the embedded model could not be quantized: {last}",
             where=str(target),

@@ -48,11 +48,11 @@ def main(arguments: list[str]) -> int:
         sys.stderr.write("usage: python -m harness.adopt.requirements [--hosted]\n")
         return 2
     try:
-        found = lines(hosted="--hosted" in arguments)
+        requirements = lines(hosted="--hosted" in arguments)
     except PackageNotFoundError:
         sys.stderr.write("quantgate is not installed here\n  next: python -m pip install --no-deps quantgate\n")
         return 2
-    sys.stdout.write("\n".join(found) + "\n")
+    sys.stdout.write("\n".join(requirements) + "\n")
     return 0
 
 

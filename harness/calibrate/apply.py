@@ -55,9 +55,9 @@ def apply(workspace: Workspace, proposal: Proposal, *, reason: str, author: str)
         )
     made = proposal.modes if proposal.golden is not None else (proposal.reference, *proposal.modes)
     (candidate, files), *others = (
-        _candidate(proposal, one, new if place == 0 else None) for place, one in enumerate(made)
+        _candidate(proposal, golden_run, new if place == 0 else None) for place, golden_run in enumerate(made)
     )
-    done = install(
+    installed = install(
         workspace,
         candidate,
         files,
@@ -66,8 +66,8 @@ def apply(workspace: Workspace, proposal: Proposal, *, reason: str, author: str)
         also=proposal.golden is not None,
         beside=others,
     )
-    written = new.model_copy(update={"golden_digest": done.digest})
-    return Applied(new.case, done.digest, True, written, done.changed)
+    written = new.model_copy(update={"golden_digest": installed.digest})
+    return Applied(new.case, installed.digest, True, written, installed.changed)
 
 
 def _candidate(proposal: Proposal, run: Measured, limits: LimitFile | None) -> tuple[Candidate, dict[str, Path]]:
@@ -89,28 +89,28 @@ def apply_again(workspace: Workspace, old: LimitFile, new: LimitFile, *, reason:
         RegenerateError: no metric of the frames would gate; or a limit would let more through than before, without a
             reason.
     """
-    where = str(workspace.limits(new.runner, new.case))
-    _refuse_blind(new, where)
-    _refuse_unexplained(old, new, where, reason)
+    path = str(workspace.limits(new.runner, new.case))
+    _refuse_blind(new, path)
+    _refuse_unexplained(old, new, path, reason)
     return _write(workspace, new)
 
 
-def _refuse_blind(new: LimitFile, where: str) -> None:
+def _refuse_blind(new: LimitFile, path: str) -> None:
     if nothing := gates_nothing(of_frames(new)):
         raise RegenerateError(
             nothing,
-            where=where,
+            where=path,
             remedy="make healthy runs of the case stray less (fewer steps, other `metrics`); or place limits by them "
             f"alone: quantgate regenerate --case {new.case} --runner {new.runner} --controls none",
         )
 
 
-def _refuse_unexplained(old: LimitFile | None, new: LimitFile, where: str, reason: str) -> None:
+def _refuse_unexplained(old: LimitFile | None, new: LimitFile, path: str, reason: str) -> None:
     looser = loosened(old, new)
     if looser and not reason.strip():
         raise RegenerateError(
             "these limits would let more through than before:\n  " + "\n  ".join(looser),
-            where=where,
+            where=path,
             remedy=f"quantgate regenerate --case {new.case} --runner {new.runner} --reason '...', if that is right",
         )
 
@@ -167,18 +167,18 @@ def _samples(proposal: Proposal, metric: str) -> list[Sample]:
     samples += [
         Sample(
             value=value,
-            run=one.label,
+            run=injected.label,
             side="faulty",
-            clip=one.comparison.candidate_sha256,
-            fault=one.fault,
-            strength=one.strength,
+            clip=injected.comparison.candidate_sha256,
+            fault=injected.fault,
+            strength=injected.strength,
         )
-        for one in proposal.injected
-        if (value := _value(one.comparison, metric)) is not None
+        for injected in proposal.injected
+        if (value := _value(injected.comparison, metric)) is not None
     ]
     return samples
 
 
 def _value(comparison: ComparisonEvidence, metric: str) -> float | None:
-    found = comparison.get(metric)
-    return None if found is None else found.gating_value
+    metric_result = comparison.get(metric)
+    return None if metric_result is None else metric_result.gating_value

@@ -53,8 +53,8 @@ def check_files(root: Path, filters: Filters = NO_FILTERS, today: date | None = 
         InvalidCaseError: a case file cannot be read, or the filters match nothing.
     """
     paths = list(dict.fromkeys((*case_files(root), *filters.files)))
-    located = {one.case.id: one for one in load_cases(paths, root)}
-    cases = {name: one.case for name, one in located.items()}
+    located = {entry.case.id: entry for entry in load_cases(paths, root)}
+    cases = {name: entry.case for name, entry in located.items()}
     store, thresholds = open_store(Project(root).goldens), Project(root).thresholds
     stored = set(store.cases())
     limit_pairs = {(path.parent.name, path.stem) for path in limit_paths(thresholds)}
@@ -79,14 +79,14 @@ def check_files(root: Path, filters: Filters = NO_FILTERS, today: date | None = 
         has = "a golden and no limits" if (name, case_id) in golden_pairs else "limits and no golden"
         faults.append(f"{name}/{case_id}: {has}; quantgate regenerate --case {case_id} --runner {name}")
     for name, case_id in sorted(used - golden_pairs - limit_pairs):
-        said = f"{name}/{case_id}: not measured yet; quantgate regenerate --case {case_id} --runner {name}"
+        note = f"{name}/{case_id}: not measured yet; quantgate regenerate --case {case_id} --runner {name}"
         # A case inside an installed runtime can be measured only on a machine that has the runtime. Its own run is red
         # until then (`golden_missing`), so this note hides nothing.
         elsewhere = bool(cases[case_id].runtime)
-        (faults if name in measured and not elsewhere else notes).append(said)
+        (faults if name in measured and not elsewhere else notes).append(note)
     whole = sorted(golden_pairs & limit_pairs & used)
     for name, case_id in whole:
-        faults += [f"{name}/{case_id}: {said}" for said in _pair(cases[case_id], store, thresholds, name)]
+        faults += [f"{name}/{case_id}: {fault}" for fault in _pair(cases[case_id], store, thresholds, name)]
     if isinstance(store, FolderStore):
         damaged = verify(store, lambda *pair: pair in chosen)
         faults += [f"{item.name}: {fault}" for item in damaged for fault in item.faults]
@@ -116,9 +116,9 @@ def _pair(case: Case, store: GoldenStore, thresholds: Path, runner: str) -> Iter
         return
     if nothing := gates_nothing(of_frames(limits)):
         yield f"{nothing}; {again}"
-    golden = next((one for one in goldens if one.digest == limits.golden_digest), None)
+    golden = next((golden for golden in goldens if golden.digest == limits.golden_digest), None)
     if golden is None:
-        accepted = ", ".join(one.digest[:16] for one in goldens)
+        accepted = ", ".join(golden.digest[:16] for golden in goldens)
         yield f"the limits are of golden {limits.golden_digest[:16]}, and accepted is {accepted}; {again}"
         return
     yield from _beside(goldens, limits, again)
@@ -127,18 +127,18 @@ def _pair(case: Case, store: GoldenStore, thresholds: Path, runner: str) -> Iter
 
 def _beside(goldens: Sequence[Golden], limits: LimitFile, again: str) -> Iterator[str]:
     """Yield a fault if the limits of a bistable case do not name exactly the goldens that are accepted."""
-    mine = {one.digest for one in goldens if one.manifest.identity.digest() == limits.identity_digest}
-    for digest in sorted(mine - set(limits.goldens)):
+    covered = {golden.digest for golden in goldens if golden.manifest.identity.digest() == limits.identity_digest}
+    for digest in sorted(covered - set(limits.goldens)):
         yield f"the limits do not hold for golden {digest[:16]}, which is accepted beside theirs; {again}"
-    for digest in sorted(set(limits.also) - {one.digest for one in goldens}):
+    for digest in sorted(set(limits.also) - {golden.digest for golden in goldens}):
         yield f"the limits also name golden {digest[:16]}, which is not accepted; {again}"
 
 
 def _current(case: Case, golden: Golden, limits: LimitFile, again: str) -> Iterator[str]:
     identity = golden.manifest.identity
     if limits.identity_digest != identity.digest():
-        mine, its = limits.identity_digest[:16], identity.digest()[:16]
-        yield f"the limits are of identity {mine}, the golden of {its}; {again}"
+        measured, its = limits.identity_digest[:16], identity.digest()[:16]
+        yield f"the limits are of identity {measured}, the golden of {its}; {again}"
     nowhere = Device(kind="cpu", name="")
     now = identity_of(case, nowhere, {})
     for what, before, after in (("asks", identity.request, now.request), ("sets in env", identity.env, now.env)):

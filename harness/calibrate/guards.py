@@ -47,7 +47,7 @@ def refuse_dirty(root: Path, allowed: bool) -> tuple[str, ...]:
     return changed
 
 
-def refuse_other_identity(match: Match, case: Case, where: str, replace: bool, reason: str) -> None:
+def refuse_other_identity(match: Match, case: Case, source: str, replace: bool, reason: str) -> None:
     """Refuse to replace a golden of another identity, unless ``replace`` is set and a reason is given.
 
     Raises:
@@ -58,6 +58,6 @@ def refuse_other_identity(match: Match, case: Case, where: str, replace: bool, r
     rows = ", ".join(f"{change.field}" for change in match.of("request", "hardware", "weights", "env")[:_SHOWN])
     raise GoldenError(
         f"the accepted golden {match.goldens[0].digest[:16]} is of another identity ({match.kind.value}: {rows})",
-        where=where,
+        where=source,
         remedy=f"quantgate regenerate --case {case.id} --replace-golden --reason '...', if the new one is right",
     )

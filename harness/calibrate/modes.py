@@ -71,20 +71,20 @@ def distances(clips: Sequence[Clip]) -> Distances:
     step = max(1, int(np.ceil((count * height * width * channels / MOST_VALUES) ** 0.5)))
     thinned = [clip.frames[:, ::step, ::step].astype(np.float32).reshape(-1) for clip in clips]
     table = np.zeros((len(clips), len(clips)))
-    for row, one in enumerate(thinned):
+    for row, frames in enumerate(thinned):
         for column in range(row):
-            table[row, column] = table[column, row] = float(np.square(one - thinned[column]).mean()) ** 0.5
+            table[row, column] = table[column, row] = float(np.square(frames - thinned[column]).mean()) ** 0.5
     return table
 
 
 def _joined(far: Distances, reach: float) -> list[list[int]]:
     """Return the groups of runs that are connected by distances of at most ``reach``."""
-    left, parts = set(range(len(far))), list[list[int]]()
-    while left:
-        part, edge = set[int](), {min(left)}
+    remaining, parts = set(range(len(far))), list[list[int]]()
+    while remaining:
+        part, edge = set[int](), {min(remaining)}
         while edge:
             part |= edge
-            edge = {int(other) for one in edge for other in np.flatnonzero(far[one] <= reach)} - part
-        left -= part
+            edge = {int(other) for member in edge for other in np.flatnonzero(far[member] <= reach)} - part
+        remaining -= part
         parts.append(sorted(part))
     return parts

@@ -64,11 +64,11 @@ class RunProgress:
             return f"run {self._begun} of {total}, {self._estimate(now)}; {self._label}{stage}, for {spent:.0f} s"
 
     def _estimate(self, now: float) -> str:
-        done = self._begun - 1
-        if done == 0:
+        finished = self._begun - 1
+        if finished == 0:
             return "no estimate before the first is done"
-        left = (now - self._started) / done * (max(self._total, self._begun) - done)
-        return f"about {left:.0f} s left" if left < 120 else f"about {left / 60:.0f} min left"
+        seconds_left = (now - self._started) / finished * (max(self._total, self._begun) - finished)
+        return f"about {seconds_left:.0f} s left" if seconds_left < 120 else f"about {seconds_left / 60:.0f} min left"
 
     def _enter(self, stage: str) -> None:
         self._stage, self._part = stage, ""
@@ -91,5 +91,5 @@ class RunProgress:
 
 
 def _hashed() -> str:
-    done, total = HASHING.state()
-    return f" {done / 1e9:.1f} of {total / 1e9:.1f} GB hashed" if total else ""
+    hashed, total = HASHING.state()
+    return f" {hashed / 1e9:.1f} of {total / 1e9:.1f} GB hashed" if total else ""

@@ -130,7 +130,9 @@ def measure(context: SessionContext, cases: tuple[Located, ...], plan: Plan, wat
     if plan.results:
         return tuple(_from_results(context, located, plan, origins) for located in cases)
     context = replace(context, probe_inputs=record_all(context, cases, origins, plan.begin))
-    tables = [_sweep(context, cases, one, watch, plan, inspector) for one in (NONE, *plan.perturbations)]
+    tables = [
+        _sweep(context, cases, perturbation, watch, plan, inspector) for perturbation in (NONE, *plan.perturbations)
+    ]
     return tuple(
         _proposal(context, located, plan, origins, *(row for row in rows if row is not None))
         for located, *rows in zip(cases, *tables, strict=True)
@@ -148,18 +150,18 @@ def planned_runs(cases: tuple[Located, ...], plan: Plan) -> int:
 
 def _from_results(context: SessionContext, located: Located, plan: Plan, origins: Origins) -> Proposal:
     """Return the proposal for one case from runs that were made elsewhere, all of one identity."""
-    mine = [one for one in plan.results if one.record.case == located.case.id and one.record.identity]
-    identities = {one.record.identity.digest() for one in mine if one.record.identity}
+    results = [result for result in plan.results if result.record.case == located.case.id and result.record.identity]
+    identities = {result.record.identity.digest() for result in results if result.record.identity}
     if len(identities) > 1:
         raise RegenerateError(
             f"the results are of {len(identities)} identities, and limits hold for one",
             where=located.where,
             remedy="name results of one checkpoint, request and environment only",
         )
-    chosen = healthy(mine, located.case.id, next(iter(identities), ""))
+    chosen = healthy(results, located.case.id, next(iter(identities), ""))
     if not chosen:
         raise RegenerateError("no healthy result of this case is there", where=located.where)
-    runs = [Measured(one.label, one.record, one.folder) for one in chosen]
+    runs = [Measured(result.label, result.record, result.folder) for result in chosen]
     return _proposal(context, located, plan, origins, *runs)
 
 
@@ -200,11 +202,11 @@ def _one(
         origin = origins.of(case, perturbation, session.context.probe_inputs.get(case.id))
     except QuantgateError:  # The run below meets the same error and records it.
         origin = None
-    kept = read_kept(folder, origin) if origin is not None else None
-    if isinstance(kept, CaseRecord):
-        return Measured(perturbation.name, kept, folder)
-    if kept:
-        say(f"{case.id}: {perturbation.name} is run again: {kept}")
+    earlier = read_kept(folder, origin) if origin is not None else None
+    if isinstance(earlier, CaseRecord):
+        return Measured(perturbation.name, earlier, folder)
+    if earlier:
+        say(f"{case.id}: {perturbation.name} is run again: {earlier}")
     finished = session.run_case(located, case.id, watch)
     outcome = finished.record.verdict.outcome
     if perturbation.optional and outcome in (Outcome.INVALID_CASE, Outcome.INFRA):
@@ -227,28 +229,30 @@ def _proposal(
     identity = reference.record.identity
     if identity is None:
         raise RegenerateError("the reference run has no identity", where=located.where)
-    found = find_golden(context, located.case, identity)
-    refuse_other_identity(found.match, located.case, located.where, plan.replace_golden, plan.reason)
-    goldens = found.match.goldens if found.match.kind is MatchKind.EXACT else ()
+    match = find_golden(context, located.case, identity)
+    refuse_other_identity(match.match, located.case, located.where, plan.replace_golden, plan.reason)
+    goldens = match.match.goldens if match.match.kind is MatchKind.EXACT else ()
     golden = goldens[0] if goldens else None
     ordinary = [(run, read_clip(_clip_of(run))) for run in (reference, *runs)]
     repeats = 0 if plan.results else plan.repeats
     beside = origins.of(located.case).digest() if repeats or plan.controls == "all" else ""
     disturbed = noisy_runs(context, located.case, beside, repeats, plan.say, begin=plan.begin)
-    clips = [read_clip(one.open_part(CLIP)) for one in goldens] or [ordinary[0][1]]
+    clips = [read_clip(golden.open_part(CLIP)) for golden in goldens] or [ordinary[0][1]]
     bistable = _modes(located, plan.say, clips, ordinary, disturbed)
     clips += [frames for _, frames in bistable]
     clip, hold = clips[0], nearest_of(clips, located.case.metrics or None)
     rows: list[tuple[str, ComparisonEvidence, dict[str, Json]]] = [
-        (label if one is clip else f"{label}-{number}", hold(Clip(rounded)), {})
-        for number, one in enumerate(clips, 1)
-        for label, rounded in rounding_samples(one.frames).items()
+        (label if reference_clip is clip else f"{label}-{number}", hold(Clip(rounded)), {})
+        for number, reference_clip in enumerate(clips, 1)
+        for label, rounded in rounding_samples(reference_clip.frames).items()
     ]
     drawn = frozenset(label for label, _, _ in rows)
     for run, frames in ordinary if golden is not None else ordinary[1:]:
         print_ = run.record.fingerprint
-        said: dict[str, Json] = {} if print_ is None else print_.model_dump(mode="json", exclude={"packages", "code"})
-        rows.append((run.label, hold(frames), said))
+        fingerprint: dict[str, Json] = (
+            {} if print_ is None else print_.model_dump(mode="json", exclude={"packages", "code"})
+        )
+        rows.append((run.label, hold(frames), fingerprint))
     old = load_explained(context.thresholds, context.runner.name, located.case.id)
     rows += [(run.label, hold(run.clip), {}) for run in disturbed]
     injected = _inject(context, located, plan, clip, hold, beside)
@@ -286,12 +290,16 @@ def _modes(
         if number in covered:
             continue
         order = sorted(group.members, key=lambda member: member != group.middle)
-        candidates = ((one, clips[member]) for member in order if (one := _undisturbed(member, ordinary, disturbed)))
-        found = next(candidates, None)
-        if found is None:
+        candidates = (
+            (undisturbed, clips[member])
+            for member in order
+            if (undisturbed := _undisturbed(member, ordinary, disturbed))
+        )
+        representative = next(candidates, None)
+        if representative is None:
             say(f"{case}: only disturbed runs are in group {number + 1}, so that no golden of it is proposed")
             continue
-        run, frames = found
+        run, frames = representative
         ssim = compare(goldens[0], frames, ["ssim"]).metrics[0].mean
         if ssim is not None and ssim < FAR:
             raise RegenerateError(
@@ -312,8 +320,8 @@ def _undisturbed(member: int, ordinary: Sequence[Shown], disturbed: Sequence[Run
     run, record = disturbed[member - len(ordinary)], ordinary[0][0].record
     if run.repeat is None:
         return None
-    said = Generation.read(run.repeat / DONE)
-    return Measured(run.label, record.model_copy(update={"generation": said}), run.repeat)
+    generation = Generation.read(run.repeat / DONE)
+    return Measured(run.label, record.model_copy(update={"generation": generation}), run.repeat)
 
 
 def _inject(

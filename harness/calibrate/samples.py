@@ -62,16 +62,16 @@ def record_all(
         return session.pool.get(case)
 
     try:
-        found: dict[str, Path] = {}
+        recordings: dict[str, Path] = {}
         for located in cases:
             case = located.case
             if base_case(case) is not None:
                 begin(f"{case.id}, recording of its base")
-            kept = _recorded(context, case)
-            path = kept or record_inputs(engine, case, context.folder / "probes" / case.id, origins)
+            recorded = _recorded(context, case)
+            path = recorded or record_inputs(engine, case, context.folder / "probes" / case.id, origins)
             if path is not None:
-                found[case.id] = path
-        return found
+                recordings[case.id] = path
+        return recordings
     finally:
         session.close()
 
@@ -99,7 +99,7 @@ def samples_of(
     traces = [record.generation.trace] if record.generation is not None else []
     sketches: list[Path] = [folder / SKETCHES_FILE]
     if goldens:
-        traces = [Trace.read(one.open_part(TRACE)) for one in goldens if TRACE in one.manifest.parts]
+        traces = [Trace.read(golden.open_part(TRACE)) for golden in goldens if TRACE in golden.manifest.parts]
         sketches = sketches_of(goldens)
     traces += [ran.generation.trace for _, ran, _ in others if ran.generation is not None]
     sketches = [*sketches, *(place / SKETCHES_FILE for _, _, place in others)]
@@ -114,9 +114,9 @@ def samples_of(
 def _values(record: CaseRecord, folder: Path, traces: Sequence[Trace], sketches: Sequence[Path]) -> Values:
     values: Values = {}
     if record.generation is not None and traces:
-        mine = record.generation.trace
-        found = [trace_values(mine, trace) for trace in traces]
-        nearest = min(found, key=lambda one: one.get(STEP.name, 0.0))
+        run_trace = record.generation.trace
+        candidates = [trace_values(run_trace, trace) for trace in traces]
+        nearest = min(candidates, key=lambda row: row.get(STEP.name, 0.0))
         values |= nearest
     inputs, seen = folder / PROBES_FILE, folder / SKETCHES_FILE
     anchors = [read_observation(path) for path in sketches if path.exists()]
@@ -188,13 +188,13 @@ def read_results(folders: Sequence[Path], runner: str | None = None) -> tuple[Re
         InvalidCaseError: a folder holds no record; or a record cannot be read, is of another runner, or its frames
             do not match the digest in it.
     """
-    found: list[Result] = []
+    results: list[Result] = []
     for number, folder in enumerate(folders):
         rows = list(_read(folder, number, runner))
         if not rows:
             raise InvalidCaseError("holds no record of a run", where=str(folder), remedy="name a folder below runs/")
-        found += rows
-    return tuple(found)
+        results += rows
+    return tuple(results)
 
 
 def _read(folder: Path, number: int, runner: str | None) -> Iterator[Result]:
@@ -233,9 +233,11 @@ def healthy(results: Sequence[Result], case: str, identity: str) -> tuple[Result
     A run that failed only by its frames counts, because new limits are measured for such runs. A run that fails any
     other stage does not count, nor does a negative control or a waived case.
     """
-    mine = [one for one in results if one.record.case == case]
+    of_case = [result for result in results if result.record.case == case]
     return tuple(
-        one for one in mine if one.record.identity and one.record.identity.digest() == identity and _is_healthy(one)
+        result
+        for result in of_case
+        if result.record.identity and result.record.identity.digest() == identity and _is_healthy(result)
     )
 
 

@@ -58,10 +58,10 @@ def resolve_command(
     from harness.definitions.resolving import resolve_cases
 
     root = project_root(root)
-    done = resolve_cases(case_files(root), root, case or [], revision=revision)
-    for resolved in done:
+    resolutions = resolve_cases(case_files(root), root, case or [], revision=revision)
+    for resolved in resolutions:
         typer.echo(str(resolved))
-    typer.echo(f"{len(done)} revisions written")
+    typer.echo(f"{len(resolutions)} revisions written")
 
 
 def named_case(root: Path, wanted: str) -> Located:

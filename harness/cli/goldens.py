@@ -239,19 +239,19 @@ def _lock(root: Path, cases: Sequence[Located]) -> list[Path]:
     all_cases = [located.case for located in cases]
     local = [case for case in all_cases if all(ref.is_local for ref in case.checkpoints().values())]
     try:
-        held = read_lock(path)
-        now, _ = make_lock(local, root, held)
+        lock = read_lock(path)
+        now, _ = make_lock(local, root, lock)
     except QuantgateError as error:
         typer.echo(f"left     {path.relative_to(root)}: {error.what}; quantgate lock")
         return []
-    odd = [difference for difference in differences(held, now, all_cases) if difference.case in now.cases]
+    odd = [difference for difference in differences(lock, now, all_cases) if difference.case in now.cases]
     if odd:
         typer.echo(f"left     {path.relative_to(root)}: {odd[0]}; quantgate lock")
         return []
     # a checkpoint that is not on this machine keeps its entry in the lock
-    merged = {name: {**held.cases.get(name, {}), **roles} for name, roles in {**held.cases, **now.cases}.items()}
-    new = held.model_copy(update={"cases": dict(sorted(merged.items()))})
-    if new == held:
+    merged = {name: {**lock.cases.get(name, {}), **roles} for name, roles in {**lock.cases, **now.cases}.items()}
+    new = lock.model_copy(update={"cases": dict(sorted(merged.items()))})
+    if new == lock:
         return []
     new.write(path)
     typer.echo(f"carried  {path.relative_to(root)}")

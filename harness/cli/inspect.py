@@ -88,21 +88,21 @@ def question(options: Options, case: Case | None = None, root: Path | None = Non
     if options.contracts:
         asked["contracts"] = options.contracts
     loader = {"nibble_order": options.nibble_order, "scale_layout": options.scale_layout}
-    given = {name: _choice(name, value) for name, value in loader.items() if value is not None}
-    if given:
-        asked["loader"] = (case.loader if case is not None else Loader()).model_copy(update=given)
+    chosen = {name: _choice(name, value) for name, value in loader.items() if value is not None}
+    if chosen:
+        asked["loader"] = (case.loader if case is not None else Loader()).model_copy(update=chosen)
     if options.reference:
         return typed(options.reference), asked
     return (case.model if case is not None else ""), asked
 
 
-def refuse_beside_against(given: Mapping[str, Any]) -> None:
+def refuse_beside_against(options: Mapping[str, Any]) -> None:
     """Refuse options that ``--against`` ignores: a comparison reads only headers and, with a base, proofs.
 
     Raises:
-        InvalidCaseError: an option of ``given`` is set.
+        InvalidCaseError: one of ``options`` is set.
     """
-    names = [f"--{name.replace('_', '-')}" for name, value in given.items() if value]
+    names = [f"--{name.replace('_', '-')}" for name, value in options.items() if value]
     if names:
         raise InvalidCaseError(
             f"a comparison does not look at {', '.join(names)}",
@@ -259,7 +259,7 @@ def inspect_command(
     layers: bool = False,
     as_json: bool = False,
     output: Path | None = None,
-    **given: Unpack[Given],
+    **typed_options: Unpack[Given],
 ) -> int:
     """Inspect one checkpoint or a case's, or compare it with another checkpoint.
 
@@ -269,14 +269,14 @@ def inspect_command(
         root: the project. Its `contracts/` precede the shipped contracts, and `./` is relative to it.
         layers: print a row for each Linear.
         as_json: print the record; ``output`` writes it to a file as well.
-        given: the other options; see ``Given``.
+        typed_options: the other options; see ``Given``.
 
     Returns:
         Exit code: 0 clean, 11 fault, 13 inconclusive, 17 bad reference, contract or value, 18 the source failed.
     """
     from harness.inspector.proofs import inspect_once
 
-    options = Options(reference, **given)
+    options = Options(reference, **typed_options)
     try:
         ref, asked = question(options, case, root)
         if options.against is not None:
@@ -342,18 +342,18 @@ def lock_command(cases: Iterable[Case], lock_file: Path, *, check: bool = False,
 
     all_cases = list(cases)
     try:
-        held = read_lock(lock_file) if check else None
-        current, left = make_lock(all_cases, root, held)
+        lock = read_lock(lock_file) if check else None
+        current, unlocked = make_lock(all_cases, root, lock)
     except QuantgateError as error:
         print(f"error: {safe_text(str(error))}", file=sys.stderr)
         return error.exit_code
-    for line in left:
+    for line in unlocked:
         print(f"not locked: {line}")
-    if held is None:
+    if lock is None:
         current.write(lock_file)
         print(f"{lock_file}: {sum(map(len, current.cases.values()))} checkpoints of {len(current.cases)} cases")
         return 0
-    changes = differences(held, current, all_cases)
+    changes = differences(lock, current, all_cases)
     for item in changes:
         print(item)
     if changes:

@@ -239,10 +239,10 @@ def check_proposal(root: Path, pairs: Collection[tuple[str, str]]) -> None:
         named = [part for name, case in sorted(pairs) if name == runner for part in ("--case", case)]
         code = "from harness.cli.app import main; main()"
         command = [sys.executable, "-c", code, "regenerate", "--check", "--runner", runner, *named, "--root", str(root)]
-        done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=600)
-        if done.returncode:
+        completed = subprocess.run(command, capture_output=True, text=True, check=False, timeout=600)
+        if completed.returncode:
             raise InvalidCaseError(
-                f"the proposed goldens and limits are refused:\n{(done.stdout + done.stderr).strip()}",
+                f"the proposed goldens and limits are refused:\n{(completed.stdout + completed.stderr).strip()}",
                 where=runner,
                 remedy="read the lines above, and run the workflow again",
             )
@@ -288,8 +288,10 @@ def _append(path: Path, text: str) -> None:
 
 
 def _head(root: Path) -> str:
-    done = subprocess.run(["git", "-C", str(root), "rev-parse", "HEAD"], capture_output=True, text=True, check=False)
-    return done.stdout.strip() if done.returncode == 0 else ""
+    completed = subprocess.run(
+        ["git", "-C", str(root), "rev-parse", "HEAD"], capture_output=True, text=True, check=False
+    )
+    return completed.stdout.strip() if completed.returncode == 0 else ""
 
 
 PlanFile = Annotated[Path, typer.Option("--plan", help="the plan file")]

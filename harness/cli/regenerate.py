@@ -134,9 +134,9 @@ def regenerate_command(
         return
     for proposal in proposals:
         _show(limit_file(proposal, "", "shown"), proposal.old)
-        done = apply(Workspace(root), proposal, reason=reason, author=author or getpass.getuser())
-        kind = "new golden" if done.new_golden else "golden kept"
-        typer.echo(f"  {kind} {done.golden[:16]}; to commit: {', '.join(done.changed)}")
+        applied = apply(Workspace(root), proposal, reason=reason, author=author or getpass.getuser())
+        kind = "new golden" if applied.new_golden else "golden kept"
+        typer.echo(f"  {kind} {applied.golden[:16]}; to commit: {', '.join(applied.changed)}")
 
 
 def _place_again(
@@ -209,8 +209,8 @@ def _choose(root: Path, files: list[Path], ids: list[str], keyword: str, runner:
     matching = tuple(item for item in chosen if item.case.golden_of is None and matches(item.case.id))
     if not matching:
         condition = f"matches {keyword!r}" if keyword else "has a golden of its own"
-        where = "-k" if keyword else ", ".join(ids)
-        raise InvalidCaseError(f"no case of runner {runner} {condition}", where=where, remedy="quantgate cases")
+        option = "-k" if keyword else ", ".join(ids)
+        raise InvalidCaseError(f"no case of runner {runner} {condition}", where=option, remedy="quantgate cases")
     return matching
 
 

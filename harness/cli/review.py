@@ -79,7 +79,7 @@ def run_accept(
     similarity: Similarity | None = None,
 ) -> Acceptance:
     """Accept a candidate and print the changes. Arguments as for ``harness.goldens.accept.accept``."""
-    done = accept_candidate(
+    accepted = accept_candidate(
         workspace,
         case,
         reason=reason,
@@ -94,15 +94,15 @@ def run_accept(
         allow=allow,
         similarity=similarity,
     )
-    for sentence in done.recovered:
+    for sentence in accepted.recovered:
         typer.echo(sentence)
-    typer.echo(f"accepted {done.manifest.runner}/{done.manifest.case} as golden {done.digest[:16]}")
-    if done.replaced:
-        typer.echo(f"in place of {', '.join(digest[:16] for digest in done.replaced)}")
-    typer.echo(LIMITS[done.limits])
-    for sentence in done.changes:
+    typer.echo(f"accepted {accepted.manifest.runner}/{accepted.manifest.case} as golden {accepted.digest[:16]}")
+    if accepted.replaced:
+        typer.echo(f"in place of {', '.join(digest[:16] for digest in accepted.replaced)}")
+    typer.echo(LIMITS[accepted.limits])
+    for sentence in accepted.changes:
         typer.echo(f"  {sentence}")
-    return done
+    return accepted
 
 
 def reject(
@@ -311,9 +311,9 @@ def accept(
     workspace, names = Workspace(root), tuple(cases or ())
     chosen: tuple[Held, ...] = (Held(runner, names[0]),) if is_plain(names, everything) else ()
     if not chosen:
-        held = _pending(workspace) if source is None else held_in(source)
+        candidates = _pending(workspace) if source is None else held_in(source)
         place = str(source or workspace.pending_root)
-        chosen = select(names, everything, held, runner=runner, place=place)
+        chosen = select(names, everything, candidates, runner=runner, place=place)
     present = present_cases(root)
     allow = Allow(
         other_request=other_request,
@@ -330,7 +330,7 @@ def accept(
         for sentence in now.notes:
             typer.echo(sentence)
         try:
-            done = run_accept(
+            accepted = run_accept(
                 workspace,
                 item.case,
                 request=now.request,
@@ -351,7 +351,7 @@ def accept(
             refused.append(error)
             typer.echo(f"refused {item}: {safe_text(str(error))}", err=True)
             continue
-        changed.update(dict.fromkeys(done.changed))
+        changed.update(dict.fromkeys(accepted.changed))
     if len(chosen) > 1:
         typer.echo(f"{len(chosen) - len(refused)} accepted, {len(refused)} refused")
     if changed:

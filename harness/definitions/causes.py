@@ -79,10 +79,10 @@ def check_cause(cause: str, metrics: Iterable[str]) -> str | None:
     if limit is None:
         known_codes = CAUSES | installed_codes()
         return None if cause in known_codes else f"no verdict has the cause {cause!r}; {_meant(cause, known_codes)}"
-    known = [*metrics, *MEASURES]
-    if limit[1] in known:
+    names = [*metrics, *MEASURES]
+    if limit[1] in names:
         return None
-    return f"no verdict has the cause {cause!r}: no metric is called {limit[1]!r}; {did_you_mean(limit[1], known)}"
+    return f"no verdict has the cause {cause!r}: no metric is called {limit[1]!r}; {did_you_mean(limit[1], names)}"
 
 
 def names_nothing(cause: str) -> bool:
@@ -90,6 +90,6 @@ def names_nothing(cause: str) -> bool:
     return cause in UNMEASURED or cause in _ENGINE or cause.startswith("limits_")
 
 
-def _meant(cause: str, known: Iterable[str]) -> str:
-    said = did_you_mean(cause, known)
-    return said if said.startswith("did you") else "the causes are in harness/definitions/causes.py"
+def _meant(cause: str, names: Iterable[str]) -> str:
+    hint = did_you_mean(cause, names)
+    return hint if hint.startswith("did you") else "the causes are in harness/definitions/causes.py"

@@ -72,11 +72,11 @@ def _names(case: Case) -> Iterator[Finding]:
     for index, name in enumerate(case.metrics):
         if name not in metric_names():
             yield ("metrics", index), f"no metric is called {name!r}; {did_you_mean(name, metric_names())}"
-    known, name = attention_backends(), case.execution.attention_backend
-    if case.backend == "diffusers" and known and name.lower() not in known:
+    available, name = attention_backends(), case.execution.attention_backend
+    if case.backend == "diffusers" and available and name.lower() not in available:
         yield (
             ("execution", "attention_backend"),
-            f"diffusers has no attention backend {name!r}; {did_you_mean(name, known)}",
+            f"diffusers has no attention backend {name!r}; {did_you_mean(name, available)}",
         )
     for stage, cause in case.must_be_seen():
         if wrong := check_cause(cause, metric_names()):
@@ -101,9 +101,9 @@ RUNTIME_BACKENDS = ("sglang",)
 
 
 def _backend(case: Case) -> Iterator[Finding]:
-    known = backends()
-    if case.backend not in known:
-        yield ("backend",), f"no backend {case.backend!r} is installed; {did_you_mean(case.backend, known)}"
+    available = backends()
+    if case.backend not in available:
+        yield ("backend",), f"no backend {case.backend!r} is installed; {did_you_mean(case.backend, available)}"
     elif case.backend == "command" and not case.command:
         yield ("backend",), "backend command needs `command`: the argument list of the program to run"
     elif case.backend in RUNTIME_BACKENDS and not case.runtime:
@@ -122,7 +122,9 @@ def _backend(case: Case) -> Iterator[Finding]:
     elif case.backend != "command" and case.program_files:
         yield ("program_files",), f"`program_files` belong to backend command, and this is backend {case.backend}"
     for index, glob in enumerate(case.program_files):
-        if glob.startswith(("/", "~")) or ".." in glob.split("/"):
+        if not glob.strip("./"):
+            yield ("program_files", index), f"{glob!r} names no files; write a glob such as runtimes/kernels/*.cu"
+        elif glob.startswith(("/", "~")) or ".." in glob.split("/"):
             yield ("program_files", index), f"{glob!r} leads out of the repository; write a glob relative to its root"
 
 
@@ -135,8 +137,8 @@ def backends() -> tuple[str, ...]:
 def _checkpoint(role: str, ref: CheckpointRef) -> Iterator[Finding]:
     if ref.is_local:
         if ref.path.startswith("./") and not _inside(ref.path):
-            said = f"{ref.path} leads out of the repository; write a folder elsewhere as /folder or ~/folder"
-            yield (role, "path"), said
+            problem = f"{ref.path} leads out of the repository; write a folder elsewhere as /folder or ~/folder"
+            yield (role, "path"), problem
         if ref.revision is not None:
             yield (role, "revision"), "a folder has no revision; its files are digested instead"
     elif not HUB_NAME.fullmatch(ref.path) or ".." in ref.path:
@@ -148,8 +150,8 @@ def _checkpoint(role: str, ref: CheckpointRef) -> Iterator[Finding]:
 def _images(case: Case, root: Path) -> Iterator[Finding]:
     sampling = case.sampling
     if sampling.images() and case.backend in (*RUNTIME_BACKENDS, "openai-video"):
-        said = f"backend {case.backend} does not hand pictures on yet; `diffusers` and `command` do"
-        yield ("sampling", "image" if sampling.image is not None else "last_image"), said
+        problem = f"backend {case.backend} does not hand pictures on yet; `diffusers` and `command` do"
+        yield ("sampling", "image" if sampling.image is not None else "last_image"), problem
     if sampling.last_image is not None and sampling.image is None:
         yield ("sampling", "last_image"), "stands beside `image`: no pipeline takes a last frame alone"
     for field, image in sampling.images().items():

@@ -28,21 +28,21 @@ def matcher(expression: str) -> Matcher:
     if not parts:
         return lambda _: True
     reader = _Reader(expression, parts)
-    found = reader.either()
+    matches = reader.either()
     if reader.next is not None:
         raise reader.error(f"{reader.next!r} is one too many")
-    return found
+    return matches
 
 
-def no_such_case(unknown: Collection[str], known: Collection[str]) -> InvalidCaseError:
+def no_such_case(unknown: Collection[str], present: Collection[str]) -> InvalidCaseError:
     """Return the error for ids that no case has. It suggests the most similar id for the first of them.
 
     Args:
         unknown: one or more ids that were asked for.
-        known: the ids of all cases.
+        present: the ids of all cases.
     """
-    advice = did_you_mean(next(iter(unknown)), known)
-    if len(known) > _LISTED and not advice.startswith("did you mean"):
+    advice = did_you_mean(next(iter(unknown)), present)
+    if len(present) > _LISTED and not advice.startswith("did you mean"):
         advice = ""  # a list would fill the screen
     what = f"there is no case {', '.join(unknown)}"
     return InvalidCaseError(f"{what}; {advice}" if advice else what, where="cases", remedy="quantgate cases")
@@ -74,11 +74,11 @@ class _Reader:
         return self._chain("and", all, self.one)
 
     def _chain(self, word: str, how: Callable[[list[bool]], bool], part: Callable[[], Matcher]) -> Matcher:
-        found = [part()]
+        matchers = [part()]
         while self.next == word:
             self._parts.pop(0)
-            found.append(part())
-        return lambda name: how([one(name) for one in found])
+            matchers.append(part())
+        return lambda name: how([matches(name) for matches in matchers])
 
     def one(self) -> Matcher:
         first = self._parts.pop(0) if self._parts else None
@@ -124,11 +124,11 @@ class Filters:
         Raises:
             InvalidCaseError: no case with its own golden passes: an empty check must not be green.
         """
-        known = cases.keys() | {case for _, case in pairs}
-        if unknown := sorted(set(self.ids) - known):
-            raise no_such_case(unknown, known)
+        present = cases.keys() | {case for _, case in pairs}
+        if unknown := sorted(set(self.ids) - present):
+            raise no_such_case(unknown, present)
         matches = matcher(self.keyword)
-        found = frozenset(
+        chosen = frozenset(
             (runner, case)
             for runner, case in pairs
             if self.runner in ("", runner)
@@ -137,11 +137,11 @@ class Filters:
             and (not self.files or (case in cases and root / cases[case].path in self.files))
         )
         # `all` of nothing is true: an empty choice is refused here too
-        if all(case in cases and cases[case].case.golden_of is not None for _, case in found):
+        if all(case in cases and cases[case].case.golden_of is not None for _, case in chosen):
             raise InvalidCaseError(
                 f"no case with a golden of its own{self._said()}", where=str(root), remedy="quantgate cases"
             )
-        return found
+        return chosen
 
     def _said(self) -> str:
         parts = {
@@ -150,5 +150,5 @@ class Filters:
             "-k": self.keyword,
             "--file": ", ".join(map(str, self.files)),
         }
-        said = " and ".join(f"{option} {value}" for option, value in parts.items() if value)
-        return f" matches {said}" if said else " in cases/"
+        options = " and ".join(f"{option} {value}" for option, value in parts.items() if value)
+        return f" matches {options}" if options else " in cases/"

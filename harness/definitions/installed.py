@@ -19,12 +19,12 @@ CONTRACTS: Final = Path(__file__).parents[1] / "inspector" / "contracts"
 def attention_backends() -> tuple[str, ...]:
     """Return the attention backends of the installed diffusers, read from its source; empty if unknown."""
     try:
-        found = find_spec("diffusers")
+        spec = find_spec("diffusers")
     except ImportError:
         return ()
-    if found is None or found.origin is None:
+    if spec is None or spec.origin is None:
         return ()
-    source = Path(found.origin).parent / "models" / "attention_dispatch.py"
+    source = Path(spec.origin).parent / "models" / "attention_dispatch.py"
     try:
         text = source.read_text(encoding="utf-8")
     except OSError:
@@ -38,10 +38,10 @@ def check_contract(contract: Contract, root: Path | None = None) -> str | None:
 
     A version without rules is not refused here: the inspection reports it, with the command that learns its rules.
     """
-    known = _runtimes(root)
-    if contract.runtime in known:
+    runtimes = _runtimes(root)
+    if contract.runtime in runtimes:
         return None
-    return f"no contract of the runtime {contract.runtime!r} is known; {did_you_mean(contract.runtime, known)}"
+    return f"no contract of the runtime {contract.runtime!r} is known; {did_you_mean(contract.runtime, runtimes)}"
 
 
 def _runtimes(root: Path | None) -> list[str]:

@@ -94,12 +94,12 @@ def put(fields: Plain, path: list[str], value: Any) -> Plain:
 
 
 def _problems(name: str, matrix: Node) -> Iterator[Problem]:
-    where = f"cases.{name}.matrix"
+    source = f"cases.{name}.matrix"
     if not isinstance(matrix.value, dict) or not matrix.value:
-        yield Problem(matrix.line, f"{where}: write dotted fields and their values, such as `sampling.seed: [0, 1]`")
+        yield Problem(matrix.line, f"{source}: write dotted fields and their values, such as `sampling.seed: [0, 1]`")
         return
     for field, values in matrix.value.items():
-        line, at = matrix.keys[field], f"{where}.{field}"
+        line, at = matrix.keys[field], f"{source}.{field}"
         if not re.fullmatch(r"[A-Za-z_][A-Za-z0-9_]*(\.[A-Za-z_][A-Za-z0-9_]*)*", field) or field in ("id", "matrix"):
             yield Problem(line, f"{at}: not a dotted field of a case, such as sampling.seed")
         elif not isinstance(values.value, list | dict) or not values.value:
@@ -155,17 +155,17 @@ def check_rest(
     rest: Any = fields
     for loc in bad:
         rest = _without(rest, loc)
-    known = {**_PLACEHOLDERS, "runners": sorted(runners)[:1] or ["x"]}
-    case, still = validate(Case, merge(known, rest))
+    placeholders = {**_PLACEHOLDERS, "runners": sorted(runners)[:1] or ["x"]}
+    case, still = validate(Case, merge(placeholders, rest))
     if case is None:
         # A mapping lost a field that it needs, so the whole mapping is dropped.
         case, _ = validate(
-            Case, merge(known, {key: rest[key] for key in rest if key not in {loc[0] for loc, _ in still}})
+            Case, merge(placeholders, {key: rest[key] for key in rest if key not in {loc[0] for loc, _ in still}})
         )
     if case is not None:
-        for loc, said in check_case(case, root=root, runners=runners):
+        for loc, problem in check_case(case, root=root, runners=runners):
             if not any(_same(loc, other) for other in bad):
-                yield loc, said
+                yield loc, problem
 
 
 def _without(fields: Any, path: tuple[str | int, ...]) -> Any:
@@ -233,18 +233,18 @@ def check_cases(
     Raises:
         InvalidCaseError: the runner profiles themselves cannot be read.
     """
-    known = frozenset(load_runners(Project(root).runners) if runners is None else runners)
+    names = frozenset(load_runners(Project(root).runners) if runners is None else runners)
     located: list[Located] = []
     problems: list[FileProblem] = []
     first: dict[str, Located] = {}
     for path in paths:
-        found, wrong = _file(path, root, known)
-        for item in found:
-            said = _taken(item, first)
-            if said is None:
+        entries, wrong = _file(path, root, names)
+        for item in entries:
+            problem = _taken(item, first)
+            if problem is None:
                 located.append(item)
             else:
-                wrong.append(Problem(item.line, said))
+                wrong.append(Problem(item.line, problem))
         # a set: variants of one entry repeat the fault of their common line
         problems += [FileProblem(shown(path, root), *problem) for problem in sorted(set(wrong))]
     return tuple(located), tuple(problems)
@@ -257,7 +257,11 @@ def check_unique(located: Iterable[Located]) -> None:
         InvalidCaseError: two cases have one id, so that one golden and one set of limits would serve both.
     """
     first: dict[str, Located] = {}
-    problems = [FileProblem(one.path, one.line, said) for one in located if (said := _taken(one, first)) is not None]
+    problems = [
+        FileProblem(entry.path, entry.line, problem)
+        for entry in located
+        if (problem := _taken(entry, first)) is not None
+    ]
     if problems:
         raise invalid(problems)
 
@@ -308,16 +312,16 @@ def _file(path: Path, root: Path, runners: frozenset[str]) -> tuple[list[Located
             absent = None if any(bad for _, bad in entries.values()) else absent_golden_of(named, ids)
             if absent is not None:
                 findings.append((("golden_of",), absent))
-            problems += [Problem(lines.of(loc), _named(name, loc, said)) for loc, said in findings]
+            problems += [Problem(lines.of(loc), _named(name, loc, problem)) for loc, problem in findings]
             if case is not None and not findings:
                 command = at_its_place(case.command, shown(path, root))
                 case = case.model_copy(update={"command": command}) if command != case.command else case
                 located.append(Located.model_construct(case=case, path=shown(path, root), line=line))
                 origin[case.id] = (name, lines)
     if located:
-        for id_, field, said in check_golden_of([item.case for item in located]):
+        for id_, field, problem in check_golden_of([item.case for item in located]):
             name, lines = origin[id_]
-            problems.append(Problem(lines.of((field,)), _named(name, (field,), said)))
+            problems.append(Problem(lines.of((field,)), _named(name, (field,), problem)))
     return located, problems
 
 
@@ -333,7 +337,7 @@ def _case(
         findings = list(check_case(case, root=root, runners=runners))
     else:
         findings += check_rest(fields, findings, root=root, runners=runners)
-    findings = [((), _bad_id(variant.id)) if loc == ("id",) else (loc, said) for loc, said in findings]
+    findings = [((), _bad_id(variant.id)) if loc == ("id",) else (loc, problem) for loc, problem in findings]
     if "id" in variant.fields:
         findings.append((("id",), "the id of a case is its key under `cases`"))
     return case, findings
@@ -376,8 +380,8 @@ class _Lines(NamedTuple):
         return None
 
 
-def _named(name: str, loc: tuple[str | int, ...], said: str) -> str:
-    return f"cases.{'.'.join(map(str, (name, *loc)))}: {said}"
+def _named(name: str, loc: tuple[str | int, ...], problem: str) -> str:
+    return f"cases.{'.'.join(map(str, (name, *loc)))}: {problem}"
 
 
 def _top_level(tree: Node) -> Iterator[Problem]:

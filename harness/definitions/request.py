@@ -26,8 +26,8 @@ def request_of(case: Case) -> dict[str, Json]:
     for name in REQUEST_FIELDS:
         request.update(flat(name, data[name]))
     if case.server is not None:  # the server's address moves nothing
-        said = case.server
-        request.update({"server.dialect": said.dialect, "server.command": list[Json](said.command)})
+        server = case.server
+        request.update({"server.dialect": server.dialect, "server.command": list[Json](server.command)})
     request.update(flat("runtime_args", data["runtime_args"]) if case.runtime_args else {})
     return {name: value for name, value in request.items() if name not in NOT_PIXELS}
 

@@ -74,8 +74,8 @@ def resolve_cases(
     """
     ask = lookup or hub_commit
     commits: dict[str, str] = {}
-    done: list[Resolved] = []
-    found: set[str] = set()
+    resolved: list[Resolved] = []
+    existing: set[str] = set()
     texts: list[tuple[Path, str]] = []
     for path in paths:
         try:
@@ -84,20 +84,20 @@ def resolve_cases(
         except YamlError as error:
             raise InvalidCaseError(str(error), where=str(shown(path, root))) from None
         edits: dict[tuple[int, int], str] = {}
-        for repository, node in _open_refs(tree, ids, found):
+        for repository, node in _open_refs(tree, ids, existing):
             # an alias yields its node again: one place in the text is written once
             if node.span not in edits:
                 commits[repository] = commits.get(repository) or ask(repository, revision)
                 edits[node.span] = commits[repository]
-                done.append(Resolved(shown(path, root), node.line, repository, commits[repository]))
+                resolved.append(Resolved(shown(path, root), node.line, repository, commits[repository]))
         if edits:
             texts.append((path, _edited(text, edits)))
-    if missing := sorted(set(ids) - found):
+    if missing := sorted(set(ids) - existing):
         raise InvalidCaseError(f"no case is called {', '.join(missing)}", remedy="quantgate cases")
     # written last: an error of the hub or a wrong id must leave every file unchanged
     for path, text in texts:
         write_text_atomic(path, text)
-    return tuple(sorted(done, key=lambda one: (str(one.path), one.line)))
+    return tuple(sorted(resolved, key=lambda item: (str(item.path), item.line)))
 
 
 def hub_commit(repository: str, revision: str) -> str:
@@ -112,9 +112,9 @@ def hub_commit(repository: str, revision: str) -> str:
     try:
         commit = HfApi().model_info(repository, revision=revision, timeout=30).sha
     except (HfHubHTTPError, HFValidationError, OSError, ValueError) as error:
-        said = str(error).strip().splitlines()
+        lines = str(error).strip().splitlines()
         raise InfraError(
-            f"the hub gave no commit of {repository} at {revision}: {said[0] if said else type(error).__name__}",
+            f"the hub gave no commit of {repository} at {revision}: {lines[0] if lines else type(error).__name__}",
             remedy="check the network, HF_ENDPOINT, HF_HUB_OFFLINE and HF_TOKEN, then repeat the command",
             kind="download",
         ) from None
@@ -123,7 +123,7 @@ def hub_commit(repository: str, revision: str) -> str:
     return commit
 
 
-def _open_refs(tree: Node, ids: Collection[str], found: set[str]) -> Iterator[tuple[str, Node]]:
+def _open_refs(tree: Node, ids: Collection[str], present_ids: set[str]) -> Iterator[tuple[str, Node]]:
     """Yield repository and ``unresolved`` scalar of each reference in the cases ``ids`` and their defaults."""
     cases = tree.value.get("cases") if isinstance(tree.value, dict) else None
     if cases is None or not isinstance(cases.value, dict):
@@ -134,7 +134,7 @@ def _open_refs(tree: Node, ids: Collection[str], found: set[str]) -> Iterator[tu
         variants, _ = expand(name, entry, {})
         names = {name, *(variant.id for variant in variants)}
         if not ids or names & set(ids):
-            found |= names & set(ids)
+            present_ids |= names & set(ids)
             taken = True
             yield from _walk(entry)
     if taken and defaults is not None:

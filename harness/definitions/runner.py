@@ -116,20 +116,20 @@ def load_runners(folder: Path) -> dict[str, RunnerProfile]:
     profiles: dict[str, RunnerProfile] = {}
     problems: list[str] = []
     for path in sorted(folder.glob("*.yaml")):
-        where = shown(path, root)
+        source = shown(path, root)
         try:
             tree = parse(read_text(path))
         except YamlError as error:
-            problems += [f"{where}:{line}: {message}" for line, message in error.problems]
+            problems += [f"{source}:{line}: {message}" for line, message in error.problems]
             continue
         profile, findings = validate(RunnerProfile, tree.plain(), tree.written)
-        for loc, said in findings:
+        for loc, problem in findings:
             line = next((n for end in range(len(loc), 0, -1) if (n := tree.find(loc[:end]))), tree.line)
-            problems.append(f"{where}:{line}: {''.join(f'{step}: ' for step in loc)}{said}")
+            problems.append(f"{source}:{line}: {''.join(f'{step}: ' for step in loc)}{problem}")
         if profile is not None and profile.name != path.stem:
-            problems.append(f"{where}:{tree.find(('name',))}: name: must be {path.stem!r}, as the file is called")
+            problems.append(f"{source}:{tree.find(('name',))}: name: must be {path.stem!r}, as the file is called")
         elif profile is not None:
-            problems += [f"{where}:1: {said}" for said in _clashes(profile, profiles.values())]
+            problems += [f"{source}:1: {problem}" for problem in _clashes(profile, profiles.values())]
             profiles[profile.name] = profile
     if problems:
         raise InvalidCaseError(
@@ -146,24 +146,24 @@ def named_runner(folder: Path, name: str) -> RunnerProfile:
     """
     profiles = load_runners(folder)
     if name not in profiles:
-        known = ", ".join(profiles)
+        names = ", ".join(profiles)
         raise InvalidCaseError(
             f"there is no runner {name!r}",
             where="--runner",
-            remedy=f"name one of the profiles: {known}" if known else f"write {folder / name}.yaml",
+            remedy=f"name one of the profiles: {names}" if names else f"write {folder / name}.yaml",
         )
     return profiles[name]
 
 
 def _clashes(profile: RunnerProfile, others: Iterable[RunnerProfile]) -> list[str]:
-    said = []
+    problems = []
     for other in others:
         if profile.compute_capability == other.compute_capability:
             shared = sorted(set(profile.identifiers) & set(other.identifiers))
-            said += [f"device {name!r} belongs to runner {other.name} already" for name in shared]
+            problems += [f"device {name!r} belongs to runner {other.name} already" for name in shared]
         if profile.marker == other.marker:
-            said.append(f"marker {profile.marker!r} belongs to runner {other.name} already")
-    return said
+            problems.append(f"marker {profile.marker!r} belongs to runner {other.name} already")
+    return problems
 
 
 def match_runner(device: Device, profiles: Mapping[str, RunnerProfile]) -> RunnerProfile:

@@ -146,8 +146,8 @@ def explain(rule: Rule, steps: int, shift: float, sigmas: Sequence[float]) -> st
     return f"a flow shift of {fitted:.4g}"
 
 
-def _near(one: Sequence[float], other: Sequence[float]) -> bool:
-    return all(abs(a - b) <= SIGMA_TOLERANCE for a, b in zip(one, other, strict=True))
+def _near(times: Sequence[float], other: Sequence[float]) -> bool:
+    return all(abs(a - b) <= SIGMA_TOLERANCE for a, b in zip(times, other, strict=True))
 
 
 def _fitted_shift(rule: Rule, steps: int, seen: Sequence[float]) -> float | None:

@@ -17,9 +17,9 @@ from pydantic_core import ErrorDetails
 # Advice for a misspelt word.
 
 
-def did_you_mean(word: str, known: Iterable[str]) -> str:
+def did_you_mean(word: str, candidates: Iterable[str]) -> str:
     """Return ``did you mean X?`` if a known word is close, else the list of known words."""
-    names = sorted(known)
+    names = sorted(candidates)
     close = difflib.get_close_matches(word, names, n=1, cutoff=0.6)
     if close:
         return f"did you mean {close[0]}?"
@@ -32,18 +32,18 @@ def near_folder(path: Path) -> Path | None:
     Each absent part of the path is replaced by the most similar folder beside it.
     """
     parts = path.parts
-    known = Path(parts[0]) if parts else Path()
+    folder = Path(parts[0]) if parts else Path()
     for index, part in enumerate(parts):
-        step = known / part if index else known
+        step = folder / part if index else folder
         if step.is_dir():
-            known = step
+            folder = step
             continue
-        beside = [one.name for one in known.iterdir() if one.is_dir()] if known.is_dir() else []
+        beside = [entry.name for entry in folder.iterdir() if entry.is_dir()] if folder.is_dir() else []
         close = difflib.get_close_matches(part, beside, n=1, cutoff=0.6)
         if not close:
             return None
-        known = known / close[0]
-    return known
+        folder = folder / close[0]
+    return folder
 
 
 M = TypeVar("M", bound=BaseModel)

@@ -158,10 +158,10 @@ def events(text: str, *, fast: bool = True) -> Iterator[Any]:
             yield from YAML(typ="safe", pure=True).parse(text)
     except (yaml.MarkedYAMLError, MarkedYAMLError) as error:
         mark = error.problem_mark or error.context_mark
-        said = " ".join(str(part) for part in (error.problem, error.context) if part)
+        problem = " ".join(str(part) for part in (error.problem, error.context) if part)
         if mark is not None and _is_tab(text, mark.line):
-            said = "a tab indents this line; YAML takes spaces only"
-        raise YamlError([Problem(mark.line + 1 if mark else 1, said or "not YAML")]) from None
+            problem = "a tab indents this line; YAML takes spaces only"
+        raise YamlError([Problem(mark.line + 1 if mark else 1, problem or "not YAML")]) from None
     except yaml.reader.ReaderError as error:
         line = text.count("\n", 0, error.position if isinstance(error.position, int) else 0) + 1
         raise YamlError([Problem(line, f"a character that YAML does not allow: {error.reason}")]) from None
@@ -172,8 +172,8 @@ def events(text: str, *, fast: bool = True) -> Iterator[Any]:
 def _is_tab(text: str, line: int) -> bool:
     """Return whether the indent of a line holds a tab."""
     lines = text.splitlines()
-    found = lines[line] if line < len(lines) else ""
-    return "\t" in found[: len(found) - len(found.lstrip())]
+    text_of_line = lines[line] if line < len(lines) else ""
+    return "\t" in text_of_line[: len(text_of_line) - len(text_of_line.lstrip())]
 
 
 class _Composer:

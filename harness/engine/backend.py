@@ -73,13 +73,13 @@ def load_backend(name: str, *, allow_python: bool = False) -> Backend:
     if ":" in name and allow_python:
         module_name, _, attribute = name.rpartition(":")
         return cast("Backend", getattr(_module(module_name), attribute)())
-    known = {entry.name: entry for entry in entry_points(group=GROUP)}
-    if name not in known:
+    entries = {entry.name: entry for entry in entry_points(group=GROUP)}
+    if name not in entries:
         raise InvalidCaseError(
-            f"there is no backend {name!r}; installed: {', '.join(sorted(known)) or 'none'}",
+            f"there is no backend {name!r}; installed: {', '.join(sorted(entries)) or 'none'}",
             remedy="name an installed backend in `backend`, or install the package that brings it",
         )
-    return cast("Backend", known[name].load()())
+    return cast("Backend", entries[name].load()())
 
 
 def _module(name: str) -> object:

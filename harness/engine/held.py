@@ -31,15 +31,15 @@ def held_weights(components: Mapping[str, torch.nn.Module | None]) -> Held:
     Args:
         components: loaded modules by name (``transformer``, ``vae``); ``None`` is skipped.
     """
-    found: Held = {}
+    digests: Held = {}
     for component, module in components.items():
         words: dict[str, list[str]] = {}
         for name, tensor in module.state_dict().items() if module is not None else ():
             if isinstance(tensor, torch.Tensor):
                 words.setdefault(_NUMBER.sub(".*", name), []).append(_word(tensor))
         if words:
-            found[component] = {kind: " ".join(row) for kind, row in sorted(words.items())}
-    return found
+            digests[component] = {kind: " ".join(row) for kind, row in sorted(words.items())}
+    return digests
 
 
 def _word(tensor: torch.Tensor) -> str:

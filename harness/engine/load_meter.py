@@ -17,6 +17,8 @@ from collections.abc import Iterator, Mapping
 from contextlib import suppress
 from pathlib import Path
 
+import psutil
+
 from harness.records.perf import LoadUsage, StageMemory
 
 SUFFIXES = (".safetensors", ".gguf")
@@ -133,11 +135,8 @@ def _read_through(path: Path) -> None:
 
 
 def _available() -> float:
-    with suppress(OSError, ValueError, IndexError):
-        for line in Path("/proc/meminfo").read_text(encoding="ascii").splitlines():
-            if line.startswith("MemAvailable:"):
-                return 1024.0 * int(line.split()[1])
-    return 0.0
+    """Return the bytes of host memory that a new process could get without swapping."""
+    return float(psutil.virtual_memory().available)
 
 
 def _gpu_memory() -> StageMemory | None:

@@ -77,10 +77,10 @@ class LogRedactor:
 
     def finish(self) -> bytes:
         """Return the rest, redacted: the stream ended, or something else is written next."""
-        left, self._held, self._open = self._held + self._open, b"", b""
+        rest, self._held, self._open = self._held + self._open, b"", b""
         shown = _note(self._dropped) if self._dropped else b""
         self._dropped = 0
-        text = left.decode("utf-8", "surrogateescape")
+        text = rest.decode("utf-8", "surrogateescape")
         return shown + self._clean(self._redactor.cut_off(text).encode("utf-8", "surrogateescape"))
 
     def _skip(self, chunk: bytes) -> tuple[bytes, bytes]:
@@ -131,12 +131,12 @@ class LogRedactor:
 
 def _beginnings(values: tuple[str, ...]) -> tuple[bytes, ...]:
     """Return what complete lines end in while a value of several lines is being printed, longest first."""
-    found: set[bytes] = set()
+    beginnings: set[bytes] = set()
     for value in values:
         lines = os.fsencode(value).splitlines(keepends=True)
         if len(lines) <= _MOST_LINES:
-            found |= {b"".join(lines[:count]) for count in range(1, len(lines))}
-    return tuple(sorted(found, key=len, reverse=True))
+            beginnings |= {b"".join(lines[:count]) for count in range(1, len(lines))}
+    return tuple(sorted(beginnings, key=len, reverse=True))
 
 
 def _capped(line: bytes) -> bytes:

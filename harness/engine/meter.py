@@ -115,7 +115,7 @@ class Meter:
     @property
     def peak(self) -> int | None:
         """Largest number of bytes allocated on the GPU during the generation; ``None`` on a CPU."""
-        return max((one.allocated for one in self._memory), default=None)
+        return max((peak.allocated for peak in self._memory), default=None)
 
     def _expert_begins(self, role: str) -> Any:
         def hook(*_: Any) -> None:

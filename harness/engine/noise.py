@@ -112,12 +112,12 @@ class Disturber:
         """Make a scheduler for one generation of ``steps`` steps return disturbed latents, but not after the last."""
         if not self._noise.between:
             return
-        step, left = scheduler.step, [steps]
+        step, remaining = scheduler.step, [steps]
 
         def wrapped(*arguments: Any, **options: Any) -> Any:
             result = step(*arguments, **options)
-            left[0] -= 1
-            if not left[0]:
+            remaining[0] -= 1
+            if not remaining[0]:
                 return result
             return (disturbed(result[0], self._noise.dtype, self._generator), *result[1:])
 

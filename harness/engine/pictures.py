@@ -79,7 +79,7 @@ def pictures_of(case: Case, pictures: Mapping[str, Path], workdir: Path | None =
     Raises:
         InvalidCaseError: a picture is missing, has another sha256 than the case states, or cannot be decoded.
     """
-    found: dict[str, Image] = {}
+    images: dict[str, Image] = {}
     for role, image in case.sampling.images().items():
         path = place_of(case, role, pictures, workdir)
         if path is None:
@@ -92,12 +92,12 @@ def pictures_of(case: Case, pictures: Mapping[str, Path], workdir: Path | None =
                 remedy="restore the picture, or state its new sha256",
             )
         try:
-            found[role] = decode(data, case.sampling.width, case.sampling.height)
+            images[role] = decode(data, case.sampling.width, case.sampling.height)
         except PictureError as error:
             raise InvalidCaseError(
                 f"sampling.{role}: {image.name} {error}", where=case.id, remedy="replace the picture in the case"
             ) from error
-    return found
+    return images
 
 
 def _read(path: Path, name: str, where: str) -> bytes:

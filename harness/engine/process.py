@@ -49,9 +49,9 @@ class WorkerProcess:
         request_read, request_write = os.pipe()
         event_read, event_write = os.pipe()
         life_read, life_write = os.pipe()
-        theirs = (request_read, event_write, life_read)
+        child_ends = (request_read, event_write, life_read)
         arguments = [sys.executable, "-m", "harness.engine.worker"]
-        for name, descriptor in zip(("requests", "events", "life"), theirs, strict=True):
+        for name, descriptor in zip(("requests", "events", "life"), child_ends, strict=True):
             arguments += [f"--{name}", str(descriptor)]
         self._ours = [request_write, event_read, life_write]
         # engines of a dead parent may still hold the GPU that this engine needs
@@ -62,7 +62,7 @@ class WorkerProcess:
             self._log = RedactedLog(log, secrets)
             with os.fdopen(self._log.writer, "wb") as out:
                 whole = {**environment, MARKER: self._marker}
-                forked = self._forked(starter, whole, folder, (*theirs, out.fileno()))
+                forked = self._forked(starter, whole, folder, (*child_ends, out.fileno()))
                 self._process: subprocess.Popen[bytes] | Forked = forked or subprocess.Popen(
                     arguments,
                     env=whole,
@@ -70,7 +70,7 @@ class WorkerProcess:
                     stdin=subprocess.DEVNULL,
                     stdout=out,
                     stderr=subprocess.STDOUT,
-                    pass_fds=theirs,
+                    pass_fds=child_ends,
                     start_new_session=True,
                 )
         except BaseException:
@@ -78,7 +78,7 @@ class WorkerProcess:
                 os.close(descriptor)
             raise
         finally:
-            for descriptor in theirs:
+            for descriptor in child_ends:
                 os.close(descriptor)
         self._writer = Writer(request_write)
         self._events = event_read
@@ -95,8 +95,8 @@ class WorkerProcess:
             return starter.fork(environment, folder, descriptors)
         except StarterError:
             deadline = time.monotonic() + END_GRACE_SECONDS
-            while (left := marked(self._marker)) and time.monotonic() < deadline:
-                for process in left:
+            while (processes := marked(self._marker)) and time.monotonic() < deadline:
+                for process in processes:
                     kill(process)
             return None
 
@@ -183,8 +183,8 @@ class WorkerProcess:
         if self._process.poll() is None:
             self._process.kill()
         deadline = time.monotonic() + END_GRACE_SECONDS
-        while (left := self._left()) and time.monotonic() < deadline:
-            for process in left:
+        while (processes := self._left()) and time.monotonic() < deadline:
+            for process in processes:
                 kill(process)
             time.sleep(0.01)
         self._process.wait()

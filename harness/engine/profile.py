@@ -88,8 +88,8 @@ def timed_blocks(experts: Mapping[str, torch.nn.Module], *, cuda: bool) -> Itera
         if cuda:
             torch.cuda.synchronize()
         return {
-            name: statistics.median(begin.elapsed_time(end) / 1000 if cuda else end - begin for begin, end in one)
-            for name, one in spans.items()
+            name: statistics.median(begin.elapsed_time(end) / 1000 if cuda else end - begin for begin, end in span)
+            for name, span in spans.items()
         }
 
     try:

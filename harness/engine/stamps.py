@@ -42,12 +42,12 @@ def stamps(folder: Path) -> tuple[Stamp, ...]:
     followed, also to folders, and folders whose name begins with a dot are skipped. A link to a folder above itself is
     not followed.
     """
-    found: list[Stamp] = []
-    _walk(folder, frozenset(), found)
-    return tuple(sorted(found))
+    entries: list[Stamp] = []
+    _walk(folder, frozenset(), entries)
+    return tuple(sorted(entries))
 
 
-def _walk(folder: Path, above: frozenset[tuple[int, int]], found: list[Stamp]) -> None:
+def _walk(folder: Path, above: frozenset[tuple[int, int]], stamps_so_far: list[Stamp]) -> None:
     try:
         here = folder.stat()
         entries = list(os.scandir(folder))
@@ -60,12 +60,14 @@ def _walk(folder: Path, above: frozenset[tuple[int, int]], found: list[Stamp]) -
         try:
             if entry.is_dir():
                 if not entry.name.startswith("."):
-                    _walk(Path(entry.path), above | {key}, found)
+                    _walk(Path(entry.path), above | {key}, stamps_so_far)
                 continue
             state = Path(entry.path).stat()
         except OSError:  # a dangling link, or a file that was just deleted, counts as absent
             continue
-        found.append(Stamp(entry.path, state.st_size, state.st_mtime_ns, state.st_ctime_ns, state.st_ino, state.st_dev))
+        stamps_so_far.append(
+            Stamp(entry.path, state.st_size, state.st_mtime_ns, state.st_ctime_ns, state.st_ino, state.st_dev)
+        )
 
 
 def changed_files(before: Stamps, after: Stamps) -> tuple[str, ...]:

@@ -111,15 +111,15 @@ class Starter:
     def __init__(self, environment: Mapping[str, str], modules: Sequence[str] = MODULES) -> None:
         self._environment = early(environment)
         self._ready: bool | None = None
-        ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
-        with theirs:
+        ours, child_end = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+        with child_end:
             self._process = subprocess.Popen(
-                [sys.executable, "-m", "harness.engine.warm", "--control", str(theirs.fileno()), *modules],
+                [sys.executable, "-m", "harness.engine.warm", "--control", str(child_end.fileno()), *modules],
                 env={**self._environment, MARKER: new_marker()},
                 stdin=subprocess.DEVNULL,
                 stdout=subprocess.DEVNULL,
                 stderr=subprocess.DEVNULL,
-                pass_fds=(theirs.fileno(),),
+                pass_fds=(child_end.fileno(),),
                 start_new_session=True,
             )
         self._control = ours
@@ -167,9 +167,9 @@ class Starter:
 
     def _require_ready(self, seconds: float) -> None:
         if self._ready is None:
-            said = self._receive(seconds)
-            self._ready = bool(said.get("ready"))
-            self.why = str(said.get("why", ""))
+            answer = self._receive(seconds)
+            self._ready = bool(answer.get("ready"))
+            self.why = str(answer.get("why", ""))
         if not self._ready:
             raise StarterError(self.why or "the starter must not be forked")
 

@@ -192,12 +192,12 @@ def _kill_all(child: int, *, group: bool) -> int:
         if group:
             with contextlib.suppress(ProcessLookupError, PermissionError):
                 os.killpg(child, signal.SIGKILL)
-        left = descendants(os.getpid())
-        for process in left:
+        processes = descendants(os.getpid())
+        for process in processes:
             kill(process)
         ended = _reap(child)
         status = ended if ended is not None else status
-        quiet = 0 if left else quiet + 1
+        quiet = 0 if processes else quiet + 1
         time.sleep(0.01)
     return status
 

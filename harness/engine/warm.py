@@ -24,10 +24,11 @@ import select
 import signal
 import socket
 import sys
-import threading
 import time
 from pathlib import Path
 from typing import Any
+
+import psutil
 
 from harness.engine.supervisor import supervise
 from harness.engine.worker import serve
@@ -71,11 +72,10 @@ def main() -> int:
 
 def unforkable() -> str:
     """Return the reason why this process must not be forked: threads, or an open GPU; empty if it may be."""
-    threads = threading.active_count()
-    with contextlib.suppress(OSError):
-        threads = max(threads, len([*Path("/proc/self/task").iterdir()]))
+    threads: int = psutil.Process().num_threads()
     if threads > 1:
         return f"{threads} threads run after the imports"
+    # psutil lists open regular files, and a GPU is a device.
     for entry in Path("/proc/self/fd").glob("*"):
         with contextlib.suppress(OSError):
             if str(entry.readlink()).startswith(NVIDIA):

@@ -117,9 +117,9 @@ class Server:
     def _fingerprint(self, params: dict[str, Json], _emit: Callable[[dict[str, Json]], None]) -> Json:
         from harness.engine.fingerprint import take_fingerprint
 
-        own = getattr(self._backend, "fingerprint", None)
-        if own is not None:  # a runtime in its own process reports its own packages and device
-            answer: Json = own(str(params["runner"])).model_dump(mode="json")
+        of_backend = getattr(self._backend, "fingerprint", None)
+        if of_backend is not None:  # a runtime in its own process reports its own packages and device
+            answer: Json = of_backend(str(params["runner"])).model_dump(mode="json")
             return answer
         return take_fingerprint(str(params["runner"]), str(params["device"])).model_dump(mode="json")
 

@@ -96,11 +96,11 @@ def _similarity(sum_x: Array, sum_y: Array, squares: Array, products: Array, out
     c2 = np.float32((0.03 * 255.0) ** 2 * 49.0 * 48.0)
     for i in range(out.size):
         cross = np.int32(sum_x[i] * sum_y[i])
-        own = np.int32(sum_x[i] * sum_x[i] + sum_y[i] * sum_y[i])
+        own_squares = np.int32(sum_x[i] * sum_x[i] + sum_y[i] * sum_y[i])
         covariance = np.float32(np.int32(np.int32(49) * products[i] - cross))
-        variance = np.float32(np.int32(np.int32(49) * squares[i] - own))
+        variance = np.float32(np.int32(np.int32(49) * squares[i] - own_squares))
         top = (np.float32(2.0) * np.float32(cross) + c1) * (np.float32(2.0) * covariance + c2)
-        bottom = (np.float32(own) + c1) * (variance + c2)
+        bottom = (np.float32(own_squares) + c1) * (variance + c2)
         out[i] += top / bottom
 
 

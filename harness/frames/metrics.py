@@ -294,11 +294,11 @@ class FrameOrder:
         """Return the number of misplaced frames, and the first of them."""
         distance = pair.statistics.time.distance
         count = len(distance)
-        own = np.diagonal(distance).copy()
+        diagonal = np.diagonal(distance).copy()
         offset = np.abs(np.arange(count)[:, None] - np.arange(count)[None, :])
         # Only near frames: motion that repeats, such as a walk, brings the same picture back later.
         others = np.where((offset > 0) & (offset <= REACH), distance, np.inf)
-        misplaced = np.flatnonzero((own > NOTICEABLE) & (others.min(axis=1) < CLEARLY * own))
+        misplaced = np.flatnonzero((diagonal > NOTICEABLE) & (others.min(axis=1) < CLEARLY * diagonal))
         return Measurement(value=float(len(misplaced)), frame=int(misplaced[0]) if len(misplaced) else None)
 
 

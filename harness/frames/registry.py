@@ -42,8 +42,8 @@ BUILT_IN: Final = {
 @cache
 def _points() -> tuple[EntryPoint, ...]:
     """Return all registrations, the package's own first, plugins by name so that reports do not depend on pip."""
-    own = tuple(EntryPoint(name, value, GROUP) for name, value in BUILT_IN.items())
-    return own + tuple(sorted(entry_points(group=GROUP), key=lambda point: point.name))
+    built_in = tuple(EntryPoint(name, value, GROUP) for name, value in BUILT_IN.items())
+    return built_in + tuple(sorted(entry_points(group=GROUP), key=lambda point: point.name))
 
 
 @cache

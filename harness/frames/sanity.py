@@ -77,8 +77,8 @@ def float_stats(video: npt.NDArray[np.floating[Any]] | torch.Tensor) -> FloatSta
             extremes = (float(finite.min()), float(finite.max())) if finite.size else None
         else:
             nans, infs = int(frame.isnan().sum()), int(frame.isinf().sum())
-            kept = frame[frame.isfinite()] if nans or infs else frame
-            extremes = (float(kept.min()), float(kept.max())) if kept.numel() else None
+            finite_values = frame[frame.isfinite()] if nans or infs else frame
+            extremes = (float(finite_values.min()), float(finite_values.max())) if finite_values.numel() else None
         nan, inf = nan + nans, inf + infs
         first_bad = index if first_bad is None and nans + infs else first_bad
         if extremes:

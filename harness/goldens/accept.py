@@ -114,18 +114,18 @@ def accept(
     if also and over:
         raise GoldenError("--also keeps the present goldens, --over drops them", where=case, remedy="leave one out")
     with committing(workspace, f"accept {case}: {reason}", hook) as transaction:
-        found = _found(workspace, case, runner, source, transaction.folder / "artifact")
-        refuse_request(found.candidate, request, allow)
-        refuse_sick(found, allow)
-        refuse_unseen(workspace, found, source, allow)
+        proposal = _found(workspace, case, runner, source, transaction.folder / "artifact")
+        refuse_request(proposal.candidate, request, allow)
+        refuse_sick(proposal, allow)
+        refuse_unseen(workspace, proposal, source, allow)
         if loosen_limits:
-            found = replace(found, candidate=vouched(found.candidate, author, reason))
+            proposal = replace(proposal, candidate=vouched(proposal.candidate, author, reason))
         else:
-            refuse_loose(found.candidate, workspace.limits(found.candidate.runner, found.candidate.case))
+            refuse_loose(proposal.candidate, workspace.limits(proposal.candidate.runner, proposal.candidate.case))
         return _accept(
             workspace,
             transaction,
-            found,
+            proposal,
             reason=reason,
             author=author,
             also=also,
@@ -184,7 +184,7 @@ def _found(workspace: Workspace, case: str, runner: str, source: Path | None, sc
 def _accept(
     workspace: Workspace,
     transaction: Transaction,
-    found: Found,
+    proposal: Found,
     *,
     reason: str,
     author: str,
@@ -195,54 +195,54 @@ def _accept(
     similarity: Similarity | None,
     beside: Sequence[Found] = (),
 ) -> Acceptance:
-    candidate = found.candidate
+    candidate = proposal.candidate
     runner, case = candidate.runner, candidate.case
     store = _store_of(open_store(workspace.goldens), runner)
     before = store.index(runner, case)
     if CLIP in candidate.parts:
-        check_frames(found.files[CLIP], candidate.shape, remedy="run the case again, and accept what it leaves")
+        check_frames(proposal.files[CLIP], candidate.shape, remedy="run the case again, and accept what it leaves")
     if also:
         # With --also nothing is replaced, so the goldens that the run was judged against do not matter.
-        _check_beside(found, store)
+        _check_beside(proposal, store)
     elif not over:
         _check_base(candidate, before)
     manifest = _manifest(candidate, before, reason=reason, author=author)
-    files = {name: path for name, path in found.files.items() if name in manifest.parts}
+    files = {name: path for name, path in proposal.files.items() if name in manifest.parts}
     entry = Accepted(digest=manifest.digest(), reason=reason, author=author, accepted=manifest.created)
-    kept = _kept(candidate, before, store, also, over)
+    remaining = _kept(candidate, before, store, also, over)
     additions = [
-        Addition(made, {name: path for name, path in one.files.items() if name in made.parts})
-        for one in beside
-        if (made := _manifest(one.candidate, before, reason=reason, author=author))
+        Addition(made, {name: path for name, path in entry.files.items() if name in made.parts})
+        for entry in beside
+        if (made := _manifest(entry.candidate, before, reason=reason, author=author))
     ]
-    for one in additions:
-        digest = one.manifest.digest()
-        kept.append(Accepted(digest=digest, reason=reason, author=author, accepted=one.manifest.created))
-    after = AcceptedIndex(case=case, runner=runner, goldens=(*kept, entry))
+    for addition in additions:
+        digest = addition.manifest.digest()
+        remaining.append(Accepted(digest=digest, reason=reason, author=author, accepted=addition.manifest.created))
+    after = AcceptedIndex(case=case, runner=runner, goldens=(*remaining, entry))
     limit_path = workspace.limits(runner, case)
-    still = [one.digest for one in kept]
+    still = [golden.digest for golden in remaining]
     if similarity is not None:
         # With --over the goldens are replaced even if they are damaged, so unreadable ones are skipped.
-        refuse_far(found, _readable(store, before, over), still, similarity, allow)
+        refuse_far(proposal, _readable(store, before, over), still, similarity, allow)
     changes = changes_of(candidate, limit_path)
-    limits = limits_after(manifest, candidate.limits, limit_path, kept=still)
+    limits = limits_after(manifest, candidate.limits, limit_path, remaining=still)
     if limits.fate == "removed":
         refuse_loss(candidate, LimitFile.read(limit_path), limit_path.relative_to(workspace.root), allow)
     changed: list[Path] = []
     # A folder store joins the transaction; a hub is outside of it, so its upload comes first and the pin joins instead.
     if isinstance(store, FolderStore):
         # every golden of the command is a step of its own, and each step knows the lists that the others leave
-        first = len(kept) - len(additions) + 1
+        first = len(remaining) - len(additions) + 1
         lists = [
             after.model_copy(update={"goldens": after.goldens[: first + place]}) for place in range(len(additions))
         ]
         steps = [*additions, Addition(manifest, files)]
-        for place, (one, part) in enumerate(zip(steps, [*lists, after], strict=True)):
+        for place, (addition, part) in enumerate(zip(steps, [*lists, after], strict=True)):
             previous = lists[place - 1] if place else None
             later = (*lists[place + 1 :], after) if place < len(lists) else ()
-            transaction.install(store, one.manifest, one.files, part, before=previous, later=later)
+            transaction.install(store, addition.manifest, addition.files, part, before=previous, later=later)
             if place < len(lists):
-                changed.append(store.folder(runner, case, one.manifest.digest()))
+                changed.append(store.folder(runner, case, addition.manifest.digest()))
         changed += [store.folder(runner, case, manifest.digest()), store.index_path(runner, case)]
     else:
         changed.append(_publish(workspace, transaction, store, [*additions, Addition(manifest, files)], after))
@@ -324,19 +324,19 @@ def _check_base(candidate: Candidate, before: AcceptedIndex) -> None:
     )
 
 
-def _check_beside(found: Found, store: GoldenStore) -> None:
+def _check_beside(proposal: Found, store: GoldenStore) -> None:
     """Refuse a further golden of another configuration, or with the same pixels as an accepted golden."""
-    candidate = found.candidate
-    where = f"{candidate.runner}/{candidate.case}"
+    candidate = proposal.candidate
+    pair = f"{candidate.runner}/{candidate.case}"
     for golden in store.find(candidate.runner, candidate.case):
         if golden.manifest.identity.digest() != candidate.identity.digest():
             raise GoldenError(
                 f"golden {golden.digest[:SHORT]} is of another configuration, so both cannot be right",
-                where=where,
+                where=pair,
                 remedy="accept without --also, in its place",
             )
-        if CLIP in golden.manifest.parts and CLIP in found.files and _same_pixels(golden, found.files[CLIP]):
-            raise GoldenError(f"golden {golden.digest[:SHORT]} holds the same clip already", where=where)
+        if CLIP in golden.manifest.parts and CLIP in proposal.files and _same_pixels(golden, proposal.files[CLIP]):
+            raise GoldenError(f"golden {golden.digest[:SHORT]} holds the same clip already", where=pair)
 
 
 def _same_pixels(golden: Golden, clip: Path) -> bool:
@@ -352,11 +352,11 @@ def _kept(candidate: Candidate, before: AcceptedIndex, store: GoldenStore, also:
     if also or over:
         return list(before.goldens) if also else []
     others = [entry for entry in before.goldens if entry.digest != candidate.golden]
-    mine = candidate.identity.digest()
+    identity = candidate.identity.digest()
     return [
         entry
         for entry in others
-        if store.get(before.runner, before.case, entry.digest).manifest.identity.digest() == mine
+        if store.get(before.runner, before.case, entry.digest).manifest.identity.digest() == identity
     ]
 
 
@@ -397,7 +397,7 @@ class Present:
 
 def present_cases(root: Path) -> dict[str, Case]:
     """Return every case as it is written now, by id. Raises ``InvalidCaseError`` for a wrong case file."""
-    return {one.case.id: one.case for one in load_cases(case_files(root), root)}
+    return {entry.case.id: entry.case for entry in load_cases(case_files(root), root)}
 
 
 def present_case(root: Path, case_id: str, cases: Mapping[str, Case] | None = None) -> Present:
@@ -420,7 +420,7 @@ def present_case(root: Path, case_id: str, cases: Mapping[str, Case] | None = No
 
 def present_requests(root: Path) -> dict[str, Mapping[str, Json]]:
     """Return the present request of every case, by case id. Raises ``InvalidCaseError`` for a wrong case file."""
-    return {one.case.id: request_of(one.case) for one in load_cases(case_files(root), root)}
+    return {entry.case.id: request_of(entry.case) for entry in load_cases(case_files(root), root)}
 
 
 def _lock(root: Path, case: Case) -> tuple[dict[Path, bytes], tuple[str, ...]]:
@@ -429,14 +429,14 @@ def _lock(root: Path, case: Case) -> tuple[dict[Path, bytes], tuple[str, ...]]:
     path = Project(root).cases / LOCK_NAME
     if not path.exists():
         return {}, ()
-    held = read_lock(path)
+    lock = read_lock(path)
     try:
-        now, left = make_lock([case], root, held)
+        now, unlocked = make_lock([case], root, lock)
     except QuantgateError as error:
         return {}, (f"note: the lock stays as it is: {error.what}; quantgate lock",)
-    notes = tuple(f"note: not locked: {sentence}" for sentence in left)
-    mine = now.cases.get(case.id, {})
-    if held.cases.get(case.id, {}) == mine or not mine:
+    notes = tuple(f"note: not locked: {sentence}" for sentence in unlocked)
+    recorded = now.cases.get(case.id, {})
+    if lock.cases.get(case.id, {}) == recorded or not recorded:
         return {}, notes
-    cases = dict(sorted({**held.cases, case.id: mine}.items()))
-    return {path: held.model_copy(update={"cases": cases}).to_json().encode()}, notes
+    cases = dict(sorted({**lock.cases, case.id: recorded}.items()))
+    return {path: lock.model_copy(update={"cases": cases}).to_json().encode()}, notes

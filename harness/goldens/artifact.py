@@ -103,11 +103,11 @@ def _from_folder(source: Path, case: str, runner: str) -> Found:
 def _of_zip(archive: zipfile.ZipFile, entries: dict[str, zipfile.ZipInfo], source: Path) -> Candidates:
     candidates: dict[str, Candidate] = {}
     faults: list[GoldenError] = []
-    left = MAX_MANIFESTS_BYTES
+    remaining = MAX_MANIFESTS_BYTES
     for name in sorted(name for name in entries if PurePosixPath(name).name == CANDIDATE_FILE):
         try:
-            data = _read_bounded(archive, entries[name], min(MAX_MANIFEST_BYTES, left), source)
-            left -= len(data)
+            data = _read_bounded(archive, entries[name], min(MAX_MANIFEST_BYTES, remaining), source)
+            remaining -= len(data)
             candidates[str(PurePosixPath(name).parent)] = parse_candidate(data, f"{source}!{name}")
         except GoldenError as error:
             faults.append(error)
@@ -186,11 +186,11 @@ def _read_bounded(archive: zipfile.ZipFile, entry: zipfile.ZipInfo, bound: int, 
 
 def _unpack(archive: zipfile.ZipFile, entry: zipfile.ZipInfo, target: Path, size: int) -> None:
     """Write at most one byte more than ``size``: enough for the later check to detect that the part is too long."""
-    left = size + 1
+    remaining = size + 1
     with archive.open(entry) as stream, target.open("wb") as out:
-        while left > 0 and (block := stream.read(min(_CHUNK, left))):
+        while remaining > 0 and (block := stream.read(min(_CHUNK, remaining))):
             out.write(block)
-            left -= len(block)
+            remaining -= len(block)
 
 
 def _one(candidates: dict[str, Candidate], faults: Sequence[GoldenError], case: str, runner: str, source: Path) -> str:
@@ -200,13 +200,13 @@ def _one(candidates: dict[str, Candidate], faults: Sequence[GoldenError], case: 
     ]
     if len(meant) == 1:
         return meant[0]
-    held = ", ".join(sorted(f"{candidate.runner}/{candidate.case}" for candidate in candidates.values())) or "none"
+    names = ", ".join(sorted(f"{candidate.runner}/{candidate.case}" for candidate in candidates.values())) or "none"
     wanted = f"{runner}/{case}" if runner else case
     if not meant and faults:
         raise faults[0]
     if not meant:
         raise GoldenError(
-            f"the artifact holds no candidate of {wanted} (it holds: {held})",
+            f"the artifact holds no candidate of {wanted} (it holds: {names})",
             where=str(source),
             remedy="name the artifact of the run that tested this case on this runner",
         )

@@ -226,7 +226,7 @@ class FolderStore:
         """Hold the store's lock. Folders that are in the scratch folder then belong to a writer that died."""
         work = self._work()
         with FileLock(work / "lock"):
-            for left in work.iterdir():
-                if left.is_dir():
-                    shutil.rmtree(left, ignore_errors=True)
+            for entry in work.iterdir():
+                if entry.is_dir():
+                    shutil.rmtree(entry, ignore_errors=True)
             yield

@@ -17,6 +17,7 @@ from harness.frames.errors import ClipError
 from harness.reading import UnreadableError, reason
 from harness.records.frames import Shape
 from harness.records.golden import CLIP, AcceptedIndex, GoldenManifest, Part
+from harness.records.temporary import temporary_beside
 
 # Bytes of goldens: hash, copy, compare with a manifest.
 
@@ -55,10 +56,10 @@ def check_part(name: str, part: Part, path: Path, *, remedy: str) -> Path:
     if size != part.bytes:
         how = "truncated" if size < part.bytes else "too long"
         raise GoldenError(f"part {name!r} is {how}: {size} of {part.bytes} bytes", where=str(path), remedy=remedy)
-    found, _ = sha256_file(path)
-    if found != part.sha256:
+    digest, _ = sha256_file(path)
+    if digest != part.sha256:
         raise GoldenError(
-            f"part {name!r} was changed: sha256 {found[:16]}…, the manifest says {part.sha256[:16]}…",
+            f"part {name!r} was changed: sha256 {digest[:16]}…, the manifest says {part.sha256[:16]}…",
             where=str(path),
             remedy=remedy,
         )
@@ -99,13 +100,12 @@ def copy_private(source: Path, target: Path) -> Path:
     Raises:
         OSError: ``source`` cannot be read, or ``target`` cannot be written.
     """
-    handle, name = tempfile.mkstemp(prefix=f".{target.name}.", dir=target.parent)
-    part = Path(name)
+    part = temporary_beside(target)
     try:
-        with os.fdopen(handle, "wb") as writer, source.open("rb") as reader:
+        with part.open("wb") as writer, source.open("rb") as reader:
             if not _share_blocks(reader.fileno(), writer.fileno()):
                 shutil.copyfileobj(reader, writer, _CHUNK)
-        # mkstemp makes the file private to this user; a committed file is readable by all.
+        # a temporary file is private to this user; a committed file is readable by all.
         part.chmod(0o644)
         part.replace(target)
     except BaseException:
@@ -300,7 +300,7 @@ def require_writable(target: Path) -> None:
     Raises:
         InfraError: the file cannot be created.
     """
-    folder = next(one for one in target.absolute().parents if one.exists())
+    folder = next(parent for parent in target.absolute().parents if parent.exists())
     try:
         with tempfile.TemporaryFile(dir=folder):
             pass

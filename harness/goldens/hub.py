@@ -293,7 +293,9 @@ class HubStore:
                 continue
             new = [digest for digest in now.digests() if digest not in pinned.digests() + index.digests()]
             parts = [
-                one.manifest.parts for one in additions if (one.manifest.runner, one.manifest.case) == (runner, case)
+                addition.manifest.parts
+                for addition in additions
+                if (addition.manifest.runner, addition.manifest.case) == (runner, case)
             ]
             if new and all(newest.get(runner, case, digest).manifest.parts in parts for digest in new):
                 continue  # an interrupted earlier try of this very upload, before the pin moved
@@ -305,10 +307,10 @@ class HubStore:
             )
 
     def _download(self, path: str, *, again: bool = False) -> Path:
-        found = self._optional(path, again=again)
-        if found is None:
+        cached = self._optional(path, again=again)
+        if cached is None:
             raise GoldenError(f"{path} is not in the dataset", where=self.origin, remedy=self._remedy)
-        return found
+        return cached
 
     def _optional(self, path: str, *, again: bool = False) -> Path | None:
         """Return the local copy of a file of the dataset, or ``None`` if the pinned commit has no such file."""
@@ -324,7 +326,7 @@ class HubStore:
                 return None  # the cache records that this commit, which cannot change, has no such file
         with hub_errors(self.origin, f"download {path}"):
             try:
-                found = hf_hub_download(
+                path_on_disk = hf_hub_download(
                     self.repo_id,
                     path,
                     repo_type="dataset",
@@ -336,4 +338,4 @@ class HubStore:
                 )
             except ENTRY_MISSING:
                 return None
-        return Path(found)
+        return Path(path_on_disk)

@@ -215,14 +215,14 @@ def recover(workspace: Workspace, hook: Hook = lambda _step: None) -> tuple[str,
     Raises:
         GoldenError: a target of an interrupted command was changed since, or its journal cannot be used.
     """
-    said: list[str] = []
+    sentences: list[str] = []
     folders = sorted(workspace.transactions.iterdir()) if workspace.transactions.is_dir() else []
     for folder in folders:
         path = folder / JOURNAL_FILE
         # The journal is written last: without it no operation was applied.
         if not path.exists():
             shutil.rmtree(folder)
-            said.append("an interrupted command had changed nothing yet; its scratch files were removed")
+            sentences.append("an interrupted command had changed nothing yet; its scratch files were removed")
             continue
         try:
             journal = Journal.read(path)
@@ -235,8 +235,8 @@ def recover(workspace: Workspace, hook: Hook = lambda _step: None) -> tuple[str,
         # The journal is a file that another program may have written, so its paths are checked before they are used.
         _check_places(workspace, folder, journal)
         finish(workspace, folder, journal, hook)
-        said.append(f"an interrupted command was finished: {journal.what}")
-    return tuple(said)
+        sentences.append(f"an interrupted command was finished: {journal.what}")
+    return tuple(sentences)
 
 
 def finish(workspace: Workspace, folder: Path, journal: Journal, hook: Hook) -> None:

@@ -42,7 +42,7 @@ class LimitChange:
 
 
 def limits_after(
-    manifest: GoldenManifest, measured: LimitFile | None, path: Path, *, kept: Sequence[str]
+    manifest: GoldenManifest, measured: LimitFile | None, path: Path, *, remaining: Sequence[str]
 ) -> LimitChange:
     """Return the limits of a case after ``manifest`` is accepted.
 
@@ -50,7 +50,7 @@ def limits_after(
         manifest: the new golden.
         measured: limits that were measured against its clip (``golden_digest`` is the clip's sha256).
         path: the present limit file, if there is one.
-        kept: digests of older goldens of the same configuration that stay accepted.
+        remaining: digests of older goldens of the same configuration that stay accepted.
 
     Raises:
         GoldenError: the limit file cannot be read, or ``measured`` is of another case, runner, identity or clip.
@@ -58,24 +58,24 @@ def limits_after(
     digest, identity = manifest.digest(), manifest.identity.digest()
     if measured is not None:
         clip = manifest.parts.get(CLIP)
-        own = (manifest.case, manifest.runner, identity, clip.sha256 if clip is not None else "")
-        given = (measured.case, measured.runner, measured.identity_digest, measured.golden_digest)
-        for what, expected, found in zip(("case", "runner", "identity", "clip"), own, given, strict=True):
-            if expected != found:
+        wanted = (manifest.case, manifest.runner, identity, clip.sha256 if clip is not None else "")
+        measured_values = (measured.case, measured.runner, measured.identity_digest, measured.golden_digest)
+        for what, expected, value in zip(("case", "runner", "identity", "clip"), wanted, measured_values, strict=True):
+            if expected != value:
                 raise GoldenError(
-                    f"the new limits were measured for another {what}: {found[:24]!r}, not {expected[:24]!r}",
+                    f"the new limits were measured for another {what}: {value[:24]!r}, not {expected[:24]!r}",
                     where=f"{manifest.runner}/{manifest.case}",
                     remedy="quantgate regenerate, which measures limits and golden together",
                 )
-        return LimitChange("new", _checked(measured, golden_digest=digest, also=tuple(kept)))
+        return LimitChange("new", _checked(measured, golden_digest=digest, also=tuple(remaining)))
     old = read_committed(path)
     if old is None:
         return LimitChange("none", None)
     # Limits of another configuration might pass a bad run; without limits the case ends red.
     if old.identity_digest != identity:
         return LimitChange("removed", None)
-    others = tuple(one for one in old.also if one in kept)
-    if old.golden_digest in kept:
+    others = tuple(digest for digest in old.also if digest in remaining)
+    if old.golden_digest in remaining:
         return LimitChange("extended", _checked(old, also=(*others, digest), notes=(*old.notes, _beside(old, digest))))
     note = f"carried over from golden {old.golden_digest[:16]}, which its samples were measured against"
     changed = _checked(

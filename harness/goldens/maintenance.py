@@ -73,14 +73,14 @@ def unused(store: GoldenStore, select: Select = everything) -> tuple[Stored, ...
     Raises:
         GoldenError: a list cannot be read, so that its goldens are unknown.
     """
-    found: list[Stored] = []
+    stored: list[Stored] = []
     for runner, case in store.cases():
         if select(runner, case):
             accepted = {digest[:SHORT] for digest in store.index(runner, case).digests()}
-            found += [
+            stored += [
                 Stored(runner, case, digest, False) for digest in store.digests(runner, case) if digest not in accepted
             ]
-    return tuple(found)
+    return tuple(stored)
 
 
 def collect_folder(store: FolderStore, listed: Sequence[Stored]) -> None:
@@ -110,13 +110,13 @@ def push(source: FolderStore, target: HubStore, select: Select = everything, *, 
         index = source.index(runner, case)
         if not index.goldens or not select(runner, case):
             continue
-        known = target.index(runner, case)
-        _no_loss(index, known, target.origin, replace)
+        accepted = target.index(runner, case)
+        _no_loss(index, accepted, target.origin, replace)
         for golden in source.find(runner, case):
-            if golden.digest not in known.digests():
+            if golden.digest not in accepted.digests():
                 files = {name: golden.open_part(name) for name in golden.manifest.parts}
                 additions.append(Addition(golden.manifest, files))
-        if index != known:
+        if index != accepted:
             indexes.append(index)
     if not additions and not indexes:
         return target.revision
@@ -135,14 +135,14 @@ def pull(source: HubStore, target: FolderStore, select: Select = everything, *, 
         index = source.index(runner, case)
         if not index.goldens or not select(runner, case):
             continue
-        known = target.index(runner, case)
-        _no_loss(index, known, target.origin, replace)
+        accepted = target.index(runner, case)
+        _no_loss(index, accepted, target.origin, replace)
         for golden in source.find(runner, case):
-            if golden.digest not in known.digests():
+            if golden.digest not in accepted.digests():
                 target.add(golden.manifest, {name: golden.open_part(name) for name in golden.manifest.parts})
                 count += 1
         # The list comes last: a store refuses a list that names a golden that it does not hold.
-        if index != known:
+        if index != accepted:
             target.set_index(index)
     return count
 

@@ -183,7 +183,7 @@ def part_files(folder: Path, candidate: Candidate) -> dict[str, Path]:
 
 def listed(workspace: Workspace) -> tuple[Pending, ...]:
     """Return all pending candidates, sorted; a damaged one is listed with its fault."""
-    found: list[Pending] = []
+    candidates: list[Pending] = []
     for path in sorted(workspace.pending_root.glob(f"*/*/{CANDIDATE_FILE}")):
         folder = path.parent
         runner, case = folder.parent.name, folder.name
@@ -191,10 +191,10 @@ def listed(workspace: Workspace) -> tuple[Pending, ...]:
             candidate = read_candidate(folder)
             if (candidate.runner, candidate.case) != (runner, case):
                 raise GoldenError(f"it belongs to {candidate.runner}/{candidate.case}", where=str(folder))
-            found.append(Pending(runner, case, folder, candidate))
+            candidates.append(Pending(runner, case, folder, candidate))
         except GoldenError as error:
-            found.append(Pending(runner, case, folder, None, str(error)))
-    return tuple(found)
+            candidates.append(Pending(runner, case, folder, None, str(error)))
+    return tuple(candidates)
 
 
 def choose(workspace: Workspace, case: str, runner: str = "") -> Path:
@@ -203,19 +203,19 @@ def choose(workspace: Workspace, case: str, runner: str = "") -> Path:
     Raises:
         GoldenError: there is none, or there are several runners and none was named.
     """
-    found = [item for item in listed(workspace) if item.case == case and runner in ("", item.runner)]
-    if not found:
-        known = ", ".join(f"{item.runner}/{item.case}" for item in listed(workspace)) or "none"
+    matching = [item for item in listed(workspace) if item.case == case and runner in ("", item.runner)]
+    if not matching:
+        names = ", ".join(f"{item.runner}/{item.case}" for item in listed(workspace)) or "none"
         raise GoldenError(
-            f"no candidate of {case!r}{f' on {runner}' if runner else ''} is pending (pending: {known})",
+            f"no candidate of {case!r}{f' on {runner}' if runner else ''} is pending (pending: {names})",
             remedy="run the case, or name a downloaded artifact with --from",
         )
-    if len(found) > 1:
+    if len(matching) > 1:
         raise GoldenError(
-            f"candidates of {case!r} are pending on {', '.join(item.runner for item in found)}",
+            f"candidates of {case!r} are pending on {', '.join(item.runner for item in matching)}",
             remedy="name one with --runner",
         )
-    return found[0].folder
+    return matching[0].folder
 
 
 def reject(workspace: Workspace, case: str, runner: str = "") -> Path:

@@ -82,7 +82,7 @@ def refuse_request(candidate: Candidate, request: Mapping[str, Json] | None, all
         )
 
 
-def refuse_sick(found: Found, allow: Allow) -> None:
+def refuse_sick(proposal: Found, allow: Allow) -> None:
     """Refuse a candidate whose frames failed sanity, or were never checked.
 
     Raises:
@@ -90,7 +90,7 @@ def refuse_sick(found: Found, allow: Allow) -> None:
     """
     if allow.failed_sanity:
         return
-    record = record_of(found)
+    record = record_of(proposal)
     failures = record.sanity.failures if record is not None and record.sanity is not None else None
     if failures is None:
         what = "nothing says that its frames passed the checks that need no golden"
@@ -100,18 +100,18 @@ def refuse_sick(found: Found, allow: Allow) -> None:
         return
     raise GoldenError(
         what,
-        where=_name(found.candidate),
-        remedy=f"quantgate reject {found.candidate.case}, and repair the run; --failed-sanity takes it all the same",
+        where=_name(proposal.candidate),
+        remedy=f"quantgate reject {proposal.candidate.case}, and repair the run; --failed-sanity takes it all the same",
     )
 
 
-def refuse_unseen(workspace: Workspace, found: Found, source: Path | None, allow: Allow) -> None:
+def refuse_unseen(workspace: Workspace, proposal: Found, source: Path | None, allow: Allow) -> None:
     """Refuse a candidate that no report shows: no person can have looked at it.
 
     Raises:
         GoldenError: there is no such report, and ``allow`` does not override it.
     """
-    if allow.unseen or is_shown(workspace, found.candidate, source):
+    if allow.unseen or is_shown(workspace, proposal.candidate, source):
         return
     # A report can only be made of a folder, so an archive has to be unpacked first.
     if source is not None and not source.is_dir():
@@ -120,15 +120,15 @@ def refuse_unseen(workspace: Workspace, found: Found, source: Path | None, allow
         remedy = f"quantgate report {shlex.quote(str(source or '.quantgate/pending'))}, look at it, and accept it then"
     raise GoldenError(
         "no report shows this candidate, so nobody can have looked at its frames",
-        where=_name(found.candidate),
+        where=_name(proposal.candidate),
         remedy=f"{remedy}; --unseen takes it all the same",
     )
 
 
 def refuse_far(
-    found: Found,
+    proposal: Found,
     goldens: Iterable[Golden],
-    kept: Iterable[str],
+    remaining: Iterable[str],
     similarity: Similarity,
     allow: Allow,
 ) -> None:
@@ -137,36 +137,36 @@ def refuse_far(
     Limits of a case that accepts two different videos detect errors in neither: if a golden stays, no flag overrides.
 
     Args:
-        found: the candidate.
+        proposal: the candidate.
         goldens: the goldens that the case accepts now.
-        kept: digests of the goldens that stay accepted.
+        remaining: digests of the goldens that stay accepted.
         similarity: returns the mean SSIM of two clip files.
         allow: refusals that the person overrides.
 
     Raises:
         GoldenError: the mean SSIM is below ``FAR``.
     """
-    stays = set(kept)
-    if CLIP not in found.files:
+    stays = set(remaining)
+    if CLIP not in proposal.files:
         return
     for golden in goldens:
-        same_request = golden.manifest.identity.request == found.candidate.identity.request
+        same_request = golden.manifest.identity.request == proposal.candidate.identity.request
         replaced = golden.digest not in stays
         if not same_request or CLIP not in golden.manifest.parts or (replaced and allow.another_video):
             continue
-        ssim = similarity(golden.open_part(CLIP), found.files[CLIP])
+        ssim = similarity(golden.open_part(CLIP), proposal.files[CLIP])
         if ssim is None or ssim >= FAR:
             continue
         what = f"it shows another video than golden {golden.digest[:SHORT]} (mean ssim {ssim:.2f}, below {FAR})"
         if replaced:
             raise GoldenError(
                 f"{what}, in whose place it would be",
-                where=_name(found.candidate),
+                where=_name(proposal.candidate),
                 remedy="look at both in the report; --another-video takes it, if the new one is right",
             )
         raise GoldenError(
             f"{what}, which stays accepted: limits that hold for both would see neither",
-            where=_name(found.candidate),
+            where=_name(proposal.candidate),
             remedy="accept it in that one's place, or reject it",
         )
 
@@ -195,9 +195,9 @@ def refuse_loss(candidate: Candidate, old: LimitFile, path: Path, allow: Allow) 
     )
 
 
-def record_of(found: Found) -> CaseRecord | None:
+def record_of(proposal: Found) -> CaseRecord | None:
     """Return the record of the run that left a candidate, if it has one; it was checked with the other parts."""
-    path = found.files.get(RECORD)
+    path = proposal.files.get(RECORD)
     return CaseRecord.read(path) if path is not None else None
 
 
@@ -218,10 +218,10 @@ def _shown(workspace: Workspace, source: Path | None) -> Iterable[str]:
     if source is not None and source.is_file():
         # a damaged archive is refused where its candidates are read
         with contextlib.suppress(*DAMAGED), zipfile.ZipFile(source) as archive:
-            left = _MAX_SHOWN  # for all of them: many small entries may unpack into many gigabytes
+            remaining = _MAX_SHOWN  # for all of them: many small entries may unpack into many gigabytes
             for entry in archive.infolist():
-                if entry.filename.rpartition("/")[2] == SHOWN_FILE and entry.file_size <= left:
-                    left -= entry.file_size
+                if entry.filename.rpartition("/")[2] == SHOWN_FILE and entry.file_size <= remaining:
+                    remaining -= entry.file_size
                     yield from _seals(archive.read(entry))
 
 
@@ -254,13 +254,13 @@ def refuse_loose(candidate: Candidate, path: Path) -> None:
     if new is None:
         return
     old = read_committed(path)
-    known = {limit.metric for limit in old.limits} if old is not None else set()
+    metrics = {limit.metric for limit in old.limits} if old is not None else set()
     # A metric that the committed file lists is compared by `loosened`; only new metrics that do not gate are added.
     loose = list(loosened(old, new))
     loose += [
         f"{limit.metric}: does not gate ({limit.why})"
         for limit in of_frames(new)
-        if not limit.gates and limit.metric not in known
+        if not limit.gates and limit.metric not in metrics
     ]
     if not of_frames(new):
         loose.append("no metric of the frames has a limit")
@@ -277,8 +277,8 @@ def vouched(candidate: Candidate, author: str, reason: str) -> Candidate:
     limits = candidate.limits
     if limits is None:
         return candidate
-    said = f"{reason} (measured elsewhere by {limits.author}: {limits.reason})"
-    return candidate.model_copy(update={"limits": limits.model_copy(update={"author": author, "reason": said})})
+    explained = f"{reason} (measured elsewhere by {limits.author}: {limits.reason})"
+    return candidate.model_copy(update={"limits": limits.model_copy(update={"author": author, "reason": explained})})
 
 
 def changes_of(candidate: Candidate, path: Path) -> tuple[str, ...]:

@@ -27,14 +27,14 @@ def is_plain(names: Sequence[str], everything: bool) -> bool:
 
 
 def select(
-    names: Sequence[str], everything: bool, held: Iterable[tuple[str, str]], *, runner: str = "", place: str = ""
+    names: Sequence[str], everything: bool, present: Iterable[tuple[str, str]], *, runner: str = "", place: str = ""
 ) -> tuple[Held, ...]:
     """Return the candidates that a command is for, sorted, without duplicates.
 
     Args:
         names: ``case``, ``runner/case``, or a glob of either, such as ``wan22_*`` or ``b200/*``.
         everything: select all of them; no name may be given then.
-        held: runner and case of each present candidate.
+        present: runner and case of each present candidate.
         runner: select only candidates of this runner; empty: of every runner.
         place: folder or artifact of the candidates, for errors.
 
@@ -42,22 +42,22 @@ def select(
         GoldenError: neither names nor ``everything`` is given, or both are, there is no candidate, or a name matches
             none.
     """
-    known = sorted({Held(*pair) for pair in held if runner in ("", pair[0])})
+    pairs = sorted({Held(*pair) for pair in present if runner in ("", pair[0])})
     if bool(names) == everything:
         raise GoldenError(
             "both names and --all are given" if names else "no case is named",
             remedy="name cases, globs such as 'wan22_*', or --all",
         )
-    there = ", ".join(map(str, known[:_SHOWN])) + (f" and {len(known) - _SHOWN} more" if len(known) > _SHOWN else "")
-    if not known:
+    there = ", ".join(map(str, pairs[:_SHOWN])) + (f" and {len(pairs) - _SHOWN} more" if len(pairs) > _SHOWN else "")
+    if not pairs:
         of_runner = f" of runner {runner}" if runner else ""
         raise GoldenError(f"no candidate{of_runner} is there", where=place, remedy="run the cases first")
     if everything:
-        return tuple(known)
+        return tuple(pairs)
     chosen: set[Held] = set()
     for name in names:
-        found = [one for one in known if fnmatchcase(one.case, name) or fnmatchcase(str(one), name)]
-        if not found:
+        matching = [pair for pair in pairs if fnmatchcase(pair.case, name) or fnmatchcase(str(pair), name)]
+        if not matching:
             raise GoldenError(f"no candidate matches {name!r}", where=place, remedy=f"there are: {there}")
-        chosen.update(found)
+        chosen.update(matching)
     return tuple(sorted(chosen))

@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import io
+import os
 import subprocess
-import tarfile
-import tempfile
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -25,6 +23,7 @@ from harness.reading import UnreadableError
 from harness.records.base import Json, Record
 from harness.records.limits import Limit, LimitFile
 from harness.records.perf_file import PerfFile
+from harness.records.temporary import scratch_folder
 
 Kind = Literal[
     "added", "removed", "waived", "unwaived", "checkpoint", "env", "limit", "baseline", "expectation", "request",
@@ -114,8 +113,8 @@ def compare_cases(
             changes.append(Change(kind="removed", case=name, reason=reasons.get(name, "")))
             continue
         # Leaving a runner counts as removal, because the case no longer runs there.
-        if was is not None and (left := sorted(set(was.runners) - set(now.runners))):
-            gone = Change(kind="removed", case=name, field="runners", before=", ".join(left))
+        if was is not None and (lost := sorted(set(was.runners) - set(now.runners))):
+            gone = Change(kind="removed", case=name, field="runners", before=", ".join(lost))
             changes.append(gone.model_copy(update={"reason": reasons.get(name, "")}))
         if runner not in now.runners:
             continue
@@ -278,7 +277,7 @@ def _fields(old: Case, new: Case, reasons: Mapping[str, str]) -> list[Change]:
             kind=_KINDS.get(field, "request"),
             case=new.id,
             field=path,
-            before=one,
+            before=value,
             after=other,
             looser=looser,
             reason=(reasons.get(f"{new.id} {path}") or reasons.get(f"{new.id} {field}", "")) if looser else "",
@@ -286,7 +285,7 @@ def _fields(old: Case, new: Case, reasons: Mapping[str, str]) -> list[Change]:
         for field in was
         if field not in _NOT_COMPARED and was[field] != now[field]
         for looser in (lets_more_through(field, old, new),)
-        for path, one, other in _leaves(field, was[field], now[field])
+        for path, value, other in _leaves(field, was[field], now[field])
     ]
 
 
@@ -349,7 +348,7 @@ def coverage_against(root: Path, reference: str, runner: str, cases: list[Case])
     new_limits, bad_after = _limits(root, runner)
     new_baselines, bad_baselines = _baselines(root, runner)
     reasons = _reasons(root, commit)
-    changes = compare_cases([one.case for one in before], cases, runner, reasons)
+    changes = compare_cases([located.case for located in before], cases, runner, reasons)
     if before or problems:  # if the base has no case, nothing can let more through than before
         profiles = load_runners(Project(root).runners)
         changes += compare_project(old_profiles, profiles, settings, pytest_settings(root), reasons)
@@ -380,22 +379,22 @@ def _edited(root: Path, limits: Mapping[str, LimitFile]) -> Iterator[str]:
     """Yield a sentence per limit file of the working tree that was changed after its limits were placed."""
     for name, file in sorted(limits.items()):
         if fault := edited(file):
-            where = limit_path(Project(root).thresholds, file.runner, name).relative_to(root)
-            yield f"{where}: {fault}\n  next: git checkout {where}, or {place_again(file)}"
+            file_path = limit_path(Project(root).thresholds, file.runner, name).relative_to(root)
+            yield f"{file_path}: {fault}\n  next: git checkout {file_path}, or {place_again(file)}"
 
 
 def _commit(root: Path, reference: str) -> str:
     # git would read a leading dash as an option.
     if reference.startswith("-"):
         raise InvalidCaseError(f"{reference!r} is no commit", remedy="name a branch, tag or commit")
-    found = _git(root, "rev-parse", "--verify", "--quiet", f"{reference}^{{commit}}", check=False)
-    if not found:
+    commit = _git(root, "rev-parse", "--verify", "--quiet", f"{reference}^{{commit}}", check=False)
+    if not commit:
         raise InvalidCaseError(
             f"{reference!r} is no commit of this repository",
             where=str(root),
             remedy="git fetch origin (a workflow checks out with fetch-depth: 0)",
         )
-    return found.decode().strip()
+    return commit.decode().strip()
 
 
 def _reasons(root: Path, commit: str) -> dict[str, str]:
@@ -413,27 +412,67 @@ def _reasons(root: Path, commit: str) -> dict[str, str]:
 
 @contextmanager
 def _checkout(root: Path, commit: str) -> Iterator[Path]:
-    # git archive fails on a path that the commit does not have.
-    there = _git(root, "ls-tree", "--name-only", commit, check=True).decode().split()
-    wanted = [name for name in _FOLDERS if name in there]
-    with tempfile.TemporaryDirectory(prefix="quantgate-base-") as folder:
-        if wanted:
-            archive = _git(root, "archive", "--format=tar", commit, "--", *wanted, check=True)
-            with tarfile.open(fileobj=io.BytesIO(archive)) as tar:
-                tar.extractall(folder, filter="data")
-        yield Path(folder)
+    """Write the cases, profiles, limits and settings of ``commit`` to a temporary folder.
+
+    Objects are read one by one and not through ``git archive``: a ``.gitattributes`` of the commit (``export-ignore``)
+    would hide cases from it, and a removal would not be seen. A link becomes a copy of the file that it names in the
+    same commit; any other link is left out, so that nothing outside the commit is read.
+    """
+    # names are relative to `root`, which may lie below the top of the repository
+    listed = _git(root, "ls-tree", "-r", "-z", commit, "--", *_FOLDERS, check=True)
+    blobs: dict[str, bytes] = {}
+    links: dict[str, bytes] = {}
+    for row in filter(None, listed.split(b"\0")):
+        told, _, name = row.partition(b"\t")
+        mode, kind, digest = told.split()
+        if kind == b"blob":
+            (links if mode == _LINK else blobs)[os.fsdecode(name)] = digest
+    for link, target in zip(links, _contents(root, list(links.values())), strict=True):
+        named = os.path.normpath(os.path.join(os.path.dirname(link), os.fsdecode(target)))  # noqa: PTH118, PTH120
+        if named in blobs:
+            blobs[link] = blobs[named]
+    with scratch_folder("quantgate-base-") as folder:
+        for path, data in zip(blobs, _contents(root, list(blobs.values())), strict=True):
+            place = folder / path
+            place.parent.mkdir(parents=True, exist_ok=True)
+            place.write_bytes(data)
+        yield folder
+
+
+_LINK = b"120000"
+"""Mode of a symbolic link in a tree of git."""
+
+
+def _contents(root: Path, digests: Sequence[bytes]) -> list[bytes]:
+    """Return the contents of blobs of the repository, in the order of ``digests``."""
+    if not digests:
+        return []
+    answer = _git(root, "cat-file", "--batch", check=True, stdin=b"".join(digest + b"\n" for digest in digests))
+    contents, start = [], 0
+    for digest in digests:
+        # "<digest> blob <size>", a newline, the bytes, a newline
+        end = answer.index(b"\n", start)
+        head = answer[start:end].split()
+        if len(head) != 3:
+            raise InvalidCaseError(
+                f"git has no object {digest.decode()}", where=str(root), remedy="git fsck; fetch without --filter"
+            )
+        size = int(head[2])
+        contents.append(answer[end + 1 : end + 1 + size])
+        start = end + 1 + size + 1
+    return contents
 
 
 def _limits(root: Path, runner: str) -> tuple[dict[str, LimitFile], list[str]]:
-    found, bad = {}, []
+    readable, bad = {}, []
     for path in limit_paths(Project(root).thresholds, runner):
         try:
             limits = LimitFile.read(path)
         except (OSError, UnreadableError):
             bad.append(f"thresholds/{runner}/{path.name} cannot be read as limits")
             continue
-        found[limits.case] = limits
-    return found, bad
+        readable[limits.case] = limits
+    return readable, bad
 
 
 def _baselines(root: Path, runner: str) -> tuple[dict[str, PerfFile], list[str]]:
@@ -454,12 +493,17 @@ def _baselines(root: Path, runner: str) -> tuple[dict[str, PerfFile], list[str]]
     return files, bad
 
 
-def _git(root: Path, *arguments: str, check: bool) -> bytes:
-    done = subprocess.run(["git", "-C", str(root), *arguments], capture_output=True, check=False, timeout=120)
-    if check and done.returncode:
+def _git(root: Path, *arguments: str, check: bool, stdin: bytes = b"") -> bytes:
+    # a hook of git sets GIT_DIR and the like, and replacement objects could show another base: neither counts here
+    env = {name: value for name, value in os.environ.items() if not name.startswith("GIT_")}
+    env["GIT_NO_REPLACE_OBJECTS"] = "1"
+    completed = subprocess.run(
+        ["git", "-C", str(root), *arguments], input=stdin, capture_output=True, check=False, timeout=120, env=env
+    )
+    if check and completed.returncode:
         raise InvalidCaseError(
-            f"git {arguments[0]} failed: {done.stderr.decode(errors='replace').strip()}",
+            f"git {arguments[0]} failed: {completed.stderr.decode(errors='replace').strip()}",
             where=str(root),
             remedy="git status",
         )
-    return done.stdout
+    return completed.stdout

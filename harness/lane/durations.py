@@ -46,17 +46,17 @@ class History(Record):
     def with_records(self, records: Iterable[CaseRecord]) -> History:
         """Return the history with the times of ``records`` added; a case without a generation adds nothing."""
         runners = {runner: dict(cases) for runner, cases in self.runners.items()}
-        for record in sorted(records, key=lambda one: one.started):
+        for record in sorted(records, key=lambda item: item.started):
             if record.generation is None or not _believable(record):
                 continue
-            known = runners.setdefault(record.runner, {}).get(record.case, CaseTimes())
+            times = runners.setdefault(record.runner, {}).get(record.case, CaseTimes())
             # The load is kept apart, because a plan counts it once per engine and shard.
             seconds = max(0.0, record.timing.total - record.timing.load)
             # A case on a running engine waits next to no time for the load, however long the engine had needed.
             loaded = record.engine is not None and record.timing.load > 0.5 * record.engine.load_seconds
             runners[record.runner][record.case] = CaseTimes(
-                seconds=(*known.seconds, round(seconds, 3))[-KEPT_SAMPLES:],
-                loads=((*known.loads, round(record.timing.load, 3)) if loaded else known.loads)[-KEPT_SAMPLES:],
+                seconds=(*times.seconds, round(seconds, 3))[-KEPT_SAMPLES:],
+                loads=((*times.loads, round(record.timing.load, 3)) if loaded else times.loads)[-KEPT_SAMPLES:],
             )
         return History(runners=runners)
 
@@ -93,15 +93,15 @@ def durations(cases: Sequence[Case], history: History, runner: str, kind: str) -
         runner: name of the runner profile.
         kind: ``cpu`` or ``cuda``, for the fixed rates.
     """
-    known = history.runners.get(runner, {})
-    timed = [(case, known[case.id]) for case in cases if case.id in known and known[case.id].seconds]
+    by_case = history.runners.get(runner, {})
+    timed = [(case, by_case[case.id]) for case in cases if case.id in by_case and by_case[case.id].seconds]
     rates = [median(times.seconds) / work(case) for case, times in timed]
-    loads = [load for times in known.values() for load in times.loads]
+    loads = [load for times in by_case.values() for load in times.loads]
     rate = median(rates) if rates else DEFAULT_SECONDS_PER_GIGASTEP[kind]
     load = median(loads) if loads else DEFAULT_LOAD_SECONDS[kind]
     result = {}
     for case in cases:
-        times = known.get(case.id, CaseTimes())
+        times = by_case.get(case.id, CaseTimes())
         seconds = median(times.seconds) if times.seconds else rate * work(case)
         result[case.id] = Duration(seconds, median(times.loads) if times.loads else load, bool(times.seconds))
     return result

@@ -55,13 +55,17 @@ def post_comment(repository: str, number: int, body: str) -> str:
     if not body.startswith(MARK):
         body = f"{MARK}\n{body}"
     if len(body) > MAX_COMMENT:
-        body = body[:MAX_COMMENT] + "\n\nThe rest is in the job summary.\n"
+        # at the end of a line, so that no row of a table and no character reference is cut in two
+        end = body.rfind("\n", MAX_COMMENT // 2, MAX_COMMENT)
+        body = body[: end if end > 0 else MAX_COMMENT] + "\n\nThe rest is in the job summary.\n"
     comments = f"repos/{repository}/issues/{number}/comments"
     earlier = _comments(_gh(["api", "--paginate", "--slurp", comments]))
-    mine = [one for one in earlier if one["user"]["login"] == BOT and one["body"].startswith(MARK)]
+    own_comments = [
+        comment for comment in earlier if comment["user"]["login"] == BOT and comment["body"].startswith(MARK)
+    ]
     payload = json.dumps({"body": body})
-    if mine:
-        path = f"repos/{repository}/issues/comments/{int(mine[0]['id'])}"
+    if own_comments:
+        path = f"repos/{repository}/issues/comments/{int(own_comments[0]['id'])}"
         _gh(["api", "--method", "PATCH", path, "--input", "-"], payload)
         return "updated"
     _gh(["api", "--method", "POST", comments, "--input", "-"], payload)
@@ -150,7 +154,7 @@ def _gh(arguments: Sequence[str], text: str | None = None, cwd: Path | None = No
 
 def _run(command: Sequence[str], text: str | None = None, cwd: Path | None = None) -> str:
     try:
-        done = subprocess.run(
+        completed = subprocess.run(
             list(command),
             input=text,
             capture_output=True,
@@ -162,7 +166,7 @@ def _run(command: Sequence[str], text: str | None = None, cwd: Path | None = Non
         )
     except (OSError, subprocess.TimeoutExpired) as error:
         raise InfraError(f"{command[0]} did not run: {error}", kind="crash", remedy=f"install {command[0]}") from error
-    if done.returncode:
-        said = done.stderr.strip() or f"exit status {done.returncode}"
-        raise InfraError(f"{command[0]} failed: {said}", kind="crash", remedy="read the log of the job")
-    return done.stdout
+    if completed.returncode:
+        problem = completed.stderr.strip() or f"exit status {completed.returncode}"
+        raise InfraError(f"{command[0]} failed: {problem}", kind="crash", remedy="read the log of the job")
+    return completed.stdout

@@ -94,7 +94,7 @@ def _admits_more(field: str, old: Json, new: Json) -> bool:
     if field == "driver":
         return new is None or (old is not None and _version(new) < _version(old))
     if isinstance(old, list) and isinstance(new, list):
-        return not {str(one) for one in new} <= {str(one) for one in old}
+        return not {str(one) for one in new} <= {str(item) for item in old}
     if isinstance(old, dict) and isinstance(new, dict):
         return any(new.get(name) != value for name, value in old.items())
     return True
@@ -109,20 +109,20 @@ def pytest_settings(root: Path) -> dict[str, str]:
 
     The file itself is an entry too: an empty ``pytest.ini`` takes the place of the table in ``pyproject.toml``.
     """
-    found: dict[str, str] = {}
+    values: dict[str, str] = {}
     for name in PYTEST_FILES:
         path = root / name
         if not path.is_file():
             continue
         settings = _settings(path)
         if settings is not None:
-            found[f"{name} settings"] = "present"
-            found |= {f"{name} {key}": value for key, value in settings.items() if _matters(key)}
+            values[f"{name} settings"] = "present"
+            values |= {f"{name} {key}": value for key, value in settings.items() if _matters(key)}
     with suppress(QuantgateError):  # an unusable file ends every command with its own error
         project = Project.of_repository(root).root
         if project != root.resolve():  # another project folder holds other cases
-            found["pyproject.toml [tool.quantgate] root"] = str(project.relative_to(root.resolve()))
-    return found
+            values["pyproject.toml [tool.quantgate] root"] = str(project.relative_to(root.resolve()))
+    return values
 
 
 def _matters(key: str) -> bool:

@@ -69,7 +69,7 @@ def lpt(units: Sequence[Unit], machines: int) -> list[list[Unit]]:
         raise ValueError(f"a plan needs at least one machine, not {machines}")
     bins: list[list[Unit]] = [[] for _ in range(machines)]
     free = [(0.0, index) for index in range(machines)]
-    for unit in sorted(units, key=lambda one: (-one.seconds, one.key)):
+    for unit in sorted(units, key=lambda item: (-item.seconds, item.key)):
         # Each unit goes to the machine with the least work so far; the index breaks ties of the load.
         load, index = heapq.heappop(free)
         bins[index].append(unit)
@@ -79,7 +79,7 @@ def lpt(units: Sequence[Unit], machines: int) -> list[list[Unit]]:
 
 def makespan(bins: Sequence[Sequence[Unit]]) -> float:
     """Return the seconds of the machine that ends last; 0 without machines."""
-    return max((sum(unit.seconds for unit in one) for one in bins), default=0.0)
+    return max((sum(unit.seconds for unit in shard) for shard in bins), default=0.0)
 
 
 def lower_bound(units: Sequence[Unit], machines: int) -> float:
@@ -100,7 +100,7 @@ def split_long(units: Sequence[Unit], machines: int) -> tuple[list[Unit], tuple[
     """
     ideal = sum(unit.seconds for unit in units) / machines if machines else 0.0
     best, splits = list(units), []
-    for unit in sorted(units, key=lambda one: (-one.seconds, one.key)):
+    for unit in sorted(units, key=lambda item: (-item.seconds, item.key)):
         # An engine within the ideal makespan does not delay the plan, and an engine of one case cannot be split.
         if machines < 2 or unit.seconds <= ideal or len(unit.cases) < 2:
             continue
@@ -119,9 +119,9 @@ def _parts(unit: Unit, count: int) -> list[Unit]:
     singles = [Unit(f"{unit.key}/{name}", 0.0, ((name, seconds),)) for name, seconds in unit.cases]
     order = [name for name, _ in unit.cases]
     parts = []
-    for index, one in enumerate(lpt(singles, count)):
+    for index, part in enumerate(lpt(singles, count)):
         # lpt orders by length; the cases of a part keep the order that they have in the engine.
-        cases = sorted((case for single in one for case in single.cases), key=lambda case: order.index(case[0]))
+        cases = sorted((case for single in part for case in single.cases), key=lambda case: order.index(case[0]))
         parts.append(Unit(f"{unit.key}/{index + 1}", unit.load, tuple(cases)))
     return parts
 
@@ -238,15 +238,15 @@ def make_plan(
         PlanError: no case names this runner. A lane without cases must not pass.
         ValueError: ``shards`` is less than one.
     """
-    mine = [one for one in located if profile.name in one.case.runners]
-    if not mine:
+    chosen = [entry for entry in located if profile.name in entry.case.runners]
+    if not chosen:
         raise PlanError(
             f"no case names runner {profile.name}", where="cases/", remedy=f"add `runners: [{profile.name}]` to a case"
         )
-    expected = durations([one.case for one in mine], history, profile.name, profile.device_kind)
-    units, splits = split_long(_engines(mine, expected), shards)
-    bins = [one for one in lpt(units, shards) if one]
-    by_id = {one.case.id: one for one in mine}
+    expected = durations([entry.case for entry in chosen], history, profile.name, profile.device_kind)
+    units, splits = split_long(_engines(chosen, expected), shards)
+    bins = [shard for shard in lpt(units, shards) if shard]
+    by_id = {entry.case.id: entry for entry in chosen}
     planned = [
         _planned(by_id[case], expected[case], index)
         for index, unit_list in enumerate(bins, start=1)
@@ -271,8 +271,8 @@ def make_plan(
 
 def _engines(located: Sequence[Located], expected: dict[str, Duration]) -> list[Unit]:
     by_engine: dict[str, list[str]] = {}
-    for one in located:
-        by_engine.setdefault(engine_key(one.case), []).append(one.case.id)
+    for entry in located:
+        by_engine.setdefault(engine_key(entry.case), []).append(entry.case.id)
     return [
         Unit(key, max(expected[case].load for case in cases), tuple((case, expected[case].seconds) for case in cases))
         for key, cases in by_engine.items()

@@ -26,7 +26,9 @@ def placed_again(old: LimitFile, author: str, reason: str) -> LimitFile:
     measures = {measure.name for measure in MEASURES}
     frames = [limit for limit in old.limits if limit.metric not in measures]
     probes = {limit.metric: limit.samples for limit in old.limits if limit.metric in measures}
-    limits = place_limits([describe(limit.metric) for limit in frames], {one.metric: one.samples for one in frames})
+    limits = place_limits(
+        [describe(limit.metric) for limit in frames], {limit.metric: limit.samples for limit in frames}
+    )
     controls = control_results(limits)
     placed = {"limits": (*limits, *place_all(probes)), "controls": controls, "notes": notes(limits, controls)}
     if all(getattr(old, name) == value for name, value in placed.items()):
@@ -69,17 +71,17 @@ def odd_limits(file: LimitFile, shown: int = 4) -> str:
     except (QuantgateError, ValueError, ArithmeticError):
         return ""  # No limit can be placed from these samples, so only the seal shows that the file was edited.
     rows = [
-        f"{limit.metric} {_said(limit)}, and its samples give {_said(right)}"
+        f"{limit.metric} {_said(limit)}, and its samples give {_said(expected)}"
         for limit in file.limits
-        if (right := placed.get(limit.metric)) is not None and not _same(limit, right)
+        if (expected := placed.get(limit.metric)) is not None and not _same(limit, expected)
     ]
     return "; ".join(rows[:shown]) + (f"; and {len(rows) - shown} more" if len(rows) > shown else "")
 
 
-def _same(limit: Limit, right: Limit) -> bool:
-    if limit.direction != right.direction or (limit.limit is None) != (right.limit is None):
+def _same(limit: Limit, expected: Limit) -> bool:
+    if limit.direction != expected.direction or (limit.limit is None) != (expected.limit is None):
         return False
-    return limit.limit is None or right.limit is None or math.isclose(limit.limit, right.limit, rel_tol=1e-9)
+    return limit.limit is None or expected.limit is None or math.isclose(limit.limit, expected.limit, rel_tol=1e-9)
 
 
 def _said(limit: Limit) -> str:

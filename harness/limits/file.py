@@ -29,8 +29,8 @@ class Found:
         ``share`` 0.95.
         """
         answer = None
-        for strength, found, _ in reversed(self.shares):
-            if found < share:
+        for strength, found_share, _ in reversed(self.shares):
+            if found_share < share:
                 break
             answer = strength
         return answer
@@ -39,8 +39,8 @@ class Found:
 def detection(fault: str, runs: Iterable[tuple[float, bool]]) -> Found:
     """Compute the shares per strength from pairs (strength, found) of single runs."""
     heaps: defaultdict[float, list[bool]] = defaultdict(list)
-    for strength, found in runs:
-        heaps[strength].append(found)
+    for strength, detected in runs:
+        heaps[strength].append(detected)
     rows = tuple((strength, sum(heap) / len(heap), len(heap)) for strength, heap in sorted(heaps.items()))
     return Found(fault, rows)
 
@@ -132,26 +132,28 @@ def control_results(limits: Sequence[Limit]) -> tuple[ControlResult, ...]:
 
 
 def _control(fault: str, runs: Mapping[tuple[str, float], Mapping[str, set[str]]]) -> ControlResult:
-    mine = {strength: by_run for (name, strength), by_run in runs.items() if name == fault}
-    found = detection(fault, [(strength, bool(seen)) for strength, by_run in mine.items() for seen in by_run.values()])
-    strongest = mine[max(mine)].values()
+    values_by_strength = {strength: by_run for (name, strength), by_run in runs.items() if name == fault}
+    detection_shares = detection(
+        fault, [(strength, bool(seen)) for strength, by_run in values_by_strength.items() for seen in by_run.values()]
+    )
+    strongest = values_by_strength[max(values_by_strength)].values()
     return ControlResult(
         fault=fault,
-        found={f"{strength:g}": share for strength, share, _ in found.shares},
-        runs=sum(count for _, _, count in found.shares),
-        strength_50=found.strength_for(0.5),
-        strength_95=found.strength_for(0.95),
+        found={f"{strength:g}": share for strength, share, _ in detection_shares.shares},
+        runs=sum(count for _, _, count in detection_shares.shares),
+        strength_50=detection_shares.strength_for(0.5),
+        strength_95=detection_shares.strength_for(0.95),
         metrics=tuple(sorted(set.intersection(*map(set, strongest)))),
     )
 
 
 def notes(limits: Sequence[Limit], controls: Sequence[ControlResult]) -> tuple[str, ...]:
     """Return one sentence per promise that the limits do not keep and per weakness of the gate."""
-    said: list[str] = []
+    sentences: list[str] = []
     few = [limit.metric for limit in limits if limit.method == "repeats"]
     if few:
         runs = max(len(distinct(limit.samples)) for limit in limits if limit.method == "repeats")
-        said.append(
+        sentences.append(
             f"only {runs} distinct healthy runs are known, and a tolerance bound takes {LEAST_RUNS}: these limits "
             f"state no confidence ({', '.join(few)})"
         )
@@ -159,20 +161,20 @@ def notes(limits: Sequence[Limit], controls: Sequence[ControlResult]) -> tuple[s
     for limit in limits:
         if not keeps_promise(limit):
             weak.setdefault(promise(limit), []).append(limit.metric)
-    said += [f"{', '.join(metrics)}: {why}" for why, metrics in weak.items()]
+    sentences += [f"{', '.join(metrics)}: {why}" for why, metrics in weak.items()]
     for limit in limits:
         modes = limit.parameters.get("modes")
         if isinstance(modes, list):
-            where = ", ".join(f"{_number(mode, 'value'):.4g} ({_number(mode, 'runs'):.0f} runs)" for mode in modes)
-            said.append(
-                f"{limit.metric} has {len(modes)} modes: {where}; accept a golden of each with "
+            places = ", ".join(f"{_number(mode, 'value'):.4g} ({_number(mode, 'runs'):.0f} runs)" for mode in modes)
+            sentences.append(
+                f"{limit.metric} has {len(modes)} modes: {places}; accept a golden of each with "
                 "`quantgate accept CASE --also --reason '...'`, so that a run is held against the nearest"
             )
-    said += [f"{limit.metric} does not gate: {limit.why}" for limit in limits if not limit.gates]
+    sentences += [f"{limit.metric} does not gate: {limit.why}" for limit in limits if not limit.gates]
     blind = [control.fault for control in controls if control.strength_95 is None]
     if blind:
-        said.append(f"frames alone cannot see, even at full strength: {', '.join(blind)}")
-    return tuple(said)
+        sentences.append(f"frames alone cannot see, even at full strength: {', '.join(blind)}")
+    return tuple(sentences)
 
 
 def _number(mode: object, name: str) -> float:

@@ -121,11 +121,11 @@ class Sides:
 
 def distinct(samples: Sequence[Sample]) -> tuple[Sample, ...]:
     """Return the healthy samples of real runs, each set of frames once. A sample without digest counts as distinct."""
-    kept: dict[str, Sample] = {}
+    by_clip: dict[str, Sample] = {}
     for index, sample in enumerate(samples):
         if sample.side == "benign" and not sample.drawn:
-            kept.setdefault(sample.clip or f"#{index}", sample)
-    return tuple(kept.values())
+            by_clip.setdefault(sample.clip or f"#{index}", sample)
+    return tuple(by_clip.values())
 
 
 def place_together(
@@ -145,11 +145,11 @@ def place_together(
         ValueError: a metric has no healthy run.
     """
     rule = rule or Rule()
-    known = [_sides(metric, samples, rule, len(rows)) for metric, samples in rows]
-    found = frozenset[str]().union(*(sides.found_with(rule.room) for sides in known))
+    sides_by_metric = [_sides(metric, samples, rule, len(rows)) for metric, samples in rows]
+    detected = frozenset[str]().union(*(sides.found_with(rule.room) for sides in sides_by_metric))
     return tuple(
-        _limit(metric, samples, sides, rule, len(rows), found)
-        for (metric, samples), sides in zip(rows, known, strict=True)
+        _limit(metric, samples, sides, rule, len(rows), detected)
+        for (metric, samples), sides in zip(rows, sides_by_metric, strict=True)
     )
 
 
@@ -168,7 +168,7 @@ def _bound(distances: Sequence[float], modes: Sequence[Mode], coverage: float, c
     """Return the tolerance bound; of several modes the farthest. No mean or deviation is taken across modes."""
     if len(modes) == 1:
         return tolerance_bound(distances, coverage, confidence)
-    heaps = [[one for one in distances if mode.runs[0] <= one <= mode.runs[-1]] for mode in modes]
+    heaps = [[distance for distance in distances if mode.runs[0] <= distance <= mode.runs[-1]] for mode in modes]
     return max((tolerance_bound(heap, coverage, confidence) for heap in heaps if heap), key=lambda bound: bound.value)
 
 
@@ -182,7 +182,7 @@ def _strongest(metric: MetricResult, samples: Sequence[Sample]) -> dict[str, flo
         fault: min(
             distance(metric, sample.value)
             for sample in heap
-            if sample.strength == max((one.strength for one in heap if one.strength is not None), default=None)
+            if sample.strength == max((other.strength for other in heap if other.strength is not None), default=None)
         )
         for fault, heap in heaps.items()
     }
@@ -193,15 +193,15 @@ def _between(end: float, fault: float | None, room: float) -> float:
 
 
 def _limit(
-    metric: MetricResult, samples: Sequence[Sample], known: Sides, rule: Rule, metrics: int, found: frozenset[str]
+    metric: MetricResult, samples: Sequence[Sample], sides: Sides, rule: Rule, metrics: int, detected: frozenset[str]
 ) -> Limit:
-    """Build the limit of one metric. ``found`` are the faults that some metric finds with full room."""
-    needed = [near for fault, near in known.told.items() if fault not in found]
-    gates = bool(known.told) or not known.strongest
-    dist = _between(known.end, min(needed, default=None), rule.room) if gates else None
+    """Build the limit of one metric. ``detected`` are the faults that some metric finds with full room."""
+    needed = [near for fault, near in sides.told.items() if fault not in detected]
+    gates = bool(sides.told) or not sides.strongest
+    dist = _between(sides.end, min(needed, default=None), rule.room) if gates else None
     limit = None if dist is None else value_at(metric, dist)
-    bound, modes = known.bound, known.modes
-    untold = tuple(sorted(set(known.strongest) - set(known.told)))
+    bound, modes = sides.bound, sides.modes
+    untold = tuple(sorted(set(sides.strongest) - set(sides.told)))
     parameters: dict[str, Json] = {
         "coverage": rule.coverage,
         "metrics": metrics,
@@ -212,7 +212,7 @@ def _limit(
         "n": bound.n,
         "attained": round(bound.attained, 6),
         "bound": value_at(metric, bound.value),
-        "floor": value_at(metric, known.floor),
+        "floor": value_at(metric, sides.floor),
         "cannot_tell": list(untold),
     }
     if bound.k is not None:
@@ -221,7 +221,7 @@ def _limit(
         parameters["modes"] = [{"value": value_at(metric, mode.center), "runs": len(mode.runs)} for mode in modes]
     worst = max(distance(metric, sample.value) for sample in samples if sample.side == "benign")
     faulty = [distance(metric, s.value) for s in samples if s.side == "faulty"]
-    beyond = [one for one in faulty if dist is not None and one > dist]
+    beyond = [distance for distance in faulty if dist is not None and distance > dist]
     line = value_at(metric, worst if dist is None else dist)
     return Limit(
         metric=metric.name,
@@ -247,13 +247,13 @@ def _why(metric: MetricResult, bound: Bound, untold: tuple[str, ...]) -> str:
 
 def keeps_promise(limit: Limit) -> bool:
     """Return whether the runs suffice for the promise of the rule; true for other rules, which promise nothing."""
-    said = limit.parameters
-    return limit.method != METHOD or float(str(said["attained"])) >= _share(said)
+    parameters = limit.parameters
+    return limit.method != METHOD or float(str(parameters["attained"])) >= _share(parameters)
 
 
-def _share(said: Mapping[str, Json]) -> float:
+def _share(parameters: Mapping[str, Json]) -> float:
     """Return the share that this limit must cover. Older files, with a promise per metric, lack the entry ``share``."""
-    return float(str(said.get("share", said["coverage"])))
+    return float(str(parameters.get("share", parameters["coverage"])))
 
 
 def promise(limit: Limit) -> str:
@@ -261,12 +261,12 @@ def promise(limit: Limit) -> str:
 
     The name of the metric is left out.
     """
-    said = limit.parameters
+    parameters = limit.parameters
     if limit.method != METHOD:
         return ""
-    share, confidence, n = _share(said), float(str(said["confidence"])), int(str(said["n"]))
+    share, confidence, n = _share(parameters), float(str(parameters["confidence"])), int(str(parameters["n"]))
     if keeps_promise(limit):
-        how = "normal theory on" if said["way"] == "normal" else "the worst of"
+        how = "normal theory on" if parameters["way"] == "normal" else "the worst of"
         return f"{share:.2%} of healthy runs with {confidence:.0%} confidence, by {how} {n} runs"
     same = len({sample.value for sample in distinct(limit.samples)}) == 1
     which = "all read the same, so that they cover" if same else "are not normally distributed; the worst covers"

@@ -60,38 +60,38 @@ def probe_values(probe: ProbeEvidence) -> Values:
         (VELOCITY_BASE, [step.base_error for step in probe.steps]),
         (POINT, [point.golden_error for step in probe.steps for point in step.points]),
     )
-    for measure, found in rows:
-        known = [value for value in found if value is not None]
-        if known:
-            values[measure.name] = max(known)
+    for measure, errors in rows:
+        numbers = [value for value in errors if value is not None]
+        if numbers:
+            values[measure.name] = max(numbers)
     return values
 
 
-def step_errors(mine: Trace, reference: Trace) -> tuple[float, ...]:
+def step_errors(trace: Trace, reference: Trace) -> tuple[float, ...]:
     """Return the relative error of the velocity sketch per denoising step; empty if any pair of sketches is unusable.
 
     A pair is unusable if a sketch is absent or the lengths differ.
     """
-    pairs = list(zip(mine.steps, reference.steps, strict=False))
+    pairs = list(zip(trace.steps, reference.steps, strict=False))
     if any(
-        not ours.velocity_sketch or len(ours.velocity_sketch) != len(theirs.velocity_sketch) for ours, theirs in pairs
+        not ours.velocity_sketch or len(ours.velocity_sketch) != len(other.velocity_sketch) for ours, other in pairs
     ):
         return ()
-    return tuple(_error(ours.velocity_sketch, theirs.velocity_sketch) for ours, theirs in pairs)
+    return tuple(_error(ours.velocity_sketch, other.velocity_sketch) for ours, other in pairs)
 
 
-def text_error(mine: Trace, reference: Trace) -> float | None:
+def text_error(trace: Trace, reference: Trace) -> float | None:
     """Return the relative error of the text embedding's sketch; ``None`` if one is absent or the lengths differ."""
-    ours, theirs = mine.text_embedding_sketch, reference.text_embedding_sketch
-    return _error(ours, theirs) if ours and len(ours) == len(theirs) else None
+    ours, other = trace.text_embedding_sketch, reference.text_embedding_sketch
+    return _error(ours, other) if ours and len(ours) == len(other) else None
 
 
-def trace_values(mine: Trace, reference: Trace) -> Values:
+def trace_values(trace: Trace, reference: Trace) -> Values:
     """Return the calibrated measures of one run's trace; of the steps the worst."""
     values: Values = {}
-    if (text := text_error(mine, reference)) is not None:
+    if (text := text_error(trace, reference)) is not None:
         values[TEXT.name] = text
-    if steps := step_errors(mine, reference):
+    if steps := step_errors(trace, reference):
         values[STEP.name] = max(steps)
     return values
 
@@ -123,10 +123,10 @@ def tolerance(limit: Limit, measure: Measure) -> float:
     return max(measure.factor * max(sample.value for sample in limit.samples), measure.floor)
 
 
-def _error(ours: Sequence[float], theirs: Sequence[float]) -> float:
+def _error(ours: Sequence[float], other: Sequence[float]) -> float:
     import numpy as np
 
-    return relative_error(np.asarray(ours), np.asarray(theirs))
+    return relative_error(np.asarray(ours), np.asarray(other))
 
 
 def relative_error(run: NDArray[Any], anchor: NDArray[Any]) -> float:

@@ -83,8 +83,8 @@ def load_limits(folder: Path, runner: str, case: str, *, allow_edited: bool = Fa
         fields = error.__cause__
         if not isinstance(fields, ValidationError):
             raise InvalidCaseError(f"cannot be read: {error.what}", where=error.where, remedy=remedy) from None
-        said = [f"{_pointer(detail['loc'])}: {detail['msg']}" for detail in fields.errors(include_input=False)]
-        raise InvalidCaseError("; ".join(said), where=str(path), remedy=remedy) from None
+        problems = [f"{_pointer(detail['loc'])}: {detail['msg']}" for detail in fields.errors(include_input=False)]
+        raise InvalidCaseError("; ".join(problems), where=str(path), remedy=remedy) from None
     for field, stated, meant in (("case", limits.case, case), ("runner", limits.runner, runner)):
         if stated != meant:
             raise InvalidCaseError(f"/{field}: says {stated!r}, and lies where {meant!r} is read", where=str(path))

@@ -91,7 +91,7 @@ def tolerance_bound(distances: Sequence[float], coverage: float, confidence: flo
         return Bound(worst, "order_statistic", n, coverage, confidence, covered_by_worst(n, confidence))
     k = k_factor(n, coverage, confidence)
     mean = math.fsum(distances) / n
-    deviation = math.sqrt(math.fsum((one - mean) ** 2 for one in distances) / (n - 1))
+    deviation = math.sqrt(math.fsum((distance - mean) ** 2 for distance in distances) / (n - 1))
     return Bound(max(worst, mean + k * deviation), "normal", n, coverage, confidence, coverage, k)
 
 
@@ -106,7 +106,7 @@ def may_be_normal(distances: Sequence[float]) -> bool:
 
     # Rescale to [0, 1]: the test underflows on tiny numbers, and its result does not depend on location and scale.
     low = min(distances)
-    return bool(shapiro([(one - low) / spread for one in distances]).pvalue >= NORMALITY)
+    return bool(shapiro([(distance - low) / spread for distance in distances]).pvalue >= NORMALITY)
 
 
 def _check(coverage: float, confidence: float) -> None:

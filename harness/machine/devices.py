@@ -30,6 +30,7 @@ def cpu_device() -> Device:
 
 def cpu_info(key: str) -> str:
     """Return the value of the first ``key``, such as ``flags``, in Linux's /proc/cpuinfo; empty on other systems."""
+    # psutil gives neither the model nor the instruction sets of a CPU.
     try:
         lines = Path("/proc/cpuinfo").read_text(encoding="utf-8", errors="replace").splitlines()
     except OSError:
@@ -210,17 +211,19 @@ def read_gpus(nvml: Any, comm: Callable[[int], str] | None = None) -> tuple[GpuF
 
     Args:
         nvml: the ``pynvml`` module, or a stand-in with the same functions.
-        comm: returns the command name of a process id; read from ``/proc`` if not given.
+        comm: returns the command name of a process id; :func:`process_name` if not given.
     """
     handles = [nvml.nvmlDeviceGetHandleByIndex(index) for index in range(nvml.nvmlDeviceGetCount())]
     return tuple(_facts(nvml, handle, comm or process_name) for handle in handles)
 
 
 def process_name(pid: int) -> str:
-    """Return the command name of a process of this machine, or a note if /proc does not show it."""
+    """Return the command name of a process of this machine, or a note if the process is not visible."""
+    import psutil  # only named processes need it, and most commands name none
+
     try:
-        return Path(f"/proc/{pid}/comm").read_text(encoding="utf-8", errors="replace").strip()
-    except OSError:
+        return str(psutil.Process(pid).name())
+    except psutil.Error:
         return "not visible from here, such as a process of another container"
 
 
@@ -247,15 +250,17 @@ def _facts(nvml: Any, handle: object, comm: Callable[[int], str]) -> GpuFacts:
         remap_failed=bool(remapped[3]) if remapped is not None else None,
         sm_clock=ask("nvmlDeviceGetClockInfo", nvml.NVML_CLOCK_SM),
         sm_clock_max=ask("nvmlDeviceGetMaxClockInfo", nvml.NVML_CLOCK_SM),
-        throttle=None if reasons is None else tuple(said for bit, said in THROTTLE_REASONS.items() if reasons & bit),
+        throttle=None
+        if reasons is None
+        else tuple(reason for bit, reason in THROTTLE_REASONS.items() if reasons & bit),
         recovery=_recovery(nvml, handle),
         mig=bool(mig[0]) if mig is not None else None,
         temperature=ask("nvmlDeviceGetTemperature", nvml.NVML_TEMPERATURE_GPU),
         processes=None
         if running is None
         else tuple(
-            GpuProcess(pid=one.pid, name=comm(one.pid), memory_bytes=one.usedGpuMemory)
-            for one in sorted(running, key=lambda one: int(one.pid))
+            GpuProcess(pid=process.pid, name=comm(process.pid), memory_bytes=process.usedGpuMemory)
+            for process in sorted(running, key=lambda one: int(one.pid))
         ),
     )
 

@@ -37,31 +37,31 @@ def check_packages(wanted: Mapping[str, str]) -> Iterator[Check]:
     """Compare installed versions with the specifiers of the runner's profile."""
     for name, specifier in sorted(wanted.items()):
         try:
-            found = version(name)
+            installed = version(name)
         except PackageNotFoundError:
-            found = ""
-        if found and SpecifierSet(specifier).contains(found, prereleases=True):
-            yield Check(name="package", state="fit", found=f"{name} {found}", wanted=specifier)
+            installed = ""
+        if installed and SpecifierSet(specifier).contains(installed, prereleases=True):
+            yield Check(name="package", state="fit", found=f"{name} {installed}", wanted=specifier)
             continue
-        message = f"{name} is {found or 'not installed'}, and the runner's profile wants {specifier}"
+        message = f"{name} is {installed or 'not installed'}, and the runner's profile wants {specifier}"
         remedy = f"pip install '{name}{specifier}'"
-        yield Check(name="package", state="unfit", found=found, wanted=specifier, message=message, remedy=remedy)
+        yield Check(name="package", state="unfit", found=installed, wanted=specifier, message=message, remedy=remedy)
 
 
 def check_disk(root: Path, environ: Mapping[str, str]) -> Iterator[Check]:
     """Check the free space of the disks that hold the runs and the models."""
     for label, path in (("runs", root), ("models", hub_cache(environ))):
         # The folder may not exist yet: its nearest existing parent lies on the same disk.
-        there = next((one for one in (path, *path.parents) if one.exists()), Path("/"))
+        there = next((parent for parent in (path, *path.parents) if parent.exists()), Path("/"))
         free = shutil.disk_usage(there).free / GIB
-        found = f"{free:.1f} GiB free at {there} ({label})"
+        space = f"{free:.1f} GiB free at {there} ({label})"
         if free < LEAST_DISK_GIB:
             remedy = "make room: rm -r runs/<old run>, hf cache prune"
-            yield Check(name="disk", state="unfit", found=found, message=f"only {found}", remedy=remedy)
+            yield Check(name="disk", state="unfit", found=space, message=f"only {space}", remedy=remedy)
         elif free < LOW_DISK_GIB:
-            yield Check(name="disk", state="warning", found=found, message=f"only {found}")
+            yield Check(name="disk", state="warning", found=space, message=f"only {space}")
         else:
-            yield Check(name="disk", state="fit", found=found)
+            yield Check(name="disk", state="fit", found=space)
 
 
 def check_cache(checkpoints: Sequence[CheckpointRef], environ: Mapping[str, str]) -> Iterator[Check]:
@@ -80,13 +80,15 @@ def check_cache(checkpoints: Sequence[CheckpointRef], environ: Mapping[str, str]
         if revision in (None, UNRESOLVED):
             continue  # the case itself is refused, with its own remedy
         snapshot = cache / f"models--{path.replace('/', '--')}" / "snapshots" / str(revision)
-        found = f"{path}@{str(revision)[:12]}"
+        checkpoint = f"{path}@{str(revision)[:12]}"
         if snapshot.is_dir():
-            yield Check(name="model_cache", state="fit", found=found)
+            yield Check(name="model_cache", state="fit", found=checkpoint)
             continue
-        message = f"{found} is not in the cache {cache}, and the hub is offline"
+        message = f"{checkpoint} is not in the cache {cache}, and the hub is offline"
         remedy = f"HF_HUB_OFFLINE=0 hf download {path} --revision {revision}"
-        yield Check(name="model_cache", state="unfit", found="absent", wanted=found, message=message, remedy=remedy)
+        yield Check(
+            name="model_cache", state="unfit", found="absent", wanted=checkpoint, message=message, remedy=remedy
+        )
 
 
 def check_folders(checkpoints: Sequence[CheckpointRef], root: Path) -> Iterator[Check]:
@@ -198,17 +200,17 @@ def _gpus(profile: RunnerProfile, uuid: str | None, host: Host) -> list[Check]:
     except nvml.NVMLError as error:
         message = f"the NVIDIA driver does not answer: {error}"
         return [Check(name="driver", state="unfit", wanted=profile.driver or "", message=message, remedy="nvidia-smi")]
-    mine = [gpu for gpu in gpus if gpu.name in profile.device_names and uuid in (None, gpu.uuid)]
-    if not mine:
-        found = ", ".join(f"{gpu.name} {gpu.uuid}" for gpu in gpus) or "no GPU"
-        message = f"runner {profile.name} is {wanted}{f' {uuid}' if uuid else ''}, and this machine has {found}"
+    matching = [gpu for gpu in gpus if gpu.name in profile.device_names and uuid in (None, gpu.uuid)]
+    if not matching:
+        present = ", ".join(f"{gpu.name} {gpu.uuid}" for gpu in gpus) or "no GPU"
+        message = f"runner {profile.name} is {wanted}{f' {uuid}' if uuid else ''}, and this machine has {present}"
         remedy = "run on a machine that has one, or name another runner"
         return [
             Check(
                 name="device",
                 state="unfit",
                 missing_device=True,
-                found=found,
+                found=present,
                 wanted=wanted,
                 message=message,
                 remedy=remedy,
@@ -216,22 +218,22 @@ def _gpus(profile: RunnerProfile, uuid: str | None, host: Host) -> list[Check]:
         ]
     # The log is read once for all GPUs.
     log = host.kernel_log()
-    return [_driver(driver, profile), *(check for gpu in mine for check in _one(gpu, profile, log, host))]
+    return [_driver(driver, profile), *(check for gpu in matching for check in _one(gpu, profile, log, host))]
 
 
 def _one(gpu: GpuFacts, profile: RunnerProfile, log: tuple[str, ...] | None, host: Host) -> list[Check]:
     return check_gpu(gpu, profile, log, frozenset({os.getpid(), *host.own}))
 
 
-def _driver(found: str, profile: RunnerProfile) -> Check:
-    if profile.driver is None or at_least(found, profile.driver):
-        return Check(name="driver", state="fit", found=found, wanted=f">= {profile.driver}" if profile.driver else "")
+def _driver(driver: str, profile: RunnerProfile) -> Check:
+    if profile.driver is None or at_least(driver, profile.driver):
+        return Check(name="driver", state="fit", found=driver, wanted=f">= {profile.driver}" if profile.driver else "")
     return Check(
         name="driver",
         state="unfit",
-        found=found,
+        found=driver,
         wanted=f">= {profile.driver}",
-        message=f"the driver is {found}, and runner {profile.name} needs {profile.driver} at least",
+        message=f"the driver is {driver}, and runner {profile.name} needs {profile.driver} at least",
         remedy="install a newer driver on the node",
     )
 

@@ -52,8 +52,8 @@ class Xid(NamedTuple):
 
 def parse_xids(lines: Iterable[str]) -> tuple[Xid, ...]:
     """Return every Xid report in the lines of a kernel log."""
-    found = (_XID.search(line) for line in lines)
-    return tuple(Xid(one["pci"], int(one["code"]), (one["text"] or "").strip()) for one in found if one)
+    matches = (_XID.search(line) for line in lines)
+    return tuple(Xid(match["pci"], int(match["code"]), (match["text"] or "").strip()) for match in matches if match)
 
 
 def same_bus(pci: str, nvml_pci: str) -> bool:
@@ -94,36 +94,36 @@ SLOWING = frozenset({"hardware slowdown", "hardware thermal slowdown", "hardware
 """Throttle reasons of a faulty or badly cooled GPU; other reasons only change times."""
 
 
-def check_gpu(gpu: GpuFacts, profile: RunnerProfile, log: tuple[str, ...] | None, own: Set[int]) -> list[Check]:
+def check_gpu(gpu: GpuFacts, profile: RunnerProfile, log: tuple[str, ...] | None, own_pids: Set[int]) -> list[Check]:
     """Return every check of one GPU.
 
     Args:
         gpu: NVML's facts.
         profile: the runner profile that the GPU must match.
         log: the kernel's log, or ``None`` if it may not be read.
-        own: process ids that belong to this run.
+        own_pids: process ids that belong to this run.
     """
-    checks = [*_identity(gpu, profile), *_memory(gpu, profile, own), *_errors(gpu), _xid(gpu, log), *_clocks(gpu)]
+    checks = [*_identity(gpu, profile), *_memory(gpu, profile, own_pids), *_errors(gpu), _xid(gpu, log), *_clocks(gpu)]
     return [check.model_copy(update={"device": gpu.uuid}) for check in checks]
 
 
 def _identity(gpu: GpuFacts, profile: RunnerProfile) -> Iterator[Check]:
-    found, wanted = f"{gpu.name} {gpu.compute_capability}", f"{gpu.name} {profile.compute_capability}"
+    present, wanted = f"{gpu.name} {gpu.compute_capability}", f"{gpu.name} {profile.compute_capability}"
     if gpu.compute_capability == profile.compute_capability:
-        yield Check(name="device", state="fit", found=found, wanted=wanted)
+        yield Check(name="device", state="fit", found=present, wanted=wanted)
     else:
         message = (
             f"compute capability {gpu.compute_capability}, and runner {profile.name} is {profile.compute_capability}"
         )
         remedy = f"correct runners/{profile.name}.yaml if the GPU is right"
-        yield Check(name="device", state="unfit", found=found, wanted=wanted, message=message, remedy=remedy)
+        yield Check(name="device", state="unfit", found=present, wanted=wanted, message=message, remedy=remedy)
     if gpu.mig:
         message = "MIG is on: the GPU is cut into slices, and limits hold for a whole one"
         yield Check(name="mig", state="unfit", found="on", wanted="off", message=message, remedy="nvidia-smi -mig 0")
 
 
-def _memory(gpu: GpuFacts, profile: RunnerProfile, own: Set[int]) -> Iterator[Check]:
-    foreign = [process for process in gpu.processes or () if process.pid not in own]
+def _memory(gpu: GpuFacts, profile: RunnerProfile, own_pids: Set[int]) -> Iterator[Check]:
+    foreign = [process for process in gpu.processes or () if process.pid not in own_pids]
     named = ", ".join(
         f"{process.name} (pid {process.pid}"
         + (f", {process.memory_bytes / GIB:.1f} GiB)" if process.memory_bytes else ")")
@@ -138,17 +138,19 @@ def _memory(gpu: GpuFacts, profile: RunnerProfile, own: Set[int]) -> Iterator[Ch
     else:
         yield Check(name="processes", state="fit", found="none but this run's", wanted="none")
     total, free = gpu.memory_total / GIB, gpu.memory_free / GIB
-    found = f"{free:.1f} of {total:.1f} GiB free"
+    space = f"{free:.1f} of {total:.1f} GiB free"
     if total < profile.memory_gib:
         message = f"{total:.1f} GiB, and runner {profile.name} has {profile.memory_gib:g} at least"
-        yield Check(name="memory", state="unfit", found=found, message=message, remedy="use a whole GPU, not a slice")
+        yield Check(name="memory", state="unfit", found=space, message=message, remedy="use a whole GPU, not a slice")
         # Memory that this run's own engines hold is no fault.
-    elif not (own_holds := any(process.pid in own for process in gpu.processes or ())) and free < LEAST_FREE * total:
-        message = f"only {found}" + (f"; {named}" if named else ", and no process is seen that holds the rest")
+    elif (
+        not (own_holds := any(process.pid in own_pids for process in gpu.processes or ())) and free < LEAST_FREE * total
+    ):
+        message = f"only {space}" + (f"; {named}" if named else ", and no process is seen that holds the rest")
         remedy = "find the holder with nvidia-smi; memory without a process needs a reset of the GPU"
-        yield Check(name="memory", state="unfit", found=found, message=message, remedy=remedy)
+        yield Check(name="memory", state="unfit", found=space, message=message, remedy=remedy)
     else:
-        yield Check(name="memory", state="fit", found=found + (", some of it this run's" if own_holds else ""))
+        yield Check(name="memory", state="fit", found=space + (", some of it this run's" if own_holds else ""))
 
 
 def _errors(gpu: GpuFacts) -> Iterator[Check]:
@@ -181,15 +183,15 @@ def _xid(gpu: GpuFacts, log: tuple[str, ...] | None) -> Check:
     bad = [xid for xid in parse_xids(log) if xid.hardware and same_bus(xid.pci, gpu.pci)]
     if not bad:
         return Check(name="xid", state="fit", found="no hardware Xid since boot")
-    said = ", ".join(f"{code} ({HARDWARE_XIDS[code]})" for code in sorted({xid.code for xid in bad}))
-    message = f"{len(bad)} hardware Xid since boot: {said}"
-    return Check(name="xid", state="warning", found=said, message=message, remedy="dmesg | grep Xid")
+    codes = ", ".join(f"{code} ({HARDWARE_XIDS[code]})" for code in sorted({xid.code for xid in bad}))
+    message = f"{len(bad)} hardware Xid since boot: {codes}"
+    return Check(name="xid", state="warning", found=codes, message=message, remedy="dmesg | grep Xid")
 
 
 def _clocks(gpu: GpuFacts) -> Iterator[Check]:
-    found = f"SM {gpu.sm_clock} of {gpu.sm_clock_max} MHz" if gpu.sm_clock and gpu.sm_clock_max else ""
+    clocks = f"SM {gpu.sm_clock} of {gpu.sm_clock_max} MHz" if gpu.sm_clock and gpu.sm_clock_max else ""
     if gpu.throttle is None:
-        yield Check(name="clocks", state="unknown", found=found, message="this driver does not say why clocks are low")
+        yield Check(name="clocks", state="unknown", found=clocks, message="this driver does not say why clocks are low")
         return
     reasons = ", ".join(gpu.throttle)
     if SLOWING & set(gpu.throttle):
@@ -197,23 +199,23 @@ def _clocks(gpu: GpuFacts) -> Iterator[Check]:
             f" at {gpu.temperature} degrees C" if gpu.temperature else ""
         )
         remedy = "look after cooling and power; nvidia-smi -q -d PERFORMANCE,TEMPERATURE"
-        yield Check(name="clocks", state="unfit", found=found, message=message, remedy=remedy)
+        yield Check(name="clocks", state="unfit", found=clocks, message=message, remedy=remedy)
     elif gpu.throttle:
-        yield Check(name="clocks", state="warning", found=found, message=f"times may be off: {reasons}")
+        yield Check(name="clocks", state="warning", found=clocks, message=f"times may be off: {reasons}")
     else:
-        yield Check(name="clocks", state="fit", found=found or "not held back")
+        yield Check(name="clocks", state="fit", found=clocks or "not held back")
 
 
 # Driver versions: dotted numbers, compared number by number.
 
 
-def at_least(found: str, wanted: str) -> bool:
-    """Return whether the dotted version ``found`` is ``wanted`` or newer; false if it is not a dotted version."""
+def at_least(present: str, wanted: str) -> bool:
+    """Return whether the dotted version ``present`` is ``wanted`` or newer; false if it is not a dotted version."""
     try:
-        pairs = list(zip_longest(_numbers(found), _numbers(wanted), fillvalue=0))
+        pairs = list(zip_longest(_numbers(present), _numbers(wanted), fillvalue=0))
     except ValueError:
         return False
-    return tuple(one for one, _ in pairs) >= tuple(other for _, other in pairs)
+    return tuple(number for number, _ in pairs) >= tuple(other for _, other in pairs)
 
 
 def _numbers(text: str) -> tuple[int, ...]:

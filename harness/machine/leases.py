@@ -248,7 +248,7 @@ def acquire(
     # A stable sort: GPUs to avoid come last and are still used if no other is free.
     ordered = sorted(devices, key=lambda device: device.uuid in avoid)
     deadline = time.monotonic() + timeout
-    told = False
+    announced = False
     while True:
         for device in ordered:
             lease = _try(device, place, run)
@@ -260,8 +260,8 @@ def acquire(
                 kind="device",
                 remedy="wait for it, run with fewer workers (-n), or name a longer wait with --gpu-wait SECONDS",
             )
-        if on_wait is not None and not told:
-            told = True
+        if on_wait is not None and not announced:
+            announced = True
             on_wait(f"waiting for a GPU: {_holders(ordered, place)}")
         time.sleep(min(POLL_SECONDS, max(0.0, deadline - time.monotonic())))
 
@@ -269,7 +269,7 @@ def acquire(
 def _try(device: Device, place: Path, run: str) -> Lease | None:
     lock = _Lock(place / f"{device.uuid}.lock")
     try:
-        held = lock.acquire()
+        acquired = lock.acquire()
     except OSError as error:
         raise InfraError(
             f"the lock of {device.uuid} cannot be made: {error.strerror}",
@@ -277,7 +277,7 @@ def _try(device: Device, place: Path, run: str) -> Lease | None:
             kind="device",
             remedy=f"remove what is in its place, or set {FOLDER_VARIABLE} to a folder of your own",
         ) from error
-    if not held:
+    if not acquired:
         return None
     record = place / f"{device.uuid}.json"
     # A holder deletes its record when it releases the device, so a record under a free lock is of a holder that died.
@@ -296,12 +296,12 @@ def _holder(record: Path) -> Holder | None:
 
 
 def _holders(devices: Sequence[Device], place: Path) -> str:
-    said = []
+    holders = []
     for device in devices:
         holder = _holder(place / f"{device.uuid}.json")
         who = f"process {holder.pid}{_stopped(holder)} on {holder.host} since {holder.since}" if holder else _NOBODY
-        said.append(f"{device.uuid} by {who}" + (f" (run {holder.run})" if holder and holder.run else ""))
-    return "; ".join(said)
+        holders.append(f"{device.uuid} by {who}" + (f" (run {holder.run})" if holder and holder.run else ""))
+    return "; ".join(holders)
 
 
 def _stopped(holder: Holder) -> str:
@@ -315,8 +315,8 @@ def _own_folder(folder: Path) -> Path:
     """Create the folder, and refuse one that another user created first in a shared place."""
     for part in (folder.parent, folder):
         part.mkdir(mode=0o700, parents=True, exist_ok=True)
-    found = folder.lstat()
-    if stat.S_ISLNK(found.st_mode) or found.st_uid != os.getuid():
+    status = folder.lstat()
+    if stat.S_ISLNK(status.st_mode) or status.st_uid != os.getuid():
         raise InfraError(
             f"{folder} is not a folder of this user, so its locks mean nothing",
             kind="device",

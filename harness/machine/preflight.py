@@ -56,10 +56,10 @@ class Preflight(Record):
         """Return the record as lines for a terminal, worst last."""
         order = ("fit", "unknown", "warning", "unfit")
         lines = []
-        for check in sorted(self.checks, key=lambda one: order.index(one.state)):
-            said = check.message or check.found
+        for check in sorted(self.checks, key=lambda item: order.index(item.state)):
+            text = check.message or check.found
             device = f" [{check.device}]" if check.device else ""
-            lines.append(f"{check.state:<8} {check.name:<12} {said}{device}")
+            lines.append(f"{check.state:<8} {check.name:<12} {text}{device}")
             if check.remedy and check.state != "fit":
                 lines.append(f"{'':21} next: {check.remedy}")
         return lines

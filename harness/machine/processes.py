@@ -1,4 +1,9 @@
-"""List and end processes of this machine, from /proc. Imports little, so that the supervisor stays light."""
+"""List and end processes of this machine, from /proc. Imports little, so that the supervisor stays light.
+
+psutil is not used here. Its ``create_time`` adds the time of boot, which moves when the clock is corrected: the owner
+of a running engine would then seem to be another process, and its engine would be ended as a leftover. psutil also
+checks a process before it sends a signal to its number; :func:`kill` sends the signal to the process itself.
+"""
 
 from __future__ import annotations
 
@@ -93,8 +98,8 @@ END_SECONDS = 5.0
 
 def new_marker() -> str:
     """Return a new marker for one engine of this process."""
-    own = look(os.getpid())
-    return f"{os.getpid()}:{own.started if own else 0}:{_namespace()}:{uuid.uuid4().hex}"
+    process = look(os.getpid())
+    return f"{os.getpid()}:{process.started if process else 0}:{_namespace()}:{uuid.uuid4().hex}"
 
 
 def marked(marker: str) -> list[Process]:
@@ -118,8 +123,8 @@ def end_leftovers() -> tuple[int, ...]:
     """
     ended: set[int] = set()
     deadline = time.monotonic() + END_SECONDS
-    while (left := leftovers()) and time.monotonic() < deadline:
-        for process in left:
+    while (processes_left := leftovers()) and time.monotonic() < deadline:
+        for process in processes_left:
             kill(process)
             ended.add(process.pid)
         time.sleep(0.01)

@@ -125,15 +125,15 @@ def build(
     """
     work = work_of(case)
     refused: list[Refused] = []
-    kept: list[tuple[CaseRecord, PerfRun]] = []
-    for record in sorted(records, key=lambda one: one.started):
+    accepted: list[tuple[CaseRecord, PerfRun]] = []
+    for record in sorted(records, key=lambda item: item.started):
         asked = work_of(Case.model_validate(record.request)) if record.request else work
         run = run_of(record) if asked == work else Refused(record.run, "it is of another size")
         if isinstance(run, Refused):
             refused.append(run)
         else:
-            kept.append((record, run))
-    pools = tuple(_pools(kept, runner))
+            accepted.append((record, run))
+    pools = tuple(_pools(accepted, runner))
     full = tuple(pool for pool in pools if len(pool.runs) >= LEAST_RUNS)
     refused += [
         Refused(run.run, f"its pool {pool.label} has {len(pool.runs)} runs, and needs {LEAST_RUNS}")
@@ -155,7 +155,7 @@ def build(
             runner=runner,
             request=work,
             pools=full,
-            facts=facts_of([record for record, run in kept if any(run in pool.runs for pool in full)]),
+            facts=facts_of([record for record, run in accepted if any(run in pool.runs for pool in full)]),
             covers="; ".join(_covers(pool) for pool in full),
             notes=(*itertools.chain.from_iterable(_notes(pool) for pool in full), *_apart(full)),
             author=author,
@@ -171,8 +171,8 @@ def facts_of(records: Sequence[CaseRecord]) -> PerfFacts:
     if not records:
         return PerfFacts()
     newest = records[-1]
-    generation, found = newest.generation, newest.fingerprint
-    clocks = [one.conditions.sm_clock for one in records if one.conditions and one.conditions.sm_clock]
+    generation, fingerprint = newest.generation, newest.fingerprint
+    clocks = [record.conditions.sm_clock for record in records if record.conditions and record.conditions.sm_clock]
     receipts: dict[str, Json] = {}
     if generation is not None:
         for expert in EXPERTS:
@@ -183,8 +183,8 @@ def facts_of(records: Sequence[CaseRecord]) -> PerfFacts:
         receipts=receipts,
         compilations=usage.compilations if usage else None,
         attention=usage.attention if usage else "",
-        driver=(found.driver or "") if found else "",
-        packages=found.packages if found else {},
+        driver=(fingerprint.driver or "") if fingerprint else "",
+        packages=fingerprint.packages if fingerprint else {},
         sm_clock=round(statistics.median(clocks)) if clocks else None,
     )
 
@@ -209,18 +209,18 @@ def pool_for(file: PerfFile, machine: str, stated: str) -> tuple[PerfPool | None
     return None, f"machine {machine or 'without a name'} is in no pool of the baseline ({there})"
 
 
-def _pools(kept: Sequence[tuple[CaseRecord, PerfRun]], runner: str) -> Iterable[PerfPool]:
+def _pools(accepted: Sequence[tuple[CaseRecord, PerfRun]], runner: str) -> Iterable[PerfPool]:
     """Group machines by the pool that the lane states, then by speed: a gap of the smallest effect parts them."""
     by_label: dict[str, list[PerfRun]] = defaultdict(list)
-    for record, run in kept:
+    for record, run in accepted:
         stated = record.conditions.pool if record.conditions else ""
         by_label[stated or runner].append(run)
     for label, runs in sorted(by_label.items()):
         clusters = _alike(runs)
         for place, machines in enumerate(clusters):
-            own = tuple(run for run in runs if run.machine in machines)[-MOST_RUNS:]
+            recent = tuple(run for run in runs if run.machine in machines)[-MOST_RUNS:]
             name = label if len(clusters) == 1 else f"{label}/{_letters(place)}"
-            yield PerfPool(label=name, machines=tuple(sorted(machines)), runs=own)
+            yield PerfPool(label=name, machines=tuple(sorted(machines)), runs=recent)
 
 
 def _alike(runs: Sequence[PerfRun]) -> list[set[str]]:
@@ -287,5 +287,5 @@ def _letters(place: int) -> str:
 
 
 def _shown(refused: Sequence[Refused]) -> str:
-    shown = "; ".join(f"{one.run}: {one.why}" for one in refused[:3])
+    shown = "; ".join(f"{run.run}: {run.why}" for run in refused[:3])
     return shown + (f" and {len(refused) - 3} more" if len(refused) > 3 else "")

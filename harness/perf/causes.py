@@ -52,9 +52,9 @@ def find_cause(
         profile: an instrumented generation, if one was made.
     """
     facts = file.facts if file else PerfFacts()
-    found = next(_causes(report, looks, facts, file, fingerprint, profile), None)
-    if found is not None:
-        return found
+    cause = next(_causes(report, looks, facts, file, fingerprint, profile), None)
+    if cause is not None:
+        return cause
     if report.state == "leak":
         return Cause("leaking", "every generation leaves more memory allocated than the one before")
     if report.state == "more_memory":
@@ -87,7 +87,7 @@ def _causes(
     for look in looks:
         for disturbance in disturbances(look.conditions, facts.sm_clock):
             yield Cause(disturbance.cause, disturbance.message)
-    if report.state == "slower" and any(one.measure in ("read", "total") and one.gates for one in report.comparisons):
+    if report.state == "slower" and any(row.measure in ("read", "total") and row.gates for row in report.comparisons):
         cold = cold_cache(looks[0].engine.load) if looks[0].engine else None
         if cold is not None:
             yield Cause(cold.cause, cold.message)
@@ -132,13 +132,13 @@ def slow_blocks(profile: Profile, usual: Profile | None) -> Iterator[tuple[str, 
     Yields:
         Name, factor, and what it is the factor of.
     """
-    before = {one.block: one.seconds for one in usual.blocks} if usual else {}
+    before = {block.block: block.seconds for block in usual.blocks} if usual else {}
     rows: list[tuple[str, float, str]] = []
     for expert in EXPERTS:
-        own = [one for one in profile.blocks if one.block.startswith(f"{expert}.")]
+        blocks = [block for block in profile.blocks if block.block.startswith(f"{expert}.")]
         against = "its siblings"
-        values = {one.block: one.seconds for one in own}
-        if own and all(before.get(one.block) for one in own):
+        values = {block.block: block.seconds for block in blocks}
+        if blocks and all(before.get(block.block) for block in blocks):
             values = {name: seconds / before[name] for name, seconds in values.items()}
             against = "the baseline, beside its siblings"
         if len(values) < 3:
@@ -157,8 +157,8 @@ def _by_expert(looks: Sequence[Look], file: PerfFile | None, pool: str) -> dict[
     usage = usage_of(looks[0].generation)
     if usage is None or file is None:
         return {}
-    pools = [one for one in file.pools if one.label == pool]
-    runs = [run.steps for one in pools for run in one.runs if len(run.steps) == len(usage.steps)]
+    pools = [item for item in file.pools if item.label == pool]
+    runs = [run.steps for item in pools for run in item.runs if len(run.steps) == len(usage.steps)]
     if not runs:
         return {}
     usual = [statistics.median(column) for column in zip(*runs, strict=True)]

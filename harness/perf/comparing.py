@@ -78,12 +78,12 @@ class Judged:
 
     def suspects(self, states: Sequence[PerfState] = BAD) -> tuple[PerfComparison, ...]:
         """Gating measures in one of ``states``."""
-        return tuple(one for one in self.comparisons if one.gates and one.state in states)
+        return tuple(row for row in self.comparisons if row.gates and row.state in states)
 
     @property
     def slow(self) -> bool:
         """Whether a gating time is slower. A disturbance says nothing of memory."""
-        return any(one.measure in TIMES for one in self.suspects())
+        return any(row.measure in TIMES for row in self.suspects())
 
 
 @dataclass(frozen=True)
@@ -121,12 +121,12 @@ class Comparer:
             for expert, name in EXPERT_STEPS.items():
                 groups[name] = [place for place, ran in enumerate(experts) if ran == expert]
         for name, places in groups.items():
-            own = [look.warm[place] for place in places]
+            seconds = [look.warm[place] for place in places]
             if len(runs) < LEAST_RUNS:
-                yield self._unmeasured(name, statistics.median(own), len(runs))
+                yield self._unmeasured(name, statistics.median(seconds), len(runs))
                 continue
             past = [[run[place] for place in places] for run in runs]
-            compared = compare_steps(past, own, self._rule)
+            compared = compare_steps(past, seconds, self._rule)
             usual = statistics.median(itertools.chain.from_iterable(past))
             yield self._row(name, usual * compared.ratio, usual, compared, gates=STEP in self.case.perf.gates)
 
@@ -142,7 +142,7 @@ class Comparer:
         if measure in MEMORY and measure != "host_memory":
             return self._exact(measure, value, past, gates)
         if min(value, *past) <= 0:
-            return self._unmeasured(measure, value, sum(one > 0 for one in past))
+            return self._unmeasured(measure, value, sum(number > 0 for number in past))
         rule = self._rule if measure != "host_memory" else Rule(max(HOST_EFFECT, self.case.perf.memory_effect))
         compared = compare_values(past, value, rule)
         usual = sorted(past)[len(past) // 2]
@@ -225,7 +225,7 @@ class Comparer:
         )
 
 
-_ORDER = (STEP, *(one for one in TIMES if one != STEP), *MEMORY, *GROWTH)
+_ORDER = (STEP, *(measure for measure in TIMES if measure != STEP), *MEMORY, *GROWTH)
 
 
 def without_baseline(first: Look, why: str) -> PerfReport:

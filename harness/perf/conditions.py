@@ -136,16 +136,20 @@ class Sampler:
 
 
 def anonymous_bytes(pid: int) -> int:
-    """Anonymous memory of a process: what it allocated, without mapped files and shared memory. 0 if it is gone."""
-    with contextlib.suppress(OSError, ValueError, IndexError):
-        for line in Path(f"/proc/{pid}/status").read_text(encoding="utf-8", errors="replace").splitlines():
-            if line.startswith("RssAnon:"):
-                return 1024 * int(line.split()[1])
+    """Return the bytes that a process allocated, without mapped files and shared memory; 0 if it is gone."""
+    import psutil  # its import takes longer than the start of most commands may cost
+
+    with contextlib.suppress(psutil.Error):
+        memory = psutil.Process(pid).memory_info()
+        return int(memory.rss - getattr(memory, "shared", 0))  # macOS counts no shared memory
     return 0
 
 
 def _scheduled(root: int) -> tuple[int, int]:
-    """Nanoseconds for which the threads of an engine ran, and for which they waited for a CPU (proc_pid_schedstat)."""
+    """Nanoseconds for which the threads of an engine ran, and for which they waited for a CPU (proc_pid_schedstat).
+
+    psutil has the time on the CPU and not the time of waiting.
+    """
     ran = waited = 0
     for pid in (root, *(process.pid for process in descendants(root))):
         with contextlib.suppress(OSError):
@@ -202,8 +206,8 @@ def sample_gpu(nvml: Any, handle: object) -> GpuSample:
         sm_clock_max=ask("nvmlDeviceGetMaxClockInfo", nvml.NVML_CLOCK_SM),
         power=None if power is None else power / 1000,
         temperature=ask("nvmlDeviceGetTemperature", nvml.NVML_TEMPERATURE_GPU),
-        throttle=tuple(said for bit, said in THROTTLE_REASONS.items() if reasons & bit),
-        processes=tuple(int(one.pid) for one in ask("nvmlDeviceGetComputeRunningProcesses") or ()),
+        throttle=tuple(reason for bit, reason in THROTTLE_REASONS.items() if reasons & bit),
+        processes=tuple(int(process.pid) for process in ask("nvmlDeviceGetComputeRunningProcesses") or ()),
     )
 
 

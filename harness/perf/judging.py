@@ -89,7 +89,7 @@ class Judge:
                 return self._inconclusive(confirmed, pool)
             judged, reasons = _settled(judged, confirmed)
         if retried and not reasons:
-            reasons = (f"generated again: {'; '.join(one.message for one in self._disturbed(first))}",)
+            reasons = (f"generated again: {'; '.join(disturbance.message for disturbance in self._disturbed(first))}",)
         return self._final(judged, pool, reasons)
 
     def _pool(self) -> tuple[PerfPool | None, str]:
@@ -122,28 +122,28 @@ class Judge:
         """The suspects that further generations do not bear out, with what they say; or a disturbed look."""
         cleared: dict[str, str] = {}
         # the first of two levels is dirty with caches that the first generation filled, so a leak takes one more
-        growing = any(one.measure in GROWTH for one in suspects)
+        growing = any(row.measure in GROWTH for row in suspects)
         for _ in range(CONFIRMATIONS + growing):
-            left = [one for one in suspects if one.measure not in cleared and one.measure not in ONCE]
-            if not left:
+            open_rows = [row for row in suspects if row.measure not in cleared and row.measure not in ONCE]
+            if not open_rows:
                 break
             judged = self._again(again, pool)
             if judged is None:
                 lone = self._comparer(pool).judge(self.looks[-1])
                 return Judged(lone.comparisons, (*lone.disturbed, Disturbance("not_confirmed", self.why_not)))
-            now = {one.measure: one for one in judged.comparisons}
-            for one in left:
-                second = now.get(one.measure)
-                if one.measure in GROWTH or second is None:
+            now = {row.measure: row for row in judged.comparisons}
+            for suspect in open_rows:
+                second = now.get(suspect.measure)
+                if suspect.measure in GROWTH or second is None:
                     continue
                 if bears_out_row(second, self.case):
-                    if judged.disturbed and one.measure in TIMES:
+                    if judged.disturbed and suspect.measure in TIMES:
                         return judged
                 else:
-                    cleared[one.measure] = second.message
-        for one in suspects:
-            if one.measure in GROWTH and not self._leaks(one.measure):
-                cleared[one.measure] = "it does not grow with further generations"
+                    cleared[suspect.measure] = second.message
+        for suspect in suspects:
+            if suspect.measure in GROWTH and not self._leaks(suspect.measure):
+                cleared[suspect.measure] = "it does not grow with further generations"
         return cleared
 
     def _leaks(self, measure: str) -> bool:
@@ -188,35 +188,35 @@ class Judge:
                     gates=measure in self.case.perf.gates,
                     message=message,
                 )
-                rows = (*(one for one in report.comparisons if one.measure != measure), row)
+                rows = (*(item for item in report.comparisons if item.measure != measure), row)
                 state: PerfState = "leak" if row.gates else report.state
                 report = report.model_copy(update={"state": state, "comparisons": rows, "message": message})
         return report.model_copy(update={"confirmations": len(self.looks) - 1})
 
     def _inconclusive(self, judged: Judged, pool: PerfPool) -> PerfReport:
-        said = tuple(one.message for one in judged.disturbed)
+        messages = tuple(disturbance.message for disturbance in judged.disturbed)
         rows = tuple(
-            one.model_copy(update={"state": "inconclusive", "gates": False})
-            if one.state in BAD and one.measure in TIMES
-            else one
-            for one in judged.comparisons
+            row.model_copy(update={"state": "inconclusive", "gates": False})
+            if row.state in BAD and row.measure in TIMES
+            else row
+            for row in judged.comparisons
         )
-        slow = "; ".join(one.message for one in judged.suspects())
-        report = self._final(Judged(rows, judged.disturbed), pool, said)
+        slow = "; ".join(row.message for row in judged.suspects())
+        report = self._final(Judged(rows, judged.disturbed), pool, messages)
         if report.state in BAD:
             return report
-        message = f"inconclusive: {slow}, and {'; '.join(said)}"
+        message = f"inconclusive: {slow}, and {'; '.join(messages)}"
         return report.model_copy(update={"state": "inconclusive", "message": message})
 
     def _final(self, judged: Judged, pool: PerfPool, reasons: tuple[str, ...]) -> PerfReport:
         bad, good = judged.suspects(BAD), judged.suspects(GOOD)
         leading = (bad or good or judged.comparisons)[0] if judged.comparisons else None
         state: PerfState = leading.state if (bad or good) and leading else "within"
-        if not any(one.state != "unmeasured" and one.gates for one in judged.comparisons):
+        if not any(row.state != "unmeasured" and row.gates for row in judged.comparisons):
             state = "unmeasured"
         if good and not bad and self.looks and (disturbed := self._disturbed(self.looks[-1])):
-            reasons = (*reasons, *(one.message for one in disturbed))
-        parts = [one.message for one in (bad or good)] or [leading.message if leading else "nothing was measured"]
+            reasons = (*reasons, *(disturbance.message for disturbance in disturbed))
+        parts = [item.message for item in (bad or good)] or [leading.message if leading else "nothing was measured"]
         message = f"{'; '.join(parts)}, pool {pool.label}, {len(pool.runs)} runs"
         return PerfReport(
             state=state,

@@ -121,9 +121,9 @@ def spread_of(values: Sequence[float], rule: Rule = Rule()) -> Spread:
     location = float(np.median(logs))
     robust = max(float(_stats().median_abs_deviation(logs, scale="normal")), floor)
     outliers = np.flatnonzero(np.abs(logs - location) > _OUTLIER * robust)
-    kept = np.delete(logs, outliers)
-    scale = max(float(kept.std(ddof=1)), floor)
-    return Spread(location, scale, len(kept), tuple(int(index) for index in outliers))
+    inliers = np.delete(logs, outliers)
+    scale = max(float(inliers.std(ddof=1)), floor)
+    return Spread(location, scale, len(inliers), tuple(int(index) for index in outliers))
 
 
 def compare_values(baseline: Sequence[float], value: float, rule: Rule = Rule()) -> Comparison:
@@ -151,16 +151,16 @@ def compare_steps(baseline: Sequence[Sequence[float]], steps: Sequence[float], r
         raise ValueError("the run and every run of its baseline must have the same number of warm steps")
     table = np.asarray(baseline, dtype=np.float64)
     usual = np.median(table, axis=0)  # a step has its own usual time: the experts are not equally fast
-    relative, own = table / usual, np.asarray(steps, dtype=np.float64) / usual
+    relative, scaled = table / usual, np.asarray(steps, dtype=np.float64) / usual
     spread = spread_of([float(value) for value in np.median(relative, axis=1)], rule)
     above = below = None
-    if 1 / math.comb(relative.size + own.size, own.size) <= rule.level:
-        logged = math.log(float(np.median(own)))
+    if 1 / math.comb(relative.size + scaled.size, scaled.size) <= rule.level:
+        logged = math.log(float(np.median(scaled)))
         if logged > spread.location:
-            above = float(_stats().mannwhitneyu(own, relative.ravel(), alternative="greater").pvalue)
+            above = float(_stats().mannwhitneyu(scaled, relative.ravel(), alternative="greater").pvalue)
         else:
-            below = float(_stats().mannwhitneyu(own, relative.ravel(), alternative="less").pvalue)
-    return _decide(spread, math.log(float(np.median(own))), above, below, rule)
+            below = float(_stats().mannwhitneyu(scaled, relative.ravel(), alternative="less").pvalue)
+    return _decide(spread, math.log(float(np.median(scaled))), above, below, rule)
 
 
 def _decide(spread: Spread, value: float, above: float | None, below: float | None, rule: Rule) -> Comparison:

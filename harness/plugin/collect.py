@@ -44,8 +44,8 @@ class CaseFile(pytest.File):
         except InvalidCaseError as error:
             PluginState.of(self.config).invalid_files.append(str(self.path))
             raise self.CollectError(printable(str(error))) from error
-        for one in located:
-            yield CaseItem.from_parent(self, name=one.case.id, located=one)
+        for entry in located:
+            yield CaseItem.from_parent(self, name=entry.case.id, located=entry)
 
 
 class CaseFailedError(Exception):
@@ -137,5 +137,5 @@ class CasesById:
         if path not in self._files:
             from harness.definitions.loading import load_case_file
 
-            self._files[path] = {one.case.id: one for one in load_case_file(file, self._config.rootpath)}
+            self._files[path] = {entry.case.id: entry for entry in load_case_file(file, self._config.rootpath)}
         return self._files[path].get(case)

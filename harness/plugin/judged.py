@@ -38,16 +38,16 @@ def expect(state: PluginState, cases: Iterable[tuple[str, Located]]) -> None:
 
 def keep(state: PluginState, records: Iterable[CaseRecord]) -> None:
     """Add ``records`` to those of the run: one per case, that of its last attempt."""
-    known = {record.node: record for record in state.records}
+    by_node = {record.node: record for record in state.records}
     for record in records:
-        if record.node not in known or record.attempt >= known[record.node].attempt:
-            known[record.node] = record
-    state.records[:] = known.values()
+        if record.node not in by_node or record.attempt >= by_node[record.node].attempt:
+            by_node[record.node] = record
+    state.records[:] = by_node.values()
 
 
 def on_disk(state: PluginState) -> list[CaseRecord]:
     """Read the records of the expected cases from the disk, also those that a dead worker could not send."""
-    found = []
+    records = []
     for node, located in state.expected.items():
         if node in state.not_cleared:
             continue
@@ -56,8 +56,8 @@ def on_disk(state: PluginState) -> list[CaseRecord]:
         except (OSError, UnreadableError):
             continue  # not written yet, or torn with its worker: the case is lost and will be named so
         if record.node == node:
-            found.append(record)
-    return found
+            records.append(record)
+    return records
 
 
 class CollectedHooks:

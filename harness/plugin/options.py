@@ -101,13 +101,13 @@ def project(config: pytest.Config) -> Project:
         pytest.UsageError: ``[tool.quantgate]`` in ``pyproject.toml`` cannot be used.
     """
     # pytest asks for every path that it collects, so the settings are read once per run
-    found = config.stash.get(_PROJECT, None)
-    if found is None:
+    cached = config.stash.get(_PROJECT, None)
+    if cached is None:
         try:
-            found = config.stash[_PROJECT] = Project.of_repository(config.rootpath)
+            cached = config.stash[_PROJECT] = Project.of_repository(config.rootpath)
         except QuantgateError as error:
             raise pytest.UsageError(str(error)) from error
-    return found
+    return cached
 
 
 def runs_folder(config: pytest.Config) -> Path:

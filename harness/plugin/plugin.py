@@ -166,9 +166,9 @@ def pytest_sessionfinish(session: pytest.Session, exitstatus: int) -> Generator[
     from harness.plugin.terminal import note_times
     from harness.plugin.unwritable import note, or_said
 
-    state, done, lost = PluginState.of(session.config), None, False
+    state, result, lost = PluginState.of(session.config), None, False
     try:
-        done = yield
+        result = yield
     except OSError as error:
         if not state.records:
             raise
@@ -181,7 +181,7 @@ def pytest_sessionfinish(session: pytest.Session, exitstatus: int) -> Generator[
         session.exitstatus = code
     if lost and int(session.exitstatus) == 0:  # a reader of JUnit would take the missing file for "no failures"
         session.exitstatus = RULES[Outcome.INFRA].exit_code
-    return done
+    return result
 
 
 def pytest_terminal_summary(terminalreporter: Any, exitstatus: int, config: pytest.Config) -> None:

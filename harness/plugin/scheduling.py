@@ -12,6 +12,8 @@ from typing import Any
 import pytest
 from xdist.scheduler import LoadScopeScheduling
 
+from harness.definitions.loading import check_unique
+from harness.errors import InvalidCaseError
 from harness.outcomes import RULES, Outcome
 from harness.plugin.collect import CasesById
 from harness.plugin.judged import expect, keep, note_dropped, on_disk
@@ -45,11 +47,13 @@ class EngineScheduling(LoadScopeScheduling):  # type: ignore[misc]
     def remove_node(self, node: Any) -> str | None:
         """As xdist, but do not reschedule the test during which the worker died: ``pytest_handlecrashitem`` decides."""
         workload = self.assigned_work.pop(node)
-        left = {scope: [test for test, done in unit.items() if not done] for scope, unit in workload.items()}
+        remaining = {
+            scope: [test for test, finished in unit.items() if not finished] for scope, unit in workload.items()
+        }
         # xdist runs the tests of a worker in order, so the first one that is not done is the one that crashed.
-        crashed = next((tests.pop(0) for tests in left.values() if tests), None)
+        crashed = next((tests.pop(0) for tests in remaining.values() if tests), None)
         if crashed is not None:
-            self._to_the_front({scope: dict.fromkeys(tests, False) for scope, tests in left.items() if tests})
+            self._to_the_front({scope: dict.fromkeys(tests, False) for scope, tests in remaining.items() if tests})
             for other in self.nodes:
                 self._reschedule(other)
         return crashed
@@ -107,16 +111,20 @@ class XdistHooks:
         """
         state = PluginState.of(node.config)
         if state.invalid_files and not node.config.option.continue_on_collection_errors:
-            said = "\n".join(text for _, text in sorted(state.invalid_texts.items()))
-            pytest.exit(f"nothing was run:\n{printable(said)}", returncode=RULES[Outcome.INVALID_CASE].exit_code)
+            problems = "\n".join(text for _, text in sorted(state.invalid_texts.items()))
+            pytest.exit(f"nothing was run:\n{printable(problems)}", returncode=RULES[Outcome.INVALID_CASE].exit_code)
         shard = state.shard()
         if shard is not None:
             refuse_missing(shard.missing(set(ids)), shard)
         cases = CasesById(node.config)
-        found = [(one, located) for one in ids if (located := cases.find(one)) is not None]
-        if found:
+        located_cases = [(node, located) for node in ids if (located := cases.find(node)) is not None]
+        if located_cases:
+            try:
+                check_unique([located for _, located in located_cases])
+            except InvalidCaseError as error:
+                pytest.exit(printable(str(error)), returncode=error.exit_code)
             state.profile()
-        expect(state, found)
+        expect(state, located_cases)
 
     @pytest.hookimpl
     def pytest_handlecrashitem(self, crashitem: str, report: pytest.TestReport, sched: Any) -> None:
@@ -155,7 +163,7 @@ class XdistHooks:
         output = getattr(node, "workeroutput", {})
         cases = CasesById(node.config)
         dropped = output.get("quantgate_dropped", ())
-        note_dropped(state, [(one, located) for one in dropped if (located := cases.find(one)) is not None])
+        note_dropped(state, [(node, located) for node in dropped if (located := cases.find(node)) is not None])
         sent = output.get("quantgate_records")
         if sent is not None:
             keep(state, (CaseRecord.model_validate_json(text) for text in sent))

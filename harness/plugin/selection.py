@@ -32,26 +32,28 @@ def select(config: pytest.Config, items: list[pytest.Item]) -> None:
     try:
         check_unique([item.located for item in cases])
     except InvalidCaseError as error:
+        if state.is_worker:
+            return  # with xdist the controller refuses, see scheduling.py
         pytest.exit(printable(str(error)), returncode=error.exit_code)
     profile = state.profile()
     other = [item for item in cases if profile.name not in item.case.runners]
     if other:
         config.hook.pytest_deselected(items=other)
         state.other_runners = sorted({name for item in other for name in item.case.runners})
-    mine = [item for item in cases if profile.name in item.case.runners]
+    matching = [item for item in cases if profile.name in item.case.runners]
     shard = state.shard()
     if shard is not None:
         if not state.is_worker:  # with xdist the controller refuses, see scheduling.py
-            refuse_missing(shard.missing({item.nodeid for item in mine}), shard)
-        chosen = shard.pick(mine)
-        config.hook.pytest_deselected(items=[item for item in mine if item not in chosen])
-        mine = chosen
-    if mine and not config.option.collectonly:
-        skip_without_device(state, mine)
+            refuse_missing(shard.missing({item.nodeid for item in matching}), shard)
+        chosen = shard.pick(matching)
+        config.hook.pytest_deselected(items=[item for item in matching if item not in chosen])
+        matching = chosen
+    if matching and not config.option.collectonly:
+        skip_without_device(state, matching)
     items[:] = [
         *(item for item in items if not isinstance(item, CaseItem)),
         # With a plan its own order stays: no times are passed, so only cases of one engine are moved together.
-        *by_engine(mine, {} if shard else state.expected_seconds([item.case for item in mine])),
+        *by_engine(matching, {} if shard else state.expected_seconds([item.case for item in matching])),
     ]
 
 
@@ -98,16 +100,19 @@ def dropped_cases(state: PluginState, session: pytest.Session) -> list[CaseItem]
     config = session.config
     if state.shard() is not None or any(getattr(config.option, name, False) for name in _OWN_CHOICE):
         return []
-    kept = {item.nodeid for item in session.items}
+    nodes = {item.nodeid for item in session.items}
     candidates = {
         item.nodeid: item
-        for item in (*(one for one in state.collected if isinstance(one, CaseItem)), *_uncollected(state, session))
+        for item in (
+            *(entry for entry in state.collected if isinstance(entry, CaseItem)),
+            *_uncollected(state, session),
+        )
     }
-    if candidates.keys() <= kept:
+    if candidates.keys() <= nodes:
         return []
     runner = state.profile().name
-    left = [item for node, item in candidates.items() if node not in kept and runner in item.case.runners]
-    return [item for item in left if _asked_for(config, item)]
+    dropped = [item for node, item in candidates.items() if node not in nodes and runner in item.case.runners]
+    return [item for item in dropped if _asked_for(config, item)]
 
 
 def _asked_for(config: pytest.Config, item: CaseItem) -> bool:

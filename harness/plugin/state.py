@@ -324,7 +324,7 @@ class PluginState:
         """Add ``record`` to those of the run; a worker sends all of its records when it ends."""
         self.records.append(record)
         if self.is_worker:
-            self.config.workeroutput["quantgate_records"] = [one.to_json() for one in self.records]  # type: ignore[attr-defined]
+            self.config.workeroutput["quantgate_records"] = [record.to_json() for record in self.records]  # type: ignore[attr-defined]
 
     def not_judged(self, located: Located, node: str, skip: str) -> CaseRecord:
         """Record that pytest skipped a selected case before it was judged, for the reason ``skip``."""
@@ -386,8 +386,8 @@ class PluginState:
             return RULES[Outcome.NO_RUNNER].exit_code
         red = [record for record in self.records if RULES[record.verdict.outcome].junit in ("failure", "error")]
         # pytest does not count the cases without a verdict as failed.
-        told = [record for record in red if record.node not in self.unjudged]
-        if pytest_code not in _PYTESTS_OWN or not red or session.testsfailed > len(told):
+        judged = [record for record in red if record.node not in self.unjudged]
+        if pytest_code not in _PYTESTS_OWN or not red or session.testsfailed > len(judged):
             return None
         return RULES[worst([record.verdict.outcome for record in red])].exit_code
 

@@ -26,6 +26,6 @@ def or_said(state: Unwritten, what: str) -> Iterator[None]:
 
 def note(state: Unwritten, what: str, error: Exception) -> None:
     """Queue the sentence that ``what`` could not be written; the same sentence only once."""
-    said = " ".join(f"{what} could not be written: {error or type(error).__name__}".split())
-    if said not in state.unwritten:
-        state.unwritten.append(printable(said))
+    sentence = " ".join(f"{what} could not be written: {error or type(error).__name__}".split())
+    if sentence not in state.unwritten:
+        state.unwritten.append(printable(sentence))

@@ -105,6 +105,6 @@ def content_change(component: str, golden: ComponentContent, run: ComponentConte
 
 
 def _names(names: Iterable[str]) -> str:
-    known = tuple(names)
-    more = len(known) - _SHOWN
-    return ", ".join(known[:_SHOWN]) + (f" and {more} more" if more > 0 else "")
+    selected = tuple(names)
+    more = len(selected) - _SHOWN
+    return ", ".join(selected[:_SHOWN]) + (f" and {more} more" if more > 0 else "")

@@ -163,9 +163,9 @@ def _comparable(golden: Identity, run: Identity) -> tuple[dict[str, Json], dict[
         if all(component in side for side in files):  # content unknown on a side: compare files
             for side in rows:
                 side.pop(component, None)
-        for side, held in zip(rows, files, strict=True):
+        for side, file in zip(rows, files, strict=True):
             if component not in side:
-                side.update(held.get(component, {}))
+                side.update(file.get(component, {}))
     return rows[0], rows[1]
 
 

@@ -95,7 +95,7 @@ class Usage(Record):
 
     def peak(self, stage: Stage) -> int | None:
         """Return the peak of allocated bytes in a stage; ``None`` if it was not measured."""
-        return next((one.allocated for one in self.memory if one.stage == stage), None)
+        return next((peak.allocated for peak in self.memory if peak.stage == stage), None)
 
 
 class Conditions(Record):

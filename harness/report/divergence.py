@@ -48,12 +48,12 @@ def curves(record: CaseRecord) -> tuple[Curve, ...]:
         return ()
     checks = {check.metric: check for check in record.limits}
     control = is_control(record)
-    found = [
+    drawn_curves = [
         _curve(metric, checks.get(metric.name), control)
         for metric in record.comparison.metrics
         if len(metric.per_frame) > 1 and all(math.isfinite(value) for value in metric.per_frame)
     ]
-    return tuple(sorted(found, key=lambda curve: not curve.failed))
+    return tuple(sorted(drawn_curves, key=lambda curve: not curve.failed))
 
 
 def frame_x(frame: float, count: int) -> float:
@@ -177,20 +177,24 @@ def divergence(golden: Trace | None, run: Trace | None) -> Divergence | None:
     if golden is None or run is None:
         return None
     # not strict: runs of different lengths are compared over their common steps
-    pairs = [(mine, theirs) for mine, theirs in zip(run.steps, golden.steps, strict=False) if _sketched(mine, theirs)]
+    pairs = [
+        (step, reference)
+        for step, reference in zip(run.steps, golden.steps, strict=False)
+        if _sketched(step, reference)
+    ]
     if not pairs:
         return None
     spread = (WIDTH - LEFT - RIGHT) / len(pairs)
     dots = tuple(
         Dot(
-            index=mine.index,
+            index=step.index,
             x=round(LEFT + spread * (place + 0.5), 1),
-            y=AXIS.y(distance := relative_distance(mine.latent_sketch, theirs.latent_sketch)),
+            y=AXIS.y(distance := relative_distance(step.latent_sketch, reference.latent_sketch)),
             distance=distance,
-            expert=mine.expert,
-            timestep=mine.timestep,
+            expert=step.expert,
+            timestep=step.timestep,
         )
-        for place, (mine, theirs) in enumerate(pairs)
+        for place, (step, reference) in enumerate(pairs)
     )
     first = next((dot for dot in dots if dot.distance > ONSET), None)
     return Divergence(
@@ -204,15 +208,15 @@ def divergence(golden: Trace | None, run: Trace | None) -> Divergence | None:
     )
 
 
-def relative_distance(mine: tuple[float, ...], theirs: tuple[float, ...]) -> float:
-    """Return |mine - theirs| / |theirs|, L2; 0 if both are zero, infinite if only ``theirs`` is zero."""
-    norm = math.hypot(*theirs)
-    gap = math.dist(mine, theirs)
+def relative_distance(values: tuple[float, ...], reference: tuple[float, ...]) -> float:
+    """Return |values - reference| / |reference|, L2; 0 if both are zero, infinite if only ``reference`` is zero."""
+    norm = math.hypot(*reference)
+    gap = math.dist(values, reference)
     return gap / norm if norm > 0 else (0.0 if gap == 0 else math.inf)
 
 
-def _sketched(mine: Step, theirs: Step) -> bool:
-    return bool(mine.latent_sketch) and len(mine.latent_sketch) == len(theirs.latent_sketch)
+def _sketched(step: Step, reference: Step) -> bool:
+    return bool(step.latent_sketch) and len(step.latent_sketch) == len(reference.latent_sketch)
 
 
 def _bands(dots: tuple[Dot, ...], spread: float) -> tuple[Band, ...]:

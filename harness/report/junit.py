@@ -106,11 +106,11 @@ def _detail(record: CaseRecord) -> Iterable[str]:
 
 def _facts(records: list[CaseRecord]) -> Iterable[tuple[str, str]]:
     yield "run", records[0].run
-    found = next((record.fingerprint for record in records if record.fingerprint), None)
-    if found is None:
+    fingerprint = next((record.fingerprint for record in records if record.fingerprint), None)
+    if fingerprint is None:
         return
-    yield "device", found.device.model or found.device.name
-    for name, value in (("driver", found.driver), ("cuda", found.cuda), ("code", found.code)):
+    yield "device", fingerprint.device.model or fingerprint.device.name
+    for name, value in (("driver", fingerprint.driver), ("cuda", fingerprint.cuda), ("code", fingerprint.code)):
         if value:
             yield name, value
-    yield from sorted(found.packages.items())
+    yield from sorted(fingerprint.packages.items())

@@ -51,14 +51,16 @@ def layer_maps(report: InspectionReport | None) -> tuple[LayerMap, ...]:
     """
     layers = report.layers if report else ()
     experts = dict.fromkeys(layer.expert for layer in layers)
-    found: list[LayerMap] = []
+    pictures: list[LayerMap] = []
     for expert in experts:
-        mine = [layer for layer in layers if layer.expert == expert]
-        misread = {layer.module for layer in mine if report is not None and _misread(layer, report)}
+        own_layers = [layer for layer in layers if layer.expert == expert]
+        misread = {layer.module for layer in own_layers if report is not None and _misread(layer, report)}
         quantities = [OTHER, "cosine", "gain"] if misread else ["cosine", "gain"]
-        maps = [picture for quantity in quantities if (picture := _map(expert, quantity, mine, misread)) is not None]
-        found += sorted(maps, key=lambda picture: -max((cell.level for cell in picture.cells), default=0))
-    return tuple(found)
+        maps = [
+            picture for quantity in quantities if (picture := _map(expert, quantity, own_layers, misread)) is not None
+        ]
+        pictures += sorted(maps, key=lambda picture: -max((cell.level for cell in picture.cells), default=0))
+    return tuple(pictures)
 
 
 def _misread(layer: LayerEvidence, report: InspectionReport) -> bool:
@@ -70,7 +72,7 @@ def _misread(layer: LayerEvidence, report: InspectionReport) -> bool:
     order, _, layout = layer.hypothesis.partition("/")
     for contract in report.contracts:
         if contract.agrees is False and contract.expert == layer.expert:
-            assumed = {one.field: str(one.value) for one in contract.assumptions}
+            assumed = {assumption.field: str(assumption.value) for assumption in contract.assumptions}
             reading = f"{assumed.get('nibble_order', order)}/{assumed.get('scale_layout', layout)}"
             if reading == layer.runner_up:
                 return True

@@ -83,8 +83,8 @@ class Run:
     @property
     def outcome(self) -> Outcome:
         """The worst outcome; ``not_run`` without any record. A damaged record counts as ``infra``."""
-        found = [entry.record.verdict.outcome for entry in self.entries]
-        return worst([*found, Outcome.INFRA] if self.unreadable else found)
+        outcomes = [entry.record.verdict.outcome for entry in self.entries]
+        return worst([*outcomes, Outcome.INFRA] if self.unreadable else outcomes)
 
 
 def load_run(folder: Path) -> Run:
@@ -127,10 +127,10 @@ def _candidate(folder: Path, record: CaseRecord) -> Candidate | None:
     """Return the candidate beside a record; ``None`` if unreadable or another case's: ``accept`` refuses those."""
     path = folder / CANDIDATE_FILE
     try:
-        found = Candidate.read(path) if path.is_file() else None
+        candidate = Candidate.read(path) if path.is_file() else None
     except (OSError, UnreadableError):
         return None
-    return found if found and (found.case, found.runner) == (record.case, record.runner) else None
+    return candidate if candidate and (candidate.case, candidate.runner) == (record.case, record.runner) else None
 
 
 def _hidden(path: Path) -> bool:
@@ -172,12 +172,12 @@ def _with_golden(entry: Entry, store: GoldenStore) -> Entry:
     slug = f"{record.runner}-{entry.slug}"
     if candidate is None or candidate.golden is None:
         return replace(entry, slug=slug)
-    found: dict[str, Path] = {}
+    paths: dict[str, Path] = {}
     try:
         golden = store.get(candidate.runner, candidate.case, candidate.golden)
         for part, name in _PARTS.items():
             if part in golden.manifest.parts:
-                found[name] = golden.open_part(part)
+                paths[name] = golden.open_part(part)
     except GoldenError:
         return replace(entry, slug=slug)
-    return replace(entry, slug=slug, elsewhere=found)
+    return replace(entry, slug=slug, elsewhere=paths)

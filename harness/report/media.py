@@ -273,27 +273,27 @@ def write_media(entry: Entry, root: Path) -> Media:
         if (clip := _read(entry, files, problems)) is not None
     }
     _drop_strangers(entry, clips, problems)
-    given = _given(entry, root, problems)
+    input_pictures = _given(entry, root, problems)
     if not clips:
-        return Media(given=given, problems=tuple(problems))
+        return Media(given=input_pictures, problems=tuple(problems))
     if len({clip.shape for clip in clips.values()}) > 1:
         shapes = " and ".join(f"{name} {list(clip.shape)}" for name, clip in clips.items())
         problems.append(f"golden and candidate have different shapes: {shapes}; only the candidate is shown")
         del clips["golden"]
     folder = root / "media" / entry.slug
     folder.mkdir(parents=True, exist_ok=True)
-    where = focus(entry.record)
+    focus_of_run = focus(entry.record)
     count, height, width, _ = next(iter(clips.values())).shape
-    start = where.frame if where and 0 <= where.frame < count else 0
+    start = focus_of_run.frame if focus_of_run and 0 <= focus_of_run.frame < count else 0
     return Media(
         frames=count,
         width=width,
         height=height,
         sides=_sides(entry, clips, folder),
         start=start,
-        tile=_tile(entry, clips, folder, where),
+        tile=_tile(entry, clips, folder, focus_of_run),
         thumbnails=_thumbnails(clips, start, folder, entry.slug),
-        given=given,
+        given=input_pictures,
         problems=tuple(problems),
     )
 
@@ -368,13 +368,13 @@ def _sides(entry: Entry, clips: dict[str, Clip], folder: Path) -> tuple[Side, ..
     return tuple(sides)
 
 
-def _tile(entry: Entry, clips: dict[str, Clip], folder: Path, where: Focus | None) -> TileView | None:
+def _tile(entry: Entry, clips: dict[str, Clip], folder: Path, focus_of_run: Focus | None) -> TileView | None:
     frame = tile_frame(entry.record)
-    if where is None or where.tile is None or frame is None or len(clips) < 2:
+    if focus_of_run is None or focus_of_run.tile is None or frame is None or len(clips) < 2:
         return None
     if not 0 <= frame < clips["golden"].shape[0]:
         return None
-    cuts = {name: crop(clip.frames[frame], where.tile) for name, clip in clips.items()}
+    cuts = {name: crop(clip.frames[frame], focus_of_run.tile) for name, clip in clips.items()}
     if np.array_equal(cuts["golden"], cuts["candidate"]):
         return None
     cuts["difference"], gain = amplified_difference(cuts["golden"], cuts["candidate"])
@@ -382,7 +382,7 @@ def _tile(entry: Entry, clips: dict[str, Clip], folder: Path, where: Focus | Non
     for name, pixels in cuts.items():
         write_still(_enlarged(pixels), folder / f"tile-{name}.webp")
         pictures[name] = f"../media/{entry.slug}/tile-{name}.webp"
-    return TileView(frame=frame, tile=where.tile, pictures=pictures, gain=gain)
+    return TileView(frame=frame, tile=focus_of_run.tile, pictures=pictures, gain=gain)
 
 
 def _enlarged(pixels: Bytes) -> Image.Image:
@@ -393,12 +393,12 @@ def _enlarged(pixels: Bytes) -> Image.Image:
 
 def _thumbnails(clips: dict[str, Clip], frame: int, folder: Path, slug: str) -> dict[str, str]:
     """Write thumbnails of both sides at the worst frame, and of their amplified difference unless they are equal."""
-    found = {name: _thumbnail(clip.frames[frame], folder, name, slug) for name, clip in clips.items()}
+    pictures = {name: _thumbnail(clip.frames[frame], folder, name, slug) for name, clip in clips.items()}
     if len(clips) == 2:
         golden, candidate = (clips[name].frames[frame] for name in ("golden", "candidate"))
         if not np.array_equal(golden, candidate):
-            found["difference"] = _thumbnail(amplified_difference(golden, candidate)[0], folder, "difference", slug)
-    return found
+            pictures["difference"] = _thumbnail(amplified_difference(golden, candidate)[0], folder, "difference", slug)
+    return pictures
 
 
 def _thumbnail(frame: Bytes, folder: Path, name: str, slug: str) -> str:

@@ -84,17 +84,19 @@ def machines(run: Run) -> tuple[str, ...]:
 
 def checkouts(run: Run) -> tuple[Checkout, ...]:
     """Return at most three checkouts that the run's records were started from, most cases first."""
-    found = Counter(entry.record.checkout for entry in run.entries if entry.record.checkout is not None)
-    return tuple(checkout for checkout, _ in found.most_common(3))
+    counts = Counter(entry.record.checkout for entry in run.entries if entry.record.checkout is not None)
+    return tuple(checkout for checkout, _ in counts.most_common(3))
 
 
 def _machine(record: CaseRecord) -> str:
-    found = record.fingerprint
-    if found is None:
+    fingerprint = record.fingerprint
+    if fingerprint is None:
         return ""
-    packages = [f"{name} {found.packages[name]}" for name in ("torch", "diffusers") if name in found.packages]
-    driver = [f"driver {found.driver}"] if found.driver else []
-    return " · ".join([record.runner, found.device.model or found.device.name, *driver, *packages])
+    packages = [
+        f"{name} {fingerprint.packages[name]}" for name in ("torch", "diffusers") if name in fingerprint.packages
+    ]
+    driver = [f"driver {fingerprint.driver}"] if fingerprint.driver else []
+    return " · ".join([record.runner, fingerprint.device.model or fingerprint.device.name, *driver, *packages])
 
 
 def _row(entry: Entry, media: Media) -> Row:
@@ -115,6 +117,6 @@ def _row(entry: Entry, media: Media) -> Row:
 
 
 def _group(outcome: Outcome, rows: list[Row]) -> Group:
-    mine = tuple(row for row in rows if row.record.verdict.outcome is outcome)
-    causes = Counter(row.record.verdict.cause for row in mine)
-    return Group(outcome, RULES[outcome].meaning, tuple(causes.most_common()), mine)
+    matching = tuple(row for row in rows if row.record.verdict.outcome is outcome)
+    causes = Counter(row.record.verdict.cause for row in matching)
+    return Group(outcome, RULES[outcome].meaning, tuple(causes.most_common()), matching)

@@ -40,8 +40,8 @@ def probe_charts(evidence: ProbeEvidence | None) -> tuple[ProbeChart, ...]:
 
 def worst_modules(evidence: ProbeEvidence | None) -> tuple[ModuleEvidence, ...]:
     """Return the Linears that are furthest from the golden, or from the base if the golden has no sketches."""
-    found = [module for module in (evidence.modules if evidence else ()) if _error(module) is not None]
-    return tuple(sorted(found, key=lambda module: -(_error(module) or 0.0))[:WORST_MODULES])
+    measured = [module for module in (evidence.modules if evidence else ()) if _error(module) is not None]
+    return tuple(sorted(measured, key=lambda module: -(_error(module) or 0.0))[:WORST_MODULES])
 
 
 def _error(item: PointEvidence | ModuleEvidence) -> float | None:

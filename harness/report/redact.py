@@ -11,9 +11,9 @@ from harness.redaction import values_of as known_secrets
 __all__ = ["HIDDEN", "known_secrets", "redact_record", "redact_text"]
 
 
-def redact_text(text: str, known: tuple[str, ...] = ()) -> str:
-    """Return ``text`` without the ``known`` values, tokens of a known shape, and values assigned to secret names."""
-    return shapes(Redactor(dict.fromkeys(known, HIDDEN), {}).values(text))
+def redact_text(text: str, secrets: tuple[str, ...] = ()) -> str:
+    """Return ``text`` without the values ``secrets``, tokens of a known shape, and values assigned to secret names."""
+    return shapes(Redactor(dict.fromkeys(secrets, HIDDEN), {}).values(text))
 
 
 def redact_record(record: CaseRecord, environment: Mapping[str, str] | None = None) -> CaseRecord:

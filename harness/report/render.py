@@ -94,7 +94,7 @@ def write_report(run: Run, folder: Path) -> dict[str, Media]:
     for place, entry in enumerate(run.entries):
         html = page("case.html.j2", **case_page(run, place, media[entry.slug]))
         write_text_atomic(folder / "cases" / f"{entry.slug}.html", html)
-    shown = {one.candidate.seal: f"cases/{one.slug}.html" for one in run.entries if one.candidate is not None}
+    shown = {entry.candidate.seal: f"cases/{entry.slug}.html" for entry in run.entries if entry.candidate is not None}
     write_text_atomic(folder / SHOWN_FILE, json.dumps(shown, indent=2, sort_keys=True) + "\n")
     return media
 

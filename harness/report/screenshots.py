@@ -53,10 +53,10 @@ def chromium() -> str:
     Raises:
         ReportError: there is no Chromium.
     """
-    found = os.environ.get("QUANTGATE_CHROMIUM") or shutil.which("chromium") or shutil.which("chromium-browser")
-    if found is None:
+    browser = os.environ.get("QUANTGATE_CHROMIUM") or shutil.which("chromium") or shutil.which("chromium-browser")
+    if browser is None:
         raise ReportError("there is no Chromium", remedy="apt-get install chromium, or set QUANTGATE_CHROMIUM")
-    return found
+    return browser
 
 
 def take(run_dir: Path, out: Path, case: str = "") -> tuple[Path, ...]:

@@ -41,8 +41,8 @@ def find_run(name: str, runs: Path) -> Path:
     for path in (Path(name), runs / name):
         if path.is_dir():
             return path
-    known = ", ".join(sorted((path.name for path in runs.glob("*") if path.is_dir()), reverse=True)[:5])
-    raise ReportError(f"there is no run {name!r}", where=str(runs), remedy=f"name one of {known or 'none'}, or `last`")
+    names = ", ".join(sorted((path.name for path in runs.glob("*") if path.is_dir()), reverse=True)[:5])
+    raise ReportError(f"there is no run {name!r}", where=str(runs), remedy=f"name one of {names or 'none'}, or `last`")
 
 
 def find_case(run: Run, case: str) -> Entry:
@@ -51,17 +51,17 @@ def find_case(run: Run, case: str) -> Entry:
     Raises:
         ReportError: there is no such case, or several runners have it.
     """
-    found = [
+    matching = [
         entry for entry in run.entries if case in (entry.record.case, f"{entry.record.runner}/{entry.record.case}")
     ]
-    if len(found) == 1:
-        return found[0]
-    if found:
-        names = ", ".join(f"{entry.record.runner}/{entry.record.case}" for entry in found)
+    if len(matching) == 1:
+        return matching[0]
+    if matching:
+        names = ", ".join(f"{entry.record.runner}/{entry.record.case}" for entry in matching)
         raise ReportError(f"several runners have a case {case!r}", where=str(run.folder), remedy=f"name one of {names}")
     ids = sorted({entry.record.case for entry in run.entries})
-    known = ", ".join(ids[:20]) + (f" and {len(ids) - 20} more" if len(ids) > 20 else "")
-    remedy = f"quantgate show {quote(str(run.folder))} CASE, with a case of this run: {known}"
+    listed = ", ".join(ids[:20]) + (f" and {len(ids) - 20} more" if len(ids) > 20 else "")
+    remedy = f"quantgate show {quote(str(run.folder))} CASE, with a case of this run: {listed}"
     raise ReportError(f"there is no case {case!r} in this run", where=str(run.folder), remedy=remedy)
 
 
@@ -167,10 +167,10 @@ def diff_runs(before: Run, after: Run) -> str:
     lines = [f"{before.name} -> {after.name}"]
     changed, moved, same = [], [], 0
     for name in sorted(first.keys() & second.keys()):
-        one, other = first[name].record, second[name].record
-        rows = list(_measurements(one, other))
-        if one.verdict.outcome != other.verdict.outcome or one.verdict.cause != other.verdict.cause:
-            changed += [f"{name}: {_said(one)} -> {_said(other)}", f"  {one_line(other.verdict.summary)}", *rows]
+        earlier, other = first[name].record, second[name].record
+        rows = list(_measurements(earlier, other))
+        if earlier.verdict.outcome != other.verdict.outcome or earlier.verdict.cause != other.verdict.cause:
+            changed += [f"{name}: {_said(earlier)} -> {_said(other)}", f"  {one_line(other.verdict.summary)}", *rows]
         elif rows:
             moved += [f"{name}: {_said(other)}", *rows]
         else:
@@ -221,10 +221,10 @@ def _made_of(first: dict[str, Entry], second: dict[str, Entry]) -> list[str]:
     """Return each field of the identities that differs, with the number of cases, most cases first."""
     counts: dict[str, int] = {}
     for name in sorted(first.keys() & second.keys()):
-        one, other = first[name].record.identity, second[name].record.identity
-        if one is None or other is None:
+        before, other = first[name].record.identity, second[name].record.identity
+        if before is None or other is None:
             continue
-        for row in _changes(differences(one, other)):
+        for row in _changes(differences(before, other)):
             counts[row] = counts.get(row, 0) + 1
     ranked = sorted(counts.items(), key=lambda item: -item[1])
     return [f"{row}  ({count} case{'' if count == 1 else 's'})" for row, count in ranked]

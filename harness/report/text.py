@@ -193,13 +193,13 @@ def parts(advice: str) -> tuple[Part, ...]:
     For example, ``quantgate report runs/1  # look; if right: quantgate accept a --reason '...'`` has two commands, and
     words between them. The words come without the comment's ``#``.
     """
-    found: list[Part] = []
+    pieces: list[Part] = []
     place = 0
     while place < len(advice):
         start = _STARTS.search(advice, place)
         words = advice[place : start.start() if start else len(advice)].strip(" ;,`").removeprefix("# ").strip()
         if words:
-            found.append(Part(words, False))
+            pieces.append(Part(words, False))
         if start is None:
             break
         end = _ENDS.match(advice, start.start())
@@ -208,22 +208,24 @@ def parts(advice: str) -> tuple[Part, ...]:
             shlex.split(command)
         except ValueError:
             # unbalanced quotes: pasting it would leave the shell waiting, so it is shown as words
-            return (*found, Part(advice[start.start() :].strip(), False))
-        found.append(Part(command, True))
+            return (*pieces, Part(advice[start.start() :].strip(), False))
+        pieces.append(Part(command, True))
         place = start.start() + len(command)
-    return tuple(found)
+    return tuple(pieces)
 
 
 def case_commands(record: CaseRecord) -> tuple[Command, ...]:
     """Return the commands that fit this outcome: reproduce, inspect, accept, history."""
     case, runner = _quote(record.case), _quote(record.runner)
-    found = [reproduce(record)]
+    commands = [reproduce(record)]
     if record.inspection is not None:
-        found.append(Command(f"quantgate inspect --case {case}", "look at the checkpoint's bytes again; no GPU needed"))
+        commands.append(
+            Command(f"quantgate inspect --case {case}", "look at the checkpoint's bytes again; no GPU needed")
+        )
     if record.verdict.outcome in _ACCEPTABLE and record.generation is not None:
-        found.append(accept_command(record))
-    found.append(Command(f"quantgate history {case} --runner {runner}", "how its measurements moved over past runs"))
-    return tuple(found)
+        commands.append(accept_command(record))
+    commands.append(Command(f"quantgate history {case} --runner {runner}", "how its measurements moved over past runs"))
+    return tuple(commands)
 
 
 def accept_command(record: CaseRecord) -> Command:

@@ -55,11 +55,11 @@ def perf_counts(records: Iterable[CaseRecord]) -> str:
     if not total:
         return ""
     missing = states.pop("unmeasured", 0)
-    said = ", ".join(f"{count} {state.replace('_', ' ')}" for state, count in sorted(states.items()))
-    judged = f"time and memory: {said}" if said else "time and memory"
+    counts_text = ", ".join(f"{count} {state.replace('_', ' ')}" for state, count in sorted(states.items()))
+    judged = f"time and memory: {counts_text}" if counts_text else "time and memory"
     if not missing:
         return judged
-    return f"{judged}{', ' if said else ': '}{missing} of {total} perf_unmeasured (quantgate regenerate --perf)"
+    return f"{judged}{', ' if counts_text else ': '}{missing} of {total} perf_unmeasured (quantgate regenerate --perf)"
 
 
 def _bar(row: PerfComparison) -> TimeBar:

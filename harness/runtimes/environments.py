@@ -99,7 +99,7 @@ def place_of(name: RuntimeVersion, kind: str) -> Path:
 
 def installed(kind: str | None = None) -> list[Environment]:
     """Return the environments that ``install`` finished, oldest version first."""
-    found = []
+    versions = []
     for ready in sorted(cache_folder().glob(f"*/{READY}")):
         try:
             text, stated = ready.read_text(encoding="utf-8").split()[:2]
@@ -107,8 +107,10 @@ def installed(kind: str | None = None) -> list[Environment]:
         except (OSError, ValueError, InvalidCaseError):
             continue
         if kind in (None, stated):
-            found.append(Environment(name, ready.parent / "bin" / "python", "installed", stated, _size(ready.parent)))
-    return sorted(found, key=lambda item: (item.name.runtime, item.name.version))
+            versions.append(
+                Environment(name, ready.parent / "bin" / "python", "installed", stated, _size(ready.parent))
+            )
+    return sorted(versions, key=lambda item: (item.name.runtime, item.name.version))
 
 
 def _size(folder: Path) -> int:
@@ -250,15 +252,15 @@ def remove(name: RuntimeVersion) -> Path | None:
 
 def _run(command: list[str]) -> None:
     try:
-        done = subprocess.run(
+        completed = subprocess.run(
             command, capture_output=True, text=True, timeout=INSTALL_SECONDS, check=False, env=_clean()
         )
     except subprocess.TimeoutExpired as error:
         raise InfraError(
             f"{' '.join(command[:4])} did not end within {INSTALL_SECONDS:.0f} s", kind="download"
         ) from error
-    if done.returncode != 0:
-        tail = " | ".join((done.stderr or done.stdout).strip().splitlines()[-3:])
+    if completed.returncode != 0:
+        tail = " | ".join((completed.stderr or completed.stdout).strip().splitlines()[-3:])
         raise InfraError(
             f"{Path(command[0]).name} {' '.join(command[1:6])} failed: {tail}",
             kind="download",

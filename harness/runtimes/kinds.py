@@ -299,8 +299,8 @@ def _drop(*suffixes: str) -> Callable[[dict[str, Array]], dict[str, Array]]:
 
 def _markers(tensors: dict[str, Array]) -> dict[str, Array]:
     """Comfy's marker of every quantized Linear: a JSON text as bytes."""
-    said = np.frombuffer(b'{"format": "nvfp4"}', dtype=np.uint8)
-    return {**tensors, **{f"{name}.comfy_quant": said.copy() for name in quantized_names()}}
+    marker = np.frombuffer(b'{"format": "nvfp4"}', dtype=np.uint8)
+    return {**tensors, **{f"{name}.comfy_quant": marker.copy() for name in quantized_names()}}
 
 
 def _comfy_names(tensors: dict[str, Array]) -> dict[str, Array]:
@@ -541,7 +541,7 @@ def other_kinds() -> Iterator[Kind]:
 
 def override_kinds() -> Iterator[Kind]:
     """Yield override kinds: a transformer that replaces the one of the BF16 repository."""
-    kept = {
+    remaining = {
         "nvfp4_silent", "nvfp4_silent_high", "nvfp4_swap_false", "nvfp4_swap_true_high",
         "nvfp4_swap_true", "nvfp4_swap_text_false",
         "nvfp4_packed_true", "nvfp4_layout_swizzled", "nvfp4_tiled_high_both_keys",
@@ -553,7 +553,7 @@ def override_kinds() -> Iterator[Kind]:
         "fp8_metadata_layers", "fp8_hf_quant_only", "fp8_nested", "fp8_algo_fp8_per_channel_per_token", "bf16_plain",
     }  # fmt: skip
     for kind in (*nvfp4_kinds(), *fp8_kinds(), *other_kinds()):
-        if kind.name in kept:
+        if kind.name in remaining:
             yield replace(kind, name=f"override_{kind.name}", role="override")
             if kind.name in ("nvfp4_silent", "fp8_scale_scalar", "nvfp4_metadata_config"):
                 yield replace(kind, name=f"override_{kind.name}_without_config", role="override", config_file=False)
@@ -607,7 +607,7 @@ def drawn_kinds(seed: int, count: int) -> tuple[Kind, ...]:
             if rng.random() < 0.35
             else _flat(algo, ignore=ignore, **pick(keys, keys, {"quantization": keys}))
         )
-        where = pick("config", "config", "config", "config", "hf_quant", "metadata", "nowhere")
+        place = pick("config", "config", "config", "config", "hf_quant", "metadata", "nowhere")
         edits = [None, None, None, None, None, _drop(".input_scale"), _one_scale_missing, _bf16_linear]
         edits += [_drop(".weight_scale")] if fp8 else [_markers, _drop(".weight_scale_2")]
         kinds.append(
@@ -615,9 +615,9 @@ def drawn_kinds(seed: int, count: int) -> tuple[Kind, ...]:
                 f"drawn_{seed}_{number:03d}",
                 stored,
                 role=pick("model", "model", "override"),
-                config=body if where == "config" else None,
-                hf_quant=body if where == "hf_quant" else None,
-                metadata={pick("quantization_config", "_quantization_metadata"): body} if where == "metadata" else {},
+                config=body if place == "config" else None,
+                hf_quant=body if place == "hf_quant" else None,
+                metadata={pick("quantization_config", "_quantization_metadata"): body} if place == "metadata" else {},
                 edit=pick(*edits),
                 shards=pick(1, 1, 1, 2),
             )

@@ -12,7 +12,6 @@ import itertools
 import json
 import os
 import subprocess
-import tempfile
 import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -26,6 +25,7 @@ from harness.errors import InfraError
 from harness.inspector.contracts.model import ContractFile, Learned, Rules, rules_of
 from harness.inspector.contracts.predict import Declared, predict
 from harness.reading import as_json
+from harness.records.temporary import scratch_folder
 from harness.runtimes.environments import Environment, RuntimeVersion
 from harness.runtimes.kinds import Kind, all_kinds, base_kind, write_kind
 from harness.runtimes.outcomes import Outcome, declared_of, predicted_outcome, real_outcome
@@ -83,8 +83,7 @@ def ask(
     Raises:
         InfraError: the runtime cannot be imported, or did not end in time.
     """
-    with tempfile.TemporaryDirectory(prefix="quantgate-learn-") as text:
-        folder = Path(text)
+    with scratch_folder("quantgate-learn-") as folder:
         say(f"writing {len(kinds)} checkpoints")
         write_kind(base_kind(), folder / "base")
         jobs: list[dict[str, str | None]] = [
@@ -103,25 +102,27 @@ def ask(
         (folder / "jobs.json").write_text(json.dumps({"base": str(folder / "base"), "checkpoints": jobs}))
         answers = folder / "answers.jsonl"
         _read(environment, folder / "jobs.json", answers, len(jobs), say)
-        found = {row["name"]: row for row in map(json.loads, answers.read_text(encoding="utf-8").splitlines())}
+        by_name = {row["name"]: row for row in map(json.loads, answers.read_text(encoding="utf-8").splitlines())}
         rows = []
         for kind in kinds:
             declared = declared_of(kind)
-            answer = found.get(kind.name, {"loaded": False, "error": "the runtime died over it"})
+            answer = by_name.get(kind.name, {"loaded": False, "error": "the runtime died over it"})
             rows.append(Asked(kind, declared, real_outcome(answer, kind, declared)))
-        sampling = {item.name: answered_sampling(found.get(item.name, {"loaded": False})) for item in asked}
-    return Answers(environment.name, tuple(rows), found.get("_runtime", {}), sampling)
+        sampling = {item.name: answered_sampling(by_name.get(item.name, {"loaded": False})) for item in asked}
+    return Answers(environment.name, tuple(rows), by_name.get("_runtime", {}), sampling)
 
 
 def _read(environment: Environment, jobs: Path, answers: Path, count: int, say: Callable[[str], None]) -> None:
-    kept = {key: value for key, value in os.environ.items() if key not in ("PYTHONPATH", "PYTHONHOME", "VIRTUAL_ENV")}
-    kept |= {"OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": ""}
+    variables = {
+        key: value for key, value in os.environ.items() if key not in ("PYTHONPATH", "PYTHONHOME", "VIRTUAL_ENV")
+    }
+    variables |= {"OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": ""}
     for _ in range(RESTARTS + 1):
         say(f"starting {environment.name} ({environment.python})")
         last: list[str] = []
         with subprocess.Popen(
             [str(environment.python), str(READER), str(jobs), str(answers)],
-            env=kept, cwd=jobs.parent, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True,
+            env=variables, cwd=jobs.parent, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True,
             start_new_session=True,
         ) as process:  # fmt: skip
             watchdog = threading.Timer(SECONDS, process.kill)  # a timer also ends a reader that prints nothing
@@ -141,11 +142,11 @@ def _read(environment: Environment, jobs: Path, answers: Path, count: int, say: 
             raise InfraError(f"{environment.name} did not answer within {SECONDS:.0f} s", kind="hang")
         if code == 0:
             return
-        done = answers.read_text(encoding="utf-8").splitlines() if answers.exists() else []
-        if not done:
+        lines = answers.read_text(encoding="utf-8").splitlines() if answers.exists() else []
+        if not lines:
             raise InfraError(f"{environment.name} cannot be asked: {' | '.join(last)[-400:]}", kind="crash")
         names = [item["name"] for item in json.loads(jobs.read_text())["checkpoints"]]
-        fatal = next((name for name in names if name not in {json.loads(row)["name"] for row in done}), None)
+        fatal = next((name for name in names if name not in {json.loads(row)["name"] for row in lines}), None)
         if fatal is None:
             return
         with answers.open("a", encoding="utf-8") as file:
@@ -277,8 +278,8 @@ def contract_of(answers: Answers, environment: Environment, root: Path | None = 
 
     The fit starts from the transcribed rules that explain most outcomes.
     """
-    known = [rules for rules in rules_of(answers.name.runtime, root) if rules.learned is None]
-    start = min(known, key=lambda rules: len(disagreements(rules, answers.rows)))
+    contracts = [rules for rules in rules_of(answers.name.runtime, root) if rules.learned is None]
+    start = min(contracts, key=lambda rules: len(disagreements(rules, answers.rows)))
     rules, unexplained = fit(start, answers)
     if answers.facts.get("schedulers"):
         rules = rules.model_copy(update={"schedulers": answers.facts["schedulers"], "scheduler_refuses": ()})
@@ -322,10 +323,10 @@ def package_digest(environment: Environment) -> str:
         "'__pycache__' not in line); "
         "print(hashlib.sha256('\\n'.join(lines).encode()).hexdigest() if lines else '')"
     )
-    done = subprocess.run(
+    completed = subprocess.run(
         [str(environment.python), "-c", code], capture_output=True, text=True, timeout=60, check=False
     )
-    return done.stdout.strip() if done.returncode == 0 else ""
+    return completed.stdout.strip() if completed.returncode == 0 else ""
 
 
 def as_yaml(contract: ContractFile) -> str:

@@ -70,9 +70,9 @@ def repositories() -> tuple[Repository, ...]:
         "half": 0.5, "i2v": 0.9, "one": 1.0, "whole_one": 1, "zero": 0, "null": None, "absent": ABSENT,
         "text": "0.875", "true": True, "false": False, "list": [0.875], "above_one": 875,
     }  # fmt: skip
-    found = [Repository("sampling_as_published")]
-    found += [Repository(f"boundary_{name}", {"boundary_ratio": value}) for name, value in boundaries.items()]
-    found += [
+    kinds = [Repository("sampling_as_published")]
+    kinds += [Repository(f"boundary_{name}", {"boundary_ratio": value}) for name, value in boundaries.items()]
+    kinds += [
         Repository("index_no_diffusers_version", {"_diffusers_version": ABSENT}),
         Repository("index_other_diffusers_version", {"_diffusers_version": "0.99"}),
         Repository("index_note", {"_name_or_path": "somewhere", "note": "a text"}),
@@ -87,7 +87,7 @@ def repositories() -> tuple[Repository, ...]:
         Repository("local_folder_no_boundary", {"boundary_ratio": None}, model_id=None),
         Repository("local_folder_shift_8", scheduler={"flow_shift": 8.0}, model_id=None),
     ]
-    found += [
+    kinds += [
         Repository(f"shift_{name}", scheduler={"flow_shift": value})
         for name, value in {
             "1": 1.0,
@@ -120,14 +120,14 @@ def repositories() -> tuple[Repository, ...]:
         "corrector_off": {"disable_corrector": [0, 1]},
         "shift_of_euler": {"shift": 5.0},
     }
-    found += [Repository(f"scheduler_{name}", scheduler=body) for name, body in keys.items()]
+    kinds += [Repository(f"scheduler_{name}", scheduler=body) for name, body in keys.items()]
     for name in (
         "FlowUniPCMultistepScheduler", "DPMSolverMultistepScheduler", "EulerDiscreteScheduler", "LCMScheduler",
         "FlowMatchHeunDiscreteScheduler", "unipcmultistepscheduler",
     ):  # fmt: skip
         plain = {"_class_name": name, "num_train_timesteps": 1000}
-        found.append(Repository(f"scheduler_class_{name}", {"scheduler": ["diffusers", name]}, base=plain))
-    found += [
+        kinds.append(Repository(f"scheduler_class_{name}", {"scheduler": ["diffusers", name]}, base=plain))
+    kinds += [
         Repository("scheduler_class_FlowMatchEuler", {"scheduler": ["diffusers", EULER["_class_name"]]}, base=EULER),
         Repository(
             "scheduler_FlowMatchEuler_unknown",
@@ -139,7 +139,7 @@ def repositories() -> tuple[Repository, ...]:
         Repository("scheduler_no_class", scheduler={"_class_name": ABSENT}),
         Repository("scheduler_empty", base={"_class_name": "UniPCMultistepScheduler"}),
     ]
-    return tuple(found)
+    return tuple(kinds)
 
 
 def write_repository(repository: Repository, folder: Path) -> Path:

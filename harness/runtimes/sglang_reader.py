@@ -208,18 +208,18 @@ def _runtime() -> Any:
     logging.disable(logging.ERROR)
     _stub(torch, modelopt_quant)
     maybe_init_distributed_environment_and_model_parallel(tp_size=1, sp_size=1)
-    kept: dict[str, Any] = {}
+    settings: dict[str, Any] = {}
     original = transformer_load_utils._resolve_quant_config
 
     def watched(**arguments: Any) -> Any:
         config = original(**arguments)
-        kept["config"] = _config(config)
+        settings["config"] = _config(config)
         return config
 
     transformer_load_utils._resolve_quant_config = watched
     return types.SimpleNamespace(
         torch=torch, server_args=server_args, ServerArgs=server_args.ServerArgs, TransformerLoader=TransformerLoader,
-        get_param_names_mapping=get_param_names_mapping, kept=kept, names={}, methods=QUANTIZATION_METHODS,
+        get_param_names_mapping=get_param_names_mapping, kept=settings, names={}, methods=QUANTIZATION_METHODS,
     )  # fmt: skip
 
 
@@ -330,7 +330,7 @@ def main(jobs_file: str, answers_file: str) -> None:
     jobs = json.loads(Path(jobs_file).read_text(encoding="utf-8"))
     answers = Path(answers_file)
     lines = answers.read_text(encoding="utf-8").splitlines() if answers.exists() else []
-    done = {json.loads(line)["name"] for line in lines}
+    finished = {json.loads(line)["name"] for line in lines}
     runtime = _runtime()
     from safetensors import safe_open
 
@@ -345,14 +345,14 @@ def main(jobs_file: str, answers_file: str) -> None:
             out.flush()
 
         for number, job in enumerate(jobs["checkpoints"], 1):
-            if job["name"] in done:
+            if job["name"] in finished:
                 continue
             print(f"{number} of {len(jobs['checkpoints'])} {job['name']}", file=sys.stderr, flush=True)
             if job["role"] == "repository":
                 write({"name": job["name"], **_ask_repository(job, runtime)})
             else:
                 write({"name": job["name"], **_ask(job, jobs["base"], references, runtime)})
-        if "_runtime" not in done:
+        if "_runtime" not in finished:
             write(
                 {
                     "name": "_runtime",

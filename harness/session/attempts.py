@@ -43,13 +43,13 @@ def put_aside(folder: Path, attempt: int) -> None:
 
 def last_attempt(folder: Path) -> CaseRecord | None:
     """Return the record of the last attempt that was put aside; ``None`` if no such record can be read."""
-    found = []
+    attempts = []
     for path in attempt_files(folder):
         try:
-            found.append(CaseRecord.read(path))
+            attempts.append(CaseRecord.read(path))
         except (OSError, UnreadableError):
             continue
-    return max(found, key=lambda record: record.attempt, default=None)
+    return max(attempts, key=lambda record: record.attempt, default=None)
 
 
 def lost_record(

@@ -17,8 +17,8 @@ def newest_time(now: datetime, root: Path, stated: Iterable[str] = ()) -> dateti
         root: the repository.
         stated: times as ISO 8601; an unreadable time is ignored, a time without a zone is UTC.
     """
-    known = [now, *(time for text in (*stated, _commit_time(root)) if (time := _read(text)) is not None)]
-    return max(known)
+    times = [now, *(time for text in (*stated, _commit_time(root)) if (time := _read(text)) is not None)]
+    return max(times)
 
 
 def _read(text: str) -> datetime | None:
@@ -34,7 +34,7 @@ def _commit_time(root: Path) -> str:
     """Return the time of the checked-out commit (ISO 8601); empty if git cannot report it."""
     command = ["git", "-C", str(root), "log", "-1", "--format=%cI"]
     try:
-        done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=30)
+        completed = subprocess.run(command, capture_output=True, text=True, check=False, timeout=30)
     except (OSError, subprocess.TimeoutExpired):
         return ""
-    return done.stdout.strip() if done.returncode == 0 else ""
+    return completed.stdout.strip() if completed.returncode == 0 else ""

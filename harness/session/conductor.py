@@ -239,13 +239,13 @@ class Session:
 
     def _attributed(self, run: _Run, record: CaseRecord) -> CaseRecord:
         """Look for the cause of a failure that concerns checkpoint or code, within the time budget."""
-        said = record.verdict.observed or record.verdict.outcome
+        outcome = record.verdict.observed or record.verdict.outcome
         if record.verdict.cause in PERF_CAUSES:  # the performance stage has named the cause already
             return record
-        if said not in ATTRIBUTED or run.evidence.error is not None or self.context.attribution_seconds <= 0:
+        if outcome not in ATTRIBUTED or run.evidence.error is not None or self.context.attribution_seconds <= 0:
             return record
         try:
-            return self._investigated(run, record, said)
+            return self._investigated(run, record, outcome)
         except Exception as error:  # a failed search must not change the verdict
             why = as_ours(error, run.case).what
             summary = f"{record.verdict.summary.rstrip('.')}. Its cause could not be looked for: {why}"
@@ -253,19 +253,19 @@ class Session:
             tail = (*record.log_tail, *last_lines(error, run.case))
             return record.model_copy(update={"verdict": verdict, "log_tail": tail})
 
-    def _investigated(self, run: _Run, record: CaseRecord, said: Outcome) -> CaseRecord:
+    def _investigated(self, run: _Run, record: CaseRecord, outcome: Outcome) -> CaseRecord:
         root = self.context.root
         anchor = base_on_disk(run.case, root)
         budget, paths = self.context.attribution_seconds, resolve_case(run.case, root)
         passes = partial(self._repeat_passes, run)
         laboratory = Laboratory(run.case, run.folder, self.pool, paths, anchor, budget, passes)
-        found = investigate(laboratory, record)
+        attribution = investigate(laboratory, record)
         summary = record.verdict.summary
-        if said is not Outcome.CHECKPOINT_FAULT:  # a fault in the bytes is its own cause
-            told_already = found.summary.startswith(summary.rstrip("."))  # avoid the same sentence twice
-            summary = found.summary if told_already else f"{summary.rstrip('.')}. Cause: {found.summary}"
-        told = record.verdict.model_copy(update={"summary": summary})
-        return record.model_copy(update={"attribution": found, "verdict": told})
+        if outcome is not Outcome.CHECKPOINT_FAULT:  # a fault in the bytes is its own cause
+            told_already = attribution.summary.startswith(summary.rstrip("."))  # avoid the same sentence twice
+            summary = attribution.summary if told_already else f"{summary.rstrip('.')}. Cause: {attribution.summary}"
+        verdict = record.verdict.model_copy(update={"summary": summary})
+        return record.model_copy(update={"attribution": attribution, "verdict": verdict})
 
     def _repeat_passes(self, run: _Run, generation: gen.Generation, clip: Clip) -> bool | None:
         """Judge a repeat by the limits of the first run. Return ``None`` if no frames were compared."""
@@ -305,13 +305,13 @@ class Session:
             programs=program_digests(case, context.root),
         )
         run.identity = identify()
-        found = find_golden(context, case, run.identity, accepted)
+        match = find_golden(context, case, run.identity, accepted)
         with run.stage("inspect"):
-            found = found.with_contents(inspected.contents, run.identity)
-        run.know(golden=found.first)
+            match = match.with_contents(inspected.contents, run.identity)
+        run.know(golden=match.first)
         if stop_before_generation(run.evidence):
             return
-        self._probe(run, found)
+        self._probe(run, match)
         # a negative control always runs to the end: the frames are needed to show that the fault is detected
         wanted = context.stop_on_probe and case.expect == "pass"
         if wanted and stop_before_generation(run.evidence):
@@ -321,7 +321,7 @@ class Session:
         with run.stage("compare"):
             clip = read_clip(run.folder / generation.clip)
             run.know(sanity=look_at_frames(case, generation, clip))
-            self._compare(run, found.again(run.identity), clip)
+            self._compare(run, match.again(run.identity), clip)
         self._time(run, generation)
 
     def _time(self, run: _Run, generation: gen.Generation) -> None:
@@ -342,10 +342,10 @@ class Session:
                 run.log_tail = (*run.log_tail, *last_lines(error, run.case))
             run.know(perf=report)
 
-    def _probe(self, run: _Run, found: Found) -> None:
+    def _probe(self, run: _Run, match: Found) -> None:
         """Feed the recorded inputs into the engine, if there are any: seconds, before the minutes of a generation."""
         # a recording of another request may have other shapes, and its outputs belong to other inputs
-        goldens = () if found.match.kind is MatchKind.REQUEST else found.match.goldens
+        goldens = () if match.match.kind is MatchKind.REQUEST else match.match.goldens
         source = probe_source(self.context, run.case, goldens)
         if source is None:
             return
@@ -372,18 +372,18 @@ class Session:
         run.know(generation=generation, promised={expert: frozenset(names) for expert, names in promised.items()})
         return generation
 
-    def _compare(self, run: _Run, found: Found, clip: Clip) -> None:
+    def _compare(self, run: _Run, match: Found, clip: Clip) -> None:
         """Compare the clip with every golden that the case accepts, and keep the comparison with the best outcome.
 
         If the golden is of another request, there is nothing to compare: the run leaves a candidate, as a first run
         does.
         """
-        if found.match.kind is MatchKind.REQUEST:
-            run.know(golden=found.first)
+        if match.match.kind is MatchKind.REQUEST:
+            run.know(golden=match.first)
             return
         rows = [
             (golden, path, {"golden": evidence, "comparison": compare_with(path, run.case, clip)})
-            for golden, evidence in zip(found.match.goldens, found.evidence, strict=True)
+            for golden, evidence in zip(match.match.goldens, match.evidence, strict=True)
             for path in (golden.open_part(CLIP),)
         ]
         if not rows:
@@ -394,9 +394,9 @@ class Session:
             observed, _ = observe(run.evidence.plus(**row[2]), self.context.runner.name)
             return SEVERITY.index(observed.outcome)
 
-        golden, path, known = max(rows, key=how_good)
+        golden, path, evidence = max(rows, key=how_good)
         place_golden(golden, path, run.folder)
-        run.know(**known)
+        run.know(**evidence)
 
     def _record(
         self, run: _Run, verdict: Verdict, checks: tuple[LimitCheck, ...], started: datetime, attempt: int

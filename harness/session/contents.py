@@ -32,14 +32,14 @@ class Contents:
         self._paths, self._files = dict(paths), dict(files)
         self._known: dict[str, ComponentContent] = {}
 
-    def weights(self, known: Iterable[Identity] = ()) -> dict[str, str]:
+    def weights(self, accepted: Iterable[Identity] = ()) -> dict[str, str]:
         """Return the rows for the weights of an identity: one content digest per component.
 
         A component whose files equal those of a known identity gets that identity's rows, and is not read. If that
         identity lists only files (a golden of an older version), the rows are its files.
 
         Args:
-            known: identities of the accepted goldens.
+            accepted: identities of the accepted goldens.
 
         Raises:
             QuantgateError: a file cannot be read.
@@ -49,11 +49,11 @@ class Contents:
             groups.setdefault(component_of(file), {})[file] = digest
         rows: dict[str, str] = {}
         unknown: list[str] = []
-        identities = list(known)
+        identities = list(accepted)
         for component, files in sorted(groups.items()):
-            same = [one for one in identities if files_of(one).get(component) == files]
+            same = [identity for identity in identities if files_of(identity).get(component) == files]
             # prefer a golden with a content digest to an older golden that lists only files
-            named = next((str(one.weights[component]) for one in same if component in one.weights), None)
+            named = next((str(identity.weights[component]) for identity in same if component in identity.weights), None)
             if named is not None:
                 rows[component] = named
             elif same:
@@ -74,9 +74,11 @@ class Contents:
         """
         for golden in goldens:
             files = files_of(golden.manifest.identity)
-            held = contents_part(golden)
-            for name, content in held.components.items() if held is not None else ():
-                if files.get(name) == {file: one for file, one in self._files.items() if component_of(file) == name}:
+            stored = contents_part(golden)
+            for name, content in stored.components.items() if stored is not None else ():
+                if files.get(name) == {
+                    file: digest for file, digest in self._files.items() if component_of(file) == name
+                }:
                     self._known.setdefault(name, content)
 
     def component(self, name: str) -> ComponentContent:
@@ -90,7 +92,9 @@ class Contents:
         """Return the content of every component of the run. Raises ``QuantgateError`` if a file cannot be read."""
         missing = [item for item in components_of(self._paths) if item.name not in self._known]
         self._known |= contents_of(missing).components
-        return WeightContents(components={name: one for name, one in sorted(self._known.items()) if _holds(one)})
+        return WeightContents(
+            components={name: content for name, content in sorted(self._known.items()) if _holds(content)}
+        )
 
     def write(self, folder: Path) -> Path:
         """Write ``contents.json`` into a run's folder, for the golden that the run may become."""
@@ -104,21 +108,21 @@ class Contents:
         Raises:
             GoldenError: the golden's contents are damaged.
         """
-        mine, theirs = run.weights, golden.manifest.identity.weights
-        names = {component_of(field) if is_file(field) else field for field in (*mine, *theirs)}
-        held = contents_part(golden)
-        found: list[ContentChange] = []
+        run_weights, golden_weights = run.weights, golden.manifest.identity.weights
+        names = {component_of(field) if is_file(field) else field for field in (*run_weights, *golden_weights)}
+        stored = contents_part(golden)
+        changes: list[ContentChange] = []
         # the case declares the quantization rows; no component of the checkpoint holds them
         for name in sorted(name for name in names if not name.startswith("quantization.")):
-            if mine.get(name) == theirs.get(name) and name in mine:
+            if run_weights.get(name) == golden_weights.get(name) and name in run_weights:
                 continue
-            if held is not None and name in held.components:
-                change = content_change(name, held.components[name], self.component(name))
+            if stored is not None and name in stored.components:
+                change = content_change(name, stored.components[name], self.component(name))
             else:
                 change = _file_change(name, golden.manifest.identity, run)
             if change is not None:
-                found.append(change)
-        return tuple(found)
+                changes.append(change)
+        return tuple(changes)
 
 
 def contents_part(golden: Golden) -> WeightContents | None:

@@ -125,14 +125,14 @@ def devices_for(profile: RunnerProfile) -> tuple[Device, ...]:
         NoRunnerError: no device matches.
     """
     present = (cpu_device(),) if profile.device_kind == "cpu" else gpu_devices()
-    mine = tuple(device for device in present if is_of(device, profile))
-    if not mine:
-        found = ", ".join(f"{device.name} ({device.compute_capability})" for device in present) or "no GPU"
+    matching = tuple(device for device in present if is_of(device, profile))
+    if not matching:
+        names = ", ".join(f"{device.name} ({device.compute_capability})" for device in present) or "no GPU"
         raise NoRunnerError(
-            f"runner {profile.name} is {' or '.join(profile.identifiers)}, and this machine has {found}",
+            f"runner {profile.name} is {' or '.join(profile.identifiers)}, and this machine has {names}",
             remedy="run on a machine that has one, or name another runner with --runner",
         )
-    return mine
+    return matching
 
 
 def is_of(device: Device, profile: RunnerProfile) -> bool:

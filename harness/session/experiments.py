@@ -48,8 +48,8 @@ def investigate(laboratory: Laboratory, record: CaseRecord) -> Attribution:
     # the judge decides anew after each round, because its next question depends on the results
     while wanted := next_experiments(record, results):
         for experiment in wanted:
-            left = laboratory.budget - (time.monotonic() - began)
-            results.append(laboratory.carry_out(experiment, record, left))
+            seconds_left = laboratory.budget - (time.monotonic() - began)
+            results.append(laboratory.carry_out(experiment, record, seconds_left))
     seconds = time.monotonic() - began
     Experiments(results=tuple(results), budget=laboratory.budget, seconds=seconds).write(
         laboratory.folder / EXPERIMENTS_FILE
@@ -64,9 +64,9 @@ def attribute_folder(folder: Path) -> Attribution:
     return attribute(record, results)
 
 
-def rms(one: Clip, other: Clip) -> float:
+def rms(first: Clip, other: Clip) -> float:
     """Return the root mean square difference of two clips of one shape, in levels of 255."""
-    return float((squared_error(one, other) / one.frames.size) ** 0.5)
+    return float((squared_error(first, other) / first.frames.size) ** 0.5)
 
 
 @dataclass
@@ -83,29 +83,29 @@ class Laboratory:
     _subject: Components | None = field(default=None, init=False)
     _base: Components = field(default_factory=dict, init=False)
 
-    def carry_out(self, experiment: Experiment, record: CaseRecord, left: float) -> ExperimentResult:
+    def carry_out(self, experiment: Experiment, record: CaseRecord, seconds_left: float) -> ExperimentResult:
         """Run one experiment. An error is returned as a result that was not done, with the reason."""
-        if left <= 0.0:
+        if seconds_left <= 0.0:
             return ExperimentResult(experiment=experiment, done=False, why_not="the time budget is used up")
         began = time.monotonic()
         try:
-            result = self._try(experiment, record, left)
+            result = self._try(experiment, record, seconds_left)
         except (QuantgateError, OSError, ValueError, KeyError) as error:
             result = ExperimentResult(experiment=experiment, done=False, why_not=f"{type(error).__name__}: {error}")
         return result.model_copy(update={"seconds": time.monotonic() - began})
 
-    def _try(self, experiment: Experiment, record: CaseRecord, left: float) -> ExperimentResult:
+    def _try(self, experiment: Experiment, record: CaseRecord, seconds_left: float) -> ExperimentResult:
         if experiment.kind == "readings":
             return self._readings(experiment)
         if experiment.kind == "frames":
             return self._frames(experiment, record)
         if experiment.kind == "golden_latents":
-            return self._golden_latents(experiment, record, left)
+            return self._golden_latents(experiment, record, seconds_left)
         if experiment.kind == "probe_again":
-            return self._probe_again(experiment, left)
+            return self._probe_again(experiment, seconds_left)
         if experiment.kind == "base_probe":
-            return self._base_probe(experiment, left)
-        return self._rerun(experiment, record, left)
+            return self._base_probe(experiment, seconds_left)
+        return self._rerun(experiment, record, seconds_left)
 
     def _readings(self, experiment: Experiment) -> ExperimentResult:
         if self._subject is None:
@@ -135,10 +135,10 @@ class Laboratory:
         ]
         return ExperimentResult(experiment=experiment, done=True, data={"explanations": rows})
 
-    def _rerun(self, experiment: Experiment, record: CaseRecord, left: float) -> ExperimentResult:
+    def _rerun(self, experiment: Experiment, record: CaseRecord, seconds_left: float) -> ExperimentResult:
         if record.generation is None:
             raise ValueError("there is no generation to repeat")
-        case = self._in_time(left)
+        case = self._in_time(seconds_left)
         if experiment.kind == "rerun_fresh":
             # a fresh process separates a fault of the engine's state from a fault of its code or weights
             self.pool.discard(case)
@@ -167,12 +167,12 @@ class Laboratory:
             "rms_between": rms(run, repeat),
         }
 
-    def _golden_latents(self, experiment: Experiment, record: CaseRecord, left: float) -> ExperimentResult:
+    def _golden_latents(self, experiment: Experiment, record: CaseRecord, seconds_left: float) -> ExperimentResult:
         """Let this engine's VAE decode the golden's last latents, and measure its distance from the golden's frames."""
         latents = self.folder / GOLDEN_LATENTS_FILE
         if record.generation is None or not latents.exists():
             raise ValueError("this golden has no latents; `quantgate regenerate` records them")
-        case, out = self._in_time(left), self.folder / "decoded" / CLIP_FILE
+        case, out = self._in_time(seconds_left), self.folder / "decoded" / CLIP_FILE
         params: dict[str, Json] = {"latents": str(latents.resolve()), "out": str(out.resolve())}
         self.pool.get(case).call("decode_latents", params, case.timeouts.generate)
         golden, decoded, run = (
@@ -183,28 +183,28 @@ class Laboratory:
         data: dict[str, Json] = {"rms_decoded": rms(golden, decoded), "rms_first": rms(golden, run)}
         return ExperimentResult(experiment=experiment, done=True, data=data)
 
-    def _probe_again(self, experiment: Experiment, left: float) -> ExperimentResult:
-        case, out = self._in_time(left), self.folder / "sketches-again.safetensors"
+    def _probe_again(self, experiment: Experiment, seconds_left: float) -> ExperimentResult:
+        case, out = self._in_time(seconds_left), self.folder / "sketches-again.safetensors"
         params: dict[str, Json] = {"inputs": str((self.folder / PROBES_FILE).resolve()), "out": str(out.resolve())}
         self.pool.get(case).call("probe", params, case.timeouts.generate)
         equal = out.read_bytes() == (self.folder / SKETCHES_FILE).read_bytes()
         return ExperimentResult(experiment=experiment, done=True, data={"equal": equal})
 
-    def _base_probe(self, experiment: Experiment, left: float) -> ExperimentResult:
-        base = base_case(self._in_time(left))
+    def _base_probe(self, experiment: Experiment, seconds_left: float) -> ExperimentResult:
+        base = base_case(self._in_time(seconds_left))
         if base is None:
             raise ValueError("the case has no base")
         inputs, out = self.folder / PROBES_FILE, self.folder / "base-sketches.safetensors"
         engine = self.pool.get(base)
         engine.call("probe", {"inputs": str(inputs.resolve()), "out": str(out.resolve())}, base.timeouts.generate)
         anchor = read_observation(inputs)
-        found = hold_against(read_observation(out), anchor, anchor)
-        worst = max((step.base_error for step in found.steps), default=0.0)
+        probe = hold_against(read_observation(out), anchor, anchor)
+        worst = max((step.base_error for step in probe.steps), default=0.0)
         return ExperimentResult(
             experiment=experiment, done=True, data={"base_error": worst, "differs": worst > VELOCITY.floor}
         )
 
-    def _in_time(self, left: float) -> Case:
+    def _in_time(self, seconds_left: float) -> Case:
         timeouts = self.case.timeouts
-        shorter = {"load": min(timeouts.load, left), "generate": min(timeouts.generate, left)}
+        shorter = {"load": min(timeouts.load, seconds_left), "generate": min(timeouts.generate, seconds_left)}
         return self.case.model_copy(update={"timeouts": timeouts.model_copy(update=shorter)})

@@ -117,7 +117,7 @@ def difference(
     """
     from harness.inspector.compare import compare_checkpoints, with_proof
 
-    found = compare_checkpoints(
+    differences = compare_checkpoints(
         new["model"],
         old["model"],
         transformer=new.get("transformer"),
@@ -125,7 +125,7 @@ def difference(
         root=root,
         digests=False,
     )
-    return without_root(with_proof(found, *proof), root)
+    return without_root(with_proof(differences, *proof), root)
 
 
 def without_root(record: R, root: Path) -> R:

@@ -110,13 +110,13 @@ class Origins:
 
     @cached_property
     def _packages(self) -> dict[str, str]:
-        found = {"python": platform.python_version(), "driver": driver_version() or ""}
+        versions = {"python": platform.python_version(), "driver": driver_version() or ""}
         for name in PACKAGES:
             try:
-                found[name] = version(name)
+                versions[name] = version(name)
             except PackageNotFoundError:
                 continue
-        return found
+        return versions
 
 
 WEIGHT_FILES = (".safetensors", ".gguf", ".bin", ".pt", ".pth", ".ckpt", ".onnx", ".npz", ".msgpack", ".h5")

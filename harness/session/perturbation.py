@@ -30,8 +30,8 @@ class Perturbation:
 
     def taken(self, case: Case) -> tuple[str, ...]:
         """Return the variables of this perturbation that the case sets itself: the engine gets the case's values."""
-        mine = {*self.env, *(() if self.threads is None else THREAD_VARIABLES)}
-        return tuple(sorted(mine & {*case.env, *case.pass_env}))
+        variables = {*self.env, *(() if self.threads is None else THREAD_VARIABLES)}
+        return tuple(sorted(variables & {*case.env, *case.pass_env}))
 
     def apply(self, case: Case) -> Case:
         """Return the case as it runs under this perturbation."""
@@ -66,7 +66,7 @@ def plan(profile: RunnerProfile, cpu_flags: frozenset[str]) -> tuple[Perturbatio
     """Return the perturbations of a runner that this machine can force."""
     if profile.device_kind == "cuda":
         return GPU
-    return tuple(one for one in CPU if not one.needs or one.needs in cpu_flags)
+    return tuple(perturbation for perturbation in CPU if not perturbation.needs or perturbation.needs in cpu_flags)
 
 
 def by_name(name: str) -> Perturbation:
@@ -75,10 +75,10 @@ def by_name(name: str) -> Perturbation:
     Raises:
         InvalidCaseError: no perturbation has that name.
     """
-    known = {one.name: one for one in (NONE, *CPU, *GPU)}
-    if name not in known:
-        raise InvalidCaseError(f"no perturbation is called {name!r}", remedy=f"one of {', '.join(known)}")
-    return known[name]
+    by_name = {perturbation.name: perturbation for perturbation in (NONE, *CPU, *GPU)}
+    if name not in by_name:
+        raise InvalidCaseError(f"no perturbation is called {name!r}", remedy=f"one of {', '.join(by_name)}")
+    return by_name[name]
 
 
 def cpu_flags() -> frozenset[str]:

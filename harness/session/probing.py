@@ -57,8 +57,8 @@ def sketches_of(goldens: Sequence[Golden]) -> list[Path]:
         for golden in goldens
         if wanted is not None
         and SKETCHES in golden.manifest.parts
-        and (own := golden.manifest.parts.get(PROBES)) is not None
-        and own.sha256 == wanted.sha256
+        and (part := golden.manifest.parts.get(PROBES)) is not None
+        and part.sha256 == wanted.sha256
     ]
 
 

@@ -52,28 +52,28 @@ def read_as(
     amplitude = observed.index.amplitudes.get(expert, {}).get(module)
     if answer is None or amplitude is None:
         return ()
-    found: list[Reading] = []
+    readings: list[Reading] = []
     signals = _signals(expert, module, subject, amplitude)
     for name, weight, bias in _weights(expert, module, subject, base, loader):
         rows = [
             _reading(name, answer, signal, weight, bias) for signal in signals if signal.shape[1] == weight.shape[1]
         ]
-        found += sorted(rows, key=lambda reading: reading.error)[:1]
-    return tuple(sorted(found, key=lambda reading: reading.error))
+        readings += sorted(rows, key=lambda reading: reading.error)[:1]
+    return tuple(sorted(readings, key=lambda reading: reading.error))
 
 
 def _signals(expert: Expert, module: str, subject: Components, amplitude: float) -> tuple[F32, ...]:
     """Return the inputs that the engine may have multiplied: bfloat16, and quantized as a native kernel does."""
-    own = subject.get(expert)
-    weight = own.tensors.get(f"{module}.weight") if own is not None else None
-    if own is None or weight is None:
+    modules = subject.get(expert)
+    weight = modules.tensors.get(f"{module}.weight") if modules is not None else None
+    if modules is None or weight is None:
         return ()
-    recognised = stored_format(weight, _parts(own, module), own.declaration.raw)
+    recognised = stored_format(weight, _parts(modules, module), modules.declaration.raw)
     columns = weight.shape[-1] if recognised is None else recognised[1][1]
     plain = as_bfloat16(stimulus(columns, amplitude))
     if recognised is None or recognised[0].activations is None:
         return (plain,)
-    stored = _floats(own, f"{module}.input_scale")
+    stored = _floats(modules, f"{module}.input_scale")
     scale = None if stored is None else float(stored.reshape(-1)[0])
     return plain, recognised[0].activations(plain, scale)
 
@@ -82,8 +82,8 @@ def _reading(name: str, answer: F32, signal: F32, weight: F32, bias: F32 | None)
     # wrong readings may overflow; their infinite error is a valid result
     with np.errstate(all="ignore"):
         product = signal @ weight.T
-        said = sketch_array(product if bias is None else product + bias)
-        return Reading(name=name, error=relative_error(answer, said), gain=_gain_of_product(answer, product, bias))
+        sketch = sketch_array(product if bias is None else product + bias)
+        return Reading(name=name, error=relative_error(answer, sketch), gain=_gain_of_product(answer, product, bias))
 
 
 def _gain_of_product(answer: F32, product: F32, bias: F32 | None) -> float | None:
@@ -95,10 +95,10 @@ def _gain_of_product(answer: F32, product: F32, bias: F32 | None) -> float | Non
 def _weights(
     expert: Expert, module: str, subject: Components, base: Components, loader: Loader
 ) -> Iterator[tuple[str, F32, F32 | None]]:
-    own = subject.get(expert)
-    if own is not None:
-        bias = _floats(own, f"{module}.bias")
-        for name, weight in _stored(own, module, loader):
+    modules = subject.get(expert)
+    if modules is not None:
+        bias = _floats(modules, f"{module}.bias")
+        for name, weight in _stored(modules, module, loader):
             yield name, weight, bias
     # a loader may have exchanged the experts, so the other expert's weight is a candidate too
     other = next((component for role, component in subject.items() if role != expert), None)

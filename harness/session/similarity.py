@@ -22,22 +22,22 @@ def similarity(golden: Path, candidate: Path) -> float | None:
     return compare(first, second, ["ssim"]).metrics[0].mean
 
 
-def require_near(clips: Mapping[str, Path], where: str) -> None:
+def require_near(clips: Mapping[str, Path], source: str) -> None:
     """Refuse accepted goldens of one request that show different videos: limits around them would hide any fault.
 
     Args:
         clips: frames of each golden, by its digest.
-        where: the case, for the error.
+        source: the case, for the error.
 
     Raises:
         GoldenError: the mean SSIM of two goldens is below ``FAR``.
     """
-    for (first, one), (second, other) in combinations(clips.items(), 2):
-        ssim = similarity(one, other)
+    for (first, clip), (second, other) in combinations(clips.items(), 2):
+        ssim = similarity(clip, other)
         if ssim is not None and ssim < FAR:
             raise GoldenError(
                 f"the accepted goldens {first[:SHORT]} and {second[:SHORT]} show different videos "
                 f"(mean ssim {ssim:.2f}, below {FAR}), so that their limits see no fault",
-                where=where,
+                where=source,
                 remedy="find out which one is right, run the case, and accept it with --over",
             )

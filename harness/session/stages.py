@@ -65,11 +65,12 @@ class Found:
     def again(self, identity: Identity) -> Found:
         """Match the same goldens and limits with a more complete identity, without reading files again."""
         # traces and contents are taken from the first match, so that no file is read again
-        traces = {known.digest: known.trace for known in self.evidence}
-        contents = {known.digest: known.contents for known in self.evidence}
-        found = _found(self.accepted, self.limits, identity, traces, self.harmless_env)
+        traces = {golden.digest: golden.trace for golden in self.evidence}
+        contents = {golden.digest: golden.contents for golden in self.evidence}
+        match = _found(self.accepted, self.limits, identity, traces, self.harmless_env)
         return replace(
-            found, evidence=tuple(replace(one, contents=contents.get(one.digest, ())) for one in found.evidence)
+            match,
+            evidence=tuple(replace(golden, contents=contents.get(golden.digest, ())) for golden in match.evidence),
         )
 
     def with_contents(self, contents: Contents, identity: Identity) -> Found:
@@ -79,8 +80,10 @@ class Found:
             GoldenError: a golden's contents are damaged.
         """
         evidence = tuple(
-            replace(one, contents=contents.changes(golden, identity)) if one.changed("weights") else one
-            for one, golden in zip(self.evidence, self.match.goldens, strict=True)
+            replace(golden_evidence, contents=contents.changes(golden, identity))
+            if golden_evidence.changed("weights")
+            else golden_evidence
+            for golden_evidence, golden in zip(self.evidence, self.match.goldens, strict=True)
         )
         return replace(self, evidence=evidence)
 
@@ -227,10 +230,10 @@ def parts_of(record: CaseRecord, folder: Path) -> dict[str, Path]:
         raise ValueError(f"{record.case} generated nothing")
     trace = record.generation.trace.write(folder / TRACE_FILE)
     parts = {CLIP: folder / record.generation.clip, TRACE: trace}
-    found = {PROBES: folder / PROBES_FILE, SKETCHES: folder / SKETCHES_FILE}
+    written = {PROBES: folder / PROBES_FILE, SKETCHES: folder / SKETCHES_FILE}
     # probes and sketches are useful only together: a sketch is the output for a recording
-    if all(path.exists() for path in found.values()):
-        parts |= found
+    if all(path.exists() for path in written.values()):
+        parts |= written
     if (contents := folder / CONTENTS_FILE).exists():
         parts[CONTENTS] = contents
     if (latents := folder / LATENTS_FILE).exists():

@@ -54,8 +54,8 @@ def ddmin(items: Sequence[T], test: Callable[[tuple[T, ...]], Answer]) -> tuple[
             current, parts = smaller, 2
             continue
         # With two parts, each rest is the other part, which was tested already.
-        rests = [tuple(one for one in current if one not in chunk) for chunk in chunks] if parts > 2 else []
-        rest = next((one for one in rests if test(one) == "red"), None)
+        rests = [tuple(field for field in current if field not in chunk) for chunk in chunks] if parts > 2 else []
+        rest = next((candidate for candidate in rests if test(candidate) == "red"), None)
         if rest is not None:
             current, parts = rest, max(parts - 1, 2)
         elif parts >= len(current):
@@ -124,32 +124,32 @@ class Found:
 def differences(good: Case, bad: Case) -> tuple[Difference, ...]:
     """Return every field in which two cases differ."""
     before, after = good.model_dump(mode="json"), bad.model_dump(mode="json")
-    found: list[Difference] = []
+    changes: list[Difference] = []
     for name in COMPARED:
-        mine, theirs = before[name], after[name]
-        if name in WHOLE or not isinstance(mine, dict):
-            if mine != theirs:
-                found.append(Difference(field=name, good=mine, bad=theirs))
+        old, new = before[name], after[name]
+        if name in WHOLE or not isinstance(old, dict):
+            if old != new:
+                changes.append(Difference(field=name, good=old, bad=new))
             continue
-        found += [
-            Difference(field=f"{name}.{key}", good=mine.get(key), bad=theirs.get(key))
-            for key in sorted(mine.keys() | theirs.keys())
-            if mine.get(key) != theirs.get(key)
+        changes += [
+            Difference(field=f"{name}.{key}", good=old.get(key), bad=new.get(key))
+            for key in sorted(old.keys() | new.keys())
+            if old.get(key) != new.get(key)
         ]
-    return tuple(found)
+    return tuple(changes)
 
 
 def apply_differences(good: Case, chosen: tuple[Difference, ...]) -> Case:
     """Return the good case with some differences applied."""
     data = good.model_dump(mode="json")
-    for one in chosen:
-        name, _, key = one.field.partition(".")
+    for difference in chosen:
+        name, _, key = difference.field.partition(".")
         if not key:
-            data[name] = one.bad
-        elif one.bad is None and name == "env":
+            data[name] = difference.bad
+        elif difference.bad is None and name == "env":
             data[name].pop(key, None)
         else:
-            data[name][key] = one.bad
+            data[name][key] = difference.bad
     return Case.model_validate(data)
 
 
@@ -164,37 +164,37 @@ def bisect(good: Case, bad: Case, test: Callable[[Case], tuple[Answer, str]], lo
     Raises:
         InvalidCaseError: nothing differs, or the bad configuration is not red.
     """
-    found = differences(good, bad)
-    if not found:
+    changes = differences(good, bad)
+    if not changes:
         raise InvalidCaseError("the two configurations do not differ in anything that moves the output", where=bad.id)
     logged, notes = read_log(log)
-    known = {one.key: one for one in logged}
-    before = len(known)
+    tried = {entry.key: entry for entry in logged}
+    before = len(tried)
 
     def ask(chosen: tuple[Difference, ...]) -> Answer:
         case = apply_differences(good, chosen)
         key = _key(case)
-        if key not in known:
+        if key not in tried:
             try:
                 answer, why = test(case)
             except QuantgateError as error:
                 answer, why = "unresolved", str(error)
-            known[key] = Tried(key=key, fields=tuple(one.field for one in chosen), answer=answer, why=why)
+            tried[key] = Tried(key=key, fields=tuple(difference.field for difference in chosen), answer=answer, why=why)
             log.parent.mkdir(parents=True, exist_ok=True)
             with log.open("a", encoding="utf-8") as out:
-                out.write(known[key].model_dump_json() + "\n")
-        return known[key].answer
+                out.write(tried[key].model_dump_json() + "\n")
+        return tried[key].answer
 
     try:
-        smallest = ddmin(found, ask)
+        smallest = ddmin(changes, ask)
     except ValueError:
-        said = known[_key(apply_differences(good, found))]
+        outcome = tried[_key(apply_differences(good, changes))]
         raise InvalidCaseError(
-            f"the bad configuration is {said.answer}: {said.why}",
+            f"the bad configuration is {outcome.answer}: {outcome.why}",
             where=bad.id,
             remedy="bisect needs a configuration that is red when it runs here",
         ) from None
-    return Found(smallest, tuple(known.values()), len(known) - before, notes)
+    return Found(smallest, tuple(tried.values()), len(tried) - before, notes)
 
 
 class Tester:

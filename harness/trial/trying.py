@@ -12,6 +12,7 @@ from typing import Any, Literal, cast
 from harness.definitions.case import Case, CheckpointRef, Located
 from harness.definitions.checks import HUB_NAME
 from harness.definitions.environment import check_name
+from harness.definitions.yaml_tree import YamlError, parse, read_text
 from harness.engine.resolve import resolve_case
 from harness.errors import InvalidCaseError, QuantgateError
 from harness.formats.registry import loader_options, runnable_formats
@@ -130,7 +131,7 @@ def refuse_env(names: Iterable[str], case: Case, option: str) -> None:
     Raises:
         InvalidCaseError: a variable is a secret, or the backend does not read it. The message omits its value.
     """
-    wrong = [said for name in names if (said := check_name(name, case.backend, case.pass_env))]
+    wrong = [problem for name in names if (problem := check_name(name, case.backend, case.pass_env))]
     if wrong:
         raise InvalidCaseError("; ".join(wrong), where=option)
 
@@ -146,12 +147,12 @@ def try_candidate(context: SessionContext, located: Located, candidate: Case) ->
         QuantgateError: a checkpoint cannot be resolved, or an engine died while the present configuration ran.
     """
     case, root, folder = located.case, context.root, context.folder / "try" / located.case.id
-    found = _Findings([], [], [], [], {})
+    findings = _Findings([], [], [], [], {})
     report = inspect(candidate, root, resolve_case(candidate, root))
-    asked, candidate = candidate, _as_proven(candidate, report, found)
+    asked, candidate = candidate, _as_proven(candidate, report, findings)
     if candidate != asked:
         report = inspect(candidate, root, resolve_case(candidate, root))
-    _inspected(report, found, candidate.runtime)
+    _inspected(report, findings, candidate.runtime)
     paths, new_paths = resolve_case(case, root), resolve_case(candidate, root)
     present = inspect(case, root, paths)
     changes = differences(_identity(context, case, present, paths), _identity(context, candidate, report, new_paths))
@@ -163,69 +164,77 @@ def try_candidate(context: SessionContext, located: Located, candidate: Case) ->
         inspection=report,
         difference=None if paths == new_paths else difference(new_paths, paths, root, proof=(report, present)),
         contract=contract_difference(case.runtime, candidate.runtime, root),
-        yaml=_yaml(case, candidate, found),
+        yaml=_yaml(case, candidate, findings),
     )
     # Faulty bytes already make the candidate unsafe, so no engine time is spent on it.
-    if found.bad:
-        return _concluded(trial, found)
+    if findings.bad:
+        return _concluded(trial, findings)
     session = Session(context)
     try:
-        probes = _probes(context, session, case, candidate, folder, found)
-        clips, distance = _clips(context, session, case, candidate, folder, found, _experts_changed(changes))
+        probes = _probes(context, session, case, candidate, folder, findings)
+        clips, distance = _clips(context, session, case, candidate, folder, findings, _experts_changed(changes))
     finally:
         session.close()
     if any(change.identity_class in ("weights", "env", "request") for change in changes):
         command = (
             f"quantgate regenerate --case {case.id} --runner {context.runner.name} --replace-golden --reason '...'"
         )
-        found.must.append(f"golden and limits: {command}")
-    return _concluded(trial.model_copy(update={"probes": probes, "clips": clips, "distance": distance}), found)
+        findings.must.append(f"golden and limits: {command}")
+    return _concluded(trial.model_copy(update={"probes": probes, "clips": clips, "distance": distance}), findings)
 
 
-def _concluded(trial: Trial, found: _Findings) -> Trial:
-    answer = "unsafe" if found.bad else "inconclusive" if found.open else "safe"
-    if answer == "safe" and found.with_it:
+def _concluded(trial: Trial, findings: _Findings) -> Trial:
+    answer = "unsafe" if findings.bad else "inconclusive" if findings.open else "safe"
+    if answer == "safe" and findings.with_it:
         answer = "safe_with_changes"
     clean = f"inspection, probes, text embedding and both clips agree ({trial.distance})"
-    reasons = (*found.bad, *found.open, *found.with_it) or (clean,)
-    return trial.model_copy(update={"answer": answer, "reasons": reasons, "must_change": (*found.with_it, *found.must)})
+    reasons = (*findings.bad, *findings.open, *findings.with_it) or (clean,)
+    return trial.model_copy(
+        update={"answer": answer, "reasons": reasons, "must_change": (*findings.with_it, *findings.must)}
+    )
 
 
-def _as_proven(candidate: Case, report: InspectionReport, found: _Findings) -> Case:
-    formats = {one.expert: one.format for one in report.experts if one.format in runnable_formats()}
+def _as_proven(candidate: Case, report: InspectionReport, findings: _Findings) -> Case:
+    formats = {expert.expert: expert.format for expert in report.experts if expert.format in runnable_formats()}
     wanted = {**candidate.quantization.model_dump(), **formats}
     if wanted != candidate.quantization.model_dump():
-        found.with_it.append(f"quantization: {candidate.quantization.model_dump()} -> {wanted}")
+        findings.with_it.append(f"quantization: {candidate.quantization.model_dump()} -> {wanted}")
         candidate = candidate.model_copy(update={"quantization": candidate.quantization.model_validate(wanted)})
     for expert in report.experts:
         order, _, layout = expert.encoding.partition("/")
         options = loader_options(expert.format)
-        said = {name: value for name, value in (("nibble_order", order), ("scale_layout", layout)) if name in options}
-        proven = {name: value for name, value in said.items() if value and value != getattr(candidate.loader, name)}
+        options_used = {
+            name: value for name, value in (("nibble_order", order), ("scale_layout", layout)) if name in options
+        }
+        proven = {
+            name: value for name, value in options_used.items() if value and value != getattr(candidate.loader, name)
+        }
         proven = {
             name: value for name, value in proven.items() if value in ("low_first", "high_first", "linear", "swizzled")
         }
         # A runtime reads the bytes by its contract, not by `loader`; the inspection has compared both already.
         if proven and not candidate.runtime:
             before = f"{candidate.loader.nibble_order}/{candidate.loader.scale_layout}"
-            found.with_it.append(f"loader: {expert.expert} is stored {expert.encoding}, and the case reads {before}")
+            findings.with_it.append(f"loader: {expert.expert} is stored {expert.encoding}, and the case reads {before}")
             candidate = candidate.model_copy(update={"loader": candidate.loader.model_copy(update=proven)})
-            found.yaml |= {f"loader.{name}": value for name, value in proven.items()}
+            findings.yaml |= {f"loader.{name}": value for name, value in proven.items()}
     return candidate
 
 
-def _inspected(report: InspectionReport, found: _Findings, runtime: str = "") -> None:
+def _inspected(report: InspectionReport, findings: _Findings, runtime: str = "") -> None:
     # only a warning for a deployment; a trial inside that very runtime cannot load the repository
-    refused = [one for one in report.with_code("scheduler_refused") if runtime and one.contract == runtime]
-    found.bad += [f"{one.code}: {one.message}" for one in refused]
-    found.bad += [f"{fault.code}: {fault.message}" for fault in report.faults]
-    found.open += [f"{one.code}: {one.message}" for one in report.findings if one.severity == "inconclusive"]
+    refused = [finding for finding in report.with_code("scheduler_refused") if runtime and finding.contract == runtime]
+    findings.bad += [f"{one.code}: {one.message}" for one in refused]
+    findings.bad += [f"{fault.code}: {fault.message}" for fault in report.faults]
+    findings.open += [
+        f"{finding.code}: {finding.message}" for finding in report.findings if finding.severity == "inconclusive"
+    ]
     for contract in report.contracts:
         if contract.agrees is False:
-            found.must.append(f"runtime: {contract.contract} reads {contract.expert} otherwise than its bytes are")
+            findings.must.append(f"runtime: {contract.contract} reads {contract.expert} otherwise than its bytes are")
 
 
-def _yaml(case: Case, candidate: Case, found: _Findings) -> dict[str, Json]:
+def _yaml(case: Case, candidate: Case, findings: _Findings) -> dict[str, Json]:
     before, after = case.model_dump(mode="json"), candidate.model_dump(mode="json")
     keys: dict[str, Json] = {}
     for name in (*ROLES, "env", "runtime", "quantization"):
@@ -234,62 +243,62 @@ def _yaml(case: Case, candidate: Case, found: _Findings) -> dict[str, Json]:
             keys[name] = (
                 {key: inner for key, inner in value.items() if inner is not None} if isinstance(value, dict) else value
             )
-    return {**keys, **found.yaml}
+    return {**keys, **findings.yaml}
 
 
 def _identity(context: SessionContext, case: Case, report: InspectionReport, paths: Mapping[str, Path]) -> Identity:
     files = weight_digests(report, paths["model"])
-    known = [golden.manifest.identity for golden in accepted_goldens(context, case)]
-    weights = Contents(paths, files).weights(known)
+    identities = [golden.manifest.identity for golden in accepted_goldens(context, case)]
+    weights = Contents(paths, files).weights(identities)
     return identity_of(case, context.device, weights, files=files, harmless_env=context.runner.harmless_env)
 
 
 def _probes(
-    context: SessionContext, session: Session, case: Case, candidate: Case, folder: Path, found: _Findings
+    context: SessionContext, session: Session, case: Case, candidate: Case, folder: Path, findings: _Findings
 ) -> tuple[ProbePair, ...]:
     source = _source(context, session, case, folder)
     if source is None:
-        found.open.append("probes: the case has no base to record them from")
+        findings.open.append("probes: the case has no base to record them from")
         return ()
     now = _run(session, case, source, folder / "now")
     try:
         then = _run(session, candidate, source, folder / "then")
     except QuantgateError as error:
-        found.bad.append(f"the candidate does not run: {error.what}")
+        findings.bad.append(f"the candidate does not run: {error.what}")
         return ()
-    _structure(now, then, found)
+    _structure(now, then, findings)
     pairs: list[ProbePair] = []
     answers = {(step.expert, step.step): step for step in then.steps}
-    for mine in now.steps:
-        theirs = answers.get((mine.expert, mine.step))
-        if theirs is None:
+    for step in now.steps:
+        answer = answers.get((step.expert, step.step))
+        if answer is None:
             continue
-        limit = max(ROOM * mine.base_error, FLOOR)
+        limit = max(ROOM * step.base_error, FLOOR)
         pairs.append(
             ProbePair(
-                expert=mine.expert, timestep=mine.timestep, now=mine.base_error, then=theirs.base_error, limit=limit
+                expert=step.expert, timestep=step.timestep, now=step.base_error, then=answer.base_error, limit=limit
             )
         )
-        if theirs.base_error > limit:
-            finer = candidate.quantization != case.quantization and theirs.base_error <= _FORMAT_COST
-            place = f"{mine.expert} at timestep {mine.timestep:g}"
-            text = f"{place}: {theirs.base_error:.3g} off the base, now {mine.base_error:.3g}"
-            (found.open if finer else found.bad).append(text)
+        if answer.base_error > limit:
+            finer = candidate.quantization != case.quantization and answer.base_error <= _FORMAT_COST
+            place = f"{step.expert} at timestep {step.timestep:g}"
+            text = f"{place}: {answer.base_error:.3g} off the base, now {step.base_error:.3g}"
+            (findings.open if finer else findings.bad).append(text)
     if not pairs:
-        found.open.append("probes: no step was compared, so that nothing is known of the experts")
+        findings.open.append("probes: no step was compared, so that nothing is known of the experts")
     return tuple(pairs)
 
 
-def _structure(now: ProbeEvidence, then: ProbeEvidence, found: _Findings) -> None:
+def _structure(now: ProbeEvidence, then: ProbeEvidence, findings: _Findings) -> None:
     """Compare both with the recording: parts that only the candidate lacks are bad, parts that ``now`` lacks open."""
-    for what, mine, theirs in (
+    for what, present, former in (
         ("steps", now.missing_steps, then.missing_steps),
         ("modules", now.missing, then.missing),
     ):
-        if lost := sorted(set(theirs) - set(mine)):
-            found.bad.append(f"the candidate lacks {what} that the recording has: {', '.join(lost[:4])}")
-        if mine:
-            found.open.append(f"probes: {what} of the recording that the case lacks now: {', '.join(mine[:4])}")
+        if lost := sorted(set(former) - set(present)):
+            findings.bad.append(f"the candidate lacks {what} that the recording has: {', '.join(lost[:4])}")
+        if present:
+            findings.open.append(f"probes: {what} of the recording that the case lacks now: {', '.join(present[:4])}")
 
 
 _FORMAT_COST = 0.25
@@ -298,9 +307,9 @@ _FORMAT_COST = 0.25
 
 def _source(context: SessionContext, session: Session, case: Case, folder: Path) -> ProbeSource | None:
     goldens: tuple[Golden, ...] = context.store.find(context.runner.name, case.id)
-    kept = probe_source(context, case, goldens[-1:])
-    if kept is not None:
-        return kept
+    source = probe_source(context, case, goldens[-1:])
+    if source is not None:
+        return source
     origins = Origins(context, Inspector(context.root))
     recorded = record_inputs(session.pool.get, case, folder / "recording", origins)
     return None if recorded is None else ProbeSource(recorded)
@@ -324,32 +333,32 @@ def _clips(
     case: Case,
     candidate: Case,
     folder: Path,
-    found: _Findings,
+    findings: _Findings,
     experts_changed: bool,
 ) -> tuple[dict[str, str], str]:
     """Generate with both, and compare text embeddings and clips. Return the clips' paths and their distance."""
     files: dict[str, str] = {}
     made: dict[str, tuple[Generation, Clip]] = {}
-    for label, one in (("then", candidate), ("now", case)):
+    for label, side in (("then", candidate), ("now", case)):
         try:
-            generation = session.pool.get(one).generate(one, folder / label)
+            generation = session.pool.get(side).generate(side, folder / label)
         except QuantgateError as error:
-            (found.bad if label == "then" else found.open).append(f"{label}: {error.what}")
+            (findings.bad if label == "then" else findings.open).append(f"{label}: {error.what}")
             continue
         clip = read_clip(folder / label / generation.clip)
         files[label] = str(folder / label / generation.clip)
         made[label] = generation, clip
         if label == "then":
-            failures = look_at_frames(one, generation, clip).failures
-            found.bad += [f"{check.name}: {check.message}" for check in failures]
+            failures = look_at_frames(side, generation, clip).failures
+            findings.bad += [f"{check.name}: {check.message}" for check in failures]
     if len(made) < 2:
         return files, ""
     limits = load_limits(context.thresholds, context.runner.name, golden_name(case))
     (now, now_clip), (then, then_clip) = made["now"], made["then"]
     texts = hold_texts(now.trace, then.trace, limits)
     clips = hold_clips(now_clip, then_clip, limits, experts_changed=experts_changed)
-    found.bad += [*texts.bad, *clips.bad]
-    found.open += [*texts.doubts, *clips.doubts]
+    findings.bad += [*texts.bad, *clips.bad]
+    findings.open += [*texts.doubts, *clips.doubts]
     return files, clips.distance
 
 
@@ -387,7 +396,8 @@ def patch(path: Path, case: str, changes: Mapping[str, Json], root: Path) -> str
         root: names in the diff are relative to it, so that ``git apply`` accepts the diff.
 
     Raises:
-        InvalidCaseError: the file has no such entry.
+        InvalidCaseError: the file has no such entry, or cannot be read any more: a trial takes minutes, and the file
+            may have been edited meanwhile.
     """
     from ruamel.yaml import YAML
     from ruamel.yaml.comments import CommentedMap
@@ -396,9 +406,10 @@ def patch(path: Path, case: str, changes: Mapping[str, Json], root: Path) -> str
     yaml.preserve_quotes = True
     yaml.width = 4096
     yaml.indent(mapping=2, sequence=4, offset=2)
-    before = path.read_text(encoding="utf-8")
+    before = _text_of(path)
     document: Any = yaml.load(before)
-    entry: Any = document.get("cases", {}).get(case) if isinstance(document, Mapping) else None
+    entries: Any = document.get("cases") if isinstance(document, Mapping) else None
+    entry: Any = entries.get(case) if isinstance(entries, Mapping) else None
     if not isinstance(entry, CommentedMap):
         raise InvalidCaseError(
             f"{case} has no entry of its own there", where=str(path), remedy="change its matrix by hand"
@@ -425,6 +436,19 @@ def patch(path: Path, case: str, changes: Mapping[str, Json], root: Path) -> str
     return "".join(lines)
 
 
+def _text_of(path: Path) -> str:
+    """Return the text of a case file that the strict parser accepts, so that ruamel.yaml reads no other."""
+    try:
+        text = read_text(path)
+        parse(text)
+    except YamlError as error:
+        line, message = error.problems[0]
+        raise InvalidCaseError(
+            message, where=f"{path}:{line}", remedy="correct the file, and run quantgate try again"
+        ) from None
+    return text
+
+
 def _changed_only(original: str, normal: str, changed: str) -> str:
     """Return ``changed`` with the original text of lines that only the YAML writer formatted differently."""
     if original == normal:
@@ -435,11 +459,11 @@ def _changed_only(original: str, normal: str, changed: str) -> str:
 
 def _pairs(normal: list[str], original: list[str]) -> list[tuple[str, str]]:
     matcher = difflib.SequenceMatcher(a=normal, b=original, autojunk=False)
-    found: list[tuple[str, str]] = []
+    pairs: list[tuple[str, str]] = []
     for tag, a1, a2, b1, b2 in matcher.get_opcodes():
         if tag == "replace" and a2 - a1 == b2 - b1:
-            found += list(zip(normal[a1:a2], original[b1:b2], strict=True))
-    return found
+            pairs += list(zip(normal[a1:a2], original[b1:b2], strict=True))
+    return pairs
 
 
 def _flow(value: Json, kind: type) -> Any:

@@ -20,10 +20,6 @@ def random_wan(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture
 def wan_case() -> Any:
     """A case of it: 5 frames of 32 x 32 in 4 steps."""
-    from harness.definitions.case import Case
+    from fault_cases import wan_case
 
-    sampling = {
-        "prompt": "a bc", "width": 32, "height": 32, "num_frames": 5, "num_inference_steps": 4, "guidance_scale": 3.0,
-        "guidance_scale_2": 2.0, "max_sequence_length": 16,
-    }  # fmt: skip
-    return Case.model_validate({"id": "wan", "runners": ["cpu"], "model": {"path": "./bf16"}, "sampling": sampling})
+    return wan_case()

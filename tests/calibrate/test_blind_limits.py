@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
+from builders import make_limits
 
 from harness.calibrate.apply import apply_again
 from harness.calibrate.regenerate import RegenerateError
@@ -20,17 +21,7 @@ def measured(faulty: float) -> LimitFile:
     """SSIM of runs that stray from .90 to .99, and of the strongest of one fault."""
     samples = [Sample(value=0.9 + 0.01 * index, run=f"r{index}", side="benign", clip=str(index)) for index in range(10)]
     samples.append(Sample(value=faulty, run="noise@1", side="faulty", fault="noise", strength=1.0))
-    return LimitFile(
-        case="one",
-        runner="cpu",
-        golden_digest="a" * 64,
-        identity_digest="b" * 64,
-        limits=place_limits([describe("ssim")], {"ssim": samples}),
-        repeats=10,
-        author="ann",
-        reason="measured",
-        created="2026-01-01T00:00:00+00:00",
-    )
+    return make_limits(limits=place_limits([describe("ssim")], {"ssim": samples}), repeats=10)
 
 
 def test_it_is_refused_with_what_to_do(tmp_path: Path) -> None:

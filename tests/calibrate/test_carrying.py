@@ -9,6 +9,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from builders import make_limits
 from safetensors.numpy import save_file
 
 from harness.calibrate.carrying import Carried, carry
@@ -21,7 +22,7 @@ from harness.inspector.identity import DigestCache
 from harness.records.contents import CONTENTS, WeightContents
 from harness.records.golden import Accepted, AcceptedIndex, GoldenManifest, Provenance
 from harness.records.identity import Device, Identity
-from harness.records.limits import Limit, LimitFile, Sample
+from harness.records.limits import LimitFile
 from harness.session.identity import identity_of
 
 CASES = """
@@ -75,26 +76,9 @@ def older(workspace: Workspace, count: int = 1) -> list[Golden]:
         made.append(store.add(manifest, {"trace": trace}))
     entries = [Accepted(digest=one.digest, reason=one.reason, author="ann", accepted="2026-01-01") for one in made]
     store.set_index(AcceptedIndex(case="one", runner="cpu", goldens=tuple(entries)))
-    limit = Limit(
-        metric="ssim",
-        direction="higher_is_better",
-        gates=True,
-        limit=0.9,
-        samples=(Sample(value=0.95, run="r", side="benign"),),
-        method="m",
-    )
-    LimitFile(
-        case="one",
-        runner="cpu",
-        golden_digest=made[0].digest,
-        also=tuple(one.digest for one in made[1:]),
-        identity_digest=identity.digest(),
-        limits=(limit,),
-        repeats=1,
-        author="ann",
-        reason="measured",
-        created="2026-01-01",
-    ).write(workspace.limits("cpu", "one"))
+    first, *rest = (golden.digest for golden in made)
+    file = make_limits(golden_digest=first, also=tuple(rest), identity_digest=identity.digest())
+    file.write(workspace.limits("cpu", "one"))
     return made
 
 

@@ -8,10 +8,10 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
+from builders import make_case
 
 from harness.calibrate.faults import runs
 from harness.calibrate.faults.weights import weight_faults
-from harness.definitions.case import Case
 from harness.frames.clip import Clip
 from harness.records.identity import Device
 
@@ -96,13 +96,10 @@ PROGRAM = str(Path(__file__).parents[1] / "engine" / "a_runtime.py")
 def test_a_foreign_program_is_disturbed_or_repeated(
     tmp_path: Path, fault: str, arguments: list[str], labels: list[str], words: str
 ) -> None:
-    sampling = {
-        "prompt": "x", "height": 16, "width": 24, "num_frames": 3, "num_inference_steps": 1, "guidance_scale": 1.0,
-    }  # fmt: skip
     (tmp_path / "model").mkdir()
     command = [sys.executable, PROGRAM, "{case_json}", "{out}", fault, *arguments]
-    data = {"id": "a", "runners": ["cpu"], "backend": "command", "command": command, "model": {"path": "./model"}}
-    case = Case.model_validate({**data, "sampling": sampling})
+    sampling = {"height": 16, "width": 24, "num_inference_steps": 1}
+    case = make_case(backend="command", command=command, sampling=sampling)
     context: Any = SimpleNamespace(
         root=tmp_path, folder=tmp_path / "run", device=Device(kind="cpu", name="x86_64"), device_env={},
         runtime_env=lambda _case: {}, runner=SimpleNamespace(name="cpu"), allow_python_backend=False,

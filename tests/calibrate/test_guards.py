@@ -4,12 +4,11 @@ from __future__ import annotations
 
 import subprocess
 from pathlib import Path
-from typing import Any
 
 import pytest
+from builders import make_case
 
 from harness.calibrate.guards import refuse_dirty, refuse_in_ci, refuse_other_identity
-from harness.definitions.case import Case
 from harness.errors import GoldenError, InvalidCaseError
 from harness.git import dirty_files
 from harness.goldens.matching import Match, MatchKind
@@ -60,21 +59,7 @@ def test_a_golden_of_another_identity(kind: MatchKind) -> None:
 
     change = FieldChange(identity_class="weights", field="transformer/x", golden="1", run="2")
     match = Match(kind, (Stored(),), (change,))  # type: ignore[arg-type]
-    case: Any = Case.model_validate(
-        {
-            "id": "one",
-            "runners": ["cpu"],
-            "model": {"path": "./m"},
-            "sampling": {
-                "prompt": "x",
-                "width": 16,
-                "height": 16,
-                "num_frames": 1,
-                "num_inference_steps": 1,
-                "guidance_scale": 1.0,
-            },
-        }
-    )
+    case = make_case()
     with pytest.raises(GoldenError, match=r"another identity \(.*transformer/x\)"):
         refuse_other_identity(match, case, "a.yaml:1", replace=False, reason="")
     with pytest.raises(GoldenError):

@@ -14,6 +14,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from builders import make_case
 from safetensors.numpy import load_file, save_file
 from typer.testing import CliRunner
 
@@ -112,16 +113,7 @@ def test_without_its_registration_the_metric_is_unknown() -> None:
 
 def square_case(**changes: Any) -> Case:
     """A case for the square."""
-    sampling = {
-        "prompt": "p",
-        "width": 96,
-        "height": 64,
-        "num_frames": 5,
-        "num_inference_steps": 2,
-        "guidance_scale": 1.0,
-    }
-    data: dict[str, Any] = {"id": "s", "runners": ["cpu"], "model": {"path": "./x"}, "sampling": sampling}
-    return Case.model_validate(data | changes)
+    return make_case(**{"sampling": {"num_frames": 5}, **changes})
 
 
 def encode_log8(value: float, scale: float) -> int:

@@ -1,5 +1,6 @@
 """benchmarks/house.py counts cycles, pairs of packages, lines and comments: on packages that are written here."""
 
+import ast
 import sys
 from pathlib import Path
 
@@ -52,3 +53,34 @@ def test_the_command_counts_the_cycle_of_a_package_on_disk(
     printed = capsys.readouterr().out
     assert f"{'import cycles':<28} {code}\n" in printed
     assert (f"cycle: {name}.a {name}.b" in printed) == bool(code)
+
+
+def builds(source: str) -> list[str]:
+    """Return the names of the classes among ``Case`` and ``Evidence`` that ``source`` makes an object of."""
+    calls = [node.func for node in ast.walk(ast.parse(source)) if isinstance(node, ast.Call)]
+    names = [
+        call.value if isinstance(call, ast.Attribute) and call.attr == "model_validate" else call for call in calls
+    ]
+    return [name.id for name in names if isinstance(name, ast.Name) and name.id in ("Case", "Evidence")]
+
+
+@pytest.mark.parametrize(
+    ("source", "classes"),
+    [
+        ("Case(id='a')", ["Case"]),
+        ("x = Case.model_validate({})", ["Case"]),
+        ("f(Evidence(case, 'n'))", ["Evidence"]),
+        ("make_case(id='a')", []),
+        ("Case.model_validate_json(text)", []),
+        ("GoldenEvidence(digest, ())", []),
+    ],
+)
+def test_a_case_that_is_built_is_seen(source: str, classes: list[str]) -> None:
+    assert builds(source) == classes
+
+
+def test_tests_build_cases_and_evidence_in_one_file() -> None:
+    """A new required field of a case or of the evidence changes one builder and no test."""
+    tests = Path(__file__).parents[1]
+    files = {path.relative_to(tests).as_posix() for path in tests.rglob("*.py") if builds(path.read_text("utf-8"))}
+    assert files == {"support/builders.py"}

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from fault_cases import fault_case
+from fault_cases import fault_case, wan_case
 from random_wan import export, make_pipeline
 
 from harness.definitions.case import Case
@@ -60,23 +60,6 @@ def random_wan(tmp_path_factory: pytest.TempPathFactory) -> Path:
     for form in ("nvfp4", "fp8"):
         export(root / "bf16" / "transformer", root / form, form)
     return root
-
-
-def wan_case(**changes: Any) -> Case:
-    """A case for the random Wan2.2: 5 frames of 32 x 32 in 4 steps."""
-    sampling: dict[str, Any] = {
-        "prompt": "a bc",
-        "negative_prompt": "",
-        "width": 32,
-        "height": 32,
-        "num_frames": 5,
-        "num_inference_steps": 4,
-        "guidance_scale": 3.0,
-        "guidance_scale_2": 2.0,
-        "max_sequence_length": 16,
-    }
-    data: dict[str, Any] = {"id": "wan", "runners": ["cpu"], "model": {"path": "./bf16"}}
-    return Case.model_validate(data | changes | {"sampling": sampling | changes.get("sampling", {})})
 
 
 @pytest.fixture

@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 import psutil
 import pytest
+from builders import make_case
 
 from harness.definitions.case import Case
 from harness.engine.backends.command_backend import _run, _usage
@@ -24,18 +25,13 @@ SHAPE = (3, 16, 24, 3)
 
 
 def _case(fault: str = "fine", **changes: Any) -> Case:
-    data: dict[str, Any] = {
-        "id": "command",
-        "runners": ["cpu"],
+    usual = {
         "backend": "command",
         "command": [sys.executable, PROGRAM, "{case_json}", "{out}", fault],
-        "model": {"path": "./model"},
-        "sampling": {
-            "prompt": "x", "height": 16, "width": 24, "num_frames": 3, "num_inference_steps": 1, "guidance_scale": 1.0,
-        },
+        "sampling": {"height": 16, "width": 24, "num_inference_steps": 1},
         "timeouts": {"load": 60, "generate": 60},
-    }  # fmt: skip
-    return Case.model_validate(data | changes)
+    }
+    return make_case(**{**usual, **changes})
 
 
 @pytest.fixture

@@ -11,6 +11,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from builders import make_case
 from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
@@ -25,11 +26,7 @@ SHAPE = (COUNT, HEIGHT, WIDTH, 3)
 
 
 def case_of(count: int = COUNT) -> Case:
-    sampling = {
-        "prompt": "x", "height": HEIGHT, "width": WIDTH, "num_frames": count, "num_inference_steps": 1,
-        "guidance_scale": 1.0,
-    }  # fmt: skip
-    return Case.model_validate({"id": "a", "runners": ["cpu"], "model": {"path": "./m"}, "sampling": sampling})
+    return make_case(sampling={"height": HEIGHT, "width": WIDTH, "num_frames": count})
 
 
 def video() -> Any:

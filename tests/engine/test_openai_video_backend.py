@@ -13,13 +13,18 @@ from typing import Any
 
 import pytest
 import video_server
+from builders import bare_evidence, make_case
 
 from harness.definitions.case import Case
 from harness.definitions.checks import check_case
-from harness.engine.backends.openai_video_backend import OpenaiVideoBackend, encode_request, parameters
+from harness.engine.backends.openai_video_backend import (
+    OpenaiVideoBackend,
+    decode_video,
+    encode_request,
+    parameters,
+)
 from harness.errors import InfraError, InvalidCaseError
 from harness.frames.clip import read_clip
-from harness.judge.evidence import Evidence
 from harness.judge.verdict import observe
 from harness.outcomes import Outcome
 
@@ -28,19 +33,18 @@ DOUBLE = Path(__file__).parents[1] / "support" / "video_server.py"
 
 def served(dialect: str = "sglang", fault: str = "", **changes: Any) -> Case:
     command = [sys.executable, str(DOUBLE), dialect, "{port}", *([fault] if fault else [])]
-    data: dict[str, Any] = {
+    sampling = {
+        "prompt": 'a "red" cat\nrunning; rm -rf', "negative_prompt": "blur", "width": 64, "height": 48,
+        "num_frames": 9, "num_inference_steps": 3, "guidance_scale": 4.0, "guidance_scale_2": 3.0, "seed": 7,
+    }  # fmt: skip
+    usual = {
         "id": "served",
-        "runners": ["cpu"],
         "backend": "openai-video",
         "server": {"dialect": dialect, "command": command},
-        "model": {"path": "./nothing"},
-        "sampling": {
-            "prompt": 'a "red" cat\nrunning; rm -rf', "negative_prompt": "blur", "width": 64, "height": 48,
-            "num_frames": 9, "num_inference_steps": 3, "guidance_scale": 4.0, "guidance_scale_2": 3.0, "seed": 7,
-        },
+        "sampling": sampling,
         "scheduler": {"flow_shift": 12.0},
-    }  # fmt: skip
-    return Case.model_validate(data | changes)
+    }
+    return make_case(**{**usual, **changes})
 
 
 @pytest.fixture
@@ -196,13 +200,13 @@ def test_a_clip_of_another_size_is_kept_and_fails_sanity(loaded: Any, tmp_path: 
 def test_what_a_server_cannot_tell_is_said_and_no_format_is_green_by_silence(loaded: Any, tmp_path: Path) -> None:
     case = served(quantization={"transformer": "nvfp4", "transformer_2": "nvfp4"})
     generation = loaded(case).generate(case, tmp_path, lambda _: None)
-    verdict, _ = observe(Evidence(case, "node", run_dir="runs/1", generation=generation), "cpu")
+    verdict, _ = observe(bare_evidence(case, generation=generation), "cpu")
     lost = [finding for finding in verdict.findings if finding.code == "not_available"]
     assert any("receipts" in finding.message for finding in lost)
     assert not any(finding.gating for finding in lost)
     assert verdict.outcome is Outcome.GOLDEN_MISSING
     silent = generation.model_copy(update={"not_available": ()})
-    verdict, _ = observe(Evidence(case, "node", run_dir="runs/1", generation=silent), "cpu")
+    verdict, _ = observe(bare_evidence(case, generation=silent), "cpu")
     assert verdict.cause == "no_receipts"
 
 
@@ -240,3 +244,20 @@ def test_ending_the_engine_ends_what_the_server_started(tmp_path: Path) -> None:
             return
         time.sleep(0.05)
     assert not Path(f"/proc/{pid}").exists()
+
+
+def test_an_answer_that_names_a_file_of_this_machine_opens_none(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """FFmpeg's list of files (``ffconcat``) is no video: what it names is not the server's."""
+    av = pytest.importorskip("av")
+    monkeypatch.chdir(tmp_path)
+    with av.open("private.mp4", "w") as container:
+        stream = container.add_stream("mpeg4", rate=25)
+        stream.width, stream.height, stream.pix_fmt = 64, 48, "yuv420p"
+        for packet in (*stream.encode(av.VideoFrame(64, 48, "yuv420p")), *stream.encode()):
+            container.mux(packet)
+    whole = (tmp_path / "private.mp4").read_bytes()
+    assert decode_video(whole, served()).shape == (1, 48, 64, 3)
+    with pytest.raises(InfraError, match="no video"):
+        decode_video(b"ffconcat version 1.0\nfile private.mp4\n", served())

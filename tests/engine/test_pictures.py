@@ -7,6 +7,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from builders import make_case
 from PIL import Image
 
 from harness.definitions.case import Case
@@ -25,12 +26,7 @@ def case_in(root: Path, seed: int = 0) -> Case:
     Image.fromarray(pixels).save(root / "a.png")
     if not (root / "model").exists():
         (root / "model").symlink_to(TINY)
-    sampling = {
-        "prompt": "a", "image": {"path": "./a.png"}, "width": 96, "height": 64, "num_frames": 17,
-        "num_inference_steps": 2, "guidance_scale": 1.0,
-    }  # fmt: skip
-    made = Case.model_validate({"id": "a", "runners": ["cpu"], "model": {"path": "./model"}, "sampling": sampling})
-    return with_digests(made, root)
+    return with_digests(make_case(id="a", sampling={"image": {"path": "./a.png"}, "num_frames": 17}), root)
 
 
 def test_the_engine_reads_what_was_checked_and_not_what_the_file_became(tmp_path: Path) -> None:

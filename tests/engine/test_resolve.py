@@ -7,8 +7,9 @@ from typing import Any
 
 import huggingface_hub
 import pytest
+from builders import make_case
 
-from harness.definitions.case import Case, CheckpointRef
+from harness.definitions.case import CheckpointRef
 from harness.engine.resolve import resolve_case, resolve_checkpoint
 from harness.errors import InfraError, InvalidCaseError
 from harness.inspector.sources import Meter, open_source
@@ -87,11 +88,6 @@ def test_a_failed_download_is_infra(tmp_path: Path, monkeypatch: pytest.MonkeyPa
 
 def test_the_engine_does_not_need_the_base(tmp_path: Path) -> None:
     (tmp_path / "weights").mkdir()
-    sampling = {"prompt": "", "width": 16, "height": 16, "num_frames": 1, "num_inference_steps": 1, "guidance_scale": 1}
-    case = Case.model_validate(
-        {
-            "id": "a", "runners": ["cpu"], "model": {"path": "./weights"}, "base": {"path": "./absent"},
-            "transformer_2": {"path": "./weights"}, "sampling": sampling,
-        }
-    )  # fmt: skip
+    weights = {"path": "./weights"}
+    case = make_case(model=weights, base={"path": "./absent"}, transformer_2=weights)
     assert set(resolve_case(case, tmp_path)) == {"model", "transformer_2"}

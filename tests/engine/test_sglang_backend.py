@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from builders import make_case
 from safetensors.numpy import save_file
 
 import harness.engine.backends.sglang_backend as module
@@ -28,19 +29,17 @@ DOUBLE = Path(__file__).with_name("runtime_double.py")
 
 
 def sglang_case(prompt: str = "fine", **changes: Any) -> Case:
-    data: dict[str, Any] = {
+    usual = {
         "id": "real",
-        "runners": ["cpu"],
         "backend": "sglang",
         "runtime": "sglang==0.5.23",
-        "model": {"path": "./nothing"},
         "sampling": {
             "prompt": prompt, "width": 32, "height": 32, "num_frames": 5, "num_inference_steps": 3,
             "guidance_scale": 1.0,
         },
         "timeouts": {"load": 60, "generate": 60},
     }  # fmt: skip
-    return Case.model_validate(data | changes)
+    return make_case(**{**usual, **changes})
 
 
 @pytest.fixture

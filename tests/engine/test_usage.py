@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from builders import make_case
 
 from harness.definitions.case import Case
 from harness.engine.backends.command_backend import CommandBackend
@@ -48,13 +49,8 @@ def test_the_diffusers_backend_measures_steps_and_stages(
 
 
 def command_case(text: str) -> Case:
-    return Case.model_validate({
-        "id": "command", "runners": ["cpu"], "backend": "command", "model": {"path": "./model"},
-        "command": [sys.executable, "-c", PROGRAM, "{case_json}", "{out}", "{usage}", text],
-        "sampling": {
-            "prompt": "x", "height": 16, "width": 16, "num_frames": 1, "num_inference_steps": 2, "guidance_scale": 1.0,
-        },
-    })  # fmt: skip
+    command = [sys.executable, "-c", PROGRAM, "{case_json}", "{out}", "{usage}", text]
+    return make_case(backend="command", command=command, sampling={"height": 16, "width": 16, "num_frames": 1})
 
 
 def generated(case: Case, folder: Path) -> Any:

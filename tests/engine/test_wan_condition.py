@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from builders import make_case
 from PIL import Image
 
 from benchmarks.faults.conditioning import CONDITIONING
@@ -43,14 +44,12 @@ def engines(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Engine]
             Image.fromarray(pixels).save(root / "image.png")
             sampling = {
                 "prompt": "a red square moving right on a blue background", "image": {"path": "./image.png"},
-                "width": 96, "height": 64, "num_frames": 9, "num_inference_steps": 2, "guidance_scale": 3.0,
-                "guidance_scale_2": 3.0, "max_sequence_length": 64,
+                "num_frames": 9, "guidance_scale_2": 3.0, "max_sequence_length": 64,
             }  # fmt: skip
-            fields = {
-                "id": name, "runners": ["cpu"], "model": {"path": f"./{name}"}, "sampling": sampling,
-                "scheduler": {"flow_shift": 5.0, "boundary_ratio": 0.9},
-            }  # fmt: skip
-            case = with_digests(Case.model_validate(fields), root)
+            scheduler = {"flow_shift": 5.0, "boundary_ratio": 0.9}
+            case = with_digests(
+                make_case(id=name, model={"path": f"./{name}"}, scheduler=scheduler, sampling=sampling), root
+            )
             backend = DiffusersBackend()
             paths = {"model": root / name, "image": root / "image.png", "last_image": root / "image.png"}
             backend.load(case, paths, "cpu", lambda _: None)

@@ -11,13 +11,14 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from builders import make_case
 from safetensors.torch import load_file, save_file
 
 from benchmarks.corpus.edit import Edit
 from benchmarks.corpus.mutations import nibbles
 from harness.cli.app import main
 from harness.cli.inspect import inspect_command, lock_command
-from harness.definitions.case import Case, CheckpointRef, Sampling
+from harness.definitions.case import Case, CheckpointRef
 from harness.formats.errors import SourceError
 from harness.inspector import identity
 from harness.inspector.compare import compare_checkpoints
@@ -28,9 +29,7 @@ from harness.records.inspection import CheckpointLock, InspectionReport
 
 
 def case(folder: Path, name: str = "one") -> Case:
-    ref = CheckpointRef(path=str(folder))
-    sampling = Sampling(prompt="x", width=96, height=64, num_frames=17, num_inference_steps=8, guidance_scale=3)
-    return Case(id=name, runners=("cpu",), model=ref, sampling=sampling)
+    return make_case(id=name, model={"path": str(folder)}, sampling={"num_frames": 17})
 
 
 def test_exit_codes_by_class(exports: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
+from builders import make_record
 
 from harness.judge.attribution import attribute, next_experiments
 from harness.outcomes import Outcome
@@ -32,23 +33,10 @@ def probed(*names: str, fmt: str = "nvfp4") -> ProbeEvidence:
 
 
 @pytest.fixture
-def record(make: Any) -> Any:
+def record() -> Any:
     def build(*findings: Finding, **more: Any) -> CaseRecord:
         verdict = Verdict(outcome=Outcome.REGRESSION, cause="x", summary="red", findings=findings)
-        fields: dict[str, Any] = {
-            "run": "r",
-            "case": "one",
-            "node": "n",
-            "source": "s:1",
-            "runner": "cpu",
-            "started": "now",
-            "request": {},
-            "verdict": verdict,
-            "golden": make.GOLDEN,
-            "generation": make.generation(),
-            "probe": probed(A, B, LOW),
-        }
-        return CaseRecord(**{**fields, **more})
+        return make_record(verdict=verdict, **{"probe": probed(A, B, LOW), **more})
 
     return build
 

@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import pytest
+from builders import GOLDEN, make_comparison, make_evidence, make_limits, make_metric, make_trace
 
 from harness.judge.attribution import rules
 from harness.judge.attribution.rules import explained
@@ -53,15 +52,15 @@ def test_the_best_explanation_is_named_with_its_share_and_the_runner_up() -> Non
     assert not list(explained([nothing]))
 
 
-def test_the_margin_of_decibels_is_linear_in_the_error(make: Any) -> None:
+def test_the_margin_of_decibels_is_linear_in_the_error() -> None:
     """45 dB is an rms error of 10 ** -(45 - 29) / 20 = 0.158 of that at 29 dB."""
-    psnr = make.metric("psnr", 45.0).model_copy(update={"unit": "dB", "ideal": 100.0, "direction": "higher_is_better"})
+    psnr = make_metric("psnr", 45.0).model_copy(update={"unit": "dB", "ideal": 100.0, "direction": "higher_is_better"})
     limit = Limit(
         metric="psnr", direction="higher_is_better", gates=True, limit=29.0, unit="dB", method="repeats",
         samples=(Sample(value=45.0, run="r", side="benign"),),
     )  # fmt: skip
-    evidence = make.healthy(comparison=make.comparison(psnr))
-    limits = make.limits().model_copy(update={"limits": (limit,)})
-    golden = evidence.golden.__class__(make.GOLDEN, (), make.trace(), limits)
+    evidence = make_evidence(comparison=make_comparison(psnr))
+    limits = make_limits().model_copy(update={"limits": (limit,)})
+    golden = evidence.golden.__class__(GOLDEN, (), make_trace(), limits)
     (check,) = check_limits(evidence.plus(golden=golden))
     assert check.margin_consumed == pytest.approx(0.158, abs=0.001)

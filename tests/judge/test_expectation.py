@@ -6,6 +6,18 @@ from datetime import date
 from typing import Any
 
 import pytest
+from builders import (
+    GOLDEN,
+    make_comparison,
+    make_evidence,
+    make_generation,
+    make_limits,
+    make_metric,
+    make_receipts,
+    make_sanity,
+    make_trace,
+    quantized_case,
+)
 
 from harness.judge.evidence import GoldenEvidence
 from harness.judge.verdict import apply_expectation, judge
@@ -44,16 +56,16 @@ def verdict(outcome: Outcome, cause: str = "none") -> Verdict:
         ("checkpoint_fault:nibble_order", Outcome.REGRESSION, "noise", Outcome.REGRESSION),
     ],
 )
-def test_negative_controls(make: Any, expect: str, observed: Outcome, cause: str, final: Outcome) -> None:
-    said = apply_expectation(make.case(expect=expect), verdict(observed, cause), TODAY)
+def test_negative_controls(expect: str, observed: Outcome, cause: str, final: Outcome) -> None:
+    said = apply_expectation(quantized_case(expect=expect), verdict(observed, cause), TODAY)
     assert said.outcome is final
     if final is Outcome.PASS and expect != "pass":
         assert said.observed is observed
 
 
-def test_a_negative_control_that_fails_otherwise_says_so(make: Any) -> None:
+def test_a_negative_control_that_fails_otherwise_says_so() -> None:
     said = apply_expectation(
-        make.case(expect="checkpoint_fault:nibble_order"), verdict(Outcome.CHECKPOINT_FAULT, "scale_layout"), TODAY
+        quantized_case(expect="checkpoint_fault:nibble_order"), verdict(Outcome.CHECKPOINT_FAULT, "scale_layout"), TODAY
     )
     assert "must fail by 'nibble_order', and failed by 'scale_layout'" in said.summary
 
@@ -73,22 +85,22 @@ FLICKER = "flicker_above_limit"
         (Outcome.GOLDEN_MISSING, "golden_missing", TODAY, Outcome.GOLDEN_MISSING),
     ],
 )
-def test_waivers(make: Any, observed: Outcome, cause: str, today: date, final: Outcome) -> None:
-    said = apply_expectation(make.case(waiver=WAIVER), verdict(observed, cause), today)
+def test_waivers(observed: Outcome, cause: str, today: date, final: Outcome) -> None:
+    said = apply_expectation(quantized_case(waiver=WAIVER), verdict(observed, cause), today)
     assert said.outcome is final
 
 
-def test_the_last_day_of_a_waiver_counts(make: Any) -> None:
-    said = apply_expectation(make.case(waiver=WAIVER), verdict(Outcome.REGRESSION, FLICKER), date(2026, 6, 30))
+def test_the_last_day_of_a_waiver_counts() -> None:
+    said = apply_expectation(quantized_case(waiver=WAIVER), verdict(Outcome.REGRESSION, FLICKER), date(2026, 6, 30))
     assert said.outcome is Outcome.WAIVED
 
 
-def test_an_expired_waiver_is_named(make: Any) -> None:
-    said = apply_expectation(make.case(waiver=WAIVER), verdict(Outcome.REGRESSION, FLICKER), date(2026, 7, 1))
+def test_an_expired_waiver_is_named() -> None:
+    said = apply_expectation(quantized_case(waiver=WAIVER), verdict(Outcome.REGRESSION, FLICKER), date(2026, 7, 1))
     assert said.findings[-1].code == "waiver_expired"
 
 
-def flickering(make: Any, **more: Any) -> Any:
+def flickering(**more: Any) -> Any:
     """A run whose one fault is the known one."""
     limit = Limit(
         metric="flicker",
@@ -98,20 +110,20 @@ def flickering(make: Any, **more: Any) -> Any:
         samples=(Sample(value=0.5, run="r", side="benign"),),
         method="repeats",
     )
-    limits = make.limits().model_copy(update={"limits": (limit,)})
-    comparison = make.comparison(make.metric("flicker", 1.03, direction="lower_is_better", ideal=0.0))
-    golden = GoldenEvidence(make.GOLDEN, (), make.trace(), limits)
-    return make.healthy(case=make.case(waiver=WAIVER), golden=golden, comparison=comparison).plus(**more)
+    limits = make_limits().model_copy(update={"limits": (limit,)})
+    comparison = make_comparison(make_metric("flicker", 1.03, direction="lower_is_better", ideal=0.0))
+    golden = GoldenEvidence(GOLDEN, (), make_trace(), limits)
+    return make_evidence(case=quantized_case(waiver=WAIVER), golden=golden, comparison=comparison).plus(**more)
 
 
-def test_the_known_failure_is_waived(make: Any) -> None:
-    said, _ = judge(flickering(make), "cpu", TODAY)
+def test_the_known_failure_is_waived() -> None:
+    said, _ = judge(flickering(), "cpu", TODAY)
     assert (said.outcome, said.observed, said.cause) == (Outcome.WAIVED, Outcome.REGRESSION, FLICKER)
 
 
-def test_a_waiver_hides_nothing_else(make: Any) -> None:
+def test_a_waiver_hides_nothing_else() -> None:
     """NaN, a path that did not run, and absent limits all ended waived under a waiver for three percent of flicker."""
-    bare = GoldenEvidence(make.GOLDEN, (), make.trace(), None)
+    bare = GoldenEvidence(GOLDEN, (), make_trace(), None)
     weights = InspectionReport(
         reference="x",
         base=None,
@@ -120,12 +132,12 @@ def test_a_waiver_hides_nothing_else(make: Any) -> None:
         findings=(InspectionFinding(code="nibble_unproven", severity="inconclusive", message="no base"),),
     )
     for cause, outcome, more in (
-        ("noise", Outcome.REGRESSION, {"sanity": make.sanity(ok=False)}),
-        ("quantized_path_not_run", Outcome.REGRESSION, {"generation": make.generation(receipts=make.receipts("bf16"))}),
+        ("noise", Outcome.REGRESSION, {"sanity": make_sanity(ok=False)}),
+        ("quantized_path_not_run", Outcome.REGRESSION, {"generation": make_generation(receipts=make_receipts("bf16"))}),
         ("limits_missing", Outcome.INCONCLUSIVE, {"golden": bare}),
         ("nibble_unproven", Outcome.INCONCLUSIVE, {"inspection": weights}),
     ):
-        said, _ = judge(flickering(make, **more), "cpu", TODAY)
+        said, _ = judge(flickering(**more), "cpu", TODAY)
         assert (said.outcome, said.cause) == (outcome, cause)
         assert (
             f"; {cause} not waived: the waiver of ann (https://example.org/1) is for {WAIVER['expect']}" in said.summary
@@ -133,16 +145,16 @@ def test_a_waiver_hides_nothing_else(make: Any) -> None:
         assert said.next_command
 
 
-def test_missing_limits_beside_the_known_failure_are_red_with_their_own_next_command(make: Any) -> None:
-    evidence = flickering(make, golden=GoldenEvidence(make.GOLDEN, (), make.trace()))
+def test_missing_limits_beside_the_known_failure_are_red_with_their_own_next_command() -> None:
+    evidence = flickering(golden=GoldenEvidence(GOLDEN, (), make_trace()))
     said, _ = judge(evidence, "cpu", TODAY)
     assert (said.outcome, said.cause) == (Outcome.INCONCLUSIVE, "limits_missing")
     assert said.next_command == "quantgate regenerate --case one --runner cpu --reason '...'"
 
 
-def test_absent_limits_are_waived_by_no_name(make: Any) -> None:
+def test_absent_limits_are_waived_by_no_name() -> None:
     waiver = {**WAIVER, "expect": "inconclusive:limits_missing"}
-    said = apply_expectation(make.case(waiver=waiver), limits_missing(), TODAY)
+    said = apply_expectation(quantized_case(waiver=waiver), limits_missing(), TODAY)
     assert said.outcome is Outcome.INCONCLUSIVE
 
 
@@ -151,15 +163,15 @@ def limits_missing() -> Verdict:
     return Verdict(outcome=Outcome.INCONCLUSIVE, cause="limits_missing", summary="x", findings=(finding,))
 
 
-def test_a_failure_with_several_causes_names_them_all(make: Any) -> None:
+def test_a_failure_with_several_causes_names_them_all() -> None:
     waiver = {**WAIVER, "expect": "regression:quantized_path_not_run,flicker_above_limit"}
-    both = flickering(make, generation=make.generation(receipts=make.receipts("bf16")), case=make.case(waiver=waiver))
+    both = flickering(generation=make_generation(receipts=make_receipts("bf16")), case=quantized_case(waiver=waiver))
     assert judge(both, "cpu", TODAY)[0].outcome is Outcome.WAIVED
 
 
-def test_what_sanity_finds_is_never_waived(make: Any) -> None:
+def test_what_sanity_finds_is_never_waived() -> None:
     waiver = {**WAIVER, "expect": "regression:noise,flicker_above_limit"}
-    static = flickering(make, sanity=make.sanity(ok=False), case=make.case(waiver=waiver))
+    static = flickering(sanity=make_sanity(ok=False), case=quantized_case(waiver=waiver))
     assert judge(static, "cpu", TODAY)[0].outcome is Outcome.REGRESSION
 
 
@@ -189,14 +201,14 @@ SSIM = "frames/ssim_below_limit"
         ("regression:nan", ("sanity/nan", SSIM), Outcome.PASS),
     ],
 )
-def test_a_control_is_met_only_by_what_it_names(make: Any, expect: str, seen: tuple[str, ...], final: Outcome) -> None:
-    said = apply_expectation(make.case(expect=expect), failed(*seen), TODAY)
+def test_a_control_is_met_only_by_what_it_names(expect: str, seen: tuple[str, ...], final: Outcome) -> None:
+    said = apply_expectation(quantized_case(expect=expect), failed(*seen), TODAY)
     assert said.outcome is final
     if final is Outcome.REGRESSION and any(one.startswith("sanity") for one in seen):
         assert "this negative control must fail by" in said.summary
 
 
-def test_the_same_cause_by_another_outcome_is_not_waived(make: Any) -> None:
+def test_the_same_cause_by_another_outcome_is_not_waived() -> None:
     waiver = {**WAIVER, "expect": "checkpoint_fault:flicker_above_limit"}
-    said = apply_expectation(make.case(waiver=waiver), verdict(Outcome.REGRESSION, FLICKER), TODAY)
+    said = apply_expectation(quantized_case(waiver=waiver), verdict(Outcome.REGRESSION, FLICKER), TODAY)
     assert said.outcome is Outcome.REGRESSION

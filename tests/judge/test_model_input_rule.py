@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
+from builders import GOLDEN, make_evidence, make_generation, make_limits, make_trace
 
 from harness.judge.verdict import observe
 from harness.outcomes import Outcome
@@ -17,8 +18,8 @@ def _calls(timestep: float, **more: Any) -> tuple[ModelCall, ...]:
     return tuple(ModelCall(**{**fields, "text": text, **more}) for text in texts)
 
 
-def _trace(make: Any) -> Trace:
-    trace: Trace = make.trace()
+def _trace() -> Trace:
+    trace: Trace = make_trace()
     steps = tuple(
         step.model_copy(
             update={
@@ -53,9 +54,9 @@ def _trace(make: Any) -> Trace:
     return trace.model_copy(update=facts)
 
 
-def _judge(make: Any, mine: Trace, golden: Trace) -> Any:
-    healthy = make.healthy(generation=make.generation(trace=mine))
-    anchor = type(healthy.golden)(make.GOLDEN, (), golden, make.limits())
+def _judge(mine: Trace, golden: Trace) -> Any:
+    healthy = make_evidence(generation=make_generation(trace=mine))
+    anchor = type(healthy.golden)(GOLDEN, (), golden, make_limits())
     return observe(healthy.plus(golden=anchor), "cpu")[0]
 
 
@@ -117,10 +118,10 @@ FAULTS: dict[str, tuple[Any, str]] = {
 
 
 @pytest.mark.parametrize("name", FAULTS)
-def test_a_fault_is_named(make: Any, name: str) -> None:
+def test_a_fault_is_named(name: str) -> None:
     change, code = FAULTS[name]
-    golden = _trace(make)
-    verdict = _judge(make, change(golden), golden)
+    golden = _trace()
+    verdict = _judge(change(golden), golden)
     assert (verdict.outcome, verdict.cause) == (Outcome.REGRESSION, code)
 
 
@@ -147,40 +148,40 @@ HEALTHY: dict[str, Any] = {
 
 
 @pytest.mark.parametrize("name", HEALTHY)
-def test_another_way_of_computing_is_no_fault(make: Any, name: str) -> None:
-    golden = _trace(make)
-    assert _judge(make, HEALTHY[name](golden), golden).outcome is Outcome.PASS
+def test_another_way_of_computing_is_no_fault(name: str) -> None:
+    golden = _trace()
+    assert _judge(HEALTHY[name](golden), golden).outcome is Outcome.PASS
 
 
-def test_an_older_golden_says_what_it_does_not_record_and_the_run_is_checked_against_itself(make: Any) -> None:
-    mine, old = _trace(make), make.trace()
+def test_an_older_golden_says_what_it_does_not_record_and_the_run_is_checked_against_itself() -> None:
+    mine, old = _trace(), make_trace()
     old = old.model_copy(
         update={
             "vae": mine.vae,
             "steps": tuple(step.model_copy(update={"guidance_measured": 3.0}) for step in old.steps),
         }
     )
-    verdict = _judge(make, mine, old)
+    verdict = _judge(mine, old)
     assert verdict.outcome is Outcome.PASS
     assert "not_recorded" in {finding.code for finding in verdict.findings}
     for name in ("timestep one off", "noise scaled", "softmax scale", "truncation", "text of another run"):
         change, code = FAULTS[name]
-        assert _judge(make, change(mine), old).cause == code, name
+        assert _judge(change(mine), old).cause == code, name
 
 
-def test_rounded_weights_are_told_from_others(make: Any) -> None:
+def test_rounded_weights_are_told_from_others() -> None:
     """``b0`` is the digest of the golden's value after a cast to bfloat16, and ``99`` that of any other value."""
-    golden = _trace(make)
+    golden = _trace()
     for words, text in (("aa/a0 b0/b0", "rounded to bfloat16"), ("99/98 bb/b0", "overwritten after the load")):
-        verdict = _judge(make, _alone(golden, held={"transformer": {"blocks.*.bias": words}}), golden)
+        verdict = _judge(_alone(golden, held={"transformer": {"blocks.*.bias": words}}), golden)
         (found,) = [finding for finding in verdict.findings if finding.code == "held_weights_differ"]
         assert text in found.message
         assert found.data["tensors"] == ["blocks.*.bias"]
 
 
-def test_nan_is_blamed_where_it_first_appears_and_not_on_guidance(make: Any) -> None:
-    golden = _trace(make)
+def test_nan_is_blamed_where_it_first_appears_and_not_on_guidance() -> None:
+    golden = _trace()
     change, _ = FAULTS["NaN in a prediction"]
-    verdict = _judge(make, change(golden), golden)
+    verdict = _judge(change(golden), golden)
     assert "step 1, in the prediction of transformer_2" in verdict.summary
     assert "guidance" not in {finding.code for finding in verdict.findings}

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
+from builders import GOLDEN, make_evidence, make_limits, make_trace
 
 from harness.judge.verdict import observe, stop_before_generation
 from harness.limits.probes import MEASURES, STEP, place_all, probe_values, tolerance
@@ -75,14 +76,14 @@ def acting(error: float) -> ModuleEvidence:
 
 
 @pytest.fixture
-def evidence(make: Any) -> Any:
+def evidence() -> Any:
     def build(found: ProbeEvidence, *, changes: tuple[FieldChange, ...] = (), **more: Any) -> Any:
-        limits = make.limits()
+        limits = make_limits()
         limits = limits.model_copy(
             update={"limits": (*limits.limits, *place_all({name: samples(value) for name, value in HEALTHY.items()}))}
         )
-        healthy = make.healthy()
-        golden = type(healthy.golden)(make.GOLDEN, changes, make.trace(), limits)
+        healthy = make_evidence()
+        golden = type(healthy.golden)(GOLDEN, changes, make_trace(), limits)
         return healthy.plus(golden=golden, probe=found, **more)
 
     return build
@@ -156,12 +157,12 @@ def test_of_other_weights_only_the_base_anchor_gates(evidence: Any) -> None:
     assert (verdict.outcome, verdict.cause) == (Outcome.REGRESSION, "probe_base_error_above_limit")
 
 
-def test_probes_without_limits_are_no_pass(make: Any) -> None:
-    verdict, _ = observe(make.healthy(probe=probe()), "cpu")
+def test_probes_without_limits_are_no_pass() -> None:
+    verdict, _ = observe(make_evidence(probe=probe()), "cpu")
     assert (verdict.outcome, verdict.cause) == (Outcome.INCONCLUSIVE, "limits_incomplete")
 
 
-def test_limits_have_a_floor_and_room(make: Any) -> None:
+def test_limits_have_a_floor_and_room() -> None:
     placed = {limit.metric: limit for limit in place_all({name: samples(value) for name, value in HEALTHY.items()})}
     assert placed.keys() == {measure.name for measure in MEASURES}
     assert placed["probe_module_error"].limit == 0.006

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
+from builders import make_record
 
 from harness.judge.attribution import attribute
 from harness.outcomes import Outcome
@@ -48,23 +49,11 @@ def changes(*names: str) -> dict[str, Any]:
 
 
 @pytest.fixture
-def record(make: Any) -> Any:
+def record() -> Any:
     def build(*findings: Finding, **more: Any) -> CaseRecord:
         verdict = Verdict(outcome=Outcome.REGRESSION, cause="x", summary="red", findings=(FRAMES, *findings))
-        fields: dict[str, Any] = {
-            "run": "r",
-            "case": "one",
-            "node": "n",
-            "source": "s:1",
-            "runner": "cpu",
-            "started": "now",
-            "request": {},
-            "verdict": verdict,
-            "golden": make.GOLDEN,
-            "generation": make.generation(),
-            "probe": ProbeEvidence(steps=(), modules=(), golden_anchor=True),
-        }
-        return CaseRecord(**{**fields, **more})
+        probe = ProbeEvidence(steps=(), modules=(), golden_anchor=True)
+        return make_record(verdict=verdict, **{"probe": probe, **more})
 
     return build
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
+from builders import bare_evidence, make_case, make_generation, quantized_case
 
 from harness.definitions.schedule import schedule
 from harness.judge.evidence import Evidence
@@ -12,8 +13,6 @@ from harness.judge.schedule_rule import judge_schedule
 from harness.judge.verdict import observe
 from harness.outcomes import Outcome
 from harness.records.generation import Step, Trace
-
-from .conftest import case, generation
 
 KIND = {"unipc": "UniPCMultistepScheduler", "flow_unipc": "FlowUniPCMultistepScheduler"}
 
@@ -46,11 +45,9 @@ def _evidence(
         sigmas=ran.sigmas,
         timesteps=ran.timesteps,
     )
-    stated = case(scheduler={"flow_shift": 3.0, "boundary_ratio": stated_boundary})
-    sampling = stated.sampling.model_copy(update={"num_inference_steps": steps})
-    return Evidence(
-        stated.model_copy(update={"sampling": sampling}), "node", run_dir="runs/1", generation=generation(trace=trace)
-    )
+    scheduler = {"flow_shift": 3.0, "boundary_ratio": stated_boundary}
+    stated = quantized_case(scheduler=scheduler, sampling={"num_inference_steps": steps})
+    return bare_evidence(stated, generation=make_generation(trace=trace))
 
 
 def _messages(evidence: Evidence) -> list[str]:
@@ -103,7 +100,7 @@ def test_a_backend_without_a_schedule_is_not_judged() -> None:
 
 def test_it_is_a_regression_without_any_golden() -> None:
     evidence = _evidence(ran_shift=5.0)
-    bare = evidence.case.model_copy(update={"quantization": case(quantization={}).quantization})
+    bare = evidence.case.model_copy(update={"quantization": make_case().quantization})
     verdict, _ = observe(evidence.plus(case=bare), "cpu")
     assert verdict.outcome is Outcome.REGRESSION
     assert "schedule_differs" in {finding.code for finding in verdict.findings}

@@ -55,7 +55,7 @@ class Project:
         devices = [device.model_dump(mode="json") for device in fake_gpus(self.gpus)]
         return environment | {
             "PATH": f"{Path(sys.executable).parent}{os.pathsep}{environment['PATH']}",
-            "PYTHONPATH": os.pathsep.join([str(HERE), str(ROOT)]),
+            "PYTHONPATH": os.pathsep.join([str(HERE), str(HERE.parent / "support"), str(ROOT)]),
             "PYTEST_PLUGINS": "lane_session",
             "QUANTGATE_FAKE_DEVICES": json.dumps(devices),
             "QUANTGATE_LEASES": str(self.root / "leases"),

@@ -17,7 +17,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from lane_proof import evidence_of_a_pass
+from builders import evidence_of_a_pass
 
 import harness.machine.doctor
 import harness.session.conductor

@@ -9,9 +9,10 @@ from typing import TYPE_CHECKING, Any
 
 import perf_runs
 import pytest
+from builders import make_limit, make_limits, planned_case
 
 from harness.cli import lane
-from harness.definitions.case import Case, Located
+from harness.definitions.case import Located
 from harness.definitions.runner import load_runners
 from harness.errors import InvalidCaseError
 from harness.lane.coverage import LOOSER, TRAILER, Coverage, compare_cases, compare_limits, compare_project
@@ -20,7 +21,7 @@ from harness.lane.looser import pytest_settings
 from harness.lane.plan import Plan, PlanError, lower_bound, make_plan, request_digest
 from harness.lane.summary import plan_markdown
 from harness.perf.baseline import build
-from harness.records.limits import Limit, LimitFile, Sample
+from harness.records.limits import LimitFile
 
 if TYPE_CHECKING:
     from conftest import Project
@@ -30,31 +31,20 @@ B200 = load_runners(ROOT / "runners")["b200"]
 Make = Callable[..., Located]
 
 
-@pytest.fixture
-def case() -> Make:
-    """Makes a case of an engine."""
-
-    def make(name: str, model: str = "m1", runner: str = "b200", **changes: Any) -> Located:
-        sampling = {"prompt": "p", "width": 16, "height": 16, "num_frames": 1, "num_inference_steps": 1}
-        data: dict[str, Any] = {
-            "id": name,
-            "runners": [runner],
-            "model": {"path": f"./{model}"},
-            "sampling": {**sampling, "guidance_scale": 1.0},
-        }
-        located = Case.model_validate(data | changes).resolved()
-        return Located(case=located, path=Path("cases/a.yaml"), line=1)
-
-    return make
-
-
 def times(**seconds: float) -> History:
     """A history of runner b200 with a load of 10 s."""
     return History(runners={"b200": {name: CaseTimes(seconds=(one,), loads=(10.0,)) for name, one in seconds.items()}})
 
 
-def test_engines_stay_whole_and_every_case_is_planned_once(case: Make) -> None:
-    cases = [case("a1"), case("b1", "m2"), case("a2"), case("c1", "m3"), case("d1", "m4"), case("x", runner="h200")]
+def test_engines_stay_whole_and_every_case_is_planned_once() -> None:
+    cases = [
+        planned_case("a1"),
+        planned_case("b1", "m2"),
+        planned_case("a2"),
+        planned_case("c1", "m3"),
+        planned_case("d1", "m4"),
+        planned_case("x", runner="h200"),
+    ]
     plan = make_plan(cases, B200, 3, times(a1=30, a2=30, b1=40, c1=30, d1=20))
     assert sorted(one.case for one in plan.cases) == ["a1", "a2", "b1", "c1", "d1"]
     places = {one.case: one.shard for one in plan.cases}
@@ -66,8 +56,8 @@ def test_engines_stay_whole_and_every_case_is_planned_once(case: Make) -> None:
     assert Plan.model_validate_json(plan.to_json()) == plan
 
 
-def test_the_matrix_has_one_job_a_shard_with_labels_and_a_deadline(case: Make) -> None:
-    plan = make_plan([case("a"), case("b", "m2")], B200, 2, times(a=7200, b=1))
+def test_the_matrix_has_one_job_a_shard_with_labels_and_a_deadline() -> None:
+    plan = make_plan([planned_case("a"), planned_case("b", "m2")], B200, 2, times(a=7200, b=1))
     assert plan.matrix() == {
         "include": [
             {"shard": "1/2", "index": 1, "runs_on": list(B200.labels), "cases": 1, "minutes": 360},
@@ -76,8 +66,8 @@ def test_the_matrix_has_one_job_a_shard_with_labels_and_a_deadline(case: Make) -
     }
 
 
-def test_no_shard_is_empty_and_guesses_are_named(case: Make) -> None:
-    plan = make_plan([case("a"), case("b", "m2")], B200, 5, times(a=10))
+def test_no_shard_is_empty_and_guesses_are_named() -> None:
+    plan = make_plan([planned_case("a"), planned_case("b", "m2")], B200, 5, times(a=10))
     assert plan.shards == 2
     assert "2 of 5 shards" in plan.notes[0]
     assert "estimates" in plan.notes[1]
@@ -86,26 +76,26 @@ def test_no_shard_is_empty_and_guesses_are_named(case: Make) -> None:
     assert {one.seconds for one in plan.cases} == {10}
 
 
-def test_a_case_of_more_work_is_expected_to_take_longer(case: Make) -> None:
-    sampling = case("a").case.sampling.model_dump()
-    twice = case("b", "m2", sampling={**sampling, "num_inference_steps": 2})
-    plan = make_plan([case("a"), twice], B200, 2, times(a=10))
+def test_a_case_of_more_work_is_expected_to_take_longer() -> None:
+    steps = planned_case("a").case.sampling.num_inference_steps
+    twice = planned_case("b", "m2", sampling={"num_inference_steps": 2 * steps})
+    plan = make_plan([planned_case("a"), twice], B200, 2, times(a=10))
     assert {one.case: one.seconds for one in plan.cases} == {"a": 10, "b": 20}
-    unknown = make_plan([case("a"), twice], B200, 2, History())
+    unknown = make_plan([planned_case("a"), twice], B200, 2, History())
     first, second = sorted(unknown.cases, key=lambda one: one.seconds)
     assert second.seconds == pytest.approx(2 * first.seconds, abs=1e-3)
 
 
-def test_an_engine_longer_than_the_ideal_is_split_and_the_plan_says_so(case: Make) -> None:
-    cases = [case(f"a{index}") for index in range(4)] + [case("b", "m2")]
+def test_an_engine_longer_than_the_ideal_is_split_and_the_plan_says_so() -> None:
+    cases = [planned_case(f"a{index}") for index in range(4)] + [planned_case("b", "m2")]
     plan = make_plan(cases, B200, 2, times(a0=100, a1=100, a2=100, a3=100, b=5))
     assert {one.shard for one in plan.cases if one.case.startswith("a")} == {1, 2}
     assert "spread over 2 shards" in plan.notes[0]
 
 
-def test_a_runner_without_cases_is_no_green_plan(case: Make) -> None:
+def test_a_runner_without_cases_is_no_green_plan() -> None:
     with pytest.raises(PlanError) as refused:
-        make_plan([case("x", runner="h200")], B200, 2, History())
+        make_plan([planned_case("x", runner="h200")], B200, 2, History())
     assert refused.value.exit_code == 20
 
 
@@ -124,8 +114,14 @@ def test_a_history_is_the_newest_few_and_a_broken_one_is_named(tmp_path: Path) -
         read_history([file])
 
 
-def test_every_kind_of_change(case: Make) -> None:
-    old = [case("gone").case, case("left").case, case("same").case, case("moved").case, case("seed").case]
+def test_every_kind_of_change() -> None:
+    old = [
+        planned_case("gone").case,
+        planned_case("left").case,
+        planned_case("same").case,
+        planned_case("moved").case,
+        planned_case("seed").case,
+    ]
     waiver = {
         "expect": "regression:x",
         "owner": "o",
@@ -133,13 +129,12 @@ def test_every_kind_of_change(case: Make) -> None:
         "issue": "https://x/1",
         "expires": "2030-01-01",
     }
-    sampling = {**case("seed").case.sampling.model_dump(), "seed": 7}
     new = [
-        case("left", runner="h200").case,
-        case("same", waiver=waiver).case,
-        case("moved", "m9", env={"A": "1"}, expect="regression:noise").case,
-        case("seed", sampling=sampling).case,
-        case("new").case,
+        planned_case("left", runner="h200").case,
+        planned_case("same", waiver=waiver).case,
+        planned_case("moved", "m9", env={"A": "1"}, expect="regression:noise").case,
+        planned_case("seed", sampling={"seed": 7}).case,
+        planned_case("new").case,
     ]
     found = compare_cases(old, new, "b200", {"gone": "replaced by new"})
     rows = {(change.kind, change.case, change.field, str(change.before), str(change.after)) for change in found}
@@ -196,10 +191,8 @@ WAIVER = {"expect": "regression:flicker_above_limit", "owner": "o", "reason": "r
         ),
     ],
 )
-def test_what_lets_more_through_needs_a_reason(
-    case: Make, field: str, before: object, after: object, looser: bool
-) -> None:
-    old, new = (case("a", **({field: value} if value is not None else {})).case for value in (before, after))
+def test_what_lets_more_through_needs_a_reason(field: str, before: object, after: object, looser: bool) -> None:
+    old, new = (planned_case("a", **({field: value} if value is not None else {})).case for value in (before, after))
     if field == "base" and after is None:
         new = new.model_copy(update={"base": None})
     found = compare_cases([old], [new], "b200", {})
@@ -212,9 +205,12 @@ def test_what_lets_more_through_needs_a_reason(
         assert Coverage(against="main", changes=tuple(other)).without_reason()
 
 
-def test_a_case_that_leaves_another_runner_is_told_by_every_plan(case: Make) -> None:
-    old = [case("a").case.model_copy(update={"runners": ("b200", "h200")}), case("other", runner="h200").case]
-    found = compare_cases(old, [case("a").case], "b200", {})
+def test_a_case_that_leaves_another_runner_is_told_by_every_plan() -> None:
+    old = [
+        planned_case("a").case.model_copy(update={"runners": ("b200", "h200")}),
+        planned_case("other", runner="h200").case,
+    ]
+    found = compare_cases(old, [planned_case("a").case], "b200", {})
     assert [(one.kind, one.case, one.field, one.before) for one in found] == [
         ("removed", "a", "runners", "h200"),
         ("removed", "other", "", None),
@@ -272,29 +268,9 @@ def test_settings_of_pytest_are_compared(tmp_path: Path, name: str, text: str) -
 
 
 def limits(value: float | None, created: str = "then", direction: str = "higher_is_better") -> LimitFile:
-    """A limit file with one metric."""
-    limit = Limit.model_validate(
-        {
-            "metric": "ssim",
-            "direction": direction,
-            "gates": value is not None,
-            "limit": value,
-            "samples": [Sample(value=0.9, run="repeat-1", side="benign")],
-            "method": "repeats",
-            "why": "" if value is not None else "overlap",
-        }
-    )
-    return LimitFile(
-        case="a",
-        runner="b200",
-        golden_digest="0" * 64,
-        identity_digest="0" * 64,
-        limits=(limit,),
-        repeats=1,
-        author="me",
-        reason="new kernel",
-        created=created,
-    )
+    """Return a limit file with one metric."""
+    limit = make_limit(value, direction=direction)
+    return make_limits(case="a", runner="b200", limits=(limit,), author="me", reason="new kernel", created=created)
 
 
 @pytest.mark.parametrize(
@@ -515,6 +491,6 @@ def test_an_unknown_runner_and_no_shards(branch: Project) -> None:
         lane.plan(root=branch.root, runner="b200", shards=0)
 
 
-def test_the_digest_of_a_request_is_that_of_the_whole_case(case: Make) -> None:
-    assert request_digest(case("a").case) == request_digest(case("a").case)
-    assert request_digest(case("a").case) != request_digest(case("a", description="other").case)
+def test_the_digest_of_a_request_is_that_of_the_whole_case() -> None:
+    assert request_digest(planned_case("a").case) == request_digest(planned_case("a").case)
+    assert request_digest(planned_case("a").case) != request_digest(planned_case("a", description="other").case)

@@ -3,18 +3,15 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
 
 import pytest
-from lane_proof import GENERATION, evidence_of_a_pass
+from builders import evidence_of_a_pass, make_record, planned_case
 
-from harness.definitions.case import Case, Located
 from harness.definitions.runner import load_runners
 from harness.lane.durations import History
 from harness.lane.merge import Merged, merge
 from harness.lane.plan import make_plan
 from harness.outcomes import Outcome
-from harness.records.case_record import CaseRecord
 from harness.records.verdict import Verdict
 
 B200 = load_runners(Path(__file__).parents[2] / "runners")["b200"]
@@ -22,25 +19,8 @@ NAMES = ("a", "b", "c")
 PLAN = "of-these-three"
 
 
-def case(name: str) -> Case:
-    data: dict[str, Any] = {
-        "id": name,
-        "runners": ["b200"],
-        "model": {"path": f"./{name}"},
-        "sampling": {
-            "prompt": "p",
-            "width": 16,
-            "height": 16,
-            "num_frames": 1,
-            "num_inference_steps": 1,
-            "guidance_scale": 1.0,
-        },
-    }
-    return Case.model_validate(data).resolved()
-
-
 def merged(tmp_path: Path) -> Merged:
-    located = [Located(case=case(name), path=Path("cases/a.yaml"), line=1) for name in NAMES]
+    located = [planned_case(name, name) for name in NAMES]
     plan = make_plan(located, B200, 1, History()).model_copy(update={"id": PLAN})
     return merge([tmp_path / "shard"], plan, tmp_path / "out")
 
@@ -49,17 +29,13 @@ def merged(tmp_path: Path) -> Merged:
 def shard(tmp_path: Path) -> Path:
     """What one shard left of three cases."""
     for name in NAMES:
-        CaseRecord(
-            run="r",
+        make_record(
             plan=PLAN,
             case=name,
             node=f"cases/a.yaml::{name}",
-            source="cases/a.yaml:1",
             runner="b200",
-            started="2026-01-01T00:00:00+00:00",
-            request=case(name).model_dump(mode="json"),
+            request=planned_case(name, name).case.model_dump(mode="json"),
             verdict=Verdict(outcome=Outcome.PASS, cause="x", summary="as it was"),
-            generation=GENERATION,
             **evidence_of_a_pass(),
         ).write(tmp_path / "shard" / name / "record.json")
     return tmp_path / "shard"

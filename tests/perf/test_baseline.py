@@ -7,9 +7,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from builders import make_case
 from pydantic import ValidationError
 
-from harness.definitions.case import Case
 from harness.errors import InvalidCaseError
 from harness.outcomes import Outcome
 from harness.perf.baseline import baseline_path, build, load_baseline, pool_for
@@ -146,6 +146,5 @@ def test_a_file_of_another_case_is_refused(machine: Any, tmp_path: Path) -> None
 
 
 def test_no_case_has_the_name_of_a_baseline() -> None:
-    data = runs.case().model_dump(mode="json")
     with pytest.raises(ValidationError, match=r"must not end in \.perf"):
-        Case.model_validate(data | {"id": "wan.perf"})
+        make_case(id="wan.perf")

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from builders import bare_evidence, make_case
 
 from harness.judge.evidence import Evidence
 from harness.judge.verdict import judge, observe
@@ -33,8 +34,7 @@ def slow_report(machine: Any, slower: float = 1.12) -> Any:
 
 
 def evidence(report: Any, **perf: Any) -> Evidence:
-    located = {"case": runs.case(**perf), "node": "n", "run_dir": "runs/x"}
-    return Evidence(**located, perf=report)
+    return bare_evidence(runs.case(**perf), perf=report)
 
 
 def test_a_slow_case_is_a_regression_with_the_history_as_its_next_command(machine: Any) -> None:
@@ -82,13 +82,13 @@ def test_an_improvement_is_red_if_the_case_says_so(machine: Any) -> None:
 def test_a_waiver_may_name_it(machine: Any) -> None:
     from datetime import date
 
-    case = runs.case().model_copy(update={"waiver": None})
+    case = runs.case()
     waiver = {
         "expect": "regression:slower", "owner": "ann", "reason": "known", "issue": "https://x/1",
         "expires": "2026-12-31",
     }  # fmt: skip
-    waived = type(case).model_validate(case.model_dump(mode="json") | {"waiver": waiver})
-    verdict, _ = judge(Evidence(waived, "n", "runs/x", perf=slow_report(machine)), "h200", date(2026, 11, 28))
+    waived = make_case(**case.model_dump(mode="json") | {"waiver": waiver})
+    verdict, _ = judge(bare_evidence(waived, perf=slow_report(machine)), "h200", date(2026, 11, 28))
     assert verdict.outcome is Outcome.WAIVED
 
 

@@ -6,9 +6,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from builders import make_case
 
 from harness.cli.regenerate import _to_the_fault
-from harness.definitions.case import Case, CheckpointRef
+from harness.definitions.case import CheckpointRef
 from harness.definitions.loading import check_cases
 from harness.definitions.runner import load_runners
 from harness.engine.environment import engine_environment
@@ -62,15 +63,11 @@ def test_a_missing_field_of_a_runner_is_told_of_the_runners_file(tmp_path: Path)
 
 def test_a_variable_that_env_sets_needs_no_caller(tmp_path: Path) -> None:
     """The remedy of an unknown name in `env` is to list it in `pass_env`: that must be enough."""
-    sampling = {
-        "prompt": "x", "height": 16, "width": 16, "num_frames": 1, "num_inference_steps": 1, "guidance_scale": 1.0,
-    }  # fmt: skip
-    data: dict[str, Any] = {"id": "a", "runners": ["cpu"], "model": {"path": "./m"}, "sampling": sampling}
-    case = Case.model_validate({**data, "env": {"ODD_SWITCH": "1"}, "pass_env": ["ODD_SWITCH"]})
+    case = make_case(env={"ODD_SWITCH": "1"}, pass_env=["ODD_SWITCH"])
     assert engine_environment(case, {}, {"PATH": "/bin"})["ODD_SWITCH"] == "1"
     assert engine_environment(case, {}, {"ODD_SWITCH": "2"})["ODD_SWITCH"] == "1"
     with pytest.raises(InvalidCaseError, match="which the calling environment does not have") as caught:
-        engine_environment(Case.model_validate({**data, "pass_env": ["ODD_SWITCH"]}), {}, {})
+        engine_environment(make_case(pass_env=["ODD_SWITCH"]), {}, {})
     assert caught.value.remedy == "export ODD_SWITCH=...; or take it out of `pass_env`"
 
 

@@ -8,34 +8,16 @@ from typing import Any
 import ml_dtypes
 import numpy as np
 import pytest
+from builders import make_limits
 from safetensors.numpy import load_file, save_file
-
-from harness.records.limits import Limit, LimitFile, Sample
 
 WEIGHTS = "model/transformer/diffusion_pytorch_model.safetensors"
 EYE = np.eye(16, dtype=ml_dtypes.bfloat16)
 
 
 def limits(project: Any, golden: str, identity: str) -> None:
-    limit = Limit(
-        metric="ssim",
-        direction="higher_is_better",
-        gates=True,
-        limit=0.9,
-        samples=(Sample(value=0.95, run="repeat-1", side="benign"),),
-        method="by hand",
-    )
-    LimitFile(
-        case="one",
-        runner="cpu",
-        golden_digest=golden,
-        identity_digest=identity,
-        limits=(limit,),
-        repeats=1,
-        author="ann",
-        reason="a test",
-        created="2026-01-01",
-    ).write(project.root / "thresholds" / "cpu" / "one.json")
+    file = make_limits(0.9, golden_digest=golden, identity_digest=identity)
+    file.write(project.root / "thresholds" / "cpu" / "one.json")
 
 
 def ended(project: Any, run: str) -> tuple[str, str, str, str]:

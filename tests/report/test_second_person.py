@@ -9,11 +9,11 @@ import zipfile
 from html import unescape
 from pathlib import Path
 
+from builders import make_limit, make_limits
 from command_project import Project
 
 from harness.goldens.store import open_store
 from harness.outcomes import Outcome
-from harness.records.limits import Limit, LimitFile, Sample
 
 CASE = "  one: {metrics: [mad]}\n"
 
@@ -37,19 +37,9 @@ def commit(source: Path, target: Path) -> None:
 def give_limits(root: Path) -> None:
     """A limit for mad that a change of six levels breaks."""
     golden = open_store(root / "goldens").find("cpu", "one")[0]
-    sample = Sample(value=0.0, run="repeat-1", side="benign")
-    limit = Limit(metric="mad", direction="lower_is_better", gates=True, limit=0.5, samples=(sample,), method="repeats")
-    LimitFile(
-        case="one",
-        runner="cpu",
-        golden_digest=golden.digest,
-        identity_digest=golden.manifest.identity.digest(),
-        limits=(limit,),
-        repeats=1,
-        author="ann",
-        reason="first",
-        created="2026-01-01T00:00:00Z",
-    ).write(root / "thresholds" / "cpu" / "one.json")
+    limit = make_limit(0.5, "mad", direction="lower_is_better")
+    file = make_limits(limits=(limit,), golden_digest=golden.digest, identity_digest=golden.manifest.identity.digest())
+    file.write(root / "thresholds" / "cpu" / "one.json")
 
 
 def test_artifact_report_accept_pass(tmp_path: Path) -> None:

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from builders import bare_evidence
 
 from harness.definitions.case import Case, Quantization, Server
 from harness.definitions.loading import load_cases
@@ -20,7 +21,6 @@ from harness.engine.owner import EngineOwner
 from harness.engine.resolve import resolve_case
 from harness.errors import InfraError, InvalidCaseError
 from harness.frames.clip import read_clip
-from harness.judge.evidence import Evidence
 from harness.judge.observation import read_observation
 from harness.judge.receipts_rule import judge_receipts
 from harness.judge.schedule_rule import judge_schedule
@@ -69,7 +69,7 @@ def test_trace_receipts_and_schedule_are_those_of_the_case(engine: Any, tmp_path
     assert all(step.guidance_measured == pytest.approx(3.0, abs=0.05) for step in generation.trace.steps)
     assert max(step.carried_error or 0.0 for step in generation.trace.steps) < 1e-6
     promised = {role: frozenset(modules) for role, modules in owner.start_record.quantized_modules.items()}
-    evidence = Evidence(case, "node", run_dir="runs/1", generation=generation, promised=promised)
+    evidence = bare_evidence(case, generation=generation, promised=promised)
     assert list(judge_receipts(evidence)) == []
     assert list(judge_schedule(evidence)) == []
     assert {receipt.note for receipt in generation.receipts.modules if receipt.format == "nvfp4"} == {"emulated"}

@@ -7,10 +7,11 @@ from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
+from builders import bare_generation
 
 from harness.frames.clip import Clip, write_clip
 from harness.records.attribution import Experiment
-from harness.records.generation import FloatStats, Generation, Receipts, Trace
+from harness.records.generation import Generation
 from harness.session.experiments import Laboratory
 
 
@@ -22,14 +23,7 @@ def picture(seed: int, added: float = 0.0) -> Clip:
 
 
 def generation(clip: Clip) -> Generation:
-    return Generation(
-        clip="clip.safetensors",
-        clip_sha256=clip.digest,
-        shape=clip.shape,
-        float_stats=FloatStats(nan=0, inf=0, minimum=0.0, maximum=1.0),
-        trace=Trace(steps=()),
-        receipts=Receipts(modules=()),
-    )
+    return bare_generation(clip_sha256=clip.digest, shape=clip.shape)
 
 
 class Engine:

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from builders import make_case
 from safetensors.numpy import load_file, save_file
 
 from harness.definitions.case import Case
@@ -28,16 +29,7 @@ ENCODER = "text_encoder/model.safetensors"
 
 
 def case(**more: Any) -> Case:
-    sampling = {
-        "prompt": "x",
-        "width": 96,
-        "height": 64,
-        "num_frames": 17,
-        "num_inference_steps": 8,
-        "guidance_scale": 3,
-    }
-    data = {"id": "one", "runners": ["cpu"], "model": {"path": "./weights"}, "sampling": sampling}
-    return Case.model_validate(data | more)
+    return make_case(model={"path": "./weights"}, **more)
 
 
 @pytest.fixture

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from builders import make_case
 
 from harness.definitions.case import Case
 from harness.session import inspecting
@@ -18,16 +19,7 @@ REPOSITORY = Path(__file__).parents[2]
 
 
 def case(name: str, **more: Any) -> Case:
-    sampling = {
-        "prompt": name,
-        "width": 96,
-        "height": 64,
-        "num_frames": 17,
-        "num_inference_steps": 8,
-        "guidance_scale": 3,
-    }
-    data = {"id": name, "runners": ["cpu"], "model": {"path": "./weights"}, "sampling": sampling}
-    return Case.model_validate(data | more)
+    return make_case(**{"id": name, "model": {"path": "./weights"}, "sampling": {"prompt": name}, **more})
 
 
 @pytest.fixture

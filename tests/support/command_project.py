@@ -9,13 +9,13 @@ from pathlib import Path
 
 import ml_dtypes
 import numpy as np
+from builders import make_limit, make_limits
 from children import child_environment, run_command
 from safetensors.numpy import save_file
 
 from harness.frames.registry import find_metric, gating_names
 from harness.goldens.folder import FolderStore
 from harness.records.case_record import CaseRecord
-from harness.records.limits import Limit, LimitFile, Sample
 
 REPOSITORY = Path(__file__).parents[2]
 
@@ -90,23 +90,16 @@ class Project:
         """Write limits for the accepted golden of ``case``, as if they had been measured: twice what one run shows."""
         store = FolderStore(self.root / "goldens")
         (golden,) = store.find("cpu", case)
-        sample = Sample(value=0.0, run="repeat-1", side="benign")
         metrics = [find_metric(name) for name in gating_names()]
         limits = tuple(
-            Limit(
-                metric=metric.name,
-                direction="higher_is_better" if metric.direction == "higher_is_better" else "lower_is_better",
-                gates=True,
-                limit=0.99 if metric.direction == "higher_is_better" else 0.5,
-                samples=(sample,),
-                method="repeats",
-            )
+            make_limit(0.99, metric.name)
+            if metric.direction == "higher_is_better"
+            else make_limit(0.5, metric.name, direction="lower_is_better")
             for metric in metrics
         )
-        LimitFile(
-            case=case, runner="cpu", golden_digest=golden.digest, limits=limits, repeats=1,
-            identity_digest=golden.manifest.identity.digest(), author="ann", reason="measured", created="2026-01-01",
-        ).write(self.root / "thresholds" / "cpu" / f"{case}.json")  # fmt: skip
+        identity = golden.manifest.identity.digest()
+        file = make_limits(case=case, golden_digest=golden.digest, limits=limits, identity_digest=identity)
+        file.write(self.root / "thresholds" / "cpu" / f"{case}.json")
 
     def pytest(self, *arguments: str, **env: str) -> subprocess.CompletedProcess[str]:
         """Run pytest on the project's cases."""

@@ -6,11 +6,12 @@ from collections.abc import Callable
 from typing import Any
 
 import numpy as np
+from builders import bare_generation, make_case, make_record
 
 from harness.definitions.case import Case
 from harness.outcomes import Outcome
 from harness.records.case_record import CaseRecord
-from harness.records.generation import EngineStart, FloatStats, Generation, ModuleReceipt, Receipts, Trace
+from harness.records.generation import EngineStart, Generation, ModuleReceipt, Receipts
 from harness.records.identity import Device, Fingerprint
 from harness.records.perf import Conditions, LoadUsage, StageMemory, Usage
 from harness.records.verdict import Verdict
@@ -21,14 +22,8 @@ STEPS = 13
 
 
 def case(**perf: Any) -> Case:
-    """A case of thirteen steps."""
-    return Case.model_validate({
-        "id": "wan", "runners": ["h200"], "model": {"path": "./nothing"}, "perf": perf,
-        "sampling": {
-            "prompt": "x", "height": 16, "width": 16, "num_frames": 1, "num_inference_steps": STEPS,
-            "guidance_scale": 3.0,
-        },
-    })  # fmt: skip
+    """Return a case of thirteen steps."""
+    return make_case(id="wan", runners=["h200"], perf=perf, sampling={"num_inference_steps": STEPS})
 
 
 class Machine:
@@ -73,12 +68,9 @@ class Machine:
                 for expert in ("transformer", "transformer_2")
             )
         )
-        return Generation(
-            clip="clip.safetensors",
+        return bare_generation(
             clip_sha256="0" * 64,
             shape=(1, 16, 16, 3),
-            float_stats=FloatStats(nan=0, inf=0, minimum=0, maximum=1),
-            trace=Trace(steps=()),
             receipts=receipts,
             generate_seconds=usage.total,
             usage=usage.model_copy(update=more),
@@ -99,11 +91,12 @@ class Machine:
 
     def record(self, number: int, generation: Generation | None = None, /, **changes: Any) -> CaseRecord:
         """The record of a run on day ``number``."""
-        whole = CaseRecord(
+        whole = make_record(
             run=f"run-{number:03}",
             case="wan",
             node="cases/wan.yaml::wan",
             source="cases/wan.yaml:1",
+            golden=None,
             runner="h200",
             started=f"2026-{1 + number // 28:02}-{1 + number % 28:02}T03:00:00+00:00",
             request=case().model_dump(mode="json"),

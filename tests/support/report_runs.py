@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
+from builders import make_record
 
 from harness.frames.clip import Clip, write_clip
 from harness.outcomes import Outcome
@@ -269,7 +270,7 @@ def record(case: str, outcome: Outcome = Outcome.PASS, /, **changes: Any) -> Cas
         ),
         "timing": Timing(total=3.5, generate=2.5, load=1.0),
     }
-    return CaseRecord.model_validate(data | changes)
+    return make_record(**{"golden": None, "generation": None} | data | changes)
 
 
 def measured_record(case: str, golden: Bytes, candidate: Bytes, /, **changes: Any) -> CaseRecord:

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from builders import make_case
 
 from harness.definitions.case import Case
 from harness.errors import InfraError, InvalidCaseError
@@ -16,16 +17,9 @@ from harness.trial.bisecting import Answer, apply_differences, bisect, differenc
 
 
 def case(**more: Any) -> Case:
-    sampling = {
-        "prompt": "p",
-        "width": 32,
-        "height": 32,
-        "num_frames": 5,
-        "num_inference_steps": 4,
-        "guidance_scale": 3.0,
-    }
-    data: dict[str, Any] = {"id": "one", "runners": ["cpu"], "model": {"path": "./a"}, "env": {"KEPT": "1"}}
-    return Case.model_validate({**data, **more, "sampling": {**sampling, **more.get("sampling", {})}}).resolved()
+    sampling = {"num_frames": 5, "num_inference_steps": 4, **more.get("sampling", {})}
+    usual = {"model": {"path": "./a"}, "env": {"KEPT": "1"}}
+    return make_case(**{**usual, **more, "sampling": sampling}).resolved()
 
 
 BAD = {

@@ -6,12 +6,13 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from builders import make_limit, make_limits
 
 from harness.errors import GoldenError
 from harness.frames.clip import Clip, write_clip
 from harness.records.generation import Trace
 from harness.records.identity import FieldChange
-from harness.records.limits import Limit, LimitFile, Sample
+from harness.records.limits import LimitFile
 from harness.session.similarity import require_near
 from harness.trial.side_by_side import hold_clips, hold_texts
 from harness.trial.trying import _experts_changed
@@ -22,25 +23,7 @@ def trace(*sketch: float) -> Trace:
 
 
 def limits(metric: str, limit: float, direction: str = "higher_is_better") -> LimitFile:
-    one = Limit(
-        metric=metric,
-        direction=direction,  # type: ignore[arg-type]
-        gates=True,
-        limit=limit,
-        samples=(Sample(value=limit, run="r", side="benign"),),
-        method="m",
-    )
-    return LimitFile(
-        case="one",
-        runner="cpu",
-        golden_digest="0" * 64,
-        identity_digest="1" * 64,
-        limits=(one,),
-        repeats=1,
-        author="a",
-        reason="r",
-        created="2026-01-01",
-    )
+    return make_limits(limits=(make_limit(limit, metric, direction=direction),))
 
 
 @pytest.mark.parametrize(

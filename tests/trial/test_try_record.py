@@ -8,8 +8,8 @@ from typing import Any, Literal
 
 import numpy as np
 import pytest
+from builders import planned_case
 
-from harness.definitions.case import Case, Located
 from harness.frames.clip import Clip, write_clip
 from harness.outcomes import Outcome
 from harness.report.history.store import is_calibration
@@ -30,11 +30,7 @@ def written(tmp_path: Path, answer: Answer, labels: tuple[str, ...] = ("now", "t
         write_clip(Path(clips[label]), Clip(frames), "raw")
     folder.mkdir(parents=True, exist_ok=True)
     trial = Trial(case="a", answer=answer, reasons=("one", "two"), changes=(), clips=clips, must_change=("limits",))
-    sampling = {
-        "prompt": "x", "height": 32, "width": 48, "num_frames": 3, "num_inference_steps": 1, "guidance_scale": 1.0,
-    }  # fmt: skip
-    case = Case.model_validate({"id": "a", "runners": ["cpu"], "model": {"path": "./m"}, "sampling": sampling})
-    located = Located(case=case, path=Path("cases/a.yaml"), line=3)
+    located = planned_case("a", runner="cpu", sampling={"height": 32, "width": 48})
     context: Any = SimpleNamespace(run="r", runner=SimpleNamespace(name="cpu"))
     return write_record(context, located, trial, folder), folder
 

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from builders import quantized_case
 
 from harness.cli import trial as candidate_commands
 from harness.definitions.case import Case, CheckpointRef
@@ -19,22 +20,7 @@ COMMIT = "0123456789" * 4
 
 
 def case(**more: Any) -> Case:
-    sampling = {
-        "prompt": "p",
-        "width": 32,
-        "height": 32,
-        "num_frames": 5,
-        "num_inference_steps": 4,
-        "guidance_scale": 3.0,
-    }
-    data: dict[str, Any] = {
-        "id": "one",
-        "runners": ["cpu"],
-        "model": {"path": "./a"},
-        "quantization": {"transformer": "nvfp4", "transformer_2": "nvfp4"},
-        "sampling": sampling,
-    }
-    return Case.model_validate({**data, **more}).resolved()
+    return quantized_case(**{"model": {"path": "./a"}, **more}).resolved()
 
 
 def report(encoding: str = "low_first/linear", fmt: str = "nvfp4", **more: Any) -> InspectionReport:

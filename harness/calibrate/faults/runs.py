@@ -7,7 +7,6 @@ interrupted regeneration reads complete runs and makes the rest.
 from __future__ import annotations
 
 import shutil
-import tempfile
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -23,6 +22,7 @@ from harness.frames.errors import FramesError
 from harness.records.base import Json
 from harness.records.generation import Generation
 from harness.records.run_folder import RunFolder
+from harness.records.temporary import scratch_folder
 from harness.session.context import SessionContext
 
 DONE = "generation.json"
@@ -75,10 +75,10 @@ def noisy_runs(
     root, runs = context.folder / "noise" / case.id / origin[:ORIGIN_DIGITS], []
     with _engine(context, case, resolve_case(case, context.root)) as engine:
         for index in range(count):
-            name, where = NOISES[index % len(NOISES)]
+            name, places = NOISES[index % len(NOISES)]
             seed = first_seed + index
             begin(f"{case.id}, {name}-{seed}")
-            noise: dict[str, Json] = {"seed": seed, "dtype": "bf16", **where}
+            noise: dict[str, Json] = {"seed": seed, "dtype": "bf16", **places}
             try:
                 run = _disturbed(engine, case, root / f"{name}-{seed}", noise)
             except InvalidCaseError as error:
@@ -112,12 +112,12 @@ def _repeats(engine: _Engine, case: Case, root: Path, count: int, say: Say) -> t
 
 
 def _disturbed(engine: _Engine, case: Case, folder: Path, noise: dict[str, Json]) -> Clip:
-    done = _read(folder)
-    if done is not None:
-        return done
+    clip = _read(folder)
+    if clip is not None:
+        return clip
     params: dict[str, Json] = {"case": case.model_dump(mode="json"), "out_dir": str(folder.resolve()), "noise": noise}
-    said = engine.get().call("generate_perturbed", params, case.timeouts.generate)
-    return _keep(folder, Generation.model_validate(said))
+    answer = engine.get().call("generate_perturbed", params, case.timeouts.generate)
+    return _keep(folder, Generation.model_validate(answer))
 
 
 def broken_runs(
@@ -140,14 +140,14 @@ def broken_runs(
     """
     paths = resolve_case(case, context.root)
     root, runs = context.folder / "controls" / case.id / origin[:ORIGIN_DIGITS], []
-    with tempfile.TemporaryDirectory(prefix="quantgate-controls-") as scratch, _engine(context, case, paths) as engine:
+    with scratch_folder("quantgate-controls-") as scratch, _engine(context, case, paths) as engine:
         for fault in weight_faults() if faults is None else faults:
             for strength in strengths:
                 label = f"{fault.name}@{strength:g}"
                 begin(f"{case.id}, {label}")
                 clip = _read(root / label)
                 if clip is None:
-                    copy = Path(scratch) / label
+                    copy = scratch / label
                     try:
                         engine.load(_broken(paths, fault, strength, copy))
                         clip = _keep(root / label, engine.get().generate(case, root / label))
@@ -228,13 +228,13 @@ def _engine(context: SessionContext, case: Case, paths: dict[str, Path]) -> Iter
 def _read(folder: Path) -> Clip | None:
     """Return the frames of a complete run whose digest matches ``generation.json``; ``None``: it must be repeated."""
     try:
-        said = Generation.read(folder / DONE)
-        clip = read_clip(folder / said.clip)
+        generation = Generation.read(folder / DONE)
+        clip = read_clip(folder / generation.clip)
     except (OSError, ValueError, FramesError):
         return None
-    return clip if clip.digest == said.clip_sha256 else None
+    return clip if clip.digest == generation.clip_sha256 else None
 
 
-def _keep(folder: Path, said: Generation) -> Clip:
-    said.write(folder / DONE)
-    return read_clip(folder / said.clip)
+def _keep(folder: Path, generation: Generation) -> Clip:
+    generation.write(folder / DONE)
+    return read_clip(folder / generation.clip)

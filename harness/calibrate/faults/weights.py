@@ -179,24 +179,24 @@ def _declared(folder: Path) -> Mapping[str, Any]:
 
 def _tensors(folder: Path) -> dict[str, Place]:
     """Read the place of every tensor in the safetensors files of a folder."""
-    found: dict[str, Place] = {}
+    places: dict[str, Place] = {}
     for file in sorted(folder.glob("*.safetensors")):
         with file.open("rb", buffering=0) as raw:
             header = read_header(
                 str(file), file.stat().st_size, lambda start, size: os.pread(raw.fileno(), size, start)
             )
-        found |= {name: Place(file, entry) for name, entry in header.tensors.items()}
-    return found
+        places |= {name: Place(file, entry) for name, entry in header.tensors.items()}
+    return places
 
 
-def _link(source: Path, target: Path, own: frozenset[str]) -> None:
+def _link(source: Path, target: Path, copied: frozenset[str]) -> None:
     """Link ``source`` at ``target``: folders to change as folders of links, every other entry as one link."""
     target.mkdir(parents=True)
-    if own == {""}:
+    if copied == {""}:
         _link_files(source, target)
         return
     for entry in sorted(source.iterdir()):
-        if entry.name in own:
+        if entry.name in copied:
             (target / entry.name).mkdir()
             _link_files(entry, target / entry.name)
         else:

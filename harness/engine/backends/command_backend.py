@@ -229,9 +229,9 @@ def _run(arguments: list[str], root: Path, case: Case) -> None:
     # stderr first: programs usually write their errors there
     stream = "stderr" if "stderr" in output else "stdout"
     last = output[stream].splitlines()[-1].strip()[:_SENTENCE] if output else ""
-    said = f"; its {stream} ends: {last}" if last else "; it wrote nothing"
+    ending = f"; its {stream} ends: {last}" if last else "; it wrote nothing"
     kind = kind_of(RuntimeError(output.get("stderr", "")))
-    raise InfraError(f"{name} ended with {describe_exit(code)}{said}", where=case.id, kind=kind, output=output)
+    raise InfraError(f"{name} ended with {describe_exit(code)}{ending}", where=case.id, kind=kind, output=output)
 
 
 class _Tail(threading.Thread):

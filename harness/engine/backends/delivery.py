@@ -65,14 +65,14 @@ def read_delivery(out: Path, folder: Path, case: Case) -> Delivered:
         InvalidCaseError: the program delivered a video, and no decoder is installed.
     """
     container, files = _choose(out, folder)
-    where = files[0] if container != "png" else files[0].parent
+    place = files[0] if container != "png" else files[0].parent
     frames, codec = _READERS[container](files)
     count, height, width = case.sampling.num_frames, case.sampling.height, case.sampling.width
     wanted = (count, height, width, 3)
     kinds = (np.uint8, np.float32, np.float16)
     if frames.shape != wanted or frames.dtype not in kinds:
         raise _refused(
-            f"frames are {frames.dtype} {list(frames.shape)}, asked for uint8, float16 or float32 {list(wanted)}", where
+            f"frames are {frames.dtype} {list(frames.shape)}, asked for uint8, float16 or float32 {list(wanted)}", place
         )
     costs = LOSSY.format(codec=codec.partition(" ")[0], pixels=codec.partition(" ")[2]) if codec else ROUNDED
     if frames.dtype == np.uint8:
@@ -87,12 +87,12 @@ def read_delivery(out: Path, folder: Path, case: Case) -> Delivered:
 
 def _choose(out: Path, folder: Path) -> tuple[Container, list[Path]]:
     """Return the container to read and its files; of several containers the one that loses least."""
-    found: dict[Container, list[Path]] = {}
+    by_container: dict[Container, list[Path]] = {}
     for path in _files(out, folder):
         if (container := container_of(path)) is not None:
-            found.setdefault(container, []).append(path)
+            by_container.setdefault(container, []).append(path)
     for container in _ORDER:
-        files = found.get(container, [])
+        files = by_container.get(container, [])
         if len(files) > 1 and container != "png":
             names = ", ".join(path.name for path in files[:_MOST_LISTED])
             raise _refused(
@@ -103,10 +103,10 @@ def _choose(out: Path, folder: Path) -> tuple[Container, list[Path]]:
         if files:
             return container, sorted(files, key=_natural)
     seen = [path.name for path in _files(out, folder)][:_MOST_LISTED]
-    said = f"{', '.join(seen)}, which is no such file" if seen else "nothing"
+    seen_names = f"{', '.join(seen)}, which is no such file" if seen else "nothing"
     # the engine's log is the place to look: the parent names it where an error has no remedy
     raise _refused(
-        f"the program's result cannot be read: it wrote {said}, where safetensors, npy, PNG or a video is read",
+        f"the program's result cannot be read: it wrote {seen_names}, where safetensors, npy, PNG or a video is read",
         out,
         remedy="",
     )

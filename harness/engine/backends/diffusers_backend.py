@@ -90,7 +90,7 @@ class DiffusersBackend:
     def generate_with(self, case: Case, out_dir: Path, emit: Emit, noise: Noise | None) -> Generation:
         """Generate with disturbed latents if ``noise`` is given. The trace names the undisturbed latents."""
         sampling = case.sampling
-        given = self._prepare(case)
+        inputs = self._prepare(case)
         pipe = self._pipe
         latents = self.initial_latents(case)
         # the digest covers the undisturbed latents, because a disturbance is not part of the request
@@ -101,7 +101,7 @@ class DiffusersBackend:
             disturber.hook(pipe.scheduler, sampling.num_inference_steps)
         meter = self._meter(case)
         began = time.perf_counter()
-        condition, watch = ConditionWatch(pipe, given, sampling.num_frames), FloatWatch()
+        condition, watch = ConditionWatch(pipe, inputs, sampling.num_frames), FloatWatch()
         recorder = Recorder(pipe, sampling.num_inference_steps, emit, self.observers, latents, condition)
         scales, check = AttentionScales(), AttentionCheck()
         handle = pipe.vae.decoder.register_forward_hook(watch)
@@ -115,7 +115,7 @@ class DiffusersBackend:
                 # innermost, so that the work of the other watchers is not timed
                 meter.watching(pipe),
             ):
-                clip = rounded(self._run(case, latents, "pt", given))
+                clip = rounded(self._run(case, latents, "pt", inputs))
         finally:
             handle.remove()
         seconds = time.perf_counter() - began
@@ -151,7 +151,7 @@ class DiffusersBackend:
                 timesteps=recorder.timesteps,
                 alone=alone,
                 attention_scale=measured_scales(scales, check),
-                attention_error={expert: one.error for expert, one in check.samples.items()},
+                attention_error={expert: attention.error for expert, attention in check.samples.items()},
                 vae_input_error=recorder.vae_input_error,
                 condition=condition.record(),
                 rounding_bias=watch.rounding_bias(clip),
@@ -164,8 +164,8 @@ class DiffusersBackend:
 
     def denoise(self, case: Case) -> Any:
         """Run the case up to its last latents [1, C, T, H, W], without trace and without decoding."""
-        given = self._prepare(case)
-        return self._run(case, self.initial_latents(case), "latent", given)
+        inputs = self._prepare(case)
+        return self._run(case, self.initial_latents(case), "latent", inputs)
 
     @property
     def compute(self) -> tuple[torch.device, torch.dtype]:
@@ -180,13 +180,13 @@ class DiffusersBackend:
         """
         self._check_size(case)
         wan_loading.require_takes(case, self._takes, "the loaded model")
-        given = pictures.pictures_of(case, self._pictures)
+        images = pictures.pictures_of(case, self._pictures)
         if self._takes == "either":
-            self._choose_pipeline(case, with_image=bool(given))
+            self._choose_pipeline(case, with_image=bool(images))
         self._pipe.scheduler = self.scheduler(case)
         self._pipe.register_to_config(boundary_ratio=case.scheduler.boundary_ratio if len(self.experts) == 2 else None)
 
-        return given
+        return images
 
     def _choose_pipeline(self, case: Case, *, with_image: bool) -> None:
         """Select the class: TI2V uses one class with a picture and another without, around the same components."""
@@ -202,7 +202,7 @@ class DiffusersBackend:
         if case.execution.offload == "model" and self._device.type == "cuda":
             self._pipe.enable_model_cpu_offload(device=self._device)
 
-    def _run(self, case: Case, latents: torch.Tensor, output_type: str, given: Mapping[str, Image]) -> Any:
+    def _run(self, case: Case, latents: torch.Tensor, output_type: str, inputs: Mapping[str, Image]) -> Any:
         sampling = case.sampling
         return self._pipe(
             prompt=sampling.prompt,
@@ -216,7 +216,7 @@ class DiffusersBackend:
             latents=latents.to(self._device),
             output_type=output_type,
             max_sequence_length=sampling.max_sequence_length,
-            **given,
+            **inputs,
         ).frames[0]
 
     def scheduler(self, case: Case) -> Any:
@@ -233,8 +233,8 @@ class DiffusersBackend:
             }
         else:
             stated = {"shift": shift, "use_dynamic_shifting": False}
-        known = {key: value for key, value in self._scheduler_config.items() if not key.startswith("_")}
-        return kind.from_config(known, **stated)
+        settings = {key: value for key, value in self._scheduler_config.items() if not key.startswith("_")}
+        return kind.from_config(settings, **stated)
 
     def initial_latents(self, case: Case) -> torch.Tensor:
         """Return seeded noise [1, C, T, H, W], float32 on the CPU, equal on every machine and for every device."""

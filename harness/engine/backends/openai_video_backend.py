@@ -101,8 +101,12 @@ class OpenaiVideoBackend:
 
     def _start(self, case: Case, paths: Mapping[str, Path], device: str) -> None:
         port = _free_port()
-        given = self._view.open(paths)
-        places = {"{port}": str(port), "{device}": device, **{f"{{{role}}}": str(path) for role, path in given.items()}}
+        folder = self._view.open(paths)
+        places = {
+            "{port}": str(port),
+            "{device}": device,
+            **{f"{{{role}}}": str(path) for role, path in folder.items()},
+        }
         arguments = [_filled(part, places) for part in self._server.command]
         if shutil.which(arguments[0]) is None:
             raise InvalidCaseError(f"there is no program {arguments[0]!r}", where=case.id, remedy="install it")
@@ -335,7 +339,8 @@ def decode_video(data: bytes, case: Case) -> npt.NDArray[np.uint8]:
 
     av = _reader()
     try:
-        with av.open(io.BytesIO(data)) as container:
+        # a server's answer may be a playlist, which must open neither files of this machine nor other servers
+        with av.open(io.BytesIO(data), options={"protocol_whitelist": "none"}) as container:
             frames = [frame.to_ndarray(format="rgb24") for frame in container.decode(video=0)]
         if not frames:
             raise ValueError("no frames")

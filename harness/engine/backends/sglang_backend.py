@@ -348,22 +348,22 @@ class SglangBackend:
         """Return packages and device of the runtime's interpreter."""
         from harness.engine.fingerprint import take_fingerprint
 
-        own = take_fingerprint(runner, "cpu")
-        said = self._ask("fingerprint", {}, lambda _: None, "")
-        packages = {**said["packages"], "quantgate": own.packages.get("quantgate", "")}
+        fingerprint = take_fingerprint(runner, "cpu")
+        answer = self._ask("fingerprint", {}, lambda _: None, "")
+        packages = {**answer["packages"], "quantgate": fingerprint.packages.get("quantgate", "")}
         update: dict[str, Any] = {
             "packages": {name: version for name, version in packages.items() if version},
-            "python": said["python"],
-            "threads": said["threads"],
-            "cpu_capability": said["cpu_capability"],
-            "cuda": said["cuda"],
+            "python": answer["python"],
+            "threads": answer["threads"],
+            "cpu_capability": answer["cpu_capability"],
+            "cuda": answer["cuda"],
         }
-        if said["device"] is not None:
+        if answer["device"] is not None:
             from harness.machine.devices import driver_version
             from harness.records.identity import Device
 
-            update |= {"device": Device.model_validate(said["device"]), "driver": driver_version()}
-        return own.model_copy(update=update)
+            update |= {"device": Device.model_validate(answer["device"]), "driver": driver_version()}
+        return fingerprint.model_copy(update=update)
 
     def methods(self) -> Mapping[str, Method]:
         """Return ``generate_perturbed``, ``record_probes`` and ``probe``."""

@@ -67,9 +67,9 @@ def decode_latents(pipe: Any, path: Path, device: torch.device) -> torch.Tensor:
     spread, mean = (
         torch.tensor(row, dtype=torch.float32).view(shape) for row in (config.latents_std, config.latents_mean)
     )
-    given = (latents * spread + mean).to(device=device, dtype=pipe.vae.dtype)
+    scaled = (latents * spread + mean).to(device=device, dtype=pipe.vae.dtype)
     with torch.no_grad():
-        video = pipe.vae.decode(given, return_dict=False)[0]
+        video = pipe.vae.decode(scaled, return_dict=False)[0]
     frames: torch.Tensor = video[0].permute(1, 0, 2, 3).float().div(2).add(0.5)
     return frames
 

@@ -176,13 +176,13 @@ class AttentionCheck:
 
     def _close(self, expert: Expert, heads: int) -> Any:
         def hook(_module: torch.nn.Module, inputs: tuple[Any, ...]) -> None:
-            kept, self._kept = self._kept, {}
-            if expert in self._samples or len(kept) < 3 or self._tables is None:
+            caught, self._kept = self._kept, {}
+            if expert in self._samples or len(caught) < 3 or self._tables is None:
                 return
             result = inputs[0][:1] if inputs and isinstance(inputs[0], torch.Tensor) else None
-            found = sample(kept["norm_q"], kept["norm_k"], kept["to_v"], result, heads, self._tables)
-            if found is not None:
-                self._samples[expert] = found
+            measured = sample(caught["norm_q"], caught["norm_k"], caught["to_v"], result, heads, self._tables)
+            if measured is not None:
+                self._samples[expert] = measured
 
         return hook
 
@@ -246,8 +246,8 @@ PURE = 0.02
 
 def measured_scales(scales: AttentionScales, check: AttentionCheck) -> dict[Expert, float]:
     """Return the factor on the scores by expert: the one furthest from 1, of the called products and of the sample."""
-    found = scales.worst()
-    for expert, one in check.samples.items():
-        if one.rest <= PURE and abs(one.scale - 1.0) > abs(found.get(expert, 1.0) - 1.0):
-            found[expert] = one.scale
-    return found
+    worst = scales.worst()
+    for expert, attention in check.samples.items():
+        if attention.rest <= PURE and abs(attention.scale - 1.0) > abs(worst.get(expert, 1.0) - 1.0):
+            worst[expert] = attention.scale
+    return worst

@@ -116,9 +116,9 @@ class ConditionWatch:
         mean = torch.tensor(config.latents_mean, dtype=torch.float64).view(shape)
         return mean, torch.tensor(config.latents_std, dtype=torch.float64).view(shape)
 
-    def _take(self, given: torch.Tensor, mask: torch.Tensor | None, *, first_only: bool) -> None:
-        kept = given.detach().double().cpu()
-        whole = kept if mask is None else torch.cat([kept.flatten(), mask.double()])
+    def _take(self, condition: torch.Tensor, mask: torch.Tensor | None, *, first_only: bool) -> None:
+        values = condition.detach().double().cpu()
+        whole = values if mask is None else torch.cat([values.flatten(), mask.double()])
         # the first pass is compared in full; later passes must get the same values, so only their distance is kept
         if self._given is not None:
             if whole.shape == self._given.shape:
@@ -128,19 +128,19 @@ class ConditionWatch:
         self._sketch = tuple(map(finite, sketch(whole)))
         if first_only:
             self._mask = _explain_first(mask)
-            self._latents = self._explain_latents(kept, self._wanted, self._mode)
+            self._latents = self._explain_latents(values, self._wanted, self._mode)
             return
-        wanted = self._wanted_mask(kept.shape[-2:])
+        wanted = self._wanted_mask(values.shape[-2:])
         count = wanted.shape[0]
-        if self._wanted is not None and kept.shape[0] == count + self._wanted.shape[0]:
+        if self._wanted is not None and values.shape[0] == count + self._wanted.shape[0]:
             size = self._wanted.shape[0]
             # the mask is correct, but behind the latents: the two parts were concatenated in the wrong order
-            if torch.equal(kept[size:], wanted) and not torch.equal(kept[:count], wanted):
+            if torch.equal(values[size:], wanted) and not torch.equal(values[:count], wanted):
                 self._mask = (1.0, "mask and image latents are exchanged")
-                self._latents = self._explain_latents(kept[:size], self._wanted, self._mode)
+                self._latents = self._explain_latents(values[:size], self._wanted, self._mode)
                 return
-        self._mask = _explain_mask(kept[:count], wanted, self._wanted_mask(kept.shape[-2:], other=True))
-        self._latents = self._explain_latents(kept[count:], self._wanted, self._mode)
+        self._mask = _explain_mask(values[:count], wanted, self._wanted_mask(values.shape[-2:], other=True))
+        self._latents = self._explain_latents(values[count:], self._wanted, self._mode)
 
     def _wanted_mask(self, size: torch.Size, *, other: bool = False) -> torch.Tensor:
         """Return the mask [4, T, H, W]. With ``other``, return the mask of a request with a last picture if this
@@ -156,13 +156,13 @@ class ConditionWatch:
         return mask[:, :, None, None].expand(-1, -1, *size).contiguous()
 
     def _explain_latents(
-        self, given: torch.Tensor, wanted: torch.Tensor | None, mode: torch.Tensor | None
+        self, received: torch.Tensor, wanted: torch.Tensor | None, mode: torch.Tensor | None
     ) -> tuple[float | None, str]:
         if wanted is None or mode is None:
             return None, ""
-        if given.shape != wanted.shape:
-            return 1.0, f"they have shape {list(given.shape)}, not {list(wanted.shape)}"
-        error = _distance(given, wanted)
+        if received.shape != wanted.shape:
+            return 1.0, f"they have shape {list(received.shape)}, not {list(wanted.shape)}"
+        error = _distance(received, wanted)
         if error <= SAME:
             return error, ""
         mean, spread = self._statistics()
@@ -176,7 +176,7 @@ class ConditionWatch:
             "their sign is turned round": -wanted,
             "their frames are in reverse order": wanted.flip(1),
         }
-        return error, _best(given, mistakes)
+        return error, _best(received, mistakes)
 
 
 def _pixels(picture: Image) -> torch.Tensor:
@@ -185,10 +185,10 @@ def _pixels(picture: Image) -> torch.Tensor:
     return values.permute(2, 0, 1) / 127.5 - 1.0
 
 
-def _explain_pixels(given: torch.Tensor, wanted: torch.Tensor) -> tuple[float, str]:
-    if given.shape != wanted.shape:
-        return 1.0, f"it is {given.shape[-1]}x{given.shape[-2]}, not {wanted.shape[-1]}x{wanted.shape[-2]}"
-    error = _distance(given, wanted)
+def _explain_pixels(received: torch.Tensor, wanted: torch.Tensor) -> tuple[float, str]:
+    if received.shape != wanted.shape:
+        return 1.0, f"it is {received.shape[-1]}x{received.shape[-2]}, not {wanted.shape[-1]}x{wanted.shape[-2]}"
+    error = _distance(received, wanted)
     if error <= SAME:
         return error, ""
     mistakes = {
@@ -200,17 +200,17 @@ def _explain_pixels(given: torch.Tensor, wanted: torch.Tensor) -> tuple[float, s
         "it is upside down": wanted.flip(1),
         "its values are inverted": -wanted,
     }
-    return error, _best(given, mistakes) or "it was resized or cropped otherwise, or is another image"
+    return error, _best(received, mistakes) or "it was resized or cropped otherwise, or is another image"
 
 
 MASK_ROUNDING = 2.0**-7
 """Largest difference of a value of the mask, which is 0 or 1, that rounding explains: a unit of BF16 at 1."""
 
 
-def _explain_mask(given: torch.Tensor, wanted: torch.Tensor, other: torch.Tensor) -> tuple[float, str]:
-    if given.shape != wanted.shape:
-        return 1.0, f"it has shape {list(given.shape)}, not {list(wanted.shape)}"
-    apart = (given - wanted).abs()
+def _explain_mask(received: torch.Tensor, wanted: torch.Tensor, other: torch.Tensor) -> tuple[float, str]:
+    if received.shape != wanted.shape:
+        return 1.0, f"it has shape {list(received.shape)}, not {list(wanted.shape)}"
+    apart = (received - wanted).abs()
     # `<=` of all instead of `>` of any, so that NaN counts as apart
     if bool((apart <= MASK_ROUNDING).all()):
         return 0.0, ""
@@ -224,7 +224,7 @@ def _explain_mask(given: torch.Tensor, wanted: torch.Tensor, other: torch.Tensor
     }
     # the mask of one picture is the same with its channels reversed: that is no mistake then
     others = {name: made for name, made in mistakes.items() if not torch.equal(made, wanted)}
-    return finite(float(apart.mean())), _best(given, others)
+    return finite(float(apart.mean())), _best(received, others)
 
 
 def _explain_first(mask: torch.Tensor | None) -> tuple[float, str]:
@@ -249,17 +249,17 @@ def _frames_mask(call: Pass, frames: int) -> torch.Tensor | None:
     return (tokens.reshape(frames, -1) != 0).any(dim=1).double().cpu()
 
 
-def _best(given: torch.Tensor, mistakes: Mapping[str, torch.Tensor]) -> str:
-    """Return the mistake that results in ``given``; empty if none does."""
-    errors = {name: _distance(given, made) for name, made in mistakes.items()}
+def _best(received: torch.Tensor, mistakes: Mapping[str, torch.Tensor]) -> str:
+    """Return the mistake that results in ``received``; empty if none does."""
+    errors = {name: _distance(received, made) for name, made in mistakes.items()}
     name = min(errors, key=lambda key: errors[key])
     return name if errors[name] <= LIKE else ""
 
 
-def _distance(given: torch.Tensor, wanted: torch.Tensor) -> float:
-    """Return the relative L2 distance; for a reference of zeros the root mean square of ``given``."""
-    ours, theirs = given.double(), wanted.double()
-    length = float(theirs.square().sum())
+def _distance(received: torch.Tensor, wanted: torch.Tensor) -> float:
+    """Return the relative L2 distance; for a reference of zeros the root mean square of ``received``."""
+    ours, expected = received.double(), wanted.double()
+    length = float(expected.square().sum())
     if length == 0:
         return finite(float(ours.square().mean().sqrt()))
-    return finite(float(((ours - theirs).square().sum() / length).sqrt()))
+    return finite(float(((ours - expected).square().sum() / length).sqrt()))

@@ -48,8 +48,8 @@ def passes(expert: str, inputs: tuple[Any, ...], options: dict[str, Any], output
         options: keyword arguments of the call.
         output: the prediction of the call, [B, C, T, H, W].
     """
-    given = {**dict(zip(ARGUMENTS, inputs, strict=False)), **options}
-    latents, timestep, text = (given.get(name) for name in ARGUMENTS)
+    arguments = {**dict(zip(ARGUMENTS, inputs, strict=False)), **options}
+    latents, timestep, text = (arguments.get(name) for name in ARGUMENTS)
     rows = output.shape[0]
     return [
         Pass(
@@ -74,8 +74,8 @@ def _largest(timestep: Any, row: int, rows: int) -> float:
     """Return the timestep of a row. With one timestep per token, given frames have 0, so the largest is the step's."""
     if not isinstance(timestep, torch.Tensor):
         return float(timestep)
-    mine = timestep[row] if timestep.dim() and timestep.shape[0] == rows else timestep
-    return float(mine.max())
+    times = timestep[row] if timestep.dim() and timestep.shape[0] == rows else timestep
+    return float(times.max())
 
 
 def _tokens(timestep: Any, row: int, rows: int) -> torch.Tensor | None:
@@ -95,36 +95,41 @@ class Texts:
         """Return the name of the nearest encoder text and the relative L2 distance to it; ``""`` without texts."""
         if text is None or not self._texts:
             return "", None
-        errors = {role: _distance(text, known) for role, known in self._texts.items()}
+        errors = {role: _distance(text, role_text) for role, role_text in self._texts.items()}
         role = min(errors, key=lambda name: errors[name])
         return role, errors[role]
 
 
-def _distance(text: torch.Tensor, known: torch.Tensor) -> float:
+def _distance(text: torch.Tensor, reference: torch.Tensor) -> float:
     """Return the relative L2 distance of [L, D] to [K, D]. Rows that one of them lacks count as zeros."""
-    rows = min(text.shape[0], known.shape[0])
+    rows = min(text.shape[0], reference.shape[0])
     # the encoder's text is rounded to the dtype of the pass first, so that a cast is no difference
-    ours, theirs = text.double(), known.to(text.dtype).double()
-    squared = (ours[:rows] - theirs[:rows]).square().sum() + ours[rows:].square().sum() + theirs[rows:].square().sum()
-    return finite(float((squared / theirs.square().sum().clamp_min(1e-30)).sqrt()))
+    ours, expected = text.double(), reference.to(text.dtype).double()
+    squared = (
+        (ours[:rows] - expected[:rows]).square().sum() + ours[rows:].square().sum() + expected[rows:].square().sum()
+    )
+    return finite(float((squared / expected.square().sum().clamp_min(1e-30)).sqrt()))
 
 
-def call_facts(one: Pass, texts: Texts, latents: torch.Tensor) -> dict[str, Any]:
+def call_facts(model_pass: Pass, texts: Texts, latents: torch.Tensor) -> dict[str, Any]:
     """Return the fields of ``harness.records.generation.ModelCall`` for one pass.
 
     Args:
-        one: the pass.
+        model_pass: the pass.
         texts: the encoder's texts.
         latents: the latents passed to the scheduler's step, [1, C, T, H, W].
     """
-    role, error = texts.role(one.text)
-    given, held, moving = one.latents, latents[0], one.denoised()
-    if given is not None and moving:
+    role, error = texts.role(model_pass.text)
+    received, expected, moving = model_pass.latents, latents[0], model_pass.denoised()
+    if received is not None and moving:
         # clean given frames replace the scheduler's frames and are covered by `Condition`, so compare only the others
-        given, held = given[:, moving], held[:, moving] if held.shape[1] == given.shape[1] else held
-    gain, apart = fit(given, held)
+        received, expected = (
+            received[:, moving],
+            expected[:, moving] if expected.shape[1] == received.shape[1] else expected,
+        )
+    gain, apart = fit(received, expected)
     return {
-        "timestep": one.timestep,
+        "timestep": model_pass.timestep,
         "text": role,
         "text_error": error,
         "latents_gain": gain,
@@ -132,22 +137,22 @@ def call_facts(one: Pass, texts: Texts, latents: torch.Tensor) -> dict[str, Any]
     }
 
 
-def fit(mine: torch.Tensor | None, reference: torch.Tensor) -> tuple[float | None, float | None]:
-    """Return the least-squares factor from ``reference`` to ``mine``, and their relative L2 distance without it.
+def fit(values: torch.Tensor | None, reference: torch.Tensor) -> tuple[float | None, float | None]:
+    """Return the least-squares factor from ``reference`` to ``values``, and their relative L2 distance without it.
 
-    Both are ``None`` if the shapes differ or the reference is zero. Additional channels of ``mine`` (a conditioning
+    Both are ``None`` if the shapes differ or the reference is zero. Additional channels of ``values`` (a conditioning
     image) are ignored.
     """
-    if mine is None or mine.dim() != reference.dim() or mine.shape[0] < reference.shape[0]:
+    if values is None or values.dim() != reference.dim() or values.shape[0] < reference.shape[0]:
         return None, None
-    if mine.shape[1:] != reference.shape[1:]:
+    if values.shape[1:] != reference.shape[1:]:
         return None, None
-    ours, theirs = mine[: reference.shape[0]].double(), reference.double()
-    length = float(theirs.square().sum())
+    ours, expected = values[: reference.shape[0]].double(), reference.double()
+    length = float(expected.square().sum())
     if not 0 < length < float("inf"):
         return None, None
-    gain = float((ours * theirs).sum()) / length
-    apart = float((ours - theirs).square().sum() / length) ** 0.5
+    gain = float((ours * expected).sum()) / length
+    apart = float((ours - expected).square().sum() / length) ** 0.5
     return finite(gain), finite(apart)
 
 
@@ -159,10 +164,10 @@ def guidance(velocity: torch.Tensor, seen: list[Pass], texts: Texts) -> float | 
     """
     if len(seen) != 2:
         return None
-    roles = [texts.role(one.text)[0] for one in seen]
+    roles = [texts.role(model_pass.text)[0] for model_pass in seen]
     # swap only if both are recognized: otherwise the first counts as the conditional pass
     ordered = seen[::-1] if roles == ["negative", "prompt"] else seen
-    conditional, unconditional = (one.prediction.double() for one in ordered)
+    conditional, unconditional = (model_pass.prediction.double() for model_pass in ordered)
     direction = conditional - unconditional
     length = float((direction * direction).sum())
     if not 0 < length < float("inf"):
@@ -176,7 +181,7 @@ def combination_error(velocity: torch.Tensor, seen: list[Pass]) -> float | None:
     With one prediction, the distance from that. ``None`` without a prediction of the velocity's shape, or for a
     velocity that is zero or not finite.
     """
-    rows = [one.prediction.double() for one in seen]
+    rows = [model_pass.prediction.double() for model_pass in seen]
     wanted = velocity[0].double()
     if len(rows) not in (1, 2) or any(row.shape != wanted.shape for row in rows):
         return None

@@ -159,8 +159,8 @@ class Recorder:
         def hook(_module: torch.nn.Module, _inputs: Any, output: Any) -> None:
             tables = output if isinstance(output, tuple | list) else (output,)
             if cast("Expert", role) not in self._rope:
-                flat = [torch.view_as_real(one) if one.is_complex() else one for one in tables]
-                whole = torch.cat([one.double().flatten() for one in flat])
+                flat = [torch.view_as_real(table) if table.is_complex() else table for table in tables]
+                whole = torch.cat([table.double().flatten() for table in flat])
                 self._rope[cast("Expert", role)] = tuple(map(finite, sketch(whole)))
 
         return hook
@@ -230,7 +230,7 @@ class Recorder:
         expert = cast("Expert", self._passes[-1].expert if self._passes else self._expert)
         self._expert = expert
         low = expert == "transformer_2" and self._pipe._guidance_scale_2 is not None
-        calls = tuple(ModelCall(**call_facts(one, self._texts, before)) for one in self._passes)
+        calls = tuple(ModelCall(**call_facts(model_pass, self._texts, before)) for model_pass in self._passes)
         measured = guidance(velocity, self._passes, self._texts)
         error, source = self._velocity_source(velocity)
         carried = None if self._carried is None else self._carried.to(before.device)
@@ -264,14 +264,14 @@ class Recorder:
 
         Only the predictions of the last step with a call are kept: a step cache reuses those.
         """
-        mine, self._passes = self._passes, []
-        error, source = combination_error(velocity, mine), None
+        passes, self._passes = self._passes, []
+        error, source = combination_error(velocity, passes), None
         index, earlier = self._earlier
         if earlier and (error is None or error > KEPT):
-            kept = combination_error(velocity, earlier)
-            source = index if kept is not None and kept <= KEPT else None
-        if mine and source is None:
-            self._earlier = (len(self.steps), mine)
+            combined_error = combination_error(velocity, earlier)
+            source = index if combined_error is not None and combined_error <= KEPT else None
+        if passes and source is None:
+            self._earlier = (len(self.steps), passes)
         return error, source
 
     def _lap(self) -> float:

@@ -199,17 +199,17 @@ class Engine:
 
     def linears(self) -> dict[str, dict[str, Any]]:
         """Return expert to runtime name to module, for every stored module whose weight is a matrix."""
-        found: dict[str, dict[str, Any]] = {}
+        linears: dict[str, dict[str, Any]] = {}
         for role, model in self.experts.items():
             modules = dict(model.named_modules())
-            found[role] = {
+            linears[role] = {
                 name: module
                 for name in self._names[role]
                 if (module := modules.get(name)) is not None
                 and getattr(getattr(module, "weight", None), "dim", lambda: 0)() == 2
                 and not isinstance(module, torch.nn.Embedding)
             }
-        return found
+        return linears
 
     def _facts(self) -> dict[str, Any]:
         config = self._arguments.pipeline_config
@@ -327,14 +327,14 @@ class Engine:
                 stack.callback(handle.remove)
             forward = preparing.forward
 
-            def given(batch: Any, server_args: Any) -> Any:
+            def replaced(batch: Any, server_args: Any) -> Any:
                 """Start from the case's latents, in the dtype in which this stage would draw its own."""
                 dtype = preparing._get_latent_dtype(batch, server_args)
                 batch.latents = latents.to(dtype)
                 trace.initial = latents
                 return forward(batch, server_args)
 
-            preparing.forward = given
+            preparing.forward = replaced
             stack.callback(lambda: vars(preparing).pop("forward"))
             yield
 
@@ -347,14 +347,14 @@ class Engine:
         asked = {name: sampling[name] for name in STATED}
         asked["guidance_scale_2"] = sampling["guidance_scale"] if second is None else second
         boundary = case["scheduler"]["boundary_ratio"]
-        own = getattr(self._arguments.pipeline_config.dit_config, "boundary_ratio", None)
+        configured = getattr(self._arguments.pipeline_config.dit_config, "boundary_ratio", None)
         more: dict[str, Any] = {}
-        if len(self.experts) == 2 and own is not None and abs(float(own) - boundary) > 1e-9:
+        if len(self.experts) == 2 and configured is not None and abs(float(configured) - boundary) > 1e-9:
             if "boundary_ratio" not in getattr(SamplingParams, "__dataclass_fields__", {}):
                 raise RefusedError(
-                    f"sglang {self._version} switches experts at {own}, as model_index.json says, and the case states "
-                    f"{boundary}",
-                    f"scheduler: {{boundary_ratio: {own}}}",
+                    f"sglang {self._version} switches experts at {configured}, as model_index.json says, and the "
+                    f"case states {boundary}",
+                    f"scheduler: {{boundary_ratio: {configured}}}",
                 )
             more["boundary_ratio"] = boundary
         if trace is not None:
@@ -371,10 +371,10 @@ class Engine:
         )
         request = prepare_request(server_args=self._arguments, sampling_params=parameters)
         for name, wanted in asked.items():
-            given = getattr(request, name, None)
-            if given != wanted and not (isinstance(given, list) and given == [wanted]):
+            value = getattr(request, name, None)
+            if value != wanted and not (isinstance(value, list) and value == [wanted]):
                 raise RefusedError(
-                    f"sglang {self._version} would run {name} {given!r}, and the case states {wanted!r}",
+                    f"sglang {self._version} would run {name} {value!r}, and the case states {wanted!r}",
                     f"change sampling.{name}",
                 )
         return request
@@ -456,10 +456,10 @@ class Engine:
 
 
 def _stage(stages: list[Any], part: str) -> Any:
-    found = [stage for stage in stages if part in type(stage).__name__]
-    if not found:
+    matching = [stage for stage in stages if part in type(stage).__name__]
+    if not matching:
         raise RuntimeError(f"the pipeline has no stage {part}: {[type(stage).__name__ for stage in stages]}")
-    return found[0]
+    return matching[0]
 
 
 def _resident_peak() -> int:

@@ -99,14 +99,14 @@ class Receipts:
 
     def rows(self, names: Mapping[str, Mapping[str, list[str]]]) -> list[dict[str, Any]]:
         """Return one row per stored module of the checkpoint, format and product."""
-        found = []
+        rows = []
         for (expert, name, form, kernel), calls in sorted(self._calls.items()):
             note = "emulated" if kernel.rpartition(": ")[2] in (
                 emulate.FP4_PRODUCT, emulate.FP8_PRODUCT) else ""  # fmt: skip
             for module in names[expert].get(name, [name]):
                 row = {"expert": expert, "module": module, "format": form, "kernel": kernel, "calls": calls}
-                found.append({**row, "note": note})
-        return found
+                rows.append({**row, "note": note})
+        return rows
 
 
 class Trace:
@@ -146,7 +146,7 @@ class Trace:
             handles.append(text_encoder.register_forward_pre_hook(self._reading, with_kwargs=True))
         kind: Any = scheduler
         step, forward = kind.step, denoising.forward
-        own = "step" in vars(kind)
+        overridden = "step" in vars(kind)
         kind.step = self._stepping(step)
         denoising.forward = self._starting(forward)
         try:
@@ -155,7 +155,7 @@ class Trace:
             for handle in handles:
                 handle.remove()
             # restore an own method; delete the wrapper if the method is inherited
-            if own:
+            if overridden:
                 kind.step = step
             else:
                 del kind.step
@@ -198,13 +198,13 @@ class Trace:
 
         @functools.wraps(step)  # SGLang inspects the signature of ``step``
         def wrapped(scheduler: Any, *arguments: Any, **options: Any) -> Any:
-            given = dict(zip(("model_output", "timestep", "sample"), arguments, strict=False)) | options
-            latents, velocity = given["sample"], given["model_output"]
+            named = dict(zip(("model_output", "timestep", "sample"), arguments, strict=False)) | options
+            latents, velocity = named["sample"], named["model_output"]
             if not watch.steps:
                 watch._first(scheduler, latents)
             before, result = latents.detach(), step(scheduler, *arguments, **options)
             after = result[0] if isinstance(result, tuple) else result.prev_sample
-            watch._record(velocity, float(given["timestep"]), before, after)
+            watch._record(velocity, float(named["timestep"]), before, after)
             steps_of_noise = watch._disturb.get(f"step.{len(watch.steps) - 1}")
             # disturb after the record, so that the trace holds the scheduler's own result
             if steps_of_noise is not None:

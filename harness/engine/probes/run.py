@@ -95,8 +95,8 @@ def _norm(module: torch.nn.Module, dtype: torch.dtype) -> torch.Tensor:
     weight = getattr(module, "weight", None)
     columns = int(shape[-1]) if shape is not None else int(weight.shape[-1])  # type: ignore[union-attr]
     place = weight.device if weight is not None else torch.device("cpu")
-    kept = weight.dtype if weight is not None else dtype
-    signal = torch.from_numpy(stimulus(columns, NORM_AMPLITUDE)).to(device=place, dtype=kept)
+    weight_dtype = weight.dtype if weight is not None else dtype
+    signal = torch.from_numpy(stimulus(columns, NORM_AMPLITUDE)).to(device=place, dtype=weight_dtype)
     answer: torch.Tensor = module(signal)
     return answer
 
@@ -169,7 +169,7 @@ def observe(
             modules[expert] = tuple(sketches)
             ranges[expert] = input_ranges(model, sizes[expert])
             tensors[f"modules.{role}"] = torch.tensor(list(sketches.values()), dtype=torch.float32)
-    found = ObservationIndex(
+    observation = ObservationIndex(
         probes=tuple(item.probe for item in inputs),
         points=tuple(points),
         modules=modules,
@@ -181,7 +181,7 @@ def observe(
         input_ranges=ranges,
         seconds=time.perf_counter() - began,
     )
-    return found, tensors
+    return observation, tensors
 
 
 def _counting(watch: PointWatch, first: bool) -> AbstractContextManager[DtypeWatch | None]:

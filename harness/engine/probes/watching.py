@@ -83,8 +83,8 @@ class InputWatch:
             self._last = float(timestep.max())
             text = text[0] if isinstance(text, list | tuple) else text
             # the first item of a batch only: a runtime may batch both guidance passes
-            kept = (timestep.detach().cpu(), latents[:1].detach().cpu().clone(), text[:1].detach().cpu().clone())
-            self.seen.append(SeenInput(role, len(self.seen), *kept))
+            inputs = (timestep.detach().cpu(), latents[:1].detach().cpu().clone(), text[:1].detach().cpu().clone())
+            self.seen.append(SeenInput(role, len(self.seen), *inputs))
 
         return hook
 
@@ -92,8 +92,8 @@ class InputWatch:
         """Return the first and the last step of every expert, the ends of its noise range."""
         chosen: list[SeenInput] = []
         for role in dict.fromkeys(item.expert for item in self.seen):
-            own = [item for item in self.seen if item.expert == role]
-            chosen += own[:1] if len(own) == 1 else [own[0], own[-1]]
+            of_role = [item for item in self.seen if item.expert == role]
+            chosen += of_role[:1] if len(of_role) == 1 else [of_role[0], of_role[-1]]
         return chosen
 
 

@@ -54,8 +54,8 @@ def build_transformer(
         CheckpointFaultError: a tensor is missing, unexpected or of the wrong shape.
     """
     config, headers = read_config(folder), read_headers(folder)
-    said = declared(config, folder)
-    formats = formats_of(headers, said.raw)
+    declaration = declared(config, folder)
+    formats = formats_of(headers, declaration.raw)
     model = _empty(config, folder)
     # packed weights and scales keep their stored dtype; only the other tensors are cast
     parts = {module: parts_of(form, module, headers) for module, form in formats.items()}
@@ -69,10 +69,10 @@ def build_transformer(
             # one choice per format, so that the self-check runs once and not per module
             choices[form] = native.choose(form, compute or device, policy)
         names = {suffix: f"{module}.{suffix}" for suffix in ("bias", *parts[module])}
-        own = {suffix: tensors[name] for suffix, name in names.items() if name in tensors}
+        stored_parts = {suffix: tensors[name] for suffix, name in names.items() if name in tensors}
         where = f"{headers[f'{module}.weight'].file}: {module}"
-        static = known_formats()[form].modelopt and said.static_inputs(module) is not False
-        if static and "input_scale" not in own:
+        static = known_formats()[form].modelopt and declaration.static_inputs(module) is not False
+        if static and "input_scale" not in stored_parts:
             raise CheckpointFaultError(
                 "no input_scale, and the export's configuration speaks of static activation scales",
                 where=where,
@@ -80,7 +80,7 @@ def build_transformer(
             )
         linear = _submodule(model, module, where)
         stored = StoredTensors(
-            own, linear.out_features, linear.in_features, where, loader.model_dump(mode="json"), ABSENT
+            stored_parts, linear.out_features, linear.in_features, where, loader.model_dump(mode="json"), ABSENT
         )
         _check_bias(stored, linear)
         _replace(model, module, native.linear_class(form).from_stored(stored, choices[form]))
@@ -133,12 +133,14 @@ def _read(
 
 def _submodule(model: torch.nn.Module, module: str, where: str) -> torch.nn.Linear:
     try:
-        found = model.get_submodule(module)
+        submodule = model.get_submodule(module)
     except AttributeError as error:
         raise CheckpointFaultError("the model has no such module", where=where, code="tensor_unexpected") from error
-    if not isinstance(found, torch.nn.Linear):
-        raise CheckpointFaultError(f"is a {type(found).__name__}, not a Linear", where=where, code="tensor_unexpected")
-    return found
+    if not isinstance(submodule, torch.nn.Linear):
+        raise CheckpointFaultError(
+            f"is a {type(submodule).__name__}, not a Linear", where=where, code="tensor_unexpected"
+        )
+    return submodule
 
 
 def _check_bias(stored: StoredTensors, linear: torch.nn.Linear) -> None:
@@ -157,8 +159,8 @@ def _replace(model: torch.nn.Module, module: str, fresh: torch.nn.Module) -> Non
 
 def _kept_dtype(name: str, model: torch.nn.Module, dtype: torch.dtype) -> torch.dtype:
     """Return the dtype that diffusers gives a parameter: float32 if a part of its name is listed, else ``dtype``."""
-    kept = getattr(model, "_keep_in_fp32_modules", None) or []
-    return torch.float32 if any(part in kept for part in name.split(".")) else dtype
+    float32_names = getattr(model, "_keep_in_fp32_modules", None) or []
+    return torch.float32 if any(part in float32_names for part in name.split(".")) else dtype
 
 
 def _fill(
@@ -178,10 +180,10 @@ def _fill(
     ignored = tuple(getattr(model, "_keys_to_ignore_on_load_unexpected", None) or ())
     odd = [name for name in unexpected if not any(part in name for part in ignored)]
     odd += [f"{module}.{name}" for module in packed for name in _left_over(module, tensors, parts.get(module, set()))]
-    for code, names, said in (("tensor_missing", missing, "lacks"), ("tensor_unexpected", odd, "holds unexpected")):
+    for code, names, verb in (("tensor_missing", missing, "lacks"), ("tensor_unexpected", odd, "holds unexpected")):
         if names:
             more = f" and {len(names) - 5} more" if len(names) > 5 else ""
-            raise CheckpointFaultError(f"{said} {', '.join(sorted(names)[:5])}{more}", where=str(folder), code=code)
+            raise CheckpointFaultError(f"{verb} {', '.join(sorted(names)[:5])}{more}", where=str(folder), code=code)
     for parameter in model.parameters():
         parameter.requires_grad_(False)
 

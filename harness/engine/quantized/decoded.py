@@ -83,8 +83,8 @@ class DecodedLinear(QuantizedLinear):
         stored = {suffix: _bytes(getattr(self, suffix)) for suffix in self.suffixes}
         weight = stored.pop("weight")
         width = len(weight) // self.out_features
-        own = weight[int(rows[0]) * width : (int(rows[-1]) + 1) * width] if len(rows) else b""
-        values = decode(own, stored, (self.out_features, self.in_features), rows)
+        rows_of_weight = weight[int(rows[0]) * width : (int(rows[-1]) + 1) * width] if len(rows) else b""
+        values = decode(rows_of_weight, stored, (self.out_features, self.in_features), rows)
         return np.ascontiguousarray(values, np.float32).reshape(len(rows), self.in_features)
 
 

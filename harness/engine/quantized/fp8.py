@@ -60,12 +60,12 @@ def matmul(
         input_scale: float32, one value.
         product: ``torch._scaled_mm`` or an emulation.
     """
-    one = (1,)
+    single = (1,)
     return product(
         quantize(x, input_scale).contiguous(),
         weight.t(),
-        scale_a=input_scale.reshape(one),
-        scale_b=weight_scale.reshape(one),
+        scale_a=input_scale.reshape(single),
+        scale_b=weight_scale.reshape(single),
         out_dtype=torch.bfloat16,
     )
 

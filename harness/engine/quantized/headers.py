@@ -71,8 +71,8 @@ def read_headers(folder: Path) -> dict[str, TensorInfo]:
     shards = _preferred(folder, ".safetensors")
     if not indices:
         if len(shards) != 1:
-            found = f"{len(shards)} .safetensors files and no index" if shards else "no .safetensors file"
-            raise CheckpointFaultError(f"holds {found}", where=str(folder), code="shard_missing")
+            files = f"{len(shards)} .safetensors files and no index" if shards else "no .safetensors file"
+            raise CheckpointFaultError(f"holds {files}", where=str(folder), code="shard_missing")
         return _header(shards[0])
     index = indices[0]
     try:
@@ -114,9 +114,9 @@ def formats_of(tensors: Mapping[str, TensorInfo], declaration: Mapping[str, Any]
     for name, info in sorted(tensors.items()):
         module, _, kind = name.rpartition(".")
         if kind in ABSENT and module not in formats:
-            held = tensors[f"{module}.weight"].dtype if f"{module}.weight" in tensors else "no"
+            dtype = tensors[f"{module}.weight"].dtype if f"{module}.weight" in tensors else "no"
             raise CheckpointFaultError(
-                f"{module} has a {kind} and {held} weight", where=str(info.file), code="dtype_differs"
+                f"{module} has a {kind} and {dtype} weight", where=str(info.file), code="dtype_differs"
             )
     return formats
 
@@ -172,12 +172,12 @@ def declared(config: dict[str, Any], folder: Path) -> Declaration:
     Raises:
         CheckpointFaultError: the section is invalid.
     """
-    said = config.get("quantization_config") or {}
+    quantization = config.get("quantization_config") or {}
     where = str(folder / "config.json")
-    if not isinstance(said, dict):
+    if not isinstance(quantization, dict):
         raise CheckpointFaultError("quantization_config is no object", where=where, code="config_invalid")
     try:
-        return declaration(said, "config.json")
+        return declaration(quantization, "config.json")
     except ConfigError as error:
         raise CheckpointFaultError(f"quantization_config: {error.what}", where=where, code="config_invalid") from error
 

@@ -73,8 +73,8 @@ def decide(form: str, capability: tuple[int, int], device: torch.device, product
     try:
         error = self_check(form, device, product)
     except (RuntimeError, NotImplementedError, TypeError, ValueError) as failure:
-        said = next(iter(str(failure).splitlines()), type(failure).__name__)
-        return Choice(None, f"native {form} refused: {said[:200]}")
+        message = next(iter(str(failure).splitlines()), type(failure).__name__)
+        return Choice(None, f"native {form} refused: {message[:200]}")
     # `not <=` instead of `>`: a NaN error must refuse the product too
     if not error <= CHECK_TOLERANCE:
         return Choice(None, f"native {form} refused: relative error {error:.3g} against dequantized operands")

@@ -198,8 +198,8 @@ class Nvfp4Linear(QuantizedLinear):
         stored.expect(list(weight.shape) == shape, f"weight is {list(weight.shape)}, not {shape}")
         input_scale = stored.scalar("input_scale")
         stored.expect(columns % BLOCK == 0, f"{columns} columns are no multiple of {BLOCK}")
-        right = scale.dtype == torch.float8_e4m3fn
-        stored.expect(right, f"weight_scale is {scale.dtype}, not float8_e4m3fn", "dtype_differs")
+        is_e4m3 = scale.dtype == torch.float8_e4m3fn
+        stored.expect(is_e4m3, f"weight_scale is {scale.dtype}, not float8_e4m3fn", "dtype_differs")
         if stored.options.get("scale_layout") == "swizzled":
             high, wide = padded_shape(rows, blocks)
             fits = scale.numel() == high * wide

@@ -94,18 +94,18 @@ def _all(sums: ErrorSums, golden: npt.NDArray[np.uint8], candidate: npt.NDArray[
         box = sharp(pair.golden, pair.candidate, box)
         inner = FramePair(pair.golden[:, box[0], box[1]], pair.candidate[:, box[0], box[1]])
         region_text = f"a region of {_size(box)} at x {box[1].start}, y {box[0].start}"
-        held = float(np.square(inner.difference).sum()) / max(float(np.square(pair.difference).sum()), 1e-9)
+        share = float(np.square(inner.difference).sum()) / max(float(np.square(pair.difference).sum()), 1e-9)
         shown = content(inner.golden, inner.candidate)
         inside = ranked(row for row in colour(inner) if row.share >= 0.8) if min(inner.golden.shape[1:3]) >= 4 else ()
         if shown is not None:
             text = f"{region_text} is overwritten with {shown[0]}"
-            yield _placed(Explanation("region_overwritten", held * shown[1], 4, text), part, chosen, place)
+            yield _placed(Explanation("region_overwritten", share * shown[1], 4, text), part, chosen, place)
         elif inside:
             text = f"{region_text} is changed: {inside[0].sentence}"
-            yield _placed(Explanation("region_overwritten", held * inside[0].share, 4, text), part, chosen, place)
-        elif held > 0.97 and (chosen or _square(pair, box)):
+            yield _placed(Explanation("region_overwritten", share * inside[0].share, 4, text), part, chosen, place)
+        elif share > 0.97 and (chosen or _square(pair, box)):
             text = f"{region_text} shows something else (overwritten)"
-            yield _placed(Explanation("region_overwritten", held * 0.9, 5, text), part, chosen, place)
+            yield _placed(Explanation("region_overwritten", share * 0.9, 5, text), part, chosen, place)
 
 
 def _within(pair: FramePair) -> Iterator[Explanation]:

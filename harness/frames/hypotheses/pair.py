@@ -74,13 +74,13 @@ class FramePair:
         """Return 1 - residual / error of a predicted clip, clipped to 0..255, on values that no fit read."""
         if self.error <= 0.0:
             return 0.0
-        kept = ~self.fit_rows
-        residual = self.candidate[kept] - np.clip(prediction[kept], 0.0, 255.0)
-        left = float(np.square(residual).mean())
+        test_rows = ~self.fit_rows
+        residual = self.candidate[test_rows] - np.clip(prediction[test_rows], 0.0, 255.0)
+        error = float(np.square(residual).mean())
         # Two unrelated pictures share their mean: a change that leaves another picture explains nothing.
-        if left > MOST_LEFT * self.contrast + 2.0:
+        if error > MOST_LEFT * self.contrast + 2.0:
             return 0.0
-        return 1.0 - left / self.error
+        return 1.0 - error / self.error
 
     def solve(self, *basis: Array) -> npt.NDArray[np.float64]:
         """Return the least-squares factors of ``basis`` that explain the difference, fitted on unclipped values."""
@@ -91,10 +91,10 @@ class FramePair:
         columns = [np.broadcast_to(term, self.golden.shape)[rows][inside].astype(np.float64) for term in basis]
         matrix = np.array([[float(a @ b) for b in columns] for a in columns])
         target = self.difference[rows][inside].astype(np.float64)
-        right = np.array([float(a @ target) for a in columns])
+        projections = np.array([float(a @ target) for a in columns])
         # Scaled to unit length first: terms of very different size would make the matrix ill-conditioned.
         scale = np.sqrt(np.maximum(np.diag(matrix), 1e-12))
-        solved = np.linalg.lstsq(matrix / np.outer(scale, scale), right / scale, rcond=1e-8)[0]
+        solved = np.linalg.lstsq(matrix / np.outer(scale, scale), projections / scale, rcond=1e-8)[0]
         return np.asarray(solved / scale)
 
 

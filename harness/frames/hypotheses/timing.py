@@ -43,8 +43,8 @@ def _ordered(golden: Array, candidate: Array) -> Iterator[Explanation]:
     flat = golden.reshape(count, -1).astype(np.float64), candidate.reshape(count, -1).astype(np.float64)
     cost = (flat[1] ** 2).sum(1)[:, None] + (flat[0] ** 2).sum(1)[None, :] - 2 * flat[1] @ flat[0].T
     cost = np.maximum(cost, 0.0)
-    own = np.diag(cost)
-    error = float(own.sum())
+    diagonal = np.diag(cost)
+    error = float(diagonal.sum())
     if error <= 0:
         return
     index = np.arange(count)
@@ -61,7 +61,7 @@ def _ordered(golden: Array, candidate: Array) -> Iterator[Explanation]:
         yield Explanation(code, 1 - float(cost[index, order].sum()) / error, 1, text)
     yield from _half(cost, error)
     order = cost.argmin(axis=1)
-    order = np.where(cost[index, order] < SAME * own, order, index)
+    order = np.where(cost[index, order] < SAME * diagonal, order, index)
     changed = [int(frame) for frame in np.flatnonzero(order != index)]
     if changed:
         share = 1 - float(cost[index, order].sum()) / error

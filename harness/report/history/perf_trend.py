@@ -45,13 +45,13 @@ class PerfSeries:
 
     def changes(self) -> tuple[tuple[PerfPoint, str], ...]:
         """Return the first run after each change of level, with a sentence that names the commits around it."""
-        found = []
+        changes = []
         for change in change_points([point.comparison.value for point in self.points]):
             before, after = self.points[change.index - 1], self.points[change.index]
             between = f"{before.code[:12] or '?'}..{after.code[:12] or '?'}"
-            said = f"{change.ratio - 1:+.1%} {WORDS[self.measure]} since {after.run} (commits {between})"
-            found.append((after, f"{said}, pool {self.pool}" if self.pool else said))
-        return tuple(found)
+            sentence = f"{change.ratio - 1:+.1%} {WORDS[self.measure]} since {after.run} (commits {between})"
+            changes.append((after, f"{sentence}, pool {self.pool}" if self.pool else sentence))
+        return tuple(changes)
 
 
 def perf_series(records: Sequence[CaseRecord], measure: str | None = None) -> tuple[PerfSeries, ...]:
@@ -86,14 +86,14 @@ def perf_table(history: History, case: str | None, runner: str | None, measure: 
     table = Table(title="time and memory")
     for name in ("case", "runner", "measure", "pool", "runs", "", "latest", "baseline", "state", "changes"):
         table.add_column(name, justify="right" if name in ("runs", "latest", "baseline") else "left", overflow="fold")
-    for known, where in history.cases(runner):
-        if case not in (None, known):
+    for case_id, runner_name in history.cases(runner):
+        if case not in (None, case_id):
             continue
-        for series in perf_series(history.records(known, where), measure):
+        for series in perf_series(history.records(case_id, runner_name), measure):
             last = series.points[-1].comparison
             cells = (
-                known,
-                where,
+                case_id,
+                runner_name,
                 WORDS[series.measure],
                 series.pool or "–",
                 str(len(series.points)),
@@ -101,7 +101,7 @@ def perf_table(history: History, case: str | None, runner: str | None, measure: 
                 amount(last.value, last.unit),
                 "–" if last.baseline is None else amount(last.baseline, last.unit),
                 last.state.replace("_", " "),
-                "; ".join(said for _, said in series.changes()),
+                "; ".join(sentence for _, sentence in series.changes()),
             )
             table.add_row(*(Text(one_line(cell)) for cell in cells))
     return table

@@ -204,8 +204,8 @@ class History:
     def _put(self, record: CaseRecord) -> None:
         key = (record.run, record.runner, record.case, record.attempt, record.started)
         self._db.execute("DELETE FROM records WHERE (run, runner, case_id, attempt, started) = (?, ?, ?, ?, ?)", key)
-        found = record.fingerprint
-        packages = found.packages if found else {}
+        fingerprint = record.fingerprint
+        packages = fingerprint.packages if fingerprint else {}
         verdict = record.verdict
         cursor = self._db.execute(
             "INSERT INTO records (run, runner, case_id, attempt, started, outcome, observed, cause, summary, golden,"
@@ -218,9 +218,9 @@ class History:
                 verdict.cause,
                 verdict.summary,
                 record.golden,
-                found.code if found else "",
-                found.device.name if found else "",
-                found.driver if found else None,
+                fingerprint.code if fingerprint else "",
+                fingerprint.device.name if fingerprint else "",
+                fingerprint.driver if fingerprint else None,
                 json.dumps({name: packages[name] for name in _PACKAGES if name in packages}),
                 int(is_calibration(record)),
                 record.model_dump_json(),
@@ -266,11 +266,11 @@ class History:
             " ORDER BY started, run, attempt",
             (case, runner),
         )
-        found = []
+        records = []
         for (text,) in rows:
             with suppress(UnreadableError):  # written by a version with other records
-                found.append(CaseRecord.parse(text, f"the history's record of {case}"))
-        return found
+                records.append(CaseRecord.parse(text, f"the history's record of {case}"))
+        return records
 
     def record(self, run: str, runner: str, case: str, attempt: int = 1) -> CaseRecord | None:
         """Return one whole record as it was added; the newest if a run id was used again."""
@@ -402,8 +402,8 @@ def drift(points: Sequence[Point]) -> Drift:
     if not kendalltau(order, margins).pvalue < LEVEL:
         return Drift(len(margins), latest, None, None)
     slope = float(theilslopes(margins, order).slope)
-    left = math.ceil((1.0 - margins[-1]) / slope - 1e-9) if slope > 0 and margins[-1] < 1 else None
-    return Drift(len(margins), latest, slope, left)
+    runs_left = math.ceil((1.0 - margins[-1]) / slope - 1e-9) if slope > 0 and margins[-1] < 1 else None
+    return Drift(len(margins), latest, slope, runs_left)
 
 
 def same_basis(points: Sequence[Point]) -> list[Point]:
@@ -412,12 +412,12 @@ def same_basis(points: Sequence[Point]) -> list[Point]:
     return groups[-1] if groups else []
 
 
-def sentence(found: Drift) -> str:
+def sentence(trend: Drift) -> str:
     """Return the drift in words; empty without a trend."""
-    if found.slope is None:
+    if trend.slope is None:
         return ""
-    if not found.rising:
-        return f"recovering, {found.slope:+.1%} of the margin a run"
-    if found.runs_left is None:
-        return f"drifting, {found.slope:+.1%} of the margin a run, past its limit"
-    return f"drifting, {found.slope:+.1%} of the margin a run: at its limit in about {found.runs_left} runs"
+    if not trend.rising:
+        return f"recovering, {trend.slope:+.1%} of the margin a run"
+    if trend.runs_left is None:
+        return f"drifting, {trend.slope:+.1%} of the margin a run, past its limit"
+    return f"drifting, {trend.slope:+.1%} of the margin a run: at its limit in about {trend.runs_left} runs"

@@ -28,17 +28,17 @@ def cases_table(history: History, runner: str | None = None) -> Table:
     table = Table(title="history")
     for name in ("case", "runner", "runs", "last", "nearest limit", "margin used", "drift"):
         table.add_column(name, justify="right" if name == "runs" else "left", overflow="fold")
-    for case, where in history.cases(runner):
-        ends = history.outcomes(case, where)
-        points = history.points(case, None, where)
+    for case, runner_name in history.cases(runner):
+        ends = history.outcomes(case, runner_name)
+        points = history.points(case, None, runner_name)
         series = by_metric(points)
-        limited = {metric: found for metric, found in series.items() if found[-1].margin_consumed is not None}
+        limited = {metric: points for metric, points in series.items() if points[-1].margin_consumed is not None}
         nearest = max(limited, key=lambda metric: limited[metric][-1].margin_consumed or 0.0, default=None)
         margins = [point.margin_consumed for point in limited[nearest]] if nearest else []
-        drifts = [f"{metric}: {text}" for metric, found in series.items() if (text := sentence(drift(found)))]
+        drifts = [f"{metric}: {text}" for metric, points in series.items() if (text := sentence(drift(points)))]
         table.add_row(
             Text(one_line(case)),
-            Text(one_line(where)),
+            Text(one_line(runner_name)),
             str(len(ends)),
             Text(ends[-1][2]),
             Text(one_line(nearest)) if nearest else "–",

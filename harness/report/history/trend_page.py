@@ -88,12 +88,12 @@ def render_history(history: History, out: Path, case: str | None = None, runner:
 
 def level_changes(history: History, case: str, runner: str | None) -> LevelChanges:
     """Return the runs at which the level of a time or a peak of memory changed: metric to run and sentence."""
-    found: LevelChanges = {}
-    for name, where in history.cases(runner):
-        for series in perf_series(history.records(name, where)) if name == case else ():
-            rows = found.setdefault(f"perf.{series.measure}", [])
-            rows += [(point.run, said) for point, said in series.changes()]
-    return found
+    levels: LevelChanges = {}
+    for name, runner_name in history.cases(runner):
+        for series in perf_series(history.records(name, runner_name)) if name == case else ():
+            rows = levels.setdefault(f"perf.{series.measure}", [])
+            rows += [(point.run, sentence) for point, sentence in series.changes()]
+    return levels
 
 
 def charts_of(points: Sequence[Point], levels: LevelChanges | None = None) -> tuple[Chart, ...]:
@@ -123,34 +123,34 @@ def _chart(metric: str, series: list[Point], levels: list[tuple[str, str]]) -> C
 
     lines = []
     for shape, runner in enumerate(dict.fromkeys(point.runner for point in series)):
-        mine = [point for point in series if point.runner == runner]
+        points = [point for point in series if point.runner == runner]
         marks = [
             Mark(x(point.run), y(value), _title(point))
-            for point in mine
+            for point in points
             if (value := point.margin_consumed if limited else point.value) is not None
         ]
-        last = mine[-1]
+        last = points[-1]
         lines.append(
             Line(
                 runner=runner,
                 shape=shape % 4,
                 points=polyline([mark.x for mark in marks], [mark.y for mark in marks]),
                 marks=tuple(marks),
-                drift=sentence(drift(mine)),
+                drift=sentence(drift(points)),
                 latest=percent(last.margin_consumed) if limited else number(last.value),
             )
         )
     what = "margin used" if limited else "value"
-    said = "; ".join(f"{line.runner} {line.latest}{', ' + line.drift if line.drift else ''}" for line in lines)
+    lines_text = "; ".join(f"{line.runner} {line.latest}{', ' + line.drift if line.drift else ''}" for line in lines)
     return Chart(
         metric=metric,
         limited=limited,
         lines=tuple(lines),
-        changes=(*_changes(series, x), *(Mark(x(run), TOP, said) for run, said in levels if run in runs)),
+        changes=(*_changes(series, x), *(Mark(x(run), TOP, sentence) for run, sentence in levels if run in runs)),
         limit_y=y(1.0) if limited else None,
         top=percent(high) if limited else number(high),
         bottom=percent(low) if limited else number(low),
-        caption=f"{metric}, {what} over {len(runs)} runs; latest: {said}",
+        caption=f"{metric}, {what} over {len(runs)} runs; latest: {lines_text}",
     )
 
 
@@ -170,7 +170,7 @@ def _changes(series: list[Point], x: Callable[[str], float]) -> tuple[Mark, ...]
         old = before.get(point.runner)
         if old is not None and old != now:
             moved = [name for name in now | old if old.get(name) != now.get(name)]
-            said = ", ".join(f"{name} {old.get(name, '–')} → {now.get(name, '–')}" for name in moved)
-            marks.append(Mark(x(point.run), TOP, f"{point.runner}: {said}"))
+            changes_text = ", ".join(f"{name} {old.get(name, '–')} → {now.get(name, '–')}" for name in moved)
+            marks.append(Mark(x(point.run), TOP, f"{point.runner}: {changes_text}"))
         before[point.runner] = now
     return tuple(marks)

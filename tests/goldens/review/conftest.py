@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from builders import bare_generation, make_limits, make_record
 
 from harness.frames.clip import Clip, write_clip
 from harness.goldens.pending import leave, read_candidate
@@ -17,9 +18,8 @@ from harness.outcomes import Outcome
 from harness.records.candidate import SHOWN_FILE
 from harness.records.case_record import CaseRecord
 from harness.records.frames import SanityCheck, SanityEvidence
-from harness.records.generation import FloatStats, Generation, Receipts, Trace
 from harness.records.identity import Device, Fingerprint, Identity
-from harness.records.limits import Limit, LimitFile, Sample
+from harness.records.limits import LimitFile
 from harness.records.verdict import Verdict
 
 
@@ -46,29 +46,20 @@ def record(identity: Identity) -> Callable[..., CaseRecord]:
     """Make a case's record; keywords replace fields."""
 
     def build(**fields: Any) -> CaseRecord:
-        generation = Generation(
-            clip="clip.safetensors",
-            clip_sha256="0" * 64,
-            shape=(5, 8, 8, 3),
-            float_stats=FloatStats(nan=0, inf=0, minimum=0.0, maximum=1.0),
-            trace=Trace(steps=()),
-            receipts=Receipts(modules=()),
-        )
         values: dict[str, Any] = {
             "run": "run-1",
             "case": "nvfp4",
             "node": "cases/tiny.yaml::nvfp4",
             "source": "cases/tiny.yaml:7",
             "runner": "b200",
-            "started": "2026-01-01T00:00:00+00:00",
             "request": {"id": "nvfp4"},
             "verdict": Verdict(outcome=Outcome.GOLDEN_MISSING, cause="none", summary="there is no golden"),
             "fingerprint": Fingerprint(runner="b200", device=Device(kind="cuda", name="NVIDIA B200"), code="c0"),
             "identity": identity,
-            "generation": generation,
+            "generation": bare_generation(shape=(5, 8, 8, 3)),
             "sanity": SanityEvidence(checks=(check(),)),
         }
-        return CaseRecord(**{**values, **fields})
+        return make_record(**{"golden": None, **values, **fields})
 
     return build
 
@@ -127,21 +118,9 @@ def limit_file(identity: Identity) -> Callable[..., LimitFile]:
     """Make a limit file; keywords replace fields."""
 
     def build(**fields: Any) -> LimitFile:
-        sample = Sample(value=0.99, run="repeat-1", side="benign")
-        limit = Limit(
-            metric="ssim", direction="higher_is_better", gates=True, limit=0.98, samples=(sample,), method="repeats"
+        return make_limits(
+            **{"case": "nvfp4", "runner": "b200", "golden_digest": "0" * 64, "identity_digest": identity.digest()}
+            | fields
         )
-        values: dict[str, Any] = {
-            "case": "nvfp4",
-            "runner": "b200",
-            "golden_digest": "0" * 64,
-            "identity_digest": identity.digest(),
-            "limits": (limit,),
-            "repeats": 1,
-            "author": "Ada",
-            "reason": "measured",
-            "created": "2026-01-01T00:00:00+00:00",
-        }
-        return LimitFile(**{**values, **fields})
 
     return build

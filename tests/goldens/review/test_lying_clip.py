@@ -9,9 +9,9 @@ from typing import Any
 
 import numpy as np
 import pytest
+from builders import make_case
 from safetensors.numpy import save_file
 
-from harness.definitions.case import Case
 from harness.errors import GoldenError
 from harness.frames.clip import Clip, write_clip
 from harness.goldens.accept import accept
@@ -76,10 +76,7 @@ def test_verify_decodes_every_golden(tmp_path: Path, identity: Identity) -> None
 
 
 def test_bit_exact_is_never_said_on_the_word_of_a_header(tmp_path: Path) -> None:
-    sampling = {"prompt": "p", "width": 16, "height": 16, "num_frames": 5, "num_inference_steps": 1}
-    case = Case.model_validate(
-        {"id": "a", "runners": ["cpu"], "model": {"path": "./m"}, "sampling": {**sampling, "guidance_scale": 1.0}}
-    )
+    case = make_case(sampling={"width": 16, "height": 16, "num_frames": 5})
     with pytest.raises(GoldenError, match=r"its frames cannot be used: .*it was written with"):
         compare_with(lie(tmp_path / "golden.safetensors"), case, CLAIMED)
     found = compare_with(write_clip(tmp_path / "true.safetensors", SHOWN), case, SHOWN)

@@ -5,8 +5,9 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
+from builders import planned_case
 
-from harness.definitions.case import Case, Located
+from harness.definitions.case import Located
 from harness.errors import InfraError, NoRunnerError, QuantgateError
 from harness.outcomes import Outcome
 from harness.records.case_record import CaseRecord
@@ -19,9 +20,7 @@ from harness.session.attempts import ATTEMPTS, attempt_number, lost_record, next
 @pytest.fixture
 def located() -> Located:
     """Any case."""
-    sampling = {"prompt": "p", "width": 16, "height": 16, "num_frames": 1, "num_inference_steps": 1}
-    data = {"id": "a", "runners": ["b200"], "model": {"path": "./m"}, "sampling": {**sampling, "guidance_scale": 1.0}}
-    return Located(case=Case.model_validate(data), path=Path("cases/a.yaml"), line=3)
+    return planned_case("a")
 
 
 def lost(located: Located, attempt: int = 1, error: str | QuantgateError = "worker 'gw0' crashed") -> CaseRecord:
@@ -54,7 +53,7 @@ def test_a_dead_worker_leaves_infra_with_a_name_and_a_next_command(located: Loca
     assert record.verdict.outcome is Outcome.INFRA
     assert record.verdict.cause == "worker_died"
     assert record.verdict.next_command == "doctor"
-    assert record.source == "cases/a.yaml:3"
+    assert record.source == "cases/a.yaml:1"
     retry = next_attempt(record)
     assert retry is not None
     assert retry.avoid == ()

@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import pytest
+from builders import make_metric
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -27,18 +26,18 @@ def samples(*values: float, side: str = "benign") -> list[Sample]:
         ("lower_is_better", "frames", 0.0, (0.0,), 0.0),
     ],
 )
-def test_by_hand(make: Any, direction: str, unit: str, ideal: float, values: tuple[float, ...], limit: float) -> None:
-    metric = make.metric(worst=ideal, direction=direction, unit=unit, ideal=ideal)
+def test_by_hand(direction: str, unit: str, ideal: float, values: tuple[float, ...], limit: float) -> None:
+    metric = make_metric(worst=ideal, direction=direction, unit=unit, ideal=ideal)
     assert place(metric, samples(*values)).limit == pytest.approx(limit)
 
 
-def test_no_sample_no_limit(make: Any) -> None:
+def test_no_sample_no_limit() -> None:
     with pytest.raises(ValueError, match="at least one healthy sample"):
-        place(make.metric(), samples(0.3, side="faulty"))
+        place(make_metric(), samples(0.3, side="faulty"))
 
 
-def test_margins_to_both_sides(make: Any) -> None:
-    limit = place(make.metric(), [*samples(0.98), *samples(0.3, side="faulty")])
+def test_margins_to_both_sides() -> None:
+    limit = place(make_metric(), [*samples(0.98), *samples(0.3, side="faulty")])
     assert limit.limit == pytest.approx(0.96)
     assert limit.margin_benign == pytest.approx(0.02)
     assert limit.margin_faulty == pytest.approx(0.66)

@@ -8,6 +8,7 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
+from fault_cases import wan_case as make_wan_case
 
 from harness.errors import InfraError
 from harness.records.identity import Device
@@ -15,6 +16,11 @@ from harness.session.inspecting import Inspector
 from harness.session.origin import Origin, Origins, code_digest
 from harness.session.perturbation import CPU, NONE
 from harness.session.probing import record_inputs
+
+
+@pytest.fixture
+def wan_case() -> Any:
+    return make_wan_case()
 
 
 @pytest.fixture

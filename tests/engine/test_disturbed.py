@@ -54,26 +54,26 @@ def test_zero_and_what_is_not_finite_stay() -> None:
 
 @pytest.mark.parametrize("options", [{}, {"initial": False, "between": True}])
 def test_a_disturbed_generation_is_near_and_seeded(
-    options: dict[str, Any], random_wan: Path, wan_case: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    options: dict[str, Any], random_wan: Path, make_wan_case: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(wan_loading, "apply", lambda _: torch.set_num_threads(1))
     backend = DiffusersBackend()
-    backend.load(wan_case, {"model": random_wan / "bf16"}, "cpu", lambda _: None)
+    backend.load(make_wan_case(), {"model": random_wan / "bf16"}, "cpu", lambda _: None)
 
     def run(name: str, seed: int) -> tuple[Any, dict[str, Any]]:
         noise = Noise(seed=seed, **options).model_dump(mode="json")
         out = tmp_path / name
         said = backend.methods()[METHOD](
-            {"case": wan_case.model_dump(mode="json"), "out_dir": str(out), "noise": noise}, lambda _: None
+            {"case": make_wan_case().model_dump(mode="json"), "out_dir": str(out), "noise": noise}, lambda _: None
         )
         assert isinstance(said, dict)
         return read_clip(out / str(said["clip"])).frames, said
 
-    plain = backend.generate(wan_case, tmp_path, lambda _: None)
+    plain = backend.generate(make_wan_case(), tmp_path, lambda _: None)
     frames = read_clip(tmp_path / plain.clip).frames.astype(int)
     (one, said), (again, _), (other, _) = run("a", 1), run("b", 1), run("c", 2)
     assert np.array_equal(one, again)
     assert not np.array_equal(one, other)
     assert 0 < np.abs(one - frames).mean() < 8
     assert said["trace"]["initial_latents_sha256"] == plain.trace.initial_latents_sha256
-    assert backend.generate(wan_case, tmp_path, lambda _: None).clip_sha256 == plain.clip_sha256
+    assert backend.generate(make_wan_case(), tmp_path, lambda _: None).clip_sha256 == plain.clip_sha256
