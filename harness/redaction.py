@@ -36,11 +36,12 @@ _MAX_FORMS_OF = 1 << 14
 
 _WORD = (
     r"(?:tokens?(?<!s)|secrets?|passwords?|passwd|passphrase|api[_-]?key|access[_-]?key(?:[_-]?id)?|private[_-]?key"
-    r"|credentials?|secret[_-]?key|auth[_-]?key)"
+    r"|credentials?|secret[_-]?key|auth[_-]?key"
+    r"|(?:account|encryption|signing|master|deploy|ssh|shared[_-]?access)[_-]?key|(?<=_)(?:pass|pwd|pat))"
 )
 _SECRET_NAME = re.compile(rf"[A-Z0-9_.-]{{0,200}}{_WORD}", re.IGNORECASE)
 _ASSIGNED = re.compile(
-    rf"(?P<head>{_WORD}[\"'\\]{{0,6}}[ \t]{{0,8}}(?:=>|:=|[=:])[ \t]{{0,8}})"
+    rf"(?P<head>{_WORD}[\"'\\]{{0,6}}[ \t]{{0,8}}(?:=>|:=|[=:]|%3[AD])[ \t]{{0,8}})"
     r"(?P<value>\\{0,3}\"(?P<double>[^\"\n]*)|\\{0,3}'(?P<single>[^'\n]*)|[^\s\"',;<>]+)",
     re.IGNORECASE,
 )
@@ -52,18 +53,47 @@ _SHAPES = re.compile(
     | (?<![A-Za-z0-9_-])sk-[A-Za-z0-9_-]{20,} | (?:AKIA|ASIA)[0-9A-Z]{16}
     | nvapi-[A-Za-z0-9_-]{16,} | npm_[A-Za-z0-9]{30,} | pypi-[A-Za-z0-9_-]{30,} | AIza[A-Za-z0-9_-]{30,}
     | (?<![A-Za-z0-9_-])eyJ[A-Za-z0-9_-]{8,}+\.eyJ[A-Za-z0-9_-]{8,}+\.[A-Za-z0-9_-]+
-    | (?<=[Bb]earer\ )[A-Za-z0-9._~+/=-]{8,} | (?<=[Bb]asic\ )[A-Za-z0-9+/=]{8,}
+    | (?:sk|rk)_(?:live|test)_[A-Za-z0-9]{16,} | dckr_pat_[A-Za-z0-9_-]{16,}
+    | gl(?:rt|dt|ptt|cbt|soat)-[A-Za-z0-9_-]{16,}
+    | ya29\.[A-Za-z0-9_-]{20,} | dapi[0-9a-f]{32} | (?<![A-Za-z0-9])r8_[A-Za-z0-9]{30,} | api_org_[A-Za-z0-9]{16,}
+    | dop_v1_[0-9a-f]{32,} | AGE-SECRET-KEY-1[0-9A-Z]{16,}
+    | (?<![A-Za-z0-9])SG\.[A-Za-z0-9_-]{16,}+\.[A-Za-z0-9_-]{16,}
+    | (?<=hooks\.slack\.com/services/)[A-Za-z0-9/_-]{16,}
+    | (?i:(?<=bearer\ )|(?<=bearer%20))[A-Za-z0-9._~+/=-]{8,} | (?i:(?<=basic\ )|(?<=basic%20))[A-Za-z0-9+/=]{8,}
+    | (?i:(?<=[?&]sig=)|(?<=[?&]signature=)|(?<=-signature=)|(?<=-security-token=))[^&\s"'<>]{8,}
     | (?<=://)[^/\s:@"'<>]{1,200}+:[^/\s@"'<>]{1,1000}+(?=@)
     | (?<=://)[^/\s:@"'<>]{8,1000}+(?=@)""",
     re.VERBOSE,
 )
 _SHAPE_MARKS = (
-    *("hf_", "gh", "github_pat_", "glpat-", "xox", "sk-", "AKIA", "ASIA", "nvapi-", "npm_", "pypi-", "AIza", "eyJ"),
-    *("earer ", "asic ", "://"),
+    *("hf_", "gh", "github_pat_", "glpat-", "xox", "sk-", "akia", "asia", "nvapi-", "npm_", "pypi-", "aiza", "eyj"),
+    *("earer", "asic", "://", "_live_", "_test_", "dckr_pat_", "gl", "ya29.", "dapi", "r8_", "api_org_", "dop_v1_"),
+    *("age-secret", "sg.", "hooks.slack", "sig=", "signature=", "security-token="),
 )
-_WORD_MARKS = ("token", "secret", "passw", "passphrase", "key", "credential")
-KEY_BEGIN = re.compile(r"-----BEGIN [A-Z0-9 ]{0,40}PRIVATE KEY-----")
-KEY_END = re.compile(r"-----END [A-Z0-9 ]{0,40}PRIVATE KEY-----")
+"""Texts in lower case, at least one of which every match of ``_SHAPES`` has in it or before it."""
+_HEADER = re.compile(
+    r"(?P<head>\b(?:authorization|(?:set-)?cookie)[\"'\\]{0,6}[ \t]{0,4}[:=][ \t]{0,4}[\"'\\]{0,6})"
+    r"(?P<value>[^\r\n\"'\\]{8,4000})",
+    re.IGNORECASE,
+)
+"""A header of HTTP whose whole value is a secret, whatever its scheme is."""
+_OPTION = re.compile(
+    rf"(?P<head>(?<![A-Za-z0-9_-])--[A-Za-z0-9_-]{{0,60}}?{_WORD}[ \t]{{1,8}}"
+    r"|\blogin[ \t]\S{1,200}[ \t]password[ \t])"
+    r"(?P<value>(?!-)[^\s\"']+)",
+    re.IGNORECASE,
+)
+"""An option of a command line with its value (``--hf-token x``), and a line of a ``.netrc``."""
+_ELEMENT = re.compile(
+    rf"(?P<head><[A-Za-z0-9_:.-]{{0,60}}?{_WORD}>)(?P<value>[^<\s][^<]{{0,1000}})(?=</)", re.IGNORECASE
+)
+"""An element of XML."""
+_WORD_MARKS = (
+    *("token", "secret", "passw", "passphrase", "key", "credential", "_pass", "_pwd", "_pat"),
+    *("authorization", "cookie"),
+)
+KEY_BEGIN = re.compile(r"-----BEGIN [A-Z0-9 ]{0,40}PRIVATE KEY(?: BLOCK)?-----")
+KEY_END = re.compile(r"-----END [A-Z0-9 ]{0,40}PRIVATE KEY(?: BLOCK)?-----")
 
 _lock = threading.Lock()
 _registered: dict[str, str] = {}
@@ -109,7 +139,14 @@ def forms(value: str) -> tuple[str, ...]:
 
 
 def _escaped(text: str) -> set[str]:
-    once = {json.dumps(text)[1:-1], json.dumps(text, ensure_ascii=False)[1:-1], repr(text)[1:-1], ascii(text)[1:-1]}
+    data = text.encode("utf-8", "surrogateescape")
+    once = {
+        repr(data)[2:-1],
+        json.dumps(text)[1:-1],
+        json.dumps(text, ensure_ascii=False)[1:-1],
+        repr(text)[1:-1],
+        ascii(text)[1:-1],
+    }
     marked = html.escape(text, quote=True)
     references = {marked, html.escape(text, quote=False)}
     references.add(marked.replace("&#x27;", "&#39;").replace("&quot;", "&#34;"))
@@ -222,13 +259,18 @@ def _hide_strings(value: Any) -> Any:
 
 def shapes(text: str) -> str:
     """Return ``text`` without tokens of a known shape, private keys, and values after words such as ``password:``."""
-    if "PRIVATE KEY-----" in text:
+    if "PRIVATE KEY" in text:
         text = _without_keys(text)
     # most text holds none of these marks, and the search costs a hundredth of the patterns
-    if any(mark in text for mark in _SHAPE_MARKS):
-        text = _SHAPES.sub(HIDDEN, text)
     low = text.lower()
-    return _ASSIGNED.sub(_hidden_value, text) if any(mark in low for mark in _WORD_MARKS) else text
+    if any(mark in low for mark in _SHAPE_MARKS):
+        text = _SHAPES.sub(HIDDEN, text)
+    if not any(mark in low for mark in _WORD_MARKS):
+        return text
+    text = _HEADER.sub(_hidden_header, text)
+    for pattern in (_ASSIGNED, _OPTION, _ELEMENT):
+        text = pattern.sub(_hidden_value, text)
+    return text
 
 
 def redact(text: str) -> str:
@@ -238,7 +280,12 @@ def redact(text: str) -> str:
 
 def safe_text(text: str) -> str:
     """Return ``text`` for a terminal or a log: without secrets, terminal colours and control characters."""
-    return clean(redact(text))
+    # Cleaned first as well: a colour inside a token hides it from the patterns, and would be removed afterwards.
+    return clean(redact(clean(redact(text))))
+
+
+def _hidden_header(match: re.Match[str]) -> str:
+    return match[0] if HIDDEN in match["value"] else f"{match['head']}{HIDDEN}"
 
 
 def _hidden_value(match: re.Match[str]) -> str:
