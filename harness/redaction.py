@@ -45,53 +45,71 @@ _ASSIGNED = re.compile(
     r"(?P<value>\\{0,3}\"(?P<double>[^\"\n]*)|\\{0,3}'(?P<single>[^'\n]*)|[^\s\"',;<>]+)",
     re.IGNORECASE,
 )
+_BESIDE = re.compile(
+    # an option of a command: --api-key VALUE
+    rf"(?P<head>(?<![A-Za-z0-9-])--(?:[a-z0-9]{{1,20}}-){{0,3}}{_WORD}[ \t]{{1,8}})(?P<value>(?!-)[^\s\"',;<>]+)"
+    # an element of XML or HTML, escaped or not
+    rf"|(?P<tag>{_WORD}(?:>|&gt;))(?P<inner>[^\s<&]{{1,300}}+)(?=</|&lt;/)"
+    # a line of .netrc
+    r"|(?P<login>login[ \t]{1,8}[^\s]{1,200}[ \t]{1,8}password[ \t]{1,8})(?P<netrc>[^\s]+)"
+    # a connection string or a query, and a signature that stands for a token
+    r"|(?P<pair>[;&?]pwd=|[?&]sig=|(?<![a-z])(?:x-(?:amz|goog|oss)-)?(?:signature|security-token)=)(?P<paired>[^\s;&\"'<>]{8,})"
+    r"|(?P<cookie>(?<![a-z])(?:set-)?cookie[\"']?:[ \t]{1,8}[\"']?)(?P<jar>[^\r\n\"']{1,4000})"
+    # a header whose whole value is a secret, whatever its scheme is
+    r"|(?P<scheme>(?<![a-z])authorization[\"'\\]{0,6}[ \t]{0,4}[:=][ \t]{0,4}[\"'\\]{0,6})"
+    r"(?P<proof>[^\r\n\"'\\]{8,4000})",
+    re.IGNORECASE,
+)
+_BESIDE_MARKS = (
+    "--",
+    "</",
+    "&lt;/",
+    "login",
+    "pwd=",
+    "sig=",
+    "signature=",
+    "security-token=",
+    "cookie",
+    "authorization",
+)
 _PLAIN_VALUES = frozenset({"true", "false", "null", "none", "yes", "no", "0", "1", "required", "missing", "unset"})
 _SHAPES = re.compile(
     r"""hf_[A-Za-z0-9]{16,}
     | gh[pousr]_[A-Za-z0-9]{16,} | github_pat_[A-Za-z0-9_]{16,}
     | glpat-[A-Za-z0-9_-]{16,} | xox[abprs]-[A-Za-z0-9-]{10,}
     | (?<![A-Za-z0-9_-])sk-[A-Za-z0-9_-]{20,} | (?:AKIA|ASIA)[0-9A-Z]{16}
+    | (?<![A-Za-z0-9])(?:dckr_[a-z]{3}_[A-Za-z0-9_-]{16,} | [rs]k_(?:live|test)_[A-Za-z0-9]{16,} | r8_[A-Za-z0-9]{20,})
+    | (?<![A-Za-z0-9])SG\.[A-Za-z0-9_-]{16,}+\.[A-Za-z0-9_-]{16,} | (?<![A-Za-z0-9])ya29\.[A-Za-z0-9_-]{20,}
+    | GOCSPX-[A-Za-z0-9_-]{16,} | (?<=://):[^/\s@"'<>]{1,1000}+(?=@)
     | nvapi-[A-Za-z0-9_-]{16,} | npm_[A-Za-z0-9]{30,} | pypi-[A-Za-z0-9_-]{30,} | AIza[A-Za-z0-9_-]{30,}
     | (?<![A-Za-z0-9_-])eyJ[A-Za-z0-9_-]{8,}+\.eyJ[A-Za-z0-9_-]{8,}+\.[A-Za-z0-9_-]+
-    | (?:sk|rk)_(?:live|test)_[A-Za-z0-9]{16,} | dckr_pat_[A-Za-z0-9_-]{16,}
-    | gl(?:rt|dt|ptt|cbt|soat)-[A-Za-z0-9_-]{16,}
-    | ya29\.[A-Za-z0-9_-]{20,} | dapi[0-9a-f]{32} | (?<![A-Za-z0-9])r8_[A-Za-z0-9]{30,} | api_org_[A-Za-z0-9]{16,}
-    | dop_v1_[0-9a-f]{32,} | AGE-SECRET-KEY-1[0-9A-Z]{16,}
-    | (?<![A-Za-z0-9])SG\.[A-Za-z0-9_-]{16,}+\.[A-Za-z0-9_-]{16,}
-    | (?<=hooks\.slack\.com/services/)[A-Za-z0-9/_-]{16,}
+    | gl(?:rt|dt|ptt|cbt|soat)-[A-Za-z0-9_-]{16,} | dapi[0-9a-f]{32} | api_org_[A-Za-z0-9]{16,} | dop_v1_[0-9a-f]{32,}
+    | AGE-SECRET-KEY-1[0-9A-Z]{16,} | (?<=hooks\.slack\.com/services/)[A-Za-z0-9/_-]{16,}
     | (?i:(?<=bearer\ )|(?<=bearer%20))[A-Za-z0-9._~+/=-]{8,} | (?i:(?<=basic\ )|(?<=basic%20))[A-Za-z0-9+/=]{8,}
-    | (?i:(?<=[?&]sig=)|(?<=[?&]signature=)|(?<=-signature=)|(?<=-security-token=))[^&\s"'<>]{8,}
     | (?<=://)[^/\s:@"'<>]{1,200}+:[^/\s@"'<>]{1,1000}+(?=@)
     | (?<=://)[^/\s:@"'<>]{8,1000}+(?=@)""",
     re.VERBOSE,
 )
 _SHAPE_MARKS = (
     *("hf_", "gh", "github_pat_", "glpat-", "xox", "sk-", "akia", "asia", "nvapi-", "npm_", "pypi-", "aiza", "eyj"),
-    *("earer", "asic", "://", "_live_", "_test_", "dckr_pat_", "gl", "ya29.", "dapi", "r8_", "api_org_", "dop_v1_"),
-    *("age-secret", "sg.", "hooks.slack", "sig=", "signature=", "security-token="),
+    *(
+        "dckr_",
+        "k_live_",
+        "k_test_",
+        "r8_",
+        "sg.",
+        "ya29.",
+        "gocspx-",
+        "gl",
+        "dapi",
+        "api_org_",
+        "dop_v1_",
+        "age-secret",
+    ),
+    *("hooks.slack", "earer", "asic", "://"),
 )
 """Texts in lower case, at least one of which every match of ``_SHAPES`` has in it or before it."""
-_HEADER = re.compile(
-    r"(?P<head>\b(?:authorization|(?:set-)?cookie)[\"'\\]{0,6}[ \t]{0,4}[:=][ \t]{0,4}[\"'\\]{0,6})"
-    r"(?P<value>[^\r\n\"'\\]{8,4000})",
-    re.IGNORECASE,
-)
-"""A header of HTTP whose whole value is a secret, whatever its scheme is."""
-_OPTION = re.compile(
-    rf"(?P<head>(?<![A-Za-z0-9_-])--[A-Za-z0-9_-]{{0,60}}?{_WORD}[ \t]{{1,8}}"
-    r"|\blogin[ \t]\S{1,200}[ \t]password[ \t])"
-    r"(?P<value>(?!-)[^\s\"']+)",
-    re.IGNORECASE,
-)
-"""An option of a command line with its value (``--hf-token x``), and a line of a ``.netrc``."""
-_ELEMENT = re.compile(
-    rf"(?P<head><[A-Za-z0-9_:.-]{{0,60}}?{_WORD}>)(?P<value>[^<\s][^<]{{0,1000}})(?=</)", re.IGNORECASE
-)
-"""An element of XML."""
-_WORD_MARKS = (
-    *("token", "secret", "passw", "passphrase", "key", "credential", "_pass", "_pwd", "_pat"),
-    *("authorization", "cookie"),
-)
+_WORD_MARKS = ("token", "secret", "passw", "passphrase", "key", "credential", "_pass", "_pwd", "_pat")
 KEY_BEGIN = re.compile(r"-----BEGIN [A-Z0-9 ]{0,40}PRIVATE KEY(?: BLOCK)?-----")
 KEY_END = re.compile(r"-----END [A-Z0-9 ]{0,40}PRIVATE KEY(?: BLOCK)?-----")
 
@@ -265,12 +283,9 @@ def shapes(text: str) -> str:
     low = text.lower()
     if any(mark in low for mark in _SHAPE_MARKS):
         text = _SHAPES.sub(HIDDEN, text)
-    if not any(mark in low for mark in _WORD_MARKS):
-        return text
-    text = _HEADER.sub(_hidden_header, text)
-    for pattern in (_ASSIGNED, _OPTION, _ELEMENT):
-        text = pattern.sub(_hidden_value, text)
-    return text
+    if any(mark in low for mark in _WORD_MARKS):
+        text = _ASSIGNED.sub(_hidden_value, text)
+    return _BESIDE.sub(_hidden_beside, text) if any(mark in low for mark in _BESIDE_MARKS) else text
 
 
 def redact(text: str) -> str:
@@ -284,10 +299,6 @@ def safe_text(text: str) -> str:
     return clean(redact(clean(redact(text))))
 
 
-def _hidden_header(match: re.Match[str]) -> str:
-    return match[0] if HIDDEN in match["value"] else f"{match['head']}{HIDDEN}"
-
-
 def _hidden_value(match: re.Match[str]) -> str:
     value = match["value"]
     quote = value[: len(value) - len(value.lstrip("\\\"'"))] if value[:1] in "\\\"'" else ""
@@ -298,6 +309,15 @@ def _hidden_value(match: re.Match[str]) -> str:
     if not quote and word.isdigit() and len(word) < 6:  # a count of tokens
         return match[0]
     return f"{match['head']}{quote}{HIDDEN}{value[len(quote) + len(bare) :]}"
+
+
+def _hidden_beside(match: re.Match[str]) -> str:
+    """Hide the value of a match of ``_BESIDE``: the second of the two groups that matched."""
+    head, value = (part for part in match.groups() if part is not None)
+    bare = value.strip("\"'`)]}.")
+    if not bare or HIDDEN in value or bare.lower() in _PLAIN_VALUES or (bare.isdigit() and len(bare) < 6):
+        return match[0]
+    return f"{head}{HIDDEN}"
 
 
 def _without_keys(text: str) -> str:

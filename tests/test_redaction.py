@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import html
 import json
+import signal
 import urllib.parse
 from collections.abc import Callable
 from pathlib import Path
@@ -160,3 +161,42 @@ def test_the_hub_s_token_goes_to_no_other_origin(monkeypatch: pytest.MonkeyPatch
     ):  # fmt: skip
         source._get(url, 0, 1, "x")
     assert [url for url, with_token in sent if with_token] == ["https://hub.example/x"]
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "dckr_pat_{}", "sk_live_{}", "rk_test_{}", "r8_{}", "SG.{}.{}", "ya29.{}", "GOCSPX-{}",
+        "--token {}", "run --api-key {} --steps 4", "--hf-access-token  {}", "Authorization: token {}",
+        "Cookie: session={}; theme=dark", "set-cookie: sid={}", '"Cookie": "sid={}"', "redis://:{}@host:1",
+        "Server=x;pwd={};", "https://h/a?sig={}&b=1", "https://h/a?X-Amz-Signature={}", "password%3D{}",
+        "<password>{}</password>", "&lt;token&gt;{}&lt;/token&gt;", "machine h login ann password {}",
+    ],
+)  # fmt: skip
+def test_shapes_and_places_of_secrets_are_hidden(text: str) -> None:
+    needle = "S3cretaB1cS3cretaB1c99"
+    assert needle not in shapes(text.replace("{}", needle))
+    assert needle not in shapes(f"error: {text.replace('{}', needle)} (see the log)")
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "run it with --max-tokens 512", "see <token> and </token>", "--api-key", "--token -v", "login failed for ann",
+        "PWD=/work/project", "signature=(a, b)", "cookie cutter: 3", "SG.1.2", "sk_live", "the key is lost",
+        "--key 4", "https://host:443/a?b=c", "password%3D",
+    ],
+)  # fmt: skip
+def test_text_that_only_looks_like_it_stays(text: str) -> None:
+    assert shapes(text) == text
+
+
+@pytest.mark.parametrize(
+    "piece", ["token>", "login x ", "--a-b-c-token ", "cookie: ", "?sig=", "SG.a", "://:", "ya29."]
+)
+def test_a_line_of_beginnings_takes_linear_time(piece: str) -> None:
+    signal.alarm(20)  # quadratic time would take minutes
+    try:
+        shapes(piece * (200_000 // len(piece)))
+    finally:
+        signal.alarm(0)
