@@ -200,3 +200,93 @@ def test_a_line_of_beginnings_takes_linear_time(piece: str) -> None:
         shapes(piece * (200_000 // len(piece)))
     finally:
         signal.alarm(0)
+
+
+VALUE = "abcdefghijkl123"
+SERVICE = "AbCdEfGhIjKlMnOpQrStUvWxYz012345"
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        f"tool --token {VALUE} run",
+        f"tool --hub-api-key {VALUE}",
+        f"['tool', '--token', '{VALUE}']",
+        f'{{"argv": ["tool", "--password", "{VALUE}"]}}',
+        f'"[\\"tool\\", \\"--password\\", \\"{VALUE}\\"]"',
+        f"curl -u bob:{VALUE} https://host",
+        f"machine host login bob password {VALUE}",
+        f"AUTHORIZATION: BEARER {VALUE}",
+        f"Authorization: token {VALUE}",
+        f"{{'Authorization': 'ApiKey {VALUE}'}}",
+        f"Cookie: session={VALUE}",
+        f"Set-Cookie: sid={VALUE}; Path=/",
+        f"Cookie: theme=dark; session={VALUE}",
+        f"redis://:{VALUE}@host:1",
+        f"password%3D{VALUE}",
+        f"&lt;token&gt;{VALUE}&lt;/token&gt;",
+        f"<password>{VALUE}</password>",
+        f"<hub_token>{VALUE}</hub_token>",
+        f"https://host/file?sv=2020&sig={VALUE}",
+        f"https://host/file?a=1&amp;X-Amz-Signature={VALUE}",
+        f"Server=host;Pwd={VALUE};",
+        f"AccountKey={VALUE}==;EndpointSuffix=core",
+        f'{{"auths": {{"host": {{"auth": "{VALUE}"}}}}}}',
+        f"-----BEGIN PGP PRIVATE KEY BLOCK-----\n{VALUE}\n-----END PGP PRIVATE KEY BLOCK-----",
+        f"password \x1b[1m= \x1b[0m{VALUE}",
+    ],
+)
+def test_a_secret_is_recognised_by_the_place_where_it_stands(text: str) -> None:
+    shown = Redactor(environment={}).text(text)
+    assert VALUE not in shown
+    assert "<redacted>" in shown
+
+
+@pytest.mark.parametrize(
+    "head",
+    [
+        "api_org_", "glrt-", "dckr_pat_", "ya29.", "xapp-1-", "sk_live_", "rk_test_", "whsec_", "glsa_", "hvs.",
+        "r8_", "GOCSPX-",
+        "SG.abcdefghijklmnopqrstuv.", "https://hooks.slack.com/services/T01/B01/",
+    ],
+)  # fmt: skip
+def test_tokens_of_further_services_are_recognised(head: str) -> None:
+    assert SERVICE not in Redactor(environment={}).text(f"it sent {head}{SERVICE} to the server")
+
+
+@pytest.mark.parametrize("between", ["\x1b[0m", "\u200b", "\x00"])
+def test_characters_that_are_not_shown_hide_no_secret(between: str) -> None:
+    redactor = Redactor({"vault-needle-77": "<KEY>"}, environment={})
+    shown = redactor.text(f"a vault-{between}needle-77 and hf_AbCdEfGh{between}IjKlMnOpQrStUv z")
+    assert "needle-77" not in shown
+    assert "MnOp" not in shown
+    coloured = "\x1b[31mred\x1b[0m and no secret"
+    assert redactor.text(coloured) == coloured
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "tool --tokens 512 --max-token 77",
+        "tool --token-file /home/bob/file",
+        "diff -u a/b.py c/d.py",
+        "<token>12</token> of <keys>",
+        "sg.conv and layer8_weight",
+        "see ?key=1&code=2",
+        "authorization: required",
+        "cookie cutter: 3",
+        "signature=(a, b)",
+        "PWD=/work/project",
+        "--token -v",
+        "login failed for ann",
+    ],
+)
+def test_ordinary_text_beside_such_words_stays(text: str) -> None:
+    assert Redactor(environment={}).text(text) == text
+
+
+@pytest.mark.parametrize("value", ["plus+slash/equals=needle"])
+def test_forms_of_a_value_in_a_url_within_a_url_and_in_json_with_escaped_slashes(value: str) -> None:
+    redactor = Redactor({value: "<KEY>"}, environment={})
+    assert redactor.text("plus%252Bslash%252Fequals%253Dneedle") == "<KEY>"
+    assert redactor.text(r"plus+slash\/equals=needle") == "<KEY>"

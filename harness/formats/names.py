@@ -99,11 +99,6 @@ class Naming:
     clashes: tuple[str, ...] = ()
     """Translated names that two stored names share."""
 
-    @property
-    def translated(self) -> bool:
-        """Return whether any name changed."""
-        return any(old != new for old, new in self.names.items())
-
 
 def to_diffusers(name: str) -> str:
     """Return Diffusers' name of a tensor name without prefix; names of unknown modules are returned unchanged."""
