@@ -57,7 +57,8 @@ _SHAPES = re.compile(
     | (?<![A-Za-z0-9])hv[sbr]\.[A-Za-z0-9_-]{16,} | (?<![A-Za-z0-9])SG\.[A-Za-z0-9_-]{16,}+\.[A-Za-z0-9_-]{16,}
     | (?<=hooks\.slack\.com/services/)[A-Za-z0-9/]{16,}
     | (?<![A-Za-z0-9_-])sk-[A-Za-z0-9_-]{20,} | (?:AKIA|ASIA)[0-9A-Z]{16}
-    | dapi[0-9a-f]{32} | AGE-SECRET-KEY-1[0-9A-Z]{16,} | nvapi-[A-Za-z0-9_-]{16,} | npm_[A-Za-z0-9]{30,} | pypi-[A-Za-z0-9_-]{30,} | AIza[A-Za-z0-9_-]{30,}
+    | dapi[0-9a-f]{32} | AGE-SECRET-KEY-1[0-9A-Z]{16,}
+    | nvapi-[A-Za-z0-9_-]{16,} | npm_[A-Za-z0-9]{30,} | pypi-[A-Za-z0-9_-]{30,} | AIza[A-Za-z0-9_-]{30,}
     | (?<![A-Za-z0-9_-])eyJ[A-Za-z0-9_-]{8,}+\.eyJ[A-Za-z0-9_-]{8,}+\.[A-Za-z0-9_-]+
     | (?i:(?<=bearer\ )|(?<=bearer%20))[A-Za-z0-9._~+/=-]{8,} | (?<=[Bb]asic\ )[A-Za-z0-9+/=]{8,}
     | (?<=://)[^/\s:@"'<>]{1,200}+:[^/\s@"'<>]{1,1000}+(?=@)
@@ -193,6 +194,7 @@ def _escaped(text: str) -> set[str]:
         json.dumps(text, ensure_ascii=False)[1:-1],
         repr(text)[1:-1],
         ascii(text)[1:-1],
+        repr(text.encode("utf-8", "surrogateescape"))[2:-1],
     }
     marked = html.escape(text, quote=True)
     references = {marked, html.escape(text, quote=False)}
