@@ -10,6 +10,7 @@ from pydantic import AfterValidator, BaseModel, ConfigDict, Field, StringConstra
 
 from harness.formats.registry import built_in_names, runnable_formats
 from harness.records.run_folder import FILE_ENDINGS, TAKEN
+from harness.text import clean
 
 
 def _names_no_other_file(case_id: str) -> str:
@@ -23,6 +24,14 @@ def _names_no_other_file(case_id: str) -> str:
     return case_id
 
 
+def _visible(text: str) -> str:
+    """Refuse text without a single visible character: blanks or a zero-width space are no reason."""
+    if not clean(text).strip():
+        raise ValueError("must not be blank")
+    return text
+
+
+Visible = Annotated[str, AfterValidator(_visible)]
 CaseId = Annotated[str, StringConstraints(pattern=r"^[a-z0-9][a-z0-9_.-]{0,79}$"), AfterValidator(_names_no_other_file)]
 EnvName = Annotated[str, StringConstraints(pattern=r"^[A-Za-z_][A-Za-z0-9_]*$")]
 DType = Literal["bf16", "fp16", "fp32"]
@@ -258,9 +267,9 @@ class Waiver(Frozen):
         description="`outcome:cause` of the known failure, several causes with commas; anything else stays red",
         examples=["regression:flicker_above_limit"],
     )
-    owner: str = Field(min_length=1)
-    reason: str = Field(min_length=1)
-    issue: str = Field(pattern=r"^https?://")
+    owner: Visible = Field(min_length=1)
+    reason: Visible = Field(min_length=1)
+    issue: str = Field(pattern=r"^https?://[^\s/]+[^\s]*$")
     expires: date
 
     @property

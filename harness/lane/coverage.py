@@ -24,6 +24,7 @@ from harness.records.base import Json, Record
 from harness.records.limits import Limit, LimitFile
 from harness.records.perf_file import PerfFile
 from harness.records.temporary import scratch_folder
+from harness.text import clean
 
 Kind = Literal[
     "added", "removed", "waived", "unwaived", "checkpoint", "env", "limit", "baseline", "expectation", "request",
@@ -87,7 +88,9 @@ class Coverage(Record):
     def without_reason(self) -> tuple[Change, ...]:
         """Return the removals and the changes that let more through, if they have no reason: a reviewer needs it."""
         return tuple(
-            change for change in self.changes if (change.kind == "removed" or change.looser) and not change.reason
+            change
+            for change in self.changes
+            if (change.kind == "removed" or change.looser) and not clean(change.reason).strip()
         )
 
 

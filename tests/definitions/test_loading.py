@@ -8,8 +8,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from pydantic import ValidationError
 
-from harness.definitions.case import Case
+from harness.definitions.case import Case, Waiver
 from harness.definitions.loading import check_cases, check_unique, load_case_file, load_cases
 from harness.errors import InvalidCaseError
 
@@ -410,6 +411,27 @@ def test_a_control_names_what_it_must_be_seen_by(load, expect):
 def test_a_waiver_of_ninety_days_is_taken(load):
     (one,) = load(f"cases:\n  one: {waiver('regression:psnr_below_limit', days=90)}\n")
     assert one.case.waiver is not None
+
+
+@pytest.mark.parametrize(
+    ("field", "text"),
+    [
+        ("owner", " "),
+        ("owner", "\n"),
+        ("reason", " "),
+        ("reason", "\u200b"),
+        ("issue", "https://"),
+        ("issue", "http:///1"),
+    ],
+)
+def test_a_waiver_without_a_visible_owner_reason_or_issue_is_refused(field: str, text: str) -> None:
+    waived = {
+        "expect": "regression:psnr_below_limit", "owner": "ann", "reason": "r", "issue": "https://example.org/1",
+        "expires": "2026-01-02",
+    }  # fmt: skip
+    assert Waiver.model_validate(waived).owner == "ann"
+    with pytest.raises(ValidationError, match=field):
+        Waiver.model_validate(waived | {field: text})
 
 
 def test_the_folder_of_the_case_file_is_told_relative_to_the_root(load: Callable[..., Any]) -> None:

@@ -205,6 +205,8 @@ def test_what_lets_more_through_needs_a_reason(field: str, before: object, after
     if looser:
         explained = compare_cases([old], [new], "b200", {f"a {field}": "because"})
         assert Coverage(against="main", changes=tuple(explained)).without_reason() == ()
+        blank = compare_cases([old], [new], "b200", {f"a {field}": " \u200b"})
+        assert Coverage(against="main", changes=tuple(blank)).without_reason()
         other = compare_cases([old], [new], "b200", {"a": "because", "b expect": "because"})
         assert Coverage(against="main", changes=tuple(other)).without_reason()
 
