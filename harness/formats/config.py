@@ -191,7 +191,11 @@ def described(body: Mapping[str, Any]) -> dict[str, Any]:
 def _algo_of_method(method: str, body: Mapping[str, Any]) -> str:
     """Return the algorithm's name from ``quant_method`` or from a field that only this method has; empty if unknown."""
     if method == "compressed-tensors":
-        return str(body.get("format", ""))
+        form = str(body.get("format", ""))
+        bits = {
+            group["weights"].get("num_bits") for group in _groups(body) if isinstance(group.get("weights"), Mapping)
+        }
+        return "int4-quantized" if form == "int-quantized" and bits == {4} else form
     if method == "bitsandbytes":
         return f"bnb_{body.get('bnb_4bit_quant_type', 'fp4')}" if body.get("load_in_4bit") else "LLM.int8"
     if method == "torchao":

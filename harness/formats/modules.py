@@ -405,7 +405,7 @@ def decide(
     if kind in FP8_DTYPES:
         return _eight(weight, scale, hints)
     if kind == "I8":
-        return _integers(weight, scale)
+        return _integers(weight, scale, hints)
     if kind == "U8":
         return _bytes(weight, scale, parts, hints, stem, four)
     if kind in ("I32", "U32"):
@@ -490,9 +490,13 @@ def _eight(weight: TensorEntry, scale: TensorEntry | None, hints: Hints, code: s
     return Decided("fp8", *scale_kind(weight, scale, hints), code=code)
 
 
-def _integers(weight: TensorEntry, scale: TensorEntry | None) -> Decided:
+def _integers(weight: TensorEntry, scale: TensorEntry | None, hints: Hints) -> Decided:
     if scale is None:
         return Decided("int8", "none", code="int8")
+    # compressed-tensors' int-quantized keeps codes of 4 bits in a byte each
+    if hints.declared is not None and hints.declared.method == "compressed-tensors" and hints.declared.bits == 4:
+        spread, block = scale_kind(weight, scale, NO_HINTS)
+        return Decided("int4", spread, block, "int4", (weight.shape[0], weight.shape[1]), packing="whole_bytes")
     return Decided("int8", *scale_kind(weight, scale, NO_HINTS), code="int8")
 
 

@@ -48,7 +48,10 @@ def scale_tensors_present(context: Context) -> Iterator[InspectionFinding]:
         absent = sorted(
             m.name
             for m in quantized.values()
-            if m.scale is None and m.name not in (*renamed, *casts) and m.spec.scales and not m.opaque
+            if m.scale is None
+            and m.name not in (*renamed, *casts)
+            and m.spec.scales
+            and (not m.opaque or "qzeros" in m.parts)
         )
         if absent:
             yield _absent(
