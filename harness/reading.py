@@ -12,6 +12,7 @@ never quotes a value, which may be a secret. Errors of the system (no such file,
 
 from __future__ import annotations
 
+import hashlib
 import json
 import math
 import os
@@ -19,8 +20,9 @@ import stat
 import tomllib
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from io import BufferedReader
 from pathlib import Path
-from typing import Any, BinaryIO, TypeVar
+from typing import Any, TypeVar
 from xml.etree import ElementTree as ET
 
 from pydantic import BaseModel, ValidationError
@@ -67,7 +69,7 @@ def read_bytes(path: Path, *, limit: int = MAX_BYTES) -> bytes:
 
 
 @contextmanager
-def _regular(path: Path) -> Iterator[tuple[BinaryIO, int]]:
+def _regular(path: Path) -> Iterator[tuple[BufferedReader, int]]:
     """Open a regular file for reading. Yields it and its size in bytes.
 
     Raises:
@@ -81,6 +83,25 @@ def _regular(path: Path) -> Iterator[tuple[BinaryIO, int]]:
         if not stat.S_ISREG(state.st_mode):
             raise UnreadableError("it is not a regular file", where=str(path))
         yield file, state.st_size
+
+
+def digest_file(path: Path) -> str:
+    """Return the sha256 (hex) of a regular file of any size, read piece by piece.
+
+    Raises:
+        OSError: the system cannot read it.
+        UnreadableError: it is no regular file.
+    """
+    with _regular(path) as (file, _):
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def is_file(path: Path) -> bool:
+    """Return whether a path names a regular file; a name that the file system refuses (too long, NUL) names none."""
+    try:
+        return path.is_file()
+    except (OSError, ValueError):
+        return False
 
 
 def decode(data: bytes, where: str) -> str:

@@ -7,15 +7,17 @@ import html
 import json
 import urllib.parse
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from pydantic import ValidationError
 
-from harness.definitions.environment import check_name
+from harness.definitions.environment import check_leased, check_name
 from harness.engine.secrets import LINE_CHARACTERS, redact_answer, tail
 from harness.goldens.store import HubPin, hub_store
+from harness.inspector.sources import HubSource
 from harness.redaction import HIDDEN, Redactor, shapes
 
 NEEDLE = 'n33dle "quoted" <tag>&\n/second+line\tof it é'
@@ -87,6 +89,31 @@ def test_no_data_file_says_where_a_token_goes(monkeypatch: pytest.MonkeyPatch) -
     assert HubPin(**pin, endpoint=None).endpoint is None
     monkeypatch.setenv("HF_ENDPOINT", "https://hub.example")
     assert hub_store(HubPin(**pin))._endpoint == "https://hub.example"
-    for name in ("HF_ENDPOINT", "https_proxy"):
-        assert "where tokens are sent" in (check_name(name, "command", ()) or "")
-    assert check_name("MODE", "command", ()) is None
+    for name in (
+        "HF_ENDPOINT", "https_proxy", "HUGGINGFACE_CO_STAGING", "AWS_ENDPOINT_URL_S3", "OPENAI_BASE_URL",
+        "PIP_INDEX_URL", "UV_EXTRA_INDEX_URL", "socks5_proxy", "HF_XET_ENDPOINT", "NODE_EXTRA_CA_CERTS",
+        "PYTHONHTTPSVERIFY", "GIT_SSL_NO_VERIFY", "GIT_SSH_COMMAND", "GIT_CONFIG_COUNT", "SSLKEYLOGFILE", "NETRC",
+    ):  # fmt: skip
+        for backend in ("command", "openai-video", "diffusers"):
+            assert "where tokens are sent" in (check_name(name, backend, (name,)) or ""), name
+    assert "marks the processes" in (check_name("QUANTGATE_ENGINE", "command", ()) or "")
+    assert "marks the processes" in (check_leased("QUANTGATE_ENGINE") or "")
+    for name in ("MODE", "NCCL_PROXY_CPUSET", "SGLANG_STAGING_BUFFER", "NO_PROXY"):
+        assert check_name(name, "command", ()) is None
+
+
+def test_the_hub_s_token_goes_to_no_other_origin(monkeypatch: pytest.MonkeyPatch) -> None:
+    sent: list[tuple[str, bool]] = []
+    monkeypatch.setattr("huggingface_hub.utils.build_hf_headers", lambda: {"authorization": "Bearer t"})
+    monkeypatch.setattr(
+        "huggingface_hub.utils.http_backoff",
+        lambda _method, url, *, headers, **_: sent.append((url, "authorization" in headers)),
+    )
+    source = HubSource.__new__(HubSource)
+    source._api = SimpleNamespace(endpoint="https://hub.example")  # type: ignore[assignment]
+    for url in (
+        "https://hub.example/x", "http://hub.example/x", "https://hub.example:444/x", "https://cdn.example/x",
+        "https://hub.example@cdn.example/x", "https://cdn.example/hub.example",
+    ):  # fmt: skip
+        source._get(url, 0, 1, "x")
+    assert [url for url, with_token in sent if with_token] == ["https://hub.example/x"]

@@ -15,6 +15,7 @@ from harness.definitions.schemas import SCHEMAS, text_of
 from harness.errors import InvalidCaseError
 from harness.git import git_top
 from harness.project import case_files_below
+from harness.reading import UnreadableError, read_bytes, read_text
 from harness.records.base import write_text_atomic
 from harness.records.identity import Device
 
@@ -86,7 +87,7 @@ def _schemas() -> tuple[str, ...]:
 
 def _schema_note(root: Path, name: str) -> str:
     path = root / SCHEMA_FOLDER / name
-    old = path.is_file() and path.read_text(encoding="utf-8") != text_of(name)
+    old = path.is_file() and read_bytes(path) != text_of(name).encode()
     return f"of another version; quantgate schema --out {SCHEMA_FOLDER}" if old else ""
 
 
@@ -158,7 +159,10 @@ def _filled(folder: Path) -> bool:
 
 def _ignore(root: Path, wanted: tuple[str, ...]) -> Step:
     path = root / ".gitignore"
-    before = path.read_text(encoding="utf-8") if path.is_file() else ""
+    try:
+        before = read_text(path) if path.is_file() else ""
+    except UnreadableError as error:
+        return Step("by hand", ".gitignore", f"{error.what}; add {', '.join(wanted)}")
     there = {line.strip().strip("/") for line in before.splitlines()}
     new = [line for line in wanted if line.strip("/") not in there]
     if not new:

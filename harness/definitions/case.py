@@ -9,16 +9,21 @@ from typing import Annotated, Final, Literal
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, StringConstraints, WithJsonSchema
 
 from harness.formats.registry import built_in_names, runnable_formats
+from harness.records.run_folder import FILE_ENDINGS, TAKEN
 
 
-def _names_no_baseline(case_id: str) -> str:
-    """Refuse an id whose limit file would have the name of another case's baseline of times."""
+def _names_no_other_file(case_id: str) -> str:
+    """Refuse an id whose limit file or folder would have the name of something else that is written there."""
     if case_id.endswith(".perf"):
         raise ValueError("must not end in .perf: thresholds/<runner>/<case>.perf.json holds the times of <case>")
+    if case_id in TAKEN:
+        raise ValueError(f"must not be {case_id!r}: runs/<run>/{case_id}/ is not the folder of a case")
+    if ending := next((ending for ending in FILE_ENDINGS if case_id.endswith(ending)), ""):
+        raise ValueError(f"must not end in {ending}: a run has files of such names beside the folders of its cases")
     return case_id
 
 
-CaseId = Annotated[str, StringConstraints(pattern=r"^[a-z0-9][a-z0-9_.-]{0,79}$"), AfterValidator(_names_no_baseline)]
+CaseId = Annotated[str, StringConstraints(pattern=r"^[a-z0-9][a-z0-9_.-]{0,79}$"), AfterValidator(_names_no_other_file)]
 EnvName = Annotated[str, StringConstraints(pattern=r"^[A-Za-z_][A-Za-z0-9_]*$")]
 DType = Literal["bf16", "fp16", "fp32"]
 

@@ -122,7 +122,9 @@ def _backend(case: Case) -> Iterator[Finding]:
     elif case.backend != "command" and case.program_files:
         yield ("program_files",), f"`program_files` belong to backend command, and this is backend {case.backend}"
     for index, glob in enumerate(case.program_files):
-        if glob.startswith(("/", "~")) or ".." in glob.split("/"):
+        if not glob.strip("./"):
+            yield ("program_files", index), f"{glob!r} names no files; write a glob such as runtimes/kernels/*.cu"
+        elif glob.startswith(("/", "~")) or ".." in glob.split("/"):
             yield ("program_files", index), f"{glob!r} leads out of the repository; write a glob relative to its root"
 
 

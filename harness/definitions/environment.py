@@ -16,12 +16,23 @@ LEASED: Final = frozenset({"CUDA_VISIBLE_DEVICES", "CUDA_DEVICE_ORDER", "NVIDIA_
 """Variables that select the GPU of a process. Only the lease sets them: a case could take another run's GPU."""
 
 
-DIRECTING: Final = frozenset(
-    {"HF_ENDPOINT", "HF_INFERENCE_ENDPOINT", "HTTP_PROXY", "HTTPS_PROXY", "ALL_PROXY", "SSL_CERT_FILE", "SSL_CERT_DIR",
-     "REQUESTS_CA_BUNDLE", "CURL_CA_BUNDLE"}
-)  # fmt: skip
-"""Variables that direct a token to a server, or decide who may read it on the way. A case file is data, so only the
-caller sets them."""
+_DIRECTING = re.compile(
+    # servers and ways to them: HF_ENDPOINT, AWS_ENDPOINT_URL_S3, OPENAI_BASE_URL, PIP_INDEX_URL, https_proxy
+    r"(^|_)(ENDPOINTS?|BASE_URL|API_BASE|(EXTRA_)?INDEX_URL)($|_)|^(HTTPS?|ALL|FTP|WSS?|SOCKS[45]?)_PROXY$"
+    r"|^(HUGGINGFACE_CO|HF)_STAGING$"  # huggingface_hub's switch to another hub
+    # whom an encrypted connection believes, and files that hold its keys or the passwords of servers
+    r"|(^|_)(CA_BUNDLE|CA_CERTS?|SSL_CERT_(FILE|DIR)|SSL_NO_VERIFY|SSL_VERIFY|SSL_VERIFICATION|HTTPSVERIFY)($|_)"
+    r"|^(SSLKEYLOGFILE|NETRC|OPENSSL_CONF|CURL_HOME|PYTHONHTTPSVERIFY|PIP_CONFIG_FILE|UV_CONFIG_FILE)$"
+    # git: addresses that are rewritten, and the program that connects
+    r"|^GIT_(CONFIG|SSH|ASKPASS|EXEC)",
+    re.IGNORECASE,
+)
+"""Names of variables that direct a token to a server, or decide who may read it on the way."""
+
+
+def directs_tokens(name: str) -> bool:
+    """Return whether a variable of this name decides where tokens go. A case is data, so only the caller sets it."""
+    return _DIRECTING.search(name) is not None
 
 
 class EnvironmentRule(NamedTuple):
@@ -86,8 +97,14 @@ def looks_secret(name: str) -> bool:
     return _SECRET.search(name) is not None
 
 
+OWN: Final = frozenset({"QUANTGATE_ENGINE"})
+"""The mark by which an engine's processes are found again: with another value, they would be left over."""
+
+
 def check_leased(name: str) -> str | None:
     """Return the fault of naming ``name`` in ``env`` or ``pass_env`` of a case, or ``None``."""
+    if name in OWN:
+        return f"{name} marks the processes of an engine, which the run must find again; take it out"
     if name not in LEASED:
         return None
     return f"{name} belongs to the lease of the GPU; take it out, and choose the runner with `runners:`"
@@ -97,8 +114,8 @@ def check_name(name: str, backend: str, pass_env: tuple[str, ...]) -> str | None
     """Return the fault of setting ``name`` in the ``env`` of a case, or ``None``."""
     if wrong := check_leased(name):
         return wrong
-    # programs read `http_proxy` in lower case too
-    if name.upper() in DIRECTING:
+    # in any case of letters: programs read `http_proxy` too
+    if directs_tokens(name):
         how = f"take it from the caller: `pass_env: [{name}]`"
         return f"{name} says where tokens are sent, which a data file must not; {how}"
     if looks_secret(name):

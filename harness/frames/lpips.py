@@ -20,12 +20,15 @@ import numpy as np
 
 from harness.frames.errors import MetricUnavailableError
 from harness.frames.metric import Measurement, Pair
+from harness.reading import UnreadableError, read_bytes, reason
 from harness.records.frames import MetricDirection
 
 if TYPE_CHECKING:
     import torch
 
 Net = Literal["alex", "vgg", "squeeze"]
+LARGEST_TRUNK = 1 << 30
+"""Bytes of the largest file of weights that is read. VGG16, the largest trunk, has 553 MB with its classifier."""
 SMALLEST_SIDE = 32
 """Pixels. On smaller frames the last layers of the trunks have no output."""
 
@@ -119,10 +122,11 @@ def read_trunk(net: Net) -> tuple[dict[str, torch.Tensor], str]:
         raise MetricUnavailableError(f"{variable} is set and {variable}_SHA256 is not: unpinned weights are not used")
     path = _download(location) if location.startswith("hub:") else Path(location)
     try:
-        data = path.read_bytes()
-    except OSError as error:
-        raise MetricUnavailableError(f"{path}: LPIPS weights cannot be read: {error.strerror}") from error
-    # Digest and parameters come from the same bytes: the file cannot change in between.
+        data = read_bytes(path, limit=LARGEST_TRUNK)
+    except (OSError, UnreadableError) as error:
+        raise MetricUnavailableError(f"{path}: LPIPS weights cannot be read: {reason(error)}") from error
+    # Digest and parameters come from the same bytes: the file cannot change in between. Bytes with another digest are
+    # never parsed, so the header needs no check of its own.
     digest = hashlib.sha256(data).hexdigest()
     if digest != expected:
         raise MetricUnavailableError(f"{path}: LPIPS weights have sha256 {digest}, {variable}_SHA256 is {expected}")

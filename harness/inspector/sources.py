@@ -122,7 +122,8 @@ class HubSource:
         from huggingface_hub.utils import build_hf_headers, http_backoff  # type: ignore[attr-defined]
 
         # the token belongs to the hub and must not leave it with a redirect to a storage host
-        own = urlsplit(url).netloc == urlsplit(self._api.endpoint).netloc
+        # (nor in the clear: the scheme is part of the origin)
+        own = urlsplit(url)[:2] == urlsplit(self._api.endpoint)[:2]
         headers = {**(build_hf_headers() if own else {}), "range": f"bytes={start}-{start + length - 1}"}
         try:
             return http_backoff(

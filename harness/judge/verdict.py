@@ -115,7 +115,7 @@ def _waived(case: Case, observed: Verdict, today: date) -> Verdict:
         )
         return observed.model_copy(update={"findings": (*observed.findings, finding)})
     if observed.outcome in WAIVABLE:
-        others = tuple(_unwaived(case, waiver, observed))
+        others = tuple(unwaived(case, waiver, observed))
         if others:
             return _red(waiver, observed, others)
         summary = f"waived until {waiver.expires.isoformat()} by {waiver.owner} ({waiver.issue}): {observed.summary}"
@@ -134,7 +134,7 @@ def _waived(case: Case, observed: Verdict, today: date) -> Verdict:
     return observed
 
 
-def _unwaived(case: Case, waiver: Waiver, observed: Verdict) -> Iterator[tuple[Outcome, Finding]]:
+def unwaived(case: Case, waiver: Waiver, observed: Verdict) -> Iterator[tuple[Outcome, Finding]]:
     """Yield every finding that fails this case and that the waiver does not cover, with the outcome it leads to."""
     for finding in observed.findings:
         outcome = _outcome(case, finding, observed)

@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import io
+import os
 import subprocess
-import tarfile
 import tempfile
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -413,15 +412,55 @@ def _reasons(root: Path, commit: str) -> dict[str, str]:
 
 @contextmanager
 def _checkout(root: Path, commit: str) -> Iterator[Path]:
-    # git archive fails on a path that the commit does not have.
-    there = _git(root, "ls-tree", "--name-only", commit, check=True).decode().split()
-    wanted = [name for name in _FOLDERS if name in there]
+    """Write the cases, profiles, limits and settings of ``commit`` to a temporary folder.
+
+    Objects are read one by one and not through ``git archive``: a ``.gitattributes`` of the commit (``export-ignore``)
+    would hide cases from it, and a removal would not be seen. A link becomes a copy of the file that it names in the
+    same commit; any other link is left out, so that nothing outside the commit is read.
+    """
+    # names are relative to `root`, which may lie below the top of the repository
+    listed = _git(root, "ls-tree", "-r", "-z", commit, "--", *_FOLDERS, check=True)
+    blobs: dict[str, bytes] = {}
+    links: dict[str, bytes] = {}
+    for row in filter(None, listed.split(b"\0")):
+        told, _, name = row.partition(b"\t")
+        mode, kind, digest = told.split()
+        if kind == b"blob":
+            (links if mode == _LINK else blobs)[os.fsdecode(name)] = digest
+    for link, target in zip(links, _contents(root, list(links.values())), strict=True):
+        named = os.path.normpath(os.path.join(os.path.dirname(link), os.fsdecode(target)))  # noqa: PTH118, PTH120
+        if named in blobs:
+            blobs[link] = blobs[named]
     with tempfile.TemporaryDirectory(prefix="quantgate-base-") as folder:
-        if wanted:
-            archive = _git(root, "archive", "--format=tar", commit, "--", *wanted, check=True)
-            with tarfile.open(fileobj=io.BytesIO(archive)) as tar:
-                tar.extractall(folder, filter="data")
+        for path, data in zip(blobs, _contents(root, list(blobs.values())), strict=True):
+            place = Path(folder) / path
+            place.parent.mkdir(parents=True, exist_ok=True)
+            place.write_bytes(data)
         yield Path(folder)
+
+
+_LINK = b"120000"
+"""Mode of a symbolic link in a tree of git."""
+
+
+def _contents(root: Path, digests: Sequence[bytes]) -> list[bytes]:
+    """Return the contents of blobs of the repository, in the order of ``digests``."""
+    if not digests:
+        return []
+    answer = _git(root, "cat-file", "--batch", check=True, stdin=b"".join(digest + b"\n" for digest in digests))
+    contents, start = [], 0
+    for digest in digests:
+        # "<digest> blob <size>", a newline, the bytes, a newline
+        end = answer.index(b"\n", start)
+        head = answer[start:end].split()
+        if len(head) != 3:
+            raise InvalidCaseError(
+                f"git has no object {digest.decode()}", where=str(root), remedy="git fsck; fetch without --filter"
+            )
+        size = int(head[2])
+        contents.append(answer[end + 1 : end + 1 + size])
+        start = end + 1 + size + 1
+    return contents
 
 
 def _limits(root: Path, runner: str) -> tuple[dict[str, LimitFile], list[str]]:
@@ -454,8 +493,13 @@ def _baselines(root: Path, runner: str) -> tuple[dict[str, PerfFile], list[str]]
     return files, bad
 
 
-def _git(root: Path, *arguments: str, check: bool) -> bytes:
-    completed = subprocess.run(["git", "-C", str(root), *arguments], capture_output=True, check=False, timeout=120)
+def _git(root: Path, *arguments: str, check: bool, stdin: bytes = b"") -> bytes:
+    # a hook of git sets GIT_DIR and the like, and replacement objects could show another base: neither counts here
+    env = {name: value for name, value in os.environ.items() if not name.startswith("GIT_")}
+    env["GIT_NO_REPLACE_OBJECTS"] = "1"
+    completed = subprocess.run(
+        ["git", "-C", str(root), *arguments], input=stdin, capture_output=True, check=False, timeout=120, env=env
+    )
     if check and completed.returncode:
         raise InvalidCaseError(
             f"git {arguments[0]} failed: {completed.stderr.decode(errors='replace').strip()}",

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import shutil
-from collections.abc import Collection, Iterable, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import ClassVar, Literal, NamedTuple
 from xml.etree import ElementTree as ET
@@ -11,6 +11,7 @@ from xml.etree import ElementTree as ET
 from pydantic import ValidationError
 
 from harness.definitions.case import Case
+from harness.judge.verdict import unwaived
 from harness.lane.durations import History
 from harness.lane.plan import Plan, PlanError, PlannedCase, request_digest
 from harness.outcomes import RULES, Outcome
@@ -18,6 +19,7 @@ from harness.reading import UnreadableError, parse_xml, read_bytes
 from harness.reading import reason as why
 from harness.records.base import Record, write_bytes_atomic
 from harness.records.case_record import CaseRecord
+from harness.records.limits import LimitCheck
 from harness.records.run_folder import HISTORY_FILE, RECORD_FILE
 from harness.records.verdict import worst
 from harness.text import clean, one_line
@@ -37,6 +39,7 @@ def join_junit(
     *,
     plan: str = "",
     planned: Collection[str] = (),
+    red: Mapping[str, str] | None = None,
 ) -> tuple[str, ...]:
     """Join the test suites of ``files`` and write ``out``.
 
@@ -46,6 +49,8 @@ def join_junit(
         out: path of the joined file.
         plan: id of the plan. A suite of another plan is left out.
         planned: pytest ids of the plan's cases; they are left out of a suite that names no plan.
+        red: reason by pytest id of each case that its record says failed. A suite that shows none of its failures gets
+            an error: whoever reads only this file must not see green.
 
     Returns:
         Problems, a sentence each: unreadable files, and results that were left out.
@@ -68,10 +73,18 @@ def join_junit(
     if lost:
         suite = ET.SubElement(joined, "testsuite", name="not_run")
         for node, reason in lost:
-            classname, name = _names(node)
-            case = ET.SubElement(suite, "testcase", classname=clean(classname), name=clean(name), time="0")
-            ET.SubElement(case, "error", type="not_run", message=one_line(reason, 1000))
+            _add_error(suite, node, "not_run", reason)
     _one_a_test(joined)
+    failed = {(case.get("classname"), case.get("name")) for case in joined.iter("testcase") if _bad(case)}
+    silent = {node: reason for node, reason in (red or {}).items() if _names(node) not in failed}
+    for case in joined.iter("testcase"):
+        own = [node for node in silent if _names(node) == (case.get("classname"), case.get("name"))]
+        for node in own:
+            ET.SubElement(case, "error", type="record", message=one_line(silent.pop(node), 1000))
+    if silent:
+        suite = ET.SubElement(joined, "testsuite", name="records")
+        for node, reason in silent.items():
+            _add_error(suite, node, "record", reason)
     for suite in joined:
         _count(suite)
     for name in ("tests", "failures", "errors", "skipped"):
@@ -79,6 +92,12 @@ def join_junit(
     ET.indent(joined)
     write_bytes_atomic(out, ET.tostring(joined, encoding="utf-8", xml_declaration=True) + b"\n")
     return tuple(problems)
+
+
+def _add_error(suite: ET.Element, node: str, kind: str, reason: str) -> None:
+    classname, name = _names(node)
+    case = ET.SubElement(suite, "testcase", classname=clean(classname), name=clean(name), time="0")
+    ET.SubElement(case, "error", type=kind, message=one_line(reason, 1000))
 
 
 def _names(node: str) -> tuple[str, str]:
@@ -161,11 +180,20 @@ def unproven(record: CaseRecord, case: Case) -> str:
     gating = [check for check in record.limits if check.gates]
     if not gating:
         return "it passes without a limit"
-    failed = [check.metric for check in gating if not check.passed]
+    # the stated result is not believed: value and limit are compared again
+    failed = [check.metric for check in gating if not (check.passed and _kept(check))]
     if failed:
         return f"it passes although {', '.join(failed)} lies outside its limit"
     codes = [finding.code for finding in verdict.findings if finding.gating]
     return f"it passes although {', '.join(codes)} was found" if codes else ""
+
+
+def _kept(check: LimitCheck) -> bool:
+    """Return whether the value of a check that gates lies inside its limit."""
+    if check.value is None or check.limit is None:
+        return False
+    higher = check.direction == "higher_is_better"
+    return check.value >= check.limit if higher else check.value <= check.limit
 
 
 def _control(record: CaseRecord, case: Case) -> str:
@@ -183,9 +211,22 @@ def _control(record: CaseRecord, case: Case) -> str:
 
 
 def _waived(record: CaseRecord, case: Case) -> str:
-    if case.waiver is None:
+    """Return why a waived record is none; a waiver covers named causes until a date, and nothing else."""
+    waiver, observed = case.waiver, record.verdict.observed
+    if waiver is None:
         return "it is waived, and the case has no waiver"
-    return "" if record.verdict.observed == case.waiver.outcome else "it is waived, and not for what its waiver is for"
+    # ISO 8601: dates compare as text; `newest` is the newest time that the run's machine has seen
+    if max(record.started, record.newest)[:10] > waiver.expires.isoformat():
+        return f"it is waived, and its waiver ended on {waiver.expires.isoformat()}"
+    if observed is None or observed != waiver.outcome:
+        return "it is waived, and not for what its waiver is for"
+    findings = record.verdict.findings
+    before = record.verdict.model_copy(update={"outcome": observed})
+    if others := [finding.code for _, finding in unwaived(case, waiver, before)]:
+        return f"it is waived, and {', '.join(dict.fromkeys(others))} is not what its waiver is for"
+    if not waiver.causes.intersection({record.verdict.cause, *(finding.code for finding in findings)}):
+        return f"it is waived, and no finding says {', '.join(sorted(waiver.causes))}"
+    return ""
 
 
 PLAN = "plan.json"
@@ -264,13 +305,14 @@ def merge(folders: Sequence[Path], plan: Plan, out: Path) -> Merged:
             cases.append(_lost(planned, unusable.get(planned.node), plan))
         else:
             shutil.copytree(
-                shown.folder, out / shown.folder.name, ignore=lambda place, names: _not_plain(place, names, problems)
+                shown.folder, out / planned.case, ignore=lambda place, names: _not_plain(place, names, problems)
             )
             cases.append(_merged(planned, shown.record))
     lost = [(case.node, case.summary) for case in cases if case.outcome is Outcome.NOT_RUN]
+    red = {case.node: f"{case.outcome.value}: {case.summary}" for case in cases if RULES[case.outcome].exit_code}
     junit = [path for folder in folders for path in folder.rglob("junit*.xml")]
     planned_nodes = [planned.node for planned in plan.cases]
-    problems += join_junit(junit, lost, out / JUNIT, plan=plan.id, planned=planned_nodes)
+    problems += join_junit(junit, lost, out / JUNIT, plan=plan.id, planned=planned_nodes, red=red)
     plan.write(out / PLAN)
     History().with_records(item.record for item in records.values()).write(out / HISTORY_FILE)
     merged = Merged(
@@ -315,7 +357,7 @@ def _records(folders: Iterable[Path], plan: Plan, problems: list[str]) -> tuple[
         if record.node not in planned:
             problems.append(f"{path}: {record.node} was not planned; its result does not count")
             continue
-        reason = _misfit(record, planned[record.node], plan)
+        reason = _misfit(record, path.parent, planned[record.node], plan)
         if reason:
             unusable[record.node] = f"{path}: {reason}"
             problems.append(unusable[record.node])
@@ -330,10 +372,13 @@ def _records(folders: Iterable[Path], plan: Plan, problems: list[str]) -> tuple[
     return records, unusable
 
 
-def _misfit(record: CaseRecord, planned: PlannedCase, plan: Plan) -> str:
-    """Return why ``record`` is not a result of ``planned``; empty if it is."""
+def _misfit(record: CaseRecord, folder: Path, planned: PlannedCase, plan: Plan) -> str:
+    """Return why ``record``, which lies in ``folder``, is not a result of ``planned``; empty if it is."""
     if record.case != planned.case:
         return f"it is of the case {record.case}, and its node is that of {planned.case}"
+    # the folder is copied as a whole: that of another case, or of a whole shard, would bring further records
+    if folder.name != planned.case:
+        return f"it is of the case {record.case}, and lies in a folder called {folder.name}"
     if record.plan != plan.id:
         return f"it is of {f'plan {record.plan}' if record.plan else 'no plan'}, and this is plan {plan.id}"
     if record.runner != plan.runner:

@@ -30,8 +30,11 @@ COPY = "pull-request/1"
 REACHING = ("lane.yml", "regenerate.yml")
 """Workflow files whose jobs run on the lane's machines."""
 SECONDS = 60.0
+MOST_PAGES = 20
+"""Pages of 100 rows that are read of one list."""
 _REPOSITORY = re.compile(r"[A-Za-z0-9][A-Za-z0-9-]*/[A-Za-z0-9_.-]+")
 _COMMIT = re.compile(r"[0-9a-f]{40}")
+_LOCAL_LANE = re.compile(r"uses *: *.?[.]/[.]github/workflows/lane[.]yml")  # with or without a quotation mark
 _HTTP = re.compile(r"\(HTTP (\d{3})\)")
 
 
@@ -60,6 +63,30 @@ class GitHub:
         if path not in self._answers:
             self._answers[path] = self._ask(path)
         return self._answers[path]
+
+    def rows(self, path: str, key: str) -> Answer:
+        """Return the answer with every row of a list that GitHub gives page by page: a later page may hold the fault.
+
+        A list whose pages hold fewer rows than GitHub counts is an answer that could not be read.
+
+        Raises:
+            InfraError: as `get`.
+        """
+        rows: list[dict[str, Any]] = []
+        total: Any = None
+        for page in range(1, MOST_PAGES + 1):
+            answer = self.get(f"{path}{'&' if '?' in path else '?'}per_page=100&page={page}")
+            if answer.status != 200:
+                return answer
+            here = _rows(answer, key)
+            rows += here
+            total = _of(answer, "total_count") if page == 1 else total
+            # without a count, a page that is not full is the last
+            if len(rows) >= total if isinstance(total, int) else len(here) < 100:
+                return Answer({key: rows})
+            if not here:
+                break
+        return Answer(status=206, said=f"{len(rows)} of {total} rows arrived")
 
     def _ask(self, path: str) -> Answer:
         command = ["gh", "api", "--method", "GET", "-H", "X-GitHub-Api-Version: 2022-11-28", path]
@@ -116,7 +143,7 @@ def check_settings(repository: str, labels: Sequence[str]) -> tuple[Check, ...]:
         *_actions(github),
         *_own_runners(github, labels),
         *(_groups(github, branch, labels) if organization else [_no_groups(repository)]),
-        *_environment(github),
+        *_environment(github, branch),
         *_branches(github, branch),
     )
 
@@ -162,7 +189,7 @@ def _token(github: GitHub) -> Iterator[Check]:
 
 def _actions(github: GitHub) -> Iterator[Check]:
     path = f"repos/{github.repository}/actions/permissions"
-    command = f"gh api --method PUT {path} -F enabled=true -f allowed_actions=selected -F sha_pinning_required=true"
+    command = f"gh api --method PUT {path} -F enabled=true -f allowed_actions=all -F sha_pinning_required=true"
     answer = github.get(path)
     if answer.status != 200:
         yield _unread("allowed_actions", answer, command)
@@ -179,7 +206,7 @@ def _actions(github: GitHub) -> Iterator[Check]:
 def _own_runners(github: GitHub, labels: Sequence[str]) -> Iterator[Check]:
     """Report the repository's own runners: they are in no group, so any workflow of any branch reaches them."""
     path = f"repos/{github.repository}/actions/runners"
-    answer = github.get(f"{path}?per_page=100")
+    answer = github.rows(path, "runners")
     if answer.status != 200:
         yield _unread("repository_runners", answer, f"gh api {path}")
         return
@@ -193,7 +220,7 @@ def _own_runners(github: GitHub, labels: Sequence[str]) -> Iterator[Check]:
             found=_name(runner),
             wanted="a runner group of the organization",
             message=f"runner {_name(runner)} is registered at the repository: no group keeps a workflow away from it",
-            remedy=f"gh api --method DELETE {path}/{int(runner.get('id', 0))}, and register it in a runner group",
+            remedy=f"gh api --method DELETE {path}/{_number(runner)}, and register it in a runner group",
         )
 
 
@@ -212,19 +239,21 @@ def _no_groups(repository: str) -> Check:
 def _groups(github: GitHub, branch: str, labels: Sequence[str]) -> Iterator[Check]:
     organization, _, name = github.repository.partition("/")
     path = f"orgs/{organization}/actions/runner-groups"
-    answer = github.get(f"{path}?visible_to_repository={quote(name)}&per_page=100")
+    answer = github.rows(f"{path}?visible_to_repository={quote(name)}", "runner_groups")
     if answer.status != 200:
         yield _unread("runner_group", answer, f"gh auth refresh -s admin:org, then gh api {path}")
         return
     judged = 0
     for group in _rows(answer, "runner_groups"):
-        number = int(group.get("id", 0))
-        runners = github.get(f"{path}/{number}/runners?per_page=100")
+        number = _number(group)
+        runners = github.rows(f"{path}/{number}/runners", "runners")
         rows = [runner for runner in _rows(runners, "runners") if _takes(runner, labels)]
         if group.get("default") and runners.status == 200 and not rows:
             continue  # every organization has the default group, and it holds no machine with the lane's labels
         judged += 1
         yield from _group(group, f"{path}/{number}", github.repository, branch)
+        if group.get("visibility") == "selected":
+            yield _group_repositories(github, str(group.get("name", "")), f"{path}/{number}")
         if runners.status != 200:
             yield _unread("ephemeral", runners, f"gh api {path}/{number}/runners")
         yield from (_ephemeral(runner) for runner in rows)
@@ -255,15 +284,34 @@ def _group(group: Mapping[str, Any], path: str, repository: str, branch: str) ->
         return
     # A ref that is neither the protected branch nor a commit can be moved to an edited workflow file.
     loose = [item for item in chosen if not _fixed(item, repository, branch)]
-    message = f"group {name!r} takes {', '.join(loose)}: not a file of this repository at {branch} or at a commit"
+    files = " or ".join(REACHING)
+    message = f"group {name!r} takes {', '.join(loose)}: not a file of the lane ({files}) at {branch} or at a commit"
     names = ", ".join(chosen) or "none"
     yield _check("group_workflows", not loose, names, f"workflows at refs/heads/{branch}", message, restrict)
 
 
+def _group_repositories(github: GitHub, name: str, path: str) -> Check:
+    """Check that the group serves this repository only.
+
+    Another repository may call this lane at main with its own code, so restricting the workflow files does not keep
+    it away.
+    """
+    check, wanted = "group_repositories", github.repository
+    about = github.get(f"repos/{wanted}")
+    command = f"gh api --method PUT {path}/repositories -F 'selected_repository_ids[]={_of(about, 'id') or 'ID'}'"
+    answer = github.rows(f"{path}/repositories", "repositories")
+    if answer.status != 200:
+        return _unread(check, answer, command)
+    names = sorted(str(row.get("full_name", "?")) for row in _rows(answer, "repositories"))
+    others = [other for other in names if other.lower() != wanted.lower()]
+    message = f"group {name!r} also serves {', '.join(others[:5])}: whoever may push there calls the lane with its code"
+    return _check(check, not others, ", ".join(names) or "none", wanted, message, command)
+
+
 def _fixed(workflow: str, repository: str, branch: str) -> bool:
-    """Return whether ``owner/name/.github/workflows/file@ref`` is in ``repository``, at ``branch`` or at a commit."""
+    """Return whether ``owner/name/.github/workflows/file@ref`` is a file of the lane at ``branch`` or at a commit."""
     file, _, ref = workflow.partition("@")
-    ours = file.lower().startswith(f"{repository}/.github/workflows/".lower())
+    ours = file.lower() in {f"{repository}/.github/workflows/{name}".lower() for name in REACHING}
     return ours and (ref in (branch, f"refs/heads/{branch}") or _COMMIT.fullmatch(ref) is not None)
 
 
@@ -279,7 +327,7 @@ def _ephemeral(runner: Mapping[str, Any]) -> Check:
     )
 
 
-def _environment(github: GitHub) -> Iterator[Check]:
+def _environment(github: GitHub, branch: str) -> Iterator[Check]:
     path = f"repos/{github.repository}/environments/{ENVIRONMENT}"
     body = json.dumps(
         {
@@ -299,10 +347,25 @@ def _environment(github: GitHub) -> Iterator[Check]:
     present_state = "absent" if answer.status == 404 else f"reviewers: {'required' if reviewed else 'none'}"
     message = f"environment {ENVIRONMENT} asks nobody before goldens are measured on the machine"
     yield _check("environment", reviewed, present_state, "required reviewers", message, command)
+    if reviewed:
+        alone = any(rule.get("prevent_self_review") is True for rule in rules)
+        message = f"whoever starts a job of environment {ENVIRONMENT} may also release it"
+        shown = f"prevent_self_review: {_shown(alone)}"
+        yield _check("environment_review", alone, shown, "true", message, command)
     policy = _of(answer, "deployment_branch_policy")
-    branches = "protected branches" if policy else "any branch"
-    message = f"environment {ENVIRONMENT} may be used from any branch, with that branch's workflow file"
-    yield _check("environment_branches", bool(policy), branches, "protected branches", message, command)
+    if isinstance(policy, dict) and policy.get("custom_branch_policies") is True:
+        # patterns of its own, each of which may cover any branch
+        rows = github.rows(f"{path}/deployment-branch-policies", "branch_policies")
+        if rows.status != 200:
+            yield _unread("environment_branches", rows, command)
+            return
+        names = sorted(str(row.get("name", "?")) for row in _rows(rows, "branch_policies"))
+        fine, branches = set(names) <= {branch}, ", ".join(names) or "none"
+    else:
+        fine = isinstance(policy, dict) and policy.get("protected_branches") is True
+        branches = "protected branches" if fine else "any branch"
+    message = f"environment {ENVIRONMENT} may be used from {branches}, with that branch's workflow file"
+    yield _check("environment_branches", fine, branches, "protected branches", message, command)
 
 
 def _branches(github: GitHub, branch: str) -> Iterator[Check]:
@@ -328,7 +391,8 @@ def _branches(github: GitHub, branch: str) -> Iterator[Check]:
         if answer.status != 200:
             yield _unread("branch_rules", answer, command)
             continue
-        present = {str(rule.get("type")) for rule in answer.data if isinstance(rule, dict)}
+        rules = answer.data if isinstance(answer.data, list) else []
+        present = {str(rule.get("type")) for rule in rules if isinstance(rule, dict)}
         absent = [kind for kind in types if kind not in present]
         shown = "pull-request/*" if name == COPY else name
         why = (
@@ -355,7 +419,7 @@ def check_callers(root: Path, repository: str) -> Iterator[Check]:
             text = read_text(path)
         except (OSError, UnreadableError):  # GitHub runs no file that is no text
             continue
-        if local not in text:
+        if not _LOCAL_LANE.search(text):
             continue
         shown = path.relative_to(root)
         yield Check(
@@ -364,7 +428,7 @@ def check_callers(root: Path, repository: str) -> Iterator[Check]:
             found=f"{shown}: {local}",
             wanted=lane,
             message=f"{shown} calls the lane of its own branch: a runner group restricted to main never takes its jobs",
-            remedy=f"sed -i 's#{local}.*#uses: {lane}#' {shown}",
+            remedy=f"sed -i -E 's#{_LOCAL_LANE.pattern}.*#uses: {lane}#' {shown}",
         )
 
 
@@ -400,7 +464,14 @@ _LEFT_IN_HOME = {
     ".ssh": "it holds keys that every job can read",
     ".config/gh": "it holds a token that every job can read",
     ".cache/huggingface/token": "it holds a token that every job can read",
+    ".huggingface/token": "it holds a token that every job can read",
     ".pypirc": "it holds a token that every job can read",
+    ".git-credentials": "it holds passwords that every job can read",
+    ".docker/config.json": "it holds a token that every job can read",
+    ".aws": "it holds keys that every job can read",
+    ".cache/pip": "pip installs what an earlier job put there",
+    ".cache/uv": "uv installs what an earlier job put there",
+    ".config/systemd/user": "its units run beside every job",
     ".local/lib": "Python imports it before what the job installs",
 }
 """Paths that must not exist in the home of a runner, and why."""
@@ -434,7 +505,7 @@ def _selected(repository: str, branch: str) -> str:
 def _new_group(organization: str, repository: str, branch: str) -> str:
     return (
         f"gh api --method POST orgs/{organization}/actions/runner-groups -f name=gpu -f visibility=selected "
-        f"-F 'selected_repository_ids[]='$(gh api repos/{repository} --jq .id) -F restricted_to_workflows=true "
+        f'-F "selected_repository_ids[]=$(gh api repos/{repository} --jq .id)" -F restricted_to_workflows=true '
         f"{_selected(repository, branch)}"
     )
 
@@ -456,6 +527,12 @@ def _of(answer: Answer, key: str) -> Any:
 
 def _name(runner: Mapping[str, Any]) -> str:
     return str(runner.get("name", "?"))
+
+
+def _number(row: Mapping[str, Any]) -> int:
+    """Return the id of a row; 0 if it has none."""
+    value = row.get("id")
+    return value if isinstance(value, int) else 0
 
 
 def _shown(value: object) -> str:

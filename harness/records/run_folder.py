@@ -38,6 +38,11 @@ REPORT_FOLDER: Final = "report"
 ENGINES_FOLDER: Final = "engines"
 """Logs of the engines of a run."""
 
+TAKEN: Final = frozenset({REPORT_FOLDER, ENGINES_FOLDER})
+"""Folders of a run beside those of its cases: no case may have such an id."""
+FILE_ENDINGS: Final = (".json", ".jsonl", ".xml", ".html", ".md", ".sqlite", ".lock", ".log", ".zip")
+"""Endings of the files that runs, merges and reports write beside the folders of cases."""
+
 _ATTEMPT = "record-attempt-{}.json"
 
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import ast
-import hashlib
 import os
 import shutil
 from collections.abc import Iterator
@@ -12,11 +11,14 @@ from pathlib import Path
 from harness.definitions.case import Case
 from harness.definitions.program import ROOT, filled
 from harness.errors import InvalidCaseError
+from harness.reading import UnreadableError, digest_file, is_file, read_bytes, reason
 
 MOST_FILES = 5000
 """Most files that one ``program_files`` glob may match: a glob that covers a checkpoint is a mistake."""
 LARGEST_FILE = 256 << 20
 """Bytes of the largest file that counts as part of the program if an argument names it."""
+LARGEST_SOURCE = 4 << 20
+"""Bytes of the largest Python file whose imports are looked up. A larger one is data, and is digested only."""
 _SKIPPED = frozenset({".git", ".venv", "__pycache__", "node_modules", "runs", "goldens", ".quantgate"})
 
 
@@ -35,7 +37,8 @@ def program_digests(case: Case, root: Path) -> dict[str, str]:
         sha256 by path, relative to the root for files below it; empty without a ``command``.
 
     Raises:
-        InvalidCaseError: a glob of ``program_files`` matches nothing, or more than ``MOST_FILES`` files.
+        InvalidCaseError: a glob of ``program_files`` matches nothing, or more than ``MOST_FILES`` files; or a file of
+            the program cannot be read.
     """
     if not case.command:
         return {}
@@ -44,7 +47,7 @@ def program_digests(case: Case, root: Path) -> dict[str, str]:
         files.setdefault(path)
     for glob in case.program_files:
         files.update(dict.fromkeys(_globbed(glob, case, root)))
-    return {_shown(path, root): _sha256(path) for path in files}
+    return {_shown(path, root): _sha256(path, case) for path in files}
 
 
 def _named(case: Case, root: Path) -> Iterator[Path]:
@@ -56,17 +59,16 @@ def _named(case: Case, root: Path) -> Iterator[Path]:
     for before, word in zip(["", *words], words, strict=False):
         if before == "-m":
             yield from _module(word, [root])
-            yield from (path for path in [root.joinpath(*word.split("."), "__main__.py")] if path.is_file())
+            yield from (path for path in [root.joinpath(*word.split("."), "__main__.py")] if is_file(path))
             continue
         value = word.partition("=")[2] if word.startswith("-") else word  # --config=settings.yaml
-        # 4096 (PATH_MAX) and NUL: the file system rejects longer or such paths with an error
-        if value and len(value) < 4096 and "\0" not in value and _is_program(root / value):
+        if value and _is_program(root / value):
             yield root / value
 
 
 def _is_program(path: Path) -> bool:
     """Return whether an argument names a program file. Large files are weights, which the identity covers."""
-    return path.is_file() and path.stat().st_size <= LARGEST_FILE
+    return is_file(path) and path.stat().st_size <= LARGEST_FILE
 
 
 def _module(name: str, places: list[Path]) -> Iterator[Path]:
@@ -75,10 +77,18 @@ def _module(name: str, places: list[Path]) -> Iterator[Path]:
     for place in places:
         packages = [place.joinpath(*parts[:end], "__init__.py") for end in range(1, len(parts) + 1)]
         whole = place.joinpath(*parts)
-        files = [path for path in (whole.with_suffix(".py"), *packages) if path.is_file()]
-        if whole.with_suffix(".py").is_file() or whole.is_dir():
+        files = [path for path in (whole.with_suffix(".py"), *packages) if is_file(path)]
+        if is_file(whole.with_suffix(".py")) or _is_folder(whole):
             yield from files
             return
+
+
+def _is_folder(path: Path) -> bool:
+    """Return whether a path names a folder; a name that the file system refuses names none."""
+    try:
+        return path.is_dir()
+    except (OSError, ValueError):
+        return False
 
 
 def _imported(scripts: list[Path], root: Path) -> Iterator[Path]:
@@ -88,18 +98,19 @@ def _imported(scripts: list[Path], root: Path) -> Iterator[Path]:
     while waiting:
         path = waiting.pop()
         for name in _imports(path, root):
-            for file in _module(name, [*folders, root]):
-                if file not in seen and _inside(file, root):
-                    seen.add(file)
-                    waiting.append(file)
-                    yield file
+            for module in _module(name, [*folders, root]):
+                if module not in seen and _inside(module, root):
+                    seen.add(module)
+                    waiting.append(module)
+                    yield module
 
 
 def _imports(path: Path, root: Path) -> Iterator[str]:
-    """Yield the absolute names of a Python file's imports; none if the file cannot be parsed."""
+    """Yield the absolute names of a Python file's imports; none if the file cannot be parsed or is no source."""
     try:
-        tree = ast.parse(path.read_bytes())
-    except (SyntaxError, ValueError, OSError, RecursionError):
+        # bytes and no text: a Python file may state another encoding than UTF-8 in its first lines
+        tree = ast.parse(read_bytes(path, limit=LARGEST_SOURCE))
+    except (SyntaxError, ValueError, OSError, RecursionError, MemoryError):  # MemoryError: nested too deep to parse
         return
     for node in ast.walk(tree):
         if isinstance(node, ast.Import):
@@ -107,8 +118,9 @@ def _imports(path: Path, root: Path) -> Iterator[str]:
         elif isinstance(node, ast.ImportFrom):
             base = node.module or ""
             if node.level:
-                folder = path.parents[node.level - 1]
-                if not folder.is_relative_to(root):
+                # more dots than folders lead out of every package, as Python says when it runs the file
+                folder = path.parents[node.level - 1] if node.level <= len(path.parents) else None
+                if folder is None or not folder.is_relative_to(root):
                     continue
                 base = ".".join([*folder.relative_to(root).parts, *([base] if base else [])])
             if base:
@@ -141,6 +153,13 @@ def _shown(path: Path, root: Path) -> str:
     return path.relative_to(root).as_posix() if path.is_relative_to(root) else str(path)
 
 
-def _sha256(path: Path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
+def _sha256(path: Path, case: Case) -> str:
+    """Return the sha256 of a file of the program. Its bytes are digested and never interpreted: any size, any text."""
+    try:
+        return digest_file(path)
+    except (OSError, UnreadableError) as error:
+        raise InvalidCaseError(
+            f"a file of the program cannot be read: {reason(error)}",
+            where=f"{case.id}: {path}",
+            remedy="let the user of the run read it, or name another file in `command`",
+        ) from error

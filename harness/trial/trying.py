@@ -12,6 +12,7 @@ from typing import Any, Literal, cast
 from harness.definitions.case import Case, CheckpointRef, Located
 from harness.definitions.checks import HUB_NAME
 from harness.definitions.environment import check_name
+from harness.definitions.yaml_tree import YamlError, parse, read_text
 from harness.engine.resolve import resolve_case
 from harness.errors import InvalidCaseError, QuantgateError
 from harness.formats.registry import loader_options, runnable_formats
@@ -395,7 +396,8 @@ def patch(path: Path, case: str, changes: Mapping[str, Json], root: Path) -> str
         root: names in the diff are relative to it, so that ``git apply`` accepts the diff.
 
     Raises:
-        InvalidCaseError: the file has no such entry.
+        InvalidCaseError: the file has no such entry, or cannot be read any more: a trial takes minutes, and the file
+            may have been edited meanwhile.
     """
     from ruamel.yaml import YAML
     from ruamel.yaml.comments import CommentedMap
@@ -404,9 +406,10 @@ def patch(path: Path, case: str, changes: Mapping[str, Json], root: Path) -> str
     yaml.preserve_quotes = True
     yaml.width = 4096
     yaml.indent(mapping=2, sequence=4, offset=2)
-    before = path.read_text(encoding="utf-8")
+    before = _text_of(path)
     document: Any = yaml.load(before)
-    entry: Any = document.get("cases", {}).get(case) if isinstance(document, Mapping) else None
+    entries: Any = document.get("cases") if isinstance(document, Mapping) else None
+    entry: Any = entries.get(case) if isinstance(entries, Mapping) else None
     if not isinstance(entry, CommentedMap):
         raise InvalidCaseError(
             f"{case} has no entry of its own there", where=str(path), remedy="change its matrix by hand"
@@ -431,6 +434,19 @@ def patch(path: Path, case: str, changes: Mapping[str, Json], root: Path) -> str
         f"b/{name}",
     )
     return "".join(lines)
+
+
+def _text_of(path: Path) -> str:
+    """Return the text of a case file that the strict parser accepts, so that ruamel.yaml reads no other."""
+    try:
+        text = read_text(path)
+        parse(text)
+    except YamlError as error:
+        line, message = error.problems[0]
+        raise InvalidCaseError(
+            message, where=f"{path}:{line}", remedy="correct the file, and run quantgate try again"
+        ) from None
+    return text
 
 
 def _changed_only(original: str, normal: str, changed: str) -> str:

@@ -214,3 +214,13 @@ def test_the_commands(tmp_path: Path) -> None:
     assert runner.invoke(app, ["schema", "--out", str(tmp_path / "s")]).exit_code == 0
     assert json.loads((tmp_path / "s/runner.schema.json").read_text()) == printed["runner.schema.json"]
     assert isinstance(runner.invoke(app, ["schema", "racer"]).exception, InvalidCaseError)
+
+
+def test_an_ignore_file_that_is_no_text_stays_and_is_told(tmp_path: Path) -> None:
+    (tmp_path / ".gitignore").write_bytes(b"caf\xe9\n")
+    made = init(tmp_path, (), SOURCE)
+    (step,) = [step for step in made.steps if step.path == ".gitignore"]
+    assert step.state == "by hand"
+    assert "not UTF-8" in step.note
+    assert "/.quantgate/" in step.note
+    assert (tmp_path / ".gitignore").read_bytes() == b"caf\xe9\n"

@@ -75,3 +75,36 @@ def test_a_removed_case_is_seen_from_the_folder(gate: Path) -> None:
     cases = [located.case for located in load_cases(case_files(gate), gate)]
     coverage = coverage_against(gate, "main", "cpu", cases)
     assert [(change.kind, change.case) for change in coverage.changes] == [("removed", "two")]
+
+
+def test_attributes_of_the_repository_hide_no_case_from_the_comparison(gate: Path) -> None:
+    """``export-ignore`` leaves files out of ``git archive``; a replacement object shows another commit."""
+    (gate.parent / ".gitattributes").write_text("gate/cases/** export-ignore\n*.yaml export-subst\n")
+    git(gate, "add", ":/")
+    git(gate, "commit", "-q", "-m", "attributes")
+    (gate / "cases/a.yaml").write_text(CASES)
+    coverage = coverage_against(gate, "HEAD", "cpu", [])
+    assert [(change.kind, change.case) for change in coverage.without_reason()] == [
+        ("removed", "one"),
+        ("removed", "two"),
+    ]
+    git(gate, "rm", "-q", "-f", "cases/a.yaml")
+    git(gate, "commit", "-q", "-m", "no cases")
+    git(gate, "replace", "HEAD~1", "HEAD")
+    coverage = coverage_against(gate, "HEAD~1", "cpu", [])
+    assert {change.case for change in coverage.of("removed")} == {"one", "two"}
+
+
+def test_a_link_of_the_base_is_read_inside_the_commit_only(
+    gate: Path, tmp_path_factory: pytest.TempPathFactory
+) -> None:
+    outside = tmp_path_factory.mktemp("outside") / "b.yaml"
+    outside.write_text(CASES.replace("one:", "from_outside:"))
+    (gate / "cases/b.yaml").symlink_to(outside)
+    (gate / "more.yaml").write_text("")
+    (gate / "cases/sub").mkdir()
+    (gate / "cases/sub/c.yaml").symlink_to("../../cases/a.yaml")
+    git(gate, "add", ".")
+    git(gate, "commit", "-q", "-m", "links")
+    coverage = coverage_against(gate, "HEAD", "cpu", [])
+    assert {change.case for change in coverage.changes} == {"one", "two"}

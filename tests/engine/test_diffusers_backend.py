@@ -453,6 +453,8 @@ def test_a_library_that_is_not_installed_is_no_fault_of_the_checkpoint(
         ("transformer", ["my_module", "WanTransformer3DModel"], "transformer is my_module"),
         ("safety", ["safety", "Checker"], "safety is safety.Checker, and it may be absent"),
         ("image_encoder", ["transformers", "CLIPVisionModel"], "image_encoder"),
+        ("vae", ["diffusers", {"AutoencoderKLWan": 1}], "vae is diffusers.{"),
+        ("scheduler", [["diffusers"], ["UniPCMultistepScheduler"]], "scheduler is ['diffusers']"),
     ],
 )
 def test_a_checkpoint_cannot_choose_what_is_called(
@@ -461,7 +463,7 @@ def test_a_checkpoint_cannot_choose_what_is_called(
     random_wan: Path,
     tmp_path: Path,
     component: str,
-    entry: list[str],
+    entry: list[Any],
     words: str,
 ) -> None:
     copy = tmp_path / "model"

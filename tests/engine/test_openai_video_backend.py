@@ -17,7 +17,12 @@ from builders import bare_evidence, make_case
 
 from harness.definitions.case import Case
 from harness.definitions.checks import check_case
-from harness.engine.backends.openai_video_backend import OpenaiVideoBackend, encode_request, parameters
+from harness.engine.backends.openai_video_backend import (
+    OpenaiVideoBackend,
+    decode_video,
+    encode_request,
+    parameters,
+)
 from harness.errors import InfraError, InvalidCaseError
 from harness.frames.clip import read_clip
 from harness.judge.verdict import observe
@@ -239,3 +244,20 @@ def test_ending_the_engine_ends_what_the_server_started(tmp_path: Path) -> None:
             return
         time.sleep(0.05)
     assert not Path(f"/proc/{pid}").exists()
+
+
+def test_an_answer_that_names_a_file_of_this_machine_opens_none(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """FFmpeg's list of files (``ffconcat``) is no video: what it names is not the server's."""
+    av = pytest.importorskip("av")
+    monkeypatch.chdir(tmp_path)
+    with av.open("private.mp4", "w") as container:
+        stream = container.add_stream("mpeg4", rate=25)
+        stream.width, stream.height, stream.pix_fmt = 64, 48, "yuv420p"
+        for packet in (*stream.encode(av.VideoFrame(64, 48, "yuv420p")), *stream.encode()):
+            container.mux(packet)
+    whole = (tmp_path / "private.mp4").read_bytes()
+    assert decode_video(whole, served()).shape == (1, 48, 64, 3)
+    with pytest.raises(InfraError, match="no video"):
+        decode_video(b"ffconcat version 1.0\nfile private.mp4\n", served())

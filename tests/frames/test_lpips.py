@@ -82,6 +82,19 @@ def test_weights_of_another_digest_are_refused(stated: Path, monkeypatch: pytest
         read_trunk("alex")
 
 
+def test_weights_that_are_no_file_of_a_sane_size_are_one_sentence(
+    stated: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with stated.open("wb") as file:
+        file.truncate(1 << 40)
+    with pytest.raises(MetricUnavailableError, match="cannot be read: it is larger than"):
+        read_trunk("alex")
+    stated.unlink()
+    os.mkfifo(stated)  # reading it would wait for ever
+    with pytest.raises(MetricUnavailableError, match="not a regular file"):
+        read_trunk("alex")
+
+
 def test_weights_come_from_the_hub_at_a_stated_commit(stated: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     calls: list[tuple[str, str, str]] = []
 

@@ -9,14 +9,17 @@ from typing import Any
 
 import pytest
 from builders import PASSED, bare_generation, evidence_of_a_pass, make_record, planned_case
+from pydantic import ValidationError
 
 from harness.cli import lane
+from harness.definitions.case import Waiver
 from harness.definitions.runner import load_runners
 from harness.lane.durations import CaseTimes, History
 from harness.lane.merge import Merged, join_junit, merge, unproven
 from harness.lane.plan import Plan, PlanError, make_plan
 from harness.lane.summary import MARK, lane_markdown, plan_markdown
 from harness.outcomes import Outcome
+from harness.reading import parse_xml
 from harness.records.case_record import CaseRecord, Timing
 from harness.records.generation import EngineStart
 from harness.records.identity import Device, Fingerprint
@@ -233,6 +236,8 @@ def passes(observed: Outcome | None = None, *findings: Finding) -> Verdict:
         ({"limits": ()}, "it passes without a limit"),
         ({"limits": (PASSED.model_copy(update={"gates": False, "limit": None}),)}, "it passes without a limit"),
         ({"limits": (PASSED.model_copy(update={"passed": False}),)}, "it passes although ssim lies outside its limit"),
+        ({"limits": (PASSED.model_copy(update={"value": 0.5}),)}, "it passes although ssim lies outside its limit"),
+        ({"limits": (PASSED.model_copy(update={"value": None}),)}, "it passes although ssim lies outside its limit"),
         ({"verdict": passes(None, finding("sanity", "nan"))}, "it passes although nan was found"),
         ({"verdict": passes(Outcome.REGRESSION)}, "it passes although regression was observed"),
         ({"verdict": Verdict(outcome=Outcome.WAIVED, cause="x", summary="x")}, "it is waived, and the case has no"),
@@ -258,6 +263,58 @@ def test_a_control_passes_only_by_what_it_says() -> None:
         (passes(None, seen), False),
     ):
         assert (unproven(record("a", verdict=verdict), control) == "") is good
+
+
+def test_a_waiver_covers_its_causes_until_its_date_and_nothing_else() -> None:
+    waiver = {
+        "expect": "regression:flicker_above_limit", "owner": "ann", "reason": "r", "issue": "https://example.org/1",
+        "expires": "2026-01-02",
+    }  # fmt: skip
+    case = CASES["a"].case.model_copy(update={"waiver": Waiver.model_validate(waiver)})
+    seen = finding("frames", "flicker_above_limit")
+
+    def waived(*findings: Finding, cause: str = "flicker_above_limit", **changes: Any) -> str:
+        verdict = Verdict(
+            outcome=Outcome.WAIVED, cause=cause, summary="x", observed=Outcome.REGRESSION, findings=findings
+        )
+        return unproven(record("a", verdict=verdict, **changes), case)
+
+    assert waived(seen) == ""
+    assert "nan is not what its waiver is for" in waived(seen, finding("sanity", "nan"))
+    assert "ssim_below_limit is not what" in waived(finding("frames", "ssim_below_limit"), seen)
+    assert "no finding says flicker_above_limit" in waived(cause="x")
+    assert "ended on 2026-01-02" in waived(seen, started="2026-01-03T00:00:00+00:00")
+    assert "ended on 2026-01-02" in waived(seen, newest="2026-02-01T00:00:00+00:00")  # the clock was set back
+
+
+def test_a_record_in_the_folder_of_something_else_is_no_result(tmp_path: Path, plan: Plan) -> None:
+    """Its folder is copied: two cases in folders of one name would collide, a shard's folder brings more records."""
+    write(tmp_path / "one", record("c"))
+    record("a").write(tmp_path / "one/x/same/record.json")
+    record("b").write(tmp_path / "one/y/same/record.json")
+    record("a").write(tmp_path / "one/record.json")
+    merged = merge([tmp_path / "one"], plan, tmp_path / "out")
+    assert by_case(merged) == {"a": "not_run", "b": "not_run", "c": "pass"}
+    assert any("lies in a folder called same" in problem for problem in merged.problems)
+    assert {path.parent.name for path in (tmp_path / "out").rglob("record.json")} == {"c"}
+
+
+@pytest.mark.parametrize("body", ["", "<testcase classname='cases.a.yaml' name='a'/>"])
+def test_junit_is_not_green_where_a_record_is_red(tmp_path: Path, plan: Plan, body: str) -> None:
+    left = write(tmp_path / "one", record("a", Outcome.REGRESSION), record("b"), record("c"))
+    mark = "<properties><property name='quantgate_plan' value='p'/></properties>"
+    (left / "junit.xml").write_text(f"<testsuites><testsuite name='s'>{mark}{body}</testsuite></testsuites>")
+    assert merge([left], plan, tmp_path / "out").exit_code == 10
+    root = parse_xml((tmp_path / "out/junit.xml").read_bytes(), "junit.xml")
+    assert (root.get("tests"), root.get("errors")) == ("1", "1")
+    (error,) = root.iter("error")
+    assert "regression" in (error.get("message") or "")
+
+
+@pytest.mark.parametrize("name", ["report", "engines", "junit.xml", "merge.json", "plan.json", "summary.md", "a.perf"])
+def test_a_case_is_not_called_like_a_file_of_a_run(name: str) -> None:
+    with pytest.raises(ValidationError, match=r"must not (be|end in)"):
+        CASES["a"].case.model_validate(CASES["a"].case.model_dump() | {"id": name})
 
 
 def test_a_plan_that_was_changed_or_replaced_is_refused(tmp_path: Path, plan: Plan) -> None:

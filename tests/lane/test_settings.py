@@ -12,6 +12,7 @@ import re
 import shutil
 import subprocess
 import sys
+import textwrap
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -99,6 +100,7 @@ def _sound() -> Answers:
         GROUPS: {"total_count": 2, "runner_groups": [DEFAULT_GROUP, _group()]},
         f"{GROUPS}/1/runners": {"total_count": 0, "runners": []},
         f"{GROUPS}/5/runners": {"total_count": 1, "runners": [_runner()]},
+        f"{GROUPS}/5/repositories": {"total_count": 1, "repositories": [{"id": 77, "full_name": "acme/gate"}]},
         f"{REPO}/environments/regenerate": {
             "id": 161088068,
             "name": "regenerate",
@@ -130,7 +132,11 @@ def settings(monkeypatch: pytest.MonkeyPatch) -> Callable[[Answers], tuple[Check
         def run(command: list[str], **_: Any) -> subprocess.CompletedProcess[str]:
             assert command[:4] == ["gh", "api", "--method", "GET"]
             asked.append(command[-1])
-            answer = answers.get(command[-1].partition("?")[0], 404)
+            path, _, query = command[-1].partition("?")
+            number = re.search(r"(?:^|&)page=([0-9]+)", query)
+            answer = answers.get(path, 404)
+            if number and int(number[1]) > 1 and not isinstance(answer, int):
+                answer = answers.get(f"{path}#{number[1]}", {})
             if isinstance(answer, int):
                 return subprocess.CompletedProcess(command, 1, "", f"gh: refused (HTTP {answer})")
             return subprocess.CompletedProcess(
@@ -170,8 +176,10 @@ def test_settings_that_protect_are_fit(settings: Look) -> None:
         "repository_runners",
         "runner_group",
         "group_workflows",
+        "group_repositories",
         "ephemeral",
         "environment",
+        "environment_review",
         "environment_branches",
         "branch_rules",
     }
@@ -185,12 +193,37 @@ def _put(path: str, **changes: Any) -> Callable[[Answers], None]:
 
 
 def _groups(*groups: dict[str, Any]) -> Callable[[Answers], None]:
-    return _put(GROUPS, runner_groups=list(groups))
+    return _put(GROUPS, total_count=len(groups), runner_groups=list(groups))
 
 
 def _rules(branch: str, *kinds: str) -> Callable[[Answers], None]:
     def act(answers: Answers) -> None:
         answers[f"{REPO}/rules/branches/{branch}"] = [{"type": kind} for kind in kinds]
+
+    return act
+
+
+def _on_page_two(path: str, **second: Any) -> Callable[[Answers], None]:
+    """Give a list whose rows do not fit one page; ``second`` is the second page."""
+
+    def act(answers: Answers) -> None:
+        (key,) = second
+        rows = answers[path][key] or [_runner(labels=[])]
+        answers[path] = {"total_count": len(rows) + len(second[key]), key: rows}
+        answers[f"{path}#2"] = {"total_count": len(rows) + len(second[key]), **second}
+
+    return act
+
+
+def _custom(*names: str) -> Callable[[Answers], None]:
+    """Give the environment branch patterns of its own."""
+
+    def act(answers: Answers) -> None:
+        environment = f"{REPO}/environments/regenerate"
+        policy = {"protected_branches": False, "custom_branch_policies": True}
+        answers[environment] = {**answers[environment], "deployment_branch_policy": policy}
+        rows = [{"id": number, "name": name} for number, name in enumerate(names)]
+        answers[f"{environment}/deployment-branch-policies"] = {"total_count": len(rows), "branch_policies": rows}
 
     return act
 
@@ -245,6 +278,63 @@ LANE = "acme/gate/.github/workflows/lane.yml@"
             "not a file",
             "PATCH",
         ),
+        (
+            _groups(_group(selected_workflows=["acme/gate/.github/workflows/ci.yml@main"])),
+            "group_workflows",
+            "not a file of the lane",
+            "PATCH",
+        ),
+        (
+            _put(f"{GROUPS}/5/repositories", repositories=[{"full_name": "acme/gate"}, {"full_name": "acme/toys"}]),
+            "group_repositories",
+            "also serves acme/toys",
+            "--method PUT orgs/acme/actions/runner-groups/5/repositories",
+        ),
+        (
+            _put(f"{GROUPS}/5/repositories", total_count=3),
+            "group_repositories",
+            "1 of 3 rows arrived",
+            "runner-groups/5/repositories",
+        ),
+        (
+            _on_page_two(f"{REPO}/actions/runners", runners=[_runner(name="loose")]),
+            "repository_runners",
+            "loose is registered at the repository",
+            "--method DELETE",
+        ),
+        (
+            _on_page_two(f"{GROUPS}/5/runners", runners=[_runner(name="old", ephemeral=False)]),
+            "ephemeral",
+            "runner old takes one job after another",
+            "docs/lane.md",
+        ),
+        (
+            _on_page_two(GROUPS, runner_groups=[_group(name="second", restricted_to_workflows=False)]),
+            "group_workflows",
+            "'second' takes jobs of any workflow file",
+            "PATCH",
+        ),
+        (_custom("main", "*"), "environment_branches", "may be used from *, main", "protected_branches"),
+        (
+            _put(
+                f"{REPO}/environments/regenerate",
+                deployment_branch_policy={"protected_branches": False, "custom_branch_policies": False},
+            ),
+            "environment_branches",
+            "any branch",
+            "protected_branches",
+        ),
+        (
+            _put(
+                f"{REPO}/environments/regenerate",
+                protection_rules=[
+                    {"type": "required_reviewers", "prevent_self_review": False, "reviewers": [{"type": "Team"}]}
+                ],
+            ),
+            "environment_review",
+            "may also release it",
+            "prevent_self_review",
+        ),
         (_groups(DEFAULT_GROUP), "runner_group", "no runner group", "--method POST orgs/acme/actions/runner-groups"),
         (
             _put(f"{GROUPS}/1/runners", runners=[_runner(name="in-default")]),
@@ -297,6 +387,12 @@ def test_a_setting_that_does_not_protect_is_named_with_its_command(
     assert len({check.name for check in bad}) <= 2
 
 
+def test_branch_patterns_of_the_environment_that_name_main_only_are_fit(settings: Look) -> None:
+    answers = copy.deepcopy(_sound())
+    _custom("main")(answers)
+    assert [check for check in settings(answers) if check.state != "fit"] == []
+
+
 @pytest.mark.parametrize("status", [403, 404])
 def test_a_setting_that_may_not_be_read_is_not_green(settings: Look, status: int) -> None:
     for path in _sound():
@@ -345,6 +441,20 @@ def test_commands_are_commands(settings: Look) -> None:
             json.loads(subprocess.run(["bash", "-c", echoed], capture_output=True, text=True, check=True).stdout)
 
 
+def test_the_commands_of_the_page_parse_as_shell_and_send_json() -> None:
+    page = (ROOT / "docs/lane.md").read_text()
+    blocks = [textwrap.dedent(block) for block in re.findall(r"^ *```\n(.*?)^ *```$", page, re.DOTALL | re.MULTILINE)]
+    commands = [block for block in blocks if "──" not in block]
+    assert len(commands) >= 6
+    for block in commands:
+        done = subprocess.run(["bash", "-n"], input=block, capture_output=True, text=True, check=False)
+        assert done.returncode == 0, f"{done.stderr}\n{block}"
+    bodies = re.findall(r"echo '(\{.*?\})' \|", "\n".join(commands), re.DOTALL)
+    assert len(bodies) == 3
+    for body in bodies:
+        json.loads(body.replace("TEAM_ID", "1"))
+
+
 def test_a_broken_gh_is_one_sentence(settings: Look, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     with pytest.raises(InfraError, match="no JSON"):
         settings({REPO: "<html>"})
@@ -384,6 +494,8 @@ def test_the_command_prints_and_fails(
 
 def test_a_lane_that_no_restricted_group_would_take_is_named_with_a_command_that_mends_it(tmp_path: Path) -> None:
     shutil.copytree(ROOT / ".github", tmp_path / ".github")
+    nightly = tmp_path / ".github/workflows/nightly.yml"  # quotation marks hide nothing
+    nightly.write_text(re.sub(r"uses: (\./\S+lane.yml).*", r'uses:  "\1"', nightly.read_text()))
     checks = list(check_callers(tmp_path, "acme/gate"))
     assert {Path(check.found.partition(":")[0]).name for check in checks} == {"b200.yml", "nightly.yml"}
     for check in checks:

@@ -11,6 +11,7 @@ import pytest
 from builders import make_case
 
 from harness.definitions.case import Case
+from harness.definitions.checks import check_case
 from harness.errors import InvalidCaseError
 from harness.machine.devices import cpu_device
 from harness.records.identity import differences
@@ -114,3 +115,42 @@ def test_a_golden_of_an_older_version_names_no_program_and_nothing_changed(root:
     one = case("sh", "runtimes/run.py", "{case_json}", "{out}")
     old = identity_of(one, cpu_device(), {})
     assert differences(old, identity_of(one, cpu_device(), {}, programs=program_digests(one, root))) == ()
+
+
+@pytest.mark.parametrize(
+    "text",
+    ["-" * 100_000 + "1", "from " + "." * 80 + " import x", "import " + "a" * 300, "("],
+    ids=["too deep to parse", "more dots than folders", "a name that no file system takes", "no Python"],
+)
+def test_source_that_python_cannot_read_is_digested_and_no_crash(root: Path, text: str) -> None:
+    (root / "odd.py").write_text(f"{text}\n")
+    assert "odd.py" in program_digests(case("sh", "odd.py", "{case_json}", "{out}"), root)
+
+
+def test_source_of_many_megabytes_is_digested_and_not_parsed(root: Path) -> None:
+    (root / "large.py").write_bytes(b"import helper\n" + b"#" * programs.LARGEST_SOURCE)
+    (root / "helper.py").write_text("")
+    digests = program_digests(case("sh", "large.py", "{case_json}", "{out}"), root)
+    assert {name for name in digests if not name.startswith("/")} == {"large.py"}
+
+
+@pytest.mark.parametrize("word", ["--prompt=" + "word " * 80, "a" * 300, "a" * 5000, "a\0b"])
+def test_an_argument_that_no_file_can_have_names_no_file(root: Path, word: str) -> None:
+    assert "settings.yaml" in program_digests(case("sh", word, "settings.yaml", "{case_json}", "{out}"), root)
+
+
+@pytest.mark.parametrize("glob", ["", ".", "./", "/etc/*", "../*"])
+def test_a_glob_that_names_no_place_in_the_repository_is_refused(glob: str) -> None:
+    wanted = case("sh", "{case_json}", "{out}", program_files=[glob])
+    problems = [text for _, text in check_case(wanted, root=Path(), runners=["cpu"])]
+    assert any("write a glob" in text for text in problems)
+
+
+def test_a_program_that_cannot_be_read_is_one_sentence(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(_path: Path) -> str:
+        raise PermissionError(13, "Permission denied")
+
+    monkeypatch.setattr(programs, "digest_file", refuse)
+    with pytest.raises(InvalidCaseError, match=r"cannot be read: Permission denied") as error:
+        program_digests(case("sh", "settings.yaml", "{case_json}", "{out}"), root)
+    assert error.value.where.startswith("one: ")

@@ -44,3 +44,22 @@ def test_a_case_without_an_entry_is_refused(tmp_path: Path) -> None:
     file.write_text("cases:\n  one:\n    model: {path: ./a}\n")
     with pytest.raises(InvalidCaseError, match="no entry of its own"):
         patch(file, "one_from_a_matrix", {"model": {"path": "./b"}}, tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        (b"cases:\n  one: {model: {path: \xff}}\n", "not UTF-8"),
+        (b"cases: {one: {model: {path: ./a}}, one: {}}\n", "one"),
+        (b"cases: [one]\n", "no entry of its own"),
+        (b"x: " + b"[" * 3000, "nest"),
+    ],
+    ids=["bytes", "a key twice", "a list", "too deep"],
+)
+def test_a_file_that_was_damaged_during_the_trial_is_one_sentence(tmp_path: Path, content: bytes, message: str) -> None:
+    file = tmp_path / "x.yaml"
+    file.write_bytes(content)
+    with pytest.raises(InvalidCaseError, match=message) as error:
+        patch(file, "one", {"model": {"path": "./b"}}, tmp_path)
+    assert "x.yaml" in error.value.where
+    assert file.read_bytes() == content

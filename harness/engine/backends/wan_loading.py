@@ -226,7 +226,8 @@ def _check_components(root: Path, index: Mapping[str, Any]) -> None:
 
 def _check_component(root: Path, name: str, library: object, kind: object) -> None:
     allowed = COMPONENTS.get(name, frozenset())
-    if (library, kind) not in allowed:
+    # an entry may hold anything that JSON can, also what no set takes
+    if not (isinstance(library, str) and isinstance(kind, str) and (library, kind) in allowed):
         names = ", ".join(sorted(f"{module}.{cls}" for module, cls in allowed)) or "absent: Wan has no such component"
         raise CheckpointFaultError(
             f"{name} is {library}.{kind}, and it may be {names}",
