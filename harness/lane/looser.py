@@ -94,7 +94,7 @@ def _admits_more(field: str, old: Json, new: Json) -> bool:
     if field == "driver":
         return new is None or (old is not None and _version(new) < _version(old))
     if isinstance(old, list) and isinstance(new, list):
-        return not {str(one) for one in new} <= {str(item) for item in old}
+        return not {str(item) for item in new} <= {str(item) for item in old}
     if isinstance(old, dict) and isinstance(new, dict):
         return any(new.get(name) != value for name, value in old.items())
     return True
