@@ -16,6 +16,7 @@ from collections.abc import Iterator
 from pathlib import Path, PurePosixPath
 
 from harness.errors import GoldenError
+from harness.left_files import left_entries, process_mark
 
 _FOLDER = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
 _LINK_CODES = (errno.ELOOP, errno.ENOTDIR, errno.EMLINK)
@@ -91,6 +92,8 @@ def read_inside(root: Path, path: str) -> bytes | None:
 def write_inside(root: Path, path: str, data: bytes) -> None:
     """Write ``data`` to ``root/path`` through a temporary file beside it and one rename; missing folders are created.
 
+    Temporary files that killed commands left in that folder are removed.
+
     A link in place of the file itself is replaced, not followed.
 
     Raises:
@@ -98,8 +101,9 @@ def write_inside(root: Path, path: str, data: bytes) -> None:
         OSError: it cannot be written; the file is unchanged.
     """
     *above, name = relative_parts(path, root)
-    temporary = f".{name}.{secrets.token_hex(8)}"
+    temporary = f".{name}.{process_mark()}-{secrets.token_hex(8)}.tmp"
     with _folder(root, above, make=True) as folder:
+        _remove_left(folder)
         handle = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o644, dir_fd=folder)
         try:
             with os.fdopen(handle, "wb") as out:
@@ -125,6 +129,14 @@ def remove_inside(root: Path, path: str) -> None:
     *above, name = relative_parts(path, root)
     with contextlib.suppress(FileNotFoundError), _folder(root, above, make=False) as folder:
         os.unlink(name, dir_fd=folder)
+
+
+def _remove_left(folder: int) -> None:
+    """Remove the temporary files that killed commands left in an open folder."""
+    with contextlib.suppress(OSError):
+        for entry in left_entries(folder):
+            with contextlib.suppress(OSError):
+                os.unlink(entry.name, dir_fd=folder)
 
 
 @contextlib.contextmanager

@@ -201,7 +201,11 @@ def case_files_below(folder: Path) -> CaseFiles:
         folders[:] = [name for name in folders if name not in linked]
         for name in filter(is_case_name, names):
             path = Path(place) / name
-            if path.is_symlink():
+            shown = str(path.relative_to(folder.parent))
+            if not shown.isprintable():
+                # bytes that are not UTF-8, line breaks, signs of reading direction: no report could show such a name
+                problems.append(f"{shown!a}: not all characters of the name can be shown; rename it")
+            elif path.is_symlink():
                 problems.append(_linked(folder, path, "file"))
             elif not path.is_file():
                 problems.append(f"{path.relative_to(folder.parent)}: no plain file; remove it")

@@ -3,14 +3,18 @@
 from __future__ import annotations
 
 import os
+import re
 import subprocess
 import sys
 from io import StringIO
 from pathlib import Path
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from harness.harmless import HarmlessStream, harmless
+from harness.in_ci import VARIABLES
 
 
 @pytest.mark.parametrize(
@@ -37,16 +41,51 @@ def test_a_stream_stays_a_stream() -> None:
     assert not stream.isatty()
 
 
-@pytest.mark.parametrize("actions", [True, False])
-def test_the_command_obeys_nobody_in_actions(tmp_path: Path, actions: bool) -> None:
-    environment = {name: value for name, value in os.environ.items() if name != "GITHUB_ACTIONS"}
+@pytest.mark.parametrize("service", [{"GITHUB_ACTIONS": "true"}, {"TF_BUILD": "True"}, {}])
+def test_the_command_obeys_nobody_in_ci(tmp_path: Path, service: dict[str, str]) -> None:
+    environment = {name: value for name, value in os.environ.items() if name not in VARIABLES}
     done = subprocess.run(
         [sys.executable, "-c", "from harness.cli.app import main; main()", "report", "a\n::error::gone"],
         cwd=tmp_path,
-        env=environment | ({"GITHUB_ACTIONS": "true"} if actions else {}),
+        env=environment | service,
         capture_output=True,
         text=True,
     )
     assert done.returncode != 0
     assert "error::gone" in done.stderr
-    assert any(line.startswith("::") for line in done.stderr.splitlines()) != actions
+    assert any(line.startswith("::") for line in done.stderr.splitlines()) != bool(service)
+
+
+OBEYED = re.compile(r"^\s*::|##[a-zA-Z]*\[", re.MULTILINE)
+"""What GitHub Actions, Azure Pipelines and TeamCity obey."""
+
+
+@pytest.mark.parametrize(
+    "text",
+    ["::error::x", "a\n  ::add-mask::x", "a ##[group]x", "a\r::error::x", "##vso[task.setvariable variable=x]y",
+     "##teamcity[buildStatus status='SUCCESS']"],
+)  # fmt: skip
+def test_a_command_of_any_service_is_text(text: str) -> None:
+    assert OBEYED.search(text.replace("\r", "\n"))
+    assert not OBEYED.search(harmless(text).replace("\r", "\n"))
+
+
+@pytest.mark.parametrize("text", ["cases/a.yaml::a", "a: b", "## [x]", "# [x]", "C::D in a line"])
+def test_other_text_stays(text: str) -> None:
+    assert harmless(text) == text
+
+
+@given(st.lists(st.text(alphabet=":#[]ax \n\r", max_size=6), max_size=8))
+def test_a_command_in_pieces_is_text(pieces: list[str]) -> None:
+    out = StringIO()
+    stream = HarmlessStream(out)
+    for piece in pieces:
+        stream.write(piece)
+    assert not OBEYED.search(out.getvalue().replace("\r", "\n"))
+
+
+def test_a_long_line_stays_as_it_is() -> None:
+    out = StringIO()
+    stream = HarmlessStream(out)
+    stream.writelines(["x" * 100 + "::" + "y" * 62, "z", "\n", "  ", "ok"])
+    assert out.getvalue() == "x" * 100 + "::" + "y" * 62 + "z\n  ok"

@@ -37,3 +37,14 @@ def test_links_and_special_files_are_told_and_not_followed(tmp_path):
     ]  # fmt: skip
     with pytest.raises(InvalidCaseError, match=r"cases/folder: a link to a folder"):
         case_files(tmp_path)
+
+
+@pytest.mark.parametrize("name", [b"a\xff.yaml", b"a\n::error::x.yaml", "a\u202eb.yaml".encode(), b"f\xff/a.yaml"])
+def test_a_name_that_no_report_can_show_is_told(tmp_path, name):
+    path = tmp_path / "cases" / os.fsdecode(name)
+    path.parent.mkdir(parents=True)
+    path.touch()
+    with pytest.raises(InvalidCaseError, match="not all characters of the name can be shown; rename it") as caught:
+        case_files(tmp_path)
+    assert str(caught.value).splitlines()[0].isprintable()
+    assert str(caught.value).isascii()

@@ -20,6 +20,7 @@ from harness.cli.runtimes import learn_command, runtime_app
 from harness.cli.trial import bisect_command, try_command
 from harness.errors import QuantgateError, disk_error
 from harness.harmless import HarmlessStream
+from harness.in_ci import ci_variable
 from harness.redaction import safe_text
 
 app = typer.Typer(
@@ -63,8 +64,8 @@ app.add_typer(goldens_app, name="goldens")
 
 def main() -> NoReturn:
     """Run the ``quantgate`` command. A `QuantgateError` or ``OSError`` becomes one message and an exit code."""
-    # GitHub runs commands that it finds in a job's log, so foreign text must not print any
-    if os.environ.get("GITHUB_ACTIONS"):
+    # CI services run commands that they find in a job's log, so foreign text must not print any
+    if ci_variable(os.environ):
         sys.stdout, sys.stderr = cast("TextIO", HarmlessStream(sys.stdout)), cast("TextIO", HarmlessStream(sys.stderr))
     try:
         app()

@@ -17,6 +17,7 @@ from harness.frames.errors import ClipError
 from harness.reading import UnreadableError, reason
 from harness.records.frames import Shape
 from harness.records.golden import CLIP, AcceptedIndex, GoldenManifest, Part
+from harness.records.temporary import temporary_beside
 
 # Bytes of goldens: hash, copy, compare with a manifest.
 
@@ -99,13 +100,12 @@ def copy_private(source: Path, target: Path) -> Path:
     Raises:
         OSError: ``source`` cannot be read, or ``target`` cannot be written.
     """
-    handle, name = tempfile.mkstemp(prefix=f".{target.name}.", dir=target.parent)
-    part = Path(name)
+    part = temporary_beside(target)
     try:
-        with os.fdopen(handle, "wb") as writer, source.open("rb") as reader:
+        with part.open("wb") as writer, source.open("rb") as reader:
             if not _share_blocks(reader.fileno(), writer.fileno()):
                 shutil.copyfileobj(reader, writer, _CHUNK)
-        # mkstemp makes the file private to this user; a committed file is readable by all.
+        # a temporary file is private to this user; a committed file is readable by all.
         part.chmod(0o644)
         part.replace(target)
     except BaseException:

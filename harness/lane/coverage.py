@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import subprocess
-import tempfile
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -24,6 +23,7 @@ from harness.reading import UnreadableError
 from harness.records.base import Json, Record
 from harness.records.limits import Limit, LimitFile
 from harness.records.perf_file import PerfFile
+from harness.records.temporary import scratch_folder
 
 Kind = Literal[
     "added", "removed", "waived", "unwaived", "checkpoint", "env", "limit", "baseline", "expectation", "request",
@@ -431,12 +431,12 @@ def _checkout(root: Path, commit: str) -> Iterator[Path]:
         named = os.path.normpath(os.path.join(os.path.dirname(link), os.fsdecode(target)))  # noqa: PTH118, PTH120
         if named in blobs:
             blobs[link] = blobs[named]
-    with tempfile.TemporaryDirectory(prefix="quantgate-base-") as folder:
+    with scratch_folder("quantgate-base-") as folder:
         for path, data in zip(blobs, _contents(root, list(blobs.values())), strict=True):
-            place = Path(folder) / path
+            place = folder / path
             place.parent.mkdir(parents=True, exist_ok=True)
             place.write_bytes(data)
-        yield Path(folder)
+        yield folder
 
 
 _LINK = b"120000"

@@ -55,7 +55,9 @@ def post_comment(repository: str, number: int, body: str) -> str:
     if not body.startswith(MARK):
         body = f"{MARK}\n{body}"
     if len(body) > MAX_COMMENT:
-        body = body[:MAX_COMMENT] + "\n\nThe rest is in the job summary.\n"
+        # at the end of a line, so that no row of a table and no character reference is cut in two
+        end = body.rfind("\n", MAX_COMMENT // 2, MAX_COMMENT)
+        body = body[: end if end > 0 else MAX_COMMENT] + "\n\nThe rest is in the job summary.\n"
     comments = f"repos/{repository}/issues/{number}/comments"
     earlier = _comments(_gh(["api", "--paginate", "--slurp", comments]))
     own_comments = [

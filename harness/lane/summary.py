@@ -3,16 +3,15 @@
 from __future__ import annotations
 
 import json
-import re
 from collections import Counter
 from collections.abc import Sequence
 
 from harness.lane.coverage import Change, Coverage
 from harness.lane.merge import Merged, MergedCase
 from harness.lane.plan import Plan
+from harness.markdown import neutral
 from harness.outcomes import GREEN, SEVERITY
 from harness.records.base import Json
-from harness.text import clean
 
 MARK = "<!-- quantgate lane -->"
 """First line of the comment; a later run finds the comment by it."""
@@ -26,7 +25,7 @@ def plan_markdown(plan: Plan) -> str:
     expected = f"expected {_minutes(plan.makespan)}, {least} of the least possible"
     planned = f"{len(plan.cases)} cases on {plan.shards} shards; {expected}."
     lines = [
-        f"### Plan for runner {plan.runner}",
+        f"### Plan for runner {_text(plan.runner)}",
         "",
         planned,
         "",
@@ -40,7 +39,13 @@ def lane_markdown(merged: Merged, plan: Plan) -> str:
     counts = Counter(case.outcome for case in merged.cases)
     counted = ", ".join(f"{counts[outcome]} {outcome.value}" for outcome in SEVERITY if counts[outcome])
     sign = "green" if merged.exit_code == 0 else f"red (exit code {merged.exit_code})"
-    lines = [MARK, f"### quantgate on {merged.runner}: {sign}", "", f"{len(merged.cases)} planned cases: {counted}", ""]
+    lines = [
+        MARK,
+        f"### quantgate on {_text(merged.runner)}: {sign}",
+        "",
+        f"{len(merged.cases)} planned cases: {counted}",
+        "",
+    ]
     red = sorted(
         (case for case in merged.cases if case.outcome not in GREEN or case.attempt > 1),
         key=lambda case: SEVERITY.index(case.outcome),
@@ -111,14 +116,8 @@ def _json(value: Json) -> str:
 
 
 def _text(text: str) -> str:
-    """Escape text of unknown origin, so that it cannot break the table, mention a person, link or be HTML."""
-    flat = " ".join(clean(text).split())
-    flat = flat if len(flat) <= MAX_CELL else flat[: MAX_CELL - 1] + "…"
-    flat = flat.replace("&", "&amp;").replace("<", "&lt;").replace(">", "&gt;")
-    flat = re.sub(r"([\\`*_\[\]|#~!])", r"\\\1", flat)
-    # A zero-width space stops GitHub from making a link or a mention.
-    flat = re.sub(r"(?i)\b(www)(?=\.)", "\\1\u200b", flat)
-    return flat.replace("@", "@\u200b").replace("://", ":\u200b//")
+    """Return text of unknown origin so that it cannot break the table, mention a person, link or be HTML."""
+    return neutral(text, MAX_CELL)
 
 
 def _minutes(seconds: float) -> str:

@@ -12,6 +12,8 @@ from typing import Any
 import pytest
 from xdist.scheduler import LoadScopeScheduling
 
+from harness.definitions.loading import check_unique
+from harness.errors import InvalidCaseError
 from harness.outcomes import RULES, Outcome
 from harness.plugin.collect import CasesById
 from harness.plugin.judged import expect, keep, note_dropped, on_disk
@@ -117,6 +119,10 @@ class XdistHooks:
         cases = CasesById(node.config)
         located_cases = [(node, located) for node in ids if (located := cases.find(node)) is not None]
         if located_cases:
+            try:
+                check_unique([located for _, located in located_cases])
+            except InvalidCaseError as error:
+                pytest.exit(printable(str(error)), returncode=error.exit_code)
             state.profile()
         expect(state, located_cases)
 

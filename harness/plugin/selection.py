@@ -32,6 +32,8 @@ def select(config: pytest.Config, items: list[pytest.Item]) -> None:
     try:
         check_unique([item.located for item in cases])
     except InvalidCaseError as error:
+        if state.is_worker:
+            return  # with xdist the controller refuses, see scheduling.py
         pytest.exit(printable(str(error)), returncode=error.exit_code)
     profile = state.profile()
     other = [item for item in cases if profile.name not in item.case.runners]

@@ -18,6 +18,7 @@ from filelock import FileLock
 
 from harness.errors import QuantgateError
 from harness.harmless import HarmlessStream
+from harness.in_ci import ci_variable
 from harness.outcomes import GREEN, SEVERITY, Outcome
 from harness.plugin import options
 from harness.plugin.printing import printable
@@ -81,9 +82,9 @@ _PR_SET_PDEATHSIG = 1
 
 
 def pass_no_command_on(config: pytest.Config) -> None:
-    """Let nothing that pytest prints be a command to GitHub Actions: pytest prints names of files as they are."""
+    """Let nothing that pytest prints be a command to a CI service: pytest prints names of files as they are."""
     reporter: Any = config.pluginmanager.get_plugin("terminalreporter")
-    if os.environ.get("GITHUB_ACTIONS") and reporter is not None:
+    if ci_variable(os.environ) and reporter is not None:
         writer = reporter._tw  # there is no public way to the stream
         writer._file = HarmlessStream(writer._file)
 

@@ -10,6 +10,7 @@ import json
 import re
 from collections.abc import Iterable
 
+from harness.markdown import code, fenced, neutral
 from harness.outcomes import RULES
 from harness.records.case_record import CaseRecord
 from harness.report.bars import bars
@@ -17,48 +18,6 @@ from harness.report.load import Entry, Run
 from harness.report.overview_page import machines, sentence
 from harness.report.text import LABELS, case_commands, count_words, is_control, next_step, parts, plain
 from harness.report.times import perf_counts, perf_sentence
-from harness.text import clean, one_line
-
-# Foreign text inside Markdown that GitHub renders: it must show as text, without links, mentions or markup.
-
-
-_GAP = "&#8203;"
-_HARMLESS = re.compile(r"[^A-Za-z0-9 ,;/.%=()+\-\u0080-\U0010ffff]")
-_ADDRESS = re.compile(r"(?i)(https?|ftp|mailto|xmpp)(?=:)|([a-z][a-z0-9+.-]{1,15})(?=://)|\b(www)(?=\.)|\b(GH)(?=-\d)")
-
-
-def neutral(text: str, limit: int = 400) -> str:
-    """Return foreign text as one line that is safe in running Markdown and in a table cell."""
-    line = one_line(text, limit)
-    marked = _ADDRESS.sub(lambda match: match.group(0) + "\0", line)
-    return "".join(_escape(character) for character in marked)
-
-
-def _escape(character: str) -> str:
-    if character == "\0":
-        return _GAP
-    if not _HARMLESS.match(character):
-        return character
-    reference = f"&#{ord(character)};"
-    # a zero-width space after the sign breaks mentions and links to issues
-    return reference + _GAP if character in "@#" else reference
-
-
-def code(text: str, limit: int = 400) -> str:
-    """Return foreign text as one line of inline code.
-
-    ``<code>`` instead of backticks: GitHub shows character references inside it as their characters.
-    """
-    return f"<code>{neutral(text, limit)}</code>"
-
-
-def fenced(text: str, language: str = "") -> str:
-    """Return text as a code block whose fence is longer than any run of backticks in it, so the text cannot end it."""
-    body = clean(text).strip("\n")
-    longest = max((len(run) for run in re.findall(r"`+", body)), default=0)
-    fence = "`" * max(3, longest + 1)
-    return f"{fence}{language}\n{body}\n{fence}"
-
 
 SUMMARY_BYTES = 1024 * 1024
 """Largest step summary in bytes; GitHub refuses a longer summary."""
@@ -149,7 +108,8 @@ def _details(record: CaseRecord) -> str:
     step = next_step(record)
     first = [part.text for part in parts(step) if part.is_command]
     commands = dict.fromkeys([*first, *(item.line for item in case_commands(record))])
-    lines += ["", fenced("\n".join(commands), "sh"), "", "</details>", ""]
+    # a path with a line break must not begin a line of its own, which another bot could take for a command to it
+    lines += ["", fenced("\n".join(" ".join(line.splitlines()) for line in commands), "sh"), "", "</details>", ""]
     return "\n".join(lines)
 
 

@@ -12,7 +12,6 @@ import itertools
 import json
 import os
 import subprocess
-import tempfile
 import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -26,6 +25,7 @@ from harness.errors import InfraError
 from harness.inspector.contracts.model import ContractFile, Learned, Rules, rules_of
 from harness.inspector.contracts.predict import Declared, predict
 from harness.reading import as_json
+from harness.records.temporary import scratch_folder
 from harness.runtimes.environments import Environment, RuntimeVersion
 from harness.runtimes.kinds import Kind, all_kinds, base_kind, write_kind
 from harness.runtimes.outcomes import Outcome, declared_of, predicted_outcome, real_outcome
@@ -83,8 +83,7 @@ def ask(
     Raises:
         InfraError: the runtime cannot be imported, or did not end in time.
     """
-    with tempfile.TemporaryDirectory(prefix="quantgate-learn-") as text:
-        folder = Path(text)
+    with scratch_folder("quantgate-learn-") as folder:
         say(f"writing {len(kinds)} checkpoints")
         write_kind(base_kind(), folder / "base")
         jobs: list[dict[str, str | None]] = [

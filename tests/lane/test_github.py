@@ -98,6 +98,10 @@ def test_a_long_comment_is_cut_where_github_would_refuse_it(gh: Path) -> None:
     body = json.loads(calls(gh)[1][1])["body"]
     assert MAX_COMMENT < len(body) < 65_536
     assert body.endswith("The rest is in the job summary.\n")
+    post_comment("owner/name", 17, "| &#64;team |\n" * 10_000)
+    *rows, _, last = json.loads(calls(gh)[3][1])["body"].splitlines()[1:]
+    assert last == "The rest is in the job summary."
+    assert set(rows) == {"| &#64;team |"}
 
 
 def test_a_refusal_of_gh_is_infra_and_a_strange_repository_is_not_asked(gh: Path) -> None:

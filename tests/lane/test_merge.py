@@ -344,7 +344,7 @@ def test_the_summary_says_what_is_red_and_escapes_what_others_wrote(tmp_path: Pa
     assert "<script>" not in text
     assert "@team" not in text
     assert "http://" not in text
-    assert "| not\\_run |" in text
+    assert "| not&#95;run |" in text
     assert json.dumps(plan.matrix())
     assert "3 cases on 3 shards" in plan_markdown(plan)
 

@@ -5,6 +5,8 @@ from __future__ import annotations
 from datetime import date
 from typing import Any
 
+import pytest
+
 from harness.outcomes import RULES, Outcome
 
 
@@ -105,12 +107,15 @@ def test_bad_yaml_runs_nothing(project: Any) -> None:
     assert not (project.root / "runs").exists()
 
 
-def test_one_id_in_two_files_runs_nothing(project: Any) -> None:
+@pytest.mark.parametrize("workers", [(), ("-n", "2")], ids=["alone", "xdist"])
+def test_one_id_in_two_files_runs_nothing(project: Any, workers: tuple[str, ...]) -> None:
     project.cases("  one: {}\n")
     project.cases("  one: {}\n", name="b.yaml")
-    done = project.pytest()
-    assert done.returncode == code(Outcome.INVALID_CASE)
+    done = project.pytest(*workers)
+    assert done.returncode == code(Outcome.INVALID_CASE), done.stdout
     assert "duplicate case id" in done.stdout + done.stderr
+    assert "INTERNALERROR" not in done.stdout
+    assert not (project.root / "runs").exists()
 
 
 def test_selection_by_name_and_last_failed(project: Any) -> None:

@@ -7,7 +7,6 @@ interrupted regeneration reads complete runs and makes the rest.
 from __future__ import annotations
 
 import shutil
-import tempfile
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -23,6 +22,7 @@ from harness.frames.errors import FramesError
 from harness.records.base import Json
 from harness.records.generation import Generation
 from harness.records.run_folder import RunFolder
+from harness.records.temporary import scratch_folder
 from harness.session.context import SessionContext
 
 DONE = "generation.json"
@@ -140,14 +140,14 @@ def broken_runs(
     """
     paths = resolve_case(case, context.root)
     root, runs = context.folder / "controls" / case.id / origin[:ORIGIN_DIGITS], []
-    with tempfile.TemporaryDirectory(prefix="quantgate-controls-") as scratch, _engine(context, case, paths) as engine:
+    with scratch_folder("quantgate-controls-") as scratch, _engine(context, case, paths) as engine:
         for fault in weight_faults() if faults is None else faults:
             for strength in strengths:
                 label = f"{fault.name}@{strength:g}"
                 begin(f"{case.id}, {label}")
                 clip = _read(root / label)
                 if clip is None:
-                    copy = Path(scratch) / label
+                    copy = scratch / label
                     try:
                         engine.load(_broken(paths, fault, strength, copy))
                         clip = _keep(root / label, engine.get().generate(case, root / label))

@@ -15,6 +15,7 @@ from pathlib import Path
 
 from harness.engine.pictures import split
 from harness.errors import InfraError
+from harness.records.temporary import temporary_folder
 
 COPIED = (".json", ".txt", ".model", ".jinja")
 """Endings of the small files that are copied. Everything else is weights or documentation, and is linked."""
@@ -42,7 +43,7 @@ class CheckpointView:
         self.close()
         folders, pictures = split(paths)
         try:
-            self._place = Path(tempfile.mkdtemp(prefix="quantgate-view-"))
+            self._place = temporary_folder(Path(tempfile.gettempdir()), "quantgate-view-")
             made: dict[Path, Path] = {}
             for number, source in enumerate(sorted({path.absolute() for path in folders.values() if path.is_dir()})):
                 target = self._place.joinpath(str(number), *source.parts[1:][-KEPT_NAMES:])
