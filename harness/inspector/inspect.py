@@ -240,4 +240,5 @@ def _filled(context: Context, gathered: Gathered) -> Context:
         compared=compared,
         scanned=gathered.scanned,
         sanity=gathered.sanity,
+        same_experts=gathered.same,
     )
