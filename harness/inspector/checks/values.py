@@ -180,8 +180,8 @@ def constant_scales(context: Context) -> Iterator[InspectionFinding]:
                 "warning",
                 "scale_constant",
                 f"{expert}: all {len(constants)} Linears have the scale 1, and their codes have the size of weights: "
-                "a cast to FP8 with scales for loaders that ask for them. Small weights lose digits that a measured scale "
-                "would keep.",
+                "a cast to FP8 with scales for loaders that ask for them. Small weights lose digits that a measured "
+                "scale would keep.",
                 expert=expert,
                 module=min(constants),
                 evidence={"scale": value, "count": len(constants)},
