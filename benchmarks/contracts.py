@@ -23,11 +23,11 @@ from typing import Any
 
 from packaging.version import Version
 
-from benchmarks.contract_kinds import unseen_kinds
+from benchmarks.contract_kinds import drawn_kinds, unseen_kinds
 from harness.inspector.contracts.model import load_contract
 from harness.inspector.contracts.predict import predict
 from harness.runtimes.environments import installed
-from harness.runtimes.kinds import Kind, all_kinds, drawn_kinds
+from harness.runtimes.kinds import Kind, all_kinds
 from harness.runtimes.learn import ask
 from harness.runtimes.outcomes import Outcome, declared_of, predicted_outcome
 from harness.runtimes.repositories import predicted_sampling, repositories

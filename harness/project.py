@@ -194,6 +194,9 @@ def case_files_below(folder: Path) -> CaseFiles:
     """
     files: list[Path] = []
     problems: list[str] = []
+    if folder.is_symlink():  # a commit holds the link and not its files, so a later plan would see no case before
+        said = f"{folder.name}: a link to a folder; case files are plain files below {folder.name}/, move them there"
+        return CaseFiles((), (said,))
     for place, folders, names in os.walk(folder):
         linked = [name for name in folders if (Path(place) / name).is_symlink()]
         problems += [_linked(folder, Path(place) / name, "folder") for name in linked]

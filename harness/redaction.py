@@ -36,11 +36,12 @@ _MAX_FORMS_OF = 1 << 14
 
 _WORD = (
     r"(?:tokens?(?<!s)|secrets?|passwords?|passwd|passphrase|api[_-]?key|access[_-]?key(?:[_-]?id)?|private[_-]?key"
-    r"|credentials?|secret[_-]?key|auth[_-]?key)"
+    r"|credentials?|secret[_-]?key|auth[_-]?key"
+    r"|(?:account|encryption|signing|master|deploy|ssh|shared[_-]?access)[_-]?key|(?<=_)(?:pass|pwd|pat))"
 )
 _SECRET_NAME = re.compile(rf"[A-Z0-9_.-]{{0,200}}{_WORD}", re.IGNORECASE)
 _ASSIGNED = re.compile(
-    rf"(?P<head>{_WORD}[\"'\\]{{0,6}}[ \t]{{0,8}}(?:=>|:=|[=:])[ \t]{{0,8}})"
+    rf"(?P<head>{_WORD}[\"'\\]{{0,6}}[ \t]{{0,8}}(?:=>|:=|[=:]|%3[AD])[ \t]{{0,8}})"
     r"(?P<value>\\{0,3}\"(?P<double>[^\"\n]*)|\\{0,3}'(?P<single>[^'\n]*)|[^\s\"',;<>]+)",
     re.IGNORECASE,
 )
@@ -48,22 +49,99 @@ _PLAIN_VALUES = frozenset({"true", "false", "null", "none", "yes", "no", "0", "1
 _SHAPES = re.compile(
     r"""hf_[A-Za-z0-9]{16,}
     | gh[pousr]_[A-Za-z0-9]{16,} | github_pat_[A-Za-z0-9_]{16,}
-    | glpat-[A-Za-z0-9_-]{16,} | xox[abprs]-[A-Za-z0-9-]{10,}
+    | gl(?:pat|rt|dt|ft|soat|cbt|ptt|oas|agent)-[A-Za-z0-9_-]{16,} | (?:xox[abeprs]|xapp)-[A-Za-z0-9-]{10,}
+    | GOCSPX-[A-Za-z0-9_-]{16,} | (?<=://):[^/\s@"'<>]{1,1000}+(?=@)
+    | api_org_[A-Za-z0-9]{16,} | (?<![A-Za-z0-9])r8_[A-Za-z0-9]{20,} | dckr_(?:pat|oat)_[A-Za-z0-9_-]{16,}
+    | (?:sk|rk)_(?:live|test)_[A-Za-z0-9]{16,} | whsec_[A-Za-z0-9+/=]{16,} | glsa_[A-Za-z0-9_]{16,}
+    | do[opr]_v1_[0-9a-f]{32,} | shp(?:at|ca|pa|ss)_[0-9a-fA-F]{16,} | ya29\.[A-Za-z0-9_.-]{16,}
+    | (?<![A-Za-z0-9])hv[sbr]\.[A-Za-z0-9_-]{16,} | (?<![A-Za-z0-9])SG\.[A-Za-z0-9_-]{16,}+\.[A-Za-z0-9_-]{16,}
+    | (?<=hooks\.slack\.com/services/)[A-Za-z0-9/]{16,}
     | (?<![A-Za-z0-9_-])sk-[A-Za-z0-9_-]{20,} | (?:AKIA|ASIA)[0-9A-Z]{16}
+    | dapi[0-9a-f]{32} | AGE-SECRET-KEY-1[0-9A-Z]{16,}
     | nvapi-[A-Za-z0-9_-]{16,} | npm_[A-Za-z0-9]{30,} | pypi-[A-Za-z0-9_-]{30,} | AIza[A-Za-z0-9_-]{30,}
     | (?<![A-Za-z0-9_-])eyJ[A-Za-z0-9_-]{8,}+\.eyJ[A-Za-z0-9_-]{8,}+\.[A-Za-z0-9_-]+
-    | (?<=[Bb]earer\ )[A-Za-z0-9._~+/=-]{8,} | (?<=[Bb]asic\ )[A-Za-z0-9+/=]{8,}
+    | (?i:(?<=bearer\ )|(?<=bearer%20))[A-Za-z0-9._~+/=-]{8,} | (?<=[Bb]asic\ )[A-Za-z0-9+/=]{8,}
     | (?<=://)[^/\s:@"'<>]{1,200}+:[^/\s@"'<>]{1,1000}+(?=@)
     | (?<=://)[^/\s:@"'<>]{8,1000}+(?=@)""",
     re.VERBOSE,
 )
 _SHAPE_MARKS = (
-    *("hf_", "gh", "github_pat_", "glpat-", "xox", "sk-", "AKIA", "ASIA", "nvapi-", "npm_", "pypi-", "AIza", "eyJ"),
-    *("earer ", "asic ", "://"),
+    *(
+        "hf_",
+        "gh",
+        "github_pat_",
+        "gl",
+        "xox",
+        "xapp-",
+        "sk-",
+        "akia",
+        "asia",
+        "nvapi-",
+        "npm_",
+        "pypi-",
+        "aiza",
+        "eyj",
+    ),
+    *(
+        "api_org_",
+        "gocspx-",
+        "r8_",
+        "dckr_",
+        "_live_",
+        "_test_",
+        "whsec_",
+        "_v1_",
+        "shp",
+        "ya29.",
+        "hvs.",
+        "hvb.",
+        "hvr.",
+        "sg.",
+    ),
+    *("hooks.slack.com/", "dapi", "age-secret", "earer", "asic ", "://"),
 )
-_WORD_MARKS = ("token", "secret", "passw", "passphrase", "key", "credential")
-KEY_BEGIN = re.compile(r"-----BEGIN [A-Z0-9 ]{0,40}PRIVATE KEY-----")
-KEY_END = re.compile(r"-----END [A-Z0-9 ]{0,40}PRIVATE KEY-----")
+"""In small letters: text without one of these has no token of a known shape."""
+_ARGUMENT = re.compile(
+    rf"(?P<head>(?<![\w-])--?(?:[A-Za-z0-9]{{1,30}}[-_]){{0,4}}{_WORD}"
+    r"(?:[ \t]{1,4}|[\"'\\]{1,6},[ \t]{0,4}[\"'\\]{1,6}))(?P<value>[^\s\"',;<>-][^\s\"',;<>]*)",
+    re.IGNORECASE,
+)
+"""An option with its value in the next word: ``--token abc``, ``["--token", "abc"]``."""
+_HEADER = re.compile(
+    r"(?P<head>authorization[\"'\\]{0,6}[ \t]{0,8}[:=][ \t]{0,8}[\"'\\]{0,6}(?:[A-Za-z]{2,20}[ \t]{1,4})?)"
+    r"(?P<value>[^\s\"'<>,;\\]+)",
+    re.IGNORECASE,
+)
+_COOKIE = re.compile(
+    r"(?P<head>(?<![A-Za-z])cookie[\"'\\]{0,6}:[ \t]{1,8}[\"'\\]{0,6})"
+    r"(?P<value>[^\s=;\"'<>\\]{1,100}=[^\r\n\"'\\]{1,4000})",
+    re.IGNORECASE,
+)
+"""All cookies of a header: any of them may be the session."""
+_ELEMENT = re.compile(
+    rf"(?P<head>{_WORD}(?:>|&gt;))(?P<value>[^\s<&]{{1,1000}}+)(?=</|&lt;/)",
+    re.IGNORECASE,
+)
+_PARAMETER = re.compile(
+    r"(?P<head>(?<=[?&;])(?:sig|signature|x-(?:amz|goog|oss)-(?:signature|credential)|pwd|auth|code|key)="
+    r"|(?<![A-Za-z])(?:account|sharedaccess)key="
+    r"|[\"']auth\\{0,3}[\"'][ \t]{0,4}:[ \t]{0,4}\\{0,3}[\"']"
+    r"|(?<![\w-])(?:-u|--user)[ =][^\s:\"']{1,100}:"
+    r"|(?<![\w-])login[ \t]{1,4}[^\s]{1,100}[ \t]{1,4}password[ \t]{1,4})"
+    r"(?P<value>[^\s&;\"'<>\\]{6,})",
+    re.IGNORECASE,
+)
+_PHRASES = (
+    (("-",), _ARGUMENT),
+    (("authorization",), _HEADER),
+    (("cookie",), _COOKIE),
+    (("</", "&lt;/"), _ELEMENT),
+    (("sig", "pwd=", "auth", "code=", "key=", "credential=", "-u", "user", "login"), _PARAMETER),
+)
+"""Pairs of marks in small letters, one of which the text must hold, and the pattern that is then searched."""
+_WORD_MARKS = ("token", "secret", "passw", "passphrase", "key", "credential", "_pass", "_pwd", "_pat")
+KEY_BEGIN = re.compile(r"-----BEGIN [A-Z0-9 ]{0,40}PRIVATE KEY(?: BLOCK)?-----")
+KEY_END = re.compile(r"-----END [A-Z0-9 ]{0,40}PRIVATE KEY(?: BLOCK)?-----")
 
 _lock = threading.Lock()
 _registered: dict[str, str] = {}
@@ -109,12 +187,22 @@ def forms(value: str) -> tuple[str, ...]:
 
 
 def _escaped(text: str) -> set[str]:
-    once = {json.dumps(text)[1:-1], json.dumps(text, ensure_ascii=False)[1:-1], repr(text)[1:-1], ascii(text)[1:-1]}
+    # some writers of JSON escape the slash
+    once = {
+        json.dumps(text)[1:-1].replace("/", "\\/"),
+        json.dumps(text)[1:-1],
+        json.dumps(text, ensure_ascii=False)[1:-1],
+        repr(text)[1:-1],
+        ascii(text)[1:-1],
+        repr(text.encode("utf-8", "surrogateescape"))[2:-1],
+    }
     marked = html.escape(text, quote=True)
     references = {marked, html.escape(text, quote=False)}
     references.add(marked.replace("&#x27;", "&#39;").replace("&quot;", "&#34;"))
     urls = {urllib.parse.quote(text, safe=safe, errors="replace") for safe in ("", "/")}
     urls.add(urllib.parse.quote_plus(text, errors="replace"))
+    # a URL inside the query of another URL is escaped twice
+    urls |= {urllib.parse.quote(url, safe="") for url in set(urls)}
     # percent escapes are equally valid in lower case
     urls |= {re.sub(r"%[0-9A-F]{2}", lambda match: match[0].lower(), url) for url in set(urls)}
     return once | {json.dumps(form)[1:-1] for form in once} | references | urls
@@ -169,8 +257,17 @@ class Redactor:
         return text
 
     def text(self, text: str) -> str:
-        """Return ``text`` without known values, tokens of known shapes, and values after words like ``password:``."""
-        return shapes(self.values(text))
+        """Return ``text`` without known values, tokens of known shapes, and values after words like ``password:``.
+
+        A secret with colours or control characters inside is found too: the text without them is looked at as well,
+        since whoever prints or pastes it may drop them. Such a text comes back without them.
+        """
+        shown = shapes(self.values(text))
+        cleaned = clean(shown)
+        if cleaned == shown:
+            return shown
+        again = shapes(self.values(cleaned))
+        return shown if again == cleaned else again
 
     def json(self, value: Any, *, plain: Iterable[str] = ()) -> Any:
         """Return a JSON value with every string redacted, keys and values under secret names included.
@@ -222,12 +319,15 @@ def _hide_strings(value: Any) -> Any:
 
 def shapes(text: str) -> str:
     """Return ``text`` without tokens of a known shape, private keys, and values after words such as ``password:``."""
-    if "PRIVATE KEY-----" in text:
+    if "PRIVATE KEY" in text:
         text = _without_keys(text)
     # most text holds none of these marks, and the search costs a hundredth of the patterns
-    if any(mark in text for mark in _SHAPE_MARKS):
-        text = _SHAPES.sub(HIDDEN, text)
     low = text.lower()
+    if any(mark in low for mark in _SHAPE_MARKS):
+        text = _SHAPES.sub(HIDDEN, text)
+    for marks, pattern in _PHRASES:
+        if any(mark in low for mark in marks):
+            text = pattern.sub(_hidden_value, text)
     return _ASSIGNED.sub(_hidden_value, text) if any(mark in low for mark in _WORD_MARKS) else text
 
 

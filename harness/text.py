@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 
 _ANSI = re.compile(r"\x1b(?:\[[0-?]*[ -/]*[@-~]|\][^\x07\x1b]*(?:\x07|\x1b\\)?|[@-Z\\-_])")
 
@@ -35,6 +35,12 @@ def problem_list(problems: Iterable[str]) -> str:
     if len(lines) > MOST_PROBLEMS:
         shown.append(f"... and {len(lines) - MOST_PROBLEMS} more")
     return "\n".join(shown)
+
+
+def listed(items: Sequence[str], limit: int = 3, separator: str = ", ") -> str:
+    """Return the first ``limit`` items and the number of the others: ``a, b, c and 7 more``."""
+    more = f" and {len(items) - limit} more" if len(items) > limit else ""
+    return separator.join(items[:limit]) + more
 
 
 def one_line(text: str, limit: int = 400) -> str:

@@ -157,6 +157,16 @@ def test_a_contract_file_goes_through_the_bounded_reader(tmp_path: Path) -> None
         read_contract_file(path)
 
 
+@pytest.mark.parametrize("text", ["a: 1\n" * 3000, f"{'k' * 9000}: 1\n", f"runtime: {'x' * 9000}\nrules: 3\n"])
+def test_a_contract_file_with_thousands_of_problems_is_one_short_sentence(tmp_path: Path, text: str) -> None:
+    path = tmp_path / "c.yaml"
+    path.write_text(text)
+    with pytest.raises(QuantgateError, match="malformed") as error:
+        read_contract_file(path)
+    assert len(str(error.value)) < 4000
+    assert "\n" not in error.value.what
+
+
 def test_a_file_with_thousands_of_problems_lists_some() -> None:
     text = problem_list(f"a.yaml:{n}: \x1b[31mwrong {'x' * 3000}" for n in range(10_000))
     assert len(text.splitlines()) == MOST_PROBLEMS + 1

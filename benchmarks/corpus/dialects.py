@@ -12,7 +12,7 @@ from typing import Any
 import torch
 from safetensors.torch import load_file
 
-from benchmarks.corpus import libraries, published, written
+from benchmarks.corpus import libraries, published, variants, written
 from benchmarks.corpus.edit import Edit, Tensors, quantized, swap_nibbles, swizzle
 from benchmarks.corpus.exports import EXPERTS
 from benchmarks.corpus.mixed import mixed
@@ -412,7 +412,23 @@ PUBLISHED_DIALECTS: tuple[Dialect, ...] = (
     Dialect("Diffusers' layerwise cast", "fp8", published.layerwise),
 )  # fmt: skip
 """Kinds that are published, written down with the right answer before they were run for the first time."""
-DIALECTS = (*BASIC_DIALECTS, *LIBRARY_DIALECTS, *PUBLISHED_DIALECTS)
+VARIANT_DIALECTS: tuple[Dialect, ...] = (
+    Dialect("ComfyUI FP8 cast with scales of 1", "fp8", variants.unit_scales),
+    Dialect("FP8 with learned rounding", "fp8", lambda edit: variants.single(edit, variants.learned_rounding)),
+    Dialect("FP8 with corrected biases", "fp8", lambda edit: variants.single(edit, variants.corrected_biases(1.0))),
+    Dialect("MXFP8 with a scale per tensor too", "fp8", lambda edit: variants.single(edit, variants.hybrid_mxfp8)),
+    Dialect("FP8 with a scale under two names", "fp8", variants.same_scale_twice),
+    Dialect("Animate, scaled FP8", "fp8", variants.animate),
+)
+"""Wan's variants, and converters that change more than the weights."""
+MODELOPT_DIALECTS: tuple[Dialect, ...] = (
+    Dialect("ModelOpt FP8 in blocks (its exporter)", "fp8", variants.modelopt("FP8_2D_BLOCKWISE_WEIGHT_ONLY_CFG")),
+    Dialect("ModelOpt W4A8_NVFP4_FP8", "fp8", variants.modelopt("W4A8_NVFP4_FP8_CFG")),
+    Dialect("ModelOpt compressed in memory", "fp8", variants.compressed_in_memory),
+    Dialect("ModelOpt fake quantization in BF16", "fp8", variants.fake_quantized),
+)
+"""ModelOpt's further formats, written by itself."""
+DIALECTS = (*BASIC_DIALECTS, *LIBRARY_DIALECTS, *PUBLISHED_DIALECTS, *VARIANT_DIALECTS, *MODELOPT_DIALECTS)
 
 
 def make(dialect: Dialect, exports: Path, folder: Path) -> Path:

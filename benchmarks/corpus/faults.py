@@ -12,7 +12,7 @@ from dataclasses import field as default
 import torch
 
 from benchmarks.corpus import field_faults as field
-from benchmarks.corpus import libraries, published, written
+from benchmarks.corpus import libraries, published, variants, written
 from benchmarks.corpus import published_faults as wild
 from benchmarks.corpus.mutations import (
     INFINITE,
@@ -112,6 +112,7 @@ KINDS: tuple[tuple[int, str], ...] = (
     (57, "weights that are no transformer's, formats that are only named"),
     (58, "parts, shapes and markers of published files"),
     (60, "packed integers, smoothed weights, scales of other rows and blocks"),
+    (62, "variants of Wan, other models, converters that change more than weights"),
 )
 """Last row number of each kind, and its title."""
 
@@ -317,4 +318,21 @@ PUBLISHED_FAULTS: tuple[Fault, ...] = (
     Fault(60, "nf4_declared_fp4", "all", "fp8", wild.other_table, "weights_unrelated"),
 )  # fmt: skip
 """Kinds that are published, written down with the right answer before they were run for the first time."""
-FAULTS = (*BASIC_FAULTS, *LIBRARY_FAULTS, *PUBLISHED_FAULTS)
+VARIANT_FAULTS: tuple[Fault, ...] = (
+    Fault(61, "marker_e4m3_of_e5m2", "all", "fp8", variants.marked_e4m3, "format_mismatch"),
+    Fault(61, "marker_e4m3_of_e5m2", "baseless", "fp8", variants.marked_e4m3, "format_mismatch", baseless=True),
+    Fault(61, "two_scales", "all", "fp8", variants.two_scales, "two_scales"),
+    Fault(61, "two_scales", "baseless", "fp8", variants.two_scales, "two_scales", baseless=True),
+    Fault(61, "dtype_lost", "all", "fp8", variants.plain_bytes, "dtype_lost"),
+    Fault(61, "dtype_lost", "baseless", "fp8", variants.plain_bytes, "dtype_lost", baseless=True),
+    Fault(61, "nf4_blocksize", "baseless", "fp8", variants.other_state(blocksize=128), "scale_shape", baseless=True),
+    Fault(61, "nf4_declared_int8", "baseless", "fp8", variants.declared_eight_bits, "format_mismatch", baseless=True),
+    Fault(61, "bias_far_off", "all", "fp8", variants.far_biases, "excluded_differs"),
+    Fault(61, "f16_overflow", "row", "base", variants.overflowed, "weights_nan"),
+    Fault(62, "distilled", "all", "fp8", variants.distilled, "wrong_base"),
+    Fault(62, "block_absent", "middle", "fp8", variants.without_block, "tensor_missing", baseless=True),
+    Fault(62, "vace_layers", "one", "fp8", variants.vace_layers, "tensor_missing"),
+    Fault(62, "flux", "file", "fp8", variants.flux, "other_model", baseless=True),
+)  # fmt: skip
+"""Faults of `benchmarks.corpus.variants`."""
+FAULTS = (*BASIC_FAULTS, *LIBRARY_FAULTS, *PUBLISHED_FAULTS, *VARIANT_FAULTS)

@@ -75,11 +75,6 @@ def tiny_warp(frames: Frames, rng: np.random.Generator) -> Frames:
     return warped(frames, rng, 0.3)
 
 
-def low_bits(frames: Frames, _: np.random.Generator) -> Frames:
-    """As stored with seven bits."""
-    return np.floor(frames / 2) * 2 + 0.5
-
-
 def colour_matrix(frames: Frames, _: np.random.Generator) -> Frames:
     """Through YCbCr with integers and back."""
     forth = np.array([[0.299, 0.587, 0.114], [-0.168736, -0.331264, 0.5], [0.5, -0.418688, -0.081312]])
@@ -118,7 +113,7 @@ MILD: dict[str, Change] = {
     function.__name__: function
     for function in (
         *(rounding, grain_1, grain_2, soft_grain, brighter_1, contrast_99, gamma_101, slow_drift, slightly_soft),
-        *(slightly_sharp, tenth_of_a_pixel, tiny_warp, low_bits, colour_matrix),
+        *(slightly_sharp, tenth_of_a_pixel, tiny_warp, colour_matrix),
     )
 }
 DRIFT: dict[str, Change] = {function.__name__: function for function in (warp_8, warp_16, warp_16_grain)}

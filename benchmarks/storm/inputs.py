@@ -62,7 +62,9 @@ from harness.records.inspection import InspectionReport
 from harness.records.perf_file import PerfFile
 from harness.report.history import store
 from harness.report.load import load_run
+from harness.session.programs import _imports
 from harness.trial.bisecting import Tried, read_log
+from harness.trial.trying import patch
 
 LONGEST_SENTENCE = 4000
 LONGEST_LIST = 60_000
@@ -329,4 +331,8 @@ READERS: tuple[Reader, ...] = (
     Reader("configuration of others", "o.json", lambda: b'{"a": [1, 2.0]}', lambda _, p: read_foreign(p)),
     Reader("answer of gh", "gh.json", lambda: b'[[{"id": 1, "user": {"login": "a"}, "body": "b"}]]',
            lambda _, p: _comments(p.read_bytes().decode("utf-8", "replace")), misplaced=False),
+    Reader("source of a program", "program.py", lambda: b"import os\nfrom lib import kernels\nfrom . import near\n",
+           lambda f, p: list(_imports(p, f))),
+    Reader("case file that gets a patch", "cases/a.yaml", lambda: (ROOT / "cases/tiny.yaml").read_bytes(),
+           lambda f, p: patch(p, "nvfp4", {"model": {"path": "./b"}}, f)),
 )  # fmt: skip

@@ -1,8 +1,8 @@
-"""Faults and healthy changes of the unseen list, through whole runs: ``python -m benchmarks.unseen``.
+"""Faults and healthy changes of an unseen list, through whole runs: ``python -m benchmarks.unseen``.
 
 Each entry is one run of the embedded NVFP4 or FP8 case against its own golden and measured limits. A JSON line is kept
 of every run; a call goes on where the last one stopped, and prints the tables of what there is. Exit code 1: a target
-is missed, or entries have no run yet.
+is missed, or entries have no run yet. ``--list`` chooses the list; their results and tables are kept apart.
 """
 
 from __future__ import annotations
@@ -37,10 +37,11 @@ def code() -> str:
 def main(arguments: list[str] | None = None) -> int:
     """Run what has no result yet, and print the tables."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--list", default="first", choices=("first", "second"), help="which list of entries")
     parser.add_argument("--only", default="", metavar="KIND", help="entries whose kind or id holds this; several: A,B")
     parser.add_argument("--limit", type=int, default=0, help="of the chosen faults the first N, spread over all kinds")
     parser.add_argument("--workers", type=int, default=1, choices=(1, 2), help="2: one process for each format")
-    parser.add_argument("--out", type=Path, default=ROOT / "runs" / "unseen.jsonl", help="the lines that are kept")
+    parser.add_argument("--out", type=Path, help="the lines that are kept; default: a file of runs/ per list")
     parser.add_argument("--folder", type=Path, default=ROOT / "runs" / "unseen", help="goldens and records")
     parser.add_argument("--seconds", type=float, default=float("inf"), help="begin no run after this time")
     parser.add_argument("--label", default="", help="name of the code in the lines, instead of the commit")
@@ -53,7 +54,11 @@ def main(arguments: list[str] | None = None) -> int:
     from benchmarks.unseen.faults import faults
     from benchmarks.unseen.healthy import healthy
     from benchmarks.unseen.score import tables
+    from benchmarks.unseen.second import second_faults, second_healthy
 
+    lists = {"first": (faults, healthy), "second": (second_faults, second_healthy)}
+    name = "unseen.jsonl" if options.list == "first" else f"unseen-{options.list}.jsonl"
+    out: Path = options.out or ROOT / "runs" / name
     label = options.label or code()
     wrong, harmless = (
         [
@@ -62,17 +67,17 @@ def main(arguments: list[str] | None = None) -> int:
             if any(part in f"{entry.kind} {entry.id}" for part in options.only.split(","))
             and options.form in (None, entry.form)
         ]
-        for entries in (faults(), healthy())
+        for entries in (make() for make in lists[options.list])
     )
     chosen = [*harmless, *(wrong[: options.limit] if options.limit else wrong)]
-    options.out.parent.mkdir(parents=True, exist_ok=True)
-    known = read_results(options.out, label)
+    out.parent.mkdir(parents=True, exist_ok=True)
+    known = read_results(out, label)
     until = time.time() + options.seconds
     # healthy ones among the others: whatever time a call gets, the tables show a cut through the whole list
     todo = [entry for entry in interleaved(chosen) if entry.id not in known]
     folder = options.folder / label[:12]
     jobs = [
-        Job(form, folder / form, mine, options.out.resolve(), label, until)
+        Job(form, folder / form, mine, out.resolve(), label, until)
         for form in FORMS
         if (mine := tuple(entry for entry in todo if entry.form == form))
     ]
@@ -83,9 +88,9 @@ def main(arguments: list[str] | None = None) -> int:
         else:
             with ProcessPoolExecutor(2, mp_context=get_context("spawn")) as pool:
                 list(pool.map(run_job, jobs))
-    known = read_results(options.out, label)
+    known = read_results(out, label)
     rows = [(entry, known[entry.id]) for entry in chosen if entry.id in known]
-    print(f"\ncode {label}; {len(rows)} of {len(chosen)} entries have a run\n")
+    print(f"\nlist {options.list}; code {label}; {len(rows)} of {len(chosen)} entries have a run\n")
     print(tables(rows))
     return int(len(rows) < len(chosen) or not _reached(rows))
 

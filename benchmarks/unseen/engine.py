@@ -46,8 +46,9 @@ class UnseenBackend(DiffusersBackend):
         if not name:
             return made
         from benchmarks.unseen.finished import CHANGES
+        from benchmarks.unseen.second_finished import SECOND_CHANGES
 
-        frames = CHANGES[name](read_clip(out_dir / CLIP_FILE).frames.copy())
+        frames = {**CHANGES, **SECOND_CHANGES}[name](read_clip(out_dir / CLIP_FILE).frames.copy())
         clip = Clip(frames)
         write_clip(out_dir / CLIP_FILE, clip, "raw")
         return made.model_copy(update={"clip_sha256": clip.digest, "shape": clip.shape})
@@ -78,6 +79,7 @@ class UnseenBackend(DiffusersBackend):
             if switches.get("running"):
                 from benchmarks.unseen.patch import Patch
                 from benchmarks.unseen.running import INJECTIONS
+                from benchmarks.unseen.second_running import SECOND_INJECTIONS
 
-                INJECTIONS[switches["running"]](Patch(self, stack))
+                {**INJECTIONS, **SECOND_INJECTIONS}[switches["running"]](Patch(self, stack))
             yield switches

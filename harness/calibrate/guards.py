@@ -10,6 +10,7 @@ from harness.errors import GoldenError, InvalidCaseError
 from harness.git import dirty_files
 from harness.goldens.matching import Match, MatchKind
 from harness.in_ci import ci_variable
+from harness.text import listed
 
 _SHOWN = 5
 
@@ -38,9 +39,8 @@ def refuse_dirty(root: Path, allowed: bool) -> tuple[str, ...]:
     """
     changed = dirty_files(root)
     if changed and not allowed:
-        more = f" and {len(changed) - _SHOWN} more" if len(changed) > _SHOWN else ""
         raise InvalidCaseError(
-            f"the working tree has changes, so nobody could measure this again: {', '.join(changed[:_SHOWN])}{more}",
+            f"the working tree has changes, so nobody could measure this again: {listed(changed, _SHOWN)}",
             where=str(root),
             remedy="commit or stash them; --allow-dirty measures all the same and says so in the file",
         )

@@ -9,7 +9,7 @@ import json
 import os
 import subprocess
 import sys
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Annotated
 
@@ -36,9 +36,6 @@ from harness.records.base import write_text_atomic
 from harness.records.run_folder import HISTORY_FILE
 
 # The lane's commands as functions: they read files, call the lane, print, and return an exit code.
-
-
-Say = Callable[[str], None]
 
 
 def say(text: str) -> None:

@@ -14,10 +14,12 @@ from pathlib import Path
 from typing import Any, Final, NamedTuple, NoReturn
 
 from harness.reading import UnreadableError, read_bytes, reason
+from harness.text import one_line
 
 MAX_BYTES: Final = 4 * 2**20
 MAX_DEPTH: Final = 32
 MAX_NODES: Final = 1_000_000
+_SHOWN_PROBLEMS: Final = 5
 MAX_NUMBER: Final = 64
 """Most characters of a number; a longer number is no sensible setting."""
 
@@ -46,7 +48,10 @@ class YamlError(Exception):
 
     def __init__(self, problems: list[Problem]) -> None:
         self.problems = problems
-        super().__init__("; ".join(f"line {line}: {message}" for line, message in problems))
+        # a hostile file has a problem in each of its thousands of lines; `problems` keeps all of them
+        shown = [f"line {line}: {one_line(message)}" for line, message in problems[:_SHOWN_PROBLEMS]]
+        more = len(problems) - len(shown)
+        super().__init__("; ".join(shown) + (f"; and {more} more" if more else ""))
 
 
 class Node:

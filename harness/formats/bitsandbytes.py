@@ -55,4 +55,5 @@ NF4: Final = Format(
     noise=0.11,
     source="bitsandbytes functional.dequantize_4bit",
     readings=readings,
+    algorithms=r"^BNB_(NF4|FP4)$",
 )

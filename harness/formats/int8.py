@@ -43,7 +43,7 @@ INT8: Final = Format(
     noise=0.02,
     source="weight = code * scale",
     readings=rotated_readings,
-    algorithms=r"^(INT8|INT_QUANTIZED|INT8_.*|W8A8(?!.*FP8).*|W8A16(?!.*FP8).*)$",
+    algorithms=r"^(INT8|INT_QUANTIZED|INT8_.*|W8A8(?!.*FP8).*|W8A16(?!.*FP8).*|LLM\.INT8)$",
     scales=(Scale("weight_scale", absent="scale_missing"),),
     encode=encode,
     faults=PLAIN,

@@ -31,6 +31,7 @@ SCALE_SUFFIXES = (
     ".weight_offset", ".input_offset", ".quant_bias", ".deq_scale", ".weight_g_idx", ".weight_zeros",
     ".weight_proj_down", ".weight_proj_up", ".weight_smooth_factor", ".weight_s_rel", ".weight_s_channel",
     ".weight_correction", ".weight_codebook",
+    ".weight_amax", ".input_amax", ".output_amax", ".weight_scalar",
 )  # fmt: skip
 SCALE_PARTS = re.compile(r"\.weight\.(absmax|quant_map|nested_absmax|nested_quant_map|quant_state\.bitsandbytes__\w+)$")
 """Names of tensors that bitsandbytes stores beside a weight."""
@@ -39,6 +40,10 @@ _BLOCK = re.compile(r"(?:^|\.)blocks\.(\d+)\.")
 FP8_DTYPES = {"F8_E4M3": "e4m3", "F8_E5M2": "e5m2", "F8_E4M3FNUZ": "e4m3", "F8_E5M2FNUZ": "e5m2"}
 """Code table by dtype; FNUZ codes differ by a factor of two, which the fitted gain shows."""
 FP8_TILE = 128
+NVFP4_WIDE_BLOCK = 32
+"""Values per block scale of ModelOpt's W4A8_NVFP4_FP8."""
+WHOLE_ROWS = ("scalar", "one", "channel", "channel_column")
+"""Kinds of scales that cover whole rows of a weight."""
 FLOATS = ("F32", "BF16", "F16", "F64")
 
 
@@ -99,6 +104,8 @@ class Module:
     """Order of packed integers, a key of ``harness.formats.int4.PACKINGS``; empty: a code per byte."""
     stated: StoredFormat | None = None
     """Format that the Linear's own ``comfy_quant`` marker states; ``None``: it states none that is known here."""
+    stated_code: str = ""
+    """Code table of 8-bit floats that the marker states: ``e4m3``, ``e5m2``, or empty."""
 
     @property
     def zero_point(self) -> TensorEntry | None:
@@ -123,6 +130,11 @@ class Module:
     def spec(self) -> Format:
         """Return the format's object; that of ``unknown`` for plain floats."""
         return known_formats().get(self.format) or known_formats()["unknown"]
+
+    @property
+    def values_per_scale(self) -> int:
+        """Return the values per block scale: the format's own number unless the Linear declares a wider one."""
+        return self.block[1] if self.format == "nvfp4" and self.block[1] > 1 else self.spec.block
 
     @property
     def outer_scale(self) -> TensorEntry | None:
@@ -222,6 +234,7 @@ def _module(
         rotation=rotation,
         packing=decided.packing,
         stated=marker_format(str(marker.get("format", ""))) if marker is not None else None,
+        stated_code=marker_code(str((marker or {}).get("format", ""))),
     )
 
 
@@ -257,6 +270,11 @@ def marker_format(name: str) -> StoredFormat | None:
     if any(part in name for part in PACKED_BY_KERNEL):
         return "int4"
     return next((form for start, form in MARKED.items() if name == start or name.startswith(f"{start}_")), None)
+
+
+def marker_code(name: str) -> str:
+    """Return the code table that a marker's format names: ``float8_e5m2`` gives ``e5m2``; empty for any other."""
+    return next((code for code in ("e4m3", "e5m2") if name.startswith(f"float8_{code}")), "")
 
 
 def _rotated(decided: Decided, weight: TensorEntry, marker: Mapping[str, Any]) -> tuple[int, Decided]:
@@ -378,6 +396,10 @@ def decide(
         return Decided("int4", spread, block, "int4", shape, packing="whole_bytes")
     if "Int4" in type_ or "UIntx" in type_ or "IntxOpaque" in type_:
         return Decided("int4", opaque="torchao packs it for its own kernels")
+    if hints.library == "modelopt" and kind == "U8" and scale is not None and scale.dtype in FLOATS:
+        why = "ModelOpt compressed it in memory, and its blocks are stored flat"
+        logical = (weight.shape[0], weight.shape[1] * 2) if len(weight.shape) == 2 else None
+        return Decided("int4", logical=logical, opaque=why)
     if kind == "U8" and stated.startswith("float8_") and (code := FP8_DTYPES.get(MARKED_CODES.get(stated[:10], ""))):
         return _eight(weight, scale, hints, code)
     if kind in FP8_DTYPES:
@@ -480,7 +502,7 @@ def scale_kind(weight: TensorEntry, scale: TensorEntry, hints: Hints) -> tuple[s
     For example, a scale of shape [N] gives ``("channel", (1, K))``.
     """
     rows, columns = weight.shape
-    shape = tuple(scale.shape)
+    shape = flat_blocks(scale.shape)
     if scale.dtype not in FLOATS:
         return "other", (1, 1)
     plain = {(): "scalar", (1,): "one", (rows,): "channel", (rows, 1): "channel_column"}
@@ -502,6 +524,11 @@ def scale_kind(weight: TensorEntry, scale: TensorEntry, hints: Hints) -> tuple[s
     return "other", (1, 1)
 
 
+def flat_blocks(shape: tuple[int, ...]) -> tuple[int, ...]:
+    """Return [A, B] for a scale [A, 1, B, 1], as ModelOpt writes the scales of blocks; any other shape unchanged."""
+    return (shape[0], shape[2]) if len(shape) == 4 and shape[1] == shape[3] == 1 else tuple(shape)
+
+
 def _bytes(
     weight: TensorEntry,
     scale: TensorEntry | None,
@@ -519,7 +546,10 @@ def _bytes(
             return Decided("nvfp4")
         return Decided("unknown", opaque="bytes without a scale, and nothing says what they are")
     if scale.dtype == "F8_E4M3":
-        return Decided("nvfp4")
+        # W4A8_NVFP4_FP8 has a block scale per 32 values; undeclared scales of that shape are those of half the blocks
+        algo = hints.declared.algo_of(stem).upper() if hints.declared is not None else ""
+        wide = "W4A8_NVFP4" in algo and scale.shape == (rows, columns * 2 // NVFP4_WIDE_BLOCK)
+        return Decided("nvfp4", block=(1, NVFP4_WIDE_BLOCK) if wide else (1, 1))
     if scale.dtype in ("U8", "F8_E8M0"):
         if _holds_exponents(scale, columns * 8 // 6) and not _holds_exponents(scale, columns * 2):
             why = "6-bit floats are not decoded in this version"
@@ -532,6 +562,8 @@ def _bytes(
     # ModelOpt's INT4: two rows per byte, a scale per group of columns
     if len(scale.shape) == 2 and scale.shape[0] == 2 * rows and scale.shape[1] and columns % scale.shape[1] == 0:
         return Decided("int4", code="int4", logical=(2 * rows, columns), packing="row_pairs")
+    if weight.shape and scale.dtype in FLOATS and scale_kind(weight, scale, NO_HINTS)[0] in WHOLE_ROWS:
+        return _lost_dtype(weight, scale, hints, declared)
     return Decided("int4", opaque="4-bit integers with float scales, whose order of packing is the library's own")
 
 
@@ -552,6 +584,16 @@ def _quanto(weight: TensorEntry, scale: TensorEntry, parts: Mapping[str, TensorE
     if not rows or values % rows or (values // rows) % weight.shape[1]:
         return Decided("int4", opaque="its file states no shape: optimum-quanto writes none, and there is no bias")
     return Decided("int4", code="int4", logical=(rows, values // rows), packing="quanto")
+
+
+def _lost_dtype(weight: TensorEntry, scale: TensorEntry, hints: Hints, declared: StoredFormat | None) -> Decided:
+    """Return the format of bytes whose scale covers whole rows, as only 8-bit codes have: their dtype was lost.
+
+    ``eight_bit_bytes`` reports those that are declared to be FP8; without a declaration they may be integers.
+    """
+    if declared == "fp8":
+        return replace(_eight(replace(weight, dtype="F8_E4M3"), scale, hints), state={"dtype": weight.dtype})
+    return Decided("unknown", opaque="8-bit codes stored as plain bytes: floats or integers, nothing says which")
 
 
 def _bitsandbytes(state: Mapping[str, Any]) -> Decided:

@@ -5,6 +5,8 @@ from __future__ import annotations
 import sys
 from pathlib import Path
 
+from harness.formats.families import OTHER_MODELS
+from harness.formats.families import PARTS as VARIANTS
 from harness.formats.names import PREFIXES
 from harness.formats.registry import built_in_formats, title_of
 
@@ -39,6 +41,11 @@ DIALECTS = (
         "by the description",
     ),
     ("nunchaku", "`qweight`, `wscales`, `proj_down`", "named, not decoded"),
+    (
+        "ModelOpt in memory (Diffusers)",
+        "`to_q.weight_quantizer._scale`, `_double_scale`, `_amax`",
+        "by parts of a weight",
+    ),
     ("packed QKV", "`attn1.to_qkv`, `self_attn.qkv`", "split into row ranges"),
 )
 PAIRS: tuple[tuple[str, tuple[str, ...], str], ...] = (
@@ -108,6 +115,13 @@ def page() -> str:
         + ", ".join(f"`{prefix}` ({who})" for prefix, who in PREFIXES.items())
         + ". Another",
         "prefix in front of every block is named in a warning and taken away as well.",
+        "",
+        "## Variants of Wan, and other models",
+        "",
+        f"Further tensors of {', '.join(title for _, title in VARIANTS)} are named. With a base that has them",
+        "they are compared; with a base that lacks them they are a warning and are not. Files without a single tensor",
+        f"of a Wan transformer are never clean: those of {', '.join(title for _, title in OTHER_MODELS)} are a",
+        "fault with that name, any others `inconclusive`.",
         "",
         "## Files that are no transformer's weights",
         "",

@@ -37,6 +37,8 @@ class Compared:
     relative_error: float
     other_equal: bool | None = None
     """Whether it equals the OTHER expert's base instead."""
+    not_finite: int = 0
+    """Compared values that are NaN or infinite although the base's are finite."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -100,6 +102,7 @@ def compare(entry: TensorEntry, mine: F32, base: F32, whole: bool, other: F32 | 
         cosine,
         error,
         other_equal,
+        int((~np.isfinite(mine) & np.isfinite(base)).sum()),
     )
 
 
@@ -220,7 +223,9 @@ def _scalars(component: Component, modules: Mapping[str, Module]) -> dict[str, t
     wanted: dict[str, list[TensorEntry]] = {}
     for module in modules.values():
         outer = module.scale if module.format in ("fp8", "int8") else None
-        for entry in (module.global_scale, module.input_scale, outer):
+        # a Linear may carry its scale under a second name, as hybrid files for two loaders do
+        second = module.parts.get("scale_weight") if outer is not None else None
+        for entry in (module.global_scale, module.input_scale, outer, second):
             if entry is not None and entry.dtype in FLOAT_DTYPES and entry.nbytes <= MAX_SCALAR_BYTES:
                 wanted.setdefault(entry.file, []).append(entry)
     values: dict[str, tuple[float, ...]] = {}

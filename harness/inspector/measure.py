@@ -326,7 +326,7 @@ def _nvfp4(
     stored = packed_rows(module, rows, weight, strip_bytes, first)
     columns = scale_columns(module)
     block = -(-module.shape[1] // columns)
-    if not stored.layouts or block != 16 or module.shape[1] % block:  # the scale_shapes check names it
+    if not stored.layouts or block != module.values_per_scale or module.shape[1] % block:  # scale_shapes names it
         return Measured(expert, module, rows, global_scale)
     result = Measured(expert, module, rows, global_scale, blind=look_blind(stored, block))
     anchor_rows = _base_rows(base, module, rows)

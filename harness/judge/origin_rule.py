@@ -14,6 +14,7 @@ from harness.records.base import Json
 from harness.records.identity import FieldChange
 from harness.records.limits import LimitCheck
 from harness.records.verdict import Finding
+from harness.text import listed
 
 REQUEST, HARDWARE, WEIGHTS, ENV = "request_differs", "hardware_differs", "weights_changed", "env_changed"
 CPU = "cpu_differs"
@@ -149,9 +150,8 @@ def _weights(golden: GoldenEvidence, changes: tuple[FieldChange, ...]) -> str:
 
 
 def _fields(changes: tuple[FieldChange, ...]) -> str:
-    rows = [f"{change.field} {' -> '.join(_shorts(change.golden, change.run))}" for change in changes[:_SHOWN_FIELDS]]
-    more = len(changes) - _SHOWN_FIELDS
-    return ", ".join(rows) + (f" and {more} more" if more > 0 else "")
+    rows = [f"{change.field} {' -> '.join(_shorts(change.golden, change.run))}" for change in changes]
+    return listed(rows, _SHOWN_FIELDS)
 
 
 def _shorts(first: object, second: object) -> tuple[str, str]:

@@ -11,6 +11,7 @@ from harness.records.base import Json
 from harness.records.limits import LimitFile
 from harness.records.probe import ModuleEvidence, ProbeEvidence, ProbeStep
 from harness.records.verdict import Finding
+from harness.text import listed
 
 _SHOWN = 4
 SATURATES, VANISHES = 2.0, 28672.0
@@ -42,8 +43,7 @@ def judge_probe(evidence: Evidence, *, anchored: bool) -> Iterator[Finding]:
         yield Finding(stage="limits", code="limits_incomplete", gating=True, message=message)
     yield from _structure(probe, anchored)
     if anchored and probe.lowered:
-        more = f" and {len(probe.lowered) - _SHOWN} more" if len(probe.lowered) > _SHOWN else ""
-        message = f"another precision than the golden's: {'; '.join(probe.lowered[:_SHOWN])}{more}"
+        message = f"another precision than the golden's: {listed(probe.lowered, _SHOWN, '; ')}"
         yield _finding("precision_differs", message, {"lowered": list(probe.lowered)})
     if anchored:
         yield from findings_of("probe", probe.held)
@@ -70,10 +70,9 @@ def _input_ranges(probe: ProbeEvidence) -> Iterator[Finding]:
     small = off[worst] < SATURATES
     effect = "most values are clipped" if small else "most values are rounded to zero"
     names = sorted(off)
-    more = f" and {len(names) - _SHOWN} more" if len(names) > _SHOWN else ""
     message = (
         f"{len(names)} input scales (input_scale) do not fit the inputs that the base's Linears get: "
-        f"{', '.join(names[:_SHOWN])}{more}; that of {worst} represents values up to {off[worst]:.3g} times their root "
+        f"{listed(names, _SHOWN)}; that of {worst} represents values up to {off[worst]:.3g} times their root "
         f"mean square, so that {effect}"
     )
     data: dict[str, Json] = {"modules": list(names[:50]), "worst": worst, "range": off[worst]}
@@ -89,8 +88,7 @@ def _structure(probe: ProbeEvidence, anchored: bool) -> Iterator[Finding]:
     )
     for kind, what, names in rows:
         if names:
-            more = f" and {len(names) - _SHOWN} more" if len(names) > _SHOWN else ""
-            message = f"{len(names)} {what} ({', '.join(names[:_SHOWN])}{more})"
+            message = f"{len(names)} {what} ({listed(names, _SHOWN)})"
             yield _finding("probe_structure", message, {kind: list(names)}, stops=True)
     if not probe.steps and not probe.missing_steps:
         yield _finding("probe_structure", "the recording has no step, so that nothing was compared", {}, stops=True)
@@ -131,10 +129,9 @@ def _modules(probe: ProbeEvidence, limits: LimitFile, anchored: bool) -> Iterato
     names = [f"{module.expert}/{module.module}" for module in off]
     against = "golden" if anchored and worst.golden_error is not None else "base"
     error = worst.golden_error if against == "golden" else worst.base_error
-    listed = ", ".join(names[:_SHOWN]) + (f" and {len(names) - _SHOWN} more" if len(names) > _SHOWN else "")
     total = sum(module.format not in (NORM, ACTIVATION) for module in probe.modules)
     count = f"{len(off)} of {total} Linears"
-    message = f"fed alone, {count} are off: {listed}; the worst by {error:.3g} of the {against}"
+    message = f"fed alone, {count} are off: {listed(names, _SHOWN)}; the worst by {error:.3g} of the {against}"
     yield _finding("module_off", message, {"modules": list(names), "worst": names[off.index(worst)]}, stops=True)
 
 

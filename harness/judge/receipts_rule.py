@@ -8,6 +8,7 @@ from harness.formats.registry import is_quantized
 from harness.judge.evidence import Evidence
 from harness.records.generation import DEQUANTIZE, Expert, ModuleReceipt
 from harness.records.verdict import Finding
+from harness.text import listed
 
 EXPERTS: tuple[Expert, ...] = ("transformer", "transformer_2")
 _SHOWN = 5
@@ -60,7 +61,8 @@ def _of_expert(expert: Expert, wanted: str, ran: Ran, evidence: Evidence) -> Ite
     if wanted == "bf16":
         if quantized:
             message = (
-                f"the case asks for bf16 and {len(quantized)} Linears of {expert} ran quantized ({_some(quantized)})"
+                f"the case asks for bf16 and {len(quantized)} Linears of {expert} ran quantized "
+                f"({listed(quantized, _SHOWN)})"
             )
             yield _finding("unexpected_quantization", message, {"expert": expert, "modules": list(quantized)})
         return
@@ -71,7 +73,8 @@ def _of_expert(expert: Expert, wanted: str, ran: Ran, evidence: Evidence) -> Ite
         lazy = any(not _ran_as(name, ran) for name in missing)
         as_what = ", ".join([*sorted(formats), *(["not at all"] if lazy else [])])
         message = (
-            f"the case asks for {wanted} and {len(missing)} Linears of {expert} ran as {as_what} ({_some(missing)})"
+            f"the case asks for {wanted} and {len(missing)} Linears of {expert} ran as {as_what} "
+            f"({listed(missing, _SHOWN)})"
         )
         data: dict[str, object] = {"expert": expert, "modules": list(missing), "wanted": wanted}
         yield _finding("quantized_path_not_run", message, data)
@@ -110,15 +113,10 @@ def _native(expert: Expert, wanted: str, ran: Ran) -> Iterator[Finding]:
     notes = sorted({receipt.note or "no reason given" for name in names for receipt in fell[name]})
     message = (
         f"this runner multiplies {wanted} natively, and {len(names)} Linears of {expert} were dequantized "
-        f"({_some(names)}): {'; '.join(notes[:_SHOWN])}"
+        f"({listed(names, _SHOWN)}): {'; '.join(notes[:_SHOWN])}"
     )
     data: dict[str, object] = {"expert": expert, "modules": list(names), "wanted": wanted, "notes": list(notes)}
     yield _finding("native_path_not_run", message, data)
-
-
-def _some(names: Sequence[str]) -> str:
-    more = len(names) - _SHOWN
-    return ", ".join(names[:_SHOWN]) + (f" and {more} more" if more > 0 else "")
 
 
 def _finding(code: str, message: str, data: dict[str, object]) -> Finding:

@@ -42,6 +42,10 @@ def lets_more_through(field: str, old: Case, new: Case) -> bool:
         return not set(old.contracts) <= set(new.contracts)
     if field == "base":
         return new.base is None
+    if field == "backend":  # another program proves other things, or nothing, about the kernels that ran
+        return True
+    if field == "execution":  # only `auto` must show that the device's own kernels ran
+        return old.execution.matmul == "auto" and new.execution.matmul != "auto"
     if field == "pass_env":  # no record holds the value of such a variable
         return not set(new.pass_env) <= set(old.pass_env)
     if field == "quantization":
@@ -93,6 +97,9 @@ def _admits_more(field: str, old: Json, new: Json) -> bool:
         return isinstance(new, int | float) and isinstance(old, int | float) and new < old
     if field == "driver":
         return new is None or (old is not None and _version(new) < _version(old))
+    if field == "native_formats" and isinstance(old, list) and isinstance(new, list):
+        # a format that is not listed is decoded and never has to run on the device's own kernels
+        return not {str(one) for one in old} <= {str(one) for one in new}
     if isinstance(old, list) and isinstance(new, list):
         return not {str(one) for one in new} <= {str(item) for item in old}
     if isinstance(old, dict) and isinstance(new, dict):

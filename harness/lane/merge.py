@@ -11,13 +11,16 @@ from xml.etree import ElementTree as ET
 from pydantic import ValidationError
 
 from harness.definitions.case import Case
+from harness.errors import QuantgateError
+from harness.goldens.pending import RECORD, read_candidate
 from harness.judge.verdict import unwaived
 from harness.lane.durations import History
 from harness.lane.plan import Plan, PlanError, PlannedCase, request_digest
 from harness.outcomes import RULES, Outcome
-from harness.reading import UnreadableError, parse_xml, read_bytes
+from harness.reading import UnreadableError, digest_file, parse_xml, read_bytes
 from harness.reading import reason as why
 from harness.records.base import Record, write_bytes_atomic
+from harness.records.candidate import CANDIDATE_FILE
 from harness.records.case_record import CaseRecord
 from harness.records.limits import LimitCheck
 from harness.records.run_folder import HISTORY_FILE, RECORD_FILE
@@ -304,8 +307,15 @@ def merge(folders: Sequence[Path], plan: Plan, out: Path) -> Merged:
         if shown is None:
             cases.append(_lost(planned, unusable.get(planned.node), plan))
         else:
+            foreign = _foreign_candidate(shown)
+            if foreign:
+                problems.append(foreign)
             shutil.copytree(
-                shown.folder, out / planned.case, ignore=lambda place, names: _not_plain(place, names, problems)
+                shown.folder,
+                out / planned.case,
+                ignore=lambda place, names, left_out=({CANDIDATE_FILE} if foreign else set()): (
+                    _not_plain(place, names, problems) | left_out
+                ),
             )
             cases.append(_merged(planned, shown.record))
     lost = [(case.node, case.summary) for case in cases if case.outcome is Outcome.NOT_RUN]
@@ -323,6 +333,29 @@ def merge(folders: Sequence[Path], plan: Plan, out: Path) -> Merged:
     )
     merged.write(out / MERGED)
     return merged
+
+
+def _foreign_candidate(result: _Found) -> str:
+    """Return why the candidate beside a record is not of that record; empty if it is, or if there is none.
+
+    The record names its plan, and the candidate holds the digest of its record: so a candidate of another run, which
+    somebody could accept from the merged artifact, is left out.
+    """
+    path = result.folder / CANDIDATE_FILE
+    if path.is_symlink() or not path.is_file():
+        return ""  # `_not_plain` leaves links out
+    try:
+        candidate = read_candidate(result.folder)
+        part = candidate.parts.get(RECORD)
+        own = digest_file(result.folder / RECORD_FILE)
+    except (OSError, QuantgateError) as error:
+        said = error.what if isinstance(error, QuantgateError) else str(error)
+        return f"{path}: {one_line(said)}: it is left out"
+    if (candidate.case, candidate.runner) != (result.record.case, result.record.runner):
+        return f"{path} is of {candidate.runner}/{candidate.case}: it is left out"
+    if part is None or part.sha256 != own:
+        return f"{path} is of another run than the record beside it: it is left out"
+    return ""
 
 
 def _not_plain(folder: str, names: list[str], problems: list[str]) -> set[str]:

@@ -25,6 +25,7 @@ from harness.records.base import Json
 from harness.records.case_record import CaseRecord
 from harness.records.perf import PerfFacts
 from harness.records.perf_file import PerfFile, PerfPool, PerfRun
+from harness.text import listed
 
 MOST_RUNS = 40
 """Newest runs of a pool that a baseline keeps."""
@@ -287,5 +288,4 @@ def _letters(place: int) -> str:
 
 
 def _shown(refused: Sequence[Refused]) -> str:
-    shown = "; ".join(f"{run.run}: {run.why}" for run in refused[:3])
-    return shown + (f" and {len(refused) - 3} more" if len(refused) > 3 else "")
+    return listed([f"{run.run}: {run.why}" for run in refused], 3, "; ")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import statistics
 from collections.abc import Iterator, Mapping, Sequence
-from typing import Final, NamedTuple
+from typing import NamedTuple
 
 from harness.perf.comparing import Look
 from harness.perf.measures import EXPERTS, usage_of
@@ -14,12 +14,6 @@ from harness.records.identity import Fingerprint
 from harness.records.perf import PerfFacts, PerfReport, Profile
 from harness.records.perf_file import PerfFile
 
-CAUSES: Final = (
-    "other_kernel", "recompiled", "attention_backend", "throttled", "clocks", "foreign_process", "cpu_shared",
-    "cold_cache", "other_version", "synchronizing", "more_kernels", "some_blocks", "one_expert", "everywhere",
-    "leaking", "larger",
-)  # fmt: skip
-"""In the order in which they are asked."""
 _PACKAGES = ("torch", "diffusers", "transformers", "triton", "flashinfer-python", "sglang", "vllm-omni")
 _BLOCK_OUTLIER = 4.0
 """Robust deviations from the other blocks of its expert beyond which a block is slow by itself."""

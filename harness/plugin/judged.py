@@ -106,6 +106,7 @@ class JudgedHooks:
     @pytest.hookimpl(tryfirst=True)
     def pytest_runtestloop(self, session: pytest.Session) -> None:
         """Note the cases to judge: those that remain after every plugin has deselected."""
+        self._state.began = True
         if session.config.option.collectonly or (session.testsfailed and not _goes_on(session)):
             return
         expect(self._state, ((item.nodeid, item.located) for item in session.items if isinstance(item, CaseItem)))

@@ -26,10 +26,13 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 
 def pytest_configure(config: pytest.Config) -> None:
     """Register the runner markers and the state that items share."""
+    from harness.plugin.ending import refuse_idle_settings
     from harness.plugin.judged import CollectedHooks, JudgedHooks
     from harness.plugin.options import marker_line
     from harness.plugin.state import PluginState
 
+    if not hasattr(config, "workerinput"):
+        refuse_idle_settings(config)
     options.check(config)
     options.check_plan(config)
     options.check_folders(config)
@@ -44,6 +47,17 @@ def pytest_configure(config: pytest.Config) -> None:
         from harness.plugin.scheduling import XdistHooks
 
         config.pluginmanager.register(XdistHooks(), "quantgate-xdist")
+
+
+@pytest.hookimpl(wrapper=True, tryfirst=True)
+def pytest_cmdline_main(config: pytest.Config) -> Generator[None, int | None, int | None]:
+    """End red if pytest would end green although a verdict is red or no selected case was run."""
+    code = yield
+    if code is None or int(code) != 0:
+        return code
+    from harness.plugin.ending import true_code
+
+    return true_code(config, int(code))
 
 
 @pytest.hookimpl(tryfirst=True, optionalhook=True)

@@ -10,6 +10,7 @@ import pytest
 
 from harness.errors import QuantgateError
 from harness.outcomes import RULES, Outcome
+from harness.text import listed
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Sequence
@@ -76,9 +77,8 @@ def refuse_missing(missing: Sequence[str], shard: Shard) -> None:
         pytest.exit.Exception: with the exit code of ``not_run``.
     """
     if missing:
-        shown = ", ".join(missing[:5]) + (f" and {len(missing) - 5} more" if len(missing) > 5 else "")
         pytest.exit(
-            f"{len(missing)} planned cases were not collected: {shown}\n"
+            f"{len(missing)} planned cases were not collected: {listed(missing, 5)}\n"
             f"  next: plan again (quantgate plan --runner {shard.plan.runner}), or leave out -k, -m and paths",
             returncode=RULES[Outcome.NOT_RUN].exit_code,
         )

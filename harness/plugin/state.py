@@ -44,6 +44,8 @@ class PluginState:
         self.records: list[CaseRecord] = []
         self.expected: dict[str, Located] = {}
         """By pytest id: every case that this run has to judge. Filled where the run ends, not in workers."""
+        self.began = False
+        """Whether pytest, or the controller of xdist, began to run the collected items."""
         self.collected: list[pytest.Item] = []
         """Every case that pytest collected, before any deselection."""
         self.collected_files: set[Path] = set()
@@ -390,6 +392,12 @@ class PluginState:
         if pytest_code not in _PYTESTS_OWN or not red or session.testsfailed > len(judged):
             return None
         return RULES[worst([record.verdict.outcome for record in red])].exit_code
+
+    def worst_code(self) -> int:
+        """Return the exit code of the worst red verdict of the run; 0 if none is red."""
+        red = [record.verdict.outcome for record in self.records]
+        red = [outcome for outcome in red if RULES[outcome].junit in ("failure", "error")]
+        return RULES[worst(red)].exit_code if red else 0
 
     def close(self) -> None:
         """Stop the engines and release the device."""

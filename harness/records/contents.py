@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from harness.records.base import Record
+from harness.text import listed
 
 CONTENTS = "contents"
 """Name of the golden's part that holds this record."""
@@ -105,6 +106,4 @@ def content_change(component: str, golden: ComponentContent, run: ComponentConte
 
 
 def _names(names: Iterable[str]) -> str:
-    selected = tuple(names)
-    more = len(selected) - _SHOWN
-    return ", ".join(selected[:_SHOWN]) + (f" and {more} more" if more > 0 else "")
+    return listed(tuple(names), _SHOWN)

@@ -14,7 +14,7 @@ from harness.report.bars import Bar, bars
 from harness.report.case_page import receipt_rows
 from harness.report.load import Entry, ReportError, Run
 from harness.report.text import LABELS, is_control, next_step, number, plain, seconds
-from harness.text import clean, one_line
+from harness.text import clean, listed, one_line
 
 LAST = "last"
 _CHANGES = 12
@@ -60,8 +60,7 @@ def find_case(run: Run, case: str) -> Entry:
         names = ", ".join(f"{entry.record.runner}/{entry.record.case}" for entry in matching)
         raise ReportError(f"several runners have a case {case!r}", where=str(run.folder), remedy=f"name one of {names}")
     ids = sorted({entry.record.case for entry in run.entries})
-    listed = ", ".join(ids[:20]) + (f" and {len(ids) - 20} more" if len(ids) > 20 else "")
-    remedy = f"quantgate show {quote(str(run.folder))} CASE, with a case of this run: {listed}"
+    remedy = f"quantgate show {quote(str(run.folder))} CASE, with a case of this run: {listed(ids, 20)}"
     raise ReportError(f"there is no case {case!r} in this run", where=str(run.folder), remedy=remedy)
 
 

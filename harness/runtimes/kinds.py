@@ -261,7 +261,7 @@ def base_kind() -> Kind:
     return Kind("base", Stored("bf16"))
 
 
-def _flat(algo: Any = "NVFP4", **more: Any) -> dict[str, Any]:
+def flat(algo: Any = "NVFP4", **more: Any) -> dict[str, Any]:
     """ModelOpt's new schema: everything at the top level of ``quantization_config``."""
     bits = 8 if isinstance(algo, str) and "4" not in algo else 4
     numbers: dict[str, Any] = {"dynamic": False, "num_bits": bits, "type": "float"}
@@ -276,7 +276,7 @@ def _flat(algo: Any = "NVFP4", **more: Any) -> dict[str, Any]:
     return without_absent(body)
 
 
-def _nested(algo: str = "NVFP4", top: Mapping[str, Any] | None = None, **section: Any) -> dict[str, Any]:
+def nested(algo: str = "NVFP4", top: Mapping[str, Any] | None = None, **section: Any) -> dict[str, Any]:
     """ModelOpt's old schema: a section ``quantization``, as ``hf_quant_config.json`` has it."""
     inner: dict[str, Any] = {"quant_algo": algo, "exclude_modules": list(IGNORE), "kv_cache_quant_algo": None}
     if "4" in algo:
@@ -290,14 +290,14 @@ TILED, TILED_HIGH = Stored(swizzled=True), Stored(high_first=True, swizzled=True
 FP8 = Stored("fp8")
 
 
-def _drop(*suffixes: str) -> Callable[[dict[str, Array]], dict[str, Array]]:
+def dropping(*suffixes: str) -> Callable[[dict[str, Array]], dict[str, Array]]:
     def edit(tensors: dict[str, Array]) -> dict[str, Array]:
         return {name: value for name, value in tensors.items() if not name.endswith(suffixes)}
 
     return edit
 
 
-def _markers(tensors: dict[str, Array]) -> dict[str, Array]:
+def with_markers(tensors: dict[str, Array]) -> dict[str, Array]:
     """Comfy's marker of every quantized Linear: a JSON text as bytes."""
     marker = np.frombuffer(b'{"format": "nvfp4"}', dtype=np.uint8)
     return {**tensors, **{f"{name}.comfy_quant": marker.copy() for name in quantized_names()}}
@@ -307,7 +307,7 @@ def _comfy_names(tensors: dict[str, Array]) -> dict[str, Array]:
     return {name.replace(".weight_scale", ".scale_weight"): value for name, value in tensors.items()}
 
 
-def _bf16_linear(tensors: dict[str, Array]) -> dict[str, Array]:
+def with_bf16_linear(tensors: dict[str, Array]) -> dict[str, Array]:
     """One Linear of a quantized block left in BF16, undeclared."""
     name = quantized_names()[0]
     rest = {key: value for key, value in tensors.items() if not key.startswith(f"{name}.")}
@@ -315,7 +315,7 @@ def _bf16_linear(tensors: dict[str, Array]) -> dict[str, Array]:
     return {**rest, **{key: value for key, value in base.items() if key.startswith(f"{name}.")}}
 
 
-def _one_scale_missing(tensors: dict[str, Array]) -> dict[str, Array]:
+def without_one_scale(tensors: dict[str, Array]) -> dict[str, Array]:
     return {key: value for key, value in tensors.items() if key != f"{quantized_names()[3]}.weight_scale"}
 
 
@@ -323,7 +323,7 @@ def _renamed(tensors: dict[str, Array]) -> dict[str, Array]:
     return {f"model.diffusion_model.{name}": value for name, value in tensors.items()}
 
 
-def _exact() -> list[str]:
+def exact_names() -> list[str]:
     return [*sorted(set(linear_shapes()) - set(quantized_names())), "patch_embedding"]
 
 
@@ -336,10 +336,10 @@ _RUNTIME_WORDS = (
 )
 
 
-def _runtime_names() -> list[str]:
+def sglang_names() -> list[str]:
     """Return SGLang's names of the modules: self-attention is in the block itself, feed-forward is fc_in and fc_out."""
     names = []
-    for name in _exact():
+    for name in exact_names():
         for old, new in _RUNTIME_WORDS:
             name = name.replace(old, new)
         names.append(name)
@@ -353,8 +353,8 @@ def _layers(format_name: str) -> dict[str, Any]:
 
 def nvfp4_kinds() -> Iterator[Kind]:
     """Yield NVFP4 kinds: every declaration of nibble order, scale layout, scope and algorithm."""
-    yield Kind("nvfp4_silent", LOW, config=_flat())
-    yield Kind("nvfp4_silent_high", HIGH, config=_flat())
+    yield Kind("nvfp4_silent", LOW, config=flat())
+    yield Kind("nvfp4_silent_high", HIGH, config=flat())
     for word, value in (
         ("false", False),
         ("true", True),
@@ -365,178 +365,186 @@ def nvfp4_kinds() -> Iterator[Kind]:
         ("one", 1),
         ("empty_text", ""),
     ):
-        yield Kind(f"nvfp4_swap_{word}", LOW, config=_flat(swap_weight_nibbles=value))
-        yield Kind(f"nvfp4_swap_{word}_high", HIGH, config=_flat(swap_weight_nibbles=value))
+        yield Kind(f"nvfp4_swap_{word}", LOW, config=flat(swap_weight_nibbles=value))
+        yield Kind(f"nvfp4_swap_{word}_high", HIGH, config=flat(swap_weight_nibbles=value))
     for word, value in (("true", True), ("false", False)):
-        yield Kind(f"nvfp4_packed_{word}", HIGH if value else LOW, config=_flat(checkpoint_uses_packed_qkv=value))
+        yield Kind(f"nvfp4_packed_{word}", HIGH if value else LOW, config=flat(checkpoint_uses_packed_qkv=value))
         both = {"swap_weight_nibbles": not value, "checkpoint_uses_packed_qkv": value}
-        yield Kind(f"nvfp4_packed_{word}_swap_{not value}".lower(), HIGH, config=_flat(**both))
+        yield Kind(f"nvfp4_packed_{word}_swap_{not value}".lower(), HIGH, config=flat(**both))
         yield Kind(
             f"nvfp4_section_swap_{word}",
             HIGH if value else LOW,
-            config=_flat(quantization={"swap_weight_nibbles": value}),
+            config=flat(quantization={"swap_weight_nibbles": value}),
         )
         yield Kind(
             f"nvfp4_section_and_top_{word}",
             HIGH,
-            config=_flat(swap_weight_nibbles=not value, quantization={"swap_weight_nibbles": value}),
+            config=flat(swap_weight_nibbles=not value, quantization={"swap_weight_nibbles": value}),
         )
-        yield Kind(f"nvfp4_nested_swap_{word}", HIGH if value else LOW, config=_nested(swap_weight_nibbles=value))
+        yield Kind(f"nvfp4_nested_swap_{word}", HIGH if value else LOW, config=nested(swap_weight_nibbles=value))
         yield Kind(
-            f"nvfp4_nested_top_swap_{word}", HIGH if value else LOW, config=_nested(top={"swap_weight_nibbles": value})
+            f"nvfp4_nested_top_swap_{word}",
+            HIGH if value else LOW,
+            config=nested(top={"swap_weight_nibbles": value}),
         )
         yield Kind(
             f"nvfp4_nested_swap_{word}_top_other",
             LOW,
-            config=_nested(swap_weight_nibbles=value, top={"swap_weight_nibbles": not value}),
+            config=nested(swap_weight_nibbles=value, top={"swap_weight_nibbles": not value}),
         )
         yield Kind(
-            f"nvfp4_nested_packed_{word}", HIGH if value else LOW, config=_nested(checkpoint_uses_packed_qkv=value)
+            f"nvfp4_nested_packed_{word}",
+            HIGH if value else LOW,
+            config=nested(checkpoint_uses_packed_qkv=value),
         )
         yield Kind(
             f"nvfp4_nested_top_packed_{word}",
             HIGH if value else LOW,
-            config=_nested(top={"checkpoint_uses_packed_qkv": value}),
+            config=nested(top={"checkpoint_uses_packed_qkv": value}),
         )
-        yield Kind(f"nvfp4_hf_quant_swap_{word}", HIGH if value else LOW, hf_quant=_nested(swap_weight_nibbles=value))
+        yield Kind(f"nvfp4_hf_quant_swap_{word}", HIGH if value else LOW, hf_quant=nested(swap_weight_nibbles=value))
         yield Kind(
             f"nvfp4_config_silent_hf_quant_swap_{word}",
             HIGH if value else LOW,
-            config=_flat(),
-            hf_quant=_nested(swap_weight_nibbles=value),
+            config=flat(),
+            hf_quant=nested(swap_weight_nibbles=value),
         )
-    yield Kind("nvfp4_nested_silent", LOW, config=_nested())
-    yield Kind("nvfp4_nested_silent_high", HIGH, config=_nested())
+    yield Kind("nvfp4_nested_silent", LOW, config=nested())
+    yield Kind("nvfp4_nested_silent_high", HIGH, config=nested())
     for layout in ("linear", "swizzled"):
         stored = TILED if layout == "swizzled" else LOW
-        yield Kind(f"nvfp4_layout_{layout}", stored, config=_flat(checkpoint_weight_scale_layout=layout))
+        yield Kind(f"nvfp4_layout_{layout}", stored, config=flat(checkpoint_weight_scale_layout=layout))
         yield Kind(
             f"nvfp4_section_layout_{layout}",
             stored,
-            config=_flat(quantization={"checkpoint_weight_scale_layout": layout}),
+            config=flat(quantization={"checkpoint_weight_scale_layout": layout}),
         )
-        yield Kind(f"nvfp4_nested_layout_{layout}", stored, config=_nested(checkpoint_weight_scale_layout=layout))
+        yield Kind(f"nvfp4_nested_layout_{layout}", stored, config=nested(checkpoint_weight_scale_layout=layout))
         yield Kind(
-            f"nvfp4_nested_top_layout_{layout}", stored, config=_nested(top={"checkpoint_weight_scale_layout": layout})
+            f"nvfp4_nested_top_layout_{layout}",
+            stored,
+            config=nested(top={"checkpoint_weight_scale_layout": layout}),
         )
-    yield Kind("nvfp4_layout_upper_case", TILED, config=_flat(checkpoint_weight_scale_layout="SWIZZLED"))
-    yield Kind("nvfp4_layout_silent_tiled", TILED, config=_flat())
+    yield Kind("nvfp4_layout_upper_case", TILED, config=flat(checkpoint_weight_scale_layout="SWIZZLED"))
+    yield Kind("nvfp4_layout_silent_tiled", TILED, config=flat())
     yield Kind(
         "nvfp4_tiled_high_both_keys",
         TILED_HIGH,
-        config=_flat(swap_weight_nibbles=True, checkpoint_weight_scale_layout="swizzled"),
+        config=flat(swap_weight_nibbles=True, checkpoint_weight_scale_layout="swizzled"),
     )
     for word, more in (
         ("silent", {}),
         ("swap_false", {"swap_weight_nibbles": False}),
         ("layout_linear", {"checkpoint_weight_scale_layout": "linear"}),
     ):
-        yield Kind(f"nvfp4_comfy_markers_{word}", TILED_HIGH, config=_flat(**more), edit=_markers)
-        yield Kind(f"nvfp4_comfy_markers_{word}_low", LOW, config=_flat(**more), edit=_markers)
+        yield Kind(f"nvfp4_comfy_markers_{word}", TILED_HIGH, config=flat(**more), edit=with_markers)
+        yield Kind(f"nvfp4_comfy_markers_{word}_low", LOW, config=flat(**more), edit=with_markers)
     yield Kind("nvfp4_undeclared", LOW)
-    yield Kind("nvfp4_undeclared_markers", TILED_HIGH, edit=_markers)
+    yield Kind("nvfp4_undeclared_markers", TILED_HIGH, edit=with_markers)
     yield Kind("nvfp4_metadata_layers", LOW, metadata={"_quantization_metadata": _layers("nvfp4")})
-    yield Kind("nvfp4_metadata_config", LOW, metadata={"quantization_config": _flat(swap_weight_nibbles=True)})
-    yield Kind("nvfp4_two_shards", LOW, config=_flat(), shards=2)
-    yield Kind("nvfp4_two_shards_swap", HIGH, config=_flat(swap_weight_nibbles=True), shards=2)
+    yield Kind("nvfp4_metadata_config", LOW, metadata={"quantization_config": flat(swap_weight_nibbles=True)})
+    yield Kind("nvfp4_two_shards", LOW, config=flat(), shards=2)
+    yield Kind("nvfp4_two_shards_swap", HIGH, config=flat(swap_weight_nibbles=True), shards=2)
     for algo in ("nvfp4", "NVFP4_AWQ", "W4A16_NVFP4", "MIXED_PRECISION", "FP4", "NVFP4_SVD", "W4A8_NVFP4_FP8"):
-        yield Kind(f"nvfp4_algo_{algo.lower()}{'_lower' if algo.islower() else ''}", LOW, config=_flat(algo))
-        yield Kind(f"nvfp4_nested_algo_{algo.lower()}{'_lower' if algo.islower() else ''}", LOW, config=_nested(algo))
-    yield Kind("nvfp4_no_algo", LOW, config=_flat(ABSENT))
+        yield Kind(f"nvfp4_algo_{algo.lower()}{'_lower' if algo.islower() else ''}", LOW, config=flat(algo))
+        yield Kind(f"nvfp4_nested_algo_{algo.lower()}{'_lower' if algo.islower() else ''}", LOW, config=nested(algo))
+    yield Kind("nvfp4_no_algo", LOW, config=flat(ABSENT))
     for method in (ABSENT, "modelopt_fp4", "nvfp4", "compressed-tensors", "ModelOpt"):
         yield Kind(
             f"nvfp4_method_{'absent' if method is ABSENT else str(method).replace('-', '_')}"
             + ("_cased" if method == "ModelOpt" else ""),
             LOW,
-            config=_flat(quant_method=method),
+            config=flat(quant_method=method),
         )
-    yield Kind("nvfp4_no_group_size", LOW, config=_flat(config_groups=ABSENT))
-    yield Kind("nvfp4_group_size_top", LOW, config=_flat(config_groups=ABSENT, group_size=16))
-    yield Kind("nvfp4_group_size_wrong", LOW, config=_flat(config_groups=ABSENT, group_size=32))
-    yield Kind("nvfp4_nested_no_group_size", LOW, config=_nested(group_size=ABSENT))
-    yield Kind("nvfp4_ignore_absent", LOW, config=_flat(ignore=ABSENT))
-    yield Kind("nvfp4_ignore_null", LOW, config=_flat(ignore=None))
-    yield Kind("nvfp4_ignore_too_wide", LOW, config=_flat(ignore=["*"]))
-    yield Kind("nvfp4_ignore_wrong_dialect", LOW, config=_flat(ignore=["re:.*blocks\\.0.*"]))
-    yield Kind("nvfp4_dynamic_inputs", LOW, config=_flat(dynamic_input_scale=True), edit=_drop(".input_scale"))
-    yield Kind("nvfp4_no_input_scale", LOW, config=_flat(), edit=_drop(".input_scale"))
-    yield Kind("nvfp4_no_second_scale", LOW, config=_flat(), edit=_drop(".weight_scale_2"))
-    yield Kind("nvfp4_one_block_scale_missing", LOW, config=_flat(), edit=_one_scale_missing)
-    yield Kind("nvfp4_one_linear_bf16", LOW, config=_flat(), edit=_bf16_linear)
-    yield Kind("nvfp4_declared_fp8", LOW, config=_flat("FP8"))
-    yield Kind("nvfp4_comfy_scale_names", LOW, config=_flat(), edit=_comfy_names)
-    yield Kind("nvfp4_prefixed_names", LOW, config=_flat(), edit=_renamed)
+    yield Kind("nvfp4_no_group_size", LOW, config=flat(config_groups=ABSENT))
+    yield Kind("nvfp4_group_size_top", LOW, config=flat(config_groups=ABSENT, group_size=16))
+    yield Kind("nvfp4_group_size_wrong", LOW, config=flat(config_groups=ABSENT, group_size=32))
+    yield Kind("nvfp4_nested_no_group_size", LOW, config=nested(group_size=ABSENT))
+    yield Kind("nvfp4_ignore_absent", LOW, config=flat(ignore=ABSENT))
+    yield Kind("nvfp4_ignore_null", LOW, config=flat(ignore=None))
+    yield Kind("nvfp4_ignore_too_wide", LOW, config=flat(ignore=["*"]))
+    yield Kind("nvfp4_ignore_wrong_dialect", LOW, config=flat(ignore=["re:.*blocks\\.0.*"]))
+    yield Kind("nvfp4_dynamic_inputs", LOW, config=flat(dynamic_input_scale=True), edit=dropping(".input_scale"))
+    yield Kind("nvfp4_no_input_scale", LOW, config=flat(), edit=dropping(".input_scale"))
+    yield Kind("nvfp4_no_second_scale", LOW, config=flat(), edit=dropping(".weight_scale_2"))
+    yield Kind("nvfp4_one_block_scale_missing", LOW, config=flat(), edit=without_one_scale)
+    yield Kind("nvfp4_one_linear_bf16", LOW, config=flat(), edit=with_bf16_linear)
+    yield Kind("nvfp4_declared_fp8", LOW, config=flat("FP8"))
+    yield Kind("nvfp4_comfy_scale_names", LOW, config=flat(), edit=_comfy_names)
+    yield Kind("nvfp4_prefixed_names", LOW, config=flat(), edit=_renamed)
 
 
 def fp8_kinds() -> Iterator[Kind]:
     """Yield FP8 kinds: shapes of the scale, excluded modules, and the words of the declaration."""
     shapes: tuple[ScaleShape, ...] = ("scalar", "one", "channel", "channel_column")
     for shape in shapes:
-        yield Kind(f"fp8_scale_{shape}", Stored("fp8", scale_shape=shape), config=_flat("FP8"))
+        yield Kind(f"fp8_scale_{shape}", Stored("fp8", scale_shape=shape), config=flat("FP8"))
     ignores: dict[str, Any] = {
         "globs": list(IGNORE),
         "dot_globs": ["blocks.0.*", "blocks.3.*", "condition_embedder.*", "patch_embedding", "proj_out"],
         "parents": ["blocks.0", "blocks.3", "condition_embedder", "patch_embedding", "proj_out"],
         "regex": ["re:blocks\\.[03].*", "re:condition_embedder.*", "patch_embedding", "proj_out"],
-        "exact": _exact(), "runtime_names": _runtime_names(), "empty": [], "star": ["*"], "question": ["blocks.?.*"],
+        "exact": exact_names(), "runtime_names": sglang_names(), "empty": [], "star": ["*"], "question": ["blocks.?.*"],
         "leading_star": ["*blocks.0.*", "*blocks.3.*", "*condition_embedder*", "*proj_out"],
         "prefixed": ["transformer.blocks.0*", "transformer.blocks.3*", "transformer.condition_embedder*"],
         "attention_kept": [*IGNORE, "blocks.1.attn1*"],
     }  # fmt: skip
     for word, ignore in ignores.items():
-        yield Kind(f"fp8_ignore_{word}", FP8, config=_flat("FP8", ignore=ignore))
-    yield Kind("fp8_ignore_absent", FP8, config=_flat("FP8", ignore=ABSENT))
-    yield Kind("fp8_ignore_null", FP8, config=_flat("FP8", ignore=None))
-    yield Kind("fp8_ignore_other_key", FP8, config=_flat("FP8", ignore=ABSENT, exclude_modules=list(IGNORE)))
+        yield Kind(f"fp8_ignore_{word}", FP8, config=flat("FP8", ignore=ignore))
+    yield Kind("fp8_ignore_absent", FP8, config=flat("FP8", ignore=ABSENT))
+    yield Kind("fp8_ignore_null", FP8, config=flat("FP8", ignore=None))
+    yield Kind("fp8_ignore_other_key", FP8, config=flat("FP8", ignore=ABSENT, exclude_modules=list(IGNORE)))
     yield Kind(
         "fp8_ignore_modules_to_not_convert",
         FP8,
-        config=_flat("FP8", ignore=ABSENT, modules_to_not_convert=list(IGNORE)),
+        config=flat("FP8", ignore=ABSENT, modules_to_not_convert=list(IGNORE)),
     )
-    yield Kind("fp8_nested", FP8, config=_nested("FP8"))
-    yield Kind("fp8_nested_exact", FP8, config=_nested("FP8", exclude_modules=_exact()))
+    yield Kind("fp8_nested", FP8, config=nested("FP8"))
+    yield Kind("fp8_nested_exact", FP8, config=nested("FP8", exclude_modules=exact_names()))
     yield Kind(
-        "fp8_flat_and_section", FP8, config=_flat("FP8", ignore=ABSENT, quantization={"exclude_modules": list(IGNORE)})
+        "fp8_flat_and_section",
+        FP8,
+        config=flat("FP8", ignore=ABSENT, quantization={"exclude_modules": list(IGNORE)}),
     )
     for algo in ("fp8", "FP8_DEFAULT", "FP8_PER_CHANNEL_PER_TOKEN", "FP8_PB_WO", "W8A8_FP8", "MXFP8", "NVFP4"):
         stored = Stored("fp8", scale_shape="channel") if "CHANNEL" in algo else FP8
-        yield Kind(f"fp8_algo_{algo.lower()}{'_lower' if algo.islower() else ''}", stored, config=_flat(algo))
+        yield Kind(f"fp8_algo_{algo.lower()}{'_lower' if algo.islower() else ''}", stored, config=flat(algo))
     for method in (ABSENT, "fp8", "modelopt_fp8", "compressed-tensors"):
         yield Kind(
             f"fp8_method_{'absent' if method is ABSENT else str(method).replace('-', '_')}",
             FP8,
-            config=_flat("FP8", quant_method=method),
+            config=flat("FP8", quant_method=method),
         )
     yield Kind(
         "fp8_method_fp8_static",
         FP8,
-        config={"quant_method": "fp8", "activation_scheme": "static", "ignored_layers": _exact()},
+        config={"quant_method": "fp8", "activation_scheme": "static", "ignored_layers": exact_names()},
     )
     yield Kind(
         "fp8_method_fp8_dynamic",
         FP8,
-        config={"quant_method": "fp8", "activation_scheme": "dynamic", "modules_to_not_convert": _exact()},
-        edit=_drop(".input_scale"),
+        config={"quant_method": "fp8", "activation_scheme": "dynamic", "modules_to_not_convert": exact_names()},
+        edit=dropping(".input_scale"),
     )
     yield Kind("fp8_undeclared", FP8)
-    yield Kind("fp8_hf_quant_only", FP8, hf_quant=_nested("FP8"))
+    yield Kind("fp8_hf_quant_only", FP8, hf_quant=nested("FP8"))
     yield Kind("fp8_metadata_layers", FP8, metadata={"_quantization_metadata": _layers("float8_e4m3fn")})
-    yield Kind("fp8_no_weight_scale", FP8, config=_flat("FP8"), edit=_drop(".weight_scale"))
-    yield Kind("fp8_no_input_scale", FP8, config=_flat("FP8"), edit=_drop(".input_scale"))
-    yield Kind("fp8_one_weight_scale_missing", FP8, config=_flat("FP8"), edit=_one_scale_missing)
-    yield Kind("fp8_one_linear_bf16", FP8, config=_flat("FP8"), edit=_bf16_linear)
-    yield Kind("fp8_two_shards", FP8, config=_flat("FP8"), shards=2)
-    yield Kind("fp8_comfy_scale_names", FP8, config=_flat("FP8"), edit=_comfy_names)
-    yield Kind("fp8_declared_nvfp4", FP8, config=_flat("NVFP4"))
+    yield Kind("fp8_no_weight_scale", FP8, config=flat("FP8"), edit=dropping(".weight_scale"))
+    yield Kind("fp8_no_input_scale", FP8, config=flat("FP8"), edit=dropping(".input_scale"))
+    yield Kind("fp8_one_weight_scale_missing", FP8, config=flat("FP8"), edit=without_one_scale)
+    yield Kind("fp8_one_linear_bf16", FP8, config=flat("FP8"), edit=with_bf16_linear)
+    yield Kind("fp8_two_shards", FP8, config=flat("FP8"), shards=2)
+    yield Kind("fp8_comfy_scale_names", FP8, config=flat("FP8"), edit=_comfy_names)
+    yield Kind("fp8_declared_nvfp4", FP8, config=flat("NVFP4"))
 
 
 def other_kinds() -> Iterator[Kind]:
     """Yield BF16 kinds, with and without a declaration."""
     bf16 = Stored("bf16")
     yield Kind("bf16_plain", bf16)
-    yield Kind("bf16_declared_fp8", bf16, config=_flat("FP8"))
-    yield Kind("bf16_declared_nvfp4", bf16, config=_flat())
-    yield Kind("bf16_declared_everything_ignored", bf16, config=_flat("FP8", ignore=["*"]))
+    yield Kind("bf16_declared_fp8", bf16, config=flat("FP8"))
+    yield Kind("bf16_declared_nvfp4", bf16, config=flat())
+    yield Kind("bf16_declared_everything_ignored", bf16, config=flat("FP8", ignore=["*"]))
 
 
 def override_kinds() -> Iterator[Kind]:
@@ -562,64 +570,3 @@ def override_kinds() -> Iterator[Kind]:
 def all_kinds() -> tuple[Kind, ...]:
     """Return every kind, in a fixed order. Names are unique."""
     return (*nvfp4_kinds(), *fp8_kinds(), *other_kinds(), *override_kinds())
-
-
-def drawn_kinds(seed: int, count: int) -> tuple[Kind, ...]:
-    """Return kinds whose every property is drawn at random: no rule was written with these in view.
-
-    Args:
-        seed: seed of the draw.
-        count: number of kinds.
-    """
-    rng = np.random.default_rng(seed)
-
-    def pick(*options: Any) -> Any:
-        return options[int(rng.integers(len(options)))]
-
-    kinds = []
-    for number in range(count):
-        fp8 = rng.random() < 0.4
-        if fp8:
-            stored = Stored("fp8", scale_shape=pick("scalar", "scalar", "one", "channel"))
-            algo = pick("FP8", "FP8", "FP8", "FP8_PER_CHANNEL_PER_TOKEN", "fp8", "W8A8_FP8", "NVFP4")
-        else:
-            stored = Stored("nvfp4", high_first=bool(pick(0, 0, 1)), swizzled=bool(pick(0, 0, 1)))
-            algo = pick("NVFP4", "NVFP4", "NVFP4", "NVFP4", "nvfp4", "NVFP4_AWQ", "FP8")
-        keys: dict[str, Any] = {}
-        if rng.random() < 0.5:
-            keys["swap_weight_nibbles"] = pick(True, False, None, "true", "false", 0, 1)
-        if rng.random() < 0.3:
-            keys["checkpoint_uses_packed_qkv"] = pick(True, False)
-        if rng.random() < 0.3:
-            keys["checkpoint_weight_scale_layout"] = pick("swizzled", "linear")
-        ignore = pick(
-            list(IGNORE),
-            list(IGNORE),
-            _exact(),
-            _runtime_names(),
-            ["blocks.0*", "proj_out"],
-            ["*"],
-            [],
-            ["blocks.[03]*"],
-        )
-        body = (
-            _nested(algo, top=pick({}, keys), **{"exclude_modules": ignore, **pick({}, keys)})
-            if rng.random() < 0.35
-            else _flat(algo, ignore=ignore, **pick(keys, keys, {"quantization": keys}))
-        )
-        place = pick("config", "config", "config", "config", "hf_quant", "metadata", "nowhere")
-        edits = [None, None, None, None, None, _drop(".input_scale"), _one_scale_missing, _bf16_linear]
-        edits += [_drop(".weight_scale")] if fp8 else [_markers, _drop(".weight_scale_2")]
-        kinds.append(
-            Kind(
-                f"drawn_{seed}_{number:03d}",
-                stored,
-                role=pick("model", "model", "override"),
-                config=body if place == "config" else None,
-                hf_quant=body if place == "hf_quant" else None,
-                metadata={pick("quantization_config", "_quantization_metadata"): body} if place == "metadata" else {},
-                edit=pick(*edits),
-                shards=pick(1, 1, 1, 2),
-            )
-        )
-    return tuple(kinds)

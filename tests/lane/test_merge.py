@@ -14,6 +14,7 @@ from pydantic import ValidationError
 from harness.cli import lane
 from harness.definitions.case import Waiver
 from harness.definitions.runner import load_runners
+from harness.goldens.pending import candidate_of
 from harness.lane.durations import CaseTimes, History
 from harness.lane.merge import Merged, join_junit, merge, unproven
 from harness.lane.plan import Plan, PlanError, make_plan
@@ -22,7 +23,7 @@ from harness.outcomes import Outcome
 from harness.reading import parse_xml
 from harness.records.case_record import CaseRecord, Timing
 from harness.records.generation import EngineStart
-from harness.records.identity import Device, Fingerprint
+from harness.records.identity import Device, Fingerprint, Identity
 from harness.records.verdict import Finding, Verdict
 
 B200 = load_runners(Path(__file__).parents[2] / "runners")["b200"]
@@ -297,6 +298,25 @@ def test_a_record_in_the_folder_of_something_else_is_no_result(tmp_path: Path, p
     assert by_case(merged) == {"a": "not_run", "b": "not_run", "c": "pass"}
     assert any("lies in a folder called same" in problem for problem in merged.problems)
     assert {path.parent.name for path in (tmp_path / "out").rglob("record.json")} == {"c"}
+
+
+def test_a_candidate_of_another_run_does_not_come_along(tmp_path: Path, plan: Plan) -> None:
+    """Whoever accepts from the merged artifact takes what this plan's runs left."""
+    identity = Identity(request={"seed": 0}, hardware={"device": "x"}, weights={"model": "a"}, env={}, subject={})
+    left = write(tmp_path / "one", *(record(name, Outcome.GOLDEN_MISSING, identity=identity) for name in "abc"))
+    for name, run in (("a", "r"), ("b", "another")):
+        folder = left / name
+        clip = {"clip": folder / "clip.safetensors"}
+        of_run = record(name, Outcome.GOLDEN_MISSING, identity=identity, run=run)
+        (tmp_path / run).mkdir(exist_ok=True)
+        of_run.write(tmp_path / run / "record.json")
+        candidate_of(of_run, clip | {"record": tmp_path / run / "record.json"}).write(folder / "candidate.json")
+    folder = left / "c"
+    candidate_of(record("c", identity=identity), {"clip": folder / "clip.safetensors"}).write(folder / "candidate.json")
+    merged = merge([left], plan, tmp_path / "out")
+    assert {path.parent.name for path in (tmp_path / "out").rglob("candidate.json")} == {"a"}
+    assert sum("is of another run than the record" in problem for problem in merged.problems) == 2
+    assert by_case(merged) == dict.fromkeys("abc", "golden_missing")
 
 
 @pytest.mark.parametrize("body", ["", "<testcase classname='cases.a.yaml' name='a'/>"])

@@ -173,6 +173,10 @@ WAIVER = {"expect": "regression:flicker_above_limit", "owner": "o", "reason": "r
         ("quantization", {"transformer": "nvfp4"}, {"transformer": "bf16"}, True),
         ("quantization", {"transformer": "bf16"}, {"transformer": "nvfp4"}, False),
         ("env", {}, {"A": "1"}, False),
+        ("backend", "diffusers", "command", True),
+        ("execution", {"matmul": "auto"}, {"matmul": "dequantize"}, True),
+        ("execution", {"matmul": "dequantize"}, {"matmul": "auto"}, False),
+        ("execution", {"threads": 1}, {"threads": 2}, False),
         ("golden_of", None, "b", True),
         ("waiver", None, WAIVER | {"expires": "2026-12-01"}, False),  # its reason stands in it
         ("waiver", WAIVER | {"expires": "2026-12-01"}, WAIVER | {"expires": "2026-12-02"}, True),
@@ -228,7 +232,8 @@ def test_a_case_that_leaves_another_runner_is_told_by_every_plan() -> None:
         ({"driver": None}, True),
         ({"driver": "560"}, True),
         ({"driver": "570.10"}, False),
-        ({"native_formats": ("bf16",)}, False),
+        ({"native_formats": ("bf16",)}, True),  # a decoded product is green then
+        ({"native_formats": ("bf16", "fp8", "nvfp4", "int8")}, False),
         ({"labels": ("ubuntu",)}, False),
         ({"harmless_env": ("SGLANG_*",)}, True),
         ({"packages": {"torch": ">=2.11"}}, False),
@@ -401,7 +406,7 @@ def test_what_lets_more_through_is_refused_until_a_commit_says_why(
     assert code == 17
     assert f"one: metrics lets more through without a reason\n  next: git commit --amend --trailer '{LOOSER}: " in said
     assert plan.coverage is not None
-    assert "expectation: lets more through" in plan_markdown(plan)
+    assert "expectation, lets more through" in plan_markdown(plan)
     trailers = f"{LOOSER}: one metrics: the others do not hold here\n{LOOSER}: pytest pytest.ini:addopts: too slow"
     branch.git("commit", "-q", "-am", f"Look at one metric\n\n{trailers}")
     code, plan, said = plan_it(branch, capsys)

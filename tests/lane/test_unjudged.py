@@ -204,6 +204,17 @@ def test_a_linked_case_file_is_refused_by_pytest_and_by_the_commands(project: Pr
     assert (listed.returncode, "cases/more: a link to a folder" in listed.stderr) == (17, True), listed.stderr
 
 
+def test_a_link_in_the_place_of_the_folder_of_cases_is_refused(project: Project) -> None:
+    """A commit holds the link alone: the next plan would find no case in its base, and nothing to give a reason for."""
+    project.write_cases({"a": ("m1", "pass")})
+    (project.root / "cases").rename(project.root / "moved")
+    (project.root / "cases").symlink_to(project.root / "moved")
+    done = project.pytest()
+    assert done.returncode == 17, done.stdout
+    listed = project.run("quantgate", "cases")
+    assert (listed.returncode, "cases: a link to a folder" in listed.stderr) == (17, True), listed.stderr
+
+
 def test_a_failure_that_is_not_a_verdict_stays_pytests_own(project: Project) -> None:
     (project.root / "conftest.py").write_text(
         "def pytest_runtest_setup(item):\n    if item.name == 'b':\n        raise RuntimeError('mine')\n"

@@ -9,11 +9,12 @@ import numpy as np
 import pytest
 
 from benchmarks import contracts as benchmark
+from benchmarks.contract_kinds import drawn_kinds
 from harness.inspector import inspect_checkpoint
 from harness.inspector.contracts import load_contract
 from harness.inspector.contracts.predict import predict
 from harness.records.inspection import InspectionReport
-from harness.runtimes.kinds import Kind, all_kinds, base_kind, base_tensors, drawn_kinds, quantize, write_kind
+from harness.runtimes.kinds import Kind, all_kinds, base_kind, base_tensors, quantize, write_kind
 from harness.runtimes.outcomes import declared_of, predicted_outcome, real_outcome
 
 KINDS = {kind.name: kind for kind in all_kinds()}

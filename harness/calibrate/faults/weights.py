@@ -16,7 +16,6 @@ from typing import Any
 
 import ml_dtypes
 import numpy as np
-import numpy.typing as npt
 
 from harness.errors import CheckpointFaultError
 from harness.formats.damage import PLAIN
@@ -24,7 +23,6 @@ from harness.formats.header import TensorEntry, read_header
 from harness.formats.registry import known_formats, stored_format
 from harness.reading import UnreadableError, read_foreign
 
-Bytes = npt.NDArray[np.uint8]
 EXPERTS = ("transformer", "transformer_2")
 STRENGTHS = (0.1, 0.25, 0.5, 1.0)
 """Shares of the Linears of an expert that a fault changes, at least one Linear."""

@@ -22,8 +22,6 @@ from harness.engine.probes.stimulus import stimulus
 from harness.engine.sketch import sketch
 
 METADATA_KEY = "quantgate.probe"
-NORM_AMPLITUDE = 0.01
-"""Norms get a faint signal, as in ``harness.engine.probes.run``."""
 
 
 @dataclass(frozen=True)

@@ -114,7 +114,7 @@ def _read_by_options(component: Component, quantized: Mapping[str, Module]) -> b
     )
 
 
-DECIDED = ("nvfp4", "fp8", "mxfp8", "mxfp4", "int8")
+DECIDED = ("nvfp4", "fp8", "mxfp8", "mxfp4", "int8", "nf4")
 """Formats that a declaration can name unambiguously."""
 LISTING = ("", "modelslim", "modelopt", "fp8", "fbgemm_fp8", "compressed-tensors", "mxfp8", "mxfp4", "nvfp4")
 """Declarations whose ignore list decides what a runtime allocates quantized. ComfyUI lists the quantized layers,
@@ -134,6 +134,8 @@ def ignore_against_tensors(context: Context) -> Iterator[InspectionFinding]:
         declared, quantized = component.declaration, context.quantized(expert)
         if not quantized or not declared.declared or declared.method not in LISTING:
             continue
+        if component.naming.library == "modelopt":
+            continue  # diffusers takes the layers from modelopt_state.pth, and the list from the caller
         contradicted = sorted(name for name in quantized if left_out(declared, name))
         if contradicted:
             yield finding(
@@ -203,7 +205,7 @@ def group_size(context: Context) -> Iterator[InspectionFinding]:
     """Report a declared group size that the stored format cannot have."""
     for expert, component in context.experts.items():
         stated = component.declaration.group_size
-        blocks = {module.format: module.spec.block for module in context.quantized(expert).values()}
+        blocks = {module.format: module.values_per_scale for module in context.quantized(expert).values()}
         stored = sorted(form for form, block in blocks.items() if block)
         # with formats of several sizes the declaration may mean any of them
         if stated is None or len(stored) != 1 or stated == blocks[stored[0]]:

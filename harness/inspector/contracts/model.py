@@ -21,6 +21,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_valida
 from harness.definitions.yaml_tree import YamlError, parse, read_text
 from harness.formats.errors import ContractError
 from harness.project import Project
+from harness.text import one_line
 
 Signal = Literal["packed_qkv", "comfy_quant"]
 """Mark in the tensor names from which a runtime infers a layout."""
@@ -228,7 +229,8 @@ def _read(place: Path, stamp: tuple[int, int]) -> ContractFile:  # noqa: ARG001 
         return ContractFile.model_validate(parse(read_text(place)).plain())
     except (YamlError, ValidationError) as error:
         text = _first_problem(error) if isinstance(error, ValidationError) else str(error)
-        raise ContractError(f"the contract file is malformed: {text}", where=str(place)) from error
+        # the file may hold a name of any length
+        raise ContractError(f"the contract file is malformed: {one_line(text, 2000)}", where=str(place)) from error
 
 
 def _first_problem(error: ValidationError) -> str:
