@@ -1,4 +1,6 @@
-"""Checkpoints that were written by hand after the rules of the contracts were settled, for `benchmarks.contracts`.
+"""Checkpoints that were written by hand or drawn after the rules of the contracts were settled.
+
+`benchmarks.contracts` asks real runtimes about them.
 
 None of them was in view while the rules were written. What the first comparison with the real runtimes showed to be
 predicted wrongly was mended afterwards; docs/runtimes.md lists it.
@@ -11,7 +13,23 @@ from typing import Any
 import numpy as np
 from ml_dtypes import bfloat16, float8_e5m2
 
-from harness.runtimes.kinds import IGNORE, PRODUCER, Array, Kind, Stored, linear_shapes, quantized_names
+from harness.runtimes.kinds import (
+    IGNORE,
+    PRODUCER,
+    Array,
+    Kind,
+    Stored,
+    dropping,
+    exact_names,
+    flat,
+    linear_shapes,
+    nested,
+    quantized_names,
+    sglang_names,
+    with_bf16_linear,
+    with_markers,
+    without_one_scale,
+)
 
 LOW, HIGH, TILED = Stored(), Stored(high_first=True), Stored(swizzled=True)
 TILED_HIGH, FP8 = Stored(high_first=True, swizzled=True), Stored("fp8")
@@ -344,3 +362,64 @@ def unseen_kinds() -> tuple[Kind, ...]:
         if name in overrides
     ]
     return tuple(asked)
+
+
+def drawn_kinds(seed: int, count: int) -> tuple[Kind, ...]:
+    """Return kinds whose every property is drawn at random: no rule was written with these in view.
+
+    Args:
+        seed: seed of the draw.
+        count: number of kinds.
+    """
+    rng = np.random.default_rng(seed)
+
+    def pick(*options: Any) -> Any:
+        return options[int(rng.integers(len(options)))]
+
+    kinds = []
+    for number in range(count):
+        fp8 = rng.random() < 0.4
+        if fp8:
+            stored = Stored("fp8", scale_shape=pick("scalar", "scalar", "one", "channel"))
+            algo = pick("FP8", "FP8", "FP8", "FP8_PER_CHANNEL_PER_TOKEN", "fp8", "W8A8_FP8", "NVFP4")
+        else:
+            stored = Stored("nvfp4", high_first=bool(pick(0, 0, 1)), swizzled=bool(pick(0, 0, 1)))
+            algo = pick("NVFP4", "NVFP4", "NVFP4", "NVFP4", "nvfp4", "NVFP4_AWQ", "FP8")
+        keys: dict[str, Any] = {}
+        if rng.random() < 0.5:
+            keys["swap_weight_nibbles"] = pick(True, False, None, "true", "false", 0, 1)
+        if rng.random() < 0.3:
+            keys["checkpoint_uses_packed_qkv"] = pick(True, False)
+        if rng.random() < 0.3:
+            keys["checkpoint_weight_scale_layout"] = pick("swizzled", "linear")
+        ignore = pick(
+            list(IGNORE),
+            list(IGNORE),
+            exact_names(),
+            sglang_names(),
+            ["blocks.0*", "proj_out"],
+            ["*"],
+            [],
+            ["blocks.[03]*"],
+        )
+        body = (
+            nested(algo, top=pick({}, keys), **{"exclude_modules": ignore, **pick({}, keys)})
+            if rng.random() < 0.35
+            else flat(algo, ignore=ignore, **pick(keys, keys, {"quantization": keys}))
+        )
+        place = pick("config", "config", "config", "config", "hf_quant", "metadata", "nowhere")
+        edits = [None, None, None, None, None, dropping(".input_scale"), without_one_scale, with_bf16_linear]
+        edits += [dropping(".weight_scale")] if fp8 else [with_markers, dropping(".weight_scale_2")]
+        kinds.append(
+            Kind(
+                f"drawn_{seed}_{number:03d}",
+                stored,
+                role=pick("model", "model", "override"),
+                config=body if place == "config" else None,
+                hf_quant=body if place == "hf_quant" else None,
+                metadata={pick("quantization_config", "_quantization_metadata"): body} if place == "metadata" else {},
+                edit=pick(*edits),
+                shards=pick(1, 1, 1, 2),
+            )
+        )
+    return tuple(kinds)

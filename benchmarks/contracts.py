@@ -23,8 +23,7 @@ from typing import Any
 
 from packaging.version import Version
 
-from benchmarks.contract_draws import drawn_kinds
-from benchmarks.contract_kinds import unseen_kinds
+from benchmarks.contract_kinds import drawn_kinds, unseen_kinds
 from harness.inspector.contracts.model import load_contract
 from harness.inspector.contracts.predict import predict
 from harness.runtimes.environments import installed

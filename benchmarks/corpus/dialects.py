@@ -12,7 +12,7 @@ from typing import Any
 import torch
 from safetensors.torch import load_file
 
-from benchmarks.corpus import libraries, written
+from benchmarks.corpus import libraries, published, variants, written
 from benchmarks.corpus.edit import Edit, Tensors, quantized, swap_nibbles, swizzle
 from benchmarks.corpus.exports import EXPERTS
 from benchmarks.corpus.mixed import mixed
@@ -386,7 +386,49 @@ LIBRARY_DIALECTS: tuple[Dialect, ...] = (
     Dialect("F16, two single files", "base", libraries.half),
 )
 """Written down with the right answer before they were run for the first time."""
-DIALECTS = (*BASIC_DIALECTS, *LIBRARY_DIALECTS)
+PUBLISHED_DIALECTS: tuple[Dialect, ...] = (
+    Dialect("ComfyUI FP8, marker of no elements behind a prefix", "fp8", published.empty_marker),
+    Dialect("ComfyUI FP8 with layers in full precision", "fp8", published.full_precision_layers),
+    Dialect("ComfyUI FP8 stored as bytes", "fp8", lambda edit: written.remake(edit, published.as_bytes)),
+    Dialect("Musubi Tuner FP8 in groups [N, G, 1]", "fp8", lambda edit: written.remake(edit, published.musubi_groups)),
+    Dialect("Kijai FP8 with VACE's blocks", "fp8", published.vace),
+    Dialect("ModelOpt FP8_PB_WO [N / 128, 1, K / 128, 1]", "fp8", published.square_blocks),
+    Dialect("ModelOpt INT4 AWQ", "fp8", published.smoothed_int4),
+    Dialect("ModelOpt INT8 SmoothQuant", "fp8", published.smoothed_int8),
+    Dialect("compressed-tensors W4A16", "fp8", lambda edit: published.compressed(edit, 4)),
+    Dialect("compressed-tensors W4A16_ASYM", "fp8", lambda edit: published.compressed(edit, 4, symmetric=False)),
+    Dialect("compressed-tensors W8A16 in words", "fp8", lambda edit: published.compressed(edit, 8)),
+    Dialect("GPTQ", "fp8", lambda edit: written.remake(edit, published.gptq(), published.GPTQ)),
+    Dialect("AWQ (AutoAWQ)", "fp8", lambda edit: written.remake(edit, published.awq(), published.AWQ)),
+    Dialect("optimum-quanto qint4", "fp8", published.quanto_four),
+    Dialect("optimum-quanto INT8 with scales of activations", "fp8", published.quanto_with_activations),
+    Dialect("comfy-kitchen ConvRot W4A4", "fp8", lambda edit: libraries.comfy(edit, "w4a4")),
+    Dialect("comfy-kitchen AWQ W4A16", "fp8", lambda edit: written.remake(edit, published.comfy_awq)),
+    Dialect("comfy-kitchen SVDQuant W4A4", "fp8", lambda edit: written.remake(edit, published.comfy_svdquant)),
+    Dialect("torchao 4-bit codes in bytes", "fp8", published.torchao_intx),
+    Dialect("bitsandbytes NF4 stored as BF16", "fp8", lambda edit: written.remake(
+        edit, published.nf4_as_bf16, {**written.BITSANDBYTES, "bnb_4bit_quant_storage": "bfloat16"})),
+    Dialect("LightX2V NVFP4, weights only", "nvfp4", published.lightx2v_weights_only),
+    Dialect("Diffusers' layerwise cast", "fp8", published.layerwise),
+)  # fmt: skip
+"""Kinds that are published, written down with the right answer before they were run for the first time."""
+VARIANT_DIALECTS: tuple[Dialect, ...] = (
+    Dialect("ComfyUI FP8 cast with scales of 1", "fp8", variants.unit_scales),
+    Dialect("FP8 with learned rounding", "fp8", lambda edit: variants.single(edit, variants.learned_rounding)),
+    Dialect("FP8 with corrected biases", "fp8", lambda edit: variants.single(edit, variants.corrected_biases(1.0))),
+    Dialect("MXFP8 with a scale per tensor too", "fp8", lambda edit: variants.single(edit, variants.hybrid_mxfp8)),
+    Dialect("FP8 with a scale under two names", "fp8", variants.same_scale_twice),
+    Dialect("Animate, scaled FP8", "fp8", variants.animate),
+)
+"""Wan's variants, and converters that change more than the weights."""
+MODELOPT_DIALECTS: tuple[Dialect, ...] = (
+    Dialect("ModelOpt FP8 in blocks (its exporter)", "fp8", variants.modelopt("FP8_2D_BLOCKWISE_WEIGHT_ONLY_CFG")),
+    Dialect("ModelOpt W4A8_NVFP4_FP8", "fp8", variants.modelopt("W4A8_NVFP4_FP8_CFG")),
+    Dialect("ModelOpt compressed in memory", "fp8", variants.compressed_in_memory),
+    Dialect("ModelOpt fake quantization in BF16", "fp8", variants.fake_quantized),
+)
+"""ModelOpt's further formats, written by itself."""
+DIALECTS = (*BASIC_DIALECTS, *LIBRARY_DIALECTS, *PUBLISHED_DIALECTS, *VARIANT_DIALECTS, *MODELOPT_DIALECTS)
 
 
 def make(dialect: Dialect, exports: Path, folder: Path) -> Path:

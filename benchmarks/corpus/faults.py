@@ -12,7 +12,8 @@ from dataclasses import field as default
 import torch
 
 from benchmarks.corpus import field_faults as field
-from benchmarks.corpus import libraries, written
+from benchmarks.corpus import libraries, published, variants, written
+from benchmarks.corpus import published_faults as wild
 from benchmarks.corpus.mutations import (
     INFINITE,
     INVERTED,
@@ -108,6 +109,10 @@ KINDS: tuple[tuple[int, str], ...] = (
     (50, "INT8, MX, blocks, NF4, GGUF"),
     (52, "ComfyUI's markers, msModelSlim's description"),
     (56, "libraries' layouts, merged weights, failed downloads"),
+    (57, "weights that are no transformer's, formats that are only named"),
+    (58, "parts, shapes and markers of published files"),
+    (60, "packed integers, smoothed weights, scales of other rows and blocks"),
+    (62, "variants of Wan, other models, converters that change more than weights"),
 )
 """Last row number of each kind, and its title."""
 
@@ -201,7 +206,7 @@ BASIC_FAULTS: tuple[Fault, ...] = (
     Fault(39, "gzip", "expert", "fp8", field.file_of(b"\x1f\x8b\x08" + bytes(range(64))), "other_file"),
     Fault(39, "pickle", "expert", "fp8", field.file_of(b"PK\x03\x04" + bytes(64)), "pickle_file", "inconclusive"),
     Fault(39, "no_tensors", "expert", "fp8", field.empty_file, "no_tensors", "inconclusive"),
-    Fault(39, "gptq", "all", "fp8", field.opaque, "format_not_decoded", "inconclusive"),
+    Fault(39, "gptq_3_bits", "all", "fp8", field.opaque, "format_not_decoded", "inconclusive"),
     *_many(40, "norms_in_fp8", "all layer", "fp8", field.eight_bit_norms, "dtype_differs"),
     *_many(40, "norms_in_fp8_without_base", "all layer", "fp8", field.eight_bit_norms, "dtype_differs", baseless=True),
     *_many(41, "no_second_level", "all layer", "nvfp4", field.first_level_only, "block_scale_subnormal", baseless=True),
@@ -249,8 +254,6 @@ LIBRARY_FAULTS: tuple[Fault, ...] = (
     Fault(51, "marker_of_another_format", "all", "fp8", libraries.marked_otherwise, "format_mismatch"),
     Fault(51, "marker_of_another_format", "baseless", "fp8", libraries.marked_otherwise, "format_mismatch",
           baseless=True),
-    Fault(51, "w4a4", "all", "fp8", libraries.w4a4, "format_not_decoded",
-          "inconclusive"),
     Fault(51, "nunchaku", "all", "fp8", libraries.nunchaku, "format_not_decoded", "inconclusive"),
     Fault(51, "same_level_twice", "one", "fp8", libraries.same_level_twice, "experts_identical"),
     Fault(52, "described_as_float", "layer", "fp8", libraries.described_wrongly("float"), "ignore_contradicted"),
@@ -263,8 +266,6 @@ LIBRARY_FAULTS: tuple[Fault, ...] = (
           field.remade(libraries.half_scb, libraries.half_scb, {"quant_method": "bitsandbytes", "load_in_8bit": True}),
           "gain"),
     Fault(53, "compressed_global_direct", "all", "fp8", libraries.direct_global, "global_scale_inverted"),
-    Fault(53, "packed_int4", "all", "fp8", libraries.packed_int4,
-          "format_not_decoded", "inconclusive"),
     Fault(53, "quanto_int4", "all", "fp8", libraries.quanto_int4,
           "format_not_decoded", "inconclusive"),
     *_many(54, "scale_inv_is_inverse", "all layer", "fp8", field.remade(written.blocks, libraries.really_inverse),
@@ -279,4 +280,59 @@ LIBRARY_FAULTS: tuple[Fault, ...] = (
     Fault(56, "json_error", "expert", "fp8", field.file_of(libraries.JSON_ERROR), "html_page"),
 )  # fmt: skip
 """Written down with the right answer before they were run for the first time."""
-FAULTS = (*BASIC_FAULTS, *LIBRARY_FAULTS)
+PUBLISHED_FAULTS: tuple[Fault, ...] = (
+    *_many(57, "lora", "comfy", "fp8", wild.alone(wild.COMFY_LORA), "not_a_transformer", severity="inconclusive"),
+    *_many(57, "lora", "kohya", "fp8", wild.alone(wild.KOHYA_LORA), "not_a_transformer", severity="inconclusive"),
+    *_many(57, "lora", "peft", "fp8", wild.alone(wild.PEFT_LORA), "not_a_transformer", severity="inconclusive",
+           baseless=True),
+    Fault(57, "vace_module", "alone", "fp8", wild.of(lambda edit: published.vace(edit, whole=False)),
+          "not_a_transformer", "inconclusive"),
+    Fault(57, "vae", "alone", "fp8", wild.alone(wild.VAE), "not_a_transformer", "inconclusive", baseless=True),
+    Fault(57, "text_encoder", "alone", "fp8", wild.alone(wild.TEXT_ENCODER), "not_a_transformer", "inconclusive"),
+    Fault(57, "mxfp6", "all", "fp8", wild.of(published.lightx2v_mxfp6),
+          "format_not_decoded", "inconclusive"),
+    Fault(58, "part_missing", "expert", "fp8", wild.part_missing, "shard_missing", baseless=True),
+    Fault(58, "patch_embedding_flattened", "all", "fp8", wild.flattened, "shape_differs", baseless=True),
+    Fault(58, "same_file_twice", "baseless", "fp8", wild.same_file_twice, "experts_identical", baseless=True),
+    Fault(58, "marker_without_weight", "layer", "fp8", wild.marker_without_weight, "scale_orphaned"),
+    Fault(58, "marker_of_plain_weight", "layer", "fp8", wild.marker_of_plain_weight, "format_mismatch", baseless=True),
+    Fault(58, "other_channels", "all", "fp8", wild.other_channels, "config_contradicts_tensors", baseless=True),
+    Fault(58, "vace_scales_lost", "all", "fp8", wild.of(lambda edit: published.vace(edit, scales=False)),
+          "scale_missing"),
+    Fault(58, "layerwise_norms_too", "all", "fp8", wild.of(lambda edit: published.layerwise(edit, norms=True)),
+          "dtype_differs", baseless=True),
+    *_many(59, "gptq_gain", "all", "fp8", wild.of(
+        lambda edit: written.remake(edit, published.gptq(2.0), published.GPTQ)), "gain"),
+    Fault(59, "awq_order", "all", "fp8", wild.of(
+        lambda edit: written.remake(edit, published.awq((0, 1, 2, 3, 4, 5, 6, 7)), published.AWQ)),
+          "weights_unrelated"),
+    Fault(59, "zero_points_lost", "all", "fp8", wild.of(
+        lambda edit: published.compressed(edit, 4, symmetric=False, keep_zeros=False)), "scale_missing",
+        baseless=True),
+    Fault(59, "smoothing_lost", "all", "fp8", wild.of(lambda edit: published.smoothed_int8(edit, keep=False)),
+          "weights_unrelated"),
+    *_many(60, "scales_of_other_rows", "all layer", "fp8", field.remade(written.int8(True), wild.shifted_rows),
+           "scales_unrelated"),
+    Fault(60, "block_scales_transposed", "all", "fp8", wild.transposed_blocks, "scales_unrelated"),
+    Fault(60, "fused_in_another_order", "all", "fp8", wild.fused_in_another_order, "weights_unrelated"),
+    Fault(60, "nf4_declared_fp4", "all", "fp8", wild.other_table, "weights_unrelated"),
+)  # fmt: skip
+"""Kinds that are published, written down with the right answer before they were run for the first time."""
+VARIANT_FAULTS: tuple[Fault, ...] = (
+    Fault(61, "marker_e4m3_of_e5m2", "all", "fp8", variants.marked_e4m3, "format_mismatch"),
+    Fault(61, "marker_e4m3_of_e5m2", "baseless", "fp8", variants.marked_e4m3, "format_mismatch", baseless=True),
+    Fault(61, "two_scales", "all", "fp8", variants.two_scales, "two_scales"),
+    Fault(61, "two_scales", "baseless", "fp8", variants.two_scales, "two_scales", baseless=True),
+    Fault(61, "dtype_lost", "all", "fp8", variants.plain_bytes, "dtype_lost"),
+    Fault(61, "dtype_lost", "baseless", "fp8", variants.plain_bytes, "dtype_lost", baseless=True),
+    Fault(61, "nf4_blocksize", "baseless", "fp8", variants.other_state(blocksize=128), "scale_shape", baseless=True),
+    Fault(61, "nf4_declared_int8", "baseless", "fp8", variants.declared_eight_bits, "format_mismatch", baseless=True),
+    Fault(61, "bias_far_off", "all", "fp8", variants.far_biases, "excluded_differs"),
+    Fault(61, "f16_overflow", "row", "base", variants.overflowed, "weights_nan"),
+    Fault(62, "distilled", "all", "fp8", variants.distilled, "wrong_base"),
+    Fault(62, "block_absent", "middle", "fp8", variants.without_block, "tensor_missing", baseless=True),
+    Fault(62, "vace_layers", "one", "fp8", variants.vace_layers, "tensor_missing"),
+    Fault(62, "flux", "file", "fp8", variants.flux, "other_model", baseless=True),
+)  # fmt: skip
+"""Faults of `benchmarks.corpus.variants`."""
+FAULTS = (*BASIC_FAULTS, *LIBRARY_FAULTS, *PUBLISHED_FAULTS, *VARIANT_FAULTS)

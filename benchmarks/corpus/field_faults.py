@@ -235,19 +235,21 @@ def exchanged_gguf(edit: Edit, strength: str) -> None:
 
 
 def opaque(edit: Edit, strength: str) -> None:
-    """GPTQ's packing into 32-bit words: named, not decoded."""
+    """GPTQ's 3 bits in 32-bit words: named, not decoded."""
     for expert in EXPERTS:
         tensors = edit.tensors(expert)
         for module in quantized(tensors):
             weight = tensors.pop(f"{module}.weight")
             tensors.pop(f"{module}.weight_scale")
             tensors.pop(f"{module}.input_scale", None)
-            tensors[f"{module}.qweight"] = torch.zeros(weight.shape[1] // 8, weight.shape[0], dtype=torch.int32)
+            tensors[f"{module}.qweight"] = torch.zeros(weight.shape[1] * 3 // 32, weight.shape[0], dtype=torch.int32)
             tensors[f"{module}.scales"] = torch.ones(weight.shape[1] // 64, weight.shape[0])
-            tensors[f"{module}.qzeros"] = torch.zeros(weight.shape[1] // 64, weight.shape[0] // 8, dtype=torch.int32)
+            tensors[f"{module}.qzeros"] = torch.zeros(
+                weight.shape[1] // 64, weight.shape[0] * 3 // 32, dtype=torch.int32
+            )
         edit.write(expert, tensors)
         body = edit.config(expert)
-        body["quantization_config"] = {"quant_method": "gptq", "bits": 4, "group_size": 64}
+        body["quantization_config"] = {"quant_method": "gptq", "bits": 3, "group_size": 64}
         edit.write_config(expert, body)
 
 

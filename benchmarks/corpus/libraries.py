@@ -382,16 +382,6 @@ def described_wrongly(kind: str) -> Mutation:
     return mutate
 
 
-def w4a4(edit: Edit, strength: str) -> None:
-    """comfy-kitchen's rotated 4-bit weights, packed for its kernel: named, not decoded."""
-    comfy(edit, "w4a4")
-
-
-def packed_int4(edit: Edit, strength: str) -> None:
-    """compressed-tensors' 4-bit integers in 32-bit words: named, not decoded."""
-    compressed(edit, "w4a16")
-
-
 def quanto_int4(edit: Edit, strength: str) -> None:
     """optimum-quanto's 4-bit groups: named, not decoded."""
     quanto(edit, "int4")

@@ -282,8 +282,11 @@ def lightx2v_nvfp4(edit: Edit) -> None:
         edit.write_config(expert, body)
 
 
-def gguf(edit: Edit, kind: str) -> None:
-    """Both experts as GGUF files through the ``gguf`` library, in City96's layout."""
+def gguf(edit: Edit, kind: str, shapes: bool = True) -> None:
+    """Both experts as GGUF files through the ``gguf`` library, in City96's layout.
+
+    ``shapes``: whether the metadata states the shape of a tensor that was flattened.
+    """
     from gguf import GGMLQuantizationType, GGUFWriter
     from gguf.quants import quantize
 
@@ -299,7 +302,8 @@ def gguf(edit: Edit, kind: str) -> None:
                 type_ = GGMLQuantizationType[kind]
                 writer.add_tensor(wan_name(name), quantize(array, type_), raw_dtype=type_)
             elif array.ndim > 4:
-                writer.add_array(f"comfy.gguf.orig_shape.{wan_name(name)}", list(array.shape))
+                if shapes:
+                    writer.add_array(f"comfy.gguf.orig_shape.{wan_name(name)}", list(array.shape))
                 writer.add_tensor(wan_name(name), array.reshape(array.shape[0], -1))
             else:
                 writer.add_tensor(wan_name(name), array)

@@ -26,7 +26,7 @@ def readings(stored: StoredLinear) -> dict[str, F32]:
     size, columns = int(stored.state["blocksize"]), stored.shape[1]
     # blocks run over the flat tensor, across row ends: rows can be cut out only if they begin with a block and a byte
     first, count = int(stored.rows[0]) * columns, len(stored.rows) * columns
-    if first % size or first % 2 or stored.weight.elements * 2 < first + count:
+    if first % size or first % 2 or stored.weight.nbytes * 2 < first + count:
         raise ValueError("the rows that were chosen do not begin with a block")
     packed = np.frombuffer(stored.read(stored.weight, first // 2, -(-count // 2)), np.uint8)
     blocks = slice(first // size, -(-(first + count) // size))
@@ -55,4 +55,5 @@ NF4: Final = Format(
     noise=0.11,
     source="bitsandbytes functional.dequantize_4bit",
     readings=readings,
+    algorithms=r"^BNB_(NF4|FP4)$",
 )

@@ -38,6 +38,16 @@ class Declaration:
     """Module to the names that the file itself gives it, if they were translated."""
 
     @property
+    def bits(self) -> int | None:
+        """Return the bits of a weight if the declaration states one number: ``num_bits``, ``bits`` or ``w_bit``."""
+        stated = [
+            group["weights"].get("num_bits") for group in _groups(self.raw) if isinstance(group.get("weights"), Mapping)
+        ]
+        stated += [self.raw.get(name) for name in ("bits", "num_bits", "w_bit")]
+        numbers = {value for value in stated if isinstance(value, int) and not isinstance(value, bool)}
+        return next(iter(numbers)) if len(numbers) == 1 else None
+
+    @property
     def declared(self) -> bool:
         """Return whether the checkpoint declares anything."""
         return bool(self.origin)
@@ -57,6 +67,14 @@ class Declaration:
         if self.layers:
             return declared_format(self.layers.get(module, ""), {})
         return self.format
+
+    def asymmetric(self, module: str) -> bool:
+        """Return whether the weight of one Linear is declared asymmetric: its codes need a zero point."""
+        groups = (group.get("weights") for group in _groups(self.raw) if _targets(group, module))
+        return any(
+            isinstance(weights, Mapping) and weights.get("symmetric") is False and weights.get("type") == "int"
+            for weights in groups
+        )
 
     def static_inputs(self, module: str) -> bool | None:
         """Return whether activations of one Linear are quantized with a stored scale; ``None`` if not declared."""

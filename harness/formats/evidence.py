@@ -63,6 +63,8 @@ class Fit:
     exact: Exact | None = None
     rows: int = 0
     ranking: tuple[str, ...] = field(default=())
+    local: float = 0.0
+    """Mean cosine of the best reading over blocks of `LOCAL` columns: scales of blocks and rows do not change it."""
 
     @property
     def best(self) -> str:
@@ -106,7 +108,22 @@ def fit(decoded: Mapping[str, F32], base: F32, scale: float) -> Fit:
     sums = {name: Sums.of(values, base) for name, values in decoded.items()}
     scores = {name: item.score(scale) for name, item in sums.items()}
     ranking = tuple(sorted(scores, key=lambda name: -scores[name].cosine))
-    return Fit(sums, scores, scale, rows=len(base), ranking=ranking)
+    return Fit(sums, scores, scale, rows=len(base), ranking=ranking, local=local_cosine(decoded[ranking[0]], base))
+
+
+LOCAL = 16
+"""Columns per block of `Fit.local`: the smallest group that shares a scale in any format."""
+
+
+def local_cosine(decoded: F32, base: F32) -> float:
+    """Return the mean cosine over blocks of `LOCAL` columns of two [R, K]; 0 if K is no multiple of it."""
+    if decoded.shape[1] % LOCAL or not decoded.size:
+        return 0.0
+    finite = np.nan_to_num(decoded, nan=0.0, posinf=0.0, neginf=0.0).reshape(-1, LOCAL)
+    blocks = base.reshape(-1, LOCAL)
+    sums = Sums(_dot(finite, finite), _dot(finite, blocks), _dot(blocks, blocks))
+    alive = sums.bb > 0
+    return float(sums.row_cosine()[alive].mean()) if alive.any() else 0.0
 
 
 def _dot(left: F32, right: F32) -> F64:

@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 from harness.formats.codecs import F32
 from harness.formats.damage import PLAIN
 from harness.formats.decode import ROTATIONS, rotated_name, undo_rotation
+from harness.formats.int4 import readings as packed_readings
 from harness.formats.scaled import readings
 from harness.formats.spec import Format, Gate, Scale, StoredLinear
 
@@ -24,6 +25,8 @@ def encode(values: F32) -> dict[str, NDArray[Any]]:
 
 def rotated_readings(stored: StoredLinear) -> dict[str, F32]:
     """Return the values [rows, K]. A declared rotation is undone; each usual one, and none, are further readings."""
+    if stored.packing:
+        return packed_readings(stored)
     if not stored.rotation:
         return readings(stored)
     (values,) = readings(replace(stored, code="int8")).values()
@@ -40,7 +43,7 @@ INT8: Final = Format(
     noise=0.02,
     source="weight = code * scale",
     readings=rotated_readings,
-    algorithms=r"^(INT8|INT_QUANTIZED|INT8_.*|W8A8(?!.*FP8).*|W8A16(?!.*FP8).*)$",
+    algorithms=r"^(INT8|INT_QUANTIZED|INT8_.*|W8A8(?!.*FP8).*|W8A16(?!.*FP8).*|LLM\.INT8)$",
     scales=(Scale("weight_scale", absent="scale_missing"),),
     encode=encode,
     faults=PLAIN,

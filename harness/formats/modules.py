@@ -17,7 +17,7 @@ from harness.records.inspection import StoredFormat
 
 Dialect = Literal[
     "modelopt", "compressed-tensors", "comfy", "lightx2v", "bitsandbytes", "torchao", "quanto", "deepseek", "gguf",
-    "modelslim", "nunchaku", "plain",
+    "modelslim", "nunchaku", "gptq", "awq", "plain",
 ]  # fmt: skip
 FLOAT_FORMATS: dict[str, StoredFormat] = {"BF16": "bf16", "F16": "fp16", "F32": "fp32", "F64": "fp32"}
 WEIGHT_SUFFIXES = (".weight", ".weight_packed", ".qweight")
@@ -28,7 +28,10 @@ SCALE_SUFFIXES = (
     ".weight_format", ".input_absmax", ".alpha", ".qzeros", ".scales", ".g_idx", ".wscales", ".smooth_factor",
     ".weight_act_pre_scale", ".weight_act_scale", ".weight_act_zero_point", ".output_scale",
     ".proj_down", ".proj_up", ".wtscale", ".wcscales", ".smooth_factor_orig", ".wzeros", ".lora_down", ".lora_up",
-    ".weight_offset", ".input_offset", ".quant_bias", ".deq_scale",
+    ".weight_offset", ".input_offset", ".quant_bias", ".deq_scale", ".weight_g_idx", ".weight_zeros",
+    ".weight_proj_down", ".weight_proj_up", ".weight_smooth_factor", ".weight_s_rel", ".weight_s_channel",
+    ".weight_correction", ".weight_codebook",
+    ".weight_amax", ".input_amax", ".output_amax", ".weight_scalar",
 )  # fmt: skip
 SCALE_PARTS = re.compile(r"\.weight\.(absmax|quant_map|nested_absmax|nested_quant_map|quant_state\.bitsandbytes__\w+)$")
 """Names of tensors that bitsandbytes stores beside a weight."""
@@ -37,6 +40,10 @@ _BLOCK = re.compile(r"(?:^|\.)blocks\.(\d+)\.")
 FP8_DTYPES = {"F8_E4M3": "e4m3", "F8_E5M2": "e5m2", "F8_E4M3FNUZ": "e4m3", "F8_E5M2FNUZ": "e5m2"}
 """Code table by dtype; FNUZ codes differ by a factor of two, which the fitted gain shows."""
 FP8_TILE = 128
+NVFP4_WIDE_BLOCK = 32
+"""Values per block scale of ModelOpt's W4A8_NVFP4_FP8."""
+WHOLE_ROWS = ("scalar", "one", "channel", "channel_column")
+"""Kinds of scales that cover whole rows of a weight."""
 FLOATS = ("F32", "BF16", "F16", "F64")
 
 
@@ -88,13 +95,17 @@ class Module:
     parts: Mapping[str, TensorEntry] = field(default_factory=dict)
     """Every further tensor of the Linear by its suffix."""
     state: Mapping[str, Any] = field(default_factory=dict)
-    """bitsandbytes' ``quant_state``."""
+    """bitsandbytes' ``quant_state``; of packed integers ``bits`` and further facts of the declaration."""
     opaque: str = ""
     """Why this version does not decode it; empty if it does."""
     rotation: int = 0
     """Columns per group that a declared Hadamard rotation mixes; 0: none is declared."""
+    packing: str = ""
+    """Order of packed integers, a key of ``harness.formats.int4.PACKINGS``; empty: a code per byte."""
     stated: StoredFormat | None = None
     """Format that the Linear's own ``comfy_quant`` marker states; ``None``: it states none that is known here."""
+    stated_code: str = ""
+    """Code table of 8-bit floats that the marker states: ``e4m3``, ``e5m2``, or empty."""
 
     @property
     def zero_point(self) -> TensorEntry | None:
@@ -111,13 +122,19 @@ class Module:
         """Return [N, K] of the logical weight: formats of 4 bits store two codes per byte."""
         if self.logical is not None:
             return self.logical
-        rows, columns = self.weight.shape
-        return rows, columns * self.spec.values_per_byte
+        # tiles of a kernel have more axes: only the number of bytes is known then
+        rows = self.weight.shape[0] if self.weight.shape else 1
+        return rows, self.weight.elements // max(rows, 1) * self.spec.values_per_byte
 
     @property
     def spec(self) -> Format:
         """Return the format's object; that of ``unknown`` for plain floats."""
         return known_formats().get(self.format) or known_formats()["unknown"]
+
+    @property
+    def values_per_scale(self) -> int:
+        """Return the values per block scale: the format's own number unless the Linear declares a wider one."""
+        return self.block[1] if self.format == "nvfp4" and self.block[1] > 1 else self.spec.block
 
     @property
     def outer_scale(self) -> TensorEntry | None:
@@ -170,7 +187,8 @@ def group(tensors: Mapping[str, TensorEntry], hints: Hints = NO_HINTS) -> dict[s
             continue
         stem = name[: -len(ending)]
         entry, parts = tensors[name], siblings.get(stem, {})
-        if len(entry.shape) == 2 or (stem in hints.types and entry.dtype not in FLOATS):
+        packed = (stem in hints.types or stem in hints.markers) and entry.dtype not in FLOATS
+        if len(entry.shape) == 2 or packed:
             modules[stem] = _module(stem, entry, parts, hints, packed=ending == ".weight_packed", four=four)
     return modules
 
@@ -188,9 +206,9 @@ def _module(
     scale = get("weight_scale", "scale_weight", "SCB") or (inverse if tiles else None)
     if scale is None and "scales" in parts:
         scale = parts["scales"]
+    scale = without_single_axes(scale)
     compressed = packed or get("weight_global_scale") is not None
     dialect = _dialect(weight, parts, hints, stem, marked=marked, packed=packed, tiles=tiles)
-    state = hints.states.get(stem, {})
     decided = decide(weight, scale, parts, hints, stem, four)
     rotation, decided = _rotated(decided, weight, marker or {})
     return Module(
@@ -211,11 +229,25 @@ def _module(
         code=decided.code,
         logical=decided.logical,
         parts=parts,
-        state=state,
+        state=decided.state or hints.states.get(stem, {}),
         opaque=decided.opaque,
         rotation=rotation,
+        packing=decided.packing,
         stated=marker_format(str(marker.get("format", ""))) if marker is not None else None,
+        stated_code=marker_code(str((marker or {}).get("format", ""))),
     )
+
+
+def without_single_axes(scale: TensorEntry | None) -> TensorEntry | None:
+    """Return a scale of three or more axes without its axes of length 1; another scale as it is.
+
+    Musubi Tuner stores groups as [N, G, 1], ModelOpt's FP8_PB_WO stores blocks as [N / 128, 1, K / 128, 1].
+    """
+    if scale is None or len(scale.shape) < 3:
+        return scale
+    shape = tuple(size for size in scale.shape if size != 1)
+    # [N, 1, 1] is a scale per row
+    return replace(scale, shape=shape if len(shape) != 1 else (*shape, 1))
 
 
 MARKED: dict[str, StoredFormat] = {
@@ -240,9 +272,14 @@ def marker_format(name: str) -> StoredFormat | None:
     return next((form for start, form in MARKED.items() if name == start or name.startswith(f"{start}_")), None)
 
 
+def marker_code(name: str) -> str:
+    """Return the code table that a marker's format names: ``float8_e5m2`` gives ``e5m2``; empty for any other."""
+    return next((code for code in ("e4m3", "e5m2") if name.startswith(f"float8_{code}")), "")
+
+
 def _rotated(decided: Decided, weight: TensorEntry, marker: Mapping[str, Any]) -> tuple[int, Decided]:
     """Return the declared rotation of a Linear, and its format: not decoded if the rotation cannot be undone."""
-    if not marker.get("convrot") or decided.opaque or decided.format in FLOAT_FORMATS.values():
+    if not marker.get("convrot") or decided.opaque or decided.packing or decided.format in FLOAT_FORMATS.values():
         return 0, decided
     size = marker.get("convrot_groupsize", 256)
     if decided.format != "int8":
@@ -263,12 +300,15 @@ def _dialect(
 ) -> Dialect:
     """Return the dialect of tensors with these names and shapes. The most specific marks are checked first."""
     scale = parts.get("weight_scale")
+    # bitsandbytes may store its bytes as a float tensor (``bnb_4bit_quant_storage``)
+    if "weight.absmax" in parts or "SCB" in parts:
+        return "bitsandbytes"
     if weight.dtype in FLOAT_FORMATS:
         return "plain"
     if weight.dtype.startswith(GGUF_PREFIX):
         return "gguf"
-    if "weight.absmax" in parts or "SCB" in parts:
-        return "bitsandbytes"
+    if "qzeros" in parts:
+        return "gptq" if _gptq_like(weight, parts) else "awq"
     if {"wscales", "wtscale", "proj_down"} & set(parts):
         return "nunchaku"
     if {"weight_offset", "deq_scale", "input_offset"} & set(parts) or hints.library == "modelslim":
@@ -281,8 +321,9 @@ def _dialect(
         return "comfy"
     if packed:
         return "compressed-tensors"
+    # compressed-tensors calls the weight beside a global scale weight_packed
     if "weight_global_scale" in parts:
-        return "lightx2v" if {"input_absmax", "alpha"} & set(parts) else "compressed-tensors"
+        return "lightx2v"
     if tiles:
         return "deepseek"
     if weight.dtype == "I8" and scale is not None:
@@ -300,6 +341,8 @@ class Decided:
     code: str = ""
     logical: tuple[int, int] | None = None
     opaque: str = ""
+    packing: str = ""
+    state: Mapping[str, Any] = field(default_factory=dict)
 
 
 def decide(
@@ -321,6 +364,8 @@ def decide(
         four: whether other Linears of the file set are NVFP4 beyond doubt.
     """
     kind = weight.dtype
+    if "weight.absmax" in parts and stem in hints.states:
+        return _bitsandbytes(hints.states[stem])
     if kind in FLOAT_FORMATS:
         return Decided(FLOAT_FORMATS[kind])
     declared = hints.declared.raw if hints.declared is not None else {}
@@ -332,17 +377,31 @@ def decide(
         return Decided(form.name, code=form.name, logical=shape, opaque=undecoded)
     if kind.startswith(GGUF_PREFIX):
         return Decided("gguf", code=kind.removeprefix(GGUF_PREFIX))
-    stated = str((hints.markers.get(stem) or {}).get("format", ""))
-    if marker_format(stated) == "int4" and kind in ("I8", "U8") and len(weight.shape) == 2:
-        packed = (weight.shape[0], weight.shape[1] * 2)
-        return Decided("int4", logical=packed, opaque=f"its marker says {stated}, which is packed for one kernel")
+    marker = hints.markers.get(stem) or {}
+    stated = str(marker.get("format", ""))
+    if len(weight.shape) != 2:
+        return Decided("int4" if marker_format(stated) == "int4" else _of_tiles(hints.types.get(stem, "")),
+                       opaque=f"its bytes are in tiles of {len(weight.shape)} axes for one kernel")  # fmt: skip
+    if marker_format(stated) == "int4" and kind in ("I8", "U8"):
+        return _marked_four(weight, scale, parts, marker, stated)
     slim = hints.declared is not None and hints.declared.method == "modelslim"
     if slim and hints.declared is not None and hints.declared.algo_of(stem).upper().startswith("W4A"):
         return Decided("int4", opaque=f"msModelSlim packs {hints.declared.algo_of(stem)} for its own kernels")
     if {"wscales", "wtscale", "proj_down"} & set(parts):
         return Decided("int4", opaque="nunchaku packs it for its own kernels (SVDQuant)")
-    if "Int4" in hints.types.get(stem, "") or "UIntx" in hints.types.get(stem, ""):
+    type_ = hints.types.get(stem, "")
+    if "IntxUnpacked" in type_ and kind == "I8" and scale is not None:
+        spread, block = scale_kind(weight, scale, NO_HINTS)
+        shape = (weight.shape[0], weight.shape[1])
+        return Decided("int4", spread, block, "int4", shape, packing="whole_bytes")
+    if "Int4" in type_ or "UIntx" in type_ or "IntxOpaque" in type_:
         return Decided("int4", opaque="torchao packs it for its own kernels")
+    if hints.library == "modelopt" and kind == "U8" and scale is not None and scale.dtype in FLOATS:
+        why = "ModelOpt compressed it in memory, and its blocks are stored flat"
+        logical = (weight.shape[0], weight.shape[1] * 2) if len(weight.shape) == 2 else None
+        return Decided("int4", logical=logical, opaque=why)
+    if kind == "U8" and stated.startswith("float8_") and (code := FP8_DTYPES.get(MARKED_CODES.get(stated[:10], ""))):
+        return _eight(weight, scale, hints, code)
     if kind in FP8_DTYPES:
         return _eight(weight, scale, hints)
     if kind == "I8":
@@ -350,12 +409,78 @@ def decide(
     if kind == "U8":
         return _bytes(weight, scale, parts, hints, stem, four)
     if kind in ("I32", "U32"):
-        return Decided("int4", opaque="its codes are packed into 32-bit words (GPTQ, AWQ, compressed-tensors)")
+        return _words(weight, scale, parts, hints)
     return Decided("unknown", opaque=f"weights of dtype {kind} are of no format that is known here")
 
 
-def _eight(weight: TensorEntry, scale: TensorEntry | None, hints: Hints) -> Decided:
-    code = FP8_DTYPES[weight.dtype]
+def _of_tiles(type_: str) -> StoredFormat:
+    """Return the format of torchao's class of a weight with another number of axes than two."""
+    return "int4" if "Int4" in type_ or "Intx" in type_ else "unknown"
+
+
+MARKED_CODES: dict[str, str] = {"float8_e4m": "F8_E4M3", "float8_e5m": "F8_E5M2"}
+"""Start of a marker's format to the dtype of its codes: a file may store them as bytes (ComfyUI's QUANTIZATION.md)."""
+
+
+def _marked_four(
+    weight: TensorEntry,
+    scale: TensorEntry | None,
+    parts: Mapping[str, TensorEntry],
+    marker: Mapping[str, Any],
+    stated: str,
+) -> Decided:
+    """Return the format of a Linear whose marker names one of comfy-kitchen's layouts of 4 bits, [N, K / 2]."""
+    shape = (weight.shape[0], weight.shape[1] * 2)
+    if scale is not None and "convrot" in stated:
+        size = marker.get("convrot_groupsize", 256)
+        if isinstance(size, int) and not isinstance(size, bool) and is_rotation(size) and shape[1] % size == 0:
+            return Decided("int4", code="int4", logical=shape, packing="comfy_rotated", state={"group": size})
+        why = f"its marker declares a rotation of {size} columns, which fits no such row"
+        return Decided("int4", logical=shape, opaque=why)
+    if scale is not None and "awq" in stated and "weight_zeros" in parts:
+        return Decided("int4", code="int4", logical=shape, packing="comfy_awq")
+    factors = {"weight_proj_down", "weight_proj_up", "weight_smooth_factor"}
+    if scale is not None and "svdquant" in stated and factors <= set(parts):
+        return Decided("int4", code="int4", logical=shape, packing="comfy_svdquant")
+    return Decided("int4", logical=shape, opaque=f"its marker says {stated}, which is packed for one kernel")
+
+
+def _gptq_like(weight: TensorEntry, parts: Mapping[str, TensorEntry]) -> bool:
+    """Return whether ``qweight`` packs columns (GPTQ: [K / 8, N]) and not rows (AWQ: [K, N / 8])."""
+    scales = parts.get("scales")
+    return "g_idx" in parts or (scales is not None and len(scales.shape) == 2 and scales.shape[1] == weight.shape[1])
+
+
+def _words(weight: TensorEntry, scale: TensorEntry | None, parts: Mapping[str, TensorEntry], hints: Hints) -> Decided:
+    """Return the format of integers that are packed into 32-bit words."""
+    declared = hints.declared.raw if hints.declared is not None else {}
+    zeros = parts.get("qzeros")
+    if scale is not None and zeros is not None and len(zeros.shape) == len(scale.shape) == len(weight.shape) == 2:
+        rows = scale.shape[1]
+        if _gptq_like(weight, parts):
+            bits = zeros.shape[1] * 32 // rows if rows else 0
+            state = {"bits": bits, "zeros": "v2" if declared.get("checkpoint_format") == "gptq_v2" else "v1"}
+            if bits in (4, 8) and scale.shape[0]:
+                shape = (rows, weight.shape[0] * 32 // bits)
+                return Decided(*_integer(bits), logical=shape, packing="gptq", state=state)
+        elif zeros.shape[1] == weight.shape[1] and rows == 8 * weight.shape[1]:
+            return Decided("int4", code="int4", logical=(rows, weight.shape[0]), packing="awq")
+    if scale is not None and "weight_packed" in parts:
+        bits = hints.declared.bits if hints.declared is not None and hints.declared.bits else 4
+        if bits in (4, 8):
+            shape = (weight.shape[0], weight.shape[1] * 32 // bits)
+            return Decided(*_integer(bits), logical=shape, packing="compressed", state={"bits": bits})
+    return Decided("int4", opaque="its codes are packed into 32-bit words in an order that is not known here")
+
+
+def _integer(bits: int) -> tuple[StoredFormat, str, tuple[int, int], str]:
+    """Return the first four members of `Decided` for packed integers: format, kind, block and code."""
+    name = "int4" if bits == 4 else "int8"
+    return name, "", (1, 1), name
+
+
+def _eight(weight: TensorEntry, scale: TensorEntry | None, hints: Hints, code: str = "") -> Decided:
+    code = code or FP8_DTYPES[weight.dtype]
     if scale is None:
         return Decided("fp8", "none", code=code)
     rows, columns = weight.shape
@@ -377,7 +502,7 @@ def scale_kind(weight: TensorEntry, scale: TensorEntry, hints: Hints) -> tuple[s
     For example, a scale of shape [N] gives ``("channel", (1, K))``.
     """
     rows, columns = weight.shape
-    shape = tuple(scale.shape)
+    shape = flat_blocks(scale.shape)
     if scale.dtype not in FLOATS:
         return "other", (1, 1)
     plain = {(): "scalar", (1,): "one", (rows,): "channel", (rows, 1): "channel_column"}
@@ -399,6 +524,11 @@ def scale_kind(weight: TensorEntry, scale: TensorEntry, hints: Hints) -> tuple[s
     return "other", (1, 1)
 
 
+def flat_blocks(shape: tuple[int, ...]) -> tuple[int, ...]:
+    """Return [A, B] for a scale [A, 1, B, 1], as ModelOpt writes the scales of blocks; any other shape unchanged."""
+    return (shape[0], shape[2]) if len(shape) == 4 and shape[1] == shape[3] == 1 else tuple(shape)
+
+
 def _bytes(
     weight: TensorEntry,
     scale: TensorEntry | None,
@@ -416,12 +546,54 @@ def _bytes(
             return Decided("nvfp4")
         return Decided("unknown", opaque="bytes without a scale, and nothing says what they are")
     if scale.dtype == "F8_E4M3":
-        return Decided("nvfp4")
+        # W4A8_NVFP4_FP8 has a block scale per 32 values; undeclared scales of that shape are those of half the blocks
+        algo = hints.declared.algo_of(stem).upper() if hints.declared is not None else ""
+        wide = "W4A8_NVFP4" in algo and scale.shape == (rows, columns * 2 // NVFP4_WIDE_BLOCK)
+        return Decided("nvfp4", block=(1, NVFP4_WIDE_BLOCK) if wide else (1, 1))
     if scale.dtype in ("U8", "F8_E8M0"):
+        if _holds_exponents(scale, columns * 8 // 6) and not _holds_exponents(scale, columns * 2):
+            why = "6-bit floats are not decoded in this version"
+            return Decided("mxfp6", logical=(rows, columns * 8 // 6), opaque=why)
         if scale.dtype == "F8_E8M0" or scale.elements < rows * -(-columns * 2 // 16):
             return Decided("mxfp4", "mx", (1, MX_BLOCK))
         return Decided("nvfp4")
+    if hints.library == "quanto":
+        return _quanto(weight, scale, parts)
+    # ModelOpt's INT4: two rows per byte, a scale per group of columns
+    if len(scale.shape) == 2 and scale.shape[0] == 2 * rows and scale.shape[1] and columns % scale.shape[1] == 0:
+        return Decided("int4", code="int4", logical=(2 * rows, columns), packing="row_pairs")
+    if weight.shape and scale.dtype in FLOATS and scale_kind(weight, scale, NO_HINTS)[0] in WHOLE_ROWS:
+        return _lost_dtype(weight, scale, hints, declared)
     return Decided("int4", opaque="4-bit integers with float scales, whose order of packing is the library's own")
+
+
+def _holds_exponents(scale: TensorEntry, columns: int) -> bool:
+    """Return whether a tensor has one exponent per 32 of ``columns``, or is padded to a multiple of 4 of them."""
+    wanted = -(-columns // MX_BLOCK)
+    return len(scale.shape) == 2 and scale.shape[1] in (wanted, -(-wanted // 4) * 4)
+
+
+def _quanto(weight: TensorEntry, scale: TensorEntry, parts: Mapping[str, TensorEntry]) -> Decided:
+    """Return the format of quanto's ``qint4`` and ``qint2``, whose files state no shape: the bias has the rows."""
+    packed, bias = weight.shape[0] if len(weight.shape) == 2 else 0, parts.get("bias")
+    per_byte = scale.elements // packed if packed else 0
+    if per_byte != 2 or "weight_zero_point" not in parts:
+        return Decided("int4", opaque="optimum-quanto's 2-bit integers are not decoded" if per_byte == 4 else
+                       "4-bit integers with float scales, whose order of packing is the library's own")  # fmt: skip
+    rows, values = bias.elements if bias is not None else 0, 2 * weight.elements
+    if not rows or values % rows or (values // rows) % weight.shape[1]:
+        return Decided("int4", opaque="its file states no shape: optimum-quanto writes none, and there is no bias")
+    return Decided("int4", code="int4", logical=(rows, values // rows), packing="quanto")
+
+
+def _lost_dtype(weight: TensorEntry, scale: TensorEntry, hints: Hints, declared: StoredFormat | None) -> Decided:
+    """Return the format of bytes whose scale covers whole rows, as only 8-bit codes have: their dtype was lost.
+
+    ``eight_bit_bytes`` reports those that are declared to be FP8; without a declaration they may be integers.
+    """
+    if declared == "fp8":
+        return replace(_eight(replace(weight, dtype="F8_E4M3"), scale, hints), state={"dtype": weight.dtype})
+    return Decided("unknown", opaque="8-bit codes stored as plain bytes: floats or integers, nothing says which")
 
 
 def _bitsandbytes(state: Mapping[str, Any]) -> Decided:

@@ -63,9 +63,13 @@ _PARTS: tuple[tuple[re.Pattern[str], str, str], ...] = (
     (re.compile(r"\._weight_per_tensor_scale$"), ".weight_scale_2", "torchao"),
     (re.compile(r"\._weight_act_per_tensor_scale$"), ".input_scale", "torchao"),
     (re.compile(r"\._weight_(scale|zero_point|act_pre_scale)$"), r".weight_\1", "torchao"),
-    (re.compile(r"\.weight\._data$"), ".weight", "quanto"),
+    (re.compile(r"\.weight\._data(\._data)?$"), ".weight", "quanto"),
     (re.compile(r"\.weight\._scale$"), ".weight_scale", "quanto"),
     (re.compile(r"\.weight\._shift$"), ".weight_zero_point", "quanto"),
+    (re.compile(r"\.weight_quantizer\._scale$"), ".weight_scale", "modelopt"),
+    (re.compile(r"\.weight_quantizer\._double_scale$"), ".weight_scale_2", "modelopt"),
+    (re.compile(r"\.input_quantizer\._pre_quant_scale$"), ".pre_quant_scale", "modelopt"),
+    (re.compile(r"\.(weight|input|output)_quantizer\._amax$"), r".\1_amax", "modelopt"),
 )
 """How libraries split one weight into several tensors; the third column is the library."""
 BLOCK = re.compile(r"(^|\.)blocks\.\d+\.")
@@ -91,7 +95,7 @@ class Naming:
     prefix: str = ""
     """Prefix of every name."""
     library: str = ""
-    """``torchao`` or ``quanto`` if a library's own tensor names were translated."""
+    """``torchao``, ``quanto`` or ``modelopt`` if a library's own tensor names were translated."""
     names: Mapping[str, str] = field(default_factory=dict)
     """Stored name to Diffusers' name."""
     other: tuple[str, ...] = ()

@@ -5,6 +5,8 @@ from __future__ import annotations
 import sys
 from pathlib import Path
 
+from harness.formats.families import OTHER_MODELS
+from harness.formats.families import PARTS as VARIANTS
 from harness.formats.names import PREFIXES
 from harness.formats.registry import built_in_formats, title_of
 
@@ -25,6 +27,7 @@ DIALECTS = (
     ("City96 / QuantStack", "GGUF, Wan's names, `HighNoise/`, `LowNoise/`", "one table"),
     ("torchao", "`to_q._weight_qdata`, `to_q._weight_scale`, classes in the header", "by parts of a weight"),
     ("optimum-quanto", "`to_q.weight._data`, `to_q.weight._scale`", "by parts of a weight"),
+    ("GPTQ, AWQ", "`qweight`, `qzeros`, `scales`", "beside the weight"),
     ("bitsandbytes", "`to_q.weight.absmax`, `quant_state`, `SCB`", "beside the weight"),
     ("compressed-tensors", "`weight_packed`, `weight_global_scale` (a reciprocal)", "as they are"),
     (
@@ -38,20 +41,27 @@ DIALECTS = (
         "by the description",
     ),
     ("nunchaku", "`qweight`, `wscales`, `proj_down`", "named, not decoded"),
+    (
+        "ModelOpt in memory (Diffusers)",
+        "`to_q.weight_quantizer._scale`, `_double_scale`, `_amax`",
+        "by parts of a weight",
+    ),
     ("packed QKV", "`attn1.to_qkv`, `self_attn.qkv`", "split into row ranges"),
 )
 PAIRS: tuple[tuple[str, tuple[str, ...], str], ...] = (
-    ("ModelOpt, SGLang's converter", ("nvfp4", "fp8", "mxfp8", "mxfp4"), "-"),
-    ("compressed-tensors", ("nvfp4", "fp8", "int8"), "INT4 in 32-bit words"),
-    ("ComfyUI, comfy-kitchen, Kijai", ("fp8", "nvfp4", "mxfp8", "int8"), "4-bit ConvRot, SVDQuant, AWQ markers"),
-    ("LightX2V", ("fp8", "int8", "nvfp4"), "-"),
+    ("ModelOpt, SGLang's converter", ("nvfp4", "fp8", "mxfp8", "mxfp4", "int8", "int4"), "-"),
+    ("compressed-tensors", ("nvfp4", "fp8", "int8", "int4"), "integers of 2 or 3 bits, MXFP6"),
+    ("ComfyUI, comfy-kitchen, Kijai", ("fp8", "nvfp4", "mxfp8", "int8", "int4"), "tile-packed SVDQuant, W4A8"),
+    ("Musubi Tuner, Diffusers' layerwise casts", ("fp8",), "-"),
+    ("LightX2V", ("fp8", "int8", "nvfp4"), "MXFP6"),
     ("DeepSeek's blocks", ("fp8",), "-"),
-    ("torchao", ("fp8", "int8", "mxfp8", "nvfp4"), "Int4Tensor, UIntx"),
+    ("torchao", ("fp8", "int8", "mxfp8", "nvfp4", "int4"), "Int4Tensor, UIntx"),
     ("bitsandbytes", ("nf4", "int8"), "a `quant_state` without type, shape or block size"),
-    ("optimum-quanto", ("fp8", "int8"), "qint4, qint2"),
+    ("optimum-quanto", ("fp8", "int8", "int4"), "qint2; qint4 of a Linear without a bias"),
     ("msModelSlim", ("int8", "mxfp8"), "W4A4, W4A8, W4A16"),
     ("ggml", ("gguf",), "types that the `gguf` library does not decode"),
-    ("nunchaku, GPTQ, AWQ", (), "all: packed for one kernel"),
+    ("GPTQ, AWQ", ("int4", "int8"), "2 and 3 bits"),
+    ("nunchaku", (), "all: packed for one kernel"),
 )
 """Writer, formats that are proven against a base, and what of it is recognised and not decoded (`inconclusive`).
 `benchmarks/corpus/` holds a right checkpoint of each proven pair."""
@@ -60,6 +70,7 @@ REFUSED = (
     ("git-lfs pointer", "fault", "the weights were not fetched"),
     ("web page, text of a failed download", "fault", "the download was answered with something else"),
     ("archive, file of zero bytes", "fault", "not weights"),
+    ("LoRA, VACE module alone, VAE, text or image encoder", "inconclusive", "named: it holds no transformer"),
 )
 
 
@@ -105,7 +116,14 @@ def page() -> str:
         + ". Another",
         "prefix in front of every block is named in a warning and taken away as well.",
         "",
-        "## Files that are no weights",
+        "## Variants of Wan, and other models",
+        "",
+        f"Further tensors of {', '.join(title for _, title in VARIANTS)} are named. With a base that has them",
+        "they are compared; with a base that lacks them they are a warning and are not. Files without a single tensor",
+        f"of a Wan transformer are never clean: those of {', '.join(title for _, title in OTHER_MODELS)} are a",
+        "fault with that name, any others `inconclusive`.",
+        "",
+        "## Files that are no transformer's weights",
         "",
         "| file | outcome | why |",
         "|---|---|---|",

@@ -43,10 +43,11 @@ BUILT_IN: Final = {
     "fp8": Entry("harness.formats.fp8:FP8", runs=True),
     "mxfp8": Entry("harness.formats.microscaling:MXFP8"),
     "mxfp4": Entry("harness.formats.microscaling:MXFP4"),
+    "mxfp6": Entry("harness.formats.recognised:MXFP6"),
     "int8": Entry("harness.formats.int8:INT8"),
     "nf4": Entry("harness.formats.bitsandbytes:NF4"),
     "gguf": Entry("harness.formats.gguf:GGUF"),
-    "int4": Entry("harness.formats.recognised:INT4"),
+    "int4": Entry("harness.formats.int4:INT4"),
     "unknown": Entry("harness.formats.recognised:UNKNOWN"),
 }
 

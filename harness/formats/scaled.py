@@ -35,7 +35,8 @@ def readings(stored: StoredLinear) -> dict[str, F32]:
     codes = stored.codes()
     zero_point = zero_point_of(stored.parts)
     if stored.kind in ("block", "group") and stored.scale is not None:
-        scales = scale_values(stored, stored.scale).reshape(stored.scale.shape)
+        shape = stored.scale.shape
+        scales = scale_values(stored, stored.scale).reshape((shape[0], shape[2]) if len(shape) == 4 else shape)
         if zero_point is None:
             return {stored.code: decode_blocks(codes, stored.code, scales, stored.rows, stored.block)}
         columns, width = codes.shape[1], stored.block[1]

@@ -11,7 +11,7 @@ format with one `Format` value in the entry point group ``quantgate.formats``.
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
@@ -73,9 +73,19 @@ class StoredLinear:
     code: str = ""
     dialect: str = ""
     state: Mapping[str, Any] = field(default_factory=dict)
-    """bitsandbytes' ``quant_state``."""
+    """bitsandbytes' ``quant_state``; of packed integers ``bits`` and further facts of the declaration."""
     rotation: int = 0
     """Columns per group that a declared Hadamard rotation mixes; 0: none."""
+    packing: str = ""
+    """Order of packed integers, a key of ``harness.formats.int4.PACKINGS``; empty: a code per byte."""
+    ranges: Callable[[TensorEntry, Sequence[tuple[int, int]]], list[bytes]] | None = None
+    """Reads many ranges ``(offset in the tensor, bytes)`` at once; ``None``: one after the other."""
+
+    def read_many(self, entry: TensorEntry, spans: Sequence[tuple[int, int]]) -> list[bytes]:
+        """Return several ranges ``(offset in the tensor, bytes)`` of a tensor."""
+        if self.ranges is not None:
+            return self.ranges(entry, spans)
+        return [self.read(entry, start, length) for start, length in spans]
 
     def row_bytes(self) -> bytes:
         """Return the bytes of the wanted rows."""

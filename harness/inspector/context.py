@@ -52,6 +52,8 @@ class Context:
     """Expert to unquantized tensor to its sanity; only for experts without a base."""
     scanned: Mapping[str, Mapping[str, tuple[int, int]]] = field(default_factory=dict)
     """Expert to block-scale tensor to (NaN, zero) counts of a full read."""
+    same_experts: bool | None = None
+    """Whether both experts hold the same bytes, without a base; ``None``: not compared."""
     reading_findings: tuple[InspectionFinding, ...] = ()
 
     def quantized(self, expert: str) -> dict[str, Module]:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import numpy as np
 from numpy.typing import NDArray
 
@@ -18,6 +20,9 @@ def stored_rows(source: Source, module: Module, rows: NDArray[np.int64]) -> Stor
     def read(entry: TensorEntry, start: int, length: int) -> bytes:
         return source.read(entry.file, entry.start + start, length)
 
+    def ranges(entry: TensorEntry, spans: Sequence[tuple[int, int]]) -> list[bytes]:
+        return source.read_ranges(entry.file, [(entry.start + start, length) for start, length in spans])
+
     return StoredLinear(
         weight=module.weight,
         parts=module.parts,
@@ -31,6 +36,8 @@ def stored_rows(source: Source, module: Module, rows: NDArray[np.int64]) -> Stor
         dialect=module.dialect,
         state=module.state,
         rotation=module.rotation,
+        packing=module.packing,
+        ranges=ranges,
     )
 
 

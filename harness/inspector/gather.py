@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import FIRST_EXCEPTION, Executor, Future, wait
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -36,6 +37,8 @@ class Compared:
     relative_error: float
     other_equal: bool | None = None
     """Whether it equals the OTHER expert's base instead."""
+    not_finite: int = 0
+    """Compared values that are NaN or infinite although the base's are finite."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -99,6 +102,7 @@ def compare(entry: TensorEntry, mine: F32, base: F32, whole: bool, other: F32 | 
         cosine,
         error,
         other_equal,
+        int((~np.isfinite(mine) & np.isfinite(base)).sum()),
     )
 
 
@@ -144,6 +148,8 @@ class Gathered:
     scale_bytes: dict[str, int] = field(default_factory=dict)
     """Per expert, block scales in which NaN and zero were counted; each has one byte."""
     sanity: dict[str, dict[str, Sane]] = field(default_factory=dict)
+    same: bool | None = None
+    """Whether both experts hold the same bytes, as far as sampled; ``None``: not compared, since a base tells more."""
     failed: SourceError | None = None
     planned: int = 0
     finished: int = 0
@@ -171,6 +177,8 @@ def gather(plan: Plan, pool: Executor) -> Gathered:
             found.scalars[expert] = _scalars(component, plan.modules[expert])
         for work, keep in _work(plan, found):
             tasks[pool.submit(work)] = keep
+        if not plan.base and len(plan.experts) == 2:
+            tasks[pool.submit(_same_bytes, *plan.experts.values())] = partial(setattr, found, "same")
         found.planned = len(tasks)
         pending = set(tasks)
         while pending:
@@ -192,12 +200,32 @@ def gather(plan: Plan, pool: Executor) -> Gathered:
     return found
 
 
+SAME_TENSORS, SAME_BYTES = 16, 4096
+"""Tensors of which the experts' bytes are compared without a base, and bytes of each."""
+
+
+def _same_bytes(first: Component, second: Component) -> bool:
+    """Return whether two experts have the same tensors, and the same first bytes in a sample of the largest ones."""
+    layout = {name: (entry.dtype, entry.shape) for name, entry in first.stored.items()}
+    if not layout or layout != {name: (entry.dtype, entry.shape) for name, entry in second.stored.items()}:
+        return False
+    large = sorted(layout, key=lambda name: (-first.stored[name].nbytes, name))
+    for name in large[:: max(len(large) // (2 * SAME_TENSORS), 1)][:SAME_TENSORS]:
+        one, two = first.stored[name], second.stored[name]
+        count = min(one.nbytes, SAME_BYTES)
+        if first.source.read(one.file, one.start, count) != second.source.read(two.file, two.start, count):
+            return False
+    return True
+
+
 def _scalars(component: Component, modules: Mapping[str, Module]) -> dict[str, tuple[float, ...]]:
     """Read every global, per-tensor, per-channel and input scale, one call per file so that near ranges are merged."""
     wanted: dict[str, list[TensorEntry]] = {}
     for module in modules.values():
         outer = module.scale if module.format in ("fp8", "int8") else None
-        for entry in (module.global_scale, module.input_scale, outer):
+        # a Linear may carry its scale under a second name, as hybrid files for two loaders do
+        second = module.parts.get("scale_weight") if outer is not None else None
+        for entry in (module.global_scale, module.input_scale, outer, second):
             if entry is not None and entry.dtype in FLOAT_DTYPES and entry.nbytes <= MAX_SCALAR_BYTES:
                 wanted.setdefault(entry.file, []).append(entry)
     values: dict[str, tuple[float, ...]] = {}
@@ -279,7 +307,12 @@ def _scan_task(found: Gathered, component: Component, module: Module, scale: Ten
 
 def _sanity_tasks(plan: Plan, found: Gathered, component: Component) -> Iterator[Task]:
     """Yield tasks that read windows of every float tensor, in batches, for an expert without a base."""
-    entries = [entry for name, entry in component.tensors.items() if entry.dtype in FLOAT_DTYPES and not is_scale(name)]
+    quantized = {module.weight.name for module in plan.modules[component.expert].values() if module.quantized}
+    entries = [
+        entry
+        for name, entry in component.tensors.items()
+        if entry.dtype in FLOAT_DTYPES and not is_scale(name) and name not in quantized
+    ]
     entries.sort(key=lambda entry: (entry.file, entry.start))
     limit = min(plan.budgets[component.expert].excluded, SANITY_ELEMENTS)
     own = found.sanity.setdefault(component.expert, {})

@@ -23,6 +23,7 @@ from harness.formats.gguf_header import read_gguf_header
 from harness.formats.header import Header, TensorEntry, read_header
 from harness.formats.modules import Hints
 from harness.formats.names import Naming, module_to_diffusers, split_parts, translate
+from harness.formats.other_weights import other_weights
 from harness.inspector.findings import finding, some
 from harness.inspector.sources import Source
 from harness.reading import UnreadableError, parse_foreign, reason
@@ -128,6 +129,11 @@ def load_component(
         report("inconclusive", "pickle_file", text, remedy, files=pickles)
     weight_map = _weight_map(source, names, report)
     stored = _join(headers, weight_map, prefix, set(shards), report)
+    _gaps(shards, weight_map, report)
+    # checks of a transformer say nothing true of other weights: none of their tensors is handed on
+    if (other := other_weights(stored)) is not None:
+        report("inconclusive", "not_a_transformer", f"{some(shards)} is {other.text}.", other.next_command)
+        stored = {}
     naming = translate(stored)
     tensors = _translated(stored, naming, report)
     metadata = {key: value for header in headers.values() for key, value in header.metadata.items()}
@@ -275,6 +281,29 @@ def _weight_map(source: Source, names: Iterable[str], report: Any) -> dict[str, 
         report("fault", "index_invalid", f"{indexes[0]} points outside its folder: {some(outside)}.", files=outside)
         return None
     return weight_map
+
+
+_PART = re.compile(r"(?P<stem>.*)-(?P<number>\d+)-of-(?P<count>\d+)\.(safetensors|gguf)$")
+MAX_PARTS = 10_000
+
+
+def _gaps(shards: Sequence[str], weight_map: Mapping[str, str] | None, report: Any) -> None:
+    """Report absent parts of a numbered set without an index: the names of the others state how many there are."""
+    if weight_map is not None:
+        return
+    sets: dict[tuple[str, int], set[int]] = {}
+    for path in shards:
+        if (match := _PART.fullmatch(path)) is not None and 0 < int(match["count"]) <= MAX_PARTS:
+            sets.setdefault((match["stem"], int(match["count"])), set()).add(int(match["number"]))
+    for (stem, count), numbers in sets.items():
+        # some programs count from 0
+        first = 0 if 0 in numbers else 1
+        if absent := sorted(set(range(first, first + count)) - numbers):
+            text = (
+                f"{stem} is stored in {count} parts, and part {some([str(number) for number in absent])} is not here "
+                "(there is no index either): its tensors are absent."
+            )
+            report("fault", "shard_missing", text, "fetch the missing parts", files=absent[:20], count=len(absent))
 
 
 def _join(

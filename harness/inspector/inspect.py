@@ -232,5 +232,11 @@ def _filled(context: Context, found: Gathered) -> Context:
     compared = {expert: tuple(sorted(items, key=lambda item: item.tensor)) for expert, items in found.compared.items()}
     measured = {expert: dict(sorted(items.items())) for expert, items in found.measured.items()}
     return replace(
-        context, scalars=found.scalars, measured=measured, compared=compared, scanned=found.scanned, sanity=found.sanity
+        context,
+        scalars=found.scalars,
+        measured=measured,
+        compared=compared,
+        scanned=found.scanned,
+        sanity=found.sanity,
+        same_experts=found.same,
     )

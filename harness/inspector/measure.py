@@ -248,10 +248,10 @@ def measure(
         return _nvfp4(expert, source, module, rows, base, other, global_scale)
     if module.opaque:
         return Measured(expert, module, rows, global_scale)
-    plain = module.kind in PLAIN_KINDS and module.zero_point is None and not module.rotation
+    plain = module.kind in PLAIN_KINDS and module.zero_point is None and not module.rotation and not module.packing
     if module.format in ("fp8", "int8") and plain:
         return _fp8(expert, source, module, rows, base, other)
-    if module.kind == "other":
+    if module.kind == "other" and not module.packing:
         return Measured(expert, module, rows, global_scale)  # the scale_shapes check names it
     return _decoded(expert, source, module, rows, base, other)
 
@@ -271,11 +271,11 @@ def _decoded(
     nans = int(sum(np.isnan(values).sum() for values in decoded.values()) // max(len(decoded), 1))
     result = Measured(expert, module, rows, None, nan_values=nans)
     # without rows of the base no gain and no cosine exist; the count of NaN is still evidence
-    anchor_rows = _base_rows(base, module, rows)
+    anchor_rows = _wanted_rows(source, base, module, rows)
     if anchor_rows is None or not decoded:
         return result
     found = fit(decoded, anchor_rows, 1.0)
-    other_rows = _base_rows(other, module, rows)
+    other_rows = _wanted_rows(source, other, module, rows)
     if other_rows is not None:
         found = replace(found, other=Sums.of(decoded[found.best], other_rows).score().cosine)
     return replace(result, fit=found)
@@ -301,6 +301,12 @@ def _base_rows(anchor: Anchor | None, module: Module, rows: NDArray[np.int64]) -
     return decode_floats(data, anchor.entry.dtype).reshape(len(rows), -1)
 
 
+def _wanted_rows(source: Source, anchor: Anchor | None, module: Module, rows: NDArray[np.int64]) -> F32 | None:
+    """Return the rows that were quantized: the base's, after the smoothing whose scale the Linear stores."""
+    values = _base_rows(anchor, module, rows)
+    return None if values is None else _undo_recipe(source, module, rows, values)
+
+
 def _nvfp4(
     expert: str,
     source: Source,
@@ -320,7 +326,7 @@ def _nvfp4(
     stored = packed_rows(module, rows, weight, strip_bytes, first)
     columns = scale_columns(module)
     block = -(-module.shape[1] // columns)
-    if not stored.layouts or block != 16 or module.shape[1] % block:  # the scale_shapes check names it
+    if not stored.layouts or block != module.values_per_scale or module.shape[1] % block:  # scale_shapes names it
         return Measured(expert, module, rows, global_scale)
     result = Measured(expert, module, rows, global_scale, blind=look_blind(stored, block))
     anchor_rows = _base_rows(base, module, rows)
@@ -389,7 +395,7 @@ def _fp8(
         nan_values=int(nans.sum()),
         largest=float(finite_values.max()) if finite_values.size else 0.0,
     )
-    anchor_rows = _base_rows(base, module, rows)
+    anchor_rows = _wanted_rows(source, base, module, rows)
     if anchor_rows is None:
         return result
     finite = np.where(np.isfinite(channel) & (channel != 0), channel, np.float32(1))
@@ -402,7 +408,7 @@ def _fp8(
         wide = module.scale.dtype not in ("BF16", "F16")
         recomputed = (exact_fp8(values, stored, finite, search=wide) for values in as_exported(anchor_rows))
         found = replace(found, exact=closest(recomputed))
-    other_rows = _base_rows(other, module, rows)
+    other_rows = _wanted_rows(source, other, module, rows)
     if other_rows is not None:
         found = replace(found, other=Sums.of(decoded[found.best], other_rows).score().cosine)
     turned = None

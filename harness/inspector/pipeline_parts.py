@@ -11,7 +11,7 @@ from typing import Any
 
 from harness.formats.codecs import FLOAT_DTYPES
 from harness.formats.header import TensorEntry
-from harness.inspector.architectures import PIPELINES, channels_wanted, misfits, unusual_boundary
+from harness.inspector.architectures import PIPELINES, channels_of, channels_wanted, misfits, unusual_boundary
 from harness.inspector.findings import finding, some
 from harness.inspector.gather import compare, read_windows, windows
 from harness.inspector.index import Component
@@ -73,7 +73,7 @@ def _mismatches(
     size = vae.get("z_dim", vae.get("latent_channels"))
     for expert, component in experts.items():
         config = component.config
-        pair = (config.get("in_channels"), config.get("out_channels"))
+        pair = channels_of(component)
         if isinstance(size, int) and all(isinstance(item, int) for item in pair):
             taken = channels_wanted(index, config, size)
             if pair[1] != size or (index.get("_class_name") in PIPELINES and pair[0] not in taken):

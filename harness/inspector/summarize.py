@@ -113,10 +113,14 @@ def expert_summary(context: Context, expert: str) -> ExpertSummary:
 
 
 def _parameters(context: Context, expert: str) -> int:
-    """Count logical parameters: two per byte of a packed weight of 4 bits; scales are not parameters."""
-    packed = {module.weight.name: module.spec.values_per_byte for module in context.quantized(expert).values()}
+    """Count logical parameters, whatever a weight's packing; scales are not parameters."""
+    logical = {
+        module.weight.name: module.shape[0] * module.shape[1]
+        for module in context.quantized(expert).values()
+        if module.logical is not None or len(module.weight.shape) == 2
+    }
     tensors = context.experts[expert].tensors
-    return sum(entry.elements * packed.get(name, 1) for name, entry in tensors.items() if not is_scale(name))
+    return sum(logical.get(name, entry.elements) for name, entry in tensors.items() if not is_scale(name))
 
 
 def collapse(names: Sequence[str]) -> tuple[str, ...]:

@@ -93,7 +93,7 @@ def _change(change: Change) -> str:
     elif change.looser and change.kind == "baseline":
         label = "baseline loosened" if change.field else "baseline removed"
     elif change.looser:
-        label = f"{change.kind}: lets more through"
+        label = f"{change.kind}, lets more through"
     reason = change.reason or ("NONE GIVEN" if change.kind == "removed" or change.looser else "")
     return _cells([label, change.case, change.field, _json(change.before), _json(change.after), reason])
 

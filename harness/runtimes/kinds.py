@@ -261,7 +261,7 @@ def base_kind() -> Kind:
     return Kind("base", Stored("bf16"))
 
 
-def flat_config(algo: Any = "NVFP4", **more: Any) -> dict[str, Any]:
+def flat(algo: Any = "NVFP4", **more: Any) -> dict[str, Any]:
     """ModelOpt's new schema: everything at the top level of ``quantization_config``."""
     bits = 8 if isinstance(algo, str) and "4" not in algo else 4
     numbers: dict[str, Any] = {"dynamic": False, "num_bits": bits, "type": "float"}
@@ -276,7 +276,7 @@ def flat_config(algo: Any = "NVFP4", **more: Any) -> dict[str, Any]:
     return without_absent(body)
 
 
-def nested_config(algo: str = "NVFP4", top: Mapping[str, Any] | None = None, **section: Any) -> dict[str, Any]:
+def nested(algo: str = "NVFP4", top: Mapping[str, Any] | None = None, **section: Any) -> dict[str, Any]:
     """ModelOpt's old schema: a section ``quantization``, as ``hf_quant_config.json`` has it."""
     inner: dict[str, Any] = {"quant_algo": algo, "exclude_modules": list(IGNORE), "kv_cache_quant_algo": None}
     if "4" in algo:
@@ -290,7 +290,7 @@ TILED, TILED_HIGH = Stored(swizzled=True), Stored(high_first=True, swizzled=True
 FP8 = Stored("fp8")
 
 
-def drop_tensors(*suffixes: str) -> Callable[[dict[str, Array]], dict[str, Array]]:
+def dropping(*suffixes: str) -> Callable[[dict[str, Array]], dict[str, Array]]:
     def edit(tensors: dict[str, Array]) -> dict[str, Array]:
         return {name: value for name, value in tensors.items() if not name.endswith(suffixes)}
 
@@ -315,7 +315,7 @@ def with_bf16_linear(tensors: dict[str, Array]) -> dict[str, Array]:
     return {**rest, **{key: value for key, value in base.items() if key.startswith(f"{name}.")}}
 
 
-def without_a_scale(tensors: dict[str, Array]) -> dict[str, Array]:
+def without_one_scale(tensors: dict[str, Array]) -> dict[str, Array]:
     return {key: value for key, value in tensors.items() if key != f"{quantized_names()[3]}.weight_scale"}
 
 
@@ -336,7 +336,7 @@ _RUNTIME_WORDS = (
 )
 
 
-def runtime_names() -> list[str]:
+def sglang_names() -> list[str]:
     """Return SGLang's names of the modules: self-attention is in the block itself, feed-forward is fc_in and fc_out."""
     names = []
     for name in exact_names():
@@ -353,8 +353,8 @@ def _layers(format_name: str) -> dict[str, Any]:
 
 def nvfp4_kinds() -> Iterator[Kind]:
     """Yield NVFP4 kinds: every declaration of nibble order, scale layout, scope and algorithm."""
-    yield Kind("nvfp4_silent", LOW, config=flat_config())
-    yield Kind("nvfp4_silent_high", HIGH, config=flat_config())
+    yield Kind("nvfp4_silent", LOW, config=flat())
+    yield Kind("nvfp4_silent_high", HIGH, config=flat())
     for word, value in (
         ("false", False),
         ("true", True),
@@ -365,162 +365,155 @@ def nvfp4_kinds() -> Iterator[Kind]:
         ("one", 1),
         ("empty_text", ""),
     ):
-        yield Kind(f"nvfp4_swap_{word}", LOW, config=flat_config(swap_weight_nibbles=value))
-        yield Kind(f"nvfp4_swap_{word}_high", HIGH, config=flat_config(swap_weight_nibbles=value))
+        yield Kind(f"nvfp4_swap_{word}", LOW, config=flat(swap_weight_nibbles=value))
+        yield Kind(f"nvfp4_swap_{word}_high", HIGH, config=flat(swap_weight_nibbles=value))
     for word, value in (("true", True), ("false", False)):
-        yield Kind(f"nvfp4_packed_{word}", HIGH if value else LOW, config=flat_config(checkpoint_uses_packed_qkv=value))
+        yield Kind(f"nvfp4_packed_{word}", HIGH if value else LOW, config=flat(checkpoint_uses_packed_qkv=value))
         both = {"swap_weight_nibbles": not value, "checkpoint_uses_packed_qkv": value}
-        yield Kind(f"nvfp4_packed_{word}_swap_{not value}".lower(), HIGH, config=flat_config(**both))
+        yield Kind(f"nvfp4_packed_{word}_swap_{not value}".lower(), HIGH, config=flat(**both))
         yield Kind(
             f"nvfp4_section_swap_{word}",
             HIGH if value else LOW,
-            config=flat_config(quantization={"swap_weight_nibbles": value}),
+            config=flat(quantization={"swap_weight_nibbles": value}),
         )
         yield Kind(
             f"nvfp4_section_and_top_{word}",
             HIGH,
-            config=flat_config(swap_weight_nibbles=not value, quantization={"swap_weight_nibbles": value}),
+            config=flat(swap_weight_nibbles=not value, quantization={"swap_weight_nibbles": value}),
         )
-        yield Kind(f"nvfp4_nested_swap_{word}", HIGH if value else LOW, config=nested_config(swap_weight_nibbles=value))
+        yield Kind(f"nvfp4_nested_swap_{word}", HIGH if value else LOW, config=nested(swap_weight_nibbles=value))
         yield Kind(
             f"nvfp4_nested_top_swap_{word}",
             HIGH if value else LOW,
-            config=nested_config(top={"swap_weight_nibbles": value}),
+            config=nested(top={"swap_weight_nibbles": value}),
         )
         yield Kind(
             f"nvfp4_nested_swap_{word}_top_other",
             LOW,
-            config=nested_config(swap_weight_nibbles=value, top={"swap_weight_nibbles": not value}),
+            config=nested(swap_weight_nibbles=value, top={"swap_weight_nibbles": not value}),
         )
         yield Kind(
             f"nvfp4_nested_packed_{word}",
             HIGH if value else LOW,
-            config=nested_config(checkpoint_uses_packed_qkv=value),
+            config=nested(checkpoint_uses_packed_qkv=value),
         )
         yield Kind(
             f"nvfp4_nested_top_packed_{word}",
             HIGH if value else LOW,
-            config=nested_config(top={"checkpoint_uses_packed_qkv": value}),
+            config=nested(top={"checkpoint_uses_packed_qkv": value}),
         )
-        yield Kind(
-            f"nvfp4_hf_quant_swap_{word}", HIGH if value else LOW, hf_quant=nested_config(swap_weight_nibbles=value)
-        )
+        yield Kind(f"nvfp4_hf_quant_swap_{word}", HIGH if value else LOW, hf_quant=nested(swap_weight_nibbles=value))
         yield Kind(
             f"nvfp4_config_silent_hf_quant_swap_{word}",
             HIGH if value else LOW,
-            config=flat_config(),
-            hf_quant=nested_config(swap_weight_nibbles=value),
+            config=flat(),
+            hf_quant=nested(swap_weight_nibbles=value),
         )
-    yield Kind("nvfp4_nested_silent", LOW, config=nested_config())
-    yield Kind("nvfp4_nested_silent_high", HIGH, config=nested_config())
+    yield Kind("nvfp4_nested_silent", LOW, config=nested())
+    yield Kind("nvfp4_nested_silent_high", HIGH, config=nested())
     for layout in ("linear", "swizzled"):
         stored = TILED if layout == "swizzled" else LOW
-        yield Kind(f"nvfp4_layout_{layout}", stored, config=flat_config(checkpoint_weight_scale_layout=layout))
+        yield Kind(f"nvfp4_layout_{layout}", stored, config=flat(checkpoint_weight_scale_layout=layout))
         yield Kind(
             f"nvfp4_section_layout_{layout}",
             stored,
-            config=flat_config(quantization={"checkpoint_weight_scale_layout": layout}),
+            config=flat(quantization={"checkpoint_weight_scale_layout": layout}),
         )
-        yield Kind(f"nvfp4_nested_layout_{layout}", stored, config=nested_config(checkpoint_weight_scale_layout=layout))
+        yield Kind(f"nvfp4_nested_layout_{layout}", stored, config=nested(checkpoint_weight_scale_layout=layout))
         yield Kind(
             f"nvfp4_nested_top_layout_{layout}",
             stored,
-            config=nested_config(top={"checkpoint_weight_scale_layout": layout}),
+            config=nested(top={"checkpoint_weight_scale_layout": layout}),
         )
-    yield Kind("nvfp4_layout_upper_case", TILED, config=flat_config(checkpoint_weight_scale_layout="SWIZZLED"))
-    yield Kind("nvfp4_layout_silent_tiled", TILED, config=flat_config())
+    yield Kind("nvfp4_layout_upper_case", TILED, config=flat(checkpoint_weight_scale_layout="SWIZZLED"))
+    yield Kind("nvfp4_layout_silent_tiled", TILED, config=flat())
     yield Kind(
         "nvfp4_tiled_high_both_keys",
         TILED_HIGH,
-        config=flat_config(swap_weight_nibbles=True, checkpoint_weight_scale_layout="swizzled"),
+        config=flat(swap_weight_nibbles=True, checkpoint_weight_scale_layout="swizzled"),
     )
     for word, more in (
         ("silent", {}),
         ("swap_false", {"swap_weight_nibbles": False}),
         ("layout_linear", {"checkpoint_weight_scale_layout": "linear"}),
     ):
-        yield Kind(f"nvfp4_comfy_markers_{word}", TILED_HIGH, config=flat_config(**more), edit=with_markers)
-        yield Kind(f"nvfp4_comfy_markers_{word}_low", LOW, config=flat_config(**more), edit=with_markers)
+        yield Kind(f"nvfp4_comfy_markers_{word}", TILED_HIGH, config=flat(**more), edit=with_markers)
+        yield Kind(f"nvfp4_comfy_markers_{word}_low", LOW, config=flat(**more), edit=with_markers)
     yield Kind("nvfp4_undeclared", LOW)
     yield Kind("nvfp4_undeclared_markers", TILED_HIGH, edit=with_markers)
     yield Kind("nvfp4_metadata_layers", LOW, metadata={"_quantization_metadata": _layers("nvfp4")})
-    yield Kind("nvfp4_metadata_config", LOW, metadata={"quantization_config": flat_config(swap_weight_nibbles=True)})
-    yield Kind("nvfp4_two_shards", LOW, config=flat_config(), shards=2)
-    yield Kind("nvfp4_two_shards_swap", HIGH, config=flat_config(swap_weight_nibbles=True), shards=2)
+    yield Kind("nvfp4_metadata_config", LOW, metadata={"quantization_config": flat(swap_weight_nibbles=True)})
+    yield Kind("nvfp4_two_shards", LOW, config=flat(), shards=2)
+    yield Kind("nvfp4_two_shards_swap", HIGH, config=flat(swap_weight_nibbles=True), shards=2)
     for algo in ("nvfp4", "NVFP4_AWQ", "W4A16_NVFP4", "MIXED_PRECISION", "FP4", "NVFP4_SVD", "W4A8_NVFP4_FP8"):
-        yield Kind(f"nvfp4_algo_{algo.lower()}{'_lower' if algo.islower() else ''}", LOW, config=flat_config(algo))
-        yield Kind(
-            f"nvfp4_nested_algo_{algo.lower()}{'_lower' if algo.islower() else ''}", LOW, config=nested_config(algo)
-        )
-    yield Kind("nvfp4_no_algo", LOW, config=flat_config(ABSENT))
+        yield Kind(f"nvfp4_algo_{algo.lower()}{'_lower' if algo.islower() else ''}", LOW, config=flat(algo))
+        yield Kind(f"nvfp4_nested_algo_{algo.lower()}{'_lower' if algo.islower() else ''}", LOW, config=nested(algo))
+    yield Kind("nvfp4_no_algo", LOW, config=flat(ABSENT))
     for method in (ABSENT, "modelopt_fp4", "nvfp4", "compressed-tensors", "ModelOpt"):
         yield Kind(
             f"nvfp4_method_{'absent' if method is ABSENT else str(method).replace('-', '_')}"
             + ("_cased" if method == "ModelOpt" else ""),
             LOW,
-            config=flat_config(quant_method=method),
+            config=flat(quant_method=method),
         )
-    yield Kind("nvfp4_no_group_size", LOW, config=flat_config(config_groups=ABSENT))
-    yield Kind("nvfp4_group_size_top", LOW, config=flat_config(config_groups=ABSENT, group_size=16))
-    yield Kind("nvfp4_group_size_wrong", LOW, config=flat_config(config_groups=ABSENT, group_size=32))
-    yield Kind("nvfp4_nested_no_group_size", LOW, config=nested_config(group_size=ABSENT))
-    yield Kind("nvfp4_ignore_absent", LOW, config=flat_config(ignore=ABSENT))
-    yield Kind("nvfp4_ignore_null", LOW, config=flat_config(ignore=None))
-    yield Kind("nvfp4_ignore_too_wide", LOW, config=flat_config(ignore=["*"]))
-    yield Kind("nvfp4_ignore_wrong_dialect", LOW, config=flat_config(ignore=["re:.*blocks\\.0.*"]))
-    yield Kind(
-        "nvfp4_dynamic_inputs", LOW, config=flat_config(dynamic_input_scale=True), edit=drop_tensors(".input_scale")
-    )
-    yield Kind("nvfp4_no_input_scale", LOW, config=flat_config(), edit=drop_tensors(".input_scale"))
-    yield Kind("nvfp4_no_second_scale", LOW, config=flat_config(), edit=drop_tensors(".weight_scale_2"))
-    yield Kind("nvfp4_one_block_scale_missing", LOW, config=flat_config(), edit=without_a_scale)
-    yield Kind("nvfp4_one_linear_bf16", LOW, config=flat_config(), edit=with_bf16_linear)
-    yield Kind("nvfp4_declared_fp8", LOW, config=flat_config("FP8"))
-    yield Kind("nvfp4_comfy_scale_names", LOW, config=flat_config(), edit=_comfy_names)
-    yield Kind("nvfp4_prefixed_names", LOW, config=flat_config(), edit=_renamed)
+    yield Kind("nvfp4_no_group_size", LOW, config=flat(config_groups=ABSENT))
+    yield Kind("nvfp4_group_size_top", LOW, config=flat(config_groups=ABSENT, group_size=16))
+    yield Kind("nvfp4_group_size_wrong", LOW, config=flat(config_groups=ABSENT, group_size=32))
+    yield Kind("nvfp4_nested_no_group_size", LOW, config=nested(group_size=ABSENT))
+    yield Kind("nvfp4_ignore_absent", LOW, config=flat(ignore=ABSENT))
+    yield Kind("nvfp4_ignore_null", LOW, config=flat(ignore=None))
+    yield Kind("nvfp4_ignore_too_wide", LOW, config=flat(ignore=["*"]))
+    yield Kind("nvfp4_ignore_wrong_dialect", LOW, config=flat(ignore=["re:.*blocks\\.0.*"]))
+    yield Kind("nvfp4_dynamic_inputs", LOW, config=flat(dynamic_input_scale=True), edit=dropping(".input_scale"))
+    yield Kind("nvfp4_no_input_scale", LOW, config=flat(), edit=dropping(".input_scale"))
+    yield Kind("nvfp4_no_second_scale", LOW, config=flat(), edit=dropping(".weight_scale_2"))
+    yield Kind("nvfp4_one_block_scale_missing", LOW, config=flat(), edit=without_one_scale)
+    yield Kind("nvfp4_one_linear_bf16", LOW, config=flat(), edit=with_bf16_linear)
+    yield Kind("nvfp4_declared_fp8", LOW, config=flat("FP8"))
+    yield Kind("nvfp4_comfy_scale_names", LOW, config=flat(), edit=_comfy_names)
+    yield Kind("nvfp4_prefixed_names", LOW, config=flat(), edit=_renamed)
 
 
 def fp8_kinds() -> Iterator[Kind]:
     """Yield FP8 kinds: shapes of the scale, excluded modules, and the words of the declaration."""
     shapes: tuple[ScaleShape, ...] = ("scalar", "one", "channel", "channel_column")
     for shape in shapes:
-        yield Kind(f"fp8_scale_{shape}", Stored("fp8", scale_shape=shape), config=flat_config("FP8"))
+        yield Kind(f"fp8_scale_{shape}", Stored("fp8", scale_shape=shape), config=flat("FP8"))
     ignores: dict[str, Any] = {
         "globs": list(IGNORE),
         "dot_globs": ["blocks.0.*", "blocks.3.*", "condition_embedder.*", "patch_embedding", "proj_out"],
         "parents": ["blocks.0", "blocks.3", "condition_embedder", "patch_embedding", "proj_out"],
         "regex": ["re:blocks\\.[03].*", "re:condition_embedder.*", "patch_embedding", "proj_out"],
-        "exact": exact_names(), "runtime_names": runtime_names(),
-        "empty": [], "star": ["*"], "question": ["blocks.?.*"],
+        "exact": exact_names(), "runtime_names": sglang_names(), "empty": [], "star": ["*"], "question": ["blocks.?.*"],
         "leading_star": ["*blocks.0.*", "*blocks.3.*", "*condition_embedder*", "*proj_out"],
         "prefixed": ["transformer.blocks.0*", "transformer.blocks.3*", "transformer.condition_embedder*"],
         "attention_kept": [*IGNORE, "blocks.1.attn1*"],
     }  # fmt: skip
     for word, ignore in ignores.items():
-        yield Kind(f"fp8_ignore_{word}", FP8, config=flat_config("FP8", ignore=ignore))
-    yield Kind("fp8_ignore_absent", FP8, config=flat_config("FP8", ignore=ABSENT))
-    yield Kind("fp8_ignore_null", FP8, config=flat_config("FP8", ignore=None))
-    yield Kind("fp8_ignore_other_key", FP8, config=flat_config("FP8", ignore=ABSENT, exclude_modules=list(IGNORE)))
+        yield Kind(f"fp8_ignore_{word}", FP8, config=flat("FP8", ignore=ignore))
+    yield Kind("fp8_ignore_absent", FP8, config=flat("FP8", ignore=ABSENT))
+    yield Kind("fp8_ignore_null", FP8, config=flat("FP8", ignore=None))
+    yield Kind("fp8_ignore_other_key", FP8, config=flat("FP8", ignore=ABSENT, exclude_modules=list(IGNORE)))
     yield Kind(
         "fp8_ignore_modules_to_not_convert",
         FP8,
-        config=flat_config("FP8", ignore=ABSENT, modules_to_not_convert=list(IGNORE)),
+        config=flat("FP8", ignore=ABSENT, modules_to_not_convert=list(IGNORE)),
     )
-    yield Kind("fp8_nested", FP8, config=nested_config("FP8"))
-    yield Kind("fp8_nested_exact", FP8, config=nested_config("FP8", exclude_modules=exact_names()))
+    yield Kind("fp8_nested", FP8, config=nested("FP8"))
+    yield Kind("fp8_nested_exact", FP8, config=nested("FP8", exclude_modules=exact_names()))
     yield Kind(
         "fp8_flat_and_section",
         FP8,
-        config=flat_config("FP8", ignore=ABSENT, quantization={"exclude_modules": list(IGNORE)}),
+        config=flat("FP8", ignore=ABSENT, quantization={"exclude_modules": list(IGNORE)}),
     )
     for algo in ("fp8", "FP8_DEFAULT", "FP8_PER_CHANNEL_PER_TOKEN", "FP8_PB_WO", "W8A8_FP8", "MXFP8", "NVFP4"):
         stored = Stored("fp8", scale_shape="channel") if "CHANNEL" in algo else FP8
-        yield Kind(f"fp8_algo_{algo.lower()}{'_lower' if algo.islower() else ''}", stored, config=flat_config(algo))
+        yield Kind(f"fp8_algo_{algo.lower()}{'_lower' if algo.islower() else ''}", stored, config=flat(algo))
     for method in (ABSENT, "fp8", "modelopt_fp8", "compressed-tensors"):
         yield Kind(
             f"fp8_method_{'absent' if method is ABSENT else str(method).replace('-', '_')}",
             FP8,
-            config=flat_config("FP8", quant_method=method),
+            config=flat("FP8", quant_method=method),
         )
     yield Kind(
         "fp8_method_fp8_static",
@@ -531,27 +524,27 @@ def fp8_kinds() -> Iterator[Kind]:
         "fp8_method_fp8_dynamic",
         FP8,
         config={"quant_method": "fp8", "activation_scheme": "dynamic", "modules_to_not_convert": exact_names()},
-        edit=drop_tensors(".input_scale"),
+        edit=dropping(".input_scale"),
     )
     yield Kind("fp8_undeclared", FP8)
-    yield Kind("fp8_hf_quant_only", FP8, hf_quant=nested_config("FP8"))
+    yield Kind("fp8_hf_quant_only", FP8, hf_quant=nested("FP8"))
     yield Kind("fp8_metadata_layers", FP8, metadata={"_quantization_metadata": _layers("float8_e4m3fn")})
-    yield Kind("fp8_no_weight_scale", FP8, config=flat_config("FP8"), edit=drop_tensors(".weight_scale"))
-    yield Kind("fp8_no_input_scale", FP8, config=flat_config("FP8"), edit=drop_tensors(".input_scale"))
-    yield Kind("fp8_one_weight_scale_missing", FP8, config=flat_config("FP8"), edit=without_a_scale)
-    yield Kind("fp8_one_linear_bf16", FP8, config=flat_config("FP8"), edit=with_bf16_linear)
-    yield Kind("fp8_two_shards", FP8, config=flat_config("FP8"), shards=2)
-    yield Kind("fp8_comfy_scale_names", FP8, config=flat_config("FP8"), edit=_comfy_names)
-    yield Kind("fp8_declared_nvfp4", FP8, config=flat_config("NVFP4"))
+    yield Kind("fp8_no_weight_scale", FP8, config=flat("FP8"), edit=dropping(".weight_scale"))
+    yield Kind("fp8_no_input_scale", FP8, config=flat("FP8"), edit=dropping(".input_scale"))
+    yield Kind("fp8_one_weight_scale_missing", FP8, config=flat("FP8"), edit=without_one_scale)
+    yield Kind("fp8_one_linear_bf16", FP8, config=flat("FP8"), edit=with_bf16_linear)
+    yield Kind("fp8_two_shards", FP8, config=flat("FP8"), shards=2)
+    yield Kind("fp8_comfy_scale_names", FP8, config=flat("FP8"), edit=_comfy_names)
+    yield Kind("fp8_declared_nvfp4", FP8, config=flat("NVFP4"))
 
 
 def other_kinds() -> Iterator[Kind]:
     """Yield BF16 kinds, with and without a declaration."""
     bf16 = Stored("bf16")
     yield Kind("bf16_plain", bf16)
-    yield Kind("bf16_declared_fp8", bf16, config=flat_config("FP8"))
-    yield Kind("bf16_declared_nvfp4", bf16, config=flat_config())
-    yield Kind("bf16_declared_everything_ignored", bf16, config=flat_config("FP8", ignore=["*"]))
+    yield Kind("bf16_declared_fp8", bf16, config=flat("FP8"))
+    yield Kind("bf16_declared_nvfp4", bf16, config=flat())
+    yield Kind("bf16_declared_everything_ignored", bf16, config=flat("FP8", ignore=["*"]))
 
 
 def override_kinds() -> Iterator[Kind]:

@@ -41,7 +41,7 @@ def written(changes: str) -> str:
     """The Python text of a format that only lacks or changes the named members."""
     return (
         "from dataclasses import replace\nfrom harness.formats.registry import built_in_formats\n"
-        f"VALUE = replace(built_in_formats()['int4'], {changes})"
+        f"VALUE = replace(built_in_formats()['unknown'], {changes})"
     )
 
 

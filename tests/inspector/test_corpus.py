@@ -8,8 +8,15 @@ from pathlib import Path
 import pytest
 from _pytest.mark.structures import ParameterSet
 
-from benchmarks.corpus.dialects import BASIC_DIALECTS, LIBRARY_DIALECTS, Dialect
-from benchmarks.corpus.faults import BASIC_FAULTS, LIBRARY_FAULTS, Fault
+from benchmarks.corpus.dialects import (
+    BASIC_DIALECTS,
+    LIBRARY_DIALECTS,
+    MODELOPT_DIALECTS,
+    PUBLISHED_DIALECTS,
+    VARIANT_DIALECTS,
+    Dialect,
+)
+from benchmarks.corpus.faults import BASIC_FAULTS, LIBRARY_FAULTS, PUBLISHED_FAULTS, VARIANT_FAULTS, Fault
 from benchmarks.fault_corpus import examine_fault, judge_dialect
 from harness.inspector.checks import CHECKS, run_checks
 from harness.inspector.summarize import decide
@@ -35,7 +42,16 @@ def slow(rows: Iterable[Fault] | Iterable[Dialect]) -> list[ParameterSet]:
     return [pytest.param(row, marks=pytest.mark.slow) for row in rows]
 
 
-@pytest.mark.parametrize("fault", [*BASIC_FAULTS, *slow(LIBRARY_FAULTS)], ids=lambda fault: fault.id)
+FILES = tuple(row for row in PUBLISHED_FAULTS if row.row <= 58)
+"""Faults of published files that need no library."""
+FAST = (*BASIC_FAULTS, *FILES, *VARIANT_FAULTS)
+
+
+@pytest.mark.parametrize(
+    "fault",
+    [*FAST, *slow((*LIBRARY_FAULTS, *(row for row in PUBLISHED_FAULTS if row not in FILES)))],
+    ids=lambda fault: fault.id,
+)
 def test_fault_is_detected_and_named(fault: Fault, exports: Path, tmp_path: Path) -> None:
     examined = examine_fault(fault, exports, tmp_path / "mutant")
     findings = run_checks(examined.context)
@@ -48,7 +64,11 @@ def test_fault_is_detected_and_named(fault: Fault, exports: Path, tmp_path: Path
             NEEDED.setdefault(check.name, set()).add(fault.id)
 
 
-@pytest.mark.parametrize("dialect", [*BASIC_DIALECTS, *slow(LIBRARY_DIALECTS)], ids=lambda dialect: dialect.name)
+@pytest.mark.parametrize(
+    "dialect",
+    [*BASIC_DIALECTS, *VARIANT_DIALECTS, *slow((*LIBRARY_DIALECTS, *PUBLISHED_DIALECTS, *MODELOPT_DIALECTS))],
+    ids=lambda dialect: dialect.name,
+)
 def test_valid_dialect_raises_no_alarm(dialect: Dialect, exports: Path, tmp_path: Path) -> None:
     result = judge_dialect(dialect, exports, tmp_path / "made")
     assert result.cause == "none"
@@ -57,7 +77,7 @@ def test_valid_dialect_raises_no_alarm(dialect: Dialect, exports: Path, tmp_path
 
 def test_corpus_turns_red_when_a_check_is_removed(request: pytest.FixtureRequest) -> None:
     asked = sum(item.name.startswith("test_fault_is_detected") for item in request.session.items)
-    if asked < len(BASIC_FAULTS):
+    if asked < len(FAST):
         pytest.skip("needs the whole corpus in the same run")
     idle = {check.name for check in CHECKS} - set(NEEDED) - ELSEWHERE
     assert not idle, f"no mutant needs these checks: {sorted(idle)}"

@@ -406,7 +406,7 @@ def test_what_lets_more_through_is_refused_until_a_commit_says_why(
     assert code == 17
     assert f"one: metrics lets more through without a reason\n  next: git commit --amend --trailer '{LOOSER}: " in said
     assert plan.coverage is not None
-    assert "expectation: lets more through" in plan_markdown(plan)
+    assert "expectation, lets more through" in plan_markdown(plan)
     trailers = f"{LOOSER}: one metrics: the others do not hold here\n{LOOSER}: pytest pytest.ini:addopts: too slow"
     branch.git("commit", "-q", "-am", f"Look at one metric\n\n{trailers}")
     code, plan, said = plan_it(branch, capsys)

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from benchmarks import contracts as benchmark
-from benchmarks.contract_draws import drawn_kinds
+from benchmarks.contract_kinds import drawn_kinds
 from harness.inspector import inspect_checkpoint
 from harness.inspector.contracts import load_contract
 from harness.inspector.contracts.predict import predict

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from statistics import median
 
 from harness.formats.modules import summary_format
 from harness.inspector.checks.encoding import holds_other, other_base, other_votes, related
@@ -18,13 +19,19 @@ from harness.records.inspection import InspectionFinding
 MODULATION = ("scale_shift_table", "time_proj", "norm_out", "adaLN", "modulation", "norm.linear", "norm1.linear")
 
 
-@check("excluded", cost="rows", codes=("adaln_halves_swapped", "halves_swapped", "excluded_differs"), order=310)
+@check(
+    "excluded",
+    cost="rows",
+    codes=("adaln_halves_swapped", "halves_swapped", "excluded_differs"),
+    notes=("bias_corrected",),
+    order=310,
+)
 def excluded_rows(context: Context) -> Iterator[InspectionFinding]:
     """Report unquantized tensors that differ from the base, and exchanged halves of AdaLN tensors by their own code."""
     for expert, compared in context.compared.items():
         differing = [item for item in compared if not item.equal]
         swapped = [item for item in differing if item.halves_swapped]
-        moved = [item for item in differing if not item.halves_swapped]
+        moved = [item for item in differing if not item.halves_swapped and not item.not_finite]
         if holds_other(context, expert) or other_base(context, expert):
             continue  # the other expert's tensors: expert_identity names it
         if swapped:
@@ -38,13 +45,66 @@ def excluded_rows(context: Context) -> Iterator[InspectionFinding]:
                 first,
                 "hold the base's values with first and second half exchanged (scale for shift)",
             )
-        if moved:
-            yield _excluded_finding(
-                "excluded_differs", expert, moved, moved[0], "were not quantized and still differ from the base"
+        if moved and not swapped and _corrected(context, expert, moved):
+            names = [item.tensor for item in moved]
+            yield finding(
+                "warning",
+                "bias_corrected",
+                f"{expert}: the biases of {len(names)} quantized Linears differ from the base's ({some(names)}), by "
+                f"{median(item.relative_error for item in moved) * 100:.2g} % in the median, and nothing else does: a "
+                "converter that corrects biases for the error of the codes writes them so.",
+                expert=expert,
+                tensor=names[0],
+                evidence={"tensors": names[:20], "count": len(names), "cosine": min(item.cosine for item in moved)},
             )
+        elif moved:
+            yield _excluded_finding("excluded_differs", expert, moved, moved[0], *_other_values(context, expert, moved))
 
 
-def _excluded_finding(code: str, expert: str, items: list[Compared], first: Compared, text: str) -> InspectionFinding:
+LEAST_CORRECTED = 8
+"""Fewest changed biases that show a converter's rule and no accident."""
+BIAS_COSINE = 0.95
+"""Median cosine with the base's biases that a correction leaves: it is small beside the bias itself."""
+BIAS_FLOOR = 0.9
+"""Least cosine of a corrected bias: near-zero biases of a Linear move most."""
+
+
+def _corrected(context: Context, expert: str, moved: list[Compared]) -> bool:
+    """Return whether only biases of quantized Linears moved, most of them, and each by little."""
+    biases = {f"{name}.bias" for name in context.quantized(expert)}
+    compared = sum(item.tensor in biases for item in context.compared.get(expert, ()))
+    return (
+        all(item.tensor in biases and item.cosine >= BIAS_FLOOR for item in moved)
+        and median(item.cosine for item in moved) >= BIAS_COSINE
+        and len(moved) >= LEAST_CORRECTED
+        and len(moved) * 2 > compared
+    )
+
+
+def _other_values(context: Context, expert: str, moved: list[Compared]) -> tuple[str, str]:
+    """Return the end of the sentence about unquantized tensors that differ, and the next command.
+
+    If most unquantized Linears of the blocks differ, the weights are another model's as a whole.
+    """
+    plain = {
+        module.weight.name
+        for name, module in context.modules[expert].items()
+        if not module.quantized and name.startswith("blocks.")
+    }
+    far = sorted(item.relative_error for item in moved if item.tensor in plain)
+    if len(far) < 8 or len(far) * 2 <= len(plain):
+        return "were not quantized and still differ from the base", ""
+    text = (
+        f"differ from the base, and so {len(far)} of {len(plain)} unquantized Linears are other weights than the "
+        f"base's, by about {far[len(far) // 2] * 100:.2g} % in the median: a base of another version, or a distilled, "
+        "merged or further trained model, which the case names as its own base"
+    )
+    return text, "name the weights that it was made from (base: in the case)"
+
+
+def _excluded_finding(
+    code: str, expert: str, items: list[Compared], first: Compared, text: str, next_command: str = ""
+) -> InspectionFinding:
     names = [item.tensor for item in items]
     return finding(
         "fault",
@@ -60,6 +120,7 @@ def _excluded_finding(code: str, expert: str, items: list[Compared], first: Comp
             "elements": first.elements,
             "whole": first.whole,
         },
+        next_command=next_command,
     )
 
 
@@ -116,6 +177,16 @@ def experts_policy(context: Context) -> Iterator[InspectionFinding]:
 @check("expert_identity", cost="rows", codes=("experts_swapped", "experts_identical", "wrong_expert"), order=250)
 def swapped_or_same(context: Context) -> Iterator[InspectionFinding]:
     """Report experts that fit the other expert's base better than their own: exchanged, or the same twice."""
+    if context.same_experts:
+        yield finding(
+            "fault",
+            "experts_identical",
+            "both experts hold the same tensors with the same bytes in every one that was compared: one expert is "
+            "stored twice, and the other is absent.",
+            expert=sorted(context.experts)[-1],
+            next_command="fetch the other expert's file",
+        )
+        return
     votes = {expert: other_votes(context, expert) for expert in context.experts}
     swapped = sorted(expert for expert in context.experts if holds_other(context, expert))
     if len(swapped) > 1:
@@ -139,6 +210,10 @@ def swapped_or_same(context: Context) -> Iterator[InspectionFinding]:
         )
 
 
+RELATED = 0.9
+"""Median cosine from which differing tensors are versions of one model: drawn weights have a cosine near 0."""
+
+
 @check("base_identity", cost="rows", codes=("wrong_base",), order=260)
 def wrong_base(context: Context) -> Iterator[InspectionFinding]:
     """Report a base whose unquantized tensors differ: it is not this checkpoint's base, whatever its name."""
@@ -147,16 +222,25 @@ def wrong_base(context: Context) -> Iterator[InspectionFinding]:
             compared = context.compared[expert]
             differing = sum(not item.equal for item in compared)
             fits = [item.fit.scores[item.fit.best].cosine for item in related(context, expert).values() if item.fit]
+            errors = [item.relative_error for item in compared if not item.equal]
+            distance, cosine = median(errors), median(item.cosine for item in compared if not item.equal)
+            near = cosine >= RELATED
             yield finding(
                 "fault",
                 "wrong_base",
-                f"{expert}: {differing} of {len(compared)} unquantized tensors differ from the base: it was "
-                "made from other weights than the base that is named.",
+                f"{expert}: {differing} of {len(compared)} unquantized tensors differ from the base, by "
+                f"{distance * 100:.2g} % in the median: "
+                + (
+                    "other weights than the base's, but near them: a base of another version, or a distilled, merged "
+                    "or further trained model, which the case names as its own base."
+                    if near
+                    else "another model than the base that is named."
+                ),
                 expert=expert,
                 evidence={
                     "differing": differing,
                     "compared": len(compared),
                     "median_cosine": sorted(fits)[len(fits) // 2] if fits else None,
                 },
-                next_command="name the base it was made from, or export again",
+                next_command="name the weights that it was made from (base: in the case), or export again",
             )

@@ -55,7 +55,7 @@ def declaration_against_tensors(context: Context) -> Iterator[InspectionFinding]
             and declared.format_of(name) in DECIDED
             and module.format not in (declared.format_of(name), "unknown")
         )
-        yield from _marked_otherwise(expert, quantized)
+        yield from _marked_otherwise(expert, modules)
         if wrong:
             algorithms = sorted({declared.algo_of(name) for name in wrong})
             formats = sorted({quantized[name].format for name in wrong})
@@ -70,16 +70,16 @@ def declaration_against_tensors(context: Context) -> Iterator[InspectionFinding]
             )
 
 
-def _marked_otherwise(expert: str, quantized: Mapping[str, Module]) -> Iterator[InspectionFinding]:
+def _marked_otherwise(expert: str, modules: Mapping[str, Module]) -> Iterator[InspectionFinding]:
     """Report Linears whose own ``comfy_quant`` marker names another format than their bytes have."""
     wrong = sorted(
         name
-        for name, module in quantized.items()
+        for name, module in modules.items()
         if module.stated is not None and module.format not in (module.stated, "unknown")
     )
     if wrong:
-        stated = sorted({str(quantized[name].stated) for name in wrong})
-        stored = sorted({quantized[name].format for name in wrong})
+        stated = sorted({str(modules[name].stated) for name in wrong})
+        stored = sorted({modules[name].format for name in wrong})
         yield finding(
             "fault",
             "format_mismatch",
@@ -114,7 +114,7 @@ def _read_by_options(component: Component, quantized: Mapping[str, Module]) -> b
     )
 
 
-DECIDED = ("nvfp4", "fp8", "mxfp8", "mxfp4", "int8")
+DECIDED = ("nvfp4", "fp8", "mxfp8", "mxfp4", "int8", "nf4")
 """Formats that a declaration can name unambiguously."""
 LISTING = ("", "modelslim", "modelopt", "fp8", "fbgemm_fp8", "compressed-tensors", "mxfp8", "mxfp4", "nvfp4")
 """Declarations whose ignore list decides what a runtime allocates quantized. ComfyUI lists the quantized layers,
@@ -134,6 +134,8 @@ def ignore_against_tensors(context: Context) -> Iterator[InspectionFinding]:
         declared, quantized = component.declaration, context.quantized(expert)
         if not quantized or not declared.declared or declared.method not in LISTING:
             continue
+        if component.naming.library == "modelopt":
+            continue  # diffusers takes the layers from modelopt_state.pth, and the list from the caller
         contradicted = sorted(name for name in quantized if left_out(declared, name))
         if contradicted:
             yield finding(
@@ -203,7 +205,7 @@ def group_size(context: Context) -> Iterator[InspectionFinding]:
     """Report a declared group size that the stored format cannot have."""
     for expert, component in context.experts.items():
         stated = component.declaration.group_size
-        blocks = {module.format: module.spec.block for module in context.quantized(expert).values()}
+        blocks = {module.format: module.values_per_scale for module in context.quantized(expert).values()}
         stored = sorted(form for form, block in blocks.items() if block)
         # with formats of several sizes the declaration may mean any of them
         if stated is None or len(stored) != 1 or stated == blocks[stored[0]]:

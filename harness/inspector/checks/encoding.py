@@ -15,7 +15,7 @@ from harness.formats.registry import title_of
 from harness.inspector.checks.registration import check
 from harness.inspector.context import Context, declared_reading
 from harness.inspector.decoding import declared_rule
-from harness.inspector.explain import explain
+from harness.inspector.explain import distance_of, explain
 from harness.inspector.findings import finding, some
 from harness.inspector.gates import ROW_CLAIM, bad_rows, gate_of, is_fnuz, state_of
 from harness.inspector.index import Component
@@ -26,6 +26,8 @@ OTHER_MARGIN = 0.002
 """Lead in cosine by which the other expert's base must fit better."""
 OTHER_BASE_SHARE = 0.8
 """Share of differing unquantized tensors above which the base is another model's."""
+OWN_CODES = 0.95
+"""Mean cosine over blocks of 16 columns from which the codes are the base's, whatever scales lie beside them."""
 MIXED_CODES = ("gguf", "nf4")
 """Formats whose tensors each state their own code: GGUF files mix Q4_K, Q5_0 and Q6_K by design."""
 PARTS = {"nibble_order": 0, "scale_layout": 1}
@@ -102,6 +104,7 @@ def with_base(component: Component) -> str:
         "rotation_differs",
         "weight_transposed",
         "weights_unrelated",
+        "scales_unrelated",
         "row_corrupt",
         "two_conventions",
         "encoding_inconclusive",
@@ -150,16 +153,39 @@ def encoding(context: Context) -> Iterator[InspectionFinding]:
                 "inconclusive",
                 "encoding_inconclusive",
                 f"{expert}: {len(unclear)} Linears lie between the gates ({some(unclear)}): neither this base's codes "
-                "beyond doubt, nor clearly others.",
+                f"beyond doubt, nor clearly others{_distance(unclear, measured)}.",
                 expert=expert,
                 module=worst,
                 evidence=_numbers(measured[worst]) | {"modules": unclear[:20]},
                 next_command=(
-                    "name the base that was used, or compare with another export: quantgate inspect A --against B"
+                    "name the base that was used (base: in the case), or compare with another export: "
+                    "quantgate inspect A --against B"
                     if context.options.full
-                    else "quantgate inspect … --full"
+                    else whole_rows(context, expert)
                 ),
             )
+
+
+def _distance(unclear: list[str], measured: Mapping[str, Measured]) -> str:
+    """Return the end of the sentence about unclear Linears if most are: how far their weights are from the base's.
+
+    A single Linear may be rounded worse than others; most of them hint at other weights.
+    """
+    far = sorted(distance for name in unclear if (distance := distance_of(measured[name])) is not None)
+    if len(unclear) * 2 <= len(measured) or not far:
+        return ""
+    return (
+        f". They are {len(unclear)} of {len(measured)} Linears, about {far[len(far) // 2] * 100:.2g} % from the base's "
+        "weights in the median: a merged, distilled or further trained model, which the case names as its own base, or "
+        "a coarser recipe of the same base"
+    )
+
+
+def whole_rows(context: Context, expert: str) -> str:
+    """Return the command that inspects this checkpoint again and reads more of it."""
+    base = context.base.get(expert)
+    against = f" --base {shlex.quote(base.source.label)}" if base is not None else ""
+    return f"quantgate inspect {shlex.quote(context.experts[expert].source.label)}{against} --full"
 
 
 def _has_reason(item: Measured) -> bool:
@@ -177,7 +203,8 @@ def _contradicted(
         if state != "contradicted" or item.fit is None:
             continue
         if item.fit.scores[item.fit.best].cosine < gate_of(item).unrelated:
-            code = "weight_transposed" if _transposed(item) else "weights_unrelated"
+            code = "scales_unrelated" if item.fit.local >= OWN_CODES else "weights_unrelated"
+            code = "weight_transposed" if _transposed(item) else code
             groups.setdefault(code, []).append(name)
         elif "/" in item.fit.best:
             said, proven = declared_of(context, expert, item).split("/"), item.fit.best.split("/")
@@ -211,7 +238,9 @@ def _transposed(item: Measured) -> bool:
 def _sentence(context: Context, expert: str, code: str, names: list[str], item: Measured, declared: str) -> str:
     assert item.fit is not None  # noqa: S101 - only measured modules come here
     best, against = item.fit.scores[item.fit.best], item.fit.scores.get(declared)
-    cosines = f"cos {best.cosine:.4f}" + (f" against {against.cosine:.4f} as declared" if against else "")
+    cosines = f"cos {best.cosine:.4f}"
+    if against is not None and item.fit.best != declared:
+        cosines += f" against {against.cosine:.4f} as declared"
     count = f"{len(names)} Linears ({some(names)})" if len(names) > 1 else names[0]
     if code in PARTS:
         _, why = declared_reading(context.experts[expert], item.module)
@@ -224,6 +253,12 @@ def _sentence(context: Context, expert: str, code: str, names: list[str], item: 
         return f"{expert}: rows of {count} are {proven} ({cosines}), and the checkpoint says {stated}."
     if code == "weight_transposed":
         return f"{expert}: {count} are stored transposed."
+    if code == "scales_unrelated":
+        return (
+            f"{expert}: {count} have the base's codes and other scales: block by block the codes fit (cos "
+            f"{item.fit.local:.4f}), and with the stored scales they do not ({cosines}). The scales belong to other "
+            "rows, blocks or layers."
+        )
     return f"{expert}: {count} are codes of other weights than the base's under every reading ({cosines})."
 
 
@@ -262,7 +297,8 @@ def _rows(context: Context, expert: str, measured: dict[str, Measured]) -> Itera
         if fit is None or is_fnuz(item) or item.nan_values:
             continue  # weight_values names NaN, which spoil their rows under every reading
         rows = bad_rows(fit)
-        if not rows or len(rows) * 2 >= len(item.rows) or _broken_scales(context, expert, item):
+        scaled = fit.local >= OWN_CODES and fit.scores[fit.best].cosine < gate_of(item).unrelated
+        if not rows or len(rows) * 2 >= len(item.rows) or _broken_scales(context, expert, item) or scaled:
             continue
         scores = {reading: float(sums.row_cosine()[rows].min()) for reading, sums in fit.sums.items()}
         best = max(scores, key=lambda reading: scores[reading])

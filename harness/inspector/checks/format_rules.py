@@ -5,13 +5,20 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from harness.formats.modules import block_of, is_scale
+from harness.formats.modules import WEIGHT_SUFFIXES, block_of, is_scale
 from harness.formats.names import PREFIXES
 from harness.formats.registry import title_of
 from harness.inspector.checks.registration import check
 from harness.inspector.context import Context
 from harness.inspector.findings import finding, some
 from harness.records.inspection import InspectionFinding
+
+
+def as_weight(name: str) -> str:
+    """Return a weight's name as an unquantized Linear has it: ``to_q.qweight`` gives ``to_q.weight``."""
+    suffix = next((item for item in WEIGHT_SUFFIXES if name.endswith(item)), "")
+    return f"{name.removesuffix(suffix)}.weight" if suffix else name
+
 
 REQUIRED = (
     "patch_embedding.weight",
@@ -105,6 +112,27 @@ def nothing_here(context: Context) -> Iterator[InspectionFinding]:
         )
 
 
+@check("patch_embedding", cost="header", codes=("shape_differs",), order=45)
+def patch_embedding(context: Context) -> Iterator[InspectionFinding]:
+    """Report a flattened patch embedding, without a base: GGUF has four axes at most, a Wan transformer's has five."""
+    for expert, component in context.experts.items():
+        entry = component.tensors.get("patch_embedding.weight")
+        if expert in context.base or entry is None or len(entry.shape) == 5:
+            continue
+        if not any("attn1.to_q.weight" in name for name in component.tensors):
+            continue
+        yield finding(
+            "fault",
+            "shape_differs",
+            f"{expert}: patch_embedding.weight has the shape {list(entry.shape)}, and a Wan transformer's is a "
+            "convolution of five axes: it was flattened, and its shape is not stored beside it.",
+            expert=expert,
+            tensor="patch_embedding.weight",
+            evidence={"shape": list(entry.shape)},
+            next_command="convert again with a program that stores comfy.gguf.orig_shape.patch_embedding.weight",
+        )
+
+
 @check("needed_tensors", cost="header", codes=("tensor_missing",), order=40)
 def needed_tensors(context: Context) -> Iterator[InspectionFinding]:
     """Report absent embeddings or head of a Wan transformer, and blocks that lack a tensor of the others.
@@ -116,7 +144,8 @@ def needed_tensors(context: Context) -> Iterator[InspectionFinding]:
         for name in component.tensors:
             number = block_of(name)
             if number is not None and not is_scale(name):
-                blocks.setdefault(number, set()).add(name.split(f"blocks.{number}.", 1)[1].replace("_packed", ""))
+                name = as_weight(name)
+                blocks.setdefault(number, set()).add(name.split(f"blocks.{number}.", 1)[1])
         wan = component.config.get("_class_name") in WAN_CLASSES or any(
             "attn1.to_q.weight" in b for b in blocks.values()
         )
@@ -137,6 +166,36 @@ def needed_tensors(context: Context) -> Iterator[InspectionFinding]:
             )
 
 
+def cast_candidates(context: Context, expert: str) -> set[str]:
+    """Return the FP8 Linears of a file set that has and declares no scale: they were cast, or lost their scales."""
+    component, quantized = context.experts[expert], context.quantized(expert)
+    eight = {name: module for name, module in quantized.items() if module.format == "fp8"}
+    if any(item.scale is not None or item.input_scale is not None for item in eight.values()):
+        return set()
+    declared = component.declaration
+    scaled = declared.method in ("modelopt", "compressed-tensors", "fbgemm_fp8") or (
+        declared.method == "fp8" and declared.flag("weight_block_size") is not None
+    )
+    return set() if scaled else set(eight)
+
+
+def layerwise_biases(context: Context, expert: str) -> set[str]:
+    """Return the 8-bit biases of Linears that were cast whole, weight and bias; empty if anything else is in 8 bits.
+
+    Diffusers' layerwise casting stores a Linear so, and leaves norms and embeddings as they are.
+    """
+    component = context.experts[expert]
+    names = {f"{item}.bias" for item in cast_candidates(context, expert)}
+    biases = names & set(component.tensors)
+    weights = {module.weight.name for module in context.modules[expert].values()}
+    eight = {
+        name
+        for name, entry in component.tensors.items()
+        if entry.dtype.startswith("F8_E") and name not in weights and not is_scale(name)
+    }
+    return biases if eight == biases else set()
+
+
 @check("eight_bits", cost="header", codes=("dtype_differs",), order=50)
 def eight_bits_elsewhere(context: Context) -> Iterator[InspectionFinding]:
     """Report 8-bit norms, biases, tables and embeddings: only the weights of Linears are ever quantized."""
@@ -144,10 +203,11 @@ def eight_bits_elsewhere(context: Context) -> Iterator[InspectionFinding]:
         if expert in context.base:
             continue  # shapes_and_dtypes compares dtypes with the base's
         weights = {module.weight.name for module in context.modules[expert].values()}
+        layerwise = layerwise_biases(context, expert)
         odd = sorted(
             name
             for name, entry in component.tensors.items()
-            if entry.dtype.startswith("F8_E") and name not in weights and not is_scale(name)
+            if entry.dtype.startswith("F8_E") and name not in weights and not is_scale(name) and name not in layerwise
         )
         if odd:
             yield finding(

@@ -24,7 +24,15 @@ from harness.records.inspection import InspectionFinding
     order=10,
     # Reading yields these findings before any check runs: headers, indexes, configurations, components.
     codes=(
-        *("header_invalid", "html_page", "lfs_pointer", "pickle_file", "other_file", "source_failed"),
+        *(
+            "header_invalid",
+            "html_page",
+            "lfs_pointer",
+            "pickle_file",
+            "other_file",
+            "not_a_transformer",
+            "source_failed",
+        ),
         *("index_invalid", "index_stale", "unindexed_tensors", "shard_missing", "duplicate_tensors"),
         *("config_invalid", "declarations_differ", "layers_unmatched", "weights_missing"),
         *("component_missing", "component_broken", "component_unscaled", "component_mismatch", "component_differs"),

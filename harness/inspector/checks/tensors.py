@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Mapping
 from typing import Any
 
 from harness.formats.codecs import FLOAT_DTYPES
 from harness.formats.config import Declaration
+from harness.formats.families import other_model, parts_of
 from harness.formats.modules import SCALE_PARTS, WEIGHT_SUFFIXES, Module, block_of, is_scale
 from harness.formats.registry import known_formats
+from harness.inspector.checks.format_rules import WAN_CLASSES, as_weight, cast_candidates, layerwise_biases
 from harness.inspector.checks.registration import check
 from harness.inspector.context import Context
 from harness.inspector.findings import finding, some
@@ -43,7 +46,9 @@ def scale_tensors_present(context: Context) -> Iterator[InspectionFinding]:
             four = [m for m in four if m.dialect != "torchao" or (m.name in measured and _wrong_size(measured[m.name]))]
         casts = cast_candidates(context, expert)
         absent = sorted(
-            m.name for m in quantized.values() if m.scale is None and m.name not in (*renamed, *casts) and m.spec.scales
+            m.name
+            for m in quantized.values()
+            if m.scale is None and m.name not in (*renamed, *casts) and m.spec.scales and not m.opaque
         )
         if absent:
             yield _absent(
@@ -52,6 +57,15 @@ def scale_tensors_present(context: Context) -> Iterator[InspectionFinding]:
                 absent,
                 "have no weight_scale: a runtime that fills in ones multiplies their weights by 1/scale",
             )
+        asymmetric = sorted(
+            name
+            for name, module in quantized.items()
+            if module.dialect == "compressed-tensors" and not module.opaque and module.zero_point is None
+            if component.declaration.asymmetric(name)
+        )
+        if asymmetric:
+            text = "have no weight_zero_point, and the config declares asymmetric codes: their values are shifted"
+            yield _absent("scale_missing", expert, asymmetric, text)
         without_global = sorted(module.name for module in four if module.global_scale is None)
         if without_global:
             yield _absent("global_scale_missing", expert, without_global, "have no global scale")
@@ -80,7 +94,11 @@ def _absent(code: str, expert: str, modules: list[str], text: str) -> Inspection
 
 def _input_needed(declared: Declaration, module: Module, quantized: Mapping[str, Module]) -> str:
     """Return the reason for which a Linear needs a static input scale, empty if it needs none."""
-    if declared.flag("dynamic_input_scale") is True:
+    # ComfyUI measures the activations of a marked layer itself unless the layer has a scale for them
+    if declared.flag("dynamic_input_scale") is True or module.stated is not None:
+        return ""
+    # ModelOpt in memory stores the largest activation, and computes the scale when it loads
+    if "input_amax" in module.parts:
         return ""
     algo, static = declared.algo_of(module.name), declared.static_inputs(module.name)
     alike = (item for item in quantized.values() if (item.format, declared.algo_of(item.name)) == (module.format, algo))
@@ -112,7 +130,7 @@ def scale_shapes(context: Context) -> Iterator[InspectionFinding]:
         for module in quantized.values():
             if module.format in ("fp8", "int8") and module.scale is not None and not module.opaque:
                 kinds.setdefault(module.kind, []).append(module.name)
-                if module.kind == "other":
+                if module.kind == "other" and not module.packing:
                     bad.append(f"{module.name} {list(module.scale.shape)}")
             outer = [entry for entry in (module.global_scale, module.input_scale) if entry is not None]
             odd = [entry for entry in outer if entry.elements != 1 or entry.dtype not in ("F32", "BF16", "F16")]
@@ -140,7 +158,7 @@ def _block_columns(module: Module) -> str:
     if not module.spec.block or module.scale is None:
         return ""
     rows, width = module.shape
-    shape, columns = module.scale.shape, -(-width // module.spec.block)
+    shape, columns = module.scale.shape, -(-width // module.values_per_scale)
     padded = (-(-rows // 128) * 128, -(-columns // 4) * 4)
     fits = module.scale.dtype in module.spec.scale_dtypes and tuple(shape) in ((rows, columns), padded)
     return "" if fits else f"{module.name} {module.scale.dtype} {list(shape)} for [{rows}, {columns}]"
@@ -148,19 +166,6 @@ def _block_columns(module: Module) -> str:
 
 LARGEST_WEIGHT = 16.0
 """Weights of a trained transformer stay below; codes that were divided by their scale reach 448 (E5M2: 57344)."""
-
-
-def cast_candidates(context: Context, expert: str) -> set[str]:
-    """Return the FP8 Linears of a file set that has and declares no scale: they were cast, or lost their scales."""
-    component, quantized = context.experts[expert], context.quantized(expert)
-    eight = {name: module for name, module in quantized.items() if module.format == "fp8"}
-    if any(item.scale is not None or item.input_scale is not None for item in eight.values()):
-        return set()
-    declared = component.declaration
-    scaled = declared.method in ("modelopt", "compressed-tensors", "fbgemm_fp8") or (
-        declared.method == "fp8" and declared.flag("weight_block_size") is not None
-    )
-    return set() if scaled else set(eight)
 
 
 @check("casts", cost="rows", codes=("scale_missing",), notes=("fp8_cast",), order=130)
@@ -189,6 +194,7 @@ def casts(context: Context) -> Iterator[InspectionFinding]:
             "warning",
             "fp8_cast",
             f"{expert}: {len(names)} Linears are cast to FP8 {code.upper()} without scales ({some(sorted(names))})"
+            + (", with their biases, as Diffusers' layerwise casting does" if layerwise_biases(context, expert) else "")
             + (", and decode to the base as they are" if proven else "")
             + ". No scale is needed; a runtime has to be told, or it asks for one.",
             expert=expert,
@@ -216,19 +222,23 @@ def leftovers(context: Context) -> Iterator[InspectionFinding]:
         beside: list[str] = []
         orphans: list[str] = []
         for name in sorted(component.tensors):
-            if not is_scale(name) or name.endswith(".comfy_quant"):
+            if not is_scale(name):
                 continue
             match = SCALE_PARTS.search(name)
             stem = name[: match.start()] if match else name.rpartition(".")[0]
             if stem not in stems:
                 orphans.append(name)
+            elif name.endswith(".comfy_quant"):
+                continue
             elif stem in modules and not modules[stem].quantized and name.endswith(WEIGHT_SCALES):
                 beside.append(name)
         if beside:
             text = "stand beside weights that are not quantized: a runtime that goes by their name multiplies once more"
             yield _left("scale_left_over", expert, beside, text)
         if orphans:
-            yield _left("scale_orphaned", expert, orphans, "belong to weights that are not here")
+            markers = [name for name in orphans if name.endswith(".comfy_quant")]
+            text = "belong to weights that are not here"
+            yield _left("scale_orphaned", expert, orphans, text, "markers" if markers == orphans else "scales")
 
 
 WEIGHT_SCALES = (
@@ -241,11 +251,11 @@ WEIGHT_SCALES = (
 )
 
 
-def _left(code: str, expert: str, names: list[str], text: str) -> InspectionFinding:
+def _left(code: str, expert: str, names: list[str], text: str, kind: str = "scales") -> InspectionFinding:
     return finding(
         "fault",
         code,
-        f"{expert}: {len(names)} scales {text} ({some(names)}).",
+        f"{expert}: {len(names)} {kind} {text} ({some(names)}).",
         expert=expert,
         tensor=names[0],
         evidence={"tensors": names[:20], "count": len(names)},
@@ -289,6 +299,8 @@ def keys_against_base(context: Context) -> Iterator[InspectionFinding]:
             continue
         renamed = {module.weight.name: f"{name}.weight" for name, module in context.modules[expert].items()}
         names = {renamed.get(name, name) for name in component.tensors if not is_scale(name)}
+        if other_model(component.tensors) is not None:
+            continue  # the check other_model names these tensors
         missing = sorted(set(base.tensors) - names)
         extra = sorted(names - set(base.tensors))
         if missing:
@@ -300,11 +312,14 @@ def keys_against_base(context: Context) -> Iterator[InspectionFinding]:
                 tensor=missing[0],
                 evidence={"tensors": missing[:20], "count": len(missing)},
             )
+        variants = parts_of(extra)
         if extra:
             yield finding(
                 "fault" if missing else "warning",
                 "tensor_unexpected",
-                f"{expert}: {len(extra)} tensors have no counterpart in the base ({some(extra)}).",
+                f"{expert}: {len(extra)} tensors have no counterpart in the base ({some(extra)})"
+                + (f": parts of {' and '.join(variants)}, which this base lacks" if variants else "")
+                + ". They were not compared.",
                 expert=expert,
                 tensor=extra[0],
                 evidence={"tensors": extra[:20], "count": len(extra)},
@@ -323,8 +338,9 @@ def shapes_and_dtypes(context: Context) -> Iterator[InspectionFinding]:
             continue
         wrong: list[str] = []
         integers: list[str] = []
+        layerwise = layerwise_biases(context, expert)
         for name, entry in component.tensors.items():
-            stem = name.replace(".weight_packed", ".weight")
+            stem = as_weight(name)
             anchor = base.tensors.get(stem)
             if anchor is None or is_scale(name):
                 continue
@@ -335,7 +351,7 @@ def shapes_and_dtypes(context: Context) -> Iterator[InspectionFinding]:
             shape = module.shape if quantized and module is not None else entry.shape
             if shape != anchor.shape:
                 wrong.append(f"{name} {list(entry.shape)} for {list(anchor.shape)}")
-            elif not quantized and entry.dtype not in FLOAT_DTYPES:
+            elif not quantized and entry.dtype not in FLOAT_DTYPES and name not in layerwise:
                 integers.append(f"{name} {entry.dtype}")
         if wrong:
             yield finding(
@@ -360,7 +376,7 @@ def shapes_and_dtypes(context: Context) -> Iterator[InspectionFinding]:
 def config_against_tensors(context: Context) -> Iterator[InspectionFinding]:
     """Compare a Wan transformer's ``config.json`` with block count, width and feed-forward width of the tensors."""
     for expert, component in context.experts.items():
-        if component.config.get("_class_name") != "WanTransformer3DModel" or not component.tensors:
+        if component.config.get("_class_name") not in WAN_CLASSES or not component.tensors:
             continue
         wrong = [
             f"{name}: config {stated}, tensors {actual}"
@@ -385,8 +401,21 @@ def _wan(config: Mapping[str, Any], context: Context, expert: str) -> Iterator[t
         yield "num_layers", config["num_layers"], len(blocks)
     heads, width = config.get("num_attention_heads"), config.get("attention_head_dim")
     query = modules.get("blocks.0.attn1.to_q")
-    if query is not None and isinstance(heads, int) and isinstance(width, int):
+    measured = query is not None and (not query.opaque or query.logical is not None)
+    if query is not None and measured and isinstance(heads, int) and isinstance(width, int):
         yield "inner width", heads * width, query.shape[0]
+    if query is not None and measured and isinstance(config.get("dim"), int):
+        yield "dim", config["dim"], query.shape[0]
+    # Wan's own configurations call the channels in_dim and out_dim
+    patch, head = tensors.get("patch_embedding.weight"), modules.get("proj_out")
+    size = config.get("patch_size", (1, 2, 2))
+    for name in ("in_channels", "in_dim"):
+        if isinstance(config.get(name), int) and patch is not None and len(patch.shape) == 5:
+            yield name, config[name], patch.shape[1]
+    for name in ("out_channels", "out_dim"):
+        whole = isinstance(size, list | tuple) and all(isinstance(item, int) and item > 0 for item in size)
+        if isinstance(config.get(name), int) and head is not None and not head.quantized and whole:
+            yield name, config[name] * math.prod(size), head.shape[0]
     feed = modules.get("blocks.0.ffn.net.0.proj")
     if feed is not None and isinstance(config.get("ffn_dim"), int):
         yield "ffn_dim", config["ffn_dim"], feed.shape[0]

@@ -9,6 +9,7 @@ from packaging.version import InvalidVersion, Version
 
 from harness.inspector.checks.encoding import own_related
 from harness.inspector.checks.registration import check
+from harness.inspector.checks.tensors import LARGEST_WEIGHT
 from harness.inspector.context import Context
 from harness.inspector.explain import FACTORS, explain, in_subnormals
 from harness.inspector.findings import finding, some
@@ -174,6 +175,18 @@ def constant_scales(context: Context) -> Iterator[InspectionFinding]:
             continue
         value = next(iter(own.values()))
         four = any(module.spec.two_level for module in quantized.values())
+        if value == 1 and not four and _are_weights(context, expert, own):
+            yield finding(
+                "warning",
+                "scale_constant",
+                f"{expert}: all {len(own)} Linears have the scale 1, and their codes have the size of weights: a cast "
+                "to FP8 with scales for loaders that ask for them. Small weights lose digits that a measured scale "
+                "would keep.",
+                expert=expert,
+                module=min(own),
+                evidence={"scale": value, "count": len(own)},
+            )
+            continue
         yield finding(
             "warning" if four or expert in context.base else "fault",
             "scale_constant",
@@ -183,6 +196,13 @@ def constant_scales(context: Context) -> Iterator[InspectionFinding]:
             evidence={"scale": value, "count": len(own)},
             next_command="export again with calibrated scales",
         )
+
+
+def _are_weights(context: Context, expert: str, names: Collection[str]) -> bool:
+    """Return whether the codes of FP8 Linears are weights without any factor, as far as rows were read."""
+    measured = context.measured.get(expert, {})
+    largest = [measured[name].largest for name in names if name in measured and measured[name].module.format == "fp8"]
+    return bool(largest) and max(largest) <= LARGEST_WEIGHT
 
 
 def _explained(context: Context, expert: str, names: Collection[str]) -> bool:
@@ -225,7 +245,20 @@ def subnormal_scales(context: Context) -> Iterator[InspectionFinding]:
 
 @check("plain_values", cost="rows", codes=("weights_nan", "weights_zero"), order=210)
 def plain_values(context: Context) -> Iterator[InspectionFinding]:
-    """Report NaN, infinity and Linears of zeros among unquantized tensors, without a base."""
+    """Report NaN and infinity among unquantized tensors, and without a base Linears of zeros."""
+    for expert, compared in context.compared.items():
+        spoilt = {item.tensor: item.not_finite for item in compared if item.not_finite}
+        if spoilt:
+            yield finding(
+                "fault",
+                "weights_nan",
+                f"{expert}: {sum(spoilt.values())} values that were read are NaN or infinite, and finite in the base "
+                f"({some(sorted(spoilt))}): they exceeded the range of the stored dtype, or were damaged.",
+                expert=expert,
+                tensor=min(spoilt),
+                evidence={"tensors": dict(sorted(spoilt.items())[:20])},
+                next_command="export again, in BF16 or F32",
+            )
     for expert, sane in context.sanity.items():
         broken = sorted(name for name, item in sane.items() if item.not_finite)
         empty = sorted(name for name, item in sane.items() if item.all_zero and name in _linears(context, expert))
