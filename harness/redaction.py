@@ -36,7 +36,8 @@ _MAX_FORMS_OF = 1 << 14
 
 _WORD = (
     r"(?:tokens?(?<!s)|secrets?|passwords?|passwd|passphrase|api[_-]?key|access[_-]?key(?:[_-]?id)?|private[_-]?key"
-    r"|credentials?|secret[_-]?key|auth[_-]?key)"
+    r"|credentials?|secret[_-]?key|auth[_-]?key"
+    r"|(?:account|encryption|signing|master|deploy|ssh|shared[_-]?access)[_-]?key|(?<=_)(?:pass|pwd|pat))"
 )
 _SECRET_NAME = re.compile(rf"[A-Z0-9_.-]{{0,200}}{_WORD}", re.IGNORECASE)
 _ASSIGNED = re.compile(
@@ -56,9 +57,10 @@ _SHAPES = re.compile(
     | (?<![A-Za-z0-9])hv[sbr]\.[A-Za-z0-9_-]{16,} | (?<![A-Za-z0-9])SG\.[A-Za-z0-9_-]{16,}+\.[A-Za-z0-9_-]{16,}
     | (?<=hooks\.slack\.com/services/)[A-Za-z0-9/]{16,}
     | (?<![A-Za-z0-9_-])sk-[A-Za-z0-9_-]{20,} | (?:AKIA|ASIA)[0-9A-Z]{16}
+    | dapi[0-9a-f]{32} | AGE-SECRET-KEY-1[0-9A-Z]{16,}
     | nvapi-[A-Za-z0-9_-]{16,} | npm_[A-Za-z0-9]{30,} | pypi-[A-Za-z0-9_-]{30,} | AIza[A-Za-z0-9_-]{30,}
     | (?<![A-Za-z0-9_-])eyJ[A-Za-z0-9_-]{8,}+\.eyJ[A-Za-z0-9_-]{8,}+\.[A-Za-z0-9_-]+
-    | (?i:(?<=bearer\ ))[A-Za-z0-9._~+/=-]{8,} | (?<=[Bb]asic\ )[A-Za-z0-9+/=]{8,}
+    | (?i:(?<=bearer\ )|(?<=bearer%20))[A-Za-z0-9._~+/=-]{8,} | (?<=[Bb]asic\ )[A-Za-z0-9+/=]{8,}
     | (?<=://)[^/\s:@"'<>]{1,200}+:[^/\s@"'<>]{1,1000}+(?=@)
     | (?<=://)[^/\s:@"'<>]{8,1000}+(?=@)""",
     re.VERBOSE,
@@ -96,7 +98,7 @@ _SHAPE_MARKS = (
         "hvr.",
         "sg.",
     ),
-    *("hooks.slack.com/", "earer ", "asic ", "://"),
+    *("hooks.slack.com/", "dapi", "age-secret", "earer", "asic ", "://"),
 )
 """In small letters: text without one of these has no token of a known shape."""
 _ARGUMENT = re.compile(
@@ -137,7 +139,7 @@ _PHRASES = (
     (("sig", "pwd=", "auth", "code=", "key=", "credential=", "-u", "user", "login"), _PARAMETER),
 )
 """Pairs of marks in small letters, one of which the text must hold, and the pattern that is then searched."""
-_WORD_MARKS = ("token", "secret", "passw", "passphrase", "key", "credential")
+_WORD_MARKS = ("token", "secret", "passw", "passphrase", "key", "credential", "_pass", "_pwd", "_pat")
 KEY_BEGIN = re.compile(r"-----BEGIN [A-Z0-9 ]{0,40}PRIVATE KEY(?: BLOCK)?-----")
 KEY_END = re.compile(r"-----END [A-Z0-9 ]{0,40}PRIVATE KEY(?: BLOCK)?-----")
 
@@ -192,6 +194,7 @@ def _escaped(text: str) -> set[str]:
         json.dumps(text, ensure_ascii=False)[1:-1],
         repr(text)[1:-1],
         ascii(text)[1:-1],
+        repr(text.encode("utf-8", "surrogateescape"))[2:-1],
     }
     marked = html.escape(text, quote=True)
     references = {marked, html.escape(text, quote=False)}

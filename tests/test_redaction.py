@@ -7,6 +7,7 @@ import html
 import json
 import signal
 import urllib.parse
+from collections.abc import Callable
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -19,7 +20,8 @@ from harness.definitions.environment import check_leased, check_name
 from harness.engine.secrets import LINE_CHARACTERS, redact_answer, tail
 from harness.goldens.store import HubPin, hub_store
 from harness.inspector.sources import HubSource
-from harness.redaction import HIDDEN, Redactor, shapes
+from harness.plugin.printing import printable
+from harness.redaction import HIDDEN, Redactor, safe_text, shapes
 
 NEEDLE = 'n33dle "quoted" <tag>&\n/second+line\tof it é'
 LINES = ['n33dle "quoted" <tag>&', "/second+line\tof it é"]
@@ -28,7 +30,7 @@ LINES = ['n33dle "quoted" <tag>&', "/second+line\tof it é"]
 @pytest.mark.parametrize(
     "form",
     [NEEDLE, *LINES, json.dumps(NEEDLE), json.dumps(json.dumps(NEEDLE)), repr(NEEDLE), ascii(NEEDLE),
-     html.escape(NEEDLE), urllib.parse.quote(NEEDLE), urllib.parse.quote(NEEDLE, safe=""),
+     html.escape(NEEDLE), repr(NEEDLE.encode()), urllib.parse.quote(NEEDLE), urllib.parse.quote(NEEDLE, safe=""),
      urllib.parse.quote_plus(NEEDLE), NEEDLE.encode().hex(), base64.b64encode(NEEDLE.encode()).decode(),
      base64.urlsafe_b64encode(NEEDLE.encode()).decode()],
 )  # fmt: skip
@@ -60,10 +62,51 @@ def test_shapes(text: str, left: str) -> None:
     assert shapes(text) == left
 
 
-@pytest.mark.parametrize("unit", ["a.", "eyJ", "://a:b", "token", "password: ", "-----BEGIN PRIVATE KEY-----", "b64+/"])
+@pytest.mark.parametrize(
+    "unit",
+    ["a.", "eyJ", "://a:b", "token", "password: ", "-----BEGIN PRIVATE KEY-----", "b64+/", "--", "--a-", "--password ",
+     "<a", "<password>", "SG.a", "SG.", "ya29.", "dapi", "sk_live_", "cookie: ", "authorization:", "login a",
+     "login a password ", "&sig=", "hooks.slack.com/services/", "bearer ", "_pass", "glrt-", "r8_"],
+)  # fmt: skip
 def test_long_text_of_any_kind_is_redacted_in_one_pass(unit: str) -> None:
     # quadratic patterns took minutes for 40,000 characters; a suite that hangs here is the failure
-    shapes(unit * (400_000 // len(unit)))
+    shapes(unit * (100_000 // len(unit)))
+
+
+_RANDOM = "Zq7Xv9Kt2Lw4Rb8Nc3Mf6Hd1"
+
+
+@pytest.mark.parametrize(
+    "text",
+    ["sk_live_{}", "dckr_pat_{}", "glrt-{}", "ya29.{}", "api_org_{}", "https://hooks.slack.com/services/T0/B0/{}",
+     "SG.{}.{}", "AccountName=x;AccountKey={}==;End", "https://x.blob/c?sv=1&sig={}%3D",
+     "GET /x?X-Amz-Signature={}&a=1",
+     "Authorization: token {}", '{{"authorization": "ApiKey {}"}}', "Cookie: session={}; a=b", "Set-Cookie: sid={}",
+     "run --hf-token {} x", "mysql --password {}", "machine h login u password {}", "ENCRYPTION_KEY={}", "SSH_KEY={}",
+     "SMTP_PASS={}", "MYSQL_PWD={}", "AZURE_DEVOPS_EXT_PAT={}", "BEARER {}", "Bearer%20{}", "a?password%3D{}",
+     "<db:password>{}</db:password>", "-----BEGIN PGP PRIVATE KEY BLOCK-----\n{}\n-----END PGP PRIVATE KEY BLOCK-----"],
+)  # fmt: skip
+def test_secrets_of_other_services_and_in_other_places_are_hidden(text: str) -> None:
+    shown = shapes(text.format(_RANDOM, _RANDOM))
+    assert _RANDOM not in shown
+    assert HIDDEN in shown
+
+
+@pytest.mark.parametrize(
+    "text",
+    ["--max-token 512 --tokenizer umt5", "a cookie is baked; authorization is needed", "--password --next",
+     "login as a password user", "first_pass = 3, compass: north", "<token>", "sig=x, no signature", "a bearer of news",
+     "transformer.blocks.0.attn1.to_k.weight", "glossary, glances-of-anything"],
+)  # fmt: skip
+def test_ordinary_text_stays(text: str) -> None:
+    assert shapes(text) == text
+
+
+@pytest.mark.parametrize("sign", ["\x1b[0m", "\x1b[1;31m", "\u200b", "\u202e", "\x07", "\xad"])
+@pytest.mark.parametrize("show", [safe_text, printable])
+def test_a_colour_inside_a_token_does_not_carry_it_to_a_terminal(show: Callable[[str], str], sign: str) -> None:
+    assert _RANDOM[8:] not in show(f"hf_{_RANDOM[:8]}{sign}{_RANDOM[8:]} ")
+    assert _RANDOM[8:] not in show(f"hf_{sign}{_RANDOM} ")
 
 
 def test_a_log_without_newline_is_read_from_its_end_only(tmp_path: Path) -> None:

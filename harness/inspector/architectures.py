@@ -6,10 +6,12 @@ its Wan converter (sizes of the published models); the boundaries are those of W
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from harness.formats.codecs import FLOAT_DTYPES
 from harness.inspector.findings import finding
 from harness.inspector.index import Component
 from harness.records.inspection import InspectionFinding
@@ -55,6 +57,22 @@ def published(experts: Mapping[str, Component]) -> Published | None:
     return None
 
 
+def channels_of(component: Component) -> tuple[Any, Any]:
+    """Return input and output channels of a transformer, from its tensors if they show them, else from its config.
+
+    `config_against_tensors` reports a configuration that contradicts the tensors: no other component is to blame then.
+    """
+    config, patch = component.config, component.tensors.get("patch_embedding.weight")
+    head, size = component.tensors.get("proj_out.weight"), config.get("patch_size", (1, 2, 2))
+    taken, given = config.get("in_channels"), config.get("out_channels")
+    if patch is not None and len(patch.shape) == 5:
+        taken = patch.shape[1]
+    whole = isinstance(size, list | tuple) and all(isinstance(item, int) and item > 0 for item in size)
+    if head is not None and head.dtype in FLOAT_DTYPES and head.shape and whole and not head.shape[0] % math.prod(size):
+        given = head.shape[0] // math.prod(size)
+    return taken, given
+
+
 def _sizes(config: Mapping[str, Any]) -> tuple[Any, ...]:
     heads, head = config.get("num_attention_heads"), config.get("attention_head_dim")
     width = heads * head if isinstance(heads, int) and isinstance(head, int) else None
@@ -89,7 +107,11 @@ def misfits(index: Mapping[str, Any], experts: Mapping[str, Component], vae: Map
             f"model_index.json switches experts at {boundary} and names no transformer_2: a run ends at the switch",
             ("transformer", "transformer"),
         )
-    sizes = {expert: _sizes(component.config) for expert, component in experts.items() if component.config}
+    sizes = {
+        expert: (*_sizes(component.config)[:2], *channels_of(component))
+        for expert, component in experts.items()
+        if component.config
+    }
     # a configuration that omits a size cannot contradict the other expert
     if any(len({value for value in column if value is not None}) > 1 for column in zip(*sizes.values(), strict=True)):
         yield f"the experts are not of one model: {_told(sizes)}", ("transformer_2", "transformer")

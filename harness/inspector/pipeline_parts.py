@@ -11,7 +11,7 @@ from typing import Any
 
 from harness.formats.codecs import FLOAT_DTYPES
 from harness.formats.header import TensorEntry
-from harness.inspector.architectures import PIPELINES, channels_wanted, misfits, unusual_boundary
+from harness.inspector.architectures import PIPELINES, channels_of, channels_wanted, misfits, unusual_boundary
 from harness.inspector.findings import finding, some
 from harness.inspector.gather import compare, read_windows, windows
 from harness.inspector.index import Component
@@ -73,7 +73,7 @@ def _mismatches(
     size = vae.get("z_dim", vae.get("latent_channels"))
     for expert, component in experts.items():
         config = component.config
-        pair = (_input_channels(component), config.get("out_channels"))
+        pair = channels_of(component)
         if isinstance(size, int) and all(isinstance(item, int) for item in pair):
             taken = channels_wanted(index, config, size)
             if pair[1] != size or (index.get("_class_name") in PIPELINES and pair[0] not in taken):
@@ -103,15 +103,6 @@ def _mismatches(
         if isinstance(declared, list) and len(declared) == 2 and kind and declared[1] not in (None, kind):
             yield f"model_index.json names {declared[1]} for {name}, and its configuration is of {kind}", (name, name)
     del tokenizer
-
-
-def _input_channels(component: Component) -> Any:
-    """Return the channels that a transformer's patch embedding [N, C, T, H, W] takes, else those of its configuration.
-
-    `config_against_tensors` reports a configuration that contradicts the tensors: no other component is to blame then.
-    """
-    patch = component.tensors.get("patch_embedding.weight")
-    return patch.shape[1] if patch is not None and len(patch.shape) == 5 else component.config.get("in_channels")
 
 
 def _positive(value: Any) -> bool:

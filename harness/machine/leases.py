@@ -185,7 +185,9 @@ class Lease:
     def release(self) -> None:
         """Return the device. Safe to call twice."""
         if self._record is not None:
-            self._record.unlink(missing_ok=True)
+            # the record is for messages only: whatever lies in its place, the lock is released
+            with contextlib.suppress(OSError):
+                self._record.unlink()
             self._record = None
         if self._lock is not None:
             self._lock.release()
@@ -209,8 +211,18 @@ def lease_folder() -> Path:
     ``/tmp/quantgate-<uid>`` and not ``XDG_RUNTIME_DIR`` or ``TMPDIR``: those differ between a login, a service and a
     CI job of one user, and two folders would lease one GPU twice. ``QUANTGATE_LEASES`` names another folder, for
     containers that share a machine's GPUs.
+
+    Raises:
+        InfraError: kind ``device``: the variable holds no absolute path. A relative one would name another folder in
+            each checkout.
     """
     named = os.environ.get(FOLDER_VARIABLE)
+    if named and not Path(named).is_absolute():
+        raise InfraError(
+            f"{FOLDER_VARIABLE}={named} is no absolute path: runs in two folders would lease one GPU twice",
+            kind="device",
+            remedy=f"export {FOLDER_VARIABLE}={Path(named).expanduser().absolute()}",
+        )
     return Path(named) if named else Path(f"/tmp/quantgate-{os.getuid()}/leases")  # noqa: S108 - owner checked below
 
 
@@ -282,9 +294,10 @@ def _try(device: Device, place: Path, run: str) -> Lease | None:
     record = place / f"{device.uuid}.json"
     # A holder deletes its record when it releases the device, so a record under a free lock is of a holder that died.
     before = _holder(record)
-    Holder(
-        pid=os.getpid(), host=socket.gethostname(), since=datetime.now(UTC).isoformat(timespec="seconds"), run=run
-    ).write(record)
+    since = datetime.now(UTC).isoformat(timespec="seconds")
+    # a full disk or a folder in the record's place costs only the name in a message; the lock decides
+    with contextlib.suppress(OSError):
+        Holder(pid=os.getpid(), host=socket.gethostname(), since=since, run=run).write(record)
     return Lease(device, device_environment(device), before, lock, record)
 
 

@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 from harness.harmless import harmless
-from harness.redaction import redact
-from harness.text import clean
+from harness.redaction import safe_text
 
 
 def printable(text: str) -> str:
     """Return ``text`` as pytest may print it, or write it into JUnit."""
-    return harmless(clean(redact(text)))
+    return harmless(safe_text(text))

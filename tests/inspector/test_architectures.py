@@ -29,6 +29,7 @@ class Sized:
 
     def __init__(self, config: dict[str, Any]) -> None:
         self.config = config
+        self.tensors: dict[str, Any] = {}
 
 
 def experts(name: str, count: int) -> dict[str, Component]:

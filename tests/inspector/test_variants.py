@@ -92,15 +92,15 @@ def test_names_of_no_model_known_here_are_never_clean(tmp_path: Path) -> None:
 
 def test_a_vae_is_not_blamed_for_a_configuration_that_its_own_tensors_contradict(tmp_path: Path) -> None:
     from harness.formats.header import TensorEntry
+    from harness.inspector.architectures import channels_of
     from harness.inspector.index import Component
-    from harness.inspector.pipeline_parts import _input_channels
     from harness.inspector.sources import LocalSource, Meter
 
     source = LocalSource(tmp_path, Meter())
     patch = TensorEntry("patch_embedding.weight", "BF16", (8, 36, 1, 2, 2), "f", 0, 8 * 36 * 4 * 2)
     held = Component("transformer", "model", source, "", {patch.name: patch}, config={"in_channels": 16})
-    assert _input_channels(held) == 36
-    assert _input_channels(Component("transformer", "model", source, "", {}, config={"in_channels": 16})) == 16
+    assert channels_of(held) == (36, None)
+    assert channels_of(Component("transformer", "model", source, "", {}, config={"in_channels": 16})) == (16, None)
 
 
 @pytest.mark.parametrize(

@@ -230,3 +230,29 @@ def test_a_link_in_place_of_the_lock_is_not_followed(tmp_path: Path, gpus: Gpus)
     with pytest.raises(InfraError):
         acquire(gpus(1), 0, folder=tmp_path / "leases")
     assert not (tmp_path / "made").exists()
+
+
+@pytest.mark.parametrize("named", ["leases", "./leases", "~/leases", "../leases"])
+def test_a_folder_that_each_checkout_has_again_is_refused(
+    monkeypatch: pytest.MonkeyPatch, gpus: Gpus, named: str
+) -> None:
+    monkeypatch.setenv(FOLDER_VARIABLE, named)
+    with pytest.raises(InfraError, match="is no absolute path: runs in two folders would lease one GPU twice"):
+        acquire(gpus(1), 0)
+
+
+def test_a_folder_in_place_of_the_holders_record_costs_only_its_name(tmp_path: Path, gpus: Gpus) -> None:
+    (tmp_path / "FAKE-0.json").mkdir()
+    lease = acquire(gpus(1), 0, folder=tmp_path)
+    with pytest.raises(InfraError, match="FAKE-0 by another process"):
+        acquire(gpus(1), 0, folder=tmp_path)
+    lease.release()
+    acquire(gpus(1), 0, folder=tmp_path).release()
+
+
+def test_a_lease_whose_record_was_replaced_is_released_all_the_same(tmp_path: Path, gpus: Gpus) -> None:
+    lease = acquire(gpus(1), 0, folder=tmp_path)
+    (tmp_path / "FAKE-0.json").unlink()
+    (tmp_path / "FAKE-0.json").mkdir()
+    lease.release()
+    acquire(gpus(1), 0, folder=tmp_path).release()
