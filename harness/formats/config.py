@@ -85,14 +85,14 @@ class Declaration:
         if not groups:
             return None
         inputs = [group.get("input_activations") for group in groups]
-        return any(isinstance(one, Mapping) and one.get("dynamic") is not True for one in inputs)
+        return any(isinstance(entry, Mapping) and entry.get("dynamic") is not True for entry in inputs)
 
     @property
     def producer(self) -> tuple[str, str]:
         """Return name and version of the exporter; empty if not declared."""
-        said = self.raw.get("producer")
-        said = said if isinstance(said, Mapping) else {}
-        return str(said.get("name", "")), str(said.get("version", ""))
+        producer = self.raw.get("producer")
+        producer = producer if isinstance(producer, Mapping) else {}
+        return str(producer.get("name", "")), str(producer.get("version", ""))
 
     def ignores(self, module: str) -> str | None:
         """Return the first ignore pattern that covers ``module`` under any of its names, or ``None``."""
@@ -227,9 +227,9 @@ def declared_format(algo: str, body: Mapping[str, Any]) -> StoredFormat | None:
     return formats.get(only) if kinds == {"float"} and isinstance(only, int) else None
 
 
-def _layers(said: Any) -> dict[str, str]:
+def _layers(declared: Any) -> dict[str, str]:
     """Return algorithm by module name."""
-    items = said.items() if isinstance(said, Mapping) else ()
+    items = declared.items() if isinstance(declared, Mapping) else ()
     return {str(name): str(entry.get("quant_algo", "")) for name, entry in items if isinstance(entry, Mapping)}
 
 

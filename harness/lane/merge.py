@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import shutil
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from pathlib import Path
@@ -13,7 +14,7 @@ from pydantic import ValidationError
 from harness.definitions.case import Case
 from harness.errors import QuantgateError
 from harness.goldens.pending import RECORD, read_candidate
-from harness.judge.verdict import unwaived
+from harness.judge.verdict import BROKEN, unwaived
 from harness.lane.durations import History
 from harness.lane.plan import Plan, PlanError, PlannedCase, request_digest
 from harness.outcomes import RULES, Outcome
@@ -81,8 +82,8 @@ def join_junit(
     failed = {(case.get("classname"), case.get("name")) for case in joined.iter("testcase") if _bad(case)}
     silent = {node: reason for node, reason in (red or {}).items() if _names(node) not in failed}
     for case in joined.iter("testcase"):
-        own = [node for node in silent if _names(node) == (case.get("classname"), case.get("name"))]
-        for node in own:
+        matching = [node for node in silent if _names(node) == (case.get("classname"), case.get("name"))]
+        for node in matching:
             ET.SubElement(case, "error", type="record", message=one_line(silent.pop(node), 1000))
     if silent:
         suite = ET.SubElement(joined, "testsuite", name="records")
@@ -210,7 +211,34 @@ def _control(record: CaseRecord, case: Case) -> str:
     for stage, cause in case.must_be_seen():
         if ((stage, cause) not in seen) if stage else (cause not in codes):
             return f"it is a negative control, and no finding says {cause}"
+    named = {cause for _, cause in case.must_be_seen()}
+    if broken := sorted(code for stage, code in seen if stage == "sanity" and code in BROKEN and code not in named):
+        return f"it is a negative control, and its output is {', '.join(broken)}, which any breakage can cause"
+    return _unsupported(record, named)
+
+
+def _unsupported(record: CaseRecord, named: Collection[str]) -> str:
+    """Return why a finding of the frames that excuses a failure is not believed; empty if its evidence is there.
+
+    The run must have frames that were compared, and the metric a value outside its limit.
+    """
+    gating = [finding for finding in record.verdict.findings if finding.gating]
+    elsewhere = {finding.code for finding in gating if finding.stage != "frames"}
+    codes = {finding.code for finding in gating if finding.stage == "frames"} | ({record.verdict.cause} - elsewhere)
+    for code in sorted(codes.intersection(named)):
+        match = _MISSED.fullmatch(code)
+        if match is None:
+            continue
+        if record.generation is None or record.comparison is None:
+            return f"it may fail by {code}, and has no generation that was compared"
+        checks = [check for check in record.limits if check.metric == match[1] and check.gates]
+        if not any(check.value is not None and not _kept(check) for check in checks):
+            return f"it may fail by {code}, and no value of {match[1]} lies outside its limit"
     return ""
+
+
+_MISSED = re.compile(r"(.+)_(?:above|below)_limit")
+"""Cause of a metric outside its limit, as `harness.judge.limits_rule` names it."""
 
 
 def _waived(record: CaseRecord, case: Case) -> str:
@@ -229,7 +257,7 @@ def _waived(record: CaseRecord, case: Case) -> str:
         return f"it is waived, and {', '.join(dict.fromkeys(others))} is not what its waiver is for"
     if not waiver.causes.intersection({record.verdict.cause, *(finding.code for finding in findings)}):
         return f"it is waived, and no finding says {', '.join(sorted(waiver.causes))}"
-    return ""
+    return _unsupported(record, waiver.causes)
 
 
 PLAN = "plan.json"

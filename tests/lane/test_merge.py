@@ -257,13 +257,24 @@ def test_a_green_record_without_its_evidence_is_no_result(
 def test_a_control_passes_only_by_what_it_says() -> None:
     control = CASES["a"].case.model_copy(update={"expect": "regression:frames/ssim_below_limit"})
     seen = finding("frames", "ssim_below_limit")
-    for verdict, good in (
-        (passes(Outcome.REGRESSION, seen), True),
-        (passes(Outcome.REGRESSION, finding("sanity", "noise")), False),
-        (passes(Outcome.CHECKPOINT_FAULT, seen), False),
-        (passes(None, seen), False),
+    missed = {"limits": (PASSED.model_copy(update={"passed": False, "value": 0.5}),)}
+    good = passes(Outcome.REGRESSION, seen)
+    for verdict, changes, is_proven in (
+        (good, missed, True),
+        (passes(Outcome.REGRESSION, finding("sanity", "noise")), missed, False),
+        (passes(Outcome.CHECKPOINT_FAULT, seen), missed, False),
+        (passes(None, seen), missed, False),
+        # any breakage looks like this
+        (passes(Outcome.REGRESSION, seen, finding("sanity", "nan")), missed, False),
+        (passes(Outcome.REGRESSION, seen, finding("sanity", "noise")), missed, True),
+        # the finding is stated, and nothing in the record supports it
+        (good, {}, False),
+        (good, {"limits": ()}, False),
+        (good, {"limits": (PASSED.model_copy(update={"passed": False}),)}, False),
+        (good, {**missed, "generation": None}, False),
+        (good, {**missed, "comparison": None}, False),
     ):
-        assert (unproven(record("a", verdict=verdict), control) == "") is good
+        assert (unproven(record("a", verdict=verdict, **changes), control) == "") is is_proven, (verdict, changes)
 
 
 def test_a_waiver_covers_its_causes_until_its_date_and_nothing_else() -> None:
@@ -278,9 +289,15 @@ def test_a_waiver_covers_its_causes_until_its_date_and_nothing_else() -> None:
         verdict = Verdict(
             outcome=Outcome.WAIVED, cause=cause, summary="x", observed=Outcome.REGRESSION, findings=findings
         )
-        return unproven(record("a", verdict=verdict, **changes), case)
+        missed = PASSED.model_copy(
+            update={"metric": "flicker", "direction": "lower_is_better", "limit": 0.1, "value": 0.5, "passed": False}
+        )
+        return unproven(record("a", verdict=verdict, **{"limits": (missed,), **changes}), case)
 
     assert waived(seen) == ""
+    assert "no value of flicker lies outside" in waived(seen, limits=())
+    assert "no value of flicker lies outside" in waived(limits=())
+    assert "has no generation that was compared" in waived(seen, generation=None)
     assert "nan is not what its waiver is for" in waived(seen, finding("sanity", "nan"))
     assert "ssim_below_limit is not what" in waived(finding("frames", "ssim_below_limit"), seen)
     assert "no finding says flicker_above_limit" in waived(cause="x")
