@@ -71,7 +71,7 @@ class _Reader:
         return self._chain("or", any, self.both)
 
     def both(self) -> Matcher:
-        return self._chain("and", all, self.one)
+        return self._chain("and", all, self.single)
 
     def _chain(self, word: str, how: Callable[[list[bool]], bool], part: Callable[[], Matcher]) -> Matcher:
         matchers = [part()]
@@ -80,10 +80,10 @@ class _Reader:
             matchers.append(part())
         return lambda name: how([matches(name) for matches in matchers])
 
-    def one(self) -> Matcher:
+    def single(self) -> Matcher:
         first = self._parts.pop(0) if self._parts else None
         if first == "not":
-            inner = self.one()
+            inner = self.single()
             return lambda name: not inner(name)
         if first == "(":
             inner = self.either()

@@ -24,6 +24,8 @@ def readings(stored: StoredLinear) -> dict[str, F32]:
         ValueError: the rows do not begin with a block.
     """
     size, columns = int(stored.state["blocksize"]), stored.shape[1]
+    if stored.parts["weight.absmax"].elements != -(-stored.shape[0] * columns // size):
+        raise ValueError("absmax has another number of values than the block size of its quant_state gives")
     # blocks run over the flat tensor, across row ends: rows can be cut out only if they begin with a block and a byte
     first, count = int(stored.rows[0]) * columns, len(stored.rows) * columns
     if first % size or first % 2 or stored.weight.nbytes * 2 < first + count:

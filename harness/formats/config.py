@@ -85,14 +85,14 @@ class Declaration:
         if not groups:
             return None
         inputs = [group.get("input_activations") for group in groups]
-        return any(isinstance(one, Mapping) and one.get("dynamic") is not True for one in inputs)
+        return any(isinstance(entry, Mapping) and entry.get("dynamic") is not True for entry in inputs)
 
     @property
     def producer(self) -> tuple[str, str]:
         """Return name and version of the exporter; empty if not declared."""
-        said = self.raw.get("producer")
-        said = said if isinstance(said, Mapping) else {}
-        return str(said.get("name", "")), str(said.get("version", ""))
+        producer = self.raw.get("producer")
+        producer = producer if isinstance(producer, Mapping) else {}
+        return str(producer.get("name", "")), str(producer.get("version", ""))
 
     def ignores(self, module: str) -> str | None:
         """Return the first ignore pattern that covers ``module`` under any of its names, or ``None``."""
@@ -191,7 +191,11 @@ def described(body: Mapping[str, Any]) -> dict[str, Any]:
 def _algo_of_method(method: str, body: Mapping[str, Any]) -> str:
     """Return the algorithm's name from ``quant_method`` or from a field that only this method has; empty if unknown."""
     if method == "compressed-tensors":
-        return str(body.get("format", ""))
+        form = str(body.get("format", ""))
+        bits = {
+            group["weights"].get("num_bits") for group in _groups(body) if isinstance(group.get("weights"), Mapping)
+        }
+        return "int4-quantized" if form == "int-quantized" and bits == {4} else form
     if method == "bitsandbytes":
         return f"bnb_{body.get('bnb_4bit_quant_type', 'fp4')}" if body.get("load_in_4bit") else "LLM.int8"
     if method == "torchao":
@@ -223,9 +227,9 @@ def declared_format(algo: str, body: Mapping[str, Any]) -> StoredFormat | None:
     return formats.get(only) if kinds == {"float"} and isinstance(only, int) else None
 
 
-def _layers(said: Any) -> dict[str, str]:
+def _layers(declared: Any) -> dict[str, str]:
     """Return algorithm by module name."""
-    items = said.items() if isinstance(said, Mapping) else ()
+    items = declared.items() if isinstance(declared, Mapping) else ()
     return {str(name): str(entry.get("quant_algo", "")) for name, entry in items if isinstance(entry, Mapping)}
 
 

@@ -59,8 +59,8 @@ def decode_blocks(codes: U8, table: str, scales: F32, rows: NDArray[np.int64], b
     Returns:
         float32 [R, K].
     """
-    own = scales[np.minimum(rows // block[0], len(scales) - 1)]
-    return np.asarray(FP8_TABLES[table][codes] * expand(own, codes.shape[1], block[1]))
+    row_scales = scales[np.minimum(rows // block[0], len(scales) - 1)]
+    return np.asarray(FP8_TABLES[table][codes] * expand(row_scales, codes.shape[1], block[1]))
 
 
 def decode_nf4(packed: U8, absmax: F32, table: Sequence[float], blocksize: int, columns: int) -> F32:

@@ -129,6 +129,6 @@ def look_blind(rows: PackedRows, block: int) -> Blind:
         values = decode_e4m3(rows.scales(layout))
         with np.errstate(divide="ignore", invalid="ignore"):
             z[layout] = layout_correlation(np.log(values), rest)[0]
-    own = rows.scales(rows.layouts[0]) & 0x7F if rows.layouts else np.zeros(0, np.uint8)
-    subnormal = float((own < 8).mean()) if own.size else 0.0  # 0x08 is 2**-6, the smallest normal number
+    magnitudes = rows.scales(rows.layouts[0]) & 0x7F if rows.layouts else np.zeros(0, np.uint8)
+    subnormal = float((magnitudes < 8).mean()) if magnitudes.size else 0.0  # 0x08 is 2**-6, the smallest normal number
     return Blind(z, float((largest == 6.0).mean()) if largest.size else 0.0, int(largest.size), subnormal)

@@ -405,7 +405,7 @@ def decide(
     if kind in FP8_DTYPES:
         return _eight(weight, scale, hints)
     if kind == "I8":
-        return _integers(weight, scale)
+        return _integers(weight, scale, hints)
     if kind == "U8":
         return _bytes(weight, scale, parts, hints, stem, four)
     if kind in ("I32", "U32"):
@@ -490,9 +490,13 @@ def _eight(weight: TensorEntry, scale: TensorEntry | None, hints: Hints, code: s
     return Decided("fp8", *scale_kind(weight, scale, hints), code=code)
 
 
-def _integers(weight: TensorEntry, scale: TensorEntry | None) -> Decided:
+def _integers(weight: TensorEntry, scale: TensorEntry | None, hints: Hints) -> Decided:
     if scale is None:
         return Decided("int8", "none", code="int8")
+    # compressed-tensors' int-quantized keeps codes of 4 bits in a byte each
+    if hints.declared is not None and hints.declared.method == "compressed-tensors" and hints.declared.bits == 4:
+        spread, block = scale_kind(weight, scale, NO_HINTS)
+        return Decided("int4", spread, block, "int4", (weight.shape[0], weight.shape[1]), packing="whole_bytes")
     return Decided("int8", *scale_kind(weight, scale, NO_HINTS), code="int8")
 
 
@@ -511,10 +515,14 @@ def scale_kind(weight: TensorEntry, scale: TensorEntry, hints: Hints) -> tuple[s
     if len(shape) != 2 or not shape[0] or not shape[1]:
         return "other", (1, 1)
     # a declared block size wins: the number of blocks is rounded up, so several block sizes give the same shape
-    said = hints.declared.raw.get("weight_block_size") if hints.declared is not None else None
-    sizes = isinstance(said, list) and len(said) == 2 and all(isinstance(item, int) and item > 0 for item in said)
-    if isinstance(said, list) and sizes and shape == (-(-rows // said[0]), -(-columns // said[1])):
-        return "block", (said[0], said[1])
+    block_size = hints.declared.raw.get("weight_block_size") if hints.declared is not None else None
+    sizes = (
+        isinstance(block_size, list)
+        and len(block_size) == 2
+        and all(isinstance(item, int) and item > 0 for item in block_size)
+    )
+    if isinstance(block_size, list) and sizes and shape == (-(-rows // block_size[0]), -(-columns // block_size[1])):
+        return "block", (block_size[0], block_size[1])
     if shape == (-(-rows // FP8_TILE), -(-columns // FP8_TILE)):
         return "block", (FP8_TILE, FP8_TILE)
     if shape[0] == rows and shape[1] > 1 and columns % shape[1] == 0:
@@ -598,10 +606,12 @@ def _lost_dtype(weight: TensorEntry, scale: TensorEntry, hints: Hints, declared:
 
 def _bitsandbytes(state: Mapping[str, Any]) -> Decided:
     shape, code = state.get("shape"), str(state.get("quant_type", ""))
-    right = isinstance(shape, list) and len(shape) == 2 and all(isinstance(item, int) and item > 0 for item in shape)
-    if code not in ("nf4", "fp4") or not right or not isinstance(state.get("blocksize"), int):
+    well_formed = (
+        isinstance(shape, list) and len(shape) == 2 and all(isinstance(item, int) and item > 0 for item in shape)
+    )
+    if code not in ("nf4", "fp4") or not well_formed or not isinstance(state.get("blocksize"), int):
         return Decided("nf4", code=code, opaque="its quant_state does not say type, shape and block size")
-    assert isinstance(shape, list)  # noqa: S101 - `right` says so
+    assert isinstance(shape, list)  # noqa: S101 - `well_formed` says so
     return Decided("nf4", code=code, logical=(shape[0], shape[1]))
 
 

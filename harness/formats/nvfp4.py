@@ -91,9 +91,9 @@ def misreadings(stored: StoredLinear, options: Mapping[str, str]) -> Iterator[tu
     rows, blocks = packed.shape[0], packed.shape[1] * 2 // BLOCK
     straight = unswizzle(scales, rows, blocks) if options.get("scale_layout") == "swizzled" else scales
     straight = straight[:rows, :blocks]
-    right: NibbleOrder = "high_first" if options.get("nibble_order") == "high_first" else "low_first"
-    wrong: NibbleOrder = "low_first" if right == "high_first" else "high_first"
-    codes, swapped = unpack_nibbles(packed, right), unpack_nibbles(packed, wrong)
+    proven_order: NibbleOrder = "high_first" if options.get("nibble_order") == "high_first" else "low_first"
+    wrong: NibbleOrder = "low_first" if proven_order == "high_first" else "high_first"
+    codes, swapped = unpack_nibbles(packed, proven_order), unpack_nibbles(packed, wrong)
     # each layout below is a loader fault of its own: swizzled twice, not unswizzled, rows or columns shifted by one
     layouts: dict[str, U8] = {"": straight}
     tiled = swizzle(straight)

@@ -45,5 +45,5 @@ def readings(stored: StoredLinear) -> dict[str, F32]:
         return {stored.code: np.asarray(values * expand(scales[stored.rows], columns, width))}
     scale = np.ones((1, 1), np.float32) if stored.scale is None else scale_values(stored, stored.scale).reshape(-1, 1)
     zero = np.zeros((1, 1)) if zero_point is None else stored.floats(zero_point).reshape(-1, 1)
-    own, nil = (item[stored.rows] if len(item) == stored.shape[0] else item[:1] for item in (scale, zero))
-    return {stored.code: np.asarray((FP8_TABLES[stored.code][codes] - nil) * own, dtype=np.float32)}
+    row_scales, nil = (item[stored.rows] if len(item) == stored.shape[0] else item[:1] for item in (scale, zero))
+    return {stored.code: np.asarray((FP8_TABLES[stored.code][codes] - nil) * row_scales, dtype=np.float32)}

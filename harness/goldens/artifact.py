@@ -21,6 +21,10 @@ from harness.records.candidate import CANDIDATE_FILE, Candidate
 from harness.text import one_line
 
 MAX_ENTRIES = 100_000
+MAX_NAME = 1_000
+"""Longest name of an entry in characters; zip allows 65,535, and an error shows the name."""
+MAX_CANDIDATES = 5_000
+"""Most ``candidate.json`` files of an archive: each is validated, and 100,000 broken ones would take minutes."""
 MAX_MANIFEST_BYTES = 8 << 20
 """Most bytes of one ``candidate.json``, unpacked; the file of a case with 1,600 Linears is below 1 MiB."""
 MAX_MANIFESTS_BYTES = 64 << 20
@@ -104,7 +108,14 @@ def _of_zip(archive: zipfile.ZipFile, entries: dict[str, zipfile.ZipInfo], sourc
     candidates: dict[str, Candidate] = {}
     faults: list[GoldenError] = []
     remaining = MAX_MANIFESTS_BYTES
-    for name in sorted(name for name in entries if PurePosixPath(name).name == CANDIDATE_FILE):
+    names = sorted(name for name in entries if PurePosixPath(name).name == CANDIDATE_FILE)
+    if len(names) > MAX_CANDIDATES:
+        raise GoldenError(
+            f"the archive has {len(names)} candidates, the bound is {MAX_CANDIDATES}",
+            where=str(source),
+            remedy="download the artifact of one run",
+        )
+    for name in names:
         try:
             data = _read_bounded(archive, entries[name], min(MAX_MANIFEST_BYTES, remaining), source)
             remaining -= len(data)
@@ -138,6 +149,12 @@ def _entries(archive: zipfile.ZipFile, source: Path) -> dict[str, zipfile.ZipInf
     entries: dict[str, zipfile.ZipInfo] = {}
     for info in infos:
         # Backslashes count as separators too, so that no name escapes the checks below.
+        if len(info.filename) > MAX_NAME:
+            raise GoldenError(
+                f"the name of an entry has {len(info.filename)} characters, the bound is {MAX_NAME}",
+                where=str(source),
+                remedy=_AGAIN,
+            )
         path = PurePosixPath(info.filename.replace("\\", "/"))
         if not path.parts or "\0" in info.filename:
             raise GoldenError("an entry has no name", where=str(source), remedy=_AGAIN)

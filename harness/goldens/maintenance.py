@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence, Set
 from dataclasses import dataclass
+from pathlib import Path
 
 from harness.errors import GoldenError
 from harness.goldens.folder import SHORT, FolderStore
 from harness.goldens.hub import Addition, HubStore
-from harness.goldens.store import GoldenStore
-from harness.records.golden import AcceptedIndex
+from harness.goldens.store import GoldenStore, RoutedStore
+from harness.records.golden import INDEX_FILE, MANIFEST_FILE, AcceptedIndex
 
 Select = Callable[[str, str], bool]
 """Returns whether a command applies to ``(runner, case)``."""
@@ -39,7 +40,9 @@ def everything(_runner: str, _case: str) -> bool:
 
 
 def verify(store: GoldenStore, select: Select = everything) -> tuple[Stored, ...]:
-    """Check every byte of every golden, accepted or not. Damage is returned, not raised, so that all of it shows.
+    """Check every byte of every golden, accepted or not, and that a folder holds nothing else.
+
+    Damage is returned, not raised, so that all of it shows.
 
     Raises:
         InfraError: the store could not be reached.
@@ -59,12 +62,33 @@ def _verify_case(store: GoldenStore, runner: str, case: str) -> Iterator[tuple[s
         yield "accepted", True, (str(error),)
         # Without its list, every golden of the case is still checked, as one that is not accepted.
         accepted = set()
+    folder = store.route(runner) if isinstance(store, RoutedStore) else store
+    if isinstance(folder, FolderStore) and (strange := _strangers(folder.folder(runner, case), {INDEX_FILE})):
+        yield "accepted", True, strange
     for digest in sorted(accepted | set(store.digests(runner, case))):
         try:
-            faults = tuple(str(fault) for fault in store.get(runner, case, digest).verify())
+            golden = store.get(runner, case, digest)
+            faults = tuple(str(fault) for fault in golden.verify())
+            if isinstance(folder, FolderStore):
+                own = {MANIFEST_FILE, *(part.path for part in golden.manifest.parts.values())}
+                faults += _strangers(folder.folder(runner, case, digest), own)
         except GoldenError as error:
             faults = (str(error),)
         yield digest, digest in accepted, faults
+
+
+def _strangers(folder: Path, own: Set[str]) -> tuple[str, ...]:
+    """Return a sentence per file of a golden's folder that nothing names: a proposal could bring anything in one.
+
+    Hidden files are left out: editors, systems and git keep theirs there, and no proposal may hold one.
+    """
+    if not folder.is_dir():
+        return ()
+    return tuple(
+        f"{path}: nothing names this file\n  next: git rm {path}"
+        for path in sorted(folder.iterdir())
+        if not path.name.startswith(".") and path.name not in own and not path.is_dir()
+    )
 
 
 def unused(store: GoldenStore, select: Select = everything) -> tuple[Stored, ...]:

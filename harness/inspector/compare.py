@@ -58,8 +58,8 @@ def compare_checkpoints(
     same: tuple[str, ...] = ()
     if digests:
         cache = DigestCache()
-        mine, theirs = (component_digests(item.experts.values(), cache) for item in (new, old))
-        same = tuple(sorted(path for path, digest in mine.items() if theirs.get(path) == digest))
+        new_digests, old_digests = (component_digests(item.experts.values(), cache) for item in (new, old))
+        same = tuple(sorted(path for path, digest in new_digests.items() if old_digests.get(path) == digest))
     return CheckpointComparison(
         reference=_label(new),
         against=_label(old),
@@ -78,11 +78,11 @@ def with_proof(comparison: CheckpointComparison, new: InspectionReport, old: Ins
         new: inspection of A.
         old: inspection of B.
     """
-    mine, theirs = ({item.expert: item for item in report.experts} for report in (new, old))
+    new_experts, old_experts = ({item.expert: item for item in report.experts} for report in (new, old))
     changes: list[CheckpointChange] = []
-    for expert in sorted(mine.keys() & theirs.keys()):
-        changes += _difference(expert, "proven reading", mine[expert].encoding, theirs[expert].encoding)
-        changes += _difference(expert, "proven recipe", mine[expert].recipe, theirs[expert].recipe)
+    for expert in sorted(new_experts.keys() & old_experts.keys()):
+        changes += _difference(expert, "proven reading", new_experts[expert].encoding, old_experts[expert].encoding)
+        changes += _difference(expert, "proven recipe", new_experts[expert].recipe, old_experts[expert].recipe)
     changes += _difference("", "faults", [item.code for item in new.faults], [item.code for item in old.faults])
     return comparison.model_copy(
         update={
@@ -103,18 +103,18 @@ def _repository(new: Assembly, old: Assembly) -> list[CheckpointChange]:
     # the version of diffusers and the exporter's path do not describe the model
     keys = sorted({*(new.model_index or {}), *(old.model_index or {})} - {"_diffusers_version", "_name_or_path"})
     for key in keys:
-        mine, theirs = ((item.model_index or {}).get(key) for item in (new, old))
-        changes += _difference("", f"model_index.{key}", mine, theirs)
+        new_value, old_value = ((item.model_index or {}).get(key) for item in (new, old))
+        changes += _difference("", f"model_index.{key}", new_value, old_value)
     return changes
 
 
 def _expert(expert: str, new: Component | None, old: Component | None) -> list[CheckpointChange]:
     if new is None or old is None:
         return _difference(expert, "present", new is not None, old is not None)
-    mine, theirs = _facts(new), _facts(old)
+    new_facts, old_facts = _facts(new), _facts(old)
     changes: list[CheckpointChange] = []
-    for key in mine:
-        changes += _difference(expert, key, mine[key], theirs[key])
+    for key in new_facts:
+        changes += _difference(expert, key, new_facts[key], old_facts[key])
     changes += _tensor_sets(expert, new.tensors, old.tensors)
     return changes
 

@@ -92,10 +92,10 @@ def components_of(paths: Mapping[str, Path]) -> tuple[ComponentFiles, ...]:
         if any(path.startswith(f"{name}/") for path in model.files):
             places[name] = (model, name)
     with ThreadPoolExecutor(8) as pool:
-        found = [_files(name, source, folder, pool) for name, (source, folder) in sorted(places.items())]
+        components = [_files(name, source, folder, pool) for name, (source, folder) in sorted(places.items())]
     if "model_index.json" in model.files:
-        found.append(ComponentFiles(MODEL_INDEX, model, {}, {"model_index.json": "model_index.json"}))
-    return tuple(found)
+        components.append(ComponentFiles(MODEL_INDEX, model, {}, {"model_index.json": "model_index.json"}))
+    return tuple(components)
 
 
 def _files(name: str, source: LocalSource, folder: str, pool: ThreadPoolExecutor) -> ComponentFiles:
@@ -157,11 +157,11 @@ def contents_of(components: Iterable[ComponentFiles], cache: DigestCache | None 
     Raises:
         SourceError: a file cannot be read.
     """
-    known = cache or DigestCache()
+    digest_cache = cache or DigestCache()
     with ThreadPoolExecutor(min(8, os.cpu_count() or 1)) as pool:
-        found = {item.name: _content(item, known, pool) for item in components}
-    known.save()
-    return WeightContents(components=dict(sorted(found.items())))
+        contents = {item.name: _content(item, digest_cache, pool) for item in components}
+    digest_cache.save()
+    return WeightContents(components=dict(sorted(contents.items())))
 
 
 def _content(item: ComponentFiles, cache: DigestCache, pool: ThreadPoolExecutor) -> ComponentContent:
@@ -177,9 +177,9 @@ def _content(item: ComponentFiles, cache: DigestCache, pool: ThreadPoolExecutor)
 
 def _table(file: Path, sha256: str, entries: list[TensorEntry], pool: ThreadPoolExecutor) -> dict[str, str]:
     """Return the digests of ``entries`` of one file, from the cache or from its bytes."""
-    kept = cache_file().parent / "tensors" / f"{sha256}.json"
+    stored_table = cache_file().parent / "tensors" / f"{sha256}.json"
     try:
-        table = _TABLE.validate_python(read_json(kept), strict=True)
+        table = _TABLE.validate_python(read_json(stored_table), strict=True)
     except (OSError, UnreadableError, ValidationError):
         table = {}
     missing = [entry for entry in entries if entry.name not in table]
@@ -190,7 +190,7 @@ def _table(file: Path, sha256: str, entries: list[TensorEntry], pool: ThreadPool
             raise SourceError(f"cannot read ({error})", where=str(file), kind="disk") from error
         table |= {entry.name: value for entry, value in zip(missing, values, strict=True)}
         with contextlib.suppress(OSError):  # a cache that cannot be written costs time and nothing else
-            write_text_atomic(kept, json.dumps(table, sort_keys=True, indent=0))
+            write_text_atomic(stored_table, json.dumps(table, sort_keys=True, indent=0))
     return table
 
 

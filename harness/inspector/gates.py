@@ -60,8 +60,8 @@ def gain_limit(measured: Measured) -> float:
     Rounding to E2M1 leaves a relative error of .095 (E4M3: .027) that is nearly independent from value to value, so
     the gain fitted to n values scatters by that over the square root of n.
     """
-    found, gate = measured.fit, gate_of(measured)
-    values = found.rows * measured.module.shape[1] if found is not None else 0
+    best_fit, gate = measured.fit, gate_of(measured)
+    values = best_fit.rows * measured.module.shape[1] if best_fit is not None else 0
     noise = 0.053 if measured.module.code == "e5m2" else known_formats()[measured.module.format].noise
     return max(gate.gain, float(6 * noise / math.sqrt(max(values, 1))))
 
@@ -80,10 +80,15 @@ def is_fnuz(item: Measured) -> bool:
 
     FNUZ has one more in its exponent bias: the same byte has half the value of E4M3.
     """
-    found = item.fit
-    if item.module.format != "fp8" or item.module.kind in ("block", "group") or found is None or found.best != "e4m3":
+    best_fit = item.fit
+    if (
+        item.module.format != "fp8"
+        or item.module.kind in ("block", "group")
+        or best_fit is None
+        or best_fit.best != "e4m3"
+    ):
         return False
-    return abs(found.scores["e4m3"].gain - 2) < 0.1
+    return abs(best_fit.scores["e4m3"].gain - 2) < 0.1
 
 
 def state_of(measured: Measured, declared: str) -> State:
@@ -91,44 +96,44 @@ def state_of(measured: Measured, declared: str) -> State:
 
     ``not_provable``: no rows of a base were compared.
     """
-    found = measured.fit
-    if found is None:
+    best_fit = measured.fit
+    if best_fit is None:
         return "not_provable"
     gate = gate_of(measured)
-    best = good_score(found)
+    best = good_score(best_fit)
     if (
         measured.module.format == "fp8"
-        and len(found.scores) > 1
-        and found.best != declared
+        and len(best_fit.scores) > 1
+        and best_fit.best != declared
         and best >= OTHER_CODES
-        and (found.gap or 0) >= gate.gap
+        and (best_fit.gap or 0) >= gate.gap
     ):
         return "contradicted"
-    rotated = rotation_of(found.best) or rotation_of(declared)
-    if rotated and found.best != declared and best >= gate.unrelated:
+    rotated = rotation_of(best_fit.best) or rotation_of(declared)
+    if rotated and best_fit.best != declared and best >= gate.unrelated:
         return "contradicted"
-    if best >= gate.cosine and (found.gap is None or found.gap >= gate.gap):
-        return "proven" if found.best == declared else "contradicted"
+    if best >= gate.cosine and (best_fit.gap is None or best_fit.gap >= gate.gap):
+        return "proven" if best_fit.best == declared else "contradicted"
     return "contradicted" if best < gate.unrelated else "inconclusive"
 
 
-def bad_rows(found: Fit) -> list[int]:
+def bad_rows(best_fit: Fit) -> list[int]:
     """Return rows (positions in the sample) that the tensor's best reading does not explain; all-zero rows never."""
-    sums = found.sums[found.best]
+    sums = best_fit.sums[best_fit.best]
     cosine = sums.row_cosine()
     return [int(i) for i in range(len(cosine)) if sums.bb[i] > 0 and cosine[i] < ROW_COSINE]
 
 
-def good_score(found: Fit) -> float:
+def good_score(best_fit: Fit) -> float:
     """Return the best reading's cosine over the rows that it explains: one broken row must not hide the others' proof.
 
     If at least half of the rows are broken, all rows count.
     """
-    rows = set(bad_rows(found))
-    sums = found.sums[found.best]
+    rows = set(bad_rows(best_fit))
+    sums = best_fit.sums[best_fit.best]
     # with half of the rows broken, the reading itself is in doubt: leaving rows out would hide that
     if not rows or len(rows) * 2 >= len(sums.qq):
-        return found.scores[found.best].cosine
+        return best_fit.scores[best_fit.best].cosine
     keep = [index for index in range(len(sums.qq)) if index not in rows]
     qq, qb, bb = (float(item[keep].sum()) for item in (sums.qq, sums.qb, sums.bb))
     return qb / (qq * bb) ** 0.5 if qq > 0 and bb > 0 else 0.0

@@ -79,42 +79,44 @@ def halves_axis(shape: tuple[int, ...]) -> bool:
     return leading % 2 == 0
 
 
-def compare(entry: TensorEntry, mine: F32, base: F32, whole: bool, other: F32 | None = None) -> Compared:
+def compare(entry: TensorEntry, values: F32, base: F32, whole: bool, other: F32 | None = None) -> Compared:
     """Compare values after rounding the base to the stored dtype (an export may narrow, it may not change)."""
     dtype = FLOAT_DTYPES[entry.dtype]
     rounded = base.astype(dtype).astype(np.float32)
-    equal = bool(np.array_equal(mine, rounded, equal_nan=True))
+    equal = bool(np.array_equal(values, rounded, equal_nan=True))
     swapped = False
-    if not equal and halves_axis(entry.shape) and mine.size % 2 == 0:
-        half = mine.size // 2
+    if not equal and halves_axis(entry.shape) and values.size % 2 == 0:
+        half = values.size // 2
         turned = np.concatenate([rounded[half:], rounded[:half]])
-        swapped = bool(np.array_equal(mine, turned, equal_nan=True))
-    cosine, error = (1.0, 0.0) if equal else closeness(mine, rounded)
+        swapped = bool(np.array_equal(values, turned, equal_nan=True))
+    cosine, error = (1.0, 0.0) if equal else closeness(values, rounded)
     other_equal = None
     if other is not None:
-        other_equal = bool(np.array_equal(mine, other.astype(dtype).astype(np.float32), equal_nan=True))
+        other_equal = bool(np.array_equal(values, other.astype(dtype).astype(np.float32), equal_nan=True))
     return Compared(
         entry.name,
         equal,
         swapped,
-        int(mine.size),
+        int(values.size),
         whole,
         cosine,
         error,
         other_equal,
-        int((~np.isfinite(mine) & np.isfinite(base)).sum()),
+        int((~np.isfinite(values) & np.isfinite(base)).sum()),
     )
 
 
-def closeness(mine: F32, reference: F32) -> tuple[float, float]:
+def closeness(values: F32, reference: F32) -> tuple[float, float]:
     """Return the cosine with ``reference`` and the error relative to its norm.
 
     Sums use ``einsum`` and not BLAS, whose threads would compete with the reading threads.
     """
-    one, two = mine.astype(np.float64), reference.astype(np.float64)
-    own, norm, gap = (float(np.sqrt(np.einsum("i,i->", vector, vector))) for vector in (one, two, one - two))
-    dot = float(np.einsum("i,i->", one, two))
-    cosine = dot / (norm * own) if norm and own else float(norm == own)
+    first, second = values.astype(np.float64), reference.astype(np.float64)
+    length, norm, gap = (
+        float(np.sqrt(np.einsum("i,i->", vector, vector))) for vector in (first, second, first - second)
+    )
+    dot = float(np.einsum("i,i->", first, second))
+    cosine = dot / (norm * length) if norm and length else float(norm == length)
     return cosine, gap / norm if norm else (0.0 if gap == 0 else float("inf"))
 
 
@@ -170,16 +172,16 @@ class Plan:
 
 def gather(plan: Plan, pool: Executor) -> Gathered:
     """Run all reads. If the source fails, stop early: ``failed`` holds the error, results read before are kept."""
-    found = Gathered()
+    gathered = Gathered()
     tasks: dict[Future[Any], Callable[[Any], None]] = {}
     try:
         for expert, component in plan.experts.items():
-            found.scalars[expert] = _scalars(component, plan.modules[expert])
-        for work, keep in _work(plan, found):
+            gathered.scalars[expert] = _scalars(component, plan.modules[expert])
+        for work, keep in _work(plan, gathered):
             tasks[pool.submit(work)] = keep
         if not plan.base and len(plan.experts) == 2:
-            tasks[pool.submit(_same_bytes, *plan.experts.values())] = partial(setattr, found, "same")
-        found.planned = len(tasks)
+            tasks[pool.submit(_same_bytes, *plan.experts.values())] = partial(setattr, gathered, "same")
+        gathered.planned = len(tasks)
         pending = set(tasks)
         while pending:
             done, pending = wait(pending, return_when=FIRST_EXCEPTION)
@@ -187,17 +189,17 @@ def gather(plan: Plan, pool: Executor) -> Gathered:
             for future in done:
                 if future.exception() is None:
                     tasks[future](future.result())
-                    found.finished += 1
+                    gathered.finished += 1
             for future in done:
                 future.result()
     except SourceError as error:
-        found.failed = error
+        gathered.failed = error
         for future in tasks:
             future.cancel()
         for future, keep in tasks.items():
             if future.done() and not future.cancelled() and future.exception() is None and keep not in (None,):
                 keep(future.result())
-    return found
+    return gathered
 
 
 SAME_TENSORS, SAME_BYTES = 16, 4096
@@ -239,27 +241,27 @@ def _scalars(component: Component, modules: Mapping[str, Module]) -> dict[str, t
 Task = tuple[Callable[[], Any], Callable[[Any], None]]
 
 
-def _work(plan: Plan, found: Gathered) -> Iterator[Task]:
+def _work(plan: Plan, gathered: Gathered) -> Iterator[Task]:
     names = list(plan.base)
     for expert, component in plan.experts.items():
-        own = plan.base.get(expert)
+        base_expert = plan.base.get(expert)
         others = [plan.base[name] for name in names if name != expert]
         other = others[0] if others else None
-        found.measured[expert], found.compared[expert], found.scanned[expert] = {}, [], {}
+        gathered.measured[expert], gathered.compared[expert], gathered.scanned[expert] = {}, [], {}
         for module in plan.modules[expert].values():
             if module.quantized:
-                yield _measure_task(plan, found, component, module, own, other)
+                yield _measure_task(plan, gathered, component, module, base_expert, other)
                 if (
                     plan.scan[expert]
                     and module.spec.two_level
                     and module.scale is not None
                     and module.scale.dtype == "F8_E4M3"
                 ):
-                    yield _scan_task(found, component, module, module.scale, plan.budgets[expert].scales)
-        if own is not None:
-            yield from _excluded_tasks(plan, found, component, own, other)
+                    yield _scan_task(gathered, component, module, module.scale, plan.budgets[expert].scales)
+        if base_expert is not None:
+            yield from _excluded_tasks(plan, gathered, component, base_expert, other)
         else:
-            yield from _sanity_tasks(plan, found, component)
+            yield from _sanity_tasks(plan, gathered, component)
 
 
 def _anchor(component: Component | None, module: Module, reads: SharedReads) -> Anchor | None:
@@ -268,25 +270,36 @@ def _anchor(component: Component | None, module: Module, reads: SharedReads) -> 
 
 
 def _measure_task(
-    plan: Plan, found: Gathered, component: Component, module: Module, own: Component | None, other: Component | None
+    plan: Plan,
+    gathered: Gathered,
+    component: Component,
+    module: Module,
+    base_expert: Component | None,
+    other: Component | None,
 ) -> Task:
     expert = component.expert
-    values = found.scalars[expert].get(module.global_scale.name) if module.global_scale else None
+    values = gathered.scalars[expert].get(module.global_scale.name) if module.global_scale else None
     budget, reads = plan.budgets[expert], plan.reads
 
     def work() -> Measured:
         scale = values[0] if values else None
         return measure(
-            expert, component.source, module, budget, _anchor(own, module, reads), _anchor(other, module, reads), scale
+            expert,
+            component.source,
+            module,
+            budget,
+            _anchor(base_expert, module, reads),
+            _anchor(other, module, reads),
+            scale,
         )
 
     def keep(result: Measured) -> None:
-        found.measured[expert][module.name] = result
+        gathered.measured[expert][module.name] = result
 
     return work, keep
 
 
-def _scan_task(found: Gathered, component: Component, module: Module, scale: TensorEntry, limit: int) -> Task:
+def _scan_task(gathered: Gathered, component: Component, module: Module, scale: TensorEntry, limit: int) -> Task:
     rows, columns = module.shape
     padding = max(scale.elements - rows * -(-columns // 16), 0)  # a swizzled layout pads with zeros
     # zeros of padding lie anywhere, so they can be told from lost scales only in a count over the whole tensor
@@ -297,15 +310,15 @@ def _scan_task(found: Gathered, component: Component, module: Module, scale: Ten
         return nans, max(zeros - padding, 0)
 
     def keep(result: tuple[int, int]) -> None:
-        found.scanned[component.expert][scale.name] = result
-        found.scale_bytes[component.expert] = found.scale_bytes.get(component.expert, 0) + sum(
+        gathered.scanned[component.expert][scale.name] = result
+        gathered.scale_bytes[component.expert] = gathered.scale_bytes.get(component.expert, 0) + sum(
             length for _, length in windows
         )
 
     return work, keep
 
 
-def _sanity_tasks(plan: Plan, found: Gathered, component: Component) -> Iterator[Task]:
+def _sanity_tasks(plan: Plan, gathered: Gathered, component: Component) -> Iterator[Task]:
     """Yield tasks that read windows of every float tensor, in batches, for an expert without a base."""
     quantized = {module.weight.name for module in plan.modules[component.expert].values() if module.quantized}
     entries = [
@@ -315,7 +328,7 @@ def _sanity_tasks(plan: Plan, found: Gathered, component: Component) -> Iterator
     ]
     entries.sort(key=lambda entry: (entry.file, entry.start))
     limit = min(plan.budgets[component.expert].excluded, SANITY_ELEMENTS)
-    own = found.sanity.setdefault(component.expert, {})
+    rows_by_name = gathered.sanity.setdefault(component.expert, {})
     for first in range(0, len(entries), EXCLUDED_BATCH):
         batch = entries[first : first + EXCLUDED_BATCH]
 
@@ -323,7 +336,7 @@ def _sanity_tasks(plan: Plan, found: Gathered, component: Component) -> Iterator
             values = read_windows(component.source, batch, limit)
             return {entry.name: look_alone(item) for entry, item in zip(batch, values, strict=True)}
 
-        yield work, own.update
+        yield work, rows_by_name.update
 
 
 SANITY_ELEMENTS = 4096
@@ -331,7 +344,7 @@ SANITY_ELEMENTS = 4096
 
 
 def _excluded_tasks(
-    plan: Plan, found: Gathered, component: Component, own: Component, other: Component | None
+    plan: Plan, gathered: Gathered, component: Component, base_expert: Component, other: Component | None
 ) -> Iterator[Task]:
     quantized = {module.weight.name for module in plan.modules[component.expert].values() if module.quantized}
     entries = [
@@ -340,35 +353,40 @@ def _excluded_tasks(
         if name not in quantized
         and not is_scale(name)
         and entry.dtype in FLOAT_DTYPES
-        and name in own.tensors
-        and own.tensors[name].shape == entry.shape
-        and own.tensors[name].dtype in FLOAT_DTYPES
+        and name in base_expert.tensors
+        and base_expert.tensors[name].shape == entry.shape
+        and base_expert.tensors[name].dtype in FLOAT_DTYPES
     ]
     entries.sort(key=lambda entry: (entry.file, entry.start))
     limit = plan.budgets[component.expert].excluded
     for first in range(0, len(entries), EXCLUDED_BATCH):
-        yield _excluded_task(found, component, own, other, entries[first : first + EXCLUDED_BATCH], limit)
+        yield _excluded_task(gathered, component, base_expert, other, entries[first : first + EXCLUDED_BATCH], limit)
 
 
 def _excluded_task(
-    found: Gathered, component: Component, own: Component, other: Component | None, batch: list[TensorEntry], limit: int
+    gathered: Gathered,
+    component: Component,
+    base_expert: Component,
+    other: Component | None,
+    batch: list[TensorEntry],
+    limit: int,
 ) -> Task:
     def work() -> list[Compared]:
-        mine = read_windows(component.source, batch, limit)
-        base = read_windows(own.source, [own.tensors[entry.name] for entry in batch], limit)
+        measured = read_windows(component.source, batch, limit)
+        base = read_windows(base_expert.source, [base_expert.tensors[entry.name] for entry in batch], limit)
         results = []
-        for entry, values, anchor in zip(batch, mine, base, strict=True):
+        for entry, values, anchor in zip(batch, measured, base, strict=True):
             whole = len(windows(entry, limit)) == 1
             result = compare(entry, values, anchor, whole)
             rival = other.tensors.get(entry.name) if other is not None else None
             # the other expert's base is read only for tensors that differ: equal ones need no second explanation
             if not result.equal and other is not None and rival is not None and rival.shape == entry.shape:
-                (theirs,) = read_windows(other.source, [rival], limit)
-                result = compare(entry, values, anchor, whole, theirs)
+                (rival_window,) = read_windows(other.source, [rival], limit)
+                result = compare(entry, values, anchor, whole, rival_window)
             results.append(result)
         return results
 
     def keep(results: list[Compared]) -> None:
-        found.compared[component.expert] += results
+        gathered.compared[component.expert] += results
 
     return work, keep

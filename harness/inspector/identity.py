@@ -71,8 +71,8 @@ class DigestCache:
         self._lock = threading.Lock()
         self._dirty = False
         try:
-            known = read_json(self.file)
-            self._known: dict[str, str] = {str(key): str(value) for key, value in known.items()}
+            entries = read_json(self.file)
+            self._known: dict[str, str] = {str(key): str(value) for key, value in entries.items()}
         except (OSError, ValueError, AttributeError):
             self._known = {}
 
@@ -91,15 +91,15 @@ class DigestCache:
                 remembered = self._known.get(key)
             if remembered is not None:
                 return _named_so(path, full, remembered), True
-            digest, left = hashlib.sha256(), stamp[0]
-            HASHING.add(total=left)
+            digest, remaining = hashlib.sha256(), stamp[0]
+            HASHING.add(total=remaining)
             try:
                 while chunk := file.read(CHUNK):
                     digest.update(chunk)
-                    HASHING.add(done=min(len(chunk), left))
-                    left -= min(len(chunk), left)
+                    HASHING.add(done=min(len(chunk), remaining))
+                    remaining -= min(len(chunk), remaining)
             finally:
-                HASHING.add(done=left)
+                HASHING.add(done=remaining)
             # bytes written during the read would give a digest of no version of the file
             if _stamp(file.fileno()) != stamp:
                 raise SourceError(
@@ -195,15 +195,15 @@ def component_digests(
         unread: bytes that may be read for hashing. If the files without a cached digest are larger, they are left out;
             ``None``: every file is hashed.
     """
-    known = cache or DigestCache()
+    digest_cache = cache or DigestCache()
     files = [(component, path) for component in components for path in sorted(_files(component))]
     if unread is not None:
-        cached = [(component, path) for component, path in files if _is_known(component.source, path, known)]
+        cached = [(component, path) for component, path in files if _is_known(component.source, path, digest_cache)]
         if _size(files) - _size(cached) > unread:
             files = cached
     # both experts in one pool: all cores stay busy
-    digests = _digested([(component.source, path) for component, path in files], known)
-    known.save()
+    digests = _digested([(component.source, path) for component, path in files], digest_cache)
+    digest_cache.save()
     return {
         digest_name(component, path): digest.sha256
         for (component, path), digest in zip(files, digests, strict=True)

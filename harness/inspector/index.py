@@ -260,8 +260,8 @@ def _header(source: Source, path: str) -> Header | HeaderError | FileType:
         return reader(path, size, lambda start, length: source.read(path, start, length))
     except HeaderError as error:
         # a git-lfs pointer, a web page or a pickle under this name explains more than "bad header" does
-        found = sniff(source.read(path, 0, min(size, SNIFF)))
-        return error if found is None or (path.endswith(".gguf") and "GGUF" in found.text) else found
+        kind = sniff(source.read(path, 0, min(size, SNIFF)))
+        return error if kind is None or (path.endswith(".gguf") and "GGUF" in kind.text) else kind
 
 
 def _weight_map(source: Source, names: Iterable[str], report: Any) -> dict[str, str] | None:
@@ -411,11 +411,15 @@ def _configs(
 def _named(declared: Declaration, naming: Naming, report: Any) -> Declaration:
     """Return the declaration with Diffusers' names for its layers. Report a fault for layers that name no tensor."""
     stems = {split_parts(name)[0].rpartition(".")[0]: name for name in naming.names}
-    own = {module_to_diffusers(stem, naming.prefix): stem for stem in stems}
+    stems_by_module = {module_to_diffusers(stem, naming.prefix): stem for stem in stems}
     if declared.method == "comfy" and naming.names:
         lost = sorted(name for name in declared.layers if name not in stems)
     else:
-        lost = sorted(name for name in declared.layers if name not in stems and name not in own) if naming.names else []
+        lost = (
+            sorted(name for name in declared.layers if name not in stems and name not in stems_by_module)
+            if naming.names
+            else []
+        )
     if lost:
         other = [name for name in lost if f"{naming.prefix}{name}" in stems]
         why = f": the tensors carry {naming.prefix!r} in front and the layers do not" if other and naming.prefix else ""
@@ -426,7 +430,7 @@ def _named(declared: Declaration, naming: Naming, report: Any) -> Declaration:
         remedy = "write the layers under the names that the tensors have"
         report("fault", "layers_unmatched", text, remedy, layers=lost[:20], count=len(lost), prefix=naming.prefix)
     layers = {module_to_diffusers(name, naming.prefix): algo for name, algo in declared.layers.items()}
-    originals = {new: (old, old.removeprefix(naming.prefix)) for new, old in own.items() if new != old}
+    originals = {new: (old, old.removeprefix(naming.prefix)) for new, old in stems_by_module.items() if new != old}
     return replace(declared, layers=layers, originals=originals)
 
 
@@ -453,8 +457,8 @@ def _layers(body: Mapping[str, Any]) -> dict[str, Any]:
     layers = body.get("layers")
     items = layers.items() if isinstance(layers, Mapping) else ()
     algos = {str(name): _algo(str(item.get("format", ""))) for name, item in items if isinstance(item, Mapping)}
-    known = set(algos.values()) - {""}
-    algo = body.get("quant_algo") or ("MIXED_PRECISION" if len(known) > 1 else next(iter(known), ""))
+    algorithms = set(algos.values()) - {""}
+    algo = body.get("quant_algo") or ("MIXED_PRECISION" if len(algorithms) > 1 else next(iter(algorithms), ""))
     named = {name: {"quant_algo": algo} for name, algo in algos.items()}
     return {"quantized_layers": named, **body, "quant_algo": algo, "quant_method": body.get("quant_method", "comfy")}
 

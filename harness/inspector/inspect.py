@@ -86,19 +86,19 @@ def inspect_checkpoint(
                 hashed.append(beside.submit(component_digests, subject.experts.values(), cache, unread))
 
         examined = examine(ref, opened, **asked)
-        found = examined.found
+        gathered = examined.found
         findings = run_checks(examined.context, skip)
-        names = hashed[0].result() if hashed and found.failed is None else {}
+        names = hashed[0].result() if hashed and gathered.failed is None else {}
     report = examined.report(findings, names, time.perf_counter() - started)
-    if digests and found.failed is None and (left := _unhashed(examined.subject, names)):
-        told = f"{left} files were not hashed, which would read them whole: --full does"
-        report = report.model_copy(update={"not_done": (*report.not_done, told)})
-    if found.failed is not None:
+    if digests and gathered.failed is None and (unhashed := _unhashed(examined.subject, names)):
+        sentence = f"{unhashed} files were not hashed, which would read them whole: --full does"
+        report = report.model_copy(update={"not_done": (*report.not_done, sentence)})
+    if gathered.failed is not None:
         error = InspectionInterruptedError(
-            f"the source failed after {found.finished} of {found.planned} reads: {found.failed.what}",
-            where=found.failed.where,
-            remedy=found.failed.remedy,
-            kind=found.failed.kind,
+            f"the source failed after {gathered.finished} of {gathered.planned} reads: {gathered.failed.what}",
+            where=gathered.failed.where,
+            remedy=gathered.failed.remedy,
+            kind=gathered.failed.kind,
         )
         error.report = report
         raise error
@@ -133,7 +133,7 @@ class Examined:
             plan=self.plan,
             subject=self.subject,
             anchor=self.anchor,
-            found=self.found,
+            gathered=self.found,
             digests=digests,
             meter=self.meter,
             seconds=seconds,
@@ -159,17 +159,17 @@ def examine(ref: Ref, opened: Callable[[Assembly], None] | None = None, **asked:
         if anchor is not None:
             subject = _with_base(subject, anchor, pool)
         context, plan = _context(subject, anchor, options)
-        found = gather(plan, pool)
-    return Examined(_filled(context, found), plan, subject, anchor, found, meter)
+        gathered = gather(plan, pool)
+    return Examined(_filled(context, gathered), plan, subject, anchor, gathered, meter)
 
 
 def _with_base(subject: Assembly, anchor: Assembly, pool: Executor) -> Assembly:
     """Return the checkpoint with findings from comparing its other components with the base's."""
-    held = against_base(subject.sources["model"], subject.parts, anchor.sources["model"], anchor.parts, pool)
+    comparison = against_base(subject.sources["model"], subject.parts, anchor.sources["model"], anchor.parts, pool)
     settings = tuple(added_settings(subject.experts, anchor.experts))
-    left = tuple(line for line in subject.parts.not_done if not (held.done and "no weight was read" in line))
-    parts = replace(subject.parts, done=(*subject.parts.done, *held.done), not_done=left)
-    return replace(subject, findings=(*subject.findings, *held.findings, *settings), parts=parts)
+    not_done = tuple(line for line in subject.parts.not_done if not (comparison.done and "no weight was read" in line))
+    parts = replace(subject.parts, done=(*subject.parts.done, *comparison.done), not_done=not_done)
+    return replace(subject, findings=(*subject.findings, *comparison.findings, *settings), parts=parts)
 
 
 def _options(asked: Asked) -> Options:
@@ -228,15 +228,17 @@ def _context(subject: Assembly, anchor: Assembly | None, options: Options) -> tu
     return context, Plan(subject.experts, modules, base, budgets, scan)
 
 
-def _filled(context: Context, found: Gathered) -> Context:
-    compared = {expert: tuple(sorted(items, key=lambda item: item.tensor)) for expert, items in found.compared.items()}
-    measured = {expert: dict(sorted(items.items())) for expert, items in found.measured.items()}
+def _filled(context: Context, gathered: Gathered) -> Context:
+    compared = {
+        expert: tuple(sorted(items, key=lambda item: item.tensor)) for expert, items in gathered.compared.items()
+    }
+    measured = {expert: dict(sorted(items.items())) for expert, items in gathered.measured.items()}
     return replace(
         context,
-        scalars=found.scalars,
+        scalars=gathered.scalars,
         measured=measured,
         compared=compared,
-        scanned=found.scanned,
-        sanity=found.sanity,
-        same_experts=found.same,
+        scanned=gathered.scanned,
+        sanity=gathered.sanity,
+        same_experts=gathered.same,
     )

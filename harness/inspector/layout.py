@@ -54,19 +54,19 @@ def places_of(source: Source) -> dict[str, Place]:
         BadReferenceError: several complete files could be the same expert.
     """
     weights = (*WEIGHT_FILES, *PICKLES)
-    known = {
+    places = {
         expert: Place(expert)
         for expert in EXPERTS
         if any(path.startswith(f"{expert}/") and path.endswith((*weights, ".json")) for path in source.files)
     }
-    if known:
-        return known
-    known = {
+    if places:
+        return places
+    places = {
         expert: Place(folder)
         for folder, expert in WAN_FOLDERS.items()
         if any(path.startswith(f"{folder}/") and path.endswith(weights) for path in source.files)
     }
-    return known or _loose(source)
+    return places or _loose(source)
 
 
 def folders(source: Source) -> dict[str, str]:

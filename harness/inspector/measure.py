@@ -48,9 +48,9 @@ def as_exported(base: F32) -> tuple[F32, ...]:
     return (base,) if np.array_equal(base, rounded, equal_nan=True) else (base, rounded)
 
 
-def closest(found: Iterable[Exact]) -> Exact:
+def closest(candidates: Iterable[Exact]) -> Exact:
     """Return the recomputation that agrees best with the stored codes and scales."""
-    return max(found, key=lambda exact: (min(exact.codes, exact.scales), exact.unrounded))
+    return max(candidates, key=lambda exact: (min(exact.codes, exact.scales), exact.unrounded))
 
 
 def exact_nvfp4(base: F32, codes: U8, scales: U8, global_scale: float, block: int = 16) -> Exact:
@@ -67,7 +67,7 @@ def exact_nvfp4(base: F32, codes: U8, scales: U8, global_scale: float, block: in
     """
     blocks = base.reshape(len(base), -1, block)
     amax = np.abs(blocks).max(axis=2)
-    mine = codes.reshape(blocks.shape)
+    block_codes = codes.reshape(blocks.shape)
     alive = amax > 0
     with np.errstate(divide="ignore", invalid="ignore", over="ignore"):
         wanted = (amax / np.float32(E2M1_MAX * global_scale)).astype(np.float32)
@@ -79,15 +79,15 @@ def exact_nvfp4(base: F32, codes: U8, scales: U8, global_scale: float, block: in
         same_scales = _tolerant(fresh == scales, lambda factor: encode_e4m3(wanted * factor) == scales)
         scaled = blocks / stored[..., None]
         same_codes = _tolerant(
-            _same(encode_e2m1(scaled), mine), lambda factor: _same(encode_e2m1(scaled * factor), mine)
+            _same(encode_e2m1(scaled), block_codes), lambda factor: _same(encode_e2m1(scaled * factor), block_codes)
         )
         with_unrounded = encode_e2m1(blocks / (wanted * np.float32(global_scale))[..., None])
     return Exact(
         codes=_share(same_codes[alive]),
         scales=_share(same_scales[alive]),
         near=_share((np.abs(fresh.astype(np.int16) - scales.astype(np.int16)) <= 1)[alive]),
-        unrounded=_share(_same(with_unrounded, mine)[alive]),
-        full_blocks=_share((mine & 7).max(axis=2)[alive] == 7),
+        unrounded=_share(_same(with_unrounded, block_codes)[alive]),
+        full_blocks=_share((block_codes & 7).max(axis=2)[alive] == 7),
         blocks=int(alive.sum()),
         lost=int(lost.sum()),
     )
@@ -274,11 +274,11 @@ def _decoded(
     anchor_rows = _wanted_rows(source, base, module, rows)
     if anchor_rows is None or not decoded:
         return result
-    found = fit(decoded, anchor_rows, 1.0)
+    best_fit = fit(decoded, anchor_rows, 1.0)
     other_rows = _wanted_rows(source, other, module, rows)
     if other_rows is not None:
-        found = replace(found, other=Sums.of(decoded[found.best], other_rows).score().cosine)
-    return replace(result, fit=found)
+        best_fit = replace(best_fit, other=Sums.of(decoded[best_fit.best], other_rows).score().cosine)
+    return replace(result, fit=best_fit)
 
 
 def _unrotated(values: F32, base: F32) -> dict[str, F32]:
@@ -337,20 +337,20 @@ def _nvfp4(
         1.0 if global_scale is None else (1.0 / global_scale if module.reciprocal and global_scale else global_scale)
     )
     wanted = _undo_recipe(source, module, rows, anchor_rows)
-    found = fit(decoded, wanted, factor)
+    best_fit = fit(decoded, wanted, factor)
     # AWQ and SVDQuant change the matrix before they quantize it, so a fresh max calibration would differ rightly
     if module.recipe == "" and np.isfinite(factor) and factor > 0:
-        order, layout = found.best.split("/")
+        order, layout = best_fit.best.split("/")
         codes = unpack_nibbles(stored.packed, "low_first" if order == "low_first" else "high_first")
         scales = stored.scales(layout)
-        found = replace(
-            found, exact=closest(exact_nvfp4(values, codes, scales, factor, block) for values in as_exported(wanted))
+        best_fit = replace(
+            best_fit, exact=closest(exact_nvfp4(values, codes, scales, factor, block) for values in as_exported(wanted))
         )
     other_rows = _base_rows(other, module, rows)
     if other_rows is not None:
-        against = Sums.of(decoded[found.best], _undo_recipe(source, module, rows, other_rows)).score()
-        found = replace(found, other=against.cosine)
-    return replace(result, fit=found)
+        against = Sums.of(decoded[best_fit.best], _undo_recipe(source, module, rows, other_rows)).score()
+        best_fit = replace(best_fit, other=against.cosine)
+    return replace(result, fit=best_fit)
 
 
 def _undo_recipe(source: Source, module: Module, rows: NDArray[np.int64], base: F32) -> F32:
@@ -403,16 +403,16 @@ def _fp8(
     decoded = decode_fp8_readings(stored, (finite / np.float32(mean)).astype(np.float32))
     if module.format == "int8":
         decoded |= _unrotated(decoded["int8"], anchor_rows)
-    found = fit(decoded, anchor_rows, mean if np.isfinite(channel).all() and (channel != 0).all() else float("nan"))
-    if found.best == "e4m3" and module.weight.dtype == "F8_E4M3" and module.scale is not None:
+    best_fit = fit(decoded, anchor_rows, mean if np.isfinite(channel).all() and (channel != 0).all() else float("nan"))
+    if best_fit.best == "e4m3" and module.weight.dtype == "F8_E4M3" and module.scale is not None:
         wide = module.scale.dtype not in ("BF16", "F16")
         recomputed = (exact_fp8(values, stored, finite, search=wide) for values in as_exported(anchor_rows))
-        found = replace(found, exact=closest(recomputed))
+        best_fit = replace(best_fit, exact=closest(recomputed))
     other_rows = _wanted_rows(source, other, module, rows)
     if other_rows is not None:
-        found = replace(found, other=Sums.of(decoded[found.best], other_rows).score().cosine)
+        best_fit = replace(best_fit, other=Sums.of(decoded[best_fit.best], other_rows).score().cosine)
     turned = None
     # a transposed square weight has the right shape: only the values can show it, and only if all rows were read
     if module.shape[0] == module.shape[1] == len(rows):
         turned = fit({"transposed": decoded[module.code or "e4m3"]}, np.ascontiguousarray(anchor_rows.T), 1.0)
-    return replace(result, fit=found, columns_fit=turned)
+    return replace(result, fit=best_fit, columns_fit=turned)

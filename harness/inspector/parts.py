@@ -79,12 +79,12 @@ def look_at_parts(source: Source, index: Mapping[str, Any] | None, pool: Executo
         alone = f"{', '.join(named)}: model_index.json names them, and only transformers are here"
         return Parts(not_done=(alone,) if named else ())
     looks = list(pool.map(lambda item: _Look(source, *item).run(), named.items()))
-    found = [one for look in looks for one in look.findings]
-    done = [f"{', '.join(named)}: there, JSON and safetensors headers whole"] if named and not found else []
+    findings = [finding for look in looks for finding in look.findings]
+    done = [f"{', '.join(named)}: there, JSON and safetensors headers whole"] if named and not findings else []
     weights = [look.name for look in looks if look.shards]
-    left = [f"{', '.join(weights)}: headers and sizes only, no weight was read"] if weights else []
+    unread = [f"{', '.join(weights)}: headers and sizes only, no weight was read"] if weights else []
     files = {look.name: PartFiles(look.tensors, look.bodies, look.vocabulary) for look in looks if look.files}
-    return Parts(tuple(found), tuple(done), (*left, *(line for look in looks for line in look.left)), files)
+    return Parts(tuple(findings), tuple(done), (*unread, *(line for look in looks for line in look.left)), files)
 
 
 def _unnamed(source: Source, whole: list[str]) -> Parts:

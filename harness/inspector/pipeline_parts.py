@@ -91,14 +91,17 @@ def _mismatches(
             yield f"vae has z_dim {size} and {len(values)} values of {key}", ("vae", "vae")
         elif key == "latents_std" and isinstance(values, list) and not all(_positive(item) for item in values):
             yield "vae has a latents_std that is zero, negative or no number", ("vae", "vae")
-    vocabulary, known = parts.files.get("tokenizer", PartFiles()).vocabulary, text.get("vocab_size")
-    if isinstance(known, int) and vocabulary > known:
-        yield f"tokenizer has {vocabulary} pieces, and text_encoder embeds {known}", ("tokenizer", "text_encoder")
+    vocabulary, vocabulary_size = parts.files.get("tokenizer", PartFiles()).vocabulary, text.get("vocab_size")
+    if isinstance(vocabulary_size, int) and vocabulary > vocabulary_size:
+        yield (
+            f"tokenizer has {vocabulary} pieces, and text_encoder embeds {vocabulary_size}",
+            ("tokenizer", "text_encoder"),
+        )
     for name, config in (("scheduler", scheduler), ("vae", vae)):
-        said = index.get(name)
+        declared = index.get(name)
         kind = config.get("_class_name")
-        if isinstance(said, list) and len(said) == 2 and kind and said[1] not in (None, kind):
-            yield f"model_index.json names {said[1]} for {name}, and its configuration is of {kind}", (name, name)
+        if isinstance(declared, list) and len(declared) == 2 and kind and declared[1] not in (None, kind):
+            yield f"model_index.json names {declared[1]} for {name}, and its configuration is of {kind}", (name, name)
     del tokenizer
 
 
@@ -120,26 +123,32 @@ def against_base(source: Source, parts: Parts, base: Source, anchor: Parts, pool
     findings: list[InspectionFinding] = []
     done: list[str] = []
     for name in sorted(parts.files.keys() & anchor.files.keys()):
-        mine, theirs = parts.files[name], anchor.files[name]
-        findings += _settings(name, mine, theirs)
-        if mine.tensors and theirs.tensors and not any(item.dtype.startswith("F8") for item in mine.tensors.values()):
+        present, anchor_files = parts.files[name], anchor.files[name]
+        findings += _settings(name, present, anchor_files)
+        if (
+            present.tensors
+            and anchor_files.tensors
+            and not any(item.dtype.startswith("F8") for item in present.tensors.values())
+        ):
             local = source.is_local and base.is_local
-            findings += _weights(name, source, mine, base, theirs, pool, LOCAL_ELEMENTS if local else REMOTE_ELEMENTS)
-            done.append(f"{name}: windows of {len(mine.tensors)} tensors and its configuration against the base's")
-        elif not mine.tensors:
+            findings += _weights(
+                name, source, present, base, anchor_files, pool, LOCAL_ELEMENTS if local else REMOTE_ELEMENTS
+            )
+            done.append(f"{name}: windows of {len(present.tensors)} tensors and its configuration against the base's")
+        elif not present.tensors:
             done.append(f"{name}: its JSON files against the base's")
     return Parts(tuple(findings), tuple(done))
 
 
-def _settings(name: str, mine: PartFiles, theirs: PartFiles) -> Iterator[InspectionFinding]:
+def _settings(name: str, present: PartFiles, anchor_files: PartFiles) -> Iterator[InspectionFinding]:
     """Yield findings for configuration values and tokenizer files that differ from the base's."""
-    for file in sorted(mine.json.keys() & theirs.json.keys()):
-        one, two = mine.json[file], theirs.json[file]
-        if one == two:
+    for file in sorted(present.json.keys() & anchor_files.json.keys()):
+        new, old = present.json[file], anchor_files.json[file]
+        if new == old:
             continue
-        if isinstance(one, Mapping) and isinstance(two, Mapping) and file in JSON_FILES:
-            keys = sorted(key for key in {*one, *two} - UNREAD if one.get(key) != two.get(key))
-            pairs = [f"{key} {_short(one.get(key))} for {_short(two.get(key))}" for key in keys]
+        if isinstance(new, Mapping) and isinstance(old, Mapping) and file in JSON_FILES:
+            keys = sorted(key for key in {*new, *old} - UNREAD if new.get(key) != old.get(key))
+            pairs = [f"{key} {_short(new.get(key))} for {_short(old.get(key))}" for key in keys]
         else:
             keys = [file]
             pairs = [f"{file} holds other values"]
@@ -161,11 +170,16 @@ def _short(value: Any) -> str:
 
 
 def _weights(
-    name: str, source: Source, mine: PartFiles, base: Source, theirs: PartFiles, pool: Executor, limit: int
+    name: str, source: Source, present: PartFiles, base: Source, anchor_files: PartFiles, pool: Executor, limit: int
 ) -> Iterator[InspectionFinding]:
-    absent, extra = sorted(theirs.tensors.keys() - mine.tensors.keys()), sorted(mine.tensors.keys() - theirs.tensors)
+    absent, extra = (
+        sorted(anchor_files.tensors.keys() - present.tensors.keys()),
+        sorted(present.tensors.keys() - anchor_files.tensors),
+    )
     shapes = sorted(
-        key for key in mine.tensors.keys() & theirs.tensors if mine.tensors[key].shape != theirs.tensors[key].shape
+        key
+        for key in present.tensors.keys() & anchor_files.tensors
+        if present.tensors[key].shape != anchor_files.tensors[key].shape
     )
     for names, text in (
         (absent, "are absent"),
@@ -175,9 +189,11 @@ def _weights(
         if names:
             yield _differs(name, names, f"{len(names)} tensors {text} ({some(names)})")
     pairs = [
-        (mine.tensors[key], theirs.tensors[key])
-        for key in sorted(mine.tensors.keys() & theirs.tensors)
-        if key not in shapes and mine.tensors[key].dtype in FLOAT_DTYPES and theirs.tensors[key].dtype in FLOAT_DTYPES
+        (present.tensors[key], anchor_files.tensors[key])
+        for key in sorted(present.tensors.keys() & anchor_files.tensors)
+        if key not in shapes
+        and present.tensors[key].dtype in FLOAT_DTYPES
+        and anchor_files.tensors[key].dtype in FLOAT_DTYPES
     ]
     batches = [pairs[first : first + BATCH] for first in range(0, len(pairs), BATCH)]
     results = [item for batch in pool.map(lambda item: _compare(source, base, item, limit), batches) for item in batch]
@@ -194,11 +210,11 @@ def _compare(
     source: Source, base: Source, pairs: list[tuple[TensorEntry, TensorEntry]], limit: int
 ) -> list[tuple[str, float]]:
     """Return names and relative errors of the tensors of a batch that differ."""
-    mine = read_windows(source, [pair[0] for pair in pairs], limit)
-    theirs = read_windows(base, [pair[1] for pair in pairs], limit)
+    values = read_windows(source, [pair[0] for pair in pairs], limit)
+    base_values = read_windows(base, [pair[1] for pair in pairs], limit)
     differing = []
-    for (entry, _), own, other in zip(pairs, mine, theirs, strict=True):
-        result = compare(entry, own, other, len(windows(entry, limit)) == 1)
+    for (entry, _), window, other in zip(pairs, values, base_values, strict=True):
+        result = compare(entry, window, other, len(windows(entry, limit)) == 1)
         if not result.equal:
             differing.append((entry.name, result.relative_error))
     return differing
@@ -220,11 +236,11 @@ def added_settings(experts: Mapping[str, Component], base: Mapping[str, Componen
     for expert, component in experts.items():
         if expert not in base or not component.config or not base[expert].config:
             continue
-        one, two = component.config, base[expert].config
-        if one.get("_class_name") != two.get("_class_name"):
+        new, old = component.config, base[expert].config
+        if new.get("_class_name") != old.get("_class_name"):
             continue
-        added = sorted(key for key in one if key not in two and key not in UNREAD and one[key] is not None)
-        changed = sorted(key for key in one.keys() & two.keys() - UNREAD if one[key] != two[key])
+        added = sorted(key for key in new if key not in old and key not in UNREAD and new[key] is not None)
+        changed = sorted(key for key in new.keys() & old.keys() - UNREAD if new[key] != old[key])
         if added:
             yield finding(
                 "warning",
@@ -232,10 +248,10 @@ def added_settings(experts: Mapping[str, Component], base: Mapping[str, Componen
                 f"{expert}: config.json has {some(added)}, which the base lacks: a runtime that reads them computes "
                 "something else than the base does.",
                 expert=expert,
-                evidence={key: str(one[key])[:200] for key in added[:20]},
+                evidence={key: str(new[key])[:200] for key in added[:20]},
             )
         if changed:
-            pairs = [f"{key} {_short(one[key])} for {_short(two[key])}" for key in changed]
+            pairs = [f"{key} {_short(new[key])} for {_short(old[key])}" for key in changed]
             yield finding(
                 "fault",
                 "config_differs",

@@ -100,12 +100,12 @@ def inspect_once(
     key = key_of(ref, asked, hashed=unread is None)
     if key is None:
         return inspect_checkpoint(ref, unread=unread, cache=cache, **asked)
-    kept = _by_stamps(key)
-    if kept is None:
+    known_report = _by_stamps(key)
+    if known_report is None:
         with _alone(key):
             digests = cache or DigestCache()
-            kept = _by_stamps(key) or _by_content(key, digests)
-            if kept is None:
+            known_report = _by_stamps(key) or _by_content(key, digests)
+            if known_report is None:
                 report = inspect_checkpoint(ref, unread=unread, cache=digests, **asked)
                 # `_keep` names the proof by content only if every digest is cached; the check below covers this too
                 if unread is None:
@@ -113,7 +113,7 @@ def inspect_once(
                 if key_of(ref, asked, hashed=unread is None) == key:  # nothing was written meanwhile
                     _keep(key, report, digests)
                 return report
-    return kept.model_copy(update={"bytes_read": 0, "requests": 0, "seconds": time.perf_counter() - started})
+    return known_report.model_copy(update={"bytes_read": 0, "requests": 0, "seconds": time.perf_counter() - started})
 
 
 def key_of(ref: Ref, asked: Asked, *, hashed: bool = True) -> Key | None:
@@ -133,7 +133,7 @@ def key_of(ref: Ref, asked: Asked, *, hashed: bool = True) -> Key | None:
         "transformer_2": asked.get("transformer_2"),
         "base": asked.get("base"),
     }
-    places = {role: _place(one, root) for role, one in roles.items() if one is not None}
+    places = {role: _place(reference, root) for role, reference in roles.items() if reference is not None}
     if None in places.values():
         return None
     stamps = {role: _stamps(place) for role, place in places.items() if place is not None}
@@ -152,11 +152,11 @@ def key_of(ref: Ref, asked: Asked, *, hashed: bool = True) -> Key | None:
         "rules": rules_digest(),
     }
     # the base counts by its stamps only, so its files need no digest
-    own = tuple(Path(row[0]) for role, rows in stamps.items() if role != "base" for row in rows)
+    folders = tuple(Path(row[0]) for role, rows in stamps.items() if role != "base" for row in rows)
     return Key(
         _sha256(json.dumps(rest, sort_keys=True)),
         _sha256(json.dumps(stamps, sort_keys=True)),
-        own,
+        folders,
         _sha256(json.dumps(stamps.get("base", []))),
     )
 
@@ -199,7 +199,7 @@ def _stamps(place: Path) -> list[tuple[str, int, int, int, int, int]]:
 
     If ``place`` is a file, its folder is listed: the file may be a shard, and its configuration is beside it.
     """
-    found = []
+    rows = []
     seen: set[tuple[int, int]] = set()
     for parent, folders, names in os.walk(place if place.is_dir() else place.parent, followlinks=True):
         state = Path(parent).stat()
@@ -213,8 +213,8 @@ def _stamps(place: Path) -> list[tuple[str, int, int, int, int, int]]:
             with contextlib.suppress(OSError):
                 state = Path(path).stat()
                 row = (state.st_size, state.st_mtime_ns, state.st_ctime_ns, state.st_ino, state.st_dev)
-                found.append((path, *row))
-    return found
+                rows.append((path, *row))
+    return rows
 
 
 def _by_stamps(key: Key) -> InspectionReport | None:
@@ -233,10 +233,10 @@ def _by_content(key: Key, digests: DigestCache) -> InspectionReport | None:
         return None
     _hash(key, digests)
     name = key.content(digests)
-    kept = _read(key.folder / f"content-{name}.json") if name else None
-    if kept is not None:
+    stored_report = _read(key.folder / f"content-{name}.json") if name else None
+    if stored_report is not None:
         _write(key.pointer, f"content-{name}.json")
-    return kept
+    return stored_report
 
 
 def _hash(key: Key, digests: DigestCache) -> None:

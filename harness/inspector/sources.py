@@ -73,14 +73,14 @@ class HubSource:
         from huggingface_hub import get_hf_file_metadata, hf_hub_url
 
         with self._lock:
-            known = self._locations.get(path)
-        if known is not None and not fresh:
-            return known
+            location = self._locations.get(path)
+        if location is not None and not fresh:
+            return location
         url = hf_hub_url(self.repo, path, revision=self.commit, endpoint=self._api.endpoint)
-        found = self._ask(lambda: get_hf_file_metadata(url, timeout=READ_TIMEOUT).location, self.commit)
+        location_found = self._ask(lambda: get_hf_file_metadata(url, timeout=READ_TIMEOUT).location, self.commit)
         with self._lock:
-            self._locations[path] = found
-        return found
+            self._locations[path] = location_found
+        return location_found
 
     def read(self, path: str, start: int, length: int) -> bytes:
         """Return exactly ``length`` bytes from ``start``."""
@@ -88,13 +88,13 @@ class HubSource:
 
     def read_ranges(self, path: str, ranges: Sequence[Range]) -> list[bytes]:
         """Return several ranges of one file. Ranges up to 32 KiB apart are fetched in one request, gap included."""
-        found: list[bytes] = [b""] * len(ranges)
+        blocks: list[bytes] = [b""] * len(ranges)
         for start, length, members in merge_ranges(ranges, HUB_MERGE_GAP):
             data = self._fetch(path, start, length) if length else b""
             for index in members:
                 offset = ranges[index][0] - start
-                found[index] = data[offset : offset + ranges[index][1]]
-        return found
+                blocks[index] = data[offset : offset + ranges[index][1]]
+        return blocks
 
     def _fetch(self, path: str, start: int, length: int) -> bytes:
         where = f"{self.repo}/{path}@{self.commit}"
@@ -123,8 +123,8 @@ class HubSource:
 
         # the token belongs to the hub and must not leave it with a redirect to a storage host
         # (nor in the clear: the scheme is part of the origin)
-        own = urlsplit(url)[:2] == urlsplit(self._api.endpoint)[:2]
-        headers = {**(build_hf_headers() if own else {}), "range": f"bytes={start}-{start + length - 1}"}
+        same_host = urlsplit(url)[:2] == urlsplit(self._api.endpoint)[:2]
+        headers = {**(build_hf_headers() if same_host else {}), "range": f"bytes={start}-{start + length - 1}"}
         try:
             return http_backoff(
                 "GET", url, headers=headers, timeout=READ_TIMEOUT, max_retries=RETRIES, follow_redirects=True
@@ -181,7 +181,7 @@ class LocalSource:
 
     def read_ranges(self, path: str, ranges: Sequence[Range]) -> list[bytes]:
         """Return several ranges of one file, which is opened once."""
-        found: list[bytes] = [b""] * len(ranges)
+        blocks: list[bytes] = [b""] * len(ranges)
         try:
             with (self.folder / path).open("rb", buffering=0) as file:
                 for start, length, members in merge_ranges(ranges, LOCAL_MERGE_GAP):
@@ -200,10 +200,10 @@ class LocalSource:
                     self._meter.count(length)
                     for index in members:
                         offset = ranges[index][0] - start
-                        found[index] = data[offset : offset + ranges[index][1]]
+                        blocks[index] = data[offset : offset + ranges[index][1]]
         except OSError as error:
             raise SourceError(f"cannot read ({error})", where=str(self.folder / path), kind="disk") from error
-        return found
+        return blocks
 
 
 _SHARD = re.compile(r"-\d+-of-\d+\.")
@@ -248,18 +248,18 @@ class SharedReads:
         key = (id(source), path, start, length)
         with self._lock:
             # two experts ask for each range, so the second request is the last: dropping it bounds the memory
-            known = self._known.pop(key, None)
-            if known is None:
-                mine: Future[bytes] = Future()
-                self._known[key] = mine
-        if known is not None:
-            return known.result()
+            shared = self._known.pop(key, None)
+            if shared is None:
+                future: Future[bytes] = Future()
+                self._known[key] = future
+        if shared is not None:
+            return shared.result()
         try:
             data = source.read(path, start, length)
         except BaseException as error:
-            mine.set_exception(error)
+            future.set_exception(error)
             raise
-        mine.set_result(data)
+        future.set_result(data)
         return data
 
 

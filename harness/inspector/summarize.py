@@ -33,7 +33,7 @@ def build_report(
     plan: Plan,
     subject: Assembly,
     anchor: Assembly | None,
-    found: Gathered,
+    gathered: Gathered,
     digests: dict[str, str],
     meter: Meter,
     seconds: float,
@@ -41,11 +41,14 @@ def build_report(
     """Return the report of one inspection."""
     outcome, cause = decide(findings)
     # a fault proven before the source failed stays a fault; a clean part of the reads must not pass
-    if found.failed is not None:
-        text = f"the source failed: {found.failed.what}"
-        findings = [*findings, finding("inconclusive", "source_failed", text, evidence={"where": found.failed.where})]
+    if gathered.failed is not None:
+        text = f"the source failed: {gathered.failed.what}"
+        findings = [
+            *findings,
+            finding("inconclusive", "source_failed", text, evidence={"where": gathered.failed.where}),
+        ]
         outcome, cause = ("fault", cause) if outcome == "fault" else ("infra", "source_failed")
-    done, not_done = coverage(context, plan, found)
+    done, not_done = coverage(context, plan, gathered)
     return InspectionReport(
         reference=subject.reference,
         base=anchor.reference if anchor else None,
@@ -175,21 +178,21 @@ def layers(context: Context, expert: str) -> list[LayerEvidence]:
 
 def _layer(context: Context, expert: str, name: str, item: Measured) -> LayerEvidence:
     declared = declared_of(context, expert, item)
-    found = item.fit
-    score = found.scores[found.best] if found else None
+    best_fit = item.fit
+    score = best_fit.scores[best_fit.best] if best_fit else None
     blind = f"?/{item.blind.layout}" if item.blind and item.blind.layout else "?"
     return LayerEvidence(
         expert=expert,
         block=block_of(name),
         module=name,
         format=item.module.format,
-        hypothesis=found.best if found else blind,
+        hypothesis=best_fit.best if best_fit else blind,
         declared=declared,
         cosine=_number(score.cosine) if score else None,
         relative_error=_number(score.relative_error) if score else None,
         gain=_number(score.gain) if score else None,
-        gap=_number(found.gap) if found else None,
-        runner_up=found.runner_up if found else "",
+        gap=_number(best_fit.gap) if best_fit else None,
+        runner_up=best_fit.runner_up if best_fit else "",
         rows=len(item.rows),
         state=state_of(item, declared),
     )
@@ -210,9 +213,9 @@ def contract_reports(context: Context, expert: str, findings: Sequence[Inspectio
     quantized = context.quantized(expert)
     four = any(module.spec.two_level for module in quantized.values())
     for runtime in resolved(context, expert):
-        mine = [item for item in findings if item.contract == runtime.name and item.expert in (expert, "")]
-        wrong = any(item.severity == "fault" for item in mine)
-        unproven = four and any(item.severity == "inconclusive" for item in mine)
+        of_contract = [item for item in findings if item.contract == runtime.name and item.expert in (expert, "")]
+        wrong = any(item.severity == "fault" for item in of_contract)
+        unproven = four and any(item.severity == "inconclusive" for item in of_contract)
         reports.append(
             ContractReport(
                 contract=runtime.name,
@@ -226,10 +229,10 @@ def contract_reports(context: Context, expert: str, findings: Sequence[Inspectio
     return reports
 
 
-def coverage(context: Context, plan: Plan, found: Gathered) -> tuple[list[str], list[str]]:
+def coverage(context: Context, plan: Plan, gathered: Gathered) -> tuple[list[str], list[str]]:
     """Return sentences of what was checked and of what was not checked."""
     done = ["headers, indexes, configurations and key sets of every shard", "every global and input scale"]
-    left: list[str] = []
+    not_done: list[str] = []
     for expert, component in context.experts.items():
         items = related(context, expert)
         if items:
@@ -237,19 +240,19 @@ def coverage(context: Context, plan: Plan, found: Gathered) -> tuple[list[str], 
             total = sum(item.module.shape[0] for item in items.values())
             done.append(f"{expert}: {rows} of {total} rows of {len(items)} quantized Linears against the base")
             if rows < total:
-                left.append(f"{expert}: {total - rows} rows of quantized Linears were not read")
+                not_done.append(f"{expert}: {total - rows} rows of quantized Linears were not read")
         if any(module.spec.two_level for module in context.quantized(expert).values()):
             if plan.scan[expert]:
-                names = found.scanned.get(expert, {})
-                total, read = sum(component.tensors[name].nbytes for name in names), found.scale_bytes.get(expert, 0)
+                names = gathered.scanned.get(expert, {})
+                total, read = sum(component.tensors[name].nbytes for name in names), gathered.scale_bytes.get(expert, 0)
                 share = "every block scale" if read >= total else f"{read} of {total} block scales"
                 done.append(f"{expert}: {share} of {len(names)} tensors")
                 if read < total:
-                    left.append(
+                    not_done.append(
                         f"{expert}: {total - read} block scales were not read for NaN and zero; --full reads them"
                     )
             else:
-                left.append(
+                not_done.append(
                     f"{expert}: block scales outside the sampled strips were not read (NaN and zero); --full reads them"
                 )
         compared = context.compared.get(expert, ())
@@ -257,20 +260,20 @@ def coverage(context: Context, plan: Plan, found: Gathered) -> tuple[list[str], 
             whole = sum(item.whole for item in compared)
             done.append(f"{expert}: {len(compared)} excluded tensors against the base, {whole} of them whole")
             if whole < len(compared):
-                left.append(
+                not_done.append(
                     f"{expert}: the rest of {len(compared) - whole} large excluded tensors; --full reads all bytes"
                 )
         sane = context.sanity.get(expert)
         if sane:
             done.append(f"{expert}: values of {len(sane)} unquantized tensors for NaN, infinity and zero")
         if expert not in plan.base and not context.quantized(expert) and component.tensors:
-            left.append(f"{expert}: without its base nothing shows that these are the weights that they should be")
+            not_done.append(f"{expert}: without its base nothing shows that these are the weights that they should be")
         if expert not in plan.base and context.quantized(expert):
             four = any(module.spec.values_per_byte > 1 for module in context.quantized(expert).values())
             order = "nibble order, " if four else ""
-            left.append(f"{expert}: without its base: {order}gains, stale or swapped experts, excluded tensors")
-        if component.source.is_local is False and found.failed is not None:
-            left.append(f"{expert}: {found.planned - found.finished} of {found.planned} planned reads")
+            not_done.append(f"{expert}: without its base: {order}gains, stale or swapped experts, excluded tensors")
+        if component.source.is_local is False and gathered.failed is not None:
+            not_done.append(f"{expert}: {gathered.planned - gathered.finished} of {gathered.planned} planned reads")
     if not context.options.contracts:
-        left.append("no runtime contract was asked for")
-    return done, left
+        not_done.append("no runtime contract was asked for")
+    return done, not_done

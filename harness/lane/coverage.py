@@ -426,8 +426,8 @@ def _checkout(root: Path, commit: str) -> Iterator[Path]:
     blobs: dict[str, bytes] = {}
     links: dict[str, bytes] = {}
     for row in filter(None, listed.split(b"\0")):
-        told, _, name = row.partition(b"\t")
-        mode, kind, digest = told.split()
+        state, _, name = row.partition(b"\t")
+        mode, kind, digest = state.split()
         if kind == b"blob":
             (links if mode == _LINK else blobs)[os.fsdecode(name)] = digest
     for link, target in zip(links, _contents(root, list(links.values())), strict=True):

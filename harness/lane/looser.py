@@ -101,7 +101,7 @@ def _admits_more(field: str, old: Json, new: Json) -> bool:
         # a format that is not listed is decoded and never has to run on the device's own kernels
         return not {str(one) for one in old} <= {str(one) for one in new}
     if isinstance(old, list) and isinstance(new, list):
-        return not {str(one) for one in new} <= {str(item) for item in old}
+        return not {str(item) for item in new} <= {str(item) for item in old}
     if isinstance(old, dict) and isinstance(new, dict):
         return any(new.get(name) != value for name, value in old.items())
     return True

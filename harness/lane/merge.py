@@ -82,8 +82,8 @@ def join_junit(
     failed = {(case.get("classname"), case.get("name")) for case in joined.iter("testcase") if _bad(case)}
     silent = {node: reason for node, reason in (red or {}).items() if _names(node) not in failed}
     for case in joined.iter("testcase"):
-        own = [node for node in silent if _names(node) == (case.get("classname"), case.get("name"))]
-        for node in own:
+        matching = [node for node in silent if _names(node) == (case.get("classname"), case.get("name"))]
+        for node in matching:
             ET.SubElement(case, "error", type="record", message=one_line(silent.pop(node), 1000))
     if silent:
         suite = ET.SubElement(joined, "testsuite", name="records")

@@ -260,7 +260,7 @@ def _facts(nvml: Any, handle: object, comm: Callable[[int], str]) -> GpuFacts:
         if running is None
         else tuple(
             GpuProcess(pid=process.pid, name=comm(process.pid), memory_bytes=process.usedGpuMemory)
-            for process in sorted(running, key=lambda one: int(one.pid))
+            for process in sorted(running, key=lambda item: int(item.pid))
         ),
     )
 

@@ -224,7 +224,7 @@ def _as_proven(candidate: Case, report: InspectionReport, findings: _Findings) -
 def _inspected(report: InspectionReport, findings: _Findings, runtime: str = "") -> None:
     # only a warning for a deployment; a trial inside that very runtime cannot load the repository
     refused = [finding for finding in report.with_code("scheduler_refused") if runtime and finding.contract == runtime]
-    findings.bad += [f"{one.code}: {one.message}" for one in refused]
+    findings.bad += [f"{problem.code}: {problem.message}" for problem in refused]
     findings.bad += [f"{fault.code}: {fault.message}" for fault in report.faults]
     findings.open += [
         f"{finding.code}: {finding.message}" for finding in report.findings if finding.severity == "inconclusive"
@@ -379,8 +379,8 @@ def reference(text: str, previous: CheckpointRef | None) -> CheckpointRef:
             f"{text!r} is neither ./folder nor owner/name@commit",
             remedy=f"write ./{path.removesuffix('/')}" if local else "write ./folder or owner/name@commit",
         )
-    known = previous.revision if previous is not None and previous.path == path else "unresolved"
-    return CheckpointRef(path=path, revision=cast("str", revision or known))
+    newest = previous.revision if previous is not None and previous.path == path else "unresolved"
+    return CheckpointRef(path=path, revision=cast("str", revision or newest))
 
 
 # Patch the case file with the change, and keep its comments and order.

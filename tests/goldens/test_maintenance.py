@@ -98,6 +98,21 @@ def test_verify_sees_a_damaged_list(store: FolderStore, make: Callable) -> None:
         run(store, "verify")
 
 
+@pytest.mark.parametrize("place", ["part", "list"])
+def test_verify_sees_a_file_that_nothing_names(store: FolderStore, make: Callable, place: str) -> None:
+    """A proposal with goldens could bring any file along in one of their folders."""
+    fill(store, make, accepted=(1,))
+    (golden,) = store.find("cpu", "nvfp4")
+    folder = store.folder("cpu", "nvfp4", golden.digest if place == "part" else "")
+    (folder / ".gitkeep").touch()
+    assert "0 damaged" in run(store, "verify")
+    (folder / "more.safetensors").write_bytes(b"x")
+    with pytest.raises(GoldenError, match="are damaged"):
+        run(store, "verify")
+    result = CliRunner().invoke(goldens_app, ["verify", "--goldens", str(store.root)])
+    assert "more.safetensors: nothing names this file" in result.output
+
+
 def test_gc_deletes_nothing_unless_told(store: FolderStore, make: Callable) -> None:
     fill(store, make, accepted=(1,), others=(2, 3))
     assert "2 unused goldens; nothing was deleted" in run(store, "gc")

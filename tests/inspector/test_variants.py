@@ -9,8 +9,9 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
-from benchmarks.corpus import variants
-from benchmarks.corpus.edit import Edit
+from benchmarks.corpus import published, variants, written
+from benchmarks.corpus.edit import Edit, Tensors
+from harness.formats.config import declaration
 from harness.formats.families import other_model, parts_of
 from harness.formats.modules import flat_blocks, marker_code
 from harness.inspector import inspect_checkpoint
@@ -138,3 +139,28 @@ def test_shapes_and_codes_of_scales() -> None:
         "",
         "",
     ]
+
+
+def test_scales_of_gptq_that_were_lost_are_a_fault_without_a_base(exports: Path, tmp_path: Path) -> None:
+    def change(tensors: Tensors, module: str, weight: torch.Tensor) -> None:
+        published.gptq()(tensors, module, weight)
+        del tensors[f"{module}.scales"]
+
+    edit = Edit(exports / "fp8", tmp_path / "made")
+    written.remake(edit, change, published.GPTQ)
+    assert inspected(edit.folder).cause == "scale_missing"
+
+
+def test_a_state_of_another_block_size_is_named_once(exports: Path, tmp_path: Path) -> None:
+    edit = Edit(exports / "fp8", tmp_path / "made")
+    variants.other_state(blocksize=128)(edit, "all")
+    report = inspected(edit.folder, exports / "base")
+    assert {item.code for item in report.findings if item.severity == "fault"} == {"scale_shape"}
+
+
+@pytest.mark.parametrize(("bits", "form"), [(4, None), (8, "int8")])
+def test_codes_of_four_bits_in_bytes_are_not_declared_int8(bits: int, form: str | None) -> None:
+    groups = {"group_0": {"weights": {"num_bits": bits, "type": "int"}, "targets": ["Linear"]}}
+    body = {"quant_method": "compressed-tensors", "format": "int-quantized", "config_groups": groups}
+    declared = declaration(body, "config.json")
+    assert (declared.format, declared.bits) == (form, bits)

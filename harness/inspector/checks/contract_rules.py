@@ -231,8 +231,8 @@ def contract_settings(context: Context) -> Iterator[InspectionFinding]:
     for contract in context.options.contracts:
         backend = contract.rules.backend
         asked = context.options.env.get(backend.env) if backend is not None else None
-        known = backend is None or any(fnmatch.fnmatchcase(asked or "", choice) for choice in backend.choices)
-        if backend is not None and asked and backend.choices and not known:
+        listed = backend is None or any(fnmatch.fnmatchcase(asked or "", choice) for choice in backend.choices)
+        if backend is not None and asked and backend.choices and not listed:
             yield finding(
                 "warning",
                 "backend_unknown",
@@ -266,10 +266,10 @@ def contract_schedule(context: Context) -> Iterator[InspectionFinding]:
         if registry is None or not registry.flow_shift:
             continue
         shifts = ", ".join(f"{shift:g} as {_base(item)}" for item, shift in registry.flow_shift.items())
-        known = expected.known_as
+        names = expected.known_as
         shift = (
-            f"{expected.flow_shift:g} (as {known})"
-            if known
+            f"{expected.flow_shift:g} (as {names})"
+            if names
             else f"by model_id: {shifts}, and {UNKNOWN_SHIFT:g} without one"
         )
         boundary = contract.rules.boundary_ratio
@@ -281,15 +281,15 @@ def contract_schedule(context: Context) -> Iterator[InspectionFinding]:
                 "`transformer` serves every step, since model_index.json lacks a second expert or a boundary_ratio"
             )
         written = context.scheduler.get("flow_shift", context.scheduler.get("shift"))
-        said = f", which says flow_shift {written:g}" if isinstance(written, int | float) else ""
+        suffix = f", which says flow_shift {written:g}" if isinstance(written, int | float) else ""
         yield finding(
             "info",
             "contract_schedule",
             f"{contract.name} will sample with flow_shift {shift}; {experts}; "
-            f"the values of scheduler/scheduler_config.json are not used{said}.",
+            f"the values of scheduler/scheduler_config.json are not used{suffix}.",
             contract=contract.name,
             evidence={
-                "flow_shift": expected.flow_shift if known else dict(registry.flow_shift),
+                "flow_shift": expected.flow_shift if names else dict(registry.flow_shift),
                 "boundary_ratio": index if boundary == "model_index" else boundary,
                 "experts": ["transformer", "transformer_2"][: 1 + expected.two_experts],
                 "ignored_files": ["scheduler/scheduler_config.json"],

@@ -196,7 +196,7 @@ def _has_reason(item: Measured) -> bool:
 def _contradicted(
     context: Context, expert: str, measured: dict[str, Measured], states: Mapping[str, str]
 ) -> Iterator[InspectionFinding]:
-    held = bool(context.options.contracts or context.options.loader)
+    asked = bool(context.options.contracts or context.options.loader)
     groups: dict[str, list[str]] = {}
     for name, state in states.items():
         item = measured[name]
@@ -207,9 +207,9 @@ def _contradicted(
             code = "weight_transposed" if _transposed(item) else code
             groups.setdefault(code, []).append(name)
         elif "/" in item.fit.best:
-            said, proven = declared_of(context, expert, item).split("/"), item.fit.best.split("/")
+            declared_reading, proven = declared_of(context, expert, item).split("/"), item.fit.best.split("/")
             for code, part in PARTS.items():
-                if said[part] != proven[part]:
+                if declared_reading[part] != proven[part]:
                     groups.setdefault(code, []).append(name)
         elif rotation_of(item.fit.best) or item.module.rotation:
             groups.setdefault("rotation_differs", []).append(name)
@@ -218,7 +218,7 @@ def _contradicted(
     for code, names in groups.items():
         item = measured[names[0]]
         declared = declared_of(context, expert, item)
-        soft = code in PARTS and held
+        soft = code in PARTS and asked
         yield finding(
             "warning" if soft else "fault",
             code,

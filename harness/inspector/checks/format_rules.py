@@ -153,7 +153,7 @@ def needed_tensors(context: Context) -> Iterator[InspectionFinding]:
             continue
         absent = [name for name in REQUIRED if name not in component.tensors]
         every = set.union(*blocks.values())
-        absent += [f"blocks.{n}.{name}" for n, own in sorted(blocks.items()) for name in sorted(every - own)]
+        absent += [f"blocks.{n}.{name}" for n, present in sorted(blocks.items()) for name in sorted(every - present)]
         if absent and len(absent) <= len(every) * len(blocks) // 2:
             yield finding(
                 "fault",

@@ -48,7 +48,10 @@ def scale_tensors_present(context: Context) -> Iterator[InspectionFinding]:
         absent = sorted(
             m.name
             for m in quantized.values()
-            if m.scale is None and m.name not in (*renamed, *casts) and m.spec.scales and not m.opaque
+            if m.scale is None
+            and m.name not in (*renamed, *casts)
+            and m.spec.scales
+            and (not m.opaque or "qzeros" in m.parts)
         )
         if absent:
             yield _absent(
@@ -269,8 +272,8 @@ def scale_dtypes(context: Context) -> Iterator[InspectionFinding]:
         odd: dict[str, list[str]] = {}
         for module in context.quantized(expert).values():
             if module.spec.modelopt and not module.opaque:
-                own = module.outer_scale
-                for entry in (own, module.input_scale):
+                outer = module.outer_scale
+                for entry in (outer, module.input_scale):
                     if entry is not None and entry.dtype in ("BF16", "F16"):
                         odd.setdefault(entry.dtype, []).append(entry.name)
         for dtype, names in sorted(odd.items()):

@@ -164,36 +164,36 @@ def constant_scales(context: Context) -> Iterator[InspectionFinding]:
     """Report the same scale in all Linears of an expert: a default that was filled in, not measured."""
     for expert in context.experts:
         values, quantized = context.scalars.get(expert, {}), context.quantized(expert)
-        own: dict[str, float] = {}
+        constants: dict[str, float] = {}
         for name, module in quantized.items():
             entry = module.outer_scale
             if entry is not None and module.spec.modelopt and len(values.get(entry.name, ())) == 1:
-                own[name] = values[entry.name][0]
-        if len(own) < LEAST_LINEARS or len(set(own.values())) > 1:
+                constants[name] = values[entry.name][0]
+        if len(constants) < LEAST_LINEARS or len(set(constants.values())) > 1:
             continue
-        if _explained(context, expert, own):
+        if _explained(context, expert, constants):
             continue
-        value = next(iter(own.values()))
+        value = next(iter(constants.values()))
         four = any(module.spec.two_level for module in quantized.values())
-        if value == 1 and not four and _are_weights(context, expert, own):
+        if value == 1 and not four and _are_weights(context, expert, constants):
             yield finding(
                 "warning",
                 "scale_constant",
-                f"{expert}: all {len(own)} Linears have the scale 1, and their codes have the size of weights: a cast "
-                "to FP8 with scales for loaders that ask for them. Small weights lose digits that a measured scale "
-                "would keep.",
+                f"{expert}: all {len(constants)} Linears have the scale 1, and their codes have the size of weights: "
+                "a cast to FP8 with scales for loaders that ask for them. Small weights lose digits that a measured "
+                "scale would keep.",
                 expert=expert,
-                module=min(own),
-                evidence={"scale": value, "count": len(own)},
+                module=min(constants),
+                evidence={"scale": value, "count": len(constants)},
             )
             continue
         yield finding(
             "warning" if four or expert in context.base else "fault",
             "scale_constant",
-            f"{expert}: all {len(own)} Linears have the same scale, {value:g}: it was filled in, not measured.",
+            f"{expert}: all {len(constants)} Linears have the same scale, {value:g}: it was filled in, not measured.",
             expert=expert,
-            module=min(own),
-            evidence={"scale": value, "count": len(own)},
+            module=min(constants),
+            evidence={"scale": value, "count": len(constants)},
             next_command="export again with calibrated scales",
         )
 

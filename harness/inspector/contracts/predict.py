@@ -133,9 +133,9 @@ def _override_config(rules: Rules, declared: Declared) -> _Config | None:
             if source == "config" and declared.config is not None:
                 return _parse(rules, declared.config)
             if source == "metadata":
-                found = _from_metadata(rules, declared.metadata, strict=False)
-                if found is not None:
-                    return found
+                config_found = _from_metadata(rules, declared.metadata, strict=False)
+                if config_found is not None:
+                    return config_found
         return inferred
     declaration = _joined_declaration(rules, declared)
     existing: _Config | None = None
@@ -427,13 +427,13 @@ def _merge(rules: Rules, existing: _Config | None, inferred: _Config | None) -> 
 
 def linears(names: Names, tensors: Mapping[str, Entry]) -> dict[str, str]:
     """Return the modules that the runtime can quantize: the checkpoint's name to the runtime's."""
-    found: dict[str, str] = {}
+    linear_names: dict[str, str] = {}
     for name, entry in tensors.items():
         if name.endswith(".weight") and len(entry.shape) == 2:
             module = runtime_name(names, name)[: -len(".weight")]
             if any(re.fullmatch(pattern, module) for pattern in names.linears):
-                found[name[: -len(".weight")]] = module
-    return found
+                linear_names[name[: -len(".weight")]] = module
+    return linear_names
 
 
 def runtime_name(names: Names, tensor: str) -> str:

@@ -139,7 +139,7 @@ def remedies(resolved: Resolved, order: str, layout: str, root: Path | None = No
         good = not prediction.refused and not prediction.unmodelled and prediction.method == "nvfp4"
         return good and (ORDERS[prediction.swap.on], LAYOUTS[prediction.tiled.on]) == (order, layout)
 
-    found = []
+    sentences = []
     keys = _keys(contract.rules, order, layout)
     # single keys are tried before both, so that the smallest edit that works is suggested
     for chosen in (keys[:1], keys[1:], keys):
@@ -148,7 +148,7 @@ def remedies(resolved: Resolved, order: str, layout: str, root: Path | None = No
             and isinstance(declared.config, Mapping)
             and reads_right(contract.rules, _with(declared, dict(chosen)))
         ):
-            found.append(", ".join(f"set {key}: {_word(value)}" for key, value in chosen))
+            sentences.append(", ".join(f"set {key}: {_word(value)}" for key, value in chosen))
             break
     versions = sorted(
         {
@@ -157,9 +157,9 @@ def remedies(resolved: Resolved, order: str, layout: str, root: Path | None = No
             for at in rules.read_at
         }.items()
     )
-    if any(right for _, right in versions):
-        found.append(f"use {contract.runtime} {_range(versions)}")
-    return found
+    if any(agrees for _, agrees in versions):
+        sentences.append(f"use {contract.runtime} {_range(versions)}")
+    return sentences
 
 
 def _keys(rules: Rules, order: str, layout: str) -> list[tuple[str, Any]]:
@@ -183,11 +183,11 @@ def _word(value: Any) -> str:
 
 def _range(versions: list[tuple[Version, bool]]) -> str:
     """Return the versions that read correctly: as a range if they are all at one end, else as a list."""
-    good = [version for version, right in versions if right]
+    good = [version for version, agrees in versions if agrees]
     first = versions.index((good[0], True))
-    if all(right for _, right in versions[first:]):
+    if all(agrees for _, agrees in versions[first:]):
         return f">={good[0]}"
-    last = max(index for index, (_, right) in enumerate(versions) if right)
-    if all(right for _, right in versions[: last + 1]):
+    last = max(index for index, (_, agrees) in enumerate(versions) if agrees)
+    if all(agrees for _, agrees in versions[: last + 1]):
         return f"<={good[-1]}"
     return "==" + " or ==".join(str(version) for version in good)

@@ -45,8 +45,8 @@ def predict_sampling(
             path is known.
         folders: folders of the repository; ``None``: not known, and none is missed.
     """
-    known = _known_as(rules, repository)
-    shift = rules.registry.flow_shift[known] if rules.registry is not None and known else UNKNOWN_SHIFT
+    names = _known_as(rules, repository)
+    shift = rules.registry.flow_shift[names] if rules.registry is not None and names else UNKNOWN_SHIFT
     boundary: Any = index.get("boundary_ratio") if rules.boundary_ratio == "model_index" else rules.boundary_ratio
     second = index.get("transformer_2")
     present = second not in (None, [None, None])
@@ -57,10 +57,10 @@ def predict_sampling(
         or _refused_boundary(boundary, second)
     )
     if refused:
-        return SamplingPrediction(refused, flow_shift=shift, known_as=known, refused_keys=keys)
+        return SamplingPrediction(refused, flow_shift=shift, known_as=names, refused_keys=keys)
     # without a boundary the pipeline never asks for the second expert, whatever the folder holds
     two = present and boundary is not None
-    return SamplingPrediction("", two, float(boundary) if two else None, shift, known)
+    return SamplingPrediction("", two, float(boundary) if two else None, shift, names)
 
 
 def _refused_index(index: Mapping[str, Any], folders: Collection[str] | None) -> str:

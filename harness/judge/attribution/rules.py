@@ -133,10 +133,10 @@ def held_values(record: CaseRecord, named: Sequence[Cause]) -> Iterator[Cause]:
         seen.add(component)
         listed = [str(name) for name in tensors] if isinstance(tensors, list) else []
         modules = weights.kinds_of(named, component)
-        left = [name for name in listed if name.rpartition(".")[0] not in modules]
-        if (listed and not left) or (component == "vae" and _other_dtype(record)):
+        unexplained = [name for name in listed if name.rpartition(".")[0] not in modules]
+        if (listed and not unexplained) or (component == "vae" and _other_dtype(record)):
             continue
-        yield _cause(finding.code, finding, where=f"{component}/{', '.join(left[:3])}")
+        yield _cause(finding.code, finding, where=f"{component}/{', '.join(unexplained[:3])}")
 
 
 def _other_dtype(record: CaseRecord) -> bool:
@@ -146,11 +146,11 @@ def _other_dtype(record: CaseRecord) -> bool:
 def _in_memory(record: CaseRecord, results: Results) -> Iterator[Cause]:
     """Yield what probes and memory prove of the weights: rounded tensors, then modules, then other tensors."""
     modules = [*weights.from_readings(record, results), *weights.norms(record)]
-    held = list(held_values(record, modules))
+    causes = list(held_values(record, modules))
     # A cast changes every tensor a little, and only some modules visibly: the cast is the cause, the modules follow.
-    yield from (cause for cause in held if cause.evidence.get("rounded") is True)
+    yield from (cause for cause in causes if cause.evidence.get("rounded") is True)
     yield from modules
-    yield from (cause for cause in held if cause.evidence.get("rounded") is not True)
+    yield from (cause for cause in causes if cause.evidence.get("rounded") is not True)
 
 
 def _cause(code: str, finding: Finding, where: str = "") -> Cause:

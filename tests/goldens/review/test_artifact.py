@@ -317,3 +317,16 @@ def test_unusual_packing_is_refused(workspace: Workspace, produced: Callable, tm
         for name, data in entries(produced()).items():
             archive.writestr(name, data)
     refused(workspace, source, "packed in an unusual way")
+
+
+def test_a_long_name_of_an_entry_does_not_become_a_long_error(tmp_path: Path) -> None:
+    archive = pack(tmp_path / "a.zip", {"x" * 60_000 + "/candidate.json": b"{}"})
+    with pytest.raises(GoldenError, match="the name of an entry has 60015 characters") as caught:
+        artifact.held_in(archive)
+    assert len(str(caught.value)) < 1000
+
+
+def test_a_crowd_of_broken_candidates_is_refused_before_it_is_validated(tmp_path: Path) -> None:
+    files = {f"{number}/candidate.json": b"" for number in range(artifact.MAX_CANDIDATES + 1)}
+    with pytest.raises(GoldenError, match="5001 candidates, the bound is 5000"):
+        artifact.held_in(pack(tmp_path / "a.zip", files))
