@@ -20,7 +20,7 @@ from harness.engine.backends.wan_recorder import Moment
 from harness.errors import CheckpointFaultError, InfraError, InvalidCaseError
 from harness.frames.clip import read_clip
 from harness.records.base import Json
-from harness.records.generation import Generation
+from harness.records.generation import Generation, Trace
 
 Make = Callable[..., Case]
 Load = Callable[..., DiffusersBackend]
@@ -487,3 +487,14 @@ def test_an_absent_component_is_no_component(load: Load, make_wan_case: Make, ra
     absent = {"image_encoder": [None, None], "image_processor": [None, None]}
     (copy / "model_index.json").write_text(json.dumps(index | absent))
     load(make_wan_case(), model=copy)
+
+
+def test_settings_of_a_scheduler_that_json_lacks_are_text() -> None:
+    """DPMSolver's own default is a number that is not finite: a run with it must leave a record."""
+    from diffusers import DPMSolverMultistepScheduler
+
+    from harness.engine.backends.diffusers_backend import _plain
+
+    settings = _plain(DPMSolverMultistepScheduler().config)
+    assert settings["lambda_min_clipped"] == "-inf"
+    assert Trace(steps=(), scheduler=settings).as_json()["scheduler"]["lambda_min_clipped"] == "-inf"

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import inspect
+import math
 import resource
 import time
 from collections.abc import Mapping
@@ -300,6 +301,15 @@ class DiffusersBackend:
 
 
 def _plain(config: Mapping[str, Any]) -> dict[str, Json]:
-    """Return a diffusers configuration as JSON, without private entries."""
-    plain: dict[str, Json] = as_json({k: v for k, v in config.items() if not k.startswith("_")}, default=str)
-    return plain
+    """Return a diffusers configuration as JSON, without private entries. Numbers that JSON lacks become text."""
+    plain = as_json({k: v for k, v in config.items() if not k.startswith("_")}, default=str)
+    # DPMSolver's default for `lambda_min_clipped` is -inf
+    return {name: _finite(value) for name, value in plain.items()}
+
+
+def _finite(value: Json) -> Json:
+    if isinstance(value, dict):
+        return {name: _finite(item) for name, item in value.items()}
+    if isinstance(value, list):
+        return [_finite(item) for item in value]
+    return str(value) if isinstance(value, float) and not math.isfinite(value) else value
