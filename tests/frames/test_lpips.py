@@ -77,11 +77,6 @@ def test_weights_of_another_digest_are_refused(stated: Path, monkeypatch: pytest
     monkeypatch.setenv("QUANTGATE_LPIPS_ALEX_SHA256", hashlib.sha256(b"not safetensors").hexdigest())
     with pytest.raises(MetricUnavailableError, match="not a safetensors file"):
         read_trunk("alex")
-    long_header = (9 << 20).to_bytes(8, "little") + b"{" + b" " * (9 << 20)
-    stated.write_bytes(long_header)
-    monkeypatch.setenv("QUANTGATE_LPIPS_ALEX_SHA256", hashlib.sha256(long_header).hexdigest())
-    with pytest.raises(MetricUnavailableError, match="not a safetensors file: its header of 9437184 bytes"):
-        read_trunk("alex")
     stated.unlink()
     with pytest.raises(MetricUnavailableError, match="cannot be read"):
         read_trunk("alex")
