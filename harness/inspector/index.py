@@ -25,6 +25,7 @@ from harness.formats.modules import Hints
 from harness.formats.names import Naming, module_to_diffusers, split_parts, translate
 from harness.formats.other_weights import other_weights
 from harness.inspector.findings import finding, some
+from harness.inspector.parts import EXPERTS
 from harness.inspector.sources import Source
 from harness.reading import UnreadableError, parse_foreign, reason
 from harness.records.inspection import InspectionFinding, Severity
@@ -96,7 +97,7 @@ class Report:
 def load_component(
     source: Source, folder: str, expert: str, role: Role, pool: Executor, files: Sequence[str] | None = None
 ) -> Component:
-    """Read the headers, the index and the configuration of one transformer.
+    """Read the headers, the index and the configuration of one transformer, or of another component.
 
     Args:
         files: the weight files of this transformer, if the folder holds those of another one too; ``None``: all.
@@ -130,8 +131,9 @@ def load_component(
     weight_map = _weight_map(source, names, report)
     stored = _join(headers, weight_map, prefix, set(shards), report)
     _gaps(shards, weight_map, report)
-    # checks of a transformer say nothing true of other weights: none of their tensors is handed on
-    if (other := other_weights(stored)) is not None:
+    # Checks of a transformer say nothing true of other weights: none of their tensors is handed on. A VAE and a text
+    # encoder in their own folders are read here too, and their tensors are their identity.
+    if expert in EXPERTS and (other := other_weights(stored)) is not None:
         report("inconclusive", "not_a_transformer", f"{some(shards)} is {other.text}.", other.next_command)
         stored = {}
     naming = translate(stored)

@@ -105,13 +105,13 @@ SAME_ENGINE = [
     {"id": "other"},
     {"scheduler": {"flow_shift": 5.0}},
     {"timeouts": {"load": 1, "generate": 1}},
-    {"model": {"path": "./nothing", "made_by": "make it"}},
+    {"model": {"path": "./model", "made_by": "make it"}},
 ]
 OTHER_ENGINE = [
     {"env": {"A": "1"}},
     {"pass_env": ["HOME"]},
     {"model": {"path": "./another"}},
-    {"model": {"path": "./nothing", "revision": "0" * 40}},
+    {"model": {"path": "./model", "revision": "0" * 40}},
     {"transformer": {"path": "./override"}},
     {"transformer_2": {"path": "./override"}},
     {"loader": {"nibble_order": "high_first"}},
