@@ -22,8 +22,9 @@ STEPS = 13
 
 
 def case(**perf: Any) -> Case:
-    """Return a case of thirteen steps."""
-    return make_case(id="wan", runners=["h200"], perf=perf, sampling={"num_inference_steps": STEPS})
+    """Return a case of one frame in thirteen steps."""
+    sampling = {"height": 16, "width": 16, "num_frames": 1, "num_inference_steps": STEPS}
+    return make_case(id="wan", runners=["h200"], perf=perf, sampling=sampling)
 
 
 class Machine:
