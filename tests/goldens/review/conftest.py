@@ -119,7 +119,13 @@ def limit_file(identity: Identity) -> Callable[..., LimitFile]:
 
     def build(**fields: Any) -> LimitFile:
         return make_limits(
-            **{"case": "nvfp4", "runner": "b200", "golden_digest": "0" * 64, "identity_digest": identity.digest()}
+            **{
+                "case": "nvfp4",
+                "runner": "b200",
+                "golden_digest": "0" * 64,
+                "identity_digest": identity.digest(),
+                "author": "Ada",
+            }
             | fields
         )
 
