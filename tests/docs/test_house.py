@@ -2,6 +2,7 @@
 
 import ast
 import sys
+from fnmatch import fnmatch
 from pathlib import Path
 
 import pytest
@@ -84,3 +85,12 @@ def test_tests_build_cases_and_evidence_in_one_file() -> None:
     tests = Path(__file__).parents[1]
     files = {path.relative_to(tests).as_posix() for path in tests.rglob("*.py") if builds(path.read_text("utf-8"))}
     assert files == {"support/builders.py"}
+
+
+def test_pytest_looks_into_every_room_of_the_tests(pytestconfig: pytest.Config) -> None:
+    """A room whose name stands in ``norecursedirs`` is left out of `make test` without a word."""
+    tests = Path(__file__).parents[1]
+    rooms = {path.parent.relative_to(tests) for path in tests.rglob("test_*.py")}
+    patterns = pytestconfig.getini("norecursedirs")
+    left_out = [str(room) for room in rooms for part in room.parts if any(fnmatch(part, item) for item in patterns)]
+    assert left_out == []
