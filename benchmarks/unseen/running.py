@@ -10,8 +10,8 @@ from typing import Final
 import torch
 
 from benchmarks.unseen import running_loop, running_model, running_precision, running_vae
+from benchmarks.unseen.injections import Injection
 from benchmarks.unseen.patch import Patch
-from benchmarks.unseen.running_loop import Injection
 
 
 def _other_seed(_patch: Patch) -> None:

@@ -8,14 +8,9 @@ from typing import Any
 
 import torch
 
+from benchmarks.unseen.injections import Injection, after_timesteps, loop
 from benchmarks.unseen.loop import Loop, Tensor, guided, two_passes
 from benchmarks.unseen.patch import Patch
-
-Injection = Callable[[Patch], None]
-
-
-def _loop(**places: Any) -> Injection:
-    return lambda patch: Loop(**places).install(patch)
 
 
 def _configured(**settings: Any) -> Injection:
@@ -24,19 +19,6 @@ def _configured(**settings: Any) -> Injection:
 
 def _sampling(**values: Any) -> Injection:
     return lambda patch: patch.sampling(**values)
-
-
-def _after_timesteps(change: Callable[[Any], None]) -> Injection:
-    """Change what ``set_timesteps`` left in the scheduler."""
-
-    def inject(patch: Patch) -> None:
-        def method(scheduler: Any, original: Any, *arguments: Any, **options: Any) -> None:
-            original(*arguments, **options)
-            change(scheduler)
-
-        patch.stepping("set_timesteps", method)
-
-    return inject
 
 
 def _unshifted(scheduler: Any) -> None:
@@ -103,7 +85,7 @@ def _zero_star(positive: Tensor, negative: Tensor, scale: float, _index: int) ->
 
 
 def _combine(change: Callable[[float, int], float]) -> Injection:
-    return _loop(
+    return loop(
         combine=lambda positive, negative, scale, index: guided(positive, negative, change(scale, index), index)
     )
 
@@ -141,7 +123,7 @@ def _prompt(change: Callable[[str], str]) -> Injection:
 
 def _texts(change: Callable[[Tensor], Tensor]) -> Injection:
     """Change the positive embedding [1, L, D] after the prompt was encoded."""
-    return _loop(texts=lambda positive, negative: (change(positive), negative))
+    return loop(texts=lambda positive, negative: (change(positive), negative))
 
 
 def _no_mask(patch: Patch) -> None:
@@ -167,7 +149,7 @@ def _beheaded(positive: Tensor) -> Tensor:
 
 
 def _noise(change: Callable[[Tensor], Tensor]) -> Injection:
-    return _loop(initial=change)
+    return loop(initial=change)
 
 
 def _repeated(latents: Tensor) -> Tensor:
@@ -268,36 +250,36 @@ INJECTIONS: dict[str, Injection] = {
     "no_lower_order_final": _configured(lower_order_final=False),
     "flow_shift_5": _configured(flow_shift=5.0),
     "euler_step": _euler,
-    "sigmas_unshifted": _after_timesteps(_unshifted),
-    "sigmas_of_another_shift": _after_timesteps(_sigmas_only),
-    "last_sigma_not_zero": _after_timesteps(_last_sigma),
-    "one_sigma_off": _after_timesteps(_sigma_of_step),
+    "sigmas_unshifted": after_timesteps(_unshifted),
+    "sigmas_of_another_shift": after_timesteps(_sigmas_only),
+    "last_sigma_not_zero": after_timesteps(_last_sigma),
+    "one_sigma_off": after_timesteps(_sigma_of_step),
     "solver_history_kept": _state_kept,
-    "timestep_0_to_1": _loop(timestep=lambda moment, _index: moment.float() / 1000),
+    "timestep_0_to_1": loop(timestep=lambda moment, _index: moment.float() / 1000),
     "timestep_previous": _previous_timestep,
-    "timestep_complement": _loop(timestep=lambda moment, _index: 1000 - moment),
-    "timestep_2_percent": _loop(timestep=lambda moment, _index: moment.float() * 0.98),
-    "timestep_to_hundreds": _loop(timestep=lambda moment, _index: (moment // 100) * 100),
+    "timestep_complement": loop(timestep=lambda moment, _index: 1000 - moment),
+    "timestep_2_percent": loop(timestep=lambda moment, _index: moment.float() * 0.98),
+    "timestep_to_hundreds": loop(timestep=lambda moment, _index: (moment // 100) * 100),
     "seven_steps": _sampling(num_inference_steps=7),
     # guidance
     "guidance_off": _combine(lambda _scale, _index: 1.0),
     "guidance_5": _sampling(guidance_scale=5.0, guidance_scale_2=5.0),
     "guidance_added": _combine(lambda scale, _index: scale + 1),
     "guidance_halved_late": _combine(lambda scale, index: scale if index < 4 else 1.0),
-    "guidance_rescaled": _loop(combine=_rescaled),
-    "guidance_zero_star": _loop(combine=_zero_star),
+    "guidance_rescaled": loop(combine=_rescaled),
+    "guidance_zero_star": loop(combine=_zero_star),
     "guidance_ramp": _combine(lambda scale, index: scale * (0.8 + 0.05 * index)),
-    "guidance_from_positive": _loop(
+    "guidance_from_positive": loop(
         combine=lambda positive, negative, scale, _index: positive + scale * (positive - negative)
     ),
     # text passes
-    "texts_exchanged": _loop(predict=_exchanged),
-    "text_in_both_passes": _loop(texts=lambda positive, _negative: (positive, positive)),
-    "no_text_in_either": _loop(texts=lambda _positive, negative: (negative, negative)),
+    "texts_exchanged": loop(predict=_exchanged),
+    "text_in_both_passes": loop(texts=lambda positive, _negative: (positive, positive)),
+    "no_text_in_either": loop(texts=lambda _positive, negative: (negative, negative)),
     "text_cut_to_5": _texts(_shorter),
     "text_first_token_lost": _texts(_beheaded),
     "text_scaled": _texts(lambda text: text * 1.15),
-    "text_zero_in_negative": _loop(texts=lambda positive, negative: (positive, torch.zeros_like(negative))),
+    "text_zero_in_negative": loop(texts=lambda positive, negative: (positive, torch.zeros_like(negative))),
     "prompt_underscored": _prompt(lambda text: text.replace(" ", "_")),
     "prompt_last_words_lost": _prompt(lambda text: " ".join(text.split()[:-2])),
     "prompt_of_another_case": _prompt(lambda _text: "a white cross moving up on a green background"),
@@ -324,16 +306,16 @@ INJECTIONS: dict[str, Injection] = {
     # runtimes
     "every_other_run_differs": _unstable,
     "later_runs_spoiled": _leaking,
-    "nan_in_one_latent": _loop(after=_nan_once),
+    "nan_in_one_latent": loop(after=_nan_once),
     # healthy
-    "own_loop": _loop(),
-    "batched_guidance": _loop(predict=_batched),
-    "negative_first": _loop(predict=_negative_first),
+    "own_loop": loop(),
+    "batched_guidance": loop(predict=_batched),
+    "negative_first": loop(predict=_negative_first),
     "less_than_a_level": _tiny_noise,
-    "guidance_other_form": _loop(
+    "guidance_other_form": loop(
         combine=lambda positive, negative, scale, _index: positive * scale + negative * (1 - scale)
     ),
-    "guidance_in_float32": _loop(
+    "guidance_in_float32": loop(
         combine=lambda positive, negative, scale, index: guided(positive.float(), negative.float(), scale, index)
     ),
 }

@@ -9,12 +9,12 @@ from typing import Any
 
 import torch
 
+from benchmarks.unseen.injections import Injection, dequantizers, ends, modules
 from benchmarks.unseen.patch import Patch
 
 transformer_wan: Any = importlib.import_module("diffusers.models.transformers.transformer_wan")
 """Where Wan's attention and RoPE live; typed loosely, since names that it imported are replaced there."""
 Tensor = torch.Tensor
-Injection = Callable[[Patch], None]
 
 
 def _heads(change: Callable[[Tensor, Tensor, Tensor], tuple[Tensor, Tensor, Tensor]]) -> Injection:
@@ -136,29 +136,6 @@ def _parameters(
     return inject
 
 
-def _modules(pick: Callable[[str, Any], bool], method: Callable[..., Any], experts: slice = slice(None)) -> Injection:
-    """Override ``forward`` of modules."""
-
-    def inject(patch: Patch) -> None:
-        hits = 0
-        for expert in patch.experts[experts]:
-            for name, module in list(expert.named_modules()):
-                if pick(name, module):
-                    patch.override(module, "forward", method)
-                    hits += 1
-        if not hits:
-            raise LookupError("no such module")
-
-    return inject
-
-
-def _ends(*endings: str) -> Callable[[str, Any], bool]:
-    def picks(name: str, _module: Any = None) -> bool:
-        return name.endswith(endings)
-
-    return picks
-
-
 def _scaled(gain: float) -> Callable[..., Any]:
     return lambda original, *arguments, **options: original(*arguments, **options) * gain
 
@@ -244,24 +221,6 @@ def _merged_adapter(patch: Patch) -> None:
             patch.override(block.attn1.to_v, "forward", forward)
 
 
-def _dequantizers(change: Callable[[Any, Tensor], Tensor], pick: Callable[[str], bool]) -> Injection:
-    """Change the dequantized weight [N, K] of the Linears that ``pick`` chooses."""
-
-    def inject(patch: Patch) -> None:
-        hits = 0
-        for expert in patch.experts:
-            for name, module in list(expert.named_modules()):
-                if hasattr(module, "dequantized") and pick(name):
-                    patch.override(
-                        module, "dequantized", lambda original, dtype: change(original.__self__, original(dtype))
-                    )
-                    hits += 1
-        if not hits:
-            raise LookupError("no quantized Linear")
-
-    return inject
-
-
 def _nibbles(_module: Any, weight: Tensor) -> Tensor:
     return weight.reshape(len(weight), -1, 2).flip(-1).reshape_as(weight)
 
@@ -344,25 +303,25 @@ INJECTIONS: dict[str, Injection] = {
     "rope_theta": _theta,
     "rope_off": _rope(lambda tables, _shape: (torch.ones_like(tables[0]), torch.zeros_like(tables[1]))),
     "rope_sign": _rope(lambda tables, _shape: (tables[0], -tables[1])),
-    "norm_q_skipped": _modules(_ends("attn1.norm_q"), lambda _original, states: states),
-    "norm_eps_large": _modules(
-        _ends("norm1", "norm3"),
+    "norm_q_skipped": modules(ends("attn1.norm_q"), lambda _original, states: states),
+    "norm_eps_large": modules(
+        ends("norm1", "norm3"),
         lambda _original, states: torch.nn.functional.layer_norm(states.float(), (192,), eps=0.3).to(states.dtype),
     ),
-    "norm_without_mean": _modules(
-        _ends("norm1"), lambda _original, states: states * torch.rsqrt(states.pow(2).mean(-1, keepdim=True) + 1e-6)
+    "norm_without_mean": modules(
+        ends("norm1"), lambda _original, states: states * torch.rsqrt(states.pow(2).mean(-1, keepdim=True) + 1e-6)
     ),
-    "gelu_by_sigmoid": _modules(_ends("ffn.net.0"), _gelu_sigmoid),
+    "gelu_by_sigmoid": modules(ends("ffn.net.0"), _gelu_sigmoid),
     "modulation_exchanged": _shift_scale,
-    "cross_attention_weaker": _modules(_ends("attn2"), _scaled(0.8)),
+    "cross_attention_weaker": modules(ends("attn2"), _scaled(0.8)),
     # loader
-    "loader_nibbles_all": _dequantizers(_nibbles, lambda _name: True),
-    "loader_nibbles_one": _dequantizers(_nibbles, lambda name: name == "blocks.2.ffn.net.0.proj"),
-    "loader_rows_rolled": _dequantizers(lambda _m, weight: weight.roll(1, 0), lambda name: name.endswith("attn1.to_k")),
-    "loader_transposed": _dequantizers(
+    "loader_nibbles_all": dequantizers(_nibbles, lambda _name: True),
+    "loader_nibbles_one": dequantizers(_nibbles, lambda name: name == "blocks.2.ffn.net.0.proj"),
+    "loader_rows_rolled": dequantizers(lambda _m, weight: weight.roll(1, 0), lambda name: name.endswith("attn1.to_k")),
+    "loader_transposed": dequantizers(
         lambda _m, weight: weight.T.contiguous(), lambda name: name == "blocks.1.attn1.to_out.0"
     ),
-    "loader_gain": _dequantizers(lambda _m, weight: weight * 1.1, lambda name: "attn2.to_v" in name),
+    "loader_gain": dequantizers(lambda _m, weight: weight * 1.1, lambda name: "attn2.to_v" in name),
     "loader_bias_lost": _parameters(lambda name: name.endswith("ffn.net.2.bias"), torch.zeros_like),
     "loader_blocks_exchanged": _blocks_exchanged,
     "loader_block_skipped": _block_skipped,
@@ -380,5 +339,5 @@ INJECTIONS: dict[str, Injection] = {
     # healthy
     "attention_written_out": _attention(_softmax),
     "qkv_in_one_product": _fused,
-    "ffn_in_two_chunks": _modules(_ends("ffn"), _split),
+    "ffn_in_two_chunks": modules(ends("ffn"), _split),
 }

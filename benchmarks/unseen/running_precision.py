@@ -8,14 +8,13 @@ from typing import Any
 import torch
 from diffusers.models.autoencoders.vae import DecoderOutput
 
-from benchmarks.unseen.loop import Loop
+from benchmarks.unseen.injections import Injection, loop
 from benchmarks.unseen.patch import Patch
 from benchmarks.unseen.running_model import attention_in, transformer_wan
 from harness.engine.backends import diffusers_backend
 from harness.frames.clip import Clip
 
 Tensor = torch.Tensor
-Injection = Callable[[Patch], None]
 BF16, FP16, FP8 = torch.bfloat16, torch.float16, torch.float8_e4m3fn
 
 
@@ -220,10 +219,6 @@ def _text_encoder_fp8(patch: Patch) -> None:
             patch.values(tensor, _per_tensor_fp8)
 
 
-def _loop(**places: Any) -> Injection:
-    return lambda patch: Loop(**places).install(patch)
-
-
 def _vae_autocast(dtype: torch.dtype) -> Injection:
     def inject(patch: Patch) -> None:
         def decode(original: Any, latents: Tensor, *arguments: Any, **options: Any) -> Any:
@@ -268,11 +263,11 @@ INJECTIONS: dict[str, Injection] = {
     "int8_queries_keys": _keys_int8,
     "bf16_scales": _dequantized,
     "fp8_dequantized": _dequantized_fp16,
-    "bf16_latents": _loop(after=lambda latents, _index: _through(BF16)(latents)),
-    "fp16_latents": _loop(after=lambda latents, _index: _through(FP16)(latents)),
+    "bf16_latents": loop(after=lambda latents, _index: _through(BF16)(latents)),
+    "fp16_latents": loop(after=lambda latents, _index: _through(FP16)(latents)),
     "bf16_scheduler_state": _scheduler_state,
     "bf16_sigmas": _sigmas(BF16),
-    "bf16_timesteps": _loop(timestep=lambda moment, _index: moment.to(BF16)),
+    "bf16_timesteps": loop(timestep=lambda moment, _index: moment.to(BF16)),
     "bf16_time_embedding": _time_embedding,
     "fp8_modulation": _modulation,
     "fp8_text_table": _text_table,
@@ -280,7 +275,7 @@ INJECTIONS: dict[str, Injection] = {
     "bf16_vae": _vae_autocast(BF16),
     "fp16_vae": _vae_autocast(FP16),
     "fp8_vae_weights": _vae_weights,
-    "bf16_noise": _loop(initial=_through(BF16)),
+    "bf16_noise": loop(initial=_through(BF16)),
     "truncated_frames": _truncated,
-    "seven_bit_frames": _loop(shown=_seven_bits),
+    "seven_bit_frames": loop(shown=_seven_bits),
 }

@@ -7,17 +7,12 @@ from typing import Any
 
 import torch
 from diffusers.models.autoencoders import autoencoder_kl_wan
-from diffusers.models.autoencoders.vae import DecoderOutput
 
-from benchmarks.unseen.loop import Loop, decoded, plain_decode, statistics
+from benchmarks.unseen.injections import Injection, decoder_modules, loop, vae_decode
+from benchmarks.unseen.loop import decoded, plain_decode, statistics
 from benchmarks.unseen.patch import Patch
 
 Tensor = torch.Tensor
-Injection = Callable[[Patch], None]
-
-
-def _loop(**places: Any) -> Injection:
-    return lambda patch: Loop(**places).install(patch)
 
 
 def _unnormalised(pipe: Any, latents: Tensor) -> Tensor:
@@ -36,15 +31,6 @@ def _spread_inverted(pipe: Any, latents: Tensor) -> Tensor:
 def _channels_rolled(pipe: Any, latents: Tensor) -> Tensor:
     mean, spread = statistics(pipe)
     return decoded(pipe, latents * spread.roll(1, 1) + mean.roll(1, 1))
-
-
-def _decode(change: Callable[[Any, Tensor], Tensor]) -> Injection:
-    """Replace the VAE's own decoding: the change gets the VAE's ``_decode`` and its latents, and gives frames."""
-    return lambda patch: patch.override(
-        patch.pipe.vae,
-        "_decode",
-        lambda original, latents, *_rest, **_options: DecoderOutput(sample=change(original, latents)),
-    )
 
 
 def _plain(original: Any, latents: Tensor) -> Tensor:
@@ -101,17 +87,6 @@ def _cache_one_late(patch: Patch) -> None:
     patch.put(autoencoder_kl_wan.WanCausalConv3d, "forward", forward)
 
 
-def _vae_modules(kind: str, method: Callable[..., Any]) -> Injection:
-    def inject(patch: Patch) -> None:
-        hits = [module for module in patch.pipe.vae.decoder.modules() if type(module).__name__ == kind]
-        if not hits:
-            raise LookupError(f"the decoder has no {kind}")
-        for module in hits:
-            patch.override(module, "forward", method)
-
-    return inject
-
-
 def _channels_last(patch: Patch) -> None:
     decoder = patch.pipe.vae.decoder
     for module in decoder.modules():
@@ -129,31 +104,31 @@ def _channels_last(patch: Patch) -> None:
 
 
 INJECTIONS: dict[str, Injection] = {
-    "vae_latents_not_denormalised": _loop(decode=_unnormalised),
-    "vae_mean_lost": _loop(decode=_mean_lost),
-    "vae_spread_inverted": _loop(decode=_spread_inverted),
-    "vae_statistics_rolled": _loop(decode=_channels_rolled),
-    "vae_halves_seam": _decode(_halves(0, blend=False)),
-    "vae_halves_overlap_seam": _decode(_halves(1, blend=False)),
-    "vae_time_cache_dropped": _decode(_in_time_chunks),
-    "vae_latent_frames_exchanged": _decode(_reordered),
-    "vae_last_latent_repeated": _decode(_last_latent_repeated),
+    "vae_latents_not_denormalised": loop(decode=_unnormalised),
+    "vae_mean_lost": loop(decode=_mean_lost),
+    "vae_spread_inverted": loop(decode=_spread_inverted),
+    "vae_statistics_rolled": loop(decode=_channels_rolled),
+    "vae_halves_seam": vae_decode(_halves(0, blend=False)),
+    "vae_halves_overlap_seam": vae_decode(_halves(1, blend=False)),
+    "vae_time_cache_dropped": vae_decode(_in_time_chunks),
+    "vae_latent_frames_exchanged": vae_decode(_reordered),
+    "vae_last_latent_repeated": vae_decode(_last_latent_repeated),
     "vae_cache_one_late": _cache_one_late,
-    "vae_no_nonlinearity": _vae_modules("SiLU", lambda _original, states: states.relu()),
-    "vae_norm_gain": _vae_modules("WanRMS_norm", lambda original, states: original(states) * 1.03),
-    "vae_attention_off": _vae_modules("WanAttentionBlock", lambda _original, states: states),
-    "vae_upsample_bilinear": _vae_modules(
+    "vae_no_nonlinearity": decoder_modules("SiLU", lambda _original, states: states.relu()),
+    "vae_norm_gain": decoder_modules("WanRMS_norm", lambda original, states: original(states) * 1.03),
+    "vae_attention_off": decoder_modules("WanAttentionBlock", lambda _original, states: states),
+    "vae_upsample_bilinear": decoder_modules(
         "WanUpsample",
         lambda _original, states: torch.nn.functional.interpolate(states, scale_factor=2.0, mode="bilinear"),
     ),
-    "vae_latents_clamped": _loop(last=lambda latents: latents.clamp(-1, 1)),
-    "vae_output_scaled": _loop(decode=lambda pipe, latents: plain_decode(pipe, latents) * 0.9),
-    "vae_latents_noisy": _loop(
+    "vae_latents_clamped": loop(last=lambda latents: latents.clamp(-1, 1)),
+    "vae_output_scaled": loop(decode=lambda pipe, latents: plain_decode(pipe, latents) * 0.9),
+    "vae_latents_noisy": loop(
         last=lambda latents: latents + 0.15 * torch.randn(latents.shape, generator=torch.Generator().manual_seed(3))
     ),
-    "vae_output_0_to_1": _loop(decode=lambda pipe, latents: plain_decode(pipe, latents) / 2 + 0.5),
+    "vae_output_0_to_1": loop(decode=lambda pipe, latents: plain_decode(pipe, latents) / 2 + 0.5),
     # healthy
     "vae_channels_last": _channels_last,
-    "vae_double": _loop(last=lambda latents: latents.double().float()),
-    "vae_ramp_blend_off": _loop(decode=plain_decode),
+    "vae_double": loop(last=lambda latents: latents.double().float()),
+    "vae_ramp_blend_off": loop(decode=plain_decode),
 }

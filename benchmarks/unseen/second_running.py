@@ -10,58 +10,33 @@ import numpy as np
 import torch
 from diffusers import DPMSolverMultistepScheduler
 from diffusers.models.autoencoders import autoencoder_kl_wan
-from diffusers.models.autoencoders.vae import DecoderOutput
 from torch.nn import functional
 
+from benchmarks.unseen.injections import (
+    Injection,
+    after_timesteps,
+    decoder_modules,
+    dequantizers,
+    ends,
+    loop,
+    modules,
+    vae_decode,
+)
 from benchmarks.unseen.loop import Loop, decoded, guided, plain_decode, statistics, two_passes
 from benchmarks.unseen.patch import Patch
 from benchmarks.unseen.running_model import attention_in, transformer_wan
 
 Tensor = torch.Tensor
-Injection = Callable[[Patch], None]
 Turn = Callable[[Tensor, tuple[Tensor, Tensor]], Tensor]
 """Rotate queries or keys [B, S, H, D] by tables [1, S, 1, D]."""
 BF16, FP16, FP8 = torch.bfloat16, torch.float16, torch.float8_e4m3fn
 HEADS, HEAD_SIZE = 4, 48
 
 
-def _loop(**places: Any) -> Injection:
-    return lambda patch: Loop(**places).install(patch)
-
-
 def _fp8(values: Tensor) -> Tensor:
     """Round to FP8 E4M3 with one scale per tensor."""
     scale = values.float().abs().max().clamp(min=1e-12) / 448
     return ((values.float() / scale).to(FP8).float() * scale).to(values.dtype)
-
-
-def _modules(pick: Callable[[str], bool], method: Callable[..., Any]) -> Injection:
-    """Override ``forward`` of the modules of both experts whose name ``pick`` chooses."""
-
-    def inject(patch: Patch) -> None:
-        hits = 0
-        for expert in patch.experts:
-            for name, module in list(expert.named_modules()):
-                if pick(name):
-                    patch.override(module, "forward", method)
-                    hits += 1
-        if not hits:
-            raise LookupError("no such module")
-
-    return inject
-
-
-def _decoder(kind: str, method: Callable[..., Any]) -> Injection:
-    """Override ``forward`` of the decoder's modules of one class."""
-
-    def inject(patch: Patch) -> None:
-        modules = [module for module in patch.pipe.vae.decoder.modules() if type(module).__name__ == kind]
-        if not modules:
-            raise LookupError(f"the decoder has no {kind}")
-        for module in modules:
-            patch.override(module, "forward", method)
-
-    return inject
 
 
 # precision in one place
@@ -235,17 +210,6 @@ def _silu(original: Any, states: Tensor) -> Tensor:
 # scheduler
 
 
-def _after_timesteps(change: Callable[[Any], None]) -> Injection:
-    def inject(patch: Patch) -> None:
-        def method(scheduler: Any, original: Any, *arguments: Any, **options: Any) -> None:
-            original(*arguments, **options)
-            change(scheduler)
-
-        patch.stepping("set_timesteps", method)
-
-    return inject
-
-
 def _put_sigmas(scheduler: Any, sigmas: Tensor) -> None:
     """Give the scheduler these noise levels, with the timesteps that belong to them and zero at the end."""
     scheduler.sigmas = torch.cat([sigmas, scheduler.sigmas[-1:]]).to(torch.float32)
@@ -302,15 +266,6 @@ def _expert_early(patch: Patch) -> None:
 
 
 # VAE
-
-
-def _decoding(change: Callable[[Any, Tensor], Tensor]) -> Injection:
-    """Replace the VAE's ``_decode``: the change gets the original and latents, and gives frames."""
-    return lambda patch: patch.override(
-        patch.pipe.vae,
-        "_decode",
-        lambda original, latents, *_rest, **_options: DecoderOutput(sample=change(original, latents)),
-    )
 
 
 def _temporal_tiles(original: Any, latents: Tensor) -> Tensor:
@@ -489,22 +444,6 @@ def _final_norm_skipped(patch: Patch) -> None:
 
 
 # loader
-
-
-def _dequantizers(pick: Callable[[str], bool], change: Callable[[Any, Tensor], Tensor]) -> Injection:
-    def inject(patch: Patch) -> None:
-        hits = 0
-        for expert in patch.experts:
-            for name, module in list(expert.named_modules()):
-                if hasattr(module, "dequantized") and pick(name):
-                    patch.override(
-                        module, "dequantized", lambda original, dtype: change(original.__self__, original(dtype))
-                    )
-                    hits += 1
-        if not hits:
-            raise LookupError("no quantized Linear")
-
-    return inject
 
 
 def _unscaled(module: Any, weight: Tensor) -> Tensor:
@@ -769,19 +708,15 @@ def _other_kernels(patch: Patch) -> None:
     patch.enter(torch.backends.mkldnn.flags(enabled=False))
 
 
-def _ends(*endings: str) -> Callable[[str], bool]:
-    return lambda name: name.endswith(endings)
-
-
 SECOND_INJECTIONS: Final[dict[str, Injection]] = {
     # precision in one place
     "fp8_attention_values": _dispatch(lambda query, key, value, _options: (query, key, _fp8(value))),
-    "fp8_velocity": _loop(predict=_fp8_velocity),
-    "fp8_ffn_hidden": _modules(_ends("ffn.net.0"), lambda original, states: _fp8(original(states))),
+    "fp8_velocity": loop(predict=_fp8_velocity),
+    "fp8_ffn_hidden": modules(ends("ffn.net.0"), lambda original, states: _fp8(original(states))),
     "fp16_text_encoder": _fp16_text,
     "fp8_condition_embedder": _fp8_embedder,
-    "bf16_vae_norms": _decoder("WanRMS_norm", _bf16_vae_norm),
-    "bf16_denormalised": _loop(decode=_bf16_denormalised),
+    "bf16_vae_norms": decoder_modules("WanRMS_norm", _bf16_vae_norm),
+    "bf16_denormalised": loop(decode=_bf16_denormalised),
     # attention, RoPE, norm
     "ranks_attend_locally": _local,
     "padded_keys_seen": _dispatch(_padded_keys),
@@ -789,16 +724,16 @@ SECOND_INJECTIONS: Final[dict[str, Injection]] = {
     "rope_pairs_in_halves": _processor(_turn_halves),
     "rope_restarts": _rope_restarts,
     "rope_interpolated": _rope_interpolated,
-    "qk_norm_per_head": _modules(_ends("attn1.norm_q", "attn1.norm_k"), _norm_per_head),
+    "qk_norm_per_head": modules(ends("attn1.norm_q", "attn1.norm_k"), _norm_per_head),
     "softmax_capped": lambda patch: attention_in(
         patch, lambda scores: (3 * torch.tanh(scores / 3)).softmax(-1), cross=False
     ),
-    "ffn_silu": _modules(_ends("ffn.net.0"), _silu),
+    "ffn_silu": modules(ends("ffn.net.0"), _silu),
     # scheduler and timesteps
-    "shifted_twice": _after_timesteps(_shifted_twice),
-    "sigmas_to_the_end": _after_timesteps(_evenly_to_the_end),
-    "sigmas_from_timesteps": _after_timesteps(_from_timesteps),
-    "sigmas_start_lower": _after_timesteps(lambda scheduler: _put_sigmas(scheduler, scheduler.sigmas[:-1] * 0.96)),
+    "shifted_twice": after_timesteps(_shifted_twice),
+    "sigmas_to_the_end": after_timesteps(_evenly_to_the_end),
+    "sigmas_from_timesteps": after_timesteps(_from_timesteps),
+    "sigmas_start_lower": after_timesteps(lambda scheduler: _put_sigmas(scheduler, scheduler.sigmas[:-1] * 0.96)),
     "timestep_next": _next_timestep,
     "solver_predicts_noise": lambda patch: patch.configure(predict_x0=False),
     "dpm_solver": lambda patch: patch.schedule(_dpm),
@@ -806,46 +741,46 @@ SECOND_INJECTIONS: Final[dict[str, Injection]] = {
     "expert_switch_early": _expert_early,
     # VAE at runtime
     "vae_unpatchify_transposed": lambda patch: patch.put(autoencoder_kl_wan, "unpatchify", _unpatchified),
-    "vae_temporal_tiles": _decoding(_temporal_tiles),
+    "vae_temporal_tiles": vae_decode(_temporal_tiles),
     "vae_edge_replicated": _replicated,
-    "vae_shortcut_lost": _decoder("DupUp3D", lambda original, *rest, **options: 0 * original(*rest, **options)),
-    "vae_output_clipped": _loop(decode=lambda pipe, latents: plain_decode(pipe, latents).clamp(0, 1)),
-    "vae_mean_first": _loop(decode=_mean_first),
+    "vae_shortcut_lost": decoder_modules("DupUp3D", lambda original, *rest, **options: 0 * original(*rest, **options)),
+    "vae_output_clipped": loop(decode=lambda pipe, latents: plain_decode(pipe, latents).clamp(0, 1)),
+    "vae_mean_first": loop(decode=_mean_first),
     "vae_time_halves_exchanged": _time_halves,
     # guidance
-    "guidance_interval": _loop(combine=_interval),
-    "guidance_perpendicular": _loop(combine=_perpendicular),
-    "guidance_tenth_less": _loop(
+    "guidance_interval": loop(combine=_interval),
+    "guidance_perpendicular": loop(combine=_perpendicular),
+    "guidance_tenth_less": loop(
         combine=lambda positive, negative, scale, index: guided(positive, negative, scale * 0.9, index)
     ),
     "negative_every_second": _counted(_negative_kept),
     # text passes
     "text_padding_kept": _padding_kept,
-    "text_reversed": _loop(texts=lambda positive, negative: (_reversed(positive), negative)),
-    "text_left_padded": _loop(
+    "text_reversed": loop(texts=lambda positive, negative: (_reversed(positive), negative)),
+    "text_left_padded": loop(
         texts=lambda positive, negative: (positive.roll(-_length(positive), 1), negative.roll(-_length(negative), 1))
     ),
     "text_before_last_norm": _final_norm_skipped,
     "prompt_prefixed": _prompt(lambda text: f"best quality, {text}"),
     "texts_exchanged_later": _exchanged_later,
     # loader
-    "loader_scale_lost": _dequantizers(lambda name: name == "blocks.1.attn2.to_q", _unscaled),
+    "loader_scale_lost": dequantizers(_unscaled, lambda name: name == "blocks.1.attn2.to_q"),
     "loader_query_is_key": _query_is_key,
     "loader_tables_exchanged": _tables_exchanged,
     "loader_norms_exchanged": _norms_exchanged,
     "loader_never_loaded": _never_loaded,
-    "loader_codebook": _dequantizers(lambda _name: True, _codebook),
+    "loader_codebook": dequantizers(_codebook, lambda _name: True),
     # caches and noise
-    "noise_uniform": _loop(initial=_uniform),
-    "noise_of_numpy": _loop(initial=_numpy_noise),
-    "noise_frames_reversed": _loop(initial=lambda latents: latents.flip(2)),
-    "noise_centred": _loop(initial=lambda latents: latents - latents.mean((2, 3, 4), keepdim=True)),
+    "noise_uniform": loop(initial=_uniform),
+    "noise_of_numpy": loop(initial=_numpy_noise),
+    "noise_frames_reversed": loop(initial=lambda latents: latents.flip(2)),
+    "noise_centred": loop(initial=lambda latents: latents - latents.mean((2, 3, 4), keepdim=True)),
     "cache_first_block": _first_block_cache,
     "cache_keys_of_before": _keys_of_before,
     "cache_guidance_difference": _counted(_difference_kept),
     "cache_extrapolated": _counted(_extrapolated),
     # healthy
-    "vae_nearest": _decoder(
+    "vae_nearest": decoder_modules(
         "WanUpsample",
         lambda _original, states: functional.interpolate(states.float(), scale_factor=2.0).type_as(states),
     ),
@@ -856,18 +791,18 @@ SECOND_INJECTIONS: Final[dict[str, Injection]] = {
     "attention_in_chunks": _query_chunks,
     "rope_complex": _processor(_turn_complex),
     "layer_norm_written_out": _own_layer_norm,
-    "qk_norm_written_out": _modules(_ends("norm_q", "norm_k"), _own_rms_norm),
+    "qk_norm_written_out": modules(ends("norm_q", "norm_k"), _own_rms_norm),
     "patch_as_product": _patch_as_product,
-    "timestep_float": _loop(timestep=lambda moment, _index: moment.float()),
-    "timestep_per_token": _loop(predict=_per_token),
-    "batch_negative_first": _loop(predict=_batch_negative_first),
-    "guidance_from_conditional": _loop(
+    "timestep_float": loop(timestep=lambda moment, _index: moment.float()),
+    "timestep_per_token": loop(predict=_per_token),
+    "batch_negative_first": loop(predict=_batch_negative_first),
+    "guidance_from_conditional": loop(
         combine=lambda positive, negative, scale, _index: positive + (scale - 1) * (positive - negative)
     ),
     "other_kernels": _other_kernels,
     "text_one_batch": _one_batch,
-    "latents_strided": _loop(initial=_strided),
-    "frames_rounded_before": _loop(shown=lambda frames: (frames * 255).round() / 255),
+    "latents_strided": loop(initial=_strided),
+    "frames_rounded_before": loop(shown=lambda frames: (frames * 255).round() / 255),
     "scheduler_remade": lambda patch: patch.configure(),
     "prompt_spaced": _prompt(lambda text: f"  {text} "),
     "weights_shared": _shared_memory,

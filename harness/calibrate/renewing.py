@@ -77,7 +77,7 @@ def _renew_case(
     if record.verdict.outcome is not Outcome.PASS or record.generation is None or record.identity is None:
         done.left.append(f"{name}: its run ended {record.verdict.outcome.value}, and only one that passed renews")
         return
-    golden = next((one for one in goldens if _equal(one, result)), None)
+    golden = next((golden for golden in goldens if _equal(golden, result)), None)
     if golden is None:
         done.left.append(f"{name}: the run's frames are not those of an accepted golden, value by value")
         return

@@ -1,0 +1,94 @@
+"""Ways to change a running pipeline that the faults and healthy changes of both lists share."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from diffusers.models.autoencoders.vae import DecoderOutput
+
+from benchmarks.unseen.loop import Loop
+from benchmarks.unseen.patch import Patch
+
+Tensor = torch.Tensor
+Injection = Callable[[Patch], None]
+
+
+def loop(**places: Any) -> Injection:
+    """Run the benchmark's own denoising loop with changes at these places, see `Loop`."""
+    return lambda patch: Loop(**places).install(patch)
+
+
+def after_timesteps(change: Callable[[Any], None]) -> Injection:
+    """Change what ``set_timesteps`` left in the scheduler."""
+
+    def inject(patch: Patch) -> None:
+        def method(scheduler: Any, original: Any, *arguments: Any, **options: Any) -> None:
+            original(*arguments, **options)
+            change(scheduler)
+
+        patch.stepping("set_timesteps", method)
+
+    return inject
+
+
+def ends(*endings: str) -> Callable[[str], bool]:
+    """Return a choice of the modules whose name has one of these ends."""
+    return lambda name: name.endswith(endings)
+
+
+def modules(pick: Callable[[str], bool], method: Callable[..., Any], experts: slice = slice(None)) -> Injection:
+    """Override ``forward`` of the experts' modules whose name ``pick`` chooses."""
+
+    def inject(patch: Patch) -> None:
+        hits = 0
+        for expert in patch.experts[experts]:
+            for name, module in list(expert.named_modules()):
+                if pick(name):
+                    patch.override(module, "forward", method)
+                    hits += 1
+        if not hits:
+            raise LookupError("no such module")
+
+    return inject
+
+
+def dequantizers(change: Callable[[Any, Tensor], Tensor], pick: Callable[[str], bool]) -> Injection:
+    """Change the dequantized weight [N, K] of the Linears that ``pick`` chooses."""
+
+    def inject(patch: Patch) -> None:
+        hits = 0
+        for expert in patch.experts:
+            for name, module in list(expert.named_modules()):
+                if hasattr(module, "dequantized") and pick(name):
+                    patch.override(
+                        module, "dequantized", lambda original, dtype: change(original.__self__, original(dtype))
+                    )
+                    hits += 1
+        if not hits:
+            raise LookupError("no quantized Linear")
+
+    return inject
+
+
+def vae_decode(change: Callable[[Any, Tensor], Tensor]) -> Injection:
+    """Replace the VAE's own decoding: the change gets the VAE's ``_decode`` and its latents, and gives frames."""
+    return lambda patch: patch.override(
+        patch.pipe.vae,
+        "_decode",
+        lambda original, latents, *_rest, **_options: DecoderOutput(sample=change(original, latents)),
+    )
+
+
+def decoder_modules(kind: str, method: Callable[..., Any]) -> Injection:
+    """Override ``forward`` of the decoder's modules of one class."""
+
+    def inject(patch: Patch) -> None:
+        hits = [module for module in patch.pipe.vae.decoder.modules() if type(module).__name__ == kind]
+        if not hits:
+            raise LookupError(f"the decoder has no {kind}")
+        for module in hits:
+            patch.override(module, "forward", method)
+
+    return inject
