@@ -79,8 +79,9 @@ def two_scales(context: Context) -> Iterator[InspectionFinding]:
         values = context.scalars.get(expert, {})
         apart: list[str] = []
         for name, module in context.quantized(expert).items():
-            own = [values[module.parts[item].name] for item in OWN_SCALES if _read(module, item, values)]
-            if any(not _alike(own[0], other) for other in own[1:]):
+            names = [module.parts[suffix].name for suffix in OWN_SCALES if suffix in module.parts]
+            scales = [values[tensor] for tensor in names if tensor in values]
+            if any(not _alike(scales[0], other) for other in scales[1:]):
                 apart.append(name)
         if apart:
             yield finding(
@@ -93,10 +94,6 @@ def two_scales(context: Context) -> Iterator[InspectionFinding]:
                 evidence={"modules": apart[:20], "count": len(apart)},
                 next_command="keep the scale that fits the codes: inspect with --base, and delete the other",
             )
-
-
-def _read(module: Module, suffix: str, values: object) -> bool:
-    return suffix in module.parts and isinstance(values, dict) and module.parts[suffix].name in values
 
 
 def _alike(one: tuple[float, ...], two: tuple[float, ...]) -> bool:
