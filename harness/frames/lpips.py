@@ -124,7 +124,9 @@ def read_trunk(net: Net) -> tuple[dict[str, torch.Tensor], str]:
     try:
         data = read_bytes(path, limit=LARGEST_TRUNK)
     except (OSError, UnreadableError) as error:
-        raise MetricUnavailableError(f"{path}: LPIPS weights cannot be read: {reason(error)}") from error
+        raise MetricUnavailableError(
+            f"{path}: LPIPS weights cannot be read: {reason(error)}; set {variable} to a file that docs/limits.md makes"
+        ) from error
     # Digest and parameters come from the same bytes: the file cannot change in between. Bytes with another digest are
     # never parsed, so the header needs no check of its own.
     digest = hashlib.sha256(data).hexdigest()

@@ -35,6 +35,16 @@ def test_a_contract_is_one_known_version(name: str) -> None:
         load_contract(name)
 
 
+def test_a_malformed_contract_of_a_project_says_what_where_and_what_next(tmp_path: Path) -> None:
+    file = tmp_path / "contracts" / "ours.yaml"
+    file.parent.mkdir()
+    file.write_text("runtime: 3\n", encoding="utf-8")
+    with pytest.raises(ContractError, match="malformed") as error:
+        load_contract("ours==1.0", tmp_path)
+    assert error.value.where == str(file)
+    assert "quantgate learn" in error.value.remedy
+
+
 def test_default_flipped_between_versions() -> None:
     old, new = load_contract("sglang==0.5.12"), load_contract("sglang==0.5.13")
     assert old.rules.nvfp4.swap_weight_nibbles.default is True

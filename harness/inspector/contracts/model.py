@@ -230,7 +230,11 @@ def _read(place: Path, stamp: tuple[int, int]) -> ContractFile:  # noqa: ARG001 
     except (YamlError, ValidationError) as error:
         text = _first_problem(error) if isinstance(error, ValidationError) else str(error)
         # the file may hold a name of any length
-        raise ContractError(f"the contract file is malformed: {one_line(text, 2000)}", where=str(place)) from error
+        raise ContractError(
+            f"the contract file is malformed: {one_line(text, 2000)}",
+            where=str(place),
+            remedy="correct the file, or remove it and write it anew: quantgate learn RUNTIME==VERSION",
+        ) from error
 
 
 def _first_problem(error: ValidationError) -> str:
