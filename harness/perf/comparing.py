@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import itertools
-import math
 import statistics
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -27,6 +26,7 @@ from harness.perf.rule import (
     LEAST_RUNS,
     Comparison,
     Rule,
+    beyond,
     compare_steps,
     compare_values,
 )
@@ -256,7 +256,7 @@ def bears_out_row(row: PerfComparison, case: Case) -> bool:
     if row.measure in MEMORY and row.measure != "host_memory":
         return row.state == "more_memory"
     effect = HOST_EFFECT if row.measure == "host_memory" else case.perf.effect
-    return row.ratio is not None and math.log(row.ratio) > math.log1p(effect)
+    return row.ratio is not None and beyond(row.ratio, effect)
 
 
 def exact_limit(past: Sequence[float], effect: float) -> float:

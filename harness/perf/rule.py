@@ -179,8 +179,17 @@ def _decide(spread: Spread, value: float, above: float | None, below: float | No
 
 def bears_out(first: Comparison, again: Comparison, rule: Rule = Rule()) -> bool:
     """Whether a further generation bears the first out: it lies beyond the smallest effect on the same side."""
-    apart = math.log(again.ratio) if first.direction == "slower" else -math.log(again.ratio)
-    return first.direction != "within" and apart > math.log1p(rule.effect)
+    ratio = again.ratio if first.direction == "slower" else 1 / again.ratio
+    return first.direction != "within" and beyond(ratio, rule.effect)
+
+
+def beyond(ratio: float, effect: float) -> bool:
+    """Return whether a value, over its baseline, exceeds it by more than the smallest effect that counts.
+
+    The gate asks this of each further generation (`harness.perf.comparing.bears_out_row`), and so does
+    `benchmarks.perf_power`.
+    """
+    return math.log(ratio) > math.log1p(effect)
 
 
 LEAST_LEVELS = 4
