@@ -6,6 +6,7 @@ import gc
 import os
 import signal
 import sys
+import tempfile
 from collections.abc import Iterator
 
 import pytest
@@ -20,6 +21,10 @@ sys.dont_write_bytecode = False
 # a shell starts what it runs in the background with Ctrl-C ignored, and so would be the commands that tests interrupt
 if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
     signal.signal(signal.SIGINT, signal.default_int_handler)
+# digests and proofs that an earlier session kept would hide a fault, and the user's own take long to read
+if "PYTEST_XDIST_WORKER" not in os.environ:  # a worker has the folder of the process that started it
+    CACHE = tempfile.TemporaryDirectory(prefix="quantgate-tests-")  # removed at the end of this process
+    os.environ["QUANTGATE_CACHE"] = CACHE.name
 
 
 def pytest_collection_finish() -> None:
