@@ -6,6 +6,7 @@ import ast
 import re
 import shlex
 from collections.abc import Iterator
+from functools import cache
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -74,13 +75,19 @@ def commands(source: str, place: str) -> Iterator[Told]:
                 yield Told(f"{place}:{line}", found[1].strip())
 
 
+@cache
+def whole_command() -> Any:
+    """The command line, built once: parsing changes nothing in it."""
+    return get_command(app)
+
+
 def parse(line: str) -> None:
     """Let the real command line parse a command, and run nothing.
 
     Raises:
         UsageError: it refuses; typer's own or click's, by version.
     """
-    command: Any = get_command(app)
+    command: Any = whole_command()
     words = shlex.split(line, comments=True)  # what follows a # is for the reader, and a shell passes over it
     while hasattr(command, "commands"):
         name, command, words = command.resolve_command(command.context_class(command), words)
