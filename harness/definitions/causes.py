@@ -78,7 +78,9 @@ def check_cause(cause: str, metrics: Iterable[str]) -> str | None:
     limit = _LIMIT.fullmatch(cause)
     if limit is None:
         known_codes = CAUSES | installed_codes()
-        return None if cause in known_codes else f"no verdict has the cause {cause!r}; {_meant(cause, known_codes)}"
+        return (
+            None if cause in known_codes else f"no verdict has the cause {cause!r}; {_suggestion(cause, known_codes)}"
+        )
     names = [*metrics, *MEASURES]
     if limit[1] in names:
         return None
@@ -90,6 +92,6 @@ def names_nothing(cause: str) -> bool:
     return cause in UNMEASURED or cause in _ENGINE or cause.startswith("limits_")
 
 
-def _meant(cause: str, names: Iterable[str]) -> str:
+def _suggestion(cause: str, names: Iterable[str]) -> str:
     hint = did_you_mean(cause, names)
     return hint if hint.startswith("did you") else "the causes are in harness/definitions/causes.py"
