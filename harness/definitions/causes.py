@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Final
 
 from harness.definitions.validation import did_you_mean
-from harness.frames.causes import EXPLANATIONS, SANITY
+from harness.frames.causes import SANITY
 from harness.reading import read_json
 
 INSPECTOR_CODES: Final = Path(__file__).with_name("inspector_codes.json")
@@ -48,8 +48,6 @@ _STAGE_CODES: Final = frozenset({
 """Codes of findings of the engine and the judge, by stage."""
 CAUSES: Final = _STAGE_CODES | SANITY | frozenset(read_json(INSPECTOR_CODES))
 """Codes of all findings that can be the cause of a verdict. Limits of metrics (``ssim_below_limit``) are not listed."""
-FRAME_CAUSES: Final = EXPLANATIONS | {"unstable"}
-"""Causes that only an attribution names, never a finding: changes of frames, and runs that differ from each other."""
 MEASURES: Final = (
     "probe_base_error", "probe_golden_error", "probe_module_base_error", "probe_module_error", "probe_point_error",
 )  # fmt: skip
