@@ -295,7 +295,7 @@ def _scales_of_other_expert(folder: Path) -> None:
     def change(tensors: Tensors) -> None:
         for suffix in ("weight_scale", "weight_scale_2"):
             key = f"blocks.1.ffn.net.2.{suffix}"
-            tensors[key] = other[key].flip(0) if suffix == "weight_scale" else other[key]
+            tensors[key] = other[key]
 
     edit(folder, "transformer", change)
 
@@ -324,7 +324,6 @@ def _first_token_is_end(data: dict[str, Any]) -> None:
 THIRD_EDITS: Final[dict[str, Edit]] = {
     # faults: VAE, text encoder, tokenizer, scheduler
     "vae_conv_in_rolled": each(["vae"], lambda key: key == "decoder.conv_in.weight", lambda t: t.roll(1, 1)),
-    "vae_attention_projection_zero": times("decoder.mid_block.attentions.0.proj.", 0.0, "vae"),
     "te_ffn_zero": times("encoder.block.1.layer.1.DenseReluDense.wo.weight", 0.0, "text_encoder"),
     "tok_end_first_too": lambda folder: edit_json(folder / "tokenizer" / "tokenizer.json", _first_token_is_end),
     "sched_exponential": config("scheduler/scheduler_config.json", use_exponential_sigmas=True),
