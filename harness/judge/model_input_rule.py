@@ -315,7 +315,7 @@ def _exchanged(run: Trace, reference: Trace) -> Iterator[Finding]:
         if abs(applied - (1.0 - wanted)) < 0.05 and {call.text for call in step.calls} == {"prompt", "negative"}:
             message = f"the texts of the two guidance passes are exchanged from denoising step {step.index} on"
             yield _finding("texts_exchanged", message, {"step": step.index, "run": applied, "golden": wanted})
-        return
+            return
 
 
 def _sigmas(run: Trace, reference: Trace) -> Iterator[Finding]:

@@ -225,6 +225,27 @@ def test_a_broken_weight_file_counts_by_its_bytes(model: Path) -> None:
     assert len({first["vae"], second["vae"], third["vae"]}) == 3
 
 
+@pytest.mark.parametrize(
+    ("tokens", "same"),
+    [
+        ({"eos_token": "</s>"}, True),
+        ({"eos_token": {"content": "</s>", "lstrip": False}}, True),
+        ({"eos_token": "<end>"}, False),
+        ({"eos_token": "</s>", "mask_token": "<mask>"}, False),
+        ([], False),
+    ],
+)
+def test_a_map_of_special_tokens_counts_if_it_says_more_than_the_configuration(
+    model: Path, tokens: Any, same: bool
+) -> None:
+    folder = model / "tokenizer"
+    folder.mkdir(exist_ok=True)
+    (folder / "tokenizer_config.json").write_text(json.dumps({"eos_token": "</s>", "pad_token": "<pad>"}))
+    first = identity(model)
+    (folder / "special_tokens_map.json").write_text(json.dumps(tokens))
+    assert (identity(model) == first) is same
+
+
 JSON = st.recursive(
     st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False) | st.text(),
     lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=8), inner, max_size=4),
