@@ -123,6 +123,8 @@ def _counts(path: str, component: str) -> bool:
     name = posixpath.basename(path).lower()
     if name.endswith((".safetensors", ".index.json", *_DOCUMENTATION)) or name.startswith(_DOCUMENTATION_NAMES):
         return False
+    if name == "generation_config.json":  # settings of text generation: an encoder generates no text
+        return False
     # an override's folder may hold anything; of a transformer only its configurations and weights are read
     return component not in EXPERTS or name.endswith((".gguf", ".bin", ".pt", ".pth"))
 
@@ -263,6 +265,9 @@ def document_digest(name: str, data: bytes) -> str:
         quantization = value.get("quantization_config")
         if isinstance(quantization, dict):  # ``producer`` names the exporter and its version: no value depends on it
             value["quantization_config"] = {key: inner for key, inner in quantization.items() if key != "producer"}
+    if isinstance(value, dict) and name == "model_index.json":
+        # an optional component that the pipeline has not: left out, null, or [null, null]
+        value = {key: inner for key, inner in value.items() if inner is not None and inner != [None, None]}
     text = json.dumps(_plain(value), sort_keys=True, separators=(",", ":"))
     return hashlib.sha256(text.encode("utf-8", "surrogatepass")).hexdigest()[:_DIGITS]
 

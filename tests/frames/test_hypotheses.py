@@ -57,6 +57,23 @@ def jpeg(f: Frames) -> Frames:
     return np.stack(out)
 
 
+def late(f: Frames) -> Frames:
+    out = f.copy()
+    out[1:, ..., 0] = f[:-1, ..., 0]
+    return out
+
+
+def webp(f: Frames) -> Frames:
+    from PIL import Image
+
+    out = []
+    for frame in levels(f):
+        file = io.BytesIO()
+        Image.fromarray(frame).save(file, "WEBP", quality=8)
+        out.append(np.asarray(Image.open(file).convert("RGB")) / 255)
+    return np.stack(out)
+
+
 def letterbox(f: Frames) -> Frames:
     from PIL import Image
 
@@ -204,6 +221,8 @@ FAULTS: dict[str, tuple[str, Callable[[Frames], Frames]]] = {
     "letterbox, squeezed": ("bars", letterbox),
     "bars over the sides": ("bars", put((slice(None), slice(None), np.r_[0:6, W - 6 : W]), 0.0)),
     "zoom": ("zoomed", zoom),
+    "red comes late": ("frames_shifted", late),
+    "webp": ("codec", webp),
     "black box": ("region_overwritten", put((slice(None), slice(8, 24), slice(16, 40)), 0.0)),
 }
 

@@ -266,6 +266,21 @@ def test_a_document_is_its_values(body: dict[str, Any]) -> None:
     assert document_digest("config.json", json.dumps({**body, "heads": [body]}).encode()) != expected or "heads" in body
 
 
+def test_an_absent_component_may_be_left_out_or_null() -> None:
+    plain = document_digest("model_index.json", b'{"vae": ["diffusers", "A"]}')
+    for absent in ("null", "[null, null]"):
+        text = f'{{"vae": ["diffusers", "A"], "image_encoder": {absent}}}'
+        assert document_digest("model_index.json", text.encode()) == plain
+    assert document_digest("model_index.json", b'{"vae": ["diffusers", "A"], "expand_timesteps": false}') != plain
+
+
+def test_settings_of_text_generation_do_not_count(model: Path) -> None:
+    first = identity(model)
+    (model / "text_encoder").mkdir(exist_ok=True)
+    (model / "text_encoder" / "generation_config.json").write_text('{"eos_token_id": 1}')
+    assert {name: value for name, value in identity(model).items() if name in first} == first
+
+
 def test_what_is_no_json_counts_by_its_bytes() -> None:
     assert document_digest("config.json", b"{a") != document_digest("config.json", b"{b")
     assert document_digest("vocab.json", b'{"_a": 1}') != document_digest("vocab.json", b'{"_a": 2}')

@@ -13,6 +13,7 @@ from harness.frames.hypotheses.pair import Array, Explanation, FramePair
 
 CORNER = 128
 """Side in pixels of the part of a frame on which the quality of a codec is searched."""
+WEBP = (0, 2, 4, 6, 8, 10, 15, 20, 30, 40, 50, 60, 70, 80, 90)
 FACTORS = (0.8, 0.75, 2 / 3, 0.6, 0.5)
 """Usual factors of a resize; whole divisors by means of blocks are fitted apart."""
 BAR_NOISE = 1.5
@@ -301,6 +302,20 @@ def _coded(pair: FramePair) -> Iterator[Explanation]:
     share = small.share(np.stack([_jpeg(frame, *best) for frame in frames[chosen]]))
     text = f"lossy compression (codec loss, blocks of a DCT; like JPEG of quality {best[0]})"
     yield Explanation("codec", share, 1, text, values={"quality": best[0]})
+    # predicted from their neighbours, as video codecs do it: another error than that of a plain DCT
+    near = min(WEBP, key=lambda quality: float(np.square(wanted - _webp(corner, quality)).mean()))
+    share = small.share(np.stack([_webp(frame, near) for frame in frames[chosen]]))
+    text = f"lossy compression (codec loss with prediction inside a frame; like WebP of quality {near})"
+    yield Explanation("codec", share, 1, text, values={"quality": near})
+
+
+def _webp(frame: npt.NDArray[np.uint8], quality: int) -> Array:
+    """Compress and decompress a frame as the key frame of a VP8 video is."""
+    from PIL import Image
+
+    file = io.BytesIO()
+    Image.fromarray(frame).save(file, "WEBP", quality=quality)
+    return np.asarray(Image.open(file).convert("RGB")).astype(np.float32)
 
 
 def _jpeg(frame: npt.NDArray[np.uint8], quality: int, sampling: int) -> Array:
