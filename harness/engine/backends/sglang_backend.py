@@ -134,7 +134,7 @@ class RuntimeAnswerError(Exception):
         super().__init__(f"{data.get('type')}: {data.get('text')}")
         self.data = data
 
-    def told(self, runtime: str, where: str, *, loading: bool) -> QuantgateError:
+    def to_error(self, runtime: str, where: str, *, loading: bool) -> QuantgateError:
         """Return the typed error: a refused request, no memory, a checkpoint that the runtime refuses, or a crash."""
         data, text = self.data, f"{self.data.get('type')}: {str(self.data.get('text'))[:600]}"
         # the traceback goes to the engine's log; the error itself keeps one sentence
@@ -250,7 +250,7 @@ class SglangBackend:
         try:
             return self._process.ask(method, params, emit)
         except RuntimeAnswerError as error:
-            raise error.told(self._runtime, where, loading=loading) from None
+            raise error.to_error(self._runtime, where, loading=loading) from None
 
     def generate(self, case: Case, out_dir: Path, emit: Emit) -> Generation:
         """Run one case and write the clip below ``out_dir``.
@@ -388,9 +388,9 @@ class SglangBackend:
         def record(params: dict[str, Json], emit: Emit) -> Json:
             case, out = Case.model_validate(params["case"]), Path(str(params["out"]))
             latents, _, _ = self._inputs(case, out.parent, None)
-            asked = {"case": case.model_dump(mode="json"), "latents": str(latents), "out": str(out)}
+            arguments = {"case": case.model_dump(mode="json"), "latents": str(latents), "out": str(out)}
             try:
-                answer: Json = self._ask("record_probes", asked, emit, case.id)
+                answer: Json = self._ask("record_probes", arguments, emit, case.id)
             finally:
                 latents.unlink(missing_ok=True)
             return answer
