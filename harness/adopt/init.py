@@ -157,14 +157,14 @@ def _filled(folder: Path) -> bool:
     return folder.is_dir() and any(folder.iterdir())
 
 
-def _ignore(root: Path, wanted: tuple[str, ...]) -> Step:
+def _ignore(root: Path, patterns: tuple[str, ...]) -> Step:
     path = root / ".gitignore"
     try:
         before = read_text(path) if path.is_file() else ""
     except UnreadableError as error:
-        return Step("by hand", ".gitignore", f"{error.what}; add {', '.join(wanted)}")
-    there = {line.strip().strip("/") for line in before.splitlines()}
-    new = [line for line in wanted if line.strip("/") not in there]
+        return Step("by hand", ".gitignore", f"{error.what}; add {', '.join(patterns)}")
+    ignored_lines = {line.strip().strip("/") for line in before.splitlines()}
+    new = [line for line in patterns if line.strip("/") not in ignored_lines]
     if not new:
         return Step("kept", ".gitignore")
     gap = "" if not before or before.endswith("\n") else "\n"

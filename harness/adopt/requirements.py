@@ -30,11 +30,11 @@ def lines(*, hosted: bool) -> list[str]:
     Raises:
         PackageNotFoundError: quantgate is not installed.
     """
-    wanted = [text for text in requires("quantgate") or () if "extra ==" not in text]
+    requirements = [text for text in requires("quantgate") or () if "extra ==" not in text]
     if hosted:
-        wanted = [text for text in wanted if _canonical(text) in HOSTED]
+        requirements = [text for text in requirements if _canonical(text) in HOSTED]
     constraints = constraints_file()
-    return [*([f"-c {constraints.as_uri()}"] if constraints else []), *sorted(wanted)]
+    return [*([f"-c {constraints.as_uri()}"] if constraints else []), *sorted(requirements)]
 
 
 def _canonical(requirement: str) -> str:

@@ -118,10 +118,10 @@ def _values(record: CaseRecord, folder: Path, traces: Sequence[Trace], sketches:
         candidates = [trace_values(run_trace, trace) for trace in traces]
         nearest = min(candidates, key=lambda row: row.get(STEP.name, 0.0))
         values |= nearest
-    inputs, seen = folder / PROBES_FILE, folder / SKETCHES_FILE
+    inputs, sketches_file = folder / PROBES_FILE, folder / SKETCHES_FILE
     anchors = [read_observation(path) for path in sketches if path.exists()]
-    if anchors and inputs.exists() and seen.exists():
-        values |= probe_values(hold_against_nearest(read_observation(seen), read_observation(inputs), anchors))
+    if anchors and inputs.exists() and sketches_file.exists():
+        values |= probe_values(hold_against_nearest(read_observation(sketches_file), read_observation(inputs), anchors))
     return values
 
 

@@ -72,9 +72,9 @@ def schema_command(
         typer.echo(f"written  {out / full}")
 
 
-def version_option(asked: bool) -> None:
+def version_option(requested: bool) -> None:
     """Print the version and end the command, if ``--version`` was given."""
-    if asked:
+    if requested:
         typer.echo(f"quantgate {__version__}")
         raise typer.Exit
 

@@ -205,8 +205,8 @@ def with_digests(case: Case, root: Path) -> Case:
 def _lies_in(path: str, root: Path) -> bool:
     """Return whether ``path`` stays in ``root``, as written and after following links."""
     top = os.path.normpath(root)
-    for start, seen in ((top, os.path.normpath), (os.path.realpath(top), os.path.realpath)):
-        target = seen(os.path.join(start, path))  # noqa: PTH118 - pathlib does not fold `..`
+    for start, normalize in ((top, os.path.normpath), (os.path.realpath(top), os.path.realpath)):
+        target = normalize(os.path.join(start, path))  # noqa: PTH118 - pathlib does not fold `..`
         if target != start and not target.startswith(start.rstrip(os.sep) + os.sep):
             return False
     return True

@@ -47,7 +47,7 @@ class LogRedactor:
         self._beginnings = _beginnings(self._redactor.several_lines)
         self._open = b""
         """The line that has not ended."""
-        self._held = b""
+        self._pending = b""
         """Complete lines that may be the beginning of a value of several lines."""
         self._dropped = 0
         """Bytes that were dropped of the present line, after its kept part was shown; 0: it is not too long."""
@@ -64,20 +64,20 @@ class LogRedactor:
             shown = ended
         data = self._open + chunk
         cut = max(data.rfind(b"\n"), data.rfind(b"\r")) + 1
-        block, self._open = self._held + data[:cut], data[cut:]
+        block, self._open = self._pending + data[:cut], data[cut:]
         if len(self._open) > LINE_BYTES + self._overlap:
             # the line is shown up to its bound; the rest of it is counted and dropped
-            self._held = b""
+            self._pending = b""
             shown += self._clean(block) + self._cut(self._open)
             self._dropped, self._open = max(1, len(self._open) - LINE_BYTES), b""
             return shown
         hold = next((len(block) - len(begun) for begun in self._beginnings if block.endswith(begun)), len(block))
-        self._held = block[hold:]
+        self._pending = block[hold:]
         return shown + self._clean(block[:hold])
 
     def finish(self) -> bytes:
         """Return the rest, redacted: the stream ended, or something else is written next."""
-        rest, self._held, self._open = self._held + self._open, b"", b""
+        rest, self._pending, self._open = self._pending + self._open, b"", b""
         shown = _note(self._dropped) if self._dropped else b""
         self._dropped = 0
         text = rest.decode("utf-8", "surrogateescape")

@@ -58,12 +58,14 @@ def limits_after(
     digest, identity = manifest.digest(), manifest.identity.digest()
     if measured is not None:
         clip = manifest.parts.get(CLIP)
-        wanted = (manifest.case, manifest.runner, identity, clip.sha256 if clip is not None else "")
+        expected_values = (manifest.case, manifest.runner, identity, clip.sha256 if clip is not None else "")
         measured_values = (measured.case, measured.runner, measured.identity_digest, measured.golden_digest)
-        for what, expected, value in zip(("case", "runner", "identity", "clip"), wanted, measured_values, strict=True):
+        for field, expected, value in zip(
+            ("case", "runner", "identity", "clip"), expected_values, measured_values, strict=True
+        ):
             if expected != value:
                 raise GoldenError(
-                    f"the new limits were measured for another {what}: {value[:24]!r}, not {expected[:24]!r}",
+                    f"the new limits were measured for another {field}: {value[:24]!r}, not {expected[:24]!r}",
                     where=f"{manifest.runner}/{manifest.case}",
                     remedy="quantgate regenerate, which measures limits and golden together",
                 )

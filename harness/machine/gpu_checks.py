@@ -209,10 +209,10 @@ def _clocks(gpu: GpuFacts) -> Iterator[Check]:
 # Driver versions: dotted numbers, compared number by number.
 
 
-def at_least(present: str, wanted: str) -> bool:
-    """Return whether the dotted version ``present`` is ``wanted`` or newer; false if it is not a dotted version."""
+def at_least(present: str, least: str) -> bool:
+    """Return whether the dotted version ``present`` is ``least`` or newer; false if it is not a dotted version."""
     try:
-        pairs = list(zip_longest(_numbers(present), _numbers(wanted), fillvalue=0))
+        pairs = list(zip_longest(_numbers(present), _numbers(least), fillvalue=0))
     except ValueError:
         return False
     return tuple(number for number, _ in pairs) >= tuple(other for _, other in pairs)

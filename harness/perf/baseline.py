@@ -128,8 +128,8 @@ def build(
     refused: list[Refused] = []
     accepted: list[tuple[CaseRecord, PerfRun]] = []
     for record in sorted(records, key=lambda item: item.started):
-        asked = work_of(Case.model_validate(record.request)) if record.request else work
-        run = run_of(record) if asked == work else Refused(record.run, "it is of another size")
+        requested_work = work_of(Case.model_validate(record.request)) if record.request else work
+        run = run_of(record) if requested_work == work else Refused(record.run, "it is of another size")
         if isinstance(run, Refused):
             refused.append(run)
         else:
@@ -206,8 +206,8 @@ def pool_for(file: PerfFile, machine: str, stated: str) -> tuple[PerfPool | None
         return same[0], ""
     if len(file.pools) == 1 and len(file.pools[0].machines) >= GENERAL_MACHINES and not stated:
         return file.pools[0], ""
-    there = ", ".join(f"{pool.label} ({_count(len(pool.machines), 'machine')})" for pool in file.pools)
-    return None, f"machine {machine or 'without a name'} is in no pool of the baseline ({there})"
+    pool_names = ", ".join(f"{pool.label} ({_count(len(pool.machines), 'machine')})" for pool in file.pools)
+    return None, f"machine {machine or 'without a name'} is in no pool of the baseline ({pool_names})"
 
 
 def _pools(accepted: Sequence[tuple[CaseRecord, PerfRun]], runner: str) -> Iterable[PerfPool]:

@@ -62,7 +62,7 @@ class Sampler:
         self._root, self._gpu, self._machine, self._pool, self._period = root, gpu, machine, pool, period
         self._samples: list[GpuSample] = []
         self._host: list[int] = []
-        self._own: set[int] = set()
+        self._own_pids: set[int] = set()
         self._tree: tuple[int, ...] = (root,)
         self._stopped = threading.Event()
         self._thread = threading.Thread(target=self._run, daemon=True)
@@ -112,9 +112,9 @@ class Sampler:
         In a container NVML may number processes as the host does. If none of its numbers is the engine's, one of them
         must be, and the others are foreign: they cannot be named then.
         """
-        seen = {pid for sample in self._samples for pid in sample.processes}
-        strangers = seen - self._own
-        if seen and not seen & self._own:
+        pids = {pid for sample in self._samples for pid in sample.processes}
+        strangers = pids - self._own_pids
+        if pids and not pids & self._own_pids:
             at_once = max(len(sample.processes) for sample in self._samples)
             yield from (f"a process that is not visible from here ({place})" for place in range(1, at_once))
             return
@@ -127,7 +127,7 @@ class Sampler:
     def _take(self) -> None:
         if len(self._host) % _LOOK_AROUND == 0 or self._stopped.is_set():
             self._tree = (self._root, *(process.pid for process in descendants(self._root)))
-            self._own.update(self._tree)
+            self._own_pids.update(self._tree)
         self._host.append(sum(map(anonymous_bytes, self._tree)))
         if self._gpu is not None:
             # a GPU that stops answering is found by its engine; the sampler only goes without

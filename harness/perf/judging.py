@@ -187,11 +187,11 @@ class Judge:
         """Bytes that were allocated when each generation began, and at the end of the last."""
         levels: list[float | None] = []
         for look in self.looks:
-            usage, seen = look.generation.usage, look.conditions
+            usage, conditions = look.generation.usage, look.conditions
             levels.append(
                 (usage.allocated_before if usage else None)
                 if measure == "growth"
-                else (seen.host_before if seen else None)
+                else (conditions.host_before if conditions else None)
             )
         last = self.looks[-1]
         end = last.conditions.host_after if measure == "host_growth" and last.conditions else None

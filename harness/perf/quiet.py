@@ -37,19 +37,19 @@ def disturbances(conditions: Conditions | None, usual_clock: int | None) -> tupl
     """
     if conditions is None:
         return ()
-    seen: list[Disturbance] = []
+    problems: list[Disturbance] = []
     if slowing := sorted(SLOWING & set(conditions.throttle)):
         hot = f" at {conditions.temperature} degrees C" if conditions.temperature else ""
-        seen.append(Disturbance("throttled", f"the GPU slowed itself down ({', '.join(slowing)}){hot}"))
+        problems.append(Disturbance("throttled", f"the GPU slowed itself down ({', '.join(slowing)}){hot}"))
     if conditions.foreign:
-        seen.append(Disturbance("foreign_process", f"the GPU was shared with {', '.join(conditions.foreign)}"))
+        problems.append(Disturbance("foreign_process", f"the GPU was shared with {', '.join(conditions.foreign)}"))
     if conditions.waiting is not None and conditions.waiting > WAITING:
         share = f"{conditions.waiting:.0%}"
-        seen.append(Disturbance("cpu_shared", f"the engine waited for a CPU {share} of its runnable time"))
+        problems.append(Disturbance("cpu_shared", f"the engine waited for a CPU {share} of its runnable time"))
     clock = conditions.sm_clock
     if clock and usual_clock and clock < CLOCK_BELOW * usual_clock:
-        seen.append(Disturbance("clocks", f"the GPU ran at {clock} MHz, and the baseline at {usual_clock} MHz"))
-    return tuple(seen)
+        problems.append(Disturbance("clocks", f"the GPU ran at {clock} MHz, and the baseline at {usual_clock} MHz"))
+    return tuple(problems)
 
 
 def cold_cache(load: LoadUsage | None) -> Disturbance | None:

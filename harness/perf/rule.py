@@ -22,9 +22,6 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 import numpy as np
-from numpy.typing import NDArray
-
-F64 = NDArray[np.float64]
 
 
 def _stats() -> Any:
@@ -175,12 +172,6 @@ def _decide(spread: Spread, value: float, above: float | None, below: float | No
         direction = "slower" if up else "faster"
     limit = math.exp(max(math.log1p(rule.effect), spread.upper(rule.level) - spread.location))
     return Comparison(direction, ratio, p, p_runs, p_steps, limit)
-
-
-def bears_out(first: Comparison, again: Comparison, rule: Rule = Rule()) -> bool:
-    """Whether a further generation bears the first out: it lies beyond the smallest effect on the same side."""
-    ratio = again.ratio if first.direction == "slower" else 1 / again.ratio
-    return first.direction != "within" and beyond(ratio, rule.effect)
 
 
 def beyond(ratio: float, effect: float) -> bool:

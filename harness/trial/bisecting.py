@@ -110,7 +110,7 @@ class Tried(Record):
 
 
 @dataclass(frozen=True)
-class Found:
+class Bisection:
     """Result of a bisection."""
 
     smallest: tuple[Difference, ...]
@@ -153,7 +153,7 @@ def apply_differences(good: Case, chosen: tuple[Difference, ...]) -> Case:
     return Case.model_validate(data)
 
 
-def bisect(good: Case, bad: Case, test: Callable[[Case], tuple[Answer, str]], log: Path) -> Found:
+def bisect(good: Case, bad: Case, test: Callable[[Case], tuple[Answer, str]], log: Path) -> Bisection:
     """Find the smallest set of differences that is red.
 
     Args:
@@ -194,7 +194,7 @@ def bisect(good: Case, bad: Case, test: Callable[[Case], tuple[Answer, str]], lo
             where=bad.id,
             remedy="bisect needs a configuration that is red when it runs here",
         ) from None
-    return Found(smallest, tuple(tried.values()), len(tried) - before, notes)
+    return Bisection(smallest, tuple(tried.values()), len(tried) - before, notes)
 
 
 class Tester:

@@ -149,8 +149,8 @@ def try_candidate(context: SessionContext, located: Located, candidate: Case) ->
     case, root, folder = located.case, context.root, context.folder / "try" / located.case.id
     findings = _Findings([], [], [], [], {})
     report = inspect(candidate, root, resolve_case(candidate, root))
-    asked, candidate = candidate, _as_proven(candidate, report, findings)
-    if candidate != asked:
+    as_given, candidate = candidate, _as_proven(candidate, report, findings)
+    if candidate != as_given:
         report = inspect(candidate, root, resolve_case(candidate, root))
     _inspected(report, findings, candidate.runtime)
     paths, new_paths = resolve_case(case, root), resolve_case(candidate, root)
@@ -291,14 +291,14 @@ def _probes(
 
 def _structure(now: ProbeEvidence, then: ProbeEvidence, findings: _Findings) -> None:
     """Compare both with the recording: parts that only the candidate lacks are bad, parts that ``now`` lacks open."""
-    for what, present, former in (
+    for parts, present, former in (
         ("steps", now.missing_steps, then.missing_steps),
         ("modules", now.missing, then.missing),
     ):
         if lost := sorted(set(former) - set(present)):
-            findings.bad.append(f"the candidate lacks {what} that the recording has: {', '.join(lost[:4])}")
+            findings.bad.append(f"the candidate lacks {parts} that the recording has: {', '.join(lost[:4])}")
         if present:
-            findings.open.append(f"probes: {what} of the recording that the case lacks now: {', '.join(present[:4])}")
+            findings.open.append(f"probes: {parts} of the recording that the case lacks now: {', '.join(present[:4])}")
 
 
 _FORMAT_COST = 0.25

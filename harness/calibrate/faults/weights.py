@@ -119,7 +119,7 @@ def inject(
         for module in spread(modules, strength):
             # Copy before the change: a write through the link would change the checkpoint itself.
             for place in _parts(tensors, module).values():
-                _own(place.file)
+                _make_private(place.file)
             fault.change(tensors, module)
             broken.append(f"{folder}/{module}" if folder else module)
     if not broken:
@@ -206,7 +206,7 @@ def _link_files(source: Path, target: Path) -> None:
         (target / entry.name).symlink_to(entry.resolve())
 
 
-def _own(file: Path) -> None:
+def _make_private(file: Path) -> None:
     """Replace a link by a copy of its file, atomically."""
     if file.is_symlink():
         part = file.with_name(f".{file.name}.{os.getpid()}.part")

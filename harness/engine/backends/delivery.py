@@ -250,5 +250,5 @@ def stats_of(video: npt.NDArray[np.floating[Any]]) -> FloatStats:
     )
 
 
-def _refused(what: str, where: Path, *, remedy: str = FORMS) -> InfraError:
-    return InfraError(what, where=str(where), remedy=remedy, kind="protocol")
+def _refused(message: str, where: Path, *, remedy: str = FORMS) -> InfraError:
+    return InfraError(message, where=str(where), remedy=remedy, kind="protocol")
