@@ -303,7 +303,7 @@ def _coded(pair: FramePair) -> Iterator[Explanation]:
     text = f"lossy compression (codec loss, blocks of a DCT; like JPEG of quality {best[0]})"
     yield Explanation("codec", share, 1, text, values={"quality": best[0]})
     # predicted from their neighbours, as video codecs do it: another error than that of a plain DCT
-    near = min(WEBP, key=lambda quality: float(np.square(wanted - _webp(corner, quality)).mean()))
+    near = min(WEBP, key=lambda quality: float(np.square(target - _webp(corner, quality)).mean()))
     share = small.share(np.stack([_webp(frame, near) for frame in frames[chosen]]))
     text = f"lossy compression (codec loss with prediction inside a frame; like WebP of quality {near})"
     yield Explanation("codec", share, 1, text, values={"quality": near})
