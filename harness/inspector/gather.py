@@ -151,7 +151,7 @@ class Gathered:
     """Per expert, block scales in which NaN and zero were counted; each has one byte."""
     sanity: dict[str, dict[str, Sane]] = field(default_factory=dict)
     same: bool | None = None
-    """Whether both experts hold the same bytes, as far as sampled; ``None``: not compared, since a base tells more."""
+    """Whether both experts hold the same bytes, as far as sampled; ``None``: not compared, since there is a base."""
     failed: SourceError | None = None
     planned: int = 0
     finished: int = 0

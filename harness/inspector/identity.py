@@ -105,7 +105,7 @@ class DigestCache:
                 raise SourceError(
                     "the file changed while it was read",
                     where=str(path),
-                    remedy="let whatever writes it finish, and run again",
+                    remedy="let the program that writes it finish, and run again",
                     kind="disk",
                 )
         with self._lock:
@@ -152,7 +152,7 @@ def _named_so(path: Path, full: Path, digest: str) -> str:
             f"the hub's cache is damaged: this file was downloaded as sha256 {full.name[:16]}…, and its bytes are "
             f"{digest[:16]}…",
             where=str(path),
-            remedy=f"delete it and fetch it again: rm {shlex.quote(str(full))}; hf download fetches what is absent",
+            remedy=f"delete it and fetch it again: rm {shlex.quote(str(full))}; hf download fetches the absent files",
             kind="disk",
         )
     return digest

@@ -74,7 +74,7 @@ def inspect_checkpoint(
 
     Raises:
         BadReferenceError, ContractError: nothing to inspect, or no such contract.
-        InspectionInterruptedError: the source failed; ``.report`` holds what was proven before.
+        InspectionInterruptedError: the source failed; ``.report`` holds the results until then.
         SourceError: the source failed before anything could be proven.
     """
     started = time.perf_counter()

@@ -89,13 +89,13 @@ def look_at_parts(source: Source, index: Mapping[str, Any] | None, pool: Executo
 
 def _unnamed(source: Source, whole: list[str]) -> Parts:
     if "model_index.json" in source.files:  # broken, which is a finding already
-        return Parts(not_done=(f"{', '.join(whole)}: model_index.json does not say what they are",) if whole else ())
+        return Parts(not_done=(f"{', '.join(whole)}: model_index.json does not name their kind",) if whole else ())
     if not whole or not any(_files(source, expert) for expert in EXPERTS):
         return Parts()
     text = f"model_index.json is absent, and {', '.join(whole)} beside the transformers make a pipeline of this."
     return Parts(
         (finding("fault", "component_missing", text, evidence={"file": "model_index.json"}),),
-        not_done=(f"{', '.join(whole)}: without model_index.json nothing says what they are",),
+        not_done=(f"{', '.join(whole)}: without model_index.json their kind is unknown",),
     )
 
 

@@ -136,7 +136,7 @@ class HubSource:
 def _typed(error: Exception, where: str) -> SourceError:
     """Return a client's failure as one sentence; ``huggingface_hub`` raises errors of several HTTP libraries."""
     text = " ".join(str(error).split())[:300] or type(error).__name__
-    remedy = "check the network and the hub's status, then run again: nothing was said about the checkpoint"
+    remedy = "check the network and the hub's status, then run again: nothing was proven about the checkpoint"
     return SourceError(f"{type(error).__name__}: {text}", where=where, remedy=remedy)
 
 
@@ -312,7 +312,7 @@ def open_source(ref: CheckpointRef | str | Path, meter: Meter, root: Path | None
     Args:
         ref: a folder or a file (``./x``, ``/x``, ``~/x``, or any path that is one here), or ``owner/name`` or
             ``owner/name@revision``.
-        meter: counts what is read.
+        meter: counts the bytes that are read.
         root: folder that ``./`` is relative to; default the current one.
 
     Raises:

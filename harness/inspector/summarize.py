@@ -116,7 +116,7 @@ def expert_summary(context: Context, expert: str) -> ExpertSummary:
 
 
 def _parameters(context: Context, expert: str) -> int:
-    """Count logical parameters, whatever a weight's packing; scales are not parameters."""
+    """Count logical parameters, independent of a weight's packing; scales are not parameters."""
     logical = {
         module.weight.name: module.shape[0] * module.shape[1]
         for module in context.quantized(expert).values()
@@ -230,7 +230,7 @@ def contract_reports(context: Context, expert: str, findings: Sequence[Inspectio
 
 
 def coverage(context: Context, plan: Plan, gathered: Gathered) -> tuple[list[str], list[str]]:
-    """Return sentences of what was checked and of what was not checked."""
+    """Return sentences on the checks that were made, and on those that were not."""
     done = ["headers, indexes, configurations and key sets of every shard", "every global and input scale"]
     not_done: list[str] = []
     for expert, component in context.experts.items():

@@ -227,7 +227,7 @@ def _unread(expert: str, runtime: Resolved) -> InspectionFinding:
 
 @check("contract_settings", cost="header", codes=("backend_unknown",), order=350)
 def contract_settings(context: Context) -> Iterator[InspectionFinding]:
-    """Report settings in ``env`` that a runtime does not know."""
+    """Report settings in ``env`` that a runtime does not accept."""
     for contract in context.options.contracts:
         backend = contract.rules.backend
         asked = context.options.env.get(backend.env) if backend is not None else None

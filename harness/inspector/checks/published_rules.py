@@ -13,7 +13,7 @@ from harness.inspector.findings import finding, some
 from harness.records.inspection import InspectionFinding
 
 OWN_SCALES = ("weight_scale", "scale_weight", "weight_scale_inv", "SCB")
-"""Names of a weight's scale; a loader takes the name that it knows."""
+"""Names of a weight's scale; a loader takes the name that it looks for."""
 SAME_SCALE = 1e-3
 """Relative difference up to which two scales are the same number in another dtype."""
 

@@ -453,7 +453,7 @@ def _compiled(pattern: str) -> re.Pattern[str]:
 def ignored(patterns: tuple[str, ...], module: str) -> bool:
     """Return whether a list of ignored modules covers a runtime's module.
 
-    Patterns match the whole name. Only ``*`` is special: ``?`` and ``[`` stand for themselves, as in the runtime.
+    Patterns match the whole name. Only ``*`` is special: ``?`` and ``[`` match themselves, as in the runtime.
     """
     return any(re.fullmatch(re.escape(item).replace(r"\*", ".*"), module) for item in patterns)
 
