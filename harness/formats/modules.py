@@ -577,8 +577,8 @@ def _bytes(
 
 def _holds_exponents(scale: TensorEntry, columns: int) -> bool:
     """Return whether a tensor has one exponent per 32 of ``columns``, or is padded to a multiple of 4 of them."""
-    wanted = -(-columns // MX_BLOCK)
-    return len(scale.shape) == 2 and scale.shape[1] in (wanted, -(-wanted // 4) * 4)
+    blocks = -(-columns // MX_BLOCK)
+    return len(scale.shape) == 2 and scale.shape[1] in (blocks, -(-blocks // 4) * 4)
 
 
 def _quanto(weight: TensorEntry, scale: TensorEntry, parts: Mapping[str, TensorEntry]) -> Decided:

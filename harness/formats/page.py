@@ -103,7 +103,10 @@ def page() -> str:
         "",
         "| written by | proven against a base | recognised, named, not decoded |",
         "|---|---|---|",
-        *(f"| {who} | {', '.join(title_of(name) for name in proven) or '-'} | {not_} |" for who, proven, not_ in PAIRS),
+        *(
+            f"| {writer} | {', '.join(title_of(name) for name in proven) or '-'} | {not_} |"
+            for writer, proven, not_ in PAIRS
+        ),
         "",
         "## Dialects of names",
         "",
@@ -112,7 +115,7 @@ def page() -> str:
         *(f"| {name} | {marks} | {how} |" for name, marks, how in DIALECTS),
         "",
         "Prefixes that are taken away: "
-        + ", ".join(f"`{prefix}` ({who})" for prefix, who in PREFIXES.items())
+        + ", ".join(f"`{prefix}` ({writer})" for prefix, writer in PREFIXES.items())
         + ". Another",
         "prefix in front of every block is named in a warning and taken away as well.",
         "",

@@ -196,7 +196,7 @@ def _has_reason(item: Measured) -> bool:
 def _contradicted(
     context: Context, expert: str, measured: dict[str, Measured], states: Mapping[str, str]
 ) -> Iterator[InspectionFinding]:
-    asked = bool(context.options.contracts or context.options.loader)
+    states_runtime = bool(context.options.contracts or context.options.loader)
     groups: dict[str, list[str]] = {}
     for name, state in states.items():
         item = measured[name]
@@ -218,7 +218,7 @@ def _contradicted(
     for code, names in groups.items():
         item = measured[names[0]]
         declared = declared_of(context, expert, item)
-        soft = code in PARTS and asked
+        soft = code in PARTS and states_runtime
         yield finding(
             "warning" if soft else "fault",
             code,
