@@ -120,8 +120,11 @@ def _rows(item: Measured, fit: Fit) -> list[int]:
     if _unscaled(item, fit):
         return []
     sums = fit.sums[fit.best]
-    gain, broken = sums.row_gain(fit.scale), set(bad_rows(fit))
-    return [int(i) for i in range(len(gain)) if abs(gain[i] - 1) > ROW_GAIN and i not in broken and sums.bb[i] > 0]
+    wrong = (np.abs(sums.row_gain(fit.scale) - 1) > ROW_GAIN) & (sums.bb > 0)
+    if not wrong.any():
+        return []
+    broken = set(bad_rows(fit))
+    return [row for row in np.flatnonzero(wrong).tolist() if row not in broken]
 
 
 def _codes(item: Measured, fit: Fit) -> Reason | None:

@@ -8,6 +8,8 @@ from __future__ import annotations
 import math
 from typing import Literal
 
+import numpy as np
+
 from harness.formats.decode import rotation_of
 from harness.formats.evidence import Fit
 from harness.formats.registry import built_in_formats, known_formats
@@ -120,8 +122,8 @@ def state_of(measured: Measured, declared: str) -> State:
 def bad_rows(best_fit: Fit) -> list[int]:
     """Return rows (positions in the sample) that the tensor's best reading does not explain; all-zero rows never."""
     sums = best_fit.sums[best_fit.best]
-    cosine = sums.row_cosine()
-    return [int(i) for i in range(len(cosine)) if sums.bb[i] > 0 and cosine[i] < ROW_COSINE]
+    bad: list[int] = np.flatnonzero((sums.bb > 0) & (sums.row_cosine() < ROW_COSINE)).tolist()
+    return bad
 
 
 def good_score(best_fit: Fit) -> float:
