@@ -52,8 +52,9 @@ lint: $(STAMP) ## ruff, mypy, import rules
 	$(BIN)/mypy
 	$(BIN)/lint-imports
 
+# three workers even on two cores: many tests wait for a process that they started
 test: $(STAMP) tiny/exports/.made tiny/exports/.made-i2v lint ## lint and every test but the slow ones
-	$(BIN)/python -m pytest tests --ignore=tests/browser -m 'not slow' -n 2 --dist loadfile --no-loadscope-reorder
+	$(BIN)/python -m pytest tests --ignore=tests/browser -m 'not slow' -n 3 --dist loadfile --no-loadscope-reorder
 
 test-browser: $(STAMP) ## a real browser drives the report; fails without one
 	test -n "$$QUANTGATE_CHROMIUM" || command -v chromium >/dev/null || command -v chromium-browser >/dev/null || { test "$$(id -u)" = 0 && apt-get update -qq && DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends chromium fonts-dejavu-core; } || { echo "no Chromium: apt-get install chromium, or set QUANTGATE_CHROMIUM"; exit 1; }

@@ -138,12 +138,12 @@ def project_root(folder: Path) -> Path:
     above = next((parent for parent in root.parents if is_project(parent) and Project(parent).runners.is_dir()), None)
     below = [] if above else sorted(folder for pattern in ("*/cases", "*/*/cases") for folder in root.glob(pattern))
     inside = next((folder.parent for folder in below if Project(folder.parent).runners.is_dir()), None)
-    meant = f" ({above or inside})" if above or inside else ""
-    start = "" if meant or not root.is_dir() else "; `quantgate init` makes a project of this folder"
+    hint = f" ({above or inside})" if above or inside else ""
+    start = "" if hint or not root.is_dir() else "; `quantgate init` makes a project of this folder"
     raise InvalidCaseError(
         "no cases/ folder here" if root.is_dir() else "there is no such folder",
         where=str(root),
-        remedy=f"run it in the project's folder{meant}, or pass --root{start}",
+        remedy=f"run it in the project's folder{hint}, or pass --root{start}",
     )
 
 
@@ -195,8 +195,8 @@ def case_files_below(folder: Path) -> CaseFiles:
     files: list[Path] = []
     problems: list[str] = []
     if folder.is_symlink():  # a commit holds the link and not its files, so a later plan would see no case before
-        said = f"{folder.name}: a link to a folder; case files are plain files below {folder.name}/, move them there"
-        return CaseFiles((), (said,))
+        problem = f"{folder.name}: a link to a folder; case files are plain files below {folder.name}/, move them there"
+        return CaseFiles((), (problem,))
     for place, folders, names in os.walk(folder):
         linked = [name for name in folders if (Path(place) / name).is_symlink()]
         problems += [_linked(folder, Path(place) / name, "folder") for name in linked]

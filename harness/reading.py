@@ -337,12 +337,12 @@ def reason(error: Exception) -> str:
 
 def sentence(error: ValidationError) -> str:
     """Say which field is wrong and how, without the value that was there, which may be a secret."""
-    found = error.errors(include_url=False, include_context=False, include_input=False)
-    if not found:
+    details = error.errors(include_url=False, include_context=False, include_input=False)
+    if not details:
         return "it is not valid"
-    place = ".".join(str(step) for step in found[0]["loc"])
-    message = " ".join(found[0]["msg"].split())[:300]
-    more = f" (and {len(found) - 1} more)" if len(found) > 1 else ""
+    place = ".".join(str(step) for step in details[0]["loc"])
+    message = " ".join(details[0]["msg"].split())[:300]
+    more = f" (and {len(details) - 1} more)" if len(details) > 1 else ""
     return f"{_short(place, quote=False)}: {message}{more}" if place else f"{message}{more}"
 
 
@@ -372,11 +372,11 @@ def _check_text(text: str, where: str) -> None:
 
 
 def _twice(pairs: list[tuple[str, Any]]) -> str:
-    seen: set[str] = set()
+    keys: set[str] = set()
     for key, _ in pairs:
-        if key in seen:
+        if key in keys:
             return key
-        seen.add(key)
+        keys.add(key)
     return ""
 
 

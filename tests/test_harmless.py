@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-import os
 import re
-import subprocess
-import sys
 from io import StringIO
 from pathlib import Path
 
 import pytest
+from children import child_environment, run_command
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -43,14 +41,8 @@ def test_a_stream_stays_a_stream() -> None:
 
 @pytest.mark.parametrize("service", [{"GITHUB_ACTIONS": "true"}, {"TF_BUILD": "True"}, {}])
 def test_the_command_obeys_nobody_in_ci(tmp_path: Path, service: dict[str, str]) -> None:
-    environment = {name: value for name, value in os.environ.items() if name not in VARIABLES}
-    done = subprocess.run(
-        [sys.executable, "-c", "from harness.cli.app import main; main()", "report", "a\n::error::gone"],
-        cwd=tmp_path,
-        env=environment | service,
-        capture_output=True,
-        text=True,
-    )
+    environment = {name: value for name, value in child_environment().items() if name not in VARIABLES}
+    done = run_command(["quantgate", "report", "a\n::error::gone"], tmp_path, environment | service)
     assert done.returncode != 0
     assert "error::gone" in done.stderr
     assert any(line.startswith("::") for line in done.stderr.splitlines()) != bool(service)

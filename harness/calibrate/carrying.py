@@ -37,12 +37,12 @@ class Carried:
 
     Attributes:
         goldens: ``runner/case/old -> new`` per golden that was carried over.
-        left: a sentence per golden that was not carried over, with the reason.
+        skipped: a sentence per golden that was not carried over, with the reason.
         changed: files and folders to commit, relative to the repository's root.
     """
 
     goldens: list[str] = field(default_factory=list)
-    left: list[str] = field(default_factory=list)
+    skipped: list[str] = field(default_factory=list)
     changed: list[Path] = field(default_factory=list)
 
 
@@ -58,18 +58,18 @@ def carry(workspace: Workspace, cases: Iterable[Located], select: Select = every
         GoldenError: a list or a golden is damaged.
         InfraError: a file cannot be written. Goldens carried over before stay, and the next call continues.
     """
-    store, done = FolderStore(workspace.goldens), Carried()
-    known = {one.case.id: one.case for one in cases}
+    store, carried = FolderStore(workspace.goldens), Carried()
+    cases_by_id = {located.case.id: located.case for located in cases}
     reader = _Reader(workspace.root)
     for runner, name in store.cases():
         if not select(runner, name) or not any(_is_old(golden) for golden in store.find(runner, name)):
             continue
-        case = known.get(name)
+        case = cases_by_id.get(name)
         if case is None:
-            done.left.append(f"{runner}/{name}: no case file has this case")
+            carried.skipped.append(f"{runner}/{name}: no case file has this case")
             continue
-        _carry_case(workspace, store, runner, case, reader, done)
-    return done
+        _carry_case(workspace, store, runner, case, reader, carried)
+    return carried
 
 
 def _is_old(golden: Golden) -> bool:
@@ -77,13 +77,13 @@ def _is_old(golden: Golden) -> bool:
 
 
 def _carry_case(
-    workspace: Workspace, store: FolderStore, runner: str, case: Case, reader: _Reader, done: Carried
+    workspace: Workspace, store: FolderStore, runner: str, case: Case, reader: _Reader, carried: Carried
 ) -> None:
     index = store.index(runner, case.id)
     entries: list[Accepted] = []
     renamed: dict[str, str] = {}
     for entry, golden in zip(index.goldens, store.find(runner, case.id), strict=True):
-        manifest = _carried(golden, case, reader, done) if _is_old(golden) else None
+        manifest = _carried(golden, case, reader, carried) if _is_old(golden) else None
         if manifest is None:
             entries.append(entry)
             continue
@@ -91,10 +91,10 @@ def _carry_case(
         new = store.add(manifest, {**files, CONTENTS: reader.file(case)})
         renamed |= {golden.digest: new.digest, golden.manifest.identity.digest(): manifest.identity.digest()}
         entries.append(entry.model_copy(update={"digest": new.digest}))
-        done.goldens.append(f"{runner}/{case.id}/{golden.digest[:SHORT]} -> {new.digest[:SHORT]}")
-        done.changed += [store.folder(runner, case.id, golden.digest), store.folder(runner, case.id, new.digest)]
+        carried.goldens.append(f"{runner}/{case.id}/{golden.digest[:SHORT]} -> {new.digest[:SHORT]}")
+        carried.changed += [store.folder(runner, case.id, golden.digest), store.folder(runner, case.id, new.digest)]
     if renamed:
-        done.changed += replace_goldens(workspace, store, index, entries, renamed)
+        carried.changed += replace_goldens(workspace, store, index, entries, renamed)
 
 
 def replace_goldens(
@@ -138,24 +138,27 @@ def _renamed(text: str, renamed: Mapping[str, str]) -> str:
     return limits.to_json() if was_sealed else text
 
 
-def _carried(golden: Golden, case: Case, reader: _Reader, done: Carried) -> GoldenManifest | None:
+def _carried(golden: Golden, case: Case, reader: _Reader, carried: Carried) -> GoldenManifest | None:
     """The manifest of a golden with contents, or ``None`` with a sentence why it stays as it is."""
     name = f"{golden.manifest.runner}/{golden.manifest.case}/{golden.digest[:SHORT]}"
     old = golden.manifest.identity
     try:
         files = reader.files(case)
-        held = {file: digest for group in files_of(old).values() for file, digest in group.items()}
-        odd = sorted(file for file in held.keys() | files.keys() if held.get(file) != files.get(file))
+        golden_files = {file: digest for group in files_of(old).values() for file, digest in group.items()}
+        odd = sorted(file for file in golden_files.keys() | files.keys() if golden_files.get(file) != files.get(file))
         if odd:
-            done.left.append(f"{name}: not made from the files that are here ({', '.join(odd[:3])})")
+            carried.skipped.append(f"{name}: not made from the files that are here ({', '.join(odd[:3])})")
             return None
         contents = reader.contents(case)
     except QuantgateError as error:
-        done.left.append(f"{name}: {error.what}")
+        carried.skipped.append(f"{name}: {error.what}")
         return None
     rest = {field: value for field, value in old.weights.items() if not is_file(field)}
     weights: dict[str, Json] = {**contents.digests(), **rest}
-    subject: dict[str, Json] = {**old.subject, **{f"{FILE}{file}": digest for file, digest in sorted(held.items())}}
+    subject: dict[str, Json] = {
+        **old.subject,
+        **{f"{FILE}{file}": digest for file, digest in sorted(golden_files.items())},
+    }
     identity: Identity = old.model_copy(update={"weights": weights, "subject": subject})
     part: Part = describe(reader.file(case), "application/json", CONTENTS_FILE)
     fields = golden.manifest.model_dump()

@@ -58,18 +58,18 @@ def check_files(root: Path, filters: Filters = NO_FILTERS, today: date | None = 
     store, thresholds = open_store(Project(root).goldens), Project(root).thresholds
     stored = set(store.cases())
     limit_pairs = {(path.parent.name, path.stem) for path in limit_paths(thresholds)}
-    asked = {(name, case.id) for case in cases.values() for name in case.runners}
-    there = asked | stored | limit_pairs
-    if filters.runner and filters.runner not in {name for name, _ in there}:
+    listed = {(name, case.id) for case in cases.values() for name in case.runners}
+    known_pairs = listed | stored | limit_pairs
+    if filters.runner and filters.runner not in {name for name, _ in known_pairs}:
         named_runner(Project(root).runners, filters.runner)
-    chosen = filters.choose(root, located, there)
+    chosen = filters.choose(root, located, known_pairs)
     chosen_ids = {case for _, case in chosen}
     faults = list(_waivers([case for case in cases.values() if case.id in chosen_ids], today or date.today()))
     notes: list[str] = []
     measured = {name for name, case in stored if store.index(name, case).goldens}
     golden_pairs = {pair for pair in stored & chosen if store.index(*pair).goldens}
     limit_pairs &= chosen
-    used = {pair for pair in asked & chosen if cases[pair[1]].golden_of is None}
+    used = {pair for pair in listed & chosen if cases[pair[1]].golden_of is None}
     for name, case_id in sorted((golden_pairs | limit_pairs) - used):
         kinds = [
             kind for kind, pairs in (("golden", golden_pairs), ("limits", limit_pairs)) if (name, case_id) in pairs
@@ -141,7 +141,7 @@ def _current(case: Case, golden: Golden, limits: LimitFile, again: str) -> Itera
         yield f"the limits are of identity {measured}, the golden of {its}; {again}"
     nowhere = Device(kind="cpu", name="")
     now = identity_of(case, nowhere, {})
-    for what, before, after in (("asks", identity.request, now.request), ("sets in env", identity.env, now.env)):
+    for verb, before, after in (("asks", identity.request, now.request), ("sets in env", identity.env, now.env)):
         odd = sorted(
             key
             for key in before.keys() | after.keys()
@@ -149,7 +149,7 @@ def _current(case: Case, golden: Golden, limits: LimitFile, again: str) -> Itera
         )
         if odd:
             rows = ", ".join(odd)
-            yield f"the case {what} something else since its golden was made: {rows}; {again} --replace-golden"
+            yield f"the case {verb} something else since its golden was made: {rows}; {again} --replace-golden"
     missing = sorted(set(case.metrics or gating_names()) - {limit.metric for limit in limits.limits})
     if missing:
         yield f"no limit for {', '.join(missing)}; {again}"

@@ -183,12 +183,12 @@ def _sweep(
     )
     session, origins = Session(bare, inspector), Origins(bare, inspector)
     try:
-        return [_one(session, located, perturbation, watch, plan, origins) for located in cases]
+        return [_regenerate_case(session, located, perturbation, watch, plan, origins) for located in cases]
     finally:
         session.close()
 
 
-def _one(
+def _regenerate_case(
     session: Session, located: Located, perturbation: Perturbation, watch: Watch, plan: Plan, origins: Origins
 ) -> Measured | None:
     case, say = located.case, plan.say

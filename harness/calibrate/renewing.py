@@ -33,12 +33,12 @@ class Renewed:
 
     Attributes:
         goldens: ``runner/case/old -> new: parts`` per golden that was renewed.
-        left: a sentence per case that was not, with the reason.
+        skipped: a sentence per case that was not, with the reason.
         changed: files and folders to commit, absolute.
     """
 
     goldens: list[str] = field(default_factory=list)
-    left: list[str] = field(default_factory=list)
+    skipped: list[str] = field(default_factory=list)
     changed: list[Path] = field(default_factory=list)
 
 
@@ -58,28 +58,28 @@ def renew(
         GoldenError: a list or a golden is damaged.
         InfraError: a file cannot be written. Goldens renewed before stay, and the next call continues.
     """
-    store, done = FolderStore(workspace.goldens), Renewed()
+    store, renewed = FolderStore(workspace.goldens), Renewed()
     for result in results:
         record = result.record
         # a negative control is compared with the golden of another case, and has none of its own
         if select(record.runner, record.case) and not record.request.get("golden_of"):
-            _renew_case(workspace, store, result, author, reason, done)
-    return done
+            _renew_case(workspace, store, result, author, reason, renewed)
+    return renewed
 
 
 def _renew_case(
-    workspace: Workspace, store: FolderStore, result: Result, author: str, reason: str, done: Renewed
+    workspace: Workspace, store: FolderStore, result: Result, author: str, reason: str, renewed: Renewed
 ) -> None:
     record = result.record
     name = f"{record.runner}/{record.case}"
     goldens = store.find(record.runner, record.case)
     # a run that failed, or that waits for a person, shows frames whose evidence nobody vouched for
     if record.verdict.outcome is not Outcome.PASS or record.generation is None or record.identity is None:
-        done.left.append(f"{name}: its run ended {record.verdict.outcome.value}, and only one that passed renews")
+        renewed.skipped.append(f"{name}: its run ended {record.verdict.outcome.value}, and only one that passed renews")
         return
     golden = next((golden for golden in goldens if _equal(golden, result)), None)
     if golden is None:
-        done.left.append(f"{name}: the run's frames are not those of an accepted golden, value by value")
+        renewed.skipped.append(f"{name}: the run's frames are not those of an accepted golden, value by value")
         return
     files = _files(golden, result)
     candidate = candidate_of(record, files)
@@ -87,7 +87,7 @@ def _renew_case(
     parts = {**candidate.parts, CLIP: before[CLIP]}
     news = sorted(part for part in parts if part not in before or parts[part].sha256 != before[part].sha256)
     if not news:
-        done.left.append(f"{name}: it holds everything that the run left")
+        renewed.skipped.append(f"{name}: it holds everything that the run left")
         return
     fields = golden.manifest.model_dump() | {
         "parts": parts, "previous": golden.digest, "provenance": candidate.provenance, "author": author,
@@ -99,9 +99,9 @@ def _renew_case(
         entry.model_copy(update={"digest": new.digest}) if entry.digest == golden.digest else entry
         for entry in index.goldens
     ]
-    done.changed += replace_goldens(workspace, store, index, entries, {golden.digest: new.digest})
-    done.changed += [store.folder(record.runner, record.case, digest) for digest in (golden.digest, new.digest)]
-    done.goldens.append(f"{name}/{golden.digest[:SHORT]} -> {new.digest[:SHORT]}: {', '.join(news)}")
+    renewed.changed += replace_goldens(workspace, store, index, entries, {golden.digest: new.digest})
+    renewed.changed += [store.folder(record.runner, record.case, digest) for digest in (golden.digest, new.digest)]
+    renewed.goldens.append(f"{name}/{golden.digest[:SHORT]} -> {new.digest[:SHORT]}: {', '.join(news)}")
 
 
 def _equal(golden: Golden, result: Result) -> bool:

@@ -118,10 +118,10 @@ def _values(record: CaseRecord, folder: Path, traces: Sequence[Trace], sketches:
         candidates = [trace_values(run_trace, trace) for trace in traces]
         nearest = min(candidates, key=lambda row: row.get(STEP.name, 0.0))
         values |= nearest
-    inputs, seen = folder / PROBES_FILE, folder / SKETCHES_FILE
+    inputs, sketches_file = folder / PROBES_FILE, folder / SKETCHES_FILE
     anchors = [read_observation(path) for path in sketches if path.exists()]
-    if anchors and inputs.exists() and seen.exists():
-        values |= probe_values(hold_against_nearest(read_observation(seen), read_observation(inputs), anchors))
+    if anchors and inputs.exists() and sketches_file.exists():
+        values |= probe_values(hold_against_nearest(read_observation(sketches_file), read_observation(inputs), anchors))
     return values
 
 
@@ -266,7 +266,7 @@ def read_kept(folder: Path, origin: Origin) -> CaseRecord | str:
     try:
         before, record = Origin.read(folder / ORIGIN_FILE), CaseRecord.read(folder / RECORD_FILE)
     except (OSError, ValueError):
-        return "its record is not whole, or does not say what it was made of"
+        return "its record is incomplete, or does not state its origin"
     if before != origin:
         return f"it was made of something else: {origin.differs(before)}"
     if record.verdict.outcome is not Outcome.GOLDEN_MISSING:

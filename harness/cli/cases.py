@@ -20,7 +20,7 @@ def cases_command(
     runner: options.Runner = "",
     as_json: options.AsJson = False,
 ) -> None:
-    """List the cases: what each runs, where, and how it must end."""
+    """List the cases: checkpoint, runners, and the expected outcome of each."""
     import json
 
     from harness.definitions.loading import load_cases
@@ -64,7 +64,7 @@ def resolve_command(
     typer.echo(f"{len(resolutions)} revisions written")
 
 
-def named_case(root: Path, wanted: str) -> Located:
+def named_case(root: Path, case_id: str) -> Located:
     """Return the case of an id.
 
     Raises:
@@ -74,6 +74,6 @@ def named_case(root: Path, wanted: str) -> Located:
     from harness.definitions.loading import load_cases
 
     cases = {located.case.id: located for located in load_cases(case_files(root), root)}
-    if wanted not in cases:
-        raise no_such_case([wanted], cases)
-    return cases[wanted]
+    if case_id not in cases:
+        raise no_such_case([case_id], cases)
+    return cases[case_id]

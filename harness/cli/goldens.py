@@ -191,13 +191,13 @@ def carry_command(runner: options.Runner = "*", case: options.OneCase = "*", roo
     """Give goldens and the lock of an older version the contents of their weights; frames stay, and nothing is run."""
     root = project_root(root)
     cases = load_cases(case_files(root), root)
-    done = carry(Workspace(root), cases, selection(runner, case))
-    for line in done.goldens:
+    carried = carry(Workspace(root), cases, selection(runner, case))
+    for line in carried.goldens:
         typer.echo(f"carried  {line}")
-    for line in done.left:
+    for line in carried.skipped:
         typer.echo(f"left     {line}")
-    typer.echo(f"{len(done.goldens)} goldens were carried over, {len(done.left)} left as they were")
-    _print_changed(root, [*done.changed, *_lock(root, cases)])
+    typer.echo(f"{len(carried.goldens)} goldens were carried over, {len(carried.skipped)} left as they were")
+    _print_changed(root, [*carried.changed, *_lock(root, cases)])
 
 
 def renew_command(
@@ -210,15 +210,15 @@ def renew_command(
     """Add the evidence of a run to goldens with exactly its frames; limits stay, and nothing is run."""
     root = project_root(root)
     results = read_results([run])
-    done = renew(
+    renewed = renew(
         Workspace(root), results, author=author or default_author(root), reason=reason, select=selection("*", case)
     )
-    for line in done.goldens:
+    for line in renewed.goldens:
         typer.echo(f"renewed  {line}")
-    for line in done.left:
+    for line in renewed.skipped:
         typer.echo(f"left     {line}")
-    typer.echo(f"{len(done.goldens)} goldens were renewed, {len(done.left)} left as they were")
-    _print_changed(root, done.changed)
+    typer.echo(f"{len(renewed.goldens)} goldens were renewed, {len(renewed.skipped)} left as they were")
+    _print_changed(root, renewed.changed)
 
 
 def _print_changed(root: Path, changed: Sequence[Path]) -> None:

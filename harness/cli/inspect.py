@@ -65,9 +65,9 @@ def question(options: Options, case: Case | None = None, root: Path | None = Non
     Raises:
         InvalidCaseError: nothing to inspect, an unknown value, or a checkpoint that would not be read at all.
     """
-    asked: Asked = {"full": options.full, "root": root}
+    arguments: Asked = {"full": options.full, "root": root}
     if case is not None:
-        asked |= {
+        arguments |= {
             "base": case.base,
             "transformer": case.transformer,
             "transformer_2": case.transformer_2,
@@ -80,20 +80,20 @@ def question(options: Options, case: Case | None = None, root: Path | None = Non
     elif not options.reference:
         raise InvalidCaseError("nothing to inspect", remedy="quantgate inspect FOLDER, or quantgate inspect --case ID")
     if options.base is not None:
-        asked["base"] = typed(options.base)
+        arguments["base"] = typed(options.base)
     if options.transformer is not None:
-        asked["transformer"] = _override(options.transformer)
+        arguments["transformer"] = _override(options.transformer)
     if options.transformer_2 is not None:
-        asked["transformer_2"] = _override(options.transformer_2)
+        arguments["transformer_2"] = _override(options.transformer_2)
     if options.contracts:
-        asked["contracts"] = options.contracts
+        arguments["contracts"] = options.contracts
     loader = {"nibble_order": options.nibble_order, "scale_layout": options.scale_layout}
     chosen = {name: _choice(name, value) for name, value in loader.items() if value is not None}
     if chosen:
-        asked["loader"] = (case.loader if case is not None else Loader()).model_copy(update=chosen)
+        arguments["loader"] = (case.loader if case is not None else Loader()).model_copy(update=chosen)
     if options.reference:
-        return typed(options.reference), asked
-    return (case.model if case is not None else ""), asked
+        return typed(options.reference), arguments
+    return (case.model if case is not None else ""), arguments
 
 
 def refuse_beside_against(options: Mapping[str, Any]) -> None:
@@ -278,12 +278,12 @@ def inspect_command(
 
     options = Options(reference, **typed_options)
     try:
-        ref, asked = question(options, case, root)
+        ref, arguments = question(options, case, root)
         if options.against is not None:
             names = ("contracts", "nibble_order", "scale_layout", "full")
             refuse_beside_against({name: getattr(options, name) for name in names} | {"layers": layers})
-            return _compare(ref, typed(options.against), asked, as_json, output)
-        report = inspect_once(ref, unread=None if options.full else HASHED_BYTES, **asked)
+            return _compare(ref, typed(options.against), arguments, as_json, output)
+        report = inspect_once(ref, unread=None if options.full else HASHED_BYTES, **arguments)
     except InspectionInterruptedError as error:
         _show(error.report, as_json, layers, output)
         print(safe_text(str(error)), file=sys.stderr)
@@ -312,12 +312,12 @@ def _show(report: InspectionReport, as_json: bool, layers: bool, output: Path | 
     print_report(report, _console(), layers)
 
 
-def _compare(ref: Ref, against: str, asked: Asked, as_json: bool, output: Path | None) -> int:
+def _compare(ref: Ref, against: str, arguments: Asked, as_json: bool, output: Path | None) -> int:
     from harness.inspector.compare import compare_checkpoints, with_proof
     from harness.inspector.inspect import inspect_checkpoint
 
-    base, root = asked.get("base"), asked.get("root")
-    high, low = asked.get("transformer"), asked.get("transformer_2")
+    base, root = arguments.get("base"), arguments.get("root")
+    high, low = arguments.get("transformer"), arguments.get("transformer_2")
     comparison = compare_checkpoints(ref, against, transformer=high, transformer_2=low, root=root)
     if base is not None:
         new = inspect_checkpoint(ref, base=base, transformer=high, transformer_2=low, root=root, digests=False)

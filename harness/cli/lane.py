@@ -141,7 +141,7 @@ def merge(
 
 
 def doctor(*, root: Path, runner: str, out: Path | None = None, as_json: bool = False, host: Host | None = None) -> int:
-    """Examine this machine for a runner and print what was found.
+    """Examine this machine for a runner and print the result of each check.
 
     Args:
         root: the repository.
@@ -251,8 +251,8 @@ def _unexplained(coverage: Coverage | None, runner: str) -> int:
         return 0
     bad = coverage.without_reason()
     for change in bad:
-        what, how = _refusal(change, runner)
-        complain(f"{change.case}: {what} without a reason\n  next: {how}")
+        change_text, how = _refusal(change, runner)
+        complain(f"{change.case}: {change_text} without a reason\n  next: {how}")
     for fault in coverage.faults:
         complain(fault)
     return RULES[Outcome.INVALID_CASE].exit_code if bad or coverage.faults else 0
@@ -262,16 +262,16 @@ def _refusal(change: Change, runner: str) -> tuple[str, str]:
     """Return a change in words, and the command that gives a reason for it."""
     commit = "git commit --amend --trailer"
     if change.kind == "removed":
-        what = f"removed from {change.before}" if change.field else "removed"
-        return what, f"{commit} '{TRAILER}: {change.key}: <reason>'"
+        text = f"removed from {change.before}" if change.field else "removed"
+        return text, f"{commit} '{TRAILER}: {change.key}: <reason>'"
     if change.kind == "baseline":
         removed = f"{commit} '{TRAILER if not change.field else LOOSER}: {change.key}: <reason>'"
         make = f"quantgate regenerate --perf --runner {runner} --case {change.case} --reason '<reason>'"
-        what = f"baseline of {change.field} loosened" if change.field else "baseline of time and memory removed"
-        return what, f"{make}; or {removed}"
+        text = f"baseline of {change.field} loosened" if change.field else "baseline of time and memory removed"
+        return text, f"{make}; or {removed}"
     if change.kind != "limit":
-        what = f"{change.field} lets more through"
-        return what, f"{commit} '{LOOSER}: {change.key}: <reason>'"
+        text = f"{change.field} lets more through"
+        return text, f"{commit} '{LOOSER}: {change.key}: <reason>'"
     measure = f"quantgate regenerate --runner {runner} --case {change.case} --reason '<reason>'"
     if change.field:
         return f"limit of {change.field} loosened", measure
@@ -372,6 +372,6 @@ def propose_command(
     )
 
 
-def _file(variable: str, wanted: bool) -> Path | None:
+def _file(variable: str, enabled: bool) -> Path | None:
     named = os.environ.get(variable)
-    return Path(named) if wanted and named else None
+    return Path(named) if enabled and named else None

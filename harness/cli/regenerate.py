@@ -103,13 +103,15 @@ def regenerate_command(
     chosen = _choose(root, file or [], case or [], keyword, context.runner.name)
     results = read_results(from_results or [], context.runner.name)
     if results:
-        there = {result.record.case for result in results}
-        chosen = tuple(located for located in chosen if located.case.id in there or located.case.id in (case or []))
+        measured_ids = {result.record.case for result in results}
+        chosen = tuple(
+            located for located in chosen if located.case.id in measured_ids or located.case.id in (case or [])
+        )
     perturbations = plan(context.runner, cpu_flags())
     names = ", ".join(("none", *(perturbation.name for perturbation in perturbations), f"{repeats} disturbed"))
     runs_text = f"results: {len(results)}" if results else f"runs: {names}"
     typer.echo(f"{len(chosen)} cases on {context.runner.name}; {runs_text}; records: {context.folder}")
-    wanted = Plan(
+    measuring_plan = Plan(
         perturbations,
         repeats,
         cast("Controls", controls),
@@ -118,13 +120,13 @@ def regenerate_command(
         reason,
         lambda line: typer.echo(f"  {line}"),
     )
-    with RunProgress(planned_runs(chosen, wanted), lambda line: typer.echo(f"  {line}")) as progress:
+    with RunProgress(planned_runs(chosen, measuring_plan), lambda line: typer.echo(f"  {line}")) as progress:
 
         def watch(event: Event) -> None:
             progress.watch(event)
             _say(event)
 
-        proposals = measure(context, chosen, replace(wanted, begin=progress.begin), watch)
+        proposals = measure(context, chosen, replace(measuring_plan, begin=progress.begin), watch)
     if changed:
         reason = f"{reason or 'measured'} (with {len(changed)} uncommitted files)"
     if dry_run:

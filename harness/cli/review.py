@@ -263,10 +263,10 @@ def default_author(root: Path) -> str:
         GoldenError: both are unset.
     """
     try:
-        asked = subprocess.run(
+        completed = subprocess.run(
             ["git", "config", "user.name"], cwd=root, capture_output=True, text=True, check=False, timeout=10
         )
-        name = asked.stdout.strip()
+        name = completed.stdout.strip()
     except (OSError, subprocess.TimeoutExpired):
         name = ""
     try:

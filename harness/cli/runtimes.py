@@ -41,7 +41,7 @@ def learn_command(
     check: options.Check = False,
     root: options.Root = Path(),
 ) -> None:
-    """Run a runtime's own loader over generated checkpoints and write down what it assumes."""
+    """Run a runtime's own loader over generated checkpoints and write its assumptions to a contract."""
     from harness.runtimes.kinds import all_kinds
     from harness.runtimes.repositories import repositories
 
@@ -79,7 +79,7 @@ def install_command(
         bool, typer.Option("--cpu", help="for a machine without a GPU; products of FP8 and FP4 are emulated")
     ] = False,
 ) -> None:
-    """Make an isolated environment with a runtime and what it needs."""
+    """Make an isolated environment with a runtime and its dependencies."""
     environment = install(parse_runtime(name), "cpu" if cpu else "cuda", _say)
     typer.echo(str(environment.python))
 

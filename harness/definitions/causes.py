@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Final
 
 from harness.definitions.validation import did_you_mean
-from harness.frames.causes import EXPLANATIONS, SANITY
+from harness.frames.causes import SANITY
 from harness.reading import read_json
 
 INSPECTOR_CODES: Final = Path(__file__).with_name("inspector_codes.json")
@@ -48,8 +48,6 @@ _STAGE_CODES: Final = frozenset({
 """Codes of findings of the engine and the judge, by stage."""
 CAUSES: Final = _STAGE_CODES | SANITY | frozenset(read_json(INSPECTOR_CODES))
 """Codes of all findings that can be the cause of a verdict. Limits of metrics (``ssim_below_limit``) are not listed."""
-FRAME_CAUSES: Final = EXPLANATIONS | {"unstable"}
-"""Causes that only an attribution names, never a finding: changes of frames, and runs that differ from each other."""
 MEASURES: Final = (
     "probe_base_error", "probe_golden_error", "probe_module_base_error", "probe_module_error", "probe_point_error",
 )  # fmt: skip
@@ -78,7 +76,9 @@ def check_cause(cause: str, metrics: Iterable[str]) -> str | None:
     limit = _LIMIT.fullmatch(cause)
     if limit is None:
         known_codes = CAUSES | installed_codes()
-        return None if cause in known_codes else f"no verdict has the cause {cause!r}; {_meant(cause, known_codes)}"
+        return (
+            None if cause in known_codes else f"no verdict has the cause {cause!r}; {_suggestion(cause, known_codes)}"
+        )
     names = [*metrics, *MEASURES]
     if limit[1] in names:
         return None
@@ -90,6 +90,6 @@ def names_nothing(cause: str) -> bool:
     return cause in UNMEASURED or cause in _ENGINE or cause.startswith("limits_")
 
 
-def _meant(cause: str, names: Iterable[str]) -> str:
+def _suggestion(cause: str, names: Iterable[str]) -> str:
     hint = did_you_mean(cause, names)
     return hint if hint.startswith("did you") else "the causes are in harness/definitions/causes.py"

@@ -153,7 +153,7 @@ def _images(case: Case, root: Path) -> Iterator[Finding]:
         problem = f"backend {case.backend} does not hand pictures on yet; `diffusers` and `command` do"
         yield ("sampling", "image" if sampling.image is not None else "last_image"), problem
     if sampling.last_image is not None and sampling.image is None:
-        yield ("sampling", "last_image"), "stands beside `image`: no pipeline takes a last frame alone"
+        yield ("sampling", "last_image"), "is given beside `image`: no pipeline takes a last frame alone"
     for field, image in sampling.images().items():
         if not image.is_local:
             yield from _hub_image(field, image)
@@ -205,8 +205,8 @@ def with_digests(case: Case, root: Path) -> Case:
 def _lies_in(path: str, root: Path) -> bool:
     """Return whether ``path`` stays in ``root``, as written and after following links."""
     top = os.path.normpath(root)
-    for start, seen in ((top, os.path.normpath), (os.path.realpath(top), os.path.realpath)):
-        target = seen(os.path.join(start, path))  # noqa: PTH118 - pathlib does not fold `..`
+    for start, normalize in ((top, os.path.normpath), (os.path.realpath(top), os.path.realpath)):
+        target = normalize(os.path.join(start, path))  # noqa: PTH118 - pathlib does not fold `..`
         if target != start and not target.startswith(start.rstrip(os.sep) + os.sep):
             return False
     return True

@@ -44,8 +44,8 @@ def no_such_case(unknown: Collection[str], present: Collection[str]) -> InvalidC
     advice = did_you_mean(next(iter(unknown)), present)
     if len(present) > _LISTED and not advice.startswith("did you mean"):
         advice = ""  # a list would fill the screen
-    what = f"there is no case {', '.join(unknown)}"
-    return InvalidCaseError(f"{what}; {advice}" if advice else what, where="cases", remedy="quantgate cases")
+    message = f"there is no case {', '.join(unknown)}"
+    return InvalidCaseError(f"{message}; {advice}" if advice else message, where="cases", remedy="quantgate cases")
 
 
 _LISTED = 12
@@ -62,9 +62,11 @@ class _Reader:
     def next(self) -> str | None:
         return self._parts[0] if self._parts else None
 
-    def error(self, what: str) -> InvalidCaseError:
+    def error(self, message: str) -> InvalidCaseError:
         return InvalidCaseError(
-            f"{self._expression!r}: {what}", where="-k", remedy="write words of ids with and, or, not and parentheses"
+            f"{self._expression!r}: {message}",
+            where="-k",
+            remedy="write words of ids with and, or, not and parentheses",
         )
 
     def either(self) -> Matcher:
@@ -139,11 +141,11 @@ class Filters:
         # `all` of nothing is true: an empty choice is refused here too
         if all(case in cases and cases[case].case.golden_of is not None for _, case in chosen):
             raise InvalidCaseError(
-                f"no case with a golden of its own{self._said()}", where=str(root), remedy="quantgate cases"
+                f"no case with a golden of its own{self._description()}", where=str(root), remedy="quantgate cases"
             )
         return chosen
 
-    def _said(self) -> str:
+    def _description(self) -> str:
         parts = {
             "--runner": self.runner,
             "--case": ", ".join(self.ids),

@@ -36,14 +36,14 @@ def directs_tokens(name: str) -> bool:
 
 
 class EnvironmentRule(NamedTuple):
-    """The variables that the libraries of one backend are known to read."""
+    """Environment variables that the libraries of one backend read."""
 
     names: frozenset[str] = frozenset()
     prefixes: tuple[str, ...] = ()
     anything: bool = False
     """Whether the backend runs an unknown program, so that every variable of the case is passed on."""
 
-    def knows(self, name: str) -> bool:
+    def covers(self, name: str) -> bool:
         """Return whether a variable called ``name`` can have an effect by this table."""
         return self.anything or name in self.names or name.startswith(self.prefixes)
 
@@ -121,7 +121,7 @@ def check_name(name: str, backend: str, pass_env: tuple[str, ...]) -> str | None
     if looks_secret(name):
         return f"{name} looks like a secret; take it from the caller: `pass_env: [{name}]`"
     rule = environment_of(backend)
-    if rule.knows(name) or name in pass_env:
+    if rule.covers(name) or name in pass_env:
         return None
     close = difflib.get_close_matches(name.upper(), sorted(rule.names), n=1, cutoff=0.8)
     hint = f"did you mean {close[0]}?" if close else f"if it has an effect, say so: `pass_env: [{name}]`"

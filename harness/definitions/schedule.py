@@ -126,11 +126,11 @@ def explain(rule: Rule, steps: int, shift: float, sigmas: Sequence[float]) -> st
         shift: flow shift that the case states.
         sigmas: measured noise levels, with or without the last one.
     """
-    seen = tuple(sigmas)[:steps]
-    if len(seen) != steps:
+    used_sigmas = tuple(sigmas)[:steps]
+    if len(used_sigmas) != steps:
         return ""
     for other in ("unipc", "unipc_before_0_37", "flow_unipc", "euler"):
-        if other != rule and _near(_sigmas(other, steps, shift), seen):
+        if other != rule and _near(_sigmas(other, steps, shift), used_sigmas):
             names = {
                 "unipc": "the noise levels of diffusers 0.37 and later",
                 "unipc_before_0_37": "the noise levels of diffusers before 0.37",
@@ -138,7 +138,7 @@ def explain(rule: Rule, steps: int, shift: float, sigmas: Sequence[float]) -> st
                 "euler": "the noise levels of the Euler scheduler",
             }
             return names[other]
-    fitted = _fitted_shift(rule, steps, seen)
+    fitted = _fitted_shift(rule, steps, used_sigmas)
     if fitted is None:
         return ""
     if abs(fitted - shift * shift) < 1e-2 * shift * shift and abs(shift - 1) > 1e-6:
@@ -150,7 +150,7 @@ def _near(times: Sequence[float], other: Sequence[float]) -> bool:
     return all(abs(a - b) <= SIGMA_TOLERANCE for a, b in zip(times, other, strict=True))
 
 
-def _fitted_shift(rule: Rule, steps: int, seen: Sequence[float]) -> float | None:
+def _fitted_shift(rule: Rule, steps: int, used_sigmas: Sequence[float]) -> float | None:
     """Return the shift with which ``rule`` gives these noise levels, by bisection on the middle level, or ``None``."""
     if steps < 2:
         return None
@@ -159,6 +159,10 @@ def _fitted_shift(rule: Rule, steps: int, seen: Sequence[float]) -> float | None
     for _ in range(200):
         # geometric mean, because the interval spans six powers of ten
         guess = (low * high) ** 0.5
-        low, high = (guess, high) if _sigmas(rule, steps, guess)[middle] < seen[middle] else (low, guess)
+        low, high = (guess, high) if _sigmas(rule, steps, guess)[middle] < used_sigmas[middle] else (low, guess)
     fitted = round((low * high) ** 0.5, 3)
-    return fitted if all(abs(a - b) < 1e-4 for a, b in zip(_sigmas(rule, steps, fitted), seen, strict=True)) else None
+    return (
+        fitted
+        if all(abs(a - b) < 1e-4 for a, b in zip(_sigmas(rule, steps, fitted), used_sigmas, strict=True))
+        else None
+    )

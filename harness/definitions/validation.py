@@ -96,8 +96,8 @@ def _sentence(model: type[BaseModel], loc: Location, detail: ErrorDetails, writt
         return f"{plain}, not {_shown(value)}"
     if isinstance(value, dict | list):
         return message
-    if kind == "string_pattern_mismatch" and (meant := _description(model, loc)):
-        return f"{json.dumps(value, default=str)} cannot stand here; write: {meant}"
+    if kind == "string_pattern_mismatch" and (description := _description(model, loc)):
+        return f"{json.dumps(value, default=str)} cannot stand here; write: {description}"
     return f"{message}, not {json.dumps(value, default=str)}"
 
 

@@ -83,8 +83,8 @@ def engine_environment(
             where=case.id,
             remedy=f"export {missing[0]}=...; or take it out of `pass_env`",
         )
-    asked = {**{name: source[name] for name in case.pass_env if name in source}, **case.env}
-    return environment | {name: value for name, value in asked.items() if name not in LEASED}
+    case_variables = {**{name: source[name] for name in case.pass_env if name in source}, **case.env}
+    return environment | {name: value for name, value in case_variables.items() if name not in LEASED}
 
 
 def secrets_of(case: Case, caller: Mapping[str, str] | None = None) -> dict[str, str]:

@@ -31,11 +31,13 @@ def kind_of(error: BaseException) -> str:
     return next((kind for kind in map(_own_kind, _chain(error)) if kind != "crash"), "crash")
 
 
-def shortage(error: BaseException, what: str, where: str) -> InfraError | None:
+def shortage(error: BaseException, doing: str, where: str) -> InfraError | None:
     """Return an infra error if loading failed for lack of memory, disk or device, which is no fault of the files."""
     kind = kind_of(error)
     return (
-        None if kind == "crash" else InfraError(f"{what}: {str(error) or type(error).__name__}", where=where, kind=kind)
+        None
+        if kind == "crash"
+        else InfraError(f"{doing}: {str(error) or type(error).__name__}", where=where, kind=kind)
     )
 
 
@@ -78,18 +80,20 @@ def describe(error: BaseException) -> dict[str, Json]:
                 "code": error.code if isinstance(error, CheckpointFaultError) else "",
             }
         )
-    what = f"{type(error).__name__}: {error}" if str(error) else type(error).__name__
-    return data | {"type": "InfraError", "what": what, "where": "", "remedy": "", "kind": kind_of(error), "code": ""}
+    message = f"{type(error).__name__}: {error}" if str(error) else type(error).__name__
+    return data | {"type": "InfraError", "what": message, "where": "", "remedy": "", "kind": kind_of(error), "code": ""}
 
 
 def rebuild(data: dict[str, Json], *, where: str, remedy: str) -> QuantgateError:
     """Return the parent's error for a described exception; ``where`` and ``remedy`` replace empty fields."""
     kind = _CARRIED.get(str(data.get("type")), InfraError)
-    what = str(data.get("what"))
+    message = str(data.get("what"))
     place, next_command = str(data.get("where") or where), str(data.get("remedy") or remedy)
     if kind is InfraError:
         output = {name: str(data[name]) for name in STREAMS if data.get(name)}
-        return InfraError(what, where=place, remedy=next_command, kind=str(data.get("kind") or "crash"), output=output)
+        return InfraError(
+            message, where=place, remedy=next_command, kind=str(data.get("kind") or "crash"), output=output
+        )
     if kind is CheckpointFaultError:
-        return CheckpointFaultError(what, where=place, remedy=next_command, code=str(data.get("code") or ""))
-    return kind(what, where=place, remedy=next_command)
+        return CheckpointFaultError(message, where=place, remedy=next_command, code=str(data.get("code") or ""))
+    return kind(message, where=place, remedy=next_command)

@@ -38,7 +38,7 @@ class LogRedactor:
 
     Args:
         secrets: values that must not be shown, by the name that is shown in their place. Values and shapes that
-            ``harness.redaction`` knows are replaced as well.
+            ``harness.redaction`` recognises are replaced as well.
     """
 
     def __init__(self, secrets: Mapping[str, str]) -> None:
@@ -47,7 +47,7 @@ class LogRedactor:
         self._beginnings = _beginnings(self._redactor.several_lines)
         self._open = b""
         """The line that has not ended."""
-        self._held = b""
+        self._pending = b""
         """Complete lines that may be the beginning of a value of several lines."""
         self._dropped = 0
         """Bytes that were dropped of the present line, after its kept part was shown; 0: it is not too long."""
@@ -64,20 +64,20 @@ class LogRedactor:
             shown = ended
         data = self._open + chunk
         cut = max(data.rfind(b"\n"), data.rfind(b"\r")) + 1
-        block, self._open = self._held + data[:cut], data[cut:]
+        block, self._open = self._pending + data[:cut], data[cut:]
         if len(self._open) > LINE_BYTES + self._overlap:
             # the line is shown up to its bound; the rest of it is counted and dropped
-            self._held = b""
+            self._pending = b""
             shown += self._clean(block) + self._cut(self._open)
             self._dropped, self._open = max(1, len(self._open) - LINE_BYTES), b""
             return shown
         hold = next((len(block) - len(begun) for begun in self._beginnings if block.endswith(begun)), len(block))
-        self._held = block[hold:]
+        self._pending = block[hold:]
         return shown + self._clean(block[:hold])
 
     def finish(self) -> bytes:
         """Return the rest, redacted: the stream ended, or something else is written next."""
-        rest, self._held, self._open = self._held + self._open, b"", b""
+        rest, self._pending, self._open = self._pending + self._open, b"", b""
         shown = _note(self._dropped) if self._dropped else b""
         self._dropped = 0
         text = rest.decode("utf-8", "surrogateescape")
@@ -96,7 +96,7 @@ class LogRedactor:
         """Return the kept part of a line whose end is not known.
 
         A secret that lies across the end of ``line`` is not recognized. Its beginning is shorter than the overlap, and
-        stands unchanged at the end of the redacted text, so the overlap is taken off after redaction.
+        is unchanged at the end of the redacted text, so the overlap is taken off after redaction.
         """
         return self._clean(line)[: -self._overlap][:LINE_BYTES]
 
@@ -218,7 +218,7 @@ class RedactedLog:
                 self._shorten()
 
     def _shorten(self) -> None:
-        """Drop the middle of the file: its beginning tells how the engine was set up, its end how it died."""
+        """Drop the middle of the file. Its beginning shows how the engine was set up, its end how it died."""
         head = os.pread(self._file.fileno(), HEAD_BYTES, 0)
         last = os.pread(self._file.fileno(), TAIL_BYTES, self._size - TAIL_BYTES)
         head = head[: head.rfind(b"\n") + 1]

@@ -300,7 +300,7 @@ class EngineOwner:
             raise
         except InfraError as error:
             self._end()
-            raise self._told(error, method, seconds, where) from error
+            raise self._explain(error, method, seconds, where) from error
         except BaseException:
             self._end()
             raise
@@ -318,17 +318,17 @@ class EngineOwner:
                 kind="protocol",
             ) from error
 
-    def _told(self, error: InfraError, method: str, seconds: float, where: str) -> InfraError:
+    def _explain(self, error: InfraError, method: str, seconds: float, where: str) -> InfraError:
         """Return the error with facts that only the parent has: method, deadline, kill for memory by the kernel."""
-        kind, what = error.kind, redact(error.what, self._secrets)
+        kind, message = error.kind, redact(error.what, self._secrets)
         if kind == "hang":
-            late = what == DEADLINE_PASSED
-            what = f"{method} took longer than {seconds:g} s; {what}" if late else f"{method}: {what}"
-            what += ", and the engine was killed"
-        if kind == "crash" and "SIGKILL" in what and kernel_kills() > self._kills_before:
-            kind, what = "oom", f"the kernel killed the engine for memory during {method} ({what})"
+            late = message == DEADLINE_PASSED
+            message = f"{method} took longer than {seconds:g} s; {message}" if late else f"{method}: {message}"
+            message += ", and the engine was killed"
+        if kind == "crash" and "SIGKILL" in message and kernel_kills() > self._kills_before:
+            kind, message = "oom", f"the kernel killed the engine for memory during {method} ({message})"
         return InfraError(
-            what,
+            message,
             where=error.where or where,
             remedy=error.remedy or self._remedy(),
             kind=kind,

@@ -53,7 +53,7 @@ class WorkerProcess:
         arguments = [sys.executable, "-m", "harness.engine.worker"]
         for name, descriptor in zip(("requests", "events", "life"), child_ends, strict=True):
             arguments += [f"--{name}", str(descriptor)]
-        self._ours = [request_write, event_read, life_write]
+        self._descriptors = [request_write, event_read, life_write]
         # engines of a dead parent may still hold the GPU that this engine needs
         end_leftovers()
         self._marker = new_marker()
@@ -74,7 +74,7 @@ class WorkerProcess:
                     start_new_session=True,
                 )
         except BaseException:
-            for descriptor in self._ours:
+            for descriptor in self._descriptors:
                 os.close(descriptor)
             raise
         finally:
@@ -167,13 +167,13 @@ class WorkerProcess:
 
     def end(self) -> None:
         """End the worker and everything it started, and reap it: SIGTERM, then SIGKILL. Safe to call twice."""
-        if not self._ours:
+        if not self._descriptors:
             return
         if self._process.poll() is None:
             with contextlib.suppress(ProcessLookupError):
                 self._process.send_signal(signal.SIGTERM)
-        while self._ours:
-            os.close(self._ours.pop())
+        while self._descriptors:
+            os.close(self._descriptors.pop())
         guard = look(self._process.pid)
         stopped = guard is not None and guard.state == "T"  # a stopped guard does not handle SIGTERM, so do not wait
         with contextlib.suppress(subprocess.TimeoutExpired):
@@ -183,14 +183,14 @@ class WorkerProcess:
         if self._process.poll() is None:
             self._process.kill()
         deadline = time.monotonic() + END_GRACE_SECONDS
-        while (processes := self._left()) and time.monotonic() < deadline:
+        while (processes := self._remaining()) and time.monotonic() < deadline:
             for process in processes:
                 kill(process)
             time.sleep(0.01)
         self._process.wait()
         self._log.close()
 
-    def _left(self) -> list[Process]:
+    def _remaining(self) -> list[Process]:
         return session_members(self._process.pid) or marked(self._marker)
 
 

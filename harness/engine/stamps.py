@@ -49,11 +49,11 @@ def stamps(folder: Path) -> tuple[Stamp, ...]:
 
 def _walk(folder: Path, above: frozenset[tuple[int, int]], stamps_so_far: list[Stamp]) -> None:
     try:
-        here = folder.stat()
+        folder_stat = folder.stat()
         entries = list(os.scandir(folder))
     except OSError:
         return
-    key = (here.st_dev, here.st_ino)
+    key = (folder_stat.st_dev, folder_stat.st_ino)
     if key in above:
         return
     for entry in entries:
@@ -90,6 +90,6 @@ def require_unchanged(before: Stamps, after: Stamps, where: str) -> None:
         raise InfraError(
             f"files of the checkpoint changed during the run: {', '.join(changed[:_SHOWN])}{more}",
             where=where,
-            remedy="let whatever writes there finish, and run again",
+            remedy="let the program that writes there finish, and run again",
             kind="disk",
         )

@@ -111,7 +111,7 @@ class Starter:
     def __init__(self, environment: Mapping[str, str], modules: Sequence[str] = MODULES) -> None:
         self._environment = early(environment)
         self._ready: bool | None = None
-        ours, child_end = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+        parent_end, child_end = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         with child_end:
             self._process = subprocess.Popen(
                 [sys.executable, "-m", "harness.engine.warm", "--control", str(child_end.fileno()), *modules],
@@ -122,7 +122,7 @@ class Starter:
                 pass_fds=(child_end.fileno(),),
                 start_new_session=True,
             )
-        self._control = ours
+        self._control = parent_end
         self.why = ""
         """Reason why the starter cannot be forked; empty if it can."""
 

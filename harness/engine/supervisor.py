@@ -2,7 +2,7 @@
 
 ::
 
-    pytest ── guard ── supervisor ── worker ── whatever the backend starts
+    pytest ── guard ── supervisor ── worker ── programs of the backend
 
 Guard and supervisor both reap everything below them (``PR_SET_CHILD_SUBREAPER``), also processes that left the
 worker's group or session. Each ends, and kills everything below it, when its child ends, when it gets SIGTERM, and
@@ -70,14 +70,14 @@ def _watch(life: int, close_here: tuple[int, ...], work: Callable[[], int], *, w
             worker by its silence. A supervisor has no reason to be stopped, so the guard checks for it.
     """
     _prctl(_PR_SET_CHILD_SUBREAPER, 1)
-    parent, here = os.getppid(), os.getpid()
+    parent, own_pid = os.getppid(), os.getpid()
     child = os.fork()
     if child == 0:
         code = 1
         if worker:
             _prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
         try:
-            if os.getppid() == here:  # else this parent died before the death signal was requested
+            if os.getppid() == own_pid:  # else this parent died before the death signal was requested
                 code = work()
         finally:
             sys.stdout.flush()
@@ -90,14 +90,14 @@ def _watch(life: int, close_here: tuple[int, ...], work: Callable[[], int], *, w
             os.setpgid(child, child)
     for descriptor in close_here:
         os.close(descriptor)
-    asked, stopped = _Asked(), _Stopped()
+    stop_request, stopped = _Asked(), _Stopped()
     status: int | None = None
-    while status is None and not asked.to_end and _parent_lives(life, parent):
+    while status is None and not stop_request.to_end and _parent_lives(life, parent):
         status = _reap(child)
         # The supervisor checks its parent, the guard. The guard must not check its own: Ctrl-Z may suspend that.
         if status is None and stopped.too_long(parent if worker else child):
             status = 128 + signal.SIGSTOP
-    if status is None and asked.to_end:
+    if status is None and stop_request.to_end:
         status = _end_gently(child, group=worker)
     killed = _kill_all(child, group=worker)
     if worker:

@@ -22,10 +22,13 @@ class Sums:
     bb: F64
 
     @classmethod
-    def of(cls, decoded: F32, base: F32) -> Sums:
-        """Return the row sums of decoded and base rows, both [R, K]; decoded values that are not finite count as 0."""
+    def of(cls, decoded: F32, base: F32, bb: F64 | None = None) -> Sums:
+        """Return the row sums of decoded and base rows, both [R, K]; decoded values that are not finite count as 0.
+
+        ``bb``: the base's own sums, if the caller has them.
+        """
         finite = decoded if np.isfinite(decoded).all() else np.nan_to_num(decoded, nan=0.0, posinf=0.0, neginf=0.0)
-        return cls(_dot(finite, finite), _dot(finite, base), _dot(base, base))
+        return cls(_dot(finite, finite), _dot(finite, base), _dot(base, base) if bb is None else bb)
 
     def score(self, scale: float = 1.0) -> Score:
         """Return the score over all rows, with the global scale applied."""
@@ -105,7 +108,8 @@ class Exact:
 
 def fit(decoded: Mapping[str, F32], base: F32, scale: float) -> Fit:
     """Score every reading ``decoded[name]`` [R, K] against ``base`` [R, K]."""
-    sums = {name: Sums.of(values, base) for name, values in decoded.items()}
+    bb = _dot(base, base)
+    sums = {name: Sums.of(values, base, bb) for name, values in decoded.items()}
     scores = {name: item.score(scale) for name, item in sums.items()}
     ranking = tuple(sorted(scores, key=lambda name: -scores[name].cosine))
     return Fit(sums, scores, scale, rows=len(base), ranking=ranking, local=local_cosine(decoded[ranking[0]], base))

@@ -3,7 +3,7 @@
 On disk a clip is a safetensors file with metadata ``quantgate.clip`` = 1, ``codec``, ``shape`` and ``sha256``. The
 frames are either one tensor ``frames`` (codec ``raw``, for speed) or one lossless WebP file per frame (codec ``webp``,
 for goldens), each a tensor ``frame.NNNNNN`` of its own, so that a reader of one frame decodes one frame. ``python -m
-benchmarks.storage`` prints what the codecs cost: WebP lossless at method 0 is smaller than fast PNG and faster to
+benchmarks.storage`` prints the cost of each codec: WebP lossless at method 0 is smaller than fast PNG and faster to
 write, and Pillow is installed already.
 
 A bare ``{"frames": uint8 [T, H, W, 3]}`` without metadata, which a backend may write, is read as well; it has no digest
@@ -18,7 +18,7 @@ import json
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
 import numpy as np
 import numpy.typing as npt
@@ -49,30 +49,13 @@ class Clip:
         frames = self.frames
         if not isinstance(frames, np.ndarray) or frames.dtype != np.uint8:
             kind = getattr(frames, "dtype", type(frames).__name__)
-            raise ClipError(f"a clip is a uint8 array, not {kind}; round float video with Clip.from_float first")
+            raise ClipError(f"a clip is a uint8 array, not {kind}: values of a float video are rounded first")
         if frames.ndim != 4 or frames.shape[3] != 3 or 0 in frames.shape:
             raise ClipError(f"a clip has shape [T, H, W, 3] with every side at least 1, not {list(frames.shape)}")
         # A view of the caller's array, where it is contiguous: a clip of 81 frames is 97 MB, too large to copy.
         view = np.ascontiguousarray(frames).view()
         view.flags.writeable = False
         object.__setattr__(self, "frames", view)
-
-    @classmethod
-    def from_float(cls, video: npt.NDArray[np.floating[Any]]) -> Clip:
-        """Round video [T, H, W, 3] in [0, 1] to 8 bits, half to even; values outside are clipped.
-
-        Raises:
-            ClipError: a frame holds NaN or infinity, which rounding would turn into a plausible 0.
-        """
-        rounded = np.empty(video.shape, dtype=np.uint8)
-        for index, frame in enumerate(video):
-            if not np.isfinite(frame).all():
-                raise ClipError(
-                    f"frame {index} holds NaN or infinity; count them with harness.frames.sanity.float_stats"
-                )
-            scaled = np.clip(frame.astype(np.float32), 0.0, 1.0) * np.float32(255.0)
-            rounded[index] = np.rint(scaled).astype(np.uint8)
-        return cls(rounded)
 
     @property
     def shape(self) -> Shape:

@@ -32,6 +32,6 @@ def nearest_of(goldens: Sequence[Clip], metrics: Sequence[str] | None) -> Hold:
 def squared_error(golden: Clip, clip: Clip) -> int:
     """Sum of squared differences in levels of 255, frame by frame, so that no whole clip is widened."""
     return sum(
-        int(np.square(ours.astype(np.int32) - other).sum(dtype=np.int64))
-        for ours, other in zip(golden.frames, clip.frames, strict=True)
+        int(np.square(frame.astype(np.int32) - golden_frame).sum(dtype=np.int64))
+        for frame, golden_frame in zip(golden.frames, clip.frames, strict=True)
     )

@@ -1,24 +1,20 @@
-"""Checks of a clip without a golden: values that no healthy video has, whatever it shows.
+"""Checks of a clip without a golden: values that no healthy video has, independent of its content.
 
-``nan`` and ``inf`` are counted on the float output, before rounding turns them into a plausible 0 (`float_stats`). All
+``nan`` and ``inf`` are counted on the float output, before rounding turns them into a plausible 0: the engine counts
+them (`harness.engine.backends.delivery.stats_of`, `wan_recorder.FloatWatch`). All
 other checks read the uint8 clip (`check_clip`).
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
 
 import numpy as np
-import numpy.typing as npt
 
 from harness.frames.clip import Clip
 from harness.frames.statistics import LUMA, ClipStatistics, Floats, pair_statistics
 from harness.records.frames import SanityCheck, SanityEvidence, Shape
 from harness.records.generation import FloatStats
-
-if TYPE_CHECKING:
-    import torch
 
 PIXEL_FLOOR, BLOCK_FLOOR = 16.0, 4.0
 """Squared levels of 255 added to variances of pixels and of block means: faint dither on a flat wall is not noise."""
@@ -60,33 +56,6 @@ class SanityLimits:
     """Largest second difference in time of mean luma, levels of 255. Pans over photographs stay under .8, the tiny
     model's videos under 1.3, its videos with swapped nibbles jump by 4 to 10. Cuts and strobes need a limit of their
     own."""
-
-
-def float_stats(video: npt.NDArray[np.floating[Any]] | torch.Tensor) -> FloatStats:
-    """Count NaN and infinity in decoded video [T, H, W, 3] before it is rounded and clipped; healthy is [0, 1].
-
-    Minimum and maximum are of the finite values; 0 if there is none. Reads frame by frame, on the tensor's own device.
-    """
-    nan = inf = 0
-    low, high = float("inf"), float("-inf")
-    first_bad: int | None = None
-    for index, frame in enumerate(video):
-        if isinstance(frame, np.ndarray):
-            nans, infs = int(np.isnan(frame).sum()), int(np.isinf(frame).sum())
-            finite = frame[np.isfinite(frame)] if nans or infs else frame
-            extremes = (float(finite.min()), float(finite.max())) if finite.size else None
-        else:
-            nans, infs = int(frame.isnan().sum()), int(frame.isinf().sum())
-            finite_values = frame[frame.isfinite()] if nans or infs else frame
-            extremes = (float(finite_values.min()), float(finite_values.max())) if finite_values.numel() else None
-        nan, inf = nan + nans, inf + infs
-        first_bad = index if first_bad is None and nans + infs else first_bad
-        if extremes:
-            low, high = min(low, extremes[0]), max(high, extremes[1])
-    empty = low > high
-    return FloatStats(
-        nan=nan, inf=inf, minimum=0.0 if empty else low, maximum=0.0 if empty else high, first_bad_frame=first_bad
-    )
 
 
 def check_clip(

@@ -12,7 +12,7 @@ from harness.definitions.loading import load_cases
 from harness.definitions.request import request_of
 from harness.errors import GoldenError, QuantgateError
 from harness.frames.clip import read_clip
-from harness.goldens.artifact import Found, take
+from harness.goldens.artifact import LoadedCandidate, take
 from harness.goldens.folder import SHORT, FolderStore
 from harness.goldens.golden import Golden, check_frames, require_writable
 from harness.goldens.hub import Addition, HubStore
@@ -92,9 +92,9 @@ def accept(
         runner: required if there are candidates of several runners.
         source: a downloaded CI artifact, folder or zip; ``None``: the pending candidate of this checkout.
         also: accept it beside the present goldens (a bistable case) instead of replacing one.
-        over: accept it in place of all present goldens, whatever it was judged against and whether or not they can
-            still be read.
-        request: the case's present request, if the caller knows it; a candidate of another request is refused, since
+        over: accept it in place of all present goldens, even if it was compared with others or they cannot be
+            read any more.
+        request: the case's present request, if the caller has it; a candidate of another request is refused, since
             it would be stale at once.
         extra: further files that change with it, such as the checkpoint lock.
         loosen_limits: take limits that came with the candidate although they gate less than the committed ones.
@@ -114,7 +114,7 @@ def accept(
     if also and over:
         raise GoldenError("--also keeps the present goldens, --over drops them", where=case, remedy="leave one out")
     with committing(workspace, f"accept {case}: {reason}", hook) as transaction:
-        proposal = _found(workspace, case, runner, source, transaction.folder / "artifact")
+        proposal = _load_proposal(workspace, case, runner, source, transaction.folder / "artifact")
         refuse_request(proposal.candidate, request, allow)
         refuse_sick(proposal, allow)
         refuse_unseen(workspace, proposal, source, allow)
@@ -159,7 +159,7 @@ def install(
         return _accept(
             workspace,
             transaction,
-            Found(candidate, dict(files)),
+            LoadedCandidate(candidate, dict(files)),
             reason=reason,
             author=author,
             also=also,
@@ -167,24 +167,24 @@ def install(
             extra={},
             allow=ALL,
             similarity=None,
-            beside=[Found(other, dict(paths)) for other, paths in beside],
+            beside=[LoadedCandidate(other, dict(paths)) for other, paths in beside],
         )
 
 
-def _found(workspace: Workspace, case: str, runner: str, source: Path | None, scratch: Path) -> Found:
+def _load_proposal(workspace: Workspace, case: str, runner: str, source: Path | None, scratch: Path) -> LoadedCandidate:
     if source is not None:
         return take(source, case, runner, scratch)
     folder = choose(workspace, case, runner)
     candidate = read_candidate(folder)
     if (candidate.runner, candidate.case) != (folder.parent.name, folder.name):
         raise GoldenError(f"it belongs to {candidate.runner}/{candidate.case}", where=str(folder / CANDIDATE_FILE))
-    return Found(candidate, part_files(folder, candidate))
+    return LoadedCandidate(candidate, part_files(folder, candidate))
 
 
 def _accept(
     workspace: Workspace,
     transaction: Transaction,
-    proposal: Found,
+    proposal: LoadedCandidate,
     *,
     reason: str,
     author: str,
@@ -193,14 +193,14 @@ def _accept(
     extra: Mapping[Path, bytes],
     allow: Allow,
     similarity: Similarity | None,
-    beside: Sequence[Found] = (),
+    beside: Sequence[LoadedCandidate] = (),
 ) -> Acceptance:
     candidate = proposal.candidate
     runner, case = candidate.runner, candidate.case
     store = _store_of(open_store(workspace.goldens), runner)
     before = store.index(runner, case)
     if CLIP in candidate.parts:
-        check_frames(proposal.files[CLIP], candidate.shape, remedy="run the case again, and accept what it leaves")
+        check_frames(proposal.files[CLIP], candidate.shape, remedy="run the case again, and accept its candidate")
     if also:
         # With --also nothing is replaced, so the goldens that the run was judged against do not matter.
         _check_beside(proposal, store)
@@ -209,7 +209,7 @@ def _accept(
     manifest = _manifest(candidate, before, reason=reason, author=author)
     files = {name: path for name, path in proposal.files.items() if name in manifest.parts}
     entry = Accepted(digest=manifest.digest(), reason=reason, author=author, accepted=manifest.created)
-    remaining = _kept(candidate, before, store, also, over)
+    remaining = _remaining_goldens(candidate, before, store, also, over)
     additions = [
         Addition(made, {name: path for name, path in entry.files.items() if name in made.parts})
         for entry in beside
@@ -279,8 +279,8 @@ def _publish(
     """Upload now, pin with the rest: a commit that is not pinned changes no run, so an interruption has no effect."""
     # The pin is written last: check that it can be before the slow upload.
     require_writable(workspace.goldens / CONFIG_FILE)
-    what = f"Accept {after.runner}/{after.case}"
-    revision = store.publish(additions, [after], message=f"{what}: {additions[-1].manifest.reason}"[:200])
+    title = f"Accept {after.runner}/{after.case}"
+    revision = store.publish(additions, [after], message=f"{title}: {additions[-1].manifest.reason}"[:200])
     config = read_config(workspace.goldens)
     if config.hub is None:  # the hub store was opened from this file, so it held a pin a moment ago
         raise GoldenError("store.json changed meanwhile", where=str(workspace.goldens / CONFIG_FILE))
@@ -324,7 +324,7 @@ def _check_base(candidate: Candidate, before: AcceptedIndex) -> None:
     )
 
 
-def _check_beside(proposal: Found, store: GoldenStore) -> None:
+def _check_beside(proposal: LoadedCandidate, store: GoldenStore) -> None:
     """Refuse a further golden of another configuration, or with the same pixels as an accepted golden."""
     candidate = proposal.candidate
     pair = f"{candidate.runner}/{candidate.case}"
@@ -344,7 +344,9 @@ def _same_pixels(golden: Golden, clip: Path) -> bool:
     return read_clip(golden.open_part(CLIP)).digest == read_clip(clip).digest
 
 
-def _kept(candidate: Candidate, before: AcceptedIndex, store: GoldenStore, also: bool, over: bool) -> list[Accepted]:
+def _remaining_goldens(
+    candidate: Candidate, before: AcceptedIndex, store: GoldenStore, also: bool, over: bool
+) -> list[Accepted]:
     """Return the goldens that stay accepted beside the candidate.
 
     All with ``also``, none with ``over``, otherwise the others of the candidate's identity (a bistable case).

@@ -38,7 +38,7 @@ DAMAGED = (zipfile.BadZipFile, zlib.error, EOFError, NotImplementedError, Runtim
 
 
 @dataclass(frozen=True)
-class Found:
+class LoadedCandidate:
     """One candidate in an artifact.
 
     Attributes:
@@ -50,7 +50,7 @@ class Found:
     files: dict[str, Path]
 
 
-def take(source: Path, case: str, runner: str, scratch: Path) -> Found:
+def take(source: Path, case: str, runner: str, scratch: Path) -> LoadedCandidate:
     """Return the candidate of a case in an artifact.
 
     Args:
@@ -97,11 +97,11 @@ def _of_folder(source: Path) -> Candidates:
     return candidates, faults
 
 
-def _from_folder(source: Path, case: str, runner: str) -> Found:
+def _from_folder(source: Path, case: str, runner: str) -> LoadedCandidate:
     candidates, faults = _of_folder(source)
-    place = _one(candidates, faults, case, runner, source)
+    place = _only_candidate(candidates, faults, case, runner, source)
     candidate = candidates[place]
-    return Found(candidate, part_files(Path(place), candidate))
+    return LoadedCandidate(candidate, part_files(Path(place), candidate))
 
 
 def _of_zip(archive: zipfile.ZipFile, entries: dict[str, zipfile.ZipInfo], source: Path) -> Candidates:
@@ -125,10 +125,10 @@ def _of_zip(archive: zipfile.ZipFile, entries: dict[str, zipfile.ZipInfo], sourc
     return candidates, faults
 
 
-def _from_zip(archive: zipfile.ZipFile, source: Path, case: str, runner: str, scratch: Path) -> Found:
+def _from_zip(archive: zipfile.ZipFile, source: Path, case: str, runner: str, scratch: Path) -> LoadedCandidate:
     entries = _entries(archive, source)
     candidates, faults = _of_zip(archive, entries, source)
-    place = _one(candidates, faults, case, runner, source)
+    place = _only_candidate(candidates, faults, case, runner, source)
     candidate = candidates[place]
     total = sum(part.bytes for part in candidate.parts.values())
     if total > MAX_TOTAL_BYTES:
@@ -139,7 +139,7 @@ def _from_zip(archive: zipfile.ZipFile, source: Path, case: str, runner: str, sc
         if entry is None:
             raise GoldenError(f"part {name!r} is missing", where=f"{source}!{place}/{part.path}", remedy=_AGAIN)
         _unpack(archive, entry, scratch / part.path, part.bytes)
-    return Found(candidate, part_files(scratch, candidate))
+    return LoadedCandidate(candidate, part_files(scratch, candidate))
 
 
 def _entries(archive: zipfile.ZipFile, source: Path) -> dict[str, zipfile.ZipInfo]:
@@ -210,27 +210,29 @@ def _unpack(archive: zipfile.ZipFile, entry: zipfile.ZipInfo, target: Path, size
             remaining -= len(block)
 
 
-def _one(candidates: dict[str, Candidate], faults: Sequence[GoldenError], case: str, runner: str, source: Path) -> str:
+def _only_candidate(
+    candidates: dict[str, Candidate], faults: Sequence[GoldenError], case: str, runner: str, source: Path
+) -> str:
     """Return the place of the requested candidate. A damaged one is an error only if no sound one matches."""
-    meant = [
+    matching = [
         place for place, candidate in candidates.items() if candidate.case == case and runner in ("", candidate.runner)
     ]
-    if len(meant) == 1:
-        return meant[0]
+    if len(matching) == 1:
+        return matching[0]
     names = ", ".join(sorted(f"{candidate.runner}/{candidate.case}" for candidate in candidates.values())) or "none"
-    wanted = f"{runner}/{case}" if runner else case
-    if not meant and faults:
+    label = f"{runner}/{case}" if runner else case
+    if not matching and faults:
         raise faults[0]
-    if not meant:
+    if not matching:
         raise GoldenError(
-            f"the artifact holds no candidate of {wanted} (it holds: {names})",
+            f"the artifact holds no candidate of {label} (it holds: {names})",
             where=str(source),
             remedy="name the artifact of the run that tested this case on this runner",
         )
-    if len({candidates[place].seal for place in meant}) == 1:
-        return meant[0]  # the same candidate twice: in the run's folder and in the pending folder
+    if len({candidates[place].seal for place in matching}) == 1:
+        return matching[0]  # the same candidate twice: in the run's folder and in the pending folder
     raise GoldenError(
-        f"the artifact holds {len(meant)} candidates of {wanted}: {', '.join(meant)}",
+        f"the artifact holds {len(matching)} candidates of {label}: {', '.join(matching)}",
         where=str(source),
         remedy="name one with --runner, or name its folder with --from",
     )

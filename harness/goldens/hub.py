@@ -62,13 +62,13 @@ def hub_errors(origin: str, doing: str) -> Iterator[None]:
     except (LocalEntryNotFoundError, OfflineModeIsEnabled) as error:
         remedy = "go online once (unset HF_HUB_OFFLINE), or `quantgate goldens pull` where there is a network"
         reason = f" ({_first_line(error.__cause__)})" if error.__cause__ is not None else ""
-        what = f"cannot {doing}: not in the cache, and the hub could not be asked{reason}"
-        raise InfraError(what, where=origin, remedy=remedy, kind="download") from error
+        message = f"cannot {doing}: not in the cache, and the hub could not be asked{reason}"
+        raise InfraError(message, where=origin, remedy=remedy, kind="download") from error
     except HfHubHTTPError as error:
         status = error.response.status_code if error.response is not None else None
         if status in _CONFLICT:
-            what = f"cannot {doing}: somebody else committed to the dataset at the same moment"
-            raise GoldenError(what, where=origin, remedy="type the same command again") from error
+            message = f"cannot {doing}: somebody else committed to the dataset at the same moment"
+            raise GoldenError(message, where=origin, remedy="type the same command again") from error
         raise InfraError(f"cannot {doing}: {_first_line(error)}", where=origin, kind="download") from error
     except (_TRANSPORT, OSError, RuntimeError, ValueError) as error:
         # huggingface_hub raises a RuntimeError around the reason of a failed LFS upload, a ValueError if it is refused
@@ -241,12 +241,12 @@ class HubStore:
         """
         from huggingface_hub import CommitOperationAdd
 
-        head, wanted = self.head(), list(additions)
+        head, new_goldens = self.head(), list(additions)
         # The caller read the lists at the pin: if the branch moved since, a changed list must not be overwritten.
         if head != self.revision:
-            self._refuse_lost_update(wanted, indexes, head)
+            self._refuse_lost_update(new_goldens, indexes, head)
         operations: list[CommitOperationAdd | CommitOperationDelete] = []
-        for addition in wanted:
+        for addition in new_goldens:
             manifest = addition.manifest
             folder = f"{manifest.runner}/{manifest.case}/{manifest.digest()[:SHORT]}"
             for name, part in manifest.parts.items():

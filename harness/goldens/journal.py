@@ -86,13 +86,13 @@ class Transaction:
 
     Args:
         workspace: the project.
-        what: one sentence that describes the change.
+        title: one sentence that describes the change.
         hook: see :data:`Hook`.
         recovered: sentences on interrupted commands that were finished or undone before.
     """
 
-    def __init__(self, workspace: Workspace, what: str, hook: Hook, recovered: tuple[str, ...]) -> None:
-        self.workspace, self.what, self._hook, self.recovered = workspace, what, hook, recovered
+    def __init__(self, workspace: Workspace, title: str, hook: Hook, recovered: tuple[str, ...]) -> None:
+        self.workspace, self.what, self._hook, self.recovered = workspace, title, hook, recovered
         self.folder = workspace.transactions / uuid.uuid4().hex
         self.folder.mkdir(parents=True)
         self._operations: list[Install | Write | Discard] = []
@@ -182,14 +182,14 @@ class Transaction:
 
 
 @contextmanager
-def committing(workspace: Workspace, what: str, hook: Hook = lambda _step: None) -> Iterator[Transaction]:
+def committing(workspace: Workspace, title: str, hook: Hook = lambda _step: None) -> Iterator[Transaction]:
     """Lock the project, finish interrupted commands, and make the changes that the block collects when it ends.
 
     If the block raises, nothing is changed.
 
     Args:
         workspace: the project.
-        what: one sentence that describes the change.
+        title: one sentence that describes the change.
         hook: see :data:`Hook`.
 
     Raises:
@@ -197,7 +197,7 @@ def committing(workspace: Workspace, what: str, hook: Hook = lambda _step: None)
         InfraError: as for :meth:`Transaction.commit`.
     """
     with workspace.locked():
-        transaction = Transaction(workspace, what, hook, recover(workspace, hook))
+        transaction = Transaction(workspace, title, hook, recover(workspace, hook))
         try:
             yield transaction
             transaction.commit()
@@ -348,7 +348,7 @@ def _apply_write(workspace: Workspace, folder: Path, operation: Write) -> None:
     data = read_inside(folder, operation.staged)
     if data is None or hashlib.sha256(data).hexdigest() != operation.after:
         raise GoldenError(
-            "the staged file of an interrupted command is not what its journal says",
+            "the staged file of an interrupted command differs from its journal",
             where=str(folder / operation.staged),
             remedy=f"delete {folder}, and type the command again",
         )

@@ -1,4 +1,4 @@
-"""Decide what happens to a case's limits when another golden is accepted.
+"""Compute a case's new limits when another golden is accepted.
 
 Limits are samples measured against one golden of one configuration. So:
 
@@ -8,7 +8,7 @@ Limits are samples measured against one golden of one configuration. So:
 - without them, and with another configuration, the old ones are removed: they do not describe this one, and a case
   without limits ends red with the command that measures them, while wrong limits might end green;
 - if the old golden stays accepted (a bistable case), they hold for the new one too, and the file records that: the
-  noise around each answer is that of the configuration, until `quantgate regenerate` compares every run with the
+  noise around each group is that of the configuration, until `quantgate regenerate` compares every run with the
   nearest golden.
 """
 
@@ -58,12 +58,14 @@ def limits_after(
     digest, identity = manifest.digest(), manifest.identity.digest()
     if measured is not None:
         clip = manifest.parts.get(CLIP)
-        wanted = (manifest.case, manifest.runner, identity, clip.sha256 if clip is not None else "")
+        expected_values = (manifest.case, manifest.runner, identity, clip.sha256 if clip is not None else "")
         measured_values = (measured.case, measured.runner, measured.identity_digest, measured.golden_digest)
-        for what, expected, value in zip(("case", "runner", "identity", "clip"), wanted, measured_values, strict=True):
+        for field, expected, value in zip(
+            ("case", "runner", "identity", "clip"), expected_values, measured_values, strict=True
+        ):
             if expected != value:
                 raise GoldenError(
-                    f"the new limits were measured for another {what}: {value[:24]!r}, not {expected[:24]!r}",
+                    f"the new limits were measured for another {field}: {value[:24]!r}, not {expected[:24]!r}",
                     where=f"{manifest.runner}/{manifest.case}",
                     remedy="quantgate regenerate, which measures limits and golden together",
                 )

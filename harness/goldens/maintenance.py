@@ -70,14 +70,14 @@ def _verify_case(store: GoldenStore, runner: str, case: str) -> Iterator[tuple[s
             golden = store.get(runner, case, digest)
             faults = tuple(str(fault) for fault in golden.verify())
             if isinstance(folder, FolderStore):
-                own = {MANIFEST_FILE, *(part.path for part in golden.manifest.parts.values())}
-                faults += _strangers(folder.folder(runner, case, digest), own)
+                own_files = {MANIFEST_FILE, *(part.path for part in golden.manifest.parts.values())}
+                faults += _strangers(folder.folder(runner, case, digest), own_files)
         except GoldenError as error:
             faults = (str(error),)
         yield digest, digest in accepted, faults
 
 
-def _strangers(folder: Path, own: Set[str]) -> tuple[str, ...]:
+def _strangers(folder: Path, own_files: Set[str]) -> tuple[str, ...]:
     """Return a sentence per file of a golden's folder that nothing names: a proposal could bring anything in one.
 
     Hidden files are left out: editors, systems and git keep theirs there, and no proposal may hold one.
@@ -87,7 +87,7 @@ def _strangers(folder: Path, own: Set[str]) -> tuple[str, ...]:
     return tuple(
         f"{path}: nothing names this file\n  next: git rm {path}"
         for path in sorted(folder.iterdir())
-        if not path.name.startswith(".") and path.name not in own and not path.is_dir()
+        if not path.name.startswith(".") and path.name not in own_files and not path.is_dir()
     )
 
 

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from harness.errors import GoldenError
-from harness.goldens.artifact import DAMAGED, Found
+from harness.goldens.artifact import DAMAGED, LoadedCandidate
 from harness.goldens.folder import SHORT
 from harness.goldens.golden import Golden
 from harness.goldens.limits import read_committed
@@ -78,11 +78,11 @@ def refuse_request(candidate: Candidate, request: Mapping[str, Json] | None, all
         raise GoldenError(
             f"the case asks for something else since the candidate was made: {'; '.join(changes)}",
             where=_name(candidate),
-            remedy="run the case again, and accept what it leaves; or add --other-request",
+            remedy="run the case again, and accept its candidate; or add --other-request",
         )
 
 
-def refuse_sick(proposal: Found, allow: Allow) -> None:
+def refuse_sick(proposal: LoadedCandidate, allow: Allow) -> None:
     """Refuse a candidate whose frames failed sanity, or were never checked.
 
     Raises:
@@ -93,19 +93,19 @@ def refuse_sick(proposal: Found, allow: Allow) -> None:
     record = record_of(proposal)
     failures = record.sanity.failures if record is not None and record.sanity is not None else None
     if failures is None:
-        what = "nothing says that its frames passed the checks that need no golden"
+        fault = "no record proves that its frames passed the checks that need no golden"
     elif failures:
-        what = "its frames are sick: " + "; ".join(f"{check.name}: {check.message}" for check in failures)
+        fault = "its frames are sick: " + "; ".join(f"{check.name}: {check.message}" for check in failures)
     else:
         return
     raise GoldenError(
-        what,
+        fault,
         where=_name(proposal.candidate),
         remedy=f"quantgate reject {proposal.candidate.case}, and repair the run; --failed-sanity takes it all the same",
     )
 
 
-def refuse_unseen(workspace: Workspace, proposal: Found, source: Path | None, allow: Allow) -> None:
+def refuse_unseen(workspace: Workspace, proposal: LoadedCandidate, source: Path | None, allow: Allow) -> None:
     """Refuse a candidate that no report shows: no person can have looked at it.
 
     Raises:
@@ -119,14 +119,14 @@ def refuse_unseen(workspace: Workspace, proposal: Found, source: Path | None, al
     else:
         remedy = f"quantgate report {shlex.quote(str(source or '.quantgate/pending'))}, look at it, and accept it then"
     raise GoldenError(
-        "no report shows this candidate, so nobody can have looked at its frames",
+        "no report shows this candidate, so its frames cannot have been looked at",
         where=_name(proposal.candidate),
         remedy=f"{remedy}; --unseen takes it all the same",
     )
 
 
 def refuse_far(
-    proposal: Found,
+    proposal: LoadedCandidate,
     goldens: Iterable[Golden],
     remaining: Iterable[str],
     similarity: Similarity,
@@ -157,15 +157,15 @@ def refuse_far(
         ssim = similarity(golden.open_part(CLIP), proposal.files[CLIP])
         if ssim is None or ssim >= FAR:
             continue
-        what = f"it shows another video than golden {golden.digest[:SHORT]} (mean ssim {ssim:.2f}, below {FAR})"
+        difference = f"it shows another video than golden {golden.digest[:SHORT]} (mean ssim {ssim:.2f}, below {FAR})"
         if replaced:
             raise GoldenError(
-                f"{what}, in whose place it would be",
+                f"{difference}, in whose place it would be",
                 where=_name(proposal.candidate),
                 remedy="look at both in the report; --another-video takes it, if the new one is right",
             )
         raise GoldenError(
-            f"{what}, which stays accepted: limits that hold for both would see neither",
+            f"{difference}, which stays accepted: limits that hold for both would see neither",
             where=_name(proposal.candidate),
             remedy="accept it in that one's place, or reject it",
         )
@@ -195,7 +195,7 @@ def refuse_loss(candidate: Candidate, old: LimitFile, path: Path, allow: Allow) 
     )
 
 
-def record_of(proposal: Found) -> CaseRecord | None:
+def record_of(proposal: LoadedCandidate) -> CaseRecord | None:
     """Return the record of the run that left a candidate, if it has one; it was checked with the other parts."""
     path = proposal.files.get(RECORD)
     return CaseRecord.read(path) if path is not None else None

@@ -48,7 +48,9 @@ def select(
             "both names and --all are given" if names else "no case is named",
             remedy="name cases, globs such as 'wan22_*', or --all",
         )
-    there = ", ".join(map(str, pairs[:_SHOWN])) + (f" and {len(pairs) - _SHOWN} more" if len(pairs) > _SHOWN else "")
+    candidate_names = ", ".join(map(str, pairs[:_SHOWN])) + (
+        f" and {len(pairs) - _SHOWN} more" if len(pairs) > _SHOWN else ""
+    )
     if not pairs:
         of_runner = f" of runner {runner}" if runner else ""
         raise GoldenError(f"no candidate{of_runner} is there", where=place, remedy="run the cases first")
@@ -58,6 +60,6 @@ def select(
     for name in names:
         matching = [pair for pair in pairs if fnmatchcase(pair.case, name) or fnmatchcase(str(pair), name)]
         if not matching:
-            raise GoldenError(f"no candidate matches {name!r}", where=place, remedy=f"there are: {there}")
+            raise GoldenError(f"no candidate matches {name!r}", where=place, remedy=f"there are: {candidate_names}")
         chosen.update(matching)
     return tuple(sorted(chosen))

@@ -95,9 +95,9 @@ class RoutedStore:
     def cases(self) -> tuple[tuple[str, str], ...]:
         """Return every ``(runner, case)`` with goldens, sorted."""
         # A store may also hold goldens of runners that are routed to the other one: those do not count.
-        here = [key for key in self.default.cases() if key[0] not in self.runners]
-        there = [key for key in self.special.cases() if key[0] in self.runners]
-        return tuple(sorted(here + there))
+        default_cases = [key for key in self.default.cases() if key[0] not in self.runners]
+        special_cases = [key for key in self.special.cases() if key[0] in self.runners]
+        return tuple(sorted(default_cases + special_cases))
 
     def index(self, runner: str, case: str) -> AcceptedIndex:
         """Return the list of goldens that a case accepts."""
@@ -150,7 +150,7 @@ def open_store(folder: Path, *, offline: bool = False) -> GoldenStore:
 
     Args:
         folder: the goldens folder, with or without a ``store.json``.
-        offline: never use the network, whatever ``HF_HUB_OFFLINE`` is set to.
+        offline: never use the network, even if ``HF_HUB_OFFLINE`` is 0.
 
     Raises:
         GoldenError: ``store.json`` cannot be read.

@@ -42,9 +42,9 @@ Reason = Literal[
     "recipe_not_recomputable",
 ]
 ROUNDED = 0.998
-"""Share of FP8 codes that one scale must explain to say that it was rounded after the codes were made."""
+"""Share of FP8 codes that one scale must explain before it counts as rounded after the codes were made."""
 OUTSIDE = 0.002
-"""Share of FP8 codes that are neither neighbour of the base's value: none of a right export, whatever its rounding."""
+"""Share of FP8 codes that are neither neighbour of the base's value: none in a correct export, in any rounding mode."""
 FACTORS: tuple[Reason, ...] = ("global_scale_inverted", "scale_dropped", "fp8_fnuz", "gain")
 """Reasons that are one factor on the whole Linear."""
 
@@ -120,8 +120,11 @@ def _rows(item: Measured, fit: Fit) -> list[int]:
     if _unscaled(item, fit):
         return []
     sums = fit.sums[fit.best]
-    gain, broken = sums.row_gain(fit.scale), set(bad_rows(fit))
-    return [int(i) for i in range(len(gain)) if abs(gain[i] - 1) > ROW_GAIN and i not in broken and sums.bb[i] > 0]
+    wrong = (np.abs(sums.row_gain(fit.scale) - 1) > ROW_GAIN) & (sums.bb > 0)
+    if not wrong.any():
+        return []
+    broken = set(bad_rows(fit))
+    return [row for row in np.flatnonzero(wrong).tolist() if row not in broken]
 
 
 def _codes(item: Measured, fit: Fit) -> Reason | None:

@@ -8,6 +8,8 @@ from __future__ import annotations
 import math
 from typing import Literal
 
+import numpy as np
+
 from harness.formats.decode import rotation_of, shift_of
 from harness.formats.evidence import Fit
 from harness.formats.registry import built_in_formats, known_formats
@@ -31,7 +33,7 @@ GGUF_GATES = {
     "Q3_K": Gate(0.950, 0.85, 0.03, 0.08),
     "Q2_K": Gate(0.890, 0.70, 0.03, 0.15),
 }
-"""By ggml type; ``python -m benchmarks.inspect_gates --gguf`` prints what they were set from: ggml's own quantizers,
+"""By ggml type; ``python -m benchmarks.inspect_gates --gguf`` prints the values behind them: ggml's own quantizers,
 without an importance matrix, on the embedded model's and on drawn weights."""
 ROW_COSINE = 0.90
 """A row below this contradicts the reading that fits its tensor (measured: right rows stay above .97)."""
@@ -123,8 +125,8 @@ def state_of(measured: Measured, declared: str) -> State:
 def bad_rows(best_fit: Fit) -> list[int]:
     """Return rows (positions in the sample) that the tensor's best reading does not explain; all-zero rows never."""
     sums = best_fit.sums[best_fit.best]
-    cosine = sums.row_cosine()
-    return [int(i) for i in range(len(cosine)) if sums.bb[i] > 0 and cosine[i] < ROW_COSINE]
+    bad: list[int] = np.flatnonzero((sums.bb > 0) & (sums.row_cosine() < ROW_COSINE)).tolist()
+    return bad
 
 
 def good_score(best_fit: Fit) -> float:

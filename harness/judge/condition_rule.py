@@ -52,9 +52,9 @@ def _pixels(condition: Condition) -> Iterator[Finding]:
 
 def _mask(condition: Condition) -> Iterator[Finding]:
     if condition.mask_error:
-        what = "the mask" if condition.kind == "channels" else "the timesteps' mask of given frames"
+        mask_name = "the mask" if condition.kind == "channels" else "the timesteps' mask of given frames"
         cause = condition.mask_cause
-        message = f"{what} that the experts were given is not the request's: {cause or 'other frames are marked'}"
+        message = f"{mask_name} that the experts were given is not the request's: {cause or 'other frames are marked'}"
         yield _finding("mask", message, {"error": condition.mask_error, "cause": cause})
 
 

@@ -61,11 +61,11 @@ def judge_received(run: Trace, reference: Trace) -> Iterator[Finding]:
     if error is not None and error > max(CAST, 2 * (usual or 0.0)):
         message = f"the VAE was fed other latents than the last step made, {error:.3g} off after its own statistics"
         yield _finding("vae_input", message, {"error": error, "golden": usual})
-    bias, wanted = run.rounding_bias, reference.rounding_bias
-    if bias is not None and abs(bias - (wanted or 0.0)) > BIAS:
+    bias, golden_bias = run.rounding_bias, reference.rounding_bias
+    if bias is not None and abs(bias - (golden_bias or 0.0)) > BIAS:
         how = "truncated" if bias < 0 else "raised"
         message = f"decoded values are {how} and not rounded to 8 bits: {bias:+.2f} levels on average"
-        yield _finding("rounding", message, {"run": bias, "golden": wanted})
+        yield _finding("rounding", message, {"run": bias, "golden": golden_bias})
 
 
 def judge_alone(run: Trace, reference: Trace) -> Iterator[Finding]:
@@ -84,10 +84,12 @@ def judge_alone(run: Trace, reference: Trace) -> Iterator[Finding]:
             code = "precision_differs" if low else "rope"
             yield _finding(code, message, {"expert": expert, "error": error, "place": "RoPE"})
     for expert, scale in sorted(run.attention_scale.items()):
-        wanted = reference.attention_scale.get(expert, 1.0)
-        if abs(scale / wanted - 1.0) > SCALE:
-            message = f"attention scores of {expert} are scaled by {scale:.4g} times 1/sqrt(d), {wanted:.4g} expected"
-            yield _finding("attention_scale", message, {"expert": expert, "run": scale, "golden": wanted})
+        golden_scale = reference.attention_scale.get(expert, 1.0)
+        if abs(scale / golden_scale - 1.0) > SCALE:
+            message = (
+                f"attention scores of {expert} are scaled by {scale:.4g} times 1/sqrt(d), {golden_scale:.4g} expected"
+            )
+            yield _finding("attention_scale", message, {"expert": expert, "run": scale, "golden": golden_scale})
     for expert, error in sorted(run.attention_error.items()):
         usual = reference.attention_error.get(expert)
         scaled = abs(run.attention_scale.get(expert, 1.0) - 1.0) > SCALE
@@ -243,23 +245,24 @@ def _velocities(run: Trace, reference: Trace) -> Iterator[Finding]:
 def _calls(run: Trace, reference: Trace) -> Iterator[Finding]:
     """Check the inputs of each pass. Yields the first wrong step per code; later ones follow from it."""
     yield from _exchanged(run, reference)
-    seen: set[str] = set()
+    reported: set[str] = set()
     for step, golden in zip(run.steps, reference.steps, strict=False):
         for finding in (*_timestep(step, golden), *_text(step, golden), *_latents(step, golden)):
-            if finding.code not in seen:
-                seen.add(finding.code)
+            if finding.code not in reported:
+                reported.add(finding.code)
                 yield finding
 
 
 def _timestep(step: Step, golden: Step) -> Iterator[Finding]:
-    wanted = sorted({call.timestep for call in golden.calls if call.timestep is not None}) or [step.timestep]
+    golden_timesteps = sorted({call.timestep for call in golden.calls if call.timestep is not None}) or [step.timestep]
     for call in step.calls:
         timestep = call.timestep
-        if timestep is not None and min(abs(timestep - value) for value in wanted) > TIMESTEP:
+        if timestep is not None and min(abs(timestep - value) for value in golden_timesteps) > TIMESTEP:
+            expected = golden_timesteps[0]
             message = (
-                f"at denoising step {step.index} {step.expert} was given timestep {timestep:g}, {wanted[0]:g} expected"
+                f"at denoising step {step.index} {step.expert} was given timestep {timestep:g}, {expected:g} expected"
             )
-            yield _finding("model_timestep", message, {"step": step.index, "run": timestep, "golden": wanted[0]})
+            yield _finding("model_timestep", message, {"step": step.index, "run": timestep, "golden": expected})
             return
 
 
@@ -273,16 +276,16 @@ def _text(step: Step, golden: Step) -> Iterator[Finding]:
             )
             yield _finding("model_text", message, {"step": step.index, "error": call.text_error})
             return
-    texts, wanted = ({call.text for call in side.calls if call.text} for side in (step, golden))
-    if len(step.calls) == len(golden.calls) and wanted and texts and texts != wanted:
+    texts, golden_texts = ({call.text for call in side.calls if call.text} for side in (step, golden))
+    if len(step.calls) == len(golden.calls) and golden_texts and texts and texts != golden_texts:
         message = (
             f"at denoising step {step.index} the passes of {step.expert} were given "
-            f"{' and '.join(sorted(texts))} text, in the golden {' and '.join(sorted(wanted))}"
+            f"{' and '.join(sorted(texts))} text, in the golden {' and '.join(sorted(golden_texts))}"
         )
         yield _finding(
             "model_text",
             message,
-            {"step": step.index, "run": " ".join(sorted(texts)), "golden": " ".join(sorted(wanted))},
+            {"step": step.index, "run": " ".join(sorted(texts)), "golden": " ".join(sorted(golden_texts))},
         )
 
 
@@ -308,13 +311,16 @@ def _exchanged(run: Trace, reference: Trace) -> Iterator[Finding]:
         yield _finding("texts_exchanged", "the embeddings of prompt and negative prompt are exchanged", {})
         return
     for step, other in zip(run.steps, reference.steps, strict=False):
-        applied, wanted = step.guidance_measured, other.guidance_measured
+        applied, golden_guidance = step.guidance_measured, other.guidance_measured
         # An exchange turns a scale g into 1 - g. Near 0.5 both are alike, so such a step decides nothing.
-        if applied is None or wanted is None or abs(wanted - 0.5) < 0.1:
+        if applied is None or golden_guidance is None or abs(golden_guidance - 0.5) < 0.1:
             continue
-        if abs(applied - (1.0 - wanted)) < 0.05 and {call.text for call in step.calls} == {"prompt", "negative"}:
+        if abs(applied - (1.0 - golden_guidance)) < 0.05 and {call.text for call in step.calls} == {
+            "prompt",
+            "negative",
+        }:
             message = f"the texts of the two guidance passes are exchanged from denoising step {step.index} on"
-            yield _finding("texts_exchanged", message, {"step": step.index, "run": applied, "golden": wanted})
+            yield _finding("texts_exchanged", message, {"step": step.index, "run": applied, "golden": golden_guidance})
         return
 
 

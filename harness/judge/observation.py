@@ -189,7 +189,7 @@ def _step(number: int, run: Observation, base: Observation, golden: Observation 
     if velocity is None or anchor is None:
         return None
     same = None if golden is None else golden.velocity(number)
-    base_points, wanted = base.points(number), {} if golden is None else golden.points(number)
+    base_points, golden_points = base.points(number), {} if golden is None else golden.points(number)
     ran = run.points(number)
     kinds = {point.name: point.kind for point in run.index.points[number]}
     return ProbeStep(
@@ -205,7 +205,7 @@ def _step(number: int, run: Observation, base: Observation, golden: Observation 
                 name=name,
                 kind=kinds[name],
                 base_error=relative_error(row, base_points[name]) if name in base_points else None,
-                golden_error=relative_error(row, wanted[name]) if name in wanted else None,
+                golden_error=relative_error(row, golden_points[name]) if name in golden_points else None,
             )
             for name, row in ran.items()
         ),

@@ -36,8 +36,8 @@ def judge_probe(evidence: Evidence, *, anchored: bool) -> Iterator[Finding]:
     limits = golden.limits
     if limits is None or golden.digest not in limits.goldens:
         return  # `limits_problem` reports it
-    wanted = [MODULE_BASE, VELOCITY_BASE, *((MODULE, VELOCITY, POINT) if anchored and probe.golden_anchor else ())]
-    absent = [measure.name for measure in wanted if limits.get(measure.name) is None]
+    needed = [MODULE_BASE, VELOCITY_BASE, *((MODULE, VELOCITY, POINT) if anchored and probe.golden_anchor else ())]
+    absent = [measure.name for measure in needed if limits.get(measure.name) is None]
     if absent:
         message = f"probes ran, and no limit was measured for {', '.join(absent)}"
         yield Finding(stage="limits", code="limits_incomplete", gating=True, message=message)
@@ -46,14 +46,14 @@ def judge_probe(evidence: Evidence, *, anchored: bool) -> Iterator[Finding]:
         message = f"another precision than the golden's: {listed(probe.lowered, _SHOWN, '; ')}"
         yield _finding("precision_differs", message, {"lowered": list(probe.lowered)})
     yield from _input_ranges(probe)
-    yield from _modules(probe, limits, MODULE in wanted)
+    yield from _modules(probe, limits, MODULE in needed)
     if anchored:
         # after the modules: a Linear that answers otherwise says more than the list of tensors that it holds
         yield from findings_of("probe", probe.held)
-    if POINT in wanted:
+    if POINT in needed:
         yield from _points(probe, limits)
     yield from _velocity(probe.steps, limits, VELOCITY_BASE, "base")
-    if VELOCITY in wanted:
+    if VELOCITY in needed:
         yield from _velocity(probe.steps, limits, VELOCITY, "golden")
 
 
@@ -87,9 +87,9 @@ def _structure(probe: ProbeEvidence, anchored: bool) -> Iterator[Finding]:
         ("steps", "probe steps got no answer", probe.missing_steps),
         ("places", "places could not be compared with the golden", probe.unanchored if anchored else ()),
     )
-    for kind, what, names in rows:
+    for kind, description, names in rows:
         if names:
-            message = f"{len(names)} {what} ({listed(names, _SHOWN)})"
+            message = f"{len(names)} {description} ({listed(names, _SHOWN)})"
             yield _finding("probe_structure", message, {kind: list(names)}, stops=True)
     if not probe.steps and not probe.missing_steps:
         yield _finding("probe_structure", "the recording has no step, so that nothing was compared", {}, stops=True)

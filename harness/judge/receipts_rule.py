@@ -28,22 +28,24 @@ def judge_receipts(evidence: Evidence) -> Iterator[Finding]:
         return
     used = {step.expert for step in generation.trace.steps}
     for expert in EXPERTS:
-        wanted = getattr(case.quantization, expert)
+        asked_format = getattr(case.quantization, expert)
         of_expert = [receipt for receipt in generation.receipts.modules if receipt.expert == expert]
         if used and expert not in used:
             continue
         if of_expert:
-            yield from _of_expert(expert, wanted, _ran(of_expert), evidence)
+            yield from _of_expert(expert, asked_format, _ran(of_expert), evidence)
         elif generation.unproven:
-            if wanted != "bf16":
-                message = f"the case asks for {wanted} in {expert}, and it is {generation.unproven}"
-                data: dict[str, object] = {"expert": expert, "wanted": wanted}
+            if asked_format != "bf16":
+                message = f"the case asks for {asked_format} in {expert}, and it is {generation.unproven}"
+                data: dict[str, object] = {"expert": expert, "wanted": asked_format}
                 yield _finding("kernels_unproven", message, data).model_copy(update={"gating": False})
         elif any(item.startswith("receipts:") for item in generation.not_available):
             continue  # `judge_not_available` reports it
-        elif wanted != "bf16" or (used and case.backend == "diffusers"):
-            message = f"the case asks for {wanted}, and no Linear of {expert} wrote a receipt: nothing proves what ran"
-            yield _finding("no_receipts", message, {"expert": expert, "wanted": wanted})
+        elif asked_format != "bf16" or (used and case.backend == "diffusers"):
+            message = (
+                f"the case asks for {asked_format}, and no Linear of {expert} wrote a receipt: nothing proves what ran"
+            )
+            yield _finding("no_receipts", message, {"expert": expert, "wanted": asked_format})
 
 
 def _ran(receipts: Sequence[ModuleReceipt]) -> Ran:
@@ -54,11 +56,11 @@ def _ran(receipts: Sequence[ModuleReceipt]) -> Ran:
     return groups
 
 
-def _of_expert(expert: Expert, wanted: str, ran: Ran, evidence: Evidence) -> Iterator[Finding]:
+def _of_expert(expert: Expert, asked_format: str, ran: Ran, evidence: Evidence) -> Iterator[Finding]:
     quantized = sorted(
         name for name, receipts in ran.items() if any(is_quantized(receipt.format) for receipt in receipts)
     )
-    if wanted == "bf16":
+    if asked_format == "bf16":
         if quantized:
             message = (
                 f"the case asks for bf16 and {len(quantized)} Linears of {expert} ran quantized "
@@ -67,19 +69,19 @@ def _of_expert(expert: Expert, wanted: str, ran: Ran, evidence: Evidence) -> Ite
             yield _finding("unexpected_quantization", message, {"expert": expert, "modules": list(quantized)})
         return
     owed = sorted(evidence.promised.get(expert, frozenset()) | set(quantized)) or sorted(ran)
-    missing = [name for name in owed if {receipt.format for receipt in _ran_as(name, ran)} != {wanted}]
+    missing = [name for name in owed if {receipt.format for receipt in _ran_as(name, ran)} != {asked_format}]
     if missing:
         formats = {receipt.format for name in missing for receipt in _ran_as(name, ran)}
         lazy = any(not _ran_as(name, ran) for name in missing)
         as_what = ", ".join([*sorted(formats), *(["not at all"] if lazy else [])])
         message = (
-            f"the case asks for {wanted} and {len(missing)} Linears of {expert} ran as {as_what} "
+            f"the case asks for {asked_format} and {len(missing)} Linears of {expert} ran as {as_what} "
             f"({listed(missing, _SHOWN)})"
         )
-        data: dict[str, object] = {"expert": expert, "modules": list(missing), "wanted": wanted}
+        data: dict[str, object] = {"expert": expert, "modules": list(missing), "wanted": asked_format}
         yield _finding("quantized_path_not_run", message, data)
-    if wanted in evidence.native_formats and evidence.case.execution.matmul == "auto":
-        yield from _native(expert, wanted, {name: ran.get(name, ()) for name in owed})
+    if asked_format in evidence.native_formats and evidence.case.execution.matmul == "auto":
+        yield from _native(expert, asked_format, {name: ran.get(name, ()) for name in owed})
 
 
 FUSED = {"to_q": ("to_qkv",), "to_k": ("to_qkv", "to_kv"), "to_v": ("to_qkv", "to_kv")}
@@ -94,7 +96,7 @@ def _ran_as(name: str, ran: Ran) -> Sequence[ModuleReceipt]:
     return next((receipts for other in FUSED.get(leaf, ()) if (receipts := ran.get(f"{parent}.{other}"))), ())
 
 
-def _native(expert: Expert, wanted: str, ran: Ran) -> Iterator[Finding]:
+def _native(expert: Expert, asked_format: str, ran: Ran) -> Iterator[Finding]:
     """Yield a finding if Linears were dequantized although the runner multiplies their format natively.
 
     Only a module that the kernel does not support (``fallback == "module"``) may be dequantized.
@@ -103,7 +105,7 @@ def _native(expert: Expert, wanted: str, ran: Ran) -> Iterator[Finding]:
         name: [
             receipt
             for receipt in receipts
-            if receipt.format == wanted and receipt.kernel == DEQUANTIZE and receipt.fallback != "module"
+            if receipt.format == asked_format and receipt.kernel == DEQUANTIZE and receipt.fallback != "module"
         ]
         for name, receipts in ran.items()
     }
@@ -112,10 +114,10 @@ def _native(expert: Expert, wanted: str, ran: Ran) -> Iterator[Finding]:
         return
     notes = sorted({receipt.note or "no reason given" for name in names for receipt in fell[name]})
     message = (
-        f"this runner multiplies {wanted} natively, and {len(names)} Linears of {expert} were dequantized "
+        f"this runner multiplies {asked_format} natively, and {len(names)} Linears of {expert} were dequantized "
         f"({listed(names, _SHOWN)}): {'; '.join(notes[:_SHOWN])}"
     )
-    data: dict[str, object] = {"expert": expert, "modules": list(names), "wanted": wanted, "notes": list(notes)}
+    data: dict[str, object] = {"expert": expert, "modules": list(names), "wanted": asked_format, "notes": list(notes)}
     yield _finding("native_path_not_run", message, data)
 
 

@@ -40,22 +40,22 @@ def judge_schedule(evidence: Evidence) -> Iterator[Finding]:
         return
     two = trace.boundary_ratio is not None
     boundary = case.scheduler.boundary_ratio if two else None
-    wanted = schedule(rule, case.sampling.num_inference_steps, case.scheduler.flow_shift, boundary)
-    yield from _levels(trace, wanted, evidence)
-    yield from _switch(trace, wanted, boundary)
+    planned = schedule(rule, case.sampling.num_inference_steps, case.scheduler.flow_shift, boundary)
+    yield from _levels(trace, planned, evidence)
+    yield from _switch(trace, planned, boundary)
 
 
-def _levels(trace: Trace, wanted: Schedule, evidence: Evidence) -> Iterator[Finding]:
+def _levels(trace: Trace, planned: Schedule, evidence: Evidence) -> Iterator[Finding]:
     case = evidence.case
     steps, shift = case.sampling.num_inference_steps, case.scheduler.flow_shift
-    same = len(trace.timesteps) == len(wanted.timesteps) and len(trace.sigmas) == len(wanted.sigmas)
+    same = len(trace.timesteps) == len(planned.timesteps) and len(trace.sigmas) == len(planned.sigmas)
     moved = not same or any(
         abs(value - other) > tolerance
-        for seen, asked, tolerance in (
-            (trace.sigmas, wanted.sigmas, SIGMA_TOLERANCE),
-            (trace.timesteps, wanted.timesteps, TIMESTEP_TOLERANCE),
+        for actual_levels, levels, tolerance in (
+            (trace.sigmas, planned.sigmas, SIGMA_TOLERANCE),
+            (trace.timesteps, planned.timesteps, TIMESTEP_TOLERANCE),
         )
-        for value, other in zip(seen, asked, strict=True)
+        for value, other in zip(actual_levels, levels, strict=True)
     )
     if not moved:
         return
@@ -63,19 +63,19 @@ def _levels(trace: Trace, wanted: Schedule, evidence: Evidence) -> Iterator[Find
     likeness = explain(rule, steps, shift, trace.sigmas)
     message = (
         f"timesteps {_some(trace.timesteps)} were run; {steps} steps with a flow shift of {shift:g} are "
-        f"{_some(wanted.timesteps)}" + (f". What was run is {likeness}" if likeness else "")
+        f"{_some(planned.timesteps)}" + (f". What was run is {likeness}" if likeness else "")
     )
     data: dict[str, Json] = {
-        "expected_timesteps": list(wanted.timesteps),
+        "expected_timesteps": list(planned.timesteps),
         "timesteps": list(trace.timesteps),
-        "expected_sigmas": list(wanted.sigmas),
+        "expected_sigmas": list(planned.sigmas),
         "sigmas": list(trace.sigmas),
         "likeness": likeness,
     }
     yield Finding(stage="trace", code="schedule_differs", gating=True, message=message, data=data)
 
 
-def _switch(trace: Trace, wanted: Schedule, boundary: float | None) -> Iterator[Finding]:
+def _switch(trace: Trace, planned: Schedule, boundary: float | None) -> Iterator[Finding]:
     if boundary is None:
         return
     # If the timesteps differ, `_levels` reports them; compute the switch from those that ran, to not report it twice.
@@ -91,7 +91,7 @@ def _switch(trace: Trace, wanted: Schedule, boundary: float | None) -> Iterator[
         f"the low-noise expert took over at step {actual} (timestep {first:g}); with a boundary of {boundary:g} it "
         f"takes over at step {expected}{why}"
     )
-    data: dict[str, Json] = {"expected_switch": expected, "switch": actual, "planned_switch": wanted.switch}
+    data: dict[str, Json] = {"expected_switch": expected, "switch": actual, "planned_switch": planned.switch}
     yield Finding(stage="trace", code="schedule_differs", gating=True, message=message, data=data)
 
 

@@ -81,14 +81,15 @@ def _guidance(pairs: list[tuple[Step, Step]]) -> Iterator[Finding]:
     The measured scale is solved from the predictions, so it shows the applied scale even if the stated one is equal.
     """
     for step, golden_step in pairs:
-        measured, wanted = step.guidance_measured, golden_step.guidance_measured
-        if measured is None and wanted is None:
+        measured, golden_guidance = step.guidance_measured, golden_step.guidance_measured
+        if measured is None and golden_guidance is None:
             continue
-        if measured is None or wanted is None or abs(measured - wanted) > GUIDANCE_TOLERANCE:
+        if measured is None or golden_guidance is None or abs(measured - golden_guidance) > GUIDANCE_TOLERANCE:
             message = (
-                f"at denoising step {step.index} guidance was applied with {measured}, in the golden with {wanted}"
+                f"at denoising step {step.index} guidance was applied with {measured}, "
+                f"in the golden with {golden_guidance}"
             )
-            yield _finding("guidance", message, {"step": step.index, "golden": wanted, "run": measured})
+            yield _finding("guidance", message, {"step": step.index, "golden": golden_guidance, "run": measured})
             return
 
 
@@ -140,7 +141,7 @@ def _divergence(run: Trace, reference: Trace, evidence: Evidence) -> Iterator[Fi
         yield Finding(stage="trace", code="trajectory_error", gating=False, message=message, data=details)
 
 
-def _settings(what: str, run: dict[str, Json], reference: dict[str, Json]) -> Iterator[Finding]:
+def _settings(part: str, run: dict[str, Json], reference: dict[str, Json]) -> Iterator[Finding]:
     names = sorted(
         name
         for name in run.keys() | reference.keys()
@@ -149,8 +150,8 @@ def _settings(what: str, run: dict[str, Json], reference: dict[str, Json]) -> It
     if names:
         rows = ", ".join(f"{name} {reference.get(name)!r} -> {run.get(name)!r}" for name in names[:5])
         yield _finding(
-            f"{what}_settings",
-            f"the {what} is set otherwise than the golden's: {rows}",
+            f"{part}_settings",
+            f"the {part} is set otherwise than the golden's: {rows}",
             {name: {"golden": reference.get(name), "run": run.get(name)} for name in names},
         )
 

@@ -58,20 +58,20 @@ def apply_expectation(case: Case, observed: Verdict, today: date) -> Verdict:
 
 def _negative_control(case: Case, observed: Verdict) -> Verdict:
     outcome, _, named = case.expect.partition(":")
-    wanted = case.must_be_seen()
-    unseen = [cause for stage, cause in wanted if not _is_seen(stage, cause, observed)]
+    expected_causes = case.must_be_seen()
+    unseen = [cause for stage, cause in expected_causes if not _is_seen(stage, cause, observed)]
     # Broken output fails any gate, so a control that breaks it proves nothing about the cause that it names.
     broken = [
         finding
         for finding in observed.findings
         if finding.stage == "sanity" and finding.gating and finding.code in BROKEN
-        if finding.code not in {cause for _, cause in wanted}
+        if finding.code not in {cause for _, cause in expected_causes}
     ]
     if observed.outcome == outcome and broken:
         codes = ", ".join(dict.fromkeys(finding.code for finding in broken))
         summary = f"this negative control must fail by {named!r} alone, and the output is {codes}: {broken[0].message}"
         return observed.model_copy(update={"summary": summary, "cause": broken[0].code, "observed": observed.outcome})
-    if observed.outcome == outcome and wanted and not unseen:
+    if observed.outcome == outcome and expected_causes and not unseen:
         return observed.model_copy(
             update={
                 "outcome": Outcome.PASS,

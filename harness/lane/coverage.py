@@ -99,7 +99,7 @@ def compare_cases(
 ) -> list[Change]:
     """List the differences between two sets of cases, for ``runner``.
 
-    A removed case, or a case that left a runner, is listed whatever its runner: the other runner may have no plan
+    A removed case, or a case that left a runner, is listed for every runner: the other runner may have no plan
     that would report it.
 
     Args:
@@ -404,8 +404,8 @@ def _reasons(root: Path, commit: str) -> dict[str, str]:
     """Return the reasons from the trailers of the commits since ``commit``, by `harness.lane.coverage.Change.key`."""
     reasons: dict[str, str] = {}
     for trailer in (TRAILER, LOOSER):
-        wanted = f"--format=%(trailers:key={trailer},valueonly,unfold,separator=%x0A)"
-        text = _git(root, "log", f"{commit}..HEAD", wanted, check=False).decode(errors="replace")
+        format_option = f"--format=%(trailers:key={trailer},valueonly,unfold,separator=%x0A)"
+        text = _git(root, "log", f"{commit}..HEAD", format_option, check=False).decode(errors="replace")
         for line in text.splitlines():
             key, colon, reason = line.partition(": ")
             if colon and reason.strip():

@@ -108,8 +108,8 @@ def propose(root: Path, changes: Path, branch: str, title: str, body: str, base:
                 remedy="remove it",
             )
         write_inside(root, inside.as_posix(), data)
-    there = [name for name in PROPOSED if (root / name).exists()]
-    _run(["git", "-C", str(root), "add", "--", *there])
+    present = [name for name in PROPOSED if (root / name).exists()]
+    _run(["git", "-C", str(root), "add", "--", *present])
     if not _run(["git", "-C", str(root), "diff", "--cached", "--name-only", "--relative"]).strip():
         return None
     changed = _run(["git", "-C", str(root), "diff", "--cached", "--name-only", "--relative", "-z"]).split("\0")
@@ -120,8 +120,8 @@ def propose(root: Path, changes: Path, branch: str, title: str, body: str, base:
     # The checkout keeps no credentials; gh lends its token to this one push.
     helper = ["-c", "credential.helper=", "-c", "credential.helper=!gh auth git-credential"]
     _run(["git", "-C", str(root), *helper, "push", "--quiet", "origin", f"HEAD:refs/heads/{branch}"])
-    asked = ["pr", "create", "--base", base, "--head", branch, "--title", title, "--body-file", "-"]
-    address = _gh(asked, body, cwd=root).strip()
+    arguments = ["pr", "create", "--base", base, "--head", branch, "--title", title, "--body-file", "-"]
+    address = _gh(arguments, body, cwd=root).strip()
     _gh(["workflow", "run", TESTS, "--ref", branch], cwd=root)
     return address
 

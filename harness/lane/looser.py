@@ -99,7 +99,7 @@ def _admits_more(field: str, old: Json, new: Json) -> bool:
         return new is None or (old is not None and _version(new) < _version(old))
     if field == "native_formats" and isinstance(old, list) and isinstance(new, list):
         # a format that is not listed is decoded and never has to run on the device's own kernels
-        return not {str(one) for one in old} <= {str(one) for one in new}
+        return not {str(value) for value in old} <= {str(value) for value in new}
     if isinstance(old, list) and isinstance(new, list):
         return not {str(item) for item in new} <= {str(item) for item in old}
     if isinstance(old, dict) and isinstance(new, dict):

@@ -53,8 +53,8 @@ def join_junit(
         out: path of the joined file.
         plan: id of the plan. A suite of another plan is left out.
         planned: pytest ids of the plan's cases; they are left out of a suite that names no plan.
-        red: reason by pytest id of each case that its record says failed. A suite that shows none of its failures gets
-            an error: whoever reads only this file must not see green.
+        red: reason by pytest id of each case that failed by its record. A suite that shows none of its failures gets
+            an error: a person who reads only this file must not see green.
 
     Returns:
         Problems, a sentence each: unreadable files, and results that were left out.
@@ -185,14 +185,14 @@ def unproven(record: CaseRecord, case: Case) -> str:
     if not gating:
         return "it passes without a limit"
     # the stated result is not believed: value and limit are compared again
-    failed = [check.metric for check in gating if not (check.passed and _kept(check))]
+    failed = [check.metric for check in gating if not (check.passed and _within_limit(check))]
     if failed:
         return f"it passes although {', '.join(failed)} lies outside its limit"
     codes = [finding.code for finding in verdict.findings if finding.gating]
     return f"it passes although {', '.join(codes)} was found" if codes else ""
 
 
-def _kept(check: LimitCheck) -> bool:
+def _within_limit(check: LimitCheck) -> bool:
     """Return whether the value of a check that gates lies inside its limit."""
     if check.value is None or check.limit is None:
         return False
@@ -206,13 +206,15 @@ def _control(record: CaseRecord, case: Case) -> str:
     outcome = case.expect.partition(":")[0]
     if record.verdict.observed != outcome:
         return f"it is a negative control, and nothing says that {outcome} was observed"
-    seen = {(finding.stage, finding.code) for finding in record.verdict.findings if finding.gating}
-    codes = {code for _, code in seen} | {record.verdict.cause}
+    stage_codes = {(finding.stage, finding.code) for finding in record.verdict.findings if finding.gating}
+    codes = {code for _, code in stage_codes} | {record.verdict.cause}
     for stage, cause in case.must_be_seen():
-        if ((stage, cause) not in seen) if stage else (cause not in codes):
+        if ((stage, cause) not in stage_codes) if stage else (cause not in codes):
             return f"it is a negative control, and no finding says {cause}"
     named = {cause for _, cause in case.must_be_seen()}
-    if broken := sorted(code for stage, code in seen if stage == "sanity" and code in BROKEN and code not in named):
+    if broken := sorted(
+        code for stage, code in stage_codes if stage == "sanity" and code in BROKEN and code not in named
+    ):
         return f"it is a negative control, and its output is {', '.join(broken)}, which any breakage can cause"
     return _unsupported(record, named)
 
@@ -232,7 +234,7 @@ def _unsupported(record: CaseRecord, named: Collection[str]) -> str:
         if record.generation is None or record.comparison is None:
             return f"it may fail by {code}, and has no generation that was compared"
         checks = [check for check in record.limits if check.metric == match[1] and check.gates]
-        if not any(check.value is not None and not _kept(check) for check in checks):
+        if not any(check.value is not None and not _within_limit(check) for check in checks):
             return f"it may fail by {code}, and no value of {match[1]} lies outside its limit"
     return ""
 
@@ -286,7 +288,7 @@ class MergedCase(Record):
 class Merged(Record):
     """The result of ``quantgate merge``."""
 
-    told: ClassVar[bool] = True
+    redact_on_write: ClassVar[bool] = True
 
     schema_version: Literal[1] = 1
     runner: str
@@ -301,7 +303,7 @@ class Merged(Record):
         return tuple(case for case in self.cases if case.outcome is Outcome.NOT_RUN)
 
 
-class _Found(NamedTuple):
+class _ShardResult(NamedTuple):
     record: CaseRecord
     folder: Path
 
@@ -363,7 +365,7 @@ def merge(folders: Sequence[Path], plan: Plan, out: Path) -> Merged:
     return merged
 
 
-def _foreign_candidate(result: _Found) -> str:
+def _foreign_candidate(result: _ShardResult) -> str:
     """Return why the candidate beside a record is not of that record; empty if it is, or if there is none.
 
     The record names its plan, and the candidate holds the digest of its record: so a candidate of another run, which
@@ -375,13 +377,13 @@ def _foreign_candidate(result: _Found) -> str:
     try:
         candidate = read_candidate(result.folder)
         part = candidate.parts.get(RECORD)
-        own = digest_file(result.folder / RECORD_FILE)
+        record_digest = digest_file(result.folder / RECORD_FILE)
     except (OSError, QuantgateError) as error:
-        said = error.what if isinstance(error, QuantgateError) else str(error)
-        return f"{path}: {one_line(said)}: it is left out"
+        message = error.what if isinstance(error, QuantgateError) else str(error)
+        return f"{path}: {one_line(message)}: it is left out"
     if (candidate.case, candidate.runner) != (result.record.case, result.record.runner):
         return f"{path} is of {candidate.runner}/{candidate.case}: it is left out"
-    if part is None or part.sha256 != own:
+    if part is None or part.sha256 != record_digest:
         return f"{path} is of another run than the record beside it: it is left out"
     return ""
 
@@ -397,11 +399,13 @@ def _not_plain(folder: str, names: list[str], problems: list[str]) -> set[str]:
     return left_out
 
 
-def _records(folders: Iterable[Path], plan: Plan, problems: list[str]) -> tuple[dict[str, _Found], dict[str, str]]:
+def _records(
+    folders: Iterable[Path], plan: Plan, problems: list[str]
+) -> tuple[dict[str, _ShardResult], dict[str, str]]:
     """Return the record that counts per planned node, and the reason per node whose record is unusable."""
     planned = {case.node: case for case in plan.cases}
     by_folder = {case.case: case.node for case in plan.cases}
-    records: dict[str, _Found] = {}
+    records: dict[str, _ShardResult] = {}
     unusable: dict[str, str] = {}
     for path in sorted(path for folder in folders for path in folder.rglob(RECORD_FILE)):
         try:
@@ -428,7 +432,7 @@ def _records(folders: Iterable[Path], plan: Plan, problems: list[str]) -> tuple[
         if earlier is not None and Outcome.NOT_RUN not in (earlier.record.verdict.outcome, record.verdict.outcome):
             problems.append(f"{record.node} has two records, {earlier.folder} and {path.parent}: the worse one counts")
         records[record.node] = (
-            _Found(record, path.parent) if earlier is None else _worse(earlier, _Found(record, path.parent))
+            _ShardResult(record, path.parent) if earlier is None else _worse(earlier, _ShardResult(record, path.parent))
         )
     return records, unusable
 
@@ -453,7 +457,7 @@ def _misfit(record: CaseRecord, folder: Path, planned: PlannedCase, plan: Plan) 
     return unproven(record, case)
 
 
-def _worse(first: _Found, second: _Found) -> _Found:
+def _worse(first: _ShardResult, second: _ShardResult) -> _ShardResult:
     """Return the worse of two records. `not_run` (left by a restarted shard) loses to any real result."""
     if Outcome.NOT_RUN in (first.record.verdict.outcome, second.record.verdict.outcome):
         return second if first.record.verdict.outcome is Outcome.NOT_RUN else first

@@ -104,12 +104,12 @@ def split_long(units: Sequence[Unit], machines: int) -> tuple[list[Unit], tuple[
         # An engine within the ideal makespan does not delay the plan, and an engine of one case cannot be split.
         if machines < 2 or unit.seconds <= ideal or len(unit.cases) < 2:
             continue
-        rest = [other for other in best if other.key != unit.key]
-        plans = [rest + _parts(unit, count) for count in range(2, min(len(unit.cases), machines) + 1)]
+        unsplit = [other for other in best if other.key != unit.key]
+        plans = [unsplit + _parts(unit, count) for count in range(2, min(len(unit.cases), machines) + 1)]
         # Rounding hides differences in the last digits, so that of equally long plans the one with fewer parts wins.
         chosen = min(plans, key=lambda plan: (round(makespan(lpt(plan, machines)), 6), len(plan)))
         if makespan(lpt(chosen, machines)) <= (1 - WORTH) * makespan(lpt(best, machines)):
-            splits.append(Split(unit.key, len(chosen) - len(rest), unit.seconds, ideal))
+            splits.append(Split(unit.key, len(chosen) - len(unsplit), unit.seconds, ideal))
             best = chosen
     return best, tuple(splits)
 
@@ -263,7 +263,7 @@ def make_plan(
         makespan=round(makespan(bins), 3),
         lower_bound=round(lower_bound(units, len(bins)), 3),
         cases=tuple(planned),
-        notes=tuple(_notes(planned, splits, asked=shards, used=len(bins))),
+        notes=tuple(_notes(planned, splits, requested=shards, used=len(bins))),
         coverage=coverage,
     )
     return plan.model_copy(update={"id": plan.digest()})
@@ -292,10 +292,10 @@ def _planned(located: Located, duration: Duration, shard: int) -> PlannedCase:
     )
 
 
-def _notes(planned: Sequence[PlannedCase], splits: Sequence[Split], *, asked: int, used: int) -> list[str]:
+def _notes(planned: Sequence[PlannedCase], splits: Sequence[Split], *, requested: int, used: int) -> list[str]:
     notes = []
-    if used < asked:
-        notes.append(f"{used} of {asked} shards are used: there are no more engines to give to the others")
+    if used < requested:
+        notes.append(f"{used} of {requested} shards are used: there are no more engines to give to the others")
     for split in splits:
         cases = [case.case for case in planned if case.engine == split.key]
         shown = ", ".join(cases[:3]) + (" ..." if len(cases) > 3 else "")

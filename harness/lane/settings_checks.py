@@ -44,7 +44,7 @@ class Answer:
 
     data: Any = None
     status: int = 200
-    said: str = ""
+    message: str = ""
 
 
 @dataclass
@@ -78,15 +78,15 @@ class GitHub:
             answer = self.get(f"{path}{'&' if '?' in path else '?'}per_page=100&page={page}")
             if answer.status != 200:
                 return answer
-            here = _rows(answer, key)
-            rows += here
+            page_rows = _rows(answer, key)
+            rows += page_rows
             total = _of(answer, "total_count") if page == 1 else total
             # without a count, a page that is not full is the last
-            if len(rows) >= total if isinstance(total, int) else len(here) < 100:
+            if len(rows) >= total if isinstance(total, int) else len(page_rows) < 100:
                 return Answer({key: rows})
-            if not here:
+            if not page_rows:
                 break
-        return Answer(status=206, said=f"{len(rows)} of {total} rows arrived")
+        return Answer(status=206, message=f"{len(rows)} of {total} rows arrived")
 
     def _ask(self, path: str) -> Answer:
         command = ["gh", "api", "--method", "GET", "-H", "X-GitHub-Api-Version: 2022-11-28", path]
@@ -105,7 +105,7 @@ class GitHub:
             if status is None:  # without an HTTP status GitHub was not reached: the network or gh itself failed
                 problem = " ".join(completed.stderr.split())[:300] or f"exit status {completed.returncode}"
                 raise InfraError(f"gh failed: {problem}", kind="download", remedy="gh auth status")
-            return Answer(status=int(status[1]), said=" ".join(completed.stderr.split())[:200])
+            return Answer(status=int(status[1]), message=" ".join(completed.stderr.split())[:200])
         try:
             return Answer(parse_foreign(completed.stdout, path))
         except UnreadableError as error:
@@ -159,8 +159,8 @@ def _approval(github: GitHub, *, private: bool) -> Check:
         if answer.status != 200:
             return _unread(name, answer, command)
         runs = _of(answer, "run_workflows_from_fork_pull_requests")
-        asks = _of(answer, "require_approval_for_fork_pr_workflows")
-        fine = runs is False or asks is True
+        requires_approval = _of(answer, "require_approval_for_fork_pr_workflows")
+        fine = runs is False or requires_approval is True
         actual = f"run_workflows_from_fork_pull_requests: {_shown(runs)}"
         return _check(name, fine, actual, wanted, "pull requests of forks run workflows without approval", command)
     path = f"{base}/fork-pr-contributor-approval"
@@ -169,7 +169,7 @@ def _approval(github: GitHub, *, private: bool) -> Check:
     if answer.status != 200:
         return _unread(name, answer, command)
     policy = _of(answer, "approval_policy")
-    message = "whoever had one pull request merged runs workflows of a fork without approval, edited ones too"
+    message = "a person with one merged pull request runs workflows of a fork without approval, edited ones too"
     return _check(
         name, policy == "all_external_contributors", str(policy), "all_external_contributors", message, command
     )
@@ -296,23 +296,25 @@ def _group_repositories(github: GitHub, name: str, path: str) -> Check:
     Another repository may call this lane at main with its own code, so restricting the workflow files does not keep
     it away.
     """
-    check, wanted = "group_repositories", github.repository
-    about = github.get(f"repos/{wanted}")
+    check, repository = "group_repositories", github.repository
+    about = github.get(f"repos/{repository}")
     command = f"gh api --method PUT {path}/repositories -F 'selected_repository_ids[]={_of(about, 'id') or 'ID'}'"
     answer = github.rows(f"{path}/repositories", "repositories")
     if answer.status != 200:
         return _unread(check, answer, command)
     names = sorted(str(row.get("full_name", "?")) for row in _rows(answer, "repositories"))
-    others = [other for other in names if other.lower() != wanted.lower()]
-    message = f"group {name!r} also serves {', '.join(others[:5])}: whoever may push there calls the lane with its code"
-    return _check(check, not others, ", ".join(names) or "none", wanted, message, command)
+    others = [other for other in names if other.lower() != repository.lower()]
+    message = (
+        f"group {name!r} also serves {', '.join(others[:5])}: a person who may push there calls the lane with its code"
+    )
+    return _check(check, not others, ", ".join(names) or "none", repository, message, command)
 
 
 def _fixed(workflow: str, repository: str, branch: str) -> bool:
     """Return whether ``owner/name/.github/workflows/file@ref`` is a file of the lane at ``branch`` or at a commit."""
     file, _, ref = workflow.partition("@")
-    ours = file.lower() in {f"{repository}/.github/workflows/{name}".lower() for name in REACHING}
-    return ours and (ref in (branch, f"refs/heads/{branch}") or _COMMIT.fullmatch(ref) is not None)
+    is_ours = file.lower() in {f"{repository}/.github/workflows/{name}".lower() for name in REACHING}
+    return is_ours and (ref in (branch, f"refs/heads/{branch}") or _COMMIT.fullmatch(ref) is not None)
 
 
 def _ephemeral(runner: Mapping[str, Any]) -> Check:
@@ -323,7 +325,7 @@ def _ephemeral(runner: Mapping[str, Any]) -> Check:
         f"{name}: ephemeral: {_shown(lives)}",
         "ephemeral: true",
         f"runner {name} takes one job after another: what a job leaves (files, processes, hooks) meets the next",
-        "set it up again as docs/lane.md says (a runner for one job: --jitconfig, or --ephemeral)",
+        "set it up again as docs/lane.md describes (a runner for one job: --jitconfig, or --ephemeral)",
     )
 
 
@@ -369,9 +371,9 @@ def _environment(github: GitHub, branch: str) -> Iterator[Check]:
 
 
 def _branches(github: GitHub, branch: str) -> Iterator[Check]:
-    """Check the rules that apply to the branches: those of active rulesets, whatever level defines them."""
-    wanted = {COPY: ("creation", "update"), branch: ("pull_request", "deletion", "non_fast_forward")}
-    for name, types in wanted.items():
+    """Check the rules of all active rulesets that apply to the branches, of repository and organization."""
+    rules_by_branch = {COPY: ("creation", "update"), branch: ("pull_request", "deletion", "non_fast_forward")}
+    for name, types in rules_by_branch.items():
         path = f"repos/{github.repository}/rules/branches/{quote(name, safe='')}"
         pattern = "refs/heads/pull-request/**/*" if name == COPY else f"refs/heads/{name}"
         body = json.dumps(
@@ -396,7 +398,7 @@ def _branches(github: GitHub, branch: str) -> Iterator[Check]:
         absent = [kind for kind in types if kind not in present]
         shown = "pull-request/*" if name == COPY else name
         why = (
-            "whoever may push starts the lane on the machines"
+            "every person who may push starts the lane on the machines"
             if name == COPY
             else "what the lane trusts can be rewritten"
         )
@@ -492,7 +494,7 @@ def _unread(name: str, answer: Answer, command: str) -> Check:
         name=name,
         state="unfit",
         found=f"HTTP {answer.status}",
-        message=f"this setting cannot be read ({answer.said or answer.status}): the token needs admin rights",
+        message=f"this setting cannot be read ({answer.message or answer.status}): the token needs admin rights",
         remedy=f"ask with an administrator's token (gh auth login), or set it: {command}",
     )
 

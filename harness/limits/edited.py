@@ -71,7 +71,7 @@ def odd_limits(file: LimitFile, shown: int = 4) -> str:
     except (QuantgateError, ValueError, ArithmeticError):
         return ""  # No limit can be placed from these samples, so only the seal shows that the file was edited.
     rows = [
-        f"{limit.metric} {_said(limit)}, and its samples give {_said(expected)}"
+        f"{limit.metric} {_limit_text(limit)}, and its samples give {_limit_text(expected)}"
         for limit in file.limits
         if (expected := placed.get(limit.metric)) is not None and not _same(limit, expected)
     ]
@@ -84,5 +84,5 @@ def _same(limit: Limit, expected: Limit) -> bool:
     return limit.limit is None or expected.limit is None or math.isclose(limit.limit, expected.limit, rel_tol=1e-9)
 
 
-def _said(limit: Limit) -> str:
+def _limit_text(limit: Limit) -> str:
     return "does not gate" if limit.limit is None else f"{limit.limit:.4g} ({limit.direction.replace('_', ' ')})"

@@ -14,7 +14,7 @@ from harness.records.limits import ControlResult, Limit, Sample
 
 
 @dataclass(frozen=True)
-class Found:
+class Detection:
     """Detection of one fault, per strength."""
 
     fault: str
@@ -36,13 +36,13 @@ class Found:
         return answer
 
 
-def detection(fault: str, runs: Iterable[tuple[float, bool]]) -> Found:
+def detection(fault: str, runs: Iterable[tuple[float, bool]]) -> Detection:
     """Compute the shares per strength from pairs (strength, found) of single runs."""
     heaps: defaultdict[float, list[bool]] = defaultdict(list)
     for strength, detected in runs:
         heaps[strength].append(detected)
     rows = tuple((strength, sum(heap) / len(heap), len(heap)) for strength, heap in sorted(heaps.items()))
-    return Found(fault, rows)
+    return Detection(fault, rows)
 
 
 # The rule ``repeats``: place a limit twice as far from the ideal value as the worst healthy run.
@@ -125,16 +125,21 @@ def control_results(limits: Sequence[Limit]) -> tuple[ControlResult, ...]:
     for limit in limits:
         for sample in limit.samples:
             if sample.side == "faulty" and sample.fault and sample.strength is not None:
-                seen = runs.setdefault((sample.fault, sample.strength), {}).setdefault(sample.run, set())
+                metrics = runs.setdefault((sample.fault, sample.strength), {}).setdefault(sample.run, set())
                 if not limit.admits(sample.value):
-                    seen.add(limit.metric)
+                    metrics.add(limit.metric)
     return tuple(_control(fault, runs) for fault in sorted({fault for fault, _ in runs}))
 
 
 def _control(fault: str, runs: Mapping[tuple[str, float], Mapping[str, set[str]]]) -> ControlResult:
     values_by_strength = {strength: by_run for (name, strength), by_run in runs.items() if name == fault}
     detection_shares = detection(
-        fault, [(strength, bool(seen)) for strength, by_run in values_by_strength.items() for seen in by_run.values()]
+        fault,
+        [
+            (strength, bool(detecting_metrics))
+            for strength, by_run in values_by_strength.items()
+            for detecting_metrics in by_run.values()
+        ],
     )
     strongest = values_by_strength[max(values_by_strength)].values()
     return ControlResult(

@@ -110,7 +110,7 @@ class Sides:
         return max(self.bound.value, self.floor)
 
     @property
-    def told(self) -> dict[str, float]:
+    def separable(self) -> dict[str, float]:
         """Return the faults beyond the healthy side, with their distances."""
         return {fault: near for fault, near in self.strongest.items() if near > self.end}
 
@@ -196,12 +196,12 @@ def _limit(
     metric: MetricResult, samples: Sequence[Sample], sides: Sides, rule: Rule, metrics: int, detected: frozenset[str]
 ) -> Limit:
     """Build the limit of one metric. ``detected`` are the faults that some metric finds with full room."""
-    needed = [near for fault, near in sides.told.items() if fault not in detected]
-    gates = bool(sides.told) or not sides.strongest
+    needed = [near for fault, near in sides.separable.items() if fault not in detected]
+    gates = bool(sides.separable) or not sides.strongest
     dist = _between(sides.end, min(needed, default=None), rule.room) if gates else None
     limit = None if dist is None else value_at(metric, dist)
     bound, modes = sides.bound, sides.modes
-    untold = tuple(sorted(set(sides.strongest) - set(sides.told)))
+    inseparable = tuple(sorted(set(sides.strongest) - set(sides.separable)))
     parameters: dict[str, Json] = {
         "coverage": rule.coverage,
         "metrics": metrics,
@@ -213,7 +213,7 @@ def _limit(
         "attained": round(bound.attained, 6),
         "bound": value_at(metric, bound.value),
         "floor": value_at(metric, sides.floor),
-        "cannot_tell": list(untold),
+        "cannot_tell": list(inseparable),
     }
     if bound.k is not None:
         parameters["k"] = round(bound.k, 4)
@@ -234,7 +234,7 @@ def _limit(
         parameters=parameters,
         margin_benign=abs(value_at(metric, worst) - line),
         margin_faulty=abs(value_at(metric, min(beyond)) - line) if beyond else None,
-        why="" if dist is not None else _why(metric, bound, untold),
+        why="" if dist is not None else _why(metric, bound, inseparable),
     )
 
 
@@ -269,8 +269,8 @@ def promise(limit: Limit) -> str:
         how = "normal theory on" if parameters["way"] == "normal" else "the worst of"
         return f"{share:.2%} of healthy runs with {confidence:.0%} confidence, by {how} {n} runs"
     same = len({sample.value for sample in distinct(limit.samples)}) == 1
-    which = "all read the same, so that they cover" if same else "are not normally distributed; the worst covers"
+    quality = "all read the same, so that they cover" if same else "are not normally distributed; the worst covers"
     return (
-        f"{n} distinct healthy runs {which} {covered_by_worst(n, confidence):.1%} with {confidence:.0%} confidence, "
+        f"{n} distinct healthy runs {quality} {covered_by_worst(n, confidence):.1%} with {confidence:.0%} confidence, "
         f"and not the {share:.2%} that was asked for: that takes {runs_needed(share, confidence)}"
     )

@@ -74,16 +74,17 @@ def step_errors(trace: Trace, reference: Trace) -> tuple[float, ...]:
     """
     pairs = list(zip(trace.steps, reference.steps, strict=False))
     if any(
-        not ours.velocity_sketch or len(ours.velocity_sketch) != len(other.velocity_sketch) for ours, other in pairs
+        not step.velocity_sketch or len(step.velocity_sketch) != len(reference_step.velocity_sketch)
+        for step, reference_step in pairs
     ):
         return ()
-    return tuple(_error(ours.velocity_sketch, other.velocity_sketch) for ours, other in pairs)
+    return tuple(_error(step.velocity_sketch, reference_step.velocity_sketch) for step, reference_step in pairs)
 
 
 def text_error(trace: Trace, reference: Trace) -> float | None:
     """Return the relative error of the text embedding's sketch; ``None`` if one is absent or the lengths differ."""
-    ours, other = trace.text_embedding_sketch, reference.text_embedding_sketch
-    return _error(ours, other) if ours and len(ours) == len(other) else None
+    sketch, reference_sketch = trace.text_embedding_sketch, reference.text_embedding_sketch
+    return _error(sketch, reference_sketch) if sketch and len(sketch) == len(reference_sketch) else None
 
 
 def trace_values(trace: Trace, reference: Trace) -> Values:
@@ -123,10 +124,10 @@ def tolerance(limit: Limit, measure: Measure) -> float:
     return max(measure.factor * max(sample.value for sample in limit.samples), measure.floor)
 
 
-def _error(ours: Sequence[float], other: Sequence[float]) -> float:
+def _error(sketch: Sequence[float], reference: Sequence[float]) -> float:
     import numpy as np
 
-    return relative_error(np.asarray(ours), np.asarray(other))
+    return relative_error(np.asarray(sketch), np.asarray(reference))
 
 
 def relative_error(run: NDArray[Any], anchor: NDArray[Any]) -> float:

@@ -48,7 +48,7 @@ def edited(limits: LimitFile) -> str:
         return ""
     if limits.seal:
         return "the file was changed after its limits were placed; its seal does not fit"
-    return "the file carries no seal, so nobody knows whether its limits are those that were placed"
+    return "the file carries no seal, so its limits may differ from those that were placed"
 
 
 def place_again(limits: LimitFile) -> str:
@@ -85,9 +85,9 @@ def load_limits(folder: Path, runner: str, case: str, *, allow_edited: bool = Fa
             raise InvalidCaseError(f"cannot be read: {error.what}", where=error.where, remedy=remedy) from None
         problems = [f"{_pointer(detail['loc'])}: {detail['msg']}" for detail in fields.errors(include_input=False)]
         raise InvalidCaseError("; ".join(problems), where=str(path), remedy=remedy) from None
-    for field, stated, meant in (("case", limits.case, case), ("runner", limits.runner, runner)):
-        if stated != meant:
-            raise InvalidCaseError(f"/{field}: says {stated!r}, and lies where {meant!r} is read", where=str(path))
+    for field, stated, expected in (("case", limits.case, case), ("runner", limits.runner, runner)):
+        if stated != expected:
+            raise InvalidCaseError(f"/{field}: says {stated!r}, and lies where {expected!r} is read", where=str(path))
     if not allow_edited and not limits.is_sealed:
         raise EditedLimitsError(limits, path)
     return limits

@@ -33,11 +33,6 @@ class Bound:
     k: float | None = None
     """Factor of the standard deviation, for ``normal``."""
 
-    @property
-    def kept(self) -> bool:
-        """Return whether the promise is kept."""
-        return self.attained >= self.coverage
-
 
 def runs_needed(coverage: float, confidence: float) -> int:
     """Return the least n for which the worst of n runs covers ``coverage``: 1 - coverage^n >= confidence.

@@ -33,9 +33,9 @@ LOW_DISK_GIB = 20.0
 _YES = {"1", "ON", "YES", "TRUE"}
 
 
-def check_packages(wanted: Mapping[str, str]) -> Iterator[Check]:
+def check_packages(specifiers: Mapping[str, str]) -> Iterator[Check]:
     """Compare installed versions with the specifiers of the runner's profile."""
-    for name, specifier in sorted(wanted.items()):
+    for name, specifier in sorted(specifiers.items()):
         try:
             installed = version(name)
         except PackageNotFoundError:
@@ -52,9 +52,9 @@ def check_disk(root: Path, environ: Mapping[str, str]) -> Iterator[Check]:
     """Check the free space of the disks that hold the runs and the models."""
     for label, path in (("runs", root), ("models", hub_cache(environ))):
         # The folder may not exist yet: its nearest existing parent lies on the same disk.
-        there = next((parent for parent in (path, *path.parents) if parent.exists()), Path("/"))
-        free = shutil.disk_usage(there).free / GIB
-        space = f"{free:.1f} GiB free at {there} ({label})"
+        present = next((parent for parent in (path, *path.parents) if parent.exists()), Path("/"))
+        free = shutil.disk_usage(present).free / GIB
+        space = f"{free:.1f} GiB free at {present} ({label})"
         if free < LEAST_DISK_GIB:
             remedy = "make room: rm -r runs/<old run>, hf cache prune"
             yield Check(name="disk", state="unfit", found=space, message=f"only {space}", remedy=remedy)
@@ -124,7 +124,7 @@ class Host:
     comm: Callable[[int], str] = process_name
     environ: Mapping[str, str] = field(default_factory=lambda: os.environ)
     machine: Callable[[], str] = platform.machine
-    own: frozenset[int] = frozenset()
+    own_pids: frozenset[int] = frozenset()
     """Process ids of this run's own processes, besides the current one."""
 
 
@@ -194,9 +194,9 @@ def _gpus(profile: RunnerProfile, uuid: str | None, host: Host) -> list[Check]:
     nvml = host.nvml or importlib.import_module("pynvml")
     wanted = " or ".join(profile.device_names)
     try:
-        with started(nvml) as there:
-            gpus = read_gpus(nvml, host.comm) if there else ()
-            driver = _text(nvml.nvmlSystemGetDriverVersion()) if there else ""
+        with started(nvml) as nvml_works:
+            gpus = read_gpus(nvml, host.comm) if nvml_works else ()
+            driver = _text(nvml.nvmlSystemGetDriverVersion()) if nvml_works else ""
     except nvml.NVMLError as error:
         message = f"the NVIDIA driver does not answer: {error}"
         return [Check(name="driver", state="unfit", wanted=profile.driver or "", message=message, remedy="nvidia-smi")]
@@ -218,11 +218,14 @@ def _gpus(profile: RunnerProfile, uuid: str | None, host: Host) -> list[Check]:
         ]
     # The log is read once for all GPUs.
     log = host.kernel_log()
-    return [_driver(driver, profile), *(check for gpu in matching for check in _one(gpu, profile, log, host))]
+    return [
+        _driver(driver, profile),
+        *(check for gpu in matching for check in _check_listed_gpu(gpu, profile, log, host)),
+    ]
 
 
-def _one(gpu: GpuFacts, profile: RunnerProfile, log: tuple[str, ...] | None, host: Host) -> list[Check]:
-    return check_gpu(gpu, profile, log, frozenset({os.getpid(), *host.own}))
+def _check_listed_gpu(gpu: GpuFacts, profile: RunnerProfile, log: tuple[str, ...] | None, host: Host) -> list[Check]:
+    return check_gpu(gpu, profile, log, frozenset({os.getpid(), *host.own_pids}))
 
 
 def _driver(driver: str, profile: RunnerProfile) -> Check:

@@ -130,7 +130,7 @@ def _memory(gpu: GpuFacts, profile: RunnerProfile, own_pids: Set[int]) -> Iterat
         for process in foreign
     )
     if gpu.processes is None:
-        yield Check(name="processes", state="unknown", message="NVML does not say which processes use this GPU")
+        yield Check(name="processes", state="unknown", message="NVML does not list the processes that use this GPU")
     elif foreign:
         message = f"in use by {named}"
         remedy = "wait for it or ask its owner: quantgate never ends a process that it did not start"
@@ -191,7 +191,9 @@ def _xid(gpu: GpuFacts, log: tuple[str, ...] | None) -> Check:
 def _clocks(gpu: GpuFacts) -> Iterator[Check]:
     clocks = f"SM {gpu.sm_clock} of {gpu.sm_clock_max} MHz" if gpu.sm_clock and gpu.sm_clock_max else ""
     if gpu.throttle is None:
-        yield Check(name="clocks", state="unknown", found=clocks, message="this driver does not say why clocks are low")
+        yield Check(
+            name="clocks", state="unknown", found=clocks, message="this driver does not report why clocks are low"
+        )
         return
     reasons = ", ".join(gpu.throttle)
     if SLOWING & set(gpu.throttle):
@@ -209,10 +211,10 @@ def _clocks(gpu: GpuFacts) -> Iterator[Check]:
 # Driver versions: dotted numbers, compared number by number.
 
 
-def at_least(present: str, wanted: str) -> bool:
-    """Return whether the dotted version ``present`` is ``wanted`` or newer; false if it is not a dotted version."""
+def at_least(present: str, least: str) -> bool:
+    """Return whether the dotted version ``present`` is ``least`` or newer; false if it is not a dotted version."""
     try:
-        pairs = list(zip_longest(_numbers(present), _numbers(wanted), fillvalue=0))
+        pairs = list(zip_longest(_numbers(present), _numbers(least), fillvalue=0))
     except ValueError:
         return False
     return tuple(number for number, _ in pairs) >= tuple(other for _, other in pairs)

@@ -54,7 +54,7 @@ class _Lock:
     def __init__(self, path: Path) -> None:
         self.path = path
         self._mutex = threading.Lock()
-        self._done = threading.Event()
+        self._stop = threading.Event()
         self._file: int | None = None
         self._name: socket.socket | None = None
 
@@ -76,7 +76,7 @@ class _Lock:
     def renew(self) -> bool:
         """Lock the file at the path again if it was replaced; return false if another process holds the new file."""
         with self._mutex:
-            if self._done.is_set() or self._file is None or _is_at(self._file, self.path):
+            if self._stop.is_set() or self._file is None or _is_at(self._file, self.path):
                 return True
             # The folder may have been deleted with it.
             with contextlib.suppress(OSError):
@@ -94,7 +94,7 @@ class _Lock:
     def release(self) -> None:
         """Release both locks. The file stays: deleting it would make the next process lock another inode."""
         with self._mutex:
-            self._done.set()
+            self._stop.set()
             if self._file is not None:
                 os.close(self._file)
                 self._file = None
@@ -103,7 +103,7 @@ class _Lock:
                 self._name = None
 
     def _watch(self) -> None:
-        while not self._done.wait(WATCH_SECONDS):
+        while not self._stop.wait(WATCH_SECONDS):
             self.renew()
 
 
@@ -131,10 +131,10 @@ def _lock_file(path: Path) -> int | None:
 def _is_at(handle: int, path: Path) -> bool:
     """Return whether ``path`` still names the file that is open as ``handle``."""
     try:
-        there, here = path.lstat(), os.fstat(handle)
+        at_path, of_handle = path.lstat(), os.fstat(handle)
     except OSError:
         return False
-    return (there.st_dev, there.st_ino) == (here.st_dev, here.st_ino)
+    return (at_path.st_dev, at_path.st_ino) == (of_handle.st_dev, of_handle.st_ino)
 
 
 def _bind(path: Path) -> socket.socket | None:
@@ -287,7 +287,7 @@ def _try(device: Device, place: Path, run: str) -> Lease | None:
             f"the lock of {device.uuid} cannot be made: {error.strerror}",
             where=str(lock.path),
             kind="device",
-            remedy=f"remove what is in its place, or set {FOLDER_VARIABLE} to a folder of your own",
+            remedy=f"remove the file in its place, or set {FOLDER_VARIABLE} to a folder of your own",
         ) from error
     if not acquired:
         return None
@@ -312,8 +312,10 @@ def _holders(devices: Sequence[Device], place: Path) -> str:
     holders = []
     for device in devices:
         holder = _holder(place / f"{device.uuid}.json")
-        who = f"process {holder.pid}{_stopped(holder)} on {holder.host} since {holder.since}" if holder else _NOBODY
-        holders.append(f"{device.uuid} by {who}" + (f" (run {holder.run})" if holder and holder.run else ""))
+        holder_text = (
+            f"process {holder.pid}{_stopped(holder)} on {holder.host} since {holder.since}" if holder else _NOBODY
+        )
+        holders.append(f"{device.uuid} by {holder_text}" + (f" (run {holder.run})" if holder and holder.run else ""))
     return "; ".join(holders)
 
 

@@ -131,7 +131,7 @@ def end_leftovers() -> tuple[int, ...]:
     return tuple(sorted(ended))
 
 
-def _with(wanted: Callable[[str], bool]) -> list[Process]:
+def _with(matches: Callable[[str], bool]) -> list[Process]:
     prefix = f"{MARKER}=".encode()
     matching = []
     for process in processes():
@@ -140,7 +140,7 @@ def _with(wanted: Callable[[str], bool]) -> list[Process]:
         except OSError:  # it belongs to another user, or has ended
             continue
         value = next((entry[len(prefix) :] for entry in entries if entry.startswith(prefix)), None)
-        if value is not None and wanted(value.decode(errors="replace")):
+        if value is not None and matches(value.decode(errors="replace")):
             matching.append(process)
     return matching
 

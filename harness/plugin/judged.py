@@ -170,12 +170,12 @@ def _unjudged(state: PluginState, node: str, located: Located) -> CaseRecord:
             (folder / attempt_file(before.attempt)).unlink()
         return record
     runner = state.profile().name
-    what = "it was selected, and the run ended before it was judged"
+    reason = "it was selected, and the run ended before it was judged"
     if node in state.skipped:
-        what = f"it was selected, and pytest skipped it: {state.skipped[node]}"
+        reason = f"it was selected, and pytest skipped it: {state.skipped[node]}"
     elif node in state.dropped:
-        what = "it was selected, and a plugin or a conftest.py took it out of the run"
-    return state.lost(located, node, 1, NeverJudgedError(what, remedy=f"pytest {node} --runner {runner}"))
+        reason = "it was selected, and a plugin or a conftest.py took it out of the run"
+    return state.lost(located, node, 1, NeverJudgedError(reason, remedy=f"pytest {node} --runner {runner}"))
 
 
 def skip_reason(report: pytest.TestReport) -> str:

@@ -55,8 +55,8 @@ def why_no_case(config: pytest.Config, exitstatus: int) -> str:
     if exitstatus == pytest.ExitCode.USAGE_ERROR:  # pytest itself names the path that it did not find
         return _unknown_case(config, files)
     if not files:
-        asked = bool(config.getini("quantgate_cases")) or cases.is_dir()
-        return f"there is no case file in {cases}\n  next: quantgate init, or write one" if asked else ""
+        expects_cases = bool(config.getini("quantgate_cases")) or cases.is_dir()
+        return f"there is no case file in {cases}\n  next: quantgate init, or write one" if expects_cases else ""
     if not any(_meets(place, cases) for place in places):
         return f"the cases lie in {cases}, and this command does not look there\n  next: pytest {cases}"
     return ""
@@ -68,17 +68,17 @@ _WORD = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
 def _unknown_case(config: pytest.Config, files: Collection[Path]) -> str:
     """Name a case of the command line that its file does not hold, with the most similar case of that file."""
     for argument in config.args:
-        name, _, wanted = argument.partition("::")
+        name, _, case_id = argument.partition("::")
         path = Path(config.invocation_params.dir, name).resolve()
-        if not wanted or path not in files:
+        if not case_id or path not in files:
             continue
         try:
             located, _ = check_cases([path], options.project(config).root)
         except InvalidCaseError:  # a profile that cannot be read is told at collection
             return ""
         ids = [item.case.id for item in located]
-        if ids and wanted not in ids:
-            return f"{name} has no case {wanted}; {did_you_mean(wanted, ids)}\n  next: quantgate cases"
+        if ids and case_id not in ids:
+            return f"{name} has no case {case_id}; {did_you_mean(case_id, ids)}\n  next: quantgate cases"
     return ""
 
 
@@ -96,12 +96,12 @@ def _unknown_marks(config: pytest.Config, state: PluginState) -> str:
     runners = sorted(profile.marker for profile in profiles.values())
     unknown = sorted(words - marks - set(runners))
     if not unknown:
-        asked = sorted(words & set(runners))
+        requested = sorted(words & set(runners))
         named = sorted({mark.name for item in state.collected for mark in item.iter_markers()} & set(runners))
-        if asked and named and not set(asked) & set(named):
+        if requested and named and not set(requested) & set(named):
             return (
-                f"-m {asked[0]}: no case that pytest collected names runner {asked[0]} (their runners: "
-                f"{', '.join(named)})\n  next: add {asked[0]} to the `runners` of a case, or pytest -m {named[0]}"
+                f"-m {requested[0]}: no case that pytest collected names runner {requested[0]} (their runners: "
+                f"{', '.join(named)})\n  next: add {requested[0]} to the `runners` of a case, or pytest -m {named[0]}"
             )
         return ""
     advice = did_you_mean(unknown[0], runners)

@@ -33,8 +33,8 @@ class ProgressLine:
             self._show(event.stage)
         elif isinstance(event, Progress):
             if self._live:
-                what = "denoising step" if event.stage == "denoise" else "component"
-                self._show(f"{what} {event.done}/{event.total}")
+                unit = "denoising step" if event.stage == "denoise" else "component"
+                self._show(f"{unit} {event.done}/{event.total}")
         elif isinstance(event, CaseFinished) and self._live:
             self._reporter.rewrite("", erase=True)
 

@@ -134,8 +134,8 @@ def _uncollected(state: PluginState, session: pytest.Session) -> Iterator[CaseIt
     if config.option.ignore_glob:
         return
     for path in state.case_files.files:
-        asked = any(path.is_relative_to(place) for place in _named_places(config))
-        if not asked or path in state.collected_files or any(path.is_relative_to(place) for place in ignored):
+        requested = any(path.is_relative_to(place) for place in _named_places(config))
+        if not requested or path in state.collected_files or any(path.is_relative_to(place) for place in ignored):
             continue
         try:
             yield from CaseFile.from_parent(session, path=path).collect()

@@ -133,11 +133,11 @@ class PluginState:
         profiles = load_runners(options.project(self.config).runners)
         shard = self.shard()
         named = self.config.getoption("runner") or self.worker_input("runner")
-        wanted = named or (shard.plan.runner if shard else "") or self.marked()
-        if wanted:
-            if wanted not in profiles:
-                raise pytest.UsageError(f"--runner {wanted}: no such profile; there are {', '.join(sorted(profiles))}")
-            return profiles[wanted]
+        runner = named or (shard.plan.runner if shard else "") or self.marked()
+        if runner:
+            if runner not in profiles:
+                raise pytest.UsageError(f"--runner {runner}: no such profile; there are {', '.join(sorted(profiles))}")
+            return profiles[runner]
         gpus = gpu_devices()
         try:
             return match_runner(gpus[0] if gpus else cpu_device(), profiles)

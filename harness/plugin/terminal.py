@@ -95,8 +95,8 @@ def as_interrupt() -> Iterator[None]:
 
     Nothing is changed if another handler of SIGTERM is set, or outside the main thread, which alone may set one.
     """
-    ours = threading.current_thread() is threading.main_thread()
-    if not ours or signal.getsignal(signal.SIGTERM) is not signal.SIG_DFL:
+    in_main_thread = threading.current_thread() is threading.main_thread()
+    if not in_main_thread or signal.getsignal(signal.SIGTERM) is not signal.SIG_DFL:
         yield
         return
     signal.signal(signal.SIGTERM, _interrupt)

@@ -16,16 +16,16 @@ class Unwritten(Protocol):
 
 
 @contextmanager
-def or_said(state: Unwritten, what: str) -> Iterator[None]:
-    """Context manager: if the write fails, queue "<what> could not be written" for the end of the table; no raise."""
+def or_said(state: Unwritten, item: str) -> Iterator[None]:
+    """Context manager: if the write fails, queue "<item> could not be written" for the end of the table; no raise."""
     try:
         yield
     except Exception as error:
-        note(state, what, error)
+        note(state, item, error)
 
 
-def note(state: Unwritten, what: str, error: Exception) -> None:
-    """Queue the sentence that ``what`` could not be written; the same sentence only once."""
-    sentence = " ".join(f"{what} could not be written: {error or type(error).__name__}".split())
+def note(state: Unwritten, item: str, error: Exception) -> None:
+    """Queue the sentence that ``item`` could not be written; the same sentence only once."""
+    sentence = " ".join(f"{item} could not be written: {error or type(error).__name__}".split())
     if sentence not in state.unwritten:
         state.unwritten.append(printable(sentence))

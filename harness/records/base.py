@@ -26,7 +26,7 @@ class Record(BaseModel):
         frozen=True, extra="forbid", ser_json_inf_nan="strings", allow_inf_nan=False, hide_input_in_errors=True
     )
 
-    told: ClassVar[bool] = False
+    redact_on_write: ClassVar[bool] = False
     """Whether people and CI read this record: then writing it redacts it. A record under a digest is not redacted."""
     plain: ClassVar[tuple[str, ...]] = ()
     """Fields in which only known values are replaced: they come from committed files and are compared by digest."""
@@ -41,7 +41,7 @@ class Record(BaseModel):
 
     def write(self, path: Path) -> Path:
         """Write the record to ``path`` atomically: a reader sees the old file or the new one, never a part."""
-        write_text_atomic(path, (self.redacted() if self.told else self).to_json())
+        write_text_atomic(path, (self.redacted() if self.redact_on_write else self).to_json())
         return path
 
     def redacted(self: R) -> R:

@@ -44,7 +44,7 @@ class Checkout(Record):
 class CaseRecord(Record):
     """``runs/<run>/<case>/record.json``."""
 
-    told: ClassVar[bool] = True
+    redact_on_write: ClassVar[bool] = True
     plain: ClassVar[tuple[str, ...]] = ("request", "identity")
 
     schema_version: Literal[1] = 1

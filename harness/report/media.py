@@ -176,12 +176,12 @@ def focus(record: CaseRecord) -> Focus | None:
 def key_frames(record: CaseRecord, count: int) -> tuple[int, ...]:
     """Return the frames to keep without loss, each once: the worst frames, then first, middle and last."""
     first = focus(record)
-    wanted = [first.frame] if first else []
-    wanted += [check.frame for check in record.limits if check.frame is not None and not check.passed]
-    wanted += [check.frame for check in record.sanity.failures if check.frame is not None] if record.sanity else []
-    wanted += [metric.worst_frame for metric in _tiled(record) if metric.worst_frame is not None]
-    wanted += [0, count // 2, count - 1]
-    inside = dict.fromkeys(frame for frame in wanted if 0 <= frame < count)
+    frames = [first.frame] if first else []
+    frames += [check.frame for check in record.limits if check.frame is not None and not check.passed]
+    frames += [check.frame for check in record.sanity.failures if check.frame is not None] if record.sanity else []
+    frames += [metric.worst_frame for metric in _tiled(record) if metric.worst_frame is not None]
+    frames += [0, count // 2, count - 1]
+    inside = dict.fromkeys(frame for frame in frames if 0 <= frame < count)
     return tuple(inside)[: MOST_KEY_FRAMES if is_red(record) else GREEN_KEY_FRAMES]
 
 
@@ -273,7 +273,7 @@ def write_media(entry: Entry, root: Path) -> Media:
         if (clip := _read(entry, files, problems)) is not None
     }
     _drop_strangers(entry, clips, problems)
-    input_pictures = _given(entry, root, problems)
+    input_pictures = _input_pictures(entry, root, problems)
     if not clips:
         return Media(given=input_pictures, problems=tuple(problems))
     if len({clip.shape for clip in clips.values()}) > 1:
@@ -298,7 +298,7 @@ def write_media(entry: Entry, root: Path) -> Media:
     )
 
 
-def _given(entry: Entry, root: Path, problems: list[str]) -> dict[str, str]:
+def _input_pictures(entry: Entry, root: Path, problems: list[str]) -> dict[str, str]:
     """Write the pictures of the request, decoded and encoded again: a run's folder is untrusted.
 
     Returns:

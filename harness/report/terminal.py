@@ -169,15 +169,19 @@ def diff_runs(before: Run, after: Run) -> str:
         earlier, other = first[name].record, second[name].record
         rows = list(_measurements(earlier, other))
         if earlier.verdict.outcome != other.verdict.outcome or earlier.verdict.cause != other.verdict.cause:
-            changed += [f"{name}: {_said(earlier)} -> {_said(other)}", f"  {one_line(other.verdict.summary)}", *rows]
+            changed += [
+                f"{name}: {_outcome_text(earlier)} -> {_outcome_text(other)}",
+                f"  {one_line(other.verdict.summary)}",
+                *rows,
+            ]
         elif rows:
-            moved += [f"{name}: {_said(other)}", *rows]
+            moved += [f"{name}: {_outcome_text(other)}", *rows]
         else:
             same += 1
     lines += _plain("verdicts that changed", changed)
     lines += _plain("measurements that changed", moved)
     for run, names, others in ((before, first, second), (after, second, first)):
-        rows = [f"{name}: {_said(names[name].record)}" for name in sorted(names.keys() - others.keys())]
+        rows = [f"{name}: {_outcome_text(names[name].record)}" for name in sorted(names.keys() - others.keys())]
         lines += _plain(f"only in {run.name}", rows)
     lines += _plain("the runs are made of", _made_of(first, second))
     lines += ["", f"{same} case{'' if same == 1 else 's'} the same"]
@@ -196,7 +200,7 @@ def _name(record: CaseRecord) -> str:
     return f"{record.runner}/{record.case}"
 
 
-def _said(record: CaseRecord) -> str:
+def _outcome_text(record: CaseRecord) -> str:
     verdict = record.verdict
     cause = "" if verdict.cause in ("none", verdict.outcome.value) else f" ({verdict.cause})"
     return f"{LABELS[verdict.outcome].word}{cause}"

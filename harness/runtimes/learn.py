@@ -156,14 +156,28 @@ def _read(environment: Environment, jobs: Path, answers: Path, count: int, say: 
     raise InfraError(f"{environment.name} died {RESTARTS + 1} times", kind="crash")
 
 
-def disagreements(rules: Rules, rows: Sequence[Asked]) -> list[tuple[Asked, Outcome]]:
-    """Return the kinds whose predicted outcome differs from the runtime's, with the prediction."""
-    wrong = []
+def disagreements(rules: Rules, rows: Sequence[Asked], limit: int | None = None) -> list[tuple[Asked, Outcome]]:
+    """Return the kinds whose predicted outcome differs from the runtime's, with the prediction.
+
+    ``limit``: stop at so many.
+    """
+    wrong: list[tuple[Asked, Outcome]] = []
     for row in rows:
+        if len(wrong) == limit:
+            break
         outcome = predicted_outcome(predict(rules, row.declared), row.kind, row.declared)
         if outcome != row.outcome:
             wrong.append((row, outcome))
     return wrong
+
+
+def _unexplained_first(rules: Rules, rows: Sequence[Asked]) -> tuple[Asked, ...]:
+    """Return the rows with those that the rules do not explain in front: a search that stops early looks at them first.
+
+    Most values of a parameter leave them unexplained, so that a few predictions refuse a value.
+    """
+    wrong = {row.kind.name for row, _ in disagreements(rules, rows)}
+    return tuple(sorted(rows, key=lambda row: row.kind.name not in wrong))
 
 
 def schedule_disagreements(rules: Rules, sampling: Mapping[str, str]) -> list[tuple[str, str, str]]:
@@ -230,17 +244,19 @@ def fit(start: Rules, answers: Answers) -> tuple[Rules, list[str]]:
     if answers.facts.get("names"):
         for names in body["names"].values():
             names["rename"] = dict(answers.facts["names"])
-    best = len(disagreements(Rules.model_validate(body), answers.rows))
+    rows = _unexplained_first(Rules.model_validate(body), answers.rows)
+    best = len(disagreements(Rules.model_validate(body), rows))
     # parameters interact, so one pass over them may miss a better value: repeat until a pass improves nothing
     for _ in range(ROUNDS):
         before = best
         for path, candidates in _choices():
             for candidate in candidates if best else ():
                 tried = _with(body, path, candidate)
-                wrong = len(disagreements(Rules.model_validate(tried), answers.rows))
+                rules = Rules.model_validate(tried)
                 # only a strict gain moves a parameter: if no outcome decides it, the value of the start stays
-                if wrong < best:
-                    body, best = tried, wrong
+                if len(disagreements(rules, rows, limit=best)) < best:
+                    body, rows = tried, _unexplained_first(rules, rows)
+                    best = len(disagreements(rules, rows))
         if best == before:
             break
     rules = Rules.model_validate(body)

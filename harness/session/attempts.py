@@ -75,7 +75,7 @@ def lost_record(
         next_command: the command to type next, if the error has no remedy.
         plan: id of the plan that requested the run.
     """
-    ours = isinstance(error, QuantgateError)
+    expected = isinstance(error, QuantgateError)
     summary = error.what if isinstance(error, QuantgateError) else error
     return CaseRecord(
         run=run,
@@ -89,7 +89,7 @@ def lost_record(
         request=located.case.model_dump(mode="json"),
         verdict=Verdict(
             outcome=error.outcome if isinstance(error, QuantgateError) else Outcome.INFRA,
-            cause=getattr(error, "kind", "error") if ours else "worker_died",
+            cause=getattr(error, "kind", "error") if expected else "worker_died",
             summary=summary,
             next_command=(error.remedy if isinstance(error, QuantgateError) else "") or next_command,
         ),

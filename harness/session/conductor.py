@@ -49,7 +49,7 @@ from harness.session.probing import base_on_disk, probe_source, run_probes
 from harness.session.programs import program_digests
 from harness.session.similarity import require_near
 from harness.session.stages import (
-    Found,
+    MatchedGoldens,
     accepted_goldens,
     as_ours,
     clear,
@@ -342,7 +342,7 @@ class Session:
                 run.log_tail = (*run.log_tail, *last_lines(error, run.case))
             run.know(perf=report)
 
-    def _probe(self, run: _Run, match: Found) -> None:
+    def _probe(self, run: _Run, match: MatchedGoldens) -> None:
         """Feed the recorded inputs into the engine, if there are any: seconds, before the minutes of a generation."""
         # a recording of another request may have other shapes, and its outputs belong to other inputs
         goldens = () if match.match.kind is MatchKind.REQUEST else match.match.goldens
@@ -372,7 +372,7 @@ class Session:
         run.know(generation=generation, promised={expert: frozenset(names) for expert, names in promised.items()})
         return generation
 
-    def _compare(self, run: _Run, match: Found, clip: Clip) -> None:
+    def _compare(self, run: _Run, match: MatchedGoldens, clip: Clip) -> None:
         """Compare the clip with every golden that the case accepts, and keep the comparison with the best outcome.
 
         If the golden is of another request, there is nothing to compare: the run leaves a candidate, as a first run

@@ -30,7 +30,7 @@ class Contents:
 
     def __init__(self, paths: Mapping[str, Path], files: Mapping[str, str]) -> None:
         self._paths, self._files = dict(paths), dict(files)
-        self._known: dict[str, ComponentContent] = {}
+        self._by_name: dict[str, ComponentContent] = {}
 
     def weights(self, accepted: Iterable[Identity] = ()) -> dict[str, str]:
         """Return the rows for the weights of an identity: one content digest per component.
@@ -79,21 +79,21 @@ class Contents:
                 if files.get(name) == {
                     file: digest for file, digest in self._files.items() if component_of(file) == name
                 }:
-                    self._known.setdefault(name, content)
+                    self._by_name.setdefault(name, content)
 
     def component(self, name: str) -> ComponentContent:
         """Return the content of one component; an empty content if the checkpoint has no such component."""
-        if name not in self._known:
+        if name not in self._by_name:
             wanted = [item for item in components_of(self._paths) if item.name == name]
-            self._known |= contents_of(wanted).components
-        return self._known.setdefault(name, ComponentContent())
+            self._by_name |= contents_of(wanted).components
+        return self._by_name.setdefault(name, ComponentContent())
 
     def complete(self) -> WeightContents:
         """Return the content of every component of the run. Raises ``QuantgateError`` if a file cannot be read."""
-        missing = [item for item in components_of(self._paths) if item.name not in self._known]
-        self._known |= contents_of(missing).components
+        missing = [item for item in components_of(self._paths) if item.name not in self._by_name]
+        self._by_name |= contents_of(missing).components
         return WeightContents(
-            components={name: content for name, content in sorted(self._known.items()) if _holds(content)}
+            components={name: content for name, content in sorted(self._by_name.items()) if _holds(content)}
         )
 
     def write(self, folder: Path) -> Path:

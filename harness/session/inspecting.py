@@ -40,7 +40,7 @@ class Inspector:
 
     def __init__(self, root: Path) -> None:
         self._root = root
-        self._known: dict[str, Inspected] = {}
+        self._by_key: dict[str, Inspected] = {}
 
     def look(self, case: Case, paths: Mapping[str, Path]) -> Inspected:
         """Inspect the checkpoints of a case, or return the earlier result.
@@ -55,11 +55,11 @@ class Inspector:
         base = base_of(case, self._root)
         stamps = stamps_of({role: path.resolve() for role, path in paths.items()})
         key = _key(case, stamps, base)
-        if key not in self._known:
+        if key not in self._by_key:
             report = inspect(case, self._root, paths)
             digests = weight_digests(report, paths["model"])
-            self._known[key] = Inspected(report, digests, stamps, Contents(paths, digests))
-        return self._known[key]
+            self._by_key[key] = Inspected(report, digests, stamps, Contents(paths, digests))
+        return self._by_key[key]
 
 
 DEPENDS = ("contracts", "loader", "env", "quantization", "base", "backend", "runtime")
@@ -68,9 +68,9 @@ DEPENDS = ("contracts", "loader", "env", "quantization", "base", "backend", "run
 
 def _key(case: Case, stamps: Stamps, base: Path | CheckpointRef | None) -> str:
     """Return a key of everything that an inspection depends on."""
-    asked = case.model_dump(mode="json", include=set(DEPENDS))
+    fields = case.model_dump(mode="json", include=set(DEPENDS))
     anchor = stamps_of({"base": base}) if isinstance(base, Path) else {}
-    return json.dumps([asked, stamps, anchor], sort_keys=True)
+    return json.dumps([fields, stamps, anchor], sort_keys=True)
 
 
 def inspect(case: Case, root: Path, paths: Mapping[str, Path]) -> InspectionReport:

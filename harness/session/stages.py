@@ -53,7 +53,7 @@ TRACE = "trace"
 
 
 @dataclass(frozen=True)
-class Found:
+class MatchedGoldens:
     """The goldens of a case, and the evidence about them that the judge gets."""
 
     match: Match
@@ -62,18 +62,18 @@ class Found:
     limits: LimitFile | None = None
     harmless_env: tuple[str, ...] = ()
 
-    def again(self, identity: Identity) -> Found:
+    def again(self, identity: Identity) -> MatchedGoldens:
         """Match the same goldens and limits with a more complete identity, without reading files again."""
         # traces and contents are taken from the first match, so that no file is read again
         traces = {golden.digest: golden.trace for golden in self.evidence}
         contents = {golden.digest: golden.contents for golden in self.evidence}
-        match = _found(self.accepted, self.limits, identity, traces, self.harmless_env)
+        match = _match_goldens(self.accepted, self.limits, identity, traces, self.harmless_env)
         return replace(
             match,
             evidence=tuple(replace(golden, contents=contents.get(golden.digest, ())) for golden in match.evidence),
         )
 
-    def with_contents(self, contents: Contents, identity: Identity) -> Found:
+    def with_contents(self, contents: Contents, identity: Identity) -> MatchedGoldens:
         """Add the names of tensors and documents that differ, for each golden whose weights differ.
 
         Raises:
@@ -107,7 +107,7 @@ def accepted_goldens(context: SessionContext, case: Case) -> tuple[Golden, ...]:
 
 def find_golden(
     context: SessionContext, case: Case, identity: Identity, accepted: tuple[Golden, ...] | None = None
-) -> Found:
+) -> MatchedGoldens:
     """Return the accepted goldens that a run with ``identity`` may be compared with.
 
     Args:
@@ -122,16 +122,16 @@ def find_golden(
     """
     goldens = accepted_goldens(context, case) if accepted is None else accepted
     limits = load_explained(context.thresholds, context.runner.name, golden_name(case))
-    return _found(goldens, limits, identity, {}, context.runner.harmless_env)
+    return _match_goldens(goldens, limits, identity, {}, context.runner.harmless_env)
 
 
-def _found(
+def _match_goldens(
     accepted: tuple[Golden, ...],
     limits: LimitFile | None,
     identity: Identity,
     traces: Mapping[str, Trace | None],
     harmless_env: tuple[str, ...],
-) -> Found:
+) -> MatchedGoldens:
     match = select(accepted, identity, harmless_env)
     evidence = tuple(
         GoldenEvidence(
@@ -142,7 +142,7 @@ def _found(
         )
         for golden in match.goldens
     )
-    return Found(match, evidence, accepted, limits, harmless_env)
+    return MatchedGoldens(match, evidence, accepted, limits, harmless_env)
 
 
 def _trace_of(golden: Golden) -> Trace | None:

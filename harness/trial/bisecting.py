@@ -110,7 +110,7 @@ class Tried(Record):
 
 
 @dataclass(frozen=True)
-class Found:
+class Bisection:
     """Result of a bisection."""
 
     smallest: tuple[Difference, ...]
@@ -153,12 +153,12 @@ def apply_differences(good: Case, chosen: tuple[Difference, ...]) -> Case:
     return Case.model_validate(data)
 
 
-def bisect(good: Case, bad: Case, test: Callable[[Case], tuple[Answer, str]], log: Path) -> Found:
+def bisect(good: Case, bad: Case, test: Callable[[Case], tuple[Answer, str]], log: Path) -> Bisection:
     """Find the smallest set of differences that is red.
 
     Args:
         good, bad: two configurations.
-        test: runs a configuration, and returns its answer and the reason.
+        test: runs a configuration, and returns its result and the reason.
         log: JSON lines, one per run, each written when its run ends, so that an interrupted search continues.
 
     Raises:
@@ -194,7 +194,7 @@ def bisect(good: Case, bad: Case, test: Callable[[Case], tuple[Answer, str]], lo
             where=bad.id,
             remedy="bisect needs a configuration that is red when it runs here",
         ) from None
-    return Found(smallest, tuple(tried.values()), len(tried) - before, notes)
+    return Bisection(smallest, tuple(tried.values()), len(tried) - before, notes)
 
 
 class Tester:
@@ -229,7 +229,7 @@ class Tester:
         self._session.close()
 
     def __call__(self, case: Case) -> tuple[Answer, str]:
-        """Run one configuration, and return its answer and the reason."""
+        """Run one configuration, and return its result and the reason."""
         report = inspect(case, self._context.root, resolve_case(case, self._context.root))
         if report.faults:
             return "red", f"{report.faults[0].code}: {report.faults[0].message}"

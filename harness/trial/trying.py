@@ -62,7 +62,7 @@ class Trial(Record):
     answer: Literal["safe", "safe_with_changes", "unsafe", "inconclusive"]
     """``safe_with_changes``: safe only together with further keys of the case, which the patch contains."""
     reasons: tuple[str, ...]
-    """Reasons for the answer, worst first."""
+    """Reasons for the result, worst first."""
     changes: tuple[FieldChange, ...]
     """Fields of the case's identity that would change."""
     probes: tuple[ProbePair, ...] = ()
@@ -149,8 +149,8 @@ def try_candidate(context: SessionContext, located: Located, candidate: Case) ->
     case, root, folder = located.case, context.root, context.folder / "try" / located.case.id
     findings = _Findings([], [], [], [], {})
     report = inspect(candidate, root, resolve_case(candidate, root))
-    asked, candidate = candidate, _as_proven(candidate, report, findings)
-    if candidate != asked:
+    as_given, candidate = candidate, _as_proven(candidate, report, findings)
+    if candidate != as_given:
         report = inspect(candidate, root, resolve_case(candidate, root))
     _inspected(report, findings, candidate.runtime)
     paths, new_paths = resolve_case(case, root), resolve_case(candidate, root)
@@ -291,18 +291,18 @@ def _probes(
 
 def _structure(now: ProbeEvidence, then: ProbeEvidence, findings: _Findings) -> None:
     """Compare both with the recording: parts that only the candidate lacks are bad, parts that ``now`` lacks open."""
-    for what, present, former in (
+    for parts, present, former in (
         ("steps", now.missing_steps, then.missing_steps),
         ("modules", now.missing, then.missing),
     ):
         if lost := sorted(set(former) - set(present)):
-            findings.bad.append(f"the candidate lacks {what} that the recording has: {', '.join(lost[:4])}")
+            findings.bad.append(f"the candidate lacks {parts} that the recording has: {', '.join(lost[:4])}")
         if present:
-            findings.open.append(f"probes: {what} of the recording that the case lacks now: {', '.join(present[:4])}")
+            findings.open.append(f"probes: {parts} of the recording that the case lacks now: {', '.join(present[:4])}")
 
 
 _FORMAT_COST = 0.25
-"""Largest velocity error that a format of four bits explains. Up to it, another format leaves the answer open."""
+"""Largest velocity error that a format of four bits explains. Up to it, another format leaves the result open."""
 
 
 def _source(context: SessionContext, session: Session, case: Case, folder: Path) -> ProbeSource | None:

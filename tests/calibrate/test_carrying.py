@@ -103,7 +103,7 @@ def test_goldens_list_and_limits_are_carried_over_together(workspace: Workspace)
     done = carried(workspace)
     new = present(workspace)
     assert [line.split(" -> ")[1] for line in done.goldens] == [one.digest[:16] for one in new]
-    assert done.left == []
+    assert done.skipped == []
     assert all(one.verify() == () for one in new)
     assert [hashlib.sha256(one.open_part("trace").read_bytes()).hexdigest() for one in new] == parts
     assert [(one.reason, one.manifest.author, one.manifest.previous) for one in new] == [
@@ -128,7 +128,7 @@ def test_a_golden_of_other_files_stays_as_it_is(workspace: Workspace) -> None:
     save_file({"a": np.arange(6, dtype=np.float32) + 1}, workspace.root / "model" / FILE)
     done = carried(workspace)
     assert done.goldens == done.changed == []
-    assert f"not made from the files that are here ({FILE})" in done.left[0]
+    assert f"not made from the files that are here ({FILE})" in done.skipped[0]
     assert [one.digest for one in present(workspace)] == [old.digest]
 
 
@@ -146,5 +146,5 @@ def test_limits_that_were_changed_by_hand_stay_broken(workspace: Workspace) -> N
 def test_without_the_checkpoint_or_the_case_it_is_said(workspace: Workspace) -> None:
     older(workspace)
     (workspace.root / "model").rename(workspace.root / "gone")
-    assert "there is no folder ./model" in carried(workspace).left[0]
-    assert carry(workspace, []).left == ["cpu/one: no case file has this case"]
+    assert "there is no folder ./model" in carried(workspace).skipped[0]
+    assert carry(workspace, []).skipped == ["cpu/one: no case file has this case"]

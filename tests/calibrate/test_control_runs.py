@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 from builders import make_case
+from fault_cases import fault_case
 
 from harness.calibrate.faults import runs
 from harness.calibrate.faults.weights import weight_faults
@@ -61,14 +62,30 @@ def test_runs_are_made_once_and_read_afterwards(
     assert said[-1] == "wan: gain@1 could not be run and is left out: no engine may start"
 
 
-def test_a_backend_of_ones_own_is_disturbed_where_it_is_allowed(
-    random_wan: Path, wan_case: Any, tmp_path: Path
-) -> None:
-    path = {"path": str(random_wan / "bf16")}
-    backend = "harness.engine.backends.diffusers_backend:DiffusersBackend"
-    case = wan_case.model_copy(update={"model": wan_case.model.model_copy(update=path), "backend": backend})
+BACKEND = f"""
+import sys
+from pathlib import Path
+
+sys.path.insert(0, {str(Path(__file__).parents[1] / "support")!r})
+from fault_backend import FaultBackend
+from harness.definitions.case import Case
+
+class Disturbed(FaultBackend):
+    def methods(self):
+        return {{"generate_perturbed": self.again}}
+
+    def again(self, params, emit):
+        case = Case.model_validate(params["case"])
+        return self.generate(case, Path(params["out_dir"]), emit).model_dump(mode="json")
+"""
+
+
+def test_a_backend_of_ones_own_is_disturbed_where_it_is_allowed(tmp_path: Path) -> None:
+    (tmp_path / "own.py").write_text(BACKEND)
+    (tmp_path / "model").mkdir()
+    case = fault_case(backend=f"{tmp_path / 'own.py'}:Disturbed", model={"path": "./model"})
     fields: dict[str, Any] = {
-        "root": random_wan,
+        "root": tmp_path,
         "device": Device(kind="cpu", name="x86_64"),
         "device_env": {},
         "runtime_env": lambda _case: {},

@@ -17,10 +17,11 @@ import pytest
 
 from harness.calibrate.faults.spoiling import SPOILS, STRENGTHS, spoiled
 from harness.calibrate.samples import rounding_samples
+from harness.engine.backends.delivery import round_video, stats_of
 from harness.frames.clip import Clip, read_clip
 from harness.frames.compare import compare
 from harness.frames.hypotheses import explain
-from harness.frames.sanity import check_clip, float_stats
+from harness.frames.sanity import check_clip
 from harness.limits.file import place_limits
 from harness.records.frames import ComparisonEvidence
 from harness.records.limits import Limit, Sample
@@ -50,7 +51,7 @@ def limits() -> tuple[Limit, ...]:
         rows.append((Sample(value=0.0, run=label, clip=clip.digest, **more), evidence))
 
     for seed in range(12):
-        add(Clip.from_float(delivered(base.frames / 255, seed)), f"repeat-{seed}", side="benign")
+        add(round_video(delivered(base.frames / 255, seed)), f"repeat-{seed}", side="benign")
     for label, frames in rounding_samples(base.frames).items():
         add(Clip(frames), label, side="benign", drawn=True)
     for name, spoil in SPOILS.items():
@@ -71,8 +72,8 @@ def limits() -> tuple[Limit, ...]:
 
 def failures(video: Frames) -> set[str]:
     """Names of the sanity checks and metrics that fail."""
-    clip = Clip.from_float(np.nan_to_num(video))  # as every backend rounds, with NaN counted beside
-    sick = {check.name for check in check_clip(clip, float_stats=float_stats(video)).checks if not check.ok}
+    clip = round_video(np.nan_to_num(video))  # as every backend rounds, with NaN counted beside
+    sick = {check.name for check in check_clip(clip, float_stats=stats_of(video)).checks if not check.ok}
     evidence = compare(golden("bf16"), clip)
     far = set()
     for limit in limits():
@@ -128,7 +129,7 @@ def test_a_reported_fault_is_red_and_named(name: str) -> None:
     assert failed
     assert name not in SANITY or SANITY[name] in failed
     if code:
-        named = [row.code for row in explain(golden("bf16").frames, Clip.from_float(video).frames)]
+        named = [row.code for row in explain(golden("bf16").frames, round_video(video).frames)]
         assert code in named[:2], named
 
 

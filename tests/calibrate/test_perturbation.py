@@ -49,11 +49,11 @@ def test_an_optional_run_that_cannot_be_is_left_out(
     located: Any = SimpleNamespace(case=wan_case, where="a.yaml:1")
     one = Perturbation("attention-x", attention="x", optional=optional)
     if optional and outcome is not Outcome.REGRESSION:
-        assert regenerate._one(session, located, one, lambda _: None, _plan(said), origins) is None
+        assert regenerate._regenerate_case(session, located, one, lambda _: None, _plan(said), origins) is None
         assert said == ["wan: attention-x left out: no such kernel"]
     else:
         with pytest.raises(regenerate.RegenerateError, match="no such kernel"):
-            regenerate._one(session, located, one, lambda _: None, _plan(said), origins)
+            regenerate._regenerate_case(session, located, one, lambda _: None, _plan(said), origins)
 
 
 def test_what_the_case_sets_itself_is_not_forced_and_not_labelled(wan_case: Any, tmp_path: Path) -> None:
@@ -69,5 +69,7 @@ def test_what_the_case_sets_itself_is_not_forced_and_not_labelled(wan_case: Any,
     nothing: Any = SimpleNamespace(context=SimpleNamespace(case_folder=lambda _: tmp_path))
     said: list[str] = []
     located: Any = SimpleNamespace(case=case, where="a.yaml:1")
-    assert regenerate._one(nothing, located, by_name["isa-avx2"], lambda _: None, _plan(said), nothing) is None
+    assert (
+        regenerate._regenerate_case(nothing, located, by_name["isa-avx2"], lambda _: None, _plan(said), nothing) is None
+    )
     assert said == ["wan: isa-avx2 left out: the case sets ATEN_CPU_CAPABILITY itself"]

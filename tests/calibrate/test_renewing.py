@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import shutil
 from pathlib import Path
 
 import numpy as np
@@ -21,7 +20,7 @@ from harness.records.run_folder import LATENTS_FILE
 
 
 @pytest.fixture(scope="module")
-def accepted(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def accepted(tmp_path_factory: pytest.TempPathFactory) -> Project:
     """A project with a golden, limits, and a run ``second`` that passed and left latents too."""
     project = Project(tmp_path_factory.mktemp("renewing"))
     project.cases("  square: {}\n")
@@ -32,15 +31,12 @@ def accepted(tmp_path_factory: pytest.TempPathFactory) -> Path:
     done = project.pytest("--run-id", "second")
     assert done.returncode == 0, done.stdout
     save_file({"latents": np.ones((1, 2), np.float32)}, project.root / "runs" / "second" / "square" / LATENTS_FILE)
-    return project.root
+    return project
 
 
 @pytest.fixture
-def project(accepted: Path, tmp_path: Path) -> Project:
-    copy = object.__new__(Project)
-    copy.root = shutil.copytree(accepted, tmp_path / "project")
-    copy.program = copy.root / "program.py"
-    return copy
+def project(accepted: Project, tmp_path: Path) -> Project:
+    return accepted.copy(tmp_path / "project")
 
 
 def golden_of(project: Project) -> Golden:

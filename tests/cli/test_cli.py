@@ -7,19 +7,17 @@ import sys
 from pathlib import Path
 
 import pytest
+from children import child_environment, run_command
 from typer.main import get_command
 
 from harness.cli.app import app
 
 REPOSITORY = Path(__file__).parents[2]
 HEAVY = ("torch", "diffusers", "transformers", "pytest", "numba", "modelopt")
-MAIN = "from harness.cli.app import main; main()"
 
 
 def quantgate(*arguments: str, cwd: Path = REPOSITORY) -> subprocess.CompletedProcess[str]:
-    return subprocess.run(
-        [sys.executable, "-c", MAIN, *arguments], cwd=cwd, capture_output=True, text=True, timeout=120, check=False
-    )
+    return run_command(["quantgate", *arguments], cwd, child_environment())
 
 
 def test_help_names_every_command_and_imports_nothing_heavy() -> None:

@@ -6,6 +6,7 @@ import ast
 import re
 import shlex
 from collections.abc import Iterator
+from functools import cache
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -65,11 +66,19 @@ def texts(tree: ast.Module) -> Iterator[tuple[int, str]]:
 
 def commands(source: str, place: str) -> Iterator[Told]:
     """Every command that a source file tells somebody to type."""
+    if "quantgate " not in source:  # most files: parsing and walking all of them takes seconds per test process
+        return
     for line, text in texts(ast.parse(source)):
         for found in COMMAND.finditer(text):
             words = found[1].split()
             if " ".join(words[:2]) not in PROSE:
                 yield Told(f"{place}:{line}", found[1].strip())
+
+
+@cache
+def whole_command() -> Any:
+    """The command line, built once: parsing changes nothing in it."""
+    return get_command(app)
 
 
 def parse(line: str) -> None:
@@ -78,7 +87,7 @@ def parse(line: str) -> None:
     Raises:
         UsageError: it refuses; typer's own or click's, by version.
     """
-    command: Any = get_command(app)
+    command: Any = whole_command()
     words = shlex.split(line, comments=True)  # what follows a # is for the reader, and a shell passes over it
     while hasattr(command, "commands"):
         name, command, words = command.resolve_command(command.context_class(command), words)

@@ -317,8 +317,8 @@ def test_without_its_registration_the_format_is_unknown(log8: Callable[..., Path
 @pytest.mark.usefixtures("installed")
 def test_the_backend_is_found_by_its_name_and_states_its_variables() -> None:
     assert type(load_backend("square")).__name__ == "SquareBackend"
-    assert environment_of("square").knows("SQUARE_SIZE")
-    assert not environment_of("square").knows("SQUARE_SIZES")
+    assert environment_of("square").covers("SQUARE_SIZE")
+    assert not environment_of("square").covers("SQUARE_SIZES")
 
 
 def test_the_backend_runs_in_an_engine_and_the_program_draws_the_same(tmp_path: Path) -> None:

@@ -19,9 +19,10 @@ from markdown_it.token import Token
 from typer.main import get_command
 
 from harness.cli.app import app
-from harness.definitions.causes import CAUSES, FRAME_CAUSES
+from harness.definitions.causes import CAUSES
 from harness.definitions.loading import load_cases
 from harness.errors import KINDS
+from harness.frames.causes import EXPLANATIONS
 from harness.outcomes import RULES
 from harness.plugin import options
 
@@ -258,7 +259,8 @@ def test_every_cause_in_the_tables_of_troubleshooting_exists() -> None:
     patterns = {name for cell in column if "," in cell or "`" in cell for name in re.findall(r"`([a-z_0-9*]+)`", cell)}
     known = {
         *CAUSES,
-        *FRAME_CAUSES,
+        *EXPLANATIONS,
+        "unstable",
         *KINDS,
         *map(str, RULES),
         "probe_golden_error_above_limit",

@@ -10,7 +10,6 @@ import numpy as np
 import numpy.typing as npt
 import pytest
 
-from harness.definitions.causes import FRAME_CAUSES
 from harness.frames.causes import EXPLANATIONS
 from harness.frames.hypotheses import explain
 
@@ -192,7 +191,7 @@ FAULTS: dict[str, tuple[str, Callable[[Frames], Frames]]] = {
 def test_a_change_of_finished_frames_is_named(name: str) -> None:
     code, change = FAULTS[name]
     golden = scene()
-    assert code in FRAME_CAUSES
+    assert code in EXPLANATIONS
     named = [row.code for row in explain(levels(golden), levels(change(golden)))]
     assert code in named[:2], named
 

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from pydantic import ValidationError
 
@@ -52,6 +52,7 @@ def manifests(draw: st.DrawFn) -> GoldenManifest:
     )
 
 
+@settings(max_examples=40, deadline=None)
 @given(manifests())
 def test_round_trip_keeps_value_and_digest(manifest: GoldenManifest) -> None:
     back = GoldenManifest.model_validate_json(manifest.to_json())
@@ -59,12 +60,14 @@ def test_round_trip_keeps_value_and_digest(manifest: GoldenManifest) -> None:
     assert back.digest() == manifest.digest()
 
 
+@settings(max_examples=40, deadline=None)
 @given(manifests())
 def test_digest_is_of_the_content_not_of_the_layout(manifest: GoldenManifest) -> None:
     shuffled = json.dumps(dict(reversed(json.loads(manifest.to_json()).items())), indent=7)
     assert GoldenManifest.model_validate_json(shuffled).digest() == manifest.digest()
 
 
+@settings(max_examples=40, deadline=None)
 @given(manifests(), filled)
 def test_digest_moves_with_the_content(manifest: GoldenManifest, author: str) -> None:
     other = manifest.model_copy(update={"author": author})

@@ -203,7 +203,7 @@ def test_this_runs_own_processes_are_not_foreign() -> None:
         nvmlDeviceGetComputeRunningProcesses=busy,
         nvmlDeviceGetMemoryInfo=SimpleNamespace(total=179 * GIB, free=80 * GIB),
     )
-    assert look(nvml, own=frozenset({78})).fit
+    assert look(nvml, own_pids=frozenset({78})).fit
     assert not look(nvml).fit
 
 

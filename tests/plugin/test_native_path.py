@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import sys
 from typing import Any
 
 import pytest
@@ -33,8 +32,9 @@ def test_a_control_that_was_dequantized_fails_where_the_profile_promises_the_for
         "    expect: regression:native_path_not_run\n    quantization: {transformer: nvfp4}\n"
     )
     path = project.root / "cases" / "a.yaml"
-    command = f'[{sys.executable}, {project.program}, "{{case_json}}", "{{out}}"'
-    path.write_text(path.read_text().replace(command, f'{command}, "{{receipts}}"'))
+    text = path.read_text()
+    assert text.count('"{out}"]') == 1
+    path.write_text(text.replace('"{out}"]', '"{out}", "{receipts}"]'))
     project.pytest("-k", "control", "--run-id", "r")
     verdict = project.records("r")["control"].verdict
     assert verdict.outcome is outcome, verdict.summary

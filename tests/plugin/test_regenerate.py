@@ -20,6 +20,11 @@ def regenerate(project: Any, *more: str) -> Any:
     return project.quantgate("regenerate", "--runner", "cpu", "--author", "ann", *more)
 
 
+def placed(project: Any, *more: str) -> Any:
+    """Regenerate from the runs that ``measured`` has."""
+    return regenerate(project, "--run-id", "again", "--repeats", "0", "--controls", "none", *more)
+
+
 def test_first_golden_then_pass_then_a_regression_is_seen(project: Any) -> None:
     project.cases("  one: {}\n")
     done = regenerate(project)
@@ -42,10 +47,9 @@ def test_first_golden_then_pass_then_a_regression_is_seen(project: Any) -> None:
     assert any(not check.passed and (check.margin_consumed or 0) > 1 for check in record.limits)
 
 
-def test_a_looser_limit_needs_a_reason_and_shows_old_and_new(project: Any) -> None:
-    project.cases("  one: {}\n")
-    regenerate(project)
-    before = limits(project)
+def test_a_looser_limit_needs_a_reason_and_shows_old_and_new(measured: Any) -> None:
+    placed(measured)
+    before = limits(measured)
     tight = before.model_copy(
         update={
             "limits": tuple(
@@ -54,23 +58,21 @@ def test_a_looser_limit_needs_a_reason_and_shows_old_and_new(project: Any) -> No
             )
         }
     )
-    tight.write(project.root / "thresholds" / "cpu" / "one.json")
-    refused = regenerate(project)
+    tight.write(measured.root / "thresholds" / "cpu" / "one.json")
+    refused = placed(measured)
     assert refused.returncode != 0
     assert "ssim: 0.9999 -> " in refused.stderr
-    assert limits(project).limits == tight.limits
-    allowed = regenerate(project, "--reason", "the limit was typed by hand")
+    assert limits(measured).limits == tight.limits
+    allowed = placed(measured, "--reason", "the limit was typed by hand")
     assert allowed.returncode == 0, allowed.stderr
-    assert limits(project).reason == "the limit was typed by hand"
-    assert limits(project).golden_digest == before.golden_digest
+    assert limits(measured).reason == "the limit was typed by hand"
+    assert limits(measured).golden_digest == before.golden_digest
 
 
-def test_a_dry_run_writes_nothing(project: Any) -> None:
-    project.cases("  one: {}\n")
-    done = regenerate(project, "--dry-run")
-    assert (done.returncode, "nothing was written" in done.stdout) == (0, True), done.stderr
-    assert not (project.root / "thresholds").exists()
-    assert not (project.root / "goldens").exists()
+def test_a_dry_run_writes_nothing(measured: Any) -> None:
+    assert (measured.root / "runs" / "again" / "none" / "one" / "record.json").is_file()
+    assert not (measured.root / "thresholds").exists()
+    assert not (measured.root / "goldens").exists()
 
 
 def test_an_unhealthy_run_makes_no_golden(project: Any) -> None:
@@ -81,20 +83,18 @@ def test_an_unhealthy_run_makes_no_golden(project: Any) -> None:
     assert not (project.root / "goldens").exists()
 
 
-def test_an_interrupted_regeneration_goes_on(project: Any) -> None:
-    project.cases("  one: {}\n")
-    regenerate(project, "--dry-run", "--run-id", "again")
-    stamps = {path: path.stat().st_mtime_ns for path in (project.root / "runs" / "again").rglob("record.json")}
+def test_an_interrupted_regeneration_goes_on(measured: Any) -> None:
+    stamps = {path: path.stat().st_mtime_ns for path in (measured.root / "runs" / "again").rglob("record.json")}
     assert stamps
-    done = regenerate(project, "--run-id", "again")
+    done = placed(measured)
     assert done.returncode == 0, done.stderr
     assert {path: path.stat().st_mtime_ns for path in stamps} == stamps
 
 
-def test_a_control_gets_no_golden(project: Any) -> None:
-    project.cases("  one: {}\n  control: {golden_of: one, expect: regression:noise}\n")
-    regenerate(project)
-    assert [path.name for path in (project.root / "goldens" / "cpu").iterdir() if path.is_dir()] == ["one"]
+def test_a_control_gets_no_golden(measured: Any) -> None:
+    measured.cases("  one: {}\n  control: {golden_of: one, expect: regression:noise}\n")
+    placed(measured)
+    assert [path.name for path in (measured.root / "goldens" / "cpu").iterdir() if path.is_dir()] == ["one"]
 
 
 def test_an_unknown_case_is_named(project: Any) -> None:
@@ -103,51 +103,38 @@ def test_an_unknown_case_is_named(project: Any) -> None:
     assert (done.returncode, "there is no case two" in done.stderr) == (RULES[Outcome.INVALID_CASE].exit_code, True)
 
 
-def placed(project: Any, run: str = "again") -> Any:
-    return regenerate(project, "--run-id", run, "--repeats", "0", "--controls", "none")
-
-
-def test_runs_of_other_code_are_not_taken_for_these(project: Any) -> None:
+def test_runs_of_other_code_are_not_taken_for_these(measured: Any) -> None:
     """Limits between the old output and the new one would let the difference through."""
-    project.cases("  one: {}\n")
-    first = regenerate(project, "--dry-run", "--run-id", "again", "--repeats", "0", "--controls", "none")
-    assert first.returncode == 0, first.stderr
-    project.drift(20)
-    (project.root / "runs" / "again" / "threads-2" / "one" / "record.json").unlink()  # interrupted here
-    done = placed(project)
+    measured.drift(20)
+    (measured.root / "runs" / "again" / "threads-2" / "one" / "record.json").unlink()  # interrupted here
+    done = placed(measured)
     assert done.returncode == 0, done.stderr
     assert "one: none is run again: it was made of something else: programs" in done.stdout
-    assert all(sample.value == limit.samples[-1].value for limit in limits(project).limits
+    assert all(sample.value == limit.samples[-1].value for limit in limits(measured).limits
                for sample in limit.samples if not sample.drawn)  # fmt: skip
 
 
-def test_runs_of_another_request_are_not_taken_for_these(project: Any) -> None:
-    project.cases("  one: {}\n")
-    regenerate(project, "--dry-run", "--run-id", "again", "--repeats", "0", "--controls", "none")
-    project.cases("  one: {sampling: {seed: 3}}\n")
-    done = placed(project)
+def test_runs_of_another_request_are_not_taken_for_these(measured: Any) -> None:
+    measured.cases("  one: {sampling: {seed: 3}}\n")
+    done = placed(measured)
     assert done.returncode == 0, done.stderr
     assert "one: none is run again: it was made of something else: identity, request" in done.stdout
-    passed = project.pytest("--run-id", "a")
+    passed = measured.pytest("--run-id", "a")
     assert passed.returncode == 0, passed.stdout
 
 
-def test_what_moves_no_pixel_does_not_repeat_a_run(project: Any) -> None:
+def test_what_moves_no_pixel_does_not_repeat_a_run(measured: Any) -> None:
     """A run that hung is gone on with, with a longer deadline."""
-    project.cases("  one: {}\n")
-    regenerate(project, "--dry-run", "--run-id", "again", "--repeats", "0", "--controls", "none")
-    project.cases("  one: {timeouts: {generate: 40}, description: slow}\n")
-    assert "is run again" not in placed(project).stdout
+    measured.cases("  one: {timeouts: {generate: 40}, description: slow}\n")
+    assert "is run again" not in placed(measured).stdout
 
 
-def test_runs_that_are_not_whole_are_run_again(project: Any) -> None:
-    project.cases("  one: {}\n")
-    regenerate(project, "--dry-run", "--run-id", "again", "--repeats", "0", "--controls", "none")
-    runs = project.root / "runs" / "again"
+def test_runs_that_are_not_whole_are_run_again(measured: Any) -> None:
+    runs = measured.root / "runs" / "again"
     (runs / "none" / "one" / "origin.json").unlink()
     (runs / "threads-2" / "one" / "clip.safetensors").write_bytes(b"\0" * 9)
-    said = placed(project).stdout
-    assert "one: none is run again: its record is not whole, or does not say what it was made of" in said
+    said = placed(measured).stdout
+    assert "one: none is run again: its record is incomplete, or does not state its origin" in said
     assert "one: threads-2 is run again: its frames cannot be read" in said
     assert said.count("is run again") == 2
 

@@ -73,30 +73,23 @@ def test_every_kind_of_end_and_the_junit_of_each(project: Any, junit: Any) -> No
     assert "make it" in done.stdout
 
 
-def test_a_control_that_passes_is_a_failure(project: Any) -> None:
-    project.cases("  one: {}\n  blind: {golden_of: one, expect: regression:noise}\n")
-    project.pytest("-k", "one")
-    project.quantgate("accept", "one", "--reason", "looked at it", "--author", "ann")
-    project.measure("one")
-    done = project.pytest("--run-id", "r")
+def test_a_control_that_passes_is_a_failure(accepted: Any) -> None:
+    accepted.cases("  one: {}\n  blind: {golden_of: one, expect: regression:noise}\n")
+    done = accepted.pytest("--run-id", "r")
     assert done.returncode == code(Outcome.UNEXPECTED_PASS), done.stdout
-    assert project.records("r")["blind"].verdict.outcome is Outcome.UNEXPECTED_PASS
+    assert accepted.records("r")["blind"].verdict.outcome is Outcome.UNEXPECTED_PASS
 
 
-def test_a_waived_case_is_skipped_in_junit_and_green(project: Any, junit: Any) -> None:
-    project.cases("  one: {}\n")
-    project.pytest()
-    project.quantgate("accept", "one", "--reason", "looked at it", "--author", "ann")
-    project.measure("one")
-    project.drift(1)
-    project.cases(
+def test_a_waived_case_is_skipped_in_junit_and_green(accepted: Any, junit: Any) -> None:
+    accepted.drift(1)
+    accepted.cases(
         "  one:\n"
         "    waiver: {expect: 'regression:mad_above_limit,channel_shift_above_limit', "
         f"owner: a, reason: r, issue: http://x, expires: {date.today()}}}\n"
     )
-    done = project.pytest("--run-id", "r", "--junitxml", "junit.xml", "-rs")
-    assert (done.returncode, junit(project.root / "junit.xml")) == (0, {"one": "skipped"}), done.stdout
-    assert project.records("r")["one"].verdict.observed is Outcome.REGRESSION
+    done = accepted.pytest("--run-id", "r", "--junitxml", "junit.xml", "-rs")
+    assert (done.returncode, junit(accepted.root / "junit.xml")) == (0, {"one": "skipped"}), done.stdout
+    assert accepted.records("r")["one"].verdict.observed is Outcome.REGRESSION
 
 
 def test_bad_yaml_runs_nothing(project: Any) -> None:
@@ -118,13 +111,11 @@ def test_one_id_in_two_files_runs_nothing(project: Any, workers: tuple[str, ...]
     assert not (project.root / "runs").exists()
 
 
-def test_selection_by_name_and_last_failed(project: Any) -> None:
-    project.cases("  good: {}\n  bad: {sampling: {prompt: static}}\n")
-    project.run("-m", "pytest", "-k", "good", "--run-id", "a")
-    project.quantgate("accept", "good", "--reason", "looked at it", "--author", "ann")
-    project.measure("good")
-    project.run("-m", "pytest", "--run-id", "b")
-    project.run("-m", "pytest", "--lf", "--run-id", "c")
-    assert set(project.records("a")) == {"good"}
-    assert set(project.records("b")) == {"good", "bad"}
-    assert set(project.records("c")) == {"bad"}
+def test_selection_by_name_and_last_failed(accepted: Any) -> None:
+    accepted.cases("  one: {}\n  bad: {sampling: {prompt: static}}\n")
+    accepted.run("-m", "pytest", "-k", "one", "--run-id", "a", "--no-report")
+    accepted.run("-m", "pytest", "--run-id", "b")
+    accepted.run("-m", "pytest", "--lf", "--run-id", "c")
+    assert set(accepted.records("a")) == {"one"}
+    assert set(accepted.records("b")) == {"one", "bad"}
+    assert set(accepted.records("c")) == {"bad"}

@@ -50,7 +50,7 @@ HEADER = """
 defaults:
   runners: [cpu]
   backend: command
-  command: [{python}, {program}, "{{case_json}}", "{{out}}"]
+  command: [{python}, program.py, "{{case_json}}", "{{out}}"]
   model: {{path: ./model}}
   base: {{path: ./model}}
   sampling: {{prompt: a square, width: 96, height: 64, num_frames: 9, num_inference_steps: 1, guidance_scale: 1.0}}
@@ -74,11 +74,18 @@ class Project:
         (root / "model" / "transformer" / "config.json").write_text('{"_class_name": "WanTransformer3DModel"}')
         (root / "model" / "model_index.json").write_text('{"_class_name": "WanPipeline", "boundary_ratio": 0.875}')
 
+    def copy(self, root: Path) -> Project:
+        """Copy the project with all that was done in it, to a folder that does not exist."""
+        copy = object.__new__(Project)
+        copy.root = shutil.copytree(self.root, root)
+        copy.program = copy.root / "program.py"
+        return copy
+
     def cases(self, body: str, name: str = "a.yaml") -> None:
         """Write a case file; ``body`` is indented two blanks."""
         folder = self.root / "cases"
         folder.mkdir(exist_ok=True)
-        header = HEADER.format(python=sys.executable, program=self.program)
+        header = HEADER.format(python=sys.executable)
         (folder / name).write_text(header + body, encoding="utf-8")
 
     def drift(self, levels: float) -> None:

@@ -82,9 +82,25 @@ def import_all() -> None:
     for module in pkgutil.walk_packages(harness.__path__, "harness."):
         if module.name.split(".")[1] not in WITH_TORCH and not module.name.endswith("__main__"):
             importlib.import_module(module.name)
+    warm_up()
     heavy = {"torch", "diffusers", "transformers"} & sys.modules.keys()
     assert not heavy, f"a command must import {sorted(heavy)} for itself"
     gc.freeze()
+
+
+def warm_up() -> None:
+    """Load the compiled kernel and templates, which would take each command half a second; no thread starts."""
+    import numpy as np
+
+    from harness.frames.clip import Clip
+    from harness.frames.statistics import pair_statistics
+    from harness.report.render import environment
+
+    clip = Clip(np.zeros((1, 16, 16, 3), np.uint8))
+    pair_statistics(clip, clip, threads=1)
+    templates = environment()
+    for name in templates.list_templates():
+        templates.get_template(name)
 
 
 if __name__ == "__main__":

@@ -95,18 +95,18 @@ def inject(
 ) -> tuple[str, ...]:
     """Write a broken copy of a checkpoint.
 
-    Args:
-        fault: what to break.
-        strength: share of the Linears of each expert, in (0, 1]; they are spread evenly over the network.
-        source: a Diffusers repository, or the folder of one transformer. Never written to.
-        target: an absent folder.
-        experts: experts of a repository to break; those that it does not have are skipped.
+        Args:
+    fault: the kind of damage.
+            strength: share of the Linears of each expert, in (0, 1]; they are spread evenly over the network.
+            source: a Diffusers repository, or the folder of one transformer. Never written to.
+            target: an absent folder.
+            experts: experts of a repository to break; those that it does not have are skipped.
 
-    Returns:
-        The broken Linears, as ``expert/module``.
+        Returns:
+            The broken Linears, as ``expert/module``.
 
-    Raises:
-        CheckpointFaultError: the checkpoint has no Linear that this fault can break (code ``nothing_to_break``).
+        Raises:
+            CheckpointFaultError: the checkpoint has no Linear that this fault can break (code ``nothing_to_break``).
     """
     source = source.resolve()
     whole = (source / "model_index.json").is_file()
@@ -119,7 +119,7 @@ def inject(
         for module in spread(modules, strength):
             # Copy before the change: a write through the link would change the checkpoint itself.
             for place in _parts(tensors, module).values():
-                _own(place.file)
+                _make_private(place.file)
             fault.change(tensors, module)
             broken.append(f"{folder}/{module}" if folder else module)
     if not broken:
@@ -206,7 +206,7 @@ def _link_files(source: Path, target: Path) -> None:
         (target / entry.name).symlink_to(entry.resolve())
 
 
-def _own(file: Path) -> None:
+def _make_private(file: Path) -> None:
     """Replace a link by a copy of its file, atomically."""
     if file.is_symlink():
         part = file.with_name(f".{file.name}.{os.getpid()}.part")

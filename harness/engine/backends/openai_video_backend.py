@@ -51,10 +51,10 @@ LARGEST_ANSWER = 1 << 30
 BEST = 100
 """``output_compression`` of SGLang's API: its best quality (35.3 dB to the raw frames, 33.6 by default)."""
 NOT_AVAILABLE = (
-    "receipts: the server does not say which Linear ran in which format",
+    "receipts: the server does not report the format in which each Linear ran",
     "probes: nothing can be fed into the server's experts",
-    "trace: timesteps, experts and guidance of the steps are not told",
-    "resolved parameters: the server does not say what it really used",
+    "trace: timesteps, experts and guidance of the steps are not reported",
+    "resolved parameters: the server does not report the settings that it used",
     "raw frames: the clip went through the server's video codec",
 )
 """Facts that no server of this API reports."""
@@ -62,7 +62,7 @@ UNSENT = {
     "sglang": "flow_shift and boundary_ratio: this API ignores them, so the server's own are used",
     "vllm-omni": "max_sequence_length: this API does not take it, so the server's own is used",
 }
-OWN_CHECKPOINT = "checkpoint: a server that is given by URL does not say which files it loaded"
+OWN_CHECKPOINT = "checkpoint: a server that is given by URL does not report the files that it loaded"
 
 
 class OpenaiVideoBackend:
@@ -126,10 +126,10 @@ class OpenaiVideoBackend:
             emit({"stage": "load", "step": 0, "steps": 1, "seconds": time.monotonic() - began})
         emit({"stage": "load", "step": 1, "steps": 1, "seconds": time.monotonic() - began})
 
-    def _require_alive(self, case: Case, what: str) -> None:
+    def _require_alive(self, case: Case, activity: str) -> None:
         code = None if self._process is None else self._process.poll()
         if code is not None:
-            raise InfraError(f"the server ended while {what} ({describe_exit(code)})", where=case.id, kind="crash")
+            raise InfraError(f"the server ended while {activity} ({describe_exit(code)})", where=case.id, kind="crash")
 
     def generate(self, case: Case, out_dir: Path, emit: Emit) -> Generation:
         """Post one job, wait for it, and read its frames.
@@ -165,7 +165,7 @@ class OpenaiVideoBackend:
             with contextlib.suppress(OSError, _HttpError):
                 self._open("DELETE", f"/v1/videos/{name}")
         except _HttpError as error:
-            raise error.told(case) from None
+            raise error.to_error(case) from None
         except OSError as error:
             # A dying server closes its connections before its exit status can be read: wait for that better error.
             if self._process is not None:
@@ -256,7 +256,7 @@ class _HttpError(Exception):
         super().__init__(f"{code} {text}")
         self.code, self.text = code, text
 
-    def told(self, case: Case) -> InvalidCaseError | InfraError:
+    def to_error(self, case: Case) -> InvalidCaseError | InfraError:
         """Return the typed error: a refused request is the case's fault, any other failure the server's."""
         text = " ".join(self.text.split())[:600]
         # 408 (timeout) and 429 (too many requests) are conditions of the server, not of the request

@@ -1,4 +1,4 @@
-"""Measure what attention really computes, at the first call of each expert: the scale of its scores, its result."""
+"""Measure attention at the first call of each expert: the factor on its scores, and the error of its result."""
 
 from __future__ import annotations
 
@@ -128,7 +128,7 @@ class AttentionCheck:
     """
 
     def __init__(self) -> None:
-        self._kept: dict[str, torch.Tensor] = {}
+        self._captured: dict[str, torch.Tensor] = {}
         self._tables: tuple[torch.Tensor, torch.Tensor] | None = None
         self._samples: dict[Expert, AttentionSample] = {}
 
@@ -161,7 +161,7 @@ class AttentionCheck:
         finally:
             for handle in handles:
                 handle.remove()
-            self._kept, self._tables = {}, None
+            self._captured, self._tables = {}, None
 
     def _turning(self, _module: torch.nn.Module, _inputs: Any, output: Any) -> None:
         if isinstance(output, tuple) and len(output) == 2:
@@ -170,13 +170,13 @@ class AttentionCheck:
     def _keep(self, expert: Expert, name: str) -> Any:
         def hook(_module: torch.nn.Module, _inputs: Any, output: Any) -> None:
             if expert not in self._samples and isinstance(output, torch.Tensor):
-                self._kept[name] = output[:1]
+                self._captured[name] = output[:1]
 
         return hook
 
     def _close(self, expert: Expert, heads: int) -> Any:
         def hook(_module: torch.nn.Module, inputs: tuple[Any, ...]) -> None:
-            caught, self._kept = self._kept, {}
+            caught, self._captured = self._captured, {}
             if expert in self._samples or len(caught) < 3 or self._tables is None:
                 return
             result = inputs[0][:1] if inputs and isinstance(inputs[0], torch.Tensor) else None

@@ -43,7 +43,7 @@ class ConditionWatch:
         self._mode: torch.Tensor | None = None
         self._wanted: torch.Tensor | None = None
         self._encoder: tuple[float, ...] = ()
-        self._given: torch.Tensor | None = None
+        self._first_condition: torch.Tensor | None = None
         self._latents: tuple[float | None, str] = (None, "")
         self._mask: tuple[float | None, str] = (None, "")
         self._sketch: tuple[float, ...] = ()
@@ -120,11 +120,11 @@ class ConditionWatch:
         values = condition.detach().double().cpu()
         whole = values if mask is None else torch.cat([values.flatten(), mask.double()])
         # the first pass is compared in full; later passes must get the same values, so only their distance is kept
-        if self._given is not None:
-            if whole.shape == self._given.shape:
-                self._drift = max(self._drift, _distance(whole, self._given))
+        if self._first_condition is not None:
+            if whole.shape == self._first_condition.shape:
+                self._drift = max(self._drift, _distance(whole, self._first_condition))
             return
-        self._given = whole
+        self._first_condition = whole
         self._sketch = tuple(map(finite, sketch(whole)))
         if first_only:
             self._mask = _explain_first(mask)
@@ -218,7 +218,7 @@ def _explain_mask(received: torch.Tensor, wanted: torch.Tensor, other: torch.Ten
         "it is all zero: the image is lost": torch.zeros_like(wanted),
         "it is inverted": 1 - wanted,
         "it is all one": torch.ones_like(wanted),
-        "the last frame is marked otherwise than the request says": other,
+        "the last frame is marked otherwise than in the request": other,
         "its frames are in reverse order": wanted.flip(1),
         "its channels are in reverse order": wanted.flip(0),
     }
@@ -258,8 +258,8 @@ def _best(received: torch.Tensor, mistakes: Mapping[str, torch.Tensor]) -> str:
 
 def _distance(received: torch.Tensor, wanted: torch.Tensor) -> float:
     """Return the relative L2 distance; for a reference of zeros the root mean square of ``received``."""
-    ours, expected = received.double(), wanted.double()
+    values, expected = received.double(), wanted.double()
     length = float(expected.square().sum())
     if length == 0:
-        return finite(float(ours.square().mean().sqrt()))
-    return finite(float(((ours - expected).square().sum() / length).sqrt()))
+        return finite(float(values.square().mean().sqrt()))
+    return finite(float(((values - expected).square().sum() / length).sqrt()))

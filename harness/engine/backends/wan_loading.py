@@ -246,16 +246,16 @@ def _names_component(index: Mapping[str, Any], role: str) -> bool:
 # Global settings of torch, to be set before a model is loaded.
 
 
-def pick_device(asked: str) -> torch.device:
+def pick_device(name: str) -> torch.device:
     """Return the device of the engine.
 
     Args:
-        asked: ``cpu``, ``cuda``, or ``auto``: cuda if there is one.
+        name: ``cpu``, ``cuda``, or ``auto``: cuda if there is one.
     """
-    if asked == "auto":
-        asked = "cuda" if torch.cuda.is_available() else "cpu"
+    if name == "auto":
+        name = "cuda" if torch.cuda.is_available() else "cpu"
     # with an index, as CUDA's own functions return it: torch.device("cuda") and cuda:0 are not equal
-    return torch.device("cuda", 0) if asked == "cuda" else torch.device(asked)
+    return torch.device("cuda", 0) if name == "cuda" else torch.device(name)
 
 
 def apply(execution: Execution) -> None:

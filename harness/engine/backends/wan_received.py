@@ -104,9 +104,11 @@ def _distance(text: torch.Tensor, reference: torch.Tensor) -> float:
     """Return the relative L2 distance of [L, D] to [K, D]. Rows that one of them lacks count as zeros."""
     rows = min(text.shape[0], reference.shape[0])
     # the encoder's text is rounded to the dtype of the pass first, so that a cast is no difference
-    ours, expected = text.double(), reference.to(text.dtype).double()
+    received, expected = text.double(), reference.to(text.dtype).double()
     squared = (
-        (ours[:rows] - expected[:rows]).square().sum() + ours[rows:].square().sum() + expected[rows:].square().sum()
+        (received[:rows] - expected[:rows]).square().sum()
+        + received[rows:].square().sum()
+        + expected[rows:].square().sum()
     )
     return finite(float((squared / expected.square().sum().clamp_min(1e-30)).sqrt()))
 
@@ -147,12 +149,12 @@ def fit(values: torch.Tensor | None, reference: torch.Tensor) -> tuple[float | N
         return None, None
     if values.shape[1:] != reference.shape[1:]:
         return None, None
-    ours, expected = values[: reference.shape[0]].double(), reference.double()
+    received, expected = values[: reference.shape[0]].double(), reference.double()
     length = float(expected.square().sum())
     if not 0 < length < float("inf"):
         return None, None
-    gain = float((ours * expected).sum()) / length
-    apart = float((ours - expected).square().sum() / length) ** 0.5
+    gain = float((received * expected).sum()) / length
+    apart = float((received - expected).square().sum() / length) ** 0.5
     return finite(gain), finite(apart)
 
 

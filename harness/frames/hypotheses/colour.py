@@ -102,10 +102,10 @@ def _gamma(pair: FramePair) -> Explanation:
     table = np.arange(256, dtype=np.float32) / 255
     index = np.clip(np.rint(pair.golden), 0, 255).astype(np.uint8)
     coarse = pair.golden[:: max(1, len(index) // 3), ::3, ::3], index[:: max(1, len(index) // 3), ::3, ::3]
-    wanted = pair.candidate[:: max(1, len(index) // 3), ::3, ::3]
+    target = pair.candidate[:: max(1, len(index) // 3), ::3, ::3]
 
     def residual(power: float) -> float:
-        return float(np.square(wanted - (255 * table**power)[coarse[1]]).mean())
+        return float(np.square(target - (255 * table**power)[coarse[1]]).mean())
 
     best = min(GAMMAS, key=residual)
     best = min((best * factor for factor in np.linspace(0.94, 1.06, 25)), key=residual)

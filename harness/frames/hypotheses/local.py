@@ -78,14 +78,14 @@ def sharp(golden: Array, candidate: Array, box: tuple[slice, slice]) -> tuple[sl
 def patterns(pair: FramePair) -> Iterator[Explanation]:
     """Yield patterns that are the same in every frame: mesh, seams, tiles of another brightness."""
     if len(pair.golden) < 2:
-        overlay, others = pair.difference[0], pair.difference
+        overlay, frames = pair.difference[0], pair.difference
     else:
         # taken from even frames and scored on odd ones: noise that happens once is no pattern
-        overlay, others = pair.difference[::2].mean(axis=0), pair.difference[1::2]
-    error = float(np.square(others).mean())
+        overlay, frames = pair.difference[::2].mean(axis=0), pair.difference[1::2]
+    error = float(np.square(frames).mean())
     if error <= 0:
         return
-    share = 1 - float(np.square(others - overlay).mean()) / error
+    share = 1 - float(np.square(frames - overlay).mean()) / error
     energy = float(np.square(overlay).mean())
     if energy > 0.04 and share > 0.25:
         periodic = _periodic(overlay)

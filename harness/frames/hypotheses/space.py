@@ -145,7 +145,7 @@ def _repeated(frames: Array, side: int) -> Array:
 
 
 def _resampling(length: int, other: int, *, linear: bool) -> Array:
-    """Return the matrix [other, length] that resamples a row: nearest, or linear over as many pixels as one stands for.
+    """Return the matrix [other, length] that resamples a row: nearest, or linear over the width of an output pixel.
 
     The second is the triangle filter of Pillow's ``BILINEAR``, centred on half pixels.
     """
@@ -221,9 +221,9 @@ def _coded(pair: FramePair) -> Iterator[Explanation]:
     """Fit lossy compression. Quality is searched in the top left corner of a frame, where blocks are aligned."""
     frames = np.clip(np.rint(pair.golden), 0, 255).astype(np.uint8)
     middle = len(frames) // 2
-    corner, wanted = frames[middle, :CORNER, :CORNER], pair.candidate[middle, :CORNER, :CORNER]
+    corner, target = frames[middle, :CORNER, :CORNER], pair.candidate[middle, :CORNER, :CORNER]
     kinds = [(quality, sampling) for quality in range(5, 96) for sampling in (0, 2)]
-    best = min(kinds, key=lambda kind: float(np.square(wanted - _jpeg(corner, *kind)).mean()))
+    best = min(kinds, key=lambda kind: float(np.square(target - _jpeg(corner, *kind)).mean()))
     chosen = np.unique(np.linspace(0, len(frames) - 1, min(3, len(frames))).round().astype(int))
     small = FramePair(frames[chosen], pair.candidate[chosen])
     share = small.share(np.stack([_jpeg(frame, *best) for frame in frames[chosen]]))

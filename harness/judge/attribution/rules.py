@@ -53,7 +53,7 @@ Linear whose padded scales were cut off fits the base under no reading."""
 
 
 def inspected(record: CaseRecord) -> Iterator[Cause]:
-    """Yield a cause per fault that the bytes prove; what a wrong layout of block scales explains comes after it."""
+    """Yield a cause per fault that the bytes prove; effects of a wrong layout of block scales come after it."""
     faults = record.inspection.faults if record.inspection is not None else ()
     swizzled = {fault.expert for fault in faults if fault.code == "scale_layout"}
     for fault in sorted(faults, key=lambda fault: fault.code in BY_LAYOUT and fault.expert in swizzled):
@@ -125,12 +125,14 @@ def held_values(record: CaseRecord, named: Sequence[Cause]) -> Iterator[Cause]:
     A Linear or norm that was fed alone is named by its module and by how its bytes were read, which is closer to the
     cause than the list of tensors. A VAE in another dtype holds rounded weights: the dtype is the cause.
     """
-    seen: set[str] = set()
+    reported: set[str] = set()
     for finding in record.verdict.findings:
         component, tensors = str(finding.data.get("component")), finding.data.get("tensors")
-        if finding.code not in IN_MEMORY or not finding.gating or component in seen:  # probes and trace may both say it
+        if (
+            finding.code not in IN_MEMORY or not finding.gating or component in reported
+        ):  # probes and trace may both say it
             continue
-        seen.add(component)
+        reported.add(component)
         listed = [str(name) for name in tensors] if isinstance(tensors, list) else []
         modules = weights.kinds_of(named, component)
         unexplained = [name for name in listed if name.rpartition(".")[0] not in modules]
@@ -144,7 +146,7 @@ def _other_dtype(record: CaseRecord) -> bool:
 
 
 def _in_memory(record: CaseRecord, results: Results) -> Iterator[Cause]:
-    """Yield what probes and memory prove of the weights: rounded tensors, then modules, then other tensors."""
+    """Yield the causes in weights that probes and memory prove: rounded tensors, then modules, then other tensors."""
     modules = [*weights.from_readings(record, results), *weights.norms(record)]
     causes = list(held_values(record, modules))
     # A cast changes every tensor a little, and only some modules visibly: the cast is the cause, the modules follow.
@@ -279,23 +281,25 @@ def next_experiments(record: CaseRecord, results: Results) -> tuple[Experiment, 
         return tuple(fresh)
     if any(_proven(record, results)):
         return ()
-    wanted: list[Experiment] = []
+    experiments: list[Experiment] = []
     if record.probe is not None and any(weights.first_divergence(record)):
-        wanted.append(Experiment(kind="probe_again", why="do the same inputs give the same?"))
+        experiments.append(Experiment(kind="probe_again", why="do the same inputs give the same?"))
         if _equal(results, "probe_again"):
-            wanted.append(Experiment(kind="base_probe", why="does the base diverge in this build too?"))
+            experiments.append(Experiment(kind="base_probe", why="does the base diverge in this build too?"))
     elif record.generation is not None:
         if comparable(record):
-            wanted.append(Experiment(kind="frames", why="does a simple change of the golden's frames give these?"))
-            wanted.append(
+            experiments.append(Experiment(kind="frames", why="does a simple change of the golden's frames give these?"))
+            experiments.append(
                 Experiment(kind="golden_latents", why="does the VAE give the golden's frames of its latents?")
             )
-        wanted.append(Experiment(kind="rerun_same", why="does the same engine repeat itself?"))
+        experiments.append(Experiment(kind="rerun_same", why="does the same engine repeat itself?"))
         if ruled_out(_result(results, "rerun_same")) and not any(explained(results)):
-            wanted.append(Experiment(kind="rerun_fresh", why="does a fresh process give the same?"))
+            experiments.append(Experiment(kind="rerun_fresh", why="does a fresh process give the same?"))
             if record.probe is not None:
-                wanted.append(Experiment(kind="base_probe", why="is the base in this build what it was?"))
-    return tuple(experiment for experiment in wanted if (experiment.kind, None, "") not in finished)
+                experiments.append(
+                    Experiment(kind="base_probe", why="does the base give in this build the outputs that it gave?")
+                )
+    return tuple(experiment for experiment in experiments if (experiment.kind, None, "") not in finished)
 
 
 def _proven(record: CaseRecord, results: Results) -> Iterator[Cause]:
@@ -337,7 +341,7 @@ def _with_base(cause: Cause, results: Results) -> Cause:
 def _unrepeatable(results: Results) -> Iterator[Cause]:
     result = _result(results, "probe_again")
     if result is not None and result.data.get("equal") is False:
-        text = "the same engine answers the same recorded inputs otherwise: a race, or memory that nobody wrote"
+        text = "the same engine gives other outputs for the same recorded inputs: a race, or uninitialised memory"
         yield Cause(code="noise", where="engine", sentence=text, evidence=dict(result.data))
 
 

@@ -74,8 +74,8 @@ def best(readings: Sequence[Reading]) -> Reading | None:
     if fitting:
         return fitting[0]
     scaled = [reading for reading in readings if reading.name == "declared" and _scaled(reading)]
-    others = [reading for reading in readings if reading.error <= FITS]
-    return others[0] if others else scaled[0] if scaled and _pure_gain(scaled[0]) else None
+    with_gain = [reading for reading in readings if reading.error <= FITS]
+    return with_gain[0] if with_gain else scaled[0] if scaled and _pure_gain(scaled[0]) else None
 
 
 def _scaled(reading: Reading) -> bool:
@@ -106,25 +106,25 @@ def scope(names: Sequence[str], record: CaseRecord) -> str:
     if len(names) == 1:
         return names[0]
     experts = sorted({name.partition("/")[0] for name in names})
-    who = experts[0] if len(experts) == 1 else "both experts"
+    subject = experts[0] if len(experts) == 1 else "both experts"
     inside = {name.partition("/")[2] for name in names}
     if len(inside) == 1:
-        return f"{who}/{inside.pop()}"
+        return f"{subject}/{inside.pop()}"
     blocks, kinds = {_block(name) for name in names}, {_NUMBER.sub(".*", name) for name in inside}
     if len(blocks) == 1 and "" not in blocks:
-        return f"{who}/{blocks.pop()}"
+        return f"{subject}/{blocks.pop()}"
     quantized = {
         f"{module.expert}/{module.module}"
         for module in (record.probe.modules if record.probe else ())
         if module.expert in experts and is_quantized(module.format)
     }
     if quantized and quantized <= set(names):
-        return who
+        return subject
     if "" not in blocks and len(blocks) <= FEW_BLOCKS:
-        return f"{who}/{', '.join(sorted(blocks))}"
+        return f"{subject}/{', '.join(sorted(blocks))}"
     if len(kinds) == 1:
-        return f"{who}/{kinds.pop()}"
-    return who if len(experts) > 1 or len(names) > 3 else ", ".join(names)
+        return f"{subject}/{kinds.pop()}"
+    return subject if len(experts) > 1 or len(names) > 3 else ", ".join(names)
 
 
 def _block(name: str) -> str:
@@ -135,7 +135,7 @@ def _block(name: str) -> str:
 def _sentence(code: str, place: str, reading: Reading | None, record: CaseRecord) -> str:
     disk = "; the bytes on disk are right: loader or kernel" if proven_bytes(record) else ""
     if reading is None:
-        text = f"{place}: no reading of the bytes on disk explains what was multiplied"
+        text = f"{place}: no reading of the bytes on disk explains the multiplied values"
         changed = any(finding.code == "held_weights_differ" for finding in record.verdict.findings)
         how = ", and memory holds other values than in the golden's run: rounded, merged, or overwritten after the load"
         return f"{text}{how}" if changed else text
@@ -177,12 +177,12 @@ def norms(record: CaseRecord) -> Iterator[Cause]:
 def first_divergence(record: CaseRecord) -> Iterator[Cause]:
     """Yield the first diverging operation of each expert that has no Linear and no norm off."""
     broken = {name.partition("/")[0] for name in (*off(record), *_norm_names(record))}
-    seen: set[str] = set()
+    reported: set[str] = set()
     for finding in record.verdict.findings:
         expert = str(finding.data.get("expert", ""))
-        if finding.code != "first_divergence" or expert in broken or expert in seen:
+        if finding.code != "first_divergence" or expert in broken or expert in reported:
             continue
-        seen.add(expert)
+        reported.add(expert)
         yield _operation(expert, finding)
 
 

@@ -100,17 +100,20 @@ def history_error(error: OSError | sqlite3.Error | UnicodeDecodeError, path: Pat
     code = (getattr(error, "sqlite_errorcode", None) or 0) & 0xFF  # the low byte is the primary code
     place = shlex.quote(str(path))
     if code in (sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED):
-        what, remedy = f"another process writes the history for more than {WAIT_SECONDS:g} s", f"fuser -v {place}"
+        message, remedy = f"another process writes the history for more than {WAIT_SECONDS:g} s", f"fuser -v {place}"
     elif code == sqlite3.SQLITE_FULL:
-        what, remedy = "the disk is full; the history is what it was", "make room: rm -r runs/<old run>"
+        message, remedy = "the disk is full; the history is unchanged", "make room: rm -r runs/<old run>"
     elif isinstance(error, OSError) or code in _UNREACHABLE:
-        what, remedy = (
+        message, remedy = (
             f"the history cannot be opened or written: {error}",
             f"ls -ld {place} {shlex.quote(str(path.parent))}",
         )
     else:
-        what, remedy = f"this is not a history, or a damaged one: {error}", f"mv {place} {place}.damaged, and ask again"
-    return ReportError(what, where=str(path), remedy=remedy)
+        message, remedy = (
+            f"this is not a history, or a damaged one: {error}",
+            f"mv {place} {place}.damaged, and ask again",
+        )
+    return ReportError(message, where=str(path), remedy=remedy)
 
 
 def _create(connection: sqlite3.Connection, path: Path) -> None:
@@ -349,7 +352,7 @@ def open_history(path: Path = DEFAULT) -> Iterator[History]:
 
     Raises:
         ReportError: not a history, one of a newer quantgate, or one that turns out to be damaged, in use, or on a full
-            disk while it is used. What was added before stays.
+            disk while it is used. Rows that were added before stay.
     """
     connection = connect(path)
     try:

@@ -140,7 +140,7 @@ def _chart(metric: str, series: list[Point], levels: list[tuple[str, str]]) -> C
                 latest=percent(last.margin_consumed) if limited else number(last.value),
             )
         )
-    what = "margin used" if limited else "value"
+    quantity = "margin used" if limited else "value"
     lines_text = "; ".join(f"{line.runner} {line.latest}{', ' + line.drift if line.drift else ''}" for line in lines)
     return Chart(
         metric=metric,
@@ -150,7 +150,7 @@ def _chart(metric: str, series: list[Point], levels: list[tuple[str, str]]) -> C
         limit_y=y(1.0) if limited else None,
         top=percent(high) if limited else number(high),
         bottom=percent(low) if limited else number(low),
-        caption=f"{metric}, {what} over {len(runs)} runs; latest: {lines_text}",
+        caption=f"{metric}, {quantity} over {len(runs)} runs; latest: {lines_text}",
     )
 
 
