@@ -41,7 +41,7 @@ def learn_command(
     check: options.Check = False,
     root: options.Root = Path(),
 ) -> None:
-    """Run a runtime's own loader over generated checkpoints and write down what it assumes."""
+    """Run a runtime's own loader over generated checkpoints and write its assumptions to a contract."""
     from harness.runtimes.kinds import all_kinds
     from harness.runtimes.repositories import repositories
 
@@ -82,7 +82,7 @@ def install_command(
         Installer, typer.Option("--installer", help="pip, or uv, which must be on the PATH and reads its own settings")
     ] = "pip",
 ) -> None:
-    """Make an isolated environment with a runtime and what it needs."""
+    """Make an isolated environment with a runtime and its dependencies."""
     environment = install(parse_runtime(name), "cpu" if cpu else "cuda", _say, installer)
     typer.echo(str(environment.python))
 

@@ -63,7 +63,7 @@ class Declaration:
         return self.layers.get(module, self.algo)
 
     def format_of(self, module: str) -> StoredFormat | None:
-        """Return the format declared for one Linear; ``None`` if none is declared or this version knows none for it."""
+        """Return the format declared for one Linear; ``None`` if none is declared or it is unknown here."""
         if self.layers:
             return declared_format(self.layers.get(module, ""), {})
         return self.format

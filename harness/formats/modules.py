@@ -552,7 +552,7 @@ def _bytes(
     if scale is None:
         if four or declared == "nvfp4" or "comfy_quant" in parts:
             return Decided("nvfp4")
-        return Decided("unknown", opaque="bytes without a scale, and nothing says what they are")
+        return Decided("unknown", opaque="bytes without a scale, and no metadata names their format")
     if scale.dtype == "F8_E4M3":
         # W4A8_NVFP4_FP8 has a block scale per 32 values; undeclared scales of that shape are those of half the blocks
         algo = hints.declared.algo_of(stem).upper() if hints.declared is not None else ""
@@ -577,8 +577,8 @@ def _bytes(
 
 def _holds_exponents(scale: TensorEntry, columns: int) -> bool:
     """Return whether a tensor has one exponent per 32 of ``columns``, or is padded to a multiple of 4 of them."""
-    wanted = -(-columns // MX_BLOCK)
-    return len(scale.shape) == 2 and scale.shape[1] in (wanted, -(-wanted // 4) * 4)
+    blocks = -(-columns // MX_BLOCK)
+    return len(scale.shape) == 2 and scale.shape[1] in (blocks, -(-blocks // 4) * 4)
 
 
 def _quanto(weight: TensorEntry, scale: TensorEntry, parts: Mapping[str, TensorEntry]) -> Decided:
@@ -601,7 +601,7 @@ def _lost_dtype(weight: TensorEntry, scale: TensorEntry, hints: Hints, declared:
     """
     if declared == "fp8":
         return replace(_eight(replace(weight, dtype="F8_E4M3"), scale, hints), state={"dtype": weight.dtype})
-    return Decided("unknown", opaque="8-bit codes stored as plain bytes: floats or integers, nothing says which")
+    return Decided("unknown", opaque="8-bit codes stored as plain bytes: floats or integers, no metadata decides")
 
 
 def _bitsandbytes(state: Mapping[str, Any]) -> Decided:

@@ -63,7 +63,7 @@ PAIRS: tuple[tuple[str, tuple[str, ...], str], ...] = (
     ("GPTQ, AWQ", ("int4", "int8"), "2 and 3 bits"),
     ("nunchaku", (), "all: packed for one kernel"),
 )
-"""Writer, formats that are proven against a base, and what of it is recognised and not decoded (`inconclusive`).
+"""Writer, its formats that are proven against a base, and its formats that are named and not decoded (`inconclusive`).
 `benchmarks/corpus/` holds a right checkpoint of each proven pair."""
 REFUSED = (
     ("PyTorch pickle (`.bin`, `.pt`, `.pth`, `.ckpt`)", "inconclusive", "never opened: loading one runs code"),
@@ -79,9 +79,9 @@ def page() -> str:
     lines = [
         "# Formats and dialects",
         "",
-        "Written by `python -m harness.formats.page`; do not edit. A format says how bytes become numbers, a dialect",
-        "under which names a program stores them. Both are decided before anything is judged, and only the checks of",
-        "that format speak. `python -m benchmarks.fault_corpus` prints what is found in each.",
+        "Written by `python -m harness.formats.page`; do not edit. A format defines how bytes become numbers,",
+        "a dialect under which names a program stores them. Both are decided before anything is judged, and only the",
+        "checks of that format run. `python -m benchmarks.fault_corpus` prints the faults found in each.",
         "",
         "## Formats",
         "",
@@ -95,15 +95,18 @@ def page() -> str:
     lines += [
         "",
         "Without a base a quantized file is at best `inconclusive`: headers, names, key sets, scale values and the",
-        "sanity of what is not quantized are checked; gains, nibble order, stale and exchanged experts are not proven.",
+        "sanity of the other tensors are checked; gains, nibble order, stale and exchanged experts are not proven.",
         "",
-        "The limits of each ggml type, and what they were set from: `python -m benchmarks.inspect_gates --gguf`.",
+        "The limits of each ggml type, and the values behind them: `python -m benchmarks.inspect_gates --gguf`.",
         "",
         "## Formats by writer",
         "",
         "| written by | proven against a base | recognised, named, not decoded |",
         "|---|---|---|",
-        *(f"| {who} | {', '.join(title_of(name) for name in proven) or '-'} | {not_} |" for who, proven, not_ in PAIRS),
+        *(
+            f"| {writer} | {', '.join(title_of(name) for name in proven) or '-'} | {not_} |"
+            for writer, proven, not_ in PAIRS
+        ),
         "",
         "## Dialects of names",
         "",
@@ -112,7 +115,7 @@ def page() -> str:
         *(f"| {name} | {marks} | {how} |" for name, marks, how in DIALECTS),
         "",
         "Prefixes that are taken away: "
-        + ", ".join(f"`{prefix}` ({who})" for prefix, who in PREFIXES.items())
+        + ", ".join(f"`{prefix}` ({writer})" for prefix, writer in PREFIXES.items())
         + ". Another",
         "prefix in front of every block is named in a warning and taken away as well.",
         "",

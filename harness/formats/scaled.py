@@ -18,7 +18,7 @@ def zero_point_of(parts: Mapping[str, TensorEntry]) -> TensorEntry | None:
 
 
 def per_code(values: F32, name: str) -> F32:
-    """Return what one step of a code counts, from the values of the scale tensor ``name``.
+    """Return the value of one step of a code, from the values of the scale tensor ``name``.
 
     bitsandbytes stores the row's maximum (``SCB``), and its codes count steps of maximum / 127.
     """

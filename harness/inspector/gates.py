@@ -33,7 +33,7 @@ GGUF_GATES = {
     "Q3_K": Gate(0.950, 0.85, 0.03, 0.08),
     "Q2_K": Gate(0.890, 0.70, 0.03, 0.15),
 }
-"""By ggml type; ``python -m benchmarks.inspect_gates --gguf`` prints what they were set from: ggml's own quantizers,
+"""By ggml type; ``python -m benchmarks.inspect_gates --gguf`` prints the values behind them: ggml's own quantizers,
 without an importance matrix, on the embedded model's and on drawn weights."""
 ROW_COSINE = 0.90
 """A row below this contradicts the reading that fits its tensor (measured: right rows stay above .97)."""

@@ -202,7 +202,7 @@ def _unfused(entry: TensorEntry) -> dict[str, TensorEntry]:
 
 
 def _layer_markers(declared: Declaration, naming: Naming) -> dict[str, Mapping[str, Any]]:
-    """Return module to its entry in ``_quantization_metadata``, which says the same as a ``comfy_quant`` tensor."""
+    """Return module to its entry in ``_quantization_metadata``, which holds the facts of a ``comfy_quant`` tensor."""
     layers = declared.raw.get("layers") if declared.method == "comfy" else None
     items = layers.items() if isinstance(layers, Mapping) else ()
     return {module_to_diffusers(str(name), naming.prefix): item for name, item in items if isinstance(item, Mapping)}

@@ -70,18 +70,18 @@ def exact_nvfp4(base: F32, codes: U8, scales: U8, global_scale: float, block: in
     block_codes = codes.reshape(blocks.shape)
     alive = amax > 0
     with np.errstate(divide="ignore", invalid="ignore", over="ignore"):
-        wanted = (amax / np.float32(E2M1_MAX * global_scale)).astype(np.float32)
-        lost = (decode_e4m3(scales) == 0) & (wanted >= MIN_BLOCK_SCALE)
-        wanted[wanted == 0] = 1.0
-        wanted = np.clip(np.nan_to_num(wanted, nan=0.0), MIN_BLOCK_SCALE, 448.0)
-        fresh = encode_e4m3(wanted)
+        target = (amax / np.float32(E2M1_MAX * global_scale)).astype(np.float32)
+        lost = (decode_e4m3(scales) == 0) & (target >= MIN_BLOCK_SCALE)
+        target[target == 0] = 1.0
+        target = np.clip(np.nan_to_num(target, nan=0.0), MIN_BLOCK_SCALE, 448.0)
+        fresh = encode_e4m3(target)
         stored = decode_e4m3(scales) * np.float32(global_scale)
-        same_scales = _tolerant(fresh == scales, lambda factor: encode_e4m3(wanted * factor) == scales)
+        same_scales = _tolerant(fresh == scales, lambda factor: encode_e4m3(target * factor) == scales)
         scaled = blocks / stored[..., None]
         same_codes = _tolerant(
             _same(encode_e2m1(scaled), block_codes), lambda factor: _same(encode_e2m1(scaled * factor), block_codes)
         )
-        with_unrounded = encode_e2m1(blocks / (wanted * np.float32(global_scale))[..., None])
+        with_unrounded = encode_e2m1(blocks / (target * np.float32(global_scale))[..., None])
     return Exact(
         codes=_share(same_codes[alive]),
         scales=_share(same_scales[alive]),
@@ -336,15 +336,15 @@ def _nvfp4(
     factor = (
         1.0 if global_scale is None else (1.0 / global_scale if module.reciprocal and global_scale else global_scale)
     )
-    wanted = _undo_recipe(source, module, rows, anchor_rows)
-    best_fit = fit(decoded, wanted, factor)
+    target = _undo_recipe(source, module, rows, anchor_rows)
+    best_fit = fit(decoded, target, factor)
     # AWQ and SVDQuant change the matrix before they quantize it, so a fresh max calibration would differ rightly
     if module.recipe == "" and np.isfinite(factor) and factor > 0:
         order, layout = best_fit.best.split("/")
         codes = unpack_nibbles(stored.packed, "low_first" if order == "low_first" else "high_first")
         scales = stored.scales(layout)
         best_fit = replace(
-            best_fit, exact=closest(exact_nvfp4(values, codes, scales, factor, block) for values in as_exported(wanted))
+            best_fit, exact=closest(exact_nvfp4(values, codes, scales, factor, block) for values in as_exported(target))
         )
     other_rows = _base_rows(other, module, rows)
     if other_rows is not None:

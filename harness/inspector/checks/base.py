@@ -193,7 +193,7 @@ def swapped_or_same(context: Context) -> Iterator[InspectionFinding]:
         yield finding(
             "fault",
             "experts_swapped",
-            "the two experts stand exchanged: each holds codes of the other expert's base.",
+            "the two experts are exchanged: each holds codes of the other expert's base.",
             expert=swapped[0],
             evidence={expert: list(pair) for expert, pair in votes.items()},
             next_command="exchange the folders transformer and transformer_2",
@@ -216,7 +216,7 @@ RELATED = 0.9
 
 @check("base_identity", cost="rows", codes=("wrong_base",), order=260)
 def wrong_base(context: Context) -> Iterator[InspectionFinding]:
-    """Report a base whose unquantized tensors differ: it is not this checkpoint's base, whatever its name."""
+    """Report a base whose unquantized tensors differ: it is not this checkpoint's base, even if its name matches."""
     for expert in context.experts:
         if other_base(context, expert):
             compared = context.compared[expert]

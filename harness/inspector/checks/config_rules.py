@@ -93,7 +93,7 @@ def _marked_otherwise(expert: str, modules: Mapping[str, Module]) -> Iterator[In
 
 
 def _declares_itself(module: Module) -> bool:
-    """Return whether a Linear carries its own declaration: a marker, a name, or a file type that its readers know."""
+    """Return whether a Linear carries its own declaration: a marker, a name, or a file type that its readers use."""
     return module.dialect in ("comfy", "gguf", "bitsandbytes", "torchao", "quanto", "nunchaku", "modelslim")
 
 
@@ -118,7 +118,7 @@ DECIDED = ("nvfp4", "fp8", "mxfp8", "mxfp4", "int8", "nf4")
 """Formats that a declaration can name unambiguously."""
 LISTING = ("", "modelslim", "modelopt", "fp8", "fbgemm_fp8", "compressed-tensors", "mxfp8", "mxfp4", "nvfp4")
 """Declarations whose ignore list decides what a runtime allocates quantized. ComfyUI lists the quantized layers,
-torchao, bitsandbytes and quanto know them by their tensors."""
+torchao, bitsandbytes and quanto recognise them by their tensors."""
 
 
 @check(

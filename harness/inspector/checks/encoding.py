@@ -27,7 +27,7 @@ OTHER_MARGIN = 0.002
 OTHER_BASE_SHARE = 0.8
 """Share of differing unquantized tensors above which the base is another model's."""
 OWN_CODES = 0.95
-"""Mean cosine over blocks of 16 columns from which the codes are the base's, whatever scales lie beside them."""
+"""Mean cosine over blocks of 16 columns from which the codes are the base's, even if their scales do not fit."""
 MIXED_CODES = ("gguf", "nf4")
 """Formats whose tensors each state their own code: GGUF files mix Q4_K, Q5_0 and Q6_K by design."""
 PARTS = {"nibble_order": 0, "scale_layout": 1}
@@ -196,7 +196,7 @@ def _has_reason(item: Measured) -> bool:
 def _contradicted(
     context: Context, expert: str, measured: dict[str, Measured], states: Mapping[str, str]
 ) -> Iterator[InspectionFinding]:
-    asked = bool(context.options.contracts or context.options.loader)
+    states_runtime = bool(context.options.contracts or context.options.loader)
     groups: dict[str, list[str]] = {}
     for name, state in states.items():
         item = measured[name]
@@ -218,7 +218,7 @@ def _contradicted(
     for code, names in groups.items():
         item = measured[names[0]]
         declared = declared_of(context, expert, item)
-        soft = code in PARTS and asked
+        soft = code in PARTS and states_runtime
         yield finding(
             "warning" if soft else "fault",
             code,

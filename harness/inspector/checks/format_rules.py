@@ -36,7 +36,7 @@ WAN_CLASSES = ("WanTransformer3DModel", "WanModel")
 
 @check("names", cost="header", codes=("names_mixed", "names_of_another_dialect"), notes=("names_prefixed",), order=20)
 def names_of_dialect(context: Context) -> Iterator[InspectionFinding]:
-    """Report names that the folder's own loader does not know, and prefixes that a loader has to remove."""
+    """Report names that the folder's own loader does not read, and prefixes that a loader has to remove."""
     for expert, component in context.experts.items():
         naming = component.naming
         if naming.dialect == "mixed":

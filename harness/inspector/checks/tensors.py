@@ -237,11 +237,13 @@ def leftovers(context: Context) -> Iterator[InspectionFinding]:
                 beside.append(name)
         if beside:
             text = "stand beside weights that are not quantized: a runtime that goes by their name multiplies once more"
-            yield _left("scale_left_over", expert, beside, text)
+            yield _unused_tensors("scale_left_over", expert, beside, text)
         if orphans:
             markers = [name for name in orphans if name.endswith(".comfy_quant")]
             text = "belong to weights that are not here"
-            yield _left("scale_orphaned", expert, orphans, text, "markers" if markers == orphans else "scales")
+            yield _unused_tensors(
+                "scale_orphaned", expert, orphans, text, "markers" if markers == orphans else "scales"
+            )
 
 
 WEIGHT_SCALES = (
@@ -254,7 +256,7 @@ WEIGHT_SCALES = (
 )
 
 
-def _left(code: str, expert: str, names: list[str], text: str, kind: str = "scales") -> InspectionFinding:
+def _unused_tensors(code: str, expert: str, names: list[str], text: str, kind: str = "scales") -> InspectionFinding:
     return finding(
         "fault",
         code,

@@ -50,10 +50,10 @@ class SwitchRule(Rule):
     default: bool
     config_key: str | None = None
     flat: tuple[Place, ...] = Field(
-        default=("top",), description="where the key is looked for if quant_algo stands at the top, in this order"
+        default=("top",), description="places where the key is looked up, in this order, if quant_algo is at the top"
     )
     nested: tuple[Place, ...] = Field(
-        default=("section", "top"), description="the same if quant_algo stands in the section"
+        default=("section", "top"), description="the same if quant_algo is in the section"
     )
     implied_by: str | None = Field(default=None, description="top-level key whose value stands in for a silent key")
     word: str | None = None
@@ -110,7 +110,7 @@ class Names(Rule):
     known: tuple[str, ...] = Field(default=(), description="not read any more: a tensor of an unknown name is skipped")
     required: tuple[str, ...] = Field(
         default=(),
-        description="tensors without which the load stops, by the checkpoint's names; {block} stands for each block",
+        description="tensors without which the load stops, by the checkpoint's names; {block}: any block",
     )
     linears: tuple[str, ...] = Field(description="regular expressions of the runtime's modules that can be quantized")
 
@@ -155,7 +155,7 @@ class Learned(Rule):
 class Rules(Rule):
     """Behaviour of one range of versions."""
 
-    versions: str = Field(description="PEP 440 range, closed towards versions that nobody read")
+    versions: str = Field(description="PEP 440 range, closed towards versions whose source was not read")
     read_at: tuple[str, ...] = Field(min_length=1, description="versions whose code was read, or whose loader was run")
     dispatch: Dispatch
     nvfp4: Nvfp4Rule
