@@ -10,7 +10,7 @@ from typing import Literal
 
 import numpy as np
 
-from harness.formats.decode import rotation_of
+from harness.formats.decode import rotation_of, shift_of
 from harness.formats.evidence import Fit
 from harness.formats.registry import built_in_formats, known_formats
 from harness.formats.spec import Gate
@@ -113,6 +113,9 @@ def state_of(measured: Measured, declared: str) -> State:
         return "contradicted"
     rotated = rotation_of(best_fit.best) or rotation_of(declared)
     if rotated and best_fit.best != declared and best >= gate.unrelated:
+        return "contradicted"
+    # other zero points are tried only if those of the file do not fit, so no lead in cosine is asked for
+    if shift_of(best_fit.best) and best >= gate.unrelated:
         return "contradicted"
     if best >= gate.cosine and (best_fit.gap is None or best_fit.gap >= gate.gap):
         return "proven" if best_fit.best == declared else "contradicted"

@@ -39,6 +39,8 @@ class Compared:
     """Whether it equals the OTHER expert's base instead."""
     not_finite: int = 0
     """Compared values that are NaN or infinite although the base's are finite."""
+    holds: str = ""
+    """Name of another Linear of the base that it equals; empty if none was found."""
 
 
 @dataclass(frozen=True, slots=True)
