@@ -52,6 +52,14 @@ class Backend(Protocol):
 
 
 @runtime_checkable
+class Reloads(Protocol):
+    """A backend that can load a second model into the runtime that it already started."""
+
+    def reload(self, case: Case, paths: Mapping[str, Path], device: str, emit: Emit) -> None:
+        """Replace the loaded model by the one of ``paths``. Arguments and errors as ``Backend.load``."""
+
+
+@runtime_checkable
 class RunsInRoot(Protocol):
     """A backend that needs the repository's root. ``set_root`` is called before ``load``."""
 
