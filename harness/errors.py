@@ -11,9 +11,9 @@ class QuantgateError(Exception):
     """Base of all errors that quantgate raises on purpose.
 
     Args:
-        what: one sentence that says what is wrong.
+        what: one sentence that names the fault.
         where: ``file:line``, a path, or a case id; empty if the error has no place.
-        remedy: what to type or change next.
+        remedy: the next command to type, or the setting to change.
     """
 
     outcome: Outcome = Outcome.INFRA

@@ -35,7 +35,7 @@ class Backend(Protocol):
             emit: progress.
 
         Raises:
-            CheckpointFaultError: the files are not what their configuration declares.
+            CheckpointFaultError: the files contradict their configuration.
         """
 
     def generate(self, case: Case, out_dir: Path, emit: Emit) -> Generation:

@@ -3,7 +3,7 @@
 It imports the modules that every engine of a backend needs, touches no GPU, starts no thread, and then forks an engine
 per request. The fork is the engine's guard, with the usual processes below it (``harness.engine.supervisor``)::
 
-    pytest ── starter ── guard ── supervisor ── worker ── whatever the backend starts
+    pytest ── starter ── guard ── supervisor ── worker ── programs of the backend
 
 A request is one message on a socket: a JSON object, and five descriptors (requests, events, life, output, status). The
 answer is ``{"pid": ...}``. When the guard has ended, its exit status is written to ``status`` as text. When the socket

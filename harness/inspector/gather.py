@@ -39,6 +39,8 @@ class Compared:
     """Whether it equals the OTHER expert's base instead."""
     not_finite: int = 0
     """Compared values that are NaN or infinite although the base's are finite."""
+    holds: str = ""
+    """Name of another Linear of the base that it equals; empty if none was found."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -151,7 +153,7 @@ class Gathered:
     """Per expert, block scales in which NaN and zero were counted; each has one byte."""
     sanity: dict[str, dict[str, Sane]] = field(default_factory=dict)
     same: bool | None = None
-    """Whether both experts hold the same bytes, as far as sampled; ``None``: not compared, since a base tells more."""
+    """Whether both experts hold the same bytes, as far as sampled; ``None``: not compared, since there is a base."""
     failed: SourceError | None = None
     planned: int = 0
     finished: int = 0
@@ -184,13 +186,13 @@ def gather(plan: Plan, pool: Executor) -> Gathered:
         gathered.planned = len(tasks)
         pending = set(tasks)
         while pending:
-            done, pending = wait(pending, return_when=FIRST_EXCEPTION)
+            finished, pending = wait(pending, return_when=FIRST_EXCEPTION)
             # keep the results of this round before the first error is raised below
-            for future in done:
+            for future in finished:
                 if future.exception() is None:
                     tasks[future](future.result())
                     gathered.finished += 1
-            for future in done:
+            for future in finished:
                 future.result()
     except SourceError as error:
         gathered.failed = error
@@ -213,25 +215,27 @@ def _same_bytes(first: Component, second: Component) -> bool:
         return False
     large = sorted(layout, key=lambda name: (-first.stored[name].nbytes, name))
     for name in large[:: max(len(large) // (2 * SAME_TENSORS), 1)][:SAME_TENSORS]:
-        one, two = first.stored[name], second.stored[name]
-        count = min(one.nbytes, SAME_BYTES)
-        if first.source.read(one.file, one.start, count) != second.source.read(two.file, two.start, count):
+        first_entry, second_entry = first.stored[name], second.stored[name]
+        count = min(first_entry.nbytes, SAME_BYTES)
+        if first.source.read(first_entry.file, first_entry.start, count) != second.source.read(
+            second_entry.file, second_entry.start, count
+        ):
             return False
     return True
 
 
 def _scalars(component: Component, modules: Mapping[str, Module]) -> dict[str, tuple[float, ...]]:
     """Read every global, per-tensor, per-channel and input scale, one call per file so that near ranges are merged."""
-    wanted: dict[str, list[TensorEntry]] = {}
+    scalars: dict[str, list[TensorEntry]] = {}
     for module in modules.values():
         outer = module.scale if module.format in ("fp8", "int8") else None
         # a Linear may carry its scale under a second name, as hybrid files for two loaders do
         second = module.parts.get("scale_weight") if outer is not None else None
         for entry in (module.global_scale, module.input_scale, outer, second):
             if entry is not None and entry.dtype in FLOAT_DTYPES and entry.nbytes <= MAX_SCALAR_BYTES:
-                wanted.setdefault(entry.file, []).append(entry)
+                scalars.setdefault(entry.file, []).append(entry)
     values: dict[str, tuple[float, ...]] = {}
-    for file, entries in wanted.items():
+    for file, entries in scalars.items():
         data = component.source.read_ranges(file, [(entry.start, entry.nbytes) for entry in entries])
         for entry, raw in zip(entries, data, strict=True):
             values[entry.name] = tuple(decode_floats(raw, entry.dtype).tolist())

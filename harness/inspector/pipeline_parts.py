@@ -81,9 +81,12 @@ def _mismatches(
                 if index.get("_class_name") in PIPELINES:
                     sentence += f": {index['_class_name']} gives it {taken[0]} channels and takes {size}"
                 yield sentence, ("vae", expert)
-        width, wanted = text.get("d_model", text.get("hidden_size")), config.get("text_dim")
-        if isinstance(width, int) and isinstance(wanted, int) and width != wanted:
-            yield f"text_encoder has width {width}, and {expert} takes text of width {wanted}", ("text_encoder", expert)
+        width, expected = text.get("d_model", text.get("hidden_size")), config.get("text_dim")
+        if isinstance(width, int) and isinstance(expected, int) and width != expected:
+            yield (
+                f"text_encoder has width {width}, and {expert} takes text of width {expected}",
+                ("text_encoder", expert),
+            )
     yield from misfits(index, experts, vae)
     for key in ("latents_mean", "latents_std"):
         values = vae.get(key)
@@ -121,7 +124,7 @@ def against_base(source: Source, parts: Parts, base: Source, anchor: Parts, pool
         SourceError: a source failed.
     """
     findings: list[InspectionFinding] = []
-    done: list[str] = []
+    compared: list[str] = []
     for name in sorted(parts.files.keys() & anchor.files.keys()):
         present, anchor_files = parts.files[name], anchor.files[name]
         findings += _settings(name, present, anchor_files)
@@ -134,10 +137,12 @@ def against_base(source: Source, parts: Parts, base: Source, anchor: Parts, pool
             findings += _weights(
                 name, source, present, base, anchor_files, pool, LOCAL_ELEMENTS if local else REMOTE_ELEMENTS
             )
-            done.append(f"{name}: windows of {len(present.tensors)} tensors and its configuration against the base's")
+            compared.append(
+                f"{name}: windows of {len(present.tensors)} tensors and its configuration against the base's"
+            )
         elif not present.tensors:
-            done.append(f"{name}: its JSON files against the base's")
-    return Parts(tuple(findings), tuple(done))
+            compared.append(f"{name}: its JSON files against the base's")
+    return Parts(tuple(findings), tuple(compared))
 
 
 def _settings(name: str, present: PartFiles, anchor_files: PartFiles) -> Iterator[InspectionFinding]:

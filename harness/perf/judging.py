@@ -1,4 +1,4 @@
-"""What a run's time and memory amount to, after further generations of the same engine where they are needed.
+"""Judge a run's time and memory, with further generations of the same engine if they are needed.
 
 Pure functions over records; the session generates, this room decides.
 """
@@ -55,7 +55,7 @@ class Judge:
     pool: str = ""
     looks: list[Look] = field(default_factory=list)
     why_not: str = "it could not be generated again"
-    """Why there is no further generation, if there is none."""
+    """Reason why no further generation was made; empty if there was one."""
 
     def report(self, first: Look, again: Callable[[], Look | None]) -> PerfReport:
         """Judge a run.
@@ -119,7 +119,7 @@ class Judge:
     def _confirmed(
         self, suspects: Sequence[PerfComparison], again: Callable[[], Look | None], pool: PerfPool
     ) -> dict[str, str] | Judged:
-        """The suspects that further generations do not bear out, with what they say; or a disturbed look."""
+        """Generate again for the suspects. Return those not confirmed, or the disturbed generation."""
         cleared: dict[str, str] = {}
         # the first of two levels is dirty with caches that the first generation filled, so a leak takes one more
         growing = any(row.measure in GROWTH for row in suspects)
@@ -147,13 +147,13 @@ class Judge:
         return cleared
 
     def _leaks(self, measure: str) -> bool:
-        """Whether each of the further generations left more memory allocated than the one before."""
+        """Return whether each further generation left more memory allocated than the previous generation."""
         values = self._levels(measure)[1:]  # from the first to the second, caches are filled
         growth = [after - before for before, after in itertools.pairwise(values)]
         return bool(growth) and min(growth) > GROWTH_MARGIN[measure]
 
     def _levels(self, measure: str) -> list[float]:
-        """Bytes that were allocated when each generation began, and at the end of the last."""
+        """Return the bytes that were allocated when each generation began, and at the end of the last."""
         levels: list[float | None] = []
         for look in self.looks:
             usage, conditions = look.generation.usage, look.conditions
@@ -230,7 +230,7 @@ class Judge:
 
 
 def _settled(judged: Judged, cleared: dict[str, str]) -> tuple[Judged, tuple[str, ...]]:
-    """The comparisons after the confirmation: what was not borne out is within, and says so."""
+    """Return the comparisons after the confirmation. A measure that was not confirmed is within, with a note."""
     rows, reasons = [], []
     for row in judged.comparisons:
         if row.measure in cleared and row.gates and row.state in BAD:

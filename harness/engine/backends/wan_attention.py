@@ -1,4 +1,4 @@
-"""Measure what attention really computes, at the first call of each expert: the scale of its scores, its result."""
+"""Measure attention at the first call of each expert: the factor on its scores, and the error of its result."""
 
 from __future__ import annotations
 

@@ -218,7 +218,7 @@ def _explain_mask(received: torch.Tensor, wanted: torch.Tensor, other: torch.Ten
         "it is all zero: the image is lost": torch.zeros_like(wanted),
         "it is inverted": 1 - wanted,
         "it is all one": torch.ones_like(wanted),
-        "the last frame is marked otherwise than the request says": other,
+        "the last frame is marked otherwise than in the request": other,
         "its frames are in reverse order": wanted.flip(1),
         "its channels are in reverse order": wanted.flip(0),
     }

@@ -145,7 +145,7 @@ def _repeated(frames: Array, side: int) -> Array:
 
 
 def _resampling(length: int, other: int, *, linear: bool) -> Array:
-    """Return the matrix [other, length] that resamples a row: nearest, or linear over as many pixels as one stands for.
+    """Return the matrix [other, length] that resamples a row: nearest, or linear over the width of an output pixel.
 
     The second is the triangle filter of Pillow's ``BILINEAR``, centred on half pixels.
     """

@@ -53,7 +53,7 @@ Linear whose padded scales were cut off fits the base under no reading."""
 
 
 def inspected(record: CaseRecord) -> Iterator[Cause]:
-    """Yield a cause per fault that the bytes prove; what a wrong layout of block scales explains comes after it."""
+    """Yield a cause per fault that the bytes prove; effects of a wrong layout of block scales come after it."""
     faults = record.inspection.faults if record.inspection is not None else ()
     swizzled = {fault.expert for fault in faults if fault.code == "scale_layout"}
     for fault in sorted(faults, key=lambda fault: fault.code in BY_LAYOUT and fault.expert in swizzled):
@@ -146,7 +146,7 @@ def _other_dtype(record: CaseRecord) -> bool:
 
 
 def _in_memory(record: CaseRecord, results: Results) -> Iterator[Cause]:
-    """Yield what probes and memory prove of the weights: rounded tensors, then modules, then other tensors."""
+    """Yield the causes in weights that probes and memory prove: rounded tensors, then modules, then other tensors."""
     modules = [*weights.from_readings(record, results), *weights.norms(record)]
     causes = list(held_values(record, modules))
     # A cast changes every tensor a little, and only some modules visibly: the cast is the cause, the modules follow.
@@ -296,7 +296,9 @@ def next_experiments(record: CaseRecord, results: Results) -> tuple[Experiment, 
         if ruled_out(_result(results, "rerun_same")) and not any(explained(results)):
             experiments.append(Experiment(kind="rerun_fresh", why="does a fresh process give the same?"))
             if record.probe is not None:
-                experiments.append(Experiment(kind="base_probe", why="is the base in this build what it was?"))
+                experiments.append(
+                    Experiment(kind="base_probe", why="does the base give in this build the outputs that it gave?")
+                )
     return tuple(experiment for experiment in experiments if (experiment.kind, None, "") not in finished)
 
 
@@ -339,7 +341,7 @@ def _with_base(cause: Cause, results: Results) -> Cause:
 def _unrepeatable(results: Results) -> Iterator[Cause]:
     result = _result(results, "probe_again")
     if result is not None and result.data.get("equal") is False:
-        text = "the same engine answers the same recorded inputs otherwise: a race, or memory that nobody wrote"
+        text = "the same engine gives other outputs for the same recorded inputs: a race, or uninitialised memory"
         yield Cause(code="noise", where="engine", sentence=text, evidence=dict(result.data))
 
 

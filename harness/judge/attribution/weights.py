@@ -135,7 +135,7 @@ def _block(name: str) -> str:
 def _sentence(code: str, place: str, reading: Reading | None, record: CaseRecord) -> str:
     disk = "; the bytes on disk are right: loader or kernel" if proven_bytes(record) else ""
     if reading is None:
-        text = f"{place}: no reading of the bytes on disk explains what was multiplied"
+        text = f"{place}: no reading of the bytes on disk explains the multiplied values"
         changed = any(finding.code == "held_weights_differ" for finding in record.verdict.findings)
         how = ", and memory holds other values than in the golden's run: rounded, merged, or overwritten after the load"
         return f"{text}{how}" if changed else text
