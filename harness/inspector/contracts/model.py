@@ -233,7 +233,7 @@ def _read(place: Path, stamp: tuple[int, int]) -> ContractFile:  # noqa: ARG001 
         raise ContractError(
             f"the contract file is malformed: {one_line(text, 2000)}",
             where=str(place),
-            remedy="correct the file (docs/extending.md); for SGLang, quantgate learn sglang==VERSION writes it",
+            remedy="correct the file, or if the runtime is SGLang write it anew: quantgate learn sglang==VERSION",
         ) from error
 
 
