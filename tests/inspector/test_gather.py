@@ -20,7 +20,7 @@ def measured_with(monkeypatch: pytest.MonkeyPatch, exports: Path, limit: float) 
     monkeypatch.setattr(sampling, "LEAST", 1)
     monkeypatch.setattr(inspect, "LOCAL", Budget(rows=4))
     monkeypatch.setattr(gates, "gain_limit", lambda _measured: limit)
-    return examine(exports / "nvfp4", base=exports / "base").found.measured["transformer"]
+    return examine(exports / "nvfp4", base=exports / "base").gathered.measured["transformer"]
 
 
 def off(item: Measured) -> float:
