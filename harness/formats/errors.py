@@ -22,6 +22,10 @@ class HeaderError(QuantgateError):
         super().__init__(what, where=where, remedy=remedy)
 
 
+class DegenerateScaleError(ValueError):
+    """Stored scales are no scales: negative where their format takes the largest magnitude of a block."""
+
+
 class ConfigError(QuantgateError):
     """A configuration file that violates its format."""
 

@@ -84,6 +84,7 @@ def compressed(stored: StoredLinear) -> F32:
         # zero points are packed along the rows: [ceil(N * bits / 32), G]
         words = np.frombuffer(stored.whole(zero), "<u4").reshape(zero.shape)
         zeros = (unpack_words(words.T, bits)[:, : stored.shape[0]].T - offset).astype(np.float32)
+        zeros += np.float32(stored.state.get("shift", 0))
         values -= _spread(np.ascontiguousarray(zeros[stored.rows]), columns, index)
     return values * _spread(_of_rows(stored, scale), columns, index)
 
@@ -114,9 +115,13 @@ def awq(stored: StoredLinear) -> F32:
 
 
 def _affine(stored: StoredLinear, codes: I64, zeros: I64, columns: int, index: I64 | None) -> F32:
-    """Return ``(code - zero) * scale`` with ``scales`` [G, N]; codes [R, K], zeros [R, G]."""
+    """Return ``(code - zero) * scale`` with ``scales`` [G, N]; codes [R, K], zeros [R, G].
+
+    ``shift`` of the Linear's state is added to the zero points: the inspector tries it if they do not fit as they are.
+    """
     scales = _of_columns(stored, stored.parts["scales"])
-    zero_points = _spread(zeros.astype(np.float32), columns, index)
+    shift = np.float32(stored.state.get("shift", 0))
+    zero_points = _spread(zeros.astype(np.float32) + shift, columns, index)
     return np.asarray((codes[:, :columns] - zero_points) * _spread(scales, columns, index), np.float32)
 
 

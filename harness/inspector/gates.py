@@ -10,11 +10,12 @@ from typing import Literal
 
 import numpy as np
 
-from harness.formats.decode import rotation_of
+from harness.formats.decode import rotation_of, shift_of
 from harness.formats.evidence import Fit
 from harness.formats.registry import built_in_formats, known_formats
 from harness.formats.spec import Gate
 from harness.inspector.measure import Measured
+from harness.inspector.sampling import STRIP
 
 State = Literal["proven", "inconclusive", "contradicted", "not_provable"]
 
@@ -68,6 +69,18 @@ def gain_limit(measured: Measured) -> float:
     return max(gate.gain, float(6 * noise / math.sqrt(max(values, 1))))
 
 
+DOUBT = 0.1
+"""Distance of the gain from 1 up to which few rows may mislead: rows with a few large values, or rows that repeat."""
+
+
+def is_doubtful(measured: Measured) -> bool:
+    """Return whether the gain is off by little, so that more rows must be read before it counts as a fault."""
+    best_fit = measured.fit
+    if best_fit is None or len(measured.rows) >= min(STRIP, measured.module.shape[0]):
+        return False
+    return gain_limit(measured) < abs(best_fit.scores[best_fit.best].gain - 1) < DOUBT
+
+
 def gate_of(measured: Measured) -> Gate:
     """Return the limits for the module's stored format."""
     if measured.module.format == "fp8" and measured.module.code == "e5m2":
@@ -113,6 +126,9 @@ def state_of(measured: Measured, declared: str) -> State:
         return "contradicted"
     rotated = rotation_of(best_fit.best) or rotation_of(declared)
     if rotated and best_fit.best != declared and best >= gate.unrelated:
+        return "contradicted"
+    # other zero points are tried only if those of the file do not fit, so no lead in cosine is asked for
+    if shift_of(best_fit.best) and best >= gate.unrelated:
         return "contradicted"
     if best >= gate.cosine and (best_fit.gap is None or best_fit.gap >= gate.gap):
         return "proven" if best_fit.best == declared else "contradicted"

@@ -10,12 +10,13 @@ from pathlib import Path
 from typing import TypedDict, Unpack
 
 from harness.definitions.case import Case, Loader
-from harness.formats.errors import InspectionInterruptedError
+from harness.formats.errors import InspectionInterruptedError, SourceError
 from harness.formats.modules import group
 from harness.inspector.assemble import Assembly, Ref, assemble
 from harness.inspector.checks import run_checks
 from harness.inspector.context import Context, Options
 from harness.inspector.contracts import Contract, load_contract
+from harness.inspector.exchanged import find_exchanged
 from harness.inspector.gather import Gathered, Plan, gather
 from harness.inspector.identity import DigestCache, component_digests, digest_name
 from harness.inspector.pipeline_parts import added_settings, against_base
@@ -160,6 +161,11 @@ def examine(ref: Ref, opened: Callable[[Assembly], None] | None = None, **argume
             subject = _with_base(subject, anchor, pool)
         context, plan = _context(subject, anchor, options)
         gathered = gather(plan, pool)
+        if gathered.failed is None:
+            try:
+                find_exchanged(plan, gathered)
+            except SourceError as error:
+                gathered.failed = error
     return Examined(_filled(context, gathered), plan, subject, anchor, gathered, meter)
 
 

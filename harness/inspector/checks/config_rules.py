@@ -222,6 +222,49 @@ def group_size(context: Context) -> Iterator[InspectionFinding]:
         )
 
 
+@check("block_size", cost="header", codes=("group_size_contradicted",), order=76)
+def block_size(context: Context) -> Iterator[InspectionFinding]:
+    """Report scales of 8-bit blocks, or of groups of packed integers, that have another size than is declared."""
+    for expert, component in context.experts.items():
+        declared = component.declaration
+        wrong: dict[tuple[str, str], list[str]] = {}
+        for name, module in context.quantized(expert).items():
+            if module.format == "fp8" and module.scale is not None and not module.opaque and declared.block_size:
+                stated, stored = declared.block_size, module.block
+                # an own marker of a layer counts more than the declaration of the file
+                if module.kind != "other" and module.stated is None and stated != stored:
+                    size = f"{stored[0]} x {stored[1]}" if module.kind == "block" else KIND_TEXTS.get(module.kind, "")
+                    wrong.setdefault((f"{stated[0]} x {stated[1]}", size or f"1 x {stored[1]}"), []).append(name)
+            columns = _group_columns(module)
+            group = declared.group_size
+            if columns and group is not None and columns != (group if group > 0 else module.shape[1]):
+                wrong.setdefault((f"{group} columns", f"{columns} columns"), []).append(name)
+        for (stated_text, stored_text), names in wrong.items():
+            yield finding(
+                "fault",
+                "group_size_contradicted",
+                f"{expert}: {declared.origin} declares a scale per {stated_text} and {len(names)} Linears have one per "
+                f"{stored_text} ({some(names)}): a loader allocates scales of another shape, or applies them to other "
+                "values.",
+                expert=expert,
+                module=names[0],
+                evidence={"declared": stated_text, "stored": stored_text, "modules": names[:20], "count": len(names)},
+                next_command=f"write the stored size in {declared.origin}, or export again",
+            )
+
+
+KIND_TEXTS = {"scalar": "tensor", "one": "tensor", "channel": "row", "channel_column": "row"}
+
+
+def _group_columns(module: Module) -> int:
+    """Return the columns that share a scale in GPTQ's, AWQ's and compressed-tensors' integers; 0 if none is known."""
+    if module.scale is None or len(module.scale.shape) != 2 or "weight_g_idx" in module.parts:
+        return 0
+    axis = {"gptq": 0, "awq": 0, "compressed": 1}.get(module.packing)
+    groups = module.scale.shape[axis] if axis is not None else 0
+    return module.shape[1] // groups if groups and module.shape[1] % groups == 0 else 0
+
+
 @check("boundary_ratio", cost="header", codes=("boundary_ratio_missing", "boundary_ratio_differs"), order=80)
 def boundary_ratio(context: Context) -> Iterator[InspectionFinding]:
     """Report a repository with two experts that does not state where they switch, or not as its base does."""

@@ -118,6 +118,22 @@ def eight_bit_bytes(context: Context) -> Iterator[InspectionFinding]:
                 evidence={"modules": lost[:20], "count": len(lost)},
                 next_command="export again, and save the codes as float8_e4m3fn",
             )
+        scales = sorted(
+            module.scale.name
+            for module in context.quantized(expert).values()
+            if module.format == "nvfp4" and module.scale is not None and module.scale.dtype in ("U8", "I8")
+        )
+        if scales:
+            yield finding(
+                "fault",
+                "dtype_lost",
+                f"{expert}: the block scales of {len(scales)} NVFP4 Linears are stored as plain bytes, not as E4M3 "
+                f"({some(scales)}): a loader that goes by the dtype multiplies by integers, or reads exponents.",
+                expert=expert,
+                tensor=scales[0],
+                evidence={"tensors": scales[:20], "count": len(scales)},
+                next_command="export again, and save the block scales as float8_e4m3fn",
+            )
 
 
 @check("quant_state", cost="header", codes=("scale_shape",), order=158)
