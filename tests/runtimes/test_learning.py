@@ -37,6 +37,7 @@ def test_the_flipped_default_is_learned_from_answers() -> None:
     )
     answers = answers_of("sglang==0.5.13")
     assert len(disagreements(wrong, answers.rows)) > 20
+    assert disagreements(wrong, answers.rows, limit=3) == disagreements(wrong, answers.rows)[:3]
     rules, unexplained = fit(wrong, answers)
     assert unexplained == []
     assert rules.nvfp4.swap_weight_nibbles.default is False

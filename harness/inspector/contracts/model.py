@@ -228,18 +228,25 @@ def _read(place: Path, stamp: tuple[int, int]) -> ContractFile:  # noqa: ARG001 
     try:
         return ContractFile.model_validate(parse(read_text(place)).plain())
     except (YamlError, ValidationError) as error:
-        text = _first_problem(error) if isinstance(error, ValidationError) else str(error)
+        text = _problems(error) if isinstance(error, ValidationError) else str(error)
         # the file may hold a name of any length
         raise ContractError(
             f"the contract file is malformed: {one_line(text, 2000)}",
             where=str(place),
-            remedy="correct the file, or remove it and write it anew: quantgate learn RUNTIME==VERSION",
+            remedy="correct the file, or if the runtime is SGLang write it anew: quantgate learn sglang==VERSION",
         ) from error
 
 
-def _first_problem(error: ValidationError) -> str:
-    problem = error.errors(include_input=False, include_url=False)[0]
-    return f"{'.'.join(map(str, problem['loc']))}: {problem['msg']}"
+def _problems(error: ValidationError) -> str:
+    """Return the first three problems with their places. Unknown fields come first: a misspelt name causes others."""
+    problems = error.errors(include_input=False, include_url=False)
+    problems.sort(key=lambda problem: problem["type"] != "extra_forbidden")
+    sentences = [
+        f"{'.'.join(map(str, problem['loc']))}: "
+        + ("there is no such field" if problem["type"] == "extra_forbidden" else problem["msg"])
+        for problem in problems[:3]
+    ]
+    return "; ".join(sentences) + (f" (and {len(problems) - 3} more)" if len(problems) > 3 else "")
 
 
 def read_contract_file(place: Path) -> ContractFile:
