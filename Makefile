@@ -40,7 +40,8 @@ demo-i2v: $(STAMP) tiny/exports/.made-i2v ## run the tiny image-to-video suites 
 SGLANG_VERSIONS := 0.5.12.post1 0.5.13 0.5.23
 demo-sglang: $(STAMP) tiny/exports/.made ## the incident in the real SGLang on the CPU: installs three versions (several GB), predicts, runs
 	for version in $(SGLANG_VERSIONS); do $(BIN)/quantgate runtime install sglang==$$version --cpu || exit 1; done
-	$(BIN)/python -m pytest cases/incident_sglang.yaml --runner cpu --run-id demo-sglang; $(BIN)/python -m benchmarks.sglang_incident runs/demo-sglang
+	$(BIN)/python -m pytest cases/incident_sglang.yaml --runner cpu --run-id demo-sglang; ended=$$?; \
+	$(BIN)/python -m benchmarks.sglang_incident runs/demo-sglang && exit $$ended
 
 test-sglang: $(STAMP) tiny/exports/.made ## tests in the real SGLang; installs what they need
 	for version in $(SGLANG_VERSIONS) 0.5.20; do $(BIN)/quantgate runtime install sglang==$$version --cpu || exit 1; done

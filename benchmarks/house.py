@@ -1,8 +1,10 @@
-"""Print the size and the shape of the source tree: ``python -m benchmarks.house [--root FOLDER] [--list]``.
+"""Print the size and the shape of the source tree: ``python -m benchmarks.house``.
 
 The figures: files with their median and largest size, import cycles, packages that import each other, lines with and
 without comments and docstrings, files that name ``nvfp4``, comments per 1,000 lines. ``--list`` also names the members
-of each cycle and the pairs of packages. The exit code is 1 if there is a cycle or a pair of packages, otherwise 0.
+of each cycle and the pairs of packages. ``--rooms`` prints the lines of code per folder below the package, and
+``--since COMMIT`` those of an earlier commit beside them. The exit code is 1 if there is a cycle or a pair of packages,
+otherwise 0.
 
 Imports are read by grimp (the library behind import-linter): every import counts, also one inside a function and one
 under ``TYPE_CHECKING``.
@@ -14,8 +16,11 @@ import argparse
 import ast
 import io
 import re
+import subprocess
 import sys
+import tarfile
 import tokenize
+from collections import Counter
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from itertools import combinations
@@ -160,6 +165,54 @@ class House:
         return "\n".join(lines)
 
 
+def lines_by_room(files: Mapping[str, str]) -> Counter[str]:
+    """Return the lines of code per room: per folder directly below the package; its own modules count as ``(top)``.
+
+    Args:
+        files: source text by path, relative to the package's parent, such as ``harness/judge/verdict.py``.
+    """
+    rooms: Counter[str] = Counter()
+    for name, text in files.items():
+        parts = Path(name).parts
+        rooms[parts[1] if len(parts) > 2 else "(top)"] += count_lines(text).code
+    return rooms
+
+
+def sources_at(folder: Path, commit: str) -> dict[str, str]:
+    """Return the source texts of a package at a commit, by path relative to the package's parent.
+
+    Raises:
+        SystemExit: git has no such commit, or the package did not exist in it.
+    """
+    archive = subprocess.run(
+        ["git", "-C", str(folder.parent), "archive", commit, folder.name], capture_output=True, check=False
+    )
+    if archive.returncode:
+        raise SystemExit(f"{commit}: {archive.stderr.decode(errors='replace').strip()}")
+    texts: dict[str, str] = {}
+    with tarfile.open(fileobj=io.BytesIO(archive.stdout)) as tar:
+        for member in tar:
+            content = tar.extractfile(member) if member.name.endswith(".py") else None
+            if content is not None:
+                texts[member.name] = content.read().decode("utf-8")
+    return texts
+
+
+def rooms_table(folder: Path, since: str = "") -> str:
+    """Return the lines of code per room, the largest first, and beside them those at the commit ``since``."""
+    now = lines_by_room(
+        {str(path.relative_to(folder.parent)): path.read_text(encoding="utf-8") for path in folder.rglob("*.py")}
+    )
+    before = lines_by_room(sources_at(folder, since)) if since else None
+    rows = [
+        f"{room:<14} {now[room]:>7,}" + (f" {before[room]:>9,}" if before is not None else "")
+        for room in sorted(now | (before or Counter()), key=lambda room: (-now[room], room))
+    ]
+    total = f"{'all':<14} {now.total():>7,}" + (f" {before.total():>9,}" if before is not None else "")
+    head = f"{'room':<14} {'now':>7}" + (f" {since[:9]:>9}" if since else "")
+    return "\n".join([head, *rows, total])
+
+
 def measure(folder: Path) -> House:
     """Measure the package in ``folder``, whose parent must be importable (on ``sys.path``)."""
     sources = {path: path.read_text(encoding="utf-8") for path in sorted(folder.rglob("*.py"))}
@@ -181,8 +234,13 @@ def main() -> int:
     parser = argparse.ArgumentParser(prog="python -m benchmarks.house", description=__doc__)
     parser.add_argument("--root", type=Path, default=Path("harness"), help="folder of the package (default: harness)")
     parser.add_argument("--list", action="store_true", help="name the members of cycles and pairs, and the files")
+    parser.add_argument("--rooms", action="store_true", help="print the lines of code per room instead")
+    parser.add_argument("--since", default="", metavar="COMMIT", help="with --rooms: compare with this commit")
     arguments = parser.parse_args()
     folder = arguments.root.resolve()
+    if arguments.rooms:
+        print(rooms_table(folder, arguments.since))
+        return 0
     sys.path.insert(0, str(folder.parent))
     house = measure(folder)
     print(house.table())

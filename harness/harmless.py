@@ -1,4 +1,4 @@
-"""Print foreign text safely in CI: services run commands in a job's log, whatever program printed them.
+"""Print foreign text safely in CI: services run commands that any program prints to a job's log.
 
 https://docs.github.com/actions/reference/workflow-commands-for-github-actions: ``::name::`` at the beginning of a line
 (after blanks), and the older ``##[name]`` anywhere in a line. Azure Pipelines obeys ``##vso[name]`` and ``##[name]``,

@@ -12,7 +12,7 @@ _ADDRESS = re.compile(
     r"(?i)(https?|ftp|mailto|xmpp)(?=:)|([a-z][a-z0-9+.-]{1,15})(?=://)"
     r"|(?<![A-Za-z0-9])(www)(?=\.)|(?<![A-Za-z0-9])(GH)(?=-\d)"
 )
-"""What GitHub makes a link of: addresses, and ``GH-17``. After an underscore too, where ``\\b`` would not match."""
+"""Text that GitHub turns into a link: addresses and ``GH-17``. After an underscore too, where ``\\b`` fails."""
 
 
 def neutral(text: str, limit: int = 400) -> str:

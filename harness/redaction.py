@@ -260,7 +260,7 @@ class Redactor:
         """Return ``text`` without known values, tokens of known shapes, and values after words like ``password:``.
 
         A secret with colours or control characters inside is found too: the text without them is looked at as well,
-        since whoever prints or pastes it may drop them. Such a text comes back without them.
+        since a program that prints it, or a person who pastes it, may drop them. Such a text comes back without them.
         """
         shown = shapes(self.values(text))
         cleaned = clean(shown)

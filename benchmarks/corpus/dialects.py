@@ -12,7 +12,7 @@ from typing import Any
 import torch
 from safetensors.torch import load_file
 
-from benchmarks.corpus import libraries, published, variants, written
+from benchmarks.corpus import libraries, published, quantizers, variants, written
 from benchmarks.corpus.edit import Edit, Tensors, quantized, swap_nibbles, swizzle
 from benchmarks.corpus.exports import EXPERTS
 from benchmarks.corpus.mixed import mixed
@@ -428,7 +428,28 @@ MODELOPT_DIALECTS: tuple[Dialect, ...] = (
     Dialect("ModelOpt fake quantization in BF16", "fp8", variants.fake_quantized),
 )
 """ModelOpt's further formats, written by itself."""
-DIALECTS = (*BASIC_DIALECTS, *LIBRARY_DIALECTS, *PUBLISHED_DIALECTS, *VARIANT_DIALECTS, *MODELOPT_DIALECTS)
+QUANTIZER_DIALECTS: tuple[Dialect, ...] = (
+    Dialect("compressed-tensors' MXFP4 compressor", "fp8", lambda edit: quantizers.compressed(edit, "mxfp4")),
+    Dialect("compressed-tensors' MXFP8 compressor", "fp8", lambda edit: quantizers.compressed(edit, "mxfp8")),
+    Dialect("compressed-tensors INT8, asymmetric", "fp8", quantizers.asymmetric_int8),
+    Dialect("fbgemm FP8 with upper bounds", "fp8", quantizers.fbgemm),
+    Dialect("FP8 in blocks of 128, scales as powers of two", "fp8", quantizers.power_of_two_blocks),
+    Dialect("Quark FP8", "fp8", lambda edit: quantizers.quark(edit, "fp8_e4m3")),
+    Dialect("Quark MXFP4", "fp8", lambda edit: quantizers.quark(edit, "fp4")),
+    Dialect("FP8 with scales of attention", "fp8", quantizers.attention_scales),
+    Dialect("Comfy-Org's repository", "fp8", quantizers.comfy_repository),
+    Dialect("two prefixes of a trainer", "fp8", lambda edit: libraries.prefixed(edit, "generator_ema.model.")),
+    Dialect("GPTQ v2", "fp8", lambda edit: quantizers.zero_points(1, "gptq_v2")(edit, "")),
+)
+"""Further quantizers and layouts of repositories."""
+DIALECTS = (
+    *BASIC_DIALECTS,
+    *LIBRARY_DIALECTS,
+    *PUBLISHED_DIALECTS,
+    *VARIANT_DIALECTS,
+    *MODELOPT_DIALECTS,
+    *QUANTIZER_DIALECTS,
+)
 
 
 def make(dialect: Dialect, exports: Path, folder: Path) -> Path:

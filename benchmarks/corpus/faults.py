@@ -14,6 +14,7 @@ import torch
 from benchmarks.corpus import field_faults as field
 from benchmarks.corpus import libraries, published, variants, written
 from benchmarks.corpus import published_faults as wild
+from benchmarks.corpus import quantizers as further
 from benchmarks.corpus.mutations import (
     INFINITE,
     INVERTED,
@@ -113,6 +114,7 @@ KINDS: tuple[tuple[int, str], ...] = (
     (58, "parts, shapes and markers of published files"),
     (60, "packed integers, smoothed weights, scales of other rows and blocks"),
     (62, "variants of Wan, other models, converters that change more than weights"),
+    (65, "names of other Linears, zero points, lost dtypes, cut markers and downloads, quantizers that are only named"),
 )
 """Last row number of each kind, and its title."""
 
@@ -314,7 +316,7 @@ PUBLISHED_FAULTS: tuple[Fault, ...] = (
     *_many(60, "scales_of_other_rows", "all layer", "fp8", field.remade(written.int8(True), wild.shifted_rows),
            "scales_unrelated"),
     Fault(60, "block_scales_transposed", "all", "fp8", wild.transposed_blocks, "scales_unrelated"),
-    Fault(60, "fused_in_another_order", "all", "fp8", wild.fused_in_another_order, "weights_unrelated"),
+    Fault(60, "fused_in_another_order", "all", "fp8", wild.fused_in_another_order, "linears_exchanged"),
     Fault(60, "nf4_declared_fp4", "all", "fp8", wild.other_table, "weights_unrelated"),
 )  # fmt: skip
 """Kinds that are published, written down with the right answer before they were run for the first time."""
@@ -335,4 +337,33 @@ VARIANT_FAULTS: tuple[Fault, ...] = (
     Fault(62, "flux", "file", "fp8", variants.flux, "other_model", baseless=True),
 )  # fmt: skip
 """Faults of `benchmarks.corpus.variants`."""
-FAULTS = (*BASIC_FAULTS, *LIBRARY_FAULTS, *PUBLISHED_FAULTS, *VARIANT_FAULTS)
+QUANTIZER_FAULTS: tuple[Fault, ...] = (
+    Fault(63, "adapter_wrapped", "all", "base", further.unmerged(True), "adapters_unmerged"),
+    Fault(63, "adapter_wrapped", "baseless", "base", further.unmerged(True), "adapters_unmerged", baseless=True),
+    Fault(63, "adapter_beside", "all", "base", further.unmerged(False), "adapters_unmerged", "warning"),
+    Fault(63, "q_for_k", "all", "fp8", further.renamed(further.q_for_k), "linears_exchanged"),
+    Fault(63, "q_for_k", "bf16", "base", further.renamed(further.q_for_k), "linears_exchanged"),
+    Fault(63, "blocks_moved", "all", "fp8", further.renamed(further.next_block), "linears_exchanged"),
+    Fault(63, "blocks_moved", "bf16", "base", further.renamed(further.next_block), "linears_exchanged"),
+    Fault(63, "half_prefixed", "all", "fp8", further.half_prefixed, "names_mixed"),
+    Fault(63, "half_prefixed", "baseless", "fp8", further.half_prefixed, "names_mixed", baseless=True),
+    Fault(64, "gptq_v1_called_v2", "all", "fp8", further.zero_points(0, "gptq_v2"), "zero_point_shifted"),
+    Fault(64, "gptq_v2_called_v1", "all", "fp8", further.zero_points(1, "gptq"), "zero_point_shifted"),
+    Fault(64, "int8_zero_moved", "all", "fp8",
+          wild.of(lambda edit: further.asymmetric_int8(edit, 1)), "zero_point_shifted"),
+    Fault(64, "gptq_group_size", "all", "fp8", further.group_size, "group_size_contradicted", baseless=True),
+    Fault(64, "block_size", "all", "fp8",
+          wild.of(lambda edit: further.power_of_two_blocks(edit, (64, 64))), "group_size_contradicted", baseless=True),
+    Fault(64, "marker_cut", "all", "fp8", further.broken_marker, "config_invalid", baseless=True),
+    Fault(64, "quant_state_cut", "all", "fp8", further.broken_state, "config_invalid", baseless=True),
+    Fault(64, "nested_offset_lost", "all", "fp8", further.offset_lost, "global_scale_degenerate", baseless=True),
+    Fault(64, "block_scales_as_u8", "all", "nvfp4", further.scales_as(torch.uint8), "dtype_lost", baseless=True),
+    Fault(64, "block_scales_as_i8", "all", "nvfp4", further.scales_as(torch.int8), "dtype_lost"),
+    Fault(64, "download_unfinished", "recorded", "fp8", further.unfinished, "download_unfinished", baseless=True),
+    Fault(64, "download_unfinished", "zeros", "fp8", further.unfinished, "weights_zero"),
+    Fault(65, "hqq", "all", "fp8", further.hqq, "format_not_decoded", "inconclusive"),
+    Fault(65, "hqq", "baseless", "fp8", further.hqq, "format_not_decoded", "inconclusive", baseless=True),
+    Fault(65, "unknown_layout", "all", "fp8", further.unknown_layout, "format_not_decoded", "inconclusive"),
+)  # fmt: skip
+"""Faults of `benchmarks.corpus.quantizers`."""
+FAULTS = (*BASIC_FAULTS, *LIBRARY_FAULTS, *PUBLISHED_FAULTS, *VARIANT_FAULTS, *QUANTIZER_FAULTS)

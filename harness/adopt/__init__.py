@@ -1,1 +1,1 @@
-"""Bringing the gate into a repository: the files of `quantgate init`, the embedded model, what the lane installs."""
+"""Bring the gate into a repository: files of `quantgate init`, the embedded model, requirements of the lane's jobs."""

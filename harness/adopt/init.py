@@ -31,7 +31,7 @@ State = Literal["written", "added", "kept", "by hand"]
 
 
 class Step(NamedTuple):
-    """What was done to one file."""
+    """Change that `init` made to one file."""
 
     state: State
     path: str
@@ -39,7 +39,7 @@ class Step(NamedTuple):
 
 
 class Made(NamedTuple):
-    """What `init` did, and what to type next."""
+    """Steps that `init` took, and the next command."""
 
     steps: tuple[Step, ...]
     commands: tuple[str, ...]
@@ -48,7 +48,7 @@ class Made(NamedTuple):
 
 
 def init(root: Path, devices: tuple[Device, ...], source: Source, *, demo: bool = False) -> Made:
-    """Write the files of a project below ``root``. What is there stays as it is: a second call changes nothing.
+    """Write the files of a project below ``root``. Existing files stay as they are: a second call changes nothing.
 
     Args:
         root: an existing folder; of a repository, or of a folder in one.
@@ -208,7 +208,7 @@ def _commands(root: Path, runner: str, demo: bool) -> tuple[str, ...]:
     if demo:
         return (
             "pytest cases/demo.yaml --runner cpu      # two cases on the CPU: both green",
-            "quantgate inspect --case nvfp4           # what the bytes of the checkpoint say, without running it",
+            "quantgate inspect --case nvfp4           # the encoding that the checkpoint's bytes prove, without a run",
             "quantgate cases                          # then write a case of your own beside them",
         )
     return (

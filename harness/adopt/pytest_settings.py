@@ -26,7 +26,7 @@ _INI = ("pytest.ini", ".pytest.ini")
 
 
 class Setting(NamedTuple):
-    """What was done, or what a person has to do."""
+    """Change that was made, or the step that a person has to take."""
 
     path: Path
     """The settings file that pytest reads."""

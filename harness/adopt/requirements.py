@@ -1,4 +1,4 @@
-"""What a job installs: `python -m harness.adopt.requirements [--hosted]` prints a requirements file, tested versions.
+"""Requirements of a CI job: `python -m harness.adopt.requirements [--hosted]` prints a file with tested versions.
 
 Plan, merge, report and comment import neither torch nor diffusers, so that a job on a hosted machine installs a tenth
 of what a GPU job does; scipy and ruptures are for the trend of times. The wheel itself is installed with ``--no-deps``
@@ -17,7 +17,7 @@ HOSTED = frozenset({
     "filelock", "huggingface-hub", "jinja2", "ml-dtypes", "numpy", "nvidia-ml-py", "packaging", "pillow", "pydantic",
     "rich", "ruamel-yaml", "ruptures", "safetensors", "scipy", "typer",
 })  # fmt: skip
-"""Distributions that the hosted jobs import. A test compares this list with what the command imports."""
+"""Distributions that the hosted jobs import. A test compares this list with the imports of the commands."""
 _NAME = re.compile(r"[A-Za-z0-9._-]+")
 
 
@@ -25,7 +25,7 @@ def lines(*, hosted: bool) -> list[str]:
     """Return the lines of a requirements file: the dependencies in the metadata of quantgate, and the tested versions.
 
     Args:
-        hosted: only what the jobs on hosted machines import.
+        hosted: only the distributions that jobs on hosted machines import.
 
     Raises:
         PackageNotFoundError: quantgate is not installed.

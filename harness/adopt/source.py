@@ -11,7 +11,7 @@ from harness.errors import InvalidCaseError
 from harness.reading import parse_object
 
 UNKNOWN = "OWNER/quantgate"
-"""Written where the repository is not known; `quantgate init` says so."""
+"""Placeholder for an unknown repository; `quantgate init` prints that it has to be replaced."""
 _STATED = re.compile(r"([A-Za-z0-9][A-Za-z0-9-]*/[A-Za-z0-9_.-]+)@([A-Za-z0-9_./-]+)")
 _GITHUB = re.compile(r"https://github\.com/([A-Za-z0-9][A-Za-z0-9-]*/[A-Za-z0-9_.-]+?)(?:\.git)?/?")
 
@@ -24,7 +24,7 @@ class Source(NamedTuple):
     ref: str
     """Commit or tag."""
     requirement: str
-    """What pip installs."""
+    """Requirement that pip installs."""
 
     @property
     def is_known(self) -> bool:

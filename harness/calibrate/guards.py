@@ -40,9 +40,9 @@ def refuse_dirty(root: Path, allowed: bool) -> tuple[str, ...]:
     changed = dirty_files(root)
     if changed and not allowed:
         raise InvalidCaseError(
-            f"the working tree has changes, so nobody could measure this again: {listed(changed, _SHOWN)}",
+            f"the working tree has changes, so this measurement could not be repeated: {listed(changed, _SHOWN)}",
             where=str(root),
-            remedy="commit or stash them; --allow-dirty measures all the same and says so in the file",
+            remedy="commit or stash them; --allow-dirty measures all the same and notes it in the file",
         )
     return changed
 

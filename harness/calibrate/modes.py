@@ -35,7 +35,7 @@ class Group:
 
 
 def groups_of(clips: Sequence[Clip]) -> tuple[Group, ...]:
-    """Return the groups that the clips of one request form, the one of the first clip first.
+    """Return the groups that the clips of one request form; the first clip's group comes first.
 
     Groups are joined by nearest neighbours. They count only if each has `LEAST` runs, the least distance between two
     groups is over `SEPARATION` times the largest within one, and at most a fifth of all runs belongs to none.

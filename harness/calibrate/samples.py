@@ -266,7 +266,7 @@ def read_kept(folder: Path, origin: Origin) -> CaseRecord | str:
     try:
         before, record = Origin.read(folder / ORIGIN_FILE), CaseRecord.read(folder / RECORD_FILE)
     except (OSError, ValueError):
-        return "its record is not whole, or does not say what it was made of"
+        return "its record is incomplete, or does not state its origin"
     if before != origin:
         return f"it was made of something else: {origin.differs(before)}"
     if record.verdict.outcome is not Outcome.GOLDEN_MISSING:

@@ -21,7 +21,7 @@ def init_command(
         typer.Option("--source", help="owner/name@commit of quantgate on GitHub, for the workflow; default: detected"),
     ] = "",
 ) -> None:
-    """Write what a project needs: cases/, runners/, thresholds/, goldens/, schemas, settings, workflow.
+    """Write the files of a project: cases/, runners/, thresholds/, goldens/, schemas, settings, workflow.
 
     Nothing that is there is changed, except for lines that are added to .gitignore and to pytest's settings.
     """
@@ -84,4 +84,4 @@ def quantgate(
         bool, typer.Option("--version", callback=version_option, is_eager=True, help="print the version")
     ] = False,
 ) -> None:
-    """A gate for quantized video-diffusion checkpoints: says what broke, and which command to type next."""
+    """A gate for quantized video-diffusion checkpoints: names the fault, and the command to type next."""

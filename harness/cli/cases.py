@@ -20,7 +20,7 @@ def cases_command(
     runner: options.Runner = "",
     as_json: options.AsJson = False,
 ) -> None:
-    """List the cases: what each runs, where, and how it must end."""
+    """List the cases: checkpoint, runners, and the expected outcome of each."""
     import json
 
     from harness.definitions.loading import load_cases

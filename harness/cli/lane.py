@@ -141,7 +141,7 @@ def merge(
 
 
 def doctor(*, root: Path, runner: str, out: Path | None = None, as_json: bool = False, host: Host | None = None) -> int:
-    """Examine this machine for a runner and print what was found.
+    """Examine this machine for a runner and print the result of each check.
 
     Args:
         root: the repository.

@@ -15,7 +15,7 @@ from harness.inspector.contracts.model import load_contract
 from harness.project import Project
 from harness.records.base import write_text_atomic
 from harness.runtimes.affected import affected
-from harness.runtimes.environments import Environment, find, install, installed, parse_runtime, remove
+from harness.runtimes.environments import Environment, Installer, find, install, installed, parse_runtime, remove
 from harness.runtimes.learn import as_yaml, ask, changed, contract_of, disagreements, schedule_disagreements
 
 runtime_app = typer.Typer(help="Environments of runtimes: install, list, remove.", no_args_is_help=True)
@@ -41,7 +41,7 @@ def learn_command(
     check: options.Check = False,
     root: options.Root = Path(),
 ) -> None:
-    """Run a runtime's own loader over generated checkpoints and write down what it assumes."""
+    """Run a runtime's own loader over generated checkpoints and write its assumptions to a contract."""
     from harness.runtimes.kinds import all_kinds
     from harness.runtimes.repositories import repositories
 
@@ -78,9 +78,12 @@ def install_command(
     cpu: Annotated[
         bool, typer.Option("--cpu", help="for a machine without a GPU; products of FP8 and FP4 are emulated")
     ] = False,
+    installer: Annotated[
+        Installer, typer.Option("--installer", help="pip, or uv, which must be on the PATH and reads its own settings")
+    ] = "pip",
 ) -> None:
-    """Make an isolated environment with a runtime and what it needs."""
-    environment = install(parse_runtime(name), "cpu" if cpu else "cuda", _say)
+    """Make an isolated environment with a runtime and its dependencies."""
+    environment = install(parse_runtime(name), "cpu" if cpu else "cuda", _say, installer)
     typer.echo(str(environment.python))
 
 

@@ -153,7 +153,7 @@ def _images(case: Case, root: Path) -> Iterator[Finding]:
         problem = f"backend {case.backend} does not hand pictures on yet; `diffusers` and `command` do"
         yield ("sampling", "image" if sampling.image is not None else "last_image"), problem
     if sampling.last_image is not None and sampling.image is None:
-        yield ("sampling", "last_image"), "stands beside `image`: no pipeline takes a last frame alone"
+        yield ("sampling", "last_image"), "is given beside `image`: no pipeline takes a last frame alone"
     for field, image in sampling.images().items():
         if not image.is_local:
             yield from _hub_image(field, image)

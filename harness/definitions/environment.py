@@ -36,7 +36,7 @@ def directs_tokens(name: str) -> bool:
 
 
 class EnvironmentRule(NamedTuple):
-    """The variables that the libraries of one backend are known to read."""
+    """Environment variables that the libraries of one backend read."""
 
     names: frozenset[str] = frozenset()
     prefixes: tuple[str, ...] = ()

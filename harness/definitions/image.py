@@ -98,7 +98,7 @@ def decode(data: bytes, width: int, height: int) -> Image:
     if turned.mode in ("RGBA", "LA") or "transparency" in turned.info:
         alpha = turned.convert("RGBA").getchannel("A")
         if alpha.getextrema() != (255, 255):
-            raise PictureError("is transparent in places, and nothing says what lies behind; flatten it")
+            raise PictureError("is transparent in places, and no background is given; flatten it")
     rgb = turned.convert("RGB")
     _check_aspect(rgb.size, width, height)
     if rgb.size != (width, height):

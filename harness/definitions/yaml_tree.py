@@ -63,7 +63,7 @@ class Node:
         keys: of a mapping, the line of each key.
         span: of a scalar, its first and one past its last character in the text.
         size: how many values it holds, itself included, every alias expanded.
-        text: of a scalar, what was written.
+        text: source text of a scalar.
     """
 
     __slots__ = ("keys", "line", "size", "span", "text", "value")

@@ -35,7 +35,7 @@ class Backend(Protocol):
             emit: progress.
 
         Raises:
-            CheckpointFaultError: the files are not what their configuration declares.
+            CheckpointFaultError: the files contradict their configuration.
         """
 
     def generate(self, case: Case, out_dir: Path, emit: Emit) -> Generation:
@@ -49,6 +49,14 @@ class Backend(Protocol):
 
     def methods(self) -> Mapping[str, Method]:
         """Return additional methods by name, such as ``probe``."""
+
+
+@runtime_checkable
+class Reloads(Protocol):
+    """A backend that can load a second model into the runtime that it already started."""
+
+    def reload(self, case: Case, paths: Mapping[str, Path], device: str, emit: Emit) -> None:
+        """Replace the loaded model by the one of ``paths``. Arguments and errors as ``Backend.load``."""
 
 
 @runtime_checkable

@@ -38,7 +38,7 @@ class LogRedactor:
 
     Args:
         secrets: values that must not be shown, by the name that is shown in their place. Values and shapes that
-            ``harness.redaction`` knows are replaced as well.
+            ``harness.redaction`` recognises are replaced as well.
     """
 
     def __init__(self, secrets: Mapping[str, str]) -> None:
@@ -96,7 +96,7 @@ class LogRedactor:
         """Return the kept part of a line whose end is not known.
 
         A secret that lies across the end of ``line`` is not recognized. Its beginning is shorter than the overlap, and
-        stands unchanged at the end of the redacted text, so the overlap is taken off after redaction.
+        is unchanged at the end of the redacted text, so the overlap is taken off after redaction.
         """
         return self._clean(line)[: -self._overlap][:LINE_BYTES]
 
@@ -218,7 +218,7 @@ class RedactedLog:
                 self._shorten()
 
     def _shorten(self) -> None:
-        """Drop the middle of the file: its beginning tells how the engine was set up, its end how it died."""
+        """Drop the middle of the file. Its beginning shows how the engine was set up, its end how it died."""
         head = os.pread(self._file.fileno(), HEAD_BYTES, 0)
         last = os.pread(self._file.fileno(), TAIL_BYTES, self._size - TAIL_BYTES)
         head = head[: head.rfind(b"\n") + 1]

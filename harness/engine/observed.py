@@ -1,7 +1,7 @@
 """Facts of tensors that a backend observes, in any runtime.
 
 The code needs torch only, so it also runs under the interpreter of a runtime, where the rest of the harness is absent
-(an import-linter contract in ``pyproject.toml`` says so).
+(an import-linter contract in ``pyproject.toml`` checks this).
 """
 
 from __future__ import annotations
@@ -52,7 +52,7 @@ def text_facts(embeds: Any, ids: Sequence[torch.Tensor], masks: Sequence[torch.T
 
     Args:
         embeds: [B, L, D]; anything but a tensor has no facts.
-        ids: what the text encoder read, a tensor per call.
+        ids: token ids that the text encoder read, a tensor per call.
         masks: the mask of each call; ``None``: it got none.
     """
     if not isinstance(embeds, torch.Tensor):

@@ -90,6 +90,6 @@ def require_unchanged(before: Stamps, after: Stamps, where: str) -> None:
         raise InfraError(
             f"files of the checkpoint changed during the run: {', '.join(changed[:_SHOWN])}{more}",
             where=where,
-            remedy="let whatever writes there finish, and run again",
+            remedy="let the program that writes there finish, and run again",
             kind="disk",
         )

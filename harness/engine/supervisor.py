@@ -2,7 +2,7 @@
 
 ::
 
-    pytest ── guard ── supervisor ── worker ── whatever the backend starts
+    pytest ── guard ── supervisor ── worker ── programs of the backend
 
 Guard and supervisor both reap everything below them (``PR_SET_CHILD_SUBREAPER``), also processes that left the
 worker's group or session. Each ends, and kills everything below it, when its child ends, when it gets SIGTERM, and

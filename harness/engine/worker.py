@@ -74,7 +74,7 @@ class Server:
 
     def _start(self, params: dict[str, Json], emit: Callable[[dict[str, Json]], None]) -> Json:
         from harness.definitions.case import Case
-        from harness.engine.backend import RunsInRoot, load_backend
+        from harness.engine.backend import Reloads, RunsInRoot, load_backend
         from harness.engine.load_meter import LoadMeter
         from harness.records.generation import EngineStart
 
@@ -83,14 +83,21 @@ class Server:
         if not isinstance(paths, dict):
             raise TypeError("paths is no object")
         began = time.monotonic()
-        backend = load_backend(case.backend, allow_python=bool(params.get("allow_python")))
+        present, self._backend = self._backend, None
+        if isinstance(present, Reloads):  # an engine has one class of backend, so the present one fits
+            backend, load = present, present.reload
+        else:
+            if present is not None:
+                present.close()  # its server would live on beside the new one
+            backend = load_backend(case.backend, allow_python=bool(params.get("allow_python")))
+            load = backend.load
         if isinstance(backend, RunsInRoot) and params.get("root"):
             backend.set_root(Path(str(params["root"])))
         folders = {role: Path(str(path)) for role, path in paths.items()}
         meter = LoadMeter(folders)
         # read the files into the page cache first, so that the load is timed without the disk
         meter.read()
-        backend.load(case, folders, str(params["device"]), emit)
+        load(case, folders, str(params["device"]), emit)
         self._backend = backend
         self._loads += 1
         return EngineStart(

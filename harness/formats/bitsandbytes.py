@@ -8,6 +8,7 @@ import numpy as np
 
 from harness.formats.codecs import F32
 from harness.formats.decode import NF4_CODES, decode_nf4
+from harness.formats.errors import DegenerateScaleError
 from harness.formats.spec import Format, Gate, StoredLinear
 
 FP4_CODES: Final = (
@@ -22,6 +23,7 @@ def readings(stored: StoredLinear) -> dict[str, F32]:
 
     Raises:
         ValueError: the rows do not begin with a block.
+        DegenerateScaleError: a scale is negative.
     """
     size, columns = int(stored.state["blocksize"]), stored.shape[1]
     if stored.parts["weight.absmax"].elements != -(-stored.shape[0] * columns // size):
@@ -33,7 +35,14 @@ def readings(stored: StoredLinear) -> dict[str, F32]:
     packed = np.frombuffer(stored.read(stored.weight, first // 2, -(-count // 2)), np.uint8)
     blocks = slice(first // size, -(-(first + count) // size))
     table = NF4_CODES if stored.code == "nf4" else FP4_CODES
-    return {stored.code: decode_nf4(packed, _absmax(stored)[blocks], table, size, columns)}
+    scales = _absmax(stored)
+    if (negative := int((scales < 0).sum())) > 0:
+        raise DegenerateScaleError(
+            f"{negative} of {scales.size} scales (absmax) are negative, and each is the largest magnitude of its block"
+            + (": the offset of the second quantization (nested_offset) is lost" if "nested_blocksize" in stored.state
+               else "")
+        )  # fmt: skip
+    return {stored.code: decode_nf4(packed, scales[blocks], table, size, columns)}
 
 
 def _absmax(stored: StoredLinear) -> F32:

@@ -48,6 +48,25 @@ class Declaration:
         return next(iter(numbers)) if len(numbers) == 1 else None
 
     @property
+    def block_size(self) -> tuple[int, int] | None:
+        """Return rows and columns that share a scale: ``weight_block_size``, or ``block_structure`` of all groups.
+
+        ``None`` if neither states one pair of positive numbers.
+        """
+        stated = [self.raw.get("weight_block_size")]
+        stated += [
+            group["weights"].get("block_structure")
+            for group in _groups(self.raw)
+            if isinstance(group.get("weights"), Mapping) and group["weights"].get("strategy") == "block"
+        ]
+        sizes = {
+            (item[0], item[1])
+            for item in stated
+            if isinstance(item, list) and len(item) == 2 and all(type(number) is int and number > 0 for number in item)
+        }
+        return next(iter(sizes)) if len(sizes) == 1 else None
+
+    @property
     def declared(self) -> bool:
         """Return whether the checkpoint declares anything."""
         return bool(self.origin)
@@ -63,7 +82,7 @@ class Declaration:
         return self.layers.get(module, self.algo)
 
     def format_of(self, module: str) -> StoredFormat | None:
-        """Return the format declared for one Linear; ``None`` if none is declared or this version knows none for it."""
+        """Return the format declared for one Linear; ``None`` if none is declared or it is unknown here."""
         if self.layers:
             return declared_format(self.layers.get(module, ""), {})
         return self.format
@@ -202,7 +221,15 @@ def _algo_of_method(method: str, body: Mapping[str, Any]) -> str:
         kind = body.get("quant_type")
         default = kind.get("default") if isinstance(kind, Mapping) else kind
         return str(default.get("_type", "")) if isinstance(default, Mapping) else str(default or "")
+    if method == "quark":
+        weight = body.get("global_quant_config")
+        weight = weight.get("weight") if isinstance(weight, Mapping) else None
+        return QUARK.get(str(weight.get("dtype")), "") if isinstance(weight, Mapping) else ""
     return method.upper() if method in (*known_formats(), "fbgemm_fp8") else ""
+
+
+QUARK = {"fp8_e4m3": "FP8", "fp8_e5m2": "FP8", "fp4": "MXFP4", "int8": "INT8"}
+"""AMD Quark's name of a weight's type to the algorithm."""
 
 
 def declared_format(algo: str, body: Mapping[str, Any]) -> StoredFormat | None:

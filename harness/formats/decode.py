@@ -126,6 +126,20 @@ def rotation_of(reading: str) -> int:
     return int(reading.removeprefix(_ROTATED)) if reading.startswith(_ROTATED) else 0
 
 
+_SHIFT = "_zero_"
+
+
+def shifted_name(code: str, shift: int) -> str:
+    """Return the name of the reading whose zero points are moved by ``shift`` codes: ``int4_zero_+1``."""
+    return f"{code}{_SHIFT}{shift:+d}"
+
+
+def shift_of(reading: str) -> int:
+    """Return the codes by which a reading moves the zero points, the inverse of `shifted_name`; 0 if by none."""
+    _, mark, shift = reading.partition(_SHIFT)
+    return int(shift) if mark else 0
+
+
 GGUF_PREFIX = "GGUF_"
 
 

@@ -38,8 +38,8 @@ WAN: Final = re.compile(
 
 def parts_of(names: Iterable[str]) -> list[str]:
     """Return the variants of Wan whose further parts are among Diffusers' ``names``, in the order of `PARTS`."""
-    found = {title for name in names for pattern, title in PARTS if pattern.search(name)}
-    return [title for _, title in PARTS if title in found]
+    present = {title for name in names for pattern, title in PARTS if pattern.search(name)}
+    return [title for _, title in PARTS if title in present]
 
 
 def other_model(names: Collection[str]) -> str | None:

@@ -43,9 +43,9 @@ class _Cursor:
         """Return the next ``count`` bytes. Raises ``HeaderError``."""
         end = self.position + count
         if end > self.size:
-            what = f"the header ends at byte {end} or later and the file has {self.size}"
+            message = f"the header ends at byte {end} or later and the file has {self.size}"
             raise HeaderError(
-                what, where=self.file, remedy="fetch the file again: it was cut short", code="header_truncated"
+                message, where=self.file, remedy="fetch the file again: it was cut short", code="header_truncated"
             )
         if end > MAX_HEADER_BYTES:
             raise HeaderError(
@@ -126,8 +126,10 @@ def read_gguf_header(file: str, file_size: int, read: Callable[[int, int], bytes
         tensors[name] = _entry(file, name, shape, kind, start + offset, metadata)
         if tensors[name].start + tensors[name].nbytes > file_size:
             end = tensors[name].start + tensors[name].nbytes
-            what = f"tensor {name[:120]!r} ends at byte {end} and the file has {file_size}"
-            raise HeaderError(what, where=file, remedy="fetch the file again: it was cut short", code="data_truncated")
+            message = f"tensor {name[:120]!r} ends at byte {end} and the file has {file_size}"
+            raise HeaderError(
+                message, where=file, remedy="fetch the file again: it was cut short", code="data_truncated"
+            )
     _no_overlap(file, tensors)
     words = {key: str(value) for key, value in metadata.items() if isinstance(value, str | int | float)}
     return Header(file=file, size=start, tensors=tensors, metadata=words)

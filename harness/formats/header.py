@@ -103,8 +103,8 @@ def _load_json(file: str, raw: bytes) -> dict[str, Any]:
     def unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
         result = dict(pairs)
         if len(result) != len(pairs):
-            seen: set[str] = set()
-            twice = next(name for name, _ in pairs if name in seen or seen.add(name))  # type: ignore[func-returns-value]
+            names: set[str] = set()
+            twice = next(name for name, _ in pairs if name in names or names.add(name))  # type: ignore[func-returns-value]
             raise HeaderError(
                 f"the key {twice[:120]!r} stands twice in the header", where=file, code="header_duplicate_key"
             )
@@ -160,15 +160,15 @@ def _check_layout(file: str, tensors: dict[str, TensorEntry], data_start: int, f
     position, before = data_start, "the header"
     for entry in sorted(tensors.values(), key=lambda item: (item.start, item.nbytes)):
         if entry.start < position:
-            what, code = f"tensors {before!r} and {entry.name!r} overlap", "header_overlap"
-            raise HeaderError(what, where=file, code=code)
+            message, code = f"tensors {before!r} and {entry.name!r} overlap", "header_overlap"
+            raise HeaderError(message, where=file, code=code)
         if entry.start > position:
-            what = f"{entry.start - position} bytes between {before!r} and {entry.name!r} belong to no tensor"
-            raise HeaderError(what, where=file, code="header_hole")
+            message = f"{entry.start - position} bytes between {before!r} and {entry.name!r} belong to no tensor"
+            raise HeaderError(message, where=file, code="header_hole")
         position, before = entry.start + entry.nbytes, entry.name
     if position > file_size:
-        what = f"tensor {before!r} ends at byte {position} and the file has {file_size}"
-        raise HeaderError(what, where=file, remedy="fetch the file again: it was cut short", code="data_truncated")
+        message = f"tensor {before!r} ends at byte {position} and the file has {file_size}"
+        raise HeaderError(message, where=file, remedy="fetch the file again: it was cut short", code="data_truncated")
     if position < file_size:
-        what = f"{file_size - position} bytes follow the last tensor"
-        raise HeaderError(what, where=file, code="data_trailing")
+        message = f"{file_size - position} bytes follow the last tensor"
+        raise HeaderError(message, where=file, code="data_trailing")

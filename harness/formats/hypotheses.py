@@ -123,12 +123,12 @@ def look_blind(rows: PackedRows, block: int) -> Blind:
     magnitude = np.abs(E2M1_VALUES[unpack_nibbles(rows.packed, "low_first")])
     blocks = magnitude.reshape(len(magnitude), -1, block)
     largest = blocks.max(axis=2)
-    rest = (blocks.sum(axis=2) - largest) / (block - 1)
+    mean_of_others = (blocks.sum(axis=2) - largest) / (block - 1)
     z: dict[str, float] = {}
     for layout in rows.layouts:
         values = decode_e4m3(rows.scales(layout))
         with np.errstate(divide="ignore", invalid="ignore"):
-            z[layout] = layout_correlation(np.log(values), rest)[0]
+            z[layout] = layout_correlation(np.log(values), mean_of_others)[0]
     magnitudes = rows.scales(rows.layouts[0]) & 0x7F if rows.layouts else np.zeros(0, np.uint8)
     subnormal = float((magnitudes < 8).mean()) if magnitudes.size else 0.0  # 0x08 is 2**-6, the smallest normal number
     return Blind(z, float((largest == 6.0).mean()) if largest.size else 0.0, int(largest.size), subnormal)

@@ -84,6 +84,7 @@ def compressed(stored: StoredLinear) -> F32:
         # zero points are packed along the rows: [ceil(N * bits / 32), G]
         words = np.frombuffer(stored.whole(zero), "<u4").reshape(zero.shape)
         zeros = (unpack_words(words.T, bits)[:, : stored.shape[0]].T - offset).astype(np.float32)
+        zeros += np.float32(stored.state.get("shift", 0))
         values -= _spread(np.ascontiguousarray(zeros[stored.rows]), columns, index)
     return values * _spread(_of_rows(stored, scale), columns, index)
 
@@ -114,10 +115,14 @@ def awq(stored: StoredLinear) -> F32:
 
 
 def _affine(stored: StoredLinear, codes: I64, zeros: I64, columns: int, index: I64 | None) -> F32:
-    """Return ``(code - zero) * scale`` with ``scales`` [G, N]; codes [R, K], zeros [R, G]."""
+    """Return ``(code - zero) * scale`` with ``scales`` [G, N]; codes [R, K], zeros [R, G].
+
+    ``shift`` of the Linear's state is added to the zero points: the inspector tries it if they do not fit as they are.
+    """
     scales = _of_columns(stored, stored.parts["scales"])
-    own = _spread(zeros.astype(np.float32), columns, index)
-    return np.asarray((codes[:, :columns] - own) * _spread(scales, columns, index), np.float32)
+    shift = np.float32(stored.state.get("shift", 0))
+    zero_points = _spread(zeros.astype(np.float32) + shift, columns, index)
+    return np.asarray((codes[:, :columns] - zero_points) * _spread(scales, columns, index), np.float32)
 
 
 def row_pairs(stored: StoredLinear) -> F32:
@@ -140,9 +145,9 @@ def quanto(stored: StoredLinear) -> F32:
     groups = np.arange(int(stored.rows[0]) * per_row, (int(stored.rows[-1]) + 1) * per_row)
     packed = np.frombuffer(stored.whole(stored.weight), np.uint8).reshape(half, width)[groups % half]
     codes = np.where((groups < half)[:, None], packed & 15, packed >> 4).astype(np.float32)
-    own, away = (stored.floats(entry)[groups][:, None] for entry in (scale, shift))
+    scales, shifts = (stored.floats(entry)[groups][:, None] for entry in (scale, shift))
     # an integer shift is in steps of the code, a float shift is in units of the weight
-    values = codes * own - away if shift.dtype in ("F32", "F16", "BF16") else (codes - away) * own
+    values = codes * scales - shifts if shift.dtype in ("F32", "F16", "BF16") else (codes - shifts) * scales
     return np.asarray(values.reshape(len(stored.rows), -1), np.float32)
 
 

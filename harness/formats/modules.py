@@ -10,6 +10,8 @@ from typing import Any, Literal
 from harness.formats.config import Declaration
 from harness.formats.decode import GGUF_PREFIX, MX_BLOCK, is_rotation, rotated_name
 from harness.formats.header import TensorEntry
+from harness.formats.other_weights import FACTORS
+from harness.formats.recognised import undecoded_linears
 from harness.formats.registry import known_formats, recognised
 from harness.formats.scaled import zero_point_of
 from harness.formats.spec import Format
@@ -17,8 +19,14 @@ from harness.records.inspection import StoredFormat
 
 Dialect = Literal[
     "modelopt", "compressed-tensors", "comfy", "lightx2v", "bitsandbytes", "torchao", "quanto", "deepseek", "gguf",
-    "modelslim", "nunchaku", "gptq", "awq", "plain",
+    "modelslim", "nunchaku", "gptq", "awq", "fbgemm", "quark", "plain",
 ]  # fmt: skip
+METHODS: dict[str, Dialect] = {
+    "compressed-tensors": "compressed-tensors",
+    "fbgemm_fp8": "fbgemm",
+    "quark": "quark",
+}
+"""Declared ``quant_method`` to the dialect of a scale that carries ModelOpt's name."""
 FLOAT_FORMATS: dict[str, StoredFormat] = {"BF16": "bf16", "F16": "fp16", "F32": "fp32", "F64": "fp32"}
 WEIGHT_SUFFIXES = (".weight", ".weight_packed", ".qweight")
 SCALE_SUFFIXES = (
@@ -31,7 +39,7 @@ SCALE_SUFFIXES = (
     ".weight_offset", ".input_offset", ".quant_bias", ".deq_scale", ".weight_g_idx", ".weight_zeros",
     ".weight_proj_down", ".weight_proj_up", ".weight_smooth_factor", ".weight_s_rel", ".weight_s_channel",
     ".weight_correction", ".weight_codebook",
-    ".weight_amax", ".input_amax", ".output_amax", ".weight_scalar",
+    ".weight_amax", ".input_amax", ".output_amax", ".weight_scalar", ".input_scale_ub",
 )  # fmt: skip
 SCALE_PARTS = re.compile(r"\.weight\.(absmax|quant_map|nested_absmax|nested_quant_map|quant_state\.bitsandbytes__\w+)$")
 """Names of tensors that bitsandbytes stores beside a weight."""
@@ -187,10 +195,14 @@ def group(tensors: Mapping[str, TensorEntry], hints: Hints = NO_HINTS) -> dict[s
             continue
         stem = name[: -len(ending)]
         entry, parts = tensors[name], siblings.get(stem, {})
+        if FACTORS.search(name):
+            continue  # the factors of an adapter that was not merged are no Linears of the model
         packed = (stem in hints.types or stem in hints.markers) and entry.dtype not in FLOATS
         if len(entry.shape) == 2 or packed:
             modules[stem] = _module(stem, entry, parts, hints, packed=ending == ".weight_packed", four=four)
-    return modules
+    for stem, (entry, why) in undecoded_linears(siblings, is_scale).items():
+        modules.setdefault(stem, Module(stem, "unknown", "plain", entry, parts=siblings[stem], opaque=why))
+    return dict(sorted(modules.items()))
 
 
 def _module(
@@ -326,6 +338,9 @@ def _dialect(
         return "lightx2v"
     if tiles:
         return "deepseek"
+    method = hints.declared.method if hints.declared is not None else ""
+    if scale is not None and method in METHODS:
+        return METHODS[method]
     if weight.dtype == "I8" and scale is not None:
         return "lightx2v" if len(scale.shape) == 2 else "plain"
     return "modelopt" if scale is not None else "plain"
@@ -486,6 +501,11 @@ def _eight(weight: TensorEntry, scale: TensorEntry | None, hints: Hints, code: s
     rows, columns = weight.shape
     if scale.dtype in ("U8", "F8_E8M0"):
         fits = scale.elements >= rows * -(-columns // MX_BLOCK)
+        # DeepSeek's blocks of 128 x 128 may have a power of two as their scale (``scale_fmt: ue8m0``)
+        spread, block = scale_kind(weight, replace(scale, dtype="F32"), hints)
+        stated = hints.declared.block_size if hints.declared is not None else None
+        if not fits and spread == "block" and (scale.dtype == "F8_E8M0" or stated is not None):
+            return Decided("fp8", spread, block, code)
         return Decided("mxfp8", "mx" if fits else "other", (1, MX_BLOCK), code)
     return Decided("fp8", *scale_kind(weight, scale, hints), code=code)
 
@@ -515,14 +535,9 @@ def scale_kind(weight: TensorEntry, scale: TensorEntry, hints: Hints) -> tuple[s
     if len(shape) != 2 or not shape[0] or not shape[1]:
         return "other", (1, 1)
     # a declared block size wins: the number of blocks is rounded up, so several block sizes give the same shape
-    block_size = hints.declared.raw.get("weight_block_size") if hints.declared is not None else None
-    sizes = (
-        isinstance(block_size, list)
-        and len(block_size) == 2
-        and all(isinstance(item, int) and item > 0 for item in block_size)
-    )
-    if isinstance(block_size, list) and sizes and shape == (-(-rows // block_size[0]), -(-columns // block_size[1])):
-        return "block", (block_size[0], block_size[1])
+    stated = hints.declared.block_size if hints.declared is not None else None
+    if stated is not None and shape == (-(-rows // stated[0]), -(-columns // stated[1])):
+        return "block", stated
     if shape == (-(-rows // FP8_TILE), -(-columns // FP8_TILE)):
         return "block", (FP8_TILE, FP8_TILE)
     if shape[0] == rows and shape[1] > 1 and columns % shape[1] == 0:
@@ -552,8 +567,8 @@ def _bytes(
     if scale is None:
         if four or declared == "nvfp4" or "comfy_quant" in parts:
             return Decided("nvfp4")
-        return Decided("unknown", opaque="bytes without a scale, and nothing says what they are")
-    if scale.dtype == "F8_E4M3":
+        return Decided("unknown", opaque="bytes without a scale, and no metadata names their format")
+    if scale.dtype == "F8_E4M3" or (scale.dtype == "I8" and {"weight_scale_2", "weight_global_scale"} & set(parts)):
         # W4A8_NVFP4_FP8 has a block scale per 32 values; undeclared scales of that shape are those of half the blocks
         algo = hints.declared.algo_of(stem).upper() if hints.declared is not None else ""
         wide = "W4A8_NVFP4" in algo and scale.shape == (rows, columns * 2 // NVFP4_WIDE_BLOCK)
@@ -577,8 +592,8 @@ def _bytes(
 
 def _holds_exponents(scale: TensorEntry, columns: int) -> bool:
     """Return whether a tensor has one exponent per 32 of ``columns``, or is padded to a multiple of 4 of them."""
-    wanted = -(-columns // MX_BLOCK)
-    return len(scale.shape) == 2 and scale.shape[1] in (wanted, -(-wanted // 4) * 4)
+    blocks = -(-columns // MX_BLOCK)
+    return len(scale.shape) == 2 and scale.shape[1] in (blocks, -(-blocks // 4) * 4)
 
 
 def _quanto(weight: TensorEntry, scale: TensorEntry, parts: Mapping[str, TensorEntry]) -> Decided:
@@ -601,7 +616,7 @@ def _lost_dtype(weight: TensorEntry, scale: TensorEntry, hints: Hints, declared:
     """
     if declared == "fp8":
         return replace(_eight(replace(weight, dtype="F8_E4M3"), scale, hints), state={"dtype": weight.dtype})
-    return Decided("unknown", opaque="8-bit codes stored as plain bytes: floats or integers, nothing says which")
+    return Decided("unknown", opaque="8-bit codes stored as plain bytes: floats or integers, no metadata decides")
 
 
 def _bitsandbytes(state: Mapping[str, Any]) -> Decided:
@@ -609,8 +624,9 @@ def _bitsandbytes(state: Mapping[str, Any]) -> Decided:
     well_formed = (
         isinstance(shape, list) and len(shape) == 2 and all(isinstance(item, int) and item > 0 for item in shape)
     )
-    if code not in ("nf4", "fp4") or not well_formed or not isinstance(state.get("blocksize"), int):
-        return Decided("nf4", code=code, opaque="its quant_state does not say type, shape and block size")
+    usable = {"type": code in ("nf4", "fp4"), "shape": well_formed, "block size": type(state.get("blocksize")) is int}
+    if absent := [name for name, stated in usable.items() if not stated]:
+        return Decided("nf4", code=code, opaque=f"its quant_state states no usable {' and no usable '.join(absent)}")
     assert isinstance(shape, list)  # noqa: S101 - `well_formed` says so
     return Decided("nf4", code=code, logical=(shape[0], shape[1]))
 

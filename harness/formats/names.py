@@ -70,6 +70,7 @@ _PARTS: tuple[tuple[re.Pattern[str], str, str], ...] = (
     (re.compile(r"\.weight_quantizer\._double_scale$"), ".weight_scale_2", "modelopt"),
     (re.compile(r"\.input_quantizer\._pre_quant_scale$"), ".pre_quant_scale", "modelopt"),
     (re.compile(r"\.(weight|input|output)_quantizer\._amax$"), r".\1_amax", "modelopt"),
+    (re.compile(r"\.base_layer\.(?=[\w.]+$)"), ".", "peft"),
 )
 """How libraries split one weight into several tensors; the third column is the library."""
 BLOCK = re.compile(r"(^|\.)blocks\.\d+\.")
@@ -102,6 +103,8 @@ class Naming:
     """Stored names of other components and of markers, which are no tensors of the transformer."""
     clashes: tuple[str, ...] = ()
     """Translated names that two stored names share."""
+    prefixes: Mapping[str, int] = field(default_factory=dict)
+    """Tensors of blocks by the prefix that they have, if there are several; without ``_orig_mod.``."""
 
 
 def to_diffusers(name: str) -> str:
@@ -129,6 +132,23 @@ def common_prefix(names: Collection[str]) -> str:
     return counts.most_common(1)[0][0] if counts else ""
 
 
+ATTENTION = re.compile(r"(^|\.)blocks\.\d+\.(self_attn|cross_attn|attn[12])\.")
+
+
+def mixed_prefixes(names: Collection[str]) -> dict[str, int]:
+    """Return the number of attention tensors by prefix if a file set has several prefixes; empty if it has one.
+
+    Only known prefixes and their absence count: another component of a whole pipeline has blocks too.
+    """
+    counts = Counter(
+        name[: match.start(0) + len(match[1])].replace("_orig_mod.", "")
+        for name in names
+        if (match := ATTENTION.search(name)) and not name.startswith(OTHER_COMPONENTS)
+    )
+    plain = {prefix: count for prefix, count in counts.items() if not prefix or prefix in PREFIXES}
+    return dict(sorted(plain.items())) if len(plain) > 1 else {}
+
+
 def translate(stored: Collection[str]) -> Naming:
     """Find the dialect of a file set's tensor names and translate every name."""
     prefix = common_prefix(stored)
@@ -137,6 +157,8 @@ def translate(stored: Collection[str]) -> Naming:
     libraries: Counter[str] = Counter()
     dialects: Counter[str] = Counter()
     inner = prefix.replace("_orig_mod.", "")
+    prefixes = mixed_prefixes(stored)
+    others = sorted((item for item in prefixes if item and item != prefix), key=len, reverse=True)
     for name in stored:
         if name in MARKERS or (prefix and name.startswith(OTHER_COMPONENTS)):
             other.append(name)
@@ -145,6 +167,7 @@ def translate(stored: Collection[str]) -> Naming:
         # torch.compile's part may be in some names only: then the rest of the prefix is removed alone
         if bare == name and inner != prefix:
             bare = name.removeprefix(inner)
+        bare = next((name.removeprefix(item) for item in others if bare == name and name.startswith(item)), bare)
         bare = bare.replace("_orig_mod.", "")
         if WAN.match(bare):
             dialects["wan"] += 1
@@ -156,7 +179,7 @@ def translate(stored: Collection[str]) -> Naming:
     twice = sorted(name for name, count in Counter(names.values()).items() if count > 1)
     dialect = "mixed" if len(dialects) > 1 else next(iter(dialects), "diffusers")
     library = libraries.most_common(1)[0][0] if libraries else ""
-    return Naming(dialect, prefix, library, names, tuple(sorted(other)), tuple(twice))
+    return Naming(dialect, prefix, library, names, tuple(sorted(other)), tuple(twice), prefixes)
 
 
 def module_to_diffusers(name: str, prefix: str) -> str:

@@ -15,6 +15,8 @@ LORA = re.compile(
     r"\.diff(_[bm])?$|\.alpha$"
 )
 """Names of an adapter's factors and differences."""
+FACTORS = re.compile(r"\.lora_(A|B|down|up|embedding_[AB]|magnitude_vector)(\.\w+)?(\.weight)?$|\.(hada|lokr)_w\d")
+"""Names of an adapter's factors beside the weights of a transformer."""
 FACTOR = re.compile(r"\.lora_(A|down)(\.\w+)?\.weight$")
 """The factor [rank, K] of a pair."""
 
@@ -45,7 +47,7 @@ _RULES: tuple[tuple[re.Pattern[str], str, str], ...] = (
     (
         re.compile(
             r"(^|\.)(encoder\.block\.\d+\.layer\.\d+\.|blocks\.\d+\.(attn\.[qkvo]|ffn\.gate\.0|pos_embedding\.embedding)\.|"
-            r"enc\.blk\.\d+\.attn_)"
+            r"enc\.(blk\.\d+|output_norm)\.)"
         ),
         "a text encoder (T5), and no transformer",
         "inspect the transformer's file; a text encoder is checked as a part of its pipeline's folder",

@@ -47,14 +47,17 @@ DIALECTS = (
         "by parts of a weight",
     ),
     ("packed QKV", "`attn1.to_qkv`, `self_attn.qkv`", "split into row ranges"),
+    ("fbgemm, Quark, compressed-tensors", "`quant_method`, beside ModelOpt's name of a scale", "as they are"),
+    ("peft", "`to_q.base_layer.weight`, `to_q.lora_A.default.weight`", "the weights; a fault all the same"),
 )
 PAIRS: tuple[tuple[str, tuple[str, ...], str], ...] = (
     ("ModelOpt, SGLang's converter", ("nvfp4", "fp8", "mxfp8", "mxfp4", "int8", "int4"), "-"),
-    ("compressed-tensors", ("nvfp4", "fp8", "int8", "int4"), "integers of 2 or 3 bits, MXFP6"),
+    ("compressed-tensors", ("nvfp4", "fp8", "mxfp8", "mxfp4", "int8", "int4"), "integers of 2 or 3 bits, MXFP6"),
     ("ComfyUI, comfy-kitchen, Kijai", ("fp8", "nvfp4", "mxfp8", "int8", "int4"), "tile-packed SVDQuant, W4A8"),
     ("Musubi Tuner, Diffusers' layerwise casts", ("fp8",), "-"),
     ("LightX2V", ("fp8", "int8", "nvfp4"), "MXFP6"),
-    ("DeepSeek's blocks", ("fp8",), "-"),
+    ("DeepSeek's blocks (float scales or powers of two), fbgemm", ("fp8",), "-"),
+    ("AMD Quark", ("fp8", "mxfp4"), "other types of its `global_quant_config`"),
     ("torchao", ("fp8", "int8", "mxfp8", "nvfp4", "int4"), "Int4Tensor, UIntx"),
     ("bitsandbytes", ("nf4", "int8"), "a `quant_state` without type, shape or block size"),
     ("optimum-quanto", ("fp8", "int8", "int4"), "qint2; qint4 of a Linear without a bias"),
@@ -62,14 +65,22 @@ PAIRS: tuple[tuple[str, tuple[str, ...], str], ...] = (
     ("ggml", ("gguf",), "types that the `gguf` library does not decode"),
     ("GPTQ, AWQ", ("int4", "int8"), "2 and 3 bits"),
     ("nunchaku", (), "all: packed for one kernel"),
+    ("HQQ, AQLM, QuIP#, EXL2, EXL3, VPTQ, SpQR", (), "all: named by their tensors"),
+    ("any other tensors in place of a Linear's weight", (), "all: named by their tensors"),
 )
-"""Writer, formats that are proven against a base, and what of it is recognised and not decoded (`inconclusive`).
+"""Writer, its formats that are proven against a base, and its formats that are named and not decoded (`inconclusive`).
 `benchmarks/corpus/` holds a right checkpoint of each proven pair."""
 REFUSED = (
     ("PyTorch pickle (`.bin`, `.pt`, `.pth`, `.ckpt`)", "inconclusive", "never opened: loading one runs code"),
     ("git-lfs pointer", "fault", "the weights were not fetched"),
     ("web page, text of a failed download", "fault", "the download was answered with something else"),
     ("archive, file of zero bytes", "fault", "not weights"),
+    (
+        "download that was not finished (`.aria2`, `.part`, `.crdownload` ... beside it)",
+        "fault",
+        "the rest may be zeros",
+    ),
+    ("transformer with a LoRA that was not merged", "fault or warning", "fault if peft renamed the weights"),
     ("LoRA, VACE module alone, VAE, text or image encoder", "inconclusive", "named: it holds no transformer"),
 )
 
@@ -79,9 +90,9 @@ def page() -> str:
     lines = [
         "# Formats and dialects",
         "",
-        "Written by `python -m harness.formats.page`; do not edit. A format says how bytes become numbers, a dialect",
-        "under which names a program stores them. Both are decided before anything is judged, and only the checks of",
-        "that format speak. `python -m benchmarks.fault_corpus` prints what is found in each.",
+        "Written by `python -m harness.formats.page`; do not edit. A format defines how bytes become numbers,",
+        "a dialect under which names a program stores them. Both are decided before anything is judged, and only the",
+        "checks of that format run. `python -m benchmarks.fault_corpus` prints the faults found in each.",
         "",
         "## Formats",
         "",
@@ -95,15 +106,18 @@ def page() -> str:
     lines += [
         "",
         "Without a base a quantized file is at best `inconclusive`: headers, names, key sets, scale values and the",
-        "sanity of what is not quantized are checked; gains, nibble order, stale and exchanged experts are not proven.",
+        "sanity of the other tensors are checked; gains, nibble order, stale and exchanged experts are not proven.",
         "",
-        "The limits of each ggml type, and what they were set from: `python -m benchmarks.inspect_gates --gguf`.",
+        "The limits of each ggml type, and the values behind them: `python -m benchmarks.inspect_gates --gguf`.",
         "",
         "## Formats by writer",
         "",
         "| written by | proven against a base | recognised, named, not decoded |",
         "|---|---|---|",
-        *(f"| {who} | {', '.join(title_of(name) for name in proven) or '-'} | {not_} |" for who, proven, not_ in PAIRS),
+        *(
+            f"| {writer} | {', '.join(title_of(name) for name in proven) or '-'} | {not_} |"
+            for writer, proven, not_ in PAIRS
+        ),
         "",
         "## Dialects of names",
         "",
@@ -112,7 +126,7 @@ def page() -> str:
         *(f"| {name} | {marks} | {how} |" for name, marks, how in DIALECTS),
         "",
         "Prefixes that are taken away: "
-        + ", ".join(f"`{prefix}` ({who})" for prefix, who in PREFIXES.items())
+        + ", ".join(f"`{prefix}` ({writer})" for prefix, writer in PREFIXES.items())
         + ". Another",
         "prefix in front of every block is named in a warning and taken away as well.",
         "",

@@ -3,7 +3,7 @@
 On disk a clip is a safetensors file with metadata ``quantgate.clip`` = 1, ``codec``, ``shape`` and ``sha256``. The
 frames are either one tensor ``frames`` (codec ``raw``, for speed) or one lossless WebP file per frame (codec ``webp``,
 for goldens), each a tensor ``frame.NNNNNN`` of its own, so that a reader of one frame decodes one frame. ``python -m
-benchmarks.storage`` prints what the codecs cost: WebP lossless at method 0 is smaller than fast PNG and faster to
+benchmarks.storage`` prints the cost of each codec: WebP lossless at method 0 is smaller than fast PNG and faster to
 write, and Pillow is installed already.
 
 A bare ``{"frames": uint8 [T, H, W, 3]}`` without metadata, which a backend may write, is read as well; it has no digest

@@ -79,7 +79,7 @@ def _ideal_result(metric: Metric, frames: int) -> MetricResult:
 
 
 def _measure(metric: Metric, pair: Pair) -> MetricResult:
-    """Measure one metric. Whatever it raises becomes a ``not_computed`` result with the reason."""
+    """Measure one metric. An exception in it becomes a ``not_computed`` result with the reason."""
     description = describe(metric)
     try:
         return _result(description, metric, metric.measure(pair), frames=pair.golden.shape[0])

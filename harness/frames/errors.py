@@ -1,4 +1,4 @@
-"""Errors of this room. Each message says what is wrong, where, and which command or setting helps.
+"""Errors of this room. Each message names the fault, its place, and the command or setting that helps.
 
 A file of its own because ``registry`` raises them and must not import numpy, which ``clip`` needs.
 """

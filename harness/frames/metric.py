@@ -82,7 +82,7 @@ class Metric(Protocol):
 
     @property
     def ideal(self) -> float:
-        """The value of two identical clips, whatever they show."""
+        """The value of any two identical clips."""
 
     @property
     def valid_range(self) -> tuple[float, float]:

@@ -35,11 +35,11 @@ REACH = 8
 CLEARLY = 0.5
 """Another frame is the better match only if its squared distance is below this share of the distance to its own."""
 NOTICEABLE = 0.05
-"""Squared levels of 255. A frame nearer than this to its own golden frame is in its place, whatever else is near."""
+"""Squared levels of 255. A frame nearer than this to its own golden frame is in its place, even if others are near."""
 
 
 def folded(ratio: Floats) -> Floats:
-    """Return the smaller of each ratio and its inverse: 0.9 stands for 0.9 and for 1 / 0.9."""
+    """Return the smaller of each ratio and its inverse: 0.9 means 0.9 or 1 / 0.9."""
     smaller: Floats = np.minimum(ratio, 1.0 / ratio)
     return smaller
 

@@ -6,7 +6,7 @@ import of numpy: the loader of case files checks ``metrics:`` and ``expect: regr
 
 To add a metric to the package: write its class in ``harness/frames/metrics.py`` (or a file of its own) and add one line
 to `BUILT_IN`. To add a metric from another package: list its class in the entry point group ``quantgate.metrics``. A
-metric whose class has ``gates = True`` gates every case that names no metrics, whoever wrote it.
+metric whose class has ``gates = True`` gates every case that names no metrics, third-party metrics included.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Checks of a clip without a golden: values that no healthy video has, whatever it shows.
+"""Checks of a clip without a golden: values that no healthy video has, independent of its content.
 
 ``nan`` and ``inf`` are counted on the float output, before rounding turns them into a plausible 0: the engine counts
 them (`harness.engine.backends.delivery.stats_of`, `wan_recorder.FloatWatch`). All

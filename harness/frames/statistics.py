@@ -78,7 +78,7 @@ class TimeStatistics:
     distance: npt.NDArray[np.floating[Any]]
     """[T, T]: mean squared difference of candidate frame i and golden frame j, squared levels of 255.
 
-    Each clip's mean over time is subtracted first: a background that stays the same says nothing about order.
+    Each clip's mean over time is subtracted first: a constant background carries no information about order.
     """
 
 

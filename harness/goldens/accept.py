@@ -92,9 +92,9 @@ def accept(
         runner: required if there are candidates of several runners.
         source: a downloaded CI artifact, folder or zip; ``None``: the pending candidate of this checkout.
         also: accept it beside the present goldens (a bistable case) instead of replacing one.
-        over: accept it in place of all present goldens, whatever it was judged against and whether or not they can
-            still be read.
-        request: the case's present request, if the caller knows it; a candidate of another request is refused, since
+        over: accept it in place of all present goldens, even if it was compared with others or they cannot be
+            read any more.
+        request: the case's present request, if the caller has it; a candidate of another request is refused, since
             it would be stale at once.
         extra: further files that change with it, such as the checkpoint lock.
         loosen_limits: take limits that came with the candidate although they gate less than the committed ones.
@@ -200,7 +200,7 @@ def _accept(
     store = _store_of(open_store(workspace.goldens), runner)
     before = store.index(runner, case)
     if CLIP in candidate.parts:
-        check_frames(proposal.files[CLIP], candidate.shape, remedy="run the case again, and accept what it leaves")
+        check_frames(proposal.files[CLIP], candidate.shape, remedy="run the case again, and accept its candidate")
     if also:
         # With --also nothing is replaced, so the goldens that the run was judged against do not matter.
         _check_beside(proposal, store)

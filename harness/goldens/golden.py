@@ -180,7 +180,7 @@ class Golden:
     """A golden of a store.
 
     Attributes:
-        manifest: what made the golden, and its parts.
+        manifest: origin of the golden, and its parts.
         digest: sha256 (hex) of the canonical manifest.
         reason: why it is accepted; if it is not accepted, why it was made.
         origin: the folder or the hub repository, for messages.
@@ -223,7 +223,7 @@ class Golden:
         """Check every part against the manifest, and decode the clip.
 
         Returns:
-            The error of every part that is not what the manifest says; nothing for a sound golden.
+            The error of every part that differs from the manifest; nothing for a sound golden.
         """
         faults: list[GoldenError] = []
         for name in sorted(self.manifest.parts):

@@ -348,7 +348,7 @@ def _apply_write(workspace: Workspace, folder: Path, operation: Write) -> None:
     data = read_inside(folder, operation.staged)
     if data is None or hashlib.sha256(data).hexdigest() != operation.after:
         raise GoldenError(
-            "the staged file of an interrupted command is not what its journal says",
+            "the staged file of an interrupted command differs from its journal",
             where=str(folder / operation.staged),
             remedy=f"delete {folder}, and type the command again",
         )

@@ -1,4 +1,4 @@
-"""Decide what happens to a case's limits when another golden is accepted.
+"""Compute a case's new limits when another golden is accepted.
 
 Limits are samples measured against one golden of one configuration. So:
 
@@ -8,7 +8,7 @@ Limits are samples measured against one golden of one configuration. So:
 - without them, and with another configuration, the old ones are removed: they do not describe this one, and a case
   without limits ends red with the command that measures them, while wrong limits might end green;
 - if the old golden stays accepted (a bistable case), they hold for the new one too, and the file records that: the
-  noise around each answer is that of the configuration, until `quantgate regenerate` compares every run with the
+  noise around each group is that of the configuration, until `quantgate regenerate` compares every run with the
   nearest golden.
 """
 

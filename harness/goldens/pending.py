@@ -61,7 +61,7 @@ def candidate_of(
     if record.identity is None:
         raise GoldenError("a run without an identity leaves no candidate", where=record.node, remedy=_RUN_AGAIN)
     if CLIP in files and record.generation is None:
-        raise GoldenError("the record says nothing of a clip", where=record.node, remedy=_RUN_AGAIN)
+        raise GoldenError("the record names no clip", where=record.node, remedy=_RUN_AGAIN)
     parts = {
         name: describe(path, MEDIA.get(path.suffix, "application/octet-stream"), f"{name}{path.suffix}")
         for name, path in sorted(files.items())

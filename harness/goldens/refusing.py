@@ -78,7 +78,7 @@ def refuse_request(candidate: Candidate, request: Mapping[str, Json] | None, all
         raise GoldenError(
             f"the case asks for something else since the candidate was made: {'; '.join(changes)}",
             where=_name(candidate),
-            remedy="run the case again, and accept what it leaves; or add --other-request",
+            remedy="run the case again, and accept its candidate; or add --other-request",
         )
 
 
@@ -93,7 +93,7 @@ def refuse_sick(proposal: LoadedCandidate, allow: Allow) -> None:
     record = record_of(proposal)
     failures = record.sanity.failures if record is not None and record.sanity is not None else None
     if failures is None:
-        fault = "nothing says that its frames passed the checks that need no golden"
+        fault = "no record proves that its frames passed the checks that need no golden"
     elif failures:
         fault = "its frames are sick: " + "; ".join(f"{check.name}: {check.message}" for check in failures)
     else:
@@ -119,7 +119,7 @@ def refuse_unseen(workspace: Workspace, proposal: LoadedCandidate, source: Path 
     else:
         remedy = f"quantgate report {shlex.quote(str(source or '.quantgate/pending'))}, look at it, and accept it then"
     raise GoldenError(
-        "no report shows this candidate, so nobody can have looked at its frames",
+        "no report shows this candidate, so its frames cannot have been looked at",
         where=_name(proposal.candidate),
         remedy=f"{remedy}; --unseen takes it all the same",
     )

@@ -150,7 +150,7 @@ def open_store(folder: Path, *, offline: bool = False) -> GoldenStore:
 
     Args:
         folder: the goldens folder, with or without a ``store.json``.
-        offline: never use the network, whatever ``HF_HUB_OFFLINE`` is set to.
+        offline: never use the network, even if ``HF_HUB_OFFLINE`` is 0.
 
     Raises:
         GoldenError: ``store.json`` cannot be read.

@@ -64,13 +64,13 @@ def channels_of(component: Component) -> tuple[Any, Any]:
     """
     config, patch = component.config, component.tensors.get("patch_embedding.weight")
     head, size = component.tensors.get("proj_out.weight"), config.get("patch_size", (1, 2, 2))
-    taken, given = config.get("in_channels"), config.get("out_channels")
+    channels_in, channels_out = config.get("in_channels"), config.get("out_channels")
     if patch is not None and len(patch.shape) == 5:
-        taken = patch.shape[1]
+        channels_in = patch.shape[1]
     whole = isinstance(size, list | tuple) and all(isinstance(item, int) and item > 0 for item in size)
     if head is not None and head.dtype in FLOAT_DTYPES and head.shape and whole and not head.shape[0] % math.prod(size):
-        given = head.shape[0] // math.prod(size)
-    return taken, given
+        channels_out = head.shape[0] // math.prod(size)
+    return channels_in, channels_out
 
 
 def _sizes(config: Mapping[str, Any]) -> tuple[Any, ...]:
@@ -114,7 +114,7 @@ def misfits(index: Mapping[str, Any], experts: Mapping[str, Component], vae: Map
     }
     # a configuration that omits a size cannot contradict the other expert
     if any(len({value for value in column if value is not None}) > 1 for column in zip(*sizes.values(), strict=True)):
-        yield f"the experts are not of one model: {_told(sizes)}", ("transformer_2", "transformer")
+        yield f"the experts are not of one model: {_sizes_text(sizes)}", ("transformer_2", "transformer")
     patch, channels = vae.get("patch_size"), vae.get("in_channels")
     if isinstance(patch, int) and isinstance(channels, int) and channels != 3 * patch * patch:
         yield f"vae takes patches of {patch}x{patch} pixels and has in_channels {channels}", ("vae", "vae")
@@ -134,7 +134,7 @@ def misfits(index: Mapping[str, Any], experts: Mapping[str, Component], vae: Map
         )
 
 
-def _told(sizes: Mapping[str, tuple[Any, ...]]) -> str:
+def _sizes_text(sizes: Mapping[str, tuple[Any, ...]]) -> str:
     names = ("num_layers", "width", "in_channels", "out_channels")
     return "; ".join(
         f"{expert} has " + ", ".join(f"{name} {value}" for name, value in zip(names, row, strict=True))

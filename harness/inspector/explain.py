@@ -42,9 +42,9 @@ Reason = Literal[
     "recipe_not_recomputable",
 ]
 ROUNDED = 0.998
-"""Share of FP8 codes that one scale must explain to say that it was rounded after the codes were made."""
+"""Share of FP8 codes that one scale must explain before it counts as rounded after the codes were made."""
 OUTSIDE = 0.002
-"""Share of FP8 codes that are neither neighbour of the base's value: none of a right export, whatever its rounding."""
+"""Share of FP8 codes that are neither neighbour of the base's value: none in a correct export, in any rounding mode."""
 FACTORS: tuple[Reason, ...] = ("global_scale_inverted", "scale_dropped", "fp8_fnuz", "gain")
 """Reasons that are one factor on the whole Linear."""
 

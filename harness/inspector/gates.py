@@ -10,11 +10,12 @@ from typing import Literal
 
 import numpy as np
 
-from harness.formats.decode import rotation_of
+from harness.formats.decode import rotation_of, shift_of
 from harness.formats.evidence import Fit
 from harness.formats.registry import built_in_formats, known_formats
 from harness.formats.spec import Gate
 from harness.inspector.measure import Measured
+from harness.inspector.sampling import STRIP
 
 State = Literal["proven", "inconclusive", "contradicted", "not_provable"]
 
@@ -33,7 +34,7 @@ GGUF_GATES = {
     "Q3_K": Gate(0.950, 0.85, 0.03, 0.08),
     "Q2_K": Gate(0.890, 0.70, 0.03, 0.15),
 }
-"""By ggml type; ``python -m benchmarks.inspect_gates --gguf`` prints what they were set from: ggml's own quantizers,
+"""By ggml type; ``python -m benchmarks.inspect_gates --gguf`` prints the values behind them: ggml's own quantizers,
 without an importance matrix, on the embedded model's and on drawn weights."""
 ROW_COSINE = 0.90
 """A row below this contradicts the reading that fits its tensor (measured: right rows stay above .97)."""
@@ -66,6 +67,18 @@ def gain_limit(measured: Measured) -> float:
     values = best_fit.rows * measured.module.shape[1] if best_fit is not None else 0
     noise = 0.053 if measured.module.code == "e5m2" else known_formats()[measured.module.format].noise
     return max(gate.gain, float(6 * noise / math.sqrt(max(values, 1))))
+
+
+DOUBT = 0.1
+"""Distance of the gain from 1 up to which few rows may mislead: rows with a few large values, or rows that repeat."""
+
+
+def is_doubtful(measured: Measured) -> bool:
+    """Return whether the gain is off by little, so that more rows must be read before it counts as a fault."""
+    best_fit = measured.fit
+    if best_fit is None or len(measured.rows) >= min(STRIP, measured.module.shape[0]):
+        return False
+    return gain_limit(measured) < abs(best_fit.scores[best_fit.best].gain - 1) < DOUBT
 
 
 def gate_of(measured: Measured) -> Gate:
@@ -113,6 +126,9 @@ def state_of(measured: Measured, declared: str) -> State:
         return "contradicted"
     rotated = rotation_of(best_fit.best) or rotation_of(declared)
     if rotated and best_fit.best != declared and best >= gate.unrelated:
+        return "contradicted"
+    # other zero points are tried only if those of the file do not fit, so no lead in cosine is asked for
+    if shift_of(best_fit.best) and best >= gate.unrelated:
         return "contradicted"
     if best >= gate.cosine and (best_fit.gap is None or best_fit.gap >= gate.gap):
         return "proven" if best_fit.best == declared else "contradicted"

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import FIRST_EXCEPTION, Executor, Future, wait
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import Any
 
@@ -14,9 +14,10 @@ from harness.formats.codecs import F32, FLOAT_DTYPES, decode_floats
 from harness.formats.errors import SourceError
 from harness.formats.header import DTYPE_BITS, TensorEntry
 from harness.formats.modules import Module, is_scale
+from harness.inspector.gates import is_doubtful
 from harness.inspector.index import Component
 from harness.inspector.measure import Anchor, Measured, measure
-from harness.inspector.sampling import Budget, block_scale_values, scale_windows
+from harness.inspector.sampling import STRIP, Budget, block_scale_values, scale_windows
 from harness.inspector.sources import Range, SharedReads, Source
 
 # Tensors that were not quantized must equal the base's. A sample of each is compared, or all values.
@@ -39,6 +40,8 @@ class Compared:
     """Whether it equals the OTHER expert's base instead."""
     not_finite: int = 0
     """Compared values that are NaN or infinite although the base's are finite."""
+    holds: str = ""
+    """Name of another Linear of the base that it equals; empty if none was found."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -151,7 +154,7 @@ class Gathered:
     """Per expert, block scales in which NaN and zero were counted; each has one byte."""
     sanity: dict[str, dict[str, Sane]] = field(default_factory=dict)
     same: bool | None = None
-    """Whether both experts hold the same bytes, as far as sampled; ``None``: not compared, since a base tells more."""
+    """Whether both experts hold the same bytes, as far as sampled; ``None``: not compared, since there is a base."""
     failed: SourceError | None = None
     planned: int = 0
     finished: int = 0
@@ -184,14 +187,15 @@ def gather(plan: Plan, pool: Executor) -> Gathered:
         gathered.planned = len(tasks)
         pending = set(tasks)
         while pending:
-            done, pending = wait(pending, return_when=FIRST_EXCEPTION)
+            finished, pending = wait(pending, return_when=FIRST_EXCEPTION)
             # keep the results of this round before the first error is raised below
-            for future in done:
+            for future in finished:
                 if future.exception() is None:
                     tasks[future](future.result())
                     gathered.finished += 1
-            for future in done:
+            for future in finished:
                 future.result()
+        _confirm(plan, gathered, pool)
     except SourceError as error:
         gathered.failed = error
         for future in tasks:
@@ -200,6 +204,31 @@ def gather(plan: Plan, pool: Executor) -> Gathered:
             if future.done() and not future.cancelled() and future.exception() is None and keep not in (None,):
                 keep(future.result())
     return gathered
+
+
+MOST_DOUBTFUL = 16
+"""Linears of an expert that are read again. If more have another gain, it is no chance of the rows that were read."""
+
+
+def _confirm(plan: Plan, gathered: Gathered, pool: Executor) -> None:
+    """Measure Linears again whose gain is off by little, on a whole strip of rows in place of a few.
+
+    Raises:
+        SourceError: bytes could not be fetched.
+    """
+    names = list(plan.base)
+    for expert, component in plan.experts.items():
+        doubtful = [name for name, item in sorted(gathered.measured[expert].items()) if is_doubtful(item)]
+        if not 0 < len(doubtful) <= MOST_DOUBTFUL:
+            continue
+        other = next((plan.base[name] for name in names if name != expert), None)
+        wide = replace(plan, budgets={**plan.budgets, expert: replace(plan.budgets[expert], rows=STRIP)})
+        again = [
+            _measure_task(wide, gathered, component, plan.modules[expert][name], plan.base.get(expert), other)
+            for name in doubtful
+        ]
+        for (_, keep), future in [(task, pool.submit(task[0])) for task in again]:
+            keep(future.result())
 
 
 SAME_TENSORS, SAME_BYTES = 16, 4096
@@ -213,25 +242,27 @@ def _same_bytes(first: Component, second: Component) -> bool:
         return False
     large = sorted(layout, key=lambda name: (-first.stored[name].nbytes, name))
     for name in large[:: max(len(large) // (2 * SAME_TENSORS), 1)][:SAME_TENSORS]:
-        one, two = first.stored[name], second.stored[name]
-        count = min(one.nbytes, SAME_BYTES)
-        if first.source.read(one.file, one.start, count) != second.source.read(two.file, two.start, count):
+        first_entry, second_entry = first.stored[name], second.stored[name]
+        count = min(first_entry.nbytes, SAME_BYTES)
+        if first.source.read(first_entry.file, first_entry.start, count) != second.source.read(
+            second_entry.file, second_entry.start, count
+        ):
             return False
     return True
 
 
 def _scalars(component: Component, modules: Mapping[str, Module]) -> dict[str, tuple[float, ...]]:
     """Read every global, per-tensor, per-channel and input scale, one call per file so that near ranges are merged."""
-    wanted: dict[str, list[TensorEntry]] = {}
+    scalars: dict[str, list[TensorEntry]] = {}
     for module in modules.values():
         outer = module.scale if module.format in ("fp8", "int8") else None
         # a Linear may carry its scale under a second name, as hybrid files for two loaders do
         second = module.parts.get("scale_weight") if outer is not None else None
         for entry in (module.global_scale, module.input_scale, outer, second):
             if entry is not None and entry.dtype in FLOAT_DTYPES and entry.nbytes <= MAX_SCALAR_BYTES:
-                wanted.setdefault(entry.file, []).append(entry)
+                scalars.setdefault(entry.file, []).append(entry)
     values: dict[str, tuple[float, ...]] = {}
-    for file, entries in wanted.items():
+    for file, entries in scalars.items():
         data = component.source.read_ranges(file, [(entry.start, entry.nbytes) for entry in entries])
         for entry, raw in zip(entries, data, strict=True):
             values[entry.name] = tuple(decode_floats(raw, entry.dtype).tolist())

@@ -43,20 +43,20 @@ class HashMeter:
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
-        self._done = self._total = 0
+        self._hashed = self._total = 0
 
-    def add(self, *, total: int = 0, done: int = 0) -> None:
-        """Add bytes to hash (``total``) and bytes hashed (``done``)."""
+    def add(self, *, total: int = 0, hashed: int = 0) -> None:
+        """Add bytes to hash (``total``) and bytes hashed (``hashed``)."""
         with self._lock:
             self._total += total
-            self._done += done
-            if self._done >= self._total:  # nothing is open: the next file begins a new count
-                self._done = self._total = 0
+            self._hashed += hashed
+            if self._hashed >= self._total:  # nothing is open: the next file begins a new count
+                self._hashed = self._total = 0
 
     def state(self) -> tuple[int, int]:
         """Return bytes hashed and bytes to hash of the files in progress; ``(0, 0)`` if there are none."""
         with self._lock:
-            return self._done, self._total
+            return self._hashed, self._total
 
 
 HASHING = HashMeter()
@@ -72,9 +72,9 @@ class DigestCache:
         self._dirty = False
         try:
             entries = read_json(self.file)
-            self._known: dict[str, str] = {str(key): str(value) for key, value in entries.items()}
+            self._digests: dict[str, str] = {str(key): str(value) for key, value in entries.items()}
         except (OSError, ValueError, AttributeError):
-            self._known = {}
+            self._digests = {}
 
     def digest(self, path: Path) -> tuple[str, bool]:
         """Return the sha256 of a file and whether it came from the cache.
@@ -88,7 +88,7 @@ class DigestCache:
             stamp = _stamp(file.fileno())
             key = "|".join([str(full), *map(str, stamp)])
             with self._lock:
-                remembered = self._known.get(key)
+                remembered = self._digests.get(key)
             if remembered is not None:
                 return _named_so(path, full, remembered), True
             digest, remaining = hashlib.sha256(), stamp[0]
@@ -96,20 +96,20 @@ class DigestCache:
             try:
                 while chunk := file.read(CHUNK):
                     digest.update(chunk)
-                    HASHING.add(done=min(len(chunk), remaining))
+                    HASHING.add(hashed=min(len(chunk), remaining))
                     remaining -= min(len(chunk), remaining)
             finally:
-                HASHING.add(done=remaining)
+                HASHING.add(hashed=remaining)
             # bytes written during the read would give a digest of no version of the file
             if _stamp(file.fileno()) != stamp:
                 raise SourceError(
                     "the file changed while it was read",
                     where=str(path),
-                    remedy="let whatever writes it finish, and run again",
+                    remedy="let the program that writes it finish, and run again",
                     kind="disk",
                 )
         with self._lock:
-            self._known[key] = digest.hexdigest()
+            self._digests[key] = digest.hexdigest()
             self._dirty = True
         return _named_so(path, full, digest.hexdigest()), False
 
@@ -122,14 +122,14 @@ class DigestCache:
         except OSError:
             return None
         with self._lock:
-            return self._known.get(key)
+            return self._digests.get(key)
 
     def save(self) -> None:
         """Write new digests. A cache that cannot be written is not an error."""
         with self._lock:
             if self._dirty:
                 try:
-                    write_text_atomic(self.file, json.dumps(self._known, indent=0, sort_keys=True))
+                    write_text_atomic(self.file, json.dumps(self._digests, indent=0, sort_keys=True))
                     self._dirty = False
                 except OSError:
                     return
@@ -152,7 +152,7 @@ def _named_so(path: Path, full: Path, digest: str) -> str:
             f"the hub's cache is damaged: this file was downloaded as sha256 {full.name[:16]}…, and its bytes are "
             f"{digest[:16]}…",
             where=str(path),
-            remedy=f"delete it and fetch it again: rm {shlex.quote(str(full))}; hf download fetches what is absent",
+            remedy=f"delete it and fetch it again: rm {shlex.quote(str(full))}; hf download fetches the absent files",
             kind="disk",
         )
     return digest

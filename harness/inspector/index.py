@@ -128,6 +128,7 @@ def load_component(
         text = f"{some(pickles)}: a PyTorch pickle. Loading one runs code, so it was not read: nothing is proven."
         remedy = "convert it to safetensors where it was made (safetensors.torch.save_file)"
         report("inconclusive", "pickle_file", text, remedy, files=pickles)
+    _unfinished(names, report)
     weight_map = _weight_map(source, names, report)
     stored = _join(headers, weight_map, prefix, set(shards), report)
     _gaps(shards, weight_map, report)
@@ -142,9 +143,9 @@ def load_component(
     config, declared, configs = _configs(source, prefix, names, metadata, naming, report)
     hints = Hints(
         declared,
-        {**_layer_markers(declared, naming), **_json_tensors(source, tensors, ".comfy_quant")},
+        {**_layer_markers(declared, naming), **_json_tensors(source, tensors, ".comfy_quant", report)},
         _torchao_types(metadata, naming),
-        _json_tensors(source, tensors, ".weight.quant_state.bitsandbytes__"),
+        _json_tensors(source, tensors, ".weight.quant_state.bitsandbytes__", report),
         naming.library or ("modelslim" if declared.method == "modelslim" else ""),
     )
     return replace(
@@ -202,14 +203,20 @@ def _unfused(entry: TensorEntry) -> dict[str, TensorEntry]:
 
 
 def _layer_markers(declared: Declaration, naming: Naming) -> dict[str, Mapping[str, Any]]:
-    """Return module to its entry in ``_quantization_metadata``, which says the same as a ``comfy_quant`` tensor."""
+    """Return module to its entry in ``_quantization_metadata``, which holds the facts of a ``comfy_quant`` tensor."""
     layers = declared.raw.get("layers") if declared.method == "comfy" else None
     items = layers.items() if isinstance(layers, Mapping) else ()
     return {module_to_diffusers(str(name), naming.prefix): item for name, item in items if isinstance(item, Mapping)}
 
 
-def _json_tensors(source: Source, tensors: Mapping[str, TensorEntry], mark: str) -> dict[str, Mapping[str, Any]]:
-    """Return module to the JSON object that its byte tensor holds; bytes that are no JSON give an empty object."""
+def _json_tensors(
+    source: Source, tensors: Mapping[str, TensorEntry], mark: str, report: Report
+) -> dict[str, Mapping[str, Any]]:
+    """Return module to the JSON object that its byte tensor holds.
+
+    Bytes that are no JSON object are reported and give an empty object.
+    """
+    broken: list[str] = []
     by_file: dict[str, list[tuple[str, TensorEntry]]] = {}
     for name, entry in tensors.items():
         place = name.find(mark)
@@ -222,8 +229,17 @@ def _json_tensors(source: Source, tensors: Mapping[str, TensorEntry], mark: str)
             try:
                 body = parse_foreign(raw, file)
             except UnreadableError:
-                body = {}
+                body = None
             bodies[module] = body if isinstance(body, dict) else {}
+            if not isinstance(body, dict):
+                broken.append(module)
+    if broken:
+        title = mark.removeprefix(".weight").strip(".").removesuffix(".bitsandbytes__")
+        text = (
+            f"{title} of {len(broken)} Linears ({some(sorted(broken))}) is not a JSON object: a loader that parses it "
+            "stops, and none can read the format from it."
+        )
+        report("fault", "config_invalid", text, "fetch the file again, or export again", modules=sorted(broken)[:20])
     return bodies
 
 
@@ -283,6 +299,25 @@ def _weight_map(source: Source, names: Iterable[str], report: Any) -> dict[str, 
         report("fault", "index_invalid", f"{indexes[0]} points outside its folder: {some(outside)}.", files=outside)
         return None
     return weight_map
+
+
+UNFINISHED = (".aria2", ".part", ".crdownload", ".incomplete", ".download", ".opdownload", ".!ut", ".tmp")
+"""Endings that download programs give to a file, or to their record beside it, until it is complete."""
+
+
+def _unfinished(names: Sequence[str], report: Report) -> None:
+    """Report weight files whose download did not end: its program's own file still lies there."""
+    left = sorted(
+        path
+        for path in names
+        if path.lower().endswith(UNFINISHED) and path[: path.rfind(".")].endswith((*WEIGHT_FILES, *PICKLES))
+    )
+    if left:
+        text = (
+            f"{some(left)}: a download of weights was not finished, and its program reserves the whole size at once: "
+            "the rest of the file may be zeros."
+        )
+        report("fault", "download_unfinished", text, "continue the download, or fetch the file again", files=left[:20])
 
 
 _PART = re.compile(r"(?P<stem>.*)-(?P<number>\d+)-of-(?P<count>\d+)\.(safetensors|gguf)$")

@@ -10,12 +10,13 @@ from pathlib import Path
 from typing import TypedDict, Unpack
 
 from harness.definitions.case import Case, Loader
-from harness.formats.errors import InspectionInterruptedError
+from harness.formats.errors import InspectionInterruptedError, SourceError
 from harness.formats.modules import group
 from harness.inspector.assemble import Assembly, Ref, assemble
 from harness.inspector.checks import run_checks
 from harness.inspector.context import Context, Options
 from harness.inspector.contracts import Contract, load_contract
+from harness.inspector.exchanged import find_exchanged
 from harness.inspector.gather import Gathered, Plan, gather
 from harness.inspector.identity import DigestCache, component_digests, digest_name
 from harness.inspector.pipeline_parts import added_settings, against_base
@@ -58,7 +59,7 @@ def inspect_checkpoint(
     unread: int | None = None,
     cache: DigestCache | None = None,
     skip: Collection[str] = (),
-    **asked: Unpack[Asked],
+    **arguments: Unpack[Asked],
 ) -> InspectionReport:
     """Prove from bytes how a checkpoint is encoded, and compare that with the assumptions of every runtime asked for.
 
@@ -70,11 +71,11 @@ def inspect_checkpoint(
             and the report lists that; ``None``: all are hashed.
         cache: cache of digests.
         skip: names of checks to leave out; for tests that prove a check's worth.
-        asked: see ``Asked``.
+        arguments: see ``Asked``.
 
     Raises:
         BadReferenceError, ContractError: nothing to inspect, or no such contract.
-        InspectionInterruptedError: the source failed; ``.report`` holds what was proven before.
+        InspectionInterruptedError: the source failed; ``.report`` holds the results until then.
         SourceError: the source failed before anything could be proven.
     """
     started = time.perf_counter()
@@ -85,8 +86,8 @@ def inspect_checkpoint(
             if digests:
                 hashed.append(beside.submit(component_digests, subject.experts.values(), cache, unread))
 
-        examined = examine(ref, opened, **asked)
-        gathered = examined.found
+        examined = examine(ref, opened, **arguments)
+        gathered = examined.gathered
         findings = run_checks(examined.context, skip)
         names = hashed[0].result() if hashed and gathered.failed is None else {}
     report = examined.report(findings, names, time.perf_counter() - started)
@@ -122,7 +123,7 @@ class Examined:
     plan: Plan
     subject: Assembly
     anchor: Assembly | None
-    found: Gathered
+    gathered: Gathered
     meter: Meter
 
     def report(self, findings: list[InspectionFinding], digests: dict[str, str], seconds: float) -> InspectionReport:
@@ -133,23 +134,23 @@ class Examined:
             plan=self.plan,
             subject=self.subject,
             anchor=self.anchor,
-            gathered=self.found,
+            gathered=self.gathered,
             digests=digests,
             meter=self.meter,
             seconds=seconds,
         )
 
 
-def examine(ref: Ref, opened: Callable[[Assembly], None] | None = None, **asked: Unpack[Asked]) -> Examined:
+def examine(ref: Ref, opened: Callable[[Assembly], None] | None = None, **arguments: Unpack[Asked]) -> Examined:
     """Read the data that the checks need, and run no check.
 
     Args:
-        ref, asked: as of ``inspect_checkpoint``, and so are the errors.
+        ref, arguments: as of ``inspect_checkpoint``, and so are the errors.
         opened: called once the checkpoint's headers are read, before its rows are.
     """
-    meter, base, root = Meter(), asked.get("base"), asked.get("root")
-    experts = {"transformer": asked.get("transformer"), "transformer_2": asked.get("transformer_2")}
-    options = _options(asked)
+    meter, base, root = Meter(), arguments.get("base"), arguments.get("root")
+    experts = {"transformer": arguments.get("transformer"), "transformer_2": arguments.get("transformer_2")}
+    options = _options(arguments)
     with ThreadPoolExecutor(WORKERS, thread_name_prefix="inspect") as pool:
         subject = assemble(ref, meter, pool, experts, root)
         # hashing starts before the base is opened, so that it overlaps all further reads
@@ -160,6 +161,11 @@ def examine(ref: Ref, opened: Callable[[Assembly], None] | None = None, **asked:
             subject = _with_base(subject, anchor, pool)
         context, plan = _context(subject, anchor, options)
         gathered = gather(plan, pool)
+        if gathered.failed is None:
+            try:
+                find_exchanged(plan, gathered)
+            except SourceError as error:
+                gathered.failed = error
     return Examined(_filled(context, gathered), plan, subject, anchor, gathered, meter)
 
 
@@ -172,17 +178,17 @@ def _with_base(subject: Assembly, anchor: Assembly, pool: Executor) -> Assembly:
     return replace(subject, findings=(*subject.findings, *comparison.findings, *settings), parts=parts)
 
 
-def _options(asked: Asked) -> Options:
+def _options(arguments: Asked) -> Options:
     return Options(
         tuple(
-            item if isinstance(item, Contract) else load_contract(item, asked.get("root"))
-            for item in asked.get("contracts", ())
+            item if isinstance(item, Contract) else load_contract(item, arguments.get("root"))
+            for item in arguments.get("contracts", ())
         ),
-        asked.get("loader"),
-        dict(asked.get("env") or {}),
-        asked.get("full", False),
-        dict(asked.get("expected") or {}),
-        asked.get("base") is not None,
+        arguments.get("loader"),
+        dict(arguments.get("env") or {}),
+        arguments.get("full", False),
+        dict(arguments.get("expected") or {}),
+        arguments.get("base") is not None,
     )
 
 

@@ -27,10 +27,10 @@ class LockDifference:
 
     case: str
     role: str
-    what: str
+    sentence: str
 
     def __str__(self) -> str:
-        return f"{self.case}: {self.role}: {self.what}"
+        return f"{self.case}: {self.role}: {self.sentence}"
 
 
 def identify(
@@ -132,8 +132,8 @@ def differences(lock: CheckpointLock, current: CheckpointLock, cases: Iterable[C
         locked_roles, now = lock.cases.get(name, {}), current.cases.get(name, {})
         images = {f"sampling.{field}" for field in case.sampling.images()}
         for role in sorted(set(locked_roles) - set(case.checkpoints()) - images):
-            what = "picture" if role.startswith("sampling.") else "checkpoint"
-            problems.append(LockDifference(name, role, f"is in the lock and the case names no such {what}"))
+            kind = "picture" if role.startswith("sampling.") else "checkpoint"
+            problems.append(LockDifference(name, role, f"is in the lock and the case names no such {kind}"))
         for role, present in sorted(now.items()):
             problems += _compare(name, role, locked_roles.get(role), present)
         for role, ref in case.checkpoints().items():

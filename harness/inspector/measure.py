@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, replace
 
 import ml_dtypes
@@ -20,7 +20,8 @@ from harness.formats.codecs import (
     encode_e4m3,
     unpack_nibbles,
 )
-from harness.formats.decode import ROTATIONS, rotated_name, undo_rotation
+from harness.formats.decode import ROTATIONS, rotated_name, shifted_name, undo_rotation
+from harness.formats.errors import DegenerateScaleError
 from harness.formats.evidence import Exact, Fit, Sums, fit
 from harness.formats.header import TensorEntry
 from harness.formats.hypotheses import Blind, decode_fp8_readings, decode_readings, look_blind
@@ -70,18 +71,18 @@ def exact_nvfp4(base: F32, codes: U8, scales: U8, global_scale: float, block: in
     block_codes = codes.reshape(blocks.shape)
     alive = amax > 0
     with np.errstate(divide="ignore", invalid="ignore", over="ignore"):
-        wanted = (amax / np.float32(E2M1_MAX * global_scale)).astype(np.float32)
-        lost = (decode_e4m3(scales) == 0) & (wanted >= MIN_BLOCK_SCALE)
-        wanted[wanted == 0] = 1.0
-        wanted = np.clip(np.nan_to_num(wanted, nan=0.0), MIN_BLOCK_SCALE, 448.0)
-        fresh = encode_e4m3(wanted)
+        target = (amax / np.float32(E2M1_MAX * global_scale)).astype(np.float32)
+        lost = (decode_e4m3(scales) == 0) & (target >= MIN_BLOCK_SCALE)
+        target[target == 0] = 1.0
+        target = np.clip(np.nan_to_num(target, nan=0.0), MIN_BLOCK_SCALE, 448.0)
+        fresh = encode_e4m3(target)
         stored = decode_e4m3(scales) * np.float32(global_scale)
-        same_scales = _tolerant(fresh == scales, lambda factor: encode_e4m3(wanted * factor) == scales)
+        same_scales = _tolerant(fresh == scales, lambda factor: encode_e4m3(target * factor) == scales)
         scaled = blocks / stored[..., None]
         same_codes = _tolerant(
             _same(encode_e2m1(scaled), block_codes), lambda factor: _same(encode_e2m1(scaled * factor), block_codes)
         )
-        with_unrounded = encode_e2m1(blocks / (wanted * np.float32(global_scale))[..., None])
+        with_unrounded = encode_e2m1(blocks / (target * np.float32(global_scale))[..., None])
     return Exact(
         codes=_share(same_codes[alive]),
         scales=_share(same_scales[alive]),
@@ -222,6 +223,12 @@ class Measured:
     """Largest magnitude among the sampled 8-bit float codes, before any scale."""
     note: str = ""
     """Why decoding failed; empty if it succeeded or was not tried."""
+    all_zero: bool = False
+    """Every sampled code stands for zero."""
+    bad_scale: str = ""
+    """Why the Linear's scales cannot be scales, if decoding showed it."""
+    holds: str = ""
+    """Name of another Linear of the base whose rows the sampled rows are; empty if none was found."""
 
 
 def measure(
@@ -266,19 +273,54 @@ def _decoded(
     """Measure a format that has one decoding rule, or one per scale layout and nibble order."""
     try:
         decoded = decode_module(source, module, rows)
+    except DegenerateScaleError as error:
+        return Measured(expert, module, rows, None, bad_scale=str(error))
     except (NotImplementedError, KeyError, ValueError, IndexError) as error:
         return Measured(expert, module, rows, None, note=f"{type(error).__name__}: {error}")
     nans = int(sum(np.isnan(values).sum() for values in decoded.values()) // max(len(decoded), 1))
-    result = Measured(expert, module, rows, None, nan_values=nans)
+    zero = bool(decoded) and not any(values.any() for values in decoded.values())
+    result = Measured(expert, module, rows, None, nan_values=nans, all_zero=zero)
     # without rows of the base no gain and no cosine exist; the count of NaN is still evidence
     anchor_rows = _wanted_rows(source, base, module, rows)
     if anchor_rows is None or not decoded:
         return result
+    decoded |= _shifted(source, module, rows, decoded, anchor_rows)
     best_fit = fit(decoded, anchor_rows, 1.0)
     other_rows = _wanted_rows(source, other, module, rows)
     if other_rows is not None:
         best_fit = replace(best_fit, other=Sums.of(decoded[best_fit.best], other_rows).score().cosine)
     return replace(result, fit=best_fit)
+
+
+SHIFTED_PACKINGS = ("gptq", "awq")
+"""Packings that always have zero points."""
+SHIFT_LEAD = 0.8
+"""Share of the declared reading's relative error that shifted zero points must stay below."""
+
+
+def _shifted(
+    source: Source, module: Module, rows: NDArray[np.int64], decoded: Mapping[str, F32], base: F32
+) -> dict[str, F32]:
+    """Return the reading of asymmetric codes with other zero points, if they fit the base better than the stored ones.
+
+    GPTQ's first version stores each zero point less 1, its second as it is. A zero point may also be signed where its
+    codes are not, which is half of the codes' range.
+    """
+    if module.packing not in SHIFTED_PACKINGS and module.zero_point is None:
+        return {}
+    if set(decoded) != {module.code} or module.dialect == "quanto":
+        return {}  # quanto's shift may be in units of the weight
+    bits = 4 if module.format == "int4" else 8
+    stored = Sums.of(decoded[module.code], base).score().relative_error
+    errors: dict[int, tuple[float, F32]] = {}
+    for shift in (-1, 1, -(1 << bits >> 1), 1 << bits >> 1):
+        moved = replace(module, state={**module.state, "shift": shift})
+        values = decode_module(source, moved, rows)[module.code]
+        errors[shift] = (Sums.of(values, base).score().relative_error, values)
+    best = min(errors, key=lambda shift: errors[shift][0])
+    if not errors[best][0] < SHIFT_LEAD * stored:
+        return {}
+    return {shifted_name(module.code, best): errors[best][1]}
 
 
 def _unrotated(values: F32, base: F32) -> dict[str, F32]:
@@ -317,7 +359,7 @@ def _nvfp4(
     global_scale: float | None,
 ) -> Measured:
     scale = module.scale
-    if scale is None or len(scale.shape) != 2 or scale.dtype not in ("F8_E4M3", "U8") or not scale.nbytes:
+    if scale is None or len(scale.shape) != 2 or scale.dtype not in ("F8_E4M3", "U8", "I8") or not scale.nbytes:
         return Measured(expert, module, rows, global_scale)
     strip, first = strip_range(scale, rows)
     weight_range = row_range(module.weight, rows)
@@ -328,7 +370,8 @@ def _nvfp4(
     block = -(-module.shape[1] // columns)
     if not stored.layouts or block != module.values_per_scale or module.shape[1] % block:  # scale_shapes names it
         return Measured(expert, module, rows, global_scale)
-    result = Measured(expert, module, rows, global_scale, blind=look_blind(stored, block))
+    zero = bool(stored.packed.size) and not (stored.packed & 0x77).any()
+    result = Measured(expert, module, rows, global_scale, blind=look_blind(stored, block), all_zero=zero)
     anchor_rows = _base_rows(base, module, rows)
     if anchor_rows is None:
         return result
@@ -336,15 +379,15 @@ def _nvfp4(
     factor = (
         1.0 if global_scale is None else (1.0 / global_scale if module.reciprocal and global_scale else global_scale)
     )
-    wanted = _undo_recipe(source, module, rows, anchor_rows)
-    best_fit = fit(decoded, wanted, factor)
+    target = _undo_recipe(source, module, rows, anchor_rows)
+    best_fit = fit(decoded, target, factor)
     # AWQ and SVDQuant change the matrix before they quantize it, so a fresh max calibration would differ rightly
     if module.recipe == "" and np.isfinite(factor) and factor > 0:
         order, layout = best_fit.best.split("/")
         codes = unpack_nibbles(stored.packed, "low_first" if order == "low_first" else "high_first")
         scales = stored.scales(layout)
         best_fit = replace(
-            best_fit, exact=closest(exact_nvfp4(values, codes, scales, factor, block) for values in as_exported(wanted))
+            best_fit, exact=closest(exact_nvfp4(values, codes, scales, factor, block) for values in as_exported(target))
         )
     other_rows = _base_rows(other, module, rows)
     if other_rows is not None:
@@ -394,6 +437,7 @@ def _fp8(
         channel_scale=scales,
         nan_values=int(nans.sum()),
         largest=float(finite_values.max()) if finite_values.size else 0.0,
+        all_zero=bool(values.size) and not values.any(),
     )
     anchor_rows = _wanted_rows(source, base, module, rows)
     if anchor_rows is None:

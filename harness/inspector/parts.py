@@ -80,22 +80,22 @@ def look_at_parts(source: Source, index: Mapping[str, Any] | None, pool: Executo
         return Parts(not_done=(alone,) if named else ())
     looks = list(pool.map(lambda item: _Look(source, *item).run(), named.items()))
     findings = [finding for look in looks for finding in look.findings]
-    done = [f"{', '.join(named)}: there, JSON and safetensors headers whole"] if named and not findings else []
+    checked = [f"{', '.join(named)}: there, JSON and safetensors headers whole"] if named and not findings else []
     weights = [look.name for look in looks if look.shards]
     unread = [f"{', '.join(weights)}: headers and sizes only, no weight was read"] if weights else []
     files = {look.name: PartFiles(look.tensors, look.bodies, look.vocabulary) for look in looks if look.files}
-    return Parts(tuple(findings), tuple(done), (*unread, *(line for look in looks for line in look.left)), files)
+    return Parts(tuple(findings), tuple(checked), (*unread, *(line for look in looks for line in look.unread)), files)
 
 
 def _unnamed(source: Source, whole: list[str]) -> Parts:
     if "model_index.json" in source.files:  # broken, which is a finding already
-        return Parts(not_done=(f"{', '.join(whole)}: model_index.json does not say what they are",) if whole else ())
+        return Parts(not_done=(f"{', '.join(whole)}: model_index.json does not name their kind",) if whole else ())
     if not whole or not any(_files(source, expert) for expert in EXPERTS):
         return Parts()
     text = f"model_index.json is absent, and {', '.join(whole)} beside the transformers make a pipeline of this."
     return Parts(
         (finding("fault", "component_missing", text, evidence={"file": "model_index.json"}),),
-        not_done=(f"{', '.join(whole)}: without model_index.json nothing says what they are",),
+        not_done=(f"{', '.join(whole)}: without model_index.json their kind is unknown",),
     )
 
 
@@ -129,7 +129,7 @@ class _Look:
         self.files = _files(source, name)
         self.shards = [path for path in self.files if path.endswith(".safetensors")]
         self.findings: list[InspectionFinding] = []
-        self.left: list[str] = []
+        self.unread: list[str] = []
         self.tensors: dict[str, TensorEntry] = {}
         self.bodies: dict[str, Any] = {}
         self.vocabulary = 0
@@ -153,11 +153,11 @@ class _Look:
             yield from self._with_weights()
         other = [path for path in self.files if not path.endswith((".json", ".safetensors"))]
         if other:
-            self.left.append(f"{some(other)}: not looked at, no JSON and no safetensors")
+            self.unread.append(f"{some(other)}: not looked at, no JSON and no safetensors")
 
     def _without_weights(self) -> Iterator[InspectionFinding]:
-        wanted = {"Scheduler": "scheduler_config.json", "Tokenizer": "tokenizer_config.json"}
-        for mark, file in wanted.items():
+        expected = {"Scheduler": "scheduler_config.json", "Tokenizer": "tokenizer_config.json"}
+        for mark, file in expected.items():
             if mark in self.kind and f"{self.name}/{file}" not in self.files:
                 yield self._finding("missing", f"{self.name}/{file} is not there.", file)
 
@@ -172,7 +172,7 @@ class _Look:
     def _json(self, path: str) -> Iterator[InspectionFinding]:
         size = self.source.files[path].size
         if size > (MAX_JSON if self.source.is_local else MAX_HUB_JSON):
-            self.left.append(f"{path}: {size} bytes were not read")
+            self.unread.append(f"{path}: {size} bytes were not read")
             return
         try:
             body = parse_foreign(self.source.read(path, 0, size), path)
@@ -204,5 +204,5 @@ class _Look:
             return
         self.tensors.update(header.tensors)
 
-    def _finding(self, what: str, text: str, file: str = "") -> InspectionFinding:
-        return finding("fault", f"component_{what}", text, evidence={"component": self.name, "file": file})
+    def _finding(self, fault: str, text: str, file: str = "") -> InspectionFinding:
+        return finding("fault", f"component_{fault}", text, evidence={"component": self.name, "file": file})

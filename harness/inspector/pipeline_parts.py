@@ -12,6 +12,7 @@ from typing import Any
 from harness.formats.codecs import FLOAT_DTYPES
 from harness.formats.header import TensorEntry
 from harness.inspector.architectures import PIPELINES, channels_of, channels_wanted, misfits, unusual_boundary
+from harness.inspector.class_defaults import with_defaults
 from harness.inspector.findings import finding, some
 from harness.inspector.gather import compare, read_windows, windows
 from harness.inspector.index import Component
@@ -81,9 +82,12 @@ def _mismatches(
                 if index.get("_class_name") in PIPELINES:
                     sentence += f": {index['_class_name']} gives it {taken[0]} channels and takes {size}"
                 yield sentence, ("vae", expert)
-        width, wanted = text.get("d_model", text.get("hidden_size")), config.get("text_dim")
-        if isinstance(width, int) and isinstance(wanted, int) and width != wanted:
-            yield f"text_encoder has width {width}, and {expert} takes text of width {wanted}", ("text_encoder", expert)
+        width, expected = text.get("d_model", text.get("hidden_size")), config.get("text_dim")
+        if isinstance(width, int) and isinstance(expected, int) and width != expected:
+            yield (
+                f"text_encoder has width {width}, and {expert} takes text of width {expected}",
+                ("text_encoder", expert),
+            )
     yield from misfits(index, experts, vae)
     for key in ("latents_mean", "latents_std"):
         values = vae.get(key)
@@ -121,7 +125,7 @@ def against_base(source: Source, parts: Parts, base: Source, anchor: Parts, pool
         SourceError: a source failed.
     """
     findings: list[InspectionFinding] = []
-    done: list[str] = []
+    compared: list[str] = []
     for name in sorted(parts.files.keys() & anchor.files.keys()):
         present, anchor_files = parts.files[name], anchor.files[name]
         findings += _settings(name, present, anchor_files)
@@ -134,10 +138,12 @@ def against_base(source: Source, parts: Parts, base: Source, anchor: Parts, pool
             findings += _weights(
                 name, source, present, base, anchor_files, pool, LOCAL_ELEMENTS if local else REMOTE_ELEMENTS
             )
-            done.append(f"{name}: windows of {len(present.tensors)} tensors and its configuration against the base's")
+            compared.append(
+                f"{name}: windows of {len(present.tensors)} tensors and its configuration against the base's"
+            )
         elif not present.tensors:
-            done.append(f"{name}: its JSON files against the base's")
-    return Parts(tuple(findings), tuple(done))
+            compared.append(f"{name}: its JSON files against the base's")
+    return Parts(tuple(findings), tuple(compared))
 
 
 def _settings(name: str, present: PartFiles, anchor_files: PartFiles) -> Iterator[InspectionFinding]:
@@ -147,6 +153,8 @@ def _settings(name: str, present: PartFiles, anchor_files: PartFiles) -> Iterato
         if new == old:
             continue
         if isinstance(new, Mapping) and isinstance(old, Mapping) and file in JSON_FILES:
+            # a key that is left out has its class's default
+            new, old = with_defaults(new, old), with_defaults(old, new)
             keys = sorted(key for key in {*new, *old} - UNREAD if new.get(key) != old.get(key))
             pairs = [f"{key} {_short(new.get(key))} for {_short(old.get(key))}" for key in keys]
         else:
@@ -239,6 +247,7 @@ def added_settings(experts: Mapping[str, Component], base: Mapping[str, Componen
         new, old = component.config, base[expert].config
         if new.get("_class_name") != old.get("_class_name"):
             continue
+        new, old = with_defaults(new, old), with_defaults(old, new)
         added = sorted(key for key in new if key not in old and key not in UNREAD and new[key] is not None)
         changed = sorted(key for key in new.keys() & old.keys() - UNREAD if new[key] != old[key])
         if added:

@@ -86,68 +86,69 @@ class Key:
 
 
 def inspect_once(
-    ref: Ref, *, unread: int | None = None, cache: DigestCache | None = None, **asked: Unpack[Asked]
+    ref: Ref, *, unread: int | None = None, cache: DigestCache | None = None, **arguments: Unpack[Asked]
 ) -> InspectionReport:
     """Return the cached report of the same bytes (with 0 bytes read and 0 requests), or run ``inspect_checkpoint``.
 
     Args:
-        ref, unread, cache, asked: as for ``inspect_checkpoint``.
+        ref, unread, cache, arguments: as for ``inspect_checkpoint``.
 
     Raises:
         QuantgateError: as ``inspect_checkpoint``.
     """
     started = time.perf_counter()
-    key = key_of(ref, asked, hashed=unread is None)
+    key = key_of(ref, arguments, hashed=unread is None)
     if key is None:
-        return inspect_checkpoint(ref, unread=unread, cache=cache, **asked)
+        return inspect_checkpoint(ref, unread=unread, cache=cache, **arguments)
     known_report = _by_stamps(key)
     if known_report is None:
         with _alone(key):
             digests = cache or DigestCache()
             known_report = _by_stamps(key) or _by_content(key, digests)
             if known_report is None:
-                report = inspect_checkpoint(ref, unread=unread, cache=digests, **asked)
+                report = inspect_checkpoint(ref, unread=unread, cache=digests, **arguments)
                 # `_keep` names the proof by content only if every digest is cached; the check below covers this too
                 if unread is None:
                     _hash(key, digests)
-                if key_of(ref, asked, hashed=unread is None) == key:  # nothing was written meanwhile
+                if key_of(ref, arguments, hashed=unread is None) == key:  # nothing was written meanwhile
                     _keep(key, report, digests)
                 return report
     return known_report.model_copy(update={"bytes_read": 0, "requests": 0, "seconds": time.perf_counter() - started})
 
 
-def key_of(ref: Ref, asked: Asked, *, hashed: bool = True) -> Key | None:
+def key_of(ref: Ref, arguments: Asked, *, hashed: bool = True) -> Key | None:
     """Return the key of one inspection; ``None`` if a checkpoint of it is not on this machine.
 
     Args:
-        ref, asked: as for ``inspect_checkpoint``.
+        ref, arguments: as for ``inspect_checkpoint``.
         hashed: whether the report must contain a digest of every file.
 
     Raises:
         ContractError: no such contract.
     """
-    root = asked.get("root")
+    root = arguments.get("root")
     roles: dict[str, Ref | None] = {
         "model": ref,
-        "transformer": asked.get("transformer"),
-        "transformer_2": asked.get("transformer_2"),
-        "base": asked.get("base"),
+        "transformer": arguments.get("transformer"),
+        "transformer_2": arguments.get("transformer_2"),
+        "base": arguments.get("base"),
     }
     places = {role: _place(reference, root) for role, reference in roles.items() if reference is not None}
     if None in places.values():
         return None
     stamps = {role: _stamps(place) for role, place in places.items() if place is not None}
-    loader = asked.get("loader")
+    loader = arguments.get("loader")
     rest: dict[str, Any] = {
         "places": {role: [str(roles[role]), str(place)] for role, place in places.items()},
         "root": str(root),
         "contracts": [
-            repr(load_contract(item, root) if isinstance(item, str) else item) for item in asked.get("contracts", ())
+            repr(load_contract(item, root) if isinstance(item, str) else item)
+            for item in arguments.get("contracts", ())
         ],
         "loader": loader.model_dump(mode="json") if loader is not None else None,
-        "env": dict(asked.get("env") or {}),
-        "expected": dict(asked.get("expected") or {}),
-        "full": asked.get("full", False),
+        "env": dict(arguments.get("env") or {}),
+        "expected": dict(arguments.get("expected") or {}),
+        "full": arguments.get("full", False),
         "hashed": hashed,
         "rules": rules_digest(),
     }
@@ -200,13 +201,13 @@ def _stamps(place: Path) -> list[tuple[str, int, int, int, int, int]]:
     If ``place`` is a file, its folder is listed: the file may be a shard, and its configuration is beside it.
     """
     rows = []
-    seen: set[tuple[int, int]] = set()
+    stamps: set[tuple[int, int]] = set()
     for parent, folders, names in os.walk(place if place.is_dir() else place.parent, followlinks=True):
         state = Path(parent).stat()
-        if (state.st_dev, state.st_ino) in seen:  # a link back
+        if (state.st_dev, state.st_ino) in stamps:  # a link back
             folders.clear()
             continue
-        seen.add((state.st_dev, state.st_ino))
+        stamps.add((state.st_dev, state.st_ino))
         folders[:] = sorted(name for name in folders if not name.startswith("."))
         for name in sorted(names):
             path = f"{parent}/{name}"

@@ -91,9 +91,9 @@ def packed_rows(module: Module, rows: NDArray[np.int64], weight: bytes, strip: b
     for layout in ("linear", "swizzled"):
         if not admits(layout, logical_rows, columns, scale.shape):
             continue
-        where = offsets(layout, rows - first, columns, scale.shape[1])
-        if where.size and int(where.max()) < flat.size:
-            cut[layout] = flat[where]
+        positions = offsets(layout, rows - first, columns, scale.shape[1])
+        if positions.size and int(positions.max()) < flat.size:
+            cut[layout] = flat[positions]
     return PackedRows(rows, take_rows(weight, len(rows)), cut["linear"], cut["swizzled"])
 
 

@@ -55,18 +55,18 @@ class HubSource:
         from huggingface_hub import errors
 
         self._meter.count(0)
-        where = f"{self.repo}@{revision}" if revision else self.repo
+        place = f"{self.repo}@{revision}" if revision else self.repo
         try:
             return call()
         except errors.GatedRepoError as error:
-            raise SourceError("access is gated", where=where, remedy="hf auth login, and accept the terms") from error
+            raise SourceError("access is gated", where=place, remedy="hf auth login, and accept the terms") from error
         except errors.RepositoryNotFoundError as error:
             remedy = "check the name; a private repository needs `hf auth login`"
-            raise BadReferenceError("there is no such repository", where=where, remedy=remedy) from error
+            raise BadReferenceError("there is no such repository", where=place, remedy=remedy) from error
         except errors.RevisionNotFoundError as error:
-            raise BadReferenceError("there is no such revision", where=where, remedy="name a full commit") from error
+            raise BadReferenceError("there is no such revision", where=place, remedy="name a full commit") from error
         except Exception as error:
-            raise _typed(error, where) from error
+            raise _typed(error, place) from error
 
     def location(self, path: str, fresh: bool = False) -> str:
         """Return the URL of a file's bytes, resolved once (again with ``fresh``: signed URLs expire)."""
@@ -97,9 +97,9 @@ class HubSource:
         return blocks
 
     def _fetch(self, path: str, start: int, length: int) -> bytes:
-        where = f"{self.repo}/{path}@{self.commit}"
+        place = f"{self.repo}/{path}@{self.commit}"
         for attempt in (0, 1):
-            response = self._get(self.location(path, fresh=attempt > 0), start, length, where)
+            response = self._get(self.location(path, fresh=attempt > 0), start, length, place)
             # the signed URL may have expired: resolve it again once before the refusal counts
             if response.status_code in (401, 403) and attempt == 0:
                 continue
@@ -110,12 +110,12 @@ class HubSource:
         if response.status_code != 206 and not whole:
             raise SourceError(
                 f"HTTP {response.status_code} for bytes {start}-{start + length - 1}",
-                where=where,
+                where=place,
                 remedy="the server must answer range requests with 206; try again later",
             )
         data: bytes = response.content[:length]
         if len(data) != length:
-            raise SourceError(f"{len(data)} of {length} bytes at {start} arrived", where=where, remedy="try again")
+            raise SourceError(f"{len(data)} of {length} bytes at {start} arrived", where=place, remedy="try again")
         return data
 
     def _get(self, url: str, start: int, length: int, where: str) -> Any:
@@ -136,7 +136,7 @@ class HubSource:
 def _typed(error: Exception, where: str) -> SourceError:
     """Return a client's failure as one sentence; ``huggingface_hub`` raises errors of several HTTP libraries."""
     text = " ".join(str(error).split())[:300] or type(error).__name__
-    remedy = "check the network and the hub's status, then run again: nothing was said about the checkpoint"
+    remedy = "check the network and the hub's status, then run again: nothing was proven about the checkpoint"
     return SourceError(f"{type(error).__name__}: {text}", where=where, remedy=remedy)
 
 
@@ -241,17 +241,17 @@ class SharedReads:
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
-        self._known: dict[tuple[int, str, int, int], Future[bytes]] = {}
+        self._reads: dict[tuple[int, str, int, int], Future[bytes]] = {}
 
     def read(self, source: Source, path: str, start: int, length: int) -> bytes:
         """Return the bytes of one range. A second caller gets the bytes of the first; then they are dropped."""
         key = (id(source), path, start, length)
         with self._lock:
             # two experts ask for each range, so the second request is the last: dropping it bounds the memory
-            shared = self._known.pop(key, None)
+            shared = self._reads.pop(key, None)
             if shared is None:
                 future: Future[bytes] = Future()
-                self._known[key] = future
+                self._reads[key] = future
         if shared is not None:
             return shared.result()
         try:
@@ -312,7 +312,7 @@ def open_source(ref: CheckpointRef | str | Path, meter: Meter, root: Path | None
     Args:
         ref: a folder or a file (``./x``, ``/x``, ``~/x``, or any path that is one here), or ``owner/name`` or
             ``owner/name@revision``.
-        meter: counts what is read.
+        meter: counts the bytes that are read.
         root: folder that ``./`` is relative to; default the current one.
 
     Raises:
@@ -376,5 +376,5 @@ def _folder_hint(path: str, root: Path) -> str:
     if "/" not in path or not first or not (root / first).is_dir():
         return ""
     near = near_folder(root / path)
-    meant = f"./{near.relative_to(root).as_posix()}" if near is not None else f"./{path.rstrip('/')}"
-    return f"{first}/ is a folder here, and {path} is none; if a folder is meant, write {meant}"
+    suggestion = f"./{near.relative_to(root).as_posix()}" if near is not None else f"./{path.rstrip('/')}"
+    return f"{first}/ is a folder here, and {path} is none; if a folder is meant, write {suggestion}"

@@ -48,7 +48,7 @@ def build_report(
             finding("inconclusive", "source_failed", text, evidence={"where": gathered.failed.where}),
         ]
         outcome, cause = ("fault", cause) if outcome == "fault" else ("infra", "source_failed")
-    done, not_done = coverage(context, plan, gathered)
+    checked, unchecked = coverage(context, plan, gathered)
     return InspectionReport(
         reference=subject.reference,
         base=anchor.reference if anchor else None,
@@ -60,8 +60,8 @@ def build_report(
         layers=tuple(layer for expert in context.experts for layer in layers(context, expert)),
         contracts=tuple(report for expert in context.experts for report in contract_reports(context, expert, findings)),
         digests=digests,
-        done=(*done, *subject.parts.done),
-        not_done=(*not_done, *subject.parts.not_done),
+        done=(*checked, *subject.parts.done),
+        not_done=(*unchecked, *subject.parts.not_done),
         bytes_read=meter.bytes,
         requests=meter.requests,
         seconds=round(seconds, 3),
@@ -116,7 +116,7 @@ def expert_summary(context: Context, expert: str) -> ExpertSummary:
 
 
 def _parameters(context: Context, expert: str) -> int:
-    """Count logical parameters, whatever a weight's packing; scales are not parameters."""
+    """Count logical parameters, independent of a weight's packing; scales are not parameters."""
     logical = {
         module.weight.name: module.shape[0] * module.shape[1]
         for module in context.quantized(expert).values()
@@ -230,50 +230,50 @@ def contract_reports(context: Context, expert: str, findings: Sequence[Inspectio
 
 
 def coverage(context: Context, plan: Plan, gathered: Gathered) -> tuple[list[str], list[str]]:
-    """Return sentences of what was checked and of what was not checked."""
-    done = ["headers, indexes, configurations and key sets of every shard", "every global and input scale"]
-    not_done: list[str] = []
+    """Return sentences on the checks that were made, and on those that were not."""
+    checked = ["headers, indexes, configurations and key sets of every shard", "every global and input scale"]
+    unchecked: list[str] = []
     for expert, component in context.experts.items():
         items = related(context, expert)
         if items:
             rows = sum(item.fit.rows for item in items.values() if item.fit)
             total = sum(item.module.shape[0] for item in items.values())
-            done.append(f"{expert}: {rows} of {total} rows of {len(items)} quantized Linears against the base")
+            checked.append(f"{expert}: {rows} of {total} rows of {len(items)} quantized Linears against the base")
             if rows < total:
-                not_done.append(f"{expert}: {total - rows} rows of quantized Linears were not read")
+                unchecked.append(f"{expert}: {total - rows} rows of quantized Linears were not read")
         if any(module.spec.two_level for module in context.quantized(expert).values()):
             if plan.scan[expert]:
                 names = gathered.scanned.get(expert, {})
                 total, read = sum(component.tensors[name].nbytes for name in names), gathered.scale_bytes.get(expert, 0)
                 share = "every block scale" if read >= total else f"{read} of {total} block scales"
-                done.append(f"{expert}: {share} of {len(names)} tensors")
+                checked.append(f"{expert}: {share} of {len(names)} tensors")
                 if read < total:
-                    not_done.append(
+                    unchecked.append(
                         f"{expert}: {total - read} block scales were not read for NaN and zero; --full reads them"
                     )
             else:
-                not_done.append(
+                unchecked.append(
                     f"{expert}: block scales outside the sampled strips were not read (NaN and zero); --full reads them"
                 )
         compared = context.compared.get(expert, ())
         if compared:
             whole = sum(item.whole for item in compared)
-            done.append(f"{expert}: {len(compared)} excluded tensors against the base, {whole} of them whole")
+            checked.append(f"{expert}: {len(compared)} excluded tensors against the base, {whole} of them whole")
             if whole < len(compared):
-                not_done.append(
+                unchecked.append(
                     f"{expert}: the rest of {len(compared) - whole} large excluded tensors; --full reads all bytes"
                 )
         sane = context.sanity.get(expert)
         if sane:
-            done.append(f"{expert}: values of {len(sane)} unquantized tensors for NaN, infinity and zero")
+            checked.append(f"{expert}: values of {len(sane)} unquantized tensors for NaN, infinity and zero")
         if expert not in plan.base and not context.quantized(expert) and component.tensors:
-            not_done.append(f"{expert}: without its base nothing shows that these are the weights that they should be")
+            unchecked.append(f"{expert}: without its base nothing shows that these are the weights that they should be")
         if expert not in plan.base and context.quantized(expert):
             four = any(module.spec.values_per_byte > 1 for module in context.quantized(expert).values())
             order = "nibble order, " if four else ""
-            not_done.append(f"{expert}: without its base: {order}gains, stale or swapped experts, excluded tensors")
+            unchecked.append(f"{expert}: without its base: {order}gains, stale or swapped experts, excluded tensors")
         if component.source.is_local is False and gathered.failed is not None:
-            not_done.append(f"{expert}: {gathered.planned - gathered.finished} of {gathered.planned} planned reads")
+            unchecked.append(f"{expert}: {gathered.planned - gathered.finished} of {gathered.planned} planned reads")
     if not context.options.contracts:
-        not_done.append("no runtime contract was asked for")
-    return done, not_done
+        unchecked.append("no runtime contract was asked for")
+    return checked, unchecked

@@ -36,7 +36,7 @@ def differing(run: Held, golden: Held) -> Held:
 
 
 def findings_of(stage: Literal["probe", "trace"], differences: Held) -> Iterator[Finding]:
-    """Yield a finding per component of what `differing` returned. Call it only if both runs loaded the same weights."""
+    """Yield a finding per component in the result of `differing`. Call it only if both runs loaded the same weights."""
     for component, changed in differences.items():
         listed = ", ".join(changed) if len(changed) <= SHOWN else _listed(changed)
         message = (
@@ -61,7 +61,7 @@ def _listed(changed: Mapping[str, str]) -> str:
 
 
 def _changed(run: str, golden: str) -> str:
-    """Return how a kind of tensor differs: ``rounded``, ``other``, or an empty text if it does not (or cannot be told).
+    """Return how a kind of tensor differs: ``rounded``, ``other``, or an empty text if it does not, or may not.
 
     Args:
         run: words ``exact/rounded`` of the run, one per tensor.

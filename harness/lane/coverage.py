@@ -99,7 +99,7 @@ def compare_cases(
 ) -> list[Change]:
     """List the differences between two sets of cases, for ``runner``.
 
-    A removed case, or a case that left a runner, is listed whatever its runner: the other runner may have no plan
+    A removed case, or a case that left a runner, is listed for every runner: the other runner may have no plan
     that would report it.
 
     Args:

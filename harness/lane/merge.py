@@ -53,8 +53,8 @@ def join_junit(
         out: path of the joined file.
         plan: id of the plan. A suite of another plan is left out.
         planned: pytest ids of the plan's cases; they are left out of a suite that names no plan.
-        red: reason by pytest id of each case that its record says failed. A suite that shows none of its failures gets
-            an error: whoever reads only this file must not see green.
+        red: reason by pytest id of each case that failed by its record. A suite that shows none of its failures gets
+            an error: a person who reads only this file must not see green.
 
     Returns:
         Problems, a sentence each: unreadable files, and results that were left out.

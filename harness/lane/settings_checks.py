@@ -169,7 +169,7 @@ def _approval(github: GitHub, *, private: bool) -> Check:
     if answer.status != 200:
         return _unread(name, answer, command)
     policy = _of(answer, "approval_policy")
-    message = "whoever had one pull request merged runs workflows of a fork without approval, edited ones too"
+    message = "a person with one merged pull request runs workflows of a fork without approval, edited ones too"
     return _check(
         name, policy == "all_external_contributors", str(policy), "all_external_contributors", message, command
     )
@@ -304,7 +304,9 @@ def _group_repositories(github: GitHub, name: str, path: str) -> Check:
         return _unread(check, answer, command)
     names = sorted(str(row.get("full_name", "?")) for row in _rows(answer, "repositories"))
     others = [other for other in names if other.lower() != repository.lower()]
-    message = f"group {name!r} also serves {', '.join(others[:5])}: whoever may push there calls the lane with its code"
+    message = (
+        f"group {name!r} also serves {', '.join(others[:5])}: a person who may push there calls the lane with its code"
+    )
     return _check(check, not others, ", ".join(names) or "none", repository, message, command)
 
 
@@ -323,7 +325,7 @@ def _ephemeral(runner: Mapping[str, Any]) -> Check:
         f"{name}: ephemeral: {_shown(lives)}",
         "ephemeral: true",
         f"runner {name} takes one job after another: what a job leaves (files, processes, hooks) meets the next",
-        "set it up again as docs/lane.md says (a runner for one job: --jitconfig, or --ephemeral)",
+        "set it up again as docs/lane.md describes (a runner for one job: --jitconfig, or --ephemeral)",
     )
 
 
@@ -369,7 +371,7 @@ def _environment(github: GitHub, branch: str) -> Iterator[Check]:
 
 
 def _branches(github: GitHub, branch: str) -> Iterator[Check]:
-    """Check the rules that apply to the branches: those of active rulesets, whatever level defines them."""
+    """Check the rules of all active rulesets that apply to the branches, of repository and organization."""
     rules_by_branch = {COPY: ("creation", "update"), branch: ("pull_request", "deletion", "non_fast_forward")}
     for name, types in rules_by_branch.items():
         path = f"repos/{github.repository}/rules/branches/{quote(name, safe='')}"
@@ -396,7 +398,7 @@ def _branches(github: GitHub, branch: str) -> Iterator[Check]:
         absent = [kind for kind in types if kind not in present]
         shown = "pull-request/*" if name == COPY else name
         why = (
-            "whoever may push starts the lane on the machines"
+            "every person who may push starts the lane on the machines"
             if name == COPY
             else "what the lane trusts can be rewritten"
         )

@@ -48,7 +48,7 @@ def edited(limits: LimitFile) -> str:
         return ""
     if limits.seal:
         return "the file was changed after its limits were placed; its seal does not fit"
-    return "the file carries no seal, so nobody knows whether its limits are those that were placed"
+    return "the file carries no seal, so its limits may differ from those that were placed"
 
 
 def place_again(limits: LimitFile) -> str:

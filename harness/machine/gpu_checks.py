@@ -130,7 +130,7 @@ def _memory(gpu: GpuFacts, profile: RunnerProfile, own_pids: Set[int]) -> Iterat
         for process in foreign
     )
     if gpu.processes is None:
-        yield Check(name="processes", state="unknown", message="NVML does not say which processes use this GPU")
+        yield Check(name="processes", state="unknown", message="NVML does not list the processes that use this GPU")
     elif foreign:
         message = f"in use by {named}"
         remedy = "wait for it or ask its owner: quantgate never ends a process that it did not start"
@@ -191,7 +191,9 @@ def _xid(gpu: GpuFacts, log: tuple[str, ...] | None) -> Check:
 def _clocks(gpu: GpuFacts) -> Iterator[Check]:
     clocks = f"SM {gpu.sm_clock} of {gpu.sm_clock_max} MHz" if gpu.sm_clock and gpu.sm_clock_max else ""
     if gpu.throttle is None:
-        yield Check(name="clocks", state="unknown", found=clocks, message="this driver does not say why clocks are low")
+        yield Check(
+            name="clocks", state="unknown", found=clocks, message="this driver does not report why clocks are low"
+        )
         return
     reasons = ", ".join(gpu.throttle)
     if SLOWING & set(gpu.throttle):

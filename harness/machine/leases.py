@@ -287,7 +287,7 @@ def _try(device: Device, place: Path, run: str) -> Lease | None:
             f"the lock of {device.uuid} cannot be made: {error.strerror}",
             where=str(lock.path),
             kind="device",
-            remedy=f"remove what is in its place, or set {FOLDER_VARIABLE} to a folder of your own",
+            remedy=f"remove the file in its place, or set {FOLDER_VARIABLE} to a folder of your own",
         ) from error
     if not acquired:
         return None

@@ -8,7 +8,7 @@ from harness.outcomes import RULES, Outcome
 from harness.records.base import Record
 
 State = Literal["fit", "warning", "unknown", "unfit"]
-"""``warning``: the lane runs, times may be off. ``unknown``: this machine gives no answer. ``unfit`` stops the lane."""
+"""``warning``: the lane runs, times may be off. ``unknown``: the machine has no value. ``unfit`` stops the lane."""
 
 
 class Check(Record):

@@ -30,14 +30,14 @@ from harness.text import listed
 MOST_RUNS = 40
 """Newest runs of a pool that a baseline keeps."""
 ENOUGH_RUNS, ENOUGH_PLACES = 10, 3
-"""Runs, and days or machines, below which a baseline says that it covers little."""
+"""Runs, and days or machines, below which a baseline's ``covers`` states that it covers little."""
 GENERAL_MACHINES = 3
-"""Machines that must have shown to be alike before another one is taken to be like them."""
+"""Number of machines that must be equally fast before a further machine is assumed to be like them."""
 HEALTHY = frozenset({Outcome.PASS, Outcome.WAIVED, Outcome.GOLDEN_MISSING, Outcome.GOLDEN_STALE})
 
 
 def baseline_path(thresholds: Path, runner: str, case: str) -> Path:
-    """``thresholds/<runner>/<case>.perf.json``."""
+    """Return ``thresholds/<runner>/<case>.perf.json``."""
     return thresholds / runner / f"{case}.perf.json"
 
 
@@ -81,14 +81,14 @@ def load_baseline(thresholds: Path, runner: str, case: str, *, allow_edited: boo
 
 @dataclass(frozen=True)
 class Refused:
-    """Why a record is no part of a baseline."""
+    """Reason for leaving a record out of a baseline."""
 
     run: str
     why: str
 
 
 def run_of(record: CaseRecord) -> PerfRun | Refused:
-    """A record as a run of a baseline, unless it says nothing about the usual speed."""
+    """Return a record as a run of a baseline, or the reason if it is no measure of the usual speed."""
     generation, verdict = record.generation, record.verdict
     if generation is None:
         return Refused(record.run, "nothing was generated")
@@ -116,7 +116,7 @@ def build(
         case: the case as it is now; runs of another size are left out.
         runner: name of the profile.
         records: records of this case on this runner, in any order.
-        author, reason: who makes it, and why.
+        author, reason: the person who makes it, and the reason.
 
     Returns:
         The baseline, and the runs that were left out.
@@ -168,7 +168,7 @@ def build(
 
 
 def facts_of(records: Sequence[CaseRecord]) -> PerfFacts:
-    """What the newest of the runs ran on, and the clock that they usually had."""
+    """Return hardware and packages of the newest run, and the median clock of all runs."""
     if not records:
         return PerfFacts()
     newest = records[-1]
@@ -191,7 +191,7 @@ def facts_of(records: Sequence[CaseRecord]) -> PerfFacts:
 
 
 def pool_for(file: PerfFile, machine: str, stated: str) -> tuple[PerfPool | None, str]:
-    """The pool that a machine belongs to, or ``None`` and the reason.
+    """Return the pool that a machine belongs to, or ``None`` and the reason.
 
     Args:
         file: the baseline.
@@ -225,7 +225,7 @@ def _pools(accepted: Sequence[tuple[CaseRecord, PerfRun]], runner: str) -> Itera
 
 
 def _alike(runs: Sequence[PerfRun]) -> list[set[str]]:
-    """Machines by speed, the fastest first; two whose usual times are further apart than the smallest effect part."""
+    """Group machines by speed, the fastest first. A gap in usual time above the smallest effect starts a new group."""
     speeds: dict[str, list[float]] = defaultdict(list)
     for run in runs:
         speeds[run.machine].append(_speed(run))
@@ -242,7 +242,7 @@ def _alike(runs: Sequence[PerfRun]) -> list[set[str]]:
 
 
 def _speed(run: PerfRun) -> float:
-    """Logarithm of the usual time of a run: its warm steps, or all of it."""
+    """Return the logarithm of the usual time of a run: of its warm steps, or of the whole run."""
     warm = run.steps[1:]
     value = statistics.median(warm) if warm else run.values.get("total", 1.0)
     return math.log(max(value, 1e-9))
@@ -272,7 +272,7 @@ def _notes(pool: PerfPool) -> Iterable[str]:
 
 
 def _apart(pools: Sequence[PerfPool]) -> Iterable[str]:
-    """How far the pools are apart: a person must see that, since it may be a regression of one machine."""
+    """Return a note on the distance between the pools. A person must see it: it may be a regression of one machine."""
     for fast, slow in itertools.pairwise(pools):
         if fast.label.partition("/")[0] == slow.label.partition("/")[0]:
             ratio = math.exp(statistics.median(map(_speed, slow.runs)) - statistics.median(map(_speed, fast.runs)))

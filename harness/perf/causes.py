@@ -1,4 +1,4 @@
-"""Why is a run slower, or larger? The first of a fixed list that holds, from the cheapest evidence to the dearest."""
+"""Find why a run is slower or larger: the first cause of a fixed list that holds, ordered by cost of its evidence."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ _BLOCK_OUTLIER = 4.0
 """Robust deviations from the other blocks of its expert beyond which a block is slow by itself."""
 _BLOCK_EFFECT = 1.10
 _MORE = 1.5
-"""Factor of kernels or waits beyond which another count is another path."""
+"""Factor on the count of kernels or waits beyond which the run took another code path."""
 
 
 class Cause(NamedTuple):
@@ -39,10 +39,10 @@ def find_cause(
     """Name the first cause that holds of a run that is slower or larger.
 
     Args:
-        report: how it compares.
-        looks: its generations, the first first.
+        report: its comparison with the baseline.
+        looks: its generations in order.
         file: the baseline.
-        fingerprint: what it ran on.
+        fingerprint: machine and packages of the run.
         profile: an instrumented generation, if one was made.
     """
     facts = file.facts if file else PerfFacts()
@@ -50,7 +50,7 @@ def find_cause(
     if cause is not None:
         return cause
     if report.state == "leak":
-        return Cause("leaking", "every generation leaves more memory allocated than the one before")
+        return Cause("leaking", "every generation leaves more memory allocated than the previous generation")
     if report.state == "more_memory":
         return Cause("larger", "the same modules on the same versions hold more memory")
     slow = _share(looks, file, report.pool)
@@ -118,13 +118,13 @@ def _profiled(profile: Profile, usual: Profile | None, linears: int) -> Iterator
 
 
 def slow_blocks(profile: Profile, usual: Profile | None) -> Iterator[tuple[str, float, str]]:
-    """Blocks that are slow by themselves, the slowest first.
+    """Yield the blocks that are slow by themselves, the slowest first.
 
     The blocks of an expert are built alike, so that each is compared with its siblings in the same generation; where
     the baseline was profiled too, relative to its own share then.
 
     Yields:
-        Name, factor, and what it is the factor of.
+        Name, factor, and the quantity that the factor applies to.
     """
     before = {block.block: block.seconds for block in usual.blocks} if usual else {}
     rows: list[tuple[str, float, str]] = []
@@ -147,7 +147,7 @@ def slow_blocks(profile: Profile, usual: Profile | None) -> Iterator[tuple[str, 
 
 
 def _by_expert(looks: Sequence[Look], file: PerfFile | None, pool: str) -> dict[str, float]:
-    """How much slower the warm steps of each expert are than the baseline's of the same places."""
+    """Return, per expert, the ratio of its warm steps to the baseline's steps at the same places."""
     usage = usage_of(looks[0].generation)
     if usage is None or file is None:
         return {}

@@ -14,7 +14,7 @@ from harness.perf.rule import LEAST_RUNS, compare_values, spread_of
 from harness.records.perf_file import PerfFile, PerfPool
 
 LOOSER = 1.01
-"""Factor by which a limit may rise without a reason: so much is noise of the runs of the baseline."""
+"""Factor by which a limit may rise without a reason: the noise of a baseline's runs."""
 
 
 @dataclass(frozen=True)

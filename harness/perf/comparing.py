@@ -1,4 +1,4 @@
-"""One generation compared with the runs of a pool, measure by measure."""
+"""Compare one generation with the runs of a pool, measure by measure."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ from harness.records.perf import Conditions, PerfComparison, PerfReport, PerfSta
 from harness.records.perf_file import PerfPool, PerfRun
 
 GRANULARITY = 2 * 2**20
-"""Bytes. torch takes memory from the driver in segments of 2 MiB; a block that is split otherwise counts as much."""
+"""Bytes. torch takes memory from the driver in segments of 2 MiB; a block that is split otherwise costs as much."""
 HOST_GRANULARITY = 64 * 2**20
 """Bytes of host memory that malloc's arenas move by themselves."""
 HOST_EFFECT = 0.10
@@ -51,7 +51,7 @@ GOOD: tuple[PerfState, ...] = ("faster", "less_memory")
 
 @dataclass(frozen=True)
 class Look:
-    """One generation, with what it was made under."""
+    """One generation, with the conditions of the machine at that time."""
 
     generation: Generation
     engine: EngineStart | None
@@ -59,30 +59,30 @@ class Look:
 
     @property
     def values(self) -> dict[str, float]:
-        """Every measure but the steps."""
+        """Return every measure but the steps."""
         return values_of(self.generation, self.engine, self.conditions)
 
     @property
     def warm(self) -> tuple[float, ...]:
-        """Seconds of the steps without the first."""
+        """Return the seconds of all steps but the first."""
         usage = usage_of(self.generation)
         return usage.warm if usage else ()
 
 
 @dataclass(frozen=True)
 class Judged:
-    """What one look says, measure by measure."""
+    """Comparison of one generation, measure by measure."""
 
     comparisons: tuple[PerfComparison, ...]
     disturbed: tuple[Disturbance, ...]
 
     def suspects(self, states: Sequence[PerfState] = BAD) -> tuple[PerfComparison, ...]:
-        """Gating measures in one of ``states``."""
+        """Return the gating measures in one of ``states``."""
         return tuple(row for row in self.comparisons if row.gates and row.state in states)
 
     @property
     def slow(self) -> bool:
-        """Whether a gating time is slower. A disturbance says nothing of memory."""
+        """Return whether a gating time is slower. A disturbance does not explain memory, so memory is left out."""
         return any(row.measure in TIMES for row in self.suspects())
 
 
@@ -112,7 +112,7 @@ class Comparer:
         return Judged(tuple(rows), disturbances(look.conditions, self.usual_clock))
 
     def _steps(self, look: Look) -> Iterator[PerfComparison]:
-        """All warm steps, and those of each expert if there are two."""
+        """Compare all warm steps, and those of each expert if there are two."""
         runs = [run.steps[1:] for run in self.pool.runs if len(run.steps) == len(look.warm) + 1]
         groups: dict[str, list[int]] = {STEP: list(range(len(look.warm)))}
         usage = usage_of(look.generation)
@@ -162,7 +162,7 @@ class Comparer:
         return Rule(effect=self.case.perf.effect)
 
     def _exact(self, measure: str, value: float, past: Sequence[float], gates: bool) -> PerfComparison:
-        """Peaks of allocated memory have no noise to test against: what exceeds the highest by a segment is more."""
+        """Compare peaks of allocated memory. They have no noise: a peak a segment above the highest is more."""
         low, high = min(past), max(past)
         usual = sorted(past)[len(past) // 2]
         limit = exact_limit(past, self.case.perf.memory_effect)
@@ -229,7 +229,7 @@ _ORDER = (STEP, *(measure for measure in TIMES if measure != STEP), *MEMORY, *GR
 
 
 def without_baseline(first: Look, why: str) -> PerfReport:
-    """Every measure, compared with nothing."""
+    """Return a row per measure without a comparison, for a case that has no baseline."""
     values = {**({STEP: sorted(first.warm)[len(first.warm) // 2]} if first.warm else {}), **first.values}
     rows = tuple(
         PerfComparison(
@@ -252,7 +252,7 @@ def _past(measure: str, runs: Sequence[PerfRun], fresh: bool) -> list[float]:
 
 
 def bears_out_row(row: PerfComparison, case: Case) -> bool:
-    """Whether a further generation bears a suspect out."""
+    """Return whether a further generation confirms a slower or larger measure."""
     if row.measure in MEMORY and row.measure != "host_memory":
         return row.state == "more_memory"
     effect = HOST_EFFECT if row.measure == "host_memory" else case.perf.effect
@@ -260,7 +260,7 @@ def bears_out_row(row: PerfComparison, case: Case) -> bool:
 
 
 def exact_limit(past: Sequence[float], effect: float) -> float:
-    """Most bytes that are not more than the baseline's: its highest, and what its runs differ by or a segment.
+    """Return the largest peak that does not count as more memory: the baseline's highest, plus its spread or a segment.
 
     Args:
         past: peaks of the baseline's runs.
@@ -271,14 +271,14 @@ def exact_limit(past: Sequence[float], effect: float) -> float:
 
 
 def amount(value: float, unit: str) -> str:
-    """A time or a size for people: ``0.512 s``, ``23.4 GiB``."""
+    """Return a time or a size as text: ``0.512 s``, ``23.4 GiB``."""
     if unit == "bytes":
         return signed_bytes(value).removeprefix("+")
     return f"{value:.3g} s" if value >= 0.1 else f"{1000 * value:.3g} ms"
 
 
 def signed_bytes(value: float) -> str:
-    """``+1.25 GiB``, ``-12 MiB``."""
+    """Return a difference of bytes as text: ``+1.25 GiB``, ``-12 MiB``."""
     size = abs(value)
     for unit, scale in (("GiB", 2**30), ("MiB", 2**20), ("KiB", 2**10)):
         if size >= scale:

@@ -1,7 +1,7 @@
 """The machine while an engine works: clocks, power, heat, throttling, other processes, and the engine's host memory.
 
 Sampled by a thread of the parent, twice a second, so that it works for any backend. It reads ``/proc`` and NVML;
-what they do not give here is ``None``.
+values that they do not give are ``None``.
 """
 
 from __future__ import annotations
@@ -23,14 +23,14 @@ from harness.records.perf import Conditions
 
 PERIOD_SECONDS = 0.5
 _LOOK_AROUND = 4
-"""Every so many samples the engine's processes are looked for anew; in between only the known ones are read."""
+"""Samples between two searches for new processes of the engine; in between, only those processes are read."""
 POOL_VARIABLE = "QUANTGATE_POOL"
 MACHINE_VARIABLE = "QUANTGATE_MACHINE"
 
 
 @dataclass(frozen=True)
 class GpuSample:
-    """What NVML says of one GPU at one moment."""
+    """NVML's values for one GPU at one moment."""
 
     sm_clock: int | None = None
     sm_clock_max: int | None = None
@@ -84,7 +84,7 @@ class Sampler:
             self._ran, self._waited = max(0, ran - self._ran), max(0, waited - self._waited)
 
     def conditions(self) -> Conditions:
-        """What was seen."""
+        """Return the conditions over all samples."""
         busy = self._ran + self._waited
         clocks = [sample.sm_clock for sample in self._samples if sample.sm_clock is not None]
         powers = [sample.power for sample in self._samples if sample.power is not None]
@@ -107,7 +107,7 @@ class Sampler:
         )
 
     def _foreign(self) -> Iterator[str]:
-        """Processes on the GPU that are not the engine's.
+        """Yield the processes on the GPU that are not the engine's.
 
         In a container NVML may number processes as the host does. If none of its numbers is the engine's, one of them
         must be, and the others are foreign: they cannot be named then.
@@ -146,7 +146,7 @@ def anonymous_bytes(pid: int) -> int:
 
 
 def _scheduled(root: int) -> tuple[int, int]:
-    """Nanoseconds for which the threads of an engine ran, and for which they waited for a CPU (proc_pid_schedstat).
+    """Return the nanoseconds for which an engine's threads ran, and waited for a CPU (proc_pid_schedstat).
 
     psutil has the time on the CPU and not the time of waiting.
     """
@@ -161,18 +161,18 @@ def _scheduled(root: int) -> tuple[int, int]:
 
 
 def machine_name(uuid: str | None) -> str:
-    """Name of the machine: what ``QUANTGATE_MACHINE`` says, else the GPU's UUID, else the host's name."""
+    """Return the name of the machine: ``QUANTGATE_MACHINE``, else the GPU's UUID, else the host's name."""
     return os.environ.get(MACHINE_VARIABLE, "") or uuid or platform.node()
 
 
 def pool_name() -> str:
-    """Label of the pool that this machine is said to belong to; empty if nothing is said."""
+    """Return the label of this machine's pool, as the lane states it; empty if it states none."""
     return os.environ.get(POOL_VARIABLE, "")
 
 
 @contextmanager
 def gpu_sampler(uuid: str | None) -> Iterator[Callable[[], GpuSample] | None]:
-    """A function that samples the GPU called ``uuid`` through NVML; ``None`` without one, or without a driver."""
+    """Return a function that samples the GPU ``uuid`` through NVML; ``None`` if there is no GPU or no driver."""
     if not uuid or uuid.startswith("FAKE-"):
         yield None
         return
@@ -192,7 +192,7 @@ def gpu_sampler(uuid: str | None) -> Iterator[Callable[[], GpuSample] | None]:
 
 
 def sample_gpu(nvml: Any, handle: object) -> GpuSample:
-    """One sample of one GPU. ``nvml`` is the ``pynvml`` module, started, or something like it."""
+    """Return one sample of one GPU. ``nvml`` is the initialised ``pynvml`` module, or a stand-in."""
 
     def ask(function: str, *arguments: object) -> Any:
         with contextlib.suppress(nvml.NVMLError):

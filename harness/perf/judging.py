@@ -1,4 +1,4 @@
-"""What a run's time and memory amount to, after further generations of the same engine where they are needed.
+"""Judge a run's time and memory, with further generations of the same engine if they are needed.
 
 Pure functions over records; the session generates, this room decides.
 """
@@ -37,6 +37,9 @@ from harness.perf.rule import (
 from harness.records.perf import PerfComparison, PerfReport, PerfState
 from harness.records.perf_file import PerfFile, PerfPool
 
+LEAST_LOOKS = 3
+"""Generations that show a leak: from the first to the second, caches are filled."""
+
 
 @dataclass
 class Judge:
@@ -55,7 +58,7 @@ class Judge:
     pool: str = ""
     looks: list[Look] = field(default_factory=list)
     why_not: str = "it could not be generated again"
-    """Why there is no further generation, if there is none."""
+    """Reason why no further generation was made; empty if there was one."""
 
     def report(self, first: Look, again: Callable[[], Look | None]) -> PerfReport:
         """Judge a run.
@@ -90,7 +93,35 @@ class Judge:
             judged, reasons = _settled(judged, confirmed)
         if retried and not reasons:
             reasons = (f"generated again: {'; '.join(disturbance.message for disturbance in self._disturbed(first))}",)
-        return self._final(judged, pool, reasons)
+        return self._growing(self._final(judged, pool, reasons))
+
+    def _growing(self, report: PerfReport) -> PerfReport:
+        """Return the report with a leak in place of more memory, if each confirming generation began with more.
+
+        Memory that is lost between generations shows in the peaks of the first one already.
+        """
+        levels = self._levels("growth")
+        if report.state != "more_memory" or len(levels) < LEAST_LOOKS or not self._leaks("growth"):
+            return report
+        lost = levels[-1] - levels[-2]
+        gates = "growth" in self.case.perf.gates
+        message = f"{signed_bytes(lost)} {WORDS['growth']} per generation, over {len(self.looks)} generations"
+        row = PerfComparison(
+            measure="growth",
+            unit="bytes",
+            value=lost,
+            baseline=0.0,
+            limit=float(GROWTH_MARGIN["growth"]),
+            state="leak",
+            gates=gates,
+            message=message,
+        )
+        rows = (*(item for item in report.comparisons if item.measure != "growth"), row)
+        if not gates:
+            return report.model_copy(update={"comparisons": rows})
+        return report.model_copy(
+            update={"state": "leak", "comparisons": rows, "message": f"{message}; {report.message}"}
+        )
 
     def _pool(self) -> tuple[PerfPool | None, str]:
         if self.file is None:
@@ -119,7 +150,7 @@ class Judge:
     def _confirmed(
         self, suspects: Sequence[PerfComparison], again: Callable[[], Look | None], pool: PerfPool
     ) -> dict[str, str] | Judged:
-        """The suspects that further generations do not bear out, with what they say; or a disturbed look."""
+        """Generate again for the suspects. Return those not confirmed, or the disturbed generation."""
         cleared: dict[str, str] = {}
         # the first of two levels is dirty with caches that the first generation filled, so a leak takes one more
         growing = any(row.measure in GROWTH for row in suspects)
@@ -147,13 +178,13 @@ class Judge:
         return cleared
 
     def _leaks(self, measure: str) -> bool:
-        """Whether each of the further generations left more memory allocated than the one before."""
+        """Return whether each further generation left more memory allocated than the previous generation."""
         values = self._levels(measure)[1:]  # from the first to the second, caches are filled
         growth = [after - before for before, after in itertools.pairwise(values)]
         return bool(growth) and min(growth) > GROWTH_MARGIN[measure]
 
     def _levels(self, measure: str) -> list[float]:
-        """Bytes that were allocated when each generation began, and at the end of the last."""
+        """Return the bytes that were allocated when each generation began, and at the end of the last."""
         levels: list[float | None] = []
         for look in self.looks:
             usage, conditions = look.generation.usage, look.conditions
@@ -230,7 +261,7 @@ class Judge:
 
 
 def _settled(judged: Judged, cleared: dict[str, str]) -> tuple[Judged, tuple[str, ...]]:
-    """The comparisons after the confirmation: what was not borne out is within, and says so."""
+    """Return the comparisons after the confirmation. A measure that was not confirmed is within, with a note."""
     rows, reasons = [], []
     for row in judged.comparisons:
         if row.measure in cleared and row.gates and row.state in BAD:

@@ -16,7 +16,7 @@ PERF_CAUSES: Final = frozenset({"slower", "faster", "more_memory", "leak"})
 STEP: Final = "step"
 """The warm denoising steps, which are compared one by one."""
 EXPERT_STEPS: Final[Mapping[Expert, str]] = {"transformer": "high_noise_step", "transformer_2": "low_noise_step"}
-"""The warm steps of one expert. A slow expert that runs in few steps moves no median over all of them."""
+"""The warm steps of one expert. If it runs in few steps, its slowness does not move the median over all steps."""
 TIMES: Final = (
     "step", "high_noise_step", "low_noise_step", "first_step", "text_encoder", "vae", "read", "place", "total",
 )  # fmt: skip
@@ -25,9 +25,9 @@ GROWTH: Final = ("growth", "host_growth")
 FRESH: Final = frozenset(
     {"first_step", "read", "place", "total", "load_memory", "growth", "host_growth", "host_memory"}
 )
-"""Measures that depend on whether the engine has generated before."""
+"""Measures that differ between the first and a later generation of an engine."""
 ONCE: Final = frozenset({"first_step", "read", "place", "load_memory"})
-"""Measures that a further generation of the same engine does not give again, so that nothing can confirm them."""
+"""Measures that a further generation of the same engine does not repeat, so that they cannot be confirmed."""
 WORDS: Final[Mapping[str, str]] = {
     "step": "per step",
     "high_noise_step": "per step of transformer",
@@ -49,14 +49,14 @@ WORDS: Final[Mapping[str, str]] = {
 
 
 def unit_of(measure: str) -> Literal["s", "bytes"]:
-    """Unit of a measure."""
+    """Return the unit of a measure."""
     return "s" if measure in TIMES else "bytes"
 
 
 def usage_of(generation: Generation) -> Usage | None:
-    """What a generation cost: as its backend measured it, else the seconds of the steps in its trace.
+    """Return times and memory of a generation: its backend's measurement, else the seconds of the steps in its trace.
 
-    A runtime that is driven step by step has those; what the recorder does between two steps is part of them.
+    A runtime that is driven step by step has a trace; its seconds include the recorder's work between two steps.
     """
     if generation.usage is not None:
         return generation.usage
@@ -72,7 +72,7 @@ def usage_of(generation: Generation) -> Usage | None:
 
 
 def values_of(generation: Generation, engine: EngineStart | None, conditions: Conditions | None) -> dict[str, float]:
-    """Every measure of a run but its steps, as far as it was measured.
+    """Return every measure of a run but its steps, as far as it was measured.
 
     A backend that measures nothing itself still has its whole duration, on the host's clock.
     """
@@ -95,14 +95,14 @@ def values_of(generation: Generation, engine: EngineStart | None, conditions: Co
 
 
 def is_fresh(generation: Generation) -> bool:
-    """Whether this was the first generation of its engine."""
+    """Return whether this was the first generation of its engine."""
     return generation.usage is None or generation.usage.ordinal == 1
 
 
 def work_of(case: Case) -> dict[str, Json]:
-    """What decides how much work a case is: a run of another size has no baseline in these times.
+    """Return the fields that decide the amount of work of a case. A run of another size has no baseline in these times.
 
-    How it is computed (attention backend, offload, precision) is no part of it: that is what a slower run is asked for.
+    Attention backend, offload and precision are no part of it: they are possible causes of a slower run.
     """
     sampling = case.sampling
     return {

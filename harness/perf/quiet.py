@@ -1,4 +1,4 @@
-"""Was the machine quiet? A slow run on one that was not says nothing, and the reason is told instead."""
+"""Decide whether the machine was quiet. If not, a slow run proves nothing, and the verdict states the disturbance."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from harness.records.perf import Conditions, LoadUsage
 SLOWING = frozenset({
     "hardware slowdown", "software thermal slowdown", "hardware thermal slowdown", "hardware power brake",
 })  # fmt: skip
-"""Throttle reasons that slow a GPU down whatever runs on it. A power cap is not among them: a kernel that draws more
+"""Throttle reasons that slow a GPU down under any load. A power cap is not among them: a kernel that draws more
 power is slower by its own doing."""
 WAITING = 0.05
 """Share of its runnable time that an engine may wait for a CPU."""
@@ -22,14 +22,14 @@ WARM = 0.95
 
 @dataclass(frozen=True)
 class Disturbance:
-    """One reason why a slow run says nothing."""
+    """One reason why a slow run proves nothing."""
 
     cause: Literal["throttled", "foreign_process", "cpu_shared", "clocks", "cold_cache", "not_confirmed"]
     message: str
 
 
 def disturbances(conditions: Conditions | None, usual_clock: int | None) -> tuple[Disturbance, ...]:
-    """What disturbed a run, the gravest first.
+    """Return the disturbances of a run, the gravest first.
 
     Args:
         conditions: the machine during the run; ``None``: it was not looked at.
@@ -53,7 +53,7 @@ def disturbances(conditions: Conditions | None, usual_clock: int | None) -> tupl
 
 
 def cold_cache(load: LoadUsage | None) -> Disturbance | None:
-    """Whether the weights had to be fetched from storage."""
+    """Return whether the weights had to be fetched from storage."""
     if load is None or load.cache_resident is None or load.cache_resident >= WARM:
         return None
     return Disturbance("cold_cache", f"only {load.cache_resident:.0%} of the weights lay in the page cache")

@@ -1,8 +1,8 @@
-"""Is a run slower, or larger, than the runs of its baseline? Numbers in, numbers out; nothing here reads a file.
+"""Decide whether a run is slower or larger than its baseline. Numbers in, numbers out: nothing here reads a file.
 
 The question has two levels of noise. The steps of one run scatter around that run's own speed, and the speed scatters
-from run to run: another clock, another neighbour, another page layout. A rank test of steps alone knows only the first
-level: a run that is 2 % slower as a whole is "significant" at any level one likes once it has enough steps. So a run is
+from run to run: another clock, another neighbour, another page layout. A rank test of steps alone sees only the first
+level: a run that is 2 % slower as a whole is "significant" at any level once it has enough steps. So a run is
 called slower only if all of these hold (an intersection-union test, whose p is the largest of the two):
 
 1. its median step is slower than the baseline's by more than the smallest effect worth red;
@@ -34,21 +34,21 @@ def _stats() -> Any:
 Direction = Literal["within", "slower", "faster"]
 
 LEAST_RUNS = 5
-"""Runs below which a baseline says nothing: with four, the prediction interval is wider than any effect."""
+"""Fewest runs of a baseline: with four, the prediction interval is wider than any effect."""
 SMALLEST_EFFECT = 0.05
 LEVEL = 1e-3
-"""Share of healthy runs that may lie outside the interval, before the second generation is asked."""
+"""Share of healthy runs that may lie outside the interval, before a second generation is made."""
 CONFIRMATIONS = 2
-"""Further generations that must bear out a run that is slower, or larger."""
+"""Further generations that must confirm a run that is slower, or larger."""
 _OUTLIER = 4.0
 """Robust deviations from the median beyond which a run of the baseline is a transient and widens no interval."""
 _SPREAD_FLOOR = 0.1
-"""Least spread of runs that is believed, as a share of the smallest effect: five equal runs are luck."""
+"""Floor of the spread of runs, as a share of the smallest effect: five equal runs are chance."""
 
 
 @dataclass(frozen=True)
 class Rule:
-    """What is worth red."""
+    """Smallest effect and significance level that make a run red."""
 
     effect: float = SMALLEST_EFFECT
     """Smallest relative effect: 0.05 is 5 %."""
@@ -62,20 +62,20 @@ class Spread:
     location: float
     scale: float
     runs: int
-    """Runs that the scale stands on."""
+    """Number of runs that the scale was computed from."""
     outliers: tuple[int, ...]
-    """Indices of runs that lie too far off to tell about the others."""
+    """Indices of outliers, which do not count for the scale."""
 
     def upper(self, level: float) -> float:
-        """Upper end of the prediction interval for one more run, one-sided."""
+        """Return the upper end of the one-sided prediction interval for a further run."""
         return self.location + float(_stats().t.ppf(1 - level, self.runs - 1)) * self._predicted()
 
     def p_above(self, value: float) -> float:
-        """Probability that one more healthy run lies as high as ``value`` (a logarithm)."""
+        """Return the probability that a further healthy run lies as high as ``value`` (a logarithm)."""
         return float(_stats().t.sf((value - self.location) / self._predicted(), self.runs - 1))
 
     def p_below(self, value: float) -> float:
-        """Probability that one more healthy run lies as low as ``value`` (a logarithm)."""
+        """Return the probability that a further healthy run lies as low as ``value`` (a logarithm)."""
         return float(_stats().t.cdf((value - self.location) / self._predicted(), self.runs - 1))
 
     def _predicted(self) -> float:
@@ -96,7 +96,7 @@ class Comparison:
     p_steps: float | None
     """``None`` if there are too few steps for a rank test to reach the level."""
     limit: float
-    """Ratio from which on a run is slower, as far as its location decides."""
+    """Ratio from which on a run is slower, by its median step alone."""
 
 
 def spread_of(values: Sequence[float], rule: Rule = Rule()) -> Spread:
@@ -107,7 +107,7 @@ def spread_of(values: Sequence[float], rule: Rule = Rule()) -> Spread:
         rule: its smallest effect sets the floor of the scale.
 
     Raises:
-        ValueError: fewer than ``LEAST_RUNS`` values, or one that is not positive and finite.
+        ValueError: fewer than ``LEAST_RUNS`` values, or a value that is not positive and finite.
     """
     if len(values) < LEAST_RUNS:
         raise ValueError(f"a baseline needs {LEAST_RUNS} runs, and there are {len(values)}")
@@ -139,7 +139,7 @@ def compare_steps(baseline: Sequence[Sequence[float]], steps: Sequence[float], r
     Args:
         baseline: seconds of each warm step, run by run. All runs have as many steps as ``steps``.
         steps: seconds of each warm step of the run that is judged.
-        rule: what is worth red.
+        rule: smallest effect and significance level.
 
     Raises:
         ValueError: as `spread_of`; no step at all, or another number of steps than the baseline's.
@@ -195,8 +195,8 @@ def leak_per_run(levels: Sequence[float]) -> float | None:
             filled, left out.
 
     Returns:
-        The lower end of the 95 % interval of the slope by Theil and Sen, in bytes a generation: what it grows by at
-        least. ``None`` with too few levels, or if it does not grow.
+        The lower end of the 95 % interval of the slope by Theil and Sen, in bytes a generation: the least growth.
+        ``None`` with too few levels, or if it does not grow.
     """
     if len(levels) < LEAST_LEVELS:
         return None

@@ -1,4 +1,4 @@
-"""Change points in the history of a measure: from which run on it is slower, and between which commits that lies.
+"""Find change points in the history of a measure: the first slower run, and the commits around it.
 
 The segmentation is PELT of the `ruptures` library (Killick, Fearnhead, Eckley 2012) with a squared-error cost on
 logarithms, after a median filter of five that removes transients, two in a row included. The noise is taken from the
@@ -21,7 +21,7 @@ LEAST_SEGMENT = 5
 _FILTER = 5
 PENALTY = 12.0
 SMALLEST = 0.03
-"""Relative change of a segment's median that is worth telling."""
+"""Least relative change of a segment's median that is reported."""
 _NOISE_FLOOR = 1e-3
 
 

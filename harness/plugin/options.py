@@ -62,7 +62,9 @@ def declare(parser: pytest.Parser) -> None:
         help="how long to wait for a GPU that another run holds (default: 1800)",
     )
     for name in FOLDERS:
-        parser.addini(f"quantgate_{name}", f"{name}, which says that this project has cases of quantgate", default="")
+        parser.addini(
+            f"quantgate_{name}", f"{name}, which marks this project as one with cases of quantgate", default=""
+        )
     group.addoption("--runs", default=None, metavar="DIR", help="folder of the runs (default: runs/ of the project)")
 
 

@@ -140,7 +140,7 @@ def pytest_runtestloop(session: pytest.Session) -> Generator[None, object, objec
 def pytest_runtest_makereport(
     item: pytest.Item, call: pytest.CallInfo[None]
 ) -> Generator[None, pytest.TestReport, pytest.TestReport]:
-    """Report a case by its verdict, whatever a mark or another plugin makes of it.
+    """Report a case by its verdict, even if a mark or another plugin changed its outcome.
 
     A verdict that JUnit calls an error is raised in setup, where pytest would print quantgate's own stack above it. A
     case that was skipped before it was judged is an error, and a failed case stays failed under an ``xfail`` mark.

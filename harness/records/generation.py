@@ -45,7 +45,7 @@ class Step(Record):
     """The scale solved from the predictions that were really combined; ``None`` without guidance."""
     velocity_error: float | None = None
     """Relative L2 distance of the velocity that the scheduler got from the best combination of this step's predictions:
-    0 if guidance combined them and no code changed the result; ``None`` if it cannot be told."""
+    0 if guidance combined them and no code changed the result; ``None`` if it cannot be determined."""
     velocity_of: int | None = None
     """Index of the earlier step whose predictions make the velocity, if it was kept from there."""
     latent_norm: float
@@ -248,6 +248,8 @@ class EngineStart(Record):
     started: Literal["process", "fork"] = "process"
     """``fork``: forked from a warm process that had imported the backend's libraries and touched no GPU. ``process``: a
     new program, because its environment, or a variable in it, had to precede an import."""
+    not_forked: str = ""
+    """Why the warm process could not be forked, if that is why the engine is a new program."""
 
 
 class Progress(Record):

@@ -68,7 +68,7 @@ class Limit(Record):
         if self.gates == (self.limit is None):
             raise ValueError(f"{self.metric}: a gating metric has a limit and a metric that does not gate has none")
         if not self.gates and not self.why:
-            raise ValueError(f"{self.metric}: say in `why` for what reason this metric does not gate")
+            raise ValueError(f"{self.metric}: state in `why` the reason for which this metric does not gate")
         return self
 
     def admits(self, value: float) -> bool:

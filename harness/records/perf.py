@@ -22,7 +22,7 @@ class StageMemory(Record):
     allocated: int
     """Bytes of tensors, as torch's allocator counts them (multiples of 512)."""
     reserved: int
-    """Bytes that the allocator took from the driver. It depends on what was allocated before, so it never gates."""
+    """Bytes that the allocator took from the driver. It depends on earlier allocations, so it never gates."""
 
 
 class LoadUsage(Record):

@@ -1,6 +1,6 @@
 """The names of all files of a run, in one place.
 
-``runs/<run>/<case>/`` holds one case of one run; `RunFolder` finds the cases, and the constants name what lies in each.
+``runs/<run>/<case>/`` holds one case of one run; `RunFolder` finds the cases, and the constants name the files in each.
 """
 
 from __future__ import annotations

@@ -15,6 +15,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from importlib import resources
 from pathlib import Path
+from typing import Literal
 
 from packaging.requirements import InvalidRequirement, Requirement
 from packaging.version import InvalidVersion, Version
@@ -27,6 +28,9 @@ READY = "ready.txt"
 INSTALL_SECONDS = 3600.0
 INSTALLABLE = {"sglang": "sglang"}
 """Runtime to the name of its distribution."""
+
+
+Installer = Literal["pip", "uv"]
 
 
 @dataclass(frozen=True)
@@ -152,7 +156,7 @@ def interpreter_of(runtime: str, named: Mapping[str, str]) -> Path | None:
     return find(parse_runtime(runtime), named).python if runtime else None
 
 
-def install(name: RuntimeVersion, kind: str, say: Callable[[str], None]) -> Environment:
+def install(name: RuntimeVersion, kind: str, say: Callable[[str], None], installer: Installer = "pip") -> Environment:
     """Make the environment of one version, or return it if it exists.
 
     An interrupted installation is made again: only a finished environment has ``ready.txt``.
@@ -161,10 +165,11 @@ def install(name: RuntimeVersion, kind: str, say: Callable[[str], None]) -> Envi
         name: runtime and version.
         kind: ``cpu`` or ``cuda``.
         say: called with a line per step.
+        installer: the program that installs packages. ``uv`` reads its own settings of indexes, not those of pip.
 
     Raises:
         InvalidCaseError: the runtime is not in ``INSTALLABLE``, or no pinned dependencies are shipped.
-        InfraError: pip failed; the message carries its last lines.
+        InfraError: the installer is absent, or failed; the message carries its last lines.
     """
     if name.runtime not in INSTALLABLE:
         raise InvalidCaseError(f"{name.runtime} cannot be installed by name", remedy=f"known: {', '.join(INSTALLABLE)}")
@@ -172,28 +177,19 @@ def install(name: RuntimeVersion, kind: str, say: Callable[[str], None]) -> Envi
     if (place / READY).exists():
         say(f"{name} is installed in {place}")
         return find(name)
+    adding = _adding(installer)
     shutil.rmtree(place, ignore_errors=True)  # remains of an interrupted installation
     place.parent.mkdir(parents=True, exist_ok=True)
-    shared = _shared(name.runtime, kind, say) if kind == "cpu" else None
+    shared = _shared(name.runtime, kind, say, adding) if kind == "cpu" else None
     say(f"2 of 3: the package {name}")
     _run([sys.executable, "-m", "venv", *([] if shared is None else ["--without-pip"]), str(place)])
     site = next((place / "lib").glob("python*")) / "site-packages"
     distribution = f"{INSTALLABLE[name.runtime]}=={name.version}"
     if shared is None:
-        _run(
-            [
-                str(place / "bin" / "python"),
-                "-m",
-                "pip",
-                "install",
-                "--quiet",
-                f"{INSTALLABLE[name.runtime]}[diffusion]=={name.version}",
-            ]
-        )
+        _run([*adding(place), f"{INSTALLABLE[name.runtime]}[diffusion]=={name.version}"])
     else:
-        python = shared / "bin" / "python"
-        # --no-deps: the shared environment has the dependencies, and pip must not add 3 GB per version
-        _run([str(python), "-m", "pip", "install", "--quiet", "--no-deps", "--target", str(site), distribution])
+        # --no-deps: the shared environment has the dependencies, and no version may add 3 GB of its own
+        _run([*adding(shared), "--no-deps", "--target", str(site), distribution])
         (site / "shared.pth").write_text(
             f"{next((shared / 'lib').glob('python*')) / 'site-packages'}\n", encoding="utf-8"
         )
@@ -209,7 +205,21 @@ def install(name: RuntimeVersion, kind: str, say: Callable[[str], None]) -> Envi
     return Environment(name, place / "bin" / "python", "installed", kind, _size(place))
 
 
-def _shared(runtime: str, kind: str, say: Callable[[str], None]) -> Path:
+def _adding(installer: Installer) -> Callable[[Path], list[str]]:
+    """Return a function from an environment's folder to the command that adds packages to it.
+
+    Raises:
+        InfraError: uv is asked for and is not on the PATH.
+    """
+    if installer == "pip":
+        return lambda place: [str(place / "bin" / "python"), "-m", "pip", "install", "--quiet"]
+    program = shutil.which("uv")
+    if program is None:
+        raise InfraError("uv is not on the PATH", remedy="pip install uv, or --installer pip", kind="download")
+    return lambda place: [program, "pip", "install", "--quiet", "--python", str(place / "bin" / "python")]
+
+
+def _shared(runtime: str, kind: str, say: Callable[[str], None], adding: Callable[[Path], list[str]]) -> Path:
     """Make or return the environment of dependencies that all versions of a runtime share.
 
     Its folder is named by the digest of the pins, so that changed pins get a new environment.
@@ -225,11 +235,10 @@ def _shared(runtime: str, kind: str, say: Callable[[str], None]) -> Path:
     _run([sys.executable, "-m", "venv", str(place)])
     requirements = place / "requirements.txt"
     requirements.write_text(text, encoding="utf-8")
-    python = str(place / "bin" / "python")
     # torch with what it needs: the build that pip is set up for may keep its libraries in packages of their own
     built = [line for line in text.splitlines() if line.split("==")[0] in ("torch", "torchvision")]
-    _run([python, "-m", "pip", "install", "--quiet", *built])
-    _run([python, "-m", "pip", "install", "--quiet", "--no-deps", "--requirement", str(requirements)])
+    _run([*adding(place), *built])
+    _run([*adding(place), "--no-deps", "--requirement", str(requirements)])
     (place / READY).write_text("dependencies\n", encoding="utf-8")
     return place
 

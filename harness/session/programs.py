@@ -1,4 +1,4 @@
-"""Digest the files that a case's ``command`` runs, so that "what changed" can name an edited program."""
+"""Digest the files that a case's ``command`` runs, so that the table of changes can name an edited program."""
 
 from __future__ import annotations
 

@@ -158,7 +158,7 @@ def bisect(good: Case, bad: Case, test: Callable[[Case], tuple[Answer, str]], lo
 
     Args:
         good, bad: two configurations.
-        test: runs a configuration, and returns its answer and the reason.
+        test: runs a configuration, and returns its result and the reason.
         log: JSON lines, one per run, each written when its run ends, so that an interrupted search continues.
 
     Raises:
@@ -229,7 +229,7 @@ class Tester:
         self._session.close()
 
     def __call__(self, case: Case) -> tuple[Answer, str]:
-        """Run one configuration, and return its answer and the reason."""
+        """Run one configuration, and return its result and the reason."""
         report = inspect(case, self._context.root, resolve_case(case, self._context.root))
         if report.faults:
             return "red", f"{report.faults[0].code}: {report.faults[0].message}"

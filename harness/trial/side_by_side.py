@@ -22,7 +22,7 @@ class Sides:
 
     Attributes:
         bad: sentences on differences that make a candidate unsafe.
-        doubts: sentences on differences that make the answer inconclusive.
+        doubts: sentences on differences that make the result inconclusive.
         distance: distance between the clips, as text.
     """
 

@@ -62,7 +62,7 @@ class Trial(Record):
     answer: Literal["safe", "safe_with_changes", "unsafe", "inconclusive"]
     """``safe_with_changes``: safe only together with further keys of the case, which the patch contains."""
     reasons: tuple[str, ...]
-    """Reasons for the answer, worst first."""
+    """Reasons for the result, worst first."""
     changes: tuple[FieldChange, ...]
     """Fields of the case's identity that would change."""
     probes: tuple[ProbePair, ...] = ()
@@ -302,7 +302,7 @@ def _structure(now: ProbeEvidence, then: ProbeEvidence, findings: _Findings) -> 
 
 
 _FORMAT_COST = 0.25
-"""Largest velocity error that a format of four bits explains. Up to it, another format leaves the answer open."""
+"""Largest velocity error that a format of four bits explains. Up to it, another format leaves the result open."""
 
 
 def _source(context: SessionContext, session: Session, case: Case, folder: Path) -> ProbeSource | None:

@@ -48,6 +48,20 @@ def test_labels_name_values_that_have_no_name(load):
     assert [one.case.model.path for one in cases] == ["./a", "./a", "./b", "./b"]
 
 
+def test_the_version_of_a_runtime_is_an_axis(load):
+    cases = load(
+        """\
+        cases:
+          one:
+            backend: sglang
+            matrix:
+              runtime: [sglang==0.5.13, sglang==0.5.23]
+        """
+    )
+    assert [one.case.runtime for one in cases] == ["sglang==0.5.13", "sglang==0.5.23"]
+    assert len({one.case.id for one in cases}) == 2
+
+
 def test_ids_stay_readable(load):
     cases = load(
         'cases:\n  one: {matrix: {sampling.prompt: ["A red circle!", "ÄÖ"], sampling.guidance_scale: [1.5]}}\n'

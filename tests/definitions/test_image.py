@@ -200,7 +200,7 @@ def test_a_link_out_of_the_repository_is_not_followed(tmp_path: Path) -> None:
 
 def test_a_last_picture_alone_is_refused(tmp_path: Path) -> None:
     (tmp_path / "a.png").write_bytes(encoded(picture()))
-    with pytest.raises(InvalidCaseError, match="stands beside `image`"):
+    with pytest.raises(InvalidCaseError, match="is given beside `image`"):
         load(tmp_path, "null", "{path: ./a.png}")
 
 

@@ -1,13 +1,14 @@
 """benchmarks/house.py counts cycles, pairs of packages, lines and comments: on packages that are written here."""
 
 import ast
+import subprocess
 import sys
 from fnmatch import fnmatch
 from pathlib import Path
 
 import pytest
 
-from benchmarks.house import count_lines, cycles, main, mutual_packages
+from benchmarks.house import count_lines, cycles, lines_by_room, main, mutual_packages, rooms_table
 
 
 def test_a_cycle_is_counted_once_with_all_its_members() -> None:
@@ -54,6 +55,33 @@ def test_the_command_counts_the_cycle_of_a_package_on_disk(
     printed = capsys.readouterr().out
     assert f"{'import cycles':<28} {code}\n" in printed
     assert (f"cycle: {name}.a {name}.b" in printed) == bool(code)
+
+
+def test_lines_of_code_are_counted_per_room() -> None:
+    files = {"p/a.py": "X = 1\n", "p/x/b.py": "# why\nY = 1\nZ = 2\n", "p/x/deep/c.py": '"""Doc."""\nW = 1\n'}
+    assert dict(lines_by_room(files)) == {"(top)": 1, "x": 3}
+
+
+def test_the_rooms_of_an_earlier_commit_stand_beside_those_of_today(tmp_path: Path) -> None:
+    package = tmp_path / "p"
+    for name, text in {"a.py": "X = 1\n", "old/b.py": "X = 1\nY = 2\n"}.items():
+        (package / name).parent.mkdir(parents=True, exist_ok=True)
+        (package / name).write_text(text)
+    git = ["git", "-C", str(tmp_path), "-c", "user.name=a", "-c", "user.email=a@b"]
+    for command in (["init", "-q"], ["add", "."], ["commit", "-qm", "first"]):
+        subprocess.run([*git, *command], check=True)
+    (package / "old").rename(package / "new")
+    (package / "a.py").write_text("X = 1\nZ = 3\n")
+    rows = [line.split() for line in rooms_table(package, "HEAD").splitlines()]
+    assert rows == [
+        ["room", "now", "HEAD"],
+        ["(top)", "2", "1"],
+        ["new", "2", "0"],
+        ["old", "0", "2"],
+        ["all", "4", "3"],
+    ]
+    with pytest.raises(SystemExit, match="nosuch"):
+        rooms_table(package, "nosuch")
 
 
 def builds(source: str) -> list[str]:

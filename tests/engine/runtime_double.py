@@ -81,7 +81,8 @@ def main(requests: int, events: int) -> None:
             if fault == "rewrites the checkpoint":  # as SGLang does
                 Path(params["paths"]["model"], "vae", "config.json").write_text("{}")
             version = "sglang==0.5.99" if fault == "another version" else params["case"]["runtime"]
-            send(number, "result", {"runtime": version, "flow_shift": 12.0, "leaked": os.environ.get("PYTHONPATH", "")})
+            leaked = os.environ.get("PYTHONPATH", "")
+            send(number, "result", {"runtime": version, "flow_shift": 12.0, "leaked": leaked, "process": os.getpid()})
         elif method == "generate":
             send(number, "result", generate(params))
         elif method == "fingerprint":

@@ -143,7 +143,7 @@ MASKS: dict[str, torch.Tensor] = {
     "it is all zero: the image is lost": mask(0) * 0,
     "it is inverted": 1 - mask(0),
     "it is all one": torch.ones_like(mask(0)),
-    "the last frame is marked otherwise than the request says": mask(0, 8),
+    "the last frame is marked otherwise than in the request": mask(0, 8),
     "its frames are in reverse order": mask(0).flip(1),
     "": mask(0, 3),
 }

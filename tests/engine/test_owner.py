@@ -230,7 +230,7 @@ def test_passed_values_are_never_shown_or_kept(
 
 def test_the_death_of_the_parent_ends_an_engine_whose_output_it_reads(tmp_path: Path) -> None:
     program = f"""
-import os, sys, pathlib
+import os, sys, time, pathlib
 sys.path.insert(0, {str(Path(__file__).parents[1] / "support")!r})
 from fault_cases import fault_case
 from harness.engine.owner import EngineOwner
@@ -240,7 +240,12 @@ case = fault_case("noise_then_hang", pass_env=["FAULT_SECRET"])
 owner = EngineOwner(case, folder, {{}}, paths, allow_python_backend=True)
 owner.start()
 print(owner.pid, flush=True)
-owner.generate(case, folder, lambda _: os.kill(os.getpid(), 9) if _.stage == "said" else None)
+def end(progress):
+    if progress.stage == "said":
+        while not owner.log_path.stat().st_size:  # a thread writes it, and may be behind
+            time.sleep(0.01)
+        os.kill(os.getpid(), 9)
+owner.generate(case, folder, end)
 """
     environment = {**os.environ, "FAULT_SECRET": "hunter2-value"}
     ended = subprocess.run(

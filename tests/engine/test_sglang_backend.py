@@ -19,6 +19,8 @@ from harness.engine.backends.sglang_backend import SglangBackend, _vae_numbers, 
 from harness.engine.environment import RUNTIME_PYTHON, engine_key
 from harness.engine.noise import Noise
 from harness.engine.owner import EngineOwner
+from harness.engine.protocol import Writer
+from harness.engine.worker import Server
 from harness.errors import CheckpointFaultError, InfraError, InvalidCaseError
 from harness.frames.clip import read_clip
 from harness.records.identity import Device, differences
@@ -142,6 +144,59 @@ def test_each_end_of_a_load_is_a_typed_error(loaded: Any, fault: str, kind: type
     with pytest.raises(kind) as error:
         loaded(sglang_case(f"load: {fault}"))
     assert detail in f"{error.value} {getattr(error.value, 'kind', '')}"
+
+
+def test_a_reload_keeps_the_process_and_a_load_or_a_failed_reload_does_not(loaded: Any, model: Path) -> None:
+    backend = loaded(sglang_case())
+    first = backend.runtime_facts()["process"]
+    backend.reload(sglang_case(), {"model": model}, "cpu", lambda _: None)
+    assert backend.runtime_facts()["process"] == first
+    with pytest.raises(CheckpointFaultError):
+        backend.reload(sglang_case("load: wrong"), {"model": model}, "cpu", lambda _: None)
+    backend.reload(sglang_case(), {"model": model}, "cpu", lambda _: None)
+    second = backend.runtime_facts()["process"]
+    backend.load(sglang_case(), {"model": model}, "cpu", lambda _: None)
+    assert len({first, second, backend.runtime_facts()["process"]}) == 3
+
+
+TWICE = """
+from pathlib import Path
+
+
+class Backend:
+    def load(self, case, paths, device, emit):
+        self.note("load")
+
+    def note(self, event):
+        with Path(__file__).with_suffix(".log").open("a") as file:
+            print(event, file=file)
+
+    def close(self):
+        self.note("close")
+
+    def quantized_modules(self):
+        return {}
+
+
+class Reloading(Backend):
+    def reload(self, case, paths, device, emit):
+        self.note("reload")
+"""
+
+
+@pytest.mark.parametrize(("name", "events"), [("Backend", "load close load"), ("Reloading", "load reload")])
+def test_a_second_model_ends_the_first_backend_unless_it_reloads(
+    name: str, events: str, model: Path, tmp_path: Path
+) -> None:
+    script = tmp_path / "twice.py"
+    script.write_text(TWICE)
+    case = make_case(id="twice", backend=f"{script}:{name}")
+    server = Server(Writer(-1))
+    params = {"case": case.model_dump(mode="json"), "paths": {"model": str(model)}, "engine": "e", "device": "cpu"}
+    for loads in (1, 2):
+        started: Any = server._start({**params, "allow_python": True}, lambda _: None)
+        assert started["loads"] == loads
+    assert script.with_suffix(".log").read_text().split() == events.split()
 
 
 def test_a_checkpoint_that_the_runtime_refuses_is_looked_at_by_its_case(loaded: Any) -> None:

@@ -65,6 +65,16 @@ def test_encode_e2m1_is_modelopts(values: np.ndarray) -> None:
     np.testing.assert_array_equal(codecs.encode_e2m1(values), reference)
 
 
+def test_ties_go_to_the_even_code_and_what_is_no_number_to_the_largest() -> None:
+    values = [0.25, 0.75, 1.25, 1.75, 2.5, 3.5, 5, -0.25, -0.75, -0.0, np.inf, -np.inf, np.nan]
+    codes = [0, 2, 2, 4, 4, 6, 6, 8, 10, 0, 7, 15, 7]
+    assert codecs.encode_e2m1(np.array(values, np.float32)).tolist() == codes
+    above = np.nextafter(np.array(values[:7], np.float32), np.float32(9))
+    below = np.nextafter(np.array(values[:7], np.float32), np.float32(0))
+    assert codecs.encode_e2m1(above).tolist() == [1, 2, 3, 4, 5, 6, 7]
+    assert codecs.encode_e2m1(below).tolist() == [0, 1, 2, 3, 4, 5, 6]
+
+
 @given(WEIGHTS)
 @settings(deadline=None)
 def test_encode_e4m3_is_torchs_after_a_clamp(values: np.ndarray) -> None:

@@ -17,7 +17,7 @@ from harness.formats.decode import decode_e8m0, decode_gguf, decode_mx4, decode_
 from harness.formats.errors import HeaderError
 from harness.formats.file_types import sniff
 from harness.formats.gguf_header import read_gguf_header
-from harness.formats.names import translate
+from harness.formats.names import mixed_prefixes, translate
 from harness.formats.page import PAGE, page
 from harness.formats.registry import built_in_formats
 
@@ -133,3 +133,29 @@ def test_the_page_is_current_and_names_every_format() -> None:
     text = PAGE.read_text(encoding="utf-8")
     assert text == page(), "python -m harness.formats.page"
     assert all(item.title in text for item in built_in_formats().values())
+
+
+PREFIXED = "model.diffusion_model."
+
+
+def test_names_with_and_without_a_prefix_are_seen_and_translated() -> None:
+    stored = [f"{PREFIXED * (number % 2)}{wan_name(name)}" for number, name in enumerate(sorted(embedded()))]
+    naming = translate(stored)
+    assert set(naming.prefixes) == {"", PREFIXED}
+    assert set(naming.names.values()) == set(embedded())
+
+
+@pytest.mark.parametrize(
+    "names",
+    [
+        [f"{PREFIXED}blocks.0.self_attn.q.weight", f"{PREFIXED}blocks.1.self_attn.q.weight"],
+        # torch.compile wraps some modules only
+        ["blocks.0._orig_mod.self_attn.q.weight", "blocks.1.self_attn.q.weight"],
+        ["_orig_mod.blocks.0.attn1.to_q.weight", "blocks.1.attn1.to_q.weight"],
+        # a whole pipeline in one file
+        [f"{PREFIXED}blocks.0.self_attn.q.weight", "text_encoders.umt5xxl.blocks.0.attn1.q.weight"],
+        [f"{PREFIXED}blocks.0.self_attn.q.weight", "casual_audio_encoder.blocks.0.self_attn.q.weight"],
+    ],
+)
+def test_one_prefix_is_not_mixed(names: list[str]) -> None:
+    assert mixed_prefixes(names) == {}

@@ -12,6 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from benchmarks.corpus import published
+from harness.formats.config import Declaration
 from harness.formats.header import TensorEntry
 from harness.formats.int4 import PACKINGS, unpack_words
 from harness.formats.modules import Hints, Module, group, without_single_axes
@@ -263,3 +264,128 @@ def test_six_bits_are_told_from_four_by_their_exponents() -> None:
     assert form(192 // 2, 192 // 32) == "mxfp4"
     assert form(5120 * 6 // 8, 160) == "mxfp6"
     assert form(5120 // 2, 160) == "mxfp4"
+
+
+def of_bytes(names: Mapping[str, tuple[str, tuple[int, ...]]]) -> dict[str, TensorEntry]:
+    """Tensors by name from dtype and shape."""
+    return {name: TensorEntry(name, dtype, shape, "f", 0, 64) for name, (dtype, shape) in names.items()}
+
+
+Q = "blocks.1.attn1.to_q"
+
+
+@pytest.mark.parametrize(
+    ("parts", "library"),
+    [
+        ({"W_q": ("U8", (96, 64)), "scale": ("F16", (288, 1)), "zero": ("F16", (288, 1))}, "HQQ"),
+        ({"codes": ("I16", (192, 24, 1)), "codebooks": ("F16", (1, 256, 1, 8)), "scales": ("F16", (192, 1))}, "AQLM"),
+        ({"trellis": ("I16", (12, 12, 64)), "suh": ("F16", (192,)), "svh": ("F16", (192,))}, "EXL3"),
+        ({"lattice": ("I16", (192, 24))}, "no layout that is known"),
+    ],
+)
+def test_a_linear_in_tensors_of_another_library_is_named(
+    parts: dict[str, tuple[str, tuple[int, ...]]], library: str
+) -> None:
+    tensors = of_bytes({f"{Q}.{name}": item for name, item in parts.items()} | {f"{Q}.bias": ("BF16", (192,))})
+    module = group(tensors)[Q]
+    assert (module.format, module.quantized) == ("unknown", True)
+    assert library in module.opaque
+
+
+@pytest.mark.parametrize(
+    "parts",
+    [
+        {"bias": ("BF16", (192,))},
+        # the weight was lost: its scales alone are no layout
+        {"weight_scale": ("F32", ()), "input_scale": ("F32", ()), "bias": ("BF16", (192,))},
+        {"comfy_quant": ("U8", (30,))},
+    ],
+)
+def test_a_linear_whose_weight_is_absent_is_none(parts: dict[str, tuple[str, tuple[int, ...]]]) -> None:
+    assert group(of_bytes({f"{Q}.{name}": item for name, item in parts.items()})) == {}
+
+
+@pytest.mark.parametrize(
+    ("parts", "type_", "why"),
+    [
+        ({"weight": ("U8", (192, 96)), "weight_scale": ("BF16", (6, 192))}, "Int4Tensor", "torchao packs it"),
+        (
+            {"qweight": ("I8", (192, 96)), "wscales": ("BF16", (3, 192)), "proj_down": ("BF16", (192, 32))},
+            "",
+            "nunchaku",
+        ),
+        ({"weight": ("U8", (192, 144)), "weight_scale": ("U8", (192, 6))}, "", "6-bit"),
+    ],
+)
+def test_layouts_of_one_kernel_are_named(parts: dict[str, tuple[str, tuple[int, ...]]], type_: str, why: str) -> None:
+    tensors = of_bytes({f"{Q}.{name}": item for name, item in parts.items()})
+    assert why in group(tensors, Hints(types={Q: type_} if type_ else {}))[Q].opaque
+
+
+@pytest.mark.parametrize(
+    ("state", "why"),
+    [
+        ({"quant_type": "nf4", "blocksize": 64}, "no usable shape"),
+        ({"quant_type": "nf4", "shape": [8, 8]}, "no usable block size"),
+        ({"quant_type": "nf4", "blocksize": True, "shape": [8]}, "no usable shape and no usable block size"),
+        ({"quant_type": "nf5", "blocksize": 64, "shape": [8, 8]}, "no usable type"),
+        ({"quant_type": "fp4", "blocksize": 64, "shape": [8, 8]}, ""),
+    ],
+)
+def test_the_parts_that_a_quant_state_lacks_are_named(state: dict[str, Any], why: str) -> None:
+    tensors = of_bytes({f"{Q}.weight": ("U8", (32, 1)), f"{Q}.weight.absmax": ("F32", (1,))})
+    module = group(tensors, Hints(states={Q: state}))[Q]
+    assert (why in module.opaque) if why else not module.opaque
+
+
+def test_factors_of_an_adapter_are_no_linears() -> None:
+    tensors = of_bytes({f"{Q}.weight": ("BF16", (8, 8)), f"{Q}.lora_A.default.weight": ("BF16", (4, 8))})
+    assert list(group(tensors)) == [Q]
+
+
+@pytest.mark.parametrize(
+    ("body", "size"),
+    [
+        ({"weight_block_size": [128, 128]}, (128, 128)),
+        ({"config_groups": {"g": {"weights": {"strategy": "block", "block_structure": [64, 128]}}}}, (64, 128)),
+        ({"config_groups": {"g": {"weights": {"strategy": "group", "block_structure": [64, 128]}}}}, None),
+        ({"weight_block_size": [128, True]}, None),
+        ({"weight_block_size": [0, 128]}, None),
+        ({"weight_block_size": "128"}, None),
+        ({}, None),
+    ],
+)
+def test_stated_block_sizes(body: dict[str, Any], size: tuple[int, int] | None) -> None:
+    assert Declaration("config.json", raw=body).block_size == size
+
+
+@pytest.mark.parametrize(
+    ("dtype", "shape", "declared", "form"),
+    [
+        ("F8_E8M0", (2, 2), None, "fp8"),
+        ("U8", (2, 2), [128, 128], "fp8"),
+        ("U8", (2, 2), None, "mxfp8"),  # nothing says that these bytes are a block's exponents: its shape is a fault
+        ("U8", (192, 6), [128, 128], "mxfp8"),
+        ("F8_E8M0", (192, 6), None, "mxfp8"),
+    ],
+)
+def test_exponents_of_blocks_are_told_from_those_of_32_values(
+    dtype: str, shape: tuple[int, int], declared: list[int] | None, form: str
+) -> None:
+    tensors = of_bytes({f"{Q}.weight": ("F8_E4M3", (192, 192)), f"{Q}.weight_scale_inv": (dtype, shape)})
+    hints = Hints(Declaration("config.json", raw={"weight_block_size": declared} if declared else {}))
+    assert group(tensors, hints)[Q].format == form
+
+
+@pytest.mark.parametrize(
+    ("method", "dialect"),
+    [
+        ("compressed-tensors", "compressed-tensors"),
+        ("fbgemm_fp8", "fbgemm"),
+        ("quark", "quark"),
+        ("modelopt", "modelopt"),
+    ],
+)
+def test_a_declared_method_is_the_dialect(method: str, dialect: str) -> None:
+    tensors = of_bytes({f"{Q}.weight": ("F8_E4M3", (192, 192)), f"{Q}.weight_scale": ("F32", (192, 1))})
+    assert group(tensors, Hints(Declaration("config.json", method)))[Q].dialect == dialect

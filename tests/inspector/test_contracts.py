@@ -35,6 +35,15 @@ def test_a_contract_is_one_known_version(name: str) -> None:
         load_contract(name)
 
 
+def test_a_misspelt_field_of_a_contract_is_named_before_the_field_that_is_missing(tmp_path: Path) -> None:
+    example = Path(__file__).parents[2] / "docs" / "examples" / "contracts" / "tinyserve.yaml"
+    file = tmp_path / "contracts" / "tinyserve.yaml"
+    file.parent.mkdir()
+    file.write_text(example.read_text(encoding="utf-8").replace("families:", "family:"), encoding="utf-8")
+    with pytest.raises(ContractError, match=r"nvfp4\.family: there is no such field; rules\.0\.nvfp4\.families: Field"):
+        load_contract("tinyserve==1.4", tmp_path)
+
+
 def test_a_malformed_contract_of_a_project_says_what_where_and_what_next(tmp_path: Path) -> None:
     file = tmp_path / "contracts" / "ours.yaml"
     file.parent.mkdir()

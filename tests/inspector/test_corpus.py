@@ -13,10 +13,18 @@ from benchmarks.corpus.dialects import (
     LIBRARY_DIALECTS,
     MODELOPT_DIALECTS,
     PUBLISHED_DIALECTS,
+    QUANTIZER_DIALECTS,
     VARIANT_DIALECTS,
     Dialect,
 )
-from benchmarks.corpus.faults import BASIC_FAULTS, LIBRARY_FAULTS, PUBLISHED_FAULTS, VARIANT_FAULTS, Fault
+from benchmarks.corpus.faults import (
+    BASIC_FAULTS,
+    LIBRARY_FAULTS,
+    PUBLISHED_FAULTS,
+    QUANTIZER_FAULTS,
+    VARIANT_FAULTS,
+    Fault,
+)
 from benchmarks.fault_corpus import examine_fault, judge_dialect
 from harness.inspector.checks import CHECKS, run_checks
 from harness.inspector.summarize import decide
@@ -37,19 +45,28 @@ def named(fault: Fault, findings: list[InspectionFinding]) -> bool:
     return any(item.code == fault.code and item.severity == fault.severity for item in findings)
 
 
-def slow(rows: Iterable[Fault] | Iterable[Dialect]) -> list[ParameterSet]:
+def slow(rows: Iterable[Fault | Dialect]) -> list[ParameterSet]:
     """Rows that import a library each: `make test-slow` runs them, and the benchmark counts them."""
     return [pytest.param(row, marks=pytest.mark.slow) for row in rows]
 
 
 FILES = tuple(row for row in PUBLISHED_FAULTS if row.row <= 58)
 """Faults of published files that need no library."""
-FAST = (*BASIC_FAULTS, *FILES, *VARIANT_FAULTS)
+ONE_PER_RULE = (
+    *("63-adapter_wrapped-baseless", "63-q_for_k-bf16", "63-half_prefixed-baseless", "64-gptq_v1_called_v2-all"),
+    *("64-block_size-all", "64-marker_cut-all", "64-block_scales_as_u8-all", "65-unknown_layout-all"),
+)
+"""Rows of `QUANTIZER_FAULTS` that run in every `make test`: one for each rule that they need."""
+QUICK = tuple(row for row in QUANTIZER_FAULTS if row.id in ONE_PER_RULE)
+FAST = (*BASIC_FAULTS, *FILES, *VARIANT_FAULTS, *QUICK)
 
 
 @pytest.mark.parametrize(
     "fault",
-    [*FAST, *slow((*LIBRARY_FAULTS, *(row for row in PUBLISHED_FAULTS if row not in FILES)))],
+    [
+        *FAST,
+        *slow(row for row in (*LIBRARY_FAULTS, *PUBLISHED_FAULTS, *QUANTIZER_FAULTS) if row not in (*FILES, *QUICK)),
+    ],
     ids=lambda fault: fault.id,
 )
 def test_fault_is_detected_and_named(fault: Fault, exports: Path, tmp_path: Path) -> None:
@@ -69,7 +86,11 @@ def test_fault_is_detected_and_named(fault: Fault, exports: Path, tmp_path: Path
 
 @pytest.mark.parametrize(
     "dialect",
-    [*BASIC_DIALECTS, *VARIANT_DIALECTS, *slow((*LIBRARY_DIALECTS, *PUBLISHED_DIALECTS, *MODELOPT_DIALECTS))],
+    [
+        *BASIC_DIALECTS,
+        *VARIANT_DIALECTS,
+        *slow((*LIBRARY_DIALECTS, *PUBLISHED_DIALECTS, *MODELOPT_DIALECTS, *QUANTIZER_DIALECTS)),
+    ],
     ids=lambda dialect: dialect.name,
 )
 def test_valid_dialect_raises_no_alarm(dialect: Dialect, exports: Path, tmp_path: Path) -> None:

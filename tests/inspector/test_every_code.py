@@ -56,6 +56,15 @@ def test_a_check_registers_itself(monkeypatch: pytest.MonkeyPatch) -> None:
         check("encoding", cost="rows", codes=())(odd)
 
 
+def test_checks_are_listed_by_order(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["--list"]) == 0
+    rows = [line.split() for line in capsys.readouterr().out.splitlines()]
+    assert [row[2] for row in rows] == [item.name for item in CHECKS]
+    orders = [int(row[0]) for row in rows]
+    assert orders == sorted(orders)
+    assert {row[2]: row[1] for row in rows}["key_set"] == "header"
+
+
 def test_codes_are_written_and_compared(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     path = tmp_path / "codes.json"
     for module in ("registry", "__main__"):

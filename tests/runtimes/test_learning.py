@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import sys
 from pathlib import Path
+from typing import Literal
 
 import pytest
 
@@ -36,6 +37,7 @@ def test_the_flipped_default_is_learned_from_answers() -> None:
     )
     answers = answers_of("sglang==0.5.13")
     assert len(disagreements(wrong, answers.rows)) > 20
+    assert disagreements(wrong, answers.rows, limit=3) == disagreements(wrong, answers.rows)[:3]
     rules, unexplained = fit(wrong, answers)
     assert unexplained == []
     assert rules.nvfp4.swap_weight_nibbles.default is False
@@ -134,6 +136,49 @@ def test_an_environment_without_its_mark_is_not_installed(tmp_path: Path, monkey
 def test_a_runtime_is_one_version(text: str) -> None:
     with pytest.raises(InvalidCaseError):
         parse_runtime(text)
+
+
+@pytest.mark.parametrize("installer", ["pip", "uv"])
+def test_one_environment_of_dependencies_serves_every_version(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, installer: Literal["pip", "uv"]
+) -> None:
+    """Replaced is only the program that installs; the tree that the commands would make is made by hand."""
+    (tmp_path / "bin").mkdir()
+    uv = tmp_path / "bin" / "uv"
+    uv.write_text("#!/bin/sh\n")
+    uv.chmod(0o755)
+    monkeypatch.setenv("PATH", str(uv.parent))
+    monkeypatch.setenv(environments.CACHE, str(tmp_path / "cache"))
+    commands: list[list[str]] = []
+
+    def run(command: list[str]) -> None:
+        commands.append(command)
+        if "venv" in command:
+            (Path(command[-1]) / "lib" / "python3.11" / "site-packages").mkdir(parents=True)
+
+    monkeypatch.setattr(environments, "_run", run)
+    places = [
+        environments.install(parse_runtime(f"sglang=={version}"), "cpu", lambda line: None, installer)
+        for version in ("0.5.13", "0.5.23")
+    ]
+    adding = [command for command in commands if "install" in command]
+    # torch, the other dependencies, and then each version without dependencies
+    assert [command[-1].partition("=")[0] for command in adding if "--target" in command] == ["sglang", "sglang"]
+    assert ["--no-deps" in command for command in adding] == [False, True, True, True]
+    (shared,) = (tmp_path / "cache").glob("sglang-dependencies-*")
+    python = str(shared / "bin" / "python")
+    start = [python, "-m", "pip"] if installer == "pip" else [str(uv), "pip", "install"]
+    assert all(command[:3] == start and python in command for command in adding)
+    assert [item.python for item in places] == [item.python for item in environments.installed()]
+    assert {item.python.parents[1].name for item in places} == {"sglang-0.5.13-cpu", "sglang-0.5.23-cpu"}
+
+
+def test_an_absent_uv_is_named_before_anything_is_made(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PATH", str(tmp_path))
+    monkeypatch.setenv(environments.CACHE, str(tmp_path / "cache"))
+    with pytest.raises(InfraError, match="uv is not on the PATH"):
+        environments.install(parse_runtime("sglang==0.5.13"), "cpu", lambda line: None, "uv")
+    assert not (tmp_path / "cache").exists()
 
 
 def test_only_known_runtimes_are_installed_by_name() -> None:

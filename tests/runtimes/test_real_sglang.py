@@ -12,6 +12,7 @@ from typing import Any
 import pytest
 from builders import bare_evidence
 
+from harness.calibrate.faults.weights import inject, weight_faults
 from harness.definitions.case import Case, Quantization, Server
 from harness.definitions.loading import load_cases
 from harness.definitions.schedule import schedule
@@ -84,6 +85,22 @@ def test_repeats_are_bit_exact_and_a_disturbance_is_not(engine: Any, tmp_path: P
     noise = Noise(seed=1, between=True).model_dump(mode="json")
     params = {"case": case.model_dump(mode="json"), "out_dir": str(tmp_path / "c"), "noise": noise}
     assert owner.call("generate_perturbed", params, 300)["clip_sha256"] != first
+
+
+def test_a_reloaded_model_generates_what_a_fresh_engine_generates(engine: Any, tmp_path: Path) -> None:
+    owner, case = engine
+    model = resolve_case(case, ROOT)["model"]
+    broken = tmp_path / "broken"
+    inject(weight_faults()[0], 1.0, model, broken)
+    whole = owner.generate(case, tmp_path / "whole").clip_sha256
+    owner.reload({"model": broken})
+    reloaded = owner.generate(case, tmp_path / "reloaded").clip_sha256
+    owner.reload({"model": model})
+    assert owner.generate(case, tmp_path / "again").clip_sha256 == whole
+    environment = {RUNTIME_PYTHON: _python(case.runtime)}
+    with EngineOwner(case, tmp_path / "engine", environment, {"model": broken}, device="cpu") as fresh:
+        fresh.start()
+        assert fresh.generate(case, tmp_path / "fresh").clip_sha256 == reloaded != whole
 
 
 def test_probes_are_recorded_and_answered_under_the_checkpoints_names(engine: Any, tmp_path: Path) -> None:

@@ -90,6 +90,7 @@ class Handler(BaseHTTPRequestHandler):
     """One request."""
 
     protocol_version = "HTTP/1.1"
+    disable_nagle_algorithm = True  # else each answer waits 40 ms for a delayed acknowledgement
     state: State
 
     def log_message(self, *_args: object) -> None:

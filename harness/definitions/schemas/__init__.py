@@ -100,7 +100,7 @@ def text_of(name: str) -> str:
 
 
 def stale(folder: Path = FOLDER) -> list[str]:
-    """Names of the committed schemas that are not what the models say now."""
+    """Return the names of the committed schemas that differ from the models' present schemas."""
     return [
         name
         for name in SCHEMAS

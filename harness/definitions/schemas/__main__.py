@@ -10,7 +10,7 @@ from harness.records.base import write_text_atomic
 
 
 def main(arguments: list[str] | None = None) -> int:
-    """Write the schemas, or say which are not current (then 1)."""
+    """Write the schemas, or print the outdated ones and return 1."""
     parser = argparse.ArgumentParser(prog="python -m harness.definitions.schemas", description=main.__doc__)
     choice = parser.add_mutually_exclusive_group(required=True)
     choice.add_argument("--write", action="store_true", help="generate them from the models")

@@ -86,7 +86,7 @@ def read_delivery(out: Path, folder: Path, case: Case) -> Delivered:
 
 
 def _choose(out: Path, folder: Path) -> tuple[Container, list[Path]]:
-    """Return the container to read and its files; of several containers the one that loses least."""
+    """Return the container to read and its files. Of several containers, choose the least lossy."""
     by_container: dict[Container, list[Path]] = {}
     for path in _files(out, folder):
         if (container := container_of(path)) is not None:

@@ -51,10 +51,10 @@ LARGEST_ANSWER = 1 << 30
 BEST = 100
 """``output_compression`` of SGLang's API: its best quality (35.3 dB to the raw frames, 33.6 by default)."""
 NOT_AVAILABLE = (
-    "receipts: the server does not say which Linear ran in which format",
+    "receipts: the server does not report the format in which each Linear ran",
     "probes: nothing can be fed into the server's experts",
-    "trace: timesteps, experts and guidance of the steps are not told",
-    "resolved parameters: the server does not say what it really used",
+    "trace: timesteps, experts and guidance of the steps are not reported",
+    "resolved parameters: the server does not report the settings that it used",
     "raw frames: the clip went through the server's video codec",
 )
 """Facts that no server of this API reports."""
@@ -62,7 +62,7 @@ UNSENT = {
     "sglang": "flow_shift and boundary_ratio: this API ignores them, so the server's own are used",
     "vllm-omni": "max_sequence_length: this API does not take it, so the server's own is used",
 }
-OWN_CHECKPOINT = "checkpoint: a server that is given by URL does not say which files it loaded"
+OWN_CHECKPOINT = "checkpoint: a server that is given by URL does not report the files that it loaded"
 
 
 class OpenaiVideoBackend:

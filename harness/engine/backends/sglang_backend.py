@@ -169,7 +169,19 @@ class SglangBackend:
         self._view = CheckpointView()
 
     def load(self, case: Case, paths: Mapping[str, Path], device: str, emit: Emit) -> None:
-        """Start SGLang and load the model.
+        """Start SGLang and load the model. A process of an earlier load is ended.
+
+        Raises:
+            InvalidCaseError, CheckpointFaultError, InfraError: as ``reload``.
+        """
+        self.close()
+        self.reload(case, paths, device, emit)
+
+    def reload(self, case: Case, paths: Mapping[str, Path], device: str, emit: Emit) -> None:
+        """Load the model into the running SGLang process, replacing its present model; start the process if it is gone.
+
+        The import of SGLang costs half a minute of CPU time and the load of a small model a second, so the broken
+        copies of a checkpoint that ``regenerate`` measures are loaded into one process.
 
         Raises:
             InvalidCaseError: the case states a setting that this runtime ignores or changes.
@@ -189,8 +201,8 @@ class SglangBackend:
         python = Path(named)
         self._promised = promised_formats(paths)
         self._latent_shape = _vae_numbers(paths["model"])
-        self.close()
-        self._process = RuntimeProcess(python, MAIN, case.runtime)
+        if self._process is None:
+            self._process = RuntimeProcess(python, MAIN, case.runtime)
         self._generations = 0
         params = {
             "case": case.model_dump(mode="json"),
@@ -199,7 +211,11 @@ class SglangBackend:
             "threads": case.execution.threads,
             "options": dict(case.runtime_args),
         }
-        self._facts = self._ask("load", params, emit, case.id, loading=True)
+        try:
+            self._facts = self._ask("load", params, emit, case.id, loading=True)
+        except QuantgateError:
+            self.close()  # a process in which a load failed is not used again
+            raise
         # the interpreter may hold another version than its environment's name states
         if self._facts.get("runtime") != case.runtime:
             raise InfraError(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import importlib.metadata
 import logging
 import os
@@ -64,8 +65,23 @@ class Engine:
     # ---- load
 
     def do_load(self, params: dict[str, Any]) -> dict[str, Any]:
-        """Load the model of ``params["paths"]``. Return the settings that the runtime resolved."""
+        """Load the model of ``params["paths"]`` in place of the present one. Return what SGLang resolved."""
         began = time.monotonic()
+        if self._version:  # imported and prepared by an earlier load
+            self._worker = None
+            gc.collect()
+        else:
+            self._prepare(params, began)
+        self._channel.progress("load", 1, 3, time.monotonic() - began)
+        self._arguments = self._server_args(params)
+        self._check_request_of(params["case"])
+        self._worker = self._make_worker()
+        self._channel.progress("load", 2, 3, time.monotonic() - began)
+        self._map_names(params["paths"])
+        return self._facts()
+
+    def _prepare(self, params: Mapping[str, Any], began: float) -> None:
+        """Import SGLang, and replace what this machine cannot run."""
         self._cuda = params["device"] != "cpu" and torch.cuda.is_available()
         if params["device"] == "cuda" and not self._cuda:
             raise RuntimeError("no CUDA device is visible to the runtime's interpreter")
@@ -74,7 +90,7 @@ class Engine:
         # before the import: torchvision may need its operators declared; after it: patch the imported modules
         if not self._cuda:
             emulate.before_import()
-        self._channel.progress("load", 0, 3)
+        self._channel.progress("load", 0, 3, time.monotonic() - began)
         self._import()
         if not self._cuda:
             emulate.replace_gpu_calls()
@@ -82,13 +98,7 @@ class Engine:
             emulate.replace_products()
         else:
             emulate.name_fp4_product()
-        self._channel.progress("load", 1, 3, time.monotonic() - began)
-        self._arguments = self._server_args(params)
-        self._check_request_of(params["case"])
-        self._worker = self._make_worker()
-        self._channel.progress("load", 2, 3, time.monotonic() - began)
-        self._map_names(params["paths"])
-        return self._facts()
+        self._version = importlib.metadata.version("sglang")
 
     def _prepare_environment(self) -> None:
         for name, value in {
@@ -104,7 +114,6 @@ class Engine:
         from sglang.multimodal_gen.runtime import server_args  # noqa: F401 - imported early, so that the load reports its errors
         from sglang.multimodal_gen.runtime.managers import gpu_worker  # noqa: F401
 
-        self._version = importlib.metadata.version("sglang")
         logging.getLogger("sglang").setLevel(logging.WARNING)
 
     def _server_args(self, params: Mapping[str, Any]) -> Any:

@@ -70,17 +70,17 @@ def build_transformer(
             choices[form] = native.choose(form, compute or device, policy)
         names = {suffix: f"{module}.{suffix}" for suffix in ("bias", *parts[module])}
         stored_parts = {suffix: tensors[name] for suffix, name in names.items() if name in tensors}
-        where = f"{headers[f'{module}.weight'].file}: {module}"
+        place = f"{headers[f'{module}.weight'].file}: {module}"
         static = known_formats()[form].modelopt and declaration.static_inputs(module) is not False
         if static and "input_scale" not in stored_parts:
             raise CheckpointFaultError(
                 "no input_scale, and the export's configuration speaks of static activation scales",
-                where=where,
+                where=place,
                 code=ABSENT["input_scale"],
             )
-        linear = _submodule(model, module, where)
+        linear = _submodule(model, module, place)
         stored = StoredTensors(
-            stored_parts, linear.out_features, linear.in_features, where, loader.model_dump(mode="json"), ABSENT
+            stored_parts, linear.out_features, linear.in_features, place, loader.model_dump(mode="json"), ABSENT
         )
         _check_bias(stored, linear)
         _replace(model, module, native.linear_class(form).from_stored(stored, choices[form]))

@@ -173,13 +173,13 @@ def declared(config: dict[str, Any], folder: Path) -> Declaration:
         CheckpointFaultError: the section is invalid.
     """
     quantization = config.get("quantization_config") or {}
-    where = str(folder / "config.json")
+    place = str(folder / "config.json")
     if not isinstance(quantization, dict):
-        raise CheckpointFaultError("quantization_config is no object", where=where, code="config_invalid")
+        raise CheckpointFaultError("quantization_config is no object", where=place, code="config_invalid")
     try:
         return declaration(quantization, "config.json")
     except ConfigError as error:
-        raise CheckpointFaultError(f"quantization_config: {error.what}", where=where, code="config_invalid") from error
+        raise CheckpointFaultError(f"quantization_config: {error.what}", where=place, code="config_invalid") from error
 
 
 def override_folder(root: Path, role: str) -> Path:

@@ -31,7 +31,7 @@ def excluded_rows(context: Context) -> Iterator[InspectionFinding]:
     for expert, compared in context.compared.items():
         differing = [item for item in compared if not item.equal]
         swapped = [item for item in differing if item.halves_swapped]
-        moved = [item for item in differing if not item.halves_swapped and not item.not_finite]
+        moved = [item for item in differing if not item.halves_swapped and not item.not_finite and not item.holds]
         if holds_other(context, expert) or other_base(context, expert):
             continue  # the other expert's tensors: expert_identity names it
         if swapped:
@@ -124,6 +124,32 @@ def _excluded_finding(
     )
 
 
+@check("exchanged_linears", cost="rows", codes=("linears_exchanged",), order=265)
+def exchanged_linears(context: Context) -> Iterator[InspectionFinding]:
+    """Report Linears that hold the weights of another Linear of the base: names or block numbers were mixed up."""
+    for expert in context.experts:
+        if holds_other(context, expert):
+            continue
+        holds = {name: item.holds for name, item in related(context, expert).items() if item.holds}
+        holds |= {
+            item.tensor.removesuffix(".weight"): item.holds for item in context.compared.get(expert, ()) if item.holds
+        }
+        if not holds:
+            continue
+        names = sorted(holds)
+        pairs = [f"{name} holds {holds[name]}" for name in names]
+        yield finding(
+            "fault",
+            "linears_exchanged",
+            f"{expert}: {len(names)} Linears hold the weights of other Linears of the base ({some(pairs)}): the "
+            "weights are right and stand under wrong names.",
+            expert=expert,
+            module=names[0],
+            evidence={"holds": dict(list(holds.items())[:20]), "count": len(names)},
+            next_command="correct the converter's map of names, and convert again",
+        )
+
+
 # Two experts: the right two, in the right order, quantized by one policy.
 
 
@@ -193,7 +219,7 @@ def swapped_or_same(context: Context) -> Iterator[InspectionFinding]:
         yield finding(
             "fault",
             "experts_swapped",
-            "the two experts stand exchanged: each holds codes of the other expert's base.",
+            "the two experts are exchanged: each holds codes of the other expert's base.",
             expert=swapped[0],
             evidence={expert: list(pair) for expert, pair in votes.items()},
             next_command="exchange the folders transformer and transformer_2",
@@ -216,7 +242,7 @@ RELATED = 0.9
 
 @check("base_identity", cost="rows", codes=("wrong_base",), order=260)
 def wrong_base(context: Context) -> Iterator[InspectionFinding]:
-    """Report a base whose unquantized tensors differ: it is not this checkpoint's base, whatever its name."""
+    """Report a base whose unquantized tensors differ: it is not this checkpoint's base, even if its name matches."""
     for expert in context.experts:
         if other_base(context, expert):
             compared = context.compared[expert]

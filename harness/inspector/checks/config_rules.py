@@ -93,7 +93,7 @@ def _marked_otherwise(expert: str, modules: Mapping[str, Module]) -> Iterator[In
 
 
 def _declares_itself(module: Module) -> bool:
-    """Return whether a Linear carries its own declaration: a marker, a name, or a file type that its readers know."""
+    """Return whether a Linear carries its own declaration: a marker, a name, or a file type that its readers use."""
     return module.dialect in ("comfy", "gguf", "bitsandbytes", "torchao", "quanto", "nunchaku", "modelslim")
 
 
@@ -118,7 +118,7 @@ DECIDED = ("nvfp4", "fp8", "mxfp8", "mxfp4", "int8", "nf4")
 """Formats that a declaration can name unambiguously."""
 LISTING = ("", "modelslim", "modelopt", "fp8", "fbgemm_fp8", "compressed-tensors", "mxfp8", "mxfp4", "nvfp4")
 """Declarations whose ignore list decides what a runtime allocates quantized. ComfyUI lists the quantized layers,
-torchao, bitsandbytes and quanto know them by their tensors."""
+torchao, bitsandbytes and quanto recognise them by their tensors."""
 
 
 @check(
@@ -220,6 +220,49 @@ def group_size(context: Context) -> Iterator[InspectionFinding]:
             evidence={"declared": stated, "stored": block, "format": stored[0]},
             next_command=f"write group_size: {block} in {component.declaration.origin}",
         )
+
+
+@check("block_size", cost="header", codes=("group_size_contradicted",), order=76)
+def block_size(context: Context) -> Iterator[InspectionFinding]:
+    """Report scales of 8-bit blocks, or of groups of packed integers, that have another size than is declared."""
+    for expert, component in context.experts.items():
+        declared = component.declaration
+        wrong: dict[tuple[str, str], list[str]] = {}
+        for name, module in context.quantized(expert).items():
+            if module.format == "fp8" and module.scale is not None and not module.opaque and declared.block_size:
+                stated, stored = declared.block_size, module.block
+                # an own marker of a layer counts more than the declaration of the file
+                if module.kind != "other" and module.stated is None and stated != stored:
+                    size = f"{stored[0]} x {stored[1]}" if module.kind == "block" else KIND_TEXTS.get(module.kind, "")
+                    wrong.setdefault((f"{stated[0]} x {stated[1]}", size or f"1 x {stored[1]}"), []).append(name)
+            columns = _group_columns(module)
+            group = declared.group_size
+            if columns and group is not None and columns != (group if group > 0 else module.shape[1]):
+                wrong.setdefault((f"{group} columns", f"{columns} columns"), []).append(name)
+        for (stated_text, stored_text), names in wrong.items():
+            yield finding(
+                "fault",
+                "group_size_contradicted",
+                f"{expert}: {declared.origin} declares a scale per {stated_text} and {len(names)} Linears have one per "
+                f"{stored_text} ({some(names)}): a loader allocates scales of another shape, or applies them to other "
+                "values.",
+                expert=expert,
+                module=names[0],
+                evidence={"declared": stated_text, "stored": stored_text, "modules": names[:20], "count": len(names)},
+                next_command=f"write the stored size in {declared.origin}, or export again",
+            )
+
+
+KIND_TEXTS = {"scalar": "tensor", "one": "tensor", "channel": "row", "channel_column": "row"}
+
+
+def _group_columns(module: Module) -> int:
+    """Return the columns that share a scale in GPTQ's, AWQ's and compressed-tensors' integers; 0 if none is known."""
+    if module.scale is None or len(module.scale.shape) != 2 or "weight_g_idx" in module.parts:
+        return 0
+    axis = {"gptq": 0, "awq": 0, "compressed": 1}.get(module.packing)
+    groups = module.scale.shape[axis] if axis is not None else 0
+    return module.shape[1] // groups if groups and module.shape[1] % groups == 0 else 0
 
 
 @check("boundary_ratio", cost="header", codes=("boundary_ratio_missing", "boundary_ratio_differs"), order=80)

@@ -227,19 +227,19 @@ def _unread(expert: str, runtime: Resolved) -> InspectionFinding:
 
 @check("contract_settings", cost="header", codes=("backend_unknown",), order=350)
 def contract_settings(context: Context) -> Iterator[InspectionFinding]:
-    """Report settings in ``env`` that a runtime does not know."""
+    """Report settings in ``env`` that a runtime does not accept."""
     for contract in context.options.contracts:
         backend = contract.rules.backend
-        asked = context.options.env.get(backend.env) if backend is not None else None
-        listed = backend is None or any(fnmatch.fnmatchcase(asked or "", choice) for choice in backend.choices)
-        if backend is not None and asked and backend.choices and not listed:
+        choice_set = context.options.env.get(backend.env) if backend is not None else None
+        listed = backend is None or any(fnmatch.fnmatchcase(choice_set or "", choice) for choice in backend.choices)
+        if backend is not None and choice_set and backend.choices and not listed:
             yield finding(
                 "warning",
                 "backend_unknown",
-                f"{backend.env}={asked}: {contract.name} has {', '.join(backend.choices)}; it warns and runs "
+                f"{backend.env}={choice_set}: {contract.name} has {', '.join(backend.choices)}; it warns and runs "
                 f"{backend.default}.",
                 contract=contract.name,
-                evidence={"asked": asked, "choices": list(backend.choices), "source": backend.source},
+                evidence={"asked": choice_set, "choices": list(backend.choices), "source": backend.source},
                 next_command=f"set {backend.env} in the case's env to one of them, or take it out",
             )
 
@@ -274,8 +274,8 @@ def contract_schedule(context: Context) -> Iterator[InspectionFinding]:
         )
         boundary = contract.rules.boundary_ratio
         index = context.model_index.get("boundary_ratio")
-        where = f"{index} (model_index.json)" if boundary == "model_index" else f"{boundary}"
-        experts = f"experts switch at {where}"
+        switch = f"{index} (model_index.json)" if boundary == "model_index" else f"{boundary}"
+        experts = f"experts switch at {switch}"
         if not expected.two_experts and not expected.refused:
             experts = (
                 "`transformer` serves every step, since model_index.json lacks a second expert or a boundary_ratio"

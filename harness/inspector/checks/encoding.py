@@ -9,9 +9,10 @@ import shlex
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping
 
-from harness.formats.decode import rotation_of
+from harness.formats.decode import rotation_of, shift_of
 from harness.formats.modules import Module
 from harness.formats.registry import title_of
+from harness.inspector.checks.format_rules import in_layout
 from harness.inspector.checks.registration import check
 from harness.inspector.context import Context, declared_reading
 from harness.inspector.decoding import declared_rule
@@ -27,7 +28,7 @@ OTHER_MARGIN = 0.002
 OTHER_BASE_SHARE = 0.8
 """Share of differing unquantized tensors above which the base is another model's."""
 OWN_CODES = 0.95
-"""Mean cosine over blocks of 16 columns from which the codes are the base's, whatever scales lie beside them."""
+"""Mean cosine over blocks of 16 columns from which the codes are the base's, even if their scales do not fit."""
 MIXED_CODES = ("gguf", "nf4")
 """Formats whose tensors each state their own code: GGUF files mix Q4_K, Q5_0 and Q6_K by design."""
 PARTS = {"nibble_order": 0, "scale_layout": 1}
@@ -86,7 +87,9 @@ def other_base(context: Context, expert: str) -> bool:
     """Return whether nearly every unquantized tensor differs: then the checkpoint was made from another base."""
     compared = context.compared.get(expert, ())
     differing = sum(not item.equal for item in compared)
-    return len(compared) >= 8 and differing > OTHER_BASE_SHARE * len(compared) and not holds_other(context, expert)
+    exchanged = any(item.holds for item in compared) or any(item.holds for item in related(context, expert).values())
+    mostly = len(compared) >= 8 and differing > OTHER_BASE_SHARE * len(compared)
+    return mostly and not exchanged and not holds_other(context, expert)
 
 
 def with_base(component: Component) -> str:
@@ -102,8 +105,10 @@ def with_base(component: Component) -> str:
         "scale_layout",
         "fp8_code_table",
         "rotation_differs",
+        "zero_point_shifted",
         "weight_transposed",
         "weights_unrelated",
+        "weights_zero",
         "scales_unrelated",
         "row_corrupt",
         "two_conventions",
@@ -127,6 +132,7 @@ def encoding(context: Context) -> Iterator[InspectionFinding]:
                 or item.module.format in MIXED_CODES
                 or item.module.rotation
                 or rotation_of(item.fit.best)
+                or shift_of(item.fit.best)
             ):
                 continue  # each Linear says whether it is rotated: ComfyUI rotates those whose width allows it
             if item.fit.scores[item.fit.best].cosine >= gate_of(item).cosine:
@@ -196,15 +202,15 @@ def _has_reason(item: Measured) -> bool:
 def _contradicted(
     context: Context, expert: str, measured: dict[str, Measured], states: Mapping[str, str]
 ) -> Iterator[InspectionFinding]:
-    asked = bool(context.options.contracts or context.options.loader)
+    states_runtime = bool(context.options.contracts or context.options.loader)
     groups: dict[str, list[str]] = {}
     for name, state in states.items():
         item = measured[name]
-        if state != "contradicted" or item.fit is None:
-            continue
+        if state != "contradicted" or item.fit is None or item.holds:
+            continue  # exchanged_linears names those that hold another Linear's weights
         if item.fit.scores[item.fit.best].cosine < gate_of(item).unrelated:
             code = "scales_unrelated" if item.fit.local >= OWN_CODES else "weights_unrelated"
-            code = "weight_transposed" if _transposed(item) else code
+            code = "weight_transposed" if _transposed(item) else "weights_zero" if item.all_zero else code
             groups.setdefault(code, []).append(name)
         elif "/" in item.fit.best:
             declared_reading, proven = declared_of(context, expert, item).split("/"), item.fit.best.split("/")
@@ -213,12 +219,14 @@ def _contradicted(
                     groups.setdefault(code, []).append(name)
         elif rotation_of(item.fit.best) or item.module.rotation:
             groups.setdefault("rotation_differs", []).append(name)
+        elif shift_of(item.fit.best):
+            groups.setdefault("zero_point_shifted", []).append(name)
         else:
             groups.setdefault("fp8_code_table", []).append(name)
     for code, names in groups.items():
         item = measured[names[0]]
         declared = declared_of(context, expert, item)
-        soft = code in PARTS and asked
+        soft = code in PARTS and states_runtime
         yield finding(
             "warning" if soft else "fault",
             code,
@@ -253,6 +261,16 @@ def _sentence(context: Context, expert: str, code: str, names: list[str], item: 
         return f"{expert}: rows of {count} are {proven} ({cosines}), and the checkpoint says {stated}."
     if code == "weight_transposed":
         return f"{expert}: {count} are stored transposed."
+    if code == "weights_zero":
+        return f"{expert}: the rows that were read of {count} are all zero, and the base's are not: never filled."
+    if code == "zero_point_shifted":
+        shift = shift_of(item.fit.best)
+        size = f"{abs(shift)} too {'small' if shift > 0 else 'large'}"
+        error = f"relative error {best.relative_error:.3f} against {against.relative_error:.3f}" if against else cosines
+        return (
+            f"{expert}: the zero points of {count}, read as the checkpoint declares, are {size} ({error}): the "
+            f"weights of a group are off by {'that many steps' if abs(shift) > 1 else 'one step'} of its scale."
+        )
     if code == "scales_unrelated":
         return (
             f"{expert}: {count} have the base's codes and other scales: block by block the codes fit (cos "
@@ -280,6 +298,11 @@ def _remedy(code: str, item: Measured) -> str:
         size = rotation_of(item.fit.best)
         state = f'"convrot": true, "convrot_groupsize": {size}' if size else 'no "convrot"'
         return f"write {state} into the comfy_quant marker of these layers"
+    if code == "zero_point_shifted" and item.module.packing == "gptq" and abs(shift_of(item.fit.best)) == 1:
+        version = "gptq" if shift_of(item.fit.best) > 0 else "gptq_v2"
+        return f"write checkpoint_format: {version} in quantization_config, or export again"
+    if code == "weights_zero":
+        return "fetch the file again, and compare its sha256 with the publisher's"
     return "compare with the export that made it: quantgate inspect A --against B"
 
 
@@ -376,7 +399,7 @@ def described(modules: Iterable[Module]) -> str:
         kind = KINDS.get(module.kind, "")
         if module.kind == "block":
             kind = f"in blocks of {module.block[0]} x {module.block[1]}"
-        layout = "" if module.dialect == "plain" else f" in {module.dialect}'s layout"
+        layout = in_layout(module.dialect)
         counts[f"{title}{' ' + kind if kind else ''}{layout}"] += 1
     return ", ".join(f"{count} Linears are {text}" for text, count in counts.most_common())
 
@@ -388,9 +411,10 @@ def without_base(context: Context) -> Iterator[InspectionFinding]:
         quantized = context.quantized(expert)
         if not quantized or related(context, expert):
             continue
-        if all(module.opaque for module in quantized.values()):
-            continue  # recognised_only says it
-        four = any(module.spec.loader_options for module in quantized.values())
+        measured = context.measured.get(expert, {})
+        if all(module.opaque or (name in measured and measured[name].bad_scale) for name, module in quantized.items()):
+            continue  # recognised_only and scalar_values name the reason
+        four = any(module.spec.loader_options or module.format == "mxfp4" for module in quantized.values())
         open_ = "nibble order, gains, stale or swapped experts" if four else "scales' gains, stale or swapped experts"
         why = "no base was given" if not context.options.base_given else "no Linear could be compared with the base"
         yield finding(

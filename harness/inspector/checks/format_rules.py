@@ -3,10 +3,12 @@ decoded, tensors in a format that is not theirs, tensors that every Wan transfor
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator
 
 from harness.formats.modules import WEIGHT_SUFFIXES, block_of, is_scale
 from harness.formats.names import PREFIXES
+from harness.formats.other_weights import FACTORS
 from harness.formats.registry import title_of
 from harness.inspector.checks.registration import check
 from harness.inspector.context import Context
@@ -20,6 +22,13 @@ def as_weight(name: str) -> str:
     return f"{name.removesuffix(suffix)}.weight" if suffix else name
 
 
+def in_layout(dialect: str) -> str:
+    """Return the end of "40 Linears are FP8": the dialect's layout, or nothing for one that belongs to no program."""
+    return "" if dialect == "plain" else f" in {dialect}'s layout"
+
+
+OF_MODEL = re.compile(r"(\.(weight|bias|gamma)|(^|\.)scale_shift_table)$")
+"""Endings of a block's own tensors; others are scales and settings of some quantizer, which a block may lack."""
 REQUIRED = (
     "patch_embedding.weight",
     "condition_embedder.time_embedder.linear_1.weight",
@@ -36,7 +45,7 @@ WAN_CLASSES = ("WanTransformer3DModel", "WanModel")
 
 @check("names", cost="header", codes=("names_mixed", "names_of_another_dialect"), notes=("names_prefixed",), order=20)
 def names_of_dialect(context: Context) -> Iterator[InspectionFinding]:
-    """Report names that the folder's own loader does not know, and prefixes that a loader has to remove."""
+    """Report names that the folder's own loader does not read, and prefixes that a loader has to remove."""
     for expert, component in context.experts.items():
         naming = component.naming
         if naming.dialect == "mixed":
@@ -58,6 +67,20 @@ def names_of_dialect(context: Context) -> Iterator[InspectionFinding]:
                 tensor=first,
                 next_command="convert the names: diffusers scripts/convert_wan_to_diffusers.py",
             )
+        if naming.prefixes:
+            counts = ", ".join(
+                f"{count} have {prefix!r} in front" if prefix else f"{count} have none"
+                for prefix, count in naming.prefixes.items()
+            )
+            yield finding(
+                "fault",
+                "names_mixed",
+                f"{expert}: tensors of one transformer have different prefixes (of the attention's, {counts}): a "
+                "loader takes one of them away and does not know the other names. They are checked without any.",
+                expert=expert,
+                evidence={"prefixes": dict(naming.prefixes)},
+                next_command="write all tensors under one prefix, or fetch the file again",
+            )
         if naming.prefix and (component.config or naming.prefix not in PREFIXES):
             writer = PREFIXES.get(naming.prefix)
             yield finding(
@@ -69,6 +92,36 @@ def names_of_dialect(context: Context) -> Iterator[InspectionFinding]:
                 expert=expert,
                 evidence={"prefix": naming.prefix},
             )
+
+
+@check("adapters", cost="header", codes=("adapters_unmerged",), order=25)
+def adapters(context: Context) -> Iterator[InspectionFinding]:
+    """Report factors of adapters beside a transformer's weights: only a loader that adds them draws what was meant."""
+    for expert, component in context.experts.items():
+        factors = sorted(name for name in component.stored if FACTORS.search(name) and not is_scale(name))
+        wrapped = sorted(name for name in component.stored if ".base_layer." in name)
+        if not factors and not wrapped:
+            continue
+        if wrapped:
+            text = (
+                f"{len(wrapped)} tensors carry peft's name of a wrapped layer ({some(wrapped)}) beside {len(factors)} "
+                "factors of adapters that were not merged: a loader of transformers knows none of these names and "
+                "leaves the Linears uninitialised"
+            )
+        else:
+            text = (
+                f"{len(factors)} factors of adapters (LoRA) lie beside the weights and were not merged into them "
+                f"({some(factors)}): a loader that ignores them runs the model without the adapter"
+            )
+        yield finding(
+            "fault" if wrapped else "warning",
+            "adapters_unmerged",
+            f"{expert}: {text}. The weights are checked, the factors are not.",
+            expert=expert,
+            tensor=(wrapped or factors)[0],
+            evidence={"factors": len(factors), "wrapped": wrapped[:20]},
+            next_command="merge the adapter where it was made (fuse_lora, unload_lora_weights), and save again",
+        )
 
 
 @check("recognised", cost="header", codes=("format_not_decoded",), order=330)
@@ -85,7 +138,7 @@ def recognised_only(context: Context) -> Iterator[InspectionFinding]:
             yield finding(
                 "inconclusive",
                 "format_not_decoded",
-                f"{expert}: {len(names)} Linears are {title_of(form)} in {dialect}'s layout ({some(names)}). Checked: "
+                f"{expert}: {len(names)} Linears are {title_of(form)}{in_layout(dialect)} ({some(names)}). Checked: "
                 f"headers, names and what is not quantized; not checked: their values, because {why}.",
                 expert=expert,
                 module=names[0],
@@ -143,8 +196,10 @@ def needed_tensors(context: Context) -> Iterator[InspectionFinding]:
         blocks: dict[int, set[str]] = {}
         for name in component.tensors:
             number = block_of(name)
-            if number is not None and not is_scale(name):
-                name = as_weight(name)
+            if number is None or is_scale(name) or FACTORS.search(name):
+                continue
+            name = as_weight(name)
+            if OF_MODEL.search(name):
                 blocks.setdefault(number, set()).add(name.split(f"blocks.{number}.", 1)[1])
         wan = component.config.get("_class_name") in WAN_CLASSES or any(
             "attn1.to_q.weight" in b for b in blocks.values()
@@ -152,6 +207,10 @@ def needed_tensors(context: Context) -> Iterator[InspectionFinding]:
         if expert in context.base or not blocks or not wan:
             continue
         absent = [name for name in REQUIRED if name not in component.tensors]
+        # Linears in tensors of a library that is not read here have no weight: format_not_decoded names them
+        for name, module in context.modules[expert].items():
+            if module.format == "unknown" and (number := block_of(name)) in blocks and number is not None:
+                blocks[number].add(f"{name.split(f'blocks.{number}.', 1)[1]}.weight")
         every = set.union(*blocks.values())
         absent += [f"blocks.{n}.{name}" for n, present in sorted(blocks.items()) for name in sorted(every - present)]
         if absent and len(absent) <= len(every) * len(blocks) // 2:

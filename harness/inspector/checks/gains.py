@@ -13,7 +13,7 @@ from harness.inspector.measure import Measured
 from harness.records.inspection import InspectionFinding
 
 TEXTS: dict[Reason, str] = {
-    "global_scale_inverted": "their scale is the reciprocal of what it must be",
+    "global_scale_inverted": "their scale is the reciprocal of the correct one",
     "scale_dropped": "their scale is exactly 1: it was dropped, or a converter filled it in",
     "fp8_fnuz": "their bytes are E4M3 FNUZ, read as E4M3 FN they are twice too large",
     "gain": "their scale is wrong by that factor",

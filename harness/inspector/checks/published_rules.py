@@ -13,7 +13,7 @@ from harness.inspector.findings import finding, some
 from harness.records.inspection import InspectionFinding
 
 OWN_SCALES = ("weight_scale", "scale_weight", "weight_scale_inv", "SCB")
-"""Names of a weight's scale; a loader takes the name that it knows."""
+"""Names of a weight's scale; a loader takes the name that it looks for."""
 SAME_SCALE = 1e-3
 """Relative difference up to which two scales are the same number in another dtype."""
 
@@ -53,8 +53,8 @@ def block_numbers(context: Context) -> Iterator[InspectionFinding]:
             )
         layers = component.config.get("vace_layers")
         if isinstance(layers, list) and component.tensors:
-            held = {name.split(".")[1] for name in component.tensors if name.startswith("vace_blocks.")}
-            names = [f"vace_blocks.{number}" for number in range(len(layers)) if str(number) not in held]
+            stored_numbers = {name.split(".")[1] for name in component.tensors if name.startswith("vace_blocks.")}
+            names = [f"vace_blocks.{number}" for number in range(len(layers)) if str(number) not in stored_numbers]
             if names:
                 text = f"config.json lists {len(layers)} VACE layers, and {some(names)} is absent"
                 yield _missing(expert, names, text)
@@ -96,9 +96,9 @@ def two_scales(context: Context) -> Iterator[InspectionFinding]:
             )
 
 
-def _alike(one: tuple[float, ...], two: tuple[float, ...]) -> bool:
-    return len(one) == len(two) and all(
-        math.isclose(left, right, rel_tol=SAME_SCALE) for left, right in zip(one, two, strict=True)
+def _alike(first: tuple[float, ...], second: tuple[float, ...]) -> bool:
+    return len(first) == len(second) and all(
+        math.isclose(left, right, rel_tol=SAME_SCALE) for left, right in zip(first, second, strict=True)
     )
 
 
@@ -117,6 +117,22 @@ def eight_bit_bytes(context: Context) -> Iterator[InspectionFinding]:
                 module=lost[0],
                 evidence={"modules": lost[:20], "count": len(lost)},
                 next_command="export again, and save the codes as float8_e4m3fn",
+            )
+        scales = sorted(
+            module.scale.name
+            for module in context.quantized(expert).values()
+            if module.format == "nvfp4" and module.scale is not None and module.scale.dtype in ("U8", "I8")
+        )
+        if scales:
+            yield finding(
+                "fault",
+                "dtype_lost",
+                f"{expert}: the block scales of {len(scales)} NVFP4 Linears are stored as plain bytes, not as E4M3 "
+                f"({some(scales)}): a loader that goes by the dtype multiplies by integers, or reads exponents.",
+                expert=expert,
+                tensor=scales[0],
+                evidence={"tensors": scales[:20], "count": len(scales)},
+                next_command="export again, and save the block scales as float8_e4m3fn",
             )
 
 

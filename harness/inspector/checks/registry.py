@@ -32,6 +32,7 @@ from harness.records.inspection import InspectionFinding
             "other_file",
             "not_a_transformer",
             "source_failed",
+            "download_unfinished",
         ),
         *("index_invalid", "index_stale", "unindexed_tensors", "shard_missing", "duplicate_tensors"),
         *("config_invalid", "declarations_differ", "layers_unmatched", "weights_missing"),

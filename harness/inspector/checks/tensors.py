@@ -10,6 +10,7 @@ from harness.formats.codecs import FLOAT_DTYPES
 from harness.formats.config import Declaration
 from harness.formats.families import other_model, parts_of
 from harness.formats.modules import SCALE_PARTS, WEIGHT_SUFFIXES, Module, block_of, is_scale
+from harness.formats.other_weights import FACTORS
 from harness.formats.registry import known_formats
 from harness.inspector.checks.format_rules import WAN_CLASSES, as_weight, cast_candidates, layerwise_biases
 from harness.inspector.checks.registration import check
@@ -163,7 +164,8 @@ def _block_columns(module: Module) -> str:
     rows, width = module.shape
     shape, columns = module.scale.shape, -(-width // module.values_per_scale)
     padded = (-(-rows // 128) * 128, -(-columns // 4) * 4)
-    fits = module.scale.dtype in module.spec.scale_dtypes and tuple(shape) in ((rows, columns), padded)
+    dtypes = (*module.spec.scale_dtypes, "U8", "I8")  # plain bytes have lost their dtype: eight_bit_bytes names them
+    fits = module.scale.dtype in dtypes and tuple(shape) in ((rows, columns), padded)
     return "" if fits else f"{module.name} {module.scale.dtype} {list(shape)} for [{rows}, {columns}]"
 
 
@@ -221,7 +223,7 @@ def leftovers(context: Context) -> Iterator[InspectionFinding]:
         modules = context.modules[expert]
         stems = {
             name[: -len(suffix)] for name in component.tensors for suffix in WEIGHT_SUFFIXES if name.endswith(suffix)
-        }
+        } | set(modules)
         beside: list[str] = []
         orphans: list[str] = []
         for name in sorted(component.tensors):
@@ -237,11 +239,13 @@ def leftovers(context: Context) -> Iterator[InspectionFinding]:
                 beside.append(name)
         if beside:
             text = "stand beside weights that are not quantized: a runtime that goes by their name multiplies once more"
-            yield _left("scale_left_over", expert, beside, text)
+            yield _unused_tensors("scale_left_over", expert, beside, text)
         if orphans:
             markers = [name for name in orphans if name.endswith(".comfy_quant")]
             text = "belong to weights that are not here"
-            yield _left("scale_orphaned", expert, orphans, text, "markers" if markers == orphans else "scales")
+            yield _unused_tensors(
+                "scale_orphaned", expert, orphans, text, "markers" if markers == orphans else "scales"
+            )
 
 
 WEIGHT_SCALES = (
@@ -254,7 +258,7 @@ WEIGHT_SCALES = (
 )
 
 
-def _left(code: str, expert: str, names: list[str], text: str, kind: str = "scales") -> InspectionFinding:
+def _unused_tensors(code: str, expert: str, names: list[str], text: str, kind: str = "scales") -> InspectionFinding:
     return finding(
         "fault",
         code,
@@ -301,7 +305,19 @@ def keys_against_base(context: Context) -> Iterator[InspectionFinding]:
         if base is None or not base.tensors or not component.tensors:
             continue
         renamed = {module.weight.name: f"{name}.weight" for name, module in context.modules[expert].items()}
-        names = {renamed.get(name, name) for name in component.tensors if not is_scale(name)}
+        # further tensors of a Linear in a layout that is not read here are no tensors of the model
+        parts = {
+            entry.name
+            for module in context.modules[expert].values()
+            if module.format == "unknown"
+            for suffix, entry in module.parts.items()
+            if suffix not in ("weight", "bias") and entry is not module.weight
+        }
+        names = {
+            renamed.get(name, name)
+            for name in component.tensors
+            if not is_scale(name) and not FACTORS.search(name) and name not in parts
+        }
         if other_model(component.tensors) is not None:
             continue  # the check other_model names these tensors
         missing = sorted(set(base.tensors) - names)
@@ -420,5 +436,6 @@ def _wan(config: Mapping[str, Any], context: Context, expert: str) -> Iterator[t
         if isinstance(config.get(name), int) and head is not None and not head.quantized and whole:
             yield name, config[name] * math.prod(size), head.shape[0]
     feed = modules.get("blocks.0.ffn.net.0.proj")
-    if feed is not None and isinstance(config.get("ffn_dim"), int):
+    shown = feed is not None and (not feed.opaque or feed.logical is not None)
+    if feed is not None and shown and isinstance(config.get("ffn_dim"), int):
         yield "ffn_dim", config["ffn_dim"], feed.shape[0]

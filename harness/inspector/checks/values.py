@@ -52,6 +52,18 @@ def scalar_values(context: Context) -> Iterator[InspectionFinding]:
                 size = [1 / item if module.reciprocal and item else item for item in numbers]
                 if not all(math.isfinite(item) and SMALLEST_INPUT < item < LARGEST_INPUT for item in size):
                     broken["input_scale_degenerate"].append(f"{module.input_scale.name} = {_worst(numbers)}")
+        negative = {name: item.bad_scale for name, item in context.measured.get(expert, {}).items() if item.bad_scale}
+        if negative:
+            first = min(negative)
+            yield finding(
+                "fault",
+                "global_scale_degenerate",
+                f"{expert}: {negative[first]} ({some(sorted(negative))}).",
+                expert=expert,
+                module=first,
+                evidence={"modules": sorted(negative)[:20], "count": len(negative)},
+                next_command="quantize again",
+            )
         texts = {
             "global_scale_degenerate": "is zero, negative or not finite: its weights decode to zero, infinity or NaN",
             "input_scale_degenerate": "would flush or overflow every activation",
@@ -272,6 +284,11 @@ def plain_values(context: Context) -> Iterator[InspectionFinding]:
                 tensor=broken[0],
                 evidence={"tensors": broken[:20]},
             )
+        empty += sorted(
+            item.module.weight.name
+            for item in context.measured.get(expert, {}).values()
+            if item.all_zero and expert not in context.base
+        )
         if empty:
             yield finding(
                 "warning",

@@ -50,10 +50,10 @@ class SwitchRule(Rule):
     default: bool
     config_key: str | None = None
     flat: tuple[Place, ...] = Field(
-        default=("top",), description="where the key is looked for if quant_algo stands at the top, in this order"
+        default=("top",), description="places where the key is looked up, in this order, if quant_algo is at the top"
     )
     nested: tuple[Place, ...] = Field(
-        default=("section", "top"), description="the same if quant_algo stands in the section"
+        default=("section", "top"), description="the same if quant_algo is in the section"
     )
     implied_by: str | None = Field(default=None, description="top-level key whose value stands in for a silent key")
     word: str | None = None
@@ -110,7 +110,7 @@ class Names(Rule):
     known: tuple[str, ...] = Field(default=(), description="not read any more: a tensor of an unknown name is skipped")
     required: tuple[str, ...] = Field(
         default=(),
-        description="tensors without which the load stops, by the checkpoint's names; {block} stands for each block",
+        description="tensors without which the load stops, by the checkpoint's names; {block}: any block",
     )
     linears: tuple[str, ...] = Field(description="regular expressions of the runtime's modules that can be quantized")
 
@@ -155,7 +155,7 @@ class Learned(Rule):
 class Rules(Rule):
     """Behaviour of one range of versions."""
 
-    versions: str = Field(description="PEP 440 range, closed towards versions that nobody read")
+    versions: str = Field(description="PEP 440 range, closed towards versions whose source was not read")
     read_at: tuple[str, ...] = Field(min_length=1, description="versions whose code was read, or whose loader was run")
     dispatch: Dispatch
     nvfp4: Nvfp4Rule
@@ -228,18 +228,25 @@ def _read(place: Path, stamp: tuple[int, int]) -> ContractFile:  # noqa: ARG001 
     try:
         return ContractFile.model_validate(parse(read_text(place)).plain())
     except (YamlError, ValidationError) as error:
-        text = _first_problem(error) if isinstance(error, ValidationError) else str(error)
+        text = _problems(error) if isinstance(error, ValidationError) else str(error)
         # the file may hold a name of any length
         raise ContractError(
             f"the contract file is malformed: {one_line(text, 2000)}",
             where=str(place),
-            remedy="correct the file, or remove it and write it anew: quantgate learn RUNTIME==VERSION",
+            remedy="correct the file, or if the runtime is SGLang write it anew: quantgate learn sglang==VERSION",
         ) from error
 
 
-def _first_problem(error: ValidationError) -> str:
-    problem = error.errors(include_input=False, include_url=False)[0]
-    return f"{'.'.join(map(str, problem['loc']))}: {problem['msg']}"
+def _problems(error: ValidationError) -> str:
+    """Return the first three problems with their places. Unknown fields come first: a misspelt name causes others."""
+    problems = error.errors(include_input=False, include_url=False)
+    problems.sort(key=lambda problem: problem["type"] != "extra_forbidden")
+    sentences = [
+        f"{'.'.join(map(str, problem['loc']))}: "
+        + ("there is no such field" if problem["type"] == "extra_forbidden" else problem["msg"])
+        for problem in problems[:3]
+    ]
+    return "; ".join(sentences) + (f" (and {len(problems) - 3} more)" if len(problems) > 3 else "")
 
 
 def read_contract_file(place: Path) -> ContractFile:

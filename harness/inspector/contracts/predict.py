@@ -346,13 +346,13 @@ def _switch(rule: SwitchRule, body: Mapping[str, Any], section: Mapping[str, Any
 
 def signals(tensors: Mapping[str, Entry]) -> set[Signal]:
     """Return the signals that tensor names show: ``packed_qkv`` and ``comfy_quant``."""
-    seen: set[Signal] = set()
+    signatures: set[Signal] = set()
     for name in tensors:
         if PACKED_QKV.match(name):
-            seen.add("packed_qkv")
+            signatures.add("packed_qkv")
         if name.endswith(".comfy_quant"):
-            seen.add("comfy_quant")
-    return seen
+            signatures.add("comfy_quant")
+    return signatures
 
 
 def _families(rules: Rules, tensors: Mapping[str, Entry]) -> frozenset[str]:
@@ -453,7 +453,7 @@ def _compiled(pattern: str) -> re.Pattern[str]:
 def ignored(patterns: tuple[str, ...], module: str) -> bool:
     """Return whether a list of ignored modules covers a runtime's module.
 
-    Patterns match the whole name. Only ``*`` is special: ``?`` and ``[`` stand for themselves, as in the runtime.
+    Patterns match the whole name. Only ``*`` is special: ``?`` and ``[`` match themselves, as in the runtime.
     """
     return any(re.fullmatch(re.escape(item).replace(r"\*", ".*"), module) for item in patterns)
 
@@ -496,9 +496,9 @@ def _complete(names: Names, tensors: Mapping[str, Entry]) -> None:
     blocks = {int(match.group(1)) for name in tensors if (match := BLOCK.match(name))}
     for name in names.required:
         for block in range(max(blocks, default=-1) + 1) if "{block}" in name else (0,):
-            wanted = name.replace("{block}", str(block))
-            if wanted not in tensors:
-                raise _Refused(f"it finds no tensor {wanted}", "name_unmapped")
+            required = name.replace("{block}", str(block))
+            if required not in tensors:
+                raise _Refused(f"it finds no tensor {required}", "name_unmapped")
 
 
 BLOCK = re.compile(r"blocks\.(\d+)\.")
@@ -507,8 +507,8 @@ BLOCK = re.compile(r"blocks\.(\d+)\.")
 def _lacks_scale(declared: Declared, name: str, method: str) -> bool:
     if declared.tensors[f"{name}.weight"].dtype in ("BF16", "F16", "F32"):
         return False  # cast to FP8 with a scale of 1 on purpose: the values stay right
-    wanted = ("weight_scale_2", "weight_scale") if method == "nvfp4" else ("weight_scale",)
-    return any(f"{name}.{suffix}" not in declared.tensors for suffix in wanted)
+    required = ("weight_scale_2", "weight_scale") if method == "nvfp4" else ("weight_scale",)
+    return any(f"{name}.{suffix}" not in declared.tensors for suffix in required)
 
 
 def _fits(rules: Rules, declared: Declared, modules: Mapping[str, str], chosen: frozenset[str], method: str) -> None:

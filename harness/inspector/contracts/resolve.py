@@ -92,9 +92,9 @@ def _rows(
         shifts: dict[str, Json] = dict(rules.registry.flow_shift)
         yield row("flow_shift", shifts, "by repository; the scheduler's own is not read", rules.registry.source)
     if rules.backend is not None:
-        asked = env.get(rules.backend.env)
-        rule = f"environment: {rules.backend.env}" if asked else "default"
-        yield row("fp4_backend", asked or rules.backend.default, rule, rules.backend.source)
+        backend_name = env.get(rules.backend.env)
+        rule = f"environment: {rules.backend.env}" if backend_name else "default"
+        yield row("fp4_backend", backend_name or rules.backend.default, rule, rules.backend.source)
     how = "learned by running its loader" if rules.learned is not None else "read from its code"
     if contract.read:
         yield row("rules", how, f"at {contract.version}")

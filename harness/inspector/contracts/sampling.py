@@ -40,7 +40,7 @@ def predict_sampling(
     Args:
         rules: rules of one range of versions.
         index: ``model_index.json``.
-        scheduler: ``scheduler_config.json``; empty: the file is absent, and nothing is said of it.
+        scheduler: ``scheduler_config.json``; empty: the file is absent, and there is no finding on it.
         repository: name that the repository is served as (``model_id``, or ``owner/name``); ``None``: only a local
             path is known.
         folders: folders of the repository; ``None``: not known, and none is missed.

@@ -53,7 +53,7 @@ Linear whose padded scales were cut off fits the base under no reading."""
 
 
 def inspected(record: CaseRecord) -> Iterator[Cause]:
-    """Yield a cause per fault that the bytes prove; what a wrong layout of block scales explains comes after it."""
+    """Yield a cause per fault that the bytes prove; effects of a wrong layout of block scales come after it."""
     faults = record.inspection.faults if record.inspection is not None else ()
     swizzled = {fault.expert for fault in faults if fault.code == "scale_layout"}
     for fault in sorted(faults, key=lambda fault: fault.code in BY_LAYOUT and fault.expert in swizzled):
@@ -146,7 +146,7 @@ def _other_dtype(record: CaseRecord) -> bool:
 
 
 def _in_memory(record: CaseRecord, results: Results) -> Iterator[Cause]:
-    """Yield what probes and memory prove of the weights: rounded tensors, then modules, then other tensors."""
+    """Yield the causes in weights that probes and memory prove: rounded tensors, then modules, then other tensors."""
     modules = [*weights.from_readings(record, results), *weights.norms(record)]
     causes = list(held_values(record, modules))
     # A cast changes every tensor a little, and only some modules visibly: the cast is the cause, the modules follow.
@@ -296,7 +296,9 @@ def next_experiments(record: CaseRecord, results: Results) -> tuple[Experiment, 
         if ruled_out(_result(results, "rerun_same")) and not any(explained(results)):
             experiments.append(Experiment(kind="rerun_fresh", why="does a fresh process give the same?"))
             if record.probe is not None:
-                experiments.append(Experiment(kind="base_probe", why="is the base in this build what it was?"))
+                experiments.append(
+                    Experiment(kind="base_probe", why="does the base give in this build the outputs that it gave?")
+                )
     return tuple(experiment for experiment in experiments if (experiment.kind, None, "") not in finished)
 
 
@@ -323,6 +325,7 @@ def _causes(record: CaseRecord, results: Results) -> Iterator[Cause]:
         yield from unstable(results)
         yield from explained(results, decoder=_only_decoder(record))
         yield from _repeated(results)
+        yield from _between_calls(record, results)
         yield from _decoded(record, results)
 
 
@@ -339,7 +342,7 @@ def _with_base(cause: Cause, results: Results) -> Cause:
 def _unrepeatable(results: Results) -> Iterator[Cause]:
     result = _result(results, "probe_again")
     if result is not None and result.data.get("equal") is False:
-        text = "the same engine answers the same recorded inputs otherwise: a race, or memory that nobody wrote"
+        text = "the same engine gives other outputs for the same recorded inputs: a race, or uninitialised memory"
         yield Cause(code="noise", where="engine", sentence=text, evidence=dict(result.data))
 
 
@@ -351,6 +354,31 @@ def _repeated(results: Results) -> Iterator[Cause]:
         result = _result(results, cast("ExperimentKind", kind))
         if differs(result) and result is not None:
             yield Cause(code=code, where="engine", sentence=text, evidence=dict(result.data))
+
+
+def _between_calls(record: CaseRecord, results: Results) -> Iterator[Cause]:
+    """Yield a cause if the experts answer recorded inputs as the golden's do, and in the loop otherwise after a step.
+
+    By then the trace has compared the scheduler, the guidance and the latents between the steps, and a repeat has ruled
+    noise out. What is left is something that the experts keep from one call to the next.
+    """
+    step = next((item for item in record.verdict.findings if item.code == "first_diverging_step"), None)
+    number = step.data.get("step") if step is not None else None
+    alone = record.probe is not None and not any(item.stage == "probe" for item in record.verdict.findings)
+    traced_wrong = any(item.stage == "trace" and item.gating for item in record.verdict.findings)
+    if not isinstance(number, int) or number < 1 or not alone or traced_wrong or step is None:
+        return
+    trace = record.generation.trace if record.generation is not None else None
+    # without these two nothing says that scheduler and latents between the steps are right
+    compared = trace is not None and bool(trace.alone.scheduler) and trace.steps[-1].carried_error is not None
+    if not compared or not ruled_out(_result(results, "rerun_same")):
+        return
+    expert = str(step.data.get("expert"))
+    text = (
+        f"{expert} answers recorded inputs as the golden's does, and in the loop it does not from denoising step "
+        f"{number} on, with the golden's settings: results of earlier calls were kept (a cache), or blocks were skipped"
+    )
+    yield Cause(code="kept_between_calls", where=f"{expert}, step {number}", sentence=text, evidence=dict(step.data))
 
 
 def _only_decoder(record: CaseRecord) -> bool:

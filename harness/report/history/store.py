@@ -102,7 +102,7 @@ def history_error(error: OSError | sqlite3.Error | UnicodeDecodeError, path: Pat
     if code in (sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED):
         message, remedy = f"another process writes the history for more than {WAIT_SECONDS:g} s", f"fuser -v {place}"
     elif code == sqlite3.SQLITE_FULL:
-        message, remedy = "the disk is full; the history is what it was", "make room: rm -r runs/<old run>"
+        message, remedy = "the disk is full; the history is unchanged", "make room: rm -r runs/<old run>"
     elif isinstance(error, OSError) or code in _UNREACHABLE:
         message, remedy = (
             f"the history cannot be opened or written: {error}",
@@ -352,7 +352,7 @@ def open_history(path: Path = DEFAULT) -> Iterator[History]:
 
     Raises:
         ReportError: not a history, one of a newer quantgate, or one that turns out to be damaged, in use, or on a full
-            disk while it is used. What was added before stays.
+            disk while it is used. Rows that were added before stay.
     """
     connection = connect(path)
     try:

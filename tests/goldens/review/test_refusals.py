@@ -80,7 +80,7 @@ def test_sick_frames(workspace: Workspace, left: Callable) -> None:
 
 def test_frames_that_nobody_checked(workspace: Workspace, left: Callable) -> None:
     left(sanity=None)
-    refused(workspace, "failed_sanity", "nothing says that its frames passed")
+    refused(workspace, "failed_sanity", "no record proves that its frames passed")
 
 
 def test_a_candidate_that_no_report_shows(workspace: Workspace, left: Callable) -> None:
