@@ -4,6 +4,8 @@ The embedded model in FP8 (``tiny/exports/fp8`` and ``fp8-override``, made by ``
 sessions: every run has an engine of its own. First a baseline of 12 runs, then the faults, then 30 healthy repeats.
 Everything is kept in ``--out``: a run that is there is not made again, so that the command goes on where it stopped
 (exit code 2: the budget ended first). On a CPU (``--device cpu``) it is the same with a smaller picture.
+A GPU computes the embedded model faster than its host launches the kernels, so that the host is measured.
+``--width 3072 --layers 8`` takes the same model tiled to that size (``tiny.tile``, written below ``--out``).
 
 Prints a line a run: what it was, the verdict's time and memory, the cause that was named, and whether that is right.
 A slowdown of 3 % lies below the smallest effect (5 %) and must not be red. Exit code 1: an answer is wrong.
@@ -20,7 +22,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
@@ -36,6 +38,7 @@ from harness.records.run_folder import RECORD_FILE
 from harness.session.conductor import Session
 from harness.session.context import SessionContext
 from harness.session.inspecting import Inspector
+from tiny.tile import is_made, tile
 
 ROOT = Path(__file__).parents[1]
 BACKEND = f"{Path(__file__).with_name('perf_faulty.py')}:FaultyBackend"
@@ -76,11 +79,37 @@ class Trial:
     neighbour: bool = False
 
 
-def faults() -> tuple[Trial, ...]:
+@dataclass(frozen=True)
+class Models:
+    """Paths of the checkpoints, as a case writes them.
+
+    Attributes:
+        base: the unquantized repository.
+        fp8: the repository in FP8.
+        override: a folder with the primary expert in FP8.
+    """
+
+    base: str = "./tiny/weights"
+    fp8: str = "./tiny/exports/fp8"
+    override: str = "./tiny/exports/fp8-override"
+
+
+def models_of(out: Path, width: int | None, layers: int) -> Models:
+    """The embedded model, or the same model at another size, which is written below ``out`` if it is not there."""
+    if width is None:
+        return Models()
+    folder = out.resolve() / "models"
+    for form in ("base", "fp8"):
+        if not is_made(folder / form, form, width, layers):
+            tile(folder, form, width, layers)
+    return Models(str(folder / "base"), str(folder / "fp8"), str(folder / "fp8" / "transformer"))
+
+
+def faults(models: Models) -> tuple[Trial, ...]:
     """The injected faults."""
     bf16 = {
-        "model": {"path": "./tiny/weights"},
-        "transformer": {"path": "./tiny/exports/fp8-override"},
+        "model": {"path": models.base},
+        "transformer": {"path": models.override},
         "quantization": {"transformer": "fp8", "transformer_2": "bf16"},
     }
     return (
@@ -96,7 +125,7 @@ def faults() -> tuple[Trial, ...]:
     )
 
 
-def case_of(device: str, trial: Trial, seconds: float) -> Case:
+def case_of(device: str, models: Models, trial: Trial, seconds: float) -> Case:
     """The case of a trial. Attention is over many tokens on a GPU, so that it is not bound by launches."""
     large = device == "cuda"
     env = {}
@@ -108,8 +137,8 @@ def case_of(device: str, trial: Trial, seconds: float) -> Case:
         "id": "perf_fp8",
         "runners": ["lent"],
         "backend": BACKEND,
-        "model": {"path": "./tiny/exports/fp8"},
-        "base": {"path": "./tiny/weights"},
+        "model": {"path": models.fp8},
+        "base": {"path": models.base},
         "quantization": {"transformer": "fp8", "transformer_2": "fp8"},
         "env": env,
         "inspection": "report",
@@ -133,11 +162,12 @@ class Bench:
     Args:
         out: everything that is made.
         device: ``cpu`` or ``cuda``.
+        models: the checkpoints.
         deadline: when no further trial begins, as `time.time` gives it.
     """
 
-    def __init__(self, out: Path, device: str, deadline: float) -> None:
-        self._out, self._device, self._deadline = out.resolve(), device, deadline
+    def __init__(self, out: Path, device: str, models: Models, deadline: float) -> None:
+        self._out, self._device, self._models, self._deadline = out.resolve(), device, models, deadline
         found = gpu_devices()[0] if device == "cuda" else cpu_device()
         gpu = {"device_names": [found.name], "compute_capability": found.compute_capability}
         profile = RunnerProfile.model_validate(
@@ -157,7 +187,12 @@ class Bench:
             leave_candidates=False,
             attribution_seconds=0,
         )
-        self._inspector = Inspector(ROOT)
+        # one session: its starter has imported all that an engine needs, which takes longer than a run
+        self._session = Session(self._context, Inspector(ROOT))
+
+    def close(self) -> None:
+        """End the starter and what it started."""
+        self._session.close()
 
     def run(self, trial: Trial, seconds: float = 0.0) -> CaseRecord | None:
         """The record of a trial, run if it was not yet; ``None`` if the budget ended."""
@@ -166,15 +201,15 @@ class Bench:
         if not path.exists():
             if time.time() > self._deadline:
                 return None
-            case = case_of(self._device, trial, seconds)
-            session = Session(context, self._inspector)
+            case = case_of(self._device, self._models, trial, seconds)
+            self._session.context = context
             try:
                 with _neighbour(self._device, trial.neighbour):
-                    session.run_case(
+                    self._session.run_case(
                         Located(case=case, path=Path("cases/perf.yaml"), line=1), trial.name, lambda _: None
                     )
             finally:
-                session.close()
+                self._session.pool.discard(case)  # the next run gets an engine of its own
             for clip in path.parent.glob("*.safetensors"):
                 clip.unlink()  # twenty megabytes a run, and nobody looks at them
         return CaseRecord.read(path)
@@ -188,7 +223,7 @@ class Bench:
                 return None
             _show(record, f"baseline-{number:02}", "")
             records.append(record)
-        case = case_of(self._device, Trial("", ()), 0.0)
+        case = case_of(self._device, self._models, Trial("", ()), 0.0)
         old = load_baseline(self._context.thresholds, "lent", case.id)
         if old is None:
             file, refused = build(case, "lent", records, author="benchmark", reason="first")
@@ -237,11 +272,20 @@ def main() -> int:
     parser.add_argument("--baseline", type=int, default=BASELINE)
     parser.add_argument("--healthy", type=int, default=HEALTHY)
     parser.add_argument("--only", default="", help="faults whose name contains this")
+    parser.add_argument("--width", type=int, help="tile the model to this width: 192 times a power of two")
+    parser.add_argument("--layers", type=int, default=8, help="of the tiled model")
     options = parser.parse_args()
-    bench = Bench(options.out, options.device, time.time() + options.budget)
+    deadline = time.time() + options.budget
+    models = models_of(options.out, options.width, options.layers)
+    with closing(Bench(options.out, options.device, models, deadline)) as bench:
+        return measure(bench, models, options)
+
+
+def measure(bench: Bench, models: Models, options: argparse.Namespace) -> int:
+    """Baseline, faults and healthy repeats, a line each. Returns the exit code."""
     step = bench.baseline(options.baseline)
     wrong, recorded = 0, {}
-    wanted = [trial for trial in faults() if options.only in trial.name]
+    wanted = [trial for trial in faults(models) if options.only in trial.name]
     trials = (*wanted, *(Trial(f"healthy-{number:02}", ("within",)) for number in range(options.healthy)))
     steps = []
     for trial in trials if step is not None else ():
@@ -257,7 +301,8 @@ def main() -> int:
         _show(record, trial.name, "right" if right else f"WRONG: must be {' or '.join(trial.states)} {trial.causes}")
         if trial.name.startswith("healthy") and record.generation and record.generation.usage:
             steps.append(list(record.generation.usage.warm))
-    recorded = {f"embedded model in FP8, {options.device}": steps}
+    size = f" at width {options.width}" if options.width else ""
+    recorded = {f"embedded model in FP8{size}, {options.device}": steps}
     (options.out / "recorded.json").write_text(json.dumps(recorded), encoding="utf-8")
     if step is None:
         print("the budget ended: run the same command again to go on")

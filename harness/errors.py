@@ -11,15 +11,15 @@ class QuantgateError(Exception):
     """Base of all errors that quantgate raises on purpose.
 
     Args:
-        what: one sentence that names the fault.
+        message: one sentence that names the fault.
         where: ``file:line``, a path, or a case id; empty if the error has no place.
         remedy: the next command to type, or the setting to change.
     """
 
     outcome: Outcome = Outcome.INFRA
 
-    def __init__(self, what: str, *, where: str = "", remedy: str = "") -> None:
-        self.what, self.where, self.remedy = what, where, remedy
+    def __init__(self, message: str, *, where: str = "", remedy: str = "") -> None:
+        self.what, self.where, self.remedy = message, where, remedy
         super().__init__(str(self))
 
     @property
@@ -32,12 +32,12 @@ class QuantgateError(Exception):
         return f"{text}\n  next: {self.remedy}" if self.remedy else text
 
     def __reduce__(self) -> tuple[object, ...]:
-        # default pickling would pass `str(self)` as `what` and lose place and remedy
+        # default pickling would pass `str(self)` as `message` and lose place and remedy
         return (_rebuild, (type(self), self.what, self.where, self.remedy))
 
 
-def _rebuild(kind: type[QuantgateError], what: str, where: str, remedy: str) -> QuantgateError:
-    return kind(what, where=where, remedy=remedy)
+def _rebuild(kind: type[QuantgateError], message: str, where: str, remedy: str) -> QuantgateError:
+    return kind(message, where=where, remedy=remedy)
 
 
 class InvalidCaseError(QuantgateError):
@@ -66,7 +66,7 @@ class InfraError(QuantgateError):
 
     def __init__(
         self,
-        what: str,
+        message: str,
         *,
         where: str = "",
         remedy: str = "",
@@ -74,7 +74,7 @@ class InfraError(QuantgateError):
         output: Mapping[str, str] | None = None,
     ) -> None:
         self.kind, self.output = kind, dict(output or {})
-        super().__init__(what, where=where, remedy=remedy)
+        super().__init__(message, where=where, remedy=remedy)
 
 
 def disk_error(error: OSError, then: str = "", *, where: str = "") -> InfraError:
@@ -85,9 +85,9 @@ def disk_error(error: OSError, then: str = "", *, where: str = "") -> InfraError
         then: consequence for the running command, appended to the message.
         where: path to show instead of the file name of ``error``.
     """
-    said = error.strerror or str(error) or type(error).__name__
+    reason = error.strerror or str(error) or type(error).__name__
     return InfraError(
-        f"{said}; {then}" if then else said,
+        f"{reason}; {then}" if then else reason,
         where=where or str(error.filename or ""),
         remedy="see that it can be written and that the disk has room (df -h), then type the command again",
         kind="disk",
@@ -104,9 +104,9 @@ class CheckpointFaultError(QuantgateError):
 
     outcome = Outcome.CHECKPOINT_FAULT
 
-    def __init__(self, what: str, *, where: str = "", remedy: str = "", code: str = "") -> None:
+    def __init__(self, message: str, *, where: str = "", remedy: str = "", code: str = "") -> None:
         self.code = code
-        super().__init__(what, where=where, remedy=remedy)
+        super().__init__(message, where=where, remedy=remedy)
 
 
 class GoldenError(QuantgateError):

@@ -37,7 +37,7 @@ def code() -> str:
 def main(arguments: list[str] | None = None) -> int:
     """Run what has no result yet, and print the tables."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--list", default="first", choices=("first", "second"), help="which list of entries")
+    parser.add_argument("--list", default="first", choices=("first", "second", "third"), help="which list of entries")
     parser.add_argument("--only", default="", metavar="KIND", help="entries whose kind or id holds this; several: A,B")
     parser.add_argument("--limit", type=int, default=0, help="of the chosen faults the first N, spread over all kinds")
     parser.add_argument("--workers", type=int, default=1, choices=(1, 2), help="2: one process for each format")
@@ -55,8 +55,13 @@ def main(arguments: list[str] | None = None) -> int:
     from benchmarks.unseen.healthy import healthy
     from benchmarks.unseen.score import tables
     from benchmarks.unseen.second import second_faults, second_healthy
+    from benchmarks.unseen.third import third_faults, third_healthy
 
-    lists = {"first": (faults, healthy), "second": (second_faults, second_healthy)}
+    lists = {
+        "first": (faults, healthy),
+        "second": (second_faults, second_healthy),
+        "third": (third_faults, third_healthy),
+    }
     name = "unseen.jsonl" if options.list == "first" else f"unseen-{options.list}.jsonl"
     out: Path = options.out or ROOT / "runs" / name
     label = options.label or code()

@@ -16,6 +16,7 @@ from benchmarks.unseen.files import EDITS
 from benchmarks.unseen.result import Result, causes_of
 from benchmarks.unseen.second_files import SECOND_EDITS
 from benchmarks.unseen.setup import Bench, prepare
+from benchmarks.unseen.third_files import THIRD_EDITS
 from harness.frames.clip import read_clip
 from harness.records.case_record import CaseRecord
 from harness.session.conductor import Session
@@ -87,7 +88,7 @@ def _run(bench: Bench, shared: Session, entry: Entry, code: str) -> Result:
 
 def _copied(bench: Bench, entry: Entry) -> Bench:
     """A repository with the edited export, moved where the entry says so."""
-    here = bench.copy(entry, {**EDITS, **SECOND_EDITS}[entry.files])
+    here = bench.copy(entry, {**EDITS, **SECOND_EDITS, **THIRD_EDITS}[entry.files])
     moved = entry.case.get("model", {}).get("path")
     if moved:
         (here.context.root / "tiny" / "exports" / bench.form).rename(here.context.root / moved)

@@ -47,8 +47,9 @@ class UnseenBackend(DiffusersBackend):
             return made
         from benchmarks.unseen.finished import CHANGES
         from benchmarks.unseen.second_finished import SECOND_CHANGES
+        from benchmarks.unseen.third_finished import THIRD_CHANGES
 
-        frames = {**CHANGES, **SECOND_CHANGES}[name](read_clip(out_dir / CLIP_FILE).frames.copy())
+        frames = {**CHANGES, **SECOND_CHANGES, **THIRD_CHANGES}[name](read_clip(out_dir / CLIP_FILE).frames.copy())
         clip = Clip(frames)
         write_clip(out_dir / CLIP_FILE, clip, "raw")
         return made.model_copy(update={"clip_sha256": clip.digest, "shape": clip.shape})
@@ -80,6 +81,8 @@ class UnseenBackend(DiffusersBackend):
                 from benchmarks.unseen.patch import Patch
                 from benchmarks.unseen.running import INJECTIONS
                 from benchmarks.unseen.second_running import SECOND_INJECTIONS
+                from benchmarks.unseen.third_running import THIRD_INJECTIONS
 
-                {**INJECTIONS, **SECOND_INJECTIONS}[switches["running"]](Patch(self, stack))
+                injections = {**INJECTIONS, **SECOND_INJECTIONS, **THIRD_INJECTIONS}
+                injections[switches["running"]](Patch(self, stack))
             yield switches

@@ -163,7 +163,9 @@ class EngineOwner:
         except QuantgateError:
             self._end()
             raise
-        self.start_record = self._parse(EngineStart, data)
+        start = self._parse(EngineStart, data)
+        why = self._process.not_forked if self._process is not None else ""
+        self.start_record = start.model_copy(update={"not_forked": why})
         return self.start_record
 
     def generate(self, case: Case, out_dir: Path, on_progress: OnProgress | None = None) -> Generation:

@@ -57,6 +57,8 @@ class WorkerProcess:
         # engines of a dead parent may still hold the GPU that this engine needs
         end_leftovers()
         self._marker = new_marker()
+        self.not_forked = ""
+        """Why the starter could not be forked; empty if it was, or if none was given."""
         try:
             # the engine prints into a pipe, and the writer of its log redacts what comes out
             self._log = RedactedLog(log, secrets)
@@ -90,10 +92,12 @@ class WorkerProcess:
     ) -> Forked | None:
         """Return the forked guard; ``None`` without a usable starter or after a failed fork, whose rest is killed."""
         if starter is None or not starter.fits(environment):
+            self.not_forked = starter.why if starter is not None else ""
             return None
         try:
             return starter.fork(environment, folder, descriptors)
-        except StarterError:
+        except StarterError as error:
+            self.not_forked = str(error)
             deadline = time.monotonic() + END_GRACE_SECONDS
             while (processes := marked(self._marker)) and time.monotonic() < deadline:
                 for process in processes:

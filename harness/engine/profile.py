@@ -73,12 +73,9 @@ def timed_blocks(experts: Mapping[str, torch.nn.Module], *, cuda: bool) -> Itera
 
     def watch(name: str, block: torch.nn.Module) -> None:
         began: list[Any] = []
-        handles.append(block.register_forward_pre_hook(lambda *_: began.append(now())))
-        handles.append(
-            block.register_forward_hook(
-                lambda *_: spans.setdefault(name, []).append((began.pop(), now())), prepend=True
-            )
-        )
+        # first before the block and last after it: other hooks of the block are part of its time
+        handles.append(block.register_forward_pre_hook(lambda *_: began.append(now()), prepend=True))
+        handles.append(block.register_forward_hook(lambda *_: spans.setdefault(name, []).append((began.pop(), now()))))
 
     for role, model in experts.items():
         for place, block in enumerate(getattr(model, "blocks", ())):

@@ -133,7 +133,11 @@ class Starter:
 
     def fits(self, environment: Mapping[str, str]) -> bool:
         """Return whether an engine with this environment may be forked from this starter."""
-        return not self.why and early(environment) == self._environment
+        return not self.why and self.has(environment)
+
+    def has(self, environment: Mapping[str, str]) -> bool:
+        """Return whether the starter's environment is that of an engine, as far as it counts before an import."""
+        return early(environment) == self._environment
 
     def fork(
         self, environment: Mapping[str, str], folder: Path, descriptors: Sequence[int], seconds: float = READY_SECONDS
@@ -210,7 +214,7 @@ class _Shared:
         self._owner = 0
 
     def get(self, environment: Mapping[str, str]) -> Starter | None:
-        """Return the starter if an engine with this environment may be forked from it, else ``None``."""
+        """Return the starter if its environment is that of the engine, else ``None``."""
         if not usable(os.environ):
             return None
         if self._owner != os.getpid():  # no starter yet, or this process is a fork of the starter's owner
@@ -218,7 +222,8 @@ class _Shared:
         if self._starter is None:
             self._starter = Starter(environment)
             atexit.register(self.end)
-        return self._starter if self._starter.fits(environment) else None
+        # one that must not be forked is returned too, because it says why
+        return self._starter if self._starter.has(environment) else None
 
     def end(self) -> None:
         """End the starter. The next ``get`` creates a new one."""

@@ -37,7 +37,10 @@ from harness.reading import parse_object
 
 DESCRIPTORS = 5
 MESSAGE_LIMIT = 1 << 20
-NVIDIA = "/dev/nvidia"
+CUDA_MEMORY = "/dev/nvidia-uvm"
+"""The device that CUDA opens when it is initialized. The driver's library (NVML), with which torch counts GPUs during
+the imports, opens ``/dev/nvidiactl`` and each GPU's own device, and a process that did only that may be forked (torch's
+documentation of ``torch.cuda.is_available`` promises it for `CHECK_WITHOUT_CUDA`)."""
 CHECK_WITHOUT_CUDA = "PYTORCH_NVML_BASED_CUDA_CHECK"
 """torch's switch for counting GPUs through the driver's library instead of CUDA: a call of CUDA touches the GPU, and a
 process that did so cannot be forked."""
@@ -71,15 +74,15 @@ def main() -> int:
 
 
 def unforkable() -> str:
-    """Return the reason why this process must not be forked: threads, or an open GPU; empty if it may be."""
+    """Return the reason why this process must not be forked: threads, or CUDA; empty if it may be."""
     threads: int = psutil.Process().num_threads()
     if threads > 1:
         return f"{threads} threads run after the imports"
     # psutil lists open regular files, and a GPU is a device.
     for entry in Path("/proc/self/fd").glob("*"):
         with contextlib.suppress(OSError):
-            if str(entry.readlink()).startswith(NVIDIA):
-                return "the imports opened a GPU"
+            if str(entry.readlink()).startswith(CUDA_MEMORY):
+                return "the imports initialized CUDA"
     return ""
 
 

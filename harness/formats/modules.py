@@ -624,8 +624,9 @@ def _bitsandbytes(state: Mapping[str, Any]) -> Decided:
     well_formed = (
         isinstance(shape, list) and len(shape) == 2 and all(isinstance(item, int) and item > 0 for item in shape)
     )
-    if code not in ("nf4", "fp4") or not well_formed or not isinstance(state.get("blocksize"), int):
-        return Decided("nf4", code=code, opaque="its quant_state does not say type, shape and block size")
+    usable = {"type": code in ("nf4", "fp4"), "shape": well_formed, "block size": type(state.get("blocksize")) is int}
+    if absent := [name for name, stated in usable.items() if not stated]:
+        return Decided("nf4", code=code, opaque=f"its quant_state states no usable {' and no usable '.join(absent)}")
     assert isinstance(shape, list)  # noqa: S101 - `well_formed` says so
     return Decided("nf4", code=code, logical=(shape[0], shape[1]))
 

@@ -10,11 +10,11 @@ never covers it."""
 
 EXPLANATIONS: Final = frozenset({
     "flicker", "gain",
-    "blocks", "blur", "brightness_drift", "channel_affine", "channels_exchanged", "chroma_subsampling", "codec",
+    "bars", "blocks", "blur", "brightness_drift", "channel_affine", "channels_exchanged", "chroma_subsampling", "codec",
     "colour_matrix", "contrast", "flash", "flipped", "frames_blended", "frames_dropped", "frames_frozen",
     "frames_overwritten", "frames_permuted", "frames_repeated", "frames_reversed", "frames_shifted", "gamma", "hue",
     "interlaced", "inverted", "limited_range", "mesh", "noise_added", "offset", "quantized_levels",
     "region_overwritten", "resized", "saturation", "sharpened", "shifted", "tile_seams", "tiles_exchanged", "tint",
-    "transposed", "value_range", "wrapped",
+    "transposed", "value_range", "wrapped", "zoomed",
 })  # fmt: skip
 """Changes of finished frames that `harness.frames.hypotheses` can name; an explanation with another code is refused."""

@@ -46,6 +46,7 @@ KEPT_PRIVATE = frozenset({"_class_name"})
 """The only key with a leading underscore that is read; Diffusers and Transformers keep notes in the others."""
 TABLES = frozenset({"vocab.json", "added_tokens.json", "special_tokens_map.json"})
 """JSON files whose top-level keys are tokens and not settings: no key of them is left out."""
+SPECIAL_TOKENS = "special_tokens_map.json"
 _DOCUMENTATION = (".md", ".rst", ".png", ".jpg", ".jpeg", ".gif", ".webp", ".mp4", ".gitattributes", ".gitignore")
 _DOCUMENTATION_NAMES = ("readme", "license", "notice", "citation")
 _MAX_JSON = 64 << 20
@@ -122,6 +123,8 @@ def _counts(path: str, component: str) -> bool:
     name = posixpath.basename(path).lower()
     if name.endswith((".safetensors", ".index.json", *_DOCUMENTATION)) or name.startswith(_DOCUMENTATION_NAMES):
         return False
+    if name == "generation_config.json":  # settings of text generation: an encoder generates no text
+        return False
     # an override's folder may hold anything; of a transformer only its configurations and weights are read
     return component not in EXPERTS or name.endswith((".gguf", ".bin", ".pt", ".pth"))
 
@@ -171,8 +174,39 @@ def _content(item: ComponentFiles, cache: DigestCache, pool: ThreadPoolExecutor)
         entries = [entry for entry in item.tensors.values() if entry.file == digest.path]
         rows[digest.path] = _table(item.source.folder / digest.path, digest.sha256, entries, pool)
     tensors = {name: rows[entry.file][name] for name, entry in sorted(item.tensors.items())}
-    documents = {name: _document(item.source, path) for name, path in sorted(item.documents.items())}
+    documents = {
+        name: _document(item.source, path)
+        for name, path in sorted(item.documents.items())
+        if name != SPECIAL_TOKENS or not _repeats_config(item)
+    }
     return ComponentContent(tensors=tensors, documents=documents)
+
+
+def _repeats_config(item: ComponentFiles) -> bool:
+    """Return whether ``special_tokens_map.json`` says nothing that ``tokenizer_config.json`` does not say.
+
+    Transformers writes the tokens into both files, and reads a token from the first only if the second lacks it.
+    """
+    config = item.documents.get("tokenizer_config.json")
+    if config is None:
+        return False
+    pair = [_settings(item.source, path) for path in (item.documents[SPECIAL_TOKENS], config)]
+    tokens, settings = ({key: _token(value) for key, value in side.items()} for side in pair)
+    return bool(tokens) and all(key in settings and settings[key] == value for key, value in tokens.items())
+
+
+def _settings(source: LocalSource, path: str) -> dict[str, Any]:
+    size = source.files[path].size
+    try:
+        value = parse_foreign(source.read(path, 0, size), path) if size <= _MAX_JSON else None
+    except UnreadableError:
+        return {}
+    return value if isinstance(value, dict) else {}
+
+
+def _token(value: Any) -> Any:
+    """Return a token's text, whether it is written as text or with its flags."""
+    return value["content"] if isinstance(value, dict) and isinstance(value.get("content"), str) else value
 
 
 def _table(file: Path, sha256: str, entries: list[TensorEntry], pool: ThreadPoolExecutor) -> dict[str, str]:
@@ -231,6 +265,9 @@ def document_digest(name: str, data: bytes) -> str:
         quantization = value.get("quantization_config")
         if isinstance(quantization, dict):  # ``producer`` names the exporter and its version: no value depends on it
             value["quantization_config"] = {key: inner for key, inner in quantization.items() if key != "producer"}
+    if isinstance(value, dict) and name == "model_index.json":
+        # an optional component that the pipeline has not: left out, null, or [null, null]
+        value = {key: inner for key, inner in value.items() if inner is not None and inner != [None, None]}
     text = json.dumps(_plain(value), sort_keys=True, separators=(",", ":"))
     return hashlib.sha256(text.encode("utf-8", "surrogatepass")).hexdigest()[:_DIGITS]
 

@@ -15,6 +15,7 @@ from harness.formats.evidence import Fit
 from harness.formats.registry import built_in_formats, known_formats
 from harness.formats.spec import Gate
 from harness.inspector.measure import Measured
+from harness.inspector.sampling import STRIP
 
 State = Literal["proven", "inconclusive", "contradicted", "not_provable"]
 
@@ -66,6 +67,18 @@ def gain_limit(measured: Measured) -> float:
     values = best_fit.rows * measured.module.shape[1] if best_fit is not None else 0
     noise = 0.053 if measured.module.code == "e5m2" else known_formats()[measured.module.format].noise
     return max(gate.gain, float(6 * noise / math.sqrt(max(values, 1))))
+
+
+DOUBT = 0.1
+"""Distance of the gain from 1 up to which few rows may mislead: rows with a few large values, or rows that repeat."""
+
+
+def is_doubtful(measured: Measured) -> bool:
+    """Return whether the gain is off by little, so that more rows must be read before it counts as a fault."""
+    best_fit = measured.fit
+    if best_fit is None or len(measured.rows) >= min(STRIP, measured.module.shape[0]):
+        return False
+    return gain_limit(measured) < abs(best_fit.scores[best_fit.best].gain - 1) < DOUBT
 
 
 def gate_of(measured: Measured) -> Gate:

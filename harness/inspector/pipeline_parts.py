@@ -12,6 +12,7 @@ from typing import Any
 from harness.formats.codecs import FLOAT_DTYPES
 from harness.formats.header import TensorEntry
 from harness.inspector.architectures import PIPELINES, channels_of, channels_wanted, misfits, unusual_boundary
+from harness.inspector.class_defaults import with_defaults
 from harness.inspector.findings import finding, some
 from harness.inspector.gather import compare, read_windows, windows
 from harness.inspector.index import Component
@@ -152,6 +153,8 @@ def _settings(name: str, present: PartFiles, anchor_files: PartFiles) -> Iterato
         if new == old:
             continue
         if isinstance(new, Mapping) and isinstance(old, Mapping) and file in JSON_FILES:
+            # a key that is left out has its class's default
+            new, old = with_defaults(new, old), with_defaults(old, new)
             keys = sorted(key for key in {*new, *old} - UNREAD if new.get(key) != old.get(key))
             pairs = [f"{key} {_short(new.get(key))} for {_short(old.get(key))}" for key in keys]
         else:
@@ -244,6 +247,7 @@ def added_settings(experts: Mapping[str, Component], base: Mapping[str, Componen
         new, old = component.config, base[expert].config
         if new.get("_class_name") != old.get("_class_name"):
             continue
+        new, old = with_defaults(new, old), with_defaults(old, new)
         added = sorted(key for key in new if key not in old and key not in UNREAD and new[key] is not None)
         changed = sorted(key for key in new.keys() & old.keys() - UNREAD if new[key] != old[key])
         if added:

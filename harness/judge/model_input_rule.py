@@ -321,7 +321,7 @@ def _exchanged(run: Trace, reference: Trace) -> Iterator[Finding]:
         }:
             message = f"the texts of the two guidance passes are exchanged from denoising step {step.index} on"
             yield _finding("texts_exchanged", message, {"step": step.index, "run": applied, "golden": golden_guidance})
-        return
+            return
 
 
 def _sigmas(run: Trace, reference: Trace) -> Iterator[Finding]:

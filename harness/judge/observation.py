@@ -133,6 +133,7 @@ def hold_against(run: Observation, base: Observation, golden: Observation | None
         held={} if golden is None else differing(run.index.held, golden.index.held),
         input_ranges=run.index.input_ranges,
         unanchored=() if golden is None else tuple(dict.fromkeys(_unanchored(run, base, golden))),
+        not_passed=() if golden is None else tuple(dict.fromkeys(_not_passed(run, base, golden))),
         seconds=run.index.seconds,
     )
 
@@ -159,23 +160,27 @@ def _unanswered(number: int, run: Observation, base: Observation, golden: Observ
 
 
 def _unanchored(run: Observation, base: Observation, golden: Observation) -> Iterator[str]:
-    """Yield every probe, point and module that cannot be compared with the golden. Probes without output are skipped.
+    """Yield every probe and module that cannot be compared with the golden. Probes without output are skipped.
 
-    A point or module that only the run has is no fault, because later versions record more of them. A whole step that
-    only the run has is one.
+    A module that only the run has is no fault, because later versions record more of them. A whole step that only the
+    run has is one.
     """
-    for number, probe in enumerate(base.index.probes):
-        if run.velocity(number) is None:
-            continue
-        if golden.velocity(number) is None:
+    for number in range(len(base.index.probes)):
+        if run.velocity(number) is not None and golden.velocity(number) is None:
             yield _named(number, base)
+    for expert in golden.index.modules:
+        for name in sorted(golden.modules(expert).keys() - run.modules(expert).keys()):
+            yield f"{expert}/{name} alone"
+
+
+def _not_passed(run: Observation, base: Observation, golden: Observation) -> Iterator[str]:
+    """Yield every point of the golden that the run did not pass, of the probes that both answered."""
+    for number, probe in enumerate(base.index.probes):
+        if run.velocity(number) is None or golden.velocity(number) is None:
             continue
         parts = run.index.in_parts.get(probe.expert, ())
         for name in sorted(golden.points(number).keys() - run.points(number).keys() - set(parts)):
             yield f"{probe.expert}/{name}"
-    for expert in golden.index.modules:
-        for name in sorted(golden.modules(expert).keys() - run.modules(expert).keys()):
-            yield f"{expert}/{name} alone"
 
 
 def _lowered(run: Observation, golden: Observation) -> Iterator[str]:

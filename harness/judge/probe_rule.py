@@ -42,6 +42,8 @@ def judge_probe(evidence: Evidence, *, anchored: bool) -> Iterator[Finding]:
         message = f"probes ran, and no limit was measured for {', '.join(absent)}"
         yield Finding(stage="limits", code="limits_incomplete", gating=True, message=message)
     yield from _structure(probe, anchored)
+    if anchored and probe.not_passed:
+        yield _not_passed(probe, limits)
     if anchored and probe.lowered:
         message = f"another precision than the golden's: {listed(probe.lowered, _SHOWN, '; ')}"
         yield _finding("precision_differs", message, {"lowered": list(probe.lowered)})
@@ -81,7 +83,7 @@ def _input_ranges(probe: ProbeEvidence) -> Iterator[Finding]:
 
 
 def _structure(probe: ProbeEvidence, anchored: bool) -> Iterator[Finding]:
-    """Yield a finding per kind of thing that one side lacks. A golden of other weights may have other points."""
+    """Yield a finding per kind of thing that one side lacks."""
     rows: tuple[tuple[str, str, tuple[str, ...]], ...] = (
         ("modules", "modules of the recording are not here", probe.missing),
         ("steps", "probe steps got no answer", probe.missing_steps),
@@ -93,6 +95,22 @@ def _structure(probe: ProbeEvidence, anchored: bool) -> Iterator[Finding]:
             yield _finding("probe_structure", message, {kind: list(names)}, stops=True)
     if not probe.steps and not probe.missing_steps:
         yield _finding("probe_structure", "the recording has no step, so that nothing was compared", {}, stops=True)
+
+
+def _not_passed(probe: ProbeEvidence, limits: LimitFile) -> Finding:
+    """Return the finding of points that the run did not pass.
+
+    It is a note if every velocity is the golden's within its limit: the places lie before the velocity, so the runtime
+    computed them in another way, or kept them from a call with the same input. Otherwise it is a fault.
+    """
+    errors = [step.golden_error for step in probe.steps]
+    same = bool(errors) and all(error is not None and not _above(error, limits, VELOCITY) for error in errors)
+    count, names = len(probe.not_passed), listed(probe.not_passed, _SHOWN)
+    if same and limits.get(VELOCITY.name) is not None:
+        message = f"{count} places were not passed, and the velocities are the golden's: computed otherwise ({names})"
+        return Finding(stage="probe", code="probe_structure", gating=False, message=message)
+    message = f"{count} places could not be compared with the golden ({names})"
+    return _finding("probe_structure", message, {"places": list(probe.not_passed)}, stops=True)
 
 
 def modules_off(probe: ProbeEvidence, limits: LimitFile, anchored: bool) -> tuple[ModuleEvidence, ...]:

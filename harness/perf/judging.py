@@ -37,6 +37,9 @@ from harness.perf.rule import (
 from harness.records.perf import PerfComparison, PerfReport, PerfState
 from harness.records.perf_file import PerfFile, PerfPool
 
+LEAST_LOOKS = 3
+"""Generations that show a leak: from the first to the second, caches are filled."""
+
 
 @dataclass
 class Judge:
@@ -90,7 +93,35 @@ class Judge:
             judged, reasons = _settled(judged, confirmed)
         if retried and not reasons:
             reasons = (f"generated again: {'; '.join(disturbance.message for disturbance in self._disturbed(first))}",)
-        return self._final(judged, pool, reasons)
+        return self._growing(self._final(judged, pool, reasons))
+
+    def _growing(self, report: PerfReport) -> PerfReport:
+        """Return the report with a leak in place of more memory, if each confirming generation began with more.
+
+        Memory that is lost between generations shows in the peaks of the first one already.
+        """
+        levels = self._levels("growth")
+        if report.state != "more_memory" or len(levels) < LEAST_LOOKS or not self._leaks("growth"):
+            return report
+        lost = levels[-1] - levels[-2]
+        gates = "growth" in self.case.perf.gates
+        message = f"{signed_bytes(lost)} {WORDS['growth']} per generation, over {len(self.looks)} generations"
+        row = PerfComparison(
+            measure="growth",
+            unit="bytes",
+            value=lost,
+            baseline=0.0,
+            limit=float(GROWTH_MARGIN["growth"]),
+            state="leak",
+            gates=gates,
+            message=message,
+        )
+        rows = (*(item for item in report.comparisons if item.measure != "growth"), row)
+        if not gates:
+            return report.model_copy(update={"comparisons": rows})
+        return report.model_copy(
+            update={"state": "leak", "comparisons": rows, "message": f"{message}; {report.message}"}
+        )
 
     def _pool(self) -> tuple[PerfPool | None, str]:
         if self.file is None:

@@ -248,6 +248,8 @@ class EngineStart(Record):
     started: Literal["process", "fork"] = "process"
     """``fork``: forked from a warm process that had imported the backend's libraries and touched no GPU. ``process``: a
     new program, because its environment, or a variable in it, had to precede an import."""
+    not_forked: str = ""
+    """Why the warm process could not be forked, if that is why the engine is a new program."""
 
 
 class Progress(Record):

@@ -119,5 +119,8 @@ class ProbeEvidence(Record):
     input_ranges: dict[Expert, dict[str, float]] = {}
     """See ``ObservationIndex.input_ranges``."""
     unanchored: tuple[str, ...] = ()
-    """Points and modules of the golden that this run lacks, and steps that the golden lacks: they were not compared."""
+    """Modules of the golden that this run lacks, and steps that the golden lacks: they were not compared."""
+    not_passed: tuple[str, ...] = ()
+    """Points of the golden that this run did not pass, in probes that both answered: the runtime kept a result, or
+    computed it elsewhere."""
     seconds: float = 0.0

@@ -144,32 +144,54 @@ def test_scheduler_and_vae_answer_alone_the_same_twice_and_another_one_does_not(
 
 
 class Attention(torch.nn.Module):
-    def __init__(self, scale: float | None, factor: float) -> None:
+    """Attention over heads [1, 2, S, 8] with a scale, a factor on the query, and the product taken in parts.
+
+    ``parts`` names the axis along which query, or query, key and value, are split: "queries", "heads", "some" (only
+    half of the queries are computed by the product).
+    """
+
+    def __init__(self, scale: float | None, factor: float, parts: str = "") -> None:
         super().__init__()
         self.norm_q, self.norm_k = torch.nn.LayerNorm(8), torch.nn.LayerNorm(8)
-        self.scale, self.factor = scale, factor
+        self.scale, self.factor, self.parts = scale, factor, parts
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
+        product = torch.nn.functional.scaled_dot_product_attention
         query, key = self.norm_q(x) * self.factor, self.norm_k(x)
-        answer: torch.Tensor = torch.nn.functional.scaled_dot_product_attention(query, key, x, scale=self.scale)
-        return answer
+        if self.parts == "heads":
+            split = zip(*(part.split(1, dim=1) for part in (query, key, x)), strict=True)
+            return torch.cat([product(*head, scale=self.scale) for head in split], dim=1)
+        chunks = query.tensor_split(2, dim=2) if self.parts else (query,)
+        made = [product(chunk, key, x, scale=self.scale) for chunk in chunks[:1]]
+        made += [product(chunk, key, x, scale=self.scale) for chunk in chunks[1:] if self.parts == "queries"]
+        return torch.cat(made, dim=2)
 
 
+@pytest.mark.parametrize("parts", ["", "queries", "heads"])
 @pytest.mark.parametrize(
     ("scale", "factor", "wanted"),
     [(None, 1.0, 1.0), (8**-0.5, 1.0, 1.0), (1.01 * 8**-0.5, 1.0, 1.01), (None, 1.01, 1.01)],
 )
 def test_the_attention_scale_is_measured_wherever_it_was_applied(
-    scale: float | None, factor: float, wanted: float
+    scale: float | None, factor: float, wanted: float, parts: str
 ) -> None:
     expert = torch.nn.Module()
-    expert.attn1 = Attention(scale, factor)
+    expert.attn1 = Attention(scale, factor, parts)
     expert.forward = expert.attn1.__call__
     x, scales = torch.randn(1, 2, 5, 8), AttentionScales()
     alone = expert(x)
     with scales.watching({"transformer": expert}):
         assert torch.equal(expert(x), alone)
     assert scales.worst()["transformer"] == pytest.approx(wanted, abs=1e-5)
+
+
+def test_a_product_over_some_of_the_queries_is_not_compared_with_the_norms() -> None:
+    expert, scales = torch.nn.Module(), AttentionScales()
+    expert.attn1 = Attention(None, 1.0, "some")
+    expert.forward = expert.attn1.__call__
+    with scales.watching({"transformer": expert}):
+        expert(torch.randn(1, 2, 5, 8))
+    assert scales.worst() == {}
 
 
 def test_a_velocity_is_told_from_one_that_another_step_made() -> None:

@@ -163,10 +163,29 @@ def test_a_library_that_starts_a_thread_is_not_forked(
     monkeypatch.setenv("PYTHONPATH", str(tmp_path))
     threaded = Starter(engine_environment(make_case(), {}), ("with_a_thread",))
     try:
-        assert started(start_owner(make_case(), starter=threaded)) == "process"
+        owner = start_owner(make_case(), starter=threaded)
+        assert started(owner) == "process"
         assert "threads run after the imports" in threaded.why
+        assert owner.start_record is not None
+        assert owner.start_record.not_forked == threaded.why
     finally:
         threaded.end()
+
+
+def test_counting_gpus_leaves_a_process_forkable_and_cuda_does_not(tmp_path: Path) -> None:
+    for name in ("nvidia-uvm", "nvidiactl"):
+        (tmp_path / name).touch()
+    program = (
+        "import sys\n"
+        "from harness.engine import warm\n"
+        "warm.CUDA_MEMORY = sys.argv[1] + '/nvidia-uvm'\n"
+        "counting = open(sys.argv[1] + '/nvidiactl')\n"
+        "assert warm.unforkable() == '', warm.unforkable()\n"
+        "memory = open(sys.argv[1] + '/nvidia-uvm')\n"
+        "assert warm.unforkable() == 'the imports initialized CUDA', warm.unforkable()\n"
+    )
+    ended = subprocess.run([sys.executable, "-c", program, tmp_path], capture_output=True, text=True, check=False)
+    assert ended.returncode == 0, ended.stderr
 
 
 def test_the_death_of_the_owner_ends_starter_and_engine(tmp_path: Path) -> None:

@@ -305,6 +305,39 @@ def test_a_linear_whose_weight_is_absent_is_none(parts: dict[str, tuple[str, tup
     assert group(of_bytes({f"{Q}.{name}": item for name, item in parts.items()})) == {}
 
 
+@pytest.mark.parametrize(
+    ("parts", "type_", "why"),
+    [
+        ({"weight": ("U8", (192, 96)), "weight_scale": ("BF16", (6, 192))}, "Int4Tensor", "torchao packs it"),
+        (
+            {"qweight": ("I8", (192, 96)), "wscales": ("BF16", (3, 192)), "proj_down": ("BF16", (192, 32))},
+            "",
+            "nunchaku",
+        ),
+        ({"weight": ("U8", (192, 144)), "weight_scale": ("U8", (192, 6))}, "", "6-bit"),
+    ],
+)
+def test_layouts_of_one_kernel_are_named(parts: dict[str, tuple[str, tuple[int, ...]]], type_: str, why: str) -> None:
+    tensors = of_bytes({f"{Q}.{name}": item for name, item in parts.items()})
+    assert why in group(tensors, Hints(types={Q: type_} if type_ else {}))[Q].opaque
+
+
+@pytest.mark.parametrize(
+    ("state", "why"),
+    [
+        ({"quant_type": "nf4", "blocksize": 64}, "no usable shape"),
+        ({"quant_type": "nf4", "shape": [8, 8]}, "no usable block size"),
+        ({"quant_type": "nf4", "blocksize": True, "shape": [8]}, "no usable shape and no usable block size"),
+        ({"quant_type": "nf5", "blocksize": 64, "shape": [8, 8]}, "no usable type"),
+        ({"quant_type": "fp4", "blocksize": 64, "shape": [8, 8]}, ""),
+    ],
+)
+def test_the_parts_that_a_quant_state_lacks_are_named(state: dict[str, Any], why: str) -> None:
+    tensors = of_bytes({f"{Q}.weight": ("U8", (32, 1)), f"{Q}.weight.absmax": ("F32", (1,))})
+    module = group(tensors, Hints(states={Q: state}))[Q]
+    assert (why in module.opaque) if why else not module.opaque
+
+
 def test_factors_of_an_adapter_are_no_linears() -> None:
     tensors = of_bytes({f"{Q}.weight": ("BF16", (8, 8)), f"{Q}.lora_A.default.weight": ("BF16", (4, 8))})
     assert list(group(tensors)) == [Q]

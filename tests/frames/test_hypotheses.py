@@ -56,6 +56,40 @@ def jpeg(f: Frames) -> Frames:
     return np.stack(out)
 
 
+def late(f: Frames) -> Frames:
+    out = f.copy()
+    out[1:, ..., 0] = f[:-1, ..., 0]
+    return out
+
+
+def webp(f: Frames) -> Frames:
+    from PIL import Image
+
+    out = []
+    for frame in levels(f):
+        file = io.BytesIO()
+        Image.fromarray(frame).save(file, "WEBP", quality=8)
+        out.append(np.asarray(Image.open(file).convert("RGB")) / 255)
+    return np.stack(out)
+
+
+def letterbox(f: Frames) -> Frames:
+    from PIL import Image
+
+    out = np.zeros_like(f)
+    small = [Image.fromarray(frame).resize((W, H - 12), Image.Resampling.BILINEAR) for frame in levels(f)]
+    out[:, 6 : H - 6] = np.stack([np.asarray(frame) / 255 for frame in small])
+    return out
+
+
+def zoom(f: Frames) -> Frames:
+    from PIL import Image
+
+    box = (W * 0.1, H * 0.1, W * 0.9, H * 0.9)
+    large = [Image.fromarray(frame).resize((W, H), Image.Resampling.BICUBIC, box=box) for frame in levels(f)]
+    return np.stack([np.asarray(frame) / 255 for frame in large])
+
+
 def mesh(f: Frames) -> Frames:
     y, x = np.mgrid[:H, :W]
     return np.asarray(f + 0.05 * np.where((x + y) % 4 == 0, 1, -1)[None, :, :, None])
@@ -183,6 +217,11 @@ FAULTS: dict[str, tuple[str, Callable[[Frames], Frames]]] = {
     "bytes that overflow": ("wrapped", lambda f: np.rint(f * 255 + 60) % 256 / 255),
     "three quarters by nearest": ("resized", lambda f: f[:, nearest(H)][:, :, nearest(W)]),
     "colour of every second pixel": ("chroma_subsampling", lambda f: grey(f) + every_second(f - grey(f))),
+    "letterbox, squeezed": ("bars", letterbox),
+    "bars over the sides": ("bars", put((slice(None), slice(None), np.r_[0:6, W - 6 : W]), 0.0)),
+    "zoom": ("zoomed", zoom),
+    "red comes late": ("frames_shifted", late),
+    "webp": ("codec", webp),
     "black box": ("region_overwritten", put((slice(None), slice(8, 24), slice(16, 40)), 0.0)),
 }
 

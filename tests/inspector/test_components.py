@@ -95,6 +95,16 @@ def test_values_that_were_only_narrowed_or_written_otherwise_are_the_same(pipeli
     assert not report(pipeline, True).with_code("component_differs")
 
 
+def test_a_key_that_is_left_out_has_its_default_and_only_that(pipeline: Path) -> None:
+    path = pipeline / "text_encoder" / "config.json"
+    config = json.loads(path.read_text())
+    short = {key: value for key, value in config.items() if key not in ("initializer_factor", "classifier_dropout")}
+    path.write_text(json.dumps(short))
+    assert not report(pipeline, True).with_code("component_differs")
+    path.write_text(json.dumps({key: value for key, value in short.items() if key != "num_layers"}))
+    assert "num_layers 8 for 3" in report(pipeline, True).with_code("component_differs")[0].message
+
+
 def test_another_flow_shift_is_shown_and_decides_nothing(pipeline: Path) -> None:
     setting("scheduler/scheduler_config.json", flow_shift=12.5)(pipeline)
     found = report(pipeline, True)

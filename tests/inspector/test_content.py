@@ -225,6 +225,27 @@ def test_a_broken_weight_file_counts_by_its_bytes(model: Path) -> None:
     assert len({first["vae"], second["vae"], third["vae"]}) == 3
 
 
+@pytest.mark.parametrize(
+    ("tokens", "same"),
+    [
+        ({"eos_token": "</s>"}, True),
+        ({"eos_token": {"content": "</s>", "lstrip": False}}, True),
+        ({"eos_token": "<end>"}, False),
+        ({"eos_token": "</s>", "mask_token": "<mask>"}, False),
+        ([], False),
+    ],
+)
+def test_a_map_of_special_tokens_counts_if_it_says_more_than_the_configuration(
+    model: Path, tokens: Any, same: bool
+) -> None:
+    folder = model / "tokenizer"
+    folder.mkdir(exist_ok=True)
+    (folder / "tokenizer_config.json").write_text(json.dumps({"eos_token": "</s>", "pad_token": "<pad>"}))
+    first = identity(model)
+    (folder / "special_tokens_map.json").write_text(json.dumps(tokens))
+    assert (identity(model) == first) is same
+
+
 JSON = st.recursive(
     st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False) | st.text(),
     lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=8), inner, max_size=4),
@@ -243,6 +264,21 @@ def test_a_document_is_its_values(body: dict[str, Any]) -> None:
     expected = document_digest("config.json", dense.encode("utf-8", "surrogatepass"))
     assert document_digest("config.json", wide.encode("utf-8", "surrogatepass")) == expected
     assert document_digest("config.json", json.dumps({**body, "heads": [body]}).encode()) != expected or "heads" in body
+
+
+def test_an_absent_component_may_be_left_out_or_null() -> None:
+    plain = document_digest("model_index.json", b'{"vae": ["diffusers", "A"]}')
+    for absent in ("null", "[null, null]"):
+        text = f'{{"vae": ["diffusers", "A"], "image_encoder": {absent}}}'
+        assert document_digest("model_index.json", text.encode()) == plain
+    assert document_digest("model_index.json", b'{"vae": ["diffusers", "A"], "expand_timesteps": false}') != plain
+
+
+def test_settings_of_text_generation_do_not_count(model: Path) -> None:
+    first = identity(model)
+    (model / "text_encoder").mkdir(exist_ok=True)
+    (model / "text_encoder" / "generation_config.json").write_text('{"eos_token_id": 1}')
+    assert {name: value for name, value in identity(model).items() if name in first} == first
 
 
 def test_what_is_no_json_counts_by_its_bytes() -> None:

@@ -12,6 +12,7 @@ from harness.outcomes import Outcome
 from harness.records.attribution import Experiment, ExperimentResult, Reading
 from harness.records.base import Json
 from harness.records.case_record import CaseRecord
+from harness.records.generation import Alone, Step, Trace
 from harness.records.inspection import InspectionFinding, InspectionReport
 from harness.records.probe import ModuleEvidence, ProbeEvidence
 from harness.records.verdict import Finding, Verdict
@@ -193,6 +194,31 @@ def test_where_every_velocity_is_right_the_decoder_is_left(record: Any) -> None:
     assert found.cause is None
     assert "sampler, from step 3 on" in found.remaining
     assert {"noise", "engine state", "the base in this build"} <= set(found.ruled_out)
+
+
+def in_the_loop(step: int, **changes: Any) -> tuple[Any, ...]:
+    """A record's generation whose scheduler and latents were compared, and the finding of its first wrong step."""
+    steps = (
+        Step(index=0, timestep=999, expert="transformer", guidance_scale=3, latent_norm=1, carried_error=0.0),
+        Step(index=1, timestep=900, expert="transformer", guidance_scale=3, latent_norm=1, carried_error=0.0),
+    )
+    trace = Trace(steps=steps, alone=Alone(scheduler=((1.0,),)), **changes)
+    diverged = finding("trace", "first_diverging_step", gating=False, step=step, expert="transformer")
+    return make_record().generation.model_copy(update={"trace": trace}), diverged
+
+
+def test_experts_that_are_right_alone_and_wrong_after_a_step_keep_something(record: Any) -> None:
+    failed, results = finding("frames", "ssim_below_limit"), [did("rerun_same", equal=True)]
+    generation, diverged = in_the_loop(1)
+    found = attribute(record(failed, diverged, generation=generation), results).cause
+    assert found is not None
+    assert found.code == "kept_between_calls"
+    assert "step 1" in found.where
+    assert attribute(record(failed, diverged, generation=generation), ()).cause is None, "it may be noise"
+    off = finding("probe", "velocity_above_limit")
+    assert attribute(record(failed, off, diverged, generation=generation), results).cause is None
+    first, at_once = in_the_loop(0)
+    assert attribute(record(failed, at_once, generation=first), results).cause is None, "nothing was kept yet"
 
 
 def test_answers_that_do_not_repeat_are_noise_and_no_operation(record: Any) -> None:

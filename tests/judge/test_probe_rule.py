@@ -104,7 +104,8 @@ def test_healthy_probes_say_nothing(evidence: Any) -> None:
         (probe(point=0.05), "first_divergence", False),
         (probe(missing=("transformer/blocks.1.attn1.to_q",)), "probe_structure", True),
         (probe(missing_steps=("transformer_2 at step 4",)), "probe_structure", True),
-        (probe(unanchored=("transformer/blocks.1.norm2",)), "probe_structure", True),
+        (probe(unanchored=("transformer/blocks.1.norm2 alone",)), "probe_structure", True),
+        (probe(0.05, not_passed=("transformer/blocks.1.norm2",)), "probe_structure", True),
         (probe(steps=()), "probe_structure", True),
         (probe(held={"transformer": {"blocks.*.bias": "rounded"}}), "held_weights_differ", False),
         (probe(input_ranges={"transformer": {"blocks.1.attn1.to_q": 0.9}}), "input_scale_off", False),
@@ -127,6 +128,12 @@ def test_the_module_and_the_point_are_named(evidence: Any) -> None:
         "blocks.1.norm2",
         "norm",
     )
+
+
+def test_a_place_that_was_not_passed_is_a_note_if_the_velocities_agree(evidence: Any) -> None:
+    verdict, _ = observe(evidence(probe(not_passed=("transformer/blocks.1.norm2",))), "cpu")
+    assert verdict.outcome is Outcome.PASS
+    assert [(item.code, item.gating) for item in verdict.findings] == [("probe_structure", False)]
 
 
 def test_an_activation_is_not_blamed_for_its_projection(evidence: Any) -> None:

@@ -184,6 +184,24 @@ def test_fifty_megabytes_a_run_are_a_leak(machine: Any, file: PerfFile) -> None:
     assert find_cause(report, judge.looks, file, None, None).name == "leaking"
 
 
+def lost_between(machine: Any, count: int, each: int, first: int = 0) -> list[Look]:
+    """Each generation begins with more, and leaves nothing itself."""
+    more = [first + (place + 1) * each for place in range(count)]
+    return [
+        look(machine, ordinal=place + 1, peak=20 * GIB + lost, before=10 * GIB + lost, grows=0)
+        for place, lost in enumerate(more)
+    ]
+
+
+def test_memory_that_is_lost_between_generations_is_a_leak_and_not_a_larger_model(machine: Any, file: PerfFile) -> None:
+    report, judge = judged(file, *lost_between(machine, 3, 50 * MIB))
+    assert report.state == "leak"
+    assert find_cause(report, judge.looks, file, None, None).name == "leaking"
+    assert "+50 MiB" in report.message
+    larger, _ = judged(file, *lost_between(machine, 3, 0, first=50 * MIB))
+    assert larger.state == "more_memory"
+
+
 def test_what_stays_once_is_no_leak(machine: Any, file: PerfFile) -> None:
     first = look(machine, grows=200 * MIB)
     further = [look(machine, ordinal=place, before=10 * GIB + 204 * MIB) for place in (2, 3, 4)]

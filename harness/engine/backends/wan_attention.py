@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any, cast
@@ -16,18 +16,41 @@ from harness.records.generation import Expert
 PRODUCT = torch.nn.functional.scaled_dot_product_attention
 
 
+@dataclass(frozen=True)
+class _Squares:
+    """Sum of the squares of some values, and how many they are."""
+
+    sum: torch.Tensor
+    count: int
+
+    @classmethod
+    def of(cls, values: torch.Tensor) -> _Squares:
+        return cls(values.double().square().sum(), values.numel())
+
+    @classmethod
+    def together(cls, parts: Iterable[_Squares]) -> _Squares:
+        items = list(parts)
+        return cls(torch.stack([item.sum for item in items]).sum(), sum(item.count for item in items))
+
+    def mean(self) -> torch.Tensor:
+        return self.sum / self.count
+
+
 class AttentionScales(TorchFunctionMode):
     """Observes ``scaled_dot_product_attention`` inside self-attention modules with query and key norms.
 
-    Rotary embedding turns query and key and keeps their length. So the scale passed to the product, times the lengths
-    that reach the product over the lengths behind the norms, is 1 / sqrt(head size), unless a factor was inserted
-    anywhere between. A kernel that is not called through torch is not measured.
+    Rotary embedding turns query and key and keeps their length. So the scale passed to the product, times the root
+    mean squares that reach the product over those behind the norms, is 1 / sqrt(head size), unless a factor was
+    inserted anywhere between. A runtime may compute the product in parts (some queries, heads or keys at a time): the
+    parts of one module are taken together, and count only if they cover query and key a whole number of times. A
+    kernel that is not called through torch is not measured.
     """
 
     def __init__(self) -> None:
         super().__init__()
         self._expert: Expert | None = None
-        self._norms: list[torch.Tensor] = []
+        self._norms: list[_Squares] = []
+        self._parts: list[tuple[_Squares, _Squares, float]] = []
         self._inside = False
         self._scales: dict[Expert, list[torch.Tensor]] = {}
 
@@ -72,25 +95,40 @@ class AttentionScales(TorchFunctionMode):
 
     def _begin(self, _module: torch.nn.Module, _inputs: Any) -> None:
         if self._expert is not None and not self._inside:
-            self._norms, self._inside = [], True
+            self._norms, self._parts, self._inside = [], [], True
             self.__enter__()  # type: ignore[no-untyped-call]
 
     def _end(self, *_: Any) -> None:
         if self._inside:
             self._inside = False
             self.__exit__(None, None, None)  # type: ignore[no-untyped-call]
+            if self._expert is not None and (scale := self._scale()) is not None:
+                self._scales[self._expert].append(scale)
+
+    def _scale(self) -> torch.Tensor | None:
+        """Return the factor of the module that ends; ``None`` if its parts cannot be compared with its norms."""
+        # two norms, of query and key: otherwise the lengths cannot be compared
+        if len(self._norms) != 2 or not self._parts or len({factor for *_, factor in self._parts}) != 1:
+            return None
+        queries, keys, _ = zip(*self._parts, strict=True)
+        wholes = [_Squares.together(queries), _Squares.together(keys)]
+        if any(whole.count % norm.count for whole, norm in zip(wholes, self._norms, strict=True)):
+            return None
+        squares = torch.ones((), dtype=torch.float64)
+        for whole, norm in zip(wholes, self._norms, strict=True):
+            squares = squares.to(norm.sum.device) * (whole.mean() / norm.mean())
+        return squares.sqrt() * self._parts[0][2]
 
     def _norm(self, _module: torch.nn.Module, _inputs: Any, output: torch.Tensor) -> None:
         if self._inside:
-            self._norms.append(output.double().norm())
+            self._norms.append(_Squares.of(output))
 
     def __torch_function__(
         self, function: Any, _types: Any, arguments: tuple[Any, ...] = (), options: dict[str, Any] | None = None
     ) -> Any:
         """Call ``function`` unchanged, and take its scale if it is the attention product."""
         options = options or {}
-        # two norms, of query and key: otherwise the lengths cannot be compared
-        if function is PRODUCT and self._expert is not None and len(self._norms) == 2:
+        if function is PRODUCT and self._expert is not None:
             query, key = (
                 arguments[place] if len(arguments) > place else options[name]
                 for place, name in enumerate(("query", "key"))
@@ -98,8 +136,7 @@ class AttentionScales(TorchFunctionMode):
             scale = options.get("scale")
             # torch's default scale is 1 / sqrt(head size), which is factor 1
             factor = 1.0 if scale is None else float(scale) * float(query.shape[-1]) ** 0.5
-            length = query.double().norm() * key.double().norm() / (self._norms[0] * self._norms[1])
-            self._scales[self._expert].append(length * factor)
+            self._parts.append((_Squares.of(query), _Squares.of(key), factor))
         return function(*arguments, **options)
 
 

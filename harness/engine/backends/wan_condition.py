@@ -41,7 +41,7 @@ class ConditionWatch:
         self._pixels: dict[str, tuple[float, str]] = {}
         self._others = 0.0
         self._mode: torch.Tensor | None = None
-        self._wanted: torch.Tensor | None = None
+        self._expected_latents: torch.Tensor | None = None
         self._encoder: tuple[float, ...] = ()
         self._first_condition: torch.Tensor | None = None
         self._latents: tuple[float | None, str] = (None, "")
@@ -59,8 +59,8 @@ class ConditionWatch:
         if not self.active or self._mode is not None:
             return
         places = {"image": 0, "last_image": video.shape[2] - 1}
-        for role, wanted in self._pictures.items():
-            self._pixels[role] = _explain_pixels(video[0, :, places[role]].float().cpu(), wanted)
+        for role, picture in self._pictures.items():
+            self._pixels[role] = _explain_pixels(video[0, :, places[role]].float().cpu(), picture)
         # all other frames of an I2V request must be grey, which is 0 in [-1, 1]
         grey = [index for index in range(video.shape[2]) if index not in {places[role] for role in self._pictures}]
         self._others = finite(float(video[0, :, grey].float().square().mean().sqrt())) if grey else 0.0
@@ -70,7 +70,7 @@ class ConditionWatch:
             self._mode = mode[0].detach().double().cpu()
             self._encoder = tuple(map(finite, sketch(self._mode)))
             mean, spread = self._statistics()
-            self._wanted = (self._mode - mean) / spread
+            self._expected_latents = (self._mode - mean) / spread
 
     def received(self, call: Pass) -> None:
         """Take one pass of an expert."""
@@ -84,9 +84,9 @@ class ConditionWatch:
 
     def carried(self, latents: torch.Tensor) -> torch.Tensor:
         """Return the latents [1, C, T, H, W] that the decoder must get: with TI2V's clean first frame put back."""
-        if not (self.active and self._expand) or self._wanted is None:
+        if not (self.active and self._expand) or self._expected_latents is None:
             return latents
-        first = self._wanted[:, :1].to(latents.device, latents.dtype)
+        first = self._expected_latents[:, :1].to(latents.device, latents.dtype)
         if first.shape[2:] != latents.shape[3:]:
             return latents
         return torch.cat([first[None], latents[:, :, 1:]], dim=2)
@@ -128,21 +128,21 @@ class ConditionWatch:
         self._sketch = tuple(map(finite, sketch(whole)))
         if first_only:
             self._mask = _explain_first(mask)
-            self._latents = self._explain_latents(values, self._wanted, self._mode)
+            self._latents = self._explain_latents(values, self._expected_latents, self._mode)
             return
-        wanted = self._wanted_mask(values.shape[-2:])
-        count = wanted.shape[0]
-        if self._wanted is not None and values.shape[0] == count + self._wanted.shape[0]:
-            size = self._wanted.shape[0]
+        expected = self._expected_mask(values.shape[-2:])
+        count = expected.shape[0]
+        if self._expected_latents is not None and values.shape[0] == count + self._expected_latents.shape[0]:
+            size = self._expected_latents.shape[0]
             # the mask is correct, but behind the latents: the two parts were concatenated in the wrong order
-            if torch.equal(values[size:], wanted) and not torch.equal(values[:count], wanted):
+            if torch.equal(values[size:], expected) and not torch.equal(values[:count], expected):
                 self._mask = (1.0, "mask and image latents are exchanged")
-                self._latents = self._explain_latents(values[:size], self._wanted, self._mode)
+                self._latents = self._explain_latents(values[:size], self._expected_latents, self._mode)
                 return
-        self._mask = _explain_mask(values[:count], wanted, self._wanted_mask(values.shape[-2:], other=True))
-        self._latents = self._explain_latents(values[count:], self._wanted, self._mode)
+        self._mask = _explain_mask(values[:count], expected, self._expected_mask(values.shape[-2:], other=True))
+        self._latents = self._explain_latents(values[count:], self._expected_latents, self._mode)
 
-    def _wanted_mask(self, size: torch.Size, *, other: bool = False) -> torch.Tensor:
+    def _expected_mask(self, size: torch.Size, *, other: bool = False) -> torch.Tensor:
         """Return the mask [4, T, H, W]. With ``other``, return the mask of a request with a last picture if this
         request has none, and the reverse.
         """
@@ -156,25 +156,25 @@ class ConditionWatch:
         return mask[:, :, None, None].expand(-1, -1, *size).contiguous()
 
     def _explain_latents(
-        self, received: torch.Tensor, wanted: torch.Tensor | None, mode: torch.Tensor | None
+        self, received: torch.Tensor, reference: torch.Tensor | None, mode: torch.Tensor | None
     ) -> tuple[float | None, str]:
-        if wanted is None or mode is None:
+        if reference is None or mode is None:
             return None, ""
-        if received.shape != wanted.shape:
-            return 1.0, f"they have shape {list(received.shape)}, not {list(wanted.shape)}"
-        error = _distance(received, wanted)
+        if received.shape != reference.shape:
+            return 1.0, f"they have shape {list(received.shape)}, not {list(reference.shape)}"
+        error = _distance(received, reference)
         if error <= SAME:
             return error, ""
         mean, spread = self._statistics()
         mistakes = {
-            "they are zero: the image is lost": torch.zeros_like(wanted),
+            "they are zero: the image is lost": torch.zeros_like(reference),
             "the VAE's mean and standard deviation are left out": mode,
             "multiplied by the standard deviation and not divided": (mode - mean) * spread,
             "denormalised instead of normalised": mode * spread + mean,
             "the VAE's mean is left out": mode / spread,
             "the VAE's standard deviation is left out": mode - mean,
-            "their sign is turned round": -wanted,
-            "their frames are in reverse order": wanted.flip(1),
+            "their sign is turned round": -reference,
+            "their frames are in reverse order": reference.flip(1),
         }
         return error, _best(received, mistakes)
 
@@ -185,20 +185,20 @@ def _pixels(picture: Image) -> torch.Tensor:
     return values.permute(2, 0, 1) / 127.5 - 1.0
 
 
-def _explain_pixels(received: torch.Tensor, wanted: torch.Tensor) -> tuple[float, str]:
-    if received.shape != wanted.shape:
-        return 1.0, f"it is {received.shape[-1]}x{received.shape[-2]}, not {wanted.shape[-1]}x{wanted.shape[-2]}"
-    error = _distance(received, wanted)
+def _explain_pixels(received: torch.Tensor, reference: torch.Tensor) -> tuple[float, str]:
+    if received.shape != reference.shape:
+        return 1.0, f"it is {received.shape[-1]}x{received.shape[-2]}, not {reference.shape[-1]}x{reference.shape[-2]}"
+    error = _distance(received, reference)
     if error <= SAME:
         return error, ""
     mistakes = {
-        "it is grey: the image is lost": torch.zeros_like(wanted),
-        "its values lie in 0..1 and not in -1..1": (wanted + 1) / 2,
-        "its values lie in 0..255 and not in -1..1": (wanted + 1) * 127.5,
-        "red and blue are exchanged": wanted.flip(0),
-        "it is mirrored": wanted.flip(2),
-        "it is upside down": wanted.flip(1),
-        "its values are inverted": -wanted,
+        "it is grey: the image is lost": torch.zeros_like(reference),
+        "its values lie in 0..1 and not in -1..1": (reference + 1) / 2,
+        "its values lie in 0..255 and not in -1..1": (reference + 1) * 127.5,
+        "red and blue are exchanged": reference.flip(0),
+        "it is mirrored": reference.flip(2),
+        "it is upside down": reference.flip(1),
+        "its values are inverted": -reference,
     }
     return error, _best(received, mistakes) or "it was resized or cropped otherwise, or is another image"
 
@@ -207,23 +207,23 @@ MASK_ROUNDING = 2.0**-7
 """Largest difference of a value of the mask, which is 0 or 1, that rounding explains: a unit of BF16 at 1."""
 
 
-def _explain_mask(received: torch.Tensor, wanted: torch.Tensor, other: torch.Tensor) -> tuple[float, str]:
-    if received.shape != wanted.shape:
-        return 1.0, f"it has shape {list(received.shape)}, not {list(wanted.shape)}"
-    apart = (received - wanted).abs()
+def _explain_mask(received: torch.Tensor, reference: torch.Tensor, other: torch.Tensor) -> tuple[float, str]:
+    if received.shape != reference.shape:
+        return 1.0, f"it has shape {list(received.shape)}, not {list(reference.shape)}"
+    apart = (received - reference).abs()
     # `<=` of all instead of `>` of any, so that NaN counts as apart
     if bool((apart <= MASK_ROUNDING).all()):
         return 0.0, ""
     mistakes = {
-        "it is all zero: the image is lost": torch.zeros_like(wanted),
-        "it is inverted": 1 - wanted,
-        "it is all one": torch.ones_like(wanted),
+        "it is all zero: the image is lost": torch.zeros_like(reference),
+        "it is inverted": 1 - reference,
+        "it is all one": torch.ones_like(reference),
         "the last frame is marked otherwise than in the request": other,
-        "its frames are in reverse order": wanted.flip(1),
-        "its channels are in reverse order": wanted.flip(0),
+        "its frames are in reverse order": reference.flip(1),
+        "its channels are in reverse order": reference.flip(0),
     }
     # the mask of one picture is the same with its channels reversed: that is no mistake then
-    others = {name: made for name, made in mistakes.items() if not torch.equal(made, wanted)}
+    others = {name: made for name, made in mistakes.items() if not torch.equal(made, reference)}
     return finite(float(apart.mean())), _best(received, others)
 
 
@@ -231,14 +231,14 @@ def _explain_first(mask: torch.Tensor | None) -> tuple[float, str]:
     """Compare ``mask`` with the correct one: per latent frame 1 if it is to be denoised (timestep above 0)."""
     if mask is None:
         return 1.0, "one timestep is given for all tokens: the first frame is not marked as clean"
-    wanted = torch.ones_like(mask)
-    wanted[0] = 0
-    error = float((mask - wanted).abs().mean())
+    reference = torch.ones_like(mask)
+    reference[0] = 0
+    error = float((mask - reference).abs().mean())
     if error == 0:
         return 0.0, ""
     if bool((mask == 1).all()):
         return finite(error), "no frame is marked as clean: the image is lost"
-    return finite(error), "it is inverted" if torch.equal(mask, 1 - wanted) else "other frames are marked as clean"
+    return finite(error), "it is inverted" if torch.equal(mask, 1 - reference) else "other frames are marked as clean"
 
 
 def _frames_mask(call: Pass, frames: int) -> torch.Tensor | None:
@@ -256,9 +256,9 @@ def _best(received: torch.Tensor, mistakes: Mapping[str, torch.Tensor]) -> str:
     return name if errors[name] <= LIKE else ""
 
 
-def _distance(received: torch.Tensor, wanted: torch.Tensor) -> float:
+def _distance(received: torch.Tensor, reference: torch.Tensor) -> float:
     """Return the relative L2 distance; for a reference of zeros the root mean square of ``received``."""
-    values, expected = received.double(), wanted.double()
+    values, expected = received.double(), reference.double()
     length = float(expected.square().sum())
     if length == 0:
         return finite(float(values.square().mean().sqrt()))

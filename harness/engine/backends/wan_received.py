@@ -184,13 +184,13 @@ def combination_error(velocity: torch.Tensor, seen: list[Pass]) -> float | None:
     velocity that is zero or not finite.
     """
     rows = [model_pass.prediction.double() for model_pass in seen]
-    wanted = velocity[0].double()
-    if len(rows) not in (1, 2) or any(row.shape != wanted.shape for row in rows):
+    combined = velocity[0].double()
+    if len(rows) not in (1, 2) or any(row.shape != combined.shape for row in rows):
         return None
-    length = float(wanted.square().sum())
+    length = float(combined.square().sum())
     if not 0 < length < float("inf"):
         return None
-    rest = wanted - rows[0]
+    rest = combined - rows[0]
     if len(rows) == 2:
         direction = rows[1] - rows[0]
         size = float(direction.square().sum())

@@ -33,12 +33,12 @@ def by_runtime_name(
     Returns:
         Runtime name to checkpoint names: several if the runtime fuses them (q, k and v).
     """
-    there = set(modules)
+    present = set(modules)
     named: dict[str, list[str]] = {}
     for name in stored:
         target = mapping(f"{name}{WEIGHT}")
         target = target[0] if isinstance(target, tuple) else target
         runtime = str(target).removesuffix(WEIGHT)
-        if runtime in there:
+        if runtime in present:
             named.setdefault(runtime, []).append(name)
     return named

@@ -13,8 +13,13 @@ from harness.frames.hypotheses.pair import Array, Explanation, FramePair
 
 CORNER = 128
 """Side in pixels of the part of a frame on which the quality of a codec is searched."""
+WEBP = (0, 2, 4, 6, 8, 10, 15, 20, 30, 40, 50, 60, 70, 80, 90)
 FACTORS = (0.8, 0.75, 2 / 3, 0.6, 0.5)
 """Usual factors of a resize; whole divisors by means of blocks are fitted apart."""
+BAR_NOISE = 1.5
+"""Largest standard deviation, in levels, of a bar; a codec leaves about one."""
+ZOOMS = tuple(float(side) for side in np.linspace(0.5, 0.98, 25))
+"""Shares of the sides that a crop may leave; the best is refined by half and quarter steps."""
 GRIDS = ((1, 2), (2, 1), (2, 2), (1, 4), (4, 1), (2, 4), (3, 3), (4, 4))
 
 
@@ -22,6 +27,8 @@ def space(pair: FramePair) -> Iterator[Explanation]:
     """Yield every change inside a frame, fitted."""
     yield from _mirrored(pair)
     yield from _shifted(pair)
+    yield from _bars(pair)
+    yield from _zoomed(pair)
     yield from _soft(pair)
     yield from _chroma(pair)
     yield from _coded(pair)
@@ -168,6 +175,72 @@ def resampled(frames: Array, factor: float, *, linear: bool) -> Array:
     return np.asarray(out)
 
 
+def _enlarged(frames: Array, rows: tuple[float, float], columns: tuple[float, float], size: tuple[int, int]) -> Array:
+    """Cut [start, stop) in pixels out of frames [T, H, W, C] and resize the part to ``size``, linearly."""
+    out = frames
+    for axis, (start, stop), other in ((1, rows, size[0]), (2, columns, size[1])):
+        length = out.shape[axis]
+        centre = start + (np.arange(other) + 0.5) * (stop - start) / other - 0.5
+        reach = max(1.0, (stop - start) / other)
+        weights = np.maximum(0.0, 1.0 - np.abs(np.arange(length)[None, :] - centre[:, None]) / reach)
+        weights /= np.maximum(weights.sum(axis=1, keepdims=True), 1e-9)
+        out = np.moveaxis(np.tensordot(np.asarray(weights, np.float32), out, axes=(1, axis)), 0, axis)
+    return np.asarray(out)
+
+
+def _bars(pair: FramePair) -> Iterator[Explanation]:
+    """Yield bars of one colour at the edges, over the picture or beside a squeezed or a smaller one."""
+    golden, candidate = pair.golden, pair.candidate
+    height, width = golden.shape[1:3]
+    inside = []
+    for axis, length in ((1, height), (2, width)):
+        others = tuple(place for place in (0, 1, 2) if place != axis)
+        flat = candidate.std(axis=others).max(axis=-1) < BAR_NOISE
+        lively = golden.std(axis=others).max(axis=-1) >= BAR_NOISE
+        first, last = int(np.argmin(flat)), length - int(np.argmin(flat[::-1]))
+        first, last = (first if lively[:first].any() else 0), (last if lively[last:].any() else length)
+        inside.append((first, last) if first < last else (0, length))
+    (top, bottom), (left, right) = inside
+    if bottom - top < 8 or right - left < 8 or (bottom - top, right - left) == (height, width):
+        return
+    outside = np.ones((height, width), bool)
+    outside[top:bottom, left:right] = False
+    level = candidate[:, outside].mean(axis=(0, 1))
+    sides = f"{top} rows above, {height - bottom} below, {left} columns left, {width - right} right"
+    colour = "black" if level.max() < 16 else f"one colour ({', '.join(f'{value:.0f}' for value in level)})"
+    small = bottom - top, right - left
+    for text, picture in (
+        ("cover the picture", golden[:, top:bottom, left:right]),
+        ("stand beside the picture, which is squeezed between them", _enlarged(golden, (0, height), (0, width), small)),
+    ):
+        prediction = np.broadcast_to(level.astype(np.float32), golden.shape).copy()
+        prediction[:, top:bottom, left:right] = picture
+        sentence = f"bars (letterbox, borders) of {colour} {text}: {sides}"
+        values = {"top": top, "bottom": height - bottom, "left": left, "right": width - right}
+        yield Explanation("bars", pair.share(prediction), 2, sentence, values={k: float(v) for k, v in values.items()})
+
+
+def _zoomed(pair: FramePair) -> Iterator[Explanation]:
+    """Yield a crop around the middle that is enlarged to the full size."""
+    height, width = pair.golden.shape[1:3]
+    middle = len(pair.golden) // 2
+    frame, shown = pair.golden[middle : middle + 1], pair.candidate[middle : middle + 1]
+
+    def cut(frames: Array, share: float) -> Array:
+        rows, columns = (((1 - share) / 2 * side, (1 + share) / 2 * side) for side in (height, width))
+        return _enlarged(frames, rows, columns, (height, width))
+
+    def error(share: float) -> float:
+        return float(np.square(shown - cut(frame, share)).mean())
+
+    best, step = min(ZOOMS, key=error), ZOOMS[1] - ZOOMS[0]
+    for _ in range(3):
+        step /= 2
+        best = min((best - step, best, min(1.0, best + step)), key=error)
+    text = f"the middle {best:.0%} of the picture is enlarged to the full size (cropped, zoomed)"
+    yield Explanation("zoomed", pair.share(cut(pair.golden, best)), 1, text, values={"part": best})
+
+
 def _soft(pair: FramePair) -> Iterator[Explanation]:
     """Yield blur, sharpening and lost resolution, each mixed with the golden by a fitted part."""
     golden = pair.golden
@@ -229,6 +302,20 @@ def _coded(pair: FramePair) -> Iterator[Explanation]:
     share = small.share(np.stack([_jpeg(frame, *best) for frame in frames[chosen]]))
     text = f"lossy compression (codec loss, blocks of a DCT; like JPEG of quality {best[0]})"
     yield Explanation("codec", share, 1, text, values={"quality": best[0]})
+    # predicted from their neighbours, as video codecs do it: another error than that of a plain DCT
+    near = min(WEBP, key=lambda quality: float(np.square(target - _webp(corner, quality)).mean()))
+    share = small.share(np.stack([_webp(frame, near) for frame in frames[chosen]]))
+    text = f"lossy compression (codec loss with prediction inside a frame; like WebP of quality {near})"
+    yield Explanation("codec", share, 1, text, values={"quality": near})
+
+
+def _webp(frame: npt.NDArray[np.uint8], quality: int) -> Array:
+    """Compress and decompress a frame as the key frame of a VP8 video is."""
+    from PIL import Image
+
+    file = io.BytesIO()
+    Image.fromarray(frame).save(file, "WEBP", quality=quality)
+    return np.asarray(Image.open(file).convert("RGB")).astype(np.float32)
 
 
 def _jpeg(frame: npt.NDArray[np.uint8], quality: int, sampling: int) -> Array:

@@ -21,6 +21,7 @@ def timing(sums: ErrorSums) -> Iterator[Explanation]:
         return
     golden, candidate = sums.small
     yield from _ordered(golden, candidate)
+    yield from _delayed(golden, candidate)
     yield from _blended(golden, candidate)
     yield from _brightness(sums)
 
@@ -104,6 +105,34 @@ def _describe(order: Order, changed: list[int]) -> tuple[str, str]:
     if (np.diff(order) <= 0).all():
         return "frames_reversed", f"{named(changed, count)} run backwards (reversed)"
     return "frames_permuted", f"{named(changed, count)} show other frames of the golden (permuted, repeated)"
+
+
+LUMA = np.array([0.299, 0.587, 0.114], np.float32)
+DELAYS = (-2, -1, 1, 2)
+
+
+def _delayed(golden: Array, candidate: Array) -> Iterator[Explanation]:
+    """Yield one colour channel, the brightness or the colour that comes from an earlier or a later frame."""
+    pair = FramePair(golden, candidate)
+    count = len(golden)
+    grey = (golden @ LUMA)[..., None]
+    for step in DELAYS:
+        if abs(step) >= count:
+            continue
+        order = np.clip(np.arange(count) + step, 0, count - 1)
+        when = f"{abs(step)} frame{'s' if abs(step) > 1 else ''} {'later' if step > 0 else 'earlier'} than the others"
+        moved = golden[order]
+        for place, name in enumerate(("red", "green", "blue")):
+            prediction = golden.copy()
+            prediction[..., place] = moved[..., place]
+            text = f"the {name} channel is {when} (channel shifted in time)"
+            yield Explanation("frames_shifted", pair.share(prediction), 2, text)
+        for name, prediction in (
+            ("brightness", golden - grey + grey[order]),
+            ("colour (chroma)", grey + moved - grey[order]),
+        ):
+            text = f"the {name} is {when} (shifted in time)"
+            yield Explanation("frames_shifted", pair.share(prediction), 2, text)
 
 
 def _blended(golden: Array, candidate: Array) -> Iterator[Explanation]:

@@ -325,6 +325,7 @@ def _causes(record: CaseRecord, results: Results) -> Iterator[Cause]:
         yield from unstable(results)
         yield from explained(results, decoder=_only_decoder(record))
         yield from _repeated(results)
+        yield from _between_calls(record, results)
         yield from _decoded(record, results)
 
 
@@ -353,6 +354,31 @@ def _repeated(results: Results) -> Iterator[Cause]:
         result = _result(results, cast("ExperimentKind", kind))
         if differs(result) and result is not None:
             yield Cause(code=code, where="engine", sentence=text, evidence=dict(result.data))
+
+
+def _between_calls(record: CaseRecord, results: Results) -> Iterator[Cause]:
+    """Yield a cause if the experts answer recorded inputs as the golden's do, and in the loop otherwise after a step.
+
+    By then the trace has compared the scheduler, the guidance and the latents between the steps, and a repeat has ruled
+    noise out. What is left is something that the experts keep from one call to the next.
+    """
+    step = next((item for item in record.verdict.findings if item.code == "first_diverging_step"), None)
+    number = step.data.get("step") if step is not None else None
+    alone = record.probe is not None and not any(item.stage == "probe" for item in record.verdict.findings)
+    traced_wrong = any(item.stage == "trace" and item.gating for item in record.verdict.findings)
+    if not isinstance(number, int) or number < 1 or not alone or traced_wrong or step is None:
+        return
+    trace = record.generation.trace if record.generation is not None else None
+    # without these two nothing says that scheduler and latents between the steps are right
+    compared = trace is not None and bool(trace.alone.scheduler) and trace.steps[-1].carried_error is not None
+    if not compared or not ruled_out(_result(results, "rerun_same")):
+        return
+    expert = str(step.data.get("expert"))
+    text = (
+        f"{expert} answers recorded inputs as the golden's does, and in the loop it does not from denoising step "
+        f"{number} on, with the golden's settings: results of earlier calls were kept (a cache), or blocks were skipped"
+    )
+    yield Cause(code="kept_between_calls", where=f"{expert}, step {number}", sentence=text, evidence=dict(step.data))
 
 
 def _only_decoder(record: CaseRecord) -> bool:

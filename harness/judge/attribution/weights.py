@@ -26,6 +26,7 @@ ALONE = {
 _BLOCK = "blocks."
 _NUMBER = re.compile(r"\.\d+(?=\.)")
 _NUMBERS = re.compile(r"\.\d+(?=\.|$)")
+FEW_KINDS = 4
 FEW_BLOCKS = 2
 """Blocks up to which modules are named by their blocks."""
 
@@ -65,7 +66,9 @@ def from_readings(record: CaseRecord, results: Sequence[ExperimentResult]) -> It
         evidence: dict[str, Json] = {"modules": list(everywhere), "reading": reading.name if reading else None}
         if reading is not None:
             evidence |= {"error": reading.error, "gain": reading.gain}
-        yield Cause(code=code, where=place, sentence=_sentence(code, place, reading, record), evidence=evidence)
+        yield Cause(
+            code=code, where=place, sentence=_sentence(code, place, everywhere, reading, record), evidence=evidence
+        )
 
 
 def best(readings: Sequence[Reading]) -> Reading | None:
@@ -132,10 +135,16 @@ def _block(name: str) -> str:
     return ".".join(module.split(".")[:2]) if module.startswith(_BLOCK) else ""
 
 
-def _sentence(code: str, place: str, reading: Reading | None, record: CaseRecord) -> str:
+def _kinds(names: Sequence[str], place: str) -> str:
+    """Return the kinds of modules, such as `` (attn1.to_k)``; nothing if ``place`` names them or they are many."""
+    kinds = sorted({re.sub(r"^blocks\.\d+\.", "", name.partition("/")[2]) for name in names})
+    return f" ({', '.join(kinds)})" if len(kinds) <= FEW_KINDS and not place.endswith(tuple(kinds)) else ""
+
+
+def _sentence(code: str, place: str, names: Sequence[str], reading: Reading | None, record: CaseRecord) -> str:
     disk = "; the bytes on disk are right: loader or kernel" if proven_bytes(record) else ""
     if reading is None:
-        text = f"{place}: no reading of the bytes on disk explains the multiplied values"
+        text = f"{place}{_kinds(names, place)}: no reading of the bytes on disk explains the multiplied values"
         changed = any(finding.code == "held_weights_differ" for finding in record.verdict.findings)
         how = ", and memory holds other values than in the golden's run: rounded, merged, or overwritten after the load"
         return f"{text}{how}" if changed else text
