@@ -7,7 +7,7 @@ Scale tiles: cuBLAS, "1D block scaling factors layout": 128 x 4 tiles of 512 byt
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Literal, TypeVar
 
 import ml_dtypes
 import numpy as np
@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 
 F32 = NDArray[np.float32]
 U8 = NDArray[np.uint8]
+Number = TypeVar("Number", bound=np.generic)
 NibbleOrder = Literal["low_first", "high_first"]
 ScaleLayout = Literal["linear", "swizzled"]
 
@@ -90,6 +91,17 @@ def encode_e2m1(values: F32) -> U8:
         # NaN is below no bound, so that it gets the largest code
         code += ~(magnitude < bound if index % 2 else magnitude <= bound)
     return code + ((values < 0).astype(np.uint8) << 3)
+
+
+def block_max(blocks: NDArray[Number]) -> NDArray[Number]:
+    """Return the largest value of each block: [R, C, K] -> [R, C]; NaN if a block has one.
+
+    numpy searches along a short last axis one value at a time. Along the first axis of a transposed copy it compares
+    many blocks per instruction, which is several times faster.
+    """
+    across = np.ascontiguousarray(blocks.reshape(-1, blocks.shape[-1]).T)
+    largest: NDArray[Number] = across.max(axis=0).reshape(blocks.shape[:-1])
+    return largest
 
 
 def dequantize_nvfp4(codes: U8, scales: F32, global_scale: float, block: int = 16) -> F32:

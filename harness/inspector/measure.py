@@ -14,6 +14,7 @@ from harness.formats.codecs import (
     FLOAT_DTYPES,
     FP8_TABLES,
     U8,
+    block_max,
     decode_e4m3,
     decode_floats,
     encode_e2m1,
@@ -67,7 +68,7 @@ def exact_nvfp4(base: F32, codes: U8, scales: U8, global_scale: float, block: in
         global_scale: the stored factor (not its reciprocal).
     """
     blocks = base.reshape(len(base), -1, block)
-    amax = np.abs(blocks).max(axis=2)
+    amax = block_max(np.abs(blocks))
     block_codes = codes.reshape(blocks.shape)
     alive = amax > 0
     with np.errstate(divide="ignore", invalid="ignore", over="ignore"):
@@ -88,7 +89,7 @@ def exact_nvfp4(base: F32, codes: U8, scales: U8, global_scale: float, block: in
         scales=_share(same_scales[alive]),
         near=_share((np.abs(fresh.astype(np.int16) - scales.astype(np.int16)) <= 1)[alive]),
         unrounded=_share(_same(with_unrounded, block_codes)[alive]),
-        full_blocks=_share((block_codes & 7).max(axis=2)[alive] == 7),
+        full_blocks=_share(block_max(block_codes & 7)[alive] == 7),
         blocks=int(alive.sum()),
         lost=int(lost.sum()),
     )

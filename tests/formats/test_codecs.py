@@ -75,6 +75,13 @@ def test_ties_go_to_the_even_code_and_what_is_no_number_to_the_largest() -> None
     assert codecs.encode_e2m1(below).tolist() == [0, 1, 2, 3, 4, 5, 6]
 
 
+def test_the_largest_value_of_each_block() -> None:
+    blocks = np.array([[[1, -5, 2], [0, 7, 7]], [[-1, -2, -3], [4, np.nan, 0]]], np.float32)
+    np.testing.assert_array_equal(codecs.block_max(blocks), np.array([[2, 7], [-1, np.nan]], np.float32))
+    assert codecs.block_max(np.array([[[3, 255, 0]]], np.uint8)).tolist() == [[255]]
+    assert codecs.block_max(np.zeros((0, 2, 16), np.float32)).shape == (0, 2)
+
+
 @given(WEIGHTS)
 @settings(deadline=None)
 def test_encode_e4m3_is_torchs_after_a_clamp(values: np.ndarray) -> None:

@@ -98,13 +98,13 @@ def test_limits_are_placed_anew_from_their_own_samples(measured: Any, quick: tup
     assert sorted((measured.root / "runs").iterdir()) == runs
 
 
-def test_cases_are_chosen_by_keyword_and_marker(project: Any, quick: tuple[str, ...]) -> None:
-    project.cases("  one: {}\n  two: {sampling: {seed: 1}}\n")
-    odd = regenerate(project, "-k", "three")
+def test_cases_are_chosen_by_keyword_and_marker(measured: Any, quick: tuple[str, ...]) -> None:
+    measured.cases("  one: {}\n  two: {sampling: {seed: 1}}\n")
+    odd = regenerate(measured, "-k", "three")
     assert (odd.returncode, "no case of runner cpu matches 'three'" in odd.stderr) == (INVALID, True)
-    done = project.quantgate("regenerate", "-m", "cpu", "-k", "not one", "--author", "ann", *quick)
+    done = measured.quantgate("regenerate", "-m", "cpu", "-k", "not two", "--author", "ann", *quick, *AGAIN)
     assert done.returncode == 0, done.stderr
-    assert sorted(path.stem for path in (project.root / "thresholds" / "cpu").glob("*.json")) == ["two"]
+    assert sorted(path.stem for path in (measured.root / "thresholds" / "cpu").glob("*.json")) == ["one"]
 
 
 def test_results_from_elsewhere_need_no_engine(measured: Any, quick: tuple[str, ...]) -> None:
@@ -147,9 +147,9 @@ def test_results_that_are_not_what_they_say_are_refused(measured: Any, quick: tu
 def test_a_golden_of_another_identity_is_replaced_only_when_it_is_said(measured: Any, quick: tuple[str, ...]) -> None:
     assert regenerate(measured, *quick, *AGAIN).returncode == 0
     measured.cases("  one: {sampling: {seed: 3}}\n")
-    refused = regenerate(measured, *quick, "--reason", "another seed")
+    refused = regenerate(measured, *quick, *AGAIN, "--reason", "another seed")
     assert (refused.returncode, "sampling.seed" in refused.stderr) == (MISSING, True), refused.stderr
-    done = regenerate(measured, *quick, "--reason", "another seed", "--replace-golden")
+    done = regenerate(measured, *quick, *AGAIN, "--reason", "another seed", "--replace-golden")
     assert done.returncode == 0, done.stderr
     assert "new golden" in done.stdout
 
@@ -216,17 +216,18 @@ def test_the_check_is_green_after_regeneration_and_names_every_disorder(measured
     assert check(measured)[0] == MISSING
 
 
-def test_case_files_are_the_same_for_every_command(project: Any, quick: tuple[str, ...]) -> None:
+def test_case_files_are_the_same_for_every_command(measured: Any, quick: tuple[str, ...]) -> None:
     """What pytest collects is found by all: nested, and with either ending."""
-    (project.root / "cases" / "sub").mkdir(parents=True)
-    project.cases("  one: {}\n", "sub/a.yaml")
-    project.cases("  two: {sampling: {seed: 1}}\n", "sub/b.yml")
-    assert regenerate(project, *quick).returncode == 0
-    code, said = check(project)
+    (measured.root / "cases" / "a.yaml").unlink()
+    (measured.root / "cases" / "sub").mkdir()
+    measured.cases("  one: {}\n", "sub/a.yaml")
+    measured.cases("  two: {sampling: {seed: 1}}\n", "sub/b.yml")
+    assert regenerate(measured, *quick, *AGAIN).returncode == 0
+    code, said = check(measured)
     assert (code, "2 cases with goldens and limits, 0 faults" in said) == (0, True), said
-    same = project.quantgate("bisect", "one", "--runner", "cpu")
+    same = measured.quantgate("bisect", "one", "--runner", "cpu")
     assert "do not differ" in same.stderr
-    tried = project.quantgate("try", "two", "--model", "./model", "--runner", "cpu")
+    tried = measured.quantgate("try", "two", "--model", "./model", "--runner", "cpu")
     assert "the candidate is what the case has already" in tried.stderr
-    collected = project.pytest("--collect-only", "-q")
+    collected = measured.pytest("--collect-only", "-q")
     assert ("a.yaml::one" in collected.stdout, "b.yml::two" in collected.stdout) == (True, True)
