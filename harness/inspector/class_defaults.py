@@ -26,6 +26,19 @@ def defaults_of(config: Mapping[str, Any]) -> Mapping[str, Any]:
     return next((_table()[name] for name in names if isinstance(name, str) and name in _table()), {})
 
 
+NAMES = frozenset({"_class_name", "_diffusers_version", "model_type", "quantization_config"})
+"""Keys of a configuration that no constructor takes, and that are read all the same."""
+
+
+def unread_keys(config: Mapping[str, Any]) -> frozenset[str]:
+    """Return the keys that the class of a configuration takes no value from; nothing if the class is not in the table.
+
+    Diffusers ignores a key that the class's constructor has not, such as one of an older version.
+    """
+    defaults = defaults_of(config)
+    return frozenset(config.keys() - defaults.keys() - NAMES) if defaults else frozenset()
+
+
 def with_defaults(config: Mapping[str, Any], *others: Mapping[str, Any]) -> dict[str, Any]:
     """Return a configuration with its class's default for each key that only ``others`` state.
 

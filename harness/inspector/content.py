@@ -22,10 +22,12 @@ from pydantic import TypeAdapter, ValidationError
 from harness.formats.errors import SourceError
 from harness.formats.header import TensorEntry
 from harness.inspector.assemble import assemble
+from harness.inspector.class_defaults import unread_keys
 from harness.inspector.identity import DigestCache, cache_file, component_digests, digest_files
 from harness.inspector.index import load_component
 from harness.inspector.layout import folders
 from harness.inspector.parts import EXPERTS
+from harness.inspector.pipeline_parts import TIED
 from harness.inspector.sources import LocalSource, Meter
 from harness.reading import UnreadableError, parse_foreign, read_json
 from harness.records.base import write_text_atomic
@@ -34,6 +36,8 @@ from harness.records.contents import ComponentContent, WeightContents
 OTHER_PARTS = ("vae", "text_encoder", "text_encoder_2", "tokenizer", "tokenizer_2", "scheduler", "image_encoder")
 """Folders that a pipeline loads beside its transformers."""
 MODEL_INDEX = "model_index"
+OLDER_QUANTIZATION = "hf_quant_config.json"
+TRANSFORMER = "WanTransformer3DModel"
 UNREAD = frozenset({
     "architectures", "author", "comment", "comments", "created", "date", "description", "diffusers_version", "dtype",
     "license", "name_or_path", "notes", "special_tokens_map_file", "tags", "tokenizer_file", "torch_dtype",
@@ -46,6 +50,16 @@ KEPT_PRIVATE = frozenset({"_class_name"})
 """The only key with a leading underscore that is read; Diffusers and Transformers keep notes in the others."""
 TABLES = frozenset({"vocab.json", "added_tokens.json", "special_tokens_map.json"})
 """JSON files whose top-level keys are tokens and not settings: no key of them is left out."""
+WEIGHTS = (".gguf", ".bin", ".pt", ".pth")
+READ = frozenset({
+    "added_tokens.json", "config.json", "merges.txt", "preprocessor_config.json", "processor_config.json",
+    "scheduler_config.json", "special_tokens_map.json", "tokenizer.json", "tokenizer_config.json", "vocab.json",
+    "vocab.txt",
+})  # fmt: skip
+"""Files that loaders of Diffusers and Transformers read beside weights. One too few hides no fault: the pixels are
+compared all the same."""
+TOKENS = (".model", ".spm", ".tiktoken")
+"""Endings of tables of tokens that SentencePiece and others write."""
 SPECIAL_TOKENS = "special_tokens_map.json"
 _DOCUMENTATION = (".md", ".rst", ".png", ".jpg", ".jpeg", ".gif", ".webp", ".mp4", ".gitattributes", ".gitignore")
 _DOCUMENTATION_NAMES = ("readme", "license", "notice", "citation")
@@ -106,6 +120,8 @@ def _files(name: str, source: LocalSource, folder: str, pool: ThreadPoolExecutor
     documents = {
         path.removeprefix(prefix) if path.startswith(prefix) else f"../{path}": path for path in component.configs
     }
+    if component.config.get("quantization_config"):
+        documents.pop(OLDER_QUANTIZATION, None)  # read only if config.json declares no quantization
     for path in source.files:
         inside = path.startswith(prefix) and (bool(folder) or "/" not in path)
         # without readable tensors the file's bytes are its content: a change must not go unnoticed
@@ -123,10 +139,8 @@ def _counts(path: str, component: str) -> bool:
     name = posixpath.basename(path).lower()
     if name.endswith((".safetensors", ".index.json", *_DOCUMENTATION)) or name.startswith(_DOCUMENTATION_NAMES):
         return False
-    if name == "generation_config.json":  # settings of text generation: an encoder generates no text
-        return False
-    # an override's folder may hold anything; of a transformer only its configurations and weights are read
-    return component not in EXPERTS or name.endswith((".gguf", ".bin", ".pt", ".pth"))
+    # a folder may hold anything: hidden files, copies of an editor, logs
+    return name.endswith(WEIGHTS) or (component not in EXPERTS and (name in READ or name.endswith(TOKENS)))
 
 
 def file_digests(paths: Mapping[str, Path], cache: DigestCache) -> dict[str, str]:
@@ -174,6 +188,9 @@ def _content(item: ComponentFiles, cache: DigestCache, pool: ThreadPoolExecutor)
         entries = [entry for entry in item.tensors.values() if entry.file == digest.path]
         rows[digest.path] = _table(item.source.folder / digest.path, digest.sha256, entries, pool)
     tensors = {name: rows[entry.file][name] for name, entry in sorted(item.tensors.items())}
+    for name, first in TIED.items():  # a table that is stored under both of its names
+        if name in tensors and tensors.get(first) == tensors[name]:
+            del tensors[name]
     documents = {
         name: _document(item.source, path)
         for name, path in sorted(item.documents.items())
@@ -261,15 +278,42 @@ def document_digest(name: str, data: bytes) -> str:
     except UnreadableError:
         return hashlib.sha256(data).hexdigest()[:_DIGITS]
     if isinstance(value, dict) and name not in TABLES:
-        value = {key: inner for key, inner in value.items() if _is_read(key)}
+        # other runtimes read keys of a transformer that Diffusers does not know
+        unread = unread_keys(value) if value.get("_class_name") != TRANSFORMER else frozenset()
+        value = {key: inner for key, inner in value.items() if _is_read(key) and key not in unread}
         quantization = value.get("quantization_config")
-        if isinstance(quantization, dict):  # ``producer`` names the exporter and its version: no value depends on it
-            value["quantization_config"] = {key: inner for key, inner in quantization.items() if key != "producer"}
+        if isinstance(quantization, dict):
+            value["quantization_config"] = _quantization(quantization)
+    if isinstance(value, dict) and name == "tokenizer.json":
+        # kept of the tokenizer's last call; every call states its own
+        value |= {key: None for key in ("padding", "truncation") if key in value}
     if isinstance(value, dict) and name == "model_index.json":
-        # an optional component that the pipeline has not: left out, null, or [null, null]
-        value = {key: inner for key, inner in value.items() if inner is not None and inner != [None, None]}
+        value = dict(_component(key, inner) for key, inner in value.items() if inner not in (None, [None, None]))
     text = json.dumps(_plain(value), sort_keys=True, separators=(",", ":"))
     return hashlib.sha256(text.encode("utf-8", "surrogatepass")).hexdigest()[:_DIGITS]
+
+
+def _component(name: str, entry: Any) -> tuple[str, Any]:
+    """Return an entry of ``model_index.json``; Transformers 5 has one class for a tokenizer and its fast form."""
+    if name.startswith("tokenizer") and isinstance(entry, list) and len(entry) == 2 and isinstance(entry[1], str):
+        return name, [entry[0], entry[1].removesuffix("Fast")]
+    return name, entry
+
+
+def _quantization(settings: Mapping[str, Any]) -> dict[str, Any]:
+    """Return a ``quantization_config`` by its meaning.
+
+    ``producer`` names the exporter and its version, null is no setting, and the order of ``ignore`` and the names of
+    groups mean nothing.
+    """
+    value = {key: inner for key, inner in settings.items() if key != "producer" and inner is not None}
+    ignore, groups = value.get("ignore"), value.get("config_groups")
+    if isinstance(ignore, list) and all(isinstance(item, str) for item in ignore):
+        value["ignore"] = sorted(ignore)
+    if isinstance(groups, dict):
+        bodies = sorted(groups.values(), key=lambda body: json.dumps(_plain(body), sort_keys=True))
+        value["config_groups"] = {f"group_{number}": body for number, body in enumerate(bodies)}
+    return value
 
 
 def _is_read(key: str) -> bool:

@@ -128,7 +128,7 @@ def load_component(
         text = f"{some(pickles)}: a PyTorch pickle. Loading one runs code, so it was not read: nothing is proven."
         remedy = "convert it to safetensors where it was made (safetensors.torch.save_file)"
         report("inconclusive", "pickle_file", text, remedy, files=pickles)
-    _unfinished(names, report)
+    _unfinished(source, names, report)
     weight_map = _weight_map(source, names, report)
     stored = _join(headers, weight_map, prefix, set(shards), report)
     _gaps(shards, weight_map, report)
@@ -305,13 +305,33 @@ UNFINISHED = (".aria2", ".part", ".crdownload", ".incomplete", ".download", ".op
 """Endings that download programs give to a file, or to their record beside it, until it is complete."""
 
 
-def _unfinished(names: Sequence[str], report: Report) -> None:
-    """Report weight files whose download did not end: its program's own file still lies there."""
+HOLES, HOLE = 16, 4096
+"""Windows of a weight file, and bytes of each, that are looked at for the zeros of a reserved file."""
+
+
+def _has_holes(source: Source, path: str) -> bool:
+    """Return whether a file is empty, or one of evenly spaced windows holds zeros only, as reserved space does."""
+    size = source.files[path].size
+    spans = [(size * place // HOLES, min(HOLE, size)) for place in range(1, HOLES)] + [(max(0, size - HOLE), HOLE)]
+    ranges = [(first, min(length, size - first)) for first, length in spans if first < size]
+    return not ranges or any(not any(data) for data in source.read_ranges(path, ranges))
+
+
+def _unfinished(source: Source, names: Sequence[str], report: Report) -> None:
+    """Report weight files whose download did not end: its program's own file still lies there.
+
+    It is information only if the weight file is there under its own name and has no holes: it was downloaded again.
+    """
     left = sorted(
         path
         for path in names
         if path.lower().endswith(UNFINISHED) and path[: path.rfind(".")].endswith((*WEIGHT_FILES, *PICKLES))
     )
+    whole = [path for path in left if path[: path.rfind(".")] in source.files]
+    if whole and not any(_has_holes(source, path[: path.rfind(".")]) for path in whole):
+        text = f"{some(whole)}: left by a download that was broken off; the weight file beside it is whole."
+        report("info", "download_unfinished", text, "delete it", files=whole[:20])
+        left = [path for path in left if path not in whole]
     if left:
         text = (
             f"{some(left)}: a download of weights was not finished, and its program reserves the whole size at once: "

@@ -12,7 +12,7 @@ from typing import Any
 from harness.formats.codecs import FLOAT_DTYPES
 from harness.formats.header import TensorEntry
 from harness.inspector.architectures import PIPELINES, channels_of, channels_wanted, misfits, unusual_boundary
-from harness.inspector.class_defaults import with_defaults
+from harness.inspector.class_defaults import unread_keys, with_defaults
 from harness.inspector.findings import finding, some
 from harness.inspector.gather import compare, read_windows, windows
 from harness.inspector.index import Component
@@ -149,7 +149,7 @@ def against_base(source: Source, parts: Parts, base: Source, anchor: Parts, pool
 def _settings(name: str, present: PartFiles, anchor_files: PartFiles) -> Iterator[InspectionFinding]:
     """Yield findings for configuration values and tokenizer files that differ from the base's."""
     for file in sorted(present.json.keys() & anchor_files.json.keys()):
-        new, old = present.json[file], anchor_files.json[file]
+        new, old = read_values(file, present), read_values(file, anchor_files)
         if new == old:
             continue
         if isinstance(new, Mapping) and isinstance(old, Mapping) and file in JSON_FILES:
@@ -172,6 +172,55 @@ def _settings(name: str, present: PartFiles, anchor_files: PartFiles) -> Iterato
         )
 
 
+def read_values(file: str, part: PartFiles) -> Any:
+    """Return the values of a component's JSON file that a loader reads.
+
+    Left out are keys of other versions that the file's class has not; of ``tokenizer_config.json`` empty values, the
+    clean-up of decoded text, and added tokens that ``tokenizer.json`` lists too; of ``tokenizer.json`` padding and
+    truncation, which the tokenizer keeps of its last call, and which every call states.
+    """
+    body = part.json[file]
+    if not isinstance(body, Mapping):
+        return body
+    if file == "tokenizer.json":
+        return {key: value for key, value in body.items() if key not in ("padding", "truncation")}
+    if file == "tokenizer_config.json":
+        return {
+            key: value for key, value in body.items() if value not in ([], {}, None) and not _repeated(key, value, part)
+        }
+    unread = unread_keys(body)
+    return {key: value for key, value in body.items() if key not in unread}
+
+
+def _repeated(key: str, value: Any, part: PartFiles) -> bool:
+    """Return whether a key of ``tokenizer_config.json`` says nothing that ``tokenizer.json`` does not say."""
+    if key == "clean_up_tokenization_spaces":
+        return True
+    tokens = part.json.get("tokenizer.json")
+    if key != "added_tokens_decoder" or not isinstance(tokens, Mapping) or not isinstance(value, Mapping):
+        return False
+    rows = [row for row in tokens.get("added_tokens") or () if isinstance(row, Mapping)]
+    listed = {str(row.get("id")): row.get("content") for row in rows}
+    return all(isinstance(row, Mapping) and listed.get(number) == row.get("content") for number, row in value.items())
+
+
+TIED = {"encoder.embed_tokens.weight": "shared.weight", "decoder.embed_tokens.weight": "shared.weight"}
+"""Names of the text encoder's table of tokens: Transformers ties them, and some exporters store both."""
+
+
+def without_ties(tensors: Mapping[str, TensorEntry]) -> dict[str, TensorEntry]:
+    """Return the tensors without second names of a table that is there under its first name, in the same shape."""
+    return {
+        name: entry
+        for name, entry in tensors.items()
+        if name not in TIED or TIED[name] not in tensors or tensors[TIED[name]].shape != entry.shape
+    }
+
+
+def _second_names(tensors: Mapping[str, TensorEntry]) -> list[tuple[str, str]]:
+    return [(name, TIED[name]) for name in sorted(tensors.keys() - without_ties(tensors).keys())]
+
+
 def _short(value: Any) -> str:
     text = "nothing" if value is None else str(value)
     return text if len(text) <= 40 else f"{text[:37]}..."
@@ -181,9 +230,12 @@ def _weights(
     name: str, source: Source, present: PartFiles, base: Source, anchor_files: PartFiles, pool: Executor, limit: int
 ) -> Iterator[InspectionFinding]:
     absent, extra = (
-        sorted(anchor_files.tensors.keys() - present.tensors.keys()),
-        sorted(present.tensors.keys() - anchor_files.tensors),
+        sorted(without_ties(anchor_files.tensors).keys() - present.tensors.keys()),
+        sorted(without_ties(present.tensors).keys() - anchor_files.tensors.keys()),
     )
+    twins = [(present.tensors[name], present.tensors[first]) for name, first in _second_names(present.tensors)]
+    if differing_twins := [name for name, _ in _compare(source, source, twins, limit)]:
+        yield _differs(name, differing_twins, f"{some(differing_twins)} and the table that it is tied to differ")
     shapes = sorted(
         key
         for key in present.tensors.keys() & anchor_files.tensors

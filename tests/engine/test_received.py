@@ -12,11 +12,18 @@ import torch
 
 from harness.engine.backends.wan_alone import decode_latents, save_latents, scheduler_alone, vae_alone
 from harness.engine.backends.wan_attention import AttentionCheck, AttentionScales, measured_scales
+from harness.engine.backends.wan_received import passes
 from harness.engine.backends.wan_recorder import FloatWatch, Recorder, rounded
 from harness.frames.clip import Clip
 
-PROMPT, NEGATIVE = torch.randn(1, 3, 4), torch.randn(1, 3, 4)
-NOISE = torch.randn(1, 2, 3, 4, 4)
+_SEEDED = torch.Generator().manual_seed(0)
+PROMPT, NEGATIVE = torch.randn(1, 3, 4, generator=_SEEDED), torch.randn(1, 3, 4, generator=_SEEDED)
+NOISE = torch.randn(1, 2, 3, 4, 4, generator=_SEEDED)
+
+
+@pytest.fixture(autouse=True)
+def seeded() -> None:
+    torch.manual_seed(0)
 
 
 class Rope(torch.nn.Module):
@@ -118,6 +125,17 @@ def test_any_order_of_passes_is_recorded_alike(order: str) -> None:
     assert recorder.sigmas == (1.0, 0.5, 0.0)
     assert recorder.repeated_frames == 0
     assert set(recorder.alone.rope) == {"transformer"}
+
+
+def test_inputs_in_buffers_that_are_used_again_are_read_when_they_come() -> None:
+    text, output = torch.randn(1, 3, 4), torch.randn(1, 2, 3, 4, 4)
+    kept = text.clone()
+    (row,) = passes("transformer", (NOISE, torch.tensor([1.0]), text), {}, output)
+    text.zero_()
+    output.zero_()
+    assert row.text is not None
+    assert torch.equal(row.text, kept[0])
+    assert float(row.prediction.abs().sum()) > 0
 
 
 def test_exchanged_texts_give_one_minus_the_guidance() -> None:
@@ -248,6 +266,42 @@ def test_the_scale_of_attention_that_calls_no_product_is_fitted(options: Any, sc
         assert torch.equal(expert(x), alone)
     assert measured_scales(AttentionScales(), check)["transformer"] == pytest.approx(scale, abs=2e-3)
     assert (check.samples["transformer"].error < 1e-5) == (scale == 1.0)
+
+
+class Smoothed(WanExpert):
+    """Attention through the product, whose keys have lost their mean: the scores of a query change by a constant."""
+
+    def __init__(self, factor: float = 1.0) -> None:
+        super().__init__(factor=factor)
+        attention = self.attn1
+
+        def forward(x: torch.Tensor, tables: Any) -> torch.Tensor:
+            count = x.shape[1]
+            query, key = (norm(x)[0].view(count, 2, 4).transpose(0, 1) for norm in (attention.norm_q, attention.norm_k))
+            angle = torch.view_as_complex(torch.stack([tables[0][0, :, 0, ::2], tables[1][0, :, 0, ::2]], -1))
+            turned = [
+                torch.view_as_real(torch.view_as_complex(h.reshape(2, count, 2, 2)) * angle).flatten(-2)
+                for h in (query, key)
+            ]
+            key = turned[1] - turned[1].mean(dim=1, keepdim=True)
+            values = attention.to_v(x)[0].view(count, 2, 4).transpose(0, 1)
+            made = torch.nn.functional.scaled_dot_product_attention(turned[0], key, values, scale=factor / 2)
+            out: torch.Tensor = attention.to_out[0](made.transpose(0, 1).reshape(1, count, 8))
+            return out
+
+        attention.forward = forward  # type: ignore[method-assign]
+
+
+@pytest.mark.parametrize("factor", [1.0, 1.02])
+def test_keys_without_their_mean_have_the_factor_that_the_result_shows(factor: float) -> None:
+    expert, check, scales = Smoothed(factor), AttentionCheck(), AttentionScales()
+    with check.watching({"transformer": expert}), scales.watching({"transformer": expert}):
+        expert(torch.randn(1, 30, 8) + 1.0)
+    assert abs(scales.worst()["transformer"] - 1.0) > 0.03, "the product alone misleads"
+    if factor == 1.0:
+        assert measured_scales(scales, check)["transformer"] == pytest.approx(1.0, abs=2e-3)
+    else:
+        assert abs(measured_scales(scales, check)["transformer"] - 1.0) > 0.01
 
 
 def test_a_window_in_attention_is_no_factor_but_another_result() -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+import math
 from collections.abc import Mapping
 from typing import Any
 
@@ -10,7 +11,7 @@ import diffusers
 import pytest
 from transformers import CONFIG_MAPPING
 
-from harness.inspector.class_defaults import _table, defaults_of, with_defaults
+from harness.inspector.class_defaults import _table, defaults_of, unread_keys, with_defaults
 
 
 def _of_library(name: str) -> Mapping[str, Any]:
@@ -27,7 +28,8 @@ def _of_library(name: str) -> Mapping[str, Any]:
 
 @pytest.mark.parametrize("name", sorted(_table()))
 def test_the_table_holds_what_the_libraries_take(name: str) -> None:
-    theirs = _of_library(name)
+    # JSON has no infinity
+    theirs = {key: None if value == -math.inf else value for key, value in _of_library(name).items()}
     assert {key: theirs.get(key, "absent") for key in _table()[name]} == _table()[name]
 
 
@@ -36,3 +38,9 @@ def test_only_keys_that_others_state_are_filled_in() -> None:
     assert with_defaults(short, long) == {"model_type": "umt5", "initializer_factor": 1.0}
     assert with_defaults(long, short) == long
     assert defaults_of({"_class_name": "SomethingElse"}) == {}
+
+
+def test_a_key_that_the_class_has_not_is_unread() -> None:
+    vae = {"_class_name": "AutoencoderKLWan", "z_dim": 16, "clip_output": False}
+    assert unread_keys(vae) == {"clip_output"}
+    assert unread_keys({"_class_name": "SomethingElse", "clip_output": False}) == set()

@@ -105,6 +105,32 @@ def test_a_key_that_is_left_out_has_its_default_and_only_that(pipeline: Path) ->
     assert "num_layers 8 for 3" in report(pipeline, True).with_code("component_differs")[0].message
 
 
+def test_what_a_tokenizer_keeps_of_its_last_call_and_older_keys_are_no_difference(pipeline: Path) -> None:
+    setting("tokenizer/tokenizer.json", padding={"strategy": {"Fixed": 512}}, truncation={"max_length": 512})(pipeline)
+    tokens = {"0": {"content": "<pad>", "special": True}}
+    older = {"clean_up_tokenization_spaces": True, "additional_special_tokens": [], "added_tokens_decoder": tokens}
+    setting("tokenizer/tokenizer_config.json", **older)(pipeline)
+    setting("vae/config.json", clip_output=False)(pipeline)
+    assert not report(pipeline, True).with_code("component_differs")
+    setting("tokenizer/tokenizer_config.json", added_tokens_decoder={"0": {"content": "<end>"}})(pipeline)
+    assert "added_tokens_decoder" in report(pipeline, True).with_code("component_differs")[0].message
+
+
+@pytest.mark.parametrize(("factor", "differs"), [(1.0, False), (1.01, True)])
+def test_a_table_may_be_stored_under_both_of_its_names(pipeline: Path, factor: float, differs: bool) -> None:
+    path = next((pipeline / "text_encoder").glob("*.safetensors"))
+    stored = load_file(path)
+    stored["encoder.embed_tokens.weight"] = stored["shared.weight"] * factor
+    save_file(stored, path)
+    assert bool(report(pipeline, True).with_code("component_differs")) is differs
+
+
+def test_files_of_a_file_system_are_not_read(pipeline: Path) -> None:
+    for name in ("text_encoder/._config.json", "vae/.DS_Store", "vae/._diffusion_pytorch_model.safetensors"):
+        (pipeline / name).write_bytes(b"\0\5\x16\7")
+    assert not report(pipeline, True).faults
+
+
 def test_another_flow_shift_is_shown_and_decides_nothing(pipeline: Path) -> None:
     setting("scheduler/scheduler_config.json", flow_shift=12.5)(pipeline)
     found = report(pipeline, True)

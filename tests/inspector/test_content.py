@@ -281,6 +281,52 @@ def test_settings_of_text_generation_do_not_count(model: Path) -> None:
     assert {name: value for name, value in identity(model).items() if name in first} == first
 
 
+def test_files_that_no_loader_reads_do_not_count(model: Path) -> None:
+    first = identity(model)
+    for name in ("config.json~", "#config.json#", ".config.json.swp", "._config.json", "training.log", "notes.json"):
+        (model / "vae" / name).write_bytes(b"\0\5")
+    assert identity(model) == first
+    (model / "vae" / "model.bin").write_bytes(b"1")
+    assert identity(model) != first
+
+
+@pytest.mark.parametrize(
+    ("name", "one", "other", "same"),
+    [
+        ("tokenizer.json", {"padding": None, "model": 1}, {"padding": {"strategy": "x"}, "model": 1}, True),
+        ("tokenizer.json", {"model": 1}, {"model": 2}, False),
+        ("model_index.json", {"tokenizer": ["t", "T5Tokenizer"]}, {"tokenizer": ["t", "T5TokenizerFast"]}, True),
+        ("config.json", {"_class_name": "AutoencoderKLWan"}, {"_class_name": "AutoencoderKLWan", "older": 1}, True),
+        ("config.json", {"_class_name": "AutoencoderKLWan"}, {"_class_name": "AutoencoderKLWan", "z_dim": 8}, False),
+        (
+            "config.json",
+            {"_class_name": "WanTransformer3DModel"},
+            {"_class_name": "WanTransformer3DModel", "x": 1},
+            False,
+        ),
+    ],
+)
+def test_what_no_loader_reads_changes_no_identity(name: str, one: Any, other: Any, same: bool) -> None:
+    digests = {document_digest(name, json.dumps(body).encode()) for body in (one, other)}
+    assert (len(digests) == 1) is same
+
+
+@pytest.mark.parametrize(
+    ("change", "same"),
+    [
+        ({"ignore": ["b", "a"]}, True),
+        ({"kv_cache_scheme": None}, True),
+        ({"config_groups": {"all": {"weights": 4}}}, True),
+        ({"ignore": ["a"]}, False),
+        ({"config_groups": {"all": {"weights": 8}}}, False),
+    ],
+)
+def test_a_declaration_of_quantization_counts_by_its_meaning(change: dict[str, Any], same: bool) -> None:
+    plain = {"quant_algo": "NVFP4", "ignore": ["a", "b"], "config_groups": {"group_0": {"weights": 4}}}
+    bodies = ({"quantization_config": plain}, {"quantization_config": {**plain, **change}})
+    assert (len({document_digest("config.json", json.dumps(body).encode()) for body in bodies}) == 1) is same
+
+
 def test_what_is_no_json_counts_by_its_bytes() -> None:
     assert document_digest("config.json", b"{a") != document_digest("config.json", b"{b")
     assert document_digest("vocab.json", b'{"_a": 1}') != document_digest("vocab.json", b'{"_a": 2}')

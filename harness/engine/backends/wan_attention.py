@@ -82,6 +82,11 @@ class AttentionScales(TorchFunctionMode):
         finite = {expert: [value for value in row if math.isfinite(value)] for expert, row in values.items()}
         return {expert: max(row, key=lambda value: abs(value - 1.0)) for expert, row in finite.items() if row}
 
+    def first(self) -> dict[Expert, float]:
+        """Return the factor of each expert's first self-attention, without those that are not finite."""
+        values = {expert: float(scales[0].detach()) for expert, scales in self._scales.items() if scales}
+        return {expert: value for expert, value in values.items() if math.isfinite(value)}
+
     def _enter(self, expert: Expert) -> Any:
         def hook(_module: torch.nn.Module, _inputs: Any) -> None:
             if expert not in self._scales:
@@ -277,14 +282,25 @@ def _turned(heads: torch.Tensor, cos: torch.Tensor, sin: torch.Tensor) -> torch.
     return torch.stack((even * c - odd * s, even * s + odd * c), dim=-1).flatten(-2)
 
 
+NEAR = 0.003
+"""Distance from 1 within which a factor is 1: rounding of query and key to bfloat16 moves it by less than .0005."""
 PURE = 0.02
 """Largest distance that a factor on the scores may leave: beyond it, attention differs in another way."""
 
 
 def measured_scales(scales: AttentionScales, check: AttentionCheck) -> dict[Expert, float]:
-    """Return the factor on the scores by expert: the one furthest from 1, of the called products and of the sample."""
-    worst = scales.worst()
+    """Return the factor on the scores by expert: the one furthest from 1, of the called products and of the sample.
+
+    The sample is of the first self-attention, and right whatever the runtime computes on the way. If it shows the
+    factor 1 there and the product does not, the runtime changes query and key before the product (subtracts the mean
+    of the keys, for example), and its products cannot be compared.
+    """
+    worst, first = scales.worst(), scales.first()
     for expert, attention in check.samples.items():
-        if attention.rest <= PURE and abs(attention.scale - 1.0) > abs(worst.get(expert, 1.0) - 1.0):
+        if attention.rest > PURE:
+            continue
+        off, product = abs(attention.scale - 1.0), first.get(expert)
+        changed_before = off < NEAR and product is not None and abs(product - 1.0) >= NEAR
+        if changed_before or off > abs(worst.get(expert, 1.0) - 1.0):
             worst[expert] = attention.scale
     return worst

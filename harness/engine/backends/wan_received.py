@@ -57,7 +57,7 @@ def passes(expert: str, inputs: tuple[Any, ...], options: dict[str, Any], output
             _row(latents, row, rows),
             None if timestep is None else _largest(timestep, row, rows),
             _row(text, row, rows),
-            output[row],
+            output[row].clone(),
             _tokens(timestep, row, rows),
         )
         for row in range(rows)
@@ -67,7 +67,8 @@ def passes(expert: str, inputs: tuple[Any, ...], options: dict[str, Any], output
 def _row(tensor: Any, row: int, rows: int) -> torch.Tensor | None:
     if not isinstance(tensor, torch.Tensor):
         return None
-    return tensor[row] if tensor.shape[0] == rows else tensor[0]
+    # a copy: a runtime may give every call the same buffers (CUDA graphs need it), and overwrite them
+    return (tensor[row] if tensor.shape[0] == rows else tensor[0]).clone()
 
 
 def _largest(timestep: Any, row: int, rows: int) -> float:
