@@ -104,9 +104,7 @@ def _is_component(name: str, entry: Any) -> bool:
 
 
 def _files(source: Source, name: str) -> list[str]:
-    """Return the paths of a component without hidden files, which are a file system's or an editor's."""
-    paths = (path for path in source.files if path.startswith(f"{name}/"))
-    return sorted(path for path in paths if not path.rpartition("/")[2].startswith("."))
+    return sorted(path for path in source.files if path.startswith(f"{name}/"))
 
 
 def _pieces(body: Any) -> int:

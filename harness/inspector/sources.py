@@ -47,7 +47,7 @@ class HubSource:
         self.files = {
             entry.path: FileInfo(entry.path, entry.size, entry.lfs.sha256 if entry.lfs else None, entry.blob_id)
             for entry in tree
-            if isinstance(entry, huggingface_hub.hf_api.RepoFile)
+            if isinstance(entry, huggingface_hub.hf_api.RepoFile) and not is_hidden(entry.path)
         }
 
     def _ask(self, call: Callable[[], T], revision: str | None) -> T:
@@ -167,7 +167,7 @@ class LocalSource:
             return
         for parent, folders, names in os.walk(folder, followlinks=True):
             folders[:] = sorted(name for name in folders if not name.startswith("."))
-            for name in sorted(names):
+            for name in sorted(name for name in names if not is_hidden(name)):
                 full = Path(parent) / name
                 relative = full.relative_to(folder).as_posix()
                 if full.exists():
@@ -287,6 +287,11 @@ class Source(Protocol):
 
     def read_ranges(self, path: str, ranges: Sequence[Range]) -> list[bytes]:
         """Return several ranges of one file; near ranges may be fetched together. Raises ``SourceError``."""
+
+
+def is_hidden(path: str) -> bool:
+    """Return whether a file or one of its folders is hidden, as notes of git and of file systems are."""
+    return any(part.startswith(".") for part in path.split("/"))
 
 
 def merge_ranges(ranges: Sequence[Range], gap: int) -> list[tuple[int, int, list[int]]]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
+from harness.inspector.class_defaults import unread_keys
 from harness.judge.condition_rule import judge_condition
 from harness.judge.evidence import Evidence
 from harness.judge.held_rule import judge_held
@@ -141,11 +142,19 @@ def _divergence(run: Trace, reference: Trace, evidence: Evidence) -> Iterator[Fi
         yield Finding(stage="trace", code="trajectory_error", gating=False, message=message, data=details)
 
 
+RECORDED = frozenset({"class", "dtype"})
+"""Keys of a component that the trace adds to its configuration."""
+
+
 def _settings(part: str, run: dict[str, Json], reference: dict[str, Json]) -> Iterator[Finding]:
+    # a configuration of another version may hold keys that its class takes no value from
+    unread = {key for side in (run, reference) for key in unread_keys({"_class_name": side.get("class"), **side})}
     names = sorted(
         name
         for name in run.keys() | reference.keys()
-        if not name.startswith("_") and run.get(name) != reference.get(name)
+        if not name.startswith("_")
+        and run.get(name) != reference.get(name)
+        and (part != "vae" or name in RECORDED or name not in unread)
     )
     if names:
         rows = ", ".join(f"{name} {reference.get(name)!r} -> {run.get(name)!r}" for name in names[:5])

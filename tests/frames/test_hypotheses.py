@@ -220,6 +220,7 @@ FAULTS: dict[str, tuple[str, Callable[[Frames], Frames]]] = {
     "letterbox, squeezed": ("bars", letterbox),
     "bars over the sides": ("bars", put((slice(None), slice(None), np.r_[0:6, W - 6 : W]), 0.0)),
     "zoom": ("zoomed", zoom),
+    "no red": ("channel_affine", lambda f: f * np.array([0.0, 1.0, 1.0])),
     "red comes late": ("frames_shifted", late),
     "webp": ("codec", webp),
     "black box": ("region_overwritten", put((slice(None), slice(8, 24), slice(16, 40)), 0.0)),

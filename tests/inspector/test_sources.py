@@ -28,3 +28,15 @@ def test_a_missing_folder_is_named_whole(tmp_path: Path) -> None:
 def test_a_name_of_the_hub_keeps_its_revision(tmp_path: Path) -> None:
     with pytest.raises(BadReferenceError, match="not resolved"):
         open_source("owner/name@unresolved", Meter(), tmp_path)
+
+
+def test_hidden_files_and_folders_are_no_part_of_a_checkpoint(tmp_path: Path) -> None:
+    for name in (
+        "transformer/model.safetensors",
+        "transformer/._model.safetensors",
+        ".cache/x.json",
+        "vae/.git/y.json",
+    ):
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).touch()
+    assert list(LocalSource(tmp_path, Meter()).files) == ["transformer/model.safetensors"]

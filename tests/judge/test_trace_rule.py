@@ -7,6 +7,7 @@ from typing import Any
 import pytest
 from builders import GOLDEN, make_evidence, make_generation, make_limits, make_trace, quantized_case
 
+from harness.judge.trace_rule import _settings
 from harness.judge.verdict import observe
 from harness.outcomes import Outcome
 
@@ -36,6 +37,14 @@ def test_settings_that_differ(update: dict[str, Any], cause: str) -> None:
     generation = make_generation(trace=make_trace().model_copy(update=update))
     verdict, _ = observe(make_evidence(generation=generation), "cpu")
     assert (verdict.outcome, verdict.cause) == (Outcome.REGRESSION, cause)
+
+
+def test_a_key_that_the_vae_takes_no_value_from_is_no_setting() -> None:
+    golden = {"class": "AutoencoderKLWan", "z_dim": 16}
+    assert not list(_settings("vae", {**golden, "clip_output": False}, golden))
+    for change in ({"z_dim": 8}, {"dtype": "bf16"}, {"class": "Other"}):
+        assert list(_settings("vae", {**golden, **change}, golden))
+    assert list(_settings("scheduler", {**golden, "clip_output": False}, golden))
 
 
 def test_another_number_of_steps() -> None:

@@ -113,9 +113,23 @@ def _gamma(pair: FramePair) -> Explanation:
     return Explanation("gamma", share, 1, f"gamma: values are raised to the power {best:.2f}", values={"gamma": best})
 
 
+CHANNELS = ("red", "green", "blue")
+FLAT = 1.0
+"""Largest standard deviation, in levels, of a channel that is lost."""
+
+
 def _channels(pair: FramePair) -> Iterator[Explanation]:
-    """Yield offsets and gains per channel, and a 3x3 matrix."""
+    """Yield lost channels, offsets and gains per channel, and a 3x3 matrix."""
     golden, eye = pair.golden, np.eye(3, dtype=np.float32)
+    flat = pair.candidate.std(axis=(0, 1, 2)) < FLAT
+    if flat.any() and not flat.all():
+        level = pair.candidate.mean(axis=(0, 1, 2))
+        names = ", ".join(
+            f"{name} {value:.0f}" for name, value, lost in zip(CHANNELS, level, flat, strict=True) if lost
+        )
+        text = f"a colour channel is lost: it has one value everywhere ({names})"
+        constant = np.where(flat, level, golden).astype(np.float32)
+        yield Explanation("channel_affine", pair.share(constant), 1, text)
     moved = pair.solve(*eye)
     text = "tint: red, green, blue are moved by " + ", ".join(f"{shift:+.1f}" for shift in moved) + " levels"
     yield Explanation("tint", pair.share(golden + moved.astype(np.float32)), 3, text)
