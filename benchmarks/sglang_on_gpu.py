@@ -37,7 +37,7 @@ THERE = (
 """Packages of the device that are used as they are."""
 EMPTY = (
     "xgrammar", "av", "pulp", "cv2", "moviepy", "imageio", "imageio_ffmpeg", "trimesh", "datasets", "modelopt",
-    "pandas", "IPython", "pyarrow", "matplotlib", "torchvision", "torchaudio", "torchcodec", "flash_attn", "soundfile",
+    "pandas", "IPython", "pyarrow", "matplotlib", "torchaudio", "torchcodec", "flash_attn", "soundfile",
     "outlines",
     "llguidance", "quack", "torch_memory_saver", "mistral_common", "tiktoken", "blobfile", "decord", "decord2",
 )  # fmt: skip
@@ -57,7 +57,12 @@ class Empty(types.ModuleType):
         return type(name, (), {{"__init__": lambda self, *a, **k: None, "__call__": lambda self, *a, **k: None}})
 class Finder(importlib.abc.MetaPathFinder, importlib.abc.Loader):
     def find_spec(self, name, path, target=None):
-        if name.partition(".")[0] in NAMES:
+        # a package that only asks whether another is there is told the truth; an import gets an empty module
+        frame, asked = sys._getframe(1), False
+        while frame is not None and not asked:
+            asked = frame.f_code.co_name == "find_spec" and frame.f_code.co_filename.endswith("importlib/util.py")
+            frame = frame.f_back
+        if name.partition(".")[0] in NAMES and not asked:
             open(os.environ["EMPTY_LOG"], "a").write(name + "\\n")
             return importlib.machinery.ModuleSpec(name, self, is_package=True)
     def create_module(self, spec):
