@@ -69,10 +69,10 @@ def test_what_is_hashed_is_shown(monkeypatch: pytest.MonkeyPatch) -> None:
     progress.begin("a")
     progress.watch(StageStarted("a", "inspect"))
     meter.add(total=4_000_000_000)
-    meter.add(done=1_000_000_000)
+    meter.add(hashed=1_000_000_000)
     clock.now = 3.0
     assert "inspect 1.0 of 4.0 GB hashed" in progress.line()
-    meter.add(done=3_000_000_000)
+    meter.add(hashed=3_000_000_000)
     assert meter.state() == (0, 0)
 
 

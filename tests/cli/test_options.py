@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Annotated, Any, get_args, get_origin, get_type_hints
+from typing import Annotated, Any, Literal, get_args, get_origin, get_type_hints
 
 import typer
 
@@ -25,6 +25,8 @@ def value_type(annotation: object) -> type:
     """The type of one value: of ``list[Path] | None`` it is ``Path``."""
     if isinstance(annotation, type) and get_origin(annotation) is None:
         return annotation
+    if get_origin(annotation) is Literal:
+        return type(get_args(annotation)[0])
     inner = [part for part in get_args(annotation) if part is not type(None)]
     assert len(inner) == 1, annotation
     return value_type(inner[0])

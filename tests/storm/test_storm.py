@@ -83,7 +83,7 @@ def test_text_that_a_surface_obeys_is_a_failure(monkeypatch: pytest.MonkeyPatch)
     assert "mentioned" in fields.markdown_fault("hello @octocat")
     assert fields.markdown_fault("hello `@octocat`") == ""
     monkeypatch.setattr(markdown, "neutral", lambda text, limit=400: text)
-    assert failures("fields", 40) != []
+    assert failures("fields", 120) != []
 
 
 def test_a_secret_in_an_output_is_a_failure(monkeypatch: pytest.MonkeyPatch) -> None:
