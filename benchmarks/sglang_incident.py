@@ -21,7 +21,7 @@ from harness.records.case_record import CaseRecord
 PREFIX = "incident_sglang_"
 SHOWN = (0, 5, 10, 16)
 GARBLED = 0.9
-"""Mean SSIM to the BF16 model's frames below which it is another video. FP4 that is read rightly gives .93 and more; one
+"""Mean SSIM to the BF16 model's frames below which it is another video. Rightly read FP4 gives .93 and more; one
 expert of two with its nibbles swapped gives .83, both give .06."""
 ANCHOR = "incident_sglang_bf16"
 

@@ -123,6 +123,16 @@ def test_a_header_of_a_hundred_megabytes_is_refused_before_it_is_read(tmp_path: 
         read_headers(tmp_path / "m")
 
 
+def test_an_observation_with_fields_of_others_is_one_sentence(tmp_path: Path) -> None:
+    path = tmp_path / "probes.safetensors"
+    path.write_bytes(
+        save({"a": np.zeros(4, np.uint8)}, metadata={"quantgate.probe": '{"probes": [], "\\u007fmpli": 1}'})
+    )
+    with pytest.raises(GoldenError) as refused:
+        read_observation(path)
+    assert refused.value.what.isprintable()
+
+
 def test_a_clip_that_states_a_trillion_frames_is_refused_at_once(tmp_path: Path) -> None:
     path = tmp_path / "clip.safetensors"
     metadata = {"quantgate.clip": "1", "codec": "webp", "shape": f"[{1 << 40}, 8, 8, 3]", "sha256": "0" * 64}

@@ -15,7 +15,7 @@ from harness.errors import GoldenError
 from harness.judge.held_rule import differing
 from harness.judge.precision import lowered
 from harness.limits.probes import relative_error
-from harness.reading import check_safetensors, parse_json
+from harness.reading import check_safetensors, parse_json, reason, sentence
 from harness.records.generation import Expert
 from harness.records.probe import (
     BROKEN,
@@ -71,8 +71,9 @@ def read_observation(path: Path) -> Observation:
             names = [name for name in file.keys() if not name.startswith(("latents.", "text.", "timesteps."))]  # noqa: SIM118
             tensors = {name: cast("F32", file.get_tensor(name)) for name in names}
     except (OSError, SafetensorError, ValidationError, KeyError, ValueError) as error:
+        why = sentence(error) if isinstance(error, ValidationError) else reason(error)
         raise GoldenError(
-            f"this is no observation of probes: {error}",
+            f"this is no observation of probes: {why}",
             where=str(path),
             remedy="quantgate regenerate, which records it",
         ) from error
