@@ -186,8 +186,8 @@ def _not_passed(run: Observation, base: Observation, golden: Observation) -> Ite
 
 def _lowered(run: Observation, golden: Observation) -> Iterator[str]:
     for expert in sorted(run.index.dtypes):
-        for sentence in lowered(golden.index.dtypes.get(expert, {}), run.index.dtypes[expert]):
-            yield f"{expert}: {sentence}"
+        for line in lowered(golden.index.dtypes.get(expert, {}), run.index.dtypes[expert]):
+            yield f"{expert}: {line}"
 
 
 def _step(number: int, run: Observation, base: Observation, golden: Observation | None) -> ProbeStep | None:
