@@ -342,6 +342,8 @@ def sentence(error: ValidationError) -> str:
         return "it is not valid"
     place = ".".join(str(step) for step in details[0]["loc"])
     message = " ".join(details[0]["msg"].split())[:300]
+    if details[0]["type"] == "union_tag_invalid":  # the only message of pydantic's that quotes the value
+        message = "its kind is none of those that are known"
     more = f" (and {len(details) - 1} more)" if len(details) > 1 else ""
     return f"{_short(place, quote=False)}: {message}{more}" if place else f"{message}{more}"
 

@@ -6,15 +6,17 @@ import contextlib
 import os
 import unicodedata
 from pathlib import Path
+from typing import Literal
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from pydantic import BaseModel, Field, ValidationError
 
 from harness.lane.durations import History, read_history
 from harness.lane.merge import join_junit
 from harness.lane.plan import read_plan
-from harness.reading import MAX_DEPTH, UnreadableError, parse_json, parse_xml, read_bytes
+from harness.reading import MAX_DEPTH, UnreadableError, parse_json, parse_xml, read_bytes, sentence
 from harness.records.case_record import CaseRecord
 from harness.text import clean
 
@@ -118,3 +120,22 @@ def test_nothing_invisible_is_left_in_cleaned_text() -> None:
     every = "".join(chr(code) for code in range(0x110000) if not 0xD800 <= code < 0xE000)
     left = {sign for sign in clean(every) if unicodedata.category(sign) in ("Cc", "Cf", "Zl", "Zp")}
     assert left == {"\t", "\n"}
+
+
+class _One(BaseModel):
+    kind: Literal["one"]
+
+
+class _Two(BaseModel):
+    kind: Literal["two"]
+
+
+class _Both(BaseModel):
+    operation: _One | _Two = Field(discriminator="kind")
+
+
+def test_a_kind_that_is_none_is_not_quoted() -> None:
+    with pytest.raises(ValidationError) as refused:
+        _Both.model_validate({"operation": {"kind": "hf_secret"}})
+    assert "hf_secret" in str(refused.value), "pydantic quotes it"
+    assert sentence(refused.value) == "operation: its kind is none of those that are known"
