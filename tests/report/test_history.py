@@ -291,3 +291,16 @@ def test_a_history_in_a_place_that_is_none_is_one_sentence(tmp_path: Path) -> No
     for path in (tmp_path / "file/h.sqlite", tmp_path / "folder"):
         with pytest.raises(ReportError, match="cannot be opened"), open_history(path):
             pass
+
+
+def test_names_out_of_a_damaged_history_are_not_quoted(tmp_path: Path) -> None:
+    path = tmp_path / "history.sqlite"
+    with open_history(path):
+        pass
+    data = path.read_bytes()
+    assert b"sqlite_autoindex_records_1" in data
+    path.write_bytes(data.replace(b"sqlite_autoindex_records_1", b"sql\nte_autoindex_records_1"))
+    with pytest.raises(ReportError) as refused, open_history(path):
+        pass
+    assert refused.value.what.isprintable()
+    assert "autoindex" not in refused.value.what

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from harness.perf.comparing import BAD
-from harness.reading import UnreadableError, parse_object
+from harness.reading import UnreadableError, parse_object, reason
 from harness.records.case_record import CaseRecord
 from harness.report.load import ReportError
 from harness.report.redact import redact_record
@@ -105,12 +105,14 @@ def history_error(error: OSError | sqlite3.Error | UnicodeDecodeError, path: Pat
         message, remedy = "the disk is full; the history is unchanged", "make room: rm -r runs/<old run>"
     elif isinstance(error, OSError) or code in _UNREACHABLE:
         message, remedy = (
-            f"the history cannot be opened or written: {error}",
+            f"the history cannot be opened or written: {reason(error)}",
             f"ls -ld {place} {shlex.quote(str(path.parent))}",
         )
     else:
+        # sqlite's own text quotes names out of the damaged file
+        kind = getattr(error, "sqlite_errorname", None) or type(error).__name__
         message, remedy = (
-            f"this is not a history, or a damaged one: {error}",
+            f"this is not a history, or a damaged one ({kind})",
             f"mv {place} {place}.damaged, and ask again",
         )
     return ReportError(message, where=str(path), remedy=remedy)
