@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sqlite3
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import closing
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -17,7 +18,7 @@ from harness.records.case_record import CaseRecord
 from harness.records.identity import Identity
 from harness.records.limits import LimitCheck
 from harness.report.history import store
-from harness.report.history.store import VERSION, drift, open_history, sentence
+from harness.report.history.store import VERSION, drift, history_error, open_history, sentence
 from harness.report.history.terminal import case_table, cases_table, sparkline
 from harness.report.history.trend_page import charts_of, render_history
 from harness.report.load import ReportError
@@ -294,13 +295,13 @@ def test_a_history_in_a_place_that_is_none_is_one_sentence(tmp_path: Path) -> No
 
 
 def test_names_out_of_a_damaged_history_are_not_quoted(tmp_path: Path) -> None:
-    path = tmp_path / "history.sqlite"
-    with open_history(path):
-        pass
-    data = path.read_bytes()
-    assert b"sqlite_autoindex_records_1" in data
-    path.write_bytes(data.replace(b"sqlite_autoindex_records_1", b"sql\nte_autoindex_records_1"))
-    with pytest.raises(ReportError) as refused, open_history(path):
-        pass
-    assert refused.value.what.isprintable()
-    assert "autoindex" not in refused.value.what
+    path = tmp_path / "h.sqlite"
+    with closing(sqlite3.connect(path)) as raw:
+        raw.execute("CREATE TABLE records (a TEXT PRIMARY KEY, b TEXT)")
+        raw.commit()
+    path.write_bytes(path.read_bytes().replace(b"sqlite_autoindex_records_1", b"sql\nte_autoindex_records_1"))
+    with closing(sqlite3.connect(path)) as raw, pytest.raises(sqlite3.DatabaseError) as refused:
+        raw.execute("SELECT * FROM records").fetchall()
+    assert "autoindex" in str(refused.value), "sqlite quotes it"
+    what = history_error(refused.value, path).what
+    assert what == "this is not a history, or a damaged one (SQLITE_CORRUPT)"
