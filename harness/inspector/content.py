@@ -27,7 +27,7 @@ from harness.inspector.identity import DigestCache, cache_file, component_digest
 from harness.inspector.index import load_component
 from harness.inspector.layout import folders
 from harness.inspector.parts import EXPERTS
-from harness.inspector.pipeline_parts import TIED
+from harness.inspector.pipeline_parts import OF_LAST_CALL, TIED
 from harness.inspector.sources import LocalSource, Meter
 from harness.reading import UnreadableError, parse_foreign, read_json
 from harness.records.base import write_text_atomic
@@ -61,8 +61,6 @@ compared all the same."""
 TOKENS = (".model", ".spm", ".tiktoken")
 """Endings of tables of tokens that SentencePiece and others write."""
 SPECIAL_TOKENS = "special_tokens_map.json"
-_DOCUMENTATION = (".md", ".rst", ".png", ".jpg", ".jpeg", ".gif", ".webp", ".mp4", ".gitattributes", ".gitignore")
-_DOCUMENTATION_NAMES = ("readme", "license", "notice", "citation")
 _MAX_JSON = 64 << 20
 _BLOCK = 8 << 20
 _DIGITS = 32
@@ -137,8 +135,6 @@ UNREADABLE = ("header_invalid", "lfs_pointer", "html_page", "pickle_file", "othe
 def _counts(path: str, component: str) -> bool:
     """Return whether a file other than safetensors can change the output."""
     name = posixpath.basename(path).lower()
-    if name.endswith((".safetensors", ".index.json", *_DOCUMENTATION)) or name.startswith(_DOCUMENTATION_NAMES):
-        return False
     # a folder may hold anything: hidden files, copies of an editor, logs
     return name.endswith(WEIGHTS) or (component not in EXPERTS and (name in READ or name.endswith(TOKENS)))
 
@@ -285,8 +281,7 @@ def document_digest(name: str, data: bytes) -> str:
         if isinstance(quantization, dict):
             value["quantization_config"] = _quantization(quantization)
     if isinstance(value, dict) and name == "tokenizer.json":
-        # kept of the tokenizer's last call; every call states its own
-        value |= {key: None for key in ("padding", "truncation") if key in value}
+        value |= {key: None for key in OF_LAST_CALL if key in value}
     if isinstance(value, dict) and name == "model_index.json":
         value = dict(_component(key, inner) for key, inner in value.items() if inner not in (None, [None, None]))
     text = json.dumps(_plain(value), sort_keys=True, separators=(",", ":"))

@@ -7,8 +7,10 @@ names.
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
+from functools import partial
+from typing import TypeVar
 
 import numpy as np
 
@@ -29,6 +31,7 @@ UNLIKE = 0.5
 """Cosine below which an unquantized Linear is not its own base's: versions of one model stay far above."""
 EQUAL = 0.999
 """Cosine from which an unquantized Linear is another one of the base."""
+Item = TypeVar("Item", Measured, Compared)
 _BLOCK = re.compile(r"^(.*blocks\.)(\d+)(\..*)$")
 
 
@@ -44,30 +47,34 @@ def find_exchanged(plan: Plan, gathered: Gathered) -> None:
             continue
         exchanges: dict[str, str] = {}
         tries, limit = NEAR if base.source.is_local else FAR
+        measured, compared = gathered.measured.get(expert, {}), gathered.compared.get(expert, [])
         unlike = [
             item
-            for _, item in sorted(gathered.measured.get(expert, {}).items())
+            for _, item in sorted(measured.items())
             if item.fit is not None and item.fit.scores[item.fit.best].cosine < gate_of(item).unrelated
             if item.module.recipe == "" and not item.all_zero
         ]
-        for number, item in enumerate(unlike):
-            if number - len(exchanges) >= tries:
-                break
-            name = _of_measured(component, base, item, exchanges, limit)
-            if name:
-                exchanges[item.module.name] = name
-                gathered.measured[expert][item.module.name] = replace(item, holds=name)
-        plain = [item for item in gathered.compared.get(expert, ()) if _unlike(plan, expert, item)]
-        quantized = len(exchanges)
-        for number, compared in enumerate(plain):
-            if number - (len(exchanges) - quantized) >= tries:
-                break
-            module = compared.tensor.removesuffix(".weight")
-            name = _of_compared(plan, component, base, compared, exchanges, limit)
-            if name:
-                exchanges[module] = name
-                rows = gathered.compared[expert]
-                rows[rows.index(compared)] = replace(compared, holds=name)
+        # each success is entered before the next search, which tries the same exchange first
+        for item, name in _search(unlike, partial(_of_measured, component, base, exchanges, limit), tries):
+            exchanges[item.module.name] = name
+            measured[item.module.name] = replace(item, holds=name)
+        plain = [item for item in compared if _unlike(plan, expert, item)]
+        for row, name in _search(plain, partial(_of_compared, plan, component, base, exchanges, limit), tries):
+            exchanges[row.tensor.removesuffix(".weight")] = name
+            compared[compared.index(row)] = replace(row, holds=name)
+
+
+def _search(items: Sequence[Item], look: Callable[[Item], str], tries: int) -> Iterator[tuple[Item, str]]:
+    """Yield each item with the name that ``look`` finds for it; end after ``tries`` searches without a name."""
+    failures = 0
+    for item in items:
+        if failures >= tries:
+            return
+        name = look(item)
+        if name:
+            yield item, name
+        else:
+            failures += 1
 
 
 def _unlike(plan: Plan, expert: str, item: Compared) -> bool:
@@ -109,7 +116,7 @@ def _number(name: str) -> int:
 
 
 def _of_measured(
-    component: Component, base: Component, item: Measured, exchanges: Mapping[str, str], limit: int
+    component: Component, base: Component, exchanges: Mapping[str, str], limit: int, item: Measured
 ) -> str:
     assert item.fit is not None  # noqa: S101 - the caller chose compared Linears
     try:
@@ -130,18 +137,13 @@ def _rows(base: Component, entry: TensorEntry, item: Measured) -> F32:
 
 
 def _of_compared(
-    plan: Plan, component: Component, base: Component, item: Compared, exchanges: Mapping[str, str], limit: int
+    plan: Plan, component: Component, base: Component, exchanges: Mapping[str, str], limit: int, item: Compared
 ) -> str:
     entry, elements = component.tensors[item.tensor], plan.budgets[component.expert].excluded
     names = candidates(item.tensor.removesuffix(".weight"), entry.shape, base.tensors, exchanges, limit)
     (values,) = read_windows(component.source, [entry], elements)
-    for name, window in _windows(base, names, elements):
+    for name in names:
+        (window,) = read_windows(base.source, [base.tensors[f"{name}.weight"]], elements)
         if window.size == values.size and np.isfinite(values).all() and closeness(values, window)[0] >= EQUAL:
             return name
     return ""
-
-
-def _windows(base: Component, names: list[str], limit: int) -> Iterator[tuple[str, F32]]:
-    for name in names:
-        (window,) = read_windows(base.source, [base.tensors[f"{name}.weight"]], limit)
-        yield name, window

@@ -216,17 +216,12 @@ def _confirm(plan: Plan, gathered: Gathered, pool: Executor) -> None:
     Raises:
         SourceError: bytes could not be fetched.
     """
-    names = list(plan.base)
     for expert, component in plan.experts.items():
         doubtful = [name for name, item in sorted(gathered.measured[expert].items()) if is_doubtful(item)]
         if not 0 < len(doubtful) <= MOST_DOUBTFUL:
             continue
-        other = next((plan.base[name] for name in names if name != expert), None)
         wide = replace(plan, budgets={**plan.budgets, expert: replace(plan.budgets[expert], rows=STRIP)})
-        again = [
-            _measure_task(wide, gathered, component, plan.modules[expert][name], plan.base.get(expert), other)
-            for name in doubtful
-        ]
+        again = [_measure_task(wide, gathered, component, plan.modules[expert][name]) for name in doubtful]
         for (_, keep), future in [(task, pool.submit(task[0])) for task in again]:
             keep(future.result())
 
@@ -273,15 +268,12 @@ Task = tuple[Callable[[], Any], Callable[[Any], None]]
 
 
 def _work(plan: Plan, gathered: Gathered) -> Iterator[Task]:
-    names = list(plan.base)
     for expert, component in plan.experts.items():
-        base_expert = plan.base.get(expert)
-        others = [plan.base[name] for name in names if name != expert]
-        other = others[0] if others else None
+        base_expert, other = plan.base.get(expert), _other_base(plan, expert)
         gathered.measured[expert], gathered.compared[expert], gathered.scanned[expert] = {}, [], {}
         for module in plan.modules[expert].values():
             if module.quantized:
-                yield _measure_task(plan, gathered, component, module, base_expert, other)
+                yield _measure_task(plan, gathered, component, module)
                 if (
                     plan.scan[expert]
                     and module.spec.two_level
@@ -295,34 +287,25 @@ def _work(plan: Plan, gathered: Gathered) -> Iterator[Task]:
             yield from _sanity_tasks(plan, gathered, component)
 
 
+def _other_base(plan: Plan, expert: str) -> Component | None:
+    """Return the base's other expert, with which swapped files are found."""
+    return next((component for name, component in plan.base.items() if name != expert), None)
+
+
 def _anchor(component: Component | None, module: Module, reads: SharedReads) -> Anchor | None:
     entry = component.tensors.get(f"{module.name}.weight") if component else None
     return Anchor(component.source, entry, reads) if component and entry else None
 
 
-def _measure_task(
-    plan: Plan,
-    gathered: Gathered,
-    component: Component,
-    module: Module,
-    base_expert: Component | None,
-    other: Component | None,
-) -> Task:
+def _measure_task(plan: Plan, gathered: Gathered, component: Component, module: Module) -> Task:
     expert = component.expert
     values = gathered.scalars[expert].get(module.global_scale.name) if module.global_scale else None
     budget, reads = plan.budgets[expert], plan.reads
+    base = _anchor(plan.base.get(expert), module, reads)
+    other = _anchor(_other_base(plan, expert), module, reads)
 
     def work() -> Measured:
-        scale = values[0] if values else None
-        return measure(
-            expert,
-            component.source,
-            module,
-            budget,
-            _anchor(base_expert, module, reads),
-            _anchor(other, module, reads),
-            scale,
-        )
+        return measure(expert, component.source, module, budget, base, other, values[0] if values else None)
 
     def keep(result: Measured) -> None:
         gathered.measured[expert][module.name] = result

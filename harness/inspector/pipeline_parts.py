@@ -172,18 +172,21 @@ def _settings(name: str, present: PartFiles, anchor_files: PartFiles) -> Iterato
         )
 
 
+OF_LAST_CALL = ("padding", "truncation")
+"""Keys of ``tokenizer.json`` that a tokenizer keeps of its last call; every call states its own."""
+
+
 def read_values(file: str, part: PartFiles) -> Any:
     """Return the values of a component's JSON file that a loader reads.
 
     Left out are keys of other versions that the file's class has not; of ``tokenizer_config.json`` empty values, the
-    clean-up of decoded text, and added tokens that ``tokenizer.json`` lists too; of ``tokenizer.json`` padding and
-    truncation, which the tokenizer keeps of its last call, and which every call states.
+    clean-up of decoded text, and added tokens that ``tokenizer.json`` lists too; of ``tokenizer.json`` `OF_LAST_CALL`.
     """
     body = part.json[file]
     if not isinstance(body, Mapping):
         return body
     if file == "tokenizer.json":
-        return {key: value for key, value in body.items() if key not in ("padding", "truncation")}
+        return {key: value for key, value in body.items() if key not in OF_LAST_CALL}
     if file == "tokenizer_config.json":
         return {
             key: value for key, value in body.items() if value not in ([], {}, None) and not _repeated(key, value, part)

@@ -201,13 +201,13 @@ def _stamps(place: Path) -> list[tuple[str, int, int, int, int, int]]:
     If ``place`` is a file, its folder is listed: the file may be a shard, and its configuration is beside it.
     """
     rows = []
-    stamps: set[tuple[int, int]] = set()
+    visited: set[tuple[int, int]] = set()
     for parent, folders, names in os.walk(place if place.is_dir() else place.parent, followlinks=True):
         state = Path(parent).stat()
-        if (state.st_dev, state.st_ino) in stamps:  # a link back
+        if (state.st_dev, state.st_ino) in visited:  # a link back
             folders.clear()
             continue
-        stamps.add((state.st_dev, state.st_ino))
+        visited.add((state.st_dev, state.st_ino))
         folders[:] = sorted(name for name in folders if not name.startswith("."))
         for name in sorted(names):
             path = f"{parent}/{name}"

@@ -230,16 +230,16 @@ def contract_settings(context: Context) -> Iterator[InspectionFinding]:
     """Report settings in ``env`` that a runtime does not accept."""
     for contract in context.options.contracts:
         backend = contract.rules.backend
-        choice_set = context.options.env.get(backend.env) if backend is not None else None
-        listed = backend is None or any(fnmatch.fnmatchcase(choice_set or "", choice) for choice in backend.choices)
-        if backend is not None and choice_set and backend.choices and not listed:
+        chosen = context.options.env.get(backend.env) if backend is not None else None
+        listed = backend is None or any(fnmatch.fnmatchcase(chosen or "", choice) for choice in backend.choices)
+        if backend is not None and chosen and backend.choices and not listed:
             yield finding(
                 "warning",
                 "backend_unknown",
-                f"{backend.env}={choice_set}: {contract.name} has {', '.join(backend.choices)}; it warns and runs "
+                f"{backend.env}={chosen}: {contract.name} has {', '.join(backend.choices)}; it warns and runs "
                 f"{backend.default}.",
                 contract=contract.name,
-                evidence={"asked": choice_set, "choices": list(backend.choices), "source": backend.source},
+                evidence={"asked": chosen, "choices": list(backend.choices), "source": backend.source},
                 next_command=f"set {backend.env} in the case's env to one of them, or take it out",
             )
 
