@@ -103,25 +103,26 @@ class Judge:
         levels = self._levels("growth")
         if report.state != "more_memory" or len(levels) < LEAST_LOOKS or not self._leaks("growth"):
             return report
-        lost = levels[-1] - levels[-2]
-        gates = "growth" in self.case.perf.gates
-        message = f"{signed_bytes(lost)} {WORDS['growth']} per generation, over {len(self.looks)} generations"
+        leaking = self._with_leak(report, "growth", levels[-1] - levels[-2])
+        message = f"{leaking.message}; {report.message}" if leaking.state == "leak" else report.message
+        return leaking.model_copy(update={"message": message})
+
+    def _with_leak(self, report: PerfReport, measure: str, per_generation: float) -> PerfReport:
+        """Return the report with a leak of so many bytes a generation; its state changes only if the measure gates."""
+        amount = signed_bytes(per_generation)
         row = PerfComparison(
-            measure="growth",
+            measure=measure,
             unit="bytes",
-            value=lost,
+            value=per_generation,
             baseline=0.0,
-            limit=float(GROWTH_MARGIN["growth"]),
+            limit=float(GROWTH_MARGIN[measure]),
             state="leak",
-            gates=gates,
-            message=message,
+            gates=measure in self.case.perf.gates,
+            message=f"{amount} {WORDS[measure]} per generation, over {len(self.looks)} generations",
         )
-        rows = (*(item for item in report.comparisons if item.measure != "growth"), row)
-        if not gates:
-            return report.model_copy(update={"comparisons": rows})
-        return report.model_copy(
-            update={"state": "leak", "comparisons": rows, "message": f"{message}; {report.message}"}
-        )
+        rows = (*(item for item in report.comparisons if item.measure != measure), row)
+        state: PerfState = "leak" if row.gates else report.state
+        return report.model_copy(update={"state": state, "comparisons": rows, "message": row.message})
 
     def _pool(self) -> tuple[PerfPool | None, str]:
         if self.file is None:
@@ -208,20 +209,7 @@ class Judge:
             levels = self._levels(measure)[1:]
             slope = leak_per_run(levels)
             if slope is not None and slope > GROWTH_MARGIN[measure]:
-                message = f"{signed_bytes(slope)} {WORDS[measure]} per generation, over {len(self.looks)} generations"
-                row = PerfComparison(
-                    measure=measure,
-                    unit="bytes",
-                    value=slope,
-                    baseline=0.0,
-                    limit=float(GROWTH_MARGIN[measure]),
-                    state="leak",
-                    gates=measure in self.case.perf.gates,
-                    message=message,
-                )
-                rows = (*(item for item in report.comparisons if item.measure != measure), row)
-                state: PerfState = "leak" if row.gates else report.state
-                report = report.model_copy(update={"state": state, "comparisons": rows, "message": message})
+                report = self._with_leak(report, measure, slope)
         return report.model_copy(update={"confirmations": len(self.looks) - 1})
 
     def _inconclusive(self, judged: Judged, pool: PerfPool) -> PerfReport:
