@@ -45,32 +45,25 @@ def put(frames: Any, value: Any) -> Callable[[Frames], Frames]:
     return change
 
 
-def jpeg(f: Frames) -> Frames:
+def coded(coder: str, quality: int) -> Callable[[Frames], Frames]:
+    """Compress and decompress each frame with one of Pillow's coders."""
     from PIL import Image
 
-    out = []
-    for frame in levels(f):
-        file = io.BytesIO()
-        Image.fromarray(frame).save(file, "JPEG", quality=17)
-        out.append(np.asarray(Image.open(file)) / 255)
-    return np.stack(out)
+    def change(f: Frames) -> Frames:
+        out = []
+        for frame in levels(f):
+            file = io.BytesIO()
+            Image.fromarray(frame).save(file, coder, quality=quality)
+            out.append(np.asarray(Image.open(file).convert("RGB")) / 255)
+        return np.stack(out)
+
+    return change
 
 
 def late(f: Frames) -> Frames:
     out = f.copy()
     out[1:, ..., 0] = f[:-1, ..., 0]
     return out
-
-
-def webp(f: Frames) -> Frames:
-    from PIL import Image
-
-    out = []
-    for frame in levels(f):
-        file = io.BytesIO()
-        Image.fromarray(frame).save(file, "WEBP", quality=8)
-        out.append(np.asarray(Image.open(file).convert("RGB")) / 255)
-    return np.stack(out)
 
 
 def letterbox(f: Frames) -> Frames:
@@ -183,7 +176,7 @@ FAULTS: dict[str, tuple[str, Callable[[Frames], Frames]]] = {
     "flipped": ("flipped", lambda f: f[:, :, ::-1]),
     "moved": ("shifted", lambda f: np.roll(f, (2, 3), (1, 2))),
     "half resolution": ("resized", lambda f: f[:, ::2, ::2].repeat(2, 1).repeat(2, 2)),
-    "codec": ("codec", jpeg),
+    "codec": ("codec", coded("JPEG", 17)),
     "mesh": ("mesh", mesh),
     "flash": ("flash", put(4, lambda f: f + 0.08)),
     "black frame": ("frames_overwritten", put(5, 0.0)),
@@ -222,7 +215,7 @@ FAULTS: dict[str, tuple[str, Callable[[Frames], Frames]]] = {
     "zoom": ("zoomed", zoom),
     "no red": ("channel_affine", lambda f: f * np.array([0.0, 1.0, 1.0])),
     "red comes late": ("frames_shifted", late),
-    "webp": ("codec", webp),
+    "webp": ("codec", coded("WEBP", 8)),
     "black box": ("region_overwritten", put((slice(None), slice(8, 24), slice(16, 40)), 0.0)),
 }
 

@@ -7,9 +7,8 @@ from itertools import permutations
 
 import numpy as np
 
-from harness.frames.hypotheses.pair import Array, Explanation, FramePair
+from harness.frames.hypotheses.pair import LUMA_601, Array, Explanation, FramePair
 
-LUMA_601 = np.array([0.299, 0.587, 0.114], dtype=np.float32)
 LUMA_709 = np.array([0.2126, 0.7152, 0.0722], dtype=np.float32)
 GAMMAS = (0.4, 0.4545, 0.5, 0.6, 0.7, 0.8, 0.85, 0.9, 0.95, 1.05, 1.1, 1.15, 1.2, 1.3, 1.4, 1.6, 1.8, 2.0, 2.2, 2.4)
 HUES = tuple(range(-175, 185, 5))

@@ -10,8 +10,10 @@ import numpy as np
 import numpy.typing as npt
 
 from harness.frames.causes import EXPLANATIONS
+from harness.frames.statistics import LUMA
 
 Array = npt.NDArray[np.floating[Any]]
+LUMA_601: Array = LUMA.astype(np.float32)
 MOST_VALUES = 2_500_000
 MOST_FRAMES = 9
 """Most values and most evenly spaced frames that a hypothesis reads if it is the same for every frame; at least two

@@ -9,11 +9,14 @@ from functools import partial
 import numpy as np
 import numpy.typing as npt
 
-from harness.frames.hypotheses.pair import Array, Explanation, FramePair
+from harness.frames.hypotheses.pair import LUMA_601, Array, Explanation, FramePair
 
 CORNER = 128
 """Side in pixels of the part of a frame on which the quality of a codec is searched."""
-WEBP = (0, 2, 4, 6, 8, 10, 15, 20, 30, 40, 50, 60, 70, 80, 90)
+JPEG = tuple({"quality": quality, "subsampling": sampling} for quality in range(5, 96) for sampling in (0, 2))
+"""Choices of Pillow's coder; ``subsampling`` is that of chroma (0 none, 2 half)."""
+WEBP = tuple({"quality": quality} for quality in (0, 2, 4, 6, 8, 10, 15, 20, 30, 40, 50, 60, 70, 80, 90))
+"""The same of a key frame of VP8."""
 FACTORS = (0.8, 0.75, 2 / 3, 0.6, 0.5)
 """Usual factors of a resize; whole divisors by means of blocks are fitted apart."""
 BAR_NOISE = 1.5
@@ -151,41 +154,35 @@ def _repeated(frames: Array, side: int) -> Array:
     return large[:, : frames.shape[1], : frames.shape[2]]
 
 
-def _resampling(length: int, other: int, *, linear: bool) -> Array:
+def _resampling(length: int, other: int, *, linear: bool, part: tuple[float, float] | None = None) -> Array:
     """Return the matrix [other, length] that resamples a row: nearest, or linear over the width of an output pixel.
 
-    The second is the triangle filter of Pillow's ``BILINEAR``, centred on half pixels.
+    The second is the triangle filter of Pillow's ``BILINEAR``, centred on half pixels. ``part`` is the stretch
+    [start, stop) of the row that is resampled; default all of it.
     """
-    centre = (np.arange(other) + 0.5) * length / other - 0.5
+    start, stop = part or (0.0, float(length))
+    centre = start + (np.arange(other) + 0.5) * (stop - start) / other - 0.5
     if not linear:
         return np.asarray(np.eye(length, dtype=np.float32)[np.floor(centre + 0.5).astype(int).clip(0, length - 1)])
-    reach = max(1.0, length / other)
+    reach = max(1.0, (stop - start) / other)
     weights = np.maximum(0.0, 1.0 - np.abs(np.arange(length)[None, :] - centre[:, None]) / reach)
     return np.asarray(weights / weights.sum(axis=1, keepdims=True), np.float32)
 
 
+def _applied(frames: Array, down: Array, across: Array) -> Array:
+    """Return frames [T, H, W, C] with a matrix applied to each column and one to each row."""
+    out = np.moveaxis(np.tensordot(down, frames, axes=(1, 1)), 0, 1)
+    return np.asarray(np.moveaxis(np.tensordot(across, out, axes=(1, 2)), 0, 2))
+
+
 def resampled(frames: Array, factor: float, *, linear: bool) -> Array:
     """Resize frames [T, H, W, C] to ``factor`` of their sides and back, both ways with the same filter."""
-    out = frames
-    for axis in (1, 2):
-        length = frames.shape[axis]
+
+    def there_and_back(length: int) -> Array:
         small = max(1, round(length * factor))
-        both = _resampling(small, length, linear=linear) @ _resampling(length, small, linear=linear)
-        out = np.moveaxis(np.tensordot(both, out, axes=(1, axis)), 0, axis)
-    return np.asarray(out)
+        return _resampling(small, length, linear=linear) @ _resampling(length, small, linear=linear)
 
-
-def _enlarged(frames: Array, rows: tuple[float, float], columns: tuple[float, float], size: tuple[int, int]) -> Array:
-    """Cut [start, stop) in pixels out of frames [T, H, W, C] and resize the part to ``size``, linearly."""
-    out = frames
-    for axis, (start, stop), other in ((1, rows, size[0]), (2, columns, size[1])):
-        length = out.shape[axis]
-        centre = start + (np.arange(other) + 0.5) * (stop - start) / other - 0.5
-        reach = max(1.0, (stop - start) / other)
-        weights = np.maximum(0.0, 1.0 - np.abs(np.arange(length)[None, :] - centre[:, None]) / reach)
-        weights /= np.maximum(weights.sum(axis=1, keepdims=True), 1e-9)
-        out = np.moveaxis(np.tensordot(np.asarray(weights, np.float32), out, axes=(1, axis)), 0, axis)
-    return np.asarray(out)
+    return _applied(frames, *(there_and_back(length) for length in frames.shape[1:3]))
 
 
 def _bars(pair: FramePair) -> Iterator[Explanation]:
@@ -208,27 +205,30 @@ def _bars(pair: FramePair) -> Iterator[Explanation]:
     level = candidate[:, outside].mean(axis=(0, 1))
     sides = f"{top} rows above, {height - bottom} below, {left} columns left, {width - right} right"
     colour = "black" if level.max() < 16 else f"one colour ({', '.join(f'{value:.0f}' for value in level)})"
-    small = bottom - top, right - left
+    values = {"top": float(top), "bottom": float(height - bottom), "left": float(left), "right": float(width - right)}
+    squeezed = _applied(
+        golden, _resampling(height, bottom - top, linear=True), _resampling(width, right - left, linear=True)
+    )
     for text, picture in (
         ("cover the picture", golden[:, top:bottom, left:right]),
-        ("stand beside the picture, which is squeezed between them", _enlarged(golden, (0, height), (0, width), small)),
+        ("stand beside the picture, which is squeezed between them", squeezed),
     ):
         prediction = np.broadcast_to(level.astype(np.float32), golden.shape).copy()
         prediction[:, top:bottom, left:right] = picture
         sentence = f"bars (letterbox, borders) of {colour} {text}: {sides}"
-        values = {"top": top, "bottom": height - bottom, "left": left, "right": width - right}
-        yield Explanation("bars", pair.share(prediction), 2, sentence, values={k: float(v) for k, v in values.items()})
+        yield Explanation("bars", pair.share(prediction), 2, sentence, values=values)
 
 
 def _zoomed(pair: FramePair) -> Iterator[Explanation]:
     """Yield a crop around the middle that is enlarged to the full size."""
-    height, width = pair.golden.shape[1:3]
     middle = len(pair.golden) // 2
     frame, shown = pair.golden[middle : middle + 1], pair.candidate[middle : middle + 1]
 
+    def enlarge(side: int, share: float) -> Array:
+        return _resampling(side, side, linear=True, part=((1 - share) / 2 * side, (1 + share) / 2 * side))
+
     def cut(frames: Array, share: float) -> Array:
-        rows, columns = (((1 - share) / 2 * side, (1 + share) / 2 * side) for side in (height, width))
-        return _enlarged(frames, rows, columns, (height, width))
+        return _applied(frames, *(enlarge(side, share) for side in frames.shape[1:3]))
 
     def error(share: float) -> float:
         return float(np.square(shown - cut(frame, share)).mean())
@@ -276,7 +276,7 @@ def _soft(pair: FramePair) -> Iterator[Explanation]:
 def _chroma(pair: FramePair) -> Iterator[Explanation]:
     """Yield colour at a lower resolution than brightness, and colour shifted against brightness."""
     golden = pair.golden
-    luma = (golden @ np.array([0.299, 0.587, 0.114], np.float32))[..., None]
+    luma = (golden @ LUMA_601)[..., None]
     chroma = golden - luma
     for side in (2, 4, 8):
         for spread in (box, _smooth, _repeated):
@@ -295,36 +295,30 @@ def _coded(pair: FramePair) -> Iterator[Explanation]:
     frames = np.clip(np.rint(pair.golden), 0, 255).astype(np.uint8)
     middle = len(frames) // 2
     corner, target = frames[middle, :CORNER, :CORNER], pair.candidate[middle, :CORNER, :CORNER]
-    kinds = [(quality, sampling) for quality in range(5, 96) for sampling in (0, 2)]
-    best = min(kinds, key=lambda kind: float(np.square(target - _jpeg(corner, *kind)).mean()))
     chosen = np.unique(np.linspace(0, len(frames) - 1, min(3, len(frames))).round().astype(int))
     small = FramePair(frames[chosen], pair.candidate[chosen])
-    share = small.share(np.stack([_jpeg(frame, *best) for frame in frames[chosen]]))
-    text = f"lossy compression (codec loss, blocks of a DCT; like JPEG of quality {best[0]})"
-    yield Explanation("codec", share, 1, text, values={"quality": best[0]})
-    # predicted from their neighbours, as video codecs do it: another error than that of a plain DCT
-    near = min(WEBP, key=lambda quality: float(np.square(target - _webp(corner, quality)).mean()))
-    share = small.share(np.stack([_webp(frame, near) for frame in frames[chosen]]))
-    text = f"lossy compression (codec loss with prediction inside a frame; like WebP of quality {near})"
-    yield Explanation("codec", share, 1, text, values={"quality": near})
+    # WebP predicts blocks from their neighbours, as video codecs do: another error than that of a plain DCT
+    for coder, text, options in (
+        ("JPEG", "codec loss, blocks of a DCT; like JPEG", JPEG),
+        ("WEBP", "codec loss with prediction inside a frame; like WebP", WEBP),
+    ):
+
+        def error(choice: dict[str, int], coder: str = coder) -> float:
+            return float(np.square(target - _compressed(corner, coder, choice)).mean())
+
+        best = min(options, key=error)
+        share = small.share(np.stack([_compressed(frame, coder, best) for frame in frames[chosen]]))
+        sentence = f"lossy compression ({text} of quality {best['quality']})"
+        yield Explanation("codec", share, 1, sentence, values={"quality": best["quality"]})
 
 
-def _webp(frame: npt.NDArray[np.uint8], quality: int) -> Array:
-    """Compress and decompress a frame as the key frame of a VP8 video is."""
+def _compressed(frame: npt.NDArray[np.uint8], coder: str, options: dict[str, int]) -> Array:
+    """Compress and decompress a frame [H, W, 3] with one of Pillow's coders."""
     from PIL import Image
 
     file = io.BytesIO()
-    Image.fromarray(frame).save(file, "WEBP", quality=quality)
+    Image.fromarray(frame).save(file, coder, **options)
     return np.asarray(Image.open(file).convert("RGB")).astype(np.float32)
-
-
-def _jpeg(frame: npt.NDArray[np.uint8], quality: int, sampling: int) -> Array:
-    """Compress and decompress a frame; ``sampling`` is Pillow's chroma subsampling (0 none, 2 half)."""
-    from PIL import Image
-
-    file = io.BytesIO()
-    Image.fromarray(frame).save(file, "JPEG", quality=quality, subsampling=sampling)
-    return np.asarray(Image.open(file)).astype(np.float32)
 
 
 def _tiles(pair: FramePair) -> Iterator[Explanation]:

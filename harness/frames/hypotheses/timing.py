@@ -7,7 +7,7 @@ from collections.abc import Iterator
 import numpy as np
 import numpy.typing as npt
 
-from harness.frames.hypotheses.pair import Array, Explanation, FramePair
+from harness.frames.hypotheses.pair import LUMA_601, Array, Explanation, FramePair
 from harness.frames.hypotheses.sums import ErrorSums
 
 Order = npt.NDArray[np.int64]
@@ -107,7 +107,6 @@ def _describe(order: Order, changed: list[int]) -> tuple[str, str]:
     return "frames_permuted", f"{named(changed, count)} show other frames of the golden (permuted, repeated)"
 
 
-LUMA = np.array([0.299, 0.587, 0.114], np.float32)
 DELAYS = (-2, -1, 1, 2)
 
 
@@ -115,7 +114,7 @@ def _delayed(golden: Array, candidate: Array) -> Iterator[Explanation]:
     """Yield one colour channel, the brightness or the colour that comes from an earlier or a later frame."""
     pair = FramePair(golden, candidate)
     count = len(golden)
-    grey = (golden @ LUMA)[..., None]
+    grey = (golden @ LUMA_601)[..., None]
     for step in DELAYS:
         if abs(step) >= count:
             continue
