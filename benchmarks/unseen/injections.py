@@ -1,7 +1,8 @@
-"""Ways to change a running pipeline that the faults and healthy changes of both lists share."""
+"""Ways to change a running pipeline that the faults and healthy changes of the lists share."""
 
 from __future__ import annotations
 
+import importlib
 from collections.abc import Callable
 from typing import Any
 
@@ -11,8 +12,12 @@ from diffusers.models.autoencoders.vae import DecoderOutput
 from benchmarks.unseen.loop import Loop
 from benchmarks.unseen.patch import Patch
 
+transformer_wan: Any = importlib.import_module("diffusers.models.transformers.transformer_wan")
+"""Where Wan's attention and RoPE live; typed loosely, since names that it imported are replaced there."""
 Tensor = torch.Tensor
 Injection = Callable[[Patch], None]
+Turn = Callable[[Tensor, tuple[Tensor, Tensor]], Tensor]
+"""Rotate queries or keys [B, S, H, D] by tables [1, S, 1, D]."""
 
 
 def loop(**places: Any) -> Injection:
@@ -90,5 +95,39 @@ def decoder_modules(kind: str, method: Callable[..., Any]) -> Injection:
             raise LookupError(f"the decoder has no {kind}")
         for module in hits:
             patch.override(module, "forward", method)
+
+    return inject
+
+
+def attention_processor(turn: Turn, normed: torch.dtype | None = None) -> Injection:
+    """Give the experts' attention another rotation; ``normed``: dtype in which norm and rotation are one kernel."""
+
+    def attend(original: Any, attn: Any, states: Tensor, text: Any = None, mask: Any = None, rotary: Any = None) -> Any:
+        source = states if text is None else text
+        query, key, value = attn.to_q(states), attn.to_k(source), attn.to_v(source)
+        query, key = (
+            norm(part if normed is None else part.to(normed)).unflatten(2, (attn.heads, -1))
+            for norm, part in ((attn.norm_q, query), (attn.norm_k, key))
+        )
+        if rotary is not None:
+            query, key = turn(query, rotary), turn(key, rotary)
+        value = torch.unflatten(value, 2, (attn.heads, -1))
+        made = transformer_wan.dispatch_attention_fn(
+            query.to(value.dtype),
+            key.to(value.dtype),
+            value,
+            attn_mask=mask,
+            dropout_p=0.0,
+            is_causal=False,
+            backend=original.__self__._attention_backend,
+            parallel_config=None,
+        )
+        return attn.to_out[1](attn.to_out[0](made.flatten(2, 3).type_as(value)))
+
+    def inject(patch: Patch) -> None:
+        for expert in patch.experts:
+            for block in expert.blocks:
+                for attention in (block.attn1, block.attn2):
+                    patch.override(attention.processor, "__call__", attend)
 
     return inject

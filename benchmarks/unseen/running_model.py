@@ -2,18 +2,15 @@
 
 from __future__ import annotations
 
-import importlib
 import math
 from collections.abc import Callable
 from typing import Any
 
 import torch
 
-from benchmarks.unseen.injections import Injection, dequantizers, ends, modules
+from benchmarks.unseen.injections import Injection, dequantizers, ends, modules, transformer_wan
 from benchmarks.unseen.patch import Patch
 
-transformer_wan: Any = importlib.import_module("diffusers.models.transformers.transformer_wan")
-"""Where Wan's attention and RoPE live; typed loosely, since names that it imported are replaced there."""
 Tensor = torch.Tensor
 
 

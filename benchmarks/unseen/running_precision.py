@@ -8,9 +8,9 @@ from typing import Any
 import torch
 from diffusers.models.autoencoders.vae import DecoderOutput
 
-from benchmarks.unseen.injections import Injection, loop
+from benchmarks.unseen.injections import Injection, loop, transformer_wan
 from benchmarks.unseen.patch import Patch
-from benchmarks.unseen.running_model import attention_in, transformer_wan
+from benchmarks.unseen.running_model import attention_in
 from harness.engine.backends import diffusers_backend
 from harness.frames.clip import Clip
 

@@ -15,20 +15,20 @@ from torch.nn import functional
 from benchmarks.unseen.injections import (
     Injection,
     after_timesteps,
+    attention_processor,
     decoder_modules,
     dequantizers,
     ends,
     loop,
     modules,
+    transformer_wan,
     vae_decode,
 )
 from benchmarks.unseen.loop import Loop, decoded, guided, plain_decode, statistics, two_passes
 from benchmarks.unseen.patch import Patch
-from benchmarks.unseen.running_model import attention_in, transformer_wan
+from benchmarks.unseen.running_model import attention_in
 
 Tensor = torch.Tensor
-Turn = Callable[[Tensor, tuple[Tensor, Tensor]], Tensor]
-"""Rotate queries or keys [B, S, H, D] by tables [1, S, 1, D]."""
 BF16, FP16, FP8 = torch.bfloat16, torch.float16, torch.float8_e4m3fn
 HEADS, HEAD_SIZE = 4, 48
 
@@ -120,38 +120,6 @@ def _text_masked(query: Tensor, key: Tensor, value: Tensor, options: dict[str, A
         kept[:, 0] = True
         options["attn_mask"] = kept[:, None, None]
     return query, key, value
-
-
-def _processor(turn: Turn) -> Injection:
-    """Attention with another implementation of the rotation."""
-
-    def attend(original: Any, attn: Any, states: Tensor, text: Any = None, mask: Any = None, rotary: Any = None) -> Any:
-        source = states if text is None else text
-        query, key, value = (
-            made.unflatten(2, (attn.heads, -1))
-            for made in (attn.norm_q(attn.to_q(states)), attn.norm_k(attn.to_k(source)), attn.to_v(source))
-        )
-        if rotary is not None:
-            query, key = turn(query, rotary), turn(key, rotary)
-        made = transformer_wan.dispatch_attention_fn(
-            query,
-            key,
-            value,
-            attn_mask=mask,
-            dropout_p=0.0,
-            is_causal=False,
-            backend=original.__self__._attention_backend,
-            parallel_config=None,
-        )
-        return attn.to_out[1](attn.to_out[0](made.flatten(2, 3).type_as(query)))
-
-    def inject(patch: Patch) -> None:
-        for expert in patch.experts:
-            for block in expert.blocks:
-                for attention in (block.attn1, block.attn2):
-                    patch.override(attention.processor, "__call__", attend)
-
-    return inject
 
 
 def _turn_halves(states: Tensor, tables: tuple[Tensor, Tensor]) -> Tensor:
@@ -721,7 +689,7 @@ SECOND_INJECTIONS: Final[dict[str, Injection]] = {
     "ranks_attend_locally": _local,
     "padded_keys_seen": _dispatch(_padded_keys),
     "text_padding_masked": _dispatch(_text_masked),
-    "rope_pairs_in_halves": _processor(_turn_halves),
+    "rope_pairs_in_halves": attention_processor(_turn_halves),
     "rope_restarts": _rope_restarts,
     "rope_interpolated": _rope_interpolated,
     "qk_norm_per_head": modules(ends("attn1.norm_q", "attn1.norm_k"), _norm_per_head),
@@ -789,7 +757,7 @@ SECOND_INJECTIONS: Final[dict[str, Injection]] = {
     "text_projected_once": _text_projected_once,
     "attention_by_heads": _by_heads,
     "attention_in_chunks": _query_chunks,
-    "rope_complex": _processor(_turn_complex),
+    "rope_complex": attention_processor(_turn_complex),
     "layer_norm_written_out": _own_layer_norm,
     "qk_norm_written_out": modules(ends("norm_q", "norm_k"), _own_rms_norm),
     "patch_as_product": _patch_as_product,

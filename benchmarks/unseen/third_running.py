@@ -13,10 +13,18 @@ from diffusers.schedulers.scheduling_utils import SchedulerOutput
 from torch.nn import functional
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
-from benchmarks.unseen.injections import Injection, decoder_modules, dequantizers, ends, loop, modules
+from benchmarks.unseen.injections import (
+    Injection,
+    attention_processor,
+    decoder_modules,
+    dequantizers,
+    ends,
+    loop,
+    modules,
+    transformer_wan,
+)
 from benchmarks.unseen.loop import Loop, decoded, guided, plain_decode, statistics, two_passes
 from benchmarks.unseen.patch import Patch
-from benchmarks.unseen.running_model import transformer_wan
 from harness.records.generation import DEQUANTIZE
 
 Tensor = torch.Tensor
@@ -132,40 +140,6 @@ def _frames_alone(patch: Patch) -> None:
 
 
 # RoPE
-
-
-def _processor(turn: Callable[[Tensor, tuple[Tensor, Tensor]], Tensor], normed: torch.dtype | None = None) -> Injection:
-    """Attention with another rotation; ``normed``: dtype in which norm and rotation are one kernel."""
-
-    def attend(original: Any, attn: Any, states: Tensor, text: Any = None, mask: Any = None, rotary: Any = None) -> Any:
-        source = states if text is None else text
-        query, key, value = attn.to_q(states), attn.to_k(source), attn.to_v(source)
-        query, key = (
-            norm(part if normed is None else part.to(normed)).unflatten(2, (attn.heads, -1))
-            for norm, part in ((attn.norm_q, query), (attn.norm_k, key))
-        )
-        if rotary is not None:
-            query, key = turn(query, rotary), turn(key, rotary)
-        value = torch.unflatten(value, 2, (attn.heads, -1))
-        made = transformer_wan.dispatch_attention_fn(
-            query.to(value.dtype),
-            key.to(value.dtype),
-            value,
-            attn_mask=mask,
-            dropout_p=0.0,
-            is_causal=False,
-            backend=original.__self__._attention_backend,
-            parallel_config=None,
-        )
-        return attn.to_out[1](attn.to_out[0](made.flatten(2, 3).type_as(value)))
-
-    def inject(patch: Patch) -> None:
-        for expert in patch.experts:
-            for block in expert.blocks:
-                for attention in (block.attn1, block.attn2):
-                    patch.override(attention.processor, "__call__", attend)
-
-    return inject
 
 
 def _rotate_half(states: Tensor, tables: tuple[Tensor, Tensor]) -> Tensor:
@@ -568,9 +542,9 @@ THIRD_INJECTIONS: Final[dict[str, Injection]] = {
     "attention_powers_of_two": _attention(_powers_of_two),
     "attention_keys_smoothed": _attention(_keys_smoothed),
     "attention_math_kernel": lambda patch: patch.enter(sdpa_kernel(SDPBackend.MATH)),
-    "rope_rotate_half": _processor(_rotate_half),
+    "rope_rotate_half": attention_processor(_rotate_half),
     "rope_tables_anew": _tables(),
-    "norm_and_rope_one_kernel": _processor(_rotate_half, torch.float32),
+    "norm_and_rope_one_kernel": attention_processor(_rotate_half, torch.float32),
     "rows_parallel": _products(ends("to_out.0", "ffn.net.2"), _rows_parallel),
     "columns_parallel": _products(ends("to_q", "to_k", "to_v", "ffn.net.0.proj"), _columns_parallel),
     "linears_addmm": _products(ends("to_q", "to_k", "to_v", "to_out.0", "net.0.proj", "net.2"), _addmm),
