@@ -11,7 +11,7 @@ from collections.abc import Iterator, Sequence
 
 from harness.judge.precision import lowered
 from harness.records.base import Json
-from harness.records.generation import Step, Trace
+from harness.records.generation import SCALE_ROUNDING, Step, Trace
 from harness.records.verdict import Finding
 
 TIMESTEP = 1e-3
@@ -29,8 +29,6 @@ ROPE = 1e-4
 """Rotary tables in float32 and float64 agree to about 1e-7; tables in bfloat16 are about .0016 off."""
 VAE = {"float32": 2e-3, "": 1e-2}
 """Relative error per dtype of the decoder: float32 on the same class of device, channels last or not; any other."""
-SCALE = 0.003
-"""Factor on the attention scores: rounding of query and key to bfloat16 moves it by less than .0005."""
 ATTENTION = 0.01
 """Relative error of a self-attention's result, whose probabilities and values were rounded to bfloat16: about .003."""
 ROUNDED = 0.0025
@@ -85,14 +83,14 @@ def judge_alone(run: Trace, reference: Trace) -> Iterator[Finding]:
             yield _finding(code, message, {"expert": expert, "error": error, "place": "RoPE"})
     for expert, scale in sorted(run.attention_scale.items()):
         golden_scale = reference.attention_scale.get(expert, 1.0)
-        if abs(scale / golden_scale - 1.0) > SCALE:
+        if abs(scale / golden_scale - 1.0) > SCALE_ROUNDING:
             message = (
                 f"attention scores of {expert} are scaled by {scale:.4g} times 1/sqrt(d), {golden_scale:.4g} expected"
             )
             yield _finding("attention_scale", message, {"expert": expert, "run": scale, "golden": golden_scale})
     for expert, error in sorted(run.attention_error.items()):
         usual = reference.attention_error.get(expert)
-        scaled = abs(run.attention_scale.get(expert, 1.0) - 1.0) > SCALE
+        scaled = abs(run.attention_scale.get(expert, 1.0) - 1.0) > SCALE_ROUNDING
         if usual is None or scaled:
             continue
         result = (

@@ -148,13 +148,12 @@ RECORDED = frozenset({"class", "dtype"})
 
 def _settings(part: str, run: dict[str, Json], reference: dict[str, Json]) -> Iterator[Finding]:
     # a configuration of another version may hold keys that its class takes no value from
-    unread = {key for side in (run, reference) for key in unread_keys({"_class_name": side.get("class"), **side})}
+    sides = (run, reference) if part == "vae" else ()
+    unread = {key for side in sides for key in unread_keys({"_class_name": side.get("class"), **side})} - RECORDED
     names = sorted(
         name
         for name in run.keys() | reference.keys()
-        if not name.startswith("_")
-        and run.get(name) != reference.get(name)
-        and (part != "vae" or name in RECORDED or name not in unread)
+        if not name.startswith("_") and run.get(name) != reference.get(name) and name not in unread
     )
     if names:
         rows = ", ".join(f"{name} {reference.get(name)!r} -> {run.get(name)!r}" for name in names[:5])

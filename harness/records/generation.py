@@ -11,6 +11,9 @@ from harness.records.perf import LoadUsage, Usage
 Expert = Literal["transformer", "transformer_2"]
 """``transformer`` is the high-noise expert (t >= boundary_ratio * T), ``transformer_2`` the low-noise one."""
 
+SCALE_ROUNDING = 0.003
+"""Distance from 1 within which a factor on the attention scores is 1: rounding of query and key to bfloat16 moves it by
+less than .0005."""
 DEQUANTIZE = "dequantize+linear"
 """Kernel in receipts: the weight was dequantized and multiplied in the compute dtype."""
 

@@ -11,7 +11,7 @@ from typing import Any, cast
 import torch
 from torch.overrides import TorchFunctionMode
 
-from harness.records.generation import Expert
+from harness.records.generation import SCALE_ROUNDING, Expert
 
 PRODUCT = torch.nn.functional.scaled_dot_product_attention
 
@@ -282,8 +282,6 @@ def _turned(heads: torch.Tensor, cos: torch.Tensor, sin: torch.Tensor) -> torch.
     return torch.stack((even * c - odd * s, even * s + odd * c), dim=-1).flatten(-2)
 
 
-NEAR = 0.003
-"""Distance from 1 within which a factor is 1: rounding of query and key to bfloat16 moves it by less than .0005."""
 PURE = 0.02
 """Largest distance that a factor on the scores may leave: beyond it, attention differs in another way."""
 
@@ -300,7 +298,7 @@ def measured_scales(scales: AttentionScales, check: AttentionCheck) -> dict[Expe
         if attention.rest > PURE:
             continue
         off, product = abs(attention.scale - 1.0), first.get(expert)
-        changed_before = off < NEAR and product is not None and abs(product - 1.0) >= NEAR
+        changed_before = off < SCALE_ROUNDING and product is not None and abs(product - 1.0) >= SCALE_ROUNDING
         if changed_before or off > abs(worst.get(expert, 1.0) - 1.0):
             worst[expert] = attention.scale
     return worst

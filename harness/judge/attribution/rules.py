@@ -128,9 +128,8 @@ def held_values(record: CaseRecord, named: Sequence[Cause]) -> Iterator[Cause]:
     reported: set[str] = set()
     for finding in record.verdict.findings:
         component, tensors = str(finding.data.get("component")), finding.data.get("tensors")
-        if (
-            finding.code not in IN_MEMORY or not finding.gating or component in reported
-        ):  # probes and trace may both say it
+        # probes and trace may both report a component
+        if finding.code not in IN_MEMORY or not finding.gating or component in reported:
             continue
         reported.add(component)
         listed = [str(name) for name in tensors] if isinstance(tensors, list) else []
