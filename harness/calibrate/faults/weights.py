@@ -95,18 +95,18 @@ def inject(
 ) -> tuple[str, ...]:
     """Write a broken copy of a checkpoint.
 
-        Args:
-    fault: the kind of damage.
-            strength: share of the Linears of each expert, in (0, 1]; they are spread evenly over the network.
-            source: a Diffusers repository, or the folder of one transformer. Never written to.
-            target: an absent folder.
-            experts: experts of a repository to break; those that it does not have are skipped.
+    Args:
+        fault: the kind of damage.
+        strength: share of the Linears of each expert, in (0, 1]; they are spread evenly over the network.
+        source: a Diffusers repository, or the folder of one transformer. Never written to.
+        target: an absent folder.
+        experts: experts of a repository to break; those that it does not have are skipped.
 
-        Returns:
-            The broken Linears, as ``expert/module``.
+    Returns:
+        The broken Linears, as ``expert/module``.
 
-        Raises:
-            CheckpointFaultError: the checkpoint has no Linear that this fault can break (code ``nothing_to_break``).
+    Raises:
+        CheckpointFaultError: the checkpoint has no Linear that this fault can break (code ``nothing_to_break``).
     """
     source = source.resolve()
     whole = (source / "model_index.json").is_file()
