@@ -23,11 +23,7 @@ from harness.records.run_folder import LATENTS_FILE
 def accepted(tmp_path_factory: pytest.TempPathFactory) -> Project:
     """A project with a golden, limits, and a run ``second`` that passed and left latents too."""
     project = Project(tmp_path_factory.mktemp("renewing"))
-    project.cases("  square: {}\n")
-    project.pytest("--run-id", "first")
-    done = project.quantgate("accept", "square", "--reason", "looks right", "--author", "ann")
-    assert done.returncode == 0, done.stderr
-    project.measure("square")
+    project.golden("square", reason="looks right")
     done = project.pytest("--run-id", "second")
     assert done.returncode == 0, done.stdout
     save_file({"latents": np.ones((1, 2), np.float32)}, project.root / "runs" / "second" / "square" / LATENTS_FILE)

@@ -119,3 +119,31 @@ def test_a_repository_that_the_runtime_has_no_entry_for(hub: Any, exports: Path,
 def test_a_folder_has_no_name_that_a_runtime_could_know(exports: Path) -> None:
     report = inspect_checkpoint(exports / "nvfp4", base=exports / "base", contracts=["sglang==0.5.23"], digests=False)
     assert {item.code for item in report.findings} == {"contract_schedule"}, "a hint that names no repository"
+
+
+@pytest.mark.parametrize("ending", [".incomplete", ".aria2"])
+def test_a_rest_of_a_download_beside_a_whole_file_is_information(edit: Edit, ending: str) -> None:
+    edit.own("transformer")
+    (shard,) = edit.shards("transformer")
+    shard.with_name(shard.name + ending).write_bytes(b"\0" * 64)
+    report = inspected(edit)
+    found = only(report, "download_unfinished")
+    assert (found.severity, report.outcome, found.next_command) == ("info", "clean", "delete it")
+
+
+@pytest.mark.parametrize("hole", ["in the middle", "no file"])
+def test_a_download_that_did_not_end_is_a_fault(edit: Edit, hole: str) -> None:
+    edit.own("transformer")
+    (shard,) = edit.shards("transformer")
+    if hole == "no file":
+        shard.with_name("other.safetensors.part").write_bytes(b"\0" * 64)
+    else:
+        data = bytearray(shard.read_bytes())
+        middle = len(data) // 2
+        data[middle : middle + 8192] = bytes(8192)
+        shard.unlink()
+        shard.write_bytes(data)
+        shard.with_name(f"{shard.name}.aria2").write_bytes(b"\0" * 64)
+    (found,) = (item for item in inspected(edit).findings if item.code == "download_unfinished")
+    assert found.severity == "fault"
+    assert found.next_command

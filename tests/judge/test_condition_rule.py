@@ -32,6 +32,7 @@ def moved(by: float) -> tuple[float, ...]:
         {"pixels_error": {"image": 0.002}},  # a cast of the pixels to bfloat16
         {"encoder": moved(1e-4), "given": moved(1e-4)},
         {"drift": 0.0017},  # experts of two dtypes
+        {"given": moved(0.0087)},  # a unit in the last place of bfloat16, on every value in one direction
     ],
 )
 def test_rounding_is_no_difference(changed: dict[str, Any]) -> None:
@@ -48,6 +49,7 @@ FAULTS: dict[str, tuple[dict[str, Any], str, str]] = {
     "drift": ({"drift": 1.0}, "between steps", "between steps"),
     "encoder": ({"encoder": moved(0.1)}, "encoder", "encodes the same image otherwise"),
     "given": ({"given": moved(0.1)}, "given", "another conditioning"),
+    "given, just too far": ({"given": moved(0.0125)}, "given", "another conditioning"),
     "kind": ({"kind": "first_frame"}, "kind", "as first_frame"),
     "not finite": ({"latents_error": 1e300}, "latents", "not finite"),
 }

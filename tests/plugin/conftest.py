@@ -38,11 +38,7 @@ REUSED = ("--run-id", "again", "--repeats", "0", "--controls", "none")
 def accepted_once(tmp_path_factory: pytest.TempPathFactory) -> Project:
     """A project of which the run ``first`` of one case became the golden, with limits."""
     project = Project(tmp_path_factory.mktemp("accepted"))
-    project.cases("  one: {}\n")
-    project.pytest("--run-id", "first")
-    done = project.quantgate("accept", "one", "--reason", "looked at it", "--author", "ann")
-    assert done.returncode == 0, done.stderr
-    project.measure("one")
+    project.golden("one")
     return project
 
 

@@ -93,6 +93,14 @@ class Project:
         (self.root / "drift.txt").write_text(str(levels))
         self.program.write_text(PROGRAM.replace('"drift.txt"', repr(str(self.root / "drift.txt"))), encoding="utf-8")
 
+    def golden(self, case: str, reason: str = "looked at it") -> None:
+        """Write one case, make the run ``first`` of it its golden, and measure limits."""
+        self.cases(f"  {case}: {{}}\n")
+        self.pytest("--run-id", "first")
+        accepted = self.quantgate("accept", case, "--reason", reason, "--author", "ann")
+        assert accepted.returncode == 0, accepted.stderr
+        self.measure(case)
+
     def measure(self, case: str) -> None:
         """Write limits for the accepted golden of ``case``, as if they had been measured: twice what one run shows."""
         store = FolderStore(self.root / "goldens")
