@@ -30,14 +30,14 @@ MAIN = ROOT / "harness" / "engine" / "inside" / "main.py"
 VERSIONS = {"sglang==0.5.13": "sglang-kernel==0.4.3", "sglang==0.5.12.post1": ""}
 """Version to the package of its operators; the second runs with the first's."""
 THERE = (
-    "torch", "torchvision", "triton", "numpy", "scipy", "transformers", "safetensors", "tokenizers", "huggingface_hub",
+    "torch", "torchvision", "triton", "numpy", "scipy", "safetensors", "huggingface_hub",
     "hf-xet", "regex", "sympy", "networkx", "mpmath", "Jinja2", "MarkupSafe", "filelock", "fsspec", "PyYAML",
     "requests", "urllib3", "certifi", "charset-normalizer", "idna", "tqdm", "packaging", "typing_extensions", "psutil",
 )  # fmt: skip
 """Packages of the device that are used as they are."""
 EMPTY = (
     "xgrammar", "av", "pulp", "cv2", "moviepy", "imageio", "imageio_ffmpeg", "trimesh", "datasets", "modelopt",
-    "pandas", "IPython", "pyarrow", "matplotlib", "torchaudio", "torchcodec", "flash_attn", "soundfile",
+    "pandas", "IPython", "pyarrow", "matplotlib", "torchaudio", "soundfile",
     "outlines",
     "llguidance", "quack", "torch_memory_saver", "mistral_common", "tiktoken", "blobfile", "decord", "decord2",
 )  # fmt: skip
@@ -54,13 +54,19 @@ class Empty(types.ModuleType):
     def __getattr__(self, name):
         if name.startswith("__"):
             raise AttributeError(name)
-        return type(name, (), {{"__init__": lambda self, *a, **k: None, "__call__": lambda self, *a, **k: None}})
+        return type(name, (), {{"__init__": lambda self, *a, **k: None, "__call__": lambda self, *a, **k: None,
+                                "__get_pydantic_core_schema__": classmethod(anything)}})
+def anything(cls, source, handler):
+    # a stand-in as the type of a field of a pydantic model
+    from pydantic_core import core_schema
+    return core_schema.any_schema()
 class Finder(importlib.abc.MetaPathFinder, importlib.abc.Loader):
     def find_spec(self, name, path, target=None):
         # a package that only asks whether another is there is told the truth; an import gets an empty module
         frame, asked = sys._getframe(1), False
         while frame is not None and not asked:
-            asked = frame.f_code.co_name == "find_spec" and frame.f_code.co_filename.endswith("importlib/util.py")
+            # by module and not by file: importlib.util is frozen into the interpreter
+            asked = frame.f_code.co_name == "find_spec" and frame.f_globals.get("__name__") == "importlib.util"
             frame = frame.f_back
         if name.partition(".")[0] in NAMES and not asked:
             open(os.environ["EMPTY_LOG"], "a").write(name + "\\n")
@@ -187,7 +193,7 @@ JOBS = (
 )
 
 
-def run(packs: Path, out: Path) -> None:
+def run(packs: Path, out: Path, device: str) -> None:
     """Every job that has no result yet; what goes wrong is a result too."""
     import torch
     from safetensors.torch import load_file, save_file
@@ -208,6 +214,7 @@ def run(packs: Path, out: Path) -> None:
     latents = out / "latents.safetensors"
     noise = torch.randn(1, 16, 5, 8, 12, generator=torch.Generator("cpu").manual_seed(0))
     save_file({"latents": noise}, latents)
+    threads = min(8, os.cpu_count() or 1)
     for name, version, kind, matmul in JOBS:
         folder = out / name
         if (folder / "result.json").exists():
@@ -217,12 +224,12 @@ def run(packs: Path, out: Path) -> None:
         try:
             with _child(packs, version, folder) as child:
                 options = {"model_id": "Wan2.2-T2V-A14B-Diffusers", "attention_backend": "torch_sdpa"}
-                load = {"case": case, "paths": {"model": str(exports / kind)}, "device": "cuda", "threads": 8}
+                load = {"case": case, "paths": {"model": str(exports / kind)}, "device": device, "threads": threads}
                 facts = child.ask("load", {**load, "options": options})
-                device = child.ask("fingerprint", {})
+                fingerprint = child.ask("fingerprint", {})
                 frames = str(folder / "frames.safetensors")
                 answer = child.ask("generate", {"case": case, "latents": str(latents), "out": frames})
-            result: dict[str, Any] = {"facts": facts, "device": device, **answer}
+            result: dict[str, Any] = {"facts": facts, "device": fingerprint, **answer}
         except RuntimeError as error:
             result = {"error": str(error)}
         result["seconds_in_all"] = time.time() - began
@@ -252,11 +259,14 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--pack", type=Path)
     parser.add_argument("--packs", type=Path)
     parser.add_argument("--out", type=Path, default=Path("out"))
+    parser.add_argument(
+        "--device", choices=("cuda", "cpu"), default="cuda", help="cpu: to try the archives without a GPU"
+    )
     options = parser.parse_args(arguments)
     if options.pack is not None:
         pack(options.pack)
     elif options.packs is not None:
-        run(options.packs.resolve(), options.out.resolve())
+        run(options.packs.resolve(), options.out.resolve(), options.device)
     else:
         parser.error("name --pack or --packs")
     return 0

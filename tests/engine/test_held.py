@@ -5,7 +5,8 @@ from __future__ import annotations
 import pytest
 import torch
 
-from harness.engine.held import held_weights
+from harness.engine import held
+from harness.engine.held import HeldWeights, held_weights
 
 
 class Model(torch.nn.Module):
@@ -18,10 +19,10 @@ class Model(torch.nn.Module):
 
 
 def test_tensors_of_one_kind_stand_in_one_line() -> None:
-    held = held_weights({"transformer": Model(), "transformer_2": None})
-    assert set(held) == {"transformer"}
-    assert set(held["transformer"]) == {"blocks.*.weight", "blocks.*.bias", "table"}
-    assert len(held["transformer"]["blocks.*.weight"].split()) == 3
+    digests = held_weights({"transformer": Model(), "transformer_2": None})
+    assert set(digests) == {"transformer"}
+    assert set(digests["transformer"]) == {"blocks.*.weight", "blocks.*.bias", "table"}
+    assert len(digests["transformer"]["blocks.*.weight"].split()) == 3
 
 
 def test_another_dtype_or_memory_layout_holds_the_same_values() -> None:
@@ -40,3 +41,20 @@ def test_a_cast_and_back_is_seen_and_one_to_bfloat16_is_named(dtype: torch.dtype
     assert {kind for kind in before if before[kind] != after[kind]} == {"blocks.*.weight"}
     golden, run = (row["blocks.*.weight"].split()[1].split("/") for row in (before, after))
     assert (run[0] == golden[1]) == (dtype is torch.bfloat16)
+
+
+def test_a_second_reading_hashes_only_what_changed(monkeypatch: pytest.MonkeyPatch) -> None:
+    model, reader, hashed = Model(), HeldWeights(), []
+    model.register_buffer("scale", torch.ones(4).to(torch.float8_e4m3fn))
+    digest = held._digest
+    monkeypatch.setattr(held, "_digest", lambda values: hashed.append(1) or digest(values))
+    before = reader.read({"vae": model})
+    assert len(hashed) == 2 * 8
+    assert reader.read({"vae": model}) == before
+    assert len(hashed) == 2 * 8
+    with torch.no_grad():
+        model.table[0] += 1.0
+    after = reader.read({"vae": model})
+    assert len(hashed) == 2 * 9
+    assert {kind for kind in before["vae"] if before["vae"][kind] != after["vae"][kind]} == {"table"}
+    assert after == held_weights({"vae": model})

@@ -24,7 +24,7 @@ from harness.engine.backends.wan_condition import ConditionWatch
 from harness.engine.backends.wan_loading import DTYPES, EXPERTS, load_pipeline
 from harness.engine.backends.wan_recorder import FloatWatch, Observer, Recorder, rounded
 from harness.engine.dtypes import DtypeWatch, first_call
-from harness.engine.held import held_weights
+from harness.engine.held import HeldWeights
 from harness.engine.meter import Meter
 from harness.engine.noise import Disturber, Noise, initial_noise, noise_methods
 from harness.engine.probes.methods import probe_methods
@@ -62,6 +62,7 @@ class DiffusersBackend:
         self._device = wan_loading.pick_device(device)
         self._dtype = DTYPES[case.precision.transformer]
         folders, self._pictures = pictures.split(paths)
+        self._held = HeldWeights()
         self._pipe, self._promised = load_pipeline(case, folders, self._device, emit)
         config = {"_class_name": type(self._pipe).__name__, **self._pipe.config}
         self._takes = wan_loading.takes(config)
@@ -130,7 +131,7 @@ class DiffusersBackend:
                 "scheduler": scheduler_alone(self.scheduler(case), sampling.num_inference_steps, self._device),
                 "vae": vae,
                 "dtypes": {"vae": decoded.counts, "text_encoder": encoded.counts},
-                "held": held_weights({**self.experts, "text_encoder": pipe.text_encoder, "vae": pipe.vae}),
+                "held": self._held.read({**self.experts, "text_encoder": pipe.text_encoder, "vae": pipe.vae}),
             }
         )
         emit({"stage": "decode", "step": 1, "steps": 1})
