@@ -323,12 +323,12 @@ WORK: dict[str, Work] = {
     "read-nvfp4": _of(read, "nvfp4"),
     "case-nvfp4": _of(case, "nvfp4"),
     "bare-nvfp4": _of(bare, "nvfp4"),
+    "regenerate": regenerate,
     "build-fp8": _of(build, "fp8"),
     "inspect-fp8": _of(inspect, "fp8"),
     "read-fp8": _of(read, "fp8"),
     "case-fp8": _of(case, "fp8"),
     "bare-fp8": _of(bare, "fp8"),
-    "regenerate": regenerate,
 }
 """What each step does."""
 NEEDS: dict[str, tuple[TileFormat, ...]] = {
