@@ -178,6 +178,7 @@ def _sweep(
         context,
         run=f"{context.run}/{perturbation.name}",
         store=FolderStore(context.folder / "no-goldens"),
+        contents_from=context.contents_from or context.store,
         perturbation=perturbation,
         leave_candidates=False,
     )

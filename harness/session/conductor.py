@@ -56,6 +56,7 @@ from harness.session.stages import (
     compare_with,
     find_golden,
     keep_pictures,
+    known_identities,
     last_lines,
     leave_candidate,
     look_at_frames,
@@ -293,7 +294,7 @@ class Session:
         run.know(inspection=inspected.report)
         accepted = run.accepted = accepted_goldens(context, case)
         with run.stage("inspect"):
-            weights = inspected.contents.weights([golden.manifest.identity for golden in accepted])
+            weights = inspected.contents.weights(known_identities(context, case))
         identify = partial(
             identity_of,
             case,

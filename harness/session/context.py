@@ -53,6 +53,9 @@ class SessionContext:
     """Accept ``module:Class`` as a backend. Set only by Python callers: a case file must not name code to import."""
     leave_candidates: bool = True
     """Leave a pending candidate for a case without a usable golden."""
+    contents_from: GoldenStore | None = None
+    """Goldens whose content digests count for equal files, if no golden of ``store`` may decide a verdict. An older
+    version may have computed a digest by another rule; equal files are the same weights all the same."""
 
     def runtime_env(self, case: Case) -> dict[str, str]:
         """Return the variable that names the interpreter of the case's runtime; empty if the case names no runtime.

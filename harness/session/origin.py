@@ -24,6 +24,7 @@ from harness.session.identity import identity_of
 from harness.session.inspecting import Inspector
 from harness.session.perturbation import NONE, Perturbation
 from harness.session.programs import program_digests
+from harness.session.stages import known_identities
 
 MOVES_NOTHING = frozenset({"description", "runners", "timeouts", "metrics", "waiver"})
 """Fields of a case that change neither the output of a run nor whether it is healthy."""
@@ -78,7 +79,7 @@ class Origins:
         """
         inspected = self._inspector.look(case, resolve_case(case, self._context.root))
         fed = "" if probes is None else _sha256(probes)
-        return self._origin(case, perturbation, inspected.contents.weights(), fed)
+        return self._origin(case, perturbation, inspected.contents.weights(known_identities(self._context, case)), fed)
 
     def of_recording(self, base: Case) -> Origin:
         """Return the origin of a recording of ``base``. The base's files count by their stamps, not by content: reading

@@ -105,6 +105,16 @@ def accepted_goldens(context: SessionContext, case: Case) -> tuple[Golden, ...]:
     return tuple(context.store.find(context.runner.name, golden_name(case)))
 
 
+def known_identities(context: SessionContext, case: Case) -> list[Identity]:
+    """Return the identities whose content digests count for equal files.
+
+    Raises:
+        GoldenError: the list of a store is damaged.
+    """
+    store = context.contents_from or context.store
+    return [golden.manifest.identity for golden in store.find(context.runner.name, golden_name(case))]
+
+
 def find_golden(
     context: SessionContext, case: Case, identity: Identity, accepted: tuple[Golden, ...] | None = None
 ) -> MatchedGoldens:

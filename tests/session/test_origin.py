@@ -12,6 +12,7 @@ from fault_cases import wan_case as make_wan_case
 
 from harness.errors import InfraError
 from harness.records.identity import Device
+from harness.session.contents import Contents
 from harness.session.inspecting import Inspector
 from harness.session.origin import Origin, Origins, code_digest
 from harness.session.perturbation import CPU, NONE
@@ -33,18 +34,51 @@ def root(tmp_path: Path) -> Path:
 
 @pytest.fixture
 def origin(root: Path, wan_case: Any) -> Any:
-    runner = SimpleNamespace(harmless_env=())
-    context: Any = SimpleNamespace(root=root, device=Device(kind="cpu", name="x86_64"), runner=runner)
+    runner = SimpleNamespace(name="cpu", harmless_env=())
+    context: Any = SimpleNamespace(
+        root=root, device=Device(kind="cpu", name="x86_64"), runner=runner, store=store(), contents_from=None
+    )
 
     class Looked(Inspector):
         def look(self, case: Any, paths: Any) -> Any:
             held = {"weights": (root / "bf16" / "weights").read_text()}
-            return SimpleNamespace(contents=SimpleNamespace(weights=lambda: held))
+            return SimpleNamespace(contents=SimpleNamespace(weights=lambda _accepted: held))
 
     def made(*arguments: Any, **changes: Any) -> Origin:
         return Origins(context, Looked(root)).of(wan_case.model_copy(update=changes), *arguments)
 
     return made
+
+
+def store(*identities: Any) -> Any:
+    """A store whose goldens are of ``identities``."""
+    goldens = [SimpleNamespace(manifest=SimpleNamespace(identity=identity)) for identity in identities]
+    return SimpleNamespace(find=lambda _runner, _case: goldens)
+
+
+def test_equal_files_have_the_digest_of_the_accepted_golden_if_no_golden_may_decide(root: Path, wan_case: Any) -> None:
+    """A regeneration runs with an empty store, and compares its identity with the accepted golden's afterwards."""
+    files = {"vae/config.json": "a" * 64}
+    golden = SimpleNamespace(weights={"vae": "digest of an older rule"}, subject={"file.vae/config.json": "a" * 64})
+
+    class Looked(Inspector):
+        def look(self, case: Any, paths: Any) -> Any:
+            return SimpleNamespace(contents=Contents({"model": root / "bf16"}, files))
+
+    def identity(contents_from: Any) -> str:
+        context: Any = SimpleNamespace(
+            root=root,
+            device=Device(kind="cpu", name="x86_64"),
+            runner=SimpleNamespace(name="cpu", harmless_env=()),
+            store=store(),
+            contents_from=contents_from,
+        )
+        return Origins(context, Looked(root)).of(wan_case).identity
+
+    (root / "bf16" / "vae").mkdir()
+    (root / "bf16" / "vae" / "config.json").write_text("{}")
+    assert identity(None) == identity(store())
+    assert identity(store(golden)) != identity(None)
 
 
 def test_every_part_is_told(origin: Any, root: Path, wan_case: Any) -> None:
@@ -89,7 +123,7 @@ def test_code_is_what_is_committed_and_what_is_not(root: Path) -> None:
 
 def test_a_recording_is_kept_for_its_own_base_only(root: Path, wan_case: Any) -> None:
     case = wan_case.model_copy(update={"base": wan_case.model})
-    runner = SimpleNamespace(harmless_env=())
+    runner = SimpleNamespace(name="cpu", harmless_env=())
     context: Any = SimpleNamespace(root=root, device=Device(kind="cpu", name="x86_64"), runner=runner)
     calls: list[str] = []
 
