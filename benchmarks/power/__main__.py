@@ -11,6 +11,7 @@ from pathlib import Path
 
 from benchmarks.power.design import DEVELOPMENT, FROZEN_AT, PROMPTS, SCORED, SEEDS, Design
 from benchmarks.power.generate import ROOT, Settings, make_goldens, plan, run_units
+from benchmarks.power.models import MODELS
 from harness.limits.placing import ROOM, Rule
 
 QUIET = {
@@ -27,6 +28,7 @@ def main(arguments: list[str] | None = None) -> int:
     """Entry point."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks.power", description=__doc__)
     parser.add_argument("--out", type=Path, default=ROOT / "runs" / "power", help="results, kept between calls")
+    parser.add_argument("--model", choices=tuple(MODELS), default="t2v", help="the embedded model")
     parser.add_argument("--device", choices=("cpu", "cuda"), default="cpu")
     parser.add_argument("--workers", type=int, default=1, help="processes; 0: this one, and only native instructions")
     parser.add_argument("--budget-seconds", type=float, default=float("inf"), help="stop then; call again to go on")
@@ -43,8 +45,9 @@ def main(arguments: list[str] | None = None) -> int:
     began = time.time()
     for name, value in QUIET.items():
         os.environ.setdefault(name, value)
-    weights = hashlib.sha256((ROOT / "tiny" / "weights" / "manifest.json").read_bytes()).hexdigest()
-    settings = Settings(options.out.resolve(), options.device, weights, began + options.budget_seconds)
+    model = MODELS[options.model]
+    weights = hashlib.sha256(model.manifest.read_bytes()).hexdigest()
+    settings = Settings(options.out.resolve(), options.device, weights, began + options.budget_seconds, model)
     ours = range(len(DEVELOPMENT)) if options.development else range(len(DEVELOPMENT), len(PROMPTS))
     said = "the rule was developed on these prompts" if options.development else f"the rule was frozen at {FROZEN_AT}"
     print(f"{len(ours[: options.prompts])} prompts; {said}")
@@ -54,6 +57,7 @@ def main(arguments: list[str] | None = None) -> int:
         tuple(SEEDS[: options.seeds]),
         options.calibration,
         options.benign,
+        model.faults(),
     )
     if not options.score_only:
         left = generate(design, settings, options.workers)
@@ -67,10 +71,10 @@ def main(arguments: list[str] | None = None) -> int:
 
 def generate(design: Design, settings: Settings, workers: int) -> int:
     """Everything that has no result yet, as far as time allows. Returns how many units are left."""
-    from tiny.export import export
-
     if not settings.export.exists():
-        export("nvfp4", settings.out / "making").replace(settings.export)
+        settings.model.export("nvfp4", settings.out / "making").replace(settings.export)
+    if not settings.base.exists():
+        settings.model.export("bf16", settings.out / "making").replace(settings.base)
     cases = design.cases()
     if workers == 0:
         made = make_goldens(settings, tuple(cases))

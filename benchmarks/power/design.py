@@ -73,7 +73,7 @@ class Task:
     side: Side
     name: str
     kind: str
-    """Class of fault (``checkpoint``, ``loader``, ``configuration``), or of perturbation."""
+    """Class of fault (``checkpoint``, ``loader``, ``configuration``, ``conditioning``), or of perturbation."""
     noise: tuple[tuple[str, Any], ...] = ()
     """Of `harness.engine.noise.Noise`; empty: undisturbed."""
     request: tuple[tuple[str, tuple[tuple[str, Any], ...]], ...] = ()
@@ -82,10 +82,14 @@ class Task:
     """Whether faults of finished frames are made of this run."""
     causes: tuple[str, ...] = ()
     """Codes that name this fault rightly; one of them is enough."""
+    condition: str = ""
+    """Fault of the picture's conditioning, by name in `benchmarks.faults.conditioning`."""
 
     def key(self, prompt: int, seed: int, weights: str, device: str) -> str:
         """Name of its result: everything that its numbers depend on."""
         task = {name: value for name, value in asdict(self).items() if name != "causes"}
+        if not self.condition:
+            del task["condition"]  # results of models without a picture keep their names
         body = {"task": task, "prompt": PROMPTS[prompt], "seed": seed, "weights": weights, "device": device}
         return hashlib.sha256(json.dumps(body | {"sampling": SAMPLING}, sort_keys=True).encode()).hexdigest()[:24]
 

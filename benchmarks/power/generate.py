@@ -8,14 +8,19 @@ import tempfile
 import time
 from collections.abc import Iterator
 from concurrent.futures import ProcessPoolExecutor, as_completed
+from contextlib import chdir, contextmanager, nullcontext
 from dataclasses import dataclass, field
 from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
 
+from benchmarks.faults.conditioning import CONDITIONING
 from benchmarks.power.design import GOLDEN, PROMPTS, SAMPLING, Design, Engine, Task
+from benchmarks.power.models import MODELS, Model, image_of, picture
 from benchmarks.power.result import Result
 from harness.definitions.case import Case
+from harness.engine.pictures import hand_over
+from harness.records.base import write_bytes_atomic
 from harness.session.perturbation import by_name
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -33,11 +38,17 @@ class Settings:
     """Digest of the weights, part of every result's name."""
     deadline: float
     """``time.time()`` at which to stop."""
+    model: Model = MODELS["t2v"]
 
     @property
     def export(self) -> Path:
         """The healthy NVFP4 export."""
         return self.out / f"export-{self.weights[:12]}"
+
+    @property
+    def base(self) -> Path:
+        """The unquantized repository."""
+        return self.out / f"base-{self.weights[:12]}" if self.model.takes_picture else ROOT / "tiny" / "weights"
 
     def golden(self, case: tuple[int, int]) -> Path:
         """Folder of one golden."""
@@ -136,20 +147,23 @@ def make_goldens(settings: Settings, cases: tuple[tuple[int, int], ...]) -> int:
     todo = [case for case in cases if not (settings.golden(case) / "generation.json").exists()]
     if not todo:
         return 0
-    base = _backend(requested(0, 0, settings, base=True), {"model": ROOT / "tiny" / "weights"}, settings.device)
+    base = _backend(requested(0, 0, settings, base=True), settings.base, settings)
     for prompt, seed in todo:
         folder = settings.golden((prompt, seed))
         folder.mkdir(parents=True, exist_ok=True)
         case = requested(prompt, seed, settings, base=True)
         params = {"case": case.model_dump(mode="json"), "out": str(folder / "probes.safetensors")}
-        base.methods()["record_probes"](params, _ignore)
+        with _pictures(settings, case):
+            base.methods()["record_probes"](params, _ignore)
     base.close()
     loaded = _load(settings, GOLDEN.engine)
     for case_key in todo:
         folder = settings.golden(case_key)
         params = {"inputs": str(folder / "probes.safetensors"), "out": str(folder / "sketches.safetensors")}
         loaded.backend.methods()["probe"](params, _ignore)
-        said = loaded.backend.generate(requested(*case_key, settings), folder, _ignore)
+        case = requested(*case_key, settings)
+        with _pictures(settings, case):
+            said = loaded.backend.generate(case, folder, _ignore)
         said.write(folder / "generation.json")
     if settings.device == "cuda":
         torch.cuda.empty_cache()
@@ -158,17 +172,34 @@ def make_goldens(settings: Settings, cases: tuple[tuple[int, int], ...]) -> int:
 
 def requested(prompt: int, seed: int, settings: Settings, *, base: bool = False) -> Case:
     """The case as a person wrote it: what the golden answers, and what every run is judged by."""
-    form = "bf16" if base else "nvfp4"
+    model = settings.model
+    given = {"image": image_of(prompt)} if model.takes_picture else {}
     return Case.model_validate(
         {
             "id": f"prompt-{prompt}-seed-{seed}",
             "runners": ["cpu"],
-            "model": {"path": str(ROOT / "tiny" / "weights") if base else str(settings.export.resolve())},
-            "base": {"path": str(ROOT / "tiny" / "weights")},
-            "sampling": {"prompt": PROMPTS[prompt], "seed": seed, **SAMPLING},
-            "quantization": {"transformer": form, "transformer_2": form},
+            "model": {"path": str((settings.base if base else settings.export).resolve())},
+            "base": {"path": str(settings.base.resolve())},
+            "sampling": {"prompt": PROMPTS[prompt], "seed": seed, **SAMPLING, **given},
+            "scheduler": dict(model.scheduler),
+            "quantization": model.quantization("bf16" if base else "nvfp4"),
         }
     )
+
+
+@contextmanager
+def _pictures(settings: Settings, case: Case) -> Iterator[None]:
+    """Put the case's picture to where an engine in this process reads it: below its working folder."""
+    image = case.sampling.image
+    if image is None:
+        yield
+        return
+    file = settings.out / image.path
+    if not file.exists():
+        write_bytes_atomic(file, picture(int(file.stem.removeprefix("prompt-"))))
+    hand_over(case, {"image": file}, settings.out)
+    with chdir(settings.out):
+        yield
 
 
 def changed(case: Case, sections: dict[str, dict[str, Any]]) -> Case:
@@ -183,11 +214,12 @@ def _ignore(_: dict[str, Any]) -> None:
     """Progress is not shown."""
 
 
-def _backend(case: Case, paths: dict[str, Path], device: str) -> Any:
+def _backend(case: Case, model: Path, settings: Settings) -> Any:
     from harness.engine.backends.diffusers_backend import DiffusersBackend
 
     backend = DiffusersBackend()
-    backend.load(case, paths, device, _ignore)
+    with _pictures(settings, case):
+        backend.load(case, {"model": model}, settings.device, _ignore)
     return backend
 
 
@@ -205,12 +237,12 @@ def _load(settings: Settings, engine: Engine) -> _Loaded:
             old.backend.close()
     case = changed(requested(0, 0, settings), engine.sections())
     with tempfile.TemporaryDirectory(prefix="quantgate-power-") as scratch:
-        folder = prepare(engine, settings.export.resolve(), Path(scratch) / "copy")
+        folder = prepare(engine, settings.export.resolve(), Path(scratch) / "copy", settings.base.resolve())
         report = inspect(case, ROOT, {"model": folder})
         inspected = tuple(sorted({item.code for item in report.findings if item.severity == "fault"}))
         loaded = _Loaded(engine, None, case, report, inspected=inspected)
         try:
-            loaded.backend = _backend(case, {"model": folder}, settings.device)
+            loaded.backend = _backend(case, folder, settings)
         except QuantgateError as error:
             loaded.refused = f"{type(error).__name__}: {error.what}"
         shutil.rmtree(scratch, ignore_errors=True)
@@ -237,8 +269,10 @@ def _run(settings: Settings, loaded: _Loaded, task: Task, key: tuple[int, int]) 
     asked = changed(requested(*key, settings), {**task.engine.sections(), **{n: dict(v) for n, v in task.request}})
     noise = Noise.model_validate(dict(task.noise)) if task.noise else None
     with tempfile.TemporaryDirectory(prefix="quantgate-power-") as scratch:
+        broken = CONDITIONING[task.condition].patch(loaded.backend.pipe) if task.condition else nullcontext()
         try:
-            said = loaded.backend.generate_with(asked, Path(scratch), _ignore, noise)
+            with _pictures(settings, asked), broken:
+                said = loaded.backend.generate_with(asked, Path(scratch), _ignore, noise)
             clip = read_clip(Path(scratch) / said.clip)
         except (QuantgateError, FramesError) as error:
             yield judge.refused(facts, loaded.inspected, f"{type(error).__name__}: {error}")
@@ -256,7 +290,5 @@ def _run(settings: Settings, loaded: _Loaded, task: Task, key: tuple[int, int]) 
 
 def _write(path: Path, rows: list[Result]) -> None:
     from pydantic import TypeAdapter
-
-    from harness.records.base import write_bytes_atomic
 
     write_bytes_atomic(path, TypeAdapter(list[Result]).dump_json(rows, indent=1))

@@ -126,7 +126,7 @@ def _reached(found: Mapping[str, Scorer], benign: Sequence[Result], faults: Sequ
     ours = found[OURS]
     alarms = sum(ours(row) > 1 for row in benign)
     caught = [row for row in faults if ours(row) > 1]
-    hard = [row for row in faults if row.kind in ("checkpoint", "configuration", "loader")]
+    hard = [row for row in faults if row.kind in ("checkpoint", "configuration", "loader", "conditioning")]
     hard_caught = sum(ours(row) > 1 for row in hard)
     bound = threshold_at([ours(row) for row in benign], 0)
     mine = sum(ours(row) > bound for row in faults)
@@ -140,7 +140,7 @@ def _reached(found: Mapping[str, Scorer], benign: Sequence[Result], faults: Sequ
     goals = {
         f"no false alarm in {len(benign)} distinct healthy runs": alarms == 0,
         "200 distinct healthy runs or more": len(benign) >= 200,
-        "every checkpoint, loader and configuration fault is found": hard_caught == len(hard),
+        "every checkpoint, loader, configuration and conditioning fault is found": hard_caught == len(hard),
         "98 % of all faults are found": len(caught) >= 0.98 * len(faults),
         "ahead of every other rule at its own limits (detection less false alarms)": own > best_own,
         "ahead of every other rule at no false alarm": mine > best_equal,

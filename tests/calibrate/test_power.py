@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -104,7 +105,7 @@ def test_a_small_run_from_generation_to_tables(
     monkeypatch.setattr(design, "SAMPLING", small)
     monkeypatch.setattr(generate, "SAMPLING", small)
     monkeypatch.setattr(wan_loading, "apply", lambda _: __import__("torch").set_num_threads(1))
-    monkeypatch.setattr(command, "Design", lambda *options: Design(*options, faults=chosen))
+    monkeypatch.setattr(command, "Design", lambda *options: replace(Design(*options), faults=chosen))
     arguments = ["--out", str(tmp_path), "--workers", "0", "--prompts", "1", "--seeds", "1"]
     arguments += ["--calibration", "6", "--benign", "4"]
 
@@ -118,7 +119,7 @@ def test_a_small_run_from_generation_to_tables(
     assert {path: path.stat().st_mtime_ns for path in stamps} == stamps, "nothing is generated twice"
 
     assert "49 faults in 49 outputs" in said
-    assert "yes every checkpoint, loader and configuration fault is found" in said
+    assert "yes every checkpoint, loader, configuration and conditioning fault is found" in said
     assert (tmp_path / "power.png").stat().st_size > 1000
     from benchmarks.power.score import read_some
 
