@@ -293,7 +293,12 @@ def engine_start(task: Task) -> Facts:
             seconds = time.perf_counter() - began
         told = record.model_dump(mode="json")
         starts.append(
-            {"seconds": round(seconds, 3), "load_seconds": round(record.load_seconds, 3), "by": told.get("started", "")}
+            {
+                "seconds": round(seconds, 3),
+                "load_seconds": round(record.load_seconds, 3),
+                "by": told.get("started", ""),
+                "why": told.get("not_forked", ""),
+            }
         )
     return {"starts": starts}
 

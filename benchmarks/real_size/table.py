@@ -76,7 +76,8 @@ def _starts(facts: Facts) -> Iterator[str]:
     for number, start in enumerate(facts.get("starts", []), 1):
         beyond = start["seconds"] - start["load_seconds"]
         told = f"{start['seconds']:8.2f} s, {beyond:.2f} s of it before the load"
-        yield _row(f"engine {number} of the embedded model", told, start["by"])
+        way = f"{start['by']}: {start['why']}" if start.get("why") else start["by"]
+        yield _row(f"engine {number} of the embedded model", told, way)
 
 
 def _regeneration(facts: Facts) -> Iterator[str]:

@@ -215,10 +215,18 @@ def test_it_can_be_switched_off(monkeypatch: pytest.MonkeyPatch, make_case: Make
     assert module.SHARED.get(engine_environment(make_case(), {})) is None
 
 
-def test_packages_that_happen_to_be_installed_are_hidden_and_come_back() -> None:
+def test_packages_that_happen_to_be_installed_are_hidden_and_come_back_and_cuda_is_not_called() -> None:
     program = (
         "import importlib.util as u\n"
+        # as on a machine with a GPU, for those who ask for the accelerator; a call of CUDA ends the imports
+        "import sys, torch\n"
+        "def call_cuda(): raise AssertionError('CUDA was called')\n"
+        "torch._C._accelerator_getAccelerator = call_cuda\n"
+        "torch.cuda.is_available = lambda: sys._getframe(1).f_code.co_filename.endswith('needs.py')\n"
         "from harness.engine.backends import needs\n"
+        "with needs.counted_by_driver():\n"
+        "    assert torch.accelerator.current_accelerator().type == 'cuda'\n"
+        "assert torch._C._accelerator_getAccelerator is call_cuda\n"
         "import sys, transformers.utils.import_utils as t\n"
         "assert not {'torchao', 'bitsandbytes', 'peft', 'modelopt'} & set(sys.modules), sorted(sys.modules)\n"
         "assert u.find_spec('hypothesis') is not None\n"

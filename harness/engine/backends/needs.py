@@ -35,7 +35,24 @@ def hidden(names: tuple[str, ...] = NOT_NEEDED) -> Iterator[None]:
                 del sys.modules[name]
 
 
-with hidden():
+@contextmanager
+def counted_by_driver() -> Iterator[None]:
+    """Let torch count GPUs as ``torch.cuda.is_available`` does while a library asks it for its accelerator.
+
+    diffusers does so during its import (``diffusers.utils.torch_utils.torch_device``). torch then calls CUDA, whatever
+    ``PYTORCH_NVML_BASED_CUDA_CHECK`` says, and a process that called CUDA cannot be forked. The reply is the same.
+    """
+    import torch
+
+    asked = torch._C._accelerator_getAccelerator
+    torch._C._accelerator_getAccelerator = lambda: torch.device("cuda") if torch.cuda.is_available() else asked()
+    try:
+        yield
+    finally:
+        torch._C._accelerator_getAccelerator = asked
+
+
+with hidden(), counted_by_driver():
     import diffusers.utils.import_utils
     import transformers.utils.import_utils
     from diffusers import (
