@@ -21,7 +21,7 @@ from benchmarks.storm import samples
 from benchmarks.storm.mutate import CHANGES, misplace
 from benchmarks.storm.samples import CASE, ROOT, RUNNER
 from benchmarks.storm.trial import NEEDLE, TimeIsUpError, unexpected
-from harness.calibrate.carrying import _renamed
+from harness.calibrate.renewing import _renamed
 from harness.definitions.image import PictureError, decode, read_picture
 from harness.definitions.loading import load_case_file
 from harness.definitions.runner import load_runners

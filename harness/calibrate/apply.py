@@ -131,7 +131,7 @@ def limit_file(proposal: Proposal, author: str, reason: str) -> LimitFile:
     metrics = proposal.comparisons[0][1].metrics
     limits = place_limits(metrics, {metric.name: _samples(proposal, metric.name) for metric in metrics})
     controls = control_results(limits)
-    # A golden that stays gives the identity: a golden of an older version names the same weights by their files.
+    # A golden that stays gives the identity: a run is looked up by the golden's.
     identity = record.identity if proposal.golden is None else proposal.golden.manifest.identity
     return LimitFile(
         case=record.case,

@@ -10,7 +10,7 @@ import typer
 
 from harness.cli.adopt import init_command, quantgate, schema_command
 from harness.cli.cases import cases_command, resolve_command
-from harness.cli.goldens import carry_command, goldens_app, renew_command
+from harness.cli.goldens import goldens_app, renew_command
 from harness.cli.inspect import inspect, lock
 from harness.cli.lane import comment_command, doctor_command, merge_command, plan_command, propose_command
 from harness.cli.regenerate import regenerate_command
@@ -57,7 +57,6 @@ ci_app.command("propose")(propose_command)
 app.add_typer(ci_app, name="ci")
 app.command("learn")(learn_command)
 app.add_typer(runtime_app, name="runtime")
-goldens_app.command("carry")(carry_command)
 goldens_app.command("renew")(renew_command)
 app.add_typer(goldens_app, name="goldens")
 

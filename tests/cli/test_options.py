@@ -65,7 +65,7 @@ def test_the_list_is_complete() -> None:
     assert len([words for words, _ in commands(app)]) >= 25
     (root,) = flags["--root"]
     assert root[1] is Path
-    assert {"quantgate plan", "quantgate accept", "quantgate goldens carry"} <= set(flags["--root"][root])
+    assert {"quantgate plan", "quantgate accept", "quantgate goldens renew"} <= set(flags["--root"][root])
 
 
 def test_another_meaning_is_noticed() -> None:
