@@ -51,9 +51,9 @@ class Contents:
         identities = list(accepted)
         for component, files in sorted(groups.items()):
             same = (item.weights for item in identities if files_of(item).get(component) == files)
-            digest = next((str(weights[component]) for weights in same if component in weights), None)
-            if digest is not None:
-                rows[component] = digest
+            content_digest = next((str(weights[component]) for weights in same if component in weights), None)
+            if content_digest is not None:
+                rows[component] = content_digest
             else:
                 unknown.append(component)
         for component in unknown:
