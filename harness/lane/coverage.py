@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import subprocess
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -13,6 +12,7 @@ from harness.definitions.case import Case
 from harness.definitions.loading import check_cases
 from harness.definitions.runner import RunnerProfile, load_runners
 from harness.errors import InvalidCaseError
+from harness.git import run_git
 from harness.lane.looser import PYTEST_FILES, lets_more_through, profile_changes, pytest_settings
 from harness.limits.stored import edited, limit_path, limit_paths, place_again
 from harness.perf.baseline import baseline_paths, load_baseline
@@ -497,12 +497,7 @@ def _baselines(root: Path, runner: str) -> tuple[dict[str, PerfFile], list[str]]
 
 
 def _git(root: Path, *arguments: str, check: bool, stdin: bytes = b"") -> bytes:
-    # a hook of git sets GIT_DIR and the like, and replacement objects could show another base: neither counts here
-    env = {name: value for name, value in os.environ.items() if not name.startswith("GIT_")}
-    env["GIT_NO_REPLACE_OBJECTS"] = "1"
-    completed = subprocess.run(
-        ["git", "-C", str(root), *arguments], input=stdin, capture_output=True, check=False, timeout=120, env=env
-    )
+    completed = run_git(root, *arguments, stdin=stdin)
     if check and completed.returncode:
         raise InvalidCaseError(
             f"git {arguments[0]} failed: {completed.stderr.decode(errors='replace').strip()}",

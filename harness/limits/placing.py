@@ -248,12 +248,7 @@ def _why(metric: MetricResult, bound: Bound, untold: tuple[str, ...]) -> str:
 def keeps_promise(limit: Limit) -> bool:
     """Return whether the runs suffice for the promise of the rule; true for other rules, which promise nothing."""
     parameters = limit.parameters
-    return limit.method != METHOD or float(str(parameters["attained"])) >= _share(parameters)
-
-
-def _share(parameters: Mapping[str, Json]) -> float:
-    """Return the share that this limit must cover. Older files, with a promise per metric, lack the entry ``share``."""
-    return float(str(parameters.get("share", parameters["coverage"])))
+    return limit.method != METHOD or float(str(parameters["attained"])) >= float(str(parameters["share"]))
 
 
 def promise(limit: Limit) -> str:
@@ -264,7 +259,8 @@ def promise(limit: Limit) -> str:
     parameters = limit.parameters
     if limit.method != METHOD:
         return ""
-    share, confidence, n = _share(parameters), float(str(parameters["confidence"])), int(str(parameters["n"]))
+    share, confidence = float(str(parameters["share"])), float(str(parameters["confidence"]))
+    n = int(str(parameters["n"]))
     if keeps_promise(limit):
         how = "normal theory on" if parameters["way"] == "normal" else "the worst of"
         return f"{share:.2%} of healthy runs with {confidence:.0%} confidence, by {how} {n} runs"
