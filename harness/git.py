@@ -83,7 +83,7 @@ def _git(root: Path, *arguments: str) -> str:
         )
     completed = run_git(top, *arguments)
     if completed.returncode:
-        raise InvalidCaseError(f"git {arguments[0]} failed: {_text(completed.stderr)}", where=str(root))
+        raise InvalidCaseError(f"git {arguments[0]} failed: {_text(completed.stderr)}", place=str(root))
     return os.fsdecode(completed.stdout)
 
 

@@ -74,7 +74,7 @@ def take(run_dir: Path, out: Path, case: str = "") -> tuple[Path, ...]:
         names = sorted(path.stem for path in (index.parent / "cases").iterdir())
         chosen = case or _first(index)
         if chosen not in names:
-            raise ReportError(f"there is no case {chosen!r} in this run", where=str(run_dir), remedy=", ".join(names))
+            raise ReportError(f"there is no case {chosen!r} in this run", place=str(run_dir), remedy=", ".join(names))
         browser = playwright.chromium.launch(executable_path=chromium(), args=list(_ARGUMENTS))
         for shot in shots(chosen):
             page = browser.new_page(

@@ -80,8 +80,8 @@ def attack(rng: random.Random, folder: Path) -> tuple[str, str]:
     run = folder / "run"
     hostile.write(run / "case" / "record.json")
     surface = rng.choice(("page", "page", "markdown", "junit", "terminal"))
-    what = f"{surface}: {HOSTILE.index(text) if text in HOSTILE else 'two texts'}"
-    return what, _look(surface, run)
+    message = f"{surface}: {HOSTILE.index(text) if text in HOSTILE else 'two texts'}"
+    return message, _look(surface, run)
 
 
 def _look(surface: str, run: Path) -> str:

@@ -77,11 +77,11 @@ def attack(rng: random.Random, folder: Path) -> tuple[str, str]:
         secret, printed = SHAPES[number](rng)
         hidden, name, environment = (secret,), f"shape {number}", {}
     channel = rng.choice(("record", "page", "markdown", "junit", "terminal", "history", "log", "answer", "json"))
-    what = f"{channel}: {name}"
+    message = f"{channel}: {name}"
     with _registered(environment, registered=rng.random() < 0.5):
         text = _channel(channel, printed, rng, folder, environment)
     leaked = next((piece for piece in hidden if piece in text), "")
-    return what, f"{len(leaked)} characters of a secret are in the output" if leaked else ""
+    return message, f"{len(leaked)} characters of a secret are in the output" if leaked else ""
 
 
 def _value(rng: random.Random) -> str:

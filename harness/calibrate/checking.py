@@ -110,7 +110,7 @@ def _pair(case: Case, store: GoldenStore, thresholds: Path, runner: str) -> Iter
         limits = load_explained(thresholds, runner, case.id)
         goldens = store.find(runner, case.id)
     except (InvalidCaseError, GoldenError) as error:
-        yield error.what
+        yield error.message
         return
     if limits is None:
         return

@@ -134,7 +134,7 @@ def _select(folder: Path, store: GoldenStore, runner: str, case: str) -> Select:
     if not accepted and not is_project(folder.resolve().parent):
         raise InvalidCaseError(
             "no goldens here" if folder.is_dir() else "there is no such folder",
-            where=str(folder.resolve()),
+            place=str(folder.resolve()),
             remedy="run it in the repository's root, or pass --goldens",
         )
     select = selection(runner, case)
@@ -142,7 +142,7 @@ def _select(folder: Path, store: GoldenStore, runner: str, case: str) -> Select:
         names = ", ".join(f"{a_runner}/{a_case}" for a_runner, a_case in accepted[:20])
         raise InvalidCaseError(
             f"no golden of {runner}/{case}",
-            where=store.origin,
+            place=store.origin,
             remedy=f"there are {names}" if names else "leave it out",
         )
     return select
@@ -153,7 +153,7 @@ def _pinned(folder: Path) -> HubStore:
     if config.hub is None:
         raise GoldenError(
             "no dataset is configured",
-            where=str(folder / CONFIG_FILE),
+            place=str(folder / CONFIG_FILE),
             remedy="quantgate goldens push --repo owner/name",
         )
     return hub_store(config.hub)
@@ -163,7 +163,7 @@ def _target(folder: Path, repo: str) -> HubStore:
     config = read_config(folder)
     if config.hub is not None:
         if repo and repo != config.hub.repo_id:
-            raise GoldenError(f"store.json names {config.hub.repo_id}, not {repo}", where=str(folder / CONFIG_FILE))
+            raise GoldenError(f"store.json names {config.hub.repo_id}, not {repo}", place=str(folder / CONFIG_FILE))
         return hub_store(config.hub)
     if not repo:
         return _pinned(folder)

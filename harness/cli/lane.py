@@ -240,7 +240,7 @@ def check_proposal(root: Path, pairs: Collection[tuple[str, str]]) -> None:
         if completed.returncode:
             raise InvalidCaseError(
                 f"the proposed goldens and limits are refused:\n{(completed.stdout + completed.stderr).strip()}",
-                where=runner,
+                place=runner,
                 remedy="read the lines above, and run the workflow again",
             )
 

@@ -113,7 +113,7 @@ def history_command(
             add_runs(history, runs)
         case_ids = {name for name, _ in history.cases(runner)}
         if case is not None and case not in case_ids:
-            raise ReportError(f"no record of case {case!r}", where=str(store), remedy="quantgate history")
+            raise ReportError(f"no record of case {case!r}", place=str(store), remedy="quantgate history")
         if html is not None:
             typer.echo(str(render_history(history, html, case, runner)))
             return

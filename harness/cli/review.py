@@ -151,17 +151,17 @@ def review_command(
     if source is not None and not source.is_dir():
         raise GoldenError(
             "the page needs the artifact's pictures: unpack it first" if source.is_file() else "no such artifact",
-            where=str(source),
+            place=str(source),
             remedy=f"unzip {shlex.quote(str(source))} -d FOLDER, then quantgate review --from FOLDER",
         )
     candidates = [item for item in listed(workspace) if runner in ("", item.runner)] if source is None else []
     if source is None and not any(item.candidate for item in candidates):
-        raise GoldenError("nothing is pending", where=str(workspace.pending_root), remedy="run the cases first")
+        raise GoldenError("nothing is pending", place=str(workspace.pending_root), remedy="run the cases first")
     run = load_pending(workspace.pending_root) if source is None else load_run(source)
     entries = tuple(entry for entry in run.entries if entry.candidate and runner in ("", entry.record.runner))
     if not entries:
         raise GoldenError(
-            "there is no candidate", where=str(source or workspace.pending_root), remedy="quantgate pending"
+            "there is no candidate", place=str(source or workspace.pending_root), remedy="quantgate pending"
         )
     requests = present_requests(root)
     notes_by_case = {

@@ -268,7 +268,7 @@ def check_unique(located: Iterable[Located]) -> None:
 
 def _taken(item: Located, first: dict[str, Located]) -> str | None:
     other = first.setdefault(item.case.id, item)
-    return None if other is item else f"cases.{item.case.id}: duplicate case id; it is at {other.where} already"
+    return None if other is item else f"cases.{item.case.id}: duplicate case id; it is at {other.place} already"
 
 
 _READ_AGAIN = "`quantgate cases` reads the files again, without a run"
@@ -279,7 +279,7 @@ def invalid(problems: Sequence[FileProblem]) -> InvalidCaseError:
     if len(problems) == 1:
         only = problems[0]
         return InvalidCaseError(
-            only.message, where=f"{only.path}:{only.line}", remedy=f"correct this line; {_READ_AGAIN}"
+            only.message, place=f"{only.path}:{only.line}", remedy=f"correct this line; {_READ_AGAIN}"
         )
     remedy = f"correct these {len(problems)} places; {_READ_AGAIN}"
     return InvalidCaseError(problem_list(map(str, problems)), remedy=remedy)

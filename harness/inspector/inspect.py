@@ -96,8 +96,8 @@ def inspect_checkpoint(
         report = report.model_copy(update={"not_done": (*report.not_done, sentence)})
     if gathered.failed is not None:
         error = InspectionInterruptedError(
-            f"the source failed after {gathered.finished} of {gathered.planned} reads: {gathered.failed.what}",
-            where=gathered.failed.where,
+            f"the source failed after {gathered.finished} of {gathered.planned} reads: {gathered.failed.message}",
+            place=gathered.failed.place,
             remedy=gathered.failed.remedy,
             kind=gathered.failed.kind,
         )

@@ -74,7 +74,7 @@ def read_observation(path: Path) -> Observation:
         why = sentence(error) if isinstance(error, ValidationError) else reason(error)
         raise GoldenError(
             f"this is no observation of probes: {why}",
-            where=str(path),
+            place=str(path),
             remedy="quantgate regenerate, which records it",
         ) from error
     return Observation(index, tensors)

@@ -266,7 +266,7 @@ def _stops(finding: Finding) -> bool:
 def _findings(evidence: Evidence, checks: tuple[LimitCheck, ...]) -> Iterator[Finding]:
     if evidence.error is not None:
         output: dict[str, Json] = dict(getattr(evidence.error, "output", {}))
-        code, message = _error_code(evidence), evidence.error.what
+        code, message = _error_code(evidence), evidence.error.message
         yield Finding(stage="engine", code=code, gating=True, message=message, data=output)
     yield from _inspection(evidence)
     yield from judge_origin(evidence)

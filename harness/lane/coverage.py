@@ -375,7 +375,7 @@ def _profiles(base: Path) -> tuple[dict[str, RunnerProfile], list[str]]:
     try:
         return load_runners(Project(base).runners), []
     except InvalidCaseError as error:
-        return {}, [error.what]
+        return {}, [error.message]
 
 
 def _edited(root: Path, limits: Mapping[str, LimitFile]) -> Iterator[str]:
@@ -394,7 +394,7 @@ def _commit(root: Path, reference: str) -> str:
     if not commit:
         raise InvalidCaseError(
             f"{reference!r} is no commit of this repository",
-            where=str(root),
+            place=str(root),
             remedy="git fetch origin (a workflow checks out with fetch-depth: 0)",
         )
     return commit.decode().strip()
@@ -458,7 +458,7 @@ def _contents(root: Path, digests: Sequence[bytes]) -> list[bytes]:
         head = answer[start:end].split()
         if len(head) != 3:
             raise InvalidCaseError(
-                f"git has no object {digest.decode()}", where=str(root), remedy="git fsck; fetch without --filter"
+                f"git has no object {digest.decode()}", place=str(root), remedy="git fsck; fetch without --filter"
             )
         size = int(head[2])
         contents.append(answer[end + 1 : end + 1 + size])
@@ -489,7 +489,7 @@ def _baselines(root: Path, runner: str) -> tuple[dict[str, PerfFile], list[str]]
         except InvalidCaseError as error:
             shown = path.relative_to(root)
             remedy = error.remedy.replace(str(path), str(shown))
-            bad.append(f"{shown}: {error.what}\n  next: {remedy}")
+            bad.append(f"{shown}: {error.message}\n  next: {remedy}")
             continue
         if file is not None:
             files[case] = file
@@ -501,7 +501,7 @@ def _git(root: Path, *arguments: str, check: bool, stdin: bytes = b"") -> bytes:
     if check and completed.returncode:
         raise InvalidCaseError(
             f"git {arguments[0]} failed: {completed.stderr.decode(errors='replace').strip()}",
-            where=str(root),
+            place=str(root),
             remedy="git status",
         )
     return completed.stdout

@@ -379,7 +379,7 @@ def _foreign_candidate(result: _ShardResult) -> str:
         part = candidate.parts.get(RECORD)
         record_digest = digest_file(result.folder / RECORD_FILE)
     except (OSError, QuantgateError) as error:
-        message = error.what if isinstance(error, QuantgateError) else str(error)
+        message = error.message if isinstance(error, QuantgateError) else str(error)
         return f"{path}: {one_line(message)}: it is left out"
     if (candidate.case, candidate.runner) != (result.record.case, result.record.runner):
         return f"{path} is of {candidate.runner}/{candidate.case}: it is left out"

@@ -129,7 +129,7 @@ def check_settings(repository: str, labels: Sequence[str]) -> tuple[Check, ...]:
         InfraError: `gh` failed.
     """
     if not _REPOSITORY.fullmatch(repository):
-        raise InvalidCaseError(f"{repository!r} is no owner/name", where="--repo", remedy="--repo owner/name")
+        raise InvalidCaseError(f"{repository!r} is no owner/name", place="--repo", remedy="--repo owner/name")
     github = GitHub(repository)
     about = github.get(f"repos/{repository}")
     # Without the repository itself no other setting can be read.

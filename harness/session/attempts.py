@@ -76,13 +76,13 @@ def lost_record(
         plan: id of the plan that requested the run.
     """
     expected = isinstance(error, QuantgateError)
-    summary = error.what if isinstance(error, QuantgateError) else error
+    summary = error.message if isinstance(error, QuantgateError) else error
     return CaseRecord(
         run=run,
         plan=plan,
         case=located.case.id,
         node=node,
-        source=located.where,
+        source=located.place,
         runner=runner,
         started=datetime.now(UTC).isoformat(timespec="seconds"),
         attempt=attempt,

@@ -213,7 +213,7 @@ class Session:
         except Exception as error:
             if record.verdict.outcome is Outcome.GOLDEN_MISSING:
                 raise
-            why = as_ours(error, run.case).what
+            why = as_ours(error, run.case).message
             summary = f"{record.verdict.summary.rstrip('.')}. No candidate could be kept of it: {why}"
             verdict = record.verdict.model_copy(update={"summary": summary})
             record = record.model_copy(update={"verdict": verdict})
@@ -247,7 +247,7 @@ class Session:
         try:
             return self._investigated(run, record, outcome)
         except Exception as error:  # a failed search must not change the verdict
-            why = as_ours(error, run.case).what
+            why = as_ours(error, run.case).message
             summary = f"{record.verdict.summary.rstrip('.')}. Its cause could not be looked for: {why}"
             verdict = record.verdict.model_copy(update={"summary": summary})
             tail = (*record.log_tail, *last_lines(error, run.case))
@@ -388,7 +388,7 @@ class Session:
         ]
         if not rows:
             return
-        require_near({golden.digest: path for golden, path, _ in rows}, run.located.where)
+        require_near({golden.digest: path for golden, path, _ in rows}, run.located.place)
 
         def how_good(row: tuple[Golden, Path, dict[str, Any]]) -> int:
             observed, _ = observe(run.evidence.plus(**row[2]), self.context.runner.name)
@@ -410,7 +410,7 @@ class Session:
             plan=self.context.plan,
             case=run.case.id,
             node=run.node,
-            source=run.located.where,
+            source=run.located.place,
             runner=self.context.runner.name,
             started=started.isoformat(timespec="seconds"),
             checkout=self._checkout,

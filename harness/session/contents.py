@@ -133,7 +133,7 @@ def contents_part(golden: Golden) -> WeightContents | None:
     try:
         return WeightContents.read(path)
     except UnreadableError as error:
-        raise GoldenError(f"the golden's contents cannot be read: {error.what}", where=error.where) from error
+        raise GoldenError(f"the golden's contents cannot be read: {error.message}", place=error.place) from error
 
 
 def _holds(content: ComponentContent) -> bool:

@@ -307,7 +307,7 @@ def clear(folder: Path) -> None:
     except OSError as error:
         raise InfraError(
             f"the run's folder cannot be written to: {error}",
-            where=str(folder),
+            place=str(folder),
             remedy=f"make {folder.parent} writable, or name another place: pytest --runs DIR",
             kind="disk",
         ) from error
@@ -319,7 +319,7 @@ def as_ours(error: Exception, case: Case) -> QuantgateError:
         return error
     return InfraError(
         redact(f"the run failed in the parent: {named(error)}", secrets_of(case)),
-        where=case.id,
+        place=case.id,
         remedy="read the traceback at the end of the record's log_tail",
         kind=kind_of(error),
     )

@@ -157,7 +157,7 @@ def test_what_is_unfit(changes: dict[str, Any], name: str, said: str) -> None:
     with pytest.raises(InfraError) as refused:
         require_fit(found)
     assert refused.value.kind == "device"
-    assert said in refused.value.what
+    assert said in refused.value.message
 
 
 @pytest.mark.parametrize(

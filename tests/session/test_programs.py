@@ -147,4 +147,4 @@ def test_a_program_that_cannot_be_read_is_one_sentence(root: Path, monkeypatch: 
     monkeypatch.setattr(programs, "digest_file", refuse)
     with pytest.raises(InvalidCaseError, match=r"cannot be read: Permission denied") as error:
         program_digests(case("sh", "settings.yaml", "{case_json}", "{out}"), root)
-    assert error.value.where.startswith("one: ")
+    assert error.value.place.startswith("one: ")

@@ -290,7 +290,7 @@ class DiffusersBackend:
         ]
         if wrong:
             raise InvalidCaseError(
-                "; ".join(wrong) + ": the pipeline would round it silently", where=case.id, remedy="change `sampling`"
+                "; ".join(wrong) + ": the pipeline would round it silently", place=case.id, remedy="change `sampling`"
             )
 
     def _meter(self, case: Case) -> Meter:

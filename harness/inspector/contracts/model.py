@@ -232,7 +232,7 @@ def _read(place: Path, stamp: tuple[int, int]) -> ContractFile:  # noqa: ARG001 
         # the file may hold a name of any length
         raise ContractError(
             f"the contract file is malformed: {one_line(text, 2000)}",
-            where=str(place),
+            place=str(place),
             remedy="correct the file, or if the runtime is SGLang write it anew: quantgate learn sglang==VERSION",
         ) from error
 
@@ -254,7 +254,7 @@ def read_contract_file(place: Path) -> ContractFile:
     try:
         state = place.stat()
     except OSError as error:
-        raise ContractError(f"the contract file cannot be read: {error}", where=str(place)) from error
+        raise ContractError(f"the contract file cannot be read: {error}", place=str(place)) from error
     # the stamp is part of the cache key: a file edited during a long session is read again
     return _read(place, (state.st_mtime_ns, state.st_size))
 
