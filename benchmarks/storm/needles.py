@@ -24,7 +24,6 @@ from harness.engine.log import RedactedLog
 from harness.engine.secrets import redact_answer, tail
 from harness.records.case_record import CaseRecord
 from harness.report.history import store
-from harness.report.junit import junit_xml
 from harness.report.load import load_run
 from harness.report.markdown import comment, job_summary, run_json
 from harness.report.render import render_run
@@ -76,7 +75,7 @@ def attack(rng: random.Random, folder: Path) -> tuple[str, str]:
         number = rng.randrange(len(SHAPES))
         secret, printed = SHAPES[number](rng)
         hidden, name, environment = (secret,), f"shape {number}", {}
-    channel = rng.choice(("record", "page", "markdown", "junit", "terminal", "history", "log", "answer", "json"))
+    channel = rng.choice(("record", "page", "markdown", "terminal", "history", "log", "answer", "json"))
     message = f"{channel}: {name}"
     with _registered(environment, registered=rng.random() < 0.5):
         text = _channel(channel, printed, rng, folder, environment)
@@ -149,7 +148,6 @@ def _channel(channel: str, printed: str, rng: random.Random, folder: Path, known
         return (folder / "h.sqlite").read_bytes().decode("utf-8", "replace")
     outputs = {
         "markdown": lambda: comment(loaded) + job_summary(loaded),
-        "junit": lambda: junit_xml(loaded),
         "json": lambda: run_json(loaded),
         "terminal": lambda: show_case(loaded.entries[0]),
     }

@@ -1,4 +1,4 @@
-"""Load the records of a run from disk as a `Run`. HTML, Markdown, JUnit and terminal output all start from it."""
+"""Load the records of a run from disk as a `Run`. HTML, Markdown, JSON and terminal output all start from it."""
 
 from __future__ import annotations
 
