@@ -178,11 +178,11 @@ def _without(fields: Any, path: tuple[str | int, ...]) -> Any:
     return {key: value for key, value in fields.items() if key != head}
 
 
-def _same(a: tuple[str | int, ...], b: tuple[str | int, ...]) -> bool:
+def _same(path: tuple[str | int, ...], other: tuple[str | int, ...]) -> bool:
     """Return whether one path contains the other. All fields of a checkpoint count as one path."""
-    if not b or (a[0] == b[0] and a[0] in _CHECKPOINTS):
+    if not other or (path[0] == other[0] and path[0] in _CHECKPOINTS):
         return True
-    return all(x == y for x, y in zip(a, b, strict=False))
+    return all(step == other_step for step, other_step in zip(path, other, strict=False))
 
 
 TOP_LEVEL: Final = ("defaults", "cases")

@@ -124,7 +124,7 @@ def load_runners(folder: Path) -> dict[str, RunnerProfile]:
             continue
         profile, findings = validate(RunnerProfile, tree.plain(), tree.written)
         for loc, problem in findings:
-            line = next((n for end in range(len(loc), 0, -1) if (n := tree.find(loc[:end]))), tree.line)
+            line = next((number for end in range(len(loc), 0, -1) if (number := tree.find(loc[:end]))), tree.line)
             problems.append(f"{source}:{line}: {''.join(f'{step}: ' for step in loc)}{problem}")
         if profile is not None and profile.name != path.stem:
             problems.append(f"{source}:{tree.find(('name',))}: name: must be {path.stem!r}, as the file is called")

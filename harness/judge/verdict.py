@@ -336,7 +336,14 @@ def _sanity(evidence: Evidence) -> Iterator[Finding]:
 
 def _decide(evidence: Evidence, findings: tuple[Finding, ...]) -> tuple[Outcome, Finding | None]:
     def first(*stages: str, code: str | None = None, gating: bool = True) -> Finding | None:
-        return next((f for f in findings if f.stage in stages and f.gating is gating and code in (None, f.code)), None)
+        return next(
+            (
+                finding
+                for finding in findings
+                if finding.stage in stages and finding.gating is gating and code in (None, finding.code)
+            ),
+            None,
+        )
 
     # After an error the other evidence is incomplete, so the error alone decides.
     if evidence.error is not None:

@@ -158,9 +158,9 @@ def _sides(metric: MetricResult, samples: Sequence[Sample], rule: Rule, metrics:
     runs = distinct(samples)
     if not runs:
         raise ValueError(f"{metric.name}: a limit needs at least one healthy run")
-    modes = find_modes([distance(metric, s.value) for s in samples if s.side == "benign" and not s.drawn])
+    modes = find_modes([distance(metric, run.value) for run in samples if run.side == "benign" and not run.drawn])
     bound = _bound([distance(metric, sample.value) for sample in runs], modes, rule.share(metrics), rule.confidence)
-    floor = max((distance(metric, s.value) for s in samples if s.drawn and s.side == "benign"), default=0.0)
+    floor = max((distance(metric, run.value) for run in samples if run.drawn and run.side == "benign"), default=0.0)
     return Sides(bound, modes, floor, _strongest(metric, samples))
 
 
@@ -220,7 +220,7 @@ def _limit(
     if len(modes) > 1:
         parameters["modes"] = [{"value": value_at(metric, mode.center), "runs": len(mode.runs)} for mode in modes]
     worst = max(distance(metric, sample.value) for sample in samples if sample.side == "benign")
-    faulty = [distance(metric, s.value) for s in samples if s.side == "faulty"]
+    faulty = [distance(metric, run.value) for run in samples if run.side == "faulty"]
     beyond = [distance for distance in faulty if dist is not None and distance > dist]
     line = value_at(metric, worst if dist is None else dist)
     return Limit(
