@@ -152,6 +152,7 @@ def _from_results(context: SessionContext, located: Located, plan: Plan, origins
     """Return the proposal for one case from runs that were made elsewhere, all of one identity."""
     results = [result for result in plan.results if result.record.case == located.case.id and result.record.identity]
     identities = {result.record.identity.digest() for result in results if result.record.identity}
+    # two identities have two goldens: distances of one to the other are no spread of healthy runs
     if len(identities) > 1:
         raise RegenerateError(
             f"the results are of {len(identities)} identities, and limits hold for one",

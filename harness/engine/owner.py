@@ -73,6 +73,7 @@ class EngineOwner:
         self.key = engine_key(case)
         self.log_path = workdir.resolve() / f"engine-{self.key[:12]}.log"
         self._workdir = workdir.resolve()
+        # a case of the CPU must see no GPU: it holds no lease of it
         self._device_env = {**device_env, **({"CUDA_VISIBLE_DEVICES": ""} if device == "cpu" else {})}
         self._take(resolved_paths)
         self._device = device
@@ -177,6 +178,7 @@ class EngineOwner:
             InfraError: hang, crash, oom, device, protocol; ``disk`` if files of the checkpoint changed meanwhile. The
                 engine is dead.
         """
+        # the loaded model is that of other files or settings: its frames would be judged as this case's
         if engine_key(case) != self.key:
             raise InvalidCaseError(
                 "this case belongs to another engine", place=case.id, remedy="take its engine from the pool"
@@ -298,6 +300,7 @@ class EngineOwner:
                     raise InfraError(f"an unknown event {kind!r}", kind="protocol")
                 if on_progress is not None:
                     on_progress(Progress.model_validate(data))
+        # a refused request has changed nothing in the engine, so it lives on
         except InvalidCaseError:
             raise
         except InfraError as error:

@@ -69,6 +69,7 @@ def read_header(file: str, file_size: int, read: Callable[[int, int], bytes], gu
         raise HeaderError(f"the file has {file_size} bytes, and a header needs 8", place=file, code="header_truncated")
     first = read(0, min(guess, file_size))
     length = int.from_bytes(first[:8], "little")
+    # before the size of the file: a sparse file may be as long as any header claims
     if length > MAX_HEADER_BYTES:
         raise HeaderError(
             f"the header says it is {length} bytes long; at most {MAX_HEADER_BYTES} are read",
@@ -158,6 +159,7 @@ def _entry(file: str, name: str, value: Any, data_start: int) -> TensorEntry:
 def _check_layout(file: str, tensors: dict[str, TensorEntry], data_start: int, file_size: int) -> None:
     """Raise ``HeaderError`` for an overlap, a hole, a tensor beyond the end, or bytes behind the last tensor."""
     position, before = data_start, "the header"
+    # by size too: an empty tensor lies at the start of the next one and must not count as an overlap
     for entry in sorted(tensors.values(), key=lambda item: (item.start, item.nbytes)):
         if entry.start < position:
             message, code = f"tensors {before!r} and {entry.name!r} overlap", "header_overlap"

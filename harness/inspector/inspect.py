@@ -163,6 +163,7 @@ def examine(ref: Ref, opened: Callable[[Assembly], None] | None = None, **argume
         gathered = gather(plan, pool)
         if gathered.failed is None:
             try:
+                # after all rows: which Linears look exchanged is known only from the rows that fit no reading
                 find_exchanged(plan, gathered)
             except SourceError as error:
                 gathered.failed = error

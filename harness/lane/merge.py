@@ -326,6 +326,7 @@ def merge(folders: Sequence[Path], plan: Plan, out: Path) -> Merged:
     Raises:
         PlanError: ``out`` is not empty.
     """
+    # records of an earlier merge would stand beside these, and a report reads all of a folder
     if out.exists() and any(out.iterdir()):
         raise PlanError(f"{out} is not empty", remedy=f"rm -r {out}, or name another folder with --out")
     out.mkdir(parents=True, exist_ok=True)
@@ -410,6 +411,7 @@ def _records(
     for path in sorted(path for folder in folders for path in folder.rglob(RECORD_FILE)):
         try:
             if path.is_symlink() or not path.is_file():
+                # a link could show the record of another run as this shard's
                 raise OSError("it is a link or no plain file")
             record = CaseRecord.read(path)
         except (OSError, UnreadableError) as error:

@@ -239,12 +239,14 @@ def make_plan(
         ValueError: ``shards`` is less than one.
     """
     chosen = [entry for entry in located if profile.name in entry.case.runners]
+    # an empty plan would end green with nothing run
     if not chosen:
         raise PlanError(
             f"no case names runner {profile.name}", place="cases/", remedy=f"add `runners: [{profile.name}]` to a case"
         )
     expected = durations([entry.case for entry in chosen], history, profile.name, profile.device_kind)
     units, splits = split_long(_engines(chosen, expected), shards)
+    # a job without cases would occupy a machine and show nothing
     bins = [shard for shard in lpt(units, shards) if shard]
     by_id = {entry.case.id: entry for entry in chosen}
     planned = [

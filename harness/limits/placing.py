@@ -159,6 +159,7 @@ def _sides(metric: MetricResult, samples: Sequence[Sample], rule: Rule, metrics:
     if not runs:
         raise ValueError(f"{metric.name}: a limit needs at least one healthy run")
     modes = find_modes([distance(metric, run.value) for run in samples if run.side == "benign" and not run.drawn])
+    # repeats of one set of frames are one observation: counting each would promise too much
     bound = _bound([distance(metric, sample.value) for sample in runs], modes, rule.share(metrics), rule.confidence)
     floor = max((distance(metric, run.value) for run in samples if run.drawn and run.side == "benign"), default=0.0)
     return Sides(bound, modes, floor, _strongest(metric, samples))

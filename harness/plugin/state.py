@@ -346,13 +346,13 @@ class PluginState:
 
     def _attempt(self, located: Located, node: str, attempt: int) -> tuple[CaseRecord, Path]:
         from harness.plugin.progress import ProgressLine
-        from harness.session.stages import as_ours
+        from harness.session.stages import to_quantgate_error
 
         try:
             session = self.session()
             self.lease().require_held()
         except Exception as error:
-            record = self.lost(located, node, attempt, as_ours(error, located.case))
+            record = self.lost(located, node, attempt, to_quantgate_error(error, located.case))
             return record, self.case_folder(located.case.id)
         finished = session.run_case(located, node, ProgressLine(self.config, node), attempt)
         return finished.record, finished.folder

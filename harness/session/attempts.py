@@ -119,5 +119,6 @@ def next_attempt(record: CaseRecord) -> Retry | None:
     # The outcome of a control that expects infra, or of a waived case, is inverted already, so it is not retried.
     if not RULES[verdict.outcome].retry or record.attempt >= ATTEMPTS:
         return None
+    # the GPU on which the first attempt failed may itself be the cause
     uuid = record.fingerprint.device.uuid if record.fingerprint else None
     return Retry(record.attempt + 1, (uuid,) if uuid else (), f"{verdict.outcome.value}: {verdict.cause}")

@@ -14,7 +14,9 @@ from harness.engine.pictures import pictures_of, split
 from harness.engine.secrets import redact
 from harness.errors import InfraError, QuantgateError
 from harness.frames.clip import Clip, read_clip
+from harness.frames.compare import compare
 from harness.frames.errors import ClipError
+from harness.frames.sanity import check_clip
 from harness.goldens.golden import Golden, copy_private, frames_error
 from harness.goldens.matching import Match, select
 from harness.goldens.pending import RECORD, leave
@@ -151,8 +153,6 @@ def _trace_of(golden: Golden) -> Trace | None:
 
 def look_at_frames(case: Case, generation: Generation, clip: Clip) -> SanityEvidence:
     """Run the frame checks that need no golden, such as shape and finite values."""
-    from harness.frames.sanity import check_clip
-
     sampling = case.sampling
     wanted = (sampling.num_frames, sampling.height, sampling.width, 3)
     return check_clip(clip, wanted=wanted, float_stats=generation.float_stats)
@@ -202,8 +202,6 @@ def compare_with(golden: Path, case: Case, candidate: Clip) -> ComparisonEvidenc
     Raises:
         GoldenError: the golden is no clip, or its pixels do not match the digest in its header.
     """
-    from harness.frames.compare import compare
-
     try:
         reference = read_clip(golden)
     except ClipError as error:
@@ -264,6 +262,7 @@ def leave_candidate(
     """
     if record.verdict.outcome not in LEAVES or record.generation is None or record.identity is None:
         return None
+    # the frames of a negative control are those of a fault
     if record.request.get("golden_of"):
         return None
     if contents is not None:
@@ -313,7 +312,7 @@ def clear(folder: Path) -> None:
         ) from error
 
 
-def as_ours(error: Exception, case: Case) -> QuantgateError:
+def to_quantgate_error(error: Exception, case: Case) -> QuantgateError:
     """Convert an exception to a ``QuantgateError``. Foreign exceptions become ``InfraError``, without secrets."""
     if isinstance(error, QuantgateError):
         return error
