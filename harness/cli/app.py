@@ -6,8 +6,7 @@ import os
 import sys
 from typing import NoReturn, TextIO, cast
 
-import typer
-
+from harness.cli import options
 from harness.cli.adopt import init_command, quantgate, schema_command
 from harness.cli.cases import cases_command, resolve_command
 from harness.cli.goldens import goldens_app, renew_command
@@ -23,7 +22,7 @@ from harness.harmless import HarmlessStream
 from harness.in_ci import ci_variable
 from harness.redaction import safe_text
 
-app = typer.Typer(
+app = options.Commands(
     name="quantgate",
     help="A gate for quantized video-diffusion checkpoints: says what broke, and which command to type next.",
     no_args_is_help=True,
@@ -51,7 +50,7 @@ app.command("history")(history_command)
 app.command("doctor")(doctor_command)
 app.command("plan")(plan_command)
 app.command("merge")(merge_command)
-ci_app = typer.Typer(help="Steps of the workflows: a comment on a pull request, a pull request with goldens.")
+ci_app = options.Commands(help="Steps of the workflows: a comment on a pull request, a pull request with goldens.")
 ci_app.command("comment")(comment_command)
 ci_app.command("propose")(propose_command)
 app.add_typer(ci_app, name="ci")

@@ -22,7 +22,7 @@ from harness.goldens.store import CONFIG_FILE, GoldenStore, HubPin, StoreConfig,
 from harness.goldens.workspace import Workspace
 from harness.project import HERE, is_project, project_root
 
-goldens_app = typer.Typer(help="Verify, clean up and move goldens.", no_args_is_help=True)
+goldens_app = options.Commands(help="Verify, clean up and move goldens.", no_args_is_help=True)
 
 
 def selection(runner: str, case: str) -> Select:
